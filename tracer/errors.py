@@ -1,0 +1,126 @@
+"""Every error vetrace raises on purpose.
+
+    TracerError                      what the reader can act on: one line, exit status 1
+    ├── UsageError                   the command line asks for what cannot be: exit status 2
+    ├── GuestError                   the guest, or the program that runs it
+    │   ├── KernelImageError         the kernel file is not one, or has no symbols
+    │   ├── QemuError                QEMU is missing, too old, refused its command line, or died
+    │   └── GuestCrashed             the guest itself gave up: panic, triple fault
+    ├── DebuggerError                GDB is missing, too old, or died
+    │   ├── CommandFailed            GDB answered ^error
+    │   └── TargetGone               QEMU has ended, so there is nothing to debug any more
+    ├── InterceptError               an intercept could not be completed
+    ├── TraceError                   a trace file is not one, or is damaged
+    └── EmulationError               one instruction
+        ├── NotEnoughBytes           more code bytes are needed to decode it
+        ├── InvalidInstruction       the bytes are no instruction in this mode
+        ├── UnsupportedInstruction   a real instruction that the emulator leaves to the CPU
+        └── GuestException           the instruction faults: deliver this vector to the guest
+
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class TracerError(Exception):
+    """Tell the reader what happened, to what, and what to do next, in one line."""
+
+
+class UsageError(TracerError):
+    """Refuse a command line that parses but cannot be carried out."""
+
+
+class GuestError(TracerError):
+    """Report a guest that could not be started or kept running."""
+
+
+class KernelImageError(GuestError):
+    """Reject a kernel file, naming the file and what is wrong with it."""
+
+
+class QemuError(GuestError):
+    """Report QEMU missing, too old, refusing its arguments, or dying."""
+
+
+class GuestCrashed(GuestError):
+    """Report a guest that panicked, triple-faulted or reset."""
+
+
+class DebuggerError(TracerError):
+    """Report GDB missing, too old, or dying."""
+
+
+class CommandFailed(DebuggerError):
+    """Carry GDB's own words for a command it refused."""
+
+    def __init__(self, command: str, message: str) -> None:
+        super().__init__(f"gdb refused `{command}`: {message}")
+        self.command = command
+        self.message = message
+
+
+class TargetGone(DebuggerError):
+    """Tell that QEMU has ended, well or badly: :class:`GuestError` and its kin say how."""
+
+    def __init__(self) -> None:
+        super().__init__("the guest is gone")
+
+
+class InterceptError(TracerError):
+    """Report an intercept that could not be completed; the guest is left stopped."""
+
+
+class TraceError(TracerError):
+    """Report a trace that cannot be read or written, naming file and line."""
+
+
+class EmulationError(TracerError):
+    """Carry the code bytes of the instruction concerned."""
+
+    def __init__(self, message: str, code: bytes) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NotEnoughBytes(EmulationError):
+    """Ask for more code bytes: the ones given are a proper prefix of an instruction."""
+
+    def __init__(self, code: bytes) -> None:
+        shown = code.hex(" ") or "no bytes at all"
+        super().__init__(f"truncated instruction: {shown}", code)
+
+
+class InvalidInstruction(EmulationError):
+    """Reject bytes that no CPU would execute in this mode (#UD)."""
+
+    def __init__(self, code: bytes, why: str = "not an instruction") -> None:
+        super().__init__(f"{why}: {code.hex(' ')}", code)
+
+
+class UnsupportedInstruction(EmulationError):
+    """Leave a valid instruction to the CPU, which carries it out by a native step."""
+
+    def __init__(self, code: bytes, text: str) -> None:
+        super().__init__(f"not emulated: {text} ({code.hex(' ')})", code)
+        self.text = text
+
+
+class GuestException(EmulationError):
+    """Deliver an exception to the guest as the CPU would.
+
+    ``vector`` is the exception number (Intel SDM vol. 3A, table 6-1), ``error_code`` is absent
+    for vectors that push none, ``linear`` is the faulting linear address (CR2) for #PF alone.
+    """
+
+    def __init__(
+        self,
+        code: bytes,
+        vector: int,
+        error_code: int | None = None,
+        linear: int | None = None,
+    ) -> None:
+        super().__init__(f"raises exception {vector}", code)
+        self.vector = vector
+        self.error_code = error_code
+        self.linear = linear
