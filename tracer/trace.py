@@ -1,0 +1,152 @@
+"""Trace records: what one run saw and did, a JSON object a line.
+
+``docs/trace-format.md`` is the contract; this module is its only implementation. Addresses,
+register values and data are hex strings in the file because a JSON number loses bits above 2^53.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+Hex = Annotated[str, msgspec.Meta(pattern=r"^0x(0|[1-9a-f][0-9a-f]*)$")]
+"""A number as ``0x`` and lower-case hex digits, without leading zeros: what :func:`hex` gives."""
+
+Code = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})+$")]
+"""Bytes as pairs of lower-case hex digits, lowest address first."""
+
+Direction = Literal["read", "write"]
+
+Via = Literal["emulated", "stepped"]
+"""How an access was carried out: by the emulator, or by the vCPU in a native step."""
+
+
+class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Describe one physical region: ``start`` and ``end`` (inclusive) are physical addresses."""
+
+    name: str
+    start: Hex
+    end: Hex
+    qemu_name: str
+    device: str
+    traced: bool
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="type"):
+    """Open a trace: the format's version, and what ran."""
+
+    version: int
+    tool: str
+    created: str
+    clock: Literal["icount", "realtime"]
+    kernel: str
+    kernel_sha256: str
+    command_line: str
+    memory: int
+    vcpus: int
+    qemu: str
+    gdb: str
+    qemu_args: list[str]
+
+
+class RegionRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="region", tag_field="type", omit_defaults=True
+):
+    """Announce a physical region the first time it is known, or when it moved."""
+
+    time_ns: int
+    region: RegionInfo
+
+
+class MapRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="map", tag_field="type", omit_defaults=True
+):
+    """Tell that the guest mapped ``size`` bytes of a traced region."""
+
+    time_ns: int
+    linear: Hex
+    physical: Hex
+    size: int
+    regions: list[str]
+    by: str
+
+
+class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Record one access of an instruction, to a device (``region`` set) or to guest RAM.
+
+    ``width`` is in bytes. ``value`` is absent when a natively stepped instruction hid it.
+    ``offset`` is relative to the start of the region.
+    """
+
+    direction: Direction
+    width: int
+    linear: Hex
+    physical: Hex
+    value: Hex | None = None
+    region: str | None = None
+    offset: Hex | None = None
+
+
+class Intercept(
+    msgspec.Struct, frozen=True, kw_only=True, tag="mmio", tag_field="type", omit_defaults=True
+):
+    """Record one execution of an instruction that touched a traced region.
+
+    One iteration of a REP instruction is one execution. ``seq`` numbers the first device access
+    of the record; further device accesses of the same record count on from it, so that every
+    device access of a trace has a number of its own. ``before`` holds RFLAGS and the sixteen
+    general-purpose registers; ``after`` only what changed. ``code`` is hex without ``0x``.
+    """
+
+    seq: int
+    time_ns: int
+    vcpu: int
+    cpl: int
+    mode: int
+    rip: Hex
+    symbol: str | None = None
+    code: Code
+    text: str
+    cr2: Hex
+    error_code: Hex
+    via: Via
+    accesses: list[MemoryAccess]
+    before: dict[str, Hex]
+    after: dict[str, Hex]
+    note: str | None = None
+
+    def device_accesses(self) -> list[tuple[int, MemoryAccess]]:
+        """Return the accesses that reached a device, each with the number it has in the trace."""
+        reached = (access for access in self.accesses if access.region is not None)
+        return list(enumerate(reached, self.seq))
+
+
+class Mark(
+    msgspec.Struct, frozen=True, kw_only=True, tag="mark", tag_field="type", omit_defaults=True
+):
+    """Note a moment of the run in words: kernel entry, a user's mark."""
+
+    time_ns: int
+    text: str
+    qemu_log_offset: int | None = None
+
+
+class End(
+    msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field="type", omit_defaults=True
+):
+    """Close a trace: how the run ended and what was counted.
+
+    ``outcome`` is ``poweroff``, ``interrupted``, or the error in words. ``counts`` has at least
+    ``accesses``, ``intercepts``, ``emulated``, ``stepped``, ``stops`` and ``hooks``.
+    """
+
+    time_ns: int
+    outcome: str
+    counts: dict[str, int]
+
+
+Record = RegionRecord | MapRecord | Intercept | Mark | End
+"""Everything that may follow the header."""

@@ -1,0 +1,158 @@
+"""Read a trace as a stream, up to the last whole record there is."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import zstandard
+
+from tracer import codec
+from tracer.errors import TraceError
+from tracer.trace import End, Record
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
+_LONGEST_LINE = 1 << 24
+_CHUNK = 1 << 16
+
+
+class TraceReader:
+    """Iterate over the records of a trace file, holding one record at a time.
+
+    ``header`` is there at once. ``unknown`` counts, by type, records that this version skips.
+    ``damage`` says in words what is missing from the file, or is None; like ``end``, the trace's
+    last record, it is settled when iteration has ended.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the trace at ``path`` and read its header.
+
+        Raise :exc:`TraceError` when there is no such file, it is no trace, or its format is newer
+        than this vetrace.
+        """
+        self.path = Path(path)
+        self.unknown: Counter[str] = Counter()
+        self.damage: str | None = None
+        self.end: End | None = None
+        self.records = 0
+        try:
+            self._raw = self.path.open("rb")
+        except OSError as error:
+            raise TraceError(f"cannot read trace {self.path}: {error.strerror}") from error
+        try:
+            self._lines = _lines(self._raw)
+            line = self._line()
+            if not line.endswith(b"\n"):
+                raise TraceError(
+                    f"line 1: {'cut inside its header' if line else self.damage or 'empty'}"
+                )
+            self.header = codec.decode_header(line)
+        except TraceError as error:
+            self._raw.close()
+            raise TraceError(f"{self.path}: {error}") from error
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield each record once, in file order.
+
+        Raise :exc:`TraceError`, naming file and line, at a whole line that is no record.
+        """
+        try:
+            yield from self._records()
+        except TraceError as error:
+            raise TraceError(f"{self.path}: {error}") from error
+
+    def _records(self) -> Iterator[Record]:
+        number = 1
+        while (line := self._line()).endswith(b"\n"):
+            number += 1
+            record = codec.decode(line, number)
+            if isinstance(record, codec.Unknown):
+                self.unknown[record.type] += 1
+                continue
+            self.records += 1
+            if isinstance(record, End):
+                self.end = record
+            yield record
+        if line:
+            self.damage = (
+                f"the file is cut after line {number}:"
+                f" {len(line)} bytes of an unfinished record are left out"
+            )
+        elif self.damage is None and self.end is None:
+            self.damage = (
+                f"there is no end record after line {number}: the run was killed or is still going"
+            )
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._raw.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # The next line with its newline; without one at the end of a cut file; empty at the end.
+    def _line(self) -> bytes:
+        try:
+            line = next(self._lines, b"")
+        except zstandard.ZstdError as error:
+            self.damage = f"the compressed data is damaged: {error}"
+            return b""
+        except OSError as error:
+            raise TraceError(f"cannot be read: {error.strerror}") from error
+        if len(line) >= _LONGEST_LINE:
+            raise TraceError(f"a line of over {_LONGEST_LINE} bytes is no record")
+        return line
+
+
+# Go by the content: a compressed trace may have been renamed.
+def _lines(raw: io.BufferedReader) -> Iterator[bytes]:
+    if raw.peek(4)[:4] != _ZSTD_MAGIC:
+        yield from iter(partial(raw.readline, _LONGEST_LINE), b"")
+        return
+    rest = b""
+    try:
+        for chunk in _unpacked(raw):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from (line + b"\n" for line in whole)
+            if len(rest) >= _LONGEST_LINE:
+                break
+    except zstandard.ZstdError as error:
+        damage: zstandard.ZstdError | None = error
+    else:
+        damage = None
+    if rest:
+        yield rest
+    if damage is not None:
+        raise damage
+
+
+# All that can be decompressed. An error takes the whole chunk with it that it is found in, so that
+# chunk is then gone through again up to the very byte.
+def _unpacked(raw: io.BufferedReader) -> Iterator[bytes]:
+    unpack = zstandard.ZstdDecompressor().stream_reader
+    frames, chunks = unpack(raw, read_across_frames=True), 0
+    try:
+        while chunk := frames.read(_CHUNK):
+            chunks += 1
+            yield chunk
+    except zstandard.ZstdError:
+        if not raw.seekable():
+            raise
+        raw.seek(0)
+        frames = unpack(raw, read_across_frames=True)
+        for _ in range(chunks):
+            frames.read(_CHUNK)
+        yield from iter(partial(frames.read, 1), b"")
