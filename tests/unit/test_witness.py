@@ -1,0 +1,429 @@
+"""Comparing a trace with QEMU's log: what agrees, what does not, and where each begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import trace_sample as sample
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tracer import witness
+from tracer.comparison import Comparison
+from tracer.qemu_log import LogEntry, entries, parse_line
+from tracer.trace import Direction, Intercept, Mark, MemoryAccess, Record, Via
+from tracer.witness import compare
+
+NVME, HPET, LAPIC = sample.START["nvme"], sample.START["hpet"], sample.START["lapic"]
+
+
+def line(
+    direction: str, address: int, width: int, value: int, name: str = "nvme", cpu: int = -1
+) -> bytes:
+    """Write a log line as QEMU 7.2 does."""
+    return (
+        f"memory_region_ops_{direction} cpu {cpu} mr 0x5609916759e0 addr {address:#x}"
+        f" value {value:#x} size {width} name '{name}'\n"
+    ).encode()
+
+
+def told(access: MemoryAccess, cpu: int = -1) -> bytes:
+    """Write the log line for an access that QEMU dispatched as it is."""
+    assert access.region is not None and access.value is not None
+    return line(
+        access.direction, int(access.physical, 16), access.width, int(access.value, 16),
+        sample.QEMU_NAME[access.region], cpu,
+    )  # fmt: skip
+
+
+def trace(*accesses: MemoryAccess, offset: int | None = 0, via: Via = "emulated") -> list[Record]:
+    """Trace each access by an instruction of its own, every region announced."""
+    records: list[Record] = [sample.region(name) for name in sample.START]
+    if offset is not None:
+        records.append(Mark(time_ns=0, text="kernel entry", qemu_log_offset=offset))
+    return [*records, *(sample.intercept(n, a, via=via) for n, a in enumerate(accesses))]
+
+
+def read(offset: int, width: int, value: int | None, name: str = "nvme") -> MemoryAccess:
+    return sample.device(name, offset, width, "read", value)
+
+
+def write(offset: int, width: int, value: int | None, name: str = "nvme") -> MemoryAccess:
+    return sample.device(name, offset, width, "write", value)
+
+
+def faults(comparison: Comparison) -> tuple[int, int, int]:
+    return comparison.missing, comparison.extra, comparison.different
+
+
+# --- the log ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", [b"", b"1234@1700000000.123456:"])
+def test_an_entry_is_parsed(prefix: bytes) -> None:
+    assert parse_line(prefix + line("read", HPET, 4, 0x8086, "hpet"), 7) == LogEntry(
+        line=7, cpu=-1, direction="read", address=HPET, width=4, value=0x8086, name="hpet"
+    )
+
+
+def test_a_name_may_hold_spaces_and_quotes() -> None:
+    entry = parse_line(line("write", NVME, 4, 1, "it's a 'device' name", cpu=3))
+    assert entry is not None
+    assert (entry.name, entry.cpu) == ("it's a 'device' name", 3)
+
+
+def test_a_value_has_no_bits_beyond_its_width() -> None:
+    entry = parse_line(line("read", NVME, 2, 0xDEADBEEF))
+    assert entry is not None and entry.value == 0xBEEF
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"memory_region_subpage_read cpu 0 mr 0x1 offset 0x1 value 0x1 size 4\n",
+        b"qemu: hardware error\n",
+        line("read", NVME, 4, 1)[:60],
+    ],
+)
+def test_other_lines_are_no_entries(text: bytes) -> None:
+    assert parse_line(text) is None
+
+
+def test_reading_begins_at_the_offset() -> None:
+    log = [line("read", NVME, 4, 1), line("read", NVME, 4, 2)]
+    assert [entry.value for entry in entries(log, len(log[0]))] == [2]
+
+
+# --- what agrees -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("access", "log"),
+    [
+        (read(0x1C, 4, 5), [line("read", NVME + 0x1C, 4, 5)]),
+        (read(0, 8, 0x2_0000_0001), [line("read", NVME, 4, 1), line("read", NVME + 4, 4, 2)]),
+        (
+            write(1, 4, 0x44332211),  # unaligned: 1 + 2 + 1
+            [
+                line("write", NVME + 1, 1, 0x11),
+                line("write", NVME + 2, 2, 0x3322),
+                line("write", NVME + 4, 1, 0x44),
+            ],
+        ),
+        (read(0, 1, 0x78), [line("read", NVME, 4, 0x12345678)]),
+        (read(2, 1, 0x34), [line("read", NVME, 4, 0x12345678)]),
+        (write(4, 4, 9), [line("write", NVME + 4, 4, 9, cpu=0)]),
+    ],
+    ids=["as it is", "2 x 4", "1 + 2 + 1", "wider", "inside a wider one", "by a vCPU"],
+)
+def test_one_access_may_be_logged_as(access: MemoryAccess, log: list[bytes]) -> None:
+    comparison = compare(trace(access), log)
+    assert comparison.agrees
+    assert comparison.regions["nvme"].witnessed == 1
+
+
+@pytest.mark.parametrize(
+    ("access", "log"),
+    [
+        (read(0, 4, 5), [line("write", NVME, 4, 5)]),
+        (read(0, 4, 5), [line("read", NVME + 4, 4, 5)]),
+        (read(0, 4, 5), [line("read", NVME, 4, 6)]),
+        (read(0, 8, 5), [line("read", NVME, 4, 5)]),
+        (read(0, 8, 5), [line("read", NVME + 4, 4, 0), line("read", NVME, 4, 5)]),
+        (read(0, 8, 5), [line("read", NVME, 4, 5), line("write", NVME + 4, 4, 0)]),
+        (read(0, 4, 5), [line("read", NVME, 2, 5), line("read", NVME + 3, 2, 0)]),
+        (read(0, 8, 5), [line("read", NVME, 4, 5), line("read", NVME + 4, 8, 0)]),
+        (read(0, 4, 0x0505), [line("read", NVME, 4, 0x0505), line("read", NVME, 4, 0x0505)]),
+    ],
+    ids=[
+        "other direction", "other address", "other value", "half of it", "descending",
+        "directions mixed", "a gap", "more than it", "twice",
+    ],
+)  # fmt: skip
+def test_nothing_else_is_accepted(access: MemoryAccess, log: list[bytes]) -> None:
+    assert not compare(trace(access), log).agrees
+
+
+def test_a_stepped_access_must_be_a_vcpus() -> None:
+    access = read(0x20, 4, 0, "lapic")
+    for cpu, agrees in ((0, True), (-1, False)):
+        log = [line("read", LAPIC + 0x20, 4, 0, "apic-msi", cpu)]
+        assert compare(trace(access, via="stepped"), log).agrees is agrees
+
+
+def test_a_stepped_value_counts_where_it_is_known() -> None:
+    log = [line("read", LAPIC + 0x20, 4, 7, "apic-msi", cpu=0)]
+    for value, agrees in ((None, True), (7, True), (8, False)):
+        access = read(0x20, 4, value, "lapic")
+        assert compare(trace(access, via="stepped"), log).agrees is agrees
+
+
+def test_messages_from_devices_are_left_out() -> None:
+    access = write(0xB0, 4, 0, "lapic")
+    log = [
+        line("write", LAPIC, 4, 0x4021, "apic-msi"),
+        line("write", LAPIC + 0xB0, 4, 0, "apic-msi", cpu=0),
+        line("write", LAPIC + 0x1024, 4, 0x22, "apic-msi", cpu=0),
+    ]
+    comparison = compare(trace(access, via="stepped"), log)
+    assert comparison.agrees
+    assert comparison.messages == 2
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        line("read", LAPIC, 4, 0, "apic-msi", cpu=0),
+        line("write", LAPIC + 0x10, 4, 0, "apic-msi", cpu=0),
+        line("write", LAPIC + 0x4, 4, 0, "other", cpu=0),
+    ],
+    ids=["a read", "beyond the reserved bytes", "another device"],
+)
+def test_what_is_no_message_counts(entry: bytes) -> None:
+    access = read(0x20, 4, 0, "lapic")
+    log = [told(access, cpu=0), entry]
+    assert faults(compare(trace(access, via="stepped"), log)) == (1, 0, 0)
+
+
+def test_ports_and_untraced_regions_are_ignored() -> None:
+    records = trace(read(0, 4, 1))
+    records[2] = sample.region("hpet", traced=False)
+    log = [
+        line("write", 0x70, 1, 0x8F, "rtc-index", cpu=0),
+        line("read", NVME, 4, 1),
+        line("read", HPET, 4, 1, "hpet"),
+        line("read", NVME + sample.SIZE["nvme"] + sample.SIZE["nvme.msix-table"], 4, 1),
+        line("read", NVME - 4, 4, 1),
+    ]
+    comparison = compare(records, log)
+    assert comparison.agrees
+    assert "hpet" not in comparison.regions
+
+
+def test_regions_need_no_common_order() -> None:
+    one, two = read(0, 4, 1), read(0xF0, 4, 2, "hpet")
+    assert compare(trace(one, two), [told(two), told(one)]).agrees
+
+
+def test_a_region_that_is_logged_but_never_traced_fails() -> None:
+    access = read(0, 4, 1)
+    comparison = compare(trace(access), [told(access), line("read", HPET, 4, 1, "hpet")])
+    assert faults(comparison) == (1, 0, 0)
+    assert comparison.regions["hpet"].missing == 1
+
+
+def test_comparing_nothing_fails() -> None:
+    comparison = compare(trace(), [])
+    assert faults(comparison) == (0, 0, 0)
+    assert not comparison.agrees
+
+
+# --- where it begins -------------------------------------------------------------------------
+
+
+def test_it_begins_where_the_mark_says() -> None:
+    access = read(0, 4, 1)
+    firmware, kernel = line("read", NVME, 4, 9), told(access)
+    assert compare(trace(access, offset=len(firmware)), [firmware, kernel]).agrees
+    assert faults(compare(trace(access, offset=0), [firmware, kernel])) == (1, 0, 0)
+
+
+def test_without_a_mark_each_region_begins_at_its_first_accesses() -> None:
+    accesses = [read(0x1C, 4, n, name) for n in range(8) for name in ("nvme", "hpet")]
+    firmware = [line("read", NVME + 0x1C, 4, 0), line("read", HPET + 0x1C, 4, 3, "hpet")]
+    log = firmware * 3 + [told(access) for access in accesses]
+    comparison = compare(trace(*accesses, offset=None), log)
+    assert comparison.agrees
+    assert not comparison.marked
+
+
+def test_without_a_mark_no_region_begins_before_what_the_trace_has_before_it() -> None:
+    first = [read(0x1C, 4, n) for n in range(20)]
+    then = read(0, 8, 5, "hpet")
+    firmware = [line("read", HPET, 4, 5, "hpet"), line("read", HPET + 4, 4, 0, "hpet")]
+    log = [*firmware, *(told(access) for access in first), *firmware]
+    assert compare(trace(*first, then, offset=None), log).agrees
+
+
+def test_without_a_mark_a_difference_is_still_found() -> None:
+    accesses = [read(4 * n, 4, n) for n in range(40)]
+    log = [line("read", NVME + 0x40, 4, 0), *(told(access) for access in accesses)]
+    del accesses[30]
+    assert faults(compare(trace(*accesses, offset=None), log)) == (1, 0, 0)
+
+
+# --- one difference in a long run --------------------------------------------------------------
+
+# Few registers, as polling loops have them. Every value is another (see built), so that there is
+# one account of what happened.
+accesses_of_a_run = st.lists(
+    st.tuples(
+        st.sampled_from(["nvme", "hpet"]),
+        st.sampled_from([0x0, 0x8, 0x10, 0x18]),
+        st.sampled_from([4, 8]),
+        st.sampled_from(["read", "write"]),
+    ),
+    min_size=1,
+    max_size=200,
+)
+
+Shape = tuple[str, int, int, Direction]
+
+
+def built(shapes: list[Shape]) -> tuple[list[MemoryAccess], list[bytes]]:
+    """Make a run and the log of it, 8 bytes logged as 2 x 4; the values tell accesses apart."""
+    accesses, log = [], []
+    for value, (name, offset, width, direction) in enumerate(shapes):
+        whole = value | value << 32 if width == 8 else value
+        accesses.append(sample.device(name, offset, width, direction, whole))
+        parts = [
+            line(direction, sample.START[name] + offset + n, 4, value, sample.QEMU_NAME[name])
+            for n in range(0, width, 4)
+        ]
+        log.append(b"".join(parts))
+    return accesses, log
+
+
+def lines(log: list[bytes]) -> list[bytes]:
+    return b"".join(log).splitlines(keepends=True)
+
+
+@settings(deadline=None)
+@given(accesses_of_a_run)
+def test_a_faithful_trace_agrees(shapes: list[Shape]) -> None:
+    accesses, log = built(shapes)
+    comparison = compare(trace(*accesses), lines(log))
+    assert comparison.agrees
+    assert comparison.traced == len(shapes)
+
+
+@settings(deadline=None)
+@given(accesses_of_a_run, st.data())
+def test_a_dropped_access_is_one_missing(shapes: list[Shape], data: st.DataObject) -> None:
+    accesses, log = built(shapes)
+    dropped = data.draw(st.integers(0, len(accesses) - 1))
+    entries_lost = accesses[dropped].width // 4
+    del accesses[dropped]
+    comparison = compare(trace(*accesses), lines(log))
+    assert not comparison.agrees
+    assert faults(comparison) == (entries_lost, 0, 0)
+
+
+@settings(deadline=None)
+@given(accesses_of_a_run, st.data())
+def test_an_added_access_is_one_extra(shapes: list[Shape], data: st.DataObject) -> None:
+    accesses, log = built(shapes)
+    added = data.draw(st.integers(0, len(accesses)))
+    accesses.insert(added, read(0x28, 4, 0x5A5A5A5A))
+    comparison = compare(trace(*accesses), lines(log))
+    assert not comparison.agrees
+    assert faults(comparison) == (0, 1, 0)
+
+
+@settings(deadline=None)
+@given(accesses_of_a_run, st.data())
+def test_a_changed_access_is_one_different(shapes: list[Shape], data: st.DataObject) -> None:
+    accesses, log = built(shapes)
+    changed = data.draw(st.integers(0, len(accesses) - 1))
+    was = accesses[changed]
+    assert was.value is not None and was.region is not None
+    offset = int(was.offset or "0", 16)
+    accesses[changed] = sample.device(
+        was.region, offset, was.width, was.direction, int(was.value, 16) ^ 1 << 30
+    )
+    comparison = compare(trace(*accesses), lines(log))
+    assert not comparison.agrees
+    assert faults(comparison) == (0, 0, 1)
+
+
+@settings(deadline=None)
+@given(accesses_of_a_run, st.data())
+def test_any_change_fails(shapes: list[Shape], data: st.DataObject) -> None:
+    accesses, log = built(shapes)
+    changed = data.draw(st.integers(0, len(accesses) - 1))
+    was = accesses[changed]
+    # No narrower than it was: part of a wider entry is the one liberty a change could hide in.
+    now = sample.device(
+        was.region or "",
+        data.draw(st.integers(0, 0x20)),
+        data.draw(st.sampled_from([width for width in (4, 8) if width >= was.width])),
+        data.draw(st.sampled_from(["read", "write"])),
+        data.draw(st.integers(0, 7)),
+    )
+    assume(now != was)
+    accesses[changed] = now
+    assert not compare(trace(*accesses), lines(log)).agrees
+
+
+def test_repeated_polling_does_not_confuse_the_count() -> None:
+    accesses = [read(0x1C, 4, value) for value in [0] * 500 + [1] + [0] * 500]
+    log = [told(access) for access in accesses]
+    del accesses[200]
+    comparison = compare(trace(*accesses), log)
+    assert not comparison.agrees
+    assert sum(faults(comparison)) <= 3
+
+
+def test_a_difference_tells_where_it_is() -> None:
+    accesses = [read(4 * n, 4, n) for n in range(20)]
+    log = [told(access) for access in accesses]
+    accesses[10] = read(40, 4, 99)
+    (difference,) = compare(trace(*accesses), log).differences
+    assert (difference.kind, difference.region, difference.after_seq) == ("different", "nvme", 9)
+    assert difference.traced is not None and difference.traced.seq == 10
+    assert [entry.line for entry in difference.logged] == [11]
+
+
+def test_only_the_first_differences_are_kept() -> None:
+    accesses = [read(0, 4, n) for n in range(50)]
+    comparison = compare(trace(*accesses), [], keep=3)
+    assert comparison.extra == 50
+    assert [d.traced.seq for d in comparison.differences if d.traced] == [0, 1, 2]
+
+
+def test_a_region_may_move() -> None:
+    moved = sample.region("nvme")
+    at = 0xE0000000
+    info = type(moved.region)(
+        name="nvme", start=hex(at), end=hex(at + 0x1FFF), qemu_name="nvme", device="nvme",
+        traced=True,
+    )  # fmt: skip
+    before, after = read(0, 4, 1), read(0, 4, 2)
+    after = MemoryAccess(
+        direction="read", width=4, linear="0x0", physical=hex(at), value="0x2", region="nvme",
+        offset="0x0",
+    )  # fmt: skip
+    records = trace(before)
+    records += [type(moved)(time_ns=1, region=info), sample.intercept(1, after)]
+    assert compare(records, [told(before), line("read", at, 4, 2)]).agrees
+
+
+# A bound on what has to be held: how far the log and the trace are read apart. The log says nothing
+# of the only access to a region, and would be searched for it to its end.
+@pytest.mark.parametrize("lost", [None, 500])
+def test_both_sides_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, lost: int | None) -> None:
+    monkeypatch.setattr(witness, "_AHEAD", 200)
+    accesses = [read(4 * (n % 9), 4, n, ("nvme", "hpet")[n % 2]) for n in range(5000)]
+    if lost is not None:
+        accesses[lost] = read(0, 4, 0, "lapic")
+    records = trace(*accesses)
+    apart = []
+    done = 0
+
+    def following() -> Iterator[Record]:
+        nonlocal done
+        for record in records:
+            done += isinstance(record, Intercept)
+            yield record
+
+    def leading() -> Iterator[bytes]:
+        for count, access in enumerate(accesses):
+            apart.append(abs(count - done))
+            if count != lost:
+                yield told(access)
+
+    comparison = compare(following(), leading())
+    assert faults(comparison) == ((0, 0, 0) if lost is None else (0, 1, 0))
+    assert max(apart) <= 400

@@ -1,0 +1,95 @@
+"""What a comparison of a trace with QEMU's own log finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tracer.qemu_log import LogEntry
+from tracer.trace import Direction
+
+Kind = Literal["missing", "extra", "different"]
+"""What is wrong: QEMU saw an access that the trace lacks; the trace has one that QEMU did not see;
+both have one, and they differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class TracedAccess:
+    """Hold one device access of a trace; ``address`` is physical, ``width`` in bytes."""
+
+    seq: int
+    site: str
+    text: str
+    stepped: bool
+    direction: Direction
+    address: int
+    width: int
+    value: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Hold what the trace and the log have in one place, and the last access they agreed on."""
+
+    kind: Kind
+    region: str
+    traced: TracedAccess | None
+    logged: tuple[LogEntry, ...]
+    after_seq: int | None
+
+
+@dataclass(slots=True)
+class RegionComparison:
+    """Count the accesses of one region: ``traced`` by vetrace, ``witnessed`` by QEMU."""
+
+    traced: int = 0
+    witnessed: int = 0
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Hold the counts per traced region and the first differences.
+
+    ``messages`` counts the MSI writes that were left out, ``entries`` all entries of the log that
+    were read, whatever their region. ``marked`` tells that the trace said where in the log to
+    begin.
+    """
+
+    regions: dict[str, RegionComparison] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    messages: int = 0
+    entries: int = 0
+    marked: bool = False
+
+    @property
+    def traced(self) -> int:
+        """Return how many device accesses of the trace were compared."""
+        return sum(region.traced for region in self.regions.values())
+
+    @property
+    def compared_regions(self) -> int:
+        """Return how many regions had an access on either side."""
+        return sum(bool(region.traced or region.witnessed) for region in self.regions.values())
+
+    @property
+    def missing(self) -> int:
+        """Return how many accesses QEMU saw that the trace lacks."""
+        return sum(region.missing for region in self.regions.values())
+
+    @property
+    def extra(self) -> int:
+        """Return how many accesses the trace has that QEMU did not see."""
+        return sum(region.extra for region in self.regions.values())
+
+    @property
+    def different(self) -> int:
+        """Return how many accesses are told differently."""
+        return sum(region.different for region in self.regions.values())
+
+    @property
+    def agrees(self) -> bool:
+        """Tell whether both sides agree; a comparison of nothing does not."""
+        return self.traced > 0 and not (self.missing or self.extra or self.different)
