@@ -1,0 +1,364 @@
+"""The command line: what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trace_sample as sample
+
+from tracer import cli
+from tracer.command import show
+from tracer.errors import TraceError
+from tracer.trace import Intercept, MemoryAccess
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "tracer"]
+# Without what a developer may have set: an unbuffered Python has nothing left to flush at its end.
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("PYTHONUNBUFFERED", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
+}
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    """Write the sample trace."""
+    return str(sample.write(tmp_path / "run.jsonl.zst"))
+
+
+@pytest.fixture
+def qemu_log(tmp_path: Path) -> Path:
+    """Write what QEMU would have logged of the sample trace."""
+    path = tmp_path / "qemu.log"
+    with path.open("w") as log:
+        for record in sample.RECORDS:
+            if isinstance(record, Intercept):
+                for _, access in record.device_accesses():
+                    log.write(logged(access))
+    return path
+
+
+def logged(access: MemoryAccess) -> str:
+    """Write one line of QEMU's log."""
+    assert access.region is not None
+    return (
+        f"memory_region_ops_{access.direction} cpu 0 mr 0x55d0 addr {access.physical}"
+        f" value {access.value or '0x0'} size {access.width}"
+        f" name '{sample.QEMU_NAME[access.region]}'\n"
+    )
+
+
+Output = pytest.CaptureFixture[str]
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """Parse one JSON object per line."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# --- show ------------------------------------------------------------------------------------
+
+
+def test_show_prints_a_line_per_device_access(trace: str, capsys: Output) -> None:
+    assert cli.main(["show", trace]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 5
+    assert "nvme_pci_enable+0x5e" in out and "\x1b" not in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [
+        ([], [0, 1, 2, 3, 4]),
+        (["--region", "nvme"], [0, 1, 2]),
+        (["--region", "nvme.msix-table"], [2]),
+        (["--region", "*p*", "--read"], [3, 4]),
+        (["--write"], [1, 2]),
+        (["--symbol", "read_hpet"], [3]),
+        (["--limit", "2"], [0, 1]),
+        (["--write", "--limit", "1"], [1]),
+    ],
+)
+def test_show_selects(trace: str, capsys: Output, arguments: list[str], numbers: list[int]) -> None:
+    assert cli.main(["show", trace, "--json", *arguments]) == 0
+    assert [found["seq"] for found in objects(capsys.readouterr().out)] == numbers
+
+
+def test_show_names_the_regions_when_none_matches(trace: str, capsys: Output) -> None:
+    assert cli.main(["show", trace, "--region", "nvm"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        f"vetrace: no region of {trace} is called nvm; it has: hpet, lapic, nvme, nvme.msix-table\n"
+    )
+
+
+def test_show_says_when_nothing_is_left(trace: str, capsys: Output) -> None:
+    assert cli.main(["show", trace, "--symbol", "nobody"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"vetrace: {trace} has no such access\n")
+
+
+def test_show_warns_of_a_cut_trace(tmp_path: Path, capsys: Output) -> None:
+    path = sample.write(tmp_path / "run.jsonl", sample.RECORDS[:8])
+    assert cli.main(["show", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err.startswith(f"vetrace: {path}: there is no end record")
+
+
+# --- stats -----------------------------------------------------------------------------------
+
+
+def test_stats_counts_regions_sites_and_forms(trace: str, capsys: Output) -> None:
+    assert cli.main(["stats", trace]) == 0
+    out, err = capsys.readouterr()
+    rows = [line.split() for line in out.splitlines()]
+    assert ["nvme", "1", "1", "2", "0", "2"] in rows
+    assert ["nvme_pci_enable+0x5e", "nvme", "1"] in rows
+    assert ["mov", "r64,", "m64", "emulated", "1"] in rows
+    assert out.endswith("5 accesses by 5 intercepts: 4 emulated, 1 stepped\n")
+    assert err == ""
+
+
+def test_stats_as_json(trace: str, capsys: Output) -> None:
+    assert cli.main(["stats", trace, "--json"]) == 0
+    (found,) = objects(capsys.readouterr().out)
+    assert (found["accesses"], found["emulated"], found["stepped"]) == (5, 4, 1)
+    assert {"form": "mov r32, m32", "via": "stepped", "intercepts": 1} in found["forms"]
+    assert found["outcome"] == "poweroff" and found["damage"] is None
+
+
+# --- verify ----------------------------------------------------------------------------------
+
+
+def test_verify_agrees(trace: str, qemu_log: Path, capsys: Output) -> None:
+    assert cli.main(["verify", trace, "--qemu-log", str(qemu_log)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == ("0 missing, 0 extra, 0 different over 5 accesses in 4 regions")
+    assert ["nvme", "2", "2", "0", "0", "0"] in [line.split() for line in out.splitlines()]
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (lambda lines: lines[1:], "0 missing, 1 extra, 0 different"),
+        (lambda lines: [lines[0], *lines], "1 missing, 0 extra, 0 different"),
+        (
+            lambda lines: [lines[0].replace("value 0x1 ", "value 0x2 "), *lines[1:]],
+            "0 missing, 0 extra, 1 different",
+        ),
+    ],
+    ids=["dropped", "added", "changed"],
+)
+def test_verify_finds_a_difference(
+    trace: str,
+    qemu_log: Path,
+    capsys: Output,
+    change: Callable[[list[str]], list[str]],
+    verdict: str,
+) -> None:
+    qemu_log.write_text("".join(change(qemu_log.read_text().splitlines(keepends=True))))
+    assert cli.main(["verify", trace, "--qemu-log", str(qemu_log)]) == 3
+    *_, difference, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(verdict)
+    assert "nvme" in difference and "0xfebf001c" in difference
+    assert cli.main(["verify", trace, "--qemu-log", str(qemu_log), "--json"]) == 3
+    (found,) = objects(capsys.readouterr().out)
+    assert found["agrees"] is False
+    assert found["differences"] == [difference]
+
+
+def test_verify_fails_when_there_is_nothing_to_compare(
+    tmp_path: Path, qemu_log: Path, capsys: Output
+) -> None:
+    path = sample.write(tmp_path / "none.jsonl", [sample.end(0)])
+    assert cli.main(["verify", str(path), "--qemu-log", str(qemu_log)]) == 3
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].endswith("over 0 accesses in 0 regions")
+    assert err == f"vetrace: nothing was compared: {path} has no device access\n"
+
+
+def test_verify_says_when_the_log_is_none(trace: str, tmp_path: Path, capsys: Output) -> None:
+    empty = tmp_path / "empty.log"
+    empty.write_text("qemu: nothing of interest\n")
+    assert cli.main(["verify", trace, "--qemu-log", str(empty)]) == 3
+    assert "QEMU must run with -trace 'memory_region_ops_*'" in capsys.readouterr().err
+    assert cli.main(["verify", trace, "--qemu-log", str(tmp_path / "gone")]) == 1
+    assert "gone: No such file" in capsys.readouterr().err
+
+
+# --- how it ends -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["--nonsense"],
+        ["show"],
+        ["show", "x", "--read", "--write"],
+        ["show", "x", "--limit", "many"],
+        ["show", "x", "--limit", "0"],
+        ["show", "x", "--reg", "y"],
+        ["stats", "x", "--limit", "-1"],
+        ["verify", "x"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: Output) -> None:
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err != ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["show", "--help"], ["--version"]])
+def test_help_is_data(arguments: list[str], capsys: Output) -> None:
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "vetrace" in out and err == ""
+
+
+def test_an_error_is_one_line_and_status_1(capsys: Output) -> None:
+    assert cli.main(["show", "/no/such/trace"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "vetrace: cannot read trace /no/such/trace: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [(KeyboardInterrupt(), 130, "vetrace: interrupted\n"), (TraceError("x"), 1, "vetrace: x\n")],
+)
+def test_errors_have_a_status(
+    trace: str,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: int,
+    message: str,
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(show, "run", fail)
+    assert cli.main(["show", trace]) == status
+    assert capsys.readouterr().err == message
+
+
+def test_a_bug_keeps_its_traceback(trace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "run", lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["show", trace])
+
+
+def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
+    long = [sample.RECORDS[6]] * 5000
+    path = sample.write(tmp_path / "run.jsonl", long)
+    with subprocess.Popen(
+        [*COMMAND, "show", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+def test_a_pipe_that_is_closed_from_the_start_is_quiet(trace: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, "show", trace], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, env=ENVIRONMENT
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_full_disk_is_one_line(trace: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "show", trace],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=ENVIRONMENT,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "vetrace: cannot write the output: No space left on device\n"
+
+
+def test_any_locale_can_be_printed_to(trace: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, "stats", trace, "--limit", "1"],
+        capture_output=True,
+        cwd=ROOT,
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0
+    assert b"more" in done.stdout and done.stderr == b""
+
+
+def on_terminal(arguments: list[str], **variables: str) -> str:
+    """Run a command on a terminal of its own, 80 columns wide, and return what it printed."""
+    master, slave = pty.openpty()
+    environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "80"} | variables
+    with subprocess.Popen(
+        [*COMMAND, *arguments], stdin=slave, stdout=slave, cwd=ROOT, env=environment
+    ) as process:
+        os.close(slave)
+        output = b""
+        try:
+            while data := os.read(master, 4096):
+                output += data
+        except OSError:  # what Linux answers when the other side is closed
+            pass
+        assert process.wait() == 0
+    os.close(master)
+    return output.decode()
+
+
+@pytest.mark.parametrize("command", ["show", "stats"])
+def test_colours_are_for_terminals_that_want_them(trace: str, command: str) -> None:
+    style = "\x1b["
+    assert style in on_terminal([command, trace])
+    assert style not in on_terminal([command, trace], TERM="dumb")
+    colour = "\x1b[3"  # NO_COLOR leaves bold alone
+    assert colour not in on_terminal([command, trace], NO_COLOR="1")
+
+
+def test_a_line_fits_the_terminal(trace: str) -> None:
+    plain = on_terminal(["show", trace, "--region", "nvme"], NO_COLOR="1")
+    assert max(len(line) for line in plain.splitlines()) == 80
+
+
+def test_only_the_command_asked_for_is_loaded(trace: str) -> None:
+    program = (
+        "import sys; from tracer.cli import main; main(sys.argv[1:]);"
+        "print([m for m in ('rich', 'capstone', 'pygdbmi', 'qemu', 'tracer.command.stats')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "show", trace, "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,71 @@
+"""Choosing accesses by region, symbol and direction."""
+
+from __future__ import annotations
+
+import pytest
+import trace_sample as sample
+
+from tracer.selection import Selection, names_region, names_symbol
+from tracer.trace import Intercept
+
+
+def chosen(selection: Selection) -> list[int]:
+    """Return the numbers of the sample's accesses that a selection wants."""
+    return [
+        seq
+        for record in sample.RECORDS
+        if isinstance(record, Intercept)
+        for seq, access in record.device_accesses()
+        if selection.wants(record, access)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "region", "named"),
+    [
+        ("nvme", "nvme", True),
+        ("nvme", "nvme.msix-table", True),
+        ("nvme.msix-table", "nvme.msix-table", True),
+        ("nvme.msix-table", "nvme", False),
+        ("nvme", "nvme2", False),
+        ("nv", "nvme", False),
+        ("nv*", "nvme.msix-table", True),
+        ("*.msix-*", "nvme.msix-table", True),
+        ("NVME", "nvme", False),
+        ("", "nvme", False),
+    ],
+)
+def test_a_pattern_names_a_region(pattern: str, region: str, named: bool) -> None:
+    assert names_region(pattern, region) is named
+
+
+@pytest.mark.parametrize(
+    ("pattern", "symbol", "named"),
+    [
+        ("nvme_pci_enable", "nvme_pci_enable+0x5e", True),
+        ("nvme_pci_enable+0x5e", "nvme_pci_enable+0x5e", True),
+        ("nvme_pci_enable+0x5", "nvme_pci_enable+0x5e", False),
+        ("nvme_pci", "nvme_pci_enable+0x5e", False),
+        ("nvme_*", "nvme_pci_enable+0x5e", True),
+        ("*enable", "nvme_pci_enable+0x5e", True),
+        ("*", None, False),
+    ],
+)
+def test_a_pattern_names_a_symbol(pattern: str, symbol: str | None, named: bool) -> None:
+    assert names_symbol(pattern, symbol) is named
+
+
+@pytest.mark.parametrize(
+    ("selection", "numbers"),
+    [
+        (Selection(), [0, 1, 2, 3, 4]),
+        (Selection(region="nvme"), [0, 1, 2]),
+        (Selection(direction="write"), [1, 2]),
+        (Selection(direction="read"), [0, 3, 4]),
+        (Selection(region="nvme", direction="read"), [0]),
+        (Selection(symbol="read_hpet"), [3]),
+        (Selection(symbol="read_hpet", region="nvme"), []),
+    ],
+)
+def test_every_criterion_must_be_met(selection: Selection, numbers: list[int]) -> None:
+    assert chosen(selection) == numbers

@@ -1,0 +1,123 @@
+"""The ``vetrace`` command: find the command's module, run it, turn errors into one line.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 the comparison found a mismatch, 130 interrupted,
+141 nobody reads the output any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol, cast
+
+from tracer.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_USAGE
+from tracer.errors import TracerError, UsageError
+
+_COMMANDS = {
+    "boot": "boot a kernel and trace its accesses to devices",
+    "regions": "list the regions that a guest would have",
+    "show": "show the device accesses of a trace",
+    "stats": "count what a trace holds",
+    "verify": "compare a trace with QEMU's own log of the same run",
+    "doctor": "check that everything vetrace needs is there",
+}
+
+
+class _Command(Protocol):
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``vetrace`` with ``argv``, or with the process's arguments; return the exit status.
+
+    A :exc:`tracer.errors.TracerError` becomes one line on standard error. Any other exception is
+    a bug and passes through.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the locale's encoding cannot say is escaped rather than fatal.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = _run(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        _abandon_output()
+        return EXIT_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _abandon_output()
+        print(f"vetrace: cannot write the output: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("vetrace: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except UsageError as error:
+        print(f"vetrace: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except TracerError as error:
+        print(f"vetrace: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _run(argv: list[str]) -> int:
+    name = next((word for word in argv if not word.startswith("-")), None)
+    parser, commands = _parsers()
+    command: _Command | None = None
+    if name in _COMMANDS:
+        # Only the command asked for is loaded, so that `show` does not wait for what `boot` needs.
+        command = cast(_Command, importlib.import_module(f"tracer.command.{name}"))
+        command.add_arguments(commands[name])
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as error:  # argparse has printed help, or what is wrong
+        return error.code if isinstance(error.code, int) else EXIT_USAGE
+    if command is None:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.WARNING,
+        format="vetrace: %(name)s: %(message)s",
+    )
+    return command.run(args)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="vetrace",
+        description="Trace every MMIO access of an x86-64 guest, from outside.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vetrace {_version()}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what is being done")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    return parser, {
+        name: commands.add_parser(
+            name, help=line, description=f"{line[0].upper()}{line[1:]}.", allow_abbrev=False
+        )
+        for name, line in _COMMANDS.items()
+    }
+
+
+def _version() -> str:
+    try:
+        return version("vetrace")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+# Standard output still holds text for a pipe that is gone: let the interpreter's last flush
+# succeed. Ref: Python documentation, "Note on SIGPIPE".
+def _abandon_output() -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -1,0 +1,85 @@
+"""Count what a trace holds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import msgspec
+
+from tracer.command import EXIT_OK, terminal
+from tracer.errors import UsageError
+from tracer.summary import Summary, ranked
+from tracer.tracefile import TraceReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace stats``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "--limit", metavar="N", type=int, default=20, help="rows a table (default 20; 0: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the counts per region, call site and instruction form; return the exit status."""
+    if args.limit < 0:
+        raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
+    summary = Summary()
+    with TraceReader(args.trace) as trace:
+        for record in trace:
+            summary.add(record)
+    if args.json:
+        print(msgspec.json.encode(_object(summary, trace)).decode())
+    else:
+        _print_tables(summary, args.limit or None)
+    terminal.warn_of_losses(trace)
+    return EXIT_OK
+
+
+def _print_tables(summary: Summary, limit: int | None) -> None:
+    from tracer import table  # rich: see terminal.table_console
+
+    console = terminal.table_console(sys.stdout)
+    console.print(table.closing_table(summary))
+    console.print(table.sites_table(summary, limit))
+    console.print(table.forms_table(summary, limit))
+    emulated = summary.intercepts - summary.stepped_intercepts
+    console.print(
+        f"{summary.accesses:,} accesses by {summary.intercepts:,} intercepts:"
+        f" {emulated:,} emulated, {summary.stepped_intercepts:,} stepped",
+        soft_wrap=True,
+    )
+
+
+def _object(summary: Summary, trace: TraceReader) -> dict[str, Any]:
+    return {
+        "accesses": summary.accesses,
+        "emulated": summary.emulated,
+        "stepped": summary.stepped,
+        "intercepts": summary.intercepts,
+        "regions": [
+            {
+                "region": name,
+                "reads": count.reads,
+                "writes": count.writes,
+                "emulated": count.emulated,
+                "stepped": count.stepped,
+                "call_sites": len(count.sites),
+            }
+            for name, count in sorted(summary.regions.items())
+        ],
+        "call_sites": [
+            {"site": site, "region": region, "accesses": count}
+            for (site, region), count in ranked(summary.sites)
+        ],
+        "forms": [
+            {"form": form, "via": via, "intercepts": count}
+            for (form, via), count in ranked(summary.forms)
+        ],
+        "outcome": summary.end.outcome if summary.end else None,
+        "damage": trace.damage,
+        "unknown_records": dict(trace.unknown),
+    }

@@ -1,0 +1,51 @@
+"""What the commands need to know of the terminal, if there is one.
+
+Ref: https://no-color.org (any non-empty NO_COLOR turns colours off).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from tracer.render import Layout, layout
+from tracer.tracefile import TraceReader
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Wide enough that no table in a file or a pipe is ever folded.
+_FILE_COLUMNS = 240
+
+
+def line_layout(stream: TextIO) -> Layout:
+    """Return the layout that access lines on ``stream`` should have now."""
+    if not stream.isatty():
+        return layout(None)
+    colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return layout(shutil.get_terminal_size().columns, colour)
+
+
+def table_console(stream: TextIO) -> Console:
+    """Return a console that prints tables to ``stream``, in colour only on a terminal."""
+    # Loading rich takes longer than showing a short trace does.
+    from rich.console import Console
+
+    return Console(
+        file=stream, width=None if stream.isatty() else _FILE_COLUMNS, highlight=False, markup=False
+    )
+
+
+def warn(message: str) -> None:
+    """Tell the reader something on standard error, in one line."""
+    print(f"vetrace: {message}", file=sys.stderr)
+
+
+def warn_of_losses(trace: TraceReader) -> None:
+    """Tell the reader what of a trace, read to its end, is missing or was skipped."""
+    if trace.damage is not None:
+        warn(f"{trace.path}: {trace.damage}")
+    for kind, count in sorted(trace.unknown.items()):
+        warn(f"{trace.path}: skipped {count} records of unknown type {kind!r}")

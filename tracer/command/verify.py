@@ -1,0 +1,91 @@
+"""Compare a trace with the log in which QEMU itself noted the same run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+
+from tracer import witness
+from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.comparison import Comparison
+from tracer.errors import TraceError
+from tracer.render import difference_line
+from tracer.tracefile import TraceReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace verify``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "--qemu-log", metavar="FILE", required=True, help="QEMU's log of the same run"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = (
+        "missing: QEMU saw it and the trace lacks it. extra: the trace has it and QEMU did not see"
+        " it. Exit status 3 tells that they do not agree, or that there was nothing to compare."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print how the trace and the log agree; return the exit status."""
+    with TraceReader(args.trace) as trace:
+        try:
+            with Path(args.qemu_log).open("rb") as log:
+                comparison = witness.compare(trace, log)
+        except OSError as error:
+            raise TraceError(f"cannot read QEMU's log {args.qemu_log}: {error.strerror}") from error
+    if args.json:
+        print(msgspec.json.encode(_object(comparison)).decode())
+    else:
+        print_comparison(comparison, sys.stdout)
+    terminal.warn_of_losses(trace)
+    if not comparison.traced:
+        terminal.warn(f"nothing was compared: {args.trace} has no device access")
+    elif not comparison.entries:
+        terminal.warn(
+            f"{args.qemu_log} has no access from where tracing began:"
+            " QEMU must run with -trace 'memory_region_ops_*'"
+        )
+    return EXIT_OK if comparison.agrees else EXIT_MISMATCH
+
+
+def print_comparison(comparison: Comparison, stream: TextIO) -> None:
+    """Print a comparison as a table, its first differences, and a closing line."""
+    from tracer.table import comparison_table  # rich: see terminal.table_console
+
+    terminal.table_console(stream).print(comparison_table(comparison))
+    for difference in comparison.differences:
+        print(difference_line(difference), file=stream)
+    total = comparison.missing + comparison.extra + comparison.different
+    if total > len(comparison.differences):
+        print(f"… and {total - len(comparison.differences):,} more", file=stream)
+    if comparison.messages:
+        print(f"{comparison.messages} MSI messages from devices left out", file=stream)
+    print(
+        f"{comparison.missing} missing, {comparison.extra} extra,"
+        f" {comparison.different} different over {comparison.traced} accesses"
+        f" in {comparison.compared_regions} regions",
+        file=stream,
+    )
+
+
+def _object(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "agrees": comparison.agrees,
+        "accesses": comparison.traced,
+        "missing": comparison.missing,
+        "extra": comparison.extra,
+        "different": comparison.different,
+        "messages": comparison.messages,
+        "marked": comparison.marked,
+        "regions": [
+            {"region": name, **asdict(counts)}
+            for name, counts in sorted(comparison.regions.items())
+        ],
+        "differences": [difference_line(difference) for difference in comparison.differences],
+    }

@@ -1,0 +1,198 @@
+"""Device accesses as JSON objects and as lines of text.
+
+Nothing here knows a terminal: a :class:`Layout` says how wide a line may be and whether it may
+carry colours. A trace may come from anywhere, so what could steer a terminal is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tracer.comparison import Difference
+from tracer.trace import Direction, Hex, Intercept, MemoryAccess
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Give the columns of an access line; widths are in characters.
+
+    ``symbol``, ``text`` and ``place`` are padded to their widths, and cut to them when ``cut`` is
+    set; a value then loses its leading zeros where ``value`` is too narrow for them. The others
+    have room for what they hold.
+    """
+
+    symbol: int
+    text: int
+    place: int
+    value: int
+    vcpu: bool
+    cut: bool
+    colour: bool = False
+
+
+_TIME, _VCPU, _DIRECTION, _GAP = 10, 5, 3, 2
+_VALUE32, _VALUE64 = 10, 18
+
+
+def layout(columns: int | None, colour: bool = False) -> Layout:
+    """Return the layout for a terminal ``columns`` wide, or for a file when that is None.
+
+    A file's lines are padded alike and never cut, so that nothing is lost to ``grep``.
+    """
+    if columns is None:
+        return Layout(
+            symbol=30, text=38, place=24, value=_VALUE64, vcpu=True, cut=False, colour=colour
+        )
+    vcpu = columns >= 100
+    value = _VALUE64 if vcpu else _VALUE32
+    fixed = [_TIME, _DIRECTION, value, *([_VCPU] if vcpu else [])]
+    gaps = _GAP * (len(fixed) + 2)
+    room = max(columns - sum(fixed) - gaps, 24)
+    symbol = min(room * 35 // 100, 40)
+    place = min(room * 27 // 100, 32)
+    text = min(room - symbol - place, 48)
+    return Layout(
+        symbol=symbol, text=text, place=place, value=value, vcpu=vcpu, cut=True, colour=colour
+    )
+
+
+UNCUT = layout(None)
+"""The layout for files and pipes."""
+
+
+def access_objects(record: Intercept) -> list[dict[str, Any]]:
+    """Return one JSON-ready object for each device access of a record, in order.
+
+    ``address`` is physical and ``rip`` linear; ``width`` is in bytes; numbers that may exceed
+    2^53 are hex strings. ``value`` is None where a natively stepped instruction hid it.
+    """
+    return [access_object(record, seq, access) for seq, access in record.device_accesses()]
+
+
+def access_object(record: Intercept, seq: int, access: MemoryAccess) -> dict[str, Any]:
+    """Return the JSON-ready object for device access number ``seq``: see :func:`access_objects`."""
+    return {
+        "seq": seq,
+        "time_ns": record.time_ns,
+        "vcpu": record.vcpu,
+        "rip": record.rip,
+        "symbol": record.symbol,
+        "bytes": record.code,
+        "text": record.text,
+        "region": access.region,
+        "offset": access.offset,
+        "address": access.physical,
+        "width": access.width,
+        "direction": access.direction,
+        "value": access.value,
+        "via": record.via,
+    }
+
+
+def access_lines(record: Intercept, shape: Layout = UNCUT) -> list[str]:
+    """Return one line of text for each device access of a record, in order."""
+    return [access_line(record, access, shape) for _, access in record.device_accesses()]
+
+
+def access_line(record: Intercept, access: MemoryAccess, shape: Layout = UNCUT) -> str:
+    """Return the line of text for one device access.
+
+    In order: guest time in seconds, vCPU, call site, instruction, region and offset, ``R`` or
+    ``W`` with the width in bytes and ``~`` after a native step, value.
+    """
+    cells = _cells(record, access, shape)
+    return "  ".join(
+        f"{_SGR[style]}{cell}\x1b[0m" if shape.colour and style else cell for cell, style in cells
+    ).rstrip()
+
+
+# Select Graphic Rendition: ECMA-48, 8.3.117. The eight basic colours follow the user's theme.
+_SGR = {
+    "time": "\x1b[2m",
+    "symbol": "\x1b[36m",
+    "place": "\x1b[33m",
+    "read": "\x1b[32m",
+    "write": "\x1b[31m",
+    "value": "\x1b[1m",
+}
+
+
+def _cells(record: Intercept, access: MemoryAccess, shape: Layout) -> Iterator[tuple[str, str]]:
+    yield f"{record.time_ns / 1e9:10.6f}", "time"
+    if shape.vcpu:
+        yield f"vcpu{record.vcpu}", ""
+    text = printable(record.text)
+    if shape.cut and len(text) > shape.text:
+        text = _terse(text)
+    yield _fit(printable(record.symbol or record.rip), shape.symbol, shape), "symbol"
+    yield _fit(text, shape.text, shape), ""
+    yield _fit(place(access), shape.place, shape), "place"
+    stepped = "~" if record.via == "stepped" else ""
+    yield f"{_short(access.direction, access.width) + stepped:<{_DIRECTION}}", access.direction
+    value = padded(access.value, access.width)
+    if access.value and shape.cut and len(value) > shape.value:
+        value = access.value
+    yield value, "value"
+
+
+def place(access: MemoryAccess) -> str:
+    """Return the region and offset of a device access: ``nvme+0x1c``."""
+    return f"{printable(access.region or '')}+{access.offset or '?'}"
+
+
+def difference_line(difference: Difference) -> str:
+    """Return in one line what the trace and QEMU's log tell differently, at physical addresses."""
+    traced, logged = difference.traced, difference.logged
+    after = "at first" if difference.after_seq is None else f"after #{difference.after_seq}"
+    told = []
+    if traced is not None:
+        value = padded(None if traced.value is None else hex(traced.value), traced.width)
+        how = f"{_short(traced.direction, traced.width)} {traced.address:#x} {value}"
+        stepped = ", stepped" if traced.stepped else ""
+        told.append(
+            f"traced #{traced.seq} {how} by {printable(traced.site)}"
+            f" ({printable(traced.text)}{stepped})"
+        )
+    for entry in logged:
+        value = padded(hex(entry.value), entry.width)
+        how = f"{_short(entry.direction, entry.width)} {entry.address:#x} {value}"
+        told.append(f"QEMU's line {entry.line} cpu {entry.cpu} {how}")
+    return f"{difference.kind:<9}  {printable(difference.region)}  {after}: {'; '.join(told)}"
+
+
+def _short(direction: Direction, width: int) -> str:
+    return f"{'R' if direction == 'read' else 'W'}{width}"
+
+
+def padded(value: Hex | None, width: int) -> str:
+    """Return a value of ``width`` bytes with all its digits, or ``?`` when it is not known."""
+    return "?" if value is None else f"0x{int(value, 16):0{2 * width}x}"
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with every character that is not printable escaped as in Python."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# Pad to a column. What is too long keeps its end: an offset tells more than a prefix does.
+def _fit(cell: str, width: int, shape: Layout) -> str:
+    if not shape.cut or len(cell) <= width:
+        return cell.ljust(width)
+    head, plus, offset = cell.rpartition("+")
+    tail = plus + offset if head and "[" not in cell else ""
+    keep = max(width - len(tail) - 1, 0)
+    return f"{cell[:keep]}…{tail}"[:width].ljust(width)
+
+
+_SIZE = re.compile(r"\b\w+ ptr ")
+_GAPS = re.compile(r" ([-+*]) ")
+
+
+# Leave out of an instruction what the other columns of its line tell anyway.
+def _terse(text: str) -> str:
+    return _GAPS.sub(r"\1", _SIZE.sub("", text))

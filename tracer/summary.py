@@ -1,0 +1,159 @@
+"""Count what a trace holds: per region, per call site, per instruction form."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tracer.trace import End, Intercept, MemoryAccess, Record, RegionRecord
+
+
+@dataclass(slots=True)
+class RegionCount:
+    """Count the device accesses to one region; ``sites`` holds the call sites they came from."""
+
+    reads: int = 0
+    writes: int = 0
+    stepped: int = 0
+    sites: set[str] = field(default_factory=set)
+
+    @property
+    def accesses(self) -> int:
+        """Return how many device accesses there were."""
+        return self.reads + self.writes
+
+    @property
+    def emulated(self) -> int:
+        """Return how many device accesses the emulator made."""
+        return self.accesses - self.stepped
+
+
+class Summary:
+    """Count records as they come, in memory that does not grow with their number.
+
+    ``regions`` holds every traced region announced, accessed or not. ``sites`` counts device
+    accesses by call site and region; ``forms`` counts intercepts by instruction form and by how
+    they were carried out. A call site is a symbol with offset, or else a linear address.
+    """
+
+    def __init__(self) -> None:
+        self.intercepts = 0
+        self.stepped_intercepts = 0
+        self.regions: dict[str, RegionCount] = {}
+        self.sites: Counter[tuple[str, str]] = Counter()
+        self.forms: Counter[tuple[str, str]] = Counter()
+        self.end: End | None = None
+        self._form_of: dict[tuple[str, tuple[tuple[str, int], ...]], str] = {}
+
+    @property
+    def accesses(self) -> int:
+        """Return how many device accesses there were."""
+        return sum(count.accesses for count in self.regions.values())
+
+    @property
+    def emulated(self) -> int:
+        """Return how many device accesses the emulator made."""
+        return sum(count.emulated for count in self.regions.values())
+
+    @property
+    def stepped(self) -> int:
+        """Return how many device accesses a vCPU made in a native step."""
+        return sum(count.stepped for count in self.regions.values())
+
+    def add(self, record: Record) -> None:
+        """Count one record."""
+        match record:
+            case Intercept():
+                self._add_intercept(record)
+            case RegionRecord() if record.region.traced:
+                self.regions.setdefault(record.region.name, RegionCount())
+            case End():
+                self.end = record
+            case _:
+                pass
+
+    def _add_intercept(self, record: Intercept) -> None:
+        self.intercepts += 1
+        self.stepped_intercepts += record.via == "stepped"
+        self.forms[self._form(record), record.via] += 1
+        site = record.symbol or record.rip
+        for _, access in record.device_accesses():
+            region = access.region or ""
+            count = self.regions.setdefault(region, RegionCount())
+            if access.direction == "read":
+                count.reads += 1
+            else:
+                count.writes += 1
+            count.stepped += record.via == "stepped"
+            count.sites.add(site)
+            self.sites[site, region] += 1
+
+    # A trace has millions of intercepts and a few dozen instructions: read each text once.
+    def _form(self, record: Intercept) -> str:
+        shape = tuple((access.direction, access.width) for access in record.accesses)
+        key = record.text, shape
+        if key not in self._form_of:
+            self._form_of[key] = instruction_form(record.text, record.accesses)
+        return self._form_of[key]
+
+
+def ranked(counts: Counter[tuple[str, str]]) -> list[tuple[tuple[str, str], int]]:
+    """Return counts with the highest first, and equal ones in the order of their names."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def instruction_form(text: str, accesses: Sequence[MemoryAccess] = ()) -> str:
+    """Return an instruction with its operands abstracted to kind and width in bits.
+
+    ``mov eax, dword ptr [rax + 0x1c]`` has the form ``mov r32, m32``. A memory operand whose text
+    names no size takes that of the first access.
+
+    Ref: Intel SDM vol. 2A, 3.1.1.3 (the notation: r32, m32, imm, xmm).
+    """
+    head, operands = _split(text)
+    fallback = f"m{8 * accesses[0].width}" if accesses else "m"
+    return " ".join([head, ", ".join(_operand(o, fallback) for o in operands)]).strip()
+
+
+# A mnemonic with its prefixes, and the operands. Only prefixes stand before a mnemonic.
+def _split(text: str) -> tuple[str, list[str]]:
+    words = text.split()
+    count = next((n for n, word in enumerate(words, 1) if word not in _PREFIXES), len(words))
+    operands = " ".join(words[count:])
+    return " ".join(words[:count]), operands.split(", ") if operands else []
+
+
+_PREFIXES = frozenset({"lock", "rep", "repe", "repz", "repne", "repnz", "xacquire", "xrelease"})
+
+_BITS = {
+    "byte": 8, "word": 16, "dword": 32, "qword": 64, "fword": 48, "tbyte": 80, "xword": 80,
+    "oword": 128, "xmmword": 128, "ymmword": 256, "zmmword": 512,
+}  # fmt: skip
+
+# The first pattern that fits all of an operand names its kind.
+_KINDS = tuple(
+    (re.compile(pattern), kind)
+    for pattern, kind in (
+        (r"[a-d][lh]|(?:si|di|bp|sp)l|r\d+[bl]", "r8"),
+        (r"[a-d]x|si|di|bp|sp|r\d+w", "r16"),
+        (r"e(?:[a-d]x|si|di|bp|sp)|r\d+d", "r32"),
+        (r"r(?:[a-d]x|si|di|bp|sp|\d+)", "r64"),
+        (r"xmm\d+", "xmm"),
+        (r"ymm\d+", "ymm"),
+        (r"zmm\d+", "zmm"),
+        (r"mm\d", "mm"),
+        (r"k\d", "k"),
+        (r"st(?:\(\d\))?", "st"),
+        (r"[c-gs]s", "sreg"),
+        (r"-?(?:0x[0-9a-f]+|\d+)", "imm"),
+    )
+)
+
+
+def _operand(operand: str, fallback: str) -> str:
+    if "[" in operand:
+        size, pointer, _ = operand.partition(" ptr ")
+        return f"m{_BITS[size]}" if pointer and size in _BITS else fallback
+    return next((kind for pattern, kind in _KINDS if pattern.fullmatch(operand)), operand)
