@@ -1,0 +1,103 @@
+"""`vetrace doctor`: with programs that are there, old, or missing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from tracer.command import doctor
+
+
+def check(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def program(folder: Path, name: str, says: str) -> Path:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "qemu" not in request.keywords:
+        monkeypatch.setenv("VETRACE_CACHE", str(tmp_path / "cache"))
+
+
+def found(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
+    return {item["name"]: item for item in json.loads(capsys.readouterr().out)["checks"]}
+
+
+def test_missing_programs_and_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.run(check()) == 1
+    text = capsys.readouterr().out
+    assert "qemu-system-x86_64 not found" in text
+    assert "gdb not found" in text
+    assert "give your own with --kernel FILE" in text
+    last = text.splitlines()[-1]
+    assert last.startswith("not ready: qemu, gdb,")
+    assert last.endswith("kernel")
+    assert "cpio" not in last
+
+
+@pytest.mark.parametrize(
+    ("says", "version", "advice"),
+    [
+        ("GNU gdb (Debian 13.1-3) 13.1", "13.1", ""),
+        ("GNU gdb (GDB) Fedora Linux 16.3-1.fc42", "16.3", ""),
+        ("GNU gdb (GDB) 7.0", "7.0", "or newer is needed"),
+        ("something else", "does not tell its version", "--gdb"),
+    ],
+)
+def test_gdb_versions(
+    says: str, version: str, advice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gdb = program(tmp_path, "gdb", says)
+    doctor.run(check("--json", "--gdb", str(gdb)))
+    item = found(capsys)["gdb"]
+    assert version in str(item["found"])
+    assert bool(item["advice"]) == bool(advice)
+    assert advice in str(item["advice"])
+
+
+@pytest.mark.parametrize(
+    ("says", "advice"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", ""),
+        ("QEMU emulator version 10.1.50", ""),
+        ("QEMU emulator version 2.12.0", "or newer is needed"),
+    ],
+)
+def test_qemu_versions(
+    says: str, advice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qemu = program(tmp_path, "qemu", says)
+    doctor.run(check("--json", "--qemu", str(qemu)))
+    item = found(capsys)["qemu"]
+    assert str(item["found"]).split()[0] in says
+    assert bool(item["advice"]) == bool(advice)
+    assert advice in str(item["advice"])
+
+
+def test_kernel_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.run(check("--json", "--kernel", "/bin/sh")) == 1
+    assert "not a Linux kernel" in str(found(capsys)["kernel"]["advice"])
+
+
+@pytest.mark.qemu
+def test_everything_is_there_after_setup(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.run(check("--json")) == 0, capsys.readouterr().out
+    items = found(capsys)
+    assert [name for name, item in items.items() if item["advice"]] == []
+    assert {"python", "packages", "qemu", "gdb", "busybox", "kernel", "symbols"} <= set(items)

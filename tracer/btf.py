@@ -1,0 +1,224 @@
+"""BTF, the kernel's own compact type information: sizes and member offsets of structures.
+
+Ref: Linux Documentation/bpf/btf.rst; include/uapi/linux/btf.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from tracer.errors import KernelImageError
+
+_MAGIC = 0xEB9F
+_HEADER = struct.Struct("<HBBIIIII")
+_TYPE = struct.Struct("<III")  # name, info, size or type
+_MEMBER = struct.Struct("<III")  # name, type, offset
+_ARRAY = struct.Struct("<III")  # element type, index type, number of elements
+_ENUMERATOR = struct.Struct("<Ii")  # name, value
+_POINTER_SIZE = 8
+
+
+class Kind(IntEnum):
+    """Name the BTF_KIND_* values."""
+
+    VOID = 0
+    INT = 1
+    PTR = 2
+    ARRAY = 3
+    STRUCT = 4
+    UNION = 5
+    ENUM = 6
+    FWD = 7
+    TYPEDEF = 8
+    VOLATILE = 9
+    CONST = 10
+    RESTRICT = 11
+    FUNC = 12
+    FUNC_PROTO = 13
+    VAR = 14
+    DATASEC = 15
+    FLOAT = 16
+    DECL_TAG = 17
+    TYPE_TAG = 18
+    ENUM64 = 19
+
+
+# Bytes that follow a type's 12, for a given vlen.
+_EXTRA: dict[Kind, Callable[[int], int]] = {
+    Kind.INT: lambda n: 4,
+    Kind.ARRAY: lambda n: 12,
+    Kind.STRUCT: lambda n: 12 * n,
+    Kind.UNION: lambda n: 12 * n,
+    Kind.ENUM: lambda n: 8 * n,
+    Kind.FUNC_PROTO: lambda n: 8 * n,
+    Kind.VAR: lambda n: 4,
+    Kind.DATASEC: lambda n: 12 * n,
+    Kind.DECL_TAG: lambda n: 4,
+    Kind.ENUM64: lambda n: 12 * n,
+}
+
+_TRANSPARENT = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
+_COMPOUND = (Kind.STRUCT, Kind.UNION)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Hold where a member is: ``offset`` from the start of the structure, ``size``, in bytes.
+
+    For an array ``count`` is its number of elements (1 otherwise) and ``size`` is of them all.
+    """
+
+    offset: int
+    size: int
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Btf:
+    """Hold parsed BTF. Make one with :func:`parse_btf`.
+
+    ``starts`` has the offset of each type in ``types``, by type number from 1; ``compounds``
+    has the number of each named structure and union.
+    """
+
+    types: bytes
+    strings: bytes
+    starts: tuple[int, ...]
+    compounds: dict[str, int]
+    enumerators: dict[str, int]
+
+    def size_of(self, name: str) -> int | None:
+        """Return the size in bytes of a structure or union, or None when there is none."""
+        number = self.compounds.get(name)
+        return None if number is None else self._size(number)
+
+    def member(self, name: str, path: str) -> Member | None:
+        """Return where a member of a structure is, or None when there is no such member.
+
+        ``path`` is dotted and may index arrays: ``member("module", "mem[0].base")``. Anonymous
+        structures and unions are looked through. A bit field is no member here: None.
+        """
+        number = self.compounds.get(name)
+        offset = 0
+        steps = path.replace("[", ".[").split(".")
+        for step in steps:
+            if number is None:
+                return None
+            if step.startswith("["):
+                found = self._element(number, int(step[1:-1]))
+            else:
+                found = self._find(number, step)
+            if found is None:
+                return None
+            number = found[0]
+            offset += found[1]
+        if number is None:
+            return None
+        number = self._skip(number)
+        kind, _, _, start = self._type(number)
+        count = _ARRAY.unpack_from(self.types, start + 12)[2] if kind is Kind.ARRAY else 1
+        return Member(offset, self._size(number), count)
+
+    # Private: type numbers in, type numbers out; offsets in bytes.
+
+    def _type(self, number: int) -> tuple[Kind, int, int, int]:
+        # Kind, vlen with the kind flag in bit 31, size or type, offset in `types`.
+        if number == 0:
+            return Kind.VOID, 0, 0, 0
+        if not 0 < number < len(self.starts):
+            raise KernelImageError(f"damaged BTF: there is no type {number}")
+        start = self.starts[number]
+        _, info, size = _TYPE.unpack_from(self.types, start)
+        return Kind(info >> 24 & 0x1F), info & 0x8000FFFF, size, start
+
+    def _skip(self, number: int) -> int:
+        # Through typedefs and qualifiers to the type they stand for.
+        for _ in range(64):
+            kind, _, target, _ = self._type(number)
+            if kind not in _TRANSPARENT:
+                return number
+            number = target
+        raise KernelImageError("damaged BTF: a typedef stands for itself")
+
+    def _size(self, number: int) -> int:
+        number = self._skip(number)
+        kind, _, size, start = self._type(number)
+        match kind:
+            case Kind.PTR:
+                return _POINTER_SIZE
+            case Kind.ARRAY:
+                element, _, count = _ARRAY.unpack_from(self.types, start + 12)
+                return self._size(element) * int(count)
+            case Kind.INT | Kind.STRUCT | Kind.UNION | Kind.ENUM | Kind.ENUM64 | Kind.FLOAT:
+                return size
+            case _:
+                return 0
+
+    def _element(self, number: int, index: int) -> tuple[int, int] | None:
+        kind, _, _, start = self._type(self._skip(number))
+        if kind is not Kind.ARRAY:
+            return None
+        element, _, count = _ARRAY.unpack_from(self.types, start + 12)
+        return (element, index * self._size(element)) if 0 <= index < count else None
+
+    def _find(self, number: int, wanted: str) -> tuple[int, int] | None:
+        kind, info, _, start = self._type(self._skip(number))
+        if kind not in _COMPOUND:
+            return None
+        for index in range(info & 0xFFFF):
+            name, target, position = _MEMBER.unpack_from(self.types, start + 12 + 12 * index)
+            bits = 0
+            if info >> 31:  # kind flag: the offset's upper byte is the width of a bit field
+                bits, position = position >> 24, position & 0xFFFFFF
+            if name and _string(self.strings, name) == wanted:
+                return None if bits else (target, position // 8)
+            if not name and not bits:
+                inner = self._find(target, wanted)
+                if inner is not None:
+                    return inner[0], position // 8 + inner[1]
+        return None
+
+
+def parse_btf(data: bytes) -> Btf:
+    """Index a little-endian BTF blob, such as a vmlinux's ``.BTF`` section.
+
+    Raises KernelImageError when it is none or is cut off.
+    """
+    if len(data) < _HEADER.size:
+        raise KernelImageError("damaged BTF: shorter than its header")
+    magic, version, _, header, type_at, type_size, string_at, string_size = _HEADER.unpack_from(
+        data
+    )
+    if magic != _MAGIC or version != 1:
+        raise KernelImageError(f"not BTF version 1: magic {magic:#x}, version {version}")
+    types = data[header + type_at : header + type_at + type_size]
+    strings = data[header + string_at : header + string_at + string_size]
+    if len(types) != type_size or len(strings) != string_size:
+        raise KernelImageError("damaged BTF: cut off")
+    starts = [0]
+    compounds: dict[str, int] = {}
+    enumerators: dict[str, int] = {}
+    at = 0
+    try:
+        while at < type_size:
+            name, info, _ = _TYPE.unpack_from(types, at)
+            kind, vlen = Kind(info >> 24 & 0x1F), info & 0xFFFF
+            if name and kind in _COMPOUND:
+                compounds.setdefault(_string(strings, name), len(starts))
+            elif kind is Kind.ENUM:
+                for index in range(vlen):
+                    label, value = _ENUMERATOR.unpack_from(types, at + 12 + 8 * index)
+                    enumerators.setdefault(_string(strings, label), value)
+            starts.append(at)
+            extra = _EXTRA.get(kind)
+            at += 12 + (extra(vlen) if extra else 0)
+    except (struct.error, ValueError) as error:
+        raise KernelImageError(f"damaged BTF at type {len(starts)}: {error}") from error
+    return Btf(types, strings, tuple(starts), compounds, enumerators)
+
+
+def _string(strings: bytes, offset: int) -> str:
+    return strings[offset : strings.find(b"\0", offset)].decode("latin-1")

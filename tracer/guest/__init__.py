@@ -1,0 +1,1 @@
+"""The guest: its QEMU process, its RAM, its kernel image and what is built for it."""
