@@ -1,0 +1,202 @@
+"""Boot a kernel and trace its accesses to devices."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tracer import witness
+from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
+from tracer.command.verify import print_comparison
+from tracer.errors import TracerError, UsageError
+from tracer.launch import Plan, header, launch
+from tracer.render import access_lines, access_objects
+from tracer.session import Session, Subscriber
+from tracer.summary import Summary
+from tracer.table import closing_table
+from tracer.trace import Intercept, Record
+from tracer.tracefile import TraceReader, TraceWriter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace boot``."""
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", metavar="TRACE", type=Path, help="write the trace here")
+    output.add_argument(
+        "--check", action="store_true", help="compare the trace with QEMU's own log of the run"
+    )
+    output.add_argument(
+        "--qemu-log", metavar="FILE", type=Path, help="keep QEMU's log of its device accesses here"
+    )
+    output.add_argument(
+        "--serial", metavar="FILE", type=Path, help="write the guest's serial output here"
+    )
+    output.add_argument(
+        "--untraced", action="store_true", help="run the same guest without any interception"
+    )
+    how = output.add_mutually_exclusive_group()
+    how.add_argument("--quiet", action="store_true", help="show the closing table only")
+    how.add_argument("--json", action="store_true", help="print one JSON object an access")
+    add_guest_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Boot, trace, and show; return the exit status."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vetrace-")))
+        log = args.qemu_log or (folder / "qemu.log" if args.check else None)
+        trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
+        plan = guest_plan(args, log.absolute() if log is not None else None)
+        console = stack.enter_context(_console(args))
+        boot = _Boot(args, plan, trace, console)
+        try:
+            boot.run()
+        except KeyboardInterrupt:
+            raise TracerError(boot.interrupted()) from None
+        if args.check and trace is not None and log is not None:
+            return _check(trace, log, quiet=args.json)
+    return EXIT_OK
+
+
+@contextlib.contextmanager
+def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], None]]:
+    # Where the guest's serial output goes.
+    if args.serial is not None:
+        try:
+            with args.serial.open("wb", buffering=0) as file:
+                yield file.write
+        except OSError as error:
+            raise TracerError(f"cannot write {args.serial}: {error.strerror}") from error
+    elif args.quiet or args.json:
+        yield lambda _: None
+    else:
+        yield _show_console
+
+
+def _show_console(data: bytes) -> None:
+    text = data.decode(errors="replace").replace("\r", "")
+    sys.stderr.write("".join(char for char in text if char in "\n\t" or char.isprintable()))
+    sys.stderr.flush()
+
+
+def _check(trace: Path, log: Path, *, quiet: bool) -> int:
+    with TraceReader(trace) as reader, log.open("rb") as file:
+        comparison = witness.compare(reader, file)
+    print_comparison(comparison, sys.stderr if quiet else sys.stdout)
+    if not comparison.traced:
+        terminal.warn("nothing was traced, so nothing was compared")
+    return EXIT_OK if comparison.agrees else EXIT_MISMATCH
+
+
+class _Boot:
+    # One run of the command: who listens to the records, and what is told at the end.
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        plan: Plan,
+        trace: Path | None,
+        console: Callable[[bytes], None],
+    ) -> None:
+        self._args = args
+        self._plan = plan
+        self._trace = trace
+        self._console = console
+        self._summary = Summary()
+
+    def run(self) -> None:
+        asyncio.run(self._run())
+
+    def interrupted(self) -> str:
+        kept = f", kept in {self._args.output}" if self._args.output is not None else ""
+        return f"interrupted; {self._summary.accesses} accesses were recorded{kept}"
+
+    async def _run(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # asyncio.run made one
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, os.kill, os.getpid(), signal.SIGINT)
+        async with launch(self._plan, (), self._console, tell) as session:
+            await session.reach_entry()
+            if self._args.untraced:
+                await session.run_untraced()
+                return
+            await self._trace_run(session)
+
+    async def _trace_run(self, session: Session) -> None:
+        with contextlib.ExitStack() as stack:
+            if self._trace is not None:
+                writer = stack.enter_context(TraceWriter(self._trace, header(session)))
+                # First: what is shown is in the file.
+                session.subscribers.append(writer.append)
+            session.subscribers.append(self._summary.add)
+            if not self._args.quiet:
+                session.subscribers.append(_json_printer() if self._args.json else _line_printer())
+            outcome = "interrupted"
+            try:
+                await self._trap(session)
+                await session.run()
+                outcome = "poweroff"
+            except TracerError as error:
+                outcome = str(error)
+                raise
+            finally:
+                with contextlib.suppress(TracerError):
+                    # The disk may be full, which is then on its way as an error already.
+                    session.end(outcome)
+                self._close(session)
+
+    async def _trap(self, session: Session) -> None:
+        regions = await session.refresh_regions()
+        missing = session.unmatched()
+        if missing:
+            names = ", ".join(region.name for region in regions.regions)
+            raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
+        await session.trap()
+        log = self._plan.qemu_log
+        session.mark("kernel entry", log.stat().st_size if log is not None else None)
+        traced = sum(regions.is_traced_region(region) for region in regions.regions)
+        tell(
+            f"Linux {session.kernel.release} under QEMU {session.machine.version} and GDB "
+            f"{session.gdb_version}: tracing {traced} of {len(regions.regions)} regions"
+        )
+
+    def _close(self, session: Session) -> None:
+        stream = sys.stderr if self._args.json else sys.stdout
+        terminal.table_console(stream).print(closing_table(self._summary))
+        counts = session.counts
+        tell(
+            f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
+            f"{counts['emulated']} emulated, {counts['stepped']} stepped; "
+            f"{counts['stops']} stops, {counts['hooks']} of them for mappings"
+        )
+        for warning in session.warnings:
+            terminal.warn(warning)
+
+
+def _line_printer() -> Subscriber:
+    def show(record: Record) -> None:
+        if isinstance(record, Intercept):
+            for line in access_lines(record, terminal.line_layout(sys.stdout)):
+                print(line, flush=True)
+
+    return show
+
+
+def _json_printer() -> Subscriber:
+    def show(record: Record) -> None:
+        if isinstance(record, Intercept):
+            for item in access_objects(record):
+                print(json.dumps(item), flush=True)
+
+    return show

@@ -1,0 +1,1 @@
+"""GDB: the only way registers, breakpoints and devices of the guest are reached."""

@@ -1,0 +1,228 @@
+"""The GDB process: commands in, results and stops out, over its MI pipes.
+
+Commands carry a token and are answered by the result with the same token, so several can be
+under way at once: a batch costs one round trip. ``pygdbmi.GdbController`` is not used because
+its ``write`` waits 200 ms after every answer.
+
+Ref: GDB manual, "GDB/MI"; "Maintenance Commands" (``maint packet``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import shutil
+import signal
+from collections import deque
+from collections.abc import Sequence
+
+from tracer import mi
+from tracer.errors import CommandFailed, DebuggerError, TracerError
+from tracer.process import Process, start
+
+log = logging.getLogger(__name__)
+
+MINIMUM_VERSION = (10,)
+"""Oldest GDB with everything used here."""
+
+_STARTUP = (
+    "set confirm off",
+    "set pagination off",
+    "set width 0",
+    "set height 0",
+    "set debuginfod enabled off",
+    "set auto-load off",
+    "set architecture i386:x86-64",
+    "set breakpoint always-inserted on",
+    # The unwinder must not wander through guest memory: a device could be there.
+    "set backtrace limit 1",
+    "set print frame-arguments none",
+    "set remotetimeout 60",
+    "set tcp auto-retry off",
+)
+
+
+class GdbClient(asyncio.SubprocessProtocol):
+    """Own one GDB process.
+
+    Every method raises :class:`DebuggerError` once GDB is gone.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = itertools.count(1)
+        self._pending: dict[int, tuple[str, asyncio.Future[mi.Payload]]] = {}
+        self._stops: deque[mi.Stopped] = deque()
+        self._stop_waiter: asyncio.Future[mi.Stopped] | None = None
+        self._console: list[str] = []
+        self._tail = b""
+        self._death: DebuggerError | None = None
+        self._process: Process | None = None
+        self.version = ""
+        self.commands_sent = 0
+        self.alive = True
+
+    async def start(self, program: str) -> None:
+        """Start ``program`` and learn its version.
+
+        Raises DebuggerError when it cannot be started, is no GDB, or is too old.
+        """
+        if shutil.which(program) is None:
+            raise DebuggerError(
+                f"{program} not found; install gdb or name one with --gdb (see `vetrace doctor`)"
+            )
+        try:
+            self._process = await start([program, "-nx", "-q", "--interpreter=mi3"], self)
+        except TracerError as error:
+            raise DebuggerError(str(error)) from error
+        self.version = await self._version(program)
+        for setting in _STARTUP:
+            try:
+                await self.command(setting)
+            except CommandFailed as error:
+                # Settings differ between versions; what is missing is a convenience.
+                log.debug("%s", error)
+
+    async def _version(self, program: str) -> str:
+        banner = await self.console("show version")
+        first = banner.splitlines()[0] if banner else ""
+        version = first.rsplit(" ", 1)[-1]
+        numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
+        if not first.startswith("GNU gdb") or not numbers:
+            raise DebuggerError(f"{program} does not answer like GDB: {first!r}")
+        if numbers < MINIMUM_VERSION:
+            raise DebuggerError(f"{program} is GDB {version}; {MINIMUM_VERSION[0]} or newer needed")
+        return version
+
+    async def command(self, text: str) -> mi.Payload:
+        """Carry out one command (MI or CLI) and return the payload of its result."""
+        return await self._send([text])[0]
+
+    async def batch(self, texts: Sequence[str]) -> list[mi.Payload]:
+        """Carry out several commands in order with one write."""
+        if not texts:
+            return []
+        return list(await asyncio.gather(*self._send(texts)))
+
+    async def console(self, text: str) -> str:
+        """Carry out a CLI command and return what it printed."""
+        self._console.clear()
+        await self.command(text)
+        return "".join(self._console)
+
+    async def packets(self, packets: Sequence[str]) -> list[str]:
+        """Exchange remote-protocol packets with the stub and return the answers.
+
+        Ref: GDB manual, "Packets". Nothing is cached on the way, so this is for what GDB does
+        not keep: physical memory and whole register files.
+        """
+        self._console.clear()
+        await self.batch([f"maint packet {packet}" for packet in packets])
+        prefix = 'received: "'
+        answers = [text[len(prefix) :] for text in self._console if text.startswith(prefix)]
+        if len(answers) != len(packets):
+            raise DebuggerError(f"gdb answered {len(answers)} of {len(packets)} packets")
+        return [answer.rstrip("\n").removesuffix('"') for answer in answers]
+
+    async def stopped(self) -> mi.Stopped:
+        """Wait until the target stops and return why; stops queue up while nobody waits."""
+        if self._stops:
+            return self._stops.popleft()
+        if self._death is not None:
+            raise self._death
+        if self._stop_waiter is None:
+            self._stop_waiter = asyncio.get_running_loop().create_future()
+        return await self._stop_waiter
+
+    def interrupt(self) -> None:
+        """Ask GDB to stop the running target; the stop arrives through :meth:`stopped`."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    async def close(self) -> None:
+        """End GDB; a target still connected goes on or dies as its owner decides."""
+        if self._process is None:
+            return
+        await self._process.end()
+        self._process = None
+
+    def _send(self, texts: Sequence[str]) -> list[asyncio.Future[mi.Payload]]:
+        if self._death is not None:
+            raise self._death
+        if self._process is None:
+            raise DebuggerError("gdb has not been started")
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[mi.Payload]] = []
+        lines: list[str] = []
+        for text in texts:
+            token = next(self._tokens)
+            future: asyncio.Future[mi.Payload] = loop.create_future()
+            self._pending[token] = (text, future)
+            futures.append(future)
+            # A CLI command goes through -interpreter-exec so that it can carry a token.
+            line = text if text.startswith("-") else f'-interpreter-exec console "{_quote(text)}"'
+            lines.append(f"{token}{line}\n")
+        self.commands_sent += len(lines)
+        self._process.write("".join(lines).encode())
+        return futures
+
+    # asyncio.SubprocessProtocol
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Take bytes from GDB's standard output, cut anywhere."""
+        if fd != 1:
+            log.debug("gdb: %s", data.decode(errors="replace").rstrip())
+            return
+        *lines, self._tail = (self._tail + data).split(b"\n")
+        for line in lines:
+            message = mi.parse(line.decode(errors="replace"))
+            if message is not None:
+                self._receive(message)
+
+    def process_exited(self) -> None:
+        """Fail everything that waits: GDB is gone."""
+        self.alive = False
+        self.fail(DebuggerError("gdb died; the guest cannot be traced any further"))
+
+    def _receive(self, message: mi.Message) -> None:
+        match message:
+            case mi.Result(token, status, payload):
+                self._answer(token, status, payload)
+            case mi.Stopped():
+                waiter, self._stop_waiter = self._stop_waiter, None
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(message)
+                else:
+                    self._stops.append(message)
+            case mi.Text("console", text):
+                self._console.append(text)
+            case mi.Text(stream, text):
+                log.debug("gdb %s: %s", stream, text.rstrip())
+            case mi.Running():
+                pass
+
+    def _answer(self, token: int | None, status: str, payload: mi.Payload) -> None:
+        if token is None or token not in self._pending:
+            return
+        command, future = self._pending.pop(token)
+        if future.done():
+            return
+        if status == "error":
+            future.set_exception(CommandFailed(command, str(payload.get("msg", "no reason"))))
+        else:
+            future.set_result(payload)
+
+    def fail(self, error: DebuggerError) -> None:
+        """Make everything that waits, now or later, raise an error: there is no target any more."""
+        self._death = self._death or error
+        for _, future in self._pending.values():
+            if not future.done():
+                future.set_exception(error)
+        self._pending.clear()
+        if self._stop_waiter is not None and not self._stop_waiter.done():
+            self._stop_waiter.set_exception(error)
+        self._stop_waiter = None
+
+
+def _quote(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

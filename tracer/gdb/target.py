@@ -1,0 +1,196 @@
+"""The stopped guest as GDB sees it: registers, physical devices, breakpoints, going on.
+
+Ref: QEMU docs/system/gdb.rst ("Examining physical memory"); GDB manual, "Packets".
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracer import mi
+from tracer.errors import DebuggerError, InterceptError
+from tracer.gdb.client import GdbClient
+from tracer.x86 import GPR
+
+_LAYOUT_ROW = re.compile(
+    r"^ (?P<name>\w+)\s+\d+\s+\d+\s+\d+\s+(?P<size>\d+)"
+    r"\s+\S+\s+(?P<number>\d+)\s+(?P<offset>\d+)\s*$"
+)
+_NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
+           "cr0", "cr2", "cr3", "cr4")  # fmt: skip
+_PHYSICAL = "Qqemu.PhyMemMode:1"
+_VIRTUAL = "Qqemu.PhyMemMode:0"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterFile:
+    """Hold every register of one vCPU as the stub sent them, by GDB's names."""
+
+    values: Mapping[str, int]
+
+    def __getitem__(self, name: str) -> int:
+        return self.values[name]
+
+
+class Target:
+    """Drive one guest through one GDB."""
+
+    def __init__(self, client: GdbClient) -> None:
+        self.client = client
+        self._names: tuple[str, ...] = ()
+        self._numbers: dict[str, int] = {}
+        self._struct = struct.Struct("")
+
+    async def attach(self, socket: Path) -> None:
+        """Connect to QEMU's stub and learn how it lays out registers."""
+        await self.client.command(f"target remote {socket}")
+        await self.client.stopped()
+        self._learn(await self.client.console("maint print remote-registers"))
+
+    def _learn(self, table: str) -> None:
+        rows = [match for line in table.splitlines() if (match := _LAYOUT_ROW.match(line))]
+        places = sorted((int(row["offset"]), int(row["size"]), row["name"]) for row in rows)
+        missing = set(_NEEDED) - {name for _, _, name in places}
+        if missing:
+            raise DebuggerError(f"QEMU's GDB stub does not show {', '.join(sorted(missing))}")
+        # One format for the whole answer to `g`: unpacked in one call per stop.
+        layout = "<"
+        end = 0
+        for offset, size, _ in places:
+            layout += f"{offset - end}x" if offset > end else ""
+            layout += {1: "B", 2: "H", 4: "I", 8: "Q"}.get(size, f"{size}s")
+            end = offset + size
+        self._names = tuple(name for _, _, name in places)
+        self._numbers = {row["name"]: int(row["number"]) for row in rows}
+        self._struct = struct.Struct(layout)
+
+    async def registers(self) -> RegisterFile:
+        """Return all registers of the vCPU that stopped."""
+        (answer,) = await self.client.packets(["g"])
+        try:
+            data = bytes.fromhex(answer.replace("x", "0"))
+            fields = self._struct.unpack(data[: self._struct.size])
+        except (ValueError, struct.error) as error:
+            raise DebuggerError(f"the stub's registers cannot be read: {answer[:40]}") from error
+        return RegisterFile(
+            {
+                name: int.from_bytes(field, "little") if isinstance(field, bytes) else field
+                for name, field in zip(self._names, fields, strict=True)
+            }
+        )
+
+    async def register(self, name: str) -> int:
+        """Return one integer register of the vCPU that stopped."""
+        payload = await self.client.command(f"-data-evaluate-expression (long)${name}")
+        value = payload.get("value")
+        if not isinstance(value, str):
+            raise DebuggerError(f"gdb does not know register {name}: {payload}")
+        return int(value) & 0xFFFF_FFFF_FFFF_FFFF
+
+    async def read_physical(self, physical: int, width: int) -> int:
+        """Read ``width`` bytes of a device at a physical address, once."""
+        answer = await self._physical(f"m{physical:x},{width:x}")
+        try:
+            data = bytes.fromhex(answer)
+        except ValueError:
+            data = b""
+        if len(data) != width:
+            raise InterceptError(
+                f"the device at physical {physical:#x} refused a {width}-byte read ({answer!r})"
+            )
+        return int.from_bytes(data, "little")
+
+    async def write_physical(self, physical: int, width: int, value: int) -> None:
+        """Write ``width`` bytes at a physical address, once."""
+        data = value.to_bytes(width, "little").hex()
+        answer = await self._physical(f"M{physical:x},{width:x}:{data}")
+        if answer != "OK":
+            raise InterceptError(
+                f"the device at physical {physical:#x} refused a {width}-byte write ({answer!r})"
+            )
+
+    async def _physical(self, packet: str) -> str:
+        # GDB's own reads are of linear addresses, so the mode is set for this packet alone.
+        return (await self.client.packets([_PHYSICAL, packet, _VIRTUAL]))[1]
+
+    async def flush_tlb(self, cr3: int) -> None:
+        """Empty the TLB of the stopped vCPU by writing its own CR3 back.
+
+        QEMU then drops global translations too. GDB knows CR3 only as a set of fields, which
+        it does not assign as a whole.
+        """
+        value = cr3.to_bytes(8, "little").hex()
+        (answer,) = await self.client.packets([f"P{self._numbers['cr3']:x}={value}"])
+        if answer != "OK":
+            raise InterceptError(f"the TLB was not flushed: the stub answered {answer!r}")
+
+    async def write_code(self, linear: int, code: bytes) -> None:
+        """Write guest code at a linear address, so that QEMU notices."""
+        await self.client.command(f"-data-write-memory-bytes {linear:#x} {code.hex()}")
+
+    async def set_breakpoint(self, linear: int) -> int:
+        """Break before the instruction at a linear address; return GDB's number."""
+        payload = await self.client.command(f"-break-insert -h *{linear:#x}")
+        return _number(payload, "bkpt")
+
+    async def set_watch(self, linear: int) -> int:
+        """Stop after each write that changes the quadword at a linear address."""
+        payload = await self.client.command(f"-break-watch *(long*){linear:#x}")
+        return _number(payload, "wpt")
+
+    async def set_read_watch(self, linear: int) -> int:
+        """Stop after each read of the byte at a linear address."""
+        payload = await self.client.command(f"-break-watch -r *(char*){linear:#x}")
+        return _number(payload, "hw-rwpt")
+
+    async def delete_breakpoint(self, number: int) -> None:
+        """Remove a breakpoint or watch."""
+        await self.client.command(f"-break-delete {number}")
+
+    async def hold_others(self, held: bool) -> None:
+        """Let only the stopped vCPU run on a resume, or all of them."""
+        await self.client.command(f"-gdb-set scheduler-locking {'on' if held else 'off'}")
+
+    async def resume(self, changes: Sequence[str] = ()) -> mi.Stopped:
+        """Carry out assignments made by :func:`assign`, go on, and wait for the next stop."""
+        await self.client.batch([*changes, "-exec-continue"])
+        return await self.client.stopped()
+
+    async def step(self, changes: Sequence[str] = ()) -> mi.Stopped:
+        """Carry out assignments, run one instruction, and wait for the stop."""
+        await self.client.batch([*changes, "-exec-step-instruction"])
+        return await self.client.stopped()
+
+    async def run_to(self, linear: int, changes: Sequence[str] = ()) -> None:
+        """Carry out assignments and run the stopped vCPU up to a linear address."""
+        stop = await self.resume([*changes, f"-break-insert -t -h *{linear:#x}"])
+        if stop.address != linear:
+            raise InterceptError(f"the vCPU went to {stop.address or 0:#x}, not to {linear:#x}")
+
+
+def assign(register: str, value: int) -> str:
+    """Return the command that writes a register."""
+    return f"-gdb-set ${register}={value:#x}"
+
+
+def assign_xmm(number: int, value: int) -> str:
+    """Return the command that writes the 128 bits of an XMM register."""
+    low, high = value & 0xFFFF_FFFF_FFFF_FFFF, value >> 64
+    return f"-gdb-set $xmm{number}.v2_int64={{{low:#x},{high:#x}}}"
+
+
+def store(linear: int, data: bytes) -> str:
+    """Return the command that writes guest memory at a linear address."""
+    return f"-data-write-memory-bytes {linear:#x} {data.hex()}"
+
+
+def _number(payload: mi.Payload, key: str) -> int:
+    entry = payload.get(key)
+    number = entry.get("number") if isinstance(entry, dict) else None
+    if not isinstance(number, str):
+        raise DebuggerError(f"gdb set a breakpoint without telling its number: {payload}")
+    return int(number)

@@ -1,0 +1,326 @@
+"""The QEMU process: its command line, its monitor, its memory map and its end.
+
+Ref: QEMU docs/interop/qmp-spec; qapi/run-state.json (SHUTDOWN, ShutdownCause);
+docs/devel/tcg-icount.rst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import shutil
+import socket
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+
+from tracer.errors import QemuError, TracerError
+from tracer.guest.memory import GuestMemory, Span
+from tracer.process import Process, start
+from tracer.region import FlatRange, Region, name_regions, owner_path, parse_flat_view
+
+log = logging.getLogger(__name__)
+
+MINIMUM_VERSION = (6, 0)
+_ICOUNT = "shift=1,sleep=on"
+"""Two virtual nanoseconds an instruction. With sleep=off a stop would not be invisible: between
+the vCPU's stop and the machine's, QEMU takes the guest for idle and warps its clock to the next
+timer (icount_start_warp_timer in QEMU's softmmu/icount.c), 4 to 50 ms each time."""
+_RAM = "guest-ram"
+_CONSOLE_TAIL = 200
+_START_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """Say what to run: paths of the files, the command line, memory in bytes.
+
+    ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
+    come last. ``qemu_log`` asks QEMU to write every device access there. Without ``realtime``
+    virtual time counts instructions, so that a stop of any length does not exist for the guest.
+    """
+
+    program: str
+    kernel: Path
+    initrd: Path | None
+    command_line: str
+    memory: int
+    devices: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    realtime: bool = False
+    qemu_log: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Tell how QEMU ended.
+
+    ``cause`` is QEMU's ShutdownCause or empty when it said none; ``console`` has the guest's
+    last lines; ``errors`` what QEMU wrote to standard error.
+    """
+
+    status: int
+    cause: str
+    console: tuple[str, ...]
+    errors: str
+    triple_fault: bool
+
+
+@dataclass(slots=True)
+class _Output:
+    # Lines the guest printed, and QEMU's own complaints.
+    console: deque[str] = field(default_factory=lambda: deque(maxlen=_CONSOLE_TAIL))
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=_CONSOLE_TAIL))
+    triple_fault: bool = False
+    partial: dict[int, bytes] = field(default_factory=dict)
+
+
+class Machine(asyncio.SubprocessProtocol):
+    """Own one QEMU process, stopped before its first instruction.
+
+    ``on_console`` is called with each chunk of bytes the guest writes to its serial port;
+    ``on_exit`` once QEMU is gone, however it went.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        on_console: Callable[[bytes], None] = lambda _: None,
+        on_exit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.config = config
+        self.memory = GuestMemory(config.memory)
+        self.version = ""
+        self.on_console = on_console
+        self.on_exit = on_exit
+        self._output = _Output()
+        self._process: Process | None = None
+        self._qmp = QMPClient("vetrace")
+        self._qmp.logger.setLevel(logging.CRITICAL)
+        self._events = EventListener()
+        self._cause = ""
+        self._folder: Path | None = None
+        self._types: dict[str, str] = {}
+
+    @property
+    def pid(self) -> int | None:
+        """Return QEMU's process identifier once it has been started."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def gdb_socket(self) -> Path:
+        """Return the path of the socket where QEMU's GDB stub listens."""
+        if self._folder is None:
+            raise QemuError("QEMU has not been started")
+        return self._folder / "gdb"
+
+    @property
+    def running(self) -> bool:
+        """Tell whether QEMU is there."""
+        return self._process is not None and self._process.status is None
+
+    async def start(self) -> None:
+        """Start QEMU and talk to it; raises QemuError with QEMU's own words when it refuses."""
+        program = shutil.which(self.config.program)
+        if program is None:
+            raise QemuError(
+                f"{self.config.program} not found; install qemu-system-x86 "
+                "or name one with --qemu (see `vetrace doctor`)"
+            )
+        self._folder = Path(tempfile.mkdtemp(prefix="vetrace-"))
+        ours, theirs = socket.socketpair()
+        try:
+            arguments = [program, *self.arguments(theirs.fileno())]
+            log.debug("starting %s", " ".join(arguments))
+            descriptors = (theirs.fileno(), self.memory.descriptor)
+            try:
+                self._process = await start(arguments, self, descriptors)
+            except TracerError as error:
+                raise QemuError(str(error)) from error
+            theirs.close()
+            await self._connect(ours)
+        finally:
+            theirs.close()
+
+    async def _connect(self, channel: socket.socket) -> None:
+        self._qmp.register_listener(self._events)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                await self._qmp.connect(channel)
+        except (QMPError, TimeoutError, OSError, EOFError) as error:
+            channel.close()
+            raise await self._refusal(error) from error
+        greeting = self._qmp.greeting
+        numbers = greeting.QMP.version.get("qemu") if greeting else None
+        numbers = numbers if isinstance(numbers, Mapping) else {}
+        parts = tuple(int(numbers.get(key, 0)) for key in ("major", "minor", "micro"))
+        self.version = ".".join(map(str, parts))
+        if parts[:2] < MINIMUM_VERSION:
+            wanted = ".".join(map(str, MINIMUM_VERSION))
+            raise QemuError(
+                f"{self.config.program} is QEMU {self.version}; {wanted} or newer needed"
+            )
+
+    async def _refusal(self, error: BaseException) -> QemuError:
+        # QEMU's first complaint is the cause; give it the time to arrive.
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), 5)
+        complaint = next((line for line in self._output.errors if "warning:" not in line), "")
+        return QemuError(f"QEMU did not start: {complaint or error}")
+
+    def arguments(self, monitor: int) -> list[str]:
+        """Return QEMU's arguments; ``monitor`` is the file descriptor of the QMP channel."""
+        config = self.config
+        # memory-backend on -machine needs the backend's id; the size must agree with -m.
+        words = [
+            *config.devices,
+            "-machine", f"memory-backend={_RAM}",
+            "-m", f"{config.memory >> 20}M",
+            "-object",
+            f"memory-backend-file,id={_RAM},size={config.memory},share=on,"
+            f"mem-path=/proc/self/fd/{self.memory.descriptor}",
+            "-kernel", str(config.kernel),
+            "-append", config.command_line,
+            "-chardev", "stdio,id=console,signal=off",
+            "-serial", "chardev:console",
+            "-chardev", f"socket,id=qmp,fd={monitor}",
+            "-mon", "chardev=qmp,mode=control",
+            "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",
+            "-S",
+            "-d", "cpu_reset",
+        ]  # fmt: skip
+        if config.initrd is not None:
+            words += ["-initrd", str(config.initrd)]
+        if not config.realtime:
+            words += ["-icount", _ICOUNT]
+        if config.qemu_log is not None:
+            words += ["-trace", "memory_region_ops_*", "-D", str(config.qemu_log)]
+        return [*words, *config.extra]
+
+    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Carry out a QMP command and return its result; QemuError when QEMU refuses or is gone."""
+        try:
+            return await self._qmp.execute(command, arguments)
+        except (QMPError, OSError, EOFError) as error:
+            raise QemuError(f"QEMU did not carry out {command}: {error}") from error
+
+    async def monitor(self, command: str) -> str:
+        """Carry out a human-monitor command and return its text."""
+        result = await self.execute("human-monitor-command", {"command-line": command})
+        return result if isinstance(result, str) else ""
+
+    async def physical_bits(self) -> int:
+        """Return MAXPHYADDR of the guest's CPUs (Intel SDM vol. 3A, 4.1.4)."""
+        cpus = await self.execute("query-cpus-fast")
+        path = cpus[0]["qom-path"] if isinstance(cpus, list) and cpus else ""
+        bits = await self.execute("qom-get", {"path": path, "property": "phys-bits"})
+        return bits if isinstance(bits, int) and bits else 40
+
+    async def vcpus(self) -> int:
+        """Return how many vCPUs the guest has."""
+        cpus = await self.execute("query-cpus-fast")
+        return len(cpus) if isinstance(cpus, list) else 1
+
+    async def memory_map(self) -> tuple[list[Region], list[tuple[int, int]]]:
+        """Return the device regions and the RAM ranges as QEMU has them at this moment.
+
+        Learns on the way where RAM lies, for :attr:`memory`.
+        """
+        ranges = parse_flat_view(await self.monitor("info mtree -f -o"))
+        self.memory.lay_out(
+            [Span(item.start, item.end, item.offset) for item in ranges if item.name == _RAM]
+        )
+        ram = [(item.start, item.end) for item in ranges if item.kind in ("ram", "rom", "romd")]
+        return name_regions(ranges, await self._owner_types(ranges)), ram
+
+    async def descriptor_tables(self) -> tuple[int, int]:
+        """Return the linear base addresses of the first vCPU's GDT and IDT."""
+        # QEMU's GDB stub does not show them.
+        text = await self.monitor("info registers")
+        found = [
+            re.search(rf"^{name}=\s*([0-9a-f]+)", text, re.MULTILINE) for name in ("GDT", "IDT")
+        ]
+        gdt, idt = (int(match[1], 16) if match else 0 for match in found)
+        return gdt, idt
+
+    async def _owner_types(self, ranges: Sequence[FlatRange]) -> dict[str, str]:
+        for item in ranges:
+            path = owner_path(item.owner)
+            if path is None or path in self._types or item.kind != "i/o":
+                continue
+            try:
+                name = await self._qmp.execute("qom-get", {"path": path, "property": "type"})
+            except ExecuteError:
+                # An owner that is no object of its own keeps the last word of its path.
+                name = path.rpartition("/")[2]
+            self._types[path] = str(name)
+        return self._types
+
+    async def forget_socket(self) -> None:
+        """Remove the GDB socket from disk once GDB is connected: nothing to leave behind."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def ended(self) -> Ending:
+        """Wait until QEMU is gone and tell how it went."""
+        status = -1 if self._process is None else await self._process.wait()
+        for event in self._events.clear():
+            self._note_event(event)
+        output = self._output
+        errors = "\n".join(output.errors)
+        return Ending(status, self._cause, tuple(output.console), errors, self._triple_fault())
+
+    async def close(self) -> None:
+        """End QEMU and free everything; safe at any moment and more than once."""
+        if self._process is not None and self._process.status is None:
+            await self._process.end()
+        with contextlib.suppress(QMPError, OSError, EOFError):
+            await self._qmp.disconnect()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+        self.memory.close()
+
+    def _note_event(self, event: Message) -> None:
+        if event.get("event") == "SHUTDOWN":
+            data = event.get("data")
+            self._cause = str(data.get("reason", "")) if isinstance(data, Mapping) else ""
+
+    def _triple_fault(self) -> bool:
+        if self._output.triple_fault:
+            return True
+        path = self.config.qemu_log
+        if path is None or not path.exists():
+            return False
+        # With a log file QEMU's reset messages go there.
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 65536))
+            return b"Triple fault" in file.read()
+
+    # asyncio.SubprocessProtocol
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Take what the guest (1) or QEMU itself (2) writes."""
+        if fd == 1:
+            self.on_console(data)
+        *lines, rest = (self._output.partial.get(fd, b"") + data).split(b"\n")
+        self._output.partial[fd] = rest[-65536:]
+        for line in lines:
+            text = line.decode(errors="replace").rstrip("\r")
+            if fd == 1:
+                self._output.console.append(text)
+            elif text.startswith(self.config.program) or text.startswith("qemu"):
+                self._output.errors.append(text.partition(": ")[2] or text)
+            elif text.startswith("Triple fault"):
+                self._output.triple_fault = True
+
+    def process_exited(self) -> None:
+        """Tell the owner that QEMU is gone."""
+        self.on_exit()

@@ -1,0 +1,277 @@
+"""One intercepted instruction: from its accesses at linear addresses to transfers on the bus.
+
+Nothing here touches a guest: :func:`carry_out` yields each :class:`Transfer` and is sent what was
+read, so the same code runs live, in replay and in tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from tracer import bus
+from tracer.emulate import execute, plan
+from tracer.errors import GuestException
+from tracer.instruction import File, Instruction, Memory, Register
+from tracer.paging import Leaf, Paging, PhysicalMemory, permitted, walk
+from tracer.region import Region, RegionMap
+from tracer.stub import Spill
+from tracer.trace import Direction, MemoryAccess
+from tracer.x86 import (
+    GPR,
+    PAGE_FAULT_VECTOR,
+    PAGE_SIZE,
+    CpuState,
+    Mode,
+    PageFaultCode,
+    Segments,
+)
+
+MAX_TRANSFER = 8
+"""Widest device access in bytes: what a processor's load or store unit sends at once here."""
+
+
+_SEGMENT_FIELDS = ("ds", "es", "fs", "gs", "fs_base", "gs_base")
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Hold one access within one page, at most 8 bytes wide.
+
+    ``value`` is what is written, or what was read once that is known. ``region`` is the device
+    region, None for RAM and for addresses that nothing answers. ``traced`` accesses are recorded
+    as device accesses.
+    """
+
+    direction: Direction
+    linear: int
+    physical: int
+    width: int
+    value: int | None
+    region: Region | None
+    traced: bool
+    ram: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSpace:
+    """Join what decides where a linear address leads."""
+
+    memory: PhysicalMemory
+    paging: Paging
+    regions: RegionMap
+
+    def leaf(self, linear: int) -> Leaf | None:
+        """Return the translation of a linear address, poisoned or not."""
+        return walk(self.memory, self.paging, linear)
+
+    def read(self, linear: int, size: int) -> bytes:
+        """Return up to ``size`` bytes of RAM at a linear address; fewer where RAM ends."""
+        data = b""
+        while len(data) < size:
+            here = linear + len(data)
+            leaf = self.leaf(here)
+            if leaf is None:
+                break
+            length = min(size - len(data), PAGE_SIZE - here % PAGE_SIZE)
+            try:
+                data += self.memory.read(leaf.translate(here), length)
+            except LookupError:
+                break
+        return data
+
+
+def interrupted(spill: Spill, mode: Mode, registers: Mapping[str, int] | None = None) -> CpuState:
+    """Return the state of the interrupted code.
+
+    ``registers`` has, by GDB's names, what the stub does not spill: segments, XMM and x87. It is
+    needed only where :func:`needs_registers` says so.
+    """
+    others = registers or {}
+    frame = spill.frame
+    return CpuState(
+        gpr=spill.gpr,
+        rip=frame.rip,
+        rflags=frame.rflags,
+        cpl=frame.cpl,
+        mode=mode,
+        segments=Segments(
+            cs=frame.cs,
+            ss=frame.ss,
+            **{name: others.get(name, 0) for name in _SEGMENT_FIELDS},
+        ),
+        cr0=spill.cr0,
+        cr4=spill.cr4,
+        xmm=tuple(others.get(f"xmm{number}", 0) for number in range(16)) if others else (),
+        st=tuple(others.get(f"st{number}", 0) for number in range(8)) if others else (),
+        fpu_control=others.get("fctrl", 0x37F),
+        fpu_status=others.get("fstat", 0),
+        fpu_tag=others.get("ftag", 0xFFFF),
+        mxcsr=others.get("mxcsr", 0x1F80),
+    )
+
+
+def needs_registers(insn: Instruction) -> bool:
+    """Tell whether an instruction sees more than the general-purpose registers."""
+    if insn.form is None:
+        return False
+    for operand in insn.operands:
+        if isinstance(operand, Memory):
+            if operand.segment in ("fs", "gs"):
+                return True
+        elif isinstance(operand, Register) and operand.file is not File.GPR:
+            return True
+    return insn.form.operation.startswith("f") or insn.mode is not Mode.LONG
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Hold what one execution did: its transfers in order, and the state after it."""
+
+    cpu: CpuState
+    transfers: tuple[Transfer, ...]
+
+
+def foretell(insn: Instruction, cpu: CpuState, space: AddressSpace) -> tuple[Transfer, ...]:
+    """Return the transfers that an execution may make, values unknown, none carried out.
+
+    A read-modify-write operand appears once for each direction. Raises UnsupportedInstruction for
+    an instruction left to the CPU, and GuestException (#PF) for an operand the guest has not
+    mapped or may not touch.
+    """
+    foretold: list[Transfer] = []
+    for operand in plan(insn, cpu):
+        if operand.read:
+            foretold += _transfers(operand.linear, operand.width, None, cpu, space, insn.code)
+        if operand.write:
+            foretold += _transfers(operand.linear, operand.width, 0, cpu, space, insn.code)
+    return tuple(foretold)
+
+
+def carry_out(
+    insn: Instruction, cpu: CpuState, space: AddressSpace
+) -> Generator[Transfer, int | None, Outcome]:
+    """Execute an instruction once, yielding its transfers in order.
+
+    The consumer sends the value of each read, None after each write. Raises what
+    :func:`tracer.emulate.execute` raises. A transfer that was yielded has happened: call
+    :func:`foretell` first, so that no page fault comes after a device was read.
+    """
+    done: list[Transfer] = []
+    execution = execute(insn, cpu)
+    answer: int | None = None
+    while True:
+        try:
+            access = execution.send(answer)
+        except StopIteration as stop:
+            return Outcome(stop.value, tuple(done))
+        answer = yield from _carry_access(access, cpu, space, insn.code, done)
+
+
+def _carry_access(
+    access: bus.Access, cpu: CpuState, space: AddressSpace, code: bytes, done: list[Transfer]
+) -> Generator[Transfer, int | None, int | None]:
+    value = access.value if isinstance(access, bus.Store) else None
+    whole = 0
+    for transfer in _transfers(access.linear, access.width, value, cpu, space, code):
+        answer = yield transfer
+        if transfer.direction == "read":
+            # A device cannot answer with more bits than were asked for.
+            answer = (answer or 0) & ((1 << 8 * transfer.width) - 1)
+            whole |= answer << 8 * (transfer.linear - access.linear)
+            transfer = replace(transfer, value=answer)
+        done.append(transfer)
+    return whole if value is None else None
+
+
+def _transfers(
+    linear: int, width: int, value: int | None, cpu: CpuState, space: AddressSpace, code: bytes
+) -> list[Transfer]:
+    write = value is not None
+    pieces: list[Transfer] = []
+    for start, size in _cut(linear, width):
+        leaf = space.leaf(start)
+        if leaf is None or not permitted(leaf, cpu, write=write):
+            raise _page_fault(start, leaf, cpu, write, code)
+        physical = leaf.translate(start)
+        part = None if value is None else value >> 8 * (start - linear) & ((1 << 8 * size) - 1)
+        pieces.append(
+            Transfer(
+                direction="write" if write else "read",
+                linear=start,
+                physical=physical,
+                width=size,
+                value=part,
+                region=space.regions.find(physical),
+                traced=space.regions.is_traced(physical),
+                ram=space.regions.is_ram(physical),
+            )
+        )
+    return pieces
+
+
+def _cut(linear: int, width: int) -> Iterator[tuple[int, int]]:
+    # An access within a page and up to 8 bytes goes whole, aligned or not. Others are cut at
+    # page ends and into powers of two, lowest address first.
+    end = linear + width
+    while linear < end:
+        room = min(end - linear, PAGE_SIZE - linear % PAGE_SIZE, MAX_TRANSFER)
+        size = 1 << (room.bit_length() - 1)
+        yield linear, size
+        linear += size
+
+
+def _page_fault(
+    linear: int, leaf: Leaf | None, cpu: CpuState, write: bool, code: bytes
+) -> GuestException:
+    error = PageFaultCode(0)
+    if leaf is not None:
+        error |= PageFaultCode.P
+    if write:
+        error |= PageFaultCode.W
+    if cpu.cpl == 3:
+        error |= PageFaultCode.U
+    return GuestException(code, PAGE_FAULT_VECTOR, int(error), linear)
+
+
+def memory_access(transfer: Transfer) -> MemoryAccess:
+    """Return a transfer as it is recorded."""
+    region = transfer.region
+    if transfer.traced:
+        name = region.name if region is not None else "unassigned"
+        offset = hex(transfer.physical - (region.base if region is not None else 0))
+    return MemoryAccess(
+        direction=transfer.direction,
+        width=transfer.width,
+        linear=hex(transfer.linear),
+        physical=hex(transfer.physical),
+        value=None if transfer.value is None else hex(transfer.value),
+        region=name if transfer.traced else None,
+        offset=offset if transfer.traced else None,
+    )
+
+
+def register_values(cpu: CpuState) -> dict[str, str]:
+    """Return RFLAGS and the general-purpose registers as a record holds them."""
+    values = {"rflags": hex(cpu.rflags)}
+    values.update((name, hex(value)) for name, value in zip(GPR, cpu.gpr, strict=True))
+    return values
+
+
+def changed_values(before: CpuState, after: CpuState) -> dict[str, str]:
+    """Return what an execution changed, RIP included."""
+    changed = {} if before.rip == after.rip else {"rip": hex(after.rip)}
+    if before.rflags != after.rflags:
+        changed["rflags"] = hex(after.rflags)
+    for name, old, new in zip(GPR, before.gpr, after.gpr, strict=True):
+        if old != new:
+            changed[name] = hex(new)
+    for number, (old, new) in enumerate(zip(before.xmm, after.xmm, strict=True)):
+        if old != new:
+            changed[f"xmm{number}"] = hex(new)
+    return changed
+
+
+def is_traced(transfers: tuple[Transfer, ...]) -> bool:
+    """Tell whether any of the transfers goes to a traced device."""
+    return any(transfer.traced for transfer in transfers)

@@ -1,0 +1,100 @@
+"""Where Linux makes mappings: the functions to watch, and what their arguments mean.
+
+Ref: Linux 6.1 and 6.12: mm/ioremap.c and mm/vmalloc.c (ioremap_page_range), arch/x86/mm/init_64.c
+(set_pte_vaddr), arch/x86/mm/ioremap.c (__early_set_fixmap), mm/memory.c (remap_pfn_range,
+vmf_insert_pfn_prot), arch/x86/include/asm/fixmap.h; x86-64 psABI 3.2.3 for the registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tracer.symbols import SymbolTable
+from tracer.x86 import PAGE_SIZE
+
+ENTRY = "start_kernel"
+"""The first function that runs with the kernel's own IDT, before any device is mapped."""
+
+STUB_PLACE = "__entry_text_end"
+"""Padding follows it, executable, and mapped in user page tables too under PTI."""
+
+_FIXADDR_TOP = 0xFFFF_FFFF_FF7F_F000
+_PFN_MASK = 0x0007_FFFF_FFFF_F000  # without bit 51, which may be our poison
+_PAGE_MASK = 0xFFFF_FFFF_FFFF_F000
+
+Registers = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NewMapping:
+    """Say that ``size`` bytes at ``linear`` are about to lead to ``physical``."""
+
+    linear: int
+    physical: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MappingHook:
+    """Name a function that enters translations, and read its arguments.
+
+    ``names`` are alternatives, best first: the kernel may lack some of them, or have inlined
+    them. ``required`` hooks are ones without which kernel mappings would be missed.
+    """
+
+    names: tuple[str, ...]
+    arguments: Callable[[Registers], NewMapping]
+    required: bool
+
+
+def _ioremap_page_range(registers: Registers) -> NewMapping:
+    # (unsigned long addr, unsigned long end, phys_addr_t phys_addr, pgprot_t prot)
+    start, end = registers["rdi"], registers["rsi"]
+    return NewMapping(start, registers["rdx"], max(0, end - start))
+
+
+def _set_pte_vaddr(registers: Registers) -> NewMapping:
+    # (unsigned long vaddr, pte_t pte): every fixmap entry: IOAPIC, LAPIC, APEI
+    return NewMapping(registers["rdi"] & _PAGE_MASK, registers["rsi"] & _PFN_MASK, PAGE_SIZE)
+
+
+def _early_set_fixmap(registers: Registers) -> NewMapping:
+    # (enum fixed_addresses idx, phys_addr_t phys, pgprot_t flags): early_ioremap
+    linear = _FIXADDR_TOP - ((registers["rdi"] & 0xFFFF_FFFF) << 12)
+    return NewMapping(linear, registers["rsi"] & _PFN_MASK, PAGE_SIZE)
+
+
+def _remap_pfn_range(registers: Registers) -> NewMapping:
+    # (vma, unsigned long addr, unsigned long pfn, unsigned long size, pgprot_t prot)
+    return NewMapping(registers["rsi"], registers["rdx"] << 12, registers["rcx"])
+
+
+def _vmf_insert_pfn_prot(registers: Registers) -> NewMapping:
+    # (vma, unsigned long addr, unsigned long pfn, pgprot_t pgprot)
+    return NewMapping(registers["rsi"] & _PAGE_MASK, registers["rdx"] << 12, PAGE_SIZE)
+
+
+HOOKS = (
+    MappingHook(("ioremap_page_range",), _ioremap_page_range, required=True),
+    MappingHook(("set_pte_vaddr",), _set_pte_vaddr, required=True),
+    MappingHook(("__early_set_fixmap",), _early_set_fixmap, required=False),
+    MappingHook(("remap_pfn_range_notrack", "remap_pfn_range"), _remap_pfn_range, required=False),
+    MappingHook(("vmf_insert_pfn_prot",), _vmf_insert_pfn_prot, required=False),
+)
+
+
+def find_hooks(symbols: SymbolTable) -> tuple[dict[int, tuple[str, MappingHook]], list[str]]:
+    """Return the hooks by linear address of their function, and the required ones not found."""
+    found: dict[int, tuple[str, MappingHook]] = {}
+    missing: list[str] = []
+    for hook in HOOKS:
+        for name in hook.names:
+            address = symbols.address_of(name)
+            if address is not None:
+                found[address] = (name, hook)
+                break
+        else:
+            if hook.required:
+                missing.append(hook.names[0])
+    return found, missing

@@ -1,0 +1,195 @@
+"""Page tables: walk, scan, poison.
+
+A *poisoned* leaf entry has a reserved physical-address bit set. It stays present, so the guest's
+own view of the mapping does not change, but any access through it raises #PF with RSVD set.
+
+Ref: Intel SDM vol. 3A, 4.5 (4-level and 5-level paging), 4.7 (page-fault exceptions).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from tracer.x86 import PAGE_SIZE, CpuState, Flag
+
+PRESENT = 1 << 0
+WRITABLE = 1 << 1
+USER = 1 << 2
+LARGE = 1 << 7
+
+_ADDRESS = 0x000F_FFFF_FFFF_F000
+_INDEX_BITS = 9
+_ENTRIES = 512
+_TABLE = struct.Struct("<512Q")
+_ENTRY = struct.Struct("<Q")
+_CR3_TABLE = 0x000F_FFFF_FFFF_F000
+_CR0_WP = 1 << 16
+_CR4_SMAP = 1 << 21
+_CR4_LA57 = 1 << 12
+
+
+class PhysicalMemory(Protocol):
+    """Read and write guest RAM at physical addresses; device memory is not reached this way."""
+
+    def read(self, physical: int, size: int) -> bytes:
+        """Return ``size`` bytes, or raise LookupError when part of them is not RAM."""
+        ...
+
+    def write(self, physical: int, data: bytes) -> None:
+        """Write bytes, or raise LookupError when part of them is not RAM."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Say how the guest's CPU translates: table root, depth, and the bit used as poison.
+
+    ``levels`` is 4 or 5 (CR4.LA57). ``poison`` is a physical-address bit above the CPU's
+    MAXPHYADDR, as a mask.
+    """
+
+    cr3: int
+    levels: int
+    poison: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """Hold one translation: ``size`` bytes at ``linear`` map to ``physical``.
+
+    ``entry_address`` is the physical address of the entry; ``physical`` has no poison bit.
+    ``writable`` and ``user`` combine all levels (Intel SDM vol. 3A, 4.6.1).
+    """
+
+    linear: int
+    physical: int
+    size: int
+    entry_address: int
+    entry: int
+    poisoned: bool
+    writable: bool
+    user: bool
+
+    def translate(self, linear: int) -> int:
+        """Return the physical address behind a linear address within this leaf."""
+        return self.physical + (linear - self.linear)
+
+
+def paging_of(cr3: int, cr4: int, poison: int) -> Paging:
+    """Return how a vCPU in 64-bit mode translates, from its control registers."""
+    return Paging(cr3, 5 if cr4 & _CR4_LA57 else 4, poison)
+
+
+def poison_bit(physical_bits: int) -> int:
+    """Return the mask of the highest bit that is reserved with MAXPHYADDR ``physical_bits``.
+
+    Raises ValueError when no bit of an entry is reserved (MAXPHYADDR is 52).
+    """
+    if not 32 <= physical_bits < 52:
+        raise ValueError(f"no reserved bit in page-table entries with {physical_bits} address bits")
+    return 1 << 51
+
+
+def walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
+    """Return the leaf that maps a linear address, or None when nothing does."""
+    table = paging.cr3 & _CR3_TABLE
+    writable = user = True
+    for level in range(paging.levels, 0, -1):
+        shift = 12 + _INDEX_BITS * (level - 1)
+        address = table + 8 * (linear >> shift & (_ENTRIES - 1))
+        try:
+            (entry,) = _ENTRY.unpack(memory.read(address, 8))
+        except LookupError:
+            return None
+        if not entry & PRESENT:
+            return None
+        writable = writable and bool(entry & WRITABLE)
+        user = user and bool(entry & USER)
+        if _is_leaf(entry, level):
+            size = 1 << shift
+            return _leaf(linear & -size, entry, address, size, paging.poison, writable, user)
+        table = entry & _ADDRESS & ~paging.poison
+    return None
+
+
+def leaves(memory: PhysicalMemory, paging: Paging) -> Iterator[Leaf]:
+    """Yield every leaf below the root, in order of linear address.
+
+    A table reached twice is walked once: aliases of kernel space in other slots of the root
+    (the LDT remap, espfix, a recursive slot) lead to the same entries, and poison sits in those.
+    """
+    seen: set[int] = set()
+    root = paging.cr3 & _CR3_TABLE
+    yield from _leaves(memory, paging, root, paging.levels, 0, True, True, seen)
+
+
+def _leaves(
+    memory: PhysicalMemory,
+    paging: Paging,
+    table: int,
+    level: int,
+    base: int,
+    writable: bool,
+    user: bool,
+    seen: set[int],
+) -> Iterator[Leaf]:
+    if table in seen:
+        return
+    seen.add(table)
+    try:
+        entries = _TABLE.unpack(memory.read(table, PAGE_SIZE))
+    except LookupError:
+        return
+    shift = 12 + _INDEX_BITS * (level - 1)
+    for index, entry in enumerate(entries):
+        if not entry & PRESENT:
+            continue
+        linear = base | index << shift
+        if level == paging.levels and index >= _ENTRIES // 2:
+            linear |= -1 << (shift + _INDEX_BITS) & 0xFFFF_FFFF_FFFF_FFFF
+        below_writable = writable and bool(entry & WRITABLE)
+        below_user = user and bool(entry & USER)
+        if _is_leaf(entry, level):
+            address = table + 8 * index
+            size = 1 << shift
+            yield _leaf(linear, entry, address, size, paging.poison, below_writable, below_user)
+        else:
+            below = entry & _ADDRESS & ~paging.poison
+            yield from _leaves(
+                memory, paging, below, level - 1, linear, below_writable, below_user, seen
+            )
+
+
+def set_poison(memory: PhysicalMemory, paging: Paging, leaf: Leaf, poisoned: bool) -> None:
+    """Poison or heal the entry of a leaf; the caller flushes TLBs that may hold it."""
+    (entry,) = _ENTRY.unpack(memory.read(leaf.entry_address, 8))
+    entry = entry | paging.poison if poisoned else entry & ~paging.poison
+    memory.write(leaf.entry_address, _ENTRY.pack(entry))
+
+
+def _is_leaf(entry: int, level: int) -> bool:
+    return level == 1 or (level <= 3 and bool(entry & LARGE))
+
+
+def _leaf(
+    linear: int, entry: int, address: int, size: int, poison: int, writable: bool, user: bool
+) -> Leaf:
+    # Bit 12 of a large leaf is PAT, not address: mask down to the leaf's own size.
+    physical = entry & _ADDRESS & ~poison & -size
+    poisoned = bool(entry & poison)
+    return Leaf(linear, physical, size, address, entry, poisoned, writable, user)
+
+
+def permitted(leaf: Leaf, cpu: CpuState, *, write: bool) -> bool:
+    """Tell whether a data access is allowed by the page's rights.
+
+    Ref: Intel SDM vol. 3A, 4.6.1; protection keys are not considered.
+    """
+    if cpu.cpl == 3:
+        return leaf.user and (leaf.writable or not write)
+    if leaf.user and cpu.cr4 & _CR4_SMAP and not cpu.rflags & Flag.AC:
+        return False
+    return leaf.writable or not write or not cpu.cr0 & _CR0_WP

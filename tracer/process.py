@@ -1,0 +1,123 @@
+"""Child processes that cannot outlive vetrace.
+
+Each child is told by the kernel to die with its parent, so that even ``kill -9`` of vetrace
+leaves nothing running.
+
+Ref: prctl(2), PR_SET_PDEATHSIG.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Sequence
+
+from tracer.errors import TracerError
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Process:
+    """Own one child process started by :func:`start`."""
+
+    def __init__(self, transport: asyncio.SubprocessTransport, exited: asyncio.Event) -> None:
+        self._transport = transport
+        self._exited = exited
+
+    @property
+    def pid(self) -> int:
+        """Return the process identifier."""
+        pid = self._transport.get_pid()
+        assert pid is not None  # asyncio sets it before the transport is handed out
+        return pid
+
+    @property
+    def status(self) -> int | None:
+        """Return the exit status, negative for a signal, or None while it runs."""
+        return self._transport.get_returncode()
+
+    def write(self, data: bytes) -> None:
+        """Write to standard input without waiting."""
+        pipe = self._transport.get_pipe_transport(0)
+        if isinstance(pipe, asyncio.WriteTransport):
+            pipe.write(data)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal unless the process is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            self._transport.send_signal(number)
+
+    async def wait(self) -> int:
+        """Wait for the end and return the exit status."""
+        await self._exited.wait()
+        status = self.status
+        return -1 if status is None else status
+
+    async def end(self) -> None:
+        """Kill the process and wait until the operating system has cleaned up after it."""
+        self.send_signal(signal.SIGKILL)
+        await self._exited.wait()
+        self._transport.close()
+
+
+class _Watch(asyncio.SubprocessProtocol):
+    # Forwards to the owner's protocol and notes the exit, which asyncio's transport alone
+    # cannot be awaited for.
+
+    def __init__(self, inner: asyncio.SubprocessProtocol) -> None:
+        self._inner = inner
+        self.exited = asyncio.Event()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._inner.pipe_data_received(fd, data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._inner.pipe_connection_lost(fd, exc)
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # Called after the exit and after the last byte of the pipes.
+        self._inner.process_exited()
+
+
+async def start(
+    arguments: Sequence[str],
+    protocol: asyncio.SubprocessProtocol,
+    descriptors: Sequence[int] = (),
+) -> Process:
+    """Start a program that dies with this process, its pipes read by ``protocol``.
+
+    ``descriptors`` are file descriptors it inherits. ``protocol.process_exited`` is called after
+    the last byte of its pipes. Raises TracerError when the program cannot be started.
+    """
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Ctrl-C in the terminal is for vetrace alone, which ends its children in order.
+        os.setpgid(0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    watch = _Watch(protocol)
+    loop = asyncio.get_running_loop()
+    try:
+        transport, _ = await loop.subprocess_exec(
+            lambda: watch,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=tuple(descriptors),
+            preexec_fn=die_with_parent,
+        )
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TracerError(f"cannot start {arguments[0]}: {reason}") from error
+    return Process(transport, watch.exited)

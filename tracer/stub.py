@@ -1,0 +1,254 @@
+"""The guest code that vetrace places: a page-fault handler in front of the guest's own.
+
+The gate of vector 14 points at ``entry``. A fault without RSVD in its error code goes on to the
+guest's handler after two instructions, without a stop. A fault on a poisoned entry has its
+registers spilled to the stack, as a kernel's own entry code does. From RSP upwards, in quadwords:
+
+    time-stamp counter, CR0, CR2, CR3, CR4
+    R15 R14 R13 R12 R11 R10 R9 R8 RDI RSI RBP RBX RDX RCX RAX
+    error code, RIP, CS, RFLAGS, RSP, SS    (Intel SDM vol. 3A, figure 6-9)
+
+Then the stub reads its *bell*, a quadword on which GDB has a hardware breakpoint for reads, and
+the guest stops at ``stop``. (QEMU throws away all translated code at every stop for an execution
+breakpoint, gdbstub.c in gdb_vm_state_change, but not at this kind.) vetrace changes what it must
+in the spill and lets the vCPU go on: the registers are loaded, and the guest's own IRETQ, at
+``leave``, goes back to the interrupted code.
+
+Before that it may send the vCPU to one of ``loads`` and ``stores``: they make one access at the
+address in the first slot, with the value in the second, and ring again, at ``done``. From any
+other place, moving RIP to ``spill`` reads the counter.
+
+The test is of bit 3 alone because TCG reports reserved-bit faults with P clear.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from tracer.x86 import GPR, FaultFrame, PageFaultCode
+
+_SPILLED = (
+    "tsc", "cr0", "cr2", "cr3", "cr4",
+    "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8",
+    "rdi", "rsi", "rbp", "rbx", "rdx", "rcx", "rax",
+    "error_code", "rip", "cs", "rflags", "rsp", "ss",
+)  # fmt: skip
+_SLOTS = struct.Struct(f"<{len(_SPILLED)}Q")
+_SLOT = {name: index for index, name in enumerate(_SPILLED)}
+_GPR_SLOTS = tuple(_SLOT[name] for name in GPR)
+_CONTROL_SIZE = 8 * _SLOT["r15"]
+
+SPILL_SIZE = _SLOTS.size
+"""Bytes of stack that tell of the fault at ``stop``."""
+
+_PUSHES = b"\x50\x51\x52\x53\x55\x56\x57" + b"".join(
+    bytes([0x41, 0x50 + number]) for number in range(8)
+)  # push rax, rcx, rdx, rbx, rbp, rsi, rdi, r8 ... r15
+_POPS = b"".join(bytes([0x41, 0x5F - number]) for number in range(8)) + (
+    b"\x5f\x5e\x5d\x5b\x5a\x59\x58"
+)  # pop r15 ... r8, rdi, rsi, rbp, rbx, rdx, rcx, rax
+_CONTROLS = (
+    b"\x0f\x20\xe0\x50"  # mov rax, cr4; push rax
+    b"\x0f\x20\xd8\x50"  # mov rax, cr3; push rax
+    b"\x0f\x20\xd0\x50"  # mov rax, cr2; push rax
+    b"\x0f\x20\xc0\x50"  # mov rax, cr0; push rax
+)
+_COUNTER = (
+    b"\x0f\x31"  # rdtsc
+    b"\x48\xc1\xe2\x20"  # shl rdx, 32
+    b"\x48\x09\xd0"  # or rax, rdx
+    b"\x50"  # push rax
+)
+
+_FETCH = (
+    b"\x48\x8b\x0c\x24"  # mov rcx, [rsp]: the address
+    b"\x48\x8b\x44\x24\x08"  # mov rax, [rsp + 8]: the value
+)
+_FINISH = (
+    b"\x0f\x01\x39"  # invlpg [rcx]: the translation is healed for this access alone
+    b"\x48\x89\x44\x24\x08"  # mov [rsp + 8], rax
+)
+_LOAD_CODE = {
+    1: b"\x8a\x01",  # mov al, [rcx]
+    2: b"\x66\x8b\x01",  # mov ax, [rcx]
+    4: b"\x8b\x01",  # mov eax, [rcx]
+    8: b"\x48\x8b\x01",  # mov rax, [rcx]
+}
+_STORE_CODE = {
+    1: b"\x88\x01",  # mov [rcx], al
+    2: b"\x66\x89\x01",  # mov [rcx], ax
+    4: b"\x89\x01",  # mov [rcx], eax
+    8: b"\x48\x89\x01",  # mov [rcx], rax
+}
+_RING = b"\x48\x8b\x05"  # mov rax, [rip + bell]
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """Hold the stub's bytes and the linear addresses within it."""
+
+    code: bytes
+    entry: int
+    spill: int
+    stop: int
+    leave: int
+    loads: dict[int, int]
+    stores: dict[int, int]
+    done: int
+    bell: int
+
+
+def assemble(base: int, handler: int) -> Stub:
+    """Return the stub for linear address ``base`` in front of the guest's handler.
+
+    Raises ValueError when ``handler`` is beyond the reach of a 32-bit relative jump.
+    """
+    code = bytearray()
+    rings: list[int] = []
+
+    def here() -> int:
+        return base + len(code)
+
+    def ring() -> int:
+        code.extend(_RING + bytes(4))
+        rings.append(len(code))
+        return here()
+
+    code += b"\xf6\x04\x24" + bytes([PageFaultCode.RSVD])  # test byte ptr [rsp], RSVD
+    code += b"\x75\x05"  # jnz spill
+    code += b"\xe9" + struct.pack("<i", _displacement(here() + 5, handler))  # jmp handler
+    spill = here()
+    code += _PUSHES + _CONTROLS + _COUNTER
+    stop = ring()
+    resume = len(code)
+    code += b"\x48\x83\xc4" + bytes([_CONTROL_SIZE])  # add rsp, the control registers
+    code += _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
+    leave = here()
+    code += b"\x48\xcf"  # iretq
+    loads: dict[int, int] = {}
+    stores: dict[int, int] = {}
+    jumps: list[int] = []
+    for table, entries in ((_LOAD_CODE, loads), (_STORE_CODE, stores)):
+        for width, access in table.items():
+            entries[width] = here()
+            code += _FETCH + access + b"\xe9" + bytes(4)  # jmp finish
+            jumps.append(len(code))
+    for jump in jumps:
+        struct.pack_into("<i", code, jump - 4, len(code) - jump)
+    code += _FINISH
+    done = ring()
+    code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
+    code += bytes(-here() % 8)
+    bell = here()
+    for end in rings:
+        struct.pack_into("<i", code, end - 4, bell - base - end)
+    code += bytes(8)
+    return Stub(bytes(code), base, spill, stop, leave, loads, stores, done, bell)
+
+
+def _displacement(origin: int, target: int) -> int:
+    # Both are canonical: compare them as signed numbers.
+    distance = (target - origin + (1 << 63)) % (1 << 64) - (1 << 63)
+    if not -(1 << 31) <= distance < 1 << 31:
+        raise ValueError(f"handler {target:#x} is out of reach of a stub at {origin:#x}")
+    return distance
+
+
+@dataclass(frozen=True, slots=True)
+class Spill:
+    """Hold what the stub spilled: the interrupted registers, and why it was entered.
+
+    ``gpr`` is in the order of :data:`tracer.x86.GPR`, ``cr2`` the linear address that faulted.
+    """
+
+    slots: tuple[int, ...]
+    gpr: tuple[int, ...]
+    frame: FaultFrame
+    tsc: int
+    cr0: int
+    cr2: int
+    cr3: int
+    cr4: int
+
+
+def unpack_spill(stack: bytes) -> Spill:
+    """Return what the ``SPILL_SIZE`` bytes from RSP upwards hold."""
+    slots = _SLOTS.unpack(stack)
+    tsc, cr0, cr2, cr3, cr4 = slots[:5]
+    error_code, rip, cs, rflags, rsp, ss = slots[-6:]
+    return Spill(
+        slots=slots,
+        gpr=tuple([slots[index] for index in _GPR_SLOTS]),
+        frame=FaultFrame(error_code, rip, cs & 0xFFFF, rflags, rsp, ss & 0xFFFF),
+        tsc=tsc,
+        cr0=cr0,
+        cr2=cr2,
+        cr3=cr3,
+        cr4=cr4,
+    )
+
+
+def pack_request(linear: int, value: int) -> bytes:
+    """Return the bytes at RSP that ask ``loads`` or ``stores`` for an access."""
+    return struct.pack("<QQ", linear, value)
+
+
+VALUE_OFFSET = 8
+"""Where the value that was read lies, from RSP, at ``done``."""
+
+
+def patch_spill(
+    spill: Spill, gpr: tuple[int, ...], rip: int, rflags: int
+) -> tuple[int, bytes] | None:
+    """Return the bytes to write so that the vCPU resumes with these registers.
+
+    The answer is their offset from the spill's start and the bytes, or None when nothing differs.
+    """
+    slots = list(spill.slots)
+    for index, value in zip(_GPR_SLOTS, gpr, strict=True):
+        slots[index] = value
+    slots[_SLOT["rip"]] = rip
+    slots[_SLOT["rflags"]] = rflags
+    changed = [index for index, old in enumerate(spill.slots) if slots[index] != old]
+    if not changed:
+        return None
+    first, last = changed[0], changed[-1] + 1
+    return 8 * first, struct.pack(f"<{last - first}Q", *slots[first:last])
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Hold a 64-bit interrupt gate (Intel SDM vol. 3A, figure 6-8).
+
+    ``handler`` is a linear address; ``rest`` keeps selector, IST, type and DPL as they were.
+    """
+
+    handler: int
+    rest: int
+    reserved: int
+
+    SIZE = 16
+
+    @property
+    def stack_switch(self) -> bool:
+        """Tell whether the gate names a stack of its own (IST)."""
+        return bool(self.rest >> 32 & 7)
+
+    @property
+    def present(self) -> bool:
+        """Tell whether the gate can be taken."""
+        return bool(self.rest >> 47 & 1)
+
+
+def unpack_gate(data: bytes) -> Gate:
+    """Return the gate in 16 bytes of an IDT."""
+    low, high = struct.unpack("<QQ", data)
+    handler = (low & 0xFFFF) | (low >> 48 << 16) | (high & 0xFFFF_FFFF) << 32
+    return Gate(handler, low & 0x0000_FFFF_FFFF_0000, high >> 32)
+
+
+def pack_gate(gate: Gate) -> bytes:
+    """Return the 16 bytes of a gate."""
+    low = gate.rest | (gate.handler & 0xFFFF) | (gate.handler >> 16 & 0xFFFF) << 48
+    return struct.pack("<QQ", low, gate.handler >> 32 | gate.reserved << 32)

@@ -1,0 +1,145 @@
+"""Accesses carried out for the guest: through the stub of QEMU, or by the vCPU itself.
+
+Most devices are reached at their physical address. The local APIC is not: each vCPU has its own
+behind one address, so the vCPU makes the access, in the fault stub, with the page healed for that
+moment and every other vCPU held. The same way the vCPU carries out a whole instruction that the
+emulator does not know: a *native step*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracer.errors import InterceptError
+from tracer.gdb.target import RegisterFile, Target, assign, store
+from tracer.intercept import AddressSpace, Transfer
+from tracer.paging import Leaf, set_poison
+from tracer.stub import VALUE_OFFSET, Stub, pack_request
+from tracer.x86 import Flag, PageFaultCode
+
+_MAX_HEALED = 8
+"""Pages one instruction can touch: more poisoned ones than this mean something else is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """Tell where a native step left the vCPU.
+
+    ``registers`` are those after it. ``faulted`` says that the instruction raised an exception,
+    so that RIP is at a handler of the guest.
+    """
+
+    registers: RegisterFile
+    faulted: bool
+
+
+class Carrier:
+    """Carry out transfers and native steps for the vCPU that stopped."""
+
+    def __init__(self, target: Target, vcpus: int) -> None:
+        self._target = target
+        self._alone = vcpus == 1
+
+    async def perform(
+        self, transfer: Transfer, space: AddressSpace, stub: Stub, stack: int
+    ) -> int | None:
+        """Carry out one transfer; return what was read, or None after a write.
+
+        ``stack`` is the linear address of the spill.
+        """
+        if transfer.region is not None and transfer.region.vcpu_only:
+            return await self._by_vcpu(transfer, space, stub, stack)
+        if transfer.direction == "write":
+            value = transfer.value or 0
+            # RAM too: QEMU notices when the bytes are code it has translated.
+            await self._target.write_physical(transfer.physical, transfer.width, value)
+            return None
+        if transfer.ram:
+            data = space.memory.read(transfer.physical, transfer.width)
+            return int.from_bytes(data, "little")
+        return await self._target.read_physical(transfer.physical, transfer.width)
+
+    async def _by_vcpu(
+        self, transfer: Transfer, space: AddressSpace, stub: Stub, stack: int
+    ) -> int | None:
+        leaf = space.leaf(transfer.linear)
+        if leaf is None:
+            raise InterceptError(f"linear {transfer.linear:#x} lost its translation")
+        routines = stub.stores if transfer.direction == "write" else stub.loads
+        await self._hold_others(True)
+        # No translation of a poisoned page is in the TLB, and the stub leaves none behind.
+        set_poison(space.memory, space.paging, leaf, poisoned=False)
+        stop = await self._target.resume(
+            [
+                store(stack, pack_request(transfer.linear, transfer.value or 0)),
+                assign("rip", routines[transfer.width]),
+            ]
+        )
+        set_poison(space.memory, space.paging, leaf, poisoned=True)
+        await self._hold_others(False)
+        if stop.address != stub.done:
+            raise InterceptError(
+                f"the vCPU did not complete its access at linear {transfer.linear:#x}: "
+                f"{stop.reason or 'no reason'} at {stop.address or 0:#x}"
+            )
+        if transfer.direction == "write":
+            return None
+        return int.from_bytes(space.read(stack + VALUE_OFFSET, 8), "little")
+
+    async def native_step(self, linear: int, space: AddressSpace, stub: Stub) -> Stepped:
+        """Let the vCPU carry out the interrupted instruction on the real devices.
+
+        ``linear`` is the address that faulted. The vCPU stands at the stub's ``stop`` before, and
+        afterwards where the instruction left it: behind itself, at itself (REP), or at a handler.
+        Raises InterceptError when it does not get past its faults.
+        """
+        healed: list[Leaf] = []
+        await self._hold_others(True)
+        try:
+            while True:
+                leaf = space.leaf(linear)
+                if leaf is None or not leaf.poisoned or len(healed) == _MAX_HEALED:
+                    raise InterceptError(f"a native step faults again at linear {linear:#x}")
+                set_poison(space.memory, space.paging, leaf, poisoned=False)
+                healed.append(leaf)
+                await self.leave(stub)
+                await self._target.step()  # iretq
+                await self._target.step()  # the instruction
+                after = await self._target.registers()
+                if after["rip"] != stub.entry:
+                    return Stepped(after, faulted=False)
+                error = int.from_bytes(space.read(after["rsp"], 8), "little")
+                if not error & PageFaultCode.RSVD:
+                    return Stepped(after, faulted=True)
+                # It touches a second poisoned page: start over with both healed.
+                await self._target.resume()
+                linear = after["cr2"]
+        finally:
+            for leaf in healed:
+                set_poison(space.memory, space.paging, leaf, poisoned=True)
+            await self.flush(space)
+            await self._hold_others(False)
+
+    async def leave(self, stub: Stub) -> None:
+        """Run from ``stop`` to just before the stub's IRETQ, with the interrupted registers."""
+        await self._target.run_to(stub.leave)
+
+    async def flush(self, space: AddressSpace) -> None:
+        """Empty the TLB of the stopped vCPU."""
+        await self._target.flush_tlb(space.paging.cr3)
+
+    async def read_clock(self, stub: Stub, space: AddressSpace, registers: RegisterFile) -> int:
+        """Return the time-stamp counter of the stopped vCPU, which stays where it is."""
+        await self._hold_others(True)
+        # With interrupts off: one that came in between would come back to another stack.
+        masked = assign("eflags", registers["eflags"] & ~Flag.IF)
+        await self._target.resume([masked, assign("rip", stub.spill)])
+        await self._hold_others(False)
+        top = await self._target.register("rsp")
+        saved = ("eflags", "rip", "rsp", "rax", "rdx")
+        await self._target.client.batch([assign(name, registers[name]) for name in saved])
+        return int.from_bytes(space.read(top, 8), "little")
+
+    async def _hold_others(self, held: bool) -> None:
+        if not self._alone:
+            await self._target.hold_others(held)

@@ -1,0 +1,105 @@
+"""The stub in front of the guest's page-fault handler, kept there as the guest changes its IDT."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+from tracer.errors import InterceptError
+from tracer.gdb.target import Target
+from tracer.intercept import AddressSpace
+from tracer.stub import Gate, Stub, assemble, pack_gate, unpack_gate
+from tracer.x86 import PAGE_FAULT_VECTOR, PAGE_SIZE
+
+log = logging.getLogger(__name__)
+
+_PADDING = (b"\xcc", b"\x00", b"\x90")
+_ALIGNMENT = 64
+_SEARCH = 1 << 20
+
+
+class PageFaultGate:
+    """Own the stub and vector 14 of one guest's IDT.
+
+    ``stub`` has the addresses to go to. ``handler`` is the guest's own page-fault handler at this
+    moment.
+    """
+
+    def __init__(self, target: Target, idt: int) -> None:
+        self._target = target
+        self._idt = idt
+        self._gate = Gate(0, 0, 0)
+        self.stub: Stub = assemble(0, 0)
+
+    @property
+    def handler(self) -> int:
+        """Return the linear address of the guest's own page-fault handler."""
+        return self._gate.handler
+
+    def gate(self, space: AddressSpace, vector: int) -> Gate:
+        """Return the gate of a vector as the guest's IDT has it now."""
+        address = self._idt + Gate.SIZE * vector
+        data = space.read(address, Gate.SIZE)
+        if len(data) != Gate.SIZE:
+            raise InterceptError(f"the guest's IDT at linear {self._idt:#x} cannot be read")
+        return unpack_gate(data)
+
+    async def install(self, space: AddressSpace, place: int | None) -> None:
+        """Place the stub in the padding at ``place``, or near the handler, and aim the gate at it.
+
+        Raises InterceptError when the guest has no handler yet or no padding is found.
+        """
+        gate = self.gate(space, PAGE_FAULT_VECTOR)
+        if not gate.present:
+            raise InterceptError("the guest has no page-fault handler to put the stub in front of")
+        size = len(assemble(gate.handler, gate.handler).code)
+        base = _find_padding(space, place, size) if place is not None else None
+        if base is None:
+            base = _find_padding(space, gate.handler, size)
+        if base is None:
+            raise InterceptError(
+                f"no {size} bytes of padding near the guest's page-fault handler "
+                f"at linear {gate.handler:#x} for the fault stub"
+            )
+        await self._aim(gate, base)
+        await self._target.set_read_watch(self.stub.bell)
+        await self._target.set_watch(self._idt + Gate.SIZE * PAGE_FAULT_VECTOR)
+
+    async def refresh(self, space: AddressSpace) -> bool:
+        """Put the stub in front again after the guest wrote the gate; tell whether it had to."""
+        gate = self.gate(space, PAGE_FAULT_VECTOR)
+        if gate.handler == self.stub.entry or not gate.present:
+            return False
+        await self._aim(gate, self.stub.entry)
+        return True
+
+    async def remove(self) -> None:
+        """Give the guest its own gate back."""
+        await self._write_gate(self._gate)
+
+    async def _aim(self, gate: Gate, base: int) -> None:
+        self._gate = gate
+        self.stub = assemble(base, gate.handler)
+        log.debug("stub at %#x in front of handler %#x", base, gate.handler)
+        await self._target.write_code(base, self.stub.code)
+        await self._write_gate(dataclasses.replace(gate, handler=base))
+
+    async def _write_gate(self, gate: Gate) -> None:
+        address = self._idt + Gate.SIZE * PAGE_FAULT_VECTOR
+        await self._target.write_code(address, pack_gate(gate))
+
+
+def _find_padding(space: AddressSpace, start: int, size: int) -> int | None:
+    # The first page of one filler byte alone. QEMU runs code that shares a page with a breakpoint
+    # one instruction at a time, so the stub must not sit beside the kernel's entry code.
+    first = (start + PAGE_SIZE - 1) & -PAGE_SIZE
+    text = space.read(first, _SEARCH)
+    for offset in range(0, len(text) - size, PAGE_SIZE):
+        page = text[offset : offset + PAGE_SIZE]
+        if page[:1] in _PADDING and page == page[:1] * PAGE_SIZE:
+            return first + offset
+    # No such page: any run of filler that is long enough will do.
+    text = space.read(start, _SEARCH)
+    runs = [text.find(filler * (size + 2 * _ALIGNMENT)) for filler in _PADDING]
+    found = [offset for offset in runs if offset >= 0]
+    return (start + min(found) + 2 * _ALIGNMENT - 1) & -_ALIGNMENT if found else None

@@ -1,0 +1,77 @@
+"""Poison on every translation that leads to a traced device, from the moment it is made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tracer.intercept import AddressSpace
+from tracer.linux import NewMapping
+from tracer.paging import Leaf, leaves, set_poison
+from tracer.x86 import PAGE_SIZE
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Poisoned:
+    """Tell what one pass over translations did.
+
+    ``leaves`` are newly poisoned. ``refused`` lead to a traced device and to RAM at once (a large
+    page over both): poisoning them would trap the RAM.
+    """
+
+    leaves: tuple[Leaf, ...]
+    refused: tuple[Leaf, ...]
+
+
+def poison_everything(space: AddressSpace) -> Poisoned:
+    """Poison every leaf of the current page tables that leads to a traced device.
+
+    The caller flushes the TLB.
+    """
+    return _poison(space, leaves(space.memory, space.paging))
+
+
+def poison_mapping(space: AddressSpace, mapping: NewMapping) -> Poisoned:
+    """Poison the leaves of one linear range; untouched since it was made, it is in no TLB."""
+    return _poison(space, _range_leaves(space, mapping.linear, mapping.size))
+
+
+def heal_everything(space: AddressSpace) -> int:
+    """Take the poison off every leaf; return how many had it."""
+    healed = 0
+    for leaf in leaves(space.memory, space.paging):
+        if leaf.poisoned:
+            set_poison(space.memory, space.paging, leaf, poisoned=False)
+            healed += 1
+    return healed
+
+
+def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:
+    regions = space.regions
+    done: list[Leaf] = []
+    refused: list[Leaf] = []
+    for leaf in candidates:
+        end = leaf.physical + leaf.size - 1
+        if leaf.poisoned or not regions.touches_traced(leaf.physical, end):
+            continue
+        if regions.touches_ram(leaf.physical, end):
+            log.debug("%#x: a %d-byte page over device and RAM", leaf.linear, leaf.size)
+            refused.append(leaf)
+        else:
+            set_poison(space.memory, space.paging, leaf, poisoned=True)
+            done.append(leaf)
+    return Poisoned(tuple(done), tuple(refused))
+
+
+def _range_leaves(space: AddressSpace, linear: int, size: int) -> Iterator[Leaf]:
+    end = linear + size
+    while linear < end:
+        leaf = space.leaf(linear)
+        if leaf is None:
+            linear = (linear & -PAGE_SIZE) + PAGE_SIZE
+            continue
+        yield leaf
+        linear = leaf.linear + leaf.size
