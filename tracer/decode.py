@@ -17,7 +17,7 @@ from typing import Literal
 import capstone
 
 from tracer.errors import InvalidInstruction, NotEnoughBytes
-from tracer.forms import Form, candidates
+from tracer.forms import Form, candidates, slot_width
 from tracer.instruction import (
     WIDTH_NAMES,
     File,
@@ -48,7 +48,6 @@ _ADDRESS16 = (
     (RBX, None),
 )  # fmt: skip
 
-_FIXED_WIDTH = {"b": 1, "bs": 1, "w": 2, "d": 4, "q": 8, "t": 10, "dq": 16, "o": 64}
 
 _register = lru_cache(maxsize=256)(Register)
 
@@ -66,6 +65,10 @@ def decode(code: bytes, rip: int, mode: Mode) -> Instruction:
     before the instruction does, :class:`InvalidInstruction` when no CPU would execute it in this
     mode (#UD, or #GP beyond 15 bytes). A valid instruction that the table does not know decodes
     too: its ``form`` is None.
+
+    Beyond the table capstone's word is taken, and it does not know every instruction (AADD, ENQCMD,
+    SSE with a needless 66 prefix). Bytes at which a CPU has just faulted on an access are an
+    instruction, whatever it says: leave them to the CPU.
     """
     return _decode_at(code, rip, mode)
 
@@ -83,18 +86,31 @@ def _decode_at(code: bytes, rip: int, mode: Mode) -> Instruction:
     return replace(insn, rip=rip)
 
 
-class _Prefixes:
-    # What precedes the opcode, and how far reading has come.
+class _Head:
+    # Prefixes, VEX and opcode: what precedes ModRM, and how far reading has come.
 
-    __slots__ = ("address", "at", "code", "lock", "long", "operand", "rep", "rex", "segment")
+    __slots__ = (
+        "address", "at", "byte", "code", "lock", "long", "mandatory", "map", "operand", "rep",
+        "rex", "segment", "vex", "vex_length", "vvvv",
+    )  # fmt: skip
 
     def __init__(self, code: bytes, mode: Mode) -> None:
         self.code = code
         self.long = mode is Mode.LONG
-        self.rex = self.rep = 0
-        self.operand = self.address = self.lock = False
+        self.at = self.map = self.rex = self.rep = self.vvvv = self.vex_length = 0
+        self.operand = self.address = self.lock = self.vex = False
         self.segment: Segment | None = None
-        at = 0
+        self._read_prefixes()
+        self.mandatory = {0xF2: "F2", 0xF3: "F3"}.get(self.rep, "66" if self.operand else "NP")
+        self._read_opcode()
+
+    def next(self) -> int:
+        byte = self.code[self.at]
+        self.at += 1
+        return byte
+
+    def _read_prefixes(self) -> None:
+        code, at = self.code, 0
         while True:
             byte = code[at]
             if byte in _LEGACY:
@@ -119,114 +135,106 @@ class _Prefixes:
             at += 1
         self.at = at
 
+    def _read_opcode(self) -> None:
+        byte = self.next()
+        if byte in (0xC4, 0xC5) and (self.long or self.code[self.at] >= 0xC0):
+            byte = self._read_vex(byte == 0xC4)
+        elif byte == 0x62 and (self.long or self.code[self.at] >= 0xC0):
+            self.code[self.at + 2]  # EVEX is capstone's, which must have the whole prefix
+        elif byte == 0x0F:
+            byte, self.map = self.next(), 1
+            if byte in (0x38, 0x3A):
+                self.map = 2 if byte == 0x38 else 3
+                byte = self.next()
+        self.byte = byte
+
+    def _read_vex(self, three_bytes: bool) -> int:
+        # SDM vol. 2A, 2.3.5: figure 2-9. Register bits are stored inverted.
+        if self.rex or self.rep or self.operand or self.lock:
+            raise InvalidInstruction(self.code, "a VEX prefix after REX, 66, F2, F3 or LOCK")
+        self.vex = True
+        payload = self.next()
+        if three_bytes:
+            self.map = payload & 0x1F
+            self.rex = 0x40 | (~payload >> 5 & 7)
+            payload = self.next()
+            self.rex |= payload >> 4 & 8
+        else:
+            self.map = 1
+            self.rex = 0x40 | (~payload >> 5 & 4)
+        if not self.long:
+            self.rex = 0x40  # no extended registers, and W is ignored, outside 64-bit mode
+        self.vvvv = ~payload >> 3 & 0xF
+        self.vex_length = payload >> 2 & 1
+        self.mandatory = ("NP", "66", "F3", "F2")[payload & 3]
+        return self.next()
+
 
 @lru_cache(maxsize=8192)
 def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
     # Decodes a form of the table, for rip 0; None leaves the bytes to capstone.
     # Raises IndexError where the bytes end too early.
     code = code[:MAX_INSTRUCTION]
-    prefix = _Prefixes(code, mode)
-    at = prefix.at
-    byte = code[at]
-    at += 1
-    rex, vex, vvvv, vex_length = prefix.rex, False, 0, 0
-    opcode_map = 0
-    mandatory = {0xF2: "F2", 0xF3: "F3"}.get(prefix.rep, "66" if prefix.operand else "NP")
-    if byte in (0xC4, 0xC5) and (prefix.long or code[at] >= 0xC0):
-        if prefix.rex or prefix.rep or prefix.operand or prefix.lock:
-            raise InvalidInstruction(code[:at], "a VEX prefix after REX, 66, F2, F3 or LOCK")
-        vex = True
-        payload = code[at]
-        at += 1
-        if byte == 0xC4:
-            opcode_map = payload & 0x1F
-            rex = 0x40 | (~payload >> 5 & 7)
-            payload = code[at]
-            at += 1
-            rex |= payload >> 4 & 8
-        else:
-            opcode_map = 1
-            rex = 0x40 | (~payload >> 5 & 4)
-        vvvv = ~payload >> 3 & 0xF
-        vex_length = payload >> 2 & 1
-        mandatory = ("NP", "66", "F3", "F2")[payload & 3]
-        if not prefix.long:
-            rex &= 0x40  # no extended registers, and W is ignored, outside 64-bit mode
-        byte = code[at]
-        at += 1
-    elif byte == 0x62 and (prefix.long or code[at] >= 0xC0):
-        code[at + 2]  # EVEX: capstone decodes it, but must have the whole prefix
-    elif byte == 0x0F:
-        byte, opcode_map = code[at], 1
-        at += 1
-        if byte in (0x38, 0x3A):
-            opcode_map = 2 if byte == 0x38 else 3
-            byte = code[at]
-            at += 1
-
-    rows = candidates(vex, opcode_map, byte)
-    if not rows:
-        return None
-    has_modrm = rows[0].modrm
-    modrm = code[at] if has_modrm else 0
-    if has_modrm and modrm >= 0xC0:
-        return None  # no memory operand
-    wide = bool(rex & 8)
-    form = _select(rows, modrm >> 3 & 7, mandatory, wide, prefix.long)
-    if form is None:
-        return None
-    if vex:
-        if vex_length and form.opcode.vex != "LIG":
+    head = _Head(code, mode)
+    rows = candidates(head.vex, head.map, head.byte)
+    has_modrm = bool(rows) and rows[0].modrm
+    modrm = code[head.at] if has_modrm else 0
+    # With a register instead of memory there is no row.
+    form = _select(rows, modrm >> 3 & 7, head) if modrm < 0xC0 else None
+    # Every lockable form is in the table (SDM vol. 2A, LOCK).
+    if head.lock and (form is None or not form.lock or form.operands[0][0] not in "EM"):
+        raise InvalidInstruction(code, "LOCK on an instruction that cannot be locked")
+    if form is None or (form.size64 and mode is Mode.COMPAT16):
+        return None  # the width of the stack pointer (SS.B) cannot be seen in 16-bit code
+    if head.vex:
+        if head.vex_length and form.opcode.vex != "LIG":
             return None
-        if vvvv and not any(slot[0] == "B" for slot in form.operands):
-            raise InvalidInstruction(code[:at], "VEX.vvvv must be 1111b")
-        vvvv &= 15 if prefix.long else 7
-    if prefix.lock and (form.lock == "" or form.operands[0][0] not in "EM"):
-        raise InvalidInstruction(code[: at + 1], "LOCK on an instruction that cannot be locked")
+        if head.vvvv and not any(slot[0] == "B" for slot in form.operands):
+            raise InvalidInstruction(code, "VEX.vvvv must be 1111b")
 
-    default = 2 if mode is Mode.COMPAT16 else 4
-    other = 4 if default == 2 else 2
-    if form.size64 and prefix.long:
-        size = 2 if prefix.operand and form.size64 == "d64" and not wide else 8
-    elif wide:
-        size = 8
-    else:
-        # A mandatory 66 is no operand-size prefix; one beside F2 or F3 still is.
-        size = other if prefix.operand and form.opcode.prefix != "66" else default
-    if prefix.long:
-        address_size = 4 if prefix.address else 8
-    else:
-        address_size = other if prefix.address else default
-    if form.size64 and mode is Mode.COMPAT16:
-        return None  # the width of the stack pointer (SS.B) cannot be seen
-
-    reader = _Reader(code, at, prefix, modrm, rex, vvvv, size, address_size)
+    size, address_size = _sizes(form, head, mode)
+    reader = _Reader(head, modrm, size, address_size)
     if has_modrm:
         # In the code ModRM, SIB and displacement precede any immediate, whatever the order here.
-        reader.read_memory(_memory_width(form, size))
+        reader.read_memory(form.memory_width(size))
     operands = tuple([reader.operand(slot) for slot in form.operands])
-    code = code[: reader.at]
+    code = code[: head.at]
     rep: Literal["rep", "repne"] | None = None
-    if form.repeat is not None and prefix.rep:
-        rep = "rep" if prefix.rep == 0xF3 else "repne"
+    if form.repeat is not None and head.rep:
+        rep = "rep" if head.rep == 0xF3 else "repne"
     width = next((operand.width for operand in operands if type(operand) is Memory), 0)
-    text = _text(code, mode, form, operands, width, rep, prefix.lock)
+    text = _text(code, mode, form, operands, width, rep, head.lock)
     return Instruction(
-        0, code, mode, text, form, operands, size, address_size, width, rep, prefix.lock
+        0, code, mode, text, form, operands, size, address_size, width, rep, head.lock
     )
 
 
-def _select(
-    rows: tuple[Form, ...], digit: int, mandatory: str, wide: bool, long: bool
-) -> Form | None:
+def _sizes(form: Form, head: _Head, mode: Mode) -> tuple[int, int]:
+    # Operand and address size in bytes: SDM vol. 1, 3.6, tables 3-3 and 3-4.
+    default = 2 if mode is Mode.COMPAT16 else 4
+    other = 4 if default == 2 else 2
+    if form.size64 and head.long:
+        size = 2 if head.operand and form.size64 == "d64" and not head.rex & 8 else 8
+    elif head.rex & 8:
+        size = 8
+    else:
+        # A mandatory 66 is no operand-size prefix; one beside F2 or F3 still is.
+        size = other if head.operand and form.opcode.prefix != "66" else default
+    if head.long:
+        return size, 4 if head.address else 8
+    return size, other if head.address else default
+
+
+def _select(rows: tuple[Form, ...], digit: int, head: _Head) -> Form | None:
     # Picks the row by /digit, mandatory prefix and REX.W. The row for exactly this prefix wins
     # over one that takes 66 as the operand size and ignores F2 and F3.
     chosen = None
+    mandatory, wide = head.mandatory, head.rex & 8
     for form in rows:
         opcode = form.opcode
         if opcode.digit is not None and opcode.digit != digit:
             continue
-        if form.only == ("i64" if long else "o64") or (opcode.rex_w and not wide):
+        if form.only == ("i64" if head.long else "o64") or (opcode.rex_w and not wide):
             continue
         if opcode.prefix == mandatory:
             return form
@@ -237,57 +245,29 @@ def _select(
     return chosen
 
 
-def _width(slot_type: str, size: int) -> int:
-    # The widths of operand types: SDM vol. 2D, appendix A.2.2.
-    match slot_type:
-        case "v":
-            return size
-        case "y":
-            return 8 if size == 8 else 4
-        case "z":
-            return min(size, 4)
-        case _:
-            return _FIXED_WIDTH[slot_type]
-
-
-def _memory_width(form: Form, size: int) -> int:
-    for slot in form.operands:
-        if slot[0] in "EMWQ":
-            return _width(slot[1:], size)
-    return 0
-
-
 class _Reader:
     # Reads ModRM, SIB, displacement and immediates, and makes operands of them.
 
-    __slots__ = (
-        "address_size", "at", "code", "memory", "modrm", "prefix", "rex", "size", "vvvv",
-    )  # fmt: skip
+    __slots__ = ("address_size", "head", "memory", "modrm", "size")
 
-    def __init__(
-        self, code: bytes, at: int, prefix: _Prefixes, modrm: int, rex: int, vvvv: int,
-        size: int, address_size: int,
-    ) -> None:  # fmt: skip
-        self.code = code
-        self.at = at
-        self.prefix = prefix
+    def __init__(self, head: _Head, modrm: int, size: int, address_size: int) -> None:
+        self.head = head
         self.modrm = modrm
-        self.rex = rex
-        self.vvvv = vvvv
         self.size = size
         self.address_size = address_size
         self.memory: Memory | None = None
 
     def integer(self, width: int, signed: bool = True) -> int:
-        field = self.code[self.at : self.at + width]
+        head = self.head
+        field = head.code[head.at : head.at + width]
         if len(field) < width:
             raise IndexError
-        self.at += width
+        head.at += width
         return int.from_bytes(field, "little", signed=signed)
 
     def read_memory(self, width: int) -> None:
-        modrm, rex = self.modrm, self.rex
-        self.at += 1
+        modrm, rex = self.modrm, self.head.rex
+        self.head.at += 1
         mod, rm = modrm >> 6, modrm & 7
         base: int | None
         index: int | None = None
@@ -304,8 +284,7 @@ class _Reader:
             # "No base" and "no index" go by the three-bit fields; REX.B does not matter for the
             # former, REX.X does for the latter (SDM vol. 2A, table 2-5).
             if rm == 4:
-                sib = self.code[self.at]
-                self.at += 1
+                sib = self.head.next()
                 rm = sib & 7
                 number = (sib >> 3 & 7) | (rex & 2) << 2
                 if number != RSP:
@@ -313,7 +292,7 @@ class _Reader:
                 no_base = mod == 0 and rm == RBP
             else:
                 no_base = mod == 0 and rm == RBP
-                rip_relative = no_base and self.prefix.long
+                rip_relative = no_base and self.head.long
             base = None if no_base else rm | (rex & 1) << 3
             if mod == 1:
                 displacement = self.integer(1)
@@ -327,12 +306,12 @@ class _Reader:
         scale: int = 1, displacement: int = 0, rip_relative: bool = False,
     ) -> Memory:  # fmt: skip
         return Memory(
-            width, self.prefix.segment or default, base, index, scale, displacement,
+            width, self.head.segment or default, base, index, scale, displacement,
             rip_relative, (1 << 8 * self.address_size) - 1,
         )  # fmt: skip
 
     def _register(self, number: int, width: int) -> Register:
-        if width == 1 and not self.rex and number >= 4:
+        if width == 1 and not self.head.rex and number >= 4:
             return _register(File.GPR, number - 4, 1, True)
         return _register(File.GPR, number, width)
 
@@ -342,13 +321,13 @@ class _Reader:
         if slot == "rAX":
             return _register(File.GPR, RAX, self.size)
         kind, slot_type = slot[0], slot[1:]
-        reg = self.modrm >> 3 & 7 | (self.rex & 4) << 1
+        reg = self.modrm >> 3 & 7 | (self.head.rex & 4) << 1
         match kind:
             case "E" | "M" | "W" | "Q":
                 assert self.memory is not None
                 return self.memory
             case "G":
-                width = self.address_size if slot_type == "a" else _width(slot_type, self.size)
+                width = self.address_size if slot_type == "a" else slot_width(slot_type, self.size)
                 return self._register(reg, width)
             case "I":
                 if slot_type == "b":
@@ -356,26 +335,28 @@ class _Reader:
                 width = 1 if slot_type == "bs" else min(self.size, 4)
                 return Immediate(self.integer(width) & ((1 << 8 * self.size) - 1))
             case "B":
-                return self._register(self.vvvv, _width(slot_type, self.size))
+                number = self.head.vvvv & (15 if self.head.long else 7)
+                return self._register(number, slot_width(slot_type, self.size))
             case "V":
                 return _register(File.XMM, reg, 16)
             case "P":
                 return _register(File.MMX, reg & 7, 8)
             case "S":
                 if reg & 7 > 5:
-                    raise InvalidInstruction(self.code, "no such segment register")
+                    raise InvalidInstruction(self.head.code, "no such segment register")
                 return _register(File.SEGMENT, reg & 7, 2)
             case "O":
                 offset = self.integer(self.address_size, signed=False)
-                return self._memory(_width(slot_type, self.size), "ds", None, displacement=offset)
+                width = slot_width(slot_type, self.size)
+                return self._memory(width, "ds", None, displacement=offset)
             case "X":
-                return self._memory(_width(slot_type, self.size), "ds", RSI)
+                return self._memory(slot_width(slot_type, self.size), "ds", RSI)
             case "L":
                 return self._memory(1, "ds", RBX)
             case "Y":
                 # The destination segment of a string instruction cannot be overridden.
                 mask = (1 << 8 * self.address_size) - 1
-                return Memory(_width(slot_type, self.size), "es", RDI, None, 1, 0, False, mask)
+                return Memory(slot_width(slot_type, self.size), "es", RDI, None, 1, 0, False, mask)
             case _:
                 raise AssertionError(f"operand code {slot} has no reader")
 
@@ -383,9 +364,6 @@ class _Reader:
 def _decode_foreign(code: bytes, rip: int, mode: Mode) -> Instruction:
     # What the table does not know: capstone tells an instruction from a truncated or invalid one.
     code = code[:MAX_INSTRUCTION]
-    if _Prefixes(code, mode).lock:
-        # Every lockable form is in the table (SDM vol. 2A, LOCK).
-        raise InvalidInstruction(code, "LOCK on an instruction that cannot be locked")
     for _, length, mnemonic, operands in _CAPSTONE[mode].disasm_lite(code, rip, 1):
         return Instruction(rip, code[:length], mode, f"{mnemonic} {operands}".rstrip())
     if len(code) < MAX_INSTRUCTION:

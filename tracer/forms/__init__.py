@@ -7,13 +7,13 @@ nothing else knows an opcode's width, direction, extension or flags.
 from __future__ import annotations
 
 from tracer.forms.integer import CONDITIONS, INTEGER
-from tracer.forms.row import Access, Extension, Form, Lock, Opcode, Repeat, Unit
+from tracer.forms.row import Access, Extension, Form, Lock, Opcode, Repeat, Unit, slot_width
 from tracer.forms.vector import VECTOR
 from tracer.forms.x87 import X87
 
 __all__ = (
     "CONDITIONS", "FORMS", "Access", "Extension", "Form", "Lock", "Opcode", "Repeat", "Unit",
-    "candidates",
+    "candidates", "slot_width",
 )  # fmt: skip
 
 FORMS: tuple[Form, ...] = (*INTEGER, *VECTOR, *X87)

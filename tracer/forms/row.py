@@ -116,10 +116,33 @@ class Form:
     modrm: bool
     changed: int
 
+    def memory_width(self, size: int) -> int:
+        """Return the width in bytes of the ModRM memory operand at an operand size in bytes."""
+        for slot in self.operands:
+            if slot[0] in "EMWQ":
+                return slot_width(slot[1:], size)
+        return 0
+
 
 _MAPS = {"0F": 1, "0F38": 2, "0F3A": 3}
 
 NO_FLAGS = Flag(0)
+
+
+_FIXED_WIDTH = {"b": 1, "bs": 1, "w": 2, "d": 4, "q": 8, "t": 10, "dq": 16, "o": 64}
+
+
+def slot_width(slot_type: str, size: int) -> int:
+    """Return the width in bytes of an operand type (SDM vol. 2D, A.2.2) at an operand size."""
+    match slot_type:
+        case "v":
+            return size
+        case "y":
+            return 8 if size == 8 else 4
+        case "z":
+            return min(size, 4)
+        case _:
+            return _FIXED_WIDTH[slot_type]
 
 
 def _opcode(text: str) -> Opcode:

@@ -1,0 +1,288 @@
+"""Encode instructions from the rows of the table, in every width and addressing shape.
+
+The encoder shares nothing with the decoder but the table: it builds ModRM, SIB and prefixes the
+other way round, from operands to bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from random import Random
+
+from tests.diff.native import CODE, DATA, DATA_END, JUMPED, PATTERN
+from tracer.decode import decode
+from tracer.emulate import plan, real
+from tracer.forms import Form, Unit
+from tracer.instruction import Operand, Register
+from tracer.x86 import GPR, RSP, CpuState, Flag, Mode, Segments
+
+MIDDLE = (DATA + DATA_END) // 2
+EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
+         0x7FFFFFFFFFFFFFFF, 0x8000000000000000, 0xFFFFFFFFFFFFFFFF)  # fmt: skip
+ALL_FLAGS = 0x8D5
+_CR4 = 0x406F0
+
+
+@dataclass(frozen=True)
+class Case:
+    """Hold code, the state to run it in, and bytes of RAM that differ from the pattern."""
+
+    code: bytes
+    cpu: CpuState
+    ram: dict[int, bytes]
+
+
+def sizes(form: Form, mode: Mode) -> tuple[int, ...]:
+    """Return the operand sizes in bytes that the form can be encoded with."""
+    slots = form.operands
+    if form.opcode.rex_w:
+        return (8,)
+    if form.size64 and mode is Mode.LONG:
+        return (8,) if form.size64 == "f64" else (2, 8)
+    wide = (8,) if mode is Mode.LONG else ()
+    if form.size64 == "f64":
+        return (4,)  # a jump to a 16-bit address would leave the code page
+    if any(slot[1:] in ("v", "z") or slot == "rAX" for slot in slots):
+        return (2, 4, *wide)
+    if any(slot[1:] == "y" for slot in slots):
+        return (4, *wide)
+    return (4,)
+
+
+def encode(form: Form, mode: Mode, size: int, random: Random) -> tuple[bytes, dict[int, int]]:
+    """Return one encoding of ``form``, and the registers its address needs by number."""
+    long = mode is Mode.LONG
+    rex = 8 if size == 8 and not (form.size64 and random.random() < 0.5) else 0
+    prefixes = []
+    opcode = form.opcode
+    if size == 2 or (rex and opcode.prefix == "" and random.random() < 0.1):
+        prefixes.append(0x66)  # beside REX.W it says nothing
+    if opcode.prefix in ("66", "F2", "F3") and not opcode.vex:
+        prefixes.append(int(opcode.prefix, 16))
+    if form.repeat and random.random() < 0.6:
+        prefixes.append(random.choice((0xF2, 0xF3)))
+    if long and random.random() < 0.2:
+        prefixes.append(random.choice((0x64, 0x65)))
+    elif random.random() < 0.1:
+        prefixes.append(random.choice((0x26, 0x2E, 0x36, 0x3E)))
+    small = long and random.random() < 0.15
+    if small:
+        prefixes.append(0x67)
+    if form.lock == "lockable" and form.operands[0][0] in "EM" and random.random() < 0.3:
+        prefixes.append(0xF0)
+    random.shuffle(prefixes)
+    if long and random.random() < 0.3:
+        rex |= 0x40  # a REX that says nothing still makes SPL of AH
+
+    registers: dict[int, int] = {}
+    tail = b""
+    if form.modrm:
+        digit = opcode.digit
+        if digit is None:
+            digit = random.randrange(6 if form.operands[-1] == "Sw" else 8)
+        if opcode.digit is None and long and random.random() < 0.4:
+            rex |= 0x44
+        body, bits, registers = _modrm(digit, long, _step(form), random)
+        rex |= bits
+        tail += body
+    for slot in form.operands:
+        if slot[0] == "O":
+            width = (4 if small else 8) if long else 4
+            tail += (MIDDLE + random.randrange(64)).to_bytes(width, "little")
+        elif slot in ("Ib", "Ibs"):
+            tail += random.choice((b"\0", b"\1", b"\x1f", b"\x7f", b"\x80", random.randbytes(1)))
+        elif slot == "Iz":
+            tail += random.choice((random.randbytes(4), b"\xff" * 4))[: min(size, 4)]
+    if opcode.vex:
+        return _vex(form, rex, prefixes, long, random) + tail, registers
+    lead = bytes(prefixes) + (bytes([rex | 0x40]) if rex else b"")
+    escape = (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")[opcode.map]
+    return lead + escape + bytes([opcode.byte]) + tail, registers
+
+
+def _vex(
+    form: Form, rex: int, prefixes: list[int], long: bool, random: Random
+) -> bytes:
+    lead = bytes(p for p in prefixes if p in (0x67, 0x64, 0x65, 0x26, 0x2E, 0x36, 0x3E))
+    opcode = form.opcode
+    uses_vvvv = any(slot[0] == "B" for slot in form.operands)
+    vvvv = random.randrange(16 if long else 8) if uses_vvvv else 0
+    pp = ("NP", "66", "F3", "F2").index(opcode.prefix)
+    first = (~rex & 7) << 5 | opcode.map
+    second = (rex & 8) << 4 | (~vvvv & 15) << 3 | pp
+    return lead + bytes([0xC4, first, second, opcode.byte])
+
+
+def _modrm(
+    digit: int, long: bool, step: int, random: Random
+) -> tuple[bytes, int, dict[int, int]]:
+    # One addressing shape: ModRM, SIB and displacement; REX bits; registers to set.
+    rex = 0
+    target = MIDDLE + random.randrange(256) // step * step
+    registers: dict[int, int] = {}
+    shape = random.choice(("base", "base", "sib", "absolute", "index", *(("rip",) if long else ())))
+    mod = random.randrange(3)
+    if shape == "rip":
+        # RIP-relative: the caller corrects the displacement when it knows the length.
+        return bytes([digit << 3 | 5]) + b"RIP!", 0, {}
+    if shape == "absolute":
+        sib = bytes([digit << 3 | 4, 0x25]) + target.to_bytes(4, "little")
+        return sib, 0, {}
+    displacement = {0: 0, 1: random.randrange(-128, 128), 2: random.randrange(-4096, 4096)}[mod]
+    field = displacement.to_bytes(mod * mod, "little", signed=True) if mod else b""
+    number = random.randrange(16 if long else 8)
+    if shape == "base" and number & 7 != 4:
+        if mod == 0 and number & 7 == 5:
+            mod, field, displacement = 1, b"\x10", 0x10
+        registers[number] = target - displacement
+        return bytes([mod << 6 | digit << 3 | number & 7]) + field, number >> 3, registers
+    index = random.choice([n for n in range(16 if long else 8) if n != RSP and n != number])
+    scale = random.randrange(4)
+    registers[index] = random.randrange(32)
+    rex |= index >> 3 << 1
+    if shape == "index":
+        base = target - (registers[index] << scale)
+        sib = bytes([digit << 3 | 4, scale << 6 | (index & 7) << 3 | 5])
+        return sib + base.to_bytes(4, "little"), rex, registers
+    if mod == 0 and number & 7 == 5:
+        mod, field, displacement = 1, b"\x10", 0x10
+    registers[number] = target - displacement - (registers[index] << scale)
+    sib = bytes([mod << 6 | digit << 3 | 4, scale << 6 | (index & 7) << 3 | number & 7])
+    return sib + field, rex | number >> 3, registers
+
+
+def cases(form: Form, mode: Mode, count: int, seed: int) -> Iterator[Case]:
+    """Yield ``count`` seeded cases per size, over shapes, flags and edge values."""
+    random = Random(f"{seed} {mode.name} {form.opcode.text} {form.name}")
+    for size in sizes(form, mode) * count:
+        code, registers = encode(form, mode, size, random)
+        if b"RIP!" in code:
+            target = MIDDLE + random.randrange(256) // _step(form) * _step(form)
+            offset = (target - CODE - len(code)) & 0xFFFFFFFF
+            code = code.replace(b"RIP!", offset.to_bytes(4, "little"))
+        insn = decode(code, CODE, mode)
+        small = 8 * insn.address_size < mode.value
+        cpu = _state(form, mode, registers, small, random)
+        assert insn.form is form, f"{code.hex(' ')} is {insn.text}, not {form}"
+        if form.operation.endswith(" string"):
+            # A bit offset within the RAM, unless the register is needed for the address.
+            number = _number_of(insn.operands[1])
+            if number in registers:
+                continue
+            bits = (1 << 8 * size) - 1
+            offset = random.randrange(-(1 << 14), 1 << 14) & bits
+            cpu = _with(cpu, number, cpu.gpr[number] & ~bits | offset)
+        if form.name == "movdir64b":
+            number = _number_of(insn.operands[0])
+            if number in registers:
+                continue
+            cpu = _with(cpu, number, DATA + 64 * random.randrange(16))
+        if form.operation.startswith("cmpxchg") and random.random() < 0.5:
+            # A comparison that succeeds, unless the register is needed for the address.
+            linear = plan(insn, cpu)[0].linear - DATA
+            half = insn.width // 2 if form.operation == "cmpxchg8b" else insn.width
+            for number, at in ((0, linear), (2, linear + half)):
+                if number not in registers:
+                    cpu = _with(cpu, number, int.from_bytes(PATTERN[at : at + half], "little"))
+        ram = {}
+        if form.operation in ("call", "jmp"):
+            ram[plan(insn, cpu)[0].linear] = JUMPED.to_bytes(8, "little")
+        elif form.operation in ("div", "idiv") and 2 not in registers and random.random() < 0.9:
+            # A divisor of about the size of rDX, so that most quotients fit.
+            linear, width = plan(insn, cpu)[0].linear, insn.width
+            cpu = _with(cpu, 2, random.choice((0, 1, random.getrandbits(8 * width - 3))))
+            divisor = random.getrandbits(8 * width) | 1 << 8 * width - 2
+            ram[linear] = divisor.to_bytes(width, "little")
+        elif form.operation == "fld" and random.random() < 0.9:
+            value = _number(insn.width, random)
+            ram[plan(insn, cpu)[0].linear] = value.to_bytes(insn.width, "little")
+        elif not form.operation.startswith("cmpxchg") and random.random() < 0.3:
+            for operand in plan(insn, cpu)[:1]:
+                value = random.choice(EDGES) & ((1 << 8 * operand.width) - 1)
+                ram[operand.linear] = value.to_bytes(operand.width, "little")
+        yield Case(code, cpu, ram)
+
+
+def _number_of(operand: Operand) -> int:
+    assert isinstance(operand, Register)
+    return operand.number
+
+
+def _step(form: Form) -> int:
+    return 16 if form.aligned else 1
+
+
+def _with(cpu: CpuState, number: int, value: int) -> CpuState:
+    return replace(cpu, gpr=(*cpu.gpr[:number], value, *cpu.gpr[number + 1 :]))
+
+
+def _state(
+    form: Form, mode: Mode, registers: dict[int, int], small: bool, random: Random
+) -> CpuState:
+    mask = (1 << mode.value) - 1
+    gpr = [
+        (random.choice(EDGES) if random.random() < 0.5 else random.getrandbits(64)) & mask
+        for _ in GPR
+    ]
+    gpr[RSP] = MIDDLE + 0x1800 + random.randrange(64)
+    if form.repeat:
+        gpr[1] = random.choice((0, 1, 2, 5))
+        if small:
+            gpr[1] |= random.getrandbits(32) << 32 & mask
+        gpr[6], gpr[7] = MIDDLE + random.randrange(64), MIDDLE + 0x40 + random.randrange(64)
+    elif form.name == "xlat":
+        gpr[3] = MIDDLE
+    for number, value in registers.items():
+        gpr[number] = value
+    flags = 2 | random.choice((0, ALL_FLAGS, random.getrandbits(12) & ALL_FLAGS))
+    if form.repeat and random.random() < 0.3:
+        flags |= Flag.DF
+    step = _step(form)
+    bases = Segments(
+        cs=0x33, ss=0x2B,  # Linux's selectors for user code, which the host CPU has
+        fs_base=random.randrange(4096) // step * step,
+        gs_base=random.randrange(4096) // step * step,
+    )  # fmt: skip
+    xmm = tuple(random.getrandbits(128) for _ in range(16))
+    cpu = CpuState(tuple(gpr), CODE, int(flags), mode=mode, segments=bases, xmm=xmm, cr4=_CR4)
+    return cpu if form.unit not in (Unit.X87, Unit.MMX) else _x87_state(cpu, random)
+
+
+def _x87_state(cpu: CpuState, random: Random) -> CpuState:
+    # A stack of any depth, values of every class, any rounding; masks as programs set them.
+    stack = tuple(_real(random) for _ in range(8))
+    top = random.randrange(8)
+    tag = 0
+    for position, value in enumerate(stack):
+        kind = 3 if random.random() < 0.2 else real.tag(value)
+        tag |= kind << 2 * (top + position & 7)
+    control = 0x340 | random.choice((0x3F, 0x3F, 0x3F, random.getrandbits(6)))
+    control |= random.getrandbits(2) << 10
+    status = top << 11 | random.choice((0, 0x4700, random.getrandbits(16) & 0x4700))
+    return replace(cpu, st=stack, fpu_tag=tag, fpu_control=control, fpu_status=status)
+
+
+def _real(random: Random) -> int:
+    sign = random.getrandbits(1) << 79
+    significand = random.choice((random.getrandbits(64), 0, 1 << 63, (1 << 64) - 1, 3 << 62))
+    exponent = random.choice(
+        (0, 0x7FFF, 16383, 16383 + random.randrange(-70, 70),
+         16383 + random.randrange(-1100, 1100), 16383 - 127, 16383 - 1023, 16383 + 128,
+         16383 + 1024, random.getrandbits(15))
+    )  # fmt: skip
+    if exponent and random.random() < 0.95:
+        significand |= 1 << 63
+    return sign | exponent << 64 | significand
+
+
+def _number(width: int, random: Random) -> int:
+    # Numbers rather than noise: zeros, denormals, infinities, NaNs, and what a real may be.
+    if width == 10:
+        return _real(random)
+    if random.random() < 0.5:
+        return real.narrow(width, _real(random), real.Rounding.NEAREST).value
+    top, fraction = (0x7F800000, 23) if width == 4 else (0x7FF << 52, 52)
+    exponent = random.choice((0, top, top - (1 << fraction), 1 << fraction))
+    low = random.choice((0, 1, 1 << fraction - 1, random.getrandbits(fraction)))
+    return exponent | low | random.getrandbits(1) << 8 * width - 1

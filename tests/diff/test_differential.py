@@ -1,0 +1,164 @@
+"""Seeded cases of every form against the host CPU and against unicorn: no difference at all.
+
+The seed is fixed, so a failure repeats; what the table declares undefined is not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.diff import host, tcg
+from tests.diff.case import Case, cases
+from tests.diff.compare import difference
+from tracer import emulate
+from tracer.bus import Store
+from tracer.emulate import arithmetic, evaluate, flags
+from tracer.emulate.access import Execution, Plan, Run
+from tracer.emulate.evaluate import evaluator
+from tracer.emulate.state import Gpr
+from tracer.forms import FORMS
+from tracer.instruction import Instruction, Register
+from tracer.x86 import CpuState, Mode
+
+SEED = 20260
+HOST_CASES, UNICORN_CASES = 20, 8
+
+
+def _report(differences: list[str | None]) -> str:
+    found = [difference for difference in differences if difference]
+    return "\n".join([f"{len(found)} of {len(differences)} cases differ", *found[:20]])
+
+
+def _host_cases(count: int, *names: str) -> list[Case]:
+    available = host.features()
+    if not available:
+        pytest.skip("the host is no x86-64 CPU with FSGSBASE")
+    return [
+        case
+        for form in FORMS
+        if host.executes(form, available) and (not names or form.name in names)
+        for case in cases(form, Mode.LONG, count, SEED)
+    ]
+
+
+def test_host_cpu_agrees_on_every_form() -> None:
+    batch = _host_cases(HOST_CASES)
+    results = host.run(batch)
+    differences = [
+        difference(case, result, whole=True)
+        for case, result in zip(batch, results, strict=True)
+    ]
+    assert len(batch) > 10_000
+    assert not any(differences), _report(differences)
+
+
+@pytest.mark.parametrize("mode", [Mode.LONG, Mode.COMPAT32])
+def test_unicorn_agrees_on_what_it_knows(mode: Mode) -> None:
+    oracle = tcg.Unicorn(mode)
+    differences = [
+        difference(case, oracle.run(case), whole=False)
+        for form in FORMS
+        if tcg.knows(form, mode)
+        for case in cases(form, mode, UNICORN_CASES, SEED)
+        if tcg.trusted(case)
+    ]
+    assert len(differences) > 3_000
+    assert not any(differences), _report(differences)
+
+
+def _without(flag: int) -> Callable[[int, int, int, int], int]:
+    # `of_sum` with one flag computed the wrong way round.
+    right = flags.of_sum
+    return lambda bits, a, b, total: right(bits, a, b, total) ^ flag
+
+
+@pytest.mark.parametrize("flag", [flags.CF, flags.PF, flags.AF, flags.ZF, flags.SF, flags.OF])
+def test_comparison_notices_each_wrong_flag(flag: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = _host_cases(2, "add")
+    results = host.run(batch)
+    monkeypatch.setattr(flags, "of_sum", _without(flag))
+    assert all(
+        difference(case, result, whole=True) for case, result in zip(batch, results, strict=True)
+    )
+
+
+def test_comparison_notices_a_stale_upper_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = _host_cases(8, "movzx")
+    results = host.run(batch)
+    def keep(gpr: Gpr, register: Register, value: int) -> Gpr:
+        mask = (1 << 8 * register.width) - 1
+        old = gpr[register.number]
+        return (
+            *gpr[: register.number],
+            old & ~mask | value & mask,
+            *gpr[register.number + 1 :],
+        )
+
+    monkeypatch.setattr(evaluate, "write_gpr", keep)
+    assert any(
+        difference(case, result, whole=True) for case, result in zip(batch, results, strict=True)
+    )
+
+
+def _twice(run: Run) -> Run:
+    # Repeats the first access of an execution.
+    def broken(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
+        execution = run(insn, cpu, plan)
+        first = next(execution)
+        yield first
+        answer = yield first
+        try:
+            while True:
+                answer = yield execution.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    return broken
+
+
+def _split(run: Run) -> Run:
+    # Writes two halves instead of the whole.
+    def broken(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
+        execution = run(insn, cpu, plan)
+        answer = None
+        try:
+            while True:
+                access = execution.send(answer)
+                if isinstance(access, Store):
+                    half = access.width // 2
+                    low = access.value & ((1 << 8 * half) - 1)
+                    yield Store(access.linear, half, low)
+                    access = Store(
+                        access.linear + half, half, access.value >> 8 * half
+                    )
+                answer = yield access
+        except StopIteration as stop:
+            return stop.value
+
+    return broken
+
+
+@pytest.mark.parametrize("breakage", [_twice, _split])
+def test_comparison_notices_a_repeated_read_and_a_split_write(
+    breakage: Callable[[Run], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [case for case in _host_cases(3, "xadd") if b"\x0f\xc1" in case.code]
+    results = host.run(batch)
+    right = emulate._RUN["xadd"]
+    monkeypatch.setitem(emulate._RUN, "xadd", breakage(right))
+    for case, result in zip(batch, results, strict=True):
+        with pytest.raises(AssertionError, match="foretold"):
+            difference(case, result, whole=True)
+
+
+def test_comparison_notices_one_operation_taken_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = _host_cases(4, "or")
+    results = host.run(batch)
+    monkeypatch.setitem(emulate._RUN, "or", evaluator(arithmetic.OPERATIONS["xor"]))
+    assert any(
+        difference(case, result, whole=True) for case, result in zip(batch, results, strict=True)
+    )
