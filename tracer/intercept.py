@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from tracer import bus
 from tracer.emulate import execute, plan
 from tracer.errors import GuestException
+from tracer.forms import Unit
 from tracer.instruction import File, Instruction, Memory, Register
 from tracer.paging import Leaf, Paging, PhysicalMemory, permitted, walk
 from tracer.region import Region, RegionMap
@@ -84,8 +85,9 @@ class AddressSpace:
 def interrupted(spill: Spill, mode: Mode, registers: Mapping[str, int] | None = None) -> CpuState:
     """Return the state of the interrupted code.
 
-    ``registers`` has, by GDB's names, what the stub does not spill: segments, XMM and x87. It is
-    needed only where :func:`needs_registers` says so.
+    ``registers`` has, by GDB's names, what the stub does not spill: segments and XMM. It is
+    needed only where :func:`needs_registers` says so. The x87 stack stays unknown, so that its
+    instructions are left to the CPU: GDB cannot write its registers bit by bit.
     """
     others = registers or {}
     frame = spill.frame
@@ -103,7 +105,6 @@ def interrupted(spill: Spill, mode: Mode, registers: Mapping[str, int] | None = 
         cr0=spill.cr0,
         cr4=spill.cr4,
         xmm=tuple(others.get(f"xmm{number}", 0) for number in range(16)) if others else (),
-        st=tuple(others.get(f"st{number}", 0) for number in range(8)) if others else (),
         fpu_control=others.get("fctrl", 0x37F),
         fpu_status=others.get("fstat", 0),
         fpu_tag=others.get("ftag", 0xFFFF),
@@ -121,7 +122,7 @@ def needs_registers(insn: Instruction) -> bool:
                 return True
         elif isinstance(operand, Register) and operand.file is not File.GPR:
             return True
-    return insn.form.operation.startswith("f") or insn.mode is not Mode.LONG
+    return insn.form.unit is not Unit.INTEGER or insn.mode is not Mode.LONG
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from tracer.symbols import SymbolTable
 from tracer.x86 import PAGE_SIZE
 
-ENTRY = "start_kernel"
-"""The first function that runs with the kernel's own IDT, before any device is mapped."""
+ENTRIES = ("start_kernel", "vetrace_attach")
+"""Where tracing can begin, its own IDT being loaded: Linux, before it maps any device; and a name
+for other guests to give to that place."""
 
 STUB_PLACE = "__entry_text_end"
 """Padding follows it, executable, and mapped in user page tables too under PTI."""
@@ -85,7 +86,11 @@ HOOKS = (
 
 
 def find_hooks(symbols: SymbolTable) -> tuple[dict[int, tuple[str, MappingHook]], list[str]]:
-    """Return the hooks by linear address of their function, and the required ones not found."""
+    """Return the hooks by linear address of their function, and the required ones not found.
+
+    A guest that is not Linux maps its devices before it lets itself be traced: nothing is required.
+    """
+    is_linux = symbols.address_of(ENTRIES[0]) is not None
     found: dict[int, tuple[str, MappingHook]] = {}
     missing: list[str] = []
     for hook in HOOKS:
@@ -95,6 +100,6 @@ def find_hooks(symbols: SymbolTable) -> tuple[dict[int, tuple[str, MappingHook]]
                 found[address] = (name, hook)
                 break
         else:
-            if hook.required:
+            if hook.required and is_linux:
                 missing.append(hook.names[0])
     return found, missing

@@ -40,6 +40,15 @@ class Stopped:
     signal: str | None
     payload: Payload
 
+    @property
+    def stray(self) -> bool:
+        """Tell whether the stop may be a late one, of a moment that has passed.
+
+        When two vCPUs stop at once, QEMU reports one of them, and stops the machine again for the
+        other after it has gone on.
+        """
+        return self.signal == "SIGTRAP" or self.reason == "read-watchpoint-trigger"
+
 
 @dataclass(frozen=True, slots=True)
 class Running:

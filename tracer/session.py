@@ -51,6 +51,7 @@ from tracer.region import Choice, Region, RegionMap, traced_ranges, unmatched
 from tracer.stub import SPILL_SIZE, Spill, patch_spill, unpack_spill
 from tracer.trace import End, Intercept, MapRecord, Mark, Record, RegionInfo, RegionRecord
 from tracer.trap.carrier import Carrier
+from tracer.trap.entry import follow_kaslr, reach_entry
 from tracer.trap.gate import PageFaultGate
 from tracer.trap.mapping import Poisoned, poison_everything, poison_mapping
 from tracer.x86 import GPR, MAX_INSTRUCTION, PAGE_FAULT_VECTOR, CpuState, Mode, PageFaultCode
@@ -114,7 +115,6 @@ class Session:
         self._last_space = AddressSpace(machine.memory, paging_of(0, 0, 0), self._regions)
         self._carrier = Carrier(self._target, 1)
         self._gate: PageFaultGate | None = None
-        self._entry_breakpoint = 0
         self._hooks: dict[int, tuple[str, linux.MappingHook]] = {}
         self._hook_breakpoints: dict[int, int] = {}
         self._pending: dict[int, tuple[int, list[_Pending]]] = {}
@@ -149,17 +149,13 @@ class Session:
 
     async def reach_entry(self) -> None:
         """Run firmware and boot loader up to the kernel's first own function."""
-        entry = self._names.kernel.address_of(linux.ENTRY)
-        if entry is None:
-            raise GuestError(f"{self.kernel.path} has no symbol {linux.ENTRY}: is it Linux?")
-        self._entry_breakpoint = await self._target.set_breakpoint(entry)
         try:
-            stop = await self._resume(())
+            target = self._target
+            moved = await follow_kaslr(target, self.machine, self.kernel, self._resume)
+            self._names.move(moved)
+            await reach_entry(target, self.kernel, moved, self._resume)
         except DebuggerError as error:
             raise await self._explain(error, "before the kernel was entered") from error
-        if stop.breakpoint != self._entry_breakpoint:
-            raise GuestError(f"the guest stopped before its kernel: {stop.reason or stop.payload}")
-        await self._target.delete_breakpoint(self._entry_breakpoint)
 
     async def refresh_regions(self) -> RegionMap:
         """Ask QEMU where its devices are now, and announce what is new or has moved."""
@@ -276,6 +272,9 @@ class Session:
         if stop.reason.startswith("watchpoint"):
             self.counts["hooks"] += 1
             await self._gate_written(gate)
+            return []
+        if stop.stray and self.vcpus > 1:
+            self.counts["strays"] += 1
             return []
         raise InterceptError(f"the guest stopped and nobody knows why: {stop.payload}")
 
@@ -467,7 +466,9 @@ class Session:
             insn: Instruction | None = decode(code, fault.cpu.rip, fault.cpu.mode)
         except EmulationError:
             insn = None
-        stepped = await self._carrier.native_step(fault.spill.cr2, fault.space, gate.stub)
+        stepped = await self._carrier.native_step(
+            fault.cpu.rip, fault.spill.cr2, fault.space, gate.stub
+        )
         if stepped.faulted:
             self.counts["faulted"] += 1
             return []

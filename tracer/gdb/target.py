@@ -22,6 +22,8 @@ _LAYOUT_ROW = re.compile(
 )
 _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
            "cr0", "cr2", "cr3", "cr4")  # fmt: skip
+_STRAYS = 4
+"""Stops in a row that may be somebody else's, see :attr:`tracer.mi.Stopped.stray`."""
 _PHYSICAL = "Qqemu.PhyMemMode:1"
 _VIRTUAL = "Qqemu.PhyMemMode:0"
 
@@ -160,16 +162,34 @@ class Target:
         await self.client.batch([*changes, "-exec-continue"])
         return await self.client.stopped()
 
-    async def step(self, changes: Sequence[str] = ()) -> mi.Stopped:
-        """Carry out assignments, run one instruction, and wait for the stop."""
-        await self.client.batch([*changes, "-exec-step-instruction"])
-        return await self.client.stopped()
-
     async def run_to(self, linear: int, changes: Sequence[str] = ()) -> None:
-        """Carry out assignments and run the stopped vCPU up to a linear address."""
-        stop = await self.resume([*changes, f"-break-insert -t -h *{linear:#x}"])
-        if stop.address != linear:
-            raise InterceptError(f"the vCPU went to {stop.address or 0:#x}, not to {linear:#x}")
+        """Carry out assignments and run on to a linear address where a stop is sure.
+
+        Raises InterceptError when the vCPU does not come there.
+        """
+        stop = await self.resume(changes)
+        for _ in range(_STRAYS):
+            if stop.address == linear:
+                return
+            if not stop.stray:
+                break
+            stop = await self.resume()
+        raise InterceptError(
+            f"the vCPU went to {stop.address or 0:#x}, not to {linear:#x} ({stop.reason})"
+        )
+
+    async def break_at(self, linear: int) -> None:
+        """Run the stopped vCPU to a linear address, with a breakpoint for this once."""
+        await self.run_to(linear, [f"-break-insert -t -h *{linear:#x}"])
+
+    async def step(self, origin: int) -> None:
+        """Run one instruction, the one at linear address ``origin``."""
+        for _ in range(_STRAYS):
+            await self.client.command("-exec-step-instruction")
+            stop = await self.client.stopped()
+            # A REP instruction may well be where it was.
+            if stop.reason == "end-stepping-range" or stop.address != origin:
+                return
 
 
 def assign(register: str, value: int) -> str:

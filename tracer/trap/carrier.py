@@ -69,28 +69,25 @@ class Carrier:
         await self._hold_others(True)
         # No translation of a poisoned page is in the TLB, and the stub leaves none behind.
         set_poison(space.memory, space.paging, leaf, poisoned=False)
-        stop = await self._target.resume(
+        await self._target.run_to(
+            stub.done,
             [
                 store(stack, pack_request(transfer.linear, transfer.value or 0)),
                 assign("rip", routines[transfer.width]),
-            ]
+            ],
         )
         set_poison(space.memory, space.paging, leaf, poisoned=True)
         await self._hold_others(False)
-        if stop.address != stub.done:
-            raise InterceptError(
-                f"the vCPU did not complete its access at linear {transfer.linear:#x}: "
-                f"{stop.reason or 'no reason'} at {stop.address or 0:#x}"
-            )
         if transfer.direction == "write":
             return None
         return int.from_bytes(space.read(stack + VALUE_OFFSET, 8), "little")
 
-    async def native_step(self, linear: int, space: AddressSpace, stub: Stub) -> Stepped:
+    async def native_step(self, rip: int, linear: int, space: AddressSpace, stub: Stub) -> Stepped:
         """Let the vCPU carry out the interrupted instruction on the real devices.
 
-        ``linear`` is the address that faulted. The vCPU stands at the stub's ``stop`` before, and
-        afterwards where the instruction left it: behind itself, at itself (REP), or at a handler.
+        ``rip`` is its linear address, ``linear`` the one that faulted. The vCPU stands at the
+        stub's ``stop`` before, and afterwards where the instruction left it: behind itself, at
+        itself (REP), or at a handler.
         Raises InterceptError when it does not get past its faults.
         """
         healed: list[Leaf] = []
@@ -103,8 +100,8 @@ class Carrier:
                 set_poison(space.memory, space.paging, leaf, poisoned=False)
                 healed.append(leaf)
                 await self.leave(stub)
-                await self._target.step()  # iretq
-                await self._target.step()  # the instruction
+                await self._target.step(stub.leave)
+                await self._target.step(rip)
                 after = await self._target.registers()
                 if after["rip"] != stub.entry:
                     return Stepped(after, faulted=False)
@@ -112,7 +109,7 @@ class Carrier:
                 if not error & PageFaultCode.RSVD:
                     return Stepped(after, faulted=True)
                 # It touches a second poisoned page: start over with both healed.
-                await self._target.resume()
+                await self._target.run_to(stub.stop)
                 linear = after["cr2"]
         finally:
             for leaf in healed:
@@ -122,7 +119,7 @@ class Carrier:
 
     async def leave(self, stub: Stub) -> None:
         """Run from ``stop`` to just before the stub's IRETQ, with the interrupted registers."""
-        await self._target.run_to(stub.leave)
+        await self._target.break_at(stub.leave)
 
     async def flush(self, space: AddressSpace) -> None:
         """Empty the TLB of the stopped vCPU."""
@@ -133,7 +130,7 @@ class Carrier:
         await self._hold_others(True)
         # With interrupts off: one that came in between would come back to another stack.
         masked = assign("eflags", registers["eflags"] & ~Flag.IF)
-        await self._target.resume([masked, assign("rip", stub.spill)])
+        await self._target.run_to(stub.stop, [masked, assign("rip", stub.spill)])
         await self._hold_others(False)
         top = await self._target.register("rsp")
         saved = ("eflags", "rip", "rsp", "rax", "rdx")
