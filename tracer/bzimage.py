@@ -87,6 +87,15 @@ def parse_header(image: bytes) -> BootHeader:
     return header
 
 
+def has_pvh_entry(vmlinux: bytes) -> bool:
+    """Tell whether an ELF image can be started as it is.
+
+    QEMU enters a vmlinux where its Xen note of type 18 says (XEN_ELFNOTE_PHYS32_ENTRY).
+    """
+    heads = (struct.pack("<III4s", 4, size, 18, b"Xen\0") for size in (4, 8))
+    return any(head in vmlinux for head in heads)
+
+
 def unpack(image: bytes) -> bytes:
     """Return the vmlinux (ELF) of a bzImage; a vmlinux is returned as it is.
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tracer import __version__
-from tracer.errors import GuestError, UsageError
+from tracer.bzimage import has_pvh_entry, is_elf
+from tracer.errors import GuestError, KernelImageError, UsageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
 from tracer.guest.initramfs import build_initramfs
@@ -79,7 +80,14 @@ def _open(plan: Plan, progress: Callable[[str], None]) -> Kernel:
         raise GuestError(
             "no guest kernel: run scripts/setup to fetch Debian's, or name one with --kernel"
         )
-    return open_kernel(path, plan.symbols, progress)
+    kernel = open_kernel(path, plan.symbols, progress)
+    image = path.read_bytes()
+    if is_elf(image) and not has_pvh_entry(image):
+        raise KernelImageError(
+            f"{path}: QEMU cannot start a vmlinux without a PVH entry note (CONFIG_PVH); "
+            "give the bzImage, with this file as --symbols"
+        )
+    return kernel
 
 
 def _configure(plan: Plan, kernel: Kernel) -> MachineConfig:

@@ -80,7 +80,10 @@ HOOKS = (
     MappingHook(("ioremap_page_range",), _ioremap_page_range, required=True),
     MappingHook(("set_pte_vaddr",), _set_pte_vaddr, required=True),
     MappingHook(("__early_set_fixmap",), _early_set_fixmap, required=False),
-    MappingHook(("remap_pfn_range_notrack", "remap_pfn_range"), _remap_pfn_range, required=False),
+    # Each calls the one before, or has it inlined.
+    MappingHook(("remap_pfn_range_internal",), _remap_pfn_range, required=False),
+    MappingHook(("remap_pfn_range_notrack",), _remap_pfn_range, required=False),
+    MappingHook(("remap_pfn_range",), _remap_pfn_range, required=False),
     MappingHook(("vmf_insert_pfn_prot",), _vmf_insert_pfn_prot, required=False),
 )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from pygdbmi import gdbmiparser
+from pygdbmi.gdbescapes import unescape
 
 Payload = Mapping[str, object]
 
@@ -76,6 +77,8 @@ def parse(line: str) -> Message | None:
     """
     if not line or line.startswith(("(gdb)", "=")):
         return None
+    if line.startswith('~"'):
+        return Text("console", unescape(line[2:].rstrip()[:-1]))
     if plain := _PLAIN_RESULT.match(line):
         return Result(int(plain["token"]), plain["status"], {})
     record = gdbmiparser.parse_response(line)

@@ -21,6 +21,16 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def exit_words(status: int) -> str:
+    """Return an exit status in words; negative is a signal."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
 class Process:
     """Own one child process started by :func:`start`."""
 

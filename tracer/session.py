@@ -47,6 +47,7 @@ from tracer.intercept import (
     register_values,
 )
 from tracer.paging import paging_of, poison_bit
+from tracer.process import exit_words
 from tracer.region import Choice, Region, RegionMap, traced_ranges, unmatched
 from tracer.stub import SPILL_SIZE, Spill, patch_spill, unpack_spill
 from tracer.trace import End, Intercept, MapRecord, Mark, Record, RegionInfo, RegionRecord
@@ -611,6 +612,6 @@ def _region_info(region: Region, traced: bool) -> RegionInfo:
 
 
 def _why(ending: Ending) -> str:
-    if ending.status < 0:
-        return f"killed by signal {-ending.status}"
-    return ending.errors.splitlines()[-1] if ending.errors else f"exit status {ending.status}"
+    if ending.status >= 0 and ending.errors:
+        return ending.errors.splitlines()[-1]
+    return exit_words(ending.status)

@@ -212,9 +212,7 @@ def _read(path: Path) -> bytes:
         raise KernelImageError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _facts(
-    path: Path, image: bytes, folder: Path, progress: Callable[[str], None]
-) -> Facts:
+def _facts(path: Path, image: bytes, folder: Path, progress: Callable[[str], None]) -> Facts:
     facts = _cached_facts(folder)
     if facts is not None:
         return facts

@@ -22,7 +22,7 @@ from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from tracer.errors import QemuError, TracerError
 from tracer.guest.memory import GuestMemory, Span
-from tracer.process import Process, start
+from tracer.process import Process, exit_words, start
 from tracer.region import FlatRange, Region, name_regions, owner_path, parse_flat_view
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ the vCPU's stop and the machine's, QEMU takes the guest for idle and warps its c
 timer (icount_start_warp_timer in QEMU's softmmu/icount.c), 4 to 50 ms each time."""
 _RAM = "guest-ram"
 _CONSOLE_TAIL = 200
+_REGISTER_DUMP = re.compile(r"CPU Reset|[A-Z][A-Z0-9 ]{1,5}=")
+"""What ``-d cpu_reset`` writes beside the one line that matters."""
+_PREFIX = re.compile(r"^\S*qemu-system-\S+: ")
 _START_TIMEOUT = 60.0
 
 
@@ -81,6 +84,17 @@ class _Output:
     partial: dict[int, bytes] = field(default_factory=dict)
 
 
+class _Monitor(QMPClient):
+    # Every stop and every resume of the guest is an event; the library would format each of them
+    # for a log that is off.
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+
 class Machine(asyncio.SubprocessProtocol):
     """Own one QEMU process, stopped before its first instruction.
 
@@ -101,9 +115,9 @@ class Machine(asyncio.SubprocessProtocol):
         self.on_exit = on_exit
         self._output = _Output()
         self._process: Process | None = None
-        self._qmp = QMPClient("vetrace")
+        self._qmp = _Monitor("vetrace")
         self._qmp.logger.setLevel(logging.CRITICAL)
-        self._events = EventListener()
+        self._events = EventListener(names={"SHUTDOWN"})
         self._cause = ""
         self._folder: Path | None = None
         self._types: dict[str, str] = {}
@@ -172,8 +186,10 @@ class Machine(asyncio.SubprocessProtocol):
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), 5)
-        complaint = next((line for line in self._output.errors if "warning:" not in line), "")
-        return QemuError(f"QEMU did not start: {complaint or error}")
+        status = None if self._process is None else self._process.status
+        how = str(error) if status is None else exit_words(status)
+        complaint = next((line for line in self._output.errors if "warning:" not in line), how)
+        return QemuError(f"QEMU did not start: {complaint}")
 
     def arguments(self, monitor: int) -> list[str]:
         """Return QEMU's arguments; ``monitor`` is the file descriptor of the QMP channel."""
@@ -289,9 +305,8 @@ class Machine(asyncio.SubprocessProtocol):
         self.memory.close()
 
     def _note_event(self, event: Message) -> None:
-        if event.get("event") == "SHUTDOWN":
-            data = event.get("data")
-            self._cause = str(data.get("reason", "")) if isinstance(data, Mapping) else ""
+        data = event.get("data")
+        self._cause = str(data.get("reason", "")) if isinstance(data, Mapping) else ""
 
     def _triple_fault(self) -> bool:
         if self._output.triple_fault:
@@ -316,10 +331,10 @@ class Machine(asyncio.SubprocessProtocol):
             text = line.decode(errors="replace").rstrip("\r")
             if fd == 1:
                 self._output.console.append(text)
-            elif text.startswith(self.config.program) or text.startswith("qemu"):
-                self._output.errors.append(text.partition(": ")[2] or text)
             elif text.startswith("Triple fault"):
                 self._output.triple_fault = True
+            elif text and not _REGISTER_DUMP.match(text):
+                self._output.errors.append(_PREFIX.sub("", text))
 
     def process_exited(self) -> None:
         """Tell the owner that QEMU is gone."""
