@@ -13,7 +13,8 @@ from tracer import bus
 from tracer.emulate import execute, plan
 from tracer.errors import GuestException
 from tracer.forms import Unit
-from tracer.instruction import File, Instruction, Memory, Register
+from tracer.hypercall import WIDTHS, ghcb_exit, tdvmcall
+from tracer.instruction import SEGMENTS, File, Instruction, Memory, Register
 from tracer.paging import Leaf, Paging, PhysicalMemory, permitted, walk
 from tracer.region import Region, RegionMap
 from tracer.stub import Spill
@@ -190,7 +191,7 @@ def _transfers(
 ) -> list[Transfer]:
     write = value is not None
     pieces: list[Transfer] = []
-    for start, size in _cut(linear, width):
+    for start, size in cut(linear, width):
         leaf = space.leaf(start)
         if leaf is None or not permitted(leaf, cpu, write=write):
             raise _page_fault(start, leaf, cpu, write, code)
@@ -211,9 +212,12 @@ def _transfers(
     return pieces
 
 
-def _cut(linear: int, width: int) -> Iterator[tuple[int, int]]:
-    # An access within a page and up to 8 bytes goes whole, aligned or not. Others are cut at
-    # page ends and into powers of two, lowest address first.
+def cut(linear: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yield the transfers of an access as linear address and width in bytes, lowest first.
+
+    An access within a page and up to 8 bytes goes whole, aligned or not. Others are cut at page
+    ends and into powers of two.
+    """
     end = linear + width
     while linear < end:
         room = min(end - linear, PAGE_SIZE - linear % PAGE_SIZE, MAX_TRANSFER)
@@ -237,6 +241,8 @@ def _page_fault(
 
 def memory_access(transfer: Transfer) -> MemoryAccess:
     """Return a transfer as it is recorded."""
+    place = (transfer.direction, transfer.width, transfer.physical, transfer.value)
+    asked = transfer.traced and transfer.width in WIDTHS
     region = transfer.region
     if transfer.traced:
         name = region.name if region is not None else "unassigned"
@@ -249,14 +255,38 @@ def memory_access(transfer: Transfer) -> MemoryAccess:
         value=None if transfer.value is None else hex(transfer.value),
         region=name if transfer.traced else None,
         offset=offset if transfer.traced else None,
+        tdvmcall=tdvmcall(*place) if asked else None,
+        ghcb=ghcb_exit(*place) if asked else None,
     )
 
 
-def register_values(cpu: CpuState) -> dict[str, str]:
-    """Return RFLAGS and the general-purpose registers as a record holds them."""
+def register_values(cpu: CpuState, insn: Instruction | None = None) -> dict[str, str]:
+    """Return RFLAGS, the general-purpose registers, and what else ``insn`` sees, as recorded.
+
+    That is the base of FS or GS where a memory operand adds it, and each segment or XMM register
+    that is an operand.
+    """
     values = {"rflags": hex(cpu.rflags)}
     values.update((name, hex(value)) for name, value in zip(GPR, cpu.gpr, strict=True))
+    for name in other_registers(insn) if insn is not None else ():
+        if not name.startswith("xmm"):
+            values[name] = hex(getattr(cpu.segments, name))
+        elif cpu.xmm:
+            values[name] = hex(cpu.xmm[int(name[3:])])
     return values
+
+
+def other_registers(insn: Instruction) -> tuple[str, ...]:
+    """Return what ``insn`` sees beyond RFLAGS and the general-purpose registers, by name."""
+    names: list[str] = []
+    for operand in insn.operands:
+        if isinstance(operand, Memory) and operand.segment in ("fs", "gs"):
+            names.append(f"{operand.segment}_base")
+        elif isinstance(operand, Register) and operand.file is File.SEGMENT:
+            names.append(SEGMENTS[operand.number])
+        elif isinstance(operand, Register) and operand.file is File.XMM:
+            names.append(f"xmm{operand.number}")
+    return tuple(names)
 
 
 def changed_values(before: CpuState, after: CpuState) -> dict[str, str]:

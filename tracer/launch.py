@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from tracer.guest.initramfs import build_initramfs
 from tracer.guest.kernel import Kernel, default_kernel, open_kernel
 from tracer.guest.machine import Machine, MachineConfig
 from tracer.region import Choice
-from tracer.session import Session, Subscriber
+from tracer.session import Session
 from tracer.trace import FORMAT_VERSION, Header
 
 QEMU = "qemu-system-x86_64"
@@ -51,7 +51,6 @@ class Plan:
 @contextlib.asynccontextmanager
 async def launch(
     plan: Plan,
-    subscribers: Sequence[Subscriber] = (),
     on_console: Callable[[bytes], None] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Session]:
@@ -66,9 +65,7 @@ async def launch(
     try:
         await client.start(plan.gdb)
         await machine.start()
-        session = Session(machine, client, kernel, plan.choice, subscribers)
-        await session.attach()
-        yield session
+        yield await Session.attach(machine, client, kernel, plan.choice)
     finally:
         await client.close()
         await machine.close()
@@ -118,9 +115,9 @@ def header(session: Session) -> Header:
         kernel_sha256=session.kernel.sha256,
         command_line=config.command_line,
         memory=config.memory,
-        vcpus=session.vcpus,
+        vcpus=session.view.vcpus,
         qemu=session.machine.version,
-        gdb=session.gdb_version,
+        gdb=session.target.client.version,
         qemu_args=[*config.devices, *config.extra],
     )
 

@@ -20,6 +20,10 @@ for other guests to give to that place."""
 STUB_PLACE = "__entry_text_end"
 """Padding follows it, executable, and mapped in user page tables too under PTI."""
 
+UNMAP = "untrack_pfn"
+"""Runs before a user mapping of device memory goes, with the vm_area_struct as first argument; it
+reads the physical address out of the page-table entry (arch/x86/mm/pat/memtype.c)."""
+
 _FIXADDR_TOP = 0xFFFF_FFFF_FF7F_F000
 _PFN_MASK = 0x0007_FFFF_FFFF_F000  # without bit 51, which may be our poison
 _PAGE_MASK = 0xFFFF_FFFF_FFFF_F000

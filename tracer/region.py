@@ -277,6 +277,16 @@ class RegionMap:
         """Tell whether any address from ``start`` to ``end`` is RAM."""
         return any(first <= end and start <= last for first, last in self.ram)
 
+    def traced_names(self, start: int, end: int) -> list[str]:
+        """Return the names of the traced regions between two addresses, sorted."""
+        return sorted(
+            {
+                region.name
+                for region in self.regions
+                if region.start <= end and start <= region.end and self.is_traced_region(region)
+            }
+        )
+
     def is_traced_region(self, region: Region) -> bool:
         """Tell whether a region is traced, in whole or in part."""
         return self.touches_traced(region.start, region.end)

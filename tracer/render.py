@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from tracer.comparison import Difference
+from tracer.divergence import Divergence
+from tracer.fold import Fold
 from tracer.trace import Direction, Hex, Intercept, MemoryAccess
 
 
@@ -68,6 +72,8 @@ def access_objects(record: Intercept) -> list[dict[str, Any]]:
 
     ``address`` is physical and ``rip`` linear; ``width`` is in bytes; numbers that may exceed
     2^53 are hex strings. ``value`` is None where a natively stepped instruction hid it.
+    ``tdvmcall`` and ``ghcb`` are what the access would become in a confidential guest, None where
+    the trace does not tell.
     """
     return [access_object(record, seq, access) for seq, access in record.device_accesses()]
 
@@ -89,6 +95,8 @@ def access_object(record: Intercept, seq: int, access: MemoryAccess) -> dict[str
         "direction": access.direction,
         "value": access.value,
         "via": record.via,
+        "tdvmcall": msgspec.to_builtins(access.tdvmcall),
+        "ghcb": msgspec.to_builtins(access.ghcb),
     }
 
 
@@ -138,6 +146,21 @@ def _cells(record: Intercept, access: MemoryAccess, shape: Layout) -> Iterator[t
     yield value, "value"
 
 
+def fold_line(fold: Fold) -> str:
+    """Return the line that follows the first turn of a loop: how often, how long, to what end."""
+    count = len(fold.first)
+    what = "" if count == 1 else f"{count} lines, "
+    reads = [event.access for event in fold.last if event.access.direction == "read"]
+    last = ", ".join(padded(access.value, access.width) for access in reads)
+    read = f", last read {last}" if reads else ""
+    return f"{'':10}  ↑ {what}{fold.turns:,} times in {fold.duration_ns / 1e9:.6f} s{read}"
+
+
+def phase_line(phase: str | None) -> str:
+    """Return the line that heads the accesses of a phase of the boot."""
+    return f"── {printable(phase or 'unknown phase')} ──"
+
+
 def place(access: MemoryAccess) -> str:
     """Return the region and offset of a device access: ``nvme+0x1c``."""
     return f"{printable(access.region or '')}+{access.offset or '?'}"
@@ -161,6 +184,24 @@ def difference_line(difference: Difference) -> str:
         how = f"{_short(entry.direction, entry.width)} {entry.address:#x} {value}"
         told.append(f"QEMU's line {entry.line} cpu {entry.cpu} {how}")
     return f"{difference.kind:<9}  {printable(difference.region)}  {after}: {'; '.join(told)}"
+
+
+def divergence_lines(divergence: Divergence) -> list[str]:
+    """Return where a replay left its record, and in columns what both tell differently."""
+    code = bytes.fromhex(divergence.code).hex(" ")
+    site = printable(divergence.symbol or divergence.rip)
+    head = f"access #{divergence.seq} at {site} diverges: {printable(divergence.text)} ({code})"
+    rows = [("", "expected", "actual")]
+    rows += [
+        (printable(c.name), printable(c.expected or "nothing"), printable(c.actual or "nothing"))
+        for c in divergence.contrasts
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return [
+        head,
+        *("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
+          for row in rows),
+    ]  # fmt: skip
 
 
 def _short(direction: Direction, width: int) -> str:

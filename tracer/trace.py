@@ -15,8 +15,8 @@ FORMAT_VERSION = 1
 Hex = Annotated[str, msgspec.Meta(pattern=r"^0x(0|[1-9a-f][0-9a-f]*)$")]
 """A number as ``0x`` and lower-case hex digits, without leading zeros: what :func:`hex` gives."""
 
-Code = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})+$")]
-"""Bytes as pairs of lower-case hex digits, lowest address first."""
+Code = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*$")]
+"""Bytes as pairs of lower-case hex digits, lowest address first; none where they are not known."""
 
 Direction = Literal["read", "write"]
 
@@ -74,11 +74,49 @@ class MapRecord(
     by: str
 
 
+class TdVmcallInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Hold the registers a TDX guest hands to its host; ``r15`` is absent when not known."""
+
+    rax: Hex
+    rcx: Hex
+    r10: Hex
+    r11: Hex
+    r12: Hex
+    r13: Hex
+    r14: Hex
+    r15: Hex | None = None
+
+
+class TdVmcallOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Hold the registers that come back; ``r11`` is what was read, R12 to R15 are as handed in."""
+
+    rax: Hex
+    r10: Hex
+    r11: Hex | None = None
+
+
+class TdVmcall(msgspec.Struct, frozen=True, rename={"input": "in", "output": "out"}):
+    """Tell the TDX hypercall that a device access would become."""
+
+    input: TdVmcallInput
+    output: TdVmcallOutput
+
+
+class GhcbExit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Tell the SEV-ES exit that a device access would become; ``buffer`` is the data as bytes."""
+
+    exit_code: Hex
+    info1: Hex
+    info2: Hex
+    buffer: Code | None = None
+
+
 class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Record one access of an instruction, to a device (``region`` set) or to guest RAM.
 
     ``width`` is in bytes. ``value`` is absent when a natively stepped instruction hid it.
-    ``offset`` is relative to the start of the region.
+    ``offset`` is relative to the start of the region. ``tdvmcall`` and ``ghcb`` tell the hypercall
+    that a device access would become in a confidential guest.
     """
 
     direction: Direction
@@ -88,6 +126,8 @@ class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     value: Hex | None = None
     region: str | None = None
     offset: Hex | None = None
+    tdvmcall: TdVmcall | None = None
+    ghcb: GhcbExit | None = None
 
 
 class Intercept(

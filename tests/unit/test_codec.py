@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 
 from tracer import codec
 from tracer.errors import TraceError
-from tracer.trace import FORMAT_VERSION, Header, Intercept, MemoryAccess, Record, RegionInfo
+from tracer.trace import (
+    FORMAT_VERSION,
+    GhcbExit,
+    Header,
+    Intercept,
+    MemoryAccess,
+    Record,
+    RegionInfo,
+    TdVmcall,
+    TdVmcallInput,
+    TdVmcallOutput,
+)
 
 hexes = st.integers(0, (1 << 512) - 1).map(hex)
 words = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -178,8 +189,13 @@ def test_the_example_of_the_contract_is_a_trace_in_this_format() -> None:
 
 
 @pytest.mark.parametrize(
-    "struct", [Header, *get_args(Record), RegionInfo, MemoryAccess], ids=lambda s: s.__name__
-)
+    "struct",
+    [
+        Header, *get_args(Record), RegionInfo, MemoryAccess,
+        TdVmcall, TdVmcallInput, TdVmcallOutput, GhcbExit,
+    ],
+    ids=lambda s: s.__name__,
+)  # fmt: skip
 def test_the_contract_names_every_member(struct: type[msgspec.Struct]) -> None:
     described = set(re.findall(r"`(\w+)`", CONTRACT))
     assert {member.encode_name for member in msgspec.structs.fields(struct)} <= described

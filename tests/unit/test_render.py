@@ -136,6 +136,8 @@ def test_an_object_holds_the_access() -> None:
         "direction": "read",
         "value": "0x123456789abcdef0",
         "via": "emulated",
+        "tdvmcall": None,
+        "ghcb": None,
     }
 
 

@@ -23,7 +23,7 @@ from tracer.render import access_lines, access_objects
 from tracer.session import Session, Subscriber
 from tracer.summary import Summary
 from tracer.table import closing_table
-from tracer.trace import Intercept, Record
+from tracer.trace import End, Intercept, Record
 from tracer.tracefile import TraceReader, TraceWriter
 
 
@@ -79,13 +79,27 @@ def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], None]]:
     elif args.quiet or args.json:
         yield lambda _: None
     else:
-        yield _show_console
+        console = _Console()
+        yield console.write
+        console.end()
 
 
-def _show_console(data: bytes) -> None:
-    text = data.decode(errors="replace").replace("\r", "")
-    sys.stderr.write("".join(char for char in text if char in "\n\t" or char.isprintable()))
-    sys.stderr.flush()
+class _Console:
+    # Shows whole lines only: a line of the trace may come in the middle of one of the guest's.
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def write(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace")
+            shown = "".join(char for char in text if char == "\t" or char.isprintable())
+            print(shown, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._rest:
+            self.write(b"\n")
 
 
 def _check(trace: Path, log: Path, *, quiet: bool) -> int:
@@ -112,6 +126,8 @@ class _Boot:
         self._trace = trace
         self._console = console
         self._summary = Summary()
+        self._task: asyncio.Task[None] | None = None
+        self._console_error: OSError | None = None
 
     def run(self) -> None:
         asyncio.run(self._run())
@@ -121,17 +137,34 @@ class _Boot:
         return f"interrupted; {self._summary.accesses} accesses were recorded{kept}"
 
     async def _run(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # asyncio.run made one
+        self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, os.kill, os.getpid(), signal.SIGINT)
-        async with launch(self._plan, (), self._console, tell) as session:
-            await session.reach_entry()
-            if self._args.untraced:
-                await session.run_untraced()
-                return
-            await self._trace_run(session)
+        try:
+            async with launch(self._plan, self._take_console, tell) as session:
+                await session.reach_entry()
+                if self._args.untraced:
+                    await session.run_untraced()
+                else:
+                    await self._trace_run(session)
+        except asyncio.CancelledError:
+            if self._console_error is None:
+                raise
+            where = self._args.serial or "standard error"
+            why = self._console_error.strerror
+            raise TracerError(f"cannot write the guest's console to {where}: {why}") from None
+
+    def _take_console(self, data: bytes) -> None:
+        # Called by the event loop, which would only log an error.
+        if self._console_error is not None:
+            return
+        try:
+            self._console(data)
+        except OSError as error:
+            self._console_error = error
+            assert self._task is not None  # the guest was started from it
+            self._task.cancel()
 
     async def _trace_run(self, session: Session) -> None:
         with contextlib.ExitStack() as stack:
@@ -141,7 +174,7 @@ class _Boot:
                 session.subscribers.append(writer.append)
             session.subscribers.append(self._summary.add)
             if not self._args.quiet:
-                session.subscribers.append(_json_printer() if self._args.json else _line_printer())
+                session.subscribers.append(_json_printer() if self._args.json else _LinePrinter())
             outcome = "interrupted"
             try:
                 await self._trap(session)
@@ -168,7 +201,7 @@ class _Boot:
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
         tell(
             f"Linux {session.kernel.release} under QEMU {session.machine.version} and GDB "
-            f"{session.gdb_version}: tracing {traced} of {len(regions.regions)} regions"
+            f"{session.target.client.version}: tracing {traced} of {len(regions.regions)} regions"
         )
 
     def _close(self, session: Session) -> None:
@@ -186,13 +219,38 @@ class _Boot:
             terminal.warn(warning)
 
 
-def _line_printer() -> Subscriber:
-    def show(record: Record) -> None:
-        if isinstance(record, Intercept):
-            for line in access_lines(record, terminal.line_layout(sys.stdout)):
-                print(line, flush=True)
+class _LinePrinter:
+    # Prints a line an access. On a terminal a run of equal accesses, a polling loop or the timer's
+    # end of interrupt, is its first line and a count.
 
-    return show
+    def __init__(self) -> None:
+        self._folds = sys.stdout.isatty()
+        self._last: object = None
+        self._repeats = 0
+        self._first_ns = self._last_ns = 0
+
+    def __call__(self, record: Record) -> None:
+        if isinstance(record, Intercept):
+            self._show(record)
+        elif isinstance(record, End):
+            self._unfold()
+
+    def _show(self, record: Intercept) -> None:
+        did = record.rip, record.accesses
+        if self._folds and did == self._last:
+            self._repeats += 1
+            self._last_ns = record.time_ns
+            return
+        self._unfold()
+        self._last, self._first_ns = did, record.time_ns
+        for line in access_lines(record, terminal.line_layout(sys.stdout)):
+            print(line, flush=True)
+
+    def _unfold(self) -> None:
+        if self._repeats:
+            seconds = (self._last_ns - self._first_ns) / 1e9
+            print(f"{'':10}  ↑ this {self._repeats + 1} times in {seconds:.6f} s", flush=True)
+            self._repeats = 0
 
 
 def _json_printer() -> Subscriber:

@@ -58,10 +58,6 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
     """Return the plan that the arguments describe. Raises UsageError."""
     for spec in (*args.region, *args.bypass):
         parse_range(spec)
-    for option in ("kernel", "symbols", "initrd"):
-        path = getattr(args, option)
-        if path is not None and not path.exists():
-            raise UsageError(f"--{option} {path}: no such file")
     if not args.realtime and _several_vcpus(args.extra):
         raise UsageError(
             "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"

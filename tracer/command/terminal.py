@@ -5,9 +5,11 @@ Ref: https://no-color.org (any non-empty NO_COLOR turns colours off).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from tracer.render import Layout, layout
@@ -49,3 +51,24 @@ def warn_of_losses(trace: TraceReader) -> None:
         warn(f"{trace.path}: {trace.damage}")
     for kind, count in sorted(trace.unknown.items()):
         warn(f"{trace.path}: skipped {count} records of unknown type {kind!r}")
+
+
+@contextlib.contextmanager
+def progress(stream: TextIO, task: str) -> Iterator[Callable[[tuple[int, int] | None], None]]:
+    """Show a progress bar on ``stream`` while the block runs, if that is a terminal.
+
+    What is yielded takes how much is done and how much there is, or None when nobody knows.
+    """
+    if not stream.isatty():
+        yield lambda done: None
+        return
+    from rich.progress import Progress  # see table_console
+
+    with Progress(console=table_console(stream), transient=True) as bar:
+        number = bar.add_task(task, total=None)
+
+        def advance(done: tuple[int, int] | None) -> None:
+            if done is not None:
+                bar.update(number, completed=done[0], total=done[1])
+
+        yield advance

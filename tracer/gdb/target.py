@@ -45,12 +45,17 @@ class Target:
         self.client = client
         self._names: tuple[str, ...] = ()
         self._numbers: dict[str, int] = {}
+        self._rsp = self._cr3 = 0
         self._struct = struct.Struct("")
 
     async def attach(self, socket: Path) -> None:
         """Connect to QEMU's stub and learn how it lays out registers."""
         await self.client.command(f"target remote {socket}")
         await self.client.stopped()
+        names = (await self.client.command("-data-list-register-names")).get("register-names")
+        if not isinstance(names, list) or not {"rsp", "cr3"} <= set(names):
+            raise DebuggerError("gdb does not know the registers of an x86-64 QEMU")
+        self._rsp, self._cr3 = names.index("rsp"), names.index("cr3")
         self._learn(await self.client.console("maint print remote-registers"))
 
     def _learn(self, table: str) -> None:
@@ -92,6 +97,15 @@ class Target:
         if not isinstance(value, str):
             raise DebuggerError(f"gdb does not know register {name}: {payload}")
         return int(value) & 0xFFFF_FFFF_FFFF_FFFF
+
+    async def stack_and_tables(self) -> tuple[int, int]:
+        """Return RSP and CR3 of the vCPU that stopped, in one command."""
+        payload = await self.client.command(f"-data-list-register-values x {self._rsp} {self._cr3}")
+        values = payload.get("register-values")
+        if not isinstance(values, list) or len(values) != 2:
+            raise DebuggerError(f"gdb does not show RSP and CR3: {payload}")
+        stack, tables = (int(entry["value"], 16) for entry in values)
+        return stack, tables
 
     async def read_physical(self, physical: int, width: int) -> int:
         """Read ``width`` bytes of a device at a physical address, once."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from tracer.errors import QemuError, TracerError
 from tracer.guest.memory import GuestMemory, Span
@@ -28,10 +28,19 @@ from tracer.region import FlatRange, Region, name_regions, owner_path, parse_fla
 log = logging.getLogger(__name__)
 
 MINIMUM_VERSION = (6, 0)
-_ICOUNT = "shift=1,sleep=on"
-"""Two virtual nanoseconds an instruction. With sleep=off a stop would not be invisible: between
-the vCPU's stop and the machine's, QEMU takes the guest for idle and warps its clock to the next
-timer (icount_start_warp_timer in QEMU's softmmu/icount.c), 4 to 50 ms each time."""
+_ICOUNT = "shift=1,sleep=off"
+"""Two virtual nanoseconds an instruction; an idle guest does not wait, its clock is warped.
+
+Between a vCPU's stop and the machine's, QEMU takes the guest for idle (icount_start_warp_timer in
+QEMU's softmmu/icount.c). With sleep=on its clock would then run on by host time, a random 20 to
+200 µs a stop; with sleep=off it is warped to the next timer, 4 ms away or more.
+"""
+_HEARTBEAT = (
+    "-netdev", "hubport,id=heartbeat,hubid=7",
+    "-object", "filter-buffer,id=heartbeat-timer,netdev=heartbeat,interval=40",
+)  # fmt: skip
+"""A network of nothing, whose timer is due every 40 µs of virtual time: how far a stop can warp
+the clock, and by how much depends on the guest alone, so that two runs are the same."""
 _RAM = "guest-ram"
 _CONSOLE_TAIL = 200
 _REGISTER_DUMP = re.compile(r"CPU Reset|[A-Z][A-Z0-9 ]{1,5}=")
@@ -117,7 +126,9 @@ class Machine(asyncio.SubprocessProtocol):
         self._process: Process | None = None
         self._qmp = _Monitor("vetrace")
         self._qmp.logger.setLevel(logging.CRITICAL)
-        self._events = EventListener(names={"SHUTDOWN"})
+        # The client's own listener, which cannot be removed, would keep every event of the run.
+        self._events = self._qmp.events
+        self._events.names.add("SHUTDOWN")
         self._cause = ""
         self._folder: Path | None = None
         self._types: dict[str, str] = {}
@@ -163,7 +174,6 @@ class Machine(asyncio.SubprocessProtocol):
             theirs.close()
 
     async def _connect(self, channel: socket.socket) -> None:
-        self._qmp.register_listener(self._events)
         try:
             async with asyncio.timeout(_START_TIMEOUT):
                 await self._qmp.connect(channel)
@@ -215,7 +225,7 @@ class Machine(asyncio.SubprocessProtocol):
         if config.initrd is not None:
             words += ["-initrd", str(config.initrd)]
         if not config.realtime:
-            words += ["-icount", _ICOUNT]
+            words += ["-icount", _ICOUNT, *_HEARTBEAT]
         if config.qemu_log is not None:
             words += ["-trace", "memory_region_ops_*", "-D", str(config.qemu_log)]
         return [*words, *config.extra]
@@ -279,7 +289,7 @@ class Machine(asyncio.SubprocessProtocol):
             self._types[path] = str(name)
         return self._types
 
-    async def forget_socket(self) -> None:
+    def forget_socket(self) -> None:
         """Remove the GDB socket from disk once GDB is connected: nothing to leave behind."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -17,6 +17,7 @@ from tracer.paging import Leaf, set_poison
 from tracer.stub import VALUE_OFFSET, Stub, pack_request
 from tracer.x86 import Flag, PageFaultCode
 
+_FIXED_FLAG = 1 << 1
 _MAX_HEALED = 8
 """Pages one instruction can touch: more poisoned ones than this mean something else is wrong."""
 
@@ -69,13 +70,14 @@ class Carrier:
         await self._hold_others(True)
         # No translation of a poisoned page is in the TLB, and the stub leaves none behind.
         set_poison(space.memory, space.paging, leaf, poisoned=False)
-        await self._target.run_to(
-            stub.done,
-            [
-                store(stack, pack_request(transfer.linear, transfer.value or 0)),
-                assign("rip", routines[transfer.width]),
-            ],
-        )
+        changes = [
+            store(stack, pack_request(transfer.linear, transfer.value or 0)),
+            assign("rip", routines[transfer.width]),
+        ]
+        if leaf.user:
+            # The stub is a supervisor: SMAP would stop it short of a user page without AC.
+            changes.append(assign("eflags", _FIXED_FLAG | Flag.AC))
+        await self._target.run_to(stub.done, changes)
         set_poison(space.memory, space.paging, leaf, poisoned=True)
         await self._hold_others(False)
         if transfer.direction == "write":

@@ -1,0 +1,128 @@
+"""Breakpoints on the functions with which the guest makes and unmakes device mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tracer import linux
+from tracer.btf import Btf
+from tracer.gdb.target import RegisterFile, Target
+from tracer.intercept import AddressSpace
+from tracer.paging import Leaf, Paging, set_poison
+from tracer.symbols import SymbolTable
+from tracer.trap.mapping import Poisoned, poison_mapping
+
+
+@dataclass(frozen=True, slots=True)
+class _Underway:
+    # A mapping function that has been entered: the stack pointer it returns with tells it from
+    # others of the same caller.
+    name: str
+    mapping: linux.NewMapping
+    stack: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Tell which function made a mapping, and what of it was poisoned."""
+
+    name: str
+    poisoned: Poisoned
+
+
+class MappingHooks:
+    """Own the breakpoints of one guest's mapping functions.
+
+    A function is stopped at its entry, where its arguments are, and where it returns to, by when
+    the translations exist and nothing has used them.
+    """
+
+    def __init__(self, target: Target, types: Btf | None) -> None:
+        self._target = target
+        self._types = types
+        self._entries: dict[int, tuple[str, linux.MappingHook]] = {}
+        self._returns: dict[int, tuple[int, list[_Underway]]] = {}
+        self._unmap = 0
+        self._user: list[tuple[Paging, Leaf]] = []
+
+    async def install(self, symbols: SymbolTable) -> list[str]:
+        """Set the breakpoints; return the required functions that have no symbol."""
+        found, missing = linux.find_hooks(symbols)
+        if missing:
+            return missing
+        for address, hook in found.items():
+            self._entries[await self._target.set_breakpoint(address)] = hook
+        unmap = symbols.address_of(linux.UNMAP)
+        if unmap is not None:
+            self._unmap = await self._target.set_breakpoint(unmap)
+        return []
+
+    def owns(self, number: int | None) -> bool:
+        """Tell whether a breakpoint is one of these."""
+        return number in self._entries or number in self._returns or number == self._unmap
+
+    async def stopped(
+        self, number: int, registers: RegisterFile, space: AddressSpace
+    ) -> list[Mapped]:
+        """Act on a stop at one of the breakpoints; return the mappings that were completed."""
+        if number == self._unmap:
+            self._heal(registers, space)
+        elif number in self._returns:
+            return await self._finish(number, registers, space)
+        else:
+            await self._begin(number, registers, space)
+        return []
+
+    async def _begin(self, number: int, registers: RegisterFile, space: AddressSpace) -> None:
+        name, hook = self._entries[number]
+        mapping = hook.arguments(registers.values)
+        end = mapping.physical + max(mapping.size, 1) - 1
+        if not space.regions.touches_traced(mapping.physical, end):
+            return
+        stack = registers["rsp"]
+        back = int.from_bytes(space.read(stack, 8), "little")
+        underway = _Underway(name, mapping, stack + 8)
+        for address, waiting in self._returns.values():
+            if address == back:
+                waiting.append(underway)
+                return
+        self._returns[await self._target.set_breakpoint(back)] = (back, [underway])
+
+    async def _finish(
+        self, number: int, registers: RegisterFile, space: AddressSpace
+    ) -> list[Mapped]:
+        _, waiting = self._returns[number]
+        done = [item for item in waiting if item.stack == registers["rsp"]]
+        mapped = [Mapped(item.name, poison_mapping(space, item.mapping)) for item in done]
+        for item in mapped:
+            users = (leaf for leaf in item.poisoned.leaves if leaf.user)
+            self._user += [(space.paging, leaf) for leaf in users]
+        waiting[:] = [item for item in waiting if item not in done]
+        if not waiting:
+            del self._returns[number]
+            await self._target.delete_breakpoint(number)
+        return mapped
+
+    def _heal(self, registers: RegisterFile, space: AddressSpace) -> None:
+        # Linux reads the physical address back out of a user mapping's entry when it goes.
+        for paging, leaf in list(self._leaving(registers["rdi"], space)):
+            set_poison(space.memory, paging, leaf, poisoned=False)
+            self._user.remove((paging, leaf))
+
+    def _leaving(self, vma: int, space: AddressSpace) -> Iterator[tuple[Paging, Leaf]]:
+        start, end = self._extent(vma, space)
+        for paging, leaf in self._user:
+            if start <= leaf.linear < end and paging.cr3 == space.paging.cr3:
+                yield paging, leaf
+
+    def _extent(self, vma: int, space: AddressSpace) -> tuple[int, int]:
+        # The linear range of a vm_area_struct; everything when its layout is not known.
+        start = self._types and self._types.member("vm_area_struct", "vm_start")
+        end = self._types and self._types.member("vm_area_struct", "vm_end")
+        if not start or not end:
+            return 0, 1 << 64
+        first, last = (
+            int.from_bytes(space.read(vma + member.offset, 8), "little") for member in (start, end)
+        )
+        return first, last

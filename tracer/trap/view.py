@@ -1,0 +1,59 @@
+"""What the guest is like at this moment: its memory map, its time, its code segments."""
+
+from __future__ import annotations
+
+from tracer.gdb.target import RegisterFile
+from tracer.guest.machine import Machine
+from tracer.intercept import AddressSpace
+from tracer.paging import paging_of
+from tracer.region import RegionMap
+from tracer.x86 import Mode
+
+
+class GuestView:
+    """Follow one guest.
+
+    ``regions`` is the memory map as last asked for, ``time_ns`` the guest's time at the last stop
+    that told it, ``ran`` how long it ran in seconds of the host's time. ``poison`` is the mask of
+    the page-table bit that vetrace sets.
+    """
+
+    def __init__(self, machine: Machine, poison: int, vcpus: int) -> None:
+        self.machine = machine
+        self.poison = poison
+        self.vcpus = vcpus
+        self.regions = RegionMap((), (), ())
+        self.time_ns = 0
+        self.ran = 0.0
+        self._modes: dict[int, Mode] = {}
+
+    def space(self, cr3: int, cr4: int) -> AddressSpace:
+        """Return where linear addresses lead for a vCPU with these control registers."""
+        return AddressSpace(self.machine.memory, paging_of(cr3, cr4, self.poison), self.regions)
+
+    def space_of(self, registers: RegisterFile) -> AddressSpace:
+        """Return where linear addresses lead for the vCPU with these registers."""
+        return self.space(registers["cr3"], registers["cr4"])
+
+    def tell_time(self, counter: int) -> None:
+        """Note the guest's time; ``counter`` is its time-stamp counter.
+
+        Under icount QEMU's counter is virtual time in ns (target/i386, cpu_get_tsc). In real time
+        it is the host's, of unknown rate, and the time the guest has run stands in.
+        """
+        realtime = self.machine.config.realtime
+        self.time_ns = int(self.ran * 1e9) if realtime else counter
+
+    async def mode(self, selector: int, space: AddressSpace) -> Mode:
+        """Return the mode of a code segment, from its descriptor in the guest's GDT.
+
+        L is bit 53 and D bit 54 (Intel SDM vol. 3A, 3.4.5).
+        """
+        mode = self._modes.get(selector)
+        if mode is None:
+            gdt, _ = await self.machine.descriptor_tables()
+            descriptor = int.from_bytes(space.read(gdt + (selector & 0xFFF8), 8), "little")
+            small = Mode.COMPAT32 if descriptor >> 54 & 1 else Mode.COMPAT16
+            mode = Mode.LONG if descriptor >> 53 & 1 else small
+            self._modes[selector] = mode
+        return mode
