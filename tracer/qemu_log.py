@@ -22,6 +22,9 @@ class LogEntry:
     ``address`` is physical for a memory access and a port number for port I/O, which the log does
     not tell apart. ``width`` is in bytes; ``value`` has no bits beyond it. ``name`` is QEMU's name
     of the memory region, empty where an older QEMU does not log it.
+
+    ``refused`` marks an access whose width or alignment the device model does not take: reads
+    answer 0, writes go nowhere, and ``address`` is an offset into the region.
     """
 
     line: int
@@ -31,12 +34,19 @@ class LogEntry:
     width: int
     value: int
     name: str
+    refused: bool = False
 
 
 # A name is whatever the device model chose: it may hold spaces and quotes.
 _ENTRY = re.compile(
     rb"memory_region_ops_(read|write) cpu (-?\d+) mr 0x[0-9a-f]+ addr 0x([0-9a-f]+)"
     rb" value 0x([0-9a-f]+) size (\d+)(?: name '(.*)')?\s*$"
+)
+
+
+# softmmu/memory.c, memory_region_access_valid; switched on by ``-d guest_errors``.
+_REFUSAL = re.compile(
+    rb"^Invalid (read|write) at addr 0x([0-9a-fA-F]+), size (\d+), region '(.*)', reason: "
 )
 
 
@@ -48,7 +58,7 @@ def parse_line(line: bytes, number: int = 0) -> LogEntry | None:
     """
     found = _ENTRY.search(line)
     if found is None:
-        return None
+        return _parse_refusal(line, number)
     direction, cpu, address, value, size, name = found.groups()
     width = int(size)
     return LogEntry(
@@ -59,6 +69,23 @@ def parse_line(line: bytes, number: int = 0) -> LogEntry | None:
         width=width,
         value=int(value, 16) & ((1 << 8 * width) - 1),
         name=(name or b"").decode(errors="replace"),
+    )
+
+
+def _parse_refusal(line: bytes, number: int) -> LogEntry | None:
+    found = _REFUSAL.match(line)
+    if found is None:
+        return None
+    direction, offset, size, name = found.groups()
+    return LogEntry(
+        line=number,
+        cpu=-1,
+        direction="read" if direction == b"read" else "write",
+        address=int(offset, 16),
+        width=int(size),
+        value=0,
+        name=name.decode(errors="replace"),
+        refused=True,
     )
 
 

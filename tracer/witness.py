@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import BinaryIO, Generic, TypeVar
 
@@ -134,6 +135,11 @@ class _Matching:
     def _entries(self, log: BinaryIO | Iterable[bytes]) -> Iterator[tuple[str, LogEntry]]:
         for entry in entries(log, self.offset or 0):
             self.result.entries += 1
+            if entry.refused:
+                placed = self.map.place(entry)
+                if placed is None:
+                    continue
+                entry = placed
             region = self.map.find(entry)
             if region is None:
                 continue
@@ -279,7 +285,12 @@ def fit(access: TracedAccess, logged: Sequence[LogEntry]) -> tuple[int, bool]:
     """
     value, cursor, last = 0, access.address, access.address + access.width
     for used, entry in enumerate(logged, 1):
-        if entry.direction != access.direction or (access.stepped and entry.cpu < 0):
+        if entry.direction != access.direction:
+            return 0, False
+        if entry.refused:
+            same = used == 1 and (entry.address, entry.width) == (access.address, access.width)
+            return int(same), same and (access.direction == "write" or not access.value)
+        if access.stepped and entry.cpu < 0:
             return 0, False
         end = entry.address + entry.width
         if used == 1 and entry.address <= cursor and end >= last:
@@ -360,6 +371,13 @@ class _RegionMap:
             ),
         )
         self.known.clear()
+
+    # A refused access at its physical address, or None when the name fits no region or several.
+    def place(self, entry: LogEntry) -> LogEntry | None:
+        bases = {start for start, _, name, _ in self.places if name == entry.name}
+        if len(bases) != 1:
+            return None
+        return replace(entry, address=bases.pop() + entry.address)
 
     # The name of the traced region, or None.
     def find(self, entry: LogEntry) -> str | None:

@@ -160,6 +160,26 @@ def test_a_stepped_value_counts_where_it_is_known() -> None:
         assert compare(trace(access, via="stepped"), log).agrees is agrees
 
 
+def refused(direction: Direction, offset: int, width: int, name: str = "nvme") -> bytes:
+    """Write the log line for an access of a width that the device model does not take."""
+    return (
+        f"Invalid {direction} at addr 0x{offset:X}, size {width}, region '{name}',"
+        " reason: invalid size (min:2 max:8)\n"
+    ).encode()
+
+
+def test_a_refused_access_counts_as_seen() -> None:
+    log = [refused("read", 0x4, 1), refused("write", 0x5, 1)]
+    assert compare(trace(read(0x4, 1, 0), write(0x5, 1, 0xAB)), log).agrees
+
+
+@pytest.mark.parametrize(
+    "access", [read(0x4, 1, 7), read(0x5, 1, 0), read(0x4, 2, 0), write(0x4, 1, 0)]
+)
+def test_a_refused_access_must_fit(access: MemoryAccess) -> None:
+    assert not compare(trace(access), [refused("read", 0x4, 1)]).agrees
+
+
 def test_messages_from_devices_are_left_out() -> None:
     access = write(0xB0, 4, 0, "lapic")
     log = [

@@ -228,6 +228,8 @@ class Machine(asyncio.SubprocessProtocol):
             words += ["-icount", _ICOUNT, *_HEARTBEAT]
         if config.qemu_log is not None:
             words += ["-trace", "memory_region_ops_*", "-D", str(config.qemu_log)]
+            # Accesses of a width the device does not take are in no trace event.
+            words += ["-d", "cpu_reset,guest_errors"]
         return [*words, *config.extra]
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
