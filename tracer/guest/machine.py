@@ -29,18 +29,19 @@ log = logging.getLogger(__name__)
 
 MINIMUM_VERSION = (6, 0)
 _ICOUNT = "shift=1,sleep=off"
-"""Two virtual nanoseconds an instruction; an idle guest does not wait, its clock is warped.
+"""Two virtual nanoseconds an instruction; an idle guest's clock is set to its next timer."""
+_BEAT = 20
+"""Microseconds of virtual time between two beats of the metronome.
 
-Between a vCPU's stop and the machine's, QEMU takes the guest for idle (icount_start_warp_timer in
-QEMU's softmmu/icount.c). With sleep=on its clock would then run on by host time, a random 20 to
-200 µs a stop; with sleep=off it is warped to the next timer, 4 ms away or more.
-"""
-_HEARTBEAT = (
-    "-netdev", "hubport,id=heartbeat,hubid=7",
-    "-object", "filter-buffer,id=heartbeat-timer,netdev=heartbeat,interval=40",
+QEMU takes a guest for idle between the moment its vCPU stops for GDB and the moment the machine
+does (main_loop_wait calls icount_start_warp_timer), and sets its clock to the next timer: 4 to
+50 ms a stop in a guest with a 250 Hz tick. A timer that is never far away bounds that, to a time
+that two runs have in common. A filter on a network that nobody is on has such a timer
+(net/filter-buffer.c)."""
+_METRONOME = (
+    "-netdev", "hubport,id=metronome,hubid=63",
+    "-object", f"filter-buffer,id=metronome-beat,netdev=metronome,interval={_BEAT}",
 )  # fmt: skip
-"""A network of nothing, whose timer is due every 40 µs of virtual time: how far a stop can warp
-the clock, and by how much depends on the guest alone, so that two runs are the same."""
 _RAM = "guest-ram"
 _CONSOLE_TAIL = 200
 _REGISTER_DUMP = re.compile(r"CPU Reset|[A-Z][A-Z0-9 ]{1,5}=")
@@ -197,8 +198,8 @@ class Machine(asyncio.SubprocessProtocol):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), 5)
         status = None if self._process is None else self._process.status
-        how = str(error) if status is None else exit_words(status)
-        complaint = next((line for line in self._output.errors if "warning:" not in line), how)
+        how = exit_words(status) if status is not None else str(error) or "no answer on its monitor"
+        complaint = next(iter(self._output.errors), how)
         return QemuError(f"QEMU did not start: {complaint}")
 
     def arguments(self, monitor: int) -> list[str]:
@@ -225,7 +226,7 @@ class Machine(asyncio.SubprocessProtocol):
         if config.initrd is not None:
             words += ["-initrd", str(config.initrd)]
         if not config.realtime:
-            words += ["-icount", _ICOUNT, *_HEARTBEAT]
+            words += ["-icount", _ICOUNT, *_METRONOME]
         if config.qemu_log is not None:
             words += ["-trace", "memory_region_ops_*", "-D", str(config.qemu_log)]
             # Accesses of a width the device does not take are in no trace event.
@@ -345,6 +346,8 @@ class Machine(asyncio.SubprocessProtocol):
                 self._output.console.append(text)
             elif text.startswith("Triple fault"):
                 self._output.triple_fault = True
+            elif "warning:" in text:
+                log.debug("qemu: %s", text)
             elif text and not _REGISTER_DUMP.match(text):
                 self._output.errors.append(_PREFIX.sub("", text))
 
