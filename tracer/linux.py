@@ -24,6 +24,10 @@ UNMAP = "untrack_pfn"
 """Runs before a user mapping of device memory goes, with the vm_area_struct as first argument; it
 reads the physical address out of the page-table entry (arch/x86/mm/pat/memtype.c)."""
 
+SPARE_LINEAR = 0xFFFF_FFFF_FFE0_0000
+"""The hole at the end of the address space, 2 MiB beside the fixmap (Documentation/arch/x86/
+x86_64/mm.rst, "unused hole")."""
+
 _FIXADDR_TOP = 0xFFFF_FFFF_FF7F_F000
 _PFN_MASK = 0x0007_FFFF_FFFF_F000  # without bit 51, which may be our poison
 _PAGE_MASK = 0xFFFF_FFFF_FFFF_F000

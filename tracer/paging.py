@@ -20,6 +20,12 @@ WRITABLE = 1 << 1
 USER = 1 << 2
 LARGE = 1 << 7
 
+LARGE_SIZE = 1 << 21
+
+_ACCESSED = 3 << 5
+"""Accessed and dirty, which the CPU sets by itself."""
+_DEVICE_PAGE = PRESENT | WRITABLE | LARGE | _ACCESSED | 1 << 4 | 1 << 63
+"""A 2 MiB leaf of device memory: not cached (PCD), not executable."""
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 _INDEX_BITS = 9
 _ENTRIES = 512
@@ -161,6 +167,31 @@ def _leaves(
             yield from _leaves(
                 memory, paging, below, level - 1, linear, below_writable, below_user, seen
             )
+
+
+def place_large(memory: PhysicalMemory, paging: Paging, linear: int, physical: int) -> bool:
+    """Map the 2 MiB around a physical address at a linear one that nothing uses.
+
+    The page is for data of the supervisor and not cached. Tells whether it is there afterwards:
+    it is not when the tables end above, or the entry has another use.
+    """
+    table = paging.cr3 & _CR3_TABLE
+    for level in range(paging.levels, 1, -1):
+        shift = 12 + _INDEX_BITS * (level - 1)
+        address = table + 8 * (linear >> shift & (_ENTRIES - 1))
+        try:
+            (entry,) = _ENTRY.unpack(memory.read(address, 8))
+        except LookupError:
+            return False
+        if level > 2:
+            if not entry & PRESENT or _is_leaf(entry, level):
+                return False
+            table = entry & _ADDRESS & ~paging.poison
+    wanted = (physical & -LARGE_SIZE) | _DEVICE_PAGE
+    if entry == 0:
+        memory.write(address, _ENTRY.pack(wanted))
+        return True
+    return bool(entry & ~_ACCESSED == wanted & ~_ACCESSED)
 
 
 def set_poison(memory: PhysicalMemory, paging: Paging, leaf: Leaf, poisoned: bool) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 from collections.abc import Sequence
 
@@ -112,6 +113,8 @@ async def start(
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         # Ctrl-C in the terminal is for vetrace alone, which ends its children in order.
         os.setpgid(0, 0)
+        # A debugger that breaks leaves no core file in the reader's folder.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if os.getppid() != parent:
             os._exit(1)
 

@@ -37,8 +37,10 @@ from tracer.trap.entry import follow_kaslr, reach_entry
 from tracer.trap.gate import PageFaultGate
 from tracer.trap.hook import MappingHooks
 from tracer.trap.interceptor import Interceptor
-from tracer.trap.mapping import Poisoned, poison_everything
+from tracer.trap.mapping import Poisoned, map_spare, poison_everything
 from tracer.trap.view import GuestView
+
+_EFER_NXE = 1 << 11
 
 Subscriber = Callable[[Record], None]
 
@@ -239,6 +241,7 @@ class Session:
 
     async def _poison_everything(self, registers: RegisterFile, by: str) -> None:
         space = self.view.space_of(registers)
+        map_spare(space, bool(registers["efer"] & _EFER_NXE))
         self._note_poisoned(poison_everything(space), by)
         await self._carrier.flush(space)
 
@@ -282,7 +285,7 @@ class Session:
         if panic is not None:
             raise GuestCrashed(f"the guest panicked: {panic.partition('] ')[2] or panic}")
         if ending.cause not in ("guest-shutdown", "guest-reset") or ending.status != 0:
-            raise QemuError(f"QEMU ended by itself: {_why(ending)}")
+            raise QemuError(f"QEMU ended before its guest did: {_why(ending)}; boot again")
         return ending
 
     async def _explain(self, error: DebuggerError, when: str) -> TracerError:

@@ -15,8 +15,9 @@ in the spill and lets the vCPU go on: the registers are loaded, and the guest's 
 ``leave``, goes back to the interrupted code.
 
 Before that it may send the vCPU to one of ``loads`` and ``stores``: they make one access at the
-address in the first slot, with the value in the second, and ring again, at ``done``. From any
-other place, moving RIP to ``spill`` reads the counter.
+address in the first slot, with the value in the second, and ring again, at ``done``. The
+``departures`` store and go back at once. From any other place, moving RIP to ``spill`` reads the
+counter.
 
 The test is of bit 3 alone because TCG reports reserved-bit faults with P clear.
 """
@@ -95,6 +96,7 @@ class Stub:
     leave: int
     loads: dict[int, int]
     stores: dict[int, int]
+    departures: dict[int, int]
     done: int
     bell: int
 
@@ -139,12 +141,17 @@ def assemble(base: int, handler: int) -> Stub:
     code += _FINISH
     done = ring()
     code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
+    departures: dict[int, int] = {}
+    for width, access in _STORE_CODE.items():
+        departures[width] = here()
+        code += _FETCH + access
+        code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
     code += bytes(-here() % 8)
     bell = here()
     for end in rings:
         struct.pack_into("<i", code, end - 4, bell - base - end)
     code += bytes(8)
-    return Stub(bytes(code), base, spill, stop, leave, loads, stores, done, bell)
+    return Stub(bytes(code), base, spill, stop, leave, loads, stores, departures, done, bell)
 
 
 def _displacement(origin: int, target: int) -> int:

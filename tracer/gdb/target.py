@@ -21,7 +21,7 @@ _LAYOUT_ROW = re.compile(
     r"\s+\S+\s+(?P<number>\d+)\s+(?P<offset>\d+)\s*$"
 )
 _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
-           "cr0", "cr2", "cr3", "cr4")  # fmt: skip
+           "cr0", "cr2", "cr3", "cr4", "efer")  # fmt: skip
 _STRAYS = 4
 """Stops in a row that may be somebody else's, see :attr:`tracer.mi.Stopped.stray`."""
 _PHYSICAL = "Qqemu.PhyMemMode:1"

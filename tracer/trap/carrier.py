@@ -1,9 +1,10 @@
 """Accesses carried out for the guest: through the stub of QEMU, or by the vCPU itself.
 
 Most devices are reached at their physical address. The local APIC is not: each vCPU has its own
-behind one address, so the vCPU makes the access, in the fault stub, with the page healed for that
-moment and every other vCPU held. The same way the vCPU carries out a whole instruction that the
-emulator does not know: a *native step*.
+behind one address, so the vCPU makes the access, in the fault stub, through a spare mapping that
+is not poisoned. Where there is none the page is healed for that moment, with every other vCPU
+held. The same way the vCPU carries out a whole instruction that the emulator does not know: a
+*native step*.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from tracer.errors import InterceptError
 from tracer.gdb.target import RegisterFile, Target, assign, store
 from tracer.intercept import AddressSpace, Transfer
+from tracer.linux import SPARE_LINEAR
 from tracer.paging import Leaf, set_poison
 from tracer.stub import VALUE_OFFSET, Stub, pack_request
 from tracer.x86 import Flag, PageFaultCode
@@ -60,29 +62,55 @@ class Carrier:
             return int.from_bytes(data, "little")
         return await self._target.read_physical(transfer.physical, transfer.width)
 
+    def departure(
+        self, transfer: Transfer, space: AddressSpace, stub: Stub, stack: int
+    ) -> list[str] | None:
+        """Return the changes that make the vCPU store a value on its way back to the guest.
+
+        For the only access of an instruction: it spares a stop. None where this cannot be done.
+        """
+        if transfer.region is None or not transfer.region.vcpu_only:
+            return None
+        linear = _spare_linear(transfer, space)
+        if linear is None or transfer.value is None:
+            return None
+        request = store(stack, pack_request(linear, transfer.value))
+        return [request, assign("rip", stub.departures[transfer.width])]
+
     async def _by_vcpu(
         self, transfer: Transfer, space: AddressSpace, stub: Stub, stack: int
     ) -> int | None:
-        leaf = space.leaf(transfer.linear)
-        if leaf is None:
-            raise InterceptError(f"linear {transfer.linear:#x} lost its translation")
         routines = stub.stores if transfer.direction == "write" else stub.loads
+        routine = assign("rip", routines[transfer.width])
+        value = transfer.value or 0
+        spare = _spare_linear(transfer, space)
+        request = store(stack, pack_request(spare or transfer.linear, value))
         await self._hold_others(True)
-        # No translation of a poisoned page is in the TLB, and the stub leaves none behind.
-        set_poison(space.memory, space.paging, leaf, poisoned=False)
-        changes = [
-            store(stack, pack_request(transfer.linear, transfer.value or 0)),
-            assign("rip", routines[transfer.width]),
-        ]
-        if leaf.user:
-            # The stub is a supervisor: SMAP would stop it short of a user page without AC.
-            changes.append(assign("eflags", _FIXED_FLAG | Flag.AC))
-        await self._target.run_to(stub.done, changes)
-        set_poison(space.memory, space.paging, leaf, poisoned=True)
+        if spare is not None:
+            await self._target.run_to(stub.done, [request, routine])
+        else:
+            await self._healed(transfer.linear, space, stub, [request, routine])
         await self._hold_others(False)
         if transfer.direction == "write":
             return None
         return int.from_bytes(space.read(stack + VALUE_OFFSET, 8), "little")
+
+    async def _healed(
+        self, linear: int, space: AddressSpace, stub: Stub, changes: list[str]
+    ) -> None:
+        # Make an access through the poisoned page itself. No translation of it is in the TLB
+        # before, and the stub leaves none behind.
+        leaf = space.leaf(linear)
+        if leaf is None:
+            raise InterceptError(f"linear {linear:#x} lost its translation")
+        if leaf.user:
+            # The stub is a supervisor: SMAP would stop it short of a user page without AC.
+            changes.append(assign("eflags", _FIXED_FLAG | Flag.AC))
+        set_poison(space.memory, space.paging, leaf, poisoned=False)
+        try:
+            await self._target.run_to(stub.done, changes)
+        finally:
+            set_poison(space.memory, space.paging, leaf, poisoned=True)
 
     async def native_step(self, rip: int, linear: int, space: AddressSpace, stub: Stub) -> Stepped:
         """Let the vCPU carry out the interrupted instruction on the real devices.
@@ -142,3 +170,11 @@ class Carrier:
     async def _hold_others(self, held: bool) -> None:
         if not self._alone:
             await self._target.hold_others(held)
+
+
+def _spare_linear(transfer: Transfer, space: AddressSpace) -> int | None:
+    # Where the transfer's physical address is mapped without poison, if it is.
+    leaf = space.leaf(SPARE_LINEAR)
+    if leaf is None or leaf.poisoned or leaf.physical != transfer.physical & -leaf.size:
+        return None
+    return leaf.linear + transfer.physical - leaf.physical

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from tracer.decode import decode
+from tracer.decode import decode, foreign_accesses
 from tracer.errors import (
     EmulationError,
     GuestException,
@@ -28,16 +28,17 @@ from tracer.intercept import (
     foretell,
     interrupted,
     is_traced,
+    lost_atomicity,
     memory_access,
     needs_registers,
     register_values,
 )
 from tracer.stub import SPILL_SIZE, Spill, patch_spill, unpack_spill
-from tracer.trace import Intercept
+from tracer.trace import Direction, Intercept
 from tracer.trap.carrier import Carrier
 from tracer.trap.gate import PageFaultGate
 from tracer.trap.view import GuestView
-from tracer.x86 import GPR, MAX_INSTRUCTION, PAGE_FAULT_VECTOR, CpuState, PageFaultCode
+from tracer.x86 import GPR, MAX_INSTRUCTION, PAGE_FAULT_VECTOR, CpuState, Flag, PageFaultCode
 
 MAX_ITERATIONS = 256
 """Iterations of a REP instruction carried out in one stop: the guest stays interruptible."""
@@ -53,6 +54,7 @@ class _Fault:
     space: AddressSpace
     cpu: CpuState
     xmm: tuple[int, ...] = ()
+    departure: list[str] = field(default_factory=list)
 
 
 class Interceptor:
@@ -92,7 +94,7 @@ class Interceptor:
             return await self._deliver(fault, gate, exception)
         except EmulationError as error:
             # Of a REP that went part of the way, the rest faults again.
-            if fault.cpu is before:
+            if fault.cpu.gpr == before.gpr:
                 return await self._step(fault, gate, str(error))
         return _write_back(fault)
 
@@ -126,16 +128,20 @@ class Interceptor:
                 _check_address(fault.spill, insn, foretold)
             elif not is_traced(foretold):
                 return
-            if _overwrites(foretold, fault.stack):
-                # PUSH and CALL write where the fault frame lies; the vCPU does once it is gone.
+            # PUSH and CALL write where the fault frame lies; the vCPU does once it is gone. And it
+            # is the vCPU that raises #DB after an instruction the guest single-steps.
+            if _overwrites(foretold, fault.stack) or cpu.rflags & Flag.TF:
                 raise UnsupportedInstruction(insn.code, insn.text)
-            outcome = await self._perform(insn, fault, gate)
+            alone = len(foretold) == 1 and insn.rep is None
+            outcome = await self._perform(insn, fault, gate, alone=alone)
             self._record(fault, insn, outcome, cpu)
             fault.cpu = outcome.cpu
             if outcome.cpu.rip != cpu.rip or insn.rep is None:
                 return
 
-    async def _perform(self, insn: Instruction, fault: _Fault, gate: PageFaultGate) -> Outcome:
+    async def _perform(
+        self, insn: Instruction, fault: _Fault, gate: PageFaultGate, *, alone: bool
+    ) -> Outcome:
         execution = carry_out(insn, fault.cpu, fault.space)
         answer: int | None = None
         while True:
@@ -144,7 +150,14 @@ class Interceptor:
             except StopIteration as stop:
                 outcome: Outcome = stop.value
                 return outcome
-            answer = await self._carrier.perform(transfer, fault.space, gate.stub, fault.stack)
+            place = (transfer, fault.space, gate.stub, fault.stack)
+            if alone and transfer.direction == "write":
+                departure = self._carrier.departure(*place)
+                if departure is not None:
+                    fault.departure = departure
+                    answer = None
+                    continue
+            answer = await self._carrier.perform(*place)
 
     async def _deliver(
         self, fault: _Fault, gate: PageFaultGate, exception: GuestException
@@ -229,7 +242,7 @@ class Interceptor:
                 accesses=[memory_access(transfer) for transfer in transfers],
                 before=register_values(before, insn),
                 after=changed_values(before, outcome.cpu),
-                note=note,
+                note=note or (lost_atomicity(insn, transfers) if insn is not None else None),
             )
         )
         self._sequence += accesses
@@ -279,17 +292,18 @@ def _write_back(fault: _Fault) -> list[str]:
     for number, value in enumerate(cpu.xmm):
         if fault.xmm and fault.xmm[number] != value:
             changes.append(assign_xmm(number, value))
-    return changes
+    return [*changes, *fault.departure]
 
 
 def _stepped_transfer(fault: _Fault, insn: Instruction | None) -> Transfer:
     leaf = fault.space.leaf(fault.spill.cr2)
     physical = leaf.translate(fault.spill.cr2) if leaf is not None else 0
+    direction: Direction = "write" if fault.spill.frame.error_code & PageFaultCode.W else "read"
     return Transfer(
-        direction="write" if fault.spill.frame.error_code & PageFaultCode.W else "read",
+        direction=direction,
         linear=fault.spill.cr2,
         physical=physical,
-        width=insn.width if insn is not None else 0,
+        width=0 if insn is None else insn.width or dict(foreign_accesses(insn)).get(direction) or 0,
         value=None,
         region=fault.space.regions.find(physical),
         traced=fault.space.regions.is_traced(physical),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracer.intercept import AddressSpace
-from tracer.linux import NewMapping
-from tracer.paging import Leaf, leaves, set_poison
+from tracer.linux import SPARE_LINEAR, NewMapping
+from tracer.paging import Leaf, leaves, place_large, set_poison
 from tracer.x86 import PAGE_SIZE
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,18 @@ def poison_mapping(space: AddressSpace, mapping: NewMapping) -> Poisoned:
     return _poison(space, _range_leaves(space, mapping.linear, mapping.size))
 
 
+def map_spare(space: AddressSpace, executable_bit: bool) -> bool:
+    """Map the device that only a vCPU reaches once more, unpoisoned, where nothing else is.
+
+    ``executable_bit`` tells whether entries may say that a page is not executable (EFER.NXE).
+    Tells whether the mapping is there.
+    """
+    region = next((region for region in space.regions.regions if region.vcpu_only), None)
+    if region is None or not executable_bit:
+        return False
+    return place_large(space.memory, space.paging, SPARE_LINEAR, region.start)
+
+
 def heal_everything(space: AddressSpace) -> int:
     """Take the poison off every leaf; return how many had it."""
     healed = 0
@@ -55,7 +67,11 @@ def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:
     refused: list[Leaf] = []
     for leaf in candidates:
         end = leaf.physical + leaf.size - 1
-        if leaf.poisoned or not regions.touches_traced(leaf.physical, end):
+        if (
+            leaf.poisoned
+            or leaf.linear == SPARE_LINEAR
+            or not regions.touches_traced(leaf.physical, end)
+        ):
             continue
         if regions.touches_ram(leaf.physical, end):
             log.debug("%#x: a %d-byte page over device and RAM", leaf.linear, leaf.size)
