@@ -1,0 +1,271 @@
+"""The Debian kernel, traced from its entry to its power-off; one boot serves many tests."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from vetrace_run import Run, Trace, boot, read_trace, run
+
+from tracer.guest.disk import DISKS, checksum
+from tracer.trace import Intercept, RegionRecord
+
+pytestmark = pytest.mark.qemu
+
+# A default guest has these; each of them Linux reaches.
+REACHED = {
+    "ecam", "hpet", "ioapic", "lapic", "nvme", "nvme.msix-table",
+    "virtio-blk.common", "virtio-blk.device", "virtio-blk.notify", "virtio-blk.msix-table",
+    "virtio-net.common", "virtio-net.device", "virtio-net.notify", "virtio-net.msix-table",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("traced")
+    return boot(folder, "--json", "--check", "--qemu-log", folder / "qemu.log")
+
+
+@pytest.fixture(scope="session")
+def again(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return boot(tmp_path_factory.mktemp("again"))
+
+
+@pytest.fixture(scope="session")
+def untraced(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("untraced")
+    return run(folder, "boot", "--untraced", "--serial", folder / "serial")
+
+
+@pytest.fixture(scope="session")
+def trace(traced: Run) -> Trace:
+    return read_trace(traced.trace)
+
+
+# ---- complete and exact
+
+
+def test_qemu_saw_the_same(traced: Run) -> None:
+    assert traced.status == 0, traced.err
+    said = re.search(
+        r"^(\d+) missing, (\d+) extra, (\d+) different over (\d+) accesses in (\d+) regions",
+        traced.err,
+        re.MULTILINE,
+    )
+    assert said is not None, traced.err
+    missing, extra, different, accesses, regions = map(int, said.groups())
+    assert (missing, extra, different) == (0, 0, 0)
+    assert accesses == len(traced.objects) >= 2000
+    assert regions >= 7
+
+
+def test_every_device_is_in_the_trace(trace: Trace) -> None:
+    counts = Counter(
+        access.region for record in trace.intercepts for _, access in record.device_accesses()
+    )
+    assert set(counts) >= REACHED
+    announced = {
+        r.region.name: r.region.traced for r in trace.records if isinstance(r, RegionRecord)
+    }
+    assert set(counts) <= set(announced)
+    assert all(announced.values())
+
+
+def test_mappings_from_the_kernels_entry_on(trace: Trace) -> None:
+    first = {}
+    for record in trace.intercepts:
+        for _, access in record.device_accesses():
+            first.setdefault(access.region, (record.symbol or "").partition("+")[0])
+    # setup_arch reads the IOAPIC and LAPIC identifiers, long before any ioremap.
+    assert first["ioapic"] == "native_io_apic_read"
+    assert first["lapic"].startswith("native_apic_mem_")
+
+
+def test_the_emulator_knew_every_instruction(trace: Trace) -> None:
+    assert {record.via for record in trace.intercepts} == {"emulated"}
+    assert trace.end.outcome == "poweroff"
+    assert trace.end.counts["emulated"] == trace.end.counts["accesses"]
+    assert trace.end.counts.get("stepped", 0) == 0
+    widths = {access.width for r in trace.intercepts for _, access in r.device_accesses()}
+    assert widths == {1, 2, 4, 8}
+
+
+def test_registers_hold_what_the_device_gave(trace: Trace) -> None:
+    loads = [
+        r
+        for r in trace.intercepts
+        if r.text.startswith("mov e") and r.accesses[0].direction == "read"
+    ]
+    assert len(loads) > 100
+    for record in loads:
+        name = "r" + record.text.split()[1].rstrip(",")[1:]
+        assert {**record.before, **record.after}[name] == record.accesses[0].value, record
+
+
+def test_verify_agrees_and_sees_a_change(traced: Run, tmp_path: Path) -> None:
+    assert run(tmp_path, "verify", traced.trace, "--qemu-log", traced.qemu_log).status == 0
+    lines = traced.trace.read_bytes().splitlines(keepends=True)
+    dropped = tmp_path / "dropped.vtrace"
+    nth = [number for number, line in enumerate(lines) if b'"nvme"' in line and b'"mmio"' in line][
+        7
+    ]
+    dropped.write_bytes(b"".join(lines[:nth] + lines[nth + 1 :]))
+    worse = run(tmp_path, "verify", dropped, "--qemu-log", traced.qemu_log)
+    assert worse.status == 3
+    assert "1 missing, 0 extra, 0 different" in worse.out
+
+
+# ---- the guest cannot tell
+
+# Its own words for the time of day, for durations, and for what both were calibrated to.
+TIMES = (
+    (r"^\[ *\d+\.\d+\] ", ""),
+    (r"audit\(\d+\.\d+:", "audit(TIME:"),
+    (r"setting system clock to \S+ UTC \(\d+\)", "setting system clock to TIME"),
+    (r"Marking stable \(.*", "Marking stable TIME"),
+    (r"deferred pages initialised in \d+ms", "deferred pages initialised in TIME"),
+)
+# The clock-source watchdog compares two clocks over a delay that it measures, and decides by it
+# whether the TSC is calibrated further before the guest is done.
+WATCHDOG = re.compile(
+    r"clocksource: timekeeping watchdog on CPU\d: hpet (wd-wd )?read-back delay of"
+    r"|clocksource: wd-tsc-early-wd read-back delay of"
+    r"|tsc: Refined TSC clocksource calibration:"
+    r"|clocksource: tsc: mask:"
+    r"|clocksource: Switched to clocksource tsc$"
+    r"|vetrace-guest: clocksource tsc(-early)?$"
+)
+# Devices that are probed by worker threads: who comes first depends on the scheduler.
+CONCURRENT = re.compile(r"input: AT Translated Set 2 keyboard as|ACPI: \\_SB_\.GSI[A-H]: Enabled")
+
+
+def said(run: Run) -> tuple[list[str], list[str]]:
+    """What the guest said in order, and what it said in any order, without times."""
+    ordered, concurrent = [], []
+    for line in run.serial:
+        for pattern, word in TIMES:
+            line = re.sub(pattern, word, line)
+        if WATCHDOG.match(line):
+            continue
+        if CONCURRENT.match(line):
+            concurrent.append(re.sub(r"input\d+$", "inputN", line))
+        else:
+            ordered.append(line)
+    return ordered, sorted(concurrent)
+
+
+def test_the_guest_says_the_same_as_untraced(traced: Run, untraced: Run) -> None:
+    assert untraced.status == 0, untraced.err
+    expected, actual = said(untraced), said(traced)
+    assert len(expected[0]) > 300
+    assert actual[0] == expected[0]
+    assert actual[1] == expected[1]
+
+
+def test_disks_read_right(traced: Run) -> None:
+    for name in DISKS:
+        assert f"vetrace-guest: disk {name} {checksum(name)}" in traced.serial
+    assert "vetrace-guest: done" in traced.serial
+
+
+def test_ordinary_page_faults_do_not_stop_the_guest(trace: Trace) -> None:
+    counts = trace.end.counts
+    assert counts["stops"] == counts["intercepts"] + counts["hooks"]
+    assert counts["intercepts"] == len(trace.intercepts)
+    assert counts["hooks"] < 500
+
+
+# ---- repeatable
+
+
+Seen = tuple[str, str | None, int, str | None]
+
+
+def accesses(trace: Trace) -> dict[str, list[Seen]]:
+    """Direction, offset, width and value of each access, by region; values of times left out."""
+    found = defaultdict(list)
+    for record in trace.intercepts:
+        for _, access in record.device_accesses():
+            assert access.region is not None
+            if access.region == "hpet" and is_clock(record):
+                continue
+            value = None if access.region == "hpet" else access.value
+            if access.region == "ioapic" and access.offset == "0x10":
+                # The low byte of a redirection entry is the vector. Drivers that probe side by
+                # side get theirs in the order in which the host's disk lets them go on.
+                value = hex(int(value or "0", 16) & ~0xFF)
+            found[access.region].append((access.direction, access.offset, access.width, value))
+    return found
+
+
+def is_clock(record: Intercept) -> bool:
+    # The watchdog of the clock source, and the emulated RTC's alarm: as often as time passes.
+    return (record.symbol or "").startswith(("read_hpet+", "hpet_rtc_"))
+
+
+def test_two_boots_make_the_same_accesses(trace: Trace, again: Run) -> None:
+    assert again.status == 0, again.err
+    first, second = accesses(trace), accesses(read_trace(again.trace))
+    assert set(first) == set(second)
+    # The LAPIC is the guest's timer. A virtio driver rings once for all that it has queued, and
+    # how much that is depends on when the host's disk has answered.
+    doorbells = {region for region in first if region.endswith(".notify")}
+    for region in sorted(set(first) - {"lapic"} - doorbells):
+        assert first[region] == second[region], region
+    for region in doorbells:
+        assert set(first[region]) == set(second[region]), region
+
+
+# ---- what is shown
+
+KEYS = {
+    "seq", "time_ns", "vcpu", "rip", "symbol", "bytes", "text", "region", "offset", "address",
+    "width", "direction", "value", "via",
+}  # fmt: skip
+
+
+def test_json_is_one_object_an_access(traced: Run) -> None:
+    objects = traced.objects
+    assert [item["seq"] for item in objects] == list(range(len(objects)))
+    assert [item["time_ns"] for item in objects] == sorted(item["time_ns"] for item in objects)
+    for item in objects:
+        assert item.keys() >= KEYS
+        assert item["direction"] in ("read", "write")
+        assert item["width"] in (1, 2, 4, 8)
+        for key in ("rip", "offset", "address", "value"):
+            assert re.fullmatch(r"0x[0-9a-f]+", item[key]), item
+        assert re.fullmatch(r"([0-9a-f]{2}){1,15}", item["bytes"]), item
+        assert re.fullmatch(r"\w[\w.]*\+0x[0-9a-f]+(/0x[0-9a-f]+)?( \[\w+\])?", item["symbol"]), (
+            item
+        )
+
+
+def test_lines_are_shown_while_it_boots(again: Run) -> None:
+    lines = [line for line in again.out.splitlines() if re.match(r"\s*\d+\.\d+", line)]
+    assert len(lines) == len(read_trace(again.trace).intercepts)
+    assert any("nvme" in line and "mov" in line for line in lines)
+
+
+def test_show_selects(traced: Run, tmp_path: Path) -> None:
+    shown = run(tmp_path, "show", traced.trace, "--region", "nvme", "--write", "--json")
+    assert shown.status == 0, shown.err
+    wanted = [
+        item
+        for item in traced.objects
+        if item["region"].partition(".")[0] == "nvme" and item["direction"] == "write"
+    ]
+    assert shown.objects == wanted != []
+    limited = run(tmp_path, "show", traced.trace, "--symbol", "native_io_apic_read", "--limit", "3")
+    assert len(limited.out.splitlines()) == 3
+    assert all("ioapic" in line for line in limited.out.splitlines())
+
+
+def test_stats_count_everything(traced: Run, tmp_path: Path) -> None:
+    stats = run(tmp_path, "stats", traced.trace)
+    assert stats.status == 0, stats.err
+    for region, count in Counter(item["region"] for item in traced.objects).items():
+        assert re.search(rf"^ *{re.escape(region)} .*\b{count:,}\b", stats.out, re.MULTILINE), (
+            region
+        )
