@@ -1,0 +1,134 @@
+"""Traces on disk: written, read, filtered, replayed and compared, and how that grows."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from scripts.benchmark.result import Result
+from tracer.diff import Differ, compare
+from tracer.errors import TraceError
+from tracer.fold import Event
+from tracer.replay import Replay
+from tracer.selection import Match, Selection, Sieve
+from tracer.trace import End, Header, Intercept, MemoryAccess
+from tracer.tracefile import TraceReader, TraceWriter
+from tracer.x86 import GPR
+
+REPLAY_LIMIT = 15_000
+"""The fewest records a second that one core must replay."""
+
+_SIZES = (10**4, 10**5, 10**6)
+_BASE = 0xFFFFC90000034000
+_REGISTERS = 64  # that the made-up device has, and values they take
+
+
+def speed_of_traces() -> Result:
+    """Measure records a second for write, read, filter, replay and diff, at three sizes."""
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="vetrace-bench-") as name:
+        for size in _SIZES:
+            path = Path(name) / f"{size}.vtrace.zst"
+            for step, work in _steps(path, size):
+                begun = time.process_time()
+                work()
+                rates.setdefault(step, []).append(size / (time.process_time() - begun))
+            path.unlink()
+    rows = [("records", "".join(f"{size:>14,}" for size in _SIZES))]
+    for step, figures in rates.items():
+        limit = f"   (limit {REPLAY_LIMIT:,})" if step == "replay" else ""
+        rows.append((f"{step}, a second", "".join(f"{rate:>14,.0f}" for rate in figures) + limit))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows.append(("peak memory", f"{peak:,.0f} MiB"))
+    return Result(
+        "Made-up compressed traces, one access a record: written record by record, read, filtered"
+        " by region, offset and value, replayed on one core, and compared with themselves (both"
+        " readings included). Seconds are of processor time.",
+        tuple(rows),
+        kept=min(rates["replay"]) >= REPLAY_LIMIT,
+    )
+
+
+def _steps(path: Path, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    yield "write", lambda: _write(path, size)
+    yield "read", lambda: _read(path, size)
+    yield "filter", lambda: _filter(path)
+    yield "replay", lambda: _replay(path)
+    yield "diff", lambda: _diff(path)
+
+
+def _write(path: Path, size: int) -> None:
+    header = Header(
+        version=1, tool="scripts/bench", created="", clock="icount", kernel="", kernel_sha256="",
+        command_line="", memory=0, vcpus=1, qemu="", gdb="", qemu_args=[],
+    )  # fmt: skip
+    shapes = [_record(number) for number in range(_REGISTERS)]
+    with TraceWriter(path, header) as trace:
+        for seq in range(size):
+            # Any order will do that does not repeat soon.
+            shape = shapes[seq * seq // 7 % _REGISTERS]
+            trace.append(msgspec.structs.replace(shape, seq=seq, time_ns=1000 * seq))
+        trace.append(End(time_ns=1000 * size, outcome="poweroff", counts={"accesses": size}))
+
+
+# mov eax, [rax + 0x1c], of a device with 64 registers.
+def _record(number: int) -> Intercept:
+    offset = 0x1C + 4 * number
+    before = {"rflags": "0x246", **{name: hex(_BASE + 8 * n) for n, name in enumerate(GPR)}}
+    value = hex(0xABCD00 + number)
+    return Intercept(
+        seq=0, time_ns=0, vcpu=0, cpl=0, mode=64, rip="0xffffffff8160a31e",
+        symbol="nvme_pci_enable+0x5e", code="8b401c", text="mov eax, dword ptr [rax + 0x1c]",
+        cr2=hex(_BASE + offset), error_code="0x8", via="emulated",
+        accesses=[
+            MemoryAccess(
+                direction="read", width=4, linear=hex(_BASE + offset),
+                physical=hex(0xFEBF0000 + offset), value=value, region="nvme", offset=hex(offset),
+            )
+        ],
+        before=before | {"rax": hex(_BASE + 4 * number)},
+        after={"rip": "0xffffffff8160a321", "rax": value},
+    )  # fmt: skip
+
+
+def _read(path: Path, size: int) -> None:
+    with TraceReader(path) as trace:
+        found = sum(1 for _ in trace)
+    if found != size + 1:
+        raise TraceError(f"{found} records read of {size + 1} written")
+
+
+def _filter(path: Path) -> None:
+    sieve = Sieve(Selection(region="nvme*", value=Match(1, 0xF)))
+    with TraceReader(path) as trace:
+        if not sum(len(sieve.wanted(record)) for record in trace):
+            raise TraceError("the filter let nothing pass")
+
+
+def _replay(path: Path) -> None:
+    replay = Replay()
+    with TraceReader(path) as trace:
+        if any(replay.add(record) for record in trace):
+            raise TraceError("the replay diverged")
+
+
+def _diff(path: Path) -> None:
+    differ = Differ()
+    sides = []
+    for _ in range(2):
+        with TraceReader(path) as trace:
+            sides.append(differ.read(_events(trace)))
+    if not compare("nvme", sides[0]["nvme"], sides[1]["nvme"]).agrees:
+        raise TraceError("a trace differs from itself")
+
+
+def _events(trace: TraceReader) -> Iterator[Event]:
+    for record in trace:
+        if isinstance(record, Intercept):
+            for seq, access in record.device_accesses():
+                yield Event(seq, record, access)
