@@ -376,6 +376,60 @@ def _decode_foreign(code: bytes, rip: int, mode: Mode) -> Instruction:
     raise InvalidInstruction(code)
 
 
+def foreign_accesses(insn: Instruction) -> tuple[tuple[Literal["read", "write"], int | None], ...]:
+    """Return the accesses of an instruction that the table does not know: direction and width.
+
+    The width is in bytes, None where it depends on more than the instruction. This is capstone's
+    word, corrected where it is known to be wrong: good enough to tell the reader what to expect
+    of a native step, and used for nothing else.
+    """
+    (found,) = _DETAILED[insn.mode].disasm(insn.code, insn.rip, 1)
+    name = found.mnemonic.split()[-1]
+    if name.startswith(_NO_ACCESS):
+        return ()
+    accesses: list[tuple[Literal["read", "write"], int | None]] = []
+    for position, operand in enumerate(found.operands):
+        if operand.type != capstone.x86.X86_OP_MEM:
+            continue
+        width = _BLOCKS.get(name, operand.size)
+        stores = position == 0 and name.startswith(_STORES)
+        reads = not stores and operand.access != capstone.CS_AC_WRITE
+        if reads:
+            accesses.append(("read", width))
+        if stores or operand.access & capstone.CS_AC_WRITE:
+            accesses.append(("write", width))
+    stack = 2 if 0x66 in insn.code[:-1] else insn.mode.value // 8
+    for direction, names in _STACK.items():
+        if name in names:
+            accesses.append((direction, None if name.startswith(("iret", "retf")) else stack))
+    return tuple(accesses)
+
+
+_DETAILED = {mode: capstone.Cs(capstone.CS_ARCH_X86, cs.mode) for mode, cs in _CAPSTONE.items()}
+for _disassembler in _DETAILED.values():
+    _disassembler.detail = True
+
+_NO_ACCESS = ("lea", "nop", "invlpg", "prefetch", "cldemote", "endbr")
+# Stores that capstone 5 takes for loads.
+_STORES = (
+    "vmov", "vpmov", "vextract", "vcompress", "vpcompress", "vscatter", "vpscatter", "kmov",
+    "stmxcsr", "vstmxcsr", "ins",
+)  # fmt: skip
+# Operands that are longer than capstone 5 says. What XSAVE and XRSTOR cover is for XCR0 to say.
+_BLOCKS: dict[str, int | None] = {
+    "fxsave": 512, "fxsave64": 512, "fxrstor": 512, "fxrstor64": 512, "fnsave": 108, "frstor": 108,
+    **dict.fromkeys(("xsave", "xsaveopt", "xsavec", "xsaves", "xrstor", "xrstors")),
+    **dict.fromkeys(("xsave64", "xsaveopt64", "xsavec64", "xsaves64", "xrstor64", "xrstors64")),
+}  # fmt: skip
+# Instructions that also access the stack, which is no operand.
+_STACK: dict[Literal["read", "write"], frozenset[str]] = {
+    "read": frozenset(
+        ("pop", "popf", "popfd", "popfq", "leave", "ret", "retf", "retfq", "iret", "iretd", "iretq")
+    ),
+    "write": frozenset(("push", "pushf", "pushfd", "pushfq", "call", "lcall", "enter")),
+}
+
+
 def _text(
     code: bytes, mode: Mode, form: Form, operands: tuple[Operand, ...], width: int,
     rep: str | None, lock: bool,

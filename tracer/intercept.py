@@ -303,6 +303,21 @@ def changed_values(before: CpuState, after: CpuState) -> dict[str, str]:
     return changed
 
 
+def lost_atomicity(insn: Instruction, transfers: tuple[Transfer, ...]) -> str | None:
+    """Return in words that a locked instruction was not atomic, or None where nothing was lost.
+
+    A CPU keeps the bus between the read and the write (Intel SDM vol. 3A, 9.1.2); a device behind
+    a debugger sees two accesses.
+    """
+    locked = insn.lock or (insn.form is not None and insn.form.lock == "always")
+    if locked and {transfer.direction for transfer in transfers if transfer.traced} == _BOTH:
+        return "atomicity not kept: the device saw a read, then a write"
+    return None
+
+
+_BOTH = {"read", "write"}
+
+
 def is_traced(transfers: tuple[Transfer, ...]) -> bool:
     """Tell whether any of the transfers goes to a traced device."""
     return any(transfer.traced for transfer in transfers)

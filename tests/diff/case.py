@@ -101,9 +101,7 @@ def encode(form: Form, mode: Mode, size: int, random: Random) -> tuple[bytes, di
     return lead + escape + bytes([opcode.byte]) + tail, registers
 
 
-def _vex(
-    form: Form, rex: int, prefixes: list[int], long: bool, random: Random
-) -> bytes:
+def _vex(form: Form, rex: int, prefixes: list[int], long: bool, random: Random) -> bytes:
     lead = bytes(p for p in prefixes if p in (0x67, 0x64, 0x65, 0x26, 0x2E, 0x36, 0x3E))
     opcode = form.opcode
     uses_vvvv = any(slot[0] == "B" for slot in form.operands)
@@ -114,9 +112,7 @@ def _vex(
     return lead + bytes([0xC4, first, second, opcode.byte])
 
 
-def _modrm(
-    digit: int, long: bool, step: int, random: Random
-) -> tuple[bytes, int, dict[int, int]]:
+def _modrm(digit: int, long: bool, step: int, random: Random) -> tuple[bytes, int, dict[int, int]]:
     # One addressing shape: ModRM, SIB and displacement; REX bits; registers to set.
     rex = 0
     target = MIDDLE + random.randrange(256) // step * step

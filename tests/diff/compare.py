@@ -109,9 +109,7 @@ def difference(case: Case, theirs: Result | Fault, *, whole: bool) -> str | None
     unknown = _undefined_register(insn, ours.cpu)
     found = [
         f"{name} {before:#x}: emulator {a:#x}, oracle {b:#x}"
-        for name, before, a, b in zip(
-            GPR, case.cpu.gpr, ours.cpu.gpr, theirs.cpu.gpr, strict=True
-        )
+        for name, before, a, b in zip(GPR, case.cpu.gpr, ours.cpu.gpr, theirs.cpu.gpr, strict=True)
         if a != b and name != unknown
     ]
     if ours.cpu.rip != theirs.cpu.rip:

@@ -42,9 +42,7 @@ def test_form(form: Form) -> None:
         assert theirs.code != iced.Code.INVALID
         assert insn.length == theirs.len == len(case.code)
         if insn.rep is None and form.access is not Access.NONE:
-            ours = sorted(
-                (o.width, "r" * o.read + "w" * o.write) for o in plan(insn, case.cpu)
-            )
+            ours = sorted((o.width, "r" * o.read + "w" * o.write) for o in plan(insn, case.cpu))
             assert ours == sorted(
                 (iced.MemorySizeExt.size(memory.memory_size), _ACCESS[memory.access])
                 for memory in factory.info(theirs).used_memory()

@@ -316,9 +316,7 @@ def test_pitfall_38_which_flags_come_and_stay(
 ) -> None:
     ran = run(code, state(flags=before), load)
     assert ran.stored == stored
-    undefined = emulate.undefined_flags(
-        decode(bytes.fromhex(code), RIP, Mode.LONG), state()
-    )
+    undefined = emulate.undefined_flags(decode(bytes.fromhex(code), RIP, Mode.LONG), state())
     assert flags(ran) & ~undefined == after & ~undefined
 
 
@@ -528,9 +526,7 @@ def test_pitfall_57_every_form_has_a_width(form: Form) -> None:
         ("ff 13", [(AT, "r"), (0x1_FFF8, "w")]),
     ],
 )
-def test_pitfall_59_both_operands_are_foretold(
-    code: str, expected: list[tuple[int, str]]
-) -> None:
+def test_pitfall_59_both_operands_are_foretold(code: str, expected: list[tuple[int, str]]) -> None:
     operands = plan(decode(bytes.fromhex(code), RIP, Mode.LONG), state(rsi=0x10, rdi=0x20))
     assert [(o.linear, "r" * o.read + "w" * o.write) for o in operands] == expected
 

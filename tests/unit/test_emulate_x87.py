@@ -157,9 +157,7 @@ def test_fst_does_not_pop() -> None:
         ("df 13", float("inf"), 0x37F, 0x8000, IE),
     ],
 )
-def test_integer_stores(
-    code: str, number: float, control: int, expected: int, status: int
-) -> None:
+def test_integer_stores(code: str, number: float, control: int, expected: int, status: int) -> None:
     ran = run(code, fpu(ext(number), control=control))
     assert ran.stored == expected
     assert exceptions(ran) == status

@@ -107,9 +107,7 @@ def _operand(
 ) -> Operand:
     linear = linear_address(memory, offset, cpu)
     if access is not Access.NONE:
-        check(
-            insn, linear, memory.width, cpu, stack=memory.segment == "ss", aligned=form.aligned
-        )
+        check(insn, linear, memory.width, cpu, stack=memory.segment == "ss", aligned=form.aligned)
     return Operand(
         linear,
         memory.width,

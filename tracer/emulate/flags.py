@@ -17,9 +17,7 @@ _PARITY = tuple(PF if byte.bit_count() % 2 == 0 else 0 for byte in range(256))
 
 def of_result(bits: int, result: int) -> int:
     """Return SF, ZF and PF of a result of ``bits`` bits."""
-    return (
-        (SF if result >> (bits - 1) & 1 else 0) | (0 if result else ZF) | _PARITY[result & 0xFF]
-    )
+    return (SF if result >> (bits - 1) & 1 else 0) | (0 if result else ZF) | _PARITY[result & 0xFF]
 
 
 def of_sum(bits: int, a: int, b: int, total: int) -> int:

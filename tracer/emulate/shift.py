@@ -93,9 +93,7 @@ def _rcr(bits: int, flags: int, value: int, count: int) -> tuple[int, int]:
     wide = value | (flags & CF) << bits
     wide = (wide >> count | wide << (bits + 1 - count)) & ((1 << bits + 1) - 1)
     result = wide & ((1 << bits) - 1)
-    return result, _rotated(
-        flags, wide >> bits, result >> (bits - 1) ^ (result >> (bits - 2) & 1)
-    )
+    return result, _rotated(flags, wide >> bits, result >> (bits - 1) ^ (result >> (bits - 2) & 1))
 
 
 def _shld(bits: int, flags: int, value: int, filler: int, count: int) -> tuple[int, int]:

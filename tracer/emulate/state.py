@@ -77,6 +77,4 @@ def retire(
         form = insn.form
         assert form is not None
         rflags = rflags & ~form.changed | flags & form.changed
-    return CpuState(
-        cpu.gpr if gpr is None else gpr, insn.next_rip, rflags & _NOT_RF, *_OTHERS(cpu)
-    )
+    return CpuState(cpu.gpr if gpr is None else gpr, insn.next_rip, rflags & _NOT_RF, *_OTHERS(cpu))

@@ -14,16 +14,12 @@ from tracer.forms.row import Access, Form, Unit, row
 R, W, RW = Access.R, Access.W, Access.RW
 
 
-def _sse(
-    opcode: str, name: str, operands: str, access: Access, operation: str = "mov"
-) -> Form:
+def _sse(opcode: str, name: str, operands: str, access: Access, operation: str = "mov") -> Form:
     return row(opcode, name, operands, access, operation=operation, unit=Unit.SSE)
 
 
 def _aligned(opcode: str, name: str, operands: str, operation: str = "mov") -> Form:
-    return row(
-        opcode, name, operands, W, operation=operation, unit=Unit.SSE, aligned=True
-    )
+    return row(opcode, name, operands, W, operation=operation, unit=Unit.SSE, aligned=True)
 
 
 def _mmx(opcode: str, name: str, operands: str) -> Form:

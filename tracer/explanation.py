@@ -1,0 +1,162 @@
+"""One instruction explained: what it accesses, who handles it, and what exactly it would do."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tracer.bus import Load, Store
+from tracer.decode import foreign_accesses
+from tracer.emulate import execute, undefined_flags
+from tracer.emulate.address import effective_address, linear_address
+from tracer.errors import GuestException, UsageError
+from tracer.forms import Access, Unit
+from tracer.instruction import Instruction, Memory
+from tracer.verdict import PROFILES, Verdict, judge
+from tracer.x86 import GPR, CpuState
+
+Handled = Literal["emulated", "stepped", "none"]
+"""Who carries an instruction out: the emulator, the vCPU itself, or nobody: it has no access."""
+
+Touch = tuple[Literal["read", "write"], int | None]
+"""An access: direction, and width in bytes where the instruction alone tells it."""
+
+EXCEPTIONS = {
+    0: "#DE", 6: "#UD", 7: "#NM", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 19: "#XM",
+}  # fmt: skip
+"""Exceptions by vector (Intel SDM vol. 3A, table 6-1)."""
+
+_MOST_ITERATIONS = 65_536
+
+
+def touches(insn: Instruction) -> tuple[Touch, ...]:
+    """Return the accesses of an instruction, or of one iteration of a REP instruction, in order."""
+    form = insn.form
+    if form is None:
+        return foreign_accesses(insn)
+    reads: list[Touch] = []
+    writes: list[Touch] = []
+    for position, operand in enumerate(insn.operands):
+        if isinstance(operand, Memory):
+            access = form.access if position == 0 else Access.R
+            if Access.R in access:
+                reads.append(("read", operand.width))
+            if Access.W in access:
+                writes.append(("write", operand.width))
+    match form.operation:
+        case "push" | "call":
+            writes.append(("write", insn.operand_size))
+        case "pop":
+            reads.append(("read", insn.operand_size))
+        case "movdir64b":
+            writes.append(("write", 64))
+    return (*reads, *writes)
+
+
+def handled(insn: Instruction) -> Handled:
+    """Return who carries the instruction out when it touches a traced device."""
+    if not touches(insn):
+        return "none"
+    return "emulated" if insn.form is not None else "stepped"
+
+
+def stepped_live(insn: Instruction) -> bool:
+    """Tell whether a live guest's own vCPU has to carry out what the emulator could.
+
+    GDB cannot write x87 and MMX registers bit by bit.
+    """
+    return insn.form is not None and insn.form.unit in (Unit.X87, Unit.MMX)
+
+
+def verdicts(insn: Instruction, *, cpl: int = 0, linear: int | None = None) -> dict[str, Verdict]:
+    """Return what every profile's handler would do, by the profile's name.
+
+    The arguments are those of :func:`tracer.verdict.judge`.
+    """
+    if not touches(insn) and insn.form is None:
+        return dict.fromkeys(PROFILES, Verdict("none", "touches no memory"))
+    return {
+        name: judge(profile, insn, cpl=cpl, linear=linear) for name, profile in PROFILES.items()
+    }
+
+
+def address(insn: Instruction, cpu: CpuState, known: Container[str]) -> int | None:
+    """Return the linear address of the first memory operand.
+
+    None when it depends on a register that is not among ``known``, by name.
+    """
+    memory = next((o for o in insn.operands if isinstance(o, Memory)), None)
+    if memory is None:
+        return None
+    needed = [GPR[number] for number in (memory.base, memory.index) if number is not None]
+    if memory.segment in ("fs", "gs"):
+        needed.append(f"{memory.segment}_base")
+    if not all(name in known for name in needed):
+        return None
+    return linear_address(memory, effective_address(memory, insn, cpu), cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Hold what an execution did: accesses in order with what loads were answered, and the state.
+
+    ``exception`` is what the CPU would raise instead of going on; then ``cpu`` is as before.
+    ``undefined`` are the RFLAGS bits that the manuals leave open. ``iterations`` counts those of
+    a REP instruction, 1 for all others.
+    """
+
+    cpu: CpuState
+    accesses: tuple[tuple[Load | Store, int], ...]
+    undefined: int = 0
+    iterations: int = 1
+    exception: GuestException | None = None
+
+
+def perform(insn: Instruction, cpu: CpuState, loads: Sequence[int]) -> Result:
+    """Carry out an instruction to its end, answering its loads in order.
+
+    Raise :class:`UsageError` when there are too few or too many of them, and
+    :class:`UnsupportedInstruction` for an instruction that is left to the CPU.
+    """
+    answers = list(loads)
+    accesses: list[tuple[Load | Store, int]] = []
+    before, undefined, iterations = cpu, 0, 0
+    while iterations < _MOST_ITERATIONS:
+        undefined |= undefined_flags(insn, cpu)
+        execution = execute(insn, cpu)
+        answer: int | None = None
+        try:
+            while True:
+                access = execution.send(answer)
+                answer = (
+                    _answer(access, answers, len(accesses)) if isinstance(access, Load) else None
+                )
+                value = access.value if isinstance(access, Store) else answer
+                accesses.append((access, value or 0))
+        except StopIteration as stop:
+            cpu = stop.value
+        except GuestException as error:
+            return Result(cpu, tuple(accesses), undefined, iterations, error)
+        iterations += 1
+        if insn.rep is None or cpu.rip != before.rip:
+            break
+    else:
+        raise UsageError(f"more than {_MOST_ITERATIONS:,} iterations: set rcx to fewer")
+    if answers:
+        raise UsageError(
+            f"{len(answers)} of {len(loads)} loads are left over: {insn.text} loads no more"
+        )
+    return Result(cpu, tuple(accesses), undefined, iterations)
+
+
+def _answer(load: Load, answers: list[int], number: int) -> int:
+    if not answers:
+        raise UsageError(
+            f"access {number + 1} loads {load.width} bytes from {load.linear:#x}: "
+            "give the value with --load"
+        )
+    value = answers.pop(0)
+    if value >> 8 * load.width:
+        raise UsageError(f"--load {value:#x} does not fit the {load.width} bytes loaded")
+    return value
