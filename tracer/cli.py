@@ -10,6 +10,7 @@ import argparse
 import errno
 import importlib
 import io
+import keyword
 import logging
 import os
 import sys
@@ -25,7 +26,13 @@ _COMMANDS = {
     "regions": "list the regions that a guest would have",
     "show": "show the device accesses of a trace",
     "stats": "count what a trace holds",
+    "replay": "carry out every recorded access again, without a guest, and compare",
+    "diff": "compare two traces, region by region",
+    "export": "write a trace in another tool's format",
+    "import": "read another tool's log as a trace",
     "verify": "compare a trace with QEMU's own log of the same run",
+    "audit": "tell whether the traced accesses would survive in a TDX or SEV-ES guest",
+    "decode": "explain one instruction: accesses, flags, verdicts, result",
     "doctor": "check that everything vetrace needs is there",
 }
 
@@ -75,7 +82,9 @@ def _run(argv: list[str]) -> int:
     command: _Command | None = None
     if name in _COMMANDS:
         # Only the command asked for is loaded, so that `show` does not wait for what `boot` needs.
-        command = cast(_Command, importlib.import_module(f"tracer.command.{name}"))
+        # A keyword cannot name a module.
+        module = f"tracer.command.{name}{'_' if keyword.iskeyword(name) else ''}"
+        command = cast(_Command, importlib.import_module(module))
         command.add_arguments(commands[name])
     try:
         args = parser.parse_args(argv)

@@ -37,6 +37,9 @@ class _Tag(msgspec.Struct):
     version: int | None = None
 
 
+# What the decoder raises on bytes that are no JSON, or that nest without end.
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _KNOWN = frozenset({"region", "map", "mmio", "mark", "end"})
 
 _encoder = msgspec.json.Encoder()
@@ -59,7 +62,7 @@ def decode_header(line: bytes) -> Header:
     """
     try:
         tag = _tag_decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NOT_JSON as error:
         raise TraceError(f"line 1: not a vetrace trace: {error}") from error
     if tag.type != "header" or tag.version is None:
         raise TraceError("line 1: not a vetrace trace: it does not begin with a header")
@@ -70,7 +73,7 @@ def decode_header(line: bytes) -> Header:
         )
     try:
         return _header_decoder.decode(line)
-    except msgspec.DecodeError as error:
+    except _NOT_JSON as error:
         raise TraceError(f"line 1: bad header: {error}") from error
 
 
@@ -87,7 +90,7 @@ def decode(line: bytes, number: int) -> Record | Unknown:
         if unknown is not None:
             return Unknown(unknown)
         raise TraceError(f"line {number}: bad record: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NOT_JSON as error:
         raise TraceError(f"line {number}: not JSON: {error}") from error
 
 
@@ -96,7 +99,7 @@ def decode(line: bytes, number: int) -> Record | Unknown:
 def _unknown_type(line: bytes) -> str | None:
     try:
         tag = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except _NOT_JSON:
         return None
     name = tag.get("type") if isinstance(tag, dict) else None
     return name if isinstance(name, str) and name not in _KNOWN | {"header"} else None

@@ -7,13 +7,14 @@ carry colours. A trace may come from anywhere, so what could steer a terminal is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from tracer.comparison import Difference
+from tracer.diff import Line, Step
 from tracer.divergence import Divergence
 from tracer.fold import Fold
 from tracer.trace import Direction, Hex, Intercept, MemoryAccess
@@ -202,6 +203,34 @@ def divergence_lines(divergence: Divergence) -> list[str]:
         *("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
           for row in rows),
     ]  # fmt: skip
+
+
+def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
+    """Yield a hunk of a diff: ``-`` is in the first trace only, ``+`` in the second, ``~`` differs.
+
+    Each line has direction and width, offset, value, and the call site with its number.
+    """
+    for line in hunk:
+        step = line.first or line.second
+        assert step is not None
+        value = _step_value(step)
+        site = f"{printable(step.site)} #{step.seq}"
+        if line.kind == "changed" and line.second is not None:
+            value += f" → {_step_value(line.second)}"
+            other = "" if line.second.site == step.site else f"{printable(line.second.site)} "
+            site += f" → {other}#{line.second.seq}"
+        yield (
+            f"  {_DIFF_MARK[line.kind]} {_short(step.direction, step.width):<3}"
+            f" {f'+{step.offset:#x}':<8} {value:<24} {site}"
+        )
+
+
+_DIFF_MARK = {"same": " ", "changed": "~", "first": "-", "second": "+"}
+
+
+def _step_value(step: Step) -> str:
+    value = padded(None if step.value is None else hex(step.value), step.width)
+    return value if step.turns == 1 else f"{value} x{step.turns:,}"
 
 
 def _short(direction: Direction, width: int) -> str:

@@ -5,24 +5,120 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from tracer.trace import Direction, Intercept, MemoryAccess
+from tracer.phase import PhaseTracker
+from tracer.trace import Direction, Intercept, MemoryAccess, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Hold a range of numbers, both ends included; an end that is None is open."""
+
+    first: int | None = None
+    last: int | None = None
+
+    def __contains__(self, number: int) -> bool:
+        return (self.first is None or self.first <= number) and (
+            self.last is None or number <= self.last
+        )
+
+    def meets(self, start: int, size: int) -> bool:
+        """Tell whether any of ``size`` numbers from ``start`` on lies in the range."""
+        return (self.first is None or self.first < start + size) and (
+            self.last is None or start <= self.last
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Say which values are wanted: those that have ``value`` in the bits of ``mask``."""
+
+    value: int
+    mask: int = (1 << 64) - 1
+
+    def fits(self, value: int) -> bool:
+        """Tell whether a value is wanted."""
+        return not (value ^ self.value) & self.mask
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Say which device accesses are wanted; a criterion that is None lets all of them pass."""
+    """Say which device accesses are wanted; a criterion that is None lets all of them pass.
+
+    ``offset`` is in bytes from the region's start and fits an access that touches any byte of it;
+    ``time`` is in nanoseconds of guest time. ``changes`` wants an access only when its value is
+    not that of the one before it to the same place in the same direction; it is applied last.
+    An access whose value is not known has no value that could be wanted, and is always a change.
+    """
 
     region: str | None = None
     symbol: str | None = None
     direction: Direction | None = None
+    offset: Span | None = None
+    value: Match | None = None
+    vcpu: int | None = None
+    time: Span | None = None
+    phase: str | None = None
+    changes: bool = False
 
     def wants(self, record: Intercept, access: MemoryAccess) -> bool:
-        """Tell whether a device access of ``record`` meets every criterion."""
+        """Tell whether a device access meets every criterion but ``phase`` and ``changes``."""
         return (
             (self.direction is None or access.direction == self.direction)
+            and (self.vcpu is None or record.vcpu == self.vcpu)
+            and (self.time is None or record.time_ns in self.time)
             and (self.region is None or names_region(self.region, access.region or ""))
             and (self.symbol is None or names_symbol(self.symbol, record.symbol))
+            and (self.offset is None or _touches(self.offset, access))
+            and (self.value is None or _has(self.value, access))
         )
+
+
+class Sieve:
+    """Apply a selection to the records of a trace as they come.
+
+    ``phase`` is the phase of the last record. Memory grows with the places accessed, not with the
+    accesses.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self._phases = PhaseTracker()
+        self._last: dict[tuple[str | None, str | None, str, int], str] = {}
+
+    @property
+    def phase(self) -> str | None:
+        """Return the phase of the last record, None while it is unknown."""
+        return self._phases.phase
+
+    def wanted(self, record: Record) -> list[tuple[int, MemoryAccess]]:
+        """Return the device accesses of the next record that are wanted, with their numbers."""
+        phase = self._phases.add(record)
+        if not isinstance(record, Intercept):
+            return []
+        pattern = self.selection.phase
+        if pattern is not None and (phase is None or not fnmatchcase(phase, pattern)):
+            return []
+        return [
+            (seq, access)
+            for seq, access in record.device_accesses()
+            if self.selection.wants(record, access)
+            and not (self.selection.changes and self._again(access))
+        ]
+
+    def _again(self, access: MemoryAccess) -> bool:
+        if access.value is None:
+            return False
+        place = access.region, access.offset, access.direction, access.width
+        last, self._last[place] = self._last.get(place), access.value
+        return last == access.value
+
+
+def _touches(span: Span, access: MemoryAccess) -> bool:
+    return access.offset is not None and span.meets(int(access.offset, 16), access.width)
+
+
+def _has(match: Match, access: MemoryAccess) -> bool:
+    return access.value is not None and match.fits(int(access.value, 16))
 
 
 def names_region(pattern: str, region: str) -> bool:

@@ -1,4 +1,4 @@
-"""Count what a trace holds: per region, per call site, per instruction form."""
+"""Count what a trace holds: per region, register, call site, instruction form and phase."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ class Summary:
     """Count records as they come, in memory that does not grow with their number.
 
     ``regions`` holds every traced region announced, accessed or not. ``sites`` counts device
-    accesses by call site and region; ``forms`` counts intercepts by instruction form and by how
-    they were carried out. A call site is a symbol with offset, or else a linear address.
+    accesses by call site and region, ``registers`` by region and offset, ``phases`` by phase of the
+    boot and region where the phase is known; ``forms`` counts intercepts by instruction form and by
+    how they were carried out. A call site is a symbol with offset, or else a linear address.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,8 @@ class Summary:
         self.regions: dict[str, RegionCount] = {}
         self.sites: Counter[tuple[str, str]] = Counter()
         self.forms: Counter[tuple[str, str]] = Counter()
+        self.registers: Counter[tuple[str, str]] = Counter()
+        self.phases: Counter[tuple[str, str]] = Counter()
         self.end: End | None = None
         self._form_of: dict[tuple[str, tuple[tuple[str, int], ...]], str] = {}
 
@@ -62,11 +65,21 @@ class Summary:
         """Return how many device accesses a vCPU made in a native step."""
         return sum(count.stepped for count in self.regions.values())
 
-    def add(self, record: Record) -> None:
-        """Count one record."""
+    def add(
+        self,
+        record: Record,
+        wanted: Sequence[tuple[int, MemoryAccess]] | None = None,
+        phase: str | None = None,
+    ) -> None:
+        """Count one record; of its device accesses only those ``wanted``, all when that is None.
+
+        An intercept none of whose accesses is wanted is not counted.
+        """
         match record:
             case Intercept():
-                self._add_intercept(record)
+                accesses = record.device_accesses() if wanted is None else wanted
+                if accesses or wanted is None:
+                    self._add_intercept(record, accesses, phase)
             case RegionRecord() if record.region.traced:
                 self.regions.setdefault(record.region.name, RegionCount())
             case End():
@@ -74,12 +87,14 @@ class Summary:
             case _:
                 pass
 
-    def _add_intercept(self, record: Intercept) -> None:
+    def _add_intercept(
+        self, record: Intercept, accesses: Sequence[tuple[int, MemoryAccess]], phase: str | None
+    ) -> None:
         self.intercepts += 1
         self.stepped_intercepts += record.via == "stepped"
         self.forms[self._form(record), record.via] += 1
         site = record.symbol or record.rip
-        for _, access in record.device_accesses():
+        for _, access in accesses:
             region = access.region or ""
             count = self.regions.setdefault(region, RegionCount())
             if access.direction == "read":
@@ -89,6 +104,9 @@ class Summary:
             count.stepped += record.via == "stepped"
             count.sites.add(site)
             self.sites[site, region] += 1
+            self.registers[region, access.offset or "?"] += 1
+            if phase is not None:
+                self.phases[phase, region] += 1
 
     # A trace has millions of intercepts and a few dozen instructions: read each text once.
     def _form(self, record: Intercept) -> str:

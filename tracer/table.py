@@ -8,19 +8,26 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from tracer.audit import Audit
 from tracer.comparison import Comparison
 from tracer.render import printable
 from tracer.summary import Summary, ranked
 
 
 def closing_table(summary: Summary) -> Table:
-    """Return what a run or a trace did to each traced region, the busiest first."""
+    """Return what a run or a trace did to each traced region, the busiest first.
+
+    The caption names the regions that were traced and never accessed.
+    """
     table = _table("region", "reads", "writes", "emulated", "stepped", "call sites")
     order = sorted(summary.regions.items(), key=lambda item: (-item[1].accesses, item[0]))
     for name, count in order:
-        _row(
-            table, name, count.reads, count.writes, count.emulated, count.stepped, len(count.sites)
-        )
+        if count.accesses:
+            cells = count.reads, count.writes, count.emulated, count.stepped, len(count.sites)
+            _row(table, name, *cells)
+    unused = ", ".join(name for name, count in order if not count.accesses)
+    if unused:
+        table.caption = Text(f"traced, not accessed: {printable(unused)}")
     return table
 
 
@@ -40,11 +47,55 @@ def forms_table(summary: Summary, limit: int | None = None) -> Table:
     return table
 
 
+def registers_table(summary: Summary, limit: int | None = None) -> Table:
+    """Return the offsets of each region that were accessed, the busiest first."""
+    table = _table("region", "offset", "accesses", texts=2)
+    for (region, offset), count in _most(summary.registers, limit):
+        _row(table, region, offset, count)
+    return table
+
+
+def phases_table(summary: Summary, limit: int | None = None) -> Table:
+    """Return the phases of the boot and the regions accessed in each, the busiest first."""
+    table = _table("phase", "region", "accesses", texts=2)
+    for (phase, region), count in _most(summary.phases, limit):
+        _row(table, phase, region, count)
+    return table
+
+
 def comparison_table(comparison: Comparison) -> Table:
-    """Return how the trace and QEMU's log agree on each traced region."""
+    """Return how the trace and QEMU's log agree on each region that either has accesses to."""
     table = _table("region", "traced", "witnessed", "missing", "extra", "different")
     for name, c in sorted(comparison.regions.items()):
-        _row(table, name, c.traced, c.witnessed, c.missing, c.extra, c.different)
+        if c.traced or c.witnessed:
+            _row(table, name, c.traced, c.witnessed, c.missing, c.extra, c.different)
+    return table
+
+
+def audit_table(audit: Audit, limit: int | None = None) -> Table:
+    """Return what a handler would make of each call site: fatal ones first, then the busiest."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
+    for heading in ("exits", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("function", "module", "instruction", audit.profile.name):
+        table.add_column(heading, overflow="fold")
+    sites, total = audit.sites, audit.exits
+    for site in sites[:limit]:
+        offset = f"+{site.offset}" if site.offset else ""
+        outcome = "oops" if site.fatal else site.verdict.outcome
+        _row(
+            table,
+            site.exits,
+            f"{site.exits / total:.1%}",
+            f"{site.place.function}{offset}" if site.place.function else site.rip,
+            site.place.module or "kernel",
+            site.text,
+            outcome + (" *" if site.verdict.note and not site.fatal else ""),
+        )
+    if limit is not None and len(sites) > limit:
+        rest = sites[limit:]
+        count = sum(site.exits for site in rest)
+        _row(table, count, f"{count / total:.1%}", f"… {len(rest)} more", "", "", "")
     return table
 
 
@@ -58,7 +109,7 @@ def _most(counts: Counter[tuple[str, str]], limit: int | None) -> list[tuple[tup
 
 
 def _table(*headings: str, texts: int = 1) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
     for index, heading in enumerate(headings):
         if index < texts:
             table.add_column(heading, overflow="fold")

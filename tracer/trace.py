@@ -18,6 +18,12 @@ Hex = Annotated[str, msgspec.Meta(pattern=r"^0x(0|[1-9a-f][0-9a-f]*)$")]
 Code = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*$")]
 """Bytes as pairs of lower-case hex digits, lowest address first; none where they are not known."""
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A number of things, or of nanoseconds."""
+
+Width = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
+"""Bytes of one access; 0 where the instruction is not known. XSAVE has the widest."""
+
 Direction = Literal["read", "write"]
 
 Via = Literal["emulated", "stepped"]
@@ -57,7 +63,7 @@ class RegionRecord(
 ):
     """Announce a physical region the first time it is known, or when it moved."""
 
-    time_ns: int
+    time_ns: Count
     region: RegionInfo
 
 
@@ -66,10 +72,10 @@ class MapRecord(
 ):
     """Tell that the guest mapped ``size`` bytes of a traced region."""
 
-    time_ns: int
+    time_ns: Count
     linear: Hex
     physical: Hex
-    size: int
+    size: Count
     regions: list[str]
     by: str
 
@@ -120,7 +126,7 @@ class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """
 
     direction: Direction
-    width: int
+    width: Width
     linear: Hex
     physical: Hex
     value: Hex | None = None
@@ -141,10 +147,10 @@ class Intercept(
     general-purpose registers; ``after`` only what changed. ``code`` is hex without ``0x``.
     """
 
-    seq: int
-    time_ns: int
-    vcpu: int
-    cpl: int
+    seq: Count
+    time_ns: Count
+    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+    cpl: Annotated[int, msgspec.Meta(ge=0, le=3)]
     mode: int
     rip: Hex
     symbol: str | None = None
@@ -169,7 +175,7 @@ class Mark(
 ):
     """Note a moment of the run in words: kernel entry, a user's mark."""
 
-    time_ns: int
+    time_ns: Count
     text: str
     qemu_log_offset: int | None = None
 
@@ -183,7 +189,7 @@ class End(
     ``accesses``, ``intercepts``, ``emulated``, ``stepped``, ``stops`` and ``hooks``.
     """
 
-    time_ns: int
+    time_ns: Count
     outcome: str
     counts: dict[str, int]
 

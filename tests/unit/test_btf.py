@@ -27,9 +27,7 @@ def blob() -> bytes:
         ("parts", btf.array(inner, 3), 32),
         ("next", btf.pointer(inner), 80),
     )
-    btf.structure(
-        "bits", 8, ("whole", u32, 0), ("three", u32, 3 << 24 | 32), bit_fields=True
-    )
+    btf.structure("bits", 8, ("whole", u32, 0), ("three", u32, 3 << 24 | 32), bit_fields=True)
     return btf.blob()
 
 

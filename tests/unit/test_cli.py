@@ -267,7 +267,7 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     long = [sample.RECORDS[6]] * 5000
     path = sample.write(tmp_path / "run.jsonl", long)
     with subprocess.Popen(
-        [*COMMAND, "show", str(path)],
+        [*COMMAND, "show", "--unfold", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,

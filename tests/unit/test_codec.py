@@ -117,6 +117,13 @@ def test_an_unknown_type_is_told_apart() -> None:
         b'{"type":"mark","time_ns":1}\n',
         codec.encode(sample.HEADER),
         changed(seq="0"),
+        changed(seq=-1),
+        changed(time_ns=1 << 63),
+        changed(vcpu=1 << 16),
+        changed(cpl=4),
+        changed(
+            accesses=[{"direction": "read", "width": 1 << 17, "linear": "0x0", "physical": "0x0"}]
+        ),
         changed(rip="ffff"),
         changed(rip="0xFFFF"),
         changed(rip="0x00ff"),

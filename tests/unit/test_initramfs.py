@@ -173,9 +173,7 @@ def test_build_is_kept_until_something_changes(own_cache: Path, tmp_path: Path) 
     second = build_initramfs(init, None)
     assert second != first
     assert unpack(second.read_bytes())["init"][1] == b"two"
-    assert sorted(path.name for path in first.parent.iterdir()) == sorted(
-        [first.name, second.name]
-    )
+    assert sorted(path.name for path in first.parent.iterdir()) == sorted([first.name, second.name])
 
 
 def test_build_repairs_a_cut_off_archive(own_cache: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import trace_sample as sample
@@ -20,7 +21,8 @@ import zstandard
 
 from tracer import codec
 from tracer.errors import TraceError
-from tracer.trace import Mark, Record
+from tracer.replay import Replay
+from tracer.trace import FORMAT_VERSION, Mark, Record
 from tracer.tracefile import TraceReader, TraceWriter
 
 NAMES = ["run.jsonl", "run.jsonl.zst"]
@@ -40,6 +42,17 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
     assert trace.end == sample.RECORDS[-1]
     assert trace.damage is None
     assert trace.records == len(sample.RECORDS)
+
+
+@pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
+def test_a_file_of_each_version_is_read_and_replayed(version: int) -> None:
+    records, trace = read(Path(__file__).parents[1] / "data" / f"version-{version}.vtrace")
+    assert trace.header.version == version
+    assert trace.damage is None and not trace.unknown
+    assert {type(record) for record in records} == set(get_args(Record))
+    replay = Replay()
+    assert [found for record in records if (found := replay.add(record))] == []
+    assert replay.tally.replayed == 11
 
 
 def test_the_name_decides_on_compression(tmp_path: Path) -> None:

@@ -72,10 +72,11 @@ def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], None]]:
     # Where the guest's serial output goes.
     if args.serial is not None:
         try:
-            with args.serial.open("wb", buffering=0) as file:
-                yield file.write
+            file = args.serial.open("wb", buffering=0)
         except OSError as error:
             raise TracerError(f"cannot write {args.serial}: {error.strerror}") from error
+        with file:
+            yield file.write
     elif args.quiet or args.json:
         yield lambda _: None
     else:
@@ -133,7 +134,8 @@ class _Boot:
         asyncio.run(self._run())
 
     def interrupted(self) -> str:
-        kept = f", kept in {self._args.output}" if self._args.output is not None else ""
+        some = self._summary.accesses and self._args.output is not None
+        kept = f", kept in {self._args.output}" if some else ""
         return f"interrupted; {self._summary.accesses} accesses were recorded{kept}"
 
     async def _run(self) -> None:
@@ -249,7 +251,7 @@ class _LinePrinter:
     def _unfold(self) -> None:
         if self._repeats:
             seconds = (self._last_ns - self._first_ns) / 1e9
-            print(f"{'':10}  ↑ this {self._repeats + 1} times in {seconds:.6f} s", flush=True)
+            print(f"{'':10}  ↑ {self._repeats + 1} times in {seconds:.6f} s", flush=True)
             self._repeats = 0
 
 

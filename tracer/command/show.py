@@ -4,38 +4,45 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 
 import msgspec
 
 from tracer.command import EXIT_OK, terminal
+from tracer.command.events import Source
+from tracer.command.filters import add_filters, selection
 from tracer.errors import UsageError
-from tracer.render import access_line, access_object
-from tracer.selection import Selection, names_region
-from tracer.trace import Intercept, RegionRecord
+from tracer.fold import Fold, folded
+from tracer.mmiotrace import MmiotraceLog
+from tracer.render import access_line, access_object, fold_line, phase_line
 from tracer.tracefile import TraceReader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace show``."""
     parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
-    parser.add_argument(
-        "--region", metavar="R", help="only this region: its name, its device's name, or a glob"
-    )
-    direction = parser.add_mutually_exclusive_group()
-    direction.add_argument(
-        "--read", dest="direction", action="store_const", const="read", help="only reads"
-    )
-    direction.add_argument(
-        "--write", dest="direction", action="store_const", const="write", help="only writes"
-    )
-    parser.add_argument(
-        "--symbol", metavar="S", help="only accesses from this function or call site, or a glob"
-    )
     parser.add_argument("--limit", metavar="N", type=int, help="stop after N accesses")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per access")
+    parser.add_argument(
+        "--unfold", action="store_true", help="show every access of a loop, not the first turn only"
+    )
+    parser.add_argument(
+        "--phases", action="store_true", help="head the accesses of each phase of the boot"
+    )
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument(
+        "--format", choices=("text", "json", "mmiotrace"), default="text",
+        help="lines of text (default), JSON objects, or the kernel's mmiotrace format",
+    )  # fmt: skip
+    shape.add_argument(
+        "--json", dest="format", action="store_const", const="json",
+        help="print one JSON object per access, none folded",
+    )  # fmt: skip
+    add_filters(parser)
     parser.epilog = (
         "A line has guest time in seconds, vCPU, call site, instruction, region+offset,"
         " R or W with the width in bytes (~: carried out by a native step), and the value."
+        " Where the same lines come three times or more in a row, they are shown once, and then"
+        " how often, how long and the last values read."
     )
 
 
@@ -43,32 +50,47 @@ def run(args: argparse.Namespace) -> int:
     """Print the accesses that the arguments select; return the exit status."""
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}: give a number of accesses from 1 on")
-    selection = Selection(region=args.region, symbol=args.symbol, direction=args.direction)
-    shape = terminal.line_layout(sys.stdout)
-    to_json = msgspec.json.Encoder().encode
-    regions: set[str] = set()
-    shown = 0
     with TraceReader(args.trace) as trace:
-        for record in trace:
-            if isinstance(record, RegionRecord):
-                regions.add(record.region.name)
-            if not isinstance(record, Intercept):
-                continue
-            for seq, access in record.device_accesses():
-                regions.add(access.region or "")
-                if not selection.wants(record, access):
-                    continue
-                if args.json:
-                    print(to_json(access_object(record, seq, access)).decode())
-                else:
-                    print(access_line(record, access, shape))
-                shown += 1
-                if shown == args.limit:
-                    return EXIT_OK
-    if args.region is not None and not any(names_region(args.region, name) for name in regions):
-        known = ", ".join(sorted(regions)) or "none at all"
-        raise UsageError(f"no region of {args.trace} is called {args.region}; it has: {known}")
+        source = Source(trace, selection(args), args.limit)
+        if args.format == "mmiotrace":
+            lines = _mmiotrace(source)
+        elif args.format == "json":
+            lines = _json(source)
+        else:
+            lines = _text(source, folds=not args.unfold, phases=args.phases)
+        for line in lines:
+            print(line)
+    if source.shown == args.limit:
+        return EXIT_OK
+    source.check_region()
     terminal.warn_of_losses(trace)
-    if not shown:
+    if not source.shown:
         terminal.warn(f"{args.trace} has no such access")
     return EXIT_OK
+
+
+def _json(source: Source) -> Iterator[str]:
+    encode = msgspec.json.Encoder().encode
+    for event in source.events():
+        yield encode(access_object(event.record, event.seq, event.access)).decode()
+
+
+def _mmiotrace(source: Source) -> Iterator[str]:
+    log = MmiotraceLog()
+    yield from log.opening()
+    for record, wanted in source:
+        yield from log.lines(record, wanted)
+
+
+def _text(source: Source, *, folds: bool, phases: bool) -> Iterator[str]:
+    shape = terminal.line_layout(sys.stdout)
+    phase = None
+    for item in folded(source.events()) if folds else source.events():
+        turn = item.first if isinstance(item, Fold) else (item,)
+        if phases and turn[0].phase != phase:
+            phase = turn[0].phase
+            yield phase_line(phase)
+        for event in turn:
+            yield access_line(event.record, event.access, shape)
+        if isinstance(item, Fold):
+            yield fold_line(item)

@@ -9,8 +9,12 @@ from typing import Any
 import msgspec
 
 from tracer.command import EXIT_OK, terminal
+from tracer.command.events import Source
+from tracer.command.filters import add_filters, selection
 from tracer.errors import UsageError
+from tracer.selection import Selection
 from tracer.summary import Summary, ranked
+from tracer.trace import RegionRecord
 from tracer.tracefile import TraceReader
 
 
@@ -21,16 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", metavar="N", type=int, default=20, help="rows a table (default 20; 0: all)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    add_filters(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the counts per region, call site and instruction form; return the exit status."""
+    """Print the counts per region, register, call site, form and phase; return the exit status."""
     if args.limit < 0:
         raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
     summary = Summary()
+    chosen = selection(args)
+    everything = chosen == Selection()
     with TraceReader(args.trace) as trace:
-        for record in trace:
-            summary.add(record)
+        source = Source(trace, chosen)
+        for record, wanted in source:
+            # Of a selection, only the regions that it touches.
+            if everything or not isinstance(record, RegionRecord):
+                summary.add(record, None if everything else wanted, source.phase)
+        source.check_region()
     if args.json:
         print(msgspec.json.encode(_object(summary, trace)).decode())
     else:
@@ -44,8 +55,11 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
 
     console = terminal.table_console(sys.stdout)
     console.print(table.closing_table(summary))
+    console.print(table.registers_table(summary, limit))
     console.print(table.sites_table(summary, limit))
     console.print(table.forms_table(summary, limit))
+    if summary.phases:
+        console.print(table.phases_table(summary, limit))
     emulated = summary.intercepts - summary.stepped_intercepts
     console.print(
         f"{summary.accesses:,} accesses by {summary.intercepts:,} intercepts:"
@@ -70,6 +84,14 @@ def _object(summary: Summary, trace: TraceReader) -> dict[str, Any]:
                 "call_sites": len(count.sites),
             }
             for name, count in sorted(summary.regions.items())
+        ],
+        "registers": [
+            {"region": region, "offset": offset, "accesses": count}
+            for (region, offset), count in ranked(summary.registers)
+        ],
+        "phases": [
+            {"phase": phase, "region": region, "accesses": count}
+            for (phase, region), count in ranked(summary.phases)
         ],
         "call_sites": [
             {"site": site, "region": region, "accesses": count}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +21,8 @@ from tracer.trace import End, Record
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _LONGEST_LINE = 1 << 24
 _CHUNK = 1 << 16
+_MOST_UNKNOWN = 16  # types told apart, so that no file can fill the memory with them
+_LONGEST_NAME = 40
 
 
 class TraceReader:
@@ -61,32 +65,70 @@ class TraceReader:
 
         Raise :exc:`TraceError`, naming file and line, at a whole line that is no record.
         """
-        try:
+        with self.named():
             yield from self._records()
-        except TraceError as error:
-            raise TraceError(f"{self.path}: {error}") from error
 
     def _records(self) -> Iterator[Record]:
-        number = 1
-        while (line := self._line()).endswith(b"\n"):
-            number += 1
+        for number, line in self._whole_lines():
             record = codec.decode(line, number)
             if isinstance(record, codec.Unknown):
-                self.unknown[record.type] += 1
+                self.skipped(record.type)
                 continue
             self.records += 1
             if isinstance(record, End):
                 self.end = record
             yield record
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each whole line after the header with its number: records for others to decode.
+
+        ``end`` and ``damage`` are settled as by iteration; ``records`` and ``unknown`` are not:
+        tell :meth:`skipped`.
+        """
+        with self.named():
+            yield from self._whole_lines()
+
+    def skipped(self, kind: str, times: int = 1) -> None:
+        """Count records of a type that this version skips."""
+        kind = kind[:_LONGEST_NAME]
+        known = kind in self.unknown or len(self.unknown) < _MOST_UNKNOWN
+        self.unknown[kind if known else "…"] += times
+
+    def _whole_lines(self) -> Iterator[tuple[int, bytes]]:
+        number, last = 1, b""
+        while (line := self._line()).endswith(b"\n"):
+            number, last = number + 1, line
+            yield number, line
         if line:
             self.damage = (
                 f"the file is cut after line {number}:"
                 f" {len(line)} bytes of an unfinished record are left out"
             )
-        elif self.damage is None and self.end is None:
+        elif self.damage is None and not self._ended(last):
             self.damage = (
                 f"there is no end record after line {number}: the run was killed or is still going"
             )
+
+    def _ended(self, last: bytes) -> bool:
+        if self.end is None and last:
+            with contextlib.suppress(TraceError):
+                record = codec.decode(last, 0)
+                self.end = record if isinstance(record, End) else None
+        return self.end is not None
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Name the file in each :exc:`TraceError` that the block raises."""
+        try:
+            yield
+        except TraceError as error:
+            raise TraceError(f"{self.path}: {error}") from error
+
+    def progress(self) -> tuple[int, int] | None:
+        """Return how many bytes of the file have been read, and its size; None for a pipe."""
+        if not self._raw.seekable():
+            return None
+        return self._raw.tell(), os.fstat(self._raw.fileno()).st_size
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

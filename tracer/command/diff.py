@@ -1,0 +1,140 @@
+"""Compare two traces, region by region."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.command.events import Source
+from tracer.command.filters import add_filters, check_region, selection
+from tracer.diff import Differ, RegionDiff, Rules, Side, compare
+from tracer.errors import UsageError
+from tracer.mask import PASSING, VARYING, Mask, parse_mask
+from tracer.render import diff_lines, printable
+from tracer.selection import Selection
+from tracer.tracefile import TraceReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace diff``."""
+    parser.add_argument("first", metavar="A", help="a trace written by `vetrace boot`")
+    parser.add_argument("second", metavar="B", help="another one")
+    parser.add_argument(
+        "--context", metavar="N", type=int, default=3, help="lines alike around a change"
+    )
+    parser.add_argument(
+        "--limit", metavar="N", type=int, default=10, help="hunks a region (default 10; 0: all)"
+    )
+    rules = parser.add_argument_group(
+        "what is known to vary",
+        "RULE is REGION+FIRST[-LAST][%%STRIDE]: bytes of a region, which may be a glob,"
+        " in every STRIDE of it",
+    )
+    rules.add_argument(
+        "--mask", metavar="RULE", type=_rule, action="append", default=[],
+        help="do not compare these bytes of the values",
+    )  # fmt: skip
+    rules.add_argument(
+        "--ignore", metavar="RULE", type=_rule, action="append", default=[],
+        help="leave out the accesses that begin at these bytes",
+    )  # fmt: skip
+    rules.add_argument(
+        "--exact", action="store_true",
+        help="drop the built-in rules: HPET and LAPIC timers, MSI-X messages, addresses of queues",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with all hunks")
+    add_filters(parser)
+    parser.epilog = (
+        "Direction, offset, width and value are compared, in order, per region; addresses, times"
+        " and call sites are not. Exit status 3 tells that something differs."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print how the two traces differ; return the exit status."""
+    for option in ("context", "limit"):
+        if getattr(args, option) < 0:
+            raise UsageError(f"--{option} {getattr(args, option)}: give a number from 0 on")
+    rules = Rules(
+        varying=(*args.mask, *(() if args.exact else VARYING)),
+        passing=(*args.ignore, *(() if args.exact else PASSING)),
+    )
+    differ = Differ(rules)
+    chosen = selection(args)
+    names: set[str] = set()
+    first = _read(differ, args.first, chosen, names)
+    second = _read(differ, args.second, chosen, names)
+    check_region(chosen, names, f"{args.first} and {args.second}")
+    results = _compared(first, second, args.context)
+    if args.json:
+        found = list(results)
+        print(msgspec.json.encode(_object(found, differ)).decode())
+        agrees = all(result.agrees for result in found)
+    else:
+        agrees = _print(results, args.limit or None)
+        if differ.passed:
+            print(f"{differ.passed:,} accesses that only tell of time left out")
+    if not first and not second:
+        terminal.warn("neither trace has such an access: nothing was compared")
+        return EXIT_MISMATCH
+    return EXIT_OK if agrees else EXIT_MISMATCH
+
+
+def _read(differ: Differ, path: str, chosen: Selection, names: set[str]) -> dict[str, Side]:
+    with TraceReader(path) as trace:
+        source = Source(trace, chosen)
+        side = differ.read(source.events())
+    names |= source.regions
+    terminal.warn_of_losses(trace)
+    return side
+
+
+def _compared(
+    first: dict[str, Side], second: dict[str, Side], context: int
+) -> Iterator[RegionDiff]:
+    for region in sorted(first.keys() | second.keys()):
+        yield compare(region, first.get(region, Side()), second.get(region, Side()), context)
+
+
+def _print(results: Iterator[RegionDiff], limit: int | None) -> bool:
+    agrees = True
+    for result in results:
+        if result.agrees:
+            print(f"{printable(result.region)}: {result.same:,} alike")
+            continue
+        agrees = False
+        print(
+            f"{printable(result.region)}: {result.changed:,} changed, {result.first:,} only in A,"
+            f" {result.second:,} only in B, {result.same:,} alike"
+        )
+        for number, hunk in enumerate(result.hunks[:limit]):
+            if number:
+                print("  ⋯")
+            for line in diff_lines(hunk):
+                print(line)
+        more = len(result.hunks) - len(result.hunks[:limit])
+        if more:
+            print(f"  ⋯ {more:,} more places: --limit 0 shows all")
+    sys.stdout.flush()
+    return agrees
+
+
+def _object(results: list[RegionDiff], differ: Differ) -> dict[str, Any]:
+    return {
+        "agrees": all(result.agrees for result in results),
+        "left_out": differ.passed,
+        "regions": [{"agrees": result.agrees, **asdict(result)} for result in results],
+    }
+
+
+def _rule(text: str) -> Mask:
+    try:
+        return parse_mask(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

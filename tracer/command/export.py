@@ -1,0 +1,110 @@
+"""Write a trace in another tool's format."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from tracer.command import EXIT_OK, terminal
+from tracer.command.events import Source
+from tracer.command.filters import add_filters, selection
+from tracer.errors import TraceError, UsageError
+from tracer.mmiotrace import MmiotraceLog
+from tracer.tracefile import TraceReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace export``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "--format",
+        choices=sorted(_FORMATS),
+        required=True,
+        help="the kernel's mmiotrace text, a Perfetto trace, or a Parquet table",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="write the result here"
+    )
+    add_filters(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the accesses that the arguments select; return the exit status."""
+    write = _FORMATS[args.format]
+    with TraceReader(args.trace) as trace:
+        source = Source(trace, selection(args))
+        with _replacing(args.output) as sink:
+            write(source, sink)
+        source.check_region()
+    terminal.warn_of_losses(trace)
+    print(f"vetrace: {source.shown:,} accesses written to {args.output}", file=sys.stderr)
+    return EXIT_OK
+
+
+def _mmiotrace(source: Source, sink: IO[bytes]) -> None:
+    log = MmiotraceLog()
+    lines = log.opening()
+    for record, wanted in source:
+        lines += log.lines(record, wanted)
+        sink.write("".join(f"{line}\n" for line in lines).encode())
+        lines = []
+    sink.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _perfetto(source: Source, sink: IO[bytes]) -> None:
+    with _extra("perfetto"):
+        from tracer.export import perfetto
+    perfetto.write(source.events(), sink)
+
+
+def _parquet(source: Source, sink: IO[bytes]) -> None:
+    with _extra("pyarrow"):
+        from tracer.export import parquet
+    parquet.write(source.trace.header, source.events(), sink)
+
+
+_FORMATS: dict[str, Callable[[Source, IO[bytes]], None]] = {
+    "mmiotrace": _mmiotrace,
+    "perfetto": _perfetto,
+    "parquet": _parquet,
+}
+
+
+@contextlib.contextmanager
+def _extra(package: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"this format needs {package}, which is not installed: pip install 'vetrace[export]'"
+        ) from error
+
+
+# What is written takes the file's place when it is whole, so that no error leaves half a file. A
+# pipe or a device is written as it is.
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as sink:
+                yield sink
+            return
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as sink:
+                yield sink
+            mask = os.umask(0)
+            os.umask(mask)
+            Path(name).chmod(0o666 & ~mask)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise TraceError(f"cannot write {path}: {error.strerror or error}") from error

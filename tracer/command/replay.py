@@ -1,0 +1,163 @@
+"""Carry out every recorded access again, without a guest, and compare."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections import Counter, deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from tracer import codec
+from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.divergence import Divergence, out_of_turn
+from tracer.errors import UsageError
+from tracer.render import divergence_lines
+from tracer.replay import Replay, Tally
+from tracer.trace import Intercept, RegionRecord
+from tracer.tracefile import TraceReader
+
+_CHUNK = 2000  # records: some 50 ms of work for one process
+_REGION = b'{"type":"region"'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace replay``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "--jobs", "-j", metavar="N", type=int, default=1, help="use N processes (default 1)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = (
+        "Each record's instruction is decoded and emulated again from the registers before it,"
+        " with the recorded values for what it reads. Registers, flags, length and accesses must"
+        " come out the same. Exit status 3 tells that one does not, or that there was none."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay the trace up to the first divergence; return the exit status."""
+    if args.jobs < 1:
+        raise UsageError(f"--jobs {args.jobs}: give a number of processes from 1 on")
+    tally, divergence = Tally(), None
+    with TraceReader(args.trace) as trace:
+        parts = _in_turn(trace) if args.jobs == 1 else _in_parallel(trace, args.jobs)
+        with contextlib.closing(parts), terminal.progress(sys.stderr, "replaying") as advance:
+            for part in parts:
+                tally.add(part.tally)
+                divergence = part.divergence
+                if divergence is not None:
+                    break
+                advance(trace.progress())
+    if args.json:
+        print(msgspec.json.encode(_object(tally, divergence, trace)).decode())
+    else:
+        _print(tally, divergence)
+    terminal.warn_of_losses(trace)
+    if not tally.replayed and divergence is None:
+        terminal.warn(f"nothing was replayed: {args.trace} has no emulated access")
+    return EXIT_OK if divergence is None and tally.replayed else EXIT_MISMATCH
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    # What some records in a row came to, the first of them, and the number due after the last.
+    tally: Tally
+    divergence: Divergence | None
+    first: Intercept | None
+    next_seq: int | None
+    unknown: Counter[str]
+
+
+def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
+    replay, records = Replay(), iter(trace)
+    while True:
+        replay.tally = Tally()
+        divergence, seen = None, 0
+        for record in islice(records, _CHUNK):
+            seen += 1
+            divergence = replay.add(record)
+            if divergence is not None:
+                break
+        if not seen:
+            return
+        # The reader itself counts what is unknown.
+        yield _Part(replay.tally, divergence, replay.first, replay.next_seq, Counter())
+
+
+# Lines go to the processes undecoded, in chunks, each with the regions announced before it. No more
+# than a few chunks are under way, and parts come back in file order.
+def _in_parallel(trace: TraceReader, jobs: int) -> Generator[_Part, None, None]:
+    pool = ProcessPoolExecutor(jobs)
+    pending: deque[Future[_Part]] = deque()
+    due: int | None = None
+
+    def finished() -> _Part:
+        nonlocal due
+        with trace.named():
+            part = pending.popleft().result()
+        for kind, times in part.unknown.items():
+            trace.skipped(kind, times)
+        if part.first is not None:
+            if due is not None and part.first.seq != due:
+                # A chunk cannot see that the records before it are not those it should follow.
+                part = replace(part, tally=Tally(), divergence=out_of_turn(part.first, due))
+            due = part.next_seq
+        return part
+
+    try:
+        regions: list[bytes] = []
+        lines = trace.lines()
+        while chunk := list(islice(lines, _CHUNK)):
+            pending.append(pool.submit(_replay_lines, tuple(regions), chunk))
+            regions += [line for _, line in chunk if line.startswith(_REGION)]
+            if len(pending) > 2 * jobs:
+                yield finished()
+        while pending:
+            yield finished()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _replay_lines(regions: Iterable[bytes], lines: Iterable[tuple[int, bytes]]) -> _Part:
+    known = (codec.decode(line, 0) for line in regions)
+    replay = Replay(record for record in known if isinstance(record, RegionRecord))
+    divergence = None
+    unknown: Counter[str] = Counter()
+    for number, line in lines:
+        record = codec.decode(line, number)
+        if isinstance(record, codec.Unknown):
+            unknown[record.type] += 1
+        else:
+            divergence = replay.add(record)
+        if divergence is not None:
+            break
+    return _Part(replay.tally, divergence, replay.first, replay.next_seq, unknown)
+
+
+def _print(tally: Tally, divergence: Divergence | None) -> None:
+    if divergence is not None:
+        for line in divergence_lines(divergence):
+            print(line)
+    told = [f"{tally.replayed:,} records replayed"]
+    if tally.stepped:
+        told.append(f"{tally.stepped:,} natively stepped, not replayable")
+    if tally.incomplete:
+        told.append(f"{tally.incomplete:,} without the registers they need, not replayable")
+    told.append("the last one diverges" if divergence is not None else "no divergence")
+    print("; ".join(told))
+
+
+def _object(tally: Tally, divergence: Divergence | None, trace: TraceReader) -> dict[str, Any]:
+    return {
+        "agrees": divergence is None and tally.replayed > 0,
+        **asdict(tally),
+        "divergence": None if divergence is None else asdict(divergence),
+        "damage": trace.damage,
+    }

@@ -1,0 +1,253 @@
+"""Align the accesses of two traces, region by region.
+
+What is compared is direction, offset, width and value: no address, no time, no call site, so links,
+KASLR and scheduling leave no trace in it. Reads of the same value from the same register in a row
+count as one, since how often a loop polls is a matter of time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Literal, TypeVar
+
+from rapidfuzz.distance import Levenshtein
+
+from tracer.fold import Event
+from tracer.mask import PASSING, VARYING, Mask, kept_bits
+from tracer.trace import Direction
+
+Kind = Literal["same", "changed", "first", "second"]
+"""How a line of a diff stands: alike; another value in the same place; in one trace only."""
+
+T = TypeVar("T")
+
+# Tells the alignment to try first whether the sequences are this near, which makes it linear.
+_NEAR = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Hold one access as it is compared, ``turns`` times in a row.
+
+    ``seq`` is the number of the first one, ``site`` where it came from; ``value`` is whole, the
+    masked bytes included.
+    """
+
+    direction: Direction
+    offset: int
+    width: int
+    value: int | None
+    seq: int
+    site: str
+    turns: int = 1
+
+    def same_register(self, other: Step) -> bool:
+        """Tell whether both access the same place in the same way."""
+        return (self.direction, self.offset, self.width) == (
+            other.direction, other.offset, other.width,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Hold one line of an alignment; a side that has nothing there is None."""
+
+    kind: Kind
+    first: Step | None
+    second: Step | None
+
+
+@dataclass(slots=True)
+class RegionDiff:
+    """Hold how the accesses of a region stand in two traces; ``hunks`` are lines in their context.
+
+    ``first`` and ``second`` count the steps that only one of them has.
+    """
+
+    region: str
+    same: int = 0
+    changed: int = 0
+    first: int = 0
+    second: int = 0
+    hunks: list[list[Line]] = field(default_factory=list)
+
+    @property
+    def agrees(self) -> bool:
+        """Tell whether nothing differs."""
+        return not (self.changed or self.first or self.second)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Hold what is known to vary: see :mod:`tracer.mask`."""
+
+    varying: tuple[Mask, ...] = VARYING
+    passing: tuple[Mask, ...] = PASSING
+
+
+Key = tuple[Direction, int, int, int | None]
+"""What is compared of an access: direction, offset, width, and the value that the masks leave."""
+
+
+class Names:
+    """Number keys and call sites from 0 on, so that a sequence is an array of small numbers."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.sites: list[str] = []
+        self._key_of: dict[Key, int] = {}
+        self._site_of: dict[str, int] = {}
+
+    def key(self, key: Key) -> int:
+        """Return the number of a key."""
+        return _number(key, self._key_of, self.keys)
+
+    def site(self, site: str) -> int:
+        """Return the number of a call site."""
+        return _number(site, self._site_of, self.sites)
+
+
+def _number(item: T, numbers: dict[T, int], items: list[T]) -> int:
+    number = numbers.get(item)
+    if number is None:
+        number = numbers[item] = len(items)
+        items.append(item)
+    return number
+
+
+class Side:
+    """Hold the accesses of one trace to one region, sixteen bytes each.
+
+    Equal ``keys`` are accesses that are alike.
+    """
+
+    def __init__(self, names: Names | None = None) -> None:
+        self.keys = array("I")
+        self._names = names or Names()
+        self._sites = array("I")
+        self._seqs = array("Q")
+        self._turns: dict[int, int] = {}  # by position, where there is more than one
+        self._values: dict[int, int] = {}  # by position, where the key has not all of it
+
+    def append(self, event: Event, key: Key, value: int | None) -> None:
+        """Add an access with its key and its whole value; a read that is there already counts."""
+        number, last = self._names.key(key), len(self.keys) - 1
+        if key[0] == "read" and last >= 0 and self.keys[last] == number:
+            self._turns[last] = self._turns.get(last, 1) + 1
+            return
+        self.keys.append(number)
+        self._sites.append(self._names.site(event.record.symbol or event.record.rip))
+        self._seqs.append(event.seq)
+        if value is not None and value != key[3]:
+            self._values[last + 1] = value
+
+    def step(self, position: int) -> Step:
+        """Return the access at a position of the sequence."""
+        direction, offset, width, value = self._names.keys[self.keys[position]]
+        return Step(
+            direction=direction,
+            offset=offset,
+            width=width,
+            value=self._values.get(position, value),
+            seq=self._seqs[position],
+            site=self._names.sites[self._sites[position]],
+            turns=self._turns.get(position, 1),
+        )
+
+
+class Differ:
+    """Read two traces so that they can be compared: all sides of one differ go together.
+
+    ``passed`` counts the accesses left out because they only tell of time. Memory grows with the
+    number of accesses, by some sixteen bytes each.
+    """
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        self.passed = 0
+        self._rules = rules or Rules()
+        self._names = Names()
+        self._kept: dict[tuple[str, int, int], int] = {}
+
+    def read(self, events: Iterable[Event]) -> dict[str, Side]:
+        """Return the sequence of each region that was accessed."""
+        sides: dict[str, Side] = {}
+        for event in events:
+            access = event.access
+            region, offset = access.region or "", int(access.offset or "0", 16)
+            kept = self._kept_bits(region, offset, access.width)
+            if kept < 0:
+                self.passed += 1
+                continue
+            value = None if access.value is None else int(access.value, 16)
+            compared = None if value is None else value & kept
+            side = sides.get(region)
+            if side is None:
+                side = sides[region] = Side(self._names)
+            side.append(event, (access.direction, offset, access.width, compared), value)
+        return sides
+
+    # -1 for an access that is left out.
+    def _kept_bits(self, region: str, offset: int, width: int) -> int:
+        place = region, offset, width
+        if place not in self._kept:
+            passing = any(mask.covers(region, offset) for mask in self._rules.passing)
+            kept = kept_bits(self._rules.varying, region, offset, width)
+            self._kept[place] = -1 if passing else kept
+        return self._kept[place]
+
+
+def compare(region: str, first: Side, second: Side, context: int = 3) -> RegionDiff:
+    """Align two sequences; each hunk has up to ``context`` lines that are alike on either side."""
+    result = RegionDiff(region)
+    hunk: list[Line] = []
+    codes = list(Levenshtein.opcodes(first.keys, second.keys, score_hint=_NEAR))
+    for number, code in enumerate(codes, 1):
+        here, there = range(code.src_start, code.src_end), range(code.dest_start, code.dest_end)
+        if code.tag != "equal":
+            for line in _changes(first, here, second, there):
+                result.changed += line.kind == "changed"
+                result.first += line.kind == "first"
+                result.second += line.kind == "second"
+                hunk.append(line)
+            continue
+        result.same += len(here)
+        head = context if hunk else 0
+        tail = context if number < len(codes) else 0
+        if len(here) <= head + tail:
+            hunk += _alike(first, here, second, there)
+            continue
+        if hunk:
+            result.hunks.append([*hunk, *_alike(first, here[:head], second, there[:head])])
+        rest = len(here) - tail
+        hunk = _alike(first, here[rest:], second, there[rest:])
+    if hunk:
+        result.hunks.append(hunk)
+    return result
+
+
+def _alike(first: Side, here: range, second: Side, there: range) -> list[Line]:
+    pairs = zip(here, there, strict=True)
+    return [Line("same", first.step(i), second.step(j)) for i, j in pairs]
+
+
+# What the alignment puts side by side is a change where the register is the same.
+def _changes(first: Side, here: range, second: Side, there: range) -> Iterator[Line]:
+    lone: list[Line] = []
+    for i, j in zip_longest(here, there):
+        mine = None if i is None else first.step(i)
+        other = None if j is None else second.step(j)
+        if mine is not None and other is not None and mine.same_register(other):
+            yield from _in_order(lone)
+            lone = []
+            yield Line("changed", mine, other)
+            continue
+        lone += [Line("first", mine, None)] if mine is not None else []
+        lone += [Line("second", None, other)] if other is not None else []
+    yield from _in_order(lone)
+
+
+def _in_order(lines: list[Line]) -> list[Line]:
+    return sorted(lines, key=lambda line: line.kind)

@@ -1,0 +1,130 @@
+"""Fold what repeats in a stream of accesses: a polling loop is told once.
+
+One turn of a loop is up to eight accesses in a row; it is folded from the third turn on. Accesses
+are alike when the same code accesses the same place in the same way on the same vCPU, whatever a
+read gave; writes must write the same. So no value that the guest wrote is ever folded away.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tracer.trace import Intercept, MemoryAccess
+
+LONGEST = 8
+"""The most accesses in one turn of a loop."""
+
+FEWEST = 3
+"""The fewest turns that are folded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Hold one device access with the record it is of, its number, and its phase, if known."""
+
+    seq: int
+    record: Intercept
+    access: MemoryAccess
+    phase: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Hold the ``first`` and the ``last`` of ``turns`` turns of a loop, alike but for reads."""
+
+    first: tuple[Event, ...]
+    last: tuple[Event, ...]
+    turns: int
+
+    @property
+    def duration_ns(self) -> int:
+        """Return the guest time from the first access to the last, in nanoseconds."""
+        return self.last[-1].record.time_ns - self.first[0].record.time_ns
+
+
+Key = tuple[object, ...]
+
+
+def folded(events: Iterable[Event]) -> Iterator[Event | Fold]:
+    """Yield each event, or a fold in the place of those it stands for; hold a few dozen at most."""
+    waiting: deque[tuple[Key, Event]] = deque()
+    loop: _Loop | None = None
+    for event in events:
+        item = _key(event), event
+        if loop is not None:
+            if loop.goes_on(item):
+                continue
+            yield loop.fold()
+            waiting.extend(loop.begun)
+            loop = None
+        waiting.append(item)
+        period = _period(waiting)
+        if period:
+            start = len(waiting) - FEWEST * period
+            for _ in range(start):
+                yield waiting.popleft()[1]
+            loop = _Loop(list(waiting), period)
+            waiting.clear()
+        elif len(waiting) > FEWEST * LONGEST:
+            yield waiting.popleft()[1]
+    if loop is not None:
+        yield loop.fold()
+        waiting.extend(loop.begun)
+    for _, event in waiting:
+        yield event
+
+
+class _Loop:
+    # A loop that still goes on; `begun` is what there is of a turn that is not whole.
+
+    def __init__(self, items: list[tuple[Key, Event]], period: int) -> None:
+        self.begun: list[tuple[Key, Event]] = []
+        self._keys = [key for key, _ in items[:period]]
+        self._first = tuple(event for _, event in items[:period])
+        self._last = tuple(event for _, event in items[-period:])
+        self._turns = len(items) // period
+
+    def goes_on(self, item: tuple[Key, Event]) -> bool:
+        if item[0] != self._keys[len(self.begun)]:
+            return False
+        self.begun.append(item)
+        if len(self.begun) == len(self._keys):
+            self._last = tuple(event for _, event in self.begun)
+            self._turns += 1
+            self.begun = []
+        return True
+
+    def fold(self) -> Fold:
+        return Fold(self._first, self._last, self._turns)
+
+
+def _key(event: Event) -> Key:
+    record, access = event.record, event.access
+    return (
+        access.offset,
+        record.rip,
+        access.region,
+        access.direction,
+        access.width,
+        record.vcpu,
+        record.via,
+        event.phase,
+        access.value if access.direction == "write" else None,
+    )
+
+
+# The shortest turn that the last accesses are made of, or 0.
+def _period(waiting: deque[tuple[Key, Event]]) -> int:
+    newest = waiting[-1][0]
+    size = len(waiting)
+    for period in range(1, min(LONGEST, size // FEWEST) + 1):
+        if waiting[-1 - period][0] != newest:
+            continue
+        if all(
+            waiting[size - n][0] == waiting[size - n - period][0]
+            for n in range(2, (FEWEST - 1) * period + 1)
+        ):
+            return period
+    return 0

@@ -1,0 +1,236 @@
+"""Carry recorded instructions out again, without a guest, and hold each to its record.
+
+Every record has the code, the registers before, and what each load read. Decode and emulator must
+come to the same registers, flags, length and accesses, bit for bit. Records of native steps have
+nothing to be held to: they are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tracer.bus import Load
+from tracer.decode import decode
+from tracer.divergence import Contrast, Divergence, diverging
+from tracer.emulate import execute
+from tracer.errors import EmulationError
+from tracer.hypercall import WIDTHS, ghcb_exit, tdvmcall
+from tracer.instruction import Instruction
+from tracer.intercept import changed_values, cut, other_registers
+from tracer.trace import Intercept, MemoryAccess, Record, RegionRecord
+from tracer.x86 import GPR, CpuState, Mode, Segments
+
+# What was carried out once had the units it needs: SSE and AVX switched on. Canonical addresses of
+# 57 bits include those of 48. Ref: Intel SDM vol. 3A, 2.5.
+_CR0 = 0x80010033
+_CR4 = 0x6F0 | 1 << 12 | 1 << 18
+_FLAT = Segments()
+_NEEDED = frozenset(("rflags", *GPR))
+_MODES = {mode.value: mode for mode in Mode}
+
+
+@dataclass(slots=True)
+class Tally:
+    """Count records: ``replayed`` and held to their record, natively ``stepped``, ``incomplete``.
+
+    An incomplete record lacks registers that its instruction sees: an older vetrace left them out.
+    """
+
+    replayed: int = 0
+    stepped: int = 0
+    incomplete: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of another part of the trace."""
+        self.replayed += other.replayed
+        self.stepped += other.stepped
+        self.incomplete += other.incomplete
+
+
+class Replay:
+    """Replay records as they come, in memory that does not grow with their number.
+
+    ``first`` is the first record of an instruction, ``next_seq`` the number that the next one must
+    have; both are None before it.
+    """
+
+    def __init__(self, regions: Iterable[RegionRecord] = ()) -> None:
+        self.tally = Tally()
+        self.first: Intercept | None = None
+        self.next_seq: int | None = None
+        self._regions: dict[str, list[tuple[int, int]]] = {}
+        for region in regions:
+            self.add(region)
+
+    def add(self, record: Record) -> Divergence | None:
+        """Replay one record; return how it diverges, or None."""
+        if isinstance(record, Intercept):
+            return self._intercept(record)
+        if isinstance(record, RegionRecord):
+            place = int(record.region.start, 16), int(record.region.end, 16)
+            self._regions.setdefault(record.region.name, []).append(place)
+        return None
+
+    def _intercept(self, record: Intercept) -> Divergence | None:
+        seq, due = record.seq, self.next_seq
+        if due is None:
+            self.first, due = record, seq
+        wrong = [] if seq == due else [Contrast("seq", str(due), str(seq))]
+        devices = 0
+        for access in record.accesses:
+            if access.region is not None:
+                devices += 1
+                wrong += self._place(access)
+        self.next_seq = seq + devices
+        if record.via == "stepped":
+            self.tally.stepped += 1
+        else:
+            try:
+                wrong += _carry_out(record)
+            except _Incomplete:
+                self.tally.incomplete += 1
+            else:
+                self.tally.replayed += 1
+        if not wrong:
+            return None
+        return diverging(record, *wrong)
+
+    # A page maps as a whole, and an access to a region lies in it; hypercalls follow from the rest.
+    def _place(self, access: MemoryAccess) -> list[Contrast]:
+        physical, linear = int(access.physical, 16), int(access.linear, 16)
+        if (physical ^ linear) & 0xFFF:
+            return [Contrast("physical", f"…{linear & 0xFFF:03x}", access.physical)]
+        places = self._regions.get(access.region or "")
+        if places is not None and not any(start <= physical <= end for start, end in places):
+            known = ", ".join(f"{start:#x}-{end:#x}" for start, end in places)
+            return [Contrast(f"physical in {access.region}", known, access.physical)]
+        if access.tdvmcall is None and access.ghcb is None:
+            return []
+        return _hypercalls(access, physical)
+
+
+def _hypercalls(access: MemoryAccess, physical: int) -> list[Contrast]:
+    value = None if access.value is None else int(access.value, 16)
+    if access.width not in WIDTHS or (value or 0) >> 8 * access.width:
+        return [Contrast("hypercall", "none of such an access", f"{access.width} bytes")]
+    place = access.direction, access.width, physical, value
+    wrong: list[Contrast] = []
+    if access.tdvmcall is not None and access.tdvmcall != (call := tdvmcall(*place)):
+        wrong.append(Contrast("tdvmcall", str(access.tdvmcall), str(call)))
+    if access.ghcb is not None and access.ghcb != (leave := ghcb_exit(*place)):
+        wrong.append(Contrast("ghcb", str(access.ghcb), str(leave)))
+    return wrong
+
+
+class _Incomplete(Exception):
+    # The record lacks a register that its instruction sees.
+    pass
+
+
+def _carry_out(record: Intercept) -> list[Contrast]:
+    code = bytes.fromhex(record.code)
+    mode = _MODES.get(record.mode)
+    if mode is None or not record.before.keys() >= _NEEDED:
+        missing = ", ".join(sorted(_NEEDED - record.before.keys()))
+        actual = f"no {missing}" if missing else f"mode {record.mode}"
+        return [Contrast("before", "rflags and 16 registers", actual)]
+    try:
+        insn = decode(code, int(record.rip, 16), mode)
+        wrong = _same("text", record.text, insn.text)
+        if insn.length != len(code):
+            wrong.append(Contrast("length", str(len(code)), str(insn.length)))
+        cpu = _state(record, insn)
+        after, accesses = _execute(insn, cpu, record.accesses)
+    except EmulationError as error:
+        return [Contrast("outcome", "emulated", str(error))]
+    wrong += accesses
+    if after is not None and record.after != (changed := changed_values(cpu, after)):
+        for name in sorted(record.after.keys() | changed.keys(), key=_rank):
+            wrong += _same(
+                name,
+                record.after.get(name, record.before.get(name)),
+                changed.get(name, record.before.get(name)),
+            )
+    return wrong
+
+
+def _same(name: str, expected: str | None, actual: str | None) -> list[Contrast]:
+    return [] if expected == actual else [Contrast(name, expected, actual)]
+
+
+_ORDER = {name: rank for rank, name in enumerate(("rip", "rflags", *GPR))}
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return _ORDER.get(name, len(_ORDER)), name
+
+
+def _state(record: Intercept, insn: Instruction) -> CpuState:
+    before = record.before
+    segments = _FLAT
+    xmm: tuple[int, ...] = ()
+    others = other_registers(insn)
+    if others:
+        if not before.keys() >= set(others):
+            raise _Incomplete
+        values = {name: int(before[name], 16) for name in others}
+        segments = Segments(**{n: v for n, v in values.items() if not n.startswith("xmm")})
+        xmm = tuple(values.get(f"xmm{number}", 0) for number in range(16))
+    return CpuState(
+        gpr=tuple([int(before[name], 16) for name in GPR]),
+        rip=insn.rip,
+        rflags=int(before["rflags"], 16),
+        cpl=record.cpl,
+        mode=insn.mode,
+        segments=segments,
+        cr0=_CR0,
+        cr4=_CR4,
+        xmm=xmm,
+    )
+
+
+# Run the emulator against the recorded accesses; the state is None when they part.
+def _execute(
+    insn: Instruction, cpu: CpuState, accesses: list[MemoryAccess]
+) -> tuple[CpuState | None, list[Contrast]]:
+    execution = execute(insn, cpu)
+    answer: int | None = None
+    at = 0
+    while True:
+        try:
+            access = execution.send(answer)
+        except StopIteration as stop:
+            rest = enumerate(accesses[at:], at)
+            return stop.value, [Contrast(f"access {n}", _told(a), None) for n, a in rest]
+        reads = isinstance(access, Load)
+        whole = 0
+        for linear, width in cut(access.linear, access.width):
+            recorded = accesses[at] if at < len(accesses) else None
+            shift = 8 * (linear - access.linear)
+            value = None
+            if not isinstance(access, Load):
+                value = hex(access.value >> shift & (1 << 8 * width) - 1)
+            elif recorded is not None:
+                value = recorded.value
+            direction = "read" if reads else "write"
+            if (
+                recorded is None
+                or value is None
+                or recorded.direction != direction
+                or recorded.width != width
+                or recorded.linear != hex(linear)
+                or recorded.value != value
+                or int(value, 16) >> 8 * width
+            ):
+                expected = None if recorded is None else _told(recorded)
+                actual = f"{direction} {width} at {linear:#x}" + (f" = {value}" if value else "")
+                return None, [Contrast(f"access {at}", expected, actual)]
+            whole |= int(value, 16) << shift
+            at += 1
+        answer = whole if reads else None
+
+
+def _told(access: MemoryAccess) -> str:
+    value = f" = {access.value}" if access.value is not None else ""
+    return f"{access.direction} {access.width} at {access.linear}{value}"
