@@ -16,7 +16,7 @@ from tracer.trap.gate import PageFaultGate
 from tracer.trap.interceptor import Interceptor
 
 LIMIT = 2.0
-"""How many bare stops an emulated access may cost that takes one stop."""
+"""How many bare stops the median emulated access may cost."""
 
 _NEAR_NS = 100_000
 _LAPS = 10
@@ -87,21 +87,24 @@ async def _measure() -> Result:
         session.subscribers.append(watch)
         await session.run()
     least = median(bare.at_bell)
-    ratio = median(watch.others) / least
+    ratio = median([*watch.others, *watch.lapic]) / least
     return Result(
         "Wall time in one boot of the default guest, through one GDB with every trap set. Bare: "
         "the vCPU stands in the fault stub, GDB sets RIP back by one instruction and continues, "
         f"the guest stops again; {_LAPS} times at every {_EVERY}th access. Emulated: from one "
         f"recorded access to the next, of accesses at most {_NEAR_NS // 1000} us of guest time "
         "apart: write-back, continue, fault, stop, decode, emulate, device, record. The vCPU "
-        "itself carries out an access to its LAPIC: that takes a second stop.",
+        "itself carries out an access to its LAPIC, a store on its way back to the interrupted "
+        "code, a load with a second stop.",
         (
             ("bare stop, set RIP, continue", spread(bare.at_bell)),
             ("the same at an execution breakpoint", spread(bare.at_breakpoint)),
-            ("emulated access", spread(watch.others)),
-            ("emulated access to the LAPIC", spread(watch.lapic)),
+            ("emulated access", spread([*watch.others, *watch.lapic])),
+            ("  to the LAPIC", spread(watch.lapic)),
+            ("  to any other device", spread(watch.others)),
             ("emulated : bare", f"{ratio:6.2f}      (limit {LIMIT:.0f})"),
-            ("emulated LAPIC : bare", f"{median(watch.lapic) / least:6.2f}      (two stops)"),
+            ("  to the LAPIC", f"{median(watch.lapic) / least:6.2f}"),
+            ("  to any other device", f"{median(watch.others) / least:6.2f}"),
         ),
         kept=ratio <= LIMIT,
     )

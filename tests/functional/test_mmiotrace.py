@@ -1,0 +1,110 @@
+"""The kernel's own MMIO tracer as a second witness: both see the same probes of the same devices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tracer.guest import recipe
+from tracer.guest.initramfs import build_initramfs
+from tracer.guest.kernel import default_kernel, open_kernel
+from tracer.mask import VARYING, kept_bits
+from tracer.trace import Intercept
+from tracer.tracefile import TraceReader
+
+CHECKOUT = Path(__file__).parents[2]
+Access = tuple[str, int, int, int]
+
+# NVMe is built in and has been probed when the first program runs: have it probed again, after the
+# kernel's tracer is on. Only one tracer at a time: both take the pages away from the kernel.
+BEFORE = """\
+echo 0000:$(basename $(readlink /sys/class/nvme/nvme0/device) | sed s/0000://) > /tmp/nvme
+cat /tmp/nvme > /sys/bus/pci/drivers/nvme/unbind
+if grep -q witness /proc/cmdline; then
+    mount -t tracefs tracefs /sys/kernel/tracing
+    echo mmiotrace > /sys/kernel/tracing/current_tracer
+fi
+cat /tmp/nvme > /sys/bus/pci/drivers/nvme/bind
+"""
+AFTER = """\
+if grep -q witness /proc/cmdline; then
+    sed 's/^/mmiotrace: /' /sys/kernel/tracing/trace
+fi
+say done
+poweroff -f
+"""
+
+
+def vetrace(*arguments: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tracer", *map(str, arguments)],
+        cwd=CHECKOUT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def initrd(folder: Path) -> Path:
+    script = recipe.init_script().read_text()
+    modules = "# The order was worked out"
+    network = "interface=$(first_interface)\n"
+    assert script.count(modules) == script.count(network) == 1
+    script = script.partition(network)[0].replace(modules, BEFORE + modules) + AFTER
+    (folder / "init").write_text(script)
+    image = default_kernel()
+    assert image is not None
+    return build_initramfs(folder / "init", open_kernel(image).modules)
+
+
+def accesses(path: Path) -> dict[int, list[Access]]:
+    """Return the accesses to each page of devices, their values without what is known to vary."""
+    pages: dict[int, list[Access]] = {}
+    with TraceReader(path) as trace:
+        for record in trace:
+            if not isinstance(record, Intercept):
+                continue
+            for _, access in record.device_accesses():
+                assert access.value is not None
+                place = int(access.physical, 16)
+                value = int(access.value, 16)
+                pages.setdefault(place >> 12, []).append(
+                    (access.direction, access.width, place & 0xFFF, value)
+                )
+    return pages
+
+
+def masked(name: str, sequence: list[Access]) -> list[Access]:
+    return [(d, w, o, v & kept_bits(VARYING, name, o, w)) for d, w, o, v in sequence]
+
+
+def contains(whole: list[Access], part: list[Access]) -> bool:
+    return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
+
+
+@pytest.mark.qemu
+def test_the_kernels_own_tracer_sees_the_same_accesses(tmp_path: Path) -> None:
+    ramdisk = initrd(tmp_path)
+    serial, log = tmp_path / "serial", tmp_path / "mmiotrace.log"
+    vetrace("boot", "--untraced", "--initrd", ramdisk, "--append", "witness", "--serial", serial)
+    prefix = "mmiotrace: "
+    lines = serial.read_text(errors="replace").replace("\r", "").splitlines()
+    log.write_text("".join(x[len(prefix) :] + "\n" for x in lines if x.startswith(prefix)))
+    vetrace("import", log, "-o", tmp_path / "kernel.vtrace")
+    vetrace("boot", "--initrd", ramdisk, "--quiet", "-o", tmp_path / "ours.vtrace")
+
+    names: dict[int, str] = {}
+    with TraceReader(tmp_path / "ours.vtrace") as trace:
+        for record in trace:
+            if isinstance(record, Intercept):
+                for _, access in record.device_accesses():
+                    names[int(access.physical, 16) >> 12] = access.region or ""
+    kernel, ours = accesses(tmp_path / "kernel.vtrace"), accesses(tmp_path / "ours.vtrace")
+    seen = {names[page] for page in kernel}
+    assert {"nvme", "nvme.msix-table", "virtio-blk.common", "virtio-net.common"} <= seen
+    assert sum(map(len, kernel.values())) > 400
+    for page, sequence in kernel.items():
+        name = names[page]
+        # Ours began before, and went on after the log was read.
+        assert contains(masked(name, ours[page]), masked(name, sequence)), name
