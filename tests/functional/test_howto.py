@@ -14,12 +14,9 @@ CHECKOUT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.qemu
-def test_the_commands_of_the_regression_test_page_work(tmp_path: Path) -> None:
-    page = (CHECKOUT / "docs" / "howto" / "regression-test.md").read_text()
-    commands = "".join(BLOCK.findall(page))
-    assert commands.count("vetrace boot") == 2 and commands.count("vetrace diff") == 4
-    program = tmp_path / "bin" / "vetrace"
+def shell(folder: Path, commands: str) -> subprocess.CompletedProcess[str]:
+    """Run commands in a folder until one fails, with ``vetrace`` on the path."""
+    program = folder / "bin" / "vetrace"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tracer "$@"\n')
     program.chmod(0o755)
@@ -27,9 +24,32 @@ def test_the_commands_of_the_regression_test_page_work(tmp_path: Path) -> None:
         "PATH": f"{program.parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(CHECKOUT),
     }
-    done = subprocess.run(
-        ["bash", "-euxc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True
+    return subprocess.run(
+        ["bash", "-euxc", commands], cwd=folder, env=environment, capture_output=True, text=True
     )
+
+
+@pytest.mark.qemu
+def test_another_driver_parameter_shows_as_the_page_says(tmp_path: Path) -> None:
+    boot = "vetrace boot --region nvme --quiet -o"
+    commands = f"""
+        {boot} a.vtrace
+        {boot} b.vtrace --append nvme.io_queue_depth=16
+        vetrace diff a.vtrace b.vtrace
+        """
+    done = shell(tmp_path, commands)
+    assert done.returncode == 3, done.stderr
+    # The doorbell of the first queue, at its seventeenth command.
+    wrapped = r"^  ~ W4  \+0x1008  0x00000010 → 0x00000000  nvme_queue_rq"
+    assert re.search(wrapped, done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.qemu
+def test_the_commands_of_the_regression_test_page_work(tmp_path: Path) -> None:
+    page = (CHECKOUT / "docs" / "howto" / "regression-test.md").read_text()
+    commands = "".join(BLOCK.findall(page))
+    assert commands.count("vetrace boot") == 2 and commands.count("vetrace diff") == 4
+    done = shell(tmp_path, commands)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no divergence" in done.stdout
     alike = re.findall(r"^nvme: (\d+) alike$", done.stdout, re.MULTILINE)

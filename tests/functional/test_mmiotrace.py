@@ -1,4 +1,4 @@
-"""The kernel's own MMIO tracer as a second witness: both see the same probes of the same devices."""
+"""The kernel's own MMIO tracer as a second witness: both see the same accesses."""
 
 from __future__ import annotations
 
