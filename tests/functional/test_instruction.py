@@ -184,7 +184,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Run:
     guest = assemble(folder, CASES)
     return boot(
         folder,
-        "--kernel", guest, "--symbols", guest, "--check", "--quiet", "--region", REGION,
+        "--kernel", guest, "--check", "--quiet", "--region", REGION,
         "--", *DEVICE,
     )  # fmt: skip
 

@@ -95,7 +95,8 @@ def open_kernel(
     """Read a kernel image (bzImage or vmlinux) and find its symbols, types and modules.
 
     ``symbol_file`` is a vmlinux with a symbol table or a System.map; without it the symbols are
-    recovered from the image, which takes some seconds the first time. ``progress`` is called
+    the image's own if it is a vmlinux that has them. Else they are recovered from the image,
+    which takes some seconds the first time. ``progress`` is called
     with one line of text before anything that takes long. Raises KernelImageError, naming the
     file, for anything that is not a usable kernel.
     """
@@ -103,6 +104,8 @@ def open_kernel(
     digest = hashlib.sha256(image).hexdigest()
     folder = cache_folder() / "image" / digest
     facts = _facts(path, image, folder, progress)
+    if symbol_file is None and _has_symbols(image):
+        symbol_file = path
     if symbol_file is not None:
         table = _named(symbol_file, lambda: read_symbols(symbol_file))
         _named(symbol_file, lambda: _check(table, facts))
@@ -172,6 +175,15 @@ def read_symbols(path: Path) -> SymbolTable:
     except ELFError as error:
         raise KernelImageError(f"a damaged ELF file: {error}") from error
     return symbols.table_of(elf_symbols(table, names))
+
+
+def _has_symbols(image: bytes) -> bool:
+    if not bzimage.is_elf(image):
+        return False
+    try:
+        return ELFFile(io.BytesIO(image)).get_section_by_name(".symtab") is not None
+    except ELFError:
+        return False  # what is wrong with it has been said by now
 
 
 def elf_symbols(table: bytes, names: bytes) -> list[Symbol]:
