@@ -27,7 +27,8 @@ from tracer.trace import End, Header, Intercept, MapRecord, Mark, Record, Region
 from tracer.tracefile import TraceReader
 
 _HUNKS = 10  # shown of a region
-_HOST_FOLDER = re.compile(r"(^|=)/[^,]*/")
+# In an argument of QEMU's a comma separates, and two are one in a path.
+_HOST_FOLDER = re.compile(r"(^|=)/(?:(?:[^,]|,,)*/)?")
 
 
 class GoldenMismatch(AssertionError):
