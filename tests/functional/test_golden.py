@@ -25,6 +25,10 @@ REGIONS = ("ecam", "hpet", "ioapic", "nvme", "virtio-blk.common", "virtio-net.co
 # order in which the host's disk lets them go on.
 VECTOR = "ioapic+0x10"
 
+# A driver rings a completion queue once for all that it finds there, which depends on the host's
+# disk as well.
+COMPLETIONS = ("nvme+0x1004", "nvme+0x100c")
+
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_the_default_guest_does_as_it_did(
@@ -35,4 +39,6 @@ def test_the_default_guest_does_as_it_did(
     folder = GOLDEN / trace.kernel
     if not folder.exists() and not pytestconfig.getoption("--vetrace-record"):
         pytest.skip(f"no goldens of {trace.kernel}: make them with --vetrace-record")
-    trace.assert_matches_trace(folder / f"{region}.vtrace.zst", region=region, mask=[VECTOR])
+    trace.assert_matches_trace(
+        folder / f"{region}.vtrace.zst", region=region, mask=[VECTOR], ignore=COMPLETIONS
+    )

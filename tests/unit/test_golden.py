@@ -89,9 +89,10 @@ def test_without_a_region_all_is_kept() -> None:
 
 
 def test_a_golden_replays(tmp_path: Path) -> None:
-    records = replay_sample.trace()
-    hpet = sample.intercept(0, sample.device("hpet", 0, 4, "read", 1))
-    records.insert(1, hpet)  # all that follows is numbered anew
+    start, *intercepts = replay_sample.records()
+    hpet = sample.intercept(len(start.accesses), sample.device("hpet", 0, 4, "read", 1))
+    later = [msgspec.structs.replace(record, seq=record.seq + 1) for record in intercepts]
+    records = [sample.region("nvme"), start, hpet, *later, sample.end(99)]
     path = sample.write(tmp_path / "trace.vtrace", records)
     assert_matches_trace(path, tmp_path / "golden.vtrace.zst", region="nvme", record=True)
     replay = Replay()
@@ -180,6 +181,13 @@ def test_a_failed_write_leaves_the_old_golden(
 
 
 # ---- comparing
+
+
+def test_nothing_matches_nothing(trace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.vtrace"
+    assert_matches_trace(trace, path, record=True)
+    with pytest.raises(TraceError, match=r"a\.vtrace has not an access to ecam"):
+        assert_matches_trace(trace, path, region="ecam")
 
 
 def test_a_difference_is_shown(trace: Path, changed: Path, tmp_path: Path) -> None:
