@@ -23,12 +23,6 @@ REACHED = {
 
 
 @pytest.fixture(scope="session")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("traced")
-    return boot(folder, "--json", "--check", "--qemu-log", folder / "qemu.log")
-
-
-@pytest.fixture(scope="session")
 def again(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return boot(tmp_path_factory.mktemp("again"))
 
