@@ -142,7 +142,7 @@ class Session:
         """
         await self.refresh_regions()
         symbols = self._names.kernel
-        hooks = MappingHooks(self.target, self.kernel.types())
+        hooks = MappingHooks(self.target, self._names.types())
         missing = await hooks.install(symbols)
         if missing:
             raise GuestError(
