@@ -32,6 +32,7 @@ from tracer.paging import poison_bit
 from tracer.process import exit_words
 from tracer.region import Choice, Region, RegionMap, traced_ranges, unmatched
 from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
+from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
 from tracer.trap.entry import follow_kaslr, reach_entry
 from tracer.trap.gate import PageFaultGate
@@ -134,11 +135,14 @@ class Session:
         """Return what was asked for on the command line and is not in the memory map."""
         return unmatched(self.view.regions.regions, self._choice)
 
-    async def trap(self) -> None:
-        """Put every trap in place; the guest stands at its kernel's entry."""
+    async def trap(self, *, stacks: bool = False) -> None:
+        """Put every trap in place; the guest stands at its kernel's entry.
+
+        With ``stacks`` the kernel's call chain is recorded with each access.
+        """
         await self.refresh_regions()
         symbols = self._names.kernel
-        hooks = MappingHooks(self.target, self.kernel.types())
+        hooks = MappingHooks(self.target, self._names.types())
         missing = await hooks.install(symbols)
         if missing:
             raise GuestError(
@@ -149,8 +153,12 @@ class Session:
         gate = PageFaultGate(self.target, idt)
         registers = await self.target.registers()
         await gate.install(self.view.space_of(registers), symbols.address_of(linux.STUB_PLACE))
+        callers = Callers(self._names, self._publish, stacks=stacks)
+        if stacks and callers.missing is not None:
+            self.warnings.append(f"no stacks are recorded: {callers.missing}")
+            self.mark(self.warnings[-1])
         interceptor = Interceptor(
-            self.target, self.view, self._names, self._carrier, self.counts, self._publish
+            self.target, self.view, self._names, self._carrier, callers, self.counts, self._publish
         )
         self._traps = Traps(gate, hooks, interceptor)
         await self._poison_everything(registers, "present at kernel entry")

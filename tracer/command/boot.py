@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--untraced", action="store_true", help="run the same guest without any interception"
     )
+    output.add_argument(
+        "--stacks", action="store_true", help="record the kernel's call chain of each access"
+    )
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
@@ -197,7 +200,7 @@ class _Boot:
         if missing:
             names = ", ".join(region.name for region in regions.regions)
             raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
-        await session.trap()
+        await session.trap(stacks=self._args.stacks)
         log = self._plan.qemu_log
         session.mark("kernel entry", log.stat().st_size if log is not None else None)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)

@@ -35,6 +35,7 @@ from tracer.intercept import (
 )
 from tracer.stub import SPILL_SIZE, Spill, patch_spill, unpack_spill
 from tracer.trace import Direction, Intercept
+from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
 from tracer.trap.gate import PageFaultGate
 from tracer.trap.view import GuestView
@@ -69,6 +70,7 @@ class Interceptor:
         view: GuestView,
         names: Names,
         carrier: Carrier,
+        callers: Callers,
         counts: Counter[str],
         publish: Callable[[Intercept], None],
     ) -> None:
@@ -76,6 +78,7 @@ class Interceptor:
         self._view = view
         self._names = names
         self._carrier = carrier
+        self._callers = callers
         self._counts = counts
         self._publish = publish
         self._sequence = 0
@@ -223,6 +226,7 @@ class Interceptor:
             self._counts["neighbours"] += 1
             return
         via = "emulated" if note is None else "stepped"
+        stack = self._callers.note(before, fault.space, fault.time_ns)
         self._counts["accesses"] += accesses
         self._counts[via] += accesses
         self._publish(
@@ -243,6 +247,7 @@ class Interceptor:
                 before=register_values(before, insn),
                 after=changed_values(before, outcome.cpu),
                 note=note or (lost_atomicity(insn, transfers) if insn is not None else None),
+                stack=stack,
             )
         )
         self._sequence += accesses
