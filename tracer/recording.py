@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tracer.errors import TracerError
+from tracer.errors import Diverged
 from tracer.mask import PASSING, VARYING, Mask, kept_bits
 from tracer.region import LAPIC
 from tracer.selection import names_region
@@ -53,21 +53,6 @@ class RecordedAccess:
 
     def __str__(self) -> str:
         return f"{self.request} at {self.site}"
-
-
-class Diverged(TracerError):
-    """Tell that a live guest left the recording that answers it.
-
-    The message comes in two parts, so that whoever knows the guest's code can say where it is.
-    """
-
-    def __init__(self, what: str, then: str, site: str | None = None) -> None:
-        super().__init__(f"{what}{f' at {site}' if site else ''}; {then}")
-        self._parts = what, then
-
-    def at(self, site: str) -> Diverged:
-        """Return the same with the guest's call site."""
-        return Diverged(*self._parts, site)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import trace_sample as sample
 from pytest import mark, raises
 
+from tracer.errors import Diverged
 from tracer.mask import parse_mask
 from tracer.recording import (
     VARYING_WRITES,
-    Diverged,
     RecordedDevice,
     Replayed,
     Request,

@@ -18,9 +18,9 @@ from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
-from tracer.errors import TracerError, UsageError
+from tracer.errors import Diverged, TracerError, UsageError
 from tracer.launch import Plan, header, launch
-from tracer.recording import Diverged, RecordedDevice
+from tracer.recording import RecordedDevice
 from tracer.render import access_lines, access_objects
 from tracer.session import Session, Subscriber
 from tracer.summary import Summary

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from tracer.decode import decode, foreign_accesses
 from tracer.errors import (
+    Diverged,
     EmulationError,
     GuestException,
     InterceptError,
@@ -33,7 +34,7 @@ from tracer.intercept import (
     needs_registers,
     register_values,
 )
-from tracer.recording import Diverged, RecordedDevice, Request
+from tracer.recording import RecordedDevice, Request
 from tracer.stub import SPILL_SIZE, Spill, patch_spill, unpack_spill
 from tracer.trace import Direction, Intercept
 from tracer.trap.carrier import Carrier
