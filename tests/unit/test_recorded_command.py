@@ -41,6 +41,21 @@ def test_says_something_only_with_replay(
     assert "only with --replay" in capsys.readouterr().err
 
 
+def test_the_recording_is_not_overwritten(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path(trace).read_bytes()
+    assert cli.main(["boot", "--replay", trace, "--region", "nvme", "-o", trace]) == 2
+    assert "would overwrite" in capsys.readouterr().err
+    assert Path(trace).read_bytes() == before
+
+
+def test_a_recording_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "b.vtrace"
+    output.touch()
+    missing = str(tmp_path / "a.vtrace")
+    assert cli.main(["boot", "--replay", missing, "--region", "nvme", "-o", str(output)]) == 1
+    assert missing in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.vtrace"
     path.write_text("no trace\n")

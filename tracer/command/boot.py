@@ -21,7 +21,7 @@ from tracer.command.verify import print_comparison
 from tracer.errors import Diverged, TracerError, UsageError
 from tracer.launch import Plan, header, launch
 from tracer.recording import RecordedDevice
-from tracer.render import access_lines, access_objects
+from tracer.render import access_lines, access_objects, printable
 from tracer.session import Session, Subscriber
 from tracer.summary import Summary
 from tracer.table import closing_table
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             raise TracerError(boot.interrupted()) from None
         except Diverged as error:
-            terminal.warn(str(error))
+            terminal.warn(printable(str(error)))
             return EXIT_MISMATCH
         if args.check and trace is not None and log is not None:
             return _check(trace, log, quiet=args.json)

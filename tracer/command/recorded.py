@@ -11,6 +11,7 @@ from tracer.launch import Plan
 from tracer.mask import Mask, parse_mask
 from tracer.recording import VARYING_WRITES, RecordedDevice, Replayed, recorded_device
 from tracer.region import Choice, parse_range
+from tracer.render import printable
 from tracer.tracefile import TraceReader
 
 
@@ -52,11 +53,13 @@ def recorded(args: argparse.Namespace) -> RecordedDevice | None:
     if args.untraced:
         raise UsageError("--untraced does not go with --replay, which answers traced accesses")
     with TraceReader(args.replay) as trace:
+        if args.output is not None and args.output.exists() and args.output.samefile(args.replay):
+            raise UsageError(f"--output would overwrite {args.replay}, which --replay reads")
         replayed = Replayed(tuple(args.region), tuple(args.bypass))
         try:
             device = recorded_device(args.replay, trace, replayed, (*VARYING_WRITES, *args.mask))
         except ValueError as error:
-            raise UsageError(f"--replay: {error}") from None
+            raise UsageError(printable(f"--replay: {error}")) from None
     terminal.warn_of_losses(trace)
     return device
 
