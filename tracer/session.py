@@ -30,6 +30,7 @@ from tracer.guest.machine import Ending, Machine
 from tracer.guest.names import Names
 from tracer.paging import poison_bit
 from tracer.process import exit_words
+from tracer.recording import RecordedDevice
 from tracer.region import Choice, Region, RegionMap, traced_ranges, unmatched
 from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
 from tracer.trap.callers import Callers
@@ -59,7 +60,8 @@ class Session:
     """Run one guest to its end, intercepting what was chosen. Make one with :meth:`attach`.
 
     ``counts`` counts stops by what they were for, ``warnings`` tell what could not be traced.
-    Every record goes to the ``subscribers`` in order, the first time it is known.
+    Every record goes to the ``subscribers`` in order, the first time it is known. ``recorded``, set
+    before :meth:`trap`, answers for its regions in place of their devices.
     """
 
     def __init__(self, target: Target, view: GuestView, kernel: Kernel, choice: Choice) -> None:
@@ -69,6 +71,7 @@ class Session:
         self.subscribers: list[Subscriber] = []
         self.counts: Counter[str] = Counter()
         self.warnings: list[str] = []
+        self.recorded: RecordedDevice | None = None
         self._choice = choice
         self._names = Names(kernel)
         self._carrier = Carrier(target, view.vcpus)
@@ -160,6 +163,7 @@ class Session:
         interceptor = Interceptor(
             self.target, self.view, self._names, self._carrier, callers, self.counts, self._publish
         )
+        interceptor.recorded = self.recorded
         self._traps = Traps(gate, hooks, interceptor)
         await self._poison_everything(registers, "present at kernel entry")
 

@@ -84,3 +84,20 @@ def test_the_commands_of_the_regression_test_page_work(tmp_path: Path) -> None:
     assert len(recorded) == 2
     alike = re.findall(r"^nvme: (\d+) alike$", done.stdout, re.MULTILINE)
     assert len(alike) == 2 and int(alike[0]) > 50
+
+
+@pytest.mark.qemu
+def test_the_commands_of_the_live_replay_page_work(tmp_path: Path) -> None:
+    page = (CHECKOUT / "docs" / "howto" / "live-replay.md").read_text()
+    commands = "".join(BLOCK.findall(page))
+    assert commands.count("vetrace boot") == 3
+    done = shell(tmp_path, commands)
+    assert done.returncode == 0, done.stdout + done.stderr
+    alike = dict(re.findall(r"^([\w.-]+): (\d+) alike$", done.stdout, re.MULTILINE))
+    assert int(alike["ecam"]) > 1 and int(alike["virtio-blk.device"]) > 5
+    assert "no divergence" in done.stdout
+    # But for the numbers of accesses and instructions, the page has the message as it comes.
+    (shown,) = re.findall(r"^vetrace: nvme diverges .*$", page, re.MULTILINE)
+    (said,) = re.findall(r"^vetrace: nvme diverges .*$", done.stderr, re.MULTILINE)
+    number = re.compile(r"#\d+|\+0x\w+(?=[,;])")
+    assert number.sub("N", said) == number.sub("N", shown)

@@ -1,6 +1,6 @@
 """The default guest, held to the golden traces of its kernel.
 
-After a change that is meant, or for another kernel: `pytest tests/functional/test_golden.py
+After a change that is meant, or for another kernel: `pytest tests/functional/test_golden_boot.py
 --vetrace-record`, and the review sees which goldens changed.
 """
 
