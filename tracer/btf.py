@@ -122,6 +122,18 @@ class Btf:
         count = _ARRAY.unpack_from(self.types, start + 12)[2] if kind is Kind.ARRAY else 1
         return Member(offset, self._size(number), count)
 
+    def bit_field(self, name: str, field: str) -> tuple[int, int] | None:
+        """Return first bit and width of a bit field of a structure, or None when it has none."""
+        number = self.compounds.get(name)
+        if number is None:
+            return None
+        _, info, _, start = self._type(number)
+        for index in range(info & 0xFFFF if info >> 31 else 0):
+            label, _, position = _MEMBER.unpack_from(self.types, start + 12 + 12 * index)
+            if position >> 24 and _string(self.strings, label) == field:
+                return position & 0xFFFFFF, position >> 24
+        return None
+
     # Private: type numbers in, type numbers out; offsets in bytes.
 
     def _type(self, number: int) -> tuple[Kind, int, int, int]:

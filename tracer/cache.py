@@ -27,11 +27,13 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(
+    path: Path, advice: str = "name another cache folder with VETRACE_CACHE"
+) -> Iterator[Path]:
     """Give a temporary name beside ``path`` that becomes ``path`` when the block ends well.
 
-    Readers see the whole file or none; of two writers the last wins. Raises TracerError when the
-    file cannot be written.
+    Readers see the whole file or none; of two writers the last wins. Raises TracerError, which ends
+    in ``advice``, when the file cannot be written.
     """
     draft: Path | None = None
     try:
@@ -47,10 +49,7 @@ def new_file(path: Path) -> Iterator[Path]:
         draft.chmod(0o644)
         draft.replace(path)
     except OSError as error:
-        raise TracerError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "name another cache folder with VETRACE_CACHE"
-        ) from error
+        raise TracerError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
     finally:
         if draft is not None:
             draft.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from tracer.trace import (
     Mark,
     Record,
     RegionRecord,
+    StackRecord,
 )
 
 
@@ -40,12 +41,12 @@ class _Tag(msgspec.Struct):
 # What the decoder raises on bytes that are no JSON, or that nest without end.
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-_KNOWN = frozenset({"region", "map", "mmio", "mark", "end"})
+_KNOWN = frozenset({"region", "map", "stack", "mmio", "mark", "end"})
 
 _encoder = msgspec.json.Encoder()
 _header_decoder = msgspec.json.Decoder(Header)
 _record_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(
-    RegionRecord | MapRecord | Intercept | Mark | End
+    RegionRecord | MapRecord | StackRecord | Intercept | Mark | End
 )
 _tag_decoder = msgspec.json.Decoder(_Tag)
 

@@ -11,6 +11,7 @@
     │   └── TargetGone               QEMU has ended, so there is nothing to debug any more
     ├── InterceptError               an intercept could not be completed
     ├── TraceError                   a trace file is not one, or is damaged
+    ├── Diverged                     a live guest left the recording: exit status 3
     └── EmulationError               one instruction
         ├── NotEnoughBytes           more code bytes are needed to decode it
         ├── InvalidInstruction       the bytes are no instruction in this mode
@@ -73,6 +74,21 @@ class InterceptError(TracerError):
 
 class TraceError(TracerError):
     """Report a trace that cannot be read or written, naming file and line."""
+
+
+class Diverged(TracerError):
+    """Tell that a live guest left the recording that answers it.
+
+    The message comes in two parts, so that whoever knows the guest's code can say where it is.
+    """
+
+    def __init__(self, what: str, then: str, site: str | None = None) -> None:
+        super().__init__(f"{what}{f' at {site}' if site else ''}; {then}")
+        self._parts = what, then
+
+    def at(self, site: str) -> Diverged:
+        """Return the same with the guest's call site."""
+        return Diverged(*self._parts, site)
 
 
 class EmulationError(TracerError):

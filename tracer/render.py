@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tracer.comparison import Difference
-from tracer.diff import Line, Step
+from tracer.diff import Line, RegionDiff, Step
 from tracer.divergence import Divergence
 from tracer.fold import Fold
 from tracer.trace import Direction, Hex, Intercept, MemoryAccess
@@ -203,6 +203,33 @@ def divergence_lines(divergence: Divergence) -> list[str]:
         *("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
           for row in rows),
     ]  # fmt: skip
+
+
+def region_diff_lines(
+    result: RegionDiff,
+    limit: int | None = None,
+    names: tuple[str, str] = ("A", "B"),
+    rest: str = "--limit 0 shows all",
+) -> Iterator[str]:
+    """Yield a region's diff: how many accesses differ, then ``limit`` hunks at most.
+
+    ``names`` are those of the two traces; ``rest`` tells how to see the hunks that are left out.
+    """
+    region = printable(result.region)
+    if result.agrees:
+        yield f"{region}: {result.same:,} alike"
+        return
+    yield (
+        f"{region}: {result.changed:,} changed, {result.first:,} only in {names[0]},"
+        f" {result.second:,} only in {names[1]}, {result.same:,} alike"
+    )
+    for number, hunk in enumerate(result.hunks[:limit]):
+        if number:
+            yield "  ⋯"
+        yield from diff_lines(hunk)
+    more = len(result.hunks) - len(result.hunks[:limit])
+    if more:
+        yield f"  ⋯ {more:,} more places: {rest}"
 
 
 def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:

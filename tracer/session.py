@@ -30,8 +30,10 @@ from tracer.guest.machine import Ending, Machine
 from tracer.guest.names import Names
 from tracer.paging import poison_bit
 from tracer.process import exit_words
+from tracer.recording import RecordedDevice
 from tracer.region import Choice, Region, RegionMap, traced_ranges, unmatched
 from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
+from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
 from tracer.trap.entry import follow_kaslr, reach_entry
 from tracer.trap.gate import PageFaultGate
@@ -58,7 +60,8 @@ class Session:
     """Run one guest to its end, intercepting what was chosen. Make one with :meth:`attach`.
 
     ``counts`` counts stops by what they were for, ``warnings`` tell what could not be traced.
-    Every record goes to the ``subscribers`` in order, the first time it is known.
+    Every record goes to the ``subscribers`` in order, the first time it is known. ``recorded``, set
+    before :meth:`trap`, answers for its regions in place of their devices.
     """
 
     def __init__(self, target: Target, view: GuestView, kernel: Kernel, choice: Choice) -> None:
@@ -68,6 +71,7 @@ class Session:
         self.subscribers: list[Subscriber] = []
         self.counts: Counter[str] = Counter()
         self.warnings: list[str] = []
+        self.recorded: RecordedDevice | None = None
         self._choice = choice
         self._names = Names(kernel)
         self._carrier = Carrier(target, view.vcpus)
@@ -134,11 +138,14 @@ class Session:
         """Return what was asked for on the command line and is not in the memory map."""
         return unmatched(self.view.regions.regions, self._choice)
 
-    async def trap(self) -> None:
-        """Put every trap in place; the guest stands at its kernel's entry."""
+    async def trap(self, *, stacks: bool = False) -> None:
+        """Put every trap in place; the guest stands at its kernel's entry.
+
+        With ``stacks`` the kernel's call chain is recorded with each access.
+        """
         await self.refresh_regions()
         symbols = self._names.kernel
-        hooks = MappingHooks(self.target, self.kernel.types())
+        hooks = MappingHooks(self.target, self._names.types())
         missing = await hooks.install(symbols)
         if missing:
             raise GuestError(
@@ -149,9 +156,14 @@ class Session:
         gate = PageFaultGate(self.target, idt)
         registers = await self.target.registers()
         await gate.install(self.view.space_of(registers), symbols.address_of(linux.STUB_PLACE))
+        callers = Callers(self._names, self._publish, stacks=stacks)
+        if stacks and callers.missing is not None:
+            self.warnings.append(f"no stacks are recorded: {callers.missing}")
+            self.mark(self.warnings[-1])
         interceptor = Interceptor(
-            self.target, self.view, self._names, self._carrier, self.counts, self._publish
+            self.target, self.view, self._names, self._carrier, callers, self.counts, self._publish
         )
+        interceptor.recorded = self.recorded
         self._traps = Traps(gate, hooks, interceptor)
         await self._poison_everything(registers, "present at kernel entry")
 

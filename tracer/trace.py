@@ -145,6 +145,7 @@ class Intercept(
     of the record; further device accesses of the same record count on from it, so that every
     device access of a trace has a number of its own. ``before`` holds RFLAGS and the sixteen
     general-purpose registers; ``after`` only what changed. ``code`` is hex without ``0x``.
+    ``stack`` is the ``id`` of a :class:`StackRecord` before it.
     """
 
     seq: Count
@@ -163,11 +164,33 @@ class Intercept(
     before: dict[str, Hex]
     after: dict[str, Hex]
     note: str | None = None
+    stack: Count | None = None
 
     def device_accesses(self) -> list[tuple[int, MemoryAccess]]:
         """Return the accesses that reached a device, each with the number it has in the trace."""
         reached = (access for access in self.accesses if access.region is not None)
         return list(enumerate(reached, self.seq))
+
+
+class StackFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Name a function under way: where it goes on, a linear address, and what is there."""
+
+    rip: Hex
+    symbol: str | None = None
+
+
+class StackRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="stack", tag_field="type", omit_defaults=True
+):
+    """Tell which kernel functions called each other, the innermost first.
+
+    ``lost`` says in words why the outermost ones are missing.
+    """
+
+    time_ns: Count
+    id: Count
+    frames: list[StackFrame]
+    lost: str | None = None
 
 
 class Mark(
@@ -194,5 +217,5 @@ class End(
     counts: dict[str, int]
 
 
-Record = RegionRecord | MapRecord | Intercept | Mark | End
+Record = RegionRecord | MapRecord | StackRecord | Intercept | Mark | End
 """Everything that may follow the header."""

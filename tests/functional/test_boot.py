@@ -23,12 +23,6 @@ REACHED = {
 
 
 @pytest.fixture(scope="session")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("traced")
-    return boot(folder, "--json", "--check", "--qemu-log", folder / "qemu.log")
-
-
-@pytest.fixture(scope="session")
 def again(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return boot(tmp_path_factory.mktemp("again"))
 
@@ -183,6 +177,10 @@ def test_ordinary_page_faults_do_not_stop_the_guest(trace: Trace) -> None:
 Seen = tuple[str, str | None, int, str | None]
 
 
+# The driver rings once for all completions that it finds, and the host's disk decides how many.
+COMPLETION_DOORBELLS = {("nvme", "0x1004"), ("nvme", "0x100c")}
+
+
 def accesses(trace: Trace) -> dict[str, list[Seen]]:
     """Direction, offset, width and value of each access, by region; values of times left out."""
     found = defaultdict(list)
@@ -190,6 +188,8 @@ def accesses(trace: Trace) -> dict[str, list[Seen]]:
         for _, access in record.device_accesses():
             assert access.region is not None
             if access.region == "hpet" and is_clock(record):
+                continue
+            if (access.region, access.offset) in COMPLETION_DOORBELLS:
                 continue
             value = None if access.region == "hpet" else access.value
             if access.region == "ioapic" and access.offset == "0x10":

@@ -24,6 +24,8 @@ from tracer.trace import (
     MemoryAccess,
     Record,
     RegionInfo,
+    StackFrame,
+    StackRecord,
     TdVmcall,
     TdVmcallInput,
     TdVmcallOutput,
@@ -63,6 +65,15 @@ intercepts = st.builds(
     before=st.dictionaries(st.text(string.ascii_lowercase), hexes, max_size=3),
     after=st.dictionaries(st.text(string.ascii_lowercase), hexes, max_size=3),
     note=st.none() | words,
+    stack=st.none() | times,
+)
+
+stacks = st.builds(
+    StackRecord,
+    time_ns=times,
+    id=times,
+    frames=st.lists(st.builds(StackFrame, rip=hexes, symbol=st.none() | words), max_size=3),
+    lost=st.none() | words,
 )
 
 
@@ -72,8 +83,8 @@ def test_every_kind_of_record_survives_a_round_trip(record: Record) -> None:
 
 
 @settings(deadline=None)
-@given(intercepts)
-def test_any_intercept_survives_a_round_trip(record: Intercept) -> None:
+@given(intercepts | stacks)
+def test_any_record_survives_a_round_trip(record: Record) -> None:
     line = codec.encode(record)
     assert line.count(b"\n") == 1 and line.endswith(b"\n")
     assert codec.decode(line, 2) == record
@@ -199,7 +210,7 @@ def test_the_example_of_the_contract_is_a_trace_in_this_format() -> None:
     "struct",
     [
         Header, *get_args(Record), RegionInfo, MemoryAccess,
-        TdVmcall, TdVmcallInput, TdVmcallOutput, GhcbExit,
+        TdVmcall, TdVmcallInput, TdVmcallOutput, GhcbExit, StackFrame,
     ],
     ids=lambda s: s.__name__,
 )  # fmt: skip

@@ -38,7 +38,7 @@ def commands(text: str) -> Iterator[str]:
 
 def mentions(text: str) -> Iterator[str]:
     """Yield what the text of a page says of commands: `vetrace boot --check`, `scripts/setup`."""
-    yield from re.findall(r"`((?:vetrace|scripts/)[^`]*)`", CODE.sub("", text))
+    yield from re.findall(r"`((?:vetrace\b|scripts/)[^`]*)`", CODE.sub("", text))
 
 
 def anchors(page: Path) -> set[str]:

@@ -10,17 +10,18 @@ from btf_sample import BtfWriter
 from tracer.btf import Btf, parse_btf
 from tracer.errors import KernelImageError
 from tracer.guest.modules import Module, loaded_modules
+from tracer.orc import Table
 
 HEAD = 0xFFFFFFFF82A00000
 MODULE = 0xFFFFFFFFC0010000
 CODE = 0xFFFFFFFFC0000000
 DATA = 0xFFFFFFFFC0004000
 TABLES = 0xFFFFFFFFC0020000
-LIST, NAME, MEMORY, KALLSYMS = 8, 24, 128, 256
+LIST, NAME, MEMORY, KALLSYMS, ARCH = 8, 24, 128, 256, 320
 LIVE, UNFORMED = 0, 3
 
 
-def types(layout: str) -> Btf:
+def types(layout: str, *, orc: bool = True) -> Btf:
     btf = BtfWriter()
     u32, pointer, char = btf.integer("int", 4), btf.pointer(), btf.integer("char", 1)
     head = btf.structure("list_head", 16, ("next", pointer, 0), ("prev", pointer, 8))
@@ -36,6 +37,13 @@ def types(layout: str) -> Btf:
         if layout == "old"
         else [("mem", btf.array(part, 2), MEMORY)]
     )
+    arch = btf.structure(
+        "mod_arch_specific",
+        24,
+        *([("num_orcs", u32, 0)] if orc else []),
+        ("orc_unwind_ip", pointer, 8),
+        ("orc_unwind", pointer, 16),
+    )
     btf.structure(
         "module",
         512,
@@ -44,6 +52,7 @@ def types(layout: str) -> Btf:
         ("name", btf.array(char, 56), NAME),
         *memory,
         ("kallsyms", pointer, KALLSYMS),
+        ("arch", arch, ARCH),
     )
     btf.structure(
         "mod_kallsyms",
@@ -131,6 +140,14 @@ def test_module_with_its_symbols(memory: Memory, layout: str) -> None:
     assert code.lookup(CODE + 0x100) is None
     assert data.lookup(DATA + 9) == "table+0x1 [virtio_net]"
     assert code.address_of("undefined") is None
+
+
+def test_unwind_table(memory: Memory) -> None:
+    assert only(memory, "new").orc is None  # loaded, but its table has not been sorted yet
+    memory.numbers(MODULE + ARCH, "<QQQ", 7, TABLES, TABLES + 0x100)
+    assert only(memory, "old").orc == Table(TABLES, TABLES + 0x100, 7)
+    (module,) = loaded_modules(memory.read, types("old", orc=False), HEAD)
+    assert module.orc is None
 
 
 def test_type_letters_come_from_typetab(memory: Memory) -> None:

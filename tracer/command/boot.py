@@ -16,10 +16,12 @@ from pathlib import Path
 from tracer import witness
 from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
+from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
-from tracer.errors import TracerError, UsageError
+from tracer.errors import Diverged, TracerError, UsageError
 from tracer.launch import Plan, header, launch
-from tracer.render import access_lines, access_objects
+from tracer.recording import RecordedDevice
+from tracer.render import access_lines, access_objects, printable
 from tracer.session import Session, Subscriber
 from tracer.summary import Summary
 from tracer.table import closing_table
@@ -43,10 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--untraced", action="store_true", help="run the same guest without any interception"
     )
+    output.add_argument(
+        "--stacks", action="store_true", help="record the kernel's call chain of each access"
+    )
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
     add_guest_arguments(parser)
+    add_replay_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,13 +61,17 @@ def run(args: argparse.Namespace) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vetrace-")))
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)
         trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
-        plan = guest_plan(args, log.absolute() if log is not None else None)
+        plan = with_also(guest_plan(args, log.absolute() if log is not None else None), args)
+        device = recorded(args)
         console = stack.enter_context(_console(args))
-        boot = _Boot(args, plan, trace, console)
+        boot = _Boot(args, plan, trace, console, device)
         try:
             boot.run()
         except KeyboardInterrupt:
             raise TracerError(boot.interrupted()) from None
+        except Diverged as error:
+            terminal.warn(printable(str(error)))
+            return EXIT_MISMATCH
         if args.check and trace is not None and log is not None:
             return _check(trace, log, quiet=args.json)
     return EXIT_OK
@@ -121,11 +131,13 @@ class _Boot:
         plan: Plan,
         trace: Path | None,
         console: Callable[[bytes], None],
+        recorded: RecordedDevice | None,
     ) -> None:
         self._args = args
         self._plan = plan
         self._trace = trace
         self._console = console
+        self._recorded = recorded
         self._summary = Summary()
         self._task: asyncio.Task[None] | None = None
         self._console_error: OSError | None = None
@@ -181,6 +193,8 @@ class _Boot:
             try:
                 await self._trap(session)
                 await session.run()
+                if self._recorded is not None:
+                    self._recorded.finish()
                 outcome = "poweroff"
             except TracerError as error:
                 outcome = str(error)
@@ -192,12 +206,13 @@ class _Boot:
                 self._close(session)
 
     async def _trap(self, session: Session) -> None:
+        session.recorded = self._recorded
         regions = await session.refresh_regions()
         missing = session.unmatched()
         if missing:
             names = ", ".join(region.name for region in regions.regions)
             raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
-        await session.trap()
+        await session.trap(stacks=self._args.stacks)
         log = self._plan.qemu_log
         session.mark("kernel entry", log.stat().st_size if log is not None else None)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
@@ -217,6 +232,9 @@ class _Boot:
             f"{counts['emulated']} emulated, {counts['stepped']} stepped; "
             f"{counts['stops']} stops, {counts['hooks']} of them for mappings"
         )
+        if self._recorded is not None:
+            device = self._recorded
+            tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")
         for warning in session.warnings:
             terminal.warn(warning)
 

@@ -16,7 +16,7 @@ from tracer.command.filters import add_filters, check_region, selection
 from tracer.diff import Differ, RegionDiff, Rules, Side, compare
 from tracer.errors import UsageError
 from tracer.mask import PASSING, VARYING, Mask, parse_mask
-from tracer.render import diff_lines, printable
+from tracer.render import region_diff_lines
 from tracer.selection import Selection
 from tracer.tracefile import TraceReader
 
@@ -105,22 +105,9 @@ def _compared(
 def _print(results: Iterator[RegionDiff], limit: int | None) -> bool:
     agrees = True
     for result in results:
-        if result.agrees:
-            print(f"{printable(result.region)}: {result.same:,} alike")
-            continue
-        agrees = False
-        print(
-            f"{printable(result.region)}: {result.changed:,} changed, {result.first:,} only in A,"
-            f" {result.second:,} only in B, {result.same:,} alike"
-        )
-        for number, hunk in enumerate(result.hunks[:limit]):
-            if number:
-                print("  ⋯")
-            for line in diff_lines(hunk):
-                print(line)
-        more = len(result.hunks) - len(result.hunks[:limit])
-        if more:
-            print(f"  ⋯ {more:,} more places: --limit 0 shows all")
+        agrees = agrees and result.agrees
+        for line in region_diff_lines(result, limit):
+            print(line)
     sys.stdout.flush()
     return agrees
 

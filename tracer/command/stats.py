@@ -11,7 +11,8 @@ import msgspec
 from tracer.command import EXIT_OK, terminal
 from tracer.command.events import Source
 from tracer.command.filters import add_filters, selection
-from tracer.errors import UsageError
+from tracer.errors import TraceError, UsageError
+from tracer.flame import FoldedStacks
 from tracer.selection import Selection
 from tracer.summary import Summary, ranked
 from tracer.trace import RegionRecord
@@ -24,7 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", metavar="N", type=int, default=20, help="rows a table (default 20; 0: all)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    how.add_argument(
+        "--folded",
+        action="store_true",
+        help="print accesses by call chain (`vetrace boot --stacks`), for flame-graph tools",
+    )
     add_filters(parser)
 
 
@@ -32,8 +39,10 @@ def run(args: argparse.Namespace) -> int:
     """Print the counts per region, register, call site, form and phase; return the exit status."""
     if args.limit < 0:
         raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
-    summary = Summary()
     chosen = selection(args)
+    if args.folded:
+        return _print_folded(args.trace, chosen)
+    summary = Summary()
     everything = chosen == Selection()
     with TraceReader(args.trace) as trace:
         source = Source(trace, chosen)
@@ -46,6 +55,21 @@ def run(args: argparse.Namespace) -> int:
         print(msgspec.json.encode(_object(summary, trace)).decode())
     else:
         _print_tables(summary, args.limit or None)
+    terminal.warn_of_losses(trace)
+    return EXIT_OK
+
+
+def _print_folded(path: str, chosen: Selection) -> int:
+    folded = FoldedStacks()
+    with TraceReader(path) as trace:
+        source = Source(trace, chosen)
+        for record, wanted in source:
+            folded.add(record, len(wanted))
+        source.check_region()
+    if not folded.stacks:
+        raise TraceError(f"{path} has no call chains: record them with `vetrace boot --stacks`")
+    for line in folded.lines():
+        print(line)
     terminal.warn_of_losses(trace)
     return EXIT_OK
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from tracer.btf import Btf, Member
 from tracer.errors import KernelImageError
+from tracer.orc import Table
 from tracer.symbols import KERNEL_HALF, Symbol, SymbolTable, table_of
 from tracer.x86 import PAGE_SIZE
 
@@ -36,11 +37,13 @@ class Module:
 
     ``ranges`` are the linear addresses it takes up, its code first; the ones of its init code
     are there only while it starts. ``symbols`` has one table for each range that has symbols.
+    ``orc`` is its unwind table, if it has one.
     """
 
     name: str
     ranges: tuple[range, ...]
     symbols: tuple[SymbolTable, ...]
+    orc: Table | None = None
 
     @property
     def base(self) -> int:
@@ -93,7 +96,18 @@ def _module(read: Read, types: Btf, at: int) -> Module | None:
         inside = [symbol for symbol in found if symbol.address in part]
         if inside:
             tables.append(table_of(inside, end=part.stop, owner=name))
-    return Module(name, ranges, tuple(tables))
+    return Module(name, ranges, tuple(tables), _unwind_table(read, types, at))
+
+
+def _unwind_table(read: Read, types: Btf, at: int) -> Table | None:
+    # Ref: arch/x86/include/asm/module.h, struct mod_arch_specific. Zero until it has been sorted.
+    if types.member("module", "arch.num_orcs") is None:
+        return None  # a kernel that unwinds by frame pointers
+    distances, entries, count = (
+        _number(read, types, at, "module", f"arch.{name}")
+        for name in ("orc_unwind_ip", "orc_unwind", "num_orcs")
+    )
+    return Table(distances, entries, count) if count else None
 
 
 def _ranges(read: Read, types: Btf, at: int) -> list[range]:

@@ -47,6 +47,21 @@ class Names:
         self._known[linear] = name
         return name
 
+    def types(self) -> Btf | None:
+        """Return the kernel's types, or None when it was built without."""
+        self._types = self._types or self._image.types()
+        return self._types
+
+    def module_at(self, linear: int, space: AddressSpace) -> Module | None:
+        """Return the loaded module that a linear address lies in, or None."""
+        for fresh in (False, True):
+            if fresh:
+                self._modules = self._read_modules(space)
+            for module in self._modules:
+                if any(linear in part for part in module.ranges):
+                    return module
+        return None
+
     def _in_module(self, linear: int, space: AddressSpace) -> str | None:
         name = self._search(linear)
         if name is None:
@@ -63,8 +78,8 @@ class Names:
 
     def _read_modules(self, space: AddressSpace) -> list[Module]:
         head = self.kernel.address_of("modules")
-        self._types = self._types or self._image.types()
-        if head is None or self._types is None:
+        types = self.types()
+        if head is None or types is None:
             return []
 
         def read(linear: int, size: int) -> bytes:
@@ -74,7 +89,7 @@ class Names:
             return data
 
         try:
-            return loaded_modules(read, self._types, head)
+            return loaded_modules(read, types, head)
         except (LookupError, KernelImageError) as error:
             log.debug("no module symbols: %s", error)
             return []

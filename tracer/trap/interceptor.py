@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from tracer.decode import decode, foreign_accesses
 from tracer.errors import (
+    Diverged,
     EmulationError,
     GuestException,
     InterceptError,
@@ -33,8 +34,10 @@ from tracer.intercept import (
     needs_registers,
     register_values,
 )
+from tracer.recording import RecordedDevice, Request
 from tracer.stub import SPILL_SIZE, Spill, patch_spill, unpack_spill
 from tracer.trace import Direction, Intercept
+from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
 from tracer.trap.gate import PageFaultGate
 from tracer.trap.view import GuestView
@@ -55,12 +58,14 @@ class _Fault:
     cpu: CpuState
     xmm: tuple[int, ...] = ()
     departure: list[str] = field(default_factory=list)
+    replayed: list[int] = field(default_factory=list)
 
 
 class Interceptor:
     """Complete the accesses of one guest.
 
     Every record goes to ``publish`` before the guest goes on; ``counts`` counts what was done.
+    Where ``recorded`` is set it answers for its regions in place of their devices.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Interceptor:
         view: GuestView,
         names: Names,
         carrier: Carrier,
+        callers: Callers,
         counts: Counter[str],
         publish: Callable[[Intercept], None],
     ) -> None:
@@ -76,8 +82,10 @@ class Interceptor:
         self._view = view
         self._names = names
         self._carrier = carrier
+        self._callers = callers
         self._counts = counts
         self._publish = publish
+        self.recorded: RecordedDevice | None = None
         self._sequence = 0
         self._cr4 = 0
 
@@ -133,6 +141,7 @@ class Interceptor:
             if _overwrites(foretold, fault.stack) or cpu.rflags & Flag.TF:
                 raise UnsupportedInstruction(insn.code, insn.text)
             alone = len(foretold) == 1 and insn.rep is None
+            fault.replayed.clear()
             outcome = await self._perform(insn, fault, gate, alone=alone)
             self._record(fault, insn, outcome, cpu)
             fault.cpu = outcome.cpu
@@ -150,6 +159,9 @@ class Interceptor:
             except StopIteration as stop:
                 outcome: Outcome = stop.value
                 return outcome
+            if self.recorded is not None and _answers(self.recorded, transfer):
+                answer = self._replay(self.recorded, transfer, fault)
+                continue
             place = (transfer, fault.space, gate.stub, fault.stack)
             if alone and transfer.direction == "write":
                 departure = self._carrier.departure(*place)
@@ -158,6 +170,16 @@ class Interceptor:
                     answer = None
                     continue
             answer = await self._carrier.perform(*place)
+
+    def _replay(self, recorded: RecordedDevice, transfer: Transfer, fault: _Fault) -> int | None:
+        try:
+            access = recorded.answer(_request(transfer))
+        except Diverged as error:
+            rip = fault.cpu.rip
+            raise error.at(self._names.lookup(rip, fault.space) or hex(rip)) from None
+        fault.replayed.append(access.seq)
+        self._counts["replayed"] += 1
+        return access.value if transfer.direction == "read" else None
 
     async def _deliver(
         self, fault: _Fault, gate: PageFaultGate, exception: GuestException
@@ -191,6 +213,11 @@ class Interceptor:
             insn: Instruction | None = decode(code, fault.cpu.rip, fault.cpu.mode)
         except EmulationError:
             insn = None
+        if self.recorded is not None and _answers(self.recorded, _stepped_transfer(fault, insn)):
+            raise InterceptError(
+                f"{why} at RIP {fault.cpu.rip:#x}: the vCPU would have to reach the device itself, "
+                f"which {self.recorded.name} stands in for; --bypass its region"
+            )
         stepped = await self._carrier.native_step(
             fault.cpu.rip, fault.spill.cr2, fault.space, gate.stub
         )
@@ -223,6 +250,7 @@ class Interceptor:
             self._counts["neighbours"] += 1
             return
         via = "emulated" if note is None else "stepped"
+        stack = self._callers.note(before, fault.space, fault.time_ns)
         self._counts["accesses"] += accesses
         self._counts[via] += accesses
         self._publish(
@@ -242,10 +270,41 @@ class Interceptor:
                 accesses=[memory_access(transfer) for transfer in transfers],
                 before=register_values(before, insn),
                 after=changed_values(before, outcome.cpu),
-                note=note or (lost_atomicity(insn, transfers) if insn is not None else None),
+                note=note
+                or _replay_note(fault.replayed)
+                or (lost_atomicity(insn, transfers) if insn is not None else None),
+                stack=stack,
             )
         )
         self._sequence += accesses
+
+
+def _answers(recorded: RecordedDevice, transfer: Transfer) -> bool:
+    region = transfer.region
+    return (
+        transfer.traced
+        and region is not None
+        and recorded.replayed.has(region.name, region.device, region.qemu_name)
+    )
+
+
+def _request(transfer: Transfer) -> Request:
+    region = transfer.region
+    assert region is not None  # or nothing would answer
+    return Request(
+        region=region.name,
+        direction=transfer.direction,
+        offset=transfer.physical - region.base,
+        width=transfer.width,
+        value=transfer.value,
+    )
+
+
+def _replay_note(replayed: Sequence[int]) -> str | None:
+    # The numbers that its accesses have in the recording: the device saw none of them.
+    if not replayed:
+        return None
+    return f"replayed: {', '.join(f'#{seq}' for seq in replayed)} of the recording"
 
 
 def _check_fault(spill: Spill, space: AddressSpace) -> None:

@@ -1,0 +1,44 @@
+"""The default guest, held to the golden traces of its kernel.
+
+After a change that is meant, or for another kernel: `pytest tests/functional/test_golden_boot.py
+--vetrace-record`, and the review sees which goldens changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from vetrace_run import Run
+
+from tracer.pytest_plugin import Open
+
+pytestmark = pytest.mark.qemu
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+# The LAPIC is the guest's timer, and how often a virtio driver rings its doorbell depends on when
+# the host's disk has answered: neither has a golden.
+REGIONS = ("ecam", "hpet", "ioapic", "nvme", "virtio-blk.common", "virtio-net.common")
+
+# The low byte of an IOAPIC entry is the vector. Drivers that probe side by side get theirs in the
+# order in which the host's disk lets them go on.
+VECTOR = "ioapic+0x10"
+
+# A driver rings a completion queue once for all that it finds there, which depends on the host's
+# disk as well.
+COMPLETIONS = ("nvme+0x1004", "nvme+0x100c")
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_the_default_guest_does_as_it_did(
+    region: str, traced: Run, vetrace_trace: Open, pytestconfig: pytest.Config
+) -> None:
+    assert traced.status == 0, traced.err
+    trace = vetrace_trace(traced.trace)
+    folder = GOLDEN / trace.kernel
+    if not folder.exists() and not pytestconfig.getoption("--vetrace-record"):
+        pytest.skip(f"no goldens of {trace.kernel}: make them with --vetrace-record")
+    trace.assert_matches_trace(
+        folder / f"{region}.vtrace.zst", region=region, mask=[VECTOR], ignore=COMPLETIONS
+    )

@@ -1,0 +1,97 @@
+"""Call chains of the Debian kernel's drivers, against what its sources say calls what."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from vetrace_run import Run, Trace, boot, read_trace, run
+
+from tracer.trace import Intercept, Mark, StackRecord
+
+pytestmark = pytest.mark.qemu
+
+# Where the kernel's code begins: a thread, the boot CPU, a system call, an interrupt.
+OUTERMOST = re.compile(r"ret_from_fork(_asm)?|\w+_startup_64\w*|entry_SYSCALL_64\w*|asm_\w+")
+
+
+@pytest.fixture(scope="module")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    regions = ("--region", "nvme", "--region", "virtio-blk.common")
+    return boot(tmp_path_factory.mktemp("stacks"), "--quiet", "--stacks", "--kaslr", *regions)
+
+
+@pytest.fixture(scope="module")
+def trace(booted: Run) -> Trace:
+    assert booted.status == 0, booted.err
+    return read_trace(booted.trace)
+
+
+def chains(trace: Trace) -> dict[int, list[str]]:
+    """The functions of each stack by its number, the innermost first."""
+    return {
+        record.id: [(frame.symbol or frame.rip).partition("+")[0] for frame in record.frames]
+        for record in trace.records
+        if isinstance(record, StackRecord)
+    }
+
+
+def in_order(wanted: list[str], chain: list[str]) -> bool:
+    """Tell whether patterns fit functions of a chain in this order, with others between."""
+    rest = iter(chain)
+    return all(any(re.fullmatch(pattern, name) for name in rest) for pattern in wanted)
+
+
+def test_every_stack_is_whole(trace: Trace) -> None:
+    stacks = [record for record in trace.records if isinstance(record, StackRecord)]
+    assert len(stacks) > 20
+    assert [record.lost for record in stacks if record.lost] == []
+    distinct = {tuple(frame.rip for frame in record.frames) for record in stacks}
+    assert len(distinct) == len(stacks)
+    assert [chain for chain in chains(trace).values() if not OUTERMOST.fullmatch(chain[-1])] == []
+
+
+def test_every_access_of_the_kernel_has_a_stack_told_before_it(trace: Trace) -> None:
+    told: dict[int, StackRecord] = {}
+    for record in trace.records:
+        if isinstance(record, StackRecord):
+            told[record.id] = record
+        elif isinstance(record, Intercept) and record.cpl == 0:
+            assert record.stack is not None
+            first = told[record.stack].frames[0]
+            assert (first.rip, first.symbol) == (record.rip, record.symbol)
+
+
+def test_drivers_are_called_as_their_sources_say(trace: Trace) -> None:
+    found = list(chains(trace).values())
+    for wanted in (
+        # A request rings the queue's doorbell.
+        ["nvme_queue_rq", "blk_mq_dispatch_rq_list", "__nvme_submit_sync_cmd", r"nvme_\w+"],
+        # A read from user space does so through the file system.
+        [r"nvme_\S+", r"blk_mq_\S+", "filemap_read", "ksys_read", "do_syscall_64"],
+        # A driver in a module, probed while the module is loaded.
+        [r"iowrite\w+|vp_\w+", "virtblk_probe", "really_probe", "driver_register",
+         "do_one_initcall", "do_init_module", "do_syscall_64"],
+    ):  # fmt: skip
+        assert any(in_order(wanted, chain) for chain in found), wanted
+
+
+def test_phases_are_initcalls_and_then_user_space(trace: Trace) -> None:
+    phases = [
+        record.text.removeprefix("phase: ")
+        for record in trace.records
+        if isinstance(record, Mark) and record.text.startswith("phase: ")
+    ]
+    assert phases[-1] == "user space"
+    assert all(re.fullmatch(r"initcall \w+", phase) for phase in phases[:-1])
+
+
+def test_folded_stacks_count_every_access(booted: Run, trace: Trace, tmp_path: Path) -> None:
+    folded = run(tmp_path, "stats", "--folded", booted.trace)
+    assert folded.status == 0, folded.err
+    lines = [line.rpartition(" ") for line in folded.out.splitlines()]
+    assert sum(int(count) for _, _, count in lines) == trace.end.counts["accesses"]
+    assert {chain.partition(";")[0] for chain, _, _ in lines} <= {
+        chain[-1] for chain in chains(trace).values()
+    }

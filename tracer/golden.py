@@ -1,0 +1,226 @@
+"""Golden traces: what a driver's accesses are held to, and how they are recorded.
+
+A golden is a trace like any other, cut down to some regions. It is compared as ``vetrace diff``
+does it. Nothing here needs pytest: :mod:`tracer.pytest_plugin` is its edge to a test suite.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import zstandard
+
+from tracer import codec
+from tracer.cache import new_file
+from tracer.diff import Differ, Rules, Side, compare
+from tracer.errors import TraceError
+from tracer.fold import Event
+from tracer.mask import PASSING, VARYING, parse_mask
+from tracer.render import region_diff_lines
+from tracer.selection import Selection, Sieve, names_region
+from tracer.trace import End, Header, Intercept, MapRecord, Mark, Record, RegionRecord
+from tracer.tracefile import TraceReader
+
+_HUNKS = 10  # shown of a region
+# In an argument of QEMU's a comma separates, and two are one in a path.
+_HOST_FOLDER = re.compile(r"(^|=)/(?:(?:[^,]|,,)*/)?")
+
+
+class GoldenMismatch(AssertionError):
+    """Tell that a trace is not what its golden says; the message has the diff."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Name a trace file, and where the goldens are that a test holds it to.
+
+    Relative names of goldens start from ``folder``. With ``record`` they are written instead of
+    held to, and ``written`` gets the paths of those that changed.
+    """
+
+    path: Path
+    folder: Path = Path()
+    record: bool = False
+    written: list[Path] = field(default_factory=list)
+
+    @property
+    def header(self) -> Header:
+        """Return the trace's first record: kernel, command line, versions. Raises TraceError."""
+        with TraceReader(self.path) as trace:
+            return trace.header
+
+    @property
+    def kernel(self) -> str:
+        """Return the release of the guest's kernel, such as ``6.1.0-56-cloud-amd64``."""
+        return self.header.kernel
+
+    def records(self) -> list[Record]:
+        """Return every record after the header. Raises TraceError when the trace is not whole."""
+        return list(_whole(self.path)[1])
+
+    def assert_matches_trace(
+        self,
+        golden: Path | str,
+        *,
+        region: str | None = None,
+        mask: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        exact: bool = False,
+    ) -> None:
+        """Hold this trace to a golden, as the function of this name does, or record it."""
+        __tracebackhide__ = True
+        path = self.folder / golden
+        changed = assert_matches_trace(
+            self.path, path, region=region, mask=mask, ignore=ignore, exact=exact,
+            record=self.record,
+        )  # fmt: skip
+        if changed:
+            self.written.append(path)
+
+
+def assert_matches_trace(
+    trace: Path | str,
+    golden: Path | str,
+    *,
+    region: str | None = None,
+    mask: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    exact: bool = False,
+    record: bool = False,
+) -> bool:
+    """Raise :exc:`GoldenMismatch`, with the diff, when a trace does not match its golden.
+
+    ``region`` is a region's name, its device's, or a glob; without it all regions count. ``mask``,
+    ``ignore`` and ``exact`` are the options of ``vetrace diff``. With ``record`` a golden that is
+    missing or does not match is written, in one step, and one that matches is left as it is.
+    Return whether it was written. Raise :exc:`TraceError` when a trace cannot be read to its end or
+    has no such access, and ValueError when a mask is no mask.
+    """
+    __tracebackhide__ = True
+    trace, golden = Path(trace), Path(golden)
+    rules = Rules(
+        varying=(*map(parse_mask, mask), *(() if exact else VARYING)),
+        passing=(*map(parse_mask, ignore), *(() if exact else PASSING)),
+    )
+    if record:
+        return _record(trace, golden, region, rules)
+    if not golden.exists():
+        raise GoldenMismatch(f"there is no golden {golden}: make it with pytest --vetrace-record")
+    diff = difference(golden, trace, region, rules)
+    if diff:
+        raise GoldenMismatch("\n".join(diff))
+    return False
+
+
+def difference(
+    golden: Path, trace: Path, region: str | None = None, rules: Rules | None = None
+) -> list[str]:
+    """Return the lines that tell how a trace differs from a golden: none when it matches.
+
+    Raise :exc:`TraceError` when one cannot be read to its end, or has no such access.
+    """
+    differ = Differ(rules)
+    was, expected = _sides(differ, golden, region)
+    now, actual = _sides(differ, trace, region)
+    lines: list[str] = []
+    for name in sorted(expected.keys() | actual.keys()):
+        result = compare(name, expected.get(name, Side()), actual.get(name, Side()))
+        if not result.agrees:
+            lines += region_diff_lines(result, _HUNKS, ("the golden", "this trace"), "vetrace diff")
+    if not lines:
+        return []
+    title = f"{trace} does not match the golden {golden}"
+    return [title, *_other_versions(was, now), *lines]
+
+
+def excerpt(records: Iterable[Record], region: str | None = None) -> Iterator[Record]:
+    """Yield what a golden keeps of a trace: its regions, marks, and the accesses to ``region``.
+
+    An instruction is kept whole, so that it can be replayed; accesses are numbered from 0 again.
+    """
+    sieve = Sieve(Selection(region=region))
+    counts: Counter[str] = Counter(accesses=0, intercepts=0, emulated=0, stepped=0)
+    for record in records:
+        wanted = sieve.wanted(record)
+        match record:
+            case Intercept() if wanted:
+                seq = counts["accesses"]
+                devices = len(record.device_accesses())
+                counts.update({"accesses": devices, "intercepts": 1, record.via: devices})
+                yield msgspec.structs.replace(record, seq=seq)
+            case MapRecord() if any(names_region(region or "*", name) for name in record.regions):
+                yield record
+            case RegionRecord():
+                yield record
+            case Mark():
+                yield msgspec.structs.replace(record, qemu_log_offset=None)
+            case End():
+                kept = {name: record.counts.get(name, 0) for name in ("stops", "hooks")}
+                yield msgspec.structs.replace(record, counts={**counts, **kept})
+
+
+def golden_header(header: Header) -> Header:
+    """Return a header without the folders of the machine that recorded the trace."""
+    arguments = [_HOST_FOLDER.sub(r"\1", argument) for argument in header.qemu_args]
+    return msgspec.structs.replace(header, qemu_args=arguments)
+
+
+def _record(trace: Path, golden: Path, region: str | None, rules: Rules) -> bool:
+    header, records = _whole(trace)
+    kept = list(excerpt(records, region))
+    if not any(isinstance(record, Intercept) for record in kept):
+        raise TraceError(_nothing(trace, region, kept))
+    if golden.exists():
+        try:
+            if not difference(golden, trace, region, rules):
+                return False
+        except TraceError:
+            pass  # the trace has been read: it is the golden that cannot be, or is empty
+    data = b"".join(map(codec.encode, (golden_header(header), *kept)))
+    if golden.suffix == ".zst":
+        data = zstandard.ZstdCompressor(level=19).compress(data)
+    with new_file(golden, "make its folder one that can be written") as draft:
+        draft.write_bytes(data)
+    return True
+
+
+def _whole(path: Path) -> tuple[Header, list[Record]]:
+    with TraceReader(path) as trace:
+        records = list(trace)
+    if trace.damage is not None:
+        raise TraceError(f"{path}: {trace.damage}; record it again")
+    return trace.header, records
+
+
+def _sides(differ: Differ, path: Path, region: str | None) -> tuple[Header, dict[str, Side]]:
+    header, records = _whole(path)
+    sieve = Sieve(Selection(region=region))
+    sides = differ.read(
+        Event(seq, record, access)
+        for record in records
+        if isinstance(record, Intercept)
+        for seq, access in sieve.wanted(record)
+    )
+    if not sides:
+        raise TraceError(_nothing(path, region, records))
+    return header, sides
+
+
+def _nothing(path: Path, region: str | None, records: Sequence[Record]) -> str:
+    known = {a.region for r in records if isinstance(r, Intercept) for a in r.accesses if a.region}
+    announced = {r.region.name for r in records if isinstance(r, RegionRecord)}
+    what = "an access" if region is None else f"an access to {region}"
+    has = ", ".join(sorted(known or announced)) or "none at all"
+    return f"{path} has not {what} that could be compared; its regions: {has}"
+
+
+def _other_versions(was: Header, now: Header) -> Iterator[str]:
+    for name in ("kernel", "kernel_sha256", "command_line", "clock", "qemu"):
+        before, after = getattr(was, name), getattr(now, name)
+        if before != after:
+            yield f"{name}: {before} → {after}"

@@ -1,0 +1,150 @@
+"""Golden traces in a test suite: the fixtures and the option that vetrace gives to pytest.
+
+pytest imports this module in every run where vetrace is installed, so it imports nothing of vetrace
+before a fixture asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from tracer.golden import Recording
+
+_written: pytest.StashKey[list[Path]] = pytest.StashKey()
+
+
+class Boot(Protocol):
+    """Boot a guest with these words of ``vetrace boot``; the same words boot once a session."""
+
+    def __call__(self, *words: str | Path) -> Recording:
+        """Return the boot's trace."""
+
+
+class Open(Protocol):
+    """Open a trace file; a relative name starts from the test file's folder."""
+
+    def __call__(self, path: str | Path) -> Recording:
+        """Return the trace."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare ``--vetrace-record``."""
+    parser.getgroup("vetrace").addoption(
+        "--vetrace-record",
+        action="store_true",
+        help="write golden traces that are missing or do not match, instead of failing",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make room for the goldens that this session writes."""
+    config.stash[_written] = []
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Name the goldens that were written."""
+    for path in config.stash[_written]:
+        terminalreporter.write_line(f"vetrace: recorded {path}")
+
+
+@pytest.fixture
+def vetrace_trace(request: pytest.FixtureRequest) -> Open:
+    """Return a function that opens a trace file for ``assert_matches_trace``."""
+    from tracer.golden import Recording
+
+    folder, config = request.path.parent, request.config
+    record = bool(config.getoption("--vetrace-record"))
+
+    def open_trace(path: str | Path) -> Recording:
+        return Recording(folder / path, folder, record, config.stash[_written])
+
+    return open_trace
+
+
+@pytest.fixture
+def vetrace_boot(vetrace_trace: Open, _vetrace_boots: Callable[[Sequence[str]], Path]) -> Boot:
+    """Return a function that boots a guest and gives its trace.
+
+    Where QEMU, GDB or a kernel is missing the test is skipped; with ``CI`` in the environment it
+    fails. It also fails when the boot does, with the last lines of what that said.
+    """
+
+    def boot(*words: str | Path) -> Recording:
+        __tracebackhide__ = True
+        return vetrace_trace(_vetrace_boots([str(word) for word in words]))
+
+    return boot
+
+
+@pytest.fixture(scope="session")
+def _vetrace_boots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[str]], Path]:
+    done: dict[tuple[str, ...], Path] = {}
+
+    def boot(words: Sequence[str]) -> Path:
+        __tracebackhide__ = True
+        key = tuple(words)
+        if key not in done:
+            need_guest(words)
+            path = tmp_path_factory.mktemp("vetrace") / "boot.vtrace.zst"
+            _run(path, words)
+            done[key] = path
+        return done[key]
+
+    return boot
+
+
+def need_guest(words: Sequence[str] = ()) -> None:
+    """Skip the test, or fail it in CI, when what a boot with these words needs is not there."""
+    __tracebackhide__ = True
+    from tracer.guest.kernel import default_kernel
+
+    missing = [
+        program
+        for option, program in (("--qemu", "qemu-system-x86_64"), ("--gdb", "gdb"))
+        if not _given(option, words) and shutil.which(program) is None
+    ]
+    if not _given("--kernel", words) and default_kernel() is None:
+        missing.append("a guest kernel")
+    if not missing:
+        return
+    reason = f"missing: {', '.join(missing)}; `vetrace doctor` tells what to install"
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _given(option: str, words: Sequence[str]) -> bool:
+    return any(word == option or word.startswith(f"{option}=") for word in words)
+
+
+# A process of its own: a guest that is out of hand, or a signal, ends that and not the tests. It
+# finds this very vetrace, even where only pytest's own settings put it on the path.
+def _run(path: Path, words: Sequence[str]) -> None:
+    __tracebackhide__ = True
+    checkout = str(Path(__file__).parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    places = [checkout, inherited] if inherited else [checkout]
+    command = [sys.executable, "-m", "tracer", "boot", "--quiet", "-o", str(path), *words]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+    )
+    if done.returncode:
+        said = "\n".join(done.stderr.splitlines()[-15:])
+        asked = " ".join(["vetrace boot", *words])
+        pytest.fail(f"`{asked}` ended with status {done.returncode}:\n{said}", pytrace=False)

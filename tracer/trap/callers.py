@@ -1,0 +1,108 @@
+"""Who made an access: the kernel's call chain, and the phase of the boot that it tells.
+
+Ref: Linux init/main.c (do_one_initcall, which calls each initcall and each module's init function;
+kernel_init, which sets system_state to SYSTEM_RUNNING just before it runs init).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tracer.guest.names import Names
+from tracer.guest.stacks import Stacks
+from tracer.intercept import AddressSpace
+from tracer.orc import Frame, Stack
+from tracer.phase import PREFIX, USER
+from tracer.symbols import KERNEL_HALF
+from tracer.trace import Mark, StackFrame, StackRecord
+from tracer.x86 import CpuState, Mode
+
+_INITCALL = "do_one_initcall"
+
+
+class Callers:
+    """Follow one guest. What is new goes to ``publish`` before the access's own record.
+
+    ``missing`` says in words why there are no call chains, or is None. With ``stacks`` each
+    distinct one is published once.
+    """
+
+    def __init__(
+        self, names: Names, publish: Callable[[Mark | StackRecord], None], *, stacks: bool
+    ) -> None:
+        self._names = names
+        self._publish = publish
+        self._wanted = stacks
+        self._stacks = Stacks(names)
+        self.missing = self._stacks.missing
+        self._ids: dict[tuple[Frame, ...], int] = {}
+        self._phase: str | None = None
+        types = names.types()
+        self._state = names.kernel.address_of("system_state")
+        self._running = None if types is None else types.enumerators.get("SYSTEM_RUNNING")
+
+    def note(self, cpu: CpuState, space: AddressSpace, time_ns: int) -> int | None:
+        """Take the state in which an access was made; return the number of its stack, if any."""
+        if self._phase != USER and (cpu.cpl == 3 or self._is_running(space)):
+            self._enter(USER, time_ns)
+        in_kernel = cpu.cpl == 0 and cpu.mode is Mode.LONG and cpu.rip >= KERNEL_HALF
+        if not in_kernel or self.missing is not None:
+            return None
+        if not self._wanted and self._phase == USER:
+            return None
+        stack = self._stacks.unwind(cpu, space)
+        if self._phase != USER:
+            initcall = self._initcall(stack, space)
+            if initcall is not None:
+                self._enter(f"initcall {initcall}", time_ns)
+        return self._number(_own(stack), space, time_ns) if self._wanted else None
+
+    def _is_running(self, space: AddressSpace) -> bool:
+        if self._state is None or self._running is None:
+            return False
+        return int.from_bytes(space.read(self._state, 4), "little") == self._running
+
+    def _enter(self, phase: str, time_ns: int) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            self._publish(Mark(time_ns=time_ns, text=PREFIX + phase))
+
+    def _initcall(self, stack: Stack, space: AddressSpace) -> str | None:
+        # The function that do_one_initcall called, also beneath an interrupt.
+        called: str | None = None
+        for frame in stack.frames:
+            name = (self._names.lookup(frame.place, space) or "").partition("+")[0]
+            if name == _INITCALL:
+                return called
+            called = name or None
+        return None
+
+    def _number(self, stack: Stack, space: AddressSpace, time_ns: int) -> int:
+        number = self._ids.get(stack.frames)
+        if number is None:
+            number = self._ids[stack.frames] = len(self._ids)
+            frames = [
+                StackFrame(rip=hex(frame.rip), symbol=self._symbol(frame, space))
+                for frame in stack.frames
+            ]
+            record = StackRecord(time_ns=time_ns, id=number, frames=frames, lost=stack.lost)
+            self._publish(record)
+        return number
+
+    def _symbol(self, frame: Frame, space: AddressSpace) -> str | None:
+        symbol = self._names.lookup(frame.place, space)
+        if symbol is None or frame.interrupted:
+            return symbol
+        # Looked up within the call, told by where it ends, as the kernel prints it.
+        name, _, rest = symbol.partition("+")
+        distance, gap, owner = rest.partition(" ")
+        return f"{name}+{int(distance, 16) + 1:#x}{gap}{owner}"
+
+
+def _own(stack: Stack) -> Stack:
+    # An interrupt's stack ends at its entry: what it interrupted is not its caller, and is
+    # somewhere else each time.
+    for index, frame in enumerate(stack.frames[1:], 1):
+        if frame.interrupted:
+            return Stack(stack.frames[:index])
+    return stack
