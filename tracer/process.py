@@ -14,7 +14,7 @@ import ctypes
 import os
 import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tracer.errors import TracerError
 
@@ -101,11 +101,13 @@ async def start(
     arguments: Sequence[str],
     protocol: asyncio.SubprocessProtocol,
     descriptors: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Process:
     """Start a program that dies with this process, its pipes read by ``protocol``.
 
-    ``descriptors`` are file descriptors it inherits. ``protocol.process_exited`` is called after
-    the last byte of its pipes. Raises TracerError when the program cannot be started.
+    ``descriptors`` are file descriptors it inherits, ``environment`` has variables to set.
+    ``protocol.process_exited`` is called after the last byte of its pipes. Raises TracerError
+    when the program cannot be started.
     """
     parent = os.getpid()
 
@@ -120,8 +122,8 @@ async def start(
 
     watch = _Watch(protocol)
     loop = asyncio.get_running_loop()
-    try:
-        transport, _ = await loop.subprocess_exec(
+    spawning = asyncio.ensure_future(
+        loop.subprocess_exec(
             lambda: watch,
             *arguments,
             stdin=asyncio.subprocess.PIPE,
@@ -129,7 +131,16 @@ async def start(
             stderr=asyncio.subprocess.PIPE,
             pass_fds=tuple(descriptors),
             preexec_fn=die_with_parent,
+            env={**os.environ, **(environment or {})},
         )
+    )
+    try:
+        transport, _ = await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        # Ctrl-C between the fork and here: nobody else knows of the child.
+        transport, _ = await spawning
+        await Process(transport, watch.exited).end()
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise TracerError(f"cannot start {arguments[0]}: {reason}") from error

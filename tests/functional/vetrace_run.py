@@ -162,7 +162,8 @@ def vetrace(
         if process.poll() is None:
             running.finish()
         if not may_leave:
-            assert running.residue() == []
+            left = running.residue()
+            assert left == [], left
     finally:
         if process.poll() is None:
             process.kill()

@@ -166,7 +166,9 @@ class Machine(asyncio.SubprocessProtocol):
             log.debug("starting %s", " ".join(arguments))
             descriptors = (theirs.fileno(), self.memory.descriptor)
             try:
-                self._process = await start(arguments, self, descriptors)
+                # QEMU's own temporary files go where they are removed even if it is killed.
+                scratch = {"TMPDIR": str(self._folder)}
+                self._process = await start(arguments, self, descriptors, scratch)
             except TracerError as error:
                 raise QemuError(str(error)) from error
             theirs.close()
