@@ -13,7 +13,6 @@ import asyncio
 import itertools
 import logging
 import shutil
-import signal
 from collections import deque
 from collections.abc import Sequence
 
@@ -59,7 +58,6 @@ class GdbClient(asyncio.SubprocessProtocol):
         self._death: DebuggerError | None = None
         self._process: Process | None = None
         self.version = ""
-        self.commands_sent = 0
         self.alive = True
 
     async def start(self, program: str) -> None:
@@ -134,11 +132,6 @@ class GdbClient(asyncio.SubprocessProtocol):
             self._stop_waiter = asyncio.get_running_loop().create_future()
         return await self._stop_waiter
 
-    def interrupt(self) -> None:
-        """Ask GDB to stop the running target; the stop arrives through :meth:`stopped`."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
-
     async def close(self) -> None:
         """End GDB; a target still connected goes on or dies as its owner decides."""
         if self._process is None:
@@ -162,7 +155,6 @@ class GdbClient(asyncio.SubprocessProtocol):
             # A CLI command goes through -interpreter-exec so that it can carry a token.
             line = text if text.startswith("-") else f'-interpreter-exec console "{_quote(text)}"'
             lines.append(f"{token}{line}\n")
-        self.commands_sent += len(lines)
         self._process.write("".join(lines).encode())
         return futures
 

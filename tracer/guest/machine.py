@@ -223,16 +223,17 @@ class Machine(asyncio.SubprocessProtocol):
             "-mon", "chardev=qmp,mode=control",
             "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",
             "-S",
-            "-d", "cpu_reset",
         ]  # fmt: skip
         if config.initrd is not None:
             words += ["-initrd", str(config.initrd)]
         if not config.realtime:
             words += ["-icount", _ICOUNT, *_METRONOME]
-        if config.qemu_log is not None:
-            words += ["-trace", "memory_region_ops_*", "-D", str(config.qemu_log)]
+        if config.qemu_log is None:
+            words += ["-d", "cpu_reset"]
+        else:
             # Accesses of a width the device does not take are in no trace event.
-            words += ["-d", "cpu_reset,guest_errors"]
+            words += ["-d", "cpu_reset,guest_errors", "-D", str(config.qemu_log)]
+            words += ["-trace", "memory_region_ops_*"]
         return [*words, *config.extra]
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:

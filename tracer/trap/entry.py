@@ -22,9 +22,10 @@ async def follow_kaslr(target: Target, machine: Machine, kernel: Kernel, resume:
     0 at once for a kernel that does not move: a vmlinux, or ``nokaslr`` on its command line.
     Raises KernelImageError when the decompressor or the symbols are not as known.
     """
-    words = machine.config.command_line.split()
+    if "nokaslr" in machine.config.command_line.split():
+        return 0
     image = kernel.path.read_bytes()
-    if "nokaslr" in words or is_elf(image):
+    if is_elf(image):
         return 0
     pointer = kernel.symbols.address_of(kaslr.POINTER)
     pointee = kernel.symbols.address_of(kaslr.POINTEE)

@@ -73,10 +73,6 @@ class PageFaultGate:
         await self._aim(gate, self.stub.entry)
         return True
 
-    async def remove(self) -> None:
-        """Give the guest its own gate back."""
-        await self._write_gate(self._gate)
-
     async def _aim(self, gate: Gate, base: int) -> None:
         self._gate = gate
         self.stub = assemble(base, gate.handler)

@@ -51,16 +51,6 @@ def map_spare(space: AddressSpace, executable_bit: bool) -> bool:
     return place_large(space.memory, space.paging, SPARE_LINEAR, region.start)
 
 
-def heal_everything(space: AddressSpace) -> int:
-    """Take the poison off every leaf; return how many had it."""
-    healed = 0
-    for leaf in leaves(space.memory, space.paging):
-        if leaf.poisoned:
-            set_poison(space.memory, space.paging, leaf, poisoned=False)
-            healed += 1
-    return healed
-
-
 def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:
     regions = space.regions
     done: list[Leaf] = []
