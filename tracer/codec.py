@@ -22,6 +22,7 @@ from tracer.trace import (
     Record,
     RegionRecord,
     StackRecord,
+    UserRecord,
 )
 
 
@@ -41,12 +42,12 @@ class _Tag(msgspec.Struct):
 # What the decoder raises on bytes that are no JSON, or that nest without end.
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-_KNOWN = frozenset({"region", "map", "stack", "mmio", "mark", "end"})
+_KNOWN = frozenset({"region", "map", "stack", "mmio", "mark", "user", "end"})
 
 _encoder = msgspec.json.Encoder()
 _header_decoder = msgspec.json.Decoder(Header)
 _record_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(
-    RegionRecord | MapRecord | StackRecord | Intercept | Mark | End
+    RegionRecord | MapRecord | StackRecord | Intercept | Mark | UserRecord | End
 )
 _tag_decoder = msgspec.json.Decoder(_Tag)
 

@@ -83,14 +83,12 @@ class AddressSpace:
         return data
 
 
-def interrupted(spill: Spill, mode: Mode, registers: Mapping[str, int] | None = None) -> CpuState:
-    """Return the state of the interrupted code.
+def interrupted(spill: Spill, mode: Mode) -> CpuState:
+    """Return the state of the interrupted code, as far as the stub spills it.
 
-    ``registers`` has, by GDB's names, what the stub does not spill: segments and XMM. It is
-    needed only where :func:`needs_registers` says so. The x87 stack stays unknown, so that its
-    instructions are left to the CPU: GDB cannot write its registers bit by bit.
+    Segments and XMM are unknown: :func:`complete` adds them. The x87 stack stays unknown, so that
+    its instructions are left to the CPU: GDB cannot write its registers bit by bit.
     """
-    others = registers or {}
     frame = spill.frame
     return CpuState(
         gpr=spill.gpr,
@@ -98,18 +96,27 @@ def interrupted(spill: Spill, mode: Mode, registers: Mapping[str, int] | None = 
         rflags=frame.rflags,
         cpl=frame.cpl,
         mode=mode,
-        segments=Segments(
-            cs=frame.cs,
-            ss=frame.ss,
-            **{name: others.get(name, 0) for name in _SEGMENT_FIELDS},
-        ),
+        segments=Segments(cs=frame.cs, ss=frame.ss),
         cr0=spill.cr0,
         cr4=spill.cr4,
-        xmm=tuple(others.get(f"xmm{number}", 0) for number in range(16)) if others else (),
-        fpu_control=others.get("fctrl", 0x37F),
-        fpu_status=others.get("fstat", 0),
-        fpu_tag=others.get("ftag", 0xFFFF),
-        mxcsr=others.get("mxcsr", 0x1F80),
+        fpu_tag=0xFFFF,
+    )
+
+
+def complete(cpu: CpuState, registers: Mapping[str, int]) -> CpuState:
+    """Return the state with what the stub does not spill, from registers by GDB's names.
+
+    It is needed only where :func:`needs_registers` says so.
+    """
+    others = {name: registers.get(name, 0) for name in _SEGMENT_FIELDS}
+    return replace(
+        cpu,
+        segments=replace(cpu.segments, **others),
+        xmm=tuple(registers.get(f"xmm{number}", 0) for number in range(16)),
+        fpu_control=registers.get("fctrl", 0x37F),
+        fpu_status=registers.get("fstat", 0),
+        fpu_tag=registers.get("ftag", 0xFFFF),
+        mxcsr=registers.get("mxcsr", 0x1F80),
     )
 
 
@@ -239,9 +246,22 @@ def _page_fault(
     return GuestException(code, PAGE_FAULT_VECTOR, int(error), linear)
 
 
-def memory_access(transfer: Transfer) -> MemoryAccess:
+@dataclass(frozen=True, slots=True)
+class Meddling:
+    """Tell how a person changed one transfer.
+
+    ``device`` is what the device gave or got, None where it was the instruction's own value;
+    ``skipped`` tells that nothing reached the device.
+    """
+
+    device: int | None = None
+    skipped: bool = False
+
+
+def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> MemoryAccess:
     """Return a transfer as it is recorded."""
     place = (transfer.direction, transfer.width, transfer.physical, transfer.value)
+    device = None if meddling is None else meddling.device
     asked = transfer.traced and transfer.width in WIDTHS
     region = transfer.region
     if transfer.traced:
@@ -257,6 +277,8 @@ def memory_access(transfer: Transfer) -> MemoryAccess:
         offset=offset if transfer.traced else None,
         tdvmcall=tdvmcall(*place) if asked else None,
         ghcb=ghcb_exit(*place) if asked else None,
+        device=None if device is None else hex(device),
+        skipped=meddling is not None and meddling.skipped,
     )
 
 

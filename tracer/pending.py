@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tracer.instruction import Instruction
-from tracer.intercept import Transfer
+from tracer.intercept import AddressSpace, Transfer
 from tracer.trace import Via
 from tracer.x86 import CpuState
 
@@ -34,6 +34,7 @@ class Pending:
     code: bytes
     insn: Instruction | None
     cpu: CpuState
+    space: AddressSpace
     transfer: Transfer
     done: tuple[Transfer, ...] = ()
     foretold: tuple[Transfer, ...] = ()
@@ -87,6 +88,10 @@ class Overseer(Protocol):
         """Decide before the access is made."""
         ...
 
-    async def answered(self, pending: Pending) -> Decision:
-        """Decide once a device has answered a read; only Go and Give can follow."""
+    async def answered(self, pending: Pending) -> Go | Give:
+        """Decide once a device has answered a read."""
+        ...
+
+    async def completed(self, cpu: CpuState) -> CpuState:
+        """Look at the state behind an instruction; return the one to go on from."""
         ...

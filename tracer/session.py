@@ -11,7 +11,8 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from tracer import linux, mi
 from tracer.errors import (
@@ -22,27 +23,57 @@ from tracer.errors import (
     QemuError,
     TargetGone,
     TracerError,
+    UsageError,
 )
 from tracer.gdb.client import GdbClient
 from tracer.gdb.target import RegisterFile, Target
 from tracer.guest.kernel import Kernel
 from tracer.guest.machine import Ending, Machine
 from tracer.guest.names import Names
+from tracer.intercept import AddressSpace, Transfer
+from tracer.orc import Stack
 from tracer.paging import poison_bit
+from tracer.pending import Overseer
 from tracer.process import exit_words
 from tracer.recording import RecordedDevice
 from tracer.region import Choice, Region, RegionMap, traced_ranges, unmatched
-from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
+from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord, UserRecord
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
 from tracer.trap.entry import follow_kaslr, reach_entry
 from tracer.trap.gate import PageFaultGate
 from tracer.trap.hook import MappingHooks
 from tracer.trap.interceptor import Interceptor
-from tracer.trap.mapping import Poisoned, map_spare, poison_everything
+from tracer.trap.mapping import (
+    Poisoned,
+    heal_everything,
+    heal_untraced,
+    map_spare,
+    poison_everything,
+    unmap_spare,
+)
+from tracer.trap.standin import StandIn
 from tracer.trap.view import GuestView
+from tracer.x86 import CpuState
 
 _EFER_NXE = 1 << 11
+
+Reason = Literal["kernel entry", "interrupt", "fault"]
+"""Why a guest stands where no access waits."""
+
+
+class SessionOverseer(Overseer, Protocol):
+    """Decide on each access, and look at the guest where it stands before none."""
+
+    wants_halt: bool
+    """Tells the session to halt at the handler of an exception that it delivers."""
+
+    async def halted(
+        self, reason: Reason, vcpu: int, registers: RegisterFile, space: AddressSpace
+    ) -> None:
+        """Take note that the guest stands; it goes on when this returns."""
+        ...
+
 
 Subscriber = Callable[[Record], None]
 
@@ -72,11 +103,16 @@ class Session:
         self.counts: Counter[str] = Counter()
         self.warnings: list[str] = []
         self.recorded: RecordedDevice | None = None
-        self._choice = choice
+        self.overseer: SessionOverseer | None = None
+        self.interrupting = False
+        self.choice = choice
         self._names = Names(kernel)
         self._carrier = Carrier(target, view.vcpus)
         self._traps: Traps | None = None
+        self._callers: Callers | None = None
         self._announced: dict[str, RegionInfo] = {}
+        self._running = False
+        self._releasing = False
 
     # ---- lifetime
 
@@ -122,7 +158,7 @@ class Session:
     async def refresh_regions(self) -> RegionMap:
         """Ask QEMU where its devices are now, and announce what is new or has moved."""
         regions, ram = await self.machine.memory_map()
-        self.view.regions = RegionMap(regions, traced_ranges(regions, self._choice), ram)
+        self.view.regions = RegionMap(regions, traced_ranges(regions, self.choice), ram)
         pieces: Counter[str] = Counter()
         for region in self.view.regions.regions:
             info = _region_info(region, self.view.regions.is_traced_region(region))
@@ -136,7 +172,7 @@ class Session:
 
     def unmatched(self) -> list[str]:
         """Return what was asked for on the command line and is not in the memory map."""
-        return unmatched(self.view.regions.regions, self._choice)
+        return unmatched(self.view.regions.regions, self.choice)
 
     async def trap(self, *, stacks: bool = False) -> None:
         """Put every trap in place; the guest stands at its kernel's entry.
@@ -156,14 +192,16 @@ class Session:
         gate = PageFaultGate(self.target, idt)
         registers = await self.target.registers()
         await gate.install(self.view.space_of(registers), symbols.address_of(linux.STUB_PLACE))
-        callers = Callers(self._names, self._publish, stacks=stacks)
+        callers = self._callers = Callers(self._names, self._publish, stacks=stacks)
         if stacks and callers.missing is not None:
             self.warnings.append(f"no stacks are recorded: {callers.missing}")
             self.mark(self.warnings[-1])
         interceptor = Interceptor(
             self.target, self.view, self._names, self._carrier, callers, self.counts, self._publish
         )
-        interceptor.recorded = self.recorded
+        if self.recorded is not None:
+            interceptor.standin = StandIn(self.recorded, self._names, self.counts)
+        interceptor.overseer = self.overseer
         self._traps = Traps(gate, hooks, interceptor)
         await self._poison_everything(registers, "present at kernel entry")
 
@@ -174,10 +212,15 @@ class Session:
         guest's own power-off.
         """
         try:
-            stop = await self._resume(())
-            while not stop.reason.startswith("exited"):
+            changes = await self._halt("kernel entry")
+            while not self._releasing:
+                stop = await self._resume(changes)
+                if stop.reason.startswith("exited"):
+                    break
                 self.counts["stops"] += 1
-                stop = await self._resume(await self._handle(stop, self.traps))
+                changes = await self._handle(stop, self.traps)
+            if self._releasing:
+                await self._release(changes)
         except TargetGone:
             pass
         except DebuggerError as error:
@@ -214,20 +257,34 @@ class Session:
 
     async def _resume(self, changes: Sequence[str]) -> mi.Stopped:
         since = time.monotonic()
-        stop = await self.target.resume(changes)
-        self.view.ran += time.monotonic() - since
-        return stop
+        await self.target.go(changes)
+        self._running = True
+        try:
+            if self.interrupting:
+                await self.machine.pause()
+            return await self.target.client.stopped()
+        finally:
+            self._running = False
+            self.view.ran += time.monotonic() - since
 
     async def _handle(self, stop: mi.Stopped, traps: Traps) -> list[str]:
         if stop.address == traps.gate.stub.stop:
             self.counts["intercepts"] += 1
-            return await traps.interceptor.intercept((stop.thread or 1) - 1, traps.gate)
+            changes = await traps.interceptor.intercept((stop.thread or 1) - 1, traps.gate)
+            wanted = self.overseer is not None and self.overseer.wants_halt
+            if not wanted or not traps.interceptor.delivered:
+                return changes
+            await self.target.client.batch(changes)
+            return await self._halt("fault")
         if traps.hooks.owns(stop.breakpoint):
             self.counts["hooks"] += 1
             await self._hooked(stop.breakpoint or 0, traps)
         elif stop.reason.startswith("watchpoint"):
             self.counts["hooks"] += 1
             await self._gate_written(traps)
+        elif stop.signal == "SIGINT":
+            if not traps.gate.stub.covers(stop.address or 0):
+                return await self._halt("interrupt", (stop.thread or 1) - 1)
         elif stop.stray and self.view.vcpus > 1:
             self.counts["strays"] += 1
         else:
@@ -286,6 +343,81 @@ class Session:
             )
             self.warnings.append(text)
             self.mark(text)
+
+    # ---- what a person at a prompt does
+
+    async def interrupt(self) -> None:
+        """Ask the running guest to stop: the overseer is told once it has.
+
+        Through QEMU's monitor, which a guest that has just stopped by itself does not mind; GDB's
+        own interrupt would break off the command it comes upon.
+        """
+        self.interrupting = True
+        if self._running:
+            await self.machine.pause()
+
+    def release(self) -> None:
+        """Let the guest go on without any trap, once it goes on."""
+        self._releasing = True
+
+    async def choose(self, choice: Choice, space: AddressSpace) -> None:
+        """Trace what ``choice`` says from here on; the guest is stopped.
+
+        Raises UsageError, with nothing changed, when it names a region that is not there.
+        """
+        regions, _ = await self.machine.memory_map()
+        missing = unmatched(regions, choice)
+        if missing:
+            names = ", ".join(region.name for region in regions)
+            raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
+        self.choice = choice
+        await self.refresh_regions()
+        space = replace(space, regions=self.view.regions)
+        users = self.traps.hooks.user_leaves
+        heal_untraced(space, users)
+        self._note_poisoned(poison_everything(space, users), "chosen at the prompt")
+        await self.target.flush_all_tlbs()
+
+    def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
+        """Return the functions under way where a vCPU stopped."""
+        if self._callers is None:
+            raise InterceptError("the guest is not being traced yet")
+        return self._callers.unwind(cpu, space)
+
+    @property
+    def names(self) -> Names:
+        """Return the names of the guest's code addresses."""
+        return self._names
+
+    def publish(self, record: UserRecord) -> None:
+        """Publish what the person at the prompt did."""
+        self._publish(record)
+
+    async def reach(self, transfer: Transfer, space: AddressSpace) -> int | None:
+        """Make one access to a device for the person at the prompt; return what was read.
+
+        A device that only a vCPU reaches is reached where the guest stands before an access.
+        """
+        traps = self.traps
+        place = (space, traps.gate.stub, traps.interceptor.stack)
+        return await self._carrier.perform(transfer, *place)
+
+    async def _halt(self, reason: Reason, vcpu: int = 0) -> list[str]:
+        # The guest stands where no access waits.
+        self.interrupting = False
+        if self.overseer is not None:
+            registers = await self.target.registers()
+            await self.overseer.halted(reason, vcpu, registers, self.view.space_of(registers))
+        return []
+
+    async def _release(self, changes: Sequence[str]) -> None:
+        await self.target.client.batch(changes)
+        space = self.view.space_of(await self.target.registers())
+        heal_everything(space, self.traps.hooks.user_leaves)
+        unmap_spare(space)
+        await self.traps.gate.remove()
+        await self.target.flush_all_tlbs()
+        await self.target.detach()
 
     # ---- how it ended
 

@@ -100,6 +100,10 @@ class Stub:
     done: int
     bell: int
 
+    def covers(self, linear: int) -> bool:
+        """Tell whether a linear address lies in the stub."""
+        return self.entry <= linear < self.entry + len(self.code)
+
 
 def assemble(base: int, handler: int) -> Stub:
     """Return the stub for linear address ``base`` in front of the guest's handler.

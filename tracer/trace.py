@@ -122,7 +122,9 @@ class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     ``width`` is in bytes. ``value`` is absent when a natively stepped instruction hid it.
     ``offset`` is relative to the start of the region. ``tdvmcall`` and ``ghcb`` tell the hypercall
-    that a device access would become in a confidential guest.
+    that a device access would become in a confidential guest. Where a person stepped in, ``value``
+    is still what the instruction read or wrote; ``device`` is what the device gave or got in its
+    place, and ``skipped`` says that the access never reached it.
     """
 
     direction: Direction
@@ -134,6 +136,8 @@ class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     offset: Hex | None = None
     tdvmcall: TdVmcall | None = None
     ghcb: GhcbExit | None = None
+    device: Hex | None = None
+    skipped: bool = False
 
 
 class Intercept(
@@ -203,6 +207,22 @@ class Mark(
     qemu_log_offset: int | None = None
 
 
+class UserRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="user", tag_field="type", omit_defaults=True
+):
+    """Tell what the person at the prompt did to the guest: ``text`` is the command.
+
+    ``accesses`` are those that the debugger made for it, at no linear address (0). ``registers``
+    holds what was set.
+    """
+
+    time_ns: Count
+    text: str
+    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)] = 0
+    accesses: list[MemoryAccess] = []
+    registers: dict[str, Hex] = {}
+
+
 class End(
     msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field="type", omit_defaults=True
 ):
@@ -217,5 +237,5 @@ class End(
     counts: dict[str, int]
 
 
-Record = RegionRecord | MapRecord | StackRecord | Intercept | Mark | End
+Record = RegionRecord | MapRecord | StackRecord | Intercept | Mark | UserRecord | End
 """Everything that may follow the header."""

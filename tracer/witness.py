@@ -27,7 +27,7 @@ from typing import BinaryIO, Generic, TypeVar
 
 from tracer.comparison import Comparison, Difference, Kind, RegionComparison, TracedAccess
 from tracer.qemu_log import LogEntry, entries
-from tracer.trace import Intercept, Mark, Record, RegionRecord
+from tracer.trace import Intercept, Mark, MemoryAccess, Record, RegionRecord, UserRecord
 
 
 def compare(
@@ -114,6 +114,7 @@ class _Matching:
 
     def _accesses(self, records: Iterator[Record]) -> Iterator[tuple[str, TracedAccess]]:
         begun = False
+        last = 0
         for record in records:
             match record:
                 case RegionRecord():
@@ -127,7 +128,12 @@ class _Matching:
                     begun = True
                     for region, access in _traced_accesses(record):
                         self._count(region).traced += 1
+                        last = access.seq
                         yield region, access
+                case UserRecord():
+                    for made in record.accesses:
+                        self._count(made.region or "").traced += 1
+                        yield made.region or "", _traced_access(made, last, "user", record.text)
                 case _:
                     pass
 
@@ -335,20 +341,27 @@ def is_message(entry: LogEntry) -> bool:
 
 
 def _traced_accesses(record: Intercept) -> Iterator[tuple[str, TracedAccess]]:
+    site = record.symbol or record.rip
     for seq, access in record.device_accesses():
-        yield (
-            access.region or "",
-            TracedAccess(
-                seq=seq,
-                site=record.symbol or record.rip,
-                text=record.text,
-                stepped=record.via == "stepped",
-                direction=access.direction,
-                address=int(access.physical, 16),
-                width=access.width,
-                value=None if access.value is None else int(access.value, 16),
-            ),
-        )
+        if not access.skipped:
+            traced = _traced_access(access, seq, site, record.text, record.via == "stepped")
+            yield access.region or "", traced
+
+
+def _traced_access(
+    access: MemoryAccess, seq: int, site: str, text: str, stepped: bool = False
+) -> TracedAccess:
+    value = access.device or access.value
+    return TracedAccess(
+        seq=seq,
+        site=site,
+        text=text,
+        stepped=stepped,
+        direction=access.direction,
+        address=int(access.physical, 16),
+        width=access.width,
+        value=None if value is None else int(value, 16),
+    )
 
 
 # Which region a physical address belongs to. A region that moved keeps its old place as well, as

@@ -27,7 +27,7 @@ from tracer.intercept import (
 from tracer.paging import PRESENT, WRITABLE
 from tracer.region import Region, RegionMap
 from tracer.stub import Spill
-from tracer.trap.interceptor import _check_address
+from tracer.trap.fault import Fault
 from tracer.verdict import PROFILES, judge
 from tracer.x86 import GPR, CpuState, FaultFrame, Flag, Mode
 
@@ -273,9 +273,10 @@ def test_pitfall_88_a_neighbour_in_the_device_s_page_is_not_traced() -> None:
     assert memory_access(inside).region == "dev" and memory_access(outside).region is None
 
 
-def fault(cr2: int, error_code: int) -> Spill:
+def fault(cr2: int, error_code: int) -> Fault:
     frame = FaultFrame(error_code, CODE, cs=0x10, rflags=2, rsp=0, ss=0x18)
-    return Spill(slots=(), frame=frame, gpr=(0,) * 16, cr0=0, cr2=cr2, cr3=0, cr4=0, tsc=0)
+    spill = Spill(slots=(), frame=frame, gpr=(0,) * 16, cr0=0, cr2=cr2, cr3=0, cr4=0, tsc=0)
+    return Fault(0, 0, 0, spill, space(), CpuState())
 
 
 @pytest.mark.parametrize(
@@ -293,7 +294,7 @@ def test_pitfall_60_a_fault_that_the_instruction_does_not_explain_is_refused(
     insn = decode(bytes.fromhex(code), CODE, Mode.LONG)
     pieces = foretell(insn, state(rbx=DEV1), space()) if insn.form else ()
     with pytest.raises(InterceptError, match="does not access"):
-        _check_address(fault(cr2, error_code), insn, pieces)
+        fault(cr2, error_code).check_address(insn, pieces)
 
 
 @pytest.mark.parametrize(
@@ -302,13 +303,13 @@ def test_pitfall_60_a_fault_that_the_instruction_does_not_explain_is_refused(
 )
 def test_pitfall_60_a_fault_that_it_explains_is_not(code: str, cr2: int, error_code: int) -> None:
     insn = decode(bytes.fromhex(code), CODE, Mode.LONG)
-    _check_address(fault(cr2, error_code), insn, foretell(insn, state(rbx=DEV1), space()))
+    fault(cr2, error_code).check_address(insn, foretell(insn, state(rbx=DEV1), space()))
 
 
 def test_pitfall_61_a_fault_of_event_delivery_is_not_taken_for_the_instruction_s() -> None:
     insn = decode(bytes.fromhex("90"), CODE, Mode.LONG)
     with pytest.raises(InterceptError, match="nop"):
-        _check_address(fault(DEV1, 0xB), insn, ())
+        fault(DEV1, 0xB).check_address(insn, ())
 
 
 # --- REP

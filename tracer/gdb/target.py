@@ -14,7 +14,7 @@ from pathlib import Path
 from tracer import mi
 from tracer.errors import DebuggerError, InterceptError
 from tracer.gdb.client import GdbClient
-from tracer.x86 import GPR
+from tracer.x86 import GPR, PAGE_SIZE
 
 _LAYOUT_ROW = re.compile(
     r"^ (?P<name>\w+)\s+\d+\s+\d+\s+\d+\s+(?P<size>\d+)"
@@ -24,6 +24,7 @@ _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base",
            "cr0", "cr2", "cr3", "cr4", "efer")  # fmt: skip
 _STRAYS = 4
 """Stops in a row that may be somebody else's, see :attr:`tracer.mi.Stopped.stray`."""
+_WIDE = 2 * PAGE_SIZE
 _PHYSICAL = "Qqemu.PhyMemMode:1"
 _VIRTUAL = "Qqemu.PhyMemMode:0"
 
@@ -144,6 +145,15 @@ class Target:
         if answer != "OK":
             raise InterceptError(f"the TLB was not flushed: the stub answered {answer!r}")
 
+    async def flush_all_tlbs(self) -> None:
+        """Empty the TLB of every vCPU.
+
+        QEMU does so when a watchpoint is wider than a page (cpu_watchpoint_insert).
+        """
+        answers = await self.client.packets([f"Z2,0,{_WIDE:x}", f"z2,0,{_WIDE:x}"])
+        if answers != ["OK", "OK"]:
+            raise InterceptError(f"the TLBs were not flushed: the stub answered {answers}")
+
     async def write_code(self, linear: int, code: bytes) -> None:
         """Write guest code at a linear address, so that QEMU notices."""
         await self.client.command(f"-data-write-memory-bytes {linear:#x} {code.hex()}")
@@ -171,10 +181,18 @@ class Target:
         """Let only the stopped vCPU run on a resume, or all of them."""
         await self.client.command(f"-gdb-set scheduler-locking {'on' if held else 'off'}")
 
+    async def go(self, changes: Sequence[str] = ()) -> None:
+        """Carry out assignments made by :func:`assign`, and go on."""
+        await self.client.batch([*changes, "-exec-continue"])
+
     async def resume(self, changes: Sequence[str] = ()) -> mi.Stopped:
         """Carry out assignments made by :func:`assign`, go on, and wait for the next stop."""
-        await self.client.batch([*changes, "-exec-continue"])
+        await self.go(changes)
         return await self.client.stopped()
+
+    async def detach(self) -> None:
+        """Remove every breakpoint and let the guest go on without a debugger."""
+        await self.client.batch(["-break-delete", "-target-detach"])
 
     async def run_to(self, linear: int, changes: Sequence[str] = ()) -> None:
         """Carry out assignments and run on to a linear address where a stop is sure.

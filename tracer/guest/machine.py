@@ -248,6 +248,11 @@ class Machine(asyncio.SubprocessProtocol):
         result = await self.execute("human-monitor-command", {"command-line": command})
         return result if isinstance(result, str) else ""
 
+    async def pause(self) -> None:
+        """Stop the guest, which GDB then tells; nothing happens where it stands or is gone."""
+        with contextlib.suppress(QemuError):
+            await self.execute("stop")
+
     async def physical_bits(self) -> int:
         """Return MAXPHYADDR of the guest's CPUs (Intel SDM vol. 3A, 4.1.4)."""
         cpus = await self.execute("query-cpus-fast")

@@ -57,6 +57,10 @@ class Callers:
                 self._enter(f"initcall {initcall}", time_ns)
         return self._number(_own(stack), space, time_ns) if self._wanted else None
 
+    def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
+        """Return the functions under way in this state, outermost last."""
+        return self._stacks.unwind(cpu, space)
+
     def _is_running(self, space: AddressSpace) -> bool:
         if self._state is None or self._running is None:
             return False

@@ -73,6 +73,10 @@ class PageFaultGate:
         await self._aim(gate, self.stub.entry)
         return True
 
+    async def remove(self) -> None:
+        """Give the guest its own gate back; the stub stays for who is in it."""
+        await self._write_gate(self._gate)
+
     async def _aim(self, gate: Gate, base: int) -> None:
         self._gate = gate
         self.stub = assemble(base, gate.handler)

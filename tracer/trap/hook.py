@@ -62,6 +62,11 @@ class MappingHooks:
         """Tell whether a breakpoint is one of these."""
         return number in self._entries or number in self._returns or number == self._unmap
 
+    @property
+    def user_leaves(self) -> list[Leaf]:
+        """Return the leaves poisoned in the page tables of user programs, gone on or not."""
+        return [leaf for _, leaf in self._user]
+
     async def stopped(
         self, number: int, registers: RegisterFile, space: AddressSpace
     ) -> list[Mapped]:

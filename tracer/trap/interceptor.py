@@ -6,26 +6,26 @@ Follow one access through :meth:`Interceptor.intercept`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
-from tracer.decode import decode, foreign_accesses
+from tracer.decode import decode
 from tracer.errors import (
-    Diverged,
     EmulationError,
     GuestException,
     InterceptError,
     UnsupportedInstruction,
 )
-from tracer.gdb.target import Target, assign, assign_xmm, store
+from tracer.gdb.target import Target, assign, store
 from tracer.guest.names import Names
 from tracer.instruction import Instruction
 from tracer.intercept import (
-    AddressSpace,
+    Meddling,
     Outcome,
     Transfer,
     carry_out,
     changed_values,
+    complete,
     foretell,
     interrupted,
     is_traced,
@@ -34,38 +34,36 @@ from tracer.intercept import (
     needs_registers,
     register_values,
 )
-from tracer.recording import RecordedDevice, Request
-from tracer.stub import SPILL_SIZE, Spill, patch_spill, unpack_spill
-from tracer.trace import Direction, Intercept
+from tracer.pending import Give, Inject, Overseer, Pending, Retry, Skip
+from tracer.stub import SPILL_SIZE, unpack_spill
+from tracer.trace import Intercept
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
+from tracer.trap.fault import Fault
 from tracer.trap.gate import PageFaultGate
+from tracer.trap.standin import StandIn, replay_note
 from tracer.trap.view import GuestView
-from tracer.x86 import GPR, MAX_INSTRUCTION, PAGE_FAULT_VECTOR, CpuState, Flag, PageFaultCode
+from tracer.x86 import GPR, MAX_INSTRUCTION, PAGE_FAULT_VECTOR, CpuState, Flag
 
 MAX_ITERATIONS = 256
 """Iterations of a REP instruction carried out in one stop: the guest stays interruptible."""
 
 
-@dataclass(slots=True)
-class _Fault:
-    # One stop at the stub: where it spilled, what it spilled, and the state as it is carried on.
-    vcpu: int
-    time_ns: int
-    stack: int
-    spill: Spill
-    space: AddressSpace
-    cpu: CpuState
-    xmm: tuple[int, ...] = ()
-    departure: list[str] = field(default_factory=list)
-    replayed: list[int] = field(default_factory=list)
+class _Restart(Exception):
+    # The person at the prompt changed the registers: the instruction starts over.
+
+    def __init__(self, cpu: CpuState) -> None:
+        super().__init__()
+        self.cpu = cpu
 
 
 class Interceptor:
     """Complete the accesses of one guest.
 
     Every record goes to ``publish`` before the guest goes on; ``counts`` counts what was done.
-    Where ``recorded`` is set it answers for its regions in place of their devices.
+    Where there is a ``standin`` it answers in place of devices; an ``overseer`` decides what
+    becomes of each other access. ``stack`` is the linear address of the last spill; ``delivered``
+    says that the last intercept raised an exception in the guest.
     """
 
     def __init__(
@@ -85,7 +83,10 @@ class Interceptor:
         self._callers = callers
         self._counts = counts
         self._publish = publish
-        self.recorded: RecordedDevice | None = None
+        self.standin: StandIn | None = None
+        self.overseer: Overseer | None = None
+        self.stack = 0
+        self.delivered = False
         self._sequence = 0
         self._cr4 = 0
 
@@ -103,10 +104,19 @@ class Interceptor:
         except EmulationError as error:
             # Of a REP that went part of the way, the rest faults again.
             if fault.cpu.gpr == before.gpr:
-                return await self._step(fault, gate, str(error))
-        return _write_back(fault)
+                return await self._leave_to_vcpu(fault, gate, str(error))
+        return fault.write_back()
 
-    async def _read_fault(self, vcpu: int) -> _Fault:
+    async def _leave_to_vcpu(self, fault: Fault, gate: PageFaultGate, why: str) -> list[str]:
+        try:
+            return await self._step(fault, gate, why)
+        except _Restart as restart:
+            fault.cpu = restart.cpu
+        except GuestException as exception:
+            return await self._deliver(fault, gate, exception)
+        return fault.write_back()
+
+    async def _read_fault(self, vcpu: int) -> Fault:
         stack, cr3 = await self._target.stack_and_tables()
         # CR4 says how deep the tables are, which no guest changes in long mode.
         data = self._view.space(cr3, self._cr4).read(stack, SPILL_SIZE)
@@ -117,41 +127,57 @@ class Interceptor:
             raise InterceptError(f"the fault frame at linear {stack:#x} cannot be read")
         spill = unpack_spill(data)
         space = self._view.space(spill.cr3, spill.cr4)
-        _check_fault(spill, space)
         self._view.tell_time(spill.tsc)
         cpu = interrupted(spill, await self._view.mode(spill.frame.cs, space))
-        return _Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
+        self.stack, self.delivered = stack, False
+        fault = Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
+        fault.check()
+        return fault
 
-    async def _emulate(self, fault: _Fault, gate: PageFaultGate) -> None:
+    async def _emulate(self, fault: Fault, gate: PageFaultGate) -> None:
         # Executes the instruction, a REP for as long as it stays on traced devices.
-        for iteration in range(MAX_ITERATIONS):
+        first = fault.cpu
+        for _ in range(MAX_ITERATIONS):
             cpu = fault.cpu
             insn = decode(fault.space.read(cpu.rip, MAX_INSTRUCTION), cpu.rip, cpu.mode)
-            if iteration == 0 and needs_registers(insn):
+            if not cpu.xmm and needs_registers(insn):
                 registers = await self._target.registers()
-                cpu = fault.cpu = interrupted(fault.spill, cpu.mode, registers.values)
+                cpu = fault.cpu = complete(cpu, registers.values)
                 fault.xmm = cpu.xmm
             foretold = foretell(insn, cpu, fault.space)
-            if iteration == 0:
-                _check_address(fault.spill, insn, foretold)
+            if cpu.gpr == first.gpr and cpu.rip == first.rip:
+                fault.check_address(insn, foretold)
             elif not is_traced(foretold):
+                if self.overseer is not None:
+                    fault.cpu = await self.overseer.completed(cpu)
                 return
             # PUSH and CALL write where the fault frame lies; the vCPU does once it is gone. And it
             # is the vCPU that raises #DB after an instruction the guest single-steps.
-            if _overwrites(foretold, fault.stack) or cpu.rflags & Flag.TF:
+            if fault.is_overwritten(foretold) or cpu.rflags & Flag.TF:
                 raise UnsupportedInstruction(insn.code, insn.text)
-            alone = len(foretold) == 1 and insn.rep is None
             fault.replayed.clear()
-            outcome = await self._perform(insn, fault, gate, alone=alone)
+            fault.meddled.clear()
+            try:
+                outcome = await self._perform(insn, fault, gate, foretold)
+            except _Restart as restart:
+                fault.cpu = restart.cpu
+                continue
             self._record(fault, insn, outcome, cpu)
             fault.cpu = outcome.cpu
-            if outcome.cpu.rip != cpu.rip or insn.rep is None:
+            if self.overseer is not None:
+                fault.cpu = await self.overseer.completed(fault.cpu)
+            if fault.cpu.rip != cpu.rip or insn.rep is None:
                 return
 
     async def _perform(
-        self, insn: Instruction, fault: _Fault, gate: PageFaultGate, *, alone: bool
+        self,
+        insn: Instruction,
+        fault: Fault,
+        gate: PageFaultGate,
+        foretold: tuple[Transfer, ...],
     ) -> Outcome:
         execution = carry_out(insn, fault.cpu, fault.space)
+        done: list[Transfer] = []
         answer: int | None = None
         while True:
             try:
@@ -159,34 +185,84 @@ class Interceptor:
             except StopIteration as stop:
                 outcome: Outcome = stop.value
                 return outcome
-            if self.recorded is not None and _answers(self.recorded, transfer):
-                answer = self._replay(self.recorded, transfer, fault)
-                continue
-            place = (transfer, fault.space, gate.stub, fault.stack)
-            if alone and transfer.direction == "write":
-                departure = self._carrier.departure(*place)
-                if departure is not None:
-                    fault.departure = departure
-                    answer = None
-                    continue
-            answer = await self._carrier.perform(*place)
+            place = (fault.space, gate.stub, fault.stack)
+            if self.standin is not None and self.standin.covers(transfer):
+                answer = self.standin.answer(transfer, fault)
+            elif self.overseer is not None and transfer.traced:
+                pending = self._pending(fault, insn, transfer, foretold, tuple(done))
+                answer = await self._overseen(self.overseer, pending, fault, gate)
+            elif len(foretold) == 1 and (
+                departure := self._carrier.departure(transfer, *place) if insn.rep is None else None
+            ):
+                fault.departure = departure
+                answer = None
+            else:
+                answer = await self._carrier.perform(transfer, *place)
+            read = transfer.direction == "read"
+            done.append(replace(transfer, value=answer) if read else transfer)
 
-    def _replay(self, recorded: RecordedDevice, transfer: Transfer, fault: _Fault) -> int | None:
-        try:
-            access = recorded.answer(_request(transfer))
-        except Diverged as error:
-            rip = fault.cpu.rip
-            raise error.at(self._names.lookup(rip, fault.space) or hex(rip)) from None
-        fault.replayed.append(access.seq)
-        self._counts["replayed"] += 1
-        return access.value if transfer.direction == "read" else None
+    def _pending(
+        self,
+        fault: Fault,
+        insn: Instruction | None,
+        transfer: Transfer,
+        foretold: tuple[Transfer, ...],
+        done: tuple[Transfer, ...] = (),
+        why: str | None = None,
+    ) -> Pending:
+        # ``why`` the vCPU carries the instruction out, if it does.
+        cpu, space = fault.cpu, fault.space
+        return Pending(
+            seq=self._sequence + sum(item.traced for item in done),
+            time_ns=fault.time_ns,
+            vcpu=fault.vcpu,
+            symbol=self._names.lookup(cpu.rip, space),
+            code=space.read(cpu.rip, MAX_INSTRUCTION) if insn is None else insn.code,
+            insn=insn,
+            cpu=cpu,
+            space=space,
+            transfer=transfer,
+            done=done,
+            foretold=foretold,
+            via="emulated" if why is None else "stepped",
+            why=why,
+        )
+
+    async def _overseen(
+        self, overseer: Overseer, pending: Pending, fault: Fault, gate: PageFaultGate
+    ) -> int | None:
+        transfer, number = pending.transfer, len(pending.done)
+        decision = await overseer.before(pending)
+        match decision:
+            case Skip(value):
+                fault.meddled[number] = Meddling(skipped=True)
+                return value if transfer.direction == "read" else None
+            case Inject(vector, error_code, linear):
+                raise GuestException(pending.code, vector, error_code, linear)
+            case Retry(cpu):
+                raise _Restart(cpu)
+            case Give(value) if transfer.direction == "write":
+                fault.meddled[number] = Meddling(device=value)
+                transfer = replace(transfer, value=value)
+            case _:
+                pass
+        answer = await self._carrier.perform(transfer, fault.space, gate.stub, fault.stack)
+        if transfer.direction == "write":
+            return None
+        if not isinstance(decision, Give):
+            decision = await overseer.answered(replace(pending, transfer=_read(transfer, answer)))
+        if isinstance(decision, Give):
+            fault.meddled[number] = Meddling(device=answer)
+            return decision.value
+        return answer
 
     async def _deliver(
-        self, fault: _Fault, gate: PageFaultGate, exception: GuestException
+        self, fault: Fault, gate: PageFaultGate, exception: GuestException
     ) -> list[str]:
         # Same stack, same interrupted code: only error code, CR2 and handler differ from the
         # exception that was taken.
         self._counts["delivered"] += 1
+        self.delivered = True
         handler = gate.handler
         if exception.vector != PAGE_FAULT_VECTOR:
             entry = gate.gate(fault.space, exception.vector)
@@ -196,7 +272,7 @@ class Interceptor:
                     f"{fault.cpu.rip:#x} cannot be delivered on the stack of a page fault"
                 )
             handler = entry.handler
-        await self._target.client.batch(_write_back(fault))
+        await self._target.client.batch(fault.write_back())
         await self._carrier.leave(gate.stub)
         changes = [assign("rip", handler)]
         if exception.error_code is not None:
@@ -207,17 +283,18 @@ class Interceptor:
             changes.append(assign("cr2", exception.linear))
         return changes
 
-    async def _step(self, fault: _Fault, gate: PageFaultGate, why: str) -> list[str]:
+    async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[str]:
         code = fault.space.read(fault.cpu.rip, MAX_INSTRUCTION)
         try:
             insn: Instruction | None = decode(code, fault.cpu.rip, fault.cpu.mode)
         except EmulationError:
             insn = None
-        if self.recorded is not None and _answers(self.recorded, _stepped_transfer(fault, insn)):
-            raise InterceptError(
-                f"{why} at RIP {fault.cpu.rip:#x}: the vCPU would have to reach the device itself, "
-                f"which {self.recorded.name} stands in for; --bypass its region"
-            )
+        if self.standin is not None:
+            self.standin.refuse(fault.stepped_transfer(insn), fault.cpu.rip, why)
+        if self.overseer is not None:
+            await self._oversee_step(self.overseer, fault, insn, why)
+            if insn is not None and fault.meddled:
+                return await self._skip(fault, insn, code, why)
         stepped = await self._carrier.native_step(
             fault.cpu.rip, fault.spill.cr2, fault.space, gate.stub
         )
@@ -231,13 +308,47 @@ class Interceptor:
             rip=registers["rip"],
             rflags=registers["eflags"],
         )
-        transfer = _stepped_transfer(fault, insn)
+        transfer = fault.stepped_transfer(insn)
         self._record(fault, insn, Outcome(after, (transfer,)), fault.cpu, code, why)
         return []
 
+    async def _oversee_step(
+        self,
+        overseer: Overseer,
+        fault: Fault,
+        insn: Instruction | None,
+        why: str,
+    ) -> None:
+        # What the vCPU does by itself can be left out, but not be given another value.
+        transfer = fault.stepped_transfer(insn)
+        if not transfer.traced:
+            return
+        fault.meddled.clear()
+        pending = self._pending(fault, insn, transfer, (transfer,), why=why)
+        decision = await overseer.before(pending)
+        match decision:
+            case Skip():
+                fault.meddled[0] = Meddling(skipped=True)
+            case Inject(vector, error_code, linear):
+                raise GuestException(pending.code, vector, error_code, linear)
+            case Retry(cpu):
+                raise _Restart(cpu)
+            case _:
+                pass
+
+    async def _skip(self, fault: Fault, insn: Instruction, code: bytes, why: str) -> list[str]:
+        # Go on behind an instruction that nobody carries out.
+        before = fault.cpu
+        fault.cpu = replace(before, rip=before.rip + len(insn.code))
+        outcome = Outcome(fault.cpu, (fault.stepped_transfer(insn),))
+        self._record(fault, insn, outcome, before, code, why)
+        if self.overseer is not None:
+            fault.cpu = await self.overseer.completed(fault.cpu)
+        return fault.write_back()
+
     def _record(
         self,
-        fault: _Fault,
+        fault: Fault,
         insn: Instruction | None,
         outcome: Outcome,
         before: CpuState,
@@ -267,11 +378,14 @@ class Interceptor:
                 cr2=hex(fault.spill.cr2),
                 error_code=hex(fault.spill.frame.error_code),
                 via="emulated" if note is None else "stepped",
-                accesses=[memory_access(transfer) for transfer in transfers],
+                accesses=[
+                    memory_access(transfer, fault.meddled.get(number))
+                    for number, transfer in enumerate(transfers)
+                ],
                 before=register_values(before, insn),
                 after=changed_values(before, outcome.cpu),
                 note=note
-                or _replay_note(fault.replayed)
+                or replay_note(fault.replayed)
                 or (lost_atomicity(insn, transfers) if insn is not None else None),
                 stack=stack,
             )
@@ -279,92 +393,5 @@ class Interceptor:
         self._sequence += accesses
 
 
-def _answers(recorded: RecordedDevice, transfer: Transfer) -> bool:
-    region = transfer.region
-    return (
-        transfer.traced
-        and region is not None
-        and recorded.replayed.has(region.name, region.device, region.qemu_name)
-    )
-
-
-def _request(transfer: Transfer) -> Request:
-    region = transfer.region
-    assert region is not None  # or nothing would answer
-    return Request(
-        region=region.name,
-        direction=transfer.direction,
-        offset=transfer.physical - region.base,
-        width=transfer.width,
-        value=transfer.value,
-    )
-
-
-def _replay_note(replayed: Sequence[int]) -> str | None:
-    # The numbers that its accesses have in the recording: the device saw none of them.
-    if not replayed:
-        return None
-    return f"replayed: {', '.join(f'#{seq}' for seq in replayed)} of the recording"
-
-
-def _check_fault(spill: Spill, space: AddressSpace) -> None:
-    leaf = space.leaf(spill.cr2)
-    if not spill.frame.error_code & PageFaultCode.RSVD or leaf is None or not leaf.poisoned:
-        raise InterceptError(
-            f"a reserved-bit fault at linear {spill.cr2:#x} that vetrace did not cause "
-            f"(RIP {spill.frame.rip:#x}, error code {spill.frame.error_code:#x})"
-        )
-
-
-def _overwrites(foretold: Sequence[Transfer], stack: int) -> bool:
-    # Tells whether the fault's own frame is among what an instruction writes.
-    return any(
-        transfer.direction == "write"
-        and transfer.linear < stack + SPILL_SIZE
-        and stack < transfer.linear + transfer.width
-        for transfer in foretold
-    )
-
-
-def _check_address(spill: Spill, insn: Instruction, foretold: Sequence[Transfer]) -> None:
-    # Decode must agree with what the CPU reported, or one of them is wrong about the instruction.
-    wanted_write = bool(spill.frame.error_code & PageFaultCode.W)
-    for transfer in foretold:
-        if transfer.linear <= spill.cr2 < transfer.linear + transfer.width and (
-            not wanted_write or any(item.direction == "write" for item in foretold)
-        ):
-            return
-    raise InterceptError(
-        f"`{insn.text}` ({insn.code.hex(' ')}) at RIP {spill.frame.rip:#x} does not access linear "
-        f"{spill.cr2:#x}, where the CPU says it faulted (error code {spill.frame.error_code:#x})"
-    )
-
-
-def _write_back(fault: _Fault) -> list[str]:
-    # What the interrupted code will find changed: its registers on the stack, XMM in place.
-    cpu = fault.cpu
-    changes: list[str] = []
-    patch = patch_spill(fault.spill, cpu.gpr, cpu.rip, cpu.rflags)
-    if patch is not None:
-        offset, data = patch
-        changes.append(store(fault.stack + offset, data))
-    for number, value in enumerate(cpu.xmm):
-        if fault.xmm and fault.xmm[number] != value:
-            changes.append(assign_xmm(number, value))
-    return [*changes, *fault.departure]
-
-
-def _stepped_transfer(fault: _Fault, insn: Instruction | None) -> Transfer:
-    leaf = fault.space.leaf(fault.spill.cr2)
-    physical = leaf.translate(fault.spill.cr2) if leaf is not None else 0
-    direction: Direction = "write" if fault.spill.frame.error_code & PageFaultCode.W else "read"
-    return Transfer(
-        direction=direction,
-        linear=fault.spill.cr2,
-        physical=physical,
-        width=0 if insn is None else insn.width or dict(foreign_accesses(insn)).get(direction) or 0,
-        value=None,
-        region=fault.space.regions.find(physical),
-        traced=fault.space.regions.is_traced(physical),
-        ram=False,
-    )
+def _read(transfer: Transfer, answer: int | None) -> Transfer:
+    return replace(transfer, value=(answer or 0) & ((1 << 8 * transfer.width) - 1))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tracer.intercept import AddressSpace
@@ -26,17 +27,39 @@ class Poisoned:
     refused: tuple[Leaf, ...]
 
 
-def poison_everything(space: AddressSpace) -> Poisoned:
-    """Poison every leaf of the current page tables that leads to a traced device.
+def poison_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> Poisoned:
+    """Poison every leaf of the current page tables, and of others, that leads to a traced device.
 
     The caller flushes the TLB.
     """
-    return _poison(space, leaves(space.memory, space.paging))
+    return _poison(space, itertools.chain(leaves(space.memory, space.paging), others))
 
 
 def poison_mapping(space: AddressSpace, mapping: NewMapping) -> Poisoned:
     """Poison the leaves of one linear range; untouched since it was made, it is in no TLB."""
     return _poison(space, _range_leaves(space, mapping.linear, mapping.size))
+
+
+def heal_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
+    """Take the poison off every leaf of the current page tables, and of others."""
+    _heal(space, others, lambda _: True)
+
+
+def heal_untraced(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
+    """Take the poison off every leaf that leads to no traced device any more."""
+    _heal(
+        space,
+        others,
+        lambda leaf: not space.regions.touches_traced(leaf.physical, leaf.physical + leaf.size - 1),
+    )
+
+
+def _heal(space: AddressSpace, others: Iterable[Leaf], wanted: Callable[[Leaf], bool]) -> None:
+    poisoned = (leaf for leaf in leaves(space.memory, space.paging) if leaf.poisoned)
+    # The others were noted before they were poisoned.
+    for leaf in itertools.chain(poisoned, others):
+        if wanted(leaf):
+            set_poison(space.memory, space.paging, leaf, poisoned=False)
 
 
 def map_spare(space: AddressSpace, executable_bit: bool) -> bool:
@@ -49,6 +72,13 @@ def map_spare(space: AddressSpace, executable_bit: bool) -> bool:
     if region is None or not executable_bit:
         return False
     return place_large(space.memory, space.paging, SPARE_LINEAR, region.start)
+
+
+def unmap_spare(space: AddressSpace) -> None:
+    """Remove the mapping that :func:`map_spare` made; the caller flushes the TLB."""
+    leaf = space.leaf(SPARE_LINEAR)
+    if leaf is not None:
+        space.memory.write(leaf.entry_address, bytes(8))
 
 
 def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:

@@ -1,0 +1,105 @@
+"""One stop at the stub: where it spilled, what it spilled, and the state as it is carried on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tracer.decode import foreign_accesses
+from tracer.errors import InterceptError
+from tracer.gdb.target import assign_xmm, store
+from tracer.instruction import Instruction
+from tracer.intercept import AddressSpace, Meddling, Transfer
+from tracer.stub import SPILL_SIZE, Spill, patch_spill
+from tracer.trace import Direction
+from tracer.x86 import CpuState, PageFaultCode
+
+
+@dataclass(slots=True)
+class Fault:
+    """Follow one intercept from the spill to what is written back.
+
+    ``stack`` is the linear address of the spill. ``cpu`` is the state of the interrupted code,
+    ``xmm`` its XMM registers as they were where they had to be read. ``departure`` makes a write
+    on the vCPU's way back, ``replayed`` has the numbers of the recorded accesses that answered,
+    ``meddled`` how a person changed the transfers, by their number in the instruction.
+    """
+
+    vcpu: int
+    time_ns: int
+    stack: int
+    spill: Spill
+    space: AddressSpace
+    cpu: CpuState
+    xmm: tuple[int, ...] = ()
+    departure: list[str] = field(default_factory=list)
+    replayed: list[int] = field(default_factory=list)
+    meddled: dict[int, Meddling] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise InterceptError unless it is poison that the vCPU came upon."""
+        spill = self.spill
+        leaf = self.space.leaf(spill.cr2)
+        if not spill.frame.error_code & PageFaultCode.RSVD or leaf is None or not leaf.poisoned:
+            raise InterceptError(
+                f"a reserved-bit fault at linear {spill.cr2:#x} that vetrace did not cause "
+                f"(RIP {spill.frame.rip:#x}, error code {spill.frame.error_code:#x})"
+            )
+
+    def check_address(self, insn: Instruction, foretold: Sequence[Transfer]) -> None:
+        """Raise InterceptError unless the instruction accesses what the CPU says it did.
+
+        They must agree, or one of them is wrong about the instruction.
+        """
+        cr2, error = self.spill.cr2, self.spill.frame.error_code
+        wanted_write = bool(error & PageFaultCode.W)
+        for transfer in foretold:
+            if transfer.linear <= cr2 < transfer.linear + transfer.width and (
+                not wanted_write or any(item.direction == "write" for item in foretold)
+            ):
+                return
+        raise InterceptError(
+            f"`{insn.text}` ({insn.code.hex(' ')}) at RIP {self.spill.frame.rip:#x} does not "
+            f"access linear {cr2:#x}, where the CPU says it faulted (error code {error:#x})"
+        )
+
+    def is_overwritten(self, foretold: Sequence[Transfer]) -> bool:
+        """Tell whether the fault's own frame is among what an instruction writes."""
+        return any(
+            transfer.direction == "write"
+            and transfer.linear < self.stack + SPILL_SIZE
+            and self.stack < transfer.linear + transfer.width
+            for transfer in foretold
+        )
+
+    def stepped_transfer(self, insn: Instruction | None) -> Transfer:
+        """Return the access that the vCPU makes by itself, as far as the fault tells it."""
+        cr2 = self.spill.cr2
+        leaf = self.space.leaf(cr2)
+        physical = leaf.translate(cr2) if leaf is not None else 0
+        write = self.spill.frame.error_code & PageFaultCode.W
+        direction: Direction = "write" if write else "read"
+        width = 0 if insn is None else insn.width or dict(foreign_accesses(insn)).get(direction)
+        return Transfer(
+            direction=direction,
+            linear=cr2,
+            physical=physical,
+            width=width or 0,
+            value=None,
+            region=self.space.regions.find(physical),
+            traced=self.space.regions.is_traced(physical),
+            ram=False,
+        )
+
+    def write_back(self) -> list[str]:
+        """Return what the interrupted code is to find changed: registers on the stack, and XMM."""
+        cpu = self.cpu
+        changes: list[str] = []
+        patch = patch_spill(self.spill, cpu.gpr, cpu.rip, cpu.rflags)
+        if patch is not None:
+            offset, data = patch
+            changes.append(store(self.stack + offset, data))
+        for number, value in enumerate(cpu.xmm):
+            if self.xmm and self.xmm[number] != value:
+                changes.append(assign_xmm(number, value))
+        return [*changes, *self.departure]
