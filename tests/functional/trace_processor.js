@@ -13,7 +13,6 @@ const vm = require("node:vm");
 
 const folder = process.argv[2];
 
-
 // What the bundle asks of a worker: to be in one, the messages that it is sent, and a file.
 globalThis.self = globalThis;
 globalThis.WorkerGlobalScope = class {};
