@@ -154,7 +154,7 @@ def fold_line(fold: Fold) -> str:
     reads = [event.access for event in fold.last if event.access.direction == "read"]
     last = ", ".join(padded(access.value, access.width) for access in reads)
     read = f", last read {last}" if reads else ""
-    times = f"{fold.turns:,} {'more ' if fold.more else ''}times"
+    times = f"{fold.turns:,} {'more ' if fold.more else ''}{'time' if fold.turns == 1 else 'times'}"
     return f"{'':10}  ↑ {what}{times} in {fold.duration_ns / 1e9:.6f} s{read}"
 
 

@@ -154,6 +154,11 @@ def test_the_line_of_what_was_folded_live_counts_what_is_not_shown() -> None:
     assert fold_line(fold).strip() == "↑ 1,497 more times in 0.000001 s, last read 0x000005db"
 
 
+def test_once_more_is_one_time() -> None:
+    fold = Fold((poll(0),), (poll(1),), 1, more=True)
+    assert fold_line(fold).strip().startswith("↑ 1 more time in")
+
+
 @given(st.lists(st.integers(0, 2), max_size=80))
 def test_live_no_access_is_lost_or_moved(offsets: list[int]) -> None:
     events = [poll(n, offset=4 * offset) for n, offset in enumerate(offsets)]
