@@ -26,7 +26,7 @@ from tracer.errors import (
     UsageError,
 )
 from tracer.gdb.client import GdbClient
-from tracer.gdb.target import RegisterFile, Target
+from tracer.gdb.target import RegisterFile, Target, assign
 from tracer.guest.kernel import Kernel
 from tracer.guest.machine import Ending, Machine
 from tracer.guest.names import Names
@@ -37,6 +37,7 @@ from tracer.pending import Overseer
 from tracer.process import exit_words
 from tracer.recording import RecordedDevice
 from tracer.region import Choice, Region, RegionMap, traced_ranges, unmatched
+from tracer.stub import CONTROL_SIZE, Stub
 from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord, UserRecord
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
@@ -112,6 +113,7 @@ class Session:
         self._callers: Callers | None = None
         self._announced: dict[str, RegionInfo] = {}
         self._running = False
+        self._pausing: asyncio.Task[None] | None = None
         self._releasing = False
 
     # ---- lifetime
@@ -261,19 +263,38 @@ class Session:
         self._running = True
         try:
             if self.interrupting:
-                await self.machine.pause()
-            return await self.target.client.stopped()
+                self._pause()
+            stop = await self.target.client.stopped()
         finally:
             self._running = False
             self.view.ran += time.monotonic() - since
+        if self._pausing is not None:
+            # Or it would stop the guest in the middle of what is done for it next.
+            await self._pausing
+            self._pausing = None
+        return stop
+
+    def _pause(self) -> None:
+        if self._pausing is None:
+            self._pausing = asyncio.create_task(self.machine.pause())
 
     async def _handle(self, stop: mi.Stopped, traps: Traps) -> list[str]:
+        stub = traps.gate.stub
         if stop.interrupted:
             self.counts["interrupts"] += 1
-            # In the stub, an access is about to tell of itself.
-            if not traps.gate.stub.covers(stop.address or 0):
+            if stop.address == stub.stop:
+                if not await self._settle(stub):
+                    return []
+            elif stub.covers(stop.address or 0):
+                return []  # an access is about to tell of itself
+            else:
+                # GDB will go on from a breakpoint here without another stop for it.
+                number = traps.hooks.number_at(stop.address)
+                if number is not None:
+                    self.counts["hooks"] += 1
+                    await self._hooked(number, traps)
                 return await self._halt("interrupt", (stop.thread or 1) - 1)
-        elif stop.address == traps.gate.stub.stop:
+        if stop.address == stub.stop:
             self.counts["intercepts"] += 1
             changes = await traps.interceptor.intercept((stop.thread or 1) - 1, traps.gate)
             wanted = self.overseer is not None and self.overseer.wants_halt
@@ -292,6 +313,18 @@ class Session:
         else:
             raise InterceptError(f"the guest stopped and nobody knows why: {stop.payload}")
         return []
+
+    async def _settle(self, stub: Stub) -> bool:
+        # The monitor stopped the machine while it was to stop for the bell, which QEMU may have
+        # forgotten but for a trace of it (CPUState.watchpoint_hit) that ends in an abort at the
+        # next bell. The stop behind a single step takes that away, and the step is taken back.
+        address = await self.target.step_once()
+        if address == stub.stop_behind:
+            stack = await self.target.register("rsp")
+            await self.target.client.batch(
+                [assign("rip", stub.stop), assign("rsp", stack - CONTROL_SIZE)]
+            )
+        return address in (stub.stop, stub.stop_behind)
 
     async def _hooked(self, number: int, traps: Traps) -> None:
         registers = await self.target.registers()
@@ -356,7 +389,7 @@ class Session:
         """
         self.interrupting = True
         if self._running:
-            await self.machine.pause()
+            self._pause()
 
     def release(self) -> None:
         """Let the guest go on without any trap, once it goes on."""

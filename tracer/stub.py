@@ -38,7 +38,8 @@ _SPILLED = (
 _SLOTS = struct.Struct(f"<{len(_SPILLED)}Q")
 _SLOT = {name: index for index, name in enumerate(_SPILLED)}
 _GPR_SLOTS = tuple(_SLOT[name] for name in GPR)
-_CONTROL_SIZE = 8 * _SLOT["r15"]
+CONTROL_SIZE = 8 * _SLOT["r15"]
+"""Bytes of stack below the general-purpose registers, which the stub drops first after ``stop``."""
 
 SPILL_SIZE = _SLOTS.size
 """Bytes of stack that tell of the fault at ``stop``."""
@@ -93,6 +94,7 @@ class Stub:
     entry: int
     spill: int
     stop: int
+    stop_behind: int
     leave: int
     loads: dict[int, int]
     stores: dict[int, int]
@@ -128,7 +130,8 @@ def assemble(base: int, handler: int) -> Stub:
     code += _PUSHES + _CONTROLS + _COUNTER
     stop = ring()
     resume = len(code)
-    code += b"\x48\x83\xc4" + bytes([_CONTROL_SIZE])  # add rsp, the control registers
+    code += b"\x48\x83\xc4" + bytes([CONTROL_SIZE])  # add rsp, the control registers
+    stop_behind = here()
     code += _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
     leave = here()
     code += b"\x48\xcf"  # iretq
@@ -155,7 +158,9 @@ def assemble(base: int, handler: int) -> Stub:
     for end in rings:
         struct.pack_into("<i", code, end - 4, bell - base - end)
     code += bytes(8)
-    return Stub(bytes(code), base, spill, stop, leave, loads, stores, departures, done, bell)
+    return Stub(
+        bytes(code), base, spill, stop, stop_behind, leave, loads, stores, departures, done, bell
+    )
 
 
 def _displacement(origin: int, target: int) -> int:

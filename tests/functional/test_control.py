@@ -217,7 +217,7 @@ def test_a_guest_is_interrupted_again_and_again_and_let_go(tmp_path: Path, vcpus
                 await asyncio.sleep(0.013 * moment)
                 await control.interrupt()
                 halt = await control.wait()
-                assert halt is not None, control.outcome
+                assert halt is not None, repr(control.error)
                 assert halt.text == "interrupted"
                 assert await control.registers()
             everything = len(guest.records)

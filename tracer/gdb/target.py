@@ -214,6 +214,11 @@ class Target:
         """Run the stopped vCPU to a linear address, with a breakpoint for this once."""
         await self.run_to(linear, [f"-break-insert -t -h *{linear:#x}"])
 
+    async def step_once(self) -> int | None:
+        """Run one instruction of the stopped vCPU; return the linear address it stops at."""
+        await self.client.command("-exec-step-instruction")
+        return (await self.client.stopped()).address
+
     async def step(self, origin: int) -> None:
         """Run one instruction, the one at linear address ``origin``."""
         for _ in range(_STRAYS):

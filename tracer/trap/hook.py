@@ -44,6 +44,7 @@ class MappingHooks:
         self._entries: dict[int, tuple[str, linux.MappingHook]] = {}
         self._returns: dict[int, tuple[int, list[_Underway]]] = {}
         self._unmap = 0
+        self._numbers: dict[int, int] = {}
         self._user: list[tuple[Paging, Leaf]] = []
 
     async def install(self, symbols: SymbolTable) -> list[str]:
@@ -52,15 +53,24 @@ class MappingHooks:
         if missing:
             return missing
         for address, hook in found.items():
-            self._entries[await self._target.set_breakpoint(address)] = hook
+            number = await self._target.set_breakpoint(address)
+            self._entries[number] = hook
+            self._numbers[address] = number
         unmap = symbols.address_of(linux.UNMAP)
         if unmap is not None:
-            self._unmap = await self._target.set_breakpoint(unmap)
+            self._unmap = self._numbers[unmap] = await self._target.set_breakpoint(unmap)
         return []
 
     def owns(self, number: int | None) -> bool:
         """Tell whether a breakpoint is one of these."""
         return number in self._entries or number in self._returns or number == self._unmap
+
+    def number_at(self, linear: int | None) -> int | None:
+        """Return the number of the breakpoint at a linear address, if there is one."""
+        for number, (address, _) in self._returns.items():
+            if address == linear:
+                return number
+        return self._numbers.get(linear) if linear is not None else None
 
     @property
     def user_leaves(self) -> list[Leaf]:

@@ -87,6 +87,7 @@ class Interceptor:
         self.overseer: Overseer | None = None
         self.stack = 0
         self.delivered = False
+        self._moment = (0, 0, 0)
         self._sequence = 0
         self._cr4 = 0
 
@@ -96,6 +97,13 @@ class Interceptor:
         Raises InterceptError when that cannot be done, with the guest left stopped.
         """
         fault = await self._read_fault(vcpu)
+        moment = vcpu, fault.stack, fault.spill.tsc
+        if moment == self._moment:
+            # Of a stop that QEMU reports twice, all has been done.
+            self._counts["strays"] += 1
+            return []
+        self._moment = moment
+        fault.check()
         before = fault.cpu
         try:
             await self._emulate(fault, gate)
@@ -130,9 +138,7 @@ class Interceptor:
         self._view.tell_time(spill.tsc)
         cpu = interrupted(spill, await self._view.mode(spill.frame.cs, space))
         self.stack, self.delivered = stack, False
-        fault = Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
-        fault.check()
-        return fault
+        return Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
 
     async def _emulate(self, fault: Fault, gate: PageFaultGate) -> None:
         # Executes the instruction, a REP for as long as it stays on traced devices.
