@@ -135,6 +135,11 @@ def instruction_form(text: str, accesses: Sequence[MemoryAccess] = ()) -> str:
     return " ".join([head, ", ".join(_operand(o, fallback) for o in operands)]).strip()
 
 
+def mnemonic(text: str) -> str:
+    """Return the name of an instruction without its prefixes: ``xadd`` for ``lock xadd ...``."""
+    return _split(text)[0].rpartition(" ")[2]
+
+
 # A mnemonic with its prefixes, and the operands. Only prefixes stand before a mnemonic.
 def _split(text: str) -> tuple[str, list[str]]:
     words = text.split()
