@@ -113,9 +113,7 @@ def access_line(record: Intercept, access: MemoryAccess, shape: Layout = UNCUT) 
     ``W`` with the width in bytes and ``~`` after a native step, value.
     """
     cells = _cells(record, access, shape)
-    return "  ".join(
-        f"{_SGR[style]}{cell}\x1b[0m" if shape.colour and style else cell for cell, style in cells
-    ).rstrip()
+    return "  ".join(paint(cell, style, shape.colour) for cell, style in cells).rstrip()
 
 
 # Select Graphic Rendition: ECMA-48, 8.3.117. The eight basic colours follow the user's theme.
@@ -127,6 +125,14 @@ _SGR = {
     "write": "\x1b[31m",
     "value": "\x1b[1m",
 }
+
+
+def paint(text: str, style: str, colour: bool) -> str:
+    """Return text in one of the styles of a line: ``time``, ``symbol``, ``place``, ``value`` …
+
+    It is returned as it is without ``colour``, or in no style (an empty name).
+    """
+    return f"{_SGR[style]}{text}\x1b[0m" if colour and style else text
 
 
 def _cells(record: Intercept, access: MemoryAccess, shape: Layout) -> Iterator[tuple[str, str]]:
