@@ -18,6 +18,7 @@ from tracer.view.region import (
     devices_lines,
     find_region,
     mapping_lines,
+    mapping_objects,
     region_lines,
     region_objects,
 )
@@ -122,4 +123,5 @@ def test_mappings() -> None:
     assert mapping_lines([record])[1].split() == [
         "0xffffc90000004000", "0xfebf0000", "0x4000", "nvme", "ioremap_page_range",
     ]  # fmt: skip
+    assert mapping_objects([record])[0]["by"] == "ioremap_page_range"
     assert mapping_lines([]) == ["no traced region is mapped yet"]

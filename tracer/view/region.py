@@ -96,3 +96,17 @@ def mapping_lines(
             Cell(record.by, "symbol"),
         ])  # fmt: skip
     return folded(rows, columns, colour)
+
+
+def mapping_objects(mappings: Sequence[MapRecord]) -> list[dict[str, Any]]:
+    """Return a JSON-ready object a mapping."""
+    return [
+        {
+            "linear": record.linear,
+            "physical": record.physical,
+            "size": record.size,
+            "regions": record.regions,
+            "by": record.by,
+        }
+        for record in mappings
+    ]
