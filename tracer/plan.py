@@ -399,6 +399,8 @@ def _terms(insn: Instruction, memory: Memory, cpu: CpuState) -> list[str]:
         terms.append(f"- {-offset:#x}")
     elif offset:
         add(f"{offset:#x}")
+    if cpu.mode is Mode.LONG and memory.mask < 1 << 32:
+        terms.append("(modulo 2^32)")
     return terms
 
 

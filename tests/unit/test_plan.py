@@ -77,6 +77,14 @@ def test_bit_strings_reach_beyond_their_operand() -> None:
     assert address.place == "nvme+0x8"
 
 
+def test_a_shorter_address_wraps() -> None:
+    code, cpu = bytes.fromhex("678b4304"), state(rbx=(1 << 40) | 0xFFFF_FFFE)
+    pending = pending_of(code, cpu)
+    assert pending is not None
+    (address,) = plan_of(pending).addresses
+    assert address.formula == "0xfffffffe + 0x4 (modulo 2^32)" and address.linear == 2
+
+
 def test_rip_relative() -> None:
     distance = LINEAR - (RIP + 6)
     cpu = replace(state(), rip=LINEAR - 0x1000)
