@@ -16,12 +16,16 @@ from pathlib import Path
 from tracer import witness
 from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
+from tracer.command.interactive import add_shell_arguments, paper, wish
 from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
 from tracer.errors import Diverged, TracerError, UsageError
 from tracer.launch import Plan, header, launch
 from tracer.recording import RecordedDevice
+from tracer.registry import load
 from tracer.render import access_lines, access_objects, printable
+from tracer.repl.interruption import Interruption
+from tracer.repl.shell import Shell
 from tracer.session import Session, Subscriber
 from tracer.summary import Summary
 from tracer.table import closing_table
@@ -51,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
+    add_shell_arguments(parser)
     add_guest_arguments(parser)
     add_replay_arguments(parser)
 
@@ -66,19 +71,19 @@ def run(args: argparse.Namespace) -> int:
         console = stack.enter_context(_console(args))
         boot = _Boot(args, plan, trace, console, device)
         try:
-            boot.run()
-        except KeyboardInterrupt:
+            status = boot.run()
+        except (KeyboardInterrupt, asyncio.CancelledError):
             raise TracerError(boot.interrupted()) from None
         except Diverged as error:
             terminal.warn(printable(str(error)))
             return EXIT_MISMATCH
-        if args.check and trace is not None and log is not None:
+        if args.check and trace is not None and log is not None and status == EXIT_OK:
             return _check(trace, log, quiet=args.json)
-    return EXIT_OK
+    return status
 
 
 @contextlib.contextmanager
-def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], None]]:
+def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], object]]:
     # Where the guest's serial output goes.
     if args.serial is not None:
         try:
@@ -91,7 +96,7 @@ def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], None]]:
         yield lambda _: None
     else:
         console = _Console()
-        yield console.write
+        yield console
         console.end()
 
 
@@ -99,14 +104,18 @@ class _Console:
     # Shows whole lines only: a line of the trace may come in the middle of one of the guest's.
 
     def __init__(self) -> None:
+        self.show: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
         self._rest = b""
+
+    def __call__(self, data: bytes) -> None:
+        self.write(data)
 
     def write(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             text = line.decode(errors="replace")
             shown = "".join(char for char in text if char == "\t" or char.isprintable())
-            print(shown, file=sys.stderr, flush=True)
+            self.show(shown)
 
     def end(self) -> None:
         if self._rest:
@@ -130,7 +139,7 @@ class _Boot:
         args: argparse.Namespace,
         plan: Plan,
         trace: Path | None,
-        console: Callable[[bytes], None],
+        console: Callable[[bytes], object],
         recorded: RecordedDevice | None,
     ) -> None:
         self._args = args
@@ -139,11 +148,15 @@ class _Boot:
         self._console = console
         self._recorded = recorded
         self._summary = Summary()
+        self._wish = wish(args, args.output)
+        self._status = EXIT_OK
+        self._interruption = Interruption(tell)
         self._task: asyncio.Task[None] | None = None
         self._console_error: OSError | None = None
 
-    def run(self) -> None:
+    def run(self) -> int:
         asyncio.run(self._run())
+        return self._status
 
     def interrupted(self) -> str:
         some = self._summary.accesses and self._args.output is not None
@@ -151,10 +164,17 @@ class _Boot:
         return f"interrupted; {self._summary.accesses} accesses were recorded{kept}"
 
     async def _run(self) -> None:
-        self._task = asyncio.current_task()
+        self._task = task = asyncio.current_task()
+        assert task is not None
         loop = asyncio.get_running_loop()
+        if self._wish.asked:
+            # Ctrl-C is for the guest then.
+            self._interruption.install(task)
         for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, os.kill, os.getpid(), signal.SIGINT)
+            if self._wish.asked:
+                loop.add_signal_handler(number, task.cancel)
+            else:
+                loop.add_signal_handler(number, os.kill, os.getpid(), signal.SIGINT)
         try:
             async with launch(self._plan, self._take_console, tell) as session:
                 await session.reach_entry()
@@ -187,15 +207,18 @@ class _Boot:
                 # First: what is shown is in the file.
                 session.subscribers.append(writer.append)
             session.subscribers.append(self._summary.add)
-            if not self._args.quiet:
+            if not (self._args.quiet or self._wish.asked):
                 session.subscribers.append(_json_printer() if self._args.json else _LinePrinter())
             outcome = "interrupted"
             try:
-                await self._trap(session)
-                await session.run()
+                if self._wish.asked:
+                    outcome = await self._converse(session)
+                else:
+                    await self._trap(session)
+                    await session.run()
+                    outcome = "poweroff"
                 if self._recorded is not None:
                     self._recorded.finish()
-                outcome = "poweroff"
             except TracerError as error:
                 outcome = str(error)
                 raise
@@ -204,6 +227,15 @@ class _Boot:
                     # The disk may be full, which is then on its way as an error already.
                     session.end(outcome)
                 self._close(session)
+
+    async def _converse(self, session: Session) -> str:
+        # Leave the guest to a person or a script; return how it ended.
+        shell = Shell(session, load(), self._wish, self._interruption, paper)
+        if shell.prompts and isinstance(self._console, _Console):
+            self._console.show = shell.console
+        await self._trap(session)
+        self._status = await shell.run()
+        return shell.control.outcome or "interrupted"
 
     async def _trap(self, session: Session) -> None:
         session.recorded = self._recorded
