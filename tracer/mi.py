@@ -45,10 +45,19 @@ class Stopped:
     def stray(self) -> bool:
         """Tell whether the stop may be a late one, of a moment that has passed.
 
-        When two vCPUs stop at once, QEMU reports one of them, and stops the machine again for the
-        other after it has gone on.
+        When two vCPUs stop at once, or one does while QEMU's monitor stops the machine, QEMU
+        reports one of the stops, and stops the machine again for the other after it has gone on.
         """
-        return self.signal == "SIGTRAP" or self.reason == "read-watchpoint-trigger"
+        return (
+            self.signal == "SIGTRAP"
+            or self.interrupted
+            or (self.reason == "read-watchpoint-trigger")
+        )
+
+    @property
+    def interrupted(self) -> bool:
+        """Tell whether QEMU's monitor stopped the machine (gdb_vm_state_change: GDB_SIGNAL_INT)."""
+        return self.signal == "SIGINT"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,13 @@ from tracer.trace import (
     Record,
     RegionInfo,
     RegionRecord,
+    UserRecord,
 )
 
 VERSION = "20070824"
 
 _REGION = "vetrace region "
+_USER = "vetrace user "
 _VERBATIM = ("PCIDEV ", "LSPCI ", "UNMAP ", "UNKNOWN ")
 
 
@@ -71,6 +73,8 @@ class MmiotraceLog:
                 if record.text.startswith(_VERBATIM):
                     return [_one_line(record.text)]
                 return [f"MARK {_seconds(record)} {_one_line(record.text)}"]
+            case UserRecord():
+                return [f"MARK {_seconds(record)} {_USER}{_one_line(record.text)}"]
             case _:
                 return []
 

@@ -268,7 +268,12 @@ class Session:
             self.view.ran += time.monotonic() - since
 
     async def _handle(self, stop: mi.Stopped, traps: Traps) -> list[str]:
-        if stop.address == traps.gate.stub.stop:
+        if stop.interrupted:
+            self.counts["interrupts"] += 1
+            # In the stub, an access is about to tell of itself.
+            if not traps.gate.stub.covers(stop.address or 0):
+                return await self._halt("interrupt", (stop.thread or 1) - 1)
+        elif stop.address == traps.gate.stub.stop:
             self.counts["intercepts"] += 1
             changes = await traps.interceptor.intercept((stop.thread or 1) - 1, traps.gate)
             wanted = self.overseer is not None and self.overseer.wants_halt
@@ -282,10 +287,7 @@ class Session:
         elif stop.reason.startswith("watchpoint"):
             self.counts["hooks"] += 1
             await self._gate_written(traps)
-        elif stop.signal == "SIGINT":
-            if not traps.gate.stub.covers(stop.address or 0):
-                return await self._halt("interrupt", (stop.thread or 1) - 1)
-        elif stop.stray and self.view.vcpus > 1:
+        elif stop.stray and (self.view.vcpus > 1 or self.counts["interrupts"]):
             self.counts["strays"] += 1
         else:
             raise InterceptError(f"the guest stopped and nobody knows why: {stop.payload}")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracer import cli
 from tracer.errors import TraceError
 from tracer.mmiotrace import MmiotraceLog, MmiotraceReader
-from tracer.trace import Intercept, MapRecord, Mark, Record, RegionRecord
+from tracer.trace import Intercept, MapRecord, Mark, Record, RegionRecord, UserRecord
 from tracer.tracefile import TraceReader
 
 Output = pytest.CaptureFixture[str]
@@ -98,6 +98,11 @@ def test_a_trace_goes_out_and_comes_in_with_the_same_regions_and_values() -> Non
         ]
 
     assert told(back) == told(sample.RECORDS) and len(told(back)) == 4
+
+
+def test_what_a_person_did_is_a_mark() -> None:
+    record = UserRecord(time_ns=1_000_000, text="poke nvme+0x14 0x0")
+    assert MmiotraceLog().lines(record, []) == ["MARK 0.001000 vetrace user poke nvme+0x14 0x0"]
 
 
 def test_a_value_that_is_not_known_is_unknown() -> None:

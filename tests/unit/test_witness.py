@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import trace_sample as sample
 from hypothesis import assume, given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tracer import witness
 from tracer.comparison import Comparison
 from tracer.qemu_log import LogEntry, entries, parse_line
-from tracer.trace import Direction, Intercept, Mark, MemoryAccess, Record, Via
+from tracer.trace import Direction, Intercept, Mark, MemoryAccess, Record, UserRecord, Via
 from tracer.witness import compare
 
 NVME, HPET, LAPIC = sample.START["nvme"], sample.START["hpet"], sample.START["lapic"]
@@ -178,6 +179,18 @@ def test_a_refused_access_counts_as_seen() -> None:
 )
 def test_a_refused_access_must_fit(access: MemoryAccess) -> None:
     assert not compare(trace(access), [refused("read", 0x4, 1)]).agrees
+
+
+def test_what_a_person_did_is_compared_as_the_devices_saw_it() -> None:
+    given = msgspec.structs.replace(read(0x4, 4, 0x55), device="0x11")
+    skipped = msgspec.structs.replace(write(0x14, 4, 1), skipped=True)
+    poked = msgspec.structs.replace(write(0x14, 4, 7), linear="0x0")
+    records = trace(read(0x0, 4, 2), given, skipped, read(0x1C, 4, 3))
+    records.insert(-1, UserRecord(time_ns=0, text="poke nvme+0x14 0x7", accesses=[poked]))
+    log = [told(read(0x0, 4, 2)), told(read(0x4, 4, 0x11)), told(poked), told(read(0x1C, 4, 3))]
+    assert compare(records, log).agrees
+    assert faults(compare(records, log[:2] + log[3:])) == (0, 1, 0)
+    assert not compare(records, [log[0], told(read(0x4, 4, 0x55)), *log[2:]]).agrees
 
 
 def test_messages_from_devices_are_left_out() -> None:

@@ -136,20 +136,23 @@ class Interceptor:
 
     async def _emulate(self, fault: Fault, gate: PageFaultGate) -> None:
         # Executes the instruction, a REP for as long as it stays on traced devices.
-        first = fault.cpu
-        for _ in range(MAX_ITERATIONS):
+        changed = False
+        for iteration in range(MAX_ITERATIONS):
+            try:
+                insn, foretold = await self._foretell(fault)
+            except GuestException:
+                raise
+            except EmulationError:
+                if not changed:
+                    raise
+                fault.cpu = await self._completed(fault.cpu)
+                return
             cpu = fault.cpu
-            insn = decode(fault.space.read(cpu.rip, MAX_INSTRUCTION), cpu.rip, cpu.mode)
-            if not cpu.xmm and needs_registers(insn):
-                registers = await self._target.registers()
-                cpu = fault.cpu = complete(cpu, registers.values)
-                fault.xmm = cpu.xmm
-            foretold = foretell(insn, cpu, fault.space)
-            if cpu.gpr == first.gpr and cpu.rip == first.rip:
+            if iteration == 0:
                 fault.check_address(insn, foretold)
             elif not is_traced(foretold):
-                if self.overseer is not None:
-                    fault.cpu = await self.overseer.completed(cpu)
+                if changed:
+                    fault.cpu = await self._completed(cpu)
                 return
             # PUSH and CALL write where the fault frame lies; the vCPU does once it is gone. And it
             # is the vCPU that raises #DB after an instruction the guest single-steps.
@@ -160,14 +163,25 @@ class Interceptor:
             try:
                 outcome = await self._perform(insn, fault, gate, foretold)
             except _Restart as restart:
-                fault.cpu = restart.cpu
+                fault.cpu, changed = restart.cpu, True
                 continue
             self._record(fault, insn, outcome, cpu)
-            fault.cpu = outcome.cpu
-            if self.overseer is not None:
-                fault.cpu = await self.overseer.completed(fault.cpu)
+            fault.cpu = await self._completed(outcome.cpu)
             if fault.cpu.rip != cpu.rip or insn.rep is None:
                 return
+
+    async def _foretell(self, fault: Fault) -> tuple[Instruction, tuple[Transfer, ...]]:
+        # The instruction at RIP, and what it may access.
+        cpu = fault.cpu
+        insn = decode(fault.space.read(cpu.rip, MAX_INSTRUCTION), cpu.rip, cpu.mode)
+        if not cpu.xmm and needs_registers(insn):
+            registers = await self._target.registers()
+            fault.cpu = complete(cpu, registers.values)
+            fault.xmm = fault.cpu.xmm
+        return insn, foretell(insn, fault.cpu, fault.space)
+
+    async def _completed(self, cpu: CpuState) -> CpuState:
+        return cpu if self.overseer is None else await self.overseer.completed(cpu)
 
     async def _perform(
         self,
@@ -342,8 +356,7 @@ class Interceptor:
         fault.cpu = replace(before, rip=before.rip + len(insn.code))
         outcome = Outcome(fault.cpu, (fault.stepped_transfer(insn),))
         self._record(fault, insn, outcome, before, code, why)
-        if self.overseer is not None:
-            fault.cpu = await self.overseer.completed(fault.cpu)
+        fault.cpu = await self._completed(fault.cpu)
         return fault.write_back()
 
     def _record(

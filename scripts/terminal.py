@@ -1,0 +1,133 @@
+"""A terminal that a program runs in, and what a person would see on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import pexpect
+import pyte
+
+_HISTORY = 20_000
+_POLL = 0.05
+
+
+class Terminal:
+    """Run one program in a terminal of ``columns`` by ``rows`` characters; end it with the block.
+
+    ``environment`` adds variables to this process's own.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        columns: int = 100,
+        rows: int = 30,
+        environment: dict[str, str] | None = None,
+        folder: str | None = None,
+    ) -> None:
+        self._screen = pyte.HistoryScreen(columns, rows, history=_HISTORY)
+        self._stream = pyte.ByteStream(self._screen)
+        self.raw = bytearray()
+        variables = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
+        self._child = pexpect.spawn(
+            command[0],
+            list(command[1:]),
+            dimensions=(rows, columns),
+            env=variables,
+            cwd=folder,
+            timeout=None,
+        )
+        self._child.delaybeforesend = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._child.close(force=True)
+
+    @property
+    def pid(self) -> int:
+        """Return the program's process identifier."""
+        return int(self._child.pid)
+
+    @property
+    def screen(self) -> pyte.Screen:
+        """Return the terminal's screen as it is now, with its colours."""
+        self._read(0)
+        return self._screen
+
+    @property
+    def text(self) -> str:
+        """Return all that was ever shown, a line a line, what scrolled away first."""
+        self._read(0)
+        columns = self._screen.columns
+        above = (
+            "".join(line[column].data for column in range(columns))
+            for line in self._screen.history.top
+        )
+        return "\n".join(line.rstrip() for line in (*above, *self._screen.display))
+
+    def type(self, keys: str) -> None:
+        """Type keys as they are."""
+        self._child.send(keys)
+
+    def line(self, text: str) -> None:
+        """Type a line and Enter."""
+        self.type(f"{text}\r")
+
+    def control(self, letter: str) -> None:
+        """Press Ctrl and a letter."""
+        self._child.sendcontrol(letter)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Give the terminal another size; the program gets SIGWINCH."""
+        self._screen.resize(rows, columns)
+        self._child.setwinsize(rows, columns)
+
+    def wait_for(self, pattern: str, seconds: float = 120, after: int = 0) -> int:
+        """Wait until a pattern is shown at or behind character ``after``; return where it ends.
+
+        Raises TimeoutError with the screen when it is not, or when the program ends before.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            alive = self._read(_POLL)
+            text = self.text
+            if found := re.compile(pattern, re.MULTILINE).search(text, after):
+                return found.end()
+            if not alive or time.monotonic() > deadline:
+                why = "before the program ended" if not alive else f"in {seconds} s"
+                raise TimeoutError(f"{pattern!r} was not shown {why}:\n{text}")
+
+    def wait(self, seconds: float = 120) -> int:
+        """Wait for the end of the program; return its exit status, negative for a signal."""
+        deadline = time.monotonic() + seconds
+        while self._read(_POLL):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the program has not ended in {seconds} s:\n{self.text}")
+        self._child.wait()
+        status = self._child.exitstatus
+        return int(status) if status is not None else -int(self._child.signalstatus)
+
+    def _read(self, seconds: float) -> bool:
+        # Take what the program writes; tell whether there may be more.
+        try:
+            while True:
+                data = self._child.read_nonblocking(65536, timeout=seconds)
+                self.raw += data
+                self._stream.feed(data)
+                seconds = 0
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
