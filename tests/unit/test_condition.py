@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.condition import parse
-from tracer.condition.vocabulary import Fact
+from tracer.condition.vocabulary import NAMES, Fact
 from tracer.errors import ConditionError, UsageError
 
 FACTS: dict[str, Fact] = {
@@ -26,6 +29,7 @@ FACTS: dict[str, Fact] = {
         ("1 | 2 ^ 3 & 4 << 1 + 2 * 3 == 3", True),
         ("-7 // 2 == -4 and -7 % 3 == 2", True),
         ("~0 == -1 and - - 1 == 1", True),
+        ("width == 4 and ~value != 0", True),
         ("not width == 5", True),
         ("!width == 5 && width == 4", True),
         ("width == 5 || width == 4 && cpl == 1", False),
@@ -207,3 +211,12 @@ def test_any_text_is_a_condition_or_an_error_in_one_line(text: str) -> None:
     except ConditionError as error:
         assert str(error) and "\n" not in str(error) and str(error).isprintable()
         assert len(error.detail.splitlines()) == 3
+
+
+def test_the_page_has_every_name_and_its_examples_parse() -> None:
+    page = (Path(__file__).parents[2] / "docs/conditions.md").read_text()
+    quoted = set(re.findall(r"`([^`\n]+)`", page))
+    assert set(NAMES) <= quoted
+    for text in quoted:
+        if re.match(r"\w+ (?:[&<=~]+|in) \S", text):
+            parse(text)

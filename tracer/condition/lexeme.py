@@ -103,7 +103,9 @@ def _next(text: str, position: int) -> int:
 
 def ends_operand(piece: Lexeme) -> bool:
     """Tell whether an operator may follow."""
-    return piece.kind in ("number", "text", "register", "word") or piece.value == ")"
+    if piece.kind == "word":
+        return piece.value not in ("and", "or", "not", "in")
+    return piece.kind in ("number", "text", "register") or piece.value == ")"
 
 
 def _unquoted(
