@@ -167,6 +167,13 @@ class Named:
             for name, field, number in self._fields(value)
         ]
 
+    def numbers(self, value: int) -> list[tuple[str, int, int]]:
+        """Return the same fields by name, each with how many bits it has and its value."""
+        return [
+            (name, field.high - field.low + 1, number)
+            for name, field, number in self._fields(value)
+        ]
+
     def describe(self, value: int) -> str:
         """Return the fields that are not 0 in one line: ``EN IOSQES=6 SHN=normal``.
 
@@ -316,9 +323,14 @@ def names_register(pattern: str, region: str, named: Named | None) -> bool:
     """
     if named is None:
         return False
-    glob = _plain(pattern).replace("[", "[[]")
-    bare = [_plain(name) for name in (named.text, *(part.name for part in named.parts))]
-    return any(fnmatchcase(name, glob) for n in bare for name in (n, f"{region.lower()}.{n}"))
+    names = (named.text, *(part.name for part in named.parts))
+    return any(fits_register(pattern, region, name) for name in names)
+
+
+def fits_register(pattern: str, region: str, name: str) -> bool:
+    """Tell whether ``pattern`` fits a register's name: see :func:`names_register`."""
+    glob, bare = _plain(pattern).replace("[", "[[]"), _plain(name)
+    return fnmatchcase(bare, glob) or fnmatchcase(f"{region.lower()}.{bare}", glob)
 
 
 def _plain(name: str) -> str:

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from tracer import witness
 from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.command.filters import add_register_files, register_maps
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
 from tracer.errors import Diverged, TracerError, UsageError
 from tracer.launch import Plan, header, launch
+from tracer.naming import Naming
 from tracer.recording import RecordedDevice
 from tracer.render import access_lines, access_objects, printable
 from tracer.session import Session, Subscriber
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
+    add_register_files(parser)
     add_guest_arguments(parser)
     add_replay_arguments(parser)
 
@@ -139,6 +142,7 @@ class _Boot:
         self._console = console
         self._recorded = recorded
         self._summary = Summary()
+        self._naming = Naming(register_maps(args))
         self._task: asyncio.Task[None] | None = None
         self._console_error: OSError | None = None
 
@@ -188,7 +192,9 @@ class _Boot:
                 session.subscribers.append(writer.append)
             session.subscribers.append(self._summary.add)
             if not self._args.quiet:
-                session.subscribers.append(_json_printer() if self._args.json else _LinePrinter())
+                session.subscribers.append(self._naming.learn)
+                show = _json_printer if self._args.json else _LinePrinter
+                session.subscribers.append(show(self._naming))
             outcome = "interrupted"
             try:
                 await self._trap(session)
@@ -243,7 +249,8 @@ class _LinePrinter:
     # Prints a line an access. On a terminal a run of equal accesses, a polling loop or the timer's
     # end of interrupt, is its first line and a count.
 
-    def __init__(self) -> None:
+    def __init__(self, naming: Naming) -> None:
+        self._naming = naming
         self._folds = sys.stdout.isatty()
         self._last: object = None
         self._repeats = 0
@@ -263,7 +270,7 @@ class _LinePrinter:
             return
         self._unfold()
         self._last, self._first_ns = did, record.time_ns
-        for line in access_lines(record, terminal.line_layout(sys.stdout)):
+        for line in access_lines(record, terminal.line_layout(sys.stdout), self._naming):
             print(line, flush=True)
 
     def _unfold(self) -> None:
@@ -273,10 +280,10 @@ class _LinePrinter:
             self._repeats = 0
 
 
-def _json_printer() -> Subscriber:
+def _json_printer(naming: Naming) -> Subscriber:
     def show(record: Record) -> None:
         if isinstance(record, Intercept):
-            for item in access_objects(record):
+            for item in access_objects(record, naming):
                 print(json.dumps(item), flush=True)
 
     return show
