@@ -150,6 +150,8 @@ def _group(
         raise _Bad(table.where, "it has no register")
     found = Group(key, prefix, table.number("offset"), registers, groups, stride, count)
     extent = _extent(found)
+    if extent is None and stride is None and "size" not in table:
+        raise _Bad(table.where, "it holds an array without an end: give its size")
     size = table.number("size", stride or extent or 1)
     if select:
         if "size" not in table:

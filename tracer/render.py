@@ -58,7 +58,7 @@ def layout(columns: int | None, colour: bool = False) -> Layout:
     """
     if columns is None:
         return Layout(
-            symbol=30, text=38, place=24, register=18, value=_VALUE64, vcpu=True, cut=False,
+            symbol=30, text=38, place=26, register=22, value=_VALUE64, vcpu=True, cut=False,
             colour=colour,
         )  # fmt: skip
     vcpu = columns >= 120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trace_sample as sample
 from hypothesis import given
@@ -162,8 +163,6 @@ def test_accesses_are_named_and_noted_in_one() -> None:
     texts = []
     for offset, value in ((0x0, 0x12), (0x10, 0), (0x0, 0x13), (0x10, 0)):
         access = sample.device("nvme", offset, 4, "write", value)
-        import msgspec
-
         found = naming.add(msgspec.structs.replace(access, region="ioapic"))
         assert found is not None
         texts.append(found.text)

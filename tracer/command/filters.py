@@ -95,10 +95,9 @@ def check_names(chosen: Selection, regions: Mapping[str, RegisterMap | None], tr
     if chosen.register is not None and not any(
         _has_register(chosen.register, region, found) for region, found in maps.items()
     ):
-        names = {name for found in maps.values() for name in found.names()}
-        near = get_close_matches(chosen.register.upper(), names, n=3, cutoff=0.5)
-        near = near or get_close_matches(chosen.register.lower(), names, n=3, cutoff=0.5)
-        advice = f"; there is {', '.join(near)}" if near else ""
+        names = {name.lower(): name for found in maps.values() for name in found.names()}
+        near = get_close_matches(chosen.register.lower(), names, n=3, cutoff=0.5)
+        advice = f"; there is {', '.join(names[name] for name in near)}" if near else ""
         raise UsageError(f"no register of {trace} is called {chosen.register}{advice}")
 
 
