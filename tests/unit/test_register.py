@@ -265,6 +265,29 @@ def test_no_access_and_no_value_is_too_much(
         naming.note(region, offset & 0x3F, "write", 4, value)
 
 
+@pytest.mark.parametrize(
+    ("region", "qemu", "device"),
+    [
+        ("ecam", "pcie-mmcfg-mmio", "q35-pcihost"),
+        ("nvme", "nvme", "nvme"),
+        ("nvme.msix-table", "msix-table", "nvme"),
+        ("disk.msix-pba", "msix-pba", "disk"),
+        ("ich9-ahci.ahci", "ahci", "ich9-ahci"),
+        ("disk.common", "virtio-pci-common-virtio-blk", "disk"),
+        ("virtio-blk.isr", "virtio-pci-isr-virtio-blk", "virtio-blk"),
+        ("disk.device", "virtio-pci-device-virtio-blk", "disk"),
+        ("virtio-net#2.device", "virtio-pci-device-virtio-net", "virtio-net#2"),
+        ("virtio-net.notify", "virtio-pci-notify-virtio-net", "virtio-net"),
+        ("ioapic", "ioapic", "ioapic"),
+        ("hpet", "hpet", "hpet"),
+        ("lapic", "apic-msi", "apic"),
+    ],
+)
+def test_a_region_has_one_map_of_vetraces_own(region: str, qemu: str, device: str) -> None:
+    fits = [m.name for m in MAPS.maps if any(a.fits(region, qemu, device) for a in m.applies)]
+    assert len(fits) == 1, fits
+
+
 def test_the_first_map_that_applies_is_taken() -> None:
     mine = map_of("hpet")
     maps = RegisterMaps([mine, *MAPS.maps])
