@@ -13,16 +13,8 @@ from itertools import islice, pairwise
 from typing import Any
 
 from tracer.errors import UsageError
-from tracer.register import (
-    Applies,
-    Field,
-    Group,
-    Register,
-    RegisterMap,
-    Selector,
-    expand,
-    placeholders,
-)
+from tracer.register import Applies, RegisterMap
+from tracer.register_tree import Field, Group, Register, Selector, expand, placeholders
 
 ACCESSES = ("ro", "rw", "wo", "rw1c", "rw1s", "rc")
 """Read only, read and write, write only; a 1 clears, a 1 sets, reading clears."""

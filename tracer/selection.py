@@ -65,7 +65,10 @@ class Selection:
     changes: bool = False
 
     def wants(self, record: Intercept, access: MemoryAccess) -> bool:
-        """Tell whether an access meets each criterion of its own: what is known without others."""
+        """Tell whether a device access meets each criterion that needs no access but this one.
+
+        Not ``phase``, ``register`` and ``changes``.
+        """
         return (
             (self.direction is None or access.direction == self.direction)
             and (self.vcpu is None or record.vcpu == self.vcpu)

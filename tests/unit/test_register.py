@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tracer import registry
 from tracer.naming import Naming
-from tracer.register import Named, RegisterMap, RegisterMaps, expand, names_register
+from tracer.register import Named, RegisterMap, RegisterMaps, names_register
+from tracer.register_tree import expand
 from tracer.trace import RegionInfo, RegionRecord
 
 MAPS = registry.load()

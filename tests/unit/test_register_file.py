@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tracer import registry
 from tracer.errors import UsageError
 from tracer.naming import Naming
-from tracer.register import Group, Register, RegisterMap
+from tracer.register import RegisterMap
 from tracer.register_file import parse
+from tracer.register_tree import Group, Register
 from tracer.trace import RegionInfo, RegionRecord
 
 HEAD = 'applies = [{ region = "edu" }]\n'
