@@ -13,16 +13,8 @@ from itertools import islice, pairwise
 from typing import Any
 
 from tracer.errors import UsageError
-from tracer.register import (
-    Applies,
-    Field,
-    Group,
-    Register,
-    RegisterMap,
-    Selector,
-    expand,
-    placeholders,
-)
+from tracer.register import Applies, RegisterMap
+from tracer.register_tree import Field, Group, Register, Selector, expand, placeholders
 
 ACCESSES = ("ro", "rw", "wo", "rw1c", "rw1s", "rc")
 """Read only, read and write, write only; a 1 clears, a 1 sets, reading clears."""
@@ -150,6 +142,8 @@ def _group(
         raise _Bad(table.where, "it has no register")
     found = Group(key, prefix, table.number("offset"), registers, groups, stride, count)
     extent = _extent(found)
+    if extent is None and stride is None and "size" not in table:
+        raise _Bad(table.where, "it holds an array without an end: give its size")
     size = table.number("size", stride or extent or 1)
     if select:
         if "size" not in table:

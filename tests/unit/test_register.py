@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trace_sample as sample
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from tracer import registry
 from tracer.naming import Naming
-from tracer.register import Named, RegisterMap, RegisterMaps, expand, names_register
+from tracer.register import Named, RegisterMap, RegisterMaps, names_register
+from tracer.register_tree import expand
 from tracer.trace import RegionInfo, RegionRecord
 
 MAPS = registry.load()
@@ -162,8 +164,6 @@ def test_accesses_are_named_and_noted_in_one() -> None:
     texts = []
     for offset, value in ((0x0, 0x12), (0x10, 0), (0x0, 0x13), (0x10, 0)):
         access = sample.device("nvme", offset, 4, "write", value)
-        import msgspec
-
         found = naming.add(msgspec.structs.replace(access, region="ioapic"))
         assert found is not None
         texts.append(found.text)
@@ -264,6 +264,29 @@ def test_no_access_and_no_value_is_too_much(
             for _, _, number, _ in found.fields(value):
                 assert 0 <= number <= value
         naming.note(region, offset & 0x3F, "write", 4, value)
+
+
+@pytest.mark.parametrize(
+    ("region", "qemu", "device"),
+    [
+        ("ecam", "pcie-mmcfg-mmio", "q35-pcihost"),
+        ("nvme", "nvme", "nvme"),
+        ("nvme.msix-table", "msix-table", "nvme"),
+        ("disk.msix-pba", "msix-pba", "disk"),
+        ("ich9-ahci.ahci", "ahci", "ich9-ahci"),
+        ("disk.common", "virtio-pci-common-virtio-blk", "disk"),
+        ("virtio-blk.isr", "virtio-pci-isr-virtio-blk", "virtio-blk"),
+        ("disk.device", "virtio-pci-device-virtio-blk", "disk"),
+        ("virtio-net#2.device", "virtio-pci-device-virtio-net", "virtio-net#2"),
+        ("virtio-net.notify", "virtio-pci-notify-virtio-net", "virtio-net"),
+        ("ioapic", "ioapic", "ioapic"),
+        ("hpet", "hpet", "hpet"),
+        ("lapic", "apic-msi", "apic"),
+    ],
+)
+def test_a_region_has_one_map_of_vetraces_own(region: str, qemu: str, device: str) -> None:
+    fits = [m.name for m in MAPS.maps if any(a.fits(region, qemu, device) for a in m.applies)]
+    assert len(fits) == 1, fits
 
 
 def test_the_first_map_that_applies_is_taken() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 
 from tracer import registry
 from tracer.errors import UsageError
-from tracer.register import Group, Register, RegisterMap
+from tracer.naming import Naming
+from tracer.register import RegisterMap
 from tracer.register_file import parse
+from tracer.register_tree import Group, Register
+from tracer.trace import RegionInfo, RegionRecord
 
 HEAD = 'applies = [{ region = "edu" }]\n'
 CC = "[register.CC]\noffset = 0x14\n"
@@ -96,6 +100,8 @@ def test_each_file_that_comes_with_vetrace_is_whole(found: RegisterMap) -> None:
         (HEAD + "[group.G]\nstride = 4\nprefix = 'G.'\n[group.G.register.A]\noffset = 0",
          ": group G: prefix G. has no index, and it repeats: write {} where it goes"),
         (HEAD + "[group.G]\n", ": group G: it has no register"),
+        (HEAD + "[group.G.register.A]\noffset = 0\nstride = 4",
+         ": group G: it holds an array without an end: give its size"),
         (HEAD + "[group.G]\nstride = 4\n[group.G.register.A]\noffset = 2",
          ": group G: its registers take 0x6 bytes, and it has 0x4"),
         (HEAD + "[group.G]\nstride = 4\nsize = 8\n[group.G.register.A]\noffset = 2",
@@ -133,6 +139,33 @@ def test_no_text_is_too_much(text: str) -> None:
         parse(HEAD + text, "edu.toml", "edu")
     except UsageError as error:
         assert "\n" not in str(error) and str(error).startswith("edu.toml")
+
+
+def test_the_example_of_the_docs_is_a_file(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "registers.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    path = tmp_path / "edu.toml"
+    path.write_text(example, encoding="utf-8")
+    maps = registry.load([path])
+    assert maps.of_region("edu") is None
+    naming = Naming(maps)
+    info = RegionInfo(
+        name="edu", start="0x0", end="0xfffff", qemu_name="edu-mmio", device="edu", traced=True
+    )
+    naming.learn(RegionRecord(time_ns=0, region=info))
+
+    def told(offset: int, width: int, value: int) -> str:
+        found = naming.name("edu", offset, width)
+        assert found is not None
+        return f"{found.text}: {found.describe(value)}"
+
+    assert told(0x0, 4, 0x010000ED) == "ID: MAGIC=edu MAJOR=1"
+    assert told(0x98, 8, 0b11) == "DMA[0].COMMAND: START DIRECTION=to-RAM"
+    assert told(0xA0, 8, 0) == "DMA[1].SOURCE: "
+    assert told(0x204, 4, 0) == "DATA: "
+    for index, name in ((0, "MODE"), (1, "LEVEL[0]"), (8, "LEVEL[7]"), (9, "DATA[0x9]")):
+        naming.note("edu", 0x200, "write", 4, index)
+        assert told(0x204, 4, 0) == f"{name}: "
 
 
 def test_a_users_file_goes_first(tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ from pathlib import Path
 
 from tracer import witness
 from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.command.filters import add_register_files, register_maps
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.command.interactive import add_shell_arguments, paper, wish
 from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
 from tracer.errors import Diverged, TracerError, UsageError
 from tracer.launch import Plan, header, launch
+from tracer.naming import Naming
 from tracer.recording import RecordedDevice
-from tracer.registry import load
 from tracer.render import access_lines, access_objects, printable
 from tracer.repl.interruption import Interruption
 from tracer.repl.shell import Shell
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
     add_shell_arguments(parser)
+    add_register_files(parser)
     add_guest_arguments(parser)
     add_replay_arguments(parser)
 
@@ -151,6 +153,7 @@ class _Boot:
         self._wish = wish(args, args.output)
         self._status = EXIT_OK
         self._interruption = Interruption(tell)
+        self._naming = Naming(register_maps(args))
         self._task: asyncio.Task[None] | None = None
         self._console_error: OSError | None = None
 
@@ -208,7 +211,9 @@ class _Boot:
                 session.subscribers.append(writer.append)
             session.subscribers.append(self._summary.add)
             if not (self._args.quiet or self._wish.asked):
-                session.subscribers.append(_json_printer() if self._args.json else _LinePrinter())
+                session.subscribers.append(self._naming.learn)
+                show = _json_printer if self._args.json else _LinePrinter
+                session.subscribers.append(show(self._naming))
             outcome = "interrupted"
             try:
                 if self._wish.asked:
@@ -230,7 +235,7 @@ class _Boot:
 
     async def _converse(self, session: Session) -> str:
         # Leave the guest to a person or a script; return how it ended.
-        shell = Shell(session, load(), self._wish, self._interruption, paper)
+        shell = Shell(session, self._naming, self._wish, self._interruption, paper)
         if shell.prompts and isinstance(self._console, _Console):
             self._console.show = shell.console
         await self._trap(session)
@@ -275,7 +280,8 @@ class _LinePrinter:
     # Prints a line an access. On a terminal a run of equal accesses, a polling loop or the timer's
     # end of interrupt, is its first line and a count.
 
-    def __init__(self) -> None:
+    def __init__(self, naming: Naming) -> None:
+        self._naming = naming
         self._folds = sys.stdout.isatty()
         self._last: object = None
         self._repeats = 0
@@ -295,7 +301,7 @@ class _LinePrinter:
             return
         self._unfold()
         self._last, self._first_ns = did, record.time_ns
-        for line in access_lines(record, terminal.line_layout(sys.stdout)):
+        for line in access_lines(record, terminal.line_layout(sys.stdout), self._naming):
             print(line, flush=True)
 
     def _unfold(self) -> None:
@@ -305,10 +311,10 @@ class _LinePrinter:
             self._repeats = 0
 
 
-def _json_printer() -> Subscriber:
+def _json_printer(naming: Naming) -> Subscriber:
     def show(record: Record) -> None:
         if isinstance(record, Intercept):
-            for item in access_objects(record):
+            for item in access_objects(record, naming):
                 print(json.dumps(item), flush=True)
 
     return show

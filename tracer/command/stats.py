@@ -10,9 +10,10 @@ import msgspec
 
 from tracer.command import EXIT_OK, terminal
 from tracer.command.events import Source
-from tracer.command.filters import add_filters, selection
+from tracer.command.filters import add_filters, register_maps, selection
 from tracer.errors import TraceError, UsageError
 from tracer.flame import FoldedStacks
+from tracer.register import RegisterMaps
 from tracer.selection import Selection
 from tracer.summary import Summary, ranked
 from tracer.trace import RegionRecord
@@ -39,18 +40,18 @@ def run(args: argparse.Namespace) -> int:
     """Print the counts per region, register, call site, form and phase; return the exit status."""
     if args.limit < 0:
         raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
-    chosen = selection(args)
+    chosen, maps = selection(args), register_maps(args)
     if args.folded:
-        return _print_folded(args.trace, chosen)
+        return _print_folded(args.trace, chosen, maps)
     summary = Summary()
     everything = chosen == Selection()
     with TraceReader(args.trace) as trace:
-        source = Source(trace, chosen)
+        source = Source(trace, chosen, maps)
         for record, wanted in source:
             # Of a selection, only the regions that it touches.
             if everything or not isinstance(record, RegionRecord):
-                summary.add(record, None if everything else wanted, source.phase)
-        source.check_region()
+                summary.add(record, None if everything else wanted, source.phase, source.named)
+        source.check_names()
     if args.json:
         print(msgspec.json.encode(_object(summary, trace)).decode())
     else:
@@ -59,13 +60,13 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _print_folded(path: str, chosen: Selection) -> int:
+def _print_folded(path: str, chosen: Selection, maps: RegisterMaps) -> int:
     folded = FoldedStacks()
     with TraceReader(path) as trace:
-        source = Source(trace, chosen)
+        source = Source(trace, chosen, maps)
         for record, wanted in source:
             folded.add(record, len(wanted))
-        source.check_region()
+        source.check_names()
     if not folded.stacks:
         raise TraceError(f"{path} has no call chains: record them with `vetrace boot --stacks`")
     for line in folded.lines():
@@ -110,8 +111,8 @@ def _object(summary: Summary, trace: TraceReader) -> dict[str, Any]:
             for name, count in sorted(summary.regions.items())
         ],
         "registers": [
-            {"region": region, "offset": offset, "accesses": count}
-            for (region, offset), count in ranked(summary.registers)
+            {"region": region, "offset": offset, "register": name or None, "accesses": count}
+            for (region, offset, name), count in ranked(summary.registers)
         ],
         "phases": [
             {"phase": phase, "region": region, "accesses": count}

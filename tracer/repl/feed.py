@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tracer.fold import Event, Fold
-from tracer.register import Named
 
 LINES_PER_SECOND = 30
 """What a person can follow, and any terminal can print."""
@@ -22,20 +21,9 @@ _TAIL = 3
 
 @dataclass(frozen=True, slots=True)
 class Seen(Event):
-    """Hold an access with its register's name, and the value seen there ``before``."""
+    """Hold an access with the value seen at its place ``before``, None where there was none."""
 
-    named: Named | None = None
     before: int | None = None
-
-    @property
-    def change(self) -> str:
-        """Return which bits of the register differ from before, or what its value means."""
-        if self.named is None or self.access.value is None:
-            return ""
-        value = int(self.access.value, 16)
-        if self.before is None:
-            return self.named.describe(value)
-        return "" if value == self.before else self.named.changes(self.before, value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracer.fold import Fold
-from tracer.render import access_line, fold_line, layout, printable
-from tracer.repl.feed import Item, Seen, Skipped, skipped_line
+from tracer.render import access_line, change_lines, decoded_lines, fold_line, layout
+from tracer.repl.feed import Item, Skipped, skipped_line
 from tracer.repl.result import Paper
-
-_INDENT = " " * 12
-
 
 def item_lines(item: Item, paper: Paper, kept: str) -> Sequence[str]:
     """Return the lines of an access, a fold, or what was left out; ``kept`` says where that is."""
@@ -18,19 +15,13 @@ def item_lines(item: Item, paper: Paper, kept: str) -> Sequence[str]:
     if isinstance(item, Skipped):
         return [dim(skipped_line(item, kept), paper)]
     if isinstance(item, Fold):
-        lines = [access_line(event.record, event.access, shape) for event in item.first]
-        return [*lines, dim(fold_line(item), paper)]
-    return [access_line(item.record, item.access, shape), *_meaning(item, paper)]
-
-
-def _meaning(seen: Seen, paper: Paper) -> list[str]:
-    told = " ".join(filter(None, (seen.named.text if seen.named else "", seen.change)))
-    if not told:
-        return []
-    line = f"{_INDENT}{printable(told)}"
-    if paper.columns is not None and len(line) > paper.columns:
-        line = line[: paper.columns - 1] + "…"
-    return [dim(line, paper)]
+        return [dim(fold_line(item), paper)]
+    line = access_line(item.record, item.access, shape, item.named)
+    if item.before is None:
+        below = decoded_lines(item.access, item.named, shape)
+    else:
+        below = change_lines(item.access, item.named, item.before, shape)
+    return [line, *(dim(text, paper) for text in below)]
 
 
 def console_line(text: str, paper: Paper) -> str:

@@ -16,7 +16,6 @@ import msgspec
 from tracer.control import Control, Halt
 from tracer.errors import TracerError, UsageError
 from tracer.naming import Naming
-from tracer.register import RegisterMaps
 from tracer.render import access_object
 from tracer.repl.commands import command_table
 from tracer.repl.commands.look import plan_at
@@ -68,7 +67,7 @@ class Shell:
     def __init__(
         self,
         session: Session,
-        maps: RegisterMaps,
+        names: Naming,
         wish: Wish,
         interruption: Interruption,
         paper: Callable[[], Paper],
@@ -82,7 +81,7 @@ class Shell:
             limit=LINES_PER_SECOND if sys.stdout.isatty() else None,
             on=wish.interactive and not wish.quiet,
         )
-        self.desk = Desk(self.control, command_table(), Naming(maps), feed=feed, trace=wish.trace)
+        self.desk = Desk(self.control, command_table(), names, feed=feed, trace=wish.trace)
         self._wish = wish
         self._paper = paper
         self._interruption = interruption
@@ -205,17 +204,12 @@ class Shell:
         return answer.strip().lower() in ("y", "yes")
 
     def _banner(self) -> list[str]:
-        session = self.control.session
-        regions = session.view.regions
-        traced = sum(regions.is_traced_region(region) for region in regions.regions)
         kept = (
             f"The trace goes to {self._wish.trace}."
             if self._wish.trace
             else f"Nothing is kept without -o TRACE, but the last {KEPT:,} accesses in memory."
         )
         return [
-            f"Linux {session.kernel.release} under QEMU {session.machine.version} and GDB "
-            f"{session.target.client.version}; {traced} of {len(regions.regions)} regions traced.",
             kept,
             "The guest stands at its kernel's entry: `continue` lets it go, Ctrl-C stops it, `help`"
             " lists the commands.",
