@@ -37,11 +37,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Hold the ``first`` and the ``last`` of ``turns`` turns of a loop, alike but for reads."""
+    """Hold the ``first`` and the ``last`` of ``turns`` turns of a loop, alike but for reads.
+
+    With ``more`` the first turn was told already, as events, and ``turns`` counts those after it.
+    """
 
     first: tuple[Event, ...]
     last: tuple[Event, ...]
     turns: int
+    more: bool = False
 
     @property
     def duration_ns(self) -> int:
@@ -54,42 +58,72 @@ Key = tuple[object, ...]
 
 def folded(events: Iterable[Event]) -> Iterator[Event | Fold]:
     """Yield each event, or a fold in the place of those it stands for; hold a few dozen at most."""
-    waiting: deque[tuple[Key, Event]] = deque()
-    loop: _Loop | None = None
+    folder = Folder()
     for event in events:
+        yield from folder.add(event)
+    yield from folder.end()
+
+
+class Folder:
+    """Fold a stream of events as it comes.
+
+    An event may be held back until it is clear whether a loop begins with it. With ``eager`` none
+    is: what is folded then are the turns after those that it takes to see a loop.
+    """
+
+    def __init__(self, *, eager: bool = False) -> None:
+        self._eager = eager
+        # The last events outside a loop. If eager, they are told.
+        self._waiting: deque[tuple[Key, Event]] = deque()
+        self._loop: _Loop | None = None
+
+    def add(self, event: Event) -> list[Event | Fold]:
+        """Take the next event; return what can be told now, in order."""
         item = _key(event), event
-        if loop is not None:
-            if loop.goes_on(item):
-                continue
-            yield loop.fold()
-            waiting.extend(loop.begun)
-            loop = None
-        waiting.append(item)
-        period = _period(waiting)
+        told: list[Event | Fold] = []
+        if self._loop is not None:
+            if self._loop.goes_on(item):
+                return told
+            told = self._left(self._loop)
+        self._waiting.append(item)
+        period = _period(self._waiting)
+        surplus = len(self._waiting) - FEWEST * (period or LONGEST)
+        before = [self._waiting.popleft()[1] for _ in range(surplus)]
+        told += [event] if self._eager else before
         if period:
-            start = len(waiting) - FEWEST * period
-            for _ in range(start):
-                yield waiting.popleft()[1]
-            loop = _Loop(list(waiting), period)
-            waiting.clear()
-        elif len(waiting) > FEWEST * LONGEST:
-            yield waiting.popleft()[1]
-    if loop is not None:
-        yield loop.fold()
-        waiting.extend(loop.begun)
-    for _, event in waiting:
-        yield event
+            self._loop = _Loop(list(self._waiting), period, more=self._eager)
+            self._waiting.clear()
+        return told
+
+    def end(self) -> list[Event | Fold]:
+        """Return what is still to be told when nothing more comes."""
+        told = [] if self._loop is None else self._left(self._loop)
+        if not self._eager:
+            told += [event for _, event in self._waiting]
+        self._waiting.clear()
+        return told
+
+    # What a loop comes to that does not go on.
+    def _left(self, loop: _Loop) -> list[Event | Fold]:
+        self._loop = None
+        self._waiting.extend(loop.begun)
+        fold = loop.fold()
+        told: list[Event | Fold] = [fold] if fold.turns else []
+        if self._eager:
+            told += [event for _, event in loop.begun]
+        return told
 
 
 class _Loop:
     # A loop that still goes on; `begun` is what there is of a turn that is not whole.
 
-    def __init__(self, items: list[tuple[Key, Event]], period: int) -> None:
+    def __init__(self, items: list[tuple[Key, Event]], period: int, *, more: bool) -> None:
         self.begun: list[tuple[Key, Event]] = []
         self._keys = [key for key, _ in items[:period]]
-        self._first = tuple(event for _, event in items[:period])
         self._last = tuple(event for _, event in items[-period:])
-        self._turns = len(items) // period
+        self._first = self._last if more else tuple(event for _, event in items[:period])
+        self._turns = 0 if more else len(items) // period
+        self._more = more
 
     def goes_on(self, item: tuple[Key, Event]) -> bool:
         if item[0] != self._keys[len(self.begun)]:
@@ -102,7 +136,7 @@ class _Loop:
         return True
 
     def fold(self) -> Fold:
-        return Fold(self._first, self._last, self._turns)
+        return Fold(self._first, self._last, self._turns, self._more)
 
 
 def _key(event: Event) -> Key:

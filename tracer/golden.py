@@ -6,6 +6,7 @@ does it. Nothing here needs pytest: :mod:`tracer.pytest_plugin` is its edge to a
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,13 +72,14 @@ class Recording:
         mask: Sequence[str] = (),
         ignore: Sequence[str] = (),
         exact: bool = False,
+        alternatives: Sequence[Path | str] = (),
     ) -> None:
         """Hold this trace to a golden, as the function of this name does, or record it."""
         __tracebackhide__ = True
         path = self.folder / golden
         changed = assert_matches_trace(
             self.path, path, region=region, mask=mask, ignore=ignore, exact=exact,
-            record=self.record,
+            alternatives=[self.folder / other for other in alternatives], record=self.record,
         )  # fmt: skip
         if changed:
             self.written.append(path)
@@ -91,29 +93,34 @@ def assert_matches_trace(
     mask: Sequence[str] = (),
     ignore: Sequence[str] = (),
     exact: bool = False,
+    alternatives: Sequence[Path | str] = (),
     record: bool = False,
 ) -> bool:
     """Raise :exc:`GoldenMismatch`, with the diff, when a trace does not match its golden.
 
     ``region`` is a region's name, its device's, or a glob; without it all regions count. ``mask``,
-    ``ignore`` and ``exact`` are the options of ``vetrace diff``. With ``record`` a golden that is
-    missing or does not match is written, in one step, and one that matches is left as it is.
-    Return whether it was written. Raise :exc:`TraceError` when a trace cannot be read to its end or
-    has no such access, and ValueError when a mask is no mask.
+    ``ignore`` and ``exact`` are the options of ``vetrace diff``. ``alternatives`` are goldens of
+    which one may match in its place, such as those of other releases of a kernel. With ``record``
+    a golden that is missing or does not match, and has no alternative that does, is written, in one
+    step; otherwise it is left as it is. Return whether it was written. Raise :exc:`TraceError` when
+    a trace cannot be read to its end or has no such access, and ValueError when a mask is no mask.
     """
     __tracebackhide__ = True
-    trace, golden = Path(trace), Path(golden)
+    trace, golden, *others = map(Path, (trace, golden, *alternatives))
     rules = Rules(
         varying=(*map(parse_mask, mask), *(() if exact else VARYING)),
         passing=(*map(parse_mask, ignore), *(() if exact else PASSING)),
     )
     if record:
-        return _record(trace, golden, region, rules)
-    if not golden.exists():
+        return _record(trace, golden, others, region, rules)
+    known = [path for path in (golden, *others) if path.exists()]
+    if not known:
         raise GoldenMismatch(f"there is no golden {golden}: make it with pytest --vetrace-record")
-    diff = difference(golden, trace, region, rules)
-    if diff:
-        raise GoldenMismatch("\n".join(diff))
+    diffs = (difference(path, trace, region, rules) for path in known)
+    first = next(diffs)
+    if first and all(diffs):
+        told = [f"nor {path}" for path in known[1:]]
+        raise GoldenMismatch("\n".join([first[0], *told, *first[1:]]))
     return False
 
 
@@ -170,17 +177,18 @@ def golden_header(header: Header) -> Header:
     return msgspec.structs.replace(header, qemu_args=arguments)
 
 
-def _record(trace: Path, golden: Path, region: str | None, rules: Rules) -> bool:
+def _record(
+    trace: Path, golden: Path, others: Sequence[Path], region: str | None, rules: Rules
+) -> bool:
     header, records = _whole(trace)
     kept = list(excerpt(records, region))
     if not any(isinstance(record, Intercept) for record in kept):
         raise TraceError(_nothing(trace, region, kept))
-    if golden.exists():
-        try:
-            if not difference(golden, trace, region, rules):
+    for path in (golden, *others):
+        # The trace has been read: it is a golden that cannot be, or is empty.
+        with contextlib.suppress(TraceError):
+            if path.exists() and not difference(path, trace, region, rules):
                 return False
-        except TraceError:
-            pass  # the trace has been read: it is the golden that cannot be, or is empty
     data = b"".join(map(codec.encode, (golden_header(header), *kept)))
     if golden.suffix == ".zst":
         data = zstandard.ZstdCompressor(level=19).compress(data)

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tracer import __version__
-from tracer.bzimage import has_pvh_entry, is_elf
 from tracer.errors import GuestError, KernelImageError, UsageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
@@ -78,8 +77,7 @@ def _open(plan: Plan, progress: Callable[[str], None]) -> Kernel:
             "no guest kernel: run scripts/setup to fetch Debian's, or name one with --kernel"
         )
     kernel = open_kernel(path, plan.symbols, progress)
-    image = path.read_bytes()
-    if is_elf(image) and not has_pvh_entry(image):
+    if not kernel.startable:
         raise KernelImageError(
             f"{path}: QEMU cannot start a vmlinux without a PVH entry note (CONFIG_PVH); "
             "give the bzImage, with this file as --symbols"

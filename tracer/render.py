@@ -222,13 +222,14 @@ def _cells(
 
 
 def fold_line(fold: Fold) -> str:
-    """Return the line that follows the first turn of a loop: how often, how long, to what end."""
+    """Return the line that follows the first turns of a loop: how often, how long, to what end."""
     count = len(fold.first)
     what = "" if count == 1 else f"{count} lines, "
     reads = [event.access for event in fold.last if event.access.direction == "read"]
     last = ", ".join(padded(access.value, access.width) for access in reads)
     read = f", last read {last}" if reads else ""
-    return f"{'':10}  ↑ {what}{fold.turns:,} times in {fold.duration_ns / 1e9:.6f} s{read}"
+    times = f"{fold.turns:,} {'more ' if fold.more else ''}{'time' if fold.turns == 1 else 'times'}"
+    return f"{'':10}  ↑ {what}{times} in {fold.duration_ns / 1e9:.6f} s{read}"
 
 
 def phase_line(phase: str | None) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from tracer.bus import Load
 from tracer.decode import decode
 from tracer.divergence import Contrast, Divergence, diverging
@@ -102,9 +104,15 @@ class Replay:
         if (physical ^ linear) & 0xFFF:
             return [Contrast("physical", f"…{linear & 0xFFF:03x}", access.physical)]
         places = self._regions.get(access.region or "")
-        if places is not None and not any(start <= physical <= end for start, end in places):
-            known = ", ".join(f"{start:#x}-{end:#x}" for start, end in places)
-            return [Contrast(f"physical in {access.region}", known, access.physical)]
+        if places is not None:
+            # A region that moved has several, of which the offset tells one.
+            starts = [start for start, end in places if start <= physical <= end]
+            if not starts:
+                known = ", ".join(f"{start:#x}-{end:#x}" for start, end in places)
+                return [Contrast(f"physical in {access.region}", known, access.physical)]
+            offsets = [hex(physical - start) for start in starts]
+            if access.offset not in offsets:
+                return [Contrast(f"offset in {access.region}", access.offset, offsets[-1])]
         if access.tdvmcall is None and access.ghcb is None:
             return []
         return _hypercalls(access, physical)
@@ -117,10 +125,17 @@ def _hypercalls(access: MemoryAccess, physical: int) -> list[Contrast]:
     place = access.direction, access.width, physical, value
     wrong: list[Contrast] = []
     if access.tdvmcall is not None and access.tdvmcall != (call := tdvmcall(*place)):
-        wrong.append(Contrast("tdvmcall", str(access.tdvmcall), str(call)))
+        wrong += _members("tdvmcall.in", access.tdvmcall.input, call.input)
+        wrong += _members("tdvmcall.out", access.tdvmcall.output, call.output)
     if access.ghcb is not None and access.ghcb != (leave := ghcb_exit(*place)):
-        wrong.append(Contrast("ghcb", str(access.ghcb), str(leave)))
+        wrong += _members("ghcb", access.ghcb, leave)
     return wrong
+
+
+def _members(name: str, expected: msgspec.Struct, actual: msgspec.Struct) -> list[Contrast]:
+    pairs = ((member, getattr(expected, member), getattr(actual, member))
+             for member in expected.__struct_fields__)  # fmt: skip
+    return [Contrast(f"{name}.{member}", was, now) for member, was, now in pairs if was != now]
 
 
 class _Incomplete(Exception):

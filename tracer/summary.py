@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tracer.register import Named
 from tracer.trace import End, Intercept, MemoryAccess, Record, RegionRecord
@@ -133,6 +133,43 @@ class Summary:
 def ranked(counts: Counter[Names]) -> list[tuple[Names, int]]:
     """Return counts with the highest first, and equal ones in the order of their names."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def summary_object(summary: Summary) -> dict[str, Any]:
+    """Return all counts ready for JSON."""
+    return {
+        "accesses": summary.accesses,
+        "emulated": summary.emulated,
+        "stepped": summary.stepped,
+        "intercepts": summary.intercepts,
+        "regions": [
+            {
+                "region": name,
+                "reads": count.reads,
+                "writes": count.writes,
+                "emulated": count.emulated,
+                "stepped": count.stepped,
+                "call_sites": len(count.sites),
+            }
+            for name, count in sorted(summary.regions.items())
+        ],
+        "registers": [
+            {"region": region, "offset": offset, "register": name or None, "accesses": count}
+            for (region, offset, name), count in ranked(summary.registers)
+        ],
+        "phases": [
+            {"phase": phase, "region": region, "accesses": count}
+            for (phase, region), count in ranked(summary.phases)
+        ],
+        "call_sites": [
+            {"site": site, "region": region, "accesses": count}
+            for (site, region), count in ranked(summary.sites)
+        ],
+        "forms": [
+            {"form": form, "via": via, "intercepts": count}
+            for (form, via), count in ranked(summary.forms)
+        ],
+    }
 
 
 def instruction_form(text: str, accesses: Sequence[MemoryAccess] = ()) -> str:

@@ -1,11 +1,16 @@
-"""The default guest, held to the golden traces of its kernel.
+"""The default guest, held to the golden traces of its kernel's series.
 
-After a change that is meant, or for another kernel: `pytest tests/functional/test_golden_boot.py
---vetrace-record`, and the review sees which goldens changed.
+Each golden is in a folder named after the release it was recorded from, and any release of Debian's
+cloud kernel of the same series must match one of them. So a release has goldens of its own only
+where it does something else: 6.1.0-56 resets its virtio devices at shutdown, 6.1.0-50 does not.
+
+After a change that is meant, or for a release that does something else again: `pytest
+tests/functional/test_golden_boot.py --vetrace-record`, and the review sees what is new.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,9 +41,15 @@ def test_the_default_guest_does_as_it_did(
 ) -> None:
     assert traced.status == 0, traced.err
     trace = vetrace_trace(traced.trace)
-    folder = GOLDEN / trace.kernel
-    if not folder.exists() and not pytestconfig.getoption("--vetrace-record"):
-        pytest.skip(f"no goldens of {trace.kernel}: make them with --vetrace-record")
+    series = re.match(r"\d+\.\d+\.", trace.kernel)
+    known = sorted(GOLDEN.glob(f"{series[0] if series else ''}*-cloud-amd64/{region}.vtrace.zst"))
+    record = pytestconfig.getoption("--vetrace-record")
+    if not record and not (known and trace.kernel.endswith("-cloud-amd64")):
+        pytest.skip(f"no goldens of {trace.kernel}: make them with pytest --vetrace-record")
     trace.assert_matches_trace(
-        folder / f"{region}.vtrace.zst", region=region, mask=[VECTOR], ignore=COMPLETIONS
+        GOLDEN / trace.kernel / f"{region}.vtrace.zst",
+        region=region,
+        mask=[VECTOR],
+        ignore=COMPLETIONS,
+        alternatives=known,
     )

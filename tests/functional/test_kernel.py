@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,6 +223,10 @@ def test_vmlinux_is_a_kernel_too(kernel: Kernel, tmp_path: Path) -> None:
     plain = open_kernel(file, names)
     assert plain.facts == kernel.facts
     assert plain.modules is None
+    # QEMU starts any bzImage, and a vmlinux that says where: Xen's note of type 18.
+    assert kernel.startable and plain.startable
+    file.write_bytes(file.read_bytes().replace(struct.pack("<II", 8, 18) + b"Xen\0", bytes(12)))
+    assert not open_kernel(file, names).startable
     with pytest.raises(KernelImageError, match="stripped"):
         read_symbols(file)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from bare_guest import DEVICE, REGION, Case, assemble, initial
 from vetrace_run import Run, Trace, boot, read_trace
 
 from tracer.qemu_log import entries
@@ -117,3 +118,32 @@ def test_an_nvme_controller_gets_as_far_as_its_first_command(
     assert trace.end.outcome.startswith("nvme diverges from access #")
     last = [a for r in trace.intercepts for _, a in r.device_accesses() if a.region == "nvme"][-1]
     assert (last.direction, last.offset, last.value) == ("write", "0x1000", "0x1")
+
+
+def test_a_native_step_ends_the_run_before_it_reaches_the_device(tmp_path: Path) -> None:
+    # The emulator does not know PADDD, so its access would be the vCPU's own.
+    first = initial(0, 4)
+    known = Case("mov eax, [rdi]", [("R", 0, 4, first)], after={"rax": first})
+    unknown = Case("pxor xmm2, xmm2; paddd xmm2, [rdi]", [("R", 0, 16, None)], via="stepped")
+    guest = ("--kernel", assemble(tmp_path, [known, unknown]), "--region", REGION)
+    recorded = boot(tmp_path / "recorded", "--quiet", *guest, "--", *DEVICE)
+    assert recorded.status == 0, recorded.err
+    assert [record.via for record in read_trace(recorded.trace).intercepts][-2:] == [
+        "emulated", "stepped",
+    ]  # fmt: skip
+    log = tmp_path / "qemu.log"
+    replay = ("--replay", recorded.trace, "--qemu-log", log)
+    done = boot(tmp_path / "replayed", "--quiet", *guest, *replay, "--", *DEVICE)
+    assert done.status == 1, done.err
+    (complaint,) = done.complaints[-1:]
+    assert "the vCPU would have to reach the device itself" in complaint
+    assert f"which {recorded.trace} stands in for; --bypass its region" in complaint
+    trace = read_trace(done.trace)
+    assert [record.via for record in trace.intercepts][-1:] == ["emulated"]
+    assert f"vetrace: {trace.end.outcome}" == complaint
+    # It got as far as the recorded read; the device, which the guest filled while it was not yet
+    # traced, saw neither that nor the step.
+    assert trace.intercepts[-1].text == "mov eax, dword ptr [rdi]"
+    with log.open("rb") as file:
+        seen = [entry.direction for entry in entries(file, 0) if entry.name == "nvme-cmb"]
+    assert set(seen) == {"write"}

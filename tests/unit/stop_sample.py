@@ -72,7 +72,7 @@ def stop(code: str, cpu: CpuState | None = None, index: int = 0) -> Pending:
         done.append(transfer)
     return Pending(
         seq=1234, time_ns=1_126_960_000, vcpu=0, symbol="nvme_pci_reg_read32+0xb",
-        code=insn.code, insn=insn, cpu=cpu, transfer=transfer, done=tuple(done),
+        code=insn.code, insn=insn, cpu=cpu, space=at, transfer=transfer, done=tuple(done),
         foretold=foretell(insn, cpu, at),
     )  # fmt: skip
 
@@ -88,6 +88,6 @@ def stepped(code: str, why: str, width: int, direction: Direction = "read") -> P
         direction, LINEAR + 0x20, DEVICE + 0x20, width, None, NVME, traced=True, ram=False
     )
     return Pending(
-        seq=77, time_ns=5, vcpu=1, symbol=None, code=raw, insn=insn, cpu=cpu,
+        seq=77, time_ns=5, vcpu=1, symbol=None, code=raw, insn=insn, cpu=cpu, space=space(),
         transfer=transfer, via="stepped", why=why,
     )  # fmt: skip

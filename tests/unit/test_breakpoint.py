@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import stop_sample
 import trace_sample as sample
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +57,8 @@ def live(
     insn = decode(bytes.fromhex(code), 0xFFFFFFFF81000000, Mode.LONG)
     pending = Pending(
         seq=7, time_ns=2_000_000_000, vcpu=1, symbol="nvme_pci_enable+0x5e [nvme]",
-        code=insn.code, insn=insn, cpu=CpuState(gpr=tuple(range(16))), transfer=transfer,
+        code=insn.code, insn=insn, cpu=CpuState(gpr=tuple(range(16))), space=stop_sample.space(),
+        transfer=transfer,
         foretold=(transfer,), via=via,
     )  # fmt: skip
     names = {0x14: "CC", 0x1000: "SQ0TDBL"}

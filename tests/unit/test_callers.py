@@ -130,12 +130,22 @@ def test_an_initcall_is_a_phase_from_its_first_access_on() -> None:
     assert guest.access(READ, IDLE + 1) is None
     assert guest.marks() == []
     guest.access(READ, *BY_INITCALL)
-    guest.access(READ, IDLE + 1)  # another thread's
     guest.access(READ, PROBE + 1, *BY_INITCALL)
     assert guest.marks() == ["phase: initcall dev_driver_init"]
     guest.access(PROBE, INITCALL + 5, INIT + 6)
     assert guest.marks()[1:] == ["phase: initcall dev_probe"]
     assert guest.stacks() == []
+
+
+def test_another_threads_access_is_in_the_phase_that_the_boot_is_in() -> None:
+    guest = Guest(stacks=True)
+    worker = (PROBE + 1, IDLE + 1)  # an asynchronous probe: no initcall called it
+    guest.access(READ, *worker)
+    assert guest.marks() == []
+    guest.access(READ, *BY_INITCALL)
+    guest.access(READ, *worker)
+    assert guest.marks() == ["phase: initcall dev_driver_init"]
+    assert guest.stacks()[0] == ["dev_read+0x0", "dev_probe+0x1", "idle+0x1"]
 
 
 def test_an_interrupt_of_an_initcall_tells_the_phase_but_has_its_own_stack() -> None:

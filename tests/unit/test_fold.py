@@ -9,7 +9,7 @@ import trace_sample as sample
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.fold import FEWEST, LONGEST, Event, Fold, folded
+from tracer.fold import FEWEST, LONGEST, Event, Fold, Folder, folded
 from tracer.render import fold_line
 
 
@@ -31,6 +31,21 @@ def told(events: Iterable[Event]) -> list[object]:
         else item.seq
         for item in folded(events)
     ]
+
+
+def at_once(events: Iterable[Event]) -> list[object]:
+    """Return what an eager folder tells after each event, and at the end, in the form of `told`."""
+    folder = Folder(eager=True)
+    steps: list[object] = [
+        [
+            (item.first[0].seq, item.last[-1].seq, item.turns, item.more)
+            if isinstance(item, Fold)
+            else item.seq
+            for item in items
+        ]
+        for items in (*map(folder.add, events), folder.end())
+    ]
+    return steps
 
 
 def test_a_polling_loop_is_told_once() -> None:
@@ -112,3 +127,41 @@ def test_a_stream_is_folded_while_it_comes() -> None:
 
     next(iter(folded(source())))
     assert taken <= FEWEST * LONGEST + 1
+
+
+# ---- live
+
+
+def test_live_nothing_waits_and_what_repeats_is_folded() -> None:
+    events = [store(0, 1), *(poll(n) for n in range(1, 7)), store(7, 2), store(8, 3)]
+    assert at_once(events) == [[0], [1], [2], [3], [], [], [], [(3, 6, 3, True), 7], [8], []]
+
+
+def test_live_a_loop_that_does_not_go_on_leaves_no_fold() -> None:
+    assert at_once([poll(0), poll(1), poll(2), store(3, 1)]) == [[0], [1], [2], [3], []]
+
+
+def test_live_a_turn_that_is_not_whole_is_told_when_the_loop_ends() -> None:
+    events = [(store(n, 7) if n % 2 else poll(n)) for n in range(9)]
+    assert at_once(events) == [*([n] for n in range(6)), [], [], [], [(4, 7, 1, True), 8]]
+
+
+def test_the_line_of_what_was_folded_live_counts_what_is_not_shown() -> None:
+    folder = Folder(eager=True)
+    shown = [item for n in range(1500) for item in folder.add(poll(n, n))]
+    (fold,) = folder.end()
+    assert len(shown) == FEWEST and isinstance(fold, Fold)
+    assert fold_line(fold).strip() == "↑ 1,497 more times in 0.000001 s, last read 0x000005db"
+
+
+def test_once_more_is_one_time() -> None:
+    fold = Fold((poll(0),), (poll(1),), 1, more=True)
+    assert fold_line(fold).strip().startswith("↑ 1 more time in")
+
+
+@given(st.lists(st.integers(0, 2), max_size=80))
+def test_live_no_access_is_lost_or_moved(offsets: list[int]) -> None:
+    events = [poll(n, offset=4 * offset) for n, offset in enumerate(offsets)]
+    folder = Folder(eager=True)
+    items = [item for event in events for item in folder.add(event)] + folder.end()
+    assert unfolded(items) == [("read", e.access.offset) for e in events]

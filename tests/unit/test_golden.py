@@ -240,3 +240,42 @@ def test_exact_drops_the_rules_that_are_built_in(trace: Path, tmp_path: Path) ->
 def test_a_golden_that_is_not_there_is_asked_for(trace: Path, tmp_path: Path) -> None:
     with pytest.raises(GoldenMismatch, match=r"no golden .*a\.vtrace: .*--vetrace-record"):
         assert_matches_trace(trace, tmp_path / "a.vtrace")
+
+
+# ---- goldens of which one must match
+
+
+def test_an_alternative_will_do(trace: Path, changed: Path, tmp_path: Path) -> None:
+    one, other, none = (tmp_path / f"{name}.vtrace" for name in ("one", "other", "none"))
+    assert_matches_trace(trace, one, record=True)
+    assert_matches_trace(changed, other, record=True)
+    for first in (one, none):
+        assert_matches_trace(changed, first, region="nvme", alternatives=[one, other])
+    with pytest.raises(GoldenMismatch) as caught:
+        assert_matches_trace(changed, none, region="nvme", alternatives=[one])
+    title, difference, *_ = str(caught.value).splitlines()
+    assert title == f"{changed} does not match the golden {one}"
+    assert difference.startswith("nvme: 1 changed")
+
+
+def test_without_a_match_each_golden_is_named(trace: Path, changed: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.vtrace", tmp_path / "two.vtrace"
+    for path in (one, two):
+        assert_matches_trace(trace, path, record=True)
+    with pytest.raises(GoldenMismatch) as caught:
+        assert_matches_trace(changed, one, alternatives=[two])
+    title, nor, difference, *_ = str(caught.value).splitlines()
+    assert title == f"{changed} does not match the golden {one}"
+    assert nor == f"nor {two}"
+    assert difference.startswith("nvme: 1 changed")
+
+
+def test_no_golden_is_recorded_where_an_alternative_matches(
+    trace: Path, changed: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one.vtrace", tmp_path / "two.vtrace"
+    assert_matches_trace(trace, one, record=True)
+    assert not assert_matches_trace(trace, two, alternatives=[one], record=True)
+    assert not two.exists()
+    assert assert_matches_trace(changed, two, alternatives=[one], record=True)
+    assert_matches_trace(changed, two)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from stop_sample import ANSWER, DEVICE, LINEAR, NVME, RIP, STACK, state, stepped, stop
+from stop_sample import ANSWER, DEVICE, LINEAR, NVME, RIP, STACK, space, state, stepped, stop
 
 from tests.diff.case import EDGES, cases
 from tracer.bus import Load
@@ -272,7 +272,7 @@ def pending_of(code: bytes, cpu: CpuState) -> Pending | None:
     ]
     if not foretold:
         return None
-    return Pending(0, 0, 0, None, code, insn, cpu, foretold[0], (), tuple(foretold))
+    return Pending(0, 0, 0, None, code, insn, cpu, space(), foretold[0], (), tuple(foretold))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.opcode.text.replace(" ", "_"))

@@ -104,6 +104,19 @@ def test_a_place_that_the_page_or_the_region_does_not_have_is_seen() -> None:
     record = RECORDS[0]
     assert "physical" in diverges(tampered(record, physical="0xfebf0018"))
     assert "physical in nvme" in diverges(tampered(record, physical="0xfec0001c"))
+    assert diverges(tampered(record, offset="0x11c")) == {"offset in nvme": ("0x11c", "0x1c")}
+    assert diverges(tampered(record, offset=None)) == {"offset in nvme": (None, "0x1c")}
+
+
+def test_a_region_that_moved_has_an_offset_in_each_of_its_places() -> None:
+    record = RECORDS[0]
+    known = sample.region("nvme")
+    moved = msgspec.structs.replace(known.region, start="0xfebf0010")
+    replay = Replay([known, msgspec.structs.replace(known, region=moved)])
+    for seq, offset in enumerate(("0x1c", "0xc")):
+        again = msgspec.structs.replace(tampered(record, offset=offset), seq=seq)
+        assert replay.add(again) is None
+    assert replay.add(msgspec.structs.replace(tampered(record, offset="0x0"), seq=2)) is not None
 
 
 def test_a_hypercall_that_does_not_follow_from_its_access_is_seen() -> None:
@@ -113,8 +126,12 @@ def test_a_hypercall_that_does_not_follow_from_its_access_is_seen() -> None:
     right = {"tdvmcall": tdvmcall(*place), "ghcb": ghcb_exit(*place)}
     assert diverges(tampered(record, **right)) == {}
     place = access.direction, access.width, int(access.physical, 16), 0
-    assert "tdvmcall" in diverges(tampered(record, **right | {"tdvmcall": tdvmcall(*place)}))
-    assert "ghcb" in diverges(tampered(record, **right | {"ghcb": ghcb_exit(*place)}))
+    assert diverges(tampered(record, **right | {"tdvmcall": tdvmcall(*place)})) == {
+        "tdvmcall.out.r11": ("0x0", "0x55667788")
+    }
+    assert diverges(tampered(record, **right | {"ghcb": ghcb_exit(*place)})) == {
+        "ghcb.buffer": ("00000000", "88776655")
+    }
 
 
 def test_the_example_of_the_contract_is_replayed() -> None:

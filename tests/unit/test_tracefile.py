@@ -166,7 +166,7 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     data = codec.encode(sample.HEADER) + b"x" * (1 << 25)
     path.write_bytes(zstandard.compress(data) if name.endswith("zst") else data)
-    with TraceReader(path) as trace, pytest.raises(TraceError, match=r"jsonl.*: a line of over "):
+    with TraceReader(path) as trace, pytest.raises(TraceError, match=r"jsonl.*: line 2: over "):
         list(trace)
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tracer import witness
@@ -21,12 +21,14 @@ from tracer.command.interactive import add_shell_arguments, paper, wish
 from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
 from tracer.errors import Diverged, TracerError, UsageError
+from tracer.fold import Event, Fold, Folder
 from tracer.launch import Plan, header, launch
 from tracer.naming import Naming
 from tracer.recording import RecordedDevice
-from tracer.render import access_lines, access_objects, printable
+from tracer.render import access_line, access_objects, fold_line, printable
 from tracer.repl.interruption import Interruption
 from tracer.repl.shell import Shell
+from tracer.selection import Selection, Sieve
 from tracer.session import Session, Subscriber
 from tracer.summary import Summary
 from tracer.table import closing_table
@@ -277,38 +279,30 @@ class _Boot:
 
 
 class _LinePrinter:
-    # Prints a line an access. On a terminal a run of equal accesses, a polling loop or the timer's
-    # end of interrupt, is its first line and a count.
+    # Prints a line an access, at once. On a terminal a loop, such as that of a driver that polls or
+    # the timer's, is its first turns and a count.
 
     def __init__(self, naming: Naming) -> None:
         self._naming = naming
-        self._folds = sys.stdout.isatty()
-        self._last: object = None
-        self._repeats = 0
-        self._first_ns = self._last_ns = 0
+        self._sieve = Sieve(Selection())
+        self._folder = Folder(eager=True) if sys.stdout.isatty() else None
 
     def __call__(self, record: Record) -> None:
+        wanted = self._sieve.wanted(record)
         if isinstance(record, Intercept):
-            self._show(record)
-        elif isinstance(record, End):
-            self._unfold()
+            for seq, access in wanted:
+                event = Event(seq, record, access, self._sieve.phase, self._naming.add(access))
+                self._print(self._folder.add(event) if self._folder is not None else [event])
+        elif isinstance(record, End) and self._folder is not None:
+            self._print(self._folder.end())
 
-    def _show(self, record: Intercept) -> None:
-        did = record.rip, record.accesses
-        if self._folds and did == self._last:
-            self._repeats += 1
-            self._last_ns = record.time_ns
-            return
-        self._unfold()
-        self._last, self._first_ns = did, record.time_ns
-        for line in access_lines(record, terminal.line_layout(sys.stdout), self._naming):
-            print(line, flush=True)
-
-    def _unfold(self) -> None:
-        if self._repeats:
-            seconds = (self._last_ns - self._first_ns) / 1e9
-            print(f"{'':10}  ↑ {self._repeats + 1} times in {seconds:.6f} s", flush=True)
-            self._repeats = 0
+    def _print(self, told: Sequence[Event | Fold]) -> None:
+        shape = terminal.line_layout(sys.stdout)
+        for item in told:
+            if isinstance(item, Fold):
+                print(fold_line(item), flush=True)
+            else:
+                print(access_line(item.record, item.access, shape, item.named), flush=True)
 
 
 def _json_printer(naming: Naming) -> Subscriber:

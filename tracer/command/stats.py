@@ -15,7 +15,7 @@ from tracer.errors import TraceError, UsageError
 from tracer.flame import FoldedStacks
 from tracer.register import RegisterMaps
 from tracer.selection import Selection
-from tracer.summary import Summary, ranked
+from tracer.summary import Summary, summary_object
 from tracer.trace import RegionRecord
 from tracer.tracefile import TraceReader
 
@@ -95,37 +95,7 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
 
 def _object(summary: Summary, trace: TraceReader) -> dict[str, Any]:
     return {
-        "accesses": summary.accesses,
-        "emulated": summary.emulated,
-        "stepped": summary.stepped,
-        "intercepts": summary.intercepts,
-        "regions": [
-            {
-                "region": name,
-                "reads": count.reads,
-                "writes": count.writes,
-                "emulated": count.emulated,
-                "stepped": count.stepped,
-                "call_sites": len(count.sites),
-            }
-            for name, count in sorted(summary.regions.items())
-        ],
-        "registers": [
-            {"region": region, "offset": offset, "register": name or None, "accesses": count}
-            for (region, offset, name), count in ranked(summary.registers)
-        ],
-        "phases": [
-            {"phase": phase, "region": region, "accesses": count}
-            for (phase, region), count in ranked(summary.phases)
-        ],
-        "call_sites": [
-            {"site": site, "region": region, "accesses": count}
-            for (site, region), count in ranked(summary.sites)
-        ],
-        "forms": [
-            {"form": form, "via": via, "intercepts": count}
-            for (form, via), count in ranked(summary.forms)
-        ],
+        **summary_object(summary),
         "outcome": summary.end.outcome if summary.end else None,
         "damage": trace.damage,
         "unknown_records": dict(trace.unknown),

@@ -62,10 +62,12 @@ class Kernel:
 
     ``symbols`` has link addresses: use :meth:`SymbolTable.moved` when KASLR moved the guest.
     ``modules`` is the folder ``lib/modules/RELEASE`` that belongs to it, if there is one.
+    ``startable`` tells whether QEMU can start the image as it is.
     """
 
     path: Path
     sha256: str
+    startable: bool
     facts: Facts
     symbols: SymbolTable
     modules: Path | None
@@ -119,6 +121,7 @@ def open_kernel(
     return Kernel(
         path=path,
         sha256=digest,
+        startable=not bzimage.is_elf(image) or bzimage.has_pvh_entry(image),
         facts=facts,
         symbols=table,
         modules=find_modules(path, facts.release),

@@ -83,23 +83,25 @@ class Desk:
         """Take the next record of the session: it is a subscriber."""
         phase = self._phases.add(record)
         self.names.learn(record)
-        self.summary.add(record, None, phase)
+        found = []
+        if isinstance(record, Intercept):
+            made = record.device_accesses()
+            found = [self._seen(seq, record, access, phase) for seq, access in made]
+        self.summary.add(record, None, phase, [seen.named for seen in found])
         if isinstance(record, MapRecord):
             self.maps.append(record)
-        elif isinstance(record, Intercept):
-            for seq, access in record.device_accesses():
-                self._take(seq, record, access, phase)
+        for seen in found:
+            self.recent.append(seen)
+            items = self.feed.add(seen, monotonic())
+            if items:
+                self.on_shown(items)
 
-    def _take(self, seq: int, record: Intercept, access: MemoryAccess, phase: str | None) -> None:
+    def _seen(self, seq: int, record: Intercept, access: MemoryAccess, phase: str | None) -> Seen:
         place = access.region, access.offset, access.width
         before = self._last.get(place)
         if access.value is not None:
             self._last[place] = int(access.value, 16)
-        seen = Seen(seq, record, access, phase, self.names.add(access), before)
-        self.recent.append(seen)
-        items = self.feed.add(seen, monotonic())
-        if items:
-            self.on_shown(items)
+        return Seen(seq, record, access, phase, self.names.add(access), before)
 
     # ---- where the guest is
 

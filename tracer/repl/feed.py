@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tracer.fold import Event, Fold
+from tracer.fold import Event, Fold, Folder
 
 LINES_PER_SECOND = 30
 """What a person can follow, and any terminal can print."""
@@ -34,7 +34,7 @@ class Skipped:
     rate: float
 
 
-Item = Seen | Fold | Skipped
+Item = Event | Fold | Skipped
 """What is shown of a feed."""
 
 
@@ -52,10 +52,12 @@ class Feed:
     An access is wanted when one of the ``filters`` fits it, or there are none, and none of the
     ``hidden`` does. ``limit`` is how many lines a second are shown, None for all; what comes beyond
     it is counted. ``on`` and ``paused`` switch the feed off; paused, it tells afterwards how much
-    came.
+    came. With ``folds``, the turns of a loop are told once.
     """
 
-    def __init__(self, *, limit: int | None = LINES_PER_SECOND, on: bool = True) -> None:
+    def __init__(
+        self, *, limit: int | None = LINES_PER_SECOND, on: bool = True, folds: bool = False
+    ) -> None:
         self.limit = limit
         self.on = on
         self.paused = False
@@ -63,7 +65,8 @@ class Feed:
         self.hidden: list[Rule] = []
         self._since: float | None = None
         self._came = self._shown = self._skipped = 0
-        self._tail: deque[Seen] = deque(maxlen=_TAIL)
+        self._folder = Folder(eager=True) if folds else None
+        self._tail: deque[Event] = deque(maxlen=_TAIL)
 
     def wants(self, event: Seen) -> bool:
         """Tell whether an access passes the filters."""
@@ -79,12 +82,21 @@ class Feed:
         if self._since is None:
             self._since = now
         self._came += 1
+        told = [event] if self._folder is None else self._folder.add(event)
+        for item in told:
+            items += self._admitted(item)
+        return items
+
+    def _admitted(self, item: Event | Fold) -> list[Item]:
         if not self.paused and (self.limit is None or self._shown < self.limit):
             self._shown += 1
-            return [*items, event]
-        self._skipped += 1
-        self._tail.append(event)
-        return items
+            return [item]
+        if isinstance(item, Fold):
+            self._skipped += item.turns * len(item.first)
+        else:
+            self._skipped += 1
+            self._tail.append(item)
+        return []
 
     def tick(self, now: float) -> list[Item]:
         """Return what is due now although no access came: how many were not shown."""
@@ -94,7 +106,11 @@ class Feed:
 
     def flush(self, now: float) -> list[Item]:
         """Return what is due where the guest stops: the accesses right before are shown."""
-        return [] if self._since is None or self.paused else self._close(now, _TAIL)
+        if self._since is None or self.paused:
+            return []
+        loop = [] if self._folder is None else self._folder.end()
+        items = [shown for item in loop for shown in self._admitted(item)]
+        return [*items, *self._close(now, _TAIL)]
 
     def resume(self, now: float) -> list[Item]:
         """Go on after a pause; return how many accesses came, and the last of them."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from tracer.fold import Fold
 from tracer.render import access_line, change_lines, decoded_lines, fold_line, layout
-from tracer.repl.feed import Item, Skipped, skipped_line
+from tracer.repl.feed import Item, Seen, Skipped, skipped_line
 from tracer.repl.result import Paper
+
 
 def item_lines(item: Item, paper: Paper, kept: str) -> Sequence[str]:
     """Return the lines of an access, a fold, or what was left out; ``kept`` says where that is."""
@@ -17,10 +18,11 @@ def item_lines(item: Item, paper: Paper, kept: str) -> Sequence[str]:
     if isinstance(item, Fold):
         return [dim(fold_line(item), paper)]
     line = access_line(item.record, item.access, shape, item.named)
-    if item.before is None:
+    before = item.before if isinstance(item, Seen) else None
+    if before is None:
         below = decoded_lines(item.access, item.named, shape)
     else:
-        below = change_lines(item.access, item.named, item.before, shape)
+        below = change_lines(item.access, item.named, before, shape)
     return [line, *(dim(text, paper) for text in below)]
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from tracer.control import Control, Halt
 from tracer.errors import TracerError, UsageError
+from tracer.fold import Event
 from tracer.naming import Naming
 from tracer.render import access_object
 from tracer.repl.commands import command_table
@@ -22,7 +23,7 @@ from tracer.repl.commands.look import plan_at
 from tracer.repl.commands.script import load
 from tracer.repl.completion import Candidates
 from tracer.repl.desk import KEPT, Desk
-from tracer.repl.feed import LINES_PER_SECOND, Feed, Item, Meter, Seen
+from tracer.repl.feed import LINES_PER_SECOND, Feed, Item, Meter
 from tracer.repl.interpreter import FAILED, MISUSED, Interpreter
 from tracer.repl.interruption import Interruption
 from tracer.repl.paper import console_line, item_lines
@@ -80,6 +81,7 @@ class Shell:
         feed = Feed(
             limit=LINES_PER_SECOND if sys.stdout.isatty() else None,
             on=wish.interactive and not wish.quiet,
+            folds=sys.stdout.isatty(),
         )
         self.desk = Desk(self.control, command_table(), names, feed=feed, trace=wish.trace)
         self._wish = wish
@@ -285,8 +287,8 @@ class Shell:
         if self._wish.json:
             encode = msgspec.json.encode
             self._write([
-                encode(access_object(item.record, item.seq, item.access)).decode()
-                for item in items if isinstance(item, Seen)
+                encode(access_object(item.record, item.seq, item.access, item.named)).decode()
+                for item in items if isinstance(item, Event)
             ])  # fmt: skip
             return
         paper = self._paper()

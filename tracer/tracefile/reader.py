@@ -44,6 +44,7 @@ class TraceReader:
         self.damage: str | None = None
         self.end: End | None = None
         self.records = 0
+        self._number = 0  # of the last whole line
         try:
             self._raw = self.path.open("rb")
         except OSError as error:
@@ -95,18 +96,19 @@ class TraceReader:
         self.unknown[kind if known else "…"] += times
 
     def _whole_lines(self) -> Iterator[tuple[int, bytes]]:
-        number, last = 1, b""
+        last = b""
         while (line := self._line()).endswith(b"\n"):
-            number, last = number + 1, line
-            yield number, line
+            last = line
+            yield self._number, line
         if line:
             self.damage = (
-                f"the file is cut after line {number}:"
+                f"the file is cut after line {self._number}:"
                 f" {len(line)} bytes of an unfinished record are left out"
             )
         elif self.damage is None and not self._ended(last):
             self.damage = (
-                f"there is no end record after line {number}: the run was killed or is still going"
+                f"there is no end record after line {self._number}:"
+                " the run was killed or is still going"
             )
 
     def _ended(self, last: bytes) -> bool:
@@ -155,7 +157,10 @@ class TraceReader:
         except OSError as error:
             raise TraceError(f"cannot be read: {error.strerror}") from error
         if len(line) >= _LONGEST_LINE:
-            raise TraceError(f"a line of over {_LONGEST_LINE} bytes is no record")
+            raise TraceError(
+                f"line {self._number + 1}: over {_LONGEST_LINE >> 20} MiB without an end: no record"
+            )
+        self._number += line.endswith(b"\n")
         return line
 
 

@@ -17,8 +17,9 @@ from tracer.repl.desk import Desk
 from tracer.repl.expression import linear_address, number
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
-from tracer.repl.tally import stats_lines, stats_object
+from tracer.repl.tally import stats_lines
 from tracer.selection import names_region
+from tracer.summary import summary_object
 from tracer.view.code import code_lines, code_objects
 from tracer.view.page import page_lines, page_object, page_of
 from tracer.view.plan import plan_lines, plan_object
@@ -245,7 +246,9 @@ def _matching(desk: Desk, pattern: str) -> Result:
 )
 async def stats(desk: Desk, statement: Statement) -> Result:
     limit = number(statement.rest or "10", "number of rows")
-    return Result(stats_object(desk.summary), lambda p: stats_lines(desk.summary, p, max(limit, 1)))
+    return Result(
+        summary_object(desk.summary), lambda p: stats_lines(desk.summary, p, max(limit, 1))
+    )
 
 
 @command(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.breakpoint import Break, parse_break
-from tracer.condition import parse
+from tracer.breakpoint import Break, parse_break, parse_condition
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
 from tracer.repl.expression import number
@@ -141,8 +140,7 @@ async def ignore(desk: Desk, statement: Statement) -> Result:
 async def condition(desk: Desk, statement: Statement) -> Result:
     first, _, text = statement.rest.partition(" ")
     which = number(first or "nothing", "break's number")
-    known = {"region": desk.known.regions}
-    wanted = parse(text.strip(), known) if text.strip() else None
+    wanted = parse_condition(text.strip(), desk.known) if text.strip() else None
     desk.watch.breaks = desk.watch.breaks.conditioned(which, wanted)
     return said(f"break {which}: {desk.watch.breaks.find(which).text}", number=which)
 
