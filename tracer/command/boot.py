@@ -263,8 +263,9 @@ class _Boot:
     def _close(self, session: Session) -> None:
         if not session.counts["stops"]:
             return
-        stream = sys.stderr if self._args.json else sys.stdout
-        terminal.table_console(stream).print(closing_table(self._summary))
+        if not self._wish.asked:  # there `stats` is
+            stream = sys.stderr if self._args.json else sys.stdout
+            terminal.table_console(stream).print(closing_table(self._summary))
         counts = session.counts
         tell(
             f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "

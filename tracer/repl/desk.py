@@ -12,13 +12,16 @@ from tracer.breakpoint import Pattern, parse_pattern
 from tracer.control import Control, Halt
 from tracer.errors import UsageError, suggestion
 from tracer.naming import Naming
+from tracer.pending import Pending
 from tracer.phase import PhaseTracker
 from tracer.place import Known
 from tracer.region import Choice
+from tracer.register import Named
 from tracer.repl.command import CommandTable
 from tracer.repl.feed import Feed, Item, Rule, Seen
 from tracer.repl.names import known_places
 from tracer.repl.result import Result
+from tracer.repl.stop import end_lines, halt_lines, halt_object
 from tracer.repl.target import Aim, aim
 from tracer.repl.thread import UserThread
 from tracer.repl.watching import Watch
@@ -125,6 +128,14 @@ class Desk:
         regions = self.control.session.view.regions.regions
         return list(dict.fromkeys(region.name for region in regions))
 
+    def named(self, pending: Pending | None) -> Named | None:
+        """Return the name of the register that an access is about to reach, None without one."""
+        transfer = None if pending is None else pending.transfer
+        if transfer is None or transfer.region is None:
+            return None
+        offset = transfer.physical - transfer.region.base
+        return self.names.name(transfer.region.name, offset, transfer.width)
+
     @property
     def known(self) -> Known:
         """Return the places that a person can name."""
@@ -156,11 +167,14 @@ class Desk:
 
         At the prompt it has no text: there each stop is told when it comes.
         """
-        from tracer.repl.stop import end_lines, halt_lines, halt_object
-
         if halt is not None:
-            text = (lambda paper: halt_lines(halt, paper)) if self.waits else ()
-            return Result(halt_object(halt, self.control.given), text)
+            given, named = self.control.given, self.named(halt.pending)
+            if not self.waits:
+                return Result(halt_object(halt, given, named))
+            return Result(
+                halt_object(halt, given, named),
+                lambda paper: halt_lines(halt, paper, given, named),
+            )
         if self.waits and self.control.error is not None:
             raise self.control.error
         text_ = end_lines(self.control) if self.waits else ()

@@ -257,7 +257,8 @@ class Shell:
         if self.desk.waits:
             return
         paper = self._paper()
-        self._write([*halt_lines(halt, paper, self.control.given), *self._brief(halt, paper)])
+        told = halt_lines(halt, paper, self.control.given, self.desk.named(halt.pending))
+        self._write([*told, *self._brief(halt, paper)])
         if self.desk.displays:
             self._displaying = asyncio.get_running_loop().create_task(self._display())
 

@@ -8,6 +8,7 @@ from tracer.control import Control, Halt
 from tracer.intercept import memory_access
 from tracer.pending import Pending
 from tracer.plan import Plan
+from tracer.register import Named
 from tracer.render import access_line, access_object, layout, printable
 from tracer.repl.result import Paper
 from tracer.trace import Intercept, MemoryAccess
@@ -39,14 +40,16 @@ def as_recorded(pending: Pending) -> tuple[Intercept, MemoryAccess]:
     return record, access
 
 
-def halt_lines(halt: Halt, paper: Paper, given: int | None = None) -> list[str]:
+def halt_lines(
+    halt: Halt, paper: Paper, given: int | None = None, named: Named | None = None
+) -> list[str]:
     """Return why the guest stands, and the access that waits or the place it stands at."""
     bold, plain = ("\x1b[1m", "\x1b[0m") if paper.colour else ("", "")
     lines = [f"{bold}{printable(halt.text)}{plain}"]
     if halt.pending is None:
         return [*lines, f"{halt.time_ns / 1e9:10.6f}  vcpu{halt.vcpu}  rip {halt.cpu.rip:#x}"]
     shape = layout(paper.columns, paper.colour)
-    lines.append(access_line(*as_recorded(halt.pending), shape))
+    lines.append(access_line(*as_recorded(halt.pending), shape, named))
     if given is not None:
         lines.append(f"{'':10}  the value is to be {given:#x}")
     return lines
@@ -57,7 +60,8 @@ def brief_lines(plan: Plan, paper: Paper) -> list[str]:
     told = [
         f"{change.name} ← {change.how or f'{change.after:#x}'}"
         for change in plan.registers
-        if change.how is not None or (change.after is not None and change.after != change.before)
+        if change.name != "rip"
+        and (change.how is not None or change.after not in (None, change.before))
     ]
     fatal = [name for name, verdict in plan.verdicts.items() if verdict.outcome == "oops"]
     if fatal:
@@ -65,12 +69,12 @@ def brief_lines(plan: Plan, paper: Paper) -> list[str]:
     return [f"{'':12}{printable(text)}" for text in told[:4]]
 
 
-def halt_object(halt: Halt, given: int | None = None) -> dict[str, Any]:
+def halt_object(halt: Halt, given: int | None = None, named: Named | None = None) -> dict[str, Any]:
     """Return a stop ready for JSON; ``rip`` is linear, ``access`` the one that waits."""
     access = None
     if halt.pending is not None:
         record, made = as_recorded(halt.pending)
-        access = access_object(record, halt.pending.seq, made)
+        access = access_object(record, halt.pending.seq, made, named)
     return {
         "state": "stopped",
         "reason": halt.reason,

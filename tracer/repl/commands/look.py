@@ -32,13 +32,8 @@ from tracer.x86 import MAX_INSTRUCTION, PAGE_SIZE
 def plan_at(desk: Desk) -> Plan:
     """Return what the access that waits is about to do. Raises UsageError when none waits."""
     pending = desk.control.pending()
-    transfer = pending.transfer
-    register = None
-    if transfer.region is not None:
-        offset = transfer.physical - transfer.region.base
-        named = desk.names.name(transfer.region.name, offset, transfer.width)
-        register = named.text if named else None
-    return plan_of(pending, register)
+    named = desk.named(pending)
+    return plan_of(pending, named.text if named else None)
 
 
 @command(
