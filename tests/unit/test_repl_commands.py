@@ -353,7 +353,7 @@ def test_an_error_of_python_shows_the_persons_own_code() -> None:
     assert refused("py guest.peek('nvm')", status=1).splitlines()[-1].startswith("no region is")
 
 
-EXTENSION = '''
+EXTENSION = """
 from tracer.repl.extension import Access, Guest, Record, command, filter, subscriber
 
 seen = []
@@ -375,7 +375,7 @@ def count(record: Record) -> None:
     seen.append(record)
     if len(seen) > 1:
         raise ValueError("enough")
-'''
+"""
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
