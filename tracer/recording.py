@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tracer.errors import Diverged
 from tracer.mask import PASSING, VARYING, Mask, kept_bits
@@ -175,6 +176,7 @@ def recorded_device(
     known: dict[str, RegionInfo] = {}
     seen: set[str] = set()
     accesses: list[RecordedAccess] = []
+    shared: dict[Any, Any] = {}
     for record in records:
         if isinstance(record, RegionRecord):
             known[record.region.name] = record.region
@@ -183,7 +185,7 @@ def recorded_device(
                 region = access.region or ""
                 seen.add(region)
                 if _answered(replayed, region, known):
-                    accesses.append(_recorded(record, seq, access, region))
+                    accesses.append(_recorded(record, seq, access, region, shared))
     if any(access.request.region == LAPIC for access in accesses):
         raise ValueError("interrupts come from the lapic, not from a recording; --bypass lapic")
     for spec in replayed.wanted:
@@ -201,7 +203,10 @@ def _answered(replayed: Replayed, region: str, known: dict[str, RegionInfo]) -> 
     return replayed.has(info.name, info.device, info.qemu_name)
 
 
-def _recorded(record: Intercept, seq: int, access: MemoryAccess, region: str) -> RecordedAccess:
+# What many accesses have alike is held once: `shared` gives the first that was equal.
+def _recorded(
+    record: Intercept, seq: int, access: MemoryAccess, region: str, shared: dict[Any, Any]
+) -> RecordedAccess:
     value = None if access.value is None else int(access.value, 16)
     request = Request(
         region=region,
@@ -210,4 +215,7 @@ def _recorded(record: Intercept, seq: int, access: MemoryAccess, region: str) ->
         width=access.width,
         value=value if access.direction == "write" else None,
     )
-    return RecordedAccess(seq, request, value, record.symbol or record.rip)
+    site = record.symbol or record.rip
+    return RecordedAccess(
+        seq, shared.setdefault(request, request), value, shared.setdefault(site, site)
+    )

@@ -215,3 +215,17 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, capsys: Output) -> Non
 def test_a_log_that_is_not_there_is_named(tmp_path: Path, capsys: Output) -> None:
     assert cli.main(["import", str(tmp_path / "no"), "-o", str(tmp_path / "t")]) == 1
     assert f"cannot read {tmp_path / 'no'}: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"VERSION 20070824\nnonsense\n", b"x" * 70_000])
+def test_a_log_that_is_none_leaves_the_old_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    log, old = tmp_path / "log", tmp_path / "old.vtrace"
+    log.write_bytes(content)
+    old.write_bytes(b"old")
+    assert cli.main(["import", str(log), "-o", str(old)]) == 1
+    assert old.read_bytes() == b"old"
+    assert sorted(tmp_path.iterdir()) == [log, old]
+    said = capsys.readouterr().err
+    assert said.startswith(f"vetrace: {log}: line ") and said.count("\n") == 1

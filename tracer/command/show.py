@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "A line has guest time in seconds, vCPU, call site, instruction, region+offset, register,"
         " R or W with the width in bytes (~: carried out by a native step), and the value."
+        " A narrow terminal has no room for the vCPU and the instruction."
         " Where the same lines come three times or more in a row, they are shown once, and then"
         " how often, how long and the last values read."
     )

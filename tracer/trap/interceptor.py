@@ -199,21 +199,28 @@ class Interceptor:
             except StopIteration as stop:
                 outcome: Outcome = stop.value
                 return outcome
-            place = (fault.space, gate.stub, fault.stack)
-            if self.standin is not None and self.standin.covers(transfer):
-                answer = self.standin.answer(transfer, fault)
-            elif self.overseer is not None and transfer.traced:
+            if self.overseer is not None and transfer.traced:
                 pending = self._pending(fault, insn, transfer, foretold, tuple(done))
                 answer = await self._overseen(self.overseer, pending, fault, gate)
-            elif len(foretold) == 1 and (
-                departure := self._carrier.departure(transfer, *place) if insn.rep is None else None
-            ):
-                fault.departure = departure
+            elif len(foretold) == 1 and insn.rep is None and self._departs(transfer, fault, gate):
                 answer = None
             else:
-                answer = await self._carrier.perform(transfer, *place)
+                answer = await self._carry(transfer, fault, gate)
             read = transfer.direction == "read"
             done.append(replace(transfer, value=answer) if read else transfer)
+
+    async def _carry(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> int | None:
+        if self.standin is not None and self.standin.covers(transfer):
+            return self.standin.answer(transfer, fault)
+        return await self._carrier.perform(transfer, fault.space, gate.stub, fault.stack)
+
+    def _departs(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> bool:
+        # Tells whether the vCPU makes the access on its way back, which is arranged then.
+        if self.standin is not None and self.standin.covers(transfer):
+            return False
+        departure = self._carrier.departure(transfer, fault.space, gate.stub, fault.stack)
+        fault.departure = departure or []
+        return departure is not None
 
     def _pending(
         self,
@@ -260,7 +267,7 @@ class Interceptor:
                 transfer = replace(transfer, value=value)
             case _:
                 pass
-        answer = await self._carrier.perform(transfer, fault.space, gate.stub, fault.stack)
+        answer = await self._carry(transfer, fault, gate)
         if transfer.direction == "write":
             return None
         if not isinstance(decision, Give):

@@ -1,0 +1,124 @@
+"""`vetrace boot -i` as the person at it has it: a real terminal, a real guest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from vetrace_run import CHECKOUT, read_trace
+
+from scripts.terminal import Terminal
+from tracer.trace import Intercept, UserRecord
+
+pytestmark = pytest.mark.qemu
+
+PROMPT = r"^\(vetrace\) "
+
+
+@contextmanager
+def session(
+    folder: Path, *arguments: str, columns: int = 120, rows: int = 40
+) -> Iterator[Terminal]:
+    command = [sys.executable, "-m", "tracer", "boot", "-i", "--append", "loglevel=7", *arguments]
+    environment = {"PYTHONPATH": str(CHECKOUT), "XDG_STATE_HOME": str(folder / "state")}
+    with Terminal(
+        command, columns=columns, rows=rows, environment=environment, folder=str(folder)
+    ) as terminal:
+        terminal.wait_for(PROMPT)
+        yield terminal
+
+
+def told(terminal: Terminal, line: str, pattern: str, after: int = 0) -> int:
+    """Type a line, and wait for what it is to show and for the next prompt."""
+    after = max(after, len(terminal.text.rstrip()))
+    terminal.line(line)
+    end = terminal.wait_for(pattern, after=after)
+    terminal.wait_for(PROMPT, after=after)
+    return end
+
+
+def test_stop_look_change_and_go_on(tmp_path: Path) -> None:
+    with session(tmp_path, "-o", str(tmp_path / "run.vtrace")) as terminal:
+        told(terminal, "watch off", "")
+        # A read of CAP: another page size than the host's makes the driver give up, and say why.
+        told(terminal, "break write nvme+0x1000", r"1\b.*nvme\+0x1000")
+        told(terminal, "tbreak read nvme+0x4", r"2\b.*nvme\+0x4")
+        told(terminal, "continue", r"break 2")
+        told(terminal, "plan", r"nvme\+0x4 CAP")
+        told(terminal, "set value 0x00441820", "")
+        told(terminal, "tbreak read nvme+0x4", r"3\b.*nvme\+0x4")
+        told(terminal, "c", r"break 3")
+        told(terminal, "set value 0x00401820", "")
+        # The driver reads CAP twice; the second value lets it go on to its first doorbell.
+        told(terminal, "c", r"break 1: ")
+        told(terminal, "p", r"nvme\+0x1000 SQ0TDBL")
+        told(terminal, "bt", r"#1 +nvme")
+        told(terminal, "poke nvme INTMS 0", "")
+        told(terminal, "brek", r"did you mean break")
+        told(terminal, "step", r"^ *\d+\.\d+ .*(R|W)\d")
+        told(terminal, "delete", "")
+        terminal.line("c")
+        terminal.wait_for(r"powered off")
+        terminal.line("quit")
+        assert terminal.wait() == 0
+    records = read_trace(tmp_path / "run.vtrace").records
+    assert [r.text for r in records if isinstance(r, UserRecord)] == [
+        "set value 0x441820", "set value 0x401820", "poke nvme+0xc 0x0",
+    ]  # fmt: skip
+    given = [
+        (access.value, access.device)
+        for record in records
+        if isinstance(record, Intercept)
+        for access in record.accesses
+        if access.device is not None
+    ]
+    assert given == [("0x441820", "0x401820"), ("0x401820", "0x401820")]
+    assert records[-1].outcome == "poweroff"  # type: ignore[union-attr]
+
+
+def test_the_driver_prints_what_it_was_made_to_read(tmp_path: Path) -> None:
+    with session(tmp_path) as terminal:
+        told(terminal, "watch off", "")
+        told(terminal, "break read nvme.CAP if value == 0x401820", r"1\b")
+        told(terminal, "c", r"break 1")
+        told(terminal, "set value 0x441820", "")
+        told(terminal, "c", r"break 1|Minimum device page size")
+        told(terminal, "set value 0x441820", "") if "Minimum" not in terminal.text else None
+        terminal.line("c")
+        terminal.wait_for(r"Minimum device page size 65536 too large for host \(4096\)")
+        terminal.wait_for(r"powered off")
+        terminal.control("d")
+        assert terminal.wait() == 0
+
+
+def test_ctrl_c_never_loses_the_session_and_a_detached_guest_ends_its_boot(tmp_path: Path) -> None:
+    with session(tmp_path, columns=80, rows=24) as terminal:
+        for moment in range(24):
+            after = len(terminal.text.rstrip())
+            terminal.line("c")
+            if moment % 3 == 2:
+                terminal.wait_for(r"(R|W)\d", after=after)
+            else:
+                terminal.wait_for(r"", seconds=1, after=after)
+            if moment % 2:
+                terminal.control("c")
+            else:
+                os.kill(terminal.pid, signal.SIGINT)
+            terminal.wait_for(r"^interrupted", after=after)
+        terminal.resize(60, 20)
+        told(terminal, "regs", r"rip")
+        # On an empty or a begun line there is nothing to interrupt.
+        terminal.type("brea")
+        terminal.control("c")
+        terminal.control("c")
+        told(terminal, "info breaks", "no breaks|Num|number|none")
+        terminal.line("detach")
+        terminal.wait_for(r"vetrace-guest: done")
+        terminal.wait_for(r"powered off")
+        terminal.line("quit")
+        assert terminal.wait() == 0
