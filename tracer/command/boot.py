@@ -154,13 +154,20 @@ class _Boot:
         self._summary = Summary()
         self._wish = wish(args, args.output)
         self._status = EXIT_OK
-        self._interruption = Interruption(tell)
+        self._interruption = Interruption(tell, person=args.interactive)
         self._naming = Naming(register_maps(args))
         self._task: asyncio.Task[None] | None = None
         self._console_error: OSError | None = None
 
     def run(self) -> int:
-        asyncio.run(self._run())
+        if not self._wish.asked:
+            asyncio.run(self._run())
+            return self._status
+        self._interruption.begin()
+        try:
+            asyncio.run(self._run())
+        finally:
+            self._interruption.end()
         return self._status
 
     def interrupted(self) -> str:

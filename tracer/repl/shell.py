@@ -276,7 +276,7 @@ class Shell:
 
     def _ended(self) -> None:
         self._show(self.desk.feed.flush(monotonic()))
-        if not self.desk.waits:
+        if not (self.desk.waits or self.desk.leaving):
             self._write(end_lines(self.control))
 
     async def _tick(self) -> None:
