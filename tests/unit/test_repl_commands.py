@@ -397,6 +397,18 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     run(test)
 
 
+def test_a_filter_without_an_answer_does_not_end_the_run() -> None:
+    async def test(talk: Talk) -> None:
+        talk.desk.feed.on = True
+        talk.desk.complain = talk.complaints.append
+        assert await talk.type("filter nvme if value // 0 == 1", "step 3", "filter") == 0
+        assert talk.said[-1] == "every access is shown"
+        assert len(talk.complaints) == 1 and "every access is shown from here" in talk.complaints[0]
+        assert talk.control.halt is not None
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -8,6 +8,7 @@ import io
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import dropwhile
 from pathlib import Path
 
 import tracer
@@ -56,9 +57,11 @@ def run_line(source: str, space: dict[str, object], capture: bool) -> tuple[obje
 def own_traceback(error: BaseException) -> str:
     """Return the traceback of the person's own code: what vetrace did in between is left out."""
     told = traceback.TracebackException.from_exception(error)
+    # What leads to the person's code is not theirs, nor is what vetrace does at their calls.
+    theirs = dropwhile(lambda frame: frame.filename != _NAME, told.stack)
     frames = [
         frame
-        for frame in told.stack
+        for frame in theirs
         if not frame.filename.startswith(_OWN) and "concurrent/futures" not in frame.filename
     ]
     told.stack = traceback.StackSummary.from_list(frames)

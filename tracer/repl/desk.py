@@ -10,7 +10,7 @@ from typing import Any
 
 from tracer.breakpoint import Pattern, parse_pattern
 from tracer.control import Control, Halt
-from tracer.errors import UsageError, suggestion
+from tracer.errors import TracerError, UsageError, suggestion
 from tracer.naming import Naming
 from tracer.pending import Pending
 from tracer.phase import PhaseTracker
@@ -95,9 +95,18 @@ class Desk:
             self.maps.append(record)
         for seen in found:
             self.recent.append(seen)
+            self._offer(seen)
+
+    def _offer(self, seen: Seen) -> None:
+        # A filter without an answer must not end the run that it looks at.
+        try:
             items = self.feed.add(seen, monotonic())
-            if items:
-                self.on_shown(items)
+        except TracerError as error:
+            self.feed.filters, self.feed.hidden = [], []
+            self.complain(f"{error}; every access is shown from here on")
+            return
+        if items:
+            self.on_shown(items)
 
     def _seen(self, seq: int, record: Intercept, access: MemoryAccess, phase: str | None) -> Seen:
         place = access.region, access.offset, access.width
@@ -169,11 +178,12 @@ class Desk:
         """
         if halt is not None:
             given, named = self.control.given, self.named(halt.pending)
+            symbol = self.control.symbol(halt.cpu.rip)
             if not self.waits:
                 return Result(halt_object(halt, given, named))
             return Result(
                 halt_object(halt, given, named),
-                lambda paper: halt_lines(halt, paper, given, named),
+                lambda paper: halt_lines(halt, paper, symbol, given, named),
             )
         if self.waits and self.control.error is not None:
             raise self.control.error

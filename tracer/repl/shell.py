@@ -257,7 +257,9 @@ class Shell:
         if self.desk.waits:
             return
         paper = self._paper()
-        told = halt_lines(halt, paper, self.control.given, self.desk.named(halt.pending))
+        symbol = self.control.symbol(halt.cpu.rip)
+        named = self.desk.named(halt.pending)
+        told = halt_lines(halt, paper, symbol, self.control.given, named)
         self._write([*told, *self._brief(halt, paper)])
         if self.desk.displays:
             self._displaying = asyncio.get_running_loop().create_task(self._display())

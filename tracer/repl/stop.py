@@ -41,13 +41,23 @@ def as_recorded(pending: Pending) -> tuple[Intercept, MemoryAccess]:
 
 
 def halt_lines(
-    halt: Halt, paper: Paper, given: int | None = None, named: Named | None = None
+    halt: Halt,
+    paper: Paper,
+    symbol: str | None,
+    given: int | None = None,
+    named: Named | None = None,
 ) -> list[str]:
-    """Return why the guest stands, and the access that waits or the place it stands at."""
+    """Return why the guest stands, and the access that waits or the place it stands at.
+
+    ``symbol`` is that of RIP, ``given`` the value that the access is to have instead of its own,
+    ``named`` the register that it reaches.
+    """
     bold, plain = ("\x1b[1m", "\x1b[0m") if paper.colour else ("", "")
     lines = [f"{bold}{printable(halt.text)}{plain}"]
     if halt.pending is None:
-        return [*lines, f"{halt.time_ns / 1e9:10.6f}  vcpu{halt.vcpu}  rip {halt.cpu.rip:#x}"]
+        where = f"{printable(symbol)}  " if symbol else ""
+        seconds = f"{halt.time_ns / 1e9:10.6f}"
+        return [*lines, f"{seconds}  vcpu{halt.vcpu}  {where}at {halt.cpu.rip:#x}"]
     shape = layout(paper.columns, paper.colour)
     lines.append(access_line(*as_recorded(halt.pending), shape, named))
     if given is not None:
