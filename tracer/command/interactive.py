@@ -51,6 +51,9 @@ def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
     for kind, text in asked.steps:
         if kind == "file" and not Path(text).is_file():
             raise UsageError(f"there is no script {text}")
+    for path in asked.extensions:
+        if not path.is_file():
+            raise UsageError(f"there is no file {path} to load")
     return asked
 
 
