@@ -154,8 +154,9 @@ class FakeSession:
         return self.device.get(offset, 0)
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
-        """Return two functions."""
-        return Stack((Frame(cpu.rip, True), Frame(BASE + 0x2010, False)), "no more of it here")
+        """Return two functions, and one that an interrupt came upon."""
+        frames = Frame(cpu.rip, True), Frame(BASE + 0x1010, False), Frame(BASE + 0x3010, True)
+        return Stack(frames, "no more of it here")
 
 
 def accesses(count: int = 6) -> list[Pending]:

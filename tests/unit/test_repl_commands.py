@@ -127,6 +127,13 @@ def test_a_break_on_the_value_of_a_read_stops_once_the_device_has_answered() -> 
     assert talk.session.made[0] == ("read", 7)
 
 
+def test_a_symbol_is_what_makes_the_access_or_has_called_it() -> None:
+    assert told("break symbol nvme_reset_work", "continue").session.made == []
+    assert told("break symbol nvme_pci_*", "continue").session.made == []
+    # It was interrupted: it has called nobody.
+    assert len(told("break symbol linux_banner", "continue").session.made) == 6
+
+
 def test_a_condition_without_an_answer_stops_and_says_so() -> None:
     assert "break 1: " in told("break nvme if value // 0 == 1", "continue").text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from tracer.breakpoint import Breaks, Until
 from tracer.control import Control
@@ -29,7 +30,9 @@ class Watch:
         def callers() -> Sequence[str]:
             stack = self._control.session.unwind(pending.cpu, pending.space)
             lookup = self._control.session.names.lookup
-            names = (lookup(frame.place, pending.space) for frame in stack.frames[1:])
+            # What an interrupt came upon has not called its handler.
+            called = takewhile(lambda frame: not frame.interrupted, stack.frames[1:])
+            names = (lookup(frame.place, pending.space) for frame in called)
             return [name for name in names if name]
 
         return facts_of_pending(pending, register=self._name, callers=callers, phase=self.phase())
