@@ -22,6 +22,7 @@ from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
 
 from tracer.repl.completion import Candidates
 
@@ -87,8 +88,11 @@ class Prompt:
 
     @contextlib.contextmanager
     def above(self) -> Iterator[None]:
-        """Have everything that is printed go above the line that is edited."""
-        with patch_stdout(raw=True):
+        """Have everything that is printed go above the line that is edited.
+
+        A terminal that cannot move its cursor has no above: there it comes where it comes.
+        """
+        with contextlib.nullcontext() if is_dumb_terminal() else patch_stdout(raw=True):
             yield
 
     def _columns(self) -> int:
