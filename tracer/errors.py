@@ -12,6 +12,8 @@
     │   └── TargetGone               QEMU has ended, so there is nothing to debug any more
     ├── InterceptError               an intercept could not be completed
     ├── TraceError                   a trace file is not one, or is damaged
+    ├── repl.console.PythonFailed    a person's own Python raised something at the prompt
+    ├── repl.interpreter.ScriptStopped   a script within a command ended at one that failed
     ├── Diverged                     a live guest left the recording: exit status 3
     └── EmulationError               one instruction
         ├── NotEnoughBytes           more code bytes are needed to decode it

@@ -231,7 +231,7 @@ class _Boot:
                     await self._trap(session)
                     await session.run()
                     outcome = "poweroff"
-                if self._recorded is not None:
+                if self._recorded is not None and outcome == "poweroff":
                     self._recorded.finish()
             except TracerError as error:
                 outcome = str(error)
@@ -249,6 +249,8 @@ class _Boot:
             self._console.show = shell.console
         await self._trap(session)
         self._status = await shell.run()
+        if isinstance(shell.control.error, Diverged):
+            self._status = EXIT_MISMATCH
         return shell.control.outcome or "interrupted"
 
     async def _trap(self, session: Session) -> None:
