@@ -127,6 +127,11 @@ def test_a_break_on_the_value_of_a_read_stops_once_the_device_has_answered() -> 
     assert talk.session.made[0] == ("read", 7)
 
 
+def test_hits_are_counted_and_a_temporary_break_is_gone_after_its_stop() -> None:
+    talk = told("break write nvme", "tbreak nvme.CSTS", *3 * ["continue"], "info breaks")
+    assert talk.said[-1] == "1   2 hits  write nvme"
+
+
 def test_a_symbol_is_what_makes_the_access_or_has_called_it() -> None:
     assert told("break symbol nvme_reset_work", "continue").session.made == []
     assert told("break symbol nvme_pci_*", "continue").session.made == []
