@@ -65,7 +65,7 @@ class Audit:
         key = record.rip, record.code
         site = self._sites.get(key)
         if site is None:
-            place, offset = _locate(record.symbol)
+            place, offset = locate(record.symbol)
             site = Site(place, offset, record.rip, record.code, record.text, verdict)
             self._sites[key] = site
         # A handler makes one hypercall for each device access.
@@ -146,8 +146,11 @@ def _operands(accesses: list[MemoryAccess]) -> list[int]:
     return starts
 
 
-def _locate(symbol: str | None) -> tuple[Place, str | None]:
-    # `function+0x1c [module]`, as records have it.
+def locate(symbol: str | None) -> tuple[Place, str | None]:
+    """Return where a call site is, and the offset in the function, from what records have.
+
+    That is ``function+0x1c``, with ``[module]`` behind it where the function is in one.
+    """
     if symbol is None:
         return Place(None, None), None
     head, bracket, owner = symbol.partition(" [")

@@ -10,7 +10,7 @@ MOVNTI, CMPXCHG, MOVS, 67h with REX.W among them), it knows no CMPccXADD, and it
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -374,6 +374,37 @@ def _decode_foreign(code: bytes, rip: int, mode: Mode) -> Instruction:
                 if length > len(code):
                     raise NotEnoughBytes(code)
     raise InvalidInstruction(code)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Hold an instruction at a linear address, or a byte that begins none: ``text`` is None."""
+
+    linear: int
+    code: bytes
+    text: str | None
+
+
+def disassemble(code: bytes, linear: int, mode: Mode) -> list[Line]:
+    """Return the instructions in ``code``, whose first byte is at a linear address.
+
+    A byte that begins no instruction is a line of its own, and decoding goes on behind it. What
+    is cut off at the end is left out.
+    """
+    lines: list[Line] = []
+    at = 0
+    while at < len(code):
+        try:
+            insn = decode(code[at : at + MAX_INSTRUCTION], linear + at, mode)
+        except NotEnoughBytes:
+            break
+        except InvalidInstruction:
+            lines.append(Line(linear + at, code[at : at + 1], None))
+            at += 1
+            continue
+        lines.append(Line(linear + at, insn.code, insn.text))
+        at += insn.length
+    return lines
 
 
 def foreign_accesses(insn: Instruction) -> tuple[tuple[Literal["read", "write"], int | None], ...]:

@@ -17,6 +17,7 @@ from rapidfuzz.distance import Levenshtein
 
 from tracer.fold import Event
 from tracer.mask import PASSING, VARYING, Mask, kept_bits
+from tracer.register import Named
 from tracer.trace import Direction
 
 Kind = Literal["same", "changed", "first", "second"]
@@ -32,8 +33,8 @@ _NEAR = 64
 class Step:
     """Hold one access as it is compared, ``turns`` times in a row.
 
-    ``seq`` is the number of the first one, ``site`` where it came from; ``value`` is whole, the
-    masked bytes included.
+    ``seq`` is the number of the first one, ``site`` where it came from, ``named`` the register;
+    ``value`` is whole, the masked bytes included.
     """
 
     direction: Direction
@@ -43,6 +44,7 @@ class Step:
     seq: int
     site: str
     turns: int = 1
+    named: Named | None = None
 
     def same_register(self, other: Step) -> bool:
         """Tell whether both access the same place in the same way."""
@@ -91,23 +93,28 @@ class Rules:
 Key = tuple[Direction, int, int, int | None]
 """What is compared of an access: direction, offset, width, and the value that the masks leave."""
 
+Origin = tuple[str, Named | None]
+
 
 class Names:
-    """Number keys and call sites from 0 on, so that a sequence is an array of small numbers."""
+    """Number keys and origins from 0 on, so that a sequence is an array of small numbers.
+
+    An origin is a call site and the register that it accessed.
+    """
 
     def __init__(self) -> None:
         self.keys: list[Key] = []
-        self.sites: list[str] = []
+        self.origins: list[Origin] = []
         self._key_of: dict[Key, int] = {}
-        self._site_of: dict[str, int] = {}
+        self._origin_of: dict[Origin, int] = {}
 
     def key(self, key: Key) -> int:
         """Return the number of a key."""
         return _number(key, self._key_of, self.keys)
 
-    def site(self, site: str) -> int:
-        """Return the number of a call site."""
-        return _number(site, self._site_of, self.sites)
+    def origin(self, origin: Origin) -> int:
+        """Return the number of an origin."""
+        return _number(origin, self._origin_of, self.origins)
 
 
 def _number(item: T, numbers: dict[T, int], items: list[T]) -> int:
@@ -127,7 +134,7 @@ class Side:
     def __init__(self, names: Names | None = None) -> None:
         self.keys = array("I")
         self._names = names or Names()
-        self._sites = array("I")
+        self._origins = array("I")
         self._seqs = array("Q")
         self._turns: dict[int, int] = {}  # by position, where there is more than one
         self._values: dict[int, int] = {}  # by position, where the key has not all of it
@@ -139,7 +146,8 @@ class Side:
             self._turns[last] = self._turns.get(last, 1) + 1
             return
         self.keys.append(number)
-        self._sites.append(self._names.site(event.record.symbol or event.record.rip))
+        origin = event.record.symbol or event.record.rip, event.named
+        self._origins.append(self._names.origin(origin))
         self._seqs.append(event.seq)
         if value is not None and value != key[3]:
             self._values[last + 1] = value
@@ -147,14 +155,16 @@ class Side:
     def step(self, position: int) -> Step:
         """Return the access at a position of the sequence."""
         direction, offset, width, value = self._names.keys[self.keys[position]]
+        site, named = self._names.origins[self._origins[position]]
         return Step(
             direction=direction,
             offset=offset,
             width=width,
             value=self._values.get(position, value),
             seq=self._seqs[position],
-            site=self._names.sites[self._sites[position]],
+            site=site,
             turns=self._turns.get(position, 1),
+            named=named,
         )
 
 

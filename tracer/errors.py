@@ -2,6 +2,7 @@
 
     TracerError                      what the reader can act on: one line, exit status 1
     ├── UsageError                   the command line asks for what cannot be: exit status 2
+    │   └── ConditionError           a condition that means nothing, or has no answer
     ├── GuestError                   the guest, or the program that runs it
     │   ├── KernelImageError         the kernel file is not one, or has no symbols
     │   ├── QemuError                QEMU is missing, too old, refused its command line, or died
@@ -11,6 +12,8 @@
     │   └── TargetGone               QEMU has ended, so there is nothing to debug any more
     ├── InterceptError               an intercept could not be completed
     ├── TraceError                   a trace file is not one, or is damaged
+    ├── repl.console.PythonFailed    a person's own Python raised something at the prompt
+    ├── repl.interpreter.ScriptStopped   a script within a command ended at one that failed
     ├── Diverged                     a live guest left the recording: exit status 3
     └── EmulationError               one instruction
         ├── NotEnoughBytes           more code bytes are needed to decode it
@@ -23,6 +26,8 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class TracerError(Exception):
     """Tell the reader what happened, to what, and what to do next, in one line."""
@@ -30,6 +35,28 @@ class TracerError(Exception):
 
 class UsageError(TracerError):
     """Refuse a command line that parses but cannot be carried out."""
+
+
+class ConditionError(UsageError):
+    """Reject a condition, or report one that has no answer: a division by zero.
+
+    ``text`` is all that was typed, ``column`` counts its characters from 1.
+    """
+
+    def __init__(self, message: str, text: str, column: int, owner: str = "") -> None:
+        super().__init__(f"{owner}: {message}" if owner else message)
+        self.text = text
+        self.column = column
+        self._message = message
+
+    @property
+    def detail(self) -> str:
+        """Return the message, then what was typed, then a caret under the place."""
+        return f"{self}\n  {self.text}\n  {' ' * (self.column - 1)}^"
+
+    def of(self, owner: str) -> ConditionError:
+        """Return the same with the name of what has the condition: ``break 2``."""
+        return ConditionError(self._message, self.text, self.column, owner)
 
 
 class GuestError(TracerError):
@@ -140,3 +167,12 @@ class GuestException(EmulationError):
         self.vector = vector
         self.error_code = error_code
         self.linear = linear
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean nvme?`` for the known word nearest to a mistyped one, or nothing."""
+    from difflib import get_close_matches  # needed by errors alone
+
+    by_folded = {name.casefold(): name for name in known}
+    near = get_close_matches(word.casefold(), by_folded, 1)
+    return f"; did you mean {by_folded[near[0]]}?" if near else ""

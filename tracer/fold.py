@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tracer.register import Named
 from tracer.trace import Intercept, MemoryAccess
 
 LONGEST = 8
@@ -22,12 +23,16 @@ FEWEST = 3
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Hold one device access with the record it is of, its number, and its phase, if known."""
+    """Hold one device access with the record it is of, its number, and its phase, if known.
+
+    ``named`` is the register that it is to, None where that has no name.
+    """
 
     seq: int
     record: Intercept
     access: MemoryAccess
     phase: str | None = None
+    named: Named | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import zstandard
 
-from tracer import codec
+from tracer import codec, registry
 from tracer.cache import new_file
 from tracer.diff import Differ, Rules, Side, compare
 from tracer.errors import TraceError
@@ -207,12 +207,12 @@ def _whole(path: Path) -> tuple[Header, list[Record]]:
 
 def _sides(differ: Differ, path: Path, region: str | None) -> tuple[Header, dict[str, Side]]:
     header, records = _whole(path)
-    sieve = Sieve(Selection(region=region))
+    sieve = Sieve(Selection(region=region), registry.load())
     sides = differ.read(
-        Event(seq, record, access)
+        Event(seq, record, access, sieve.phase, named)
         for record in records
+        for (seq, access), named in zip(sieve.wanted(record), sieve.named, strict=True)
         if isinstance(record, Intercept)
-        for seq, access in sieve.wanted(record)
     )
     if not sides:
         raise TraceError(_nothing(path, region, records))

@@ -258,15 +258,23 @@ class Meddling:
     skipped: bool = False
 
 
+def located(transfer: Transfer) -> tuple[str, int]:
+    """Return the name of the region that a transfer goes to, and the offset in it in bytes.
+
+    What nothing answers is ``unassigned``, with the physical address as the offset.
+    """
+    region = transfer.region
+    if region is None:
+        return "unassigned", transfer.physical
+    return region.name, transfer.physical - region.base
+
+
 def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> MemoryAccess:
     """Return a transfer as it is recorded."""
     place = (transfer.direction, transfer.width, transfer.physical, transfer.value)
     device = None if meddling is None else meddling.device
     asked = transfer.traced and transfer.width in WIDTHS
-    region = transfer.region
-    if transfer.traced:
-        name = region.name if region is not None else "unassigned"
-        offset = hex(transfer.physical - (region.base if region is not None else 0))
+    name, offset = located(transfer)
     return MemoryAccess(
         direction=transfer.direction,
         width=transfer.width,
@@ -274,7 +282,7 @@ def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> Memor
         physical=hex(transfer.physical),
         value=None if transfer.value is None else hex(transfer.value),
         region=name if transfer.traced else None,
-        offset=offset if transfer.traced else None,
+        offset=hex(offset) if transfer.traced else None,
         tdvmcall=tdvmcall(*place) if asked else None,
         ghcb=ghcb_exit(*place) if asked else None,
         device=None if device is None else hex(device),

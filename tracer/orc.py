@@ -109,6 +109,24 @@ class Stack:
     lost: str | None = None
 
 
+Lookup = Callable[[int], str | None]
+"""Return ``name+0x1f`` for a linear address, ``name+0x1f [module]`` in a module, or None."""
+
+
+def frame_symbol(frame: Frame, lookup: Lookup) -> str | None:
+    """Return the name of where a frame goes on.
+
+    A call is looked up within itself, as it may be its function's end, and told by where it ends,
+    as the kernel prints it.
+    """
+    symbol = lookup(frame.place)
+    if symbol is None or frame.interrupted:
+        return symbol
+    name, _, rest = symbol.partition("+")
+    distance, gap, owner = rest.partition(" ")
+    return f"{name}+{int(distance, 16) + 1:#x}{gap}{owner}"
+
+
 Find = Callable[[int], Entry | None]
 """Return the entry for a linear address of code, None when no table covers it."""
 

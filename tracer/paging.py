@@ -22,6 +22,9 @@ LARGE = 1 << 7
 
 LARGE_SIZE = 1 << 21
 
+LEVEL_NAMES = {5: "PML5", 4: "PML4", 3: "PDPT", 2: "PD", 1: "PT"}
+"""What the manuals call the table of each level; the last one's entries map 4 KiB."""
+
 _ACCESSED = 3 << 5
 """Accessed and dirty, which the CPU sets by itself."""
 _DEVICE_PAGE = PRESENT | WRITABLE | LARGE | _ACCESSED | 1 << 4 | 1 << 63
@@ -84,6 +87,40 @@ class Leaf:
         return self.physical + (linear - self.linear)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Hold one level of a walk: which entry of which table it took.
+
+    ``table`` is the table's physical address; ``entry`` is None where the table is not in RAM.
+    ``level`` counts down to 1, as in :data:`LEVEL_NAMES`.
+    """
+
+    level: int
+    table: int
+    index: int
+    entry: int | None
+
+    @property
+    def entry_address(self) -> int:
+        """Return the physical address of the entry."""
+        return self.table + 8 * self.index
+
+    @property
+    def present(self) -> bool:
+        """Tell whether the entry leads anywhere."""
+        return self.entry is not None and bool(self.entry & PRESENT)
+
+    @property
+    def leaf(self) -> bool:
+        """Tell whether the entry maps a page, where it is present, and no further table."""
+        return self.entry is not None and _is_leaf(self.entry, self.level)
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes of linear addresses the entry covers."""
+        return 1 << 12 + _INDEX_BITS * (self.level - 1)
+
+
 def paging_of(cr3: int, cr4: int, poison: int) -> Paging:
     """Return how a vCPU in 64-bit mode translates, from its control registers."""
     return Paging(cr3, 5 if cr4 & _CR4_LA57 else 4, poison)
@@ -119,6 +156,32 @@ def walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
             return _leaf(linear & -size, entry, address, size, paging.poison, writable, user)
         table = entry & _ADDRESS & ~paging.poison
     return None
+
+
+def steps(memory: PhysicalMemory, paging: Paging, linear: int) -> tuple[Step, ...]:
+    """Return every level that :func:`walk` goes through, the root first.
+
+    The last one maps the address, is not present, or is of a table that is not in RAM.
+    """
+    table = paging.cr3 & _CR3_TABLE
+    taken: list[Step] = []
+    for level in range(paging.levels, 0, -1):
+        index = linear >> 12 + _INDEX_BITS * (level - 1) & (_ENTRIES - 1)
+        try:
+            (entry,) = _ENTRY.unpack(memory.read(table + 8 * index, 8))
+        except LookupError:
+            entry = None
+        taken.append(Step(level, table, index, entry))
+        if not taken[-1].present or taken[-1].leaf:
+            break
+        table = entry & _ADDRESS & ~paging.poison
+    return tuple(taken)
+
+
+def canonical(linear: int, levels: int) -> bool:
+    """Tell whether a CPU takes a linear address at all (Intel SDM vol. 1, 3.3.7.1)."""
+    top = linear >> 11 + _INDEX_BITS * levels
+    return top in (0, (1 << 53 - _INDEX_BITS * levels) - 1)
 
 
 def leaves(memory: PhysicalMemory, paging: Paging) -> Iterator[Leaf]:

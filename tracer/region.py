@@ -82,6 +82,13 @@ class Region:
         return self.name == LAPIC
 
 
+def place_of(physical: int, region: Region | None, *, ram: bool) -> str:
+    """Say what is at a physical address: a region and offset (``nvme+0x1c``), or RAM."""
+    if region is not None:
+        return f"{region.name}+{physical - region.base:#x}"
+    return "RAM" if ram else "nothing answers there"
+
+
 Range = tuple[int, int]
 """First and last physical address."""
 

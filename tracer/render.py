@@ -7,6 +7,7 @@ carry colours. A trace may come from anywhere, so what could steer a terminal is
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from tracer.comparison import Difference
 from tracer.diff import Line, RegionDiff, Step
 from tracer.divergence import Divergence
 from tracer.fold import Fold
+from tracer.naming import Naming
+from tracer.register import Named, RegisterMaps
 from tracer.trace import Direction, Hex, Intercept, MemoryAccess
 
 
@@ -24,62 +27,78 @@ from tracer.trace import Direction, Hex, Intercept, MemoryAccess
 class Layout:
     """Give the columns of an access line; widths are in characters.
 
-    ``symbol``, ``text`` and ``place`` are padded to their widths, and cut to them when ``cut`` is
-    set; a value then loses its leading zeros where ``value`` is too narrow for them. The others
-    have room for what they hold.
+    ``symbol``, ``text``, ``place`` and ``register`` are padded to their widths, and cut to them
+    when ``cut`` is set; a value then loses its leading zeros where ``value`` is too narrow for
+    them. The others have room for what they hold. A column of width 0 is left out. ``columns`` is
+    the width of a whole line, None for as wide as need be.
     """
 
     symbol: int
     text: int
     place: int
+    register: int
     value: int
     vcpu: bool
     cut: bool
     colour: bool = False
+    columns: int | None = None
 
 
 _TIME, _VCPU, _DIRECTION, _GAP = 10, 5, 3, 2
 _VALUE32, _VALUE64 = 10, 18
+# Per cent of what is left for call site, instruction, place and register.
+_SHARES, _NARROW = (27, 28, 23, 22), (36, 0, 32, 32)
 
 
 def layout(columns: int | None, colour: bool = False) -> Layout:
     """Return the layout for a terminal ``columns`` wide, or for a file when that is None.
 
-    A file's lines are padded alike and never cut, so that nothing is lost to ``grep``.
+    A file's lines are padded alike and never cut, so that nothing is lost to ``grep``. A narrow
+    terminal has no room for the instruction, and then for the vCPU.
     """
     if columns is None:
         return Layout(
-            symbol=30, text=38, place=24, value=_VALUE64, vcpu=True, cut=False, colour=colour
-        )
-    vcpu = columns >= 100
-    value = _VALUE64 if vcpu else _VALUE32
+            symbol=30, text=38, place=26, register=22, value=_VALUE64, vcpu=True, cut=False,
+            colour=colour,
+        )  # fmt: skip
+    vcpu = columns >= 120
+    value = _VALUE64 if columns >= 140 else _VALUE32
     fixed = [_TIME, _DIRECTION, value, *([_VCPU] if vcpu else [])]
-    gaps = _GAP * (len(fixed) + 2)
+    shares = _SHARES if columns >= 100 else _NARROW
+    gaps = _GAP * (len(fixed) + len([share for share in shares if share]) - 1)
     room = max(columns - sum(fixed) - gaps, 24)
-    symbol = min(room * 35 // 100, 40)
-    place = min(room * 27 // 100, 32)
-    text = min(room - symbol - place, 48)
+    symbol, text, place, _ = (room * share // 100 for share in shares)
+    register = room - symbol - text - place
     return Layout(
-        symbol=symbol, text=text, place=place, value=value, vcpu=vcpu, cut=True, colour=colour
-    )
+        symbol=min(symbol, 40), text=min(text, 48), place=min(place, 32),
+        register=min(register, 28), value=value, vcpu=vcpu, cut=True, colour=colour,
+        columns=columns,
+    )  # fmt: skip
 
 
 UNCUT = layout(None)
 """The layout for files and pipes."""
 
 
-def access_objects(record: Intercept) -> list[dict[str, Any]]:
+def access_objects(record: Intercept, naming: Naming | None = None) -> list[dict[str, Any]]:
     """Return one JSON-ready object for each device access of a record, in order.
 
     ``address`` is physical and ``rip`` linear; ``width`` is in bytes; numbers that may exceed
     2^53 are hex strings. ``value`` is None where a natively stepped instruction hid it.
-    ``tdvmcall`` and ``ghcb`` are what the access would become in a confidential guest, None where
-    the trace does not tell.
+    ``register`` is the name that ``naming`` finds, None without one, and ``fields`` has the numbers
+    of its bit fields. ``tdvmcall`` and ``ghcb`` are what the access would become in a confidential
+    guest, None where the trace does not tell.
     """
-    return [access_object(record, seq, access) for seq, access in record.device_accesses()]
+    naming = naming or Naming(RegisterMaps())
+    return [
+        access_object(record, seq, access, naming.add(access))
+        for seq, access in record.device_accesses()
+    ]
 
 
-def access_object(record: Intercept, seq: int, access: MemoryAccess) -> dict[str, Any]:
+def access_object(
+    record: Intercept, seq: int, access: MemoryAccess, named: Named | None = None
+) -> dict[str, Any]:
     """Return the JSON-ready object for device access number ``seq``: see :func:`access_objects`."""
     return {
         "seq": seq,
@@ -91,31 +110,49 @@ def access_object(record: Intercept, seq: int, access: MemoryAccess) -> dict[str
         "text": record.text,
         "region": access.region,
         "offset": access.offset,
+        "register": named.text if named is not None else None,
         "address": access.physical,
         "width": access.width,
         "direction": access.direction,
         "value": access.value,
+        "fields": _field_numbers(access, named),
         "via": record.via,
         "tdvmcall": msgspec.to_builtins(access.tdvmcall),
         "ghcb": msgspec.to_builtins(access.ghcb),
     }
 
 
-def access_lines(record: Intercept, shape: Layout = UNCUT) -> list[str]:
+# A field too wide for a JSON number is a hex string, whatever its value.
+def _field_numbers(access: MemoryAccess, named: Named | None) -> dict[str, int | str]:
+    if named is None or access.value is None:
+        return {}
+    return {
+        name: number if bits <= 53 else hex(number)
+        for name, bits, number in named.numbers(int(access.value, 16))
+    }
+
+
+def access_lines(
+    record: Intercept, shape: Layout = UNCUT, naming: Naming | None = None
+) -> list[str]:
     """Return one line of text for each device access of a record, in order."""
-    return [access_line(record, access, shape) for _, access in record.device_accesses()]
+    naming = naming or Naming(RegisterMaps())
+    return [
+        access_line(record, access, shape, naming.add(access))
+        for _, access in record.device_accesses()
+    ]
 
 
-def access_line(record: Intercept, access: MemoryAccess, shape: Layout = UNCUT) -> str:
+def access_line(
+    record: Intercept, access: MemoryAccess, shape: Layout = UNCUT, named: Named | None = None
+) -> str:
     """Return the line of text for one device access.
 
-    In order: guest time in seconds, vCPU, call site, instruction, region and offset, ``R`` or
-    ``W`` with the width in bytes and ``~`` after a native step, value.
+    In order: guest time in seconds, vCPU, call site, instruction, region and offset, register,
+    ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value.
     """
-    cells = _cells(record, access, shape)
-    return "  ".join(
-        f"{_SGR[style]}{cell}\x1b[0m" if shape.colour and style else cell for cell, style in cells
-    ).rstrip()
+    cells = _cells(record, access, shape, named)
+    return "  ".join(paint(cell, style, shape.colour) for cell, style in cells).rstrip()
 
 
 # Select Graphic Rendition: ECMA-48, 8.3.117. The eight basic colours follow the user's theme.
@@ -123,13 +160,48 @@ _SGR = {
     "time": "\x1b[2m",
     "symbol": "\x1b[36m",
     "place": "\x1b[33m",
+    "register": "\x1b[35m",
     "read": "\x1b[32m",
     "write": "\x1b[31m",
     "value": "\x1b[1m",
 }
 
 
-def _cells(record: Intercept, access: MemoryAccess, shape: Layout) -> Iterator[tuple[str, str]]:
+def paint(text: str, style: str, colour: bool) -> str:
+    """Return text in one of the styles of a line: ``time``, ``symbol``, ``place``, ``value`` …
+
+    It is returned as it is without ``colour``, or in no style (an empty name).
+    """
+    return f"{_SGR[style]}{text}\x1b[0m" if colour and style else text
+
+
+def decoded_lines(access: MemoryAccess, named: Named | None, shape: Layout = UNCUT) -> list[str]:
+    """Return the bit fields of an access's value that are not 0, as lines to follow its own."""
+    if named is None or access.value is None:
+        return []
+    return _below(named.describe(int(access.value, 16)), shape)
+
+
+def change_lines(
+    access: MemoryAccess, named: Named | None, before: int, shape: Layout = UNCUT
+) -> list[str]:
+    """Return the bit fields that differ from the value ``before``, as lines to follow its own."""
+    if named is None or access.value is None:
+        return []
+    return _below(named.changes(before, int(access.value, 16)), shape)
+
+
+# What belongs to the line above, wrapped where lines have a width.
+def _below(text: str, shape: Layout) -> list[str]:
+    head = f"{'':10}  ↳ "
+    room = max((shape.columns or 1 << 16) - len(head), 20)
+    lines = textwrap.wrap(printable(text), room, break_on_hyphens=False)
+    return [f"{' ' * len(head) if number else head}{line}" for number, line in enumerate(lines)]
+
+
+def _cells(
+    record: Intercept, access: MemoryAccess, shape: Layout, named: Named | None
+) -> Iterator[tuple[str, str]]:
     yield f"{record.time_ns / 1e9:10.6f}", "time"
     if shape.vcpu:
         yield f"vcpu{record.vcpu}", ""
@@ -137,8 +209,10 @@ def _cells(record: Intercept, access: MemoryAccess, shape: Layout) -> Iterator[t
     if shape.cut and len(text) > shape.text:
         text = _terse(text)
     yield _fit(printable(record.symbol or record.rip), shape.symbol, shape), "symbol"
-    yield _fit(text, shape.text, shape), ""
+    if shape.text:
+        yield _fit(text, shape.text, shape), ""
     yield _fit(place(access), shape.place, shape), "place"
+    yield _fit(named.text if named is not None else "", shape.register, shape), "register"
     stepped = "~" if record.via == "stepped" else ""
     yield f"{_short(access.direction, access.width) + stepped:<{_DIRECTION}}", access.direction
     value = padded(access.value, access.width)
@@ -236,11 +310,13 @@ def region_diff_lines(
 def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
     """Yield a hunk of a diff: ``-`` is in the first trace only, ``+`` in the second, ``~`` differs.
 
-    Each line has direction and width, offset, value, and the call site with its number.
+    Each line has direction and width, offset and register, value, and the call site with its
+    number. Below a change are the bit fields that it changes.
     """
-    for line in hunk:
-        step = line.first or line.second
-        assert step is not None
+    steps = [step for line in hunk if (step := line.first or line.second) is not None]
+    places = [f"+{s.offset:#x} {s.named.text if s.named is not None else ''}" for s in steps]
+    wide = max(8, *(len(place.rstrip()) for place in places))
+    for line, step, place in zip(hunk, steps, places, strict=True):
         value = _step_value(step)
         site = f"{printable(step.site)} #{step.seq}"
         if line.kind == "changed" and line.second is not None:
@@ -249,11 +325,23 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
             site += f" → {other}#{line.second.seq}"
         yield (
             f"  {_DIFF_MARK[line.kind]} {_short(step.direction, step.width):<3}"
-            f" {f'+{step.offset:#x}':<8} {value:<24} {site}"
+            f" {place.rstrip():<{wide}} {value:<24} {site}"
         )
+        if line.kind == "changed" and line.second is not None:
+            fields = _step_changes(step, line.second)
+            if fields:
+                yield f"        {fields}"
 
 
 _DIFF_MARK = {"same": " ", "changed": "~", "first": "-", "second": "+"}
+
+
+def _step_changes(first: Step, second: Step) -> str:
+    if first.named is None or first.value is None or second.value is None:
+        return ""
+    if second.named is None or second.named.text != first.named.text:
+        return ""  # a window that shows something else
+    return first.named.changes(first.value, second.value)
 
 
 def _step_value(step: Step) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from tracer.naming import Naming
 from tracer.phase import PhaseTracker
+from tracer.register import Named, RegisterMap, RegisterMaps, names_register
 from tracer.trace import Direction, Intercept, MemoryAccess, Record
 
 
@@ -48,9 +50,11 @@ class Selection:
     ``time`` is in nanoseconds of guest time. ``changes`` wants an access only when its value is
     not that of the one before it to the same place in the same direction; it is applied last.
     An access whose value is not known has no value that could be wanted, and is always a change.
+    ``register`` is a register's name or a glob: see :func:`tracer.register.names_register`.
     """
 
     region: str | None = None
+    register: str | None = None
     symbol: str | None = None
     direction: Direction | None = None
     offset: Span | None = None
@@ -61,7 +65,10 @@ class Selection:
     changes: bool = False
 
     def wants(self, record: Intercept, access: MemoryAccess) -> bool:
-        """Tell whether a device access meets every criterion but ``phase`` and ``changes``."""
+        """Tell whether a device access meets each criterion that needs no access but this one.
+
+        Not ``phase``, ``register`` and ``changes``.
+        """
         return (
             (self.direction is None or access.direction == self.direction)
             and (self.vcpu is None or record.vcpu == self.vcpu)
@@ -76,14 +83,18 @@ class Selection:
 class Sieve:
     """Apply a selection to the records of a trace as they come.
 
-    ``phase`` is the phase of the last record. Memory grows with the places accessed, not with the
-    accesses.
+    ``phase`` is the phase of the last record, ``named`` has the registers of those of its accesses
+    that are wanted, in their order; without ``maps`` none has a name. Memory grows with the places
+    accessed, not with the accesses.
     """
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, maps: RegisterMaps | None = None) -> None:
         self.selection = selection
+        self.named: list[Named | None] = []
         self._phases = PhaseTracker()
-        self._last: dict[tuple[str | None, str | None, str, int], str] = {}
+        self._naming = Naming(maps or RegisterMaps())
+        self._fits: dict[tuple[str | None, Named | None], bool] = {}
+        self._last: dict[tuple[str | None, str | None, str, int, str | None], str] = {}
 
     @property
     def phase(self) -> str | None:
@@ -93,22 +104,44 @@ class Sieve:
     def wanted(self, record: Record) -> list[tuple[int, MemoryAccess]]:
         """Return the device accesses of the next record that are wanted, with their numbers."""
         phase = self._phases.add(record)
+        self.named = []
         if not isinstance(record, Intercept):
+            self._naming.learn(record)
             return []
         pattern = self.selection.phase
-        if pattern is not None and (phase is None or not fnmatchcase(phase, pattern)):
-            return []
-        return [
-            (seq, access)
-            for seq, access in record.device_accesses()
-            if self.selection.wants(record, access)
-            and not (self.selection.changes and self._again(access))
-        ]
+        fits = pattern is None or (phase is not None and fnmatchcase(phase, pattern))
+        found = []
+        for item in record.device_accesses():
+            access = item[1]
+            named = self._naming.add(access)  # of each: what a window shows depends on all before
+            if (
+                fits
+                and self.selection.wants(record, access)
+                and self._is_register(access, named)
+                and not (self.selection.changes and self._again(access, named))
+            ):
+                found.append(item)
+                self.named.append(named)
+        return found
 
-    def _again(self, access: MemoryAccess) -> bool:
+    def map_of(self, region: str) -> RegisterMap | None:
+        """Return the map that a region's registers have their names from, or None."""
+        return self._naming.map_of(region)
+
+    def _is_register(self, access: MemoryAccess, named: Named | None) -> bool:
+        pattern = self.selection.register
+        if pattern is None:
+            return True
+        key = access.region, named
+        if key not in self._fits:
+            self._fits[key] = names_register(pattern, access.region or "", named)
+        return self._fits[key]
+
+    def _again(self, access: MemoryAccess, named: Named | None) -> bool:
         if access.value is None:
             return False
-        place = access.region, access.offset, access.direction, access.width
+        shown = None if named is None else named.text
+        place = access.region, access.offset, access.direction, access.width, shown
         last, self._last[place] = self._last.get(place), access.value
         return last == access.value
 

@@ -6,8 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, TypeVar
 
+from tracer.register import Named
 from tracer.trace import End, Intercept, MemoryAccess, Record, RegionRecord
+
+Names = TypeVar("Names", bound=tuple[str, ...])
 
 
 @dataclass(slots=True)
@@ -34,9 +39,10 @@ class Summary:
     """Count records as they come, in memory that does not grow with their number.
 
     ``regions`` holds every traced region announced, accessed or not. ``sites`` counts device
-    accesses by call site and region, ``registers`` by region and offset, ``phases`` by phase of the
-    boot and region where the phase is known; ``forms`` counts intercepts by instruction form and by
-    how they were carried out. A call site is a symbol with offset, or else a linear address.
+    accesses by call site and region, ``registers`` by region, offset and the name of the register,
+    empty where it has none, ``phases`` by phase of the boot and region where the phase is known;
+    ``forms`` counts intercepts by instruction form and by how they were carried out. A call site is
+    a symbol with offset, or else a linear address.
     """
 
     def __init__(self) -> None:
@@ -45,7 +51,7 @@ class Summary:
         self.regions: dict[str, RegionCount] = {}
         self.sites: Counter[tuple[str, str]] = Counter()
         self.forms: Counter[tuple[str, str]] = Counter()
-        self.registers: Counter[tuple[str, str]] = Counter()
+        self.registers: Counter[tuple[str, str, str]] = Counter()
         self.phases: Counter[tuple[str, str]] = Counter()
         self.end: End | None = None
         self._form_of: dict[tuple[str, tuple[tuple[str, int], ...]], str] = {}
@@ -70,16 +76,18 @@ class Summary:
         record: Record,
         wanted: Sequence[tuple[int, MemoryAccess]] | None = None,
         phase: str | None = None,
+        named: Sequence[Named | None] = (),
     ) -> None:
         """Count one record; of its device accesses only those ``wanted``, all when that is None.
 
-        An intercept none of whose accesses is wanted is not counted.
+        ``named`` are the registers of these accesses, as far as they are known. An intercept none
+        of whose accesses is wanted is not counted.
         """
         match record:
             case Intercept():
                 accesses = record.device_accesses() if wanted is None else wanted
                 if accesses or wanted is None:
-                    self._add_intercept(record, accesses, phase)
+                    self._add_intercept(record, accesses, phase, named)
             case RegionRecord() if record.region.traced:
                 self.regions.setdefault(record.region.name, RegionCount())
             case End():
@@ -88,13 +96,17 @@ class Summary:
                 pass
 
     def _add_intercept(
-        self, record: Intercept, accesses: Sequence[tuple[int, MemoryAccess]], phase: str | None
+        self,
+        record: Intercept,
+        accesses: Sequence[tuple[int, MemoryAccess]],
+        phase: str | None,
+        named: Sequence[Named | None],
     ) -> None:
         self.intercepts += 1
         self.stepped_intercepts += record.via == "stepped"
         self.forms[self._form(record), record.via] += 1
         site = record.symbol or record.rip
-        for _, access in accesses:
+        for (_, access), register in zip_longest(accesses, named[: len(accesses)]):
             region = access.region or ""
             count = self.regions.setdefault(region, RegionCount())
             if access.direction == "read":
@@ -104,7 +116,8 @@ class Summary:
             count.stepped += record.via == "stepped"
             count.sites.add(site)
             self.sites[site, region] += 1
-            self.registers[region, access.offset or "?"] += 1
+            name = register.text if register is not None else ""
+            self.registers[region, access.offset or "?", name] += 1
             if phase is not None:
                 self.phases[phase, region] += 1
 
@@ -117,9 +130,46 @@ class Summary:
         return self._form_of[key]
 
 
-def ranked(counts: Counter[tuple[str, str]]) -> list[tuple[tuple[str, str], int]]:
+def ranked(counts: Counter[Names]) -> list[tuple[Names, int]]:
     """Return counts with the highest first, and equal ones in the order of their names."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def summary_object(summary: Summary) -> dict[str, Any]:
+    """Return all counts ready for JSON."""
+    return {
+        "accesses": summary.accesses,
+        "emulated": summary.emulated,
+        "stepped": summary.stepped,
+        "intercepts": summary.intercepts,
+        "regions": [
+            {
+                "region": name,
+                "reads": count.reads,
+                "writes": count.writes,
+                "emulated": count.emulated,
+                "stepped": count.stepped,
+                "call_sites": len(count.sites),
+            }
+            for name, count in sorted(summary.regions.items())
+        ],
+        "registers": [
+            {"region": region, "offset": offset, "register": name or None, "accesses": count}
+            for (region, offset, name), count in ranked(summary.registers)
+        ],
+        "phases": [
+            {"phase": phase, "region": region, "accesses": count}
+            for (phase, region), count in ranked(summary.phases)
+        ],
+        "call_sites": [
+            {"site": site, "region": region, "accesses": count}
+            for (site, region), count in ranked(summary.sites)
+        ],
+        "forms": [
+            {"form": form, "via": via, "intercepts": count}
+            for (form, via), count in ranked(summary.forms)
+        ],
+    }
 
 
 def instruction_form(text: str, accesses: Sequence[MemoryAccess] = ()) -> str:
@@ -133,6 +183,11 @@ def instruction_form(text: str, accesses: Sequence[MemoryAccess] = ()) -> str:
     head, operands = _split(text)
     fallback = f"m{8 * accesses[0].width}" if accesses else "m"
     return " ".join([head, ", ".join(_operand(o, fallback) for o in operands)]).strip()
+
+
+def mnemonic(text: str) -> str:
+    """Return the name of an instruction without its prefixes: ``xadd`` for ``lock xadd ...``."""
+    return _split(text)[0].rpartition(" ")[2]
 
 
 # A mnemonic with its prefixes, and the operands. Only prefixes stand before a mnemonic.

@@ -11,7 +11,7 @@ from rich.text import Text
 from tracer.audit import Audit
 from tracer.comparison import Comparison
 from tracer.render import printable
-from tracer.summary import Summary, ranked
+from tracer.summary import Names, Summary, ranked
 
 
 def closing_table(summary: Summary) -> Table:
@@ -48,10 +48,10 @@ def forms_table(summary: Summary, limit: int | None = None) -> Table:
 
 
 def registers_table(summary: Summary, limit: int | None = None) -> Table:
-    """Return the offsets of each region that were accessed, the busiest first."""
-    table = _table("region", "offset", "accesses", texts=2)
-    for (region, offset), count in _most(summary.registers, limit):
-        _row(table, region, offset, count)
+    """Return the registers of each region that were accessed, the busiest first."""
+    table = _table("region", "offset", "register", "accesses", texts=3)
+    for (region, offset, register), count in _most(summary.registers, limit):
+        _row(table, region, offset, register, count)
     return table
 
 
@@ -100,12 +100,13 @@ def audit_table(audit: Audit, limit: int | None = None) -> Table:
 
 
 # The last row tells of what the limit keeps out.
-def _most(counts: Counter[tuple[str, str]], limit: int | None) -> list[tuple[tuple[str, str], int]]:
-    order = ranked(counts)
+def _most(counts: Counter[Names], limit: int | None) -> list[tuple[Names | tuple[str, ...], int]]:
+    order: list[tuple[Names | tuple[str, ...], int]] = [*ranked(counts)]
     if limit is None or len(order) <= limit:
         return order
     rest = order[limit:]
-    return [*order[:limit], ((f"… {len(rest)} more", ""), sum(count for _, count in rest))]
+    blank = ("",) * (len(rest[0][0]) - 1)
+    return [*order[:limit], ((f"… {len(rest)} more", *blank), sum(count for _, count in rest))]
 
 
 def _table(*headings: str, texts: int = 1) -> Table:

@@ -222,7 +222,7 @@ def test_two_boots_make_the_same_accesses(trace: Trace, again: Run) -> None:
 
 KEYS = {
     "seq", "time_ns", "vcpu", "rip", "symbol", "bytes", "text", "region", "offset", "address",
-    "width", "direction", "value", "via",
+    "width", "direction", "value", "via", "register", "fields",
 }  # fmt: skip
 
 
@@ -240,6 +240,13 @@ def test_json_is_one_object_an_access(traced: Run) -> None:
         assert re.fullmatch(r"\w[\w.]*\+0x[0-9a-f]+(/0x[0-9a-f]+)?( \[\w+\])?", item["symbol"]), (
             item
         )
+
+
+def test_every_access_is_to_a_register_with_a_name(traced: Run) -> None:
+    nameless = {(item["region"], item["offset"]) for item in traced.objects if not item["register"]}
+    assert not nameless
+    indirect = {item["register"] for item in traced.objects if item["offset"] == "0x10"}
+    assert {"REDTBL[0].LOW", "REDTBL[23].HIGH", "VER"} <= indirect and "IOWIN" not in indirect
 
 
 def test_lines_are_shown_while_it_boots(again: Run) -> None:

@@ -10,12 +10,13 @@ from ram import PAGING, Ram
 
 from tracer.btf import Btf, parse_btf
 from tracer.guest.names import Names
+from tracer.guest.stacks import Stacks
 from tracer.intercept import AddressSpace
 from tracer.region import RegionMap
 from tracer.symbols import Symbol, SymbolTable, table_of
 from tracer.trace import Mark, StackRecord
 from tracer.trap.callers import Callers
-from tracer.x86 import RSP, CpuState
+from tracer.x86 import RBP, RSP, CpuState
 
 BASE = 0xFFFF_FFFF_8100_0000  # linear, at physical 0
 READ, PROBE, DRIVER, INITCALL, INIT, IRQ, IDLE = (BASE + 0x1000 + 0x10 * n for n in range(7))
@@ -191,3 +192,26 @@ def test_a_kernel_without_tables_says_what_is_missing() -> None:
     guest.running()
     guest.access(READ, *BY_INITCALL)
     assert guest.published == [Mark(time_ns=5, text="phase: user space")]
+
+
+def test_a_stack_without_orc_tables_is_unwound_by_frame_pointers() -> None:
+    guest = Guest(stacks=True, has_orc=False)
+    names = Names(Kernel(None, {"_text": BASE, "schedule": PROBE, "_end": BASE + 0x10_0000}))
+    guest.ram.write(STACK - BASE, struct.pack("<2Q", 0, DRIVER + 4))
+    gpr = tuple(STACK if number == RBP else 0 for number in range(16))
+    cpu = CpuState(gpr=gpr, rip=READ)
+    without = Stacks(names).unwind(cpu, guest.space)
+    assert len(without.frames) == 1
+    assert without.lost is not None and without.lost.endswith("and it keeps no frame pointers")
+    guest.ram.write(PROBE - BASE, bytes.fromhex("554889e5"))
+    assert [frame.rip for frame in Stacks(names).unwind(cpu, guest.space).frames] == [
+        READ, DRIVER + 4,
+    ]  # fmt: skip
+
+
+def test_code_outside_the_kernel_is_not_unwound() -> None:
+    guest = Guest(stacks=True)
+    names = Names(Kernel(types(), SYMBOLS))
+    for cpu in (CpuState(rip=0x401000, cpl=3), CpuState(rip=0x401000)):
+        stack = Stacks(names).unwind(cpu, guest.space)
+        assert len(stack.frames) == 1 and stack.lost == "code outside the kernel is not unwound"

@@ -222,9 +222,9 @@ def test_the_command_shows_what_differs(tmp_path: Path, capsys: Output) -> None:
     out, _ = capsys.readouterr()
     assert out.splitlines() == [
         "nvme: 1 changed, 0 only in A, 0 only in B, 3 alike",
-        "    W4  +0x1000  0x00000000               nvme_pci_enable+0x5e #0",
-        "  ~ W4  +0x1000  0x00000001 → 0x00000063  nvme_pci_enable+0x5e #1 → #1",
-        "    W4  +0x1000  0x00000002               nvme_pci_enable+0x5e #2",
+        "    W4  +0x1000 SQ0TDBL 0x00000000               nvme_pci_enable+0x5e #0",
+        "  ~ W4  +0x1000 SQ0TDBL 0x00000001 → 0x00000063  nvme_pci_enable+0x5e #1 → #1",
+        "    W4  +0x1000 SQ0TDBL 0x00000002               nvme_pci_enable+0x5e #2",
     ]
 
 

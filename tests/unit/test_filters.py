@@ -104,6 +104,10 @@ def test_a_mark_names_a_phase() -> None:
         (["--time", "0.214318003-"], [3, 4]),
         (["--changes", "--read"], [0, 3, 4]),
         (["--phase", "kernel", "--write"], [1, 2]),
+        (["--register", "CC"], [1]),
+        (["--register", "nvme.c*"], [0, 1]),
+        (["--register", "ENTRY[0].*"], [2]),
+        (["--register", "MAIN_CNT", "--region", "hpet"], [3]),
     ],
 )
 def test_the_command_line_has_them(
@@ -161,5 +165,6 @@ def test_stats_count_registers_and_phases(tmp_path: Path, capsys: Output) -> Non
     path = str(sample.write(tmp_path / "run.vtrace"))
     assert cli.main(["stats", path, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert {"region": "nvme", "offset": "0x14", "accesses": 1} in told["registers"]
+    cc = {"region": "nvme", "offset": "0x14", "register": "CC", "accesses": 1}
+    assert cc in told["registers"]
     assert {"phase": "kernel", "region": "nvme", "accesses": 2} in told["phases"]

@@ -198,7 +198,9 @@ def test_a_difference_is_shown(trace: Path, changed: Path, tmp_path: Path) -> No
     title, counts, *lines = str(raised.value).splitlines()
     assert title == f"{changed} does not match the golden {path}"
     assert counts == "nvme: 1 changed, 0 only in the golden, 0 only in this trace, 1 alike"
-    assert re.fullmatch(r"  ~ W4  \+0x14 +0x00460001 → 0x00460000 +nvme_enable.*", lines[-1])
+    *_, change, fields = lines
+    assert re.fullmatch(r"  ~ W4  \+0x14 CC +0x00460001 → 0x00460000 +nvme_enable.*", change)
+    assert fields.strip() == "EN 1→0"
 
 
 def test_another_kernel_is_told_with_the_difference(trace: Path, tmp_path: Path) -> None:

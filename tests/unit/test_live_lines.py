@@ -8,6 +8,8 @@ import pytest
 import trace_sample as sample
 
 from tracer.command.boot import _LinePrinter
+from tracer.naming import Naming
+from tracer.register import RegisterMaps
 from tracer.trace import End
 
 END = End(time_ns=9, outcome="poweroff", counts={})
@@ -15,7 +17,7 @@ END = End(time_ns=9, outcome="poweroff", counts={})
 
 def shown(capsys: pytest.CaptureFixture[str], *, values: range, end: bool) -> list[str]:
     """Return the last words of the lines that reads of these values give."""
-    printer = _LinePrinter()
+    printer = _LinePrinter(Naming(RegisterMaps()))
     for seq, value in enumerate(values):
         printer(sample.intercept(seq, sample.device("nvme", 0x1C, 4, "read", value)))
     if end:

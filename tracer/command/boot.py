@@ -15,14 +15,19 @@ from pathlib import Path
 
 from tracer import witness
 from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.command.filters import add_register_files, register_maps
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
+from tracer.command.interactive import add_shell_arguments, paper, wish
 from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
 from tracer.errors import Diverged, TracerError, UsageError
 from tracer.fold import Event, Fold, Folder
 from tracer.launch import Plan, header, launch
+from tracer.naming import Naming
 from tracer.recording import RecordedDevice
 from tracer.render import access_line, access_objects, fold_line, printable
+from tracer.repl.interruption import Interruption
+from tracer.repl.shell import Shell
 from tracer.selection import Selection, Sieve
 from tracer.session import Session, Subscriber
 from tracer.summary import Summary
@@ -53,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
+    add_shell_arguments(parser)
+    add_register_files(parser)
     add_guest_arguments(parser)
     add_replay_arguments(parser)
 
@@ -68,19 +75,19 @@ def run(args: argparse.Namespace) -> int:
         console = stack.enter_context(_console(args))
         boot = _Boot(args, plan, trace, console, device)
         try:
-            boot.run()
-        except KeyboardInterrupt:
+            status = boot.run()
+        except (KeyboardInterrupt, asyncio.CancelledError):
             raise TracerError(boot.interrupted()) from None
         except Diverged as error:
             terminal.warn(printable(str(error)))
             return EXIT_MISMATCH
-        if args.check and trace is not None and log is not None:
+        if args.check and trace is not None and log is not None and status == EXIT_OK:
             return _check(trace, log, quiet=args.json)
-    return EXIT_OK
+    return status
 
 
 @contextlib.contextmanager
-def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], None]]:
+def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], object]]:
     # Where the guest's serial output goes.
     if args.serial is not None:
         try:
@@ -93,7 +100,7 @@ def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], None]]:
         yield lambda _: None
     else:
         console = _Console()
-        yield console.write
+        yield console
         console.end()
 
 
@@ -101,14 +108,18 @@ class _Console:
     # Shows whole lines only: a line of the trace may come in the middle of one of the guest's.
 
     def __init__(self) -> None:
+        self.show: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
         self._rest = b""
+
+    def __call__(self, data: bytes) -> None:
+        self.write(data)
 
     def write(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             text = line.decode(errors="replace")
             shown = "".join(char for char in text if char == "\t" or char.isprintable())
-            print(shown, file=sys.stderr, flush=True)
+            self.show(shown)
 
     def end(self) -> None:
         if self._rest:
@@ -132,7 +143,7 @@ class _Boot:
         args: argparse.Namespace,
         plan: Plan,
         trace: Path | None,
-        console: Callable[[bytes], None],
+        console: Callable[[bytes], object],
         recorded: RecordedDevice | None,
     ) -> None:
         self._args = args
@@ -141,11 +152,23 @@ class _Boot:
         self._console = console
         self._recorded = recorded
         self._summary = Summary()
+        self._wish = wish(args, args.output)
+        self._status = EXIT_OK
+        self._interruption = Interruption(tell, person=args.interactive)
+        self._naming = Naming(register_maps(args))
         self._task: asyncio.Task[None] | None = None
         self._console_error: OSError | None = None
 
-    def run(self) -> None:
-        asyncio.run(self._run())
+    def run(self) -> int:
+        if not self._wish.asked:
+            asyncio.run(self._run())
+            return self._status
+        self._interruption.begin()
+        try:
+            asyncio.run(self._run())
+        finally:
+            self._interruption.end()
+        return self._status
 
     def interrupted(self) -> str:
         some = self._summary.accesses and self._args.output is not None
@@ -153,10 +176,17 @@ class _Boot:
         return f"interrupted; {self._summary.accesses} accesses were recorded{kept}"
 
     async def _run(self) -> None:
-        self._task = asyncio.current_task()
+        self._task = task = asyncio.current_task()
+        assert task is not None
         loop = asyncio.get_running_loop()
+        if self._wish.asked:
+            # Ctrl-C is for the guest then.
+            self._interruption.install(task)
         for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, os.kill, os.getpid(), signal.SIGINT)
+            if self._wish.asked:
+                loop.add_signal_handler(number, task.cancel)
+            else:
+                loop.add_signal_handler(number, os.kill, os.getpid(), signal.SIGINT)
         try:
             async with launch(self._plan, self._take_console, tell) as session:
                 await session.reach_entry()
@@ -189,15 +219,20 @@ class _Boot:
                 # First: what is shown is in the file.
                 session.subscribers.append(writer.append)
             session.subscribers.append(self._summary.add)
-            if not self._args.quiet:
-                session.subscribers.append(_json_printer() if self._args.json else _LinePrinter())
+            if not (self._args.quiet or self._wish.asked):
+                session.subscribers.append(self._naming.learn)
+                show = _json_printer if self._args.json else _LinePrinter
+                session.subscribers.append(show(self._naming))
             outcome = "interrupted"
             try:
-                await self._trap(session)
-                await session.run()
-                if self._recorded is not None:
+                if self._wish.asked:
+                    outcome = await self._converse(session)
+                else:
+                    await self._trap(session)
+                    await session.run()
+                    outcome = "poweroff"
+                if self._recorded is not None and outcome == "poweroff":
                     self._recorded.finish()
-                outcome = "poweroff"
             except TracerError as error:
                 outcome = str(error)
                 raise
@@ -206,6 +241,17 @@ class _Boot:
                     # The disk may be full, which is then on its way as an error already.
                     session.end(outcome)
                 self._close(session)
+
+    async def _converse(self, session: Session) -> str:
+        # Leave the guest to a person or a script; return how it ended.
+        shell = Shell(session, self._naming, self._wish, self._interruption, paper)
+        if shell.prompts and isinstance(self._console, _Console):
+            self._console.show = shell.console
+        await self._trap(session)
+        self._status = await shell.run()
+        if isinstance(shell.control.error, Diverged):
+            self._status = EXIT_MISMATCH
+        return shell.control.outcome or "interrupted"
 
     async def _trap(self, session: Session) -> None:
         session.recorded = self._recorded
@@ -226,8 +272,9 @@ class _Boot:
     def _close(self, session: Session) -> None:
         if not session.counts["stops"]:
             return
-        stream = sys.stderr if self._args.json else sys.stdout
-        terminal.table_console(stream).print(closing_table(self._summary))
+        if not self._wish.asked:  # there `stats` is
+            stream = sys.stderr if self._args.json else sys.stdout
+            terminal.table_console(stream).print(closing_table(self._summary))
         counts = session.counts
         tell(
             f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
@@ -245,7 +292,8 @@ class _LinePrinter:
     # Prints a line an access, at once. On a terminal a loop, such as that of a driver that polls or
     # the timer's, is its first turns and a count.
 
-    def __init__(self) -> None:
+    def __init__(self, naming: Naming) -> None:
+        self._naming = naming
         self._sieve = Sieve(Selection())
         self._folder = Folder(eager=True) if sys.stdout.isatty() else None
 
@@ -253,7 +301,7 @@ class _LinePrinter:
         wanted = self._sieve.wanted(record)
         if isinstance(record, Intercept):
             for seq, access in wanted:
-                event = Event(seq, record, access, self._sieve.phase)
+                event = Event(seq, record, access, self._sieve.phase, self._naming.add(access))
                 self._print(self._folder.add(event) if self._folder is not None else [event])
         elif isinstance(record, End) and self._folder is not None:
             self._print(self._folder.end())
@@ -264,13 +312,13 @@ class _LinePrinter:
             if isinstance(item, Fold):
                 print(fold_line(item), flush=True)
             else:
-                print(access_line(item.record, item.access, shape), flush=True)
+                print(access_line(item.record, item.access, shape, item.named), flush=True)
 
 
-def _json_printer() -> Subscriber:
+def _json_printer(naming: Naming) -> Subscriber:
     def show(record: Record) -> None:
         if isinstance(record, Intercept):
-            for item in access_objects(record):
+            for item in access_objects(record, naming):
                 print(json.dumps(item), flush=True)
 
     return show

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
 from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.events import Source
-from tracer.command.filters import add_filters, check_region, selection
-from tracer.diff import Differ, RegionDiff, Rules, Side, compare
+from tracer.command.filters import add_filters, check_names, register_maps, selection
+from tracer.diff import Differ, Line, RegionDiff, Rules, Side, Step, compare
 from tracer.errors import UsageError
 from tracer.mask import PASSING, VARYING, Mask, parse_mask
+from tracer.register import RegisterMap
 from tracer.render import region_diff_lines
-from tracer.selection import Selection
 from tracer.tracefile import TraceReader
 
 
@@ -66,11 +65,17 @@ def run(args: argparse.Namespace) -> int:
         passing=(*args.ignore, *(() if args.exact else PASSING)),
     )
     differ = Differ(rules)
-    chosen = selection(args)
-    names: set[str] = set()
-    first = _read(differ, args.first, chosen, names)
-    second = _read(differ, args.second, chosen, names)
-    check_region(chosen, names, f"{args.first} and {args.second}")
+    chosen, maps = selection(args), register_maps(args)
+    regions: dict[str, RegisterMap | None] = {}
+    sides = []
+    for path in (args.first, args.second):
+        with TraceReader(path) as trace:
+            source = Source(trace, chosen, maps)
+            sides.append(differ.read(source.events()))
+        regions |= source.register_maps()
+        terminal.warn_of_losses(trace)
+    first, second = sides
+    check_names(chosen, regions, f"{args.first} and {args.second}")
     results = _compared(first, second, args.context)
     if args.json:
         found = list(results)
@@ -84,15 +89,6 @@ def run(args: argparse.Namespace) -> int:
         terminal.warn("neither trace has such an access: nothing was compared")
         return EXIT_MISMATCH
     return EXIT_OK if agrees else EXIT_MISMATCH
-
-
-def _read(differ: Differ, path: str, chosen: Selection, names: set[str]) -> dict[str, Side]:
-    with TraceReader(path) as trace:
-        source = Source(trace, chosen)
-        side = differ.read(source.events())
-    names |= source.regions
-    terminal.warn_of_losses(trace)
-    return side
 
 
 def _compared(
@@ -116,7 +112,37 @@ def _object(results: list[RegionDiff], differ: Differ) -> dict[str, Any]:
     return {
         "agrees": all(result.agrees for result in results),
         "left_out": differ.passed,
-        "regions": [{"agrees": result.agrees, **asdict(result)} for result in results],
+        "regions": [
+            {
+                "agrees": result.agrees,
+                "region": result.region,
+                "same": result.same,
+                "changed": result.changed,
+                "first": result.first,
+                "second": result.second,
+                "hunks": [[_line(line) for line in hunk] for hunk in result.hunks],
+            }
+            for result in results
+        ],
+    }
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {"kind": line.kind, "first": _step(line.first), "second": _step(line.second)}
+
+
+def _step(step: Step | None) -> dict[str, Any] | None:
+    if step is None:
+        return None
+    return {
+        "direction": step.direction,
+        "offset": step.offset,
+        "register": step.named.text if step.named is not None else None,
+        "width": step.width,
+        "value": step.value,
+        "seq": step.seq,
+        "site": step.site,
+        "turns": step.turns,
     }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.command.filters import check_region
+from tracer.command.filters import check_names
 from tracer.fold import Event
+from tracer.register import Named, RegisterMap, RegisterMaps
 from tracer.selection import Selection, Sieve
 from tracer.trace import Intercept, MemoryAccess, Record, RegionRecord
 from tracer.tracefile import TraceReader
@@ -15,20 +16,31 @@ class Source:
     """Iterate over the records of a trace, each with those of its accesses that are wanted.
 
     ``shown`` counts these; after ``limit`` of them the iteration ends. ``regions`` has the names of
-    the regions met so far.
+    the regions met so far; ``maps`` name the registers.
     """
 
-    def __init__(self, trace: TraceReader, chosen: Selection, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        trace: TraceReader,
+        chosen: Selection,
+        maps: RegisterMaps,
+        limit: int | None = None,
+    ) -> None:
         self.trace = trace
         self.regions: set[str] = set()
         self.shown = 0
         self.limit = limit
-        self._sieve = Sieve(chosen)
+        self._sieve = Sieve(chosen, maps)
 
     @property
     def phase(self) -> str | None:
         """Return the phase of the last record, None while it is unknown."""
         return self._sieve.phase
+
+    @property
+    def named(self) -> list[Named | None]:
+        """Return the registers of the accesses last given, in their order."""
+        return self._sieve.named
 
     def __iter__(self) -> Iterator[tuple[Record, list[tuple[int, MemoryAccess]]]]:
         for record in self.trace:
@@ -48,9 +60,13 @@ class Source:
         """Yield each access that is wanted."""
         for record, wanted in self:
             if isinstance(record, Intercept):
-                for seq, access in wanted:
-                    yield Event(seq, record, access, self._sieve.phase)
+                for (seq, access), named in zip(wanted, self.named, strict=False):
+                    yield Event(seq, record, access, self._sieve.phase, named)
 
-    def check_region(self) -> None:
-        """Raise :exc:`UsageError` when the trace, read to its end, has no region of that name."""
-        check_region(self._sieve.selection, self.regions, str(self.trace.path))
+    def register_maps(self) -> dict[str, RegisterMap | None]:
+        """Return the regions met so far, each with the map of its registers if it has one."""
+        return {region: self._sieve.map_of(region) for region in self.regions}
+
+    def check_names(self) -> None:
+        """Raise :exc:`UsageError` when the trace, read to its end, has no region or register so."""
+        check_names(self._sieve.selection, self.register_maps(), str(self.trace.path))

@@ -13,7 +13,7 @@ from typing import IO
 
 from tracer.command import EXIT_OK, terminal
 from tracer.command.events import Source
-from tracer.command.filters import add_filters, selection
+from tracer.command.filters import add_filters, register_maps, selection
 from tracer.errors import TraceError, UsageError
 from tracer.mmiotrace import MmiotraceLog
 from tracer.tracefile import TraceReader
@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the accesses that the arguments select; return the exit status."""
-    write = _FORMATS[args.format]
+    write, maps = _FORMATS[args.format], register_maps(args)
     with TraceReader(args.trace) as trace:
-        source = Source(trace, selection(args))
+        source = Source(trace, selection(args), maps)
         with _replacing(args.output) as sink:
             write(source, sink)
-        source.check_region()
+        source.check_names()
     terminal.warn_of_losses(trace)
     print(f"vetrace: {source.shown:,} accesses written to {args.output}", file=sys.stderr)
     return EXIT_OK

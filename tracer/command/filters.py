@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
 
+from tracer import registry
 from tracer.errors import UsageError
+from tracer.register import RegisterMap, RegisterMaps, fits_register
 from tracer.selection import Match, Selection, Span, names_region
 
 
@@ -17,6 +21,9 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--region", metavar="R", help="its name, its device's name, or a glob")
     group.add_argument(
         "--offset", metavar="O[-O]", type=_offsets, help="touching these bytes of the region"
+    )
+    group.add_argument(
+        "--register", metavar="NAME", help="its name, as in CC or nvme.CC, or a glob: TIMER*"
     )
     direction = group.add_mutually_exclusive_group()
     direction.add_argument(
@@ -39,12 +46,27 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--phase", metavar="P", help="in this phase: `vetrace stats` lists them; or a glob"
     )
+    add_register_files(parser)
+
+
+def add_register_files(parser: argparse.ArgumentParser) -> None:
+    """Declare the files that describe registers; :func:`register_maps` reads them."""
+    parser.add_argument(
+        "--registers", metavar="FILE", type=Path, action="append", default=[],
+        help="name a device's registers as this file says (docs/registers.md); again for more",
+    )  # fmt: skip
+
+
+def register_maps(args: argparse.Namespace) -> RegisterMaps:
+    """Return the maps that name registers: the files asked for, then vetrace's own."""
+    return registry.load(args.registers)
 
 
 def selection(args: argparse.Namespace) -> Selection:
     """Return what the filters on the command line say."""
     return Selection(
         region=args.region,
+        register=args.register,
         symbol=args.symbol,
         direction=args.direction,
         offset=args.offset,
@@ -56,12 +78,34 @@ def selection(args: argparse.Namespace) -> Selection:
     )
 
 
-def check_region(chosen: Selection, regions: Collection[str], trace: str) -> None:
-    """Raise :exc:`UsageError` when no region of the trace has the name that was asked for."""
+def check_names(chosen: Selection, regions: Mapping[str, RegisterMap | None], trace: str) -> None:
+    """Raise :exc:`UsageError` when nothing has the name of region or register asked for.
+
+    ``regions`` are those of the trace, each with the map of its registers if it has one.
+    """
     pattern = chosen.region
     if pattern is not None and not any(names_region(pattern, name) for name in regions):
         known = ", ".join(sorted(regions)) or "none at all"
         raise UsageError(f"no region of {trace} is called {pattern}; it has: {known}")
+    maps = {
+        region: found
+        for region, found in regions.items()
+        if found is not None and (pattern is None or names_region(pattern, region))
+    }
+    if chosen.register is not None and not any(
+        _has_register(chosen.register, region, found) for region, found in maps.items()
+    ):
+        names = {name.lower(): name for found in maps.values() for name in found.names()}
+        near = get_close_matches(chosen.register.lower(), names, n=3, cutoff=0.5)
+        advice = f"; there is {', '.join(names[name] for name in near)}" if near else ""
+        raise UsageError(f"no register of {trace} is called {chosen.register}{advice}")
+
+
+def _has_register(pattern: str, region: str, found: RegisterMap) -> bool:
+    bare = pattern.removeprefix(f"{region}.").partition("+")[0]
+    return bool(found.find(bare)) or any(
+        fits_register(pattern, region, name) for name in found.names()
+    )
 
 
 def _number(text: str) -> int:

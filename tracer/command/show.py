@@ -10,11 +10,11 @@ import msgspec
 
 from tracer.command import EXIT_OK, terminal
 from tracer.command.events import Source
-from tracer.command.filters import add_filters, selection
+from tracer.command.filters import add_filters, register_maps, selection
 from tracer.errors import UsageError
 from tracer.fold import Fold, folded
 from tracer.mmiotrace import MmiotraceLog
-from tracer.render import access_line, access_object, fold_line, phase_line
+from tracer.render import access_line, access_object, decoded_lines, fold_line, phase_line
 from tracer.tracefile import TraceReader
 
 
@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--phases", action="store_true", help="head the accesses of each phase of the boot"
     )
+    parser.add_argument(
+        "--decode", action="store_true", help="tell below each access the bits that are set"
+    )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument(
         "--format", choices=("text", "json", "mmiotrace"), default="text",
@@ -39,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_filters(parser)
     parser.epilog = (
-        "A line has guest time in seconds, vCPU, call site, instruction, region+offset,"
+        "A line has guest time in seconds, vCPU, call site, instruction, region+offset, register,"
         " R or W with the width in bytes (~: carried out by a native step), and the value."
+        " A narrow terminal has no room for the vCPU and the instruction."
         " Where the same lines come three times or more in a row, they are shown once, and then"
         " how often, how long and the last values read."
     )
@@ -51,18 +55,18 @@ def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}: give a number of accesses from 1 on")
     with TraceReader(args.trace) as trace:
-        source = Source(trace, selection(args), args.limit)
+        source = Source(trace, selection(args), register_maps(args), args.limit)
         if args.format == "mmiotrace":
             lines = _mmiotrace(source)
         elif args.format == "json":
             lines = _json(source)
         else:
-            lines = _text(source, folds=not args.unfold, phases=args.phases)
+            lines = _text(source, folds=not args.unfold, phases=args.phases, decodes=args.decode)
         for line in lines:
             print(line)
     if source.shown == args.limit:
         return EXIT_OK
-    source.check_region()
+    source.check_names()
     terminal.warn_of_losses(trace)
     if not source.shown:
         terminal.warn(f"{args.trace} has no such access")
@@ -72,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 def _json(source: Source) -> Iterator[str]:
     encode = msgspec.json.Encoder().encode
     for event in source.events():
-        yield encode(access_object(event.record, event.seq, event.access)).decode()
+        yield encode(access_object(event.record, event.seq, event.access, event.named)).decode()
 
 
 def _mmiotrace(source: Source) -> Iterator[str]:
@@ -82,7 +86,7 @@ def _mmiotrace(source: Source) -> Iterator[str]:
         yield from log.lines(record, wanted)
 
 
-def _text(source: Source, *, folds: bool, phases: bool) -> Iterator[str]:
+def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterator[str]:
     shape = terminal.line_layout(sys.stdout)
     phase = None
     for item in folded(source.events()) if folds else source.events():
@@ -91,6 +95,8 @@ def _text(source: Source, *, folds: bool, phases: bool) -> Iterator[str]:
             phase = turn[0].phase
             yield phase_line(phase)
         for event in turn:
-            yield access_line(event.record, event.access, shape)
+            yield access_line(event.record, event.access, shape, event.named)
+            if decodes:
+                yield from decoded_lines(event.access, event.named, shape)
         if isinstance(item, Fold):
             yield fold_line(item)

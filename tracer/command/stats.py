@@ -10,11 +10,12 @@ import msgspec
 
 from tracer.command import EXIT_OK, terminal
 from tracer.command.events import Source
-from tracer.command.filters import add_filters, selection
+from tracer.command.filters import add_filters, register_maps, selection
 from tracer.errors import TraceError, UsageError
 from tracer.flame import FoldedStacks
+from tracer.register import RegisterMaps
 from tracer.selection import Selection
-from tracer.summary import Summary, ranked
+from tracer.summary import Summary, summary_object
 from tracer.trace import RegionRecord
 from tracer.tracefile import TraceReader
 
@@ -39,18 +40,18 @@ def run(args: argparse.Namespace) -> int:
     """Print the counts per region, register, call site, form and phase; return the exit status."""
     if args.limit < 0:
         raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
-    chosen = selection(args)
+    chosen, maps = selection(args), register_maps(args)
     if args.folded:
-        return _print_folded(args.trace, chosen)
+        return _print_folded(args.trace, chosen, maps)
     summary = Summary()
     everything = chosen == Selection()
     with TraceReader(args.trace) as trace:
-        source = Source(trace, chosen)
+        source = Source(trace, chosen, maps)
         for record, wanted in source:
             # Of a selection, only the regions that it touches.
             if everything or not isinstance(record, RegionRecord):
-                summary.add(record, None if everything else wanted, source.phase)
-        source.check_region()
+                summary.add(record, None if everything else wanted, source.phase, source.named)
+        source.check_names()
     if args.json:
         print(msgspec.json.encode(_object(summary, trace)).decode())
     else:
@@ -59,13 +60,13 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _print_folded(path: str, chosen: Selection) -> int:
+def _print_folded(path: str, chosen: Selection, maps: RegisterMaps) -> int:
     folded = FoldedStacks()
     with TraceReader(path) as trace:
-        source = Source(trace, chosen)
+        source = Source(trace, chosen, maps)
         for record, wanted in source:
             folded.add(record, len(wanted))
-        source.check_region()
+        source.check_names()
     if not folded.stacks:
         raise TraceError(f"{path} has no call chains: record them with `vetrace boot --stacks`")
     for line in folded.lines():
@@ -94,37 +95,7 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
 
 def _object(summary: Summary, trace: TraceReader) -> dict[str, Any]:
     return {
-        "accesses": summary.accesses,
-        "emulated": summary.emulated,
-        "stepped": summary.stepped,
-        "intercepts": summary.intercepts,
-        "regions": [
-            {
-                "region": name,
-                "reads": count.reads,
-                "writes": count.writes,
-                "emulated": count.emulated,
-                "stepped": count.stepped,
-                "call_sites": len(count.sites),
-            }
-            for name, count in sorted(summary.regions.items())
-        ],
-        "registers": [
-            {"region": region, "offset": offset, "accesses": count}
-            for (region, offset), count in ranked(summary.registers)
-        ],
-        "phases": [
-            {"phase": phase, "region": region, "accesses": count}
-            for (phase, region), count in ranked(summary.phases)
-        ],
-        "call_sites": [
-            {"site": site, "region": region, "accesses": count}
-            for (site, region), count in ranked(summary.sites)
-        ],
-        "forms": [
-            {"form": form, "via": via, "intercepts": count}
-            for (form, via), count in ranked(summary.forms)
-        ],
+        **summary_object(summary),
         "outcome": summary.end.outcome if summary.end else None,
         "damage": trace.damage,
         "unknown_records": dict(trace.unknown),

@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         ("device", _NAME),
         ("region", _NAME),
         ("offset", pa.uint64()),
+        ("register", _NAME),
         ("address", pa.uint64()),
         ("width", pa.int32()),
         ("direction", _NAME),
@@ -42,7 +43,7 @@ SCHEMA = pa.schema(
         ("via", _NAME),
     ]
 )
-"""The columns; ``symbol``, ``function``, ``phase`` and ``value`` are null where not known."""
+"""The columns; names and ``value`` are null where not known."""
 
 _ROWS = 1 << 16  # rows a group: flat memory, and still large enough to compress well
 
@@ -77,6 +78,7 @@ def _row(event: Event) -> dict[str, Any]:
         "device": (access.region or "").partition(".")[0],
         "region": access.region,
         "offset": _number(event, access.offset),
+        "register": event.named.text if event.named is not None else None,
         "address": _number(event, access.physical),
         "width": access.width,
         "direction": access.direction,

@@ -1,8 +1,9 @@
 """Device accesses as a Perfetto trace: a track per vCPU, and below it one per region.
 
 Ref: https://perfetto.dev/docs/reference/synthetic-track-event (TrackDescriptor, TrackEvent). An
-access is an instant, named by direction, width and offset, with value, call site and instruction as
-arguments; numbers are hex strings, since a 64-bit value does not survive every JSON reader.
+access is an instant, named by direction, width and offset, with register, value, call site and
+instruction as arguments; numbers are hex strings, since a 64-bit value does not survive every JSON
+reader.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class _Output:
         told.name = f"{access.direction} {access.width} +{access.offset or '?'}"
         told.categories.append("mmio")
         arguments = {
+            "register": event.named.text if event.named is not None else None,
             "value": access.value,
             "address": access.physical,
             "symbol": record.symbol,

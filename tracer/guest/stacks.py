@@ -1,13 +1,15 @@
-"""The kernel stacks of a running guest, unwound through ORC tables in its memory."""
+"""The kernel stacks of a running guest, unwound through its ORC tables or frame pointers."""
 
 from __future__ import annotations
 
-from tracer import orc
+from tracer import frame_pointer, orc
 from tracer.guest.names import Names
 from tracer.intercept import AddressSpace
-from tracer.x86 import PAGE_SIZE, CpuState
+from tracer.symbols import KERNEL_HALF
+from tracer.x86 import PAGE_SIZE, RBP, CpuState, Mode
 
 _TABLE = ("__start_orc_unwind_ip", "__stop_orc_unwind_ip", "__start_orc_unwind")
+_C_FUNCTIONS = ("schedule", "ksys_read", "do_exit", "vprintk")  # in every kernel, never inlined
 _CACHED = 1 << 16
 
 
@@ -30,7 +32,13 @@ class Stacks:
             self.missing = "the kernel has no ORC tables (CONFIG_UNWINDER_ORC)"
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> orc.Stack:
-        """Return the functions under way in kernel code that stopped in this state."""
+        """Return the functions under way in the code that stopped in this state.
+
+        Through ORC tables, else by frame pointers where the kernel keeps them. Of code outside
+        the kernel, and of a kernel that has neither, only the function itself is known.
+        """
+        if cpu.cpl or cpu.mode is not Mode.LONG or cpu.rip < KERNEL_HALF:
+            return orc.Stack((orc.Frame(cpu.rip, True),), "code outside the kernel is not unwound")
         pages: dict[int, bytes] = {}
 
         def read(linear: int, size: int) -> bytes:
@@ -42,7 +50,22 @@ class Stacks:
             data = page[linear - start : linear - start + size]
             return data if len(data) == size else _read(space, linear, size)
 
+        if self.missing is not None:
+            if not self._keeps_frames(space):
+                why = f"{self.missing}, and it keeps no frame pointers"
+                return orc.Stack((orc.Frame(cpu.rip, True),), why)
+            return frame_pointer.unwind(
+                cpu.rip, cpu.gpr[RBP], lambda at: self._names.lookup(at, space) is not None, read
+            )
         return orc.unwind(cpu.rip, cpu.gpr, lambda place: self._find(place, space), read)
+
+    def _keeps_frames(self, space: AddressSpace) -> bool:
+        # Every C function of such a kernel begins alike.
+        for name in _C_FUNCTIONS:
+            start = self._names.kernel.address_of(name)
+            if start is not None and frame_pointer.has_frame(space.read(start, 16)):
+                return True
+        return False
 
     def _find(self, place: int, space: AddressSpace) -> orc.Entry | None:
         if place in self._entries:

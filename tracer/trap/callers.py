@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tracer.guest.names import Names
 from tracer.guest.stacks import Stacks
 from tracer.intercept import AddressSpace
-from tracer.orc import Frame, Stack
+from tracer.orc import Frame, Stack, frame_symbol
 from tracer.phase import PREFIX, USER
 from tracer.symbols import KERNEL_HALF
 from tracer.trace import Mark, StackFrame, StackRecord
@@ -94,13 +94,7 @@ class Callers:
         return number
 
     def _symbol(self, frame: Frame, space: AddressSpace) -> str | None:
-        symbol = self._names.lookup(frame.place, space)
-        if symbol is None or frame.interrupted:
-            return symbol
-        # Looked up within the call, told by where it ends, as the kernel prints it.
-        name, _, rest = symbol.partition("+")
-        distance, gap, owner = rest.partition(" ")
-        return f"{name}+{int(distance, 16) + 1:#x}{gap}{owner}"
+        return frame_symbol(frame, lambda linear: self._names.lookup(linear, space))
 
 
 def _own(stack: Stack) -> Stack:

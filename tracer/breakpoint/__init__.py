@@ -1,0 +1,25 @@
+"""Breaks: where a person wants the guest to stop, as values and as the words that are typed."""
+
+from tracer.breakpoint.state import Break, Breaks, Checked, Pattern, Row, Until, matches
+from tracer.breakpoint.words import (
+    KEYWORDS,
+    parse_break,
+    parse_condition,
+    parse_pattern,
+    parse_until,
+)
+
+__all__ = (
+    "KEYWORDS",
+    "Break",
+    "Breaks",
+    "Checked",
+    "Pattern",
+    "Row",
+    "Until",
+    "matches",
+    "parse_break",
+    "parse_condition",
+    "parse_pattern",
+    "parse_until",
+)

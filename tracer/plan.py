@@ -1,0 +1,550 @@
+"""What an intercepted instruction is about to do, told before anything has reached the device.
+
+The emulator is executed with made-up answers in the place of what no device has said yet: what
+comes out alike is certain, and how the rest depends on the answer is found by trial. No guest, no
+page table and no device is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from tracer.bus import Load, Operand
+from tracer.emulate import execute, undefined_flags
+from tracer.emulate import plan as operands_of
+from tracer.emulate.address import count, effective_address, linear_address
+from tracer.errors import EmulationError, GuestException
+from tracer.explanation import EXCEPTIONS, Handled, touches, verdicts
+from tracer.forms import Access
+from tracer.instruction import File, Immediate, Instruction, Memory, Register, operand_text
+from tracer.intercept import Transfer, cut, lost_atomicity, memory_access, other_registers
+from tracer.pending import Pending
+from tracer.region import place_of
+from tracer.relation import Sample, relation, trials
+from tracer.trace import Direction, GhcbExit, TdVmcall
+from tracer.verdict import Verdict
+from tracer.x86 import GPR, RAX, RCX, RDX, RSP, CpuState, Flag, Mode, Segments
+
+Moment = Literal["done", "pending", "ahead"]
+"""Where an access is in the order: made, about to be made, or after that one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Tell how the address of a memory operand is formed.
+
+    ``text`` is the operand as written, ``formula`` the same with numbers: it comes to ``linear``.
+    ``physical`` and ``place`` are those of the first byte, None where the operand is not accessed.
+    """
+
+    text: str
+    formula: str
+    linear: int
+    physical: int | None
+    place: str | None
+    reads: bool
+    writes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubAccess:
+    """Hold one access within one page, in the order in which the instruction makes them.
+
+    ``value`` is None where it is not known yet; ``how`` then tells in words what a write depends
+    on. ``register`` is what the caller's names say of a device register.
+    """
+
+    moment: Moment
+    direction: Direction
+    width: int
+    linear: int
+    physical: int | None
+    place: str | None
+    traced: bool
+    value: int | None
+    how: str | None = None
+    register: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Hold a register that the instruction uses or changes.
+
+    ``width`` is in bytes. ``after`` is its value afterwards where that is certain; else ``how``
+    says in words what it will be. Neither is set for one that is only used.
+    """
+
+    name: str
+    width: int
+    before: int
+    after: int | None = None
+    how: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlagChange:
+    """Hold a flag that changes: ``after`` is None where it depends on what is read.
+
+    ``undefined`` flags are left open by the manuals; the emulator's choice is no promise.
+    """
+
+    name: str
+    before: bool
+    after: bool | None
+    undefined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Tell what an instruction is about to do, as far as that can be known.
+
+    ``predicted`` tells whether ``registers`` and ``flags`` have what will change. ``exceptions``
+    are those that some answer of the device makes the CPU raise.
+    """
+
+    pending: Pending
+    handled: Handled
+    addresses: tuple[Address, ...]
+    accesses: tuple[SubAccess, ...]
+    registers: tuple[Change, ...]
+    flags: tuple[FlagChange, ...]
+    predicted: bool
+    tdvmcall: TdVmcall | None
+    ghcb: GhcbExit | None
+    verdicts: dict[str, Verdict]
+    exceptions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def plan_of(pending: Pending, register: str | None = None) -> Plan:
+    """Return what the instruction of a pending access is about to do.
+
+    ``register`` names the device register that is accessed, where the caller knows it.
+    """
+    insn = pending.insn
+    runs = [] if insn is None else _trials(insn, pending)
+    finished = [run for run in runs if run.cpu is not None]
+    asked = memory_access(pending.transfer)
+    return Plan(
+        pending=pending,
+        handled="stepped" if pending.via == "stepped" else "emulated",
+        addresses=() if insn is None else _addresses(insn, pending),
+        accesses=_accesses(insn, pending, runs, register),
+        registers=() if insn is None else _registers(insn, pending.cpu, finished),
+        flags=() if insn is None else _flags(insn, pending.cpu, finished),
+        predicted=bool(runs),
+        tdvmcall=asked.tdvmcall,
+        ghcb=asked.ghcb,
+        verdicts={} if insn is None else _verdicts(insn, pending),
+        exceptions=_exceptions(runs),
+        notes=_notes(insn, pending),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    # One transfer of an execution: what it moved, and what of that the answers decided.
+    direction: Direction
+    linear: int
+    width: int
+    value: int
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    # One execution with made-up answers. `read` is all that its loads returned, first one lowest,
+    # `read_width` in bytes; `cpu` is None where it raised.
+    pieces: tuple[_Piece, ...]
+    read: int
+    read_width: int
+    cpu: CpuState | None
+    exception: int | None = None
+
+
+def _trials(insn: Instruction, pending: Pending) -> list[_Run]:
+    # Executions that differ in what is not known; none where the emulator cannot execute it.
+    try:
+        first = _execute(insn, pending, 0)
+    except EmulationError:
+        return []
+    bits = sum(8 * piece.width for piece in first.pieces if not piece.known)
+    if not bits:
+        return [first]
+    others = _turning_points(insn, pending.cpu)
+    return [_execute(insn, pending, answer) for answer in trials(bits, others)]
+
+
+def _turning_points(insn: Instruction, cpu: CpuState) -> Iterator[int]:
+    # Values about which a result may turn: what the instruction compares with or adds.
+    gpr = cpu.gpr
+    known = {gpr[number] for number in range(16) if GPR[number] in _used(insn)}
+    known |= {operand.value for operand in insn.operands if isinstance(operand, Immediate)}
+    known |= {gpr[RAX] | gpr[RDX] << 64, gpr[RAX] & 0xFFFFFFFF | (gpr[RDX] & 0xFFFFFFFF) << 32}
+    known |= {value >> 8 for value in known}  # AH and its kin
+    for value in known:
+        for turned in (value, -value):
+            yield from (turned - 1, turned, turned + 1)
+
+
+def _execute(insn: Instruction, pending: Pending, answers: int) -> _Run:
+    # `answers` fills in the reads whose values are not known, the first one from its lowest bits.
+    known: list[Transfer] = list(pending.done)
+    if pending.transfer.direction == "read" and pending.transfer.value is not None:
+        known.append(pending.transfer)
+    pieces: list[_Piece] = []
+    read = read_width = 0
+    execution = execute(insn, pending.cpu)
+    answer: int | None = None
+    try:
+        while True:
+            access = execution.send(answer)
+            whole = 0
+            for linear, width in cut(access.linear, access.width):
+                shift = 8 * (linear - access.linear)
+                ones = (1 << 8 * width) - 1
+                told = known[len(pieces)].value if len(pieces) < len(known) else None
+                if not isinstance(access, Load):
+                    piece = _Piece("write", linear, width, access.value >> shift & ones, True)
+                elif told is not None:
+                    piece = _Piece("read", linear, width, told & ones, True)
+                else:
+                    piece = _Piece("read", linear, width, answers & ones, False)
+                    answers >>= 8 * width
+                whole |= piece.value << shift
+                pieces.append(piece)
+            answer = None
+            if isinstance(access, Load):
+                answer = whole
+                read |= whole << 8 * read_width
+                read_width += access.width
+    except StopIteration as stop:
+        return _Run(tuple(pieces), read, read_width, stop.value)
+    except GuestException as error:
+        return _Run(tuple(pieces), read, read_width, None, error.vector)
+
+
+def _accesses(
+    insn: Instruction | None, pending: Pending, runs: Sequence[_Run], register: str | None
+) -> tuple[SubAccess, ...]:
+    before = [_transfer("done", transfer) for transfer in pending.done]
+    now = replace(_transfer("pending", pending.transfer), register=register)
+    if not runs:
+        return (*before, now)
+    # The execution that gets furthest: one that raises may have stopped short of a write.
+    longest = max(runs, key=lambda run: len(run.pieces))
+    ahead = [
+        _ahead(index, piece, pending, [run for run in runs if len(run.pieces) > index])
+        for index, piece in enumerate(longest.pieces)
+        if index > len(before)
+    ]
+    return (*before, now, *ahead)
+
+
+def _transfer(moment: Moment, transfer: Transfer) -> SubAccess:
+    return SubAccess(
+        moment,
+        transfer.direction,
+        transfer.width,
+        transfer.linear,
+        transfer.physical,
+        place_of(transfer.physical, transfer.region, ram=transfer.ram),
+        transfer.traced,
+        transfer.value,
+    )
+
+
+def _ahead(index: int, piece: _Piece, pending: Pending, runs: Sequence[_Run]) -> SubAccess:
+    found = _foretold(pending, piece.linear, piece.direction)
+    values = {run.pieces[index].value for run in runs}
+    value = how = None
+    if piece.direction == "write":
+        if len(values) == 1:
+            (value,) = values
+        else:
+            samples = [(run.read, run.pieces[index].value) for run in runs]
+            width = runs[0].read_width
+            # A piece of a longer access is not compared with the whole that was read.
+            told = relation(samples, width, piece.width) if width == piece.width else None
+            how = told or _depends(pending.insn)
+    return SubAccess(
+        "ahead",
+        piece.direction,
+        piece.width,
+        piece.linear,
+        None if found is None else found.physical,
+        None if found is None else place_of(found.physical, found.region, ram=found.ram),
+        found is not None and found.traced,
+        value,
+        how,
+    )
+
+
+def _foretold(pending: Pending, linear: int, direction: Direction | None = None) -> Transfer | None:
+    for transfer in (*pending.done, pending.transfer, *pending.foretold):
+        inside = transfer.linear <= linear < transfer.linear + max(transfer.width, 1)
+        if inside and direction in (None, transfer.direction):
+            return transfer
+    return None
+
+
+def _depends(insn: Instruction | None) -> str:
+    name = insn.form.name if insn is not None and insn.form is not None else ""
+    if name.startswith("cmpxchg"):
+        return "depends on whether the value read is the one expected"
+    return f"depends on the value read, by {name}" if name else "depends on the value read"
+
+
+def _addresses(insn: Instruction, pending: Pending) -> tuple[Address, ...]:
+    cpu = pending.cpu
+    memories = _memories(insn)
+    try:
+        planned: Sequence[Operand | None] = operands_of(insn, cpu)
+    except EmulationError:
+        planned = ()
+    if len(planned) != len(memories):
+        planned = [None] * len(memories)  # left to the CPU, or a REP with nothing left to do
+    return tuple(
+        _address(insn, memory, operand, access, pending)
+        for (memory, access), operand in zip(memories, planned, strict=True)
+    )
+
+
+def _memories(insn: Instruction) -> list[tuple[Memory, Access]]:
+    # Memory operands in the order of tracer.emulate.address.plan, those on the stack with them.
+    form = insn.form
+    if form is None:
+        return []
+    found = [
+        (operand, form.access if position == 0 else Access.R)
+        for position, operand in enumerate(insn.operands)
+        if isinstance(operand, Memory)
+    ]
+    size, ones = insn.operand_size, (1 << 64) - 1 if insn.mode is Mode.LONG else 0xFFFFFFFF
+    stack = Memory(size, "ss", RSP, None, 1, 0, False, ones)
+    match form.operation:
+        case "push" | "call":
+            below = replace(stack, displacement=-size)
+            return [*((memory, Access.R) for memory, _ in found), (below, Access.W)]
+        case "pop":
+            return [(stack, Access.R), *found]
+        case "movdir64b":
+            register, source = insn.operands
+            assert isinstance(register, Register) and isinstance(source, Memory)
+            target = Memory(64, "es", register.number, None, 1, 0, False, source.mask)
+            return [(source, Access.R), (target, Access.W)]
+        case "movs":
+            return found[::-1]
+    return found
+
+
+def _address(
+    insn: Instruction,
+    memory: Memory,
+    operand: Operand | None,
+    access: Access,
+    pending: Pending,
+) -> Address:
+    cpu = pending.cpu
+    plain = linear_address(memory, effective_address(memory, insn, cpu), cpu)
+    linear = plain if operand is None else operand.linear
+    terms = _terms(insn, memory, cpu)
+    if linear != plain:
+        distance = linear - plain
+        terms.append(f"{'-' if distance < 0 else '+'} {abs(distance):#x} ({_extra(insn)})")
+    found = _foretold(pending, linear)
+    return Address(
+        text=operand_text(replace(memory, width=1)).partition(" ptr ")[2],
+        formula=" ".join(terms),
+        linear=linear,
+        physical=None if found is None else found.physical + linear - found.linear,
+        place=None
+        if found is None
+        else place_of(found.physical + linear - found.linear, found.region, ram=found.ram),
+        reads=Access.R in access,
+        writes=Access.W in access,
+    )
+
+
+def _extra(insn: Instruction) -> str:
+    # What plan adds to the address that the operand names.
+    operation = insn.form.operation if insn.form is not None else ""
+    if operation == "xlat":
+        return "al"
+    return "rsp after the pop" if operation == "pop" else "from the bit offset"
+
+
+def _terms(insn: Instruction, memory: Memory, cpu: CpuState) -> list[str]:
+    terms: list[str] = []
+    if memory.segment in ("fs", "gs"):
+        base = cpu.segments.gs_base if memory.segment == "gs" else cpu.segments.fs_base
+        terms.append(f"{base:#x} ({memory.segment}_base)")
+
+    def add(text: str) -> None:
+        terms.append(f"+ {text}" if terms else text)
+
+    if memory.base is not None:
+        add(f"{cpu.gpr[memory.base] & memory.mask:#x}")
+    elif memory.rip_relative:
+        add(f"{insn.next_rip & memory.mask:#x} (next rip)")
+    if memory.index is not None:
+        scale = f"*{memory.scale}" if memory.scale > 1 else ""
+        add(f"{cpu.gpr[memory.index] & memory.mask:#x}{scale}")
+    offset = memory.displacement
+    if memory.base is None and memory.index is None and not memory.rip_relative:
+        add(f"{offset & memory.mask:#x}")
+    elif offset < 0:
+        terms.append(f"- {-offset:#x}")
+    elif offset:
+        add(f"{offset:#x}")
+    if cpu.mode is Mode.LONG and memory.mask < 1 << 32:
+        terms.append("(modulo 2^32)")
+    return terms
+
+
+_SELECTORS = tuple(field.name for field in fields(Segments))
+_UNITS = ("fpu_control", "fpu_status", "fpu_tag", "mxcsr")
+
+
+def _values(cpu: CpuState) -> dict[str, tuple[int, int]]:
+    # Every register but RFLAGS by name: its value, and its width in bytes.
+    return {
+        **{name: (value, 8) for name, value in zip(GPR, cpu.gpr, strict=True)},
+        **{
+            name: (getattr(cpu.segments, name), 8 if name.endswith("base") else 2)
+            for name in _SELECTORS
+        },
+        **{f"xmm{number}": (value, 16) for number, value in enumerate(cpu.xmm)},
+        **{f"st{number}": (value, 10) for number, value in enumerate(cpu.st)},
+        **{name: (getattr(cpu, name), 4 if name == "mxcsr" else 2) for name in _UNITS},
+        "rip": (cpu.rip, 8),
+    }
+
+
+def _registers(insn: Instruction, cpu: CpuState, runs: Sequence[_Run]) -> tuple[Change, ...]:
+    before = _values(cpu)
+    after = [_values(run.cpu) for run in runs if run.cpu is not None]
+    used = _used(insn)
+    found = []
+    for name, (value, width) in before.items():
+        results = {state[name][0] for state in after}
+        change = Change(name, width, value)
+        if results and results != {value}:
+            if len(results) == 1:
+                change = replace(change, after=results.pop())
+            else:
+                samples = [
+                    (run.read, state[name][0]) for run, state in zip(runs, after, strict=True)
+                ]
+                change = replace(change, how=_how(insn, change, samples, runs[0].read_width))
+        elif name not in used:
+            continue
+        found.append(change)
+    return tuple(found)
+
+
+def _used(insn: Instruction) -> set[str]:
+    # Registers whose values the instruction takes, explicit and implied.
+    names = set(other_registers(insn))
+    numbers: set[int] = set()
+    for memory, _ in _memories(insn):
+        numbers |= {number for number in (memory.base, memory.index) if number is not None}
+    for operand in insn.operands:
+        if isinstance(operand, Register) and operand.file is File.GPR:
+            numbers.add(operand.number)
+    if insn.rep is not None:
+        numbers.add(RCX)
+    if insn.form is not None:
+        numbers |= _IMPLIED.get(insn.form.operation, set())
+    return names | {GPR[number] for number in numbers}
+
+
+# Operands that the table does not name (Intel SDM vol. 2, the instructions' own pages).
+_IMPLIED: dict[str, set[int]] = {
+    "xlat": {RAX}, "stos": {RAX}, "scas": {RAX}, "cmpxchg": {RAX}, "mul": {RAX},
+    "cmpxchg8b": {RAX, RDX, RCX, GPR.index("rbx")}, "div": {RAX, RDX}, "idiv": {RAX, RDX},
+    "mulx": {RDX},
+}  # fmt: skip
+
+
+def _how(insn: Instruction, change: Change, samples: Sequence[Sample], read_width: int) -> str:
+    # How a register depends on what was read: as that part of it which the instruction writes.
+    if change.name not in GPR:
+        return relation(samples, read_width, change.width) or _depends(insn)
+    register = _written(insn, GPR.index(change.name))
+    width = 8 if register.width == 4 else register.width
+    shift, ones = 8 * register.high, (1 << 8 * width) - 1
+    kept = ~(ones << shift)
+    if any(result & kept != change.before & kept for _, result in samples):
+        return _depends(insn)
+    parts = [(value, result >> shift & ones) for value, result in samples]
+    if register.width == 4 and all(result < 1 << 32 for _, result in parts):
+        # What a 32-bit result is of a narrower value is to be told apart from how it goes on.
+        told = relation(parts, read_width, 4)
+        if told is not None and "extended" not in told:
+            told += ", zero-extended"
+        elif told is not None and "sign" in told:
+            told += " to 4 bytes, zeroes above"
+    else:
+        told = relation(parts, read_width, width)
+    if told is None:
+        return _depends(insn)
+    return told if width == 8 else f"{operand_text(register)} = {told}; the rest kept"
+
+
+def _written(insn: Instruction, number: int) -> Register:
+    # The register operand of this number, or the implied one of the memory operand's width.
+    for operand in insn.operands:
+        if isinstance(operand, Register) and (operand.file, operand.number) == (File.GPR, number):
+            return operand
+    width = insn.width if insn.width in (1, 2, 4, 8) else 8
+    return Register(File.GPR, number, width)
+
+
+def _flags(insn: Instruction, cpu: CpuState, runs: Sequence[_Run]) -> tuple[FlagChange, ...]:
+    undefined = undefined_flags(insn, cpu)
+    found = []
+    for flag in Flag:
+        results = {bool(run.cpu.rflags & flag) for run in runs if run.cpu is not None}
+        before = bool(cpu.rflags & flag)
+        open_ = bool(undefined & flag)
+        if results and (results != {before} or open_):
+            after = results.pop() if len(results) == 1 and not open_ else None
+            found.append(FlagChange(flag.name or "", before, after, open_))
+    return tuple(found)
+
+
+def _verdicts(insn: Instruction, pending: Pending) -> dict[str, Verdict]:
+    # Judged by the operand that the access belongs to: its first byte may be on the page before.
+    linear = pending.transfer.linear
+    for address in _addresses(insn, pending):
+        if address.linear <= linear < address.linear + max(insn.width, 1):
+            linear = address.linear
+    return verdicts(insn, cpl=pending.cpu.cpl, linear=linear)
+
+
+def _exceptions(runs: Sequence[_Run]) -> tuple[str, ...]:
+    vectors = sorted({run.exception for run in runs if run.exception is not None})
+    return tuple(EXCEPTIONS.get(vector, f"exception {vector}") for vector in vectors)
+
+
+def _notes(insn: Instruction | None, pending: Pending) -> tuple[str, ...]:
+    notes = []
+    if insn is None:
+        notes.append("The bytes are no instruction that the decoder knows; the vCPU faulted on "
+                     "an access of them all the same.")  # fmt: skip
+        return tuple(notes)
+    if insn.rep is not None:
+        left = count(insn, pending.cpu)
+        notes.append(f"One iteration of {insn.rep}: {left:,} left by rcx, this one included.")
+    if insn.form is None:
+        told = [
+            f"{direction} {'of a width that XCR0 decides' if width is None else f'{width} bytes'}"
+            for direction, width in touches(insn)
+        ]
+        notes.append(f"Its accesses, as far as is known: {', '.join(told) or 'none'}.")
+    if lost_atomicity(insn, pending.foretold) is not None:
+        notes.append("Not atomic here: the device sees a read, then a write.")
+    return tuple(notes)

@@ -1,0 +1,356 @@
+"""Where registers are in a region, and how a place and a name are found there.
+
+The registers of a region are a tree. A :class:`Group` holds registers and further groups; it may
+repeat by offset (the timers of an HPET, the functions behind ECAM), or be a window whose contents
+another register selects (the I/O APIC, a virtio queue). A window of ``size`` bytes is read as a
+space of its own in which each selected bank follows the one before: offset
+``bank * size + offset in the window``. So one lookup serves both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as default
+from itertools import count as count_from
+
+State = Callable[[int], int | None]
+"""Return the last known byte at an offset of the region, or None where it is not known."""
+
+_PLACEHOLDER = re.compile(r"\{(?:(?P<high>\d+):(?P<low>\d+))?(?:,(?P<form>0?\d*x))?\}")
+
+
+_FEW = 8  # of an array, when names are listed
+
+
+_MANY = 256  # of an array, when all of it is asked for
+
+
+_MOST_PARTS = 64  # of one access; XSAVE makes the widest
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Name the bits of a register from ``high`` to ``low``, and what their values mean."""
+
+    name: str
+    high: int
+    low: int
+    description: str = ""
+    values: Mapping[int, str] = default(default_factory=dict)
+
+    @property
+    def bits(self) -> str:
+        """Return the bits as specifications write them: ``6:4``, or ``0`` for one alone."""
+        return f"{self.high}:{self.low}" if self.high > self.low else str(self.low)
+
+    def of(self, value: int) -> int:
+        """Return the field's value in a register's."""
+        return value >> self.low & (1 << self.high - self.low + 1) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Name ``width`` bytes at ``offset`` of a group; they repeat every ``stride`` bytes.
+
+    ``name`` is a template when there is a ``stride``: see :func:`expand`. A ``count`` of None is an
+    array without an end.
+    """
+
+    name: str
+    offset: int
+    width: int
+    access: str = "rw"
+    description: str = ""
+    section: str = ""
+    fields: tuple[Field, ...] = ()
+    stride: int | None = None
+    count: int | None = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Say which bits of which register of the same group select a window's bank.
+
+    ``bank`` is the one to assume until the register has been seen.
+    """
+
+    offset: int
+    width: int
+    field: Field
+    bank: int | None = None
+
+    def read(self, start: int, state: State) -> int | None:
+        """Return the bank selected in the group that starts at an offset of the region."""
+        value = 0
+        # Every byte is asked for: who keeps the state learns on which the answer depends.
+        known = [state(start + self.offset + byte) for byte in range(self.width)]
+        for byte, seen in enumerate(known):
+            low, high = 8 * byte, 8 * byte + 7
+            if high < self.field.low or self.field.high < low:
+                continue
+            if seen is None:
+                return self.bank
+            value |= seen << low
+        return self.field.of(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Hold registers and groups at offsets from its own start.
+
+    ``prefix`` stands before their names, and is a template when there is a ``stride``. With a
+    ``selector`` the group is a window of ``size`` bytes.
+    """
+
+    name: str
+    prefix: str = ""
+    offset: int = 0
+    registers: tuple[Register, ...] = ()
+    groups: tuple[Group, ...] = ()
+    stride: int | None = None
+    count: int | None = 1
+    selector: Selector | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Hold what an access covers of one register: ``bits`` from bit ``first`` of it on.
+
+    ``at`` is the bit of the access's value where they stand.
+    """
+
+    name: str
+    register: Register
+    first: int
+    bits: int
+    at: int
+
+    @property
+    def short(self) -> str:
+        """Return the register's name without those of the groups it is in."""
+        return self.name[max(self.name.rfind("."), self.name.rfind(" ")) + 1 :]
+
+    def value(self, value: int) -> int:
+        """Return the covered bits out of the access's value."""
+        return value >> self.at & (1 << self.bits) - 1
+
+
+def expand(template: str, index: int) -> str:
+    """Return a name with its index: ``{}`` is all of it, ``{7:3}`` those bits, ``{,02x}`` in hex.
+
+    ``{15:8,02x}:{7:3,02x}.{2:0}`` makes the bus, device and function of an ECAM index.
+    """
+
+    def part(found: re.Match[str]) -> str:
+        high, low, form = found["high"], found["low"], found["form"] or "d"
+        return format(index if high is None else Field("", int(high), int(low)).of(index), form)
+
+    return _PLACEHOLDER.sub(part, template)
+
+
+def placeholders(template: str) -> list[Field]:
+    """Return the bits of the index that a template shows. Raise ValueError at any other brace."""
+    rest = _PLACEHOLDER.sub("", template)
+    if "{" in rest or "}" in rest:
+        raise ValueError(f"{template} has a brace that is no index: {{}}, {{7:3}} and {{,02x}} are")
+    found = [match.groupdict() for match in _PLACEHOLDER.finditer(template)]
+    return [
+        Field("", int(item["high"] or 63), int(item["low"] or 0)) for item in found
+    ]  # all of an index: 64 bits are enough
+
+
+def plain(name: str) -> str:
+    """Return a name as names are compared: in lower case, with points for spaces."""
+    return name.lower().replace(" ", ".")
+
+
+def covered(root: Group, offset: int, width: int, state: State) -> list[Part]:
+    """Return what ``width`` bytes at an offset cover of a region's registers, in order."""
+    return _within(root, 0, "", offset, offset + max(width, 1), offset, state)
+
+
+def selects(root: Group, offset: int, width: int) -> bool:
+    """Tell whether ``width`` bytes at an offset select what a window of the region shows."""
+    return _selects(root, 0, offset, offset + max(width, 1))
+
+
+def places(root: Group, name: str) -> list[tuple[int, int, Register]]:
+    """Return offset, width and register of each place with a name, in order."""
+    wanted = plain(name.strip())
+    return [
+        place
+        for pattern, path in _paths(root)
+        if (found := pattern.fullmatch(wanted))
+        for place in _places(path, found.groups())
+    ]
+
+
+def names(root: Group) -> Iterator[str]:
+    """Yield the names of a region's registers, of arrays the first few; each once."""
+    yield from dict.fromkeys(_names(root, ""))
+
+
+# What of a group, which starts at `start` of the space it is in, lies from `low` to `high` there.
+# `origin` is where the access itself begins in that space.
+def _within(
+    group: Group, start: int, prefix: str, low: int, high: int, origin: int, state: State
+) -> list[Part]:
+    parts: list[Part] = []
+    for register in group.registers:
+        for index, at in _instances(register, start, register.width, low, high):
+            name = register.name if register.stride is None else expand(register.name, index)
+            first, last = max(at, low), min(at + register.width, high)
+            covered = 8 * (first - at), 8 * (last - first), 8 * (first - origin)
+            parts.append(Part(prefix + name, register, *covered))
+    for child in group.groups:
+        for index, at in _instances(child, start, child.size, low, high):
+            head = prefix + (child.prefix if child.stride is None else expand(child.prefix, index))
+            first, last = max(at, low), min(at + child.size, high)
+            if child.selector is None:
+                found = _within(child, at, head, first, last, origin, state)
+                if not found and child.stride is not None:
+                    found = [_unnamed(head, at, first, last, origin)]
+            else:
+                found = _behind(child, at, head, first, last, origin, start, state)
+            parts += found
+    return sorted(parts, key=lambda part: part.at)[:_MOST_PARTS]
+
+
+# What a window shows: its bank is a place in a space of its own.
+def _behind(
+    window: Group, at: int, head: str, low: int, high: int, origin: int, start: int, state: State
+) -> list[Part]:
+    assert window.selector is not None
+    bank = window.selector.read(start, state)
+    if bank is None:
+        return [_whole(head + window.name, window, at, low, high, origin)]
+    move = bank * window.size - at
+    found = _within(window, 0, head, low + move, high + move, origin + move, state)
+    name = f"{head}{window.name}[{bank:#x}]"
+    return found or [_whole(name, window, at, low, high, origin)]
+
+
+def _whole(name: str, window: Group, at: int, low: int, high: int, origin: int) -> Part:
+    register = Register(name, window.offset, window.size)
+    return Part(name, register, 8 * (low - at), 8 * (high - low), 8 * (low - origin))
+
+
+# A place in one of many like groups that has no name of its own still tells which group it is.
+def _unnamed(head: str, at: int, low: int, high: int, origin: int) -> Part:
+    name = f"{head.rstrip('. ')}+{low - at:#x}"
+    register = Register(name, low - at, high - low)
+    return Part(name, register, 0, 8 * (high - low), 8 * (low - origin))
+
+
+# Which instances of a register or a group touch `low` to `high`: their indices and starts.
+def _instances(
+    item: Register | Group, start: int, size: int, low: int, high: int
+) -> Iterator[tuple[int, int]]:
+    first = start + item.offset
+    if item.stride is None:
+        if first < high and low < first + size:
+            yield 0, first
+        return
+    index = max((low - size - first) // item.stride + 1, 0)
+    while item.count is None or index < item.count:
+        at = first + index * item.stride
+        if at >= high:
+            return
+        yield index, at
+        index += 1
+
+
+def _selects(group: Group, start: int, low: int, high: int) -> bool:
+    for child in group.groups:
+        selector = child.selector
+        if selector is not None:
+            at = start + selector.offset
+            if at < high and low < at + selector.width:
+                return True
+            continue  # what a window shows selects nothing: the parser sees to that
+        if any(
+            _selects(child, at, low, high)
+            for _, at in _instances(child, start, child.size, low, high)
+        ):
+            return True
+    return False
+
+
+Path = tuple[Register | Group, ...]
+
+
+# A pattern for each register's name in full, and the way to it.
+def _paths(
+    group: Group, before: Path = (), text: str = ""
+) -> Iterator[tuple[re.Pattern[str], Path]]:
+    for register in group.registers:
+        yield re.compile(text + _pattern(register.name, register)), (*before, register)
+    for child in group.groups:
+        yield from _paths(child, (*before, child), text + _pattern(child.prefix, child))
+
+
+def _pattern(template: str, item: Register | Group) -> str:
+    if item.stride is None:
+        return re.escape(plain(template))
+    pieces, at = [], 0
+    for found in _PLACEHOLDER.finditer(template):
+        pieces.append(re.escape(plain(template[at : found.start()])))
+        pieces.append(r"([0-9a-f]+|\*)" if found["form"] else r"(\d+|\*)")
+        at = found.end()
+    return "".join((*pieces, re.escape(plain(template[at:]))))
+
+
+# Where a path leads with these indices, which are in the order of its placeholders.
+def _places(path: Path, indices: Sequence[str]) -> Iterator[tuple[int, int, Register]]:
+    rest = list(indices)
+    starts = [0]
+    windows: list[tuple[Group, int]] = []
+    for item in path:
+        name = item.name if isinstance(item, Register) else item.prefix
+        chosen = _chosen(item, name, rest)
+        starts = [s + item.offset + i * (item.stride or 0) for s in starts for i in chosen]
+        if isinstance(item, Group) and item.selector is not None:
+            windows.append((item, starts[0]))
+            starts = [0]
+    register = path[-1]
+    assert isinstance(register, Register)
+    for window, at in reversed(windows):
+        starts = [at + start % window.size for start in starts]
+    yield from ((start, register.width, register) for start in starts)
+
+
+# The indices of an item that its placeholders say, which are taken off `rest`.
+def _chosen(item: Register | Group, template: str, rest: list[str]) -> Sequence[int]:
+    if item.stride is None:
+        return (0,)
+    shown = list(_PLACEHOLDER.finditer(template))
+    said = [rest.pop(0) for _ in shown]
+    if "*" in said:
+        return range(_MANY if item.count is None else min(item.count, _MANY))
+    index = 0
+    for found, text in zip(shown, said, strict=True):
+        number = int(text, 16 if found["form"] else 10)
+        high, low = int(found["high"] or 63), int(found["low"] or 0)
+        if number >> high - low + 1:
+            return ()
+        index |= number << low
+    return () if item.count is not None and index >= item.count else (index,)
+
+
+def _names(group: Group, prefix: str) -> Iterator[str]:
+    for register in group.registers:
+        yield from (prefix + name for name in _few(register.name, register))
+    for child in group.groups:
+        for head in _few(child.prefix, child):
+            yield from _names(child, prefix + head)
+
+
+def _few(template: str, item: Register | Group) -> Iterator[str]:
+    if item.stride is None:
+        yield template
+        return
+    indices = count_from() if item.count is None else range(item.count)
+    yield from (expand(template, index) for _, index in zip(range(_FEW), indices, strict=False))

@@ -1,0 +1,137 @@
+"""A command of the prompt as a value, and the table in which its name is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tracer.errors import UsageError, suggestion
+from tracer.repl.parser import Statement
+from tracer.repl.result import Result
+
+if TYPE_CHECKING:
+    from tracer.repl.desk import Desk
+
+Action = Callable[["Desk", Statement], Awaitable[Result]]
+
+Group = Literal["go on", "stop", "look", "change", "watch", "script", "prompt", "yours"]
+"""What a command is for; help lists them in this order."""
+
+GROUPS: tuple[Group, ...] = (
+    "go on", "stop", "look", "change", "watch", "script", "prompt", "yours",
+)  # fmt: skip
+
+Kind = Literal[
+    "region", "register", "symbol", "break", "command", "file", "place", "cpu", "profile", "filter"
+]
+"""What an argument names, for completion; ``place`` is a region, with a register's name or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Hold what a command is called, what it does, and what help says of it.
+
+    ``usage`` holds a line a form. ``examples`` can be typed as they stand. ``expects`` says of each
+    argument what it may name, the last for all that follow; what is no :data:`Kind` stands for
+    itself. With ``repeats``, an empty line does it again; with ``takes_line``, the argument is all
+    the rest of the line.
+    """
+
+    action: Action
+    name: str
+    group: Group
+    usage: tuple[str, ...]
+    brief: str
+    text: str = ""
+    aliases: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    expects: tuple[tuple[str, ...], ...] = ()
+    repeats: bool = False
+    takes_line: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the name and the aliases."""
+        return self.name, *self.aliases
+
+    def misused(self, why: str) -> UsageError:
+        """Return the error for arguments that make no sense."""
+        return UsageError(f"{why}; usage: {'  or  '.join(self.usage)}")
+
+
+def command(
+    name: str,
+    *aliases: str,
+    group: Group,
+    brief: str,
+    usage: Sequence[str] = (),
+    text: str = "",
+    examples: Sequence[str] = (),
+    expects: Sequence[Sequence[str]] = (),
+    repeats: bool = False,
+    takes_line: bool = False,
+) -> Callable[[Action], Command]:
+    """Make a command of a function of the desk and the statement."""
+
+    def make(action: Action) -> Command:
+        return Command(
+            action=action,
+            name=name,
+            group=group,
+            usage=tuple(usage) or (name,),
+            brief=brief,
+            text=text,
+            aliases=aliases,
+            examples=tuple(examples) or (name,),
+            expects=tuple(tuple(kinds) for kinds in expects),
+            repeats=repeats,
+            takes_line=takes_line,
+        )
+
+    return make
+
+
+class CommandTable:
+    """Look commands up: by name, alias, or any beginning of a name that only one command has."""
+
+    def __init__(self, commands: Iterable[Command] = ()) -> None:
+        self._by_name: dict[str, Command] = {}
+        for item in commands:
+            self.add(item)
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(dict.fromkeys(self._by_name.values()))
+
+    def add(self, item: Command) -> None:
+        """Add a command. Raises UsageError when one of its names is taken by another."""
+        for name in item.names:
+            other = self._by_name.get(name)
+            # A user's file that is loaded again brings its commands again.
+            if other is not None and not (other.group == item.group == "yours"):
+                raise UsageError(f"there is a command {name} already")
+        for name in item.names:
+            self._by_name[name] = item
+
+    def find(self, name: str) -> Command:
+        """Return the command that ``name`` stands for.
+
+        Raises UsageError, with the candidates when there are several, else with the nearest name.
+        """
+        exact = self._by_name.get(name)
+        if exact is not None:
+            return exact
+        begun = {
+            item.name: item for key, item in self._by_name.items() if name and key.startswith(name)
+        }
+        if len(begun) == 1:
+            return next(iter(begun.values()))
+        if begun:
+            raise UsageError(f"{name} is ambiguous: {', '.join(sorted(begun))}")
+        hint = suggestion(name, self._by_name) or "; `help` lists all"
+        raise UsageError(f"there is no command {name}{hint}")
+
+    def takes_line(self, name: str) -> bool:
+        """Tell whether ``name`` is a command whose argument is all the rest of the line."""
+        item = self._by_name.get(name)
+        return item is not None and item.takes_line

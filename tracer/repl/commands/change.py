@@ -1,0 +1,238 @@
+"""Commands that change what the guest or a device sees. The trace tells of each."""
+
+from __future__ import annotations
+
+import re
+
+from tracer.errors import UsageError
+from tracer.pending import Inject
+from tracer.region import Choice
+from tracer.repl.command import command
+from tracer.repl.desk import Desk
+from tracer.repl.expression import WIDTHS, number, unsigned
+from tracer.repl.parser import Statement
+from tracer.repl.result import Result, said
+from tracer.x86 import GPR, PAGE_FAULT_VECTOR, PageFaultCode
+
+_GENERAL_PROTECTION = 13
+
+
+@command(
+    "set",
+    group="change",
+    usage=("set value VALUE", "set $REGISTER VALUE"),
+    brief="give the access that waits another value, or set a register",
+    text="""\
+`set value` takes effect when the guest goes on: a read gives the guest VALUE instead of what the
+device says (the device is still read), a write sends VALUE to the device. `set $rax` changes a
+register of the interrupted code; the instruction starts over from it.""",
+    examples=("set value 0x10300", "set $rax 0", "set $rip = 0xffffffff81000000"),
+    expects=(("value", "cpu"),),
+)
+async def set_(desk: Desk, statement: Statement) -> Result:
+    words = statement.rest.replace("=", " ", 1).split()
+    if len(words) != 2:
+        raise set_.misused("a name and a value are needed")
+    name, text = words
+    if name == "value":
+        width = desk.control.pending().transfer.width
+        value = unsigned(text, width)
+        desk.control.give(value)
+        reader = desk.control.pending().transfer.direction == "read"
+        who = "the guest will read" if reader else "the device will get"
+        return said(f"{who} {value:#0{2 * width + 2}x}", value=hex(value))
+    if not name.startswith("$"):
+        raise set_.misused(f"{name} cannot be set")
+    register = {"pc": "rip", "sp": "rsp", "eflags": "rflags"}.get(
+        name[1:].lower(), name[1:].lower()
+    )
+    value = unsigned(text, 8)
+    before = None if desk.cpu is None or register not in GPR else desk.cpu.gpr[GPR.index(register)]
+    await desk.control.set_register(register, value)
+    was = "" if before is None else f" (was {before:#x})"
+    return said(f"${register} is {value:#x}{was}", register=register, value=hex(value))
+
+
+@command(
+    "skip",
+    group="change",
+    usage=("skip", "skip VALUE"),
+    brief="complete the instruction without touching the device",
+    text="What it reads is VALUE, or 0. The guest stands behind the instruction then.",
+    examples=("skip", "skip 0xffffffff"),
+)
+async def skip(desk: Desk, statement: Statement) -> Result:
+    width = desk.control.pending().transfer.width
+    value = unsigned(statement.rest, width) if statement.rest else 0
+    return desk.stood(await desk.control.skip(value))
+
+
+@command(
+    "fault",
+    group="change",
+    usage=("fault gp [CODE]", "fault pf [CODE [LINEAR]]"),
+    brief="raise #GP or #PF in place of the instruction",
+    text="""\
+CODE is the error code that is pushed: 0 for #GP, for #PF what a page that is not present gives.
+LINEAR is the address in CR2, by default that of the access.""",
+    examples=("fault gp", "fault pf", "fault pf 0x2"),
+    expects=(("gp", "pf"),),
+)
+async def fault(desk: Desk, statement: Statement) -> Result:
+    words = statement.words
+    if not words or words[0].lstrip("#").lower() not in ("gp", "pf"):
+        raise fault.misused("gp or pf is needed")
+    name = words[0].lstrip("#").lower()
+    numbers = [number(word) for word in words[1:]]
+    if len(numbers) > (1 if name == "gp" else 2) or any(item < 0 for item in numbers):
+        raise fault.misused(f"too many numbers, or one below 0, for #{name.upper()}")
+    pending = desk.control.pending()
+    if name == "gp":
+        injected = Inject(_GENERAL_PROTECTION, numbers[0] if numbers else 0)
+    else:
+        code = PageFaultCode(0)
+        if pending.transfer.direction == "write":
+            code |= PageFaultCode.W
+        if pending.cpu.cpl == 3:
+            code |= PageFaultCode.U
+        linear = numbers[1] if len(numbers) > 1 else pending.transfer.linear
+        injected = Inject(PAGE_FAULT_VECTOR, numbers[0] if numbers else int(code), linear)
+    return desk.stood(await desk.control.inject(name, injected))
+
+
+@command(
+    "peek",
+    group="change",
+    usage=("peek[/WIDTH] PLACE",),
+    brief="read a device without the guest",
+    text="""\
+PLACE is a region with an offset or a register's name, or a physical address. WIDTH is 1, 2, 4 or 8
+bytes, or b, h, w, g; without it, a register's own width, else 4. Many devices do something when
+they are read: a status register may clear itself.""",
+    examples=("peek nvme.CSTS", "peek/8 nvme+0x0", "peek 0xfee00020"),
+    expects=(("place",),),
+)
+async def peek(desk: Desk, statement: Statement) -> Result:
+    width, rest = _width(statement.rest)
+    place = desk.aim(rest)
+    width = width or place.width
+    value = await desk.control.peek(place.physical, width)
+    shown = f"{value:#0{2 * width + 2}x}"
+    meaning = place.describe(value, width)
+    text = f"{place.text}  {shown}" + (f"  {meaning}" if meaning else "")
+    return said(
+        text, place=place.text, physical=hex(place.physical), width=width, value=hex(value),
+        fields=place.fields(value, width),
+    )  # fmt: skip
+
+
+@command(
+    "poke",
+    group="change",
+    usage=("poke[/WIDTH] PLACE VALUE",),
+    brief="write a device without the guest",
+    examples=("poke nvme.INTMS 0x1", "poke/4 nvme+0xc = 1"),
+    expects=(("place",),),
+)
+async def poke(desk: Desk, statement: Statement) -> Result:
+    width, rest = _width(statement.rest)
+    where, _, text = rest.replace("=", " ").rstrip().rpartition(" ")
+    if not where.strip():
+        raise poke.misused("a place and a value are needed")
+    place = desk.aim(where)
+    width = width or place.width
+    value = unsigned(text, width)
+    await desk.control.poke(place.physical, width, value)
+    shown = f"{value:#0{2 * width + 2}x}"
+    return said(
+        f"{place.text}  {shown} written",
+        place=place.text, physical=hex(place.physical), width=width, value=hex(value),
+    )  # fmt: skip
+
+
+# A width in front, as GDB's x has it: `/8`, `/w`.
+def _width(rest: str) -> tuple[int | None, str]:
+    if not rest.startswith("/"):
+        return None, rest
+    match = re.match(r"/(\w+)\s*", rest)
+    if match is None or match[1].lower() not in WIDTHS:
+        raise UsageError(f"{rest.split()[0]} is no width: /1 /2 /4 /8, or /b /h /w /g")
+    return WIDTHS[match[1].lower()], rest[match.end() :]
+
+
+@command(
+    "trace",
+    group="change",
+    usage=("trace on", "trace off", "trace REGION..."),
+    brief="choose what is traced from here on",
+    text="""\
+`trace on` goes back to what the command line chose, `trace off` leaves the devices alone, with a
+region's name that region is traced as well. Without an argument: what is traced.""",
+    examples=("trace off", "trace nvme", "trace on"),
+    expects=(("on", "off", "region"), ("region",)),
+)
+async def trace(desk: Desk, statement: Statement) -> Result:
+    words = statement.words
+    if words:
+        await desk.control.choose(_choice(desk, words), f"trace {' '.join(words)}")
+    return _traced(desk)
+
+
+@command(
+    "bypass",
+    group="change",
+    usage=("bypass REGION...",),
+    brief="do not trace a region from here on",
+    examples=("bypass lapic", "bypass lapic ioapic"),
+    expects=(("region",),),
+)
+async def bypass(desk: Desk, statement: Statement) -> Result:
+    words = statement.words
+    if not words:
+        raise bypass.misused("name a region")
+    choice = desk.control.session.choice
+    left_out = tuple(dict.fromkeys((*choice.bypassed, *words)))
+    await desk.control.choose(Choice(choice.wanted, left_out), f"bypass {' '.join(words)}")
+    return _traced(desk)
+
+
+def _choice(desk: Desk, words: list[str]) -> Choice:
+    if words == ["on"]:
+        return desk.opening
+    regions = desk.control.session.view.regions
+    if words == ["off"]:
+        return Choice((), tuple(desk.region_names()))
+    now = [region.name for region in regions.regions if regions.is_traced_region(region)]
+    if not (now or desk.control.session.choice.wanted):
+        return Choice(tuple(words))
+    return Choice(tuple(dict.fromkeys((*now, *words))))
+
+
+def _traced(desk: Desk) -> Result:
+    regions = desk.control.session.view.regions
+
+    def names(wanted: bool) -> list[str]:
+        found = (r.name for r in regions.regions if regions.is_traced_region(r) is wanted)
+        return list(dict.fromkeys(found))
+
+    text = [f"traced: {', '.join(names(True)) or 'nothing'}"]
+    if names(False):
+        text.append(f"left alone: {', '.join(names(False))}")
+    return Result({"traced": names(True), "untraced": names(False)}, text)
+
+
+@command(
+    "mark",
+    group="change",
+    usage=("mark TEXT",),
+    brief="note something in the trace",
+    examples=("mark before the reset",),
+)
+async def mark(desk: Desk, statement: Statement) -> Result:
+    if not statement.rest:
+        raise mark.misused("there is nothing to note")
+    desk.control.mark(statement.rest)
+    return said(f"noted at {desk.control.session.view.time_ns / 1e9:.6f} s")
+
+
+COMMANDS = (set_, skip, fault, peek, poke, trace, bypass, mark)

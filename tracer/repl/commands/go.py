@@ -1,0 +1,126 @@
+"""Commands that let the guest go on."""
+
+from __future__ import annotations
+
+from tracer.breakpoint import parse_until
+from tracer.errors import UsageError
+from tracer.pending import Pending
+from tracer.repl.command import command
+from tracer.repl.desk import Desk
+from tracer.repl.expression import number
+from tracer.repl.parser import Statement
+from tracer.repl.result import Result, said
+from tracer.selection import names_region
+
+
+@command(
+    "continue", "c", "fg",
+    group="go on",
+    brief="let the guest go on to the next break",
+    repeats=True,
+)  # fmt: skip
+async def continue_(desk: Desk, statement: Statement) -> Result:
+    if statement.rest:
+        raise continue_.misused("it takes no argument")
+    desk.control.resume()
+    return await desk.gone_on()
+
+
+@command(
+    "step", "s",
+    group="go on",
+    usage=("step [N]",),
+    brief="go on to before the next access to a device, or the Nth",
+    examples=("step", "step 10"),
+    repeats=True,
+)  # fmt: skip
+async def step(desk: Desk, statement: Statement) -> Result:
+    count = number(statement.rest or "1", "count")
+    if count < 1:
+        raise step.misused(f"{count} accesses cannot be stepped over")
+    desk.control.step(count)
+    return await desk.gone_on()
+
+
+@command(
+    "next", "n",
+    group="go on",
+    usage=("next", "next REGION"),
+    brief="go on to before the next access to a region",
+    text="Without a name: the region of the access that waits. REGION may be a device or a glob.",
+    examples=("next nvme", "next virtio-blk.*"),
+    expects=(("region",),),
+    repeats=True,
+)  # fmt: skip
+async def next_(desk: Desk, statement: Statement) -> Result:
+    name = statement.rest or _region_here(desk)
+    if not any(names_region(name, known) for known in desk.region_names()):
+        raise desk.misses("region", name, desk.region_names())
+
+    def wanted(pending: Pending) -> bool:
+        region = pending.transfer.region
+        return region is not None and names_region(name, region.name)
+
+    desk.control.run_until(f"next {name}", wanted)
+    return await desk.gone_on()
+
+
+def _region_here(desk: Desk) -> str:
+    pending = desk.halt.pending
+    if pending is None or pending.transfer.region is None:
+        raise UsageError("no access waits here, so name the region: next nvme")
+    return pending.transfer.region.name
+
+
+@command(
+    "until", "u",
+    group="go on",
+    usage=("until TIME", "until SYMBOL"),
+    brief="go on to a guest time, or to an access made under a function",
+    text="""\
+TIME is 1.2s, 350ms or a number of seconds, or +50ms from now. The guest stops before the first
+access from then on. SYMBOL may be a glob; a function that called the one at the access counts.""",
+    examples=("until 1.2s", "until +50ms", "until nvme_reset_work"),
+    expects=(("symbol",),),
+)  # fmt: skip
+async def until(desk: Desk, statement: Statement) -> Result:
+    target = parse_until(statement.rest, desk.halt.time_ns)
+    desk.control.run_until(f"until {statement.rest}", desk.watch.until(target))
+    return await desk.gone_on()
+
+
+@command(
+    "interrupt",
+    group="go on",
+    brief="stop the running guest where it is; Ctrl-C does the same",
+)
+async def interrupt(desk: Desk, statement: Statement) -> Result:
+    if desk.control.state != "running":
+        raise UsageError(f"the guest is not running: it is {desk.control.state}")
+    await desk.control.interrupt()
+    return await desk.gone_on()
+
+
+@command(
+    "detach",
+    group="go on",
+    brief="take every trap out and let the guest run on by itself",
+    text="Nothing of it is traced from then on. The session ends when the guest does.",
+)
+async def detach(desk: Desk, statement: Statement) -> Result:
+    await desk.control.detach()
+    return said("the guest runs on without vetrace", state=desk.control.state)
+
+
+@command(
+    "quit", "q", "exit",
+    group="go on",
+    brief="end the guest and the session; Ctrl-D does the same",
+    text="At a terminal it asks first while there is a guest to lose.",
+)  # fmt: skip
+async def quit_(desk: Desk, statement: Statement) -> Result:
+    desk.leaving = True
+    return Result({})
+
+
+COMMANDS = (continue_, step, next_, until, interrupt, detach, quit_)

@@ -1,0 +1,387 @@
+"""Commands that look at the guest where it stands. None of them touches a device."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from fnmatch import fnmatchcase
+from itertools import islice
+
+from tracer.control import Halt
+from tracer.decode import Line, disassemble
+from tracer.dump import Part, dump_lines, dump_objects, parse_spec
+from tracer.errors import UsageError
+from tracer.intercept import AddressSpace
+from tracer.plan import Plan, plan_of
+from tracer.repl.command import command
+from tracer.repl.desk import Desk
+from tracer.repl.expression import linear_address, number
+from tracer.repl.parser import Statement
+from tracer.repl.result import Paper, Result, said
+from tracer.repl.tally import stats_lines
+from tracer.selection import names_region
+from tracer.summary import summary_object
+from tracer.view.code import code_lines, code_objects
+from tracer.view.page import page_lines, page_object, page_of
+from tracer.view.plan import plan_lines, plan_object
+from tracer.view.region import devices_lines, mapping_lines, region_lines, region_objects
+from tracer.view.registers import register_lines, register_object
+from tracer.view.stack import stack_lines, stack_object
+from tracer.x86 import MAX_INSTRUCTION, PAGE_SIZE
+
+
+def plan_at(desk: Desk) -> Plan:
+    """Return what the access that waits is about to do. Raises UsageError when none waits."""
+    pending = desk.control.pending()
+    named = desk.named(pending)
+    return plan_of(pending, named.text if named else None)
+
+
+@command(
+    "plan", "p",
+    group="look",
+    brief="what the instruction at the access is about to do",
+    text="""\
+Operands and how their addresses come about, the accesses in order, the registers that will change
+and how, the hypercall that a confidential guest would make, and what its handler would say.""",
+)  # fmt: skip
+async def plan(desk: Desk, statement: Statement) -> Result:
+    found = plan_at(desk)
+    return Result(plan_object(found), lambda p: plan_lines(found, p.width, p.colour))
+
+
+@command(
+    "regs", "registers",
+    group="look",
+    usage=("regs", "regs all", "regs NAME..."),
+    brief="the registers of the interrupted code",
+    text="`regs all` adds the XMM registers.",
+    examples=("regs", "regs rax rip", "regs all"),
+    expects=(("all", "cpu"),),
+)  # fmt: skip
+async def regs(desk: Desk, statement: Statement) -> Result:
+    halt = desk.halt
+    others = await desk.control.registers()
+    words = [word.removeprefix("$").lower() for word in statement.words]
+    if words and words != ["all"]:
+        return _some(words, others)
+    symbol = desk.control.symbol(halt.cpu.rip)
+    return Result(
+        register_object(halt.cpu, others, symbol),
+        lambda p: register_lines(
+            halt.cpu, others, symbol, p.width, p.colour, everything=words == ["all"]
+        ),
+    )
+
+
+def _some(words: list[str], others: Mapping[str, int]) -> Result:
+    found: dict[str, str] = {}
+    for word in words:
+        name = {"rflags": "eflags", "pc": "rip", "sp": "rsp"}.get(word, word)
+        if name not in others:
+            raise UsageError(f"there is no register ${word}; `regs all` shows all")
+        found[word] = hex(others[name])
+    return Result(found, [f"{name:<8} {value}" for name, value in found.items()])
+
+
+@command(
+    "x",
+    group="look",
+    usage=("x[/COUNT FORMAT UNIT] ADDRESS",),
+    brief="memory at a linear address, as GDB's x",
+    text="""\
+FORMAT is x d u o t a c s or i, UNIT b h w g for 1, 2, 4 or 8 bytes. ADDRESS is a sum of numbers,
+registers and symbols. RAM alone is read: what a device has, `peek` reads.""",
+    examples=("x/8xg $rsp", "x/s linux_banner", "x/4i $rip", "x 0xffffffff81000000"),
+    expects=(("symbol", "cpu"),),
+    repeats=True,
+)
+async def x(desk: Desk, statement: Statement) -> Result:
+    letters, rest = "", statement.rest
+    if rest.startswith("/"):
+        letters, _, rest = rest.partition(" ")
+    spec = parse_spec(letters)
+    if not rest.strip():
+        raise x.misused("an address is needed")
+    halt = desk.halt
+    linear = linear_address(rest, halt.cpu, desk.address_of)
+    if spec.format == "i":
+        return _code(desk, halt, linear, spec.count, f"x/{spec.count}i")
+    parts = list(_read(halt.space, linear, spec.size))
+    lookup = desk.control.symbol
+    read = spec.count * spec.width
+    return Result(
+        dump_objects(spec, parts),
+        lambda p: dump_lines(spec, parts, lookup, p.width, p.colour),
+        again=None if spec.format == "s" else f"x{letters} {linear + read:#x}",
+    )
+
+
+# The bytes from an address on, cut where what maps them changes.
+def _read(space: AddressSpace, linear: int, size: int) -> list[Part]:
+    parts: list[Part] = []
+    data, start = b"", linear
+    end = min(linear + size, 1 << 64)
+    at = linear
+    while at < end:
+        step = min(end - at, PAGE_SIZE - at % PAGE_SIZE)
+        why = _unreadable(space, at)
+        if why is None:
+            data += space.read(at, step)
+        else:
+            if data:
+                parts.append(Part(start, data))
+            parts.append(Part(at, b"", why))
+            data, start = b"", at + step
+        at += step
+    return [*parts, Part(start, data)] if data else parts
+
+
+def _unreadable(space: AddressSpace, linear: int) -> str | None:
+    leaf = space.leaf(linear)
+    if leaf is None:
+        return "not mapped"
+    physical = leaf.translate(linear)
+    if space.regions.is_ram(physical):
+        return None
+    region = space.regions.find(physical)
+    if region is None:
+        return f"physical {physical:#x}, where nothing answers"
+    where = f"{region.name}+{physical - region.base:#x}"
+    return f"{where}: a device, which is not read; `peek {where}` reads it"
+
+
+@command(
+    "disas", "disassemble",
+    group="look",
+    usage=("disas [ADDRESS] [COUNT]",),
+    brief="instructions, at the one that waits or elsewhere",
+    examples=("disas", "disas nvme_reset_work 20", "disas $rip 3"),
+    expects=(("symbol", "cpu"),),
+    repeats=True,
+)  # fmt: skip
+async def disas(desk: Desk, statement: Statement) -> Result:
+    halt = desk.halt
+    words = statement.words
+    count = 10
+    if words and words[-1].isdigit() and (len(words) > 1 or len(words[-1]) < 4):
+        count = number(words.pop(), "count")
+    if not 1 <= count <= 1000:
+        raise disas.misused(f"{count} instructions cannot be shown")
+    linear = linear_address(" ".join(words) or "$rip", halt.cpu, desk.address_of)
+    return _code(desk, halt, linear, count, "disas")
+
+
+def _code(desk: Desk, halt: Halt, linear: int, count: int, again: str) -> Result:
+    data = halt.space.read(linear, count * MAX_INSTRUCTION)
+    code: list[Line] = disassemble(data, linear, halt.cpu.mode)[:count]
+    if not code:
+        raise UsageError(f"linear {linear:#x} is not in RAM: {_unreadable(halt.space, linear)}")
+    after = code[-1].linear + len(code[-1].code)
+    lookup, rip = desk.control.symbol, halt.cpu.rip
+    follow = f"{again} {after:#x}" + ("" if again.startswith("x") else f" {count}")
+    return Result(
+        code_objects(code, rip, lookup),
+        lambda p: code_lines(code, rip, lookup, p.width, p.colour),
+        again=follow,
+    )
+
+
+@command("bt", "where", "backtrace", group="look", brief="the functions under way, innermost first")
+async def bt(desk: Desk, statement: Statement) -> Result:
+    stack, lookup = desk.control.unwind(), desk.control.symbol
+    return Result(
+        stack_object(stack, lookup), lambda p: stack_lines(stack, lookup, p.width, p.colour)
+    )
+
+
+@command(
+    "sym",
+    group="look",
+    usage=("sym ADDRESS", "sym NAME", "sym PATTERN"),
+    brief="the symbol at an address, or the addresses of symbols",
+    examples=("sym 0xffffffff81000000", "sym nvme_reset_work", "sym nvme_pci_*"),
+    expects=(("symbol", "cpu"),),
+)
+async def sym(desk: Desk, statement: Statement) -> Result:
+    text = statement.rest
+    if not text:
+        raise sym.misused("an address or a name is needed")
+    if "*" in text or "?" in text:
+        return _matching(desk, text)
+    linear = linear_address(text, desk.cpu, desk.address_of)
+    kernel = desk.control.session.names.kernel
+    halt = desk.control.halt
+    name = kernel.lookup(linear) if halt is None else desk.control.symbol(linear)
+    shown = name or "no symbol there"
+    return said(f"{linear:#018x}  {shown}", linear=hex(linear), symbol=name)
+
+
+_MOST = 50
+
+
+def _matching(desk: Desk, pattern: str) -> Result:
+    names = desk.control.session.names.kernel.by_name
+    found = list(islice((name for name in names if fnmatchcase(name, pattern)), _MOST + 1))
+    if not found:
+        raise UsageError(f"the kernel has no symbol like {pattern}")
+    rows = {name: desk.address_of(name) or 0 for name in sorted(found[:_MOST])}
+    lines = [f"{linear:#018x}  {name}" for name, linear in rows.items()]
+    if len(found) > _MOST:
+        lines.append(f"… and more: only {_MOST} are shown")
+    return Result({name: hex(linear) for name, linear in rows.items()}, lines)
+
+
+@command(
+    "stats",
+    group="look",
+    usage=("stats [N]",),
+    brief="accesses so far by region, register and call site",
+    text="N is the number of rows of a table, 10 when not given.",
+    examples=("stats", "stats 30"),
+)
+async def stats(desk: Desk, statement: Statement) -> Result:
+    limit = number(statement.rest or "10", "number of rows")
+    return Result(
+        summary_object(desk.summary), lambda p: stats_lines(desk.summary, p, max(limit, 1))
+    )
+
+
+@command(
+    "page",
+    group="look",
+    usage=("page [ADDRESS]",),
+    brief="the walk through the page tables to a linear address",
+    text="Without an address: that of the access that waits.",
+    examples=("page $rsp", "page linux_banner", "page"),
+    expects=(("symbol", "cpu"),),
+)
+async def page(desk: Desk, statement: Statement) -> Result:
+    halt = desk.halt
+    if statement.rest:
+        linear = linear_address(statement.rest, halt.cpu, desk.address_of)
+    else:
+        linear = desk.control.pending().transfer.linear
+    view = page_of(halt.space, linear)
+    return Result(page_object(view), lambda p: page_lines(view, p.width, p.colour))
+
+
+@command(
+    "info", "i",
+    group="look",
+    usage=("info breaks|regions|devices|mappings|registers|display|filters", "info region [NAME]"),
+    brief="what there is: breaks, regions, devices, mappings",
+    text="`info registers` is `regs`, `info filters` is `filter`.",
+    examples=("info breaks", "info region nvme", "info devices", "info mappings"),
+    expects=(
+        ("breaks", "region", "regions", "devices", "mappings", "registers", "display", "filters"),
+        ("region",),
+    ),
+)  # fmt: skip
+async def info(desk: Desk, statement: Statement) -> Result:
+    word, _, rest = statement.rest.partition(" ")
+    found = [name for name in _TOPICS if word and name.startswith(word)]
+    if word not in _TOPICS and len(found) != 1:
+        if found:
+            raise info.misused(f"{word} is ambiguous: {', '.join(found)}")
+        if not word:
+            raise info.misused("say what about")
+        raise desk.misses("info", word, list(_TOPICS))
+    return await _TOPICS[word if word in _TOPICS else found[0]](desk, rest.strip())
+
+
+async def _breaks(desk: Desk, rest: str) -> Result:
+    rows = desk.watch.breaks.describe()
+    value = [
+        {"number": row.number, "kind": row.kind, "enabled": row.enabled, "hits": row.hits,
+         "text": row.text, "note": row.note}
+        for row in rows
+    ]  # fmt: skip
+    lines = [
+        f"{row.number:<3} {'' if row.enabled else 'disabled, '}{row.hits:,} hit"
+        f"{'' if row.hits == 1 else 's'}  {row.text}{f'  ({row.note})' if row.note else ''}"
+        for row in rows
+    ]
+    return Result(value, lines or ["there are no breaks; `help break` tells how to make one"])
+
+
+def _accesses(desk: Desk) -> dict[str, int]:
+    return {name: count.accesses for name, count in desk.summary.regions.items()}
+
+
+async def _regions(desk: Desk, rest: str) -> Result:
+    regions = desk.control.session.view.regions
+    name = rest.strip()
+    pattern = name or "*"
+    found = [r for r in regions.regions if names_region(pattern, r.name) or r.device == pattern]
+    if not found:
+        raise desk.misses("region", name, desk.region_names())
+    registers = _described(desk, name)
+
+    def lines(paper: Paper) -> list[str]:
+        if not name:
+            return devices_lines(regions, _accesses(desk), paper.width, paper.colour)
+        return [
+            *region_lines(found, regions, _accesses(desk), paper.width, paper.colour), *registers,
+        ]  # fmt: skip
+
+    return Result(region_objects(found, regions, _accesses(desk)), lines)
+
+
+# The names of a region's registers, where there is a map of them.
+def _described(desk: Desk, name: str) -> list[str]:
+    found = desk.names.map_of(name) if name else None
+    if found is None:
+        return []
+    names = ", ".join(islice(found.names(), 200))
+    return [f"registers ({found.specification}):", f"  {names}"]
+
+
+async def _devices(desk: Desk, rest: str) -> Result:
+    regions = desk.control.session.view.regions
+    return Result(
+        region_objects(regions.regions, regions, _accesses(desk)),
+        lambda p: devices_lines(regions, _accesses(desk), p.width, p.colour),
+    )
+
+
+async def _mappings(desk: Desk, rest: str) -> Result:
+    found = [
+        item for item in desk.maps
+        if not rest or any(names_region(rest, name) for name in item.regions)
+    ]  # fmt: skip
+    value = [
+        {"linear": item.linear, "physical": item.physical, "size": item.size,
+         "regions": item.regions, "by": item.by}
+        for item in found
+    ]  # fmt: skip
+    return Result(value, lambda p: mapping_lines(found, p.width, p.colour))
+
+
+async def _registers(desk: Desk, rest: str) -> Result:
+    return await regs.action(desk, Statement("regs", rest))
+
+
+async def _display(desk: Desk, rest: str) -> Result:
+    lines = [f"{number}  {text}" for number, text in desk.displays.items()]
+    return Result(
+        {str(number): text for number, text in desk.displays.items()},
+        lines or ["nothing is displayed at stops; `display plan` would be"],
+    )
+
+
+async def _filters(desk: Desk, rest: str) -> Result:
+    return await desk.commands.find("filter").action(desk, Statement("filter", ""))
+
+
+_TOPICS: dict[str, Callable[[Desk, str], Awaitable[Result]]] = {
+    "breaks": _breaks,
+    "region": _regions,
+    "regions": _regions,
+    "devices": _devices,
+    "mappings": _mappings,
+    "registers": _registers,
+    "display": _display,
+    "filters": _filters,
+}
+
+COMMANDS = (plan, regs, x, disas, bt, sym, stats, page, info)

@@ -1,0 +1,102 @@
+"""Commands about the prompt itself."""
+
+from __future__ import annotations
+
+from tracer.errors import UsageError
+from tracer.repl.command import GROUPS, Command, command
+from tracer.repl.desk import Desk
+from tracer.repl.expression import number
+from tracer.repl.parser import Statement, statements
+from tracer.repl.result import Result, said
+
+
+@command(
+    "help", "h", "?",
+    group="prompt",
+    usage=("help [COMMAND]",),
+    brief="all commands, or one with examples",
+    examples=("help", "help break"),
+    expects=(("command",),),
+)  # fmt: skip
+async def help_(desk: Desk, statement: Statement) -> Result:
+    if statement.rest:
+        return described(desk.commands.find(statement.words[0]))
+    lines: list[str] = []
+    for group in GROUPS:
+        items = sorted((c for c in desk.commands if c.group == group), key=lambda c: c.name)
+        if items:
+            lines += ["", f"{group}:"] if lines else [f"{group}:"]
+            lines += [f"  {', '.join(c.names):<24} {c.brief}" for c in items]
+    lines += ["", "Any beginning of a name will do that no other has. `help COMMAND`: examples."]
+    return Result({c.name: c.brief for c in desk.commands}, lines)
+
+
+def described(item: Command) -> Result:
+    """Return what help says of a command."""
+    lines = [f"{item.brief[0].upper()}{item.brief[1:]}.", ""]
+    lines += [f"  {usage}" for usage in item.usage]
+    if item.aliases:
+        lines.append(f"  also called {', '.join(item.aliases)}")
+    if item.text:
+        lines += ["", *item.text.splitlines()]
+    lines += ["", "examples:", *(f"  {example}" for example in item.examples)]
+    value = {
+        "name": item.name, "aliases": item.aliases, "usage": item.usage, "brief": item.brief,
+        "text": item.text, "examples": item.examples,
+    }  # fmt: skip
+    return Result(value, lines)
+
+
+@command(
+    "history",
+    group="prompt",
+    usage=("history [N]",),
+    brief="what was typed, in this session",
+    examples=("history", "history 5"),
+)
+async def history(desk: Desk, statement: Statement) -> Result:
+    count = number(statement.rest or "20", "count")
+    last = list(desk.typed)[-count:] if count > 0 else []
+    start = len(desk.typed) - len(last) + 1
+    return Result(last, [f"{index:>5}  {text}" for index, text in enumerate(last, start)])
+
+
+@command(
+    "display",
+    group="prompt",
+    usage=("display [COMMAND]",),
+    brief="carry a command out at each stop",
+    text="Without a command: all that are displayed, now.",
+    examples=("display plan", "display x/4xg $rsp", "display regs rax rdx"),
+    expects=(("command",),),
+)
+async def display(desk: Desk, statement: Statement) -> Result:
+    if not statement.rest:
+        return await desk.commands.find("info").action(desk, Statement("info", "display"))
+    name = next(statements(statement.rest)).name
+    item = desk.commands.find(name)
+    if item.group in ("go on", "change", "script", "prompt"):
+        raise UsageError(f"{item.name} does something: only what looks can be displayed")
+    index = max(desk.displays, default=0) + 1
+    desk.displays[index] = statement.rest
+    return said(f"display {index}: {statement.rest}", number=index)
+
+
+@command(
+    "undisplay",
+    group="prompt",
+    usage=("undisplay [NUMBER]",),
+    brief="display nothing, or one thing less",
+    examples=("undisplay 1", "undisplay"),
+)
+async def undisplay(desk: Desk, statement: Statement) -> Result:
+    if not statement.rest:
+        desk.displays.clear()
+        return said("nothing is displayed at stops")
+    index = number(statement.rest, "number")
+    if index not in desk.displays:
+        raise UsageError(f"there is no display {index}; `info display` lists them")
+    return said(f"no longer displayed: {desk.displays.pop(index)}", number=index)
+
+
+COMMANDS = (help_, history, display, undisplay)

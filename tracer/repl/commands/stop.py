@@ -1,0 +1,148 @@
+"""Commands that say where the guest stops."""
+
+from __future__ import annotations
+
+from tracer.breakpoint import Break, parse_break, parse_condition
+from tracer.repl.command import command
+from tracer.repl.desk import Desk
+from tracer.repl.expression import number
+from tracer.repl.parser import Statement
+from tracer.repl.result import Result, said
+
+_KINDS = ("read", "write", "access", "symbol", "unhandled", "verdict", "if", "place")
+
+
+@command(
+    "break", "b",
+    group="stop",
+    usage=(
+        "break [read|write|access] [PLACE] [if CONDITION] [once|times N|after N]",
+        "break symbol NAME [if CONDITION]",
+        "break unhandled",
+        "break verdict [PROFILE]",
+    ),
+    brief="stop before an access",
+    text="""\
+PLACE is a region, a device, a region with offsets or a register's name, or a physical address; *
+and ? fit anything. `symbol` fits what a function does, itself or through what it calls,
+`unhandled` what the emulator does not know, `verdict` what the MMIO handler of a confidential
+guest would not survive. CONDITION is an expression over value, offset, width, address, linear,
+region, device, register, symbol, function, direction, vcpu, cpl, seq, time, count, mnemonic, via,
+phase, and registers: $rax. `value & 0xff == 3` compares the low byte; ~ fits a pattern. A break on
+the value of a read stops once the device has answered.""",
+    examples=(
+        "break write nvme+0x1000 if value & 0xff == 3",
+        "break read hpet",
+        "break nvme.CC",
+        "break symbol nvme_reset_work",
+        "break write lapic if function ~ \"*eoi*\" after 100",
+        "break unhandled",
+        "break verdict linux-tdx",
+    ),
+    expects=(_KINDS, ("place", "symbol", "profile")),
+)  # fmt: skip
+async def break_(desk: Desk, statement: Statement) -> Result:
+    return _added(desk, parse_break(statement.rest, desk.known))
+
+
+@command(
+    "tbreak", "tb",
+    group="stop",
+    usage=("tbreak ...", ),
+    brief="the same as break, for one stop",
+    examples=("tbreak write nvme.CC",),
+    expects=(_KINDS, ("place", "symbol", "profile")),
+)  # fmt: skip
+async def tbreak(desk: Desk, statement: Statement) -> Result:
+    return _added(desk, parse_break(statement.rest, desk.known, temporary=True))
+
+
+def _added(desk: Desk, item: Break) -> Result:
+    desk.watch.breaks = desk.watch.breaks.added(item)
+    made = desk.watch.breaks.items[-1]
+    note = f" ({made.note})" if made.note else ""
+    return said(f"break {made.number}: {made.text}{note}", number=made.number)
+
+
+@command(
+    "delete", "d",
+    group="stop",
+    usage=("delete [NUMBER...]",),
+    brief="delete breaks, or all of them",
+    examples=("delete 2", "delete 1 3-5", "delete"),
+    expects=(("break",),),
+)  # fmt: skip
+async def delete(desk: Desk, statement: Statement) -> Result:
+    numbers = desk.watch.breaks.numbers(statement.rest)
+    desk.watch.breaks = desk.watch.breaks.deleted(numbers)
+    return _told("deleted", numbers)
+
+
+@command(
+    "enable",
+    group="stop",
+    usage=("enable [NUMBER...]",),
+    brief="let breaks stop the guest again",
+    examples=("enable 2", "enable"),
+    expects=(("break",),),
+)
+async def enable(desk: Desk, statement: Statement) -> Result:
+    numbers = desk.watch.breaks.numbers(statement.rest)
+    desk.watch.breaks = desk.watch.breaks.enabled(numbers)
+    return _told("enabled", numbers)
+
+
+@command(
+    "disable",
+    group="stop",
+    usage=("disable [NUMBER...]",),
+    brief="keep breaks without stopping at them",
+    examples=("disable 2", "disable"),
+    expects=(("break",),),
+)
+async def disable(desk: Desk, statement: Statement) -> Result:
+    numbers = desk.watch.breaks.numbers(statement.rest)
+    desk.watch.breaks = desk.watch.breaks.enabled(numbers, enabled=False)
+    return _told("disabled", numbers)
+
+
+def _told(what: str, numbers: tuple[int, ...]) -> Result:
+    shown = ", ".join(map(str, numbers))
+    text = f"{what} break{'s' * (len(numbers) > 1)} {shown}" if numbers else "there are no breaks"
+    return said(text, numbers=list(numbers))
+
+
+@command(
+    "ignore",
+    group="stop",
+    usage=("ignore NUMBER COUNT",),
+    brief="do not stop at the next hits of a break",
+    examples=("ignore 1 10",),
+    expects=(("break",),),
+)
+async def ignore(desk: Desk, statement: Statement) -> Result:
+    words = statement.words
+    if len(words) != 2:
+        raise ignore.misused("a break's number and a count are needed")
+    which, count = number(words[0], "break's number"), number(words[1], "count")
+    desk.watch.breaks = desk.watch.breaks.ignoring(which, count)
+    return said(f"break {which} ignores its next {count:,} hits", number=which, count=count)
+
+
+@command(
+    "condition",
+    group="stop",
+    usage=("condition NUMBER [EXPRESSION]",),
+    brief="give a break another condition, or none",
+    examples=("condition 1 value & 0xff == 3", "condition 1"),
+    expects=(("break",),),
+)
+async def condition(desk: Desk, statement: Statement) -> Result:
+    first, _, text = statement.rest.partition(" ")
+    which = number(first or "nothing", "break's number")
+    wanted = parse_condition(text.strip(), desk.known) if text.strip() else None
+    desk.watch.breaks = desk.watch.breaks.conditioned(which, wanted)
+    return said(f"break {which}: {desk.watch.breaks.find(which).text}", number=which)
+
+
+COMMANDS = (break_, tbreak, delete, enable, disable, ignore, condition)

@@ -1,0 +1,173 @@
+"""Commands about what is shown while the guest runs."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from tracer.errors import UsageError
+from tracer.facts import facts_of_access
+from tracer.render import access_object
+from tracer.repl.command import command
+from tracer.repl.desk import KEPT, Desk
+from tracer.repl.expression import number
+from tracer.repl.feed import Rule, Seen
+from tracer.repl.paper import item_lines
+from tracer.repl.parser import Statement
+from tracer.repl.result import Paper, Result, said
+
+
+@command(
+    "watch", "w",
+    group="watch",
+    usage=("watch on", "watch off", "watch LINES"),
+    brief="show accesses while the guest runs, or not, or so many lines a second",
+    text="What is not shown is counted, and is in the trace all the same. LINES may be `all`.",
+    examples=("watch off", "watch on", "watch 100"),
+    expects=(("on", "off", "all"),),
+)  # fmt: skip
+async def watch(desk: Desk, statement: Statement) -> Result:
+    word = statement.rest
+    feed = desk.feed
+    if word in ("on", "off"):
+        feed.on = word == "on"
+    elif word:
+        feed.limit = None if word == "all" else number(word, "number of lines")
+        if feed.limit is not None and feed.limit < 1:
+            raise watch.misused(f"{word} lines a second show nothing: `watch off`")
+        feed.on = True
+    rate = "all of them" if feed.limit is None else f"{feed.limit} lines a second at most"
+    text = f"accesses are shown, {rate}" if feed.on else "accesses are not shown"
+    return said(text, on=feed.on, limit=feed.limit)
+
+
+@command(
+    "pause",
+    group="watch",
+    brief="hold the output back while the guest runs on",
+    text="`unpause` tells how many accesses came meanwhile, and shows the last of them.",
+)
+async def pause(desk: Desk, statement: Statement) -> Result:
+    desk.feed.paused = True
+    return said("paused: the guest runs on, `unpause` shows accesses again")
+
+
+@command(
+    "unpause", "resume-output",
+    group="watch",
+    brief="show accesses again after pause",
+)  # fmt: skip
+async def unpause(desk: Desk, statement: Statement) -> Result:
+    if not desk.feed.paused:
+        raise UsageError("the output is not paused")
+    desk.on_shown(desk.feed.resume(monotonic()))
+    return Result({"paused": False})
+
+
+@command(
+    "filter",
+    group="watch",
+    usage=("filter [read|write] [PLACE] [if CONDITION]", "filter NAME", "filter off [NUMBER]"),
+    brief="show only accesses that fit; more than one filter shows what fits any",
+    text="""\
+PLACE and CONDITION are as for `break`. NAME is a filter of your own file (`help source`). Without
+an argument: what is filtered and hidden. The trace has everything in any case.""",
+    examples=("filter nvme", "filter write if value > 0xff", "filter off"),
+    expects=(("read", "write", "off", "place", "filter"), ("place",)),
+)
+async def filter_(desk: Desk, statement: Statement) -> Result:
+    desk.feed.filters = _changed(desk, desk.feed.filters, statement.rest)
+    return _rules(desk)
+
+
+@command(
+    "hide",
+    group="watch",
+    usage=("hide [read|write] [PLACE] [if CONDITION]", "hide NAME", "hide off [NUMBER]"),
+    brief="do not show accesses that fit",
+    examples=("hide lapic", "hide read hpet", "hide off 1"),
+    expects=(("read", "write", "off", "place", "filter"), ("place",)),
+)
+async def hide(desk: Desk, statement: Statement) -> Result:
+    desk.feed.hidden = _changed(desk, desk.feed.hidden, statement.rest)
+    return _rules(desk)
+
+
+def _changed(desk: Desk, rules: list[Rule], text: str) -> list[Rule]:
+    words = text.split()
+    if not words:
+        return rules
+    if words[0] == "off":
+        if len(words) == 1:
+            return []
+        index = number(words[1], "number")
+        if not 1 <= index <= len(rules):
+            raise UsageError(f"there is no number {index}; `filter` lists them")
+        return [*rules[: index - 1], *rules[index:]]
+    rule = _rule(desk, text)
+    return [*(other for other in rules if other.text != rule.text), rule]
+
+
+def _rule(desk: Desk, text: str) -> Rule:
+    own = desk.user_filters.get(text)
+    if own is not None:
+        return own
+    pattern = desk.pattern(text)
+
+    def fits(event: Seen) -> bool:
+        named = event.named
+        facts = facts_of_access(
+            event.record, event.access, event.seq, phase=event.phase,
+            register=lambda region, offset, width: named.text if named else "",
+        )  # fmt: skip
+        return pattern.wants(facts)
+
+    return Rule(text, fits)
+
+
+def _rules(desk: Desk) -> Result:
+    feed = desk.feed
+    lines = [f"{n}  filter {rule.text}" for n, rule in enumerate(feed.filters, 1)]
+    lines += [f"{n}  hide {rule.text}" for n, rule in enumerate(feed.hidden, 1)]
+    value = {
+        "filters": [rule.text for rule in feed.filters],
+        "hidden": [rule.text for rule in feed.hidden],
+    }
+    return Result(value, lines or ["every access is shown"])
+
+
+@command(
+    "show", "l",
+    group="watch",
+    usage=("show last [N] [FILTER]",),
+    brief="show the last accesses again",
+    text=f"""\
+N is 10 when not given. The last {KEPT:,} accesses can be reached, filtered or not; FILTER is what
+`filter` takes, and chooses among them.""",
+    examples=("show last", "show last 50", "show last 20 nvme"),
+    expects=(("last",), ("place",)),
+)  # fmt: skip
+async def show(desk: Desk, statement: Statement) -> Result:
+    words = statement.rest.split(maxsplit=2)
+    if words and words[0] != "last":
+        raise show.misused(f"there is no show {words[0]}")
+    count = 10
+    rest = " ".join(words[1:])
+    if len(words) > 1 and words[1][0].isdigit() and not words[1].startswith("0x"):
+        count, rest = number(words[1], "count"), " ".join(words[2:])
+    found = list(desk.recent)
+    if rest:
+        rule = _rule(desk, rest)
+        found = [seen for seen in found if rule.fits(seen)]
+    last = found[-count:] if count > 0 else []
+    if not last:
+        return Result([], ["there has been no such access" if rest else "no access yet"])
+
+    def lines(paper: Paper) -> list[str]:
+        return [line for seen in last for line in item_lines(seen, paper, desk.kept)]
+
+    return Result(
+        [access_object(seen.record, seen.seq, seen.access, seen.named) for seen in last], lines
+    )
+
+
+COMMANDS = (watch, pause, unpause, filter_, hide, show)

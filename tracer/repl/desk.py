@@ -1,0 +1,199 @@
+"""What the commands of the prompt work on: the guest, what is shown of it, and what is kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from tracer.breakpoint import Pattern, parse_pattern
+from tracer.control import Control, Halt
+from tracer.errors import TracerError, UsageError, suggestion
+from tracer.naming import Naming
+from tracer.pending import Pending
+from tracer.phase import PhaseTracker
+from tracer.place import Known
+from tracer.region import Choice
+from tracer.register import Named
+from tracer.repl.command import CommandTable
+from tracer.repl.feed import Feed, Item, Rule, Seen
+from tracer.repl.names import known_places
+from tracer.repl.result import Result
+from tracer.repl.stop import end_lines, halt_lines, halt_object
+from tracer.repl.target import Aim, aim
+from tracer.repl.thread import UserThread
+from tracer.repl.watching import Watch
+from tracer.summary import Summary
+from tracer.trace import Intercept, MapRecord, MemoryAccess, Record
+from tracer.x86 import CpuState
+
+KEPT = 10_000
+"""How many accesses `show last` reaches back."""
+
+
+class Desk:
+    """Join what one prompt or script works on.
+
+    ``waits`` tells whether a command that lets the guest go on waits for its next stop. ``recent``
+    has the last accesses, ``maps`` what the guest has mapped, ``displays`` the commands that are
+    carried out at each stop, ``user_filters`` those of the person's own file. ``leaving`` is set by
+    `quit`. ``write`` takes lines for the reader.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        commands: CommandTable,
+        names: Naming,
+        *,
+        waits: bool = True,
+        feed: Feed | None = None,
+        trace: Path | None = None,
+    ) -> None:
+        self.control = control
+        self.commands = commands
+        self.names = names
+        self.watch = Watch(control, names)
+        self.watch.phase = lambda: self._phases.phase
+        control.breaks = self.watch
+        self.waits = waits
+        self.feed = feed or Feed(on=False)
+        self.trace = trace
+        self.summary = Summary()
+        self.recent: deque[Seen] = deque(maxlen=KEPT)
+        self.maps: list[MapRecord] = []
+        self.displays: dict[int, str] = {}
+        self.user_filters: dict[str, Rule] = {}
+        self.leaving = False
+        self.interrupted = False
+        self.run_script: Callable[[AsyncIterable[str], str], Awaitable[None]]
+        self.typed: deque[str] = deque(maxlen=1000)
+        self.opening: Choice = control.session.choice
+        self.on_shown: Callable[[Sequence[Item]], None] = lambda items: None
+        self.complain: Callable[[str], None] = lambda text: None
+        self.read_line: Callable[[str], Coroutine[Any, Any, str]] | None = None
+        self.thread = UserThread()
+        self.python: dict[str, object] = {}
+        self.captures = False
+        self._phases = PhaseTracker()
+        self._last: dict[tuple[str | None, str | None, int], int] = {}
+
+    # ---- what comes in
+
+    def take(self, record: Record) -> None:
+        """Take the next record of the session: it is a subscriber."""
+        phase = self._phases.add(record)
+        self.names.learn(record)
+        found = []
+        if isinstance(record, Intercept):
+            made = record.device_accesses()
+            found = [self._seen(seq, record, access, phase) for seq, access in made]
+        self.summary.add(record, None, phase, [seen.named for seen in found])
+        if isinstance(record, MapRecord):
+            self.maps.append(record)
+        for seen in found:
+            self.recent.append(seen)
+            self._offer(seen)
+
+    def _offer(self, seen: Seen) -> None:
+        # A filter without an answer must not end the run that it looks at.
+        try:
+            items = self.feed.add(seen, monotonic())
+        except TracerError as error:
+            self.feed.filters, self.feed.hidden = [], []
+            self.complain(f"{error}; every access is shown from here on")
+            return
+        if items:
+            self.on_shown(items)
+
+    def _seen(self, seq: int, record: Intercept, access: MemoryAccess, phase: str | None) -> Seen:
+        place = access.region, access.offset, access.width
+        before = self._last.get(place)
+        if access.value is not None:
+            self._last[place] = int(access.value, 16)
+        return Seen(seq, record, access, phase, self.names.add(access), before)
+
+    # ---- where the guest is
+
+    @property
+    def halt(self) -> Halt:
+        """Return where the guest stands. Raises UsageError when it does not stand."""
+        return self.control.stopped()
+
+    @property
+    def cpu(self) -> CpuState | None:
+        """Return the registers where the guest stands, None while it does not."""
+        halt = self.control.halt
+        return None if halt is None else halt.cpu
+
+    def address_of(self, name: str) -> int | None:
+        """Return the linear address of a kernel symbol."""
+        return self.control.session.names.kernel.address_of(name)
+
+    def region_names(self) -> list[str]:
+        """Return the names of the guest's regions, each once, by their physical addresses."""
+        regions = self.control.session.view.regions.regions
+        return list(dict.fromkeys(region.name for region in regions))
+
+    def named(self, pending: Pending | None) -> Named | None:
+        """Return the name of the register that an access is about to reach, None without one."""
+        transfer = None if pending is None else pending.transfer
+        if transfer is None or transfer.region is None:
+            return None
+        offset = transfer.physical - transfer.region.base
+        return self.names.name(transfer.region.name, offset, transfer.width)
+
+    @property
+    def known(self) -> Known:
+        """Return the places that a person can name."""
+        return known_places(self.control.session.view.regions, self.names)
+
+    def aim(self, text: str) -> Aim:
+        """Return the one place in a device that ``text`` names. Raises UsageError."""
+        return aim(text, self.control.session.view.regions, self.names)
+
+    def pattern(self, text: str) -> Pattern:
+        """Return what ``[read|write] [PLACE] [if CONDITION]`` wants. Raises UsageError."""
+        return parse_pattern(text, self.known)
+
+    @property
+    def kept(self) -> str:
+        """Return in words where accesses are that were not shown."""
+        return "all in the trace" if self.trace else f"`show last` has the last {KEPT:,}"
+
+    # ---- what goes on
+
+    async def gone_on(self) -> Result:
+        """Return the result of a command that lets the guest go on."""
+        if not self.waits:
+            return Result({"state": self.control.state})
+        return self.stood(await self.control.wait())
+
+    def stood(self, halt: Halt | None) -> Result:
+        """Return the result of a stop, or of the guest's end; raises what it ended with.
+
+        At the prompt it has no text: there each stop is told when it comes.
+        """
+        if halt is not None:
+            given, named = self.control.given, self.named(halt.pending)
+            symbol = self.control.symbol(halt.cpu.rip)
+            if not self.waits:
+                return Result(halt_object(halt, given, named))
+            return Result(
+                halt_object(halt, given, named),
+                lambda paper: halt_lines(halt, paper, symbol, given, named),
+            )
+        if self.waits and self.control.error is not None:
+            raise self.control.error
+        text_ = end_lines(self.control) if self.waits else ()
+        return Result({"state": "ended", "outcome": self.control.outcome}, text_)
+
+    def misses(self, what: str, name: str, known: Sequence[str]) -> UsageError:
+        """Return the error for a name that nothing has, with the nearest one."""
+        near = suggestion(name, known)
+        if near:
+            return UsageError(f"there is no {what} {name}{near}")
+        some = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+        return UsageError(f"there is no {what} {name}; there are {some or 'none'}")

@@ -1,0 +1,85 @@
+"""Addresses and numbers as people type them at the prompt.
+
+An address is a sum: ``$rip``, ``nvme_reset_work+0x1c``, ``0xffffffff81000000``, ``$rsp - 8``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from tracer.errors import UsageError, suggestion
+from tracer.x86 import GPR, CpuState
+
+_MASK = (1 << 64) - 1
+_TERM = re.compile(r"\s*(\$?[\w.]+)\s*([-+]?)")
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F_]+|0[bB][01_]+|[0-9][0-9_]*")
+
+WIDTHS = {"b": 1, "h": 2, "w": 4, "g": 8, "1": 1, "2": 2, "4": 4, "8": 8}
+"""Bytes of an access by GDB's unit letters, or as a number."""
+
+
+def number(text: str, what: str = "number") -> int:
+    """Return a number: decimal, or with 0x or 0b in front. Raises UsageError, naming ``what``."""
+    sign = -1 if text.startswith("-") else 1
+    digits = text.removeprefix("-")
+    if len(text) <= 80 and _NUMBER.fullmatch(digits):
+        try:
+            return sign * int(digits, 0)
+        except ValueError:
+            pass
+    raise UsageError(f"{text!r} is no {what}: 16 and 0x10 are")
+
+
+def unsigned(text: str, width: int, what: str = "value") -> int:
+    """Return a number as ``width`` bytes hold it, a negative one as its two's complement."""
+    value = number(text, what)
+    if not -(1 << 8 * width - 1) <= value < 1 << 8 * width:
+        raise UsageError(f"{text} does not fit in {width} byte{'s' * (width != 1)}")
+    return value & (1 << 8 * width) - 1
+
+
+def linear_address(text: str, cpu: CpuState | None, address_of: Callable[[str], int | None]) -> int:
+    """Return the linear address that ``text`` is the sum of.
+
+    ``cpu`` has the registers, None where no guest stands. Raises UsageError for a name that
+    nothing has.
+    """
+    total, sign, at = 0, 1, 0
+    while True:
+        match = _TERM.match(text, at)
+        if match is None:
+            raise UsageError(f"{text!r} is no address: 0xffff…, $rip, a symbol, or a sum of these")
+        total += sign * _term(match[1], cpu, address_of)
+        at = match.end()
+        if not match[2]:
+            break
+        sign = -1 if match[2] == "-" else 1
+    if text[at:].strip():
+        raise UsageError(f"{text[at:].strip()!r} does not belong to the address {text[:at]!r}")
+    return total & _MASK
+
+
+def _term(text: str, cpu: CpuState | None, address_of: Callable[[str], int | None]) -> int:
+    if text.startswith("$"):
+        return _register(text[1:].lower(), cpu)
+    if text[0].isdigit():
+        return number(text, "address")
+    address = address_of(text)
+    if address is None:
+        raise UsageError(f"the kernel has no symbol {text}; `sym PATTERN` finds symbols")
+    return address
+
+
+def _register(name: str, cpu: CpuState | None) -> int:
+    names = {"pc": "rip", "sp": "rsp", "fp": "rbp"}
+    name = names.get(name, name)
+    known = (*GPR, "rip", "rflags")
+    if name not in known:
+        near = suggestion(f"${name}", [f"${item}" for item in known])
+        raise UsageError(f"there is no register ${name}{near}")
+    if cpu is None:
+        raise UsageError(f"${name} is known only while the guest stands")
+    if name in GPR:
+        return cpu.gpr[GPR.index(name)]
+    return cpu.rip if name == "rip" else cpu.rflags

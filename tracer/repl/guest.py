@@ -1,0 +1,214 @@
+"""The guest as plain objects, for a Python console and for a person's own commands.
+
+Every call waits until it is done, and raises :exc:`tracer.errors.TracerError` as the command of the
+prompt would. The calls are for a thread beside the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import TimeoutError as Waiting
+from typing import Any, TypeVar
+
+from tracer.errors import UsageError
+from tracer.intercept import Transfer
+from tracer.pending import Pending
+from tracer.region import Region
+from tracer.repl.desk import Desk
+from tracer.repl.feed import Seen
+from tracer.repl.parser import statements
+
+_T = TypeVar("_T")
+
+
+class Guest:
+    """Drive the guest: ``guest.step()``, ``guest.peek("nvme.CSTS")``, ``guest.run("plan")``."""
+
+    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
+        self._desk = desk
+        self._loop = loop
+        self.registers = Registers(self)
+        self.regions = Regions(self)
+        self.breaks = Breaks(self)
+
+    def __repr__(self) -> str:
+        return f"<guest, {self.state} at {self.time:.6f} s>"
+
+    @property
+    def state(self) -> str:
+        """Return ``stopped``, ``running``, ``detached`` or ``ended``."""
+        return self._desk.control.state
+
+    @property
+    def time(self) -> float:
+        """Return the guest's time in seconds, as of the last stop that told it."""
+        return self._desk.control.session.view.time_ns / 1e9
+
+    @property
+    def pending(self) -> Pending | None:
+        """Return the access that waits, None where none does."""
+        halt = self._desk.control.halt
+        return None if halt is None else halt.pending
+
+    @property
+    def access(self) -> Transfer | None:
+        """Return direction, physical address, width and value of the access that waits."""
+        return None if self.pending is None else self.pending.transfer
+
+    @property
+    def recent(self) -> list[Seen]:
+        """Return the last accesses that were made, oldest first."""
+        return list(self._desk.recent)
+
+    def run(self, line: str) -> object:
+        """Carry out commands as if typed; return the value of the last, as ``--json`` has it."""
+        return self._wait(self._run(line))
+
+    async def _run(self, line: str) -> object:
+        desk, value = self._desk, None
+        waits, desk.waits = desk.waits, True
+        try:
+            for statement in statements(line, desk.commands.takes_line):
+                item = desk.commands.find(statement.name)
+                if item.name == "py":
+                    raise UsageError("py cannot be called from Python")
+                value = (await item.action(desk, statement)).value
+        finally:
+            desk.waits = waits
+        return value
+
+    def resume(self) -> object:
+        """Let the guest go on to its next stop or its end; return where it stands then."""
+        return self.run("continue")
+
+    def step(self, count: int = 1) -> object:
+        """Go on to before the next access, or the ``count``-th; return where it stands then."""
+        return self.run(f"step {count}")
+
+    def until(self, target: str) -> object:
+        """Go on to a time (``1.2s``, ``+50ms``) or a function; return where it stands then."""
+        return self.run(f"until {target}")
+
+    def peek(self, place: str, width: int | None = None) -> int:
+        """Read a device; ``width`` is in bytes, by default the register's own."""
+        told = self.run(f"peek{f'/{width}' if width else ''} {place}")
+        assert isinstance(told, dict)
+        return int(told["value"], 16)
+
+    def poke(self, place: str, value: int, width: int | None = None) -> None:
+        """Write a device."""
+        self.run(f"poke{f'/{width}' if width else ''} {place} {value:#x}")
+
+    def give(self, value: int) -> None:
+        """Give the access that waits another value, as `set value` does."""
+        self.run(f"set value {value:#x}")
+
+    def skip(self, value: int = 0) -> object:
+        """Complete the instruction without its device."""
+        return self.run(f"skip {value:#x}")
+
+    def read(self, linear: int, size: int) -> bytes:
+        """Return up to ``size`` bytes of RAM at a linear address; fewer where it ends."""
+
+        async def read() -> bytes:
+            return self._desk.halt.space.read(linear, size)
+
+        return self._wait(read())
+
+    def symbol(self, linear: int) -> str | None:
+        """Return the name of a linear address with its offset."""
+
+        async def symbol() -> str | None:
+            return self._desk.control.symbol(linear)
+
+        return self._wait(symbol())
+
+    def address(self, name: str) -> int | None:
+        """Return the linear address of a kernel symbol."""
+        return self._desk.address_of(name)
+
+    def _wait(self, work: Coroutine[Any, Any, _T]) -> _T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        while True:
+            try:
+                # In short turns, so that Ctrl-C gets through to this thread.
+                return future.result(0.1)
+            except Waiting:
+                if future.done():
+                    raise
+
+
+class Registers:
+    """Read and set registers of the interrupted code: ``registers.rax``, ``registers["rip"]``."""
+
+    _guest: Guest
+
+    def __init__(self, guest: Guest) -> None:
+        object.__setattr__(self, "_guest", guest)
+
+    def __getitem__(self, name: str) -> int:
+        told = self._guest.run(f"regs {name}")
+        assert isinstance(told, dict)
+        return int(next(iter(told.values())), 16)
+
+    def __setitem__(self, name: str, value: int) -> None:
+        self._guest.run(f"set ${name} {value:#x}")
+
+    def __getattr__(self, name: str) -> int:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __setattr__(self, name: str, value: int) -> None:
+        self[name] = value
+
+    def __repr__(self) -> str:
+        return "<registers: registers.rax, registers.rip, …>"
+
+
+class Regions:
+    """Look regions up by name: ``regions["nvme"].start``; iterate over all of them."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self._guest._desk.control.session.view.regions.regions)
+
+    def __getitem__(self, name: str) -> Region:
+        for region in self:
+            if region.name == name:
+                return region
+        raise self._guest._desk.misses("region", name, self._guest._desk.region_names())
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return f"<regions: {', '.join(dict.fromkeys(region.name for region in self))}>"
+
+
+class Breaks:
+    """Make, list and delete breaks: ``breaks.add("write nvme.CC")``, ``breaks.delete(1)``."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    def add(self, text: str) -> int:
+        """Make a break of the words after `break`; return its number."""
+        told = self._guest.run(f"break {text}")
+        assert isinstance(told, dict)
+        return int(told["number"])
+
+    def delete(self, *numbers: int) -> None:
+        """Delete breaks, all of them when no number is given."""
+        self._guest.run(f"delete {' '.join(map(str, numbers))}")
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        found = self._guest.run("info breaks")
+        assert isinstance(found, list)
+        return iter(found)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{item['number']}  {item['text']}" for item in self) or "no breaks"

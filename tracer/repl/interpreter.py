@@ -1,0 +1,154 @@
+"""Carry typed lines out: find the command, call it, print its result or what was wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import AsyncIterable, Callable, Sequence
+
+import msgspec
+
+from tracer.errors import ConditionError, TracerError, UsageError
+from tracer.repl.desk import Desk
+from tracer.repl.parser import Statement, statements
+from tracer.repl.result import Paper, Result
+
+FAILED = 1
+MISUSED = 2
+INTERRUPTED = 130  # 128 + SIGINT, as a shell would report it
+
+
+class ScriptStopped(TracerError):
+    """Tell that a script stopped at a command that failed, which has been told; has its status."""
+
+    def __init__(self, name: str, status: int) -> None:
+        super().__init__(f"{name} stopped")
+        self.status = status
+
+
+class Interpreter:
+    """Carry out lines on a desk.
+
+    ``write`` takes lines of data and ``complain`` lines about errors; ``paper`` says what ``write``
+    writes on. With ``json``, each command is one object a line. ``keeps_going`` survives a bug of a
+    command, whose traceback is shown, as a person's session is worth more.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        write: Callable[[Sequence[str]], None],
+        complain: Callable[[Sequence[str]], None],
+        paper: Callable[[], Paper] = Paper,
+        *,
+        json: bool = False,
+        keeps_going: bool = False,
+    ) -> None:
+        self.desk = desk
+        self.paper = paper
+        self.json = json
+        self.keeps_going = keeps_going
+        self.again = ""
+        self._write = write
+        self._complain = complain
+        self._depth = 0
+        desk.run_script = self.source
+
+    async def line(self, text: str, where: str = "") -> int:
+        """Carry out the statements of a line, up to the first that fails; return its status.
+
+        ``where`` is put before what was wrong. An empty line repeats the last command, where that
+        makes sense.
+        """
+        text = text.strip() or self.again
+        self.again = ""
+        try:
+            found = list(statements(text, self.desk.commands.takes_line))
+        except UsageError as error:
+            return self._failed(text, error, where)
+        for statement in found:
+            status = await self.statement(statement, where)
+            if status or self.desk.leaving:
+                return status
+        return 0
+
+    async def statement(self, statement: Statement, where: str = "") -> int:
+        """Carry out one statement; return its status: 0, or what the process would exit with."""
+        try:
+            item = self.desk.commands.find(statement.name)
+            result = await item.action(self.desk, statement)
+        except TracerError as error:
+            return self._failed(str(statement), error, where)
+        except Exception:
+            if not self.keeps_going:
+                raise
+            self._complain([*traceback.format_exc().splitlines(), "the session goes on"])
+            return FAILED
+        if item.repeats:
+            self.again = result.again or str(statement)
+        self._print(item.name, result)
+        return 0
+
+    async def script(self, lines: AsyncIterable[str], name: str) -> int:
+        """Carry out lines until one fails, `quit`, or Ctrl-C; return the status of the last."""
+        number = 0
+        async for line in lines:
+            number += 1
+            if not line.strip():
+                continue  # nothing is repeated in a script
+            self.again = ""
+            status = await self.line(line, f"{name}:{number}: " if name else "")
+            if status or self.desk.leaving:
+                return status
+            if self.desk.interrupted:
+                self.desk.interrupted = False
+                self._complain([f"{name or 'script'} interrupted"])
+                return INTERRUPTED
+        return 0
+
+    async def source(self, lines: AsyncIterable[str], name: str) -> None:
+        """Carry out a script within a command. Raises ScriptStopped."""
+        if self._depth >= 16:
+            raise UsageError(f"{name} is the 16th script within another: does it name itself?")
+        waits, self.desk.waits = self.desk.waits, True
+        self._depth += 1
+        try:
+            status = await self.script(lines, name)
+        finally:
+            self._depth -= 1
+            self.desk.waits = waits
+        if status:
+            raise ScriptStopped(name, status)
+
+    def _print(self, name: str, result: Result) -> None:
+        if self.json:
+            self._object({"command": name, "ok": True, "result": result.value})
+            return
+        lines = result.lines(self.paper())
+        if lines:
+            self._write(lines)
+
+    def _failed(self, text: str, error: TracerError, where: str) -> int:
+        status = MISUSED if isinstance(error, UsageError) else FAILED
+        if isinstance(error, ScriptStopped):
+            status = error.status
+        if self.json:
+            name = next((s.name for s in _statements(text)), "")
+            with contextlib.suppress(UsageError):  # then it is told as typed
+                name = self.desk.commands.find(name).name
+            told = f"{where}{error}"
+            self._object({"command": name, "ok": False, "error": told, "status": status})
+        elif not isinstance(error, ScriptStopped):
+            detail = error.detail if isinstance(error, ConditionError) else str(error)
+            self._complain(f"{where}{detail}".splitlines())
+        return status
+
+    def _object(self, value: dict[str, object]) -> None:
+        self._write([msgspec.json.encode(value).decode()])
+
+
+def _statements(text: str) -> list[Statement]:
+    try:
+        return list(statements(text))
+    except UsageError:
+        return []

@@ -1,0 +1,56 @@
+"""Ctrl-C, for the whole life of a prompt: before there is a guest, while it runs, and after.
+
+asyncio ends a program at Ctrl-C, and prompt_toolkit puts its own handler in the place of others:
+neither is let. So there is one handler, and it knows who is in charge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+class Interruption:
+    """Take SIGINT from :meth:`begin` on, and hand it to ``on_interrupt``.
+
+    Until there is one, the first tells a person that the guest will stop by itself, and the second
+    ends the session; without a person the first does.
+    """
+
+    def __init__(self, tell: Callable[[str], None], *, person: bool) -> None:
+        self.on_interrupt: Callable[[], object] | None = None
+        self._tell = tell
+        self._left = 2 if person else 1
+        self._task: asyncio.Task[Any] | None = None
+
+    def begin(self) -> None:
+        """Take SIGINT before there is an event loop."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self._interrupted()
+
+        signal.signal(signal.SIGINT, handle)
+
+    def install(self, task: asyncio.Task[Any]) -> None:
+        """Take SIGINT in the event loop from here on; ``task`` is cancelled to end the session."""
+        self._task = task
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupted)
+
+    def end(self) -> None:
+        """Give SIGINT back."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupted(self) -> None:
+        if self.on_interrupt is not None:
+            self.on_interrupt()
+            return
+        self._left -= 1
+        if self._left > 0:
+            self._tell("the guest will stop at its kernel's entry; Ctrl-C again quits")
+        elif self._task is not None:
+            self._task.cancel()
+        else:
+            raise KeyboardInterrupt

@@ -1,0 +1,37 @@
+"""What is shown of a feed, as lines for the paper at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tracer.fold import Fold
+from tracer.render import access_line, change_lines, decoded_lines, fold_line, layout
+from tracer.repl.feed import Item, Seen, Skipped, skipped_line
+from tracer.repl.result import Paper
+
+
+def item_lines(item: Item, paper: Paper, kept: str) -> Sequence[str]:
+    """Return the lines of an access, a fold, or what was left out; ``kept`` says where that is."""
+    shape = layout(paper.columns, paper.colour)
+    if isinstance(item, Skipped):
+        return [dim(skipped_line(item, kept), paper)]
+    if isinstance(item, Fold):
+        return [dim(fold_line(item), paper)]
+    line = access_line(item.record, item.access, shape, item.named)
+    before = item.before if isinstance(item, Seen) else None
+    if before is None:
+        below = decoded_lines(item.access, item.named, shape)
+    else:
+        below = change_lines(item.access, item.named, before, shape)
+    return [line, *(dim(text, paper) for text in below)]
+
+
+def console_line(text: str, paper: Paper) -> str:
+    """Return a line of the guest's console so that it is told from an access."""
+    shown = "".join(char for char in text if char == "\t" or char.isprintable())
+    return dim(f"{'':10}  │ {shown}", paper)
+
+
+def dim(text: str, paper: Paper) -> str:
+    """Return a line that stands back, where colours show."""
+    return f"\x1b[2m{text}\x1b[0m" if paper.colour else text

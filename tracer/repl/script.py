@@ -1,0 +1,52 @@
+"""Where a script's lines come from: a file, the command line, standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from tracer.errors import UsageError
+
+
+async def text_lines(texts: Sequence[str]) -> AsyncIterator[str]:
+    """Yield lines that are there already."""
+    for text in texts:
+        yield text
+
+
+def file_lines(path: Path) -> AsyncIterator[str]:
+    """Return the lines of a script. Raises UsageError when it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text: byte {error.start} is not UTF-8") from None
+    return text_lines(text.splitlines())
+
+
+async def stream_lines(stream: TextIO) -> AsyncIterator[str]:
+    """Yield the lines of a pipe or a terminal as they come, without holding up the event loop.
+
+    A thread reads, as a regular file or ``/dev/null`` cannot be waited for in any other way.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def read() -> None:
+        try:
+            for line in stream:
+                loop.call_soon_threadsafe(queue.put_nowait, line)
+        except (OSError, ValueError):  # gone, or no text
+            pass
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended first
+                loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    threading.Thread(target=read, name="vetrace-stdin", daemon=True).start()
+    while (line := await queue.get()) is not None:
+        yield line

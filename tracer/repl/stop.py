@@ -1,0 +1,104 @@
+"""Where the guest stands, and how it ended, as lines and as objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracer.control import Control, Halt
+from tracer.intercept import memory_access
+from tracer.pending import Pending
+from tracer.plan import Plan
+from tracer.register import Named
+from tracer.render import access_line, access_object, layout, printable
+from tracer.repl.result import Paper
+from tracer.trace import Intercept, MemoryAccess
+from tracer.x86 import Mode
+
+_MODES = {Mode.LONG: 64, Mode.COMPAT32: 32, Mode.COMPAT16: 16}
+
+
+def as_recorded(pending: Pending) -> tuple[Intercept, MemoryAccess]:
+    """Return an access that waits in the form of a record, so that it is shown like one."""
+    access = memory_access(pending.transfer)
+    record = Intercept(
+        seq=pending.seq,
+        time_ns=pending.time_ns,
+        vcpu=pending.vcpu,
+        cpl=pending.cpu.cpl,
+        mode=_MODES[pending.cpu.mode],
+        rip=hex(pending.cpu.rip),
+        symbol=pending.symbol,
+        code=pending.code.hex(),
+        text=pending.insn.text if pending.insn is not None else "(bad)",
+        cr2=hex(pending.transfer.linear),
+        error_code="0x0",
+        via=pending.via,
+        accesses=[access],
+        before={},
+        after={},
+    )
+    return record, access
+
+
+def halt_lines(
+    halt: Halt,
+    paper: Paper,
+    symbol: str | None,
+    given: int | None = None,
+    named: Named | None = None,
+) -> list[str]:
+    """Return why the guest stands, and the access that waits or the place it stands at.
+
+    ``symbol`` is that of RIP, ``given`` the value that the access is to have instead of its own,
+    ``named`` the register that it reaches.
+    """
+    bold, plain = ("\x1b[1m", "\x1b[0m") if paper.colour else ("", "")
+    lines = [f"{bold}{printable(halt.text)}{plain}"]
+    if halt.pending is None:
+        where = f"{printable(symbol)}  " if symbol else ""
+        seconds = f"{halt.time_ns / 1e9:10.6f}"
+        return [*lines, f"{seconds}  vcpu{halt.vcpu}  {where}at {halt.cpu.rip:#x}"]
+    shape = layout(paper.columns, paper.colour)
+    lines.append(access_line(*as_recorded(halt.pending), shape, named))
+    if given is not None:
+        lines.append(f"{'':10}  the value is to be {given:#x}")
+    return lines
+
+
+def brief_lines(plan: Plan, paper: Paper) -> list[str]:
+    """Return in few lines what the instruction at a stop is about to do."""
+    told = [
+        f"{change.name} ← {change.how or f'{change.after:#x}'}"
+        for change in plan.registers
+        if change.name != "rip"
+        and (change.how is not None or change.after not in (None, change.before))
+    ]
+    fatal = [name for name, verdict in plan.verdicts.items() if verdict.outcome == "oops"]
+    if fatal:
+        told.append(f"would end a guest under {', '.join(fatal)}")
+    return [f"{'':12}{printable(text)}" for text in told[:4]]
+
+
+def halt_object(halt: Halt, given: int | None = None, named: Named | None = None) -> dict[str, Any]:
+    """Return a stop ready for JSON; ``rip`` is linear, ``access`` the one that waits."""
+    access = None
+    if halt.pending is not None:
+        record, made = as_recorded(halt.pending)
+        access = access_object(record, halt.pending.seq, made, named)
+    return {
+        "state": "stopped",
+        "reason": halt.reason,
+        "text": halt.text,
+        "time_ns": halt.time_ns,
+        "vcpu": halt.vcpu,
+        "rip": hex(halt.cpu.rip),
+        "access": access,
+        "given": None if given is None else hex(given),
+    }
+
+
+def end_lines(control: Control) -> list[str]:
+    """Return in a line how the guest ended."""
+    if control.error is not None:
+        return [f"the guest has ended: {printable(str(control.error))}"]
+    return ["the guest has powered off" if control.outcome == "poweroff" else "the guest has ended"]

@@ -1,0 +1,26 @@
+"""Counts of a run so far, as the prompt shows them."""
+
+from __future__ import annotations
+
+import io
+
+from tracer.repl.result import Paper
+from tracer.summary import Summary
+
+
+def stats_lines(summary: Summary, paper: Paper, limit: int) -> list[str]:
+    """Return the tables of `vetrace stats`, ``limit`` rows each."""
+    # Loading rich takes longer than most commands do.
+    from rich.console import Console
+
+    from tracer import table
+
+    console = Console(
+        file=io.StringIO(), width=paper.columns or 240, highlight=False, markup=False,
+        force_terminal=paper.colour, color_system="standard" if paper.colour else None,
+    )  # fmt: skip
+    console.print(table.closing_table(summary))
+    console.print(table.registers_table(summary, limit))
+    console.print(table.sites_table(summary, limit))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().rstrip("\n").split("\n")

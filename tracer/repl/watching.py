@@ -1,0 +1,62 @@
+"""Breaks on a running guest: which access stops it, and in what words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+from tracer.breakpoint import Breaks, Until
+from tracer.control import Control
+from tracer.facts import AccessFacts, RegisterName, facts_of_pending
+from tracer.naming import Naming
+from tracer.pending import Pending
+
+
+class Watch:
+    """Hold the breaks of one control, and judge each access that is about to be made.
+
+    A :class:`~tracer.control.Control` asks it, so it takes its place at ``control.breaks``.
+    """
+
+    def __init__(self, control: Control, names: Naming) -> None:
+        self.breaks = Breaks()
+        self.phase: Callable[[], str | None] = lambda: None
+        self._control = control
+        self._name = register_name(names)
+
+    def facts(self, pending: Pending) -> AccessFacts:
+        """Return what is known of an access; the stack is unwound only when asked for."""
+
+        def callers() -> Sequence[str]:
+            stack = self._control.session.unwind(pending.cpu, pending.space)
+            lookup = self._control.session.names.lookup
+            # What an interrupt came upon has not called its handler.
+            called = takewhile(lambda frame: not frame.interrupted, stack.frames[1:])
+            names = (lookup(frame.place, pending.space) for frame in called)
+            return [name for name in names if name]
+
+        return facts_of_pending(pending, register=self._name, callers=callers, phase=self.phase())
+
+    def __call__(self, pending: Pending, answered: bool) -> str | None:
+        """Return why to hold the guest at this access, or None; the breaks count it."""
+        if not self.breaks.items:
+            return None
+        checked = self.breaks.check(self.facts(pending), answered=answered)
+        self.breaks = checked.breaks
+        words = [str(error) for error in checked.errors]
+        words += [f"break {item.number}: {item.text}" for item in checked.stops]
+        return "; ".join(words) or None
+
+    def until(self, until: Until) -> Callable[[Pending], bool]:
+        """Return what tells whether an access is where the guest may run to."""
+        return lambda pending: until.reached(self.facts(pending))
+
+
+def register_name(names: Naming) -> RegisterName:
+    """Return what names a register for a condition; an empty name where there is none."""
+
+    def name(region: str, offset: int, width: int) -> str:
+        named = names.name(region, offset, width)
+        return named.text if named else ""
+
+    return name
