@@ -58,7 +58,7 @@ the device of a read has answered."""
 
 
 class Control:
-    """Drive one traced guest for a person or a script.
+    """Drive one guest for a person or a script. Make it before :meth:`Session.trap`.
 
     ``breaks`` is asked about every access. ``halt`` is set exactly while the guest is stopped.
     ``outcome`` tells how the guest ended, ``error`` is set when it did not end well. The lists
@@ -67,6 +67,7 @@ class Control:
 
     def __init__(self, session: Session, breaks: Wanted = lambda pending, answered: None) -> None:
         self.session = session
+        session.overseer = self
         self.breaks = breaks
         self.state: State = "stopped"
         self.halt: Halt | None = None
@@ -91,7 +92,6 @@ class Control:
 
     async def start(self) -> Halt:
         """Let the session begin; return where the guest stands first, at its kernel's entry."""
-        self.session.overseer = self
         self._task = asyncio.create_task(self._run())
         halt = await self.wait()
         if halt is None:

@@ -87,7 +87,6 @@ async def held(folder: Path, **plan: object) -> AsyncIterator[Guest]:
         with TraceWriter(folder / "trace.vtrace", header(session)) as writer:
             guest = Guest(Control(session, lambda *args: guest.wanted(*args)), folder)
             guest.console = console
-            session.overseer = guest.control
             session.subscribers += [writer.append, guest.records.append]
             await session.trap()
             session.mark("kernel entry", (folder / "qemu.log").stat().st_size)

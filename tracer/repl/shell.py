@@ -77,7 +77,6 @@ class Shell:
         self.prompts = wish.interactive and tty
         self.control = Control(session)
         # The traps that are put in place next ask it about each access.
-        session.overseer = self.control
         feed = Feed(
             limit=LINES_PER_SECOND if sys.stdout.isatty() else None,
             on=wish.interactive and not wish.quiet,
