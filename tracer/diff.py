@@ -18,7 +18,7 @@ from rapidfuzz.distance import Levenshtein
 from tracer.fold import Event
 from tracer.mask import PASSING, VARYING, Mask, kept_bits
 from tracer.register import Named
-from tracer.trace import Direction
+from tracer.trace import Direction, Hex
 
 Kind = Literal["same", "changed", "first", "second"]
 """How a line of a diff stands: alike; another value in the same place; in one trace only."""
@@ -34,7 +34,8 @@ class Step:
     """Hold one access as it is compared, ``turns`` times in a row.
 
     ``seq`` is the number of the first one, ``site`` where it came from, ``named`` the register;
-    ``value`` is whole, the masked bytes included.
+    ``value`` is whole, the masked bytes included. ``device`` and ``skipped`` tell how a person
+    stepped in, as in :class:`tracer.trace.MemoryAccess`.
     """
 
     direction: Direction
@@ -45,6 +46,8 @@ class Step:
     site: str
     turns: int = 1
     named: Named | None = None
+    device: Hex | None = None
+    skipped: bool = False
 
     def same_register(self, other: Step) -> bool:
         """Tell whether both access the same place in the same way."""
@@ -66,7 +69,8 @@ class Line:
 class RegionDiff:
     """Hold how the accesses of a region stand in two traces; ``hunks`` are lines in their context.
 
-    ``first`` and ``second`` count the steps that only one of them has.
+    ``first`` and ``second`` count the steps that only one of them has, ``touched`` those of both
+    at which a person stepped in; what the instruction got is compared all the same.
     """
 
     region: str
@@ -74,6 +78,7 @@ class RegionDiff:
     changed: int = 0
     first: int = 0
     second: int = 0
+    touched: int = 0
     hunks: list[list[Line]] = field(default_factory=list)
 
     @property
@@ -138,11 +143,23 @@ class Side:
         self._seqs = array("Q")
         self._turns: dict[int, int] = {}  # by position, where there is more than one
         self._values: dict[int, int] = {}  # by position, where the key has not all of it
+        self._touches: dict[
+            int, tuple[Hex | None, bool]
+        ] = {}  # by position, where a person stepped in
+
+    @property
+    def touched(self) -> int:
+        """Return at how many steps a person stepped in."""
+        return len(self._touches)
 
     def append(self, event: Event, key: Key, value: int | None) -> None:
         """Add an access with its key and its whole value; a read that is there already counts."""
         number, last = self._names.key(key), len(self.keys) - 1
-        if key[0] == "read" and last >= 0 and self.keys[last] == number:
+        again = key[0] == "read" and last >= 0 and self.keys[last] == number
+        access = event.access
+        if access.skipped or access.device is not None:
+            self._touches[last if again else last + 1] = access.device, access.skipped
+        if again:
             self._turns[last] = self._turns.get(last, 1) + 1
             return
         self.keys.append(number)
@@ -156,6 +173,7 @@ class Side:
         """Return the access at a position of the sequence."""
         direction, offset, width, value = self._names.keys[self.keys[position]]
         site, named = self._names.origins[self._origins[position]]
+        device, skipped = self._touches.get(position, (None, False))
         return Step(
             direction=direction,
             offset=offset,
@@ -165,6 +183,8 @@ class Side:
             site=site,
             turns=self._turns.get(position, 1),
             named=named,
+            device=device,
+            skipped=skipped,
         )
 
 
@@ -211,7 +231,7 @@ class Differ:
 
 def compare(region: str, first: Side, second: Side, context: int = 3) -> RegionDiff:
     """Align two sequences; each hunk has up to ``context`` lines that are alike on either side."""
-    result = RegionDiff(region)
+    result = RegionDiff(region, touched=first.touched + second.touched)
     hunk: list[Line] = []
     codes = list(Levenshtein.opcodes(first.keys, second.keys, score_hint=_NEAR))
     for number, code in enumerate(codes, 1):

@@ -2,7 +2,8 @@
 
 One turn of a loop is up to eight accesses in a row; it is folded from the third turn on. Accesses
 are alike when the same code accesses the same place in the same way on the same vCPU, whatever a
-read gave; writes must write the same. So no value that the guest wrote is ever folded away.
+read gave; writes must write the same. So no value that the guest wrote is ever folded away, and
+no access that a person changed into one that is as it came.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tracer.register import Named
-from tracer.trace import Intercept, MemoryAccess
+from tracer.trace import Intercept, MemoryAccess, UserRecord
 
 LONGEST = 8
 """The most accesses in one turn of a loop."""
@@ -56,11 +57,18 @@ class Fold:
 Key = tuple[object, ...]
 
 
-def folded(events: Iterable[Event]) -> Iterator[Event | Fold]:
-    """Yield each event, or a fold in the place of those it stands for; hold a few dozen at most."""
+def folded(items: Iterable[Event | UserRecord]) -> Iterator[Event | Fold | UserRecord]:
+    """Yield each event, or a fold in the place of those it stands for; hold a few dozen at most.
+
+    What a person did ends every loop, and comes in its place.
+    """
     folder = Folder()
-    for event in events:
-        yield from folder.add(event)
+    for item in items:
+        if isinstance(item, UserRecord):
+            yield from folder.end()
+            yield item
+        else:
+            yield from folder.add(item)
     yield from folder.end()
 
 
@@ -151,6 +159,8 @@ def _key(event: Event) -> Key:
         record.via,
         event.phase,
         access.value if access.direction == "write" else None,
+        access.device,
+        access.skipped,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from tracer.divergence import Divergence
 from tracer.fold import Fold
 from tracer.naming import Naming
 from tracer.register import Named, RegisterMaps
-from tracer.trace import Direction, Hex, Intercept, MemoryAccess
+from tracer.trace import Direction, Hex, Intercept, MemoryAccess, UserRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ def access_objects(record: Intercept, naming: Naming | None = None) -> list[dict
     2^53 are hex strings. ``value`` is None where a natively stepped instruction hid it.
     ``register`` is the name that ``naming`` finds, None without one, and ``fields`` has the numbers
     of its bit fields. ``tdvmcall`` and ``ghcb`` are what the access would become in a confidential
-    guest, None where the trace does not tell.
+    guest, None where the trace does not tell. ``device`` is what the device gave or got where a
+    person changed that, None elsewhere; ``skipped`` tells that it was left out.
     """
     naming = naming or Naming(RegisterMaps())
     return [
@@ -119,6 +120,8 @@ def access_object(
         "via": record.via,
         "tdvmcall": msgspec.to_builtins(access.tdvmcall),
         "ghcb": msgspec.to_builtins(access.ghcb),
+        "device": access.device,
+        "skipped": access.skipped,
     }
 
 
@@ -149,10 +152,34 @@ def access_line(
     """Return the line of text for one device access.
 
     In order: guest time in seconds, vCPU, call site, instruction, region and offset, register,
-    ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value.
+    ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value, and how a person
+    stepped in. The last takes its room from the other columns.
     """
+    touched = _touch(access.device, access.skipped, access.width)
+    if touched and shape.cut:
+        shape = _narrowed(shape, len(touched) + 1)
     cells = _cells(record, access, shape, named)
-    return "  ".join(paint(cell, style, shape.colour) for cell, style in cells).rstrip()
+    line = "  ".join(paint(cell, style, shape.colour) for cell, style in cells).rstrip()
+    return f"{line} {touched}" if touched else line
+
+
+# How a person stepped in at an access; nothing where none did.
+def _touch(device: Hex | None, skipped: bool, width: int) -> str:
+    if skipped:
+        return "(skipped)"
+    return "" if device is None else f"(device {padded(device, width)})"
+
+
+_LEAST = (("text", 0), ("symbol", 8), ("register", 0))
+
+
+def _narrowed(shape: Layout, surplus: int) -> Layout:
+    widths = {}
+    for name, least in _LEAST:
+        width = getattr(shape, name)
+        taken = max(min(surplus, width - least), 0)
+        widths[name], surplus = width - taken, surplus - taken
+    return replace(shape, **widths)
 
 
 # Select Graphic Rendition: ECMA-48, 8.3.117. The eight basic colours follow the user's theme.
@@ -237,6 +264,13 @@ def phase_line(phase: str | None) -> str:
     return f"── {printable(phase or 'unknown phase')} ──"
 
 
+def user_line(record: UserRecord) -> str:
+    """Return the line that tells what a person did: the command, and what it read."""
+    values = [padded(a.value, a.width) for a in record.accesses if a.direction == "read"]
+    read = f" → {', '.join(values)}" if values else ""
+    return f"── user: {printable(record.text)}{read} ──"
+
+
 def place(access: MemoryAccess) -> str:
     """Return the region and offset of a device access: ``nvme+0x1c``."""
     return f"{printable(access.region or '')}+{access.offset or '?'}"
@@ -291,12 +325,13 @@ def region_diff_lines(
     ``names`` are those of the two traces; ``rest`` tells how to see the hunks that are left out.
     """
     region = printable(result.region)
+    touched = f", {result.touched:,} touched by a person" if result.touched else ""
     if result.agrees:
-        yield f"{region}: {result.same:,} alike"
+        yield f"{region}: {result.same:,} alike{touched}"
         return
     yield (
         f"{region}: {result.changed:,} changed, {result.first:,} only in {names[0]},"
-        f" {result.second:,} only in {names[1]}, {result.same:,} alike"
+        f" {result.second:,} only in {names[1]}, {result.same:,} alike{touched}"
     )
     for number, hunk in enumerate(result.hunks[:limit]):
         if number:
@@ -346,7 +381,8 @@ def _step_changes(first: Step, second: Step) -> str:
 
 def _step_value(step: Step) -> str:
     value = padded(None if step.value is None else hex(step.value), step.width)
-    return value if step.turns == 1 else f"{value} x{step.turns:,}"
+    times = "" if step.turns == 1 else f" x{step.turns:,}"
+    return f"{value}{times} {_touch(step.device, step.skipped, step.width)}".rstrip()
 
 
 def _short(direction: Direction, width: int) -> str:

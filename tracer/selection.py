@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from tracer.naming import Naming
 from tracer.phase import PhaseTracker
 from tracer.register import Named, RegisterMap, RegisterMaps, names_register
-from tracer.trace import Direction, Intercept, MemoryAccess, Record
+from tracer.trace import Direction, Intercept, MemoryAccess, Record, UserRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,30 @@ class Selection:
         Not ``phase``, ``register`` and ``changes``.
         """
         return (
-            (self.direction is None or access.direction == self.direction)
-            and (self.vcpu is None or record.vcpu == self.vcpu)
-            and (self.time is None or record.time_ns in self.time)
-            and (self.region is None or names_region(self.region, access.region or ""))
+            self._wants_moment(record)
+            and self._wants_access(access)
             and (self.symbol is None or names_symbol(self.symbol, record.symbol))
+        )
+
+    def wants_user(self, record: UserRecord) -> bool:
+        """Tell whether what a person did is wanted: its moment, and its accesses if it made some.
+
+        Not ``phase`` and ``register``.
+        """
+        made = record.accesses
+        return self._wants_moment(record) and (
+            not made or any(self._wants_access(access) for access in made)
+        )
+
+    def _wants_moment(self, record: Intercept | UserRecord) -> bool:
+        return (self.vcpu is None or record.vcpu == self.vcpu) and (
+            self.time is None or record.time_ns in self.time
+        )
+
+    def _wants_access(self, access: MemoryAccess) -> bool:
+        return (
+            (self.direction is None or access.direction == self.direction)
+            and (self.region is None or names_region(self.region, access.region or ""))
             and (self.offset is None or _touches(self.offset, access))
             and (self.value is None or _has(self.value, access))
         )
@@ -103,13 +122,12 @@ class Sieve:
 
     def wanted(self, record: Record) -> list[tuple[int, MemoryAccess]]:
         """Return the device accesses of the next record that are wanted, with their numbers."""
-        phase = self._phases.add(record)
+        self._phases.add(record)
         self.named = []
         if not isinstance(record, Intercept):
             self._naming.learn(record)
             return []
-        pattern = self.selection.phase
-        fits = pattern is None or (phase is not None and fnmatchcase(phase, pattern))
+        fits = self._in_phase()
         found = []
         for item in record.device_accesses():
             access = item[1]
@@ -123,6 +141,20 @@ class Sieve:
                 found.append(item)
                 self.named.append(named)
         return found
+
+    def wanted_user(self, record: UserRecord) -> bool:
+        """Tell whether what a person did is wanted, once :meth:`wanted` has had the record."""
+        pattern, chosen = self.selection.register, self.selection
+        named = [(access, self._naming.add(access)) for access in record.accesses]
+        return (
+            self._in_phase()
+            and chosen.wants_user(record)
+            and (pattern is None or not named or any(self._is_register(*pair) for pair in named))
+        )
+
+    def _in_phase(self) -> bool:
+        pattern, phase = self.selection.phase, self.phase
+        return pattern is None or (phase is not None and fnmatchcase(phase, pattern))
 
     def map_of(self, region: str) -> RegisterMap | None:
         """Return the map that a region's registers have their names from, or None."""

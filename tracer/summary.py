@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any, TypeVar
 
 from tracer.register import Named
-from tracer.trace import End, Intercept, MemoryAccess, Record, RegionRecord
+from tracer.trace import End, Intercept, MemoryAccess, Record, RegionRecord, UserRecord
 
 Names = TypeVar("Names", bound=tuple[str, ...])
 
@@ -42,12 +42,14 @@ class Summary:
     accesses by call site and region, ``registers`` by region, offset and the name of the register,
     empty where it has none, ``phases`` by phase of the boot and region where the phase is known;
     ``forms`` counts intercepts by instruction form and by how they were carried out. A call site is
-    a symbol with offset, or else a linear address.
+    a symbol with offset, or else a linear address. ``user_actions`` is how often a person did
+    something to the guest.
     """
 
     def __init__(self) -> None:
         self.intercepts = 0
         self.stepped_intercepts = 0
+        self.user_actions = 0
         self.regions: dict[str, RegionCount] = {}
         self.sites: Counter[tuple[str, str]] = Counter()
         self.forms: Counter[tuple[str, str]] = Counter()
@@ -90,6 +92,8 @@ class Summary:
                     self._add_intercept(record, accesses, phase, named)
             case RegionRecord() if record.region.traced:
                 self.regions.setdefault(record.region.name, RegionCount())
+            case UserRecord():
+                self.user_actions += 1
             case End():
                 self.end = record
             case _:
@@ -142,6 +146,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
         "emulated": summary.emulated,
         "stepped": summary.stepped,
         "intercepts": summary.intercepts,
+        "user_actions": summary.user_actions,
         "regions": [
             {
                 "region": name,

@@ -140,6 +140,8 @@ def test_an_object_holds_the_access() -> None:
         "via": "emulated",
         "tdvmcall": None,
         "ghcb": None,
+        "device": None,
+        "skipped": False,
     }
 
 

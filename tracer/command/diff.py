@@ -120,6 +120,7 @@ def _object(results: list[RegionDiff], differ: Differ) -> dict[str, Any]:
                 "changed": result.changed,
                 "first": result.first,
                 "second": result.second,
+                "touched": result.touched,
                 "hunks": [[_line(line) for line in hunk] for hunk in result.hunks],
             }
             for result in results
@@ -143,6 +144,8 @@ def _step(step: Step | None) -> dict[str, Any] | None:
         "seq": step.seq,
         "site": step.site,
         "turns": step.turns,
+        "device": None if step.device is None else int(step.device, 16),
+        "skipped": step.skipped,
     }
 
 

@@ -8,12 +8,14 @@ from tracer.command.filters import check_names
 from tracer.fold import Event
 from tracer.register import Named, RegisterMap, RegisterMaps
 from tracer.selection import Selection, Sieve
-from tracer.trace import Intercept, MemoryAccess, Record, RegionRecord
+from tracer.trace import Intercept, MemoryAccess, Record, RegionRecord, UserRecord
 from tracer.tracefile import TraceReader
 
 
 class Source:
     """Iterate over the records of a trace, each with those of its accesses that are wanted.
+
+    What a person did, and the filters leave out, does not come.
 
     ``shown`` counts these; after ``limit`` of them the iteration ends. ``regions`` has the names of
     the regions met so far; ``maps`` name the registers.
@@ -49,6 +51,8 @@ class Source:
             elif isinstance(record, Intercept):
                 self.regions.update(a.region for a in record.accesses if a.region is not None)
             wanted = self._sieve.wanted(record)
+            if isinstance(record, UserRecord) and not self._sieve.wanted_user(record):
+                continue
             if self.limit is not None:
                 wanted = wanted[: self.limit - self.shown]
             self.shown += len(wanted)
@@ -58,10 +62,18 @@ class Source:
 
     def events(self) -> Iterator[Event]:
         """Yield each access that is wanted."""
+        for item in self.items():
+            if isinstance(item, Event):
+                yield item
+
+    def items(self) -> Iterator[Event | UserRecord]:
+        """Yield each access that is wanted, and what a person did between them."""
         for record, wanted in self:
             if isinstance(record, Intercept):
                 for (seq, access), named in zip(wanted, self.named, strict=False):
                     yield Event(seq, record, access, self._sieve.phase, named)
+            elif isinstance(record, UserRecord):
+                yield record
 
     def register_maps(self) -> dict[str, RegisterMap | None]:
         """Return the regions met so far, each with the map of its registers if it has one."""

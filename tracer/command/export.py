@@ -60,7 +60,7 @@ def _mmiotrace(source: Source, sink: IO[bytes]) -> None:
 def _perfetto(source: Source, sink: IO[bytes]) -> None:
     with _extra("perfetto"):
         from tracer.export import perfetto
-    perfetto.write(source.events(), sink)
+    perfetto.write(source.items(), sink)
 
 
 def _parquet(source: Source, sink: IO[bytes]) -> None:

@@ -14,7 +14,15 @@ from tracer.command.filters import add_filters, register_maps, selection
 from tracer.errors import UsageError
 from tracer.fold import Fold, folded
 from tracer.mmiotrace import MmiotraceLog
-from tracer.render import access_line, access_object, decoded_lines, fold_line, phase_line
+from tracer.render import (
+    access_line,
+    access_object,
+    decoded_lines,
+    fold_line,
+    phase_line,
+    user_line,
+)
+from tracer.trace import UserRecord
 from tracer.tracefile import TraceReader
 
 
@@ -47,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " A narrow terminal has no room for the vCPU and the instruction."
         " Where the same lines come three times or more in a row, they are shown once, and then"
         " how often, how long and the last values read."
+        " What a person did at the prompt of `vetrace boot -i` has a line of its own; an access"
+        " that it changed tells behind the value what the device had, or that it was skipped."
     )
 
 
@@ -89,7 +99,10 @@ def _mmiotrace(source: Source) -> Iterator[str]:
 def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterator[str]:
     shape = terminal.line_layout(sys.stdout)
     phase = None
-    for item in folded(source.events()) if folds else source.events():
+    for item in folded(source.items()) if folds else source.items():
+        if isinstance(item, UserRecord):
+            yield user_line(item)
+            continue
         turn = item.first if isinstance(item, Fold) else (item,)
         if phases and turn[0].phase != phase:
             phase = turn[0].phase

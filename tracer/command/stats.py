@@ -85,10 +85,12 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
     console.print(table.forms_table(summary, limit))
     if summary.phases:
         console.print(table.phases_table(summary, limit))
+    actions = summary.user_actions
+    by_hand = f"; {actions:,} user {'action' if actions == 1 else 'actions'}" if actions else ""
     emulated = summary.intercepts - summary.stepped_intercepts
     console.print(
         f"{summary.accesses:,} accesses by {summary.intercepts:,} intercepts:"
-        f" {emulated:,} emulated, {summary.stepped_intercepts:,} stepped",
+        f" {emulated:,} emulated, {summary.stepped_intercepts:,} stepped{by_hand}",
         soft_wrap=True,
     )
 

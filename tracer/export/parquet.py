@@ -41,9 +41,11 @@ SCHEMA = pa.schema(
         ("direction", _NAME),
         ("value", pa.uint64()),
         ("via", _NAME),
+        ("device_value", pa.uint64()),
+        ("skipped", pa.bool_()),
     ]
 )
-"""The columns; names and ``value`` are null where not known."""
+"""The columns; names and values are null where not known."""
 
 _ROWS = 1 << 16  # rows a group: flat memory, and still large enough to compress well
 
@@ -84,6 +86,8 @@ def _row(event: Event) -> dict[str, Any]:
         "direction": access.direction,
         "value": _number(event, access.value),
         "via": record.via,
+        "device_value": _number(event, access.device),
+        "skipped": access.skipped,
     }
 
 

@@ -1,5 +1,7 @@
 """Device accesses as a Perfetto trace: a track per vCPU, and below it one per region.
 
+What a person did is an instant on a track of its own, `user`.
+
 Ref: https://perfetto.dev/docs/reference/synthetic-track-event (TrackDescriptor, TrackEvent). An
 access is an instant, named by direction, width and offset, with register, value, call site and
 instruction as arguments; numbers are hex strings, since a 64-bit value does not survive every JSON
@@ -8,51 +10,50 @@ reader.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import IO
 
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackEvent
 from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 
 from tracer.fold import Event
+from tracer.trace import UserRecord
 
 _SEQUENCE = 1
+_USER = "user"
 _CLEARED, _NEEDED = (
     TracePacket.SEQ_INCREMENTAL_STATE_CLEARED,
     TracePacket.SEQ_NEEDS_INCREMENTAL_STATE,
 )
 
 
-def write(events: Iterable[Event], sink: IO[bytes]) -> int:
-    """Write a trace with one instant an event, as they come; return how many there were.
+def write(items: Iterable[Event | UserRecord], sink: IO[bytes]) -> int:
+    """Write a trace with one instant an item, as they come; return how many accesses there were.
 
     Times are guest time in nanoseconds.
     """
     output = _Output(sink)
     count = 0
-    for event in events:
-        output.access(event)
-        count += 1
+    for item in items:
+        if isinstance(item, UserRecord):
+            output.user(item)
+        else:
+            output.access(item)
+            count += 1
     return count
 
 
 class _Output:
     def __init__(self, sink: IO[bytes]) -> None:
         self._builder = StreamingTraceProtoBuilder(sink)
-        self._tracks: dict[tuple[int, str], int] = {}
+        self._tracks: dict[tuple[int | None, str], int] = {}
         self._flags = _CLEARED | _NEEDED
 
     def access(self, event: Event) -> None:
         record, access = event.record, event.access
         track = self._track(record.vcpu, access.region or "")
-        packet = self._packet()
-        packet.timestamp = record.time_ns
-        told = packet.track_event
-        told.type = TrackEvent.TYPE_INSTANT
-        told.track_uuid = track
-        told.name = f"{access.direction} {access.width} +{access.offset or '?'}"
-        told.categories.append("mmio")
-        arguments = {
+        name = f"{access.direction} {access.width} +{access.offset or '?'}"
+        texts = {
             "register": event.named.text if event.named is not None else None,
             "value": access.value,
             "address": access.physical,
@@ -61,20 +62,49 @@ class _Output:
             "text": record.text,
             "via": record.via,
             "phase": event.phase,
+            "device": access.device,
+            "skipped": "true" if access.skipped else None,
         }
-        for name, value in arguments.items():
-            if value is not None:
+        self._instant(track, record.time_ns, name, "mmio", texts, {"seq": event.seq})
+
+    def user(self, record: UserRecord) -> None:
+        texts: dict[str, str | None] = {**record.registers}
+        for access in record.accesses:
+            where = f"{access.region or ''}+{access.offset or '?'}"
+            texts[f"{access.direction} {access.width} {where}"] = access.value
+        track = self._track(None, _USER)
+        self._instant(track, record.time_ns, record.text, _USER, texts, {"vcpu": record.vcpu})
+
+    def _instant(
+        self,
+        track: int,
+        time_ns: int,
+        name: str,
+        category: str,
+        texts: Mapping[str, str | None],
+        numbers: Mapping[str, int],
+    ) -> None:
+        packet = self._packet()
+        packet.timestamp = time_ns
+        told = packet.track_event
+        told.type = TrackEvent.TYPE_INSTANT
+        told.track_uuid = track
+        told.name = name
+        told.categories.append(category)
+        for key, text in texts.items():
+            if text is not None:
                 argument = told.debug_annotations.add()
-                argument.name, argument.string_value = name, value
-        argument = told.debug_annotations.add()
-        argument.name, argument.int_value = "seq", event.seq
+                argument.name, argument.string_value = key, text
+        for key, number in numbers.items():
+            argument = told.debug_annotations.add()
+            argument.name, argument.int_value = key, number
         self._builder.write_packet(packet)
 
-    # The track of a region on a vCPU, or of the vCPU itself for an empty name.
-    def _track(self, vcpu: int, region: str) -> int:
+    # The track of a region on a vCPU, of the vCPU itself for an empty name, or of the person.
+    def _track(self, vcpu: int | None, region: str) -> int:
         key = vcpu, region
         if key not in self._tracks:
-            parent = self._track(vcpu, "") if region else 0
+            parent = self._track(vcpu, "") if region and vcpu is not None else 0
             number = self._tracks[key] = len(self._tracks) + 1
             packet = self._packet()
             descriptor = packet.track_descriptor
