@@ -353,6 +353,8 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
     wide = max(8, *(len(place.rstrip()) for place in places))
     for line, step, place in zip(hunk, steps, places, strict=True):
         value = _step_value(step)
+        if line.kind == "same" and line.second is not None and not (step.skipped or step.device):
+            value = _step_value(replace(line.second, turns=step.turns))
         site = f"{printable(step.site)} #{step.seq}"
         if line.kind == "changed" and line.second is not None:
             value += f" → {_step_value(line.second)}"

@@ -195,9 +195,10 @@ class Session:
         registers = await self.target.registers()
         await gate.install(self.view.space_of(registers), symbols.address_of(linux.STUB_PLACE))
         callers = self._callers = Callers(self._names, self._publish, stacks=stacks)
-        if stacks and callers.missing is not None:
-            self.warnings.append(f"no stacks are recorded: {callers.missing}")
-            self.mark(self.warnings[-1])
+        remark = callers.remark(self.view.space_of(registers)) if stacks else None
+        if remark is not None:
+            self.warnings.append(remark)
+            self.mark(remark)
         interceptor = Interceptor(
             self.target, self.view, self._names, self._carrier, callers, self.counts, self._publish
         )

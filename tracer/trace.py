@@ -176,6 +176,10 @@ class Intercept(
         return list(enumerate(reached, self.seq))
 
 
+BY_FRAME_POINTERS = "by frame pointers"
+"""How a stack was made that may lack the caller of a function without a frame."""
+
+
 class StackFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Name a function under way: where it goes on, a linear address, and what is there."""
 
@@ -188,13 +192,15 @@ class StackRecord(
 ):
     """Tell which kernel functions called each other, the innermost first.
 
-    ``lost`` says in words why the outermost ones are missing.
+    ``lost`` says in words why the outermost ones are missing. ``by`` is absent where ORC tables
+    tell every caller.
     """
 
     time_ns: Count
     id: Count
     frames: list[StackFrame]
     lost: str | None = None
+    by: str | None = None
 
 
 class Mark(

@@ -20,6 +20,8 @@ from tracer.x86 import RBP, RSP, CpuState
 
 BASE = 0xFFFF_FFFF_8100_0000  # linear, at physical 0
 READ, PROBE, DRIVER, INITCALL, INIT, IRQ, IDLE = (BASE + 0x1000 + 0x10 * n for n in range(7))
+SCHEDULE = BASE + 0x1800
+FRAMED, UNFRAMED = bytes.fromhex("554889e5"), bytes.fromhex("41574156")
 STATE, STACK = BASE + 0x2000, BASE + 0x3000
 DISTANCES, ENTRIES = BASE + 0x4000, BASE + 0x5000
 SYMBOLS = {
@@ -31,6 +33,7 @@ SYMBOLS = {
     "kernel_init": INIT,
     "asm_interrupt": IRQ,
     "idle": IDLE,
+    "schedule": SCHEDULE,
     "system_state": STATE,
     "__start_orc_unwind_ip": DISTANCES,
     "__stop_orc_unwind_ip": DISTANCES + 4 * 7,
@@ -65,7 +68,9 @@ def types() -> Btf:
 class Guest:
     """One guest, its memory and what was published of it."""
 
-    def __init__(self, *, stacks: bool, has_types: bool = True, has_orc: bool = True) -> None:
+    def __init__(
+        self, *, stacks: bool, has_types: bool = True, has_orc: bool = True, framed: bool = False
+    ) -> None:
         ram = Ram()
         for page in range(0, 0x8000, 0x1000):
             ram.map(BASE + page, page)
@@ -78,6 +83,7 @@ class Guest:
             ram.write(at - BASE, struct.pack("<i", start - at))
             offset = 0 if kind in (REGS, END) else 8
             ram.write(ENTRIES + 6 * index - BASE, struct.pack("<hhH", offset, 0, kind))
+        ram.write(SCHEDULE - BASE, FRAMED if framed else UNFRAMED)
         named = {name: at for name, at in SYMBOLS.items() if has_orc or "orc" not in name}
         names = Names(Kernel(types() if has_types else None, named))
         self.published: list[Mark | StackRecord] = []
@@ -86,10 +92,13 @@ class Guest:
     def running(self) -> None:
         self.ram.write(STATE - BASE, struct.pack("<I", 3))
 
+    def remark(self) -> str:
+        return self.callers.remark(self.space) or ""
+
     def access(self, rip: int, *stack: int, cpl: int = 0) -> int | None:
-        """An access of the code at ``rip`` with these quadwords on its stack."""
+        """An access of the code at ``rip`` with these quadwords on its stack, RBP at the first."""
         self.ram.write(STACK - BASE, struct.pack(f"<{len(stack)}Q", *stack))
-        gpr = tuple(STACK if number == RSP else 0 for number in range(16))
+        gpr = tuple(STACK if number in (RSP, RBP) else 0 for number in range(16))
         return self.callers.note(CpuState(gpr=gpr, rip=rip, cpl=cpl), self.space, 5)
 
     def marks(self) -> list[str]:
@@ -185,9 +194,13 @@ def test_a_stack_that_is_lost_says_so() -> None:
 
 
 def test_a_kernel_without_tables_says_what_is_missing() -> None:
-    assert "CONFIG_DEBUG_INFO_BTF" in (Guest(stacks=True, has_types=False).callers.missing or "")
+    assert Guest(stacks=True).remark() == ""
+    assert "CONFIG_DEBUG_INFO_BTF" in Guest(stacks=True, has_types=False).remark()
     guest = Guest(stacks=True, has_orc=False)
-    assert "CONFIG_UNWINDER_ORC" in (guest.callers.missing or "")
+    assert guest.remark() == (
+        "no stacks are recorded: the kernel has no ORC tables (CONFIG_UNWINDER_ORC), and it keeps "
+        "no frame pointers"
+    )
     assert guest.access(READ, *BY_INITCALL) is None
     guest.running()
     guest.access(READ, *BY_INITCALL)
@@ -195,18 +208,47 @@ def test_a_kernel_without_tables_says_what_is_missing() -> None:
 
 
 def test_a_stack_without_orc_tables_is_unwound_by_frame_pointers() -> None:
-    guest = Guest(stacks=True, has_orc=False)
-    names = Names(Kernel(None, {"_text": BASE, "schedule": PROBE, "_end": BASE + 0x10_0000}))
-    guest.ram.write(STACK - BASE, struct.pack("<2Q", 0, DRIVER + 4))
+    names = Names(Kernel(None, {"_text": BASE, "schedule": SCHEDULE, "_end": BASE + 0x10_0000}))
     gpr = tuple(STACK if number == RBP else 0 for number in range(16))
     cpu = CpuState(gpr=gpr, rip=READ)
-    without = Stacks(names).unwind(cpu, guest.space)
-    assert len(without.frames) == 1
-    assert without.lost is not None and without.lost.endswith("and it keeps no frame pointers")
-    guest.ram.write(PROBE - BASE, bytes.fromhex("554889e5"))
-    assert [frame.rip for frame in Stacks(names).unwind(cpu, guest.space).frames] == [
-        READ, DRIVER + 4,
-    ]  # fmt: skip
+    for framed, frames in ((False, [READ]), (True, [READ, DRIVER + 4])):
+        guest = Guest(stacks=True, framed=framed)
+        guest.ram.write(STACK - BASE, struct.pack("<2Q", 0, DRIVER + 4))
+        stack = Stacks(names).unwind(cpu, guest.space)
+        assert [frame.rip for frame in stack.frames] == frames
+        assert (stack.lost or "").endswith("" if framed else "and it keeps no frame pointers")
+        assert (stack.lost is None) is framed
+
+
+@pytest.mark.parametrize("missing", ["has_types", "has_orc"])
+def test_stacks_and_phases_by_frame_pointers_say_so(missing: str) -> None:
+    guest = Guest(stacks=True, framed=True, **{missing: False})
+    assert guest.remark().startswith("stacks are by frame pointers, and may lack a caller: ")
+    frames = (STACK + 16, DRIVER + 4, STACK + 32, INITCALL + 5, 0, INIT + 6)
+    assert guest.access(READ + 1, *frames) == 0
+    assert guest.marks() == ["phase: initcall dev_driver_init"]
+    assert guest.stacks() == [
+        ["dev_read+0x1", "dev_driver_init+0x4", "do_one_initcall+0x5", "kernel_init+0x6"]
+    ]
+    guest.access(READ + 1, 0x1234, DRIVER + 4)
+    first, second = (r for r in guest.published if isinstance(r, StackRecord))
+    assert first.by == second.by == "by frame pointers"
+    assert first.lost is None
+    assert second.lost == "by frame pointers, and RBP 0x1234 is no address of the kernel"
+
+
+def test_frame_pointers_are_looked_for_until_a_function_is_in_ram() -> None:
+    guest = Guest(stacks=True, framed=True)
+    stacks = Stacks(Names(Kernel(None, {"_text": BASE, "schedule": SCHEDULE, "_end": STACK})))
+    nothing = AddressSpace(Ram(), PAGING, RegionMap((), (), ()))
+    assert stacks.missing(nothing) is not None
+    assert stacks.missing(guest.space) is None
+
+
+def test_a_stack_through_orc_tables_has_no_remark() -> None:
+    guest = Guest(stacks=True)
+    guest.access(READ + 1, *BY_INITCALL)
+    assert [r.by for r in guest.published if isinstance(r, StackRecord)] == [None]
 
 
 def test_code_outside_the_kernel_is_not_unwound() -> None:

@@ -14,9 +14,10 @@ _CACHED = 1 << 16
 
 
 class Stacks:
-    """Unwind one guest's kernel code. ``missing`` says in words why that cannot be done, or None.
+    """Unwind one guest's kernel code, through its ORC tables or else by its frame pointers.
 
-    The kernel sorts its table when it is built, and a module's when it is loaded.
+    ``no_tables`` says in words why it is not the tables, or is None. The kernel sorts its table
+    when it is built, and a module's when it is loaded.
     """
 
     def __init__(self, names: Names) -> None:
@@ -25,17 +26,24 @@ class Stacks:
         types = names.types()
         self._layout = None if types is None else orc.layout_of(types)
         self._kernel = self._kernel_table()
-        self.missing: str | None = None
+        self._framed: bool | None = None
+        self.no_tables: str | None = None
         if types is None:
-            self.missing = "the kernel has no BTF types (CONFIG_DEBUG_INFO_BTF)"
+            self.no_tables = "the kernel has no BTF types (CONFIG_DEBUG_INFO_BTF)"
         elif self._layout is None or self._kernel is None:
-            self.missing = "the kernel has no ORC tables (CONFIG_UNWINDER_ORC)"
+            self.no_tables = "the kernel has no ORC tables (CONFIG_UNWINDER_ORC)"
+
+    def missing(self, space: AddressSpace) -> str | None:
+        """Say in words why nothing can be unwound, or return None."""
+        if self.no_tables is None or self._keeps_frames(space):
+            return None
+        return f"{self.no_tables}, and it keeps no frame pointers"
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> orc.Stack:
         """Return the functions under way in the code that stopped in this state.
 
-        Through ORC tables, else by frame pointers where the kernel keeps them. Of code outside
-        the kernel, and of a kernel that has neither, only the function itself is known.
+        Of code outside the kernel, and of a kernel that has neither tables nor frame pointers,
+        only the function itself is known.
         """
         if cpu.cpl or cpu.mode is not Mode.LONG or cpu.rip < KERNEL_HALF:
             return orc.Stack((orc.Frame(cpu.rip, True),), "code outside the kernel is not unwound")
@@ -50,22 +58,23 @@ class Stacks:
             data = page[linear - start : linear - start + size]
             return data if len(data) == size else _read(space, linear, size)
 
-        if self.missing is not None:
-            if not self._keeps_frames(space):
-                why = f"{self.missing}, and it keeps no frame pointers"
-                return orc.Stack((orc.Frame(cpu.rip, True),), why)
+        missing = self.missing(space)
+        if missing is not None:
+            return orc.Stack((orc.Frame(cpu.rip, True),), missing)
+        if self.no_tables is not None:
             return frame_pointer.unwind(
                 cpu.rip, cpu.gpr[RBP], lambda at: self._names.lookup(at, space) is not None, read
             )
         return orc.unwind(cpu.rip, cpu.gpr, lambda place: self._find(place, space), read)
 
     def _keeps_frames(self, space: AddressSpace) -> bool:
-        # Every C function of such a kernel begins alike.
-        for name in _C_FUNCTIONS:
-            start = self._names.kernel.address_of(name)
-            if start is not None and frame_pointer.has_frame(space.read(start, 16)):
-                return True
-        return False
+        # Every C function of such a kernel begins alike. Not settled while none is in RAM.
+        if self._framed is None:
+            places = map(self._names.kernel.address_of, _C_FUNCTIONS)
+            codes = [space.read(place, 16) for place in places if place is not None]
+            if any(codes):
+                self._framed = any(map(frame_pointer.has_frame, codes))
+        return bool(self._framed)
 
     def _find(self, place: int, space: AddressSpace) -> orc.Entry | None:
         if place in self._entries:

@@ -14,7 +14,7 @@ from tracer.intercept import AddressSpace
 from tracer.orc import Frame, Stack, frame_symbol
 from tracer.phase import PREFIX, USER
 from tracer.symbols import KERNEL_HALF
-from tracer.trace import Mark, StackFrame, StackRecord
+from tracer.trace import BY_FRAME_POINTERS, Mark, StackFrame, StackRecord
 from tracer.x86 import CpuState, Mode
 
 _INITCALL = "do_one_initcall"
@@ -23,8 +23,7 @@ _INITCALL = "do_one_initcall"
 class Callers:
     """Follow one guest. What is new goes to ``publish`` before the access's own record.
 
-    ``missing`` says in words why there are no call chains, or is None. With ``stacks`` each
-    distinct one is published once.
+    With ``stacks`` each distinct call chain is published once.
     """
 
     def __init__(
@@ -34,21 +33,29 @@ class Callers:
         self._publish = publish
         self._wanted = stacks
         self._stacks = Stacks(names)
-        self.missing = self._stacks.missing
         self._ids: dict[tuple[Frame, ...], int] = {}
         self._phase: str | None = None
         types = names.types()
         self._state = names.kernel.address_of("system_state")
         self._running = None if types is None else types.enumerators.get("SYSTEM_RUNNING")
 
+    def remark(self, space: AddressSpace) -> str | None:
+        """Say in words what is worse about the call chains than ORC tables make them, or None."""
+        missing = self._stacks.missing(space)
+        if missing is not None:
+            return f"no stacks are recorded: {missing}"
+        if self._stacks.no_tables is None:
+            return None
+        return f"stacks are {BY_FRAME_POINTERS}, and may lack a caller: {self._stacks.no_tables}"
+
     def note(self, cpu: CpuState, space: AddressSpace, time_ns: int) -> int | None:
         """Take the state in which an access was made; return the number of its stack, if any."""
         if self._phase != USER and (cpu.cpl == 3 or self._is_running(space)):
             self._enter(USER, time_ns)
         in_kernel = cpu.cpl == 0 and cpu.mode is Mode.LONG and cpu.rip >= KERNEL_HALF
-        if not in_kernel or self.missing is not None:
+        if not in_kernel or (not self._wanted and self._phase == USER):
             return None
-        if not self._wanted and self._phase == USER:
+        if self._stacks.missing(space) is not None:
             return None
         stack = self._stacks.unwind(cpu, space)
         if self._phase != USER:
@@ -89,7 +96,8 @@ class Callers:
                 StackFrame(rip=hex(frame.rip), symbol=self._symbol(frame, space))
                 for frame in stack.frames
             ]
-            record = StackRecord(time_ns=time_ns, id=number, frames=frames, lost=stack.lost)
+            by = None if self._stacks.no_tables is None else BY_FRAME_POINTERS
+            record = StackRecord(time_ns=time_ns, id=number, frames=frames, lost=stack.lost, by=by)
             self._publish(record)
         return number
 
