@@ -11,8 +11,9 @@ from types import TracebackType
 import pexpect
 import pyte
 
-_HISTORY = 20_000
 _POLL = 0.05
+_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9]|[=>])|\r")
+"""Control sequences (ECMA-48, 5.4), titles, character sets, and the carriage."""
 
 
 class Terminal:
@@ -30,7 +31,7 @@ class Terminal:
         environment: dict[str, str] | None = None,
         folder: str | None = None,
     ) -> None:
-        self._screen = pyte.HistoryScreen(columns, rows, history=_HISTORY)
+        self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = bytearray()
         variables = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
@@ -43,6 +44,8 @@ class Terminal:
             timeout=None,
         )
         self._child.delaybeforesend = None
+        # Programs ask a terminal where its cursor is.
+        self._screen.write_process_input = self._child.send
 
     def __enter__(self) -> Terminal:
         return self
@@ -68,14 +71,15 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """Return all that was ever shown, a line a line, what scrolled away first."""
+        """Return what the screen shows, a line a line."""
         self._read(0)
-        columns = self._screen.columns
-        above = (
-            "".join(line[column].data for column in range(columns))
-            for line in self._screen.history.top
-        )
-        return "\n".join(line.rstrip() for line in (*above, *self._screen.display))
+        return "\n".join(line.rstrip() for line in self._screen.display)
+
+    @property
+    def mark(self) -> int:
+        """Return where what the program writes next will begin, for :meth:`wait_for`."""
+        self._read(0)
+        return len(self.raw)
 
     def type(self, keys: str) -> None:
         """Type keys as they are."""
@@ -94,20 +98,21 @@ class Terminal:
         self._screen.resize(rows, columns)
         self._child.setwinsize(rows, columns)
 
-    def wait_for(self, pattern: str, seconds: float = 120, after: int = 0) -> int:
-        """Wait until a pattern is shown at or behind character ``after``; return where it ends.
+    def wait_for(self, pattern: str, seconds: float = 90, after: int = 0) -> int:
+        """Wait until the program writes something from a mark on; return the mark behind.
 
-        Raises TimeoutError with the screen when it is not, or when the program ends before.
+        The pattern is looked for in the text without escape sequences, ``^`` and ``$`` fit lines.
+        Raises TimeoutError with the screen when it does not come, or the program ends before.
         """
         deadline = time.monotonic() + seconds
+        wanted = re.compile(pattern, re.MULTILINE)
         while True:
             alive = self._read(_POLL)
-            text = self.text
-            if found := re.compile(pattern, re.MULTILINE).search(text, after):
-                return found.end()
+            if wanted.search(_ESCAPES.sub("", self.raw[after:].decode(errors="replace"))):
+                return len(self.raw)
             if not alive or time.monotonic() > deadline:
                 why = "before the program ended" if not alive else f"in {seconds} s"
-                raise TimeoutError(f"{pattern!r} was not shown {why}:\n{text}")
+                raise TimeoutError(f"{pattern!r} was not written {why}:\n{self.text}")
 
     def wait(self, seconds: float = 120) -> int:
         """Wait for the end of the program; return its exit status, negative for a signal."""

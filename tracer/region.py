@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tracer.errors import UsageError
 from tracer.selection import names_region
+from tracer.trace import RegionInfo
 from tracer.x86 import PAGE_SIZE
 
 _LINE = re.compile(
@@ -87,6 +88,18 @@ def place_of(physical: int, region: Region | None, *, ram: bool) -> str:
     if region is not None:
         return f"{region.name}+{physical - region.base:#x}"
     return "RAM" if ram else "nothing answers there"
+
+
+def region_info(region: Region, traced: bool) -> RegionInfo:
+    """Return a region as it is announced in a trace."""
+    return RegionInfo(
+        name=region.name,
+        start=hex(region.start),
+        end=hex(region.end),
+        qemu_name=region.qemu_name,
+        device=region.device,
+        traced=traced,
+    )
 
 
 Range = tuple[int, int]

@@ -17,7 +17,6 @@ from typing import Literal, Protocol
 from tracer import linux, mi
 from tracer.errors import (
     DebuggerError,
-    GuestCrashed,
     GuestError,
     InterceptError,
     QemuError,
@@ -26,18 +25,17 @@ from tracer.errors import (
     UsageError,
 )
 from tracer.gdb.client import GdbClient
-from tracer.gdb.target import RegisterFile, Target, assign
+from tracer.gdb.target import RegisterFile, Target
+from tracer.guest.ending import Ending, check, why
 from tracer.guest.kernel import Kernel
-from tracer.guest.machine import Ending, Machine
+from tracer.guest.machine import Machine
 from tracer.guest.names import Names
 from tracer.intercept import AddressSpace, Transfer
 from tracer.orc import Stack
 from tracer.paging import poison_bit
 from tracer.pending import Overseer
-from tracer.process import exit_words
 from tracer.recording import RecordedDevice
-from tracer.region import Choice, Region, RegionMap, traced_ranges, unmatched
-from tracer.stub import CONTROL_SIZE, Stub
+from tracer.region import Choice, RegionMap, region_info, traced_ranges, unmatched
 from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord, UserRecord
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
@@ -163,7 +161,7 @@ class Session:
         self.view.regions = RegionMap(regions, traced_ranges(regions, self.choice), ram)
         pieces: Counter[str] = Counter()
         for region in self.view.regions.regions:
-            info = _region_info(region, self.view.regions.is_traced_region(region))
+            info = region_info(region, self.view.regions.is_traced_region(region))
             # A region that another one covers in part comes in several pieces.
             pieces[region.name] += 1
             key = f"{region.name} {pieces[region.name]}"
@@ -228,7 +226,7 @@ class Session:
             pass
         except DebuggerError as error:
             raise await self._explain(error, "while it was traced") from error
-        return await self._verdict()
+        return check(await self.machine.ended())
 
     async def run_untraced(self) -> Ending:
         """Let the guest run to its end without any trap."""
@@ -240,7 +238,7 @@ class Session:
             pass
         except DebuggerError as error:
             raise await self._explain(error, "while it ran") from error
-        return await self._verdict()
+        return check(await self.machine.ended())
 
     # ---- records
 
@@ -284,7 +282,7 @@ class Session:
         if stop.interrupted:
             self.counts["interrupts"] += 1
             if stop.address == stub.stop:
-                if not await self._settle(stub):
+                if not await self._carrier.settle(stub):
                     return []
             elif stub.covers(stop.address or 0):
                 return []  # an access is about to tell of itself
@@ -314,18 +312,6 @@ class Session:
         else:
             raise InterceptError(f"the guest stopped and nobody knows why: {stop.payload}")
         return []
-
-    async def _settle(self, stub: Stub) -> bool:
-        # The monitor stopped the machine while it was to stop for the bell, which QEMU may have
-        # forgotten but for a trace of it (CPUState.watchpoint_hit) that ends in an abort at the
-        # next bell. The stop behind a single step takes that away, and the step is taken back.
-        address = await self.target.step_once()
-        if address == stub.stop_behind:
-            stack = await self.target.register("rsp")
-            await self.target.client.batch(
-                [assign("rip", stub.stop), assign("rsp", stack - CONTROL_SIZE)]
-            )
-        return address in (stub.stop, stub.stop_behind)
 
     async def _hooked(self, number: int, traps: Traps) -> None:
         registers = await self.target.registers()
@@ -457,17 +443,6 @@ class Session:
 
     # ---- how it ended
 
-    async def _verdict(self) -> Ending:
-        ending = await self.machine.ended()
-        panic = next((line for line in reversed(ending.console) if "Kernel panic" in line), None)
-        if ending.triple_fault:
-            raise GuestCrashed("the guest triple-faulted; its last words are above")
-        if panic is not None:
-            raise GuestCrashed(f"the guest panicked: {panic.partition('] ')[2] or panic}")
-        if ending.cause not in ("guest-shutdown", "guest-reset") or ending.status != 0:
-            raise QemuError(f"QEMU ended before its guest did: {_why(ending)}; boot again")
-        return ending
-
     async def _explain(self, error: DebuggerError, when: str) -> TracerError:
         # GDB fails when QEMU goes: the cause is QEMU's, unless QEMU still runs.
         with contextlib.suppress(TimeoutError):
@@ -475,25 +450,8 @@ class Session:
                 ending = await self.machine.ended()
                 if ending.status == 0 and ending.cause:
                     try:
-                        await self._verdict()
+                        check(ending)
                     except TracerError as verdict:
                         return verdict
-                return QemuError(f"QEMU died {when}: {_why(ending)}")
+                return QemuError(f"QEMU died {when}: {why(ending)}")
         return error
-
-
-def _region_info(region: Region, traced: bool) -> RegionInfo:
-    return RegionInfo(
-        name=region.name,
-        start=hex(region.start),
-        end=hex(region.end),
-        qemu_name=region.qemu_name,
-        device=region.device,
-        traced=traced,
-    )
-
-
-def _why(ending: Ending) -> str:
-    if ending.status >= 0 and ending.errors:
-        return ending.errors.splitlines()[-1]
-    return exit_words(ending.status)

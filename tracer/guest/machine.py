@@ -21,6 +21,7 @@ from pathlib import Path
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from tracer.errors import QemuError, TracerError
+from tracer.guest.ending import Ending
 from tracer.guest.memory import GuestMemory, Span
 from tracer.process import Process, exit_words, start
 from tracer.region import FlatRange, Region, name_regions, owner_path, parse_flat_view
@@ -68,21 +69,6 @@ class MachineConfig:
     extra: tuple[str, ...] = ()
     realtime: bool = False
     qemu_log: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Tell how QEMU ended.
-
-    ``cause`` is QEMU's ShutdownCause or empty when it said none; ``console`` has the guest's
-    last lines; ``errors`` what QEMU wrote to standard error.
-    """
-
-    status: int
-    cause: str
-    console: tuple[str, ...]
-    errors: str
-    triple_fault: bool
 
 
 @dataclass(slots=True)

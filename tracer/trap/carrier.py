@@ -16,7 +16,7 @@ from tracer.gdb.target import RegisterFile, Target, assign, store
 from tracer.intercept import AddressSpace, Transfer
 from tracer.linux import SPARE_LINEAR
 from tracer.paging import Leaf, set_poison
-from tracer.stub import VALUE_OFFSET, Stub, pack_request
+from tracer.stub import CONTROL_SIZE, VALUE_OFFSET, Stub, pack_request
 from tracer.x86 import Flag, PageFaultCode
 
 _FIXED_FLAG = 1 << 1
@@ -150,6 +150,21 @@ class Carrier:
     async def leave(self, stub: Stub) -> None:
         """Run from ``stop`` to just before the stub's IRETQ, with the interrupted registers."""
         await self._target.break_at(stub.leave)
+
+    async def settle(self, stub: Stub) -> bool:
+        """Make sure that the vCPU, which a monitor stopped at ``stop``, stands for its bell.
+
+        QEMU may have forgotten that stop but for a trace of it (CPUState.watchpoint_hit) that ends
+        in an abort at the next bell. The stop behind a single step takes it away, and the step is
+        taken back. Tells whether the vCPU is at ``stop``.
+        """
+        address = await self._target.step_once()
+        if address == stub.stop_behind:
+            stack = await self._target.register("rsp")
+            await self._target.client.batch(
+                [assign("rip", stub.stop), assign("rsp", stack - CONTROL_SIZE)]
+            )
+        return address in (stub.stop, stub.stop_behind)
 
     async def flush(self, space: AddressSpace) -> None:
         """Empty the TLB of the stopped vCPU."""
