@@ -13,6 +13,7 @@ from tracer.emulate.address import effective_address, linear_address
 from tracer.errors import GuestException, UsageError
 from tracer.forms import Access, Unit
 from tracer.instruction import Instruction, Memory
+from tracer.operand import memories
 from tracer.verdict import PROFILES, Verdict, judge
 from tracer.x86 import GPR, CpuState
 
@@ -32,25 +33,11 @@ _MOST_ITERATIONS = 65_536
 
 def touches(insn: Instruction) -> tuple[Touch, ...]:
     """Return the accesses of an instruction, or of one iteration of a REP instruction, in order."""
-    form = insn.form
-    if form is None:
+    if insn.form is None:
         return foreign_accesses(insn)
-    reads: list[Touch] = []
-    writes: list[Touch] = []
-    for position, operand in enumerate(insn.operands):
-        if isinstance(operand, Memory):
-            access = form.access if position == 0 else Access.R
-            if Access.R in access:
-                reads.append(("read", operand.width))
-            if Access.W in access:
-                writes.append(("write", operand.width))
-    match form.operation:
-        case "push" | "call":
-            writes.append(("write", insn.operand_size))
-        case "pop":
-            reads.append(("read", insn.operand_size))
-        case "movdir64b":
-            writes.append(("write", 64))
+    operands = memories(insn)
+    reads: list[Touch] = [("read", memory.width) for memory, how in operands if Access.R in how]
+    writes: list[Touch] = [("write", memory.width) for memory, how in operands if Access.W in how]
     return (*reads, *writes)
 
 

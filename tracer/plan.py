@@ -11,41 +11,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from tracer.bus import Load, Operand
+from tracer.bus import Load
 from tracer.emulate import execute, undefined_flags
-from tracer.emulate import plan as operands_of
-from tracer.emulate.address import count, effective_address, linear_address
+from tracer.emulate.address import count
 from tracer.errors import EmulationError, GuestException
 from tracer.explanation import EXCEPTIONS, Handled, touches, verdicts
-from tracer.forms import Access
-from tracer.instruction import File, Immediate, Instruction, Memory, Register, operand_text
-from tracer.intercept import Transfer, cut, lost_atomicity, memory_access, other_registers
+from tracer.instruction import File, Immediate, Instruction, Register, operand_text
+from tracer.intercept import Transfer, cut, lost_atomicity, memory_access
+from tracer.operand import Address, addresses, foretold, used_registers
 from tracer.pending import Pending
 from tracer.region import place_of
 from tracer.relation import Sample, relation, trials
 from tracer.trace import Direction, GhcbExit, TdVmcall
 from tracer.verdict import Verdict
-from tracer.x86 import GPR, RAX, RCX, RDX, RSP, CpuState, Flag, Mode, Segments
+from tracer.x86 import GPR, RAX, RDX, CpuState, Flag, Segments
 
 Moment = Literal["done", "pending", "ahead"]
 """Where an access is in the order: made, about to be made, or after that one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Tell how the address of a memory operand is formed.
-
-    ``text`` is the operand as written, ``formula`` the same with numbers: it comes to ``linear``.
-    ``physical`` and ``place`` are those of the first byte, None where the operand is not accessed.
-    """
-
-    text: str
-    formula: str
-    linear: int
-    physical: int | None
-    place: str | None
-    reads: bool
-    writes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +112,7 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
     return Plan(
         pending=pending,
         handled="stepped" if pending.via == "stepped" else "emulated",
-        addresses=() if insn is None else _addresses(insn, pending),
+        addresses=() if insn is None else addresses(insn, pending),
         accesses=_accesses(insn, pending, runs, register),
         registers=() if insn is None else _registers(insn, pending.cpu, finished),
         flags=() if insn is None else _flags(insn, pending.cpu, finished),
@@ -180,7 +162,7 @@ def _trials(insn: Instruction, pending: Pending) -> list[_Run]:
 def _turning_points(insn: Instruction, cpu: CpuState) -> Iterator[int]:
     # Values about which a result may turn: what the instruction compares with or adds.
     gpr = cpu.gpr
-    known = {gpr[number] for number in range(16) if GPR[number] in _used(insn)}
+    known = {gpr[number] for number in range(16) if GPR[number] in used_registers(insn)}
     known |= {operand.value for operand in insn.operands if isinstance(operand, Immediate)}
     known |= {gpr[RAX] | gpr[RDX] << 64, gpr[RAX] & 0xFFFFFFFF | (gpr[RDX] & 0xFFFFFFFF) << 32}
     known |= {value >> 8 for value in known}  # AH and its kin
@@ -257,7 +239,7 @@ def _transfer(moment: Moment, transfer: Transfer) -> SubAccess:
 
 
 def _ahead(index: int, piece: _Piece, pending: Pending, runs: Sequence[_Run]) -> SubAccess:
-    found = _foretold(pending, piece.linear, piece.direction)
+    found = foretold(pending, piece.linear, piece.direction)
     values = {run.pieces[index].value for run in runs}
     value = how = None
     if piece.direction == "write":
@@ -282,126 +264,11 @@ def _ahead(index: int, piece: _Piece, pending: Pending, runs: Sequence[_Run]) ->
     )
 
 
-def _foretold(pending: Pending, linear: int, direction: Direction | None = None) -> Transfer | None:
-    for transfer in (*pending.done, pending.transfer, *pending.foretold):
-        inside = transfer.linear <= linear < transfer.linear + max(transfer.width, 1)
-        if inside and direction in (None, transfer.direction):
-            return transfer
-    return None
-
-
 def _depends(insn: Instruction | None) -> str:
     name = insn.form.name if insn is not None and insn.form is not None else ""
     if name.startswith("cmpxchg"):
         return "depends on whether the value read is the one expected"
     return f"depends on the value read, by {name}" if name else "depends on the value read"
-
-
-def _addresses(insn: Instruction, pending: Pending) -> tuple[Address, ...]:
-    cpu = pending.cpu
-    memories = _memories(insn)
-    try:
-        planned: Sequence[Operand | None] = operands_of(insn, cpu)
-    except EmulationError:
-        planned = ()
-    if len(planned) != len(memories):
-        planned = [None] * len(memories)  # left to the CPU, or a REP with nothing left to do
-    return tuple(
-        _address(insn, memory, operand, access, pending)
-        for (memory, access), operand in zip(memories, planned, strict=True)
-    )
-
-
-def _memories(insn: Instruction) -> list[tuple[Memory, Access]]:
-    # Memory operands in the order of tracer.emulate.address.plan, those on the stack with them.
-    form = insn.form
-    if form is None:
-        return []
-    found = [
-        (operand, form.access if position == 0 else Access.R)
-        for position, operand in enumerate(insn.operands)
-        if isinstance(operand, Memory)
-    ]
-    size, ones = insn.operand_size, (1 << 64) - 1 if insn.mode is Mode.LONG else 0xFFFFFFFF
-    stack = Memory(size, "ss", RSP, None, 1, 0, False, ones)
-    match form.operation:
-        case "push" | "call":
-            below = replace(stack, displacement=-size)
-            return [*((memory, Access.R) for memory, _ in found), (below, Access.W)]
-        case "pop":
-            return [(stack, Access.R), *found]
-        case "movdir64b":
-            register, source = insn.operands
-            assert isinstance(register, Register) and isinstance(source, Memory)
-            target = Memory(64, "es", register.number, None, 1, 0, False, source.mask)
-            return [(source, Access.R), (target, Access.W)]
-        case "movs":
-            return found[::-1]
-    return found
-
-
-def _address(
-    insn: Instruction,
-    memory: Memory,
-    operand: Operand | None,
-    access: Access,
-    pending: Pending,
-) -> Address:
-    cpu = pending.cpu
-    plain = linear_address(memory, effective_address(memory, insn, cpu), cpu)
-    linear = plain if operand is None else operand.linear
-    terms = _terms(insn, memory, cpu)
-    if linear != plain:
-        distance = linear - plain
-        terms.append(f"{'-' if distance < 0 else '+'} {abs(distance):#x} ({_extra(insn)})")
-    found = _foretold(pending, linear)
-    return Address(
-        text=operand_text(replace(memory, width=1)).partition(" ptr ")[2],
-        formula=" ".join(terms),
-        linear=linear,
-        physical=None if found is None else found.physical + linear - found.linear,
-        place=None
-        if found is None
-        else place_of(found.physical + linear - found.linear, found.region, ram=found.ram),
-        reads=Access.R in access,
-        writes=Access.W in access,
-    )
-
-
-def _extra(insn: Instruction) -> str:
-    # What plan adds to the address that the operand names.
-    operation = insn.form.operation if insn.form is not None else ""
-    if operation == "xlat":
-        return "al"
-    return "rsp after the pop" if operation == "pop" else "from the bit offset"
-
-
-def _terms(insn: Instruction, memory: Memory, cpu: CpuState) -> list[str]:
-    terms: list[str] = []
-    if memory.segment in ("fs", "gs"):
-        base = cpu.segments.gs_base if memory.segment == "gs" else cpu.segments.fs_base
-        terms.append(f"{base:#x} ({memory.segment}_base)")
-
-    def add(text: str) -> None:
-        terms.append(f"+ {text}" if terms else text)
-
-    if memory.base is not None:
-        add(f"{cpu.gpr[memory.base] & memory.mask:#x}")
-    elif memory.rip_relative:
-        add(f"{insn.next_rip & memory.mask:#x} (next rip)")
-    if memory.index is not None:
-        scale = f"*{memory.scale}" if memory.scale > 1 else ""
-        add(f"{cpu.gpr[memory.index] & memory.mask:#x}{scale}")
-    offset = memory.displacement
-    if memory.base is None and memory.index is None and not memory.rip_relative:
-        add(f"{offset & memory.mask:#x}")
-    elif offset < 0:
-        terms.append(f"- {-offset:#x}")
-    elif offset:
-        add(f"{offset:#x}")
-    if cpu.mode is Mode.LONG and memory.mask < 1 << 32:
-        terms.append("(modulo 2^32)")
-    return terms
 
 
 _SELECTORS = tuple(field.name for field in fields(Segments))
@@ -426,7 +293,7 @@ def _values(cpu: CpuState) -> dict[str, tuple[int, int]]:
 def _registers(insn: Instruction, cpu: CpuState, runs: Sequence[_Run]) -> tuple[Change, ...]:
     before = _values(cpu)
     after = [_values(run.cpu) for run in runs if run.cpu is not None]
-    used = _used(insn)
+    used = used_registers(insn)
     found = []
     for name, (value, width) in before.items():
         results = {state[name][0] for state in after}
@@ -443,30 +310,6 @@ def _registers(insn: Instruction, cpu: CpuState, runs: Sequence[_Run]) -> tuple[
             continue
         found.append(change)
     return tuple(found)
-
-
-def _used(insn: Instruction) -> set[str]:
-    # Registers whose values the instruction takes, explicit and implied.
-    names = set(other_registers(insn))
-    numbers: set[int] = set()
-    for memory, _ in _memories(insn):
-        numbers |= {number for number in (memory.base, memory.index) if number is not None}
-    for operand in insn.operands:
-        if isinstance(operand, Register) and operand.file is File.GPR:
-            numbers.add(operand.number)
-    if insn.rep is not None:
-        numbers.add(RCX)
-    if insn.form is not None:
-        numbers |= _IMPLIED.get(insn.form.operation, set())
-    return names | {GPR[number] for number in numbers}
-
-
-# Operands that the table does not name (Intel SDM vol. 2, the instructions' own pages).
-_IMPLIED: dict[str, set[int]] = {
-    "xlat": {RAX}, "stos": {RAX}, "scas": {RAX}, "cmpxchg": {RAX}, "mul": {RAX},
-    "cmpxchg8b": {RAX, RDX, RCX, GPR.index("rbx")}, "div": {RAX, RDX}, "idiv": {RAX, RDX},
-    "mulx": {RDX},
-}  # fmt: skip
 
 
 def _how(insn: Instruction, change: Change, samples: Sequence[Sample], read_width: int) -> str:
@@ -519,7 +362,7 @@ def _flags(insn: Instruction, cpu: CpuState, runs: Sequence[_Run]) -> tuple[Flag
 def _verdicts(insn: Instruction, pending: Pending) -> dict[str, Verdict]:
     # Judged by the operand that the access belongs to: its first byte may be on the page before.
     linear = pending.transfer.linear
-    for address in _addresses(insn, pending):
+    for address in addresses(insn, pending):
         if address.linear <= linear < address.linear + max(insn.width, 1):
             linear = address.linear
     return verdicts(insn, cpl=pending.cpu.cpl, linear=linear)

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from tracer.plan import Address, Change, FlagChange, Plan, SubAccess
+from tracer.operand import Address
+from tracer.plan import Change, FlagChange, Plan, SubAccess
 from tracer.render import padded
 from tracer.verdict import Verdict
 from tracer.view.sheet import Cell, flow, folded, labelled, room, under, words
