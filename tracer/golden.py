@@ -41,13 +41,15 @@ class Recording:
     """Name a trace file, and where the goldens are that a test holds it to.
 
     Relative names of goldens start from ``folder``. With ``record`` they are written instead of
-    held to, and ``written`` gets the paths of those that changed.
+    held to, and ``written`` gets the paths of those that changed. ``settled`` has those that an
+    earlier test wrote or matched: they are held to, lest two tests overwrite each other's golden.
     """
 
     path: Path
     folder: Path = Path()
     record: bool = False
     written: list[Path] = field(default_factory=list)
+    settled: set[Path] = field(default_factory=set)
 
     @property
     def header(self) -> Header:
@@ -79,10 +81,13 @@ class Recording:
         path = self.folder / golden
         changed = assert_matches_trace(
             self.path, path, region=region, mask=mask, ignore=ignore, exact=exact,
-            alternatives=[self.folder / other for other in alternatives], record=self.record,
+            alternatives=[self.folder / other for other in alternatives],
+            record=self.record and path not in self.settled,
         )  # fmt: skip
         if changed:
             self.written.append(path)
+        if changed or not alternatives:
+            self.settled.add(path)
 
 
 def assert_matches_trace(
@@ -111,8 +116,20 @@ def assert_matches_trace(
         varying=(*map(parse_mask, mask), *(() if exact else VARYING)),
         passing=(*map(parse_mask, ignore), *(() if exact else PASSING)),
     )
-    if record:
-        return _record(trace, golden, others, region, rules)
+    try:
+        if record:
+            return _record(trace, golden, others, region, rules)
+        _hold(trace, golden, others, region, rules)
+    except TraceError as error:
+        # In a test suite the place in vetrace says nothing: the traceback ends in the test.
+        raise TraceError(str(error)) from None
+    return False
+
+
+def _hold(
+    trace: Path, golden: Path, others: Sequence[Path], region: str | None, rules: Rules
+) -> None:
+    __tracebackhide__ = True
     known = [path for path in (golden, *others) if path.exists()]
     if not known:
         raise GoldenMismatch(f"there is no golden {golden}: make it with pytest --vetrace-record")
@@ -121,7 +138,6 @@ def assert_matches_trace(
     if first and all(diffs):
         told = [f"nor {path}" for path in known[1:]]
         raise GoldenMismatch("\n".join([first[0], *told, *first[1:]]))
-    return False
 
 
 def difference(
@@ -191,7 +207,7 @@ def _record(
                 return False
     data = b"".join(map(codec.encode, (golden_header(header), *kept)))
     if golden.suffix == ".zst":
-        data = zstandard.ZstdCompressor(level=19).compress(data)
+        data = zstandard.ZstdCompressor(level=19, write_checksum=True).compress(data)
     with new_file(golden, "make its folder one that can be written") as draft:
         draft.write_bytes(data)
     return True

@@ -103,8 +103,12 @@ def _seconds(record: Record) -> str:
     return f"{microseconds // 10**6}.{microseconds % 10**6:06}"
 
 
+# What is not printable is escaped as in Python: a log is read in a terminal.
 def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
+    line = " ".join(text.splitlines())
+    return "".join(
+        c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line
+    )
 
 
 def header(tool: str, created: str) -> Header:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tracer.golden import Recording
 
 _written: pytest.StashKey[list[Path]] = pytest.StashKey()
+_settled: pytest.StashKey[set[Path]] = pytest.StashKey()
 
 
 class Boot(Protocol):
@@ -48,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Make room for the goldens that this session writes."""
     config.stash[_written] = []
+    config.stash[_settled] = set()
 
 
 def pytest_terminal_summary(
@@ -67,7 +69,9 @@ def vetrace_trace(request: pytest.FixtureRequest) -> Open:
     record = bool(config.getoption("--vetrace-record"))
 
     def open_trace(path: str | Path) -> Recording:
-        return Recording(folder / path, folder, record, config.stash[_written])
+        return Recording(
+            folder / path, folder, record, config.stash[_written], config.stash[_settled]
+        )
 
     return open_trace
 

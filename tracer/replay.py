@@ -1,8 +1,8 @@
 """Carry recorded instructions out again, without a guest, and hold each to its record.
 
 Every record has the code, the registers before, and what each load read. Decode and emulator must
-come to the same registers, flags, length and accesses, bit for bit. Records of native steps have
-nothing to be held to: they are counted.
+come to the same registers, flags, length and accesses, bit for bit. Of a native step nothing but
+its fault and its place can be held to the record: it is counted.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tracer.errors import EmulationError
 from tracer.hypercall import WIDTHS, ghcb_exit, tdvmcall
 from tracer.instruction import Instruction
 from tracer.intercept import changed_values, cut, other_registers
-from tracer.trace import Intercept, MemoryAccess, Record, RegionRecord
-from tracer.x86 import GPR, CpuState, Mode, Segments
+from tracer.trace import Intercept, MemoryAccess, Record, RegionRecord, UserRecord
+from tracer.x86 import GPR, CpuState, Mode, PageFaultCode, Segments
 
 # What was carried out once had the units it needs: SSE and AVX switched on. Canonical addresses of
 # 57 bits include those of 48. Ref: Intel SDM vol. 3A, 2.5.
@@ -53,17 +53,27 @@ class Tally:
 class Replay:
     """Replay records as they come, in memory that does not grow with their number.
 
-    ``first`` is the first record of an instruction, ``next_seq`` the number that the next one must
-    have; both are None before it.
+    ``earlier`` holds the ``region`` and ``user`` records from before, ``vcpus`` is how many the
+    guest has where that is known. ``first`` is the first record of an instruction, ``next_seq`` the
+    number that the next one must have, None where any will do. ``steps`` counts the device accesses
+    of native steps.
     """
 
-    def __init__(self, regions: Iterable[RegionRecord] = ()) -> None:
+    def __init__(
+        self,
+        earlier: Iterable[Record] = (),
+        vcpus: int | None = None,
+        next_seq: int | None = None,
+    ) -> None:
         self.tally = Tally()
         self.first: Intercept | None = None
-        self.next_seq: int | None = None
+        self.next_seq = next_seq
+        self.steps = 0
+        self._vcpus = vcpus
+        self._changed_by_hand = False
         self._regions: dict[str, list[tuple[int, int]]] = {}
-        for region in regions:
-            self.add(region)
+        for record in earlier:
+            self.add(record)
 
     def add(self, record: Record) -> Divergence | None:
         """Replay one record; return how it diverges, or None."""
@@ -72,13 +82,18 @@ class Replay:
         if isinstance(record, RegionRecord):
             place = int(record.region.start, 16), int(record.region.end, 16)
             self._regions.setdefault(record.region.name, []).append(place)
+        if isinstance(record, UserRecord) and record.registers:
+            self._changed_by_hand = True
         return None
 
     def _intercept(self, record: Intercept) -> Divergence | None:
-        seq, due = record.seq, self.next_seq
-        if due is None:
-            self.first, due = record, seq
+        seq = record.seq
+        due = seq if self.next_seq is None else self.next_seq
+        if self.first is None:
+            self.first = record
         wrong = [] if seq == due else [Contrast("seq", str(due), str(seq))]
+        if self._vcpus is not None and record.vcpu >= self._vcpus:
+            wrong.append(Contrast("vcpu", f"below {self._vcpus}", str(record.vcpu)))
         devices = 0
         for access in record.accesses:
             if access.region is not None:
@@ -87,9 +102,11 @@ class Replay:
         self.next_seq = seq + devices
         if record.via == "stepped":
             self.tally.stepped += 1
+            self.steps += devices
+            wrong += _fault(record, located=True)
         else:
             try:
-                wrong += _carry_out(record)
+                wrong += _carry_out(record, located=not self._changed_by_hand)
             except _Incomplete:
                 self.tally.incomplete += 1
             else:
@@ -138,12 +155,43 @@ def _members(name: str, expected: msgspec.Struct, actual: msgspec.Struct) -> lis
     return [Contrast(f"{name}.{member}", was, now) for member, was, now in pairs if was != now]
 
 
+# Plain integers: a flag's complement has the named bits alone, and each operation takes its time.
+_W, _U, _RSVD = int(PageFaultCode.W), int(PageFaultCode.U), int(PageFaultCode.RSVD)
+_POSSIBLE = _RSVD | _U | _W | int(PageFaultCode.P)
+
+
+# The fault is that of poison, at the privilege level of the code, and where it is ``located`` by an
+# access of the record: in its bytes and its direction. Whether P is set with RSVD is the CPU's way
+# of telling; QEMU leaves it clear. Ref: Intel SDM vol. 3A, 4.7.
+def _fault(record: Intercept, *, located: bool) -> list[Contrast]:
+    code, cr2 = int(record.error_code, 16), int(record.cr2, 16)
+    wrong: list[Contrast] = []
+    if not code & _RSVD or code & ~_POSSIBLE:
+        wrong.append(Contrast("error_code", "RSVD, with P, W and U at most", record.error_code))
+    elif bool(code & _U) != (record.cpl == 3):
+        expected = "3" if code & _U else "0 to 2"
+        wrong.append(Contrast("cpl by error_code", expected, str(record.cpl)))
+    if not located:
+        return wrong
+    direction = "write" if code & _W else "read"
+    found = set()
+    for access in record.accesses:
+        linear = int(access.linear, 16)
+        if linear <= cr2 < linear + max(access.width, 1):
+            found.add(access.direction)
+    if not found:
+        wrong.append(Contrast("cr2", "within an access", record.cr2))
+    elif direction not in found:
+        wrong.append(Contrast("direction by error_code", direction, found.pop()))
+    return wrong
+
+
 class _Incomplete(Exception):
     # The record lacks a register that its instruction sees.
     pass
 
 
-def _carry_out(record: Intercept) -> list[Contrast]:
+def _carry_out(record: Intercept, *, located: bool) -> list[Contrast]:
     code = bytes.fromhex(record.code)
     mode = _MODES.get(record.mode)
     if mode is None or not record.before.keys() >= _NEEDED:
@@ -152,7 +200,9 @@ def _carry_out(record: Intercept) -> list[Contrast]:
         return [Contrast("before", "rflags and 16 registers", actual)]
     try:
         insn = decode(code, int(record.rip, 16), mode)
-        wrong = _same("text", record.text, insn.text)
+        # A REP goes on at one stop: only its first iteration is where the CPU faulted.
+        wrong = _fault(record, located=located and insn.rep is None)
+        wrong += _same("text", record.text, insn.text)
         if insn.length != len(code):
             wrong.append(Contrast("length", str(len(code)), str(insn.length)))
         cpu = _state(record, insn)

@@ -156,7 +156,7 @@ class Intercept(
     time_ns: Count
     vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
     cpl: Annotated[int, msgspec.Meta(ge=0, le=3)]
-    mode: int
+    mode: Literal[16, 32, 64]
     rip: Hex
     symbol: str | None = None
     code: Code

@@ -62,7 +62,7 @@ def _made(
         code=insn.code.hex(),
         text=insn.text,
         cr2=accesses[0].linear,
-        error_code="0x9",
+        error_code="0x9" if accesses[0].direction == "read" else "0xb",
         via="emulated",
         accesses=accesses,
         before=register_values(before, insn),

@@ -221,3 +221,10 @@ def test_the_contract_names_every_member(struct: type[msgspec.Struct]) -> None:
 
 def test_the_contract_has_the_version() -> None:
     assert CONTRACT.startswith(f"# The trace format, version {FORMAT_VERSION}\n")
+
+
+@pytest.mark.parametrize("mode", [0, 8, 48, 1 << 62])
+def test_a_mode_that_no_code_segment_has_is_refused(mode: int) -> None:
+    line = codec.encode(sample.RECORDS[6]).replace(b'"mode":64', b'"mode":%d' % mode)
+    with pytest.raises(TraceError, match="line 7: bad record: Invalid enum value"):
+        codec.decode(line, 7)

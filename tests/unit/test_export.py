@@ -116,6 +116,17 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, capsys: O
     assert sorted(tmp_path.iterdir()) == [result, trace]
 
 
+def test_a_number_that_no_column_holds_is_told_with_its_file(
+    tmp_path: Path, capsys: Output
+) -> None:
+    wide = sample.intercept(0, sample.device("nvme", 0x14, 4, "write", 1 << 64))
+    path = sample.write(tmp_path / "run.vtrace", [sample.region("nvme"), wide, sample.end(1)])
+    table = tmp_path / "t.parquet"
+    assert cli.main(["export", str(path), "--format", "parquet", "-o", str(table)]) == 1
+    told = f"vetrace: {path}: access 0: a number of more than 64 bits fits no column\n"
+    assert capsys.readouterr().err == told and not table.exists()
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: Output) -> None:
     trace = sample.write(tmp_path / "run.vtrace")
     for path in (tmp_path / "no" / "such", Path("/dev/full")):

@@ -110,6 +110,12 @@ def test_a_value_that_is_not_known_is_unknown() -> None:
     assert line == "UNKNOWN 0.214318 0 0xfee00020 8b,40,1c 0xffffffff81234567 0"
 
 
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    texts = ["\x1b[2J", "PCIDEV \x07\tbell", "é"]
+    lines = exported([Mark(time_ns=0, text=text) for text in texts])
+    assert lines[1:] == ["MARK 0.000000 \\x1b[2J", "PCIDEV \\x07\tbell", "MARK 0.000000 é"]
+
+
 def test_a_mark_stays_on_its_line() -> None:
     lines = exported([Mark(time_ns=1_000, text="two\nlines")])
     assert lines[-1] == "MARK 0.000001 two lines"

@@ -76,6 +76,33 @@ def test_a_failure_is_the_diff_without_our_own_frames(
     result.stdout.no_fnmatch_line("*golden.py*")
 
 
+def test_two_tests_do_not_overwrite_each_others_golden(
+    project: Path, pytester: pytest.Pytester
+) -> None:
+    other = TEST.replace('region="nvme"', 'region="hpet"')
+    pytester.makepyfile(**{"tests/test_other": other, "tests/test_same": TEST})
+    golden = project / "tests" / "golden" / "nvme-probe.vtrace"
+    result = run(pytester, "--vetrace-record")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines([f"E *TraceError: {golden} has not an access to hpet *"])
+    assert result.outlines.count(f"vetrace: recorded {golden}") == 1
+    run(pytester).assert_outcomes(passed=2, failed=1)
+
+
+def test_a_golden_that_is_no_trace_is_told_without_our_own_frames(
+    project: Path, pytester: pytest.Pytester
+) -> None:
+    golden = project / "tests" / "golden" / "nvme-probe.vtrace"
+    golden.parent.mkdir()
+    golden.write_text("garbage\n")
+    result = run(pytester)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E *TraceError: {golden}: line 1: not a vetrace trace: *"])
+    for own in ("*golden.py*", "*reader.py*", "*codec.py*"):
+        result.stdout.no_fnmatch_line(own)
+    run(pytester, "--vetrace-record").assert_outcomes(passed=1)
+
+
 BOOTS = """
     import shutil
     import pytest

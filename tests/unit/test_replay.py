@@ -18,7 +18,7 @@ from tracer import cli, codec
 from tracer.divergence import Divergence
 from tracer.hypercall import ghcb_exit, tdvmcall
 from tracer.replay import Replay
-from tracer.trace import Intercept
+from tracer.trace import End, Intercept, UserRecord
 
 RECORDS = replay_sample.records()
 NAMES = [record.text for record in RECORDS]
@@ -134,6 +134,52 @@ def test_a_hypercall_that_does_not_follow_from_its_access_is_seen() -> None:
     }
 
 
+def test_a_fault_that_the_accesses_do_not_explain_is_seen() -> None:
+    for record in RECORDS:
+        end = record.accesses[-1]
+        beyond = hex(int(end.linear, 16) + end.width)
+        repeats = record.text.startswith("rep ")  # its later iterations keep the first one's fault
+        found = diverges(changed(record, cr2=beyond))
+        assert found == ({} if repeats else {"cr2": ("within an access", beyond)})
+        other = hex(int(record.error_code, 16) ^ 2)
+        if {access.direction for access in record.accesses} == {"read", "write"} or repeats:
+            assert diverges(changed(record, error_code=other)) == {}
+        else:
+            assert set(diverges(changed(record, error_code=other))) == {"direction by error_code"}
+
+
+@pytest.mark.parametrize("error_code", ["0x0", "0x1", "0x19", "0x29", "0x8009"])
+def test_an_error_code_that_poison_does_not_have_is_seen(error_code: str) -> None:
+    assert "error_code" in diverges(changed(RECORDS[0], error_code=error_code))
+
+
+def test_a_privilege_level_that_the_error_code_does_not_have_is_seen() -> None:
+    assert diverges(changed(RECORDS[0], cpl=3)) == {"cpl by error_code": ("0 to 2", "3")}
+    assert diverges(changed(RECORDS[0], error_code="0xd")) == {"cpl by error_code": ("3", "0")}
+
+
+def test_the_fault_of_a_native_step_is_held_to_its_access() -> None:
+    step = sample.intercept(0, sample.device("lapic", 0x20, 4, "read", None), via="stepped")
+    assert Replay().add(step) is None
+    assert Replay().add(changed(step, cr2="0x0")) is not None
+    assert Replay().add(changed(step, error_code="0xb")) is not None
+
+
+def test_what_a_person_set_may_lead_elsewhere_than_the_fault() -> None:
+    record = changed(RECORDS[0], cr2="0xffffc90000000000")
+    assert Replay().add(record) is not None
+    by_hand = UserRecord(time_ns=0, text="set rax 0x0", registers={"rax": "0x0"})
+    assert Replay([by_hand]).add(record) is None
+    looked = UserRecord(time_ns=0, text="poke nvme+0x14 0x0")
+    assert Replay([looked]).add(record) is not None
+
+
+def test_a_vcpu_that_the_guest_does_not_have_is_seen() -> None:
+    assert Replay(vcpus=2).add(changed(RECORDS[0], vcpu=1)) is None
+    found = Replay(vcpus=2).add(changed(RECORDS[0], vcpu=2))
+    assert found is not None and [c.name for c in found.contrasts] == ["vcpu"]
+
+
 def test_the_example_of_the_contract_is_replayed() -> None:
     page = (Path(__file__).parents[2] / "docs" / "trace-format.md").read_text()
     lines = page.partition("```jsonl\n")[2].partition("```")[0].encode().splitlines()[1:]
@@ -216,6 +262,38 @@ def test_a_gap_between_what_two_processes_replay_is_seen(
     path = sample.write(tmp_path / "run.vtrace", [sample.region("nvme"), *records])
     assert cli.main(["replay", str(path), "--jobs", jobs]) == 3
     assert "access #2000 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_records_that_are_missing_at_either_end_are_seen(
+    tmp_path: Path, capsys: Output, jobs: str
+) -> None:
+    region, first, *others, last, end = replay_sample.trace()
+    path = sample.write(tmp_path / "run.vtrace", [region, *others, last, end])
+    assert cli.main(["replay", str(path), "--jobs", jobs]) == 3
+    assert "seq  0         1" in capsys.readouterr().out
+    path = sample.write(tmp_path / "run.vtrace", [region, first, *others, end])
+    assert cli.main(["replay", str(path), "--jobs", jobs, "--json"]) == 3
+    out, err = capsys.readouterr()
+    told = "its end record counts accesses 18, but it has 17"
+    assert not json.loads(out)["agrees"] and json.loads(out)["miscounted"] == told
+    assert err == f"vetrace: {path}: {told}\n"
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_record_that_is_called_stepped_is_missed(
+    tmp_path: Path, capsys: Output, jobs: str
+) -> None:
+    region, first, *others, end = replay_sample.trace()
+    assert isinstance(first, Intercept) and isinstance(end, End)
+    counts = {"accesses": 18, "emulated": 18, "stepped": 0}
+    path = tmp_path / "run.vtrace"
+    changed_end = msgspec.structs.replace(end, counts=counts)
+    sample.write(path, [region, first, *others, changed_end])
+    assert cli.main(["replay", str(path), "--jobs", jobs]) == 0
+    sample.write(path, [region, changed(first, via="stepped"), *others, changed_end])
+    assert cli.main(["replay", str(path), "--jobs", jobs]) == 3
+    assert "counts emulated 18, but it has 17" in capsys.readouterr().err
 
 
 def test_a_trace_without_an_emulated_access_does_not_agree(tmp_path: Path, capsys: Output) -> None:

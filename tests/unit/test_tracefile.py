@@ -134,15 +134,43 @@ def test_the_damage_tells_what_is_left_out(tmp_path: Path) -> None:
     )
 
 
-def test_damaged_compression_keeps_what_came_before(tmp_path: Path) -> None:
+def test_damaged_compression_is_an_error_after_what_came_before(tmp_path: Path) -> None:
     long = sample.RECORDS * 100
     path = sample.write(tmp_path / "run.zst", long)
     # A second frame whose header is fine and whose only block has the reserved type 3:
     # RFC 8878, 3.1.1.2.2.
     path.write_bytes(path.read_bytes() + bytes.fromhex("28b52ffd 0058 070000"))
-    records, trace = read(path)
-    assert records == long
-    assert trace.damage is not None and "compressed data is damaged" in trace.damage
+    records = []
+    with (
+        TraceReader(path) as trace,
+        pytest.raises(TraceError, match=r"run\.zst: line 1202: ") as told,
+    ):
+        records.extend(trace)
+    assert "compressed data is damaged" in str(told.value)
+    assert trace.records == len(long)
+
+
+def test_any_bit_that_flips_in_a_packed_trace_is_told(tmp_path: Path) -> None:
+    path = sample.write(tmp_path / "run.zst")
+    data = path.read_bytes()
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            records, trace = read(path)
+        except TraceError as error:
+            assert str(path) in str(error)
+        else:
+            # Two bits of the frame's header mean nothing; a size too large makes it a cut file.
+            assert records == sample.RECORDS or trace.damage is not None
+
+
+def test_records_behind_the_end_are_told(tmp_path: Path) -> None:
+    path = sample.write(tmp_path / "run.jsonl", [*sample.RECORDS, sample.RECORDS[5]])
+    _, trace = read(path)
+    assert trace.end is None
+    assert trace.damage is not None and "no end record after line 14" in trace.damage
 
 
 def test_several_frames_are_one_trace(tmp_path: Path) -> None:

@@ -66,7 +66,10 @@ def _perfetto(source: Source, sink: IO[bytes]) -> None:
 def _parquet(source: Source, sink: IO[bytes]) -> None:
     with _extra("pyarrow"):
         from tracer.export import parquet
-    parquet.write(source.trace.header, source.events(), sink)
+    try:
+        parquet.write(source.trace.header, source.events(), sink)
+    except ValueError as error:
+        raise TraceError(f"{source.trace.path}: {error}") from error
 
 
 _FORMATS: dict[str, Callable[[Source, IO[bytes]], None]] = {

@@ -20,11 +20,11 @@ from tracer.divergence import Divergence, out_of_turn
 from tracer.errors import UsageError
 from tracer.render import divergence_lines
 from tracer.replay import Replay, Tally
-from tracer.trace import Intercept, RegionRecord
+from tracer.trace import End, Intercept
 from tracer.tracefile import TraceReader
 
 _CHUNK = 2000  # records: some 50 ms of work for one process
-_REGION = b'{"type":"region"'
+_EARLIER = b'{"type":"region"', b'{"type":"user"'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,24 +45,40 @@ def run(args: argparse.Namespace) -> int:
     """Replay the trace up to the first divergence; return the exit status."""
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: give a number of processes from 1 on")
-    tally, divergence = Tally(), None
+    tally, divergence, steps, due = Tally(), None, 0, 0
     with TraceReader(args.trace) as trace:
         parts = _in_turn(trace) if args.jobs == 1 else _in_parallel(trace, args.jobs)
         with contextlib.closing(parts), terminal.progress(sys.stderr, "replaying") as advance:
             for part in parts:
                 tally.add(part.tally)
                 divergence = part.divergence
+                steps += part.steps
+                due = due if part.next_seq is None else part.next_seq
                 if divergence is not None:
                     break
                 advance(trace.progress())
+    miscounted = None if divergence is not None else _miscounted(trace.end, due, steps)
     if args.json:
-        print(msgspec.json.encode(_object(tally, divergence, trace)).decode())
+        print(msgspec.json.encode(_object(tally, divergence, miscounted, trace)).decode())
     else:
         _print(tally, divergence)
     terminal.warn_of_losses(trace)
+    if miscounted is not None:
+        terminal.warn(f"{args.trace}: {miscounted}")
     if not tally.replayed and divergence is None:
         terminal.warn(f"nothing was replayed: {args.trace} has no emulated access")
-    return EXIT_OK if divergence is None and tally.replayed else EXIT_MISMATCH
+    agrees = divergence is None and miscounted is None and tally.replayed > 0
+    return EXIT_OK if agrees else EXIT_MISMATCH
+
+
+# The end record's own counts tell of records that were taken out before it, or told otherwise.
+def _miscounted(end: End | None, accesses: int, steps: int) -> str | None:
+    found = {"accesses": accesses, "emulated": accesses - steps, "stepped": steps}
+    for name, number in found.items():
+        told = end.counts.get(name, number) if end is not None else number
+        if told != number:
+            return f"its end record counts {name} {told}, but it has {number}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +88,14 @@ class _Part:
     divergence: Divergence | None
     first: Intercept | None
     next_seq: int | None
+    steps: int
     unknown: Counter[str]
 
 
 def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
-    replay, records = Replay(), iter(trace)
+    replay, records = Replay(vcpus=trace.header.vcpus, next_seq=0), iter(trace)
     while True:
-        replay.tally = Tally()
+        replay.tally, replay.steps = Tally(), 0
         divergence, seen = None, 0
         for record in islice(records, _CHUNK):
             seen += 1
@@ -88,15 +105,19 @@ def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
         if not seen:
             return
         # The reader itself counts what is unknown.
-        yield _Part(replay.tally, divergence, replay.first, replay.next_seq, Counter())
+        yield _part(replay, divergence, Counter())
 
 
-# Lines go to the processes undecoded, in chunks, each with the regions announced before it. No more
-# than a few chunks are under way, and parts come back in file order.
+def _part(replay: Replay, divergence: Divergence | None, unknown: Counter[str]) -> _Part:
+    return _Part(replay.tally, divergence, replay.first, replay.next_seq, replay.steps, unknown)
+
+
+# Lines go to the processes undecoded, in chunks, each with what was announced or done by hand
+# before it. No more than a few chunks are under way, and parts come back in file order.
 def _in_parallel(trace: TraceReader, jobs: int) -> Generator[_Part, None, None]:
     pool = ProcessPoolExecutor(jobs)
     pending: deque[Future[_Part]] = deque()
-    due: int | None = None
+    due: int | None = 0
 
     def finished() -> _Part:
         nonlocal due
@@ -112,11 +133,12 @@ def _in_parallel(trace: TraceReader, jobs: int) -> Generator[_Part, None, None]:
         return part
 
     try:
-        regions: list[bytes] = []
+        earlier: list[bytes] = []
+        vcpus = trace.header.vcpus
         lines = trace.lines()
         while chunk := list(islice(lines, _CHUNK)):
-            pending.append(pool.submit(_replay_lines, tuple(regions), chunk))
-            regions += [line for _, line in chunk if line.startswith(_REGION)]
+            pending.append(pool.submit(_replay_lines, tuple(earlier), vcpus, chunk))
+            earlier += [line for _, line in chunk if line.startswith(_EARLIER)]
             if len(pending) > 2 * jobs:
                 yield finished()
         while pending:
@@ -125,9 +147,11 @@ def _in_parallel(trace: TraceReader, jobs: int) -> Generator[_Part, None, None]:
         pool.shutdown(cancel_futures=True)
 
 
-def _replay_lines(regions: Iterable[bytes], lines: Iterable[tuple[int, bytes]]) -> _Part:
-    known = (codec.decode(line, 0) for line in regions)
-    replay = Replay(record for record in known if isinstance(record, RegionRecord))
+def _replay_lines(
+    earlier: Iterable[bytes], vcpus: int, lines: Iterable[tuple[int, bytes]]
+) -> _Part:
+    known = (codec.decode(line, 0) for line in earlier)
+    replay = Replay((record for record in known if not isinstance(record, codec.Unknown)), vcpus)
     divergence = None
     unknown: Counter[str] = Counter()
     for number, line in lines:
@@ -138,7 +162,7 @@ def _replay_lines(regions: Iterable[bytes], lines: Iterable[tuple[int, bytes]]) 
             divergence = replay.add(record)
         if divergence is not None:
             break
-    return _Part(replay.tally, divergence, replay.first, replay.next_seq, unknown)
+    return _part(replay, divergence, unknown)
 
 
 def _print(tally: Tally, divergence: Divergence | None) -> None:
@@ -154,10 +178,13 @@ def _print(tally: Tally, divergence: Divergence | None) -> None:
     print("; ".join(told))
 
 
-def _object(tally: Tally, divergence: Divergence | None, trace: TraceReader) -> dict[str, Any]:
+def _object(
+    tally: Tally, divergence: Divergence | None, miscounted: str | None, trace: TraceReader
+) -> dict[str, Any]:
     return {
-        "agrees": divergence is None and tally.replayed > 0,
+        "agrees": divergence is None and miscounted is None and tally.replayed > 0,
         **asdict(tally),
         "divergence": None if divergence is None else asdict(divergence),
+        "miscounted": miscounted,
         "damage": trace.damage,
     }

@@ -14,7 +14,6 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tracer.errors import TraceError
 from tracer.fold import Event
 from tracer.trace import Header
 
@@ -53,7 +52,7 @@ _ROWS = 1 << 16  # rows a group: flat memory, and still large enough to compress
 def write(header: Header, events: Iterable[Event], sink: IO[bytes]) -> int:
     """Write a table with one row an event and the trace's header as metadata; return the rows.
 
-    Raise :exc:`TraceError` at a number that no column can hold.
+    Raise ValueError at a number that no column can hold.
     """
     schema = SCHEMA.with_metadata({"vetrace": msgspec.json.encode(header)})
     rows, source = 0, iter(events)
@@ -96,5 +95,5 @@ def _number(event: Event, text: str | None) -> int | None:
         return None
     number = int(text, 16)
     if number >> 64:
-        raise TraceError(f"access {event.seq}: a number of more than 64 bits fits no column")
+        raise ValueError(f"access {event.seq}: a number of more than 64 bits fits no column")
     return number

@@ -12,9 +12,6 @@ from tracer.register import Named
 from tracer.render import access_line, access_object, layout, printable
 from tracer.repl.result import Paper
 from tracer.trace import Intercept, MemoryAccess
-from tracer.x86 import Mode
-
-_MODES = {Mode.LONG: 64, Mode.COMPAT32: 32, Mode.COMPAT16: 16}
 
 
 def as_recorded(pending: Pending) -> tuple[Intercept, MemoryAccess]:
@@ -25,7 +22,7 @@ def as_recorded(pending: Pending) -> tuple[Intercept, MemoryAccess]:
         time_ns=pending.time_ns,
         vcpu=pending.vcpu,
         cpl=pending.cpu.cpl,
-        mode=_MODES[pending.cpu.mode],
+        mode=pending.cpu.mode.value,
         rip=hex(pending.cpu.rip),
         symbol=pending.symbol,
         code=pending.code.hex(),

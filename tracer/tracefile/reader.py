@@ -53,9 +53,7 @@ class TraceReader:
             self._lines = _lines(self._raw)
             line = self._line()
             if not line.endswith(b"\n"):
-                raise TraceError(
-                    f"line 1: {'cut inside its header' if line else self.damage or 'empty'}"
-                )
+                raise TraceError(f"line 1: {'cut inside its header' if line else 'empty'}")
             self.header = codec.decode_header(line)
         except TraceError as error:
             self._raw.close()
@@ -64,7 +62,8 @@ class TraceReader:
     def __iter__(self) -> Iterator[Record]:
         """Yield each record once, in file order.
 
-        Raise :exc:`TraceError`, naming file and line, at a whole line that is no record.
+        Raise :exc:`TraceError`, naming file and line, at a whole line that is no record, and where
+        compressed data were changed: what was cut off is missing, what was changed is wrong.
         """
         with self.named():
             yield from self._records()
@@ -76,8 +75,7 @@ class TraceReader:
                 self.skipped(record.type)
                 continue
             self.records += 1
-            if isinstance(record, End):
-                self.end = record
+            self.end = record if isinstance(record, End) else None
             yield record
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
@@ -105,7 +103,7 @@ class TraceReader:
                 f"the file is cut after line {self._number}:"
                 f" {len(line)} bytes of an unfinished record are left out"
             )
-        elif self.damage is None and not self._ended(last):
+        elif not self._ended(last):
             self.damage = (
                 f"there is no end record after line {self._number}:"
                 " the run was killed or is still going"
@@ -152,8 +150,9 @@ class TraceReader:
         try:
             line = next(self._lines, b"")
         except zstandard.ZstdError as error:
-            self.damage = f"the compressed data is damaged: {error}"
-            return b""
+            raise TraceError(
+                f"line {self._number + 1}: the compressed data is damaged: {error}"
+            ) from error
         except OSError as error:
             raise TraceError(f"cannot be read: {error.strerror}") from error
         if len(line) >= _LONGEST_LINE:
@@ -169,21 +168,17 @@ def _lines(raw: io.BufferedReader) -> Iterator[bytes]:
     if raw.peek(4)[:4] != _ZSTD_MAGIC:
         yield from iter(partial(raw.readline, _LONGEST_LINE), b"")
         return
-    rest = b""
-    try:
-        for chunk in _unpacked(raw):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from (line + b"\n" for line in whole)
-            if len(rest) >= _LONGEST_LINE:
-                break
-    except zstandard.ZstdError as error:
-        damage: zstandard.ZstdError | None = error
-    else:
-        damage = None
+    rest = bytearray()  # of a line: it grows in place, so that a bomb costs no more than its bytes
+    for chunk in _unpacked(raw):
+        *whole, last = chunk.split(b"\n")
+        for line in whole:
+            yield bytes(rest) + line + b"\n"
+            rest.clear()
+        rest += last
+        if len(rest) >= _LONGEST_LINE:
+            break
     if rest:
-        yield rest
-    if damage is not None:
-        raise damage
+        yield bytes(rest)
 
 
 # All that can be decompressed. An error takes the whole chunk with it that it is found in, so that

@@ -20,8 +20,8 @@ class TraceWriter:
 
     A crash of vetrace or of the guest therefore loses no record; only a crash of the host can. A
     name that ends in ``.zst`` gives one Zstandard frame, flushed to a block boundary after every
-    record. A record that does not fit on the disk is taken back, so what came before it stays
-    readable.
+    record, with a checksum behind the last. A record that does not fit on the disk is taken back,
+    so what came before it stays readable.
     """
 
     def __init__(self, path: Path | str, header: Header) -> None:
@@ -34,7 +34,9 @@ class TraceWriter:
         self._size = 0  # bytes of whole lines in the file
         self._failed: TraceError | None = None
         self._compressor = (
-            zstandard.ZstdCompressor(level=3).compressobj() if self.path.suffix == ".zst" else None
+            zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
+            if self.path.suffix == ".zst"
+            else None
         )
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
