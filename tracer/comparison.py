@@ -55,7 +55,8 @@ class Comparison:
 
     ``messages`` counts the MSI writes that were left out, ``entries`` all entries of the log that
     were read, whatever their region. ``marked`` tells that the trace said where in the log to
-    begin.
+    begin. ``switched`` names the regions that were traced for a part of the run only: nothing of
+    them is compared.
     """
 
     regions: dict[str, RegionComparison] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Comparison:
     messages: int = 0
     entries: int = 0
     marked: bool = False
+    switched: list[str] = field(default_factory=list)
 
     @property
     def traced(self) -> int:

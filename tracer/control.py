@@ -21,7 +21,7 @@ from tracer.pending import Decision, Give, Go, Inject, Pending, Retry, Skip
 from tracer.region import Choice
 from tracer.session import Reason as SessionReason
 from tracer.session import Session
-from tracer.trace import Direction, UserRecord
+from tracer.trace import RELEASED, Direction, UserRecord
 from tracer.x86 import GPR, CpuState, Segments
 
 State = Literal["stopped", "running", "detached", "ended"]
@@ -160,7 +160,7 @@ class Control:
             await self.interrupt()
             await self.wait()
         self.stopped()
-        self._tell("detach")
+        self._tell(RELEASED)
         self.session.release()
         self._go(Go(), "detached")
 

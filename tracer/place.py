@@ -17,14 +17,20 @@ from tracer.selection import Span, names_region
 class Known:
     """Hold what names can be checked against, as far as the caller has it.
 
-    ``regions`` are the names of regions and devices; without any, every name is taken for a
-    region's. ``span`` returns the offsets of a region's register in bytes, None for an unknown
-    one; ``registers`` returns the names it knows in a region, for advice.
+    ``regions`` are the names of regions and devices, ``devices`` those that are a device's alone;
+    without any, every name is taken for a region's. ``span`` returns the offsets of a region's
+    register in bytes, None for an unknown one; ``registers`` returns the names it knows in a
+    region, for advice.
     """
 
     regions: Collection[str] = ()
     span: Callable[[str, str], Span | None] | None = None
     registers: Callable[[str], Collection[str]] | None = None
+    devices: Collection[str] = ()
+
+    def is_region(self, name: str) -> bool:
+        """Tell whether a name is known to be one region's."""
+        return name in self.regions and name not in self.devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +38,21 @@ class Spot:
     """Name bytes: of the regions that a pattern names, or of physical memory without one.
 
     ``span`` holds offsets in bytes or physical addresses, None is all of a region. ``register``
-    is a pattern that the register's name has to fit, in either case.
+    is a pattern that the register's name has to fit, in either case. ``exact`` leaves out the
+    regions of a device that has the region's name: an offset is in one region.
     """
 
     region: str | None
     span: Span | None = None
     register: str | None = None
+    exact: bool = False
 
     def holds(self, facts: Facts) -> bool:
         """Tell whether an access touches any of the bytes."""
         if self.region is None:
             return _meets(self.span, facts["address"], facts["width"])
+        if self.exact and self.region != facts["region"]:
+            return False
         if not _names(self.region, str(facts["region"]), str(facts["device"])):
             return False
         if self.register is not None and not _fits(self.register, str(facts["register"])):
@@ -79,7 +89,8 @@ def parse_place(text: str, known: Known, others: Collection[str] = ()) -> Place:
         if register:
             raise UsageError(f"{word} says which bytes, so no register follows: {register}")
         _check_region(region, known, others)
-        return Place(text, (Spot(region, _span(offsets, "offset")),))
+        span = _span(offsets, "offset")
+        return Place(text, (Spot(region, span, exact=known.is_region(region)),))
     if not register and not _known_region(word, known):
         region, register = _split(word, known)
     _check_region(region, known, others)
@@ -141,7 +152,9 @@ def _spots(region: str, register: str, known: Known) -> tuple[Spot, ...]:
         return (Spot(region, None, register),)
     names = [name for name in known.regions if names_region(region, name)]
     spans = [(name, known.span(name, register)) for name in names]
-    found = tuple(Spot(name, span) for name, span in spans if span is not None)
+    found = tuple(
+        Spot(name, span, exact=known.is_region(name)) for name, span in spans if span is not None
+    )
     if not found:
         registers = known.registers
         there = {each for name in names for each in registers(name)} if registers else ()

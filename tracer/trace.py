@@ -229,6 +229,10 @@ class UserRecord(
     registers: dict[str, Hex] = {}
 
 
+RELEASED = "detach"
+"""The text of the record after which a guest runs on without being traced."""
+
+
 class End(
     msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field="type", omit_defaults=True
 ):

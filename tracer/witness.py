@@ -27,7 +27,7 @@ from typing import BinaryIO, Generic, TypeVar
 
 from tracer.comparison import Comparison, Difference, Kind, RegionComparison, TracedAccess
 from tracer.qemu_log import LogEntry, entries
-from tracer.trace import Intercept, Mark, MemoryAccess, Record, RegionRecord, UserRecord
+from tracer.trace import RELEASED, Intercept, Mark, MemoryAccess, Record, RegionRecord, UserRecord
 
 
 def compare(
@@ -102,6 +102,7 @@ class _Matching:
         self.traced = _Side(self._accesses(records))
         self.logged = _Side(self._entries(log))
         self.aligned: set[str] = set()
+        self.released = False
         self.last_seq: dict[str, int] = {}
         self.last_line = 0
 
@@ -110,7 +111,17 @@ class _Matching:
             while pending := self.traced.pending:
                 self._judge(min(pending, key=lambda region: self.traced.queues[region][0].seq))
         self._drain()
+        self._leave_out_switched()
         return self.result
+
+    # Of a region that was not traced all the time, the log has more than the trace.
+    def _leave_out_switched(self) -> None:
+        result = self.result
+        result.switched = sorted(self.map.switched)
+        for name in self.map.switched:
+            result.regions.pop(name, None)
+        kept = (d for d in result.differences if d.region not in self.map.switched)
+        result.differences = list(kept)
 
     def _accesses(self, records: Iterator[Record]) -> Iterator[tuple[str, TracedAccess]]:
         begun = False
@@ -131,6 +142,7 @@ class _Matching:
                         last = access.seq
                         yield region, access
                 case UserRecord():
+                    self.released = self.released or record.text == RELEASED
                     for made in record.accesses:
                         self._count(made.region or "").traced += 1
                         yield made.region or "", _traced_access(made, last, "user", record.text)
@@ -256,7 +268,8 @@ class _Matching:
                     self._differ("missing", region, None, (entry,))
 
     def _drain(self) -> None:
-        while True:
+        # What a guest did after it was let go was not traced.
+        while not self.released:
             for region in self.logged.queues:
                 for entry in self.logged.take(region, len(self.logged.queues[region])):
                     if self.result.marked or region in self.aligned:
@@ -371,9 +384,14 @@ class _RegionMap:
     def __init__(self) -> None:
         self.places: list[tuple[int, int, str, str | None]] = []
         self.known: dict[tuple[int, str], str | None] = {}
+        self.switched: set[str] = set()
+        self._traced: dict[tuple[str, str], bool] = {}
 
     def add(self, record: RegionRecord) -> None:
         region = record.region
+        key = region.name, region.start
+        if self._traced.setdefault(key, region.traced) != region.traced:
+            self.switched.add(region.name)
         self.places.insert(
             0,
             (

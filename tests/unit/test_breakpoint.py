@@ -25,7 +25,7 @@ from tracer.errors import UsageError
 from tracer.facts import AccessFacts, facts_of_access, facts_of_pending
 from tracer.intercept import Transfer
 from tracer.pending import Pending
-from tracer.place import Known
+from tracer.place import Known, parse_place
 from tracer.region import Region
 from tracer.selection import Span
 from tracer.trace import Direction, Via
@@ -301,3 +301,15 @@ def test_any_words_make_a_break_or_an_error_in_one_line(text: str) -> None:
             parse_until(text, 0)
         except UsageError as error:
             assert "\n" not in str(error)
+
+
+def test_an_offset_of_a_region_is_not_one_of_its_device_s_others() -> None:
+    for text in ("nvme+0x14", "nvme.CC"):
+        (spot,) = parse_place(text, KNOWN).spots
+        for region, fits in (("nvme", True), ("nvme.msix-table", False)):
+            facts = {"region": region, "device": "nvme", "offset": 0x14, "width": 4}
+            assert spot.holds(facts) is fits
+    # The name of a device alone is that of all its regions.
+    device = Known(("nvme.a", "nvme"), devices=("nvme",))
+    facts = {"region": "nvme.a", "device": "nvme", "offset": 0x14, "width": 4}
+    assert parse_place("nvme+0x14", device).holds(facts)

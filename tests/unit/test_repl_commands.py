@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stop_sample
 from guest_sample import CRASH, Talk
 
 from tracer.breakpoint import parse_break, parse_until
@@ -215,6 +216,23 @@ def test_a_fault_in_place_of_the_instruction() -> None:
 
 def test_a_register_is_set() -> None:
     assert told("step", "set $rax 0x5").session.made[0][0] == "retry 0x5"
+
+
+def test_a_register_is_set_to_a_sum() -> None:
+    talk = told("step", "set $rax = $rsi - 0x1c")
+    assert talk.said[-1].startswith(f"$rax is {stop_sample.LINEAR:#x} (was ")
+    talk = told("step", "set $rax = -1")
+    assert talk.said[-1].startswith("$rax is 0xffffffffffffffff (was ")
+
+
+def test_what_is_displayed_is_shown_at_each_stop_of_a_script() -> None:
+    talk = told("display regs rip", "step", "set $rax 1", "step")
+    assert [line.split()[0] for line in talk.said].count("rip") == 2
+
+
+def test_an_empty_line_repeats_what_was_typed_and_not_what_was_displayed() -> None:
+    talk = told("display disas", "step", "", "")
+    assert talk.session.made == [("read", 1), ("write", 0)]
 
 
 def test_peek_and_poke_know_registers() -> None:

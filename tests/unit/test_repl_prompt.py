@@ -13,6 +13,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from tracer.errors import UsageError
+from tracer.fold import Fold
 from tracer.repl.completion import Candidates
 from tracer.repl.feed import Feed, Item, Meter, Rule, Seen, Skipped, skipped_line
 from tracer.repl.interpreter import INTERRUPTED
@@ -122,6 +123,16 @@ def test_a_loop_is_told_once() -> None:
     assert len(lines) < 8 and "more times" in lines[-1]
 
 
+def test_a_loop_without_an_end_is_told_of_every_few_seconds() -> None:
+    feed = Feed(limit=None, folds=True)
+    items = [item for tenth in range(300) for item in feed.add(seen(1), tenth / 10)]
+    folds = [item for item in items if isinstance(item, Fold)]
+    assert len(folds) == 5
+    items += feed.flush(30.0)
+    turns = sum(item.turns if isinstance(item, Fold) else 1 for item in items)
+    assert turns == 300 and len(items) < 40
+
+
 def test_the_line_for_what_is_left_out() -> None:
     line = skipped_line(Skipped(1234, 5200.4), "all in the trace")
     assert line.strip() == "… 1,234 more accesses (5,200/s), all in the trace"
@@ -164,7 +175,12 @@ def test_the_toolbar_is_cut_from_the_right(columns: int) -> None:
         ("help und", {"undisplay"}),
         ("display x", set()),
         ("nonsense x", set()),
-        ("break nvme if val", set()),
+        ("break nvme if val", {"value"}),
+        ("break nvme if value == 3 and reg", {"register", "region"}),
+        ("hide if dir", {"direction"}),
+        ("condition 1 val", {"value"}),
+        ("break nvme if $r", {"$rax", "$rip"}),
+        ("mark if val", set()),
     ],
 )
 def test_completion(line: str, some: set[str]) -> None:

@@ -193,6 +193,23 @@ def test_what_a_person_did_is_compared_as_the_devices_saw_it() -> None:
     assert not compare(records, [log[0], told(read(0x4, 4, 0x55)), *log[2:]]).agrees
 
 
+def test_a_region_that_was_not_traced_all_the_time_is_not_compared() -> None:
+    records = trace(read(0x0, 4, 2), read(0x0, 8, 1, "hpet"), read(0x4, 4, 3))
+    records.insert(-1, sample.region("hpet", traced=False))
+    log = [told(read(0x0, 4, 2)), told(read(0x4, 4, 3))]
+    comparison = compare(records, log)
+    assert comparison.agrees and comparison.switched == ["hpet"]
+    assert "hpet" not in comparison.regions
+    assert not compare(records, log[:1]).agrees
+
+
+def test_what_a_guest_did_after_it_was_let_go_is_not_compared() -> None:
+    records = trace(read(0x0, 4, 2))
+    log = [told(read(0x0, 4, 2)), told(read(0x4, 4, 3))]
+    assert faults(compare(records, log)) == (1, 0, 0)
+    assert compare([*records, UserRecord(time_ns=0, text="detach")], log).agrees
+
+
 def test_messages_from_devices_are_left_out() -> None:
     access = write(0xB0, 4, 0, "lapic")
     log = [

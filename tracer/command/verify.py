@@ -64,6 +64,11 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
     total = comparison.missing + comparison.extra + comparison.different
     if total > len(comparison.differences):
         print(f"… and {total - len(comparison.differences):,} more", file=stream)
+    if comparison.switched:
+        print(
+            f"not compared, as not traced all the time: {', '.join(comparison.switched)}",
+            file=stream,
+        )
     if comparison.messages:
         print(f"{comparison.messages} MSI messages from devices left out", file=stream)
     print(
@@ -83,6 +88,7 @@ def _object(comparison: Comparison) -> dict[str, Any]:
         "different": comparison.different,
         "messages": comparison.messages,
         "marked": comparison.marked,
+        "switched": comparison.switched,
         "regions": [
             {"region": name, **asdict(counts)}
             for name, counts in sorted(comparison.regions.items())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
+from tracer.condition.vocabulary import NAMES
 from tracer.errors import UsageError
 from tracer.repl.command import Command
 from tracer.repl.desk import Desk
@@ -18,10 +20,14 @@ MOST = 200
 """How many candidates are offered at most."""
 
 _CPU = tuple(f"${name}" for name in (*GPR, "rip", "rflags"))
+_FACT = re.compile(r"[$\w]*\Z")
 
 
 class Candidates:
-    """Find what completes a line, with the names of one guest."""
+    """Find what completes a line, with the names of one guest.
+
+    A command that takes a condition has ``if`` among what it expects.
+    """
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -41,11 +47,14 @@ class Candidates:
         words = rest.split(" ")
         last = words[-1]
         index = min(len([word for word in words[:-1] if word]), len(item.expects) - 1)
-        if index < 0 or "if" in words[:-1]:
+        if index < 0:
             return last, []
-        found = dict.fromkeys(
-            option for kind in item.expects[index] for option in self._names(kind, last)
-        )
+        kinds = item.expects[index]
+        if "if" in words[:-1]:
+            kinds = ("fact",) if any("if" in each for each in item.expects) else ()
+        if "fact" in kinds:
+            last = "".join(_FACT.findall(last))  # an operator may stand before it
+        found = dict.fromkeys(option for kind in kinds for option in self._names(kind, last))
         return last, [(option, "") for option in islice(sorted(found), MOST)]
 
     def _commands(self, beginning: str) -> Iterator[tuple[str, str]]:
@@ -71,6 +80,8 @@ class Candidates:
                 return [item.name for item in desk.commands]
             case "cpu":
                 return _CPU
+            case "fact":
+                return [*NAMES, *_CPU]
             case "profile":
                 return list(PROFILES)
             case "filter":

@@ -184,6 +184,7 @@ class Desk:
             return Result(
                 halt_object(halt, given, named),
                 lambda paper: halt_lines(halt, paper, symbol, given, named),
+                stands=True,
             )
         if self.waits and self.control.error is not None:
             raise self.control.error

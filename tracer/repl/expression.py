@@ -60,6 +60,16 @@ def linear_address(text: str, cpu: CpuState | None, address_of: Callable[[str], 
     return total & _MASK
 
 
+def register_value(text: str, cpu: CpuState | None, address_of: Callable[[str], int | None]) -> int:
+    """Return what a 64-bit register is to hold: a number, or the sum that an address can be.
+
+    Raises UsageError as :func:`linear_address` does.
+    """
+    if _NUMBER.fullmatch(text.removeprefix("-")):
+        return unsigned(text, 8)
+    return linear_address(text, cpu, address_of)
+
+
 def _term(text: str, cpu: CpuState | None, address_of: Callable[[str], int | None]) -> int:
     if text.startswith("$"):
         return _register(text[1:].lower(), cpu)

@@ -17,6 +17,7 @@ LINES_PER_SECOND = 30
 
 _WINDOW = 1.0
 _TAIL = 3
+_SILENCE = 5.0  # seconds after which a loop that goes on is told of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Feed:
     An access is wanted when one of the ``filters`` fits it, or there are none, and none of the
     ``hidden`` does. ``limit`` is how many lines a second are shown, None for all; what comes beyond
     it is counted. ``on`` and ``paused`` switch the feed off; paused, it tells afterwards how much
-    came. With ``folds``, the turns of a loop are told once.
+    came. With ``folds``, the turns of a loop are told once, and every few seconds while it goes on.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Feed:
         self._came = self._shown = self._skipped = 0
         self._folder = Folder(eager=True) if folds else None
         self._tail: deque[Event] = deque(maxlen=_TAIL)
+        self._told = 0.0
 
     def wants(self, event: Seen) -> bool:
         """Tell whether an access passes the filters."""
@@ -82,10 +84,20 @@ class Feed:
         if self._since is None:
             self._since = now
         self._came += 1
-        told = [event] if self._folder is None else self._folder.add(event)
-        for item in told:
+        for item in self._folded(event, now):
             items += self._admitted(item)
         return items
+
+    # A driver that polls for ever is seen to be alive: its loop is told, and begins anew.
+    def _folded(self, event: Seen, now: float) -> list[Event | Fold]:
+        if self._folder is None:
+            return [event]
+        told = self._folder.add(event)
+        if not told and now - self._told >= _SILENCE:
+            told = self._folder.end()
+        if told:
+            self._told = now
+        return told
 
     def _admitted(self, item: Event | Fold) -> list[Item]:
         if not self.paused and (self.limit is None or self._shown < self.limit):

@@ -87,7 +87,19 @@ class Interpreter:
         if item.repeats:
             self.again = result.again or str(statement)
         self._print(item.name, result)
+        if result.stands:
+            await self.display()
         return 0
+
+    async def display(self) -> None:
+        """Carry out what is displayed at each stop; what fails is told, and nothing else is lost.
+
+        An empty line repeats afterwards what it would have before.
+        """
+        again = self.again
+        for text in list(self.desk.displays.values()):
+            await self.line(text, f"display {text}: ")
+        self.again = again
 
     async def script(self, lines: AsyncIterable[str], name: str) -> int:
         """Carry out lines until one fails, `quit`, or Ctrl-C; return the status of the last."""

@@ -12,8 +12,8 @@ from tracer.selection import Span
 
 def known_places(regions: RegionMap, names: Naming) -> Known:
     """Return the regions, devices and registers that a person can name."""
-    known = dict.fromkeys(region.name for region in regions.regions)
-    known.update(dict.fromkeys(region.device for region in regions.regions))
+    own = dict.fromkeys(region.name for region in regions.regions)
+    devices = dict.fromkeys(region.device for region in regions.regions)
 
     def span(region: str, register: str) -> Span | None:
         found = names.map_of(region)
@@ -27,4 +27,5 @@ def known_places(regions: RegionMap, names: Naming) -> Known:
         found = names.map_of(region)
         return () if found is None else tuple(found.names())
 
-    return Known(tuple(known), span, registers)
+    alone = tuple(name for name in devices if name not in own)
+    return Known((*own, *alone), span, registers, alone)

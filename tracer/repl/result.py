@@ -30,11 +30,13 @@ class Result:
     """Hold a command's ``value``, ready for JSON, and its ``text``, made for the paper at hand.
 
     ``again`` is what an empty line stands for afterwards, where that is not the same command.
+    ``stands`` says that the guest has come to a new stop, which this tells of.
     """
 
     value: object = None
     text: Lines = ()
     again: str | None = None
+    stands: bool = False
 
     def lines(self, paper: Paper) -> Sequence[str]:
         """Return the lines for a reader."""

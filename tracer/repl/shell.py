@@ -212,8 +212,8 @@ class Shell:
         )
         return [
             kept,
-            "The guest stands at its kernel's entry: `continue` lets it go, Ctrl-C stops it, `help`"
-            " lists the commands.",
+            "The guest stands at its kernel's entry.",
+            "`continue` lets it go, Ctrl-C stops it, `help` lists the commands.",
         ]
 
     def _toolbar(self, columns: int) -> str:
@@ -261,7 +261,8 @@ class Shell:
         told = halt_lines(halt, paper, symbol, self.control.given, named)
         self._write([*told, *self._brief(halt, paper)])
         if self.desk.displays:
-            self._displaying = asyncio.get_running_loop().create_task(self._display())
+            shown = self._interpreter.display()
+            self._displaying = asyncio.get_running_loop().create_task(shown)
 
     def _brief(self, halt: Halt, paper: Paper) -> list[str]:
         if halt.pending is None:
@@ -269,11 +270,6 @@ class Shell:
         with contextlib.suppress(TracerError):
             return brief_lines(plan_at(self.desk), paper)
         return []
-
-    async def _display(self) -> None:
-        for text in list(self.desk.displays.values()):
-            await self._interpreter.line(text, f"display {text}: ")
-            self._interpreter.again = ""
 
     def _ended(self) -> None:
         self._show(self.desk.feed.flush(monotonic()))

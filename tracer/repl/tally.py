@@ -22,5 +22,7 @@ def stats_lines(summary: Summary, paper: Paper, limit: int) -> list[str]:
     console.print(table.closing_table(summary))
     console.print(table.registers_table(summary, limit))
     console.print(table.sites_table(summary, limit))
+    if summary.phases:
+        console.print(table.phases_table(summary, limit))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().rstrip("\n").split("\n")

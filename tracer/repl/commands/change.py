@@ -9,7 +9,7 @@ from tracer.pending import Inject
 from tracer.region import Choice
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
-from tracer.repl.expression import WIDTHS, number, unsigned
+from tracer.repl.expression import WIDTHS, number, register_value, unsigned
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.x86 import GPR, PAGE_FAULT_VECTOR, PageFaultCode
@@ -20,20 +20,21 @@ _GENERAL_PROTECTION = 13
 @command(
     "set",
     group="change",
-    usage=("set value VALUE", "set $REGISTER VALUE"),
+    usage=("set value VALUE", "set $REGISTER EXPRESSION"),
     brief="give the access that waits another value, or set a register",
     text="""\
 `set value` takes effect when the guest goes on: a read gives the guest VALUE instead of what the
 device says (the device is still read), a write sends VALUE to the device. `set $rax` changes a
-register of the interrupted code; the instruction starts over from it.""",
-    examples=("set value 0x10300", "set $rax 0", "set $rip = 0xffffffff81000000"),
+register of the interrupted code to a number, or to a sum of numbers, registers and symbols; the
+instruction starts over from it.""",
+    examples=("set value 0x10300", "set $rax 0", "set $rax = -1", "set $rip = $rip + 2"),
     expects=(("value", "cpu"),),
 )
 async def set_(desk: Desk, statement: Statement) -> Result:
-    words = statement.rest.replace("=", " ", 1).split()
-    if len(words) != 2:
+    name, _, text = statement.rest.replace("=", " ", 1).partition(" ")
+    text = text.strip()
+    if not text:
         raise set_.misused("a name and a value are needed")
-    name, text = words
     if name == "value":
         width = desk.control.pending().transfer.width
         value = unsigned(text, width)
@@ -46,7 +47,7 @@ async def set_(desk: Desk, statement: Statement) -> Result:
     register = {"pc": "rip", "sp": "rsp", "eflags": "rflags"}.get(
         name[1:].lower(), name[1:].lower()
     )
-    value = unsigned(text, 8)
+    value = register_value(text, desk.cpu, desk.address_of)
     before = None if desk.cpu is None or register not in GPR else desk.cpu.gpr[GPR.index(register)]
     await desk.control.set_register(register, value)
     was = "" if before is None else f" (was {before:#x})"

@@ -235,7 +235,7 @@ def _matching(desk: Desk, pattern: str) -> Result:
     "stats",
     group="look",
     usage=("stats [N]",),
-    brief="accesses so far by region, register and call site",
+    brief="accesses so far by region, register, call site and phase",
     text="N is the number of rows of a table, 10 when not given.",
     examples=("stats", "stats 30"),
 )

@@ -39,7 +39,7 @@ the value of a read stops once the device has answered.""",
         "break unhandled",
         "break verdict linux-tdx",
     ),
-    expects=(_KINDS, ("place", "symbol", "profile")),
+    expects=(_KINDS, ("place", "symbol", "profile", "if"), ("if",)),
 )  # fmt: skip
 async def break_(desk: Desk, statement: Statement) -> Result:
     return _added(desk, parse_break(statement.rest, desk.known))
@@ -51,7 +51,7 @@ async def break_(desk: Desk, statement: Statement) -> Result:
     usage=("tbreak ...", ),
     brief="the same as break, for one stop",
     examples=("tbreak write nvme.CC",),
-    expects=(_KINDS, ("place", "symbol", "profile")),
+    expects=(_KINDS, ("place", "symbol", "profile", "if"), ("if",)),
 )  # fmt: skip
 async def tbreak(desk: Desk, statement: Statement) -> Result:
     return _added(desk, parse_break(statement.rest, desk.known, temporary=True))
@@ -135,7 +135,7 @@ async def ignore(desk: Desk, statement: Statement) -> Result:
     usage=("condition NUMBER [EXPRESSION]",),
     brief="give a break another condition, or none",
     examples=("condition 1 value & 0xff == 3", "condition 1"),
-    expects=(("break",),),
+    expects=(("break",), ("fact",)),
 )
 async def condition(desk: Desk, statement: Statement) -> Result:
     first, _, text = statement.rest.partition(" ")

@@ -72,7 +72,7 @@ async def unpause(desk: Desk, statement: Statement) -> Result:
 PLACE and CONDITION are as for `break`. NAME is a filter of your own file (`help source`). Without
 an argument: what is filtered and hidden. The trace has everything in any case.""",
     examples=("filter nvme", "filter write if value > 0xff", "filter off"),
-    expects=(("read", "write", "off", "place", "filter"), ("place",)),
+    expects=(("read", "write", "off", "place", "filter", "if"), ("place", "if"), ("if",)),
 )
 async def filter_(desk: Desk, statement: Statement) -> Result:
     desk.feed.filters = _changed(desk, desk.feed.filters, statement.rest)
@@ -85,7 +85,7 @@ async def filter_(desk: Desk, statement: Statement) -> Result:
     usage=("hide [read|write] [PLACE] [if CONDITION]", "hide NAME", "hide off [NUMBER]"),
     brief="do not show accesses that fit",
     examples=("hide lapic", "hide read hpet", "hide off 1"),
-    expects=(("read", "write", "off", "place", "filter"), ("place",)),
+    expects=(("read", "write", "off", "place", "filter", "if"), ("place", "if"), ("if",)),
 )
 async def hide(desk: Desk, statement: Statement) -> Result:
     desk.feed.hidden = _changed(desk, desk.feed.hidden, statement.rest)
@@ -144,7 +144,7 @@ def _rules(desk: Desk) -> Result:
 N is 10 when not given. The last {KEPT:,} accesses can be reached, filtered or not; FILTER is what
 `filter` takes, and chooses among them.""",
     examples=("show last", "show last 50", "show last 20 nvme"),
-    expects=(("last",), ("place",)),
+    expects=(("last",), ("place", "if"), ("place", "if")),
 )  # fmt: skip
 async def show(desk: Desk, statement: Statement) -> Result:
     words = statement.rest.split(maxsplit=2)
