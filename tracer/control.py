@@ -359,6 +359,7 @@ class Control:
 
     def mark(self, text: str) -> None:
         """Note something in the trace."""
+        self._tell(f"mark {text}")
         self.session.mark(text)
 
     def _tell(self, text: str, registers: Mapping[str, int] | None = None) -> None:

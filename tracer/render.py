@@ -159,8 +159,16 @@ def access_line(
     if touched and shape.cut:
         shape = _narrowed(shape, len(touched) + 1)
     cells = _cells(record, access, shape, named)
-    line = "  ".join(paint(cell, style, shape.colour) for cell, style in cells).rstrip()
+    line = "  ".join(_painted(cell, style, shape.colour) for cell, style in cells).rstrip()
     return f"{line} {touched}" if touched else line
+
+
+# Of an instruction the first word alone has a colour: operands are told by the other columns.
+def _painted(cell: str, style: str, colour: bool) -> str:
+    if style != "mnemonic":
+        return paint(cell, style, colour)
+    word, space, operands = cell.partition(" ")
+    return paint(word, style, colour) + space + operands
 
 
 # How a person stepped in at an access; nothing where none did.
@@ -188,6 +196,7 @@ _SGR = {
     "symbol": "\x1b[36m",
     "place": "\x1b[33m",
     "register": "\x1b[35m",
+    "mnemonic": "\x1b[1;34m",
     "read": "\x1b[32m",
     "write": "\x1b[31m",
     "value": "\x1b[1m",
@@ -237,7 +246,7 @@ def _cells(
         text = _terse(text)
     yield _fit(printable(record.symbol or record.rip), shape.symbol, shape), "symbol"
     if shape.text:
-        yield _fit(text, shape.text, shape), ""
+        yield _fit(text, shape.text, shape), "mnemonic"
     yield _fit(place(access), shape.place, shape), "place"
     yield _fit(named.text if named is not None else "", shape.register, shape), "register"
     stepped = "~" if record.via == "stepped" else ""
