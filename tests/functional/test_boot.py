@@ -131,8 +131,12 @@ WATCHDOG = re.compile(
     r"|clocksource: Switched to clocksource tsc$"
     r"|vetrace-guest: clocksource tsc(-early)?$"
 )
-# Devices that are probed by worker threads: who comes first depends on the scheduler.
-CONCURRENT = re.compile(r"input: AT Translated Set 2 keyboard as|ACPI: \\_SB_\.GSI[A-H]: Enabled")
+# Devices that are probed by worker threads: who comes first depends on the scheduler, and for a
+# disk on when the host's has answered.
+CONCURRENT = re.compile(
+    r"input: AT Translated Set 2 keyboard as|ACPI: \\_SB_\.GSI[A-H]: Enabled"
+    r"|nvme nvme\d+: | *nvme\d+n\d+:"
+)
 
 
 def said(run: Run) -> tuple[list[str], list[str]]:
