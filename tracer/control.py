@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from tracer.errors import UsageError
 from tracer.gdb.target import RegisterFile, assign
-from tracer.intercept import AddressSpace, Transfer, complete, memory_access
+from tracer.intercept import AddressSpace, Transfer, memory_access, stopped
 from tracer.orc import Stack
 from tracer.pending import Decision, Give, Go, Inject, Pending, Retry, Skip
 from tracer.region import Choice
 from tracer.session import Reason as SessionReason
 from tracer.session import Session
-from tracer.trace import RELEASED, Direction, UserRecord
-from tracer.x86 import GPR, CpuState, Segments
+from tracer.trace import RELEASED, Direction, MemoryAccess, UserRecord
+from tracer.x86 import GPR, CpuState
 
 State = Literal["stopped", "running", "detached", "ended"]
 
@@ -113,9 +113,7 @@ class Control:
 
     async def wait(self) -> Halt | None:
         """Wait until the guest stands; None once it has ended."""
-        while self.state not in ("stopped", "ended") or (
-            self.state == "stopped" and self.halt is None
-        ):
+        while self.halt is None and self.state != "ended":
             self._changed.clear()
             await self._changed.wait()
         return self.halt
@@ -205,8 +203,7 @@ class Control:
                 "the vCPU carries this instruction out by itself: it can be skipped, not changed"
             )
         width = pending.transfer.width
-        if not 0 <= value < 1 << 8 * width:
-            raise UsageError(f"{value:#x} does not fit the {width} bytes of this access")
+        _check_fits(value, width, f"the {width} bytes of this access")
         self.given = value
 
     async def skip(self, value: int = 0) -> Halt | None:
@@ -220,8 +217,8 @@ class Control:
         if pending.insn is None:
             raise UsageError("the instruction is not known, so nobody can tell where it ends")
         given = value if self.given is None else self.given
-        if not 0 <= given < 1 << 8 * pending.transfer.width:
-            raise UsageError(f"{given:#x} does not fit the {pending.transfer.width} bytes read")
+        width = pending.transfer.width
+        _check_fits(given, width, f"the {width} bytes read")
         self._tell("skip" if pending.transfer.direction == "write" else f"skip {given:#x}")
         self._behind = replace(
             self.stopped(), reason="completed", text="the instruction is done with", pending=None
@@ -239,12 +236,11 @@ class Control:
         self._go(fault)
         return await self.wait()
 
-    def _untouched(self, what: str) -> Pending | None:
+    def _untouched(self, what: str) -> None:
         # What the instruction has done to a device already cannot be taken back.
         halt = self.stopped()
         if halt.pending is not None and (halt.answered or halt.pending.done):
             raise UsageError(f"the instruction is halfway: `step` first, then {what}")
-        return halt.pending
 
     # ---- registers
 
@@ -265,8 +261,7 @@ class Control:
         """
         halt = self.stopped()
         self._untouched(f"set ${name}")
-        if not 0 <= value < 1 << 64:
-            raise UsageError(f"{value:#x} does not fit the 8 bytes of {name}")
+        _check_fits(value, 8, f"the 8 bytes of {name}")
         if name in GPR:
             gpr = list(halt.cpu.gpr)
             gpr[GPR.index(name)] = value
@@ -309,8 +304,8 @@ class Control:
         self._untouched("reach a device")
         if width not in (1, 2, 4, 8):
             raise UsageError(f"a device is reached with 1, 2, 4 or 8 bytes, not {width}")
-        if value is not None and not 0 <= value < 1 << 8 * width:
-            raise UsageError(f"{value:#x} does not fit {width} bytes")
+        if value is not None:
+            _check_fits(value, width, f"{width} bytes")
         regions = self.session.view.regions
         region = regions.find(physical)
         if region is None:
@@ -331,14 +326,7 @@ class Control:
         done = replace(transfer, value=answer) if direction == "read" else transfer
         verb = "peek" if direction == "read" else "poke"
         text = f"{verb} {region.name}+{physical - region.base:#x}"
-        self.session.publish(
-            UserRecord(
-                time_ns=self.session.view.time_ns,
-                vcpu=halt.vcpu,
-                text=text if value is None else f"{text} {value:#x}",
-                accesses=[memory_access(done)],
-            )
-        )
+        self._tell(text if value is None else f"{text} {value:#x}", [memory_access(done)])
         return answer
 
     async def choose(self, choice: Choice, text: str) -> None:
@@ -362,12 +350,18 @@ class Control:
         self._tell(f"mark {text}")
         self.session.mark(text)
 
-    def _tell(self, text: str, registers: Mapping[str, int] | None = None) -> None:
+    def _tell(
+        self,
+        text: str,
+        accesses: Sequence[MemoryAccess] = (),
+        registers: Mapping[str, int] | None = None,
+    ) -> None:
         self.session.publish(
             UserRecord(
                 time_ns=self.session.view.time_ns,
                 vcpu=self.halt.vcpu if self.halt is not None else 0,
                 text=text,
+                accesses=list(accesses),
                 registers={name: hex(value) for name, value in (registers or {}).items()},
             )
         )
@@ -403,20 +397,10 @@ class Control:
         self, reason: SessionReason, vcpu: int, registers: RegisterFile, space: AddressSpace
     ) -> None:
         """Hold the guest where no access waits."""
-        cpu = CpuState(
-            gpr=tuple(registers[name] for name in GPR),
-            rip=registers["rip"],
-            rflags=registers["eflags"],
-            cpl=registers["cs"] & 3,
-            mode=await self.session.view.mode(registers["cs"], space),
-            segments=Segments(cs=registers["cs"], ss=registers["ss"]),
-            cr0=registers["cr0"],
-            cr4=registers["cr4"],
-        )
+        cpu = stopped(registers.values, await self.session.view.mode(registers["cs"], space))
         words = {"interrupt": "interrupted", "fault": "the exception is delivered"}
         text = words.get(reason, reason)
         time_ns = self.session.view.time_ns
-        cpu = complete(cpu, registers.values)
         await self._hold(Halt(reason, text, None, cpu, space, vcpu, time_ns))
 
     def _why(self, pending: Pending) -> str | None:
@@ -446,6 +430,11 @@ class Control:
         for tell in self.on_halt:
             tell(halt)
         return await self._decision
+
+
+def _check_fits(value: int, width: int, what: str) -> None:
+    if not 0 <= value < 1 << 8 * width:
+        raise UsageError(f"{value:#x} does not fit {what}")
 
 
 def _halt_at(pending: Pending, reason: Reason, text: str) -> Halt:

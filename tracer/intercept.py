@@ -103,6 +103,21 @@ def interrupted(spill: Spill, mode: Mode) -> CpuState:
     )
 
 
+def stopped(registers: Mapping[str, int], mode: Mode) -> CpuState:
+    """Return the state of code that stopped by itself, from registers by GDB's names."""
+    cpu = CpuState(
+        gpr=tuple(registers[name] for name in GPR),
+        rip=registers["rip"],
+        rflags=registers["eflags"],
+        cpl=registers["cs"] & 3,
+        mode=mode,
+        segments=Segments(cs=registers["cs"], ss=registers["ss"]),
+        cr0=registers["cr0"],
+        cr4=registers["cr4"],
+    )
+    return complete(cpu, registers)
+
+
 def complete(cpu: CpuState, registers: Mapping[str, int]) -> CpuState:
     """Return the state with what the stub does not spill, from registers by GDB's names.
 

@@ -225,6 +225,14 @@ def unmatched(regions: Sequence[Region], choice: Choice) -> list[str]:
     ]
 
 
+def check_choice(regions: Sequence[Region], choice: Choice) -> None:
+    """Raise UsageError, with the names there are, when a choice names what is not there."""
+    missing = unmatched(regions, choice)
+    if missing:
+        names = ", ".join(region.name for region in regions)
+        raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
+
+
 def parse_range(spec: str) -> Range | None:
     """Return the physical range in ``START-END`` (hex, END inclusive), or None for a name.
 

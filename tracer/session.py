@@ -22,7 +22,6 @@ from tracer.errors import (
     QemuError,
     TargetGone,
     TracerError,
-    UsageError,
 )
 from tracer.gdb.client import GdbClient
 from tracer.gdb.target import RegisterFile, Target
@@ -35,8 +34,8 @@ from tracer.orc import Stack
 from tracer.paging import poison_bit
 from tracer.pending import Overseer
 from tracer.recording import RecordedDevice
-from tracer.region import Choice, RegionMap, region_info, traced_ranges, unmatched
-from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord, UserRecord
+from tracer.region import Choice, RegionMap, check_choice, region_info, traced_ranges
+from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
 from tracer.trap.entry import follow_kaslr, reach_entry
@@ -167,12 +166,8 @@ class Session:
             key = f"{region.name} {pieces[region.name]}"
             if self._announced.get(key) != info:
                 self._announced[key] = info
-                self._publish(RegionRecord(time_ns=self.view.time_ns, region=info))
+                self.publish(RegionRecord(time_ns=self.view.time_ns, region=info))
         return self.view.regions
-
-    def unmatched(self) -> list[str]:
-        """Return what was asked for on the command line and is not in the memory map."""
-        return unmatched(self.view.regions.regions, self.choice)
 
     async def trap(self, *, stacks: bool = False) -> None:
         """Put every trap in place; the guest stands at its kernel's entry.
@@ -192,13 +187,13 @@ class Session:
         gate = PageFaultGate(self.target, idt)
         registers = await self.target.registers()
         await gate.install(self.view.space_of(registers), symbols.address_of(linux.STUB_PLACE))
-        callers = self._callers = Callers(self._names, self._publish, stacks=stacks)
+        callers = self._callers = Callers(self._names, self.publish, stacks=stacks)
         remark = callers.remark(self.view.space_of(registers)) if stacks else None
         if remark is not None:
             self.warnings.append(remark)
             self.mark(remark)
         interceptor = Interceptor(
-            self.target, self.view, self._names, self._carrier, callers, self.counts, self._publish
+            self.target, self.view, self._names, self._carrier, callers, self.counts, self.publish
         )
         if self.recorded is not None:
             interceptor.standin = StandIn(self.recorded, self._names, self.counts)
@@ -244,13 +239,14 @@ class Session:
 
     def mark(self, text: str, qemu_log_offset: int | None = None) -> None:
         """Publish a mark at this moment of the run."""
-        self._publish(Mark(time_ns=self.view.time_ns, text=text, qemu_log_offset=qemu_log_offset))
+        self.publish(Mark(time_ns=self.view.time_ns, text=text, qemu_log_offset=qemu_log_offset))
 
     def end(self, outcome: str) -> None:
         """Publish the closing record."""
-        self._publish(End(time_ns=self.view.time_ns, outcome=outcome, counts=dict(self.counts)))
+        self.publish(End(time_ns=self.view.time_ns, outcome=outcome, counts=dict(self.counts)))
 
-    def _publish(self, record: Record) -> None:
+    def publish(self, record: Record) -> None:
+        """Hand a record to every subscriber, in order."""
         for subscriber in self.subscribers:
             subscriber(record)
 
@@ -347,7 +343,7 @@ class Session:
     def _note_poisoned(self, poisoned: Poisoned, by: str) -> None:
         regions = self.view.regions
         for leaf in poisoned.leaves:
-            self._publish(
+            self.publish(
                 MapRecord(
                     time_ns=self.view.time_ns,
                     linear=hex(leaf.linear),
@@ -388,10 +384,7 @@ class Session:
         Raises UsageError, with nothing changed, when it names a region that is not there.
         """
         regions, _ = await self.machine.memory_map()
-        missing = unmatched(regions, choice)
-        if missing:
-            names = ", ".join(region.name for region in regions)
-            raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
+        check_choice(regions, choice)
         self.choice = choice
         await self.refresh_regions()
         space = replace(space, regions=self.view.regions)
@@ -410,10 +403,6 @@ class Session:
     def names(self) -> Names:
         """Return the names of the guest's code addresses."""
         return self._names
-
-    def publish(self, record: UserRecord) -> None:
-        """Publish what the person at the prompt did."""
-        self._publish(record)
 
     async def reach(self, transfer: Transfer, space: AddressSpace) -> int | None:
         """Make one access to a device for the person at the prompt; return what was read.

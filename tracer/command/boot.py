@@ -20,11 +20,12 @@ from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.command.interactive import add_shell_arguments, paper, wish
 from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
-from tracer.errors import Diverged, TracerError, UsageError
+from tracer.errors import Diverged, TracerError
 from tracer.fold import Event, Fold, Folder
 from tracer.launch import Plan, header, launch
 from tracer.naming import Naming
 from tracer.recording import RecordedDevice
+from tracer.region import check_choice
 from tracer.render import access_line, access_objects, fold_line, printable
 from tracer.repl.interruption import Interruption
 from tracer.repl.shell import Shell
@@ -256,10 +257,7 @@ class _Boot:
     async def _trap(self, session: Session) -> None:
         session.recorded = self._recorded
         regions = await session.refresh_regions()
-        missing = session.unmatched()
-        if missing:
-            names = ", ".join(region.name for region in regions.regions)
-            raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
+        check_choice(regions.regions, session.choice)
         await session.trap(stacks=self._args.stacks)
         log = self._plan.qemu_log
         session.mark("kernel entry", log.stat().st_size if log is not None else None)

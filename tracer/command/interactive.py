@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
 
+from tracer.command import terminal
 from tracer.errors import UsageError
 from tracer.repl.result import Paper
 from tracer.repl.shell import Wish
@@ -61,5 +61,4 @@ def paper() -> Paper:
     """Return what standard output is written on now."""
     if not (sys.__stdout__ or sys.stdout).isatty():
         return Paper()
-    colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Paper(shutil.get_terminal_size().columns, colour)
+    return Paper(shutil.get_terminal_size().columns, terminal.shows_colour())

@@ -11,9 +11,8 @@ from rich.table import Table
 
 from tracer.command import EXIT_OK, terminal
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
-from tracer.errors import UsageError
 from tracer.launch import Plan, launch
-from tracer.region import RegionMap
+from tracer.region import RegionMap, check_choice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the regions and which of them are traced; return the exit status."""
-    regions, missing = asyncio.run(_regions(guest_plan(args)))
+    plan = guest_plan(args)
+    regions = asyncio.run(_regions(plan))
     rows = [
         {
             "name": region.name,
@@ -54,13 +54,11 @@ def run(args: argparse.Namespace) -> int:
                 str(row["name"]), span, f"{row['size']:#x}", traced, str(row["qemu_name"])
             )
         terminal.table_console(sys.stdout).print(table)
-    if missing:
-        names = ", ".join(str(row["name"]) for row in rows)
-        raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
+    check_choice(regions.regions, plan.choice)
     return EXIT_OK
 
 
-async def _regions(plan: Plan) -> tuple[RegionMap, list[str]]:
+async def _regions(plan: Plan) -> RegionMap:
     async with launch(plan, progress=tell) as session:
         await session.reach_entry()
-        return await session.refresh_regions(), session.unmatched()
+        return await session.refresh_regions()

@@ -26,8 +26,12 @@ def line_layout(stream: TextIO) -> Layout:
     """Return the layout that access lines on ``stream`` should have now."""
     if not stream.isatty():
         return layout(None)
-    colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return layout(shutil.get_terminal_size().columns, colour)
+    return layout(shutil.get_terminal_size().columns, shows_colour())
+
+
+def shows_colour() -> bool:
+    """Tell whether the reader's terminal is to be written on in colour."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def table_console(stream: TextIO) -> Console:

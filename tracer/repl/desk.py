@@ -20,7 +20,7 @@ from tracer.register import Named
 from tracer.repl.command import CommandTable
 from tracer.repl.feed import Feed, Item, Rule, Seen
 from tracer.repl.names import known_places
-from tracer.repl.result import Result
+from tracer.repl.result import Paper, Result
 from tracer.repl.stop import end_lines, halt_lines, halt_object
 from tracer.repl.target import Aim, aim
 from tracer.repl.thread import UserThread
@@ -177,19 +177,18 @@ class Desk:
         At the prompt it has no text: there each stop is told when it comes.
         """
         if halt is not None:
-            given, named = self.control.given, self.named(halt.pending)
-            symbol = self.control.symbol(halt.cpu.rip)
-            if not self.waits:
-                return Result(halt_object(halt, given, named))
-            return Result(
-                halt_object(halt, given, named),
-                lambda paper: halt_lines(halt, paper, symbol, given, named),
-                stands=True,
-            )
+            value = halt_object(halt, self.control.given, self.named(halt.pending))
+            return Result(value, self.told(halt), stands=True) if self.waits else Result(value)
         if self.waits and self.control.error is not None:
             raise self.control.error
-        text_ = end_lines(self.control) if self.waits else ()
-        return Result({"state": "ended", "outcome": self.control.outcome}, text_)
+        lines = end_lines(self.control) if self.waits else ()
+        return Result({"state": "ended", "outcome": self.control.outcome}, lines)
+
+    def told(self, halt: Halt) -> Callable[[Paper], list[str]]:
+        """Return what writes the lines about a stop."""
+        given, named = self.control.given, self.named(halt.pending)
+        symbol = self.control.symbol(halt.cpu.rip)
+        return lambda paper: halt_lines(halt, paper, symbol, given, named)
 
     def misses(self, what: str, name: str, known: Sequence[str]) -> UsageError:
         """Return the error for a name that nothing has, with the nearest one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracer.fold import Fold
-from tracer.render import access_line, change_lines, decoded_lines, fold_line, layout
+from tracer.render import access_line, change_lines, decoded_lines, fold_line, layout, paint
 from tracer.repl.feed import Item, Seen, Skipped, skipped_line
 from tracer.repl.result import Paper
 
@@ -34,4 +34,4 @@ def console_line(text: str, paper: Paper) -> str:
 
 def dim(text: str, paper: Paper) -> str:
     """Return a line that stands back, where colours show."""
-    return f"\x1b[2m{text}\x1b[0m" if paper.colour else text
+    return paint(text, "time", paper.colour)

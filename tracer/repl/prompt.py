@@ -81,11 +81,6 @@ class Prompt:
         self._session.default_buffer.reset()
         self._session.app.invalidate()
 
-    @property
-    def asking(self) -> bool:
-        """Tell whether a line is being edited now."""
-        return self._session.app.is_running or self._plain.app.is_running
-
     @contextlib.contextmanager
     def above(self) -> Iterator[None]:
         """Have everything that is printed go above the line that is edited.

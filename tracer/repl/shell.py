@@ -29,7 +29,7 @@ from tracer.repl.interruption import Interruption
 from tracer.repl.paper import console_line, item_lines
 from tracer.repl.result import Paper
 from tracer.repl.script import file_lines, stream_lines, text_lines
-from tracer.repl.stop import brief_lines, end_lines, halt_lines
+from tracer.repl.stop import brief_lines, end_lines
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
 from tracer.session import Session
 
@@ -53,7 +53,6 @@ class Wish:
     extensions: tuple[Path, ...] = ()
     json: bool = False
     quiet: bool = False
-    stacks: bool = False
     trace: Path | None = None
 
     @property
@@ -76,7 +75,6 @@ class Shell:
         tty = sys.stdin.isatty() and sys.stdout.isatty() and not wish.json
         self.prompts = wish.interactive and tty
         self.control = Control(session)
-        # The traps that are put in place next ask it about each access.
         feed = Feed(
             limit=LINES_PER_SECOND if sys.stdout.isatty() else None,
             on=wish.interactive and not wish.quiet,
@@ -256,10 +254,7 @@ class Shell:
         if self.desk.waits:
             return
         paper = self._paper()
-        symbol = self.control.symbol(halt.cpu.rip)
-        named = self.desk.named(halt.pending)
-        told = halt_lines(halt, paper, symbol, self.control.given, named)
-        self._write([*told, *self._brief(halt, paper)])
+        self._write([*self.desk.told(halt)(paper), *self._brief(halt, paper)])
         if self.desk.displays:
             shown = self._interpreter.display()
             self._displaying = asyncio.get_running_loop().create_task(shown)

@@ -9,7 +9,7 @@ from tracer.intercept import memory_access
 from tracer.pending import Pending
 from tracer.plan import Plan
 from tracer.register import Named
-from tracer.render import access_line, access_object, layout, printable
+from tracer.render import access_line, access_object, layout, paint, printable
 from tracer.repl.result import Paper
 from tracer.trace import Intercept, MemoryAccess
 
@@ -49,8 +49,7 @@ def halt_lines(
     ``symbol`` is that of RIP, ``given`` the value that the access is to have instead of its own,
     ``named`` the register that it reaches.
     """
-    bold, plain = ("\x1b[1m", "\x1b[0m") if paper.colour else ("", "")
-    lines = [f"{bold}{printable(halt.text)}{plain}"]
+    lines = [paint(printable(halt.text), "value", paper.colour)]
     if halt.pending is None:
         where = f"{printable(symbol)}  " if symbol else ""
         seconds = f"{halt.time_ns / 1e9:10.6f}"

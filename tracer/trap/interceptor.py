@@ -34,7 +34,7 @@ from tracer.intercept import (
     needs_registers,
     register_values,
 )
-from tracer.pending import Give, Inject, Overseer, Pending, Retry, Skip
+from tracer.pending import Decision, Give, Go, Inject, Overseer, Pending, Retry, Skip
 from tracer.stub import SPILL_SIZE, unpack_spill
 from tracer.trace import Intercept
 from tracer.trap.callers import Callers
@@ -212,8 +212,8 @@ class Interceptor:
                 answer = None
             else:
                 answer = await self._carry(transfer, fault, gate)
-            read = transfer.direction == "read"
-            done.append(replace(transfer, value=answer) if read else transfer)
+            if self.overseer is not None:
+                done.append(_read(transfer, answer) if transfer.direction == "read" else transfer)
 
     async def _carry(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> int | None:
         if self.standin is not None and self.standin.covers(transfer):
@@ -259,15 +259,11 @@ class Interceptor:
         self, overseer: Overseer, pending: Pending, fault: Fault, gate: PageFaultGate
     ) -> int | None:
         transfer, number = pending.transfer, len(pending.done)
-        decision = await overseer.before(pending)
+        decision = _diverted(await overseer.before(pending), pending)
         match decision:
             case Skip(value):
                 fault.meddled[number] = Meddling(skipped=True)
                 return value if transfer.direction == "read" else None
-            case Inject(vector, error_code, linear):
-                raise GuestException(pending.code, vector, error_code, linear)
-            case Retry(cpu):
-                raise _Restart(cpu)
             case Give(value) if transfer.direction == "write":
                 fault.meddled[number] = Meddling(device=value)
                 transfer = replace(transfer, value=value)
@@ -352,16 +348,8 @@ class Interceptor:
             return
         fault.meddled.clear()
         pending = self._pending(fault, insn, transfer, (transfer,), why=why)
-        decision = await overseer.before(pending)
-        match decision:
-            case Skip():
-                fault.meddled[0] = Meddling(skipped=True)
-            case Inject(vector, error_code, linear):
-                raise GuestException(pending.code, vector, error_code, linear)
-            case Retry(cpu):
-                raise _Restart(cpu)
-            case _:
-                pass
+        if isinstance(_diverted(await overseer.before(pending), pending), Skip):
+            fault.meddled[0] = Meddling(skipped=True)
 
     async def _skip(self, fault: Fault, insn: Instruction, code: bytes, why: str) -> list[str]:
         # Go on behind an instruction that nobody carries out.
@@ -417,6 +405,17 @@ class Interceptor:
             )
         )
         self._sequence += accesses
+
+
+def _diverted(decision: Decision, pending: Pending) -> Go | Give | Skip:
+    # Of a decision that ends the execution here, raise what does.
+    match decision:
+        case Inject(vector, error_code, linear):
+            raise GuestException(pending.code, vector, error_code, linear)
+        case Retry(cpu):
+            raise _Restart(cpu)
+        case _:
+            return decision
 
 
 def _read(transfer: Transfer, answer: int | None) -> Transfer:

@@ -7,6 +7,7 @@ import re
 from tracer.errors import UsageError
 from tracer.pending import Inject
 from tracer.region import Choice
+from tracer.render import padded
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
 from tracer.repl.expression import WIDTHS, number, register_value, unsigned
@@ -41,7 +42,7 @@ async def set_(desk: Desk, statement: Statement) -> Result:
         desk.control.give(value)
         reader = desk.control.pending().transfer.direction == "read"
         who = "the guest will read" if reader else "the device will get"
-        return said(f"{who} {value:#0{2 * width + 2}x}", value=hex(value))
+        return said(f"{who} {padded(hex(value), width)}", value=hex(value))
     if not name.startswith("$"):
         raise set_.misused(f"{name} cannot be set")
     register = {"pc": "rip", "sp": "rsp", "eflags": "rflags"}.get(
@@ -118,7 +119,7 @@ async def peek(desk: Desk, statement: Statement) -> Result:
     place = desk.aim(rest)
     width = width or place.width
     value = await desk.control.peek(place.physical, width)
-    shown = f"{value:#0{2 * width + 2}x}"
+    shown = padded(hex(value), width)
     meaning = place.describe(value, width)
     text = f"{place.text}  {shown}" + (f"  {meaning}" if meaning else "")
     return said(
@@ -144,7 +145,7 @@ async def poke(desk: Desk, statement: Statement) -> Result:
     width = width or place.width
     value = unsigned(text, width)
     await desk.control.poke(place.physical, width, value)
-    shown = f"{value:#0{2 * width + 2}x}"
+    shown = padded(hex(value), width)
     return said(
         f"{place.text}  {shown} written",
         place=place.text, physical=hex(place.physical), width=width, value=hex(value),
