@@ -17,8 +17,9 @@ from tracer.gdb.client import GdbClient
 from tracer.x86 import GPR, PAGE_SIZE
 
 _LAYOUT_ROW = re.compile(
-    r"^ (?P<name>\w+)\s+\d+\s+\d+\s+\d+\s+(?P<size>\d+)"
-    r"\s+\S+\s+(?P<number>\d+)\s+(?P<offset>\d+)\s*$"
+    # GDB 13 aligns to the right; newer ones to the left, with a column for what is expedited.
+    r"^ ?(?P<name>\w+)\s+\d+\s+\d+\s+\d+\s+(?P<size>\d+)"
+    r"\s+\S+\s+(?P<number>\d+)\s+(?P<offset>\d+)\s*(?:yes\s*)?$"
 )
 _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
            "cr0", "cr2", "cr3", "cr4", "efer")  # fmt: skip
