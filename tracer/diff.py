@@ -1,8 +1,8 @@
 """Align the accesses of two traces, region by region.
 
-What is compared is direction, offset, width and value: no address, no time, no call site, so links,
-KASLR and scheduling leave no trace in it. Reads of the same value from the same register in a row
-count as one, since how often a loop polls is a matter of time.
+What is compared is direction, offset, width or extent, and value: no address, no time, no call
+site, so links, KASLR and scheduling leave no trace in it. Reads of the same value from the same
+register in a row count as one, since how often a loop polls is a matter of time.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Step:
     direction: Direction
     offset: int
     width: int
+    extent: int | None
     value: int | None
     seq: int
     site: str
@@ -51,8 +52,8 @@ class Step:
 
     def same_register(self, other: Step) -> bool:
         """Tell whether both access the same place in the same way."""
-        return (self.direction, self.offset, self.width) == (
-            other.direction, other.offset, other.width,
+        return (self.direction, self.offset, self.width, self.extent) == (
+            other.direction, other.offset, other.width, other.extent,
         )  # fmt: skip
 
 
@@ -95,8 +96,9 @@ class Rules:
     passing: tuple[Mask, ...] = PASSING
 
 
-Key = tuple[Direction, int, int, int | None]
-"""What is compared of an access: direction, offset, width, and the value that the masks leave."""
+Key = tuple[Direction, int, int, int | None, int | None]
+"""What is compared of an access: direction, offset, width, extent, and the value that the masks
+leave."""
 
 Origin = tuple[str, Named | None]
 
@@ -166,18 +168,19 @@ class Side:
         origin = event.record.symbol or event.record.rip, event.named
         self._origins.append(self._names.origin(origin))
         self._seqs.append(event.seq)
-        if value is not None and value != key[3]:
+        if value is not None and value != key[4]:
             self._values[last + 1] = value
 
     def step(self, position: int) -> Step:
         """Return the access at a position of the sequence."""
-        direction, offset, width, value = self._names.keys[self.keys[position]]
+        direction, offset, width, extent, value = self._names.keys[self.keys[position]]
         site, named = self._names.origins[self._origins[position]]
         device, skipped = self._touches.get(position, (None, False))
         return Step(
             direction=direction,
             offset=offset,
             width=width,
+            extent=extent,
             value=self._values.get(position, value),
             seq=self._seqs[position],
             site=site,
@@ -207,7 +210,7 @@ class Differ:
         for event in events:
             access = event.access
             region, offset = access.region or "", int(access.offset or "0", 16)
-            kept = self._kept_bits(region, offset, access.width)
+            kept = self._kept_bits(region, offset, access.span)
             if kept < 0:
                 self.passed += 1
                 continue
@@ -216,7 +219,8 @@ class Differ:
             side = sides.get(region)
             if side is None:
                 side = sides[region] = Side(self._names)
-            side.append(event, (access.direction, offset, access.width, compared), value)
+            key = access.direction, offset, access.width, access.extent, compared
+            side.append(event, key, value)
         return sides
 
     # -1 for an access that is left out.

@@ -155,6 +155,7 @@ def _key(event: Event) -> Key:
         access.region,
         access.direction,
         access.width,
+        access.extent,
         record.vcpu,
         record.via,
         event.phase,

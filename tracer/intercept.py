@@ -42,7 +42,8 @@ class Transfer:
 
     ``value`` is what is written, or what was read once that is known. ``region`` is the device
     region, None for RAM and for addresses that nothing answers. ``traced`` accesses are recorded
-    as device accesses.
+    as device accesses. Where ``width`` is 0 any number of accesses are made within the ``extent``
+    bytes from ``linear`` on: see :class:`tracer.trace.MemoryAccess`.
     """
 
     direction: Direction
@@ -53,6 +54,12 @@ class Transfer:
     region: Region | None
     traced: bool
     ram: bool
+    extent: int | None = None
+
+    @property
+    def span(self) -> int:
+        """Return how many bytes from ``linear`` on the transfer may touch."""
+        return self.width or self.extent or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +295,7 @@ def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> Memor
     """Return a transfer as it is recorded."""
     place = (transfer.direction, transfer.width, transfer.physical, transfer.value)
     device = None if meddling is None else meddling.device
-    asked = transfer.traced and transfer.width in WIDTHS
+    asked = transfer.traced and transfer.width in WIDTHS and transfer.direction != "unknown"
     name, offset = located(transfer)
     return MemoryAccess(
         direction=transfer.direction,
@@ -302,6 +309,7 @@ def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> Memor
         ghcb=ghcb_exit(*place) if asked else None,
         device=None if device is None else hex(device),
         skipped=meddling is not None and meddling.skipped,
+        extent=transfer.extent,
     )
 
 

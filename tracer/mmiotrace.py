@@ -80,7 +80,7 @@ class MmiotraceLog:
 
     def _access(self, record: Intercept, access: MemoryAccess) -> str:
         number = self._map_of(int(access.linear, 16))
-        if access.value is None:
+        if access.value is None or access.direction == "unknown":
             data = ",".join(record.code[at : at + 2] or "00" for at in (0, 2, 4))
             return f"UNKNOWN {_seconds(record)} {number} {access.physical} {data} {record.rip} 0"
         letter = "R" if access.direction == "read" else "W"

@@ -54,7 +54,7 @@ class Naming:
 
     def add(self, access: MemoryAccess) -> Named | None:
         """Name an access, and take notice of it."""
-        key = access.region, access.offset, access.width
+        key = access.region, access.offset, access.span
         named = self._fixed.get(key, _ASK)
         return named if named is not _ASK else self._add(access)
 
@@ -64,7 +64,7 @@ class Naming:
         found = self._region(access.region)
         if found is None:
             return None
-        offset, width = int(access.offset, 16), access.width
+        offset, width = int(access.offset, 16), access.span
         named = found.name(offset, width)
         if found.is_fixed(offset, width):
             self._fixed[access.region, access.offset, width] = named

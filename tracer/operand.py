@@ -146,7 +146,7 @@ def _terms(insn: Instruction, memory: Memory, cpu: CpuState) -> list[str]:
 def foretold(pending: Pending, linear: int, direction: Direction | None = None) -> Transfer | None:
     """Return the transfer of a pending instruction that covers a linear address, or None."""
     for transfer in (*pending.done, pending.transfer, *pending.foretold):
-        inside = transfer.linear <= linear < transfer.linear + max(transfer.width, 1)
+        inside = transfer.linear <= linear < transfer.linear + transfer.span
         if inside and direction in (None, transfer.direction):
             return transfer
     return None

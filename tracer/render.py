@@ -114,6 +114,7 @@ def access_object(
         "register": named.text if named is not None else None,
         "address": access.physical,
         "width": access.width,
+        "extent": access.extent,
         "direction": access.direction,
         "value": access.value,
         "fields": _field_numbers(access, named),
@@ -199,6 +200,7 @@ _SGR = {
     "mnemonic": "\x1b[1;34m",
     "read": "\x1b[32m",
     "write": "\x1b[31m",
+    "unknown": "",
     "value": "\x1b[1m",
 }
 
@@ -208,7 +210,8 @@ def paint(text: str, style: str, colour: bool) -> str:
 
     It is returned as it is without ``colour``, or in no style (an empty name).
     """
-    return f"{_SGR[style]}{text}\x1b[0m" if colour and style else text
+    code = _SGR[style] if colour and style else ""
+    return f"{code}{text}\x1b[0m" if code else text
 
 
 def decoded_lines(access: MemoryAccess, named: Named | None, shape: Layout = UNCUT) -> list[str]:
@@ -250,7 +253,7 @@ def _cells(
     yield _fit(place(access), shape.place, shape), "place"
     yield _fit(named.text if named is not None else "", shape.register, shape), "register"
     stepped = "~" if record.via == "stepped" else ""
-    yield f"{_short(access.direction, access.width) + stepped:<{_DIRECTION}}", access.direction
+    yield f"{short(access.direction, access.width) + stepped:<{_DIRECTION}}", access.direction
     value = padded(access.value, access.width)
     if access.value and shape.cut and len(value) > shape.value:
         value = access.value
@@ -281,8 +284,14 @@ def user_line(record: UserRecord) -> str:
 
 
 def place(access: MemoryAccess) -> str:
-    """Return the region and offset of a device access: ``nvme+0x1c``."""
-    return f"{printable(access.region or '')}+{access.offset or '?'}"
+    """Return the region and offset of a device access: ``nvme+0x1c``.
+
+    Of one whose extent alone is known, both ends: ``nvme+0x0..0x1ff``.
+    """
+    told = f"{printable(access.region or '')}+{access.offset or '?'}"
+    if access.extent is None or access.offset is None:
+        return told
+    return f"{told}..{int(access.offset, 16) + access.extent - 1:#x}"
 
 
 def difference_line(difference: Difference) -> str:
@@ -292,7 +301,7 @@ def difference_line(difference: Difference) -> str:
     told = []
     if traced is not None:
         value = padded(None if traced.value is None else hex(traced.value), traced.width)
-        how = f"{_short(traced.direction, traced.width)} {traced.address:#x} {value}"
+        how = f"{short(traced.direction, traced.width)} {traced.address:#x} {value}"
         stepped = ", stepped" if traced.stepped else ""
         told.append(
             f"traced #{traced.seq} {how} by {printable(traced.site)}"
@@ -300,7 +309,7 @@ def difference_line(difference: Difference) -> str:
         )
     for entry in logged:
         value = padded(hex(entry.value), entry.width)
-        how = f"{_short(entry.direction, entry.width)} {entry.address:#x} {value}"
+        how = f"{short(entry.direction, entry.width)} {entry.address:#x} {value}"
         told.append(f"QEMU's line {entry.line} cpu {entry.cpu} {how}")
     return f"{difference.kind:<9}  {printable(difference.region)}  {after}: {'; '.join(told)}"
 
@@ -358,7 +367,7 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
     number. Below a change are the bit fields that it changes.
     """
     steps = [step for line in hunk if (step := line.first or line.second) is not None]
-    places = [f"+{s.offset:#x} {s.named.text if s.named is not None else ''}" for s in steps]
+    places = [f"{_step_place(s)} {s.named.text if s.named is not None else ''}" for s in steps]
     wide = max(8, *(len(place.rstrip()) for place in places))
     for line, step, place in zip(hunk, steps, places, strict=True):
         value = _step_value(step)
@@ -370,7 +379,7 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
             other = "" if line.second.site == step.site else f"{printable(line.second.site)} "
             site += f" → {other}#{line.second.seq}"
         yield (
-            f"  {_DIFF_MARK[line.kind]} {_short(step.direction, step.width):<3}"
+            f"  {_DIFF_MARK[line.kind]} {short(step.direction, step.width):<3}"
             f" {place.rstrip():<{wide}} {value:<24} {site}"
         )
         if line.kind == "changed" and line.second is not None:
@@ -390,14 +399,23 @@ def _step_changes(first: Step, second: Step) -> str:
     return first.named.changes(first.value, second.value)
 
 
+def _step_place(step: Step) -> str:
+    last = "" if step.extent is None else f"..{step.offset + step.extent - 1:#x}"
+    return f"+{step.offset:#x}{last}"
+
+
 def _step_value(step: Step) -> str:
     value = padded(None if step.value is None else hex(step.value), step.width)
     times = "" if step.turns == 1 else f" x{step.turns:,}"
     return f"{value}{times} {_touch(step.device, step.skipped, step.width)}".rstrip()
 
 
-def _short(direction: Direction, width: int) -> str:
-    return f"{'R' if direction == 'read' else 'W'}{width}"
+def short(direction: Direction, width: int) -> str:
+    """Return an access's direction and width as a line has them: ``R4``, ``W?``, ``??``."""
+    return f"{_LETTERS[direction]}{width or '?'}"
+
+
+_LETTERS: dict[Direction, str] = {"read": "R", "write": "W", "unknown": "?"}
 
 
 def padded(value: Hex | None, width: int) -> str:

@@ -177,11 +177,11 @@ def _fault(record: Intercept, *, located: bool) -> list[Contrast]:
     found = set()
     for access in record.accesses:
         linear = int(access.linear, 16)
-        if linear <= cr2 < linear + max(access.width, 1):
+        if linear <= cr2 < linear + access.span:
             found.add(access.direction)
     if not found:
         wrong.append(Contrast("cr2", "within an access", record.cr2))
-    elif direction not in found:
+    elif not found & {direction, "unknown"}:
         wrong.append(Contrast("direction by error_code", direction, found.pop()))
     return wrong
 

@@ -179,7 +179,7 @@ class Sieve:
 
 
 def _touches(span: Span, access: MemoryAccess) -> bool:
-    return access.offset is not None and span.meets(int(access.offset, 16), access.width)
+    return access.offset is not None and span.meets(int(access.offset, 16), access.span)
 
 
 def _has(match: Match, access: MemoryAccess) -> bool:

@@ -17,17 +17,21 @@ Names = TypeVar("Names", bound=tuple[str, ...])
 
 @dataclass(slots=True)
 class RegionCount:
-    """Count the device accesses to one region; ``sites`` holds the call sites they came from."""
+    """Count the device accesses to one region; ``sites`` holds the call sites they came from.
+
+    ``unknown`` are those of which it is not known whether they read or write.
+    """
 
     reads: int = 0
     writes: int = 0
+    unknown: int = 0
     stepped: int = 0
     sites: set[str] = field(default_factory=set)
 
     @property
     def accesses(self) -> int:
         """Return how many device accesses there were."""
-        return self.reads + self.writes
+        return self.reads + self.writes + self.unknown
 
     @property
     def emulated(self) -> int:
@@ -113,10 +117,13 @@ class Summary:
         for (_, access), register in zip_longest(accesses, named[: len(accesses)]):
             region = access.region or ""
             count = self.regions.setdefault(region, RegionCount())
-            if access.direction == "read":
-                count.reads += 1
-            else:
-                count.writes += 1
+            match access.direction:
+                case "read":
+                    count.reads += 1
+                case "write":
+                    count.writes += 1
+                case "unknown":
+                    count.unknown += 1
             count.stepped += record.via == "stepped"
             count.sites.add(site)
             self.sites[site, region] += 1
@@ -152,6 +159,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
                 "region": name,
                 "reads": count.reads,
                 "writes": count.writes,
+                "unknown": count.unknown,
                 "emulated": count.emulated,
                 "stepped": count.stepped,
                 "call_sites": len(count.sites),
@@ -186,7 +194,7 @@ def instruction_form(text: str, accesses: Sequence[MemoryAccess] = ()) -> str:
     Ref: Intel SDM vol. 2A, 3.1.1.3 (the notation: r32, m32, imm, xmm).
     """
     head, operands = _split(text)
-    fallback = f"m{8 * accesses[0].width}" if accesses else "m"
+    fallback = f"m{8 * accesses[0].width or ''}" if accesses else "m"
     return " ".join([head, ", ".join(_operand(o, fallback) for o in operands)]).strip()
 
 

@@ -19,15 +19,17 @@ def closing_table(summary: Summary) -> Table:
 
     The caption names the regions that were traced and never accessed.
     """
-    table = _table("region", "reads", "writes", "emulated", "stepped", "call sites")
+    unknown = any(count.unknown for count in summary.regions.values())
+    directions = ("reads", "writes", *(("unknown",) if unknown else ()))
+    table = _table("region", *directions, "emulated", "stepped", "call sites")
     order = sorted(summary.regions.items(), key=lambda item: (-item[1].accesses, item[0]))
     for name, count in order:
         if count.accesses:
-            cells = count.reads, count.writes, count.emulated, count.stepped, len(count.sites)
-            _row(table, name, *cells)
-    unused = ", ".join(name for name, count in order if not count.accesses)
-    if unused:
-        table.caption = Text(f"traced, not accessed: {printable(unused)}")
+            cells = (getattr(count, direction) for direction in directions)
+            _row(table, name, *cells, count.emulated, count.stepped, len(count.sites))
+    idle = ", ".join(name for name, count in order if not count.accesses)
+    if idle:
+        table.caption = Text(f"traced, not accessed: {printable(idle)}")
     return table
 
 

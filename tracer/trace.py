@@ -22,9 +22,13 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """A number of things, or of nanoseconds."""
 
 Width = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
-"""Bytes of one access; 0 where the instruction is not known. XSAVE has the widest."""
+"""Bytes of one access; 0 where they are not known, only the :data:`Extent` that they lie in."""
 
-Direction = Literal["read", "write"]
+Extent = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+"""Bytes within which accesses were made that are not known one by one."""
+
+Direction = Literal["read", "write", "unknown"]
+"""``unknown`` is what the vCPU did for an instruction that is not known here."""
 
 Via = Literal["emulated", "stepped"]
 """How an access was carried out: by the emulator, or by the vCPU in a native step."""
@@ -120,7 +124,9 @@ class GhcbExit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Record one access of an instruction, to a device (``region`` set) or to guest RAM.
 
-    ``width`` is in bytes. ``value`` is absent when a natively stepped instruction hid it.
+    ``width`` is in bytes. ``value`` is absent when a natively stepped instruction hid it. Where it
+    is hidden which bytes were accessed, ``width`` is 0 and ``extent`` tells within how many from
+    the address on there were any number of accesses in this direction, of any width.
     ``offset`` is relative to the start of the region. ``tdvmcall`` and ``ghcb`` tell the hypercall
     that a device access would become in a confidential guest. Where a person stepped in, ``value``
     is still what the instruction read or wrote; ``device`` is what the device gave or got in its
@@ -138,6 +144,12 @@ class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     ghcb: GhcbExit | None = None
     device: Hex | None = None
     skipped: bool = False
+    extent: Extent | None = None
+
+    @property
+    def span(self) -> int:
+        """Return how many bytes from the address on the access may have touched."""
+        return self.width or self.extent or 1
 
 
 class Intercept(

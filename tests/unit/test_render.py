@@ -134,6 +134,7 @@ def test_an_object_holds_the_access() -> None:
         "register": None,
         "address": "0xfed000f0",
         "width": 8,
+        "extent": None,
         "direction": "read",
         "value": "0x123456789abcdef0",
         "fields": {},

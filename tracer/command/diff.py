@@ -140,6 +140,7 @@ def _step(step: Step | None) -> dict[str, Any] | None:
         "offset": step.offset,
         "register": step.named.text if step.named is not None else None,
         "width": step.width,
+        "extent": step.extent,
         "value": step.value,
         "seq": step.seq,
         "site": step.site,

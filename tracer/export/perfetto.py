@@ -52,10 +52,11 @@ class _Output:
     def access(self, event: Event) -> None:
         record, access = event.record, event.access
         track = self._track(record.vcpu, access.region or "")
-        name = f"{access.direction} {access.width} +{access.offset or '?'}"
+        name = f"{access.direction} {access.width or '?'} +{access.offset or '?'}"
         texts = {
             "register": event.named.text if event.named is not None else None,
             "value": access.value,
+            "extent": None if access.extent is None else str(access.extent),
             "address": access.physical,
             "symbol": record.symbol,
             "rip": record.rip,

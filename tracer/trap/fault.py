@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tracer.decode import foreign_accesses
 from tracer.errors import InterceptError
@@ -11,8 +12,7 @@ from tracer.gdb.target import assign_xmm, store
 from tracer.instruction import Instruction
 from tracer.intercept import AddressSpace, Meddling, Transfer
 from tracer.stub import SPILL_SIZE, Spill, patch_spill
-from tracer.trace import Direction
-from tracer.x86 import CpuState, PageFaultCode
+from tracer.x86 import PAGE_SIZE, CpuState, PageFaultCode
 
 
 @dataclass(slots=True)
@@ -77,18 +77,24 @@ class Fault:
         cr2 = self.spill.cr2
         leaf = self.space.leaf(cr2)
         physical = leaf.translate(cr2) if leaf is not None else 0
-        write = self.spill.frame.error_code & PageFaultCode.W
-        direction: Direction = "write" if write else "read"
-        width = 0 if insn is None else insn.width or dict(foreign_accesses(insn)).get(direction)
+        way: Literal["read", "write"] = "read"
+        if self.spill.frame.error_code & PageFaultCode.W:
+            way = "write"
+        width = 0 if insn is None else insn.width or dict(foreign_accesses(insn)).get(way) or 0
+        region = self.space.regions.find(physical)
+        room = PAGE_SIZE - cr2 % PAGE_SIZE
+        if region is not None:
+            room = min(room, region.end + 1 - physical)
         return Transfer(
-            direction=direction,
+            direction="unknown" if insn is None else way,
             linear=cr2,
             physical=physical,
-            width=width or 0,
+            width=width,
             value=None,
-            region=self.space.regions.find(physical),
+            region=region,
             traced=self.space.regions.is_traced(physical),
             ram=False,
+            extent=None if width else room,
         )
 
     def write_back(self) -> list[str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from tracer.operand import Address
 from tracer.plan import Change, FlagChange, Plan, SubAccess
-from tracer.render import padded
+from tracer.render import padded, short
 from tracer.verdict import Verdict
 from tracer.view.sheet import Cell, flow, folded, labelled, room, under, words
 
@@ -92,8 +92,7 @@ def _linear_cells(access: SubAccess) -> Iterator[Cell]:
 
 def _access_cells(access: SubAccess, *, stepped: bool) -> Iterator[Cell]:
     yield Cell(_MARKS[access.moment], "value" if access.moment == "pending" else "time")
-    kind = f"{'R' if access.direction == 'read' else 'W'}{access.width or '?'}"
-    yield Cell(kind, access.direction)
+    yield Cell(short(access.direction, access.width), access.direction)
     where = access.place or f"linear {access.linear:#x}"
     if access.physical is not None and not access.traced and access.place == "RAM":
         where = f"RAM at {access.physical:#x}"
