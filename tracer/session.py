@@ -183,8 +183,8 @@ class Session:
                 f"{self.kernel.path} has no symbol {', '.join(missing)}: mappings would be missed; "
                 "give better symbols with --symbols"
             )
-        _, idt = await self.machine.descriptor_tables()
-        gate = PageFaultGate(self.target, idt)
+        tables = await self.machine.descriptor_tables()
+        gate = PageFaultGate(self.target, tables.idt.base)
         registers = await self.target.registers()
         await gate.install(self.view.space_of(registers), symbols.address_of(linux.STUB_PLACE))
         callers = self._callers = Callers(self._names, self.publish, stacks=stacks)

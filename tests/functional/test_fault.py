@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,16 @@ def test_old_qemu(tmp_path: Path) -> None:
     done = boot(tmp_path, "--qemu", old)
     assert done.status == 1
     assert "QEMU 2.12.0; 6.0 or newer needed" in only_line(done.err)
+
+
+def test_qemu_of_another_cpu(tmp_path: Path) -> None:
+    if shutil.which("qemu-system-i386") is None:
+        pytest.skip("no qemu-system-i386 here")
+    done = boot(tmp_path, "--quiet", "--qemu", "qemu-system-i386")
+    assert done.status == 1
+    line = the_line(done.err)
+    assert "(i386) lack rax" in line
+    assert "qemu-system-x86_64 has them" in line
 
 
 def test_argument_that_qemu_refuses(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from tracer import mi
 from tracer.errors import CommandFailed, DebuggerError, TracerError
+from tracer.gdb_console import gdb_version, packet_answers
 from tracer.process import Process, start
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ _STARTUP = (
     "set height 0",
     "set debuginfod enabled off",
     "set auto-load off",
-    "set architecture i386:x86-64",
     "set breakpoint always-inserted on",
     # The unwinder must not wander through guest memory: a device could be there.
     "set backtrace limit 1",
@@ -83,11 +83,10 @@ class GdbClient(asyncio.SubprocessProtocol):
 
     async def _version(self, program: str) -> str:
         banner = await self.console("show version")
-        first = banner.splitlines()[0] if banner else ""
-        version = first.rsplit(" ", 1)[-1]
-        numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
-        if not first.startswith("GNU gdb") or not numbers:
-            raise DebuggerError(f"{program} does not answer like GDB: {first!r}")
+        numbers = gdb_version(banner)
+        if numbers is None:
+            raise DebuggerError(f"{program} does not answer like GDB: {banner[:80]!r}")
+        version = ".".join(map(str, numbers))
         if numbers < MINIMUM_VERSION:
             raise DebuggerError(f"{program} is GDB {version}; {MINIMUM_VERSION[0]} or newer needed")
         return version
@@ -116,11 +115,7 @@ class GdbClient(asyncio.SubprocessProtocol):
         """
         self._console.clear()
         await self.batch([f"maint packet {packet}" for packet in packets])
-        prefix = 'received: "'
-        answers = [text[len(prefix) :] for text in self._console if text.startswith(prefix)]
-        if len(answers) != len(packets):
-            raise DebuggerError(f"gdb answered {len(answers)} of {len(packets)} packets")
-        return [answer.rstrip("\n").removesuffix('"') for answer in answers]
+        return packet_answers("".join(self._console), packets)
 
     async def stopped(self) -> mi.Stopped:
         """Wait until the target stops and return why; stops queue up while nobody waits."""

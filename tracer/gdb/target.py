@@ -5,8 +5,6 @@ Ref: QEMU docs/system/gdb.rst ("Examining physical memory"); GDB manual, "Packet
 
 from __future__ import annotations
 
-import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +12,9 @@ from pathlib import Path
 from tracer import mi
 from tracer.errors import DebuggerError, InterceptError
 from tracer.gdb.client import GdbClient
+from tracer.target_description import RegisterLayout, describe, parse_chunk, request
 from tracer.x86 import GPR, PAGE_SIZE
 
-_LAYOUT_ROW = re.compile(
-    # GDB 13 aligns to the right; newer ones to the left, with a column for what is expedited.
-    r"^ ?(?P<name>\w+)\s+\d+\s+\d+\s+\d+\s+(?P<size>\d+)"
-    r"\s+\S+\s+(?P<number>\d+)\s+(?P<offset>\d+)\s*(?:yes\s*)?$"
-)
 _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
            "cr0", "cr2", "cr3", "cr4", "efer")  # fmt: skip
 _STRAYS = 4
@@ -45,52 +39,45 @@ class Target:
 
     def __init__(self, client: GdbClient) -> None:
         self.client = client
-        self._names: tuple[str, ...] = ()
-        self._numbers: dict[str, int] = {}
+        self._layout = RegisterLayout("", ())
         self._rsp = self._cr3 = 0
-        self._struct = struct.Struct("")
 
     async def attach(self, socket: Path) -> None:
-        """Connect to QEMU's stub and learn how it lays out registers."""
+        """Connect to QEMU's stub and learn how it lays out registers.
+
+        Raises DebuggerError when either side does not know those of an x86-64 CPU.
+        """
         await self.client.command(f"target remote {socket}")
         await self.client.stopped()
+        layout = self._layout = await self._describe()
+        layout.require(_NEEDED)
         names = (await self.client.command("-data-list-register-names")).get("register-names")
         if not isinstance(names, list) or not {"rsp", "cr3"} <= set(names):
-            raise DebuggerError("gdb does not know the registers of an x86-64 QEMU")
+            raise DebuggerError(
+                f"GDB {self.client.version} does not take the registers that QEMU describes "
+                "(rsp, cr3): it must be built for x86-64, and with expat"
+            )
         self._rsp, self._cr3 = names.index("rsp"), names.index("cr3")
-        self._learn(await self.client.console("maint print remote-registers"))
 
-    def _learn(self, table: str) -> None:
-        rows = [match for line in table.splitlines() if (match := _LAYOUT_ROW.match(line))]
-        places = sorted((int(row["offset"]), int(row["size"]), row["name"]) for row in rows)
-        missing = set(_NEEDED) - {name for _, _, name in places}
-        if missing:
-            raise DebuggerError(f"QEMU's GDB stub does not show {', '.join(sorted(missing))}")
-        # One format for the whole answer to `g`: unpacked in one call per stop.
-        layout = "<"
-        end = 0
-        for offset, size, _ in places:
-            layout += f"{offset - end}x" if offset > end else ""
-            layout += {1: "B", 2: "H", 4: "I", 8: "Q"}.get(size, f"{size}s")
-            end = offset + size
-        self._names = tuple(name for _, _, name in places)
-        self._numbers = {row["name"]: int(row["number"]) for row in rows}
-        self._struct = struct.Struct(layout)
+    async def _describe(self) -> RegisterLayout:
+        description = describe()
+        annex = next(description)
+        while True:
+            text, more = b"", True
+            while more:
+                (answer,) = await self.client.packets([request(annex, len(text))])
+                chunk = parse_chunk(annex, answer)
+                text, more = text + chunk.data, chunk.more
+            try:
+                annex = description.send(text)
+            except StopIteration as stop:
+                layout: RegisterLayout = stop.value
+                return layout
 
     async def registers(self) -> RegisterFile:
         """Return all registers of the vCPU that stopped."""
         (answer,) = await self.client.packets(["g"])
-        try:
-            data = bytes.fromhex(answer.replace("x", "0"))
-            fields = self._struct.unpack(data[: self._struct.size])
-        except (ValueError, struct.error) as error:
-            raise DebuggerError(f"the stub's registers cannot be read: {answer[:40]}") from error
-        return RegisterFile(
-            {
-                name: int.from_bytes(field, "little") if isinstance(field, bytes) else field
-                for name, field in zip(self._names, fields, strict=True)
-            }
-        )
+        return RegisterFile(self._layout.unpack(answer))
 
     async def register(self, name: str) -> int:
         """Return one integer register of the vCPU that stopped."""
@@ -142,7 +129,7 @@ class Target:
         it does not assign as a whole.
         """
         value = cr3.to_bytes(8, "little").hex()
-        (answer,) = await self.client.packets([f"P{self._numbers['cr3']:x}={value}"])
+        (answer,) = await self.client.packets([f"P{self._layout.numbers['cr3']:x}={value}"])
         if answer != "OK":
             raise InterceptError(f"the TLB was not flushed: the stub answered {answer!r}")
 

@@ -24,6 +24,7 @@ from tracer.errors import QemuError, TracerError
 from tracer.guest.ending import Ending
 from tracer.guest.memory import GuestMemory, Span
 from tracer.process import Process, exit_words, start
+from tracer.qemu_monitor import DescriptorTables, descriptor_tables
 from tracer.region import FlatRange, Region, name_regions, owner_path, parse_flat_view
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ _METRONOME = (
     "-object", f"filter-buffer,id=metronome-beat,netdev=metronome,interval={_BEAT}",
 )  # fmt: skip
 _RAM = "guest-ram"
+_LOGGED = "cpu_reset,guest_errors"
 _CONSOLE_TAIL = 200
 _REGISTER_DUMP = re.compile(r"CPU Reset|[A-Z][A-Z0-9 ]{1,5}=")
 """What ``-d cpu_reset`` writes beside the one line that matters."""
@@ -159,6 +161,10 @@ class Machine(asyncio.SubprocessProtocol):
                 raise QemuError(str(error)) from error
             theirs.close()
             await self._connect(ours)
+            if self.config.qemu_log is not None:
+                # QEMU 10.0 has an item of its own for refused accesses; 7.2 does not know its
+                # name, and leaves the items as they are.
+                await self.monitor(f"log {_LOGGED},invalid_mem")
         finally:
             theirs.close()
 
@@ -218,7 +224,7 @@ class Machine(asyncio.SubprocessProtocol):
             words += ["-d", "cpu_reset"]
         else:
             # Accesses of a width the device does not take are in no trace event.
-            words += ["-d", "cpu_reset,guest_errors", "-D", str(config.qemu_log)]
+            words += ["-d", _LOGGED, "-D", str(config.qemu_log)]
             words += ["-trace", "memory_region_ops_*"]
         return [*words, *config.extra]
 
@@ -263,15 +269,9 @@ class Machine(asyncio.SubprocessProtocol):
         ram = [(item.start, item.end) for item in ranges if item.kind in ("ram", "rom", "romd")]
         return name_regions(ranges, await self._owner_types(ranges)), ram
 
-    async def descriptor_tables(self) -> tuple[int, int]:
-        """Return the linear base addresses of the first vCPU's GDT and IDT."""
-        # QEMU's GDB stub does not show them.
-        text = await self.monitor("info registers")
-        found = [
-            re.search(rf"^{name}=\s*([0-9a-f]+)", text, re.MULTILINE) for name in ("GDT", "IDT")
-        ]
-        gdt, idt = (int(match[1], 16) if match else 0 for match in found)
-        return gdt, idt
+    async def descriptor_tables(self) -> DescriptorTables:
+        """Return where the first vCPU's GDT and IDT are, which QEMU's GDB stub does not show."""
+        return descriptor_tables(await self.monitor("info registers"))
 
     async def _owner_types(self, ranges: Sequence[FlatRange]) -> dict[str, str]:
         for item in ranges:

@@ -51,8 +51,9 @@ class GuestView:
         """
         mode = self._modes.get(selector)
         if mode is None:
-            gdt, _ = await self.machine.descriptor_tables()
-            descriptor = int.from_bytes(space.read(gdt + (selector & 0xFFF8), 8), "little")
+            tables = await self.machine.descriptor_tables()
+            linear = tables.gdt.base + (selector & 0xFFF8)
+            descriptor = int.from_bytes(space.read(linear, 8), "little")
             small = Mode.COMPAT32 if descriptor >> 54 & 1 else Mode.COMPAT16
             mode = Mode.LONG if descriptor >> 53 & 1 else small
             self._modes[selector] = mode

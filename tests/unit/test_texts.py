@@ -1,0 +1,138 @@
+"""Texts that QEMU and GDB print for people, as each version prints them; see scripts/texts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tracer import mi
+from tracer.errors import DebuggerError, QemuError
+from tracer.gdb_console import gdb_version, packet_answers
+from tracer.qemu_log import entries
+from tracer.qemu_monitor import descriptor_tables
+from tracer.region import name_regions, parse_flat_view
+from tracer.target_description import describe, parse_chunk
+from tracer.x86 import GPR
+
+TEXTS = Path(__file__).parent.parent / "data" / "texts"
+QEMUS = sorted(TEXTS.glob("qemu-*"))
+GDBS = sorted(TEXTS.glob("gdb-*"))
+
+by_qemu = pytest.mark.parametrize("folder", QEMUS, ids=lambda folder: folder.name)
+by_gdb = pytest.mark.parametrize("folder", GDBS, ids=lambda folder: folder.name)
+
+
+def test_both_distributions_are_there() -> None:
+    assert {folder.name.partition(".")[0] for folder in QEMUS + GDBS} >= {
+        "qemu-7", "qemu-10", "gdb-13", "gdb-16",
+    }  # fmt: skip
+
+
+@by_qemu
+def test_memory_map(folder: Path) -> None:
+    ranges = parse_flat_view((folder / "mtree").read_text())
+    regions = name_regions(ranges, {})
+    assert {"lapic", "ecam", "vga.window"} & {r.name for r in regions} >= {"lapic", "ecam"}
+    by_qemu_name = {region.qemu_name: region for region in regions}
+    assert by_qemu_name["hpet"].start == 0xFED0_0000
+    assert by_qemu_name["ioapic"].end == 0xFEC0_0FFF
+    assert {item.kind for item in ranges} >= {"ram", "rom", "i/o"}
+    assert all(item.owner for item in ranges if item.kind == "i/o")
+    ram = [item for item in ranges if item.name == "guest-ram"]
+    assert ram[0].offset == ram[0].start == 0
+
+
+@by_qemu
+def test_descriptor_tables(folder: Path) -> None:
+    tables = descriptor_tables((folder / "registers").read_text())
+    assert tables.idt.limit == 256 * 16 - 1
+    assert tables.gdt.limit == 0x7F
+    assert tables.idt.base >= tables.gdt.base >= 0xFFFF_FFFF_8000_0000
+
+
+def test_descriptor_tables_that_are_not_told() -> None:
+    with pytest.raises(QemuError, match="GDT and IDT"):
+        descriptor_tables("GDT=     0000000000000000 0000ffff\nIDT is nowhere\n")
+
+
+@by_qemu
+def test_accesses(folder: Path) -> None:
+    lines = (folder / "accesses").read_bytes().splitlines()
+    found = list(entries(lines))
+    assert len(found) == len(lines)
+    assert {entry.cpu for entry in found} >= {0, -1}
+    assert {entry.direction for entry in found} == {"read", "write"}
+    assert all(entry.name for entry in found)
+    hpet = [entry for entry in found if entry.name == "hpet" and not entry.refused]
+    assert {entry.address & ~0x3FF for entry in hpet} == {0xFED0_0000}
+    refused = [entry for entry in found if entry.refused and entry.name == "hpet"]
+    assert [(entry.direction, entry.address, entry.width) for entry in refused] == [
+        ("read", 0, 1),
+        ("write", 0, 1),
+    ]
+
+
+@by_gdb
+def test_version(folder: Path) -> None:
+    numbers = gdb_version((folder / "version").read_text())
+    assert numbers is not None
+    assert folder.name == "gdb-" + ".".join(map(str, numbers))
+
+
+@pytest.mark.parametrize(
+    ("banner", "version"),
+    [
+        ("GNU gdb (GDB) Fedora Linux 16.3-1.fc41\nCopyright", (16, 3)),
+        ("GNU gdb (Ubuntu 12.1-0ubuntu1~22.04) 12.1\n", (12, 1)),
+        ("GNU gdb (GDB) 17.0.50.20250101-git\n", (17, 0, 50, 20250101)),
+        ("GNU gdb (GDB) 7.12", (7, 12)),
+        ("GNU gdb", None),
+        ("lldb version 14.0.6", None),
+        ("", None),
+    ],
+)
+def test_other_versions(banner: str, version: tuple[int, ...] | None) -> None:
+    assert gdb_version(banner) == version
+
+
+@by_gdb
+def test_packets(folder: Path) -> None:
+    console = (folder / "packets").read_text()
+    packets = re.findall(r"^sending: (.*)$", console, re.MULTILINE)
+    answers = dict(zip(packets, packet_answers(console, packets), strict=True))
+    assert answers["vetrace"] == ""
+    assert answers["qXfer:features:read:nothing:0,80"] == "E00"
+    description = describe()
+    annex = next(description)
+    while True:
+        asked = [packet for packet in packets if packet.startswith(f"qXfer:features:read:{annex}:")]
+        text = b"".join(parse_chunk(annex, answers[packet]).data for packet in asked)
+        try:
+            annex = description.send(text)
+        except StopIteration as stop:
+            layout = stop.value
+            break
+    assert layout.architecture == "i386:x86-64"
+    layout.require((*GPR, "rip", "eflags", "cs", "fs_base", "cr2", "cr3", "cr4", "efer", "mxcsr"))
+    # The answer holds what was described, to the last byte.
+    last = layout.places[-1]
+    assert len(answers["g"]) == 2 * (last.offset + last.size)
+    values = layout.unpack(answers["g"])
+    assert values["rip"] >= 0xFFFF_FFFF_8000_0000
+    assert values["cs"] == 0x10
+    assert values["efer"] & 0xD01 == 0xD01
+    assert values["mxcsr"] == 0x1F80
+
+
+def test_packets_without_an_answer() -> None:
+    with pytest.raises(DebuggerError, match=r"0 answers to 1 packets \(g\).*'sending: g"):
+        packet_answers("sending: g\n", ["g"])
+
+
+def test_an_answer_in_pieces() -> None:
+    # GDB flushes its console where it likes.
+    pieces = ['~"sending: g\\nreceived: \\""', '~"00"', '~"ff\\"\\n"']
+    texts = [message.text for piece in pieces if isinstance(message := mi.parse(piece), mi.Text)]
+    assert packet_answers("".join(texts), ["g"]) == ["00ff"]
