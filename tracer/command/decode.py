@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import re
+import sys
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from tracer.bus import Load
+from tracer.code_text import read_code
 from tracer.command import EXIT_OK
 from tracer.decode import decode
 from tracer.errors import EmulationError, TracerError, UnsupportedInstruction, UsageError
@@ -33,14 +36,17 @@ from tracer.x86 import GPR, CpuState, Flag, Mode
 _MODES = {"64": Mode.LONG, "32": Mode.COMPAT32, "16": Mode.COMPAT16}
 _SEGMENT_STATE = ("cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base")
 _STATE = ("cr0", "cr4", "cpl", "mxcsr", "fpu_control", "fpu_status", "fpu_tag")
-_SEPARATORS = re.compile(r"0x|\\x|[\s,:]", re.IGNORECASE)
+_LONGEST_REPORT = 1 << 20  # characters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace decode``."""
     parser.add_argument(
-        "code", metavar="HEX", nargs="+", help="the bytes: 8b401c, 0x8b 0x40 0x1c, 8b,40,1c"
-    )
+        "code", metavar="HEX", nargs="+",
+        help="the bytes: 8b401c, 0x8b 0x40 0x1c, \\x8b\\x40; or what has them: the Code: line of an"
+        " oops, of which the marked byte is the first, or a line of objdump or GDB; - reads it all"
+        " from standard input",
+    )  # fmt: skip
     parser.add_argument(
         "--rip", metavar="A", default="0", help="the linear address of the first byte (default 0)"
     )
@@ -57,12 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what memory answers, a value for each load in order",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.epilog = "The first instruction is explained; bytes after it are ignored and counted."
+    parser.epilog = (
+        "The first instruction is explained; bytes after it, and before a marked one, are ignored"
+        " and counted."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the explanation; return the exit status."""
-    code = _bytes(args.code)
+    source = read_code(_standard_input() if args.code == ["-"] else " ".join(args.code))
+    code = source.code
     rip, mode = _number("--rip", args.rip, 64), _MODES[args.mode]
     try:
         insn = decode(code, rip, mode)
@@ -79,13 +89,13 @@ def run(args: argparse.Namespace) -> int:
         cpl=cpu.cpl if cpu is not None else 0,
         linear=address(insn, cpu, known) if cpu is not None else None,
     )
-    trailing = len(code) - insn.length
+    ignored = source.before, len(code) - insn.length
     if args.json:
-        shown = _object(insn, told, trailing)
+        shown = _object(insn, told, ignored)
         shown["result"] = _result_object(cpu, result) if cpu and result else None
         print(msgspec.json.encode(shown).decode())
         return EXIT_OK
-    lines = _lines(insn, told, trailing)
+    lines = _lines(insn, told, ignored)
     if cpu and result:
         lines += _result_lines(cpu, result)
     elif cpu:
@@ -94,12 +104,10 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _bytes(words: list[str]) -> bytes:
-    digits = _SEPARATORS.sub("", " ".join(words))
-    if re.fullmatch(r"(?:[0-9a-fA-F]{2})+", digits):
-        return bytes.fromhex(digits)
-    shown = " ".join(words)
-    raise UsageError(f"{shown!r} is not bytes: give pairs of hex digits, such as 8b401c")
+def _standard_input() -> str:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a log may hold anything beside the bytes
+    return sys.stdin.read(_LONGEST_REPORT)
 
 
 def _number(option: str, text: str, bits: int) -> int:
@@ -156,13 +164,17 @@ def _after(cpu: CpuState, result: Result) -> dict[str, str]:
     return after
 
 
-def _object(insn: Instruction, told: dict[str, Verdict], trailing: int) -> dict[str, Any]:
+def _object(
+    insn: Instruction, told: dict[str, Verdict], ignored: tuple[int, int]
+) -> dict[str, Any]:
     form = insn.form
+    leading, trailing = ignored
     return {
         "bytes": insn.code.hex(),
         "text": insn.text,
         "length": insn.length,
         "trailing_bytes": trailing,
+        "leading_bytes": leading,
         "form": f"{form.opcode.text} {form.name}" if form is not None else None,
         "accesses": [{"direction": kind, "width": width} for kind, width in touches(insn)],
         "flags": {
@@ -213,12 +225,14 @@ _HANDLED: dict[Handled, str] = {
 }
 
 
-def _lines(insn: Instruction, verdicts: dict[str, Verdict], trailing: int) -> list[str]:
+def _lines(insn: Instruction, verdicts: dict[str, Verdict], ignored: tuple[int, int]) -> list[str]:
     form = insn.form
+    leading, trailing = ignored
     accesses = ", ".join(f"{kind} {_width(width)}" for kind, width in touches(insn)) or "none"
     told = [
         insn.text,
         f"  bytes      {insn.code.hex(' ')}  ({insn.length} bytes"
+        + (f"; {leading} before the marked one" if leading else "")
         + (f"; {trailing} more not looked at)" if trailing else ")"),
         f"  accesses   {accesses}" + (" an iteration" if insn.rep else ""),
     ]
