@@ -8,7 +8,7 @@ is better changed to ask the host without the exception ("paravirtualised").
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tracer.decode import decode
@@ -48,18 +48,29 @@ class Site:
 
 
 class Audit:
-    """Judge records as they come, in memory that grows with the call sites alone."""
+    """Judge records as they come, in memory that grows with the call sites alone.
+
+    ``unjudged`` counts the exits of instructions that the trace does not tell.
+    """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
+        self.unjudged = 0
         self._sites: dict[tuple[str, str], Site] = {}
 
-    def add(self, record: Record) -> None:
-        """Judge one record, emulated or natively stepped."""
+    def add(self, record: Record, wanted: Sequence[tuple[int, MemoryAccess]] | None = None) -> None:
+        """Judge one record, emulated or natively stepped.
+
+        Of its device accesses only those ``wanted`` are counted, all when that is None; without
+        any it is not judged.
+        """
         if not isinstance(record, Intercept):
             return
-        reached = record.device_accesses()
+        reached = record.device_accesses() if wanted is None else wanted
         if not reached:
+            return
+        if not record.code:
+            self.unjudged += len(reached)
             return
         verdict = judgement(record, self.profile)
         key = record.rip, record.code
@@ -110,6 +121,16 @@ class Audit:
             found.append((place, exits))
             enough -= exits
         return found
+
+
+def side_by_side(audits: Sequence[Audit]) -> list[tuple[Site, ...]]:
+    """Return each call site as every audit of one trace judged it.
+
+    Those fatal to one come first, then those that make more exits.
+    """
+    columns = [{(site.rip, site.code): site for site in audit.sites} for audit in audits]
+    rows = [tuple(column[key] for column in columns) for key in columns[0]]
+    return sorted(rows, key=lambda row: (not any(s.fatal for s in row), -row[0].exits, row[0].rip))
 
 
 def audit(records: Iterable[Record], profile: Profile) -> Audit:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tracer.audit import Audit
+from tracer.audit import Audit, Site, side_by_side
 from tracer.comparison import Comparison
 from tracer.render import printable
 from tracer.summary import Names, Summary, ranked
@@ -74,17 +75,18 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def audit_table(audit: Audit, limit: int | None = None) -> Table:
-    """Return what a handler would make of each call site: fatal ones first, then the busiest."""
+def audit_table(audits: Sequence[Audit], limit: int | None = None) -> Table:
+    """Return what handlers would make of each call site: fatal ones first, then the busiest."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
     for heading in ("exits", "share"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("function", "module", "instruction", audit.profile.name):
+    names = [audit.profile.name for audit in audits]
+    for heading in ("function", "module", "instruction", *names):
         table.add_column(heading, overflow="fold")
-    sites, total = audit.sites, audit.exits
-    for site in sites[:limit]:
+    rows, total = side_by_side(audits), audits[0].exits
+    for row in rows[:limit]:
+        site = row[0]
         offset = f"+{site.offset}" if site.offset else ""
-        outcome = "oops" if site.fatal else site.verdict.outcome
         _row(
             table,
             site.exits,
@@ -92,13 +94,18 @@ def audit_table(audit: Audit, limit: int | None = None) -> Table:
             f"{site.place.function}{offset}" if site.place.function else site.rip,
             site.place.module or "kernel",
             site.text,
-            outcome + (" *" if site.verdict.note and not site.fatal else ""),
+            *map(_outcome, row),
         )
-    if limit is not None and len(sites) > limit:
-        rest = sites[limit:]
-        count = sum(site.exits for site in rest)
-        _row(table, count, f"{count / total:.1%}", f"… {len(rest)} more", "", "", "")
+    if limit is not None and len(rows) > limit:
+        rest = rows[limit:]
+        count = sum(row[0].exits for row in rest)
+        blank = [""] * (2 + len(audits))
+        _row(table, count, f"{count / total:.1%}", f"… {len(rest)} more", *blank)
     return table
+
+
+def _outcome(site: Site) -> str:
+    return "oops" if site.fatal else site.verdict.outcome + (" *" if site.verdict.note else "")
 
 
 # The last row tells of what the limit keeps out.

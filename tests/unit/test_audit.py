@@ -157,3 +157,100 @@ def test_a_trace_without_accesses(tmp_path: Path, capsys: pytest.CaptureFixture[
     path = sample.write(tmp_path / "a.vtrace", [sample.end(0)])
     assert main(["audit", str(path)]) == 0
     assert "no device access" in capsys.readouterr().out
+
+
+def bare(seq: int) -> Intercept:
+    """Make a record without its instruction, as an import makes it."""
+    made = record(seq, "", stepped=True, rip=hex(seq))
+    return msgspec.structs.replace(made, text="(not in the log)", before={}, after={})
+
+
+def test_nothing_can_be_said_without_instructions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ((), ("--json",), ("--profile", "all")):
+        assert run(tmp_path, *arguments, records=[bare(0), bare(1)]) == 1
+        out, error = capsys.readouterr()
+        assert out == "" and error.count("\n") == 1
+        assert "nothing can be said of its 2 accesses" in error and "oops" not in error
+
+
+def test_what_cannot_be_judged_is_told_beside_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, records=[record(0, "8b03"), bare(1)]) == 1
+    out, error = capsys.readouterr()
+    assert "1 exits from 1 call sites: 0 would oops" in out
+    assert "1 of 2 accesses were not judged" in error
+    assert run(tmp_path, "--json", records=[record(0, "0103"), bare(1)]) == 3
+    assert json.loads(capsys.readouterr().out)["unjudged"] == 1
+
+
+@pytest.mark.parametrize(
+    ("filters", "status", "exits"),
+    [
+        ((), 3, 3),
+        (("--region", "hpet"), 0, 1),
+        (("--symbol", "g"), 3, 2),
+        (("--read",), 3, 2),
+        (("--write",), 3, 1),
+        (("--symbol", "f", "--register", "CSTS"), 0, 0),
+    ],
+)
+def test_filters_choose_what_is_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], filters: tuple[str, ...], status: int,
+    exits: int,
+) -> None:  # fmt: skip
+    write = sample.device("nvme", 0x1C, 4, "write", 2)
+    records: list[Record] = [
+        sample.region("hpet"),
+        record(0, "8b03", sample.device("hpet", 0, 4, "read", 1)),
+        record(1, "0103", READ, write, symbol="g+0x1", rip="0xffffffff81000001"),
+    ]
+    assert run(tmp_path, "--json", *filters, records=records) == status
+    assert json.loads(capsys.readouterr().out)["exits"] == exits
+
+
+def test_a_region_that_is_not_there_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--region", "edu") == 2
+    assert "no region of" in capsys.readouterr().err
+
+
+# MOVS is fatal under TDX alone, a read into AH right under none.
+MIXED = [record(0, "a5"), record(1, "8a23", rip="0x9", symbol="g+0x2")]
+
+
+def test_all_profiles_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--profile", "all", "--json", records=MIXED) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["profiles"]
+    assert [item["profile"] for item in found["profiles"]] == list(PROFILES)
+    alone = []
+    for name in PROFILES:
+        run(tmp_path, "--profile", name, "--json", records=MIXED)
+        alone.append(json.loads(capsys.readouterr().out))
+    assert found["profiles"] == alone
+    fatal = {item["profile"]: item["fatal_call_sites"] for item in alone}
+    assert fatal["linux-tdx"] == 1 and fatal["linux-sev"] == 0
+
+
+def test_the_report_on_all_profiles_names_those_that_a_remark_concerns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--profile", "all", records=MIXED) == 3
+    out = capsys.readouterr().out
+    heading = next(line for line in out.splitlines() if "instruction" in line)
+    assert all(name in heading for name in PROFILES)
+    tdx = ", ".join(name for name in PROFILES if "tdx" in name)
+    assert f"MOVS is decoded, then rejected ({tdx})" in out
+    assert f"ah is taken for spl ({', '.join(PROFILES)})" in out
+    assert "linux-sev: SEV-ES or SEV-SNP guest, Linux 6.6 and later: 0 would oops, 1 would" in out
+
+
+def test_all_profiles_agree_that_a_site_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--profile", "all") == 0
+    assert "1 exits from 1 call sites\n" in capsys.readouterr().out

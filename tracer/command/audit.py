@@ -8,12 +8,16 @@ from typing import Any
 
 import msgspec
 
-from tracer.audit import Audit, Place, Site
-from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
-from tracer.errors import UsageError
+from tracer.audit import Audit, Place, Site, side_by_side
+from tracer.command import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.command.events import Source
+from tracer.command.filters import add_filters, register_maps, selection
+from tracer.errors import TraceError, UsageError
 from tracer.render import printable
 from tracer.tracefile import TraceReader
-from tracer.verdict import CURRENT, PROFILES
+from tracer.verdict import CURRENT, PROFILES, Profile
+
+_ALL = "all"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,61 +25,123 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
     parser.add_argument(
         "--profile", metavar="P", default=CURRENT,
-        help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT})",
+        help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT}); or {_ALL} of them",
     )  # fmt: skip
     parser.add_argument(
         "--limit", metavar="N", type=int, default=20, help="rows a table (default 20; 0: all)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    add_filters(parser)
     parser.epilog = (
-        "Exit status 3: a call site would be fatal. docs/audit.md explains the verdicts."
+        "Exit status 3: a call site would be fatal, to one profile at least. 1: the trace does not"
+        " tell the instructions, as one that was imported does not, so nothing can be said."
+        " docs/audit.md explains the verdicts."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the profile's handler would make of each call site; return the exit status."""
-    profile = PROFILES.get(args.profile)
-    if profile is None:
-        known = ", ".join(PROFILES)
-        raise UsageError(f"no profile is called {args.profile}; there are: {known}")
+    """Print what the profiles' handlers would make of each call site; return the exit status."""
+    profiles = _profiles(args.profile)
     if args.limit < 0:
         raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
-    audit = Audit(profile)
+    audits = [Audit(profile) for profile in profiles]
     with TraceReader(args.trace) as trace:
-        for record in trace:
-            audit.add(record)
+        source = Source(trace, selection(args), register_maps(args))
+        for record, wanted in source:
+            for audit in audits:
+                audit.add(record, wanted)
+        source.check_names()
+    judged, unjudged = audits[0].exits, audits[0].unjudged
+    if unjudged and not judged:
+        raise TraceError(
+            f"{args.trace}: nothing can be said of its {unjudged:,} accesses: the trace does not"
+            " have their instructions, as one that was imported from a log has not"
+        )
     if args.json:
-        print(msgspec.json.encode(_object(audit, trace)).decode())
+        objects = [_object(audit, trace) for audit in audits]
+        shown = {"profiles": objects} if args.profile == _ALL else objects[0]
+        print(msgspec.json.encode(shown).decode())
     else:
-        _print_report(audit, args.limit or None)
+        _print_report(audits, args.limit or None)
     terminal.warn_of_losses(trace)
-    return EXIT_MISMATCH if audit.fatal_sites else EXIT_OK
+    if unjudged:
+        terminal.warn(
+            f"{args.trace}: {unjudged:,} of {judged + unjudged:,} accesses were not judged: the"
+            " trace does not have their instructions"
+        )
+    if any(audit.fatal_sites for audit in audits):
+        return EXIT_MISMATCH
+    return EXIT_FAILED if unjudged else EXIT_OK
 
 
-def _print_report(audit: Audit, limit: int | None) -> None:
+def _profiles(name: str) -> list[Profile]:
+    if name == _ALL:
+        return list(PROFILES.values())
+    if name not in PROFILES:
+        known = ", ".join((*PROFILES, _ALL))
+        raise UsageError(f"no profile is called {name}; there are: {known}")
+    return [PROFILES[name]]
+
+
+def _print_report(audits: list[Audit], limit: int | None) -> None:
     from tracer import table  # rich: see terminal.table_console
 
     console = terminal.table_console(sys.stdout)
-    profile, exits, sites = audit.profile, audit.exits, audit.sites
-    lines = [f"{profile.name}: {profile.kernels}"]
-    if not sites:
+    alone = len(audits) == 1
+    first = audits[0]
+    lines = [_heading(first.profile)] if alone else []
+    if not first.sites:
         lines.append("no device access, so nothing to judge")
     else:
-        console.print(table.audit_table(audit, limit))
-        differing = [site for site in sites if site.verdict.outcome == "emulated"]
-        differing = [site for site in differing if site.verdict.note]
-        lines += [_remark(site, site.verdict.reason) for site in sites if site.fatal]
-        lines += [_remark(site, site.verdict.note) for site in differing]
-        lines.append(
-            f"{exits:,} exits from {len(sites):,} call sites: {audit.fatal_sites:,} would oops, "
-            f"{len(differing):,} would get a result that differs from the CPU's"
-        )
-        costliest = audit.costliest()
-        share = sum(count for _, count in costliest) / exits
-        named = ", ".join(f"{_title(place)} {count / exits:.0%}" for place, count in costliest)
+        console.print(table.audit_table(audits, limit))
+        lines += _remarks(audits)
+        exits = f"{first.exits:,} exits from {len(first.sites):,} call sites"
+        if alone:
+            lines.append(f"{exits}: {_counts(first)}")
+        else:
+            lines.append(exits)
+            lines += [f"{_heading(audit.profile)}: {_counts(audit)}" for audit in audits]
+        costliest = first.costliest()
+        share = sum(count for _, count in costliest) / first.exits
+        named = ", ".join(f"{_title(place)} {n / first.exits:.0%}" for place, n in costliest)
         lines.append(f"worth paravirtualising, {share:.0%} of all exits: {named}")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _heading(profile: Profile) -> str:
+    return f"{profile.name}: {profile.kernels}"
+
+
+def _counts(audit: Audit) -> str:
+    differing = sum(_differs(site) for site in audit.sites)
+    return (
+        f"{audit.fatal_sites:,} would oops, "
+        f"{differing:,} would get a result that differs from the CPU's"
+    )
+
+
+def _differs(site: Site) -> bool:
+    return site.verdict.outcome == "emulated" and bool(site.verdict.note)
+
+
+# Fatal sites, then those with another result, each with the profiles that it concerns if there are
+# several.
+def _remarks(audits: list[Audit]) -> list[str]:
+    fatal: dict[str, list[str]] = {}
+    differing: dict[str, list[str]] = {}
+    for row in side_by_side(audits):
+        for audit, site in zip(audits, row, strict=True):
+            if site.fatal:
+                line = _remark(site, site.verdict.reason)
+                fatal.setdefault(line, []).append(audit.profile.name)
+            elif _differs(site):
+                line = _remark(site, site.verdict.note)
+                differing.setdefault(line, []).append(audit.profile.name)
+    told = [*fatal.items(), *differing.items()]
+    if len(audits) == 1:
+        return [line for line, _ in told]
+    return [f"{line} ({', '.join(names)})" for line, names in told]
 
 
 def _remark(site: Site, words: str) -> str:
@@ -99,6 +165,7 @@ def _object(audit: Audit, trace: TraceReader) -> dict[str, Any]:
         "exits": exits,
         "call_sites": len(audit.sites),
         "fatal_call_sites": audit.fatal_sites,
+        "unjudged": audit.unjudged,
         "sites": [
             {
                 "function": site.place.function,
