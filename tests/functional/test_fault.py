@@ -34,7 +34,7 @@ def the_line(err: str) -> str:
 
 def only_line(err: str) -> str:
     line = the_line(err)
-    progress = ("vetrace: unpacking", "vetrace: recovering", "vetrace: Linux ")
+    progress = ("vetrace: unpacking", "vetrace: reading", "vetrace: Linux ")
     assert [text for text in err.splitlines() if not text.startswith(progress)] == [
         f"vetrace: {line}"
     ]

@@ -169,25 +169,20 @@ def _cache() -> Check:
 
 
 def _kernel(path: Path | None, symbols: Path | None) -> list[Check]:
-    from tracer.guest.kernel import default_kernel, open_kernel, read_facts, symbols_cached
+    from tracer.guest.kernel import default_kernel, open_kernel
 
     own = "give your own with --kernel FILE"
     image = path or default_kernel()
     if image is None:
         return [Check("kernel", "no guest kernel", f"{_SETUP}, or {own}")]
     try:
-        release = read_facts(image).release
-        known = symbols is not None or symbols_cached(image)
-        kernel = open_kernel(image, symbols) if known else None
+        kernel = open_kernel(image, symbols)
     except TracerError as error:
         return [Check("kernel", str(image), str(error))]
-    if kernel is None:
-        later = "not recovered yet: the first boot does it, in some seconds"
-        return [Check("kernel", f"{release} ({image})"), Check("symbols", later)]
     no_modules = "the guest boots without its virtio drivers, unless they are built in"
     return [
         Check("kernel", f"{kernel.release} ({kernel.path})"),
-        Check("symbols", f"{len(kernel.symbols)} ({symbols or 'recovered, cached'})"),
+        Check("symbols", f"{len(kernel.symbols)} ({symbols or 'of its kallsyms'})"),
         Check("modules", str(kernel.modules))
         if kernel.modules is not None
         else Check("modules", "none beside the kernel", no_modules, needed=False),

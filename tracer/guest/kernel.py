@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import struct
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +18,7 @@ import msgspec
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from tracer import bzimage, symbols
+from tracer import bzimage, kallsyms, symbols
 from tracer.btf import Btf, parse_btf
 from tracer.cache import cache_folder, new_file
 from tracer.errors import KernelImageError
@@ -31,7 +27,6 @@ from tracer.symbols import KERNEL_HALF, Symbol, SymbolTable
 MAX_IMAGE = 1 << 30
 """Largest kernel image that is read, in bytes."""
 
-_RECOVER_SECONDS = 600  # kallsyms recovery takes 2 to 12 seconds: beyond this it hangs
 _FACTS = "facts-1.json"  # the number changes with the fields of Facts
 _MAP = "System.map"
 _BTF = "BTF"
@@ -97,10 +92,9 @@ def open_kernel(
     """Read a kernel image (bzImage or vmlinux) and find its symbols, types and modules.
 
     ``symbol_file`` is a vmlinux with a symbol table or a System.map; without it the symbols are
-    the image's own if it is a vmlinux that has them. Else they are recovered from the image,
-    which takes some seconds the first time. ``progress`` is called
-    with one line of text before anything that takes long. Raises KernelImageError, naming the
-    file, for anything that is not a usable kernel.
+    the image's own if it is a vmlinux that has them, else those of its kallsyms. ``progress`` is
+    called with one line of text before anything that takes long. Raises KernelImageError, naming
+    the file, for anything that is not a usable kernel.
     """
     image = _read(path)
     digest = hashlib.sha256(image).hexdigest()
@@ -114,7 +108,7 @@ def open_kernel(
     else:
         cached = _cached_symbols(folder / _MAP, facts)
         if cached is None:
-            progress(f"recovering the symbols of {path.name} (once; kept in {folder})")
+            progress(f"reading the symbols of {path.name}")
             vmlinux = _named(path, lambda: bzimage.unpack(image))
             cached = _named(path, lambda: _recover(vmlinux, folder / _MAP, facts))
         table = cached
@@ -134,12 +128,6 @@ def read_facts(path: Path) -> Facts:
     image = _read(path)
     folder = cache_folder() / "image" / hashlib.sha256(image).hexdigest()
     return _facts(path, image, folder, lambda text: None)
-
-
-def symbols_cached(path: Path) -> bool:
-    """Tell whether opening the image needs no symbol recovery. Raises KernelImageError."""
-    digest = hashlib.sha256(_read(path)).hexdigest()
-    return (cache_folder() / "image" / digest / _MAP).is_file()
 
 
 def find_modules(image: Path, release: str) -> Path | None:
@@ -305,40 +293,27 @@ def _check(table: SymbolTable, facts: Facts) -> None:
 
 
 def _recover(vmlinux: bytes, target: Path, facts: Facts) -> SymbolTable:
-    # Runs kallsyms-finder (of vmlinux-to-elf), which prints System.map text.
-    program = _program("kallsyms-finder")
-    with tempfile.TemporaryDirectory(prefix="vetrace-") as folder:
-        file = Path(folder) / "vmlinux"
-        file.write_bytes(vmlinux)
-        try:
-            done = subprocess.run(
-                [program, str(file)], capture_output=True, timeout=_RECOVER_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise KernelImageError(
-                f"{program} did not end within {_RECOVER_SECONDS} s: give --symbols FILE"
-            ) from error
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").split("\n")
-        why = next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
+    try:
+        table = symbols.table_of(kallsyms.find_symbols(vmlinux, _links(vmlinux)))
+    except KernelImageError as error:
         raise KernelImageError(
-            f"no symbols could be recovered ({why}): give them with --symbols FILE, "
+            f"no symbols could be recovered: {error}; give them with --symbols FILE, "
             "a vmlinux or a System.map"
-        )
-    table = symbols.parse_system_map(done.stdout.decode("latin-1"))
+        ) from error
     _check(table, facts)
     with new_file(target) as draft:
         draft.write_text(symbols.serialise(table), "ascii")
     return table
 
 
-def _program(name: str) -> str:
-    # Installed beside the interpreter that runs vetrace, whether or not that folder is on PATH.
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise KernelImageError(
-            f"{name} is not installed (package vmlinux-to-elf): run scripts/setup, "
-            "or give the symbols with --symbols FILE"
-        )
-    return found
+def _links(vmlinux: bytes) -> Callable[[int], int]:
+    # Gives the linear link address of a file offset.
+    loads = [s.header for s in ELFFile(io.BytesIO(vmlinux)).iter_segments("PT_LOAD")]
+
+    def link_of(offset: int) -> int:
+        for load in loads:
+            if load["p_offset"] <= offset < load["p_offset"] + load["p_filesz"]:
+                return int(load["p_vaddr"] + offset - load["p_offset"])
+        return 0
+
+    return link_of
