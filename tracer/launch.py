@@ -55,7 +55,7 @@ async def launch(
 ) -> AsyncIterator[Session]:
     """Start a guest, stopped before its first instruction, and end it with the block.
 
-    ``on_console`` gets the bytes of the guest's serial port, ``progress`` a line of text before
+    ``on_console`` gets the bytes of the guest's serial port, ``progress`` a line of text about
     what takes long. Raises KernelImageError, GuestError, QemuError or DebuggerError.
     """
     kernel = _open(plan, progress)
@@ -64,7 +64,9 @@ async def launch(
     try:
         await client.start(plan.gdb)
         await machine.start()
-        yield await Session.attach(machine, client, kernel, plan.choice)
+        session = await Session.attach(machine, client, kernel, plan.choice)
+        session.progress = progress
+        yield session
     finally:
         await client.close()
         await machine.close()

@@ -1,14 +1,14 @@
 """Where Linux makes mappings: the functions to watch, and what their arguments mean.
 
 Ref: Linux 6.1 and 6.12: mm/ioremap.c and mm/vmalloc.c (ioremap_page_range), arch/x86/mm/init_64.c
-(set_pte_vaddr), arch/x86/mm/ioremap.c (__early_set_fixmap), mm/memory.c (remap_pfn_range,
-vmf_insert_pfn_prot), arch/x86/include/asm/fixmap.h; x86-64 psABI 3.2.3 for the registers.
+(set_pte_vaddr), mm/early_ioremap.c (early_ioremap), mm/memory.c (remap_pfn_range,
+vmf_insert_pfn_prot); x86-64 psABI 3.2.3 for the registers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.symbols import SymbolTable
 from tracer.x86 import PAGE_SIZE
@@ -28,7 +28,6 @@ SPARE_LINEAR = 0xFFFF_FFFF_FFE0_0000
 """The hole at the end of the address space, 2 MiB beside the fixmap (Documentation/arch/x86/
 x86_64/mm.rst, "unused hole")."""
 
-_FIXADDR_TOP = 0xFFFF_FFFF_FF7F_F000
 _PFN_MASK = 0x0007_FFFF_FFFF_F000  # without bit 51, which may be our poison
 _PAGE_MASK = 0xFFFF_FFFF_FFFF_F000
 
@@ -49,12 +48,18 @@ class MappingHook:
     """Name a function that enters translations, and read its arguments.
 
     ``names`` are alternatives, best first: the kernel may lack some of them, or have inlined
-    them. ``required`` hooks are ones without which kernel mappings would be missed.
+    them. ``required`` hooks are ones without which kernel mappings would be missed. A function
+    that ``chooses`` the linear address tells it where it returns; until then it is 0.
     """
 
     names: tuple[str, ...]
     arguments: Callable[[Registers], NewMapping]
-    required: bool
+    required: bool = False
+    chooses: bool = False
+
+    def made(self, mapping: NewMapping, registers: Registers) -> NewMapping:
+        """Return the mapping as it is where the function has returned to."""
+        return replace(mapping, linear=registers["rax"]) if self.chooses else mapping
 
 
 def _ioremap_page_range(registers: Registers) -> NewMapping:
@@ -68,10 +73,9 @@ def _set_pte_vaddr(registers: Registers) -> NewMapping:
     return NewMapping(registers["rdi"] & _PAGE_MASK, registers["rsi"] & _PFN_MASK, PAGE_SIZE)
 
 
-def _early_set_fixmap(registers: Registers) -> NewMapping:
-    # (enum fixed_addresses idx, phys_addr_t phys, pgprot_t flags): early_ioremap
-    linear = _FIXADDR_TOP - ((registers["rdi"] & 0xFFFF_FFFF) << 12)
-    return NewMapping(linear, registers["rsi"] & _PFN_MASK, PAGE_SIZE)
+def _early_ioremap(registers: Registers) -> NewMapping:
+    # (resource_size_t phys_addr, unsigned long size)
+    return NewMapping(0, registers["rdi"], registers["rsi"])
 
 
 def _remap_pfn_range(registers: Registers) -> NewMapping:
@@ -87,12 +91,14 @@ def _vmf_insert_pfn_prot(registers: Registers) -> NewMapping:
 HOOKS = (
     MappingHook(("ioremap_page_range",), _ioremap_page_range, required=True),
     MappingHook(("set_pte_vaddr",), _set_pte_vaddr, required=True),
-    MappingHook(("__early_set_fixmap",), _early_set_fixmap, required=False),
+    # Its twin early_memremap is for RAM, and what they both call is called for each page of RAM
+    # that the kernel looks at before its allocator runs: 40,000 times with CONFIG_X86_MPPARSE.
+    MappingHook(("early_ioremap", "__early_ioremap"), _early_ioremap, chooses=True),
     # Each calls the one before, or has it inlined.
-    MappingHook(("remap_pfn_range_internal",), _remap_pfn_range, required=False),
-    MappingHook(("remap_pfn_range_notrack",), _remap_pfn_range, required=False),
-    MappingHook(("remap_pfn_range",), _remap_pfn_range, required=False),
-    MappingHook(("vmf_insert_pfn_prot",), _vmf_insert_pfn_prot, required=False),
+    MappingHook(("remap_pfn_range_internal",), _remap_pfn_range),
+    MappingHook(("remap_pfn_range_notrack",), _remap_pfn_range),
+    MappingHook(("remap_pfn_range",), _remap_pfn_range),
+    MappingHook(("vmf_insert_pfn_prot",), _vmf_insert_pfn_prot),
 )
 
 

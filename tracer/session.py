@@ -51,6 +51,7 @@ from tracer.trap.mapping import (
     unmap_spare,
 )
 from tracer.trap.standin import StandIn
+from tracer.trap.toll import Toll
 from tracer.trap.view import GuestView
 from tracer.x86 import CpuState
 
@@ -90,7 +91,8 @@ class Session:
 
     ``counts`` counts stops by what they were for, ``warnings`` tell what could not be traced.
     Every record goes to the ``subscribers`` in order, the first time it is known. ``recorded``, set
-    before :meth:`trap`, answers for its regions in place of their devices.
+    before :meth:`trap`, answers for its regions in place of their devices. ``progress`` is called
+    with a line of text when the run takes long.
     """
 
     def __init__(self, target: Target, view: GuestView, kernel: Kernel, choice: Choice) -> None:
@@ -103,12 +105,14 @@ class Session:
         self.recorded: RecordedDevice | None = None
         self.overseer: SessionOverseer | None = None
         self.interrupting = False
+        self.progress: Callable[[str], None] = lambda _: None
         self.choice = choice
         self._names = Names(kernel)
         self._carrier = Carrier(target, view.vcpus)
         self._traps: Traps | None = None
         self._callers: Callers | None = None
         self._announced: dict[str, RegionInfo] = {}
+        self._toll = Toll()
         self._running = False
         self._pausing: asyncio.Task[None] | None = None
         self._releasing = False
@@ -311,8 +315,19 @@ class Session:
 
     async def _hooked(self, number: int, traps: Traps) -> None:
         registers = await self.target.registers()
-        # The guest may have moved its devices since its last mapping.
-        await self.refresh_regions()
+        entered = traps.hooks.entered(number, registers)
+        if entered is not None:
+            name, mapping = entered
+            # RAM stays where it is: QEMU need not be asked where its devices are.
+            ram = self.machine.memory.holds(mapping.physical, mapping.size)
+            self.counts["ram_hooks"] += ram
+            remark = self._toll.add(name, ram=ram)
+            if remark is not None:
+                self.progress(remark)
+            if ram:
+                return
+            # The guest may have moved its devices since its last mapping.
+            await self.refresh_regions()
         mapped = await traps.hooks.stopped(number, registers, self.view.space_of(registers))
         if mapped:
             await self._tell_time(registers, traps.gate)

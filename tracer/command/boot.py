@@ -277,7 +277,8 @@ class _Boot:
         tell(
             f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
             f"{counts['emulated']} emulated, {counts['stepped']} stepped; "
-            f"{counts['stops']} stops, {counts['hooks']} of them for mappings"
+            f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
+            f"{counts['ram_hooks']} of these of RAM"
         )
         if self._recorded is not None:
             device = self._recorded

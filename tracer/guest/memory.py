@@ -55,15 +55,29 @@ class GuestMemory:
         offset = self._offset(physical, len(data))
         self._map[offset : offset + len(data)] = data
 
+    def holds(self, physical: int, size: int) -> bool:
+        """Tell whether ``size`` bytes at a physical address are RAM, every one of them."""
+        end = physical + size
+        while physical < end:
+            span = self._span(physical)
+            if span is None:
+                return False
+            physical = span.end + 1
+        return True
+
     def close(self) -> None:
         """Give the memory back to the operating system."""
         self._map.close()
         os.close(self.descriptor)
 
-    def _offset(self, physical: int, size: int) -> int:
+    def _span(self, physical: int) -> Span | None:
         index = bisect_right(self._starts, physical) - 1
-        if index >= 0:
-            span = self._spans[index]
-            if physical + size - 1 <= span.end:
-                return span.offset + physical - span.start
-        raise LookupError(f"no RAM at physical {physical:#x}")
+        if index < 0 or physical > self._spans[index].end:
+            return None
+        return self._spans[index]
+
+    def _offset(self, physical: int, size: int) -> int:
+        span = self._span(physical)
+        if span is None or physical + size - 1 > span.end:
+            raise LookupError(f"no RAM at physical {physical:#x}")
+        return span.offset + physical - span.start

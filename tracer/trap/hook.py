@@ -19,6 +19,7 @@ class _Underway:
     # A mapping function that has been entered: the stack pointer it returns with tells it from
     # others of the same caller.
     name: str
+    hook: linux.MappingHook
     mapping: linux.NewMapping
     stack: int
 
@@ -35,7 +36,8 @@ class MappingHooks:
     """Own the breakpoints of one guest's mapping functions.
 
     A function is stopped at its entry, where its arguments are, and where it returns to, by when
-    the translations exist and nothing has used them.
+    the translations exist and nothing has used them. The function in which user mappings go is
+    stopped only while there is one to be healed: every process that ends has mappings that go.
     """
 
     def __init__(self, target: Target, types: Btf | None) -> None:
@@ -43,7 +45,8 @@ class MappingHooks:
         self._types = types
         self._entries: dict[int, tuple[str, linux.MappingHook]] = {}
         self._returns: dict[int, tuple[int, list[_Underway]]] = {}
-        self._unmap = 0
+        self._unmap: int | None = None
+        self._unmap_number: int | None = None
         self._numbers: dict[int, int] = {}
         self._user: list[tuple[Paging, Leaf]] = []
 
@@ -56,14 +59,14 @@ class MappingHooks:
             number = await self._target.set_breakpoint(address)
             self._entries[number] = hook
             self._numbers[address] = number
-        unmap = symbols.address_of(linux.UNMAP)
-        if unmap is not None:
-            self._unmap = self._numbers[unmap] = await self._target.set_breakpoint(unmap)
+        self._unmap = symbols.address_of(linux.UNMAP)
         return []
 
     def owns(self, number: int | None) -> bool:
         """Tell whether a breakpoint is one of these."""
-        return number in self._entries or number in self._returns or number == self._unmap
+        return number is not None and (
+            number in self._entries or number in self._returns or number == self._unmap_number
+        )
 
     def number_at(self, linear: int | None) -> int | None:
         """Return the number of the breakpoint at a linear address, if there is one."""
@@ -77,12 +80,20 @@ class MappingHooks:
         """Return the leaves poisoned in the page tables of user programs, gone on or not."""
         return [leaf for _, leaf in self._user]
 
+    def entered(self, number: int, registers: RegisterFile) -> tuple[str, linux.NewMapping] | None:
+        """Return the function whose entry a stop is at and the mapping it is about to make."""
+        if number not in self._entries:
+            return None
+        name, hook = self._entries[number]
+        return name, hook.arguments(registers.values)
+
     async def stopped(
         self, number: int, registers: RegisterFile, space: AddressSpace
     ) -> list[Mapped]:
         """Act on a stop at one of the breakpoints; return the mappings that were completed."""
-        if number == self._unmap:
+        if number == self._unmap_number:
             self._heal(registers, space)
+            await self._watch_unmap()
         elif number in self._returns:
             return await self._finish(number, registers, space)
         else:
@@ -97,7 +108,7 @@ class MappingHooks:
             return
         stack = registers["rsp"]
         back = int.from_bytes(space.read(stack, 8), "little")
-        underway = _Underway(name, mapping, stack + 8)
+        underway = _Underway(name, hook, mapping, stack + 8)
         for address, waiting in self._returns.values():
             if address == back:
                 waiting.append(underway)
@@ -109,15 +120,29 @@ class MappingHooks:
     ) -> list[Mapped]:
         _, waiting = self._returns[number]
         done = [item for item in waiting if item.stack == registers["rsp"]]
-        mapped = [Mapped(item.name, poison_mapping(space, item.mapping)) for item in done]
+        made = [(item.name, item.hook.made(item.mapping, registers.values)) for item in done]
+        mapped = [Mapped(name, poison_mapping(space, mapping)) for name, mapping in made]
         for item in mapped:
             users = (leaf for leaf in item.poisoned.leaves if leaf.user)
             self._user += [(space.paging, leaf) for leaf in users]
+        await self._watch_unmap()
         waiting[:] = [item for item in waiting if item not in done]
         if not waiting:
             del self._returns[number]
             await self._target.delete_breakpoint(number)
         return mapped
+
+    async def _watch_unmap(self) -> None:
+        # Sets the breakpoint where user mappings go, or removes it, as there are some to be healed.
+        if self._unmap is None or bool(self._user) == (self._unmap_number is not None):
+            return
+        if self._user:
+            self._unmap_number = await self._target.set_breakpoint(self._unmap)
+            self._numbers[self._unmap] = self._unmap_number
+        elif self._unmap_number is not None:
+            await self._target.delete_breakpoint(self._unmap_number)
+            del self._numbers[self._unmap]
+            self._unmap_number = None
 
     def _heal(self, registers: RegisterFile, space: AddressSpace) -> None:
         # Linux reads the physical address back out of a user mapping's entry when it goes.
