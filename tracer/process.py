@@ -145,3 +145,32 @@ async def start(
         reason = error.strerror or str(error)
         raise TracerError(f"cannot start {arguments[0]}: {reason}") from error
     return Process(transport, watch.exited)
+
+
+class _Listener(asyncio.SubprocessProtocol):
+    # Keeps what a program writes to standard output.
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 1:
+            self.written += data
+
+
+async def words_of(arguments: Sequence[str], seconds: float) -> str:
+    """Return what a program writes to standard output until it ends.
+
+    Empty when it fails, or takes longer than ``seconds``, which ends it. Raises TracerError when
+    it cannot be started.
+    """
+    listener = _Listener()
+    process = await start(arguments, listener)
+    try:
+        async with asyncio.timeout(seconds):
+            status = await process.wait()
+    except TimeoutError:
+        return ""
+    finally:
+        await process.end()
+    return listener.written.decode(errors="replace") if status == 0 else ""

@@ -39,7 +39,7 @@ from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
 from tracer.trap.entry import follow_kaslr, reach_entry
-from tracer.trap.gate import PageFaultGate
+from tracer.trap.gate import PageFaultGate, refuse_fred
 from tracer.trap.hook import MappingHooks
 from tracer.trap.interceptor import Interceptor
 from tracer.trap.mapping import (
@@ -190,6 +190,7 @@ class Session:
         tables = await self.machine.descriptor_tables()
         gate = PageFaultGate(self.target, tables.idt.base)
         registers = await self.target.registers()
+        refuse_fred(registers["cr4"])
         await gate.install(self.view.space_of(registers), symbols.address_of(linux.STUB_PLACE))
         callers = self._callers = Callers(self._names, self.publish, stacks=stacks)
         remark = callers.remark(self.view.space_of(registers)) if stacks else None
@@ -315,6 +316,7 @@ class Session:
 
     async def _hooked(self, number: int, traps: Traps) -> None:
         registers = await self.target.registers()
+        refuse_fred(registers["cr4"])
         entered = traps.hooks.entered(number, registers)
         if entered is not None:
             name, mapping = entered

@@ -23,6 +23,9 @@ MAX_INSTRUCTION = 15
 
 PAGE_FAULT_VECTOR = 14
 
+CR4_FRED = 1 << 32
+"""Exceptions are delivered without an IDT (Linux arch/x86/include/uapi/asm/processor-flags.h)."""
+
 
 class Flag(IntFlag):
     """Name the bits of RFLAGS (Intel SDM vol. 1, figure 3-8)."""

@@ -23,7 +23,7 @@ from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 from tracer.errors import QemuError, TracerError
 from tracer.guest.ending import Ending
 from tracer.guest.memory import GuestMemory, Span
-from tracer.process import Process, exit_words, start
+from tracer.process import Process, exit_words, start, words_of
 from tracer.qemu_monitor import DescriptorTables, descriptor_tables
 from tracer.region import FlatRange, Region, name_regions, owner_path, parse_flat_view
 
@@ -51,6 +51,10 @@ _REGISTER_DUMP = re.compile(r"CPU Reset|[A-Z][A-Z0-9 ]{1,5}=")
 """What ``-d cpu_reset`` writes beside the one line that matters."""
 _PREFIX = re.compile(r"^\S*qemu-system-\S+: ")
 _START_TIMEOUT = 60.0
+_HELP_TIMEOUT = 20.0
+_UNWANTED = ("fred",)
+"""CPU features that a traced guest must not find: with FRED exceptions go through no IDT, and
+vector 14 has no gate (Linux Documentation/arch/x86/x86_64/fred.rst)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,7 @@ class Machine(asyncio.SubprocessProtocol):
         self._events.names.add("SHUTDOWN")
         self._cause = ""
         self._folder: Path | None = None
+        self._features: tuple[str, ...] = ()
         self._types: dict[str, str] = {}
 
     @property
@@ -150,10 +155,12 @@ class Machine(asyncio.SubprocessProtocol):
         self._folder = Path(tempfile.mkdtemp(prefix="vetrace-"))
         ours, theirs = socket.socketpair()
         try:
-            arguments = [program, *self.arguments(theirs.fileno())]
-            log.debug("starting %s", " ".join(arguments))
             descriptors = (theirs.fileno(), self.memory.descriptor)
             try:
+                known = await words_of([program, "-cpu", "help"], _HELP_TIMEOUT)
+                self._features = features_off(known)
+                arguments = [program, *self.arguments(theirs.fileno())]
+                log.debug("starting %s", " ".join(arguments))
                 # QEMU's own temporary files go where they are removed even if it is killed.
                 scratch = {"TMPDIR": str(self._folder)}
                 self._process = await start(arguments, self, descriptors, scratch)
@@ -226,7 +233,7 @@ class Machine(asyncio.SubprocessProtocol):
             # Accesses of a width the device does not take are in no trace event.
             words += ["-d", _LOGGED, "-D", str(config.qemu_log)]
             words += ["-trace", "memory_region_ops_*"]
-        return [*words, *config.extra]
+        return [*words, *self._features, *config.extra]
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Carry out a QMP command and return its result; QemuError when QEMU refuses or is gone."""
@@ -348,3 +355,17 @@ class Machine(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         """Tell the owner that QEMU is gone."""
         self.on_exit()
+
+
+def features_off(known: str) -> tuple[str, ...]:
+    """Return the QEMU arguments that take unwanted features off every CPU model.
+
+    ``known`` is what ``-cpu help`` prints: a property that a QEMU does not know stops it.
+    """
+    names = set(known.split())
+    return tuple(
+        word
+        for name in _UNWANTED
+        if name in names
+        for word in ("-global", f"x86_64-cpu.{name}=off")
+    )

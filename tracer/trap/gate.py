@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-from tracer.errors import InterceptError
+from tracer.errors import GuestError, InterceptError
 from tracer.gdb.target import Target
 from tracer.intercept import AddressSpace
 from tracer.stub import Gate, Stub, assemble, pack_gate, unpack_gate
-from tracer.x86 import PAGE_FAULT_VECTOR, PAGE_SIZE
+from tracer.x86 import CR4_FRED, PAGE_FAULT_VECTOR, PAGE_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,15 @@ class PageFaultGate:
     async def _write_gate(self, gate: Gate) -> None:
         address = self._idt + Gate.SIZE * PAGE_FAULT_VECTOR
         await self._target.write_code(address, pack_gate(gate))
+
+
+def refuse_fred(cr4: int) -> None:
+    """Raise GuestError when a vCPU delivers its exceptions around the IDT."""
+    if cr4 & CR4_FRED:
+        raise GuestError(
+            "the guest has switched FRED on (CR4 bit 32): page faults go through no gate, and no "
+            "access is seen; give it a CPU without: -cpu ...,fred=off, or boot Linux with fred=off"
+        )
 
 
 def _find_padding(space: AddressSpace, start: int, size: int) -> int | None:
