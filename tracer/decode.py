@@ -29,6 +29,7 @@ from tracer.instruction import (
     Segment,
     operand_text,
 )
+from tracer.prefix import Head
 from tracer.x86 import MAX_INSTRUCTION, RAX, RBP, RBX, RCX, RDI, RSI, RSP, Mode
 
 _CAPSTONE = {
@@ -36,11 +37,6 @@ _CAPSTONE = {
     Mode.COMPAT32: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32),
     Mode.COMPAT16: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_16),
 }
-
-_SEGMENT: dict[int, Segment] = {
-    0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs",
-}  # fmt: skip
-_LEGACY = frozenset((*_SEGMENT, 0x66, 0x67, 0xF0, 0xF2, 0xF3))
 
 # ModRM.rm of 16-bit addressing as (base, index): SDM vol. 2A, table 2-1.
 _ADDRESS16 = (
@@ -86,97 +82,14 @@ def _decode_at(code: bytes, rip: int, mode: Mode) -> Instruction:
     return replace(insn, rip=rip)
 
 
-class _Head:
-    # Prefixes, VEX and opcode: what precedes ModRM, and how far reading has come.
-
-    __slots__ = (
-        "address", "at", "byte", "code", "lock", "long", "mandatory", "map", "operand", "rep",
-        "rex", "segment", "vex", "vex_length", "vvvv",
-    )  # fmt: skip
-
-    def __init__(self, code: bytes, mode: Mode) -> None:
-        self.code = code
-        self.long = mode is Mode.LONG
-        self.at = self.map = self.rex = self.rep = self.vvvv = self.vex_length = 0
-        self.operand = self.address = self.lock = self.vex = False
-        self.segment: Segment | None = None
-        self._read_prefixes()
-        self.mandatory = {0xF2: "F2", 0xF3: "F3"}.get(self.rep, "66" if self.operand else "NP")
-        self._read_opcode()
-
-    def next(self) -> int:
-        byte = self.code[self.at]
-        self.at += 1
-        return byte
-
-    def _read_prefixes(self) -> None:
-        code, at = self.code, 0
-        while True:
-            byte = code[at]
-            if byte in _LEGACY:
-                # SDM vol. 2A, 2.2.1: a REX that is not right before the opcode is ignored.
-                self.rex = 0
-                if byte == 0x66:
-                    self.operand = True
-                elif byte == 0x67:
-                    self.address = True
-                elif byte == 0xF0:
-                    self.lock = True
-                elif byte >= 0xF2:
-                    self.rep = byte
-                elif not self.long or byte >= 0x64:
-                    # In 64-bit mode ES, CS, SS and DS overrides are null prefixes: they do not
-                    # even cancel an earlier FS or GS (SDM vol. 2A, 2.1.1).
-                    self.segment = _SEGMENT[byte]
-            elif self.long and 0x40 <= byte <= 0x4F:
-                self.rex = byte
-            else:
-                break
-            at += 1
-        self.at = at
-
-    def _read_opcode(self) -> None:
-        byte = self.next()
-        if byte in (0xC4, 0xC5) and (self.long or self.code[self.at] >= 0xC0):
-            byte = self._read_vex(byte == 0xC4)
-        elif byte == 0x62 and (self.long or self.code[self.at] >= 0xC0):
-            self.code[self.at + 2]  # EVEX is capstone's, which must have the whole prefix
-        elif byte == 0x0F:
-            byte, self.map = self.next(), 1
-            if byte in (0x38, 0x3A):
-                self.map = 2 if byte == 0x38 else 3
-                byte = self.next()
-        self.byte = byte
-
-    def _read_vex(self, three_bytes: bool) -> int:
-        # SDM vol. 2A, 2.3.5: figure 2-9. Register bits are stored inverted.
-        if self.rex or self.rep or self.operand or self.lock:
-            raise InvalidInstruction(self.code, "a VEX prefix after REX, 66, F2, F3 or LOCK")
-        self.vex = True
-        payload = self.next()
-        if three_bytes:
-            self.map = payload & 0x1F
-            self.rex = 0x40 | (~payload >> 5 & 7)
-            payload = self.next()
-            self.rex |= payload >> 4 & 8
-        else:
-            self.map = 1
-            self.rex = 0x40 | (~payload >> 5 & 4)
-        if not self.long:
-            self.rex = 0x40  # no extended registers, and W is ignored, outside 64-bit mode
-        self.vvvv = ~payload >> 3 & 0xF
-        self.vex_length = payload >> 2 & 1
-        self.mandatory = ("NP", "66", "F3", "F2")[payload & 3]
-        return self.next()
-
-
 @lru_cache(maxsize=8192)
 def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
     # Decodes a form of the table, for rip 0; None leaves the bytes to capstone.
     # Raises IndexError where the bytes end too early.
     code = code[:MAX_INSTRUCTION]
-    head = _Head(code, mode)
-    rows = candidates(head.vex, head.map, head.byte)
+    head = Head(code, mode)
+    own = head.encoding in ("legacy", "vex")
+    rows = candidates(head.vex, head.map, head.byte) if own else ()
     has_modrm = bool(rows) and rows[0].modrm
     modrm = code[head.at] if has_modrm else 0
     # With a register instead of memory there is no row.
@@ -187,7 +100,7 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
     if form is None or (form.size64 and mode is Mode.COMPAT16):
         return None  # the width of the stack pointer (SS.B) cannot be seen in 16-bit code
     if head.vex:
-        if head.vex_length and form.opcode.vex != "LIG":
+        if head.length and form.opcode.vex != "LIG":
             return None
         if head.vvvv and not any(slot[0] == "B" for slot in form.operands):
             raise InvalidInstruction(code, "VEX.vvvv must be 1111b")
@@ -209,7 +122,7 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
     )
 
 
-def _sizes(form: Form, head: _Head, mode: Mode) -> tuple[int, int]:
+def _sizes(form: Form, head: Head, mode: Mode) -> tuple[int, int]:
     # Operand and address size in bytes: SDM vol. 1, 3.6, tables 3-3 and 3-4.
     default = 2 if mode is Mode.COMPAT16 else 4
     other = 4 if default == 2 else 2
@@ -225,7 +138,7 @@ def _sizes(form: Form, head: _Head, mode: Mode) -> tuple[int, int]:
     return size, other if head.address else default
 
 
-def _select(rows: tuple[Form, ...], digit: int, head: _Head) -> Form | None:
+def _select(rows: tuple[Form, ...], digit: int, head: Head) -> Form | None:
     # Picks the row by /digit, mandatory prefix and REX.W. The row for exactly this prefix wins
     # over one that takes 66 as the operand size and ignores F2 and F3.
     chosen = None
@@ -250,7 +163,7 @@ class _Reader:
 
     __slots__ = ("address_size", "head", "memory", "modrm", "size")
 
-    def __init__(self, head: _Head, modrm: int, size: int, address_size: int) -> None:
+    def __init__(self, head: Head, modrm: int, size: int, address_size: int) -> None:
         self.head = head
         self.modrm = modrm
         self.size = size
