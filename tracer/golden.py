@@ -23,7 +23,7 @@ from tracer.errors import TraceError
 from tracer.fold import Event
 from tracer.mask import PASSING, VARYING, parse_mask
 from tracer.render import region_diff_lines
-from tracer.selection import Selection, Sieve, names_region
+from tracer.selection import Selection, Sieve
 from tracer.trace import End, Header, Intercept, MapRecord, Mark, Record, RegionRecord
 from tracer.tracefile import TraceReader
 
@@ -176,7 +176,7 @@ def excerpt(records: Iterable[Record], region: str | None = None) -> Iterator[Re
                 devices = len(record.device_accesses())
                 counts.update({"accesses": devices, "intercepts": 1, record.via: devices})
                 yield msgspec.structs.replace(record, seq=seq)
-            case MapRecord() if any(names_region(region or "*", name) for name in record.regions):
+            case MapRecord() if any(sieve.regions.named(region or "*", n) for n in record.regions):
                 yield record
             case RegionRecord():
                 yield record

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from tracer.condition.vocabulary import Facts
 from tracer.errors import UsageError, suggestion
-from tracer.selection import Span, names_region
+from tracer.selection import Span, names_owner, names_region
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class Known:
     """Hold what names can be checked against, as far as the caller has it.
 
     ``regions`` are the names of regions and devices, ``devices`` those that are a device's alone;
-    without any, every name is taken for a region's. ``span`` returns the offsets of a region's
+    without any, every name is taken for a region's. ``owners`` has all names of the devices that a
+    region belongs to. ``span`` returns the offsets of a region's
     register in bytes, None for an unknown one; ``registers`` returns the names it knows in a
     region, for advice.
     """
@@ -27,10 +28,19 @@ class Known:
     span: Callable[[str, str], Span | None] | None = None
     registers: Callable[[str], Collection[str]] | None = None
     devices: Collection[str] = ()
+    owners: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def is_region(self, name: str) -> bool:
         """Tell whether a name is known to be one region's."""
         return name in self.regions and name not in self.devices
+
+    def parts(self, device: str) -> list[str]:
+        """Return the regions of a device that are called by another one, which is a part of it."""
+        return [
+            region
+            for region, owners in self.owners.items()
+            if names_owner(device, owners) and not names_region(device, region)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +100,20 @@ def parse_place(text: str, known: Known, others: Collection[str] = ()) -> Place:
             raise UsageError(f"{word} says which bytes, so no register follows: {register}")
         _check_region(region, known, others)
         span = _span(offsets, "offset")
-        return Place(text, (Spot(region, span, exact=known.is_region(region)),))
+        if known.is_region(region):
+            return Place(text, (Spot(region, span, exact=True),))
+        return Place(text, _whole(region, span, known))
     if not register and not _known_region(word, known):
         region, register = _split(word, known)
     _check_region(region, known, others)
     if not register:
-        return Place(text, (Spot(region),))
+        return Place(text, _whole(region, None, known))
     return Place(text, _spots(region, register.strip(), known))
+
+
+def _whole(region: str, span: Span | None, known: Known) -> tuple[Spot, ...]:
+    parts = (Spot(part, span, exact=True) for part in known.parts(region))
+    return (Spot(region, span), *parts)
 
 
 def _span(text: str, what: str) -> Span:
@@ -150,7 +167,8 @@ def _spots(region: str, register: str, known: Known) -> tuple[Spot, ...]:
         raise UsageError(f"no registers are known by name here: give the offset of {register}")
     if _is_pattern(register):
         return (Spot(region, None, register),)
-    names = [name for name in known.regions if names_region(region, name)]
+    named = (name for name in known.regions if names_region(region, name))
+    names = dict.fromkeys((*named, *known.parts(region)))
     spans = [(name, known.span(name, register)) for name in names]
     found = tuple(
         Spot(name, span, exact=known.is_region(name)) for name, span in spans if span is not None

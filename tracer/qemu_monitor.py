@@ -1,7 +1,7 @@
 """What QEMU's human monitor prints, where QMP and the GDB stub do not tell the same.
 
 Ref: QEMU target/i386/cpu-dump.c (x86_cpu_dump_state); texts of several versions are in
-``tests/data``. The memory map is :mod:`tracer.region`'s.
+``tests/data``. The memory map is :mod:`tracer.flat_view`'s.
 """
 
 from __future__ import annotations

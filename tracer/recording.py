@@ -7,7 +7,7 @@ asks for must be what was asked for then; the device itself is never touched.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +63,11 @@ class Replayed:
     wanted: tuple[str, ...]
     bypassed: tuple[str, ...] = ()
 
-    def has(self, name: str, device: str, qemu_name: str) -> bool:
-        """Tell whether the region with these names is answered."""
+    def has(self, name: str, owners: Collection[str], qemu_name: str) -> bool:
+        """Tell whether the region of a name, of a device with several, is answered."""
 
         def named(specs: Iterable[str]) -> bool:
-            return any(names_region(s, name) or s in (device, qemu_name) for s in specs)
+            return any(names_region(s, name, owners) or s == qemu_name for s in specs)
 
         return named(self.wanted) and not named(self.bypassed)
 
@@ -199,8 +199,8 @@ def recorded_device(
 def _answered(replayed: Replayed, region: str, known: dict[str, RegionInfo]) -> bool:
     info = known.get(region)
     if info is None:
-        return replayed.has(region, region, region)
-    return replayed.has(info.name, info.device, info.qemu_name)
+        return replayed.has(region, (), region)
+    return replayed.has(info.name, info.owners, info.qemu_name)
 
 
 # What many accesses have alike is held once: `shared` gives the first that was equal.

@@ -1,60 +1,22 @@
-"""Physical regions of a guest: parsed from QEMU's memory map, named, and chosen for tracing.
-
-Ref: QEMU ``info mtree -f -o`` (softmmu/memory.c, mtree_print_flatview).
-"""
+"""Physical regions of a guest, looked up by address and chosen for tracing by name."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tracer.errors import UsageError
-from tracer.selection import names_region
+from tracer.selection import names_owner, names_region
 from tracer.trace import RegionInfo
 from tracer.x86 import PAGE_SIZE
-
-_LINE = re.compile(
-    r"^\s*(?P<start>[0-9a-f]{16})-(?P<end>[0-9a-f]{16}) \(prio -?\d+, (?P<kind>[^)]+)\): "
-    r"(?P<name>.*?)(?: @(?P<offset>[0-9a-f]{16}))?"
-    r"(?: (?:owner|parent):\{(?P<owner>[^}]*)\})*\s*$"
-)
-_SPACE = re.compile(r'^\s*AS "(?P<name>[^"]*)"')
-
-_DEVICE_KINDS = frozenset({"i/o"})
-
-_WELL_KNOWN = {
-    "apic-msi": "lapic",
-    "kvm-apic-msi": "lapic",
-    "pcie-mmcfg-mmio": "ecam",
-    "vga-lowmem": "vga.window",
-}
-"""Names that Linux people use, by QEMU's."""
 
 _FRAME_BUFFERS = frozenset({"vga-lowmem", "cirrus-low-memory", "cirrus-linear-io"})
 """Regions that are memory to the guest: thousands of accesses that mean nothing one by one."""
 
-_VIRTIO_PART = re.compile(r"^virtio-pci-(?P<part>common|isr|device|notify)\b")
-
 LAPIC = "lapic"
 """The region that only a vCPU can reach: each has its own device behind the same address."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlatRange:
-    """Hold one line of a flat view; ``end`` is inclusive, ``offset`` is into the region named.
-
-    ``owner`` is QEMU's word for the device: ``dev id=nvme``, ``dev path=/machine/q35``.
-    """
-
-    start: int
-    end: int
-    kind: str
-    name: str
-    offset: int
-    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +24,8 @@ class Region:
     """Name a range of physical addresses that a device answers.
 
     ``end`` is inclusive. ``base`` is the physical address of offset 0, below ``start`` when
-    another region covers the beginning.
+    another region covers the beginning. ``within`` names the devices that ``device`` is a part of,
+    the nearest first, ``types`` QEMU's types of all of these that no device is called by.
     """
 
     name: str
@@ -71,6 +34,18 @@ class Region:
     base: int
     device: str
     qemu_name: str
+    within: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> str:
+        """Return the name of the outermost device that the region belongs to."""
+        return (self.device, *self.within)[-1]
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Return every name that stands for a device which the region belongs to."""
+        return (self.device, *self.within, *self.types)
 
     @property
     def frame_buffer(self) -> bool:
@@ -98,94 +73,14 @@ def region_info(region: Region, traced: bool) -> RegionInfo:
         end=hex(region.end),
         qemu_name=region.qemu_name,
         device=region.device,
+        within=list(region.within),
+        types=list(region.types),
         traced=traced,
     )
 
 
 Range = tuple[int, int]
 """First and last physical address."""
-
-
-def parse_flat_view(text: str) -> list[FlatRange]:
-    """Return the ranges of the flat view that CPUs see, out of ``info mtree -f -o``.
-
-    Raises ValueError when there is none.
-    """
-    for view in text.split("FlatView #")[1:]:
-        lines = view.splitlines()
-        spaces = {match["name"] for line in lines if (match := _SPACE.match(line))}
-        if "memory" in spaces:
-            return [_flat_range(match) for line in lines if (match := _LINE.match(line))]
-    raise ValueError('no address space "memory" in QEMU\'s memory map')
-
-
-def _flat_range(match: re.Match[str]) -> FlatRange:
-    return FlatRange(
-        start=int(match["start"], 16),
-        end=int(match["end"], 16),
-        kind=match["kind"],
-        name=match["name"],
-        offset=int(match["offset"] or "0", 16),
-        owner=match["owner"] or "",
-    )
-
-
-def owner_path(owner: str) -> str | None:
-    """Return the QOM path of an owner without an id of its own, or None."""
-    return owner.partition("path=")[2] or None
-
-
-def name_regions(ranges: Iterable[FlatRange], types: Mapping[str, str]) -> list[Region]:
-    """Return the device regions among the ranges, each with a name a person would type.
-
-    ``types`` has the QOM type of each owner path. A device's name is its id, else its type, with
-    ``#2``, ``#3`` for further ones of the same type; a device with several regions gives each
-    its own part: ``nvme.msix-table``.
-    """
-    devices = [item for item in ranges if item.kind in _DEVICE_KINDS]
-    names = _device_names(devices, types)
-    parts: dict[str, set[str]] = {}
-    for item in devices:
-        parts.setdefault(item.owner, set()).add(item.name)
-    return [
-        Region(
-            name=_region_name(item.name, names[item.owner], alone=len(parts[item.owner]) == 1),
-            start=item.start,
-            end=item.end,
-            base=item.start - item.offset,
-            device=names[item.owner],
-            qemu_name=item.name,
-        )
-        for item in devices
-    ]
-
-
-def _device_names(ranges: Sequence[FlatRange], types: Mapping[str, str]) -> dict[str, str]:
-    names: dict[str, str] = {}
-    used: Counter[str] = Counter()
-    for item in ranges:
-        if item.owner in names:
-            continue
-        path = owner_path(item.owner)
-        stem = types.get(path, path.rpartition("/")[2]) if path else item.owner[len("dev id=") :]
-        stem = stem.replace(" ", "-").lower() or item.name
-        used[stem] += 1
-        names[item.owner] = stem if used[stem] == 1 else f"{stem}#{used[stem]}"
-    return names
-
-
-def _region_name(name: str, device: str, *, alone: bool) -> str:
-    if name in _WELL_KNOWN:
-        return _WELL_KNOWN[name]
-    if virtio := _VIRTIO_PART.match(name):
-        return f"{device}.{virtio['part']}"
-    if name == device:
-        return device
-    if alone and device.partition("#")[0].startswith(name):
-        # The device's only region carries its short name: hpet, ioapic.
-        return name + device[len(device.partition("#")[0]) :]
-    part = re.sub(rf"^{re.escape(device)}[-.]|\[\d+\]$", "", name)
-    return f"{device}.{part.replace(' ', '-')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +124,32 @@ def check_choice(regions: Sequence[Region], choice: Choice) -> None:
     """Raise UsageError, with the names there are, when a choice names what is not there."""
     missing = unmatched(regions, choice)
     if missing:
-        names = ", ".join(region.name for region in regions)
+        names = ", ".join(dict.fromkeys(region.name for region in regions))
         raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
+
+
+def left_out(regions: Sequence[Region], choice: Choice) -> list[str]:
+    """Say, a line each, that a device was chosen and other parts of the same device were not.
+
+    Who names one region, or says what to bypass, knows.
+    """
+    traced = RegionMap(regions, traced_ranges(regions, choice), ())
+    lines: list[str] = []
+    for spec in choice.wanted:
+        wholes = {region.whole for region in regions if names_owner(spec, region.owners)}
+        if any(region.name == spec for region in regions):
+            continue
+        rest = dict.fromkeys(
+            region.name
+            for region in regions
+            if region.whole in wholes
+            and not (region.frame_buffer or traced.is_traced_region(region))
+            and not any(_intersection(region, bypassed) for bypassed in choice.bypassed)
+        )
+        if rest:
+            device = ", ".join(sorted(wholes))
+            lines.append(f"{spec} is a part of {device}, of which is not traced: {', '.join(rest)}")
+    return lines
 
 
 def parse_range(spec: str) -> Range | None:
@@ -248,10 +167,11 @@ def parse_range(spec: str) -> Range | None:
 
 
 def _intersection(region: Region, spec: str) -> list[Range]:
+    if names_region(spec, region.name, region.owners) or spec == region.qemu_name:
+        return [(region.start, region.end)]
     span = parse_range(spec)
     if span is None:
-        named = names_region(spec, region.name) or spec in (region.device, region.qemu_name)
-        return [(region.start, region.end)] if named else []
+        return []
     start, end = max(region.start, span[0]), min(region.end, span[1])
     return [(start, end)] if start <= end else []
 
@@ -288,6 +208,10 @@ class RegionMap:
         if index >= 0 and physical <= self.regions[index].end:
             return self.regions[index]
         return None
+
+    def named(self, pattern: str) -> list[Region]:
+        """Return the regions that a person means: see :func:`tracer.selection.names_region`."""
+        return [r for r in self.regions if names_region(pattern, r.name, r.owners)]
 
     def is_traced(self, physical: int) -> bool:
         """Tell whether accesses at a physical address are recorded."""

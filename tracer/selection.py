@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from tracer.naming import Naming
 from tracer.phase import PhaseTracker
 from tracer.register import Named, RegisterMap, RegisterMaps, names_register
-from tracer.trace import Direction, Intercept, MemoryAccess, Record, UserRecord
+from tracer.trace import Direction, Intercept, MemoryAccess, Record, RegionRecord, UserRecord
+
+RegionNamed = Callable[[str, str], bool]
+"""Tell whether a pattern names a region of a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +68,28 @@ class Selection:
     phase: str | None = None
     changes: bool = False
 
-    def wants(self, record: Intercept, access: MemoryAccess) -> bool:
+    def wants(
+        self, record: Intercept, access: MemoryAccess, named: RegionNamed | None = None
+    ) -> bool:
         """Tell whether a device access meets each criterion that needs no access but this one.
 
-        Not ``phase``, ``register`` and ``changes``.
+        Not ``phase``, ``register`` and ``changes``. ``named`` tells whether a pattern names a
+        region, by default from the region's own name.
         """
         return (
             self._wants_moment(record)
-            and self._wants_access(access)
+            and self._wants_access(access, named)
             and (self.symbol is None or names_symbol(self.symbol, record.symbol))
         )
 
-    def wants_user(self, record: UserRecord) -> bool:
+    def wants_user(self, record: UserRecord, named: RegionNamed | None = None) -> bool:
         """Tell whether what a person did is wanted: its moment, and its accesses if it made some.
 
         Not ``phase`` and ``register``.
         """
         made = record.accesses
         return self._wants_moment(record) and (
-            not made or any(self._wants_access(access) for access in made)
+            not made or any(self._wants_access(access, named) for access in made)
         )
 
     def _wants_moment(self, record: Intercept | UserRecord) -> bool:
@@ -90,26 +97,50 @@ class Selection:
             self.time is None or record.time_ns in self.time
         )
 
-    def _wants_access(self, access: MemoryAccess) -> bool:
+    def _wants_access(self, access: MemoryAccess, named: RegionNamed | None) -> bool:
+        named = named or names_region
         return (
             (self.direction is None or access.direction == self.direction)
-            and (self.region is None or names_region(self.region, access.region or ""))
+            and (self.region is None or named(self.region, access.region or ""))
             and (self.offset is None or _touches(self.offset, access))
             and (self.value is None or _has(self.value, access))
         )
+
+
+class RegionNames:
+    """Learn from a trace which devices its regions belong to, for patterns that name these."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, tuple[str, ...]] = {}
+        self._found: dict[tuple[str, str], bool] = {}
+
+    def learn(self, record: Record) -> None:
+        """Take the names of its devices from the record that announces a region."""
+        if isinstance(record, RegionRecord):
+            self._owners[record.region.name] = record.region.owners
+            self._found.clear()
+
+    def named(self, pattern: str, region: str) -> bool:
+        """Tell whether a pattern names a region: see :func:`names_region`."""
+        key = pattern, region
+        if key not in self._found:
+            owners = self._owners.get(region, ())
+            self._found[key] = names_region(pattern, region, owners)
+        return self._found[key]
 
 
 class Sieve:
     """Apply a selection to the records of a trace as they come.
 
     ``phase`` is the phase of the last record, ``named`` has the registers of those of its accesses
-    that are wanted, in their order; without ``maps`` none has a name. Memory grows with the places
-    accessed, not with the accesses.
+    that are wanted, in their order; without ``maps`` none has a name. ``regions`` tells which
+    region a pattern names. Memory grows with the places accessed, not with the accesses.
     """
 
     def __init__(self, selection: Selection, maps: RegisterMaps | None = None) -> None:
         self.selection = selection
         self.named: list[Named | None] = []
+        self.regions = RegionNames()
         self._phases = PhaseTracker()
         self._naming = Naming(maps or RegisterMaps())
         self._fits: dict[tuple[str | None, Named | None], bool] = {}
@@ -126,6 +157,7 @@ class Sieve:
         self.named = []
         if not isinstance(record, Intercept):
             self._naming.learn(record)
+            self.regions.learn(record)
             return []
         fits = self._in_phase()
         found = []
@@ -134,7 +166,7 @@ class Sieve:
             named = self._naming.add(access)  # of each: what a window shows depends on all before
             if (
                 fits
-                and self.selection.wants(record, access)
+                and self.selection.wants(record, access, self.regions.named)
                 and self._is_register(access, named)
                 and not (self.selection.changes and self._again(access, named))
             ):
@@ -148,7 +180,7 @@ class Sieve:
         named = [(access, self._naming.add(access)) for access in record.accesses]
         return (
             self._in_phase()
-            and chosen.wants_user(record)
+            and chosen.wants_user(record, self.regions.named)
             and (pattern is None or not named or any(self._is_register(*pair) for pair in named))
         )
 
@@ -186,12 +218,23 @@ def _has(match: Match, access: MemoryAccess) -> bool:
     return access.value is not None and match.fits(int(access.value, 16))
 
 
-def names_region(pattern: str, region: str) -> bool:
-    """Tell whether ``pattern`` is the region's name, its device's name, or a glob that fits it.
+def names_region(pattern: str, region: str, owners: Collection[str] = ()) -> bool:
+    """Tell whether ``pattern`` is the region's name, its device's name, or a glob that fits one.
 
-    The device's name is what stands before a dot: ``nvme`` also names ``nvme.msix-table``.
+    The device's name is what stands before a dot: ``nvme`` also names ``nvme.msix-table``. Others
+    are among the ``owners``: the devices that this one is a part of, and QEMU's types of them.
     """
-    return pattern == region or region.startswith(f"{pattern}.") or fnmatchcase(region, pattern)
+    return (
+        pattern == region
+        or region.startswith(f"{pattern}.")
+        or fnmatchcase(region, pattern)
+        or names_owner(pattern, owners)
+    )
+
+
+def names_owner(pattern: str, owners: Collection[str]) -> bool:
+    """Tell whether ``pattern`` is the name of one of the devices, or a glob that fits it."""
+    return any(pattern == name or fnmatchcase(name, pattern) for name in owners)
 
 
 def names_symbol(pattern: str, symbol: str | None) -> bool:

@@ -34,7 +34,14 @@ from tracer.orc import Stack
 from tracer.paging import poison_bit
 from tracer.pending import Overseer
 from tracer.recording import RecordedDevice
-from tracer.region import Choice, RegionMap, check_choice, region_info, traced_ranges
+from tracer.region import (
+    Choice,
+    RegionMap,
+    check_choice,
+    left_out,
+    region_info,
+    traced_ranges,
+)
 from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
@@ -179,6 +186,7 @@ class Session:
         With ``stacks`` the kernel's call chain is recorded with each access.
         """
         await self.refresh_regions()
+        self._tell_left_out()
         symbols = self._names.kernel
         hooks = MappingHooks(self.target, self._names.types())
         missing = await hooks.install(symbols)
@@ -195,8 +203,7 @@ class Session:
         callers = self._callers = Callers(self._names, self.publish, stacks=stacks)
         remark = callers.remark(self.view.space_of(registers)) if stacks else None
         if remark is not None:
-            self.warnings.append(remark)
-            self.mark(remark)
+            self._remark(remark)
         interceptor = Interceptor(
             self.target, self.view, self._names, self._carrier, callers, self.counts, self.publish
         )
@@ -376,8 +383,16 @@ class Session:
                 f"not traced: linear {leaf.linear:#x}, a page of {leaf.size} bytes "
                 f"over a traced device and RAM at physical {leaf.physical:#x}"
             )
+            self._remark(text)
+
+    def _tell_left_out(self) -> None:
+        for line in left_out(self.view.regions.regions, self.choice):
+            self._remark(line)
+
+    def _remark(self, text: str) -> None:
+        if text not in self.warnings:
             self.warnings.append(text)
-            self.mark(text)
+        self.mark(text)
 
     # ---- what a person at a prompt does
 
@@ -404,6 +419,7 @@ class Session:
         check_choice(regions, choice)
         self.choice = choice
         await self.refresh_regions()
+        self._tell_left_out()
         space = replace(space, regions=self.view.regions)
         users = self.traps.hooks.user_leaves
         heal_untraced(space, users)

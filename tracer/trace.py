@@ -35,7 +35,11 @@ Via = Literal["emulated", "stepped"]
 
 
 class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Describe one physical region: ``start`` and ``end`` (inclusive) are physical addresses."""
+    """Describe one physical region: ``start`` and ``end`` (inclusive) are physical addresses.
+
+    ``within`` names the devices that ``device`` is a part of, the nearest first, ``types`` QEMU's
+    types of all of these that no device is called by.
+    """
 
     name: str
     start: Hex
@@ -43,6 +47,13 @@ class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     qemu_name: str
     device: str
     traced: bool
+    within: list[str] = []
+    types: list[str] = []
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Return every name that stands for a device which the region belongs to."""
+        return (self.device, *self.within, *self.types)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="type"):

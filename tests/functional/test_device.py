@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-from vetrace_run import Run, boot, read_trace, run
+from vetrace_run import agreed, boot, read_trace, run
 
 from tracer.guest.initramfs import build_initramfs
 
@@ -38,14 +37,6 @@ def initrd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     init = tmp_path_factory.mktemp("initrd") / "init"
     init.write_text(INIT)
     return build_initramfs(init, None)
-
-
-def agreed(done: Run) -> int:
-    """Check that QEMU saw the same; return over how many accesses."""
-    assert done.status == 0, done.err + done.out
-    said = re.search(r"^0 missing, 0 extra, 0 different over (\d+)", done.out, re.MULTILINE)
-    assert said is not None, done.out
-    return int(said[1])
 
 
 def test_user_space_and_the_vga_window(initrd: Path, tmp_path: Path) -> None:

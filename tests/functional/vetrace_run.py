@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -183,3 +184,11 @@ def boot(folder: Path, *arguments: str | Path) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     files = ("--serial", folder / "serial", "-o", folder / "trace.vtrace")
     return run(folder, "boot", *files, *arguments)
+
+
+def agreed(done: Run) -> int:
+    """Check that QEMU saw the same; return over how many accesses."""
+    assert done.status == 0, done.err + done.out
+    said = re.search(r"^0 missing, 0 extra, 0 different over (\d+)", done.out, re.MULTILINE)
+    assert said is not None, done.out
+    return int(said[1])

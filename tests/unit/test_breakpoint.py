@@ -313,3 +313,26 @@ def test_an_offset_of_a_region_is_not_one_of_its_device_s_others() -> None:
     device = Known(("nvme.a", "nvme"), devices=("nvme",))
     facts = {"region": "nvme.a", "device": "nvme", "offset": 0x14, "width": 4}
     assert parse_place("nvme+0x14", device).holds(facts)
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("usb", True),
+        ("usb+0x14", True),
+        ("usb+0x18", False),
+        ("usb.CC", True),
+        ("us*", True),
+        ("hp*", False),
+    ],
+)
+def test_a_device_holds_the_regions_of_its_parts(text: str, held: bool) -> None:
+    known = Known(
+        ("nvme", "usb.msix-table", "usb"),
+        span_of,
+        lambda region: ("CC", "CAP"),
+        ("usb",),
+        {"nvme": ("nvme", "usb"), "usb.msix-table": ("usb",)},
+    )
+    facts = {"region": "nvme", "device": "nvme", "offset": 0x14, "width": 4, "address": 0}
+    assert parse_place(text, known).holds(facts) is held

@@ -1,4 +1,4 @@
-"""Regions: parsed from QEMU's memory map, named, chosen."""
+"""Regions: looked up by address, chosen by name."""
 
 from __future__ import annotations
 
@@ -7,80 +7,45 @@ import pytest
 from tracer.errors import UsageError
 from tracer.region import (
     Choice,
-    FlatRange,
     Region,
     RegionMap,
-    name_regions,
-    owner_path,
-    parse_flat_view,
+    left_out,
     parse_range,
     traced_ranges,
     unmatched,
 )
 
-MAP = """\
-FlatView #0
- AS "I/O", root: io
- Root memory region: io
-  0000000000000cf8-0000000000000cfb (prio 0, i/o): pci-conf-idx owner:{dev path=/machine/q35}
 
-FlatView #1
- AS "memory", root: system
- AS "cpu-memory-0", root: system
- Root memory region: system
-  0000000000000000-000000000009ffff (prio 0, ram): guest-ram owner:{obj path=/objects/guest-ram}
-  00000000000a0000-00000000000bffff (prio 1, i/o): vga-lowmem owner:{dev path=/machine/vga}
-  00000000000c0000-000000001fffffff (prio 0, ram): guest-ram @00000000000c0000 owner:{obj}
-  00000000b0000000-00000000bfffffff (prio 0, i/o): pcie-mmcfg-mmio owner:{dev path=/machine/q35}
-  00000000fe000000-00000000fe000fff (prio 0, i/o): virtio-pci-common-virtio-blk owner:{dev id=disk}
-  00000000fe001000-00000000fe001fff (prio 0, i/o): virtio-pci-notify-virtio-blk owner:{dev id=disk}
-  00000000feb00000-00000000feb01fff (prio 0, i/o): nvme owner:{dev id=nvme}
-  00000000feb02000-00000000feb0240f (prio 0, i/o): msix-table owner:{dev id=nvme}
-  00000000fec00000-00000000fec00fff (prio 0, i/o): ioapic owner:{dev path=/machine/ioapic}
-  00000000fed00000-00000000fed003ff (prio 0, i/o): hpet owner:{dev path=/machine/hpet}
-  00000000fed00400-00000000fed007ff (prio 0, i/o): hpet @0000000000000400 owner:{dev path=/m/h2}
-  00000000fee00000-00000000feefffff (prio 4096, i/o): apic-msi owner:{dev path=/machine/apic}
-  00000000fffc0000-00000000ffffffff (prio 0, rom): pc.bios owner:{dev path=/machine/q35}
-"""
-
-TYPES = {
-    "/machine/q35": "mch",
-    "/machine/vga": "VGA",
-    "/machine/ioapic": "ioapic",
-    "/machine/hpet": "hpet",
-    "/m/h2": "hpet",
-    "/machine/apic": "apic",
-}
+def region(name: str, start: int, end: int, qemu_name: str = "", base: int | None = None) -> Region:
+    device = name.partition(".")[0]
+    base = start if base is None else base
+    return Region(name, start, end, base, device, qemu_name or name)
 
 
 @pytest.fixture
 def regions() -> list[Region]:
-    return name_regions(parse_flat_view(MAP), TYPES)
+    return [
+        region("vga.window", 0xA0000, 0xBFFFF, "vga-lowmem"),
+        region("ecam", 0xB000_0000, 0xBFFF_FFFF, "pcie-mmcfg-mmio"),
+        region("disk.common", 0xFE00_0000, 0xFE00_0FFF),
+        region("disk.notify", 0xFE00_1000, 0xFE00_1FFF),
+        region("nvme", 0xFEB0_0000, 0xFEB0_1FFF),
+        region("nvme.msix-table", 0xFEB0_2000, 0xFEB0_240F),
+        region("ioapic", 0xFEC0_0000, 0xFEC0_0FFF),
+        region("hpet", 0xFED0_0000, 0xFED0_03FF),
+        region("hpet#2", 0xFED0_0400, 0xFED0_07FF, "hpet", 0xFED0_0000),
+        region("lapic", 0xFEE0_0000, 0xFEEF_FFFF, "apic-msi"),
+    ]
 
 
-def test_the_view_of_the_cpus_is_read() -> None:
-    ranges = parse_flat_view(MAP)
-    assert len(ranges) == 13
-    assert ranges[2] == FlatRange(0xC0000, 0x1FFF_FFFF, "ram", "guest-ram", 0xC0000, "obj")
-    assert [item.kind for item in ranges].count("ram") == 2
-    assert owner_path(ranges[3].owner) == "/machine/q35"
-    assert owner_path(ranges[4].owner) is None
-
-
-def test_no_view() -> None:
-    with pytest.raises(ValueError, match="memory"):
-        parse_flat_view(MAP.replace('AS "memory"', 'AS "other"'))
-
-
-def test_names(regions: list[Region]) -> None:
-    assert [region.name for region in regions] == [
-        "vga.window", "ecam", "disk.common", "disk.notify", "nvme", "nvme.msix-table",
-        "ioapic", "hpet", "hpet#2", "lapic",
-    ]  # fmt: skip
-    assert [region.name for region in regions if region.vcpu_only] == ["lapic"]
-    assert [region.name for region in regions if region.frame_buffer] == ["vga.window"]
-    # Offsets count from the beginning of QEMU's region, not of the visible part.
-    assert next(region for region in regions if region.name == "hpet#2").base == 0xFED0_0000
+CONTROLLERS = [
+    Region("base-xhci.doorbell", 0x1000, 0x1FFF, 0x1000, "base-xhci", "doorbell", ("qemu-xhci",)),
+    Region("qemu-xhci.msix-table", 0x2000, 0x20FF, 0x2000, "qemu-xhci", "msix-table"),
+    Region("base-xhci#2.doorbell", 0x3000, 0x3FFF, 0x3000, "base-xhci#2", "doorbell",
+           ("usb",), ("nec-usb-xhci",)),
+    Region("usb.msix-table", 0x4000, 0x40FF, 0x4000, "usb", "msix-table", (), ("nec-usb-xhci",)),
+]  # fmt: skip
+"""Two controllers, each with a part that is a device of its own; the second has an id."""
 
 
 def chosen(regions: list[Region], choice: Choice) -> set[str]:
@@ -108,6 +73,53 @@ def test_choice(
     wanted: tuple[str, ...], bypassed: tuple[str, ...], expected: set[str], regions: list[Region]
 ) -> None:
     assert chosen(regions, Choice(wanted, bypassed)) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "bypassed", "expected"),
+    [
+        (("qemu-xhci",), (), {"base-xhci.doorbell", "qemu-xhci.msix-table"}),
+        (("usb",), (), {"base-xhci#2.doorbell", "usb.msix-table"}),
+        (("nec-usb-xhci",), (), {"base-xhci#2.doorbell", "usb.msix-table"}),
+        (("qemu-*",), (), {"base-xhci.doorbell", "qemu-xhci.msix-table"}),
+        (("base-xhci",), (), {"base-xhci.doorbell"}),
+        ((), ("usb",), {"base-xhci.doorbell", "qemu-xhci.msix-table"}),
+        (("*",), ("nec-usb-xhci", "base-xhci"), {"qemu-xhci.msix-table"}),
+    ],
+)
+def test_a_device_is_all_its_parts(
+    wanted: tuple[str, ...], bypassed: tuple[str, ...], expected: set[str]
+) -> None:
+    assert chosen(CONTROLLERS, Choice(wanted, bypassed)) == expected
+
+
+def test_a_name_that_looks_like_a_range() -> None:
+    named = [region("abc-def.mmio", 0x10000, 0x10FFF)]
+    assert chosen(named, Choice(("abc-def",))) == {"abc-def.mmio"}
+
+
+def test_parts_that_are_left_out_are_told_of() -> None:
+    (line,) = left_out(CONTROLLERS, Choice(("base-xhci",)))
+    assert line == (
+        "base-xhci is a part of qemu-xhci, of which is not traced: qemu-xhci.msix-table"
+    )
+    (line,) = left_out(CONTROLLERS, Choice(("usb.msix-table", "base-xhci#2*", "base-xhci")))
+    assert line.endswith(": qemu-xhci.msix-table")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice(),
+        Choice(("qemu-xhci", "usb")),
+        Choice(("base-xhci", "qemu-xhci.msix-table")),
+        Choice(("usb.msix-table",)),  # who names a region means it
+        Choice(("3000-3fff",)),
+        Choice(("qemu-xhci",), ("base-xhci",)),
+    ],
+)
+def test_nothing_is_left_out(choice: Choice) -> None:
+    assert left_out(CONTROLLERS, choice) == []
 
 
 def test_a_hole_in_a_region(regions: list[Region]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trace_sample as sample
+from msgspec.structs import replace
 
-from tracer.selection import Selection, names_region, names_symbol
-from tracer.trace import Intercept
+from tracer.selection import RegionNames, Selection, Sieve, names_region, names_symbol
+from tracer.trace import Intercept, Record, RegionRecord
 
 
 def chosen(selection: Selection) -> list[int]:
@@ -37,6 +38,33 @@ def chosen(selection: Selection) -> list[int]:
 )
 def test_a_pattern_names_a_region(pattern: str, region: str, named: bool) -> None:
     assert names_region(pattern, region) is named
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [("usb", True), ("u*b", True), ("qemu-xhci", True), ("base-xhci", True), ("us", False)],
+)
+def test_a_pattern_names_the_device_around(pattern: str, named: bool) -> None:
+    record = sample.region("nvme")
+    info = replace(
+        record.region, name="base-xhci.doorbell", device="base-xhci", within=["usb"],
+        types=["qemu-xhci"],
+    )  # fmt: skip
+    names = RegionNames()
+    assert not names.named("usb", info.name)
+    names.learn(replace(record, region=info))
+    assert names.named(pattern, info.name) is named
+
+
+def test_a_trace_is_chosen_from_by_the_device_around() -> None:
+    def known_as_disk(record: Record) -> Record:
+        if isinstance(record, RegionRecord) and record.region.name == "nvme":
+            return replace(record, region=replace(record.region, within=["disk"]))
+        return record
+
+    sieve = Sieve(Selection(region="disk"))
+    found = [item for record in sample.RECORDS for item in sieve.wanted(known_as_disk(record))]
+    assert [seq for seq, _ in found] == [0, 1]
 
 
 @pytest.mark.parametrize(

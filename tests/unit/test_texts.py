@@ -9,10 +9,10 @@ import pytest
 
 from tracer import mi
 from tracer.errors import DebuggerError, QemuError
+from tracer.flat_view import DeviceNames, name_regions, parse_flat_view
 from tracer.gdb_console import gdb_version, packet_answers
 from tracer.qemu_log import entries
 from tracer.qemu_monitor import descriptor_tables
-from tracer.region import name_regions, parse_flat_view
 from tracer.target_description import describe, parse_chunk
 from tracer.x86 import GPR
 
@@ -33,7 +33,7 @@ def test_both_distributions_are_there() -> None:
 @by_qemu
 def test_memory_map(folder: Path) -> None:
     ranges = parse_flat_view((folder / "mtree").read_text())
-    regions = name_regions(ranges, {})
+    regions = name_regions(ranges, {}, DeviceNames())
     assert {"lapic", "ecam", "vga.window"} & {r.name for r in regions} >= {"lapic", "ecam"}
     by_qemu_name = {region.qemu_name: region for region in regions}
     assert by_qemu_name["hpet"].start == 0xFED0_0000

@@ -67,15 +67,20 @@ def run(args: argparse.Namespace) -> int:
     differ = Differ(rules)
     chosen, maps = selection(args), register_maps(args)
     regions: dict[str, RegisterMap | None] = {}
-    sides = []
+    sides, sources = [], []
     for path in (args.first, args.second):
         with TraceReader(path) as trace:
             source = Source(trace, chosen, maps)
+            sources.append(source)
             sides.append(differ.read(source.events()))
         regions |= source.register_maps()
         terminal.warn_of_losses(trace)
     first, second = sides
-    check_names(chosen, regions, f"{args.first} and {args.second}")
+
+    def named(pattern: str, region: str) -> bool:
+        return any(source.named_region(pattern, region) for source in sources)
+
+    check_names(chosen, regions, named, f"{args.first} and {args.second}")
     results = _compared(first, second, args.context)
     if args.json:
         found = list(results)

@@ -79,6 +79,11 @@ class Source:
         """Return the regions met so far, each with the map of its registers if it has one."""
         return {region: self._sieve.map_of(region) for region in self.regions}
 
+    def named_region(self, pattern: str, region: str) -> bool:
+        """Tell whether a pattern names a region, as far as the trace has told of it."""
+        return self._sieve.regions.named(pattern, region)
+
     def check_names(self) -> None:
         """Raise :exc:`UsageError` when the trace, read to its end, has no region or register so."""
-        check_names(self._sieve.selection, self.register_maps(), str(self.trace.path))
+        chosen, trace = self._sieve.selection, str(self.trace.path)
+        check_names(chosen, self.register_maps(), self.named_region, trace)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tracer import registry
 from tracer.errors import UsageError
 from tracer.register import RegisterMap, RegisterMaps, fits_register
-from tracer.selection import Match, Selection, Span, names_region
+from tracer.selection import Match, RegionNamed, Selection, Span
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -78,19 +78,22 @@ def selection(args: argparse.Namespace) -> Selection:
     )
 
 
-def check_names(chosen: Selection, regions: Mapping[str, RegisterMap | None], trace: str) -> None:
+def check_names(
+    chosen: Selection, regions: Mapping[str, RegisterMap | None], named: RegionNamed, trace: str
+) -> None:
     """Raise :exc:`UsageError` when nothing has the name of region or register asked for.
 
-    ``regions`` are those of the trace, each with the map of its registers if it has one.
+    ``regions`` are those of the trace, each with the map of its registers if it has one; ``named``
+    tells whether a pattern names one.
     """
     pattern = chosen.region
-    if pattern is not None and not any(names_region(pattern, name) for name in regions):
+    if pattern is not None and not any(named(pattern, name) for name in regions):
         known = ", ".join(sorted(regions)) or "none at all"
         raise UsageError(f"no region of {trace} is called {pattern}; it has: {known}")
     maps = {
         region: found
         for region, found in regions.items()
-        if found is not None and (pattern is None or names_region(pattern, region))
+        if found is not None and (pattern is None or named(pattern, region))
     }
     if chosen.register is not None and not any(
         _has_register(chosen.register, region, found) for region, found in maps.items()

@@ -43,14 +43,14 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|START-END",
         action="append",
         default=[],
-        help="trace this region only; again for more (see `vetrace regions`)",
+        help="trace this region or device only; again for more (see `vetrace regions`)",
     )
     traced.add_argument(
         "--bypass",
         metavar="NAME|START-END",
         action="append",
         default=[],
-        help="do not trace this region; again for more",
+        help="do not trace this region or device; again for more",
     )
 
 

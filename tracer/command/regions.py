@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
             "end": hex(region.end),
             "size": region.end - region.start + 1,
             "device": region.device,
+            "within": list(region.within),
+            "types": list(region.types),
             "qemu_name": region.qemu_name,
             "traced": regions.is_traced_region(region),
         }

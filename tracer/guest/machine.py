@@ -21,11 +21,12 @@ from pathlib import Path
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from tracer.errors import QemuError, TracerError
+from tracer.flat_view import DeviceNames, FlatRange, device_paths, name_regions, parse_flat_view
 from tracer.guest.ending import Ending
 from tracer.guest.memory import GuestMemory, Span
 from tracer.process import Process, exit_words, start, words_of
 from tracer.qemu_monitor import DescriptorTables, descriptor_tables
-from tracer.region import FlatRange, Region, name_regions, owner_path, parse_flat_view
+from tracer.region import Region
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ class Machine(asyncio.SubprocessProtocol):
         self._folder: Path | None = None
         self._features: tuple[str, ...] = ()
         self._types: dict[str, str] = {}
+        self._names = DeviceNames()
 
     @property
     def pid(self) -> int | None:
@@ -274,16 +276,15 @@ class Machine(asyncio.SubprocessProtocol):
             [Span(item.start, item.end, item.offset) for item in ranges if item.name == _RAM]
         )
         ram = [(item.start, item.end) for item in ranges if item.kind in ("ram", "rom", "romd")]
-        return name_regions(ranges, await self._owner_types(ranges)), ram
+        return name_regions(ranges, await self._device_types(ranges), self._names), ram
 
     async def descriptor_tables(self) -> DescriptorTables:
         """Return where the first vCPU's GDT and IDT are, which QEMU's GDB stub does not show."""
         return descriptor_tables(await self.monitor("info registers"))
 
-    async def _owner_types(self, ranges: Sequence[FlatRange]) -> dict[str, str]:
-        for item in ranges:
-            path = owner_path(item.owner)
-            if path is None or path in self._types or item.kind != "i/o":
+    async def _device_types(self, ranges: Sequence[FlatRange]) -> dict[str, str]:
+        for path in device_paths(ranges):
+            if path in self._types:
                 continue
             try:
                 name = await self._qmp.execute("qom-get", {"path": path, "property": "type"})

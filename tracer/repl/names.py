@@ -13,7 +13,8 @@ from tracer.selection import Span
 def known_places(regions: RegionMap, names: Naming) -> Known:
     """Return the regions, devices and registers that a person can name."""
     own = dict.fromkeys(region.name for region in regions.regions)
-    devices = dict.fromkeys(region.device for region in regions.regions)
+    devices = dict.fromkeys(owner for region in regions.regions for owner in region.owners)
+    owners = {region.name: region.owners for region in regions.regions}
 
     def span(region: str, register: str) -> Span | None:
         found = names.map_of(region)
@@ -28,4 +29,4 @@ def known_places(regions: RegionMap, names: Naming) -> Known:
         return () if found is None else tuple(found.names())
 
     alone = tuple(name for name in devices if name not in own)
-    return Known((*own, *alone), span, registers, alone)
+    return Known((*own, *alone), span, registers, alone, owners)

@@ -70,7 +70,7 @@ def aim(text: str, regions: RegionMap, names: Naming) -> Aim:
         return Aim(region, span.first - region.base, _WIDTH, names.map_of(region.name))
     region = next((r for r in regions.regions if r.name == spot.region), None)
     if region is None:
-        inside = [r.name for r in regions.regions if r.device == spot.region]
+        inside = dict.fromkeys(r.name for r in regions.named(spot.region))
         raise UsageError(f"{text} has several regions: {', '.join(inside)}")
     first = 0 if span is None or span.first is None else span.first
     if not region.start <= region.base + first <= region.end:

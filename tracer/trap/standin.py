@@ -26,7 +26,7 @@ class StandIn:
         return (
             transfer.traced
             and region is not None
-            and self._recorded.replayed.has(region.name, region.device, region.qemu_name)
+            and self._recorded.replayed.has(region.name, region.owners, region.qemu_name)
         )
 
     def answer(self, transfer: Transfer, fault: Fault) -> int | None:

@@ -31,6 +31,8 @@ def region_objects(
             "end": hex(region.end),
             "size": region.end - region.start + 1,
             "device": region.device,
+            "within": list(region.within),
+            "types": list(region.types),
             "qemu_name": region.qemu_name,
             "traced": regions.is_traced_region(region),
             "vcpu_only": region.vcpu_only,
@@ -46,12 +48,12 @@ def region_lines(
 ) -> list[str]:  # fmt: skip
     """Return regions in full, a few lines each."""
     lines: list[str] = []
-    for told in region_objects(found, regions, accesses):
+    for region, told in zip(found, region_objects(found, regions, accesses), strict=True):
         traced = "traced" if told["traced"] else "not traced"
         rows = [
             ["region", told["name"]],
             ["physical", f"{told['start']}-{told['end']} ({told['size']:#x} bytes)"],
-            ["device", told["device"]],
+            ["device", ", a part of ".join((region.device, *region.within))],
             ["QEMU name", told["qemu_name"]],
             ["accesses", f"{told['accesses']:,} so far, {traced}"],
         ]

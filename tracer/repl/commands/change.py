@@ -6,7 +6,7 @@ import re
 
 from tracer.errors import UsageError
 from tracer.pending import Inject
-from tracer.region import Choice
+from tracer.region import Choice, left_out
 from tracer.render import padded
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
@@ -220,6 +220,7 @@ def _traced(desk: Desk) -> Result:
     text = [f"traced: {', '.join(names(True)) or 'nothing'}"]
     if names(False):
         text.append(f"left alone: {', '.join(names(False))}")
+    text += left_out(regions.regions, desk.control.session.choice)
     return Result({"traced": names(True), "untraced": names(False)}, text)
 
 

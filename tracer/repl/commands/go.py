@@ -54,12 +54,12 @@ async def step(desk: Desk, statement: Statement) -> Result:
 )  # fmt: skip
 async def next_(desk: Desk, statement: Statement) -> Result:
     name = statement.rest or _region_here(desk)
-    if not any(names_region(name, known) for known in desk.region_names()):
+    if not desk.control.session.view.regions.named(name):
         raise desk.misses("region", name, desk.region_names())
 
     def wanted(pending: Pending) -> bool:
         region = pending.transfer.region
-        return region is not None and names_region(name, region.name)
+        return region is not None and names_region(name, region.name, region.owners)
 
     desk.control.run_until(f"next {name}", wanted)
     return await desk.gone_on()

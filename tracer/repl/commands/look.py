@@ -18,7 +18,6 @@ from tracer.repl.expression import linear_address, number
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
 from tracer.repl.tally import stats_lines
-from tracer.selection import names_region
 from tracer.summary import summary_object
 from tracer.view.code import code_lines, code_objects
 from tracer.view.page import page_lines, page_object, page_of
@@ -311,8 +310,7 @@ def _accesses(desk: Desk) -> dict[str, int]:
 async def _regions(desk: Desk, rest: str) -> Result:
     regions = desk.control.session.view.regions
     name = rest.strip()
-    pattern = name or "*"
-    found = [r for r in regions.regions if names_region(pattern, r.name) or r.device == pattern]
+    found = regions.named(name or "*")
     if not found:
         raise desk.misses("region", name, desk.region_names())
     registers = _described(desk, name)
@@ -345,10 +343,8 @@ async def _devices(desk: Desk, rest: str) -> Result:
 
 
 async def _mappings(desk: Desk, rest: str) -> Result:
-    found = [
-        item for item in desk.maps
-        if not rest or any(names_region(rest, name) for name in item.regions)
-    ]  # fmt: skip
+    wanted = {region.name for region in desk.control.session.view.regions.named(rest or "*")}
+    found = [item for item in desk.maps if not rest or not wanted.isdisjoint(item.regions)]
     value = [
         {"linear": item.linear, "physical": item.physical, "size": item.size,
          "regions": item.regions, "by": item.by}
