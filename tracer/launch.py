@@ -29,13 +29,14 @@ class Plan:
     """Say what guest to run and what to trace of it.
 
     Without ``kernel`` the one that ``scripts/setup`` fetched is taken, without ``initrd`` one is
-    built from ``qemu/init``. ``append`` follows the default command line, ``extra`` the default
-    QEMU arguments. ``memory`` is in bytes.
+    built from ``qemu/init``, with ``modules`` beside the default guest's. ``append`` follows the
+    default command line, ``extra`` the default QEMU arguments. ``memory`` is in bytes.
     """
 
     kernel: Path | None = None
     symbols: Path | None = None
     initrd: Path | None = None
+    modules: tuple[str, ...] = ()
     append: str | None = None
     kaslr: bool = False
     memory: int = DEFAULT_MEMORY
@@ -59,7 +60,7 @@ async def launch(
     what takes long. Raises KernelImageError, GuestError, QemuError or DebuggerError.
     """
     kernel = _open(plan, progress)
-    machine = Machine(_configure(plan, kernel), on_console=on_console)
+    machine = Machine(_configure(plan, kernel, progress), on_console=on_console)
     client = GdbClient()
     try:
         await client.start(plan.gdb)
@@ -87,13 +88,17 @@ def _open(plan: Plan, progress: Callable[[str], None]) -> Kernel:
     return kernel
 
 
-def _configure(plan: Plan, kernel: Kernel) -> MachineConfig:
-    if plan.initrd is not None and not plan.initrd.is_file():
-        raise GuestError(f"the initial ramdisk {plan.initrd} is not there")
+def _configure(plan: Plan, kernel: Kernel, progress: Callable[[str], None]) -> MachineConfig:
+    initrd = plan.initrd
+    if initrd is None:
+        script = recipe.init_script()
+        initrd = build_initramfs(script, kernel.modules, plan.modules, progress)
+    elif not initrd.is_file():
+        raise GuestError(f"the initial ramdisk {initrd} is not there")
     return MachineConfig(
         program=plan.qemu,
         kernel=kernel.path,
-        initrd=plan.initrd or build_initramfs(recipe.init_script(), kernel.modules),
+        initrd=initrd,
         command_line=recipe.command_line(plan.append, kaslr=plan.kaslr),
         memory=plan.memory,
         devices=recipe.machine_arguments(),

@@ -53,7 +53,7 @@ def vetrace(*arguments: object) -> None:
 def initrd(folder: Path) -> Path:
     script = recipe.init_script().read_text()
     modules = "# The order was worked out"
-    network = "interface=$(first_interface)\n"
+    network = "found=none\n"
     assert script.count(modules) == script.count(network) == 1
     script = script.partition(network)[0].replace(modules, BEFORE + modules) + AFTER
     (folder / "init").write_text(script)

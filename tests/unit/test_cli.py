@@ -65,6 +65,19 @@ def objects(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+# --- boot: what cannot be -----------------------------------------------------------------------
+
+
+def test_modules_go_into_the_built_initramfs_alone(tmp_path: Path, capsys: Output) -> None:
+    words = ["boot", "--module", "e1000e", "--initrd", str(tmp_path / "initrd")]
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == (
+        "",
+        "vetrace: --module is for the initramfs that vetrace builds: drop --initrd\n",
+    )
+
+
 # --- show ------------------------------------------------------------------------------------
 
 

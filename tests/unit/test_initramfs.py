@@ -1,26 +1,14 @@
-"""tracer.guest.initramfs: the archive, and which modules go into it in which order."""
+"""tracer.guest.initramfs: the archive, and what goes into it."""
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import stat
 from pathlib import Path
 
 import pytest
-import zstandard
 
-from tracer.errors import GuestError
-from tracer.guest.initramfs import (
-    Entry,
-    build_initramfs,
-    closure,
-    cpio,
-    depends,
-    initramfs,
-    is_static,
-    module_files,
-)
+from tracer.errors import GuestError, UsageError
+from tracer.guest.initramfs import Entry, build_initramfs, cpio, initramfs, is_static
 
 
 def unpack(archive: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
@@ -43,11 +31,6 @@ def unpack(archive: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
         at += (size + 3) // 4 * 4
 
 
-def module(*needs: str) -> bytes:
-    text = b"\0license=GPL\0depends=" + ",".join(needs).encode() + b"\0name=x\0"
-    return b"\x7fELF" + bytes(50) + text
-
-
 def test_cpio_holds_every_kind() -> None:
     entries = [
         Entry("dev", "folder"),
@@ -68,60 +51,6 @@ def test_cpio_holds_every_kind() -> None:
 def test_cpio_is_padded_whatever_the_sizes(size: int) -> None:
     entries = [Entry("n" * (size + 1), "file", content=b"x" * size), Entry("last", "file")]
     assert list(unpack(cpio(entries))) == ["n" * (size + 1), "last"]
-
-
-@pytest.mark.parametrize(
-    ("needs", "expected"),
-    [((), []), (("virtio",), ["virtio"]), (("a", "b_c"), ["a", "b_c"])],
-)
-def test_depends(needs: tuple[str, ...], expected: list[str]) -> None:
-    assert depends(module(*needs)) == expected
-
-
-def test_depends_of_a_file_that_says_nothing() -> None:
-    assert depends(b"\x7fELF") == []
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    drivers = tmp_path / "kernel" / "drivers"
-    drivers.mkdir(parents=True)
-    (drivers / "virtio.ko").write_bytes(module("virtio_ring"))
-    (drivers / "virtio-ring.ko.xz").write_bytes(lzma.compress(module()))
-    (drivers / "failover.ko.gz").write_bytes(gzip.compress(module()))
-    (drivers / "net_failover.ko.zst").write_bytes(
-        zstandard.ZstdCompressor().compress(module("failover", "not_here"))
-    )
-    (drivers / "virtio_net.ko").write_bytes(module("net_failover", "virtio", "virtio_ring"))
-    (drivers / "circle.ko").write_bytes(module("round"))
-    (drivers / "round.ko").write_bytes(module("circle"))
-    (drivers / "other.ko").write_bytes(module())
-    (drivers / "virtio_net.konfig").write_bytes(b"no module")
-    return tmp_path
-
-
-def test_closure_has_needs_first_and_all_unpacked(folder: Path) -> None:
-    found = closure(folder, ["virtio", "virtio_net", "built_in"])
-    assert [name for name, _ in found] == [
-        "virtio_ring", "virtio", "failover", "net_failover", "virtio_net",
-    ]  # fmt: skip
-    assert all(content.startswith(b"\x7fELF") for _, content in found)
-
-
-def test_closure_of_a_circle_ends(folder: Path) -> None:
-    assert [name for name, _ in closure(folder, ["circle"])] == ["round", "circle"]
-
-
-def test_module_files_by_name(folder: Path) -> None:
-    files = module_files(folder)
-    assert files["virtio_ring"].name == "virtio-ring.ko.xz"
-    assert files["virtio_net"].name == "virtio_net.ko"
-
-
-def test_damaged_module_is_named(folder: Path) -> None:
-    (folder / "kernel/drivers/virtio-ring.ko.xz").write_bytes(b"no xz at all")
-    with pytest.raises(GuestError, match=r"virtio-ring\.ko\.xz"):
-        closure(folder, ["virtio"])
 
 
 def test_archive_boots_what_it_is_given() -> None:
@@ -188,3 +117,46 @@ def test_build_repairs_a_cut_off_archive(own_cache: Path, tmp_path: Path) -> Non
 def test_build_names_a_missing_script(own_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(GuestError, match="nowhere"):
         build_initramfs(tmp_path / "nowhere", None)
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Path:
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    for name, needs in (("nvme", "nvme-core"), ("nvme-core", ""), ("own", "gone"), ("other", "")):
+        (folder / f"{name}.ko").write_bytes(b"\x7fELF\0depends=" + needs.encode() + b"\0")
+    (folder / "modules.builtin").write_text("kernel/drivers/virtio/virtio-pci.ko\n")
+    return folder
+
+
+def test_the_default_drivers_come_with_what_they_need(
+    own_cache: Path, tmp_path: Path, modules: Path
+) -> None:
+    (tmp_path / "init").write_text("one")
+    found = unpack(build_initramfs(tmp_path / "init", modules).read_bytes())
+    assert found["lib/modules/order"][1] == b"nvme_core.ko\nnvme.ko\n"
+    assert "lib/modules/nvme_core.ko" in found and "lib/modules/other.ko" not in found
+
+
+def test_wanted_modules_come_last_and_what_is_not_as_asked_is_told(
+    own_cache: Path, tmp_path: Path, modules: Path
+) -> None:
+    (tmp_path / "init").write_text("one")
+    said: list[str] = []
+    wanted = ("other", "virtio_pci", "own", "nvme")
+    path = build_initramfs(tmp_path / "init", modules, wanted, said.append)
+    order = unpack(path.read_bytes())["lib/modules/order"][1]
+    assert order == b"nvme_core.ko\nnvme.ko\nother.ko\nown.ko\n"
+    assert said == [
+        "virtio_pci needs no loading: it is built into the kernel",
+        f"the module own needs gone, which is not in {modules}, nor built in",
+    ]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_wanted_module_that_is_nowhere_is_refused(
+    own_cache: Path, tmp_path: Path, modules: Path, folder: bool
+) -> None:
+    (tmp_path / "init").write_text("one")
+    with pytest.raises(UsageError, match="no module e1000e"):
+        build_initramfs(tmp_path / "init", modules if folder else None, ["e1000e"])

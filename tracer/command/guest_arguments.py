@@ -24,6 +24,13 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
         "--symbols", metavar="FILE", type=Path, help="vmlinux or System.map of that kernel"
     )
     guest.add_argument("--initrd", metavar="FILE", type=Path, help="initial ramdisk")
+    guest.add_argument(
+        "--module",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="load this kernel module too, with what it needs; again for more",
+    )
     guest.add_argument("--append", metavar="STR", help="more words for the kernel's command line")
     guest.add_argument(
         "--kaslr", action="store_true", help="let the kernel randomise its addresses"
@@ -62,10 +69,13 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
         raise UsageError(
             "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"
         )
+    if args.module and args.initrd is not None:
+        raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
     return Plan(
         kernel=args.kernel,
         symbols=args.symbols,
         initrd=args.initrd,
+        modules=tuple(args.module),
         append=args.append,
         kaslr=args.kaslr,
         memory=parse_memory(args.memory),

@@ -5,30 +5,25 @@ Ref: Linux Documentation/driver-api/early-userspace/buffer-format.rst (the "newc
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import lzma
-import re
 import shutil
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
-
 from tracer.cache import cache_folder, new_file
 from tracer.errors import GuestError
+from tracer.guest.module_folder import closure, read_folder
 
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
-"""Modules that ``qemu/init`` loads; what they depend on comes with them."""
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "nvme")
+"""Modules that ``qemu/init`` loads where they are not built in: the default guest's drivers. What
+they need comes with them."""
 
 MODULE_FOLDER = "lib/modules"
 """Folder of the modules in the guest; its file ``order`` names them, dependencies first."""
 
 _KINDS = {"file": stat.S_IFREG, "folder": stat.S_IFDIR, "link": stat.S_IFLNK, "char": stat.S_IFCHR}
-_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
-_MAX_MODULE = 1 << 28  # bytes, unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,51 +65,6 @@ def cpio(entries: Iterable[Entry]) -> bytes:
         out += entry.content
         out += bytes(-len(out) % 4)
     return bytes(out)
-
-
-def depends(module: bytes) -> list[str]:
-    """Return the names of the modules a module needs, from its ``.modinfo`` section.
-
-    Ref: Linux scripts/mod/modpost.c, add_depends.
-    """
-    match = re.search(rb"\0depends=([^\0]*)\0", module)
-    names = match[1].decode("ascii", "replace") if match else ""
-    return [name for name in names.split(",") if name]
-
-
-def module_files(folder: Path) -> dict[str, Path]:
-    """Return the module files under ``lib/modules/RELEASE`` by module name (``-`` as ``_``)."""
-    found = {}
-    for path in sorted(folder.rglob("*.ko*")):
-        stem, dot, suffix = path.name.partition(".ko")
-        if dot and dot + suffix in _SUFFIXES:
-            found[stem.replace("-", "_")] = path
-    return found
-
-
-def closure(folder: Path, wanted: Sequence[str]) -> list[tuple[str, bytes]]:
-    """Return the wanted modules and all they need, each after what it needs, unpacked.
-
-    Dependencies are read from the modules themselves, because ``modules.dep`` exists only once
-    a package has been installed. A wanted module that is not there is left out: it may be built
-    into the kernel. Raises GuestError for a damaged module file.
-    """
-    files = module_files(folder)
-    done: dict[str, bytes] = {}
-
-    def add(name: str, path: Path) -> None:
-        done[name] = b""  # before its dependencies, so that a circle ends
-        content = _unpacked(path)
-        for need in depends(content):
-            if need in files and need not in done:
-                add(need, files[need])
-        del done[name]  # to the end: after what it needs
-        done[name] = content
-
-    for name in wanted:
-        if name in files and name not in done:
-            add(name, files[name])
-    return list(done.items())
 
 
 def initramfs(init: bytes, busybox: bytes, modules: Sequence[tuple[str, bytes]]) -> bytes:
@@ -163,16 +113,30 @@ def is_static(program: bytes) -> bool:
     return b"\x03\0\0\0" not in kinds
 
 
-def build_initramfs(init: Path, modules: Path | None) -> Path:
+def build_initramfs(
+    init: Path,
+    modules: Path | None,
+    wanted: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Return the initramfs for a guest, made anew when anything in it changed.
 
-    ``init`` is the script to run, ``modules`` the folder ``lib/modules/RELEASE`` or None. The
-    archive is kept in the cache folder by the hash of its content. Raises GuestError when the
-    script, busybox or a module cannot be read, TracerError when the archive cannot be written.
+    ``init`` is the script to run, ``modules`` the folder ``lib/modules/RELEASE`` or None, and
+    ``wanted`` what the reader wants of it beside the default guest's drivers. The archive is kept
+    in the cache folder by the hash of its content. ``tell`` is called with a line of text for
+    each module that will not be as asked. Raises UsageError when one that is wanted is not there,
+    GuestError when the script, busybox or a module cannot be read, TracerError when the archive
+    cannot be written.
     """
     try:
-        chosen = closure(modules, MODULES) if modules is not None else []
-        archive = initramfs(init.read_bytes(), find_busybox().read_bytes(), chosen)
+        folder = read_folder(modules)
+        for word in wanted:
+            if folder.find(word) is None:
+                tell(f"{word} needs no loading: it is built into the kernel")
+        chosen = closure(folder, (*MODULES, *wanted))
+        for name, need in chosen.missing:
+            tell(f"the module {name} needs {need}, which is not in {modules}, nor built in")
+        archive = initramfs(init.read_bytes(), find_busybox().read_bytes(), chosen.modules)
     except OSError as error:
         raise GuestError(
             f"cannot build the initramfs: {error.filename}: {error.strerror}"
@@ -183,19 +147,3 @@ def build_initramfs(init: Path, modules: Path | None) -> Path:
         with new_file(path) as draft:
             draft.write_bytes(archive)
     return path
-
-
-def _unpacked(path: Path) -> bytes:
-    content = path.read_bytes()
-    try:
-        match path.suffix:
-            case ".xz":
-                return lzma.LZMADecompressor().decompress(content, _MAX_MODULE)
-            case ".gz":
-                return gzip.decompress(content)
-            case ".zst":
-                return zstandard.ZstdDecompressor().decompressobj().decompress(content)
-            case _:
-                return content
-    except (lzma.LZMAError, EOFError, OSError, zstandard.ZstdError) as error:
-        raise GuestError(f"cannot unpack the kernel module {path}: {error}") from error
