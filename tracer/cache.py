@@ -16,7 +16,6 @@ def cache_folder() -> Path:
 
     It is ``$VETRACE_CACHE``, else ``$XDG_CACHE_HOME/vetrace``, else ``~/.cache/vetrace``
     (XDG Base Directory Specification: a relative ``$XDG_CACHE_HOME`` is ignored).
-    ``scripts/setup`` follows the same rule.
     """
     own = os.environ.get("VETRACE_CACHE")
     if own:

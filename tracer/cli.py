@@ -33,6 +33,7 @@ _COMMANDS = {
     "verify": "compare a trace with QEMU's own log of the same run",
     "audit": "tell whether the traced accesses would survive in a TDX or SEV-ES guest",
     "decode": "explain one instruction: accesses, flags, verdicts, result",
+    "setup": "fetch a guest kernel, and name the programs that are missing",
     "doctor": "check that everything vetrace needs is there",
 }
 

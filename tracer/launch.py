@@ -28,7 +28,7 @@ DEFAULT_MEMORY = 512 << 20
 class Plan:
     """Say what guest to run and what to trace of it.
 
-    Without ``kernel`` the one that ``scripts/setup`` fetched is taken, without ``initrd`` one is
+    Without ``kernel`` the one that ``vetrace setup`` fetched is taken, without ``initrd`` one is
     built from ``qemu/init``, with ``modules`` beside the default guest's. ``append`` follows the
     default command line, ``extra`` the default QEMU arguments. ``memory`` is in bytes.
     """
@@ -77,7 +77,7 @@ def _open(plan: Plan, progress: Callable[[str], None]) -> Kernel:
     path = plan.kernel or default_kernel()
     if path is None:
         raise GuestError(
-            "no guest kernel: run scripts/setup to fetch Debian's, or name one with --kernel"
+            "no guest kernel: run vetrace setup to fetch Debian's, or name one with --kernel"
         )
     kernel = open_kernel(path, plan.symbols, progress)
     if not kernel.startable:

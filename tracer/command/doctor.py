@@ -19,7 +19,7 @@ from tracer.cache import cache_folder
 from tracer.errors import TracerError
 
 _PROGRAM_SECONDS = 60  # beyond this, a program asked for its version hangs
-_SETUP = "run scripts/setup"
+_SETUP = "run vetrace setup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,6 @@ def examine(kernel: Path | None, symbols: Path | None, qemu: str, gdb: str) -> l
         _versioned("qemu", qemu, "qemu-system-x86", QEMU_MINIMUM),
         _versioned("gdb", gdb, "gdb", GDB_MINIMUM),
         _busybox(),
-        _cpio(),
         _cache(),
         *_kernel(kernel, symbols),
     ]
@@ -150,14 +149,6 @@ def _busybox() -> Check:
         return Check("busybox", "no static busybox found", str(error))
     match = re.match(r"BusyBox v(\S+)", _output_of(str(path), "--help"))
     return Check("busybox", f"{match[1] if match else 'version unknown'} ({path}, static)")
-
-
-def _cpio() -> Check:
-    path = shutil.which("cpio")
-    if path is None:
-        return Check("cpio", "not found", f"only a test uses it: {_SETUP}", needed=False)
-    words = _output_of(path, "--version").partition("\n")[0].split()
-    return Check("cpio", f"{words[-1] if words else 'version unknown'} ({path})", needed=False)
 
 
 def _cache() -> Check:

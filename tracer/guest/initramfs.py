@@ -97,7 +97,7 @@ def find_busybox() -> Path:
         if found is not None and is_static(Path(found).read_bytes()):
             return Path(found)
     raise GuestError(
-        "there is no static busybox to put into the guest: run scripts/setup, "
+        "there is no static busybox to put into the guest: run vetrace setup --install, "
         "or install your system's busybox-static package"
     )
 

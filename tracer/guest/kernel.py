@@ -22,6 +22,7 @@ from tracer import bzimage, kallsyms, symbols
 from tracer.btf import Btf, parse_btf
 from tracer.cache import cache_folder, new_file
 from tracer.errors import KernelImageError
+from tracer.guest.package import image_in, kernels_folder
 from tracer.symbols import KERNEL_HALF, Symbol, SymbolTable
 
 MAX_IMAGE = 1 << 30
@@ -79,9 +80,9 @@ class Kernel:
 
 
 def default_kernel() -> Path | None:
-    """Return the image that ``scripts/setup`` left in the cache folder, or None."""
-    images = sorted((cache_folder() / "kernel" / "current" / "boot").glob("vmlinuz-*"))
-    return images[-1].resolve() if images else None
+    """Return the image that ``vetrace setup`` left in the cache folder, or None."""
+    image = image_in(kernels_folder() / "current")
+    return image.resolve() if image is not None else None
 
 
 def open_kernel(
@@ -134,9 +135,12 @@ def find_modules(image: Path, release: str) -> Path | None:
     """Return the folder of an image's modules, looked for as packages lay them out.
 
     That is ``lib/modules/RELEASE`` (or ``usr/lib/modules/RELEASE``) beside the folder the image
-    is in, as for ``/boot/vmlinuz-RELEASE``, or beside the image itself.
+    is in, as for ``/boot/vmlinuz-RELEASE``, or beside the image itself; or the image's own folder,
+    as for ``/usr/lib/modules/RELEASE/vmlinuz``.
     """
     real = image.resolve()
+    if real.parent.name == release and real.parent.parent.name == "modules":
+        return real.parent
     for root in (real.parent.parent, real.parent):
         for lib in ("lib/modules", "usr/lib/modules"):
             folder = root / lib / release

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 from tracer.errors import GuestError
 from tracer.guest.disk import DISKS, disk_file
 
-FOLDER = Path(__file__).parent.parent.parent / "qemu"
+FOLDER = Path(str(files("tracer.guest"))) / "files"
 """Where ``machine.cfg``, ``cmdline`` and ``init`` are."""
 
 
