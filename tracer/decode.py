@@ -51,6 +51,8 @@ _FIXED: dict[str, Operand] = {
     "AL": Register(File.GPR, RAX, 1),
     "CL": Register(File.GPR, RCX, 1),
     "1": Immediate(1),
+    "ecx": Register(File.GPR, RCX, 4),
+    "xmm0": Register(File.XMM, 0, 16),
 }
 
 
@@ -99,17 +101,14 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
         raise InvalidInstruction(code, "LOCK on an instruction that cannot be locked")
     if form is None or (form.size64 and mode is Mode.COMPAT16):
         return None  # the width of the stack pointer (SS.B) cannot be seen in 16-bit code
-    if head.vex:
-        if head.length and form.opcode.vex != "LIG":
-            return None
-        if head.vvvv and not any(slot[0] == "B" for slot in form.operands):
-            raise InvalidInstruction(code, "VEX.vvvv must be 1111b")
+    if head.vex and head.vvvv and not any(slot[0] in "BH" for slot in form.operands):
+        raise InvalidInstruction(code, "VEX.vvvv must be 1111b")
 
     size, address_size = _sizes(form, head, mode)
     reader = _Reader(head, modrm, size, address_size)
     if has_modrm:
         # In the code ModRM, SIB and displacement precede any immediate, whatever the order here.
-        reader.read_memory(form.memory_width(size))
+        reader.read_memory(form.memory_width(size, reader.length))
     operands = tuple([reader.operand(slot) for slot in form.operands])
     code = code[: head.at]
     rep: Literal["rep", "repne"] | None = None
@@ -139,35 +138,42 @@ def _sizes(form: Form, head: Head, mode: Mode) -> tuple[int, int]:
 
 
 def _select(rows: tuple[Form, ...], digit: int, head: Head) -> Form | None:
-    # Picks the row by /digit, mandatory prefix and REX.W. The row for exactly this prefix wins
-    # over one that takes 66 as the operand size and ignores F2 and F3.
+    # Picks the row by /digit, mandatory prefix, W and the length of vectors. The row for exactly
+    # this prefix wins over one that takes 66 as the operand size and ignores F2 and F3.
     chosen = None
-    mandatory, wide = head.mandatory, head.rex & 8
+    mandatory, lengths = head.mandatory, _LENGTHS[head.length]
     for form in rows:
         opcode = form.opcode
         if opcode.digit is not None and opcode.digit != digit:
             continue
-        if form.only == ("i64" if head.long else "o64") or (opcode.rex_w and not wide):
+        if form.only == ("i64" if head.long else "o64") or opcode.w not in (None, head.w):
+            continue
+        if head.vex and opcode.vex not in lengths:
             continue
         if opcode.prefix == mandatory:
             return form
         if (opcode.prefix == "NFx" and mandatory in ("NP", "66")) or (
-            opcode.prefix == "" and (chosen is None or opcode.rex_w)
+            opcode.prefix == "" and (chosen is None or opcode.w)
         ):
             chosen = form
     return chosen
 
 
+# VEX.L, and the rows that it selects by their length column.
+_LENGTHS = (("128", "128/256", "LZ", "LIG"), ("256", "128/256", "LIG"))
+
+
 class _Reader:
     # Reads ModRM, SIB, displacement and immediates, and makes operands of them.
 
-    __slots__ = ("address_size", "head", "memory", "modrm", "size")
+    __slots__ = ("address_size", "head", "length", "memory", "modrm", "size")
 
     def __init__(self, head: Head, modrm: int, size: int, address_size: int) -> None:
         self.head = head
         self.modrm = modrm
         self.size = size
         self.address_size = address_size
+        self.length = 32 if head.length else 16
         self.memory: Memory | None = None
 
     def integer(self, width: int, signed: bool = True) -> int:
@@ -228,13 +234,20 @@ class _Reader:
             return _register(File.GPR, number - 4, 1, True)
         return _register(File.GPR, number, width)
 
+    def _named(self, number: int) -> int:
+        # A register named by four bits, of which outside 64-bit mode the highest is ignored.
+        return number if self.head.long else number & 7
+
+    def _vector(self, slot_type: str) -> int:
+        return slot_width(slot_type, self.size, self.length)
+
     def operand(self, slot: str) -> Operand:
         if slot in _FIXED:
             return _FIXED[slot]
         if slot == "rAX":
             return _register(File.GPR, RAX, self.size)
-        kind, slot_type = slot[0], slot[1:]
-        reg = self.modrm >> 3 & 7 | (self.head.rex & 4) << 1
+        kind, slot_type, head = slot[0], slot[1:], self.head
+        reg = self.modrm >> 3 & 7 | (head.rex & 4) << 1
         match kind:
             case "E" | "M" | "W" | "Q":
                 assert self.memory is not None
@@ -248,10 +261,15 @@ class _Reader:
                 width = 1 if slot_type == "bs" else min(self.size, 4)
                 return Immediate(self.integer(width) & ((1 << 8 * self.size) - 1))
             case "B":
-                number = self.head.vvvv & (15 if self.head.long else 7)
+                number = self._named(head.vvvv)
                 return self._register(number, slot_width(slot_type, self.size))
             case "V":
-                return _register(File.XMM, reg, 16)
+                return _register(File.XMM, reg, self._vector(slot_type))
+            case "H":
+                return _register(File.XMM, self._named(head.vvvv), self._vector(slot_type))
+            case "L":
+                number = self._named(self.integer(1, signed=False) >> 4)
+                return _register(File.XMM, number, self._vector(slot_type))
             case "P":
                 return _register(File.MMX, reg & 7, 8)
             case "S":
@@ -264,7 +282,7 @@ class _Reader:
                 return self._memory(width, "ds", None, displacement=offset)
             case "X":
                 return self._memory(slot_width(slot_type, self.size), "ds", RSI)
-            case "L":
+            case "T":
                 return self._memory(1, "ds", RBX)
             case "Y":
                 # The destination segment of a string instruction cannot be overridden.

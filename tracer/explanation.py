@@ -10,6 +10,7 @@ from tracer.bus import Load, Store
 from tracer.decode import foreign_accesses
 from tracer.emulate import execute, undefined_flags
 from tracer.emulate.address import effective_address, linear_address
+from tracer.emulate.unit import needs_ymm
 from tracer.errors import GuestException, UsageError
 from tracer.forms import Access, Unit
 from tracer.instruction import Instruction, Memory
@@ -51,9 +52,11 @@ def handled(insn: Instruction) -> Handled:
 def stepped_live(insn: Instruction) -> bool:
     """Tell whether a live guest's own vCPU has to carry out what the emulator could.
 
-    GDB cannot write x87 and MMX registers bit by bit.
+    GDB cannot write x87 and MMX registers bit by bit, and knows no upper halves of YMM.
     """
-    return insn.form is not None and insn.form.unit in (Unit.X87, Unit.MMX)
+    return insn.form is not None and (
+        insn.form.unit in (Unit.X87, Unit.MMX) or needs_ymm(insn)
+    )
 
 
 def verdicts(insn: Instruction, *, cpl: int = 0, linear: int | None = None) -> dict[str, Verdict]:

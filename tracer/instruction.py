@@ -15,7 +15,8 @@ SEGMENTS: tuple[Segment, ...] = ("es", "cs", "ss", "ds", "fs", "gs")
 """Segment registers in encoding order."""
 
 WIDTH_NAMES = {
-    1: "byte", 2: "word", 4: "dword", 8: "qword", 10: "xword", 16: "xmmword", 64: "zmmword",
+    1: "byte", 2: "word", 4: "dword", 8: "qword", 10: "xword", 16: "xmmword", 32: "ymmword",
+    64: "zmmword",
 }  # fmt: skip
 """What an assembler calls a memory operand, by its width in bytes."""
 
@@ -33,8 +34,8 @@ class File(Enum):
 class Register:
     """Name a register operand: its file, its number there, and its width in bytes.
 
-    ``high`` marks AH, CH, DH and BH, which are bits 15:8 of registers 0 to 3
-    (Intel SDM vol. 1, 3.4.1.1).
+    In the file of XMM one of 32 bytes is YMM. ``high`` marks AH, CH, DH and BH, which are bits
+    15:8 of registers 0 to 3 (Intel SDM vol. 1, 3.4.1.1).
     """
 
     file: File
@@ -134,12 +135,15 @@ def operand_text(operand: Operand) -> str:
     return f"{WIDTH_NAMES[operand.width]} ptr {segment}[{address}]"
 
 
+_FILES = {(File.XMM, 16): "xmm", (File.XMM, 32): "ymm", (File.MMX, 8): "mm"}
+
+
 def _register_text(register: Register) -> str:
     number = register.number
     if register.file is File.SEGMENT:
         return SEGMENTS[number]
     if register.file is not File.GPR:
-        return f"{'xmm' if register.file is File.XMM else 'mm'}{number}"
+        return f"{_FILES[register.file, register.width]}{number}"
     name = GPR[number]
     if register.high:
         return name[1] + "h"

@@ -343,7 +343,7 @@ def other_registers(insn: Instruction) -> tuple[str, ...]:
 
 
 def changed_values(before: CpuState, after: CpuState) -> dict[str, str]:
-    """Return what an execution changed, RIP included."""
+    """Return what an execution changed, RIP included: of a vector register as much as changed."""
     changed = {} if before.rip == after.rip else {"rip": hex(after.rip)}
     if before.rflags != after.rflags:
         changed["rflags"] = hex(after.rflags)
@@ -353,6 +353,10 @@ def changed_values(before: CpuState, after: CpuState) -> dict[str, str]:
     for number, (old, new) in enumerate(zip(before.xmm, after.xmm, strict=True)):
         if old != new:
             changed[f"xmm{number}"] = hex(new)
+    for number, (old, new) in enumerate(zip(before.ymm, after.ymm, strict=True)):
+        if old != new:
+            changed.pop(f"xmm{number}", None)
+            changed[f"ymm{number}"] = hex(after.xmm[number] | new << 128)
     return changed
 
 

@@ -172,5 +172,5 @@ def used_registers(insn: Instruction) -> set[str]:
 _IMPLIED: dict[str, set[int]] = {
     "xlat": {RAX}, "stos": {RAX}, "scas": {RAX}, "cmpxchg": {RAX}, "mul": {RAX},
     "cmpxchg8b": {RAX, RDX, RCX, GPR.index("rbx")}, "div": {RAX, RDX}, "idiv": {RAX, RDX},
-    "mulx": {RDX},
+    "mulx": {RDX}, "pcmpestri": {RAX, RDX}, "pcmpestrm": {RAX, RDX},
 }  # fmt: skip

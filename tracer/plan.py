@@ -14,6 +14,7 @@ from typing import Literal
 from tracer.bus import Load
 from tracer.emulate import execute, undefined_flags
 from tracer.emulate.address import count
+from tracer.emulate.search import STRING_COMPARISONS
 from tracer.errors import EmulationError, GuestException
 from tracer.explanation import EXCEPTIONS, Handled, touches, verdicts
 from tracer.instruction import File, Immediate, Instruction, Register, operand_text
@@ -147,7 +148,10 @@ class _Run:
 
 
 def _trials(insn: Instruction, pending: Pending) -> list[_Run]:
-    # Executions that differ in what is not known; none where the emulator cannot execute it.
+    # Executions that differ in what is not known; none where the emulator cannot execute it, or
+    # where there are more ways for it to end than trials can show.
+    if insn.form is not None and insn.form.operation in STRING_COMPARISONS:
+        return []
     try:
         first = _execute(insn, pending, 0)
     except EmulationError:
@@ -166,6 +170,9 @@ def _turning_points(insn: Instruction, cpu: CpuState) -> Iterator[int]:
     known |= {operand.value for operand in insn.operands if isinstance(operand, Immediate)}
     known |= {gpr[RAX] | gpr[RDX] << 64, gpr[RAX] & 0xFFFFFFFF | (gpr[RDX] & 0xFFFFFFFF) << 32}
     known |= {value >> 8 for value in known}  # AH and its kin
+    for operand in insn.operands:
+        if isinstance(operand, Register) and operand.file is File.XMM and cpu.xmm:
+            known |= {cpu.xmm[operand.number], ~cpu.xmm[operand.number]}
     for value in known:
         for turned in (value, -value):
             yield from (turned - 1, turned, turned + 1)

@@ -83,8 +83,9 @@ class CpuState:
     """Hold what an instruction can see of one vCPU.
 
     ``gpr`` has the sixteen 64-bit general-purpose registers in the order of :data:`GPR`;
-    ``rip`` is a linear address; ``xmm`` has the low 128 bits of XMM0 to XMM15 or is empty when
-    unknown; ``st`` has ST(0) to ST(7) as 80-bit integers, or is empty when unknown.
+    ``rip`` is a linear address; ``xmm`` has XMM0 to XMM15, the low 128 bits of YMM0 to YMM15, and
+    ``ymm`` bits 255:128 of these; ``st`` has ST(0) to ST(7) as 80-bit integers. Each of the three
+    is empty when unknown.
     """
 
     gpr: tuple[int, ...] = (0,) * 16
@@ -96,6 +97,7 @@ class CpuState:
     cr0: int = 0x80050033
     cr4: int = 0x6F0
     xmm: tuple[int, ...] = ()
+    ymm: tuple[int, ...] = ()
     st: tuple[int, ...] = ()
     fpu_control: int = 0x37F
     fpu_status: int = 0

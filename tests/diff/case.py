@@ -6,7 +6,7 @@ other way round, from operands to bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -36,7 +36,7 @@ class Case:
 def sizes(form: Form, mode: Mode) -> tuple[int, ...]:
     """Return the operand sizes in bytes that the form can be encoded with."""
     slots = form.operands
-    if form.opcode.rex_w:
+    if form.opcode.w and not form.opcode.vex:
         return (8,)
     if form.size64 and mode is Mode.LONG:
         return (8,) if form.size64 == "f64" else (2, 8)
@@ -90,7 +90,7 @@ def encode(form: Form, mode: Mode, size: int, random: Random) -> tuple[bytes, di
         if slot[0] == "O":
             width = (4 if small else 8) if long else 4
             tail += (MIDDLE + random.randrange(64)).to_bytes(width, "little")
-        elif slot in ("Ib", "Ibs"):
+        elif slot in ("Ib", "Ibs") or slot[0] == "L":
             tail += random.choice((b"\0", b"\1", b"\x1f", b"\x7f", b"\x80", random.randbytes(1)))
         elif slot == "Iz":
             tail += random.choice((random.randbytes(4), b"\xff" * 4))[: min(size, 4)]
@@ -104,11 +104,17 @@ def encode(form: Form, mode: Mode, size: int, random: Random) -> tuple[bytes, di
 def _vex(form: Form, rex: int, prefixes: list[int], long: bool, random: Random) -> bytes:
     lead = bytes(p for p in prefixes if p in (0x67, 0x64, 0x65, 0x26, 0x2E, 0x36, 0x3E))
     opcode = form.opcode
-    uses_vvvv = any(slot[0] == "B" for slot in form.operands)
+    uses_vvvv = any(slot[0] in "BH" for slot in form.operands)
     vvvv = random.randrange(16 if long else 8) if uses_vvvv else 0
     pp = ("NP", "66", "F3", "F2").index(opcode.prefix)
     first = (~rex & 7) << 5 | opcode.map
-    second = (rex & 8) << 4 | (~vvvv & 15) << 3 | pp
+    long_vectors = {"256": 1, "128/256": random.getrandbits(1), "LIG": random.getrandbits(1)}
+    w = rex >> 3 & 1
+    if opcode.w is not None:
+        w = int(opcode.w)
+    elif not any(slot[1:] == "y" for slot in form.operands):
+        w = random.getrandbits(1)  # it says nothing
+    second = w << 7 | (~vvvv & 15) << 3 | long_vectors.get(opcode.vex, 0) << 2 | pp
     return lead + bytes([0xC4, first, second, opcode.byte])
 
 
@@ -193,6 +199,10 @@ def cases(form: Form, mode: Mode, count: int, seed: int) -> Iterator[Case]:
         elif form.operation == "fld" and random.random() < 0.9:
             value = _number(insn.width, random)
             ram[plan(insn, cpu)[0].linear] = value.to_bytes(insn.width, "little")
+        elif form.unit in (Unit.SSE, Unit.MMX) and random.random() < 0.6:
+            for operand in plan(insn, cpu)[:1]:
+                value = vector(operand.width, random)
+                ram[operand.linear] = value.to_bytes(operand.width, "little")
         elif not form.operation.startswith("cmpxchg") and random.random() < 0.3:
             for operand in plan(insn, cpu)[:1]:
                 value = random.choice(EDGES) & ((1 << 8 * operand.width) - 1)
@@ -206,7 +216,7 @@ def _number_of(operand: Operand) -> int:
 
 
 def _step(form: Form) -> int:
-    return 16 if form.aligned else 1
+    return (32 if form.opcode.vex else 16) if form.aligned else 1
 
 
 def _with(cpu: CpuState, number: int, value: int) -> CpuState:
@@ -240,9 +250,32 @@ def _state(
         fs_base=random.randrange(4096) // step * step,
         gs_base=random.randrange(4096) // step * step,
     )  # fmt: skip
-    xmm = tuple(random.getrandbits(128) for _ in range(16))
-    cpu = CpuState(tuple(gpr), CODE, int(flags), mode=mode, segments=bases, xmm=xmm, cr4=_CR4)
+    if "estr" in form.operation:
+        for number in {0, 2} - set(registers):
+            gpr[number] = random.choice((gpr[number], random.randrange(-20, 20) & mask))
+    xmm = tuple(vector(16, random) for _ in range(16))
+    ymm = tuple(vector(16, random) for _ in range(16))
+    cpu = CpuState(
+        tuple(gpr), CODE, int(flags), mode=mode, segments=bases, xmm=xmm, ymm=ymm, cr4=_CR4
+    )
     return cpu if form.unit not in (Unit.X87, Unit.MMX) else _x87_state(cpu, random)
+
+
+def vector(width: int, random: Random) -> int:
+    """Return ``width`` bytes: noise, elements at their edges, small numbers, or what the RAM has."""
+    size = random.choice((1, 2, 4, 8))
+    ones = (1 << 8 * size) - 1
+    kinds: tuple[Callable[[], int], ...] = (
+        lambda: random.getrandbits(8 * size),
+        lambda: random.choice(EDGES) & ones,
+        lambda: random.choice((0, 1, ones, ones >> 1, ones // 2 + 1)),
+        lambda: random.randrange(9 * size) & ones,
+    )
+    if random.random() < 0.2:
+        at = MIDDLE - DATA + random.randrange(256)
+        return int.from_bytes(PATTERN[at : at + width], "little")
+    kind = random.choice(kinds)
+    return sum(kind() << 8 * at for at in range(0, width, size)) & ((1 << 8 * width) - 1)
 
 
 def _x87_state(cpu: CpuState, random: Random) -> CpuState:

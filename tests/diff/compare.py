@@ -121,9 +121,13 @@ def difference(case: Case, theirs: Result | Fault, *, whole: bool) -> str | None
             f"emulator {Flag(ours.cpu.rflags & counted)!r}, "
             f"oracle {Flag(theirs.cpu.rflags & counted)!r}"
         )
-    for n, (a, b) in enumerate(zip(ours.cpu.xmm, theirs.cpu.xmm, strict=True)):
-        if a != b:
-            found.append(f"xmm{n}: emulator {a:#x}, oracle {b:#x}")
+    for name, mine, others in (
+        ("xmm", ours.cpu.xmm, theirs.cpu.xmm),
+        ("upper half of ymm", ours.cpu.ymm, theirs.cpu.ymm),
+    ):
+        for n, (a, b) in enumerate(zip(mine, others, strict=True)):
+            if a != b:
+                found.append(f"{name}{n}: emulator {a:#x}, oracle {b:#x}")
     if case.cpu.st:
         found += _x87(ours.cpu, theirs.cpu)
     all_undefined = undefined == STATUS_FLAGS and insn.form.operation in ("shld", "shrd")

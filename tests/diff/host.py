@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.diff.case import Case
 from tests.diff.compare import Fault, Result, empty
 from tests.diff.native import CODE, JUMPED, Machine, Native
-from tracer.forms import Form
+from tracer.forms import Form, Unit
 from tracer.x86 import CpuState
 
 _SIGNALS = {4: "SIGILL", 5: "SIGTRAP", 7: "SIGBUS", 8: "SIGFPE", 11: "SIGSEGV"}
@@ -37,11 +37,36 @@ def executes(form: Form, flags: frozenset[str]) -> bool:
     """Tell whether a CPU with these feature flags has a form, in 64-bit mode."""
     if form.only == "i64" or not flags:
         return False
-    if form.opcode.vex and form.unit.value == "sse":
-        return "avx" in flags
-    name = form.name
-    feature = "cmpccxadd" if name.endswith("xadd") and name != "xadd" else _FEATURE.get(name)
-    return feature is None or feature in flags
+    return _features(form) <= flags
+
+
+def _features(form: Form) -> set[str]:
+    # What a CPU needs for a form beside SSE2, by the names of /proc/cpuinfo.
+    name, opcode = form.name, form.opcode
+    needed = set()
+    if form.unit in (Unit.SSE, Unit.MMX):
+        name = name.removeprefix("v") if form.operation != name else name
+        if opcode.vex:
+            needed = {"avx", "avx2"} if "256" in opcode.vex else {"avx"}
+        elif (opcode.map, opcode.byte) == (3, 0x0F) or (
+            opcode.map == 2 and opcode.byte in (*range(0x0C), *range(0x1C, 0x1F))
+        ):
+            needed = {"ssse3"}
+        elif opcode.map >= 2:
+            needed = {"sse4_2" if opcode.byte in (0x37, *range(0x60, 0x64)) else "sse4_1"}
+        for start, feature in _VECTOR_FEATURES.items():
+            if name.startswith(start):
+                wide = {"v" + feature} if opcode.vex and feature in ("aes", "pclmulqdq") else set()
+                needed |= {feature} | wide
+    elif name.endswith("xadd") and name != "xadd":
+        needed = {"cmpccxadd"}
+    return needed | ({_FEATURE[name]} if name in _FEATURE else set())
+
+
+_VECTOR_FEATURES = {
+    "aes": "aes", "pclmulqdq": "pclmulqdq", "sha1": "sha_ni", "sha256": "sha_ni",
+    "gf2p8": "gfni", "vpdp": "avx_vnni", "movntss": "sse4a", "movntsd": "sse4a",
+}  # fmt: skip
 
 
 def run(cases: list[Case]) -> list[Result | Fault]:
@@ -67,7 +92,9 @@ def _machine(cpu: CpuState) -> Machine:
     for n, value in enumerate(cpu.xmm):
         image[160 + 16 * n : 176 + 16 * n] = value.to_bytes(16, "little")
     bases = cpu.segments
-    return Machine(cpu.gpr, cpu.rflags, bases.fs_base, bases.gs_base, bytes(image))
+    halves = zip(cpu.xmm, cpu.ymm, strict=True)
+    ymm = b"".join((low | high << 128).to_bytes(32, "little") for low, high in halves)
+    return Machine(cpu.gpr, cpu.rflags, bases.fs_base, bases.gs_base, bytes(image), ymm)
 
 
 def _state(case: Case, after: Machine) -> CpuState:
@@ -82,6 +109,9 @@ def _state(case: Case, after: Machine) -> CpuState:
         JUMPED if after.jumped else CODE + len(case.code),
         after.rflags,
         xmm=tuple(field(160 + 16 * n, 16) for n in range(16)),
+        ymm=tuple(
+            int.from_bytes(after.ymm[32 * n + 16 : 32 * n + 32], "little") for n in range(16)
+        ),
         st=tuple(field(32 + 16 * n, 10) for n in range(8)),
         fpu_control=field(0, 2),
         fpu_status=field(2, 2),

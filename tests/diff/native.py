@@ -36,17 +36,23 @@ _IN, _FLAGS_IN, _FS_IN, _GS_IN = 0x000, 0x080, 0x088, 0x090
 _OUT, _FLAGS_OUT, _JUMPED = 0x100, 0x180, 0x188
 _OWN_RSP, _OWN_FS, _OWN_GS = 0x200, 0x208, 0x210
 _FX_IN, _FX_OUT = 0x400, 0x800
+_YMM_IN, _YMM_OUT = 0xA00, 0xC00
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Hold the registers of the host CPU, before or after; ``fx`` is an FXSAVE64 image."""
+    """Hold the registers of the host CPU, before or after.
+
+    ``fx`` is an FXSAVE64 image, ``ymm`` has YMM0 to YMM15 one after the other. A CPU without AVX
+    ignores these, and gives zeroes back.
+    """
 
     gpr: tuple[int, ...]
     rflags: int
     fs_base: int
     gs_base: int
     fx: bytes
+    ymm: bytes
     jumped: bool = False
 
 
@@ -73,12 +79,15 @@ class _Assembler:
     def store(self, register: int, offset: int) -> None:
         self.state("4c89" if register >= 8 else "4889", register, offset)
 
+    def vector(self, opcode: str, register: int, offset: int) -> None:
+        self.state(("c57e" if register >= 8 else "c5fe") + opcode, register, offset)
+
     def jump(self, target: int) -> None:
         distance = target - (self.start + len(self.code) + 5)
         self.code += b"\xe9" + distance.to_bytes(4, "little", signed=True)
 
 
-def _prologue() -> bytes:
+def _prologue(avx: bool) -> bytes:
     asm = _Assembler(_PROLOGUE)
     asm.raw("53 55 4154 4155 4156 4157")  # push rbx, rbp, r12 to r15
     asm.store(4, _OWN_RSP)
@@ -91,6 +100,8 @@ def _prologue() -> bytes:
     asm.load(0, _GS_IN)
     asm.raw("f3480faed8")  # wrgsbase rax
     asm.state("480fae", 1, _FX_IN)  # fxrstor64
+    for register in range(16 * avx):
+        asm.vector("6f", register, _YMM_IN + 32 * register)  # vmovdqu ymm
     asm.state("ff", 6, _FLAGS_IN)  # push
     asm.raw("9d")  # popfq
     for register in (*range(4), *range(5, 16), 4):
@@ -99,7 +110,7 @@ def _prologue() -> bytes:
     return bytes(asm.code)
 
 
-def _epilogue() -> bytes:
+def _epilogue(avx: bool) -> bytes:
     asm = _Assembler(_EPILOGUE)
     for register in range(16):
         asm.store(register, _OUT + 8 * register)
@@ -108,6 +119,8 @@ def _epilogue() -> bytes:
     asm.state("8f", 0, _FLAGS_OUT)  # pop
     asm.raw("fc")  # cld
     asm.state("480fae", 0, _FX_OUT)  # fxsave64
+    for register in range(16 * avx):
+        asm.vector("7f", register, _YMM_OUT + 32 * register)  # vmovdqu ymm
     asm.load(0, _OWN_FS)
     asm.raw("f3480faed0")  # wrfsbase rax
     asm.load(0, _OWN_GS)
@@ -138,8 +151,9 @@ def _map(address: int, length: int, executable: bool = False) -> None:
 def _serve() -> None:
     _map(CODE, 0x2000, executable=True)
     _map(DATA, DATA_END - DATA)
+    avx = " avx " in Path("/proc/cpuinfo").read_text()
     for offset, code in (
-        (_PROLOGUE, _prologue()), (_EPILOGUE, _epilogue()), (JUMPED - CODE, _jumped()),
+        (_PROLOGUE, _prologue(avx)), (_EPILOGUE, _epilogue(avx)), (JUMPED - CODE, _jumped()),
     ):  # fmt: skip
         ctypes.memmove(CODE + offset, code, len(code))
     run = ctypes.CFUNCTYPE(None)(CODE + _PROLOGUE)
@@ -161,13 +175,15 @@ def _serve() -> None:
             packed = b"".join(number.to_bytes(8, "little") for number in numbers)
             ctypes.memmove(state + _IN, packed, len(packed))
             ctypes.memmove(state + _FX_IN, machine.fx, 512)
+            ctypes.memmove(state + _YMM_IN, machine.ymm, 512)
             ctypes.memset(state + _JUMPED, 0, 1)
             run()
             out = ctypes.string_at(state + _OUT, 0x89)
             gpr = tuple(int.from_bytes(out[n : n + 8], "little") for n in range(0, 0x80, 8))
             after = Machine(
                 gpr, int.from_bytes(out[0x80:0x88], "little"), 0, 0,
-                ctypes.string_at(state + _FX_OUT, 512), bool(out[0x88]),
+                ctypes.string_at(state + _FX_OUT, 512),
+                ctypes.string_at(state + _YMM_OUT, 512), bool(out[0x88]),
             )  # fmt: skip
             pickle.dump((after, ctypes.string_at(DATA, len(PATTERN))), sys.stdout.buffer)
             sys.stdout.buffer.flush()

@@ -245,9 +245,45 @@ def test_vex_vvvv_must_be_unused_where_no_operand_is() -> None:
         dec("c5 f0 11 03")
 
 
-def test_vex_load_is_left_to_the_cpu() -> None:
-    assert dec("c5 f8 10 03").form is None
-    assert dec("c5 fc 11 03").form is None
+@pytest.mark.parametrize(
+    ("code", "width", "first"),
+    [
+        ("c5 f8 10 03", 16, Register(File.XMM, 0, 16)),
+        ("c5 7c 10 03", 32, Register(File.XMM, 8, 32)),
+        ("c4 e2 7d 18 03", 4, Register(File.XMM, 0, 32)),
+        ("c5 ed d1 03", 16, Register(File.XMM, 0, 32)),
+    ],
+)
+def test_vector_length_is_of_the_registers(code: str, width: int, first: Register) -> None:
+    insn = dec(code)
+    assert (insn.width, insn.operands[0]) == (width, first)
+
+
+@pytest.mark.parametrize(
+    ("code", "mode", "number"),
+    [
+        ("c4 e3 71 4c 03 f0", Mode.LONG, 15),
+        ("c4 e3 71 4c 03 f0", Mode.COMPAT32, 7),
+        ("66 0f 38 10 03", Mode.LONG, 0),
+    ],
+)
+def test_mask_of_a_blend_is_in_the_immediate_or_xmm0(code: str, mode: Mode, number: int) -> None:
+    assert dec(code, mode).operands[-1] == Register(File.XMM, number, 16)
+
+
+def test_w_selects_a_row_outside_64_bit_mode_too() -> None:
+    assert dec("c4 e2 71 8c 03", Mode.COMPAT32).text.startswith("vpmaskmovd")
+    assert dec("c4 e2 f1 8c 03", Mode.COMPAT32).text.startswith("vpmaskmovq")
+    # But it is no operand size there.
+    assert dec("c4 e3 f1 22 03 01", Mode.COMPAT32).width == 4
+    assert dec("c4 e3 f1 22 03 01").width == 8
+
+
+def test_a_length_that_a_form_does_not_have_is_no_instruction() -> None:
+    assert dec("c4 e2 7d 1a 03").width == 16  # vbroadcastf128: 256 bits only
+    for code in ("c4 e2 79 1a 03", "c4 e3 75 63 03 00"):
+        with pytest.raises(InvalidInstruction):
+            dec(code)
 
 
 @pytest.mark.parametrize("prefix", ["66", "f2", "f3"])

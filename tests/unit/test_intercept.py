@@ -152,8 +152,8 @@ def test_ram_alone_is_not_traced(space: AddressSpace) -> None:
 
 
 def test_unknown_instruction_is_left_to_the_cpu(space: AddressSpace) -> None:
-    insn = decode(bytes.fromhex("66 0f fe 03"), RIP, Mode.LONG)  # paddd xmm0, [rbx]
-    with pytest.raises(UnsupportedInstruction, match="paddd"):
+    insn = decode(bytes.fromhex("66 0f 58 03"), RIP, Mode.LONG)  # addpd xmm0, [rbx]
+    with pytest.raises(UnsupportedInstruction, match="addpd"):
         foretell(insn, state(), space)
 
 
@@ -165,7 +165,8 @@ def test_unknown_instruction_is_left_to_the_cpu(space: AddressSpace) -> None:
         ("0f 11 03", True),  # movups [rbx], xmm0
         ("d9 03", True),  # fld dword ptr [rbx]
         ("8c 1b", True),  # mov [rbx], ds
-        ("66 0f fe 03", False),
+        ("66 0f fe 03", True),  # paddd xmm0, [rbx]
+        ("0f 01 13", False),  # lgdt [rbx]
     ],
 )
 def test_what_the_stub_does_not_spill(code: str, needed: bool) -> None:

@@ -15,6 +15,7 @@ from tracer.bus import Load
 from tracer.decode import decode
 from tracer.emulate import execute, undefined_flags
 from tracer.emulate import plan as operands_of
+from tracer.emulate.search import STRING_COMPARISONS
 from tracer.errors import EmulationError, GuestException
 from tracer.forms import FORMS, Form
 from tracer.intercept import Transfer, cut
@@ -288,6 +289,9 @@ def test_every_form_does_what_was_told(form: Form) -> None:
             continue
         plan, insn = plan_of(pending), pending.insn
         assert insn is not None
+        assert plan.predicted != (form.operation in STRING_COMPARISONS)
+        if not plan.predicted:
+            continue
         for _ in range(25):
             after, stores = finish(pending, random)
             if after is None:

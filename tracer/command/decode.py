@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--set", metavar="NAME=VALUE", nargs="+", action="extend", default=[], dest="values",
-        help=f"the state before: rax … r15, rflags, xmm0 … xmm15, st0 … st7, "
+        help=f"the state before: rax … r15, rflags, xmm0 … xmm15, ymm0 … ymm15, st0 … st7, "
         f"{', '.join((*_SEGMENT_STATE, *_STATE))}; all else is 0 or as after reset",
     )  # fmt: skip
     parser.add_argument(
@@ -121,7 +121,7 @@ def _number(option: str, text: str, bits: int) -> int:
 
 
 def _state(settings: list[str], rip: int, mode: Mode) -> CpuState:
-    gpr, xmm, st = [0] * 16, [0] * 16, [0] * 8
+    gpr, xmm, ymm, st = [0] * 16, [0] * 16, [0] * 16, [0] * 8
     fields: dict[str, int] = {}
     segments: dict[str, int] = {}
     for setting in settings:
@@ -138,13 +138,18 @@ def _state(settings: list[str], rip: int, mode: Mode) -> CpuState:
             fields["rflags" if name == "eflags" else name] = _number(f"--set {name}", text, width)
         elif (found := re.fullmatch(r"xmm(\d+)", name)) and int(found[1]) < 16:
             xmm[int(found[1])] = _number(f"--set {name}", text, 128)
+        elif (found := re.fullmatch(r"ymm(\d+)", name)) and int(found[1]) < 16:
+            value = _number(f"--set {name}", text, 256)
+            ymm[int(found[1])], xmm[int(found[1])] = divmod(value, 1 << 128)
         elif found := re.fullmatch(r"st([0-7])", name):
             st[int(found[1])] = _number(f"--set {name}", text, 80)
         else:
             raise UsageError(
                 f"--set {setting}: no {name} here; `vetrace decode --help` has the names"
             )
-    state = CpuState(gpr=tuple(gpr), rip=rip, mode=mode, xmm=tuple(xmm), st=tuple(st))
+    state = CpuState(
+        gpr=tuple(gpr), rip=rip, mode=mode, xmm=tuple(xmm), ymm=tuple(ymm), st=tuple(st)
+    )
     fields["rflags"] = fields.get("rflags", 0) | 2
     return replace(
         state,

@@ -11,8 +11,13 @@ from tracer.emulate import (
     arithmetic,
     atomic,
     bit,
+    cipher,
     division,
+    mask,
+    packed,
+    search,
     shift,
+    shuffle,
     special,
     stack,
     string,
@@ -22,6 +27,7 @@ from tracer.emulate import (
 from tracer.emulate.access import Execution, Run
 from tracer.emulate.address import plan
 from tracer.emulate.evaluate import evaluator
+from tracer.emulate.vector import vectors
 from tracer.forms import CONDITIONS
 from tracer.instruction import Immediate, Instruction
 from tracer.x86 import RCX, CpuState
@@ -36,7 +42,12 @@ _RUN: dict[str, Run] = {
             | arithmetic.conditional(CONDITIONS)
             | bit.OPERATIONS
             | shift.OPERATIONS
-            | vector.OPERATIONS
+        ).items()
+    },
+    **{
+        name: vectors(operation)
+        for name, operation in (
+            vector.OPERATIONS | packed.OPERATIONS | shuffle.OPERATIONS | cipher.OPERATIONS
         ).items()
     },
     **atomic.RUN,
@@ -44,6 +55,9 @@ _RUN: dict[str, Run] = {
     **string.RUN,
     **stack.RUN,
     **special.RUN,
+    **shuffle.RUN,
+    **search.RUN,
+    **mask.RUN,
     **x87.RUN,
 }
 

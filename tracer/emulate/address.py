@@ -9,7 +9,10 @@ today runs compatibility mode flat, and the debugger shows no other base than FS
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tracer.bus import Operand
+from tracer.emulate.mask import SIZES, chosen
 from tracer.emulate.unit import require
 from tracer.errors import GuestException, UnsupportedInstruction
 from tracer.forms import Access, Form, Unit
@@ -193,6 +196,17 @@ def _move64(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]
     return source, Operand(linear, 64, read=False, write=True)
 
 
+def _masked(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]:
+    (memory,) = [operand for operand in insn.operands if isinstance(operand, Memory)]
+    access = Access.W if memory is insn.operands[0] else Access.R
+    width = SIZES[form.operation] // 8
+    offset = effective_address(memory, insn, cpu)
+    return tuple(
+        _operand(insn, form, replace(memory, width=width), offset + width * number, access, cpu)
+        for number in chosen(insn, cpu)
+    )
+
+
 _SPECIAL = {
     **dict.fromkeys(("movs", "cmps", "stos", "lods", "scas"), _string),
     **dict.fromkeys(("bt string", "bts string", "btr string", "btc string"), _bit_string),
@@ -201,4 +215,5 @@ _SPECIAL = {
     "call": _push,
     "pop": _pop,
     "movdir64b": _move64,
+    **dict.fromkeys(SIZES, _masked),
 }

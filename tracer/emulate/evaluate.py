@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tracer.bus import Load, Store
 from tracer.emulate.access import Execution, Plan, Run
 from tracer.emulate.arithmetic import Operation, signed
-from tracer.emulate.state import MASK, read_register, retire, write_gpr
+from tracer.emulate.state import MASK, read_register, retire, write_gpr, write_vector
 from tracer.forms import Access
 from tracer.instruction import File, Immediate, Instruction, Memory, Register
 from tracer.x86 import CpuState
@@ -42,8 +40,6 @@ def evaluator(operation: Operation) -> Run:
         assert isinstance(target, Register)
         if target.file is File.GPR:
             return retire(insn, cpu, write_gpr(cpu.gpr, target, result), flags)
-        after = retire(insn, cpu, flags=flags)
-        xmm = cpu.xmm
-        return replace(after, xmm=(*xmm[: target.number], result, *xmm[target.number + 1 :]))
+        return write_vector(insn, retire(insn, cpu, flags=flags), target, result)
 
     return run

@@ -1,12 +1,12 @@
 """Read and write registers of a :class:`CpuState`, each by its architectural merge rule.
 
 Ref: Intel SDM vol. 1, 3.4.1.1 (results of 8, 16 and 32 bits in 64-bit registers), 3.4.3.3
-(RF), 3.5.1 (instruction pointer); AMD APM vol. 1, 3.1.2.
+(RF), 3.5.1 (instruction pointer), 14.1.2 and 14.3 (XMM and YMM); AMD APM vol. 1, 3.1.2.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import attrgetter
 
 from tracer.instruction import File, Instruction, Register
@@ -14,7 +14,7 @@ from tracer.x86 import CpuState, Flag
 
 Gpr = tuple[int, ...]
 
-MASK = {width: (1 << 8 * width) - 1 for width in (1, 2, 4, 8, 10, 16, 64)}
+MASK = {width: (1 << 8 * width) - 1 for width in (1, 2, 4, 8, 10, 16, 32, 64)}
 """All ones, by width in bytes."""
 
 _NOT_RF = ~int(Flag.RF)
@@ -28,7 +28,8 @@ def read_register(register: Register, cpu: CpuState) -> int:
             value = cpu.gpr[register.number]
             return value >> 8 & 0xFF if register.high else value & MASK[register.width]
         case File.XMM:
-            return cpu.xmm[register.number]
+            low = cpu.xmm[register.number]
+            return low if register.width == 16 else low | cpu.ymm[register.number] << 128
         case File.SEGMENT:
             segments = cpu.segments
             return (segments.es, segments.cs, segments.ss, segments.ds, segments.fs, segments.gs)[
@@ -62,6 +63,34 @@ def merge(gpr: Gpr, number: int, width: int, value: int, high: bool = False) -> 
 def write_gpr(gpr: Gpr, register: Register, value: int) -> Gpr:
     """Return the registers with a general-purpose register operand written."""
     return merge(gpr, register.number, register.width, value, register.high)
+
+
+def write_vector(insn: Instruction, cpu: CpuState, register: Register, value: int) -> CpuState:
+    """Return the state with an XMM, YMM or MMX operand written.
+
+    A VEX form zeroes the bits of YMM above what it writes, a legacy SSE form keeps them.
+    """
+    assert insn.form is not None
+    number = register.number
+    if register.file is File.MMX:
+        # The exponent above the significand becomes all ones.
+        cpu = enter_mmx(cpu)
+        value = 0xFFFF << 64 | value & MASK[8]
+        return replace(cpu, st=(*cpu.st[:number], value, *cpu.st[number + 1 :]))
+    xmm = (*cpu.xmm[:number], value & MASK[16], *cpu.xmm[number + 1 :])
+    if not insn.form.opcode.vex:
+        return replace(cpu, xmm=xmm)
+    return replace(cpu, xmm=xmm, ymm=(*cpu.ymm[:number], value >> 128, *cpu.ymm[number + 1 :]))
+
+
+def enter_mmx(cpu: CpuState) -> CpuState:
+    """Return the state after any MMX instruction: the stack's top is 0, and no register empty.
+
+    Ref: Intel SDM vol. 3A, 12.2.
+    """
+    top = cpu.fpu_status >> 11 & 7
+    physical = tuple(cpu.st[number - top & 7] for number in range(8))
+    return replace(cpu, st=physical, fpu_status=cpu.fpu_status & ~(7 << 11), fpu_tag=0)
 
 
 def retire(

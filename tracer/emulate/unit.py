@@ -7,8 +7,8 @@ Ref: Intel SDM vol. 3A, 2.5 (CR0.EM, CR0.MP, CR0.TS, CR4.OSFXSR), 13.1; vol. 2A,
 from __future__ import annotations
 
 from tracer.errors import GuestException, UnsupportedInstruction
-from tracer.forms import Unit
-from tracer.instruction import Instruction
+from tracer.forms import Access, Unit
+from tracer.instruction import File, Instruction, Register
 from tracer.x86 import CpuState
 
 INVALID_OPCODE, DEVICE_NOT_AVAILABLE, FLOATING_POINT_ERROR = 6, 7, 16
@@ -40,5 +40,23 @@ def require(insn: Instruction, cpu: CpuState) -> None:
             raise GuestException(insn.code, DEVICE_NOT_AVAILABLE)
     if unit is not Unit.SSE and cpu.fpu_status & _FSW_ES and insn.form.name not in _NOT_WAITING:
         raise GuestException(insn.code, FLOATING_POINT_ERROR)
-    if not (cpu.xmm if unit is Unit.SSE else cpu.st):
+    if not (cpu.xmm if unit is Unit.SSE else cpu.st) or (needs_ymm(insn) and not cpu.ymm):
         raise UnsupportedInstruction(insn.code, insn.text)
+
+
+def needs_ymm(insn: Instruction) -> bool:
+    """Tell whether an instruction reads or writes bits 255:128 of a YMM register.
+
+    A VEX form that writes an XMM register zeroes them (Intel SDM vol. 1, 14.3).
+    """
+    assert insn.form is not None
+    if not insn.form.opcode.vex:
+        return False
+    target = insn.operands[0]
+    writes = isinstance(target, Register) and Access.W in insn.form.access
+    return any(
+        isinstance(operand, Register)
+        and operand.file is File.XMM
+        and (operand.width == 32 or (writes and operand is target))
+        for operand in insn.operands
+    )

@@ -1,7 +1,7 @@
-"""x87 loads and stores, and MMX moves, which share its registers.
+"""x87 loads and stores.
 
 Ref: Intel SDM vol. 1, 8.1 (registers, status, control, tag), 8.5 (exceptions); vol. 2A, FLD, FILD,
-FST, FIST, FISTTP, FLDCW, FNSTCW, FNSTSW; vol. 3A, 12.2 (MMX and the x87 state).
+FST, FIST, FISTTP, FLDCW, FNSTCW, FNSTSW.
 
 An unmasked exception sets ES and leaves stack and memory alone; the CPU reports it at the next
 waiting instruction (#MF), as it would here. The last instruction and data pointers (FIP, FDP,
@@ -16,8 +16,8 @@ from tracer.emulate import real
 from tracer.emulate.access import Execution, Plan, Run, load, store
 from tracer.emulate.arithmetic import signed
 from tracer.emulate.real import INDEFINITE, INVALID, Rounding
-from tracer.emulate.state import MASK, read_register, retire
-from tracer.instruction import File, Instruction, Memory, Register
+from tracer.emulate.state import retire
+from tracer.instruction import Instruction
 from tracer.x86 import CpuState
 
 _STACK_FAULT, _SUMMARY, _C1, _BUSY = 1 << 6, 1 << 7, 1 << 9, 1 << 15
@@ -148,22 +148,6 @@ def _fnstsw(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
     return retire(insn, cpu)
 
 
-def _mmx_mov(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
-    # Every MMX instruction sets TOP to 0 and all tags to valid; a write sets the exponent to ones.
-    top = _top(cpu)
-    physical = [cpu.st[number - top & 7] for number in range(8)]
-    target, source = insn.operands
-    if isinstance(target, Register):
-        value = yield from load(plan[0])
-        physical[target.number] = 0xFFFF << 64 | value
-    else:
-        assert isinstance(target, Memory) and isinstance(source, Register)
-        assert source.file is File.MMX
-        yield from store(plan[0], read_register(source, cpu) & MASK[target.width])
-    status = cpu.fpu_status & ~(7 << 11)
-    return replace(retire(insn, cpu), st=tuple(physical), fpu_status=status, fpu_tag=0)
-
-
 RUN: dict[str, Run] = {
     "fld": _fld,
     "fild": _fild,
@@ -175,6 +159,5 @@ RUN: dict[str, Run] = {
     "fldcw": _fldcw,
     "fnstcw": _fnstcw,
     "fnstsw": _fnstsw,
-    "mmx mov": _mmx_mov,
 }
 """Executions of this module by the table's ``operation``."""

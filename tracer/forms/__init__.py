@@ -6,8 +6,11 @@ nothing else knows an opcode's width, direction, extension or flags.
 
 from __future__ import annotations
 
+from tracer.forms.cipher import CIPHER
 from tracer.forms.integer import CONDITIONS, INTEGER
+from tracer.forms.packed import PACKED
 from tracer.forms.row import Access, Extension, Form, Lock, Opcode, Repeat, Unit, slot_width
+from tracer.forms.shuffle import SHUFFLE
 from tracer.forms.vector import VECTOR
 from tracer.forms.x87 import X87
 
@@ -16,7 +19,7 @@ __all__ = (
     "candidates", "slot_width",
 )  # fmt: skip
 
-FORMS: tuple[Form, ...] = (*INTEGER, *VECTOR, *X87)
+FORMS: tuple[Form, ...] = (*INTEGER, *VECTOR, *PACKED, *SHUFFLE, *CIPHER, *X87)
 """Every row."""
 
 _BY_OPCODE: dict[tuple[bool, int, int], tuple[Form, ...]] = {}

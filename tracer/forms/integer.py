@@ -96,7 +96,7 @@ INTEGER = (
     row("NP 0F C3",    "movnti",   "My Gy",    W, operation="mov"),
     row("NP 0F 38 F9", "movdiri",  "My Gy",    W, operation="mov"),
     row("66 0F 38 F8", "movdir64b", "Ga Mo",   R),
-    row("D7",          "xlat",     "Lb",       R),
+    row("D7",          "xlat",     "Tb",       R),
     # Strings
     row("A4",          "movsb",    "Yb Xb",    W, operation="movs", repeat=Repeat.COUNT),
     row("A5",          "movs",     "Yv Xv",    W, operation="movs", repeat=Repeat.COUNT),

@@ -5,22 +5,24 @@ vol. 2D, appendix A.2 (codes for addressing method, operand type, and superscrip
 f64); AMD APM vol. 3, appendix A.
 
 A row is written as the manuals write it. The opcode column may begin with ``NP`` (no 66, F2, F3),
-``NFx`` (no F2, F3; 66 is the operand size), a mandatory prefix, ``VEX.<length>.<prefix>.<map>``, or
-``REX.W`` for a row of its own at 64-bit operand size. Without any of these 66 is the operand size
-and F2, F3 are ignored. Operand codes:
+``NFx`` (no F2, F3; 66 is the operand size), a mandatory prefix, ``VEX.<length>.<prefix>.<map>``
+with ``.W0`` or ``.W1`` where the manuals have it, or ``REX.W`` for a row of its own at 64-bit
+operand size. Without any of these 66 is the operand size and F2, F3 are ignored. A ``VEX.128/256``
+row stands for both lengths. Operand codes:
 
 ====  ===================================  =====  ==============================================
 code  where the operand is                 type   width in bytes
 ====  ===================================  =====  ==============================================
 E M   memory named by ModRM                b w d  1, 2, 4
 W Q   the same, beside XMM or MMX          q      8
-G     register named by ModRM.reg          dq     16
-V P   XMM, MMX register by ModRM.reg       v      2, 4 or 8: the operand size
-B     register named by VEX.vvvv           y      4 or 8: the operand size, never 2
+G     register named by ModRM.reg          dq qq  16, 32
+V P   XMM, MMX register by ModRM.reg       x      16 or 32: the length of the vectors
+B H   register, XMM register by VEX.vvvv   v      2, 4 or 8: the operand size
+L     XMM register by bits 7:4 of a byte   y      4 or 8: the operand size, never 2
 S     segment register by ModRM.reg        z      2 or 4: the operand size, never 8
 I     immediate; ``Ibs`` is sign-extended  t      10 (x87 extended real, packed decimal)
 O     memory at an absolute offset         o      64
-L     memory at DS:rBX + AL (XLAT)         a      the address size
+T     memory at DS:rBX + AL (XLAT)         a      the address size
 X Y   memory at DS:rSI, at ES:rDI
 ====  ===================================  =====  ==============================================
 
@@ -76,8 +78,8 @@ class Opcode:
 
     ``map`` is 0 for one-byte opcodes, 1 for 0F, 2 for 0F 38, 3 for 0F 3A. ``digit`` is ModRM.reg
     where the manuals write ``/digit``. ``prefix`` is ``""``, ``NP``, ``NFx``, ``66``, ``F2`` or
-    ``F3``. ``vex`` is the length column of a VEX form (``128``, ``LZ``, ``LIG``) or ``""``.
-    ``rex_w`` marks a row that only REX.W selects.
+    ``F3``. ``vex`` is the length column of a VEX form (``128``, ``256``, ``128/256``, ``LZ``,
+    ``LIG``) or ``""``. ``w`` is the REX.W or VEX.W that selects the row, None where either does.
     """
 
     text: str
@@ -86,7 +88,7 @@ class Opcode:
     digit: int | None
     prefix: str
     vex: str
-    rex_w: bool
+    w: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +118,14 @@ class Form:
     modrm: bool
     changed: int
 
-    def memory_width(self, size: int) -> int:
-        """Return the width in bytes of the ModRM memory operand at an operand size in bytes."""
+    def memory_width(self, size: int, length: int = 16) -> int:
+        """Return the width in bytes of the ModRM memory operand.
+
+        ``size`` is the operand size and ``length`` that of the vectors, in bytes.
+        """
         for slot in self.operands:
             if slot[0] in "EMWQ":
-                return slot_width(slot[1:], size)
+                return slot_width(slot[1:], size, length)
         return 0
 
 
@@ -129,12 +134,17 @@ _MAPS = {"0F": 1, "0F38": 2, "0F3A": 3}
 NO_FLAGS = Flag(0)
 
 
-_FIXED_WIDTH = {"b": 1, "bs": 1, "w": 2, "d": 4, "q": 8, "t": 10, "dq": 16, "o": 64}
+_FIXED_WIDTH = {"b": 1, "bs": 1, "w": 2, "d": 4, "q": 8, "t": 10, "dq": 16, "qq": 32, "o": 64}
 
 
-def slot_width(slot_type: str, size: int) -> int:
-    """Return the width in bytes of an operand type (SDM vol. 2D, A.2.2) at an operand size."""
+def slot_width(slot_type: str, size: int, length: int = 16) -> int:
+    """Return the width in bytes of an operand type (SDM vol. 2D, A.2.2).
+
+    ``size`` is the operand size and ``length`` that of the vectors, in bytes.
+    """
     match slot_type:
+        case "x":
+            return length
         case "v":
             return size
         case "y":
@@ -147,15 +157,17 @@ def slot_width(slot_type: str, size: int) -> int:
 
 def _opcode(text: str) -> Opcode:
     tokens = text.split()
-    rex_w = tokens[0] == "REX.W"
-    if rex_w:
+    w = None
+    if tokens[0] == "REX.W":
         tokens.pop(0)
+        w = True
     prefix = vex = ""
     opcode_map = 0
     digit = None
     if tokens[0].startswith("VEX."):
-        _, vex, prefix, name = tokens.pop(0).split(".")
+        _, vex, prefix, name, *rest = tokens.pop(0).split(".")
         opcode_map = _MAPS[name]
+        w = rest[0] == "W1" if rest else None
     elif tokens[0] in ("NP", "NFx") or (tokens[0] in ("66", "F2", "F3") and tokens[1] == "0F"):
         prefix = tokens.pop(0)
     if tokens[-1].startswith("/"):
@@ -166,7 +178,7 @@ def _opcode(text: str) -> Opcode:
         if len(tokens) > 1:
             opcode_map = _MAPS["0F" + tokens.pop(0)]
     (byte,) = tokens
-    return Opcode(text, opcode_map, int(byte, 16), digit, prefix, vex, rex_w)
+    return Opcode(text, opcode_map, int(byte, 16), digit, prefix, vex, w)
 
 
 def row(
@@ -188,8 +200,9 @@ def row(
 ) -> Form:
     """Make a row of the table from columns written as in the manuals."""
     slots = tuple(operands.split())
-    modrm = not any(slot[0] in "OXYL" for slot in slots)
+    encoded = _opcode(opcode)
+    modrm = encoded.digit is not None or any(slot[0] in "EMWQGVPS" for slot in slots)
     return Form(
-        _opcode(opcode), name, operation or name, slots, access, flags, undefined, extension, lock,
+        encoded, name, operation or name, slots, access, flags, undefined, extension, lock,
         aligned, repeat, unit, size64, only, modrm, int(flags | undefined),
     )  # fmt: skip
