@@ -141,14 +141,14 @@ def _select(rows: tuple[Form, ...], digit: int, head: Head) -> Form | None:
     # Picks the row by /digit, mandatory prefix, W and the length of vectors. The row for exactly
     # this prefix wins over one that takes 66 as the operand size and ignores F2 and F3.
     chosen = None
-    mandatory, lengths = head.mandatory, _LENGTHS[head.length]
+    mandatory, lengths = head.mandatory, _LENGTHS[head.length] if head.vex else ("",)
     for form in rows:
         opcode = form.opcode
         if opcode.digit is not None and opcode.digit != digit:
             continue
         if form.only == ("i64" if head.long else "o64") or opcode.w not in (None, head.w):
             continue
-        if head.vex and opcode.vex not in lengths:
+        if opcode.vex not in lengths:
             continue
         if opcode.prefix == mandatory:
             return form

@@ -54,9 +54,7 @@ def stepped_live(insn: Instruction) -> bool:
 
     GDB cannot write x87 and MMX registers bit by bit, and knows no upper halves of YMM.
     """
-    return insn.form is not None and (
-        insn.form.unit in (Unit.X87, Unit.MMX) or needs_ymm(insn)
-    )
+    return insn.form is not None and (insn.form.unit in (Unit.X87, Unit.MMX) or needs_ymm(insn))
 
 
 def verdicts(insn: Instruction, *, cpl: int = 0, linear: int | None = None) -> dict[str, Verdict]:

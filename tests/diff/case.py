@@ -6,7 +6,7 @@ other way round, from operands to bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -262,20 +262,21 @@ def _state(
 
 
 def vector(width: int, random: Random) -> int:
-    """Return ``width`` bytes: noise, elements at their edges, small numbers, or what the RAM has."""
+    """Return ``width`` bytes: noise, elements at their edges, small numbers, or the RAM's own."""
     size = random.choice((1, 2, 4, 8))
     ones = (1 << 8 * size) - 1
-    kinds: tuple[Callable[[], int], ...] = (
-        lambda: random.getrandbits(8 * size),
-        lambda: random.choice(EDGES) & ones,
-        lambda: random.choice((0, 1, ones, ones >> 1, ones // 2 + 1)),
-        lambda: random.randrange(9 * size) & ones,
-    )
-    if random.random() < 0.2:
+    kind = random.randrange(5)
+    if not kind:
         at = MIDDLE - DATA + random.randrange(256)
         return int.from_bytes(PATTERN[at : at + width], "little")
-    kind = random.choice(kinds)
-    return sum(kind() << 8 * at for at in range(0, width, size)) & ((1 << 8 * width) - 1)
+    value = 0
+    for at in range(0, width, size):
+        values = (
+            random.getrandbits(8 * size), random.choice(EDGES), random.randrange(9 * size),
+            random.choice((0, 1, ones, ones >> 1, (ones >> 1) + 1)),
+        )  # fmt: skip
+        value |= (values[kind - 1] & ones) << 8 * at
+    return value & ((1 << 8 * width) - 1)
 
 
 def _x87_state(cpu: CpuState, random: Random) -> CpuState:

@@ -16,15 +16,18 @@ from vetrace_run import Run, boot, read_trace
 
 from tracer.decode import decode
 from tracer.emulate import undefined_flags
+from tracer.explanation import stepped_live
 from tracer.forms import FORMS, Form, Unit
 from tracer.x86 import STATUS_FLAGS, CpuState, Mode
 
 pytestmark = pytest.mark.qemu
 
 # QEMU 7.2 has the carry of BLSI wrong, and that of ADCX and ADOX on registers with a dirty upper
-# half: there the host CPU is the oracle, in tests/diff. It lacks TEST by /1, MOVDIRI, MOVDIR64B and
-# CMPccXADD.
+# half: there the host CPU is the oracle, in tests/diff. It lacks TEST by /1, MOVDIRI, MOVDIR64B,
+# CMPccXADD, SHA, GF(2^8) and AVX-VNNI. Of 256 bits it lacks PCLMULQDQ, and it reads 32 bytes for
+# the 16 that have the count of a shift.
 _NOT_QEMU = ("blsi", "adcx", "adox", "movdiri", "movdir64b")
+_NOT_QEMU_FAMILIES = ("sha1", "sha256", "gf2p8", "vgf2p8", "vpdp")
 _NOT_QEMU_ROWS = ("F6 /1", "F7 /1")
 # These need other operands: test_instruction has them.
 _ELSEWHERE = ("push", "pop", "call", "jmp", "xlat")
@@ -37,8 +40,8 @@ _MANY = 0x8877_6655_4433_2211
 _RUN_BOTH = """jmp forms_begin
     .pushsection .bss
     .balign 16
-on_ram: .skip 96
-on_device: .skip 96
+on_ram: .skip 192
+on_device: .skip 192
 target: .skip 8
     .popsection
 # r13: the instruction and RET; r12: flags to compare, r10: flags before; rcx, rdx: before.
@@ -58,7 +61,7 @@ compare:
     xor rdx, [r9 + rcx]
     or rax, rdx
     add ecx, 8
-    cmp ecx, 88
+    cmp ecx, 184
     jne 7b
     ret
 run:
@@ -67,8 +70,10 @@ run:
     mov [rdi], rax
     movabs rax, 0x7edcba9876543213
     mov [rdi + 8], rax
-    movq xmm1, rax
-    punpcklqdq xmm1, xmm1
+    vmovdqu ymm0, [rip + vectors]
+    vmovdqu [rdi + 16], xmm0
+    vmovdqu ymm1, [rip + vectors + 32]
+    vmovdqu ymm2, [rip + vectors + 64]
     lea rsi, [rdi + 8]
     movabs rbx, 0x5a5a5a5aa5a5a5a5
     mov rcx, [rip + given_rcx]
@@ -94,11 +99,24 @@ run:
     mov [r11 + 56], rdx
     mov rdx, [rax + 8]
     mov [r11 + 64], rdx
-    movdqu [r11 + 72], xmm1
+    mov rdx, [rax + 16]
+    mov [r11 + 72], rdx
+    mov rdx, [rax + 24]
+    mov [r11 + 80], rdx
+    vmovdqu [r11 + 88], ymm1
+    vmovdqu [r11 + 120], ymm2
+    vmovdqu [r11 + 152], ymm0
     ret
     .pushsection .bss
 given_rcx: .skip 8
 given_rdx: .skip 8
+    .popsection
+    .pushsection .rodata
+    .balign 32
+vectors:
+    .quad 0x8001807f00ff0102, 0x7f80ffff00000003, 0xf0e0d0c0b0a09080, 0x0123456789abcdef
+    .quad 0xcdab896745230181, 0x131276985432dc7e, 0x8000000080000000, 0x00000000ffffffff
+    .quad 0x0000000000000007, 0x00ff8081027f0e0f, 0x1122334480556677, 0x8899aabbccddeeff
     .popsection
 forms_begin:
     xor eax, eax"""
@@ -112,15 +130,15 @@ class _Variant:
 
 def _sizes(form: Form) -> tuple[int, ...]:
     types = {slot[1:] for slot in form.operands}
-    if form.opcode.rex_w:
+    if form.opcode.w and not form.opcode.vex:
         return (8,)
     if types & {"v", "z"} or "rAX" in form.operands:
         return (2, 4, 8)
     return (4, 8) if "y" in types else (4,)
 
 
-def _encode(form: Form, size: int, before: bytes = b"") -> bytes:
-    # Memory at [rdi], register ECX; VEX.vvvv is EDX.
+def _encode(form: Form, size: int, before: bytes = b"", *, long: bool = False) -> bytes:
+    # Memory at [rdi], register ECX or XMM1; VEX.vvvv is EDX or XMM2.
     opcode = form.opcode
     digit = 1 if opcode.digit is None else opcode.digit
     modrm = bytes([digit << 3 | 7]) if form.modrm else b""
@@ -128,10 +146,13 @@ def _encode(form: Form, size: int, before: bytes = b"") -> bytes:
     for slot in form.operands:
         if slot[0] == "I":
             immediate += b"\x03" + bytes(min(size, 4) - 1 if slot == "Iz" else 0)
+        elif slot[0] == "L":
+            immediate += b"\0"
     wide = size == 8
     if opcode.vex:
-        vvvv = 0b1101 if any(slot[0] == "B" for slot in form.operands) else 0b1111
-        payload = bytes([wide << 7 | vvvv << 3 | _PP[opcode.prefix]])
+        vvvv = 0b1101 if any(slot[0] in "BH" for slot in form.operands) else 0b1111
+        w = wide if opcode.w is None else opcode.w
+        payload = bytes([w << 7 | vvvv << 3 | long << 2 | _PP[opcode.prefix]])
         return (
             b"\xc4"
             + bytes([0xE0 | opcode.map])
@@ -158,16 +179,27 @@ def _variants() -> Iterator[_Variant]:
             continue
         if form.name.startswith("cmp") and form.name.endswith("xadd"):
             continue
-        # AVX is off in this guest; GDB cannot write x87 and MMX registers, so those are stepped.
-        if form.unit in (Unit.X87, Unit.MMX) or (form.opcode.vex and form.unit is Unit.SSE):
+        if form.name.startswith(_NOT_QEMU_FAMILIES):
+            continue
+        # GDB cannot write x87 and MMX registers, so those are stepped.
+        if form.unit in (Unit.X87, Unit.MMX):
             continue
         for size in _sizes(form):
-            yield _Variant(_encode(form, size), form)
+            for long in {"256": (True,), "128/256": (False, True)}.get(form.opcode.vex, (False,)):
+                if not long or not _is_wrong_at_256_bits(form):
+                    yield _Variant(_encode(form, size, long=long), form)
         if form.lock == "lockable" and form.operands[0][0] in "EM":
             yield _Variant(_encode(form, _sizes(form)[-1], b"\xf0"), form)
         if form.repeat is not None:
             for repeat in (b"\xf2", b"\xf3"):
                 yield _Variant(_encode(form, _sizes(form)[0], repeat), form)
+
+
+def _is_wrong_at_256_bits(form: Form) -> bool:
+    counted = form.operation.startswith(("psll", "psrl", "psra"))
+    # Of a masked store the mask is not known, so the record says more than QEMU does.
+    stores = form.operation.startswith("maskmov") and form.operands[0] == "Mx"
+    return counted or stores or form.name == "vpclmulqdq"
 
 
 def _case(number: int, variant: _Variant) -> Case:
@@ -200,7 +232,7 @@ def test_every_variant_is_the_form_it_was_made_from() -> None:
     for variant in VARIANTS:
         insn = decode(variant.code, 0, Mode.LONG)
         assert insn.form is variant.form and insn.code == variant.code, variant.code.hex(" ")
-    assert len({variant.form for variant in VARIANTS}) > 250
+    assert len({variant.form for variant in VARIANTS}) > 600
 
 
 @pytest.fixture(scope="module")
@@ -220,13 +252,14 @@ def test_a_device_and_ram_give_the_same_result(traced: Run) -> None:
     failed = [
         decode(variant.code, 0, Mode.LONG).text + f" [{variant.code.hex(' ')}]"
         for number, variant in enumerate(VARIANTS, 1)
-        if f"case {number:03d} ok" not in said
+        if f"case {number:04d} ok" not in said
     ]
     assert failed == []
 
 
-def test_every_one_was_emulated(traced: Run) -> None:
+def test_every_one_was_emulated_but_for_what_needs_the_upper_half_of_ymm(traced: Run) -> None:
     trace = read_trace(traced.trace)
-    stepped = {record.text for record in trace.intercepts if record.via == "stepped"}
-    assert stepped == set()
+    stepped = {record.code for record in trace.intercepts if record.via == "stepped"}
+    instructions = [decode(variant.code, 0, Mode.LONG) for variant in VARIANTS]
+    assert stepped == {insn.code.hex() for insn in instructions if stepped_live(insn)}
     assert "0 missing, 0 extra, 0 different" in traced.out

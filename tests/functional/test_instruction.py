@@ -154,9 +154,21 @@ CASES = [
         {},
         {"rax": NEXT8},
     ),
-    # and what it does not know
     Case(
         "pxor xmm2, xmm2; paddd xmm2, [rdi]; movq rax, xmm2",
+        [("R", 0, 8, I8), ("R", 8, 8, NEXT8)],
+        {},
+        {"rax": I8},
+    ),
+    Case(
+        "pxor xmm3, xmm3; ptest xmm3, [rdi]; setc al; setz ah",
+        [("R", 0, 8, I8), ("R", 8, 8, NEXT8)],
+        {"rax": 0},
+        {"rax": 0x100},
+    ),
+    # and what it does not know
+    Case(
+        "pxor xmm2, xmm2; addpd xmm2, [rdi]; movq rax, xmm2",
         [("R", 0, 16, None)],
         {},
         {"rax": I8},
@@ -220,7 +232,7 @@ def test_case(number: int, traced: Run, trace: Trace) -> None:
     assert actual == list(case.accesses)
     assert {record.via for record in records} <= {case.via}
     # The guest compared the registers itself.
-    assert f"case {number:03d} ok" in traced.serial
+    assert f"case {number:04d} ok" in traced.serial
 
 
 def test_instructions_are_shown_as_written(trace: Trace) -> None:
@@ -230,10 +242,10 @@ def test_instructions_are_shown_as_written(trace: Trace) -> None:
 
 
 def test_nothing_failed_in_the_guest(traced: Run, trace: Trace) -> None:
-    said = [line for line in traced.serial if re.match(r"case \d{3} ", line)]
-    assert said == [f"case {number:03d} ok" for number in range(len(CASES))]
+    said = [line for line in traced.serial if re.match(r"case \d{4} ", line)]
+    assert said == [f"case {number:04d} ok" for number in range(len(CASES))]
     assert trace.end.outcome == "poweroff"
     assert trace.end.counts["delivered"] == sum(case.fault is not None for case in CASES)
     stepped = [record for record in trace.intercepts if record.via == "stepped"]
-    assert [record.code for record in stepped] == ["ff37", "660ffe17"]
+    assert [record.code for record in stepped] == ["ff37", "660f5817"]
     assert all(record.note for record in stepped)

@@ -103,10 +103,14 @@ start32:
     mov [window - LINK + 8], eax
     add eax, 4096
     mov [window - LINK + 2 * 8], eax
-    # Long mode, with SSE.
+    # Long mode, with SSE and AVX.
     mov eax, cr4
-    or eax, 0x620               # PAE, OSFXSR, OSXMMEXCPT
+    or eax, 0x40620             # PAE, OSFXSR, OSXMMEXCPT, OSXSAVE
     mov cr4, eax
+    xor ecx, ecx                # XCR0
+    xor edx, edx
+    mov eax, 7                  # x87, SSE, AVX
+    xsetbv
     mov eax, offset root - LINK
     mov cr3, eax
     mov ecx, 0xc0000080         # EFER
@@ -179,7 +183,7 @@ report:
     lea rsi, [rip + say_case]
     call print
     mov eax, r14d
-    mov ecx, 100
+    mov ecx, 1000
 5:  xor edx, edx
     div ecx
     push rdx
