@@ -7,22 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tracer.bus import Load, Store
-from tracer.decode import foreign_accesses
 from tracer.emulate import execute, undefined_flags
 from tracer.emulate.address import effective_address, linear_address
 from tracer.emulate.unit import needs_ymm
 from tracer.errors import GuestException, UsageError
 from tracer.forms import Access, Unit
-from tracer.instruction import Instruction, Memory
+from tracer.instruction import Instruction, Memory, Touch
 from tracer.operand import memories
 from tracer.verdict import PROFILES, Verdict, judge
 from tracer.x86 import GPR, CpuState
 
 Handled = Literal["emulated", "stepped", "none"]
 """Who carries an instruction out: the emulator, the vCPU itself, or nobody: it has no access."""
-
-Touch = tuple[Literal["read", "write"], int | None]
-"""An access: direction, and width in bytes where the instruction alone tells it."""
 
 EXCEPTIONS = {
     0: "#DE", 6: "#UD", 7: "#NM", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 19: "#XM",
@@ -35,11 +31,23 @@ _MOST_ITERATIONS = 65_536
 def touches(insn: Instruction) -> tuple[Touch, ...]:
     """Return the accesses of an instruction, or of one iteration of a REP instruction, in order."""
     if insn.form is None:
-        return foreign_accesses(insn)
+        return insn.touches
     operands = memories(insn)
-    reads: list[Touch] = [("read", memory.width) for memory, how in operands if Access.R in how]
-    writes: list[Touch] = [("write", memory.width) for memory, how in operands if Access.W in how]
+    reads = [Touch("read", memory.width, memory) for memory, how in operands if Access.R in how]
+    writes = [Touch("write", memory.width, memory) for memory, how in operands if Access.W in how]
     return (*reads, *writes)
+
+
+def touch_words(touch: Touch) -> str:
+    """Say in words what an access is: ``read 4 bytes``, ``write up to 64 bytes``."""
+    if touch.direction == "unknown":
+        return "not known: it depends on the CPU"
+    if touch.width is None:
+        return f"{touch.direction} of a width that the instruction alone does not tell"
+    amount = f"{touch.width} bytes"
+    if touch.lanes is not None:
+        return f"{touch.direction} up to {touch.lanes.count} times {amount}"
+    return f"{touch.direction} {'up to ' if touch.some else ''}{amount}"
 
 
 def handled(insn: Instruction) -> Handled:
@@ -62,8 +70,13 @@ def verdicts(insn: Instruction, *, cpl: int = 0, linear: int | None = None) -> d
 
     The arguments are those of :func:`tracer.verdict.judge`.
     """
-    if not touches(insn) and insn.form is None:
+    found = touches(insn)
+    if not found and insn.form is None:
         return dict.fromkeys(PROFILES, Verdict("none", "touches no memory"))
+    if found and all(touch.direction == "unknown" for touch in found):
+        return dict.fromkeys(
+            PROFILES, Verdict("unknown", "cannot tell: whether it touches memory is not known")
+        )
     return {
         name: judge(profile, insn, cpl=cpl, linear=linear) for name, profile in PROFILES.items()
     }

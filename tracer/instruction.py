@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Literal
 
 from tracer.forms import Form
+from tracer.trace import Direction
 from tracer.x86 import GPR, Mode
 
 Segment = Literal["es", "cs", "ss", "ds", "fs", "gs"]
@@ -75,14 +76,48 @@ Operand = Register | Immediate | Memory
 
 
 @dataclass(frozen=True, slots=True)
+class Lanes:
+    """Describe the places of a gather or scatter: an index times ``scale`` past the operand each.
+
+    ``count`` indices of ``width`` bytes are in the vector register ``index``. ``mask`` is the
+    vector register whose elements' highest bits select the lanes, None where it is an opmask.
+    """
+
+    count: int
+    index: int
+    width: int
+    scale: int
+    mask: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Describe one access of an instruction, as far as its bytes tell it.
+
+    ``width`` is in bytes, None where it depends on more than the instruction; of ``lanes`` it is
+    that of each. ``memory`` tells how the address comes about, None where it is not told. ``some``
+    says that not all of the bytes need be accessed: a mask decides, or the block has holes.
+    ``parts`` says that they are accessed in pieces which differ between processors. The direction
+    is unknown where the CPU's model decides whether there is an access at all.
+    """
+
+    direction: Direction
+    width: int | None
+    memory: Memory | None = None
+    lanes: Lanes | None = None
+    some: bool = False
+    parts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Instruction:
     """Hold one decoded instruction.
 
     ``rip`` is the linear address of its first byte and ``code`` exactly its bytes. ``form`` is
     its row of the table, or None for a valid instruction that is left to the CPU; then there are
-    no operands. ``operand_size`` and ``address_size`` are in bytes. ``width`` is the width of the
-    memory operand in bytes. ``rep`` is the repeat prefix of a string instruction, ``lock`` tells
-    of a LOCK prefix.
+    no operands, and ``touches`` tells its accesses. ``operand_size`` and ``address_size`` are in
+    bytes. ``width`` is the width of the memory operand in bytes, 0 without a form. ``rep`` is the
+    repeat prefix of a string instruction, ``lock`` tells of a LOCK prefix.
     """
 
     rip: int
@@ -96,6 +131,7 @@ class Instruction:
     width: int = 0
     rep: Literal["rep", "repne"] | None = None
     lock: bool = False
+    touches: tuple[Touch, ...] = ()
 
     @property
     def length(self) -> int:
@@ -132,7 +168,8 @@ def operand_text(operand: Operand) -> str:
         shown = f"{abs(offset):#x}" if abs(offset) > 9 else str(abs(offset))
         address += f" {'-' if offset < 0 else '+'} {shown}"
     segment = f"{operand.segment}:" if operand.segment in ("fs", "gs") else ""
-    return f"{WIDTH_NAMES[operand.width]} ptr {segment}[{address}]"
+    size = WIDTH_NAMES.get(operand.width)
+    return f"{size} ptr {segment}[{address}]" if size else f"{segment}[{address}]"
 
 
 _FILES = {(File.XMM, 16): "xmm", (File.XMM, 32): "ymm", (File.MMX, 8): "mm"}

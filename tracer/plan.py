@@ -16,7 +16,7 @@ from tracer.emulate import execute, undefined_flags
 from tracer.emulate.address import count
 from tracer.emulate.search import STRING_COMPARISONS
 from tracer.errors import EmulationError, GuestException
-from tracer.explanation import EXCEPTIONS, Handled, touches, verdicts
+from tracer.explanation import EXCEPTIONS, Handled, touch_words, touches, verdicts
 from tracer.instruction import File, Immediate, Instruction, Register, operand_text
 from tracer.intercept import Transfer, cut, lost_atomicity, memory_access
 from tracer.operand import Address, addresses, foretold, used_registers
@@ -390,10 +390,7 @@ def _notes(insn: Instruction | None, pending: Pending) -> tuple[str, ...]:
         left = count(insn, pending.cpu)
         notes.append(f"One iteration of {insn.rep}: {left:,} left by rcx, this one included.")
     if insn.form is None:
-        told = [
-            f"{direction} {'of a width that XCR0 decides' if width is None else f'{width} bytes'}"
-            for direction, width in touches(insn)
-        ]
+        told = [touch_words(touch) for touch in touches(insn)]
         notes.append(f"Its accesses, as far as is known: {', '.join(told) or 'none'}.")
     if lost_atomicity(insn, pending.foretold) is not None:
         notes.append("Not atomic here: the device sees a read, then a write.")

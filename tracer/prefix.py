@@ -25,7 +25,8 @@ Encoding = Literal["legacy", "vex", "xop", "evex"]
 class Head:
     """Hold the prefixes and the opcode at the start of ``code``, and how far reading has come.
 
-    ``at`` is the offset of what follows the opcode. ``operand``, ``address`` and ``lock`` tell of
+    ``start`` is the offset of REX, if there is one that counts, or of what follows the prefixes;
+    ``at`` is that of what follows the opcode. ``operand``, ``address`` and ``lock`` tell of
     the prefixes 66, 67 and F0, ``rep`` is F2, F3 or 0, ``segment`` the override that counts.
     ``rex`` has the bits W, R, X and B of REX, or of what takes its place, W clear where it is no
     operand size; ``w`` is that bit as it was read. ``mandatory`` is what stands for the mandatory
@@ -39,8 +40,8 @@ class Head:
 
     __slots__ = (
         "address", "at", "broadcast", "byte", "code", "encoding", "high_index", "length", "lock",
-        "long", "mandatory", "map", "mask", "operand", "rep", "rex", "segment", "vvvv", "w",
-        "zeroing",
+        "long", "mandatory", "map", "mask", "operand", "rep", "rex", "segment", "start",
+        "vvvv", "w", "zeroing",
     )  # fmt: skip
 
     def __init__(self, code: bytes, mode: Mode) -> None:
@@ -92,6 +93,7 @@ class Head:
                 break
             at += 1
         self.at = at
+        self.start = at - 1 if self.rex else at
 
     def _read_opcode(self) -> None:
         byte = self.next()

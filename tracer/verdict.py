@@ -20,8 +20,9 @@ from tracer.forms import Form
 from tracer.instruction import File, Immediate, Instruction, Memory, Register
 from tracer.x86 import GPR, PAGE_SIZE, Mode
 
-Outcome = Literal["emulated", "oops", "none"]
-"""``oops`` ends the kernel, or the process in user mode; ``none``: no handler is ever asked."""
+Outcome = Literal["emulated", "oops", "none", "unknown"]
+"""``oops`` ends the kernel, or the process in user mode; ``none``: no handler is ever asked;
+``unknown``: nothing tells whether one is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from unicorn import x86_const as uc
 
 from scripts.benchmark.result import Result
 from tracer import decode as decoder
+from tracer import modrm
 from tracer.bus import Load
 from tracer.decode import decode
 from tracer.emulate import execute
@@ -95,7 +96,7 @@ def _timed(action: Callable[[], object]) -> float:
 
 
 def _decode_cold(code: bytes) -> float:
-    for cached in (decoder._decode_at, decoder._decode_known, decoder._register):
+    for cached in (decoder._decode_at, decoder._decode_known, modrm._register):
         cached.cache_clear()
     return _timed(lambda: decode(code, _CODE, Mode.LONG))
 

@@ -63,7 +63,22 @@ def test_bytes_after_the_instruction_are_counted(capsys: pytest.CaptureFixture[s
         ("62f17c482903", "stepped", [("write", 64)]),
         ("0fae03", "stepped", [("write", 512)]),
         ("0fae1b", "stepped", [("write", 4)]),
-        ("0fae23", "stepped", [("write", None)]),
+        ("0fae23", "stepped", [("read", None), ("write", None)]),
+        ("c5f92f03", "stepped", [("read", 8)]),
+        ("660f3a140305", "emulated", [("write", 1)]),
+        ("c4e26d8e03", "emulated", [("write", 32)]),
+        ("f30f2b03", "emulated", [("write", 4)]),
+        ("e800660000", "stepped", [("write", 8)]),
+        ("e8f2f06667", "stepped", [("write", 8)]),
+        ("6650", "stepped", [("write", 2)]),
+        ("c9", "stepped", [("read", 8)]),
+        ("c8100002", "stepped", [("write", 8), ("read", 8), ("write", 8), ("write", 8)]),
+        ("660ff7c1", "stepped", [("write", 16)]),
+        ("0f01fc", "stepped", [("write", 64)]),
+        ("f20f38f803", "stepped", [("read", 64), ("write", 64)]),
+        ("0f38fc03", "stepped", [("read", 4), ("write", 4)]),
+        ("cd80", "stepped", [("read", None), ("write", None)]),
+        ("0f1b03", "stepped", [("unknown", None)]),
         ("50", "stepped", [("write", 8)]),
         ("c3", "stepped", [("read", 8)]),
         ("8d03", "none", []),
@@ -77,7 +92,49 @@ def test_accesses_and_who_handles_them(
     code: str, handler: str, accesses: list[tuple[str, int | None]]
 ) -> None:
     insn = decode(bytes.fromhex(code), 0, Mode.LONG)
-    assert (handled(insn), list(touches(insn))) == (handler, accesses)
+    found = [(touch.direction, touch.width) for touch in touches(insn)]
+    assert (handled(insn), found) == (handler, accesses)
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "accesses"),
+    [
+        (Mode.COMPAT32, "60", [("write", 4)] * 8),
+        (Mode.COMPAT32, "6661", [("read", 2)] * 7),
+        (Mode.COMPAT16, "50", [("write", 2)]),
+        (Mode.COMPAT16, "66ff37", [("read", 4), ("write", 4)]),
+        (Mode.COMPAT16, "c407", [("read", 4)]),
+        (Mode.COMPAT32, "6207", [("read", 8)]),
+        (Mode.COMPAT32, "cf", [("read", 4)] * 3),
+        (Mode.COMPAT32, "0f0117", [("read", 6)]),
+    ],
+)
+def test_accesses_of_code_that_is_not_of_64_bits(
+    mode: Mode, code: str, accesses: list[tuple[str, int | None]]
+) -> None:
+    insn = decode(bytes.fromhex(code), 0, mode)
+    assert [(touch.direction, touch.width) for touch in touches(insn)] == accesses
+
+
+def test_what_is_not_known_of_an_access_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "62f1fe496f03")["accesses"] == [
+        {"direction": "read", "width": 64, "some": True}
+    ]
+    assert told(capsys, "c4e26990048b")["accesses"] == [
+        {"direction": "read", "width": 4, "lanes": 4, "some": True}
+    ]
+    nop = told(capsys, "0f1b03")
+    assert nop["accesses"] == [{"direction": "unknown", "width": None}]
+    assert {verdict["outcome"] for verdict in nop["verdict"].values()} == {"unknown"}
+    assert {v["outcome"] for v in told(capsys, "0f01fc")["verdict"].values()} == {"oops"}
+    for code, words in (
+        ("62f1fe496f03", "read up to 64 bytes"),
+        ("c4e26990048b", "read up to 4 times 4 bytes"),
+        ("0fae23", "read of a width that the instruction alone does not tell"),
+        ("0f1b03", "not known: it depends on the CPU"),
+    ):
+        assert main(["decode", code]) == 0
+        assert words in capsys.readouterr().out
 
 
 def test_every_form_of_the_table_that_has_an_access_is_emulated() -> None:

@@ -220,9 +220,9 @@ def test_what_the_vcpu_does_itself_is_not_predicted() -> None:
 
 
 def test_bytes_that_cannot_be_decoded() -> None:
-    plan = plan_of(stepped("0f38fc0b", "not an instruction", 0, "write"))
+    plan = plan_of(stepped("0f040b90", "not an instruction", 0, "write"))
     lines = plan_lines(plan)
-    assert lines[1] == "  0f 38 fc 0b  (bad)"
+    assert lines[1] == "  0f 04 0b 90  (bad)"
     assert "accesses    => now  W?  nvme+0x20  made by the vCPU, which does not show it" in lines
     assert plan.verdicts == {} and plan_object(plan)["text"] is None
 

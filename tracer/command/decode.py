@@ -25,10 +25,11 @@ from tracer.explanation import (
     handled,
     perform,
     stepped_live,
+    touch_words,
     touches,
     verdicts,
 )
-from tracer.instruction import Instruction
+from tracer.instruction import Instruction, Touch
 from tracer.intercept import changed_values
 from tracer.verdict import Verdict
 from tracer.x86 import GPR, CpuState, Flag, Mode
@@ -181,7 +182,7 @@ def _object(
         "trailing_bytes": trailing,
         "leading_bytes": leading,
         "form": f"{form.opcode.text} {form.name}" if form is not None else None,
-        "accesses": [{"direction": kind, "width": width} for kind, width in touches(insn)],
+        "accesses": [_touch_object(touch) for touch in touches(insn)],
         "flags": {
             "written": _names(form.flags) if form is not None else None,
             "undefined": _names(form.undefined) if form is not None else None,
@@ -193,6 +194,15 @@ def _object(
             for name, v in told.items()
         },
     }
+
+
+def _touch_object(touch: Touch) -> dict[str, Any]:
+    told: dict[str, Any] = {"direction": touch.direction, "width": touch.width}
+    if touch.lanes is not None:
+        told["lanes"] = touch.lanes.count
+    if touch.some:
+        told["some"] = True
+    return told
 
 
 def _result_object(cpu: CpuState, result: Result) -> dict[str, Any]:
@@ -233,7 +243,7 @@ _HANDLED: dict[Handled, str] = {
 def _lines(insn: Instruction, verdicts: dict[str, Verdict], ignored: tuple[int, int]) -> list[str]:
     form = insn.form
     leading, trailing = ignored
-    accesses = ", ".join(f"{kind} {_width(width)}" for kind, width in touches(insn)) or "none"
+    accesses = ", ".join(touch_words(touch) for touch in touches(insn)) or "none"
     told = [
         insn.text,
         f"  bytes      {insn.code.hex(' ')}  ({insn.length} bytes"
@@ -255,10 +265,6 @@ def _lines(insn: Instruction, verdicts: dict[str, Verdict], ignored: tuple[int, 
         note = f"; but {verdict.note}" if verdict.note else ""
         told.append(f"  {name:<{width}}  {verdict.outcome}: {verdict.reason}{note}")
     return told
-
-
-def _width(width: int | None) -> str:
-    return "of a width that XCR0 or the mode decides" if width is None else f"{width} bytes"
 
 
 def _result_lines(cpu: CpuState, result: Result) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tracer.decode import foreign_accesses
 from tracer.errors import InterceptError
 from tracer.gdb.target import assign_xmm, store
 from tracer.instruction import Instruction
@@ -80,7 +79,8 @@ class Fault:
         way: Literal["read", "write"] = "read"
         if self.spill.frame.error_code & PageFaultCode.W:
             way = "write"
-        width = 0 if insn is None else insn.width or dict(foreign_accesses(insn)).get(way) or 0
+        known = {} if insn is None else {item.direction: item.width for item in insn.touches}
+        width = 0 if insn is None else insn.width or known.get(way) or 0
         region = self.space.regions.find(physical)
         room = PAGE_SIZE - cr2 % PAGE_SIZE
         if region is not None:
