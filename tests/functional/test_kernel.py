@@ -19,7 +19,7 @@ from tracer.errors import KernelImageError
 from tracer.guest.disk import DISKS, checksum
 from tracer.guest.initramfs import build_initramfs, find_busybox
 from tracer.guest.kernel import Kernel, default_kernel, open_kernel, read_symbols
-from tracer.guest.modules import loaded_modules
+from tracer.guest.modules import loaded_modules, module_layout
 from tracer.guest.recipe import command_line, init_script, machine_arguments
 from tracer.symbols import serialise
 
@@ -166,7 +166,7 @@ def test_symbols_are_those_of_the_running_kernel(kernel: Kernel, guest: Guest) -
     types = kernel.types()
     head = kernel.symbols.address_of("modules")
     assert types is not None and head is not None
-    modules = loaded_modules(guest.read, types, head)
+    modules = loaded_modules(guest.read, module_layout(types), head)
     expected = [line.split() for line in console if line.startswith("module ")]
     assert [(m.name, m.base) for m in modules] == [(w[1], int(w[6], 16)) for w in expected]
     assert "virtio_pci" in {m.name for m in modules}

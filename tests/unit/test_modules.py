@@ -2,129 +2,39 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 from btf_sample import BtfWriter
-
-from tracer.btf import Btf, parse_btf
-from tracer.errors import KernelImageError
-from tracer.guest.modules import Module, loaded_modules
-from tracer.orc import Table
-
-HEAD = 0xFFFFFFFF82A00000
-MODULE = 0xFFFFFFFFC0010000
-CODE = 0xFFFFFFFFC0000000
-DATA = 0xFFFFFFFFC0004000
-TABLES = 0xFFFFFFFFC0020000
-LIST, NAME, MEMORY, KALLSYMS, ARCH = 8, 24, 128, 256, 320
-LIVE, UNFORMED = 0, 3
-
-
-def types(layout: str, *, orc: bool = True) -> Btf:
-    btf = BtfWriter()
-    u32, pointer, char = btf.integer("int", 4), btf.pointer(), btf.integer("char", 1)
-    head = btf.structure("list_head", 16, ("next", pointer, 0), ("prev", pointer, 8))
-    state = btf.enum("module_state", LIVE=LIVE, UNFORMED=UNFORMED)
-    part = btf.structure(
-        "module_layout" if layout == "old" else "module_memory",
-        24,
-        ("base", pointer, 0),
-        ("size", u32, 8),
-    )
-    memory = (
-        [("core_layout", part, MEMORY), ("init_layout", part, MEMORY + 24)]
-        if layout == "old"
-        else [("mem", btf.array(part, 2), MEMORY)]
-    )
-    arch = btf.structure(
-        "mod_arch_specific",
-        24,
-        *([("num_orcs", u32, 0)] if orc else []),
-        ("orc_unwind_ip", pointer, 8),
-        ("orc_unwind", pointer, 16),
-    )
-    btf.structure(
-        "module",
-        512,
-        ("state", state, 0),
-        ("list", head, LIST),
-        ("name", btf.array(char, 56), NAME),
-        *memory,
-        ("kallsyms", pointer, KALLSYMS),
-        ("arch", arch, ARCH),
-    )
-    btf.structure(
-        "mod_kallsyms",
-        32,
-        ("symtab", pointer, 0),
-        ("num_symtab", u32, 8),
-        ("strtab", pointer, 16),
-        *([] if layout == "old" else [("typetab", pointer, 24)]),
-    )
-    return parse_btf(btf.blob())
-
-
-class Memory:
-    """Guest memory at linear addresses; what was never written is not mapped."""
-
-    def __init__(self) -> None:
-        self.bytes: dict[int, int] = {}
-
-    def write(self, linear: int, data: bytes) -> None:
-        self.bytes.update(enumerate(data, linear))
-
-    def numbers(self, linear: int, form: str, *values: int) -> None:
-        self.write(linear, struct.pack(form, *values))
-
-    def read(self, linear: int, size: int) -> bytes:
-        return bytes(self.bytes[linear + i] for i in range(size))
-
-    def add_module(self, at: int, name: str, following: int, state: int = LIVE) -> None:
-        self.write(at, bytes(512))
-        self.numbers(at, "<I", state)
-        self.numbers(at + LIST, "<QQ", following, 0)
-        self.write(at + NAME, name.encode())
-
-
-SYMBOLS = (  # name, section, value
-    ("", 0, 0),
-    ("start", 1, CODE),
-    ("undefined", 0, CODE + 0x60),
-    ("probe", 1, CODE + 0x40),
-    (".Llabel", 1, CODE + 0x50),
-    ("table", 2, DATA + 8),
+from module_sample import (
+    ARCH,
+    CODE,
+    DATA,
+    HEAD,
+    KALLSYMS,
+    LIST,
+    LIVE,
+    MEMORY,
+    MODULE,
+    NAME,
+    TABLES,
+    UNFORMED,
+    Memory,
+    one_module,
+    types,
 )
 
-
-def add_symbols(memory: Memory, at: int) -> None:
-    strings = bytearray(1)
-    table = b""
-    for name, section, value in SYMBOLS:
-        offset = len(strings) if name else 0
-        strings += name.encode() + b"\0" if name else b""
-        table += struct.pack("<IBBHQQ", offset, 2, 0, section, value, 0)
-    # The strings end with the last byte of a page, and nothing is mapped after it.
-    names_at = TABLES + 0x2000 - len(strings)
-    memory.write(TABLES, table)
-    memory.write(names_at, bytes(strings))
-    memory.write(TABLES + 0x800, b"?tUttd")
-    memory.numbers(TABLES + 0x900, "<QQQQ", TABLES, len(SYMBOLS), names_at, TABLES + 0x800)
-    memory.numbers(at + KALLSYMS, "<Q", TABLES + 0x900)
+from tracer.btf import parse_btf
+from tracer.errors import KernelImageError
+from tracer.guest.modules import Module, loaded_modules, module_layout, newest
+from tracer.orc import Table
 
 
 @pytest.fixture
 def memory() -> Memory:
-    memory = Memory()
-    memory.numbers(HEAD, "<QQ", MODULE + LIST, 0)
-    memory.add_module(MODULE, "virtio_net", HEAD)
-    memory.numbers(MODULE + MEMORY, "<QIIQQI", CODE, 0x100, 0, 0, DATA, 0x20)
-    add_symbols(memory, MODULE)
-    return memory
+    return one_module()
 
 
 def only(memory: Memory, layout: str) -> Module:
-    (module,) = loaded_modules(memory.read, types(layout), HEAD)
+    (module,) = loaded_modules(memory.read, module_layout(types(layout)), HEAD)
     return module
 
 
@@ -146,7 +56,7 @@ def test_unwind_table(memory: Memory) -> None:
     assert only(memory, "new").orc is None  # loaded, but its table has not been sorted yet
     memory.numbers(MODULE + ARCH, "<QQQ", 7, TABLES, TABLES + 0x100)
     assert only(memory, "old").orc == Table(TABLES, TABLES + 0x100, 7)
-    (module,) = loaded_modules(memory.read, types("old", orc=False), HEAD)
+    (module,) = loaded_modules(memory.read, module_layout(types("old", orc=False)), HEAD)
     assert module.orc is None
 
 
@@ -164,20 +74,20 @@ def test_list_in_order_without_unformed_ones(memory: Memory) -> None:
     memory.numbers(MODULE + LIST, "<Q", second + LIST)
     memory.add_module(second, "half_made", third + LIST, UNFORMED)
     memory.add_module(third, "virtio", HEAD)
-    modules = loaded_modules(memory.read, types("old"), HEAD)
+    modules = loaded_modules(memory.read, module_layout(types("old")), HEAD)
     assert [module.name for module in modules] == ["virtio_net", "virtio"]
 
 
 def test_empty_list() -> None:
     memory = Memory()
     memory.numbers(HEAD, "<QQ", HEAD, HEAD)
-    assert loaded_modules(memory.read, types("new"), HEAD) == []
+    assert loaded_modules(memory.read, module_layout(types("new")), HEAD) == []
 
 
 @pytest.mark.parametrize("following", [0, 0xDEAD000000000100, MODULE + LIST, 0x1000])
 def test_list_that_makes_no_sense_ends(memory: Memory, following: int) -> None:
     memory.numbers(MODULE + LIST, "<Q", following)
-    assert [m.name for m in loaded_modules(memory.read, types("old"), HEAD)] == ["virtio_net"]
+    assert only(memory, "old").name == "virtio_net"
 
 
 @pytest.mark.parametrize("kallsyms", [0, 0xFFFFFFFFDEAD0000])
@@ -194,11 +104,48 @@ def test_absurd_number_of_symbols(memory: Memory, count: int) -> None:
     assert only(memory, "old").symbols == ()
 
 
-def test_kernel_without_struct_module(memory: Memory) -> None:
+def test_kernel_without_struct_module() -> None:
     with pytest.raises(KernelImageError, match="no member list in struct module"):
-        loaded_modules(memory.read, parse_btf(BtfWriter().blob()), HEAD)
+        module_layout(parse_btf(BtfWriter().blob()))
 
 
 def test_unreadable_head() -> None:
     with pytest.raises(LookupError):
-        loaded_modules(Memory().read, types("old"), HEAD)
+        loaded_modules(Memory().read, module_layout(types("old")), HEAD)
+
+
+def test_modules_that_have_not_changed_are_not_read_again(memory: Memory) -> None:
+    layout = module_layout(types("old"))
+    first = loaded_modules(memory.read, layout, HEAD)
+    reads: list[int] = []
+
+    def counted(linear: int, size: int) -> bytes:
+        reads.append(linear)
+        return memory.read(linear, size)
+
+    (again,) = loaded_modules(counted, layout, HEAD, first)
+    assert again is first[0]
+    assert TABLES not in reads
+    memory.numbers(MODULE + MEMORY + 24, "<QI", 0, 0)  # its init code has been freed
+    (other,) = loaded_modules(counted, layout, HEAD, first)
+    assert other != first[0] and TABLES in reads
+
+
+@pytest.mark.parametrize("layout", ["old", "new"])
+def test_the_newest_module_tells_of_a_change(memory: Memory, layout: str) -> None:
+    where = module_layout(types(layout))
+    seen = [newest(memory.read, where, HEAD)]
+    memory.numbers(MODULE + ARCH, "<QQQ", 7, TABLES, TABLES + 0x100)  # set up
+    seen.append(newest(memory.read, where, HEAD))
+    memory.numbers(MODULE + MEMORY + 24, "<QI", 0, 0)  # started
+    seen.append(newest(memory.read, where, HEAD))
+    memory.write(MODULE + NAME, b"virtio_blk")  # replaced
+    seen.append(newest(memory.read, where, HEAD))
+    memory.add_module(MODULE + 0x1000, "virtio", MODULE + LIST, UNFORMED)  # another one is coming
+    memory.numbers(HEAD, "<Q", MODULE + 0x1000 + LIST)
+    seen += [newest(memory.read, where, HEAD)] * 2
+    memory.numbers(MODULE + 0x1000, "<I", LIVE)
+    seen.append(newest(memory.read, where, HEAD))
+    assert len(set(seen)) == len(seen) - 1
+    memory.numbers(HEAD, "<Q", HEAD)
+    assert newest(memory.read, where, HEAD) is None

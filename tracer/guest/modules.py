@@ -10,7 +10,7 @@ Ref: Linux include/linux/module.h. ``struct module`` has ``core_layout`` and ``i
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tracer.btf import Btf, Member
@@ -32,18 +32,36 @@ _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value
 
 
 @dataclass(frozen=True, slots=True)
+class ModuleMark:
+    """Hold what of a ``struct module`` changes as it is loaded, set up, started and replaced.
+
+    ``at`` is the linear address of the structure, ``kallsyms`` that of its symbols; ``ranges`` are
+    linear addresses and sizes in bytes, ``orc`` the fields of its unwind table.
+    """
+
+    at: int
+    name: bytes
+    state: int
+    ranges: tuple[tuple[int, int], ...]
+    kallsyms: int
+    orc: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Module:
     """Hold one loaded module.
 
     ``ranges`` are the linear addresses it takes up, its code first; the ones of its init code
     are there only while it starts. ``symbols`` has one table for each range that has symbols.
-    ``orc`` is its unwind table, if it has one.
+    ``orc`` is its unwind table, if it has one. ``mark`` tells it from others, and from itself at
+    another time.
     """
 
     name: str
     ranges: tuple[range, ...]
     symbols: tuple[SymbolTable, ...]
-    orc: Table | None = None
+    orc: Table | None
+    mark: ModuleMark
 
     @property
     def base(self) -> int:
@@ -56,39 +74,124 @@ class Module:
         return len(self.ranges[0]) if self.ranges else 0
 
 
-def loaded_modules(read: Read, types: Btf, head: int) -> list[Module]:
+@dataclass(frozen=True, slots=True)
+class ModuleLayout:
+    """Hold where the members of ``struct module`` and ``struct mod_kallsyms`` are.
+
+    ``size`` is that of ``struct module``, ``ranges`` are base and size of each range. Members that
+    some kernels lack are None: ``orc`` where frame pointers unwind, ``typetab`` in older ones,
+    ``kallsyms`` without CONFIG_KALLSYMS.
+    """
+
+    size: int
+    link: int
+    state: Member
+    name: Member
+    ranges: tuple[tuple[Member, Member], ...]
+    orc: tuple[Member, Member, Member] | None
+    kallsyms: Member | None
+    symtab: Member | None
+    count: Member | None
+    strtab: Member | None
+    typetab: Member | None
+
+
+def module_layout(types: Btf) -> ModuleLayout:
+    """Find the members that are read here.
+
+    Raises KernelImageError when the kernel's types have no ``struct module`` as it is known here.
+    """
+
+    def member(path: str) -> Member:
+        found = types.member("module", path)
+        if found is None:
+            raise KernelImageError(
+                f"the kernel's types have no member {path} in struct module: "
+                "modules of this kernel cannot be read"
+            )
+        return found
+
+    link = member("list").offset
+    memory = types.member("module", "mem")
+    if memory is not None:
+        # Ordered by enum mod_mem_type, in which MOD_TEXT is the first.
+        parts = [f"mem[{index}]" for index in range(memory.count)]
+    else:
+        parts = ["core_layout", "init_layout"]
+    orc = None
+    if types.member("module", "arch.num_orcs") is not None:
+        # Ref: arch/x86/include/asm/module.h, struct mod_arch_specific.
+        orc = member("arch.orc_unwind_ip"), member("arch.orc_unwind"), member("arch.num_orcs")
+    return ModuleLayout(
+        size=types.size_of("module") or 0,
+        link=link,
+        state=member("state"),
+        name=member("name"),
+        ranges=tuple((member(f"{part}.base"), member(f"{part}.size")) for part in parts),
+        orc=orc,
+        kallsyms=types.member("module", "kallsyms"),
+        symtab=types.member("mod_kallsyms", "symtab"),
+        count=types.member("mod_kallsyms", "num_symtab"),
+        strtab=types.member("mod_kallsyms", "strtab"),
+        typetab=types.member("mod_kallsyms", "typetab"),
+    )
+
+
+def loaded_modules(
+    read: Read, layout: ModuleLayout, head: int, known: Iterable[Module] = ()
+) -> list[Module]:
     """Return the modules on the kernel's list, in its order: the newest first.
 
     ``head`` is the linear address of the kernel's symbol ``modules`` in the running guest. The
-    guest must be stopped. A module whose symbols cannot be read comes without; a list that is
-    being changed ends where it stops making sense. Raises KernelImageError when the kernel's
-    types have no ``struct module`` as it is known here, and LookupError when the head of the list
-    cannot be read.
+    guest must be stopped. Of the ``known`` modules those that have not changed are returned as
+    they are, so that their symbols are read once. A module whose symbols cannot be read comes
+    without; a list that is being changed ends where it stops making sense. Raises LookupError when
+    the head of the list cannot be read.
     """
-    link = _member(types, "module", "list").offset
+    by_mark = {module.mark: module for module in known}
     modules: list[Module] = []
     seen = {head}
     entry = _pointer(read, head)
     while entry not in seen and entry >= KERNEL_HALF and len(modules) < _MAX_MODULES:
         seen.add(entry)
         try:
-            module = _module(read, types, entry - link)
+            mark = _mark(read, layout, entry - layout.link)
             entry = _pointer(read, entry)
         except LookupError:
             break
-        if module is not None:
-            modules.append(module)
+        if mark.state != _STATE_UNFORMED:
+            modules.append(by_mark.get(mark) or _module(read, layout, mark))
     return modules
 
 
-def _module(read: Read, types: Btf, at: int) -> Module | None:
-    # Reads the `struct module` at a linear address; None while it is being formed.
-    if _number(read, types, at, "module", "state") == _STATE_UNFORMED:
-        return None
-    name = _text(read, at + _member(types, "module", "name").offset)
-    ranges = tuple(part for part in _ranges(read, types, at) if part)
+def newest(read: Read, layout: ModuleLayout, head: int) -> ModuleMark | None:
+    """Return the mark of the newest module, or None: another one when a module has been loaded.
+
+    Raises LookupError when it cannot be read.
+    """
+    entry = _pointer(read, head)
+    return _mark(read, layout, entry - layout.link) if entry not in (0, head) else None
+
+
+def _mark(read: Read, layout: ModuleLayout, at: int) -> ModuleMark:
+    # Reads the `struct module` at a linear address.
+    data = read(at, layout.size)
+    return ModuleMark(
+        at=at,
+        name=_slice(data, layout.name).partition(b"\0")[0],
+        state=_number(data, layout.state),
+        ranges=tuple((_number(data, base), _number(data, size)) for base, size in layout.ranges),
+        kallsyms=_number(data, layout.kallsyms),
+        # Zero until it has been sorted.
+        orc=tuple(_number(data, member) for member in layout.orc or ()),
+    )
+
+
+def _module(read: Read, layout: ModuleLayout, mark: ModuleMark) -> Module:
+    name = mark.name.decode("ascii", "replace")
+    ranges = tuple(range(base, base + size) for base, size in mark.ranges if size)
     try:
-        found = _symbols(read, types, at)
+        found = _symbols(read, layout, mark.kallsyms)
     except LookupError:
         found = []
     tables = []
@@ -96,50 +199,26 @@ def _module(read: Read, types: Btf, at: int) -> Module | None:
         inside = [symbol for symbol in found if symbol.address in part]
         if inside:
             tables.append(table_of(inside, end=part.stop, owner=name))
-    return Module(name, ranges, tuple(tables), _unwind_table(read, types, at))
+    orc = Table(*mark.orc) if mark.orc and mark.orc[2] else None
+    return Module(name, ranges, tuple(tables), orc, mark)
 
 
-def _unwind_table(read: Read, types: Btf, at: int) -> Table | None:
-    # Ref: arch/x86/include/asm/module.h, struct mod_arch_specific. Zero until it has been sorted.
-    if types.member("module", "arch.num_orcs") is None:
-        return None  # a kernel that unwinds by frame pointers
-    distances, entries, count = (
-        _number(read, types, at, "module", f"arch.{name}")
-        for name in ("orc_unwind_ip", "orc_unwind", "num_orcs")
-    )
-    return Table(distances, entries, count) if count else None
+def _symbols(read: Read, layout: ModuleLayout, at: int) -> list[Symbol]:
+    # Reads the `struct mod_kallsyms` at a linear address.
+    if at < KERNEL_HALF or layout.symtab is None or layout.strtab is None:
+        return []  # not set up yet, or there never will be
 
+    def number(member: Member | None) -> int:
+        if member is None:
+            return 0
+        return int.from_bytes(read(at + member.offset, member.size), "little")
 
-def _ranges(read: Read, types: Btf, at: int) -> list[range]:
-    parts = []
-    memory = types.member("module", "mem")
-    if memory is not None:
-        # Ordered by enum mod_mem_type, in which MOD_TEXT is the first.
-        names = [f"mem[{index}]" for index in range(memory.count)]
-    else:
-        names = ["core_layout", "init_layout"]
-    for name in names:
-        base = _number(read, types, at, "module", f"{name}.base")
-        size = _number(read, types, at, "module", f"{name}.size")
-        parts.append(range(base, base + size))
-    return parts
-
-
-def _symbols(read: Read, types: Btf, at: int) -> list[Symbol]:
-    # Reads the `struct mod_kallsyms` of the `struct module` at a linear address.
-    if types.member("module", "kallsyms") is None:
-        return []  # built without CONFIG_KALLSYMS
-    at = _number(read, types, at, "module", "kallsyms")
-    if at < KERNEL_HALF:
-        return []  # not set up yet
-    count = _number(read, types, at, "mod_kallsyms", "num_symtab")
+    count = number(layout.count)
     if not 0 < count <= _MAX_SYMBOLS:
         return []
-    table = read(_number(read, types, at, "mod_kallsyms", "symtab"), count * _SYMBOL.size)
-    strings = _number(read, types, at, "mod_kallsyms", "strtab")
-    kinds = b"t" * count
-    if types.member("mod_kallsyms", "typetab") is not None:
-        kinds = read(_number(read, types, at, "mod_kallsyms", "typetab"), count)
+    table = read(number(layout.symtab), count * _SYMBOL.size)
+    strings = number(layout.strtab)
+    kinds = b"t" * count if layout.typetab is None else read(number(layout.typetab), count)
     entries = list(_SYMBOL.iter_unpack(table))
     # No field tells the size of the string table: it ends with the name that starts last.
     last = max(entry[0] for entry in entries)
@@ -155,19 +234,12 @@ def _symbols(read: Read, types: Btf, at: int) -> list[Symbol]:
     return found
 
 
-def _member(types: Btf, owner: str, path: str) -> Member:
-    member = types.member(owner, path)
-    if member is None:
-        raise KernelImageError(
-            f"the kernel's types have no member {path} in struct {owner}: "
-            "modules of this kernel cannot be read"
-        )
-    return member
+def _slice(data: bytes, member: Member) -> bytes:
+    return data[member.offset : member.offset + member.size]
 
 
-def _number(read: Read, types: Btf, at: int, owner: str, path: str) -> int:
-    member = _member(types, owner, path)
-    return int.from_bytes(read(at + member.offset, member.size), "little")
+def _number(data: bytes, member: Member | None) -> int:
+    return 0 if member is None else int.from_bytes(_slice(data, member), "little")
 
 
 def _pointer(read: Read, at: int) -> int:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import cached_property
 
 from tracer.btf import Btf
 from tracer.errors import KernelImageError
 from tracer.guest.kernel import Kernel
-from tracer.guest.modules import Module, loaded_modules
+from tracer.guest.modules import (
+    Module,
+    ModuleLayout,
+    ModuleMark,
+    Read,
+    loaded_modules,
+    module_layout,
+    newest,
+)
 from tracer.intercept import AddressSpace
 from tracer.symbols import KERNEL_HALF, SymbolTable, resolve
 
@@ -19,33 +29,33 @@ _CACHED = 1 << 16
 class Names:
     """Resolve linear addresses of one running guest.
 
-    The guest's list of modules is read when an address outside the kernel turns up that no module
-    known so far covers.
+    The guest's list of modules is followed: where a module's init code was, another module may be
+    a moment later. A ``space`` is that of one stop: the guest has not run since it was made.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel: SymbolTable = kernel.symbols
-        self._types: Btf | None = None
         self._image = kernel
+        self._types: Btf | None = None
         self._modules: list[Module] = []
-        self._known: dict[int, str | None] = {}
+        self._newest: ModuleMark | None = None
+        self._changes = 0
+        self._followed: AddressSpace | None = None
+        self._in_kernel: dict[int, str | None] = {}
+        self._in_modules: dict[int, str | None] = {}
 
     def move(self, offset: int) -> None:
         """Learn that KASLR moved the kernel by ``offset`` bytes."""
         self.kernel = self.kernel.moved(offset)
-        self._known.clear()
+        self._in_kernel.clear()
 
     def lookup(self, linear: int, space: AddressSpace) -> str | None:
         """Return ``name+0x1f`` for a linear address, or None when nothing there has a name."""
-        if linear in self._known:
-            return self._known[linear]
-        name = self.kernel.lookup(linear)
-        if name is None and linear >= KERNEL_HALF:
-            name = self._in_module(linear, space)
-        if len(self._known) >= _CACHED:
-            self._known.clear()
-        self._known[linear] = name
-        return name
+        name = _cached(self._in_kernel, linear, self.kernel.lookup)
+        if name is not None or linear < KERNEL_HALF:
+            return name
+        self.follow(space)
+        return _cached(self._in_modules, linear, lambda at: self._name(at, space))
 
     def types(self) -> Btf | None:
         """Return the kernel's types, or None when it was built without."""
@@ -54,42 +64,83 @@ class Names:
 
     def module_at(self, linear: int, space: AddressSpace) -> Module | None:
         """Return the loaded module that a linear address lies in, or None."""
-        for fresh in (False, True):
-            if fresh:
-                self._modules = self._read_modules(space)
-            for module in self._modules:
-                if any(linear in part for part in module.ranges):
-                    return module
-        return None
+        self.follow(space)
+        module = self._covering(linear)
+        if module is None and self._reread(space):
+            module = self._covering(linear)
+        return module
 
-    def _in_module(self, linear: int, space: AddressSpace) -> str | None:
-        name = self._search(linear)
-        if name is None:
-            self._modules = self._read_modules(space)
-            name = self._search(linear)
-        return name
+    def follow(self, space: AddressSpace) -> int:
+        """Take note of modules loaded or removed since the last stop.
 
-    def _search(self, linear: int) -> str | None:
+        Returns how often the list was found changed: what was known of addresses in modules holds
+        while that stays the same.
+        """
+        layout, head = self._layout, self.kernel.address_of("modules")
+        if space is not self._followed and layout is not None and head is not None:
+            self._followed = space
+            try:
+                mark = newest(_reader(space), layout, head)
+            except LookupError:
+                return self._changes  # user space's page tables under PTI
+            if mark != self._newest:
+                self._newest = mark
+                self._reread(space)
+        return self._changes
+
+    def _name(self, linear: int, space: AddressSpace) -> str | None:
+        module = self.module_at(linear, space)
+        return None if module is None else resolve(module.symbols, linear)
+
+    def _covering(self, linear: int) -> Module | None:
         for module in self._modules:
-            name = resolve(module.symbols, linear)
-            if name is not None:
-                return name
+            if any(linear in part for part in module.ranges):
+                return module
         return None
 
-    def _read_modules(self, space: AddressSpace) -> list[Module]:
-        head = self.kernel.address_of("modules")
-        types = self.types()
-        if head is None or types is None:
-            return []
-
-        def read(linear: int, size: int) -> bytes:
-            data = space.read(linear, size)
-            if len(data) != size:
-                raise LookupError(f"linear {linear:#x} is not mapped to RAM")
-            return data
-
+    def _reread(self, space: AddressSpace) -> bool:
+        # Tells whether the modules are others than before.
+        layout, head = self._layout, self.kernel.address_of("modules")
+        if layout is None or head is None:
+            return False
         try:
-            return loaded_modules(read, types, head)
-        except (LookupError, KernelImageError) as error:
+            modules = loaded_modules(_reader(space), layout, head, self._modules)
+        except LookupError as error:
             log.debug("no module symbols: %s", error)
-            return []
+            return False
+        if [module.mark for module in modules] == [module.mark for module in self._modules]:
+            return False
+        self._modules = modules
+        self._in_modules.clear()
+        self._changes += 1
+        return True
+
+    @cached_property
+    def _layout(self) -> ModuleLayout | None:
+        types = self.types()
+        try:
+            return None if types is None else module_layout(types)
+        except KernelImageError as error:
+            log.debug("no module symbols: %s", error)
+            return None
+
+
+def _cached(
+    known: dict[int, str | None], linear: int, find: Callable[[int], str | None]
+) -> str | None:
+    if linear not in known:
+        name = find(linear)  # which may empty what is known
+        if len(known) >= _CACHED:
+            known.clear()
+        known[linear] = name
+    return known[linear]
+
+
+def _reader(space: AddressSpace) -> Read:
+    def read(linear: int, size: int) -> bytes:
+        data = space.read(linear, size)
+        if len(data) != size:
+            raise LookupError(f"linear {linear:#x} is not mapped to RAM")
+        return data
+
+    return read

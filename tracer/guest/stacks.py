@@ -23,6 +23,7 @@ class Stacks:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._entries: dict[int, orc.Entry | None] = {}
+        self._changes = 0  # of the modules, when the entries were found
         types = names.types()
         self._layout = None if types is None else orc.layout_of(types)
         self._kernel = self._kernel_table()
@@ -47,6 +48,10 @@ class Stacks:
         """
         if cpu.cpl or cpu.mode is not Mode.LONG or cpu.rip < KERNEL_HALF:
             return orc.Stack((orc.Frame(cpu.rip, True),), "code outside the kernel is not unwound")
+        changes = self._names.follow(space)
+        if changes != self._changes:
+            self._changes = changes
+            self._entries.clear()
         pages: dict[int, bytes] = {}
 
         def read(linear: int, size: int) -> bytes:

@@ -33,7 +33,7 @@ class Callers:
         self._publish = publish
         self._wanted = stacks
         self._stacks = Stacks(names)
-        self._ids: dict[tuple[Frame, ...], int] = {}
+        self._ids: dict[tuple[tuple[Frame, ...], tuple[str | None, ...]], int] = {}
         self._phase: str | None = None
         types = names.types()
         self._state = names.kernel.address_of("system_state")
@@ -89,12 +89,14 @@ class Callers:
         return None
 
     def _number(self, stack: Stack, space: AddressSpace, time_ns: int) -> int:
-        number = self._ids.get(stack.frames)
+        # The same addresses may be those of another module by now.
+        symbols = tuple([self._symbol(frame, space) for frame in stack.frames])
+        number = self._ids.get((stack.frames, symbols))
         if number is None:
-            number = self._ids[stack.frames] = len(self._ids)
+            number = self._ids[stack.frames, symbols] = len(self._ids)
             frames = [
-                StackFrame(rip=hex(frame.rip), symbol=self._symbol(frame, space))
-                for frame in stack.frames
+                StackFrame(rip=hex(frame.rip), symbol=symbol)
+                for frame, symbol in zip(stack.frames, symbols, strict=True)
             ]
             by = None if self._stacks.no_tables is None else BY_FRAME_POINTERS
             record = StackRecord(time_ns=time_ns, id=number, frames=frames, lost=stack.lost, by=by)
