@@ -1,25 +1,27 @@
 """The ``vetrace`` command: find the command's module, run it, turn errors into one line.
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 the comparison found a mismatch, 130 interrupted,
-141 nobody reads the output any more.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 the comparison found a mismatch, 141 nobody reads
+the output any more; 130, 143 or 129 ended by SIGINT, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import io
 import keyword
 import logging
-import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, cast
 
-from tracer.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_USAGE
-from tracer.errors import TracerError, UsageError
+from tracer import streams
+from tracer.command import EXIT_FAILED, EXIT_PIPE, EXIT_USAGE
+from tracer.errors import Interrupted, TracerError, UsageError
+from tracer.signals import Ended, status_of, words_of
+from tracer.streams import warn
 
 _COMMANDS = {
     "boot": "boot a kernel and trace its accesses to devices",
@@ -50,30 +52,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     a bug and passes through.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # What the locale's encoding cannot say is escaped rather than fatal.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        streams.occupy()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What the locale's encoding cannot say is escaped rather than fatal.
+            sys.stdout.reconfigure(errors="backslashreplace")
         status = _run(argv)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        _abandon_output()
+        streams.abandon_output()
         return EXIT_PIPE
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not streams.is_output_error(error):
             raise
-        _abandon_output()
-        print(f"vetrace: cannot write the output: {error.strerror}", file=sys.stderr)
+        streams.abandon_output()
+        warn(f"cannot write the output: {error.strerror}")
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("vetrace: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Ended) else signal.SIGINT
+        warn(words_of(number))
+        return status_of(number)
+    except Interrupted as error:
+        warn(str(error))
+        return status_of(error.number)
     except UsageError as error:
-        print(f"vetrace: {error}", file=sys.stderr)
+        warn(str(error))
         return EXIT_USAGE
     except TracerError as error:
-        print(f"vetrace: {error}", file=sys.stderr)
+        warn(str(error))
         return EXIT_FAILED
 
 
@@ -123,11 +130,3 @@ def _version() -> str:
         return version("vetrace")
     except PackageNotFoundError:
         return "(not installed)"
-
-
-# Standard output still holds text for a pipe that is gone: let the interpreter's last flush
-# succeed. Ref: Python documentation, "Note on SIGPIPE".
-def _abandon_output() -> None:
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)

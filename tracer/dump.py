@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracer.errors import UsageError
-from tracer.render import paint, printable
+from tracer.render import paint
+from tracer.text import printable
 
 FORMATS = "xduotacsi"
 UNITS = {"b": 1, "h": 2, "w": 4, "g": 8}

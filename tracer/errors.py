@@ -11,6 +11,7 @@
     │   ├── CommandFailed            GDB answered ^error
     │   └── TargetGone               QEMU has ended, so there is nothing to debug any more
     ├── InterceptError               an intercept could not be completed
+    ├── Interrupted                  a signal ended the run: exit status 128 and its number
     ├── TraceError                   a trace file is not one, or is damaged
     ├── repl.console.PythonFailed    a person's own Python raised something at the prompt
     ├── repl.interpreter.ScriptStopped   a script within a command ended at one that failed
@@ -35,6 +36,14 @@ class TracerError(Exception):
 
 class UsageError(TracerError):
     """Refuse a command line that parses but cannot be carried out."""
+
+
+class Interrupted(TracerError):
+    """Tell what there is of a run that a signal ended; ``number`` is the signal's."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class ConditionError(UsageError):

@@ -20,6 +20,7 @@ from tracer.divergence import Divergence
 from tracer.fold import Fold
 from tracer.naming import Naming
 from tracer.register import Named, RegisterMaps
+from tracer.text import printable
 from tracer.trace import Direction, Hex, Intercept, MemoryAccess, UserRecord
 
 
@@ -421,13 +422,6 @@ _LETTERS: dict[Direction, str] = {"read": "R", "write": "W", "unknown": "?"}
 def padded(value: Hex | None, width: int) -> str:
     """Return a value of ``width`` bytes with all its digits, or ``?`` when it is not known."""
     return "?" if value is None else f"0x{int(value, 16):0{2 * width}x}"
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with every character that is not printable escaped as in Python."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # Pad to a column. What is too long keeps its end: an offset tells more than a prefix does.

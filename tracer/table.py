@@ -11,8 +11,8 @@ from rich.text import Text
 
 from tracer.audit import Audit, Site, side_by_side
 from tracer.comparison import Comparison
-from tracer.render import printable
 from tracer.summary import Names, Summary, ranked
+from tracer.text import printable
 
 
 def closing_table(summary: Summary) -> Table:

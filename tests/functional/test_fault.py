@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -209,15 +210,49 @@ def test_gdb_killed(tmp_path: Path) -> None:
     assert "gdb died" in readable(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(number: signal.Signals, tmp_path: Path) -> None:
-    with vetrace(tmp_path, "boot", "--quiet", *files(tmp_path)) as running:
+def ignore_interrupts() -> None:
+    """What a shell script does to what it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize("prepare", [None, ignore_interrupts])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted(
+    number: signal.Signals, prepare: Callable[[], None] | None, tmp_path: Path
+) -> None:
+    arguments = ("boot", "--quiet", *files(tmp_path))
+    with vetrace(tmp_path, *arguments, prepare=prepare) as running:
         running.until_tracing()
         running.process.send_signal(number)
         done = running.finish()
-    assert done.status == 1
+    assert done.status == 128 + number
     assert "interrupted" in the_line(done.err)
+    assert "accesses were recorded, kept in" in the_line(done.err)
     assert readable(tmp_path) == "interrupted"
+
+
+def test_nohup(tmp_path: Path) -> None:
+    def ignore_hangups() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    arguments = ("boot", "--quiet", "--region", "nvme", *files(tmp_path))
+    with vetrace(tmp_path, *arguments, prepare=ignore_hangups) as running:
+        running.until_tracing()
+        running.process.send_signal(signal.SIGHUP)
+        done = running.finish()
+    assert done.status == 0, done.err
+    assert readable(tmp_path) == "poweroff"
+
+
+def test_what_a_killed_run_left_goes_with_the_next(tmp_path: Path) -> None:
+    with vetrace(tmp_path, "boot", "--quiet", "--check", may_leave=True) as running:
+        running.until(lambda: len(running.children()) == 2, "both programs are there")
+        running.process.kill()
+        running.process.communicate()
+        assert running.residue() != []
+        with vetrace(tmp_path, "regions") as beside:
+            beside.finish()
+        assert [line for line in running.residue() if line.startswith("file")] == []
 
 
 @pytest.mark.parametrize("program", ["gdb", "qemu"])
@@ -229,7 +264,7 @@ def test_interrupted_while_it_starts(program: str, tmp_path: Path) -> None:
         running.until(lambda: started(running), f"{program} is there")
         running.process.send_signal(signal.SIGINT)
         done = running.finish()
-    assert done.status == 1
+    assert done.status == 128 + signal.SIGINT
     assert "interrupted" in only_line(done.err)
 
 

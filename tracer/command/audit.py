@@ -13,7 +13,8 @@ from tracer.command import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.events import Source
 from tracer.command.filters import add_filters, register_maps, selection
 from tracer.errors import TraceError, UsageError
-from tracer.render import printable
+from tracer.streams import warn
+from tracer.text import printable
 from tracer.tracefile import TraceReader
 from tracer.verdict import CURRENT, PROFILES, Profile
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         _print_report(audits, args.limit or None)
     terminal.warn_of_losses(trace)
     if unjudged:
-        terminal.warn(
+        warn(
             f"{args.trace}: {unjudged:,} of {judged + unjudged:,} accesses were not judged: the"
             " trace does not have their instructions"
         )

@@ -6,31 +6,31 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tracer import witness
+from tracer import signals, witness
 from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.filters import add_register_files, register_maps
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.command.interactive import add_shell_arguments, paper, wish
 from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
-from tracer.errors import Diverged, TracerError
+from tracer.errors import Diverged, Interrupted, TracerError
 from tracer.fold import Event, Fold, Folder
 from tracer.launch import Plan, header, launch
 from tracer.naming import Naming
 from tracer.recording import RecordedDevice
 from tracer.region import check_choice
-from tracer.render import access_line, access_objects, fold_line, printable
+from tracer.render import access_line, access_objects, fold_line
 from tracer.repl.interruption import Interruption
 from tracer.repl.shell import Shell
+from tracer.scratch import scratch_folder
 from tracer.selection import Selection, Sieve
 from tracer.session import Session, Subscriber
+from tracer.signals import Ended, words_of
+from tracer.streams import warn
 from tracer.summary import Summary
 from tracer.table import closing_table
 from tracer.trace import End, Intercept, Record
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Boot, trace, and show; return the exit status."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vetrace-")))
+        folder = stack.enter_context(scratch_folder())
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)
         trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
         plan = with_also(guest_plan(args, log.absolute() if log is not None else None), args)
@@ -77,10 +77,11 @@ def run(args: argparse.Namespace) -> int:
         boot = _Boot(args, plan, trace, console, device)
         try:
             status = boot.run()
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            raise TracerError(boot.interrupted()) from None
+        except Ended as end:
+            message = f"{words_of(end.number)}; {boot.kept()}"
+            raise Interrupted(end.number, message) from None
         except Diverged as error:
-            terminal.warn(printable(str(error)))
+            warn(str(error))
             return EXIT_MISMATCH
         if args.check and trace is not None and log is not None and status == EXIT_OK:
             return _check(trace, log, quiet=args.json)
@@ -132,7 +133,7 @@ def _check(trace: Path, log: Path, *, quiet: bool) -> int:
         comparison = witness.compare(reader, file)
     print_comparison(comparison, sys.stderr if quiet else sys.stdout)
     if not comparison.traced:
-        terminal.warn("nothing was traced, so nothing was compared")
+        warn("nothing was traced, so nothing was compared")
     return EXIT_OK if comparison.agrees else EXIT_MISMATCH
 
 
@@ -161,33 +162,22 @@ class _Boot:
         self._console_error: OSError | None = None
 
     def run(self) -> int:
-        if not self._wish.asked:
-            asyncio.run(self._run())
-            return self._status
-        self._interruption.begin()
-        try:
-            asyncio.run(self._run())
-        finally:
-            self._interruption.end()
+        if self._wish.asked:
+            self._interruption.begin()
+        # At a prompt Ctrl-C is for the guest.
+        signals.run(self._run(), interruptible=not self._wish.asked)
         return self._status
 
-    def interrupted(self) -> str:
+    def kept(self) -> str:
         some = self._summary.accesses and self._args.output is not None
         kept = f", kept in {self._args.output}" if some else ""
-        return f"interrupted; {self._summary.accesses} accesses were recorded{kept}"
+        return f"{self._summary.accesses} accesses were recorded{kept}"
 
     async def _run(self) -> None:
         self._task = task = asyncio.current_task()
         assert task is not None
-        loop = asyncio.get_running_loop()
         if self._wish.asked:
-            # Ctrl-C is for the guest then.
             self._interruption.install(task)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if self._wish.asked:
-                loop.add_signal_handler(number, task.cancel)
-            else:
-                loop.add_signal_handler(number, os.kill, os.getpid(), signal.SIGINT)
         try:
             async with launch(self._plan, self._take_console, tell) as session:
                 await session.reach_entry()
@@ -237,6 +227,9 @@ class _Boot:
             except TracerError as error:
                 outcome = str(error)
                 raise
+            except Exception as error:
+                outcome = f"failed: {type(error).__name__}: {error}"
+                raise
             finally:
                 with contextlib.suppress(TracerError):
                     # The disk may be full, which is then on its way as an error already.
@@ -284,7 +277,7 @@ class _Boot:
             device = self._recorded
             tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")
         for warning in session.warnings:
-            terminal.warn(warning)
+            warn(warning)
 
 
 class _LinePrinter:

@@ -17,6 +17,7 @@ from tracer.errors import UsageError
 from tracer.mask import PASSING, VARYING, Mask, parse_mask
 from tracer.register import RegisterMap
 from tracer.render import region_diff_lines
+from tracer.streams import warn
 from tracer.tracefile import TraceReader
 
 
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         if differ.passed:
             print(f"{differ.passed:,} accesses that only tell of time left out")
     if not first and not second:
-        terminal.warn("neither trace has such an access: nothing was compared")
+        warn("neither trace has such an access: nothing was compared")
         return EXIT_MISMATCH
     return EXIT_OK if agrees else EXIT_MISMATCH
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from tracer.command import terminal
 from tracer.errors import UsageError
 from tracer.launch import GDB, QEMU, Plan, parse_memory
 from tracer.region import Choice, parse_range
+from tracer.streams import warn
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +90,7 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
 
 def tell(text: str) -> None:
     """Tell the reader on standard error how the start goes."""
-    terminal.warn(text)
+    warn(text)
     sys.stderr.flush()
 
 

@@ -11,7 +11,7 @@ from tracer.launch import Plan
 from tracer.mask import Mask, parse_mask
 from tracer.recording import VARYING_WRITES, RecordedDevice, Replayed, recorded_device
 from tracer.region import Choice, parse_range
-from tracer.render import printable
+from tracer.text import printable
 from tracer.tracefile import TraceReader
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 
 from rich.table import Table
 
+from tracer import signals
 from tracer.command import EXIT_OK, terminal
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.launch import Plan, launch
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the regions and which of them are traced; return the exit status."""
     plan = guest_plan(args)
-    regions = asyncio.run(_regions(plan))
+    regions = signals.run(_regions(plan))
     rows = [
         {
             "name": region.name,

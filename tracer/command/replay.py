@@ -20,6 +20,7 @@ from tracer.divergence import Divergence, out_of_turn
 from tracer.errors import UsageError
 from tracer.render import divergence_lines
 from tracer.replay import Replay, Tally
+from tracer.streams import warn
 from tracer.trace import End, Intercept
 from tracer.tracefile import TraceReader
 
@@ -64,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
         _print(tally, divergence)
     terminal.warn_of_losses(trace)
     if miscounted is not None:
-        terminal.warn(f"{args.trace}: {miscounted}")
+        warn(f"{args.trace}: {miscounted}")
     if not tally.replayed and divergence is None:
-        terminal.warn(f"nothing was replayed: {args.trace} has no emulated access")
+        warn(f"nothing was replayed: {args.trace} has no emulated access")
     agrees = divergence is None and miscounted is None and tally.replayed > 0
     return EXIT_OK if agrees else EXIT_MISMATCH
 

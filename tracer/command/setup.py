@@ -6,11 +6,12 @@ import argparse
 import time
 from collections.abc import Callable
 
-from tracer.command import EXIT_FAILED, EXIT_OK, terminal
+from tracer.command import EXIT_FAILED, EXIT_OK
 from tracer.errors import TracerError
 from tracer.guest.kernel import default_kernel, open_kernel
 from tracer.guest.package import fetch_kernel, install, make_default, newest_kernel
 from tracer.guest.program import missing_programs
+from tracer.streams import warn
 
 _OWN_KERNEL = "or boot your own: vetrace boot --kernel FILE"
 
@@ -54,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
     if not problems:
         say("ready: vetrace boot")
         return EXIT_OK
-    terminal.warn(f"not ready, {len(problems)} problem{'s' * (len(problems) > 1)}:")
+    warn(f"not ready, {len(problems)} problem{'s' * (len(problems) > 1)}:")
     for problem in problems:
-        terminal.warn(f"  {problem}")
-    terminal.warn("then run setup again")
+        warn(f"  {problem}")
+    warn("then run setup again")
     return EXIT_FAILED
 
 

@@ -22,6 +22,7 @@ from tracer.render import (
     phase_line,
     user_line,
 )
+from tracer.streams import warn
 from tracer.trace import UserRecord
 from tracer.tracefile import TraceReader
 
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     source.check_names()
     terminal.warn_of_losses(trace)
     if not source.shown:
-        terminal.warn(f"{args.trace} has no such access")
+        warn(f"{args.trace} has no such access")
     return EXIT_OK
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from tracer.render import Layout, layout
+from tracer.streams import warn
 from tracer.tracefile import TraceReader
 
 if TYPE_CHECKING:
@@ -42,11 +42,6 @@ def table_console(stream: TextIO) -> Console:
     return Console(
         file=stream, width=None if stream.isatty() else _FILE_COLUMNS, highlight=False, markup=False
     )
-
-
-def warn(message: str) -> None:
-    """Tell the reader something on standard error, in one line."""
-    print(f"vetrace: {message}", file=sys.stderr)
 
 
 def warn_of_losses(trace: TraceReader) -> None:

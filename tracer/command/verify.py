@@ -15,6 +15,7 @@ from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.comparison import Comparison
 from tracer.errors import TraceError
 from tracer.render import difference_line
+from tracer.streams import warn
 from tracer.tracefile import TraceReader
 
 
@@ -45,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
         print_comparison(comparison, sys.stdout)
     terminal.warn_of_losses(trace)
     if not comparison.traced:
-        terminal.warn(f"nothing was compared: {args.trace} has no device access")
+        warn(f"nothing was compared: {args.trace} has no device access")
     elif not comparison.entries:
-        terminal.warn(
+        warn(
             f"{args.qemu_log} has no access from where tracing began:"
             " QEMU must run with -trace 'memory_region_ops_*'"
         )

@@ -12,7 +12,6 @@ import logging
 import re
 import shutil
 import socket
-import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from tracer.guest.memory import GuestMemory, Span
 from tracer.process import Process, exit_words, start, words_of
 from tracer.qemu_monitor import DescriptorTables, descriptor_tables
 from tracer.region import Region
+from tracer.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +125,7 @@ class Machine(asyncio.SubprocessProtocol):
         self._events.names.add("SHUTDOWN")
         self._cause = ""
         self._folder: Path | None = None
+        self._scratch = contextlib.ExitStack()
         self._features: tuple[str, ...] = ()
         self._types: dict[str, str] = {}
         self._names = DeviceNames()
@@ -154,7 +155,7 @@ class Machine(asyncio.SubprocessProtocol):
                 f"{self.config.program} not found; install qemu-system-x86 "
                 "or name one with --qemu (see `vetrace doctor`)"
             )
-        self._folder = Path(tempfile.mkdtemp(prefix="vetrace-"))
+        self._folder = self._scratch.enter_context(scratch_folder())
         ours, theirs = socket.socketpair()
         try:
             descriptors = (theirs.fileno(), self.memory.descriptor)
@@ -296,8 +297,7 @@ class Machine(asyncio.SubprocessProtocol):
 
     def forget_socket(self) -> None:
         """Remove the GDB socket from disk once GDB is connected: nothing to leave behind."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     async def ended(self) -> Ending:
         """Wait until QEMU is gone and tell how it went."""
@@ -314,9 +314,8 @@ class Machine(asyncio.SubprocessProtocol):
             await self._process.end()
         with contextlib.suppress(QMPError, OSError, EOFError):
             await self._qmp.disconnect()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._scratch.close()
+        self._folder = None
         self.memory.close()
 
     def _note_event(self, event: Message) -> None:

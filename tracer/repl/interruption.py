@@ -12,6 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from tracer.signals import Ended
+
 
 class Interruption:
     """Take SIGINT from :meth:`begin` on, and hand it to ``on_interrupt``.
@@ -39,10 +41,6 @@ class Interruption:
         self._task = task
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupted)
 
-    def end(self) -> None:
-        """Give SIGINT back."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
     def _interrupted(self) -> None:
         if self.on_interrupt is not None:
             self.on_interrupt()
@@ -53,4 +51,4 @@ class Interruption:
         elif self._task is not None:
             self._task.cancel()
         else:
-            raise KeyboardInterrupt
+            raise Ended

@@ -9,8 +9,9 @@ from tracer.intercept import memory_access
 from tracer.pending import Pending
 from tracer.plan import Plan
 from tracer.register import Named
-from tracer.render import access_line, access_object, layout, paint, printable
+from tracer.render import access_line, access_object, layout, paint
 from tracer.repl.result import Paper
+from tracer.text import printable
 from tracer.trace import Intercept, MemoryAccess
 
 

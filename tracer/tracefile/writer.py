@@ -25,9 +25,10 @@ class TraceWriter:
     """
 
     def __init__(self, path: Path | str, header: Header) -> None:
-        """Create or replace the file at ``path`` and write its header.
+        """Create the file at ``path`` and write its header.
 
-        Raise :exc:`TraceError` when the file cannot be created or written.
+        A regular file that is there is kept, with ``.old`` behind its name. Raise
+        :exc:`TraceError` when the file cannot be created or written.
         """
         self.path = Path(path)
         self.records = 0
@@ -40,7 +41,8 @@ class TraceWriter:
         )
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            self._fd = os.open(self.path, flags, 0o644)
+            _keep(self.path)
+            self._fd = os.open(self.path, flags, 0o666)  # less what the user's umask takes away
         except OSError as error:
             raise TraceError(f"cannot write trace {self.path}: {error.strerror}") from error
         try:
@@ -106,3 +108,9 @@ class TraceWriter:
             )
             raise self._failed from error
         self._size += len(data)
+
+
+# What was recorded before is not lost to a second run with the same name.
+def _keep(path: Path) -> None:
+    if path.is_file() and path.stat().st_size:
+        path.replace(path.with_name(f"{path.name}.old"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tracer.render import paint, printable
+from tracer.render import paint
+from tracer.text import printable
 
 NARROWEST = 40
 """Columns below which a view does not fold any further."""
