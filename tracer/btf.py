@@ -18,6 +18,7 @@ _TYPE = struct.Struct("<III")  # name, info, size or type
 _MEMBER = struct.Struct("<III")  # name, type, offset
 _ARRAY = struct.Struct("<III")  # element type, index type, number of elements
 _ENUMERATOR = struct.Struct("<Ii")  # name, value
+_PARAMETER = struct.Struct("<II")  # name, type
 _POINTER_SIZE = 8
 
 
@@ -132,6 +133,25 @@ class Btf:
             label, _, position = _MEMBER.unpack_from(self.types, start + 12 + 12 * index)
             if position >> 24 and _string(self.strings, label) == field:
                 return position & 0xFFFFFF, position >> 24
+        return None
+
+    def parameters(self, function: str) -> tuple[str, ...] | None:
+        """Return the names of a function's parameters, or None when it has no description.
+
+        Goes through all types: for functions that are asked about once.
+        """
+        for number in range(1, len(self.starts)):
+            label, info, prototype = _TYPE.unpack_from(self.types, self.starts[number])
+            if info >> 24 & 0x1F != Kind.FUNC or _string(self.strings, label) != function:
+                continue
+            kind, count, _, start = self._type(prototype)
+            if kind is not Kind.FUNC_PROTO:
+                break
+            labels = (
+                _PARAMETER.unpack_from(self.types, start + 12 + 8 * index)[0]
+                for index in range(count & 0xFFFF)
+            )
+            return tuple(_string(self.strings, label) for label in labels)
         return None
 
     # Private: type numbers in, type numbers out; offsets in bytes.

@@ -20,10 +20,6 @@ for other guests to give to that place."""
 STUB_PLACE = "__entry_text_end"
 """Padding follows it, executable, and mapped in user page tables too under PTI."""
 
-UNMAP = "untrack_pfn"
-"""Runs before a user mapping of device memory goes, with the vm_area_struct as first argument; it
-reads the physical address out of the page-table entry (arch/x86/mm/pat/memtype.c)."""
-
 SPARE_LINEAR = 0xFFFF_FFFF_FFE0_0000
 """The hole at the end of the address space, 2 MiB beside the fixmap (Documentation/arch/x86/
 x86_64/mm.rst, "unused hole")."""

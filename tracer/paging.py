@@ -31,7 +31,12 @@ _DEVICE_PAGE = PRESENT | WRITABLE | LARGE | _ACCESSED | 1 << 4 | 1 << 63
 """A 2 MiB leaf of device memory: not cached (PCD), not executable."""
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 _INDEX_BITS = 9
-_ENTRIES = 512
+TABLE_ENTRIES = 512
+"""Entries of a table, at every level."""
+
+USER_SLOTS = range(TABLE_ENTRIES // 2)
+"""The entries of the root for the lower half of the address space: programs of the guest."""
+
 _TABLE = struct.Struct("<512Q")
 _ENTRY = struct.Struct("<Q")
 _CR3_TABLE = 0x000F_FFFF_FFFF_F000
@@ -57,12 +62,18 @@ class Paging:
     """Say how the guest's CPU translates: table root, depth, and the bit used as poison.
 
     ``levels`` is 4 or 5 (CR4.LA57). ``poison`` is a physical-address bit above the CPU's
-    MAXPHYADDR, as a mask.
+    MAXPHYADDR, as a mask. The bit below it is reserved as well, and a leaf that has either is
+    poisoned: see :mod:`tracer.linux_mm` for when it is the lower one.
     """
 
     cr3: int
     levels: int
     poison: int
+
+    @property
+    def marks(self) -> int:
+        """Return the mask of both bits."""
+        return self.poison | self.poison >> 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +140,12 @@ def paging_of(cr3: int, cr4: int, poison: int) -> Paging:
 def poison_bit(physical_bits: int) -> int:
     """Return the mask of the highest bit that is reserved with MAXPHYADDR ``physical_bits``.
 
-    Raises ValueError when no bit of an entry is reserved (MAXPHYADDR is 52).
+    Raises ValueError when it and the one below are not reserved both (MAXPHYADDR is 51 or 52).
     """
-    if not 32 <= physical_bits < 52:
-        raise ValueError(f"no reserved bit in page-table entries with {physical_bits} address bits")
+    if not 32 <= physical_bits < 51:
+        raise ValueError(
+            f"no two reserved bits in page-table entries with {physical_bits} address bits"
+        )
     return 1 << 51
 
 
@@ -142,7 +155,7 @@ def walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
     writable = user = True
     for level in range(paging.levels, 0, -1):
         shift = 12 + _INDEX_BITS * (level - 1)
-        address = table + 8 * (linear >> shift & (_ENTRIES - 1))
+        address = table + 8 * (linear >> shift & (TABLE_ENTRIES - 1))
         try:
             (entry,) = _ENTRY.unpack(memory.read(address, 8))
         except LookupError:
@@ -153,7 +166,7 @@ def walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
         user = user and bool(entry & USER)
         if _is_leaf(entry, level):
             size = 1 << shift
-            return _leaf(linear & -size, entry, address, size, paging.poison, writable, user)
+            return _leaf(linear & -size, entry, address, size, paging.marks, writable, user)
         table = entry & _ADDRESS & ~paging.poison
     return None
 
@@ -166,7 +179,7 @@ def steps(memory: PhysicalMemory, paging: Paging, linear: int) -> tuple[Step, ..
     table = paging.cr3 & _CR3_TABLE
     taken: list[Step] = []
     for level in range(paging.levels, 0, -1):
-        index = linear >> 12 + _INDEX_BITS * (level - 1) & (_ENTRIES - 1)
+        index = linear >> 12 + _INDEX_BITS * (level - 1) & (TABLE_ENTRIES - 1)
         try:
             (entry,) = _ENTRY.unpack(memory.read(table + 8 * index, 8))
         except LookupError:
@@ -184,15 +197,18 @@ def canonical(linear: int, levels: int) -> bool:
     return top in (0, (1 << 53 - _INDEX_BITS * levels) - 1)
 
 
-def leaves(memory: PhysicalMemory, paging: Paging) -> Iterator[Leaf]:
+def leaves(
+    memory: PhysicalMemory, paging: Paging, slots: range = range(TABLE_ENTRIES)
+) -> Iterator[Leaf]:
     """Yield every leaf below the root, in order of linear address.
 
     A table reached twice is walked once: aliases of kernel space in other slots of the root
     (the LDT remap, espfix, a recursive slot) lead to the same entries, and poison sits in those.
+    ``slots`` are the entries of the root to go through, such as :data:`USER_SLOTS`.
     """
     seen: set[int] = set()
     root = paging.cr3 & _CR3_TABLE
-    yield from _leaves(memory, paging, root, paging.levels, 0, True, True, seen)
+    yield from _leaves(memory, paging, root, paging.levels, 0, True, True, seen, slots)
 
 
 def _leaves(
@@ -204,6 +220,7 @@ def _leaves(
     writable: bool,
     user: bool,
     seen: set[int],
+    slots: range = range(TABLE_ENTRIES),
 ) -> Iterator[Leaf]:
     if table in seen:
         return
@@ -213,18 +230,19 @@ def _leaves(
     except LookupError:
         return
     shift = 12 + _INDEX_BITS * (level - 1)
-    for index, entry in enumerate(entries):
+    for index in slots:
+        entry = entries[index]
         if not entry & PRESENT:
             continue
         linear = base | index << shift
-        if level == paging.levels and index >= _ENTRIES // 2:
+        if level == paging.levels and index >= TABLE_ENTRIES // 2:
             linear |= -1 << (shift + _INDEX_BITS) & 0xFFFF_FFFF_FFFF_FFFF
         below_writable = writable and bool(entry & WRITABLE)
         below_user = user and bool(entry & USER)
         if _is_leaf(entry, level):
             address = table + 8 * index
             size = 1 << shift
-            yield _leaf(linear, entry, address, size, paging.poison, below_writable, below_user)
+            yield _leaf(linear, entry, address, size, paging.marks, below_writable, below_user)
         else:
             below = entry & _ADDRESS & ~paging.poison
             yield from _leaves(
@@ -241,7 +259,7 @@ def place_large(memory: PhysicalMemory, paging: Paging, linear: int, physical: i
     table = paging.cr3 & _CR3_TABLE
     for level in range(paging.levels, 1, -1):
         shift = 12 + _INDEX_BITS * (level - 1)
-        address = table + 8 * (linear >> shift & (_ENTRIES - 1))
+        address = table + 8 * (linear >> shift & (TABLE_ENTRIES - 1))
         try:
             (entry,) = _ENTRY.unpack(memory.read(address, 8))
         except LookupError:
@@ -260,7 +278,8 @@ def place_large(memory: PhysicalMemory, paging: Paging, linear: int, physical: i
 def set_poison(memory: PhysicalMemory, paging: Paging, leaf: Leaf, poisoned: bool) -> None:
     """Poison or heal the entry of a leaf; the caller flushes TLBs that may hold it."""
     (entry,) = _ENTRY.unpack(memory.read(leaf.entry_address, 8))
-    entry = entry | paging.poison if poisoned else entry & ~paging.poison
+    entry &= ~paging.marks
+    entry |= paging.poison if poisoned else 0
     memory.write(leaf.entry_address, _ENTRY.pack(entry))
 
 
@@ -269,11 +288,11 @@ def _is_leaf(entry: int, level: int) -> bool:
 
 
 def _leaf(
-    linear: int, entry: int, address: int, size: int, poison: int, writable: bool, user: bool
+    linear: int, entry: int, address: int, size: int, marks: int, writable: bool, user: bool
 ) -> Leaf:
     # Bit 12 of a large leaf is PAT, not address: mask down to the leaf's own size.
-    physical = entry & _ADDRESS & ~poison & -size
-    poisoned = bool(entry & poison)
+    physical = entry & _ADDRESS & ~marks & -size
+    poisoned = bool(entry & marks)
     return Leaf(linear, physical, size, address, entry, poisoned, writable, user)
 
 

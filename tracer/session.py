@@ -57,8 +57,10 @@ from tracer.trap.mapping import (
     poison_everything,
     unmap_spare,
 )
+from tracer.trap.readers import hide_poison
 from tracer.trap.standin import StandIn
 from tracer.trap.toll import Toll
+from tracer.trap.user import UserMappings
 from tracer.trap.view import GuestView
 from tracer.x86 import CpuState
 
@@ -90,6 +92,7 @@ class Traps:
 
     gate: PageFaultGate
     hooks: MappingHooks
+    users: UserMappings
     interceptor: Interceptor
 
 
@@ -188,7 +191,7 @@ class Session:
         await self.refresh_regions()
         self._tell_left_out()
         symbols = self._names.kernel
-        hooks = MappingHooks(self.target, self._names.types())
+        hooks = MappingHooks(self.target)
         missing = await hooks.install(symbols)
         if missing:
             raise GuestError(
@@ -199,9 +202,12 @@ class Session:
         gate = PageFaultGate(self.target, tables.idt.base)
         registers = await self.target.registers()
         refuse_fred(registers["cr4"])
-        await gate.install(self.view.space_of(registers), symbols.address_of(linux.STUB_PLACE))
+        space = self.view.space_of(registers)
+        await gate.install(space, symbols.address_of(linux.STUB_PLACE))
+        hides = hide_poison(space, self._names)
+        users = UserMappings(self.target, self._names, hides=hides, scratch=gate.scratch)
         callers = self._callers = Callers(self._names, self.publish, stacks=stacks)
-        remark = callers.remark(self.view.space_of(registers)) if stacks else None
+        remark = callers.remark(space) if stacks else None
         if remark is not None:
             self._remark(remark)
         interceptor = Interceptor(
@@ -210,7 +216,7 @@ class Session:
         if self.recorded is not None:
             interceptor.standin = StandIn(self.recorded, self._names, self.counts)
         interceptor.overseer = self.overseer
-        self._traps = Traps(gate, hooks, interceptor)
+        self._traps = Traps(gate, hooks, users, interceptor)
         await self._poison_everything(registers, "present at kernel entry")
 
     async def run(self) -> Ending:
@@ -296,10 +302,10 @@ class Session:
                 return []  # an access is about to tell of itself
             else:
                 # GDB will go on from a breakpoint here without another stop for it.
-                number = traps.hooks.number_at(stop.address)
-                if number is not None:
-                    self.counts["hooks"] += 1
-                    await self._hooked(number, traps)
+                for hooks in (traps.hooks, traps.users):
+                    number = hooks.number_at(stop.address)
+                    if number is not None:
+                        await self._at_breakpoint(number, traps)
                 return await self._halt("interrupt", (stop.thread or 1) - 1)
         if stop.address == stub.stop:
             self.counts["intercepts"] += 1
@@ -309,9 +315,8 @@ class Session:
                 return changes
             await self.target.client.batch(changes)
             return await self._halt("fault")
-        if traps.hooks.owns(stop.breakpoint):
-            self.counts["hooks"] += 1
-            await self._hooked(stop.breakpoint or 0, traps)
+        if stop.breakpoint is not None and await self._at_breakpoint(stop.breakpoint, traps):
+            pass
         elif stop.reason.startswith("watchpoint"):
             self.counts["hooks"] += 1
             await self._gate_written(traps)
@@ -320,6 +325,18 @@ class Session:
         else:
             raise InterceptError(f"the guest stopped and nobody knows why: {stop.payload}")
         return []
+
+    async def _at_breakpoint(self, number: int, traps: Traps) -> bool:
+        # Whether it is at one of the guest's functions that a stop with this number is.
+        if not traps.hooks.owns(number) and not traps.users.owns(number):
+            return False
+        self.counts["hooks"] += 1
+        if traps.hooks.owns(number):
+            await self._hooked(number, traps)
+        else:
+            registers = await self.target.registers()
+            await traps.users.stopped(number, registers, self.view.space_of(registers))
+        return True
 
     async def _hooked(self, number: int, traps: Traps) -> None:
         registers = await self.target.registers()
@@ -337,10 +354,12 @@ class Session:
                 return
             # The guest may have moved its devices since its last mapping.
             await self.refresh_regions()
-        mapped = await traps.hooks.stopped(number, registers, self.view.space_of(registers))
+        space = self.view.space_of(registers)
+        mapped = await traps.hooks.stopped(number, registers, space)
         if mapped:
             await self._tell_time(registers, traps.gate)
         for item in mapped:
+            await traps.users.note(item.mapping, space)
             self._note_poisoned(item.poisoned, item.name)
 
     async def _gate_written(self, traps: Traps) -> None:
@@ -421,9 +440,12 @@ class Session:
         await self.refresh_regions()
         self._tell_left_out()
         space = replace(space, regions=self.view.regions)
-        users = self.traps.hooks.user_leaves
+        users = list(self.traps.users.leaves(space))
         heal_untraced(space, users)
-        self._note_poisoned(poison_everything(space, users), "chosen at the prompt")
+        poisoned = poison_everything(space, users)
+        self._note_poisoned(poisoned, "chosen at the prompt")
+        if any(leaf.user for leaf in poisoned.leaves):
+            await self.traps.users.watch(space)
         await self.target.flush_all_tlbs()
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
@@ -457,7 +479,8 @@ class Session:
     async def _release(self, changes: Sequence[str]) -> None:
         await self.target.client.batch(changes)
         space = self.view.space_of(await self.target.registers())
-        heal_everything(space, self.traps.hooks.user_leaves)
+        self.traps.users.settle(space)
+        heal_everything(space, self.traps.users.leaves(space))
         unmap_spare(space)
         await self.traps.gate.remove()
         await self.target.flush_all_tlbs()

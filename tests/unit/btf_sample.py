@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass, field
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, CONST = 1, 2, 3, 4, 5, 6, 8, 10
+FUNC, FUNC_PROTO = 12, 13
 VOID = 0
 
 
@@ -55,6 +56,10 @@ class BtfWriter:
     def enum(self, name: str, **values: int) -> int:
         extra = b"".join(struct.pack("<Ii", self._name(n), v) for n, v in values.items())
         return self.add(ENUM, name, 4, extra, len(values))
+
+    def function(self, name: str, *parameters: str) -> int:
+        extra = b"".join(struct.pack("<II", self._name(label), VOID) for label in parameters)
+        return self.add(FUNC, name, self.add(FUNC_PROTO, "", VOID, extra, len(parameters)))
 
     def blob(self) -> bytes:
         header = struct.pack(

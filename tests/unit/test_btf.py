@@ -68,6 +68,18 @@ def test_bit_field_is_no_member(blob: bytes) -> None:
     assert btf.member("bits", "three") is None
 
 
+def test_parameters() -> None:
+    writer = BtfWriter()
+    writer.function("nothing")
+    writer.function("change_protection", "tlb", "vma", "start")
+    writer.structure("orphan", 8)
+    btf = parse_btf(writer.blob())
+    assert btf.parameters("change_protection") == ("tlb", "vma", "start")
+    assert btf.parameters("nothing") == ()
+    assert btf.parameters("orphan") is None
+    assert btf.parameters("other") is None
+
+
 def test_enumerators(blob: bytes) -> None:
     assert parse_btf(blob).enumerators == {"RED": 0, "GREEN": -7}
 

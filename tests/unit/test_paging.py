@@ -10,6 +10,7 @@ from ram import PAGING, POISON, ROOT, Ram
 from tracer.paging import (
     PRESENT,
     USER,
+    USER_SLOTS,
     WRITABLE,
     Paging,
     leaves,
@@ -119,9 +120,29 @@ def test_poison_changes_one_bit_and_heals() -> None:
     assert ram.entry(address) == before | 1 << 5
 
 
+@pytest.mark.parametrize("bit", [51, 50])
+def test_either_reserved_bit_marks_a_leaf(bit: int) -> None:
+    ram = Ram()
+    address = ram.map(0x7000, 0xFED0_0000 | 1 << bit)
+    leaf = walk(ram, PAGING, 0x7000)
+    assert leaf is not None and leaf.poisoned and leaf.physical == 0xFED0_0000
+    set_poison(ram, PAGING, leaf, poisoned=True)
+    assert ram.entry(address) & PAGING.marks == POISON
+    set_poison(ram, PAGING, leaf, poisoned=False)
+    assert ram.entry(address) & PAGING.marks == 0
+
+
+def test_leaves_of_programs_alone() -> None:
+    ram = Ram()
+    ram.map(0x7000, 0xFED0_0000)
+    ram.map(HIGH, 0xFED0_0000)
+    assert [leaf.linear for leaf in leaves(ram, PAGING)] == [0x7000, HIGH]
+    assert [leaf.linear for leaf in leaves(ram, PAGING, USER_SLOTS)] == [0x7000]
+
+
 def test_poison_bit_is_reserved() -> None:
-    assert poison_bit(40) == poison_bit(51) == 1 << 51
-    for bits in (52, 57, 20):
+    assert poison_bit(40) == poison_bit(50) == 1 << 51
+    for bits in (51, 52, 57, 20):
         with pytest.raises(ValueError, match="reserved"):
             poison_bit(bits)
 

@@ -16,13 +16,15 @@ log = logging.getLogger(__name__)
 _PADDING = (b"\xcc", b"\x00", b"\x90")
 _ALIGNMENT = 64
 _SEARCH = 1 << 20
+_SCRATCH = 256
 
 
 class PageFaultGate:
     """Own the stub and vector 14 of one guest's IDT.
 
     ``stub`` has the addresses to go to. ``handler`` is the guest's own page-fault handler at this
-    moment.
+    moment. ``scratch`` are linear addresses of quadwords that the guest's kernel can read and that
+    are free, where the stub has a page of its own.
     """
 
     def __init__(self, target: Target, idt: int) -> None:
@@ -30,6 +32,7 @@ class PageFaultGate:
         self._idt = idt
         self._gate = Gate(0, 0, 0)
         self.stub: Stub = assemble(0, 0)
+        self.scratch = range(0)
 
     @property
     def handler(self) -> int:
@@ -61,6 +64,8 @@ class PageFaultGate:
                 f"no {size} bytes of padding near the guest's page-fault handler "
                 f"at linear {gate.handler:#x} for the fault stub"
             )
+        if _filler(space.read(base, PAGE_SIZE)) and base % PAGE_SIZE == 0:
+            self.scratch = range(base + PAGE_SIZE - _SCRATCH, base + PAGE_SIZE, 8)
         await self._aim(gate, base)
         await self._target.set_read_watch(self.stub.bell)
         await self._target.set_watch(self._idt + Gate.SIZE * PAGE_FAULT_VECTOR)
@@ -104,11 +109,14 @@ def _find_padding(space: AddressSpace, start: int, size: int) -> int | None:
     first = (start + PAGE_SIZE - 1) & -PAGE_SIZE
     text = space.read(first, _SEARCH)
     for offset in range(0, len(text) - size, PAGE_SIZE):
-        page = text[offset : offset + PAGE_SIZE]
-        if page[:1] in _PADDING and page == page[:1] * PAGE_SIZE:
+        if _filler(text[offset : offset + PAGE_SIZE]):
             return first + offset
     # No such page: any run of filler that is long enough will do.
     text = space.read(start, _SEARCH)
     runs = [text.find(filler * (size + 2 * _ALIGNMENT)) for filler in _PADDING]
     found = [offset for offset in runs if offset >= 0]
     return (start + min(found) + 2 * _ALIGNMENT - 1) & -_ALIGNMENT if found else None
+
+
+def _filler(page: bytes) -> bool:
+    return page[:1] in _PADDING and page == page[:1] * PAGE_SIZE
