@@ -16,7 +16,7 @@ from typing import Literal
 from tracer.disassembler import foreign, words
 from tracer.errors import InvalidInstruction, NotEnoughBytes
 from tracer.forms import Form, candidates
-from tracer.instruction import WIDTH_NAMES, Instruction, Memory, Operand, operand_text
+from tracer.instruction import WIDTH_NAMES, Instruction, Memory, Operand, jump_target, operand_text
 from tracer.mapped import decode_mapped
 from tracer.modrm import Reader, address_size, operand_size
 from tracer.prefix import Head
@@ -49,7 +49,10 @@ def _decode_at(code: bytes, rip: int, mode: Mode) -> Instruction:
         raise NotEnoughBytes(code) from None
     if insn is None:
         return foreign(code, rip, mode)
-    return replace(insn, rip=rip)
+    insn = replace(insn, rip=rip)
+    if insn.form is not None and insn.form.operands == ("Jz",):
+        return replace(insn, text=f"{insn.form.name} {jump_target(insn):#x}")
+    return insn
 
 
 @lru_cache(maxsize=8192)
@@ -69,6 +72,10 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
         raise InvalidInstruction(code, "LOCK on an instruction that cannot be locked")
     if form is None or (form.size64 and mode is Mode.COMPAT16):
         return None  # the width of the stack pointer (SS.B) cannot be seen in 16-bit code
+    if form.size64 == "f64" and head.long and head.operand and not head.rex & 8:
+        # AMD CPUs and QEMU obey 66 here, Intel CPUs do not (AMD APM vol. 3, 1.2.2; SDM vol. 2A,
+        # CALL).
+        return None
     if head.vex and head.vvvv and not any(slot[0] in "BH" for slot in form.operands):
         raise InvalidInstruction(code, "VEX.vvvv must be 1111b")
 
@@ -82,7 +89,8 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
     rep: Literal["rep", "repne"] | None = None
     if form.repeat is not None and head.rep:
         rep = "rep" if head.rep == 0xF3 else "repne"
-    width = next((operand.width for operand in operands if type(operand) is Memory), 0)
+    stack = size if form.size64 else 0
+    width = next((operand.width for operand in operands if type(operand) is Memory), stack)
     text = _text(code, mode, form, operands, width, rep, head.lock)
     return Instruction(
         0, code, mode, text, form, operands, size, reader.address_size, width, rep, head.lock
@@ -157,4 +165,5 @@ def _text(
         text = " ".join(found)
         return text if rep is None or text.startswith("rep") else f"{rep} {text}"
     shown = ", ".join([operand_text(operand) for operand in operands])
-    return " ".join([*(["lock"] if lock else []), *([rep] if rep else []), form.name, shown])
+    parts = ["lock" if lock else "", rep or "", form.name, shown]
+    return " ".join([part for part in parts if part])

@@ -145,6 +145,16 @@ class Instruction:
         return (self.rip + len(self.code)) & mask
 
 
+def jump_target(insn: Instruction) -> int:
+    """Return the linear address that a near relative jump or call goes to.
+
+    It has the operand size, as the instruction pointer then does (Intel SDM vol. 2A, CALL).
+    """
+    (distance,) = insn.operands
+    assert isinstance(distance, Immediate)
+    return insn.next_rip + distance.value & (1 << 8 * insn.operand_size) - 1
+
+
 def operand_text(operand: Operand) -> str:
     """Write an operand in Intel syntax, as capstone does."""
     if isinstance(operand, Immediate):

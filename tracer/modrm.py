@@ -161,14 +161,17 @@ class Reader:
             case "G":
                 width = self.address_size if slot_type == "a" else slot_width(slot_type, self.size)
                 return self._register(reg, width)
-            case "I":
-                if slot_type == "b":
-                    return Immediate(self.integer(1, signed=False))
+            case "I" | "J":
+                if slot_type in ("b", "w"):
+                    return Immediate(self.integer(slot_width(slot_type, 0), signed=False))
                 width = 1 if slot_type == "bs" else min(self.size, 4)
                 return Immediate(self.integer(width) & ((1 << 8 * self.size) - 1))
             case "B":
                 number = self._named(head.vvvv)
                 return self._register(number, slot_width(slot_type, self.size))
+            case "Z":
+                number = head.byte & 7 | (head.rex & 1) << 3
+                return _register(File.GPR, number, slot_width(slot_type, self.size))
             case "V":
                 return _register(File.XMM, reg, self._vector(slot_type))
             case "H":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tracer.bus import Operand
 from tracer.emulate import plan as operands_of
-from tracer.emulate.address import effective_address, linear_address
+from tracer.emulate.address import effective_address, linear_address, nesting
 from tracer.errors import EmulationError
 from tracer.forms import Access
 from tracer.instruction import File, Instruction, Memory, Register, operand_text
@@ -15,7 +15,7 @@ from tracer.intercept import Transfer, other_registers
 from tracer.pending import Pending
 from tracer.region import place_of
 from tracer.trace import Direction
-from tracer.x86 import GPR, RAX, RCX, RDX, RSP, CpuState, Mode
+from tracer.x86 import GPR, RAX, RBP, RCX, RDX, RSP, CpuState, Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,15 @@ def memories(insn: Instruction) -> list[tuple[Memory, Access]]:
     size, ones = insn.operand_size, (1 << 64) - 1 if insn.mode is Mode.LONG else 0xFFFFFFFF
     stack = Memory(size, "ss", RSP, None, 1, 0, False, ones)
     match form.operation:
-        case "push" | "call":
+        case "push" | "pushf" | "call":
             below = replace(stack, displacement=-size)
             return [*((memory, Access.R) for memory, _ in found), (below, Access.W)]
-        case "pop":
+        case "pop" | "ret":
             return [(stack, Access.R), *found]
+        case "leave":
+            return [(replace(stack, base=RBP), Access.R)]
+        case "enter":
+            return list(_frames(insn, stack))
         case "movdir64b":
             register, source = insn.operands
             assert isinstance(register, Register) and isinstance(source, Memory)
@@ -77,6 +81,15 @@ def memories(insn: Instruction) -> list[tuple[Memory, Access]]:
         case "movs":
             return found[::-1]
     return found
+
+
+def _frames(insn: Instruction, stack: Memory) -> Iterator[tuple[Memory, Access]]:
+    size, level = insn.operand_size, nesting(insn)
+    yield replace(stack, displacement=-size), Access.W
+    for n in range(1, level + 1):
+        if n < level:
+            yield replace(stack, base=RBP, displacement=-size * n), Access.R
+        yield replace(stack, displacement=-size * (n + 1)), Access.W
 
 
 def _address(

@@ -15,7 +15,7 @@ from tracer.decode import decode
 from tracer.emulate import plan, real
 from tracer.forms import Form, Unit
 from tracer.instruction import Operand, Register
-from tracer.x86 import GPR, RSP, CpuState, Flag, Mode, Segments
+from tracer.x86 import GPR, RBP, RSP, CpuState, Flag, Mode, Segments
 
 MIDDLE = (DATA + DATA_END) // 2
 EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
@@ -43,6 +43,8 @@ def sizes(form: Form, mode: Mode) -> tuple[int, ...]:
     wide = (8,) if mode is Mode.LONG else ()
     if form.size64 == "f64":
         return (4,)  # a jump to a 16-bit address would leave the code page
+    if form.size64:
+        return (2, 4)
     if any(slot[1:] in ("v", "z") or slot == "rAX" for slot in slots):
         return (2, 4, *wide)
     if any(slot[1:] == "y" for slot in slots):
@@ -92,13 +94,22 @@ def encode(form: Form, mode: Mode, size: int, random: Random) -> tuple[bytes, di
             tail += (MIDDLE + random.randrange(64)).to_bytes(width, "little")
         elif slot in ("Ib", "Ibs") or slot[0] == "L":
             tail += random.choice((b"\0", b"\1", b"\x1f", b"\x7f", b"\x80", random.randbytes(1)))
+        elif slot == "Iw":
+            # The CPU wants to be able to write what ENTER leaves as the top of the stack.
+            far = b"\0\x07" if form.name == "enter" else b"\xff\xff"
+            tail += random.choice((b"\0\0", b"\x10\0", b"\0\x01", far))
+        elif slot == "Jz":
+            tail += b"JUMP"
         elif slot == "Iz":
             tail += random.choice((random.randbytes(4), b"\xff" * 4))[: min(size, 4)]
     if opcode.vex:
         return _vex(form, rex, prefixes, long, random) + tail, registers
+    byte = random.randint(opcode.byte, opcode.last)
+    if byte != opcode.last and long and random.random() < 0.4:
+        rex |= 0x41
     lead = bytes(prefixes) + (bytes([rex | 0x40]) if rex else b"")
     escape = (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")[opcode.map]
-    return lead + escape + bytes([opcode.byte]) + tail, registers
+    return lead + escape + bytes([byte]) + tail, registers
 
 
 def _vex(form: Form, rex: int, prefixes: list[int], long: bool, random: Random) -> bytes:
@@ -163,6 +174,7 @@ def cases(form: Form, mode: Mode, count: int, seed: int) -> Iterator[Case]:
             target = MIDDLE + random.randrange(256) // _step(form) * _step(form)
             offset = (target - CODE - len(code)) & 0xFFFFFFFF
             code = code.replace(b"RIP!", offset.to_bytes(4, "little"))
+        code = code.replace(b"JUMP", (JUMPED - CODE - len(code)).to_bytes(4, "little"))
         insn = decode(code, CODE, mode)
         small = 8 * insn.address_size < mode.value
         cpu = _state(form, mode, registers, small, random)
@@ -188,8 +200,9 @@ def cases(form: Form, mode: Mode, count: int, seed: int) -> Iterator[Case]:
                 if number not in registers:
                     cpu = _with(cpu, number, int.from_bytes(PATTERN[at : at + half], "little"))
         ram = {}
-        if form.operation in ("call", "jmp"):
-            ram[plan(insn, cpu)[0].linear] = JUMPED.to_bytes(8, "little")
+        if form.operation in ("call", "jmp", "ret"):
+            if form.operands != ("Jz",):
+                ram[plan(insn, cpu)[0].linear] = JUMPED.to_bytes(8, "little")
         elif form.operation in ("div", "idiv") and 2 not in registers and random.random() < 0.9:
             # A divisor of about the size of rDX, so that most quotients fit.
             linear, width = plan(insn, cpu)[0].linear, insn.width
@@ -232,6 +245,8 @@ def _state(
         for _ in GPR
     ]
     gpr[RSP] = MIDDLE + 0x1800 + random.randrange(64)
+    if form.operation in ("leave", "enter"):
+        gpr[RBP] = MIDDLE + 0x800 + random.randrange(64)
     if form.repeat:
         gpr[1] = random.choice((0, 1, 2, 5))
         if small:
@@ -241,7 +256,8 @@ def _state(
         gpr[3] = MIDDLE
     for number, value in registers.items():
         gpr[number] = value
-    flags = 2 | random.choice((0, ALL_FLAGS, random.getrandbits(12) & ALL_FLAGS))
+    # User code on a host runs with interrupts on, which PUSHF shows.
+    flags = 2 | Flag.IF | random.choice((0, ALL_FLAGS, random.getrandbits(12) & ALL_FLAGS))
     if form.repeat and random.random() < 0.3:
         flags |= Flag.DF
     step = _step(form)

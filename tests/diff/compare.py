@@ -143,8 +143,8 @@ def difference(case: Case, theirs: Result | Fault, *, whole: bool) -> str | None
 def _undefined_register(insn: Instruction, after: CpuState) -> str:
     # BSF and BSR of 0 leave the destination undefined (SDM vol. 2A); vendors differ.
     assert insn.form is not None
-    target = insn.operands[0]
     if insn.form.operation in ("bsf", "bsr") and after.rflags & Flag.ZF:
+        target = insn.operands[0]
         assert isinstance(target, Register)
         return GPR[target.number]
     return ""

@@ -53,14 +53,18 @@ def trusted(case: Case) -> bool:
     """Tell whether unicorn executes this very case right.
 
     LOCK NEG computes flags of a value it has already stored; SHLD and SHRD forget the immediate in
-    a RIP-relative address.
+    a RIP-relative address; RET takes its immediate for a signed one.
     """
     insn = decode(case.code, case.cpu.rip, case.cpu.mode)
     assert insn.form is not None
     if insn.form.name == "neg" and insn.lock:
         return False
+    if insn.form.name == "ret" and any(
+        isinstance(o, Immediate) and o.value >> 15 for o in insn.operands
+    ):
+        return False
     relative = any(isinstance(o, Memory) and o.rip_relative for o in insn.operands)
-    immediate = isinstance(insn.operands[-1], Immediate)
+    immediate = bool(insn.operands) and isinstance(insn.operands[-1], Immediate)
     return not (relative and immediate and insn.form.name in ("shld", "shrd"))
 
 

@@ -103,7 +103,9 @@ def test_random_bytes(mode: Mode, bits: int) -> None:
         shown = f"{code.hex(' ')}: {ours.text} / {theirs}"
         assert theirs.code != iced.Code.INVALID, shown
         assert ours.length == theirs.len, shown
-        memory = next(o for o in ours.operands if isinstance(o, Memory))
+        memory = next((o for o in ours.operands if isinstance(o, Memory)), None)
+        if memory is None:
+            continue  # but the stack
         if ours.form.access is not Access.NONE and ours.form.name != "movdir64b":
             assert memory.width == iced.MemorySizeExt.size(theirs.memory_size), shown
         if ours.form.modrm and not memory.rip_relative:

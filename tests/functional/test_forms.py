@@ -18,6 +18,7 @@ from tracer.decode import decode
 from tracer.emulate import undefined_flags
 from tracer.explanation import stepped_live
 from tracer.forms import FORMS, Form, Unit
+from tracer.forms.stack import STACK
 from tracer.x86 import STATUS_FLAGS, CpuState, Mode
 
 pytestmark = pytest.mark.qemu
@@ -30,7 +31,7 @@ _NOT_QEMU = ("blsi", "adcx", "adox", "movdiri", "movdir64b")
 _NOT_QEMU_FAMILIES = ("sha1", "sha256", "gf2p8", "vgf2p8", "vpdp")
 _NOT_QEMU_ROWS = ("F6 /1", "F7 /1")
 # These need other operands: test_instruction has them.
-_ELSEWHERE = ("push", "pop", "call", "jmp", "xlat")
+_ELSEWHERE = ("xlat", *{form.name for form in STACK})
 _COUNTED = ("rol", "ror", "rcl", "rcr", "shl", "shr", "sar", "shld", "shrd")
 _MAPS = ("", "0f", "0f38", "0f3a")
 _PP = {"NP": 0, "66": 1, "F3": 2, "F2": 3}

@@ -144,6 +144,13 @@ CASES = [
     Case("cmp dword ptr [rdi], 0; setne al", [("R", 0, 4, I4)], {"rax": 0}, {"rax": 1}),
     Case("test byte ptr [rdi], 1; setnz al", [("R", 0, 1, I1)], {"rax": 0}, {"rax": 1}),
     Case("add rax, [rdi]", [("R", 0, 8, I8)], {"rax": A}, {"rax": (A + I8) & ONES}),
+    # a stack frame
+    Case(
+        "mov r12, rsp; mov rbp, rdi; leave; mov rax, rsp; mov rsp, r12; sub rax, rdi; xor rax, rbp",
+        [("R", 0, 8, I8)],
+        {},
+        {"rax": 8 ^ I8},
+    ),
     # what the emulator leaves to the CPU: a push would land on the fault's own frame
     Case("push [rdi]; pop rax", [("R", 0, 8, None)], {}, {"rax": I8}, via="stepped"),
     # SSE

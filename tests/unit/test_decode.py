@@ -286,6 +286,38 @@ def test_a_length_that_a_form_does_not_have_is_no_instruction() -> None:
             dec(code)
 
 
+@pytest.mark.parametrize(
+    ("code", "text", "width"),
+    [
+        ("41 50", "push r8", 8),
+        ("66 58", "pop ax", 2),
+        ("6a fe", "push 0xfffffffffffffffe", 8),
+        ("66 68 34 12", "push 0x1234", 2),
+        ("c8 10 00 01", "enter 0x10, 1", 8),
+        ("c9", "leave", 8),
+        ("c2 08 00", "ret 8", 8),
+        ("e8 fb ff ff ff", f"call {RIP:#x}", 8),
+    ],
+)
+def test_stack_forms(code: str, text: str, width: int) -> None:
+    insn = dec(code)
+    assert (insn.text, insn.width) == (text, width)
+    assert insn.form is not None
+
+
+def test_target_of_a_call_is_where_the_code_is() -> None:
+    code = bytes.fromhex("e8 00 01 00 00")
+    assert decode(code, 0x1000, Mode.LONG).text == "call 0x1105"
+    assert decode(code, 0x2000, Mode.LONG).text == "call 0x2105"
+    assert decode(bytes.fromhex("66 e8 00 ff"), 0x1000, Mode.COMPAT32).text == "call 0xf04"
+
+
+@pytest.mark.parametrize("code", ["66 e8 00 00 00 00", "66 c3", "66 ff 13", "66 ff 23"])
+def test_operand_size_of_a_near_branch_is_the_vendor_s(code: str) -> None:
+    assert dec(code).form is None
+    assert dec(code.replace("66", "66 48")).form is not None
+
+
 @pytest.mark.parametrize("prefix", ["66", "f2", "f3"])
 def test_pitfall_23_movnti_takes_no_prefix(prefix: str) -> None:
     with pytest.raises(InvalidInstruction):
@@ -334,7 +366,7 @@ def test_pitfall_26_register_operands_are_no_memory(code: str) -> None:
     assert insn.operands == ()
 
 
-@pytest.mark.parametrize("code", ["90", "8d 03", "0f a2", "e8 00 00 00 00", "0f 0b"])
+@pytest.mark.parametrize("code", ["90", "8d 03", "0f a2", "e9 00 00 00 00", "0f 0b"])
 def test_pitfall_27_what_makes_no_access_has_no_form(code: str) -> None:
     assert dec(code).form is None
 

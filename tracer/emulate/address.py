@@ -16,8 +16,8 @@ from tracer.emulate.mask import SIZES, chosen
 from tracer.emulate.unit import require
 from tracer.errors import GuestException, UnsupportedInstruction
 from tracer.forms import Access, Form, Unit
-from tracer.instruction import Instruction, Memory, Register
-from tracer.x86 import RAX, RCX, RSP, CpuState, Flag, Mode
+from tracer.instruction import Immediate, Instruction, Memory, Register
+from tracer.x86 import RAX, RBP, RCX, RSP, CpuState, Flag, Mode
 
 ALIGNMENT_CHECK, GENERAL_PROTECTION, STACK_FAULT = 17, 13, 12
 
@@ -157,32 +157,58 @@ def _xlat(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]:
     return (_operand(insn, form, memory, offset & memory.mask, Access.R, cpu),)
 
 
-def _stack(insn: Instruction, form: Form, cpu: CpuState, offset: int, access: Access) -> Operand:
+def _stack(insn: Instruction, cpu: CpuState, linear: int, access: Access) -> Operand:
     # SS is flat; the stack pointer has the width of the mode (16-bit code is not decoded here).
-    mask = _MASK64 if cpu.mode is Mode.LONG else 0xFFFFFFFF
-    linear = (cpu.gpr[RSP] + offset) & mask
+    linear &= _MASK64 if cpu.mode is Mode.LONG else 0xFFFFFFFF
     check(insn, linear, insn.operand_size, cpu, stack=True)
     return Operand(linear, insn.operand_size, access is Access.R, access is Access.W)
 
 
 def _push(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]:
     # An operand that RSP addresses is found before RSP is decremented (SDM vol. 2B, PUSH).
-    (memory,) = insn.operands
-    assert isinstance(memory, Memory)
-    offset = effective_address(memory, insn, cpu)
-    source = _operand(insn, form, memory, offset, Access.R, cpu)
-    return source, _stack(insn, form, cpu, -insn.operand_size, Access.W)
+    sources = [
+        _operand(insn, form, memory, effective_address(memory, insn, cpu), Access.R, cpu)
+        for memory in insn.operands
+        if isinstance(memory, Memory)
+    ]
+    return *sources, _stack(insn, cpu, cpu.gpr[RSP] - insn.operand_size, Access.W)
 
 
 def _pop(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]:
     # An operand that RSP addresses is found after RSP was incremented (SDM vol. 2B, POP).
-    (memory,) = insn.operands
-    assert isinstance(memory, Memory)
+    top = _stack(insn, cpu, cpu.gpr[RSP], Access.R)
+    if not insn.operands or not isinstance(memory := insn.operands[0], Memory):
+        return (top,)
     offset = effective_address(memory, insn, cpu)
     if memory.base == RSP:
         offset = (offset + insn.operand_size) & memory.mask
-    source = _stack(insn, form, cpu, 0, Access.R)
-    return source, _operand(insn, form, memory, offset, Access.W, cpu)
+    return top, _operand(insn, form, memory, offset, Access.W, cpu)
+
+
+def _leave(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]:
+    return (_stack(insn, cpu, cpu.gpr[RBP], Access.R),)
+
+
+def _enter(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]:
+    # RBP is pushed; of a nested procedure the outer frames' pointers too, which the frame that RBP
+    # points at has below it, and at last the pointer to the new frame (SDM vol. 2A, ENTER). The
+    # CPU also asks whether the new top of the stack can be written, without an access.
+    size, level = insn.operand_size, nesting(insn)
+    top, frame = cpu.gpr[RSP] - size, cpu.gpr[RBP]
+    operands = [_stack(insn, cpu, top, Access.W)]
+    for n in range(1, level):
+        operands.append(_stack(insn, cpu, frame - size * n, Access.R))
+        operands.append(_stack(insn, cpu, top - size * n, Access.W))
+    if level:
+        operands.append(_stack(insn, cpu, top - size * level, Access.W))
+    return tuple(operands)
+
+
+def nesting(insn: Instruction) -> int:
+    """Return the nesting level of ENTER: how many pointers to frames it pushes beside RBP."""
+    level = insn.operands[1]
+    assert isinstance(level, Immediate)
+    return level.value & 31
 
 
 def _move64(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]:
@@ -211,9 +237,10 @@ _SPECIAL = {
     **dict.fromkeys(("movs", "cmps", "stos", "lods", "scas"), _string),
     **dict.fromkeys(("bt string", "bts string", "btr string", "btc string"), _bit_string),
     "xlat": _xlat,
-    "push": _push,
-    "call": _push,
-    "pop": _pop,
+    **dict.fromkeys(("push", "pushf", "call"), _push),
+    **dict.fromkeys(("pop", "ret"), _pop),
+    "leave": _leave,
+    "enter": _enter,
     "movdir64b": _move64,
     **dict.fromkeys(SIZES, _masked),
 }

@@ -11,6 +11,7 @@ from tracer.forms.integer import CONDITIONS, INTEGER
 from tracer.forms.packed import PACKED
 from tracer.forms.row import Access, Extension, Form, Lock, Opcode, Repeat, Unit, slot_width
 from tracer.forms.shuffle import SHUFFLE
+from tracer.forms.stack import STACK
 from tracer.forms.vector import VECTOR
 from tracer.forms.x87 import X87
 
@@ -19,13 +20,14 @@ __all__ = (
     "candidates", "slot_width",
 )  # fmt: skip
 
-FORMS: tuple[Form, ...] = (*INTEGER, *VECTOR, *PACKED, *SHUFFLE, *CIPHER, *X87)
+FORMS: tuple[Form, ...] = (*INTEGER, *STACK, *VECTOR, *PACKED, *SHUFFLE, *CIPHER, *X87)
 """Every row."""
 
 _BY_OPCODE: dict[tuple[bool, int, int], tuple[Form, ...]] = {}
 for _form in FORMS:
-    _key = (bool(_form.opcode.vex), _form.opcode.map, _form.opcode.byte)
-    _BY_OPCODE[_key] = (*_BY_OPCODE.get(_key, ()), _form)
+    for _byte in range(_form.opcode.byte, _form.opcode.last + 1):
+        _key = (bool(_form.opcode.vex), _form.opcode.map, _byte)
+        _BY_OPCODE[_key] = (*_BY_OPCODE.get(_key, ()), _form)
 
 
 def candidates(vex: bool, opcode_map: int, byte: int) -> tuple[Form, ...]:

@@ -186,11 +186,6 @@ INTEGER = (
     row("0F C7 /1",    "cmpxchg8b", "Mq",      RW, ZF, lock="lockable"),
     row("REX.W 0F C7 /1", "cmpxchg16b", "Mdq", RW, ZF, operation="cmpxchg8b",
         lock="lockable", aligned=True, only="o64"),
-    # Stack and control transfer
-    row("FF /6",       "push",     "Ev",       R, size64="d64"),
-    row("8F /0",       "pop",      "Ev",       W, size64="d64"),
-    row("FF /2",       "call",     "Ev",       R, size64="f64"),
-    row("FF /4",       "jmp",      "Ev",       R, size64="f64"),
     # No access
     row("NP 0F AE /7", "clflush",     "Mb",    NONE, operation="none"),
     row("66 0F AE /7", "clflushopt",  "Mb",    NONE, operation="none"),

@@ -19,14 +19,16 @@ G     register named by ModRM.reg          dq qq  16, 32
 V P   XMM, MMX register by ModRM.reg       x      16 or 32: the length of the vectors
 B H   register, XMM register by VEX.vvvv   v      2, 4 or 8: the operand size
 L     XMM register by bits 7:4 of a byte   y      4 or 8: the operand size, never 2
-S     segment register by ModRM.reg        z      2 or 4: the operand size, never 8
-I     immediate; ``Ibs`` is sign-extended  t      10 (x87 extended real, packed decimal)
-O     memory at an absolute offset         o      64
-T     memory at DS:rBX + AL (XLAT)         a      the address size
+Z     register by the opcode (``50+r``)    z      2 or 4: the operand size, never 8
+S     segment register by ModRM.reg        t      10 (x87 extended real, packed decimal)
+I     immediate; ``Ibs`` is sign-extended  o      64
+J     distance of a jump, sign-extended    a      the address size
+O     memory at an absolute offset
+T     memory at DS:rBX + AL (XLAT)
 X Y   memory at DS:rSI, at ES:rDI
 ====  ===================================  =====  ==============================================
 
-Only forms with a memory operand have a row: the others cannot make an access that is intercepted.
+Only forms that access memory have a row: the others cannot be intercepted. The stack is no operand.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ Only = Literal["", "i64", "o64"]
 class Opcode:
     """Hold the opcode column of a row, taken apart.
 
-    ``map`` is 0 for one-byte opcodes, 1 for 0F, 2 for 0F 38, 3 for 0F 3A. ``digit`` is ModRM.reg
+    ``map`` is 0 for one-byte opcodes, 1 for 0F, 2 for 0F 38, 3 for 0F 3A. ``byte`` to ``last`` are
+    the opcode: one byte, or eight where its low bits name a register. ``digit`` is ModRM.reg
     where the manuals write ``/digit``. ``prefix`` is ``""``, ``NP``, ``NFx``, ``66``, ``F2`` or
     ``F3``. ``vex`` is the length column of a VEX form (``128``, ``256``, ``128/256``, ``LZ``,
     ``LIG``) or ``""``. ``w`` is the REX.W or VEX.W that selects the row, None where either does.
@@ -85,6 +88,7 @@ class Opcode:
     text: str
     map: int
     byte: int
+    last: int
     digit: int | None
     prefix: str
     vex: str
@@ -177,8 +181,10 @@ def _opcode(text: str) -> Opcode:
         opcode_map = 1
         if len(tokens) > 1:
             opcode_map = _MAPS["0F" + tokens.pop(0)]
-    (byte,) = tokens
-    return Opcode(text, opcode_map, int(byte, 16), digit, prefix, vex, w)
+    (token,) = tokens
+    byte = int(token.removesuffix("+r"), 16)
+    last = byte + 7 if token.endswith("+r") else byte
+    return Opcode(text, opcode_map, byte, last, digit, prefix, vex, w)
 
 
 def row(
