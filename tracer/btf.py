@@ -6,7 +6,7 @@ Ref: Linux Documentation/bpf/btf.rst; include/uapi/linux/btf.h.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -20,6 +20,14 @@ _ARRAY = struct.Struct("<III")  # element type, index type, number of elements
 _ENUMERATOR = struct.Struct("<Ii")  # name, value
 _PARAMETER = struct.Struct("<II")  # name, type
 _POINTER_SIZE = 8
+
+# Bounds on what a damaged or hostile blob can make us do: Debian's has 7 MB, and no structure of
+# the kernel comes near the others.
+MAX_SIZE = 64 << 20
+"""Largest blob that is read, in bytes."""
+_MAX_DEPTH = 32  # structures, arrays or typedefs within each other
+_MAX_MEMBERS = 1 << 16  # looked at for one question
+_MAX_NAME = 1024  # bytes
 
 
 class Kind(IntEnum):
@@ -105,13 +113,14 @@ class Btf:
         number = self.compounds.get(name)
         offset = 0
         steps = path.replace("[", ".[").split(".")
+        budget = iter(range(_MAX_MEMBERS))
         for step in steps:
             if number is None:
                 return None
             if step.startswith("["):
                 found = self._element(number, int(step[1:-1]))
             else:
-                found = self._find(number, step)
+                found = self._find(number, step, budget)
             if found is None:
                 return None
             number = found[0]
@@ -168,7 +177,7 @@ class Btf:
 
     def _skip(self, number: int) -> int:
         # Through typedefs and qualifiers to the type they stand for.
-        for _ in range(64):
+        for _ in range(_MAX_DEPTH):
             kind, _, target, _ = self._type(number)
             if kind not in _TRANSPARENT:
                 return number
@@ -176,18 +185,20 @@ class Btf:
         raise KernelImageError("damaged BTF: a typedef stands for itself")
 
     def _size(self, number: int) -> int:
-        number = self._skip(number)
-        kind, _, size, start = self._type(number)
-        match kind:
-            case Kind.PTR:
-                return _POINTER_SIZE
-            case Kind.ARRAY:
-                element, _, count = _ARRAY.unpack_from(self.types, start + 12)
-                return self._size(element) * int(count)
-            case Kind.INT | Kind.STRUCT | Kind.UNION | Kind.ENUM | Kind.ENUM64 | Kind.FLOAT:
-                return size
-            case _:
-                return 0
+        count = 1
+        for _ in range(_MAX_DEPTH):
+            kind, _, size, start = self._type(self._skip(number))
+            match kind:
+                case Kind.ARRAY:
+                    number, _, elements = _ARRAY.unpack_from(self.types, start + 12)
+                    count *= elements
+                case Kind.PTR:
+                    return count * _POINTER_SIZE
+                case Kind.INT | Kind.STRUCT | Kind.UNION | Kind.ENUM | Kind.ENUM64 | Kind.FLOAT:
+                    return count * size
+                case _:
+                    return 0
+        raise KernelImageError("damaged BTF: an array is its own element")
 
     def _element(self, number: int, index: int) -> tuple[int, int] | None:
         kind, _, _, start = self._type(self._skip(number))
@@ -196,11 +207,17 @@ class Btf:
         element, _, count = _ARRAY.unpack_from(self.types, start + 12)
         return (element, index * self._size(element)) if 0 <= index < count else None
 
-    def _find(self, number: int, wanted: str) -> tuple[int, int] | None:
+    def _find(
+        self, number: int, wanted: str, budget: Iterator[int], depth: int = 0
+    ) -> tuple[int, int] | None:
+        if depth == _MAX_DEPTH:
+            raise KernelImageError("damaged BTF: a structure is a member of itself")
         kind, info, _, start = self._type(self._skip(number))
         if kind not in _COMPOUND:
             return None
         for index in range(info & 0xFFFF):
+            if next(budget, None) is None:
+                raise KernelImageError(f"damaged BTF: more than {_MAX_MEMBERS} members to look at")
             name, target, position = _MEMBER.unpack_from(self.types, start + 12 + 12 * index)
             bits = 0
             if info >> 31:  # kind flag: the offset's upper byte is the width of a bit field
@@ -208,7 +225,7 @@ class Btf:
             if name and _string(self.strings, name) == wanted:
                 return None if bits else (target, position // 8)
             if not name and not bits:
-                inner = self._find(target, wanted)
+                inner = self._find(target, wanted, budget, depth + 1)
                 if inner is not None:
                     return inner[0], position // 8 + inner[1]
         return None
@@ -221,6 +238,8 @@ def parse_btf(data: bytes) -> Btf:
     """
     if len(data) < _HEADER.size:
         raise KernelImageError("damaged BTF: shorter than its header")
+    if len(data) > MAX_SIZE:
+        raise KernelImageError(f"damaged BTF: {len(data)} bytes, more than any kernel has")
     magic, version, _, header, type_at, type_size, string_at, string_size = _HEADER.unpack_from(
         data
     )
@@ -247,10 +266,13 @@ def parse_btf(data: bytes) -> Btf:
             starts.append(at)
             extra = _EXTRA.get(kind)
             at += 12 + (extra(vlen) if extra else 0)
+        if at > type_size:
+            raise ValueError("it is cut off")
     except (struct.error, ValueError) as error:
         raise KernelImageError(f"damaged BTF at type {len(starts)}: {error}") from error
     return Btf(types, strings, tuple(starts), compounds, enumerators)
 
 
 def _string(strings: bytes, offset: int) -> str:
-    return strings[offset : strings.find(b"\0", offset)].decode("latin-1")
+    end = strings.find(b"\0", offset, offset + _MAX_NAME)
+    return strings[offset:end].decode("latin-1") if end >= 0 else ""

@@ -45,6 +45,7 @@ class Kind(Enum):
 
 
 _KINDS = (Kind.UNDEFINED, Kind.END, Kind.CALL, Kind.REGS, Kind.REGS_PARTIAL)
+_OLDER_KINDS = (Kind.CALL, Kind.REGS, Kind.REGS_PARTIAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,11 @@ def layout_of(types: Btf) -> Layout | None:
 
 def _field(types: Btf, name: str) -> tuple[int, int] | None:
     found = types.bit_field("orc_entry", name)
-    return None if found is None else (found[0] - 32, found[1])
+    if found is None:
+        return None
+    first, width = found[0] - 32, found[1]
+    # What is not within the last 16 bits is damage, not a layout.
+    return (first, width) if first >= 0 and first + width <= 16 else None
 
 
 def parse_entry(data: bytes, layout: Layout) -> Entry:
@@ -153,12 +158,10 @@ def parse_entry(data: bytes, layout: Layout) -> Entry:
 
     sp_base = bits & 0xF
     number = field(layout.kind)
-    if layout.end is None:
-        kind = _KINDS[number] if number < len(_KINDS) else Kind.UNDEFINED
-    elif sp_base == _UNDEFINED:
+    kinds = _KINDS if layout.end is None else _OLDER_KINDS
+    kind = kinds[number] if number < len(kinds) else Kind.UNDEFINED
+    if layout.end is not None and sp_base == _UNDEFINED:
         kind = Kind.END if field(layout.end) else Kind.UNDEFINED
-    else:
-        kind = (Kind.CALL, Kind.REGS, Kind.REGS_PARTIAL, Kind.UNDEFINED)[number]
     signal = bool(field(layout.signal)) if layout.signal else kind is not Kind.CALL
     return Entry(sp_offset, bp_offset, sp_base, bits >> 4 & 0xF, kind, signal)
 

@@ -31,6 +31,16 @@ MAX_IMAGE = 1 << 30
 _FACTS = "facts-1.json"  # the number changes with the fields of Facts
 _MAP = "System.map"
 _BTF = "BTF"
+_DAMAGE = (
+    ELFError,
+    ValueError,
+    OverflowError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    struct.error,
+)
+"""What pyelftools raises for headers that cannot be: it checks little before it reads."""
 _T = TypeVar("_T")
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
 
@@ -167,7 +177,7 @@ def read_symbols(path: Path) -> SymbolTable:
             raise KernelImageError("this ELF file is stripped: it has no symbol table")
         names = elf.get_section(section["sh_link"]).data()
         table = section.data()
-    except ELFError as error:
+    except _DAMAGE as error:
         raise KernelImageError(f"a damaged ELF file: {error}") from error
     return symbols.table_of(elf_symbols(table, names))
 
@@ -177,7 +187,7 @@ def _has_symbols(image: bytes) -> bool:
         return False
     try:
         return ELFFile(io.BytesIO(image)).get_section_by_name(".symtab") is not None
-    except ELFError:
+    except _DAMAGE:
         return False  # what is wrong with it has been said by now
 
 
@@ -254,7 +264,7 @@ def _examine(vmlinux: bytes, folder: Path) -> Facts:
         section = elf.get_section_by_name(".BTF")
         btf = section.data() if section is not None else b""
         entry = elf["e_entry"]
-    except ELFError as error:
+    except _DAMAGE as error:
         raise KernelImageError(f"the vmlinux inside is a damaged ELF file: {error}") from error
     kernel = [load for load in loads if load["p_vaddr"] >= KERNEL_HALF]
     found = bzimage.banners(vmlinux)

@@ -26,6 +26,8 @@ Read = Callable[[int, int], bytes]
 _MAX_MODULES = 4096
 _MAX_SYMBOLS = 1 << 18
 _MAX_NAME = 1024  # bytes; the kernel's KSYM_NAME_LEN is 512
+_MAX_STRINGS = 1 << 24  # bytes of names of one module
+_MAX_STRUCTURE = 1 << 16  # bytes of a struct module
 
 _STATE_UNFORMED = 3  # enum module_state: on the list, but not yet laid out
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
@@ -122,8 +124,11 @@ def module_layout(types: Btf) -> ModuleLayout:
     if types.member("module", "arch.num_orcs") is not None:
         # Ref: arch/x86/include/asm/module.h, struct mod_arch_specific.
         orc = member("arch.orc_unwind_ip"), member("arch.orc_unwind"), member("arch.num_orcs")
+    size = types.size_of("module") or 0
+    if size > _MAX_STRUCTURE:
+        raise KernelImageError(f"the kernel's types say that struct module has {size} bytes")
     return ModuleLayout(
-        size=types.size_of("module") or 0,
+        size=size,
         link=link,
         state=member("state"),
         name=member("name"),
@@ -222,11 +227,14 @@ def _symbols(read: Read, layout: ModuleLayout, at: int) -> list[Symbol]:
     entries = list(_SYMBOL.iter_unpack(table))
     # No field tells the size of the string table: it ends with the name that starts last.
     last = max(entry[0] for entry in entries)
+    if last > _MAX_STRINGS:
+        return []
     names = (read(strings, last) if last else b"") + _text(read, strings + last).encode() + b"\0"
     found = []
     for entry, kind in zip(entries, kinds, strict=True):
         name_at, _, _, section, value, _ = entry
-        name = names[name_at : names.find(b"\0", name_at)].decode("ascii", "replace")
+        end = names.find(b"\0", name_at, name_at + _MAX_NAME)
+        name = names[name_at : max(end, name_at)].decode("ascii", "replace")
         # SHN_UNDEF; and the assembler's own labels, after which kallsyms names no address
         # either (Linux include/linux/module_symbol.h, is_mapping_symbol).
         if section and name and not name.startswith((".L", "L0\x01", "$")):

@@ -24,6 +24,8 @@ from tracer.symbols import KERNEL_HALF, SymbolTable, resolve
 log = logging.getLogger(__name__)
 
 _CACHED = 1 << 16
+_BUDGET = 256 << 20
+"""Bytes read for one look at all modules: those of a distribution's kernel need a few MiB."""
 
 
 class Names:
@@ -136,8 +138,21 @@ def _cached(
     return known[linear]
 
 
+class _BudgetSpent(LookupError):
+    pass
+
+
 def _reader(space: AddressSpace) -> Read:
+    left = _BUDGET
+
     def read(linear: int, size: int) -> bytes:
+        nonlocal left
+        if size > left:
+            if left >= 0:
+                log.warning("names are missing: modules say they have over %d bytes", _BUDGET)
+            left = -1
+            raise _BudgetSpent
+        left -= size
         data = space.read(linear, size)
         if len(data) != size:
             raise LookupError(f"linear {linear:#x} is not mapped to RAM")

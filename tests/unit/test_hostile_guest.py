@@ -1,0 +1,193 @@
+"""What a hostile kernel says of itself: each reader ends, soon and with little memory.
+
+The worst that each format allows is given to its reader, which has an address space of its own
+with less room than a reader without bounds would take.
+"""
+
+from __future__ import annotations
+
+import resource
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from btf_sample import BtfWriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from module_sample import HEAD, KALLSYMS, MODULE, TABLES, one_module, types
+
+from tracer.btf import MAX_SIZE, parse_btf
+from tracer.errors import KernelImageError, TracerError
+from tracer.guest.kernel import open_kernel, read_symbols
+from tracer.guest.modules import loaded_modules, module_layout
+from tracer.orc import Layout, layout_of, parse_entry
+
+STRUCT, ARRAY, ENUM = 4, 3, 6
+_T = TypeVar("_T")
+
+
+def sparingly(work: Callable[[], _T], room: int = 256 << 20) -> _T:
+    """Do some work with so many bytes of memory more than there are now."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, limits[1]))
+    try:
+        return work()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_a_structure_that_is_its_own_member() -> None:
+    btf = BtfWriter()
+    # Two members without a name, each the structure itself: two to the power of the depth.
+    btf.structure("module", 8, ("", 1, 0), ("", 1, 0), ("real", 1, 0))
+    with pytest.raises(KernelImageError, match="damaged BTF"):
+        parse_btf(btf.blob()).member("module", "missing")
+
+
+def test_structures_in_structures_without_end() -> None:
+    btf = BtfWriter()
+    for number in range(40):
+        btf.structure(f"s{number}", 8, *[("", number + 2, 0)] * 40)
+    btf.structure("last", 8)
+    with pytest.raises(KernelImageError, match="damaged BTF"):
+        parse_btf(btf.blob()).member("s20", "missing")
+
+
+def test_an_array_of_itself() -> None:
+    btf = BtfWriter()
+    btf.array(1, 2)
+    btf.structure("module", 8, ("list", 1, 0))
+    with pytest.raises(KernelImageError, match="its own element"):
+        parse_btf(btf.blob()).member("module", "list")
+
+
+def test_types_that_end_beyond_the_blob() -> None:
+    btf = BtfWriter()
+    btf.add(STRUCT, "module", 8, vlen=0xFFFF)
+    with pytest.raises(KernelImageError, match="cut off"):
+        parse_btf(btf.blob())
+
+
+def test_a_name_that_is_all_names() -> None:
+    btf = BtfWriter()
+    at = len(btf.strings)
+    btf.strings += b"x" * (8 << 20)
+    btf.add(ENUM, "e", 4, struct.pack("<Ii", at, 0) * 0xFFFF, 0xFFFF)
+    assert sparingly(lambda: parse_btf(btf.blob())).enumerators == {"": 0}
+
+
+def test_a_blob_that_is_too_large() -> None:
+    with pytest.raises(KernelImageError, match="more than any kernel has"):
+        parse_btf(bytes(MAX_SIZE + 1))
+
+
+@given(st.binary(max_size=400), st.sampled_from(["list", "arch.num_orcs", "mem[1].base"]))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_types_or_an_error(noise: bytes, path: str) -> None:
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(noise), 0, len(noise))
+    try:
+        parsed = parse_btf(header + noise)
+        for name in (*parsed.compounds, "module"):
+            parsed.member(name, path)
+            parsed.size_of(name)
+            parsed.bit_field(name, "type")
+    except KernelImageError:
+        pass
+
+
+@pytest.mark.parametrize("width", range(16))
+@pytest.mark.parametrize("first", [0, 20, 40, 47, 60])
+def test_fields_of_unwind_entries_of_any_width(first: int, width: int) -> None:
+    btf = BtfWriter()
+    number = btf.integer("unsigned int", 4)
+    members = [(name, number, width << 24 | first) for name in ("type", "end", "signal")]
+    btf.structure("orc_entry", 6, *members, bit_fields=True)
+    layout = layout_of(parse_btf(btf.blob()))
+    for bits in (b"\0\0\0\0\0\0", b"\xff\xff\xff\xff\xff\xff"):
+        if layout is not None:
+            parse_entry(bits, layout)
+    parse_entry(b"\xff" * 6, Layout(kind=(0, 16), end=(1, 1), signal=None))
+
+
+class Endless:
+    """A guest's memory in which every byte is there, and counts what is read of it."""
+
+    def __init__(self, fill: bytes = b"x") -> None:
+        self.written = one_module()
+        self.fill = fill
+        self.most = 0
+
+    def read(self, linear: int, size: int) -> bytes:
+        self.most = max(self.most, size)
+        assert size < 64 << 20, f"{size} bytes are read at once"
+        try:
+            return self.written.read(linear, size)
+        except KeyError:
+            return self.fill * size
+
+
+@pytest.mark.parametrize("offset", [1 << 20, 1 << 30, 0xFFFF_FFFF])
+def test_names_of_symbols_four_gigabytes_away(offset: int) -> None:
+    memory = Endless()
+    # As many symbols as are read, each with a name that has no end.
+    count = 1 << 18
+    memory.written.numbers(MODULE + KALLSYMS, "<Q", TABLES + 0x900)
+    memory.written.numbers(TABLES + 0x900, "<QQQQ", 0xFFFF_FFFF_D000_0000, count, TABLES, TABLES)
+    memory.fill = struct.pack("<I", offset)[:1]
+    (module,) = sparingly(
+        lambda: loaded_modules(memory.read, module_layout(types("new")), HEAD), 512 << 20
+    )
+    assert module.name == "virtio_net"
+
+
+def test_a_list_of_modules_without_end() -> None:
+    class Circle(Endless):
+        def read(self, linear: int, size: int) -> bytes:
+            return (0xFFFF_FFFF_C000_0000 + linear * 7919 % (1 << 28)).to_bytes(8, "little") * (
+                size // 8 + 1
+            )
+
+    modules = loaded_modules(
+        lambda at, size: Circle().read(at, size)[:size], module_layout(types("new")), HEAD
+    )
+    assert len(modules) <= 4096
+
+
+def elf_header(**fields: int) -> bytes:
+    values = {
+        "type": 2, "machine": 62, "version": 1, "entry": 0, "phoff": 64, "shoff": 0, "flags": 0,
+        "ehsize": 64, "phentsize": 56, "phnum": 1, "shentsize": 64, "shnum": 0, "shstrndx": 0,
+    }  # fmt: skip
+    values |= fields
+    return b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", *values.values())
+
+
+@pytest.mark.parametrize("field", ["phoff", "shoff", "phnum", "shnum", "phentsize", "shentsize",
+                                   "shstrndx", "entry", "machine"])  # fmt: skip
+@pytest.mark.parametrize("value", [1, 0x7FFF, 0xFFFF, 1 << 62, (1 << 64) - 1])
+def test_forged_headers_are_one_line(field: str, value: int, tmp_path: Path) -> None:
+    wide = field in ("phoff", "shoff", "entry")
+    file = tmp_path / "vmlinux"
+    header = elf_header(**{field: value if wide else value & 0xFFFF})
+    file.write_bytes(header + bytes(200) + b"Linux version 6.1.0-test (a@b) #1\0")
+    for read in (open_kernel, read_symbols):
+        with pytest.raises(TracerError) as caught:
+            read(file)
+        assert "\n" not in str(caught.value)
+
+
+@given(noise=st.binary(min_size=0, max_size=300), at=st.integers(0, 120))
+@settings(max_examples=200, deadline=None)
+def test_any_header_is_a_kernel_or_one_line(
+    noise: bytes, at: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    image = bytearray(elf_header(shoff=64, shnum=2, shstrndx=1) + bytes(300))
+    image[max(at, 7) : at + len(noise)] = noise
+    file = tmp_path_factory.mktemp("elf") / "vmlinux"
+    file.write_bytes(bytes(image))
+    for read in (open_kernel, read_symbols):
+        with pytest.raises(TracerError):
+            read(file)
