@@ -9,6 +9,7 @@ CMPccXADD, which it does not know, and says whether bytes that neither knows are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -65,8 +66,8 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
     rows = candidates(head.vex, head.map, head.byte) if own else ()
     has_modrm = bool(rows) and rows[0].modrm
     modrm = code[head.at] if has_modrm else 0
-    # With a register instead of memory there is no row.
-    form = _select(rows, modrm >> 3 & 7, head) if modrm < 0xC0 else None
+    # With a register instead of memory there is no row, unless there is an access all the same.
+    form = _select([row for row in rows if row.register == (modrm >= 0xC0)], modrm >> 3 & 7, head)
     # Every lockable form is in the table (SDM vol. 2A, LOCK).
     if head.lock and (form is None or not form.lock or form.operands[0][0] not in "EM"):
         raise InvalidInstruction(code, "LOCK on an instruction that cannot be locked")
@@ -81,7 +82,9 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
 
     size = operand_size(head, mode, form.size64, form.opcode.prefix)
     reader = Reader(head, modrm, size, address_size(head, mode))
-    if has_modrm:
+    if form.register:
+        head.next()
+    elif has_modrm:
         # In the code ModRM, SIB and displacement precede any immediate, whatever the order here.
         reader.read_memory(form.memory_width(size, reader.length))
     operands = tuple([reader.operand(slot) for slot in form.operands])
@@ -97,7 +100,7 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
     )
 
 
-def _select(rows: tuple[Form, ...], digit: int, head: Head) -> Form | None:
+def _select(rows: Sequence[Form], digit: int, head: Head) -> Form | None:
     # Picks the row by /digit, mandatory prefix, W and the length of vectors. The row for exactly
     # this prefix wins over one that takes 66 as the operand size and ignores F2 and F3.
     chosen = None

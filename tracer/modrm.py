@@ -169,6 +169,9 @@ class Reader:
             case "B":
                 number = self._named(head.vvvv)
                 return self._register(number, slot_width(slot_type, self.size))
+            case "R":
+                number = self.modrm & 7 | (head.rex & 1) << 3
+                return _register(File.GPR, number, slot_width(slot_type, self.size))
             case "Z":
                 number = head.byte & 7 | (head.rex & 1) << 3
                 return _register(File.GPR, number, slot_width(slot_type, self.size))

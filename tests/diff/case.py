@@ -79,7 +79,10 @@ def encode(form: Form, mode: Mode, size: int, random: Random) -> tuple[bytes, di
 
     registers: dict[int, int] = {}
     tail = b""
-    if form.modrm:
+    if form.register:
+        tail += bytes([0xC0 | (opcode.digit or 0) << 3 | random.randrange(8)])
+        rex |= random.choice((0, 0x41)) if long else 0
+    elif form.modrm:
         digit = opcode.digit
         if digit is None:
             digit = random.randrange(6 if form.operands[-1] == "Sw" else 8)
@@ -201,7 +204,12 @@ def cases(form: Form, mode: Mode, count: int, seed: int) -> Iterator[Case]:
                     cpu = _with(cpu, number, int.from_bytes(PATTERN[at : at + half], "little"))
         ram = {}
         if form.operation in ("call", "jmp", "ret"):
-            if form.operands != ("Jz",):
+            if form.register:
+                number = _number_of(insn.operands[0])
+                if number == RSP:
+                    continue
+                cpu = _with(cpu, number, JUMPED)
+            elif form.operands != ("Jz",):
                 ram[plan(insn, cpu)[0].linear] = JUMPED.to_bytes(8, "little")
         elif form.operation in ("div", "idiv") and 2 not in registers and random.random() < 0.9:
             # A divisor of about the size of rDX, so that most quotients fit.

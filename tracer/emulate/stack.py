@@ -74,8 +74,11 @@ def _leave(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
 
 
 def _call(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
-    if isinstance(insn.operands[0], Memory):
+    (operand,) = insn.operands
+    if isinstance(operand, Memory):
         target = yield from load(plan[0])
+    elif isinstance(operand, Register):
+        target = read_register(operand, cpu)
     else:
         target = jump_target(insn)
     check(insn, target, 1, cpu, data=False)

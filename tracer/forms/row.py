@@ -19,10 +19,11 @@ G     register named by ModRM.reg          dq qq  16, 32
 V P   XMM, MMX register by ModRM.reg       x      16 or 32: the length of the vectors
 B H   register, XMM register by VEX.vvvv   v      2, 4 or 8: the operand size
 L     XMM register by bits 7:4 of a byte   y      4 or 8: the operand size, never 2
-Z     register by the opcode (``50+r``)    z      2 or 4: the operand size, never 8
-S     segment register by ModRM.reg        t      10 (x87 extended real, packed decimal)
-I     immediate; ``Ibs`` is sign-extended  o      64
-J     distance of a jump, sign-extended    a      the address size
+R     register named by ModRM.rm           z      2 or 4: the operand size, never 8
+Z     register by the opcode (``50+r``)    t      10 (x87 extended real, packed decimal)
+S     segment register by ModRM.reg        o      64
+I     immediate; ``Ibs`` is sign-extended  a      the address size
+J     distance of a jump, sign-extended
 O     memory at an absolute offset
 T     memory at DS:rBX + AL (XLAT)
 X Y   memory at DS:rSI, at ES:rDI
@@ -101,6 +102,7 @@ class Form:
 
     ``name`` is the mnemonic, ``operation`` the semantics it shares with other rows. ``flags`` are
     the RFLAGS bits it defines, ``undefined`` those it leaves undefined; all others never change.
+    ``register`` forms have a register where ModRM could name memory: their access is the stack's.
     ``aligned`` forms raise #GP when the address is no multiple of the width. ``extension`` is
     how a source narrower than the destination is widened.
     """
@@ -120,6 +122,7 @@ class Form:
     size64: Size64
     only: Only
     modrm: bool
+    register: bool
     changed: int
 
     def memory_width(self, size: int, length: int = 16) -> int:
@@ -210,5 +213,5 @@ def row(
     modrm = encoded.digit is not None or any(slot[0] in "EMWQGVPS" for slot in slots)
     return Form(
         encoded, name, operation or name, slots, access, flags, undefined, extension, lock,
-        aligned, repeat, unit, size64, only, modrm, int(flags | undefined),
+        aligned, repeat, unit, size64, only, modrm, slots[:1] == ("Rv",), int(flags | undefined),
     )  # fmt: skip

@@ -20,15 +20,18 @@ def _stack(
 # fmt: off
 STACK = (
     _stack("FF /6", "push",  "Ev",    R),
+    _stack("FF /6", "push",  "Rv",    R),
     _stack("50+r",  "push",  "Zv",    R),
     _stack("68",    "push",  "Iz",    R),
     _stack("6A",    "push",  "Ibs",   R),
     _stack("9C",    "pushf"),
     _stack("8F /0", "pop",   "Ev",    W),
+    _stack("8F /0", "pop",   "Rv",    W),
     _stack("58+r",  "pop",   "Zv",    W),
     _stack("C8",    "enter", "Iw Ib"),
     _stack("C9",    "leave"),
     _stack("FF /2", "call",  "Ev",    R, "f64"),
+    _stack("FF /2", "call",  "Rv",    R, "f64"),
     _stack("E8",    "call",  "Jz",    R, "f64"),
     _stack("FF /4", "jmp",   "Ev",    R, "f64"),
     _stack("C2",    "ret",   "Iw",    R, "f64"),

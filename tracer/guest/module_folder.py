@@ -129,7 +129,7 @@ def closure(folder: ModuleFolder, wanted: Sequence[str]) -> Closure:
         if name in done or name not in folder.files:
             return
         done[name] = b""  # before its dependencies, so that a circle ends
-        content = _unpacked(folder.files[name])
+        content = unpacked(folder.files[name])
         need = needs(content)
         for other in need.before:
             add(other)
@@ -145,7 +145,8 @@ def closure(folder: ModuleFolder, wanted: Sequence[str]) -> Closure:
     return Closure(tuple(done.items()), tuple(missing))
 
 
-def _unpacked(path: Path) -> bytes:
+def unpacked(path: Path) -> bytes:
+    """Return a module file as the kernel loads it. Raises GuestError for a damaged one."""
     content = path.read_bytes()
     try:
         match path.suffix:
