@@ -19,9 +19,10 @@ from typing import Protocol, cast
 
 from tracer import streams
 from tracer.command import EXIT_FAILED, EXIT_PIPE, EXIT_USAGE
-from tracer.errors import Interrupted, TracerError, UsageError
+from tracer.command.parser import command_name, parsers
+from tracer.errors import Interrupted, TracerError, UsageError, suggestion
 from tracer.signals import Ended, status_of, words_of
-from tracer.streams import warn
+from tracer.streams import choose_colour, warn
 
 _COMMANDS = {
     "boot": "boot a kernel and trace its accesses to devices",
@@ -85,44 +86,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    name = next((word for word in argv if not word.startswith("-")), None)
-    parser, commands = _parsers()
+    name = command_name(argv)
+    parser, commands = parsers(_COMMANDS, _version())
+    if name is not None and name not in _COMMANDS:
+        raise UsageError(f"there is no command {name}{suggestion(name, _COMMANDS)}")
     command: _Command | None = None
-    if name in _COMMANDS:
+    if name is not None:
         # Only the command asked for is loaded, so that `show` does not wait for what `boot` needs.
         # A keyword cannot name a module.
         module = f"tracer.command.{name}{'_' if keyword.iskeyword(name) else ''}"
         command = cast(_Command, importlib.import_module(module))
         command.add_arguments(commands[name])
     try:
-        args = parser.parse_args(argv)
-    except SystemExit as error:  # argparse has printed help, or what is wrong
+        args, rest = parser.parse_known_args(argv)
+        if rest:
+            (commands[name] if name is not None else parser).error(
+                f"unrecognized arguments: {' '.join(rest)}"
+            )
+    except SystemExit as error:  # argparse has printed help
         return error.code if isinstance(error.code, int) else EXIT_USAGE
     if command is None:
         parser.print_help(sys.stderr)
         return EXIT_USAGE
+    choose_colour(args.color)
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.WARNING,
         format="vetrace: %(name)s: %(message)s",
     )
     return command.run(args)
-
-
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = argparse.ArgumentParser(
-        prog="vetrace",
-        description="Trace every MMIO access of an x86-64 guest, from outside.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"vetrace {_version()}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what is being done")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    return parser, {
-        name: commands.add_parser(
-            name, help=line, description=f"{line[0].upper()}{line[1:]}.", allow_abbrev=False
-        )
-        for name, line in _COMMANDS.items()
-    }
 
 
 def _version() -> str:

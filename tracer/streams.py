@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import TextIO
 
 from tracer.text import printable
 
 _UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.ENXIO}
 )
+
+_forced: bool | None = None
 
 
 def occupy() -> None:
@@ -33,6 +36,28 @@ def occupy() -> None:
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def choose_colour(when: str) -> None:
+    """Let output be coloured ``always``, ``never``, or as the terminal takes it (``auto``)."""
+    global _forced
+    _forced = {"always": True, "never": False}.get(when)
+
+
+def forced_colour() -> bool | None:
+    """Return what the reader said of colour, or None where the terminal decides."""
+    return _forced
+
+
+def shows_colour(stream: TextIO) -> bool:
+    """Tell whether a stream is to be written on in colour.
+
+    Ref: https://no-color.org (any non-empty NO_COLOR turns colours off).
+    """
+    if _forced is not None:
+        return _forced
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return stream.isatty() and not plain
 
 
 def warn(message: str) -> None:

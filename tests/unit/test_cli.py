@@ -243,6 +243,33 @@ def test_help_is_data(arguments: list[str], capsys: Output) -> None:
     assert "vetrace" in out and err == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["sho", "x"], "there is no command sho; did you mean show?"),
+        (["--color", "never", "difff", "x"], "there is no command difff; did you mean diff?"),
+        (["show", "x", "--regoin", "nvme"], "unrecognized arguments: --regoin nvme; did you mean"),
+        (["show", "x", "--regoin=nvme"], "did you mean --region?"),
+        (["boot", "--chekc"], "did you mean --check?"),
+        (["show", "x", "--zzzzz"], "unrecognized arguments: --zzzzz\n"),
+    ],
+)
+def test_what_was_meant_is_suggested(arguments: list[str], meant: str, capsys: Output) -> None:
+    assert cli.main(arguments) == 2
+    assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["-v", "show"], ["show", "-v"]])
+def test_verbose_before_or_after_the_commands_name(
+    arguments: list[str], trace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(show, "run", lambda args: seen.append(args.verbose) or 0)
+    assert cli.main([*arguments, trace]) == 0
+    assert cli.main(["show", trace]) == 0
+    assert seen == [True, False]
+
+
 def test_an_error_is_one_line_and_status_1(capsys: Output) -> None:
     assert cli.main(["show", "/no/such/trace"]) == 1
     out, err = capsys.readouterr()
@@ -354,6 +381,27 @@ def test_colours_are_for_terminals_that_want_them(trace: str, command: str) -> N
     assert style not in on_terminal([command, trace], TERM="dumb")
     colour = "\x1b[3"  # NO_COLOR leaves bold alone
     assert colour not in on_terminal([command, trace], NO_COLOR="1")
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("command", ["show", "stats"])
+def test_colour_by_option(trace: str, command: str, before: bool) -> None:
+    def with_colour(when: str) -> list[str]:
+        return ["--color", when, command, trace] if before else [command, f"--color={when}", trace]
+
+    assert "\x1b[" not in on_terminal(with_colour("never"))
+    plain, coloured = (
+        subprocess.run(
+            [*COMMAND, *with_colour(when)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=ENVIRONMENT,
+        ).stdout
+        for when in ("auto", "always")
+    )
+    assert "\x1b[" not in plain
+    assert "\x1b[" in coloured
 
 
 def test_a_line_fits_the_terminal(trace: str) -> None:

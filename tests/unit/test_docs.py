@@ -16,6 +16,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from tracer import cli
+from tracer.command import parser as command_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -50,7 +51,7 @@ def anchors(page: Path) -> set[str]:
 
 def parsers(command: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     """Return the parser of ``vetrace`` and that of one command, with its arguments declared."""
-    parser, subparsers = cli._parsers()
+    parser, subparsers = command_parser.parsers(cli._COMMANDS, "0")
     assert command in subparsers, f"no command {command}"
     suffix = "_" * keyword.iskeyword(command)
     importlib.import_module(f"tracer.command.{command}{suffix}").add_arguments(subparsers[command])

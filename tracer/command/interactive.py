@@ -7,10 +7,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from tracer.command import terminal
 from tracer.errors import UsageError
 from tracer.repl.result import Paper
 from tracer.repl.shell import Wish
+from tracer.streams import shows_colour
 
 
 def add_shell_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +59,7 @@ def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
 
 def paper() -> Paper:
     """Return what standard output is written on now."""
-    if not (sys.__stdout__ or sys.stdout).isatty():
-        return Paper()
-    return Paper(shutil.get_terminal_size().columns, terminal.shows_colour())
+    out = sys.__stdout__ or sys.stdout
+    if not out.isatty():
+        return Paper(colour=shows_colour(out))
+    return Paper(shutil.get_terminal_size().columns, shows_colour(out))

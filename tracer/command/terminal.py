@@ -1,18 +1,14 @@
-"""What the commands need to know of the terminal, if there is one.
-
-Ref: https://no-color.org (any non-empty NO_COLOR turns colours off).
-"""
+"""What the commands need to know of the terminal, if there is one."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from tracer.render import Layout, layout
-from tracer.streams import warn
+from tracer.streams import forced_colour, shows_colour, warn
 from tracer.tracefile import TraceReader
 
 if TYPE_CHECKING:
@@ -24,23 +20,22 @@ _FILE_COLUMNS = 240
 
 def line_layout(stream: TextIO) -> Layout:
     """Return the layout that access lines on ``stream`` should have now."""
-    if not stream.isatty():
-        return layout(None)
-    return layout(shutil.get_terminal_size().columns, shows_colour())
-
-
-def shows_colour() -> bool:
-    """Tell whether the reader's terminal is to be written on in colour."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    columns = shutil.get_terminal_size().columns if stream.isatty() else None
+    return layout(columns, shows_colour(stream))
 
 
 def table_console(stream: TextIO) -> Console:
-    """Return a console that prints tables to ``stream``, in colour only on a terminal."""
+    """Return a console that prints tables to ``stream``, in colour where that is wanted."""
     # Loading rich takes longer than showing a short trace does.
     from rich.console import Console
 
     return Console(
-        file=stream, width=None if stream.isatty() else _FILE_COLUMNS, highlight=False, markup=False
+        file=stream,
+        width=None if stream.isatty() else _FILE_COLUMNS,
+        highlight=False,
+        markup=False,
+        no_color=None if forced_colour() is None else not forced_colour(),
+        force_terminal=forced_colour(),
     )
 
 
