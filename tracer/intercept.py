@@ -143,9 +143,16 @@ def complete(cpu: CpuState, registers: Mapping[str, int]) -> CpuState:
 
 
 def needs_registers(insn: Instruction) -> bool:
-    """Tell whether an instruction sees more than the general-purpose registers."""
+    """Tell whether an instruction sees more than the general-purpose registers.
+
+    Of one that is left to the CPU, whether its addresses do.
+    """
     if insn.form is None:
-        return False
+        return insn.mode is not Mode.LONG or any(
+            touch.lanes is not None
+            or (touch.memory is not None and touch.memory.segment in ("fs", "gs"))
+            for touch in insn.touches
+        )
     for operand in insn.operands:
         if isinstance(operand, Memory):
             if operand.segment in ("fs", "gs"):

@@ -221,7 +221,9 @@ def _accesses(
     before = [_transfer("done", transfer) for transfer in pending.done]
     now = replace(_transfer("pending", pending.transfer), register=register)
     if not runs:
-        return (*before, now)
+        order = pending.foretold if pending.via == "stepped" else ()
+        at = order.index(pending.transfer) + 1 if pending.transfer in order else len(order)
+        return (*before, now, *(_transfer("ahead", transfer) for transfer in order[at:]))
     # The execution that gets furthest: one that raises may have stopped short of a write.
     longest = max(runs, key=lambda run: len(run.pieces))
     ahead = [

@@ -176,7 +176,7 @@ CASES = [
     # and what it does not know
     Case(
         "pxor xmm2, xmm2; addpd xmm2, [rdi]; movq rax, xmm2",
-        [("R", 0, 16, None)],
+        [("R", 0, 8, None), ("R", 8, 8, None)],
         {},
         {"rax": I8},
         via="stepped",

@@ -121,10 +121,10 @@ def test_an_nvme_controller_gets_as_far_as_its_first_command(
 
 
 def test_a_native_step_ends_the_run_before_it_reaches_the_device(tmp_path: Path) -> None:
-    # The emulator does not know PADDD, so its access would be the vCPU's own.
+    # The emulator does not know ADDPS, so its access would be the vCPU's own.
     first = initial(0, 4)
     known = Case("mov eax, [rdi]", [("R", 0, 4, first)], after={"rax": first})
-    unknown = Case("pxor xmm2, xmm2; paddd xmm2, [rdi]", [("R", 0, 16, None)], via="stepped")
+    unknown = Case("addps xmm2, [rdi]", [("R", 0, 16, None)], via="stepped")
     guest = ("--kernel", assemble(tmp_path, [known, unknown]), "--region", REGION)
     recorded = boot(tmp_path / "recorded", "--quiet", *guest, "--", *DEVICE)
     assert recorded.status == 0, recorded.err

@@ -66,6 +66,17 @@ def plan(insn: Instruction, cpu: CpuState) -> tuple[Operand, ...]:
         raise UnsupportedInstruction(insn.code, insn.text)
     if form.unit is not Unit.INTEGER:
         require(insn, cpu)
+    return places(insn, cpu)
+
+
+def places(insn: Instruction, cpu: CpuState) -> tuple[Operand, ...]:
+    """Return the memory operands of a form as :func:`plan` does, whoever carries it out.
+
+    Nothing is asked of the unit that the form needs. Raise :class:`GuestException` for what an
+    address deserves.
+    """
+    form = insn.form
+    assert form is not None
     special = _SPECIAL.get(form.operation)
     if special is not None:
         return special(insn, form, cpu)

@@ -9,9 +9,11 @@ held. The same way the vCPU carries out a whole instruction that the emulator do
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tracer.errors import InterceptError
+from tracer.footprint import Encounter
 from tracer.gdb.target import RegisterFile, Target, assign, store
 from tracer.intercept import AddressSpace, Transfer
 from tracer.linux import SPARE_LINEAR
@@ -20,7 +22,7 @@ from tracer.stub import CONTROL_SIZE, VALUE_OFFSET, Stub, pack_request
 from tracer.x86 import Flag, PageFaultCode
 
 _FIXED_FLAG = 1 << 1
-_MAX_HEALED = 8
+_MAX_HEALED = 32
 """Pages one instruction can touch: more poisoned ones than this mean something else is wrong."""
 
 
@@ -29,11 +31,13 @@ class Stepped:
     """Tell where a native step left the vCPU.
 
     ``registers`` are those after it. ``faulted`` says that the instruction raised an exception,
-    so that RIP is at a handler of the guest.
+    so that RIP is at a handler of the guest. ``encounters`` are the faults on poison that it came
+    upon, the first one included.
     """
 
     registers: RegisterFile
     faulted: bool
+    encounters: tuple[Encounter, ...]
 
 
 class Carrier:
@@ -112,35 +116,48 @@ class Carrier:
         finally:
             set_poison(space.memory, space.paging, leaf, poisoned=True)
 
-    async def native_step(self, rip: int, linear: int, space: AddressSpace, stub: Stub) -> Stepped:
+    async def native_step(
+        self,
+        rip: int,
+        foretold: Sequence[Transfer],
+        space: AddressSpace,
+        stub: Stub,
+        admit: Callable[[Encounter], None],
+        first: Encounter,
+    ) -> Stepped:
         """Let the vCPU carry out the interrupted instruction on the real devices.
 
-        ``rip`` is its linear address, ``linear`` the one that faulted. The vCPU stands at the
-        stub's ``stop`` before, and afterwards where the instruction left it: behind itself, at
-        itself (REP), or at a handler.
+        ``rip`` is its linear address, ``first`` the fault. The pages of what is ``foretold`` are
+        healed from the start: an instruction that faults halfway starts over, and would make an
+        access twice. What it comes upon beyond is asked of ``admit``, which may raise. The vCPU
+        stands at the stub's ``stop`` before, and afterwards where the instruction left it: behind
+        itself, at itself (REP), or at a handler.
         Raises InterceptError when it does not get past its faults.
         """
         healed: list[Leaf] = []
+        encounters = [first]
         await self._hold_others(True)
         try:
+            for transfer in foretold:
+                _heal(space.leaf(transfer.linear), healed, space)
+            _heal(space.leaf(first.linear), healed, space)
             while True:
-                leaf = space.leaf(linear)
-                if leaf is None or not leaf.poisoned or len(healed) == _MAX_HEALED:
-                    raise InterceptError(f"a native step faults again at linear {linear:#x}")
-                set_poison(space.memory, space.paging, leaf, poisoned=False)
-                healed.append(leaf)
                 await self.leave(stub)
                 await self._target.step(stub.leave)
                 await self._target.step(rip)
                 after = await self._target.registers()
                 if after["rip"] != stub.entry:
-                    return Stepped(after, faulted=False)
+                    return Stepped(after, False, tuple(encounters))
                 error = int.from_bytes(space.read(after["rsp"], 8), "little")
                 if not error & PageFaultCode.RSVD:
-                    return Stepped(after, faulted=True)
-                # It touches a second poisoned page: start over with both healed.
+                    return Stepped(after, True, tuple(encounters))
+                # It touches another poisoned page: start over with all healed.
                 await self._target.run_to(stub.stop)
-                linear = after["cr2"]
+                met = Encounter(after["cr2"], bool(error & PageFaultCode.W))
+                if not _heal(space.leaf(met.linear), healed, space):
+                    raise InterceptError(f"a native step faults again at linear {met.linear:#x}")
+                encounters.append(met)
+                admit(met)
         finally:
             for leaf in healed:
                 set_poison(space.memory, space.paging, leaf, poisoned=True)
@@ -185,6 +202,15 @@ class Carrier:
     async def _hold_others(self, held: bool) -> None:
         if not self._alone:
             await self._target.hold_others(held)
+
+
+def _heal(leaf: Leaf | None, healed: list[Leaf], space: AddressSpace) -> bool:
+    # Take the poison off a leaf and note that; tells whether there was any, and still room.
+    if leaf is None or not leaf.poisoned or len(healed) == _MAX_HEALED:
+        return False
+    set_poison(space.memory, space.paging, leaf, poisoned=False)
+    healed.append(leaf)
+    return True
 
 
 def _spare_linear(transfer: Transfer, space: AddressSpace) -> int | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from tracer.errors import InterceptError
+from tracer.footprint import Encounter
 from tracer.gdb.target import assign_xmm, store
 from tracer.instruction import Instruction
 from tracer.intercept import AddressSpace, Meddling, Transfer
 from tracer.stub import SPILL_SIZE, Spill, patch_spill
-from tracer.x86 import PAGE_SIZE, CpuState, PageFaultCode
+from tracer.x86 import CpuState, PageFaultCode
 
 
 @dataclass(slots=True)
@@ -71,31 +71,11 @@ class Fault:
             for transfer in foretold
         )
 
-    def stepped_transfer(self, insn: Instruction | None) -> Transfer:
-        """Return the access that the vCPU makes by itself, as far as the fault tells it."""
-        cr2 = self.spill.cr2
-        leaf = self.space.leaf(cr2)
-        physical = leaf.translate(cr2) if leaf is not None else 0
-        way: Literal["read", "write"] = "read"
-        if self.spill.frame.error_code & PageFaultCode.W:
-            way = "write"
-        known = {} if insn is None else {item.direction: item.width for item in insn.touches}
-        width = 0 if insn is None else insn.width or known.get(way) or 0
-        region = self.space.regions.find(physical)
-        room = PAGE_SIZE - cr2 % PAGE_SIZE
-        if region is not None:
-            room = min(room, region.end + 1 - physical)
-        return Transfer(
-            direction="unknown" if insn is None else way,
-            linear=cr2,
-            physical=physical,
-            width=width,
-            value=None,
-            region=region,
-            traced=self.space.regions.is_traced(physical),
-            ram=False,
-            extent=None if width else room,
-        )
+    @property
+    def encounter(self) -> Encounter:
+        """Return where the CPU came upon poison."""
+        write = bool(self.spill.frame.error_code & PageFaultCode.W)
+        return Encounter(self.spill.cr2, write)
 
     def write_back(self) -> list[str]:
         """Return what the interrupted code is to find changed: registers on the stack, and XMM."""

@@ -16,6 +16,7 @@ from tracer.errors import (
     InterceptError,
     UnsupportedInstruction,
 )
+from tracer.footprint import Encounter, footprint
 from tracer.gdb.target import Target, assign, store
 from tracer.guest.names import Names
 from tracer.instruction import Instruction
@@ -312,14 +313,21 @@ class Interceptor:
             insn: Instruction | None = decode(code, fault.cpu.rip, fault.cpu.mode)
         except EmulationError:
             insn = None
-        if self.standin is not None:
-            self.standin.refuse(fault.stepped_transfer(insn), fault.cpu.rip, why)
+        ahead = footprint(insn, fault.cpu, fault.space)
+
+        def admit(met: Encounter) -> None:
+            if self.standin is not None:
+                for transfer in ahead.seen([met], fault.space):
+                    self.standin.refuse(transfer, fault.cpu.rip, why)
+
+        admit(fault.encounter)
+        foretold = ahead.seen([fault.encounter], fault.space)
         if self.overseer is not None:
-            await self._oversee_step(self.overseer, fault, insn, why)
+            await self._oversee_step(self.overseer, fault, insn, foretold, why)
             if insn is not None and fault.meddled:
-                return await self._skip(fault, insn, code, why)
+                return await self._skip(fault, insn, foretold, why)
         stepped = await self._carrier.native_step(
-            fault.cpu.rip, fault.spill.cr2, fault.space, gate.stub
+            fault.cpu.rip, foretold, fault.space, gate.stub, admit, fault.encounter
         )
         if stepped.faulted:
             self._counts["faulted"] += 1
@@ -331,8 +339,8 @@ class Interceptor:
             rip=registers["rip"],
             rflags=registers["eflags"],
         )
-        transfer = fault.stepped_transfer(insn)
-        self._record(fault, insn, Outcome(after, (transfer,)), fault.cpu, code, why)
+        made = ahead.seen(stepped.encounters, fault.space)
+        self._record(fault, insn, Outcome(after, made), fault.cpu, code, why)
         return []
 
     async def _oversee_step(
@@ -340,23 +348,26 @@ class Interceptor:
         overseer: Overseer,
         fault: Fault,
         insn: Instruction | None,
+        foretold: tuple[Transfer, ...],
         why: str,
     ) -> None:
-        # What the vCPU does by itself can be left out, but not be given another value.
-        transfer = fault.stepped_transfer(insn)
-        if not transfer.traced:
-            return
+        # What the vCPU does by itself can be left out as a whole, but not be given another value.
         fault.meddled.clear()
-        pending = self._pending(fault, insn, transfer, (transfer,), why=why)
-        if isinstance(_diverted(await overseer.before(pending), pending), Skip):
-            fault.meddled[0] = Meddling(skipped=True)
+        for number, transfer in enumerate(foretold):
+            pending = self._pending(fault, insn, transfer, foretold, why=why)
+            pending = replace(pending, seq=pending.seq + number)
+            if isinstance(_diverted(await overseer.before(pending), pending), Skip):
+                fault.meddled.update(dict.fromkeys(range(len(foretold)), Meddling(skipped=True)))
+                return
 
-    async def _skip(self, fault: Fault, insn: Instruction, code: bytes, why: str) -> list[str]:
+    async def _skip(
+        self, fault: Fault, insn: Instruction, foretold: tuple[Transfer, ...], why: str
+    ) -> list[str]:
         # Go on behind an instruction that nobody carries out.
         before = fault.cpu
         fault.cpu = replace(before, rip=before.rip + len(insn.code))
-        outcome = Outcome(fault.cpu, (fault.stepped_transfer(insn),))
-        self._record(fault, insn, outcome, before, code, why)
+        outcome = Outcome(fault.cpu, foretold)
+        self._record(fault, insn, outcome, before, note=why)
         fault.cpu = await self._completed(fault.cpu)
         return fault.write_back()
 
