@@ -6,6 +6,7 @@ The seed is fixed, so a failure repeats; what the table declares undefined is no
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,8 @@ from tests.diff.case import Case, cases
 from tests.diff.compare import difference
 from tracer import emulate
 from tracer.bus import Store
-from tracer.emulate import arithmetic, evaluate, flags
+from tracer.decode import decode
+from tracer.emulate import arithmetic, cipher, evaluate, flags, packed, shuffle, vector
 from tracer.emulate.access import Execution, Plan, Run
 from tracer.emulate.evaluate import evaluator
 from tracer.emulate.state import Gpr
@@ -100,6 +102,50 @@ def test_comparison_notices_a_stale_upper_half(monkeypatch: pytest.MonkeyPatch) 
     assert any(
         difference(case, result, whole=True) for case, result in zip(batch, results, strict=True)
     )
+
+
+def test_comparison_notices_what_vex_leaves_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = _host_cases(2, "vmovups")
+    results = host.run(batch)
+    right = vector.write_vector
+
+    def keep(insn: Instruction, cpu: CpuState, register: Register, value: int) -> CpuState:
+        return replace(right(insn, cpu, register, value), ymm=cpu.ymm)
+
+    monkeypatch.setattr(vector, "write_vector", keep)
+    assert any(
+        difference(case, result, whole=True) for case, result in zip(batch, results, strict=True)
+    )
+
+
+def test_comparison_notices_each_wrong_vector_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    available = host.features()
+    if not available:
+        pytest.skip("the host is no x86-64 CPU with FSGSBASE")
+    families = vector.OPERATIONS | packed.OPERATIONS | shuffle.OPERATIONS | cipher.OPERATIONS
+    unnoticed = set(families)
+    batch = [
+        case
+        for form in FORMS
+        if form.operation in families and host.executes(form, available)
+        for case in cases(form, Mode.LONG, 1, SEED)
+    ]
+    for name, operation in families.items():
+        monkeypatch.setitem(emulate._RUN, name, vector.vectors(_inverted(operation)))
+    for case, result in zip(batch, host.run(batch), strict=True):
+        insn = decode(case.code, case.cpu.rip, case.cpu.mode)
+        assert insn.form is not None
+        if difference(case, result, whole=True):
+            unnoticed.discard(insn.form.operation)
+    lacking = {
+        form.operation for form in FORMS if not host.executes(form, available)
+    }  # on this host
+    assert unnoticed <= lacking
+
+
+def _inverted(operation: vector.Vector) -> vector.Vector:
+    # The lowest bit of the result the wrong way round.
+    return lambda bits, *values: operation(bits, *values) ^ 1
 
 
 def _twice(run: Run) -> Run:
