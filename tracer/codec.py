@@ -14,15 +14,8 @@ import msgspec
 from tracer.errors import TraceError
 from tracer.trace import (
     FORMAT_VERSION,
-    End,
     Header,
-    Intercept,
-    MapRecord,
-    Mark,
     Record,
-    RegionRecord,
-    StackRecord,
-    UserRecord,
 )
 
 
@@ -42,13 +35,11 @@ class _Tag(msgspec.Struct):
 # What the decoder raises on bytes that are no JSON, or that nest without end.
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-_KNOWN = frozenset({"region", "map", "stack", "mmio", "mark", "user", "end"})
+_KNOWN = frozenset({"region", "map", "stack", "mmio", "mark", "user", "lost", "end"})
 
 _encoder = msgspec.json.Encoder()
 _header_decoder = msgspec.json.Decoder(Header)
-_record_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(
-    RegionRecord | MapRecord | StackRecord | Intercept | Mark | UserRecord | End
-)
+_record_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 _tag_decoder = msgspec.json.Decoder(_Tag)
 
 

@@ -7,17 +7,18 @@ A mark that begins with ``phase: `` names the phase from there on. Without such 
 allocator must run (before it there are fixed mappings alone); ``kernel``; and ``user space``, once
 code at privilege level 3 has made an access itself.
 
+A log that was imported tells nothing of these: there a phase is what follows a marker, and has its
+text as its name.
+
 Ref: Linux, Documentation/arch/x86/x86_64/mm.rst (the kernel has the upper half).
 """
 
 from __future__ import annotations
 
+from tracer.marker import PHASE, names_stretch
 from tracer.trace import Intercept, MapRecord, Mark, Record
 
 DECOMPRESSOR, EARLY, KERNEL, USER = "decompressor", "early", "kernel", "user space"
-
-PREFIX = "phase: "
-"""Opens the text of a mark that names a phase."""
 
 _UPPER_HALF = 1 << 47
 
@@ -28,12 +29,15 @@ class PhaseTracker:
     def __init__(self) -> None:
         self.phase: str | None = None
         self._marked = False
+        self._marker: str | None = None
 
     def add(self, record: Record) -> str | None:
         """Take the next record; return its phase."""
         if isinstance(record, Mark):
-            if record.text.startswith(PREFIX):
-                self.phase, self._marked = record.text[len(PREFIX) :], True
+            if record.text.startswith(PHASE):
+                self.phase, self._marked = record.text[len(PHASE) :], True
+            elif names_stretch(record):
+                self._marker = record.text
         elif self._marked:
             pass
         elif isinstance(record, MapRecord):
@@ -44,6 +48,8 @@ class PhaseTracker:
         return self.phase
 
     def _of(self, record: Intercept) -> str | None:
+        if record.imported:
+            return self._marker
         if record.cpl == 3:
             return USER
         if self.phase in (None, DECOMPRESSOR):

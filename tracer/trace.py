@@ -85,7 +85,10 @@ class RegionRecord(
 class MapRecord(
     msgspec.Struct, frozen=True, kw_only=True, tag="map", tag_field="type", omit_defaults=True
 ):
-    """Tell that the guest mapped ``size`` bytes of a traced region."""
+    """Tell that the guest mapped ``size`` bytes of a traced region.
+
+    ``id`` is the number that a log gave the mapping, in a trace that was imported.
+    """
 
     time_ns: Count
     linear: Hex
@@ -93,6 +96,7 @@ class MapRecord(
     size: Count
     regions: list[str]
     by: str
+    id: Count | None = None
 
 
 class TdVmcallInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -198,6 +202,11 @@ class Intercept(
         reached = (access for access in self.accesses if access.region is not None)
         return list(enumerate(reached, self.seq))
 
+    @property
+    def imported(self) -> bool:
+        """Tell whether the record is from a log, which has neither code nor registers."""
+        return not self.code and not self.before
+
 
 BY_FRAME_POINTERS = "by frame pointers"
 """How a stack was made that may lack the caller of a function without a frame."""
@@ -252,6 +261,19 @@ class UserRecord(
     registers: dict[str, Hex] = {}
 
 
+class LostRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="lost", tag_field="type", omit_defaults=True
+):
+    """Tell that records are missing here, in a log that was imported: its writer lost events.
+
+    ``count`` is how many, ``vcpu`` whose they were; each is absent where the log does not say.
+    """
+
+    time_ns: Count
+    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)] | None = None
+    count: Count | None = None
+
+
 RELEASED = "detach"
 """The text of the record after which a guest runs on without being traced."""
 
@@ -270,5 +292,5 @@ class End(
     counts: dict[str, int]
 
 
-Record = RegionRecord | MapRecord | StackRecord | Intercept | Mark | UserRecord | End
+Record = RegionRecord | MapRecord | StackRecord | Intercept | Mark | UserRecord | LostRecord | End
 """Everything that may follow the header."""

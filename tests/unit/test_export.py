@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -132,3 +134,29 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: Output) 
     for path in (tmp_path / "no" / "such", Path("/dev/full")):
         assert cli.main(["export", str(trace), "--format", "mmiotrace", "-o", str(path)]) == 1
         assert capsys.readouterr().err.startswith(f"vetrace: cannot write {path}: No s")
+
+
+@pytest.mark.parametrize("form", ["mmiotrace", "perfetto", "parquet"])
+def test_standard_output_gets_what_a_file_gets(tmp_path: Path, form: str) -> None:
+    if form != "mmiotrace":
+        pytest.importorskip({"parquet": "pyarrow"}.get(form, form))
+    result = export(tmp_path, form)
+    done = subprocess.run(
+        [sys.executable, "-m", "tracer", "export", str(tmp_path / "run.vtrace"), "--format", form,
+         "-o", "-"],
+        cwd=Path(__file__).parents[2], capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr == b"vetrace: 5 accesses written to standard output\n"
+    if form == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        assert parquet.read_table(io.BytesIO(done.stdout)) == parquet.read_table(result)
+    else:
+        assert done.stdout == result.read_bytes()
+
+
+def test_a_trace_is_never_overwritten_by_its_export(tmp_path: Path, capsys: Output) -> None:
+    trace = sample.write(tmp_path / "run.vtrace")
+    before = trace.read_bytes()
+    assert cli.main(["export", str(trace), "--format", "mmiotrace", "-o", str(trace)]) == 2
+    assert "is the trace itself" in capsys.readouterr().err and trace.read_bytes() == before

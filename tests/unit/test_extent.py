@@ -120,7 +120,7 @@ def test_diff_holds_extents_against_each_other(tmp_path: Path, capsys: Output, e
 
 def test_exports_say_that_it_is_not_known(tmp_path: Path) -> None:
     lines = MmiotraceLog().lines(FXSAVE, FXSAVE.device_accesses())
-    assert [line.split()[0] for line in lines] == ["UNKNOWN"]
+    assert [line.split()[0] for line in lines] == ["MARK", "UNKNOWN"]
     parquet = pytest.importorskip("pyarrow.parquet")
     table = tmp_path / "table"
     name = trace(

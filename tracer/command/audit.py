@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     judged, unjudged = audits[0].exits, audits[0].unjudged
     if unjudged and not judged:
         raise TraceError(
-            f"{args.trace}: nothing can be said of its {unjudged:,} accesses: the trace does not"
+            f"{trace.name}: nothing can be said of its {unjudged:,} accesses: the trace does not"
             " have their instructions, as one that was imported from a log has not"
         )
     if args.json:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     terminal.warn_of_losses(trace)
     if unjudged:
         warn(
-            f"{args.trace}: {unjudged:,} of {judged + unjudged:,} accesses were not judged: the"
+            f"{trace.name}: {unjudged:,} of {judged + unjudged:,} accesses were not judged: the"
             " trace does not have their instructions"
         )
     if any(audit.fatal_sites for audit in audits):

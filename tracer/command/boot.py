@@ -20,6 +20,7 @@ from tracer.command.verify import print_comparison
 from tracer.errors import Diverged, Interrupted, TracerError
 from tracer.fold import Event, Fold, Folder
 from tracer.launch import Plan, header, launch
+from tracer.marker import ENTRY
 from tracer.naming import Naming
 from tracer.recording import RecordedDevice
 from tracer.region import check_choice
@@ -253,7 +254,7 @@ class _Boot:
         check_choice(regions.regions, session.choice)
         await session.trap(stacks=self._args.stacks)
         log = self._plan.qemu_log
-        session.mark("kernel entry", log.stat().st_size if log is not None else None)
+        session.mark(ENTRY, log.stat().st_size if log is not None else None)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
         tell(
             f"Linux {session.kernel.release} under QEMU {session.machine.version} and GDB "

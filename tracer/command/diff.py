@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     def named(pattern: str, region: str) -> bool:
         return any(source.named_region(pattern, region) for source in sources)
 
-    check_names(chosen, regions, named, f"{args.first} and {args.second}")
+    check_names(chosen, regions, named, " and ".join(source.trace.name for source in sources))
     results = _compared(first, second, args.context)
     if args.json:
         found = list(results)

@@ -85,5 +85,5 @@ class Source:
 
     def check_names(self) -> None:
         """Raise :exc:`UsageError` when the trace, read to its end, has no region or register so."""
-        chosen, trace = self._sieve.selection, str(self.trace.path)
+        chosen, trace = self._sieve.selection, self.trace.name
         check_names(chosen, self.register_maps(), self.named_region, trace)

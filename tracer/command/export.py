@@ -16,6 +16,8 @@ from tracer.command.events import Source
 from tracer.command.filters import add_filters, register_maps, selection
 from tracer.errors import TraceError, UsageError
 from tracer.mmiotrace import MmiotraceLog
+from tracer.streams import warn
+from tracer.textfile import STANDARD, are_one_file
 from tracer.tracefile import TraceReader
 
 
@@ -29,21 +31,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the kernel's mmiotrace text, a Perfetto trace, or a Parquet table",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="write the result here"
-    )
+        "-o", "--output", metavar="FILE", required=True,
+        help="write the result here; - is standard output",
+    )  # fmt: skip
     add_filters(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the accesses that the arguments select; return the exit status."""
     write, maps = _FORMATS[args.format], register_maps(args)
+    if are_one_file(args.trace, args.output):
+        raise UsageError(f"{args.output} is the trace itself: give the result another name")
+    if args.output == STANDARD and args.format != _TEXT and sys.stdout.isatty():
+        raise UsageError(f"{args.format} is no text for a terminal: give -o a file, or use a pipe")
     with TraceReader(args.trace) as trace:
         source = Source(trace, selection(args), maps)
-        with _replacing(args.output) as sink:
+        with _sink(args.output) as sink:
             write(source, sink)
         source.check_names()
     terminal.warn_of_losses(trace)
-    print(f"vetrace: {source.shown:,} accesses written to {args.output}", file=sys.stderr)
+    name = "standard output" if args.output == STANDARD else args.output
+    warn(f"{source.shown:,} accesses written to {name}")
     return EXIT_OK
 
 
@@ -69,11 +77,12 @@ def _parquet(source: Source, sink: IO[bytes]) -> None:
     try:
         parquet.write(source.trace.header, source.events(), sink)
     except ValueError as error:
-        raise TraceError(f"{source.trace.path}: {error}") from error
+        raise TraceError(f"{source.trace.name}: {error}") from error
 
 
+_TEXT = "mmiotrace"
 _FORMATS: dict[str, Callable[[Source, IO[bytes]], None]] = {
-    "mmiotrace": _mmiotrace,
+    _TEXT: _mmiotrace,
     "perfetto": _perfetto,
     "parquet": _parquet,
 }
@@ -87,6 +96,17 @@ def _extra(package: str) -> Iterator[None]:
         raise UsageError(
             f"this format needs {package}, which is not installed: pip install 'vetrace[export]'"
         ) from error
+
+
+@contextlib.contextmanager
+def _sink(output: str) -> Iterator[IO[bytes]]:
+    if output != STANDARD:
+        with _replacing(Path(output)) as sink:
+            yield sink
+        return
+    sys.stdout.flush()
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
 
 
 # What is written takes the file's place when it is whole, so that no error leaves half a file. A

@@ -4,72 +4,86 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
-from collections.abc import Iterator
-from itertools import chain, islice
-from pathlib import Path
-from typing import TextIO
+from collections import deque
+from collections.abc import Iterable
+from itertools import chain
 
-from tracer.command import EXIT_OK
+from tracer.command import EXIT_FAILED, EXIT_OK
 from tracer.errors import TraceError, UsageError
-from tracer.mmiotrace import MmiotraceReader, header
+from tracer.mmiotrace import LONGEST_LINE, MmiotraceReader, header
+from tracer.streams import warn
+from tracer.textfile import TextFile, are_one_file
 from tracer.trace import End, Record
 from tracer.tracefile import TraceWriter
 
-_LONGEST_LINE = 1 << 16
+# How many lines that nobody understood are kept of those before the first that somebody does: a
+# log that was taken from a serial console begins with the boot's messages.
+_PROLOGUE = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace import``."""
-    parser.add_argument("log", metavar="LOG", help="a log of the kernel's own mmiotrace")
     parser.add_argument(
-        "-o", "--output", metavar="TRACE", required=True, help="write the trace here"
-    )
+        "log", metavar="LOG",
+        help="a log of the kernel's own mmiotrace, which may be compressed (gzip, xz, zstd);"
+        " - is standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="TRACE", required=True,
+        help="write the trace here; - is standard output",
+    )  # fmt: skip
     parser.epilog = (
-        "The log has no instructions and no registers: `show`, `stats`, `diff` and `export` can"
-        " work with the trace, `replay` cannot."
+        "What is not understood is kept as marks, and counted in the last line. The log has no"
+        " instructions and no registers: `show`, `stats`, `diff` and `export` can work with the"
+        " trace, `replay` and `audit` cannot. Exit status 1 tells that no line was understood, or"
+        " that the log is damaged."
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the accesses of the log as a trace; return the exit status."""
-    if Path(args.output).exists() and Path(args.output).samefile(args.log):
+    if are_one_file(args.log, args.output):
         raise UsageError(f"{args.output} is the log itself: give the trace another name")
-    try:
-        with Path(args.log).open(encoding="utf-8", errors="replace") as log:
-            accesses = _import(log, args.output)
-    except OSError as error:
-        raise TraceError(f"cannot read {args.log}: {error.strerror}") from error
-    except TraceError as error:
-        raise TraceError(f"{args.log}: {error}") from error
-    print(f"vetrace: {accesses:,} accesses written to {args.output}", file=sys.stderr)
-    return EXIT_OK
+    log, reader = TextFile(args.log, 4 * LONGEST_LINE + 1), MmiotraceReader()
+    records = (record for number, line in log for record in reader.records(line, number))
+    # A file that is no log leaves an older trace as it is.
+    before: deque[Record] = deque(maxlen=_PROLOGUE)
+    for record in records:
+        before.append(record)
+        if reader.told:
+            break
+    if not reader.told and (reader.first is not None or not reader.opened):
+        number, why = reader.first or (1, "empty, and no mmiotrace log")
+        none = "; none of its lines is" if reader.failed > 1 else ""
+        raise TraceError(f"{log.name}: line {number}: {why}{none}")
+    _write(reader, chain(before, records), log, args.output)
+    if log.damage is not None:
+        warn(f"{log.name}: {log.damage}; what came before is in the trace")
+    if reader.remarks:
+        warn(", ".join(reader.remarks))
+    return EXIT_OK if log.damage is None or log.cut else EXIT_FAILED
 
 
-# A file that is no log leaves an older trace as it is. A log that goes bad after its first record,
-# as one of a machine that crashed may, is a trace up to there.
-def _import(log: TextIO, output: str) -> int:
-    reader = MmiotraceReader()
-    records = _records(reader, log)
-    first = list(islice(records, 1))
+# The records come as the log does, so that a pipe can be followed.
+def _write(reader: MmiotraceReader, records: Iterable[Record], log: TextFile, output: str) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     time_ns = 0
     with TraceWriter(output, header("vetrace import of an mmiotrace log", now)) as trace:
-        for record in chain(first, records):
+        for record in records:
             time_ns = record.time_ns
             trace.append(record)
-        counts = {"accesses": reader.accesses, "intercepts": reader.accesses}
-        counts |= {"emulated": 0, "stepped": reader.accesses, "stops": 0, "hooks": 0}
-        trace.append(End(time_ns=time_ns, outcome="imported", counts=counts))
-    return reader.accesses
+        trace.append(End(time_ns=time_ns, outcome=_outcome(log), counts=_counts(reader)))
+    wide = f"; values cut to the width of their access: {reader.wide:,}" if reader.wide else ""
+    warn(f"{reader.accesses:,} accesses written to {trace.name}{wide}")
 
 
-def _records(reader: MmiotraceReader, log: TextIO) -> Iterator[Record]:
-    number = 0
-    while line := log.readline(_LONGEST_LINE):
-        number += 1
-        if len(line) == _LONGEST_LINE:
-            raise TraceError(f"line {number}: too long for an mmiotrace log")
-        yield from reader.records(line, number)
-    if not number:
-        raise TraceError("line 1: empty, and no mmiotrace log")
+def _outcome(log: TextFile) -> str:
+    return "imported" if log.damage is None else f"imported in part: {log.damage}"
+
+
+def _counts(reader: MmiotraceReader) -> dict[str, int]:
+    return {
+        "accesses": reader.accesses, "intercepts": reader.accesses, "emulated": 0,
+        "stepped": reader.accesses, "stops": 0, "hooks": 0, "lost": reader.losses.events,
+        "not_understood": reader.failed,
+    }  # fmt: skip

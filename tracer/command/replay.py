@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
         _print(tally, divergence)
     terminal.warn_of_losses(trace)
     if miscounted is not None:
-        warn(f"{args.trace}: {miscounted}")
+        warn(f"{trace.name}: {miscounted}")
     if not tally.replayed and divergence is None:
-        warn(f"nothing was replayed: {args.trace} has no emulated access")
+        warn(f"nothing was replayed: {trace.name} has no emulated access")
     agrees = divergence is None and miscounted is None and tally.replayed > 0
     return EXIT_OK if agrees else EXIT_MISMATCH
 

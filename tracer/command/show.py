@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     source.check_names()
     terminal.warn_of_losses(trace)
     if not source.shown:
-        warn(f"{args.trace} has no such access")
+        warn(f"{trace.name} has no such access")
     return EXIT_OK
 
 

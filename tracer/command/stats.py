@@ -68,7 +68,9 @@ def _print_folded(path: str, chosen: Selection, maps: RegisterMaps) -> int:
             folded.add(record, len(wanted))
         source.check_names()
     if not folded.stacks:
-        raise TraceError(f"{path} has no call chains: record them with `vetrace boot --stacks`")
+        raise TraceError(
+            f"{trace.name} has no call chains: record them with `vetrace boot --stacks`"
+        )
     for line in folded.lines():
         print(line)
     terminal.warn_of_losses(trace)

@@ -42,9 +42,9 @@ def table_console(stream: TextIO) -> Console:
 def warn_of_losses(trace: TraceReader) -> None:
     """Tell the reader what of a trace, read to its end, is missing or was skipped."""
     if trace.damage is not None:
-        warn(f"{trace.path}: {trace.damage}")
+        warn(f"{trace.name}: {trace.damage}")
     for kind, count in sorted(trace.unknown.items()):
-        warn(f"{trace.path}: skipped {count} records of unknown type {kind!r}")
+        warn(f"{trace.name}: skipped {count} records of unknown type {kind!r}")
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         print_comparison(comparison, sys.stdout)
     terminal.warn_of_losses(trace)
     if not comparison.traced:
-        warn(f"nothing was compared: {args.trace} has no device access")
+        warn(f"nothing was compared: {trace.name} has no device access")
     elif not comparison.entries:
         warn(
             f"{args.qemu_log} has no access from where tracing began:"

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import zstandard
 
 from tracer import codec
 from tracer.errors import TraceError
+from tracer.textfile import STANDARD
 from tracer.trace import End, Record
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
@@ -28,7 +30,8 @@ _LONGEST_NAME = 40
 class TraceReader:
     """Iterate over the records of a trace file, holding one record at a time.
 
-    ``header`` is there at once. ``unknown`` counts, by type, records that this version skips.
+    The string ``-`` is standard input; ``name`` is what to call the file. ``header`` is there at
+    once. ``unknown`` counts, by type, records that this version skips.
     ``damage`` says in words what is missing from the file, or is None; like ``end``, the trace's
     last record, it is settled when iteration has ended.
     """
@@ -39,16 +42,18 @@ class TraceReader:
         Raise :exc:`TraceError` when there is no such file, it is no trace, or its format is newer
         than this vetrace.
         """
-        self.path = Path(path)
+        # No Path: that is a file of this name.
+        self._is_standard = path == STANDARD
+        self.name = "standard input" if self._is_standard else str(path)
         self.unknown: Counter[str] = Counter()
         self.damage: str | None = None
         self.end: End | None = None
         self.records = 0
         self._number = 0  # of the last whole line
         try:
-            self._raw = self.path.open("rb")
+            self._raw = self._opened(path)
         except OSError as error:
-            raise TraceError(f"cannot read trace {self.path}: {error.strerror}") from error
+            raise TraceError(f"cannot read trace {self.name}: {error.strerror}") from error
         try:
             self._lines = _lines(self._raw)
             line = self._line()
@@ -56,8 +61,13 @@ class TraceReader:
                 raise TraceError(f"line 1: {'cut inside its header' if line else 'empty'}")
             self.header = codec.decode_header(line)
         except TraceError as error:
-            self._raw.close()
-            raise TraceError(f"{self.path}: {error}") from error
+            self.close()
+            raise TraceError(f"{self.name}: {error}") from error
+
+    def _opened(self, path: Path | str) -> io.BufferedReader:
+        if self._is_standard:
+            return cast(io.BufferedReader, sys.stdin.buffer)
+        return Path(path).open("rb")
 
     def __iter__(self) -> Iterator[Record]:
         """Yield each record once, in file order.
@@ -122,7 +132,7 @@ class TraceReader:
         try:
             yield
         except TraceError as error:
-            raise TraceError(f"{self.path}: {error}") from error
+            raise TraceError(f"{self.name}: {error}") from error
 
     def progress(self) -> tuple[int, int] | None:
         """Return how many bytes of the file have been read, and its size; None for a pipe."""
@@ -132,7 +142,8 @@ class TraceReader:
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        self._raw.close()
+        if not self._is_standard:
+            self._raw.close()
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ import zstandard
 
 from tracer import codec
 from tracer.errors import TraceError
+from tracer.textfile import STANDARD
 from tracer.trace import Header, Record
 
 
@@ -21,7 +23,8 @@ class TraceWriter:
     A crash of vetrace or of the guest therefore loses no record; only a crash of the host can. A
     name that ends in ``.zst`` gives one Zstandard frame, flushed to a block boundary after every
     record, with a checksum behind the last. A record that does not fit on the disk is taken back,
-    so what came before it stays readable.
+    so what came before it stays readable. The string ``-`` is standard output, and ``name``
+    says so.
     """
 
     def __init__(self, path: Path | str, header: Header) -> None:
@@ -31,6 +34,8 @@ class TraceWriter:
         :exc:`TraceError` when the file cannot be created or written.
         """
         self.path = Path(path)
+        self._is_standard = path == STANDARD  # no Path: that is a file of this name
+        self.name = "standard output" if self._is_standard else str(path)
         self.records = 0
         self._size = 0  # bytes of whole lines in the file
         self._failed: TraceError | None = None
@@ -39,17 +44,23 @@ class TraceWriter:
             if self.path.suffix == ".zst"
             else None
         )
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            _keep(self.path)
-            self._fd = os.open(self.path, flags, 0o666)  # less what the user's umask takes away
+            self._fd = self._opened()
         except OSError as error:
-            raise TraceError(f"cannot write trace {self.path}: {error.strerror}") from error
+            raise TraceError(f"cannot write trace {self.name}: {error.strerror}") from error
         try:
             self._put(codec.encode(header))
         except TraceError:
             self.close()
             raise
+
+    def _opened(self) -> int:
+        if self._is_standard:
+            sys.stdout.flush()
+            return os.dup(sys.stdout.fileno())
+        _keep(self.path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        return os.open(self.path, flags, 0o666)  # less what the user's umask takes away
 
     def append(self, record: Record) -> None:
         """Write one record through to the operating system.
@@ -100,10 +111,14 @@ class TraceWriter:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            with contextlib.suppress(OSError):  # a pipe or a device has nothing to take back
-                os.ftruncate(self._fd, self._size)
+            if self._is_standard and isinstance(error, BrokenPipeError):
+                self._failed = TraceError("nobody reads standard output any more")
+                raise
+            if not self._is_standard:  # which may be at the end of another file
+                with contextlib.suppress(OSError):  # a pipe or a device has nothing to take back
+                    os.ftruncate(self._fd, self._size)
             self._failed = TraceError(
-                f"cannot write trace {self.path}: {error.strerror};"
+                f"cannot write trace {self.name}: {error.strerror};"
                 f" the {self.records} records before are safe"
             )
             raise self._failed from error

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from tracer.guest.names import Names
 from tracer.guest.stacks import Stacks
 from tracer.intercept import AddressSpace
+from tracer.marker import PHASE
 from tracer.orc import Frame, Stack, frame_symbol
-from tracer.phase import PREFIX, USER
+from tracer.phase import USER
 from tracer.symbols import KERNEL_HALF
 from tracer.trace import BY_FRAME_POINTERS, Mark, StackFrame, StackRecord
 from tracer.x86 import CpuState, Mode
@@ -76,7 +77,7 @@ class Callers:
     def _enter(self, phase: str, time_ns: int) -> None:
         if phase != self._phase:
             self._phase = phase
-            self._publish(Mark(time_ns=time_ns, text=PREFIX + phase))
+            self._publish(Mark(time_ns=time_ns, text=PHASE + phase))
 
     def _initcall(self, stack: Stack, space: AddressSpace) -> str | None:
         # The function that do_one_initcall called, also beneath an interrupt.
