@@ -88,7 +88,9 @@ def test_a_trace_comes_back_from_a_log_with_all_its_accesses(
     assert counts == [5, 5]
 
 
-def test_traces_of_two_devices_of_one_driver_differ_where_they_do(tmp_path: Path) -> None:
+def test_traces_of_two_devices_of_one_driver_differ_where_they_do(
+    tmp_path: Path, capsys: Output
+) -> None:
     head = "".join(
         f"PCIDEV 00{slot} 1b360010 b {base}0004 0 0 0 0 0 0 4000 0 0 0 0 0 0 nvme\n"
         for slot, base in (("18", "febf"), ("20", "febe"))
@@ -102,6 +104,10 @@ def test_traces_of_two_devices_of_one_driver_differ_where_they_do(tmp_path: Path
         assert cli.main(["import", str(tmp_path / name), "-o", paths[-1]]) == 0
     assert cli.main(["diff", *paths]) == 3
     assert cli.main(["diff", paths[1], paths[1]]) == 0
+    for name, count in (("nvme", 1), ("nvme#2", 1), ("00:04.0", 1), ("nvme*", 2)):
+        capsys.readouterr()
+        assert cli.main(["stats", "--json", "--region", name, paths[1]]) == 0
+        assert json.loads(capsys.readouterr().out)["accesses"] == count
 
 
 # --- where it is read from and written to ----------------------------------------------------

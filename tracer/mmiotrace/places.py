@@ -23,13 +23,17 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Hold a named range of physical addresses, both ends included."""
+    """Hold a named range of physical addresses, both ends included.
+
+    ``slot`` is where a PCI device is on its bus (``00:03.0``), empty where that is not known.
+    """
 
     start: int
     end: int
     name: str
     device: str
     rank: Rank
+    slot: str = ""
 
     @property
     def info(self) -> RegionInfo:
@@ -37,6 +41,7 @@ class Place:
         return RegionInfo(
             name=self.name, start=hex(self.start), end=hex(self.end), qemu_name="",
             device=self.device, traced=True,
+            within=[self.slot] if self.slot else [],
         )  # fmt: skip
 
 
@@ -47,6 +52,11 @@ class Bar:
     number: int
     start: int
     length: int
+
+    @property
+    def end(self) -> int:
+        """Return the last address."""
+        return self.start + self.length - 1
 
 
 class Places:
@@ -78,14 +88,15 @@ class Places:
             rank = Rank.BAR
             if info.device == _UNKNOWN:
                 rank = Rank.PAGE if info.name.startswith("page-") else Rank.MAPPING
-        place = Place(int(info.start, 16), int(info.end, 16), info.name, info.device, rank)
+        slot = info.within[0] if rank is Rank.BAR and info.within else ""
+        place = Place(int(info.start, 16), int(info.end, 16), info.name, info.device, rank, slot)
         if rank < Rank.MARK and place in self._places:
             return False
         self._add(place)
         return True
 
     def add_device(
-        self, driver: str, identity: tuple[str, ...], bars: Iterable[Bar]
+        self, driver: str, slot: str, identity: tuple[str, ...], bars: Iterable[Bar]
     ) -> list[Place]:
         """Add the memory BARs of a PCI device and return them.
 
@@ -103,13 +114,10 @@ class Places:
         self._devices.add(device)
         return [
             self._add(
-                Place(
-                    bar.start, bar.start + bar.length - 1, f"{device}.bar{bar.number}", driver,
-                    Rank.BAR,
-                )
+                Place(bar.start, bar.end, f"{device}.bar{bar.number}", device, Rank.BAR, slot)
             )
             for bar in bars
-        ]  # fmt: skip
+        ]
 
     def add_mapping(self, start: int, end: int) -> tuple[list[str], Place | None]:
         """Add what was mapped where no place covers it: one place, however many pages it has.

@@ -263,7 +263,9 @@ class MmiotraceReader:
         driver = "".join(c if c.isprintable() else "?" for c in driver).strip()
         identity = (found["bus"], found["ids"], *numbers)
         text = " ".join(["PCIDEV", found["bus"], found["ids"], found["irq"], *numbers, driver])
-        added = self._places.add_device(driver or found["ids"], identity, bars)
+        bus, function = divmod(int(found["bus"], 16), 1 << 8)
+        slot = f"{bus:02x}:{function >> 3:02x}.{function & 7}"
+        added = self._places.add_device(driver or found["ids"], slot, identity, bars)
         mark = Mark(time_ns=self._time_ns, text=text.rstrip())
         return [mark, *map(self._announce, added)]
 

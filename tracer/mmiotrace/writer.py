@@ -120,7 +120,7 @@ def _seconds(record: Record) -> str:
 # What is not printable is escaped as in Python: a log is read in a terminal. Blanks at the end
 # would not be read again.
 def _one_line(text: str) -> str:
-    line = " ".join(text.splitlines()).rstrip()
+    line = " ".join(text.replace("\r", "\n").split("\n")).rstrip()
     return "".join(
         c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line
     )
