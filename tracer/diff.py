@@ -8,6 +8,7 @@ register in a row count as one, since how often a loop polls is a matter of time
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -35,7 +36,7 @@ class Step:
 
     ``seq`` is the number of the first one, ``site`` where it came from, ``named`` the register;
     ``value`` is whole, the masked bytes included. ``device`` and ``skipped`` tell how a person
-    stepped in, as in :class:`tracer.trace.MemoryAccess`.
+    stepped in, as in :class:`tracer.trace.MemoryAccess`. ``mark`` is the marker before it.
     """
 
     direction: Direction
@@ -49,6 +50,7 @@ class Step:
     named: Named | None = None
     device: Hex | None = None
     skipped: bool = False
+    mark: str | None = None
 
     def same_register(self, other: Step) -> bool:
         """Tell whether both access the same place in the same way."""
@@ -71,7 +73,8 @@ class RegionDiff:
     """Hold how the accesses of a region stand in two traces; ``hunks`` are lines in their context.
 
     ``first`` and ``second`` count the steps that only one of them has, ``touched`` those of both
-    at which a person stepped in; what the instruction got is compared all the same.
+    at which a person stepped in; what the instruction got is compared all the same. ``unknown``
+    are those of ``same`` whose value neither trace knows.
     """
 
     region: str
@@ -80,6 +83,7 @@ class RegionDiff:
     first: int = 0
     second: int = 0
     touched: int = 0
+    unknown: int = 0
     hunks: list[list[Line]] = field(default_factory=list)
 
     @property
@@ -100,13 +104,13 @@ Key = tuple[Direction, int, int, int | None, int | None]
 """What is compared of an access: direction, offset, width, extent, and the value that the masks
 leave."""
 
-Origin = tuple[str, Named | None]
+Origin = tuple[str, Named | None, str | None]
 
 
 class Names:
     """Number keys and origins from 0 on, so that a sequence is an array of small numbers.
 
-    An origin is a call site and the register that it accessed.
+    An origin is a call site, the register that it accessed, and the marker before it.
     """
 
     def __init__(self) -> None:
@@ -143,6 +147,7 @@ class Side:
         self._names = names or Names()
         self._origins = array("I")
         self._seqs = array("Q")
+        self._unknown = array("I")  # positions of what has no value
         self._turns: dict[int, int] = {}  # by position, where there is more than one
         self._values: dict[int, int] = {}  # by position, where the key has not all of it
         self._touches: dict[
@@ -153,6 +158,11 @@ class Side:
     def touched(self) -> int:
         """Return at how many steps a person stepped in."""
         return len(self._touches)
+
+    def unknown(self, positions: range) -> int:
+        """Return how many of these steps are of unknown value."""
+        first = bisect_left(self._unknown, positions.start)
+        return bisect_left(self._unknown, positions.stop) - first
 
     def append(self, event: Event, key: Key, value: int | None) -> None:
         """Add an access with its key and its whole value; a read that is there already counts."""
@@ -165,7 +175,9 @@ class Side:
             self._turns[last] = self._turns.get(last, 1) + 1
             return
         self.keys.append(number)
-        origin = event.record.symbol or event.record.rip, event.named
+        if value is None:
+            self._unknown.append(last + 1)
+        origin = event.record.symbol or event.record.rip, event.named, event.mark
         self._origins.append(self._names.origin(origin))
         self._seqs.append(event.seq)
         if value is not None and value != key[4]:
@@ -174,7 +186,7 @@ class Side:
     def step(self, position: int) -> Step:
         """Return the access at a position of the sequence."""
         direction, offset, width, extent, value = self._names.keys[self.keys[position]]
-        site, named = self._names.origins[self._origins[position]]
+        site, named, mark = self._names.origins[self._origins[position]]
         device, skipped = self._touches.get(position, (None, False))
         return Step(
             direction=direction,
@@ -188,6 +200,7 @@ class Side:
             named=named,
             device=device,
             skipped=skipped,
+            mark=mark,
         )
 
 
@@ -248,6 +261,7 @@ def compare(region: str, first: Side, second: Side, context: int = 3) -> RegionD
                 hunk.append(line)
             continue
         result.same += len(here)
+        result.unknown += first.unknown(here)
         head = context if hunk else 0
         tail = context if number < len(codes) else 0
         if len(here) <= head + tail:

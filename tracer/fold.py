@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tracer.register import Named
-from tracer.trace import Intercept, MemoryAccess, UserRecord
+from tracer.trace import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 
 LONGEST = 8
 """The most accesses in one turn of a loop."""
@@ -26,7 +26,9 @@ FEWEST = 3
 class Event:
     """Hold one device access with the record it is of, its number, and its phase, if known.
 
-    ``named`` is the register that it is to, None where that has no name.
+    ``named`` is the register that it is to, None where that has no name. ``mark`` is the text of
+    the marker before it, None where there was none. ``lost`` is how many events were lost since the
+    access before it, None where that is not known.
     """
 
     seq: int
@@ -34,6 +36,12 @@ class Event:
     access: MemoryAccess
     phase: str | None = None
     named: Named | None = None
+    mark: str | None = None
+    lost: int | None = 0
+
+
+Note = UserRecord | Mark | LostRecord
+"""What stands between the accesses: a person's doing, a marker, a loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +65,18 @@ class Fold:
 Key = tuple[object, ...]
 
 
-def folded(items: Iterable[Event | UserRecord]) -> Iterator[Event | Fold | UserRecord]:
+def folded(items: Iterable[Event | Note]) -> Iterator[Event | Fold | Note]:
     """Yield each event, or a fold in the place of those it stands for; hold a few dozen at most.
 
-    What a person did ends every loop, and comes in its place.
+    What stands between them ends every loop, and comes in its place.
     """
     folder = Folder()
     for item in items:
-        if isinstance(item, UserRecord):
+        if isinstance(item, Event):
+            yield from folder.add(item)
+        else:
             yield from folder.end()
             yield item
-        else:
-            yield from folder.add(item)
     yield from folder.end()
 
 

@@ -28,6 +28,11 @@ class Losses:
         """Return how many were counted."""
         return max(self.of_all, self.of_one)
 
+    @property
+    def known(self) -> int | None:
+        """Return how many there were, None where that is not known."""
+        return None if self.uncounted else self.events
+
     def add(self, record: Record) -> None:
         """Take the next record of a trace."""
         if not isinstance(record, LostRecord):

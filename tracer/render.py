@@ -17,11 +17,20 @@ import msgspec
 from tracer.comparison import Difference
 from tracer.diff import Line, RegionDiff, Step
 from tracer.divergence import Divergence
-from tracer.fold import Fold
+from tracer.fold import Fold, Note
+from tracer.loss import Losses
 from tracer.naming import Naming
 from tracer.register import Named, RegisterMaps
 from tracer.text import printable
-from tracer.trace import Direction, Hex, Intercept, MemoryAccess, UserRecord
+from tracer.trace import (
+    Direction,
+    Hex,
+    Intercept,
+    LostRecord,
+    Mark,
+    MemoryAccess,
+    UserRecord,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +286,25 @@ def phase_line(phase: str | None) -> str:
     return f"── {printable(phase or 'unknown phase')} ──"
 
 
+def note_line(note: Note) -> str:
+    """Return the line that tells what stands between accesses."""
+    match note:
+        case UserRecord():
+            return user_line(note)
+        case Mark():
+            return mark_line(note.text)
+        case LostRecord():
+            losses = Losses()
+            losses.add(note)
+            whose = "" if note.vcpu is None else f" by CPU {note.vcpu}"
+            return f"── {losses.words}{whose} ──"
+
+
+def mark_line(text: str) -> str:
+    """Return the line that tells of a marker."""
+    return f"── mark: {printable(text)} ──"
+
+
 def user_line(record: UserRecord) -> str:
     """Return the line that tells what a person did: the command, and what it read."""
     values = [padded(a.value, a.width) for a in record.accesses if a.direction == "read"]
@@ -345,6 +373,8 @@ def region_diff_lines(
     """
     region = printable(result.region)
     touched = f", {result.touched:,} touched by a person" if result.touched else ""
+    if result.unknown:
+        touched = f", {result.unknown:,} of them of unknown value{touched}"
     if result.agrees:
         yield f"{region}: {result.same:,} alike{touched}"
         return
@@ -365,12 +395,17 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
     """Yield a hunk of a diff: ``-`` is in the first trace only, ``+`` in the second, ``~`` differs.
 
     Each line has direction and width, offset and register, value, and the call site with its
-    number. Below a change are the bit fields that it changes.
+    number. Below a change are the bit fields that it changes. Before what comes after another
+    marker is the marker.
     """
+    told: str | None = None
     steps = [step for line in hunk if (step := line.first or line.second) is not None]
     places = [f"{_step_place(s)} {s.named.text if s.named is not None else ''}" for s in steps]
     wide = max(8, *(len(place.rstrip()) for place in places))
     for line, step, place in zip(hunk, steps, places, strict=True):
+        if step.mark != told:
+            told = step.mark
+            yield f"  {'── before any mark ──' if told is None else mark_line(told)}"
         value = _step_value(step)
         if line.kind == "same" and line.second is not None and not (step.skipped or step.device):
             value = _step_value(replace(line.second, turns=step.turns))

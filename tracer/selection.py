@@ -6,10 +6,20 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from tracer.marker import Stretch, is_marker
 from tracer.naming import Naming
 from tracer.phase import PhaseTracker
 from tracer.register import Named, RegisterMap, RegisterMaps, names_register
-from tracer.trace import Direction, Intercept, MemoryAccess, Record, RegionRecord, UserRecord
+from tracer.trace import (
+    Direction,
+    Intercept,
+    LostRecord,
+    Mark,
+    MemoryAccess,
+    Record,
+    RegionRecord,
+    UserRecord,
+)
 
 RegionNamed = Callable[[str, str], bool]
 """Tell whether a pattern names a region of a name."""
@@ -55,6 +65,7 @@ class Selection:
     not that of the one before it to the same place in the same direction; it is applied last.
     An access whose value is not known has no value that could be wanted, and is always a change.
     ``register`` is a register's name or a glob: see :func:`tracer.register.names_register`.
+    ``from_mark`` and ``to_mark`` bound a stretch of the trace: see :class:`tracer.marker.Stretch`.
     """
 
     region: str | None = None
@@ -67,14 +78,16 @@ class Selection:
     time: Span | None = None
     phase: str | None = None
     changes: bool = False
+    from_mark: str | None = None
+    to_mark: str | None = None
 
     def wants(
         self, record: Intercept, access: MemoryAccess, named: RegionNamed | None = None
     ) -> bool:
         """Tell whether a device access meets each criterion that needs no access but this one.
 
-        Not ``phase``, ``register`` and ``changes``. ``named`` tells whether a pattern names a
-        region, by default from the region's own name.
+        Not ``phase``, ``register``, ``changes`` and the marks. ``named`` tells whether a pattern
+        names a region, by default from the region's own name.
         """
         return (
             self._wants_moment(record)
@@ -85,7 +98,7 @@ class Selection:
     def wants_user(self, record: UserRecord, named: RegionNamed | None = None) -> bool:
         """Tell whether what a person did is wanted: its moment, and its accesses if it made some.
 
-        Not ``phase`` and ``register``.
+        Not ``phase``, ``register`` and the marks.
         """
         made = record.accesses
         return self._wants_moment(record) and (
@@ -134,13 +147,15 @@ class Sieve:
 
     ``phase`` is the phase of the last record, ``named`` has the registers of those of its accesses
     that are wanted, in their order; without ``maps`` none has a name. ``regions`` tells which
-    region a pattern names. Memory grows with the places accessed, not with the accesses.
+    region a pattern names, ``stretch`` how far the trace has come between its marks. Memory grows
+    with the places accessed, not with the accesses.
     """
 
     def __init__(self, selection: Selection, maps: RegisterMaps | None = None) -> None:
         self.selection = selection
         self.named: list[Named | None] = []
         self.regions = RegionNames()
+        self.stretch = Stretch(selection.from_mark, selection.to_mark)
         self._phases = PhaseTracker()
         self._naming = Naming(maps or RegisterMaps())
         self._fits: dict[tuple[str | None, Named | None], bool] = {}
@@ -154,12 +169,13 @@ class Sieve:
     def wanted(self, record: Record) -> list[tuple[int, MemoryAccess]]:
         """Return the device accesses of the next record that are wanted, with their numbers."""
         self._phases.add(record)
+        self.stretch.add(record)
         self.named = []
         if not isinstance(record, Intercept):
             self._naming.learn(record)
             self.regions.learn(record)
             return []
-        fits = self._in_phase()
+        fits = self.stretch.open and self._in_phase()
         found = []
         for item in record.device_accesses():
             access = item[1]
@@ -179,10 +195,29 @@ class Sieve:
         pattern, chosen = self.selection.register, self.selection
         named = [(access, self._naming.add(access)) for access in record.accesses]
         return (
-            self._in_phase()
+            self.stretch.open
+            and self._in_phase()
             and chosen.wants_user(record, self.regions.named)
             and (pattern is None or not named or any(self._is_register(*pair) for pair in named))
         )
+
+    def wanted_note(self, record: Mark | LostRecord) -> bool:
+        """Tell whether a mark or a loss is wanted, once :meth:`wanted` has had the record.
+
+        Of marks only markers are ever left out.
+        """
+        if isinstance(record, Mark) and not is_marker(record):
+            return True
+        chosen = self.selection
+        return (
+            self.stretch.open
+            and (chosen.time is None or record.time_ns in chosen.time)
+            and (self._in_phase() or (isinstance(record, Mark) and self._opens_phase(record)))
+        )
+
+    # A marker of an imported trace is in the phase that it names.
+    def _opens_phase(self, mark: Mark) -> bool:
+        return fnmatchcase(mark.text, self.selection.phase or "")
 
     def _in_phase(self) -> bool:
         pattern, phase = self.selection.phase, self.phase

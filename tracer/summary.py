@@ -9,8 +9,19 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, TypeVar
 
+from tracer.loss import Losses
+from tracer.marker import is_marker
 from tracer.register import Named
-from tracer.trace import End, Intercept, MemoryAccess, Record, RegionRecord, UserRecord
+from tracer.trace import (
+    End,
+    Intercept,
+    LostRecord,
+    Mark,
+    MemoryAccess,
+    Record,
+    RegionRecord,
+    UserRecord,
+)
 
 Names = TypeVar("Names", bound=tuple[str, ...])
 
@@ -47,13 +58,17 @@ class Summary:
     empty where it has none, ``phases`` by phase of the boot and region where the phase is known;
     ``forms`` counts intercepts by instruction form and by how they were carried out. A call site is
     a symbol with offset, or else a linear address. ``user_actions`` is how often a person did
-    something to the guest.
+    something to the guest, ``markers`` how many there are for a reader, ``losses`` what a log lost,
+    ``valueless`` how many device accesses there are of unknown value.
     """
 
     def __init__(self) -> None:
         self.intercepts = 0
         self.stepped_intercepts = 0
         self.user_actions = 0
+        self.markers = 0
+        self.valueless = 0
+        self.losses = Losses()
         self.regions: dict[str, RegionCount] = {}
         self.sites: Counter[tuple[str, str]] = Counter()
         self.forms: Counter[tuple[str, str]] = Counter()
@@ -98,6 +113,10 @@ class Summary:
                 self.regions.setdefault(record.region.name, RegionCount())
             case UserRecord():
                 self.user_actions += 1
+            case Mark():
+                self.markers += is_marker(record)
+            case LostRecord():
+                self.losses.add(record)
             case End():
                 self.end = record
             case _:
@@ -125,6 +144,7 @@ class Summary:
                 case "unknown":
                     count.unknown += 1
             count.stepped += record.via == "stepped"
+            self.valueless += access.value is None
             count.sites.add(site)
             self.sites[site, region] += 1
             name = register.text if register is not None else ""
@@ -154,6 +174,10 @@ def summary_object(summary: Summary) -> dict[str, Any]:
         "stepped": summary.stepped,
         "intercepts": summary.intercepts,
         "user_actions": summary.user_actions,
+        "markers": summary.markers,
+        "lost_events": summary.losses.events,
+        "lost_uncounted": summary.losses.uncounted,
+        "without_value": summary.valueless,
         "regions": [
             {
                 "region": name,

@@ -11,9 +11,10 @@ import msgspec
 
 from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.events import Source
-from tracer.command.filters import add_filters, check_names, register_maps, selection
+from tracer.command.filters import add_filters, check_marks, check_names, register_maps, selection
 from tracer.diff import Differ, Line, RegionDiff, Rules, Side, Step, compare
 from tracer.errors import UsageError
+from tracer.loss import Losses
 from tracer.mask import PASSING, VARYING, Mask, parse_mask
 from tracer.register import RegisterMap
 from tracer.render import region_diff_lines
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rules = parser.add_argument_group(
         "what is known to vary",
-        "RULE is REGION+FIRST[-LAST][%%STRIDE]: bytes of a region, which may be a glob,"
+        "RULE is REGION+FIRST[-LAST][%STRIDE]: bytes of a region, which may be a glob,"
         " in every STRIDE of it",
     )
     rules.add_argument(
@@ -81,14 +82,23 @@ def run(args: argparse.Namespace) -> int:
     def named(pattern: str, region: str) -> bool:
         return any(source.named_region(pattern, region) for source in sources)
 
+    for source in sources:
+        check_marks(source.stretch, source.trace.name)
     check_names(chosen, regions, named, " and ".join(source.trace.name for source in sources))
     results = _compared(first, second, args.context)
+    losses = [source.losses for source in sources]
     if args.json:
         found = list(results)
-        print(msgspec.json.encode(_object(found, differ)).decode())
+        print(msgspec.json.encode(_object(found, differ, losses)).decode())
         agrees = all(result.agrees for result in found)
     else:
-        agrees = _print(results, args.limit or None)
+        for source in sources:
+            if source.losses:
+                print(f"{source.trace.name}: {source.losses.words}, which the other may have")
+        alone = [source.trace.name for source, side in zip(sources, sides, strict=True) if not side]
+        if len(alone) == 1:
+            print(f"{alone[0]} has no such access: everything is only in the other trace")
+        agrees = _print(results, args.limit or None, hunks=not alone)
         if differ.passed:
             print(f"{differ.passed:,} accesses that only tell of time left out")
     if not first and not second:
@@ -104,20 +114,24 @@ def _compared(
         yield compare(region, first.get(region, Side()), second.get(region, Side()), context)
 
 
-def _print(results: Iterator[RegionDiff], limit: int | None) -> bool:
+def _print(results: Iterator[RegionDiff], limit: int | None, *, hunks: bool) -> bool:
     agrees = True
     for result in results:
         agrees = agrees and result.agrees
+        if not hunks:
+            result.hunks.clear()
         for line in region_diff_lines(result, limit):
             print(line)
     sys.stdout.flush()
     return agrees
 
 
-def _object(results: list[RegionDiff], differ: Differ) -> dict[str, Any]:
+def _object(results: list[RegionDiff], differ: Differ, losses: list[Losses]) -> dict[str, Any]:
     return {
         "agrees": all(result.agrees for result in results),
         "left_out": differ.passed,
+        "lost_events": [lost.events for lost in losses],
+        "lost_uncounted": [lost.uncounted for lost in losses],
         "regions": [
             {
                 "agrees": result.agrees,
@@ -127,6 +141,7 @@ def _object(results: list[RegionDiff], differ: Differ) -> dict[str, Any]:
                 "first": result.first,
                 "second": result.second,
                 "touched": result.touched,
+                "unknown": result.unknown,
                 "hunks": [[_line(line) for line in hunk] for hunk in result.hunks],
             }
             for result in results
@@ -153,6 +168,7 @@ def _step(step: Step | None) -> dict[str, Any] | None:
         "turns": step.turns,
         "device": None if step.device is None else int(step.device, 16),
         "skipped": step.skipped,
+        "mark": step.mark,
     }
 
 

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.command.filters import check_names
-from tracer.fold import Event
+from tracer.command.filters import check_marks, check_names
+from tracer.fold import Event, Note
+from tracer.loss import Losses
+from tracer.marker import Stretch, is_marker
 from tracer.register import Named, RegisterMap, RegisterMaps
 from tracer.selection import Selection, Sieve
-from tracer.trace import Intercept, MemoryAccess, Record, RegionRecord, UserRecord
+from tracer.trace import (
+    Intercept,
+    LostRecord,
+    Mark,
+    MemoryAccess,
+    Record,
+    RegionRecord,
+    UserRecord,
+)
 from tracer.tracefile import TraceReader
 
 
 class Source:
     """Iterate over the records of a trace, each with those of its accesses that are wanted.
 
-    What a person did, and the filters leave out, does not come.
+    What the filters leave out of a person's doing, of markers and of losses does not come.
 
-    ``shown`` counts these; after ``limit`` of them the iteration ends. ``regions`` has the names of
-    the regions met so far; ``maps`` name the registers.
+    ``shown`` counts the accesses, ``losses`` the events that a log lost between them; after
+    ``limit`` accesses the iteration ends. ``regions`` has the names of the regions met so far;
+    ``maps`` name the registers.
     """
 
     def __init__(
@@ -31,6 +42,7 @@ class Source:
         self.trace = trace
         self.regions: set[str] = set()
         self.shown = 0
+        self.losses = Losses()
         self.limit = limit
         self._sieve = Sieve(chosen, maps)
 
@@ -53,6 +65,9 @@ class Source:
             wanted = self._sieve.wanted(record)
             if isinstance(record, UserRecord) and not self._sieve.wanted_user(record):
                 continue
+            if isinstance(record, Mark | LostRecord) and not self._sieve.wanted_note(record):
+                continue
+            self.losses.add(record)
             if self.limit is not None:
                 wanted = wanted[: self.limit - self.shown]
             self.shown += len(wanted)
@@ -66,14 +81,36 @@ class Source:
             if isinstance(item, Event):
                 yield item
 
-    def items(self) -> Iterator[Event | UserRecord]:
-        """Yield each access that is wanted, and what a person did between them."""
+    def items(self) -> Iterator[Event | Note]:
+        """Yield each access that is wanted, and what stands between them."""
+        mark: str | None = None
+        typed = ""  # the command of a person, whose mark is told by it
+        losses = Losses()
         for record, wanted in self:
-            if isinstance(record, Intercept):
-                for (seq, access), named in zip(wanted, self.named, strict=False):
-                    yield Event(seq, record, access, self._sieve.phase, named)
-            elif isinstance(record, UserRecord):
-                yield record
+            match record:
+                case Intercept():
+                    for (seq, access), named in zip(wanted, self.named, strict=False):
+                        phase, lost = self._sieve.phase, losses.known
+                        yield Event(seq, record, access, phase, named, mark, lost)
+                        losses = Losses() if losses else losses
+                    typed = ""
+                case Mark() if is_marker(record):
+                    mark = record.text
+                    if typed != f"mark {mark}":
+                        yield record
+                case UserRecord():
+                    typed = record.text
+                    yield record
+                case LostRecord():
+                    losses.add(record)
+                    yield record
+                case _:
+                    pass
+
+    @property
+    def stretch(self) -> Stretch:
+        """Return how far the trace has come between the marks that the filters name."""
+        return self._sieve.stretch
 
     def register_maps(self) -> dict[str, RegisterMap | None]:
         """Return the regions met so far, each with the map of its registers if it has one."""
@@ -84,6 +121,10 @@ class Source:
         return self._sieve.regions.named(pattern, region)
 
     def check_names(self) -> None:
-        """Raise :exc:`UsageError` when the trace, read to its end, has no region or register so."""
+        """Raise :exc:`UsageError` when the trace, read to its end, has not what is asked for.
+
+        That is a region, a register or a mark.
+        """
+        check_marks(self._sieve.stretch, self.trace.name)
         chosen, trace = self._sieve.selection, self.trace.name
         check_names(chosen, self.register_maps(), self.named_region, trace)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tracer import registry
 from tracer.errors import UsageError
+from tracer.marker import Stretch
 from tracer.register import RegisterMap, RegisterMaps, fits_register
 from tracer.selection import Match, RegionNamed, Selection, Span
+from tracer.text import printable
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +48,11 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--phase", metavar="P", help="in this phase: `vetrace stats` lists them; or a glob"
     )
+    group.add_argument(
+        "--from-mark", metavar="TEXT",
+        help="after the first mark that has TEXT in it (or fits it as a glob)",
+    )  # fmt: skip
+    group.add_argument("--to-mark", metavar="TEXT", help="before the first such mark after that")
     add_register_files(parser)
 
 
@@ -75,6 +82,8 @@ def selection(args: argparse.Namespace) -> Selection:
         time=args.time,
         phase=args.phase,
         changes=args.changes,
+        from_mark=args.from_mark,
+        to_mark=args.to_mark,
     )
 
 
@@ -102,6 +111,16 @@ def check_names(
         near = get_close_matches(chosen.register.lower(), names, n=3, cutoff=0.5)
         advice = f"; there is {', '.join(names[name] for name in near)}" if near else ""
         raise UsageError(f"no register of {trace} is called {chosen.register}{advice}")
+
+
+def check_marks(stretch: Stretch, trace: str) -> None:
+    """Raise :exc:`UsageError` when the trace, read to its end, has not the marks asked for."""
+    if stretch.missing:
+        known = ", ".join(printable(text[:40]) for text in stretch.known) or "none at all"
+        after = " after the other" if stretch.open and stretch.bounded else ""
+        raise UsageError(
+            f"no mark of {trace}{after} has {stretch.missing[0]!r} in it; its marks: {known}"
+        )
 
 
 def _has_register(pattern: str, region: str, found: RegisterMap) -> bool:

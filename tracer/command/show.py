@@ -12,18 +12,17 @@ from tracer.command import EXIT_OK, terminal
 from tracer.command.events import Source
 from tracer.command.filters import add_filters, register_maps, selection
 from tracer.errors import UsageError
-from tracer.fold import Fold, folded
+from tracer.fold import Event, Fold, folded
 from tracer.mmiotrace import MmiotraceLog
 from tracer.render import (
     access_line,
     access_object,
     decoded_lines,
     fold_line,
+    note_line,
     phase_line,
-    user_line,
 )
 from tracer.streams import warn
-from tracer.trace import UserRecord
 from tracer.tracefile import TraceReader
 
 
@@ -56,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " A narrow terminal has no room for the vCPU and the instruction."
         " Where the same lines come three times or more in a row, they are shown once, and then"
         " how often, how long and the last values read."
-        " What a person did at the prompt of `vetrace boot -i` has a line of its own; an access"
-        " that it changed tells behind the value what the device had, or that it was skipped."
+        " A marker, events that a log lost, and what a person did at the prompt of"
+        " `vetrace boot -i` have a line of their own; an access that a person changed tells behind"
+        " the value what the device had, or that it was skipped."
     )
 
 
@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
 def _json(source: Source) -> Iterator[str]:
     encode = msgspec.json.Encoder().encode
     for event in source.events():
-        yield encode(access_object(event.record, event.seq, event.access, event.named)).decode()
+        shown = access_object(event.record, event.seq, event.access, event.named)
+        shown |= {"note": event.record.note, "mark": event.mark, "lost": event.lost}
+        yield encode(shown).decode()
 
 
 def _mmiotrace(source: Source) -> Iterator[str]:
@@ -101,8 +103,8 @@ def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterat
     shape = terminal.line_layout(sys.stdout)
     phase = None
     for item in folded(source.items()) if folds else source.items():
-        if isinstance(item, UserRecord):
-            yield user_line(item)
+        if not isinstance(item, Event | Fold):
+            yield note_line(item)
             continue
         turn = item.first if isinstance(item, Fold) else (item,)
         if phases and turn[0].phase != phase:

@@ -87,6 +87,9 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
     console.print(table.forms_table(summary, limit))
     if summary.phases:
         console.print(table.phases_table(summary, limit))
+    notes = _notes(summary)
+    if notes:
+        console.print(", ".join(notes), soft_wrap=True)
     actions = summary.user_actions
     by_hand = f"; {actions:,} user {'action' if actions == 1 else 'actions'}" if actions else ""
     emulated = summary.intercepts - summary.stepped_intercepts
@@ -95,6 +98,19 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
         f" {emulated:,} emulated, {summary.stepped_intercepts:,} stepped{by_hand}",
         soft_wrap=True,
     )
+
+
+# What the tables do not tell, where there is some of it.
+def _notes(summary: Summary) -> list[str]:
+    notes = []
+    if summary.markers:
+        notes.append(f"{summary.markers:,} marker{'' if summary.markers == 1 else 's'}")
+    if summary.losses:
+        notes.append(summary.losses.words)
+    if summary.valueless:
+        accesses = "access" if summary.valueless == 1 else "accesses"
+        notes.append(f"{summary.valueless:,} {accesses} without a value")
+    return notes
 
 
 def _object(summary: Summary, trace: TraceReader) -> dict[str, Any]:

@@ -43,6 +43,8 @@ SCHEMA = pa.schema(
         ("via", _NAME),
         ("device_value", pa.uint64()),
         ("skipped", pa.bool_()),
+        ("mark", _NAME),
+        ("lost", pa.int64()),
     ]
 )
 """The columns; names and values are null where not known."""
@@ -89,6 +91,8 @@ def _row(event: Event) -> dict[str, Any]:
         "via": record.via,
         "device_value": _number(event, access.device),
         "skipped": access.skipped,
+        "mark": event.mark,
+        "lost": event.lost,
     }
 
 

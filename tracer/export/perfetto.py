@@ -1,6 +1,7 @@
 """Device accesses as a Perfetto trace: a track per vCPU, and below it one per region.
 
-What a person did is an instant on a track of its own, `user`.
+What a person did is an instant on a track of its own, `user`; markers, and the events that a log
+lost, are instants on the track `marks`.
 
 Ref: https://perfetto.dev/docs/reference/synthetic-track-event (TrackDescriptor, TrackEvent). An
 access is an instant, named by direction, width and offset, with register, value, call site and
@@ -16,18 +17,20 @@ from typing import IO
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackEvent
 from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 
-from tracer.fold import Event
-from tracer.trace import UserRecord
+from tracer.fold import Event, Note
+from tracer.loss import Losses
+from tracer.trace import LostRecord, Mark, UserRecord
 
 _SEQUENCE = 1
 _USER = "user"
+_MARKS = "marks"
 _CLEARED, _NEEDED = (
     TracePacket.SEQ_INCREMENTAL_STATE_CLEARED,
     TracePacket.SEQ_NEEDS_INCREMENTAL_STATE,
 )
 
 
-def write(items: Iterable[Event | UserRecord], sink: IO[bytes]) -> int:
+def write(items: Iterable[Event | Note], sink: IO[bytes]) -> int:
     """Write a trace with one instant an item, as they come; return how many accesses there were.
 
     Times are guest time in nanoseconds.
@@ -35,11 +38,16 @@ def write(items: Iterable[Event | UserRecord], sink: IO[bytes]) -> int:
     output = _Output(sink)
     count = 0
     for item in items:
-        if isinstance(item, UserRecord):
-            output.user(item)
-        else:
-            output.access(item)
-            count += 1
+        match item:
+            case Event():
+                output.access(item)
+                count += 1
+            case UserRecord():
+                output.user(item)
+            case Mark():
+                output.mark(item)
+            case LostRecord():
+                output.lost(item)
     return count
 
 
@@ -75,6 +83,18 @@ class _Output:
             texts[f"{access.direction} {access.width} {where}"] = access.value
         track = self._track(None, _USER)
         self._instant(track, record.time_ns, record.text, _USER, texts, {"vcpu": record.vcpu})
+
+    def mark(self, record: Mark) -> None:
+        track = self._track(None, _MARKS)
+        self._instant(track, record.time_ns, record.text, _MARKS, {}, {})
+
+    def lost(self, record: LostRecord) -> None:
+        losses = Losses()
+        losses.add(record)
+        numbers = {"vcpu": record.vcpu, "count": record.count}
+        known = {name: number for name, number in numbers.items() if number is not None}
+        track = self._track(None, _MARKS)
+        self._instant(track, record.time_ns, losses.words, "lost", {}, known)
 
     def _instant(
         self,

@@ -113,7 +113,7 @@ class Desk:
         before = self._last.get(place)
         if access.value is not None:
             self._last[place] = int(access.value, 16)
-        return Seen(seq, record, access, phase, self.names.add(access), before)
+        return Seen(seq, record, access, phase, self.names.add(access), before=before)
 
     # ---- where the guest is
 
