@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,34 @@ def test_everything_is_there_after_setup(capsys: pytest.CaptureFixture[str]) -> 
     items = found(capsys)
     assert [name for name, item in items.items() if item["advice"]] == []
     assert {"python", "packages", "qemu", "gdb", "busybox", "kernel", "symbols"} <= set(items)
+    assert re.fullmatch(r"\d+ registers, \d+ device regions", str(items["handshake"]["found"]))
+
+
+@pytest.mark.qemu
+def test_a_gdb_that_stops_nothing_is_found_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gdb = tmp_path / "gdb"
+    # Everything as it should be, until it comes to watching.
+    gdb.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exec gdb --version\n'
+        "exec gdb \"$@\" -iex 'set can-use-hw-watchpoints 0'\n"
+    )
+    gdb.chmod(0o755)
+    assert doctor.run(check("--json", "--gdb", str(gdb))) == 1
+    item = found(capsys)["handshake"]
+    assert "watch" in str(item["advice"])
+
+
+@pytest.mark.qemu
+def test_a_recipe_that_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tracer.guest.recipe.FOLDER", tmp_path)
+    assert doctor.run(check("--json")) == 1
+    assert "cmdline" in str(found(capsys)["recipe"]["advice"])
+
+
+def test_what_a_kernel_says_does_not_colour_the_report() -> None:
+    text = doctor.report([doctor.Check("kernel", "6.1\x1b[31m\u202e", "\x07")])
+    assert all(line.isprintable() for line in text.splitlines())

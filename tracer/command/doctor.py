@@ -17,9 +17,12 @@ from pathlib import Path
 
 from tracer.cache import cache_folder
 from tracer.errors import TracerError
+from tracer.text import printable
 
 _PROGRAM_SECONDS = 60  # beyond this, a program asked for its version hangs
 _SETUP = "run vetrace setup"
+_RESET_VECTOR = 0xFFFF_FFF0
+"""Linear address where every x86 begins (Intel SDM vol. 3A, 10.1.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,11 @@ def examine(kernel: Path | None, symbols: Path | None, qemu: str, gdb: str) -> l
         _versioned("gdb", gdb, "gdb", GDB_MINIMUM),
         _busybox(),
         _cache(),
+        _recipe(),
         *_kernel(kernel, symbols),
     ]
+    if not any(check.fatal for check in checks):
+        checks.append(_handshake(kernel, symbols, qemu, gdb))
     return checks
 
 
@@ -90,9 +96,10 @@ def report(checks: Sequence[Check]) -> str:
     lines = []
     for check in checks:
         mark = "ok" if not check.advice else "MISSING" if check.needed else "note"
-        lines.append(f"{mark:<8}{check.name:<{width}}  {check.found}")
+        # A kernel image may say of itself what it likes.
+        lines.append(f"{mark:<8}{check.name:<{width}}  {printable(check.found)}")
         if check.advice:
-            lines.append(f"{'':<8}{'':<{width}}  -> {check.advice}")
+            lines.append(f"{'':<8}{'':<{width}}  -> {printable(check.advice)}")
     missing = [check.name for check in checks if check.fatal]
     lines.append(f"not ready: {', '.join(missing)}" if missing else "ready: vetrace boot")
     return "\n".join(lines)
@@ -159,6 +166,42 @@ def _cache() -> Check:
     return Check("cache", f"{folder}{'' if place == folder else ' (not made yet)'}")
 
 
+def _recipe() -> Check:
+    from tracer.guest import recipe
+
+    try:
+        recipe.command_line()
+        recipe.machine_arguments()
+        recipe.init_script().read_bytes()
+    except (TracerError, OSError) as error:
+        return Check("recipe", f"{recipe.FOLDER}", f"{error}; install vetrace again")
+    return Check("recipe", f"{recipe.FOLDER}")
+
+
+def _handshake(kernel: Path | None, symbols: Path | None, qemu: str, gdb: str) -> Check:
+    # Does what the first stop of a boot needs, with a guest that never runs.
+    from tracer import signals
+    from tracer.launch import Plan, launch
+
+    async def try_it() -> str:
+        plan = Plan(kernel=kernel, symbols=symbols, qemu=qemu, gdb=gdb)
+        async with launch(plan) as session:
+            target = session.target
+            number = await target.set_read_watch(_RESET_VECTOR)
+            await target.delete_breakpoint(number)
+            answers = await target.client.packets(["Qqemu.PhyMemMode:1", "Qqemu.PhyMemMode:0"])
+            if answers != ["OK", "OK"]:
+                raise TracerError(f"QEMU's GDB stub reads no physical memory: it says {answers}")
+            registers = await target.registers()
+            regions = await session.refresh_regions()
+            return f"{len(registers.values)} registers, {len(regions.regions)} device regions"
+
+    try:
+        return Check("handshake", signals.run(try_it()))
+    except TracerError as error:
+        return Check("handshake", "QEMU and GDB do not work together here", str(error))
+
+
 def _kernel(path: Path | None, symbols: Path | None) -> list[Check]:
     from tracer.guest.kernel import default_kernel, open_kernel
 
@@ -170,7 +213,7 @@ def _kernel(path: Path | None, symbols: Path | None) -> list[Check]:
         kernel = open_kernel(image, symbols)
     except TracerError as error:
         return [Check("kernel", str(image), str(error))]
-    no_modules = "the guest boots without its virtio drivers, unless they are built in"
+    no_modules = "the guest boots without its drivers, unless they are built in"
     return [
         Check("kernel", f"{kernel.release} ({kernel.path})"),
         Check("symbols", f"{len(kernel.symbols)} ({symbols or 'of its kallsyms'})"),
