@@ -342,6 +342,17 @@ def test_guest_triple_faults(tmp_path: Path) -> None:
     assert "triple-faulted" in readable(tmp_path)
 
 
+def test_a_kernel_without_its_modules_is_told(tmp_path: Path) -> None:
+    image = default_kernel()
+    assert image is not None
+    alone = tmp_path / "vmlinuz"
+    alone.write_bytes(image.read_bytes())
+    done = boot(tmp_path, "--quiet", "--untraced", "--kernel", alone)
+    assert done.status == 1
+    assert "the default guest found no disk" in the_line(done.err)
+    assert "no modules beside its image" in the_line(done.err)
+
+
 def test_nothing_to_trace_fails_the_check(tmp_path: Path) -> None:
     guest = assemble(tmp_path)
     kernel = ("--kernel", guest, "--symbols", guest)

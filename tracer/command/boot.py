@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tracer import signals, witness
-from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.command import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.filters import add_register_files, register_maps
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.command.interactive import add_shell_arguments, paper, wish
@@ -19,6 +19,8 @@ from tracer.command.recorded import add_replay_arguments, recorded, with_also
 from tracer.command.verify import print_comparison
 from tracer.errors import Diverged, Interrupted, TracerError
 from tracer.fold import Event, Fold, Folder
+from tracer.guest.kernel import Kernel
+from tracer.guest.report import GuestReport, why_missing
 from tracer.launch import Plan, header, launch
 from tracer.marker import ENTRY
 from tracer.naming import Naming
@@ -85,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
             warn(str(error))
             return EXIT_MISMATCH
         if args.check and trace is not None and log is not None and status == EXIT_OK:
-            return _check(trace, log, quiet=args.json)
-    return status
+            status = _check(trace, log, quiet=args.json)
+    return status or boot.judge_guest()
 
 
 @contextlib.contextmanager
@@ -161,6 +163,8 @@ class _Boot:
         self._naming = Naming(register_maps(args))
         self._task: asyncio.Task[None] | None = None
         self._console_error: OSError | None = None
+        self._report = GuestReport()
+        self._kernel: Kernel | None = None
 
     def run(self) -> int:
         if self._wish.asked:
@@ -186,6 +190,7 @@ class _Boot:
                     await session.run_untraced()
                 else:
                     await self._trace_run(session)
+                self._kernel = session.kernel
         except asyncio.CancelledError:
             if self._console_error is None:
                 raise
@@ -193,8 +198,18 @@ class _Boot:
             why = self._console_error.strerror
             raise TracerError(f"cannot write the guest's console to {where}: {why}") from None
 
+    def judge_guest(self) -> int:
+        # A person at a prompt, or a recording, may well have kept a driver from its device.
+        kernel, missing = self._kernel, self._report.missing
+        meddled = self._wish.asked or self._recorded is not None
+        if not missing or kernel is None or self._plan.initrd is not None or meddled:
+            return EXIT_OK
+        warn(why_missing(missing, kernel.release, modules=kernel.modules is not None))
+        return EXIT_FAILED
+
     def _take_console(self, data: bytes) -> None:
         # Called by the event loop, which would only log an error.
+        self._report.take(data)
         if self._console_error is not None:
             return
         try:
