@@ -21,6 +21,7 @@ _LINE = re.compile(
 _SPACE = re.compile(r'^\s*AS "(?P<name>[^"]*)"')
 
 _DEVICE_KINDS = frozenset({"i/o"})
+_MEMORY_KINDS = frozenset({"ram", "rom", "romd"})
 
 _PERIPHERAL = "/machine/peripheral"
 """Where devices are that the user gave an id (qdev_set_id)."""
@@ -58,6 +59,11 @@ class FlatRange:
     def is_device(self) -> bool:
         """Tell whether a device answers accesses."""
         return self.kind in _DEVICE_KINDS
+
+    @property
+    def is_memory(self) -> bool:
+        """Tell whether there is memory behind it, so that reads ask no device."""
+        return self.kind in _MEMORY_KINDS
 
     @property
     def path(self) -> str:

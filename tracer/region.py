@@ -192,7 +192,12 @@ def _subtract(span: Range, hole: Range) -> list[Range]:
 
 
 class RegionMap:
-    """Look up physical addresses among the device regions, the RAM and what is traced."""
+    """Look up physical addresses among the device regions, the RAM and what is traced.
+
+    Of the rest, RAM and devices that are not traced are nothing to be seen (*quiet*). Where nothing
+    answers at all (*vacant*) a device may be any moment: the guest moves one there by a port write,
+    which stops nobody. So what leads there has to be watched like what leads to a traced device.
+    """
 
     def __init__(
         self, regions: Sequence[Region], traced: Sequence[Range], ram: Sequence[Range]
@@ -200,6 +205,9 @@ class RegionMap:
         self.regions = tuple(sorted(regions, key=lambda region: region.start))
         self.traced = tuple(traced)
         self.ram = tuple(_merge(ram))
+        spans = [(region.start, region.end) for region in self.regions]
+        untraced = [piece for span in spans for piece in _cut_out(span, self.traced)]
+        self._quiet = tuple(_merge([*ram, *untraced]))
         self._starts = [region.start for region in self.regions]
 
     def find(self, physical: int) -> Region | None:
@@ -223,11 +231,33 @@ class RegionMap:
 
     def touches_traced(self, start: int, end: int) -> bool:
         """Tell whether any address from ``start`` to ``end`` is traced."""
-        return any(first <= end and start <= last for first, last in self.traced)
+        return _meets(self.traced, start, end)
 
     def touches_ram(self, start: int, end: int) -> bool:
         """Tell whether any address from ``start`` to ``end`` is RAM."""
-        return any(first <= end and start <= last for first, last in self.ram)
+        return _meets(self.ram, start, end)
+
+    def is_quiet(self, start: int, end: int) -> bool:
+        """Tell whether there is nothing to be seen from ``start`` to ``end``."""
+        return any(first <= start and end <= last for first, last in self._quiet)
+
+    def is_watched(self, start: int, end: int) -> bool:
+        """Tell whether accesses through a page from ``start`` to ``end`` have to be seen.
+
+        It leads to a traced device, or all of it to nothing.
+        """
+        return self.touches_traced(start, end) or not _meets(self._quiet, start, end)
+
+    def outdates(self, old: RegionMap) -> bool:
+        """Tell whether pages have to be looked at again that were right under an ``old`` map.
+
+        Not when devices have only left their places, or come to where nothing was: what leads
+        there has been watched all the time.
+        """
+        if self._quiet != old._quiet:
+            return True
+        new = [piece for span in self.traced for piece in _cut_out(span, old.traced)]
+        return any(_meets(old._quiet, a & -PAGE_SIZE, b | (PAGE_SIZE - 1)) for a, b in new)
 
     def traced_names(self, start: int, end: int) -> list[str]:
         """Return the names of the traced regions between two addresses, sorted."""
@@ -244,11 +274,17 @@ class RegionMap:
         return self.touches_traced(region.start, region.end)
 
 
+def _cut_out(span: Range, holes: Sequence[Range]) -> list[Range]:
+    pieces = [span]
+    for hole in holes:
+        pieces = [piece for whole in pieces for piece in _subtract(whole, hole)]
+    return pieces
+
+
+def _meets(spans: Sequence[Range], start: int, end: int) -> bool:
+    return any(first <= end and start <= last for first, last in spans)
+
+
 def _covers(spans: Sequence[Range], physical: int) -> bool:
     index = bisect_right(spans, physical, key=lambda span: span[0]) - 1
     return index >= 0 and physical <= spans[index][1]
-
-
-def pages(start: int, end: int) -> range:
-    """Return the physical page addresses from the one holding ``start`` to the one of ``end``."""
-    return range(start & -PAGE_SIZE, (end & -PAGE_SIZE) + 1, PAGE_SIZE)

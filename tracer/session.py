@@ -52,7 +52,7 @@ from tracer.trap.interceptor import Interceptor
 from tracer.trap.mapping import (
     Poisoned,
     heal_everything,
-    heal_untraced,
+    heal_quiet,
     map_spare,
     poison_everything,
     unmap_spare,
@@ -171,7 +171,7 @@ class Session:
     async def refresh_regions(self) -> RegionMap:
         """Ask QEMU where its devices are now, and announce what is new or has moved."""
         regions, ram = await self.machine.memory_map()
-        self.view.regions = RegionMap(regions, traced_ranges(regions, self.choice), ram)
+        self.view.show(RegionMap(regions, traced_ranges(regions, self.choice), ram))
         pieces: Counter[str] = Counter()
         for region in self.view.regions.regions:
             info = region_info(region, self.view.regions.is_traced_region(region))
@@ -293,6 +293,7 @@ class Session:
 
     async def _handle(self, stop: mi.Stopped, traps: Traps) -> list[str]:
         stub = traps.gate.stub
+        await self._follow_map()
         if stop.interrupted:
             self.counts["interrupts"] += 1
             if stop.address == stub.stop:
@@ -344,7 +345,6 @@ class Session:
         entered = traps.hooks.entered(number, registers)
         if entered is not None:
             name, mapping = entered
-            # RAM stays where it is: QEMU need not be asked where its devices are.
             ram = self.machine.memory.holds(mapping.physical, mapping.size)
             self.counts["ram_hooks"] += ram
             remark = self._toll.add(name, ram=ram)
@@ -352,8 +352,6 @@ class Session:
                 self.progress(remark)
             if ram:
                 return
-            # The guest may have moved its devices since its last mapping.
-            await self.refresh_regions()
         space = self.view.space_of(registers)
         mapped = await traps.hooks.stopped(number, registers, space)
         if mapped:
@@ -366,8 +364,27 @@ class Session:
         registers = await self.target.registers()
         if await traps.gate.refresh(self.view.space_of(registers)):
             # The kernel changes its handler when its own page tables have been made.
-            await self.refresh_regions()
             await self._poison_everything(registers, "page tables made by the kernel")
+
+    async def _follow_map(self) -> None:
+        if not self.view.stale:
+            return
+        self.counts["maps"] += 1
+        old = self.view.regions
+        new = await self.refresh_regions()
+        if new.outdates(old):
+            self.counts["outdated"] += 1
+            space = self.view.space_of(await self.target.registers())
+            await self._repoison(space, "the memory map changed")
+
+    async def _repoison(self, space: AddressSpace, by: str) -> None:
+        users = list(self.traps.users.leaves(space))
+        heal_quiet(space, users)
+        poisoned = poison_everything(space, users)
+        self._note_poisoned(poisoned, by)
+        if any(leaf.user for leaf in poisoned.leaves):
+            await self.traps.users.watch(space)
+        await self.target.flush_all_tlbs()
 
     async def _poison_everything(self, registers: RegisterFile, by: str) -> None:
         space = self.view.space_of(registers)
@@ -386,13 +403,16 @@ class Session:
     def _note_poisoned(self, poisoned: Poisoned, by: str) -> None:
         regions = self.view.regions
         for leaf in poisoned.leaves:
+            names = regions.traced_names(leaf.physical, leaf.physical + leaf.size - 1)
+            if not names:
+                continue  # nothing is there yet
             self.publish(
                 MapRecord(
                     time_ns=self.view.time_ns,
                     linear=hex(leaf.linear),
                     physical=hex(leaf.physical),
                     size=leaf.size,
-                    regions=regions.traced_names(leaf.physical, leaf.physical + leaf.size - 1),
+                    regions=names,
                     by=by,
                 )
             )
@@ -440,13 +460,7 @@ class Session:
         await self.refresh_regions()
         self._tell_left_out()
         space = replace(space, regions=self.view.regions)
-        users = list(self.traps.users.leaves(space))
-        heal_untraced(space, users)
-        poisoned = poison_everything(space, users)
-        self._note_poisoned(poisoned, "chosen at the prompt")
-        if any(leaf.user for leaf in poisoned.leaves):
-            await self.traps.users.watch(space)
-        await self.target.flush_all_tlbs()
+        await self._repoison(space, "chosen at the prompt")
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
         """Return the functions under way where a vCPU stopped."""
@@ -466,7 +480,9 @@ class Session:
         """
         traps = self.traps
         place = (space, traps.gate.stub, traps.interceptor.stack)
-        return await self._carrier.perform(transfer, *place)
+        answer = await self._carrier.perform(transfer, *place)
+        await self._follow_map()
+        return answer
 
     async def _halt(self, reason: Reason, vcpu: int = 0) -> list[str]:
         # The guest stands where no access waits.

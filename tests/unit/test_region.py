@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tracer.errors import UsageError
@@ -177,3 +179,64 @@ def test_lookup(regions: list[Region]) -> None:
     assert not traced.touches_traced(0xFEC0_1000, 0xFED0_0000)
     assert traced.touches_ram(0xA0000, 0xC0000)
     assert not traced.touches_ram(0xA0000, 0xBFFFF)
+
+
+RAM = [(0, 0x9FFFF)]
+SMALL = Region("small", 0xF000_0000, 0xF000_00FF, 0xF000_0000, "small", "small")
+LARGE = Region("large", 0xF010_0000, 0xF01F_FFFF, 0xF010_0000, "large", "large")
+MOVED = Region("small", 0xF020_0000, 0xF020_00FF, 0xF020_0000, "small", "small")
+
+
+def mapped(
+    *there: Region, bypassed: tuple[str, ...] = (), ram: Sequence[tuple[int, int]] = RAM
+) -> RegionMap:
+    return RegionMap(there, traced_ranges(there, Choice((), bypassed)), ram)
+
+
+@pytest.mark.parametrize(
+    ("page", "watched", "quiet"),
+    [
+        (0x1000, False, True),  # RAM
+        (0xF000_0000, True, False),  # a traced device, and nothing behind it
+        (0xF010_0000, False, True),  # a device that is not traced
+        (0xF100_0000, True, False),  # nothing: a device may come
+    ],
+)
+def test_what_has_to_be_seen(page: int, watched: bool, quiet: bool) -> None:
+    found = mapped(SMALL, LARGE, bypassed=("large",))
+    assert found.is_watched(page, page + 0xFFF) is watched
+    assert found.is_quiet(page, page + 0xFFF) is quiet
+
+
+def test_a_page_over_nothing_and_something_quiet_is_left_alone() -> None:
+    found = mapped(SMALL, bypassed=("small",))
+    assert not found.is_watched(0xF000_0000, 0xF000_0FFF)
+    assert not found.is_quiet(0xF000_0000, 0xF000_0FFF)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "outdates"),
+    [
+        (mapped(SMALL), mapped(SMALL), False),
+        (mapped(), mapped(SMALL), False),  # gone: what leads there stays watched
+        (mapped(SMALL), mapped(), False),  # back
+        (mapped(MOVED, LARGE), mapped(SMALL, LARGE), False),
+        (mapped(SMALL, LARGE), mapped(SMALL, LARGE, bypassed=("large",)), True),
+        (mapped(SMALL), mapped(SMALL, LARGE, bypassed=("large",)), True),
+        (mapped(SMALL, bypassed=("small",)), mapped(), True),
+        (mapped(ram=[*RAM, (0xF000_0000, 0xF000_FFFF)]), mapped(), True),
+        # Beside a device that was not traced: nobody watched that page.
+        (
+            mapped(LARGE, Region("small", 0xF020_0000, 0xF020_007F, 0, "small", "small"),
+                   Region("beside", 0xF020_0080, 0xF020_00FF, 0, "beside", "beside"),
+                   bypassed=("small",)),
+            mapped(LARGE, Region("small", 0xF020_0000, 0xF020_007F, 0, "small", "small"),
+                   bypassed=("small",)),
+            True,
+        ),
+    ],
+)  # fmt: skip
+def test_when_pages_have_to_be_looked_at_again(
+    new: RegionMap, old: RegionMap, outdates: bool
+) -> None:
+    assert new.outdates(old) is outdates

@@ -22,6 +22,7 @@ from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 from tracer.errors import QemuError, TracerError
 from tracer.flat_view import DeviceNames, FlatRange, device_paths, name_regions, parse_flat_view
 from tracer.guest.ending import Ending
+from tracer.guest.log import MAP_EVENT, QemuLog
 from tracer.guest.memory import GuestMemory, Span
 from tracer.process import Process, exit_words, start, words_of
 from tracer.qemu_monitor import DescriptorTables, descriptor_tables
@@ -48,8 +49,6 @@ _METRONOME = (
 _RAM = "guest-ram"
 _LOGGED = "cpu_reset,guest_errors"
 _CONSOLE_TAIL = 200
-_REGISTER_DUMP = re.compile(r"CPU Reset|[A-Z][A-Z0-9 ]{1,5}=")
-"""What ``-d cpu_reset`` writes beside the one line that matters."""
 _PREFIX = re.compile(r"^\S*qemu-system-\S+: ")
 _START_TIMEOUT = 60.0
 _HELP_TIMEOUT = 20.0
@@ -87,7 +86,6 @@ class _Output:
     # Lines the guest printed, and QEMU's own complaints.
     console: deque[str] = field(default_factory=lambda: deque(maxlen=_CONSOLE_TAIL))
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=_CONSOLE_TAIL))
-    triple_fault: bool = False
     partial: dict[int, bytes] = field(default_factory=dict)
 
 
@@ -121,6 +119,7 @@ class Machine(asyncio.SubprocessProtocol):
         self.on_console = on_console
         self.on_exit = on_exit
         self._output = _Output()
+        self._log = QemuLog(config.qemu_log)
         self._process: Process | None = None
         self._qmp = _Monitor("vetrace")
         self._qmp.logger.setLevel(logging.CRITICAL)
@@ -162,7 +161,7 @@ class Machine(asyncio.SubprocessProtocol):
         self._folder = self._scratch.enter_context(scratch_folder())
         ours, theirs = socket.socketpair()
         try:
-            descriptors = (theirs.fileno(), self.memory.descriptor)
+            descriptors = (theirs.fileno(), self.memory.descriptor, *self._log.descriptors)
             try:
                 known = await words_of([program, "-cpu", "help"], _HELP_TIMEOUT)
                 about = await words_of([program, "-version"], _HELP_TIMEOUT)
@@ -235,12 +234,12 @@ class Machine(asyncio.SubprocessProtocol):
             words += ["-initrd", str(config.initrd)]
         if not config.realtime:
             words += ["-icount", _ICOUNT, *_METRONOME]
+        words += ["-D", self._log.path, "-trace", MAP_EVENT]
         if config.qemu_log is None:
             words += ["-d", "cpu_reset"]
         else:
             # Accesses of a width the device does not take are in no trace event.
-            words += ["-d", _LOGGED, "-D", str(config.qemu_log)]
-            words += ["-trace", "memory_region_ops_*"]
+            words += ["-d", _LOGGED, "-trace", "memory_region_ops_*"]
         return [*words, *self._features, *config.extra]
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
@@ -281,8 +280,13 @@ class Machine(asyncio.SubprocessProtocol):
         self.memory.lay_out(
             [Span(item.start, item.end, item.offset) for item in ranges if item.name == _RAM]
         )
-        ram = [(item.start, item.end) for item in ranges if item.kind in ("ram", "rom", "romd")]
+        ram = [(item.start, item.end) for item in ranges if item.is_memory]
         return name_regions(ranges, await self._device_types(ranges), self._names), ram
+
+    @property
+    def map_changed(self) -> bool:
+        """Tell whether :meth:`memory_map` may answer otherwise than before this was asked last."""
+        return self._log.map_changed()
 
     async def descriptor_tables(self) -> DescriptorTables:
         """Return where the first vCPU's GDT and IDT are, which QEMU's GDB stub does not show."""
@@ -322,21 +326,14 @@ class Machine(asyncio.SubprocessProtocol):
         self._scratch.close()
         self._folder = None
         self.memory.close()
+        self._log.close()
 
     def _note_event(self, event: Message) -> None:
         data = event.get("data")
         self._cause = str(data.get("reason", "")) if isinstance(data, Mapping) else ""
 
     def _triple_fault(self) -> bool:
-        if self._output.triple_fault:
-            return True
-        path = self.config.qemu_log
-        if path is None or not path.exists():
-            return False
-        # With a log file QEMU's reset messages go there.
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 65536))
-            return b"Triple fault" in file.read()
+        return b"Triple fault" in self._log.tail(65536)
 
     # asyncio.SubprocessProtocol
 
@@ -350,11 +347,9 @@ class Machine(asyncio.SubprocessProtocol):
             text = line.decode(errors="replace").rstrip("\r")
             if fd == 1:
                 self._output.console.append(text)
-            elif text.startswith("Triple fault"):
-                self._output.triple_fault = True
             elif "warning:" in text:
                 log.debug("qemu: %s", text)
-            elif text and not _REGISTER_DUMP.match(text):
+            elif text:
                 self._output.errors.append(_PREFIX.sub("", text))
 
     def process_exited(self) -> None:

@@ -9,6 +9,7 @@ held. The same way the vCPU carries out a whole instruction that the emulator do
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -62,8 +63,10 @@ class Carrier:
             await self._target.write_physical(transfer.physical, transfer.width, value)
             return None
         if transfer.ram:
-            data = space.memory.read(transfer.physical, transfer.width)
-            return int.from_bytes(data, "little")
+            # Memory that belongs to a device is not shared with us.
+            with contextlib.suppress(LookupError):
+                data = space.memory.read(transfer.physical, transfer.width)
+                return int.from_bytes(data, "little")
         return await self._target.read_physical(transfer.physical, transfer.width)
 
     def departure(

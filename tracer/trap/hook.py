@@ -65,7 +65,7 @@ class MappingHooks:
             return await self._finish(number, registers, space)
         _, mapping = entered
         end = mapping.physical + max(mapping.size, 1) - 1
-        if space.regions.touches_traced(mapping.physical, end):
+        if not space.regions.is_quiet(mapping.physical, end):
             await self._calls.follow(number, mapping, registers, space)
         return []
 

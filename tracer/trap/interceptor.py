@@ -174,7 +174,7 @@ class Interceptor:
                 continue
             self._record(fault, insn, outcome, cpu)
             fault.cpu = await self._completed(outcome.cpu)
-            if fault.cpu.rip != cpu.rip or insn.rep is None:
+            if fault.cpu.rip != cpu.rip or insn.rep is None or self._view.stale:
                 return
 
     async def _foretell(self, fault: Fault) -> tuple[Instruction, tuple[Transfer, ...]]:

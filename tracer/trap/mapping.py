@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class Poisoned:
     """Tell what one pass over translations did.
 
-    ``leaves`` are newly poisoned. ``refused`` lead to a traced device and to RAM at once (a large
-    page over both): poisoning them would trap the RAM.
+    ``leaves`` are newly poisoned. ``refused`` are large pages over a traced device and RAM at once:
+    poisoning them would trap too much of the RAM.
     """
 
     leaves: tuple[Leaf, ...]
@@ -28,7 +28,7 @@ class Poisoned:
 
 
 def poison_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> Poisoned:
-    """Poison every leaf of the current page tables, and of others, that leads to a traced device.
+    """Poison every leaf of the current page tables, and of others, that has to be watched.
 
     The caller flushes the TLB.
     """
@@ -45,12 +45,12 @@ def heal_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
     _heal(space, others, lambda _: True)
 
 
-def heal_untraced(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
-    """Take the poison off every leaf that leads to no traced device any more."""
+def heal_quiet(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
+    """Take the poison off every leaf that leads to nothing to be seen any more."""
     _heal(
         space,
         others,
-        lambda leaf: not space.regions.touches_traced(leaf.physical, leaf.physical + leaf.size - 1),
+        lambda leaf: space.regions.is_quiet(leaf.physical, leaf.physical + leaf.size - 1),
     )
 
 
@@ -90,10 +90,10 @@ def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:
         if (
             leaf.poisoned
             or leaf.linear == SPARE_LINEAR
-            or not regions.touches_traced(leaf.physical, end)
+            or not regions.is_watched(leaf.physical, end)
         ):
             continue
-        if regions.touches_ram(leaf.physical, end):
+        if leaf.size > PAGE_SIZE and regions.touches_ram(leaf.physical, end):
             log.debug("%#x: a %d-byte page over device and RAM", leaf.linear, leaf.size)
             refused.append(leaf)
         else:

@@ -183,8 +183,8 @@ def _maps_devices(area: int, space: AddressSpace, types: Btf | None) -> bool:
 def _device_entries(
     space: AddressSpace, paging: Paging, start: int, end: int
 ) -> list[tuple[int, int]]:
-    # Physical address and value of each leaf entry in a linear range that leads to a traced
-    # device, those that the CPU takes for not present too.
+    # Physical address and value of each leaf entry in a linear range that has to be
+    # watched, those that the CPU takes for not present too.
     found = []
     linear = start
     while linear < end:
@@ -195,24 +195,24 @@ def _device_entries(
             count = min(-(-(end - linear) // last.size), TABLE_ENTRIES - last.index)
             data = space.memory.read(last.entry_address, 8 * count)
             for number, (entry,) in enumerate(_WORD.iter_unpack(data)):
-                if _leads_to_device(entry, last.size, space, paging):
+                if _has_to_be_watched(entry, last.size, space, paging):
                     found.append((last.entry_address + 8 * number, entry))
         elif (
             last.entry is not None
             and (last.leaf or not last.present)
-            and _leads_to_device(last.entry, last.size, space, paging)
+            and _has_to_be_watched(last.entry, last.size, space, paging)
         ):
             found.append((last.entry_address, last.entry))
         linear = (linear & -last.size) + count * last.size
     return found
 
 
-def _leads_to_device(entry: int, size: int, space: AddressSpace, paging: Paging) -> bool:
+def _has_to_be_watched(entry: int, size: int, space: AddressSpace, paging: Paging) -> bool:
     physical = linux_mm.address_in(entry, paging)
     if physical is None:
         return False
     first = physical & -size
-    return space.regions.touches_traced(first, first + size - 1)
+    return space.regions.is_watched(first, first + size - 1)
 
 
 def _write_entry(space: AddressSpace, address: int, entry: int) -> None:

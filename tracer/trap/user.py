@@ -108,7 +108,7 @@ class UserMappings:
         for root in self._tables(space):
             paging = Paging(root, space.paging.levels, space.paging.poison)
             for leaf in leaves(space.memory, paging, USER_SLOTS):
-                if leaf.poisoned or not regions.touches_ram(
+                if leaf.poisoned or not regions.is_quiet(
                     leaf.physical, leaf.physical + leaf.size - 1
                 ):
                     yield leaf

@@ -13,9 +13,9 @@ from tracer.x86 import Mode
 class GuestView:
     """Follow one guest.
 
-    ``regions`` is the memory map as last asked for, ``time_ns`` the guest's time at the last stop
-    that told it, ``ran`` how long it ran in seconds of the host's time. ``poison`` is the mask of
-    the page-table bit that vetrace sets.
+    ``regions`` is the memory map as last asked for, until it is :attr:`stale`; ``time_ns`` the
+    guest's time at the last stop that told it, ``ran`` how long it ran in seconds of the host's
+    time. ``poison`` is the mask of the page-table bit that vetrace sets.
     """
 
     def __init__(self, machine: Machine, poison: int, vcpus: int) -> None:
@@ -23,9 +23,21 @@ class GuestView:
         self.poison = poison
         self.vcpus = vcpus
         self.regions = RegionMap((), (), ())
+        self._stale = True
         self.time_ns = 0
         self.ran = 0.0
         self._modes: dict[int, Mode] = {}
+
+    @property
+    def stale(self) -> bool:
+        """Tell whether the guest, or a person at QEMU's monitor, may have moved devices since."""
+        self._stale = self._stale or self.machine.map_changed
+        return self._stale
+
+    def show(self, regions: RegionMap) -> None:
+        """Take the memory map as it is now."""
+        self.regions = regions
+        self._stale = False
 
     def space(self, cr3: int, cr4: int) -> AddressSpace:
         """Return where linear addresses lead for a vCPU with these control registers."""

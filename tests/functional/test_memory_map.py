@@ -1,0 +1,180 @@
+"""A memory map that changes under the guest's mappings: BARs that move, devices that come and go.
+
+The guest changes it through ports, which no trap sees, and reaches devices through mappings that
+it made before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from pathlib import Path
+
+import guest_program
+import pytest
+from vetrace_run import DEADLINE, agreed, boot, read_trace
+
+from tracer import witness
+from tracer.guest.disk import content
+from tracer.guest.machine import Machine
+from tracer.launch import Plan, launch
+from tracer.trace import Intercept, Record
+
+pytestmark = pytest.mark.qemu
+
+EDU_ID = "010000ed"  # QEMU docs/specs/edu.txt: the first register
+
+MOVES = """
+# Writes bytes to the device's PCI configuration; below 0x100 on bus 0 Linux does it by ports.
+#   $1  offset
+#   $2  bytes as printf has them
+configure() {
+    printf "$2" | dd of=$edu/config bs=1 seek=$1 conv=notrunc 2>/dev/null
+}
+# Maps the page of a physical address for good.
+#   $1  name
+#   $2  address
+map() {
+    mkfifo /tmp/$1.in /tmp/$1.out
+    /tmp/peek $2 < /tmp/$1.in > /tmp/$1.out &
+}
+# Reads through both mappings.
+say() {
+    echo >&3; read old <&4
+    echo >&5; read new <&6
+    echo "$1: old $old new $new"
+}
+for edu in /sys/bus/pci/devices/*; do
+    [ "$(cat $edu/vendor) $(cat $edu/device)" = "0x1234 0x11e8" ] && break
+done
+echo 1 > $edu/enable
+read bar end flags < $edu/resource
+map old $bar
+exec 3> /tmp/old.in 4< /tmp/old.out
+map new 0xd0000000
+exec 5> /tmp/new.in 6< /tmp/new.out
+say first
+configure 4 '\\000'; say off
+configure 4 '\\002'; say on
+configure 16 '\\000\\000\\000\\320'; say moved
+configure 4 '\\000'; say 'off again'
+configure 4 '\\002'; say 'on again'
+"""
+
+SUSPENDS = """
+echo +5 > /sys/class/rtc/rtc0/wakealarm
+echo mem > /sys/power/state
+echo "disk $(dd if=/dev/nvme0n1 bs=4k count=4 2>/dev/null | sha256sum)"
+# QEMU 7.2 has no power button after it: its port is lost with the reset.
+reboot -f
+"""
+
+COMES_AND_GOES = """
+# Prints the first register of what is behind the root port; fails while there is nothing.
+list() {
+    for device in /sys/bus/pci/devices/0000:01:*; do
+        [ -e $device ] || continue
+        echo 1 > $device/enable
+        read bar end flags < $device/resource
+        echo "$1 $(devmem $bar 32)"
+        return 0
+    done
+    return 1
+}
+echo ready
+until list plugged; do sleep 1; done
+while [ -e /sys/bus/pci/devices/0000:01:00.0 ]; do sleep 1; done
+echo unplugged
+until list again; do sleep 1; done
+"""
+
+
+def initrd(folder: Path, commands: str) -> Path:
+    return guest_program.initrd(folder, guest_program.assemble(folder, "peek"), commands)
+
+
+@pytest.mark.parametrize("chosen", [(), ("--region", "edu")], ids=["all", "edu"])
+def test_a_device_that_moves_under_mappings(chosen: tuple[str, ...], tmp_path: Path) -> None:
+    options = ("--quiet", "--check", "--initrd", initrd(tmp_path, MOVES), *chosen)
+    done = boot(tmp_path, *options, "--", "-device", "edu")
+    said = re.findall(r"(.*): old (\w{8}) new (\w{8})", "\n".join(done.serial))
+    seen = [(when, old == EDU_ID, new == EDU_ID) for when, old, new in said]
+    assert seen == [
+        ("first", True, False),
+        ("off", False, False),
+        ("on", True, False),
+        ("moved", False, True),
+        ("off again", False, False),
+        ("on again", False, True),
+    ]
+    assert agreed(done)
+    # What answered is recorded, and what nobody answered is not.
+    edu = [
+        access.physical
+        for record in read_trace(done.trace).intercepts
+        for access in record.accesses
+        if access.region == "edu.mmio"
+    ]
+    assert len(edu) == 4
+    assert len(set(edu[:2])) == 1
+    assert edu[2:] == ["0xd0000000"] * 2
+
+
+def test_devices_are_away_while_the_guest_wakes_up(tmp_path: Path) -> None:
+    # The firmware, too, reaches the LAPIC on the way.
+    options = ("--quiet", "--check", "--bypass", "lapic", "--initrd", initrd(tmp_path, SUSPENDS))
+    done = boot(tmp_path, *options)
+    assert agreed(done)
+    trace = read_trace(done.trace)
+    assert trace.end.counts["maps"] > 1
+    disk = next(line.split()[1] for line in done.serial if line.startswith("disk"))
+    assert disk == hashlib.sha256(content("nvme")[: 4 * 4096]).hexdigest()
+
+
+def test_a_device_that_comes_and_goes(tmp_path: Path) -> None:
+    console = bytearray()
+    records: list[Record] = []
+    plan = Plan(
+        initrd=initrd(tmp_path, COMES_AND_GOES),
+        qemu_log=tmp_path / "qemu.log",
+        extra=("-device", "pcie-root-port,id=behind,chassis=1"),
+    )
+
+    async def plug(machine: Machine) -> None:
+        def said(text: bytes) -> bool:
+            return text in console
+
+        for text, command, arguments in (
+            (b"ready", "device_add", {"driver": "edu", "bus": "behind", "id": "late"}),
+            (b"plugged", "device_del", {"id": "late"}),
+            (b"unplugged", "device_add", {"driver": "edu", "bus": "behind", "id": "late"}),
+        ):
+            while not said(text):
+                await asyncio.sleep(0.1)
+            await machine.execute(command, arguments)
+
+    async def play() -> None:
+        async with launch(plan, console.extend) as session:
+            session.subscribers.append(records.append)
+            await session.reach_entry()
+            await session.trap()
+            session.mark("kernel entry", plan.qemu_log.stat().st_size)
+            plugging = asyncio.create_task(plug(session.machine))
+            await session.run()
+            await plugging
+
+    asyncio.run(asyncio.wait_for(play(), DEADLINE))
+    text = console.decode()
+    assert [line.lower() for line in re.findall(r"(?:plugged|again) 0x\w+", text)] == [
+        f"plugged 0x{EDU_ID}", f"again 0x{EDU_ID}",
+    ]  # fmt: skip
+    late = [
+        access
+        for record in records if isinstance(record, Intercept)
+        for access in record.accesses if access.region == "late.edu-mmio"
+    ]  # fmt: skip
+    assert [(access.offset, access.value) for access in late] == [("0x0", "0x10000ed")] * 2
+    with (tmp_path / "qemu.log").open("rb") as log:
+        comparison = witness.compare(records, log)
+    assert comparison.agrees, comparison.differences
