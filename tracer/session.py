@@ -21,7 +21,6 @@ from tracer.errors import (
     InterceptError,
     QemuError,
     TargetGone,
-    TracerError,
 )
 from tracer.gdb.client import GdbClient
 from tracer.gdb.target import RegisterFile, Target
@@ -166,7 +165,8 @@ class Session:
             self._names.move(moved)
             await reach_entry(self.target, self.kernel, moved, self._resume)
         except DebuggerError as error:
-            raise await self._explain(error, "before the kernel was entered") from error
+            await self._ending_behind(error, "before the kernel was entered")
+            raise GuestError("the guest ended before its kernel was entered") from error
 
     async def refresh_regions(self) -> RegionMap:
         """Ask QEMU where its devices are now, and announce what is new or has moved."""
@@ -238,7 +238,7 @@ class Session:
         except TargetGone:
             pass
         except DebuggerError as error:
-            raise await self._explain(error, "while it was traced") from error
+            return await self._ending_behind(error, "while it was traced")
         return check(await self.machine.ended())
 
     async def run_untraced(self) -> Ending:
@@ -250,7 +250,7 @@ class Session:
         except TargetGone:
             pass
         except DebuggerError as error:
-            raise await self._explain(error, "while it ran") from error
+            return await self._ending_behind(error, "while it ran")
         return check(await self.machine.ended())
 
     # ---- records
@@ -504,15 +504,13 @@ class Session:
 
     # ---- how it ended
 
-    async def _explain(self, error: DebuggerError, when: str) -> TracerError:
-        # GDB fails when QEMU goes: the cause is QEMU's, unless QEMU still runs.
+    async def _ending_behind(self, error: DebuggerError, when: str) -> Ending:
+        # GDB fails when QEMU goes: what ended QEMU is told, be it the guest's own power-off by an
+        # access that was just carried out. QEMU that still runs leaves the error as it is.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2 if self.target.client.alive else 0.2):
                 ending = await self.machine.ended()
-                if ending.status == 0 and ending.cause:
-                    try:
-                        check(ending)
-                    except TracerError as verdict:
-                        return verdict
-                return QemuError(f"QEMU died {when}: {why(ending)}")
-        return error
+            if ending.status == 0 and ending.cause:
+                return check(ending)
+            raise QemuError(f"QEMU died {when}: {why(ending)}") from error
+        raise error

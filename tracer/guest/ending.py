@@ -5,10 +5,16 @@ Ref: QEMU qapi/run-state.json (ShutdownCause).
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer.errors import GuestCrashed, QemuError
 from tracer.process import exit_words
+
+_PANIC = "Kernel panic - not syncing"
+_STAMP = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
+"""Time and caller in front of a kernel line (Linux kernel/printk/printk.c, info_print_prefix)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +37,15 @@ def check(ending: Ending) -> Ending:
 
     Raises GuestCrashed for a panic or a triple fault, QemuError for an end of QEMU's own.
     """
-    panic = next((line for line in reversed(ending.console) if "Kernel panic" in line), None)
+    # What a guest that powered off has printed is its own affair.
+    if ending.cause == "guest-shutdown" and ending.status == 0:
+        return ending
     if ending.triple_fault:
         raise GuestCrashed("the guest triple-faulted; its last words are above")
+    panic = _panic(ending.console)
     if panic is not None:
-        raise GuestCrashed(f"the guest panicked: {panic.partition('] ')[2] or panic}")
-    if ending.cause not in ("guest-shutdown", "guest-reset") or ending.status != 0:
+        raise GuestCrashed(f"the guest panicked: {panic}")
+    if ending.cause != "guest-reset" or ending.status != 0:
         raise QemuError(f"QEMU ended before its guest did: {why(ending)}; boot again")
     return ending
 
@@ -46,3 +55,14 @@ def why(ending: Ending) -> str:
     if ending.status >= 0 and ending.errors:
         return ending.errors.splitlines()[-1]
     return exit_words(ending.status)
+
+
+def _panic(console: Sequence[str]) -> str | None:
+    # The kernel's own line has its stamp, where it stamps its lines: a program can print the rest.
+    stamped = any(_STAMP.match(line) for line in console)
+    for line in reversed(console):
+        stamp = _STAMP.match(line)
+        text = line[stamp.end() :] if stamp else line
+        if text.startswith(_PANIC) and bool(stamp) == stamped:
+            return text
+    return None
