@@ -151,8 +151,17 @@ CASES = [
         {},
         {"rax": 8 ^ I8},
     ),
-    # what the emulator leaves to the CPU: a push would land on the fault's own frame
-    Case("push [rdi]; pop rax", [("R", 0, 8, None)], {}, {"rax": I8}, via="stepped"),
+    # RSP in the device: the frame of the fault is in the page of RAM before it
+    Case(
+        "mov r11, rsp; mov rsp, rdi; pop r9; push r9; mov rsp, r11; mov rax, r9",
+        [("R", 4, 8, initial(4, 8)), ("W", 4, 8, initial(4, 8))],
+        {"rdi": DEVICE_LINEAR + 4},
+        {"rax": initial(4, 8)},
+        at=0,
+    ),
+    # what the emulator leaves to the CPU: a push would land on the fault's own frame. The value is
+    # found on the stack, or where the call went
+    Case("push [rdi]; pop rax", [("R", 0, 8, I8)], {}, {"rax": I8}, via="stepped"),
     # SSE
     Case("movq xmm0, [rdi]; movq rax, xmm0", [("R", 0, 8, I8)], {}, {"rax": I8}),
     Case(

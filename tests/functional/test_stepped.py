@@ -23,7 +23,7 @@ def pair(low: int, high: int) -> int:
     return low & 0xFFFFFFFF | (high & 0xFFFFFFFF) << 32
 
 
-Made = tuple[str, int, int | str]
+Made = tuple[str, int | str, int | str] | tuple[str, int | str, int | str, int]
 
 # Offsets are from the start of the device, unless they are of the case's own slot ("slot").
 CASES: list[tuple[Case, list[Made]]] = [
@@ -36,12 +36,22 @@ CASES: list[tuple[Case, list[Made]]] = [
     # Both pages are poisoned: neither is read twice.
     (
         Case("vmovdqu ymm0, [rdi]", [], {"rdi": SECOND - 16}),
-        [("R", 0xFF0, 8), ("R", 0xFF8, 8), ("R", 0x1000, 8), ("R", 0x1008, 8)],
+        [("R", 0xFF0, 8, initial(0xFF0, 8)), ("R", 0xFF8, 8, initial(0xFF8, 8)),
+         ("R", 0x1000, 8), ("R", 0x1008, 8)],
     ),
     (
         Case("vmovdqu [rdi], ymm0", [], {"rdi": SECOND - 8}),
-        [("W", 0xFF8, 8), ("W", 0x1000, 8), ("W", 0x1008, 8), ("W", 0x1010, 8)],
+        [("W", 0xFF8, 8, initial(0xFF0, 8)), ("W", 0x1000, 8, initial(0xFF8, 8)),
+         ("W", 0x1008, 8), ("W", 0x1010, 8)],
     ),
+    # All that a VEX load of 128 bits reads is in the register.
+    (
+        Case("vmovdqu xmm0, [rdi]; vpextrd eax, xmm0, 3", [], {"rdi": START + 0xC},
+             {"rax": initial(0x18, 4)}),
+        [("R", 0xC, 8, initial(0xC, 8)), ("R", 0x14, 8, initial(0x14, 8))],
+    ),
+    (Case("vpinsrw xmm0, xmm0, [rdi], 5", []), [("R", "slot", 2, initial(0, 2))]),
+    (Case("vpaddd xmm0, xmm0, [rdi]", []), [("R", "slot", 8), ("R", "slot+8", 8)]),
     # Lanes at 0, 3 and twice at 0 again; then one in RAM before the device, and one a page on.
     (
         Case(INDICES.format(pair(0, 3)) + "vpgatherdd xmm0, [rdi + xmm1 * 4], xmm2; movd eax, xmm0",
@@ -83,7 +93,7 @@ CASES: list[tuple[Case, list[Made]]] = [
     (
         Case(ON_DEVICE.format("enter 0, 0"), [], {"rdi": START + 4, "rbp": 0x1122334455667788},
              {"rbp": 0x1122334455667788}),
-        [("W", 0, 4)],
+        [("W", 0, 4, 0x11223344)],
     ),
     (
         Case("mov dx, 0x3fd; mov ecx, 3; rep insb", [], {}, {"rcx": 0}),
@@ -106,8 +116,9 @@ def trace(traced: Run) -> Trace:
 
 def told(access: MemoryAccess) -> Made:
     letter = {"read": "R", "write": "W", "unknown": "?"}[access.direction]
-    assert access.value is None and (access.width > 0) is (access.extent is None)
-    return letter, int(access.offset or "0", 16), access.width or f"..{access.extent}"
+    assert (access.width > 0) is (access.extent is None)
+    place = letter, int(access.offset or "0", 16), access.width or f"..{access.extent}"
+    return place if access.value is None else (*place, int(access.value, 16))
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.text for case, _ in CASES])
@@ -118,7 +129,8 @@ def test_case(number: int, traced: Run, trace: Trace) -> None:
     ]
     assert {record.via for record in records} == {"stepped"}
     made = [told(access) for record in records for _, access in record.device_accesses()]
-    assert made == [(letter, _offset(at, slot(number)), width) for letter, at, width in expected]
+    own = slot(number)
+    assert made == [(letter, _offset(at, own), *rest) for letter, at, *rest in expected]
     assert f"case {number:04d} ok" in traced.serial
 
 

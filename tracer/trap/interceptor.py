@@ -19,6 +19,7 @@ from tracer.errors import (
 from tracer.footprint import Encounter, footprint
 from tracer.gdb.target import Target, assign, store
 from tracer.guest.names import Names
+from tracer.inference import inferred
 from tracer.instruction import Instruction
 from tracer.intercept import (
     Meddling,
@@ -339,7 +340,10 @@ class Interceptor:
             rip=registers["rip"],
             rflags=registers["eflags"],
         )
+        if fault.cpu.xmm:
+            after = complete(after, registers.values)
         made = ahead.seen(stepped.encounters, fault.space)
+        made = inferred(insn, fault.cpu, after, made, fault.space)
         self._record(fault, insn, Outcome(after, made), fault.cpu, code, why)
         return []
 
