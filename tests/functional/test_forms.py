@@ -198,8 +198,8 @@ def _variants() -> Iterator[_Variant]:
 
 def _is_left_out(form: Form, long: bool) -> bool:
     counted = form.operation.startswith(("psll", "psrl", "psra"))
-    # Of a masked move that is stepped the trace has the bytes that it may touch, of which QEMU's log
-    # has what it touches.
+    # Of a masked move that is stepped the trace has the bytes that it may touch, QEMU's log those
+    # that it does.
     masked = form.operation.startswith("maskmov") and (long or form.operands[0] == "Vx")
     return masked or (long and (counted or form.name == "vpclmulqdq"))
 
