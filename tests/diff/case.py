@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from tests.diff.native import CODE, DATA, DATA_END, JUMPED, PATTERN
+from tests.diff import shape
+from tests.diff.native import CODE, DATA, JUMPED, LOW, LOW_CODE, PATTERN, RAM_SIZE
 from tracer.decode import decode
 from tracer.emulate import plan, real
 from tracer.forms import Form, Unit
 from tracer.instruction import Operand, Register
-from tracer.x86 import GPR, RBP, RSP, CpuState, Flag, Mode, Segments
+from tracer.x86 import GPR, RBP, RBX, RCX, RDI, RSI, RSP, CpuState, Flag, Mode, Segments
 
-MIDDLE = (DATA + DATA_END) // 2
 EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
          0x7FFFFFFFFFFFFFFF, 0x8000000000000000, 0xFFFFFFFFFFFFFFFF)  # fmt: skip
 ALL_FLAGS = 0x8D5
@@ -26,11 +26,15 @@ _CR4 = 0x406F0
 
 @dataclass(frozen=True)
 class Case:
-    """Hold code, the state to run it in, and bytes of RAM that differ from the pattern."""
+    """Hold code, the state to run it in, and bytes of RAM that differ from the pattern.
+
+    ``base`` is the linear address of the RAM.
+    """
 
     code: bytes
     cpu: CpuState
     ram: dict[int, bytes]
+    base: int = DATA
 
 
 def sizes(form: Form, mode: Mode) -> tuple[int, ...]:
@@ -56,24 +60,10 @@ def encode(form: Form, mode: Mode, size: int, random: Random) -> tuple[bytes, di
     """Return one encoding of ``form``, and the registers its address needs by number."""
     long = mode is Mode.LONG
     rex = 8 if size == 8 and not (form.size64 and random.random() < 0.5) else 0
-    prefixes = []
     opcode = form.opcode
-    if size == 2 or (rex and opcode.prefix == "" and random.random() < 0.1):
-        prefixes.append(0x66)  # beside REX.W it says nothing
-    if opcode.prefix in ("66", "F2", "F3") and not opcode.vex:
-        prefixes.append(int(opcode.prefix, 16))
-    if form.repeat and random.random() < 0.6:
-        prefixes.append(random.choice((0xF2, 0xF3)))
-    if long and random.random() < 0.2:
-        prefixes.append(random.choice((0x64, 0x65)))
-    elif random.random() < 0.1:
-        prefixes.append(random.choice((0x26, 0x2E, 0x36, 0x3E)))
-    small = long and random.random() < 0.15
-    if small:
-        prefixes.append(0x67)
-    if form.lock == "lockable" and form.operands[0][0] in "EM" and random.random() < 0.3:
-        prefixes.append(0xF0)
-    random.shuffle(prefixes)
+    other = random.random() < 0.15
+    bits = _address_bits(mode, other)
+    prefixes = shape.prefixes(form, mode, size, rex, other, random)
     if long and random.random() < 0.3:
         rex |= 0x40  # a REX that says nothing still makes SPL of AH
 
@@ -88,15 +78,30 @@ def encode(form: Form, mode: Mode, size: int, random: Random) -> tuple[bytes, di
             digit = random.randrange(6 if form.operands[-1] == "Sw" else 8)
         if opcode.digit is None and long and random.random() < 0.4:
             rex |= 0x44
-        body, bits, registers = _modrm(digit, long, _step(form), random)
+        body, bits, registers = shape.memory(
+            digit, mode, bits, _target(form, bits, mode, random), random
+        )
         rex |= bits
         tail += body
     for slot in form.operands:
         if slot[0] == "O":
-            width = (4 if small else 8) if long else 4
-            tail += (MIDDLE + random.randrange(64)).to_bytes(width, "little")
+            tail += (_middle(bits, mode) + random.randrange(64)).to_bytes(bits // 8, "little")
         elif slot in ("Ib", "Ibs") or slot[0] == "L":
-            tail += random.choice((b"\0", b"\1", b"\x1f", b"\x7f", b"\x80", random.randbytes(1)))
+            # As a count it may be beyond the width, and beyond that of a rotate with carry.
+            tail += random.choice(
+                (
+                    b"\0",
+                    b"\1",
+                    b"\x1f",
+                    b"\x7f",
+                    b"\x80",
+                    b"\x09",
+                    b"\x11",
+                    b"\x21",
+                    b"\x41",
+                    random.randbytes(1),
+                )
+            )
         elif slot == "Iw":
             # The CPU wants to be able to write what ENTER leaves as the top of the stack.
             far = b"\0\x07" if form.name == "enter" else b"\xff\xff"
@@ -132,55 +137,42 @@ def _vex(form: Form, rex: int, prefixes: list[int], long: bool, random: Random) 
     return lead + bytes([0xC4, first, second, opcode.byte])
 
 
-def _modrm(digit: int, long: bool, step: int, random: Random) -> tuple[bytes, int, dict[int, int]]:
-    # One addressing shape: ModRM, SIB and displacement; REX bits; registers to set.
-    rex = 0
-    target = MIDDLE + random.randrange(256) // step * step
-    registers: dict[int, int] = {}
-    shape = random.choice(("base", "base", "sib", "absolute", "index", *(("rip",) if long else ())))
-    mod = random.randrange(3)
-    if shape == "rip":
-        # RIP-relative: the caller corrects the displacement when it knows the length.
-        return bytes([digit << 3 | 5]) + b"RIP!", 0, {}
-    if shape == "absolute":
-        sib = bytes([digit << 3 | 4, 0x25]) + target.to_bytes(4, "little")
-        return sib, 0, {}
-    displacement = {0: 0, 1: random.randrange(-128, 128), 2: random.randrange(-4096, 4096)}[mod]
-    field = displacement.to_bytes(mod * mod, "little", signed=True) if mod else b""
-    number = random.randrange(16 if long else 8)
-    if shape == "base" and number & 7 != 4:
-        if mod == 0 and number & 7 == 5:
-            mod, field, displacement = 1, b"\x10", 0x10
-        registers[number] = target - displacement
-        return bytes([mod << 6 | digit << 3 | number & 7]) + field, number >> 3, registers
-    index = random.choice([n for n in range(16 if long else 8) if n != RSP and n != number])
-    scale = random.randrange(4)
-    registers[index] = random.randrange(32)
-    rex |= index >> 3 << 1
-    if shape == "index":
-        base = target - (registers[index] << scale)
-        sib = bytes([digit << 3 | 4, scale << 6 | (index & 7) << 3 | 5])
-        return sib + base.to_bytes(4, "little"), rex, registers
-    if mod == 0 and number & 7 == 5:
-        mod, field, displacement = 1, b"\x10", 0x10
-    registers[number] = target - displacement - (registers[index] << scale)
-    sib = bytes([mod << 6 | digit << 3 | 4, scale << 6 | (index & 7) << 3 | number & 7])
-    return sib + field, rex | number >> 3, registers
+def _address_bits(mode: Mode, other: bool) -> int:
+    default, switched = {
+        Mode.LONG: (64, 32), Mode.COMPAT32: (32, 16), Mode.COMPAT16: (16, 32),
+    }[mode]  # fmt: skip
+    return switched if other else default
+
+
+def _base(bits: int, mode: Mode) -> int:
+    # Where the RAM is: 16-bit addresses do not reach far, nor does the segment of 16-bit code.
+    return LOW if bits == 16 or mode is Mode.COMPAT16 else DATA
+
+
+def _middle(bits: int, mode: Mode) -> int:
+    return _base(bits, mode) + RAM_SIZE // 2
+
+
+def _target(form: Form, bits: int, mode: Mode, random: Random) -> int:
+    return _middle(bits, mode) + random.randrange(256) // _step(form) * _step(form)
 
 
 def cases(form: Form, mode: Mode, count: int, seed: int) -> Iterator[Case]:
     """Yield ``count`` seeded cases per size, over shapes, flags and edge values."""
     random = Random(f"{seed} {mode.name} {form.opcode.text} {form.name}")
+    start = LOW_CODE if mode is Mode.COMPAT16 else CODE
     for size in sizes(form, mode) * count:
         code, registers = encode(form, mode, size, random)
+        while len(code) > shape.LONGEST:
+            code, registers = encode(form, mode, size, random)
         if b"RIP!" in code:
-            target = MIDDLE + random.randrange(256) // _step(form) * _step(form)
-            offset = (target - CODE - len(code)) & 0xFFFFFFFF
+            offset = (_target(form, 64, mode, random) - CODE - len(code)) & 0xFFFFFFFF
             code = code.replace(b"RIP!", offset.to_bytes(4, "little"))
         code = code.replace(b"JUMP", (JUMPED - CODE - len(code)).to_bytes(4, "little"))
-        insn = decode(code, CODE, mode)
-        small = 8 * insn.address_size < mode.value
-        cpu = _state(form, mode, registers, small, random)
+        insn = decode(code, start, mode)
+        bits = 8 * insn.address_size
+        base = _base(bits, mode)
+        cpu = replace(_state(form, mode, registers, bits, random), rip=start)
         assert insn.form is form, f"{code.hex(' ')} is {insn.text}, not {form}"
         if form.operation.endswith(" string"):
             # A bit offset within the RAM, unless the register is needed for the address.
@@ -194,10 +186,10 @@ def cases(form: Form, mode: Mode, count: int, seed: int) -> Iterator[Case]:
             number = _number_of(insn.operands[0])
             if number in registers:
                 continue
-            cpu = _with(cpu, number, DATA + 64 * random.randrange(16))
+            cpu = _with(cpu, number, base + 64 * random.randrange(16))
         if form.operation.startswith("cmpxchg") and random.random() < 0.5:
             # A comparison that succeeds, unless the register is needed for the address.
-            linear = plan(insn, cpu)[0].linear - DATA
+            linear = plan(insn, cpu)[0].linear - base
             half = insn.width // 2 if form.operation == "cmpxchg8b" else insn.width
             for number, at in ((0, linear), (2, linear + half)):
                 if number not in registers:
@@ -228,7 +220,7 @@ def cases(form: Form, mode: Mode, count: int, seed: int) -> Iterator[Case]:
             for operand in plan(insn, cpu)[:1]:
                 value = random.choice(EDGES) & ((1 << 8 * operand.width) - 1)
                 ram[operand.linear] = value.to_bytes(operand.width, "little")
-        yield Case(code, cpu, ram)
+        yield Case(code, cpu, ram, base)
 
 
 def _number_of(operand: Operand) -> int:
@@ -245,25 +237,29 @@ def _with(cpu: CpuState, number: int, value: int) -> CpuState:
 
 
 def _state(
-    form: Form, mode: Mode, registers: dict[int, int], small: bool, random: Random
+    form: Form, mode: Mode, registers: dict[int, int], bits: int, random: Random
 ) -> CpuState:
-    mask = (1 << mode.value) - 1
+    width = max(mode.value, 32)
+    mask = (1 << width) - 1
     gpr = [
         (random.choice(EDGES) if random.random() < 0.5 else random.getrandbits(64)) & mask
         for _ in GPR
     ]
-    gpr[RSP] = MIDDLE + 0x1800 + random.randrange(64)
+    middle = _middle(bits, mode)
+    gpr[RSP] = middle + 0x1800 + random.randrange(64)
     if form.operation in ("leave", "enter"):
-        gpr[RBP] = MIDDLE + 0x800 + random.randrange(64)
+        gpr[RBP] = middle + 0x800 + random.randrange(64)
+    addresses = dict(registers)
     if form.repeat:
-        gpr[1] = random.choice((0, 1, 2, 5))
-        if small:
-            gpr[1] |= random.getrandbits(32) << 32 & mask
-        gpr[6], gpr[7] = MIDDLE + random.randrange(64), MIDDLE + 0x40 + random.randrange(64)
+        addresses[RCX] = random.choice((0, 1, 2, 5))
+        addresses[RSI] = middle + random.randrange(64)
+        addresses[RDI] = middle + 0x40 + random.randrange(64)
     elif form.name == "xlat":
-        gpr[3] = MIDDLE
-    for number, value in registers.items():
-        gpr[number] = value
+        addresses[RBX] = middle
+    for number, value in addresses.items():
+        # Beyond the address size there is junk; not in RSP, which the stack needs whole.
+        junk = random.getrandbits(width) << bits if number != RSP else 0
+        gpr[number] = (value & (1 << bits) - 1 | junk) & mask
     # User code on a host runs with interrupts on, which PUSHF shows.
     flags = 2 | Flag.IF | random.choice((0, ALL_FLAGS, random.getrandbits(12) & ALL_FLAGS))
     if form.repeat and random.random() < 0.3:
@@ -291,7 +287,7 @@ def vector(width: int, random: Random) -> int:
     ones = (1 << 8 * size) - 1
     kind = random.randrange(5)
     if not kind:
-        at = MIDDLE - DATA + random.randrange(256)
+        at = RAM_SIZE // 2 + random.randrange(256)
         return int.from_bytes(PATTERN[at : at + width], "little")
     value = 0
     for at in range(0, width, size):

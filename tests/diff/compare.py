@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tests.diff.case import Case
-from tests.diff.native import CODE, DATA, PATTERN
+from tests.diff.native import PATTERN
 from tracer.bus import Load, Store
 from tracer.decode import decode
 from tracer.emulate import execute, plan, undefined_flags
@@ -35,13 +35,14 @@ class Fault:
 class Memory:
     """Hold RAM as bytes, and what was asked of it."""
 
+    base: int
     data: bytearray = field(default_factory=lambda: bytearray(PATTERN))
     accesses: list[Load | Store] = field(default_factory=list)
 
     def perform(self, access: Load | Store) -> int | None:
         """Do one access at a linear address inside the RAM."""
         self.accesses.append(access)
-        at = access.linear - DATA
+        at = access.linear - self.base
         assert 0 <= at <= len(self.data) - access.width, f"{access} is outside RAM"
         if isinstance(access, Load):
             return int.from_bytes(self.data[at : at + access.width], "little")
@@ -65,9 +66,9 @@ def emulate(insn: Instruction, cpu: CpuState, memory: Memory) -> CpuState:
 def run(case: Case, *, whole: bool) -> Result | Fault:
     """Run a case in the emulator: one iteration of a REP instruction, or the ``whole`` of it."""
     insn = decode(case.code, case.cpu.rip, case.cpu.mode)
-    memory = Memory()
+    memory = Memory(case.base)
     for linear, value in case.ram.items():
-        memory.data[linear - DATA : linear - DATA + len(value)] = value
+        memory.data[linear - case.base : linear - case.base + len(value)] = value
     cpu = case.cpu
     try:
         for _ in range(_MANY):
@@ -113,7 +114,8 @@ def difference(case: Case, theirs: Result | Fault, *, whole: bool) -> str | None
         if a != b and name != unknown
     ]
     if ours.cpu.rip != theirs.cpu.rip:
-        found.append(f"rip: emulator {ours.cpu.rip - CODE:#x}, oracle {theirs.cpu.rip - CODE:#x}")
+        start = case.cpu.rip
+        found.append(f"rip: emulator {ours.cpu.rip - start:#x}, oracle {theirs.cpu.rip - start:#x}")
     counted = STATUS_FLAGS & ~undefined
     if (ours.cpu.rflags ^ theirs.cpu.rflags) & counted:
         found.append(
@@ -134,7 +136,7 @@ def difference(case: Case, theirs: Result | Fault, *, whole: bool) -> str | None
     if ours.ram != theirs.ram and not all_undefined:
         at = next(n for n in range(len(PATTERN)) if ours.ram[n] != theirs.ram[n])
         found.append(
-            f"memory at {DATA + at:#x}: emulator {ours.ram[at : at + 16].hex()}, "
+            f"memory at {case.base + at:#x}: emulator {ours.ram[at : at + 16].hex()}, "
             f"oracle {theirs.ram[at : at + 16].hex()}"
         )
     return f"{label}: " + "; ".join(found) if found else None

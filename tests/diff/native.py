@@ -24,6 +24,11 @@ CODE = 0x2000_0000
 """Linear address of the instruction under test."""
 DATA, DATA_END = 0x1000_0000, 0x1000_4000
 """Linear addresses of the RAM that instructions may touch."""
+RAM_SIZE = DATA_END - DATA
+LOW = 0x4000
+"""Where the same RAM is for 16-bit addresses."""
+LOW_CODE = 0x1000
+"""Where the instruction under test is for 16-bit code."""
 JUMPED = CODE + 0x100
 """Where a jump or call under test may go."""
 PATTERN = bytes((n * 37 + (n >> 8) * 11 + 5) & 0xFF for n in range(DATA_END - DATA))
