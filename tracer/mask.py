@@ -54,6 +54,7 @@ def parse_mask(text: str) -> Mask:
 VARYING = (
     Mask("*.msix-table", 0x0, 0xB, 0x10),  # message address and data: which CPU and vector
     Mask("nvme", 0x28, 0x37),  # admin queues: where in RAM
+    Mask("nvme*.bar0", 0x28, 0x37),  # the same in a log that was imported
     Mask("virtio-*.common", 0x20, 0x37),  # queues: where in RAM
 )
 """Registers whose accesses count, but not these bytes of their values."""

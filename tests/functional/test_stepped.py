@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from bare_guest import DEVICE, DEVICE_LINEAR, REGION, Case, assemble, initial, slot
 from vetrace_run import Run, Trace, boot, read_trace
 
+from tracer import cli
 from tracer.trace import MemoryAccess
 
 pytestmark = pytest.mark.qemu
@@ -136,3 +139,14 @@ def test_case(number: int, traced: Run, trace: Trace) -> None:
 
 def _offset(at: int | str, own: int) -> int:
     return at if isinstance(at, int) else own + int(at.partition("+")[2] or 0)
+
+
+def test_none_of_it_is_lost_in_a_log(traced: Run, tmp_path: Path) -> None:
+    log, back = tmp_path / "log", tmp_path / "back.vtrace"
+    trace = str(traced.trace)
+    assert cli.main(["export", trace, "--format", "mmiotrace", "-o", str(log)]) == 0
+    assert cli.main(["import", str(log), "-o", str(back)]) == 0
+    assert cli.main(["diff", "--exact", trace, str(back)]) == 0
+    counts = [sum(len(r.device_accesses()) for r in read_trace(path).intercepts)
+              for path in (traced.trace, back)]  # fmt: skip
+    assert counts[0] == counts[1] > 20

@@ -158,3 +158,22 @@ def test_a_frame_that_wants_a_huge_window_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\x28\xb5\x2f\xfd\x00\xf8" + b"\x01\x00\x00")
     with pytest.raises(TraceError, match="damaged"):
         TraceReader(path)
+
+
+LOG = Path(__file__).parents[1] / "data" / "mmiotrace" / "damaged.log"
+
+
+@no_deadline
+@given(st.binary(max_size=400), st.sampled_from([b"", b"VERSION 20070824\n", LOG.read_bytes()]))
+def test_any_bytes_are_imported_or_told_in_a_line(tmp_path: Path, data: bytes, head: bytes) -> None:
+    log, trace = tmp_path / "log", tmp_path / "trace"
+    for content in (head + data, zstandard.compress(head + data), data + head):
+        log.write_bytes(content)
+        err = io.StringIO()
+        with redirect_stderr(err):
+            status = cli.main(["import", str(log), "-o", str(trace)])
+        assert all(line.startswith("vetrace: ") for line in err.getvalue().splitlines())
+        if status == 0:
+            told(trace)
+        else:
+            assert status == 1 and err.getvalue().count("\n") == 1

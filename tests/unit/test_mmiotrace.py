@@ -303,6 +303,39 @@ def test_linux_tells_of_the_same_events_twice() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "same"),
+    [
+        ("  modprobe-24    [000]     5.066846: mmiotrace_rw:     febf001c 9 ffffffffc0001234 1 1 4",
+         "R 4 5.066846 1 0xfebf001c 0x9 0xffffffffc0001234 0"),
+        ("           <...>-24    [001] d..1.  5.066870: mmiotrace_rw: febf0014 460001 0 1 2 4",
+         "W 4 5.066870 1 0xfebf0014 0x460001 0x0 0"),
+        ("modprobe 24 [000]     5.066913: ftrace:mmiotrace_rw: febf0014 0faE38 0 1 5 0", None),
+        ("modprobe 24 [000]     5.066913: ftrace:mmiotrace_rw: febf0014 fae38 0 1 5 0",
+         "UNKNOWN 5.066913 1 0xfebf0014 0f,ae,38 0x0 0"),
+        (" a b-95    [000]     5.064886: mmiotrace_map: febf0000 ffffc900005c2000 2000 1 3",
+         "MAP 5.064886 1 0xfebf0000 0xffffc900005c2000 0x2000 0x0 0"),
+        ("  x-24    [000]     5.067997: mmiotrace_map:        0 ffffc90000045000 0 2 4",
+         "UNMAP 5.067997 2 0x0 0"),
+        ("  x-1     [000]     5.062845: print:                tracing_mark_write: bind  nvme",
+         "MARK 5.062845 bind  nvme"),
+        ("  x-1     [000]     5.062845: tracing_mark_write: bind nvme", "MARK 5.062845 bind nvme"),
+        ("CPU:0 [1205 EVENTS DROPPED]", "CPU:0 [LOST 1205 EVENTS]"),
+        ("CPU:1 [EVENTS DROPPED]", "CPU:1 [LOST EVENTS]"),
+        ("cpus=4", "#"),
+        ("  x-24    [000]     5.066846: mmiotrace_rw:         febf001c 9 0 1 3 4", None),
+        ("  x-24    [000]     5.066846: mmiotrace_rw:         febf001c 9 0 1 1 3", None),
+        ("  x-24    [000]     5.066846: mmiotrace_map: 0 0 0 1 1", None),
+        ("  x-24    [000]     5.066846: sched_switch: prev_comm=x", None),
+    ],
+)  # fmt: skip
+def test_events_of_ftrace_are_the_same_lines(line: str, same: str | None) -> None:
+    records, reader = read(line)
+    assert reader.failed == (same is None)
+    if same is not None:
+        assert records == imported(same)
+
+
+@pytest.mark.parametrize(
     ("line", "opens"),
     [
         ("", False), ("   \r", False), ("#", False), ("##### CPU 2 buffer started ####", False),
@@ -422,6 +455,16 @@ def test_the_smallest_of_places_that_vetrace_named_is_meant() -> None:
     assert places(*log, *at(0x2004, 0x2410)) == [("d.table", "0x4"), ("d", "0x2410")]
 
 
+def test_a_page_that_a_mark_makes_shorter_is_none() -> None:
+    region = (
+        'MARK 1.0 vetrace region {"name":"page-0x1000","start":"0x1000","end":"0x1003",'
+        '"qemu_name":"","device":"unknown","traced":true}'
+    )
+    unknown = "UNKNOWN 1.0 0 0x1010 f3,a5,89 0x0 0"
+    (access,) = accesses(imported(f"{region}\n{unknown}"))
+    assert (access.extent, access.offset) == (0xFF0, "0x10")
+
+
 def test_an_unknown_access_lies_between_its_address_and_the_end_of_page_or_region() -> None:
     log = [mapped(1, 0xFED00000, 0x1800)]
     log += [f"UNKNOWN 1.0 1 {place:#x} f3,a5,89 0x0 0" for place in (0xFED00010, 0xFED01010)]
@@ -445,7 +488,8 @@ def test_maps_keep_their_numbers() -> None:
 WORDS = (
     "", "R ", "W 4 ", "R 4 1.0 ", "MAP 1.0 1 0x1000 ", "UNMAP 1.0 ", "PCIDEV 0018 ", "VERSION ",
     "MARK 1.0 ", "MARK 1.0 vetrace region ", "MARK 1.0 vetrace access ", "CPU:0 [LOST ",
-    "UNKNOWN 1.0 1 0x0 ", "LSPCI ", "[ 1.0] ", "#",
+    "UNKNOWN 1.0 1 0x0 ", "LSPCI ", "[ 1.0] ", "#", "x-1 [000] 1.0: mmiotrace_rw: ",
+    "x-1 [000] 1.0: print: tracing_mark_write: ",
 )  # fmt: skip
 LINES = [*KERNEL_LOG.splitlines(), *exported(sample.RECORDS), *exported([hidden(0, "read", 16)])]
 

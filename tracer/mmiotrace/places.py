@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -63,8 +64,11 @@ class Places:
     """Collect the places of one log; no two have the same name, but one that moved or grew."""
 
     def __init__(self) -> None:
-        self._places: list[Place] = []
+        self._places: list[Place] = []  # but for pages, of which there may be many
+        self._pages: dict[int, Place] = {}
+        self._known: set[Place] = set()
         self._devices: set[str] = set()
+        self._drivers: Counter[str] = Counter()
         self._identities: set[tuple[str, ...]] = set()
         self._in_page: dict[int, tuple[Place, ...]] = {}
 
@@ -76,21 +80,23 @@ class Places:
             start = page * PAGE_SIZE
             overlapping = reversed(self._overlapping(start, start + PAGE_SIZE - 1))
             known = self._in_page[page] = tuple(sorted(overlapping, key=_precedence))
-        return next((place for place in known if place.start <= physical <= place.end), None)
+        within = (place for place in known if place.start <= physical <= place.end)
+        return next(within, self._pages.get(page))
 
     def add_mark(self, info: RegionInfo) -> bool:
         """Add what a mark announces; tell whether it is new.
 
         What vetrace announced of a log that it had imported is what it was in that log.
         """
+        start, end = int(info.start, 16), int(info.end, 16)
         rank = Rank.MARK
         if not info.qemu_name:
-            rank = Rank.BAR
-            if info.device == _UNKNOWN:
-                rank = Rank.PAGE if info.name.startswith("page-") else Rank.MAPPING
+            rank = Rank.MAPPING if info.device == _UNKNOWN else Rank.BAR
+            if (info.name, start, end) == (_page_name(start), *_page_of(start)):
+                rank = Rank.PAGE
         slot = info.within[0] if rank is Rank.BAR and info.within else ""
-        place = Place(int(info.start, 16), int(info.end, 16), info.name, info.device, rank, slot)
-        if rank < Rank.MARK and place in self._places:
+        place = Place(start, end, info.name, info.device, rank, slot)
+        if rank < Rank.MARK and place in self._known:
             return False
         self._add(place)
         return True
@@ -107,10 +113,11 @@ class Places:
         if identity in self._identities:
             return []
         self._identities.add(identity)
-        device, number = driver, 1
-        while device in self._devices:
-            number += 1
-            device = f"{driver}#{number}"
+        device = ""
+        while not device or device in self._devices:
+            self._drivers[driver] += 1
+            number = self._drivers[driver]
+            device = driver if number == 1 else f"{driver}#{number}"
         self._devices.add(device)
         return [
             self._add(
@@ -125,7 +132,7 @@ class Places:
         Return the names of the places within, and what was added. A mapping that begins where an
         earlier one does, and is longer, is the same place grown.
         """
-        known = [place for place in self._overlapping(start, end) if place.rank > Rank.PAGE]
+        known = self._overlapping(start, end)
         names = list(dict.fromkeys(place.name for place in known))
         if _cover(known, start, end):
             return names, None
@@ -134,17 +141,29 @@ class Places:
 
     def add_page(self, physical: int) -> Place:
         """Add the page of an address of which nothing else is known, and return it."""
-        start = physical - physical % PAGE_SIZE
-        end = start + PAGE_SIZE - 1
-        return self._add(Place(start, end, f"page-{start:#x}", _UNKNOWN, Rank.PAGE))
+        start, end = _page_of(physical)
+        return self._add(Place(start, end, _page_name(start), _UNKNOWN, Rank.PAGE))
 
     def _add(self, place: Place) -> Place:
-        self._places.append(place)
-        self._in_page.clear()
+        self._known.add(place)
+        if place.rank is Rank.PAGE:
+            self._pages[place.start // PAGE_SIZE] = place
+        else:
+            self._places.append(place)
+            self._in_page.clear()
         return place
 
     def _overlapping(self, start: int, end: int) -> list[Place]:
         return [place for place in self._places if place.start <= end and start <= place.end]
+
+
+def _page_of(physical: int) -> tuple[int, int]:
+    start = physical - physical % PAGE_SIZE
+    return start, start + PAGE_SIZE - 1
+
+
+def _page_name(start: int) -> str:
+    return f"page-{start:#x}"
 
 
 def _precedence(place: Place) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import msgspec
 
 from tracer.loss import Losses
 from tracer.marker import NOT_UNDERSTOOD
+from tracer.mmiotrace.event import kernel_line
 from tracer.mmiotrace.form import ACCESS, BEGINS, REGION, VERSION, Hidden
 from tracer.mmiotrace.places import Bar, Place, Places
 from tracer.trace import (
@@ -119,7 +120,8 @@ class MmiotraceReader:
         word = _WORD.match(text)
         found = _FORMS.get(word[0] if word else "", _OTHER).fullmatch(text)
         if found is None:
-            return None
+            line = kernel_line(text)
+            return None if line is None else self._line(line, hidden)
         records: list[Record]
         match found.lastgroup:
             case "access":
@@ -345,11 +347,11 @@ _FORMS = {
     "LSPCI": re.compile(r"(?P<lspci>LSPCI(?:[ \t](?P<told>.*))?)", re.DOTALL),
     "VERSION": _form("opening", "VERSION", VERSION),
 }  # fmt: skip
-# Lost events, and comments, of which the first of a file names the tracer.
+# Lost events, and comments, of which the first of a file names the tracer; trace-cmd counts CPUs.
 _OTHER = re.compile(
     r"(?P<lost>CPU:?[ \t]*(?P<cpu>\d{1,5})[ \t]*"
     r"\[[ \t]*LOST(?:[ \t]+(?P<count>\d{1,18}))?[ \t]+EVENTS?[ \t]*\])"
     r"|(?P<opening>#[ \t]*tracer:[ \t]*mmiotrace)"
-    r"|(?P<comment>#.*|CPU:?[ \t]*\d+[ \t]+buffer[ \t]+started)",
+    r"|(?P<comment>#.*|CPU:?[ \t]*\d+[ \t]+buffer[ \t]+started|cpus=\d+)",
     re.ASCII | re.DOTALL,
 )
