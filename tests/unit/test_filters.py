@@ -137,7 +137,7 @@ def test_the_command_line_has_them(
 )
 def test_what_no_filter_can_mean_is_a_wrong_usage(capsys: Output, arguments: list[str]) -> None:
     assert cli.main(["show", "x", *arguments]) == 2
-    assert "error: argument" in capsys.readouterr().err
+    assert "vetrace: argument" in capsys.readouterr().err
 
 
 def test_show_folds_loops_and_unfolds_them(tmp_path: Path, capsys: Output) -> None:
