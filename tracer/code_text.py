@@ -27,7 +27,7 @@ class CodeText:
 
 _FOLD = re.IGNORECASE | re.ASCII
 
-# What the kernel's log and its readers put before a line.
+# The kernel's log and its readers put this before a line.
 _LOG_PREFIX = re.compile(r"\s*(?:<\d+>)?\s*\[\s*\d+\.\d+\](?:\s*\[\s*[TC]\d+\])?\s*", _FOLD)
 _OOPS = re.compile(r"\bCode\s*[:=]", _FOLD)
 # An address, of objdump or GDB: a colon and a space end it. The star is decodecode's.
@@ -86,7 +86,7 @@ def _oops(lines: list[str]) -> CodeText:
     raise UsageError(f"the report has no bytes: it says {_shown(said)}")
 
 
-# What is all bytes at the head of the first line, and of those that go on with it.
+# Yields the bytes at the head of the first line, and the lines of nothing else that go on with it.
 def _runs(lines: list[str]) -> Iterator[str]:
     for line in lines:
         run = _head(line)

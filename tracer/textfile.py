@@ -32,7 +32,7 @@ def are_one_file(first: str, second: str) -> bool:
 
 
 _CHUNK = 1 << 16
-# Of compressed bytes at a time. The most that they become is 32 MiB (Zstandard's RLE blocks).
+# Compressed bytes at a time. The most that they become is 32 MiB (Zstandard's RLE blocks).
 _PIECE = 1 << 10
 
 

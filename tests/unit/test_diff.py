@@ -268,3 +268,9 @@ def test_a_comparison_of_nothing_does_not_agree(tmp_path: Path, capsys: Output) 
     assert "no region" in capsys.readouterr().err
     assert cli.main(["diff", *paths, "--context", "-1"]) == 2
     assert cli.main(["diff", *paths, "--mask", "nvme"]) == 2
+
+
+def test_the_help_has_a_rule_as_it_is_typed(capsys: Output) -> None:
+    assert cli.main(["diff", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "REGION+FIRST[-LAST][%STRIDE]" in out and "%%" not in out

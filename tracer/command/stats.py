@@ -100,7 +100,7 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
     )
 
 
-# What the tables do not tell, where there is some of it.
+# The tables do not tell these.
 def _notes(summary: Summary) -> list[str]:
     notes = []
     if summary.markers:

@@ -114,7 +114,7 @@ class MmiotraceReader:
         kept = text if len(text) <= _KEPT else f"{text[:_KEPT]}…"
         yield Mark(time_ns=self._time_ns, text=NOT_UNDERSTOOD + kept)
 
-    # What a line tells, or None when it is not understood. Raises ValueError for a number that
+    # Returns what a line tells, or None when nothing. Raises ValueError for a number that
     # cannot be, before anything is taken over.
     def _line(self, text: str, hidden: Hidden | None) -> list[Record] | None:
         word = _WORD.match(text)
@@ -150,7 +150,7 @@ class MmiotraceReader:
         time_ns, width, value = _nanoseconds(found), int(found["width"]), int(found["value"], 16)
         note = "mmiotrace"
         if value >> 8 * width:
-            # Of MOVSX the kernel logs the register, of REX.W C7 eight bytes from the immediate on.
+            # The kernel logs the register of MOVSX, and eight bytes from REX.W C7's immediate on.
             note = f"mmiotrace: the log has {value:#x}, which is wider than the access"
             value &= (1 << 8 * width) - 1
             self.wide += 1
@@ -288,7 +288,7 @@ def _nanoseconds(found: re.Match[str]) -> int:
     return time_ns
 
 
-# What somebody else wrote behind the same words is a mark like any other.
+# Anybody may have written the same words: that is a mark like any other.
 def _parsed(text: str, kind: type[Struct]) -> Struct | None:
     try:
         return msgspec.json.decode(text, type=kind)

@@ -117,7 +117,7 @@ def _seconds(record: Record) -> str:
     return f"{microseconds // 10**6}.{microseconds % 10**6:06}"
 
 
-# What is not printable is escaped as in Python: a log is read in a terminal. Blanks at the end
+# A log is read in a terminal, so unprintable characters are escaped as in Python. Blanks at the end
 # would not be read again.
 def _one_line(text: str) -> str:
     line = " ".join(text.replace("\r", "\n").split("\n")).rstrip()
