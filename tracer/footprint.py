@@ -169,7 +169,7 @@ def _elements(register: int, width: int, count: int, cpu: CpuState) -> list[int]
 def _exact(
     linear: int, width: int, direction: Direction, space: AddressSpace
 ) -> Iterator[Transfer]:
-    for start, size in cut(linear, width):
+    for start, size in cut(linear, width, space.room):
         leaf = space.leaf(start)
         if leaf is not None and space.regions.is_traced(leaf.translate(start)):
             yield _transfer(start, leaf.translate(start), direction, space, width=size)

@@ -6,7 +6,7 @@ read, so the same code runs live, in replay and in tests.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tracer import bus
@@ -73,6 +73,11 @@ class AddressSpace:
     def leaf(self, linear: int) -> Leaf | None:
         """Return the translation of a linear address, poisoned or not."""
         return walk(self.memory, self.paging, linear)
+
+    def room(self, linear: int, size: int) -> int:
+        """Return how many of ``size`` bytes in one page reach the same device, or all RAM."""
+        leaf = self.leaf(linear)
+        return size if leaf is None else self.regions.room(leaf.translate(linear), size)
 
     def read(self, linear: int, size: int) -> bytes:
         """Return up to ``size`` bytes of RAM at a linear address; fewer where RAM ends."""
@@ -227,7 +232,7 @@ def _transfers(
 ) -> list[Transfer]:
     write = value is not None
     pieces: list[Transfer] = []
-    for start, size in cut(linear, width):
+    for start, size in cut(linear, width, space.room):
         leaf = space.leaf(start)
         if leaf is None or not permitted(leaf, cpu, write=write):
             raise _page_fault(start, leaf, cpu, write, code)
@@ -248,15 +253,19 @@ def _transfers(
     return pieces
 
 
-def cut(linear: int, width: int) -> Iterator[tuple[int, int]]:
+def cut(
+    linear: int, width: int, alike: Callable[[int, int], int] = lambda linear, size: size
+) -> Iterator[tuple[int, int]]:
     """Yield the transfers of an access as linear address and width in bytes, lowest first.
 
     An access within a page and up to 8 bytes goes whole, aligned or not. Others are cut at page
-    ends and into powers of two.
+    ends and into powers of two, and where one device ends and another one, or RAM, begins:
+    ``alike`` tells how many of ``size`` bytes from a linear address on belong together.
     """
     end = linear + width
     while linear < end:
         room = min(end - linear, PAGE_SIZE - linear % PAGE_SIZE, MAX_TRANSFER)
+        room = alike(linear, room)
         size = 1 << (room.bit_length() - 1)
         yield linear, size
         linear += size
@@ -380,8 +389,3 @@ def lost_atomicity(insn: Instruction, transfers: tuple[Transfer, ...]) -> str | 
 
 
 _BOTH = {"read", "write"}
-
-
-def is_traced(transfers: tuple[Transfer, ...]) -> bool:
-    """Tell whether any of the transfers goes to a traced device."""
-    return any(transfer.traced for transfer in transfers)

@@ -191,7 +191,7 @@ def _execute(insn: Instruction, pending: Pending, answers: int) -> _Run:
         while True:
             access = execution.send(answer)
             whole = 0
-            for linear, width in cut(access.linear, access.width):
+            for linear, width in cut(access.linear, access.width, pending.space.room):
                 shift = 8 * (linear - access.linear)
                 ones = (1 << 8 * width) - 1
                 told = known[len(pieces)].value if len(pieces) < len(known) else None

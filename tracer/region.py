@@ -209,6 +209,9 @@ class RegionMap:
         untraced = [piece for span in spans for piece in _cut_out(span, self.traced)]
         self._quiet = tuple(_merge([*ram, *untraced]))
         self._starts = [region.start for region in self.regions]
+        self._edges = sorted(
+            {edge for start, end in (*spans, *self.traced, *self.ram) for edge in (start, end + 1)}
+        )
 
     def find(self, physical: int) -> Region | None:
         """Return the device region at a physical address."""
@@ -216,6 +219,14 @@ class RegionMap:
         if index >= 0 and physical <= self.regions[index].end:
             return self.regions[index]
         return None
+
+    def room(self, physical: int, size: int) -> int:
+        """Return how many of ``size`` bytes from a physical address on are of the same kind.
+
+        That is, of the same region, or RAM, or nothing, and traced or not.
+        """
+        index = bisect_right(self._edges, physical)
+        return min(size, self._edges[index] - physical) if index < len(self._edges) else size
 
     def named(self, pattern: str) -> list[Region]:
         """Return the regions that a person means: see :func:`tracer.selection.names_region`."""
@@ -283,6 +294,11 @@ def _cut_out(span: Range, holes: Sequence[Range]) -> list[Range]:
 
 def _meets(spans: Sequence[Range], start: int, end: int) -> bool:
     return any(first <= end and start <= last for first, last in spans)
+
+
+def pages(start: int, end: int) -> range:
+    """Return the addresses of the pages from the one holding ``start`` to the one of ``end``."""
+    return range(start & -PAGE_SIZE, (end & -PAGE_SIZE) + 1, PAGE_SIZE)
 
 
 def _covers(spans: Sequence[Range], physical: int) -> bool:

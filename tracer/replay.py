@@ -7,7 +7,7 @@ its fault and its place can be held to the record: it is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -157,21 +157,28 @@ def _members(name: str, expected: msgspec.Struct, actual: msgspec.Struct) -> lis
 
 # Plain integers: a flag's complement has the named bits alone, and each operation takes its time.
 _W, _U, _RSVD = int(PageFaultCode.W), int(PageFaultCode.U), int(PageFaultCode.RSVD)
-_POSSIBLE = _RSVD | _U | _W | int(PageFaultCode.P)
+_I = int(PageFaultCode.I)
+_POSSIBLE = _RSVD | _U | _W | _I | int(PageFaultCode.P)
 
 
 # The fault is that of poison, at the privilege level of the code, and where it is ``located`` by an
-# access of the record: in its bytes and its direction. Whether P is set with RSVD is the CPU's way
+# access of the record: in its bytes and its direction; or it is the instruction that lies there,
+# in RAM beside a device. Whether P is set with RSVD is the CPU's way
 # of telling; QEMU leaves it clear. Ref: Intel SDM vol. 3A, 4.7.
 def _fault(record: Intercept, *, located: bool) -> list[Contrast]:
     code, cr2 = int(record.error_code, 16), int(record.cr2, 16)
     wrong: list[Contrast] = []
-    if not code & _RSVD or code & ~_POSSIBLE:
-        wrong.append(Contrast("error_code", "RSVD, with P, W and U at most", record.error_code))
+    if not code & _RSVD or code & ~_POSSIBLE or (code & _I and code & _W):
+        wrong.append(Contrast("error_code", "RSVD, with P, W, U and I at most", record.error_code))
     elif bool(code & _U) != (record.cpl == 3):
         expected = "3" if code & _U else "0 to 2"
         wrong.append(Contrast("cpl by error_code", expected, str(record.cpl)))
     if not located:
+        return wrong
+    if code & _I:
+        rip = int(record.rip, 16)
+        if not rip <= cr2 < rip + len(record.code) // 2:
+            wrong.append(Contrast("cr2", "within the instruction", record.cr2))
         return wrong
     direction = "write" if code & _W else "read"
     found = set()
@@ -262,6 +269,10 @@ def _execute(
     execution = execute(insn, cpu)
     answer: int | None = None
     at = 0
+
+    def alike(linear: int, size: int) -> int:
+        return _room(accesses[at:], linear, size)
+
     while True:
         try:
             access = execution.send(answer)
@@ -270,7 +281,7 @@ def _execute(
             return stop.value, [Contrast(f"access {n}", _told(a), None) for n, a in rest]
         reads = isinstance(access, Load)
         whole = 0
-        for linear, width in cut(access.linear, access.width):
+        for linear, width in cut(access.linear, access.width, alike):
             recorded = accesses[at] if at < len(accesses) else None
             shift = 8 * (linear - access.linear)
             value = None
@@ -294,6 +305,19 @@ def _execute(
             whole |= int(value, 16) << shift
             at += 1
         answer = whole if reads else None
+
+
+# How many of ``size`` bytes from a linear address on were recorded as of one device; the rest is of
+# another one in the same page.
+def _room(accesses: Sequence[MemoryAccess], linear: int, size: int) -> int:
+    room = 0
+    for access in accesses:
+        if access.linear != hex(linear + room) or access.direction != accesses[0].direction:
+            break
+        if access.region != accesses[0].region:
+            return min(room, size)
+        room += access.width
+    return size
 
 
 def _told(access: MemoryAccess) -> str:

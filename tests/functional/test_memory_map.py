@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import guest_program
 import pytest
-from vetrace_run import DEADLINE, agreed, boot, read_trace
+from vetrace_run import DEADLINE, agreed, boot, need, read_trace, run
 
 from tracer import witness
 from tracer.guest.disk import content
@@ -90,8 +93,23 @@ until list again; do sleep 1; done
 """
 
 
-def initrd(folder: Path, commands: str) -> Path:
-    return guest_program.initrd(folder, guest_program.assemble(folder, "peek"), commands)
+SHARES = """
+for ivshmem in /sys/bus/pci/devices/*; do
+    [ "$(cat $ivshmem/vendor) $(cat $ivshmem/device)" = "0x1af4 0x1110" ] && break
+done
+echo 1 > $ivshmem/enable
+{ read registers; read nothing; read ram end flags; } < $ivshmem/resource
+# The registers go into the middle of a page of the RAM.
+place=$((ram + 0x10800))
+for at in 0 8 16 24; do
+    printf "\\\\$(printf %o $((place >> at & 255)))"
+done | dd of=$ivshmem/config bs=1 seek=16 conv=notrunc 2>/dev/null
+/tmp/shared $(printf %x $((ram + 0x10000)))
+"""
+
+
+def initrd(folder: Path, commands: str, program: str = "peek") -> Path:
+    return guest_program.initrd(folder, guest_program.assemble(folder, program), commands)
 
 
 @pytest.mark.parametrize("chosen", [(), ("--region", "edu")], ids=["all", "edu"])
@@ -178,3 +196,57 @@ def test_a_device_that_comes_and_goes(tmp_path: Path) -> None:
     with (tmp_path / "qemu.log").open("rb") as log:
         comparison = witness.compare(records, log)
     assert comparison.agrees, comparison.differences
+
+
+IVSHMEM = (
+    "-object", "memory-backend-ram,id=shared,size=1M", "-device", "ivshmem-plain,memdev=shared",
+)  # fmt: skip
+
+
+def test_a_page_of_registers_and_ram(tmp_path: Path) -> None:
+    options = ("--region", "ivshmem-plain", "--initrd", initrd(tmp_path, SHARES, "shared"))
+    untraced = boot(tmp_path / "untraced", "--quiet", "--untraced", *options, "--", *IVSHMEM)
+    assert "differences 0" in untraced.serial
+    done = boot(tmp_path, "--quiet", "--check", *options, "--", *IVSHMEM)
+    assert "differences 0" in done.serial
+    assert agreed(done) == 4
+    assert "not traced" not in done.err
+    trace = read_trace(done.trace)
+    reached = [
+        (access.direction, access.offset, access.width, access.value)
+        for record in trace.intercepts
+        for access in record.accesses
+        if access.region is not None
+    ]
+    assert reached == [
+        ("write", "0x0", 4, "0x5a"),
+        ("read", "0x0", 4, "0x5a"),
+        ("read", "0x0", 4, "0x5a"),
+        ("read", "0x0", 4, "0x5a"),
+    ]
+    assert trace.end.counts["neighbours"] > 20
+    replayed = run(tmp_path, "replay", done.trace)
+    assert replayed.status == 0, replayed.out + replayed.err
+
+
+def test_a_tpm(tmp_path: Path) -> None:
+    # 128 bytes of registers, and the buffer for commands and answers in the rest of their page.
+    program = shutil.which("swtpm")
+    need(program is not None, "swtpm")
+    socket = tmp_path / "tpm"
+    options = ("--tpm2", "--tpmstate", f"dir={tmp_path}", "--ctrl", f"type=unixio,path={socket}")
+    with subprocess.Popen([str(program), "socket", *options, "--terminate"]) as tpm:
+        while not socket.exists():
+            assert tpm.poll() is None
+            time.sleep(0.02)
+        devices = (
+            "-chardev", f"socket,id=tpm,path={socket}",
+            "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0",
+        )  # fmt: skip
+        try:
+            done = boot(tmp_path, "--quiet", "--check", "--region", "tpm-crb", "--", *devices)
+        finally:
+            tpm.kill()
+    assert agreed(done) > 50
+    assert "not traced" not in done.err
+    assert read_trace(done.trace).end.counts["neighbours"] > 10

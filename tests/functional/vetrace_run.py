@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tracer.trace import End, Header, Intercept, Record
 from tracer.tracefile import TraceReader
 
@@ -192,3 +194,10 @@ def agreed(done: Run) -> int:
     said = re.search(r"^0 missing, 0 extra, 0 different over (\d+)", done.out, re.MULTILINE)
     assert said is not None, done.out
     return int(said[1])
+
+
+def need(there: bool, package: str) -> None:
+    """Skip the test, or fail it in CI, where what it needs of a Debian package is not there."""
+    if not there:
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up(f"needs Debian's package {package}")

@@ -17,7 +17,6 @@ from tracer.intercept import (
     carry_out,
     changed_values,
     foretell,
-    is_traced,
     memory_access,
     needs_registers,
 )
@@ -87,6 +86,28 @@ def test_unaligned_access_goes_whole(space: AddressSpace) -> None:
     assert seen == [("read", DEVICE + 3, 4, None, True)]
 
 
+def test_access_over_a_device_s_end_is_cut() -> None:
+    ram = Ram()
+    ram.map(AT, DEVICE)
+    first = Region("first", DEVICE + 8, DEVICE + 0xF, DEVICE + 8, "first", "first")
+    second = Region("second", DEVICE + 0x10, DEVICE + 0x15, DEVICE + 0x10, "second", "second")
+    traced = [(region.start, region.end) for region in (first, second)]
+    beside = AddressSpace(ram, PAGING, RegionMap([first, second], traced, [(DEVICE, DEVICE + 7)]))
+    stored = run("48 89 03", state(rax=0x8877_6655_4433_2211, rbx=AT + 4), beside)[0]
+    assert stored == [
+        ("write", DEVICE + 4, 4, 0x4433_2211, False),
+        ("write", DEVICE + 8, 4, 0x8877_6655, True),
+    ]
+    _, outcome = run("48 8b 43 0d", state(rbx=AT), beside, device=0x0807_0605_0403_0201)
+    assert [(item.physical, item.width, item.region) for item in outcome.transfers] == [
+        (DEVICE + 0xD, 2, first), (DEVICE + 0xF, 1, first),
+        (DEVICE + 0x10, 4, second), (DEVICE + 0x14, 1, second),
+    ]  # fmt: skip
+    # Behind the second nothing answers.
+    _, outcome = run("48 8b 43 12", state(rbx=AT), beside)
+    assert [(item.width, item.traced) for item in outcome.transfers] == [(4, True), (4, False)]
+
+
 def test_access_over_a_page_end_is_cut(space: AddressSpace) -> None:
     cpu = state(rax=0x4433_2211, rbx=AT - 3)
     seen, _ = run("89 03", cpu, space)
@@ -140,7 +161,7 @@ def test_both_directions_of_a_changed_operand_are_foretold(space: AddressSpace) 
     insn = decode(bytes.fromhex("83 0b 01"), RIP, Mode.LONG)  # or dword ptr [rbx], 1
     foretold = foretell(insn, state(), space)
     assert [transfer.direction for transfer in foretold] == ["read", "write"]
-    assert is_traced(foretold)
+    assert all(transfer.traced for transfer in foretold)
     seen, outcome = run("83 0b 01", state(), space, device=6)
     assert [(item[0], item[3]) for item in seen] == [("read", None), ("write", 7)]
     assert [transfer.value for transfer in outcome.transfers] == [6, 7]
@@ -148,7 +169,7 @@ def test_both_directions_of_a_changed_operand_are_foretold(space: AddressSpace) 
 
 def test_ram_alone_is_not_traced(space: AddressSpace) -> None:
     insn = decode(bytes.fromhex("8b 03"), RIP, Mode.LONG)
-    assert not is_traced(foretell(insn, state(rbx=BEFORE), space))
+    assert not any(transfer.traced for transfer in foretell(insn, state(rbx=BEFORE), space))
 
 
 def test_unknown_instruction_is_left_to_the_cpu(space: AddressSpace) -> None:

@@ -148,9 +148,33 @@ def test_a_fault_that_the_accesses_do_not_explain_is_seen() -> None:
             assert set(diverges(changed(record, error_code=other))) == {"direction by error_code"}
 
 
-@pytest.mark.parametrize("error_code", ["0x0", "0x1", "0x19", "0x29", "0x8009"])
+@pytest.mark.parametrize("error_code", ["0x0", "0x1", "0x1b", "0x29", "0x8009"])
 def test_an_error_code_that_poison_does_not_have_is_seen(error_code: str) -> None:
     assert "error_code" in diverges(changed(RECORDS[0], error_code=error_code))
+
+
+def test_an_instruction_beside_a_device_is_what_the_fault_is_about() -> None:
+    fetched = changed(RECORDS[0], error_code="0x18", cr2=RECORDS[0].rip)
+    assert diverges(fetched) == {}
+    beyond = hex(int(fetched.rip, 16) + len(fetched.code) // 2)
+    assert diverges(changed(fetched, cr2=beyond)) == {"cr2": ("within the instruction", beyond)}
+
+
+def test_an_access_over_two_regions_is_carried_out_again() -> None:
+    linear = replay_sample.NVME + 0x1FFC
+    cpu = replay_sample.cpu(rax=linear, rcx=0x1122334455667788)
+    whole = replay_sample.record(0, "488908", cpu)  # mov [rax], rcx
+    low = sample.device("nvme", 0x1FFC, 4, "write", 0x55667788)
+    high = msgspec.structs.replace(
+        sample.device("hpet", 0, 4, "write", 0x11223344), linear=hex(linear + 4)
+    )
+    assert diverges(changed(whole, accesses=[low, high])) == {}
+    # Within one region it would have gone whole.
+    low = sample.device("nvme", 0x1FF8, 4, "write", 0x55667788)
+    high = sample.device("nvme", 0x1FFC, 4, "write", 0x11223344)
+    cpu = replay_sample.cpu(rax=linear - 4, rcx=0x1122334455667788)
+    whole = replay_sample.record(0, "488908", cpu)
+    assert "access 0" in diverges(changed(whole, accesses=[low, high]))
 
 
 def test_a_privilege_level_that_the_error_code_does_not_have_is_seen() -> None:

@@ -45,11 +45,23 @@ class Fault:
                 f"(RIP {spill.frame.rip:#x}, error code {spill.frame.error_code:#x})"
             )
 
+    @property
+    def fetched(self) -> bool:
+        """Tell whether it is the instruction itself that the vCPU came for."""
+        return bool(self.spill.frame.error_code & PageFaultCode.I)
+
+    def is_poisoned(self, foretold: Sequence[Transfer]) -> bool:
+        """Tell whether any of the transfers goes through poison."""
+        leaves = (self.space.leaf(transfer.linear) for transfer in foretold)
+        return any(leaf is not None and leaf.poisoned for leaf in leaves)
+
     def check_address(self, insn: Instruction, foretold: Sequence[Transfer]) -> None:
         """Raise InterceptError unless the instruction accesses what the CPU says it did.
 
         They must agree, or one of them is wrong about the instruction.
         """
+        if self.fetched:
+            return
         cr2, error = self.spill.cr2, self.spill.frame.error_code
         wanted_write = bool(error & PageFaultCode.W)
         for transfer in foretold:

@@ -30,7 +30,6 @@ from tracer.intercept import (
     complete,
     foretell,
     interrupted,
-    is_traced,
     lost_atomicity,
     memory_access,
     needs_registers,
@@ -45,7 +44,7 @@ from tracer.trap.fault import Fault
 from tracer.trap.gate import PageFaultGate
 from tracer.trap.standin import StandIn, replay_note
 from tracer.trap.view import GuestView
-from tracer.x86 import GPR, MAX_INSTRUCTION, PAGE_FAULT_VECTOR, CpuState, Flag
+from tracer.x86 import GPR, MAX_INSTRUCTION, PAGE_FAULT_VECTOR, PAGE_SIZE, CpuState, Flag
 
 MAX_ITERATIONS = 256
 """Iterations of a REP instruction carried out in one stop: the guest stays interruptible."""
@@ -143,7 +142,7 @@ class Interceptor:
         return Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
 
     async def _emulate(self, fault: Fault, gate: PageFaultGate) -> None:
-        # Executes the instruction, a REP for as long as it stays on traced devices.
+        # Executes the instruction, a REP for as long as it stays on poisoned pages.
         changed = False
         for iteration in range(MAX_ITERATIONS):
             try:
@@ -158,7 +157,7 @@ class Interceptor:
             cpu = fault.cpu
             if iteration == 0:
                 fault.check_address(insn, foretold)
-            elif not is_traced(foretold):
+            elif not fault.is_poisoned(foretold):
                 if changed:
                     fault.cpu = await self._completed(cpu)
                 return
@@ -181,12 +180,26 @@ class Interceptor:
     async def _foretell(self, fault: Fault) -> tuple[Instruction, tuple[Transfer, ...]]:
         # The instruction at RIP, and what it may access.
         cpu = fault.cpu
-        insn = decode(fault.space.read(cpu.rip, MAX_INSTRUCTION), cpu.rip, cpu.mode)
+        insn = decode(await self._code(fault), cpu.rip, cpu.mode)
         if not cpu.xmm and needs_registers(insn):
             registers = await self._target.registers()
             fault.cpu = complete(cpu, registers.values)
             fault.xmm = fault.cpu.xmm
         return insn, foretell(insn, fault.cpu, fault.space)
+
+    async def _code(self, fault: Fault) -> bytes:
+        # The bytes at RIP, which may lie in a device's RAM.
+        code = fault.space.read(fault.cpu.rip, MAX_INSTRUCTION)
+        leaf = fault.space.leaf(fault.cpu.rip)
+        if code or leaf is None:
+            return code
+        physical = leaf.translate(fault.cpu.rip)
+        if not self._view.regions.is_ram(physical):
+            return b""
+        size = min(MAX_INSTRUCTION, PAGE_SIZE - physical % PAGE_SIZE)
+        size = self._view.regions.room(physical, size)
+        value = await self._target.read_physical(physical, size)
+        return value.to_bytes(size, "little")
 
     async def _completed(self, cpu: CpuState) -> CpuState:
         return cpu if self.overseer is None else await self.overseer.completed(cpu)
@@ -309,7 +322,7 @@ class Interceptor:
         return changes
 
     async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[str]:
-        code = fault.space.read(fault.cpu.rip, MAX_INSTRUCTION)
+        code = await self._code(fault)
         try:
             insn: Instruction | None = decode(code, fault.cpu.rip, fault.cpu.mode)
         except EmulationError:
