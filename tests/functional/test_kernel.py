@@ -236,6 +236,6 @@ def test_archive_is_one_for_busyboxs_cpio(kernel: Kernel) -> None:
     listing = subprocess.run(
         [find_busybox(), "cpio", "-tv"], input=archive.read_bytes(), capture_output=True, check=True
     ).stdout.decode()
-    assert re.search(r"^crw-------.* 5, +1 .* dev/console$", listing, re.MULTILINE)
+    assert re.search(r"^crw-------.* dev/console$", listing, re.MULTILINE)
     assert re.search(r"^lrwxrwxrwx.* bin/sh -> busybox$", listing, re.MULTILINE)
     assert re.search(r"^-rwxr-xr-x.* init$", listing, re.MULTILINE)
