@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from scripts.benchmark.access import cost_of_an_access
-from scripts.benchmark.boot import cost_of_a_boot
+from scripts.benchmark.boot import cost_of_a_boot, cost_of_other_kernels
 from scripts.benchmark.instruction import cost_of_decoding, cost_of_executing
 from scripts.benchmark.memory import memory_of_a_long_run
 from scripts.benchmark.result import Result
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "boot": cost_of_a_boot,
     "decode": cost_of_decoding,
     "execute": cost_of_executing,
+    "kernels": cost_of_other_kernels,
     "memory": memory_of_a_long_run,
     "trace": speed_of_traces,
 }
