@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from tracer.page_filter import PageArgument
 from tracer.symbols import SymbolTable
 from tracer.x86 import PAGE_SIZE
 
@@ -25,6 +26,7 @@ SPARE_LINEAR = 0xFFFF_FFFF_FFE0_0000
 x86_64/mm.rst, "unused hole")."""
 
 _PFN_MASK = 0x0007_FFFF_FFFF_F000  # without bit 51, which may be our poison
+_PRESENT = 1
 _PAGE_MASK = 0xFFFF_FFFF_FFFF_F000
 
 Registers = Mapping[str, int]
@@ -45,13 +47,15 @@ class MappingHook:
 
     ``names`` are alternatives, best first: the kernel may lack some of them, or have inlined
     them. ``required`` hooks are ones without which kernel mappings would be missed. A function
-    that ``chooses`` the linear address tells it where it returns; until then it is 0.
+    that ``chooses`` the linear address tells it where it returns; until then it is 0. One that
+    maps a single ``page``, which that argument tells, may be called often, for RAM mostly.
     """
 
     names: tuple[str, ...]
     arguments: Callable[[Registers], NewMapping]
     required: bool = False
     chooses: bool = False
+    page: PageArgument | None = None
 
     def made(self, mapping: NewMapping, registers: Registers) -> NewMapping:
         """Return the mapping as it is where the function has returned to."""
@@ -65,8 +69,10 @@ def _ioremap_page_range(registers: Registers) -> NewMapping:
 
 
 def _set_pte_vaddr(registers: Registers) -> NewMapping:
-    # (unsigned long vaddr, pte_t pte): every fixmap entry: IOAPIC, LAPIC, APEI
-    return NewMapping(registers["rdi"] & _PAGE_MASK, registers["rsi"] & _PFN_MASK, PAGE_SIZE)
+    # (unsigned long vaddr, pte_t pte): every fixmap entry: IOAPIC, LAPIC, APEI. One that is not
+    # present maps nothing, whatever its bits are.
+    size = PAGE_SIZE if registers["rsi"] & _PRESENT else 0
+    return NewMapping(registers["rdi"] & _PAGE_MASK, registers["rsi"] & _PFN_MASK, size)
 
 
 def _early_ioremap(registers: Registers) -> NewMapping:
@@ -86,7 +92,9 @@ def _vmf_insert_pfn_prot(registers: Registers) -> NewMapping:
 
 HOOKS = (
     MappingHook(("ioremap_page_range",), _ioremap_page_range, required=True),
-    MappingHook(("set_pte_vaddr",), _set_pte_vaddr, required=True),
+    MappingHook(
+        ("set_pte_vaddr",), _set_pte_vaddr, required=True, page=PageArgument("rsi", entry=True)
+    ),
     # Its twin early_memremap is for RAM, and what they both call is called for each page of RAM
     # that the kernel looks at before its allocator runs: 40,000 times with CONFIG_X86_MPPARSE.
     MappingHook(("early_ioremap", "__early_ioremap"), _early_ioremap, chooses=True),
@@ -94,7 +102,7 @@ HOOKS = (
     MappingHook(("remap_pfn_range_internal",), _remap_pfn_range),
     MappingHook(("remap_pfn_range_notrack",), _remap_pfn_range),
     MappingHook(("remap_pfn_range",), _remap_pfn_range),
-    MappingHook(("vmf_insert_pfn_prot",), _vmf_insert_pfn_prot),
+    MappingHook(("vmf_insert_pfn_prot",), _vmf_insert_pfn_prot, page=PageArgument("rdx")),
 )
 
 

@@ -30,6 +30,7 @@ from tracer.guest.machine import Machine
 from tracer.guest.names import Names
 from tracer.intercept import AddressSpace, Transfer
 from tracer.orc import Stack
+from tracer.page_filter import whole_pages
 from tracer.paging import poison_bit
 from tracer.pending import Overseer
 from tracer.recording import RecordedDevice
@@ -191,19 +192,19 @@ class Session:
         await self.refresh_regions()
         self._tell_left_out()
         symbols = self._names.kernel
-        hooks = MappingHooks(self.target)
-        missing = await hooks.install(symbols)
-        if missing:
-            raise GuestError(
-                f"{self.kernel.path} has no symbol {', '.join(missing)}: mappings would be missed; "
-                "give better symbols with --symbols"
-            )
         tables = await self.machine.descriptor_tables()
         gate = PageFaultGate(self.target, tables.idt.base)
         registers = await self.target.registers()
         refuse_fred(registers["cr4"])
         space = self.view.space_of(registers)
         await gate.install(space, symbols.address_of(linux.STUB_PLACE))
+        hooks = MappingHooks(self.target)
+        missing = await hooks.install(symbols, space, whole_pages(self.machine.memory.ranges))
+        if missing:
+            raise GuestError(
+                f"{self.kernel.path} has no symbol {', '.join(missing)}: mappings would be missed; "
+                "give better symbols with --symbols"
+            )
         hides = hide_poison(space, self._names)
         users = UserMappings(self.target, self._names, hides=hides, scratch=gate.scratch)
         callers = self._callers = Callers(self._names, self.publish, stacks=stacks)
@@ -499,6 +500,7 @@ class Session:
         heal_everything(space, self.traps.users.leaves(space))
         unmap_spare(space)
         await self.traps.gate.remove()
+        await self.traps.hooks.remove()
         await self.target.flush_all_tlbs()
         await self.target.detach()
 

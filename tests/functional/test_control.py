@@ -15,6 +15,7 @@ from tracer import witness
 from tracer.control import Control, Halt
 from tracer.errors import UsageError
 from tracer.launch import Plan, header, launch
+from tracer.page_filter import NOP, SITE_SIZE
 from tracer.pending import Inject, Pending
 from tracer.region import Choice, Region
 from tracer.trace import Intercept, Record, UserRecord
@@ -23,6 +24,7 @@ from tracer.tracefile import TraceReader, TraceWriter
 pytestmark = pytest.mark.qemu
 
 DEADLINE = 200  # seconds; only ever an error
+KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # of physical 0 (Linux Documentation/arch/x86/x86_64/mm.rst)
 CAP_HIGH, CC, CSTS = 0x4, 0x14, 0x1C  # NVM Express Base Specification 1.4, 3.1
 
 
@@ -73,6 +75,12 @@ class Guest:
 
     def region(self, name: str) -> Region:
         return next(r for r in self.control.session.view.regions.regions if r.name == name)
+
+    def first_bytes(self, function: str) -> bytes:
+        session = self.control.session
+        linear = session.names.kernel.address_of(function)
+        assert linear is not None
+        return session.machine.memory.read(linear - KERNEL_MAP, SITE_SIZE)
 
     def did(self) -> list[str]:
         return [record.text for record in self.records if isinstance(record, UserRecord)]
@@ -231,6 +239,7 @@ def test_a_guest_is_interrupted_again_and_again_and_let_go(tmp_path: Path, vcpus
                 await control.choose(Choice(("flux",)), "trace flux")
             await control.choose(Choice(), "trace on")
             await guest.step()
+            assert guest.first_bytes("vmf_insert_pfn_prot") != NOP
             await control.detach()
             recorded = len(guest.records)
             assert control.state == "detached"
@@ -238,6 +247,8 @@ def test_a_guest_is_interrupted_again_and_again_and_let_go(tmp_path: Path, vcpus
                 control.step()
             assert "vetrace-guest: done" in await guest.finish()
             assert control.outcome == "poweroff", control.error
+            # The filter is out of the function, and ftrace's five bytes are as in any other.
+            assert guest.first_bytes("vmf_insert_pfn_prot") == NOP
             # The accesses that they stood before.
             assert len(guest.records) <= recorded + vcpus
 

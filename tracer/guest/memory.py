@@ -55,6 +55,11 @@ class GuestMemory:
         offset = self._offset(physical, len(data))
         self._map[offset : offset + len(data)] = data
 
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the first and last physical address of each piece of RAM."""
+        return [(span.start, span.end) for span in self._spans]
+
     def holds(self, physical: int, size: int) -> bool:
         """Tell whether ``size`` bytes at a physical address are RAM, every one of them."""
         end = physical + size

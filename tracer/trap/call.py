@@ -72,10 +72,12 @@ class Calls(Generic[Function, Argument]):
         return None if found is None else found[1]
 
     async def follow(
-        self, number: int, argument: Argument, registers: RegisterFile, space: AddressSpace
+        self, number: int, argument: Argument, stack: int, space: AddressSpace
     ) -> None:
-        """Stop once where a function, at whose entry the vCPU stands, returns to."""
-        stack = registers["rsp"]
+        """Stop once where a function, at whose entry the vCPU stands, returns to.
+
+        ``stack`` is the linear address of its return address.
+        """
         back = int.from_bytes(space.read(stack, 8), "little")
         underway = _Underway(self._entries[number][1], argument, stack + 8)
         for address, waiting in self._returns.values():

@@ -9,13 +9,11 @@ from tracer.errors import GuestError, InterceptError
 from tracer.gdb.target import Target
 from tracer.intercept import AddressSpace
 from tracer.stub import Gate, Stub, assemble, pack_gate, unpack_gate
+from tracer.trap.padding import find_page, find_run, is_filler
 from tracer.x86 import CR4_FRED, PAGE_FAULT_VECTOR, PAGE_SIZE
 
 log = logging.getLogger(__name__)
 
-_PADDING = (b"\xcc", b"\x00", b"\x90")
-_ALIGNMENT = 64
-_SEARCH = 1 << 20
 _SCRATCH = 256
 
 
@@ -56,15 +54,15 @@ class PageFaultGate:
         if not gate.present:
             raise InterceptError("the guest has no page-fault handler to put the stub in front of")
         size = len(assemble(gate.handler, gate.handler).code)
-        base = _find_padding(space, place, size) if place is not None else None
-        if base is None:
-            base = _find_padding(space, gate.handler, size)
+        starts = (gate.handler,) if place is None else (place, gate.handler)
+        found = (find_page(space, start) or find_run(space, start, size) for start in starts)
+        base = next((address for address in found if address is not None), None)
         if base is None:
             raise InterceptError(
                 f"no {size} bytes of padding near the guest's page-fault handler "
                 f"at linear {gate.handler:#x} for the fault stub"
             )
-        if _filler(space.read(base, PAGE_SIZE)) and base % PAGE_SIZE == 0:
+        if base % PAGE_SIZE == 0 and is_filler(space.read(base, PAGE_SIZE)):
             self.scratch = range(base + PAGE_SIZE - _SCRATCH, base + PAGE_SIZE, 8)
         await self._aim(gate, base)
         await self._target.set_read_watch(self.stub.bell)
@@ -101,22 +99,3 @@ def refuse_fred(cr4: int) -> None:
             "the guest has switched FRED on (CR4 bit 32): page faults go through no gate, and no "
             "access is seen; give it a CPU without: -cpu ...,fred=off, or boot Linux with fred=off"
         )
-
-
-def _find_padding(space: AddressSpace, start: int, size: int) -> int | None:
-    # The first page of one filler byte alone. QEMU runs code that shares a page with a breakpoint
-    # one instruction at a time, so the stub must not sit beside the kernel's entry code.
-    first = (start + PAGE_SIZE - 1) & -PAGE_SIZE
-    text = space.read(first, _SEARCH)
-    for offset in range(0, len(text) - size, PAGE_SIZE):
-        if _filler(text[offset : offset + PAGE_SIZE]):
-            return first + offset
-    # No such page: any run of filler that is long enough will do.
-    text = space.read(start, _SEARCH)
-    runs = [text.find(filler * (size + 2 * _ALIGNMENT)) for filler in _PADDING]
-    found = [offset for offset in runs if offset >= 0]
-    return (start + min(found) + 2 * _ALIGNMENT - 1) & -_ALIGNMENT if found else None
-
-
-def _filler(page: bytes) -> bool:
-    return page[:1] in _PADDING and page == page[:1] * PAGE_SIZE

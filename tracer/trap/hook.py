@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from tracer import linux
 from tracer.gdb.target import RegisterFile, Target
 from tracer.intercept import AddressSpace
+from tracer.page_filter import PUSHED, PageRange
 from tracer.symbols import SymbolTable
 from tracer.trap.call import Calls
+from tracer.trap.filter import PageFilters
 from tracer.trap.mapping import Poisoned, poison_mapping
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    # Where a mapping function is stopped at: `pushed` bytes are on its stack by then.
+    name: str
+    hook: linux.MappingHook
+    pushed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +38,39 @@ class MappingHooks:
     """Own the breakpoints of one guest's mapping functions.
 
     A function is stopped at its entry, where its arguments are, and where it returns to, by when
-    the translations exist and nothing has used them.
+    the translations exist and nothing has used them. One that is called for RAM again and again
+    has a filter in front, and is stopped behind that.
     """
 
     def __init__(self, target: Target) -> None:
-        self._calls: Calls[tuple[str, linux.MappingHook], linux.NewMapping] = Calls(target)
+        self._target = target
+        self._calls: Calls[_Entry, linux.NewMapping] = Calls(target)
+        self._filters: PageFilters | None = None
 
-    async def install(self, symbols: SymbolTable) -> list[str]:
-        """Set the breakpoints; return the required functions that have no symbol."""
+    async def install(
+        self, symbols: SymbolTable, space: AddressSpace, ram: list[PageRange]
+    ) -> list[str]:
+        """Set the breakpoints; return the required functions that have no symbol.
+
+        ``ram`` are the pages that no device will ever be at.
+        """
         found, missing = linux.find_hooks(symbols)
         if missing:
             return missing
-        for address, hook in found.items():
-            await self._calls.watch(address, hook)
+        filters = self._filters = PageFilters(self._target, symbols, space, ram)
+        for address, (name, hook) in found.items():
+            hit = await filters.plant(address, hook.page) if hook.page is not None else None
+            if hit is None:
+                await self._calls.watch(address, _Entry(name, hook))
+            else:
+                log.debug("%s has a filter", name)
+                await self._calls.watch(hit, _Entry(name, hook, PUSHED))
         return []
+
+    async def remove(self) -> None:
+        """Take the filters out of the functions; the breakpoints go with GDB."""
+        if self._filters is not None:
+            await self._filters.remove()
 
     def owns(self, number: int | None) -> bool:
         """Tell whether a breakpoint is one of these."""
@@ -50,30 +82,28 @@ class MappingHooks:
 
     def entered(self, number: int, registers: RegisterFile) -> tuple[str, linux.NewMapping] | None:
         """Return the function whose entry a stop is at and the mapping it is about to make."""
-        function = self._calls.entered(number)
-        if function is None:
-            return None
-        name, hook = function
-        return name, hook.arguments(registers.values)
+        entry = self._calls.entered(number)
+        return None if entry is None else (entry.name, entry.hook.arguments(registers.values))
 
     async def stopped(
         self, number: int, registers: RegisterFile, space: AddressSpace
     ) -> list[Mapped]:
         """Act on a stop at one of the breakpoints; return the mappings that were completed."""
-        entered = self.entered(number, registers)
-        if entered is None:
+        entry = self._calls.entered(number)
+        if entry is None:
             return await self._finish(number, registers, space)
-        _, mapping = entered
+        mapping = entry.hook.arguments(registers.values)
         end = mapping.physical + max(mapping.size, 1) - 1
         if not space.regions.is_quiet(mapping.physical, end):
-            await self._calls.follow(number, mapping, registers, space)
+            stack = registers["rsp"] + entry.pushed
+            await self._calls.follow(number, mapping, stack, space)
         return []
 
     async def _finish(
         self, number: int, registers: RegisterFile, space: AddressSpace
     ) -> list[Mapped]:
         mapped: list[Mapped] = []
-        for (name, hook), argument in await self._calls.returned(number, registers):
-            mapping = hook.made(argument, registers.values)
-            mapped.append(Mapped(name, mapping, poison_mapping(space, mapping)))
+        for entry, argument in await self._calls.returned(number, registers):
+            mapping = entry.hook.made(argument, registers.values)
+            mapped.append(Mapped(entry.name, mapping, poison_mapping(space, mapping)))
         return mapped

@@ -79,7 +79,7 @@ class UserMappings:
         argument = reader.entered(registers, space)
         if argument is not None:
             self._idle = 0
-            await self._calls.follow(number, argument, registers, space)
+            await self._calls.follow(number, argument, registers["rsp"], space)
         elif self._wasted() and not any(leaf.poisoned for leaf in self.leaves(space)):
             log.debug("no program maps a traced device any more")
             await self._calls.forget()

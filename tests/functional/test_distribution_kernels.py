@@ -1,0 +1,199 @@
+"""Debian's full and real-time kernels, whose drivers are modules and which map much RAM early."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from vetrace_run import Run, Trace, boot, read_trace, run
+
+from tracer.guest import recipe
+from tracer.guest.disk import DISKS, checksum
+from tracer.guest.initramfs import build_initramfs
+from tracer.guest.kernel import open_kernel
+from tracer.guest.package import PackageError, fetch_kernel, newest_kernel
+from tracer.trace import MapRecord, StackRecord
+
+pytestmark = pytest.mark.qemu
+
+FULL, REAL_TIME = "linux-image-amd64", "linux-image-rt-amd64"
+
+
+@functools.cache
+def kernel_of(metapackage: str) -> Path:
+    """Return the kernel of a flavour, downloaded the first time that a test wants it."""
+    try:
+        return fetch_kernel(newest_kernel(metapackage))
+    except PackageError as error:
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(f"no kernel of {metapackage}: {error}", pytrace=False)
+        pytest.skip(f"no kernel of {metapackage}: {error}")
+
+
+def regions(trace: Trace) -> Counter[str | None]:
+    return Counter(a.region for record in trace.intercepts for _, a in record.device_accesses())
+
+
+def agreed(done: Run) -> None:
+    assert done.status == 0, done.err + done.out
+    assert re.search(r"^0 missing, 0 extra, 0 different over \d+ accesses", done.out, re.MULTILINE)
+
+
+def booted(done: Run) -> list[str]:
+    """Check that the default guest's devices were driven; return what the guest said."""
+    said = [line.removeprefix("vetrace-guest: ") for line in done.serial if "vetrace-guest" in line]
+    for name in DISKS:
+        assert f"disk {name} {checksum(name)}" in said
+    assert any(re.fullmatch(r"network eth0 [0-9a-f:]{17} reachable", line) for line in said)
+    assert said[-1] == "done"
+    return said
+
+
+# ---- the price of a hook
+
+
+@pytest.mark.parametrize("metapackage", [FULL, REAL_TIME])
+def test_stops_for_mappings_are_as_few_as_in_the_default_guest(
+    metapackage: str, traced: Run, tmp_path: Path
+) -> None:
+    done = boot(tmp_path, "--quiet", "--check", "--kernel", kernel_of(metapackage), "--module",
+                "ahci", "--module", "nvme-core")  # fmt: skip
+    agreed(done)
+    said = booted(done)
+    assert "module nvme" in said and "module ahci" in said
+    assert said.index("module nvme_core") < said.index("module nvme") < said.index("module ahci")
+    trace = read_trace(done.trace)
+    assert {"nvme", "virtio-blk.common", "virtio-net.common", "ich9-ahci.ahci"} <= set(
+        regions(trace)
+    )
+    assert any((record.symbol or "").endswith("[libahci]") for record in trace.intercepts)
+    usual = read_trace(traced.trace).end.counts
+    counts = trace.end.counts
+    assert 0 < counts["hooks"] <= 2 * usual["hooks"]
+    assert counts["ram_hooks"] < counts["hooks"]
+    (told,) = re.findall(
+        r"stops, (\d+) of them for mappings, (\d+) of these of RAM$", done.err, re.M
+    )
+    assert tuple(map(int, told)) == (counts["hooks"], counts["ram_hooks"])
+
+
+# ---- modules
+
+
+def test_a_module_that_is_nowhere_is_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "boot", "--kernel", kernel_of(FULL), "--module", "e1000f")
+    assert done.status == 2
+    (complaint,) = done.complaints
+    assert "no module e1000f in " in complaint
+    assert "did you mean e1000e?" in complaint or "did you mean e1000?" in complaint
+
+
+# ---- a machine full of devices
+
+MODULES = ("ahci", "sd_mod", "e1000e", "xhci-pci", "usb-storage", "sdhci_pci", "mmc-block")
+DRIVEN = {"ich9-ahci", "e1000e", "base-xhci", "xhci", "sdhci", "intel-iommu", "edu", "nvme"}
+DISK_SIZE = 1 << 20
+
+# No driver of Linux touches QEMU's teaching device: its registers are reached through /dev/mem.
+EDU = """\
+for device in /sys/bus/pci/devices/*; do
+    [ "$(cat $device/vendor) $(cat $device/device)" = "0x1234 0x11e8" ] || continue
+    echo 1 > $device/enable
+    read start end flags < $device/resource
+    devmem $((start + 4)) 32 0x12345678
+    say edu "$(devmem $start 32)" "$(devmem $((start + 4)) 32)"
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Disks of noise, by the name that the guest gives them."""
+    folder = tmp_path_factory.mktemp("disks")
+    found = {name: folder / name for name in ("sda", "sdb", "mmcblk0")}
+    for name, path in found.items():
+        path.write_bytes(random.Random(name).randbytes(DISK_SIZE))
+    return found
+
+
+@pytest.fixture(scope="module")
+def full_machine(disks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("full")
+    script = recipe.init_script().read_text()
+    assert script.count("say done\n") == 1
+    (folder / "init").write_text(script.replace("say done\n", EDU + "say done\n"))
+    kernel = kernel_of(FULL)
+    initrd = build_initramfs(folder / "init", open_kernel(kernel).modules, MODULES)
+    drives = [
+        word
+        for name, path in disks.items()
+        for word in ("-drive", f"if=none,id={name},format=raw,snapshot=on,file={path}")
+    ]
+    return boot(
+        folder, "--quiet", "--check", "--stacks", "--kernel", kernel, "--initrd", initrd,
+        "--append", "intel_iommu=on", "--",
+        # TCG remaps the interrupts of an IO-APIC that is QEMU's own.
+        "-machine", "kernel-irqchip=split", "-device", "intel-iommu,intremap=on",
+        "-netdev", "user,id=second,restrict=on",
+        "-device", "e1000e,id=e1000e,netdev=second,romfile=",
+        *drives,
+        "-device", "ide-hd,drive=sda,bus=ide.0",
+        "-device", "qemu-xhci,id=xhci", "-device", "usb-storage,drive=sdb,bus=xhci.0",
+        "-device", "sdhci-pci,id=sdhci", "-device", "sd-card,drive=mmcblk0",
+        "-device", "edu,id=edu",
+    )  # fmt: skip
+
+
+def test_every_device_of_a_full_machine_agrees_with_qemus_log(full_machine: Run) -> None:
+    agreed(full_machine)
+    trace = read_trace(full_machine.trace)
+    assert {(region or "").partition(".")[0] for region in regions(trace)} >= DRIVEN
+    assert trace.end.counts["stepped"] == 0
+
+
+def test_the_guest_reads_every_disk_and_uses_every_network_card(
+    full_machine: Run, disks: dict[str, Path]
+) -> None:
+    said = booted(full_machine)
+    for name, path in disks.items():
+        assert f"disk {name} {hashlib.sha256(path.read_bytes()).hexdigest()}" in said
+    assert any(re.fullmatch(r"network eth1 [0-9a-f:]{17} reachable", line) for line in said)
+    assert "edu 0x010000ED 0xEDCBA987" in said
+    for name in MODULES:
+        assert f"module {name.replace('-', '_')}" in said
+    complaints = ("invalid memtype", "WARNING", "BUG", "Unknown symbol", "DMAR: [DMA")
+    assert not [line for line in full_machine.serial if any(word in line for word in complaints)]
+
+
+def test_device_memory_is_followed_before_the_allocator_runs(full_machine: Run) -> None:
+    # Linux reads the capabilities of VT-d through early_ioremap (detect_intel_iommu).
+    trace = read_trace(full_machine.trace)
+    maps = [record for record in trace.records if isinstance(record, MapRecord)]
+    early = [record for record in maps if record.by == "early_ioremap"]
+    assert early and all("intel-iommu" in record.regions[0] for record in early)
+    first = next(r for r in trace.intercepts if "intel-iommu" in (r.accesses[0].region or ""))
+    assert (first.symbol or "").startswith("dmar_")
+
+
+def test_names_and_stacks_hold_as_modules_come_and_go(full_machine: Run) -> None:
+    trace = read_trace(full_machine.trace)
+    stacks = {r.id: r for r in trace.records if isinstance(r, StackRecord)}
+    assert not [stack.lost for stack in stacks.values() if stack.lost]
+    # Each device is driven by its own module, on whoever's freed memory that lies.
+    drivers = {
+        "e1000e.mmio": "[e1000e]", "sdhci": "[sdhci]", "ich9-ahci.ahci": "[libahci]",
+        "base-xhci.doorbell": "[xhci_hcd]", "nvme": "[nvme]",
+    }  # fmt: skip
+    for region, driver in drivers.items():
+        own = [r for r in trace.intercepts if r.accesses[0].region == region]
+        assert own, region
+        for record in own:
+            assert record.stack is not None
+            callers = [frame.symbol or "" for frame in stacks[record.stack].frames]
+            assert any(name.endswith(driver) for name in callers), (region, callers)
