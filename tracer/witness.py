@@ -339,17 +339,24 @@ def _run(traced: Sequence[TracedAccess], logged: Sequence[LogEntry], needed: int
     return len(traced) if ended or len(traced) >= needed else 0
 
 
+# Regions in which IOMMUs take the messages that they remap.
+_REMAPPED = frozenset({"vtd-ir", "amd_iommu_ir", "amdvi-ir"})
+
+
 def is_message(entry: LogEntry) -> bool:
     """Tell whether an entry is a message-signalled interrupt on its way to a local APIC.
 
     Devices send them as writes to 0xfeexxxxx. In the page of the local APIC's own registers the
     first sixteen bytes are reserved, so nothing but a message is written there; and beyond that
-    page nothing but messages goes.
+    page nothing but messages goes. One that an IOMMU remaps goes to the IOMMU's own region, in an
+    address space that no vCPU sees (QEMU hw/i386/intel_iommu.c, amd_iommu.c).
     """
-    return (
-        entry.name == "apic-msi"
-        and entry.direction == "write"
-        and (entry.address & 0xFFF < 0x10 or entry.address >= 0xFEE01000)
+    if entry.direction != "write":
+        return False
+    if entry.name in _REMAPPED:
+        return True
+    return entry.name == "apic-msi" and (
+        entry.address & 0xFFF < 0x10 or entry.address >= 0xFEE01000
     )
 
 
