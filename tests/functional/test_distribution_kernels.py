@@ -154,7 +154,7 @@ def test_every_device_of_a_full_machine_agrees_with_qemus_log(full_machine: Run)
     agreed(full_machine)
     trace = read_trace(full_machine.trace)
     assert {(region or "").partition(".")[0] for region in regions(trace)} >= DRIVEN
-    assert trace.end.counts["stepped"] == 0
+    assert not trace.end.counts.get("stepped")
 
 
 def test_the_guest_reads_every_disk_and_uses_every_network_card(
@@ -185,15 +185,16 @@ def test_names_and_stacks_hold_as_modules_come_and_go(full_machine: Run) -> None
     trace = read_trace(full_machine.trace)
     stacks = {r.id: r for r in trace.records if isinstance(r, StackRecord)}
     assert not [stack.lost for stack in stacks.values() if stack.lost]
-    # Each device is driven by its own module, on whoever's freed memory that lies.
+    # Each device is driven by its own modules, on whoever's freed memory they lie.
     drivers = {
-        "e1000e.mmio": "[e1000e]", "sdhci": "[sdhci]", "ich9-ahci.ahci": "[libahci]",
-        "base-xhci.doorbell": "[xhci_hcd]", "nvme": "[nvme]",
+        "e1000e.mmio": {"e1000e"}, "sdhci": {"sdhci", "sdhci_pci"},
+        "ich9-ahci.ahci": {"ahci", "libahci"}, "base-xhci.doorbell": {"xhci_hcd"},
+        "nvme": {"nvme"},
     }  # fmt: skip
-    for region, driver in drivers.items():
+    for region, modules in drivers.items():
         own = [r for r in trace.intercepts if r.accesses[0].region == region]
         assert own, region
         for record in own:
             assert record.stack is not None
             callers = [frame.symbol or "" for frame in stacks[record.stack].frames]
-            assert any(name.endswith(driver) for name in callers), (region, callers)
+            assert modules & {name.rpartition("[")[2].rstrip("]") for name in callers}, callers
