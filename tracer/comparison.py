@@ -14,8 +14,21 @@ both have one, and they differ."""
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Tell where accesses lie that are not known one by one: ``size`` bytes from ``address`` on."""
+
+    direction: Direction
+    address: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class TracedAccess:
-    """Hold one device access of a trace; ``address`` is physical, ``width`` in bytes."""
+    """Hold one device access of a trace; ``address`` is physical, ``width`` in bytes.
+
+    Where ``width`` is 0 it is any number of accesses that lie ``within`` some extents: as many
+    device accesses of one instruction as there are extents.
+    """
 
     seq: int
     site: str
@@ -25,6 +38,12 @@ class TracedAccess:
     address: int
     width: int
     value: int | None
+    within: tuple[Extent, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Return how many device accesses of the trace this is."""
+        return len(self.within) or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +68,28 @@ class RegionComparison:
     different: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Tell where a log is cut: the disk was full, or the file is not whole.
+
+    ``line`` is the number of its last line, or of the first one that is not whole. ``accesses``
+    counts those at the end of the trace, from number ``seq`` on, that come after all that the log
+    tells: they are counted as extra, and say nothing.
+    """
+
+    line: int
+    accesses: int
+    seq: int | None = None
+
+    def __str__(self) -> str:
+        if not self.line:
+            return "the log is cut: it is empty"
+        return (
+            f"the log is cut at its line {self.line:,}, {self.accesses:,} accesses before the trace"
+            " ends: was the disk full?"
+        )
+
+
 @dataclass(slots=True)
 class Comparison:
     """Hold the counts per traced region and the first differences.
@@ -56,7 +97,8 @@ class Comparison:
     ``messages`` counts the MSI writes that were left out, ``entries`` all entries of the log that
     were read, whatever their region. ``marked`` tells that the trace said where in the log to
     begin. ``switched`` names the regions that were traced for a part of the run only: nothing of
-    them is compared.
+    them is compared. ``overlooked`` counts what QEMU saw vCPUs access in memory beside the traced
+    regions, by region. Where the log is ``cut`` the counts tell of what comes before.
     """
 
     regions: dict[str, RegionComparison] = field(default_factory=dict)
@@ -65,6 +107,8 @@ class Comparison:
     entries: int = 0
     marked: bool = False
     switched: list[str] = field(default_factory=list)
+    overlooked: dict[str, int] = field(default_factory=dict)
+    cut: Cut | None = None
 
     @property
     def traced(self) -> int:
@@ -92,6 +136,15 @@ class Comparison:
         return sum(region.different for region in self.regions.values())
 
     @property
+    def telling(self) -> list[Difference]:
+        """Return the differences that were kept, but for what comes after the end of the log."""
+        end = None if self.cut is None else self.cut.seq
+        if end is None:
+            return self.differences
+        return [d for d in self.differences if d.traced is None or d.traced.seq < end]
+
+    @property
     def agrees(self) -> bool:
-        """Tell whether both sides agree; a comparison of nothing does not."""
-        return self.traced > 0 and not (self.missing or self.extra or self.different)
+        """Tell whether both sides agree; a comparison of nothing, or with half a log, does not."""
+        faults = self.missing or self.extra or self.different
+        return self.traced > 0 and self.cut is None and not faults

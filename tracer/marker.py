@@ -9,6 +9,9 @@ from tracer.trace import Mark, Record
 ENTRY = "kernel entry"
 """The text of the mark at the kernel's first instruction."""
 
+LOG_END = "end of QEMU's log"
+"""The text of the mark that tells how long the log was when the guest had ended."""
+
 PHASE = "phase: "
 """Opens the text of a mark that names a phase."""
 
@@ -22,10 +25,11 @@ NOT_UNDERSTOOD = "not understood: "
 def is_marker(mark: Mark) -> bool:
     """Tell whether a mark is to be shown to a reader of the trace.
 
-    It is not when it only says where the trace begins, names a phase (which has a way of its own
-    to be shown) or keeps a line of a log.
+    It is not when it only says where the trace begins or QEMU's log ends, names a phase (which has
+    a way of its own to be shown) or keeps a line of a log.
     """
-    return mark.text != ENTRY and not mark.text.startswith((PHASE, *LOG_LINES))
+    own = mark.text in (ENTRY, LOG_END)
+    return not own and not mark.text.startswith((PHASE, *LOG_LINES))
 
 
 def names_stretch(mark: Mark) -> bool:

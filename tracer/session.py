@@ -165,6 +165,7 @@ class Session:
             moved = await follow_kaslr(self.target, self.machine, self.kernel, self._resume)
             self._names.move(moved)
             await reach_entry(self.target, self.kernel, moved, self._resume)
+            await self.machine.log_accesses()
         except DebuggerError as error:
             await self._ending_behind(error, "before the kernel was entered")
             raise GuestError("the guest ended before its kernel was entered") from error
@@ -259,6 +260,10 @@ class Session:
     def mark(self, text: str, qemu_log_offset: int | None = None) -> None:
         """Publish a mark at this moment of the run."""
         self.publish(Mark(time_ns=self.view.time_ns, text=text, qemu_log_offset=qemu_log_offset))
+
+    def mark_log(self, text: str) -> None:
+        """Publish a mark with the size of QEMU's log, if there is one: what was so far is in it."""
+        self.mark(text, self.machine.log_size)
 
     def end(self, outcome: str) -> None:
         """Publish the closing record."""

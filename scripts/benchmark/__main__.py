@@ -13,6 +13,7 @@ from scripts.benchmark.instruction import cost_of_decoding, cost_of_executing
 from scripts.benchmark.memory import memory_of_a_long_run
 from scripts.benchmark.result import Result
 from scripts.benchmark.trace import speed_of_traces
+from scripts.benchmark.witness import faults_in_a_log
 from tracer.errors import TracerError
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "kernels": cost_of_other_kernels,
     "memory": memory_of_a_long_run,
     "trace": speed_of_traces,
+    "witness": faults_in_a_log,
 }
 
 

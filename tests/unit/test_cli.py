@@ -17,7 +17,7 @@ import trace_sample as sample
 from tracer import cli
 from tracer.command import show
 from tracer.errors import TraceError
-from tracer.trace import Intercept, MemoryAccess
+from tracer.trace import Intercept, Mark, MemoryAccess, Record
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tracer"]
@@ -191,6 +191,73 @@ def test_verify_finds_a_difference(
     (found,) = objects(capsys.readouterr().out)
     assert found["agrees"] is False
     assert found["differences"] == [difference]
+
+
+def long_trace(tmp_path: Path, accesses: int = 40) -> tuple[Path, list[str]]:
+    """Write a trace of one register, and return the lines that QEMU would have logged."""
+    made = [sample.device("nvme", 0x1C, 4, "read", n) for n in range(accesses)]
+    records: list[Record] = [sample.region("nvme")]
+    records += [sample.intercept(seq, access) for seq, access in enumerate(made)]
+    records.insert(1, Mark(time_ns=0, text="kernel entry", qemu_log_offset=0))
+    return sample.write(tmp_path / "long.vtrace", records), [logged(access) for access in made]
+
+
+@pytest.mark.parametrize("end", ["", "memory_region_ops_re"])
+@pytest.mark.parametrize("kept", [0, 20, 32])
+def test_verify_says_that_the_log_is_cut(
+    tmp_path: Path, capsys: Output, kept: int, end: str
+) -> None:
+    trace, lines = long_trace(tmp_path)
+    log = tmp_path / "cut.log"
+    log.write_text("".join(lines[:kept]) + end)
+    assert cli.main(["verify", str(trace), "--qemu-log", str(log)]) == 1
+    out, err = capsys.readouterr()
+    assert f"0 missing, {40 - kept} extra, 0 different over 40 accesses" in out
+    # What is behind the end of the log is not held against the trace one by one.
+    assert "nvme_pci_enable" not in out
+    complaint = err.splitlines()[-1]
+    assert complaint.startswith(f"vetrace: {log}: the log is cut")
+    assert cli.main(["verify", str(trace), "--qemu-log", str(log), "--json"]) == 1
+    (found,) = objects(capsys.readouterr().out)
+    line = kept + bool(end)
+    assert found["cut"] == {"line": line, "accesses": 40 - kept, "seq": kept}
+    assert found["agrees"] is False and found["differences"] == []
+
+
+def test_verify_shows_what_was_wrong_before_the_log_was_cut(tmp_path: Path, capsys: Output) -> None:
+    trace, lines = long_trace(tmp_path)
+    log = tmp_path / "cut.log"
+    log.write_text("".join([*lines[:5], lines[5].replace("0x5 ", "0x50 "), *lines[6:30]]))
+    assert cli.main(["verify", str(trace), "--qemu-log", str(log)]) == 1
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if "nvme_pci_enable" in line] == [
+        "different"
+    ]
+
+
+def test_verify_tells_what_was_not_looked_at(trace: str, qemu_log: Path, capsys: Output) -> None:
+    with qemu_log.open("a") as log:
+        for name, count in (("system.flash1", 1500), ("ev\x1bil", 2)):
+            for _ in range(count):
+                log.write(
+                    f"memory_region_ops_write cpu 0 mr 0x1 addr 0xffe00000 value 0x1 size 4"
+                    f" name '{name}'\n"
+                )
+        log.write("memory_region_ops_read cpu 0 mr 0x1 addr 0x60 value 0x1 size 1 name 'i8042'\n")
+    assert cli.main(["verify", trace, "--qemu-log", str(qemu_log)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-2] == (
+        "accessed by vCPUs and not looked at: system.flash1 1,500, ev\\x1bil 2"
+    )
+    assert cli.main(["verify", trace, "--qemu-log", str(qemu_log), "--json"]) == 0
+    (found,) = objects(capsys.readouterr().out)
+    assert found["overlooked"][0] == {"region": "system.flash1", "accesses": 1500}
+    assert found["cut"] is None and err == ""
+
+
+def test_verify_reads_no_device(trace: str, capsys: Output) -> None:
+    assert cli.main(["verify", trace, "--qemu-log", "/dev/full"]) == 1
+    assert capsys.readouterr().err.startswith("vetrace: cannot read QEMU's log /dev/full: ")
 
 
 def test_verify_fails_when_there_is_nothing_to_compare(

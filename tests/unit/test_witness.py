@@ -10,11 +10,10 @@ import trace_sample as sample
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tracer import witness
 from tracer.comparison import Comparison
-from tracer.qemu_log import LogEntry, entries, parse_line
+from tracer.qemu_log import LogEntry, LogReader, entries, is_torn, parse_line
 from tracer.trace import Direction, Intercept, Mark, MemoryAccess, Record, UserRecord, Via
-from tracer.witness import compare
+from tracer.witness import compare, side
 
 NVME, HPET, LAPIC = sample.START["nvme"], sample.START["hpet"], sample.START["lapic"]
 
@@ -90,6 +89,45 @@ def test_a_value_has_no_bits_beyond_its_width() -> None:
 )
 def test_other_lines_are_no_entries(text: bytes) -> None:
     assert parse_line(text) is None
+
+
+@pytest.mark.parametrize("width", [b"0", b"00", b"100", b"99999999999"])
+def test_a_width_that_no_access_has_is_no_entry(width: bytes) -> None:
+    assert parse_line(line("read", NVME, 4, 1).replace(b"size 4", b"size " + width)) is None
+
+
+def test_numbers_beyond_all_bounds_are_no_entry() -> None:
+    assert parse_line(line("read", NVME, 4, 1).replace(b"cpu -1", b"cpu " + b"9" * 5000)) is None
+
+
+WHOLE = line("read", NVME, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "torn"),
+    [
+        (WHOLE, False),
+        (WHOLE[:-1], False),  # an editor took the end of the last line
+        (b"", True),
+        (WHOLE[:40], True),
+        (WHOLE[:-2], True),  # the name may go on
+        (WHOLE[:40] + WHOLE, True),
+        (WHOLE[:40] + b"\n", True),
+        (b"hpet: bad write" + WHOLE, False),  # a device that ended no line
+        (b"1234@1700000000.123456:" + WHOLE, False),
+        (b"nothing of interest\n", False),
+        (b"nothing of inter", True),
+        (WHOLE.replace(b"\n", b"\r\n"), False),
+    ],
+)
+def test_a_line_may_be_torn(text: bytes, torn: bool) -> None:
+    assert is_torn(text) is torn
+
+
+def test_what_is_whole_of_torn_lines_is_read() -> None:
+    log = LogReader([WHOLE, WHOLE[:50] + line("read", NVME, 4, 2), line("read", NVME, 4, 3)[:-2]])
+    assert [entry.value for entry in log.entries()] == [1, 2]
+    assert log.torn == 2 and log.line == 3
 
 
 def test_reading_begins_at_the_offset() -> None:
@@ -266,6 +304,122 @@ def test_a_region_that_is_logged_but_never_traced_fails() -> None:
     comparison = compare(trace(access), [told(access), line("read", HPET, 4, 1, "hpet")])
     assert faults(comparison) == (1, 0, 0)
     assert comparison.regions["hpet"].missing == 1
+
+
+def test_lines_may_end_in_two_bytes() -> None:
+    access = read(0, 4, 1)
+    log = [line("read", NVME, 4, 9), told(access)]
+    windows = [text.replace(b"\n", b"\r\n") for text in log]
+    assert compare(trace(access, offset=len(log[0])), windows).agrees
+
+
+# --- what was not looked at --------------------------------------------------------------------
+
+
+def test_accesses_of_vcpus_beside_the_traced_regions_are_counted() -> None:
+    records = trace(read(0, 4, 1))
+    records[2] = sample.region("hpet", traced=False)
+    log = [
+        line("read", HPET, 4, 1, "hpet", cpu=0),  # before the kernel
+        line("read", HPET, 4, 1, "hpet", cpu=0),
+        line("write", HPET + 8, 4, 1, "hpet", cpu=1),
+        line("read", HPET, 4, 1, "hpet"),  # by a debugger
+        line("write", 0x70, 1, 0x8F, "rtc-index", cpu=0),  # a port
+        line("read", 0x1234_0000, 4, 0, "system.flash1", cpu=0),  # in no map
+        line("write", LAPIC + 4, 4, 0x22, "apic-msi", cpu=0),  # a message
+        line("read", NVME, 4, 1),
+    ]
+    records.insert(-1, Mark(time_ns=0, text="kernel entry", qemu_log_offset=len(log[0])))
+    del records[-3]
+    comparison = compare(records, log)
+    assert comparison.agrees
+    assert comparison.overlooked == {"hpet": 2, "system.flash1": 1}
+
+
+def test_what_comes_before_an_unmarked_trace_is_not_counted() -> None:
+    accesses = [read(4 * n, 4, n) for n in range(20)]
+    other = line("read", 0x1234_0000, 4, 0, "system.flash1", cpu=0)
+    log = [other, *map(told, accesses[:15]), other, *map(told, accesses[15:]), other]
+    records = trace(*accesses, offset=None)
+    assert compare(records, [other] * 100 + log).overlooked.get("system.flash1", 0) <= 3
+    assert compare(records, log).agrees
+
+
+def test_what_a_guest_did_after_it_was_let_go_is_not_counted() -> None:
+    access = read(0, 4, 1)
+    records = [*trace(access), UserRecord(time_ns=0, text="detach")]
+    log = [told(access), line("read", 0x1234_0000, 4, 0, "system.flash1", cpu=0)]
+    assert compare(records, log).overlooked == {}
+
+
+# --- a log that is cut -------------------------------------------------------------------------
+
+
+def test_a_log_that_ends_before_the_trace_is_cut() -> None:
+    accesses = [read(4 * (n % 8), 4, n, ("nvme", "hpet")[n % 2]) for n in range(100)]
+    log = [told(access) for access in accesses]
+    for kept in (0, 1, 50, 92):
+        comparison = compare(trace(*accesses), log[:kept])
+        assert comparison.cut is not None and not comparison.agrees
+        assert (comparison.cut.line, comparison.cut.accesses) == (kept, 100 - kept)
+        assert comparison.cut.seq == kept and comparison.telling == []
+        assert "the log is cut" in str(comparison.cut)
+    # Fewer accesses are as likely to be wrong.
+    for kept in (93, 99):
+        comparison = compare(trace(*accesses), log[:kept])
+        assert comparison.cut is None and faults(comparison) == (0, 100 - kept, 0)
+
+
+def test_a_mark_tells_how_long_the_log_was() -> None:
+    accesses = [read(4, 4, n) for n in range(20)]
+    log = [told(access) for access in accesses]
+    records = trace(*accesses)
+    records.append(Mark(time_ns=9, text="end", qemu_log_offset=sum(map(len, log)) + 30))
+    comparison = compare(records, [*log, b"CPU Reset (CPU 0)\n" * 2])
+    assert comparison.agrees
+    comparison = compare(records, log)
+    assert comparison.cut is not None and comparison.cut.accesses == 0
+    assert faults(comparison) == (0, 0, 0) and not comparison.agrees
+
+
+def test_a_hole_in_a_log_is_told() -> None:
+    accesses = [read(4, 4, n) for n in range(60)]
+    log = [told(access) for access in accesses]
+    comparison = compare(trace(*accesses), [*log[:20], log[20][:33] + log[40], *log[41:]])
+    assert comparison.cut is not None
+    assert (comparison.cut.line, comparison.cut.accesses) == (21, 0)
+    assert faults(comparison) == (0, 20, 0)
+
+
+def test_a_wrong_log_is_not_called_cut() -> None:
+    accesses = [read(4, 4, n) for n in range(60)]
+    comparison = compare(trace(*accesses), [told(read(4, 4, 99 + n)) for n in range(30)])
+    assert comparison.cut is None and not comparison.agrees
+
+
+# --- refused accesses ----------------------------------------------------------------------------
+
+
+# Two devices of a kind have regions of one name, which is all that the log tells of a refusal.
+def test_a_refused_access_is_that_of_the_device_whose_turn_it_is() -> None:
+    starts = {"edu": 0xFE000000, "edu#2": 0xFE100000}
+    records: list[Record] = []
+    for name, start in starts.items():
+        info = msgspec.structs.replace(
+            sample.region("nvme").region, name=name, start=hex(start), end=hex(start + 0xFFFFF),
+            qemu_name="edu-mmio",
+        )  # fmt: skip
+        records.append(msgspec.structs.replace(sample.region("nvme"), region=info))
+    records.append(Mark(time_ns=0, text="kernel entry", qemu_log_offset=0))
+    log = []
+    for seq, name in enumerate(["edu", "edu#2", "edu#2", "edu"]):
+        access = msgspec.structs.replace(
+            read(2 * seq, 2, 0), region=name, physical=hex(starts[name] + 2 * seq)
+        )
+        records.append(sample.intercept(seq, access))
+        log.append(refused("read", 2 * seq, 2, "edu-mmio"))
+    assert compare(records, log).agrees
+    assert faults(compare(records, log[1:])) != (0, 0, 0)
 
 
 def test_comparing_nothing_fails() -> None:
@@ -454,11 +608,114 @@ def test_a_region_may_move() -> None:
     assert compare(records, [told(before), line("read", at, 4, 2)]).agrees
 
 
+# --- what the vCPU does by itself ----------------------------------------------------------------
+
+
+def within(offset: int, extent: int, direction: Direction) -> MemoryAccess:
+    return msgspec.structs.replace(read(offset, 0, None), direction=direction, extent=extent)
+
+
+def test_what_follows_a_block_is_not_taken_with_it() -> None:
+    block = within(0x100, 0x100, "write")
+    stores = [line("write", NVME + 0x100 + 8 * n, 8, 5, cpu=0) for n in range(20)]
+    for follower in (write(0x1F0, 4, 7), read(0x100, 4, 7)):
+        accesses = [block, *[follower] * 20, block]
+        log = [*stores, *[told(follower, cpu=0)] * 20, *stores]
+        records = trace(*accesses, via="stepped")
+        assert compare(records, log).agrees
+        assert compare(records, log).regions["nvme"].witnessed == len(accesses)
+        assert faults(compare(records, log[:25] + log[26:])) == (0, 1, 0)
+        # A store that the block may have made as well says nothing.
+        ambiguous = follower.physical == hex(NVME + 0x1F0)
+        again = compare(records, [*log[:25], *log[24:]])
+        assert faults(again) == (not ambiguous, 0, 0)
+
+
+def test_blocks_in_a_row_share_what_there_is() -> None:
+    blocks = [within(0x100, 0x100, "write"), within(0x200, 0x40, "read"), within(0x100, 8, "read")]
+    log = [line("write", NVME + 0x100 + 8 * n, 8, 5, cpu=0) for n in range(20)] * 2
+    log += [line("read", NVME + 0x200 + 8 * n, 8, 5, cpu=0) for n in range(4)]
+    log += [line("read", NVME + 0x100, 4, 5, cpu=0)]
+    accesses = [blocks[0], blocks[0], *blocks[1:], read(4, 4, 9)]
+    assert compare(trace(*accesses, via="stepped"), [*log, told(accesses[-1], cpu=0)]).agrees
+    beyond = line("read", NVME + 0x240, 8, 5, cpu=0)
+    log.insert(-1, beyond)
+    comparison = compare(trace(*accesses, via="stepped"), [*log, told(accesses[-1], cpu=0)])
+    assert faults(comparison) == (1, 0, 0)
+
+
+def test_a_block_may_be_read_and_written_in_any_order() -> None:
+    records = trace(read(0, 4, 1))
+    parts = [within(0x100, 0x240, "read"), within(0x100, 0x240, "write")]
+    records.append(sample.intercept(1, *parts, via="stepped"))
+    records.append(sample.intercept(3, read(4, 4, 2)))
+    log = [
+        told(read(0, 4, 1)),
+        line("write", NVME + 0x100, 8, 0, cpu=0),
+        line("read", NVME + 0x300, 8, 0, cpu=0),
+        line("write", NVME + 0x300, 8, 3, cpu=0),
+        told(read(4, 4, 2)),
+    ]
+    comparison = compare(records, log)
+    assert comparison.agrees and comparison.regions["nvme"].witnessed == 4
+    assert faults(compare(records, log[:-1])) == (0, 1, 0)
+
+
+def test_an_older_trace_has_a_block_as_one_wide_access() -> None:
+    access = write(0x100, 512, None)
+    log = [line("write", NVME + 0x100 + 16 * n, 8, 5, cpu=0) for n in range(20)]
+    assert compare(trace(access, via="stepped"), log).agrees
+    assert not compare(trace(access), log).agrees
+
+
+# --- one fault is one fault ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [5, 65, 500])
+def test_a_wide_store_in_parts_is_no_more_than_itself(count: int) -> None:
+    # What once made everything after it wrong: more entries in a row than were looked ahead.
+    accesses = [read(4, 4, n) for n in range(2000)]
+    log = [told(access) for access in accesses]
+    log[1000:1000] = [line("write", NVME + 0x100 + 4 * n, 4, n, cpu=0) for n in range(count)]
+    assert faults(compare(trace(*accesses), log)) == (count, 0, 0)
+    accesses[1000:1000] = [write(0x100, 8, n) for n in range(count)]
+    del log[1000 : 1000 + count]
+    assert faults(compare(trace(*accesses), log)) == (0, count, 0)
+
+
+def test_a_lag_of_one_region_leaves_the_others_alone() -> None:
+    names = ("nvme", "hpet", "lapic")
+    accesses = [read(4, 4, n, names[n % 3]) for n in range(3000)]
+    log = [told(access, cpu=0) for access in accesses]
+    polls = [line("read", HPET + 0xF0, 4, n, "hpet", cpu=0) for n in range(5000)]
+    log[1500:1500] = polls
+    comparison = compare(trace(*accesses), log)
+    assert faults(comparison) == (5000, 0, 0)
+    assert comparison.regions["hpet"].missing == 5000
+    assert comparison.regions["nvme"].witnessed == comparison.regions["nvme"].traced == 1000
+
+
+def test_more_than_can_be_held_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side, "LIMIT", 500)
+    accesses = [read(4, 4, n) for n in range(400)]
+    log = [told(access) for access in accesses]
+    log[200:200] = [line("read", NVME + 4, 4, 10_000 + n) for n in range(3000)]
+    assert faults(compare(trace(*accesses), log)) == (3000, 0, 0)
+
+
+def test_faults_in_every_other_access_are_counted_as_such() -> None:
+    accesses = [read(4 * (n % 8), 4, n) for n in range(6000)]
+    log = [told(access) for access in accesses]
+    for n in range(0, 6000, 3):
+        accesses[n] = read(4 * (n % 8), 4, n ^ 0x100000)
+    assert faults(compare(trace(*accesses), log)) == (0, 0, 2000)
+
+
 # A bound on what has to be held: how far the log and the trace are read apart. The log says nothing
 # of the only access to a region, and would be searched for it to its end.
 @pytest.mark.parametrize("lost", [None, 500])
 def test_both_sides_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, lost: int | None) -> None:
-    monkeypatch.setattr(witness, "_AHEAD", 200)
+    monkeypatch.setattr(side, "LIMIT", 200)
     accesses = [read(4 * (n % 9), 4, n, ("nvme", "hpet")[n % 2]) for n in range(5000)]
     if lost is not None:
         accesses[lost] = read(0, 4, 0, "lapic")

@@ -10,19 +10,19 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tracer import signals, witness
+from tracer import signals
 from tracer.command import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.filters import add_register_files, register_maps
 from tracer.command.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.command.interactive import add_shell_arguments, paper, wish
 from tracer.command.recorded import add_replay_arguments, recorded, with_also
-from tracer.command.verify import print_comparison
+from tracer.command.verify import compared, print_comparison, verdict
 from tracer.errors import Diverged, Interrupted, TracerError
 from tracer.fold import Event, Fold, Folder
 from tracer.guest.kernel import Kernel
 from tracer.guest.report import GuestReport, why_missing
 from tracer.launch import Plan, header, launch
-from tracer.marker import ENTRY
+from tracer.marker import ENTRY, LOG_END
 from tracer.naming import Naming
 from tracer.recording import RecordedDevice
 from tracer.region import check_choice
@@ -132,12 +132,12 @@ class _Console:
 
 
 def _check(trace: Path, log: Path, *, quiet: bool) -> int:
-    with TraceReader(trace) as reader, log.open("rb") as file:
-        comparison = witness.compare(reader, file)
+    with TraceReader(trace) as reader:
+        comparison = compared(reader, log)
     print_comparison(comparison, sys.stderr if quiet else sys.stdout)
     if not comparison.traced:
         warn("nothing was traced, so nothing was compared")
-    return EXIT_OK if comparison.agrees else EXIT_MISMATCH
+    return verdict(comparison, log)
 
 
 class _Boot:
@@ -249,6 +249,8 @@ class _Boot:
             finally:
                 with contextlib.suppress(TracerError):
                     # The disk may be full, which is then on its way as an error already.
+                    if self._plan.qemu_log is not None:
+                        session.mark_log(LOG_END)
                     session.end(outcome)
                 self._close(session)
 
@@ -268,8 +270,7 @@ class _Boot:
         regions = await session.refresh_regions()
         check_choice(regions.regions, session.choice)
         await session.trap(stacks=self._args.stacks)
-        log = self._plan.qemu_log
-        session.mark(ENTRY, log.stat().st_size if log is not None else None)
+        session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
         tell(
             f"Linux {session.kernel.release} under QEMU {session.machine.version} and GDB "

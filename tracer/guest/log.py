@@ -16,6 +16,8 @@ import os
 import stat
 from pathlib import Path
 
+from tracer.errors import QemuError
+
 MAP_EVENT = "flatview_new"
 """The trace event that has to be switched on for it."""
 
@@ -45,6 +47,16 @@ class QemuLog:
     def descriptors(self) -> tuple[int, ...]:
         """Return the file descriptors that QEMU has to inherit."""
         return (self._descriptor,) if self._given is None else ()
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes were written; raises QemuError where there is no such file."""
+        if not self._open():
+            raise QemuError(
+                f"QEMU does not write its log to {self.path}, or it is no file;"
+                " leave -D and -trace file= out of the QEMU arguments"
+            )
+        return os.fstat(self._descriptor).st_size
 
     @property
     def tells(self) -> bool:

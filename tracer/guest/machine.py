@@ -21,8 +21,9 @@ from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from tracer.errors import QemuError, TracerError
 from tracer.flat_view import DeviceNames, FlatRange, device_paths, name_regions, parse_flat_view
+from tracer.guest.access_log import doorbell_arguments, log_accesses, log_arguments
 from tracer.guest.ending import Ending
-from tracer.guest.log import MAP_EVENT, QemuLog
+from tracer.guest.log import QemuLog
 from tracer.guest.memory import GuestMemory, Span
 from tracer.process import Process, exit_words, start, words_of
 from tracer.qemu_monitor import DescriptorTables, descriptor_tables
@@ -47,7 +48,6 @@ _METRONOME = (
     "-object", f"filter-buffer,id=metronome-beat,netdev=metronome,interval={_BEAT}",
 )  # fmt: skip
 _RAM = "guest-ram"
-_LOGGED = "cpu_reset,guest_errors"
 _CONSOLE_TAIL = 200
 _PREFIX = re.compile(r"^\S*qemu-system-\S+: ")
 _START_TIMEOUT = 60.0
@@ -66,8 +66,9 @@ class MachineConfig:
     """Say what to run: paths of the files, the command line, memory in bytes.
 
     ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
-    come last. ``qemu_log`` asks QEMU to write every device access there. Without ``realtime``
-    virtual time counts instructions, so that a stop of any length does not exist for the guest.
+    come last. ``qemu_log`` is where QEMU writes its log, see :meth:`Machine.log_accesses`. Without
+    ``realtime`` virtual time counts instructions, so that a stop of any length does not exist for
+    the guest.
     """
 
     program: str
@@ -129,7 +130,7 @@ class Machine(asyncio.SubprocessProtocol):
         self._cause = ""
         self._folder: Path | None = None
         self._scratch = contextlib.ExitStack()
-        self._features: tuple[str, ...] = ()
+        self._features: list[str] = []
         self._types: dict[str, str] = {}
         self._names = DeviceNames()
 
@@ -165,7 +166,7 @@ class Machine(asyncio.SubprocessProtocol):
             try:
                 known = await words_of([program, "-cpu", "help"], _HELP_TIMEOUT)
                 about = await words_of([program, "-version"], _HELP_TIMEOUT)
-                self._features = features_off(known, about)
+                self._features = [*features_off(known, about), *await self._doorbells(program)]
                 arguments = [program, *self.arguments(theirs.fileno())]
                 log.debug("starting %s", " ".join(arguments))
                 # QEMU's own temporary files go where they are removed even if it is killed.
@@ -175,10 +176,6 @@ class Machine(asyncio.SubprocessProtocol):
                 raise QemuError(str(error)) from error
             theirs.close()
             await self._connect(ours)
-            if self.config.qemu_log is not None:
-                # QEMU 10.0 has an item of its own for refused accesses; 7.2 does not know its
-                # name, and leaves the items as they are.
-                await self.monitor(f"log {_LOGGED},invalid_mem")
         finally:
             theirs.close()
 
@@ -234,13 +231,23 @@ class Machine(asyncio.SubprocessProtocol):
             words += ["-initrd", str(config.initrd)]
         if not config.realtime:
             words += ["-icount", _ICOUNT, *_METRONOME]
-        words += ["-D", self._log.path, "-trace", MAP_EVENT]
-        if config.qemu_log is None:
-            words += ["-d", "cpu_reset"]
-        else:
-            # Accesses of a width the device does not take are in no trace event.
-            words += ["-d", _LOGGED, "-trace", "memory_region_ops_*"]
+        words += log_arguments(self._log.path)
         return [*words, *self._features, *config.extra]
+
+    async def _doorbells(self, program: str) -> list[str]:
+        if self.config.qemu_log is None:
+            return []
+        return await doorbell_arguments(program, (*self.config.devices, *self.config.extra))
+
+    async def log_accesses(self) -> None:
+        """Have accesses to devices logged from here on, if that is asked for; the guest stands."""
+        if self.config.qemu_log is not None:
+            await log_accesses(self, self.config.extra)
+
+    @property
+    def log_size(self) -> int | None:
+        """Return how many bytes of QEMU's log there are, None where nobody asked for one."""
+        return self._log.size if self.config.qemu_log is not None else None
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Carry out a QMP command and return its result; QemuError when QEMU refuses or is gone."""
