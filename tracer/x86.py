@@ -95,7 +95,7 @@ class CpuState:
     mode: Mode = Mode.LONG
     segments: Segments = field(default_factory=Segments)
     cr0: int = 0x80050033
-    cr4: int = 0x6F0
+    cr4: int = 0x406F0
     xmm: tuple[int, ...] = ()
     ymm: tuple[int, ...] = ()
     st: tuple[int, ...] = ()

@@ -243,3 +243,12 @@ def test_wrong_usage(arguments: list[str], word: str, capsys: pytest.CaptureFixt
     assert main(["decode", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and word in error
+
+
+def test_a_ymm_register_is_set_and_told_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    after = told(capsys, "c5f1fe03", "--set", "ymm0=-1", "xmm1=5", "--load", "7")["result"]["after"]
+    assert after == {"rip": "0x4", "ymm0": "0xc"}  # vpaddd xmm0, xmm1, [rbx]
+    after = told(capsys, "660fef03", "--set", "ymm0=-1", "--load", "1")["result"]
+    assert after["after"]["xmm0"] == hex((1 << 128) - 2)  # pxor xmm0, [rbx]
+    stored = told(capsys, "c5fe7f03", "--set", f"ymm0={1 << 200}")["result"]["accesses"]
+    assert stored[0]["value"] == hex(1 << 200)
