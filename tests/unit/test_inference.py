@@ -10,7 +10,7 @@ from cell import AT, RIP, state
 from ram import PAGING, Ram
 
 from tests.diff.case import cases
-from tests.diff.native import DATA, DATA_END, PATTERN
+from tests.diff.native import DATA, LOW, PATTERN, RAM_SIZE
 from tracer.bus import Load
 from tracer.decode import decode
 from tracer.emulate import execute, plan
@@ -24,17 +24,17 @@ from tracer.region import Region, RegionMap
 from tracer.x86 import PAGE_SIZE, CpuState, Mode
 
 DEVICE, RAM = 0xFEB0_0000, 0x20_0000
-PAGES = (DATA_END - DATA) // PAGE_SIZE
-REGION = Region("nvme", DEVICE, DEVICE + PAGES * PAGE_SIZE - 1, DEVICE, "nvme", "nvme")
+REGION = Region("nvme", DEVICE, DEVICE + RAM_SIZE - 1, DEVICE, "nvme", "nvme")
 REGIONS = RegionMap([REGION], [(REGION.base, REGION.end)], [(0, 0x3F_FFFF)])
 
 
-def world(linear: int | None) -> AddressSpace:
+def world(linear: int) -> AddressSpace:
     """The RAM of the differential tests, but for the page that ``linear`` is in: a device."""
     ram = Ram()
-    for page in range(DATA, DATA_END, PAGE_SIZE):
-        device = linear is not None and page == linear & -PAGE_SIZE
-        ram.map(page, DEVICE + page - DATA if device else RAM + page - DATA)
+    for start in (DATA, LOW):
+        for page in range(start, start + RAM_SIZE, PAGE_SIZE):
+            base = DEVICE if page == linear & -PAGE_SIZE else RAM
+            ram.map(page, base + page - start)
     ram.write(RAM, PATTERN)
     return AddressSpace(ram, PAGING, REGIONS)
 
@@ -87,19 +87,19 @@ def space() -> AddressSpace:
 
 
 X = 0x0123_4567_89AB_CDEF_FEDC_BA98_7654_3210
-LOW, HIGH = X & (1 << 64) - 1, X >> 64
+BELOW, ABOVE = X & (1 << 64) - 1, X >> 64
 
 
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("c5 fa 6f 03", [LOW, HIGH]),  # vmovdqu xmm0, [rbx]
-        ("c5 fe 6f 03", [LOW, HIGH, None, None]),  # vmovdqu ymm0, [rbx]: GDB shows no more
-        ("c5 fe 7f 03", [LOW, HIGH, None, None]),
-        ("c5 fa 10 03", [LOW & 0xFFFFFFFF]),  # vmovss xmm0, [rbx]
-        ("c5 f0 16 03", [HIGH]),  # vmovhps xmm0, xmm1, [rbx]
-        ("c4 e3 71 22 03 02", [HIGH & 0xFFFFFFFF]),  # vpinsrd xmm0, xmm1, [rbx], 2
-        ("c4 e2 7d 58 03", [LOW & 0xFFFFFFFF]),  # vpbroadcastd ymm0, [rbx]
+        ("c5 fa 6f 03", [BELOW, ABOVE]),  # vmovdqu xmm0, [rbx]
+        ("c5 fe 6f 03", [BELOW, ABOVE, None, None]),  # vmovdqu ymm0, [rbx]: GDB shows no more
+        ("c5 fe 7f 03", [BELOW, ABOVE, None, None]),
+        ("c5 fa 10 03", [BELOW & 0xFFFFFFFF]),  # vmovss xmm0, [rbx]
+        ("c5 f0 16 03", [ABOVE]),  # vmovhps xmm0, xmm1, [rbx]
+        ("c4 e3 71 22 03 02", [ABOVE & 0xFFFFFFFF]),  # vpinsrd xmm0, xmm1, [rbx], 2
+        ("c4 e2 7d 58 03", [BELOW & 0xFFFFFFFF]),  # vpbroadcastd ymm0, [rbx]
         ("c5 f1 fe 03", [None, None]),  # vpaddd: it would have to be undone
         ("c4 e3 7d 39 03 01", [None, None]),  # vextracti128: the upper half
         ("c4 e2 71 8c 03", [None]),  # vpmaskmovd: of unknown extent
