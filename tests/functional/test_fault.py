@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -215,11 +214,19 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@pytest.mark.parametrize("prepare", [None, ignore_interrupts])
+def heed_hangups() -> None:
+    """What a terminal does, whatever started the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupted(
-    number: signal.Signals, prepare: Callable[[], None] | None, tmp_path: Path
-) -> None:
+def test_interrupted(number: signal.Signals, background: bool, tmp_path: Path) -> None:
+    def prepare() -> None:
+        heed_hangups()
+        if background:
+            ignore_interrupts()
+
     arguments = ("boot", "--quiet", *files(tmp_path))
     with vetrace(tmp_path, *arguments, prepare=prepare) as running:
         running.until_tracing()

@@ -40,10 +40,16 @@ def program(
     **streams: object,
 ) -> subprocess.CompletedProcess[str]:
     """Run the program, with Python code before it; both its streams are caught."""
+
+    def begin() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests
+        if prepare is not None:
+            prepare()
+
     code = f"{before}import sys, tracer.__main__ as m; sys.exit(m.main())"
     caught = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        [sys.executable, "-c", code, *arguments], text=True, cwd=ROOT, preexec_fn=prepare, **caught
+        [sys.executable, "-c", code, *arguments], text=True, cwd=ROOT, preexec_fn=begin, **caught
     )
 
 

@@ -59,7 +59,7 @@ def test_descriptor_tables_that_are_not_told() -> None:
 
 @by_qemu
 def test_accesses(folder: Path) -> None:
-    lines = (folder / "accesses").read_bytes().splitlines()
+    lines = (folder / "accesses").read_bytes().splitlines(keepends=True)
     found = list(entries(lines))
     assert len(found) == len(lines)
     assert {entry.cpu for entry in found} >= {0, -1}
