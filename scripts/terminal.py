@@ -11,6 +11,8 @@ from types import TracebackType
 import pexpect
 import pyte
 
+from scripts.patience import patience
+
 _POLL = 0.05
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9]|[=>])|\r")
 """Control sequences (ECMA-48, 5.4), titles, character sets, and the carriage."""
@@ -104,6 +106,7 @@ class Terminal:
         The pattern is looked for in the text without escape sequences, ``^`` and ``$`` fit lines.
         Raises TimeoutError with the screen when it does not come, or the program ends before.
         """
+        seconds = patience(seconds)
         deadline = time.monotonic() + seconds
         wanted = re.compile(pattern, re.MULTILINE)
         while True:
@@ -111,15 +114,16 @@ class Terminal:
             if wanted.search(_ESCAPES.sub("", self.raw[after:].decode(errors="replace"))):
                 return len(self.raw)
             if not alive or time.monotonic() > deadline:
-                why = "before the program ended" if not alive else f"in {seconds} s"
+                why = "before the program ended" if not alive else f"in {seconds:g} s"
                 raise TimeoutError(f"{pattern!r} was not written {why}:\n{self.text}")
 
     def wait(self, seconds: float = 120) -> int:
         """Wait for the end of the program; return its exit status, negative for a signal."""
+        seconds = patience(seconds)
         deadline = time.monotonic() + seconds
         while self._read(_POLL):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the program has not ended in {seconds} s:\n{self.text}")
+                raise TimeoutError(f"the program has not ended in {seconds:g} s:\n{self.text}")
         self._child.wait()
         status = self._child.exitstatus
         return int(status) if status is not None else -int(self._child.signalstatus)

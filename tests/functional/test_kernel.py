@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from vetrace_run import DEADLINE
 
 from tracer.bzimage import unpack
 from tracer.errors import KernelImageError
@@ -24,8 +25,6 @@ from tracer.guest.recipe import command_line, init_script, machine_arguments
 from tracer.symbols import serialise
 
 pytestmark = pytest.mark.qemu
-
-DEADLINE = 300  # seconds; only ever an error
 
 # Stands in for qemu/init: prints what the kernel knows of itself, then waits to be looked at.
 OWN_INIT = """\

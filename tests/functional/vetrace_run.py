@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
+from scripts.patience import patience
 from tracer.trace import End, Header, Intercept, Record
 from tracer.tracefile import TraceReader
 
 CHECKOUT = Path(__file__).parent.parent.parent
-DEADLINE = 240  # seconds; only ever an error
+DEADLINE = patience(240)  # seconds; only ever an error
 _MARK = "VETRACE_TEST_RUN"
 
 

@@ -12,6 +12,7 @@ from guest_sample import Talk
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from scripts.patience import patience
 from tracer.errors import UsageError
 from tracer.fold import Fold
 from tracer.repl.completion import Candidates
@@ -271,7 +272,7 @@ def typed(
                 pass
         await talk.control.close()
 
-    asyncio.run(asyncio.wait_for(body(), 20))
+    asyncio.run(asyncio.wait_for(body(), patience(20)))
     return lines
 
 

@@ -84,7 +84,10 @@ def test_bytes_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     assert lines == ["caf\\xe9\r", "\\xff\\xfe"]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.binary(max_size=300), st.sampled_from([b"", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"])
 )
