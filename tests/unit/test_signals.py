@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import replay_sample
 import trace_sample as sample
 
 ROOT = Path(__file__).parent.parent.parent
@@ -65,6 +66,21 @@ def test_each_signal_has_one_status(number: signal.Signals, moment: str, trace: 
     assert done.returncode == 128 + number
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == (0 if moment == "end" else 1)
+
+
+# Interrupts every process of the command, as a terminal does, while the others wait for work.
+TO_ALL = (
+    "import os, signal, tracer.command.replay as replay; real = replay._in_parallel\n"
+    "def parts(*words):\n"
+    "    for part in real(*words): os.killpg(0, signal.SIGINT); yield part\n"
+    "replay._in_parallel = parts\n"
+)
+
+
+def test_several_processes_end_without_a_word_each(tmp_path: Path) -> None:
+    path = sample.write(tmp_path / "run.vtrace", replay_sample.trace())
+    done = program(["replay", str(path), "--jobs", "2"], TO_ALL, prepare=os.setpgrp)
+    assert (done.returncode, done.stderr) == (130, "vetrace: interrupted\n")
 
 
 def test_a_hangup_that_was_ignored_is_ignored(trace: str) -> None:

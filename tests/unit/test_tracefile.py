@@ -25,6 +25,7 @@ from tracer.replay import Replay
 from tracer.trace import FORMAT_VERSION, LostRecord, Mark, Record, StackRecord, UserRecord
 from tracer.tracefile import TraceReader, TraceWriter
 
+ROOT = Path(__file__).parents[2]
 NAMES = ["run.jsonl", "run.jsonl.zst"]
 
 
@@ -81,15 +82,17 @@ def test_each_record_is_in_the_file_at_once(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_killed_writer_loses_nothing(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    child = os.fork()
-    if child == 0:
-        try:
-            writer = TraceWriter(path, sample.HEADER)
-            for record in sample.RECORDS[:-1]:
-                writer.append(record)
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
+    program = (
+        "import os, signal, sys, trace_sample as sample;"
+        "from tracer.tracefile import TraceWriter;"
+        "writer = TraceWriter(sys.argv[1], sample.HEADER);"
+        "list(map(writer.append, sample.RECORDS[:-1]));"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    folders = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "unit")))
+    environment = os.environ | {"PYTHONPATH": folders}
+    done = subprocess.run([sys.executable, "-c", program, path], env=environment)
+    assert done.returncode == -signal.SIGKILL
     records, trace = read(path)
     assert records == sample.RECORDS[:-1]
     assert trace.damage is not None and "no end record after line 12" in trace.damage

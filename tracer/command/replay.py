@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
+import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
@@ -116,7 +118,10 @@ def _part(replay: Replay, divergence: Divergence | None, unknown: Counter[str]) 
 # Lines go to the processes undecoded, in chunks, each with what was announced or done by hand
 # before it. No more than a few chunks are under way, and parts come back in file order.
 def _in_parallel(trace: TraceReader, jobs: int) -> Generator[_Part, None, None]:
-    pool = ProcessPoolExecutor(jobs)
+    # A copy of this process, which has threads, could find a lock held for good.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts)
     pending: deque[Future[_Part]] = deque()
     due: int | None = 0
 
@@ -146,6 +151,11 @@ def _in_parallel(trace: TraceReader, jobs: int) -> Generator[_Part, None, None]:
             yield finished()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    # A terminal sends Ctrl-C to all processes; the one that started these ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _replay_lines(
