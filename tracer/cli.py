@@ -1,7 +1,6 @@
 """The ``vetrace`` command: find the command's module, run it, turn errors into one line.
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 the comparison found a mismatch, 141 nobody reads
-the output any more; 130, 143 or 129 ended by SIGINT, SIGTERM or SIGHUP.
+Exit statuses are in :mod:`tracer.command`.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import Protocol, cast
 
 from tracer import streams
 from tracer.command import EXIT_FAILED, EXIT_PIPE, EXIT_USAGE
-from tracer.command.parser import command_name, parsers
+from tracer.command.parser import Parser, command_name, parsers
 from tracer.errors import Interrupted, TracerError, UsageError, suggestion
 from tracer.signals import Ended, status_of, words_of
 from tracer.streams import choose_colour, warn
 
-_COMMANDS = {
+COMMANDS = {
     "boot": "boot a kernel and trace its accesses to devices",
     "regions": "list the regions that a guest would have",
     "show": "show the device accesses of a trace",
@@ -87,15 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     name = command_name(argv)
-    parser, commands = parsers(_COMMANDS, _version())
-    if name is not None and name not in _COMMANDS:
-        raise UsageError(f"there is no command {name}{suggestion(name, _COMMANDS)}")
+    parser, commands = parsers(COMMANDS, _version())
+    if name is not None and name not in COMMANDS:
+        raise UsageError(f"there is no command {name}{suggestion(name, COMMANDS)}")
     command: _Command | None = None
     if name is not None:
         # Only the command asked for is loaded, so that `show` does not wait for what `boot` needs.
-        # A keyword cannot name a module.
-        module = f"tracer.command.{name}{'_' if keyword.iskeyword(name) else ''}"
-        command = cast(_Command, importlib.import_module(module))
+        command = _load(name)
         command.add_arguments(commands[name])
     try:
         args, rest = parser.parse_known_args(argv)
@@ -114,6 +111,20 @@ def _run(argv: list[str]) -> int:
         format="vetrace: %(name)s: %(message)s",
     )
     return command.run(args)
+
+
+def whole_parsers(version: str) -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of ``vetrace``, and those of its commands, with all their arguments."""
+    parser, commands = parsers(COMMANDS, version)
+    for name, made in commands.items():
+        _load(name).add_arguments(made)
+    return parser, commands
+
+
+def _load(name: str) -> _Command:
+    # A keyword cannot name a module.
+    module = f"tracer.command.{name}{'_' if keyword.iskeyword(name) else ''}"
+    return cast(_Command, importlib.import_module(module))
 
 
 def _version() -> str:

@@ -21,6 +21,13 @@ def test_the_driver_is_seen(vetrace_boot):
 """
 
 
+# Where shells and man(1) look, below share.
+SHARED = (
+    "bash-completion/completions/vetrace", "zsh/site-functions/_vetrace",
+    "fish/vendor_completions.d/vetrace.fish", "man/man1/vetrace.1", "man/man1/vetrace-boot.1",
+)  # fmt: skip
+
+
 def call(folder: Path, *command: str | Path, status: int = 0) -> str:
     """Run a program outside the checkout; return what it printed on both streams."""
     done = subprocess.run(
@@ -94,6 +101,8 @@ def test_an_installed_vetrace_boots(built: Built, tmp_path: Path) -> None:
     programs = tmp_path / "env/bin"
     call(tmp_path, programs / "pip", "install", "--quiet", built.wheel, "pytest")
     vetrace = programs / "vetrace"
+    for place in SHARED:
+        assert "vetrace" in (tmp_path / "env/share" / place).read_text()
     assert "ready" in call(tmp_path, vetrace, "setup")
     assert "ready: vetrace boot" in call(tmp_path, vetrace, "doctor")
     said = call(

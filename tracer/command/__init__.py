@@ -12,3 +12,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_MISMATCH = 3
 EXIT_PIPE = 141  # 128 + SIGPIPE
+EXIT_STATUSES = (
+    "Exit status: 0 done; 1 failed; 2 wrong usage; 3 a comparison found a mismatch; 130, 143 or 129"
+    " ended by SIGINT, SIGTERM or SIGHUP; 141 nobody reads the output any more."
+)

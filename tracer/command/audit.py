@@ -18,15 +18,15 @@ from tracer.text import printable
 from tracer.tracefile import TraceReader
 from tracer.verdict import CURRENT, PROFILES, Profile
 
-_ALL = "all"
+ALL = "all"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace audit``."""
     parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
     parser.add_argument(
-        "--profile", metavar="P", default=CURRENT,
-        help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT}); or {_ALL} of them",
+        "--profile", metavar="PROFILE", default=CURRENT,
+        help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT}); or {ALL} of them",
     )  # fmt: skip
     parser.add_argument(
         "--limit", metavar="N", type=int, default=20, help="rows a table (default 20; 0: all)"
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json:
         objects = [_object(audit, trace) for audit in audits]
-        shown = {"profiles": objects} if args.profile == _ALL else objects[0]
+        shown = {"profiles": objects} if args.profile == ALL else objects[0]
         print(msgspec.json.encode(shown).decode())
     else:
         _print_report(audits, args.limit or None)
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _profiles(name: str) -> list[Profile]:
-    if name == _ALL:
+    if name == ALL:
         return list(PROFILES.values())
     if name not in PROFILES:
-        known = ", ".join((*PROFILES, _ALL))
+        known = ", ".join((*PROFILES, ALL))
         raise UsageError(f"no profile is called {name}; there are: {known}")
     return [PROFILES[name]]
 

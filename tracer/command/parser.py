@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from tracer.command import EXIT_STATUSES
 from tracer.errors import UsageError, suggestion
 
 _OPTION = re.compile(r"--?[a-z][a-z-]*")
@@ -30,20 +31,25 @@ class Parser(argparse.ArgumentParser):
         return suggestion(option, sorted(set(_OPTION.findall(self.format_help()))))
 
 
-def parsers(
-    commands: Mapping[str, str], version: str
-) -> tuple[argparse.ArgumentParser, dict[str, Parser]]:
-    """Return the parser of ``vetrace``, and those of its commands, which have a line of help each.
-
-    What all commands share can stand before the command's name or after it.
-    """
+def program_parser(version: str) -> Parser:
+    """Return the parser of what can stand before a command's name."""
     parser = Parser(
         prog="vetrace",
         description="Trace every MMIO access of an x86-64 guest, from outside.",
+        epilog=EXIT_STATUSES,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"vetrace {version}")
     _add_shared(parser, given=False)
+    return parser
+
+
+def parsers(commands: Mapping[str, str], version: str) -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of ``vetrace``, and those of its commands, which have a line of help each.
+
+    What all commands share can stand before the command's name or after it.
+    """
+    parser = program_parser(version)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     made: dict[str, Parser] = {}
     for name, line in commands.items():
