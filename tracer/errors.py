@@ -2,6 +2,7 @@
 
     TracerError                      what the reader can act on: one line, exit status 1
     ├── UsageError                   the command line asks for what cannot be: exit status 2
+    │   ├── UnknownName              a name that nothing has, though something may come to have it
     │   └── ConditionError           a condition that means nothing, or has no answer
     ├── GuestError                   the guest, or the program that runs it
     │   ├── KernelImageError         the kernel file is not one, or has no symbols
@@ -27,7 +28,7 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class TracerError(Exception):
@@ -35,7 +36,22 @@ class TracerError(Exception):
 
 
 class UsageError(TracerError):
-    """Refuse a command line that parses but cannot be carried out."""
+    """Refuse a command line that parses but cannot be carried out.
+
+    ``may_come`` tells that a name is not known that something may come to have.
+    """
+
+    may_come = False
+
+    def noted(self, note: str) -> UsageError:
+        """Return the same with a note behind it."""
+        return type(self)(f"{self} ({note})")
+
+
+class UnknownName(UsageError):
+    """Refuse a name that nothing has, though something may come to have it."""
+
+    may_come = True
 
 
 class Interrupted(TracerError):
@@ -52,10 +68,13 @@ class ConditionError(UsageError):
     ``text`` is all that was typed, ``column`` counts its characters from 1.
     """
 
-    def __init__(self, message: str, text: str, column: int, owner: str = "") -> None:
+    def __init__(
+        self, message: str, text: str, column: int, owner: str = "", *, may_come: bool = False
+    ) -> None:
         super().__init__(f"{owner}: {message}" if owner else message)
         self.text = text
         self.column = column
+        self.may_come = may_come
         self._message = message
 
     @property
@@ -66,6 +85,10 @@ class ConditionError(UsageError):
     def of(self, owner: str) -> ConditionError:
         """Return the same with the name of what has the condition: ``break 2``."""
         return ConditionError(self._message, self.text, self.column, owner)
+
+    def noted(self, note: str) -> ConditionError:
+        """Return the same with a note behind it."""
+        return ConditionError(f"{self} ({note})", self.text, self.column, may_come=self.may_come)
 
 
 class GuestError(TracerError):
@@ -178,10 +201,32 @@ class GuestException(EmulationError):
         self.linear = linear
 
 
+_MANY = 5000
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean nvme?`` for the known word nearest to a mistyped one, or nothing."""
+    """Return ``; did you mean nvme?`` for the known word nearest to a mistyped one, or nothing.
+
+    Of many words, such as a kernel's functions, those alone are tried that begin alike and are
+    about as long: all of them would take seconds.
+    """
     from difflib import get_close_matches  # needed by errors alone
 
+    folded = word.casefold()
     by_folded = {name.casefold(): name for name in known}
-    near = get_close_matches(word.casefold(), by_folded, 1)
+    tried: Iterable[str] = by_folded
+    if len(by_folded) > _MANY:
+        tried = [n for n in by_folded if n[:1] == folded[:1] and abs(len(n) - len(folded)) < 4]
+    near = get_close_matches(folded, tried, 1)
     return f"; did you mean {by_folded[near[0]]}?" if near else ""
+
+
+def advice(word: str, known: Collection[str]) -> str:
+    """Return the nearest word, or else which there are, where these are few."""
+    near = suggestion(word, known)
+    if near or len(known) > _FEW:
+        return near
+    return f"; there are: {', '.join(sorted(known)) or 'none'}"
+
+
+_FEW = 40

@@ -20,6 +20,9 @@ from tracer.trace import Intercept, MapRecord, Mark, Record
 
 DECOMPRESSOR, EARLY, KERNEL, USER = "decompressor", "early", "kernel", "user space"
 
+PHASES = (DECOMPRESSOR, EARLY, KERNEL, USER)
+"""The phases that have no mark: any trace may have them."""
+
 _UPPER_HALF = 1 << 47
 
 

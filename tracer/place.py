@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
+from tracer.condition.lexicon import Lexicon
 from tracer.condition.vocabulary import Facts
-from tracer.errors import UsageError, suggestion
+from tracer.errors import UnknownName, UsageError, advice, suggestion
 from tracer.selection import Span, names_owner, names_region
 
 
@@ -21,7 +22,9 @@ class Known:
     without any, every name is taken for a region's. ``owners`` has all names of the devices that a
     region belongs to. ``span`` returns the offsets of a region's
     register in bytes, None for an unknown one; ``registers`` returns the names it knows in a
-    region, for advice.
+    region, for advice. ``size`` returns that of a region in bytes, ``answers`` tells whether a
+    device answers at any of the physical addresses from the first to the last. ``words`` are what
+    facts that are text can equal. What is ``pending`` may name what none of these knows.
     """
 
     regions: Collection[str] = ()
@@ -29,10 +32,23 @@ class Known:
     registers: Callable[[str], Collection[str]] | None = None
     devices: Collection[str] = ()
     owners: Mapping[str, Collection[str]] = field(default_factory=dict)
+    size: Callable[[str], int] | None = None
+    answers: Callable[[int, int], bool] | None = None
+    words: Mapping[str, Lexicon] = field(default_factory=dict)
+    pending: bool = False
 
     def is_region(self, name: str) -> bool:
         """Tell whether a name is known to be one region's."""
         return name in self.regions and name not in self.devices
+
+    def named(self, pattern: str) -> list[str]:
+        """Return the regions that a name or a pattern stands for."""
+        own = [name for name in self.regions if names_region(pattern, name)]
+        return list(dict.fromkeys((*own, *self.parts(pattern))))
+
+    def vocabulary(self) -> Mapping[str, Lexicon]:
+        """Return what the words of a condition are checked against."""
+        return {} if self.pending else self.words
 
     def parts(self, device: str) -> list[str]:
         """Return the regions of a device that are called by another one, which is a part of it."""
@@ -93,27 +109,51 @@ def parse_place(text: str, known: Known, others: Collection[str] = ()) -> Place:
     if word[:1].isdigit():
         if register:
             raise UsageError(f"nothing follows a physical address: {register}")
-        return Place(text, (Spot(None, _span(word, "physical address")),))
+        return Place(text, (Spot(None, _physical(word, known)),))
     region, plus, offsets = word.partition("+")
     if plus:
         if register:
             raise UsageError(f"{word} says which bytes, so no register follows: {register}")
         _check_region(region, known, others)
         span = _span(offsets, "offset")
+        _check_size(region, span, known)
         if known.is_region(region):
             return Place(text, (Spot(region, span, exact=True),))
         return Place(text, _whole(region, span, known))
     if not register and not _known_region(word, known):
         region, register = _split(word, known)
     _check_region(region, known, others)
-    if not register:
-        return Place(text, _whole(region, None, known))
-    return Place(text, _spots(region, register.strip(), known))
+    if register:
+        return Place(text, _spots(region, register.strip(), known))
+    spots = _whole(region, None, known)
+    device, dot, register = region.rpartition(".")
+    if dot and not _known_region(region, known):
+        spots += (Spot(device, None, register),)  # one of the two comes
+    return Place(text, spots)
 
 
 def _whole(region: str, span: Span | None, known: Known) -> tuple[Spot, ...]:
     parts = (Spot(part, span, exact=True) for part in known.parts(region))
     return (Spot(region, span), *parts)
+
+
+def _physical(text: str, known: Known) -> Span:
+    span = _span(text, "physical address")
+    assert span.first is not None and span.last is not None  # both were given
+    if not (known.pending or known.answers is None or known.answers(span.first, span.last)):
+        raise UnknownName(f"no device answers at physical {text}: `info devices` lists them")
+    return span
+
+
+# A region that is not there yet has any size.
+def _check_size(region: str, span: Span, known: Known) -> None:
+    if known.size is None or known.pending:
+        return
+    names = [region] if known.is_region(region) else known.named(region)
+    sizes = {name: known.size(name) for name in names if known.is_region(name)}
+    if sizes and span.first is not None and all(span.first >= size for size in sizes.values()):
+        name = max(sizes, key=lambda name: sizes[name])
+        raise UnknownName(f"{name} ends at offset {sizes[name] - 1:#x}")
 
 
 def _span(text: str, what: str) -> Span:
@@ -151,34 +191,41 @@ def _split(word: str, known: Known) -> tuple[str, str]:
 def _check_region(region: str, known: Known, others: Collection[str]) -> None:
     if not region:
         raise UsageError("the name of a region is missing: nvme+0x1000 has one")
-    # A pattern may wait for what is not there yet.
-    if not _known_region(region, known) and not _is_pattern(region):
-        names = sorted({*known.regions, *others} - {region})
-        hint = suggestion(region, names) or f"; there are: {', '.join(sorted(known.regions))}"
-        raise UsageError(f"no region is called {region}{hint}")
+    if _known_region(region, known) or known.pending:
+        return
+    if _is_pattern(region):
+        raise UnknownName(f"no region is called anything like {region}")
+    hint = suggestion(region, sorted({*known.regions, *others})) or advice(region, known.regions)
+    raise UnknownName(f"no region is called {region}{hint}")
 
 
 def _is_pattern(text: str) -> bool:
+    # Brackets are of the name: TIMER[2].CONFIG.
     return "*" in text or "?" in text
 
 
 def _spots(region: str, register: str, known: Known) -> tuple[Spot, ...]:
     if known.span is None:
         raise UsageError(f"no registers are known by name here: give the offset of {register}")
+    names = known.named(region)
     if _is_pattern(register):
+        if known.registers is not None and not known.pending:
+            # The first few of an array stand for all of it.
+            wide = re.sub(r"\d+", "*", register)
+            if not any(_fits(wide, each) for name in names for each in known.registers(name)):
+                raise UnknownName(f"{region} has no register like {register}")
         return (Spot(region, None, register),)
-    named = (name for name in known.regions if names_region(region, name))
-    names = dict.fromkeys((*named, *known.parts(region)))
     spans = [(name, known.span(name, register)) for name in names]
     found = tuple(
         Spot(name, span, exact=known.is_region(name)) for name, span in spans if span is not None
     )
+    if not found and known.pending:
+        return (Spot(region, None, register),)
     if not found:
         registers = known.registers
-        there = {each for name in names for each in registers(name)} if registers else ()
-        few = f"; it has: {', '.join(sorted(there))}" if 0 < len(there) <= 12 else ""
-        hint = suggestion(register, there) or few
-        raise UsageError(f"{region} has no register {register}{hint}")
+        all_ = {each for name in names for each in registers(name)} if registers else set()
+        few = f"; it has: {', '.join(sorted(all_))}" if 0 < len(all_) <= 12 else ""
+        raise UnknownName(f"{region} has no register {register}{suggestion(register, all_) or few}")
     return found
 
 

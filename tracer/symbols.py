@@ -128,6 +128,11 @@ def resolve(tables: Sequence[SymbolTable], linear: int) -> str | None:
     return None
 
 
+def function_names(table: SymbolTable) -> frozenset[str]:
+    """Return the names of what is code: nm's letters T and W, of either case."""
+    return frozenset(symbol.name for symbol in table.symbols if symbol.kind in "tTwW")
+
+
 def parse_system_map(text: str) -> SymbolTable:
     """Read System.map or /proc/kallsyms text.
 

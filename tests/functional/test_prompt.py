@@ -59,6 +59,12 @@ def test_stop_look_change_and_go_on(tmp_path: Path) -> None:
         told(terminal, "bt", r"#\d+ +nvme_reset_work")
         told(terminal, "poke nvme INTMS 0")
         told(terminal, "brek", r"did you mean break")
+        mark = terminal.mark
+        terminal.line("break symbol nvme_rest_work")
+        terminal.wait_for(r"did you mean nvme_reset_work[\s\S]*\(y or \[n\]\)", after=mark)
+        told(terminal, "n", r"nothing is changed")
+        terminal.line("break symbol nvme_rest_work")
+        told(terminal, "y", r"symbol nvme_rest_work \(pending\)")
         told(terminal, "step", r"^ *\d+\.\d+ .*(R|W)\d")
         told(terminal, "delete")
         terminal.line("c")

@@ -27,7 +27,7 @@ from tracer.repl.commands import command_table
 from tracer.repl.desk import Desk
 from tracer.repl.interpreter import Interpreter
 from tracer.repl.result import Paper
-from tracer.symbols import Symbol, table_of
+from tracer.symbols import Symbol, function_names, table_of
 from tracer.trace import Mark, Record, UserRecord
 from tracer.x86 import GPR, CpuState, Mode
 
@@ -63,7 +63,12 @@ class FakeSession:
         space = stop_sample.space()
         self.space = space
         self.view = SimpleNamespace(regions=space.regions, time_ns=0, mode=self._mode)
-        self.names = SimpleNamespace(kernel=symbols(), lookup=lambda at, space: self._name(at))
+        self.names = SimpleNamespace(
+            kernel=symbols(),
+            lookup=lambda at, space: self._name(at),
+            functions=lambda space: function_names(symbols()),
+            modules=lambda space: ["nvme"],
+        )
         self.kernel = SimpleNamespace(release="6.1.0-test")
         self.machine = SimpleNamespace(version="7.2")
         values = dict.fromkeys(("cs", "ss", "cr0", "cr4", "cr2", "cr3", "efer"), 0)

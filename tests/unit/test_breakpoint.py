@@ -20,6 +20,7 @@ from tracer.breakpoint import (
     parse_pattern,
     parse_until,
 )
+from tracer.condition.lexicon import Lexicon
 from tracer.decode import decode
 from tracer.errors import UsageError
 from tracer.facts import AccessFacts, facts_of_access, facts_of_pending
@@ -38,7 +39,24 @@ def span_of(region: str, register: str) -> Span | None:
     return Span(0x14, 0x17) if (region, register) == ("nvme", "CC") else None
 
 
-KNOWN = Known(("nvme", "nvme.msix-table", "hpet"), span_of, lambda region: ("CC", "CAP"))
+REGIONS = ("nvme", "nvme.msix-table", "hpet")
+FUNCTIONS = ("nvme_reset_work", "nvme_pci_enable", "worker_thread")
+KNOWN = Known(
+    REGIONS,
+    span_of,
+    lambda region: ("CC", "CAP", "SQ0TDBL") if region == "nvme" else (),
+    size=lambda region: 0x2000,
+    answers=lambda first, last: first <= 0xFEBF1FFF and last >= 0xFEBF0000,
+    words={
+        "region": Lexicon("region", lambda: REGIONS),
+        "register": Lexicon(
+            "register", lambda: ("CC", "CAP", "SQ0TDBL"), lambda name: name == "SQ30TDBL"
+        ),
+        "function": Lexicon("function", lambda: FUNCTIONS),
+        "symbol": Lexicon("function", lambda: FUNCTIONS, stem=lambda text: text.split("+")[0]),
+        "module": Lexicon("module", lambda: ("nvme",)),
+    },
+)
 
 
 def live(
@@ -136,7 +154,7 @@ def test_matches(text: str, facts: AccessFacts, hit: bool) -> None:
         ("nvmw", "no region is called nvmw; did you mean nvme?"),
         ("wriet nvme", "no region is called wriet; did you mean write?"),
         ("xyz", "no region is called xyz; there are: hpet, nvme, nvme.msix-table"),
-        ("nvme.CD", "nvme has no register CD; it has: CAP, CC"),
+        ("nvme.CD", "nvme has no register CD; it has: CAP, CC, SQ0TDBL"),
         ("nvme+0xzz", "0xzz is no offset: 0x1000 is, and 0x1000-0x1fff are"),
         ("nvme+8-4", "8-4 ends before it begins"),
         ("nvme+8 CC", "nvme+8 says which bytes, so no register follows: CC"),
@@ -158,6 +176,84 @@ def test_what_is_said_of_an_error(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_break(text, KNOWN)
     assert str(caught.value) == message
+
+
+UNKNOWN = [
+    ("symbol nvme_rest_work",
+     "no function is called nvme_rest_work; did you mean nvme_reset_work?"),
+    ("symbol nvmes_*", "no function is called anything like nvmes_*"),
+    ("nvm?x", "no region is called anything like nvm?x"),
+    ("hdet", "no region is called hdet; did you mean hpet?"),
+    ("hdet.CC", "no region is called hdet.CC; there are: hpet, nvme, nvme.msix-table"),
+    ("nvme.CD", "nvme has no register CD; it has: CAP, CC, SQ0TDBL"),
+    ("nvme.Z*", "nvme has no register like Z*"),
+    ("nvme+0x2000", "nvme ends at offset 0x1fff"),
+    ("read nvm*+0x2000-0x2fff", "nvme ends at offset 0x1fff"),
+    ("0xfebf2000", "no device answers at physical 0xfebf2000: `info devices` lists them"),
+    ("if register == CCC", "no register is called CCC; did you mean CC?"),
+    ("if register ~ Z*", "no register is called anything like Z*"),
+    ("if function != nvme_rest_work",
+     "no function is called nvme_rest_work; did you mean nvme_reset_work?"),
+    ("if symbol == nvme_pci_enabel+0x5e",
+     "no function is called nvme_pci_enabel; did you mean nvme_pci_enable?"),
+    ("if function ~ nvme_rest_work",
+     "no function is called nvme_rest_work; did you mean nvme_reset_work?"),
+    ("if module == nvem", "no module is called nvem; did you mean nvme?"),
+]  # fmt: skip
+"""Breaks with a name that nothing has, and what is said of them."""
+
+
+@pytest.mark.parametrize(("text", "message"), UNKNOWN)
+def test_a_name_that_nothing_has_is_told_and_can_be_waited_for(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_break(text, KNOWN)
+    assert (str(caught.value), caught.value.may_come) == (message, True)
+    for said in (f"{text} pending", f"{text} pending once", f"{text} once pending"):
+        item = parse_break(said, KNOWN)
+        assert (item.text, item.pending) == (text, True)
+        assert "pending" in item.note and "pending" not in replace(item, hits=1).note
+        assert not matches(item, live(offset=0x14)) or "!=" in text
+    if not text.startswith("symbol"):
+        assert parse_pattern(f"{text} pending", KNOWN) == replace(item.pattern)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "symbol nvme_reset_work", "symbol nvme_*", "symbol nvme_pci_enable+0x5e", "nvm*", "nvme+8",
+        "nvme+0x1fff-0x2fff", "nvme sq3*", "if register == SQ30TDBL", "if register ~ SQ3*",
+        'if register == ""', "if module != nvme", "if symbol == nvme_pci_enable+0x5e",
+        "0xfebf1fff-0xffffffff",
+    ],
+)  # fmt: skip
+def test_a_name_that_something_has_is_not_waited_for(text: str) -> None:
+    for said in (text, f"{text} pending"):
+        assert not parse_break(said, KNOWN).pending
+
+
+def test_pending_lets_no_other_mistake_pass() -> None:
+    for text in ("nvme if value = 3", "if direction == raed", "verdict linux-tdz", "symbol"):
+        with pytest.raises(UsageError) as caught:
+            parse_break(f"{text} pending", KNOWN)
+        assert not caught.value.may_come
+
+
+def test_what_is_waited_for_stops_once_it_is_there() -> None:
+    for text, facts in (
+        ("symbol nvme_probe pending", live(callers=("nvme_probe+0x5",))),
+        ("usb.CC pending", {"region": "usb", "device": "usb", "register": "CC", "offset": 4}),
+        ("usb.msix pending", {"region": "usb.msix", "device": "usb", "register": "", "offset": 4}),
+        ("nvme.CD pending", {"region": "nvme", "device": "nvme", "register": "CD", "offset": 4}),
+    ):
+        known = {"direction": "read", "width": 4, "address": 0}
+        sought = facts if isinstance(facts, AccessFacts) else {**known, **facts}
+        assert parse_break(text, KNOWN).fits(sought)  # type: ignore[arg-type]
+    assert parse_until("nvme_probe pending", 0, KNOWN).symbol == "nvme_probe"
+    with pytest.raises(UsageError, match="did you mean nvme_reset_work"):
+        parse_until("nvme_rest_work", 0, KNOWN)
+    with pytest.raises(UsageError, match="no register is called CCC"):
+        parse_condition("register == CCC", KNOWN)
+    assert parse_condition("register == CCC pending", KNOWN).text == "register == CCC"
 
 
 def run(item: Break, accesses: int) -> tuple[list[int], Breaks]:
@@ -328,7 +424,7 @@ def test_an_offset_of_a_region_is_not_one_of_its_device_s_others() -> None:
 )
 def test_a_device_holds_the_regions_of_its_parts(text: str, held: bool) -> None:
     known = Known(
-        ("nvme", "usb.msix-table", "usb"),
+        ("nvme", "usb.msix-table", "usb", "hpet"),
         span_of,
         lambda region: ("CC", "CAP"),
         ("usb",),

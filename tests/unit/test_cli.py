@@ -117,7 +117,7 @@ def test_show_names_the_regions_when_none_matches(trace: str, capsys: Output) ->
 
 
 def test_show_says_when_nothing_is_left(trace: str, capsys: Output) -> None:
-    assert cli.main(["show", trace, "--symbol", "nobody"]) == 0
+    assert cli.main(["show", trace, "--value", "0x7654321"]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == ("", f"vetrace: {trace} has no such access\n")
 

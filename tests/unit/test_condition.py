@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.condition import parse
+from tracer.condition.lexicon import Lexicon
 from tracer.condition.vocabulary import NAMES, Fact
 from tracer.errors import ConditionError, UsageError
 
@@ -124,7 +125,7 @@ def test_a_caret_stands_under_the_place() -> None:
 
 def test_regions_can_be_checked() -> None:
     with pytest.raises(ConditionError, match=r"^no region is called nvmw; did you mean nvme\?$"):
-        parse("region == nvmw", {"region": ("nvme", "hpet")})
+        parse("region == nvmw", {"region": Lexicon("region", lambda: ("nvme", "hpet"))})
 
 
 def test_a_condition_knows_what_it_asks_for() -> None:

@@ -140,6 +140,37 @@ def test_what_no_filter_can_mean_is_a_wrong_usage(capsys: Output, arguments: lis
     assert "vetrace: argument" in capsys.readouterr().err
 
 
+NOWHERE = [
+    (["--symbol", "nvme_pci_enabel"],
+     "no access of {} is by a function called nvme_pci_enabel; did you mean nvme_pci_enable?"),
+    (["--symbol", "foo*"], "no access of {} is by a function called foo*"),
+    (["--phase", "kernle"], "{} has no phase kernle; did you mean kernel?"),
+    (["--region", "nvme", "--offset", "0x2000"], "nvme of {} ends at offset 0x1fff"),
+    (["--region", "nvmf"], "no region of {} is called nvmf; it has: "),
+    (["--register", "CCC"], "no register of {} is called CCC; there is CC"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), NOWHERE)
+@pytest.mark.parametrize("command", ["show", "stats", "audit", "diff", "export"])
+def test_what_a_trace_does_not_have_is_a_wrong_usage_of_every_command(
+    tmp_path: Path, capsys: Output, command: str, arguments: list[str], message: str
+) -> None:
+    path = sample.write(tmp_path / "run.vtrace")
+    output = ["--format", "mmiotrace", "-o", str(tmp_path / "out")]
+    words = {"export": output, "diff": [str(path)]}.get(command, [])
+    assert cli.main([command, str(path), *words, *arguments]) == 2
+    named = f"{path} and {path}" if command == "diff" else str(path)
+    assert f"vetrace: {message.format(named)}" in capsys.readouterr().err
+
+
+def test_a_call_site_is_named_by_its_function(tmp_path: Path, capsys: Output) -> None:
+    path = str(sample.write(tmp_path / "run.vtrace"))
+    assert cli.main(["show", path, "--symbol", "nvme_pci_enable+0x5f"]) == 0
+    assert cli.main(["show", path, "--symbol", "nvme_pci_*", "--offset", "0x3ff0"]) == 0
+    assert capsys.readouterr().err.count("has no such access") == 2
+
+
 def test_show_folds_loops_and_unfolds_them(tmp_path: Path, capsys: Output) -> None:
     records: list[Record] = [
         sample.intercept(seq, sample.device("nvme", 0x1C, 4, "read", seq)) for seq in range(50)

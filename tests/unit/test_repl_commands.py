@@ -266,6 +266,19 @@ def test_trace_and_bypass_choose() -> None:
         ("break nvme.CSTSS", "nvme has no register CSTSS; did you mean CSTS?"),
         ("delete 4", "there is no break 4; there are: none at all"),
         ("until 0.5", "0.5 is past"),
+        ("until foo", "no function is called foo"),
+        (
+            "break symbol nvme_rest_work",
+            "nvme_reset_work? (`pending` waits for one that is to come)",
+        ),
+        ("break if register == CCC", "no register is called CCC; did you mean CC?"),
+        ("break nvme+0x4000", "nvme ends at offset 0x3fff"),
+        ("break if module ~ x*", "no module is called anything like x*"),
+        ("break if device == nvem", "no device is called nvem; did you mean nvme?"),
+        ("tbreak 0x1000", "no device answers at physical 0x1000"),
+        ("filter if function == foo", "no function is called foo"),
+        ("hide nvmx*", "no region is called anything like nvmx*"),
+        ("show last 3 nvme.CCC", "nvme has no register CCC; did you mean CC?"),
         ("set value 0x100000000", "0x100000000 does not fit in 4 bytes"),
         ("set value", "a name and a value are needed; usage: set value VALUE  or  set $REGISTER"),
         ("set $rxx 1", "$rxx cannot be set"),
@@ -293,6 +306,39 @@ def test_trace_and_bypass_choose() -> None:
 )
 def test_what_is_refused_changes_nothing(line: str, why: str) -> None:
     assert why in refused(line, before=("step",))
+
+
+def test_a_script_says_that_it_waits_for_a_name() -> None:
+    talk = told(
+        "break symbol foo pending", "filter hdet pending", "until bar* pending", "info breaks"
+    )
+    assert talk.said[0] == "break 1: symbol foo (pending)"
+    assert talk.said[-1].startswith("the guest has ended") or "symbol foo" in talk.said[-1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "made"), [("y", True), ("yes", True), ("", False), ("n", False)]
+)
+def test_a_person_is_asked_whether_to_wait_for_a_name(answer: str, made: bool) -> None:
+    async def test(talk: Talk) -> None:
+        asked: list[str] = []
+
+        async def read_line(question: str) -> str:
+            asked.append(question)
+            return answer
+
+        talk.desk.waits, talk.desk.read_line = False, read_line
+        talk.desk.complain = talk.complaints.append
+        assert (await talk.type("break symbol nvme_rest_work") == 0) is made
+        assert talk.complaints[0] == (
+            "no function is called nvme_rest_work; did you mean nvme_reset_work?"
+        )
+        assert asked == ["Wait for one that is to come? (y or [n]) "]
+        assert [item.pending for item in talk.desk.watch.breaks.items] == [True] * made
+        # What may not come is not asked for.
+        assert await talk.type("break nvme if value = 3") == 2 and len(asked) == 1
+
+    run(test)
 
 
 def test_without_an_access_that_waits() -> None:

@@ -3,6 +3,7 @@
 from tracer.breakpoint.state import Break, Breaks, Checked, Pattern, Row, Until, matches
 from tracer.breakpoint.words import (
     KEYWORDS,
+    PENDING,
     parse_break,
     parse_condition,
     parse_pattern,
@@ -11,6 +12,7 @@ from tracer.breakpoint.words import (
 
 __all__ = (
     "KEYWORDS",
+    "PENDING",
     "Break",
     "Breaks",
     "Checked",

@@ -57,7 +57,8 @@ class Break:
     ``number`` is 0 until it is one of :class:`Breaks`. ``target`` is the symbol's name or pattern,
     or the name of the profile. ``fitted`` counts the accesses that fitted but for the condition,
     ``hits`` those that met it too; the next ``ignore`` hits do not stop the guest. ``remaining``
-    is how many stops are left, None for any number.
+    is how many stops are left, None for any number. One that is ``pending`` names what nothing had
+    when it was made.
     """
 
     head: str
@@ -70,6 +71,7 @@ class Break:
     fitted: int = 0
     ignore: int = 0
     remaining: int | None = None
+    pending: bool = False
 
     @property
     def text(self) -> str:
@@ -91,7 +93,7 @@ class Break:
     @property
     def note(self) -> str:
         """Return in words what the counts let happen next."""
-        notes = []
+        notes = ["pending"] if self.pending and not self.hits else []
         if self.ignore:
             notes.append(f"ignores the next {self.ignore:,}")
         if self.remaining is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 from tracer.breakpoint.state import Break, Kind, Pattern, Until
 from tracer.condition import Condition, parse, parse_prefix
 from tracer.condition.lexeme import duration
 from tracer.condition.vocabulary import NAMES
-from tracer.errors import UsageError, suggestion
+from tracer.errors import UnknownName, UsageError, suggestion
 from tracer.place import Known, Place, parse_place
 from tracer.trace import Direction
 from tracer.verdict import CURRENT, PROFILES
@@ -18,13 +20,19 @@ _DIRECTIONS: Mapping[str, Direction | None] = {"read": "read", "write": "write",
 _CLAUSES = ("if", "once", "times", "after")
 _STOPS = _CLAUSES[1:]
 
-KEYWORDS = (*_DIRECTIONS, "symbol", "unhandled", "verdict", *_CLAUSES)
+PENDING = "pending"
+"""The word that lets a name pass which nothing has yet."""
+
+KEYWORDS = (*_DIRECTIONS, "symbol", "unhandled", "verdict", *_CLAUSES, PENDING)
 """The words of a break that are no names: for completion."""
 
 MAX_TIME = (1 << 63) - 1
 """Latest guest time in nanoseconds."""
 
 _WORD = re.compile(r"\S+")
+_COMPARED = ("==", "!=", "~", "!~")
+
+_T = TypeVar("_T")
 
 
 def parse_break(text: str, known: Known | None = None, *, temporary: bool = False) -> Break:
@@ -32,29 +40,60 @@ def parse_break(text: str, known: Known | None = None, *, temporary: bool = Fals
 
     They are ``[read|write|access] [PLACE]``, ``symbol NAME``, ``unhandled`` or ``verdict
     [PROFILE]``, then any of ``if CONDITION``, ``once``, ``times N`` and ``after N``, each at most
-    once. Raises UsageError, and ConditionError for what follows ``if``.
+    once. Raises UsageError, and ConditionError for what follows ``if``; UnknownName for a name that
+    nothing has, unless the word ``pending`` is there: so in all of these.
     """
-    words = _Words(text, known or Known())
+    item, pending = _perhaps_pending(text, known or Known(), _break)
+    if temporary and item.remaining is not None and item.remaining > 1:
+        raise UsageError(f"a temporary break stops once, not {item.remaining} times")
+    return replace(item, pending=pending, remaining=1 if temporary else item.remaining)
+
+
+# Whether a name is waited for tells the second value: `pending` may be said in vain.
+def _perhaps_pending(text: str, known: Known, parse: Callable[[str, Known], _T]) -> tuple[_T, bool]:
+    words = list(_WORD.finditer(text))
+    said = [
+        match
+        for before, match in zip([None, *words], words, strict=False)
+        if match[0] == PENDING
+        and (before is None or before[0] not in _COMPARED)
+        and text[: match.start()].count('"') % 2 == text[: match.start()].count("'") % 2 == 0
+    ]
+    if not said:
+        return parse(text, known), False
+    for match in reversed(said):
+        text = text[: match.start()].rstrip() + text[match.end() :]
+    try:
+        return parse(text, known), False
+    except UsageError as error:
+        if not error.may_come:
+            raise
+    return parse(text, replace(known, pending=True)), True
+
+
+def _break(text: str, known: Known) -> Break:
+    words = _Words(text, known)
     if not words.left:
         raise UsageError("break needs a place or a condition: nvme+0x1000, or if value == 3")
     kind, target, direction, place = _head(words)
     head = words.before
     condition, ignore, remaining = _clauses(words)
-    if temporary and remaining is not None and remaining > 1:
-        raise UsageError(f"a temporary break stops once, not {remaining} times")
     return Break(
         head=head,
         kind=kind,
         target=target,
         pattern=Pattern(direction, place, condition),
         ignore=ignore,
-        remaining=1 if temporary else remaining,
+        remaining=remaining,
     )
 
 
 def parse_condition(text: str, known: Known | None = None) -> Condition:
     """Return a condition for ``condition N``. Raises ConditionError."""
-    return parse(text, _values(known or Known()))
+    condition, _ = _perhaps_pending(
+        text, known or Known(), lambda text, known: parse(text, known.vocabulary())
+    )
+    return condition
 
 
 def parse_pattern(text: str, known: Known | None = None) -> Pattern:
@@ -62,7 +101,11 @@ def parse_pattern(text: str, known: Known | None = None) -> Pattern:
 
     Raises UsageError, and ConditionError for what follows ``if``.
     """
-    words = _Words(text, known or Known())
+    return _perhaps_pending(text, known or Known(), _pattern)[0]
+
+
+def _pattern(text: str, known: Known) -> Pattern:
+    words = _Words(text, known)
     direction, place = _where(words)
     condition = None
     if words.left:
@@ -75,19 +118,25 @@ def parse_pattern(text: str, known: Known | None = None) -> Pattern:
     return Pattern(direction, place, condition)
 
 
-def parse_until(text: str, now_ns: int) -> Until:
+def parse_until(text: str, now_ns: int, known: Known | None = None) -> Until:
     """Return what ``1.2s``, ``350ms``, ``1.2`` (seconds), ``+50ms`` or a symbol's name tells.
 
     ``now_ns`` is the guest's time, which ``+`` counts from. Raises UsageError for a time that is
-    past, and for what is neither.
+    past, for what is neither, and as :func:`parse_break` does for the name.
     """
+    return _perhaps_pending(
+        text, known or Known(), lambda text, known: _until(text, now_ns, known)
+    )[0]
+
+
+def _until(text: str, now_ns: int, known: Known) -> Until:
     words = text.split()
     if len(words) != 1:
         raise UsageError("until needs a time or a function: 1.2s, +50ms, nvme_reset_work")
     word = words[0]
     relative = word.startswith("+")
     if not relative and not word[0].isdigit() and word[0] not in "-.":
-        return Until(symbol=word)
+        return Until(symbol=_function(word, known))
     amount = word[1:] if relative else word
     time_ns = duration(amount)
     if time_ns is None:
@@ -136,19 +185,25 @@ class _Words:
         return words
 
     def condition(self, stops: Collection[str]) -> Condition:
-        condition, self._at = parse_prefix(self.text, self._at, stops, _values(self.known))
+        vocabulary = self.known.vocabulary()
+        condition, self._at = parse_prefix(self.text, self._at, stops, vocabulary)
         return condition
 
 
-def _values(known: Known) -> Mapping[str, Collection[str]]:
-    return {"region": known.regions} if known.regions else {}
+def _function(name: str, known: Known) -> str:
+    functions = known.vocabulary().get("function")
+    wrong = functions.lacks_like(name.partition("+")[0]) if functions is not None else ""
+    if wrong:
+        raise UnknownName(wrong)
+    return name
 
 
 def _head(words: _Words) -> tuple[Kind, str, Direction | None, Place | None]:
     match words.peek():
         case "symbol":
             words.take()
-            return "symbol", _one(words, "symbol needs a function: symbol nvme_*"), None, None
+            name = _one(words, "symbol needs a function: symbol nvme_*")
+            return "symbol", _function(name, words.known), None, None
         case "unhandled":
             words.take()
             _none(words, "unhandled")

@@ -84,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
 
     for source in sources:
         check_marks(source.stretch, source.trace.name)
-    check_names(chosen, regions, named, " and ".join(source.trace.name for source in sources))
+    met = sources[0].met.joined(sources[1].met)
+    traces = " and ".join(source.trace.name for source in sources)
+    check_names(chosen, met, regions, named, traces)
     results = _compared(first, second, args.context)
     losses = [source.losses for source in sources]
     if args.json:

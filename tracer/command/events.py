@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.command.filters import check_marks, check_names
+from tracer.command.filters import Met, check_marks, check_names
 from tracer.fold import Event, Note
 from tracer.loss import Losses
 from tracer.marker import Stretch, is_marker
@@ -16,7 +16,6 @@ from tracer.trace import (
     Mark,
     MemoryAccess,
     Record,
-    RegionRecord,
     UserRecord,
 )
 from tracer.tracefile import TraceReader
@@ -28,8 +27,8 @@ class Source:
     What the filters leave out of a person's doing, of markers and of losses does not come.
 
     ``shown`` counts the accesses, ``losses`` the events that a log lost between them; after
-    ``limit`` accesses the iteration ends. ``regions`` has the names of the regions met so far;
-    ``maps`` name the registers.
+    ``limit`` accesses the iteration ends. ``met`` has the names that came so far; ``maps`` name
+    the registers.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Source:
         limit: int | None = None,
     ) -> None:
         self.trace = trace
-        self.regions: set[str] = set()
+        self.met = Met()
         self.shown = 0
         self.losses = Losses()
         self.limit = limit
@@ -58,11 +57,8 @@ class Source:
 
     def __iter__(self) -> Iterator[tuple[Record, list[tuple[int, MemoryAccess]]]]:
         for record in self.trace:
-            if isinstance(record, RegionRecord):
-                self.regions.add(record.region.name)
-            elif isinstance(record, Intercept):
-                self.regions.update(a.region for a in record.accesses if a.region is not None)
             wanted = self._sieve.wanted(record)
+            self.met.add(record, self._sieve.phase)
             if isinstance(record, UserRecord) and not self._sieve.wanted_user(record):
                 continue
             if isinstance(record, Mark | LostRecord) and not self._sieve.wanted_note(record):
@@ -114,7 +110,7 @@ class Source:
 
     def register_maps(self) -> dict[str, RegisterMap | None]:
         """Return the regions met so far, each with the map of its registers if it has one."""
-        return {region: self._sieve.map_of(region) for region in self.regions}
+        return {region: self._sieve.map_of(region) for region in self.met.regions}
 
     def named_region(self, pattern: str, region: str) -> bool:
         """Tell whether a pattern names a region, as far as the trace has told of it."""
@@ -127,4 +123,4 @@ class Source:
         """
         check_marks(self._sieve.stretch, self.trace.name)
         chosen, trace = self._sieve.selection, self.trace.name
-        check_names(chosen, self.register_maps(), self.named_region, trace)
+        check_names(chosen, self.met, self.register_maps(), self.named_region, trace)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tracer import registry
-from tracer.errors import UsageError
+from tracer.errors import UsageError, advice, suggestion
 from tracer.marker import Stretch
+from tracer.phase import PHASES
 from tracer.register import RegisterMap, RegisterMaps, fits_register
-from tracer.selection import Match, RegionNamed, Selection, Span
+from tracer.selection import Match, RegionNamed, Selection, Span, names_symbol
 from tracer.text import printable
+from tracer.trace import Intercept, Record, RegionRecord
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -87,10 +91,68 @@ def selection(args: argparse.Namespace) -> Selection:
     )
 
 
+@dataclass(slots=True)
+class Met:
+    """Collect what a trace has that filters can name.
+
+    ``regions`` have the lowest and the highest physical address that can be theirs, as far as it
+    is told. ``functions`` are those that made accesses.
+    """
+
+    regions: dict[str, Span] = field(default_factory=dict)
+    functions: set[str] = field(default_factory=set)
+    phases: set[str] = field(default_factory=set)
+
+    def add(self, record: Record, phase: str | None) -> None:
+        """Take the next record, made in this phase."""
+        if isinstance(record, RegionRecord):
+            region = record.region
+            self._extend(region.name, int(region.start, 16), int(region.end, 16))
+        elif isinstance(record, Intercept):
+            for access in record.accesses:
+                if access.region is not None:
+                    # What covers its beginning hides where that is.
+                    base = int(access.physical, 16) - int(access.offset or access.physical, 16)
+                    self._extend(access.region, base if access.offset else None, None)
+            if record.symbol is not None:
+                self.functions.add(record.symbol.partition("+")[0])
+        if phase is not None:
+            self.phases.add(phase)
+
+    def _extend(self, region: str, first: int | None, last: int | None) -> None:
+        known = self.regions.get(region, Span())
+        firsts = [end for end in (known.first, first) if end is not None]
+        lasts = [end for end in (known.last, last) if end is not None]
+        self.regions[region] = Span(min(firsts, default=None), max(lasts, default=None))
+
+    def last_offset(self, region: str) -> int | None:
+        """Return the offset of a region's last byte, None where it is not told."""
+        span = self.regions.get(region, Span())
+        return None if span.first is None or span.last is None else span.last - span.first
+
+    def joined(self, other: Met) -> Met:
+        """Return what two traces have."""
+        regions = {
+            name: span
+            for name, span in (self.regions | other.regions).items()
+            if name not in self.regions or other.regions.get(name, span) == self.regions[name]
+        }
+        unlike = dict.fromkeys((*self.regions, *other.regions), Span())
+        return Met(
+            unlike | regions,
+            self.functions | other.functions,
+            self.phases | other.phases,
+        )
+
+
 def check_names(
-    chosen: Selection, regions: Mapping[str, RegisterMap | None], named: RegionNamed, trace: str
+    chosen: Selection,
+    met: Met,
+    regions: Mapping[str, RegisterMap | None],
+    named: RegionNamed,
+    trace: str,
 ) -> None:
-    """Raise :exc:`UsageError` when nothing has the name of region or register asked for.
+    """Raise :exc:`UsageError` when nothing has what is asked for by its name, or the offset.
 
     ``regions`` are those of the trace, each with the map of its registers if it has one; ``named``
     tells whether a pattern names one.
@@ -99,6 +161,14 @@ def check_names(
     if pattern is not None and not any(named(pattern, name) for name in regions):
         known = ", ".join(sorted(regions)) or "none at all"
         raise UsageError(f"no region of {trace} is called {pattern}; it has: {known}")
+    lasts = {
+        name: met.last_offset(name) for name in regions if pattern is None or named(pattern, name)
+    }
+    _check_offset(chosen.offset, lasts, trace)
+    _check_function(chosen.symbol, met.functions, trace)
+    phases = {*met.phases, *PHASES}
+    if chosen.phase is not None and not any(fnmatchcase(name, chosen.phase) for name in phases):
+        raise UsageError(f"{trace} has no phase {chosen.phase}{advice(chosen.phase, phases)}")
     maps = {
         region: found
         for region, found in regions.items()
@@ -109,8 +179,26 @@ def check_names(
     ):
         names = {name.lower(): name for found in maps.values() for name in found.names()}
         near = get_close_matches(chosen.register.lower(), names, n=3, cutoff=0.5)
-        advice = f"; there is {', '.join(names[name] for name in near)}" if near else ""
-        raise UsageError(f"no register of {trace} is called {chosen.register}{advice}")
+        hint = f"; there is {', '.join(names[name] for name in near)}" if near else ""
+        raise UsageError(f"no register of {trace} is called {chosen.register}{hint}")
+
+
+def _check_offset(wanted: Span | None, lasts: Mapping[str, int | None], trace: str) -> None:
+    ends = {name: last for name, last in lasts.items() if last is not None}
+    if wanted is None or wanted.first is None or not ends or len(ends) < len(lasts):
+        return
+    name = max(ends, key=lambda name: ends[name])
+    if wanted.first > ends[name]:
+        raise UsageError(f"{name} of {trace} ends at offset {ends[name]:#x}")
+
+
+def _check_function(pattern: str | None, functions: Collection[str], trace: str) -> None:
+    if pattern is None:
+        return
+    name = pattern.partition("+")[0]
+    if not any(names_symbol(name, function) for function in functions):
+        hint = suggestion(name, functions)
+        raise UsageError(f"no access of {trace} is by a function called {name}{hint}")
 
 
 def check_marks(stretch: Stretch, trace: str) -> None:

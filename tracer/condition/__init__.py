@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 
 from tracer.condition.closure import Unknown
 from tracer.condition.grammar import Parser
-from tracer.condition.vocabulary import VALUES, Facts
+from tracer.condition.lexicon import Lexicon
+from tracer.condition.vocabulary import FIXED, Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,11 @@ class Condition:
         return self.test(facts) is True
 
 
-def parse(text: str, known: Mapping[str, Collection[str]] | None = None) -> Condition:
+def parse(text: str, known: Mapping[str, Lexicon] | None = None) -> Condition:
     """Compile a condition.
 
-    ``known`` has, by name, the words that a name can equal: comparing ``region`` with one that is
-    not among ``known["region"]`` is an error then. Raises ConditionError.
+    ``known`` has, by name, the words that a name can equal: comparing ``region`` with one that
+    ``known["region"]`` lacks is an error then. Raises ConditionError.
     """
     condition, end = parse_prefix(text, 0, known=known)
     assert end == len(text)
@@ -65,13 +66,13 @@ def parse_prefix(
     text: str,
     start: int,
     stops: Collection[str] = (),
-    known: Mapping[str, Collection[str]] | None = None,
+    known: Mapping[str, Lexicon] | None = None,
 ) -> tuple[Condition, int]:
     """Compile the condition at ``start`` of a text, and return where it ends.
 
     That is the end of the text, or the first word of ``stops`` that stands where an operator
     would. Columns in errors count from the start of the text.
     """
-    parser = Parser(text, start, stops, VALUES | dict(known or {}))
+    parser = Parser(text, start, stops, FIXED | dict(known or {}))
     node, end = parser.condition()
     return Condition(text[start:end].strip(), frozenset(parser.names), node.run), end

@@ -23,6 +23,7 @@ from tracer.condition.closure import (
     lookup,
 )
 from tracer.condition.lexeme import Lexeme, lexemes
+from tracer.condition.lexicon import Lexicon
 from tracer.condition.vocabulary import NAMES, REGISTERS, TEXTS, VALUES, Type
 from tracer.errors import ConditionError, suggestion
 
@@ -61,7 +62,7 @@ class Parser:
     """Turn the pieces of one text into nodes, a method for each level of precedence."""
 
     def __init__(
-        self, text: str, start: int, stops: Collection[str], known: Mapping[str, Collection[str]]
+        self, text: str, start: int, stops: Collection[str], known: Mapping[str, Lexicon]
     ) -> None:
         self._text = text
         self.names: set[str] = set()
@@ -75,9 +76,12 @@ class Parser:
     def _piece(self) -> Lexeme:
         return self._pieces[self._at]
 
+    @property
+    def _shown(self) -> str:
+        return self._text.replace("\t", " ")
+
     def _fail(self, position: int, message: str) -> NoReturn:
-        shown = self._text.replace("\t", " ")
-        raise ConditionError(message, shown, position + 1)
+        raise ConditionError(message, self._shown, position + 1)
 
     # `region` at column 1 is text
     def _told(self, node: Node) -> str:
@@ -207,9 +211,12 @@ class Parser:
             self._fail(sign.start, f"{where} orders numbers: {self._told(left)}{hint}")
         for name, word in ((left, right), (right, left)):
             known = self._known.get(name.name)
-            if known is not None and word.constant and word.run({}) not in known:
-                shown = str(word.run({}))
-                self._fail(word.start, f"no {name.name} is called {shown}{_among(shown, known)}")
+            if known is not None and word.constant:
+                self._check(known, known.lacks(str(word.run({}))), word.start)
+
+    def _check(self, known: Lexicon, wrong: str, position: int) -> None:
+        if wrong:
+            raise ConditionError(wrong, self._shown, position + 1, may_come=known.growing)
 
     def _fitted(self, left: Node, sign: Lexeme) -> Node:
         piece = self._piece
@@ -219,6 +226,9 @@ class Parser:
         if piece.kind != "text":
             self._fail(piece.start, f"{where} needs a pattern: symbol ~ nvme_*")
         self._at += 1
+        known = self._known.get(left.name)
+        if known is not None:
+            self._check(known, known.lacks_like(str(piece.value)), piece.start)
         pattern = Node("text", constantly(piece.value), piece.start, piece.end, constant=True)
         fits = re.compile(translate(str(piece.value))).match
         run, wanted = left.run, sign.value == "~"

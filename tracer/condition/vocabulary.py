@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
+from tracer.condition.lexicon import Lexicon
 from tracer.instruction import File, Register, operand_text
 from tracer.x86 import GPR
 
@@ -45,6 +47,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "via": ("emulated", "stepped"),
 }
 """Names that stand for one of few words."""
+
+FIXED = {
+    name: Lexicon(name, partial(tuple, words), growing=False) for name, words in VALUES.items()
+}
+"""The same, as what words are checked against."""
 
 TEXTS = frozenset(name for name, (kind, _) in NAMES.items() if kind == "text")
 """The names that stand for text."""

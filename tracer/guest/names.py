@@ -19,7 +19,7 @@ from tracer.guest.modules import (
     newest,
 )
 from tracer.intercept import AddressSpace
-from tracer.symbols import KERNEL_HALF, SymbolTable, resolve
+from tracer.symbols import KERNEL_HALF, SymbolTable, function_names, resolve
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,26 @@ class Names:
             return name
         self.follow(space)
         return _cached(self._in_modules, linear, lambda at: self._name(at, space))
+
+    def functions(self, space: AddressSpace | None = None) -> frozenset[str]:
+        """Return the names of the functions of the kernel, and of the modules there are.
+
+        Without a ``space`` these are the modules that were there at the last stop.
+        """
+        if space is not None:
+            self.follow(space)
+        tables = [table for module in self._modules for table in module.symbols]
+        return self._kernel_functions.union(*map(function_names, tables))
+
+    def modules(self, space: AddressSpace | None = None) -> list[str]:
+        """Return the names of the modules that are loaded, likewise."""
+        if space is not None:
+            self.follow(space)
+        return [module.name for module in self._modules]
+
+    @cached_property
+    def _kernel_functions(self) -> frozenset[str]:
+        return function_names(self.kernel)
 
     def types(self) -> Btf | None:
         """Return the kernel's types, or None when it was built without."""

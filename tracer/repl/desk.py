@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
-from tracer.breakpoint import Pattern, parse_pattern
+from tracer.breakpoint import PENDING, Pattern, parse_pattern
 from tracer.control import Control, Halt
-from tracer.errors import TracerError, UsageError, suggestion
+from tracer.errors import ConditionError, TracerError, UsageError, suggestion
 from tracer.naming import Naming
 from tracer.pending import Pending
 from tracer.phase import PhaseTracker
@@ -28,6 +28,8 @@ from tracer.repl.watching import Watch
 from tracer.summary import Summary
 from tracer.trace import Intercept, MapRecord, MemoryAccess, Record
 from tracer.x86 import CpuState
+
+_T = TypeVar("_T")
 
 KEPT = 10_000
 """How many accesses `show last` reaches back."""
@@ -148,15 +150,44 @@ class Desk:
     @property
     def known(self) -> Known:
         """Return the places that a person can name."""
-        return known_places(self.control.session.view.regions, self.names)
+        names, halt = self.control.session.names, self.control.halt
+        space = None if halt is None else halt.space
+        return known_places(
+            self.control.session.view.regions,
+            self.names,
+            lambda: names.functions(space),
+            lambda: names.modules(space),
+        )
+
+    async def checked(self, parse: Callable[[str], _T], text: str) -> _T:
+        """Return what ``parse`` makes of a text.
+
+        A person is asked whether to wait for a name that nothing has yet; a script has to say so
+        itself. Raises UsageError.
+        """
+        try:
+            return parse(text)
+        except UsageError as error:
+            if not error.may_come:
+                raise
+            if self.waits or self.read_line is None:
+                raise error.noted(f"`{PENDING}` waits for one that is to come") from None
+            self.complain(error.detail if isinstance(error, ConditionError) else str(error))
+        try:
+            answer = await self.read_line("Wait for one that is to come? (y or [n]) ")
+        except (EOFError, KeyboardInterrupt):
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            raise UsageError("nothing is changed")
+        return parse(f"{text} {PENDING}")
 
     def aim(self, text: str) -> Aim:
         """Return the one place in a device that ``text`` names. Raises UsageError."""
         return aim(text, self.control.session.view.regions, self.names)
 
-    def pattern(self, text: str) -> Pattern:
+    async def pattern(self, text: str) -> Pattern:
         """Return what ``[read|write] [PLACE] [if CONDITION]`` wants. Raises UsageError."""
-        return parse_pattern(text, self.known)
+        return await self.checked(lambda text: parse_pattern(text, self.known), text)
 
     @property
     def kept(self) -> str:

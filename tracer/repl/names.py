@@ -1,20 +1,38 @@
-"""What names at the prompt are checked against: the regions of this guest and their registers."""
+"""What names at the prompt are checked against: the regions of this guest, registers, functions."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
 
+from tracer.condition.lexicon import Lexicon
 from tracer.naming import Naming
 from tracer.place import Known
 from tracer.region import RegionMap
 from tracer.selection import Span
 
+UNASSIGNED = "unassigned"
+"""What stands for the region and the device where none answers: see intercept.located."""
 
-def known_places(regions: RegionMap, names: Naming) -> Known:
-    """Return the regions, devices and registers that a person can name."""
+_REGISTER_END = re.compile(r"[,+]|\.\.")
+
+
+def known_places(
+    regions: RegionMap,
+    names: Naming,
+    functions: Callable[[], Collection[str]] | None = None,
+    modules: Callable[[], Collection[str]] | None = None,
+) -> Known:
+    """Return the regions, devices and registers that a person can name.
+
+    ``functions`` and ``modules`` return the names of those that the guest has.
+    """
     own = dict.fromkeys(region.name for region in regions.regions)
     devices = dict.fromkeys(owner for region in regions.regions for owner in region.owners)
     owners = {region.name: region.owners for region in regions.regions}
+    sizes: dict[str, int] = {}
+    for region in regions.regions:
+        sizes[region.name] = max(sizes.get(region.name, 0), region.end - region.base + 1)
 
     def span(region: str, register: str) -> Span | None:
         found = names.map_of(region)
@@ -28,5 +46,34 @@ def known_places(regions: RegionMap, names: Naming) -> Known:
         found = names.map_of(region)
         return () if found is None else tuple(found.names())
 
+    def all_registers() -> Collection[str]:
+        return dict.fromkeys(name for region in own for name in registers(region))
+
+    # Other than a place, a condition tells upper case from lower.
+    def is_register(name: str) -> bool:
+        folded = name.casefold()
+        return all(folded != other.casefold() for other in all_registers()) and any(
+            span(region, name) is not None for region in own
+        )
+
+    def answers(first: int, last: int) -> bool:
+        return any(region.start <= last and first <= region.end for region in regions.regions)
+
     alone = tuple(name for name in devices if name not in own)
-    return Known((*own, *alone), span, registers, alone, owners)
+    places = (*own, *alone)
+    kinds = dict.fromkeys(region.device for region in regions.regions)
+    words = {
+        "region": Lexicon("region", lambda: (*places, UNASSIGNED)),
+        "device": Lexicon("device", lambda: (*kinds, UNASSIGNED)),
+        "register": Lexicon(
+            "register", all_registers, is_register, lambda text: _REGISTER_END.split(text)[0]
+        ),
+    }
+    if functions is not None:
+        words["function"] = Lexicon("function", functions)
+        words["symbol"] = Lexicon("function", functions, stem=lambda text: text.partition("+")[0])
+    if modules is not None:
+        words["module"] = Lexicon("module", modules)
+    return Known(
+        places, span, registers, alone, owners, size=sizes.__getitem__, answers=answers, words=words
+    )

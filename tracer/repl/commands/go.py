@@ -75,16 +75,18 @@ def _region_here(desk: Desk) -> str:
 @command(
     "until", "u",
     group="go on",
-    usage=("until TIME", "until SYMBOL"),
+    usage=("until TIME", "until SYMBOL [pending]"),
     brief="go on to a guest time, or to an access made under a function",
     text="""\
 TIME is 1.2s, 350ms or a number of seconds, or +50ms from now. The guest stops before the first
-access from then on. SYMBOL may be a glob; a function that called the one at the access counts.""",
+access from then on. SYMBOL may be a glob; a function that called the one at the access counts.
+`pending` waits for one that a module may bring.""",
     examples=("until 1.2s", "until +50ms", "until nvme_reset_work"),
     expects=(("symbol",),),
 )  # fmt: skip
 async def until(desk: Desk, statement: Statement) -> Result:
-    target = parse_until(statement.rest, desk.halt.time_ns)
+    now_ns = desk.halt.time_ns
+    target = await desk.checked(lambda text: parse_until(text, now_ns, desk.known), statement.rest)
     desk.control.run_until(f"until {statement.rest}", desk.watch.until(target))
     return await desk.gone_on()
 

@@ -16,8 +16,8 @@ _KINDS = ("read", "write", "access", "symbol", "unhandled", "verdict", "if", "pl
     "break", "b",
     group="stop",
     usage=(
-        "break [read|write|access] [PLACE] [if CONDITION] [once|times N|after N]",
-        "break symbol NAME [if CONDITION]",
+        "break [read|write|access] [PLACE] [if CONDITION] [once|times N|after N] [pending]",
+        "break symbol NAME [if CONDITION] [pending]",
         "break unhandled",
         "break verdict [PROFILE]",
     ),
@@ -29,12 +29,14 @@ and ? fit anything. `symbol` fits what a function does, itself or through what i
 guest would not survive. CONDITION is an expression over value, offset, width, address, linear,
 region, device, register, symbol, function, direction, vcpu, cpl, seq, time, count, mnemonic, via,
 phase, and registers: $rax. `value & 0xff == 3` compares the low byte; ~ fits a pattern. A break on
-the value of a read stops once the device has answered.""",
+the value of a read stops once the device has answered. A name that nothing has is refused, unless
+`pending` says to wait for it: a device or a module may still come.""",
     examples=(
         "break write nvme+0x1000 if value & 0xff == 3",
         "break read hpet",
         "break nvme.CC",
         "break symbol nvme_reset_work",
+        "break symbol e1000_probe pending",
         "break write lapic if function ~ \"*eoi*\" after 100",
         "break unhandled",
         "break verdict linux-tdx",
@@ -42,7 +44,9 @@ the value of a read stops once the device has answered.""",
     expects=(_KINDS, ("place", "symbol", "profile", "if"), ("if",)),
 )  # fmt: skip
 async def break_(desk: Desk, statement: Statement) -> Result:
-    return _added(desk, parse_break(statement.rest, desk.known))
+    return _added(
+        desk, await desk.checked(lambda text: parse_break(text, desk.known), statement.rest)
+    )
 
 
 @command(
@@ -54,7 +58,12 @@ async def break_(desk: Desk, statement: Statement) -> Result:
     expects=(_KINDS, ("place", "symbol", "profile", "if"), ("if",)),
 )  # fmt: skip
 async def tbreak(desk: Desk, statement: Statement) -> Result:
-    return _added(desk, parse_break(statement.rest, desk.known, temporary=True))
+    return _added(
+        desk,
+        await desk.checked(
+            lambda text: parse_break(text, desk.known, temporary=True), statement.rest
+        ),
+    )
 
 
 def _added(desk: Desk, item: Break) -> Result:
@@ -140,7 +149,9 @@ async def ignore(desk: Desk, statement: Statement) -> Result:
 async def condition(desk: Desk, statement: Statement) -> Result:
     first, _, text = statement.rest.partition(" ")
     which = number(first or "nothing", "break's number")
-    wanted = parse_condition(text.strip(), desk.known) if text.strip() else None
+    wanted = None
+    if text.strip():
+        wanted = await desk.checked(lambda text: parse_condition(text, desk.known), text.strip())
     desk.watch.breaks = desk.watch.breaks.conditioned(which, wanted)
     return said(f"break {which}: {desk.watch.breaks.find(which).text}", number=which)
 

@@ -66,7 +66,11 @@ async def unpause(desk: Desk, statement: Statement) -> Result:
 @command(
     "filter",
     group="watch",
-    usage=("filter [read|write] [PLACE] [if CONDITION]", "filter NAME", "filter off [NUMBER]"),
+    usage=(
+        "filter [read|write] [PLACE] [if CONDITION] [pending]",
+        "filter NAME",
+        "filter off [NUMBER]",
+    ),
     brief="show only accesses that fit; more than one filter shows what fits any",
     text="""\
 PLACE and CONDITION are as for `break`. NAME is a filter of your own file (`help source`). Without
@@ -75,24 +79,28 @@ an argument: what is filtered and hidden. The trace has everything in any case."
     expects=(("read", "write", "off", "place", "filter", "if"), ("place", "if"), ("if",)),
 )
 async def filter_(desk: Desk, statement: Statement) -> Result:
-    desk.feed.filters = _changed(desk, desk.feed.filters, statement.rest)
+    desk.feed.filters = await _changed(desk, desk.feed.filters, statement.rest)
     return _rules(desk)
 
 
 @command(
     "hide",
     group="watch",
-    usage=("hide [read|write] [PLACE] [if CONDITION]", "hide NAME", "hide off [NUMBER]"),
+    usage=(
+        "hide [read|write] [PLACE] [if CONDITION] [pending]",
+        "hide NAME",
+        "hide off [NUMBER]",
+    ),
     brief="do not show accesses that fit",
     examples=("hide lapic", "hide read hpet", "hide off 1"),
     expects=(("read", "write", "off", "place", "filter", "if"), ("place", "if"), ("if",)),
 )
 async def hide(desk: Desk, statement: Statement) -> Result:
-    desk.feed.hidden = _changed(desk, desk.feed.hidden, statement.rest)
+    desk.feed.hidden = await _changed(desk, desk.feed.hidden, statement.rest)
     return _rules(desk)
 
 
-def _changed(desk: Desk, rules: list[Rule], text: str) -> list[Rule]:
+async def _changed(desk: Desk, rules: list[Rule], text: str) -> list[Rule]:
     words = text.split()
     if not words:
         return rules
@@ -103,15 +111,15 @@ def _changed(desk: Desk, rules: list[Rule], text: str) -> list[Rule]:
         if not 1 <= index <= len(rules):
             raise UsageError(f"there is no number {index}; `filter` lists them")
         return [*rules[: index - 1], *rules[index:]]
-    rule = _rule(desk, text)
+    rule = await _rule(desk, text)
     return [*(other for other in rules if other.text != rule.text), rule]
 
 
-def _rule(desk: Desk, text: str) -> Rule:
+async def _rule(desk: Desk, text: str) -> Rule:
     own = desk.user_filters.get(text)
     if own is not None:
         return own
-    pattern = desk.pattern(text)
+    pattern = await desk.pattern(text)
 
     def fits(event: Seen) -> bool:
         named = event.named
@@ -156,7 +164,7 @@ async def show(desk: Desk, statement: Statement) -> Result:
         count, rest = number(words[1], "count"), " ".join(words[2:])
     found = list(desk.recent)
     if rest:
-        rule = _rule(desk, rest)
+        rule = await _rule(desk, rest)
         found = [seen for seen in found if rule.fits(seen)]
     last = found[-count:] if count > 0 else []
     if not last:
