@@ -27,7 +27,9 @@ class TracedAccess:
     """Hold one device access of a trace; ``address`` is physical, ``width`` in bytes.
 
     Where ``width`` is 0 it is any number of accesses that lie ``within`` some extents: as many
-    device accesses of one instruction as there are extents.
+    device accesses of one instruction as there are extents. Where the vCPU's own access goes
+    beyond, over the end of a page or of a device, ``whole`` is its physical address as seen from
+    here, and its width; ``pieces`` counts the records of what is here.
     """
 
     seq: int
@@ -39,11 +41,13 @@ class TracedAccess:
     width: int
     value: int | None
     within: tuple[Extent, ...] = ()
+    whole: tuple[int, int] | None = None
+    pieces: int = 1
 
     @property
     def count(self) -> int:
         """Return how many device accesses of the trace this is."""
-        return len(self.within) or 1
+        return len(self.within) or self.pieces
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,41 @@ def test_nothing_else_is_accepted(access: MemoryAccess, log: list[bytes]) -> Non
     assert not compare(trace(access), log).agrees
 
 
+# 4 bytes at 0xffd, recorded in three pieces, two of them in the first page.
+OVER_A_PAGE = (read(0xFFD, 2, 0x2211), read(0xFFF, 1, 0x33), read(0x1000, 1, 0x44))
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        [line("read", NVME + 0xFFC, 4, 0x33221100), line("read", NVME + 0x1000, 4, 0x88776644)],
+        [
+            line("read", NVME + 0xFFD, 1, 0x11),
+            line("read", NVME + 0xFFE, 2, 0x3322),
+            line("read", NVME + 0x1000, 1, 0x44),
+        ],
+        [told(access) for access in OVER_A_PAGE],
+    ],
+)
+def test_pieces_of_an_access_are_told_together(log: list[bytes]) -> None:
+    records = [*trace(), sample.intercept(0, *OVER_A_PAGE)]
+    comparison = compare(records, log)
+    assert comparison.agrees, comparison.differences
+    assert comparison.regions["nvme"].traced == comparison.regions["nvme"].witnessed == 3
+    for index in range(len(log)):
+        assert not compare(records, [*log[:index], *log[index + 1 :]]).agrees
+
+
+def test_the_part_in_a_device_of_an_access_that_begins_in_ram() -> None:
+    ram = msgspec.structs.replace(read(0, 4, 0x77), region=None, offset=None)
+    ram = msgspec.structs.replace(ram, linear=hex(int(ram.linear, 16) - 4))
+    records = [*trace(), sample.intercept(0, ram, read(0, 4, 0x5A))]
+    whole = [line("read", NVME, 4, 0x5A), line("read", NVME + 4, 4, 0x1234)]
+    assert compare(records, whole).agrees
+    assert compare(records, whole[:1]).agrees
+    assert not compare(records, [line("read", NVME, 4, 0x5B), whole[1]]).agrees
+
+
 def test_a_stepped_access_must_be_a_vcpus() -> None:
     access = read(0x20, 4, 0, "lapic")
     for cpu, agrees in ((0, True), (-1, False)):

@@ -33,6 +33,8 @@ class Manner:
     def pieces(self, access: TracedAccess) -> Sequence[Piece]:
         """Return the pieces in which an access is likely to be told."""
         address, width = access.address, access.width
+        if width.bit_count() > 1:
+            return [*lowest(address, width)]
         if address % width:
             if (access.direction, address) not in self._places:
                 return [*covers(address, width)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tracer.comparison import (
@@ -27,6 +27,7 @@ from tracer.x86 import PAGE_SIZE
 _BEGINNING = 16  # accesses in a row that tell where a region begins in a log with more before it
 _SEARCHED = 64  # entries looked at for them at once
 _VECTOR = 64  # bytes of the widest register: what is wider is a block, such as FXSAVE's
+_UNIT = 8  # bytes of the widest access that TCG makes at once
 _FOLLOWING = 32  # accesses that tell where one of unknown extent ends
 _ROOM = 1 << 16  # entries held before those that nothing will ask for are given up
 _BEHIND = 8  # traced accesses behind the end of the log that tell that it is cut
@@ -89,7 +90,8 @@ class Matching:
                     site = self._word(record.symbol or record.rip)
                     made = record.device_accesses()
                     last = made[-1][0] if made else last
-                    yield from self._met(made, site, self._word(record.text), stepped)
+                    wholes = _wholes(record.accesses) if len(record.accesses) > 1 else {}
+                    yield from self._met(made, site, self._word(record.text), stepped, wholes)
                 case UserRecord():
                     self._released = self._released or record.text == RELEASED
                     made = [(last, access) for access in record.accesses]
@@ -102,9 +104,14 @@ class Matching:
         return self._words.setdefault(word, word)
 
     def _met(
-        self, made: Iterable[tuple[int, MemoryAccess]], site: str, text: str, stepped: bool = False
+        self,
+        made: Iterable[tuple[int, MemoryAccess]],
+        site: str,
+        text: str,
+        stepped: bool = False,
+        wholes: Mapping[int, _Whole] | None = None,
     ) -> Iterator[tuple[str, TracedAccess]]:
-        for region, traced in _traced_accesses(made, site, text, stepped):
+        for region, traced in _traced_accesses(made, site, text, stepped, wholes or {}):
             self._count(region).traced += traced.count
             yield region, traced
         for _, access in made:
@@ -312,15 +319,50 @@ class Matching:
 
 
 # What an instruction accessed in a region, in order; what is not known one by one may be in any.
+_Whole = tuple[int, int]  # linear address and width of an access of the vCPU
+
+
+# The access of the vCPU that a record's accesses are pieces of, by their identity: what it loads
+# or stores at once, where that is more than the piece.
+def _wholes(accesses: Sequence[MemoryAccess]) -> dict[int, _Whole]:
+    found: dict[int, _Whole] = {}
+    run: list[MemoryAccess] = []
+    for access in accesses:
+        before = run[-1] if run else None
+        if before is None or not (
+            before.direction == access.direction
+            and int(before.linear, 16) + before.width == int(access.linear, 16)
+        ):
+            found.update(_units(run))
+            run = []
+        run.append(access)
+    found.update(_units(run))
+    return found
+
+
+def _units(run: Sequence[MemoryAccess]) -> Iterator[tuple[int, _Whole]]:
+    if len(run) < 2 or not all(access.width for access in run):
+        return
+    begin = int(run[0].linear, 16)
+    end = int(run[-1].linear, 16) + run[-1].width
+    for access in run:
+        linear = int(access.linear, 16)
+        unit = linear - (linear - begin) % _UNIT
+        width = min(_UNIT, end - unit)
+        inside = linear + access.width <= unit + width
+        if inside and width.bit_count() == 1 and (linear, access.width) != (unit, width):
+            yield id(access), (unit, width)
+
+
 def _traced_accesses(
-    made: Iterable[tuple[int, MemoryAccess]], site: str, text: str, stepped: bool
+    made: Iterable[tuple[int, MemoryAccess]],
+    site: str,
+    text: str,
+    stepped: bool,
+    wholes: Mapping[int, _Whole],
 ) -> Iterator[tuple[str, TracedAccess]]:
     unknown: dict[str, TracedAccess] = {}
-    for seq, access in made:
-        if access.skipped:
-            continue
-        region = access.region or ""
-        traced = _traced_access(access, seq, site, text, stepped)
+    for region, traced in _joined(_one_by_one(made, site, text, stepped, wholes)):
         if traced.within:
             known = unknown.get(region, traced)
             within = (*known.within, *traced.within) if region in unknown else traced.within
@@ -330,6 +372,51 @@ def _traced_accesses(
             yield region, unknown.pop(region)
         yield region, traced
     yield from unknown.items()
+
+
+def _one_by_one(
+    made: Iterable[tuple[int, MemoryAccess]],
+    site: str,
+    text: str,
+    stepped: bool,
+    wholes: Mapping[int, _Whole],
+) -> Iterator[tuple[str, TracedAccess]]:
+    for seq, access in made:
+        if access.skipped:
+            continue
+        traced = _traced_access(access, seq, site, text, stepped)
+        if id(access) in wholes and traced.width:
+            linear, width = wholes[id(access)]
+            place = traced.address - int(access.linear, 16) + linear
+            traced = replace(traced, whole=(place, width))
+        yield access.region or "", traced
+
+
+# Pieces of one access of the vCPU that lie side by side in one region, as one.
+def _joined(
+    accesses: Iterable[tuple[str, TracedAccess]],
+) -> Iterator[tuple[str, TracedAccess]]:
+    held: tuple[str, TracedAccess] | None = None
+    for region, access in accesses:
+        if held is not None:
+            name, last = held
+            if (
+                name == region
+                and last.whole is not None
+                and last.whole == access.whole
+                and last.address + last.width == access.address
+                and (last.value is None) == (access.value is None)
+            ):
+                value = None
+                if last.value is not None and access.value is not None:
+                    value = last.value | access.value << 8 * last.width
+                width, pieces = last.width + access.width, last.pieces + 1
+                held = region, replace(last, width=width, value=value, pieces=pieces)
+                continue
+            yield held
+        held = region, access
+    if held is not None:
+        yield held
 
 
 def _traced_access(

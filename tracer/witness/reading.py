@@ -51,7 +51,7 @@ def fit(
     if not access.width:
         return _within(access, logged, at), True
     aligned = access.address % access.width == 0
-    if aligned and at < len(logged):
+    if aligned and access.whole is None and at < len(logged):
         entry = logged[at]
         if (
             entry.address == access.address
@@ -82,7 +82,9 @@ def fit(
 def _pieces(access: TracedAccess) -> Iterator[tuple[list[Piece], _Join]]:
     address, width = access.address, access.width
     yield [(address, width)], _joined
-    if address % width == 0:
+    if access.whole is not None:
+        yield from _parts(access, *access.whole)
+    elif address % width == 0:
         return
     units = [*_aligned(address, width, _UNIT)]
     narrow = [piece for unit in units for piece in lowest(*unit)]
@@ -93,6 +95,21 @@ def _pieces(access: TracedAccess) -> Iterator[tuple[list[Piece], _Join]]:
         yield [*bytewise(address, width)], _joined
     yield narrow, _joined
     yield [*_aligned(address, width)], _joined
+
+
+# The same for what lies here of an access that goes on elsewhere.
+def _parts(access: TracedAccess, begin: int, width: int) -> Iterator[tuple[list[Piece], _Join]]:
+    end = access.address + access.width
+
+    def here(pieces: Iterator[Piece]) -> list[Piece]:
+        return [(at, size) for at, size in pieces if at < end and at + size > access.address]
+
+    narrow = here(lowest(begin, width))
+    if access.direction == "read":
+        wide = here(covers(begin, width))
+        yield from ((wide, _shifted), (wide, _shifted_cut), (narrow, _accumulated))
+    yield [*bytewise(access.address, access.width)], _joined
+    yield narrow, _joined
 
 
 def covers(address: int, width: int) -> Iterator[Piece]:
