@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tracer.errors import UsageError
-from tracer.gdb.target import RegisterFile, assign
+from tracer.gdb.target import RegisterFile, SetRegister
 from tracer.intercept import AddressSpace, Transfer, memory_access, stopped
 from tracer.orc import Stack
 from tracer.pending import Decision, Give, Go, Inject, Pending, Retry, Skip
@@ -284,7 +284,7 @@ class Control:
             self.halt = replace(halt, cpu=cpu)
         else:
             register = "eflags" if name == "rflags" else name
-            await self.session.target.client.command(assign(register, value))
+            await self.session.target.change([SetRegister(register, value)])
             self.halt = replace(halt, cpu=cpu)
 
     # ---- devices
@@ -310,8 +310,6 @@ class Control:
         region = regions.find(physical)
         if region is None:
             raise UsageError(f"no device answers at physical {physical:#x}: `info devices`")
-        if region.vcpu_only and halt.pending is None:
-            raise UsageError(f"only a vCPU at an access reaches {region.name}: `step` to one first")
         transfer = Transfer(
             direction=direction,
             linear=0,
@@ -322,7 +320,8 @@ class Control:
             traced=True,
             ram=False,
         )
-        answer = await self.session.reach(transfer, halt.space)
+        waits = halt.reason in ("access", "completed")
+        answer = await self.session.reach(transfer, halt.space, waits=waits)
         done = replace(transfer, value=answer) if direction == "read" else transfer
         verb = "peek" if direction == "read" else "poke"
         text = f"{verb} {region.name}+{physical - region.base:#x}"

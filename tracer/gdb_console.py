@@ -24,8 +24,8 @@ def packet_answers(console: str, packets: Sequence[str]) -> list[str]:
     answers = _ANSWER.findall(console)
     if len(answers) != len(packets):
         raise DebuggerError(
-            f"GDB showed {len(answers)} answers to {len(packets)} packets ({packets[0][:20]}): "
-            f"its `maint packet` prints {console[-80:]!r}"
+            f"GDB showed {len(answers)} answers to {len(packets)} packets "
+            f"({', '.join(packets)[:20]}): its `maint packet` prints {console[-80:]!r}"
         )
     return answers
 

@@ -1,12 +1,12 @@
 """One intercepted instruction: from its accesses at linear addresses to transfers on the bus.
 
-Nothing here touches a guest: :func:`carry_out` yields each :class:`Transfer` and is sent what was
-read, so the same code runs live, in replay and in tests.
+Nothing here touches a guest: :func:`carry_out` yields the transfers of each access and is sent what
+was read, so the same code runs live and in tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tracer import bus
@@ -191,14 +191,18 @@ def foretell(insn: Instruction, cpu: CpuState, space: AddressSpace) -> tuple[Tra
     return tuple(foretold)
 
 
+Answers = Sequence[int | None]
+"""What each transfer of one access read, None for a write."""
+
+
 def carry_out(
     insn: Instruction, cpu: CpuState, space: AddressSpace
-) -> Generator[Transfer, int | None, Outcome]:
-    """Execute an instruction once, yielding its transfers in order.
+) -> Generator[tuple[Transfer, ...], Answers | None, Outcome]:
+    """Execute an instruction once, yielding its accesses in order, each as its transfers.
 
-    The consumer sends the value of each read, None after each write. Raises what
-    :func:`tracer.emulate.execute` raises. A transfer that was yielded has happened: call
-    :func:`foretell` first, so that no page fault comes after a device was read.
+    The consumer sends their answers. Raises what :func:`tracer.emulate.execute` raises. An access
+    that was yielded has happened: call :func:`foretell` first, so that no page fault comes after
+    a device was read.
     """
     done: list[Transfer] = []
     execution = execute(insn, cpu)
@@ -213,11 +217,12 @@ def carry_out(
 
 def _carry_access(
     access: bus.Access, cpu: CpuState, space: AddressSpace, code: bytes, done: list[Transfer]
-) -> Generator[Transfer, int | None, int | None]:
+) -> Generator[tuple[Transfer, ...], Answers | None, int | None]:
     value = access.value if isinstance(access, bus.Store) else None
     whole = 0
-    for transfer in _transfers(access.linear, access.width, value, cpu, space, code):
-        answer = yield transfer
+    transfers = tuple(_transfers(access.linear, access.width, value, cpu, space, code))
+    answers = yield transfers
+    for transfer, answer in zip(transfers, answers or (), strict=True):
         if transfer.direction == "read":
             # A device cannot answer with more bits than were asked for.
             answer = (answer or 0) & ((1 << 8 * transfer.width) - 1)
@@ -251,6 +256,31 @@ def _transfers(
             )
         )
     return pieces
+
+
+def delivered_alike(transfers: Sequence[Transfer], regions: RegionMap) -> bool:
+    """Tell whether QEMU's debugger interface delivers an access as a vCPU's own is.
+
+    RAM takes any access. To a device the debugger interface sends aligned powers of two, as wide
+    as the device says that it takes (softmmu/physmem.c, memory_access_size), and a vCPU sends what
+    its instruction has, cut in a way that changes from version to version (accel/tcg/cputlb.c).
+    Both are the same where 1, 2 or 4 aligned bytes lie within one region: there is no device for
+    x86 behind an address in memory that says it takes less than 4. One that takes 4 refuses 8
+    bytes of a vCPU and gets two times 4 of the debugger. Where nothing answers they differ, too.
+    """
+    first, last = transfers[0], transfers[-1]
+    end = last.physical + last.width - 1
+    if all(transfer.ram and transfer.region is None for transfer in transfers):
+        return regions.is_ram(end) and regions.find(end) is None
+    region = first.region
+    return (
+        len(transfers) == 1
+        and region is not None
+        and not region.vcpu_only
+        and first.width in (1, 2, 4)
+        and first.physical % first.width == 0
+        and end <= region.end
+    )
 
 
 def cut(

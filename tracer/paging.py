@@ -27,8 +27,11 @@ LEVEL_NAMES = {5: "PML5", 4: "PML4", 3: "PDPT", 2: "PD", 1: "PT"}
 
 _ACCESSED = 3 << 5
 """Accessed and dirty, which the CPU sets by itself."""
-_DEVICE_PAGE = PRESENT | WRITABLE | LARGE | _ACCESSED | 1 << 4 | 1 << 63
+_NOT_EXECUTABLE = 1 << 63
+"""Reserved in a CPU without EFER.NXE."""
+_DEVICE_PAGE = PRESENT | WRITABLE | LARGE | _ACCESSED | 1 << 4 | _NOT_EXECUTABLE
 """A 2 MiB leaf of device memory: not cached (PCD), not executable."""
+_TABLE_BITS = PRESENT | WRITABLE
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 _INDEX_BITS = 9
 TABLE_ENTRIES = 512
@@ -234,9 +237,7 @@ def _leaves(
         entry = entries[index]
         if not entry & PRESENT:
             continue
-        linear = base | index << shift
-        if level == paging.levels and index >= TABLE_ENTRIES // 2:
-            linear |= -1 << (shift + _INDEX_BITS) & 0xFFFF_FFFF_FFFF_FFFF
+        linear = _linear(paging, base, level, index)
         below_writable = writable and bool(entry & WRITABLE)
         below_user = user and bool(entry & USER)
         if _is_leaf(entry, level):
@@ -275,12 +276,87 @@ def place_large(memory: PhysicalMemory, paging: Paging, linear: int, physical: i
     return bool(entry & ~_ACCESSED == wanted & ~_ACCESSED)
 
 
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Hold an entry borrowed from the guest: ``linear`` leads to the physical address wanted.
+
+    ``entry_address`` is the physical address of the entry.
+    """
+
+    linear: int
+    entry_address: int
+
+
+def borrow(memory: PhysicalMemory, paging: Paging, physical: int, width: int) -> Loan | None:
+    """Map ``width`` bytes at a physical address in an unused entry, as data of the supervisor.
+
+    The entry maps 2 MiB where there is such a one, or else 1 GiB; the highest linear address is
+    taken. None when every table is full. Give it back with :func:`give_back` before the guest
+    runs on; the caller flushes the translation.
+    """
+    root = paging.cr3 & _CR3_TABLE
+    for level in (2, 3):
+        size = 1 << 12 + _INDEX_BITS * (level - 1)
+        if physical % size + width > size:
+            continue
+        found = _unused(memory, paging, root, paging.levels, level, 0, set())
+        if found is not None:
+            linear, address = found
+            memory.write(address, _ENTRY.pack(physical & -size | _DEVICE_PAGE & ~_NOT_EXECUTABLE))
+            return Loan(linear + physical % size, address)
+    return None
+
+
+def give_back(memory: PhysicalMemory, loan: Loan) -> None:
+    """Make a borrowed entry an unused one again."""
+    memory.write(loan.entry_address, bytes(8))
+
+
+def _unused(
+    memory: PhysicalMemory,
+    paging: Paging,
+    table: int,
+    level: int,
+    wanted: int,
+    base: int,
+    seen: set[int],
+) -> tuple[int, int] | None:
+    # The highest linear address whose entry of the ``wanted`` level is zero, and that entry's.
+    if table in seen:
+        return None
+    seen.add(table)
+    try:
+        entries = _TABLE.unpack(memory.read(table, PAGE_SIZE))
+    except LookupError:
+        return None
+    for index in range(TABLE_ENTRIES - 1, -1, -1):
+        linear = _linear(paging, base, level, index)
+        if level == wanted:
+            if not entries[index]:
+                return linear, table + 8 * index
+        elif entries[index] & _TABLE_BITS == _TABLE_BITS and not _is_leaf(entries[index], level):
+            below = entries[index] & _ADDRESS & ~paging.poison
+            found = _unused(memory, paging, below, level - 1, wanted, linear, seen)
+            if found is not None:
+                return found
+    return None
+
+
 def set_poison(memory: PhysicalMemory, paging: Paging, leaf: Leaf, poisoned: bool) -> None:
     """Poison or heal the entry of a leaf; the caller flushes TLBs that may hold it."""
     (entry,) = _ENTRY.unpack(memory.read(leaf.entry_address, 8))
     entry &= ~paging.marks
     entry |= paging.poison if poisoned else 0
     memory.write(leaf.entry_address, _ENTRY.pack(entry))
+
+
+def _linear(paging: Paging, base: int, level: int, index: int) -> int:
+    # The first linear address that an entry of a table covers.
+    shift = 12 + _INDEX_BITS * (level - 1)
+    linear = base | index << shift
+    if level == paging.levels and index >= TABLE_ENTRIES // 2:
+        linear |= -1 << (shift + _INDEX_BITS) & 0xFFFF_FFFF_FFFF_FFFF
+    return linear
 
 
 def _is_leaf(entry: int, level: int) -> bool:

@@ -13,6 +13,8 @@ from tracer.errors import QemuError
 
 _TABLE = re.compile(r"^(GDT|IDT)=\s*([0-9a-f]+) ([0-9a-f]+)\s*$", re.MULTILINE)
 
+_HALTED = re.compile(r"^RIP=.* HLT=([01])\s*$", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class DescriptorTable:
@@ -44,3 +46,13 @@ def descriptor_tables(registers: str) -> DescriptorTables:
             f"QEMU's `info registers` does not tell where GDT and IDT are: {registers[:80]!r}"
         )
     return DescriptorTables(found["GDT"], found["IDT"])
+
+
+def halted(registers: str) -> bool:
+    """Tell whether the vCPU of ``info registers`` sleeps in HLT. Raises QemuError, too."""
+    found = _HALTED.search(registers)
+    if found is None:
+        raise QemuError(
+            f"QEMU's `info registers` does not tell whether a vCPU sleeps: {registers[:80]!r}"
+        )
+    return found[1] == "1"

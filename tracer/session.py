@@ -21,14 +21,15 @@ from tracer.errors import (
     InterceptError,
     QemuError,
     TargetGone,
+    UsageError,
 )
 from tracer.gdb.client import GdbClient
-from tracer.gdb.target import RegisterFile, Target
+from tracer.gdb.target import Change, RegisterFile, Target
 from tracer.guest.ending import Ending, check, why
 from tracer.guest.kernel import Kernel
 from tracer.guest.machine import Machine
 from tracer.guest.names import Names
-from tracer.intercept import AddressSpace, Transfer
+from tracer.intercept import AddressSpace, Transfer, delivered_alike
 from tracer.orc import Stack
 from tracer.page_filter import whole_pages
 from tracer.paging import poison_bit
@@ -44,7 +45,7 @@ from tracer.region import (
 )
 from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
 from tracer.trap.callers import Callers
-from tracer.trap.carrier import Carrier
+from tracer.trap.carrier import Carrier, Stand, can_enter
 from tracer.trap.entry import follow_kaslr, reach_entry
 from tracer.trap.gate import PageFaultGate, refuse_fred
 from tracer.trap.hook import MappingHooks
@@ -118,7 +119,7 @@ class Session:
         self.progress: Callable[[str], None] = lambda _: None
         self.choice = choice
         self._names = Names(kernel)
-        self._carrier = Carrier(target, view.vcpus)
+        self._carrier = Carrier(target)
         self._traps: Traps | None = None
         self._callers: Callers | None = None
         self._announced: dict[str, RegionInfo] = {}
@@ -194,7 +195,8 @@ class Session:
         self._tell_left_out()
         symbols = self._names.kernel
         tables = await self.machine.descriptor_tables()
-        gate = PageFaultGate(self.target, tables.idt.base)
+        notes = await self.machine.has_machine_check()
+        gate = PageFaultGate(self.target, tables.idt.base, notes=notes)
         registers = await self.target.registers()
         refuse_fred(registers["cr4"])
         space = self.view.space_of(registers)
@@ -208,6 +210,10 @@ class Session:
             )
         hides = hide_poison(space, self._names)
         users = UserMappings(self.target, self._names, hides=hides, scratch=gate.scratch)
+        if notes:
+            await self._carrier.note(gate.stub, gate.handler, registers)
+        else:
+            self._remark("the guest's CPU has no machine-check banks: accesses change its CR2")
         callers = self._callers = Callers(self._names, self.publish, stacks=stacks)
         remark = callers.remark(space) if stacks else None
         if remark is not None:
@@ -276,14 +282,14 @@ class Session:
 
     # ---- the loop
 
-    async def _resume(self, changes: Sequence[str]) -> mi.Stopped:
+    async def _resume(self, changes: Sequence[Change]) -> mi.Stopped:
         since = time.monotonic()
         await self.target.go(changes)
         self._running = True
         try:
             if self.interrupting:
                 self._pause()
-            stop = await self.target.client.stopped()
+            stop = await self.target.stopped()
         finally:
             self._running = False
             self.view.ran += time.monotonic() - since
@@ -297,7 +303,7 @@ class Session:
         if self._pausing is None:
             self._pausing = asyncio.create_task(self.machine.pause())
 
-    async def _handle(self, stop: mi.Stopped, traps: Traps) -> list[str]:
+    async def _handle(self, stop: mi.Stopped, traps: Traps) -> list[Change]:
         stub = traps.gate.stub
         await self._follow_map()
         if stop.interrupted:
@@ -320,7 +326,7 @@ class Session:
             wanted = self.overseer is not None and self.overseer.wants_halt
             if not wanted or not traps.interceptor.delivered:
                 return changes
-            await self.target.client.batch(changes)
+            await self.target.change(changes)
             return await self._halt("fault")
         if stop.breakpoint is not None and await self._at_breakpoint(stop.breakpoint, traps):
             pass
@@ -479,18 +485,27 @@ class Session:
         """Return the names of the guest's code addresses."""
         return self._names
 
-    async def reach(self, transfer: Transfer, space: AddressSpace) -> int | None:
+    async def reach(self, transfer: Transfer, space: AddressSpace, *, waits: bool) -> int | None:
         """Make one access to a device for the person at the prompt; return what was read.
 
-        A device that only a vCPU reaches is reached where the guest stands before an access.
+        ``waits`` tells that the vCPU stands before an access. Raises UsageError when it stands
+        where it cannot be sent to make this one.
         """
         traps = self.traps
-        place = (space, traps.gate.stub, traps.interceptor.stack)
-        answer = await self._carrier.perform(transfer, *place)
+        stand = Stand(traps.gate.stub, space, traps.interceptor.stack)
+        registers = None
+        if not waits and not delivered_alike([transfer], space.regions):
+            registers = await self.target.registers()
+            if not can_enter(registers, space) or await self.machine.halted(self.target.vcpu):
+                raise UsageError(
+                    f"only a vCPU reaches physical {transfer.physical:#x} with {transfer.width} "
+                    "bytes, and this one sleeps or runs a user's program: `step` to an access first"
+                )
+        answer = await self._carrier.reach(transfer, stand, registers)
         await self._follow_map()
         return answer
 
-    async def _halt(self, reason: Reason, vcpu: int = 0) -> list[str]:
+    async def _halt(self, reason: Reason, vcpu: int = 0) -> list[Change]:
         # The guest stands where no access waits.
         self.interrupting = False
         if self.overseer is not None:
@@ -498,8 +513,8 @@ class Session:
             await self.overseer.halted(reason, vcpu, registers, self.view.space_of(registers))
         return []
 
-    async def _release(self, changes: Sequence[str]) -> None:
-        await self.target.client.batch(changes)
+    async def _release(self, changes: Sequence[Change]) -> None:
+        await self.target.change(changes)
         space = self.view.space_of(await self.target.registers())
         self.traps.users.settle(space)
         heal_everything(space, self.traps.users.leaves(space))

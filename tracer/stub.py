@@ -1,8 +1,9 @@
 """The guest code that vetrace places: a page-fault handler in front of the guest's own.
 
-The gate of vector 14 points at ``entry``. A fault without RSVD in its error code goes on to the
-guest's handler after two instructions, without a stop. A fault on a poisoned entry has its
-registers spilled to the stack, as a kernel's own entry code does. From RSP upwards, in quadwords:
+The gate of vector 14 points at ``entry``. A fault without RSVD in its error code is the guest's
+own: at ``ordinary`` its CR2 is noted, and it goes on to the guest's handler, without a stop. A
+fault on a poisoned entry has its registers spilled to the stack, as a kernel's own entry code does.
+From RSP upwards, in quadwords:
 
     time-stamp counter, CR0, CR2, CR3, CR4
     R15 R14 R13 R12 R11 R10 R9 R8 RDI RSI RBP RBX RDX RCX RAX
@@ -11,8 +12,13 @@ registers spilled to the stack, as a kernel's own entry code does. From RSP upwa
 Then the stub reads its *bell*, a quadword on which GDB has a hardware breakpoint for reads, and
 the guest stops at ``stop``. (QEMU throws away all translated code at every stop for an execution
 breakpoint, gdbstub.c in gdb_vm_state_change, but not at this kind.) vetrace changes what it must
-in the spill and lets the vCPU go on: the registers are loaded, and the guest's own IRETQ, at
-``leave``, goes back to the interrupted code.
+in the spill and lets the vCPU go on: CR2 gets back what was noted, the registers are loaded, and
+the guest's own IRETQ, at ``leave``, goes back to the interrupted code.
+
+The note is the address register of a machine-check bank. Each vCPU has its own, QEMU keeps there
+whatever is written (target/i386, helper_wrmsr), an operating system looks at it only beside a
+status that is never valid, and no page table is needed to reach it: the stub's own page is not
+writable, and under PTI no data of the kernel is mapped when user space faults.
 
 Before that it may send the vCPU to one of ``loads`` and ``stores``: they make one access at the
 address in the first slot, with the value in the second, and ring again, at ``done``. The
@@ -63,13 +69,34 @@ _COUNTER = (
     b"\x50"  # push rax
 )
 
+NOTE_MSR = 0x400 + 4 * 9 + 2
+"""IA32_MC9_ADDR, of the last of the ten banks that QEMU gives a CPU with MCE and MCA (Intel SDM
+vol. 4, table 2-2; QEMU target/i386/cpu.h, MCE_BANKS_DEF)."""
+_NOTE = (
+    b"\x50\x51\x52"  # push rax; push rcx; push rdx
+    b"\x0f\x20\xd0"  # mov rax, cr2
+    b"\x48\x89\xc2"  # mov rdx, rax
+    b"\x48\xc1\xea\x20"  # shr rdx, 32
+    b"\xb9" + struct.pack("<I", NOTE_MSR) + b"\x0f\x30"  # mov ecx, NOTE_MSR; wrmsr
+    b"\x5a\x59\x58"  # pop rdx; pop rcx; pop rax
+)
+_GIVE_BACK = (
+    b"\xb9" + struct.pack("<I", NOTE_MSR) + b"\x0f\x32"  # mov ecx, NOTE_MSR; rdmsr
+    b"\x48\xc1\xe2\x20"  # shl rdx, 32
+    b"\x48\x09\xd0"  # or rax, rdx
+    b"\x0f\x22\xd0"  # mov cr2, rax
+)
+
 _FETCH = (
     b"\x48\x8b\x0c\x24"  # mov rcx, [rsp]: the address
     b"\x48\x8b\x44\x24\x08"  # mov rax, [rsp + 8]: the value
 )
+_FORGET = (
+    b"\x0f\x01\x39"  # invlpg [rcx]: the translation is for this access alone
+    b"\x0f\x01\x79\x07"  # invlpg [rcx + 7]: and so is that of its last byte
+)
 _FINISH = (
-    b"\x0f\x01\x39"  # invlpg [rcx]: the translation is healed for this access alone
-    b"\x48\x89\x44\x24\x08"  # mov [rsp + 8], rax
+    _FORGET + b"\x48\x89\x44\x24\x08"  # mov [rsp + 8], rax
 )
 _LOAD_CODE = {
     1: b"\x8a\x01",  # mov al, [rcx]
@@ -92,6 +119,7 @@ class Stub:
 
     code: bytes
     entry: int
+    ordinary: int
     spill: int
     stop: int
     stop_behind: int
@@ -107,10 +135,11 @@ class Stub:
         return self.entry <= linear < self.entry + len(self.code)
 
 
-def assemble(base: int, handler: int) -> Stub:
+def assemble(base: int, handler: int, *, notes: bool = True) -> Stub:
     """Return the stub for linear address ``base`` in front of the guest's handler.
 
-    Raises ValueError when ``handler`` is beyond the reach of a 32-bit relative jump.
+    ``notes`` says that the CPU has the machine-check bank in which CR2 is noted. Raises ValueError
+    when ``handler`` is beyond the reach of a 32-bit relative jump.
     """
     code = bytearray()
     rings: list[int] = []
@@ -124,14 +153,18 @@ def assemble(base: int, handler: int) -> Stub:
         return here()
 
     code += b"\xf6\x04\x24" + bytes([PageFaultCode.RSVD])  # test byte ptr [rsp], RSVD
-    code += b"\x75\x05"  # jnz spill
-    code += b"\xe9" + struct.pack("<i", _displacement(here() + 5, handler))  # jmp handler
+    note = _NOTE if notes else b""
+    code += b"\x75" + bytes([len(note) + 5])  # jnz spill
+    ordinary = here()
+    code += note + b"\xe9"  # jmp handler
+    code += struct.pack("<i", _displacement(here() + 4, handler))
     spill = here()
     code += _PUSHES + _CONTROLS + _COUNTER
     stop = ring()
     resume = len(code)
     code += b"\x48\x83\xc4" + bytes([CONTROL_SIZE])  # add rsp, the control registers
     stop_behind = here()
+    code += _GIVE_BACK if notes else b""
     code += _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
     leave = here()
     code += b"\x48\xcf"  # iretq
@@ -141,7 +174,7 @@ def assemble(base: int, handler: int) -> Stub:
     for table, entries in ((_LOAD_CODE, loads), (_STORE_CODE, stores)):
         for width, access in table.items():
             entries[width] = here()
-            code += _FETCH + access + b"\xe9" + bytes(4)  # jmp finish
+            code += _FETCH + _FORGET + access + b"\xe9" + bytes(4)  # jmp finish
             jumps.append(len(code))
     for jump in jumps:
         struct.pack_into("<i", code, jump - 4, len(code) - jump)
@@ -159,7 +192,18 @@ def assemble(base: int, handler: int) -> Stub:
         struct.pack_into("<i", code, end - 4, bell - base - end)
     code += bytes(8)
     return Stub(
-        bytes(code), base, spill, stop, stop_behind, leave, loads, stores, departures, done, bell
+        code=bytes(code),
+        entry=base,
+        ordinary=ordinary,
+        spill=spill,
+        stop=stop,
+        stop_behind=stop_behind,
+        leave=leave,
+        loads=loads,
+        stores=stores,
+        departures=departures,
+        done=done,
+        bell=bell,
     )
 
 

@@ -47,14 +47,14 @@ class RegisterLayout:
     def __init__(self, architecture: str, places: Sequence[RegisterPlace]) -> None:
         self.architecture = architecture
         self.places = tuple(places)
-        self.numbers = {place.name: place.number for place in places}
+        self._named = {place.name: place for place in places}
         # One format for the whole answer: unpacked in one call per stop.
         sizes = [place.size for place in places]
         self._format = struct.Struct("<" + "".join(_INTEGERS.get(n, f"{n}s") for n in sizes))
 
     def require(self, names: Sequence[str]) -> None:
         """Raise DebuggerError, naming the first few, where registers are not described."""
-        missing = [name for name in names if name not in self.numbers]
+        missing = [name for name in names if name not in self._named]
         if missing:
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             raise DebuggerError(
@@ -84,6 +84,25 @@ class RegisterLayout:
             place.name: int.from_bytes(value, "little") if isinstance(value, bytes) else value
             for place, value in zip(self.places, values, strict=True)
         }
+
+    def write(self, name: str, value: int) -> str:
+        """Return the packet that writes a register."""
+        place = self._named[name]
+        return f"P{place.number:x}={value.to_bytes(place.size, 'little').hex()}"
+
+    def read(self, name: str) -> str:
+        """Return the packet that reads a register, whose answer :func:`parse_register` takes."""
+        return f"p{self._named[name].number:x}"
+
+
+def parse_register(answer: str) -> int:
+    """Return the value of one register. Raises DebuggerError when the answer is none."""
+    try:
+        return int.from_bytes(bytes.fromhex(answer), "little")
+    except ValueError as error:
+        raise DebuggerError(
+            f"QEMU's GDB stub answered {answer[:40]!r} to a request for a register"
+        ) from error
 
 
 def describe() -> Generator[str, bytes, RegisterLayout]:

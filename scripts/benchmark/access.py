@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import median
 
 from scripts.benchmark.result import Result, spread
-from tracer.gdb.target import Target, assign
+from tracer.gdb.target import Change, SetRegister, Target
 from tracer.launch import Plan, launch
 from tracer.session import Session
 from tracer.trace import Intercept, Record
@@ -36,17 +36,17 @@ class _Bare(Interceptor):
         self._inner = inner
         self._bare_target = target
 
-    async def intercept(self, vcpu: int, gate: PageFaultGate) -> list[str]:
+    async def intercept(self, vcpu: int, gate: PageFaultGate) -> list[Change]:
         stub, target = gate.stub, self._bare_target
         self.seen += 1
         if self.seen == 1:
             # Once only: each such stop makes QEMU forget the guest's translated code.
             number = await target.set_breakpoint(stub.entry + _TEST_SIZE)
             for _ in range(_EVERY):
-                self.at_breakpoint += await _laps(target, assign("rip", stub.entry))
+                self.at_breakpoint += await _laps(target, SetRegister("rip", stub.entry))
             await target.delete_breakpoint(number)
         if self.seen % _EVERY == 1:
-            self.at_bell += await _laps(target, assign("rip", stub.stop - _RING_SIZE))
+            self.at_bell += await _laps(target, SetRegister("rip", stub.stop - _RING_SIZE))
         return await self._inner.intercept(vcpu, gate)
 
 
@@ -110,7 +110,7 @@ async def _measure() -> Result:
     )
 
 
-async def _laps(target: Target, change: str) -> list[float]:
+async def _laps(target: Target, change: Change) -> list[float]:
     durations = []
     for _ in range(_LAPS):
         began = time.perf_counter()

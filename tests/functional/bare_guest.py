@@ -94,13 +94,19 @@ def _lines(number: int, case: Case) -> list[str]:
     return [*lines, _REPORT.format(number=number)]
 
 
-def assemble(folder: Path, cases: Sequence[Case] = (), *, crash: bool = False) -> Path:
-    """Assemble and link the guest into a folder; return the ELF image."""
+def assemble(
+    folder: Path, cases: Sequence[Case] = (), *, crash: bool = False, own_stack: bool = False
+) -> Path:
+    """Assemble and link the guest into a folder; return the ELF image.
+
+    With its ``own_stack`` a page fault may come upon any RSP.
+    """
     programs = [shutil.which(name) for name in ("as", "ld")]
     if None in programs:
         raise AssertionError("as and ld (Debian package binutils) are needed: run scripts/setup")
     assembler, linker = map(str, programs)
-    text = source(cases) + (".set CRASH, 1\n" if crash else "")
+    options = {"CRASH": crash, "OWN_STACK": own_stack}
+    text = source(cases) + "".join(f".set {name}, 1\n" for name, on in options.items() if on)
     (folder / "cases.S").write_text(text)
     commands = [
         [assembler, "--64", "-I", str(folder), "-o", "guest.o", str(SOURCE / "guest.S")],

@@ -4,6 +4,7 @@
 #   DEVICE_SLOT   PCI slot of an NVMe controller whose memory buffer (BAR 2) is the device
 #   cases         macro: the code of all cases
 #   CRASH         instead of the cases, a triple fault
+#   OWN_STACK     page faults have a stack of their own (IST 1), so that RSP may be anywhere
 #
 # Linear addresses from WINDOW on, a page each: RAM, device, device, nothing.
 # Ref: Xen docs/misc/pvh.pandoc (the entry); Intel SDM vol. 3A, 4.5, 6.14.1; PCI 3.0, 3.2.2.3.2.
@@ -44,9 +45,14 @@ window_ram:  .skip 4096
 stack_top:
 idt:         .skip 15 * 16
              .balign 16
+tss:         .skip 104
+fault_stack: .skip 1024
+fault_stack_top:
+             .balign 16
 resume_at:   .skip 8            # where a page fault of the guest's own goes on
 fault_code:  .skip 8
-buffer:      .skip 64           # RAM for string instructions
+             .balign 64
+buffer:      .skip 64           # RAM for string and vector instructions, aligned for these
 
 .section .data
     .balign 8
@@ -54,9 +60,12 @@ gdt:
     .quad 0
     .quad 0x00af9b000000ffff    # 8: 64-bit code
     .quad 0x00cf93000000ffff    # 16: data
+    .quad 0x0000890000000067    # 24: TSS, its address filled in
+    .quad 0
 gdt_pointer:
     .word . - gdt - 1
     .long gdt - LINK
+    .long 0
 idt_pointer:
     .word 15 * 16 - 1
     .quad idt
@@ -144,6 +153,24 @@ upper:
     shr rax, 16
     mov dword ptr [rdi + 8], eax
     lidt [rip + idt_pointer]
+.ifdef OWN_STACK
+    lea rax, [rip + tss]
+    lea rdi, [rip + gdt + 24]
+    mov [rdi + 2], ax
+    shr rax, 16
+    mov [rdi + 4], al
+    mov [rdi + 7], ah
+    shr rax, 16
+    mov [rdi + 8], eax
+    # From here on GDTR has a limit beyond the two segments, and an address that stays mapped.
+    mov qword ptr [rip + gdt_pointer + 2], offset gdt
+    lgdt [rip + gdt_pointer]
+    lea rax, [rip + fault_stack_top]
+    mov [rip + tss + 36], rax   # IST 1
+    mov eax, 24
+    ltr ax
+    mov byte ptr [rip + idt + 14 * 16 + 4], 1
+.endif
     # Serial port: no interrupts, 8 bits.
     mov dx, SERIAL + 3
     mov al, 3
@@ -157,6 +184,9 @@ upper:
     inc edi
     add al, 4
     loop 3b
+    # What CR2 holds before tracing: so that it is known where it comes from.
+    movabs rax, 0x123456789abc
+    mov cr2, rax
     call vetrace_attach
 .ifdef CRASH
     mov edi, DEVICE

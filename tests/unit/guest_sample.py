@@ -150,7 +150,7 @@ class FakeSession:
         self.choice = choice
         self.asked.append(choice)
 
-    async def reach(self, transfer: Transfer, space: AddressSpace) -> int | None:
+    async def reach(self, transfer: Transfer, space: AddressSpace, *, waits: bool) -> int | None:
         """Reach the device for the person."""
         offset = transfer.physical - stop_sample.DEVICE
         if transfer.direction == "write":

@@ -59,20 +59,24 @@ def stop(code: str, cpu: CpuState | None = None, index: int = 0) -> Pending:
     insn = decode(bytes.fromhex(code), cpu.rip, cpu.mode)
     execution = carry_out(insn, cpu, at)
     done: list[Transfer] = []
-    answer: int | None = None
-    while True:
-        transfer = execution.send(answer)
-        if transfer.traced and index == 0:
-            break
-        index -= transfer.traced
-        answer = None
-        if transfer.direction == "read":
-            answer = ANSWER & ((1 << 8 * transfer.width) - 1)
-            transfer = replace(transfer, value=answer)
-        done.append(transfer)
+    answers: list[int | None] | None = None
+    waits: Transfer | None = None
+    while waits is None:
+        transfers = execution.send(answers)
+        answers = []
+        for transfer in transfers:
+            if transfer.traced and index == 0:
+                waits = transfer
+                break
+            index -= transfer.traced
+            answers.append(None)
+            if transfer.direction == "read":
+                answers[-1] = ANSWER & ((1 << 8 * transfer.width) - 1)
+                transfer = replace(transfer, value=answers[-1])
+            done.append(transfer)
     return Pending(
         seq=1234, time_ns=1_126_960_000, vcpu=0, symbol="nvme_pci_reg_read32+0xb",
-        code=insn.code, insn=insn, cpu=cpu, space=at, transfer=transfer, done=tuple(done),
+        code=insn.code, insn=insn, cpu=cpu, space=at, transfer=waits, done=tuple(done),
         foretold=foretell(insn, cpu, at),
     )  # fmt: skip
 

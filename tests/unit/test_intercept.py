@@ -16,6 +16,7 @@ from tracer.intercept import (
     Transfer,
     carry_out,
     changed_values,
+    delivered_alike,
     foretell,
     memory_access,
     needs_registers,
@@ -47,22 +48,21 @@ def run(
     """Carry an instruction out; the device answers every read with (the low bytes of) a value."""
     insn = decode(bytes.fromhex(code), RIP, cpu.mode)
     execution = carry_out(insn, cpu, space)
-    answer: int | None = None
+    answers: list[int | None] | None = None
     seen = []
     while True:
         try:
-            transfer = execution.send(answer)
+            transfers = execution.send(answers)
         except StopIteration as stop:
             return seen, stop.value
-        seen.append(
-            (transfer.direction, transfer.physical, transfer.width, transfer.value, transfer.traced)
-        )
-        answer = None
-        if transfer.direction == "read":
-            answer = device
-            if transfer.ram:
+        seen += [(t.direction, t.physical, t.width, t.value, t.traced) for t in transfers]
+        answers = []
+        for transfer in transfers:
+            data = device.to_bytes(8, "little")
+            read = transfer.direction == "read"
+            if transfer.ram and read:
                 data = space.memory.read(transfer.physical, transfer.width)
-                answer = int.from_bytes(data, "little")
+            answers.append(int.from_bytes(data, "little") if read else None)
 
 
 def test_store_within_a_page(space: AddressSpace) -> None:
@@ -199,6 +199,47 @@ def test_code_is_read_until_ram_ends(space: AddressSpace) -> None:
     # The next page is a device: reading it would have side effects.
     assert space.read(BEFORE + 0xFFC, 15) == bytes([4, 5, 6, 7])
     assert space.read(NOTHING, 15) == b""
+
+
+NARROW = Region("pba", DEVICE + 0x2000, DEVICE + 0x2005, DEVICE + 0x2000, "nvme", "msix-pba")
+LAPIC = Region("lapic", 0xFEE0_0000, 0xFEEF_FFFF, 0xFEE0_0000, "apic", "apic-msi")
+REGIONS = RegionMap([REGION, NARROW, LAPIC], [], [(0, 0x1FFF), (DEVICE + 0x2006, DEVICE + 0x2FFF)])
+
+
+def bound(physical: int, width: int) -> Transfer:
+    region, ram = REGIONS.find(physical), REGIONS.is_ram(physical)
+    return Transfer("read", 0, physical, width, None, region, traced=False, ram=ram)
+
+
+@pytest.mark.parametrize(
+    ("physical", "width", "alike"),
+    [
+        (DEVICE, 1, True),
+        (DEVICE + 3, 1, True),
+        (DEVICE + 2, 2, True),
+        (DEVICE + 4, 4, True),
+        (DEVICE, 8, False),  # a device may take 4 bytes at most
+        (DEVICE + 1, 2, False),
+        (DEVICE + 2, 4, False),
+        (DEVICE + 4, 3, False),  # what a page's end leaves of an access
+        (DEVICE + 0x2004, 2, True),
+        (DEVICE + 0x2004, 4, False),  # over the region's end, into RAM
+        (DEVICE + 0x3000, 4, False),  # nothing answers there
+        (0xFEE0_0020, 4, False),
+        (0x101, 4, True),  # RAM
+        (0x100, 8, True),
+        (0x1FFE, 4, False),  # over the end of RAM
+        (DEVICE + 0x2006, 1, True),
+    ],
+)
+def test_what_the_debugger_delivers_as_a_vcpu_does(physical: int, width: int, alike: bool) -> None:
+    assert delivered_alike([bound(physical, width)], REGIONS) is alike
+
+
+def test_an_access_in_parts_is_the_vcpus() -> None:
+    # To the device each part alone would be aligned; the access itself is not.
+    assert not delivered_alike([bound(0x1FFE, 2), bound(DEVICE, 2)], REGIONS)
+    assert delivered_alike([bound(0xFFE, 2), bound(0x1000, 2)], REGIONS)
 
 
 def test_records_of_device_and_ram() -> None:

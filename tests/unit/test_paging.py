@@ -13,6 +13,8 @@ from tracer.paging import (
     USER_SLOTS,
     WRITABLE,
     Paging,
+    borrow,
+    give_back,
     leaves,
     paging_of,
     permitted,
@@ -138,6 +140,45 @@ def test_leaves_of_programs_alone() -> None:
     ram.map(HIGH, 0xFED0_0000)
     assert [leaf.linear for leaf in leaves(ram, PAGING)] == [0x7000, HIGH]
     assert [leaf.linear for leaf in leaves(ram, PAGING, USER_SLOTS)] == [0x7000]
+
+
+def test_an_entry_is_borrowed_and_given_back() -> None:
+    ram = Ram()
+    ram.map(HIGH + 0x7000, 0x1000)
+    ram.map(0x7000, 0x1000)
+    before = bytes(ram.data)
+    loan = borrow(ram, PAGING, 0xFED0_0104, 8)
+    # The last entry of the highest table that maps 2 MiB pages.
+    assert loan is not None
+    assert loan.linear == HIGH + 0x3FE0_0000 + 0x10_0104
+    leaf = walk(ram, PAGING, loan.linear)
+    assert leaf is not None
+    assert leaf.translate(loan.linear) == 0xFED0_0104
+    assert leaf.size == 0x20_0000
+    assert leaf.entry_address == loan.entry_address
+    assert leaf.writable and not leaf.user
+    give_back(ram, loan)
+    assert bytes(ram.data) == before
+
+
+def test_an_entry_that_holds_the_whole_access_is_borrowed() -> None:
+    ram = Ram()
+    ram.map(0x7000, 0x1000)
+    assert borrow(ram, PAGING, 0xFEDF_FFFC, 4) is not None
+    loan = borrow(ram, PAGING, 0xFEDF_FFFD, 4)
+    assert loan is not None
+    leaf = walk(ram, PAGING, loan.linear + 3)
+    assert leaf is not None
+    assert (leaf.size, leaf.translate(loan.linear)) == (1 << 30, 0xFEDF_FFFD)
+    assert borrow(ram, PAGING, 0xFFFF_FFFD, 8) is None  # over the end of 1 GiB
+
+
+def test_nothing_is_borrowed_of_full_tables() -> None:
+    ram = Ram()
+    full = (ROOT | PRESENT | WRITABLE).to_bytes(8, "little") * 512
+    ram.write(ROOT, full)  # every entry leads back: what a hostile guest may have
+    assert borrow(ram, PAGING, 0xFED0_0000, 4) is None
+    assert borrow(ram, Paging(1 << 40, 4, POISON), 0xFED0_0000, 4) is None
 
 
 def test_poison_bit_is_reserved() -> None:

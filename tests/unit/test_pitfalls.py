@@ -64,16 +64,16 @@ def run(
     """Carry out an instruction; return its transfers as direction, physical, width, value."""
     insn = decode(bytes.fromhex(code), cpu.rip, cpu.mode)
     execution = carry_out(insn, cpu, where or space())
-    left, answer = list(answers), None
+    left, told = list(answers), None
     while True:
         try:
-            transfer = execution.send(answer)
+            transfers = execution.send(told)
         except StopIteration as stop:
             outcome: Outcome = stop.value
             assert not left, "not every answer was asked for"
             done = outcome.transfers
             return [(t.direction, t.physical, t.width, t.value) for t in done], outcome
-        answer = left.pop(0) if transfer.direction == "read" else None
+        told = [left.pop(0) if t.direction == "read" else None for t in transfers]
 
 
 def foretold(code: str, cpu: CpuState, where: AddressSpace | None = None) -> tuple[Transfer, ...]:

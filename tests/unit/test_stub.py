@@ -9,6 +9,7 @@ import unicorn
 from unicorn import x86_const as regs
 
 from tracer.stub import (
+    NOTE_MSR,
     SPILL_SIZE,
     VALUE_OFFSET,
     Gate,
@@ -101,6 +102,39 @@ def test_changes_reach_the_interrupted_code(cpu: unicorn.Uc) -> None:
     rip, _, rflags, interrupted_rsp, _ = struct.unpack("<5Q", cpu.mem_read(rsp, 40))
     assert (rip, rflags, interrupted_rsp) == (CODE + 3, 0x8D7, STACK + 0xF00)
     assert bytes(cpu.mem_read(STUB.leave, 2)) == b"\x48\xcf"  # iretq
+
+
+def test_cr2_is_noted_and_given_back(cpu: unicorn.Uc) -> None:
+    def note() -> int:
+        return int(cpu.msr_read(NOTE_MSR))
+
+    if not keeps_a_note(cpu):
+        pytest.skip("this unicorn has no machine-check banks")
+    cpu.reg_write(regs.UC_X86_REG_CR2, 0xFFFF_8880_1234_5678)
+    fault(cpu, 0, HANDLER)
+    assert note() == 0xFFFF_8880_1234_5678
+    assert cpu.reg_read(regs.UC_X86_REG_CR2) == 0xFFFF_8880_1234_5678
+    cpu.reg_write(regs.UC_X86_REG_CR2, DATA)
+    fault(cpu, RSVD, STUB.stop)
+    assert spilled(cpu)[1].cr2 == DATA
+    cpu.emu_start(STUB.stop, STUB.leave, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_CR2) == 0xFFFF_8880_1234_5678
+
+
+def keeps_a_note(cpu: unicorn.Uc) -> bool:
+    cpu.msr_write(NOTE_MSR, 0x1234)
+    return int(cpu.msr_read(NOTE_MSR)) == 0x1234
+
+
+def test_a_stub_without_a_note(cpu: unicorn.Uc) -> None:
+    plain = assemble(BASE, HANDLER, notes=False)
+    assert len(plain.code) < len(STUB.code)
+    cpu.mem_write(BASE, plain.code)
+    cs, ss = cpu.reg_read(regs.UC_X86_REG_CS), cpu.reg_read(regs.UC_X86_REG_SS)
+    cpu.mem_write(FRAME, struct.pack("<6Q", 0, CODE, cs, 0x246, STACK + 0xF00, ss))
+    cpu.reg_write(regs.UC_X86_REG_RSP, FRAME)
+    cpu.emu_start(plain.entry, HANDLER, count=2 + 1)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == HANDLER
 
 
 def test_nothing_to_write_back(cpu: unicorn.Uc) -> None:

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 import pytest
 
 from tracer.errors import DebuggerError
-from tracer.target_description import RegisterLayout, describe, parse_chunk, request
+from tracer.target_description import (
+    RegisterLayout,
+    describe,
+    parse_chunk,
+    parse_register,
+    request,
+)
 
 TARGET = (
     '<?xml version="1.0"?><!DOCTYPE target SYSTEM "gdb-target.dtd"><target>'
@@ -57,6 +63,16 @@ def test_an_answer() -> None:
     assert (values["w"], values["y"]) == (0x17161514, 28)
     # A register that is not available counts as zero; what follows was not described.
     assert layout(ANNEXES).unpack("xx" * 8 + data[8:].hex() + "ffff")["a"] == 0
+
+
+def test_packets_of_one_register() -> None:
+    found = layout(ANNEXES)
+    assert found.write("b", 0x1234) == "P1=3412"
+    assert found.write("w", 5) == "P27=05000000"
+    assert found.read("y") == "p29"
+    assert parse_register("3412") == 0x1234
+    with pytest.raises(DebuggerError, match="answered 'E14' to a request for a register"):
+        parse_register("E14")
 
 
 @pytest.mark.parametrize(

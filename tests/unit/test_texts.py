@@ -12,7 +12,7 @@ from tracer.errors import DebuggerError, QemuError
 from tracer.flat_view import DeviceNames, name_regions, parse_flat_view
 from tracer.gdb_console import gdb_version, packet_answers
 from tracer.qemu_log import entries
-from tracer.qemu_monitor import descriptor_tables
+from tracer.qemu_monitor import descriptor_tables, halted
 from tracer.target_description import describe, parse_chunk
 from tracer.x86 import GPR
 
@@ -47,9 +47,16 @@ def test_memory_map(folder: Path) -> None:
 @by_qemu
 def test_descriptor_tables(folder: Path) -> None:
     tables = descriptor_tables((folder / "registers").read_text())
+    assert not halted((folder / "registers").read_text())
     assert tables.idt.limit == 256 * 16 - 1
     assert tables.gdt.limit == 0x7F
     assert tables.idt.base >= tables.gdt.base >= 0xFFFF_FFFF_8000_0000
+
+
+def test_halted() -> None:
+    assert halted("CPU#1\nRIP=ffffffff81c010ab RFL=00000246 [---Z-P-] CPL=0 II=0 HLT=1\nES =0")
+    with pytest.raises(QemuError, match="sleeps"):
+        halted("RIP=ffffffff81c010ab")
 
 
 def test_descriptor_tables_that_are_not_told() -> None:

@@ -107,14 +107,15 @@ class GdbClient(asyncio.SubprocessProtocol):
         await self.command(text)
         return "".join(self._console)
 
-    async def packets(self, packets: Sequence[str]) -> list[str]:
+    async def packets(self, packets: Sequence[str], *commands: str) -> list[str]:
         """Exchange remote-protocol packets with the stub and return the answers.
 
-        Ref: GDB manual, "Packets". Nothing is cached on the way, so this is for what GDB does
-        not keep: physical memory and whole register files.
+        ``commands`` are carried out after them, with the same write. Ref: GDB manual, "Packets".
+        GDB knows nothing of what a packet does: it caches nothing on the way, and what it has
+        cached stays as it is.
         """
         self._console.clear()
-        await self.batch([f"maint packet {packet}" for packet in packets])
+        await self.batch([*(f"maint packet {packet}" for packet in packets), *commands])
         return packet_answers("".join(self._console), packets)
 
     async def stopped(self) -> mi.Stopped:

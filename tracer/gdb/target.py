@@ -1,4 +1,11 @@
-"""The stopped guest as GDB sees it: registers, physical devices, breakpoints, going on.
+"""The stopped guest: registers, physical devices, breakpoints, going on.
+
+Two ways lead to QEMU's stub. Through GDB's own commands the guest goes on to whatever stops it
+next. By packet, of which GDB knows nothing, everything is done that belongs to one stop: registers
+are changed, devices are reached, and the stopped vCPU runs *alone* for a few instructions. GDB
+looks around wherever it knows of a stop (the byte at RIP; after a step 64 bytes at RSP), and a
+device would answer. What GDB has cached of the stop does no harm: it goes on from where the vCPU
+really stands, and at the next stop reads everything anew.
 
 Ref: QEMU docs/system/gdb.rst ("Examining physical memory"); GDB manual, "Packets".
 """
@@ -12,7 +19,14 @@ from pathlib import Path
 from tracer import mi
 from tracer.errors import DebuggerError, InterceptError
 from tracer.gdb.client import GdbClient
-from tracer.target_description import RegisterLayout, describe, parse_chunk, request
+from tracer.stop_reply import SIGTRAP, parse_stop_reply
+from tracer.target_description import (
+    RegisterLayout,
+    describe,
+    parse_chunk,
+    parse_register,
+    request,
+)
 from tracer.x86 import GPR, PAGE_SIZE
 
 _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
@@ -34,11 +48,31 @@ class RegisterFile:
         return self.values[name]
 
 
+@dataclass(frozen=True, slots=True)
+class SetRegister:
+    """Write a register of the stopped vCPU, by GDB's name."""
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetMemory:
+    """Write guest RAM at a linear address."""
+
+    linear: int
+    data: bytes
+
+
+Change = SetRegister | SetMemory
+
+
 class Target:
-    """Drive one guest through one GDB."""
+    """Drive one guest through one GDB. ``vcpu`` is the one that stopped last, counted from 0."""
 
     def __init__(self, client: GdbClient) -> None:
         self.client = client
+        self.vcpu = 0
         self._layout = RegisterLayout("", ())
         self._rsp = self._cr3 = 0
 
@@ -48,7 +82,7 @@ class Target:
         Raises DebuggerError when either side does not know those of an x86-64 CPU.
         """
         await self.client.command(f"target remote {socket}")
-        await self.client.stopped()
+        await self.stopped()
         layout = self._layout = await self._describe()
         layout.require(_NEEDED)
         names = (await self.client.command("-data-list-register-names")).get("register-names")
@@ -80,12 +114,9 @@ class Target:
         return RegisterFile(self._layout.unpack(answer))
 
     async def register(self, name: str) -> int:
-        """Return one integer register of the vCPU that stopped."""
-        payload = await self.client.command(f"-data-evaluate-expression (long)${name}")
-        value = payload.get("value")
-        if not isinstance(value, str):
-            raise DebuggerError(f"gdb does not know register {name}: {payload}")
-        return int(value) & 0xFFFF_FFFF_FFFF_FFFF
+        """Return one register of the vCPU that stopped."""
+        (answer,) = await self.client.packets([self._layout.read(name)])
+        return parse_register(answer)
 
     async def stack_and_tables(self) -> tuple[int, int]:
         """Return RSP and CR3 of the vCPU that stopped, in one command."""
@@ -125,22 +156,16 @@ class Target:
     async def flush_tlb(self, cr3: int) -> None:
         """Empty the TLB of the stopped vCPU by writing its own CR3 back.
 
-        QEMU then drops global translations too. GDB knows CR3 only as a set of fields, which
-        it does not assign as a whole.
+        QEMU then drops global translations too.
         """
-        value = cr3.to_bytes(8, "little").hex()
-        (answer,) = await self.client.packets([f"P{self._layout.numbers['cr3']:x}={value}"])
-        if answer != "OK":
-            raise InterceptError(f"the TLB was not flushed: the stub answered {answer!r}")
+        await self.change([SetRegister("cr3", cr3)])
 
     async def flush_all_tlbs(self) -> None:
         """Empty the TLB of every vCPU.
 
         QEMU does so when a watchpoint is wider than a page (cpu_watchpoint_insert).
         """
-        answers = await self.client.packets([f"Z2,0,{_WIDE:x}", f"z2,0,{_WIDE:x}"])
-        if answers != ["OK", "OK"]:
-            raise InterceptError(f"the TLBs were not flushed: the stub answered {answers}")
+        await self._agreed(f"Z2,0,{_WIDE:x}", f"z2,0,{_WIDE:x}")
 
     async def write_code(self, linear: int, code: bytes) -> None:
         """Write guest code at a linear address, so that QEMU notices."""
@@ -165,72 +190,88 @@ class Target:
         """Remove a breakpoint or watch."""
         await self.client.command(f"-break-delete {number}")
 
-    async def hold_others(self, held: bool) -> None:
-        """Let only the stopped vCPU run on a resume, or all of them."""
-        await self.client.command(f"-gdb-set scheduler-locking {'on' if held else 'off'}")
+    async def change(self, changes: Sequence[Change]) -> None:
+        """Make changes to the stopped vCPU and to what it sees. Raises InterceptError."""
+        _check(changes, await self.client.packets(self._packets(changes)))
 
-    async def go(self, changes: Sequence[str] = ()) -> None:
-        """Carry out assignments made by :func:`assign`, and go on."""
-        await self.client.batch([*changes, "-exec-continue"])
+    async def go(self, changes: Sequence[Change] = ()) -> None:
+        """Make changes, and let the guest go on."""
+        packets = self._packets(changes)
+        _check(changes, await self.client.packets(packets, "-exec-continue"))
 
-    async def resume(self, changes: Sequence[str] = ()) -> mi.Stopped:
-        """Carry out assignments made by :func:`assign`, go on, and wait for the next stop."""
+    async def stopped(self) -> mi.Stopped:
+        """Wait until the guest stops."""
+        stop = await self.client.stopped()
+        self.vcpu = (stop.thread or 1) - 1
+        return stop
+
+    async def resume(self, changes: Sequence[Change] = ()) -> mi.Stopped:
+        """Make changes, let the guest go on, and wait for the next stop."""
         await self.go(changes)
-        return await self.client.stopped()
+        return await self.stopped()
 
     async def detach(self) -> None:
         """Remove every breakpoint and let the guest go on without a debugger."""
         await self.client.batch(["-break-delete", "-target-detach"])
 
-    async def run_to(self, linear: int, changes: Sequence[str] = ()) -> None:
-        """Carry out assignments and run on to a linear address where a stop is sure.
+    async def run_alone(self, linear: int, changes: Sequence[Change] = ()) -> None:
+        """Make changes and run the stopped vCPU to a linear address where a stop is sure.
 
-        Raises InterceptError when the vCPU does not come there.
+        The others stand meanwhile. Raises InterceptError when the vCPU does not come there.
         """
-        stop = await self.resume(changes)
+        rip = await self._alone("c", changes)
         for _ in range(_STRAYS):
-            if stop.address == linear:
+            if rip == linear:
                 return
-            if not stop.stray:
-                break
-            stop = await self.resume()
-        raise InterceptError(
-            f"the vCPU went to {stop.address or 0:#x}, not to {linear:#x} ({stop.reason})"
-        )
+            # A late stop, of a moment that has passed.
+            rip = await self._alone("c")
+        raise InterceptError(f"vCPU {self.vcpu} went to {rip:#x}, not to {linear:#x}")
 
-    async def break_at(self, linear: int) -> None:
-        """Run the stopped vCPU to a linear address, with a breakpoint for this once."""
-        await self.run_to(linear, [f"-break-insert -t -h *{linear:#x}"])
+    async def break_alone(self, linear: int, changes: Sequence[Change] = ()) -> None:
+        """Do the same with a breakpoint at the linear address for this once."""
+        place = f"1,{linear:x},1"
+        await self._agreed(f"Z{place}")
+        await self.run_alone(linear, changes)
+        await self._agreed(f"z{place}")
 
-    async def step_once(self) -> int | None:
+    async def step_alone(self) -> int:
         """Run one instruction of the stopped vCPU; return the linear address it stops at."""
-        await self.client.command("-exec-step-instruction")
-        return (await self.client.stopped()).address
+        return await self._alone("s")
 
-    async def step(self, origin: int) -> None:
-        """Run one instruction, the one at linear address ``origin``."""
+    async def _alone(self, action: str, changes: Sequence[Change] = ()) -> int:
+        # Makes changes and runs; returns RIP at the stop.
+        thread = f"p1.{self.vcpu + 1:x}"
         for _ in range(_STRAYS):
-            await self.client.command("-exec-step-instruction")
-            stop = await self.client.stopped()
-            # A REP instruction may well be where it was.
-            if stop.reason == "end-stepping-range" or stop.address != origin:
-                return
+            packets = [*self._packets(changes), f"vCont;{action}:{thread}"]
+            packets += [f"Hg{thread}", self._layout.read("rip")]
+            *made, run, _, rip = await self.client.packets(packets)
+            _check(changes, made)
+            reply = parse_stop_reply(run)
+            if reply.vcpu == self.vcpu and reply.signal == SIGTRAP:
+                return parse_register(rip)
+            # Another vCPU had stopped at the same moment as this one.
+            changes = ()
+        raise InterceptError(f"vCPU {self.vcpu} does not run: QEMU's GDB stub answers {run}")
+
+    async def _agreed(self, *packets: str) -> None:
+        answers = await self.client.packets(packets)
+        if answers != ["OK"] * len(packets):
+            raise InterceptError(f"QEMU's GDB stub answered {answers} to {packets}")
+
+    def _packets(self, changes: Sequence[Change]) -> list[str]:
+        return [
+            f"M{change.linear:x},{len(change.data):x}:{change.data.hex()}"
+            if isinstance(change, SetMemory)
+            else self._layout.write(change.name, change.value)
+            for change in changes
+        ]
 
 
-def assign(register: str, value: int) -> str:
-    """Return the command that writes a register."""
-    return f"-gdb-set ${register}={value:#x}"
-
-
-def assign_xmm(number: int, value: int) -> str:
-    """Return the command that writes the 128 bits of an XMM register."""
-    low, high = value & 0xFFFF_FFFF_FFFF_FFFF, value >> 64
-    return f"-gdb-set $xmm{number}.v2_int64={{{low:#x},{high:#x}}}"
-
-
-def store(linear: int, data: bytes) -> str:
-    """Return the command that writes guest memory at a linear address."""
-    return f"-data-write-memory-bytes {linear:#x} {data.hex()}"
+def _check(changes: Sequence[Change], answers: Sequence[str]) -> None:
+    for change, answer in zip(changes, answers, strict=True):
+        if answer != "OK":
+            what = change.name if isinstance(change, SetRegister) else f"linear {change.linear:#x}"
+            raise InterceptError(f"QEMU's GDB stub did not write {what}: {answer!r}")
 
 
 def _number(payload: mi.Payload, key: str) -> int:

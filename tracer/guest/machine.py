@@ -26,7 +26,7 @@ from tracer.guest.ending import Ending
 from tracer.guest.log import QemuLog
 from tracer.guest.memory import GuestMemory, Span
 from tracer.process import Process, exit_words, start, words_of
-from tracer.qemu_monitor import DescriptorTables, descriptor_tables
+from tracer.qemu_monitor import DescriptorTables, descriptor_tables, halted
 from tracer.region import Region
 from tracer.scratch import scratch_folder
 
@@ -256,9 +256,10 @@ class Machine(asyncio.SubprocessProtocol):
         except (QMPError, OSError, EOFError) as error:
             raise QemuError(f"QEMU did not carry out {command}: {error}") from error
 
-    async def monitor(self, command: str) -> str:
-        """Carry out a human-monitor command and return its text."""
-        result = await self.execute("human-monitor-command", {"command-line": command})
+    async def monitor(self, command: str, vcpu: int = 0) -> str:
+        """Carry out a human-monitor command, about one vCPU if any, and return its text."""
+        arguments = {"command-line": command, "cpu-index": vcpu}
+        result = await self.execute("human-monitor-command", arguments)
         return result if isinstance(result, str) else ""
 
     async def pause(self) -> None:
@@ -268,10 +269,17 @@ class Machine(asyncio.SubprocessProtocol):
 
     async def physical_bits(self) -> int:
         """Return MAXPHYADDR of the guest's CPUs (Intel SDM vol. 3A, 4.1.4)."""
+        bits = await self._cpu_property("phys-bits")
+        return bits if isinstance(bits, int) and bits else 40
+
+    async def has_machine_check(self) -> bool:
+        """Tell whether the guest's CPUs have banks of machine-check registers."""
+        return all([await self._cpu_property(name) is True for name in ("mce", "mca")])
+
+    async def _cpu_property(self, name: str) -> object:
         cpus = await self.execute("query-cpus-fast")
         path = cpus[0]["qom-path"] if isinstance(cpus, list) and cpus else ""
-        bits = await self.execute("qom-get", {"path": path, "property": "phys-bits"})
-        return bits if isinstance(bits, int) and bits else 40
+        return await self.execute("qom-get", {"path": path, "property": name})
 
     async def vcpus(self) -> int:
         """Return how many vCPUs the guest has."""
@@ -294,6 +302,10 @@ class Machine(asyncio.SubprocessProtocol):
     def map_changed(self) -> bool:
         """Tell whether :meth:`memory_map` may answer otherwise than before this was asked last."""
         return self._log.map_changed()
+
+    async def halted(self, vcpu: int) -> bool:
+        """Tell whether a vCPU sleeps in HLT."""
+        return halted(await self.monitor("info registers", vcpu))
 
     async def descriptor_tables(self) -> DescriptorTables:
         """Return where the first vCPU's GDT and IDT are, which QEMU's GDB stub does not show."""

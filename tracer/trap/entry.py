@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from tracer import kaslr, linux, mi
 from tracer.bzimage import is_elf
 from tracer.errors import GuestError, KernelImageError
-from tracer.gdb.target import Target
+from tracer.gdb.target import Change, Target
 from tracer.guest.kernel import Kernel
 from tracer.guest.machine import Machine
 
-Resume = Callable[[Sequence[str]], Awaitable[mi.Stopped]]
+Resume = Callable[[Sequence[Change]], Awaitable[mi.Stopped]]
 
 _TRIES = 16
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from tracer.errors import InterceptError
 from tracer.footprint import Encounter
-from tracer.gdb.target import assign_xmm, store
+from tracer.gdb.target import Change, SetMemory, SetRegister
 from tracer.instruction import Instruction
 from tracer.intercept import AddressSpace, Meddling, Transfer
-from tracer.stub import SPILL_SIZE, Spill, patch_spill
+from tracer.stub import SPILL_SIZE, Spill, Stub, patch_spill
+from tracer.trap.carrier import Stand
 from tracer.x86 import CpuState, PageFaultCode
 
 
@@ -31,9 +32,13 @@ class Fault:
     space: AddressSpace
     cpu: CpuState
     xmm: tuple[int, ...] = ()
-    departure: list[str] = field(default_factory=list)
+    departure: list[Change] = field(default_factory=list)
     replayed: list[int] = field(default_factory=list)
     meddled: dict[int, Meddling] = field(default_factory=dict)
+
+    def stand(self, stub: Stub) -> Stand:
+        """Return where the vCPU stands."""
+        return Stand(stub, self.space, self.stack)
 
     def check(self) -> None:
         """Raise InterceptError unless it is poison that the vCPU came upon."""
@@ -89,15 +94,15 @@ class Fault:
         write = bool(self.spill.frame.error_code & PageFaultCode.W)
         return Encounter(self.spill.cr2, write)
 
-    def write_back(self) -> list[str]:
+    def write_back(self) -> list[Change]:
         """Return what the interrupted code is to find changed: registers on the stack, and XMM."""
         cpu = self.cpu
-        changes: list[str] = []
+        changes: list[Change] = []
         patch = patch_spill(self.spill, cpu.gpr, cpu.rip, cpu.rflags)
         if patch is not None:
             offset, data = patch
-            changes.append(store(self.stack + offset, data))
+            changes.append(SetMemory(self.stack + offset, data))
         for number, value in enumerate(cpu.xmm):
             if self.xmm and self.xmm[number] != value:
-                changes.append(assign_xmm(number, value))
+                changes.append(SetRegister(f"xmm{number}", value))
         return [*changes, *self.departure]

@@ -25,8 +25,9 @@ class PageFaultGate:
     are free, where the stub has a page of its own.
     """
 
-    def __init__(self, target: Target, idt: int) -> None:
+    def __init__(self, target: Target, idt: int, *, notes: bool = True) -> None:
         self._target = target
+        self._notes = notes
         self._idt = idt
         self._gate = Gate(0, 0, 0)
         self.stub: Stub = assemble(0, 0)
@@ -53,7 +54,7 @@ class PageFaultGate:
         gate = self.gate(space, PAGE_FAULT_VECTOR)
         if not gate.present:
             raise InterceptError("the guest has no page-fault handler to put the stub in front of")
-        size = len(assemble(gate.handler, gate.handler).code)
+        size = len(self._assemble(gate.handler, gate.handler).code)
         starts = (gate.handler,) if place is None else (place, gate.handler)
         found = (find_page(space, start) or find_run(space, start, size) for start in starts)
         base = next((address for address in found if address is not None), None)
@@ -82,10 +83,13 @@ class PageFaultGate:
 
     async def _aim(self, gate: Gate, base: int) -> None:
         self._gate = gate
-        self.stub = assemble(base, gate.handler)
+        self.stub = self._assemble(base, gate.handler)
         log.debug("stub at %#x in front of handler %#x", base, gate.handler)
         await self._target.write_code(base, self.stub.code)
         await self._write_gate(dataclasses.replace(gate, handler=base))
+
+    def _assemble(self, base: int, handler: int) -> Stub:
+        return assemble(base, handler, notes=self._notes)
 
     async def _write_gate(self, gate: Gate) -> None:
         address = self._idt + Gate.SIZE * PAGE_FAULT_VECTOR

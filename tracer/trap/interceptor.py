@@ -6,7 +6,7 @@ Follow one access through :meth:`Interceptor.intercept`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tracer.decode import decode
@@ -17,11 +17,12 @@ from tracer.errors import (
     UnsupportedInstruction,
 )
 from tracer.footprint import Encounter, footprint
-from tracer.gdb.target import Target, assign, store
+from tracer.gdb.target import Change, SetMemory, SetRegister, Target
 from tracer.guest.names import Names
 from tracer.inference import inferred
 from tracer.instruction import Instruction
 from tracer.intercept import (
+    Answers,
     Meddling,
     Outcome,
     Transfer,
@@ -92,7 +93,7 @@ class Interceptor:
         self._sequence = 0
         self._cr4 = 0
 
-    async def intercept(self, vcpu: int, gate: PageFaultGate) -> list[str]:
+    async def intercept(self, vcpu: int, gate: PageFaultGate) -> list[Change]:
         """Complete the access that stopped a vCPU; return the changes to make before it goes on.
 
         Raises InterceptError when that cannot be done, with the guest left stopped.
@@ -116,7 +117,7 @@ class Interceptor:
                 return await self._leave_to_vcpu(fault, gate, str(error))
         return fault.write_back()
 
-    async def _leave_to_vcpu(self, fault: Fault, gate: PageFaultGate, why: str) -> list[str]:
+    async def _leave_to_vcpu(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
         try:
             return await self._step(fault, gate, why)
         except _Restart as restart:
@@ -213,33 +214,44 @@ class Interceptor:
     ) -> Outcome:
         execution = carry_out(insn, fault.cpu, fault.space)
         done: list[Transfer] = []
-        answer: int | None = None
+        answers: Answers | None = None
         while True:
             try:
-                transfer = execution.send(answer)
+                transfers = execution.send(answers)
             except StopIteration as stop:
                 outcome: Outcome = stop.value
                 return outcome
-            if self.overseer is not None and transfer.traced:
-                pending = self._pending(fault, insn, transfer, foretold, tuple(done))
-                answer = await self._overseen(self.overseer, pending, fault, gate)
-            elif len(foretold) == 1 and insn.rep is None and self._departs(transfer, fault, gate):
-                answer = None
-            else:
-                answer = await self._carry(transfer, fault, gate)
             if self.overseer is not None:
-                done.append(_read(transfer, answer) if transfer.direction == "read" else transfer)
+                answers = await self._overseen(
+                    self.overseer, insn, fault, gate, foretold, transfers, tuple(done)
+                )
+                done += map(_read, transfers, answers)
+                continue
+            alone = len(foretold) == 1 and insn.rep is None
+            if alone and self._departs(transfers[0], fault, gate):
+                answers = [None]
+            else:
+                answers = await self._carry(transfers, fault, gate)
 
-    async def _carry(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> int | None:
-        if self.standin is not None and self.standin.covers(transfer):
-            return self.standin.answer(transfer, fault)
-        return await self._carrier.perform(transfer, fault.space, gate.stub, fault.stack)
+    async def _carry(
+        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
+    ) -> Answers:
+        standin, stand = self.standin, fault.stand(gate.stub)
+        if standin is None or not any(map(standin.covers, transfers)):
+            return await self._carrier.perform(transfers, stand)
+        answers: list[int | None] = []
+        for transfer in transfers:
+            if standin.covers(transfer):
+                answers.append(standin.answer(transfer, fault))
+            else:
+                answers += await self._carrier.perform([transfer], stand)
+        return answers
 
     def _departs(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> bool:
         # Tells whether the vCPU makes the access on its way back, which is arranged then.
         if self.standin is not None and self.standin.covers(transfer):
             return False
-        departure = self._carrier.departure(transfer, fault.space, gate.stub, fault.stack)
+        departure = self._carrier.departure(transfer, fault.stand(gate.stub))
         fault.departure = departure or []
         return departure is not None
 
@@ -271,32 +283,58 @@ class Interceptor:
         )
 
     async def _overseen(
-        self, overseer: Overseer, pending: Pending, fault: Fault, gate: PageFaultGate
-    ) -> int | None:
-        transfer, number = pending.transfer, len(pending.done)
-        decision = _diverted(await overseer.before(pending), pending)
-        match decision:
-            case Skip(value):
-                fault.meddled[number] = Meddling(skipped=True)
-                return value if transfer.direction == "read" else None
-            case Give(value) if transfer.direction == "write":
-                fault.meddled[number] = Meddling(device=value)
-                transfer = replace(transfer, value=value)
-            case _:
-                pass
-        answer = await self._carry(transfer, fault, gate)
-        if transfer.direction == "write":
-            return None
-        if not isinstance(decision, Give):
-            decision = await overseer.answered(replace(pending, transfer=_read(transfer, answer)))
-        if isinstance(decision, Give):
+        self,
+        overseer: Overseer,
+        insn: Instruction,
+        fault: Fault,
+        gate: PageFaultGate,
+        foretold: tuple[Transfer, ...],
+        transfers: tuple[Transfer, ...],
+        done: tuple[Transfer, ...],
+    ) -> Answers:
+        # One access: all of its transfers are asked about before any is made.
+        answers: list[int | None] = [None] * len(transfers)
+        wanted: dict[int, Transfer] = {}
+        given: dict[int, int] = {}
+        for index, transfer in enumerate(transfers):
+            wanted[index] = transfer
+            if not transfer.traced:
+                continue
+            number = len(done) + index
+            pending = self._pending(fault, insn, transfer, foretold, (*done, *transfers[:index]))
+            match _diverted(await overseer.before(pending), pending):
+                case Skip(value):
+                    fault.meddled[number] = Meddling(skipped=True)
+                    answers[index] = value if transfer.direction == "read" else None
+                    del wanted[index]
+                case Give(value) if transfer.direction == "write":
+                    fault.meddled[number] = Meddling(device=value)
+                    wanted[index] = replace(transfer, value=value)
+                case Give(value):
+                    given[index] = value
+                case Go():
+                    pass
+        made = await self._carry(tuple(wanted.values()), fault, gate)
+        for index, answer in zip(wanted, made, strict=True):
+            answers[index] = answer
+        for index, transfer in wanted.items():
+            if not transfer.traced or transfer.direction == "write":
+                continue
+            number, answer = len(done) + index, answers[index]
+            if index not in given:
+                before = (*done, *map(_read, transfers[:index], answers))
+                pending = self._pending(fault, insn, _read(transfer, answer), foretold, before)
+                decision = await overseer.answered(pending)
+                if not isinstance(decision, Give):
+                    continue
+                given[index] = decision.value
             fault.meddled[number] = Meddling(device=answer)
-            return decision.value
-        return answer
+            answers[index] = given[index]
+        return answers
 
     async def _deliver(
         self, fault: Fault, gate: PageFaultGate, exception: GuestException
-    ) -> list[str]:
+    ) -> list[Change]:
         # Same stack, same interrupted code: only error code, CR2 and handler differ from the
         # exception that was taken.
         self._counts["delivered"] += 1
@@ -310,18 +348,21 @@ class Interceptor:
                     f"{fault.cpu.rip:#x} cannot be delivered on the stack of a page fault"
                 )
             handler = entry.handler
-        await self._target.client.batch(fault.write_back())
+        await self._target.change(fault.write_back())
         await self._carrier.leave(gate.stub)
-        changes = [assign("rip", handler)]
+        changes: list[Change] = []
         if exception.error_code is not None:
             frame = fault.stack + SPILL_SIZE - 6 * 8
-            changes.append(store(frame, exception.error_code.to_bytes(8, "little")))
-            changes.append(assign("rsp", frame))
-        if exception.linear is not None:
-            changes.append(assign("cr2", exception.linear))
-        return changes
+            changes.append(SetMemory(frame, exception.error_code.to_bytes(8, "little")))
+            changes.append(SetRegister("rsp", frame))
+        if exception.linear is None:
+            return [*changes, SetRegister("rip", handler)]
+        # The guest's own page fault: its CR2 is noted on the way to the handler.
+        changes += [SetRegister("cr2", exception.linear), SetRegister("rip", gate.stub.entry)]
+        await self._target.break_alone(handler, changes)
+        return []
 
-    async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[str]:
+    async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
         code = await self._code(fault)
         try:
             insn: Instruction | None = decode(code, fault.cpu.rip, fault.cpu.mode)
@@ -341,7 +382,7 @@ class Interceptor:
             if insn is not None and fault.meddled:
                 return await self._skip(fault, insn, foretold, why)
         stepped = await self._carrier.native_step(
-            fault.cpu.rip, foretold, fault.space, gate.stub, admit, fault.encounter
+            foretold, fault.stand(gate.stub), admit, fault.encounter
         )
         if stepped.faulted:
             self._counts["faulted"] += 1
@@ -379,7 +420,7 @@ class Interceptor:
 
     async def _skip(
         self, fault: Fault, insn: Instruction, foretold: tuple[Transfer, ...], why: str
-    ) -> list[str]:
+    ) -> list[Change]:
         # Go on behind an instruction that nobody carries out.
         before = fault.cpu
         fault.cpu = replace(before, rip=before.rip + len(insn.code))
@@ -447,4 +488,7 @@ def _diverted(decision: Decision, pending: Pending) -> Go | Give | Skip:
 
 
 def _read(transfer: Transfer, answer: int | None) -> Transfer:
+    # The transfer with what it read.
+    if transfer.direction == "write":
+        return transfer
     return replace(transfer, value=(answer or 0) & ((1 << 8 * transfer.width) - 1))
