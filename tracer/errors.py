@@ -186,6 +186,7 @@ class GuestException(EmulationError):
 
     ``vector`` is the exception number (Intel SDM vol. 3A, table 6-1), ``error_code`` is absent
     for vectors that push none, ``linear`` is the faulting linear address (CR2) for #PF alone.
+    ``injected`` says that a person wants it, and the instruction would not raise it.
     """
 
     def __init__(
@@ -194,8 +195,11 @@ class GuestException(EmulationError):
         vector: int,
         error_code: int | None = None,
         linear: int | None = None,
+        *,
+        injected: bool = False,
     ) -> None:
         super().__init__(f"raises exception {vector}", code)
+        self.injected = injected
         self.vector = vector
         self.error_code = error_code
         self.linear = linear

@@ -21,6 +21,12 @@ for other guests to give to that place."""
 STUB_PLACE = "__entry_text_end"
 """Padding follows it, executable, and mapped in user page tables too under PTI."""
 
+TEXT = (("_stext", "_etext"), ("_sinittext", "_einittext"))
+"""What the kernel's code lies between."""
+
+SWITCHES_KERNELS = ("machine_kexec",)
+"""Functions that take the IDT away before another kernel starts."""
+
 SPARE_LINEAR = 0xFFFF_FFFF_FFE0_0000
 """The hole at the end of the address space, 2 MiB beside the fixmap (Documentation/arch/x86/
 x86_64/mm.rst, "unused hole")."""

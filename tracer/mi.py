@@ -51,6 +51,11 @@ class Stopped:
         return self.signal == "SIGTRAP" or self.reason == "read-watchpoint-trigger"
 
     @property
+    def ended(self) -> bool:
+        """Tell whether the machine has shut down (gdb_vm_state_change: GDB_SIGNAL_QUIT)."""
+        return self.reason.startswith("exited") or self.signal == "SIGQUIT"
+
+    @property
     def interrupted(self) -> bool:
         """Tell whether QEMU's monitor stopped the machine (gdb_vm_state_change: GDB_SIGNAL_INT)."""
         return self.signal == "SIGINT"

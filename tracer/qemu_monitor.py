@@ -32,6 +32,65 @@ class DescriptorTables:
     idt: DescriptorTable
 
 
+@dataclass(frozen=True, slots=True)
+class VcpuState:
+    """Hold what QEMU tells of a vCPU and its GDB stub does not, with what it is told by.
+
+    ``task`` is the linear address of its TSS, ``task_limit`` the offset of the last byte, and
+    ``task_selector`` what the task register holds.
+    ``paging`` tells whether it is in long mode and translates addresses.
+    """
+
+    rip: int
+    rsp: int
+    cr2: int
+    cr3: int
+    cr4: int
+    tables: DescriptorTables
+    task: int
+    task_limit: int
+    task_selector: int
+    paging: bool
+
+
+_VALUE = re.compile(r"\b(?:[RE](?=[IS]P=))?(IP|SP|CR[0-4]|EFER)=([0-9a-f]+)")
+_TASK = re.compile(r"^TR =([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+) ", re.MULTILINE)
+_CR0_PG, _EFER_LMA = 1 << 31, 1 << 10
+
+
+def vcpu_states(registers: str) -> tuple[VcpuState, ...]:
+    """Return the state of each vCPU that ``info registers`` tells of, in order.
+
+    Raises QemuError for a text that is not of that.
+    """
+    states = []
+    for text in re.split(r"^CPU#\d+\s*$", registers, flags=re.MULTILINE):
+        if not text.strip():
+            continue
+        values = {name: int(value, 16) for name, value in _VALUE.findall(text)}
+        task = _TASK.search(text)
+        try:
+            states.append(
+                VcpuState(
+                    rip=values["IP"],
+                    rsp=values["SP"],
+                    cr2=values["CR2"],
+                    cr3=values["CR3"],
+                    cr4=values["CR4"],
+                    tables=descriptor_tables(text),
+                    task=int(task[2], 16) if task else 0,
+                    task_limit=int(task[3], 16) if task else 0,
+                    task_selector=int(task[1], 16) if task else 0,
+                    paging=bool(values["CR0"] & _CR0_PG and values["EFER"] & _EFER_LMA),
+                )
+            )
+        except KeyError as error:
+            raise QemuError(
+                f"QEMU's `info registers` does not tell {error}: {text.strip()[:80]!r}"
+            ) from None
+    return tuple(states)
+
+
 def descriptor_tables(registers: str) -> DescriptorTables:
     """Return the descriptor tables that ``info registers`` tells of.
 

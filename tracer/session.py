@@ -34,6 +34,7 @@ from tracer.orc import Stack
 from tracer.page_filter import whole_pages
 from tracer.paging import poison_bit
 from tracer.pending import Overseer
+from tracer.qemu_monitor import DescriptorTable, vcpu_states
 from tracer.recording import RecordedDevice
 from tracer.region import (
     Choice,
@@ -44,12 +45,15 @@ from tracer.region import (
     traced_ranges,
 )
 from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
+from tracer.trap.blame import whose_doing
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier, Stand, can_enter
 from tracer.trap.entry import follow_kaslr, reach_entry
-from tracer.trap.gate import PageFaultGate, refuse_fred
+from tracer.trap.gate import PageFaultGate, Written, refuse_fred
 from tracer.trap.hook import MappingHooks
 from tracer.trap.interceptor import Interceptor
+from tracer.trap.interrupt_stack import InterruptStacks
+from tracer.trap.loads import Loaded, TableLoads
 from tracer.trap.mapping import (
     Poisoned,
     heal_everything,
@@ -94,6 +98,7 @@ class Traps:
     gate: PageFaultGate
     hooks: MappingHooks
     users: UserMappings
+    loads: TableLoads
     interceptor: Interceptor
 
 
@@ -194,13 +199,12 @@ class Session:
         await self.refresh_regions()
         self._tell_left_out()
         symbols = self._names.kernel
-        tables = await self.machine.descriptor_tables()
         notes = await self.machine.has_machine_check()
-        gate = PageFaultGate(self.target, tables.idt.base, notes=notes)
+        gate = PageFaultGate(self.target, self.machine.memory, self._idt_of, notes=notes)
         registers = await self.target.registers()
         refuse_fred(registers["cr4"])
         space = self.view.space_of(registers)
-        await gate.install(space, symbols.address_of(linux.STUB_PLACE))
+        loads = await self._plant(gate, registers, space)
         hooks = MappingHooks(self.target)
         missing = await hooks.install(symbols, space, whole_pages(self.machine.memory.ranges))
         if missing:
@@ -211,7 +215,7 @@ class Session:
         hides = hide_poison(space, self._names)
         users = UserMappings(self.target, self._names, hides=hides, scratch=gate.scratch)
         if notes:
-            await self._carrier.note(gate.stub, gate.handler, registers)
+            await self._carrier.note(gate.stub, registers)
         else:
             self._remark("the guest's CPU has no machine-check banks: accesses change its CR2")
         callers = self._callers = Callers(self._names, self.publish, stacks=stacks)
@@ -224,8 +228,31 @@ class Session:
         if self.recorded is not None:
             interceptor.standin = StandIn(self.recorded, self._names, self.counts)
         interceptor.overseer = self.overseer
-        self._traps = Traps(gate, hooks, users, interceptor)
+        self._traps = Traps(gate, hooks, users, loads, interceptor)
         await self._poison_everything(registers, "present at kernel entry")
+
+    async def _plant(
+        self, gate: PageFaultGate, registers: RegisterFile, space: AddressSpace
+    ) -> TableLoads:
+        # Put the stub in front of the guest's page-fault handler, in every IDT to come.
+        symbols = self._names.kernel
+        state = (await self.machine.vcpu_states())[self.target.vcpu]
+        place = symbols.address_of(linux.STUB_PLACE)
+        await gate.place(space, state.tables.idt, place, registers["cs"])
+        stacks = None
+        if symbols.address_of(linux.ENTRIES[0]) is None:
+            stacks = InterruptStacks(self.target, gate.room, self.view.vcpus)
+            if not await stacks.begin(state, registers, space):
+                stacks = None
+                self._remark("no interrupt stack for page faults: RSP must not be in a device")
+        gate.stack = stacks.number if stacks is not None else 0
+        await gate.follow(space, state.tables.idt)
+        loads = TableLoads(self.target, self.view, gate, stacks)
+        await loads.install(space, self._names)
+        return loads
+
+    async def _idt_of(self, vcpu: int) -> DescriptorTable:
+        return (await self.machine.vcpu_states())[vcpu].tables.idt
 
     async def run(self) -> Ending:
         """Trace from where :meth:`trap` left off to the end of the guest; return how QEMU ended.
@@ -237,7 +264,7 @@ class Session:
             changes = await self._halt("kernel entry")
             while not self._releasing:
                 stop = await self._resume(changes)
-                if stop.reason.startswith("exited"):
+                if stop.ended:
                     break
                 self.counts["stops"] += 1
                 changes = await self._handle(stop, self.traps)
@@ -247,19 +274,19 @@ class Session:
             pass
         except DebuggerError as error:
             return await self._ending_behind(error, "while it was traced")
-        return check(await self.machine.ended())
+        return self._judge(await self.machine.ended())
 
     async def run_untraced(self) -> Ending:
         """Let the guest run to its end without any trap."""
         try:
             stop = await self._resume(())
-            if not stop.reason.startswith("exited"):
+            if not stop.ended:
                 raise InterceptError(f"the guest stopped without a trap: {stop.reason}")
         except TargetGone:
             pass
         except DebuggerError as error:
             return await self._ending_behind(error, "while it ran")
-        return check(await self.machine.ended())
+        return self._judge(await self.machine.ended())
 
     # ---- records
 
@@ -306,6 +333,9 @@ class Session:
     async def _handle(self, stop: mi.Stopped, traps: Traps) -> list[Change]:
         stub = traps.gate.stub
         await self._follow_map()
+        if not stop.reason.startswith("watchpoint") and traps.gate.disturbed():
+            # By another way than the one that is watched.
+            await self._gate_written(traps, behind_store=False)
         if stop.interrupted:
             self.counts["interrupts"] += 1
             if stop.address == stub.stop:
@@ -315,7 +345,7 @@ class Session:
                 return []  # an access is about to tell of itself
             else:
                 # GDB will go on from a breakpoint here without another stop for it.
-                for hooks in (traps.hooks, traps.users):
+                for hooks in (traps.hooks, traps.users, traps.loads):
                     number = hooks.number_at(stop.address)
                     if number is not None:
                         await self._at_breakpoint(number, traps)
@@ -341,15 +371,43 @@ class Session:
 
     async def _at_breakpoint(self, number: int, traps: Traps) -> bool:
         # Whether it is at one of the guest's functions that a stop with this number is.
-        if not traps.hooks.owns(number) and not traps.users.owns(number):
+        if not any(hooks.owns(number) for hooks in (traps.hooks, traps.users, traps.loads)):
             return False
         self.counts["hooks"] += 1
         if traps.hooks.owns(number):
             await self._hooked(number, traps)
+            return True
+        registers = await self.target.registers()
+        space = self.view.space_of(registers)
+        if traps.users.owns(number):
+            await traps.users.stopped(number, registers, space)
         else:
-            registers = await self.target.registers()
-            await traps.users.stopped(number, registers, self.view.space_of(registers))
+            await self._loaded(registers, space, traps)
         return True
+
+    async def _loaded(self, registers: RegisterFile, space: AddressSpace, traps: Traps) -> None:
+        # Behind a load of the IDT, or of the task register.
+        where = self._names.lookup(registers["rip"], space) or hex(registers["rip"])
+        match await traps.loads.stopped(self.target.vcpu, registers, space):
+            case Loaded.NEW:
+                await self.refresh_regions()
+                await self._poison_everything(registers, "another IDT")
+            case Loaded.NOTHING:
+                kexec = any(where.startswith(f"{name}+") for name in linux.SWITCHES_KERNELS)
+                self._remark(
+                    "not traced: the kernel that this one starts (kexec), from here on"
+                    if kexec
+                    else f"not traced: what the guest does from {where} on, where it loads an IDT "
+                    "without room for page faults"
+                )
+                self.release()
+            case Loaded.NO_STACK:
+                self._remark(
+                    f"no interrupt stack for page faults in the TSS loaded at {where}: RSP must "
+                    "not be in a device"
+                )
+            case Loaded.KNOWN:
+                pass
 
     async def _hooked(self, number: int, traps: Traps) -> None:
         registers = await self.target.registers()
@@ -364,6 +422,8 @@ class Session:
                 self.progress(remark)
             if ram:
                 return
+            if await traps.loads.look():
+                await self._poison_everything(registers, "another IDT")
         space = self.view.space_of(registers)
         mapped = await traps.hooks.stopped(number, registers, space)
         if mapped:
@@ -372,9 +432,11 @@ class Session:
             await traps.users.note(item.mapping, space)
             self._note_poisoned(item.poisoned, item.name)
 
-    async def _gate_written(self, traps: Traps) -> None:
+    async def _gate_written(self, traps: Traps, *, behind_store: bool = True) -> None:
         registers = await self.target.registers()
-        if await traps.gate.refresh(self.view.space_of(registers)):
+        space = self.view.space_of(registers)
+        written = await traps.gate.written(registers if behind_store else None, space)
+        if written is Written.HANDLER:
             # The kernel changes its handler when its own page tables have been made.
             await self._poison_everything(registers, "page tables made by the kernel")
 
@@ -519,7 +581,7 @@ class Session:
         self.traps.users.settle(space)
         heal_everything(space, self.traps.users.leaves(space))
         unmap_spare(space)
-        await self.traps.gate.remove()
+        self.traps.gate.remove()
         await self.traps.hooks.remove()
         await self.target.flush_all_tlbs()
         await self.target.detach()
@@ -533,6 +595,19 @@ class Session:
             async with asyncio.timeout(2 if self.target.client.alive else 0.2):
                 ending = await self.machine.ended()
             if ending.status == 0 and ending.cause:
-                return check(ending)
+                return self._judge(ending)
             raise QemuError(f"QEMU died {when}: {why(ending)}") from error
         raise error
+
+    def _judge(self, ending: Ending) -> Ending:
+        # Raises what the guest deserves, with whose doing it was.
+        whose = ""
+        if ending.triple_fault and ending.registers and self._traps is not None:
+            with contextlib.suppress(QemuError):
+                whose = whose_doing(
+                    vcpu_states(ending.registers),
+                    lambda state: self.view.space(state.cr3, state.cr4),
+                    self._traps.gate,
+                    lambda linear, space: self._names.lookup(linear, space) or hex(linear),
+                )
+        return check(ending, whose)

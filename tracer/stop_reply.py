@@ -13,6 +13,9 @@ from tracer.errors import DebuggerError, TargetGone
 SIGTRAP = 5
 """The signal of a breakpoint, a watchpoint, a single step."""
 
+SIGQUIT = 3
+"""The signal of a machine that has shut down."""
+
 _REPLY = re.compile(r"T(?P<signal>[0-9a-f]{2})(?P<pairs>(?:[^:;]+:[^;]*;)*)")
 _THREAD = re.compile(r"(?:p[0-9a-f]+\.)?(?P<number>[0-9a-f]+)")
 

@@ -1,9 +1,10 @@
 """The guest code that vetrace places: a page-fault handler in front of the guest's own.
 
-The gate of vector 14 points at ``entry``. A fault without RSVD in its error code is the guest's
-own: at ``ordinary`` its CR2 is noted, and it goes on to the guest's handler, without a stop. A
-fault on a poisoned entry has its registers spilled to the stack, as a kernel's own entry code does.
-From RSP upwards, in quadwords:
+A gate of vector 14 points at one of the stub's *doors*, and each of the guest's own gates has a
+door of its own. A fault without RSVD in its error code is the guest's own: its CR2 is noted, and
+it goes on to the guest's handler, without a stop, or, through a door that is *shut*, into the stub
+as well. A fault on a poisoned entry has its registers spilled to the stack, as a kernel's own entry
+code does. From RSP upwards, in quadwords:
 
     time-stamp counter, CR0, CR2, CR3, CR4
     R15 R14 R13 R12 R11 R10 R9 R8 RDI RSI RBP RBX RDX RCX RAX
@@ -23,7 +24,7 @@ writable, and under PTI no data of the kernel is mapped when user space faults.
 Before that it may send the vCPU to one of ``loads`` and ``stores``: they make one access at the
 address in the first slot, with the value in the second, and ring again, at ``done``. The
 ``departures`` store and go back at once. From any other place, moving RIP to ``spill`` reads the
-counter.
+counter, and to ``noting``, CR2 is noted by the time RIP is at ``noted``.
 
 The test is of bit 3 alone because TCG reports reserved-bit faults with P clear.
 """
@@ -31,7 +32,7 @@ The test is of bit 3 alone because TCG reports reserved-bit faults with P clear.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.x86 import GPR, FaultFrame, PageFaultCode
 
@@ -113,13 +114,23 @@ _STORE_CODE = {
 _RING = b"\x48\x8b\x05"  # mov rax, [rip + bell]
 
 
+DOORS = 12
+_DOOR_SIZE = 64
+_DOOR_PLACE = 11
+"""Where a door begins in its 64 bytes. A guest that writes its handler's address into a gate byte
+by byte, over that of a door, changes the lowest byte: handlers are aligned."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stub:
-    """Hold the stub's bytes and the linear addresses within it."""
+    """Hold the stub's bytes and the linear addresses within it.
+
+    ``base`` is the address of the first byte; ``doors`` are shut, see :meth:`door`.
+    """
 
     code: bytes
-    entry: int
-    ordinary: int
+    base: int
+    notes: bool
     spill: int
     stop: int
     stop_behind: int
@@ -128,18 +139,33 @@ class Stub:
     stores: dict[int, int]
     departures: dict[int, int]
     done: int
+    noting: int
+    noted: int
     bell: int
+    doors: range
 
     def covers(self, linear: int) -> bool:
         """Tell whether a linear address lies in the stub."""
-        return self.entry <= linear < self.entry + len(self.code)
+        return self.base <= linear < self.base + len(self.code)
+
+    def door(self, linear: int, handler: int | None) -> bytes:
+        """Return the code of a door at a linear address to a guest's page-fault handler.
+
+        Without a handler it is shut.
+        """
+        if handler is None:
+            return b"\xe9" + struct.pack("<i", self.spill - linear - 5)  # jmp spill
+        code = b"\xf6\x04\x24" + bytes([PageFaultCode.RSVD])  # test byte ptr [rsp], RSVD
+        code += b"\x0f\x85" + struct.pack("<i", self.spill - linear - len(code) - 6)  # jnz spill
+        code += _NOTE if self.notes else b""
+        # The handler may be anywhere.
+        return code + b"\xff\x25" + bytes(4) + struct.pack("<Q", handler)  # jmp [rip]
 
 
-def assemble(base: int, handler: int, *, notes: bool = True) -> Stub:
-    """Return the stub for linear address ``base`` in front of the guest's handler.
+def assemble(base: int, *, notes: bool = True) -> Stub:
+    """Return the stub for linear address ``base``.
 
-    ``notes`` says that the CPU has the machine-check bank in which CR2 is noted. Raises ValueError
-    when ``handler`` is beyond the reach of a 32-bit relative jump.
+    ``notes`` says that the CPU has the machine-check bank in which CR2 is noted.
     """
     code = bytearray()
     rings: list[int] = []
@@ -152,12 +178,6 @@ def assemble(base: int, handler: int, *, notes: bool = True) -> Stub:
         rings.append(len(code))
         return here()
 
-    code += b"\xf6\x04\x24" + bytes([PageFaultCode.RSVD])  # test byte ptr [rsp], RSVD
-    note = _NOTE if notes else b""
-    code += b"\x75" + bytes([len(note) + 5])  # jnz spill
-    ordinary = here()
-    code += note + b"\xe9"  # jmp handler
-    code += struct.pack("<i", _displacement(here() + 4, handler))
     spill = here()
     code += _PUSHES + _CONTROLS + _COUNTER
     stop = ring()
@@ -186,15 +206,21 @@ def assemble(base: int, handler: int, *, notes: bool = True) -> Stub:
         departures[width] = here()
         code += _FETCH + access
         code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
-    code += bytes(-here() % 8)
+    noting = here()
+    code += _NOTE
+    noted = here()
+    code += b"\xf4" + bytes(-(here() + 1) % 8)  # hlt: nobody comes here
     bell = here()
     for end in rings:
         struct.pack_into("<i", code, end - 4, bell - base - end)
-    code += bytes(8)
-    return Stub(
+    code += bytes(8) + bytes(-(here() + 8) % _DOOR_SIZE)
+    first = here() + _DOOR_PLACE
+    doors = range(first, first + DOORS * _DOOR_SIZE, _DOOR_SIZE)
+    code += bytes(DOORS * _DOOR_SIZE)
+    stub = Stub(
         code=bytes(code),
-        entry=base,
-        ordinary=ordinary,
+        base=base,
+        notes=notes,
         spill=spill,
         stop=stop,
         stop_behind=stop_behind,
@@ -203,16 +229,15 @@ def assemble(base: int, handler: int, *, notes: bool = True) -> Stub:
         stores=stores,
         departures=departures,
         done=done,
+        noting=noting,
+        noted=noted,
         bell=bell,
+        doors=doors,
     )
-
-
-def _displacement(origin: int, target: int) -> int:
-    # Both are canonical: compare them as signed numbers.
-    distance = (target - origin + (1 << 63)) % (1 << 64) - (1 << 63)
-    if not -(1 << 31) <= distance < 1 << 31:
-        raise ValueError(f"handler {target:#x} is out of reach of a stub at {origin:#x}")
-    return distance
+    for door in doors:
+        shut = stub.door(door, None)
+        code[door - base : door - base + len(shut)] = shut
+    return replace(stub, code=bytes(code))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,40 +300,3 @@ def patch_spill(
         return None
     first, last = changed[0], changed[-1] + 1
     return 8 * first, struct.pack(f"<{last - first}Q", *slots[first:last])
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """Hold a 64-bit interrupt gate (Intel SDM vol. 3A, figure 6-8).
-
-    ``handler`` is a linear address; ``rest`` keeps selector, IST, type and DPL as they were.
-    """
-
-    handler: int
-    rest: int
-    reserved: int
-
-    SIZE = 16
-
-    @property
-    def stack_switch(self) -> bool:
-        """Tell whether the gate names a stack of its own (IST)."""
-        return bool(self.rest >> 32 & 7)
-
-    @property
-    def present(self) -> bool:
-        """Tell whether the gate can be taken."""
-        return bool(self.rest >> 47 & 1)
-
-
-def unpack_gate(data: bytes) -> Gate:
-    """Return the gate in 16 bytes of an IDT."""
-    low, high = struct.unpack("<QQ", data)
-    handler = (low & 0xFFFF) | (low >> 48 << 16) | (high & 0xFFFF_FFFF) << 32
-    return Gate(handler, low & 0x0000_FFFF_FFFF_0000, high >> 32)
-
-
-def pack_gate(gate: Gate) -> bytes:
-    """Return the 16 bytes of a gate."""
-    low = gate.rest | (gate.handler & 0xFFFF) | (gate.handler >> 16 & 0xFFFF) << 48
-    return struct.pack("<QQ", low, gate.handler >> 32 | gate.reserved << 32)

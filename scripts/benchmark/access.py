@@ -22,7 +22,7 @@ _NEAR_NS = 100_000
 _LAPS = 10
 _EVERY = 50
 _RING_SIZE = 7  # mov rax, [rip + bell], before the stub's `stop`
-_TEST_SIZE = 4  # test byte ptr [rsp], RSVD, at the stub's `entry`
+_TEST_SIZE = 4  # test byte ptr [rsp], RSVD, at a door of the stub that is open
 
 
 class _Bare(Interceptor):
@@ -41,9 +41,9 @@ class _Bare(Interceptor):
         self.seen += 1
         if self.seen == 1:
             # Once only: each such stop makes QEMU forget the guest's translated code.
-            number = await target.set_breakpoint(stub.entry + _TEST_SIZE)
+            number = await target.set_breakpoint(stub.doors[0] + _TEST_SIZE)
             for _ in range(_EVERY):
-                self.at_breakpoint += await _laps(target, SetRegister("rip", stub.entry))
+                self.at_breakpoint += await _laps(target, SetRegister("rip", stub.doors[0]))
             await target.delete_breakpoint(number)
         if self.seen % _EVERY == 1:
             self.at_bell += await _laps(target, SetRegister("rip", stub.stop - _RING_SIZE))

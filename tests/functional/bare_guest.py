@@ -95,11 +95,17 @@ def _lines(number: int, case: Case) -> list[str]:
 
 
 def assemble(
-    folder: Path, cases: Sequence[Case] = (), *, crash: bool = False, own_stack: bool = False
+    folder: Path,
+    cases: Sequence[Case] = (),
+    *,
+    crash: bool = False,
+    own_stack: bool = False,
+    include: str | None = None,
 ) -> Path:
     """Assemble and link the guest into a folder; return the ELF image.
 
-    With its ``own_stack`` a page fault may come upon any RSP.
+    With its ``own_stack`` a page fault may come upon any RSP. ``include`` is another file of
+    ``tests/guest`` that the cases need.
     """
     programs = [shutil.which(name) for name in ("as", "ld")]
     if None in programs:
@@ -107,6 +113,8 @@ def assemble(
     assembler, linker = map(str, programs)
     options = {"CRASH": crash, "OWN_STACK": own_stack}
     text = source(cases) + "".join(f".set {name}, 1\n" for name, on in options.items() if on)
+    if include is not None:
+        text = f'.include "{SOURCE / include}"\n.set NOTHING, {NOTHING}\n{text}'
     (folder / "cases.S").write_text(text)
     commands = [
         [assembler, "--64", "-I", str(folder), "-o", "guest.o", str(SOURCE / "guest.S")],

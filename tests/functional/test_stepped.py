@@ -16,8 +16,6 @@ pytestmark = pytest.mark.qemu
 START = DEVICE_LINEAR
 SECOND = START + 0x1000
 I8 = initial(0, 8)
-# RSP into the device and back: the CPU aligns the fault's own frame down, into the page of RAM.
-ON_DEVICE = "mov r11, rsp; mov r12, rbp; mov rsp, rdi; {}; mov rbp, r12; mov rsp, r11"
 INDICES = "mov r8, {}; movq xmm1, r8; pcmpeqd xmm2, xmm2; "
 
 
@@ -91,12 +89,6 @@ CASES: list[tuple[Case, list[Made]]] = [
     (
         Case("mov eax, 3; xor edx, edx; xsave [rdi]", [], {"rdi": SECOND + 0xC00}),
         [("?", 0x1000, "..4096")],
-    ),
-    # Half of the frame pointer goes into the page of RAM.
-    (
-        Case(ON_DEVICE.format("enter 0, 0"), [], {"rdi": START + 4, "rbp": 0x1122334455667788},
-             {"rbp": 0x1122334455667788}),
-        [("W", 0, 4, 0x11223344)],
     ),
     (
         Case("mov dx, 0x3fd; mov ecx, 3; rep insb", [], {}, {"rcx": 0}),

@@ -12,19 +12,18 @@ from tracer.stub import (
     NOTE_MSR,
     SPILL_SIZE,
     VALUE_OFFSET,
-    Gate,
     Spill,
     assemble,
-    pack_gate,
     pack_request,
     patch_spill,
-    unpack_gate,
     unpack_spill,
 )
 from tracer.x86 import GPR
 
-BASE, HANDLER, STACK, DATA, CODE = 0x10_0000, 0x11_0000, 0x20_0000, 0x30_0000, 0x40_0000
-STUB = assemble(BASE, HANDLER)
+BASE, STACK, DATA, CODE = 0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000
+HANDLER = 0x1000_0000_0000  # beyond the reach of a relative jump
+STUB = assemble(BASE)
+DOOR, SHUT = STUB.doors[2], STUB.doors[3]
 RSVD = 8
 FRAME = STACK + 0x800
 INTERRUPTED = {name: 0x1111_0000_0000_0000 + number for number, name in enumerate(GPR)}
@@ -41,6 +40,7 @@ def cpu() -> unicorn.Uc:
     for address in (BASE, HANDLER, STACK, DATA, CODE):
         machine.mem_map(address, 0x1000)
     machine.mem_write(BASE, STUB.code)
+    machine.mem_write(DOOR, STUB.door(DOOR, HANDLER))
     machine.mem_write(HANDLER, b"\x90" * 16)
     machine.mem_write(CODE, b"\x90" * 64)
     for name, value in INTERRUPTED.items():
@@ -48,12 +48,12 @@ def cpu() -> unicorn.Uc:
     return machine
 
 
-def fault(machine: unicorn.Uc, error_code: int, until: int) -> None:
+def fault(machine: unicorn.Uc, error_code: int, until: int, door: int = DOOR) -> None:
     cs, ss = machine.reg_read(regs.UC_X86_REG_CS), machine.reg_read(regs.UC_X86_REG_SS)
     frame = struct.pack("<6Q", error_code, CODE, cs, 0x246, STACK + 0xF00, ss)
     machine.mem_write(FRAME, frame)
     machine.reg_write(regs.UC_X86_REG_RSP, FRAME)
-    machine.emu_start(STUB.entry, until, count=1000)
+    machine.emu_start(door, until, count=1000)
     assert machine.reg_read(regs.UC_X86_REG_RIP) == until
 
 
@@ -68,6 +68,22 @@ def test_other_faults_go_to_the_guests_handler(cpu: unicorn.Uc, error_code: int)
     assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME
     for name in set(GPR) - {"rsp"}:
         assert cpu.reg_read(register(name)) == INTERRUPTED[name]
+
+
+@pytest.mark.parametrize("error_code", [0, 2, RSVD])
+def test_through_a_shut_door_nobody_gets_to_a_handler(cpu: unicorn.Uc, error_code: int) -> None:
+    fault(cpu, error_code, STUB.stop, SHUT)
+    assert spilled(cpu)[1].frame.error_code == error_code
+
+
+def test_every_door_fits() -> None:
+    for notes in (True, False):
+        stub = assemble(BASE, notes=notes)
+        assert len({door % 64 for door in stub.doors} | {DOOR % 64}) == 1 and DOOR % 16
+        for door in stub.doors:
+            assert len(stub.door(door, HANDLER)) <= stub.doors.step
+            assert stub.covers(door) and not stub.covers(door + len(stub.code))
+    assert STUB.code[-1] == 0 and STUB.bell % 8 == 0
 
 
 @pytest.mark.parametrize("error_code", [RSVD, RSVD | 2, RSVD | 1, RSVD | 7])
@@ -119,6 +135,9 @@ def test_cr2_is_noted_and_given_back(cpu: unicorn.Uc) -> None:
     assert spilled(cpu)[1].cr2 == DATA
     cpu.emu_start(STUB.stop, STUB.leave, count=1000)
     assert cpu.reg_read(regs.UC_X86_REG_CR2) == 0xFFFF_8880_1234_5678
+    cpu.reg_write(regs.UC_X86_REG_CR2, CODE)
+    cpu.emu_start(STUB.noting, STUB.noted, count=100)
+    assert note() == CODE
 
 
 def keeps_a_note(cpu: unicorn.Uc) -> bool:
@@ -127,13 +146,15 @@ def keeps_a_note(cpu: unicorn.Uc) -> bool:
 
 
 def test_a_stub_without_a_note(cpu: unicorn.Uc) -> None:
-    plain = assemble(BASE, HANDLER, notes=False)
-    assert len(plain.code) < len(STUB.code)
+    plain = assemble(BASE, notes=False)
+    door = plain.door(plain.doors[0], HANDLER)
+    assert len(door) < len(STUB.door(DOOR, HANDLER))
     cpu.mem_write(BASE, plain.code)
+    cpu.mem_write(plain.doors[0], door)
     cs, ss = cpu.reg_read(regs.UC_X86_REG_CS), cpu.reg_read(regs.UC_X86_REG_SS)
     cpu.mem_write(FRAME, struct.pack("<6Q", 0, CODE, cs, 0x246, STACK + 0xF00, ss))
     cpu.reg_write(regs.UC_X86_REG_RSP, FRAME)
-    cpu.emu_start(plain.entry, HANDLER, count=2 + 1)
+    cpu.emu_start(plain.doors[0], HANDLER, count=2 + 1)
     assert cpu.reg_read(regs.UC_X86_REG_RIP) == HANDLER
 
 
@@ -169,22 +190,3 @@ def test_loads_and_stores_on_request(cpu: unicorn.Uc, width: int) -> None:
     # From there it leaves as from a stop.
     cpu.emu_start(STUB.done, STUB.leave, count=100)
     assert cpu.reg_read(regs.UC_X86_REG_RAX) == spill.gpr[GPR.index("rax")]
-
-
-def test_handler_out_of_reach() -> None:
-    with pytest.raises(ValueError, match="out of reach"):
-        assemble(0xFFFF_FFFF_8100_0000, 0x1000_0000_0000)
-    assemble(0xFFFF_FFFF_8100_0000, 0xFFFF_FFFF_8200_0000)
-
-
-def test_gate() -> None:
-    # offset 0xffffffff81a00b40, selector 0x10, IST 3, interrupt gate, present
-    data = bytes.fromhex("400b1000038ea081ffffffff00000000")
-    gate = unpack_gate(data)
-    assert gate.handler == 0xFFFF_FFFF_81A0_0B40
-    assert gate.stack_switch
-    assert gate.present
-    assert pack_gate(gate) == data
-    moved = Gate(0x1234_5678_9ABC_DEF0, gate.rest, gate.reserved)
-    assert unpack_gate(pack_gate(moved)) == moved
-    assert not unpack_gate(bytes(16)).present

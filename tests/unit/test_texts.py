@@ -12,7 +12,7 @@ from tracer.errors import DebuggerError, QemuError
 from tracer.flat_view import DeviceNames, name_regions, parse_flat_view
 from tracer.gdb_console import gdb_version, packet_answers
 from tracer.qemu_log import entries
-from tracer.qemu_monitor import descriptor_tables, halted
+from tracer.qemu_monitor import descriptor_tables, halted, vcpu_states
 from tracer.target_description import describe, parse_chunk
 from tracer.x86 import GPR
 
@@ -57,6 +57,39 @@ def test_halted() -> None:
     assert halted("CPU#1\nRIP=ffffffff81c010ab RFL=00000246 [---Z-P-] CPL=0 II=0 HLT=1\nES =0")
     with pytest.raises(QemuError, match="sleeps"):
         halted("RIP=ffffffff81c010ab")
+
+
+@by_qemu
+def test_vcpu_states(folder: Path) -> None:
+    text = (folder / "registers").read_text()
+    first, second = vcpu_states(text + text.replace("CPU#0", "CPU#1").replace("RAX", "EAX"))
+    assert first == second
+    assert first.paging and first.cr3 % 4096 == 0 and first.cr4 & 0x20  # PAE
+    assert min(first.rip, first.rsp) > 0xFFFF_FFFF_8000_0000
+    assert first.tables == descriptor_tables(text)
+    # Before its first own TSS Linux has the boot protocol's, or none.
+    assert first.task_selector in (0, 0x20)
+
+
+def test_a_vcpu_before_long_mode() -> None:
+    text = """
+CPU#1
+EAX=00000000 EBX=00000000 ECX=00000000 EDX=00060fb1
+ESI=00000000 EDI=00000000 EBP=00000000 ESP=00006f00
+EIP=0000fff0 EFL=00000002 [-------] CPL=0 II=0 A20=1 SMM=0 HLT=1
+CS =f000 ffff0000 0000ffff 00009b00
+TR =0000 00000000 0000ffff 00008b00
+GDT=     00000000 0000ffff
+IDT=     00000000 0000ffff
+CR0=60000010 CR2=00000000 CR3=00000000 CR4=00000000
+EFER=0000000000000000
+"""
+    (state,) = vcpu_states(text)
+    assert not state.paging
+    assert (state.rip, state.rsp, state.task, state.tables.idt.limit) == (0xFFF0, 0x6F00, 0, 0xFFFF)
+    with pytest.raises(QemuError, match="CR2"):
+        vcpu_states(text.replace("CR2", "CRX"))
+    assert vcpu_states("\n") == ()
 
 
 def test_descriptor_tables_that_are_not_told() -> None:

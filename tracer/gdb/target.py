@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracer import mi
-from tracer.errors import DebuggerError, InterceptError
+from tracer.errors import DebuggerError, InterceptError, TargetGone
 from tracer.gdb.client import GdbClient
-from tracer.stop_reply import SIGTRAP, parse_stop_reply
+from tracer.stop_reply import SIGQUIT, SIGTRAP, parse_stop_reply
 from tracer.target_description import (
     RegisterLayout,
     describe,
@@ -176,8 +176,13 @@ class Target:
         payload = await self.client.command(f"-break-insert -h *{linear:#x}")
         return _number(payload, "bkpt")
 
-    async def set_watch(self, linear: int) -> int:
-        """Stop after each write that changes the quadword at a linear address."""
+    async def watch_stores(self, linear: int) -> int:
+        """Stop after the next store to the quadword at a linear address; return GDB's number.
+
+        GDB tells nothing of a store that leaves what is watched as it knows it. So the caller has
+        something at random there now, and puts what is to be there in its place afterwards, in a
+        way of which GDB knows nothing. Once GDB has told of a store it knows the value.
+        """
         payload = await self.client.command(f"-break-watch *(long*){linear:#x}")
         return _number(payload, "wpt")
 
@@ -247,6 +252,8 @@ class Target:
             *made, run, _, rip = await self.client.packets(packets)
             _check(changes, made)
             reply = parse_stop_reply(run)
+            if reply.signal == SIGQUIT:
+                raise TargetGone
             if reply.vcpu == self.vcpu and reply.signal == SIGTRAP:
                 return parse_register(rip)
             # Another vCPU had stopped at the same moment as this one.

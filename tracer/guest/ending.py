@@ -22,7 +22,8 @@ class Ending:
     """Tell how QEMU ended.
 
     ``cause`` is QEMU's ShutdownCause or empty when it said none; ``console`` has the guest's
-    last lines; ``errors`` what QEMU wrote to standard error.
+    last lines; ``errors`` what QEMU wrote to standard error; ``registers`` what its monitor told
+    of every vCPU at the end, or nothing.
     """
 
     status: int
@@ -30,18 +31,21 @@ class Ending:
     console: tuple[str, ...]
     errors: str
     triple_fault: bool
+    registers: str = ""
 
 
-def check(ending: Ending) -> Ending:
+def check(ending: Ending, whose: str = "") -> Ending:
     """Return an ending that is the guest's own power-off.
 
-    Raises GuestCrashed for a panic or a triple fault, QemuError for an end of QEMU's own.
+    ``whose`` tells whose doing a triple fault was. Raises GuestCrashed for a panic or a triple
+    fault, QemuError for an end of QEMU's own.
     """
     # What a guest that powered off has printed is its own affair.
     if ending.cause == "guest-shutdown" and ending.status == 0:
         return ending
     if ending.triple_fault:
-        raise GuestCrashed("the guest triple-faulted; its last words are above")
+        how = f" {whose}" if whose else "; its last words are above"
+        raise GuestCrashed(f"the guest triple-faulted{how}")
     panic = _panic(ending.console)
     if panic is not None:
         raise GuestCrashed(f"the guest panicked: {panic}")

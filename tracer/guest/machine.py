@@ -26,7 +26,7 @@ from tracer.guest.ending import Ending
 from tracer.guest.log import QemuLog
 from tracer.guest.memory import GuestMemory, Span
 from tracer.process import Process, exit_words, start, words_of
-from tracer.qemu_monitor import DescriptorTables, descriptor_tables, halted
+from tracer.qemu_monitor import DescriptorTables, VcpuState, descriptor_tables, halted, vcpu_states
 from tracer.region import Region
 from tracer.scratch import scratch_folder
 
@@ -128,6 +128,9 @@ class Machine(asyncio.SubprocessProtocol):
         self._events = self._qmp.events
         self._events.names.add("SHUTDOWN")
         self._cause = ""
+        self._last_words = ""
+        self._shutdown: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
         self._folder: Path | None = None
         self._scratch = contextlib.ExitStack()
         self._features: list[str] = []
@@ -186,6 +189,7 @@ class Machine(asyncio.SubprocessProtocol):
         except (QMPError, TimeoutError, OSError, EOFError) as error:
             channel.close()
             raise await self._refusal(error) from error
+        self._shutdown = asyncio.create_task(self._look_back())
         greeting = self._qmp.greeting
         numbers = greeting.QMP.version.get("qemu") if greeting else None
         numbers = numbers if isinstance(numbers, Mapping) else {}
@@ -226,6 +230,8 @@ class Machine(asyncio.SubprocessProtocol):
             "-mon", "chardev=qmp,mode=control",
             "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",
             "-S",
+            # It waits where it would end, to be looked at; a reset is an end as well.
+            "-action", "reboot=shutdown,shutdown=pause",
         ]  # fmt: skip
         if config.initrd is not None:
             words += ["-initrd", str(config.initrd)]
@@ -311,6 +317,10 @@ class Machine(asyncio.SubprocessProtocol):
         """Return where the first vCPU's GDT and IDT are, which QEMU's GDB stub does not show."""
         return descriptor_tables(await self.monitor("info registers"))
 
+    async def vcpu_states(self) -> tuple[VcpuState, ...]:
+        """Return what each vCPU is about, in order."""
+        return vcpu_states(await self.monitor("info registers -a"))
+
     async def _device_types(self, ranges: Sequence[FlatRange]) -> dict[str, str]:
         for path in device_paths(ranges):
             if path in self._types:
@@ -329,12 +339,21 @@ class Machine(asyncio.SubprocessProtocol):
 
     async def ended(self) -> Ending:
         """Wait until QEMU is gone and tell how it went."""
+        self._asked.set()
         status = -1 if self._process is None else await self._process.wait()
+        if self._shutdown is not None:
+            self._shutdown.cancel()
         for event in self._events.clear():
             self._note_event(event)
         output = self._output
-        errors = "\n".join(output.errors)
-        return Ending(status, self._cause, tuple(output.console), errors, self._triple_fault())
+        return Ending(
+            status=status,
+            cause=self._cause,
+            console=tuple(output.console),
+            errors="\n".join(output.errors),
+            triple_fault=self._triple_fault(),
+            registers=self._last_words,
+        )
 
     async def close(self) -> None:
         """End QEMU and free everything; safe at any moment and more than once."""
@@ -348,8 +367,21 @@ class Machine(asyncio.SubprocessProtocol):
         self._log.close()
 
     def _note_event(self, event: Message) -> None:
+        # The first one says why; that QEMU was told to quit comes after it.
         data = event.get("data")
-        self._cause = str(data.get("reason", "")) if isinstance(data, Mapping) else ""
+        if not self._cause and isinstance(data, Mapping):
+            self._cause = str(data.get("reason", ""))
+
+    async def _look_back(self) -> None:
+        # Learns why the machine is to end, and what its vCPUs were about, and lets it end.
+        with contextlib.suppress(QMPError, OSError, EOFError, QemuError):
+            self._note_event(await self._events.get())
+            self._last_words = await self.monitor("info registers -a")
+            status = await self.execute("query-status")
+            if isinstance(status, dict) and status.get("status") == "shutdown":
+                # The guest ran, so GDB is told that it has stopped: let it take that in first.
+                await self._asked.wait()
+            await self.execute("quit")
 
     def _triple_fault(self) -> bool:
         return b"Triple fault" in self._log.tail(65536)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import cached_property
 
+from tracer import linux
 from tracer.btf import Btf
 from tracer.errors import KernelImageError
 from tracer.guest.kernel import Kernel
@@ -50,6 +51,21 @@ class Names:
         """Learn that KASLR moved the kernel by ``offset`` bytes."""
         self.kernel = self.kernel.moved(offset)
         self._in_kernel.clear()
+
+    def text(self) -> list[range]:
+        """Return the linear addresses of the kernel's code, or of all of it if that is not told."""
+        found = [
+            range(first, last)
+            for first, last in (map(self.kernel.address_of, names) for names in linux.TEXT)
+            if first is not None and last is not None
+        ]
+        facts, moved = self._image.facts, self.kernel.offset
+        return found or [range(facts.link_start + moved, facts.link_end + moved)]
+
+    def function_at(self, linear: int) -> int | None:
+        """Return where the kernel's function around a linear address begins, or None."""
+        found = self.kernel.find(linear)
+        return None if found is None else linear - found[1]
 
     def lookup(self, linear: int, space: AddressSpace) -> str | None:
         """Return ``name+0x1f`` for a linear address, or None when nothing there has a name."""

@@ -181,7 +181,7 @@ class Carrier:
                     await self._target.step_alone()
                     await self._target.step_alone()
                 after = await self._target.registers()
-                if after["rip"] != stub.entry:
+                if after["rip"] not in stub.doors:
                     return Stepped(after, False, tuple(encounters))
                 error = int.from_bytes(space.read(after["rsp"], 8), "little")
                 if not error & PageFaultCode.RSVD:
@@ -225,15 +225,31 @@ class Carrier:
         await self._return(registers)
         return int.from_bytes(space.read(stack, 8), "little")
 
-    async def note(self, stub: Stub, handler: int, registers: RegisterFile) -> None:
-        """Let the stopped vCPU note its CR2 in the stub, as at a page fault of the guest's own.
+    async def note(self, stub: Stub, registers: RegisterFile) -> None:
+        """Let the stopped vCPU note its CR2, as at a page fault of the guest's own.
 
-        ``handler`` is the guest's, where that way leads. The vCPU stays where it is.
+        The vCPU stays where it is.
         """
         await self._target.break_alone(
-            handler, [_masked(registers), SetRegister("rip", stub.ordinary)]
+            stub.noted, [_masked(registers), SetRegister("rip", stub.noting)]
         )
         await self._return(registers)
+
+    async def retake(self, leaves: Iterable[Leaf], stand: Stand) -> RegisterFile:
+        """Let the vCPU carry the interrupted instruction out as it will, with some leaves healed.
+
+        It is for an exception that the CPU is to deliver by itself. The vCPU stands at ``stop``
+        before; return its registers where it stands then.
+        """
+        await self.leave(stand.stub)
+        poisoned = list(leaves)
+        with _healed(poisoned, stand.space):
+            await self._target.step_alone()
+            await self._target.step_alone()
+        registers = await self._target.registers()
+        if poisoned:
+            await self.flush(stand.space)
+        return registers
 
     async def _enter(self, stub: Stub, registers: RegisterFile) -> int:
         # Take a vCPU that stands elsewhere to ``stop``; return where it spilled.

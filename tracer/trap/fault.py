@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tracer.errors import InterceptError
+from tracer.decode import decode
+from tracer.emulate.address import places
+from tracer.errors import EmulationError, InterceptError
 from tracer.footprint import Encounter
 from tracer.gdb.target import Change, SetMemory, SetRegister
 from tracer.instruction import Instruction
 from tracer.intercept import AddressSpace, Meddling, Transfer
 from tracer.stub import SPILL_SIZE, Spill, Stub, patch_spill
 from tracer.trap.carrier import Stand
-from tracer.x86 import CpuState, PageFaultCode
+from tracer.x86 import MAX_INSTRUCTION, CpuState, PageFaultCode
 
 
 @dataclass(slots=True)
@@ -77,6 +79,28 @@ class Fault:
         raise InterceptError(
             f"`{insn.text}` ({insn.code.hex(' ')}) at RIP {self.spill.frame.rip:#x} does not "
             f"access linear {cr2:#x}, where the CPU says it faulted (error code {error:#x})"
+        )
+
+    def is_push(self) -> bool:
+        """Tell whether it may be a frame of the CPU's own that came upon poison.
+
+        That is a write right below RSP of the kernel's that the instruction there does not make.
+        Only with an interrupt stack for vetrace's own frame the CPU gets so far as to tell.
+        """
+        top = self.spill.frame.rsp & -16
+        cr2 = self.spill.cr2
+        if self.cpu.cpl or not self.encounter.write or not top - 48 <= cr2 < top:
+            return False
+        code = self.space.read(self.cpu.rip, MAX_INSTRUCTION)
+        try:
+            insn = decode(code, self.cpu.rip, self.cpu.mode)
+            if insn.form is None:
+                return not insn.touches
+            operands = places(insn, self.cpu)
+        except EmulationError:
+            return True
+        return not any(
+            item.write and item.linear <= cr2 < item.linear + item.width for item in operands
         )
 
     def is_overwritten(self, foretold: Sequence[Transfer]) -> bool:

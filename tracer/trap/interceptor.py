@@ -17,7 +17,7 @@ from tracer.errors import (
     UnsupportedInstruction,
 )
 from tracer.footprint import Encounter, footprint
-from tracer.gdb.target import Change, SetMemory, SetRegister, Target
+from tracer.gdb.target import Change, Target
 from tracer.guest.names import Names
 from tracer.inference import inferred
 from tracer.instruction import Instruction
@@ -41,11 +41,12 @@ from tracer.stub import SPILL_SIZE, unpack_spill
 from tracer.trace import Intercept
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier
+from tracer.trap.delivery import Delivery
 from tracer.trap.fault import Fault
 from tracer.trap.gate import PageFaultGate
 from tracer.trap.standin import StandIn, replay_note
 from tracer.trap.view import GuestView
-from tracer.x86 import GPR, MAX_INSTRUCTION, PAGE_FAULT_VECTOR, PAGE_SIZE, CpuState, Flag
+from tracer.x86 import GPR, MAX_INSTRUCTION, PAGE_SIZE, CpuState, Flag, PageFaultCode
 
 MAX_ITERATIONS = 256
 """Iterations of a REP instruction carried out in one stop: the guest stays interruptible."""
@@ -85,6 +86,7 @@ class Interceptor:
         self._callers = callers
         self._counts = counts
         self._publish = publish
+        self._delivery = Delivery(target, carrier, counts)
         self.standin: StandIn | None = None
         self.overseer: Overseer | None = None
         self.stack = 0
@@ -105,7 +107,11 @@ class Interceptor:
             self._counts["strays"] += 1
             return []
         self._moment = moment
+        if not fault.spill.frame.error_code & PageFaultCode.RSVD:
+            return await self._retake(fault, gate, "the frame of a page fault of the guest's own")
         fault.check()
+        if gate.stack and fault.is_push():
+            return await self._retake(fault, gate, "the frame of an exception")
         before = fault.cpu
         try:
             await self._emulate(fault, gate)
@@ -335,39 +341,32 @@ class Interceptor:
     async def _deliver(
         self, fault: Fault, gate: PageFaultGate, exception: GuestException
     ) -> list[Change]:
-        # Same stack, same interrupted code: only error code, CR2 and handler differ from the
-        # exception that was taken.
-        self._counts["delivered"] += 1
         self.delivered = True
-        handler = gate.handler
-        if exception.vector != PAGE_FAULT_VECTOR:
-            entry = gate.gate(fault.space, exception.vector)
-            if entry.stack_switch or not entry.present:
-                raise InterceptError(
-                    f"exception {exception.vector} of `{exception.code.hex(' ')}` at RIP "
-                    f"{fault.cpu.rip:#x} cannot be delivered on the stack of a page fault"
-                )
-            handler = entry.handler
-        await self._target.change(fault.write_back())
-        await self._carrier.leave(gate.stub)
-        changes: list[Change] = []
-        if exception.error_code is not None:
-            frame = fault.stack + SPILL_SIZE - 6 * 8
-            changes.append(SetMemory(frame, exception.error_code.to_bytes(8, "little")))
-            changes.append(SetRegister("rsp", frame))
-        if exception.linear is None:
-            return [*changes, SetRegister("rip", handler)]
-        # The guest's own page fault: its CR2 is noted on the way to the handler.
-        changes += [SetRegister("cr2", exception.linear), SetRegister("rip", gate.stub.entry)]
-        await self._target.break_alone(handler, changes)
+        return await self._delivery.raise_at(fault, gate, exception)
+
+    async def _retake(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
+        # Leaves an exception to the CPU whose frame may go to a device.
+        self.delivered = True
+        code = await self._code(fault)
+        insn = _decoded(code, fault.cpu)
+        taken = await self._delivery.retake(fault, gate)
+        if taken.completed and fault.spill.frame.error_code & PageFaultCode.RSVD:
+            raise InterceptError(
+                f"an interrupt came at RIP {fault.cpu.rip:#x} while RSP was in a traced device: "
+                f"its frame, at linear {fault.spill.cr2:#x}, is lost; leave the device out with "
+                "--bypass"
+            )
+        if taken.pushed:
+            # What the frame would have come upon, had there been no interrupt stack for it.
+            frame = replace(fault.spill.frame, error_code=PageFaultCode.RSVD | PageFaultCode.W)
+            fault.spill = replace(fault.spill, cr2=taken.pushed[0].linear, frame=frame)
+            after = replace(fault.cpu, rip=taken.registers["rip"])
+            self._record(fault, insn, Outcome(after, taken.pushed), fault.cpu, code, why)
         return []
 
     async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
         code = await self._code(fault)
-        try:
-            insn: Instruction | None = decode(code, fault.cpu.rip, fault.cpu.mode)
-        except EmulationError:
-            insn = None
+        insn = _decoded(code, fault.cpu)
         ahead = footprint(insn, fault.cpu, fault.space)
 
         def admit(met: Encounter) -> None:
@@ -476,11 +475,18 @@ class Interceptor:
         self._sequence += accesses
 
 
+def _decoded(code: bytes, cpu: CpuState) -> Instruction | None:
+    try:
+        return decode(code, cpu.rip, cpu.mode)
+    except EmulationError:
+        return None
+
+
 def _diverted(decision: Decision, pending: Pending) -> Go | Give | Skip:
     # Of a decision that ends the execution here, raise what does.
     match decision:
         case Inject(vector, error_code, linear):
-            raise GuestException(pending.code, vector, error_code, linear)
+            raise GuestException(pending.code, vector, error_code, linear, injected=True)
         case Retry(cpu):
             raise _Restart(cpu)
         case _:

@@ -16,6 +16,7 @@ from tracer.gdb.target import RegisterFile
 from tracer.guest.names import Names
 from tracer.intercept import AddressSpace
 from tracer.paging import PRESENT, TABLE_ENTRIES, Paging, steps
+from tracer.x86 import PAGE_SIZE
 
 Argument = tuple[int, ...]
 
@@ -147,9 +148,12 @@ def word(space: AddressSpace, linear: int) -> int | None:
 
 
 def set_word(space: AddressSpace, linear: int, value: int) -> bool:
-    """Write a quadword of data to RAM at a linear address; tell whether it could be."""
+    """Write a quadword of data to RAM at a linear address; tell whether it could be.
+
+    One that is not whole in its page is not written.
+    """
     leaf = space.leaf(linear)
-    if leaf is None or linear % 8:
+    if leaf is None or linear % PAGE_SIZE > PAGE_SIZE - 8:
         return False
     try:
         space.memory.write(leaf.translate(linear), value.to_bytes(8, "little"))
