@@ -20,8 +20,11 @@ _LINE = re.compile(
 )
 _SPACE = re.compile(r'^\s*AS "(?P<name>[^"]*)"')
 
-_DEVICE_KINDS = frozenset({"i/o"})
-_MEMORY_KINDS = frozenset({"ram", "rom", "romd"})
+_ROM_DEVICE = "romd"
+"""A device that shows its memory to reads; it becomes plain i/o and back as its mode changes."""
+
+_DEVICE_KINDS = frozenset({"i/o", _ROM_DEVICE})
+_MEMORY_KINDS = frozenset({"ram", "rom"})
 
 _PERIPHERAL = "/machine/peripheral"
 """Where devices are that the user gave an id (qdev_set_id)."""
@@ -62,7 +65,7 @@ class FlatRange:
 
     @property
     def is_memory(self) -> bool:
-        """Tell whether there is memory behind it, so that reads ask no device."""
+        """Tell whether there is nothing but memory."""
         return self.kind in _MEMORY_KINDS
 
     @property
@@ -143,7 +146,7 @@ def name_regions(
     """
     devices = [item for item in ranges if item.is_device]
     # Those with regions first, in the order of addresses: what is around them takes no number away.
-    own = {_key(item): names.name(_key(item), _stem(_key(item), types)) for item in devices}
+    own = {_key(item): names.name(_key(item), _own_stem(item, types)) for item in devices}
     around = {key: _around(key, types, names) for key in own}
     parts: dict[str, set[str]] = {}
     for item in devices:
@@ -158,6 +161,7 @@ def name_regions(
             qemu_name=item.name,
             within=around[key],
             types=_hidden_types(key, types, names),
+            shows_memory=item.kind == _ROM_DEVICE,
         )
         for item, key in ((item, _key(item)) for item in devices)
     ]
@@ -166,6 +170,12 @@ def name_regions(
 def _key(item: FlatRange) -> str:
     # What nobody owns stands for itself.
     return item.path or item.name
+
+
+def _own_stem(item: FlatRange, types: Mapping[str, str]) -> str:
+    # A board may have a word of its own for a device, and for its region: system.flash0.
+    own = item.path.endswith(f"/{item.name}")
+    return item.name if own else _stem(_key(item), types)
 
 
 def _stem(path: str, types: Mapping[str, str]) -> str:

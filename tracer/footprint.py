@@ -171,7 +171,8 @@ def _exact(
 ) -> Iterator[Transfer]:
     for start, size in cut(linear, width, space.room):
         leaf = space.leaf(start)
-        if leaf is not None and space.regions.is_traced(leaf.translate(start)):
+        read = direction == "read"
+        if leaf is not None and space.regions.is_recorded(leaf.translate(start), read=read):
             yield _transfer(start, leaf.translate(start), direction, space, width=size)
 
 
@@ -186,6 +187,8 @@ def _within(
         if leaf is not None:
             start = leaf.translate(linear)
             for first, last in _traced(start, start + room - 1, space):
+                if not space.regions.is_recorded(first, read=direction == "read"):
+                    continue
                 at = linear + first - start
                 extent = last + 1 - first
                 yield _transfer(at, first, direction, space, extent=extent)

@@ -251,7 +251,7 @@ def _transfers(
                 width=size,
                 value=part,
                 region=space.regions.find(physical),
-                traced=space.regions.is_traced(physical),
+                traced=space.regions.is_recorded(physical, read=not write),
                 ram=space.regions.is_ram(physical),
             )
         )

@@ -2,7 +2,8 @@
 
 Ref: Linux 6.1 and 6.12: mm/ioremap.c and mm/vmalloc.c (ioremap_page_range), arch/x86/mm/init_64.c
 (set_pte_vaddr), mm/early_ioremap.c (early_ioremap), mm/memory.c (remap_pfn_range,
-vmf_insert_pfn_prot); x86-64 psABI 3.2.3 for the registers.
+vmf_insert_pfn_prot), arch/x86/mm/pat/set_memory.c (kernel_map_pages_in_pgd); x86-64 psABI 3.2.3
+for the registers.
 """
 
 from __future__ import annotations
@@ -40,11 +41,15 @@ Registers = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class NewMapping:
-    """Say that ``size`` bytes at ``linear`` are about to lead to ``physical``."""
+    """Say that ``size`` bytes at ``linear`` are about to lead to ``physical``.
+
+    ``tables`` is the linear address of the topmost page table, None for the current one.
+    """
 
     linear: int
     physical: int
     size: int
+    tables: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,15 @@ def _vmf_insert_pfn_prot(registers: Registers) -> NewMapping:
     return NewMapping(registers["rsi"] & _PAGE_MASK, registers["rdx"] << 12, PAGE_SIZE)
 
 
+def _kernel_map_pages_in_pgd(registers: Registers) -> NewMapping:
+    # (pgd_t *pgd, u64 pfn, unsigned long address, unsigned numpages, unsigned long page_flags)
+    size = (registers["rcx"] & 0xFFFF_FFFF) << 12
+    return NewMapping(registers["rdx"], registers["rsi"] << 12, size, registers["rdi"])
+
+
+FIRMWARE = "kernel_map_pages_in_pgd"
+"""Makes the page tables that UEFI firmware has at run time (arch/x86/platform/efi/efi_64.c)."""
+
 HOOKS = (
     MappingHook(("ioremap_page_range",), _ioremap_page_range, required=True),
     MappingHook(
@@ -109,6 +123,7 @@ HOOKS = (
     MappingHook(("remap_pfn_range_notrack",), _remap_pfn_range),
     MappingHook(("remap_pfn_range",), _remap_pfn_range),
     MappingHook(("vmf_insert_pfn_prot",), _vmf_insert_pfn_prot, page=PageArgument("rdx")),
+    MappingHook((FIRMWARE,), _kernel_map_pages_in_pgd),
 )
 
 

@@ -26,6 +26,8 @@ class Region:
     ``end`` is inclusive. ``base`` is the physical address of offset 0, below ``start`` when
     another region covers the beginning. ``within`` names the devices that ``device`` is a part of,
     the nearest first, ``types`` QEMU's types of all of these that no device is called by.
+    ``shows_memory`` tells that reads come from memory and no device sees them: a flash chip, unless
+    a command is under way.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Region:
     qemu_name: str
     within: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    shows_memory: bool = False
 
     @property
     def whole(self) -> str:
@@ -233,8 +236,15 @@ class RegionMap:
         return [r for r in self.regions if names_region(pattern, r.name, r.owners)]
 
     def is_traced(self, physical: int) -> bool:
-        """Tell whether accesses at a physical address are recorded."""
+        """Tell whether a physical address is a traced device's."""
         return _covers(self.traced, physical)
+
+    def is_recorded(self, physical: int, *, read: bool) -> bool:
+        """Tell whether an access at a physical address is one that a traced device sees."""
+        if not self.is_traced(physical):
+            return False
+        region = self.find(physical) if read else None
+        return region is None or not region.shows_memory
 
     def is_ram(self, physical: int) -> bool:
         """Tell whether a physical address is guest RAM or ROM."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -32,7 +32,7 @@ from tracer.guest.names import Names
 from tracer.intercept import AddressSpace, Transfer, delivered_alike
 from tracer.orc import Stack
 from tracer.page_filter import whole_pages
-from tracer.paging import poison_bit
+from tracer.paging import Leaf, poison_bit
 from tracer.pending import Overseer
 from tracer.qemu_monitor import DescriptorTable, vcpu_states
 from tracer.recording import RecordedDevice
@@ -211,6 +211,11 @@ class Session:
             raise GuestError(
                 f"{self.kernel.path} has no symbol {', '.join(missing)}: mappings would be missed; "
                 "give better symbols with --symbols"
+            )
+        if self._overlooks_firmware():
+            self._remark(
+                f"{self.kernel.path} has no symbol {linux.FIRMWARE}: what UEFI firmware writes to "
+                "its flash while the kernel runs is not traced"
             )
         hides = hide_poison(space, self._names)
         users = UserMappings(self.target, self._names, hides=hides, scratch=gate.scratch)
@@ -429,7 +434,8 @@ class Session:
         if mapped:
             await self._tell_time(registers, traps.gate)
         for item in mapped:
-            await traps.users.note(item.mapping, space)
+            if item.mapping.tables is None:
+                await traps.users.note(item.mapping, space)
             self._note_poisoned(item.poisoned, item.name)
 
     async def _gate_written(self, traps: Traps, *, behind_store: bool = True) -> None:
@@ -452,13 +458,18 @@ class Session:
             await self._repoison(space, "the memory map changed")
 
     async def _repoison(self, space: AddressSpace, by: str) -> None:
-        users = list(self.traps.users.leaves(space))
-        heal_quiet(space, users)
-        poisoned = poison_everything(space, users)
+        others = list(self._other_leaves(space))
+        heal_quiet(space, others)
+        poisoned = poison_everything(space, others)
         self._note_poisoned(poisoned, by)
         if any(leaf.user for leaf in poisoned.leaves):
             await self.traps.users.watch(space)
         await self.target.flush_all_tlbs()
+
+    def _other_leaves(self, space: AddressSpace) -> Iterator[Leaf]:
+        # Those of programs and of firmware.
+        yield from self.traps.users.leaves(space)
+        yield from self.traps.hooks.leaves(space)
 
     async def _poison_everything(self, registers: RegisterFile, by: str) -> None:
         space = self.view.space_of(registers)
@@ -497,6 +508,15 @@ class Session:
                 f"over a traced device and RAM at physical {leaf.physical:#x}"
             )
             self._remark(text)
+
+    def _overlooks_firmware(self) -> bool:
+        symbols = self._names.kernel
+        flash = any(
+            region.shows_memory and self.view.regions.is_traced_region(region)
+            for region in self.view.regions.regions
+        )
+        is_linux = symbols.address_of(linux.ENTRIES[0]) is not None
+        return flash and is_linux and symbols.address_of(linux.FIRMWARE) is None
 
     def _tell_left_out(self) -> None:
         for line in left_out(self.view.regions.regions, self.choice):
@@ -579,7 +599,7 @@ class Session:
         await self.target.change(changes)
         space = self.view.space_of(await self.target.registers())
         self.traps.users.settle(space)
-        heal_everything(space, self.traps.users.leaves(space))
+        heal_everything(space, self._other_leaves(space))
         unmap_spare(space)
         self.traps.gate.remove()
         await self.traps.hooks.remove()

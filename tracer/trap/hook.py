@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from tracer import linux
 from tracer.gdb.target import RegisterFile, Target
 from tracer.intercept import AddressSpace
 from tracer.page_filter import PUSHED, PageRange
+from tracer.paging import Leaf, leaves
 from tracer.symbols import SymbolTable
 from tracer.trap.call import Calls
 from tracer.trap.filter import PageFilters
@@ -46,6 +48,7 @@ class MappingHooks:
         self._target = target
         self._calls: Calls[_Entry, linux.NewMapping] = Calls(target)
         self._filters: PageFilters | None = None
+        self._roots: set[int] = set()
 
     async def install(
         self, symbols: SymbolTable, space: AddressSpace, ram: list[PageRange]
@@ -105,5 +108,23 @@ class MappingHooks:
         mapped: list[Mapped] = []
         for entry, argument in await self._calls.returned(number, registers):
             mapping = entry.hook.made(argument, registers.values)
-            mapped.append(Mapped(entry.name, mapping, poison_mapping(space, mapping)))
+            there = self._tables_of(mapping, space)
+            if there is not None:
+                mapped.append(Mapped(entry.name, mapping, poison_mapping(there, mapping)))
         return mapped
+
+    def _tables_of(self, mapping: linux.NewMapping, space: AddressSpace) -> AddressSpace | None:
+        # The address space that a mapping is in; None where its tables are not to be found.
+        if mapping.tables is None:
+            return space
+        leaf = space.leaf(mapping.tables)
+        if leaf is None:
+            return None
+        root = leaf.translate(mapping.tables)
+        self._roots.add(root)
+        return replace(space, paging=replace(space.paging, cr3=root))
+
+    def leaves(self, space: AddressSpace) -> Iterator[Leaf]:
+        """Yield the leaves of page tables that are neither the kernel's own nor a program's."""
+        for root in self._roots:
+            yield from leaves(space.memory, replace(space.paging, cr3=root))
