@@ -139,6 +139,24 @@ def test_a_board_is_no_device() -> None:
     assert next(region for region in named(MAP, TYPES) if region.name == "hpet").within == ()
 
 
+FLASH = """\
+FlatView #0
+ AS "memory", root: system
+  00000000ffc00000-00000000ffc83fff (prio 0, KIND): system.flash1 owner:{dev path=/machine/system.flash1}
+  00000000ffc84000-00000000ffffffff (prio 0, romd): system.flash0 owner:{dev path=/machine/system.flash0}
+"""  # noqa: E501 - as QEMU writes it
+
+
+@pytest.mark.parametrize(("kind", "shows"), [("romd", True), ("i/o", False)])
+def test_a_flash_chip_is_a_device_in_either_mode(kind: str, shows: bool) -> None:
+    types = dict.fromkeys(("/machine/system.flash0", "/machine/system.flash1"), "cfi.pflash01")
+    second, first = named(FLASH.replace("KIND", kind), types)
+    assert (second.name, second.shows_memory) == ("system.flash1", shows)
+    assert (first.name, first.shows_memory) == ("system.flash0", True)
+    assert first.types == ("cfi.pflash01",)
+    assert not any(item.is_memory for item in parse_flat_view(FLASH.replace("KIND", kind)))
+
+
 def test_names_stay_when_devices_change_places() -> None:
     names = DeviceNames()
     before = {region.start: region.name for region in named(MAP, TYPES, names)}

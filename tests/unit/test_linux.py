@@ -68,6 +68,12 @@ VALUE = {"rdi": 0xFFFF_C900_0000_0000, "rsi": 0xFFFF_C900_0000_4000, "rdx": 0xFE
             NewMapping(0x7F00_0000_0000, 0xFEB0_0000, 0x2000),
         ),
         (
+            "kernel_map_pages_in_pgd",  # with a count of pages that is 32 bits wide
+            {"rdi": 0xFFFF_8880_0123_4000, "rsi": 0xFFC00, "rdx": 0xFFFF_FFFE_FFC0_0000,
+             "rcx": 0xABCD_0000_0084},
+            NewMapping(0xFFFF_FFFE_FFC0_0000, 0xFFC0_0000, 0x84000, 0xFFFF_8880_0123_4000),
+        ),
+        (
             "vmf_insert_pfn_prot",
             {"rdi": 0, "rsi": 0x7F00_0000_0123, "rdx": 0xFEB00, "rcx": 0},
             NewMapping(0x7F00_0000_0000, 0xFEB0_0000, 0x1000),

@@ -208,6 +208,16 @@ def test_what_has_to_be_seen(page: int, watched: bool, quiet: bool) -> None:
     assert found.is_quiet(page, page + 0xFFF) is quiet
 
 
+@pytest.mark.parametrize("shows", [True, False])
+def test_a_read_of_shown_memory_is_no_access_to_the_device(shows: bool) -> None:
+    chip = Region("chip", 0xF000_0000, 0xF000_FFFF, 0xF000_0000, "chip", "chip", (), (), shows)
+    found = mapped(chip)
+    assert found.is_watched(0xF000_0000, 0xF000_0FFF)
+    assert found.is_recorded(0xF000_0000, read=False)
+    assert found.is_recorded(0xF000_0000, read=True) is not shows
+    assert not mapped(chip, bypassed=("chip",)).is_recorded(0xF000_0000, read=False)
+
+
 def test_a_page_over_nothing_and_something_quiet_is_left_alone() -> None:
     found = mapped(SMALL, bypassed=("small",))
     assert not found.is_watched(0xF000_0000, 0xF000_0FFF)
