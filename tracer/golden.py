@@ -181,7 +181,7 @@ def excerpt(records: Iterable[Record], region: str | None = None) -> Iterator[Re
             case RegionRecord():
                 yield record
             case Mark():
-                yield msgspec.structs.replace(record, qemu_log_offset=None)
+                yield msgspec.structs.replace(record, qemu_log_offset=None, qemu_log_from=None)
             case End():
                 kept = {name: record.counts.get(name, 0) for name in ("stops", "hooks")}
                 yield msgspec.structs.replace(record, counts={**counts, **kept})

@@ -295,13 +295,27 @@ class Session:
 
     # ---- records
 
-    def mark(self, text: str, qemu_log_offset: int | None = None) -> None:
+    def mark(
+        self, text: str, qemu_log_offset: int | None = None, qemu_log_from: int | None = None
+    ) -> None:
         """Publish a mark at this moment of the run."""
-        self.publish(Mark(time_ns=self.view.time_ns, text=text, qemu_log_offset=qemu_log_offset))
+        now = self.view.time_ns
+        self.publish(
+            Mark(
+                time_ns=now,
+                text=text,
+                qemu_log_offset=qemu_log_offset,
+                qemu_log_from=qemu_log_from,
+            )
+        )
 
-    def mark_log(self, text: str) -> None:
-        """Publish a mark with the size of QEMU's log, if there is one: what was so far is in it."""
-        self.mark(text, self.machine.log_size)
+    def mark_log(self, text: str, begin: int | None = None) -> None:
+        """Publish a mark with the size of QEMU's log, if there is one: what was so far is in it.
+
+        What it tells of vCPUs from ``begin`` on is firmware's, which no trap is in.
+        """
+        size = self.machine.log_size
+        self.mark(text, size, None if size is None else begin)
 
     def end(self, outcome: str) -> None:
         """Publish the closing record."""
@@ -452,6 +466,9 @@ class Session:
         self.counts["maps"] += 1
         old = self.view.regions
         new = await self.refresh_regions()
+        reset = self.machine.woken()
+        if reset is not None:
+            self.mark_log("the machine woke up", reset)
         if new.outdates(old):
             self.counts["outdated"] += 1
             space = self.view.space_of(await self.target.registers())

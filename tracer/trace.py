@@ -243,6 +243,7 @@ class Mark(
     time_ns: Count
     text: str
     qemu_log_offset: int | None = None
+    qemu_log_from: int | None = None
 
 
 class UserRecord(

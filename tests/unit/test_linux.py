@@ -69,8 +69,12 @@ VALUE = {"rdi": 0xFFFF_C900_0000_0000, "rsi": 0xFFFF_C900_0000_4000, "rdx": 0xFE
         ),
         (
             "kernel_map_pages_in_pgd",  # with a count of pages that is 32 bits wide
-            {"rdi": 0xFFFF_8880_0123_4000, "rsi": 0xFFC00, "rdx": 0xFFFF_FFFE_FFC0_0000,
-             "rcx": 0xABCD_0000_0084},
+            {
+                "rdi": 0xFFFF_8880_0123_4000,
+                "rsi": 0xFFC00,
+                "rdx": 0xFFFF_FFFE_FFC0_0000,
+                "rcx": 0xABCD_0000_0084,
+            },
             NewMapping(0xFFFF_FFFE_FFC0_0000, 0xFFC0_0000, 0x84000, 0xFFFF_8880_0123_4000),
         ),
         (

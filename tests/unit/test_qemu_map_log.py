@@ -32,6 +32,20 @@ def test_changes_are_told_once(log: QemuLog) -> None:
         assert not log.map_changed()
 
 
+def test_the_last_reset_is_found_where_it_is(log: QemuLog) -> None:
+    reset = b"CPU Reset (CPU 0)\n"
+    with Path(log.path).open("wb", buffering=0) as qemu:
+        qemu.write(CHANGE + reset + OTHER)
+        log.map_changed()
+        assert log.reset == len(CHANGE)
+        qemu.write(OTHER + reset[:9])
+        log.map_changed()
+        assert log.reset == len(CHANGE)
+        qemu.write(reset[9:] + b"CPU Reset (CPU 1)\n" + OTHER)
+        log.map_changed()
+        assert log.reset == len(CHANGE + reset + OTHER + OTHER)
+
+
 def test_a_line_that_comes_in_parts(log: QemuLog) -> None:
     with Path(log.path).open("wb", buffering=0) as qemu:
         qemu.write(CHANGE)

@@ -283,6 +283,19 @@ def test_what_a_guest_did_after_it_was_let_go_is_not_compared() -> None:
     assert compare([*records, UserRecord(time_ns=0, text="detach")], log).agrees
 
 
+def test_what_firmware_did_while_the_machine_woke_up_is_left_out() -> None:
+    before, after = read(0x0, 4, 2), read(0x4, 4, 3)
+    log = [told(before), told(write(0x8, 4, 1), cpu=0), told(read(0xC, 4, 9)), told(after)]
+    begin = len(log[0])
+    end = begin + len(log[1]) + len(log[2])
+    woke = Mark(time_ns=0, text="the machine woke up", qemu_log_offset=end, qemu_log_from=begin)
+    *records, second = trace(before, after)
+    comparison = compare([*records, woke, second], log)
+    assert comparison.firmware == 1
+    # A debugger's access is none of firmware's.
+    assert faults(comparison) == (1, 0, 0)
+
+
 def test_messages_from_devices_are_left_out() -> None:
     access = write(0xB0, 4, 0, "lapic")
     log = [

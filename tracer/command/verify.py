@@ -88,6 +88,8 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
         )
     if comparison.messages:
         print(f"{comparison.messages} MSI messages from devices left out", file=stream)
+    if comparison.firmware:
+        print(f"{comparison.firmware} accesses of firmware left out", file=stream)
     if comparison.overlooked:
         told = (f"{printable(name)} {count:,}" for name, count in _overlooked(comparison))
         print(f"accessed by vCPUs and not looked at: {', '.join(told)}", file=stream)
@@ -112,6 +114,7 @@ def _object(comparison: Comparison) -> dict[str, Any]:
         "extra": comparison.extra,
         "different": comparison.different,
         "messages": comparison.messages,
+        "firmware": comparison.firmware,
         "marked": comparison.marked,
         "switched": comparison.switched,
         "overlooked": [

@@ -22,13 +22,18 @@ MAP_EVENT = "flatview_new"
 """The trace event that has to be switched on for it."""
 
 _LINE = MAP_EVENT.encode()
+_RESET = b"CPU Reset (CPU 0)"  # hw/core/cpu-common.c, cpu_common_reset
+_OVERLAP = max(len(_LINE), len(_RESET)) - 1
 _CHUNK = 1 << 20
 _PUNCH = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE (linux/falloc.h)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class QemuLog:
-    """Own the log of one QEMU: the file of a path, or one in memory that is forgotten once read."""
+    """Own the log of one QEMU: the file of a path, or one in memory that is forgotten once read.
+
+    ``reset`` is where in it, in bytes, the first vCPU was reset last, as far as it has been read.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._given = path
@@ -37,6 +42,7 @@ class QemuLog:
         self._forgotten = 0
         self._rest = b""
         self._tells = False
+        self.reset = 0
 
     @property
     def path(self) -> str:
@@ -69,9 +75,13 @@ class QemuLog:
     def map_changed(self) -> bool:
         """Tell whether the memory map may have changed since this was asked last."""
         found = False
-        for data in self._news():
-            found = found or _LINE in self._rest + data
-            self._rest = data[-len(_LINE) :]
+        for end, data in self._news():
+            text = self._rest + data
+            found = found or _LINE in text
+            reset = text.rfind(_RESET)
+            if reset >= 0:
+                self.reset = end - len(text) + reset
+            self._rest = text[-_OVERLAP:]
         self._tells = self._tells or found
         return found or not self._tells
 
@@ -97,14 +107,14 @@ class QemuLog:
                 return False
         return self._descriptor >= 0 and stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
-    def _news(self) -> list[bytes]:
-        # What was written since the last call.
-        news: list[bytes] = []
+    def _news(self) -> list[tuple[int, bytes]]:
+        # What was written since the last call, each piece with the offset of its end.
+        news: list[tuple[int, bytes]] = []
         if not self._open() or os.fstat(self._descriptor).st_size == self._read:
             return news
         while data := os.pread(self._descriptor, _CHUNK, self._read):
             self._read += len(data)
-            news.append(data)
+            news.append((self._read, data))
         if self._given is None and self._read - self._forgotten > _CHUNK:
             self._forget()
         return news

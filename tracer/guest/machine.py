@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from tracer.errors import QemuError, TracerError
 from tracer.flat_view import DeviceNames, FlatRange, device_paths, name_regions, parse_flat_view
@@ -127,6 +127,8 @@ class Machine(asyncio.SubprocessProtocol):
         # The client's own listener, which cannot be removed, would keep every event of the run.
         self._events = self._qmp.events
         self._events.names.add("SHUTDOWN")
+        self._wakeups = EventListener("WAKEUP")
+        self._qmp.register_listener(self._wakeups)
         self._cause = ""
         self._last_words = ""
         self._shutdown: asyncio.Task[None] | None = None
@@ -254,6 +256,13 @@ class Machine(asyncio.SubprocessProtocol):
     def log_size(self) -> int | None:
         """Return how many bytes of QEMU's log there are, None where nobody asked for one."""
         return self._log.size if self.config.qemu_log is not None else None
+
+    def woken(self) -> int | None:
+        """Return where in QEMU's log the machine was reset to wake up, if it was since last asked.
+
+        That is told once QEMU has answered anything.
+        """
+        return self._log.reset if self._wakeups.clear() else None
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Carry out a QMP command and return its result; QemuError when QEMU refuses or is gone."""

@@ -45,6 +45,7 @@ class Matching:
         self._logged = Side(self._entries())
         self._offset: int | None = None
         self._log_size = 0  # at least, as marks tell
+        self._firmware: list[tuple[int, int]] = []  # where in the log no vCPU ran the kernel
         self._aligned: set[str] = set()
         self._judged = ""
         self._words: dict[str, str] = {}
@@ -79,7 +80,9 @@ class Matching:
                     self._territory.add(record)
                     if record.region.traced:
                         self._count(record.region.name)
-                case Mark(qemu_log_offset=int(offset)):
+                case Mark(qemu_log_offset=int(offset), qemu_log_from=begin):
+                    if begin is not None:
+                        self._firmware.append((begin, offset))
                     self._log_size = max(self._log_size, offset)
                     if not begun and self._offset is None:
                         self._offset = offset
@@ -124,6 +127,9 @@ class Matching:
         result = self._result
         for entry in self._log.entries(self._offset or 0):
             result.entries += 1
+            if self._firmware and entry.cpu >= 0 and self._is_firmware():
+                result.firmware += 1
+                continue
             if entry.refused:
                 placed = self._territory.place(entry, self._judged)
                 if placed is not None:
@@ -139,6 +145,10 @@ class Matching:
                 yield place.name, entry
             elif entry.cpu >= 0 and (result.marked or self._aligned):
                 result.overlooked[place.name] = result.overlooked.get(place.name, 0) + 1
+
+    # Whether the last line read is of one of the times when firmware ran.
+    def _is_firmware(self) -> bool:
+        return any(begin < self._log.size <= end for begin, end in self._firmware)
 
     def _count(self, region: str) -> RegionComparison:
         return self._result.regions.setdefault(region, RegionComparison())
