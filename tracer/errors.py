@@ -21,6 +21,7 @@
         ├── NotEnoughBytes           more code bytes are needed to decode it
         ├── InvalidInstruction       the bytes are no instruction in this mode
         ├── UnsupportedInstruction   a real instruction that the emulator leaves to the CPU
+        ├── Misread                  the CPU accesses something else than the decoder says
         └── GuestException           the instruction faults: deliver this vector to the guest
 
 Anything else that escapes is a bug and keeps its traceback.
@@ -179,6 +180,13 @@ class UnsupportedInstruction(EmulationError):
     def __init__(self, code: bytes, text: str) -> None:
         super().__init__(f"not emulated: {text} ({code.hex(' ')})", code)
         self.text = text
+
+
+class Misread(EmulationError):
+    """Leave an instruction to the CPU, which takes its bytes for something else."""
+
+    def __init__(self, code: bytes, message: str) -> None:
+        super().__init__(message, code)
 
 
 class GuestException(EmulationError):

@@ -23,45 +23,48 @@ from tracer.x86 import PAGE_SIZE, CpuState
 
 @dataclass(frozen=True, slots=True)
 class Encounter:
-    """Hold where the vCPU came upon poison, a linear address, and whether it was to write."""
+    """Hold where the vCPU came upon poison, a linear address, and whether it was to write.
+
+    ``fetch`` says that the instruction itself was what it came for.
+    """
 
     linear: int
     write: bool
+    fetch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """Hold the transfers to traced regions that are foretold, and the directions of the others.
 
-    ``elsewhere`` are those of accesses whose addresses are not known.
+    ``elsewhere`` are those of accesses whose addresses are not known; ``reach`` has the linear
+    addresses of all others, in RAM too.
     """
 
     transfers: tuple[Transfer, ...] = ()
     elsewhere: frozenset[Direction] = frozenset()
+    reach: tuple[range, ...] = ()
 
     def seen(self, encounters: Sequence[Encounter], space: AddressSpace) -> tuple[Transfer, ...]:
         """Return the transfers, with those that only the faults of the step tell.
 
-        They are of unknown extent: the region's bytes in the page that faulted.
+        They are of unknown extent: the region's bytes in the page that faulted. A fault that the
+        instruction cannot have tells that the CPU takes it for another one: then nothing is known.
         """
+        encounters = [met for met in encounters if not met.fetch]
         transfers = list(self.transfers)
+        if not self.elsewhere:
+            if all(any(met.linear in span for span in self.reach) for met in encounters):
+                return self.transfers
+            transfers = []
+        way: Direction = "unknown"
+        if len(self.elsewhere) == 1:
+            (way,) = self.elsewhere
         for met in encounters:
-            foretold = any(
-                item.linear <= met.linear < item.linear + item.span for item in self.transfers
-            )
-            if foretold and not self.elsewhere:
-                continue
-            way: Direction = "write" if met.write else "read"
-            if self.elsewhere:
-                way = next(iter(self.elsewhere)) if len(self.elsewhere) == 1 else "unknown"
-            leaf = space.leaf(met.linear)
-            region = leaf and space.regions.find(leaf.translate(met.linear))
-            page = met.linear & -PAGE_SIZE
-            transfers += [
-                item
-                for item in _within(page, PAGE_SIZE, way, space)
-                if item.region == region and item not in transfers
-            ]
+            page = [*_within(met.linear & -PAGE_SIZE, PAGE_SIZE, way, space)]
+            # From RAM beside a device it may go on to any region of the page.
+            hit = [item for item in page if item.linear <= met.linear < item.linear + item.span]
+            transfers += [item for item in hit or page if item not in transfers]
         return tuple(transfers)
 
 
@@ -78,14 +81,17 @@ def footprint(insn: Instruction | None, cpu: CpuState, space: AddressSpace) -> F
         return UNKNOWN
     transfers: list[Transfer] = []
     elsewhere: set[Direction] = set()
+    reach: list[range] = []
     for extent in _extents(insn, cpu):
         if extent.linear is None:
             elsewhere.add(extent.direction)
-        elif extent.whole:
+            continue
+        reach.append(range(extent.linear, extent.linear + extent.size))
+        if extent.whole:
             transfers += _exact(extent.linear, extent.size, extent.direction, space)
         else:
             transfers += _within(extent.linear, extent.size, extent.direction, space)
-    return Footprint(tuple(transfers), frozenset(elsewhere))
+    return Footprint(tuple(transfers), frozenset(elsewhere), tuple(reach))
 
 
 @dataclass(frozen=True, slots=True)

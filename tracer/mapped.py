@@ -46,7 +46,7 @@ def decode_mapped(code: bytes, rip: int, mode: Mode) -> Instruction | None:
     sizes = Sizes(
         operand=operand_size(head, mode, "", row.prefix),
         stack=operand_size(head, mode, "d64", row.prefix),
-        near=operand_size(head, mode, "f64", row.prefix),
+        near=_near(head, mode),
         vector=VECTOR << head.length,
         wide=head.w,
         rex_w=bool(head.rex & 8),
@@ -84,6 +84,13 @@ def decode_mapped(code: bytes, rip: int, mode: Mode) -> Instruction | None:
         rip, code, mode, text, operand_size=sizes.operand, address_size=reader.address_size,
         rep=rep, touches=tuple(touches),
     )  # fmt: skip
+
+
+def _near(head: Head, mode: Mode) -> int | None:
+    # Intel's processors ignore 66 there in 64-bit mode, AMD's obey it.
+    if head.long and head.operand and not head.rex & 8:
+        return None
+    return operand_size(head, mode, "f64", "")
 
 
 _UNNAMED = "?"

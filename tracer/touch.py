@@ -62,13 +62,13 @@ class Sizes:
     """Hold what widths follow from, in bytes.
 
     ``operand`` is the operand size, ``stack`` that of PUSH and POP, ``near`` that of near calls
-    and jumps, ``vector`` the length of the vectors; ``wide`` is W, ``rex_w`` the same where it is
-    an operand size. ``mask`` has ones for the bits of an address.
+    and jumps, or None; ``vector`` is the length of the vectors, ``wide`` is W, ``rex_w`` the same
+    where it is an operand size. ``mask`` has ones for the bits of an address.
     """
 
     operand: int
     stack: int
-    near: int
+    near: int | None
     vector: int
     wide: bool
     rex_w: bool
@@ -191,6 +191,16 @@ def _pops(context: Context, width: int, count: int = 1) -> Iterator[Touch]:
         yield Touch("read", width, context.stack(width, width * number))
 
 
+def _call(context: Context) -> Iterator[Touch]:
+    width = context.sizes.near
+    return _pushes(context, width) if width else iter((Touch("write", None),))
+
+
+def _ret(context: Context) -> Iterator[Touch]:
+    width = context.sizes.near
+    return _pops(context, width) if width else iter((Touch("read", None),))
+
+
 def _far(touches: Iterator[Touch]) -> Iterator[Touch]:
     # Through a gate, or to another privilege level, it is another stack, or there is more of it.
     return (replace(touch, memory=None) for touch in touches)
@@ -264,8 +274,8 @@ _IMPLIED: dict[str, Callable[[Context], Iterator[Touch]]] = {
     "pop": lambda context: _pops(context, context.sizes.stack),
     "pusha": lambda context: _pushes(context, context.sizes.operand, 8),
     "popa": _popa,
-    "call": lambda context: _pushes(context, context.sizes.near),
-    "ret": lambda context: _pops(context, context.sizes.near),
+    "call": _call,
+    "ret": _ret,
     "callf": lambda context: _far(_pushes(context, context.sizes.operand, 2)),
     "retf": lambda context: _far(_pops(context, context.sizes.operand, 2)),
     "iret": _iret,

@@ -175,9 +175,25 @@ def test_an_instruction_that_is_not_known(space: AddressSpace) -> None:
     ]
 
 
-def test_a_fault_that_nothing_explains_is_an_access_all_the_same(space: AddressSpace) -> None:
-    # Such as the descriptor that a load of a segment register reads.
-    assert made("8e1f", state(rdi=AT - 8), space, Encounter(CR2, False)) == [("r", 0, "..4096")]
+def test_a_fault_that_the_instruction_cannot_have_is_of_another_one(space: AddressSpace) -> None:
+    # QEMU takes a prefix otherwise than other processors do, say.
+    met = Encounter(CR2, False)
+    assert made("0f5807", state(rdi=AT - 32), space, met) == [("u", 0, "..4096")]
+    assert made("0f5807", state(rdi=AT + 0x1000), space, met) == [("u", 0, "..4096")]
+
+
+def test_a_fault_in_ram_beside_a_device_is_explained_by_what_reaches_there() -> None:
+    ram = Ram()
+    ram.map(AT, DEVICE)
+    region = Region("tpm", DEVICE + 0x800, DEVICE + 0xFFF, DEVICE + 0x800, "tpm", "tpm")
+    traced, beside = [(DEVICE + 0x800, DEVICE + 0xFFF)], [(DEVICE, DEVICE + 0x7FF)]
+    mixed = AddressSpace(ram, PAGING, RegionMap([region], traced, beside))
+    cpu = state(rdi=AT + 0x7F8)
+    assert made("0f5807", cpu, mixed, Encounter(AT + 0x7F8, False)) == [("r", 0x800, 8)]
+    assert made("0f5807", state(rdi=AT), mixed, Encounter(AT, False)) == []
+    # Where it goes on from there is not known; what was fetched from there is no access.
+    assert made("0fae27", cpu, mixed, Encounter(AT + 0x7F8, True)) == [("u", 0x800, "..2048")]
+    assert made("0f5807", cpu, mixed, Encounter(AT, False, fetch=True)) == [("r", 0x800, 8)]
 
 
 def test_forms_of_the_table_need_no_unit(space: AddressSpace) -> None:

@@ -188,7 +188,8 @@ class Carrier:
                     return Stepped(after, True, tuple(encounters))
                 # It touches another poisoned page: start over with all healed.
                 await self._target.run_alone(stub.stop)
-                met = Encounter(after["cr2"], bool(error & PageFaultCode.W))
+                write, fetch = bool(error & PageFaultCode.W), bool(error & PageFaultCode.I)
+                met = Encounter(after["cr2"], write, fetch)
                 if not _collect(space.leaf(met.linear), leaves):
                     raise InterceptError(f"a native step faults again at linear {met.linear:#x}")
                 encounters.append(met)

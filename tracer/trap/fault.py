@@ -116,7 +116,7 @@ class Fault:
     def encounter(self) -> Encounter:
         """Return where the CPU came upon poison."""
         write = bool(self.spill.frame.error_code & PageFaultCode.W)
-        return Encounter(self.spill.cr2, write)
+        return Encounter(self.spill.cr2, write, self.fetched)
 
     def write_back(self) -> list[Change]:
         """Return what the interrupted code is to find changed: registers on the stack, and XMM."""

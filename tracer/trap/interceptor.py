@@ -14,6 +14,7 @@ from tracer.errors import (
     EmulationError,
     GuestException,
     InterceptError,
+    Misread,
     UnsupportedInstruction,
 )
 from tracer.footprint import Encounter, footprint
@@ -163,7 +164,10 @@ class Interceptor:
                 return
             cpu = fault.cpu
             if iteration == 0:
-                fault.check_address(insn, foretold)
+                try:
+                    fault.check_address(insn, foretold)
+                except InterceptError as error:
+                    raise Misread(insn.code, str(error)) from None
             elif not fault.is_poisoned(foretold):
                 if changed:
                     fault.cpu = await self._completed(cpu)
