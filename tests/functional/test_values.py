@@ -34,7 +34,7 @@ class Device:
 
     At ``written``, eight bytes are stored in all ways that begin there, and read back; ``last`` is
     stored in the end. Then loads of all widths begin at each offset of the ``spans``. In the
-    ``hole`` nothing answers.
+    ``hole`` nothing answers. The device may ``end`` within a page.
     """
 
     place: int | tuple[str, str]
@@ -42,12 +42,20 @@ class Device:
     written: int | None = None
     hole: range = range(0)
     last: int = 0
+    end: int | None = None
+
+    def cut(self, access: Access) -> list[tuple[int, int]]:
+        """The transfers of an access as offset and width: what is behind the end goes by itself."""
+        end = self.end or PAGE
+        return list(
+            cut(access.offset, access.width, lambda at, n: min(n, end - at) if at < end else n)
+        )
 
 
 # Of the IOAPIC, register 1 is read, its version. The last spans go over the end of the region, or
 # of the page into the next.
 DEVICES = {
-    "hpet": Device(0xFED0_0000, ((0x0, 0x10), (0x3F0, 0x400))),
+    "hpet": Device(0xFED0_0000, ((0x0, 0x10), (0x3F0, 0x400)), end=0x400),
     "ioapic": Device(0xFEC0_0000, ((0x0, 0x18), (0xFF8, 0x1000)), 0x0, last=1),
     "lapic": Device(0xFEE0_0000, ((0x30, 0x38),)),
     "edu": Device(("1234", "11e8"), ((0x0, 0x8), (0xFF8, 0x1000)), 0x4),
@@ -200,7 +208,7 @@ def test_every_width_at_every_offset(
         for access in accesses(device)
         # What is in a hole from end to end is no access to a device.
         if not {access.offset, access.offset + access.width - 1} <= set(device.hole)
-        for linear, width in cut(access.offset, access.width)
+        for linear, width in device.cut(access)
     ]
     assert [item[:3] for item in recorded] == expected
     assert all(value is not None for *_, value in recorded)
