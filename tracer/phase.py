@@ -1,6 +1,6 @@
 """Tell in which phase of the boot a record was made, as far as a trace shows it.
 
-A phase is how far the boot had got, whichever thread or vCPU made the access.
+A phase is how far the boot had got, or what a thread of the kernel did beside it.
 A mark that begins with ``phase: `` names the phase from there on. Without such marks there are:
 ``decompressor``, code in the lower half of the address space before any of the kernel's own;
 ``early``, until the first mapping by ``ioremap_page_range``, for which the kernel's own page

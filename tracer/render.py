@@ -93,6 +93,7 @@ UNCUT = layout(None)
 def access_objects(record: Intercept, naming: Naming | None = None) -> list[dict[str, Any]]:
     """Return one JSON-ready object for each device access of a record, in order.
 
+    ``type`` tells them from the other objects that may come in the same output.
     ``address`` is physical and ``rip`` linear; ``width`` is in bytes; numbers that may exceed
     2^53 are hex strings. ``value`` is None where a natively stepped instruction hid it.
     ``register`` is the name that ``naming`` finds, None without one, and ``fields`` has the numbers
@@ -112,6 +113,7 @@ def access_object(
 ) -> dict[str, Any]:
     """Return the JSON-ready object for device access number ``seq``: see :func:`access_objects`."""
     return {
+        "type": "access",
         "seq": seq,
         "time_ns": record.time_ns,
         "vcpu": record.vcpu,

@@ -77,14 +77,32 @@ def test_drivers_are_called_as_their_sources_say(trace: Trace) -> None:
         assert any(in_order(wanted, chain) for chain in found), wanted
 
 
-def test_phases_are_initcalls_and_then_user_space(trace: Trace) -> None:
+def test_phases_are_initcalls_and_threads_and_then_user_space(trace: Trace) -> None:
     phases = [
         record.text.removeprefix("phase: ")
         for record in trace.records
         if isinstance(record, Mark) and record.text.startswith("phase: ")
     ]
     assert phases[-1] == "user space"
-    assert all(re.fullmatch(r"initcall \w+", phase) for phase in phases[:-1])
+    others = phases[:-1]
+    wanted = re.compile(r"(initcall|work|async|(irq )?thread) \w+|kernel")
+    assert all(wanted.fullmatch(phase) for phase in others)
+    assert any(phase.startswith("initcall ") for phase in others)
+
+
+def test_work_beside_the_initcalls_is_in_none_of_them(trace: Trace) -> None:
+    found, phase = chains(trace), ""
+    work = set()
+    for record in trace.records:
+        if isinstance(record, Mark):
+            phase = record.text
+        elif isinstance(record, Intercept) and record.stack is not None and "user" not in phase:
+            chain = found[record.stack]
+            if "process_one_work" in chain and "async_run_entry_fn" not in chain:
+                called = chain[chain.index("process_one_work") - 1]
+                assert phase == f"phase: work {called}"
+                work.add(called)
+    assert work  # the NVMe driver resets its controller in a workqueue
 
 
 def test_folded_stacks_count_every_access(booted: Run, trace: Trace, tmp_path: Path) -> None:

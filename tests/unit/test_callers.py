@@ -19,7 +19,9 @@ from tracer.trap.callers import Callers
 from tracer.x86 import RBP, RSP, CpuState
 
 BASE = 0xFFFF_FFFF_8100_0000  # linear, at physical 0
-READ, PROBE, DRIVER, INITCALL, INIT, IRQ, IDLE = (BASE + 0x1000 + 0x10 * n for n in range(7))
+READ, PROBE, DRIVER, INITCALL, INIT, IRQ, IDLE, ASYNC, WORK, WORKER, KTHREAD, IRQ_THREAD = (
+    BASE + 0x1000 + 0x10 * n for n in range(12)
+)
 SCHEDULE = BASE + 0x1800
 FRAMED, UNFRAMED = bytes.fromhex("554889e5"), bytes.fromhex("41574156")
 STATE, STACK = BASE + 0x2000, BASE + 0x3000
@@ -33,10 +35,15 @@ SYMBOLS = {
     "kernel_init": INIT,
     "asm_interrupt": IRQ,
     "idle": IDLE,
+    "async_run_entry_fn": ASYNC,
+    "process_one_work.llvm.5": WORK,
+    "worker_thread": WORKER,
+    "kthread": KTHREAD,
+    "irq_thread_fn": IRQ_THREAD,
     "schedule": SCHEDULE,
     "system_state": STATE,
     "__start_orc_unwind_ip": DISTANCES,
-    "__stop_orc_unwind_ip": DISTANCES + 4 * 7,
+    "__stop_orc_unwind_ip": DISTANCES + 4 * 12,
     "__start_orc_unwind": ENTRIES,
     "_end": BASE + 0x10_0000,
 }
@@ -76,8 +83,8 @@ class Guest:
             ram.map(BASE + page, page)
         self.ram = ram
         self.space = AddressSpace(ram, PAGING, RegionMap((), (), ()))
-        functions = (READ, PROBE, DRIVER, INITCALL, INIT, IRQ, IDLE)
-        kinds = (CALL, CALL, CALL, CALL, END, REGS, END)
+        functions = range(READ, IRQ_THREAD + 1, 0x10)
+        kinds = (CALL, CALL, CALL, CALL, END, REGS, END, CALL, CALL, CALL, END, CALL)
         for index, (start, kind) in enumerate(zip(functions, kinds, strict=True)):
             at = DISTANCES + 4 * index
             ram.write(at - BASE, struct.pack("<i", start - at))
@@ -146,13 +153,39 @@ def test_an_initcall_is_a_phase_from_its_first_access_on() -> None:
     assert guest.stacks() == []
 
 
+@pytest.mark.parametrize(
+    ("stack", "phase"),
+    [
+        ((WORK + 1, WORKER + 1, KTHREAD + 1), "work dev_probe"),
+        ((WORKER + 1, KTHREAD + 1), "work dev_probe"),
+        ((ASYNC + 1, WORK + 1, WORKER + 1, KTHREAD + 1), "async dev_probe"),
+        ((IRQ_THREAD + 1, KTHREAD + 1), "irq thread dev_probe"),
+        ((KTHREAD + 1,), "thread dev_probe"),
+    ],
+)
+def test_what_a_thread_does_beside_the_initcalls_has_a_phase_of_its_own(
+    stack: tuple[int, ...], phase: str
+) -> None:
+    guest = Guest(stacks=False)
+    guest.access(READ, PROBE + 1, *stack)
+    guest.access(READ, IDLE + 1)
+    assert guest.marks() == [f"phase: {phase}", "phase: kernel"]
+    guest.access(READ, *BY_INITCALL)
+    guest.access(READ, PROBE + 1, *stack)
+    guest.access(READ, IRQ + 1, *interrupted(PROBE + 1, *stack))
+    guest.access(READ, IDLE + 1)
+    guest.access(READ, *BY_INITCALL)
+    initcall = "phase: initcall dev_driver_init"
+    assert guest.marks()[2:] == [initcall, f"phase: {phase}", initcall]
+
+
 def test_another_threads_access_is_in_the_phase_that_the_boot_is_in() -> None:
     guest = Guest(stacks=True)
-    worker = (PROBE + 1, IDLE + 1)  # an asynchronous probe: no initcall called it
-    guest.access(READ, *worker)
+    nobody = (PROBE + 1, IDLE + 1)
+    guest.access(READ, *nobody)
     assert guest.marks() == []
     guest.access(READ, *BY_INITCALL)
-    guest.access(READ, *worker)
+    guest.access(READ, *nobody)
     assert guest.marks() == ["phase: initcall dev_driver_init"]
     assert guest.stacks()[0] == ["dev_read+0x0", "dev_probe+0x1", "idle+0x1"]
 

@@ -122,6 +122,7 @@ def test_printable_text_is_left_alone() -> None:
 def test_an_object_holds_the_access() -> None:
     (found,) = access_objects(INTERCEPTS[3])
     assert json.loads(json.dumps(found)) == {
+        "type": "access",
         "seq": 3,
         "time_ns": 214_318_003,
         "vcpu": 0,

@@ -367,7 +367,7 @@ def test_json_of_a_failure() -> None:
     async def test(talk: Talk) -> None:
         assert await talk.type("pl") == 2
         assert json.loads(talk.said[-1]) == {
-            "command": "plan", "ok": False, "status": 2,
+            "type": "command", "command": "plan", "ok": False, "status": 2,
             "error": "no access waits here: `step` goes to the next one",
         }  # fmt: skip
         assert await talk.type("nonsense") == 2
@@ -383,7 +383,8 @@ def test_every_command_has_an_object_for_programs(item: Command) -> None:
         for example in item.examples:
             await talk.type(example)
         for line in talk.said:
-            assert {"command", "ok"} <= set(json.loads(line))
+            found = json.loads(line)
+            assert found["type"] == "command" and {"command", "ok"} <= set(found)
 
     if item.name not in ("quit", "source"):
         run(test, json=True)

@@ -134,7 +134,7 @@ class Interpreter:
 
     def _print(self, name: str, result: Result) -> None:
         if self.json:
-            self._object({"command": name, "ok": True, "result": result.value})
+            self._object({"type": "command", "command": name, "ok": True, "result": result.value})
             return
         lines = result.lines(self.paper())
         if lines:
@@ -149,7 +149,9 @@ class Interpreter:
             with contextlib.suppress(UsageError):  # then it is told as typed
                 name = self.desk.commands.find(name).name
             told = f"{where}{error}"
-            self._object({"command": name, "ok": False, "error": told, "status": status})
+            self._object(
+                {"type": "command", "command": name, "ok": False, "error": told, "status": status}
+            )
         elif not isinstance(error, ScriptStopped):
             detail = error.detail if isinstance(error, ConditionError) else str(error)
             self._complain(f"{where}{detail}".splitlines())

@@ -1,11 +1,14 @@
 """Who made an access: the kernel's call chain, and the phase of the boot that it tells.
 
 Ref: Linux init/main.c (do_one_initcall, which calls each initcall and each module's init function;
-kernel_init, which sets system_state to SYSTEM_RUNNING just before it runs init).
+kernel_init, which sets system_state to SYSTEM_RUNNING just before it runs init), kernel/workqueue.c
+(worker_thread, process_scheduled_works, process_one_work), kernel/async.c (async_run_entry_fn),
+kernel/irq/manage.c (irq_thread_fn, irq_forced_thread_fn), kernel/kthread.c (kthread).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from tracer.guest.names import Names
@@ -13,12 +16,24 @@ from tracer.guest.stacks import Stacks
 from tracer.intercept import AddressSpace
 from tracer.marker import PHASE
 from tracer.orc import Frame, Stack, frame_symbol
-from tracer.phase import USER
+from tracer.phase import KERNEL, USER
 from tracer.symbols import KERNEL_HALF
 from tracer.trace import BY_FRAME_POINTERS, Mark, StackFrame, StackRecord
 from tracer.x86 import CpuState, Mode
 
-_INITCALL = "do_one_initcall"
+_INITCALL = "initcall"
+_CALLERS = {
+    "do_one_initcall": _INITCALL,
+    "process_one_work": "work",
+    "process_scheduled_works": "work",
+    "worker_thread": "work",
+    "async_run_entry_fn": "async",
+    "irq_thread_fn": "irq thread",
+    "irq_forced_thread_fn": "irq thread",
+    "kthread": "thread",
+}
+"""What a function calls, and is known by: the innermost of these tells. Compilers may leave some out
+of a chain, so that the one around calls."""
 
 
 class Callers:
@@ -36,6 +51,7 @@ class Callers:
         self._stacks = Stacks(names)
         self._ids: dict[tuple[tuple[Frame, ...], tuple[str | None, ...]], int] = {}
         self._phase: str | None = None
+        self._reached = KERNEL  # how far the boot had got, whatever threads did beside it
         types = names.types()
         self._state = names.kernel.address_of("system_state")
         self._running = None if types is None else types.enumerators.get("SYSTEM_RUNNING")
@@ -60,9 +76,7 @@ class Callers:
             return None
         stack = self._stacks.unwind(cpu, space)
         if self._phase != USER:
-            initcall = self._initcall(stack, space)
-            if initcall is not None:
-                self._enter(f"initcall {initcall}", time_ns)
+            self._follow(self._task(stack, space), time_ns)
         return self._number(_own(stack), space, time_ns) if self._wanted else None
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
@@ -74,19 +88,31 @@ class Callers:
             return False
         return int.from_bytes(space.read(self._state, 4), "little") == self._running
 
+    # A thread beside the initcalls has a phase of its own, which ends with its access.
+    def _follow(self, task: tuple[str, str] | None, time_ns: int) -> None:
+        kind, name = task or ("", "")
+        if kind == _INITCALL:
+            self._reached = f"{kind} {name}"
+        if task is not None:
+            self._enter(f"{kind} {name}", time_ns)
+        elif self._phase is not None:
+            self._enter(self._reached, time_ns)
+
     def _enter(self, phase: str, time_ns: int) -> None:
         if phase != self._phase:
             self._phase = phase
             self._publish(Mark(time_ns=time_ns, text=PHASE + phase))
 
-    def _initcall(self, stack: Stack, space: AddressSpace) -> str | None:
-        # The function that do_one_initcall called, also beneath an interrupt.
-        called: str | None = None
+    def _task(self, stack: Stack, space: AddressSpace) -> tuple[str, str] | None:
+        # On whose behalf, in a word, and the function that was called for it; also beneath an
+        # interrupt.
+        called = ""
         for frame in stack.frames:
-            name = (self._names.lookup(frame.place, space) or "").partition("+")[0]
-            if name == _INITCALL:
-                return called
-            called = name or None
+            # Link-time optimisation puts a suffix behind a name.
+            name = re.split(r"[+.]", self._names.lookup(frame.place, space) or "")[0]
+            if called and name in _CALLERS:
+                return _CALLERS[name], called
+            called = name
         return None
 
     def _number(self, stack: Stack, space: AddressSpace, time_ns: int) -> int:
