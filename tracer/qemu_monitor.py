@@ -1,7 +1,7 @@
 """What QEMU's human monitor prints, where QMP and the GDB stub do not tell the same.
 
-Ref: QEMU target/i386/cpu-dump.c (x86_cpu_dump_state); texts of several versions are in
-``tests/data``. The memory map is :mod:`tracer.flat_view`'s.
+Ref: QEMU target/i386/cpu-dump.c (x86_cpu_dump_state), monitor/misc.c (hmp_ioport_read); texts of
+several versions are in ``tests/data``. The memory map is :mod:`tracer.flat_view`'s.
 """
 
 from __future__ import annotations
@@ -89,6 +89,12 @@ def vcpu_states(registers: str) -> tuple[VcpuState, ...]:
                 f"QEMU's `info registers` does not tell {error}: {text.strip()[:80]!r}"
             ) from None
     return tuple(states)
+
+
+def port_value(text: str) -> int | None:
+    """Return what ``i /xw PORT`` read: ``portl[0x0608] = 0x00006bee``. None for other words."""
+    match = re.search(r"^port\w\[0x[0-9a-f]+\] = 0x([0-9a-f]+)\s*$", text, re.MULTILINE)
+    return int(match[1], 16) if match else None
 
 
 def descriptor_tables(registers: str) -> DescriptorTables:

@@ -48,6 +48,7 @@ from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
 from tracer.trap.blame import whose_doing
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier, Stand, can_enter
+from tracer.trap.clock import IdleClock
 from tracer.trap.entry import follow_kaslr, reach_entry
 from tracer.trap.gate import PageFaultGate, Written, refuse_fred
 from tracer.trap.hook import MappingHooks
@@ -125,6 +126,7 @@ class Session:
         self.choice = choice
         self._names = Names(kernel)
         self._carrier = Carrier(target)
+        self._clock = IdleClock(view)
         self._traps: Traps | None = None
         self._callers: Callers | None = None
         self._announced: dict[str, RegionInfo] = {}
@@ -267,12 +269,15 @@ class Session:
         """
         try:
             changes = await self._halt("kernel entry")
-            while not self._releasing:
-                stop = await self._resume(changes)
-                if stop.ended:
-                    break
-                self.counts["stops"] += 1
-                changes = await self._handle(stop, self.traps)
+            # Without anybody to tell it to, each access tells the time.
+            watched = self.overseer is not None
+            async with self._clock.followed() if watched else contextlib.nullcontext():
+                while not self._releasing:
+                    stop = await self._resume(changes)
+                    if stop.ended:
+                        break
+                    self.counts["stops"] += 1
+                    changes = await self._handle(stop, self.traps)
             if self._releasing:
                 await self._release(changes)
         except TargetGone:
@@ -608,6 +613,7 @@ class Session:
         # The guest stands where no access waits.
         self.interrupting = False
         if self.overseer is not None:
+            await self._clock.look()
             registers = await self.target.registers()
             await self.overseer.halted(reason, vcpu, registers, self.view.space_of(registers))
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -86,9 +87,10 @@ class Guest:
 
 
 @asynccontextmanager
-async def held(folder: Path, **plan: object) -> AsyncIterator[Guest]:
+async def held(folder: Path, append: str = "", **plan: object) -> AsyncIterator[Guest]:
     console = bytearray()
-    chosen = Plan(append="loglevel=7", qemu_log=folder / "qemu.log", **plan)  # type: ignore[arg-type]
+    words = f"loglevel=7 {append}".strip()
+    chosen = Plan(append=words, qemu_log=folder / "qemu.log", **plan)  # type: ignore[arg-type]
     async with launch(chosen, console.extend) as session:
         await session.reach_entry()
         with TraceWriter(folder / "trace.vtrace", header(session)) as writer:
@@ -248,5 +250,34 @@ def test_a_guest_is_interrupted_again_and_again_and_let_go(tmp_path: Path, vcpus
             assert guest.first_bytes("vmf_insert_pfn_prot") == NOP
             # The accesses that they stood before.
             assert len(guest.records) <= recorded + vcpus
+
+    run(play())
+
+
+def test_a_stop_of_a_guest_that_idles_tells_its_own_time(tmp_path: Path) -> None:
+    async def play() -> None:
+        arguments = "rdinit=/bin/busybox -- sleep 1000000"
+        async with held(tmp_path, choice=Choice(("lapic",)), append=arguments) as guest:
+            control = guest.control
+            control.resume()
+            while b"Run /bin/busybox as init" not in guest.console:
+                await asyncio.sleep(0.1)
+            idled = 0
+            for _ in range(8):
+                await asyncio.sleep(0.2)
+                await control.interrupt()
+                halt = await control.wait()
+                assert halt is not None
+                made = [r.time_ns for r in guest.records if isinstance(r, Intercept)]
+                told = float(re.findall(rb"^\[ *(\d+\.\d+)\]", guest.console, re.MULTILINE)[-1])
+                assert halt.time_ns >= max(made[-1], told * 1e9 - 1000)
+                idled = max(idled, halt.time_ns - made[-1])
+                # Where it is a vCPU that tells the time, nothing was before the stop.
+                stepped = await guest.step()
+                assert stepped.time_ns >= halt.time_ns
+                control.resume()
+            assert idled > 0
+            await control.interrupt()
+            await control.wait()
 
     run(play())

@@ -20,13 +20,27 @@ from pathlib import Path
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from tracer.errors import QemuError, TracerError
-from tracer.flat_view import DeviceNames, FlatRange, device_paths, name_regions, parse_flat_view
+from tracer.flat_view import (
+    DeviceNames,
+    FlatRange,
+    device_paths,
+    name_regions,
+    parse_flat_view,
+    timer_port,
+)
 from tracer.guest.access_log import doorbell_arguments, log_accesses, log_arguments
 from tracer.guest.ending import Ending
 from tracer.guest.log import QemuLog
 from tracer.guest.memory import GuestMemory, Span
 from tracer.process import Process, exit_words, start, words_of
-from tracer.qemu_monitor import DescriptorTables, VcpuState, descriptor_tables, halted, vcpu_states
+from tracer.qemu_monitor import (
+    DescriptorTables,
+    VcpuState,
+    descriptor_tables,
+    halted,
+    port_value,
+    vcpu_states,
+)
 from tracer.region import Region
 from tracer.scratch import scratch_folder
 
@@ -138,6 +152,7 @@ class Machine(asyncio.SubprocessProtocol):
         self._features: list[str] = []
         self._types: dict[str, str] = {}
         self._names = DeviceNames()
+        self._timer: int | None = None
 
     @property
     def pid(self) -> int | None:
@@ -306,7 +321,9 @@ class Machine(asyncio.SubprocessProtocol):
 
         Learns on the way where RAM lies, for :attr:`memory`.
         """
-        ranges = parse_flat_view(await self.monitor("info mtree -f -o"))
+        text = await self.monitor("info mtree -f -o")
+        self._timer = timer_port(text)
+        ranges = parse_flat_view(text)
         self.memory.lay_out(
             [Span(item.start, item.end, item.offset) for item in ranges if item.name == _RAM]
         )
@@ -329,6 +346,12 @@ class Machine(asyncio.SubprocessProtocol):
     async def vcpu_states(self) -> tuple[VcpuState, ...]:
         """Return what each vCPU is about, in order."""
         return vcpu_states(await self.monitor("info registers -a"))
+
+    async def timer_ticks(self) -> int | None:
+        """Return what the power-management timer shows, None where the machine has none."""
+        if self._timer is None:
+            return None
+        return port_value(await self.monitor(f"i /xw {self._timer:#x}"))
 
     async def _device_types(self, ranges: Sequence[FlatRange]) -> dict[str, str]:
         for path in device_paths(ranges):

@@ -32,7 +32,7 @@ _CALLERS = {
     "irq_forced_thread_fn": "irq thread",
     "kthread": "thread",
 }
-"""What a function calls, and is known by: the innermost of these tells. Compilers may leave some out
+"""What the function is that one of these calls: the innermost tells. Compilers may leave some out
 of a chain, so that the one around calls."""
 
 

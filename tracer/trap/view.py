@@ -14,8 +14,8 @@ class GuestView:
     """Follow one guest.
 
     ``regions`` is the memory map as last asked for, until it is :attr:`stale`; ``time_ns`` the
-    guest's time at the last stop that told it, ``ran`` how long it ran in seconds of the host's
-    time. ``poison`` is the mask of the page-table bit that vetrace sets.
+    guest's time when it was last told, which ``told`` counts, ``ran`` how long it ran in seconds of
+    the host's time. ``poison`` is the mask of the page-table bit that vetrace sets.
     """
 
     def __init__(self, machine: Machine, poison: int, vcpus: int) -> None:
@@ -25,6 +25,7 @@ class GuestView:
         self.regions = RegionMap((), (), ())
         self._stale = True
         self.time_ns = 0
+        self.told = 0
         self.ran = 0.0
         self._modes: dict[int, Mode] = {}
 
@@ -53,6 +54,7 @@ class GuestView:
         Under icount QEMU's counter is virtual time in ns (target/i386, cpu_get_tsc). In real time
         it is the host's, of unknown rate, and the time the guest has run stands in.
         """
+        self.told += 1
         realtime = self.machine.config.realtime
         self.time_ns = int(self.ran * 1e9) if realtime else counter
 
