@@ -18,7 +18,7 @@ OUTERMOST = re.compile(r"ret_from_fork(_asm)?|\w+_startup_64\w*|entry_SYSCALL_64
 
 @pytest.fixture(scope="module")
 def booted(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    regions = ("--region", "nvme", "--region", "virtio-blk.common")
+    regions = ("--region", "nvme", "--region", "virtio-blk.common", "--region", "hpet")
     return boot(tmp_path_factory.mktemp("stacks"), "--quiet", "--stacks", "--kaslr", *regions)
 
 
