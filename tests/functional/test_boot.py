@@ -11,7 +11,7 @@ from vetrace_run import Run, Trace, boot, read_trace, run
 
 from tracer.guest.disk import DISKS, checksum
 from tracer.mask import VARYING, kept_bits
-from tracer.trace import Intercept, RegionRecord
+from tracer.trace import RegionRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -74,8 +74,7 @@ def test_mappings_from_the_kernels_entry_on(trace: Trace) -> None:
         for _, access in record.device_accesses():
             first.setdefault(access.region, (record.symbol or "").partition("+")[0])
     # setup_arch reads the IOAPIC and LAPIC identifiers, long before any ioremap.
-    assert first["ioapic"] == "native_io_apic_read"
-    assert first["lapic"].startswith("native_apic_mem_")
+    assert "apic" in first["ioapic"] and "apic" in first["lapic"]
 
 
 def test_the_emulator_knew_every_instruction(trace: Trace) -> None:
@@ -115,12 +114,14 @@ def test_verify_agrees_and_sees_a_change(traced: Run, tmp_path: Path) -> None:
 # ---- the guest cannot tell
 
 # Its own words for the time of day, for durations, and for what both were calibrated to.
-TIMES = (
+VARYING_WORDS = (
     (r"^\[ *\d+\.\d+\] ", ""),
     (r"audit\(\d+\.\d+:", "audit(TIME:"),
     (r"setting system clock to \S+ UTC \(\d+\)", "setting system clock to TIME"),
     (r"Marking stable \(.*", "Marking stable TIME"),
     (r"deferred pages initialised in \d+ms", "deferred pages initialised in TIME"),
+    # Later kernels leave out of the count the functions that have a filter in front.
+    (r"ftrace: allocating \d+ entries", "ftrace: allocating N entries"),
 )
 # The clock-source watchdog compares two clocks over a delay that it measures, and decides by it
 # whether the TSC is calibrated further before the guest is done.
@@ -144,7 +145,7 @@ def said(run: Run) -> tuple[list[str], list[str]]:
     """What the guest said in order, and what it said in any order, without times."""
     ordered, concurrent = [], []
     for line in run.serial:
-        for pattern, word in TIMES:
+        for pattern, word in VARYING_WORDS:
             line = re.sub(pattern, word, line)
         if WATCHDOG.match(line):
             continue
@@ -186,15 +187,18 @@ Seen = tuple[str, str | None, int, str | None]
 COMPLETION_DOORBELLS = {("nvme", "0x1004"), ("nvme", "0x100c")}
 
 
+# The main counter, which the watchdog of the clock source reads, and timer 1, which makes the alarm
+# of an emulated RTC (IA-PC HPET Specification 1.0a, 2.3): as often as time passes.
+CLOCKS = {("hpet", "0xf0"), ("hpet", "0x120"), ("hpet", "0x128")}
+
+
 def accesses(trace: Trace) -> dict[str, list[Seen]]:
     """Direction, offset, width and value of each access, by region; values of times left out."""
     found = defaultdict(list)
     for record in trace.intercepts:
         for _, access in record.device_accesses():
             assert access.region is not None
-            if access.region == "hpet" and is_clock(record):
-                continue
-            if (access.region, access.offset) in COMPLETION_DOORBELLS:
+            if (access.region, access.offset) in COMPLETION_DOORBELLS | CLOCKS:
                 continue
             value = None if access.region == "hpet" else access.value
             if value is not None:
@@ -207,11 +211,6 @@ def accesses(trace: Trace) -> dict[str, list[Seen]]:
                 value = hex(int(value or "0", 16) & ~0xFF)
             found[access.region].append((access.direction, access.offset, access.width, value))
     return found
-
-
-def is_clock(record: Intercept) -> bool:
-    # The watchdog of the clock source, and the emulated RTC's alarm: as often as time passes.
-    return (record.symbol or "").startswith(("read_hpet+", "hpet_rtc_"))
 
 
 def test_two_boots_make_the_same_accesses(trace: Trace, again: Run) -> None:
@@ -275,7 +274,10 @@ def test_show_selects(traced: Run, tmp_path: Path) -> None:
     # What stands between the accesses of a trace, such as a marker, a live line does not tell.
     live = [{name: item[name] for name in wanted[0]} for item in shown.objects]
     assert live == wanted
-    limited = run(tmp_path, "show", traced.trace, "--symbol", "native_io_apic_read", "--limit", "3")
+    function = next(i for i in traced.objects if i["region"] == "ioapic")["symbol"].partition("+")[
+        0
+    ]
+    limited = run(tmp_path, "show", traced.trace, "--symbol", function, "--limit", "3")
     assert len(limited.out.splitlines()) == 3
     assert all("ioapic" in line for line in limited.out.splitlines())
 

@@ -76,11 +76,13 @@ class Guest:
     def region(self, name: str) -> Region:
         return next(r for r in self.control.session.view.regions.regions if r.name == name)
 
-    def first_bytes(self, function: str) -> bytes:
+    def site(self, function: str) -> bytes:
+        """The bytes at a function's entry that are ftrace's, behind ENDBR64 where it has one."""
         session = self.control.session
         linear = session.names.kernel.address_of(function)
         assert linear is not None
-        return session.machine.memory.read(linear - KERNEL_MAP, SITE_SIZE)
+        code = session.machine.memory.read(linear - KERNEL_MAP, 16)
+        return code.removeprefix(b"\xf3\x0f\x1e\xfa")[:SITE_SIZE]
 
     def did(self) -> list[str]:
         return [record.text for record in self.records if isinstance(record, UserRecord)]
@@ -238,7 +240,7 @@ def test_a_guest_is_interrupted_again_and_again_and_let_go(tmp_path: Path, vcpus
                 await control.choose(Choice(("flux",)), "trace flux")
             await control.choose(Choice(), "trace on")
             await guest.step()
-            assert guest.first_bytes("vmf_insert_pfn_prot") != NOP
+            assert guest.site("vmf_insert_pfn_prot") != NOP
             await control.detach()
             recorded = len(guest.records)
             assert control.state == "detached"
@@ -247,7 +249,7 @@ def test_a_guest_is_interrupted_again_and_again_and_let_go(tmp_path: Path, vcpus
             assert "vetrace-guest: done" in await guest.finish()
             assert control.outcome == "poweroff", control.error
             # The filter is out of the function, and ftrace's five bytes are as in any other.
-            assert guest.first_bytes("vmf_insert_pfn_prot") == NOP
+            assert guest.site("vmf_insert_pfn_prot") == NOP
             # The accesses that they stood before.
             assert len(guest.records) <= recorded + vcpus
 

@@ -22,16 +22,24 @@ Access = tuple[str, int, int, int]
 # soon the host's disk answers.
 COMPLETIONS = {("nvme", 0x1004), ("nvme", 0x100C)}
 
-# NVMe is built in and has been probed when the first program runs: have it probed again, after the
-# kernel's tracer is on. Only one tracer at a time: both take the pages away from the kernel.
+# NVMe is built in, virtio_pci in some kernels, and have been probed when the first program runs:
+# have them probed again, after the kernel's tracer is on. Only one tracer at a time: both take the
+# pages away from the kernel.
 BEFORE = """\
-echo 0000:$(basename $(readlink /sys/class/nvme/nvme0/device) | sed s/0000://) > /tmp/nvme
-cat /tmp/nvme > /sys/bus/pci/drivers/nvme/unbind
+cd /sys/bus/pci/drivers
+for device in nvme/0000:* virtio-pci/0000:*; do
+    [ -e $device ] || continue
+    echo $device >> /tmp/bound
+    echo ${device#*/} > ${device%/*}/unbind
+done
 if grep -q witness /proc/cmdline; then
     mount -t tracefs tracefs /sys/kernel/tracing
     echo mmiotrace > /sys/kernel/tracing/current_tracer
 fi
-cat /tmp/nvme > /sys/bus/pci/drivers/nvme/bind
+while read -r device; do
+    echo ${device#*/} > ${device%/*}/bind
+done < /tmp/bound
+cd /
 """
 AFTER = """\
 if grep -q witness /proc/cmdline; then
