@@ -786,3 +786,28 @@ def test_both_sides_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, lost: i
     comparison = compare(following(), leading())
     assert faults(comparison) == ((0, 0, 0) if lost is None else (0, 1, 0))
     assert max(apart) <= 400
+
+
+# --- vCPUs -------------------------------------------------------------------------------------
+
+
+def of_vcpu(vcpu: int, seq: int, access: MemoryAccess) -> Record:
+    return msgspec.structs.replace(sample.intercept(seq, access), vcpu=vcpu)
+
+
+@pytest.mark.parametrize(("name", "agrees"), [("lapic", True), ("nvme", False)])
+def test_each_vcpu_has_a_local_apic_of_its_own(name: str, agrees: bool) -> None:
+    accesses = [write(0xB0, 4, n, name) for n in range(40)]
+    vcpus = [n % 2 for n in range(40)]
+    records = trace() + [of_vcpu(vcpu, n, accesses[n]) for n, vcpu in enumerate(vcpus)]
+    # vCPU 1 makes each of its stores only after the next one of vCPU 0.
+    order = sorted(range(40), key=lambda n: n + 2.5 * (n % 2))
+    log = [told(accesses[n], vcpus[n]) for n in order]
+    assert (faults(compare(records, log)) == (0, 0, 0)) is agrees
+
+
+def test_the_order_of_one_vcpu_counts() -> None:
+    accesses = [write(0xB0, 4, n, "lapic") for n in range(4)]
+    records = trace() + [of_vcpu(1, n, access) for n, access in enumerate(accesses)]
+    log = [told(accesses[n], 1) for n in (0, 2, 1, 3)]
+    assert faults(compare(records, log)) != (0, 0, 0)

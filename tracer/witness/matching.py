@@ -1,4 +1,4 @@
-"""Go along a trace and a log, region by region, and count how they agree."""
+"""Go along a trace and a log, strand by strand, and count how they agree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tracer.witness.alignment import align
 from tracer.witness.fingerprint import IN_A_ROW
 from tracer.witness.reading import fit
 from tracer.witness.recovery import Place, Recovery, agreement
-from tracer.witness.side import Side
+from tracer.witness.side import Side, Strand, strand_of
 from tracer.witness.territory import Territory, is_message
 from tracer.x86 import PAGE_SIZE
 
@@ -46,11 +46,11 @@ class Matching:
         self._offset: int | None = None
         self._log_size = 0  # at least, as marks tell
         self._firmware: list[tuple[int, int]] = []  # where in the log no vCPU ran the kernel
-        self._aligned: set[str] = set()
-        self._judged = ""
+        self._aligned: set[Strand] = set()
+        self._judged = Strand("")
         self._words: dict[str, str] = {}
         self._released = False
-        self._last_seq: dict[str, int] = {}
+        self._last_seq: dict[Strand, int] = {}
         self._last_line = 0
         self._behind = 0  # accesses behind the end of the log
         self._end_seq = 0  # number of the first of them
@@ -65,13 +65,13 @@ class Matching:
         self._close()
         return self._result
 
-    def _first_seq(self, region: str) -> int:
-        access = self._traced.first(region)
+    def _first_seq(self, strand: Strand) -> int:
+        access = self._traced.first(strand)
         return access.seq if access is not None else 0
 
     # ---- the two sides
 
-    def _accesses(self, records: Iterator[Record]) -> Iterator[tuple[str, TracedAccess]]:
+    def _accesses(self, records: Iterator[Record]) -> Iterator[tuple[Strand, TracedAccess]]:
         begun = False
         last = 0
         for record in records:
@@ -94,11 +94,12 @@ class Matching:
                     made = record.device_accesses()
                     last = made[-1][0] if made else last
                     wholes = _wholes(record.accesses) if len(record.accesses) > 1 else {}
-                    yield from self._met(made, site, self._word(record.text), stepped, wholes)
+                    text = self._word(record.text)
+                    yield from self._met(record.vcpu, made, site, text, stepped, wholes)
                 case UserRecord():
                     self._released = self._released or record.text == RELEASED
                     made = [(last, access) for access in record.accesses]
-                    yield from self._met(made, "user", record.text)
+                    yield from self._met(record.vcpu, made, "user", record.text)
                 case _:
                     pass
 
@@ -108,22 +109,23 @@ class Matching:
 
     def _met(
         self,
+        vcpu: int,
         made: Iterable[tuple[int, MemoryAccess]],
         site: str,
         text: str,
         stepped: bool = False,
         wholes: Mapping[int, _Whole] | None = None,
-    ) -> Iterator[tuple[str, TracedAccess]]:
+    ) -> Iterator[tuple[Strand, TracedAccess]]:
         for region, traced in _traced_accesses(made, site, text, stepped, wholes or {}):
             self._count(region).traced += traced.count
-            yield region, traced
+            yield strand_of(region, vcpu), traced
         for _, access in made:
             if access.offset is not None:
                 base = int(access.physical, 16) - int(access.offset, 16)
                 self._territory.learn(access.region or "", base)
 
     # Only asked for its first entry after the first access was read, so the offset is settled.
-    def _entries(self) -> Iterator[tuple[str, LogEntry]]:
+    def _entries(self) -> Iterator[tuple[Strand, LogEntry]]:
         result = self._result
         for entry in self._log.entries(self._offset or 0):
             result.entries += 1
@@ -131,9 +133,12 @@ class Matching:
                 result.firmware += 1
                 continue
             if entry.refused:
-                placed = self._territory.place(entry, self._judged)
+                placed = self._territory.place(entry, self._judged.region)
                 if placed is not None:
-                    yield placed
+                    name, entry = placed
+                    # The log does not say whose it was: it is taken for what is being looked for.
+                    judged = self._judged.region == name
+                    yield self._judged if judged else Strand(name), entry
                 continue
             if is_message(entry):
                 result.messages += 1
@@ -142,7 +147,7 @@ class Matching:
             if place is None:
                 continue
             if place.traced:
-                yield place.name, entry
+                yield strand_of(place.name, entry.cpu), entry
             elif entry.cpu >= 0 and (result.marked or self._aligned):
                 result.overlooked[place.name] = result.overlooked.get(place.name, 0) + 1
 
@@ -155,52 +160,52 @@ class Matching:
 
     # ---- one access after the other
 
-    # Judge the first traced access of a region, and others as far as that takes.
-    def _judge(self, region: str) -> None:
-        self._judged = region
-        if not self._result.marked and region not in self._aligned:
-            self._align(region)
+    # Judge the first traced access of a strand, and others as far as that takes.
+    def _judge(self, strand: Strand) -> None:
+        self._judged = strand
+        if not self._result.marked and strand not in self._aligned:
+            self._align(strand)
             return
         self._make_room()
-        access = self._traced.first(region)
-        entry = self._logged.first(region)
+        access = self._traced.first(strand)
+        entry = self._logged.first(strand)
         assert access is not None  # the region is pending
         if entry is None and access.width:
             if not self._behind:
                 self._end_seq = access.seq
-            self._differ("extra", region, self._traced.take(region)[0], ())
+            self._differ("extra", strand, self._traced.take(strand)[0], ())
             self._behind += self._logged.ended
             return
         used = (
             1
             if entry is not None and access.width and fit(access, (entry,), more=True) == (1, True)
-            else self._used(region, access)
+            else self._used(strand, access)
         )
         if used is None:
-            self._recover(region)
+            self._recover(strand)
         else:
-            self._agree(region, self._traced.take(region)[0], self._logged.take(region, used))
+            self._agree(strand, self._traced.take(strand)[0], self._logged.take(strand, used))
 
     # How many log entries are the region's next access, None when they are not.
-    def _used(self, region: str, access: TracedAccess) -> int | None:
+    def _used(self, strand: Strand, access: TracedAccess) -> int | None:
         wanted = 1
         while True:
-            logged = self._logged.view(region, wanted)
+            logged = self._logged.view(strand, wanted)
             used, agrees = fit(access, logged, more=len(logged) == wanted)
             if used <= len(logged) and (access.width or used < wanted or len(logged) < wanted):
                 break
             wanted *= 2
         if not agrees:
             return None
-        return used if access.width else self._bounded(region, used)
+        return used if access.width else self._bounded(strand, used)
 
     # An access of unknown extent ends where those that follow it begin, None where that is nowhere.
-    def _bounded(self, region: str, most: int) -> int | None:
-        following = self._traced.view(region, 1 + _FOLLOWING)[1:]
+    def _bounded(self, strand: Strand, most: int) -> int | None:
+        following = self._traced.view(strand, 1 + _FOLLOWING)[1:]
         room = _SEARCHED
         for used in range(most + 1):
             while True:
-                logged = self._logged.view(region, used + room)
+                logged = self._logged.view(strand, used + room)
                 count, end = agreement(following, logged, Place(0, used), IN_A_ROW)
                 if end.entries < used + room - _SEARCHED // 2 or len(logged) < used + room:
                     break
@@ -211,83 +216,83 @@ class Matching:
                 return used
         return None
 
-    def _agree(self, region: str, access: TracedAccess, logged: Sequence[LogEntry]) -> None:
+    def _agree(self, strand: Strand, access: TracedAccess, logged: Sequence[LogEntry]) -> None:
         if logged:
             self._behind = self._amiss = 0
-        self._last_seq[region] = access.seq
+        self._last_seq[strand] = access.seq
         if logged:
             self._last_line = max(self._last_line, logged[-1].line)
-        self._count(region).witnessed += access.count
+        self._count(strand.region).witnessed += access.count
 
-    def _recover(self, region: str) -> None:
-        place = Recovery(self._traced, self._logged, region).place()
-        traced = self._traced.take(region, place.accesses)
-        logged = self._logged.take(region, place.entries)
+    def _recover(self, strand: Strand) -> None:
+        place = Recovery(self._traced, self._logged, strand).place()
+        traced = self._traced.take(strand, place.accesses)
+        logged = self._logged.take(strand, place.entries)
         for access, entries, agrees in align(traced, logged):
             if access is None:
-                self._differ("missing", region, None, entries)
+                self._differ("missing", strand, None, entries)
             elif agrees:
-                self._agree(region, access, entries)
+                self._agree(strand, access, entries)
             else:
-                self._differ("different" if entries else "extra", region, access, entries)
+                self._differ("different" if entries else "extra", strand, access, entries)
 
     # ---- where it begins and ends
 
-    # Find where a region's accesses begin, without a mark: after the last access agreed on.
-    def _align(self, region: str) -> None:
-        traced = self._traced.view(region, _SEARCHED)
+    # Find where a strand's accesses begin, without a mark: after the last access agreed on.
+    def _align(self, strand: Strand) -> None:
+        traced = self._traced.view(strand, _SEARCHED)
         needed = min(_BEGINNING, len(traced))
         first_of_all = not self._aligned
-        while (entry := self._logged.first(region)) is not None and entry.line <= self._last_line:
-            self._logged.take(region)
+        while (entry := self._logged.first(strand)) is not None and entry.line <= self._last_line:
+            self._logged.take(strand)
         while True:
-            logged = self._logged.view(region, _SEARCHED + _BEGINNING)
+            logged = self._logged.view(strand, _SEARCHED + _BEGINNING)
             for skipped in range(min(len(traced) - needed, len(logged), _BEGINNING) + 1):
                 _, end = agreement(traced, logged, Place(skipped, skipped), 8 * _BEGINNING)
                 if end.accesses - skipped >= needed:
-                    self._aligned.add(region)
-                    self._differ_all(region, skipped)
+                    self._aligned.add(strand)
+                    self._differ_all(strand, skipped)
                     return
             # Before anything is aligned the log may be long: forget what is oldest.
             if first_of_all and self._logged.held >= _ROOM:
-                for other in self._logged.regions:
-                    if other != region:
+                for other in self._logged.strands:
+                    if other != strand:
                         self._logged.take(other, self._logged.size(other) // 2)
-            if not self._logged.take(region):
-                self._aligned.add(region)
+            if not self._logged.take(strand):
+                self._aligned.add(strand)
                 return
 
-    def _differ_all(self, region: str, count: int) -> None:
-        pairs = zip(self._traced.take(region, count), self._logged.take(region, count), strict=True)
+    def _differ_all(self, strand: Strand, count: int) -> None:
+        pairs = zip(self._traced.take(strand, count), self._logged.take(strand, count), strict=True)
         for access, entry in pairs:
-            self._differ("different", region, access, (entry,))
+            self._differ("different", strand, access, (entry,))
 
-    # What the log told of other regions before the last access agreed on will not be asked for
+    # What the log told of other strands before the last access agreed on will not be asked for
     # any more: the trace lacks it.
     def _make_room(self) -> None:
         if self._logged.held < _ROOM:
             return
-        for region in self._logged.regions:
-            if self._traced.size(region):
+        for strand in self._logged.strands:
+            if self._traced.size(strand):
                 continue
-            while self._logged.size(region):
-                entry = self._logged.first(region)
+            while self._logged.size(strand):
+                entry = self._logged.first(strand)
                 if entry is None or entry.line >= self._last_line:
                     break
-                self._lack(region, self._logged.take(region))
+                self._lack(strand, self._logged.take(strand))
 
     def _drain(self) -> None:
         # What a guest did after it was let go was not traced.
         while not self._released:
-            for region in list(self._logged.pending):
-                self._lack(region, self._logged.take(region, self._logged.size(region)))
+            for strand in list(self._logged.pending):
+                self._lack(strand, self._logged.take(strand, self._logged.size(strand)))
             if self._logged.fetch() is None:
                 return
 
-    def _lack(self, region: str, entries: Sequence[LogEntry]) -> None:
+    def _lack(self, strand: Strand, entries: Sequence[LogEntry]) -> None:
         for entry in entries:
-            if self._result.marked or region in self._aligned:
-                self._differ("missing", region, None, (entry,))
+            if self._result.marked or strand in self._aligned:
+                self._differ("missing", strand, None, (entry,))
 
     def _close(self) -> None:
         result, log = self._result, self._log
@@ -307,12 +312,12 @@ class Matching:
     # ---- what is found
 
     def _differ(
-        self, kind: Kind, region: str, access: TracedAccess | None, logged: Sequence[LogEntry]
+        self, kind: Kind, strand: Strand, access: TracedAccess | None, logged: Sequence[LogEntry]
     ) -> None:
         if logged:
             self._behind = 0
             self._amiss += 1
-        count = self._count(region)
+        count = self._count(strand.region)
         match kind:
             case "missing":
                 count.missing += 1
@@ -324,7 +329,7 @@ class Matching:
                 count.witnessed += 1
         if len(self._result.differences) < self._keep:
             self._result.differences.append(
-                Difference(kind, region, access, tuple(logged), self._last_seq.get(region))
+                Difference(kind, strand.region, access, tuple(logged), self._last_seq.get(strand))
             )
 
 

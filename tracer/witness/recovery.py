@@ -18,7 +18,7 @@ from tracer.qemu_log import LogEntry
 from tracer.witness.alignment import cost
 from tracer.witness.fingerprint import IN_A_ROW, Fingerprints, Manner
 from tracer.witness.reading import fit
-from tracer.witness.side import Side
+from tracer.witness.side import Side, Strand
 
 _NEAR = 32  # accesses or entries within which every place is tried
 _MARGIN = 64  # entries beyond a place, enough for eight in a row of accesses told by several
@@ -79,12 +79,12 @@ class _Table:
 
 
 class Recovery:
-    """Look for the place where one region's accesses and entries agree again."""
+    """Look for the place where one strand's accesses and entries agree again."""
 
-    def __init__(self, traced: Side[TracedAccess], logged: Side[LogEntry], region: str) -> None:
+    def __init__(self, traced: Side[TracedAccess], logged: Side[LogEntry], strand: Strand) -> None:
         self._traced = traced
         self._logged = logged
-        self._region = region
+        self._strand = strand
         self._accesses: list[TracedAccess] = []
         self._entries: list[LogEntry] = []
         self._ended = False  # nothing more on either side is within reach
@@ -112,8 +112,8 @@ class Recovery:
     # See at least so many accesses and entries, and what tells that they agree.
     def _look(self, count: int) -> None:
         wanted = count + _MARGIN
-        self._accesses = self._traced.view(self._region, wanted)
-        self._entries = self._logged.view(self._region, wanted)
+        self._accesses = self._traced.view(self._strand, wanted)
+        self._entries = self._logged.view(self._strand, wanted)
         self._ended = len(self._accesses) < wanted and len(self._entries) < wanted
 
     def _near(self) -> Place | None:
