@@ -214,6 +214,7 @@ _SGR = {
     "write": "\x1b[31m",
     "unknown": "",
     "value": "\x1b[1m",
+    "stop": "\x1b[1;7m",
 }
 
 

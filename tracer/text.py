@@ -2,9 +2,44 @@
 
 from __future__ import annotations
 
+import re
+
+# ECMA-48, 8.3.117: select graphic rendition.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+_PIECE = re.compile(r"\s+|\S+")
+
+# What stands before a line's last column: words, and then more than one blank.
+_COLUMNS = re.compile(r"\s*(?:\S+ )*\S+\s{2,}")
+
 
 def printable(text: str) -> str:
     """Return ``text`` with every character that is not printable escaped as in Python."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def wrapped(line: str, columns: int | None) -> list[str]:
+    """Return a line as lines of ``columns`` characters, parted between words; None is no limit.
+
+    What goes on is set below the line's second column if it has one, else a bit to the right. A
+    word that is longer than a line stays whole. Colours take no room.
+    """
+    shown = _COLOUR.sub("", line)
+    if columns is None or len(shown) <= columns:
+        return [line]
+    head = _COLUMNS.match(shown)
+    hang = head.end() if head is not None else 0
+    if not 0 < hang <= columns // 2:
+        hang = min(len(shown) - len(shown.lstrip()) + 2, columns // 2)
+    lines, width = [""], 0
+    for piece in _PIECE.findall(line):
+        size = len(_COLOUR.sub("", piece))
+        if width + size > columns and lines[-1].strip() and not piece.isspace():
+            lines[-1] = lines[-1].rstrip()
+            width = min(hang, max(columns - size, 0))
+            lines.append(" " * width)
+        lines[-1] += piece
+        width += size
+    return lines

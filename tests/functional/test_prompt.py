@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from vetrace_run import CHECKOUT, read_trace
+from prompt_terminal import PROMPT, session, told
+from vetrace_run import read_trace
 
-from scripts.terminal import Terminal
 from tracer.trace import Intercept, UserRecord
 
 pytestmark = pytest.mark.qemu
-
-PROMPT = r"\(vetrace\)"
-
-
-@contextmanager
-def session(
-    folder: Path, *arguments: str, columns: int = 120, rows: int = 40
-) -> Iterator[Terminal]:
-    command = [sys.executable, "-m", "tracer", "boot", "-i", "--append", "loglevel=7", *arguments]
-    environment = {"PYTHONPATH": str(CHECKOUT), "XDG_STATE_HOME": str(folder / "state")}
-    with Terminal(
-        command, columns=columns, rows=rows, environment=environment, folder=str(folder)
-    ) as terminal:
-        terminal.wait_for(PROMPT)
-        yield terminal
-
-
-def told(terminal: Terminal, line: str, pattern: str = "") -> None:
-    """Type a line, and wait for what it is to show and for the next prompt."""
-    mark = terminal.mark
-    terminal.line(line)
-    terminal.wait_for(rf"{pattern}[\s\S]*\n{PROMPT}", after=mark)
 
 
 def test_stop_look_change_and_go_on(tmp_path: Path) -> None:

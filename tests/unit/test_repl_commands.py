@@ -243,6 +243,13 @@ def test_peek_and_poke_know_registers() -> None:
     assert talk.said[-1].startswith("nvme+0x1c")
 
 
+def test_a_register_that_is_only_read_is_not_said_to_be_written() -> None:
+    talk = told("step", "poke nvme.CSTS 1", "poke nvme.CC 1", json=True)
+    sent, written = (json.loads(line)["result"] for line in talk.said[-2:])
+    assert sent["read_only"] and "read-only register" in sent["text"]
+    assert not written["read_only"] and written["text"].endswith("written")
+
+
 def test_trace_and_bypass_choose() -> None:
     asked = told("bypass nvme", "trace off", "trace on").session.asked
     assert [(choice.wanted, choice.bypassed) for choice in asked] == [
@@ -282,6 +289,8 @@ def test_trace_and_bypass_choose() -> None:
         ("set value 0x100000000", "0x100000000 does not fit in 4 bytes"),
         ("set value", "a name and a value are needed; usage: set value VALUE  or  set $REGISTER"),
         ("set $rxx 1", "$rxx cannot be set"),
+        ("set rax 5", "rax cannot be set; did you mean $rax?"),
+        ("set valu 5", "valu cannot be set; did you mean value?"),
         ("fault ud", "gp or pf is needed"),
         ("peek nvme+0x9000", "nvme ends at offset"),
         ("peek/3 nvme", "/3 is no width: /1 /2 /4 /8, or /b /h /w /g"),

@@ -188,8 +188,8 @@ def test_completion(line: str, some: set[str]) -> None:
     async def body() -> None:
         talk = await Talk().start()
         await talk.type("break nvme.CC")
-        _, found = Candidates(talk.desk).of(line)
-        names = {name for name, _ in found}
+        found = Candidates(talk.desk).of(line)
+        names = {option.text for option in found.options}
         assert some <= names and (some or not names or line.startswith("display"))
         await talk.control.close()
 
@@ -236,8 +236,14 @@ def test_quit_ends_a_script_without_asking() -> None:
 
 def test_ctrl_c_ends_a_script() -> None:
     talk = Talk()
-    talk.desk.interrupted = True
-    assert script(talk, text_lines(["step", "step"])) == INTERRUPTED
+
+    async def lines() -> AsyncIterator[str]:
+        yield "step"
+        talk.desk.interrupts += 1
+        yield "mark behind Ctrl-C"
+        raise AssertionError("the script went on")
+
+    assert script(talk, lines()) == INTERRUPTED
     assert talk.complaints == ["boot.txt interrupted"]
 
 
@@ -252,13 +258,18 @@ def test_a_script_that_is_no_text(tmp_path: Path) -> None:
 
 
 def typed(
-    keys: str, on_interrupt: Callable[[], bool] = lambda: False, history: Path | None = None
+    keys: str,
+    on_interrupt: Callable[[], bool] = lambda: False,
+    history: Path | None = None,
+    symbols: int = 0,
 ) -> list[str]:
     """Type at a prompt; return the lines that come out, up to Ctrl-D."""
     lines: list[str] = []
 
     async def body() -> None:
         talk = await Talk().start()
+        kernel = talk.session.names.kernel.by_name
+        kernel.update({f"many_{number}": kernel["_text"] for number in range(symbols)})
         with create_pipe_input() as pipe:
             prompt = Prompt(
                 Candidates(talk.desk), lambda columns: "", on_interrupt, history=history,
@@ -286,6 +297,21 @@ def test_ctrl_c_stops_what_runs_and_leaves_the_line() -> None:
 
 def test_tab_completes() -> None:
     assert typed("cont\t\r\x04") == ["continue"]
+
+
+def test_pasted_lines_are_typed_lines() -> None:
+    assert typed("a\x1b[200~b\rc\nd\x1b[201~e\r\x04") == ["ab", "c", "de"]
+    assert typed("\x1b[200~one\r\n\x1b[201~\x04") == ["one"]
+    assert typed("\x1b[200~one\x1b[201~ two\r\x04") == ["one two"]
+
+
+def test_a_list_leaves_the_line_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("break nvme.C\tSTS\r\x04") == ["break nvme.CSTS"]
+
+
+@pytest.mark.parametrize("keys", ["\tn", "\t\x03", "\t\x04", "\tyq", "\ty\x03", "\ty\x04"])
+def test_a_question_about_a_list_leaves_the_line_as_well(keys: str) -> None:
+    assert typed(f"sym {keys}x\r\x04", symbols=9000) == ["sym x"]
 
 
 def test_the_history_lasts_from_one_run_to_the_next(tmp_path: Path) -> None:

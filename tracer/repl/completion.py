@@ -1,30 +1,44 @@
-"""What can stand where the cursor is."""
+"""What can stand where the cursor is, with the names of one guest."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
-from tracer.condition.vocabulary import NAMES
+from tracer.condition.vocabulary import NAMES, TEXTS, VALUES
 from tracer.errors import UsageError
 from tracer.repl.command import Command
 from tracer.repl.desk import Desk
+from tracer.repl.listing import Found, found
 from tracer.verdict import PROFILES
 from tracer.x86 import GPR
-
-MOST = 200
-"""How many candidates are offered at most."""
 
 _CPU = tuple(f"${name}" for name in (*GPR, "rip", "rflags"))
 _FACT = re.compile(r"[$\w]*\Z")
 
+# A fact that is compared with a word, which is typed in part: `register == C`, `function~"nv`.
+_COMPARED = re.compile(r"(?P<name>\w+)\s*(?:==|!=|!?~)\s*(?P<word>\"[^\"]*|'[^']*|[^\s\"'()&|]*)\Z")
+
+# What a condition takes without quotes.
+_BARE = re.compile(r"[A-Za-z_][\w.#:+\-\[\]]*", re.ASCII)
+
+_ACCESS = {"ro": ", read-only", "wo": ", write-only"}
+
+_BEHIND: dict[str, tuple[str, ...]] = {
+    "symbol": ("symbol",),
+    "verdict": ("profile",),
+    **dict.fromkeys(("read", "write", "access"), ("place", "if")),
+}
+"""What follows the first words of a break."""
+
+Hints = Mapping[str, str]
+
 
 class Candidates:
-    """Find what completes a line, with the names of one guest.
+    """Find what completes a line.
 
     A command that takes a condition has ``if`` among what it expects.
     """
@@ -32,91 +46,163 @@ class Candidates:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def of(self, before: str) -> tuple[str, list[tuple[str, str]]]:
+    def of(self, before: str) -> Found:
         """Return the word at the end of ``before``, and what it can become with a hint each."""
         text = before.rpartition(";")[2].lstrip()
         name, blank, rest = text.partition(" ")
         if not blank:
-            return name, list(self._commands(name))
+            return _hinted(name, {item.name: item.brief for item in self._desk.commands})
         try:
             item = self._desk.commands.find(name.partition("/")[0])
         except UsageError:
-            return "", []
+            return Found("")
         if item.name == "display" and " " in rest:
             return self.of(rest)
+        return self._argument(item, rest)
+
+    def _argument(self, item: Command, rest: str) -> Found:
         words = rest.split(" ")
-        last = words[-1]
-        index = min(len([word for word in words[:-1] if word]), len(item.expects) - 1)
+        last, before = words[-1], [word for word in words[:-1] if word]
+        index = min(len(before), len(item.expects) - 1)
         if index < 0:
-            return last, []
+            return Found(last)
+        takes_condition = any("if" in each for each in item.expects)
         kinds = item.expects[index]
-        if "if" in words[:-1]:
-            kinds = ("fact",) if any("if" in each for each in item.expects) else ()
+        if takes_condition and before:
+            kinds = _BEHIND.get(before[-1], kinds)
+        if "if" in before:
+            kinds = ("fact",) if takes_condition else ()
         if "fact" in kinds:
+            compared = _COMPARED.search(rest)
+            if compared is not None and compared["name"] in TEXTS:
+                return self._compared(compared["name"], compared["word"], rest)
             last = "".join(_FACT.findall(last))  # an operator may stand before it
-        found = dict.fromkeys(option for kind in kinds for option in self._names(kind, last))
-        return last, [(option, "") for option in islice(sorted(found), MOST)]
+        hints = {name: hint for kind in kinds for name, hint in self._names(kind, last).items()}
+        return _hinted(last, hints, self._symbols_from(last) if "symbol" in kinds else ())
 
-    def _commands(self, beginning: str) -> Iterator[tuple[str, str]]:
-        for item in sorted(self._desk.commands, key=_by_name):
-            if item.name.startswith(beginning):
-                yield item.name, item.brief
-
-    def _names(self, kind: str, beginning: str) -> Iterable[str]:
-        return [name for name in self._all(kind, beginning) if name.startswith(beginning)]
-
-    def _all(self, kind: str, beginning: str) -> Iterable[str]:
+    def _names(self, kind: str, beginning: str) -> Hints:
         desk = self._desk
         match kind:
             case "region":
-                return [*desk.region_names(), *desk.known.regions]
+                return self._regions
             case "place":
                 return self._places(beginning)
-            case "symbol":
-                return _from(self._symbols, beginning) if len(beginning) > 1 else ()
             case "break":
-                return [str(item.number) for item in desk.watch.breaks.items]
+                return {str(item.number): item.text for item in desk.watch.breaks.items}
             case "command":
-                return [item.name for item in desk.commands]
+                return {item.name: item.brief for item in desk.commands}
             case "cpu":
-                return _CPU
+                return self._cpu
             case "fact":
-                return [*NAMES, *_CPU]
+                return {name: hint for name, (_, hint) in NAMES.items()} | self._cpu
             case "profile":
-                return list(PROFILES)
+                return {name: profile.kernels for name, profile in PROFILES.items()}
             case "filter":
-                return list(desk.user_filters)
+                return dict.fromkeys(desk.user_filters, "a filter of your own")
             case "file":
-                return _files(beginning)
-        return (kind,)
+                return dict.fromkeys(_files(beginning), "")
+            case "symbol":
+                return {}  # there are too many to hold in a dictionary for each key
+        return {kind: ""}
+
+    # What a fact that stands for text can be equal to; a name that is no bare word, in quotes.
+    def _compared(self, name: str, word: str, rest: str) -> Found:
+        opened = word[:1] if word[:1] in ("'", '"') else ""
+        if name in ("symbol", "function"):
+            typed = word.removeprefix(opened)
+            return _hinted(typed, {}, self._symbols_from(typed))
+        offered = dict.fromkeys(VALUES.get(name, ()), "")
+        if name in _OF_FACT:
+            offered |= _OF_FACT[name](self, rest)
+        quote = opened or '"'
+        told = {
+            text if _BARE.fullmatch(text) and not opened else f"{quote}{text}{quote}": hint
+            for text, hint in offered.items()
+        }
+        return _hinted(word, told)
+
+    # ---- names of the guest
 
     @cached_property
     def _symbols(self) -> list[str]:
         return sorted(self._desk.control.session.names.kernel.by_name)
 
+    def _symbols_from(self, beginning: str) -> Sequence[str]:
+        names = self._symbols
+        return names[bisect_left(names, beginning) : bisect_left(names, f"{beginning}\U0010ffff")]
+
+    @property
+    def _cpu(self) -> dict[str, str]:
+        cpu = self._desk.cpu
+        if cpu is None:
+            return dict.fromkeys(_CPU, "")
+        values = (*cpu.gpr, cpu.rip, cpu.rflags)
+        return {name: hex(value) for name, value in zip(_CPU, values, strict=True)}
+
+    @property
+    def _regions(self) -> dict[str, str]:
+        regions = self._desk.control.session.view.regions.regions
+        hints = dict.fromkeys(self._desk.known.regions, "a device")
+        for region in regions:
+            size = region.end - region.start + 1
+            hints[region.name] = f"{size:#x} bytes from {region.start:#x}"
+        return hints
+
     # Regions, and the registers of the one that has been typed up to its point.
-    def _places(self, beginning: str) -> Iterator[str]:
-        for region in self._desk.known.regions:
-            yield region
+    def _places(self, beginning: str) -> dict[str, str]:
+        hints = self._regions
+        for region in list(hints):
             if beginning.startswith(f"{region}."):
-                found = self._desk.names.map_of(region)
-                if found is not None:
-                    yield from (f"{region}.{name}" for name in found.names())
+                told = self._registers_of(region)
+                hints |= {f"{region}.{name}": hint for name, hint in told.items()}
+        return hints
+
+    def _registers_of(self, region: str) -> dict[str, str]:
+        known = self._desk.names.map_of(region)
+        hints = {}
+        for name in () if known is None else known.names():
+            places = known.find(name) if known is not None else []
+            register = places[0][2] if places else None
+            hints[name] = (
+                "" if register is None else register.description + _ACCESS.get(register.access, "")
+            )
+        return hints
+
+    # Registers of the region that a break is for, of all regions where that is not said.
+    def _registers(self, rest: str) -> dict[str, str]:
+        regions = self._desk.region_names()
+        named = [region for region in regions if region in re.split(r"[\s.+]+", rest)]
+        hints: dict[str, str] = {}
+        for region in named or regions:
+            hints |= self._registers_of(region)
+        return hints
+
+    def _devices(self, rest: str) -> dict[str, str]:
+        regions = self._desk.control.session.view.regions.regions
+        return dict.fromkeys((owner for region in regions for owner in region.owners), "")
+
+    def _phases(self, rest: str) -> dict[str, str]:
+        return dict.fromkeys((phase for phase, _ in self._desk.summary.phases), "")
 
 
-def _by_name(item: Command) -> str:
-    return item.name
+_OF_FACT: dict[str, Callable[[Candidates, str], dict[str, str]]] = {
+    "region": lambda self, rest: dict.fromkeys(self._desk.region_names(), ""),
+    "device": Candidates._devices,
+    "register": Candidates._registers,
+    "phase": Candidates._phases,
+}
+"""What is known of this guest that a fact can be."""
 
 
-def _from(names: Sequence[str], beginning: str) -> Sequence[str]:
-    start = bisect_left(names, beginning)
-    return names[start : start + MOST]
+def _hinted(word: str, hints: Hints, others: Sequence[str] = ()) -> Found:
+    names = sorted([*(name for name in hints if name.startswith(word)), *others])
+    return found(word, names, hints)
 
 
-def _files(beginning: str) -> list[str]:
+def _files(beginning: str) -> Iterable[str]:
     head, slash, _ = beginning.rpartition("/")
     try:
-        found = sorted(Path(head + slash or ".").expanduser().iterdir())
+        inside = sorted(Path(head + slash or ".").expanduser().iterdir())
     except OSError:
         return []
-    return [f"{head}{slash}{path.name}{'/' if path.is_dir() else ''}" for path in found[:MOST]]
+    return [f"{head}{slash}{path.name}{'/' if path.is_dir() else ''}" for path in inside]

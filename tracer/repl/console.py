@@ -8,6 +8,7 @@ import io
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import dropwhile
 from pathlib import Path
 
@@ -35,10 +36,22 @@ def namespace(guest: Guest) -> dict[str, object]:
     }
 
 
-def run_line(source: str, space: dict[str, object], capture: bool) -> tuple[object, str]:
-    """Carry out one line; return its value, None of a statement, and what it printed.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Hold what a line came to: its value ready for JSON, as a reader is shown it, what it printed.
 
-    Only with ``capture`` is that held back. Raises PythonFailed.
+    A statement has no value, and shows none.
+    """
+
+    value: object = None
+    shown: str = ""
+    printed: str = ""
+
+
+def run_line(source: str, space: dict[str, object], capture: bool) -> Outcome:
+    """Carry out one line; only with ``capture`` is what it prints held back. Raises PythonFailed.
+
+    Its value is made text of here as well: that may take long, and ask the guest.
     """
     printed = io.StringIO()
     held = contextlib.redirect_stdout(printed) if capture else contextlib.nullcontext()
@@ -48,10 +61,25 @@ def run_line(source: str, space: dict[str, object], capture: bool) -> tuple[obje
                 compiled = compile(source, _NAME, "eval")
             except SyntaxError:
                 exec(compile(source, _NAME, "exec"), space)
-                return None, printed.getvalue()
-            return eval(compiled, space), printed.getvalue()
+                return Outcome(printed=printed.getvalue())
+            value = eval(compiled, space)
+            shown = "" if value is None else repr(value)
+        return Outcome(_plain(value, shown), shown, printed.getvalue())
     except Exception as error:
         raise PythonFailed(own_traceback(error)) from None
+
+
+# JSON has no other values, and its numbers are those of 64 bits here.
+def _plain(value: object, shown: str) -> object:
+    if value is None or type(value) in (bool, float):
+        return value
+    if type(value) is int and -(1 << 63) <= value < 1 << 64:
+        return value
+    if type(value) is str:
+        with contextlib.suppress(UnicodeEncodeError):
+            value.encode()
+            return value
+    return shown
 
 
 def own_traceback(error: BaseException) -> str:
@@ -72,15 +100,18 @@ def own_traceback(error: BaseException) -> str:
 
 
 class Console(code.InteractiveConsole):
-    """A Python console whose lines come from the prompt."""
+    """A Python console whose lines come from the prompt: ``read`` raises Stopped at Ctrl-C."""
 
     def __init__(self, space: dict[str, object], read: Callable[[str], str]) -> None:
         super().__init__(space, _NAME)
         self._read = read
 
     def raw_input(self, prompt: str = "") -> str:
-        """Return the next line; raises EOFError at Ctrl-D."""
-        return self._read(prompt)
+        """Return the next line; raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
+        try:
+            return self._read(prompt)
+        except Stopped:
+            raise KeyboardInterrupt from None
 
     def showtraceback(self) -> None:
         """Show the traceback of what was typed."""

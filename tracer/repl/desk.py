@@ -23,7 +23,7 @@ from tracer.repl.names import known_places
 from tracer.repl.result import Paper, Result
 from tracer.repl.stop import end_lines, halt_lines, halt_object
 from tracer.repl.target import Aim, aim
-from tracer.repl.thread import UserThread
+from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
 from tracer.summary import Summary
 from tracer.trace import Intercept, MapRecord, MemoryAccess, Record
@@ -41,7 +41,7 @@ class Desk:
     ``waits`` tells whether a command that lets the guest go on waits for its next stop. ``recent``
     has the last accesses, ``maps`` what the guest has mapped, ``displays`` the commands that are
     carried out at each stop, ``user_filters`` those of the person's own file. ``leaving`` is set by
-    `quit`. ``write`` takes lines for the reader.
+    `quit`, ``interrupts`` counts how often Ctrl-C was pressed. ``paper`` says what is written on.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Desk:
         self.displays: dict[int, str] = {}
         self.user_filters: dict[str, Rule] = {}
         self.leaving = False
-        self.interrupted = False
+        self.interrupts = 0
         self.run_script: Callable[[AsyncIterable[str], str], Awaitable[None]]
         self.typed: deque[str] = deque(maxlen=1000)
         self.opening: Choice = control.session.choice
@@ -77,6 +77,8 @@ class Desk:
         self.complain: Callable[[str], None] = lambda text: None
         self.read_line: Callable[[str], Coroutine[Any, Any, str]] | None = None
         self.thread = UserThread()
+        self.loop_call = LoopCall()
+        self.paper: Callable[[], Paper] = Paper
         self.python: dict[str, object] = {}
         self.captures = False
         self._phases = PhaseTracker()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import TimeoutError as Waiting
 from typing import Any, TypeVar
 
 from tracer.errors import UsageError
@@ -18,6 +17,7 @@ from tracer.region import Region
 from tracer.repl.desk import Desk
 from tracer.repl.feed import Seen
 from tracer.repl.parser import statements
+from tracer.repl.thread import ask_loop
 
 _T = TypeVar("_T")
 
@@ -68,8 +68,11 @@ class Guest:
     async def _run(self, line: str) -> object:
         desk, value = self._desk, None
         waits, desk.waits = desk.waits, True
+        interrupts = desk.interrupts
         try:
             for statement in statements(line, desk.commands.takes_line):
+                if desk.interrupts != interrupts:
+                    raise UsageError(f"interrupted before {statement}")
                 item = desk.commands.find(statement.name)
                 if item.name == "py":
                     raise UsageError("py cannot be called from Python")
@@ -129,14 +132,20 @@ class Guest:
         return self._desk.address_of(name)
 
     def _wait(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        while True:
-            try:
-                # In short turns, so that Ctrl-C gets through to this thread.
-                return future.result(0.1)
-            except Waiting:
-                if future.done():
-                    raise
+        if _called_by(self._loop):
+            work.close()
+            raise UsageError(
+                "vetrace itself called this and would wait for ever: `py` and commands of your own "
+                "can ask the guest, filters and subscribers cannot"
+            )
+        return ask_loop(work, self._loop)
+
+
+def _called_by(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:  # a thread without a loop
+        return False
 
 
 class Registers:

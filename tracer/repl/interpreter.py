@@ -57,8 +57,9 @@ class Interpreter:
     async def line(self, text: str, where: str = "") -> int:
         """Carry out the statements of a line, up to the first that fails; return its status.
 
-        ``where`` is put before what was wrong. An empty line repeats the last command, where that
-        makes sense.
+        Each but the last waits for the guest's next stop where it lets the guest go on. Ctrl-C
+        drops those that have not begun. ``where`` is put before what was wrong. An empty line
+        repeats the last command, where that makes sense.
         """
         text = text.strip() or self.again
         self.again = ""
@@ -66,9 +67,20 @@ class Interpreter:
             found = list(statements(text, self.desk.commands.takes_line))
         except UsageError as error:
             return self._failed(text, error, where)
-        for statement in found:
-            status = await self.statement(statement, where)
-            if status or self.desk.leaving:
+        desk = self.desk
+        waits, interrupts = desk.waits, desk.interrupts
+        for index, statement in enumerate(found):
+            if desk.interrupts != interrupts:
+                rest = "; ".join(map(str, found[index:]))
+                self._complain([f"{where}interrupted, and not carried out: {rest}"])
+                return INTERRUPTED
+            # What follows is for where the guest stands then.
+            desk.waits = waits or index + 1 < len(found)
+            try:
+                status = await self.statement(statement, where)
+            finally:
+                desk.waits = waits
+            if status or desk.leaving:
                 return status
         return 0
 
@@ -103,7 +115,7 @@ class Interpreter:
 
     async def script(self, lines: AsyncIterable[str], name: str) -> int:
         """Carry out lines until one fails, `quit`, or Ctrl-C; return the status of the last."""
-        number = 0
+        number, interrupts = 0, self.desk.interrupts
         async for line in lines:
             number += 1
             if not line.strip():
@@ -112,8 +124,7 @@ class Interpreter:
             status = await self.line(line, f"{name}:{number}: " if name else "")
             if status or self.desk.leaving:
                 return status
-            if self.desk.interrupted:
-                self.desk.interrupted = False
+            if self.desk.interrupts != interrupts:
                 self._complain([f"{name or 'script'} interrupted"])
                 return INTERRUPTED
         return 0
@@ -153,9 +164,17 @@ class Interpreter:
                 {"type": "command", "command": name, "ok": False, "error": told, "status": status}
             )
         elif not isinstance(error, ScriptStopped):
-            detail = error.detail if isinstance(error, ConditionError) else str(error)
-            self._complain(f"{where}{detail}".splitlines())
+            self._complain(f"{where}{self._told(error)}".splitlines())
         return status
+
+    # The place of an error is shown where the line and the caret below it fit.
+    def _told(self, error: TracerError) -> str:
+        columns = self.paper().columns
+        if isinstance(error, ConditionError):
+            lines = error.detail.splitlines()
+            if columns is None or max(map(len, lines)) <= columns:
+                return error.detail
+        return str(error)
 
     def _object(self, value: dict[str, object]) -> None:
         self._write([msgspec.json.encode(value).decode()])

@@ -8,6 +8,7 @@ from tracer.fold import Fold
 from tracer.render import access_line, change_lines, decoded_lines, fold_line, layout, paint
 from tracer.repl.feed import Item, Seen, Skipped, skipped_line
 from tracer.repl.result import Paper
+from tracer.text import wrapped
 
 
 def item_lines(item: Item, paper: Paper, kept: str) -> Sequence[str]:
@@ -26,10 +27,12 @@ def item_lines(item: Item, paper: Paper, kept: str) -> Sequence[str]:
     return [line, *(dim(text, paper) for text in below)]
 
 
-def console_line(text: str, paper: Paper) -> str:
+def console_lines(text: str, paper: Paper) -> list[str]:
     """Return a line of the guest's console so that it is told from an access."""
-    shown = "".join(char for char in text if char == "\t" or char.isprintable())
-    return dim(f"{'':10}  │ {shown}", paper)
+    shown = "".join(char for char in text.expandtabs() if char.isprintable())
+    head = f"{'':10}  │ "
+    columns = None if paper.columns is None else max(paper.columns - len(head), 20)
+    return [dim(f"{head}{part}", paper) for part in wrapped(shown, columns)]
 
 
 def dim(text: str, paper: Paper) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tracer.text import printable, wrapped
+
 
 @dataclass(frozen=True, slots=True)
 class Paper:
@@ -29,6 +31,9 @@ Lines = Sequence[str] | Callable[[Paper], Sequence[str]]
 class Result:
     """Hold a command's ``value``, ready for JSON, and its ``text``, made for the paper at hand.
 
+    Lines that are given as they are may hold what was typed or what a guest says: what could steer
+    a terminal is escaped in them. Who makes lines for a paper sees to that.
+
     ``again`` is what an empty line stands for afterwards, where that is not the same command.
     ``stands`` says that the guest has come to a new stop, which this tells of.
     """
@@ -40,7 +45,19 @@ class Result:
 
     def lines(self, paper: Paper) -> Sequence[str]:
         """Return the lines for a reader."""
-        return self.text(paper) if callable(self.text) else self.text
+        if not callable(self.text):
+            return plain_lines(self.text, paper)
+        return wrapped_lines(self.text(paper), paper)
+
+
+def plain_lines(lines: Sequence[str], paper: Paper) -> list[str]:
+    """Return lines that cannot steer a terminal, none longer than the paper is wide."""
+    return wrapped_lines([printable(line) for line in lines], paper)
+
+
+def wrapped_lines(lines: Sequence[str], paper: Paper) -> list[str]:
+    """Return lines none of which is parted within a word where the paper ends."""
+    return [part for line in lines for part in wrapped(line, paper.columns)]
 
 
 def said(text: str, **value: object) -> Result:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import msgspec
 
@@ -21,20 +22,19 @@ from tracer.render import access_object
 from tracer.repl.commands import command_table
 from tracer.repl.commands.look import plan_at
 from tracer.repl.commands.script import load
-from tracer.repl.completion import Candidates
-from tracer.repl.desk import KEPT, Desk
+from tracer.repl.desk import Desk
 from tracer.repl.feed import LINES_PER_SECOND, Feed, Item, Meter
 from tracer.repl.interpreter import FAILED, MISUSED, Interpreter
 from tracer.repl.interruption import Interruption
-from tracer.repl.paper import console_line, item_lines
-from tracer.repl.result import Paper
+from tracer.repl.paper import console_lines, item_lines
+from tracer.repl.result import Paper, plain_lines, wrapped_lines
 from tracer.repl.script import file_lines, stream_lines, text_lines
 from tracer.repl.stop import brief_lines, end_lines
-from tracer.repl.toolbar import toolbar_cells, toolbar_text
 from tracer.session import Session
+from tracer.text import printable
 
 if TYPE_CHECKING:
-    from tracer.repl.prompt import Prompt
+    from tracer.repl.conversation import Conversation
 
 Step = tuple[Literal["file", "commands"], str]
 """A script of the command line: ``-x FILE`` or ``-e COMMANDS``."""
@@ -88,11 +88,14 @@ class Shell:
         self.desk.on_shown = self._show
         self.desk.complain = lambda text: self._complain([text])
         self.desk.captures = wish.json
+        self.desk.paper = paper
+        interruption.loop_call = self.desk.loop_call
         self._interpreter = Interpreter(
-            self.desk, self._write, self._complain, paper, json=wish.json, keeps_going=self.prompts
+            self.desk, self._answer, self._complain, paper, json=wish.json, keeps_going=self.prompts
         )
         session.subscribers.append(self.desk.take)
         self._out = sys.stdout
+        self._talk: Conversation | None = None
 
     # ---- the whole of it
 
@@ -102,7 +105,7 @@ class Shell:
         Raises TracerError when the guest cannot be brought to its kernel's entry.
         """
         for path in self._wish.extensions:
-            load(self.desk, path)
+            await load(self.desk, path)
         self.control.on_halt.append(self._halted)
         self.control.on_end.append(self._ended)
         await self.control.start()
@@ -144,100 +147,29 @@ class Shell:
     # ---- at a terminal
 
     async def _converse(self) -> int:
-        from tracer.repl.prompt import Prompt, history_file
+        from tracer.repl.conversation import Conversation
 
-        prompt = Prompt(
-            Candidates(self.desk),
-            self._toolbar,
-            self.interrupt,
-            colour=self._paper().colour,
-            history=history_file(),
+        talk = Conversation(
+            self.desk, self._interpreter, self._meter, self.interrupt, self._paper()
         )
-        self.desk.read_line = prompt.ask_plainly
-        self.desk.waits = False
-
-        def interrupted() -> None:
-            if not self.interrupt():
-                prompt.clear_line()
-
-        self._interruption.on_interrupt = interrupted
-        with prompt.above():
+        self._interruption.on_interrupt = talk.interrupt
+        self._talk = talk
+        with talk.prompt.above():
             self._out = sys.stdout
             try:
-                self._write(self._banner())
-                await self._ask(prompt)
+                self._write(plain_lines(talk.banner(), self._paper()))
+                await talk.run()
             finally:
                 self._out = sys.__stdout__ or sys.stdout
         return 0
-
-    async def _ask(self, prompt: Prompt) -> None:
-        while not self.desk.leaving:
-            try:
-                text = await prompt.ask()
-            except EOFError:
-                text = "quit"
-            except KeyboardInterrupt:
-                continue
-            if text.strip():
-                self.desk.typed.append(text.strip())
-            await self._interpreter.line(text)
-            self.desk.interrupted = False
-            if self.desk.leaving and not await self._may_leave(prompt.ask_plainly):
-                self.desk.leaving = False
-
-    async def _may_leave(self, ask: Callable[[str], Awaitable[str]]) -> bool:
-        state = self.control.state
-        if state == "ended":
-            return True
-        words = {
-            "detached": "The guest still runs, without vetrace; it ends with this session.",
-            "running": "The guest is running.",
-        }
-        question = words.get(state, "The guest has not finished.")
-        try:
-            answer = await ask(f"{question} Quit anyway? (y or n) ")
-        except EOFError:
-            return True
-        except KeyboardInterrupt:
-            return False
-        return answer.strip().lower() in ("y", "yes")
-
-    def _banner(self) -> list[str]:
-        kept = (
-            f"The trace goes to {self._wish.trace}."
-            if self._wish.trace
-            else f"Nothing is kept without -o TRACE, but the last {KEPT:,} accesses in memory."
-        )
-        return [
-            kept,
-            "The guest stands at its kernel's entry.",
-            "`continue` lets it go, Ctrl-C stops it, `help` lists the commands.",
-        ]
-
-    def _toolbar(self, columns: int) -> str:
-        control = self.control
-        state: str = control.state
-        if control.halt is not None:
-            state = f"stopped: {control.halt.text}" if columns >= 100 else "stopped"
-        accesses = self.desk.summary.accesses
-        cells = toolbar_cells(
-            state,
-            control.session.view.time_ns / 1e9,
-            accesses,
-            self._meter.rate(accesses, monotonic()),
-            str(self._wish.trace) if self._wish.trace else None,
-            paused=self.desk.feed.paused,
-        )
-        return toolbar_text(cells, columns)
 
     # ---- what comes while it runs
 
     def interrupt(self) -> bool:
         """Do what Ctrl-C asks for: stop what runs. Tell whether there was anything to stop."""
+        self.desk.interrupts += 1
         if self.desk.thread.busy:
             self.desk.thread.interrupt()
-        if self.desk.waits:
-            self.desk.interrupted = True
         if self.control.state == "running":
             task = asyncio.get_running_loop().create_task(self.control.interrupt())
             self._asked = task  # a task that nobody holds may be collected
@@ -247,14 +179,18 @@ class Shell:
     def console(self, text: str) -> None:
         """Show a line of the guest's console."""
         if self.prompts:
-            self._write([console_line(text, self._paper())])
+            self._write(console_lines(text, self._paper()))
 
     def _halted(self, halt: Halt) -> None:
         self._show(self.desk.feed.flush(monotonic()))
+        if self._talk is not None:
+            self._write(self._talk.prompt.unpin())
         if self.desk.waits:
             return
         paper = self._paper()
-        self._write([*self.desk.told(halt)(paper), *self._brief(halt, paper)])
+        # After a stream of accesses a stop stands apart.
+        apart = [""] if self.prompts and self.desk.feed.on else []
+        self._write([*apart, *self.desk.told(halt)(paper), *self._brief(halt, paper)])
         if self.desk.displays:
             shown = self._interpreter.display()
             self._displaying = asyncio.get_running_loop().create_task(shown)
@@ -289,10 +225,19 @@ class Shell:
 
     def _write(self, lines: Sequence[str]) -> None:
         if lines:
-            print("\n".join(lines), file=self._out, flush=True)
+            shown = lines if self._wish.json else wrapped_lines(lines, self._paper())
+            print("\n".join(shown), file=self._out, flush=True)
 
     def _complain(self, lines: Sequence[str]) -> None:
-        head = "" if self.prompts else "vetrace: "
-        for line in lines:
-            print(f"{head}{line}", file=sys.stderr, flush=True)
-            head = ""
+        if self.prompts:
+            self._answer(plain_lines(lines, self._paper()), sys.stderr)
+            return
+        for head, line in zip_longest(["vetrace: "], lines, fillvalue=""):
+            print(f"{head}{printable(line)}", file=sys.stderr, flush=True)
+
+    # While the guest runs, what is answered stays at the prompt; else it would go by with the rest.
+    def _answer(self, lines: Sequence[str], out: TextIO | None = None) -> None:
+        if self._talk is not None and self._talk.keeps(lines):
+            return
+        if lines:
+            print("\n".join(lines), file=out or self._out, flush=True)

@@ -50,7 +50,7 @@ def halt_lines(
     ``symbol`` is that of RIP, ``given`` the value that the access is to have instead of its own,
     ``named`` the register that it reaches.
     """
-    lines = [paint(printable(halt.text), "value", paper.colour)]
+    lines = [paint(printable(halt.text), "stop", paper.colour)]
     if halt.pending is None:
         where = f"{printable(symbol)}  " if symbol else ""
         seconds = f"{halt.time_ns / 1e9:10.6f}"

@@ -34,6 +34,12 @@ class Aim:
         named = self._named(self.width)
         return f"{self.region.name}+{self.offset:#x}" + (f" {named.text}" if named else "")
 
+    def access(self, width: int) -> str | None:
+        """Return how all the registers there can be accessed: ``ro``, ``rw1c``; None if unknown."""
+        named = self._named(width)
+        found = set() if named is None else {part.register.access for part in named.parts}
+        return found.pop() if len(found) == 1 else None
+
     def describe(self, value: int, width: int) -> str:
         """Return the fields of a value that are not 0, in one line."""
         named = self._named(width)

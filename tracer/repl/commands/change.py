@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tracer.errors import UsageError
+from tracer.errors import UsageError, suggestion
 from tracer.pending import Inject
 from tracer.region import Choice, left_out
 from tracer.render import padded
@@ -29,7 +29,7 @@ device says (the device is still read), a write sends VALUE to the device. `set 
 register of the interrupted code to a number, or to a sum of numbers, registers and symbols; the
 instruction starts over from it.""",
     examples=("set value 0x10300", "set $rax 0", "set $rax = -1", "set $rip = $rip + 2"),
-    expects=(("value", "cpu"),),
+    expects=(("value", "cpu"), ("symbol", "cpu")),
 )
 async def set_(desk: Desk, statement: Statement) -> Result:
     name, _, text = statement.rest.replace("=", " ", 1).partition(" ")
@@ -44,7 +44,12 @@ async def set_(desk: Desk, statement: Statement) -> Result:
         who = "the guest will read" if reader else "the device will get"
         return said(f"{who} {padded(hex(value), width)}", value=hex(value))
     if not name.startswith("$"):
-        raise set_.misused(f"{name} cannot be set")
+        near = suggestion(name, ("value", *(f"${known}" for known in (*GPR, "rip", "rflags"))))
+        raise (
+            UsageError(f"{name} cannot be set{near}")
+            if near
+            else set_.misused(f"{name} cannot be set")
+        )
     register = {"pc": "rip", "sp": "rsp", "eflags": "rflags"}.get(
         name[1:].lower(), name[1:].lower()
     )
@@ -122,6 +127,8 @@ async def peek(desk: Desk, statement: Statement) -> Result:
     shown = padded(hex(value), width)
     meaning = place.describe(value, width)
     text = f"{place.text}  {shown}" + (f"  {meaning}" if meaning else "")
+    if place.access(width) == "wo":
+        text += "  (write-only: what it reads as need not mean anything)"
     return said(
         text, place=place.text, physical=hex(place.physical), width=width, value=hex(value),
         fields=place.fields(value, width),
@@ -133,6 +140,8 @@ async def peek(desk: Desk, statement: Statement) -> Result:
     group="change",
     usage=("poke[/WIDTH] PLACE VALUE",),
     brief="write a device without the guest",
+    text="""\
+The write is sent whatever the register is; that it is read-only is told, as far as it is known.""",
     examples=("poke nvme.INTMS 0x1", "poke/4 nvme+0xc = 1"),
     expects=(("place",),),
 )
@@ -146,9 +155,12 @@ async def poke(desk: Desk, statement: Statement) -> Result:
     value = unsigned(text, width)
     await desk.control.poke(place.physical, width, value)
     shown = padded(hex(value), width)
+    read_only = place.access(width) == "ro"
+    what = "sent to a read-only register, which need not take it" if read_only else "written"
     return said(
-        f"{place.text}  {shown} written",
+        f"{place.text}  {shown} {what}",
         place=place.text, physical=hex(place.physical), width=width, value=hex(value),
+        read_only=read_only,
     )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ import asyncio
 import pprint
 from pathlib import Path
 
+import msgspec
+
 from tracer.errors import UsageError
 from tracer.repl.command import Action, Command, command
 from tracer.repl.console import PythonFailed, converse, namespace, run_line
@@ -23,7 +25,7 @@ from tracer.repl.guest import Guest
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.repl.script import file_lines
-from tracer.repl.thread import Stopped
+from tracer.repl.thread import LoopCall, Stopped, ask_loop
 from tracer.trace import Record
 
 
@@ -44,7 +46,7 @@ async def source(desk: Desk, statement: Statement) -> Result:
         raise source.misused("one file is needed")
     path = Path(words[0]).expanduser()
     if path.suffix == ".py":
-        found = load(desk, path)
+        found = await load(desk, path)
         return said(
             str(found),
             commands=[name for name, *_ in found.commands],
@@ -55,9 +57,12 @@ async def source(desk: Desk, statement: Statement) -> Result:
     return Result({"file": str(path)})
 
 
-def load(desk: Desk, path: Path) -> Found:
+async def load(desk: Desk, path: Path) -> Found:
     """Add what a person's file brings to the desk. Raises UsageError, naming file and line."""
-    found = read_extension(path)
+    try:
+        found = await desk.thread.run(lambda: read_extension(path))
+    except Stopped as stopped:
+        raise UsageError(f"{path} {stopped}") from None
     for name, brief, usage, function in found.commands:
         desk.commands.add(
             Command(
@@ -66,7 +71,7 @@ def load(desk: Desk, path: Path) -> Found:
             )
         )  # fmt: skip
     for name, wanted in found.filters:
-        desk.user_filters[name] = Rule(name, _guarded(path, wanted))
+        desk.user_filters[name] = Rule(name, _guarded(desk.loop_call, path, wanted))
     for _, listen in found.subscribers:
         desk.control.session.subscribers.append(_listener(desk, path, listen))
     return found
@@ -75,30 +80,43 @@ def load(desk: Desk, path: Path) -> Found:
 def _action(path: Path, function: CommandFunction) -> Action:
     async def act(desk: Desk, statement: Statement) -> Result:
         guest = Guest(desk, asyncio.get_running_loop())
-        words = statement.words
+        words, width = statement.words, desk.paper().width
+
+        # All that is theirs is done beside the event loop, texts of values and errors as well.
+        def call() -> Result:
+            try:
+                return _shown(function(guest, *words), width)
+            except Exception as error:
+                raise UsageError(blamed(error, path)) from None
+
         try:
-            value = await desk.thread.run(lambda: function(guest, *words))
-        except Stopped:
-            raise UsageError(f"{statement.name} was interrupted") from None
-        except Exception as error:
-            raise UsageError(blamed(error, path)) from None
-        return _shown(value)
+            return await desk.thread.run(call)
+        except Stopped as stopped:
+            raise UsageError(f"{statement.name} {stopped}") from None
 
     return act
 
 
-def _shown(value: object) -> Result:
+def _shown(value: object, width: int) -> Result:
     if value is None:
         return Result()
-    if isinstance(value, str):
-        return Result(value, value.splitlines())
-    return Result(value, lambda paper: pprint.pformat(value, width=paper.width).splitlines())
+    # What is no value of JSON is its text there.
+    try:
+        plain = msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        plain = repr(value)
+    text = value if isinstance(value, str) else pprint.pformat(value, width=width)
+    lines = text.splitlines()
+    return Result(plain, lambda paper: lines)  # as they are: colours are theirs to choose
 
 
-def _guarded(path: Path, wanted: FilterFunction) -> FilterFunction:
+def _guarded(call: LoopCall, path: Path, wanted: FilterFunction) -> FilterFunction:
     def fits(seen: Seen) -> bool:
         try:
-            return bool(wanted(seen))
+            with call:
+                return bool(wanted(seen))
+        except KeyboardInterrupt:
+            raise UsageError(f"{path}: the filter was interrupted") from None
         except Exception as error:
             raise UsageError(blamed(error, path)) from None
 
@@ -114,7 +132,11 @@ def _listener(desk: Desk, path: Path, listen: SubscriberFunction) -> SubscriberF
         if failed:
             return
         try:
-            listen(record)
+            with desk.loop_call:
+                listen(record)
+        except KeyboardInterrupt:
+            failed = True
+            desk.complain(f"{path}: a subscriber was interrupted; it is not called any more")
         except Exception as error:
             failed = True
             desk.complain(f"{blamed(error, path)}; it is not called any more")
@@ -144,24 +166,19 @@ async def py(desk: Desk, statement: Statement) -> Result:
         ask = desk.read_line
 
         def read(text: str) -> str:
-            return asyncio.run_coroutine_threadsafe(ask(text), loop).result()
+            return ask_loop(ask(text), loop, cancels=True)
 
-        await desk.thread.run(lambda: converse(desk.python, read))
+        try:
+            await desk.thread.run(lambda: converse(desk.python, read))
+        except Stopped as stopped:
+            raise PythonFailed(f"the console {stopped}") from None
         return Result()
     try:
-        value, printed = await desk.thread.run(
-            lambda: run_line(statement.rest, desk.python, desk.captures)
-        )
-    except Stopped:
-        raise PythonFailed("the code was interrupted") from None
-    lines = printed.splitlines()
-    if value is None:
-        return Result({"value": None, "printed": printed}, lines)
-    return Result({"value": _plain(value), "printed": printed}, [*lines, *repr(value).splitlines()])
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, (bool, int, float, str)) else repr(value)
+        done = await desk.thread.run(lambda: run_line(statement.rest, desk.python, desk.captures))
+    except Stopped as stopped:
+        raise PythonFailed(f"the code {stopped}") from None
+    lines = [*done.printed.splitlines(), *done.shown.splitlines()]
+    return Result({"value": done.value, "printed": done.printed}, lines)
 
 
 COMMANDS = (source, py)

@@ -41,7 +41,7 @@ the value of a read stops once the device has answered. A name that nothing has 
         "break unhandled",
         "break verdict linux-tdx",
     ),
-    expects=(_KINDS, ("place", "symbol", "profile", "if"), ("if",)),
+    expects=(_KINDS, ("if",)),
 )  # fmt: skip
 async def break_(desk: Desk, statement: Statement) -> Result:
     return _added(
@@ -55,7 +55,7 @@ async def break_(desk: Desk, statement: Statement) -> Result:
     usage=("tbreak ...", ),
     brief="the same as break, for one stop",
     examples=("tbreak write nvme.CC",),
-    expects=(_KINDS, ("place", "symbol", "profile", "if"), ("if",)),
+    expects=(_KINDS, ("if",)),
 )  # fmt: skip
 async def tbreak(desk: Desk, statement: Statement) -> Result:
     return _added(

@@ -1,0 +1,114 @@
+"""The person's side of a prompt: a line is asked for, carried out, and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+from tracer.repl.completion import Candidates
+from tracer.repl.desk import KEPT, Desk
+from tracer.repl.feed import Meter
+from tracer.repl.interpreter import Interpreter
+from tracer.repl.prompt import Prompt, history_file
+from tracer.repl.result import Paper
+from tracer.repl.toolbar import toolbar_cells, toolbar_text
+
+
+class Conversation:
+    """Carry out what is typed at a ``prompt``, until the person leaves.
+
+    ``stop`` stops what runs, and tells whether there was anything; ``paper`` is the terminal.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        interpreter: Interpreter,
+        meter: Meter,
+        stop: Callable[[], bool],
+        paper: Paper,
+    ) -> None:
+        self.prompt = Prompt(
+            Candidates(desk), self._toolbar, stop, colour=paper.colour, history=history_file()
+        )
+        self._desk = desk
+        self._interpreter = interpreter
+        self._meter = meter
+        self._stop = stop
+        desk.read_line = self.prompt.ask_plainly
+        desk.waits = False
+
+    async def run(self) -> None:
+        """Ask for lines and carry them out until one of them leaves."""
+        desk, prompt = self._desk, self.prompt
+        while not desk.leaving:
+            try:
+                text = await prompt.ask()
+            except EOFError:
+                text = "quit"
+            if text.strip():
+                desk.typed.append(text.strip())
+            # Of lines that were pasted each but the last waits, as in a script.
+            desk.waits = prompt.goes_on
+            try:
+                await self._interpreter.line(text)
+            finally:
+                desk.waits = False
+            if desk.leaving and not await self._may_leave():
+                desk.leaving = False
+
+    def interrupt(self) -> None:
+        """Take Ctrl-C: it is the open prompt's, else it stops what is carried out."""
+        if not self.prompt.interrupt():
+            self.prompt.drop()
+            self._stop()
+
+    def keeps(self, lines: Sequence[str]) -> bool:
+        """Keep an answer at the prompt if the guest runs; tell whether it does, and there is room.
+
+        All that was answered to a line is kept, or nothing.
+        """
+        control = self._desk.control
+        goes_by = control.state in ("running", "detached") and not self._desk.waits
+        return goes_by and self.prompt.pin(lines)
+
+    async def _may_leave(self) -> bool:
+        state = self._desk.control.state
+        if state == "ended":
+            return True
+        words = {
+            "detached": "The guest still runs, without vetrace; it ends with this session.",
+            "running": "The guest is running.",
+        }
+        question = words.get(state, "The guest has not finished.")
+        return await self.prompt.confirm(f"{question} Quit anyway?")
+
+    def banner(self) -> list[str]:
+        """Return what a person is told first."""
+        trace = self._desk.trace
+        kept = (
+            f"The trace goes to {trace}."
+            if trace
+            else f"Nothing is kept without -o TRACE, but the last {KEPT:,} accesses in memory."
+        )
+        return [
+            kept,
+            "The guest stands at its kernel's entry.",
+            "`continue` lets it go, Ctrl-C stops it, `help` lists the commands.",
+        ]
+
+    def _toolbar(self, columns: int) -> str:
+        desk, control = self._desk, self._desk.control
+        state: str = control.state
+        if control.halt is not None:
+            state = f"stopped: {control.halt.text}" if columns >= 100 else "stopped"
+        accesses = desk.summary.accesses
+        cells = toolbar_cells(
+            state,
+            control.session.view.time_ns / 1e9,
+            accesses,
+            self._meter.rate(accesses, monotonic()),
+            str(desk.trace) if desk.trace else None,
+            paused=desk.feed.paused,
+        )
+        return toolbar_text(cells, columns)
