@@ -15,7 +15,7 @@ import pyte
 from scripts.patience import patience
 
 _POLL = 0.05
-_ENDING = 20
+_ENDING = 20  # seconds
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9]|[=>])|\r")
 """Control sequences (ECMA-48, 5.4), titles, character sets, and the carriage."""
 
@@ -62,7 +62,7 @@ class Terminal:
     ) -> None:
         # As a terminal that goes away: what runs in it ends in order, if it does so soon.
         self._child.kill(signal.SIGHUP)
-        deadline = time.monotonic() + _ENDING
+        deadline = time.monotonic() + patience(_ENDING)
         while self._read(_POLL) and time.monotonic() < deadline:
             pass
         self._child.close(force=True)

@@ -65,6 +65,13 @@ def leaving(terminal: Terminal) -> None:
     terminal.wait_for(r"Quit anyway\?", after=mark)
 
 
+def waiting(terminal: Terminal) -> None:
+    """Name what is not there."""
+    mark = terminal.mark
+    terminal.line("break symbol nobody_has_this")
+    terminal.wait_for(r"Wait for one that is to come\?", after=mark)
+
+
 def searching(terminal: Terminal) -> None:
     """Look for something in the history."""
     mark = terminal.mark
@@ -73,7 +80,7 @@ def searching(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize("key", ["Ctrl-C", "Ctrl-D", "SIGINT"])
-@pytest.mark.parametrize("question", [possibilities, more, python, leaving, searching])
+@pytest.mark.parametrize("question", [possibilities, more, python, leaving, waiting, searching])
 def test_no_question_loses_the_session(
     guest: Terminal, question: Callable[[Terminal], None], key: str
 ) -> None:

@@ -314,6 +314,32 @@ def test_a_question_about_a_list_leaves_the_line_as_well(keys: str) -> None:
     assert typed(f"sym {keys}x\r\x04", symbols=9000) == ["sym x"]
 
 
+@pytest.mark.parametrize(
+    ("keys", "sure"),
+    [
+        ("y\r", True),
+        ("Yes\r", True),
+        ("\r", False),
+        ("n\r", False),
+        ("\x03", False),
+        ("\x04", False),
+    ],
+)
+def test_what_is_a_yes(keys: str, sure: bool) -> None:
+    async def body() -> None:
+        talk = await Talk().start()
+        with create_pipe_input() as pipe:
+            prompt = Prompt(
+                Candidates(talk.desk), lambda columns: "", lambda: False,
+                input=pipe, output=DummyOutput(),
+            )  # fmt: skip
+            pipe.send_text(keys)
+            assert await prompt.confirm("Sure? ") is sure
+        await talk.control.close()
+
+    asyncio.run(asyncio.wait_for(body(), patience(20)))
+
+
 def test_the_history_lasts_from_one_run_to_the_next(tmp_path: Path) -> None:
     path = tmp_path / "state" / "history"
     assert typed("step 7\r\x04", history=path) == ["step 7"]

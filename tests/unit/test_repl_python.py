@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from guest_sample import Talk
 
+from scripts.patience import patience
 from tracer.repl.interpreter import INTERRUPTED
 from tracer.repl.interruption import Interruption
 
@@ -27,7 +28,7 @@ def unblocked() -> Iterator[None]:
         raise AssertionError("the event loop is held up")
 
     before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(60)
+    signal.alarm(int(patience(60)) + 1)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

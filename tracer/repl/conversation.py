@@ -35,7 +35,7 @@ class Conversation:
         self._interpreter = interpreter
         self._meter = meter
         self._stop = stop
-        desk.read_line = self.prompt.ask_plainly
+        desk.read_line, desk.confirm = self.prompt.ask_plainly, self.prompt.confirm
         desk.waits = False
 
     async def run(self) -> None:
@@ -81,7 +81,7 @@ class Conversation:
             "running": "The guest is running.",
         }
         question = words.get(state, "The guest has not finished.")
-        return await self.prompt.confirm(f"{question} Quit anyway?")
+        return await self.prompt.confirm(f"{question} Quit anyway? (y or n) ")
 
     def banner(self) -> list[str]:
         """Return what a person is told first."""

@@ -41,7 +41,8 @@ class Desk:
     ``waits`` tells whether a command that lets the guest go on waits for its next stop. ``recent``
     has the last accesses, ``maps`` what the guest has mapped, ``displays`` the commands that are
     carried out at each stop, ``user_filters`` those of the person's own file. ``leaving`` is set by
-    `quit`, ``interrupts`` counts how often Ctrl-C was pressed. ``paper`` says what is written on.
+    `quit`, ``interrupts`` counts how often Ctrl-C was pressed. ``confirm`` asks a
+    person, unless a command is ``scripted``. ``paper`` says what is written on.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Desk:
         self.on_shown: Callable[[Sequence[Item]], None] = lambda items: None
         self.complain: Callable[[str], None] = lambda text: None
         self.read_line: Callable[[str], Coroutine[Any, Any, str]] | None = None
+        self.confirm: Callable[[str], Coroutine[Any, Any, bool]] | None = None
+        self.scripted = False
         self.thread = UserThread()
         self.loop_call = LoopCall()
         self.paper: Callable[[], Paper] = Paper
@@ -172,14 +175,10 @@ class Desk:
         except UsageError as error:
             if not error.may_come:
                 raise
-            if self.waits or self.read_line is None:
+            if self.scripted or self.confirm is None:
                 raise error.noted(f"`{PENDING}` waits for one that is to come") from None
             self.complain(error.detail if isinstance(error, ConditionError) else str(error))
-        try:
-            answer = await self.read_line("Wait for one that is to come? (y or [n]) ")
-        except (EOFError, KeyboardInterrupt):
-            answer = ""
-        if answer.strip().lower() not in ("y", "yes"):
+        if not await self.confirm("Wait for one that is to come? (y or [n]) "):
             raise UsageError("nothing is changed")
         return parse(f"{text} {PENDING}")
 

@@ -68,6 +68,7 @@ class Guest:
     async def _run(self, line: str) -> object:
         desk, value = self._desk, None
         waits, desk.waits = desk.waits, True
+        scripted, desk.scripted = desk.scripted, True
         interrupts = desk.interrupts
         try:
             for statement in statements(line, desk.commands.takes_line):
@@ -78,7 +79,7 @@ class Guest:
                     raise UsageError("py cannot be called from Python")
                 value = (await item.action(desk, statement)).value
         finally:
-            desk.waits = waits
+            desk.waits, desk.scripted = waits, scripted
         return value
 
     def resume(self) -> object:

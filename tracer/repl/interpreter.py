@@ -134,12 +134,13 @@ class Interpreter:
         if self._depth >= 16:
             raise UsageError(f"{name} is the 16th script within another: does it name itself?")
         waits, self.desk.waits = self.desk.waits, True
+        scripted, self.desk.scripted = self.desk.scripted, True
         self._depth += 1
         try:
             status = await self.script(lines, name)
         finally:
             self._depth -= 1
-            self.desk.waits = waits
+            self.desk.waits, self.desk.scripted = waits, scripted
         if status:
             raise ScriptStopped(name, status)
 

@@ -130,14 +130,15 @@ class Prompt:
     async def ask_plainly(self, text: str) -> str:
         """Return a line that is no command. Raises EOFError at Ctrl-D, Stopped at Ctrl-C."""
         self._late = False
-        answer = await self._line(self._plain, ANSI(text), text)
+        answer = await self._line(self._plain, self._below_pinned(text), text)
+        self._pinned = []
         self._heed_typeahead()
         return answer
 
     async def confirm(self, question: str) -> bool:
-        """Ask for a yes. Ctrl-C and Ctrl-D are none, a terminal that has gone away is one."""
+        """Ask for a yes. Ctrl-C and Ctrl-D are no, and a terminal that has gone away is a yes."""
         try:
-            answer = await self.ask_plainly(f"{question} (y or n) ")
+            answer = await self.ask_plainly(question)
         except Stopped:
             return False
         except EOFError:
@@ -236,7 +237,10 @@ class Prompt:
         return pinned
 
     def _message(self) -> AnyFormattedText:
-        return ANSI("".join(f"{line}\n" for line in self._pinned) + TEXT)
+        return self._below_pinned(TEXT)
+
+    def _below_pinned(self, text: str) -> AnyFormattedText:
+        return ANSI("".join(f"{line}\n" for line in self._pinned) + text)
 
     @contextlib.contextmanager
     def above(self) -> Iterator[None]:
