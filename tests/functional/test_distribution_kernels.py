@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from vetrace_run import Run, Trace, boot, read_trace, run
+from vetrace_run import Run, Trace, agreed, boot, read_trace, run
 
 from tracer.guest import recipe
 from tracer.guest.disk import DISKS, checksum
@@ -38,11 +38,6 @@ def kernel_of(metapackage: str) -> Path:
 
 def regions(trace: Trace) -> Counter[str | None]:
     return Counter(a.region for record in trace.intercepts for _, a in record.device_accesses())
-
-
-def agreed(done: Run) -> None:
-    assert done.status == 0, done.err + done.out
-    assert re.search(r"^0 missing, 0 extra, 0 different over \d+ accesses", done.out, re.MULTILINE)
 
 
 def booted(done: Run) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_device import agreed
-from vetrace_run import Run, boot, read_trace
+from vetrace_run import Run, agreed, boot, read_trace
 
 from tracer.guest.initramfs import build_initramfs
 
