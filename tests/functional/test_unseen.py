@@ -7,7 +7,7 @@ import re
 
 import pytest
 from bare_guest import DEVICE, NOTHING, REGION, Access, Case, assemble, initial
-from vetrace_run import Run, boot, read_trace
+from vetrace_run import DEADLINE, Run, boot, read_trace
 
 from tracer.control import Control
 from tracer.launch import Plan, launch
@@ -16,7 +16,6 @@ from tracer.trace import Mark
 
 pytestmark = pytest.mark.qemu
 
-DEADLINE = 240  # seconds; only ever an error
 I4, I8 = initial(32, 4), initial(32, 8)
 
 

@@ -18,6 +18,8 @@ GIVE_UP = {"wait_for": 1, "timeout": 0, "settimeout": 0, "wait": 0, "join": 0, "
 def deadlines(tree: ast.AST) -> Iterator[ast.expr]:
     """Yield what stands for a number of seconds after which something is given up."""
     for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and "DEADLINE" in map(ast.unparse, node.targets):
+            yield node.value
         if not isinstance(node, ast.Call):
             continue
         yield from (word.value for word in node.keywords if word.arg == "timeout")
@@ -39,6 +41,8 @@ def is_number(node: ast.expr) -> bool:
         ("asyncio.timeout(3)", True),
         ("subprocess.run(words, timeout=1.5)", True),
         ("process.wait(10)", True),
+        ("DEADLINE = 240", True),
+        ("DEADLINE = patience(240)", False),
         ("asyncio.wait_for(task, patience(20))", False),
         ("subprocess.run(words, timeout=DEADLINE)", False),
         ("pexpect.spawn(words, timeout=None)", False),
