@@ -40,9 +40,14 @@ def _completed(name: str, bash: str, zsh: str, fish: str) -> dict[str, str | dic
     }  # fmt: skip
 
 
+# For fish 4 the word of --option=FILE begins behind the equals sign.
+_FILE = {
+    **shtab.FILE,
+    "fish": "(__fish_complete_path (commandline -ct | string replace -r -- '^-[^=]*=' ''))",
+}
 _PROFILES = " ".join((*PROFILES, ALL))
 _COMPLETED = {
-    **dict.fromkeys(("TRACE", "A", "B", "FILE", "FILE.py", "LOG", "BZIMAGE"), shtab.FILE),
+    **dict.fromkeys(("TRACE", "A", "B", "FILE", "FILE.py", "LOG", "BZIMAGE"), _FILE),
     "PROGRAM": _completed("programs", "-c", "_command_names -e", "(__fish_complete_command)"),
     "PROFILE": _completed("profiles", f"-W '{_PROFILES}'", f"({_PROFILES})", _PROFILES),
 }
