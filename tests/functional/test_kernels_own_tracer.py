@@ -97,8 +97,20 @@ def masked(region: str, start: int, sequence: list[Access]) -> list[Access]:
     ]
 
 
-def contains(whole: list[Access], part: list[Access]) -> bool:
-    return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
+def passed_over(whole: list[Access], part: list[Access]) -> int:
+    """Return how many accesses of the whole at least lie between those of the part, in order."""
+    best = None
+    for start in (at for at, access in enumerate(whole) if access == part[0]):
+        at = start
+        try:
+            for access in part:
+                at = whole.index(access, at) + 1
+        except ValueError:
+            break  # from a later start it is not there either
+        between = at - start - len(part)
+        best = between if best is None else min(best, between)
+    assert best is not None, (whole, part)
+    return best
 
 
 @pytest.mark.qemu
@@ -122,8 +134,13 @@ def test_the_kernels_own_tracer_sees_the_same_accesses(tmp_path: Path) -> None:
     kernel, ours = accesses(tmp_path / "kernel.vtrace"), accesses(tmp_path / "ours.vtrace")
     seen = {places[page][0] for page in kernel}
     assert {"nvme", "nvme.msix-table", "virtio-blk.common", "virtio-net.common"} <= seen
-    assert sum(map(len, kernel.values())) > 400
-    for page, sequence in kernel.items():
-        place = places[page]
-        # Ours began before, and went on after the log was read.
-        assert contains(masked(*place, ours[page]), masked(*place, sequence)), place
+    total = sum(map(len, kernel.values()))
+    assert total > 400
+    # Ours began before, and went on after the log was read. Linux 6.12's tracer was seen to miss
+    # two doorbells in a row that the driver went on from.
+    lost = sum(
+        passed_over(masked(*places[page], ours[page]), masked(*places[page], sequence))
+        for page, sequence in kernel.items()
+        if masked(*places[page], sequence)
+    )
+    assert lost <= total // 100
