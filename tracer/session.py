@@ -280,11 +280,13 @@ class Session:
                     changes = await self._handle(stop, self.traps)
             if self._releasing:
                 await self._release(changes)
+            ending = self._judge(await self.machine.ended())
         except TargetGone:
-            pass
+            ending = self._judge(await self.machine.ended())
         except DebuggerError as error:
-            return await self._ending_behind(error, "while it was traced")
-        return self._judge(await self.machine.ended())
+            ending = await self._ending_behind(error, "while it was traced")
+        self.traps.interceptor.part()
+        return ending
 
     async def run_untraced(self) -> Ending:
         """Let the guest run to its end without any trap."""

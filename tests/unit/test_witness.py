@@ -384,6 +384,19 @@ def test_accesses_of_vcpus_beside_the_traced_regions_are_counted() -> None:
     assert comparison.overlooked == {"hpet": 2, "system.flash1": 1}
 
 
+def test_a_device_that_a_board_maps_by_an_alias_is_logged_by_its_offset() -> None:
+    accesses = [read(0x1C, 4, 1), write(0x1000, 4, 2)]
+    log = [line("read", 0x1C, 4, 1, cpu=0), line("write", 0x1000, 4, 2)]
+    comparison = compare(trace(*accesses), log)
+    assert comparison.agrees
+    assert comparison.regions["nvme"].witnessed == 2
+    # A port, and an offset that the region does not have.
+    log += [line("read", 0x1C, 1, 0, "rtc"), line("read", 0x4000_0000, 4, 1, cpu=0)]
+    comparison = compare(trace(*accesses), log)
+    assert comparison.agrees
+    assert comparison.overlooked == {"nvme": 1}
+
+
 def test_what_comes_before_an_unmarked_trace_is_not_counted() -> None:
     accesses = [read(4 * n, 4, n) for n in range(20)]
     other = line("read", 0x1234_0000, 4, 0, "system.flash1", cpu=0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tracer.decode import decode
 from tracer.emulate.address import places
-from tracer.errors import EmulationError, InterceptError
+from tracer.errors import DebuggerError, EmulationError, InterceptError
 from tracer.footprint import Encounter
 from tracer.gdb.target import Change, SetMemory, SetRegister
 from tracer.instruction import Instruction
@@ -24,7 +24,8 @@ class Fault:
     ``stack`` is the linear address of the spill. ``cpu`` is the state of the interrupted code,
     ``xmm`` its XMM registers as they were where they had to be read. ``departure`` makes a write
     on the vCPU's way back, ``replayed`` has the numbers of the recorded accesses that answered,
-    ``meddled`` how a person changed the transfers, by their number in the instruction.
+    ``meddled`` how a person changed the transfers, by their number in the instruction. ``silence``
+    is what came in place of the answer to a write.
     """
 
     vcpu: int
@@ -37,6 +38,7 @@ class Fault:
     departure: list[Change] = field(default_factory=list)
     replayed: list[int] = field(default_factory=list)
     meddled: dict[int, Meddling] = field(default_factory=dict)
+    silence: DebuggerError | None = None
 
     def stand(self, stub: Stub) -> Stand:
         """Return where the vCPU stands."""

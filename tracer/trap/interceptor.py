@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from tracer.decode import decode
 from tracer.errors import (
+    DebuggerError,
     EmulationError,
     GuestException,
     InterceptError,
@@ -93,6 +95,7 @@ class Interceptor:
         self.stack = 0
         self.delivered = False
         self._moment = (0, 0, 0)
+        self._parting: Callable[[], None] | None = None
         self._sequence = 0
         self._cr4 = 0
 
@@ -123,6 +126,11 @@ class Interceptor:
             if fault.cpu.gpr == before.gpr:
                 return await self._leave_to_vcpu(fault, gate, str(error))
         return fault.write_back()
+
+    def part(self) -> None:
+        """Record the write that was the guest's own end, if a write was."""
+        if self._parting is not None:
+            self._parting()
 
     async def _leave_to_vcpu(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
         try:
@@ -183,6 +191,10 @@ class Interceptor:
             except _Restart as restart:
                 fault.cpu, changed = restart.cpu, True
                 continue
+            if fault.silence is not None:
+                # Whether it was made is told by how QEMU ended.
+                self._parting = partial(self._record, fault, insn, outcome, cpu)
+                raise fault.silence
             self._record(fault, insn, outcome, cpu)
             fault.cpu = await self._completed(outcome.cpu)
             if fault.cpu.rip != cpu.rip or insn.rep is None or self._view.stale:
@@ -231,6 +243,8 @@ class Interceptor:
             except StopIteration as stop:
                 outcome: Outcome = stop.value
                 return outcome
+            if fault.silence is not None:
+                raise fault.silence
             if self.overseer is not None:
                 answers = await self._overseen(
                     self.overseer, insn, fault, gate, foretold, transfers, tuple(done)
@@ -244,6 +258,19 @@ class Interceptor:
                 answers = await self._carry(transfers, fault, gate)
 
     async def _carry(
+        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
+    ) -> Answers:
+        try:
+            return await self._made(transfers, fault, gate)
+        except DebuggerError as error:
+            if any(transfer.direction != "write" for transfer in transfers):
+                raise
+            # A write that powers the guest off takes QEMU along, often before it has answered. The
+            # instruction does not need an answer, and comes to its end without.
+            fault.silence = error
+            return [None] * len(transfers)
+
+    async def _made(
         self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
     ) -> Answers:
         standin, stand = self.standin, fault.stand(gate.stub)
@@ -384,9 +411,15 @@ class Interceptor:
             await self._oversee_step(self.overseer, fault, insn, foretold, why)
             if insn is not None and fault.meddled:
                 return await self._skip(fault, insn, foretold, why)
-        stepped = await self._carrier.native_step(
-            foretold, fault.stand(gate.stub), admit, fault.encounter
-        )
+        try:
+            stepped = await self._carrier.native_step(
+                foretold, fault.stand(gate.stub), admit, fault.encounter
+            )
+        except DebuggerError:
+            # The last that the guest did, if it powered itself off by it.
+            last = Outcome(fault.cpu, foretold)
+            self._parting = partial(self._record, fault, insn, last, fault.cpu, code, why)
+            raise
         if stepped.faulted:
             self._counts["faulted"] += 1
             return []

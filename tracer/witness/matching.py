@@ -143,9 +143,10 @@ class Matching:
             if is_message(entry):
                 result.messages += 1
                 continue
-            place = self._territory.find(entry)
-            if place is None:
+            found = self._territory.find(entry)
+            if found is None:
                 continue
+            place, entry = found
             if place.traced:
                 yield strand_of(place.name, entry.cpu), entry
             elif entry.cpu >= 0 and (result.marked or self._aligned):

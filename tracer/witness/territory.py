@@ -40,7 +40,7 @@ class Territory:
     def __init__(self) -> None:
         self.switched: set[str] = set()
         self._spans: list[_Span] = []
-        self._known: dict[tuple[int, str], Place | None] = {}
+        self._known: dict[tuple[int, str], tuple[Place, int] | None] = {}
         self._traced: dict[tuple[str, str], bool] = {}
         self._bases: dict[str, int] = {}
 
@@ -75,8 +75,8 @@ class Territory:
         base = self._bases.get(name, start)
         return name, replace(entry, address=base + entry.address)
 
-    def find(self, entry: LogEntry) -> Place | None:
-        """Return what an entry accesses, None for a port.
+    def find(self, entry: LogEntry) -> tuple[Place, LogEntry] | None:
+        """Return what an entry accesses, and the entry at its physical address; None for a port.
 
         Memory that was not announced has QEMU's name and was not traced.
         """
@@ -84,17 +84,37 @@ class Territory:
         if key not in self._known:
             if len(self._known) > _KNOWN:
                 self._known.clear()
-            self._known[key] = self._find(entry)
-        return self._known[key]
-
-    def _find(self, entry: LogEntry) -> Place | None:
-        here = [span for span in self._spans if span.start <= entry.address <= span.end]
-        named = [span for span in here if span.qemu_name == entry.name]
-        if named:
-            return named[0].place
-        if entry.address < _PORTS:
+            self._known[key] = self._find(*key)
+        found = self._known[key]
+        if found is None:
             return None
-        return here[0].place if here else Place(entry.name, False)
+        place, address = found
+        return place, entry if address == entry.address else replace(entry, address=address)
+
+    def _find(self, address: int, name: str) -> tuple[Place, int] | None:
+        here = [span for span in self._spans if span.start <= address <= span.end]
+        named = [span for span in here if span.qemu_name == name]
+        if named:
+            return named[0].place, address
+        behind = self._behind_alias(address, name)
+        if behind is not None:
+            return behind
+        if address < _PORTS:
+            return None
+        return here[0].place if here else Place(name, False), address
+
+    def _behind_alias(self, address: int, name: str) -> tuple[Place, int] | None:
+        # QEMU logs the address in the outermost container that it finds, which is not the machine's
+        # memory where a board maps a device by an alias (memory_region_to_absolute_addr; gpex's
+        # ECAM): the address is the offset then.
+        known = {span.place.name for span in self._spans if span.qemu_name == name}
+        if len(known) != 1:
+            return None
+        region = known.pop()
+        spans = [span for span in self._spans if span.place.name == region]
+        physical = address + self._bases.get(region, min(span.start for span in spans))
+        inside = [span for span in spans if span.start <= physical <= span.end]
+        return (inside[0].place, physical) if inside else None
 
 
 # Regions in which IOMMUs take the messages that they remap.
