@@ -10,6 +10,7 @@
     │   └── GuestCrashed             the guest itself gave up: panic, triple fault
     ├── DebuggerError                GDB is missing, too old, or died
     │   ├── CommandFailed            GDB answered ^error
+    │   ├── ProtocolError            an answer that cannot belong to its packet
     │   └── TargetGone               QEMU has ended, so there is nothing to debug any more
     ├── InterceptError               an intercept could not be completed
     ├── Interrupted                  a signal ended the run: exit status 128 and its number
@@ -119,6 +120,18 @@ class CommandFailed(DebuggerError):
         super().__init__(f"gdb refused `{command}`: {message}")
         self.command = command
         self.message = message
+
+
+class ProtocolError(DebuggerError):
+    """Report an answer of QEMU's stub that cannot be one to the packet that was sent."""
+
+    def __init__(self, packet: str, answer: str) -> None:
+        super().__init__(
+            f"QEMU's stub answered {answer[:40]!r} to GDB's packet {packet[:40]!r}, which is no answer "
+            "to it: the two are out of step, and nothing that follows could be believed; boot again"
+        )
+        self.packet = packet
+        self.answer = answer
 
 
 class TargetGone(DebuggerError):

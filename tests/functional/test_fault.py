@@ -12,11 +12,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from bare_guest import DEVICE, REGION, assemble
-from vetrace_run import DEADLINE, Running, boot, read_trace, run, vetrace
+from vetrace_run import DEADLINE, Running, agreed, boot, read_trace, run, vetrace
 
 from tracer.guest.kernel import default_kernel
 
@@ -207,6 +208,43 @@ def test_gdb_killed(tmp_path: Path) -> None:
     assert done.status == 1
     assert "gdb died" in the_line(done.err)
     assert "gdb died" in readable(tmp_path)
+
+
+def test_an_answer_that_belongs_to_another_packet(tmp_path: Path) -> None:
+    # GDB as it is, but for the first answer of a device.
+    broken = script(
+        tmp_path,
+        "gdb",
+        "import os, subprocess, sys\n"
+        "gdb = subprocess.Popen(['gdb', *sys.argv[1:]], stdout=subprocess.PIPE)\n"
+        "asked = done = False\n"
+        "for line in gdb.stdout:\n"
+        "    if asked and not done and line.startswith(b'~\"received: '):\n"
+        "        line, done = b'~\"received: \\\\\"OK\\\\\"\\\\n\"\\n', True\n"
+        "    asked = asked or line.startswith(b'~\"sending: mf')\n"
+        "    os.write(1, line)\n",
+    )
+    done = boot(tmp_path, "--quiet", "--gdb", broken)
+    assert done.status == 1
+    line = the_line(done.err)
+    assert "QEMU's stub answered 'OK' to GDB's packet 'mf" in line
+    assert "out of step" in line
+    assert read_trace(done.trace).end.outcome == line
+
+
+@pytest.mark.long
+def test_qemu_is_frozen_for_longer_than_a_debugger_waits(tmp_path: Path) -> None:
+    with vetrace(tmp_path, "boot", "--quiet", "--check", *files(tmp_path)) as running:
+        running.until_tracing()
+        qemu = running.pid_of("qemu")
+        for _ in range(2):
+            os.kill(qemu, signal.SIGSTOP)
+            time.sleep(75)  # longer than GDB waits by itself, and than any shorter setting
+            os.kill(qemu, signal.SIGCONT)
+            time.sleep(1)
+        done = running.finish()
+    assert agreed(done) > 1000
+    assert readable(tmp_path) == "poweroff"
 
 
 def ignore_interrupts() -> None:

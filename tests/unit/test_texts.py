@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tracer import mi
-from tracer.errors import DebuggerError, QemuError
+from tracer.errors import DebuggerError, ProtocolError, QemuError, TargetGone
 from tracer.flat_view import DeviceNames, name_regions, parse_flat_view, timer_port
 from tracer.gdb_console import gdb_version, packet_answers
 from tracer.pm_timer import PERIOD
@@ -179,6 +179,37 @@ def test_packets(folder: Path) -> None:
 def test_packets_without_an_answer() -> None:
     with pytest.raises(DebuggerError, match=r"0 answers to 1 packets \(g\).*'sending: g"):
         packet_answers("sending: g\n", ["g"])
+
+
+@pytest.mark.parametrize(
+    ("packet", "answer"),
+    [
+        ("mfebd401c,4", "OK"),
+        ("mfebd401c,4", "0102"),
+        ("mfebd401c,4", "010203040506"),
+        ("Mfebd401c,4:01020304", "01020304"),
+        ("Qqemu.PhyMemMode:1", "01020304"),
+        ("P10=0000000000000000", "T05thread:01;"),
+        ("Z2,0,2000", "l"),
+        ("g", "OK"),
+        ("qXfer:features:read:target.xml:0,ffb", "OK"),
+    ],
+)
+def test_an_answer_to_another_packet(packet: str, answer: str) -> None:
+    with pytest.raises(ProtocolError, match="out of step") as caught:
+        packet_answers(f'received: "{answer}"\n', [packet])
+    assert (caught.value.packet, caught.value.answer) == (packet, answer)
+
+
+@pytest.mark.parametrize("packet", ["mfebd401c,4", "Mfebd401c,1:00", "Qqemu.PhyMemMode:0"])
+@pytest.mark.parametrize("answer", ["", "E14", "E.not now"])
+def test_an_answer_that_refuses(packet: str, answer: str) -> None:
+    assert packet_answers(f'received: "{answer}"\n', [packet]) == [answer]
+
+
+def test_an_answer_that_is_the_end() -> None:
+    with pytest.raises(TargetGone):
+        packet_answers('received: "W00"\n', ["Mfea00200,1:34"])
 
 
 def test_an_answer_in_pieces() -> None:

@@ -37,7 +37,9 @@ _STARTUP = (
     # The unwinder must not wander through guest memory: a device could be there.
     "set backtrace limit 1",
     "set print frame-arguments none",
-    "set remotetimeout 60",
+    # Days: a machine may be frozen for hours, and QEMU's end is told by its exit. After a time-out
+    # GDB would send the packet again, and take the late answer for one to the next.
+    "set remotetimeout 1000000",
     "set tcp auto-retry off",
 )
 
@@ -112,7 +114,7 @@ class GdbClient(asyncio.SubprocessProtocol):
 
         ``commands`` are carried out after them, with the same write. Ref: GDB manual, "Packets".
         GDB knows nothing of what a packet does: it caches nothing on the way, and what it has
-        cached stays as it is.
+        cached stays as it is. Raises ProtocolError when an answer cannot belong to its packet.
         """
         self._console.clear()
         await self.batch([*(f"maint packet {packet}" for packet in packets), *commands])
