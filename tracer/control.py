@@ -84,7 +84,7 @@ class Control:
         self._behind: Halt | None = None
         self._skipping = False
         self._cpu = CpuState()
-        self._decision: asyncio.Future[Decision] | None = None
+        self._decision: asyncio.Future[Decision | None] | None = None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -402,6 +402,11 @@ class Control:
         time_ns = self.session.view.time_ns
         await self._hold(Halt(reason, text, None, cpu, space, vcpu, time_ns))
 
+    def expire(self) -> None:
+        """Hold the guest no longer: its time is over."""
+        if self._decision is not None and not self._decision.done():
+            self._decision.set_result(None)
+
     def _why(self, pending: Pending) -> str | None:
         # Why to hold the guest before this access, None to let it pass. A break counts its hits,
         # so it is asked first.
@@ -428,7 +433,12 @@ class Control:
         self._enter("stopped")
         for tell in self.on_halt:
             tell(halt)
-        return await self._decision
+        if self.session.expired:
+            self.expire()
+        decision = await self._decision
+        if decision is None:
+            raise await self.session.hung(halt.vcpu, halt.cpu, halt.space)
+        return decision
 
 
 def _check_fits(value: int, width: int, what: str) -> None:

@@ -7,7 +7,8 @@
     ├── GuestError                   the guest, or the program that runs it
     │   ├── KernelImageError         the kernel file is not one, or has no symbols
     │   ├── QemuError                QEMU is missing, too old, refused its command line, or died
-    │   └── GuestCrashed             the guest itself gave up: panic, triple fault
+    │   ├── GuestCrashed             the guest itself gave up: panic, triple fault
+    │   └── GuestHung                the guest did not end in the time that it was given
     ├── DebuggerError                GDB is missing, too old, or died
     │   ├── CommandFailed            GDB answered ^error
     │   ├── ProtocolError            an answer that cannot belong to its packet
@@ -109,6 +110,10 @@ class GuestCrashed(GuestError):
     """Report a guest that panicked, triple-faulted or reset."""
 
 
+class GuestHung(GuestError):
+    """Report a guest that did not end in the time that it was given."""
+
+
 class DebuggerError(TracerError):
     """Report GDB missing, too old, or dying."""
 
@@ -127,8 +132,8 @@ class ProtocolError(DebuggerError):
 
     def __init__(self, packet: str, answer: str) -> None:
         super().__init__(
-            f"QEMU's stub answered {answer[:40]!r} to GDB's packet {packet[:40]!r}, which is no answer "
-            "to it: the two are out of step, and nothing that follows could be believed; boot again"
+            f"QEMU's stub answered {answer[:40]!r} to GDB's packet {packet[:40]!r}, which is no "
+            "answer to it: the two are out of step, and nothing more can be believed; boot again"
         )
         self.packet = packet
         self.answer = answer

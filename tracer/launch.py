@@ -18,6 +18,7 @@ from tracer.guest.machine import Machine, MachineConfig
 from tracer.region import Choice
 from tracer.session import Session
 from tracer.trace import FORMAT_VERSION, Header
+from tracer.watchdog import Limits
 
 QEMU = "qemu-system-x86_64"
 GDB = "gdb"
@@ -44,6 +45,7 @@ class Plan:
     realtime: bool = False
     qemu_log: Path | None = None
     extra: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
     qemu: str = QEMU
     gdb: str = GDB
 
@@ -105,6 +107,7 @@ def _configure(plan: Plan, kernel: Kernel, progress: Callable[[str], None]) -> M
         extra=plan.extra,
         realtime=plan.realtime,
         qemu_log=plan.qemu_log,
+        clocked=plan.limits.guest is not None,
     )
 
 

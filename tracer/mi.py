@@ -42,6 +42,11 @@ class Stopped:
     payload: Payload
 
     @property
+    def vcpu(self) -> int:
+        """Return the number of the vCPU that stopped, from 0; 0 where GDB told none."""
+        return (self.thread or 1) - 1
+
+    @property
     def stray(self) -> bool:
         """Tell whether the stop may be a late one, of a moment that has passed.
 

@@ -24,9 +24,18 @@ _settled: pytest.StashKey[set[Path]] = pytest.StashKey()
 
 
 class Boot(Protocol):
-    """Boot a guest with these words of ``vetrace boot``; the same words boot once a session."""
+    """Boot a guest with these words of ``vetrace boot``; the same words boot once a session.
 
-    def __call__(self, *words: str | Path) -> Recording:
+    ``timeout`` and ``guest_timeout`` are the options of these names, in seconds: a guest that takes
+    longer ends, and the test fails with what it did last.
+    """
+
+    def __call__(
+        self,
+        *words: str | Path,
+        timeout: float | None = None,
+        guest_timeout: float | None = None,
+    ) -> Recording:
         """Return the boot's trace."""
 
 
@@ -84,9 +93,16 @@ def vetrace_boot(vetrace_trace: Open, _vetrace_boots: Callable[[Sequence[str]], 
     fails. It also fails when the boot does, with the last lines of what that said.
     """
 
-    def boot(*words: str | Path) -> Recording:
+    def boot(
+        *words: str | Path, timeout: float | None = None, guest_timeout: float | None = None
+    ) -> Recording:
         __tracebackhide__ = True
-        return vetrace_trace(_vetrace_boots([str(word) for word in words]))
+        limits = [
+            f"--{name}={seconds}"
+            for name, seconds in (("timeout", timeout), ("guest-timeout", guest_timeout))
+            if seconds is not None
+        ]
+        return vetrace_trace(_vetrace_boots([*limits, *map(str, words)]))
 
     return boot
 

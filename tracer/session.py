@@ -18,6 +18,7 @@ from tracer import linux, mi
 from tracer.errors import (
     DebuggerError,
     GuestError,
+    GuestHung,
     InterceptError,
     QemuError,
     TargetGone,
@@ -30,6 +31,7 @@ from tracer.guest.kernel import Kernel
 from tracer.guest.machine import Machine
 from tracer.guest.names import Names
 from tracer.intercept import AddressSpace, Transfer, delivered_alike
+from tracer.naming import Naming
 from tracer.orc import Stack
 from tracer.page_filter import whole_pages
 from tracer.paging import Leaf, poison_bit
@@ -44,7 +46,9 @@ from tracer.region import (
     region_info,
     traced_ranges,
 )
-from tracer.trace import End, MapRecord, Mark, Record, RegionInfo, RegionRecord
+from tracer.register import RegisterMaps
+from tracer.render import access_lines
+from tracer.trace import End, Intercept, MapRecord, Mark, Record, RegionInfo, RegionRecord
 from tracer.trap.blame import whose_doing
 from tracer.trap.callers import Callers
 from tracer.trap.carrier import Carrier, Stand, can_enter
@@ -68,6 +72,7 @@ from tracer.trap.standin import StandIn
 from tracer.trap.toll import Toll
 from tracer.trap.user import UserMappings
 from tracer.trap.view import GuestView
+from tracer.trap.whereabouts import Whereabouts
 from tracer.x86 import CpuState
 
 _EFER_NXE = 1 << 11
@@ -86,6 +91,10 @@ class SessionOverseer(Overseer, Protocol):
         self, reason: Reason, vcpu: int, registers: RegisterFile, space: AddressSpace
     ) -> None:
         """Take note that the guest stands; it goes on when this returns."""
+        ...
+
+    def expire(self) -> None:
+        """Hold the guest no longer, if it is held."""
         ...
 
 
@@ -109,7 +118,8 @@ class Session:
     ``counts`` counts stops by what they were for, ``warnings`` tell what could not be traced.
     Every record goes to the ``subscribers`` in order, the first time it is known. ``recorded``, set
     before :meth:`trap`, answers for its regions in place of their devices. ``progress`` is called
-    with a line of text when the run takes long.
+    with a line of text when the run takes long, ``expired`` says how long it was given when that
+    time has passed. ``naming`` names registers where accesses are told in words.
     """
 
     def __init__(self, target: Target, view: GuestView, kernel: Kernel, choice: Choice) -> None:
@@ -122,6 +132,8 @@ class Session:
         self.recorded: RecordedDevice | None = None
         self.overseer: SessionOverseer | None = None
         self.interrupting = False
+        self.expired = ""
+        self.naming = Naming(RegisterMaps())
         self.progress: Callable[[str], None] = lambda _: None
         self.choice = choice
         self._names = Names(kernel)
@@ -130,6 +142,9 @@ class Session:
         self._traps: Traps | None = None
         self._callers: Callers | None = None
         self._announced: dict[str, RegionInfo] = {}
+        self._last: Intercept | None = None
+        self._hang: GuestHung | None = None
+        self._whereabouts = Whereabouts(target, view, self._names)
         self._toll = Toll()
         self._running = False
         self._pausing: asyncio.Task[None] | None = None
@@ -330,6 +345,8 @@ class Session:
 
     def publish(self, record: Record) -> None:
         """Hand a record to every subscriber, in order."""
+        if isinstance(record, Intercept):
+            self._last = record
         for subscriber in self.subscribers:
             subscriber(record)
 
@@ -340,7 +357,7 @@ class Session:
         await self.target.go(changes)
         self._running = True
         try:
-            if self.interrupting:
+            if self.interrupting or self.expired:
                 self._pause()
             stop = await self.target.stopped()
         finally:
@@ -350,6 +367,8 @@ class Session:
             # Or it would stop the guest in the middle of what is done for it next.
             await self._pausing
             self._pausing = None
+        if self.expired and self._traps is None and stop.interrupted:
+            raise await self._hung_here(stop.vcpu)
         return stop
 
     def _pause(self) -> None:
@@ -375,10 +394,12 @@ class Session:
                     number = hooks.number_at(stop.address)
                     if number is not None:
                         await self._at_breakpoint(number, traps)
-                return await self._halt("interrupt", (stop.thread or 1) - 1)
+                return await self._halt("interrupt", stop.vcpu)
+        if stop.address == stub.stop and self.expired:
+            raise await self.hung(stop.vcpu, *await traps.interceptor.look(stop.vcpu))
         if stop.address == stub.stop:
             self.counts["intercepts"] += 1
-            changes = await traps.interceptor.intercept((stop.thread or 1) - 1, traps.gate)
+            changes = await traps.interceptor.intercept(stop.vcpu, traps.gate)
             wanted = self.overseer is not None and self.overseer.wants_halt
             if not wanted or not traps.interceptor.delivered:
                 return changes
@@ -614,6 +635,8 @@ class Session:
     async def _halt(self, reason: Reason, vcpu: int = 0) -> list[Change]:
         # The guest stands where no access waits.
         self.interrupting = False
+        if self.expired:
+            raise await self._hung_here(vcpu)
         if self.overseer is not None:
             await self._clock.look()
             registers = await self.target.registers()
@@ -632,6 +655,44 @@ class Session:
         await self.target.detach()
 
     # ---- how it ended
+
+    def expire(self, limit: str) -> None:
+        """End the run where the guest stands next: it has taken longer than ``limit``."""
+        self.expired = limit
+        if self.overseer is not None:
+            self.overseer.expire()
+        if self._running:
+            self._pause()
+
+    async def _hung_here(self, vcpu: int) -> GuestHung:
+        # Of a guest that stands where no access waits.
+        return await self.hung(vcpu, *await self._whereabouts.here())
+
+    async def hung(self, vcpu: int, cpu: CpuState, space: AddressSpace) -> GuestHung:
+        """Return the error of a guest whose time is over, having told what it did last.
+
+        ``vcpu`` stands in this state; the others stand as well.
+        """
+        return self.given_up(await self._whereabouts.all(vcpu, cpu, space))
+
+    def given_up(self, places: Sequence[str] = ()) -> GuestHung:
+        """Return the same; without the ``places`` of its vCPUs it could not be stopped any more.
+
+        It is told once.
+        """
+        if self._hang is not None:
+            return self._hang
+        made = access_lines(self._last, naming=self.naming) if self._last is not None else []
+        words = self.machine.last_line
+        for line in (
+            f"last access: {' '.join(made[-1].split())}" if made else "no access was traced",
+            "nothing on the console" if words is None else f"last console line: {words}",
+            *(places or ("where it stands is not known: it does not stop",)),
+        ):
+            self.progress(line)
+        why = f"the guest had not ended after {self.expired}: what it did last is above"
+        self._hang = GuestHung(why)
+        return self._hang
 
     async def _ending_behind(self, error: DebuggerError, when: str) -> Ending:
         # GDB fails when QEMU goes: what ended QEMU is told, be it the guest's own power-off by an

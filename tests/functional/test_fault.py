@@ -220,7 +220,7 @@ def test_an_answer_that_belongs_to_another_packet(tmp_path: Path) -> None:
         "asked = done = False\n"
         "for line in gdb.stdout:\n"
         "    if asked and not done and line.startswith(b'~\"received: '):\n"
-        "        line, done = b'~\"received: \\\\\"OK\\\\\"\\\\n\"\\n', True\n"
+        '        line, done = b\'~"received: \\\\"OK\\\\"\\\\n"\\n\', True\n'
         "    asked = asked or line.startswith(b'~\"sending: mf')\n"
         "    os.write(1, line)\n",
     )

@@ -55,6 +55,7 @@ class FakeSession:
         self.warnings: list[str] = []
         self.choice = Choice()
         self.overseer: Any = None
+        self.expired = ""
         self.interrupting = False
         self.released = False
         self.made: list[tuple[str, int | None]] = []

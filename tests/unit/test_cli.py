@@ -295,6 +295,11 @@ def test_verify_says_when_the_log_is_none(trace: str, tmp_path: Path, capsys: Ou
         ["show", "x", "--reg", "y"],
         ["stats", "x", "--limit", "-1"],
         ["verify", "x"],
+        ["boot", "--timeout", "0"],
+        ["boot", "--timeout", "soon"],
+        ["boot", "--timeout", "inf"],
+        ["boot", "--guest-timeout", "-1"],
+        ["boot", "--guest-timeout", "nan"],
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], capsys: Output) -> None:

@@ -141,6 +141,20 @@ def test_the_same_words_boot_once(pytester: pytest.Pytester) -> None:
     assert (pytester.path / "a.vtrace").exists()
 
 
+def test_limits_are_words_of_the_boot(pytester: pytest.Pytester) -> None:
+    source = sample.write(pytester.path / "source.vtrace")
+    pytester.makeconftest(BOOTS.format(source=str(source)))
+    pytester.makepyfile(
+        """
+        def test_a(vetrace_boot, guest):
+            vetrace_boot("--realtime", "--", "-smp", "2", timeout=90, guest_timeout=2.5)
+            asked = ["--timeout=90", "--guest-timeout=2.5", "--realtime", "--", "-smp", "2"]
+            assert guest == [asked]
+        """
+    )
+    run(pytester).assert_outcomes(passed=1)
+
+
 BOOT = "def test_boot(vetrace_boot):\n    vetrace_boot({words})\n"
 
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tracer import signals
@@ -38,6 +39,7 @@ from tracer.summary import Summary
 from tracer.table import closing_table
 from tracer.trace import End, Intercept, Record
 from tracer.tracefile import TraceReader, TraceWriter
+from tracer.watchdog import Limits, Watchdog, seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
+    limits = parser.add_argument_group("limits (what a guest did last is told)")
+    limits.add_argument(
+        "--timeout", metavar="SECONDS", help="end a run that takes longer, with status 1"
+    )
+    limits.add_argument(
+        "--guest-timeout", metavar="SECONDS", help="the same by the guest's own clock"
+    )
     add_shell_arguments(parser)
     add_register_files(parser)
     add_guest_arguments(parser)
@@ -74,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         folder = stack.enter_context(scratch_folder())
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)
         trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
-        plan = with_also(guest_plan(args, log.absolute() if log is not None else None), args)
+        plan = guest_plan(args, log.absolute() if log is not None else None)
+        plan = replace(with_also(plan, args), limits=_limits(args))
         device = recorded(args)
         console = stack.enter_context(_console(args))
         boot = _Boot(args, plan, trace, console, device)
@@ -89,6 +99,14 @@ def run(args: argparse.Namespace) -> int:
         if args.check and trace is not None and log is not None and status == EXIT_OK:
             status = _check(trace, log, quiet=args.json)
     return status or boot.judge_guest()
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    wall, guest = args.timeout, args.guest_timeout
+    return Limits(
+        wall=None if wall is None else seconds("--timeout", wall),
+        guest=None if guest is None else seconds("--guest-timeout", guest),
+    )
 
 
 @contextlib.contextmanager
@@ -165,6 +183,7 @@ class _Boot:
         self._console_error: OSError | None = None
         self._report = GuestReport()
         self._kernel: Kernel | None = None
+        self._watchdog = Watchdog(plan.limits)
 
     def run(self) -> int:
         if self._wish.asked:
@@ -184,7 +203,12 @@ class _Boot:
         if self._wish.asked:
             self._interruption.install(task)
         try:
-            async with launch(self._plan, self._take_console, tell) as session:
+            async with (
+                self._watchdog as watchdog,
+                launch(self._plan, self._take_console, tell) as session,
+            ):
+                session.naming = self._naming
+                watchdog.guard(session)
                 await session.reach_entry()
                 if self._args.untraced:
                     await session.run_untraced()
@@ -240,6 +264,9 @@ class _Boot:
                     outcome = "poweroff"
                 if self._recorded is not None and outcome == "poweroff":
                     self._recorded.finish()
+            except asyncio.CancelledError:
+                outcome = str(self._watchdog.error or outcome)
+                raise
             except TracerError as error:
                 outcome = str(error)
                 raise
@@ -257,6 +284,7 @@ class _Boot:
     async def _converse(self, session: Session) -> str:
         # Leave the guest to a person or a script; return how it ended.
         shell = Shell(session, self._naming, self._wish, self._interruption, paper)
+        self._watchdog.person = shell.prompts
         if shell.prompts and isinstance(self._console, _Console):
             self._console.show = shell.console
         await self._trap(session)

@@ -195,6 +195,11 @@ class Target:
         """Remove a breakpoint or watch."""
         await self.client.command(f"-break-delete {number}")
 
+    async def select(self, vcpu: int) -> None:
+        """Have registers be those of this vCPU, of a guest that stands."""
+        await self.client.command(f"-thread-select {vcpu + 1}")
+        self.vcpu = vcpu
+
     async def change(self, changes: Sequence[Change]) -> None:
         """Make changes to the stopped vCPU and to what it sees. Raises InterceptError."""
         _check(changes, await self.client.packets(self._packets(changes)))
@@ -207,7 +212,7 @@ class Target:
     async def stopped(self) -> mi.Stopped:
         """Wait until the guest stops."""
         stop = await self.client.stopped()
-        self.vcpu = (stop.thread or 1) - 1
+        self.vcpu = stop.vcpu
         return stop
 
     async def resume(self, changes: Sequence[Change] = ()) -> mi.Stopped:

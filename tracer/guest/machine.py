@@ -29,6 +29,7 @@ from tracer.flat_view import (
     timer_port,
 )
 from tracer.guest.access_log import doorbell_arguments, log_accesses, log_arguments
+from tracer.guest.clock import GuestClock
 from tracer.guest.ending import Ending
 from tracer.guest.log import QemuLog
 from tracer.guest.memory import GuestMemory, Span
@@ -82,7 +83,7 @@ class MachineConfig:
     ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
     come last. ``qemu_log`` is where QEMU writes its log, see :meth:`Machine.log_accesses`. Without
     ``realtime`` virtual time counts instructions, so that a stop of any length does not exist for
-    the guest.
+    the guest. Only a machine that is ``clocked`` has :meth:`Machine.tick`.
     """
 
     program: str
@@ -94,6 +95,7 @@ class MachineConfig:
     extra: tuple[str, ...] = ()
     realtime: bool = False
     qemu_log: Path | None = None
+    clocked: bool = False
 
 
 @dataclass(slots=True)
@@ -135,6 +137,7 @@ class Machine(asyncio.SubprocessProtocol):
         self.on_exit = on_exit
         self._output = _Output()
         self._log = QemuLog(config.qemu_log)
+        self._clock = GuestClock() if config.clocked else None
         self._process: Process | None = None
         self._qmp = _Monitor("vetrace")
         self._qmp.logger.setLevel(logging.CRITICAL)
@@ -182,7 +185,9 @@ class Machine(asyncio.SubprocessProtocol):
         self._folder = self._scratch.enter_context(scratch_folder())
         ours, theirs = socket.socketpair()
         try:
-            descriptors = (theirs.fileno(), self.memory.descriptor, *self._log.descriptors)
+            descriptors = [theirs.fileno(), self.memory.descriptor, *self._log.descriptors]
+            if self._clock is not None:
+                descriptors += self._clock.descriptors
             try:
                 known = await words_of([program, "-cpu", "help"], _HELP_TIMEOUT)
                 about = await words_of([program, "-version"], _HELP_TIMEOUT)
@@ -254,6 +259,8 @@ class Machine(asyncio.SubprocessProtocol):
             words += ["-initrd", str(config.initrd)]
         if not config.realtime:
             words += ["-icount", _ICOUNT, *_METRONOME]
+        if self._clock is not None:
+            words += self._clock.arguments
         words += log_arguments(self._log.path)
         return [*words, *self._features, *config.extra]
 
@@ -339,6 +346,16 @@ class Machine(asyncio.SubprocessProtocol):
         """Tell whether a vCPU sleeps in HLT."""
         return halted(await self.monitor("info registers", vcpu))
 
+    def tick(self) -> float:
+        """Return the guest's time in seconds, as of the last call; see :class:`GuestClock`."""
+        return 0.0 if self._clock is None else self._clock.tick()
+
+    @property
+    def last_line(self) -> str | None:
+        """Return the last line that the guest printed, None when it has printed none."""
+        rest = self._output.partial.get(1, b"").decode(errors="replace").strip()
+        return rest or next((line for line in reversed(self._output.console) if line.strip()), None)
+
     async def descriptor_tables(self) -> DescriptorTables:
         """Return where the first vCPU's GDT and IDT are, which QEMU's GDB stub does not show."""
         return descriptor_tables(await self.monitor("info registers"))
@@ -397,6 +414,9 @@ class Machine(asyncio.SubprocessProtocol):
         self._folder = None
         self.memory.close()
         self._log.close()
+        if self._clock is not None:
+            self._clock.close()
+            self._clock = None
 
     def _note_event(self, event: Message) -> None:
         # The first one says why; that QEMU was told to quit comes after it.

@@ -25,6 +25,7 @@ from tracer.guest.names import Names
 from tracer.inference import inferred
 from tracer.instruction import Instruction
 from tracer.intercept import (
+    AddressSpace,
     Answers,
     Meddling,
     Outcome,
@@ -126,6 +127,11 @@ class Interceptor:
             if fault.cpu.gpr == before.gpr:
                 return await self._leave_to_vcpu(fault, gate, str(error))
         return fault.write_back()
+
+    async def look(self, vcpu: int) -> tuple[CpuState, AddressSpace]:
+        """Return the interrupted state of a vCPU that stands at the stub, where addresses lead."""
+        fault = await self._read_fault(vcpu)
+        return fault.cpu, fault.space
 
     def part(self) -> None:
         """Record the write that was the guest's own end, if a write was."""

@@ -25,6 +25,13 @@ def stack_lines(stack: Stack, lookup: Lookup, columns: int = 80, colour: bool = 
     return lines
 
 
+def chain(stack: Stack, lookup: Lookup) -> str:
+    """Return in words where a vCPU is: the function, who called it, and who that one."""
+    names = [frame_symbol(frame, lookup) or f"{frame.rip:#x}" for frame in stack.frames]
+    text = ", called by ".join([names[0], ", ".join(names[1:])]) if names[1:] else names[0]
+    return f"{text}; {stack.lost}" if stack.lost is not None else text
+
+
 def stack_object(stack: Stack, lookup: Lookup) -> dict[str, Any]:
     """Return the frames and why the rest is missing as a JSON-ready object."""
     return {
