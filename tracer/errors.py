@@ -14,6 +14,7 @@
     │   ├── ProtocolError            an answer that cannot belong to its packet
     │   └── TargetGone               QEMU has ended, so there is nothing to debug any more
     ├── InterceptError               an intercept could not be completed
+    │   └── TablesUnending           more page tables than are read, or in circles
     ├── Interrupted                  a signal ended the run: exit status 128 and its number
     ├── TraceError                   a trace file is not one, or is damaged
     ├── repl.console.PythonFailed    a person's own Python raised something at the prompt
@@ -148,6 +149,10 @@ class TargetGone(DebuggerError):
 
 class InterceptError(TracerError):
     """Report an intercept that could not be completed; the guest is left stopped."""
+
+
+class TablesUnending(InterceptError):
+    """Report page tables of the guest that are too many to be read."""
 
 
 class TraceError(TracerError):

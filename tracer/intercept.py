@@ -81,7 +81,7 @@ class AddressSpace:
 
     def read(self, linear: int, size: int) -> bytes:
         """Return up to ``size`` bytes of RAM at a linear address; fewer where RAM ends."""
-        data = b""
+        data = bytearray()
         while len(data) < size:
             here = linear + len(data)
             leaf = self.leaf(here)
@@ -92,7 +92,7 @@ class AddressSpace:
                 data += self.memory.read(leaf.translate(here), length)
             except LookupError:
                 break
-        return data
+        return bytes(data)
 
 
 def interrupted(spill: Spill, mode: Mode) -> CpuState:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from tracer.errors import TablesUnending
 from tracer.x86 import PAGE_SIZE, CpuState, Flag
 
 PRESENT = 1 << 0
@@ -36,6 +37,9 @@ _ADDRESS = 0x000F_FFFF_FFFF_F000
 _INDEX_BITS = 9
 TABLE_ENTRIES = 512
 """Entries of a table, at every level."""
+
+MAX_TABLES = 1 << 15
+"""Tables that one walk reads: they map 64 GiB by pages of 4 KiB, and are read in seconds."""
 
 USER_SLOTS = range(TABLE_ENTRIES // 2)
 """The entries of the root for the lower half of the address space: programs of the guest."""
@@ -200,55 +204,109 @@ def canonical(linear: int, levels: int) -> bool:
     return top in (0, (1 << 53 - _INDEX_BITS * levels) - 1)
 
 
+class Budget:
+    """Bound how many page tables are read: a guest may link them in circles, or have any number.
+
+    Raises TablesUnending once it is spent.
+    """
+
+    def __init__(self, tables: int = MAX_TABLES) -> None:
+        self.tables = tables
+        self._left = tables
+
+    def spend(self) -> None:
+        """Note that one table is read."""
+        if not self._left:
+            raise TablesUnending(
+                f"the guest's page tables go on beyond {self.tables} tables, where vetrace gives up"
+            )
+        self._left -= 1
+
+
 def leaves(
-    memory: PhysicalMemory, paging: Paging, slots: range = range(TABLE_ENTRIES)
+    memory: PhysicalMemory,
+    paging: Paging,
+    slots: range = range(TABLE_ENTRIES),
+    budget: Budget | None = None,
 ) -> Iterator[Leaf]:
     """Yield every leaf below the root, in order of linear address.
 
     A table reached twice is walked once: aliases of kernel space in other slots of the root
     (the LDT remap, espfix, a recursive slot) lead to the same entries, and poison sits in those.
-    ``slots`` are the entries of the root to go through, such as :data:`USER_SLOTS`.
+    ``slots`` are the entries of the root to go through, such as :data:`USER_SLOTS`. Raises
+    TablesUnending where there are more tables than the ``budget`` has.
     """
-    seen: set[int] = set()
-    root = paging.cr3 & _CR3_TABLE
-    yield from _leaves(memory, paging, root, paging.levels, 0, True, True, seen, slots)
+    size = 1 << 12 + _INDEX_BITS * (paging.levels - 1)
+    return _Walk(memory, paging, slots.start * size, slots.stop * size - 1, budget).leaves()
 
 
-def _leaves(
-    memory: PhysicalMemory,
-    paging: Paging,
-    table: int,
-    level: int,
-    base: int,
-    writable: bool,
-    user: bool,
-    seen: set[int],
-    slots: range = range(TABLE_ENTRIES),
+def range_leaves(
+    memory: PhysicalMemory, paging: Paging, linear: int, size: int, budget: Budget | None = None
 ) -> Iterator[Leaf]:
-    if table in seen:
-        return
-    seen.add(table)
-    try:
-        entries = _TABLE.unpack(memory.read(table, PAGE_SIZE))
-    except LookupError:
-        return
-    shift = 12 + _INDEX_BITS * (level - 1)
-    for index in slots:
-        entry = entries[index]
-        if not entry & PRESENT:
-            continue
-        linear = _linear(paging, base, level, index)
-        below_writable = writable and bool(entry & WRITABLE)
-        below_user = user and bool(entry & USER)
-        if _is_leaf(entry, level):
-            address = table + 8 * index
-            size = 1 << shift
-            yield _leaf(linear, entry, address, size, paging.marks, below_writable, below_user)
-        else:
-            below = entry & _ADDRESS & ~paging.poison
-            yield from _leaves(
-                memory, paging, below, level - 1, linear, below_writable, below_user, seen
-            )
+    """Yield the leaves that map ``size`` bytes from a linear address on, in order.
+
+    What is not mapped costs no more than the tables that say so. Raises TablesUnending.
+    """
+    room = 1 << 12 + _INDEX_BITS * paging.levels
+    first = linear & (room - 1)
+    last = min(first + size, room) - 1
+    return _Walk(memory, paging, first, last, budget).leaves() if size > 0 else iter(())
+
+
+class _Walk:
+    # Goes through the tables of a range of linear addresses, the ends included. They are without
+    # the bits that repeat the topmost one that is translated.
+
+    def __init__(
+        self, memory: PhysicalMemory, paging: Paging, first: int, last: int, budget: Budget | None
+    ) -> None:
+        self._memory = memory
+        self._paging = paging
+        self._first, self._last = first, last
+        self._budget = budget or Budget()
+        self._whole: set[int] = set()
+        self._path: list[int] = []
+
+    def leaves(self) -> Iterator[Leaf]:
+        paging = self._paging
+        return self._below(paging.cr3 & _CR3_TABLE, paging.levels, 0, True, True)
+
+    def _below(
+        self, table: int, level: int, base: int, writable: bool, user: bool
+    ) -> Iterator[Leaf]:
+        paging = self._paging
+        shift = 12 + _INDEX_BITS * (level - 1)
+        start = max(self._first - base, 0) >> shift
+        stop = min(self._last - base >> shift, TABLE_ENTRIES - 1) + 1
+        if table in self._whole or table in self._path:
+            return
+        if (start, stop) == (0, TABLE_ENTRIES):
+            self._whole.add(table)
+        self._budget.spend()
+        try:
+            data = self._memory.read(table + 8 * start, 8 * (stop - start))
+        except LookupError:
+            return
+        self._path.append(table)
+        for index, (entry,) in enumerate(_ENTRY.iter_unpack(data), start):
+            if not entry & PRESENT:
+                continue
+            linear = base | index << shift
+            below_writable = writable and bool(entry & WRITABLE)
+            below_user = user and bool(entry & USER)
+            if _is_leaf(entry, level):
+                where = _extended(linear, paging.levels), entry, table + 8 * index, 1 << shift
+                yield _leaf(*where, paging.marks, below_writable, below_user)
+            else:
+                below = entry & _ADDRESS & ~paging.poison
+                yield from self._below(below, level - 1, linear, below_writable, below_user)
+        self._path.pop()
+
+
+def _extended(linear: int, levels: int) -> int:
+    # With the bits that a canonical address repeats (Intel SDM vol. 1, 3.3.7.1).
+    bits = 12 + _INDEX_BITS * levels
+    return linear | -(linear >> bits - 1) << bits & 0xFFFF_FFFF_FFFF_FFFF
 
 
 def place_large(memory: PhysicalMemory, paging: Paging, linear: int, physical: int) -> bool:
@@ -291,7 +349,7 @@ def borrow(memory: PhysicalMemory, paging: Paging, physical: int, width: int) ->
     """Map ``width`` bytes at a physical address in an unused entry, as data of the supervisor.
 
     The entry maps 2 MiB where there is such a one, or else 1 GiB; the highest linear address is
-    taken. None when every table is full. Give it back with :func:`give_back` before the guest
+    taken. None when every table is full. Raises TablesUnending. Give it back with :func:`give_back` before the guest
     runs on; the caller flushes the translation.
     """
     root = paging.cr3 & _CR3_TABLE
@@ -299,7 +357,7 @@ def borrow(memory: PhysicalMemory, paging: Paging, physical: int, width: int) ->
         size = 1 << 12 + _INDEX_BITS * (level - 1)
         if physical % size + width > size:
             continue
-        found = _unused(memory, paging, root, paging.levels, level, 0, set())
+        found = _unused(memory, paging, root, paging.levels, level, 0, set(), Budget())
         if found is not None:
             linear, address = found
             memory.write(address, _ENTRY.pack(physical & -size | _DEVICE_PAGE & ~_NOT_EXECUTABLE))
@@ -320,11 +378,13 @@ def _unused(
     wanted: int,
     base: int,
     seen: set[int],
+    budget: Budget,
 ) -> tuple[int, int] | None:
     # The highest linear address whose entry of the ``wanted`` level is zero, and that entry's.
     if table in seen:
         return None
     seen.add(table)
+    budget.spend()
     try:
         entries = _TABLE.unpack(memory.read(table, PAGE_SIZE))
     except LookupError:
@@ -336,7 +396,7 @@ def _unused(
                 return linear, table + 8 * index
         elif entries[index] & _TABLE_BITS == _TABLE_BITS and not _is_leaf(entries[index], level):
             below = entries[index] & _ADDRESS & ~paging.poison
-            found = _unused(memory, paging, below, level - 1, wanted, linear, seen)
+            found = _unused(memory, paging, below, level - 1, wanted, linear, seen, budget)
             if found is not None:
                 return found
     return None

@@ -504,8 +504,8 @@ class Session:
 
     async def _repoison(self, space: AddressSpace, by: str) -> None:
         others = list(self._other_leaves(space))
-        heal_quiet(space, others)
-        poisoned = poison_everything(space, others)
+        await heal_quiet(space, others)
+        poisoned = await poison_everything(space, others)
         self._note_poisoned(poisoned, by)
         if any(leaf.user for leaf in poisoned.leaves):
             await self.traps.users.watch(space)
@@ -519,7 +519,7 @@ class Session:
     async def _poison_everything(self, registers: RegisterFile, by: str) -> None:
         space = self.view.space_of(registers)
         map_spare(space, bool(registers["efer"] & _EFER_NXE))
-        self._note_poisoned(poison_everything(space), by)
+        self._note_poisoned(await poison_everything(space), by)
         await self._carrier.flush(space)
 
     async def _tell_time(self, registers: RegisterFile, gate: PageFaultGate) -> None:
@@ -647,7 +647,7 @@ class Session:
         await self.target.change(changes)
         space = self.view.space_of(await self.target.registers())
         self.traps.users.settle(space)
-        heal_everything(space, self._other_leaves(space))
+        await heal_everything(space, self._other_leaves(space))
         unmap_spare(space)
         self.traps.gate.remove()
         await self.traps.hooks.remove()

@@ -6,6 +6,7 @@ with less room than a reader without bounds would take.
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import struct
 from collections.abc import Callable
@@ -17,12 +18,20 @@ from btf_sample import BtfWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from module_sample import HEAD, KALLSYMS, MODULE, TABLES, one_module, types
+from ram import PAGING, POISON, ROOT, Ram
 
 from tracer.btf import MAX_SIZE, parse_btf
-from tracer.errors import KernelImageError, TracerError
+from tracer.errors import KernelImageError, TablesUnending, TracerError
 from tracer.guest.kernel import open_kernel, read_symbols
 from tracer.guest.modules import loaded_modules, module_layout
+from tracer.guest.processes import root_tables
+from tracer.intercept import AddressSpace
+from tracer.linux import NewMapping
 from tracer.orc import Layout, layout_of, parse_entry
+from tracer.paging import PRESENT, Budget, leaves, range_leaves
+from tracer.region import Region, RegionMap
+from tracer.trap.mapping import poison_mapping
+from tracer.trap.readers import _device_entries
 
 STRUCT, ARRAY, ENUM = 4, 3, 6
 _T = TypeVar("_T")
@@ -154,6 +163,130 @@ def test_a_list_of_modules_without_end() -> None:
         lambda at, size: Circle().read(at, size)[:size], module_layout(types("new")), HEAD
     )
     assert len(modules) <= 4096
+
+
+class Tables(Ram):
+    """RAM whose page tables are counted when they are read."""
+
+    def __init__(self, size: int = 0x40_0000) -> None:
+        super().__init__(size)
+        self.reads = 0
+
+    def read(self, physical: int, size: int) -> bytes:
+        self.reads += 1
+        return super().read(physical, size)
+
+    def fill(self, table: int, entry: int) -> None:
+        self.write(table, struct.pack("<Q", entry) * 512)
+
+
+def space_of(ram: Ram) -> AddressSpace:
+    device = Region("device", 0xFED0_0000, 0xFEDF_FFFF, 0xFED0_0000, "device", "device")
+    return AddressSpace(ram, PAGING, RegionMap((device,), ((device.start, device.end),), ()))
+
+
+def poisoned(ram: Ram, linear: int, size: int) -> int:
+    mapping = NewMapping(linear, 0xFED0_0000, size)
+    return len(asyncio.run(poison_mapping(space_of(ram), mapping)).leaves)
+
+
+@pytest.mark.parametrize("linear", [0xFFFF_C900_0000_0000, 0x7000, 0x8000_0000_0000, (1 << 64) - 1])
+@pytest.mark.parametrize("size", [1 << 38, 1 << 47, (1 << 64) - 1])
+def test_a_mapping_of_a_quarter_of_a_terabyte_that_nothing_backs(linear: int, size: int) -> None:
+    ram = Tables()
+    assert poisoned(ram, linear, size) == 0
+    assert ram.reads == 1  # the root, where nothing leads on
+
+
+def test_one_page_in_a_mapping_of_a_quarter_of_a_terabyte() -> None:
+    ram = Tables()
+    start, middle = 0xFFFF_C900_0000_0000, 0xFFFF_C920_1234_5000
+    address = ram.map(middle, 0xFED0_3000)
+    outside = ram.map(start - 0x1000, 0xFED0_4000), ram.map(start + (1 << 38), 0xFED0_5000)
+    ram.reads = 0
+    assert poisoned(ram, start, 1 << 38) == 1
+    assert ram.entry(address) & POISON
+    assert not any(ram.entry(other) & POISON for other in outside)
+    assert ram.reads < 10
+
+
+def test_tables_that_lead_to_one_another_without_end() -> None:
+    ram = Tables()
+    below = [ROOT + n * 0x1000 for n in range(1, 4)]
+    for table, following in zip([ROOT, *below], [*below, 0xFED0_0000], strict=False):
+        ram.fill(table, following | PRESENT)
+    # Each of 2^36 pages is the same device's, by the same 512 entries.
+    assert poisoned(ram, 0, 1 << 47) == 512
+    assert ram.reads < 2000
+    ram.fill(below[-1], ROOT | PRESENT)
+    ram.fill(ROOT, ROOT | PRESENT)
+    assert list(leaves(ram, PAGING)) == []
+
+
+def test_more_tables_than_any_guest_has() -> None:
+    ram = Tables(64 << 20)
+    tables = iter(range(ROOT + 0x1000, 64 << 20, 0x1000))
+    level = [ROOT]
+    for count in (1, 20, 512):  # 20 times 512 page tables, each another
+        above, level = level, []
+        for table in above:
+            below = [next(tables) for _ in range(count)]
+            entries = struct.pack(f"<{count}Q", *(address | PRESENT for address in below))
+            ram.write(table, entries)
+            level += below
+    assert list(leaves(ram, PAGING)) == []
+    for walk in (
+        lambda: leaves(ram, PAGING, budget=Budget(5000)),
+        lambda: range_leaves(ram, PAGING, 0, 1 << 47, Budget(5000)),
+    ):
+        with pytest.raises(TablesUnending, match="beyond 5000 tables"):
+            list(walk())
+
+
+def test_a_change_of_rights_everywhere() -> None:
+    ram = Tables()
+    found = _device_entries(space_of(ram), PAGING, 0, (1 << 64) - 1)
+    assert found == []
+    assert ram.reads < 1000
+    below = [ROOT + n * 0x1000 for n in range(1, 4)]
+    for table, following in zip([ROOT, *below], [*below, 0], strict=False):
+        ram.fill(table, following | PRESENT)
+    with pytest.raises(TablesUnending):
+        _device_entries(space_of(ram), PAGING, 0, 1 << 47)
+
+
+def test_a_long_read_costs_no_more_than_its_bytes() -> None:
+    ram = Ram(0x60_0000)
+    size = 48 << 20
+    for page in range(0, size, 0x1000):
+        ram.map(0x1000_0000 + page, 0x1000 * (page // 0x1000 % 128))
+    space = space_of(ram)
+
+    def read() -> int:
+        return len(space.read(0x1000_0000, size))
+
+    assert sparingly(read, 3 * size) == size
+
+
+def test_tasks_without_end() -> None:
+    reads = 0
+
+    def read(linear: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        # Each element is followed by another one, and no thread has memory.
+        follows = linear % 0x1000 in (0, 24)
+        return (linear + 0x1000 if follows else 0).to_bytes(size, "little")
+
+    btf = BtfWriter()
+    pointer = btf.integer("unsigned long", 8)
+    btf.structure("task_struct", 64, ("tasks", pointer, 0), ("mm", pointer, 64),
+                  ("signal", pointer, 128), ("thread_node", pointer, 192))  # fmt: skip
+    btf.structure("signal_struct", 64, ("thread_head", pointer, 192))
+    btf.structure("mm_struct", 64, ("pgd", pointer, 0))
+    with pytest.raises(LookupError, match="has no end"):
+        list(root_tables(read, parse_btf(btf.blob()), 0x1000))
+    assert reads < 1 << 18
 
 
 def elf_header(**fields: int) -> bytes:

@@ -15,7 +15,8 @@ from tracer.guest.modules import Read
 FIRST = "init_task"
 """Symbol of the first task of the kernel's list."""
 
-_MAX_TASKS = 1 << 16  # bounds what a damaged list can make us read
+_MAX_TASKS = 1 << 16
+"""Tasks and threads that are looked at in all: what bounds what a damaged list can make us read."""
 
 
 def root_tables(read: Read, types: Btf, first: int) -> Iterator[int]:
@@ -45,13 +46,13 @@ def root_tables(read: Read, types: Btf, first: int) -> Iterator[int]:
     def listed(head: int) -> Iterator[int]:
         # The other elements of a circular list.
         element = pointer(head)
-        for _ in range(_MAX_TASKS):
-            if element == head:
-                return
+        while element != head:
+            if next(left, None) is None:
+                raise LookupError(f"the list at linear {head:#x} has no end")
             yield element
             element = pointer(element)
-        raise LookupError(f"the list at linear {head:#x} has no end")
 
+    left = iter(range(_MAX_TASKS))
     seen = {0}
     for element in listed(first + offsets["tasks"]):
         signal = pointer(element - offsets["tasks"] + offsets["signal"])

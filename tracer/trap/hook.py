@@ -10,7 +10,7 @@ from tracer import linux
 from tracer.gdb.target import RegisterFile, Target
 from tracer.intercept import AddressSpace
 from tracer.page_filter import PUSHED, PageRange
-from tracer.paging import Leaf, leaves
+from tracer.paging import Budget, Leaf, leaves
 from tracer.symbols import SymbolTable
 from tracer.trap.call import Calls
 from tracer.trap.filter import PageFilters
@@ -110,7 +110,7 @@ class MappingHooks:
             mapping = entry.hook.made(argument, registers.values)
             there = self._tables_of(mapping, space)
             if there is not None:
-                mapped.append(Mapped(entry.name, mapping, poison_mapping(there, mapping)))
+                mapped.append(Mapped(entry.name, mapping, await poison_mapping(there, mapping)))
         return mapped
 
     def _tables_of(self, mapping: linux.NewMapping, space: AddressSpace) -> AddressSpace | None:
@@ -126,5 +126,7 @@ class MappingHooks:
 
     def leaves(self, space: AddressSpace) -> Iterator[Leaf]:
         """Yield the leaves of page tables that are neither the kernel's own nor a program's."""
+        budget = Budget()
         for root in self._roots:
-            yield from leaves(space.memory, replace(space.paging, cr3=root))
+            paging = replace(space.paging, cr3=root)
+            yield from leaves(space.memory, paging, budget=budget)

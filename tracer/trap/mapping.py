@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from tracer.errors import TablesUnending
 from tracer.intercept import AddressSpace
 from tracer.linux import SPARE_LINEAR, NewMapping
-from tracer.paging import Leaf, leaves, place_large, set_poison
+from tracer.paging import Leaf, leaves, place_large, range_leaves, set_poison
 from tracer.x86 import PAGE_SIZE
 
 log = logging.getLogger(__name__)
+
+_TURN = 1 << 10
+"""Leaves that are looked at before others, a signal's handler among them, have their turn."""
+_MAX_POISONED = 1 << 20
+"""Leaves of one pass: 4 GiB of a device in pages of 4 KiB. Each is held, and has a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,37 +34,40 @@ class Poisoned:
     refused: tuple[Leaf, ...]
 
 
-def poison_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> Poisoned:
+async def poison_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> Poisoned:
     """Poison every leaf of the current page tables, and of others, that has to be watched.
 
     The caller flushes the TLB.
     """
-    return _poison(space, itertools.chain(leaves(space.memory, space.paging), others))
+    return await _poison(space, itertools.chain(leaves(space.memory, space.paging), others))
 
 
-def poison_mapping(space: AddressSpace, mapping: NewMapping) -> Poisoned:
+async def poison_mapping(space: AddressSpace, mapping: NewMapping) -> Poisoned:
     """Poison the leaves of one linear range; untouched since it was made, it is in no TLB."""
-    return _poison(space, _range_leaves(space, mapping.linear, mapping.size))
+    found = range_leaves(space.memory, space.paging, mapping.linear, mapping.size)
+    return await _poison(space, found)
 
 
-def heal_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
+async def heal_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
     """Take the poison off every leaf of the current page tables, and of others."""
-    _heal(space, others, lambda _: True)
+    await _heal(space, others, lambda _: True)
 
 
-def heal_quiet(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
+async def heal_quiet(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
     """Take the poison off every leaf that leads to nothing to be seen any more."""
-    _heal(
+    await _heal(
         space,
         others,
         lambda leaf: space.regions.is_quiet(leaf.physical, leaf.physical + leaf.size - 1),
     )
 
 
-def _heal(space: AddressSpace, others: Iterable[Leaf], wanted: Callable[[Leaf], bool]) -> None:
+async def _heal(
+    space: AddressSpace, others: Iterable[Leaf], wanted: Callable[[Leaf], bool]
+) -> None:
     poisoned = (leaf for leaf in leaves(space.memory, space.paging) if leaf.poisoned)
     # The others were noted before they were poisoned.
-    for leaf in itertools.chain(poisoned, others):
+    async for leaf in _in_turns(itertools.chain(poisoned, others)):
         if wanted(leaf):
             set_poison(space.memory, space.paging, leaf, poisoned=False)
 
@@ -81,11 +91,11 @@ def unmap_spare(space: AddressSpace) -> None:
         space.memory.write(leaf.entry_address, bytes(8))
 
 
-def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:
+async def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:
     regions = space.regions
     done: list[Leaf] = []
     refused: list[Leaf] = []
-    for leaf in candidates:
+    async for leaf in _in_turns(candidates):
         end = leaf.physical + leaf.size - 1
         if (
             leaf.poisoned
@@ -99,15 +109,16 @@ def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:
         else:
             set_poison(space.memory, space.paging, leaf, poisoned=True)
             done.append(leaf)
+            if len(done) > _MAX_POISONED:
+                raise TablesUnending(
+                    f"the guest maps traced devices with more than {_MAX_POISONED} pages: trace "
+                    "fewer (--region), or leave the largest out (--bypass)"
+                )
     return Poisoned(tuple(done), tuple(refused))
 
 
-def _range_leaves(space: AddressSpace, linear: int, size: int) -> Iterator[Leaf]:
-    end = linear + size
-    while linear < end:
-        leaf = space.leaf(linear)
-        if leaf is None:
-            linear = (linear & -PAGE_SIZE) + PAGE_SIZE
-            continue
+async def _in_turns(found: Iterable[Leaf]) -> AsyncIterator[Leaf]:
+    for number, leaf in enumerate(found, 1):
         yield leaf
-        linear = leaf.linear + leaf.size
+        if number % _TURN == 0:
+            await asyncio.sleep(0)

@@ -15,12 +15,14 @@ from tracer.btf import Btf
 from tracer.gdb.target import RegisterFile
 from tracer.guest.names import Names
 from tracer.intercept import AddressSpace
-from tracer.paging import PRESENT, TABLE_ENTRIES, Paging, steps
+from tracer.paging import PRESENT, TABLE_ENTRIES, Budget, Paging, steps
 from tracer.x86 import PAGE_SIZE
 
 Argument = tuple[int, ...]
 
 _WORD = struct.Struct("<Q")
+_MAX_TABLES = 1 << 12
+"""Tables that a change of rights may go through: 8 GiB of a device in pages of 4 KiB."""
 
 
 class Reader(Protocol):
@@ -191,13 +193,19 @@ def _device_entries(
     # watched, those that the CPU takes for not present too.
     found = []
     linear = start
+    end = min(end, 1 << 11 + 9 * paging.levels)  # that of programs
+    budget = Budget(_MAX_TABLES)
+    seen: set[int] = set()
     while linear < end:
+        budget.spend()
         last = steps(space.memory, paging, linear)[-1]
         count = 1
         if last.level == 1 and last.entry is not None:
             # All that the range has in this table.
             count = min(-(-(end - linear) // last.size), TABLE_ENTRIES - last.index)
-            data = space.memory.read(last.entry_address, 8 * count)
+            new = last.entry_address not in seen
+            seen.add(last.entry_address)
+            data = space.memory.read(last.entry_address, 8 * count) if new else b""
             for number, (entry,) in enumerate(_WORD.iter_unpack(data)):
                 if _has_to_be_watched(entry, last.size, space, paging):
                     found.append((last.entry_address + 8 * number, entry))

@@ -16,7 +16,7 @@ from tracer.guest.names import Names
 from tracer.guest.processes import FIRST, root_tables
 from tracer.intercept import AddressSpace
 from tracer.linux import NewMapping
-from tracer.paging import USER_SLOTS, Leaf, Paging, leaves
+from tracer.paging import USER_SLOTS, Budget, Leaf, Paging, leaves
 from tracer.trap.call import Calls
 from tracer.trap.readers import Argument, EntryLookup, PageLookup, Reader, Rights
 
@@ -105,9 +105,10 @@ class UserMappings:
         a device themselves, and not their children.
         """
         regions = space.regions
+        budget = Budget()
         for root in self._tables(space):
             paging = Paging(root, space.paging.levels, space.paging.poison)
-            for leaf in leaves(space.memory, paging, USER_SLOTS):
+            for leaf in leaves(space.memory, paging, USER_SLOTS, budget):
                 if leaf.poisoned or not regions.is_quiet(
                     leaf.physical, leaf.physical + leaf.size - 1
                 ):
