@@ -349,8 +349,8 @@ def borrow(memory: PhysicalMemory, paging: Paging, physical: int, width: int) ->
     """Map ``width`` bytes at a physical address in an unused entry, as data of the supervisor.
 
     The entry maps 2 MiB where there is such a one, or else 1 GiB; the highest linear address is
-    taken. None when every table is full. Raises TablesUnending. Give it back with :func:`give_back` before the guest
-    runs on; the caller flushes the translation.
+    taken. None when every table is full. Give it back with :func:`give_back` before the guest
+    runs on; the caller flushes the translation. Raises TablesUnending.
     """
     root = paging.cr3 & _CR3_TABLE
     for level in (2, 3):
