@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.limit < 0:
         raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
     audits = [Audit(profile) for profile in profiles]
-    with TraceReader(args.trace) as trace:
+    with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, selection(args), register_maps(args))
         for record, wanted in source:
             for audit in audits:

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     regions: dict[str, RegisterMap | None] = {}
     sides, sources = [], []
     for path in (args.first, args.second):
-        with TraceReader(path) as trace:
+        with TraceReader(path) as trace, terminal.reading(trace):
             source = Source(trace, chosen, maps)
             sources.append(source)
             sides.append(differ.read(source.events()))

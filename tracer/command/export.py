@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.format} is no text for a terminal: give -o a file, or use a pipe")
     with TraceReader(args.trace) as trace:
         source = Source(trace, selection(args), maps)
-        with _sink(args.output) as sink:
+        prints = args.output == STANDARD
+        with _sink(args.output) as sink, terminal.reading(trace, prints=prints):
             write(source, sink)
         source.check_names()
     terminal.warn_of_losses(trace)

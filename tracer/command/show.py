@@ -73,8 +73,9 @@ def run(args: argparse.Namespace) -> int:
             lines = _json(source)
         else:
             lines = _text(source, folds=not args.unfold, phases=args.phases, decodes=args.decode)
-        for line in lines:
-            print(line)
+        with terminal.reading(trace, prints=True):
+            for line in lines:
+                print(line)
     if source.shown == args.limit:
         return EXIT_OK
     source.check_names()

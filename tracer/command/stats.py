@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         return _print_folded(args.trace, chosen, maps)
     summary = Summary()
     everything = chosen == Selection()
-    with TraceReader(args.trace) as trace:
+    with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, chosen, maps)
         for record, wanted in source:
             # Of a selection, only the regions that it touches.
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_folded(path: str, chosen: Selection, maps: RegisterMaps) -> int:
     folded = FoldedStacks()
-    with TraceReader(path) as trace:
+    with TraceReader(path) as trace, terminal.reading(trace):
         source = Source(trace, chosen, maps)
         for record, wanted in source:
             folded.add(record, len(wanted))

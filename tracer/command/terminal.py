@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tracer.render import Layout, layout
 from tracer.streams import forced_colour, shows_colour, warn
+from tracer.text import printable
 from tracer.tracefile import TraceReader
 
 if TYPE_CHECKING:
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
 
 # Wide enough that no table in a file or a pipe is ever folded.
 _FILE_COLUMNS = 240
+
+_PATIENCE = 1.0
+"""Seconds that somebody waits without wondering."""
 
 
 def line_layout(stream: TextIO) -> Layout:
@@ -51,18 +58,48 @@ def warn_of_losses(trace: TraceReader) -> None:
 def progress(stream: TextIO, task: str) -> Iterator[Callable[[tuple[int, int] | None], None]]:
     """Show a progress bar on ``stream`` while the block runs, if that is a terminal.
 
-    What is yielded takes how much is done and how much there is, or None when nobody knows.
+    What is yielded takes how much is done and how much there is, or None when nobody knows. What is
+    done in a moment has no bar.
     """
     if not stream.isatty():
         yield lambda done: None
         return
-    from rich.progress import Progress  # see table_console
-
-    with Progress(console=table_console(stream), transient=True) as bar:
-        number = bar.add_task(task, total=None)
+    begun = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        show: Callable[[int, int], None] | None = None
 
         def advance(done: tuple[int, int] | None) -> None:
-            if done is not None:
-                bar.update(number, completed=done[0], total=done[1])
+            nonlocal show
+            if done is None or time.monotonic() - begun < _PATIENCE:
+                return
+            show = show or stack.enter_context(_bar(stream, task))
+            show(*done)
 
         yield advance
+
+
+@contextlib.contextmanager
+def _bar(stream: TextIO, task: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.markup import escape  # see table_console
+    from rich.progress import Progress
+
+    # What is printed meanwhile is for where it goes, and not for this terminal.
+    with Progress(
+        console=table_console(stream), transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
+        number = bar.add_task(escape(printable(task)), total=None)
+        yield lambda completed, total: bar.update(number, completed=completed, total=total)
+
+
+@contextlib.contextmanager
+def reading(trace: TraceReader, *, prints: bool = False) -> Iterator[None]:
+    """Show on standard error how far a trace has been read, while the block reads it.
+
+    Not where the block ``prints`` on the same terminal.
+    """
+    if prints and sys.stdout.isatty():
+        yield
+        return
+    with progress(sys.stderr, f"reading {Path(trace.name).name}") as advance:
+        trace.watch = lambda: advance(trace.progress())
+        yield

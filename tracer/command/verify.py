@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print how the trace and the log agree; return the exit status."""
-    with TraceReader(args.trace) as trace:
+    with TraceReader(args.trace) as trace, terminal.reading(trace):
         comparison = compared(trace, Path(args.qemu_log))
     if args.json:
         print(msgspec.json.encode(_object(comparison)).decode())

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ _LONGEST_LINE = 1 << 24
 _CHUNK = 1 << 16
 _MOST_UNKNOWN = 16  # types told apart, so that no file can fill the memory with them
 _LONGEST_NAME = 40
+_TURN = 256  # lines
 
 
 class TraceReader:
@@ -33,7 +34,7 @@ class TraceReader:
     The string ``-`` is standard input; ``name`` is what to call the file. ``header`` is there at
     once. ``unknown`` counts, by type, records that this version skips.
     ``damage`` says in words what is missing from the file, or is None; like ``end``, the trace's
-    last record, it is settled when iteration has ended.
+    last record, it is settled when iteration has ended. ``watch`` is called now and then meanwhile.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -49,6 +50,7 @@ class TraceReader:
         self.damage: str | None = None
         self.end: End | None = None
         self.records = 0
+        self.watch: Callable[[], None] = lambda: None
         self._number = 0  # of the last whole line
         try:
             self._raw = self._opened(path)
@@ -107,6 +109,8 @@ class TraceReader:
         last = b""
         while (line := self._line()).endswith(b"\n"):
             last = line
+            if self._number % _TURN == 0:
+                self.watch()
             yield self._number, line
         if line:
             self.damage = (
