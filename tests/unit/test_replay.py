@@ -348,8 +348,11 @@ def test_what_is_cut_or_unknown_is_told(tmp_path: Path, capsys: Output, jobs: st
 def test_a_terminal_sees_the_progress(tmp_path: Path) -> None:
     path = sample.write(tmp_path / "run.vtrace", replay_sample.trace())
     screen, terminal = pty.openpty()
+    # As if it were a long trace.
+    code = "import sys, tracer.command.terminal as t; t._PATIENCE = 0\n"
+    code += "from tracer.__main__ import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-m", "tracer", "replay", str(path)],
+        [sys.executable, "-c", code, "replay", str(path)],
         cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=terminal, text=True,
         env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
     )  # fmt: skip
