@@ -21,6 +21,7 @@ from module_sample import HEAD, KALLSYMS, MODULE, TABLES, one_module, types
 from ram import PAGING, POISON, ROOT, Ram
 
 from tracer.btf import MAX_SIZE, parse_btf
+from tracer.command.boot import _Console
 from tracer.errors import KernelImageError, TablesUnending, TracerError
 from tracer.guest.kernel import open_kernel, read_symbols
 from tracer.guest.modules import loaded_modules, module_layout
@@ -287,6 +288,17 @@ def test_tasks_without_end() -> None:
     with pytest.raises(LookupError, match="has no end"):
         list(root_tables(read, parse_btf(btf.blob()), 0x1000))
     assert reads < 1 << 18
+
+
+def test_a_console_line_without_an_end() -> None:
+    console = _Console()
+    shown: list[int] = []
+    console.show = lambda text: shown.append(len(text))
+    for _ in range(1000):
+        console.write(b"x" * 10_000)
+    console.end()
+    assert sum(shown) == 10_000_000
+    assert max(shown) <= 1 << 15
 
 
 def elf_header(**fields: int) -> bytes:

@@ -127,8 +127,13 @@ def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], object]]:
         console.end()
 
 
+_LONGEST_LINE = 1 << 14
+"""Bytes of the guest's console that are held for a line to end."""
+
+
 class _Console:
-    # Shows whole lines only: a line of the trace may come in the middle of one of the guest's.
+    # Shows whole lines only: a line of the trace may come in the middle of one of the guest's. One
+    # that does not end is shown in pieces.
 
     def __init__(self) -> None:
         self.show: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
@@ -139,6 +144,8 @@ class _Console:
 
     def write(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            lines, self._rest = [*lines, self._rest], b""
         for line in lines:
             text = line.decode(errors="replace")
             shown = "".join(char for char in text if char == "\t" or char.isprintable())
