@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from prompt_terminal import session
+from prompt_terminal import told as prompted
 from vetrace_run import Run, boot, read_trace, vetrace
 
 from tracer.guest.initramfs import build_initramfs
@@ -95,6 +97,19 @@ def test_a_script_that_holds_its_guest(commands: str, tmp_path: Path) -> None:
     done = boot(tmp_path, "--quiet", "--timeout", "30", "-e", commands)
     lines = told(done, "30 s (--timeout)")
     assert "start_kernel" in starts(lines, "vcpu0 is in ")
+
+
+def test_a_person_keeps_the_prompt(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.vtrace"
+    words = ("--initrd", initrd(tmp_path, IDLE), "--guest-timeout", "30", "-o", trace)
+    with session(tmp_path, *map(str, words), "--region", "nvme") as terminal:
+        prompted(terminal, "watch off")
+        terminal.line("continue")
+        terminal.wait_for(rf"the guest has ended: {OVER} 30 s of its own time")
+        prompted(terminal, "info breaks", r"no breaks")
+        terminal.line("quit")
+        assert terminal.wait() == 1
+    assert OVER in read_trace(trace).end.outcome
 
 
 def test_a_qemu_that_does_not_stop(tmp_path: Path) -> None:
