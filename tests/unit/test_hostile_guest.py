@@ -244,6 +244,28 @@ def test_more_tables_than_any_guest_has() -> None:
             list(walk())
 
 
+def test_others_have_their_turn_while_pages_are_poisoned() -> None:
+    ram = Ram(0x80_0000)
+    for page in range(0, 8 << 20, 0x1000):
+        ram.map(page, 0xFED0_0000 + page % 0x10_0000)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def work() -> int:
+        other = asyncio.create_task(count())
+        done = await poison_mapping(space_of(ram), NewMapping(0, 0xFED0_0000, 8 << 20))
+        other.cancel()
+        return len(done.leaves)
+
+    assert asyncio.run(work()) == 2048
+    assert turns > 1
+
+
 def test_a_change_of_rights_everywhere() -> None:
     ram = Tables()
     found = _device_entries(space_of(ram), PAGING, 0, (1 << 64) - 1)
