@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tracer.errors import UsageError
+from tracer.errors import UsageError, advice
 from tracer.selection import names_owner, names_region
 from tracer.trace import RegionInfo
 from tracer.x86 import PAGE_SIZE
@@ -124,11 +124,10 @@ def unmatched(regions: Sequence[Region], choice: Choice) -> list[str]:
 
 
 def check_choice(regions: Sequence[Region], choice: Choice) -> None:
-    """Raise UsageError, with the names there are, when a choice names what is not there."""
-    missing = unmatched(regions, choice)
-    if missing:
-        names = ", ".join(dict.fromkeys(region.name for region in regions))
-        raise UsageError(f"no region is called {', '.join(missing)}; there are {names}")
+    """Raise UsageError, with what may be meant, when a choice names what is not there."""
+    for missing in unmatched(regions, choice):
+        names = {name for region in regions for name in (region.name, region.device)}
+        raise UsageError(f"no region is called {missing}{advice(missing, names)}")
 
 
 def left_out(regions: Sequence[Region], choice: Choice) -> list[str]:

@@ -146,7 +146,7 @@ NOWHERE = [
     (["--symbol", "foo*"], "no access of {} is by a function called foo*"),
     (["--phase", "kernle"], "{} has no phase kernle; did you mean kernel?"),
     (["--region", "nvme", "--offset", "0x2000"], "nvme of {} ends at offset 0x1fff"),
-    (["--region", "nvmf"], "no region of {} is called nvmf; it has: "),
+    (["--region", "nvmf"], "no region of {} is called nvmf; did you mean nvme?"),
     (["--register", "CCC"], "no register of {} is called CCC; there is CC"),
 ]  # fmt: skip
 

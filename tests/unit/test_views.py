@@ -111,7 +111,7 @@ def test_regions() -> None:
     assert "accesses   1,234 so far, traced" in lines
     assert region_objects([NVME], REGIONS, {})[0]["size"] == 0x4000
     assert devices_lines(REGIONS, {"nvme": 5})[1].endswith("5")
-    with pytest.raises(UsageError, match="no region is called x; there are nvme"):
+    with pytest.raises(UsageError, match="no region is called x; there are: nvme"):
         find_region(REGIONS, "x")
 
 

@@ -159,8 +159,7 @@ def check_names(
     """
     pattern = chosen.region
     if pattern is not None and not any(named(pattern, name) for name in regions):
-        known = ", ".join(sorted(regions)) or "none at all"
-        raise UsageError(f"no region of {trace} is called {pattern}; it has: {known}")
+        raise UsageError(f"no region of {trace} is called {pattern}{advice(pattern, regions)}")
     lasts = {
         name: met.last_offset(name) for name in regions if pattern is None or named(pattern, name)
     }

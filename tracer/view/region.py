@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tracer.errors import UsageError
+from tracer.errors import UsageError, advice
 from tracer.region import Region, RegionMap
 from tracer.trace import MapRecord
 from tracer.view.sheet import Cell, aligned, folded
@@ -15,8 +15,8 @@ def find_region(regions: RegionMap, name: str) -> list[Region]:
     """Return the ranges of the region of a name. Raises UsageError, naming those there are."""
     found = [region for region in regions.regions if region.name == name]
     if not found:
-        names = ", ".join(dict.fromkeys(region.name for region in regions.regions)) or "none"
-        raise UsageError(f"no region is called {name}; there are {names}")
+        names = {region.name for region in regions.regions}
+        raise UsageError(f"no region is called {name}{advice(name, names)}")
     return found
 
 

@@ -1,0 +1,52 @@
+"""Every transcript in the pages that people read, played on a real guest."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+
+import pytest
+from transcript import Booted, Player, transcript
+from vetrace_run import CHECKOUT
+
+from tracer.guest.kernel import default_kernel, read_facts
+from tracer.guest.package import fetch_kernel, newest_kernel
+
+PAGES = [
+    page
+    for page in sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
+    if transcript(page.read_text()).steps
+]
+
+
+@pytest.fixture(scope="module")
+def boots() -> dict[str, Booted]:
+    """Boots of one kernel that several pages make."""
+    return {}
+
+
+def player(folder: Path, kernel: Path | None = None) -> Player:
+    image = kernel or default_kernel()
+    assert image is not None
+    work = folder / "session"
+    work.mkdir()
+    # A log of the kernel's own tracer is of another machine.
+    log = CHECKOUT / "tests" / "data" / "mmiotrace" / "damaged.log"
+    (work / "nvme.log.xz").write_bytes(lzma.compress(log.read_bytes()))
+    return Player(work, read_facts(image).release, kernel)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_shows_what_happens(page: Path, tmp_path: Path, boots: dict[str, Booted]) -> None:
+    plays = player(tmp_path)
+    plays.boots = boots
+    plays.play(transcript(page.read_text()))
+
+
+@pytest.mark.qemu
+@pytest.mark.long
+def test_the_first_session_arrives_with_debians_full_kernel(tmp_path: Path) -> None:
+    page = CHECKOUT / "docs" / "repl.md"
+    kernel = fetch_kernel(newest_kernel("linux-image-amd64"))
+    player(tmp_path, kernel).play(transcript(page.read_text()))
