@@ -11,6 +11,7 @@ from prompt_terminal import session
 from prompt_terminal import told as prompted
 from vetrace_run import Run, boot, read_trace, vetrace
 
+from scripts.patience import patience
 from tracer.guest.initramfs import build_initramfs
 
 pytestmark = pytest.mark.qemu
@@ -33,6 +34,11 @@ def initrd(folder: Path, hang: str) -> Path:
     init = folder / "init"
     init.write_text(f"{INIT}{hang}\n")
     return build_initramfs(init, None)
+
+
+def wall_clock(seconds: float) -> str:
+    """A limit in which the guest gets as far as on an idle machine."""
+    return f"{patience(seconds):g}"
 
 
 def told(done: Run, limit: str) -> list[str]:
@@ -69,9 +75,10 @@ def test_a_guest_that_waits_for_nothing(how: tuple[str, ...], tmp_path: Path) ->
 
 
 def test_a_program_that_never_ends_on_one_of_two_vcpus(tmp_path: Path) -> None:
-    words = ("--quiet", "--initrd", initrd(tmp_path, BUSY), "--guest-timeout", "20")
+    limit = wall_clock(20)  # which is such a guest's own time
+    words = ("--quiet", "--initrd", initrd(tmp_path, BUSY), "--guest-timeout", limit)
     done = boot(tmp_path, *words, "--region", "nvme", "--realtime", "--", "-smp", "2")
-    lines = told(done, "20 s of its own time (--guest-timeout)")
+    lines = told(done, f"{limit} s of its own time (--guest-timeout)")
     assert starts(lines, "vcpu0 is in ") and starts(lines, "vcpu1 is in ")
 
 
@@ -86,16 +93,18 @@ def test_a_program_that_polls_a_device(tmp_path: Path) -> None:
 def test_a_guest_that_never_comes_to_its_kernel(tmp_path: Path) -> None:
     firmware = tmp_path / "firmware"
     firmware.write_bytes(b"\xeb\xfe" * (1 << 16))  # jmp to itself
-    done = boot(tmp_path, "--quiet", "--timeout", "8", "--", "-bios", firmware)
-    lines = told(done, "8 s (--timeout)")
+    limit = wall_clock(8)
+    done = boot(tmp_path, "--quiet", "--timeout", limit, "--", "-bios", firmware)
+    lines = told(done, f"{limit} s (--timeout)")
     assert starts(lines, "nothing on the console")
     assert starts(lines, "vcpu0 is in 0xfff0")
 
 
 @pytest.mark.parametrize("commands", ["py import time; time.sleep(100000)", "py while True: pass"])
 def test_a_script_that_holds_its_guest(commands: str, tmp_path: Path) -> None:
-    done = boot(tmp_path, "--quiet", "--timeout", "30", "-e", commands)
-    lines = told(done, "30 s (--timeout)")
+    limit = wall_clock(30)
+    done = boot(tmp_path, "--quiet", "--timeout", limit, "-e", commands)
+    lines = told(done, f"{limit} s (--timeout)")
     assert "start_kernel" in starts(lines, "vcpu0 is in ")
 
 
@@ -114,11 +123,12 @@ def test_a_person_keeps_the_prompt(tmp_path: Path) -> None:
 
 def test_a_qemu_that_does_not_stop(tmp_path: Path) -> None:
     files = ("--serial", tmp_path / "serial", "-o", tmp_path / "trace.vtrace")
-    with vetrace(tmp_path, "boot", "--quiet", "--timeout", "60", *files) as running:
+    limit = wall_clock(60)
+    with vetrace(tmp_path, "boot", "--quiet", "--timeout", limit, *files) as running:
         running.until_tracing()
         os.kill(running.pid_of("qemu"), signal.SIGSTOP)
         done = running.finish()
-    lines = told(done, "60 s (--timeout)")
+    lines = told(done, f"{limit} s (--timeout)")
     assert starts(lines, "last access: ")
     assert starts(lines, "where it stands is not known")
 
