@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as Waiting
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -68,10 +70,12 @@ class UserThread:
             try:
                 value = call()
             except BaseException as error:  # KeyboardInterrupt among them
-                problem = error
-                loop.call_soon_threadsafe(settle, lambda: done.set_exception(_told(problem)))
+                problem = _told(error)
+                give = partial(done.set_exception, problem)
             else:
-                loop.call_soon_threadsafe(settle, lambda: done.set_result(value))
+                give = partial(done.set_result, value)
+            with contextlib.suppress(RuntimeError):  # the loop has ended first
+                loop.call_soon_threadsafe(settle, give)
 
         thread = _Call(work, lambda: settle(lambda: done.set_exception(Stopped(left=True))))
         self._calls.append(thread)
