@@ -64,13 +64,8 @@ class Conversation:
             self._stop()
 
     def keeps(self, lines: Sequence[str]) -> bool:
-        """Keep an answer at the prompt if the guest runs; tell whether it does, and there is room.
-
-        All that was answered to a line is kept, or nothing.
-        """
-        control = self._desk.control
-        goes_by = control.state in ("running", "detached") and not self._desk.waits
-        return goes_by and self.prompt.pin(lines)
+        """Keep an answer at the prompt if the guest runs and there is room; tell whether so."""
+        return self._desk.control.state in ("running", "detached") and self.prompt.pin(lines)
 
     async def _may_leave(self) -> bool:
         state = self._desk.control.state

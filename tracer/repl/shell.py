@@ -237,7 +237,9 @@ class Shell:
 
     # While the guest runs, what is answered stays at the prompt; else it would go by with the rest.
     def _answer(self, lines: Sequence[str], out: TextIO | None = None) -> None:
-        if self._talk is not None and self._talk.keeps(lines):
-            return
+        if self._talk is not None:
+            if self._talk.keeps(lines):
+                return
+            self._write(self._talk.prompt.unpin())  # what was answered before comes before
         if lines:
             print("\n".join(lines), file=out or self._out, flush=True)
