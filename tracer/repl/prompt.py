@@ -182,7 +182,7 @@ class Prompt:
             return lambda event: event.app.exit(result=answer)
 
         for key, answer in (answers | dict.fromkeys(("c-c", "c-d", "<sigint>"), False)).items():
-            keys.add(key)(answered(answer))
+            keys.add(key, eager=True)(answered(answer))
         keys.add(Keys.Any)(lambda event: None)
         input, output = self._ends
         session: PromptSession[bool] = PromptSession(
@@ -251,13 +251,13 @@ class Prompt:
         with contextlib.nullcontext() if is_dumb_terminal() else patch_stdout(raw=True):
             yield
 
-    # ---- keys
+    # ---- keys. All are eager: on a terminal that is dumb prompt_toolkit's own would go before.
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
 
-        @keys.add("c-c")
-        @keys.add("<sigint>")
+        @keys.add("c-c", eager=True)
+        @keys.add("<sigint>", eager=True)
         def interrupt(event: KeyPressEvent) -> None:
             self.drop()
             if self._on_interrupt():
@@ -266,7 +266,7 @@ class Prompt:
                 stop_search()
             self._session.default_buffer.reset()
 
-        @keys.add("tab", filter=_DEFAULT)
+        @keys.add("tab", filter=_DEFAULT, eager=True)
         def complete(event: KeyPressEvent) -> None:
             buffer = event.current_buffer
             found = self._candidates.of(buffer.document.text_before_cursor)
@@ -275,19 +275,19 @@ class Prompt:
             elif found.total > 1:
                 event.app.exit(result=_Wanted(found, buffer.document))
 
-        keys.add(Keys.BracketedPaste, filter=_DEFAULT)(self._paste)
+        keys.add(Keys.BracketedPaste, filter=_DEFAULT, eager=True)(self._paste)
         return keys
 
     def _plain_keys(self) -> KeyBindings:
         keys = KeyBindings()
 
-        @keys.add("c-c")
-        @keys.add("<sigint>")
+        @keys.add("c-c", eager=True)
+        @keys.add("<sigint>", eager=True)
         def interrupt(event: KeyPressEvent) -> None:
             self.drop()
             event.app.exit(exception=Stopped(), style="class:aborting")
 
-        keys.add(Keys.BracketedPaste, filter=_DEFAULT)(self._paste)
+        keys.add(Keys.BracketedPaste, filter=_DEFAULT, eager=True)(self._paste)
         return keys
 
     # Each line that is pasted is a line that is typed; the last is left to be edited.
