@@ -159,7 +159,7 @@ def test_ctrl_c_drops_the_rest_of_a_line(tmp_path: Path) -> None:
                 rf"interrupted, and not carried out: mark not this; mark nor this\n{PROMPT}",
                 after=mark,
             )
-        told(terminal, "step; mark this; step", r"noted[\s\S]*^step")
+        told(terminal, "step; mark this; step", r"noted[\s\S]*step\n")
         terminal.line("q")
         terminal.wait_for(r"Quit anyway")
         terminal.line("y")
