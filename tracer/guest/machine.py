@@ -64,6 +64,7 @@ _METRONOME = (
 )  # fmt: skip
 _RAM = "guest-ram"
 _CONSOLE_TAIL = 200
+_LINE_END = 400  # characters
 _PREFIX = re.compile(r"^\S*qemu-system-\S+: ")
 _START_TIMEOUT = 60.0
 _HELP_TIMEOUT = 20.0
@@ -352,9 +353,10 @@ class Machine(asyncio.SubprocessProtocol):
 
     @property
     def last_line(self) -> str | None:
-        """Return the last line that the guest printed, None when it has printed none."""
+        """Return the end of the last line that the guest printed, None when it has printed none."""
         rest = self._output.partial.get(1, b"").decode(errors="replace").strip()
-        return rest or next((line for line in reversed(self._output.console) if line.strip()), None)
+        lines = (line for line in (rest, *reversed(self._output.console)) if line.strip())
+        return next((line[-_LINE_END:] for line in lines), None)
 
     async def descriptor_tables(self) -> DescriptorTables:
         """Return where the first vCPU's GDT and IDT are, which QEMU's GDB stub does not show."""
