@@ -204,6 +204,8 @@ class Shell:
 
     def _ended(self) -> None:
         self._show(self.desk.feed.flush(monotonic()))
+        if self._talk is not None:
+            self._write(self._talk.prompt.unpin())
         if not (self.desk.waits or self.desk.leaving):
             self._write(end_lines(self.control))
 
