@@ -247,6 +247,24 @@ def test_rules_and_filters_of_the_command_line_hold(tmp_path: Path, capsys: Outp
     assert cli.main(["diff", *paths, "--mask", "nvme+0x18"]) == 3
 
 
+@pytest.mark.parametrize("option", ["--mask", "--ignore"])
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ("nvmx+0x14", "is called nvmx; did you mean nvme?"),
+        ("*.msix+0-0xb%0x10", "is called *.msix"),
+        ("nvme+0x99999999", "ends at offset"),
+    ],
+)
+def test_a_rule_for_what_no_trace_has_is_a_wrong_usage(
+    tmp_path: Path, capsys: Output, option: str, rule: str, why: str
+) -> None:
+    path = str(sample.write(tmp_path / "run.vtrace"))
+    assert cli.main(["diff", path, path, option, "nvme+0x14", option, "nvm*+0x18"]) == 0
+    assert cli.main(["diff", path, path, option, rule]) == 2
+    assert why in capsys.readouterr().err
+
+
 def test_exact_drops_the_rules_that_are_built_in(tmp_path: Path, capsys: Output) -> None:
     paths = files(tmp_path, [write(0x28, 1)], [write(0x28, 2)])
     assert cli.main(["diff", *paths]) == 0

@@ -25,6 +25,8 @@ def trace(tmp_path: Path) -> str:
         ("--region nvme --untraced", "--untraced does not go with --replay"),
         ("--region ecam", "has no access to ecam; it has accesses to: hpet, lapic, nvme"),
         ("--region lapic", "--bypass lapic"),
+        ("--region nvme --mask nvmx+0x28", "answers for no region nvmx; did you mean nvme?"),
+        ("--region nvme --mask hpet+0x28", "answers for no region hpet; there are: nvme"),
     ],
 )
 def test_refused(arguments: str, why: str, trace: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,14 @@ import msgspec
 
 from tracer.command import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.command.events import Source
-from tracer.command.filters import add_filters, check_marks, check_names, register_maps, selection
+from tracer.command.filters import (
+    add_filters,
+    check_marks,
+    check_names,
+    check_rules,
+    register_maps,
+    selection,
+)
 from tracer.diff import Differ, Line, RegionDiff, Rules, Side, Step, compare
 from tracer.errors import UsageError
 from tracer.loss import Losses
@@ -87,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     met = sources[0].met.joined(sources[1].met)
     traces = " and ".join(source.trace.name for source in sources)
     check_names(chosen, met, regions, named, traces)
+    check_rules((*args.mask, *args.ignore), met, traces)
     results = _compared(first, second, args.context)
     losses = [source.losses for source in sources]
     if args.json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -12,6 +12,7 @@ from pathlib import Path
 from tracer import registry
 from tracer.errors import UsageError, advice, suggestion
 from tracer.marker import Stretch
+from tracer.mask import Mask
 from tracer.phase import PHASES
 from tracer.register import RegisterMap, RegisterMaps, fits_register
 from tracer.selection import Match, RegionNamed, Selection, Span, names_symbol
@@ -180,6 +181,16 @@ def check_names(
         near = get_close_matches(chosen.register.lower(), names, n=3, cutoff=0.5)
         hint = f"; there is {', '.join(names[name] for name in near)}" if near else ""
         raise UsageError(f"no register of {trace} is called {chosen.register}{hint}")
+
+
+def check_rules(rules: Iterable[Mask], met: Met, trace: str) -> None:
+    """Raise :exc:`UsageError` when a rule names bytes that no region of the trace has."""
+    for rule in rules:
+        named = [name for name in met.regions if fnmatchcase(name, rule.region)]
+        if not named:
+            hint = advice(rule.region, met.regions)
+            raise UsageError(f"no region of {trace} is called {rule.region}{hint}")
+        _check_offset(Span(rule.first, rule.last), {n: met.last_offset(n) for n in named}, trace)
 
 
 def _check_offset(wanted: Span | None, lasts: Mapping[str, int | None], trace: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from tracer.command import terminal
-from tracer.errors import UsageError
+from tracer.errors import UsageError, advice
 from tracer.launch import Plan
 from tracer.mask import Mask, parse_mask
 from tracer.recording import VARYING_WRITES, RecordedDevice, Replayed, recorded_device
@@ -60,6 +61,10 @@ def recorded(args: argparse.Namespace) -> RecordedDevice | None:
             device = recorded_device(args.replay, trace, replayed, (*VARYING_WRITES, *args.mask))
         except ValueError as error:
             raise UsageError(printable(f"--replay: {error}")) from None
+    for rule in args.mask:
+        if not any(fnmatchcase(region, rule.region) for region in device.regions):
+            hint = advice(rule.region, device.regions)
+            raise UsageError(f"--mask: {args.replay} answers for no region {rule.region}{hint}")
     terminal.warn_of_losses(trace)
     return device
 
