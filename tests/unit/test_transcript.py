@@ -85,6 +85,7 @@ def test_a_line_of_an_access(other: str, exact: bool, otherwise: bool) -> None:
         (" ecam  26  26  0 ", " hpet  26  26  0 ", False),
         ("~ W4  +0x1008 SQ1TDBL 0x00000010 #262", "~ W4  +0x1008 SQ1TDBL 0x00000010 #9", True),
         ("~ W4  +0x1008 SQ1TDBL 0x00000010 #262", "~ W4  +0x1000 SQ1TDBL 0x00000010 #262", False),
+        ("nvme: 18 changed, 0 only in A", "nvme: 17 changed, 1 only in A", True),
         ("TDX guest, Linux 6.12 and later", "TDX guest, Linux 6.12 and later", True),
     ],
 )
