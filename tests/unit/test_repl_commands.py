@@ -9,6 +9,7 @@ import stop_sample
 from guest_sample import CRASH, Talk
 from talk_sample import run, told
 
+from tracer.repl.result import Paper
 from tracer.trace import UserRecord
 
 # ---- going on
@@ -136,6 +137,22 @@ def test_breaks_are_kept_by_number() -> None:
 )
 def test_looking_says(line: str, words: str) -> None:
     assert words in told("step", line).text
+
+
+def test_help_fills_the_lines_of_a_narrow_terminal() -> None:
+    lines = told("help break").said
+    text = lines[lines.index("") + 1 :]
+    assert max(map(len, text)) <= 100
+
+    async def test(talk: Talk) -> None:
+        talk.interpreter.paper = lambda: Paper(50)
+        assert await talk.type("help break") == 0
+        (start,) = (n for n, line in enumerate(talk.said) if line.startswith("PLACE is"))
+        paragraph = talk.said[start : talk.said.index("examples:") - 1]
+        assert all(30 < len(line) <= 50 for line in paragraph[:-1])
+        assert not any(line.startswith(" ") for line in paragraph)
+
+    run(test)
 
 
 def test_nothing_of_a_device_is_read_by_looking_at_memory() -> None:

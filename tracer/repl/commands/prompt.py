@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from tracer.errors import UsageError
 from tracer.repl.command import GROUPS, Command, command
 from tracer.repl.desk import Desk
 from tracer.repl.expression import number
 from tracer.repl.parser import Statement, statements
-from tracer.repl.result import Result, said
+from tracer.repl.result import Paper, Result, said
+from tracer.text import printable
+
+_READABLE = 100  # columns
 
 
 @command(
@@ -33,18 +38,25 @@ async def help_(desk: Desk, statement: Statement) -> Result:
 
 def described(item: Command) -> Result:
     """Return what help says of a command."""
-    lines = [f"{item.brief[0].upper()}{item.brief[1:]}.", ""]
-    lines += [f"  {usage}" for usage in item.usage]
-    if item.aliases:
-        lines.append(f"  also called {', '.join(item.aliases)}")
-    if item.text:
-        lines += ["", *item.text.splitlines()]
-    lines += ["", "examples:", *(f"  {example}" for example in item.examples)]
+
+    def lines(paper: Paper) -> list[str]:
+        told = [f"{item.brief[0].upper()}{item.brief[1:]}.", ""]
+        told += [f"  {usage}" for usage in item.usage]
+        if item.aliases:
+            told.append(f"  also called {', '.join(item.aliases)}")
+        if item.text:
+            told += ["", *textwrap.wrap(_paragraph(item.text), min(paper.width, _READABLE))]
+        return [*told, "", "examples:", *(f"  {example}" for example in item.examples)]
+
     value = {
         "name": item.name, "aliases": item.aliases, "usage": item.usage, "brief": item.brief,
         "text": item.text, "examples": item.examples,
     }  # fmt: skip
     return Result(value, lines)
+
+
+def _paragraph(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 @command(
