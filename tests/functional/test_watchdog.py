@@ -100,7 +100,13 @@ def test_a_guest_that_never_comes_to_its_kernel(tmp_path: Path) -> None:
     assert starts(lines, "vcpu0 is in 0xfff0")
 
 
-@pytest.mark.parametrize("commands", ["py import time; time.sleep(100000)", "py while True: pass"])
+@pytest.mark.parametrize(
+    "commands",
+    [
+        "py while True: pass",
+        pytest.param("py import time; time.sleep(100000)", marks=pytest.mark.long),
+    ],
+)
 def test_a_script_that_holds_its_guest(commands: str, tmp_path: Path) -> None:
     limit = wall_clock(30)
     done = boot(tmp_path, "--quiet", "--timeout", limit, "-e", commands)
@@ -121,6 +127,7 @@ def test_a_person_keeps_the_prompt(tmp_path: Path) -> None:
     assert OVER in read_trace(trace).end.outcome
 
 
+@pytest.mark.long
 def test_a_qemu_that_does_not_stop(tmp_path: Path) -> None:
     files = ("--serial", tmp_path / "serial", "-o", tmp_path / "trace.vtrace")
     limit = wall_clock(60)
