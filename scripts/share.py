@@ -26,10 +26,10 @@ import shtab  # noqa: E402 - needs the path above
 from argparse_manpage.manpage import Manpage  # noqa: E402
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface  # noqa: E402
 
-from tracer.cli import COMMANDS, whole_parsers  # noqa: E402
-from tracer.command.audit import ALL  # noqa: E402
-from tracer.command.parser import Parser, program_parser  # noqa: E402
-from tracer.verdict import PROFILES  # noqa: E402
+from tracer.cli.audit import ALL  # noqa: E402
+from tracer.cli.main import COMMANDS, whole_parsers  # noqa: E402
+from tracer.cli.parser import Parser, program_parser  # noqa: E402
+from tracer.confidential.handler import PROFILES  # noqa: E402
 
 
 def _completed(name: str, bash: str, zsh: str, fish: str) -> dict[str, str | dict[str, str]]:

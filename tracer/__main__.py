@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tracer import signals
+from tracer.host import signals
 
 
 def main() -> int:
@@ -12,7 +12,7 @@ def main() -> int:
     try:
         signals.take()
         # Imported late: a signal may come while the rest of vetrace is loaded.
-        from tracer.cli import main as run
+        from tracer.cli.main import main as run
 
         return run()
     except signals.Ended as end:

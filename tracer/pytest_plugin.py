@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from tracer.golden import Recording
+    from tracer.check.golden import Recording
 
 _written: pytest.StashKey[list[Path]] = pytest.StashKey()
 _settled: pytest.StashKey[set[Path]] = pytest.StashKey()
@@ -72,7 +72,7 @@ def pytest_terminal_summary(
 @pytest.fixture
 def vetrace_trace(request: pytest.FixtureRequest) -> Open:
     """Return a function that opens a trace file for ``assert_matches_trace``."""
-    from tracer.golden import Recording
+    from tracer.check.golden import Recording
 
     folder, config = request.path.parent, request.config
     record = bool(config.getoption("--vetrace-record"))
@@ -127,7 +127,7 @@ def _vetrace_boots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequen
 def need_guest(words: Sequence[str] = ()) -> None:
     """Skip the test, or fail it in CI, when what a boot with these words needs is not there."""
     __tracebackhide__ = True
-    from tracer.guest.kernel import default_kernel
+    from tracer.linux.kernel import default_kernel
 
     missing = [
         program

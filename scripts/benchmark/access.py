@@ -9,11 +9,11 @@ from statistics import median
 
 from scripts.benchmark.result import Result, spread
 from tracer.gdb.target import Change, SetRegister, Target
-from tracer.launch import Plan, launch
-from tracer.session import Session
-from tracer.trace import Intercept, Record
-from tracer.trap.gate import PageFaultGate
-from tracer.trap.interceptor import Interceptor
+from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.interceptor import Interceptor
+from tracer.session.launch import Plan, launch
+from tracer.session.loop import Session
+from tracer.trace.record import Intercept, Record
 
 LIMIT = 2.0
 """How many bare stops the median emulated access may cost."""

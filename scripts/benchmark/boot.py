@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 
 from scripts.benchmark.result import Result
-from tracer.guest.package import fetch_kernel, newest_kernel
-from tracer.launch import Plan, launch
+from tracer.host.package import fetch_kernel, newest_kernel
+from tracer.session.launch import Plan, launch
 
 _FLAVOURS = {"full": "linux-image-amd64", "real-time": "linux-image-rt-amd64"}
 _WORST = 2.0  # what a flavour's ratio may be to the default guest's

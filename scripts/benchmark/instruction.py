@@ -12,13 +12,13 @@ import unicorn
 from unicorn import x86_const as uc
 
 from scripts.benchmark.result import Result
-from tracer import decode as decoder
-from tracer import modrm
-from tracer.bus import Load
-from tracer.decode import decode
-from tracer.emulate import execute
-from tracer.instruction import Instruction
-from tracer.x86 import GPR, CpuState, Mode
+from tracer.x86 import decode as decoder
+from tracer.x86 import modrm
+from tracer.x86.bus import Load
+from tracer.x86.decode import decode
+from tracer.x86.emulate import execute
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import GPR, CpuState, Mode
 
 COLD_LIMIT, CACHED_LIMIT = 30.0, 8.0
 """Microseconds for decoding and executing an instruction never seen, and one seen before."""

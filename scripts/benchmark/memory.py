@@ -11,12 +11,12 @@ from scripts.benchmark.result import Result
 from tracer.errors import GuestError
 from tracer.guest import recipe
 from tracer.guest.initramfs import build_initramfs
-from tracer.guest.kernel import default_kernel, open_kernel
-from tracer.launch import Plan, header, launch
-from tracer.session import Session
-from tracer.summary import Summary
-from tracer.trace import Intercept, Record
-from tracer.tracefile import TraceWriter
+from tracer.linux.kernel import default_kernel, open_kernel
+from tracer.session.launch import Plan, header, launch
+from tracer.session.loop import Session
+from tracer.trace.record import Intercept, Record
+from tracer.trace.summary import Summary
+from tracer.trace.writer import TraceWriter
 
 LIMIT_MIB = 8
 """How much anonymous memory may grow from the first sample to the last."""

@@ -11,14 +11,15 @@ from pathlib import Path
 import msgspec
 
 from scripts.benchmark.result import Result
-from tracer.diff import Differ, compare
+from tracer.check.diff import Differ, compare
+from tracer.check.replay import Replay
 from tracer.errors import TraceError
-from tracer.fold import Event
-from tracer.replay import Replay
-from tracer.selection import Match, Selection, Sieve
-from tracer.trace import End, Header, Intercept, MemoryAccess
-from tracer.tracefile import TraceReader, TraceWriter
-from tracer.x86 import GPR
+from tracer.trace.fold import Event
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import End, Header, Intercept, MemoryAccess
+from tracer.trace.selection import Match, Selection, Sieve
+from tracer.trace.writer import TraceWriter
+from tracer.x86.state import GPR
 
 REPLAY_LIMIT = 15_000
 """The fewest records a second that one core must replay."""

@@ -10,10 +10,10 @@ from itertools import chain
 import msgspec
 
 from scripts.benchmark.result import Result
-from tracer import witness
-from tracer.comparison import Comparison
+from tracer.check import witness
+from tracer.check.comparison import Comparison
 from tracer.errors import TraceError
-from tracer.trace import Intercept, Mark, MemoryAccess, Record, RegionInfo, RegionRecord
+from tracer.trace.record import Intercept, Mark, MemoryAccess, Record, RegionInfo, RegionRecord
 
 RATIO_LIMIT = 3
 """How many times the time of a pair that agrees one that differs may take."""

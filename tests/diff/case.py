@@ -12,11 +12,11 @@ from random import Random
 
 from tests.diff import shape
 from tests.diff.native import CODE, DATA, JUMPED, LOW, LOW_CODE, PATTERN, RAM_SIZE
-from tracer.decode import decode
-from tracer.emulate import plan, real
-from tracer.forms import Form, Unit
-from tracer.instruction import Operand, Register
-from tracer.x86 import GPR, RBP, RBX, RCX, RDI, RSI, RSP, CpuState, Flag, Mode, Segments
+from tracer.x86.decode import decode
+from tracer.x86.emulate import plan, real
+from tracer.x86.forms import Form, Unit
+from tracer.x86.instruction import Operand, Register
+from tracer.x86.state import GPR, RBP, RBX, RCX, RDI, RSI, RSP, CpuState, Flag, Mode, Segments
 
 EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
          0x7FFFFFFFFFFFFFFF, 0x8000000000000000, 0xFFFFFFFFFFFFFFFF)  # fmt: skip

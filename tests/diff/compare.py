@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from tests.diff.case import Case
 from tests.diff.native import PATTERN
-from tracer.bus import Load, Store
-from tracer.decode import decode
-from tracer.emulate import execute, plan, undefined_flags
 from tracer.errors import GuestException
-from tracer.instruction import Instruction, Register
-from tracer.x86 import GPR, STATUS_FLAGS, CpuState, Flag
+from tracer.x86.bus import Load, Store
+from tracer.x86.decode import decode
+from tracer.x86.emulate import execute, plan, undefined_flags
+from tracer.x86.instruction import Instruction, Register
+from tracer.x86.state import GPR, STATUS_FLAGS, CpuState, Flag
 
 _MANY = 100
 

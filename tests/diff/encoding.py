@@ -12,7 +12,7 @@ from types import ModuleType
 
 import iced_x86 as iced
 
-from tracer.x86 import Mode
+from tracer.x86.state import Mode
 
 
 def _names(module: type | ModuleType) -> dict[int, str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.diff.case import Case
 from tests.diff.compare import Fault, Result, empty
 from tests.diff.native import CODE, JUMPED, Machine, Native
-from tracer.forms import Form, Unit
-from tracer.x86 import CpuState
+from tracer.x86.forms import Form, Unit
+from tracer.x86.state import CpuState
 
 _SIGNALS = {4: "SIGILL", 5: "SIGTRAP", 7: "SIGBUS", 8: "SIGFPE", 11: "SIGSEGV"}
 

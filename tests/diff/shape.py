@@ -10,8 +10,8 @@ from __future__ import annotations
 from random import Random
 
 from tests.diff.native import LOW, RAM_SIZE
-from tracer.forms import Form
-from tracer.x86 import RBP, RBX, RDI, RSI, RSP, Mode
+from tracer.x86.forms import Form
+from tracer.x86.state import RBP, RBX, RDI, RSI, RSP, Mode
 
 SEGMENTS = (0x26, 0x2E, 0x36, 0x3E)
 LONGEST = 15

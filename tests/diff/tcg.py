@@ -13,10 +13,10 @@ from tests.diff import shape
 from tests.diff.case import Case
 from tests.diff.compare import Fault, Result
 from tests.diff.native import CODE, DATA, LOW, LOW_CODE, PATTERN, RAM_SIZE
-from tracer.decode import decode
-from tracer.forms import Form, Unit
-from tracer.instruction import Immediate, Memory
-from tracer.x86 import GPR, CpuState, Mode
+from tracer.x86.decode import decode
+from tracer.x86.forms import Form, Unit
+from tracer.x86.instruction import Immediate, Memory
+from tracer.x86.state import GPR, CpuState, Mode
 
 _GPR = {
     Mode.LONG: [getattr(uc, f"UC_X86_REG_{name.upper()}") for name in GPR],

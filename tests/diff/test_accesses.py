@@ -17,13 +17,13 @@ from tests.diff.case import Case
 from tests.diff.compare import Result
 from tests.diff.encoding import CODES, encodings
 from tests.diff.native import CODE, DATA, DATA_END, PATTERN
-from tracer import decode as decoder
-from tracer.decode import decode
 from tracer.errors import EmulationError
-from tracer.explanation import touches
-from tracer.opcode import evex
-from tracer.prefix import Head
-from tracer.x86 import CpuState, Mode
+from tracer.look.explanation import touches
+from tracer.x86 import decode as decoder
+from tracer.x86.decode import decode
+from tracer.x86.opcode import evex
+from tracer.x86.prefix import Head
+from tracer.x86.state import CpuState, Mode
 
 _READS = (
     iced.OpAccess.READ, iced.OpAccess.COND_READ, iced.OpAccess.READ_WRITE,

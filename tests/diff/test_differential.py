@@ -13,16 +13,16 @@ import pytest
 from tests.diff import host, tcg
 from tests.diff.case import Case, cases
 from tests.diff.compare import Fault, difference
-from tracer import emulate
-from tracer.bus import Store
-from tracer.decode import decode
-from tracer.emulate import arithmetic, cipher, evaluate, flags, packed, shuffle, vector
-from tracer.emulate.access import Execution, Plan, Run
-from tracer.emulate.evaluate import evaluator
-from tracer.emulate.state import Gpr
-from tracer.forms import FORMS, Form, Unit
-from tracer.instruction import Instruction, Memory, Register
-from tracer.x86 import CpuState, Mode
+from tracer.x86 import emulate
+from tracer.x86.bus import Store
+from tracer.x86.decode import decode
+from tracer.x86.emulate import arithmetic, cipher, evaluate, flags, packed, shuffle, vector
+from tracer.x86.emulate.access import Execution, Plan, Run
+from tracer.x86.emulate.evaluate import evaluator
+from tracer.x86.emulate.state import Gpr
+from tracer.x86.forms import FORMS, Form, Unit
+from tracer.x86.instruction import Instruction, Memory, Register
+from tracer.x86.state import CpuState, Mode
 
 SEED = 20260
 HOST_CASES, UNICORN_CASES = 20, 10

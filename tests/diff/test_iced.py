@@ -9,12 +9,12 @@ import pytest
 
 from tests.diff.case import cases
 from tests.diff.native import CODE
-from tracer.decode import decode
-from tracer.emulate import mask, plan
 from tracer.errors import InvalidInstruction, NotEnoughBytes
-from tracer.forms import FORMS, Access, Form
-from tracer.instruction import Memory
-from tracer.x86 import Flag, Mode
+from tracer.x86.decode import decode
+from tracer.x86.emulate import mask, plan
+from tracer.x86.forms import FORMS, Access, Form
+from tracer.x86.instruction import Memory
+from tracer.x86.state import Flag, Mode
 
 _FLAGS = {
     iced.RflagsBits.OF: Flag.OF, iced.RflagsBits.SF: Flag.SF, iced.RflagsBits.ZF: Flag.ZF,

@@ -9,12 +9,12 @@ import pytest
 from tests.diff import host, shape
 from tests.diff.case import Case, cases
 from tests.diff.compare import difference
-from tracer import decode as decoder
-from tracer.decode import decode
-from tracer.forms import FORMS
-from tracer.instruction import Immediate, Memory, Segment
-from tracer.prefix import Head
-from tracer.x86 import RCX, RSP, Mode
+from tracer.x86 import decode as decoder
+from tracer.x86.decode import decode
+from tracer.x86.forms import FORMS
+from tracer.x86.instruction import Immediate, Memory, Segment
+from tracer.x86.prefix import Head
+from tracer.x86.state import RCX, RSP, Mode
 
 _SHIFTS = ("shl", "shr", "sar", "rol", "ror", "rcl", "rcr", "shld", "shrd")
 

@@ -10,8 +10,8 @@ import pytest
 from vetrace_run import Run, Trace, boot, read_trace, run
 
 from tracer.guest.disk import DISKS, checksum
-from tracer.mask import VARYING, kept_bits
-from tracer.trace import RegionRecord
+from tracer.trace.mask import VARYING, kept_bits
+from tracer.trace.record import RegionRecord
 
 pytestmark = pytest.mark.qemu
 

@@ -12,7 +12,7 @@ import pytest
 from vetrace_run import CHECKOUT, need
 
 from scripts.terminal import Terminal
-from tracer.cli import COMMANDS, whole_parsers
+from tracer.cli.main import COMMANDS, whole_parsers
 
 BASH = "bash-completion/completions/vetrace"
 ZSH = "zsh/site-functions/_vetrace"

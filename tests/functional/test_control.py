@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from vetrace_run import DEADLINE, read_trace
 
-from tracer import witness
-from tracer.control import Control, Halt
+from tracer.access.decision import Inject, Pending
+from tracer.access.region import Choice, Region
+from tracer.check import witness
 from tracer.errors import UsageError
-from tracer.launch import Plan, header, launch
-from tracer.page_filter import NOP, SITE_SIZE
-from tracer.pending import Inject, Pending
-from tracer.region import Choice, Region
-from tracer.trace import Intercept, Record, UserRecord
-from tracer.tracefile import TraceReader, TraceWriter
+from tracer.linux.page_filter import NOP, SITE_SIZE
+from tracer.session.control import Control, Halt
+from tracer.session.launch import Plan, header, launch
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import Intercept, Record, UserRecord
+from tracer.trace.writer import TraceWriter
 
 pytestmark = pytest.mark.qemu
 

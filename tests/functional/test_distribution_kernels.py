@@ -16,9 +16,9 @@ from vetrace_run import Run, Trace, agreed, boot, read_trace, run
 from tracer.guest import recipe
 from tracer.guest.disk import DISKS, checksum
 from tracer.guest.initramfs import build_initramfs
-from tracer.guest.kernel import open_kernel
-from tracer.guest.package import PackageError, fetch_kernel, newest_kernel
-from tracer.trace import MapRecord, StackRecord
+from tracer.host.package import PackageError, fetch_kernel, newest_kernel
+from tracer.linux.kernel import open_kernel
+from tracer.trace.record import MapRecord, StackRecord
 
 pytestmark = pytest.mark.qemu
 

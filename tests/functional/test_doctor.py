@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.command import doctor
+from tracer.cli import doctor
 
 
 def check(*words: str) -> argparse.Namespace:

@@ -19,7 +19,7 @@ import pytest
 from bare_guest import DEVICE, REGION, assemble
 from vetrace_run import DEADLINE, Running, agreed, boot, read_trace, run, vetrace
 
-from tracer.guest.kernel import default_kernel
+from tracer.linux.kernel import default_kernel
 
 pytestmark = pytest.mark.qemu
 

@@ -10,7 +10,7 @@ import pytest
 from vetrace_run import Run, agreed, boot, need, read_trace
 
 from tracer.guest.initramfs import build_initramfs
-from tracer.guest.kernel import default_kernel, open_kernel
+from tracer.linux.kernel import default_kernel, open_kernel
 
 pytestmark = pytest.mark.qemu
 

@@ -14,12 +14,12 @@ import pytest
 from bare_guest import DEVICE, DEVICE_LINEAR, REGION, Case, assemble
 from vetrace_run import Run, boot, read_trace
 
-from tracer.decode import decode
-from tracer.emulate import undefined_flags
-from tracer.explanation import stepped_live
-from tracer.forms import FORMS, Form, Unit
-from tracer.forms.stack import STACK
-from tracer.x86 import STATUS_FLAGS, CpuState, Mode
+from tracer.look.explanation import stepped_live
+from tracer.x86.decode import decode
+from tracer.x86.emulate import undefined_flags
+from tracer.x86.forms import FORMS, Form, Unit
+from tracer.x86.forms.stack import STACK
+from tracer.x86.state import STATUS_FLAGS, CpuState, Mode
 
 pytestmark = pytest.mark.qemu
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.guest.kernel import default_kernel
+from tracer.linux.kernel import default_kernel
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "howto" / "regression-test.md"

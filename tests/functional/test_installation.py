@@ -92,7 +92,7 @@ def test_the_source_distribution_builds_and_tests(built: Built, tmp_path: Path) 
     with zipfile.ZipFile(wheel) as again, zipfile.ZipFile(built.wheel) as first:
         assert sorted(again.namelist()) == sorted(first.namelist())
     call(source, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         "tests/unit/test_paging.py", "tests/unit/test_decode.py")  # fmt: skip
+         "tests/unit/x86/test_paging.py", "tests/unit/x86/test_decode.py")  # fmt: skip
 
 
 @pytest.mark.qemu

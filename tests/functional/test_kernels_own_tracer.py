@@ -10,10 +10,10 @@ import pytest
 
 from tracer.guest import recipe
 from tracer.guest.initramfs import build_initramfs
-from tracer.guest.kernel import default_kernel, open_kernel
-from tracer.mask import VARYING, kept_bits
-from tracer.trace import Intercept
-from tracer.tracefile import TraceReader
+from tracer.linux.kernel import default_kernel, open_kernel
+from tracer.trace.mask import VARYING, kept_bits
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import Intercept
 
 CHECKOUT = Path(__file__).parents[2]
 Access = tuple[str, int, int, int]

@@ -9,7 +9,7 @@ from guest_program import assemble, initrd
 from vetrace_run import boot, read_trace
 
 from tracer.guest.initramfs import Entry, cpio
-from tracer.guest.kernel import default_kernel
+from tracer.linux.kernel import default_kernel
 
 pytestmark = pytest.mark.qemu
 

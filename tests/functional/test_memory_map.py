@@ -18,11 +18,11 @@ import guest_program
 import pytest
 from vetrace_run import DEADLINE, agreed, boot, need, read_trace, run
 
-from tracer import witness
+from tracer.check import witness
 from tracer.guest.disk import content
-from tracer.guest.machine import Machine
-from tracer.launch import Plan, launch
-from tracer.trace import Intercept, Record
+from tracer.qemu.machine import Machine
+from tracer.session.launch import Plan, launch
+from tracer.trace.record import Intercept, Record
 
 pytestmark = pytest.mark.qemu
 

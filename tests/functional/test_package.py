@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.guest.kernel import default_kernel, find_modules
-from tracer.guest.package import (
+from tracer.host.package import (
     PackageError,
     fetch_kernel,
     image_in,
@@ -19,6 +18,7 @@ from tracer.guest.package import (
     make_default,
     newest_kernel,
 )
+from tracer.linux.kernel import default_kernel, find_modules
 
 RELEASE = "9.1.0-1-cloud-amd64"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from trace_processor import TraceProcessor, trace_processor
 
-from tracer import cli
-from tracer.trace import Intercept, MemoryAccess
-from tracer.tracefile import TraceReader
+from tracer.cli import main
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import Intercept, MemoryAccess
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "6.1.0-56-cloud-amd64" / "nvme.vtrace.zst"
 
@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "6.1.0-56-cloud-amd64" / "nvme.v
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TraceProcessor]:
     result = tmp_path_factory.mktemp("perfetto") / "nvme.pftrace"
     with trace_processor() as processor:
-        assert cli.main(["export", str(GOLDEN), "--format", "perfetto", "-o", str(result)]) == 0
+        assert main.main(["export", str(GOLDEN), "--format", "perfetto", "-o", str(result)]) == 0
         processor.load(result.read_bytes())
         yield processor
 

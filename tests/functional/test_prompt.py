@@ -11,7 +11,7 @@ import pytest
 from prompt_terminal import PROMPT, session, told
 from vetrace_run import read_trace
 
-from tracer.trace import Intercept, UserRecord
+from tracer.trace.record import Intercept, UserRecord
 
 pytestmark = pytest.mark.qemu
 

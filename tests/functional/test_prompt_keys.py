@@ -14,7 +14,7 @@ from prompt_terminal import COMMAND, PROMPT, environment, session, told
 from vetrace_run import read_trace
 
 from scripts.terminal import Terminal
-from tracer.trace import UserRecord
+from tracer.trace.record import UserRecord
 
 pytestmark = pytest.mark.qemu
 

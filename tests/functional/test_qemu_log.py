@@ -14,9 +14,9 @@ import pytest
 from bare_guest import DEVICE, DEVICE_LINEAR, REGION, Case, assemble
 from vetrace_run import Run, agreed, boot, read_trace, run
 
+from tracer.check.qemu_log import LogEntry, entries
 from tracer.guest.initramfs import build_initramfs
-from tracer.qemu_log import LogEntry, entries
-from tracer.trace import Mark
+from tracer.trace.record import Mark
 
 pytestmark = pytest.mark.qemu
 

@@ -10,8 +10,8 @@ import pytest
 from bare_guest import DEVICE, REGION, Case, assemble, initial
 from vetrace_run import Run, Trace, boot, read_trace
 
-from tracer.qemu_log import entries
-from tracer.trace import Mark, RegionRecord
+from tracer.check.qemu_log import entries
+from tracer.trace.record import Mark, RegionRecord
 
 pytestmark = pytest.mark.qemu
 

@@ -8,7 +8,7 @@ import pytest
 from vetrace_run import Run, agreed, boot, read_trace, run
 
 from tracer.guest.initramfs import build_initramfs
-from tracer.trace import Mark
+from tracer.trace.record import Mark
 
 pytestmark = pytest.mark.qemu
 

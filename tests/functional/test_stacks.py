@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from vetrace_run import Run, Trace, boot, read_trace, run
 
-from tracer.trace import Intercept, Mark, StackRecord
+from tracer.trace.record import Intercept, Mark, StackRecord
 
 pytestmark = pytest.mark.qemu
 

@@ -8,8 +8,8 @@ import pytest
 from bare_guest import DEVICE, DEVICE_LINEAR, REGION, Case, assemble, initial, slot
 from vetrace_run import Run, Trace, boot, read_trace
 
-from tracer import cli
-from tracer.trace import Intercept, MemoryAccess
+from tracer.cli import main
+from tracer.trace.record import Intercept, MemoryAccess
 
 pytestmark = pytest.mark.qemu
 
@@ -157,9 +157,9 @@ def _offset(at: int | str, own: int) -> int:
 def test_none_of_it_is_lost_in_a_log(traced: Run, tmp_path: Path) -> None:
     log, back = tmp_path / "log", tmp_path / "back.vtrace"
     trace = str(traced.trace)
-    assert cli.main(["export", trace, "--format", "mmiotrace", "-o", str(log)]) == 0
-    assert cli.main(["import", str(log), "-o", str(back)]) == 0
-    assert cli.main(["diff", "--exact", trace, str(back)]) == 0
+    assert main.main(["export", trace, "--format", "mmiotrace", "-o", str(log)]) == 0
+    assert main.main(["import", str(log), "-o", str(back)]) == 0
+    assert main.main(["diff", "--exact", trace, str(back)]) == 0
     counts = [sum(len(r.device_accesses()) for r in read_trace(path).intercepts)
               for path in (traced.trace, back)]  # fmt: skip
     assert counts[0] == counts[1] > 20

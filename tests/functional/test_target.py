@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tracer.launch import Plan, launch
+from tracer.session.launch import Plan, launch
 
 pytestmark = pytest.mark.qemu
 

@@ -9,8 +9,8 @@ import pytest
 from transcript import Booted, Player, transcript
 from vetrace_run import CHECKOUT
 
-from tracer.guest.kernel import default_kernel, read_facts
-from tracer.guest.package import fetch_kernel, newest_kernel
+from tracer.host.package import fetch_kernel, newest_kernel
+from tracer.linux.kernel import default_kernel, read_facts
 
 PAGES = [
     page

@@ -9,10 +9,10 @@ import pytest
 from bare_guest import DEVICE, NOTHING, REGION, Access, Case, assemble, initial
 from vetrace_run import DEADLINE, Run, boot, read_trace
 
-from tracer.control import Control
-from tracer.launch import Plan, launch
-from tracer.qemu_log import LogEntry, entries
-from tracer.trace import Mark
+from tracer.check.qemu_log import LogEntry, entries
+from tracer.session.control import Control
+from tracer.session.launch import Plan, launch
+from tracer.trace.record import Mark
 
 pytestmark = pytest.mark.qemu
 

@@ -13,7 +13,7 @@ import pytest
 from guest_program import assemble, initrd
 from vetrace_run import Run, boot, read_trace
 
-from tracer.guest.kernel import default_kernel, open_kernel
+from tracer.linux.kernel import default_kernel, open_kernel
 
 pytestmark = pytest.mark.qemu
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from vetrace_run import Run, boot, read_trace
 
+from tracer.access.transfer import cut
 from tracer.guest.initramfs import Entry, build_initramfs, cpio
-from tracer.intercept import cut
 
 pytestmark = pytest.mark.qemu
 

@@ -10,9 +10,10 @@ import trace_sample as sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracer.comparison import Comparison
-from tracer.trace import Direction, Intercept, Mark, MemoryAccess, Record, UserRecord, Via
-from tracer.witness import compare
+from tracer.check.comparison import Comparison
+from tracer.check.witness import compare
+from tracer.trace.record import Intercept, Mark, MemoryAccess, Record, UserRecord, Via
+from tracer.x86.bus import Direction
 
 APART = 12
 """Accesses to a region between two faults: more than the eight that end a difference."""

@@ -18,9 +18,10 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracer import cli, codec
+from tracer.cli import main
 from tracer.errors import TraceError
-from tracer.tracefile import TraceReader
+from tracer.trace import codec
+from tracer.trace.reader import TraceReader
 
 CHECKOUT = Path(__file__).parents[2]
 COMMANDS = (
@@ -38,7 +39,7 @@ def told(path: Path) -> None:
     for command in COMMANDS:
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
-            status = cli.main([command[0], str(path), *command[1:]])
+            status = main.main([command[0], str(path), *command[1:]])
         assert status in (0, 1, 3), (command, err.getvalue())
         assert all(line.startswith("vetrace: ") for line in err.getvalue().splitlines())
         if status == 1:
@@ -173,7 +174,7 @@ def test_any_bytes_are_imported_or_told_in_a_line(tmp_path: Path, data: bytes, h
         log.write_bytes(content)
         err = io.StringIO()
         with redirect_stderr(err):
-            status = cli.main(["import", str(log), "-o", str(trace)])
+            status = main.main(["import", str(log), "-o", str(trace)])
         assert all(line.startswith("vetrace: ") for line in err.getvalue().splitlines())
         if status == 0:
             told(trace)

@@ -14,8 +14,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tracer.fold import Event
-from tracer.trace import Header
+from tracer.trace.fold import Event
+from tracer.trace.record import Header
 
 _NAME = pa.dictionary(pa.int32(), pa.string())  # few names, many rows
 

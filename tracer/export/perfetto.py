@@ -17,9 +17,9 @@ from typing import IO
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackEvent
 from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 
-from tracer.fold import Event, Note
-from tracer.loss import Losses
-from tracer.trace import LostRecord, Mark, UserRecord
+from tracer.trace.fold import Event, Note
+from tracer.trace.loss import Losses
+from tracer.trace.record import LostRecord, Mark, UserRecord
 
 _SEQUENCE = 1
 _USER = "user"

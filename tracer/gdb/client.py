@@ -16,10 +16,10 @@ import shutil
 from collections import deque
 from collections.abc import Sequence
 
-from tracer import mi
 from tracer.errors import CommandFailed, DebuggerError, TracerError
-from tracer.gdb_console import gdb_version, packet_answers
-from tracer.process import Process, start
+from tracer.gdb import mi
+from tracer.gdb.console import gdb_version, packet_answers
+from tracer.host.process import Process, start
 
 log = logging.getLogger(__name__)
 

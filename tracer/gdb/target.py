@@ -16,23 +16,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer import mi
 from tracer.errors import DebuggerError, InterceptError, TargetGone
+from tracer.gdb import mi
 from tracer.gdb.client import GdbClient
-from tracer.stop_reply import SIGQUIT, SIGTRAP, parse_stop_reply
-from tracer.target_description import (
-    RegisterLayout,
-    describe,
-    parse_chunk,
-    parse_register,
-    request,
-)
-from tracer.x86 import GPR, PAGE_SIZE
+from tracer.gdb.description import RegisterLayout, describe, parse_chunk, parse_register, request
+from tracer.gdb.stop_reply import SIGQUIT, SIGTRAP, parse_stop_reply
+from tracer.x86.state import GPR, PAGE_SIZE
 
 _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
            "cr0", "cr2", "cr3", "cr4", "efer")  # fmt: skip
 _STRAYS = 4
-"""Stops in a row that may be somebody else's, see :attr:`tracer.mi.Stopped.stray`."""
+"""Stops in a row that may be somebody else's, see :attr:`tracer.gdb.mi.Stopped.stray`."""
 _WIDE = 2 * PAGE_SIZE
 _PHYSICAL = "Qqemu.PhyMemMode:1"
 _VIRTUAL = "Qqemu.PhyMemMode:0"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer.cache import cache_folder, new_file
 from tracer.errors import GuestError
-from tracer.guest.module_folder import closure, read_folder
+from tracer.host.cache import cache_folder, new_file
+from tracer.linux.module_folder import closure, read_folder
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "nvme")
 """Modules that ``qemu/init`` loads where they are not built in: the default guest's drivers. What

@@ -4,3 +4,5 @@ A line is split in :mod:`parser`, found in the table of :mod:`command`, carried 
 of :mod:`commands` on the :class:`~tracer.repl.desk.Desk`, and its :class:`~tracer.repl.result.
 Result` printed by :mod:`interpreter`. Only :mod:`prompt` knows prompt_toolkit.
 """
+
+__all__ = ("interruption", "result", "shell")

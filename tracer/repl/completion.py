@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tracer.condition.vocabulary import NAMES, TEXTS, VALUES
+from tracer.confidential.handler import PROFILES
 from tracer.errors import UsageError
+from tracer.query.condition.vocabulary import NAMES, TEXTS, VALUES
 from tracer.repl.command import Command
 from tracer.repl.desk import Desk
 from tracer.repl.listing import Found, found
-from tracer.verdict import PROFILES
-from tracer.x86 import GPR
+from tracer.x86.state import GPR
 
 _CPU = tuple(f"${name}" for name in (*GPR, "rip", "rflags"))
 _FACT = re.compile(r"[$\w]*\Z")

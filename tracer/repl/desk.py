@@ -8,15 +8,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
-from tracer.breakpoint import PENDING, Pattern, parse_pattern
-from tracer.control import Control, Halt
+from tracer.access.decision import Pending
+from tracer.access.region import Choice
+from tracer.devices.map import Named
 from tracer.errors import ConditionError, TracerError, UsageError, suggestion
-from tracer.naming import Naming
-from tracer.pending import Pending
-from tracer.phase import PhaseTracker
-from tracer.place import Known
-from tracer.region import Choice
-from tracer.register import Named
+from tracer.query.breakpoint import PENDING, Pattern, parse_pattern
+from tracer.query.place import Known
 from tracer.repl.command import CommandTable
 from tracer.repl.feed import Feed, Item, Rule, Seen
 from tracer.repl.names import known_places
@@ -25,9 +22,12 @@ from tracer.repl.stop import end_lines, halt_lines, halt_object
 from tracer.repl.target import Aim, aim
 from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
-from tracer.summary import Summary
-from tracer.trace import Intercept, MapRecord, MemoryAccess, Record
-from tracer.x86 import CpuState
+from tracer.session.control import Control, Halt
+from tracer.trace.naming import Naming
+from tracer.trace.phase import PhaseTracker
+from tracer.trace.record import Intercept, MapRecord, MemoryAccess, Record
+from tracer.trace.summary import Summary
+from tracer.x86.state import CpuState
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from tracer.errors import UsageError, suggestion
-from tracer.x86 import GPR, CpuState
+from tracer.x86.state import GPR, CpuState
 
 _MASK = (1 << 64) - 1
 _TERM = re.compile(r"\s*(\$?[\w.]+)\s*([-+]?)")

@@ -25,7 +25,7 @@ from typing import TypeVar
 from tracer.errors import UsageError
 from tracer.repl.feed import Seen
 from tracer.repl.guest import Guest
-from tracer.trace import Record
+from tracer.trace.record import Record
 
 __all__ = ("Access", "Guest", "Record", "command", "filter", "subscriber")
 

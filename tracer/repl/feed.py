@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tracer.fold import Event, Fold, Folder
+from tracer.trace.fold import Event, Fold, Folder
 
 LINES_PER_SECOND = 30
 """What a person can follow, and any terminal can print."""

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
+from tracer.access.decision import Pending
+from tracer.access.region import Region
+from tracer.access.transfer import Transfer
 from tracer.errors import UsageError
-from tracer.intercept import Transfer
-from tracer.pending import Pending
-from tracer.region import Region
 from tracer.repl.desk import Desk
 from tracer.repl.feed import Seen
 from tracer.repl.parser import statements

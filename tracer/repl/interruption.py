@@ -15,8 +15,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from tracer.host.signals import Ended
 from tracer.repl.thread import LoopCall
-from tracer.signals import Ended
 
 
 class Interruption:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tracer.text import printable
+from tracer.text.printable import printable
 
 MOST = 200
 """How many candidates are listed at most."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 
-from tracer.condition.lexicon import Lexicon
-from tracer.naming import Naming
-from tracer.place import Known
-from tracer.region import RegionMap
-from tracer.selection import Span
+from tracer.access.region import RegionMap
+from tracer.query.condition.lexicon import Lexicon
+from tracer.query.place import Known
+from tracer.trace.naming import Naming
+from tracer.trace.selection import Span
 
 UNASSIGNED = "unassigned"
 """What stands for the region and the device where none answers: see intercept.located."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracer.fold import Fold
-from tracer.render import access_line, change_lines, decoded_lines, fold_line, layout, paint
 from tracer.repl.feed import Item, Seen, Skipped, skipped_line
 from tracer.repl.result import Paper
-from tracer.text import wrapped
+from tracer.text.colour import paint
+from tracer.text.printable import wrapped
+from tracer.trace.fold import Fold
+from tracer.trace.layout import layout
+from tracer.trace.lines import access_line, change_lines, decoded_lines, fold_line
 
 
 def item_lines(item: Item, paper: Paper, kept: str) -> Sequence[str]:

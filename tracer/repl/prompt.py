@@ -36,7 +36,7 @@ from prompt_toolkit.utils import is_dumb_terminal
 from tracer.repl.completion import Candidates
 from tracer.repl.listing import Found, listing, pages
 from tracer.repl.thread import Stopped
-from tracer.text import printable
+from tracer.text.printable import printable
 
 TEXT = "(vetrace) "
 

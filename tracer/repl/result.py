@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tracer.text import printable, wrapped
+from tracer.text.printable import printable, wrapped
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 import msgspec
 
-from tracer.control import Control, Halt
 from tracer.errors import TracerError, UsageError
-from tracer.fold import Event
-from tracer.naming import Naming
-from tracer.render import access_object
 from tracer.repl.commands import command_table
 from tracer.repl.commands.look import plan_at
 from tracer.repl.commands.script import load
@@ -30,8 +26,12 @@ from tracer.repl.paper import console_lines, item_lines
 from tracer.repl.result import Paper, plain_lines, wrapped_lines
 from tracer.repl.script import file_lines, stream_lines, text_lines
 from tracer.repl.stop import brief_lines, end_lines
-from tracer.session import Session
-from tracer.text import printable
+from tracer.session.control import Control, Halt
+from tracer.session.loop import Session
+from tracer.text.printable import printable
+from tracer.trace.fold import Event
+from tracer.trace.naming import Naming
+from tracer.trace.objects import access_object
 
 if TYPE_CHECKING:
     from tracer.repl.conversation import Conversation

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracer.control import Control, Halt
-from tracer.intercept import memory_access
-from tracer.pending import Pending
-from tracer.plan import Plan
-from tracer.register import Named
-from tracer.render import access_line, access_object, layout, paint
+from tracer.access.decision import Pending
+from tracer.access.recorded import memory_access
+from tracer.devices.map import Named
+from tracer.look.plan import Plan
 from tracer.repl.result import Paper
-from tracer.text import printable
-from tracer.trace import Intercept, MemoryAccess
+from tracer.session.control import Control, Halt
+from tracer.text.colour import paint
+from tracer.text.printable import printable
+from tracer.trace.layout import layout
+from tracer.trace.lines import access_line
+from tracer.trace.objects import access_object
+from tracer.trace.record import Intercept, MemoryAccess
 
 
 def as_recorded(pending: Pending) -> tuple[Intercept, MemoryAccess]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from tracer.repl.result import Paper
-from tracer.summary import Summary
+from tracer.trace.summary import Summary
 
 
 def stats_lines(summary: Summary, paper: Paper, limit: int) -> list[str]:
@@ -13,16 +13,16 @@ def stats_lines(summary: Summary, paper: Paper, limit: int) -> list[str]:
     # Loading rich takes longer than most commands do.
     from rich.console import Console
 
-    from tracer import table
+    from tracer.report import tables
 
     console = Console(
         file=io.StringIO(), width=paper.columns or 240, highlight=False, markup=False,
         force_terminal=paper.colour, color_system="standard" if paper.colour else None,
     )  # fmt: skip
-    console.print(table.closing_table(summary))
-    console.print(table.registers_table(summary, limit))
-    console.print(table.sites_table(summary, limit))
+    console.print(tables.closing_table(summary))
+    console.print(tables.registers_table(summary, limit))
+    console.print(tables.sites_table(summary, limit))
     if summary.phases:
-        console.print(table.phases_table(summary, limit))
+        console.print(tables.phases_table(summary, limit))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().rstrip("\n").split("\n")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tracer.access.region import Region, RegionMap
+from tracer.devices.map import Named, RegisterMap
 from tracer.errors import UsageError
-from tracer.naming import Naming
-from tracer.place import parse_place
-from tracer.region import Region, RegionMap
-from tracer.register import Named, RegisterMap
+from tracer.query.place import parse_place
 from tracer.repl.names import known_places
+from tracer.trace.naming import Naming
 
 _WIDTH = 4
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
-from tracer.breakpoint import Breaks, Until
-from tracer.control import Control
-from tracer.facts import AccessFacts, RegisterName, facts_of_pending
-from tracer.naming import Naming
-from tracer.pending import Pending
+from tracer.access.decision import Pending
+from tracer.query.breakpoint import Breaks, Until
+from tracer.query.facts import AccessFacts, RegisterName, facts_of_pending
+from tracer.session.control import Control
+from tracer.trace.naming import Naming
 
 
 class Watch:
     """Hold the breaks of one control, and judge each access that is about to be made.
 
-    A :class:`~tracer.control.Control` asks it, so it takes its place at ``control.breaks``.
+    A :class:`~tracer.session.control.Control` asks it, so it takes its place at ``control.breaks``.
     """
 
     def __init__(self, control: Control, names: Naming) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 
+from tracer.access.decision import Inject
+from tracer.access.region import Choice, left_out
 from tracer.errors import UsageError, suggestion
-from tracer.pending import Inject
-from tracer.region import Choice, left_out
-from tracer.render import padded
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
 from tracer.repl.expression import WIDTHS, number, register_value, unsigned
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
-from tracer.x86 import GPR, PAGE_FAULT_VECTOR, PageFaultCode
+from tracer.trace.layout import padded
+from tracer.x86.state import GPR, PAGE_FAULT_VECTOR, PageFaultCode
 
 _GENERAL_PROTECTION = 13
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from tracer.breakpoint import parse_until
+from tracer.access.decision import Pending
 from tracer.errors import UsageError
-from tracer.pending import Pending
+from tracer.query.breakpoint import parse_until
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
 from tracer.repl.expression import number
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
-from tracer.selection import names_region
+from tracer.trace.selection import names_region
 
 
 @command(

@@ -6,26 +6,26 @@ from collections.abc import Awaitable, Callable, Mapping
 from fnmatch import fnmatchcase
 from itertools import islice
 
-from tracer.control import Halt
-from tracer.decode import Line, disassemble
-from tracer.dump import Part, dump_lines, dump_objects, parse_spec
+from tracer.access.space import AddressSpace
 from tracer.errors import UsageError
-from tracer.intercept import AddressSpace
-from tracer.plan import Plan, plan_of
+from tracer.look.code import code_lines, code_objects
+from tracer.look.dump import Part, dump_lines, dump_objects, parse_spec
+from tracer.look.page import page_lines, page_object, page_of
+from tracer.look.plan import Plan, plan_of
+from tracer.look.plan_view import plan_lines, plan_object
+from tracer.look.region import devices_lines, mapping_lines, region_lines, region_objects
+from tracer.look.registers import register_lines, register_object
+from tracer.look.stack import stack_lines, stack_object
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
 from tracer.repl.expression import linear_address, number
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
 from tracer.repl.tally import stats_lines
-from tracer.summary import summary_object
-from tracer.view.code import code_lines, code_objects
-from tracer.view.page import page_lines, page_object, page_of
-from tracer.view.plan import plan_lines, plan_object
-from tracer.view.region import devices_lines, mapping_lines, region_lines, region_objects
-from tracer.view.registers import register_lines, register_object
-from tracer.view.stack import stack_lines, stack_object
-from tracer.x86 import MAX_INSTRUCTION, PAGE_SIZE
+from tracer.session.control import Halt
+from tracer.trace.summary import summary_object
+from tracer.x86.decode import Line, disassemble
+from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE
 
 
 def plan_at(desk: Desk) -> Plan:

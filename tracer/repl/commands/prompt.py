@@ -10,7 +10,7 @@ from tracer.repl.desk import Desk
 from tracer.repl.expression import number
 from tracer.repl.parser import Statement, statements
 from tracer.repl.result import Paper, Result, said
-from tracer.text import printable
+from tracer.text.printable import printable
 
 _READABLE = 100  # columns
 

@@ -26,7 +26,7 @@ from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.repl.script import file_lines
 from tracer.repl.thread import LoopCall, Stopped, ask_loop
-from tracer.trace import Record
+from tracer.trace.record import Record
 
 
 @command(

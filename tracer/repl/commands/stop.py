@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.breakpoint import Break, parse_break, parse_condition
+from tracer.query.breakpoint import Break, parse_break, parse_condition
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
 from tracer.repl.expression import number

@@ -5,8 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from tracer.errors import UsageError
-from tracer.facts import facts_of_access
-from tracer.render import access_object
+from tracer.query.facts import facts_of_access
 from tracer.repl.command import command
 from tracer.repl.desk import KEPT, Desk
 from tracer.repl.expression import number
@@ -14,6 +13,7 @@ from tracer.repl.feed import Rule, Seen
 from tracer.repl.paper import item_lines
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
+from tracer.trace.objects import access_object
 
 
 @command(

@@ -1,0 +1,150 @@
+"""Build small traces for the tests of everything that reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tracer.trace.record import (
+    End,
+    Header,
+    Intercept,
+    MapRecord,
+    Mark,
+    MemoryAccess,
+    Record,
+    RegionInfo,
+    RegionRecord,
+    Via,
+)
+from tracer.trace.writer import TraceWriter
+from tracer.x86.bus import Direction
+
+HEADER = Header(
+    version=1,
+    tool="vetrace 0",
+    created="2024-01-01T00:00:00Z",
+    clock="icount",
+    kernel="vmlinuz",
+    kernel_sha256="00" * 32,
+    command_line="console=ttyS0",
+    memory=256 << 20,
+    vcpus=1,
+    qemu="7.2.22",
+    gdb="13.1",
+    qemu_args=["-M", "q35"],
+)
+
+START = {"nvme": 0xFEBF0000, "nvme.msix-table": 0xFEBF2000, "hpet": 0xFED00000, "lapic": 0xFEE00000}
+SIZE = {"nvme": 0x2000, "nvme.msix-table": 0x410, "hpet": 0x400, "lapic": 0x100000}
+QEMU_NAME = {"nvme": "nvme", "nvme.msix-table": "msix-table", "hpet": "hpet", "lapic": "apic-msi"}
+
+
+def region(name: str, traced: bool = True) -> RegionRecord:
+    """Announce one of the sample regions."""
+    return RegionRecord(
+        time_ns=0,
+        region=RegionInfo(
+            name=name,
+            start=hex(START[name]),
+            end=hex(START[name] + SIZE[name] - 1),
+            qemu_name=QEMU_NAME[name],
+            device=name.partition(".")[0],
+            traced=traced,
+        ),
+    )
+
+
+def device(
+    name: str, offset: int, width: int, direction: Direction, value: int | None
+) -> MemoryAccess:
+    """Make one access to a sample region."""
+    physical = START[name] + offset
+    return MemoryAccess(
+        direction=direction,
+        width=width,
+        linear=hex(0xFFFFC90000000000 + physical),
+        physical=hex(physical),
+        value=None if value is None else hex(value),
+        region=name,
+        offset=hex(offset),
+    )
+
+
+def ram(width: int, direction: Direction, value: int) -> MemoryAccess:
+    """Make one access to guest RAM."""
+    return MemoryAccess(
+        direction=direction, width=width, linear="0xffff888000001000", physical="0x1000",
+        value=hex(value),
+    )  # fmt: skip
+
+
+def intercept(
+    seq: int,
+    *accesses: MemoryAccess,
+    text: str = "mov eax, dword ptr [rax + 0x1c]",
+    symbol: str | None = "nvme_pci_enable+0x5e",
+    via: Via = "emulated",
+) -> Intercept:
+    """Make a record of one instruction with these accesses."""
+    return Intercept(
+        seq=seq,
+        time_ns=214_318_000 + seq,
+        vcpu=0,
+        cpl=0,
+        mode=64,
+        rip="0xffffffff81234567",
+        symbol=symbol,
+        code="8b401c",
+        text=text,
+        cr2=accesses[0].linear,
+        error_code="0x9",
+        via=via,
+        accesses=list(accesses),
+        before={"rflags": "0x2", "rax": "0xffffc90000000000"},
+        after={"rax": "0x1"},
+    )
+
+
+def end(accesses: int) -> End:
+    """Close a trace."""
+    return End(time_ns=10**9, outcome="poweroff", counts={"accesses": accesses})
+
+
+RECORDS: list[Record] = [
+    region("nvme"),
+    region("nvme.msix-table"),
+    region("hpet"),
+    region("lapic"),
+    MapRecord(
+        time_ns=1, linear="0xffffc90000000000", physical="0xfebf0000", size=8192,
+        regions=["nvme"], by="ioremap_page_range",
+    ),
+    Mark(time_ns=2, text="kernel entry", qemu_log_offset=0),
+    intercept(0, device("nvme", 0x1C, 4, "read", 1)),
+    intercept(
+        1, device("nvme", 0x14, 4, "write", 0x460001),
+        text="mov dword ptr [rax], edx", symbol="nvme_enable_ctrl+0x10",
+    ),
+    intercept(
+        2, ram(4, "read", 7), device("nvme.msix-table", 0x0, 4, "write", 7),
+        text="movsd dword ptr [rdi], dword ptr [rsi]", symbol="memcpy_toio+0x1",
+    ),
+    intercept(
+        3, device("hpet", 0xF0, 8, "read", 0x1234_5678_9ABC_DEF0),
+        text="mov rax, qword ptr [rax]", symbol="read_hpet+0x8",
+    ),
+    intercept(
+        4, device("lapic", 0x20, 4, "read", None),
+        text="mov eax, dword ptr [rdi]", symbol=None, via="stepped",
+    ),
+    end(5),
+]  # fmt: skip
+"""A whole trace: five device accesses in four regions, one of them stepped."""
+
+
+def write(path: Path, records: list[Record] = RECORDS) -> Path:
+    """Write a sample trace and return its path."""
+    with TraceWriter(path, HEADER) as trace:
+        for record in records:
+            trace.append(record)
+    return path

@@ -1,0 +1,201 @@
+"""The filters that show, stats, diff and export share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import trace_sample as sample
+
+from tracer.cli import main
+from tracer.trace.phase import DECOMPRESSOR, EARLY, KERNEL, USER, PhaseTracker
+from tracer.trace.record import Intercept, MapRecord, Mark, Record
+from tracer.trace.selection import Match, Selection, Sieve, Span
+
+Output = pytest.CaptureFixture[str]
+
+
+def chosen(selection: Selection, records: list[Record] = sample.RECORDS) -> list[int]:
+    sieve = Sieve(selection)
+    return [seq for record in records for seq, _ in sieve.wanted(record)]
+
+
+@pytest.mark.parametrize(
+    ("selection", "numbers"),
+    [
+        (Selection(offset=Span(0x14, 0x17)), [1]),
+        (Selection(offset=Span(0xF7, 0xF7)), [3]),
+        (Selection(offset=Span(0xF8, None)), []),
+        (Selection(offset=Span(None, 0x14)), [1, 2]),
+        (Selection(value=Match(0x460001)), [1]),
+        (Selection(value=Match(0x1, 0xF)), [0, 1]),
+        (Selection(value=Match(0, 0)), [0, 1, 2, 3]),
+        (Selection(vcpu=0), [0, 1, 2, 3, 4]),
+        (Selection(vcpu=1), []),
+        (Selection(time=Span(214_318_001, 214_318_002)), [1, 2]),
+        (Selection(time=Span(214_318_003, None)), [3, 4]),
+        (Selection(phase="kernel"), [0, 1, 2, 3, 4]),
+        (Selection(phase="k*", region="hpet"), [3]),
+        (Selection(phase="early"), []),
+    ],
+)
+def test_every_filter_chooses(selection: Selection, numbers: list[int]) -> None:
+    assert chosen(selection) == numbers
+
+
+def test_changes_are_told_per_place_and_direction() -> None:
+    values = [(0, 1), (4, 1), (0, 1), (0, 2), (0, 2), (4, 1), (0, 1)]
+    records: list[Record] = [
+        sample.intercept(seq, sample.device("nvme", offset, 4, "read", value))
+        for seq, (offset, value) in enumerate(values)
+    ]
+    records.append(sample.intercept(7, sample.device("nvme", 0, 4, "write", 1)))
+    records.append(sample.intercept(8, sample.device("hpet", 0, 4, "read", 1)))
+    assert chosen(Selection(changes=True), records) == [0, 1, 3, 6, 7, 8]
+
+
+def test_what_other_filters_leave_out_is_no_change() -> None:
+    records: list[Record] = [
+        sample.intercept(0, sample.device("nvme", 0, 4, "read", 1)),
+        sample.intercept(1, sample.device("nvme", 0, 4, "read", 2)),
+        sample.intercept(2, sample.device("nvme", 0, 4, "read", 1)),
+    ]
+    assert chosen(Selection(changes=True, value=Match(1)), records) == [0]
+
+
+def intercept(rip: int, cpl: int = 0) -> Intercept:
+    import msgspec
+
+    made = sample.intercept(0, sample.device("nvme", 0, 4, "read", 1))
+    return msgspec.structs.replace(made, rip=hex(rip), cpl=cpl)
+
+
+def test_phases_follow_the_boot() -> None:
+    ioremap = next(r for r in sample.RECORDS if isinstance(r, MapRecord))
+    tracker = PhaseTracker()
+    kernel = 0xFFFFFFFF81000000
+    assert tracker.add(Mark(time_ns=0, text="kernel entry")) is None
+    assert tracker.add(intercept(0x1000000)) == DECOMPRESSOR
+    assert tracker.add(intercept(kernel)) == EARLY
+    assert tracker.add(intercept(0x1000000)) == EARLY
+    assert tracker.add(ioremap) == KERNEL
+    assert tracker.add(intercept(kernel)) == KERNEL
+    assert tracker.add(intercept(0x400000, cpl=3)) == USER
+    assert tracker.add(ioremap) == USER
+
+
+def test_a_mark_names_a_phase() -> None:
+    tracker = PhaseTracker()
+    assert tracker.add(Mark(time_ns=0, text="phase: initcall nvme_init")) == "initcall nvme_init"
+    assert tracker.add(intercept(0xFFFFFFFF81000000, cpl=3)) == "initcall nvme_init"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [
+        (["--offset", "0x14-0x17"], [1]),
+        (["--offset", "240"], [3]),
+        (["--value", "0x460001"], [1]),
+        (["--value", "1/0xf"], [0, 1]),
+        (["--vcpu", "0"], [0, 1, 2, 3, 4]),
+        (["--time", "0.214318001-0.214318002"], [1, 2]),
+        (["--time=-0.2143180005"], [0]),
+        (["--time", "0.214318003-"], [3, 4]),
+        (["--changes", "--read"], [0, 3, 4]),
+        (["--phase", "kernel", "--write"], [1, 2]),
+        (["--register", "CC"], [1]),
+        (["--register", "nvme.c*"], [0, 1]),
+        (["--register", "ENTRY[0].*"], [2]),
+        (["--register", "MAIN_CNT", "--region", "hpet"], [3]),
+    ],
+)
+def test_the_command_line_has_them(
+    tmp_path: Path, capsys: Output, arguments: list[str], numbers: list[int]
+) -> None:
+    path = sample.write(tmp_path / "run.vtrace")
+    assert main.main(["show", str(path), "--json", *arguments]) == 0
+    assert [json.loads(line)["seq"] for line in capsys.readouterr().out.splitlines()] == numbers
+    assert main.main(["stats", str(path), "--json", *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["accesses"] == len(numbers)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--offset", "nvme"],
+        ["--offset", "4-2"],
+        ["--offset", "-1"],
+        ["--value", "1/"],
+        ["--value", "0x10/0xf"],
+        ["--vcpu", "-1"],
+        ["--time", "5"],
+        ["--time", "2-1"],
+        ["--time", "now-"],
+        ["--time", "inf-"],
+    ],
+)
+def test_what_no_filter_can_mean_is_a_wrong_usage(capsys: Output, arguments: list[str]) -> None:
+    assert main.main(["show", "x", *arguments]) == 2
+    assert "vetrace: argument" in capsys.readouterr().err
+
+
+NOWHERE = [
+    (["--symbol", "nvme_pci_enabel"],
+     "no access of {} is by a function called nvme_pci_enabel; did you mean nvme_pci_enable?"),
+    (["--symbol", "foo*"], "no access of {} is by a function called foo*"),
+    (["--phase", "kernle"], "{} has no phase kernle; did you mean kernel?"),
+    (["--region", "nvme", "--offset", "0x2000"], "nvme of {} ends at offset 0x1fff"),
+    (["--region", "nvmf"], "no region of {} is called nvmf; did you mean nvme?"),
+    (["--register", "CCC"], "no register of {} is called CCC; there is CC"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), NOWHERE)
+@pytest.mark.parametrize("command", ["show", "stats", "audit", "diff", "export"])
+def test_what_a_trace_does_not_have_is_a_wrong_usage_of_every_command(
+    tmp_path: Path, capsys: Output, command: str, arguments: list[str], message: str
+) -> None:
+    path = sample.write(tmp_path / "run.vtrace")
+    output = ["--format", "mmiotrace", "-o", str(tmp_path / "out")]
+    words = {"export": output, "diff": [str(path)]}.get(command, [])
+    assert main.main([command, str(path), *words, *arguments]) == 2
+    named = f"{path} and {path}" if command == "diff" else str(path)
+    assert f"vetrace: {message.format(named)}" in capsys.readouterr().err
+
+
+def test_a_call_site_is_named_by_its_function(tmp_path: Path, capsys: Output) -> None:
+    path = str(sample.write(tmp_path / "run.vtrace"))
+    assert main.main(["show", path, "--symbol", "nvme_pci_enable+0x5f"]) == 0
+    assert main.main(["show", path, "--symbol", "nvme_pci_*", "--offset", "0x3ff0"]) == 0
+    assert capsys.readouterr().err.count("has no such access") == 2
+
+
+def test_show_folds_loops_and_unfolds_them(tmp_path: Path, capsys: Output) -> None:
+    records: list[Record] = [
+        sample.intercept(seq, sample.device("nvme", 0x1C, 4, "read", seq)) for seq in range(50)
+    ]
+    path = str(sample.write(tmp_path / "run.vtrace", [*records, sample.end(50)]))
+    assert main.main(["show", path]) == 0
+    first, fold = capsys.readouterr().out.splitlines()
+    assert first.endswith("0x00000000") and "↑ 50 times" in fold and "last read 0x00000031" in fold
+    assert main.main(["show", path, "--unfold"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 50
+    assert main.main(["show", path, "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 50
+
+
+def test_show_heads_phases(tmp_path: Path, capsys: Output) -> None:
+    path = str(sample.write(tmp_path / "run.vtrace"))
+    assert main.main(["show", path, "--phases"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "── kernel ──" and len(lines) == 6
+
+
+def test_stats_count_registers_and_phases(tmp_path: Path, capsys: Output) -> None:
+    path = str(sample.write(tmp_path / "run.vtrace"))
+    assert main.main(["stats", path, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    cc = {"region": "nvme", "offset": "0x14", "register": "CC", "accesses": 1}
+    assert cc in told["registers"]
+    assert {"phase": "kernel", "region": "nvme", "accesses": 2} in told["phases"]

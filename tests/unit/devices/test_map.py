@@ -1,0 +1,295 @@
+"""Names of registers, what their values mean, and windows whose contents depend on the run."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import trace_sample as sample
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.devices import library
+from tracer.devices.map import Named, RegisterMap, RegisterMaps, names_register
+from tracer.devices.tree import expand
+from tracer.trace.naming import Naming
+from tracer.trace.record import RegionInfo, RegionRecord
+
+MAPS = library.load()
+REGIONS = ("ecam", "hpet", "ioapic", "lapic", "nvme", "nvme.msix-table", "nvme.msix-pba",
+           "virtio-blk.common", "virtio-blk.isr", "virtio-blk.device", "virtio-blk.notify",
+           "virtio-net.device", "ich9-ahci.ahci")  # fmt: skip
+
+
+def map_of(region: str) -> RegisterMap:
+    found = MAPS.of_region(region)
+    assert found is not None, region
+    return found
+
+
+def named(region: str, offset: int, width: int) -> Named:
+    found = map_of(region).lookup(offset, width)
+    assert found is not None, (region, hex(offset))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("region", "offset", "width", "text"),
+    [
+        ("nvme", 0x0, 8, "CAP"),
+        ("nvme", 0x0, 4, "CAP"),
+        ("nvme", 0x4, 4, "CAP+4"),
+        ("nvme", 0x14, 4, "CC"),
+        ("nvme#2", 0x14, 4, "CC"),
+        ("nvme", 0x1000, 4, "SQ0TDBL"),
+        ("nvme", 0x100C, 4, "CQ1HDBL"),
+        ("nvme", 0x10, 8, "INTMC,CC"),
+        ("nvme.msix-table", 0x2C, 4, "ENTRY[2].CONTROL"),
+        ("nvme.msix-table", 0x10, 8, "ENTRY[1].ADDR,UPPER"),
+        ("nvme.msix-table", 0x10, 16, "ENTRY[1].ADDR..CONTROL"),
+        ("nvme#2.msix-table", 0x0, 4, "ENTRY[0].ADDR"),
+        ("hpet", 0xF4, 4, "MAIN_CNT+4"),
+        ("hpet", 0x140, 8, "TIMER[2].CONFIG"),
+        ("hpet", 0x118, 4, "TIMER[0]+0x18"),
+        ("lapic", 0x170, 4, "ISR[7]"),
+        ("lapic", 0x180, 4, "TMR[0]"),
+        ("ecam", 0x8004, 2, "00:01.0 COMMAND"),
+        ("ecam", 0x8000, 4, "00:01.0 VENDOR_ID,DEVICE_ID"),
+        ("ecam", 0xFB018, 4, "00:1f.3 BAR[2]"),
+        ("ecam", 0x100000, 2, "01:00.0 VENDOR_ID"),
+        ("ecam", 0x8104, 4, "00:01.0+0x104"),
+        ("ioapic", 0x10, 4, "IOWIN"),
+        ("virtio-blk.notify", 0x8, 2, "notify[2]"),
+        ("virtio-net.device", 0x3, 1, "mac[3]"),
+        ("ich9-ahci.ahci", 0x198, 4, "PORT[1].CMD"),
+    ],
+)
+def test_a_place_has_a_name(region: str, offset: int, width: int, text: str) -> None:
+    assert named(region, offset, width).text == text
+
+
+def test_a_place_without_a_register_has_none() -> None:
+    assert map_of("nvme").lookup(0x18, 4) is None
+    assert map_of("lapic").lookup(0x24, 4) is None
+    assert MAPS.of_region("edu") is None
+    assert MAPS.of_region("edu.mmio", "msix-table", "edu") is map_of("nvme.msix-table")
+
+
+@pytest.mark.parametrize(
+    ("region", "offset", "width", "value", "told"),
+    [
+        ("nvme", 0x14, 4, 0x460001, "EN IOSQES=6 IOCQES=4"),
+        ("nvme", 0x14, 4, 0x464061, "EN CSS=all SHN=normal IOSQES=6 IOCQES=4"),
+        ("nvme", 0x14, 4, 0, ""),
+        ("nvme", 0x4, 4, 0x00401820, "CSS=0xc1 MPSMAX=4"),
+        ("nvme", 0x8, 4, 0x10400, "MNR=4 MJR=1"),
+        ("lapic", 0x320, 4, 0x300EC, "VECTOR=0xec MASKED MODE=periodic"),
+        ("lapic", 0xB0, 4, 0, ""),
+        ("ecam", 0x8004, 4, 0x100006, "COMMAND.MEMORY COMMAND.MASTER STATUS.CAPABILITIES"),
+        ("ecam", 0x8000, 4, 0x00101B36, "VENDOR_ID.ID=0x1b36 DEVICE_ID=0x10"),
+        ("virtio-blk.common", 0x14, 1, 0xF, "ACKNOWLEDGE DRIVER DRIVER_OK FEATURES_OK"),
+        ("virtio-blk.common", 0x10, 2, 0xFFFF, "VECTOR=none"),
+    ],
+)
+def test_a_value_is_decoded(region: str, offset: int, width: int, value: int, told: str) -> None:
+    assert named(region, offset, width).describe(value) == told
+
+
+def test_fields_have_bits_value_and_name() -> None:
+    fields = named("nvme", 0x14, 4).fields(0x460061)
+    assert fields[:2] == [("EN", "0", 1, None), ("CSS", "6:4", 6, "all")]
+    assert ("SHN", "15:14", 0, "none") in fields
+    # Of half a register, only the fields that lie in it.
+    assert [name for name, *_ in named("nvme", 0x15, 1).fields(0)] == ["AMS", "SHN"]
+
+
+def test_changes_name_what_differs() -> None:
+    cc = named("nvme", 0x14, 4)
+    assert cc.changes(0x460000, 0x464001) == "EN 0→1, SHN none→normal"
+    assert cc.changes(0x460000, 0x460000) == ""
+    assert named("nvme", 0x28, 8).changes(0, 0x1000) == ""
+
+
+def test_an_index_register_chooses_what_a_window_shows() -> None:
+    naming = Naming(MAPS)
+
+    def name(offset: int) -> str:
+        found = naming.name("ioapic", offset, 4)
+        assert found is not None
+        return found.text
+
+    assert name(0x10) == "IOWIN"
+    for index, text in (
+        (0, "ID"), (1, "VER"), (0x10, "REDTBL[0].LOW"), (0x17, "REDTBL[3].HIGH"), (3, "IOWIN[0x3]"),
+        (0x117, "REDTBL[3].HIGH"),
+    ):  # fmt: skip
+        assert name(0x0) == "IOREGSEL"
+        naming.note("ioapic", 0x0, "write", 4, index)
+        assert name(0x10) == text
+    naming.note("ioapic", 0x0, "write", 4, None)
+    assert name(0x10) == "IOWIN"
+
+
+def test_each_region_has_its_own_index() -> None:
+    naming = Naming(MAPS)
+    naming.note("virtio-blk.common", 0x16, "write", 2, 0)
+    naming.note("virtio-net.common", 0x16, "write", 2, 2)
+    first = naming.name("virtio-blk.common", 0x1C, 2)
+    second = naming.name("virtio-net.common", 0x1C, 2)
+    assert first is not None and first.text == "queue[0].enable"
+    assert second is not None and second.text == "queue[2].enable"
+
+
+def test_feature_bits_are_those_of_the_half_selected() -> None:
+    naming = Naming(MAPS)
+    naming.note("virtio-blk.common", 0x0, "write", 4, 1)
+    found = naming.name("virtio-blk.common", 0x4, 4)
+    assert found is not None and found.text == "device_feature+4"
+    assert found.describe(0x1) == "VERSION_1"
+
+
+def test_a_bridge_has_a_header_of_its_own() -> None:
+    naming = Naming(MAPS)
+    before = naming.name("ecam", 0x10018, 1)
+    assert before is not None and before.text == "00:02.0 BAR[2]"
+    # Read with its neighbours, as Linux may do.
+    naming.note("ecam", 0x1000C, "read", 4, 0x00810010)
+    after = naming.name("ecam", 0x10018, 1)
+    assert after is not None and after.text == "00:02.0 PRIMARY_BUS"
+    other = naming.name("ecam", 0x18018, 4)
+    assert other is not None and other.text == "00:03.0 BAR[2]"
+
+
+def test_accesses_are_named_and_noted_in_one() -> None:
+    naming = Naming(MAPS)
+    texts = []
+    for offset, value in ((0x0, 0x12), (0x10, 0), (0x0, 0x13), (0x10, 0)):
+        access = sample.device("nvme", offset, 4, "write", value)
+        found = naming.add(msgspec.structs.replace(access, region="ioapic"))
+        assert found is not None
+        texts.append(found.text)
+    assert texts == ["IOREGSEL", "REDTBL[1].LOW", "IOREGSEL", "REDTBL[1].HIGH"]
+    assert naming.add(sample.ram(4, "read", 1)) is None
+
+
+def test_a_region_is_known_by_qemus_name_for_it() -> None:
+    naming = Naming(MAPS)
+    assert naming.name("disk.bar", 0x14, 4) is None
+    info = RegionInfo(
+        name="disk.bar", start="0x0", end="0xfff", qemu_name="nvme", device="disk", traced=True
+    )
+    naming.learn(RegionRecord(time_ns=0, region=info))
+    found = naming.name("disk.bar", 0x14, 4)
+    assert found is not None and found.text == "CC"
+
+
+@pytest.mark.parametrize(
+    ("region", "name", "places"),
+    [
+        ("nvme", "CC", [(0x14, 4)]),
+        ("nvme", "cc", [(0x14, 4)]),
+        ("nvme", "SQ3TDBL", [(0x1018, 4)]),
+        ("hpet", "TIMER[2].CONFIG", [(0x140, 8)]),
+        ("hpet", "TIMER[32].CONFIG", []),
+        ("hpet", "timer[*].comparator", [(0x108 + 0x20 * n, 8) for n in range(32)]),
+        ("ecam", "00:01.0 COMMAND", [(0x8004, 2)]),
+        ("ecam", "00:01.0.COMMAND", [(0x8004, 2)]),
+        ("ecam", "00:1F.3 primary_bus", [(0xFB018, 1)]),
+        ("ecam", "00:20.0 COMMAND", []),
+        ("ecam", "00:01.8 COMMAND", []),
+        ("ioapic", "REDTBL[3].low", [(0x10, 4)]),
+        ("virtio-blk.common", "queue[1].desc", [(0x20, 8)]),
+        ("lapic", "ISR", []),
+        ("lapic", "ISR[7]", [(0x170, 4)]),
+        ("lapic", "ISR[8]", []),
+        ("nvme", "C(", []),
+        ("nvme", "", []),
+    ],
+)
+def test_a_register_is_found_by_its_name(
+    region: str, name: str, places: list[tuple[int, int]]
+) -> None:
+    assert [(offset, width) for offset, width, _ in map_of(region).find(name)] == places
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_every_name_listed_is_found(region: str) -> None:
+    found = map_of(region)
+    names = list(found.names())
+    assert names and len(names) == len(set(names)) < 2000
+    for name in names:
+        assert found.find(name), name
+
+
+def test_globs_take_brackets_as_they_are() -> None:
+    config = named("hpet", 0x140, 8)
+    for pattern in ("TIMER[2].CONFIG", "timer*", "TIMER[?].CONFIG", "hpet.TIMER*", "h*.*CONFIG"):
+        assert names_register(pattern, "hpet", config), pattern
+    for pattern in ("TIMER[1].CONFIG", "TIMER[2]", "nvme.TIMER*", "TIMER[!1]*"):
+        assert not names_register(pattern, "hpet", config), pattern
+    assert names_register("cap", "nvme", named("nvme", 4, 4))
+    assert names_register("CAP+4", "nvme", named("nvme", 4, 4))
+    assert not names_register("*", "nvme", None)
+    both = named("ecam", 0x8004, 4)
+    assert names_register("* STATUS", "ecam", both) and names_register(
+        "ecam.*.command", "ecam", both
+    )
+
+
+def test_an_index_is_put_together_from_its_bits() -> None:
+    assert expand("{15:8,02x}:{7:3,02x}.{2:0}", 0x00FB) == "00:1f.3"
+    assert expand("SQ{}TDBL", 12) == "SQ12TDBL"
+    assert expand("[{,x}]", 255) == "[ff]"
+
+
+@given(
+    region=st.sampled_from(REGIONS),
+    offset=st.one_of(
+        st.integers(0, 0x40), st.integers(0, 0x2000), st.integers(0, (1 << 28) - 1),
+        st.integers(0, (1 << 64) - 1),
+    ),
+    width=st.sampled_from([0, 1, 2, 3, 4, 8, 16, 64, 512]),
+    values=st.lists(st.integers(0, (1 << 64) - 1), min_size=2, max_size=4),
+)  # fmt: skip
+def test_no_access_and_no_value_is_too_much(
+    region: str, offset: int, width: int, values: list[int]
+) -> None:
+    naming = Naming(MAPS)
+    for value in values:
+        found = naming.name(region, offset, width)
+        if found is not None:
+            assert found.text and found.register is found.parts[0].register
+            found.describe(value)
+            assert found.changes(value, value) == ""
+            found.changes(value, values[0])
+            for _, _, number, _ in found.fields(value):
+                assert 0 <= number <= value
+        naming.note(region, offset & 0x3F, "write", 4, value)
+
+
+@pytest.mark.parametrize(
+    ("region", "qemu", "device"),
+    [
+        ("ecam", "pcie-mmcfg-mmio", "q35-pcihost"),
+        ("nvme", "nvme", "nvme"),
+        ("nvme.msix-table", "msix-table", "nvme"),
+        ("disk.msix-pba", "msix-pba", "disk"),
+        ("ich9-ahci.ahci", "ahci", "ich9-ahci"),
+        ("disk.common", "virtio-pci-common-virtio-blk", "disk"),
+        ("virtio-blk.isr", "virtio-pci-isr-virtio-blk", "virtio-blk"),
+        ("disk.device", "virtio-pci-device-virtio-blk", "disk"),
+        ("virtio-net#2.device", "virtio-pci-device-virtio-net", "virtio-net#2"),
+        ("virtio-net.notify", "virtio-pci-notify-virtio-net", "virtio-net"),
+        ("ioapic", "ioapic", "ioapic"),
+        ("hpet", "hpet", "hpet"),
+        ("lapic", "apic-msi", "apic"),
+    ],
+)
+def test_a_region_has_one_map_of_vetraces_own(region: str, qemu: str, device: str) -> None:
+    fits = [m.name for m in MAPS.maps if any(a.fits(region, qemu, device) for a in m.applies)]
+    assert len(fits) == 1, fits
+
+
+def test_the_first_map_that_applies_is_taken() -> None:
+    mine = map_of("hpet")
+    maps = RegisterMaps([mine, *MAPS.maps])
+    assert maps.of_region("hpet") is mine

@@ -1,0 +1,181 @@
+"""The commands over traces name registers: vetrace's own devices, and those of a user's file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+import trace_sample as sample
+
+from tracer.cli import main
+from tracer.cli.events import Source
+from tracer.devices import library
+from tracer.trace.layout import UNCUT, layout
+from tracer.trace.lines import access_lines, decoded_lines
+from tracer.trace.naming import Naming
+from tracer.trace.objects import access_objects
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import Intercept, Record
+from tracer.trace.selection import Selection
+
+Output = pytest.CaptureFixture[str]
+GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("**/*.vtrace.zst"))
+
+# What Linux accesses of the local APIC in a boot of the default guest.
+LAPIC = (0x20, 0x30, 0x80, 0xB0, 0xD0, 0xE0, 0xF0, *range(0x100, 0x180, 0x10),
+         *range(0x200, 0x280, 0x10), 0x280, 0x320, 0x330, 0x340, 0x350, 0x360, 0x370, 0x380, 0x390,
+         0x3E0)  # fmt: skip
+
+MINE = """
+title = "A counter"
+applies = [{ region = "nvme" }]
+
+[register.CONTROL]
+offset = 0x14
+fields = { GO = 0, SPEED = { bits = "23:16", values = { 0x46 = "fast" } } }
+"""
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_every_access_of_a_real_boot_has_a_name(path: Path) -> None:
+    with TraceReader(path) as trace:
+        source = Source(trace, Selection(), library.load())
+        named = [(event.access, event.named) for event in source.events()]
+    assert named
+    for access, found in named:
+        assert found is not None and "IOWIN" not in found.text, access
+        assert "queue[" in found.text or found.text != "queue", access
+
+
+def test_there_is_a_real_boot_to_test_with() -> None:
+    assert len(GOLDEN) >= 6
+
+
+def test_linux_finds_no_nameless_register_in_the_local_apic() -> None:
+    naming = Naming(library.load())
+    assert all(naming.name("lapic", offset, 4) for offset in LAPIC)
+
+
+def write(tmp_path: Path, records: list[Record] = sample.RECORDS) -> str:
+    return str(sample.write(tmp_path / "run.vtrace", records))
+
+
+def test_show_names_registers(tmp_path: Path, capsys: Output) -> None:
+    path = write(tmp_path)
+    assert main.main(["show", path]) == 0
+    out = capsys.readouterr().out
+    assert "nvme+0x14                   CC                      W4   0x00460001" in out
+    assert "ENTRY[0].ADDR" in out and "MAIN_CNT" in out
+    assert main.main(["show", path, "--json", "--register", "CC"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["register"] == "CC" and told["offset"] == "0x14"
+    assert told["fields"] == {
+        "EN": 1, "CSS": 0, "MPS": 0, "AMS": 0, "SHN": 0, "IOSQES": 6, "IOCQES": 4,
+    }  # fmt: skip
+
+
+def test_show_decodes_values(tmp_path: Path, capsys: Output) -> None:
+    assert main.main(["show", write(tmp_path), "--decode", "--register", "C*"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines if "↳" in line] == [
+        "↳ RDY",
+        "↳ EN IOSQES=6 IOCQES=4",
+    ]
+
+
+def test_a_users_file_goes_before_vetraces_own(tmp_path: Path, capsys: Output) -> None:
+    path, mine = write(tmp_path), tmp_path / "mine.toml"
+    mine.write_text(MINE)
+    arguments = ["--registers", str(mine), "--region", "nvme"]
+    assert main.main(["show", path, "--decode", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "CONTROL" in out and "↳ GO SPEED=fast" in out and "CSTS" not in out
+    assert main.main(["stats", path, "--json", *arguments]) == 0
+    registers = json.loads(capsys.readouterr().out)["registers"]
+    assert [(row["offset"], row["register"]) for row in registers if row["region"] == "nvme"] == [
+        ("0x14", "CONTROL"),
+        ("0x1c", None),
+    ]
+    assert main.main(["diff", path, path, *arguments]) == 0
+
+
+@pytest.mark.parametrize("command", ["show", "stats", "diff", "export", "boot"])
+def test_a_wrong_file_is_a_wrong_usage(tmp_path: Path, capsys: Output, command: str) -> None:
+    path, mine = write(tmp_path), tmp_path / "mine.toml"
+    mine.write_text(MINE.replace("offset", "ofset"))
+    places = {
+        "show": [path], "stats": [path], "diff": [path, path], "boot": [],
+        "export": [path, "--format", "mmiotrace", "-o", str(tmp_path / "out")],
+    }  # fmt: skip
+    assert main.main([command, *places[command], "--registers", str(mine)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (f"vetrace: {mine}: register CONTROL: unknown key ofset; did you mean offset?\n")
+
+
+def test_a_register_that_is_nowhere_is_told(tmp_path: Path, capsys: Output) -> None:
+    path = write(tmp_path)
+    for command in (["show", path], ["stats", path], ["diff", path, path]):
+        assert main.main([*command, "--register", "main_count"]) == 2
+        assert "is called main_count; there is MAIN_CNT" in capsys.readouterr().err
+    # One that is there, and was not accessed, is no mistake.
+    assert main.main(["show", path, "--register", "ENTRY[900].CONTROL"]) == 0
+    assert "has no such access" in capsys.readouterr().err
+    assert main.main(["show", path, "--region", "hpet", "--register", "CC"]) == 2
+
+
+def test_an_index_that_a_filter_leaves_out_still_counts(tmp_path: Path, capsys: Output) -> None:
+    records: list[Record] = []
+    for seq, (offset, value) in enumerate(((0x0, 0x11), (0x10, 5), (0x0, 0x12), (0x10, 6))):
+        access = sample.device("nvme", offset, 4, "write", value)
+        access = msgspec.structs.replace(access, region="ioapic")
+        records.append(sample.intercept(seq, access))
+    path = write(tmp_path, [*records, sample.end(4)])
+    assert main.main(["show", path, "--json", "--offset", "0x10"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [item["register"] for item in told] == ["REDTBL[0].HIGH", "REDTBL[1].LOW"]
+    assert main.main(["stats", path, "--json"]) == 0
+    registers = json.loads(capsys.readouterr().out)["registers"]
+    assert {"region": "ioapic", "offset": "0x10", "register": "REDTBL[1].LOW", "accesses": 1} in (
+        registers
+    )
+
+
+def test_a_diff_has_registers_in_json(tmp_path: Path, capsys: Output) -> None:
+    first = write(tmp_path)
+    other: list[Record] = [sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 0x9))]
+    second = str(sample.write(tmp_path / "b.vtrace", [sample.region("nvme"), *other]))
+    assert main.main(["diff", first, second, "--json", "--region", "nvme"]) == 3
+    ((line, *_),) = json.loads(capsys.readouterr().out)["regions"][0]["hunks"]
+    assert line["first"]["register"] == "CSTS" and line["second"]["register"] == "CSTS"
+
+
+def test_a_live_printer_names_what_it_is_given() -> None:
+    naming = Naming(library.load())
+    (record,) = [r for r in sample.RECORDS if isinstance(r, Intercept) and r.seq == 1]
+    (line,) = access_lines(record, UNCUT, naming)
+    assert " CC " in line
+    (found,) = access_objects(record, naming)
+    assert found["register"] == "CC" and found["fields"]["EN"] == 1
+
+
+def test_decoded_lines_keep_to_the_terminal() -> None:
+    naming = Naming(library.load())
+    access = sample.device("nvme", 0x0, 8, "read", (1 << 64) - 1)
+    for columns in (40, 80, 120):
+        lines = decoded_lines(access, naming.add(access), layout(columns))
+        assert lines and all(len(line) <= columns for line in lines)
+    assert len(decoded_lines(access, naming.add(access), layout(40))) > 2
+    assert len(decoded_lines(access, naming.add(access), UNCUT)) == 1
+
+
+def test_exports_have_the_register(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    result = tmp_path / "run.parquet"
+    assert main.main(["export", write(tmp_path), "--format", "parquet", "-o", str(result)]) == 0
+    rows = parquet.read_table(result).to_pylist()
+    assert [row["register"] for row in rows] == [
+        "CSTS", "CC", "ENTRY[0].ADDR", "MAIN_CNT", "ID",
+    ]  # fmt: skip

@@ -1,0 +1,192 @@
+"""The fault stub, run by an independent CPU."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+import unicorn
+from unicorn import x86_const as regs
+
+from tracer.intercept.stub import (
+    NOTE_MSR,
+    SPILL_SIZE,
+    VALUE_OFFSET,
+    Spill,
+    assemble,
+    pack_request,
+    patch_spill,
+    unpack_spill,
+)
+from tracer.x86.state import GPR
+
+BASE, STACK, DATA, CODE = 0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000
+HANDLER = 0x1000_0000_0000  # beyond the reach of a relative jump
+STUB = assemble(BASE)
+DOOR, SHUT = STUB.doors[2], STUB.doors[3]
+RSVD = 8
+FRAME = STACK + 0x800
+INTERRUPTED = {name: 0x1111_0000_0000_0000 + number for number, name in enumerate(GPR)}
+
+
+def register(name: str) -> int:
+    return int(getattr(regs, f"UC_X86_REG_{name.upper()}"))
+
+
+@pytest.fixture
+def cpu() -> unicorn.Uc:
+    """A CPU that has just taken a page fault at CODE, its handler being the stub."""
+    machine = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+    for address in (BASE, HANDLER, STACK, DATA, CODE):
+        machine.mem_map(address, 0x1000)
+    machine.mem_write(BASE, STUB.code)
+    machine.mem_write(DOOR, STUB.door(DOOR, HANDLER))
+    machine.mem_write(HANDLER, b"\x90" * 16)
+    machine.mem_write(CODE, b"\x90" * 64)
+    for name, value in INTERRUPTED.items():
+        machine.reg_write(register(name), value)
+    return machine
+
+
+def fault(machine: unicorn.Uc, error_code: int, until: int, door: int = DOOR) -> None:
+    cs, ss = machine.reg_read(regs.UC_X86_REG_CS), machine.reg_read(regs.UC_X86_REG_SS)
+    frame = struct.pack("<6Q", error_code, CODE, cs, 0x246, STACK + 0xF00, ss)
+    machine.mem_write(FRAME, frame)
+    machine.reg_write(regs.UC_X86_REG_RSP, FRAME)
+    machine.emu_start(door, until, count=1000)
+    assert machine.reg_read(regs.UC_X86_REG_RIP) == until
+
+
+def spilled(machine: unicorn.Uc) -> tuple[int, Spill]:
+    stack = machine.reg_read(regs.UC_X86_REG_RSP)
+    return stack, unpack_spill(bytes(machine.mem_read(stack, SPILL_SIZE)))
+
+
+@pytest.mark.parametrize("error_code", [0, 1, 2, 7, 0x11, 0x27])
+def test_other_faults_go_to_the_guests_handler(cpu: unicorn.Uc, error_code: int) -> None:
+    fault(cpu, error_code, HANDLER)
+    assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME
+    for name in set(GPR) - {"rsp"}:
+        assert cpu.reg_read(register(name)) == INTERRUPTED[name]
+
+
+@pytest.mark.parametrize("error_code", [0, 2, RSVD])
+def test_through_a_shut_door_nobody_gets_to_a_handler(cpu: unicorn.Uc, error_code: int) -> None:
+    fault(cpu, error_code, STUB.stop, SHUT)
+    assert spilled(cpu)[1].frame.error_code == error_code
+
+
+def test_every_door_fits() -> None:
+    for notes in (True, False):
+        stub = assemble(BASE, notes=notes)
+        assert len({door % 64 for door in stub.doors} | {DOOR % 64}) == 1 and DOOR % 16
+        for door in stub.doors:
+            assert len(stub.door(door, HANDLER)) <= stub.doors.step
+            assert stub.covers(door) and not stub.covers(door + len(stub.code))
+    assert STUB.code[-1] == 0 and STUB.bell % 8 == 0
+
+
+@pytest.mark.parametrize("error_code", [RSVD, RSVD | 2, RSVD | 1, RSVD | 7])
+def test_ours_spills_everything(cpu: unicorn.Uc, error_code: int) -> None:
+    cpu.reg_write(regs.UC_X86_REG_CR2, 0xABCD_1234)
+    fault(cpu, error_code, STUB.stop)
+    stack, spill = spilled(cpu)
+    assert stack + SPILL_SIZE == FRAME + 6 * 8
+    expected = {**INTERRUPTED, "rsp": STACK + 0xF00}
+    assert dict(zip(GPR, spill.gpr, strict=True)) == expected
+    assert (spill.frame.error_code, spill.frame.rip) == (error_code, CODE)
+    assert spill.frame.rflags == 0x246
+    assert spill.cr2 == 0xABCD_1234
+    assert spill.cr0 == cpu.reg_read(regs.UC_X86_REG_CR0)
+    assert spill.cr4 == cpu.reg_read(regs.UC_X86_REG_CR4)
+
+
+def test_changes_reach_the_interrupted_code(cpu: unicorn.Uc) -> None:
+    fault(cpu, RSVD, STUB.stop)
+    stack, spill = spilled(cpu)
+    gpr = list(spill.gpr)
+    gpr[GPR.index("rax")] = 0x55
+    gpr[GPR.index("r15")] = 0x66
+    patch = patch_spill(spill, tuple(gpr), CODE + 3, 0x8D7)
+    assert patch is not None
+    cpu.mem_write(stack + patch[0], patch[1])
+    cpu.emu_start(STUB.stop, STUB.leave, count=1000)
+    values = {name: cpu.reg_read(register(name)) for name in set(GPR) - {"rsp"}}
+    changed = {name: value for name, value in values.items() if value != INTERRUPTED[name]}
+    assert changed == {"rax": 0x55, "r15": 0x66}
+    rsp = cpu.reg_read(regs.UC_X86_REG_RSP)
+    rip, _, rflags, interrupted_rsp, _ = struct.unpack("<5Q", cpu.mem_read(rsp, 40))
+    assert (rip, rflags, interrupted_rsp) == (CODE + 3, 0x8D7, STACK + 0xF00)
+    assert bytes(cpu.mem_read(STUB.leave, 2)) == b"\x48\xcf"  # iretq
+
+
+def test_cr2_is_noted_and_given_back(cpu: unicorn.Uc) -> None:
+    def note() -> int:
+        return int(cpu.msr_read(NOTE_MSR))
+
+    if not keeps_a_note(cpu):
+        pytest.skip("this unicorn has no machine-check banks")
+    cpu.reg_write(regs.UC_X86_REG_CR2, 0xFFFF_8880_1234_5678)
+    fault(cpu, 0, HANDLER)
+    assert note() == 0xFFFF_8880_1234_5678
+    assert cpu.reg_read(regs.UC_X86_REG_CR2) == 0xFFFF_8880_1234_5678
+    cpu.reg_write(regs.UC_X86_REG_CR2, DATA)
+    fault(cpu, RSVD, STUB.stop)
+    assert spilled(cpu)[1].cr2 == DATA
+    cpu.emu_start(STUB.stop, STUB.leave, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_CR2) == 0xFFFF_8880_1234_5678
+    cpu.reg_write(regs.UC_X86_REG_CR2, CODE)
+    cpu.emu_start(STUB.noting, STUB.noted, count=100)
+    assert note() == CODE
+
+
+def keeps_a_note(cpu: unicorn.Uc) -> bool:
+    cpu.msr_write(NOTE_MSR, 0x1234)
+    return int(cpu.msr_read(NOTE_MSR)) == 0x1234
+
+
+def test_a_stub_without_a_note(cpu: unicorn.Uc) -> None:
+    plain = assemble(BASE, notes=False)
+    door = plain.door(plain.doors[0], HANDLER)
+    assert len(door) < len(STUB.door(DOOR, HANDLER))
+    cpu.mem_write(BASE, plain.code)
+    cpu.mem_write(plain.doors[0], door)
+    cs, ss = cpu.reg_read(regs.UC_X86_REG_CS), cpu.reg_read(regs.UC_X86_REG_SS)
+    cpu.mem_write(FRAME, struct.pack("<6Q", 0, CODE, cs, 0x246, STACK + 0xF00, ss))
+    cpu.reg_write(regs.UC_X86_REG_RSP, FRAME)
+    cpu.emu_start(plain.doors[0], HANDLER, count=2 + 1)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == HANDLER
+
+
+def test_nothing_to_write_back(cpu: unicorn.Uc) -> None:
+    fault(cpu, RSVD, STUB.stop)
+    _, spill = spilled(cpu)
+    assert patch_spill(spill, spill.gpr, CODE, 0x246) is None
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_loads_and_stores_on_request(cpu: unicorn.Uc, width: int) -> None:
+    fault(cpu, RSVD, STUB.stop)
+    stack, spill = spilled(cpu)
+    value = 0x8877_6655_4433_2211
+    accesses: list[tuple[int, int, int]] = []
+
+    def note(uc: object, access: int, address: int, size: int, data: int, _: object) -> None:
+        if DATA <= address < DATA + 0x1000:
+            accesses.append((access, address, size))
+
+    cpu.hook_add(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, note)
+    cpu.mem_write(stack, pack_request(DATA + 0x10, value))
+    cpu.emu_start(STUB.stores[width], STUB.done, count=100)
+    assert cpu.mem_read(DATA + 0x10, 8) == value.to_bytes(8, "little")[:width] + bytes(8 - width)
+    cpu.mem_write(stack, pack_request(DATA + 0x10, 0))
+    cpu.emu_start(STUB.loads[width], STUB.done, count=100)
+    read = int.from_bytes(cpu.mem_read(stack + VALUE_OFFSET, width), "little")
+    assert read == value & (1 << 8 * width) - 1
+    assert accesses == [
+        (unicorn.UC_MEM_WRITE, DATA + 0x10, width),
+        (unicorn.UC_MEM_READ, DATA + 0x10, width),
+    ]
+    # From there it leaves as from a stop.
+    cpu.emu_start(STUB.done, STUB.leave, count=100)
+    assert cpu.reg_read(regs.UC_X86_REG_RAX) == spill.gpr[GPR.index("rax")]

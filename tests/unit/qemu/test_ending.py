@@ -1,0 +1,43 @@
+"""tracer.qemu.ending: what counts as the guest's own end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tracer.errors import GuestCrashed, QemuError
+from tracer.qemu.ending import Ending, check
+
+PANIC = "[    4.242] Kernel panic - not syncing: Attempted to kill init!"
+
+
+def ending(*console: str, cause: str = "guest-reset", status: int = 0) -> Ending:
+    return Ending(status, cause, console, "", triple_fault=False)
+
+
+def test_a_guest_that_powered_off_has_not_panicked() -> None:
+    for words in ("a test of Kernel panic - not syncing", PANIC):
+        assert check(ending(words, cause="guest-shutdown"))
+
+
+@pytest.mark.parametrize(
+    "line", [PANIC, "[    4.242][    T1] Kernel panic - not syncing: Attempted to kill init!"]
+)
+def test_a_panic_is_told_in_the_kernels_words(line: str) -> None:
+    with pytest.raises(GuestCrashed, match=r"panicked: Kernel panic - not syncing: Attempted"):
+        check(ending("[    1.0] fine", line, "[    4.243] Rebooting in 1 seconds.."))
+
+
+def test_what_a_program_prints_is_no_panic() -> None:
+    console = ("[    1.0] fine", "Kernel panic - not syncing: says a program", "echo Kernel panic")
+    assert check(ending(*console))
+
+
+def test_a_kernel_without_stamps_panics_too() -> None:
+    with pytest.raises(GuestCrashed, match="Kernel panic - not syncing: VFS"):
+        check(ending("fine", "Kernel panic - not syncing: VFS"))
+
+
+@pytest.mark.parametrize(("cause", "status"), [("", 0), ("host-signal", 0), ("guest-reset", 1)])
+def test_an_end_of_qemus_own(cause: str, status: int) -> None:
+    with pytest.raises(QemuError, match="before its guest did"):
+        check(ending("[    1.0] fine", cause=cause, status=status))

@@ -1,0 +1,91 @@
+"""QEMU's log, followed for changes of its memory map."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tracer.qemu.log import QemuLog
+
+CHANGE = b"flatview_new 0x5555fff66ff0 (root 0x5555ffd34960)\n"
+OTHER = b"memory_region_ops_read cpu 0 mr 0x1 addr 0x2 value 0x3 size 4 name 'hpet'\n"
+
+
+@pytest.fixture(params=["in memory", "file"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> QemuLog:
+    log = QemuLog(tmp_path / "log" if request.param == "file" else None)
+    request.addfinalizer(log.close)
+    return log
+
+
+def test_changes_are_told_once(log: QemuLog) -> None:
+    with Path(log.path).open("wb", buffering=0) as qemu:
+        qemu.write(CHANGE * 3)
+        assert log.map_changed()
+        assert not log.map_changed()
+        qemu.write(OTHER)
+        assert not log.map_changed()
+        qemu.write(OTHER + CHANGE)
+        assert log.map_changed()
+        assert not log.map_changed()
+
+
+def test_the_last_reset_is_found_where_it_is(log: QemuLog) -> None:
+    reset = b"CPU Reset (CPU 0)\n"
+    with Path(log.path).open("wb", buffering=0) as qemu:
+        qemu.write(CHANGE + reset + OTHER)
+        log.map_changed()
+        assert log.reset == len(CHANGE)
+        qemu.write(OTHER + reset[:9])
+        log.map_changed()
+        assert log.reset == len(CHANGE)
+        qemu.write(reset[9:] + b"CPU Reset (CPU 1)\n" + OTHER)
+        log.map_changed()
+        assert log.reset == len(CHANGE + reset + OTHER + OTHER)
+
+
+def test_a_line_that_comes_in_parts(log: QemuLog) -> None:
+    with Path(log.path).open("wb", buffering=0) as qemu:
+        qemu.write(CHANGE)
+        assert log.map_changed()
+        qemu.write(CHANGE[:6])
+        assert not log.map_changed()
+        qemu.write(CHANGE[6:])
+        assert log.map_changed()
+
+
+def test_a_qemu_that_does_not_tell_is_asked_always(log: QemuLog) -> None:
+    assert log.map_changed()
+    with Path(log.path).open("wb", buffering=0) as qemu:
+        qemu.write(OTHER)
+        assert log.map_changed()
+        assert log.map_changed()
+        qemu.write(CHANGE)
+        assert log.map_changed()
+        assert not log.map_changed()
+
+
+def test_a_file_that_cannot_be_followed() -> None:
+    log = QemuLog(Path("/dev/null"))
+    assert log.map_changed()
+    assert log.map_changed()
+    log.close()
+
+
+def test_what_was_read_takes_no_memory() -> None:
+    log = QemuLog(None)
+    with Path(log.path).open("wb", buffering=0) as qemu:
+        for _ in range(40):
+            qemu.write(OTHER * 10_000 + CHANGE)
+            assert log.map_changed()
+        (descriptor,) = log.descriptors
+        whole = os.fstat(descriptor)
+        assert whole.st_size > 40 * 10_000 * len(OTHER)
+        assert whole.st_blocks * 512 < 4 << 20
+        qemu.write(CHANGE)
+        assert log.map_changed()
+    assert log.tail(len(CHANGE)) == CHANGE
+    log.close()
+    log.close()

@@ -1,0 +1,435 @@
+"""Breaks: the words that make them, what they match, and how they count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import stop_sample
+import trace_sample as sample
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.access.decision import Pending
+from tracer.access.region import Region
+from tracer.access.transfer import Transfer
+from tracer.errors import UsageError
+from tracer.query.breakpoint import (
+    Break,
+    Breaks,
+    Until,
+    matches,
+    parse_break,
+    parse_condition,
+    parse_pattern,
+    parse_until,
+)
+from tracer.query.condition.lexicon import Lexicon
+from tracer.query.facts import AccessFacts, facts_of_access, facts_of_pending
+from tracer.query.place import Known, parse_place
+from tracer.trace.record import Via
+from tracer.trace.selection import Span
+from tracer.x86.bus import Direction
+from tracer.x86.decode import decode
+from tracer.x86.state import CpuState, Mode
+
+NVME = Region("nvme", 0xFEBF0000, 0xFEBF1FFF, 0xFEBF0000, "nvme", "nvme")
+
+
+def span_of(region: str, register: str) -> Span | None:
+    return Span(0x14, 0x17) if (region, register) == ("nvme", "CC") else None
+
+
+REGIONS = ("nvme", "nvme.msix-table", "hpet")
+FUNCTIONS = ("nvme_reset_work", "nvme_pci_enable", "worker_thread")
+KNOWN = Known(
+    REGIONS,
+    span_of,
+    lambda region: ("CC", "CAP", "SQ0TDBL") if region == "nvme" else (),
+    size=lambda region: 0x2000,
+    answers=lambda first, last: first <= 0xFEBF1FFF and last >= 0xFEBF0000,
+    words={
+        "region": Lexicon("region", lambda: REGIONS),
+        "register": Lexicon(
+            "register", lambda: ("CC", "CAP", "SQ0TDBL"), lambda name: name == "SQ30TDBL"
+        ),
+        "function": Lexicon("function", lambda: FUNCTIONS),
+        "symbol": Lexicon("function", lambda: FUNCTIONS, stem=lambda text: text.split("+")[0]),
+        "module": Lexicon("module", lambda: ("nvme",)),
+    },
+)
+
+
+def live(
+    direction: Direction = "write",
+    offset: int = 0x1000,
+    value: int | None = 3,
+    via: Via = "emulated",
+    callers: tuple[str, ...] = (),
+    code: str = "8903",
+    width: int = 4,
+) -> AccessFacts:
+    """Return the facts of an access to the NVMe controller that is about to be made."""
+    transfer = Transfer(
+        direction, 0xFFFFC90000000000 + offset, NVME.base + offset, width, value, NVME, True, False
+    )
+    insn = decode(bytes.fromhex(code), 0xFFFFFFFF81000000, Mode.LONG)
+    pending = Pending(
+        seq=7, time_ns=2_000_000_000, vcpu=1, symbol="nvme_pci_enable+0x5e [nvme]",
+        code=insn.code, insn=insn, cpu=CpuState(gpr=tuple(range(16))), space=stop_sample.space(),
+        transfer=transfer,
+        foretold=(transfer,), via=via,
+    )  # fmt: skip
+    names = {0x14: "CC", 0x1000: "SQ0TDBL"}
+    return facts_of_pending(
+        pending,
+        register=lambda region, offset, width: names.get(offset, ""),
+        callers=lambda: callers,
+        phase="initcall nvme_init",
+    )
+
+
+def test_facts_of_a_pending_access() -> None:
+    facts = live()
+    asked = ("region", "device", "register", "symbol", "function", "module", "mnemonic", "phase")
+    assert [facts[name] for name in asked] == [
+        "nvme", "nvme", "SQ0TDBL", "nvme_pci_enable+0x5e", "nvme_pci_enable", "nvme", "mov",
+        "initcall nvme_init",
+    ]  # fmt: skip
+    assert (facts["$rbx"], facts["$rip"], facts["seq"], facts["vcpu"]) == (3, 0, 7, 1)
+    assert (facts["offset"], facts["address"]) == (0x1000, 0xFEBF1000)
+
+
+def test_facts_of_a_recorded_access() -> None:
+    record = sample.intercept(
+        2, sample.device("nvme", 0x14, 4, "write", 5), text="lock xadd dword ptr [rax], ecx"
+    )
+    facts = facts_of_access(record, record.accesses[0], 2)
+    assert (facts["value"], facts["offset"], facts["seq"], facts["mnemonic"]) == (
+        5,
+        0x14,
+        2,
+        "xadd",
+    )
+    assert (facts["$rax"], facts["$rbx"], facts["register"]) == (0xFFFFC90000000000, None, "")
+    assert facts.callers == ("nvme_pci_enable+0x5e",)
+
+
+@pytest.mark.parametrize(
+    ("text", "facts", "hit"),
+    [
+        ("write nvme+0x1000 if value & 0xff == 3", live(), True),
+        ("write nvme+0x1000 if value & 0xff == 3", live(value=4), False),
+        ("read nvme+0x1000", live(), False),
+        ("access nvme+0x1003", live(), True),
+        ("nvme+0x1004", live(), False),
+        ("nvme+0x1000-0x1fff", live(offset=0x1FFC), True),
+        ("nvme", live(), True),
+        ("nvm*", live(), True),
+        ("hpet", live(), False),
+        ("0xfebf1000", live(), True),
+        ("0xfebf1004-0xfebf1fff", live(), False),
+        ("nvme.CC", live(offset=0x14), True),
+        ("nvme CC", live(offset=0x18), False),
+        ("nvme sq*", live(), True),
+        ("nvme.CC", live(offset=0x14, width=0), True),
+        ("symbol nvme_reset_work", live(callers=("nvme_reset_work+0x2", "worker_thread")), True),
+        ("symbol nvme_reset_work", live(), False),
+        ("symbol nvme_pci_*", live(), True),
+        ("unhandled", live(via="stepped"), True),
+        ("unhandled", live(), False),
+        ("verdict linux-tdx", live(), False),
+        ("verdict linux-tdx", live(code="0103"), True),
+        ("if $ebx == 3 and module == nvme", live(), True),
+        ("verdict if cpl == 3", live(code="0103"), False),
+    ],
+)
+def test_matches(text: str, facts: AccessFacts, hit: bool) -> None:
+    assert matches(parse_break(text, KNOWN), facts) is hit
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "break needs a place or a condition: nvme+0x1000, or if value == 3"),
+        ("nvmw", "no region is called nvmw; did you mean nvme?"),
+        ("wriet nvme", "no region is called wriet; did you mean write?"),
+        ("xyz", "no region is called xyz; there are: hpet, nvme, nvme.msix-table"),
+        ("nvme.CD", "nvme has no register CD; it has: CAP, CC, SQ0TDBL"),
+        ("nvme+0xzz", "0xzz is no offset: 0x1000 is, and 0x1000-0x1fff are"),
+        ("nvme+8-4", "8-4 ends before it begins"),
+        ("nvme+8 CC", "nvme+8 says which bytes, so no register follows: CC"),
+        ("0x12q", "0x12q is no physical address: 0x1000 is, and 0x1000-0x1fff are"),
+        ("verdict linux-tdz", "no profile is called linux-tdz; did you mean linux-tdx?"),
+        ("symbol", "symbol needs a function: symbol nvme_*"),
+        ("unhandled foo", "foo cannot follow unhandled; if, once, times, after can"),
+        ("nvme times 0", "times needs a number from 1, not 0"),
+        ("nvme after", "after needs a number from 1, not nothing"),
+        ("nvme once times 2", "times comes too late: the break has such a clause already"),
+        ("value == 3", "a condition follows if: if value == 3"),
+        ("nvme if value = 3", "unknown operator = at column 15; == compares"),
+        ("nvme if value == 3 tims 2",
+         "expected an operator at column 20, not tims; did you mean times?"),
+        ("nvme if region == hpt", "no region is called hpt; did you mean hpet?"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_an_error(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_break(text, KNOWN)
+    assert str(caught.value) == message
+
+
+UNKNOWN = [
+    ("symbol nvme_rest_work",
+     "no function is called nvme_rest_work; did you mean nvme_reset_work?"),
+    ("symbol nvmes_*", "no function is called anything like nvmes_*"),
+    ("nvm?x", "no region is called anything like nvm?x"),
+    ("hdet", "no region is called hdet; did you mean hpet?"),
+    ("hdet.CC", "no region is called hdet.CC; there are: hpet, nvme, nvme.msix-table"),
+    ("nvme.CD", "nvme has no register CD; it has: CAP, CC, SQ0TDBL"),
+    ("nvme.Z*", "nvme has no register like Z*"),
+    ("nvme+0x2000", "nvme ends at offset 0x1fff"),
+    ("read nvm*+0x2000-0x2fff", "nvme ends at offset 0x1fff"),
+    ("0xfebf2000", "no device answers at physical 0xfebf2000: `info devices` lists them"),
+    ("if register == CCC", "no register is called CCC; did you mean CC?"),
+    ("if register ~ Z*", "no register is called anything like Z*"),
+    ("if function != nvme_rest_work",
+     "no function is called nvme_rest_work; did you mean nvme_reset_work?"),
+    ("if symbol == nvme_pci_enabel+0x5e",
+     "no function is called nvme_pci_enabel; did you mean nvme_pci_enable?"),
+    ("if function ~ nvme_rest_work",
+     "no function is called nvme_rest_work; did you mean nvme_reset_work?"),
+    ("if module == nvem", "no module is called nvem; did you mean nvme?"),
+]  # fmt: skip
+"""Breaks with a name that nothing has, and what is said of them."""
+
+
+@pytest.mark.parametrize(("text", "message"), UNKNOWN)
+def test_a_name_that_nothing_has_is_told_and_can_be_waited_for(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_break(text, KNOWN)
+    assert (str(caught.value), caught.value.may_come) == (message, True)
+    for said in (f"{text} pending", f"{text} pending once", f"{text} once pending"):
+        item = parse_break(said, KNOWN)
+        assert (item.text, item.pending) == (text, True)
+        assert "pending" in item.note and "pending" not in replace(item, hits=1).note
+        assert not matches(item, live(offset=0x14)) or "!=" in text
+    if not text.startswith("symbol"):
+        assert parse_pattern(f"{text} pending", KNOWN) == replace(item.pattern)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "symbol nvme_reset_work", "symbol nvme_*", "symbol nvme_pci_enable+0x5e", "nvm*", "nvme+8",
+        "nvme+0x1fff-0x2fff", "nvme sq3*", "if register == SQ30TDBL", "if register ~ SQ3*",
+        'if register == ""', "if module != nvme", "if symbol == nvme_pci_enable+0x5e",
+        "0xfebf1fff-0xffffffff",
+    ],
+)  # fmt: skip
+def test_a_name_that_something_has_is_not_waited_for(text: str) -> None:
+    for said in (text, f"{text} pending"):
+        assert not parse_break(said, KNOWN).pending
+
+
+def test_pending_lets_no_other_mistake_pass() -> None:
+    for text in ("nvme if value = 3", "if direction == raed", "verdict linux-tdz", "symbol"):
+        with pytest.raises(UsageError) as caught:
+            parse_break(f"{text} pending", KNOWN)
+        assert not caught.value.may_come
+
+
+def test_what_is_waited_for_stops_once_it_is_there() -> None:
+    for text, facts in (
+        ("symbol nvme_probe pending", live(callers=("nvme_probe+0x5",))),
+        ("usb.CC pending", {"region": "usb", "device": "usb", "register": "CC", "offset": 4}),
+        ("usb.msix pending", {"region": "usb.msix", "device": "usb", "register": "", "offset": 4}),
+        ("nvme.CD pending", {"region": "nvme", "device": "nvme", "register": "CD", "offset": 4}),
+    ):
+        known = {"direction": "read", "width": 4, "address": 0}
+        sought = facts if isinstance(facts, AccessFacts) else {**known, **facts}
+        assert parse_break(text, KNOWN).fits(sought)  # type: ignore[arg-type]
+    assert parse_until("nvme_probe pending", 0, KNOWN).symbol == "nvme_probe"
+    with pytest.raises(UsageError, match="did you mean nvme_reset_work"):
+        parse_until("nvme_rest_work", 0, KNOWN)
+    with pytest.raises(UsageError, match="no register is called CCC"):
+        parse_condition("register == CCC", KNOWN)
+    assert parse_condition("register == CCC pending", KNOWN).text == "register == CCC"
+
+
+def run(item: Break, accesses: int) -> tuple[list[int], Breaks]:
+    """Make accesses; return at which of them, from 1, the guest stops."""
+    breaks, stops = Breaks().added(item), []
+    for number in range(1, accesses + 1):
+        checked = breaks.check(live())
+        breaks = checked.breaks
+        if checked.stopped:
+            stops.append(number)
+    return stops, breaks
+
+
+@pytest.mark.parametrize(
+    ("text", "stops"),
+    [
+        ("nvme", [1, 2, 3, 4, 5, 6]),
+        ("nvme once", [1]),
+        ("nvme times 2", [1, 2]),
+        ("nvme after 4", [5, 6]),
+        ("nvme if value == 3 after 2 times 2", [3, 4]),
+        ("nvme once if value == 3", [1]),
+        ("nvme if count % 3 == 0", [3, 6]),
+        ("hpet", []),
+    ],
+)
+def test_counts(text: str, stops: list[int]) -> None:
+    assert run(parse_break(text, KNOWN), 6)[0] == stops
+
+
+def test_what_is_used_up_is_gone_and_its_number_with_it() -> None:
+    _, breaks = run(parse_break("nvme", temporary=True), 1)
+    assert breaks.items == ()
+    assert breaks.added(parse_break("nvme")).items[0].number == 2
+
+
+def test_hits_are_counted_and_ignored() -> None:
+    breaks = Breaks().added(parse_break("write nvme if value == 3", KNOWN)).ignoring(1, 1)
+    assert [row.note for row in breaks.describe()] == ["ignores the next 1"]
+    first = breaks.check(live())
+    second = first.breaks.check(live(value=4)).breaks.check(live())
+    assert not first.stopped and [item.hits for item in second.stops] == [2]
+    row = second.breaks.describe()[0]
+    assert (row.number, row.kind, row.enabled, row.hits) == (1, "access", True, 2)
+    assert row.text == "write nvme if value == 3" and second.breaks.items[0].fitted == 3
+
+
+def test_changes() -> None:
+    breaks = Breaks()
+    for text in ("nvme", "hpet", "unhandled"):
+        breaks = breaks.added(parse_break(text, KNOWN))
+    assert breaks.numbers("1 2-9") == (1, 2, 3) == breaks.numbers("")
+    assert not breaks.enabled([1], False).check(live()).stopped
+    changed = breaks.conditioned(1, parse_condition("value == 9", KNOWN))
+    assert changed.items[0].text == "nvme if value == 9" and not changed.check(live()).stopped
+    assert changed.conditioned(1, None).check(live()).stopped
+    assert [item.number for item in breaks.deleted([2]).items] == [1, 3]
+    with pytest.raises(UsageError, match=r"^there is no break 7; there are: 1, 2, 3$"):
+        breaks.deleted([7])
+    with pytest.raises(UsageError, match=r"^x is no number of a break: 2 is, and 2-4 are$"):
+        breaks.numbers("x")
+    with pytest.raises(UsageError, match=r"^break 1 cannot ignore -1 hits$"):
+        breaks.ignoring(1, -1)
+
+
+def test_a_read_is_judged_by_its_value_once_it_is_answered() -> None:
+    breaks = Breaks().added(parse_break("nvme if value == 3")).added(parse_break("nvme"))
+    assert breaks.needs_value and not breaks.needs_stack
+    before = breaks.check(live("read", value=None))
+    assert [item.number for item in before.stops] == [2]
+    after = before.breaks.check(live("read", value=3), answered=True)
+    assert [item.number for item in after.stops] == [1]
+    assert [item.fitted for item in after.breaks.items] == [1, 1]
+    assert [item.number for item in breaks.check(live("write")).stops] == [1, 2]
+
+
+def test_a_condition_without_an_answer_stops_and_names_its_break() -> None:
+    breaks = Breaks().added(parse_break("if value // cpl == 3")).added(parse_break("nvme"))
+    checked = breaks.check(live())
+    assert [str(error) for error in checked.errors] == ["break 1: division by zero at column 10"]
+    assert checked.stopped and [item.number for item in checked.stops] == [2]
+
+
+def test_filters() -> None:
+    assert parse_pattern("").wants(live())
+    assert parse_pattern("write nvme if value == 3", KNOWN).wants(live())
+    assert not parse_pattern("read", KNOWN).wants(live())
+    with pytest.raises(UsageError, match=r"^once belongs to breaks: "):
+        parse_pattern("nvme once", KNOWN)
+    with pytest.raises(UsageError, match=r"^count is of breaks: "):
+        parse_pattern("if count == 2")
+
+
+@pytest.mark.parametrize(
+    ("text", "until"),
+    [
+        ("1.2s", Until(time_ns=1_200_000_000)),
+        ("1.2", Until(time_ns=1_200_000_000)),
+        ("350ms", Until(time_ns=350_000_000)),
+        ("+50ms", Until(time_ns=250_000_000)),
+        ("nvme_*", Until(symbol="nvme_*")),
+    ],
+)
+def test_until(text: str, until: Until) -> None:
+    assert parse_until(text, 200_000_000) == until
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0.1", "0.1 is past: it is 0.200000 s in the guest"),
+        ("1e3", "1e3 is no time: 1.2s, 350ms and +50ms are"),
+        ("99999999999s", "99999999999s is no time: 1.2s, 350ms and +50ms are"),
+        ("", "until needs a time or a function: 1.2s, +50ms, nvme_reset_work"),
+    ],
+)
+def test_no_until(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_until(text, 200_000_000)
+    assert str(caught.value) == message
+
+
+def test_until_is_reached() -> None:
+    assert Until(time_ns=2_000_000_000).reached(live())
+    assert not Until(time_ns=2_000_000_001).reached(live())
+    assert Until(symbol="nvme_reset_work").reached(live(callers=("nvme_reset_work",)))
+
+
+WORDS = "read write nvme nvme+ + - if once times after 3 symbol verdict value == . nvme. 0x CC"
+
+
+@given(st.text(max_size=30) | st.lists(st.sampled_from(WORDS.split()), max_size=7).map(" ".join))
+def test_any_words_make_a_break_or_an_error_in_one_line(text: str) -> None:
+    for known in (KNOWN, Known()):
+        try:
+            item = replace(parse_break(text, known), number=1)
+            matches(item, live())
+        except UsageError as error:
+            assert str(error) and "\n" not in str(error)
+        try:
+            parse_until(text, 0)
+        except UsageError as error:
+            assert "\n" not in str(error)
+
+
+def test_an_offset_of_a_region_is_not_one_of_its_device_s_others() -> None:
+    for text in ("nvme+0x14", "nvme.CC"):
+        (spot,) = parse_place(text, KNOWN).spots
+        for region, fits in (("nvme", True), ("nvme.msix-table", False)):
+            facts = {"region": region, "device": "nvme", "offset": 0x14, "width": 4}
+            assert spot.holds(facts) is fits
+    # The name of a device alone is that of all its regions.
+    device = Known(("nvme.a", "nvme"), devices=("nvme",))
+    facts = {"region": "nvme.a", "device": "nvme", "offset": 0x14, "width": 4}
+    assert parse_place("nvme+0x14", device).holds(facts)
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("usb", True),
+        ("usb+0x14", True),
+        ("usb+0x18", False),
+        ("usb.CC", True),
+        ("us*", True),
+        ("hp*", False),
+    ],
+)
+def test_a_device_holds_the_regions_of_its_parts(text: str, held: bool) -> None:
+    known = Known(
+        ("nvme", "usb.msix-table", "usb", "hpet"),
+        span_of,
+        lambda region: ("CC", "CAP"),
+        ("usb",),
+        {"nvme": ("nvme", "usb"), "usb.msix-table": ("usb",)},
+    )
+    facts = {"region": "nvme", "device": "nvme", "offset": 0x14, "width": 4, "address": 0}
+    assert parse_place(text, known).holds(facts) is held

@@ -1,0 +1,223 @@
+"""The commands of the prompt, on a guest that is made up: what they do and say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import stop_sample
+from guest_sample import CRASH, Talk
+from talk_sample import run, told
+
+from tracer.repl.result import Paper
+from tracer.trace.record import UserRecord
+
+# ---- going on
+
+
+def test_step_stands_before_the_next_access() -> None:
+    talk = told("step")
+    assert talk.session.made == []
+    assert "nvme+0x1c" in talk.text and "CSTS" in talk.text and "R4" in talk.text
+
+
+def test_steps_are_counted() -> None:
+    assert told("step 3").session.made == [("read", 1), ("write", 0)]
+
+
+def test_an_empty_line_steps_again() -> None:
+    talk = told("step", "", "")
+    assert len(talk.session.made) == 2
+
+
+def test_an_empty_line_after_another_command_does_nothing() -> None:
+    assert told("step", "info breaks", "").session.made == []
+
+
+def test_next_and_until_and_continue() -> None:
+    assert len(told("next nvme").session.made) == 0
+    assert len(told("until 1.003").session.made) == 3
+    assert len(told("step", "until +2ms").session.made) == 2
+    assert told("until nvme_reset_work").session.made == []
+    talk = told("continue")
+    assert len(talk.session.made) == 6
+    assert talk.said[-1] == "the guest has powered off"
+
+
+def test_a_crash_is_the_failure_of_the_command_that_let_the_guest_go_on() -> None:
+    async def test(talk: Talk) -> None:
+        assert await talk.type("continue") == 1
+        assert talk.complaints == ["the guest panicked: no init"]
+        assert await talk.type("show last 2", "info regions") == 0
+        assert await talk.type("step") == 2
+        assert talk.complaints[-1] == "the guest has ended (the guest panicked: no init)"
+
+    run(test, error=CRASH)
+
+
+def test_detached_the_guest_is_out_of_reach() -> None:
+    async def test(talk: Talk) -> None:
+        assert await talk.type("detach") == 0
+        await talk.control.wait()
+        assert talk.session.made == [] and talk.control.outcome == "poweroff"
+
+    run(test)
+
+
+# ---- stopping
+
+
+def test_a_break_stops_before_the_access() -> None:
+    talk = told("break write nvme.CC", "continue")
+    assert talk.session.made == [("read", 1)]
+    assert "break 1: write nvme.CC" in talk.said
+
+
+def test_a_break_on_the_value_of_a_read_stops_once_the_device_has_answered() -> None:
+    talk = told("break read nvme if value == 1", "continue", "set value 7", "step")
+    assert talk.session.made[0] == ("read", 7)
+
+
+def test_hits_are_counted_and_a_temporary_break_is_gone_after_its_stop() -> None:
+    talk = told("break write nvme", "tbreak nvme.CSTS", *3 * ["continue"], "info breaks")
+    assert talk.said[-1] == "1   2 hits  write nvme"
+
+
+def test_a_symbol_is_what_makes_the_access_or_has_called_it() -> None:
+    assert told("break symbol nvme_reset_work", "continue").session.made == []
+    assert told("break symbol nvme_pci_*", "continue").session.made == []
+    # It was interrupted: it has called nobody.
+    assert len(told("break symbol linux_banner", "continue").session.made) == 6
+
+
+def test_a_condition_without_an_answer_stops_and_says_so() -> None:
+    assert "break 1: " in told("break nvme if value // 0 == 1", "continue").text
+
+
+def test_breaks_are_kept_by_number() -> None:
+    talk = told("break nvme.CC", "tbreak nvme.CSTS", "disable 1", "ignore 2 1", "info breaks")
+    assert talk.said[-2:] == [
+        "1   disabled, 0 hits  nvme.CC",
+        "2   0 hits  nvme.CSTS  (ignores the next 1, once)",
+    ]
+    talk = told("break nvme.CC", "condition 1 value == 3", "delete 1", "info breaks")
+    assert talk.said[1:] == [
+        "break 1: nvme.CC if value == 3",
+        "deleted break 1",
+        "there are no breaks; `help break` tells how to make one",
+    ]
+
+
+# ---- looking
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("plan", "the 4 bytes read, zero-extended"),
+        ("regs", "rflags"),
+        ("regs rsi", "rsi"),
+        ("bt", "no more of it here"),
+        ("x/2xg $rsp", "0x"),
+        ("page", "poison"),
+        ("sym nvme_reset_work", "0xffffffff81002000  nvme_reset_work+0x0"),
+        ("sym nvme_*", "nvme_pci_reg_read32"),
+        ("stats", "call site"),
+        ("info region nvme", "CSTS"),
+        ("info devices", "nvme"),
+        ("info mappings", "no traced region"),
+        ("info display", "nothing is displayed"),
+        ("info filters", "every access is shown"),
+        ("show last", "no access yet"),
+        ("trace", "traced: nvme"),
+        ("help", "go on:"),
+        ("help break", "examples:"),
+        ("history", ""),
+    ],
+)
+def test_looking_says(line: str, words: str) -> None:
+    assert words in told("step", line).text
+
+
+def test_help_fills_the_lines_of_a_narrow_terminal() -> None:
+    lines = told("help break").said
+    text = lines[lines.index("") + 1 :]
+    assert max(map(len, text)) <= 100
+
+    async def test(talk: Talk) -> None:
+        talk.interpreter.paper = lambda: Paper(50)
+        assert await talk.type("help break") == 0
+        (start,) = (n for n, line in enumerate(talk.said) if line.startswith("PLACE is"))
+        paragraph = talk.said[start : talk.said.index("examples:") - 1]
+        assert all(30 < len(line) <= 50 for line in paragraph[:-1])
+        assert not any(line.startswith(" ") for line in paragraph)
+
+    run(test)
+
+
+def test_nothing_of_a_device_is_read_by_looking_at_memory() -> None:
+    talk = told("step", "x/4xw $rsi")
+    assert "a device, which is not read; `peek nvme+" in talk.text
+    assert talk.session.made == []
+
+
+# ---- changing
+
+
+def test_another_value_for_the_guest_and_for_the_device() -> None:
+    talk = told("step", "set value 0x10300", "step", "set value = 5", "step")
+    assert talk.session.made == [("read", 0x10300), ("write", 5)]
+    notes = [record.text for record in talk.records if isinstance(record, UserRecord)]
+    assert notes == ["set value 0x10300", "set value 0x5"]
+
+
+def test_skip_leaves_the_device_alone() -> None:
+    assert told("step", "skip 9").session.made == [("skip", 9)]
+
+
+def test_a_fault_in_place_of_the_instruction() -> None:
+    assert told("step", "fault gp").session.made[0][0] == "fault 13"
+    assert told("step", "fault pf").session.made[0][0] == "fault 14"
+
+
+def test_a_register_is_set() -> None:
+    assert told("step", "set $rax 0x5").session.made[0][0] == "retry 0x5"
+
+
+def test_a_register_is_set_to_a_sum() -> None:
+    talk = told("step", "set $rax = $rsi - 0x1c")
+    assert talk.said[-1].startswith(f"$rax is {stop_sample.LINEAR:#x} (was ")
+    talk = told("step", "set $rax = -1")
+    assert talk.said[-1].startswith("$rax is 0xffffffffffffffff (was ")
+
+
+def test_what_is_displayed_is_shown_at_each_stop_of_a_script() -> None:
+    talk = told("display regs rip", "step", "set $rax 1", "step")
+    assert [line.split()[0] for line in talk.said].count("rip") == 2
+
+
+def test_an_empty_line_repeats_what_was_typed_and_not_what_was_displayed() -> None:
+    talk = told("display disas", "step", "", "")
+    assert talk.session.made == [("read", 1), ("write", 0)]
+
+
+def test_peek_and_poke_know_registers() -> None:
+    talk = told("step", "peek nvme.VS", "poke nvme.CC 0x460001", "peek nvme.CC", "peek/1 nvme+0x1c")
+    assert "nvme+0x8 VS  0x00010400" in talk.said[2]
+    assert talk.session.device[0x14] == 0x460001
+    assert "EN" in talk.said[-2]
+    assert talk.said[-1].startswith("nvme+0x1c")
+
+
+def test_a_register_that_is_only_read_is_not_said_to_be_written() -> None:
+    talk = told("step", "poke nvme.CSTS 1", "poke nvme.CC 1", json=True)
+    sent, written = (json.loads(line)["result"] for line in talk.said[-2:])
+    assert sent["read_only"] and "read-only register" in sent["text"]
+    assert not written["read_only"] and written["text"].endswith("written")
+
+
+def test_trace_and_bypass_choose() -> None:
+    asked = told("bypass nvme", "trace off", "trace on").session.asked
+    assert [(choice.wanted, choice.bypassed) for choice in asked] == [
+        ((), ("nvme",)), ((), ("nvme",)), ((), ()),
+    ]  # fmt: skip

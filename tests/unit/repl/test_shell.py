@@ -1,0 +1,154 @@
+"""A script on the command line, from the kernel's entry to the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from guest_sample import CRASH, MAPS, FakeSession, accesses
+
+from tracer.cli.boot import add_arguments
+from tracer.cli.interactive import wish
+from tracer.errors import TracerError, UsageError
+from tracer.repl.interruption import Interruption
+from tracer.repl.result import Paper
+from tracer.repl.shell import Shell, Wish
+from tracer.trace.naming import Naming
+
+Output = pytest.CaptureFixture[str]
+
+
+def carried_out(asked: Wish, error: TracerError | None = None) -> tuple[int, FakeSession]:
+    """Run a shell on a guest that is made up; return the exit status, and what became of it."""
+    session = FakeSession(accesses(), error)
+
+    async def body() -> int:
+        interruption = Interruption(lambda text: None, person=False)
+        shell = Shell(session, Naming(MAPS), asked, interruption, Paper)  # type: ignore[arg-type]
+        return await shell.run()
+
+    return asyncio.run(body()), session
+
+
+def commands(*texts: str, **options: Any) -> Wish:
+    return Wish(steps=tuple(("commands", text) for text in texts), **options)
+
+
+def test_commands_are_carried_out_in_order_and_the_session_ends(capsys: Output) -> None:
+    status, session = carried_out(commands("step; step", "info breaks"))
+    assert (status, session.made) == (0, [("read", 1)])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("there are no breaks")
+
+
+def test_the_first_failure_is_the_exit_status(capsys: Output) -> None:
+    status, _ = carried_out(commands("step; stepp; info breaks"))
+    out, err = capsys.readouterr()
+    assert status == 2 and "breaks" not in out
+    assert err == "vetrace: there is no command stepp; did you mean step?\n"
+
+
+def test_a_crash_is_a_failure(capsys: Output) -> None:
+    assert carried_out(commands("continue"), CRASH)[0] == 1
+    assert capsys.readouterr().err == "vetrace: the guest panicked: no init\n"
+
+
+def test_a_guest_that_was_detached_is_waited_for() -> None:
+    status, session = carried_out(commands("step; detach"))
+    assert (status, session.released) == (0, True)
+
+
+def test_accesses_are_shown_when_they_are_asked_for(capsys: Output) -> None:
+    carried_out(commands("continue"))
+    assert "nvme+0x14" not in capsys.readouterr().out
+    carried_out(commands("watch on; continue"))
+    assert capsys.readouterr().out.count("nvme+0x14") == 3
+    carried_out(commands("watch on; continue", json=True))
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [item["command"] for item in found if "command" in item] == ["watch", "continue"]
+    assert [item["register"] for item in found if "seq" in item] == 3 * ["CSTS", "CC"]
+
+
+def test_a_script_and_then_standard_input(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "boot.txt"
+    path.write_text("step\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("step\n\nnonsense\nstep\n"))
+    status, session = carried_out(Wish(interactive=True, steps=(("file", str(path)),)))
+    assert (status, len(session.made)) == (2, 1)
+    out, err = capsys.readouterr()
+    assert "nvme+0x1c" in out  # the access that was stepped over is shown
+    assert err == "vetrace: standard input:3: there is no command nonsense; `help` lists all\n"
+
+
+def test_a_file_of_ones_own_that_does_not_do(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("1 / 0\n")
+    with pytest.raises(UsageError, match=r"own.py:1: ZeroDivisionError: division by zero"):
+        carried_out(commands("step", extensions=(path,)))
+
+
+# ---- the command line
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_files_and_commands_keep_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.touch()
+    asked = wish(arguments("-e", "step", "-x", str(path), "-e", "plan", "-i"), None)
+    assert asked.steps == (("commands", "step"), ("file", str(path)), ("commands", "plan"))
+    assert asked.interactive and asked.asked
+    assert not wish(arguments(), None).asked
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--load", "own.py"], "--load is for a prompt or a script"),
+        (["--load", "no.py", "-i"], "there is no file no.py to load"),
+        (["-x", "no.txt"], "there is no script no.txt"),
+        (["-i", "--untraced"], "--untraced leaves nothing to stop at"),
+    ],
+)
+def test_what_makes_no_sense(words: list[str], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        wish(arguments(*words), None)
+
+
+# ---- Ctrl-C before there is a prompt
+
+
+def test_the_first_ctrl_c_tells_and_the_second_ends() -> None:
+    told: list[str] = []
+
+    async def body() -> None:
+        interruption = Interruption(told.append, person=True)
+        task = asyncio.current_task()
+        assert task is not None
+        interruption.install(task)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.01)
+        assert told == ["the guest will stop at its kernel's entry; Ctrl-C again quits"]
+        taken: list[int] = []
+        interruption.on_interrupt = lambda: taken.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.01)
+        assert taken == [1]
+        interruption.on_interrupt = None
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(10)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(body())

@@ -1,0 +1,31 @@
+"""Sizes of memory, as the command line has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tracer.errors import UsageError
+from tracer.session.launch import parse_memory
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512M", 512 << 20),
+        ("2G", 2 << 30),
+        ("1g", 1 << 30),
+        ("64", 64 << 20),
+        ("131072K", 128 << 20),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "M", "12T", "-512M", "0", "63M", "512.5M", "65537K", "1 G", "0x200", "lots"]
+)
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_memory(text)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,230 @@
+"""Records as lines of JSON: round trips, and lines nobody should trust."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+import trace_sample as sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tracer.errors import TraceError
+from tracer.trace import codec
+from tracer.trace.record import (
+    FORMAT_VERSION,
+    GhcbExit,
+    Header,
+    Intercept,
+    MemoryAccess,
+    Record,
+    RegionInfo,
+    StackFrame,
+    StackRecord,
+    TdVmcall,
+    TdVmcallInput,
+    TdVmcallOutput,
+)
+
+hexes = st.integers(0, (1 << 512) - 1).map(hex)
+words = st.text(st.characters(codec="utf-8"), max_size=20)
+times = st.integers(0, (1 << 63) - 1)
+
+intercepts = st.builds(
+    Intercept,
+    seq=times,
+    time_ns=times,
+    vcpu=st.integers(0, 255),
+    cpl=st.integers(0, 3),
+    mode=st.sampled_from([16, 32, 64]),
+    rip=hexes,
+    symbol=st.none() | words,
+    code=st.binary(min_size=1, max_size=15).map(bytes.hex),
+    text=words,
+    cr2=hexes,
+    error_code=hexes,
+    via=st.sampled_from(["emulated", "stepped"]),
+    accesses=st.lists(
+        st.builds(
+            MemoryAccess,
+            direction=st.sampled_from(["read", "write"]),
+            width=st.integers(1, 64),
+            linear=hexes,
+            physical=hexes,
+            value=st.none() | hexes,
+            region=st.none() | words,
+            offset=st.none() | hexes,
+        ),
+        max_size=3,
+    ),
+    before=st.dictionaries(st.text(string.ascii_lowercase), hexes, max_size=3),
+    after=st.dictionaries(st.text(string.ascii_lowercase), hexes, max_size=3),
+    note=st.none() | words,
+    stack=st.none() | times,
+)
+
+stacks = st.builds(
+    StackRecord,
+    time_ns=times,
+    id=times,
+    frames=st.lists(st.builds(StackFrame, rip=hexes, symbol=st.none() | words), max_size=3),
+    lost=st.none() | words,
+)
+
+
+@pytest.mark.parametrize("record", sample.RECORDS, ids=lambda record: type(record).__name__)
+def test_every_kind_of_record_survives_a_round_trip(record: Record) -> None:
+    assert codec.decode(codec.encode(record), 2) == record
+
+
+@settings(deadline=None)
+@given(intercepts | stacks)
+def test_any_record_survives_a_round_trip(record: Record) -> None:
+    line = codec.encode(record)
+    assert line.count(b"\n") == 1 and line.endswith(b"\n")
+    assert codec.decode(line, 2) == record
+
+
+def test_the_header_survives_a_round_trip() -> None:
+    assert codec.decode_header(codec.encode(sample.HEADER)) == sample.HEADER
+
+
+def test_a_record_is_one_json_object_with_its_type_first() -> None:
+    line = codec.encode(sample.RECORDS[6])
+    assert line.startswith(b'{"type":"mmio",')
+    assert json.loads(line)["accesses"][0]["physical"] == "0xfebf001c"
+
+
+def changed(**members: object) -> bytes:
+    return json.dumps(json.loads(codec.encode(sample.RECORDS[6])) | members).encode() + b"\n"
+
+
+def test_unknown_members_are_ignored() -> None:
+    assert codec.decode(changed(tdvmcall={"exit": 48}), 2) == sample.RECORDS[6]
+
+
+def test_an_unknown_type_is_told_apart() -> None:
+    assert codec.decode(b'{"type":"irq","time_ns":1}\n', 2) == codec.Unknown("irq")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"{\n",
+        b"\0\0\0\n",
+        b"\xff\xfe\n",
+        b'{"type":"mark","time_ns":1,"text":"\xff"}\n',
+        b"[]\n",
+        b"7\n",
+        b'{"time_ns":1}\n',
+        b'{"type":7}\n',
+        b'{"type":"mark","time_ns":1}\n',
+        codec.encode(sample.HEADER),
+        changed(seq="0"),
+        changed(seq=-1),
+        changed(time_ns=1 << 63),
+        changed(vcpu=1 << 16),
+        changed(cpl=4),
+        changed(
+            accesses=[{"direction": "read", "width": 1 << 17, "linear": "0x0", "physical": "0x0"}]
+        ),
+        changed(rip="ffff"),
+        changed(rip="0xFFFF"),
+        changed(rip="0x00ff"),
+        changed(rip=255),
+        changed(code="8b401"),
+        changed(via="guessed"),
+        changed(accesses=[{"direction": "read"}]),
+        changed(after={"rax": 1}),
+    ],
+)
+def test_what_is_no_record_is_refused_with_its_line_number(line: bytes) -> None:
+    with pytest.raises(TraceError, match=r"^line 41: "):
+        codec.decode(line, 41)
+
+
+def test_the_message_names_the_member() -> None:
+    with pytest.raises(TraceError, match=r"accesses\[0\]"):
+        codec.decode(changed(accesses=[{"direction": "read"}]), 3)
+
+
+def test_a_newer_format_is_refused_whatever_it_looks_like() -> None:
+    line = json.dumps({"type": "header", "version": FORMAT_VERSION + 1, "news": []}).encode()
+    with pytest.raises(TraceError, match=f"format {FORMAT_VERSION + 1}.*newer vetrace"):
+        codec.decode_header(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"ELF",
+        b"{}",
+        b"[1]",
+        b'{"type":"header"}',
+        b'{"type":"header","version":1}',
+        b'{"type":"mark","version":1}',
+        b'{"type":"header","version":"1"}',
+    ],
+)
+def test_what_is_no_header_is_refused(line: bytes) -> None:
+    with pytest.raises(TraceError, match="line 1: "):
+        codec.decode_header(line)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_else(line: bytes) -> None:
+    for read in (codec.decode_header, lambda line: codec.decode(line, 1)):
+        try:
+            read(line)
+        except TraceError as error:
+            assert "\n" not in str(error)
+
+
+# --- the contract ----------------------------------------------------------------------------
+
+CONTRACT = (Path(__file__).parents[3] / "docs" / "trace-format.md").read_text()
+
+
+def test_the_example_of_the_contract_is_a_trace_in_this_format() -> None:
+    found = re.search(r"```jsonl\n(.*?)```", CONTRACT, re.DOTALL)
+    assert found is not None
+    first, *rest = found[1].encode().splitlines(keepends=True)
+    assert codec.encode(codec.decode_header(first)) == first
+    records = [codec.decode(line, number) for number, line in enumerate(rest, 2)]
+    assert {type(record) for record in records} == set(get_args(Record))
+    for record, line in zip(records, rest, strict=True):
+        assert not isinstance(record, codec.Unknown)
+        assert codec.encode(record) == line
+
+
+@pytest.mark.parametrize(
+    "struct",
+    [
+        Header, *get_args(Record), RegionInfo, MemoryAccess,
+        TdVmcall, TdVmcallInput, TdVmcallOutput, GhcbExit, StackFrame,
+    ],
+    ids=lambda s: s.__name__,
+)  # fmt: skip
+def test_the_contract_names_every_member(struct: type[msgspec.Struct]) -> None:
+    described = set(re.findall(r"`(\w+)`", CONTRACT))
+    assert {member.encode_name for member in msgspec.structs.fields(struct)} <= described
+
+
+def test_the_contract_has_the_version() -> None:
+    assert CONTRACT.startswith(f"# The trace format, version {FORMAT_VERSION}\n")
+
+
+@pytest.mark.parametrize("mode", [0, 8, 48, 1 << 62])
+def test_a_mode_that_no_code_segment_has_is_refused(mode: int) -> None:
+    line = codec.encode(sample.RECORDS[6]).replace(b'"mode":64', b'"mode":%d' % mode)
+    with pytest.raises(TraceError, match="line 7: bad record: Invalid enum value"):
+        codec.decode(line, 7)

@@ -1,0 +1,210 @@
+"""Access lines, JSON objects and tables as the reader sees them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import pytest
+import trace_sample as sample
+from rich.console import Console
+from rich.table import Table
+
+from tracer.check.comparison import Comparison, Difference, RegionComparison, TracedAccess
+from tracer.check.lines import difference_line
+from tracer.check.qemu_log import LogEntry
+from tracer.report import tables
+from tracer.trace.layout import UNCUT, layout, padded
+from tracer.trace.lines import access_lines, printable
+from tracer.trace.objects import access_objects
+from tracer.trace.record import Intercept
+from tracer.trace.summary import Summary
+
+INTERCEPTS = [record for record in sample.RECORDS if isinstance(record, Intercept)]
+
+
+def drawn(renderable: Table, width: int = 200) -> str:
+    """Draw a table as a file would get it."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(renderable)
+    return out.getvalue()
+
+
+def test_a_line_holds_all_there_is_to_tell() -> None:
+    (line,) = access_lines(INTERCEPTS[0])
+    assert line.split() == [
+        "0.214318", "vcpu0", "nvme_pci_enable+0x5e", "mov", "eax,", "dword", "ptr", "[rax", "+",
+        "0x1c]", "nvme+0x1c", "R4", "0x00000001",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [80, 90, 99, 100, 120, 160, 300, None])
+def test_columns_stand_below_each_other(columns: int | None) -> None:
+    lines = [line for record in INTERCEPTS for line in access_lines(record, layout(columns))]
+    directions = {found.start() for line in lines for found in re.finditer(r"  [RW][48]", line)}
+    assert len(directions) == 1
+
+
+@pytest.mark.parametrize("columns", [80, 90, 99, 100, 120, 160])
+def test_no_line_is_wider_than_its_terminal(columns: int) -> None:
+    long = sample.intercept(
+        0, sample.device("nvme.msix-table", 0x400, 8, "write", 0x1234),
+        symbol="__very_long_function_name_of_a_driver.constprop.0.isra.0+0x1c5e",
+        text="mov qword ptr [rax + rcx*8 + 0x12345678], 0x12345678",
+    )  # fmt: skip
+    for record in [*INTERCEPTS[:3], INTERCEPTS[4], long]:
+        for line in access_lines(record, layout(columns)):
+            assert len(line) <= columns
+
+
+def test_a_cut_keeps_the_offset() -> None:
+    long = sample.intercept(
+        0, sample.device("nvme.msix-table", 0x40C, 4, "read", 0), symbol="f" * 50 + "+0x5e"
+    )
+    (line,) = access_lines(long, layout(80))
+    assert "f…+0x5e" in line and "…+0x40c" in line
+
+
+def test_a_file_gets_lines_that_are_not_cut() -> None:
+    long = sample.intercept(
+        0, sample.device("nvme", 0, 8, "read", 1), symbol="f" * 70, text="x" * 70
+    )
+    (line,) = access_lines(long, UNCUT)
+    assert "f" * 70 in line and "x" * 70 in line and line.endswith("0x0000000000000001")
+
+
+def test_only_device_accesses_have_lines() -> None:
+    (line,) = access_lines(INTERCEPTS[2])
+    assert "nvme.msix-table+0x0" in line and "W4" in line
+
+
+def test_a_stepped_access_is_marked_and_its_value_may_be_unknown() -> None:
+    (line,) = access_lines(INTERCEPTS[4])
+    assert line.endswith("R4~  ?") and "0xffffffff81234567" in line
+
+
+def test_colours_change_nothing_but_colours() -> None:
+    for record in INTERCEPTS:
+        plain = access_lines(record, layout(120))
+        coloured = access_lines(record, layout(120, colour=True))
+        assert coloured != plain
+        assert [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in coloured] == plain
+        assert not any("\x1b" in line for line in plain)
+
+
+def test_a_trace_cannot_steer_the_terminal() -> None:
+    evil = sample.intercept(
+        0, sample.device("nvme", 0, 4, "read", 0), symbol="\x1b[2J\n\r", text="\x07\u202e"
+    )
+    (line,) = access_lines(evil)
+    assert line.isprintable()
+    assert r"\x1b[2J\n\r" in line and r"\x07\u202e" in line
+
+
+@pytest.mark.parametrize(
+    ("value", "width", "text"),
+    [("0x1", 1, "0x01"), ("0x1", 8, "0x0000000000000001"), ("0x0", 2, "0x0000"), (None, 4, "?")],
+)
+def test_a_value_has_all_its_digits(value: str | None, width: int, text: str) -> None:
+    assert padded(value, width) == text
+
+
+def test_printable_text_is_left_alone() -> None:
+    assert printable("mov eax, [rax]") == "mov eax, [rax]"
+
+
+def test_an_object_holds_the_access() -> None:
+    (found,) = access_objects(INTERCEPTS[3])
+    assert json.loads(json.dumps(found)) == {
+        "type": "access",
+        "seq": 3,
+        "time_ns": 214_318_003,
+        "vcpu": 0,
+        "rip": "0xffffffff81234567",
+        "symbol": "read_hpet+0x8",
+        "bytes": "8b401c",
+        "text": "mov rax, qword ptr [rax]",
+        "region": "hpet",
+        "offset": "0xf0",
+        "register": None,
+        "address": "0xfed000f0",
+        "width": 8,
+        "extent": None,
+        "direction": "read",
+        "value": "0x123456789abcdef0",
+        "fields": {},
+        "via": "emulated",
+        "tdvmcall": None,
+        "ghcb": None,
+        "device": None,
+        "skipped": False,
+    }
+
+
+def test_each_device_access_is_an_object_with_its_own_number() -> None:
+    record = sample.intercept(
+        7,
+        sample.device("nvme", 0, 4, "read", 1),
+        sample.ram(4, "write", 1),
+        sample.device("hpet", 0, 4, "write", 1),
+    )
+    found = [(o["seq"], o["region"], o["direction"]) for o in access_objects(record)]
+    assert found == [(7, "nvme", "read"), (8, "hpet", "write")]
+
+
+def summary() -> Summary:
+    result = Summary()
+    for record in sample.RECORDS:
+        result.add(record)
+    return result
+
+
+def test_the_closing_table_has_a_row_for_each_region() -> None:
+    rows = [line.split() for line in drawn(tables.closing_table(summary())).splitlines()]
+    assert ["nvme", "1", "1", "2", "0", "2"] in rows
+    assert ["lapic", "1", "0", "0", "1", "1"] in rows
+
+
+def test_tables_tell_what_a_limit_leaves_out() -> None:
+    text = drawn(tables.sites_table(summary(), limit=2))
+    assert "0xffffffff81234567" in text and "memcpy_toio" in text
+    assert "read_hpet" not in text
+    assert re.search(r"… 3 more +3$", text.rstrip())
+    assert "more" not in drawn(tables.forms_table(summary(), limit=5))
+
+
+def test_tables_fit_a_narrow_terminal() -> None:
+    for draw in (tables.closing_table, tables.sites_table, tables.forms_table):
+        assert all(len(line) <= 60 for line in drawn(draw(summary()), 60).splitlines())
+
+
+def test_names_are_no_markup() -> None:
+    result = Summary()
+    result.add(
+        sample.intercept(0, sample.device("hpet", 0, 4, "read", 0), symbol="[bold]x\x1b[/bold]")
+    )
+    assert r"[bold]x\x1b[/bold]" in drawn(tables.sites_table(result))
+
+
+def test_the_comparison_table_has_its_counts() -> None:
+    comparison = Comparison(regions={"nvme": RegionComparison(1000, 999, 1, 2, 3)})
+    rows = [line.split() for line in drawn(tables.comparison_table(comparison)).splitlines()]
+    assert ["nvme", "1,000", "999", "1", "2", "3"] in rows
+
+
+def test_a_difference_is_one_line_with_both_sides() -> None:
+    traced = TracedAccess(
+        seq=12, site="nvme_pci_enable+0x5e", text="mov eax, dword ptr [rax]", stepped=False,
+        direction="read", address=0xFEBF0000, width=4, value=1,
+    )  # fmt: skip
+    logged = LogEntry(
+        line=344, cpu=-1, direction="read", address=0xFEBF0000, width=4, value=2, name="nvme"
+    )
+    assert difference_line(Difference("different", "nvme", traced, (logged,), 11)) == (
+        "different  nvme  after #11: traced #12 R4 0xfebf0000 0x00000001 by nvme_pci_enable+0x5e"
+        " (mov eax, dword ptr [rax]); QEMU's line 344 cpu -1 R4 0xfebf0000 0x00000002"
+    )
+    assert difference_line(Difference("missing", "nvme", None, (logged,), None)) == (
+        "missing    nvme  at first: QEMU's line 344 cpu -1 R4 0xfebf0000 0x00000002"
+    )

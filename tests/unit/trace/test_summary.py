@@ -1,0 +1,134 @@
+"""Counting a trace, and the forms of instructions."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+
+import pytest
+import trace_sample as sample
+
+from tracer.trace.record import MemoryAccess
+from tracer.trace.summary import Summary, instruction_form
+
+
+def summary_of_sample() -> Summary:
+    """Feed the whole sample trace to a summary."""
+    summary = Summary()
+    for record in sample.RECORDS:
+        summary.add(record)
+    return summary
+
+
+def test_totals() -> None:
+    summary = summary_of_sample()
+    assert (summary.accesses, summary.emulated, summary.stepped) == (5, 4, 1)
+    assert (summary.intercepts, summary.stepped_intercepts) == (5, 1)
+    assert summary.end == sample.RECORDS[-1]
+
+
+@pytest.mark.parametrize(
+    ("region", "reads", "writes", "emulated", "stepped", "sites"),
+    [
+        ("nvme", 1, 1, 2, 0, 2),
+        ("nvme.msix-table", 0, 1, 1, 0, 1),
+        ("hpet", 1, 0, 1, 0, 1),
+        ("lapic", 1, 0, 0, 1, 1),
+    ],
+)
+def test_a_region_is_counted(
+    region: str, reads: int, writes: int, emulated: int, stepped: int, sites: int
+) -> None:
+    count = summary_of_sample().regions[region]
+    assert (count.reads, count.writes) == (reads, writes)
+    assert (count.emulated, count.stepped) == (emulated, stepped)
+    assert len(count.sites) == sites
+
+
+def test_guest_memory_is_not_counted() -> None:
+    summary = Summary()
+    summary.add(
+        sample.intercept(0, sample.ram(4, "read", 1), sample.device("hpet", 0, 4, "read", 1))
+    )
+    assert summary.accesses == 1
+
+
+def test_traced_regions_are_listed_even_without_an_access() -> None:
+    summary = Summary()
+    summary.add(sample.region("nvme"))
+    summary.add(sample.region("hpet", traced=False))
+    assert list(summary.regions) == ["nvme"]
+    assert summary.accesses == 0
+
+
+def test_call_sites_are_symbols_or_else_addresses() -> None:
+    sites = summary_of_sample().sites
+    assert sites["nvme_pci_enable+0x5e", "nvme"] == 1
+    assert sites["0xffffffff81234567", "lapic"] == 1
+
+
+def test_a_call_site_is_counted_once_per_region() -> None:
+    summary = Summary()
+    for seq in range(3):
+        summary.add(sample.intercept(seq, sample.device("nvme", 4 * seq, 4, "read", 0)))
+    assert len(summary.regions["nvme"].sites) == 1
+    assert summary.sites["nvme_pci_enable+0x5e", "nvme"] == 3
+
+
+def test_forms_tell_how_they_were_carried_out() -> None:
+    forms = summary_of_sample().forms
+    assert forms["mov r32, m32", "emulated"] == 1
+    assert forms["mov r32, m32", "stepped"] == 1
+    assert forms["movsd m32, m32", "emulated"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("mov eax, dword ptr [rax + 0x1c]", "mov r32, m32"),
+        ("mov dword ptr [rbp - 4], 0x460001", "mov m32, imm"),
+        ("mov byte ptr [r8], r9b", "mov m8, r8"),
+        ("mov r10w, word ptr gs:[rip + 0x10]", "mov r16, m16"),
+        ("movzx r12d, byte ptr [r13 + rax*2]", "movzx r32, m8"),
+        ("mov r15, qword ptr [rsp]", "mov r64, m64"),
+        ("lock or dword ptr [rdi], 4", "lock or m32, imm"),
+        ("lock cmpxchg qword ptr [rdi], rsi", "lock cmpxchg m64, r64"),
+        ("rep stosd dword ptr es:[rdi], eax", "rep stosd m32, r32"),
+        ("movups xmmword ptr [rdi], xmm1", "movups m128, xmm"),
+        ("vmovdqu ymm3, ymmword ptr [rsi]", "vmovdqu ymm, m256"),
+        ("movq mm2, qword ptr [rsi]", "movq mm, m64"),
+        ("fld tbyte ptr [rax]", "fld m80"),
+        ("mov ds, word ptr [rax]", "mov sreg, m16"),
+        ("mov al, ah", "mov r8, r8"),
+        ("mov sil, byte ptr [rdi]", "mov r8, m8"),
+        ("bt dword ptr [rbx], -1", "bt m32, imm"),
+        ("sysret", "sysret"),
+        ("rep movsb byte ptr es:[rdi], byte ptr [rsi]", "rep movsb m8, m8"),
+        ("", ""),
+    ],
+)
+def test_an_instruction_has_a_form(text: str, form: str) -> None:
+    assert instruction_form(text) == form
+
+
+def test_an_operand_without_a_size_takes_that_of_the_access() -> None:
+    access: MemoryAccess = sample.device("nvme", 0, 8, "read", 0)
+    assert instruction_form("fxsave [rax]", [access]) == "fxsave m64"
+    assert instruction_form("fxsave [rax]") == "fxsave m"
+
+
+def test_memory_does_not_grow_with_the_trace() -> None:
+    summary = Summary()
+    records = [sample.intercept(n, sample.device("nvme", n, 4, "read", n)) for n in range(500)]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        sizes = []
+        for _ in range(20):
+            for record in records:
+                summary.add(record)
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert summary.accesses == 20 * len(records)
+    assert sizes[-1] - sizes[9] < 4 * len(records)  # by then the free lists of Python are full

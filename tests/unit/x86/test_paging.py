@@ -1,0 +1,220 @@
+"""Page tables: walk, scan, poison, rights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ram import PAGING, POISON, ROOT, Ram
+
+from tracer.x86.paging import (
+    PRESENT,
+    USER,
+    USER_SLOTS,
+    WRITABLE,
+    Paging,
+    borrow,
+    give_back,
+    leaves,
+    paging_of,
+    permitted,
+    poison_bit,
+    set_poison,
+    walk,
+)
+from tracer.x86.state import CpuState, Flag
+
+HIGH = 0xFFFF_8880_0000_0000
+
+
+def test_walk_of_a_small_page() -> None:
+    ram = Ram()
+    address = ram.map(0x7000, 0xFED0_0000)
+    leaf = walk(ram, PAGING, 0x7ABC)
+    assert leaf is not None
+    assert (leaf.linear, leaf.physical, leaf.size) == (0x7000, 0xFED0_0000, 0x1000)
+    assert leaf.entry_address == address
+    assert leaf.translate(0x7ABC) == 0xFED0_0ABC
+    assert not leaf.poisoned
+
+
+@pytest.mark.parametrize(("level", "size"), [(2, 1 << 21), (3, 1 << 30)])
+def test_walk_of_a_large_page(level: int, size: int) -> None:
+    ram = Ram()
+    # Bit 12 of a large leaf is PAT, not address.
+    ram.map(HIGH, 0x8000_0000, PRESENT | 1 << 12, level)
+    leaf = walk(ram, PAGING, HIGH + size - 1)
+    assert leaf is not None
+    assert (leaf.linear, leaf.physical, leaf.size) == (HIGH, 0x8000_0000, size)
+    assert walk(ram, PAGING, HIGH + size) is None
+
+
+def test_walk_of_five_levels() -> None:
+    ram = Ram()
+    paging = Paging(ROOT, 5, POISON)
+    linear = 0xFF11_0000_0000_0000
+    ram.map(linear, 0x5000, paging=paging)
+    leaf = walk(ram, paging, linear + 5)
+    assert leaf is not None
+    assert leaf.translate(linear + 5) == 0x5005
+    assert [leaf.linear for leaf in leaves(ram, paging)] == [linear]
+
+
+def test_walk_where_nothing_is_mapped() -> None:
+    ram = Ram()
+    ram.map(0x7000, 0x5000, 0)
+    assert walk(ram, PAGING, 0x7000) is None
+    assert walk(ram, PAGING, 0x40_0000_0000) is None
+    assert walk(ram, Paging(1 << 40, 4, POISON), 0x7000) is None
+
+
+def test_rights_of_all_levels_count() -> None:
+    ram = Ram()
+    address = ram.map(0x7000, 0x5000, PRESENT | WRITABLE | USER)
+    leaf = walk(ram, PAGING, 0x7000)
+    assert leaf is not None
+    assert leaf.writable
+    assert leaf.user
+    top = ram.entry(ROOT)
+    ram.write(ROOT, (top & ~WRITABLE & ~USER).to_bytes(8, "little"))
+    leaf = walk(ram, PAGING, 0x7000)
+    assert leaf is not None
+    assert not leaf.writable
+    assert not leaf.user
+    assert leaf.entry_address == address
+
+
+def test_scan_is_in_order_and_signed() -> None:
+    ram = Ram()
+    ram.map(HIGH, 0x1000)
+    ram.map(0x9000, 0x2000)
+    ram.map(0x40_0000, 0x20_0000, level=2)
+    found = [(leaf.linear, leaf.physical, leaf.size) for leaf in leaves(ram, PAGING)]
+    assert found == [
+        (0x9000, 0x2000, 0x1000),
+        (0x40_0000, 0x20_0000, 0x20_0000),
+        (HIGH, 0x1000, 0x1000),
+    ]
+
+
+def test_scan_ends_in_a_recursive_slot() -> None:
+    ram = Ram()
+    ram.map(0x9000, 0x2000)
+    ram.write(ROOT + 8 * 511, (ROOT | PRESENT).to_bytes(8, "little"))
+    assert [leaf.linear for leaf in leaves(ram, PAGING)] == [0x9000]
+
+
+def test_poison_changes_one_bit_and_heals() -> None:
+    ram = Ram()
+    address = ram.map(0x7000, 0xFED0_0000)
+    before = ram.entry(address)
+    leaf = walk(ram, PAGING, 0x7000)
+    assert leaf is not None
+    set_poison(ram, PAGING, leaf, poisoned=True)
+    assert ram.entry(address) == before | POISON
+    poisoned = walk(ram, PAGING, 0x7000)
+    assert poisoned is not None
+    assert poisoned.poisoned
+    assert poisoned.physical == leaf.physical
+    # What the guest changed meanwhile (the accessed bit) stays.
+    ram.write(address, (ram.entry(address) | 1 << 5).to_bytes(8, "little"))
+    set_poison(ram, PAGING, poisoned, poisoned=False)
+    assert ram.entry(address) == before | 1 << 5
+
+
+@pytest.mark.parametrize("bit", [51, 50])
+def test_either_reserved_bit_marks_a_leaf(bit: int) -> None:
+    ram = Ram()
+    address = ram.map(0x7000, 0xFED0_0000 | 1 << bit)
+    leaf = walk(ram, PAGING, 0x7000)
+    assert leaf is not None and leaf.poisoned and leaf.physical == 0xFED0_0000
+    set_poison(ram, PAGING, leaf, poisoned=True)
+    assert ram.entry(address) & PAGING.marks == POISON
+    set_poison(ram, PAGING, leaf, poisoned=False)
+    assert ram.entry(address) & PAGING.marks == 0
+
+
+def test_leaves_of_programs_alone() -> None:
+    ram = Ram()
+    ram.map(0x7000, 0xFED0_0000)
+    ram.map(HIGH, 0xFED0_0000)
+    assert [leaf.linear for leaf in leaves(ram, PAGING)] == [0x7000, HIGH]
+    assert [leaf.linear for leaf in leaves(ram, PAGING, USER_SLOTS)] == [0x7000]
+
+
+def test_an_entry_is_borrowed_and_given_back() -> None:
+    ram = Ram()
+    ram.map(HIGH + 0x7000, 0x1000)
+    ram.map(0x7000, 0x1000)
+    before = bytes(ram.data)
+    loan = borrow(ram, PAGING, 0xFED0_0104, 8)
+    # The last entry of the highest table that maps 2 MiB pages.
+    assert loan is not None
+    assert loan.linear == HIGH + 0x3FE0_0000 + 0x10_0104
+    leaf = walk(ram, PAGING, loan.linear)
+    assert leaf is not None
+    assert leaf.translate(loan.linear) == 0xFED0_0104
+    assert leaf.size == 0x20_0000
+    assert leaf.entry_address == loan.entry_address
+    assert leaf.writable and not leaf.user
+    give_back(ram, loan)
+    assert bytes(ram.data) == before
+
+
+def test_an_entry_that_holds_the_whole_access_is_borrowed() -> None:
+    ram = Ram()
+    ram.map(0x7000, 0x1000)
+    assert borrow(ram, PAGING, 0xFEDF_FFFC, 4) is not None
+    loan = borrow(ram, PAGING, 0xFEDF_FFFD, 4)
+    assert loan is not None
+    leaf = walk(ram, PAGING, loan.linear + 3)
+    assert leaf is not None
+    assert (leaf.size, leaf.translate(loan.linear)) == (1 << 30, 0xFEDF_FFFD)
+    assert borrow(ram, PAGING, 0xFFFF_FFFD, 8) is None  # over the end of 1 GiB
+
+
+def test_nothing_is_borrowed_of_full_tables() -> None:
+    ram = Ram()
+    full = (ROOT | PRESENT | WRITABLE).to_bytes(8, "little") * 512
+    ram.write(ROOT, full)  # every entry leads back: what a hostile guest may have
+    assert borrow(ram, PAGING, 0xFED0_0000, 4) is None
+    assert borrow(ram, Paging(1 << 40, 4, POISON), 0xFED0_0000, 4) is None
+
+
+def test_poison_bit_is_reserved() -> None:
+    assert poison_bit(40) == poison_bit(50) == 1 << 51
+    for bits in (51, 52, 57, 20):
+        with pytest.raises(ValueError, match="reserved"):
+            poison_bit(bits)
+
+
+def test_depth_from_cr4() -> None:
+    assert paging_of(0x1000, 0, POISON).levels == 4
+    assert paging_of(0x1000, 1 << 12, POISON).levels == 5
+
+
+KERNEL = CpuState(cr0=1 << 16, cr4=1 << 21)
+USER_MODE = replace(KERNEL, cpl=3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "cpu", "read", "write"),
+    [
+        (WRITABLE, KERNEL, True, True),
+        (0, KERNEL, True, False),
+        (0, replace(KERNEL, cr0=0), True, True),  # without WP
+        (WRITABLE | USER, KERNEL, False, False),  # SMAP
+        (WRITABLE | USER, replace(KERNEL, rflags=int(Flag.AC)), True, True),
+        (WRITABLE | USER, replace(KERNEL, cr4=0), True, True),
+        (WRITABLE, USER_MODE, False, False),
+        (USER, USER_MODE, True, False),
+        (WRITABLE | USER, USER_MODE, True, True),
+    ],
+)
+def test_rights(flags: int, cpu: CpuState, read: bool, write: bool) -> None:
+    ram = Ram()
+    ram.map(0x7000, 0x5000, PRESENT | flags)
+    leaf = walk(ram, PAGING, 0x7000)
+    assert leaf is not None
+    assert permitted(leaf, cpu, write=False) is read
+    assert permitted(leaf, cpu, write=True) is write

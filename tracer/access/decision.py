@@ -1,0 +1,98 @@
+"""An access that is about to be made, and what may become of it.
+
+The interceptor offers each access to a traced device to an :class:`Overseer` before anything has
+reached the device. Without one, all of them are carried out as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tracer.access.space import AddressSpace
+from tracer.access.transfer import Transfer
+from tracer.trace.record import Via
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import CpuState
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Hold one access that is about to be made, and the instruction that makes it.
+
+    ``seq`` is the number that the access gets in the trace. ``cpu`` is the state before the
+    instruction, ``transfer`` the access; the value of a read is None until the device has
+    answered. ``done`` are the transfers that the instruction has made before, ``foretold`` all
+    that it may make. ``via`` is ``stepped`` where the vCPU itself has to carry the instruction
+    out, ``why`` says why; ``insn`` is None for bytes that cannot be decoded, ``code`` are those at
+    RIP.
+    """
+
+    seq: int
+    time_ns: int
+    vcpu: int
+    symbol: str | None
+    code: bytes
+    insn: Instruction | None
+    cpu: CpuState
+    space: AddressSpace
+    transfer: Transfer
+    done: tuple[Transfer, ...] = ()
+    foretold: tuple[Transfer, ...] = ()
+    via: Via = "emulated"
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Carry the access out as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Carry it out, with another value: for the guest when it reads, for the device else."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Let the instruction complete without the device; what it reads is ``value``."""
+
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Inject:
+    """Raise an exception in the instruction's place: ``linear`` is CR2, for #PF alone."""
+
+    vector: int
+    error_code: int | None = None
+    linear: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Start the instruction over from another state."""
+
+    cpu: CpuState
+
+
+Decision = Go | Give | Skip | Inject | Retry
+"""What becomes of an access."""
+
+
+class Overseer(Protocol):
+    """Decide what becomes of each access."""
+
+    async def before(self, pending: Pending) -> Decision:
+        """Decide before the access is made."""
+        ...
+
+    async def answered(self, pending: Pending) -> Go | Give:
+        """Decide once a device has answered a read."""
+        ...
+
+    async def completed(self, cpu: CpuState) -> CpuState:
+        """Look at the state behind an instruction; return the one to go on from."""
+        ...

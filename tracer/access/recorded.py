@@ -1,0 +1,81 @@
+"""Accesses and registers as a trace records them."""
+
+from __future__ import annotations
+
+from tracer.access.transfer import Meddling, Transfer, located
+from tracer.confidential.hypercall import WIDTHS, ghcb_exit, tdvmcall
+from tracer.trace.record import MemoryAccess
+from tracer.x86.instruction import SEGMENTS, File, Instruction, Memory, Register
+from tracer.x86.state import (
+    GPR,
+    CpuState,
+)
+
+
+def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> MemoryAccess:
+    """Return a transfer as it is recorded."""
+    place = (transfer.direction, transfer.width, transfer.physical, transfer.value)
+    device = None if meddling is None else meddling.device
+    asked = transfer.traced and transfer.width in WIDTHS and transfer.direction != "unknown"
+    name, offset = located(transfer)
+    return MemoryAccess(
+        direction=transfer.direction,
+        width=transfer.width,
+        linear=hex(transfer.linear),
+        physical=hex(transfer.physical),
+        value=None if transfer.value is None else hex(transfer.value),
+        region=name if transfer.traced else None,
+        offset=hex(offset) if transfer.traced else None,
+        tdvmcall=tdvmcall(*place) if asked else None,
+        ghcb=ghcb_exit(*place) if asked else None,
+        device=None if device is None else hex(device),
+        skipped=meddling is not None and meddling.skipped,
+        extent=transfer.extent,
+    )
+
+
+def register_values(cpu: CpuState, insn: Instruction | None = None) -> dict[str, str]:
+    """Return RFLAGS, the general-purpose registers, and what else ``insn`` sees, as recorded.
+
+    That is the base of FS or GS where a memory operand adds it, and each segment or XMM register
+    that is an operand.
+    """
+    values = {"rflags": hex(cpu.rflags)}
+    values.update((name, hex(value)) for name, value in zip(GPR, cpu.gpr, strict=True))
+    for name in other_registers(insn) if insn is not None else ():
+        if not name.startswith("xmm"):
+            values[name] = hex(getattr(cpu.segments, name))
+        elif cpu.xmm:
+            values[name] = hex(cpu.xmm[int(name[3:])])
+    return values
+
+
+def other_registers(insn: Instruction) -> tuple[str, ...]:
+    """Return what ``insn`` sees beyond RFLAGS and the general-purpose registers, by name."""
+    names: list[str] = []
+    for operand in insn.operands:
+        if isinstance(operand, Memory) and operand.segment in ("fs", "gs"):
+            names.append(f"{operand.segment}_base")
+        elif isinstance(operand, Register) and operand.file is File.SEGMENT:
+            names.append(SEGMENTS[operand.number])
+        elif isinstance(operand, Register) and operand.file is File.XMM:
+            names.append(f"xmm{operand.number}")
+    return tuple(names)
+
+
+def changed_values(before: CpuState, after: CpuState) -> dict[str, str]:
+    """Return what an execution changed, RIP included: of a vector register as much as changed."""
+    changed = {} if before.rip == after.rip else {"rip": hex(after.rip)}
+    if before.rflags != after.rflags:
+        changed["rflags"] = hex(after.rflags)
+    for name, old, new in zip(GPR, before.gpr, after.gpr, strict=True):
+        if old != new:
+            changed[name] = hex(new)
+    for number, (old, new) in enumerate(zip(before.xmm, after.xmm, strict=True)):
+        if old != new:
+            changed[f"xmm{number}"] = hex(new)
+    for number, (old, new) in enumerate(zip(before.ymm, after.ymm, strict=True)):
+        if old != new:
+            changed.pop(f"xmm{number}", None)
+            changed[f"ymm{number}"] = hex(after.xmm[number] | new << 128)
+    return changed

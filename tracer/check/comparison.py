@@ -1,0 +1,156 @@
+"""What a comparison of a trace with QEMU's own log finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tracer.check.qemu_log import LogEntry
+from tracer.x86.bus import Direction
+
+Kind = Literal["missing", "extra", "different"]
+"""What is wrong: QEMU saw an access that the trace lacks; the trace has one that QEMU did not see;
+both have one, and they differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Tell where accesses lie that are not known one by one: ``size`` bytes from ``address`` on."""
+
+    direction: Direction
+    address: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TracedAccess:
+    """Hold one device access of a trace; ``address`` is physical, ``width`` in bytes.
+
+    Where ``width`` is 0 it is any number of accesses that lie ``within`` some extents: as many
+    device accesses of one instruction as there are extents. Where the vCPU's own access goes
+    beyond, over the end of a page or of a device, ``whole`` is its physical address as seen from
+    here, and its width; ``pieces`` counts the records of what is here.
+    """
+
+    seq: int
+    site: str
+    text: str
+    stepped: bool
+    direction: Direction
+    address: int
+    width: int
+    value: int | None
+    within: tuple[Extent, ...] = ()
+    whole: tuple[int, int] | None = None
+    pieces: int = 1
+
+    @property
+    def count(self) -> int:
+        """Return how many device accesses of the trace this is."""
+        return len(self.within) or self.pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Hold what the trace and the log have in one place, and the last access they agreed on."""
+
+    kind: Kind
+    region: str
+    traced: TracedAccess | None
+    logged: tuple[LogEntry, ...]
+    after_seq: int | None
+
+
+@dataclass(slots=True)
+class RegionComparison:
+    """Count the accesses of one region: ``traced`` by vetrace, ``witnessed`` by QEMU."""
+
+    traced: int = 0
+    witnessed: int = 0
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Tell where a log is cut: the disk was full, or the file is not whole.
+
+    ``line`` is the number of its last line, or of the first one that is not whole. ``accesses``
+    counts those at the end of the trace, from number ``seq`` on, that come after all that the log
+    tells: they are counted as extra, and say nothing.
+    """
+
+    line: int
+    accesses: int
+    seq: int | None = None
+
+    def __str__(self) -> str:
+        if not self.line:
+            return "the log is cut: it is empty"
+        return (
+            f"the log is cut at its line {self.line:,}, {self.accesses:,} accesses before the trace"
+            " ends: was the disk full?"
+        )
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Hold the counts per traced region and the first differences.
+
+    ``messages`` counts the MSI writes that were left out, ``firmware`` what vCPUs did for it after
+    the kernel's entry, ``entries`` all entries of the log that
+    were read, whatever their region. ``marked`` tells that the trace said where in the log to
+    begin. ``switched`` names the regions that were traced for a part of the run only: nothing of
+    them is compared. ``overlooked`` counts what QEMU saw vCPUs access in memory beside the traced
+    regions, by region. Where the log is ``cut`` the counts tell of what comes before.
+    """
+
+    regions: dict[str, RegionComparison] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    messages: int = 0
+    firmware: int = 0
+    entries: int = 0
+    marked: bool = False
+    switched: list[str] = field(default_factory=list)
+    overlooked: dict[str, int] = field(default_factory=dict)
+    cut: Cut | None = None
+
+    @property
+    def traced(self) -> int:
+        """Return how many device accesses of the trace were compared."""
+        return sum(region.traced for region in self.regions.values())
+
+    @property
+    def compared_regions(self) -> int:
+        """Return how many regions had an access on either side."""
+        return sum(bool(region.traced or region.witnessed) for region in self.regions.values())
+
+    @property
+    def missing(self) -> int:
+        """Return how many accesses QEMU saw that the trace lacks."""
+        return sum(region.missing for region in self.regions.values())
+
+    @property
+    def extra(self) -> int:
+        """Return how many accesses the trace has that QEMU did not see."""
+        return sum(region.extra for region in self.regions.values())
+
+    @property
+    def different(self) -> int:
+        """Return how many accesses are told differently."""
+        return sum(region.different for region in self.regions.values())
+
+    @property
+    def telling(self) -> list[Difference]:
+        """Return the differences that were kept, but for what comes after the end of the log."""
+        end = None if self.cut is None else self.cut.seq
+        if end is None:
+            return self.differences
+        return [d for d in self.differences if d.traced is None or d.traced.seq < end]
+
+    @property
+    def agrees(self) -> bool:
+        """Tell whether both sides agree; a comparison of nothing, or with half a log, does not."""
+        faults = self.missing or self.extra or self.different
+        return self.traced > 0 and self.cut is None and not faults

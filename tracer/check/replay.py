@@ -1,0 +1,326 @@
+"""Carry recorded instructions out again, without a guest, and hold each to its record.
+
+Every record has the code, the registers before, and what each load read. Decode and emulator must
+come to the same registers, flags, length and accesses, bit for bit. Of a native step nothing but
+its fault and its place can be held to the record: it is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from tracer.access.recorded import changed_values, other_registers
+from tracer.access.transfer import cut
+from tracer.check.divergence import Contrast, Divergence, diverging
+from tracer.confidential.hypercall import WIDTHS, ghcb_exit, tdvmcall
+from tracer.errors import EmulationError
+from tracer.trace.record import Intercept, MemoryAccess, Record, RegionRecord, UserRecord
+from tracer.x86.bus import Load
+from tracer.x86.decode import decode
+from tracer.x86.emulate import execute
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import GPR, CpuState, Mode, PageFaultCode, Segments
+
+# What was carried out once had the units it needs: SSE and AVX switched on. Canonical addresses of
+# 57 bits include those of 48. Ref: Intel SDM vol. 3A, 2.5.
+_CR0 = 0x80010033
+_CR4 = 0x6F0 | 1 << 12 | 1 << 18
+_FLAT = Segments()
+_NEEDED = frozenset(("rflags", *GPR))
+_MODES = {mode.value: mode for mode in Mode}
+
+
+@dataclass(slots=True)
+class Tally:
+    """Count records: ``replayed`` and held to their record, natively ``stepped``, ``incomplete``.
+
+    An incomplete record lacks registers that its instruction sees: an older vetrace left them out.
+    """
+
+    replayed: int = 0
+    stepped: int = 0
+    incomplete: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of another part of the trace."""
+        self.replayed += other.replayed
+        self.stepped += other.stepped
+        self.incomplete += other.incomplete
+
+
+class Replay:
+    """Replay records as they come, in memory that does not grow with their number.
+
+    ``earlier`` holds the ``region`` and ``user`` records from before, ``vcpus`` is how many the
+    guest has where that is known. ``first`` is the first record of an instruction, ``next_seq`` the
+    number that the next one must have, None where any will do. ``steps`` counts the device accesses
+    of native steps.
+    """
+
+    def __init__(
+        self,
+        earlier: Iterable[Record] = (),
+        vcpus: int | None = None,
+        next_seq: int | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self.first: Intercept | None = None
+        self.next_seq = next_seq
+        self.steps = 0
+        self._vcpus = vcpus
+        self._changed_by_hand = False
+        self._regions: dict[str, list[tuple[int, int]]] = {}
+        for record in earlier:
+            self.add(record)
+
+    def add(self, record: Record) -> Divergence | None:
+        """Replay one record; return how it diverges, or None."""
+        if isinstance(record, Intercept):
+            return self._intercept(record)
+        if isinstance(record, RegionRecord):
+            place = int(record.region.start, 16), int(record.region.end, 16)
+            self._regions.setdefault(record.region.name, []).append(place)
+        if isinstance(record, UserRecord) and record.registers:
+            self._changed_by_hand = True
+        return None
+
+    def _intercept(self, record: Intercept) -> Divergence | None:
+        seq = record.seq
+        due = seq if self.next_seq is None else self.next_seq
+        if self.first is None:
+            self.first = record
+        wrong = [] if seq == due else [Contrast("seq", str(due), str(seq))]
+        if self._vcpus is not None and record.vcpu >= self._vcpus:
+            wrong.append(Contrast("vcpu", f"below {self._vcpus}", str(record.vcpu)))
+        devices = 0
+        for access in record.accesses:
+            if access.region is not None:
+                devices += 1
+                wrong += self._place(access)
+        self.next_seq = seq + devices
+        if record.via == "stepped":
+            self.tally.stepped += 1
+            self.steps += devices
+            wrong += _fault(record, located=True)
+        else:
+            try:
+                wrong += _carry_out(record, located=not self._changed_by_hand)
+            except _Incomplete:
+                self.tally.incomplete += 1
+            else:
+                self.tally.replayed += 1
+        if not wrong:
+            return None
+        return diverging(record, *wrong)
+
+    # A page maps as a whole, and an access to a region lies in it; hypercalls follow from the rest.
+    def _place(self, access: MemoryAccess) -> list[Contrast]:
+        physical, linear = int(access.physical, 16), int(access.linear, 16)
+        if (physical ^ linear) & 0xFFF:
+            return [Contrast("physical", f"…{linear & 0xFFF:03x}", access.physical)]
+        places = self._regions.get(access.region or "")
+        if places is not None:
+            # A region that moved has several, of which the offset tells one.
+            starts = [start for start, end in places if start <= physical <= end]
+            if not starts:
+                known = ", ".join(f"{start:#x}-{end:#x}" for start, end in places)
+                return [Contrast(f"physical in {access.region}", known, access.physical)]
+            offsets = [hex(physical - start) for start in starts]
+            if access.offset not in offsets:
+                return [Contrast(f"offset in {access.region}", access.offset, offsets[-1])]
+        if access.tdvmcall is None and access.ghcb is None:
+            return []
+        return _hypercalls(access, physical)
+
+
+def _hypercalls(access: MemoryAccess, physical: int) -> list[Contrast]:
+    value = None if access.value is None else int(access.value, 16)
+    if access.width not in WIDTHS or (value or 0) >> 8 * access.width:
+        return [Contrast("hypercall", "none of such an access", f"{access.width} bytes")]
+    place = access.direction, access.width, physical, value
+    wrong: list[Contrast] = []
+    if access.tdvmcall is not None and access.tdvmcall != (call := tdvmcall(*place)):
+        wrong += _members("tdvmcall.in", access.tdvmcall.input, call.input)
+        wrong += _members("tdvmcall.out", access.tdvmcall.output, call.output)
+    if access.ghcb is not None and access.ghcb != (leave := ghcb_exit(*place)):
+        wrong += _members("ghcb", access.ghcb, leave)
+    return wrong
+
+
+def _members(name: str, expected: msgspec.Struct, actual: msgspec.Struct) -> list[Contrast]:
+    pairs = ((member, getattr(expected, member), getattr(actual, member))
+             for member in expected.__struct_fields__)  # fmt: skip
+    return [Contrast(f"{name}.{member}", was, now) for member, was, now in pairs if was != now]
+
+
+# Plain integers: a flag's complement has the named bits alone, and each operation takes its time.
+_W, _U, _RSVD = int(PageFaultCode.W), int(PageFaultCode.U), int(PageFaultCode.RSVD)
+_I = int(PageFaultCode.I)
+_POSSIBLE = _RSVD | _U | _W | _I | int(PageFaultCode.P)
+
+
+# The fault is that of poison, at the privilege level of the code, and where it is ``located`` by an
+# access of the record: in its bytes and its direction; or it is the instruction that lies there,
+# in RAM beside a device. Whether P is set with RSVD is the CPU's way
+# of telling; QEMU leaves it clear. Ref: Intel SDM vol. 3A, 4.7.
+def _fault(record: Intercept, *, located: bool) -> list[Contrast]:
+    code, cr2 = int(record.error_code, 16), int(record.cr2, 16)
+    wrong: list[Contrast] = []
+    if not code & _RSVD or code & ~_POSSIBLE or (code & _I and code & _W):
+        wrong.append(Contrast("error_code", "RSVD, with P, W, U and I at most", record.error_code))
+    elif bool(code & _U) != (record.cpl == 3):
+        expected = "3" if code & _U else "0 to 2"
+        wrong.append(Contrast("cpl by error_code", expected, str(record.cpl)))
+    if not located:
+        return wrong
+    if code & _I:
+        rip = int(record.rip, 16)
+        if not rip <= cr2 < rip + len(record.code) // 2:
+            wrong.append(Contrast("cr2", "within the instruction", record.cr2))
+        return wrong
+    direction = "write" if code & _W else "read"
+    found = set()
+    for access in record.accesses:
+        linear = int(access.linear, 16)
+        if linear <= cr2 < linear + access.span:
+            found.add(access.direction)
+    if not found:
+        wrong.append(Contrast("cr2", "within an access", record.cr2))
+    elif not found & {direction, "unknown"}:
+        wrong.append(Contrast("direction by error_code", direction, found.pop()))
+    return wrong
+
+
+class _Incomplete(Exception):
+    # The record lacks a register that its instruction sees.
+    pass
+
+
+def _carry_out(record: Intercept, *, located: bool) -> list[Contrast]:
+    code = bytes.fromhex(record.code)
+    mode = _MODES.get(record.mode)
+    if mode is None or not record.before.keys() >= _NEEDED:
+        missing = ", ".join(sorted(_NEEDED - record.before.keys()))
+        actual = f"no {missing}" if missing else f"mode {record.mode}"
+        return [Contrast("before", "rflags and 16 registers", actual)]
+    try:
+        insn = decode(code, int(record.rip, 16), mode)
+        # A REP goes on at one stop: only its first iteration is where the CPU faulted.
+        wrong = _fault(record, located=located and insn.rep is None)
+        wrong += _same("text", record.text, insn.text)
+        if insn.length != len(code):
+            wrong.append(Contrast("length", str(len(code)), str(insn.length)))
+        cpu = _state(record, insn)
+        after, accesses = _execute(insn, cpu, record.accesses)
+    except EmulationError as error:
+        return [Contrast("outcome", "emulated", str(error))]
+    wrong += accesses
+    if after is not None and record.after != (changed := changed_values(cpu, after)):
+        for name in sorted(record.after.keys() | changed.keys(), key=_rank):
+            wrong += _same(
+                name,
+                record.after.get(name, record.before.get(name)),
+                changed.get(name, record.before.get(name)),
+            )
+    return wrong
+
+
+def _same(name: str, expected: str | None, actual: str | None) -> list[Contrast]:
+    return [] if expected == actual else [Contrast(name, expected, actual)]
+
+
+_ORDER = {name: rank for rank, name in enumerate(("rip", "rflags", *GPR))}
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return _ORDER.get(name, len(_ORDER)), name
+
+
+def _state(record: Intercept, insn: Instruction) -> CpuState:
+    before = record.before
+    segments = _FLAT
+    xmm: tuple[int, ...] = ()
+    others = other_registers(insn)
+    if others:
+        if not before.keys() >= set(others):
+            raise _Incomplete
+        values = {name: int(before[name], 16) for name in others}
+        segments = Segments(**{n: v for n, v in values.items() if not n.startswith("xmm")})
+        xmm = tuple(values.get(f"xmm{number}", 0) for number in range(16))
+    return CpuState(
+        gpr=tuple([int(before[name], 16) for name in GPR]),
+        rip=insn.rip,
+        rflags=int(before["rflags"], 16),
+        cpl=record.cpl,
+        mode=insn.mode,
+        segments=segments,
+        cr0=_CR0,
+        cr4=_CR4,
+        xmm=xmm,
+    )
+
+
+# Run the emulator against the recorded accesses; the state is None when they part.
+def _execute(
+    insn: Instruction, cpu: CpuState, accesses: list[MemoryAccess]
+) -> tuple[CpuState | None, list[Contrast]]:
+    execution = execute(insn, cpu)
+    answer: int | None = None
+    at = 0
+
+    def alike(linear: int, size: int) -> int:
+        return _room(accesses[at:], linear, size)
+
+    while True:
+        try:
+            access = execution.send(answer)
+        except StopIteration as stop:
+            rest = enumerate(accesses[at:], at)
+            return stop.value, [Contrast(f"access {n}", _told(a), None) for n, a in rest]
+        reads = isinstance(access, Load)
+        whole = 0
+        for linear, width in cut(access.linear, access.width, alike):
+            recorded = accesses[at] if at < len(accesses) else None
+            shift = 8 * (linear - access.linear)
+            value = None
+            if not isinstance(access, Load):
+                value = hex(access.value >> shift & (1 << 8 * width) - 1)
+            elif recorded is not None:
+                value = recorded.value
+            direction = "read" if reads else "write"
+            if (
+                recorded is None
+                or value is None
+                or recorded.direction != direction
+                or recorded.width != width
+                or recorded.linear != hex(linear)
+                or recorded.value != value
+                or int(value, 16) >> 8 * width
+            ):
+                expected = None if recorded is None else _told(recorded)
+                actual = f"{direction} {width} at {linear:#x}" + (f" = {value}" if value else "")
+                return None, [Contrast(f"access {at}", expected, actual)]
+            whole |= int(value, 16) << shift
+            at += 1
+        answer = whole if reads else None
+
+
+# How many of ``size`` bytes from a linear address on were recorded as of one device; the rest is of
+# another one in the same page.
+def _room(accesses: Sequence[MemoryAccess], linear: int, size: int) -> int:
+    room = 0
+    for access in accesses:
+        if access.linear != hex(linear + room) or access.direction != accesses[0].direction:
+            break
+        if access.region != accesses[0].region:
+            return min(room, size)
+        room += access.width
+    return size
+
+
+def _told(access: MemoryAccess) -> str:
+    value = f" = {access.value}" if access.value is not None else ""
+    return f"{access.direction} {access.width} at {access.linear}{value}"

@@ -1,0 +1,468 @@
+"""Go along a trace and a log, strand by strand, and count how they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from tracer.check.comparison import (
+    Comparison,
+    Cut,
+    Difference,
+    Extent,
+    Kind,
+    RegionComparison,
+    TracedAccess,
+)
+from tracer.check.qemu_log import LogEntry, LogReader
+from tracer.check.witness.alignment import align
+from tracer.check.witness.fingerprint import IN_A_ROW
+from tracer.check.witness.reading import fit
+from tracer.check.witness.recovery import Place, Recovery, agreement
+from tracer.check.witness.side import Side, Strand, strand_of
+from tracer.check.witness.territory import Territory, is_message
+from tracer.trace.record import (
+    RELEASED,
+    Intercept,
+    Mark,
+    MemoryAccess,
+    Record,
+    RegionRecord,
+    UserRecord,
+)
+from tracer.x86.state import PAGE_SIZE
+
+_BEGINNING = 16  # accesses in a row that tell where a region begins in a log with more before it
+_SEARCHED = 64  # entries looked at for them at once
+_VECTOR = 64  # bytes of the widest register: what is wider is a block, such as FXSAVE's
+_UNIT = 8  # bytes of the widest access that TCG makes at once
+_FOLLOWING = 32  # accesses that tell where one of unknown extent ends
+_ROOM = 1 << 16  # entries held before those that nothing will ask for are given up
+_BEHIND = 8  # traced accesses behind the end of the log that tell that it is cut
+
+
+class Matching:
+    """Match one trace with one log."""
+
+    def __init__(self, records: Iterator[Record], log: Iterable[bytes], keep: int) -> None:
+        self._result = Comparison()
+        self._keep = keep
+        self._territory = Territory()
+        self._log = LogReader(log)
+        self._traced = Side(self._accesses(records))
+        self._logged = Side(self._entries())
+        self._offset: int | None = None
+        self._log_size = 0  # at least, as marks tell
+        self._firmware: list[tuple[int, int]] = []  # where in the log no vCPU ran the kernel
+        self._aligned: set[Strand] = set()
+        self._judged = Strand("")
+        self._words: dict[str, str] = {}
+        self._released = False
+        self._last_seq: dict[Strand, int] = {}
+        self._last_line = 0
+        self._behind = 0  # accesses behind the end of the log
+        self._end_seq = 0  # number of the first of them
+        self._amiss = 0  # faults in the log since both sides last agreed
+
+    def run(self) -> Comparison:
+        """Read both sides to their ends and return what was found."""
+        while self._traced.fetch() is not None:
+            while pending := self._traced.pending:
+                self._judge(min(pending, key=self._first_seq))
+        self._drain()
+        self._close()
+        return self._result
+
+    def _first_seq(self, strand: Strand) -> int:
+        access = self._traced.first(strand)
+        return access.seq if access is not None else 0
+
+    # ---- the two sides
+
+    def _accesses(self, records: Iterator[Record]) -> Iterator[tuple[Strand, TracedAccess]]:
+        begun = False
+        last = 0
+        for record in records:
+            match record:
+                case RegionRecord():
+                    self._territory.add(record)
+                    if record.region.traced:
+                        self._count(record.region.name)
+                case Mark(qemu_log_offset=int(offset), qemu_log_from=begin):
+                    if begin is not None:
+                        self._firmware.append((begin, offset))
+                    self._log_size = max(self._log_size, offset)
+                    if not begun and self._offset is None:
+                        self._offset = offset
+                        self._result.marked = True
+                case Intercept():
+                    begun = True
+                    stepped = record.via == "stepped"
+                    site = self._word(record.symbol or record.rip)
+                    made = record.device_accesses()
+                    last = made[-1][0] if made else last
+                    wholes = _wholes(record.accesses) if len(record.accesses) > 1 else {}
+                    text = self._word(record.text)
+                    yield from self._met(record.vcpu, made, site, text, stepped, wholes)
+                case UserRecord():
+                    self._released = self._released or record.text == RELEASED
+                    made = [(last, access) for access in record.accesses]
+                    yield from self._met(record.vcpu, made, "user", record.text)
+                case _:
+                    pass
+
+    # What many accesses have alike is held once.
+    def _word(self, word: str) -> str:
+        return self._words.setdefault(word, word)
+
+    def _met(
+        self,
+        vcpu: int,
+        made: Iterable[tuple[int, MemoryAccess]],
+        site: str,
+        text: str,
+        stepped: bool = False,
+        wholes: Mapping[int, _Whole] | None = None,
+    ) -> Iterator[tuple[Strand, TracedAccess]]:
+        for region, traced in _traced_accesses(made, site, text, stepped, wholes or {}):
+            self._count(region).traced += traced.count
+            yield strand_of(region, vcpu), traced
+        for _, access in made:
+            if access.offset is not None:
+                base = int(access.physical, 16) - int(access.offset, 16)
+                self._territory.learn(access.region or "", base)
+
+    # Only asked for its first entry after the first access was read, so the offset is settled.
+    def _entries(self) -> Iterator[tuple[Strand, LogEntry]]:
+        result = self._result
+        for entry in self._log.entries(self._offset or 0):
+            result.entries += 1
+            if self._firmware and entry.cpu >= 0 and self._is_firmware():
+                result.firmware += 1
+                continue
+            if entry.refused:
+                placed = self._territory.place(entry, self._judged.region)
+                if placed is not None:
+                    name, entry = placed
+                    # The log does not say whose it was: it is taken for what is being looked for.
+                    judged = self._judged.region == name
+                    yield self._judged if judged else Strand(name), entry
+                continue
+            if is_message(entry):
+                result.messages += 1
+                continue
+            found = self._territory.find(entry)
+            if found is None:
+                continue
+            place, entry = found
+            if place.traced:
+                yield strand_of(place.name, entry.cpu), entry
+            elif entry.cpu >= 0 and (result.marked or self._aligned):
+                result.overlooked[place.name] = result.overlooked.get(place.name, 0) + 1
+
+    # Whether the last line read is of one of the times when firmware ran.
+    def _is_firmware(self) -> bool:
+        return any(begin < self._log.size <= end for begin, end in self._firmware)
+
+    def _count(self, region: str) -> RegionComparison:
+        return self._result.regions.setdefault(region, RegionComparison())
+
+    # ---- one access after the other
+
+    # Judge the first traced access of a strand, and others as far as that takes.
+    def _judge(self, strand: Strand) -> None:
+        self._judged = strand
+        if not self._result.marked and strand not in self._aligned:
+            self._align(strand)
+            return
+        self._make_room()
+        access = self._traced.first(strand)
+        entry = self._logged.first(strand)
+        assert access is not None  # the region is pending
+        if entry is None and access.width:
+            if not self._behind:
+                self._end_seq = access.seq
+            self._differ("extra", strand, self._traced.take(strand)[0], ())
+            self._behind += self._logged.ended
+            return
+        used = (
+            1
+            if entry is not None and access.width and fit(access, (entry,), more=True) == (1, True)
+            else self._used(strand, access)
+        )
+        if used is None:
+            self._recover(strand)
+        else:
+            self._agree(strand, self._traced.take(strand)[0], self._logged.take(strand, used))
+
+    # How many log entries are the region's next access, None when they are not.
+    def _used(self, strand: Strand, access: TracedAccess) -> int | None:
+        wanted = 1
+        while True:
+            logged = self._logged.view(strand, wanted)
+            used, agrees = fit(access, logged, more=len(logged) == wanted)
+            if used <= len(logged) and (access.width or used < wanted or len(logged) < wanted):
+                break
+            wanted *= 2
+        if not agrees:
+            return None
+        return used if access.width else self._bounded(strand, used)
+
+    # An access of unknown extent ends where those that follow it begin, None where that is nowhere.
+    def _bounded(self, strand: Strand, most: int) -> int | None:
+        following = self._traced.view(strand, 1 + _FOLLOWING)[1:]
+        room = _SEARCHED
+        for used in range(most + 1):
+            while True:
+                logged = self._logged.view(strand, used + room)
+                count, end = agreement(following, logged, Place(0, used), IN_A_ROW)
+                if end.entries < used + room - _SEARCHED // 2 or len(logged) < used + room:
+                    break
+                room *= 2
+            # Where there are fewer, they are all, and so must be what the log has.
+            whole = len(following) == _FOLLOWING or end.entries == len(logged)
+            if count >= IN_A_ROW or (end.accesses == len(following) and whole):
+                return used
+        return None
+
+    def _agree(self, strand: Strand, access: TracedAccess, logged: Sequence[LogEntry]) -> None:
+        if logged:
+            self._behind = self._amiss = 0
+        self._last_seq[strand] = access.seq
+        if logged:
+            self._last_line = max(self._last_line, logged[-1].line)
+        self._count(strand.region).witnessed += access.count
+
+    def _recover(self, strand: Strand) -> None:
+        place = Recovery(self._traced, self._logged, strand).place()
+        traced = self._traced.take(strand, place.accesses)
+        logged = self._logged.take(strand, place.entries)
+        for access, entries, agrees in align(traced, logged):
+            if access is None:
+                self._differ("missing", strand, None, entries)
+            elif agrees:
+                self._agree(strand, access, entries)
+            else:
+                self._differ("different" if entries else "extra", strand, access, entries)
+
+    # ---- where it begins and ends
+
+    # Find where a strand's accesses begin, without a mark: after the last access agreed on.
+    def _align(self, strand: Strand) -> None:
+        traced = self._traced.view(strand, _SEARCHED)
+        needed = min(_BEGINNING, len(traced))
+        first_of_all = not self._aligned
+        while (entry := self._logged.first(strand)) is not None and entry.line <= self._last_line:
+            self._logged.take(strand)
+        while True:
+            logged = self._logged.view(strand, _SEARCHED + _BEGINNING)
+            for skipped in range(min(len(traced) - needed, len(logged), _BEGINNING) + 1):
+                _, end = agreement(traced, logged, Place(skipped, skipped), 8 * _BEGINNING)
+                if end.accesses - skipped >= needed:
+                    self._aligned.add(strand)
+                    self._differ_all(strand, skipped)
+                    return
+            # Before anything is aligned the log may be long: forget what is oldest.
+            if first_of_all and self._logged.held >= _ROOM:
+                for other in self._logged.strands:
+                    if other != strand:
+                        self._logged.take(other, self._logged.size(other) // 2)
+            if not self._logged.take(strand):
+                self._aligned.add(strand)
+                return
+
+    def _differ_all(self, strand: Strand, count: int) -> None:
+        pairs = zip(self._traced.take(strand, count), self._logged.take(strand, count), strict=True)
+        for access, entry in pairs:
+            self._differ("different", strand, access, (entry,))
+
+    # What the log told of other strands before the last access agreed on will not be asked for
+    # any more: the trace lacks it.
+    def _make_room(self) -> None:
+        if self._logged.held < _ROOM:
+            return
+        for strand in self._logged.strands:
+            if self._traced.size(strand):
+                continue
+            while self._logged.size(strand):
+                entry = self._logged.first(strand)
+                if entry is None or entry.line >= self._last_line:
+                    break
+                self._lack(strand, self._logged.take(strand))
+
+    def _drain(self) -> None:
+        # What a guest did after it was let go was not traced.
+        while not self._released:
+            for strand in list(self._logged.pending):
+                self._lack(strand, self._logged.take(strand, self._logged.size(strand)))
+            if self._logged.fetch() is None:
+                return
+
+    def _lack(self, strand: Strand, entries: Sequence[LogEntry]) -> None:
+        for entry in entries:
+            if self._result.marked or strand in self._aligned:
+                self._differ("missing", strand, None, (entry,))
+
+    def _close(self) -> None:
+        result, log = self._result, self._log
+        # The log is read to its end where the trace was, and the guest not let go.
+        short = not self._released and log.size < self._log_size
+        # A log that is cut agrees up to there.
+        ends = self._behind >= _BEHIND > self._amiss
+        if log.torn is not None or short or ends:
+            end = self._end_seq if self._behind else None
+            result.cut = Cut(log.torn or log.line, self._behind, end)
+        result.switched = sorted(self._territory.switched)
+        for name in result.switched:
+            # Of a region that was not traced all the time, the log has more than the trace.
+            result.regions.pop(name, None)
+        result.differences = [d for d in result.differences if d.region not in result.switched]
+
+    # ---- what is found
+
+    def _differ(
+        self, kind: Kind, strand: Strand, access: TracedAccess | None, logged: Sequence[LogEntry]
+    ) -> None:
+        if logged:
+            self._behind = 0
+            self._amiss += 1
+        count = self._count(strand.region)
+        match kind:
+            case "missing":
+                count.missing += 1
+                count.witnessed += 1
+            case "extra":
+                count.extra += access.count if access is not None else 0
+            case "different":
+                count.different += 1
+                count.witnessed += 1
+        if len(self._result.differences) < self._keep:
+            self._result.differences.append(
+                Difference(kind, strand.region, access, tuple(logged), self._last_seq.get(strand))
+            )
+
+
+# What an instruction accessed in a region, in order; what is not known one by one may be in any.
+_Whole = tuple[int, int]  # linear address and width of an access of the vCPU
+
+
+# The access of the vCPU that a record's accesses are pieces of, by their identity: what it loads
+# or stores at once, where that is more than the piece.
+def _wholes(accesses: Sequence[MemoryAccess]) -> dict[int, _Whole]:
+    found: dict[int, _Whole] = {}
+    run: list[MemoryAccess] = []
+    for access in accesses:
+        before = run[-1] if run else None
+        if before is None or not (
+            before.direction == access.direction
+            and int(before.linear, 16) + before.width == int(access.linear, 16)
+        ):
+            found.update(_units(run))
+            run = []
+        run.append(access)
+    found.update(_units(run))
+    return found
+
+
+def _units(run: Sequence[MemoryAccess]) -> Iterator[tuple[int, _Whole]]:
+    if len(run) < 2 or not all(access.width for access in run):
+        return
+    begin = int(run[0].linear, 16)
+    end = int(run[-1].linear, 16) + run[-1].width
+    for access in run:
+        linear = int(access.linear, 16)
+        unit = linear - (linear - begin) % _UNIT
+        width = min(_UNIT, end - unit)
+        inside = linear + access.width <= unit + width
+        if inside and width.bit_count() == 1 and (linear, access.width) != (unit, width):
+            yield id(access), (unit, width)
+
+
+def _traced_accesses(
+    made: Iterable[tuple[int, MemoryAccess]],
+    site: str,
+    text: str,
+    stepped: bool,
+    wholes: Mapping[int, _Whole],
+) -> Iterator[tuple[str, TracedAccess]]:
+    unknown: dict[str, TracedAccess] = {}
+    for region, traced in _joined(_one_by_one(made, site, text, stepped, wholes)):
+        if traced.within:
+            known = unknown.get(region, traced)
+            within = (*known.within, *traced.within) if region in unknown else traced.within
+            unknown[region] = replace(known, within=within)
+            continue
+        if region in unknown:
+            yield region, unknown.pop(region)
+        yield region, traced
+    yield from unknown.items()
+
+
+def _one_by_one(
+    made: Iterable[tuple[int, MemoryAccess]],
+    site: str,
+    text: str,
+    stepped: bool,
+    wholes: Mapping[int, _Whole],
+) -> Iterator[tuple[str, TracedAccess]]:
+    for seq, access in made:
+        if access.skipped:
+            continue
+        traced = _traced_access(access, seq, site, text, stepped)
+        if id(access) in wholes and traced.width:
+            linear, width = wholes[id(access)]
+            place = traced.address - int(access.linear, 16) + linear
+            traced = replace(traced, whole=(place, width))
+        yield access.region or "", traced
+
+
+# Pieces of one access of the vCPU that lie side by side in one region, as one.
+def _joined(
+    accesses: Iterable[tuple[str, TracedAccess]],
+) -> Iterator[tuple[str, TracedAccess]]:
+    held: tuple[str, TracedAccess] | None = None
+    for region, access in accesses:
+        if held is not None:
+            name, last = held
+            if (
+                name == region
+                and last.whole is not None
+                and last.whole == access.whole
+                and last.address + last.width == access.address
+                and (last.value is None) == (access.value is None)
+            ):
+                value = None
+                if last.value is not None and access.value is not None:
+                    value = last.value | access.value << 8 * last.width
+                width, pieces = last.width + access.width, last.pieces + 1
+                held = region, replace(last, width=width, value=value, pieces=pieces)
+                continue
+            yield held
+        held = region, access
+    if held is not None:
+        yield held
+
+
+def _traced_access(
+    access: MemoryAccess, seq: int, site: str, text: str, stepped: bool
+) -> TracedAccess:
+    address, width = int(access.physical, 16), access.width
+    value = access.device or access.value
+    within: tuple[Extent, ...] = ()
+    if not width:
+        size = access.extent or PAGE_SIZE - address % PAGE_SIZE
+        within = (Extent(access.direction, address, size),)
+    elif stepped and value is None and width > _VECTOR:
+        # An older vetrace has the width of the whole block, which is stored in parts with holes.
+        within, width = (Extent(access.direction, address, width),), 0
+    return TracedAccess(
+        seq,
+        site,
+        text,
+        stepped,
+        access.direction,
+        address,
+        width,
+        None if value is None else int(value, 16),
+        within,
+    )

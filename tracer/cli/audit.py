@@ -1,0 +1,200 @@
+"""Tell whether a guest's device accesses would survive in a TDX or SEV-ES guest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import msgspec
+
+from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.cli.events import Source
+from tracer.cli.filters import add_filters, register_maps, selection
+from tracer.confidential.audit import Audit, Place, Site, side_by_side
+from tracer.confidential.handler import CURRENT, PROFILES, Profile
+from tracer.errors import TraceError, UsageError
+from tracer.host.streams import warn
+from tracer.text.printable import printable
+from tracer.trace.reader import TraceReader
+
+ALL = "all"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace audit``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "--profile", metavar="PROFILE", default=CURRENT,
+        help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT}); or {ALL} of them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit", metavar="N", type=int, default=20, help="rows a table (default 20; 0: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    add_filters(parser)
+    parser.epilog = (
+        "Exit status 3: a call site would be fatal, to one profile at least. 1: the trace does not"
+        " tell the instructions, as one that was imported does not, so nothing can be said."
+        " docs/audit.md explains the verdicts."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the profiles' handlers would make of each call site; return the exit status."""
+    profiles = _profiles(args.profile)
+    if args.limit < 0:
+        raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
+    audits = [Audit(profile) for profile in profiles]
+    with TraceReader(args.trace) as trace, terminal.reading(trace):
+        source = Source(trace, selection(args), register_maps(args))
+        for record, wanted in source:
+            for audit in audits:
+                audit.add(record, wanted)
+        source.check_names()
+    judged, unjudged = audits[0].exits, audits[0].unjudged
+    if unjudged and not judged:
+        raise TraceError(
+            f"{trace.name}: nothing can be said of its {unjudged:,} accesses: the trace does not"
+            " have their instructions, as one that was imported from a log has not"
+        )
+    if args.json:
+        objects = [_object(audit, trace) for audit in audits]
+        shown = {"profiles": objects} if args.profile == ALL else objects[0]
+        print(msgspec.json.encode(shown).decode())
+    else:
+        _print_report(audits, args.limit or None)
+    terminal.warn_of_losses(trace)
+    if unjudged:
+        warn(
+            f"{trace.name}: {unjudged:,} of {judged + unjudged:,} accesses were not judged: the"
+            " trace does not have their instructions"
+        )
+    if any(audit.fatal_sites for audit in audits):
+        return EXIT_MISMATCH
+    return EXIT_FAILED if unjudged else EXIT_OK
+
+
+def _profiles(name: str) -> list[Profile]:
+    if name == ALL:
+        return list(PROFILES.values())
+    if name not in PROFILES:
+        known = ", ".join((*PROFILES, ALL))
+        raise UsageError(f"no profile is called {name}; there are: {known}")
+    return [PROFILES[name]]
+
+
+def _print_report(audits: list[Audit], limit: int | None) -> None:
+    from tracer.report import tables  # rich: see terminal.table_console
+
+    console = terminal.table_console(sys.stdout)
+    alone = len(audits) == 1
+    first = audits[0]
+    lines = [_heading(first.profile)] if alone else []
+    if not first.sites:
+        lines.append("no device access, so nothing to judge")
+    else:
+        console.print(tables.audit_table(audits, limit))
+        lines += _remarks(audits)
+        exits = f"{first.exits:,} exits from {len(first.sites):,} call sites"
+        if alone:
+            lines.append(f"{exits}: {_counts(first)}")
+        else:
+            lines.append(exits)
+            lines += [f"{_heading(audit.profile)}: {_counts(audit)}" for audit in audits]
+        costliest = first.costliest()
+        share = sum(count for _, count in costliest) / first.exits
+        named = ", ".join(f"{_title(place)} {n / first.exits:.0%}" for place, n in costliest)
+        lines.append(f"worth paravirtualising, {share:.0%} of all exits: {named}")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _heading(profile: Profile) -> str:
+    return f"{profile.name}: {profile.kernels}"
+
+
+def _counts(audit: Audit) -> str:
+    differing = sum(_differs(site) for site in audit.sites)
+    return (
+        f"{audit.fatal_sites:,} would oops, "
+        f"{differing:,} would get a result that differs from the CPU's"
+    )
+
+
+def _differs(site: Site) -> bool:
+    return site.verdict.outcome == "emulated" and bool(site.verdict.note)
+
+
+# Fatal sites, then those with another result, each with the profiles that it concerns if there are
+# several.
+def _remarks(audits: list[Audit]) -> list[str]:
+    fatal: dict[str, list[str]] = {}
+    differing: dict[str, list[str]] = {}
+    for row in side_by_side(audits):
+        for audit, site in zip(audits, row, strict=True):
+            if site.fatal:
+                line = _remark(site, site.verdict.reason)
+                fatal.setdefault(line, []).append(audit.profile.name)
+            elif _differs(site):
+                line = _remark(site, site.verdict.note)
+                differing.setdefault(line, []).append(audit.profile.name)
+    told = [*fatal.items(), *differing.items()]
+    if len(audits) == 1:
+        return [line for line, _ in told]
+    return [f"{line} ({', '.join(names)})" for line, names in told]
+
+
+def _remark(site: Site, words: str) -> str:
+    at = f"{_title(site.place)}+{site.offset}" if site.offset else site.rip
+    return f"{at}: {printable(site.text)}: {words}"
+
+
+def _title(place: Place) -> str:
+    if place.function is None:
+        return "code without symbols"
+    owner = f" [{place.module}]" if place.module else ""
+    return printable(f"{place.function}{owner}")
+
+
+def _object(audit: Audit, trace: TraceReader) -> dict[str, Any]:
+    exits = audit.exits
+    worth = {place for place, _ in audit.costliest()}
+    return {
+        "profile": audit.profile.name,
+        "kernels": audit.profile.kernels,
+        "exits": exits,
+        "call_sites": len(audit.sites),
+        "fatal_call_sites": audit.fatal_sites,
+        "unjudged": audit.unjudged,
+        "sites": [
+            {
+                "function": site.place.function,
+                "module": site.place.module,
+                "offset": site.offset,
+                "rip": site.rip,
+                "bytes": site.code,
+                "text": site.text,
+                "regions": sorted(site.regions),
+                "count": site.exits,
+                "share": site.exits / exits,
+                "fatal": site.fatal,
+                "outcome": "oops" if site.fatal else site.verdict.outcome,
+                "reason": site.verdict.reason,
+                "note": site.verdict.note or None,
+            }
+            for site in audit.sites
+        ],
+        "functions": [
+            {
+                "function": place.function,
+                "module": place.module,
+                "count": count,
+                "share": count / exits,
+                "paravirtualise": place in worth,
+            }
+            for place, count in audit.functions()
+        ],
+        "damage": trace.damage,
+        "unknown_records": dict(trace.unknown),
+    }

@@ -1,0 +1,370 @@
+"""Boot a kernel and trace its accesses to devices."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tracer.access.region import check_choice
+from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.cli.filters import add_register_files, register_maps
+from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
+from tracer.cli.interactive import add_shell_arguments, paper, wish
+from tracer.cli.recorded import add_replay_arguments, recorded, with_also
+from tracer.cli.verify import compared, print_comparison, verdict
+from tracer.errors import Diverged, Interrupted, TracerError
+from tracer.guest.report import GuestReport, why_missing
+from tracer.host import signals
+from tracer.host.scratch import scratch_folder
+from tracer.host.signals import Ended, words_of
+from tracer.host.streams import warn
+from tracer.intercept.recording import RecordedDevice
+from tracer.linux.kernel import Kernel
+from tracer.repl.interruption import Interruption
+from tracer.repl.shell import Shell
+from tracer.report.tables import closing_table
+from tracer.session.launch import Plan, header, launch
+from tracer.session.loop import Session, Subscriber
+from tracer.session.watchdog import Limits, Watchdog, seconds
+from tracer.trace.fold import Event, Fold, Folder
+from tracer.trace.lines import access_line, fold_line
+from tracer.trace.marker import ENTRY, LOG_END
+from tracer.trace.naming import Naming
+from tracer.trace.objects import access_objects
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import End, Intercept, Record
+from tracer.trace.selection import Selection, Sieve
+from tracer.trace.summary import Summary
+from tracer.trace.writer import TraceWriter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace boot``."""
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", metavar="TRACE", type=Path, help="write the trace here")
+    output.add_argument(
+        "--check", action="store_true", help="compare the trace with QEMU's own log of the run"
+    )
+    output.add_argument(
+        "--qemu-log", metavar="FILE", type=Path, help="keep QEMU's log of its device accesses here"
+    )
+    output.add_argument(
+        "--serial", metavar="FILE", type=Path, help="write the guest's serial output here"
+    )
+    output.add_argument(
+        "--untraced", action="store_true", help="run the same guest without any interception"
+    )
+    output.add_argument(
+        "--stacks", action="store_true", help="record the kernel's call chain of each access"
+    )
+    how = output.add_mutually_exclusive_group()
+    how.add_argument("--quiet", action="store_true", help="show the closing table only")
+    how.add_argument("--json", action="store_true", help="print one JSON object an access")
+    limits = parser.add_argument_group("limits (what a guest did last is told)")
+    limits.add_argument(
+        "--timeout", metavar="SECONDS", help="end a run that takes longer, with status 1"
+    )
+    limits.add_argument(
+        "--guest-timeout", metavar="SECONDS", help="the same by the guest's own clock"
+    )
+    add_shell_arguments(parser)
+    add_register_files(parser)
+    add_guest_arguments(parser)
+    add_replay_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Boot, trace, and show; return the exit status."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder())
+        log = args.qemu_log or (folder / "qemu.log" if args.check else None)
+        trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
+        plan = guest_plan(args, log.absolute() if log is not None else None)
+        plan = replace(with_also(plan, args), limits=_limits(args))
+        device = recorded(args)
+        console = stack.enter_context(_console(args))
+        boot = _Boot(args, plan, trace, console, device)
+        try:
+            status = boot.run()
+        except Ended as end:
+            message = f"{words_of(end.number)}; {boot.kept()}"
+            raise Interrupted(end.number, message) from None
+        except Diverged as error:
+            warn(str(error))
+            return EXIT_MISMATCH
+        if args.check and trace is not None and log is not None and status == EXIT_OK:
+            status = _check(trace, log, quiet=args.json)
+    return status or boot.judge_guest()
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    wall, guest = args.timeout, args.guest_timeout
+    return Limits(
+        wall=None if wall is None else seconds("--timeout", wall),
+        guest=None if guest is None else seconds("--guest-timeout", guest),
+    )
+
+
+@contextlib.contextmanager
+def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], object]]:
+    # Where the guest's serial output goes.
+    if args.serial is not None:
+        try:
+            file = args.serial.open("wb", buffering=0)
+        except OSError as error:
+            raise TracerError(f"cannot write {args.serial}: {error.strerror}") from error
+        with file:
+            yield file.write
+    elif args.quiet or args.json:
+        yield lambda _: None
+    else:
+        console = _Console()
+        yield console
+        console.end()
+
+
+_LONGEST_LINE = 1 << 14
+"""Bytes of the guest's console that are held for a line to end."""
+
+
+class _Console:
+    # Shows whole lines only: a line of the trace may come in the middle of one of the guest's. One
+    # that does not end is shown in pieces.
+
+    def __init__(self) -> None:
+        self.show: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> None:
+        self.write(data)
+
+    def write(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            text = line.decode(errors="replace")
+            shown = "".join(char for char in text if char == "\t" or char.isprintable())
+            self.show(shown)
+
+    def end(self) -> None:
+        if self._rest:
+            self.write(b"\n")
+
+
+def _check(trace: Path, log: Path, *, quiet: bool) -> int:
+    with TraceReader(trace) as reader:
+        comparison = compared(reader, log)
+    print_comparison(comparison, sys.stderr if quiet else sys.stdout)
+    if not comparison.traced:
+        warn("nothing was traced, so nothing was compared")
+    return verdict(comparison, log)
+
+
+class _Boot:
+    # One run of the command: who listens to the records, and what is told at the end.
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        plan: Plan,
+        trace: Path | None,
+        console: Callable[[bytes], object],
+        recorded: RecordedDevice | None,
+    ) -> None:
+        self._args = args
+        self._plan = plan
+        self._trace = trace
+        self._console = console
+        self._recorded = recorded
+        self._summary = Summary()
+        self._wish = wish(args, args.output)
+        self._status = EXIT_OK
+        self._interruption = Interruption(tell, person=args.interactive)
+        self._naming = Naming(register_maps(args))
+        self._task: asyncio.Task[None] | None = None
+        self._console_error: OSError | None = None
+        self._report = GuestReport()
+        self._kernel: Kernel | None = None
+        self._watchdog = Watchdog(plan.limits)
+
+    def run(self) -> int:
+        if self._wish.asked:
+            self._interruption.begin()
+        # At a prompt Ctrl-C is for the guest.
+        signals.run(self._run(), interruptible=not self._wish.asked)
+        return self._status
+
+    def kept(self) -> str:
+        some = self._summary.accesses and self._args.output is not None
+        kept = f", kept in {self._args.output}" if some else ""
+        return f"{self._summary.accesses} accesses were recorded{kept}"
+
+    async def _run(self) -> None:
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        if self._wish.asked:
+            self._interruption.install(task)
+        try:
+            async with (
+                self._watchdog as watchdog,
+                launch(self._plan, self._take_console, tell) as session,
+            ):
+                session.naming = self._naming
+                watchdog.guard(session)
+                await session.reach_entry()
+                if self._args.untraced:
+                    await session.run_untraced()
+                else:
+                    await self._trace_run(session)
+                self._kernel = session.kernel
+        except asyncio.CancelledError:
+            if self._console_error is None:
+                raise
+            where = self._args.serial or "standard error"
+            why = self._console_error.strerror
+            raise TracerError(f"cannot write the guest's console to {where}: {why}") from None
+
+    def judge_guest(self) -> int:
+        # A person at a prompt, or a recording, may well have kept a driver from its device.
+        kernel, missing = self._kernel, self._report.missing
+        meddled = self._wish.asked or self._recorded is not None
+        if not missing or kernel is None or self._plan.initrd is not None or meddled:
+            return EXIT_OK
+        warn(why_missing(missing, kernel.release, modules=kernel.modules is not None))
+        return EXIT_FAILED
+
+    def _take_console(self, data: bytes) -> None:
+        # Called by the event loop, which would only log an error.
+        self._report.take(data)
+        if self._console_error is not None:
+            return
+        try:
+            self._console(data)
+        except OSError as error:
+            self._console_error = error
+            assert self._task is not None  # the guest was started from it
+            self._task.cancel()
+
+    async def _trace_run(self, session: Session) -> None:
+        with contextlib.ExitStack() as stack:
+            if self._trace is not None:
+                writer = stack.enter_context(TraceWriter(self._trace, header(session)))
+                # First: what is shown is in the file.
+                session.subscribers.append(writer.append)
+            session.subscribers.append(self._summary.add)
+            if not (self._args.quiet or self._wish.asked):
+                session.subscribers.append(self._naming.learn)
+                show = _json_printer if self._args.json else _LinePrinter
+                session.subscribers.append(show(self._naming))
+            outcome = "interrupted"
+            try:
+                if self._wish.asked:
+                    outcome = await self._converse(session)
+                else:
+                    await self._trap(session)
+                    await session.run()
+                    outcome = "poweroff"
+                if self._recorded is not None and outcome == "poweroff":
+                    self._recorded.finish()
+            except asyncio.CancelledError:
+                outcome = str(self._watchdog.error or outcome)
+                raise
+            except TracerError as error:
+                outcome = str(error)
+                raise
+            except Exception as error:
+                outcome = f"failed: {type(error).__name__}: {error}"
+                raise
+            finally:
+                with contextlib.suppress(TracerError):
+                    # The disk may be full, which is then on its way as an error already.
+                    if self._plan.qemu_log is not None:
+                        session.mark_log(LOG_END)
+                    session.end(outcome)
+                self._close(session)
+
+    async def _converse(self, session: Session) -> str:
+        # Leave the guest to a person or a script; return how it ended.
+        shell = Shell(session, self._naming, self._wish, self._interruption, paper)
+        self._watchdog.person = shell.prompts
+        if shell.prompts and isinstance(self._console, _Console):
+            self._console.show = shell.console
+        await self._trap(session)
+        self._status = await shell.run()
+        if isinstance(shell.control.error, Diverged):
+            self._status = EXIT_MISMATCH
+        return shell.control.outcome or "interrupted"
+
+    async def _trap(self, session: Session) -> None:
+        session.recorded = self._recorded
+        regions = await session.refresh_regions()
+        check_choice(regions.regions, session.choice)
+        await session.trap(stacks=self._args.stacks)
+        session.mark_log(ENTRY)
+        traced = sum(regions.is_traced_region(region) for region in regions.regions)
+        tell(
+            f"Linux {session.kernel.release} under QEMU {session.machine.version} and GDB "
+            f"{session.target.client.version}: tracing {traced} of {len(regions.regions)} regions"
+        )
+
+    def _close(self, session: Session) -> None:
+        if not session.counts["stops"]:
+            return
+        if not self._wish.asked:  # there `stats` is
+            stream = sys.stderr if self._args.json else sys.stdout
+            terminal.table_console(stream).print(closing_table(self._summary))
+        counts = session.counts
+        tell(
+            f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
+            f"{counts['emulated']} emulated, {counts['stepped']} stepped; "
+            f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
+            f"{counts['ram_hooks']} of these of RAM"
+        )
+        if self._recorded is not None:
+            device = self._recorded
+            tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")
+        for warning in session.warnings:
+            warn(warning)
+
+
+class _LinePrinter:
+    # Prints a line an access, at once. On a terminal a loop, such as that of a driver that polls or
+    # the timer's, is its first turns and a count.
+
+    def __init__(self, naming: Naming) -> None:
+        self._naming = naming
+        self._sieve = Sieve(Selection())
+        self._folder = Folder(eager=True) if sys.stdout.isatty() else None
+
+    def __call__(self, record: Record) -> None:
+        wanted = self._sieve.wanted(record)
+        if isinstance(record, Intercept):
+            for seq, access in wanted:
+                event = Event(seq, record, access, self._sieve.phase, self._naming.add(access))
+                self._print(self._folder.add(event) if self._folder is not None else [event])
+        elif isinstance(record, End) and self._folder is not None:
+            self._print(self._folder.end())
+
+    def _print(self, told: Sequence[Event | Fold]) -> None:
+        shape = terminal.line_layout(sys.stdout)
+        for item in told:
+            if isinstance(item, Fold):
+                print(fold_line(item), flush=True)
+            else:
+                print(access_line(item.record, item.access, shape, item.named), flush=True)
+
+
+def _json_printer(naming: Naming) -> Subscriber:
+    def show(record: Record) -> None:
+        if isinstance(record, Intercept):
+            for item in access_objects(record, naming):
+                print(json.dumps(item), flush=True)
+
+    return show

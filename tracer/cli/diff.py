@@ -1,0 +1,189 @@
+"""Compare two traces, region by region."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tracer.check.diff import Differ, Line, RegionDiff, Rules, Side, Step, compare
+from tracer.check.lines import region_diff_lines
+from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.cli.events import Source
+from tracer.cli.filters import (
+    add_filters,
+    check_marks,
+    check_names,
+    check_rules,
+    register_maps,
+    selection,
+)
+from tracer.devices.map import RegisterMap
+from tracer.errors import UsageError
+from tracer.host.streams import warn
+from tracer.trace.loss import Losses
+from tracer.trace.mask import PASSING, VARYING, Mask, parse_mask
+from tracer.trace.reader import TraceReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace diff``."""
+    parser.add_argument("first", metavar="A", help="a trace written by `vetrace boot`")
+    parser.add_argument("second", metavar="B", help="another one")
+    parser.add_argument(
+        "--context", metavar="N", type=int, default=3, help="lines alike around a change"
+    )
+    parser.add_argument(
+        "--limit", metavar="N", type=int, default=10, help="hunks a region (default 10; 0: all)"
+    )
+    rules = parser.add_argument_group(
+        "what is known to vary",
+        "RULE is REGION+FIRST[-LAST][%STRIDE]: bytes of a region, which may be a glob,"
+        " in every STRIDE of it",
+    )
+    rules.add_argument(
+        "--mask", metavar="RULE", type=_rule, action="append", default=[],
+        help="do not compare these bytes of the values",
+    )  # fmt: skip
+    rules.add_argument(
+        "--ignore", metavar="RULE", type=_rule, action="append", default=[],
+        help="leave out the accesses that begin at these bytes",
+    )  # fmt: skip
+    rules.add_argument(
+        "--exact", action="store_true",
+        help="drop the built-in rules: HPET and LAPIC timers, MSI-X messages, addresses of queues",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with all hunks")
+    add_filters(parser)
+    parser.epilog = (
+        "Direction, offset, width and value are compared, in order, per region; addresses, times"
+        " and call sites are not. Exit status 3 tells that something differs."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print how the two traces differ; return the exit status."""
+    for option in ("context", "limit"):
+        if getattr(args, option) < 0:
+            raise UsageError(f"--{option} {getattr(args, option)}: give a number from 0 on")
+    rules = Rules(
+        varying=(*args.mask, *(() if args.exact else VARYING)),
+        passing=(*args.ignore, *(() if args.exact else PASSING)),
+    )
+    differ = Differ(rules)
+    chosen, maps = selection(args), register_maps(args)
+    regions: dict[str, RegisterMap | None] = {}
+    sides, sources = [], []
+    for path in (args.first, args.second):
+        with TraceReader(path) as trace, terminal.reading(trace):
+            source = Source(trace, chosen, maps)
+            sources.append(source)
+            sides.append(differ.read(source.events()))
+        regions |= source.register_maps()
+        terminal.warn_of_losses(trace)
+    first, second = sides
+
+    def named(pattern: str, region: str) -> bool:
+        return any(source.named_region(pattern, region) for source in sources)
+
+    for source in sources:
+        check_marks(source.stretch, source.trace.name)
+    met = sources[0].met.joined(sources[1].met)
+    traces = " and ".join(source.trace.name for source in sources)
+    check_names(chosen, met, regions, named, traces)
+    check_rules((*args.mask, *args.ignore), met, traces)
+    results = _compared(first, second, args.context)
+    losses = [source.losses for source in sources]
+    if args.json:
+        found = list(results)
+        print(msgspec.json.encode(_object(found, differ, losses)).decode())
+        agrees = all(result.agrees for result in found)
+    else:
+        for source in sources:
+            if source.losses:
+                print(f"{source.trace.name}: {source.losses.words}, which the other may have")
+        alone = [source.trace.name for source, side in zip(sources, sides, strict=True) if not side]
+        if len(alone) == 1:
+            print(f"{alone[0]} has no such access: everything is only in the other trace")
+        agrees = _print(results, args.limit or None, hunks=not alone)
+        if differ.passed:
+            print(f"{differ.passed:,} accesses that only tell of time left out")
+    if not first and not second:
+        warn("neither trace has such an access: nothing was compared")
+        return EXIT_MISMATCH
+    return EXIT_OK if agrees else EXIT_MISMATCH
+
+
+def _compared(
+    first: dict[str, Side], second: dict[str, Side], context: int
+) -> Iterator[RegionDiff]:
+    for region in sorted(first.keys() | second.keys()):
+        yield compare(region, first.get(region, Side()), second.get(region, Side()), context)
+
+
+def _print(results: Iterator[RegionDiff], limit: int | None, *, hunks: bool) -> bool:
+    agrees = True
+    for result in results:
+        agrees = agrees and result.agrees
+        if not hunks:
+            result.hunks.clear()
+        for line in region_diff_lines(result, limit):
+            print(line)
+    sys.stdout.flush()
+    return agrees
+
+
+def _object(results: list[RegionDiff], differ: Differ, losses: list[Losses]) -> dict[str, Any]:
+    return {
+        "agrees": all(result.agrees for result in results),
+        "left_out": differ.passed,
+        "lost_events": [lost.events for lost in losses],
+        "lost_uncounted": [lost.uncounted for lost in losses],
+        "regions": [
+            {
+                "agrees": result.agrees,
+                "region": result.region,
+                "same": result.same,
+                "changed": result.changed,
+                "first": result.first,
+                "second": result.second,
+                "touched": result.touched,
+                "unknown": result.unknown,
+                "hunks": [[_line(line) for line in hunk] for hunk in result.hunks],
+            }
+            for result in results
+        ],
+    }
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {"kind": line.kind, "first": _step(line.first), "second": _step(line.second)}
+
+
+def _step(step: Step | None) -> dict[str, Any] | None:
+    if step is None:
+        return None
+    return {
+        "direction": step.direction,
+        "offset": step.offset,
+        "register": step.named.text if step.named is not None else None,
+        "width": step.width,
+        "extent": step.extent,
+        "value": step.value,
+        "seq": step.seq,
+        "site": step.site,
+        "turns": step.turns,
+        "device": None if step.device is None else int(step.device, 16),
+        "skipped": step.skipped,
+        "mark": step.mark,
+    }
+
+
+def _rule(text: str) -> Mask:
+    try:
+        return parse_mask(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

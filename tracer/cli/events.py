@@ -1,0 +1,119 @@
+"""The accesses of a trace file that a command's filters want."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tracer.cli.filters import Met, check_marks, check_names
+from tracer.devices.map import Named, RegisterMap, RegisterMaps
+from tracer.trace.fold import Event, Note
+from tracer.trace.loss import Losses
+from tracer.trace.marker import Stretch, is_marker
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
+from tracer.trace.selection import Selection, Sieve
+
+
+class Source:
+    """Iterate over the records of a trace, each with those of its accesses that are wanted.
+
+    What the filters leave out of a person's doing, of markers and of losses does not come.
+
+    ``shown`` counts the accesses, ``losses`` the events that a log lost between them; after
+    ``limit`` accesses the iteration ends. ``met`` has the names that came so far; ``maps`` name
+    the registers.
+    """
+
+    def __init__(
+        self,
+        trace: TraceReader,
+        chosen: Selection,
+        maps: RegisterMaps,
+        limit: int | None = None,
+    ) -> None:
+        self.trace = trace
+        self.met = Met()
+        self.shown = 0
+        self.losses = Losses()
+        self.limit = limit
+        self._sieve = Sieve(chosen, maps)
+
+    @property
+    def phase(self) -> str | None:
+        """Return the phase of the last record, None while it is unknown."""
+        return self._sieve.phase
+
+    @property
+    def named(self) -> list[Named | None]:
+        """Return the registers of the accesses last given, in their order."""
+        return self._sieve.named
+
+    def __iter__(self) -> Iterator[tuple[Record, list[tuple[int, MemoryAccess]]]]:
+        for record in self.trace:
+            wanted = self._sieve.wanted(record)
+            self.met.add(record, self._sieve.phase)
+            if isinstance(record, UserRecord) and not self._sieve.wanted_user(record):
+                continue
+            if isinstance(record, Mark | LostRecord) and not self._sieve.wanted_note(record):
+                continue
+            self.losses.add(record)
+            if self.limit is not None:
+                wanted = wanted[: self.limit - self.shown]
+            self.shown += len(wanted)
+            yield record, wanted
+            if self.shown == self.limit:
+                return
+
+    def events(self) -> Iterator[Event]:
+        """Yield each access that is wanted."""
+        for item in self.items():
+            if isinstance(item, Event):
+                yield item
+
+    def items(self) -> Iterator[Event | Note]:
+        """Yield each access that is wanted, and what stands between them."""
+        mark: str | None = None
+        typed = ""  # the command of a person, whose mark is told by it
+        losses = Losses()
+        for record, wanted in self:
+            match record:
+                case Intercept():
+                    for (seq, access), named in zip(wanted, self.named, strict=False):
+                        phase, lost = self._sieve.phase, losses.known
+                        yield Event(seq, record, access, phase, named, mark, lost)
+                        losses = Losses() if losses else losses
+                    typed = ""
+                case Mark() if is_marker(record):
+                    mark = record.text
+                    if typed != f"mark {mark}":
+                        yield record
+                case UserRecord():
+                    typed = record.text
+                    yield record
+                case LostRecord():
+                    losses.add(record)
+                    yield record
+                case _:
+                    pass
+
+    @property
+    def stretch(self) -> Stretch:
+        """Return how far the trace has come between the marks that the filters name."""
+        return self._sieve.stretch
+
+    def register_maps(self) -> dict[str, RegisterMap | None]:
+        """Return the regions met so far, each with the map of its registers if it has one."""
+        return {region: self._sieve.map_of(region) for region in self.met.regions}
+
+    def named_region(self, pattern: str, region: str) -> bool:
+        """Tell whether a pattern names a region, as far as the trace has told of it."""
+        return self._sieve.regions.named(pattern, region)
+
+    def check_names(self) -> None:
+        """Raise :exc:`UsageError` when the trace, read to its end, has not what is asked for.
+
+        That is a region, a register or a mark.
+        """
+        check_marks(self._sieve.stretch, self.trace.name)
+        chosen, trace = self._sieve.selection, self.trace.name
+        check_names(chosen, self.met, self.register_maps(), self.named_region, trace)

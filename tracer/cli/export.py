@@ -1,0 +1,134 @@
+"""Write a trace in another tool's format."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from tracer.cli import EXIT_OK, terminal
+from tracer.cli.events import Source
+from tracer.cli.filters import add_filters, register_maps, selection
+from tracer.errors import TraceError, UsageError
+from tracer.export.mmiotrace import MmiotraceLog
+from tracer.host.streams import warn
+from tracer.host.textfile import STANDARD, are_one_file
+from tracer.trace.reader import TraceReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace export``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "--format",
+        choices=sorted(_FORMATS),
+        required=True,
+        help="the kernel's mmiotrace text, a Perfetto trace, or a Parquet table",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True,
+        help="write the result here; - is standard output",
+    )  # fmt: skip
+    add_filters(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the accesses that the arguments select; return the exit status."""
+    write, maps = _FORMATS[args.format], register_maps(args)
+    if are_one_file(args.trace, args.output):
+        raise UsageError(f"{args.output} is the trace itself: give the result another name")
+    if args.output == STANDARD and args.format != _TEXT and sys.stdout.isatty():
+        raise UsageError(f"{args.format} is no text for a terminal: give -o a file, or use a pipe")
+    with TraceReader(args.trace) as trace:
+        source = Source(trace, selection(args), maps)
+        prints = args.output == STANDARD
+        with _sink(args.output) as sink, terminal.reading(trace, prints=prints):
+            write(source, sink)
+        source.check_names()
+    terminal.warn_of_losses(trace)
+    name = "standard output" if args.output == STANDARD else args.output
+    warn(f"{source.shown:,} accesses written to {name}")
+    return EXIT_OK
+
+
+def _mmiotrace(source: Source, sink: IO[bytes]) -> None:
+    log = MmiotraceLog()
+    lines = log.opening()
+    for record, wanted in source:
+        lines += log.lines(record, wanted)
+        sink.write("".join(f"{line}\n" for line in lines).encode())
+        lines = []
+    sink.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _perfetto(source: Source, sink: IO[bytes]) -> None:
+    with _extra("perfetto"):
+        from tracer.export import perfetto
+    perfetto.write(source.items(), sink)
+
+
+def _parquet(source: Source, sink: IO[bytes]) -> None:
+    with _extra("pyarrow"):
+        from tracer.export import parquet
+    try:
+        parquet.write(source.trace.header, source.events(), sink)
+    except ValueError as error:
+        raise TraceError(f"{source.trace.name}: {error}") from error
+
+
+_TEXT = "mmiotrace"
+_FORMATS: dict[str, Callable[[Source, IO[bytes]], None]] = {
+    _TEXT: _mmiotrace,
+    "perfetto": _perfetto,
+    "parquet": _parquet,
+}
+
+
+@contextlib.contextmanager
+def _extra(package: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"this format needs {package}, which is not installed: pip install 'vetrace[export]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def _sink(output: str) -> Iterator[IO[bytes]]:
+    if output != STANDARD:
+        with _replacing(Path(output)) as sink:
+            yield sink
+        return
+    sys.stdout.flush()
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
+
+
+# What is written takes the file's place when it is whole, so that no error leaves half a file. A
+# pipe or a device is written as it is.
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as sink:
+                yield sink
+            return
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as sink:
+                yield sink
+            mask = os.umask(0)
+            os.umask(mask)
+            Path(name).chmod(0o666 & ~mask)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise TraceError(f"cannot write {path}: {error.strerror or error}") from error

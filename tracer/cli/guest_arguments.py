@@ -1,0 +1,102 @@
+"""The arguments that say what guest to run, shared by the commands that start one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from tracer.access.region import Choice, parse_range
+from tracer.errors import UsageError
+from tracer.host.streams import warn
+from tracer.session.launch import GDB, QEMU, Plan, parse_memory
+
+
+def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that describe a guest and what is traced of it."""
+    guest = parser.add_argument_group("guest")
+    guest.add_argument(
+        "--kernel", metavar="BZIMAGE", type=Path, help="bzImage or vmlinux (default: Debian's)"
+    )
+    guest.add_argument(
+        "--symbols", metavar="FILE", type=Path, help="vmlinux or System.map of that kernel"
+    )
+    guest.add_argument("--initrd", metavar="FILE", type=Path, help="initial ramdisk")
+    guest.add_argument(
+        "--module",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="load this kernel module too, with what it needs; again for more",
+    )
+    guest.add_argument("--append", metavar="STR", help="more words for the kernel's command line")
+    guest.add_argument(
+        "--kaslr", action="store_true", help="let the kernel randomise its addresses"
+    )
+    guest.add_argument("--memory", metavar="SIZE", default="512M", help="such as 512M or 2G")
+    guest.add_argument(
+        "--realtime", action="store_true", help="wall-clock time instead of counted instructions"
+    )
+    guest.add_argument("--qemu", metavar="PROGRAM", default=QEMU, help="the QEMU to run")
+    guest.add_argument("--gdb", metavar="PROGRAM", default=GDB, help="the GDB to run")
+    guest.add_argument(
+        "extra", metavar="QEMU ARGS", nargs="*", help="after --: more QEMU arguments"
+    )
+    traced = parser.add_argument_group("what is traced (default: every device but frame buffers)")
+    traced.add_argument(
+        "--region",
+        metavar="NAME|START-END",
+        action="append",
+        default=[],
+        help="trace this region or device only; again for more (see `vetrace regions`)",
+    )
+    traced.add_argument(
+        "--bypass",
+        metavar="NAME|START-END",
+        action="append",
+        default=[],
+        help="do not trace this region or device; again for more",
+    )
+
+
+def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
+    """Return the plan that the arguments describe. Raises UsageError."""
+    for spec in (*args.region, *args.bypass):
+        parse_range(spec)
+    if not args.realtime and _several_vcpus(args.extra):
+        raise UsageError(
+            "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"
+        )
+    if args.module and args.initrd is not None:
+        raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
+    return Plan(
+        kernel=args.kernel,
+        symbols=args.symbols,
+        initrd=args.initrd,
+        modules=tuple(args.module),
+        append=args.append,
+        kaslr=args.kaslr,
+        memory=parse_memory(args.memory),
+        choice=Choice(tuple(args.region), tuple(args.bypass)),
+        realtime=args.realtime,
+        qemu_log=qemu_log,
+        extra=tuple(args.extra),
+        qemu=args.qemu,
+        gdb=args.gdb,
+    )
+
+
+def tell(text: str) -> None:
+    """Tell the reader on standard error how the start goes."""
+    warn(text)
+    sys.stderr.flush()
+
+
+def _several_vcpus(arguments: Sequence[str]) -> bool:
+    for option, value in pairwise(arguments):
+        if option in ("-smp", "--smp"):
+            count = value.partition(",")[0].removeprefix("cpus=")
+            return count.isdigit() and int(count) > 1
+    return False

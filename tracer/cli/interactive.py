@@ -1,0 +1,65 @@
+"""The arguments that ask for a prompt or a script on the guest."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from tracer.errors import UsageError
+from tracer.host.streams import shows_colour
+from tracer.repl.result import Paper
+from tracer.repl.shell import Wish
+
+
+def add_shell_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; :func:`wish` reads them."""
+    group = parser.add_argument_group("prompt and scripts (docs/repl.md has the commands)")
+    group.add_argument(
+        "-i", "--interactive", action="store_true",
+        help="stop at the kernel's entry and take commands",
+    )  # fmt: skip
+    group.add_argument(
+        "-x", dest="steps", metavar="FILE", action="append", default=[],
+        type=lambda text: ("file", text), help="carry out the commands in FILE, then end",
+    )  # fmt: skip
+    group.add_argument(
+        "-e", dest="steps", metavar="'CMD; CMD'", action="append",
+        type=lambda text: ("commands", text), help="carry out these commands, then end",
+    )  # fmt: skip
+    group.add_argument(
+        "--load", metavar="FILE.py", type=Path, action="append", default=[],
+        help="commands, filters and subscribers of your own",
+    )  # fmt: skip
+
+
+def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
+    """Return what the arguments ask for. Raises UsageError."""
+    asked = Wish(
+        interactive=args.interactive,
+        steps=tuple(args.steps),
+        extensions=tuple(args.load),
+        json=args.json,
+        quiet=args.quiet,
+        trace=trace,
+    )
+    if asked.extensions and not asked.asked:
+        raise UsageError("--load is for a prompt or a script: give -i, -x or -e as well")
+    if asked.asked and args.untraced:
+        raise UsageError("--untraced leaves nothing to stop at: drop it, or -i, -x and -e")
+    for kind, text in asked.steps:
+        if kind == "file" and not Path(text).is_file():
+            raise UsageError(f"there is no script {text}")
+    for path in asked.extensions:
+        if not path.is_file():
+            raise UsageError(f"there is no file {path} to load")
+    return asked
+
+
+def paper() -> Paper:
+    """Return what standard output is written on now."""
+    out = sys.__stdout__ or sys.stdout
+    if not out.isatty():
+        return Paper(colour=shows_colour(out))
+    return Paper(shutil.get_terminal_size().columns, shows_colour(out))

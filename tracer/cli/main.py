@@ -1,0 +1,134 @@
+"""The ``vetrace`` command: find the command's module, run it, turn errors into one line.
+
+Exit statuses are in :mod:`tracer.cli`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import keyword
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol, cast
+
+from tracer.cli import EXIT_FAILED, EXIT_PIPE, EXIT_USAGE
+from tracer.cli.parser import Parser, command_name, parsers
+from tracer.errors import Interrupted, TracerError, UsageError, suggestion
+from tracer.host import streams
+from tracer.host.signals import Ended, status_of, words_of
+from tracer.host.streams import choose_colour, warn
+
+COMMANDS = {
+    "boot": "boot a kernel and trace its accesses to devices",
+    "regions": "list the regions that a guest would have",
+    "show": "show the device accesses of a trace",
+    "stats": "count what a trace holds",
+    "replay": "carry out every recorded access again, without a guest, and compare",
+    "diff": "compare two traces, region by region",
+    "export": "write a trace in another tool's format",
+    "import": "read another tool's log as a trace",
+    "verify": "compare a trace with QEMU's own log of the same run",
+    "audit": "tell whether the traced accesses would survive in a TDX or SEV-ES guest",
+    "decode": "explain one instruction: accesses, flags, verdicts, result",
+    "setup": "fetch a guest kernel, and name the programs that are missing",
+    "doctor": "check that everything vetrace needs is there",
+}
+
+
+class _Command(Protocol):
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``vetrace`` with ``argv``, or with the process's arguments; return the exit status.
+
+    A :exc:`tracer.errors.TracerError` becomes one line on standard error. Any other exception is
+    a bug and passes through.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        streams.occupy()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What the locale's encoding cannot say is escaped rather than fatal.
+            sys.stdout.reconfigure(errors="backslashreplace")
+        status = _run(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        streams.abandon_output()
+        return EXIT_PIPE
+    except OSError as error:
+        if not streams.is_output_error(error):
+            raise
+        streams.abandon_output()
+        warn(f"cannot write the output: {error.strerror}")
+        return EXIT_FAILED
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Ended) else signal.SIGINT
+        warn(words_of(number))
+        return status_of(number)
+    except Interrupted as error:
+        warn(str(error))
+        return status_of(error.number)
+    except UsageError as error:
+        warn(str(error))
+        return EXIT_USAGE
+    except TracerError as error:
+        warn(str(error))
+        return EXIT_FAILED
+
+
+def _run(argv: list[str]) -> int:
+    name = command_name(argv)
+    parser, commands = parsers(COMMANDS, _version())
+    if name is not None and name not in COMMANDS:
+        raise UsageError(f"there is no command {name}{suggestion(name, COMMANDS)}")
+    command: _Command | None = None
+    if name is not None:
+        # Only the command asked for is loaded, so that `show` does not wait for what `boot` needs.
+        command = _load(name)
+        command.add_arguments(commands[name])
+    try:
+        args, rest = parser.parse_known_args(argv)
+        if rest:
+            (commands[name] if name is not None else parser).error(
+                f"unrecognized arguments: {' '.join(rest)}"
+            )
+    except SystemExit as error:  # argparse has printed help
+        return error.code if isinstance(error.code, int) else EXIT_USAGE
+    if command is None:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    choose_colour(args.color)
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.WARNING,
+        format="vetrace: %(name)s: %(message)s",
+    )
+    return command.run(args)
+
+
+def whole_parsers(version: str) -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of ``vetrace``, and those of its commands, with all their arguments."""
+    parser, commands = parsers(COMMANDS, version)
+    for name, made in commands.items():
+        _load(name).add_arguments(made)
+    return parser, commands
+
+
+def _load(name: str) -> _Command:
+    # A keyword cannot name a module.
+    module = f"tracer.cli.{name}{'_' if keyword.iskeyword(name) else ''}"
+    return cast(_Command, importlib.import_module(module))
+
+
+def _version() -> str:
+    try:
+        return version("vetrace")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,84 @@
+"""``vetrace boot --replay``: the arguments, and the recorded device that they describe."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from tracer.access.region import Choice, parse_range
+from tracer.cli import terminal
+from tracer.errors import UsageError, advice
+from tracer.intercept.recording import VARYING_WRITES, RecordedDevice, Replayed, recorded_device
+from tracer.session.launch import Plan
+from tracer.text.printable import printable
+from tracer.trace.mask import Mask, parse_mask
+from tracer.trace.reader import TraceReader
+
+
+def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that put a recording in a device's place."""
+    replay = parser.add_argument_group(
+        "a recording instead of the device",
+        "Exit status 3 tells that the guest did not do what is recorded.",
+    )
+    replay.add_argument(
+        "--replay", metavar="TRACE", help="answer each --region from this trace, in order"
+    )
+    replay.add_argument(
+        "--also", metavar="NAME|START-END", action="append", default=[],
+        help="with --replay: trace this region too, on its own device; again for more",
+    )  # fmt: skip
+    replay.add_argument(
+        "--mask", metavar="RULE", type=_rule, action="append", default=[],
+        help="with --replay: bytes of writes that may differ, as REGION+FIRST[-LAST][%%STRIDE]",
+    )  # fmt: skip
+
+
+def recorded(args: argparse.Namespace) -> RecordedDevice | None:
+    """Read the recording that the arguments name, if they do. Raises UsageError."""
+    if args.replay is None:
+        for option in ("also", "mask"):
+            if getattr(args, option):
+                raise UsageError(f"--{option} says something only with --replay TRACE")
+        return None
+    if not args.region:
+        raise UsageError("--replay wants --region: which devices the trace answers for")
+    for spec in (*args.region, *args.bypass):
+        if parse_range(spec) is not None:
+            raise UsageError(f"--replay wants the names of regions, and {spec} is a range")
+    if args.check:
+        raise UsageError(
+            "--check does not go with --replay: QEMU's devices do not see what a trace answers"
+        )
+    if args.untraced:
+        raise UsageError("--untraced does not go with --replay, which answers traced accesses")
+    with TraceReader(args.replay) as trace:
+        if args.output is not None and args.output.exists() and args.output.samefile(args.replay):
+            raise UsageError(f"--output would overwrite {args.replay}, which --replay reads")
+        replayed = Replayed(tuple(args.region), tuple(args.bypass))
+        try:
+            device = recorded_device(args.replay, trace, replayed, (*VARYING_WRITES, *args.mask))
+        except ValueError as error:
+            raise UsageError(printable(f"--replay: {error}")) from None
+    for rule in args.mask:
+        if not any(fnmatchcase(region, rule.region) for region in device.regions):
+            hint = advice(rule.region, device.regions)
+            raise UsageError(f"--mask: {args.replay} answers for no region {rule.region}{hint}")
+    terminal.warn_of_losses(trace)
+    return device
+
+
+def with_also(plan: Plan, args: argparse.Namespace) -> Plan:
+    """Return the plan with what is traced beside what is answered."""
+    if not args.also:
+        return plan
+    choice = Choice((*plan.choice.wanted, *args.also), plan.choice.bypassed)
+    return replace(plan, choice=choice)
+
+
+def _rule(text: str) -> Mask:
+    try:
+        return parse_mask(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

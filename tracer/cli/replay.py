@@ -1,0 +1,201 @@
+"""Carry out every recorded access again, without a guest, and compare."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import signal
+import sys
+from collections import Counter, deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from tracer.check.divergence import Divergence, out_of_turn
+from tracer.check.lines import divergence_lines
+from tracer.check.replay import Replay, Tally
+from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.errors import UsageError
+from tracer.host.streams import warn
+from tracer.trace import codec
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import End, Intercept
+
+_CHUNK = 2000  # records: some 50 ms of work for one process
+_EARLIER = b'{"type":"region"', b'{"type":"user"'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace replay``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "--jobs", "-j", metavar="N", type=int, default=1, help="use N processes (default 1)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = (
+        "Each record's instruction is decoded and emulated again from the registers before it,"
+        " with the recorded values for what it reads. Registers, flags, length and accesses must"
+        " come out the same. Exit status 3 tells that one does not, or that there was none."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay the trace up to the first divergence; return the exit status."""
+    if args.jobs < 1:
+        raise UsageError(f"--jobs {args.jobs}: give a number of processes from 1 on")
+    tally, divergence, steps, due = Tally(), None, 0, 0
+    with TraceReader(args.trace) as trace:
+        parts = _in_turn(trace) if args.jobs == 1 else _in_parallel(trace, args.jobs)
+        with contextlib.closing(parts), terminal.progress(sys.stderr, "replaying") as advance:
+            for part in parts:
+                tally.add(part.tally)
+                divergence = part.divergence
+                steps += part.steps
+                due = due if part.next_seq is None else part.next_seq
+                if divergence is not None:
+                    break
+                advance(trace.progress())
+    miscounted = None if divergence is not None else _miscounted(trace.end, due, steps)
+    if args.json:
+        print(msgspec.json.encode(_object(tally, divergence, miscounted, trace)).decode())
+    else:
+        _print(tally, divergence)
+    terminal.warn_of_losses(trace)
+    if miscounted is not None:
+        warn(f"{trace.name}: {miscounted}")
+    if not tally.replayed and divergence is None:
+        warn(f"nothing was replayed: {trace.name} has no emulated access")
+    agrees = divergence is None and miscounted is None and tally.replayed > 0
+    return EXIT_OK if agrees else EXIT_MISMATCH
+
+
+# The end record's own counts tell of records that were taken out before it, or told otherwise.
+def _miscounted(end: End | None, accesses: int, steps: int) -> str | None:
+    found = {"accesses": accesses, "emulated": accesses - steps, "stepped": steps}
+    for name, number in found.items():
+        told = end.counts.get(name, number) if end is not None else number
+        if told != number:
+            return f"its end record counts {name} {told}, but it has {number}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    # What some records in a row came to, the first of them, and the number due after the last.
+    tally: Tally
+    divergence: Divergence | None
+    first: Intercept | None
+    next_seq: int | None
+    steps: int
+    unknown: Counter[str]
+
+
+def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
+    replay, records = Replay(vcpus=trace.header.vcpus, next_seq=0), iter(trace)
+    while True:
+        replay.tally, replay.steps = Tally(), 0
+        divergence, seen = None, 0
+        for record in islice(records, _CHUNK):
+            seen += 1
+            divergence = replay.add(record)
+            if divergence is not None:
+                break
+        if not seen:
+            return
+        # The reader itself counts what is unknown.
+        yield _part(replay, divergence, Counter())
+
+
+def _part(replay: Replay, divergence: Divergence | None, unknown: Counter[str]) -> _Part:
+    return _Part(replay.tally, divergence, replay.first, replay.next_seq, replay.steps, unknown)
+
+
+# Lines go to the processes undecoded, in chunks, each with what was announced or done by hand
+# before it. No more than a few chunks are under way, and parts come back in file order.
+def _in_parallel(trace: TraceReader, jobs: int) -> Generator[_Part, None, None]:
+    # A copy of this process, which has threads, could find a lock held for good.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts)
+    pending: deque[Future[_Part]] = deque()
+    due: int | None = 0
+
+    def finished() -> _Part:
+        nonlocal due
+        with trace.named():
+            part = pending.popleft().result()
+        for kind, times in part.unknown.items():
+            trace.skipped(kind, times)
+        if part.first is not None:
+            if due is not None and part.first.seq != due:
+                # A chunk cannot see that the records before it are not those it should follow.
+                part = replace(part, tally=Tally(), divergence=out_of_turn(part.first, due))
+            due = part.next_seq
+        return part
+
+    try:
+        earlier: list[bytes] = []
+        vcpus = trace.header.vcpus
+        lines = trace.lines()
+        while chunk := list(islice(lines, _CHUNK)):
+            pending.append(pool.submit(_replay_lines, tuple(earlier), vcpus, chunk))
+            earlier += [line for _, line in chunk if line.startswith(_EARLIER)]
+            if len(pending) > 2 * jobs:
+                yield finished()
+        while pending:
+            yield finished()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    # A terminal sends Ctrl-C to all processes; the one that started these ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _replay_lines(
+    earlier: Iterable[bytes], vcpus: int, lines: Iterable[tuple[int, bytes]]
+) -> _Part:
+    known = (codec.decode(line, 0) for line in earlier)
+    replay = Replay((record for record in known if not isinstance(record, codec.Unknown)), vcpus)
+    divergence = None
+    unknown: Counter[str] = Counter()
+    for number, line in lines:
+        record = codec.decode(line, number)
+        if isinstance(record, codec.Unknown):
+            unknown[record.type] += 1
+        else:
+            divergence = replay.add(record)
+        if divergence is not None:
+            break
+    return _part(replay, divergence, unknown)
+
+
+def _print(tally: Tally, divergence: Divergence | None) -> None:
+    if divergence is not None:
+        for line in divergence_lines(divergence):
+            print(line)
+    told = [f"{tally.replayed:,} records replayed"]
+    if tally.stepped:
+        told.append(f"{tally.stepped:,} natively stepped, not replayable")
+    if tally.incomplete:
+        told.append(f"{tally.incomplete:,} without the registers they need, not replayable")
+    told.append("the last one diverges" if divergence is not None else "no divergence")
+    print("; ".join(told))
+
+
+def _object(
+    tally: Tally, divergence: Divergence | None, miscounted: str | None, trace: TraceReader
+) -> dict[str, Any]:
+    return {
+        "agrees": divergence is None and miscounted is None and tally.replayed > 0,
+        **asdict(tally),
+        "divergence": None if divergence is None else asdict(divergence),
+        "miscounted": miscounted,
+        "damage": trace.damage,
+    }

@@ -1,0 +1,113 @@
+"""Show the device accesses of a trace."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+import msgspec
+
+from tracer.cli import EXIT_OK, terminal
+from tracer.cli.events import Source
+from tracer.cli.filters import add_filters, register_maps, selection
+from tracer.errors import UsageError
+from tracer.export.mmiotrace import MmiotraceLog
+from tracer.host.streams import warn
+from tracer.trace.fold import Event, Fold, folded
+from tracer.trace.lines import access_line, decoded_lines, fold_line, note_line, phase_line
+from tracer.trace.objects import access_object
+from tracer.trace.reader import TraceReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace show``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument("--limit", metavar="N", type=int, help="stop after N accesses")
+    parser.add_argument(
+        "--unfold", action="store_true", help="show every access of a loop, not the first turn only"
+    )
+    parser.add_argument(
+        "--phases", action="store_true", help="head the accesses of each phase of the boot"
+    )
+    parser.add_argument(
+        "--decode", action="store_true", help="tell below each access the bits that are set"
+    )
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument(
+        "--format", choices=("text", "json", "mmiotrace"), default="text",
+        help="lines of text (default), JSON objects, or the kernel's mmiotrace format",
+    )  # fmt: skip
+    shape.add_argument(
+        "--json", dest="format", action="store_const", const="json",
+        help="print one JSON object per access, none folded",
+    )  # fmt: skip
+    add_filters(parser)
+    parser.epilog = (
+        "A line has guest time in seconds, vCPU, call site, instruction, region+offset, register,"
+        " R or W with the width in bytes (~: carried out by a native step), and the value."
+        " A narrow terminal has no room for the vCPU and the instruction."
+        " Where the same lines come three times or more in a row, they are shown once, and then"
+        " how often, how long and the last values read."
+        " A marker, events that a log lost, and what a person did at the prompt of"
+        " `vetrace boot -i` have a line of their own; an access that a person changed tells behind"
+        " the value what the device had, or that it was skipped."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the accesses that the arguments select; return the exit status."""
+    if args.limit is not None and args.limit < 1:
+        raise UsageError(f"--limit {args.limit}: give a number of accesses from 1 on")
+    with TraceReader(args.trace) as trace:
+        source = Source(trace, selection(args), register_maps(args), args.limit)
+        if args.format == "mmiotrace":
+            lines = _mmiotrace(source)
+        elif args.format == "json":
+            lines = _json(source)
+        else:
+            lines = _text(source, folds=not args.unfold, phases=args.phases, decodes=args.decode)
+        with terminal.reading(trace, prints=True):
+            for line in lines:
+                print(line)
+    if source.shown == args.limit:
+        return EXIT_OK
+    source.check_names()
+    terminal.warn_of_losses(trace)
+    if not source.shown:
+        warn(f"{trace.name} has no such access")
+    return EXIT_OK
+
+
+def _json(source: Source) -> Iterator[str]:
+    encode = msgspec.json.Encoder().encode
+    for event in source.events():
+        shown = access_object(event.record, event.seq, event.access, event.named)
+        shown |= {"note": event.record.note, "mark": event.mark, "lost": event.lost}
+        yield encode(shown).decode()
+
+
+def _mmiotrace(source: Source) -> Iterator[str]:
+    log = MmiotraceLog()
+    yield from log.opening()
+    for record, wanted in source:
+        yield from log.lines(record, wanted)
+
+
+def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterator[str]:
+    shape = terminal.line_layout(sys.stdout)
+    phase = None
+    for item in folded(source.items()) if folds else source.items():
+        if not isinstance(item, Event | Fold):
+            yield note_line(item)
+            continue
+        turn = item.first if isinstance(item, Fold) else (item,)
+        if phases and turn[0].phase != phase:
+            phase = turn[0].phase
+            yield phase_line(phase)
+        for event in turn:
+            yield access_line(event.record, event.access, shape, event.named)
+            if decodes:
+                yield from decoded_lines(event.access, event.named, shape)
+        if isinstance(item, Fold):
+            yield fold_line(item)

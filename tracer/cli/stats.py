@@ -1,0 +1,122 @@
+"""Count what a trace holds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import msgspec
+
+from tracer.cli import EXIT_OK, terminal
+from tracer.cli.events import Source
+from tracer.cli.filters import add_filters, register_maps, selection
+from tracer.devices.map import RegisterMaps
+from tracer.errors import TraceError, UsageError
+from tracer.trace.flame import FoldedStacks
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import RegionRecord
+from tracer.trace.selection import Selection
+from tracer.trace.summary import Summary, summary_object
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace stats``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "--limit", metavar="N", type=int, default=20, help="rows a table (default 20; 0: all)"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    how.add_argument(
+        "--folded",
+        action="store_true",
+        help="print accesses by call chain (`vetrace boot --stacks`), for flame-graph tools",
+    )
+    add_filters(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the counts per region, register, call site, form and phase; return the exit status."""
+    if args.limit < 0:
+        raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
+    chosen, maps = selection(args), register_maps(args)
+    if args.folded:
+        return _print_folded(args.trace, chosen, maps)
+    summary = Summary()
+    everything = chosen == Selection()
+    with TraceReader(args.trace) as trace, terminal.reading(trace):
+        source = Source(trace, chosen, maps)
+        for record, wanted in source:
+            # Of a selection, only the regions that it touches.
+            if everything or not isinstance(record, RegionRecord):
+                summary.add(record, None if everything else wanted, source.phase, source.named)
+        source.check_names()
+    if args.json:
+        print(msgspec.json.encode(_object(summary, trace)).decode())
+    else:
+        _print_tables(summary, args.limit or None)
+    terminal.warn_of_losses(trace)
+    return EXIT_OK
+
+
+def _print_folded(path: str, chosen: Selection, maps: RegisterMaps) -> int:
+    folded = FoldedStacks()
+    with TraceReader(path) as trace, terminal.reading(trace):
+        source = Source(trace, chosen, maps)
+        for record, wanted in source:
+            folded.add(record, len(wanted))
+        source.check_names()
+    if not folded.stacks:
+        raise TraceError(
+            f"{trace.name} has no call chains: record them with `vetrace boot --stacks`"
+        )
+    for line in folded.lines():
+        print(line)
+    terminal.warn_of_losses(trace)
+    return EXIT_OK
+
+
+def _print_tables(summary: Summary, limit: int | None) -> None:
+    from tracer.report import tables  # rich: see terminal.table_console
+
+    console = terminal.table_console(sys.stdout)
+    console.print(tables.closing_table(summary))
+    console.print(tables.registers_table(summary, limit))
+    console.print(tables.sites_table(summary, limit))
+    console.print(tables.forms_table(summary, limit))
+    if summary.phases:
+        console.print(tables.phases_table(summary, limit))
+    notes = _notes(summary)
+    if notes:
+        console.print(", ".join(notes), soft_wrap=True)
+    actions = summary.user_actions
+    by_hand = f"; {actions:,} user {'action' if actions == 1 else 'actions'}" if actions else ""
+    emulated = summary.intercepts - summary.stepped_intercepts
+    console.print(
+        f"{summary.accesses:,} accesses by {summary.intercepts:,} intercepts:"
+        f" {emulated:,} emulated, {summary.stepped_intercepts:,} stepped{by_hand}",
+        soft_wrap=True,
+    )
+
+
+# The tables do not tell these.
+def _notes(summary: Summary) -> list[str]:
+    notes = []
+    if summary.markers:
+        notes.append(f"{summary.markers:,} marker{'' if summary.markers == 1 else 's'}")
+    if summary.losses:
+        notes.append(summary.losses.words)
+    if summary.valueless:
+        accesses = "access" if summary.valueless == 1 else "accesses"
+        notes.append(f"{summary.valueless:,} {accesses} without a value")
+    return notes
+
+
+def _object(summary: Summary, trace: TraceReader) -> dict[str, Any]:
+    return {
+        **summary_object(summary),
+        "outcome": summary.end.outcome if summary.end else None,
+        "damage": trace.damage,
+        "unknown_records": dict(trace.unknown),
+    }

@@ -1,0 +1,129 @@
+"""Compare a trace with the log in which QEMU itself noted the same run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+
+from tracer.check import witness
+from tracer.check.comparison import Comparison
+from tracer.check.lines import difference_line
+from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.errors import TraceError
+from tracer.host.streams import warn
+from tracer.text.printable import printable
+from tracer.trace.reader import TraceReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace verify``."""
+    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "--qemu-log", metavar="FILE", required=True, help="QEMU's log of the same run"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = (
+        "missing: QEMU saw it and the trace lacks it. extra: the trace has it and QEMU did not see"
+        " it. Exit status 3 tells that they do not agree, or that there was nothing to compare; 1"
+        " that they cannot be compared: the log is cut."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print how the trace and the log agree; return the exit status."""
+    with TraceReader(args.trace) as trace, terminal.reading(trace):
+        comparison = compared(trace, Path(args.qemu_log))
+    if args.json:
+        print(msgspec.json.encode(_object(comparison)).decode())
+    else:
+        print_comparison(comparison, sys.stdout)
+    terminal.warn_of_losses(trace)
+    if not comparison.traced:
+        warn(f"nothing was compared: {trace.name} has no device access")
+    elif not comparison.entries:
+        warn(
+            f"{args.qemu_log} has no access from where tracing began:"
+            " QEMU must run with -trace 'memory_region_ops_*'"
+        )
+    return verdict(comparison, Path(args.qemu_log))
+
+
+def compared(trace: TraceReader, log: Path) -> Comparison:
+    """Return how a trace agrees with a log. Raises TraceError when the log cannot be read."""
+    try:
+        if log.is_char_device():
+            raise TraceError(f"cannot read QEMU's log {log}: it is a device")
+        with log.open("rb") as file:
+            return witness.compare(trace, file)
+    except OSError as error:
+        raise TraceError(f"cannot read QEMU's log {log}: {error.strerror}") from error
+
+
+def verdict(comparison: Comparison, log: Path) -> int:
+    """Return the exit status of a comparison; raises TraceError when the log is cut."""
+    if comparison.cut is not None:
+        raise TraceError(f"{log}: {comparison.cut}")
+    return EXIT_OK if comparison.agrees else EXIT_MISMATCH
+
+
+def print_comparison(comparison: Comparison, stream: TextIO) -> None:
+    """Print a comparison as a table, its first differences, and a closing line."""
+    from tracer.report.tables import comparison_table  # rich: see terminal.table_console
+
+    terminal.table_console(stream).print(comparison_table(comparison))
+    for difference in comparison.telling:
+        print(difference_line(difference), file=stream)
+    total = comparison.missing + comparison.extra + comparison.different
+    if total > len(comparison.differences):
+        print(f"… and {total - len(comparison.differences):,} more", file=stream)
+    if comparison.switched:
+        print(
+            f"not compared, as not traced all the time: {', '.join(comparison.switched)}",
+            file=stream,
+        )
+    if comparison.messages:
+        print(f"{comparison.messages} MSI messages from devices left out", file=stream)
+    if comparison.firmware:
+        print(f"{comparison.firmware} accesses of firmware left out", file=stream)
+    if comparison.overlooked:
+        told = (f"{printable(name)} {count:,}" for name, count in _overlooked(comparison))
+        print(f"accessed by vCPUs and not looked at: {', '.join(told)}", file=stream)
+    print(
+        f"{comparison.missing} missing, {comparison.extra} extra,"
+        f" {comparison.different} different over {comparison.traced} accesses"
+        f" in {comparison.compared_regions} regions",
+        file=stream,
+    )
+
+
+def _overlooked(comparison: Comparison) -> list[tuple[str, int]]:
+    # The most accesses first.
+    return sorted(comparison.overlooked.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _object(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "agrees": comparison.agrees,
+        "accesses": comparison.traced,
+        "missing": comparison.missing,
+        "extra": comparison.extra,
+        "different": comparison.different,
+        "messages": comparison.messages,
+        "firmware": comparison.firmware,
+        "marked": comparison.marked,
+        "switched": comparison.switched,
+        "overlooked": [
+            {"region": name, "accesses": count} for name, count in _overlooked(comparison)
+        ],
+        "cut": None if comparison.cut is None else asdict(comparison.cut),
+        "regions": [
+            {"region": name, **asdict(counts)}
+            for name, counts in sorted(comparison.regions.items())
+        ],
+        "differences": [difference_line(difference) for difference in comparison.telling],
+    }

@@ -1,0 +1,182 @@
+"""Whether a guest is ready for TDX or SEV-ES: what a handler would make of its device accesses.
+
+Every device access of a confidential guest is an exit: an exception, a decoded instruction, a
+hypercall. An instruction that the handler does not know is fatal; a function that makes many exits
+is better changed to ask the host without the exception ("paravirtualised").
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from tracer.confidential.handler import Profile, Verdict, judge
+from tracer.errors import EmulationError
+from tracer.trace.record import Intercept, MemoryAccess, Record
+from tracer.x86.decode import decode
+from tracer.x86.state import Mode
+
+MOST = 0.8
+"""Which part of all exits the functions worth paravirtualising make together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Name code: a function, None where there is no symbol, and its module, None in the kernel."""
+
+    function: str | None
+    module: str | None
+
+
+@dataclass(slots=True)
+class Site:
+    """Count the exits of one instruction; ``fatal`` are those that the handler cannot handle.
+
+    ``rip`` is linear. ``verdict`` is the worst of all its accesses.
+    """
+
+    place: Place
+    offset: str | None
+    rip: str
+    code: str
+    text: str
+    verdict: Verdict
+    exits: int = 0
+    fatal: int = 0
+    regions: set[str] = field(default_factory=set)
+
+
+class Audit:
+    """Judge records as they come, in memory that grows with the call sites alone.
+
+    ``unjudged`` counts the exits of instructions that the trace does not tell.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.unjudged = 0
+        self._sites: dict[tuple[str, str], Site] = {}
+
+    def add(self, record: Record, wanted: Sequence[tuple[int, MemoryAccess]] | None = None) -> None:
+        """Judge one record, emulated or natively stepped.
+
+        Of its device accesses only those ``wanted`` are counted, all when that is None; without
+        any it is not judged.
+        """
+        if not isinstance(record, Intercept):
+            return
+        reached = record.device_accesses() if wanted is None else wanted
+        if not reached:
+            return
+        if not record.code:
+            self.unjudged += len(reached)
+            return
+        verdict = judgement(record, self.profile)
+        key = record.rip, record.code
+        site = self._sites.get(key)
+        if site is None:
+            place, offset = locate(record.symbol)
+            site = Site(place, offset, record.rip, record.code, record.text, verdict)
+            self._sites[key] = site
+        # A handler makes one hypercall for each device access.
+        site.exits += len(reached)
+        site.regions.update(access.region or "" for _, access in reached)
+        if verdict.outcome == "oops":
+            site.fatal += len(reached)
+            site.verdict = verdict
+        elif verdict.note and site.verdict.outcome != "oops":
+            site.verdict = verdict
+
+    @property
+    def sites(self) -> list[Site]:
+        """Return the call sites: fatal ones first, then by how many exits they make."""
+        return sorted(
+            self._sites.values(), key=lambda site: (not site.fatal, -site.exits, site.rip)
+        )
+
+    @property
+    def exits(self) -> int:
+        """Return how many exits there were."""
+        return sum(site.exits for site in self._sites.values())
+
+    @property
+    def fatal_sites(self) -> int:
+        """Return how many call sites the handler would not survive."""
+        return sum(site.fatal > 0 for site in self._sites.values())
+
+    def functions(self) -> list[tuple[Place, int]]:
+        """Return each function with the exits it makes, the costliest first."""
+        counts: Counter[Place] = Counter()
+        for site in self._sites.values():
+            counts[site.place] += site.exits
+        return sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+
+    def costliest(self) -> list[tuple[Place, int]]:
+        """Return the fewest functions that together make :data:`MOST` of all exits."""
+        enough, found = MOST * self.exits, []
+        for place, exits in self.functions():
+            if enough <= 0:
+                break
+            found.append((place, exits))
+            enough -= exits
+        return found
+
+
+def side_by_side(audits: Sequence[Audit]) -> list[tuple[Site, ...]]:
+    """Return each call site as every audit of one trace judged it.
+
+    Those fatal to one come first, then those that make more exits.
+    """
+    columns = [{(site.rip, site.code): site for site in audit.sites} for audit in audits]
+    rows = [tuple(column[key] for column in columns) for key in columns[0]]
+    return sorted(rows, key=lambda row: (not any(s.fatal for s in row), -row[0].exits, row[0].rip))
+
+
+def audit(records: Iterable[Record], profile: Profile) -> Audit:
+    """Judge a whole trace."""
+    result = Audit(profile)
+    for record in records:
+        result.add(record)
+    return result
+
+
+def judgement(record: Intercept, profile: Profile) -> Verdict:
+    """Return what a profile's handler would do with the instruction of one record."""
+    try:
+        insn = decode(bytes.fromhex(record.code), int(record.rip, 16), Mode(record.mode))
+    except EmulationError:
+        return Verdict("oops", "no instruction that this decoder knows")
+    verdict = Verdict("none", "no device access")
+    for linear in _operands(record.accesses):
+        verdict = judge(profile, insn, cpl=record.cpl, linear=linear)
+        if verdict.outcome == "oops":
+            break
+    return verdict
+
+
+def _operands(accesses: list[MemoryAccess]) -> list[int]:
+    # Where each memory operand that reached a device begins: an access that crosses a page is
+    # recorded in parts, of which one may be RAM. No handler knows an instruction that has two
+    # operands of one direction.
+    starts = []
+    for direction in ("read", "write"):
+        parts = [access for access in accesses if access.direction == direction]
+        if any(part.region is not None for part in parts):
+            starts.append(int(parts[0].linear, 16))
+    return starts
+
+
+def locate(symbol: str | None) -> tuple[Place, str | None]:
+    """Return where a call site is, and the offset in the function, from what records have.
+
+    That is ``function+0x1c``, with ``[module]`` behind it where the function is in one.
+    """
+    if symbol is None:
+        return Place(None, None), None
+    head, bracket, owner = symbol.partition(" [")
+    function, plus, offset = head.rpartition("+")
+    return (
+        Place(function if plus else head, owner.rstrip("]") if bracket else None),
+        offset if plus else None,
+    )

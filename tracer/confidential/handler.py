@@ -1,0 +1,149 @@
+"""What the handler inside a confidential guest would do with an instruction.
+
+A TDX guest's #VE handler and an SEV-ES guest's #VC handler decode the instruction that touched a
+device and carry it out with a hypercall. They know few instructions; the rest are fatal.
+
+Ref: Linux arch/x86/lib/insn-eval.c `insn_decode_mmio`, `insn_get_modrm_reg_ptr`; TDX:
+arch/x86/coco/tdx/tdx.c `handle_mmio`, `virt_exception_user`; SEV-ES: arch/x86/coco/sev/vc-handle.c
+`vc_handle_mmio`, `vc_handle_mmio_movs` (arch/x86/kernel/sev.c before 6.10). Commits:
+31d58c4e557d "x86/tdx: Handle in-kernel MMIO" (5.19), 1e7769653b06 "x86/tdx: Handle
+load_unaligned_zeropad() page-cross to a shared page" (5.19), d4fc4d014715 "x86/tdx: Fix
+"in-kernel MMIO" check" (6.12), a37cd2a59d0c "x86/sev: Disable MMIO emulation from user mode" (6.6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tracer.x86.forms import Form
+from tracer.x86.instruction import File, Immediate, Instruction, Memory, Register
+from tracer.x86.state import GPR, PAGE_SIZE, Mode
+
+Outcome = Literal["emulated", "oops", "none", "unknown"]
+"""``oops`` ends the kernel, or the process in user mode; ``none``: no handler is ever asked;
+``unknown``: nothing tells whether one is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Tell what a handler does with one instruction, and why.
+
+    ``note`` tells how the result of an emulated one would differ from the CPU's own.
+    """
+
+    outcome: Outcome
+    reason: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Describe one handler: which checks it makes before it carries an instruction out.
+
+    ``kernels`` names the kernels that have it. ``signal`` is what a user process gets when the
+    handler gives up on it.
+    """
+
+    name: str
+    kernels: str
+    signal: str
+    sev: bool = False
+    user_mode: bool = False
+    crossing: bool = False
+    user_address: bool = False
+
+
+CURRENT = "linux-tdx"
+"""The profile meant when none is named."""
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(CURRENT, "TDX guest, Linux 6.12 and later (and stable kernels of late 2024)",
+                "SIGSEGV"),
+        Profile("linux-tdx-5.19", "TDX guest, Linux 5.19 to 6.11", "SIGSEGV", user_address=True),
+        Profile("linux-tdx-v5", "TDX guest, the patch series of March 2022, version 5", "SIGSEGV",
+                crossing=True, user_address=True),
+        Profile("linux-sev", "SEV-ES or SEV-SNP guest, Linux 6.6 and later", "SIGBUS", sev=True,
+                crossing=True, user_address=True),
+        Profile("linux-sev-5.10", "SEV-ES guest, Linux 5.10 to 6.5", "SIGBUS", sev=True,
+                user_mode=True, crossing=True, user_address=True),
+    )
+}  # fmt: skip
+"""Every known handler by its name; a version in a name is the first that behaves so."""
+
+# The forms that `insn_decode_mmio` knows, by the table's own names for them.
+_KINDS = {
+    "88": "WRITE", "89": "WRITE", "C6 /0": "WRITE_IMM", "C7 /0": "WRITE_IMM",
+    "8A": "READ", "8B": "READ", "0F B6": "READ_ZERO_EXTEND", "0F B7": "READ_ZERO_EXTEND",
+    "0F BE": "READ_SIGN_EXTEND", "0F BF": "READ_SIGN_EXTEND", "A4": "MOVS", "A5": "MOVS",
+}  # fmt: skip
+
+_VSYSCALL_PAGE = 0xFFFF_FFFF_FF60_0000
+
+
+def judge(
+    profile: Profile, insn: Instruction, *, cpl: int = 0, linear: int | None = None
+) -> Verdict:
+    """Return what a profile's handler does with an instruction that touched a device.
+
+    ``cpl`` is the privilege level it ran at, ``linear`` the address of the first byte of its
+    memory operand; without that the checks of the address are taken to pass.
+    """
+    form = insn.form
+    if form is not None and form.name.startswith("prefetch"):
+        return Verdict("none", "a prefetch raises no exception")
+    if cpl == 3 and not profile.user_mode:
+        return Verdict("oops", f"in user mode: the process gets {profile.signal}")
+    if insn.mode is not Mode.LONG and cpl != 3:
+        return Verdict("oops", "not 64-bit code, which the handler takes kernel code for")
+    kind = _KINDS.get(form.opcode.text) if form is not None else None
+    if form is None or kind is None:
+        return Verdict("oops", "not among the instructions that insn_decode_mmio knows")
+    if kind == "MOVS" and not profile.sev:
+        return Verdict("oops", "MOVS is decoded, then rejected")
+    crosses = linear is not None and linear // PAGE_SIZE != (linear + insn.width - 1) // PAGE_SIZE
+    if linear is not None and not profile.user_address and not _of_kernel(linear):
+        return Verdict("oops", "the kernel uses a user-space address")
+    if crosses and not profile.crossing:
+        return Verdict("oops", "crosses a page, and no exception fixup is known to catch that")
+    notes = [note for note in (_difference(profile, insn, form), crosses and _SPLIT) if note]
+    if kind == "MOVS":
+        return Verdict("emulated", "decoded as MOVS, one element at a time", "; ".join(notes))
+    return Verdict("emulated", f"decoded as {kind}", "; ".join(notes))
+
+
+_SPLIT = "crosses a page: the second page is taken to follow the first in physical memory"
+
+
+def _of_kernel(linear: int) -> bool:
+    # arch/x86/mm/fault.c, fault_in_kernel_space: the vsyscall page counts as user space.
+    return bool(linear >> 63) and linear // PAGE_SIZE != _VSYSCALL_PAGE // PAGE_SIZE
+
+
+def _difference(profile: Profile, insn: Instruction, form: Form) -> str:
+    # How the result differs from the CPU's: in nothing, nearly always.
+    if form.extension:
+        target = insn.operands[0]
+        assert isinstance(target, Register)
+        if target.width == 4:
+            return f"bits 63:32 of {GPR[target.number]} keep their old value instead of zeroes"
+    for operand in insn.operands:
+        if isinstance(operand, Register) and operand.file is File.GPR and operand.high:
+            name, low = GPR[operand.number][1], GPR[operand.number + 4][1:]
+            return f"{name}h is taken for {low}l"
+        if isinstance(operand, Immediate) and insn.width == 8 and profile.sev:
+            return "bits 63:32 are not the immediate's sign: they come from what follows it"
+    if form.operation == "movs":
+        return _movs_difference(insn)
+    return ""
+
+
+def _movs_difference(insn: Instruction) -> str:
+    notes = []
+    if any(isinstance(o, Memory) and o.segment in ("fs", "gs") for o in insn.operands):
+        notes.append("the segment override is ignored")
+    if insn.address_size != 8:
+        notes.append("rsi, rdi and the count are taken as 64 bits wide")
+    return "; ".join(notes)

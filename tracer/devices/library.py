@@ -1,0 +1,52 @@
+"""Find the files that describe registers: those that come with vetrace, and the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from tracer.devices.file import parse
+from tracer.devices.map import RegisterMap, RegisterMaps
+from tracer.errors import UsageError
+
+_BIGGEST = 1 << 22  # a map of the largest device takes a hundredth of it
+
+
+def load(files: Sequence[Path] = ()) -> RegisterMaps:
+    """Return the maps of these files, in their order, and after them those of vetrace itself.
+
+    Raise :exc:`UsageError`, naming the file and what is wrong with it.
+    """
+    return RegisterMaps([*map(_read, files), *built_in()])
+
+
+def built_in() -> list[RegisterMap]:
+    """Return the maps that come with vetrace, in the order of their names."""
+    folder = package_files("tracer.devices") / "maps"
+    found = sorted(
+        (item for item in folder.iterdir() if item.name.endswith(".toml")), key=lambda i: i.name
+    )
+    return [
+        parse(item.read_text(encoding="utf-8"), item.name, item.name.removesuffix(".toml"))
+        for item in found
+    ]
+
+
+def _read(path: Path) -> RegisterMap:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_BIGGEST + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # a null byte in the name
+        raise UsageError(f"cannot read {str(path)!r}: {error}") from None
+    if len(data) > _BIGGEST:
+        raise UsageError(f"{path} is no description of registers: it is above {_BIGGEST >> 20} MiB")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is no UTF-8 text: byte {error.start} is {data[error.start]:#x}"
+        ) from None
+    return parse(text.replace("\r\n", "\n"), str(path), path.stem)

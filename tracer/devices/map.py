@@ -1,0 +1,215 @@
+"""What accesses to a region are called, and what their values mean.
+
+docs/registers.md has the files that the maps come from, and :mod:`tracer.devices.file` their
+parser. :class:`tracer.trace.naming.Naming` follows a run, since what a window shows depends on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from tracer.devices.tree import (
+    Field,
+    Group,
+    Part,
+    Register,
+    State,
+    covered,
+    names,
+    places,
+    plain,
+    selects,
+)
+
+FieldValue = tuple[str, str, int, str | None]
+"""A field's name, its bits, its value, and the name of that value if it has one."""
+
+_NUMBERED = re.compile(r"#\d+")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Named:
+    """Hold the name of what an access covers, and tell what its value means.
+
+    ``text`` is the register's name, with a byte offset where the access begins inside of it
+    (``CAP+4``); of two registers both names, of more the first and the last.
+    """
+
+    text: str
+    parts: tuple[Part, ...]
+
+    @property
+    def register(self) -> Register:
+        """Return the register covered, the first one if there are more."""
+        return self.parts[0].register
+
+    def fields(self, value: int) -> list[FieldValue]:
+        """Return the fields that the access covers whole, the lowest first.
+
+        Of several registers they carry their register's name, and a register without fields is
+        its own.
+        """
+        return [
+            (name, field.bits, number, field.values.get(number))
+            for name, field, number in self._fields(value)
+        ]
+
+    def numbers(self, value: int) -> list[tuple[str, int, int]]:
+        """Return the same fields by name, each with how many bits it has and its value."""
+        return [
+            (name, field.high - field.low + 1, number)
+            for name, field, number in self._fields(value)
+        ]
+
+    def describe(self, value: int) -> str:
+        """Return the fields that are not 0 in one line: ``EN IOSQES=6 SHN=normal``.
+
+        A field of one bit without names for its values is told by its name alone.
+        """
+        told = []
+        for name, field, number in self._fields(value):
+            if number and field.high == field.low and number not in field.values:
+                told.append(name)
+            elif number:
+                told.append(f"{name}={_shown(field, number)}")
+        return " ".join(told)
+
+    def changes(self, old: int, new: int) -> str:
+        """Return the fields that differ between two values: ``EN 0→1, SHN none→normal``."""
+        pairs = zip(self._fields(old), self._fields(new), strict=True)
+        return ", ".join(
+            f"{name} {_shown(field, before)}→{_shown(field, after)}"
+            for (name, field, before), (_, _, after) in pairs
+            if before != after
+        )
+
+    def _fields(self, value: int) -> Iterator[tuple[str, Field, int]]:
+        alone = len(self.parts) == 1
+        for part in self.parts:
+            covered = part.value(value)
+            head = "" if alone else f"{part.short}."
+            for field in part.register.fields:
+                if part.first <= field.low and field.high < part.first + part.bits:
+                    yield head + field.name, field, field.of(covered << part.first)
+            if not alone and not part.register.fields:
+                yield part.short, Field(part.short, part.bits - 1, 0), covered
+
+
+def _shown(field: Field, value: int) -> str:
+    return field.values.get(value) or (str(value) if value < 10 else hex(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Applies:
+    """Say which regions a map is for: all globs given must fit.
+
+    ``region`` is tried with and without the number of a further device (``nvme#2``); so is
+    ``device``.
+    """
+
+    region: str | None = None
+    qemu: str | None = None
+    device: str | None = None
+
+    def fits(self, region: str, qemu_name: str, device: str) -> bool:
+        """Tell whether a region is meant, by its name, QEMU's name for it, and its device's."""
+        return all(
+            glob is None or fnmatchcase(name, glob) or fnmatchcase(_NUMBERED.sub("", name), glob)
+            for glob, name in (
+                (self.region, region), (self.qemu, qemu_name), (self.device, device),
+            )
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterMap:
+    """Describe the registers of a region; ``source`` is the file that says so."""
+
+    name: str
+    title: str
+    specification: str
+    applies: tuple[Applies, ...]
+    root: Group
+    source: str = ""
+
+    def lookup(self, offset: int, width: int, state: State = lambda _: None) -> Named | None:
+        """Return what ``width`` bytes at an offset of the region are called, or None."""
+        parts = covered(self.root, offset, width, state)
+        return _named(parts) if parts else None
+
+    def watches(self, offset: int, width: int) -> bool:
+        """Tell whether ``width`` bytes at an offset select what a window shows."""
+        return selects(self.root, offset, width)
+
+    def find(self, name: str) -> list[tuple[int, int, Register]]:
+        """Return offset, width and register of each place with a name, whatever its case.
+
+        ``*`` as an index means all of an array. A point and a space are alike. What a window shows
+        is found at the window's offset.
+        """
+        return places(self.root, name)
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of the registers in the order of the file, of arrays the first few."""
+        return names(self.root)
+
+
+class RegisterMaps:
+    """Choose the map of a region: the first that applies."""
+
+    def __init__(self, maps: Iterable[RegisterMap] = ()) -> None:
+        self.maps = tuple(maps)
+
+    def of_region(self, region: str, qemu_name: str = "", device: str = "") -> RegisterMap | None:
+        """Return the map of a region, by its name, QEMU's name for it, and its device's."""
+        return next(
+            (
+                found
+                for found in self.maps
+                if any(item.fits(region, qemu_name, device) for item in found.applies)
+            ),
+            None,
+        )
+
+
+def names_register(pattern: str, region: str, named: Named | None) -> bool:
+    """Tell whether ``pattern`` is the name of what an access covers, or a glob that fits it.
+
+    ``*`` and ``?`` are wild; brackets are themselves, since arrays have them. The region's name
+    and a point may stand before it; upper and lower case are alike.
+    """
+    if named is None:
+        return False
+    told = (named.text, *(part.name for part in named.parts))
+    return any(fits_register(pattern, region, name) for name in told)
+
+
+def fits_register(pattern: str, region: str, name: str) -> bool:
+    """Tell whether ``pattern`` fits a register's name: see :func:`names_register`."""
+    glob, bare = plain(pattern.strip()).replace("[", "[[]"), plain(name)
+    return fnmatchcase(bare, glob) or fnmatchcase(f"{region.lower()}.{bare}", glob)
+
+
+def _named(parts: Sequence[Part]) -> Named:
+    first, last = parts[0], parts[-1]
+    if len(parts) == 1:
+        byte = first.first // 8
+        inside = f"+{byte if byte < 10 else hex(byte)}" if byte else ""
+        return Named(first.name + inside, tuple(parts))
+    # Neighbours in one group are told without repeating its prefix.
+    common = _common(first.name, last.name)
+    head = max(common.rfind("."), common.rfind(" ")) + 1
+    joint = "," if len(parts) == 2 else ".."
+    return Named(f"{first.name}{joint}{last.name[head:]}", tuple(parts))
+
+
+def _common(first: str, second: str) -> str:
+    same = 0
+    for here, there in zip(first, second, strict=False):
+        if here != there:
+            break
+        same += 1
+    return first[:same]

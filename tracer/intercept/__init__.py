@@ -1,0 +1,24 @@
+"""What turns a guest's MMIO accesses into stops, and carries them out: the edge of interception.
+
+``gate`` puts the fault stub in front of the guest's page-fault handler, ``mapping`` poisons the
+translations that lead to traced devices, ``carrier`` performs accesses for the guest.
+"""
+
+__all__ = (
+    "blame",
+    "carrier",
+    "clock",
+    "gate",
+    "hooks",
+    "interceptor",
+    "interrupt_stack",
+    "loads",
+    "poison",
+    "readers",
+    "recording",
+    "standin",
+    "stub",
+    "toll",
+    "user",
+    "view",
+)

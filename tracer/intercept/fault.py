@@ -1,0 +1,135 @@
+"""One stop at the stub: where it spilled, what it spilled, and the state as it is carried on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tracer.access.footprint import Encounter
+from tracer.access.space import AddressSpace
+from tracer.access.transfer import Meddling, Transfer
+from tracer.errors import DebuggerError, EmulationError, InterceptError
+from tracer.gdb.target import Change, SetMemory, SetRegister
+from tracer.intercept.carrier import Stand
+from tracer.intercept.stub import SPILL_SIZE, Spill, Stub, patch_spill
+from tracer.x86.decode import decode
+from tracer.x86.emulate.address import places
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import MAX_INSTRUCTION, CpuState, PageFaultCode
+
+
+@dataclass(slots=True)
+class Fault:
+    """Follow one intercept from the spill to what is written back.
+
+    ``stack`` is the linear address of the spill. ``cpu`` is the state of the interrupted code,
+    ``xmm`` its XMM registers as they were where they had to be read. ``departure`` makes a write
+    on the vCPU's way back, ``replayed`` has the numbers of the recorded accesses that answered,
+    ``meddled`` how a person changed the transfers, by their number in the instruction. ``silence``
+    is what came in place of the answer to a write.
+    """
+
+    vcpu: int
+    time_ns: int
+    stack: int
+    spill: Spill
+    space: AddressSpace
+    cpu: CpuState
+    xmm: tuple[int, ...] = ()
+    departure: list[Change] = field(default_factory=list)
+    replayed: list[int] = field(default_factory=list)
+    meddled: dict[int, Meddling] = field(default_factory=dict)
+    silence: DebuggerError | None = None
+
+    def stand(self, stub: Stub) -> Stand:
+        """Return where the vCPU stands."""
+        return Stand(stub, self.space, self.stack)
+
+    def check(self) -> None:
+        """Raise InterceptError unless it is poison that the vCPU came upon."""
+        spill = self.spill
+        leaf = self.space.leaf(spill.cr2)
+        if not spill.frame.error_code & PageFaultCode.RSVD or leaf is None or not leaf.poisoned:
+            raise InterceptError(
+                f"a reserved-bit fault at linear {spill.cr2:#x} that vetrace did not cause "
+                f"(RIP {spill.frame.rip:#x}, error code {spill.frame.error_code:#x})"
+            )
+
+    @property
+    def fetched(self) -> bool:
+        """Tell whether it is the instruction itself that the vCPU came for."""
+        return bool(self.spill.frame.error_code & PageFaultCode.I)
+
+    def is_poisoned(self, foretold: Sequence[Transfer]) -> bool:
+        """Tell whether any of the transfers goes through poison."""
+        leaves = (self.space.leaf(transfer.linear) for transfer in foretold)
+        return any(leaf is not None and leaf.poisoned for leaf in leaves)
+
+    def check_address(self, insn: Instruction, foretold: Sequence[Transfer]) -> None:
+        """Raise InterceptError unless the instruction accesses what the CPU says it did.
+
+        They must agree, or one of them is wrong about the instruction.
+        """
+        if self.fetched:
+            return
+        cr2, error = self.spill.cr2, self.spill.frame.error_code
+        wanted_write = bool(error & PageFaultCode.W)
+        for transfer in foretold:
+            if transfer.linear <= cr2 < transfer.linear + transfer.width and (
+                not wanted_write or any(item.direction == "write" for item in foretold)
+            ):
+                return
+        raise InterceptError(
+            f"`{insn.text}` ({insn.code.hex(' ')}) at RIP {self.spill.frame.rip:#x} does not "
+            f"access linear {cr2:#x}, where the CPU says it faulted (error code {error:#x})"
+        )
+
+    def is_push(self) -> bool:
+        """Tell whether it may be a frame of the CPU's own that came upon poison.
+
+        That is a write right below RSP of the kernel's that the instruction there does not make.
+        Only with an interrupt stack for vetrace's own frame the CPU gets so far as to tell.
+        """
+        top = self.spill.frame.rsp & -16
+        cr2 = self.spill.cr2
+        if self.cpu.cpl or not self.encounter.write or not top - 48 <= cr2 < top:
+            return False
+        code = self.space.read(self.cpu.rip, MAX_INSTRUCTION)
+        try:
+            insn = decode(code, self.cpu.rip, self.cpu.mode)
+            if insn.form is None:
+                return not insn.touches
+            operands = places(insn, self.cpu)
+        except EmulationError:
+            return True
+        return not any(
+            item.write and item.linear <= cr2 < item.linear + item.width for item in operands
+        )
+
+    def is_overwritten(self, foretold: Sequence[Transfer]) -> bool:
+        """Tell whether the fault's own frame is among what an instruction writes."""
+        return any(
+            transfer.direction == "write"
+            and transfer.linear < self.stack + SPILL_SIZE
+            and self.stack < transfer.linear + transfer.width
+            for transfer in foretold
+        )
+
+    @property
+    def encounter(self) -> Encounter:
+        """Return where the CPU came upon poison."""
+        write = bool(self.spill.frame.error_code & PageFaultCode.W)
+        return Encounter(self.spill.cr2, write, self.fetched)
+
+    def write_back(self) -> list[Change]:
+        """Return what the interrupted code is to find changed: registers on the stack, and XMM."""
+        cpu = self.cpu
+        changes: list[Change] = []
+        patch = patch_spill(self.spill, cpu.gpr, cpu.rip, cpu.rflags)
+        if patch is not None:
+            offset, data = patch
+            changes.append(SetMemory(self.stack + offset, data))
+        for number, value in enumerate(cpu.xmm):
+            if self.xmm and self.xmm[number] != value:
+                changes.append(SetRegister(f"xmm{number}", value))
+        return [*changes, *self.departure]

@@ -1,0 +1,290 @@
+"""The stub in front of the guest's page-fault handler, kept there as the guest changes its IDTs.
+
+The guest has a gate of vector 14 in each of its IDTs, and vetrace one in the same place. What the
+guest means by what it writes there is :mod:`tracer.x86.idt`'s to say; it is kept, and its handler
+is where its own page faults go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from tracer.access.space import AddressSpace
+from tracer.access.state import stopped
+from tracer.access.transfer import cut
+from tracer.errors import GuestError, InterceptError
+from tracer.gdb.target import RegisterFile, Target
+from tracer.intercept.padding import find_page, find_run, is_filler
+from tracer.intercept.stub import Stub, assemble
+from tracer.qemu.monitor import DescriptorTable
+from tracer.x86.idt import GATE_SIZE, Gate, guests_view, pack_gate, planted, unpack_gate
+from tracer.x86.latest_store import latest_store
+from tracer.x86.paging import PhysicalMemory
+from tracer.x86.state import CR4_FRED, PAGE_FAULT_VECTOR, PAGE_SIZE, Mode
+
+log = logging.getLogger(__name__)
+
+_SCRATCH = 128
+_PLACE = GATE_SIZE * PAGE_FAULT_VECTOR
+"""Where the gate is in an IDT."""
+
+
+class Written(Enum):
+    """Say what a vCPU has written."""
+
+    NOTHING = auto()
+    GATE = auto()
+    HANDLER = auto()  # a gate that leads to another handler now, or in another way
+
+
+@dataclass(slots=True)
+class _Table:
+    # One IDT: where its gate is, what the guest means it to be, and what is there. ``pieces`` are
+    # physical addresses and sizes: two where the gate goes over the end of a page.
+    linear: int
+    pieces: tuple[tuple[int, int], ...]
+    own: bytes
+    there: bytes
+    # GDB's numbers of the watches, by the linear addresses that the gate is known to have.
+    watches: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def span(self) -> range:
+        return range(self.linear, self.linear + GATE_SIZE)
+
+
+class PageFaultGate:
+    """Own the stub, and vector 14 of one guest's IDTs.
+
+    ``stub`` has the addresses to go to. ``scratch`` are linear addresses of quadwords that the
+    guest's kernel can read and that are free, where the stub has a page of its own, and ``room``
+    is what is free beside. ``idt_of`` tells where the IDT of a vCPU is. ``stack`` is the interrupt
+    stack (IST) that vetrace's own page faults go to, 0 for that of the interrupted code.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        memory: PhysicalMemory,
+        idt_of: Callable[[int], Awaitable[DescriptorTable]],
+        *,
+        notes: bool = True,
+    ) -> None:
+        self._target = target
+        self._memory = memory
+        self._idt_of = idt_of
+        self._notes = notes
+        self.stub: Stub = assemble(0)
+        self.scratch = self.room = range(0)
+        self.stack = 0
+        self._selector = 0
+        self._tables: dict[tuple[tuple[int, int], ...], _Table] = {}
+        # The guest's own gates by the door that leads to each, the one used longest ago first.
+        self._doors: dict[int, bytes] = {}
+
+    # ---- in place
+
+    async def place(
+        self, space: AddressSpace, idt: DescriptorTable, place: int | None, selector: int
+    ) -> None:
+        """Place the stub in the padding at ``place``, or near the handler.
+
+        ``selector`` is the guest's 64-bit code segment. Raises InterceptError when the guest has
+        no handler yet or no padding is found.
+        """
+        gate = self._gate_in(space, idt, PAGE_FAULT_VECTOR)
+        if not gate.usable:
+            raise InterceptError("the guest has no page-fault handler to put the stub in front of")
+        size = len(assemble(gate.handler).code)
+        starts = (gate.handler,) if place is None else (place, gate.handler)
+        found = (find_page(space, start) or find_run(space, start, size) for start in starts)
+        base = next((address for address in found if address is not None), None)
+        if base is None:
+            raise InterceptError(
+                f"no {size} bytes of padding near the guest's page-fault handler "
+                f"at linear {gate.handler:#x} for the fault stub"
+            )
+        stub = assemble(base, notes=self._notes)
+        if base % PAGE_SIZE == 0 and is_filler(space.read(base, PAGE_SIZE)):
+            self.scratch = range(base + PAGE_SIZE - _SCRATCH, base + PAGE_SIZE, 8)
+            self.room = range(base + len(stub.code), self.scratch.start)
+        self.stub = stub
+        self._selector = selector
+        log.debug("stub at %#x in front of handler %#x", base, gate.handler)
+        await self._target.write_code(base, self.stub.code)
+        await self._target.set_read_watch(self.stub.bell)
+
+    async def follow(self, space: AddressSpace, idt: DescriptorTable) -> bool:
+        """Put the stub in front of the handler in an IDT that a vCPU has loaded.
+
+        Tells whether that was a new one. Raises LookupError when it has no room for vector 14 or
+        is not in RAM.
+        """
+        linear = idt.base + _PLACE
+        leaf = space.leaf(linear)
+        data = space.read(linear, GATE_SIZE)
+        if idt.limit < _PLACE + GATE_SIZE - 1 or leaf is None or len(data) != GATE_SIZE:
+            raise LookupError(f"the IDT at linear {idt.base:#x} has no vector {PAGE_FAULT_VECTOR}")
+        pieces = _pieces(linear, space)
+        table = self._tables.get(pieces)
+        new = table is None
+        if table is None:
+            log.debug("IDT at linear %#x, gate at physical %#x", idt.base, pieces[0][0])
+            table = self._tables[pieces] = _Table(linear, pieces, data, data)
+            await self._plant(table, data)
+        if linear not in table.watches and (new or leaf.writable):
+            table.watches[linear] = []
+            await self._watch(table)
+        return new
+
+    def remove(self) -> None:
+        """Give the guest its own gates back; the stub stays for who is in it."""
+        for table in self._tables.values():
+            self._write(table, table.own)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let the guest have its own gates for as long as this lasts; no other vCPU may run."""
+        self.remove()
+        try:
+            yield
+        finally:
+            for table in self._tables.values():
+                self._write(table, table.there)
+
+    # ---- what the guest has
+
+    async def own_gate(self, space: AddressSpace, vcpu: int, vector: int) -> Gate:
+        """Return the guest's own gate of a vector, in the IDT that a vCPU uses."""
+        if vector == PAGE_FAULT_VECTOR and len(self._tables) == 1:
+            (table,) = self._tables.values()
+            return unpack_gate(table.own)
+        return self._gate_in(space, await self._idt_of(vcpu), vector)
+
+    def _gate_in(self, space: AddressSpace, idt: DescriptorTable, vector: int) -> Gate:
+        linear = idt.base + GATE_SIZE * vector
+        data = space.read(linear, GATE_SIZE)
+        if len(data) != GATE_SIZE:
+            raise InterceptError(f"the guest's IDT at linear {idt.base:#x} cannot be read")
+        table = self._tables.get(_pieces(linear, space))
+        return unpack_gate(data if table is None else table.own)
+
+    def knows(self, space: AddressSpace, idt: DescriptorTable) -> bool:
+        """Tell whether an IDT is one that vetrace has its gate in, and has room for it."""
+        room = idt.limit >= _PLACE + GATE_SIZE - 1
+        return room and _pieces(idt.base + _PLACE, space) in self._tables
+
+    def disturbed(self) -> bool:
+        """Tell whether a gate is no longer what it was made."""
+        return any(self._now(table) != table.there for table in self._tables.values())
+
+    # ---- the guest writes
+
+    async def written(self, registers: RegisterFile | None, space: AddressSpace) -> Written:
+        """Put the stub in front again after the guest wrote a gate, or wrote it as it was.
+
+        ``registers`` are those of the vCPU behind its store, where it is there that it stopped.
+        """
+        found = Written.NOTHING
+        for table in self._tables.values():
+            store = None
+            if registers is not None:
+                store = latest_store(stopped(registers.values, Mode.LONG), space.read, table.span)
+            now = self._now(table)
+            if now == table.there and store is None:
+                continue
+            before, table.own = table.own, self._meant(table, now, store)
+            log.debug("gate at %#x: %s means %s", table.linear, now.hex(), table.own.hex())
+            await self._plant(table, table.own)
+            if registers is not None:
+                await self._watch(table)
+            if found is Written.NOTHING:
+                found = Written.GATE
+            if table.own != before and unpack_gate(table.own).usable:
+                found = Written.HANDLER
+        return found
+
+    def _meant(self, table: _Table, now: bytes, store: range | None) -> bytes:
+        span = None
+        if store is not None:
+            first = max(store.start - table.linear, 0)
+            span = range(first, min(store.stop - table.linear, GATE_SIZE))
+        known = {
+            door: (own, pack_gate(self._planted(own, door))) for door, own in self._doors.items()
+        }
+        return guests_view(table.own, table.there, now, span, known)
+
+    # ---- vetrace writes
+
+    async def _plant(self, table: _Table, own: bytes) -> None:
+        table.own, table.there = own, pack_gate(self._planted(own, await self._door(own)))
+        self._write(table, table.there)
+
+    def _now(self, table: _Table) -> bytes:
+        pieces = (self._memory.read(physical, size) for physical, size in table.pieces)
+        return b"".join(pieces)
+
+    def _write(self, table: _Table, data: bytes) -> None:
+        # Behind GDB's back, which has a value of its own for what is watched there.
+        for physical, size in table.pieces:
+            self._memory.write(physical, data[:size])
+            data = data[size:]
+
+    async def _watch(self, table: _Table) -> None:
+        # Half by half, as a guest may write one of them alone; anew after each store.
+        for linear, numbers in table.watches.items():
+            for number in numbers:
+                await self._target.delete_breakpoint(number)
+            self._write(table, secrets.token_bytes(GATE_SIZE))
+            numbers[:] = [
+                await self._target.watch_stores(half)
+                for half in range(linear, linear + GATE_SIZE, GATE_SIZE // 2)
+            ]
+        self._write(table, table.there)
+
+    def _planted(self, own: bytes, door: int) -> Gate:
+        return planted(unpack_gate(own), door, self._selector, self.stack)
+
+    async def _door(self, own: bytes) -> int:
+        # The door to the handler of a gate, made if there is none yet.
+        door = next((door for door, known in self._doors.items() if known == own), None)
+        if door is None:
+            used = {table.own for table in self._tables.values()}
+            free = [door for door in self.stub.doors if door not in self._doors]
+            free += [door for door, known in self._doors.items() if known not in used]
+            if not free:
+                raise InterceptError(f"the guest has more than {len(self._doors)} IDTs")
+            door = free[0]
+            self._doors.pop(door, None)
+            gate = unpack_gate(own)
+            handler = gate.handler if gate.usable and not self.stack else None
+            await self._target.write_code(door, self.stub.door(door, handler))
+        else:
+            self._doors.pop(door)
+        self._doors[door] = own
+        return door
+
+
+def refuse_fred(cr4: int) -> None:
+    """Raise GuestError when a vCPU delivers its exceptions around the IDT."""
+    if cr4 & CR4_FRED:
+        raise GuestError(
+            "the guest has switched FRED on (CR4 bit 32): page faults go through no gate, and no "
+            "access is seen; give it a CPU without: -cpu ...,fred=off, or boot Linux with fred=off"
+        )
+
+
+def _pieces(linear: int, space: AddressSpace) -> tuple[tuple[int, int], ...]:
+    # Where the bytes of a gate are; nothing where a part of it is not mapped.
+    found = []
+    for start, size in cut(linear, GATE_SIZE):
+        leaf = space.leaf(start)
+        if leaf is None:
+            return ()
+        found.append((leaf.translate(start), size))
+    return tuple(found)

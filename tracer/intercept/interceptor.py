@@ -1,0 +1,532 @@
+"""One stop at the stub, from fault to record: decode, emulate, carry out, write back.
+
+Follow one access through :meth:`Interceptor.intercept`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from tracer.access.decision import Decision, Give, Go, Inject, Overseer, Pending, Retry, Skip
+from tracer.access.execution import Answers, Outcome, carry_out, foretell, lost_atomicity
+from tracer.access.footprint import Encounter, footprint
+from tracer.access.inference import inferred
+from tracer.access.recorded import changed_values, memory_access, register_values
+from tracer.access.space import AddressSpace
+from tracer.access.state import complete, needs_registers
+from tracer.access.transfer import Meddling, Transfer
+from tracer.errors import (
+    DebuggerError,
+    EmulationError,
+    GuestException,
+    InterceptError,
+    Misread,
+    UnsupportedInstruction,
+)
+from tracer.gdb.target import Change, Target
+from tracer.intercept.carrier import Carrier
+from tracer.intercept.delivery import Delivery
+from tracer.intercept.fault import Fault
+from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.standin import StandIn, replay_note
+from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
+from tracer.intercept.view import GuestView
+from tracer.linux.callers import Callers
+from tracer.linux.names import Names
+from tracer.trace.record import Intercept
+from tracer.x86.decode import decode
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import GPR, MAX_INSTRUCTION, PAGE_SIZE, CpuState, Flag, PageFaultCode
+
+MAX_ITERATIONS = 256
+"""Iterations of a REP instruction carried out in one stop: the guest stays interruptible."""
+
+
+class _Restart(Exception):
+    # The person at the prompt changed the registers: the instruction starts over.
+
+    def __init__(self, cpu: CpuState) -> None:
+        super().__init__()
+        self.cpu = cpu
+
+
+class Interceptor:
+    """Complete the accesses of one guest.
+
+    Every record goes to ``publish`` before the guest goes on; ``counts`` counts what was done.
+    Where there is a ``standin`` it answers in place of devices; an ``overseer`` decides what
+    becomes of each other access. ``stack`` is the linear address of the last spill; ``delivered``
+    says that the last intercept raised an exception in the guest.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        view: GuestView,
+        names: Names,
+        carrier: Carrier,
+        callers: Callers,
+        counts: Counter[str],
+        publish: Callable[[Intercept], None],
+    ) -> None:
+        self._target = target
+        self._view = view
+        self._names = names
+        self._carrier = carrier
+        self._callers = callers
+        self._counts = counts
+        self._publish = publish
+        self._delivery = Delivery(target, carrier, counts)
+        self.standin: StandIn | None = None
+        self.overseer: Overseer | None = None
+        self.stack = 0
+        self.delivered = False
+        self._moment = (0, 0, 0)
+        self._parting: Callable[[], None] | None = None
+        self._sequence = 0
+        self._cr4 = 0
+
+    async def intercept(self, vcpu: int, gate: PageFaultGate) -> list[Change]:
+        """Complete the access that stopped a vCPU; return the changes to make before it goes on.
+
+        Raises InterceptError when that cannot be done, with the guest left stopped.
+        """
+        fault = await self._read_fault(vcpu)
+        moment = vcpu, fault.stack, fault.spill.tsc
+        if moment == self._moment:
+            # Of a stop that QEMU reports twice, all has been done.
+            self._counts["strays"] += 1
+            return []
+        self._moment = moment
+        if not fault.spill.frame.error_code & PageFaultCode.RSVD:
+            return await self._retake(fault, gate, "the frame of a page fault of the guest's own")
+        fault.check()
+        if gate.stack and fault.is_push():
+            return await self._retake(fault, gate, "the frame of an exception")
+        before = fault.cpu
+        try:
+            await self._emulate(fault, gate)
+        except GuestException as exception:
+            return await self._deliver(fault, gate, exception)
+        except EmulationError as error:
+            # Of a REP that went part of the way, the rest faults again.
+            if fault.cpu.gpr == before.gpr:
+                return await self._leave_to_vcpu(fault, gate, str(error))
+        return fault.write_back()
+
+    async def look(self, vcpu: int) -> tuple[CpuState, AddressSpace]:
+        """Return the interrupted state of a vCPU that stands at the stub, where addresses lead."""
+        fault = await self._read_fault(vcpu)
+        return fault.cpu, fault.space
+
+    def part(self) -> None:
+        """Record the write that was the guest's own end, if a write was."""
+        if self._parting is not None:
+            self._parting()
+
+    async def _leave_to_vcpu(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
+        try:
+            return await self._step(fault, gate, why)
+        except _Restart as restart:
+            fault.cpu = restart.cpu
+        except GuestException as exception:
+            return await self._deliver(fault, gate, exception)
+        return fault.write_back()
+
+    async def _read_fault(self, vcpu: int) -> Fault:
+        stack, cr3 = await self._target.stack_and_tables()
+        # CR4 says how deep the tables are, which no guest changes in long mode.
+        data = self._view.space(cr3, self._cr4).read(stack, SPILL_SIZE)
+        if len(data) != SPILL_SIZE or unpack_spill(data).cr3 != cr3:
+            self._cr4 = (await self._target.registers())["cr4"]
+            data = self._view.space(cr3, self._cr4).read(stack, SPILL_SIZE)
+        if len(data) != SPILL_SIZE:
+            raise InterceptError(f"the fault frame at linear {stack:#x} cannot be read")
+        spill = unpack_spill(data)
+        space = self._view.space(spill.cr3, spill.cr4)
+        self._view.tell_time(spill.tsc)
+        cpu = interrupted(spill, await self._view.mode(spill.frame.cs, space))
+        self.stack, self.delivered = stack, False
+        return Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
+
+    async def _emulate(self, fault: Fault, gate: PageFaultGate) -> None:
+        # Executes the instruction, a REP for as long as it stays on poisoned pages.
+        changed = False
+        for iteration in range(MAX_ITERATIONS):
+            try:
+                insn, foretold = await self._foretell(fault)
+            except GuestException:
+                raise
+            except EmulationError:
+                if not changed:
+                    raise
+                fault.cpu = await self._completed(fault.cpu)
+                return
+            cpu = fault.cpu
+            if iteration == 0:
+                try:
+                    fault.check_address(insn, foretold)
+                except InterceptError as error:
+                    raise Misread(insn.code, str(error)) from None
+            elif not fault.is_poisoned(foretold):
+                if changed:
+                    fault.cpu = await self._completed(cpu)
+                return
+            # PUSH and CALL write where the fault frame lies; the vCPU does once it is gone. And it
+            # is the vCPU that raises #DB after an instruction the guest single-steps.
+            if fault.is_overwritten(foretold) or cpu.rflags & Flag.TF:
+                raise UnsupportedInstruction(insn.code, insn.text)
+            fault.replayed.clear()
+            fault.meddled.clear()
+            try:
+                outcome = await self._perform(insn, fault, gate, foretold)
+            except _Restart as restart:
+                fault.cpu, changed = restart.cpu, True
+                continue
+            if fault.silence is not None:
+                # Whether it was made is told by how QEMU ended.
+                self._parting = partial(self._record, fault, insn, outcome, cpu)
+                raise fault.silence
+            self._record(fault, insn, outcome, cpu)
+            fault.cpu = await self._completed(outcome.cpu)
+            if fault.cpu.rip != cpu.rip or insn.rep is None or self._view.stale:
+                return
+
+    async def _foretell(self, fault: Fault) -> tuple[Instruction, tuple[Transfer, ...]]:
+        # The instruction at RIP, and what it may access.
+        cpu = fault.cpu
+        insn = decode(await self._code(fault), cpu.rip, cpu.mode)
+        if not cpu.xmm and needs_registers(insn):
+            registers = await self._target.registers()
+            fault.cpu = complete(cpu, registers.values)
+            fault.xmm = fault.cpu.xmm
+        return insn, foretell(insn, fault.cpu, fault.space)
+
+    async def _code(self, fault: Fault) -> bytes:
+        # The bytes at RIP, which may lie in a device's RAM.
+        code = fault.space.read(fault.cpu.rip, MAX_INSTRUCTION)
+        leaf = fault.space.leaf(fault.cpu.rip)
+        if code or leaf is None:
+            return code
+        physical = leaf.translate(fault.cpu.rip)
+        if not self._view.regions.is_ram(physical):
+            return b""
+        size = min(MAX_INSTRUCTION, PAGE_SIZE - physical % PAGE_SIZE)
+        size = self._view.regions.room(physical, size)
+        value = await self._target.read_physical(physical, size)
+        return value.to_bytes(size, "little")
+
+    async def _completed(self, cpu: CpuState) -> CpuState:
+        return cpu if self.overseer is None else await self.overseer.completed(cpu)
+
+    async def _perform(
+        self,
+        insn: Instruction,
+        fault: Fault,
+        gate: PageFaultGate,
+        foretold: tuple[Transfer, ...],
+    ) -> Outcome:
+        execution = carry_out(insn, fault.cpu, fault.space)
+        done: list[Transfer] = []
+        answers: Answers | None = None
+        while True:
+            try:
+                transfers = execution.send(answers)
+            except StopIteration as stop:
+                outcome: Outcome = stop.value
+                return outcome
+            if fault.silence is not None:
+                raise fault.silence
+            if self.overseer is not None:
+                answers = await self._overseen(
+                    self.overseer, insn, fault, gate, foretold, transfers, tuple(done)
+                )
+                done += map(_read, transfers, answers)
+                continue
+            alone = len(foretold) == 1 and insn.rep is None
+            if alone and self._departs(transfers[0], fault, gate):
+                answers = [None]
+            else:
+                answers = await self._carry(transfers, fault, gate)
+
+    async def _carry(
+        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
+    ) -> Answers:
+        try:
+            return await self._made(transfers, fault, gate)
+        except DebuggerError as error:
+            if any(transfer.direction != "write" for transfer in transfers):
+                raise
+            # A write that powers the guest off takes QEMU along, often before it has answered. The
+            # instruction does not need an answer, and comes to its end without.
+            fault.silence = error
+            return [None] * len(transfers)
+
+    async def _made(
+        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
+    ) -> Answers:
+        standin, stand = self.standin, fault.stand(gate.stub)
+        if standin is None or not any(map(standin.covers, transfers)):
+            return await self._carrier.perform(transfers, stand)
+        answers: list[int | None] = []
+        for transfer in transfers:
+            if standin.covers(transfer):
+                answers.append(standin.answer(transfer, fault))
+            else:
+                answers += await self._carrier.perform([transfer], stand)
+        return answers
+
+    def _departs(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> bool:
+        # Tells whether the vCPU makes the access on its way back, which is arranged then.
+        if self.standin is not None and self.standin.covers(transfer):
+            return False
+        departure = self._carrier.departure(transfer, fault.stand(gate.stub))
+        fault.departure = departure or []
+        return departure is not None
+
+    def _pending(
+        self,
+        fault: Fault,
+        insn: Instruction | None,
+        transfer: Transfer,
+        foretold: tuple[Transfer, ...],
+        done: tuple[Transfer, ...] = (),
+        why: str | None = None,
+    ) -> Pending:
+        # ``why`` the vCPU carries the instruction out, if it does.
+        cpu, space = fault.cpu, fault.space
+        return Pending(
+            seq=self._sequence + sum(item.traced for item in done),
+            time_ns=fault.time_ns,
+            vcpu=fault.vcpu,
+            symbol=self._names.lookup(cpu.rip, space),
+            code=space.read(cpu.rip, MAX_INSTRUCTION) if insn is None else insn.code,
+            insn=insn,
+            cpu=cpu,
+            space=space,
+            transfer=transfer,
+            done=done,
+            foretold=foretold,
+            via="emulated" if why is None else "stepped",
+            why=why,
+        )
+
+    async def _overseen(
+        self,
+        overseer: Overseer,
+        insn: Instruction,
+        fault: Fault,
+        gate: PageFaultGate,
+        foretold: tuple[Transfer, ...],
+        transfers: tuple[Transfer, ...],
+        done: tuple[Transfer, ...],
+    ) -> Answers:
+        # One access: all of its transfers are asked about before any is made.
+        answers: list[int | None] = [None] * len(transfers)
+        wanted: dict[int, Transfer] = {}
+        given: dict[int, int] = {}
+        for index, transfer in enumerate(transfers):
+            wanted[index] = transfer
+            if not transfer.traced:
+                continue
+            number = len(done) + index
+            pending = self._pending(fault, insn, transfer, foretold, (*done, *transfers[:index]))
+            match _diverted(await overseer.before(pending), pending):
+                case Skip(value):
+                    fault.meddled[number] = Meddling(skipped=True)
+                    answers[index] = value if transfer.direction == "read" else None
+                    del wanted[index]
+                case Give(value) if transfer.direction == "write":
+                    fault.meddled[number] = Meddling(device=value)
+                    wanted[index] = replace(transfer, value=value)
+                case Give(value):
+                    given[index] = value
+                case Go():
+                    pass
+        made = await self._carry(tuple(wanted.values()), fault, gate)
+        for index, answer in zip(wanted, made, strict=True):
+            answers[index] = answer
+        for index, transfer in wanted.items():
+            if not transfer.traced or transfer.direction == "write":
+                continue
+            number, answer = len(done) + index, answers[index]
+            if index not in given:
+                before = (*done, *map(_read, transfers[:index], answers))
+                pending = self._pending(fault, insn, _read(transfer, answer), foretold, before)
+                decision = await overseer.answered(pending)
+                if not isinstance(decision, Give):
+                    continue
+                given[index] = decision.value
+            fault.meddled[number] = Meddling(device=answer)
+            answers[index] = given[index]
+        return answers
+
+    async def _deliver(
+        self, fault: Fault, gate: PageFaultGate, exception: GuestException
+    ) -> list[Change]:
+        self.delivered = True
+        return await self._delivery.raise_at(fault, gate, exception)
+
+    async def _retake(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
+        # Leaves an exception to the CPU whose frame may go to a device.
+        self.delivered = True
+        code = await self._code(fault)
+        insn = _decoded(code, fault.cpu)
+        taken = await self._delivery.retake(fault, gate)
+        if taken.completed and fault.spill.frame.error_code & PageFaultCode.RSVD:
+            raise InterceptError(
+                f"an interrupt came at RIP {fault.cpu.rip:#x} while RSP was in a traced device: "
+                f"its frame, at linear {fault.spill.cr2:#x}, is lost; leave the device out with "
+                "--bypass"
+            )
+        if taken.pushed:
+            # What the frame would have come upon, had there been no interrupt stack for it.
+            frame = replace(fault.spill.frame, error_code=PageFaultCode.RSVD | PageFaultCode.W)
+            fault.spill = replace(fault.spill, cr2=taken.pushed[0].linear, frame=frame)
+            after = replace(fault.cpu, rip=taken.registers["rip"])
+            self._record(fault, insn, Outcome(after, taken.pushed), fault.cpu, code, why)
+        return []
+
+    async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
+        code = await self._code(fault)
+        insn = _decoded(code, fault.cpu)
+        ahead = footprint(insn, fault.cpu, fault.space)
+
+        def admit(met: Encounter) -> None:
+            if self.standin is not None:
+                for transfer in ahead.seen([met], fault.space):
+                    self.standin.refuse(transfer, fault.cpu.rip, why)
+
+        admit(fault.encounter)
+        foretold = ahead.seen([fault.encounter], fault.space)
+        if self.overseer is not None:
+            await self._oversee_step(self.overseer, fault, insn, foretold, why)
+            if insn is not None and fault.meddled:
+                return await self._skip(fault, insn, foretold, why)
+        try:
+            stepped = await self._carrier.native_step(
+                foretold, fault.stand(gate.stub), admit, fault.encounter
+            )
+        except DebuggerError:
+            # The last that the guest did, if it powered itself off by it.
+            last = Outcome(fault.cpu, foretold)
+            self._parting = partial(self._record, fault, insn, last, fault.cpu, code, why)
+            raise
+        if stepped.faulted:
+            self._counts["faulted"] += 1
+            return []
+        registers = stepped.registers
+        after = replace(
+            fault.cpu,
+            gpr=tuple(registers[name] for name in GPR),
+            rip=registers["rip"],
+            rflags=registers["eflags"],
+        )
+        if fault.cpu.xmm:
+            after = complete(after, registers.values)
+        made = ahead.seen(stepped.encounters, fault.space)
+        made = inferred(insn, fault.cpu, after, made, fault.space)
+        self._record(fault, insn, Outcome(after, made), fault.cpu, code, why)
+        return []
+
+    async def _oversee_step(
+        self,
+        overseer: Overseer,
+        fault: Fault,
+        insn: Instruction | None,
+        foretold: tuple[Transfer, ...],
+        why: str,
+    ) -> None:
+        # What the vCPU does by itself can be left out as a whole, but not be given another value.
+        fault.meddled.clear()
+        for number, transfer in enumerate(foretold):
+            pending = self._pending(fault, insn, transfer, foretold, why=why)
+            pending = replace(pending, seq=pending.seq + number)
+            if isinstance(_diverted(await overseer.before(pending), pending), Skip):
+                fault.meddled.update(dict.fromkeys(range(len(foretold)), Meddling(skipped=True)))
+                return
+
+    async def _skip(
+        self, fault: Fault, insn: Instruction, foretold: tuple[Transfer, ...], why: str
+    ) -> list[Change]:
+        # Go on behind an instruction that nobody carries out.
+        before = fault.cpu
+        fault.cpu = replace(before, rip=before.rip + len(insn.code))
+        outcome = Outcome(fault.cpu, foretold)
+        self._record(fault, insn, outcome, before, note=why)
+        fault.cpu = await self._completed(fault.cpu)
+        return fault.write_back()
+
+    def _record(
+        self,
+        fault: Fault,
+        insn: Instruction | None,
+        outcome: Outcome,
+        before: CpuState,
+        code: bytes = b"",
+        note: str | None = None,
+    ) -> None:
+        transfers = outcome.transfers
+        accesses = sum(transfer.traced for transfer in transfers)
+        if not accesses:
+            self._counts["neighbours"] += 1
+            return
+        via = "emulated" if note is None else "stepped"
+        stack = self._callers.note(before, fault.space, fault.time_ns)
+        self._counts["accesses"] += accesses
+        self._counts[via] += accesses
+        self._publish(
+            Intercept(
+                seq=self._sequence,
+                time_ns=fault.time_ns,
+                vcpu=fault.vcpu,
+                cpl=before.cpl,
+                mode=before.mode.value,
+                rip=hex(before.rip),
+                symbol=self._names.lookup(before.rip, fault.space),
+                code=(insn.code if insn is not None else code).hex(),
+                text=insn.text if insn is not None else "(bad)",
+                cr2=hex(fault.spill.cr2),
+                error_code=hex(fault.spill.frame.error_code),
+                via="emulated" if note is None else "stepped",
+                accesses=[
+                    memory_access(transfer, fault.meddled.get(number))
+                    for number, transfer in enumerate(transfers)
+                ],
+                before=register_values(before, insn),
+                after=changed_values(before, outcome.cpu),
+                note=note
+                or replay_note(fault.replayed)
+                or (lost_atomicity(insn, transfers) if insn is not None else None),
+                stack=stack,
+            )
+        )
+        self._sequence += accesses
+
+
+def _decoded(code: bytes, cpu: CpuState) -> Instruction | None:
+    try:
+        return decode(code, cpu.rip, cpu.mode)
+    except EmulationError:
+        return None
+
+
+def _diverted(decision: Decision, pending: Pending) -> Go | Give | Skip:
+    # Of a decision that ends the execution here, raise what does.
+    match decision:
+        case Inject(vector, error_code, linear):
+            raise GuestException(pending.code, vector, error_code, linear, injected=True)
+        case Retry(cpu):
+            raise _Restart(cpu)
+        case _:
+            return decision
+
+
+def _read(transfer: Transfer, answer: int | None) -> Transfer:
+    # The transfer with what it read.
+    if transfer.direction == "write":
+        return transfer
+    return replace(transfer, value=(answer or 0) & ((1 << 8 * transfer.width) - 1))

@@ -1,0 +1,124 @@
+"""Poison on every translation that leads to a traced device, from the moment it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from tracer.access.space import AddressSpace
+from tracer.errors import TablesUnending
+from tracer.linux.mapping import SPARE_LINEAR, NewMapping
+from tracer.x86.paging import Leaf, leaves, place_large, range_leaves, set_poison
+from tracer.x86.state import PAGE_SIZE
+
+log = logging.getLogger(__name__)
+
+_TURN = 1 << 10
+"""Leaves that are looked at before others, a signal's handler among them, have their turn."""
+_MAX_POISONED = 1 << 20
+"""Leaves of one pass: 4 GiB of a device in pages of 4 KiB. Each is held, and has a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poisoned:
+    """Tell what one pass over translations did.
+
+    ``leaves`` are newly poisoned. ``refused`` are large pages over a traced device and RAM at once:
+    poisoning them would trap too much of the RAM.
+    """
+
+    leaves: tuple[Leaf, ...]
+    refused: tuple[Leaf, ...]
+
+
+async def poison_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> Poisoned:
+    """Poison every leaf of the current page tables, and of others, that has to be watched.
+
+    The caller flushes the TLB.
+    """
+    return await _poison(space, itertools.chain(leaves(space.memory, space.paging), others))
+
+
+async def poison_mapping(space: AddressSpace, mapping: NewMapping) -> Poisoned:
+    """Poison the leaves of one linear range; untouched since it was made, it is in no TLB."""
+    found = range_leaves(space.memory, space.paging, mapping.linear, mapping.size)
+    return await _poison(space, found)
+
+
+async def heal_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
+    """Take the poison off every leaf of the current page tables, and of others."""
+    await _heal(space, others, lambda _: True)
+
+
+async def heal_quiet(space: AddressSpace, others: Iterable[Leaf] = ()) -> None:
+    """Take the poison off every leaf that leads to nothing to be seen any more."""
+    await _heal(
+        space,
+        others,
+        lambda leaf: space.regions.is_quiet(leaf.physical, leaf.physical + leaf.size - 1),
+    )
+
+
+async def _heal(
+    space: AddressSpace, others: Iterable[Leaf], wanted: Callable[[Leaf], bool]
+) -> None:
+    poisoned = (leaf for leaf in leaves(space.memory, space.paging) if leaf.poisoned)
+    # The others were noted before they were poisoned.
+    async for leaf in _in_turns(itertools.chain(poisoned, others)):
+        if wanted(leaf):
+            set_poison(space.memory, space.paging, leaf, poisoned=False)
+
+
+def map_spare(space: AddressSpace, executable_bit: bool) -> bool:
+    """Map the device that only a vCPU reaches once more, unpoisoned, where nothing else is.
+
+    ``executable_bit`` tells whether entries may say that a page is not executable (EFER.NXE).
+    Tells whether the mapping is there.
+    """
+    region = next((region for region in space.regions.regions if region.vcpu_only), None)
+    if region is None or not executable_bit:
+        return False
+    return place_large(space.memory, space.paging, SPARE_LINEAR, region.start)
+
+
+def unmap_spare(space: AddressSpace) -> None:
+    """Remove the mapping that :func:`map_spare` made; the caller flushes the TLB."""
+    leaf = space.leaf(SPARE_LINEAR)
+    if leaf is not None:
+        space.memory.write(leaf.entry_address, bytes(8))
+
+
+async def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:
+    regions = space.regions
+    done: list[Leaf] = []
+    refused: list[Leaf] = []
+    async for leaf in _in_turns(candidates):
+        end = leaf.physical + leaf.size - 1
+        if (
+            leaf.poisoned
+            or leaf.linear == SPARE_LINEAR
+            or not regions.is_watched(leaf.physical, end)
+        ):
+            continue
+        if leaf.size > PAGE_SIZE and regions.touches_ram(leaf.physical, end):
+            log.debug("%#x: a %d-byte page over device and RAM", leaf.linear, leaf.size)
+            refused.append(leaf)
+        else:
+            set_poison(space.memory, space.paging, leaf, poisoned=True)
+            done.append(leaf)
+            if len(done) > _MAX_POISONED:
+                raise TablesUnending(
+                    f"the guest maps traced devices with more than {_MAX_POISONED} pages: trace "
+                    "fewer (--region), or leave the largest out (--bypass)"
+                )
+    return Poisoned(tuple(done), tuple(refused))
+
+
+async def _in_turns(found: Iterable[Leaf]) -> AsyncIterator[Leaf]:
+    for number, leaf in enumerate(found, 1):
+        yield leaf
+        if number % _TURN == 0:
+            await asyncio.sleep(0)

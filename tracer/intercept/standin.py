@@ -1,0 +1,65 @@
+"""A recording that stands in for devices: it answers, and they see nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tracer.access.transfer import Transfer
+from tracer.errors import Diverged, InterceptError
+from tracer.intercept.fault import Fault
+from tracer.intercept.recording import RecordedDevice, Request
+from tracer.linux.names import Names
+
+
+class StandIn:
+    """Answer the transfers that a recording has; ``counts`` counts them as ``replayed``."""
+
+    def __init__(self, recorded: RecordedDevice, names: Names, counts: Counter[str]) -> None:
+        self._recorded = recorded
+        self._names = names
+        self._counts = counts
+
+    def covers(self, transfer: Transfer) -> bool:
+        """Tell whether the recording answers in place of this transfer's device."""
+        region = transfer.region
+        return (
+            transfer.traced
+            and region is not None
+            and self._recorded.replayed.has(region.name, region.owners, region.qemu_name)
+        )
+
+    def answer(self, transfer: Transfer, fault: Fault) -> int | None:
+        """Return what a read gives, None after a write. Raises Diverged."""
+        region = transfer.region
+        assert region is not None  # or the recording would not cover it
+        request = Request(
+            region=region.name,
+            direction=transfer.direction,
+            offset=transfer.physical - region.base,
+            width=transfer.width,
+            value=transfer.value,
+        )
+        try:
+            access = self._recorded.answer(request)
+        except Diverged as error:
+            rip = fault.cpu.rip
+            raise error.at(self._names.lookup(rip, fault.space) or hex(rip)) from None
+        fault.replayed.append(access.seq)
+        self._counts["replayed"] += 1
+        return access.value if transfer.direction == "read" else None
+
+    def refuse(self, transfer: Transfer, rip: int, why: str) -> None:
+        """Raise InterceptError when the vCPU would reach a device that is replaced."""
+        if self.covers(transfer):
+            raise InterceptError(
+                f"{why} at RIP {rip:#x}: the vCPU would have to reach the device itself, "
+                f"which {self._recorded.name} stands in for; --bypass its region"
+            )
+
+
+def replay_note(replayed: Sequence[int]) -> str | None:
+    """Return the numbers that the accesses have in the recording, in words, or None."""
+    if not replayed:
+        return None
+    return f"replayed: {', '.join(f'#{seq}' for seq in replayed)} of the recording"

@@ -1,0 +1,330 @@
+"""The guest code that vetrace places: a page-fault handler in front of the guest's own.
+
+A gate of vector 14 points at one of the stub's *doors*, and each of the guest's own gates has a
+door of its own. A fault without RSVD in its error code is the guest's own: its CR2 is noted, and
+it goes on to the guest's handler, without a stop, or, through a door that is *shut*, into the stub
+as well. A fault on a poisoned entry has its registers spilled to the stack, as a kernel's own entry
+code does. From RSP upwards, in quadwords:
+
+    time-stamp counter, CR0, CR2, CR3, CR4
+    R15 R14 R13 R12 R11 R10 R9 R8 RDI RSI RBP RBX RDX RCX RAX
+    error code, RIP, CS, RFLAGS, RSP, SS    (Intel SDM vol. 3A, figure 6-9)
+
+Then the stub reads its *bell*, a quadword on which GDB has a hardware breakpoint for reads, and
+the guest stops at ``stop``. (QEMU throws away all translated code at every stop for an execution
+breakpoint, gdbstub.c in gdb_vm_state_change, but not at this kind.) vetrace changes what it must
+in the spill and lets the vCPU go on: CR2 gets back what was noted, the registers are loaded, and
+the guest's own IRETQ, at ``leave``, goes back to the interrupted code.
+
+The note is the address register of a machine-check bank. Each vCPU has its own, QEMU keeps there
+whatever is written (target/i386, helper_wrmsr), an operating system looks at it only beside a
+status that is never valid, and no page table is needed to reach it: the stub's own page is not
+writable, and under PTI no data of the kernel is mapped when user space faults.
+
+Before that it may send the vCPU to one of ``loads`` and ``stores``: they make one access at the
+address in the first slot, with the value in the second, and ring again, at ``done``. The
+``departures`` store and go back at once. From any other place, moving RIP to ``spill`` reads the
+counter, and to ``noting``, CR2 is noted by the time RIP is at ``noted``.
+
+The test is of bit 3 alone because TCG reports reserved-bit faults with P clear.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+
+from tracer.x86.state import (
+    GPR,
+    CpuState,
+    FaultFrame,
+    Mode,
+    PageFaultCode,
+    Segments,
+)
+
+_SPILLED = (
+    "tsc", "cr0", "cr2", "cr3", "cr4",
+    "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8",
+    "rdi", "rsi", "rbp", "rbx", "rdx", "rcx", "rax",
+    "error_code", "rip", "cs", "rflags", "rsp", "ss",
+)  # fmt: skip
+_SLOTS = struct.Struct(f"<{len(_SPILLED)}Q")
+_SLOT = {name: index for index, name in enumerate(_SPILLED)}
+_GPR_SLOTS = tuple(_SLOT[name] for name in GPR)
+CONTROL_SIZE = 8 * _SLOT["r15"]
+"""Bytes of stack below the general-purpose registers, which the stub drops first after ``stop``."""
+
+SPILL_SIZE = _SLOTS.size
+"""Bytes of stack that tell of the fault at ``stop``."""
+
+_PUSHES = b"\x50\x51\x52\x53\x55\x56\x57" + b"".join(
+    bytes([0x41, 0x50 + number]) for number in range(8)
+)  # push rax, rcx, rdx, rbx, rbp, rsi, rdi, r8 ... r15
+_POPS = b"".join(bytes([0x41, 0x5F - number]) for number in range(8)) + (
+    b"\x5f\x5e\x5d\x5b\x5a\x59\x58"
+)  # pop r15 ... r8, rdi, rsi, rbp, rbx, rdx, rcx, rax
+_CONTROLS = (
+    b"\x0f\x20\xe0\x50"  # mov rax, cr4; push rax
+    b"\x0f\x20\xd8\x50"  # mov rax, cr3; push rax
+    b"\x0f\x20\xd0\x50"  # mov rax, cr2; push rax
+    b"\x0f\x20\xc0\x50"  # mov rax, cr0; push rax
+)
+_COUNTER = (
+    b"\x0f\x31"  # rdtsc
+    b"\x48\xc1\xe2\x20"  # shl rdx, 32
+    b"\x48\x09\xd0"  # or rax, rdx
+    b"\x50"  # push rax
+)
+
+NOTE_MSR = 0x400 + 4 * 9 + 2
+"""IA32_MC9_ADDR, of the last of the ten banks that QEMU gives a CPU with MCE and MCA (Intel SDM
+vol. 4, table 2-2; QEMU target/i386/cpu.h, MCE_BANKS_DEF)."""
+_NOTE = (
+    b"\x50\x51\x52"  # push rax; push rcx; push rdx
+    b"\x0f\x20\xd0"  # mov rax, cr2
+    b"\x48\x89\xc2"  # mov rdx, rax
+    b"\x48\xc1\xea\x20"  # shr rdx, 32
+    b"\xb9" + struct.pack("<I", NOTE_MSR) + b"\x0f\x30"  # mov ecx, NOTE_MSR; wrmsr
+    b"\x5a\x59\x58"  # pop rdx; pop rcx; pop rax
+)
+_GIVE_BACK = (
+    b"\xb9" + struct.pack("<I", NOTE_MSR) + b"\x0f\x32"  # mov ecx, NOTE_MSR; rdmsr
+    b"\x48\xc1\xe2\x20"  # shl rdx, 32
+    b"\x48\x09\xd0"  # or rax, rdx
+    b"\x0f\x22\xd0"  # mov cr2, rax
+)
+
+_FETCH = (
+    b"\x48\x8b\x0c\x24"  # mov rcx, [rsp]: the address
+    b"\x48\x8b\x44\x24\x08"  # mov rax, [rsp + 8]: the value
+)
+_FORGET = (
+    b"\x0f\x01\x39"  # invlpg [rcx]: the translation is for this access alone
+    b"\x0f\x01\x79\x07"  # invlpg [rcx + 7]: and so is that of its last byte
+)
+_FINISH = (
+    _FORGET + b"\x48\x89\x44\x24\x08"  # mov [rsp + 8], rax
+)
+_LOAD_CODE = {
+    1: b"\x8a\x01",  # mov al, [rcx]
+    2: b"\x66\x8b\x01",  # mov ax, [rcx]
+    4: b"\x8b\x01",  # mov eax, [rcx]
+    8: b"\x48\x8b\x01",  # mov rax, [rcx]
+}
+_STORE_CODE = {
+    1: b"\x88\x01",  # mov [rcx], al
+    2: b"\x66\x89\x01",  # mov [rcx], ax
+    4: b"\x89\x01",  # mov [rcx], eax
+    8: b"\x48\x89\x01",  # mov [rcx], rax
+}
+_RING = b"\x48\x8b\x05"  # mov rax, [rip + bell]
+
+
+DOORS = 12
+_DOOR_SIZE = 64
+_DOOR_PLACE = 11
+"""Where a door begins in its 64 bytes. A guest that writes its handler's address into a gate byte
+by byte, over that of a door, changes the lowest byte: handlers are aligned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """Hold the stub's bytes and the linear addresses within it.
+
+    ``base`` is the address of the first byte; ``doors`` are shut, see :meth:`door`.
+    """
+
+    code: bytes
+    base: int
+    notes: bool
+    spill: int
+    stop: int
+    stop_behind: int
+    leave: int
+    loads: dict[int, int]
+    stores: dict[int, int]
+    departures: dict[int, int]
+    done: int
+    noting: int
+    noted: int
+    bell: int
+    doors: range
+
+    def covers(self, linear: int) -> bool:
+        """Tell whether a linear address lies in the stub."""
+        return self.base <= linear < self.base + len(self.code)
+
+    def door(self, linear: int, handler: int | None) -> bytes:
+        """Return the code of a door at a linear address to a guest's page-fault handler.
+
+        Without a handler it is shut.
+        """
+        if handler is None:
+            return b"\xe9" + struct.pack("<i", self.spill - linear - 5)  # jmp spill
+        code = b"\xf6\x04\x24" + bytes([PageFaultCode.RSVD])  # test byte ptr [rsp], RSVD
+        code += b"\x0f\x85" + struct.pack("<i", self.spill - linear - len(code) - 6)  # jnz spill
+        code += _NOTE if self.notes else b""
+        # The handler may be anywhere.
+        return code + b"\xff\x25" + bytes(4) + struct.pack("<Q", handler)  # jmp [rip]
+
+
+def assemble(base: int, *, notes: bool = True) -> Stub:
+    """Return the stub for linear address ``base``.
+
+    ``notes`` says that the CPU has the machine-check bank in which CR2 is noted.
+    """
+    code = bytearray()
+    rings: list[int] = []
+
+    def here() -> int:
+        return base + len(code)
+
+    def ring() -> int:
+        code.extend(_RING + bytes(4))
+        rings.append(len(code))
+        return here()
+
+    spill = here()
+    code += _PUSHES + _CONTROLS + _COUNTER
+    stop = ring()
+    resume = len(code)
+    code += b"\x48\x83\xc4" + bytes([CONTROL_SIZE])  # add rsp, the control registers
+    stop_behind = here()
+    code += _GIVE_BACK if notes else b""
+    code += _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
+    leave = here()
+    code += b"\x48\xcf"  # iretq
+    loads: dict[int, int] = {}
+    stores: dict[int, int] = {}
+    jumps: list[int] = []
+    for table, entries in ((_LOAD_CODE, loads), (_STORE_CODE, stores)):
+        for width, access in table.items():
+            entries[width] = here()
+            code += _FETCH + _FORGET + access + b"\xe9" + bytes(4)  # jmp finish
+            jumps.append(len(code))
+    for jump in jumps:
+        struct.pack_into("<i", code, jump - 4, len(code) - jump)
+    code += _FINISH
+    done = ring()
+    code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
+    departures: dict[int, int] = {}
+    for width, access in _STORE_CODE.items():
+        departures[width] = here()
+        code += _FETCH + access
+        code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
+    noting = here()
+    code += _NOTE
+    noted = here()
+    code += b"\xf4" + bytes(-(here() + 1) % 8)  # hlt: nobody comes here
+    bell = here()
+    for end in rings:
+        struct.pack_into("<i", code, end - 4, bell - base - end)
+    code += bytes(8) + bytes(-(here() + 8) % _DOOR_SIZE)
+    first = here() + _DOOR_PLACE
+    doors = range(first, first + DOORS * _DOOR_SIZE, _DOOR_SIZE)
+    code += bytes(DOORS * _DOOR_SIZE)
+    stub = Stub(
+        code=bytes(code),
+        base=base,
+        notes=notes,
+        spill=spill,
+        stop=stop,
+        stop_behind=stop_behind,
+        leave=leave,
+        loads=loads,
+        stores=stores,
+        departures=departures,
+        done=done,
+        noting=noting,
+        noted=noted,
+        bell=bell,
+        doors=doors,
+    )
+    for door in doors:
+        shut = stub.door(door, None)
+        code[door - base : door - base + len(shut)] = shut
+    return replace(stub, code=bytes(code))
+
+
+@dataclass(frozen=True, slots=True)
+class Spill:
+    """Hold what the stub spilled: the interrupted registers, and why it was entered.
+
+    ``gpr`` is in the order of :data:`tracer.x86.state.GPR`, ``cr2`` the linear address that
+    faulted.
+    """
+
+    slots: tuple[int, ...]
+    gpr: tuple[int, ...]
+    frame: FaultFrame
+    tsc: int
+    cr0: int
+    cr2: int
+    cr3: int
+    cr4: int
+
+
+def unpack_spill(stack: bytes) -> Spill:
+    """Return what the ``SPILL_SIZE`` bytes from RSP upwards hold."""
+    slots = _SLOTS.unpack(stack)
+    tsc, cr0, cr2, cr3, cr4 = slots[:5]
+    error_code, rip, cs, rflags, rsp, ss = slots[-6:]
+    return Spill(
+        slots=slots,
+        gpr=tuple([slots[index] for index in _GPR_SLOTS]),
+        frame=FaultFrame(error_code, rip, cs & 0xFFFF, rflags, rsp, ss & 0xFFFF),
+        tsc=tsc,
+        cr0=cr0,
+        cr2=cr2,
+        cr3=cr3,
+        cr4=cr4,
+    )
+
+
+def pack_request(linear: int, value: int) -> bytes:
+    """Return the bytes at RSP that ask ``loads`` or ``stores`` for an access."""
+    return struct.pack("<QQ", linear, value)
+
+
+VALUE_OFFSET = 8
+"""Where the value that was read lies, from RSP, at ``done``."""
+
+
+def patch_spill(
+    spill: Spill, gpr: tuple[int, ...], rip: int, rflags: int
+) -> tuple[int, bytes] | None:
+    """Return the bytes to write so that the vCPU resumes with these registers.
+
+    The answer is their offset from the spill's start and the bytes, or None when nothing differs.
+    """
+    slots = list(spill.slots)
+    for index, value in zip(_GPR_SLOTS, gpr, strict=True):
+        slots[index] = value
+    slots[_SLOT["rip"]] = rip
+    slots[_SLOT["rflags"]] = rflags
+    changed = [index for index, old in enumerate(spill.slots) if slots[index] != old]
+    if not changed:
+        return None
+    first, last = changed[0], changed[-1] + 1
+    return 8 * first, struct.pack(f"<{last - first}Q", *slots[first:last])
+
+
+def interrupted(spill: Spill, mode: Mode) -> CpuState:
+    """Return the state of the interrupted code, as far as the stub spills it.
+
+    Segments and XMM are unknown: :func:`complete` adds them. The x87 stack stays unknown, so that
+    its instructions are left to the CPU: GDB cannot write its registers bit by bit.
+    """
+    frame = spill.frame
+    return CpuState(
+        gpr=spill.gpr,
+        rip=frame.rip,
+        rflags=frame.rflags,
+        cpl=frame.cpl,
+        mode=mode,
+        segments=Segments(cs=frame.cs, ss=frame.ss),
+        cr0=spill.cr0,
+        cr4=spill.cr4,
+        fpu_tag=0xFFFF,
+    )

@@ -1,0 +1,74 @@
+"""What the guest is like at this moment: its memory map, its time, its code segments."""
+
+from __future__ import annotations
+
+from tracer.access.region import RegionMap
+from tracer.access.space import AddressSpace
+from tracer.gdb.target import RegisterFile
+from tracer.qemu.machine import Machine
+from tracer.x86.paging import paging_of
+from tracer.x86.state import Mode
+
+
+class GuestView:
+    """Follow one guest.
+
+    ``regions`` is the memory map as last asked for, until it is :attr:`stale`; ``time_ns`` the
+    guest's time when it was last told, which ``told`` counts, ``ran`` how long it ran in seconds of
+    the host's time. ``poison`` is the mask of the page-table bit that vetrace sets.
+    """
+
+    def __init__(self, machine: Machine, poison: int, vcpus: int) -> None:
+        self.machine = machine
+        self.poison = poison
+        self.vcpus = vcpus
+        self.regions = RegionMap((), (), ())
+        self._stale = True
+        self.time_ns = 0
+        self.told = 0
+        self.ran = 0.0
+        self._modes: dict[int, Mode] = {}
+
+    @property
+    def stale(self) -> bool:
+        """Tell whether the guest, or a person at QEMU's monitor, may have moved devices since."""
+        self._stale = self._stale or self.machine.map_changed
+        return self._stale
+
+    def show(self, regions: RegionMap) -> None:
+        """Take the memory map as it is now."""
+        self.regions = regions
+        self._stale = False
+
+    def space(self, cr3: int, cr4: int) -> AddressSpace:
+        """Return where linear addresses lead for a vCPU with these control registers."""
+        return AddressSpace(self.machine.memory, paging_of(cr3, cr4, self.poison), self.regions)
+
+    def space_of(self, registers: RegisterFile) -> AddressSpace:
+        """Return where linear addresses lead for the vCPU with these registers."""
+        return self.space(registers["cr3"], registers["cr4"])
+
+    def tell_time(self, counter: int) -> None:
+        """Note the guest's time; ``counter`` is its time-stamp counter.
+
+        Under icount QEMU's counter is virtual time in ns (target/i386, cpu_get_tsc). In real time
+        it is the host's, of unknown rate, and the time the guest has run stands in.
+        """
+        self.told += 1
+        realtime = self.machine.config.realtime
+        self.time_ns = int(self.ran * 1e9) if realtime else counter
+
+    async def mode(self, selector: int, space: AddressSpace) -> Mode:
+        """Return the mode of a code segment, from its descriptor in the guest's GDT.
+
+        L is bit 53 and D bit 54 (Intel SDM vol. 3A, 3.4.5).
+        """
+        mode = self._modes.get(selector)
+        if mode is None:
+            tables = await self.machine.descriptor_tables()
+            linear = tables.gdt.base + (selector & 0xFFF8)
+            descriptor = int.from_bytes(space.read(linear, 8), "little")
+            small = Mode.COMPAT32 if descriptor >> 54 & 1 else Mode.COMPAT16
+            mode = Mode.LONG if descriptor >> 53 & 1 else small
+            self._modes[selector] = mode
+        return mode

@@ -1,0 +1,17 @@
+"""A Linux kernel: image, symbols, types, stacks, modules, and where it makes mappings."""
+
+__all__ = (
+    "btf",
+    "callers",
+    "entry",
+    "kernel",
+    "mapping",
+    "mm",
+    "module_folder",
+    "names",
+    "orc",
+    "page_filter",
+    "processes",
+    "stacks",
+    "symbols",
+)

@@ -1,0 +1,143 @@
+"""Who made an access: the kernel's call chain, and the phase of the boot that it tells.
+
+Ref: Linux init/main.c (do_one_initcall, which calls each initcall and each module's init function;
+kernel_init, which sets system_state to SYSTEM_RUNNING just before it runs init), kernel/workqueue.c
+(worker_thread, process_scheduled_works, process_one_work), kernel/async.c (async_run_entry_fn),
+kernel/irq/manage.c (irq_thread_fn, irq_forced_thread_fn), kernel/kthread.c (kthread).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from tracer.access.space import AddressSpace
+from tracer.linux.names import Names
+from tracer.linux.orc import Frame, Stack, frame_symbol
+from tracer.linux.stacks import Stacks
+from tracer.linux.symbols import KERNEL_HALF
+from tracer.trace.marker import PHASE
+from tracer.trace.phase import KERNEL, USER
+from tracer.trace.record import BY_FRAME_POINTERS, Mark, StackFrame, StackRecord
+from tracer.x86.state import CpuState, Mode
+
+_INITCALL = "initcall"
+_CALLERS = {
+    "do_one_initcall": _INITCALL,
+    "process_one_work": "work",
+    "process_scheduled_works": "work",
+    "worker_thread": "work",
+    "async_run_entry_fn": "async",
+    "irq_thread_fn": "irq thread",
+    "irq_forced_thread_fn": "irq thread",
+    "kthread": "thread",
+}
+"""What the function is that one of these calls: the innermost tells. Compilers may leave some out
+of a chain, so that the one around calls."""
+
+
+class Callers:
+    """Follow one guest. What is new goes to ``publish`` before the access's own record.
+
+    With ``stacks`` each distinct call chain is published once.
+    """
+
+    def __init__(
+        self, names: Names, publish: Callable[[Mark | StackRecord], None], *, stacks: bool
+    ) -> None:
+        self._names = names
+        self._publish = publish
+        self._wanted = stacks
+        self._stacks = Stacks(names)
+        self._ids: dict[tuple[tuple[Frame, ...], tuple[str | None, ...]], int] = {}
+        self._phase: str | None = None
+        self._reached = KERNEL  # how far the boot had got, whatever threads did beside it
+        types = names.types()
+        self._state = names.kernel.address_of("system_state")
+        self._running = None if types is None else types.enumerators.get("SYSTEM_RUNNING")
+
+    def remark(self, space: AddressSpace) -> str | None:
+        """Say in words what is worse about the call chains than ORC tables make them, or None."""
+        missing = self._stacks.missing(space)
+        if missing is not None:
+            return f"no stacks are recorded: {missing}"
+        if self._stacks.no_tables is None:
+            return None
+        return f"stacks are {BY_FRAME_POINTERS}, and may lack a caller: {self._stacks.no_tables}"
+
+    def note(self, cpu: CpuState, space: AddressSpace, time_ns: int) -> int | None:
+        """Take the state in which an access was made; return the number of its stack, if any."""
+        if self._phase != USER and (cpu.cpl == 3 or self._is_running(space)):
+            self._enter(USER, time_ns)
+        in_kernel = cpu.cpl == 0 and cpu.mode is Mode.LONG and cpu.rip >= KERNEL_HALF
+        if not in_kernel or (not self._wanted and self._phase == USER):
+            return None
+        if self._stacks.missing(space) is not None:
+            return None
+        stack = self._stacks.unwind(cpu, space)
+        if self._phase != USER:
+            self._follow(self._task(stack, space), time_ns)
+        return self._number(_own(stack), space, time_ns) if self._wanted else None
+
+    def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
+        """Return the functions under way in this state, outermost last."""
+        return self._stacks.unwind(cpu, space)
+
+    def _is_running(self, space: AddressSpace) -> bool:
+        if self._state is None or self._running is None:
+            return False
+        return int.from_bytes(space.read(self._state, 4), "little") == self._running
+
+    # A thread beside the initcalls has a phase of its own, which ends with its access.
+    def _follow(self, task: tuple[str, str] | None, time_ns: int) -> None:
+        kind, name = task or ("", "")
+        if kind == _INITCALL:
+            self._reached = f"{kind} {name}"
+        if task is not None:
+            self._enter(f"{kind} {name}", time_ns)
+        elif self._phase is not None:
+            self._enter(self._reached, time_ns)
+
+    def _enter(self, phase: str, time_ns: int) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            self._publish(Mark(time_ns=time_ns, text=PHASE + phase))
+
+    def _task(self, stack: Stack, space: AddressSpace) -> tuple[str, str] | None:
+        # On whose behalf, in a word, and the function that was called for it; also beneath an
+        # interrupt.
+        called = ""
+        for frame in stack.frames:
+            # Link-time optimisation puts a suffix behind a name.
+            name = re.split(r"[+.]", self._names.lookup(frame.place, space) or "")[0]
+            if called and name in _CALLERS:
+                return _CALLERS[name], called
+            called = name
+        return None
+
+    def _number(self, stack: Stack, space: AddressSpace, time_ns: int) -> int:
+        # The same addresses may be those of another module by now.
+        symbols = tuple([self._symbol(frame, space) for frame in stack.frames])
+        number = self._ids.get((stack.frames, symbols))
+        if number is None:
+            number = self._ids[stack.frames, symbols] = len(self._ids)
+            frames = [
+                StackFrame(rip=hex(frame.rip), symbol=symbol)
+                for frame, symbol in zip(stack.frames, symbols, strict=True)
+            ]
+            by = None if self._stacks.no_tables is None else BY_FRAME_POINTERS
+            record = StackRecord(time_ns=time_ns, id=number, frames=frames, lost=stack.lost, by=by)
+            self._publish(record)
+        return number
+
+    def _symbol(self, frame: Frame, space: AddressSpace) -> str | None:
+        return frame_symbol(frame, lambda linear: self._names.lookup(linear, space))
+
+
+def _own(stack: Stack) -> Stack:
+    # An interrupt's stack ends at its entry: what it interrupted is not its caller, and is
+    # somewhere else each time.
+    for index, frame in enumerate(stack.frames[1:], 1):
+        if frame.interrupted:
+            return Stack(stack.frames[:index])
+    return stack

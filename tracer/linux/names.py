@@ -1,0 +1,197 @@
+"""Names for the running guest's code addresses: the kernel's own symbols and its modules'."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cached_property
+
+from tracer.access.space import AddressSpace
+from tracer.errors import KernelImageError
+from tracer.linux import mapping
+from tracer.linux.btf import Btf
+from tracer.linux.kernel import Kernel
+from tracer.linux.modules import (
+    Module,
+    ModuleLayout,
+    ModuleMark,
+    Read,
+    loaded_modules,
+    module_layout,
+    newest,
+)
+from tracer.linux.symbols import KERNEL_HALF, SymbolTable, function_names, resolve
+
+log = logging.getLogger(__name__)
+
+_CACHED = 1 << 16
+_BUDGET = 256 << 20
+"""Bytes read for one look at all modules: those of a distribution's kernel need a few MiB."""
+
+
+class Names:
+    """Resolve linear addresses of one running guest.
+
+    The guest's list of modules is followed: where a module's init code was, another module may be
+    a moment later. A ``space`` is that of one stop: the guest has not run since it was made.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel: SymbolTable = kernel.symbols
+        self._image = kernel
+        self._types: Btf | None = None
+        self._modules: list[Module] = []
+        self._newest: ModuleMark | None = None
+        self._changes = 0
+        self._followed: AddressSpace | None = None
+        self._in_kernel: dict[int, str | None] = {}
+        self._in_modules: dict[int, str | None] = {}
+
+    def move(self, offset: int) -> None:
+        """Learn that KASLR moved the kernel by ``offset`` bytes."""
+        self.kernel = self.kernel.moved(offset)
+        self._in_kernel.clear()
+
+    def text(self) -> list[range]:
+        """Return the linear addresses of the kernel's code, or of all of it if that is not told."""
+        found = [
+            range(first, last)
+            for first, last in (map(self.kernel.address_of, names) for names in mapping.TEXT)
+            if first is not None and last is not None
+        ]
+        facts, moved = self._image.facts, self.kernel.offset
+        return found or [range(facts.link_start + moved, facts.link_end + moved)]
+
+    def function_at(self, linear: int) -> int | None:
+        """Return where the kernel's function around a linear address begins, or None."""
+        found = self.kernel.find(linear)
+        return None if found is None else linear - found[1]
+
+    def lookup(self, linear: int, space: AddressSpace) -> str | None:
+        """Return ``name+0x1f`` for a linear address, or None when nothing there has a name."""
+        name = _cached(self._in_kernel, linear, self.kernel.lookup)
+        if name is not None or linear < KERNEL_HALF:
+            return name
+        self.follow(space)
+        return _cached(self._in_modules, linear, lambda at: self._name(at, space))
+
+    def functions(self, space: AddressSpace | None = None) -> frozenset[str]:
+        """Return the names of the functions of the kernel, and of the modules there are.
+
+        Without a ``space`` these are the modules that were there at the last stop.
+        """
+        if space is not None:
+            self.follow(space)
+        tables = [table for module in self._modules for table in module.symbols]
+        return self._kernel_functions.union(*map(function_names, tables))
+
+    def modules(self, space: AddressSpace | None = None) -> list[str]:
+        """Return the names of the modules that are loaded, likewise."""
+        if space is not None:
+            self.follow(space)
+        return [module.name for module in self._modules]
+
+    @cached_property
+    def _kernel_functions(self) -> frozenset[str]:
+        return function_names(self.kernel)
+
+    def types(self) -> Btf | None:
+        """Return the kernel's types, or None when it was built without."""
+        self._types = self._types or self._image.types()
+        return self._types
+
+    def module_at(self, linear: int, space: AddressSpace) -> Module | None:
+        """Return the loaded module that a linear address lies in, or None."""
+        self.follow(space)
+        module = self._covering(linear)
+        if module is None and self._reread(space):
+            module = self._covering(linear)
+        return module
+
+    def follow(self, space: AddressSpace) -> int:
+        """Take note of modules loaded or removed since the last stop.
+
+        Returns how often the list was found changed: what was known of addresses in modules holds
+        while that stays the same.
+        """
+        layout, head = self._layout, self.kernel.address_of("modules")
+        if space is not self._followed and layout is not None and head is not None:
+            self._followed = space
+            try:
+                mark = newest(_reader(space), layout, head)
+            except LookupError:
+                return self._changes  # user space's page tables under PTI
+            if mark != self._newest:
+                self._newest = mark
+                self._reread(space)
+        return self._changes
+
+    def _name(self, linear: int, space: AddressSpace) -> str | None:
+        module = self.module_at(linear, space)
+        return None if module is None else resolve(module.symbols, linear)
+
+    def _covering(self, linear: int) -> Module | None:
+        for module in self._modules:
+            if any(linear in part for part in module.ranges):
+                return module
+        return None
+
+    def _reread(self, space: AddressSpace) -> bool:
+        # Tells whether the modules are others than before.
+        layout, head = self._layout, self.kernel.address_of("modules")
+        if layout is None or head is None:
+            return False
+        try:
+            modules = loaded_modules(_reader(space), layout, head, self._modules)
+        except LookupError as error:
+            log.debug("no module symbols: %s", error)
+            return False
+        if [module.mark for module in modules] == [module.mark for module in self._modules]:
+            return False
+        self._modules = modules
+        self._in_modules.clear()
+        self._changes += 1
+        return True
+
+    @cached_property
+    def _layout(self) -> ModuleLayout | None:
+        types = self.types()
+        try:
+            return None if types is None else module_layout(types)
+        except KernelImageError as error:
+            log.debug("no module symbols: %s", error)
+            return None
+
+
+def _cached(
+    known: dict[int, str | None], linear: int, find: Callable[[int], str | None]
+) -> str | None:
+    if linear not in known:
+        name = find(linear)  # which may empty what is known
+        if len(known) >= _CACHED:
+            known.clear()
+        known[linear] = name
+    return known[linear]
+
+
+class _BudgetSpent(LookupError):
+    pass
+
+
+def _reader(space: AddressSpace) -> Read:
+    left = _BUDGET
+
+    def read(linear: int, size: int) -> bytes:
+        nonlocal left
+        if size > left:
+            if left >= 0:
+                log.warning("names are missing: modules say they have over %d bytes", _BUDGET)
+            left = -1
+            raise _BudgetSpent
+        left -= size
+        data = space.read(linear, size)
+        if len(data) != size:
+            raise LookupError(f"linear {linear:#x} is not mapped to RAM")
+        return data
+
+    return read

@@ -1,0 +1,113 @@
+"""A vCPU's registers.
+
+Ref: Intel SDM vol. 1, figure 3-8 (RFLAGS); vol. 3A, 2.5 (control registers), 2.2.1 (EFER).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tracer.look.sheet import Cell, aligned, flow, folded
+from tracer.x86.state import GPR, CpuState
+
+_RFLAGS = {
+    0: "CF", 2: "PF", 4: "AF", 6: "ZF", 7: "SF", 8: "TF", 9: "IF", 10: "DF", 11: "OF", 14: "NT",
+    16: "RF", 17: "VM", 18: "AC", 19: "VIF", 20: "VIP", 21: "ID",
+}  # fmt: skip
+_CR0 = {
+    0: "PE", 1: "MP", 2: "EM", 3: "TS", 4: "ET", 5: "NE", 16: "WP", 18: "AM", 29: "NW", 30: "CD",
+    31: "PG",
+}  # fmt: skip
+_CR4 = {
+    0: "VME", 1: "PVI", 2: "TSD", 3: "DE", 4: "PSE", 5: "PAE", 6: "MCE", 7: "PGE", 8: "PCE",
+    9: "OSFXSR", 10: "OSXMMEXCPT", 11: "UMIP", 12: "LA57", 13: "VMXE", 14: "SMXE", 16: "FSGSBASE",
+    17: "PCIDE", 18: "OSXSAVE", 20: "SMEP", 21: "SMAP", 22: "PKE", 23: "CET", 24: "PKS",
+}  # fmt: skip
+_EFER = {0: "SCE", 8: "LME", 10: "LMA", 11: "NXE", 12: "SVME", 14: "FFXSR"}
+_SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
+
+
+def bit_names(value: int, names: Mapping[int, str]) -> str:
+    """Return the names of the bits that are set; one without a name is ``bit N``."""
+    return " ".join(
+        names.get(bit, f"bit {bit}") for bit in range(value.bit_length()) if value >> bit & 1
+    )
+
+
+def rflags_text(rflags: int) -> str:
+    """Return the flags that are set, and the I/O privilege level."""
+    named = bit_names(rflags & ~(3 << 12) & ~2, _RFLAGS)
+    return f"{named} IOPL={rflags >> 12 & 3}".strip()
+
+
+def register_lines(
+    cpu: CpuState,
+    others: Mapping[str, int],
+    symbol: str | None = None,
+    columns: int = 80,
+    colour: bool = False,
+    everything: bool = False,
+    before: CpuState | None = None,
+) -> list[str]:
+    """Return general-purpose, control and segment registers; ``everything`` adds XMM.
+
+    ``others`` has what the state does not by GDB's names: cr2, cr3, cr8, efer. ``symbol`` is that
+    of RIP. What differs from ``before`` is in bold.
+    """
+    old = before or cpu
+    cells = [
+        [Cell(name), Cell(f"{value:#018x}", "value" if value != was else "")]
+        for name, value, was in zip(GPR, cpu.gpr, old.gpr, strict=True)
+    ]
+    across = max(columns, 25) // 25
+    across = 4 if across >= 4 else 2 if across >= 2 else 1
+    height = len(cells) // across
+    rows = [
+        [cell for n in range(across) for cell in cells[row + height * n]] for row in range(height)
+    ]
+    lines = aligned(rows, colour)
+    table = [_row("rip", cpu.rip, symbol or "", "symbol")]
+    table.append(_row("rflags", cpu.rflags, rflags_text(cpu.rflags)))
+    table.append(_row("cr0", cpu.cr0, bit_names(cpu.cr0, _CR0)))
+    for name in ("cr2", "cr3"):
+        if name in others:
+            table.append(_row(name, others[name], ""))
+    table.append(_row("cr4", cpu.cr4, bit_names(cpu.cr4, _CR4)))
+    if "efer" in others:
+        table.append(_row("efer", others["efer"], bit_names(others["efer"], _EFER)))
+    lines += folded(table, columns, colour)
+    selectors = {n: others.get(n, getattr(cpu.segments, n)) for n in _SELECTORS}
+    told = [Cell(f"{name} {value:#06x}") for name, value in selectors.items()]
+    lines += flow(told, columns, colour)
+    for name in ("fs_base", "gs_base"):
+        lines.append(f"{name}  {others.get(name, getattr(cpu.segments, name)):#018x}")
+    lines.append(f"cpl {cpu.cpl}, {cpu.mode.value}-bit code")
+    if everything:
+        lines += [f"xmm{number:<3} {value:#034x}" for number, value in enumerate(cpu.xmm)]
+        if not cpu.xmm:
+            lines.append("xmm    not known here")
+    return lines
+
+
+def _row(name: str, value: int, text: str, style: str = "") -> list[Cell]:
+    return [Cell(name), Cell(f"{value:#018x}", "value"), Cell(text, style)]
+
+
+def register_object(
+    cpu: CpuState, others: Mapping[str, int], symbol: str | None = None
+) -> dict[str, Any]:
+    """Return all registers as a JSON-ready object, values in hex."""
+    values = dict(zip(GPR, cpu.gpr, strict=True))
+    values |= {"rip": cpu.rip, "rflags": cpu.rflags, "cr0": cpu.cr0, "cr4": cpu.cr4}
+    values |= {name: others[name] for name in ("cr2", "cr3", "efer") if name in others}
+    values |= {
+        name: others.get(name, getattr(cpu.segments, name))
+        for name in (*_SELECTORS, "fs_base", "gs_base")
+    }
+    values |= {f"xmm{number}": value for number, value in enumerate(cpu.xmm)}
+    return {
+        **{name: hex(value) for name, value in values.items()},
+        "symbol": symbol, "flags": rflags_text(cpu.rflags), "cpl": cpu.cpl,
+        "mode": cpu.mode.value,
+    }  # fmt: skip

@@ -1,0 +1,72 @@
+"""How a guest ended, and whether that is well.
+
+Ref: QEMU qapi/run-state.json (ShutdownCause).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tracer.errors import GuestCrashed, QemuError
+from tracer.host.process import exit_words
+
+_PANIC = "Kernel panic - not syncing"
+_STAMP = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
+"""Time and caller in front of a kernel line (Linux kernel/printk/printk.c, info_print_prefix)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Tell how QEMU ended.
+
+    ``cause`` is QEMU's ShutdownCause or empty when it said none; ``console`` has the guest's
+    last lines; ``errors`` what QEMU wrote to standard error; ``registers`` what its monitor told
+    of every vCPU at the end, or nothing.
+    """
+
+    status: int
+    cause: str
+    console: tuple[str, ...]
+    errors: str
+    triple_fault: bool
+    registers: str = ""
+
+
+def check(ending: Ending, whose: str = "") -> Ending:
+    """Return an ending that is the guest's own power-off.
+
+    ``whose`` tells whose doing a triple fault was. Raises GuestCrashed for a panic or a triple
+    fault, QemuError for an end of QEMU's own.
+    """
+    # What a guest that powered off has printed is its own affair.
+    if ending.cause == "guest-shutdown" and ending.status == 0:
+        return ending
+    if ending.triple_fault:
+        how = f" {whose}" if whose else "; its last words are above"
+        raise GuestCrashed(f"the guest triple-faulted{how}")
+    panic = _panic(ending.console)
+    if panic is not None:
+        raise GuestCrashed(f"the guest panicked: {panic}")
+    if ending.cause != "guest-reset" or ending.status != 0:
+        raise QemuError(f"QEMU ended before its guest did: {why(ending)}; boot again")
+    return ending
+
+
+def why(ending: Ending) -> str:
+    """Return in words what ended QEMU: its last complaint, or its exit status."""
+    if ending.status >= 0 and ending.errors:
+        return ending.errors.splitlines()[-1]
+    return exit_words(ending.status)
+
+
+def _panic(console: Sequence[str]) -> str | None:
+    # The kernel's own line has its stamp, where it stamps its lines: a program can print the rest.
+    stamped = any(_STAMP.match(line) for line in console)
+    for line in reversed(console):
+        stamp = _STAMP.match(line)
+        text = line[stamp.end() :] if stamp else line
+        if text.startswith(_PANIC) and bool(stamp) == stamped:
+            return text
+    return None

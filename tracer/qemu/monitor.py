@@ -1,0 +1,123 @@
+"""What QEMU's human monitor prints, where QMP and the GDB stub do not tell the same.
+
+Ref: QEMU target/i386/cpu-dump.c (x86_cpu_dump_state), monitor/misc.c (hmp_ioport_read); texts of
+several versions are in ``tests/data``. The memory map is :mod:`tracer.qemu.flat_view`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tracer.errors import QemuError
+
+_TABLE = re.compile(r"^(GDT|IDT)=\s*([0-9a-f]+) ([0-9a-f]+)\s*$", re.MULTILINE)
+
+_HALTED = re.compile(r"^RIP=.* HLT=([01])\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorTable:
+    """Hold what GDTR or IDTR says: linear base address, and the offset of the last byte."""
+
+    base: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorTables:
+    """Hold both descriptor tables of a vCPU."""
+
+    gdt: DescriptorTable
+    idt: DescriptorTable
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuState:
+    """Hold what QEMU tells of a vCPU and its GDB stub does not, with what it is told by.
+
+    ``task`` is the linear address of its TSS, ``task_limit`` the offset of the last byte, and
+    ``task_selector`` what the task register holds.
+    ``paging`` tells whether it is in long mode and translates addresses.
+    """
+
+    rip: int
+    rsp: int
+    cr2: int
+    cr3: int
+    cr4: int
+    tables: DescriptorTables
+    task: int
+    task_limit: int
+    task_selector: int
+    paging: bool
+
+
+_VALUE = re.compile(r"\b(?:[RE](?=[IS]P=))?(IP|SP|CR[0-4]|EFER)=([0-9a-f]+)")
+_TASK = re.compile(r"^TR =([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+) ", re.MULTILINE)
+_CR0_PG, _EFER_LMA = 1 << 31, 1 << 10
+
+
+def vcpu_states(registers: str) -> tuple[VcpuState, ...]:
+    """Return the state of each vCPU that ``info registers`` tells of, in order.
+
+    Raises QemuError for a text that is not of that.
+    """
+    states = []
+    for text in re.split(r"^CPU#\d+\s*$", registers, flags=re.MULTILINE):
+        if not text.strip():
+            continue
+        values = {name: int(value, 16) for name, value in _VALUE.findall(text)}
+        task = _TASK.search(text)
+        try:
+            states.append(
+                VcpuState(
+                    rip=values["IP"],
+                    rsp=values["SP"],
+                    cr2=values["CR2"],
+                    cr3=values["CR3"],
+                    cr4=values["CR4"],
+                    tables=descriptor_tables(text),
+                    task=int(task[2], 16) if task else 0,
+                    task_limit=int(task[3], 16) if task else 0,
+                    task_selector=int(task[1], 16) if task else 0,
+                    paging=bool(values["CR0"] & _CR0_PG and values["EFER"] & _EFER_LMA),
+                )
+            )
+        except KeyError as error:
+            raise QemuError(
+                f"QEMU's `info registers` does not tell {error}: {text.strip()[:80]!r}"
+            ) from None
+    return tuple(states)
+
+
+def port_value(text: str) -> int | None:
+    """Return what ``i /xw PORT`` read: ``portl[0x0608] = 0x00006bee``. None for other words."""
+    match = re.search(r"^port\w\[0x[0-9a-f]+\] = 0x([0-9a-f]+)\s*$", text, re.MULTILINE)
+    return int(match[1], 16) if match else None
+
+
+def descriptor_tables(registers: str) -> DescriptorTables:
+    """Return the descriptor tables that ``info registers`` tells of.
+
+    Raises QemuError when it does not.
+    """
+    found = {
+        name: DescriptorTable(int(base, 16), int(limit, 16))
+        for name, base, limit in _TABLE.findall(registers)
+    }
+    if len(found) != 2:
+        raise QemuError(
+            f"QEMU's `info registers` does not tell where GDT and IDT are: {registers[:80]!r}"
+        )
+    return DescriptorTables(found["GDT"], found["IDT"])
+
+
+def halted(registers: str) -> bool:
+    """Tell whether the vCPU of ``info registers`` sleeps in HLT. Raises QemuError, too."""
+    found = _HALTED.search(registers)
+    if found is None:
+        raise QemuError(
+            f"QEMU's `info registers` does not tell whether a vCPU sleeps: {registers[:80]!r}"
+        )
+    return found[1] == "1"

@@ -1,0 +1,3 @@
+"""Choosing accesses: conditions, breaks, places, and the facts that they ask for."""
+
+__all__ = ("breakpoint", "condition", "facts", "place")

@@ -1,0 +1,318 @@
+"""Breaks: where a person wants the guest to stop, as values.
+
+Each change returns a new value. What is watched is told in the words of the prompt:
+``write nvme+0x1000 if value & 0xff == 3 once``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import ChainMap
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tracer.errors import ConditionError, UsageError
+from tracer.query.condition import Condition
+from tracer.query.condition.vocabulary import Facts
+from tracer.query.facts import AccessFacts
+from tracer.query.place import Place
+from tracer.trace.selection import names_symbol
+from tracer.x86.bus import Direction
+
+Kind = Literal["access", "symbol", "unhandled", "verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Say which accesses are wanted; what is None lets all of them pass."""
+
+    direction: Direction | None = None
+    place: Place | None = None
+    condition: Condition | None = None
+
+    def fits(self, facts: Facts) -> bool:
+        """Tell whether an access has the direction and the place, whatever the condition."""
+        return (self.direction is None or facts["direction"] == self.direction) and (
+            self.place is None or self.place.holds(facts)
+        )
+
+    def wants(self, facts: Facts) -> bool:
+        """Tell whether an access fits and the condition holds.
+
+        Raises ConditionError where the condition has no answer.
+        """
+        return self.fits(facts) and (self.condition is None or self.condition.holds(facts))
+
+    @property
+    def needs_value(self) -> bool:
+        """Tell whether a read can be judged only once the device has answered."""
+        return self.condition is not None and self.condition.needs_value
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Hold one break; ``head`` is as typed, up to the condition and the counts.
+
+    ``number`` is 0 until it is one of :class:`Breaks`. ``target`` is the symbol's name or pattern,
+    or the name of the profile. ``fitted`` counts the accesses that fitted but for the condition,
+    ``hits`` those that met it too; the next ``ignore`` hits do not stop the guest. ``remaining``
+    is how many stops are left, None for any number. One that is ``pending`` names what nothing had
+    when it was made.
+    """
+
+    head: str
+    kind: Kind
+    pattern: Pattern
+    target: str = ""
+    number: int = 0
+    enabled: bool = True
+    hits: int = 0
+    fitted: int = 0
+    ignore: int = 0
+    remaining: int | None = None
+    pending: bool = False
+
+    @property
+    def text(self) -> str:
+        """Return what it watches, with the condition it has now."""
+        condition = self.pattern.condition
+        tail = f"if {condition.text}" if condition else ""
+        return f"{self.head} {tail}".strip()
+
+    @property
+    def needs_stack(self) -> bool:
+        """Tell whether the functions under way decide."""
+        return self.kind == "symbol"
+
+    @property
+    def needs_value(self) -> bool:
+        """Tell whether a read can be judged only once the device has answered."""
+        return self.pattern.needs_value
+
+    @property
+    def note(self) -> str:
+        """Return in words what the counts let happen next."""
+        notes = ["pending"] if self.pending and not self.hits else []
+        if self.ignore:
+            notes.append(f"ignores the next {self.ignore:,}")
+        if self.remaining is not None:
+            notes.append("once" if self.remaining == 1 else f"{self.remaining:,} times")
+        return ", ".join(notes)
+
+    def fits(self, facts: AccessFacts) -> bool:
+        """Tell whether an access fits, whatever the condition."""
+        if not self.pattern.fits(facts):
+            return False
+        match self.kind:
+            case "access":
+                return True
+            case "symbol":
+                return any(names_symbol(self.target, name) for name in facts.callers)
+            case "unhandled":
+                return facts["via"] == "stepped"
+            case "verdict":
+                return facts.oops(self.target)
+
+
+def matches(item: Break, facts: AccessFacts) -> bool:
+    """Tell whether an access is a hit of a break, enabled or not.
+
+    Raises ConditionError, naming the break, where its condition has no answer.
+    """
+    return item.fits(facts) and _agrees(item, facts, item.fitted + 1)
+
+
+def _agrees(item: Break, facts: AccessFacts, count: int) -> bool:
+    condition = item.pattern.condition
+    if condition is None:
+        return True
+    known: Facts = facts
+    if "count" in condition.names:
+        known = ChainMap({"count": count}, facts)
+    try:
+        return condition.holds(known)
+    except ConditionError as error:
+        raise error.of(f"break {item.number}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Hold a line of ``info breaks``."""
+
+    number: int
+    kind: Kind
+    enabled: bool
+    hits: int
+    text: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Breaks:
+    """Hold all breaks, oldest first; ``last`` is the highest number that was ever given."""
+
+    items: tuple[Break, ...] = ()
+    last: int = 0
+
+    def added(self, item: Break) -> Breaks:
+        """Return them with one more, at the end, under a number of its own."""
+        number = self.last + 1
+        return Breaks((*self.items, replace(item, number=number)), number)
+
+    def find(self, number: int) -> Break:
+        """Return the break with a number. Raises UsageError when there is none."""
+        for item in self.items:
+            if item.number == number:
+                return item
+        there = ", ".join(str(item.number) for item in self.items)
+        raise UsageError(f"there is no break {number}; there are: {there or 'none at all'}")
+
+    def numbers(self, text: str) -> tuple[int, ...]:
+        """Return the numbers in ``1 3-5``, each of a break there is; of all for no text.
+
+        Raises UsageError.
+        """
+        found: list[int] = []
+        for word in text.split():
+            match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
+            if match is None:
+                raise UsageError(f"{word} is no number of a break: 2 is, and 2-4 are")
+            if match[2] is None:
+                found.append(self.find(int(match[1])).number)
+                continue
+            span = range(int(match[1]), int(match[2]) + 1)
+            inside = [item.number for item in self.items if item.number in span]
+            if not inside:
+                raise UsageError(f"there is no break from {span.start} to {span.stop - 1}")
+            found += inside
+        if not text.strip():
+            found = [item.number for item in self.items]
+        return tuple(dict.fromkeys(found))
+
+    def deleted(self, numbers: Iterable[int]) -> Breaks:
+        """Return them without some. Raises UsageError for a number there is not."""
+        gone = {self.find(number).number for number in numbers}
+        return replace(self, items=tuple(i for i in self.items if i.number not in gone))
+
+    def enabled(self, numbers: Iterable[int], enabled: bool = True) -> Breaks:
+        """Return them with some enabled, or disabled. Raises UsageError as :meth:`find`."""
+        chosen = {self.find(number).number for number in numbers}
+        return replace(
+            self,
+            items=tuple(
+                replace(item, enabled=enabled) if item.number in chosen else item
+                for item in self.items
+            ),
+        )
+
+    def ignoring(self, number: int, count: int) -> Breaks:
+        """Return them with one that does not stop at its next ``count`` hits; 0 takes that back.
+
+        Raises UsageError for a negative count, and as :meth:`find`.
+        """
+        if count < 0:
+            raise UsageError(f"break {number} cannot ignore {count} hits")
+        return self._replaced(replace(self.find(number), ignore=count))
+
+    def conditioned(self, number: int, condition: Condition | None) -> Breaks:
+        """Return them with another condition of one, or with none. Raises as :meth:`find`."""
+        item = self.find(number)
+        return self._replaced(replace(item, pattern=replace(item.pattern, condition=condition)))
+
+    def _replaced(self, item: Break) -> Breaks:
+        items = (item if old.number == item.number else old for old in self.items)
+        return replace(self, items=tuple(items))
+
+    @property
+    def needs_stack(self) -> bool:
+        """Tell whether any that is enabled asks for the functions under way."""
+        return any(item.enabled and item.needs_stack for item in self.items)
+
+    @property
+    def needs_value(self) -> bool:
+        """Tell whether any that is enabled has to see a read's answer."""
+        return any(item.enabled and item.needs_value for item in self.items)
+
+    def check(self, facts: AccessFacts, *, answered: bool = False) -> Checked:
+        """Judge one access, and count it.
+
+        Before a read is made, those that need its value are left out; once it is ``answered``
+        they alone are judged. A break whose stops are used up is gone from what is returned.
+        """
+        kept: list[Break] = []
+        stops: list[Break] = []
+        errors: list[ConditionError] = []
+        changed = False
+        for item in self.items:
+            waits = item.needs_value and facts["direction"] == "read"
+            if not item.enabled or waits is not answered or not item.fits(facts):
+                kept.append(item)
+                continue
+            changed = True
+            item = replace(item, fitted=item.fitted + 1)
+            try:
+                hit = _agrees(item, facts, item.fitted)
+            except ConditionError as error:
+                errors.append(error)
+                hit = False
+            if hit:
+                item, stopped = _hit(item)
+                if stopped:
+                    stops.append(item)
+            if item.remaining != 0:
+                kept.append(item)
+        after = replace(self, items=tuple(kept)) if changed else self
+        return Checked(after, tuple(stops), tuple(errors))
+
+    def describe(self) -> list[Row]:
+        """Return the rows of ``info breaks``."""
+        return [
+            Row(item.number, item.kind, item.enabled, item.hits, item.text, item.note)
+            for item in self.items
+        ]
+
+
+def _hit(item: Break) -> tuple[Break, bool]:
+    item = replace(item, hits=item.hits + 1)
+    if item.ignore:
+        return replace(item, ignore=item.ignore - 1), False
+    if item.remaining is not None:
+        item = replace(item, remaining=item.remaining - 1)
+    return item, True
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Hold what an access did to the breaks.
+
+    ``stops`` are those that stop the guest, counted up; ``errors`` name the breaks whose condition
+    has no answer, which stop it too.
+    """
+
+    breaks: Breaks
+    stops: tuple[Break, ...] = ()
+    errors: tuple[ConditionError, ...] = ()
+
+    @property
+    def stopped(self) -> bool:
+        """Tell whether the guest is to stop."""
+        return bool(self.stops or self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Say how long the guest may run: until a guest time in nanoseconds, or until a function.
+
+    ``symbol`` is a name or a pattern; one of the two is None.
+    """
+
+    time_ns: int | None = None
+    symbol: str | None = None
+
+    def reached(self, facts: AccessFacts) -> bool:
+        """Tell whether an access is at or after the time, or made by the function."""
+        if self.symbol is not None:
+            return any(names_symbol(self.symbol, name) for name in facts.callers)
+        now = facts["time"]
+        return isinstance(now, int) and self.time_ns is not None and now >= self.time_ns

@@ -1,0 +1,283 @@
+"""The words that a person types for breaks, filters and times, read into values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from tracer.confidential.handler import CURRENT, PROFILES
+from tracer.errors import UnknownName, UsageError, suggestion
+from tracer.query.breakpoint.state import Break, Kind, Pattern, Until
+from tracer.query.condition import Condition, parse, parse_prefix
+from tracer.query.condition.lexeme import duration
+from tracer.query.condition.vocabulary import NAMES
+from tracer.query.place import Known, Place, parse_place
+from tracer.x86.bus import Direction
+
+_DIRECTIONS: Mapping[str, Direction | None] = {"read": "read", "write": "write", "access": None}
+_CLAUSES = ("if", "once", "times", "after")
+_STOPS = _CLAUSES[1:]
+
+PENDING = "pending"
+"""The word that lets a name pass which nothing has yet."""
+
+KEYWORDS = (*_DIRECTIONS, "symbol", "unhandled", "verdict", *_CLAUSES, PENDING)
+"""The words of a break that are no names: for completion."""
+
+MAX_TIME = (1 << 63) - 1
+"""Latest guest time in nanoseconds."""
+
+_WORD = re.compile(r"\S+")
+_COMPARED = ("==", "!=", "~", "!~")
+
+_T = TypeVar("_T")
+
+
+def parse_break(text: str, known: Known | None = None, *, temporary: bool = False) -> Break:
+    """Return the break that the words after ``break`` tell; ``temporary`` is that of ``tbreak``.
+
+    They are ``[read|write|access] [PLACE]``, ``symbol NAME``, ``unhandled`` or ``verdict
+    [PROFILE]``, then any of ``if CONDITION``, ``once``, ``times N`` and ``after N``, each at most
+    once. Raises UsageError, and ConditionError for what follows ``if``; UnknownName for a name that
+    nothing has, unless the word ``pending`` is there: so in all of these.
+    """
+    item, pending = _perhaps_pending(text, known or Known(), _break)
+    if temporary and item.remaining is not None and item.remaining > 1:
+        raise UsageError(f"a temporary break stops once, not {item.remaining} times")
+    return replace(item, pending=pending, remaining=1 if temporary else item.remaining)
+
+
+# Whether a name is waited for tells the second value: `pending` may be said in vain.
+def _perhaps_pending(text: str, known: Known, parse: Callable[[str, Known], _T]) -> tuple[_T, bool]:
+    words = list(_WORD.finditer(text))
+    said = [
+        match
+        for before, match in zip([None, *words], words, strict=False)
+        if match[0] == PENDING
+        and (before is None or before[0] not in _COMPARED)
+        and text[: match.start()].count('"') % 2 == text[: match.start()].count("'") % 2 == 0
+    ]
+    if not said:
+        return parse(text, known), False
+    for match in reversed(said):
+        text = text[: match.start()].rstrip() + text[match.end() :]
+    try:
+        return parse(text, known), False
+    except UsageError as error:
+        if not error.may_come:
+            raise
+    return parse(text, replace(known, pending=True)), True
+
+
+def _break(text: str, known: Known) -> Break:
+    words = _Words(text, known)
+    if not words.left:
+        raise UsageError("break needs a place or a condition: nvme+0x1000, or if value == 3")
+    kind, target, direction, place = _head(words)
+    head = words.before
+    condition, ignore, remaining = _clauses(words)
+    return Break(
+        head=head,
+        kind=kind,
+        target=target,
+        pattern=Pattern(direction, place, condition),
+        ignore=ignore,
+        remaining=remaining,
+    )
+
+
+def parse_condition(text: str, known: Known | None = None) -> Condition:
+    """Return a condition for ``condition N``. Raises ConditionError."""
+    condition, _ = _perhaps_pending(
+        text, known or Known(), lambda text, known: parse(text, known.vocabulary())
+    )
+    return condition
+
+
+def parse_pattern(text: str, known: Known | None = None) -> Pattern:
+    """Return what ``[read|write|access] [PLACE] [if CONDITION]`` wants; no text wants all.
+
+    Raises UsageError, and ConditionError for what follows ``if``.
+    """
+    return _perhaps_pending(text, known or Known(), _pattern)[0]
+
+
+def _pattern(text: str, known: Known) -> Pattern:
+    words = _Words(text, known)
+    direction, place = _where(words)
+    condition = None
+    if words.left:
+        word = words.take()
+        if word != "if":
+            raise UsageError(f"{word} belongs to breaks: here a place and a condition can be given")
+        condition = words.condition(())
+        if "count" in condition.names:
+            raise UsageError("count is of breaks: nothing else counts what has fitted")
+    return Pattern(direction, place, condition)
+
+
+def parse_until(text: str, now_ns: int, known: Known | None = None) -> Until:
+    """Return what ``1.2s``, ``350ms``, ``1.2`` (seconds), ``+50ms`` or a symbol's name tells.
+
+    ``now_ns`` is the guest's time, which ``+`` counts from. Raises UsageError for a time that is
+    past, for what is neither, and as :func:`parse_break` does for the name.
+    """
+    return _perhaps_pending(
+        text, known or Known(), lambda text, known: _until(text, now_ns, known)
+    )[0]
+
+
+def _until(text: str, now_ns: int, known: Known) -> Until:
+    words = text.split()
+    if len(words) != 1:
+        raise UsageError("until needs a time or a function: 1.2s, +50ms, nvme_reset_work")
+    word = words[0]
+    relative = word.startswith("+")
+    if not relative and not word[0].isdigit() and word[0] not in "-.":
+        return Until(symbol=_function(word, known))
+    amount = word[1:] if relative else word
+    time_ns = duration(amount)
+    if time_ns is None:
+        time_ns = duration(f"{amount}s")
+    if time_ns is None or time_ns > MAX_TIME:
+        raise UsageError(f"{word[:40]} is no time: 1.2s, 350ms and +50ms are")
+    time_ns += now_ns if relative else 0
+    if time_ns <= now_ns:
+        raise UsageError(f"{word} is past: it is {now_ns / 1e9:.6f} s in the guest")
+    return Until(time_ns=time_ns)
+
+
+class _Words:
+    """Take a text word by word; a condition is taken whole."""
+
+    def __init__(self, text: str, known: Known) -> None:
+        self.text = text
+        self.known = known
+        self._at = 0
+
+    def _next(self) -> re.Match[str] | None:
+        return _WORD.search(self.text, self._at)
+
+    @property
+    def left(self) -> bool:
+        return self._next() is not None
+
+    @property
+    def before(self) -> str:
+        return " ".join(self.text[: self._at].split())
+
+    def peek(self) -> str:
+        match = self._next()
+        return match[0] if match else ""
+
+    def take(self) -> str:
+        match = self._next()
+        assert match is not None
+        self._at = match.end()
+        return match[0]
+
+    def until_clause(self) -> list[str]:
+        words = []
+        while self.left and self.peek() not in _CLAUSES:
+            words.append(self.take())
+        return words
+
+    def condition(self, stops: Collection[str]) -> Condition:
+        vocabulary = self.known.vocabulary()
+        condition, self._at = parse_prefix(self.text, self._at, stops, vocabulary)
+        return condition
+
+
+def _function(name: str, known: Known) -> str:
+    functions = known.vocabulary().get("function")
+    wrong = functions.lacks_like(name.partition("+")[0]) if functions is not None else ""
+    if wrong:
+        raise UnknownName(wrong)
+    return name
+
+
+def _head(words: _Words) -> tuple[Kind, str, Direction | None, Place | None]:
+    match words.peek():
+        case "symbol":
+            words.take()
+            name = _one(words, "symbol needs a function: symbol nvme_*")
+            return "symbol", _function(name, words.known), None, None
+        case "unhandled":
+            words.take()
+            _none(words, "unhandled")
+            return "unhandled", "", None, None
+        case "verdict":
+            words.take()
+            profile = _one(words, "") or CURRENT
+            if profile not in PROFILES:
+                hint = suggestion(profile, PROFILES) or f"; there are: {', '.join(PROFILES)}"
+                raise UsageError(f"no profile is called {profile}{hint}")
+            return "verdict", profile, None, None
+    return ("access", "", *_where(words))
+
+
+# The one word before the clauses; `missing` says what to do about none, or is empty.
+def _one(words: _Words, missing: str) -> str:
+    found = words.until_clause()
+    if not found and missing:
+        raise UsageError(missing)
+    if len(found) > 1:
+        raise UsageError(_unexpected(found[1], found[0]))
+    return found[0] if found else ""
+
+
+def _none(words: _Words, before: str) -> None:
+    found = words.until_clause()
+    if found:
+        raise UsageError(_unexpected(found[0], before))
+
+
+def _unexpected(word: str, before: str) -> str:
+    hint = suggestion(word, _CLAUSES) or f"; {', '.join(_CLAUSES)} can"
+    return f"{word} cannot follow {before}{hint}"
+
+
+def _where(words: _Words) -> tuple[Direction | None, Place | None]:
+    direction: Direction | None = None
+    if words.peek() in _DIRECTIONS:
+        direction = _DIRECTIONS[words.take()]
+    found = words.until_clause()
+    if not found:
+        return direction, None
+    name = re.match(r"\$?\w*", found[0])
+    if name and (name[0] in NAMES or name[0].startswith("$")):
+        raise UsageError(f"a condition follows if: if {' '.join(found)}")
+    return direction, parse_place(" ".join(found), words.known, KEYWORDS)
+
+
+def _clauses(words: _Words) -> tuple[Condition | None, int, int | None]:
+    condition: Condition | None = None
+    ignore, remaining = 0, None
+    seen: set[str] = set()
+    while words.left:
+        word = words.take()
+        if word not in _CLAUSES:
+            raise UsageError(_unexpected(word, words.before[: -len(word)].strip()))
+        same = "times" if word == "once" else word
+        if same in seen:
+            raise UsageError(f"{word} comes too late: the break has such a clause already")
+        seen.add(same)
+        match word:
+            case "if":
+                condition = words.condition(_STOPS)
+            case "once":
+                remaining = 1
+            case "times":
+                remaining = _count(words, word)
+            case "after":
+                ignore = _count(words, word)
+    return condition, ignore, remaining
+
+
+def _count(words: _Words, clause: str) -> int:
+    word = words.take() if words.left else "nothing"
+    if not re.fullmatch(r"[0-9]{1,18}", word) or not int(word):
+        raise UsageError(f"{clause} needs a number from 1, not {word}")
+    return int(word)

@@ -1,0 +1,370 @@
+"""The grammar of conditions: from pieces of text to typed, compiled expressions."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import NoReturn
+
+from tracer.errors import ConditionError, suggestion
+from tracer.query.condition.closure import (
+    ARITHMETIC,
+    COMPARISON,
+    Run,
+    all_of,
+    any_of,
+    applied,
+    binary,
+    careful,
+    chain,
+    constantly,
+    lookup,
+)
+from tracer.query.condition.lexeme import Lexeme, lexemes
+from tracer.query.condition.lexicon import Lexicon
+from tracer.query.condition.vocabulary import NAMES, REGISTERS, TEXTS, VALUES, Type
+
+MAX_DEPTH = 100
+"""How deep an expression may nest, a chain of operators counted as nesting."""
+
+MAX_PARENTHESES = 30
+"""How many parentheses may be open at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Hold an expression: its type, how to evaluate it, its place in the text.
+
+    ``name`` is that of a fact which stands alone. The value of a ``constant`` needs no facts.
+    """
+
+    type: Type
+    run: Run
+    start: int
+    end: int
+    depth: int = 1
+    name: str = ""
+    constant: bool = False
+
+
+_LEVEL = {
+    "|": 1, "^": 2, "&": 3, "<<": 4, ">>": 4, "+": 5, "-": 5, "*": 6, "//": 6, "%": 6,
+}  # fmt: skip
+
+_KEYWORDS = {"or": "or", "||": "or", "and": "and", "&&": "and", "not": "not", "!": "not"}
+_RESERVED = frozenset({"or", "and", "not", "in", "true", "false"})
+
+
+class Parser:
+    """Turn the pieces of one text into nodes, a method for each level of precedence."""
+
+    def __init__(
+        self, text: str, start: int, stops: Collection[str], known: Mapping[str, Lexicon]
+    ) -> None:
+        self._text = text
+        self.names: set[str] = set()
+        self._pieces = lexemes(text, start, TEXTS)
+        self._at = 0
+        self._known = known
+        self._stops = stops
+        self._parentheses = 0
+
+    @property
+    def _piece(self) -> Lexeme:
+        return self._pieces[self._at]
+
+    @property
+    def _shown(self) -> str:
+        return self._text.replace("\t", " ")
+
+    def _fail(self, position: int, message: str) -> NoReturn:
+        raise ConditionError(message, self._shown, position + 1)
+
+    # `region` at column 1 is text
+    def _told(self, node: Node) -> str:
+        shown = self._text[node.start : node.end]
+        return f"`{shown}` at column {node.start + 1} is {_TYPES[node.type]}"
+
+    def _fail_operator(self, piece: Lexeme) -> NoReturn:
+        shown, column = self._text[piece.start : piece.end], piece.start + 1
+        if shown == ")":
+            self._fail(piece.start, f") at column {column} closes nothing")
+        if shown == "..":
+            self._fail(piece.start, f".. at column {column} needs `in`: offset in 0x0..0xff")
+        words = ("or", "and", "not", "in", *self._stops)
+        hint = suggestion(shown, words) if piece.kind == "word" else ""
+        self._fail(piece.start, f"expected an operator at column {column}, not {shown}{hint}")
+
+    def _take(self, *wanted: str) -> Lexeme | None:
+        piece = self._piece
+        if piece.kind in ("operator", "word") and piece.value in wanted:
+            self._at += 1
+            return piece
+        return None
+
+    def _made(
+        self, type_: Type, run: Run, parts: list[Node], start: int, end: int | None = None
+    ) -> Node:
+        depth = 1 + max(part.depth for part in parts)
+        if depth > MAX_DEPTH:
+            self._fail(start, f"too deep for one condition: more than {MAX_DEPTH} levels")
+        constant = all(part.constant for part in parts)
+        if constant:
+            run = constantly(run({}))
+        return Node(
+            type_, run, start, parts[-1].end if end is None else end, depth, constant=constant
+        )
+
+    def condition(self) -> tuple[Node, int]:
+        """Return a whole condition, and the position in the text where it ends."""
+        node = self._disjunction()
+        last = self._piece
+        if last.kind != "end" and not (last.kind == "word" and last.value in self._stops):
+            self._fail_operator(last)
+        self._want_truth(node, "a condition is true or false")
+        return node, last.start
+
+    def _disjunction(self) -> Node:
+        return self._joined("or", self._conjunction, any_of)
+
+    def _conjunction(self) -> Node:
+        return self._joined("and", self._negation, all_of)
+
+    def _joined(
+        self, word: str, inner: Callable[[], Node], join: Callable[[list[Run]], Run]
+    ) -> Node:
+        parts = [inner()]
+        signs = [sign for sign, meaning in _KEYWORDS.items() if meaning == word]
+        while self._take(*signs):
+            parts.append(inner())
+        if len(parts) == 1:
+            return parts[0]
+        for part in parts:
+            self._want_truth(part, f"{word} joins what is true or false")
+        return self._made("truth", join([part.run for part in parts]), parts, parts[0].start)
+
+    def _want_truth(self, node: Node, wants: str) -> None:
+        if node.type != "truth":
+            shown = self._text[node.start : node.end]
+            compared = f"{shown} != 0" if node.type == "number" else f"{shown} == WORD"
+            self._fail(node.start, f"{wants}, {self._told(node)}: write {compared}")
+
+    def _negation(self) -> Node:
+        start, denials = self._piece.start, 0
+        while self._take("not", "!"):
+            denials += 1
+        node = self._comparison()
+        if not denials:
+            return node
+        self._want_truth(node, "not denies what is true or false")
+        run = node.run
+        if denials % 2:
+            return self._made("truth", lambda facts: not run(facts), [node], start)
+        return node
+
+    def _comparison(self) -> Node:
+        first = self._arithmetic(1)
+        nodes, signs = [first], []
+        while True:
+            if sign := self._take(*COMPARISON):
+                nodes.append(self._arithmetic(1))
+                signs.append(str(sign.value))
+                self._check_pair(nodes[-2], sign, nodes[-1])
+                continue
+            sign = self._take("~", "!~", "in") or self._not_in()
+            if sign is None:
+                break
+            if signs:
+                self._fail(sign.start, f"{sign.value} at column {sign.start + 1} ends no chain of"
+                          " comparisons: join them with `and`")  # fmt: skip
+            fitted = "~" in str(sign.value)
+            node = self._fitted(first, sign) if fitted else self._within(first, sign)
+            if self._piece.value in (*COMPARISON, "~", "!~", "in"):
+                self._fail_operator(self._piece)
+            return node
+        if not signs:
+            return first
+        runs = [node.run for node in nodes]
+        if len(signs) > 1:
+            run = chain([COMPARISON[sign] for sign in signs], runs)
+        else:
+            run = binary(COMPARISON[signs[0]], nodes[0].run, nodes[1].run, nodes[1].constant)
+        return self._made("truth", run, nodes, first.start)
+
+    def _not_in(self) -> Lexeme | None:
+        following = self._pieces[min(self._at + 1, len(self._pieces) - 1)]
+        if self._piece.value == "not" and self._piece.kind == "word" and following.value == "in":
+            self._at += 2
+            return Lexeme("word", "not in", following.start, following.end)
+        return None
+
+    def _check_pair(self, left: Node, sign: Lexeme, right: Node) -> None:
+        where = f"{sign.value} at column {sign.start + 1}"
+        if left.type != right.type:
+            told = f"{self._told(left)} and {self._told(right)}"
+            self._fail(sign.start, f"{where} compares like with like: {told}")
+        if left.type != "number" and sign.value not in ("==", "!="):
+            hint = "; ~ fits it to a pattern" if left.type == "text" else ""
+            self._fail(sign.start, f"{where} orders numbers: {self._told(left)}{hint}")
+        for name, word in ((left, right), (right, left)):
+            known = self._known.get(name.name)
+            if known is not None and word.constant:
+                self._check(known, known.lacks(str(word.run({}))), word.start)
+
+    def _check(self, known: Lexicon, wrong: str, position: int) -> None:
+        if wrong:
+            raise ConditionError(wrong, self._shown, position + 1, may_come=known.growing)
+
+    def _fitted(self, left: Node, sign: Lexeme) -> Node:
+        piece = self._piece
+        where = f"{sign.value} at column {sign.start + 1}"
+        if left.type != "text":
+            self._fail(sign.start, f"{where} fits text to a pattern: {self._told(left)}")
+        if piece.kind != "text":
+            self._fail(piece.start, f"{where} needs a pattern: symbol ~ nvme_*")
+        self._at += 1
+        known = self._known.get(left.name)
+        if known is not None:
+            self._check(known, known.lacks_like(str(piece.value)), piece.start)
+        pattern = Node("text", constantly(piece.value), piece.start, piece.end, constant=True)
+        fits = re.compile(translate(str(piece.value))).match
+        run, wanted = left.run, sign.value == "~"
+        return self._made(
+            "truth", lambda facts: (fits(run(facts)) is not None) is wanted, [left, pattern],
+            left.start,
+        )  # fmt: skip
+
+    def _within(self, left: Node, sign: Lexeme) -> Node:
+        first = self._arithmetic(1)
+        if not self._take(".."):
+            column = sign.start + 1
+            self._fail(
+                self._piece.start,
+                f"{sign.value} at column {column} needs a range: offset in 0x0..0xff",
+            )
+        last = self._arithmetic(1)
+        for node in (left, first, last):
+            self._want_number(node, str(sign.value))
+        if first.constant and last.constant and last.run({}) < first.run({}):
+            self._fail(first.start, f"the range at column {first.start + 1} ends before it begins")
+        number, low, high, wanted = left.run, first.run, last.run, sign.value == "in"
+        return self._made(
+            "truth",
+            lambda facts: (low(facts) <= number(facts) <= high(facts)) is wanted,
+            [left, first, last],
+            left.start,
+        )
+
+    def _want_number(self, node: Node, sign: str) -> None:
+        if node.type != "number":
+            hint = "; parentheses group comparisons" if node.type == "truth" else ""
+            self._fail(node.start, f"{sign} takes numbers: {self._told(node)}{hint}")
+
+    def _arithmetic(self, lowest: int) -> Node:
+        left = self._unary()
+        while self._piece.kind == "operator" and _LEVEL.get(str(self._piece.value), 0) >= lowest:
+            sign = self._piece
+            self._at += 1
+            word = str(sign.value)
+            right = self._arithmetic(_LEVEL[word] + 1)
+            for node in (left, right):
+                self._want_number(node, word)
+            combine = ARITHMETIC.get(word) or self._careful(sign)
+            run = binary(combine, left.run, right.run, right.constant)
+            left = self._made("number", run, [left, right], left.start)
+        return left
+
+    def _careful(self, sign: Lexeme) -> Callable[[int, int], int]:
+        where = f"at column {sign.start + 1}"
+        return careful(str(sign.value), lambda why: self._fail(sign.start, f"{why} {where}"))
+
+    def _unary(self) -> Node:
+        signs = []
+        while sign := self._take("-", "~"):
+            signs.append(sign)
+        node = self._primary()
+        for sign in reversed(signs):
+            self._want_number(node, str(sign.value))
+            change: Callable[[int], int]
+            change = operator.neg if sign.value == "-" else operator.invert
+            node = self._made("number", applied(change, node.run), [node], sign.start)
+        return node
+
+    def _primary(self) -> Node:
+        piece = self._piece
+        self._at += piece.kind != "end"
+        match piece.kind:
+            case "number" | "text":
+                return self._literal("number" if piece.kind == "number" else "text", piece)
+            case "register":
+                return self._register(piece)
+            case "word" if piece.value in ("true", "false"):
+                return self._literal("truth", piece)
+            case "word" if piece.value not in _RESERVED and piece.value not in self._stops:
+                return self._name(piece)
+            case "operator" if piece.value == "(":
+                return self._group(piece)
+        return self._missing(piece)
+
+    def _literal(self, type_: Type, piece: Lexeme) -> Node:
+        value = piece.value == "true" if type_ == "truth" else piece.value
+        return Node(type_, constantly(value), piece.start, piece.end, constant=True)
+
+    def _group(self, opening: Lexeme) -> Node:
+        self._parentheses += 1
+        if self._parentheses > MAX_PARENTHESES:
+            self._fail(opening.start, f"more than {MAX_PARENTHESES} parentheses in each other")
+        node = self._disjunction()
+        closing = self._take(")")
+        if closing is None:
+            if self._piece.kind != "end":
+                self._fail_operator(self._piece)
+            self._fail(opening.start, f"( at column {opening.start + 1} is never closed")
+        self._parentheses -= 1
+        return Node(
+            node.type, node.run, opening.start, closing.end, node.depth, node.name, node.constant
+        )
+
+    def _missing(self, piece: Lexeme) -> NoReturn:
+        if piece.kind != "end" and piece.value not in self._stops:
+            shown = self._text[piece.start : piece.end]
+            self._fail(piece.start, f"expected a value at column {piece.start + 1}, not {shown}")
+        taken = self._pieces[: self._pieces.index(piece)]
+        if not taken:
+            self._fail(piece.start, "the condition is empty: value & 0xff == 3 is one")
+        last = self._text[taken[-1].start : taken[-1].end]
+        self._fail(piece.start, f"a value is missing after {last} at column {taken[-1].start + 1}")
+
+    def _name(self, piece: Lexeme) -> Node:
+        name, column = str(piece.value), piece.start + 1
+        if name not in NAMES:
+            for owner, words in VALUES.items():
+                if name in words:
+                    self._fail(piece.start, f"{name} at column {column} is no name but a"
+                              f" {owner}: {owner} == {name}")  # fmt: skip
+            self._fail(piece.start, f"unknown name {name} at column {column}{_among(name, NAMES)}")
+        self.names.add(name)
+        return Node(NAMES[name][0], lookup(name), piece.start, piece.end, name=name)
+
+    def _register(self, piece: Lexeme) -> Node:
+        name = str(piece.value)[1:].lower()
+        part = REGISTERS.get(name)
+        if part is None:
+            hint = suggestion(f"${name}", [f"${register}" for register in REGISTERS])
+            shown = f"unknown register {piece.value} at column {piece.start + 1}"
+            self._fail(piece.start, shown + (hint or ": $rax, $eax, $ax and $ah are some"))
+        full, shift, mask = part
+        self.names.add(f"${full}")
+        get = lookup(f"${full}")
+        run: Run = get if mask == (1 << 64) - 1 else lambda facts: get(facts) >> shift & mask
+        return Node("number", run, piece.start, piece.end)
+
+
+_TYPES: dict[Type, str] = {"number": "a number", "text": "text", "truth": "true or false"}
+
+
+def _among(word: str, known: Collection[str]) -> str:
+    return suggestion(word, known) or f"; there are: {', '.join(sorted(known)) or 'none'}"

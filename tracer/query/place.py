@@ -1,0 +1,249 @@
+"""Places that a person names: a region, bytes or a register of it, a physical address."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+from tracer.errors import UnknownName, UsageError, advice, suggestion
+from tracer.query.condition.lexicon import Lexicon
+from tracer.query.condition.vocabulary import Facts
+from tracer.trace.selection import Span, names_owner, names_region
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Hold what names can be checked against, as far as the caller has it.
+
+    ``regions`` are the names of regions and devices, ``devices`` those that are a device's alone;
+    without any, every name is taken for a region's. ``owners`` has all names of the devices that a
+    region belongs to. ``span`` returns the offsets of a region's
+    register in bytes, None for an unknown one; ``registers`` returns the names it knows in a
+    region, for advice. ``size`` returns that of a region in bytes, ``answers`` tells whether a
+    device answers at any of the physical addresses from the first to the last. ``words`` are what
+    facts that are text can equal. What is ``pending`` may name what none of these knows.
+    """
+
+    regions: Collection[str] = ()
+    span: Callable[[str, str], Span | None] | None = None
+    registers: Callable[[str], Collection[str]] | None = None
+    devices: Collection[str] = ()
+    owners: Mapping[str, Collection[str]] = field(default_factory=dict)
+    size: Callable[[str], int] | None = None
+    answers: Callable[[int, int], bool] | None = None
+    words: Mapping[str, Lexicon] = field(default_factory=dict)
+    pending: bool = False
+
+    def is_region(self, name: str) -> bool:
+        """Tell whether a name is known to be one region's."""
+        return name in self.regions and name not in self.devices
+
+    def named(self, pattern: str) -> list[str]:
+        """Return the regions that a name or a pattern stands for."""
+        own = [name for name in self.regions if names_region(pattern, name)]
+        return list(dict.fromkeys((*own, *self.parts(pattern))))
+
+    def vocabulary(self) -> Mapping[str, Lexicon]:
+        """Return what the words of a condition are checked against."""
+        return {} if self.pending else self.words
+
+    def parts(self, device: str) -> list[str]:
+        """Return the regions of a device that are called by another one, which is a part of it."""
+        return [
+            region
+            for region, owners in self.owners.items()
+            if names_owner(device, owners) and not names_region(device, region)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Name bytes: of the regions that a pattern names, or of physical memory without one.
+
+    ``span`` holds offsets in bytes or physical addresses, None is all of a region. ``register``
+    is a pattern that the register's name has to fit, in either case. ``exact`` leaves out the
+    regions of a device that has the region's name: an offset is in one region.
+    """
+
+    region: str | None
+    span: Span | None = None
+    register: str | None = None
+    exact: bool = False
+
+    def holds(self, facts: Facts) -> bool:
+        """Tell whether an access touches any of the bytes."""
+        if self.region is None:
+            return _meets(self.span, facts["address"], facts["width"])
+        if self.exact and self.region != facts["region"]:
+            return False
+        if not _names(self.region, str(facts["region"]), str(facts["device"])):
+            return False
+        if self.register is not None and not _fits(self.register, str(facts["register"])):
+            return False
+        return _meets(self.span, facts["offset"], facts["width"])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Hold the spots that one name stands for: a register may be in several regions."""
+
+    text: str
+    spots: tuple[Spot, ...]
+
+    def holds(self, facts: Facts) -> bool:
+        """Tell whether an access touches any of the spots."""
+        return any(spot.holds(facts) for spot in self.spots)
+
+
+def parse_place(text: str, known: Known, others: Collection[str] = ()) -> Place:
+    """Return the place that a text names.
+
+    That is ``nvme`` (the region, or the device's regions, or a pattern), ``nvme+0x1000``,
+    ``nvme+0x1000-0x1fff``, ``nvme.CC`` or ``nvme CC``, ``0xfee000b0``, ``0xfee00000-0xfee00fff``;
+    ends are included. ``others`` are words that could have been meant. Raises UsageError.
+    """
+    word, _, register = text.partition(" ")
+    if word[:1].isdigit():
+        if register:
+            raise UsageError(f"nothing follows a physical address: {register}")
+        return Place(text, (Spot(None, _physical(word, known)),))
+    region, plus, offsets = word.partition("+")
+    if plus:
+        if register:
+            raise UsageError(f"{word} says which bytes, so no register follows: {register}")
+        _check_region(region, known, others)
+        span = _span(offsets, "offset")
+        _check_size(region, span, known)
+        if known.is_region(region):
+            return Place(text, (Spot(region, span, exact=True),))
+        return Place(text, _whole(region, span, known))
+    if not register and not _known_region(word, known):
+        region, register = _split(word, known)
+    _check_region(region, known, others)
+    if register:
+        return Place(text, _spots(region, register.strip(), known))
+    spots = _whole(region, None, known)
+    device, dot, register = region.rpartition(".")
+    if dot and not _known_region(region, known):
+        spots += (Spot(device, None, register),)  # one of the two comes
+    return Place(text, spots)
+
+
+def _whole(region: str, span: Span | None, known: Known) -> tuple[Spot, ...]:
+    parts = (Spot(part, span, exact=True) for part in known.parts(region))
+    return (Spot(region, span), *parts)
+
+
+def _physical(text: str, known: Known) -> Span:
+    span = _span(text, "physical address")
+    assert span.first is not None and span.last is not None  # both were given
+    if not (known.pending or known.answers is None or known.answers(span.first, span.last)):
+        raise UnknownName(f"no device answers at physical {text}: `info devices` lists them")
+    return span
+
+
+# A region that is not there yet has any size.
+def _check_size(region: str, span: Span, known: Known) -> None:
+    if known.size is None or known.pending:
+        return
+    names = [region] if known.is_region(region) else known.named(region)
+    sizes = {name: known.size(name) for name in names if known.is_region(name)}
+    if sizes and span.first is not None and all(span.first >= size for size in sizes.values()):
+        name = max(sizes, key=lambda name: sizes[name])
+        raise UnknownName(f"{name} ends at offset {sizes[name] - 1:#x}")
+
+
+def _span(text: str, what: str) -> Span:
+    first, dash, last = text.replace("..", "-").partition("-")
+    low = _number(first, what, text)
+    high = _number(last, what, text) if dash else low
+    if high < low:
+        raise UsageError(f"{text} ends before it begins")
+    return Span(low, high)
+
+
+def _number(text: str, what: str, whole: str) -> int:
+    match = re.fullmatch(r"0[xX][0-9a-fA-F_]{1,24}|[0-9]{1,20}", text)
+    if match is None:
+        raise UsageError(f"{whole or 'nothing'} is no {what}: 0x1000 is, and 0x1000-0x1fff are")
+    try:
+        return int(text, 16 if text[:2] in ("0x", "0X") else 10)
+    except ValueError:  # 0x_, 0x1__0
+        raise UsageError(f"{text} is no {what}: 0x1000 is") from None
+
+
+def _known_region(pattern: str, known: Known) -> bool:
+    return not known.regions or any(names_region(pattern, name) for name in known.regions)
+
+
+# `nvme.CC` is a register where the longest part before a dot that can be a region is `nvme`.
+def _split(word: str, known: Known) -> tuple[str, str]:
+    end = len(word)
+    while (end := word.rfind(".", 0, end)) > 0:
+        if not _is_pattern(word[:end]) and _known_region(word[:end], known):
+            return word[:end], word[end + 1 :]
+    return word, ""
+
+
+def _check_region(region: str, known: Known, others: Collection[str]) -> None:
+    if not region:
+        raise UsageError("the name of a region is missing: nvme+0x1000 has one")
+    if _known_region(region, known) or known.pending:
+        return
+    if _is_pattern(region):
+        raise UnknownName(f"no region is called anything like {region}")
+    hint = suggestion(region, sorted({*known.regions, *others})) or advice(region, known.regions)
+    raise UnknownName(f"no region is called {region}{hint}")
+
+
+def _is_pattern(text: str) -> bool:
+    # Brackets are of the name: TIMER[2].CONFIG.
+    return "*" in text or "?" in text
+
+
+def _spots(region: str, register: str, known: Known) -> tuple[Spot, ...]:
+    if known.span is None:
+        raise UsageError(f"no registers are known by name here: give the offset of {register}")
+    names = known.named(region)
+    if _is_pattern(register):
+        if known.registers is not None and not known.pending:
+            # The first few of an array stand for all of it.
+            wide = re.sub(r"\d+", "*", register)
+            if not any(_fits(wide, each) for name in names for each in known.registers(name)):
+                raise UnknownName(f"{region} has no register like {register}")
+        return (Spot(region, None, register),)
+    spans = [(name, known.span(name, register)) for name in names]
+    found = tuple(
+        Spot(name, span, exact=known.is_region(name)) for name, span in spans if span is not None
+    )
+    if not found and known.pending:
+        return (Spot(region, None, register),)
+    if not found:
+        registers = known.registers
+        all_ = {each for name in names for each in registers(name)} if registers else set()
+        few = f"; it has: {', '.join(sorted(all_))}" if 0 < len(all_) <= 12 else ""
+        raise UnknownName(f"{region} has no register {register}{suggestion(register, all_) or few}")
+    return found
+
+
+@lru_cache(1024)
+def _names(pattern: str, region: str, device: str) -> bool:
+    return names_region(pattern, region) or pattern == device
+
+
+@lru_cache(1024)
+def _fits(pattern: str, register: str) -> bool:
+    # Brackets are of the name: TIMER[2].CONFIG. An access to a part is named CC+2.
+    literal = pattern.casefold().replace("[", "[[]")
+    whole = register.casefold()
+    return any(fnmatchcase(name, literal) for name in (whole, whole.partition("+")[0]))
+
+
+def _meets(span: Span | None, start: object, width: object) -> bool:
+    if span is None:
+        return True
+    # The width of what a vCPU does itself may be unknown, which is 0.
+    return isinstance(start, int) and isinstance(width, int) and span.meets(start, max(width, 1))

@@ -1,0 +1,3 @@
+"""Counts and comparisons as tables."""
+
+__all__ = ("tables",)

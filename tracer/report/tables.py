@@ -1,0 +1,133 @@
+"""Counts and comparisons as tables, for a rich console of any width."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from tracer.check.comparison import Comparison
+from tracer.confidential.audit import Audit, Site, side_by_side
+from tracer.text.printable import printable
+from tracer.trace.summary import Names, Summary, ranked
+
+
+def closing_table(summary: Summary) -> Table:
+    """Return what a run or a trace did to each traced region, the busiest first.
+
+    The caption names the regions that were traced and never accessed.
+    """
+    unknown = any(count.unknown for count in summary.regions.values())
+    directions = ("reads", "writes", *(("unknown",) if unknown else ()))
+    table = _table("region", *directions, "emulated", "stepped", "call sites")
+    order = sorted(summary.regions.items(), key=lambda item: (-item[1].accesses, item[0]))
+    for name, count in order:
+        if count.accesses:
+            cells = (getattr(count, direction) for direction in directions)
+            _row(table, name, *cells, count.emulated, count.stepped, len(count.sites))
+    idle = ", ".join(name for name, count in order if not count.accesses)
+    if idle:
+        table.caption = Text(f"traced, not accessed: {printable(idle)}")
+    return table
+
+
+def sites_table(summary: Summary, limit: int | None = None) -> Table:
+    """Return the call sites and the region each one reached, the busiest first."""
+    table = _table("call site", "region", "accesses", texts=2)
+    for (site, region), count in _most(summary.sites, limit):
+        _row(table, site, region, count)
+    return table
+
+
+def forms_table(summary: Summary, limit: int | None = None) -> Table:
+    """Return the instruction forms with their intercepts, the most frequent first."""
+    table = _table("instruction form", "carried out", "intercepts", texts=2)
+    for (form, via), count in _most(summary.forms, limit):
+        _row(table, form, via, count)
+    return table
+
+
+def registers_table(summary: Summary, limit: int | None = None) -> Table:
+    """Return the registers of each region that were accessed, the busiest first."""
+    table = _table("region", "offset", "register", "accesses", texts=3)
+    for (region, offset, register), count in _most(summary.registers, limit):
+        _row(table, region, offset, register, count)
+    return table
+
+
+def phases_table(summary: Summary, limit: int | None = None) -> Table:
+    """Return the phases of the boot and the regions accessed in each, the busiest first."""
+    table = _table("phase", "region", "accesses", texts=2)
+    for (phase, region), count in _most(summary.phases, limit):
+        _row(table, phase, region, count)
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return how the trace and QEMU's log agree on each region that either has accesses to."""
+    table = _table("region", "traced", "witnessed", "missing", "extra", "different")
+    for name, c in sorted(comparison.regions.items()):
+        if c.traced or c.witnessed:
+            _row(table, name, c.traced, c.witnessed, c.missing, c.extra, c.different)
+    return table
+
+
+def audit_table(audits: Sequence[Audit], limit: int | None = None) -> Table:
+    """Return what handlers would make of each call site: fatal ones first, then the busiest."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
+    for heading in ("exits", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    names = [audit.profile.name for audit in audits]
+    for heading in ("function", "module", "instruction", *names):
+        table.add_column(heading, overflow="fold")
+    rows, total = side_by_side(audits), audits[0].exits
+    for row in rows[:limit]:
+        site = row[0]
+        offset = f"+{site.offset}" if site.offset else ""
+        _row(
+            table,
+            site.exits,
+            f"{site.exits / total:.1%}",
+            f"{site.place.function}{offset}" if site.place.function else site.rip,
+            site.place.module or "kernel",
+            site.text,
+            *map(_outcome, row),
+        )
+    if limit is not None and len(rows) > limit:
+        rest = rows[limit:]
+        count = sum(row[0].exits for row in rest)
+        blank = [""] * (2 + len(audits))
+        _row(table, count, f"{count / total:.1%}", f"… {len(rest)} more", *blank)
+    return table
+
+
+def _outcome(site: Site) -> str:
+    return "oops" if site.fatal else site.verdict.outcome + (" *" if site.verdict.note else "")
+
+
+# The last row tells of what the limit keeps out.
+def _most(counts: Counter[Names], limit: int | None) -> list[tuple[Names | tuple[str, ...], int]]:
+    order: list[tuple[Names | tuple[str, ...], int]] = [*ranked(counts)]
+    if limit is None or len(order) <= limit:
+        return order
+    rest = order[limit:]
+    blank = ("",) * (len(rest[0][0]) - 1)
+    return [*order[:limit], ((f"… {len(rest)} more", *blank), sum(count for _, count in rest))]
+
+
+def _table(*headings: str, texts: int = 1) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
+    for index, heading in enumerate(headings):
+        if index < texts:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+# As Text, so that brackets in a name are no markup.
+def _row(table: Table, *cells: str | int) -> None:
+    table.add_row(*(Text(printable(c) if isinstance(c, str) else f"{c:,}") for c in cells))

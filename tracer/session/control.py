@@ -1,0 +1,462 @@
+"""Execution control: where the guest stands, what becomes of the access it stands before.
+
+A :class:`Control` runs a session as a task of its own. It holds the guest before an access that a
+break or a step wants, and whoever is at the prompt looks, changes, and lets it go on. The trace
+tells of everything done this way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, Skip
+from tracer.access.recorded import memory_access
+from tracer.access.region import Choice
+from tracer.access.space import AddressSpace
+from tracer.access.state import stopped
+from tracer.access.transfer import Transfer
+from tracer.errors import UsageError
+from tracer.gdb.target import RegisterFile, SetRegister
+from tracer.linux.orc import Stack
+from tracer.session.loop import Reason as SessionReason
+from tracer.session.loop import Session
+from tracer.trace.record import RELEASED, MemoryAccess, UserRecord
+from tracer.x86.bus import Direction
+from tracer.x86.state import GPR, CpuState
+
+State = Literal["stopped", "running", "detached", "ended"]
+
+Reason = SessionReason | Literal["access", "answered", "completed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Say where a guest stands, and why.
+
+    ``text`` is why, for the reader. ``pending`` is the access that waits, None where none does:
+    before it (``access``), once its device has answered (``answered``). ``cpu`` is the state of
+    the interrupted code.
+    """
+
+    reason: Reason
+    text: str
+    pending: Pending | None
+    cpu: CpuState
+    space: AddressSpace
+    vcpu: int
+    time_ns: int
+
+    @property
+    def answered(self) -> bool:
+        """Tell whether the device of the access that waits has been read already."""
+        return self.reason == "answered"
+
+
+Wanted = Callable[[Pending, bool], str | None]
+"""Tells why to hold a guest at an access, None to let it pass; the second argument says whether
+the device of a read has answered."""
+
+
+class Control:
+    """Drive one guest for a person or a script. Make it before :meth:`Session.trap`.
+
+    ``breaks`` is asked about every access. ``halt`` is set exactly while the guest is stopped.
+    ``outcome`` tells how the guest ended, ``error`` is set when it did not end well. The lists
+    ``on_halt`` and ``on_end`` hold who is told.
+    """
+
+    def __init__(self, session: Session, breaks: Wanted = lambda pending, answered: None) -> None:
+        self.session = session
+        session.overseer = self
+        self.breaks = breaks
+        self.state: State = "stopped"
+        self.halt: Halt | None = None
+        self.given: int | None = None
+        self.outcome: str | None = None
+        self.error: BaseException | None = None
+        self.on_halt: list[Callable[[Halt], None]] = []
+        self.on_end: list[Callable[[], None]] = []
+        self.wants_halt = False
+        self._stepping = False
+        self._steps = 0
+        self._until: tuple[str, Callable[[Pending], bool]] | None = None
+        self._again: str | None = None
+        self._behind: Halt | None = None
+        self._skipping = False
+        self._cpu = CpuState()
+        self._decision: asyncio.Future[Decision | None] | None = None
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- lifetime
+
+    async def start(self) -> Halt:
+        """Let the session begin; return where the guest stands first, at its kernel's entry."""
+        self._task = asyncio.create_task(self._run())
+        halt = await self.wait()
+        if halt is None:
+            raise self.error or UsageError("the guest ended before its kernel was entered")
+        return halt
+
+    async def _run(self) -> None:
+        try:
+            await self.session.run()
+            self.outcome = "poweroff"
+        except Exception as error:
+            self.outcome, self.error = str(error), error
+        finally:
+            self.outcome = self.outcome or "interrupted"
+            self.halt = None
+            self._enter("ended")
+            for tell in self.on_end:
+                tell()
+
+    async def wait(self) -> Halt | None:
+        """Wait until the guest stands; None once it has ended."""
+        while self.halt is None and self.state != "ended":
+            self._changed.clear()
+            await self._changed.wait()
+        return self.halt
+
+    async def close(self) -> None:
+        """End the session's task; the guest is ended by who launched it."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._changed.set()
+
+    # ---- going on
+
+    def resume(self) -> None:
+        """Let the guest go on. Raises UsageError unless it is stopped, as all of these do."""
+        self._go(Go())
+
+    def step(self, count: int = 1) -> None:
+        """Go on to before the ``count``-th next access."""
+        self.stopped()
+        self._stepping, self._steps = True, count
+        self._go(Go())
+
+    def run_until(self, text: str, wanted: Callable[[Pending], bool]) -> None:
+        """Go on to before the first access that is ``wanted``; ``text`` says which, in words."""
+        self.stopped()
+        self._until = text, wanted
+        self._go(Go())
+
+    async def interrupt(self) -> None:
+        """Ask a running guest to stop; where and when, ``wait`` and ``on_halt`` tell."""
+        if self.state == "running":
+            await self.session.interrupt()
+
+    async def detach(self) -> None:
+        """Let the guest go on without any trap or debugger, to its end."""
+        if self.state == "running":
+            await self.interrupt()
+            await self.wait()
+        self.stopped()
+        self._tell(RELEASED)
+        self.session.release()
+        self._go(Go(), "detached")
+
+    def _go(self, decision: Decision, state: State = "running") -> None:
+        halt = self.stopped()
+        if self.given is not None and isinstance(decision, Go):
+            decision = Give(self.given)
+        if isinstance(decision, Give) and halt.pending is not None:
+            self._tell(f"set value {decision.value:#x}")
+        self.given = None
+        self.halt, self._cpu = None, halt.cpu
+        self._enter(state)
+        if self._decision is not None and not self._decision.done():
+            self._decision.set_result(decision)
+
+    def stopped(self) -> Halt:
+        """Return where the guest stands. Raises UsageError when it does not stand."""
+        if self.state == "stopped" and self.halt is not None:
+            return self.halt
+        words = {
+            "running": "the guest is running: interrupt it first",
+            "detached": "the guest runs on without vetrace: nothing of it can be reached",
+            "ended": f"the guest has ended ({self.outcome})",
+            "stopped": "the guest has not been started",
+        }
+        raise UsageError(words[self.state])
+
+    # ---- what becomes of the access
+
+    def pending(self) -> Pending:
+        """Return the access that waits. Raises UsageError when none does."""
+        pending = self.stopped().pending
+        if pending is None:
+            raise UsageError("no access waits here: `step` goes to the next one")
+        return pending
+
+    def give(self, value: int) -> None:
+        """Have the guest read this value, or the device get it, in place of the true one."""
+        pending = self.pending()
+        if pending.via == "stepped":
+            raise UsageError(
+                "the vCPU carries this instruction out by itself: it can be skipped, not changed"
+            )
+        width = pending.transfer.width
+        _check_fits(value, width, f"the {width} bytes of this access")
+        self.given = value
+
+    async def skip(self, value: int = 0) -> Halt | None:
+        """Complete the instruction without its device; a read gives ``value``.
+
+        The guest stands behind the instruction then.
+        """
+        pending = self.pending()
+        if self.stopped().answered:
+            raise UsageError("the device has been read already: `set value` gives another value")
+        if pending.insn is None:
+            raise UsageError("the instruction is not known, so nobody can tell where it ends")
+        given = value if self.given is None else self.given
+        width = pending.transfer.width
+        _check_fits(given, width, f"the {width} bytes read")
+        self._tell("skip" if pending.transfer.direction == "write" else f"skip {given:#x}")
+        self._behind = replace(
+            self.stopped(), reason="completed", text="the instruction is done with", pending=None
+        )
+        self._skipping = True
+        self._go(Skip(given))
+        return await self.wait()
+
+    async def inject(self, name: str, fault: Inject) -> Halt | None:
+        """Raise an exception in place of the instruction; the guest stands at its handler then."""
+        self.pending()
+        self._untouched("raise an exception")
+        self._tell(f"fault {name}")
+        self.wants_halt = True
+        self._go(fault)
+        return await self.wait()
+
+    def _untouched(self, what: str) -> None:
+        # What the instruction has done to a device already cannot be taken back.
+        halt = self.stopped()
+        if halt.pending is not None and (halt.answered or halt.pending.done):
+            raise UsageError(f"the instruction is halfway: `step` first, then {what}")
+
+    # ---- registers
+
+    async def registers(self) -> Mapping[str, int]:
+        """Return the registers of the interrupted code, by GDB's names."""
+        halt = self.stopped()
+        raw = await self.session.target.registers()
+        values = dict(raw.values)
+        values.update(zip(GPR, halt.cpu.gpr, strict=True))
+        values.update(rip=halt.cpu.rip, eflags=halt.cpu.rflags)
+        values.update(cs=halt.cpu.segments.cs, ss=halt.cpu.segments.ss)
+        return values
+
+    async def set_register(self, name: str, value: int) -> None:
+        """Change a general-purpose register, ``rip`` or ``rflags`` of the interrupted code.
+
+        The instruction starts over from it. Raises UsageError for another name.
+        """
+        halt = self.stopped()
+        self._untouched(f"set ${name}")
+        _check_fits(value, 8, f"the 8 bytes of {name}")
+        if name in GPR:
+            gpr = list(halt.cpu.gpr)
+            gpr[GPR.index(name)] = value
+            cpu = replace(halt.cpu, gpr=tuple(gpr))
+        elif name in ("rip", "rflags"):
+            cpu = replace(halt.cpu, rip=value) if name == "rip" else replace(halt.cpu, rflags=value)
+        else:
+            raise UsageError(f"${name} cannot be set: {', '.join(GPR)}, rip and rflags can")
+        self._tell(f"set ${name} {value:#x}", registers={name: value})
+        if halt.pending is not None:
+            # Stand again before whatever access the instruction makes now, if it makes one.
+            self._again = halt.text
+            self._behind = replace(
+                halt, reason="completed", text="the instruction reaches no device now", pending=None
+            )
+            self.wants_halt = True
+            self._go(Retry(cpu))
+            await self.wait()
+        elif halt.reason == "completed":
+            self.halt = replace(halt, cpu=cpu)
+        else:
+            register = "eflags" if name == "rflags" else name
+            await self.session.target.change([SetRegister(register, value)])
+            self.halt = replace(halt, cpu=cpu)
+
+    # ---- devices
+
+    async def peek(self, physical: int, width: int) -> int:
+        """Read a device at a physical address; width in bytes. The guest does not see it."""
+        return await self._reach("read", physical, width, None) or 0
+
+    async def poke(self, physical: int, width: int, value: int) -> None:
+        """Write a device at a physical address."""
+        await self._reach("write", physical, width, value)
+
+    async def _reach(
+        self, direction: Direction, physical: int, width: int, value: int | None
+    ) -> int | None:
+        halt = self.stopped()
+        self._untouched("reach a device")
+        if width not in (1, 2, 4, 8):
+            raise UsageError(f"a device is reached with 1, 2, 4 or 8 bytes, not {width}")
+        if value is not None:
+            _check_fits(value, width, f"{width} bytes")
+        regions = self.session.view.regions
+        region = regions.find(physical)
+        if region is None:
+            raise UsageError(f"no device answers at physical {physical:#x}: `info devices`")
+        transfer = Transfer(
+            direction=direction,
+            linear=0,
+            physical=physical,
+            width=width,
+            value=value,
+            region=region,
+            traced=True,
+            ram=False,
+        )
+        waits = halt.reason in ("access", "completed")
+        answer = await self.session.reach(transfer, halt.space, waits=waits)
+        done = replace(transfer, value=answer) if direction == "read" else transfer
+        verb = "peek" if direction == "read" else "poke"
+        text = f"{verb} {region.name}+{physical - region.base:#x}"
+        self._tell(text if value is None else f"{text} {value:#x}", [memory_access(done)])
+        return answer
+
+    async def choose(self, choice: Choice, text: str) -> None:
+        """Trace these regions from here on; ``text`` is the command, for the trace."""
+        await self.session.choose(choice, self.stopped().space)
+        self._tell(text)
+
+    # ---- looking
+
+    def unwind(self) -> Stack:
+        """Return the functions under way where the guest stands."""
+        halt = self.stopped()
+        return self.session.unwind(halt.cpu, halt.space)
+
+    def symbol(self, linear: int) -> str | None:
+        """Return the name of a linear address with its offset."""
+        return self.session.names.lookup(linear, self.stopped().space)
+
+    def mark(self, text: str) -> None:
+        """Note something in the trace."""
+        self._tell(f"mark {text}")
+        self.session.mark(text)
+
+    def _tell(
+        self,
+        text: str,
+        accesses: Sequence[MemoryAccess] = (),
+        registers: Mapping[str, int] | None = None,
+    ) -> None:
+        self.session.publish(
+            UserRecord(
+                time_ns=self.session.view.time_ns,
+                vcpu=self.halt.vcpu if self.halt is not None else 0,
+                text=text,
+                accesses=list(accesses),
+                registers={name: hex(value) for name, value in (registers or {}).items()},
+            )
+        )
+
+    # ---- the session's side: tracer.session.loop.SessionOverseer
+
+    async def before(self, pending: Pending) -> Decision:
+        """Hold the guest before an access that is wanted."""
+        if self._skipping and pending.done:
+            return Skip()
+        why = self._why(pending)
+        if why is None:
+            return Go()
+        return await self._hold(_halt_at(pending, "access", why))
+
+    async def answered(self, pending: Pending) -> Go | Give:
+        """Hold the guest where the value that a device gave is wanted."""
+        why = self.breaks(pending, True)
+        if why is None:
+            return Go()
+        decision = await self._hold(_halt_at(pending, "answered", why))
+        return decision if isinstance(decision, Give) else Go()
+
+    async def completed(self, cpu: CpuState) -> CpuState:
+        """Hold the guest behind an instruction that was skipped or has been changed."""
+        why, self._behind = self._behind, None
+        if why is None:
+            return cpu
+        await self._hold(replace(why, cpu=cpu))
+        return self._cpu
+
+    async def halted(
+        self, reason: SessionReason, vcpu: int, registers: RegisterFile, space: AddressSpace
+    ) -> None:
+        """Hold the guest where no access waits."""
+        cpu = stopped(registers.values, await self.session.view.mode(registers["cs"], space))
+        words = {"interrupt": "interrupted", "fault": "the exception is delivered"}
+        text = words.get(reason, reason)
+        time_ns = self.session.view.time_ns
+        await self._hold(Halt(reason, text, None, cpu, space, vcpu, time_ns))
+
+    def expire(self) -> None:
+        """Hold the guest no longer: its time is over."""
+        if self._decision is not None and not self._decision.done():
+            self._decision.set_result(None)
+
+    def _why(self, pending: Pending) -> str | None:
+        # Why to hold the guest before this access, None to let it pass. A break counts its hits,
+        # so it is asked first.
+        found = self.breaks(pending, False)
+        again, self._again = self._again, None
+        if self._steps:
+            self._steps -= 1
+        if again is not None:
+            return again
+        if found is not None:
+            return found
+        if self.session.interrupting:
+            return "interrupted"
+        if self._until is not None and self._until[1](pending):
+            return self._until[0]
+        return "step" if self._stepping and not self._steps else None
+
+    async def _hold(self, halt: Halt) -> Decision:
+        self.session.interrupting = self.wants_halt = self._stepping = False
+        self._skipping, self._steps = False, 0
+        self._until, self._again, self._behind = None, None, None
+        self._decision = asyncio.get_running_loop().create_future()
+        self.halt = halt
+        self._enter("stopped")
+        for tell in self.on_halt:
+            tell(halt)
+        if self.session.expired:
+            self.expire()
+        decision = await self._decision
+        if decision is None:
+            raise await self.session.hung(halt.vcpu, halt.cpu, halt.space)
+        return decision
+
+
+def _check_fits(value: int, width: int, what: str) -> None:
+    if not 0 <= value < 1 << 8 * width:
+        raise UsageError(f"{value:#x} does not fit {what}")
+
+
+def _halt_at(pending: Pending, reason: Reason, text: str) -> Halt:
+    return Halt(
+        reason=reason,
+        text=text,
+        pending=pending,
+        cpu=pending.cpu,
+        space=pending.space,
+        vcpu=pending.vcpu,
+        time_ns=pending.time_ns,
+    )

@@ -1,0 +1,103 @@
+"""Limits to how long a run may take, and what becomes of one that takes longer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from tracer.errors import GuestHung, UsageError
+from tracer.session.loop import Session
+
+_BEAT = 0.1
+"""Seconds between two looks at the guest's clock."""
+
+_GRACE = 30.0
+"""Seconds in which a guest that is to end stops, and tells where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Say after how many seconds a run ends: of the host's time, and of the guest's."""
+
+    wall: float | None = None
+    guest: float | None = None
+
+
+class Watchdog:
+    """End what runs in a block when it takes longer than its limits.
+
+    The host's time counts from the block's begin, the guest's from its machine's. A session given
+    to :meth:`guard` ends by itself, and tells where its guest stands; where it does not, or there
+    is none, the block is cancelled and :exc:`GuestHung` raised behind it: ``error``, once that is
+    settled. A block with a ``person``, who looks at how the guest ended, goes on.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.person = False
+        self.error: GuestHung | None = None
+        self._limits = limits
+        self._session: Session | None = None
+        self._block: asyncio.Task[object] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._passed = False
+
+    def guard(self, session: Session) -> None:
+        """Have this session end by itself."""
+        self._session = session
+        if self._limits.guest is not None:
+            self._tasks.append(asyncio.create_task(self._watch_guest(session, self._limits.guest)))
+
+    async def __aenter__(self) -> Self:
+        self._block = asyncio.current_task()
+        if self._limits.wall is not None:
+            self._tasks.append(asyncio.create_task(self._watch_wall(self._limits.wall)))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self.error is not None and kind is asyncio.CancelledError:
+            raise self.error from None
+
+    async def _watch_wall(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._end(f"{seconds:g} s (--timeout)")
+
+    async def _watch_guest(self, session: Session, seconds: float) -> None:
+        while session.machine.tick() < seconds:
+            await asyncio.sleep(_BEAT)
+        await self._end(f"{seconds:g} s of its own time (--guest-timeout)")
+
+    async def _end(self, limit: str) -> None:
+        if self._passed:
+            return
+        self._passed = True
+        if self._session is None:
+            self.error = GuestHung(f"the guest had not been started after {limit}")
+        else:
+            self._session.expire(limit)
+            await asyncio.sleep(_GRACE)
+            if self.person:
+                return
+            self.error = self._session.given_up()
+        assert self._block is not None
+        self._block.cancel()
+
+
+def seconds(option: str, text: str) -> float:
+    """Return a number of seconds. Raises UsageError for what is none, or not above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError(f"{option} {text}: give a number of seconds above 0")
+    return value

@@ -1,0 +1,3 @@
+"""Text for people: what is printable, and colours."""
+
+__all__ = ("colour", "printable")

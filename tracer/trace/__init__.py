@@ -1,0 +1,25 @@
+"""The records of a run: written, read, named, chosen, folded, counted."""
+
+from __future__ import annotations
+
+from tracer.trace.record import Intercept
+
+__all__ = (
+    "Intercept",
+    "codec",
+    "flame",
+    "fold",
+    "layout",
+    "lines",
+    "loss",
+    "marker",
+    "mask",
+    "naming",
+    "objects",
+    "phase",
+    "reader",
+    "record",
+    "selection",
+    "summary",
+    "writer",
+)

@@ -1,0 +1,94 @@
+"""Trace records as lines of JSON and back, without a file in sight.
+
+Ref: docs/trace-format.md, RFC 8259 (JSON). A line ends in one ``\\n`` and holds one object; the
+member ``type`` says which. Unknown members are ignored and unknown types are handed back as
+:class:`Unknown`, so that an older vetrace reads what a newer one of the same version adds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from tracer.errors import TraceError
+from tracer.trace.record import FORMAT_VERSION, Header, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Stand for a whole record of a ``type`` this version does not know."""
+
+    type: str
+
+
+# What every line has in common. The version has no default: only a header must have one.
+class _Tag(msgspec.Struct):
+    type: str
+    version: int | None = None
+
+
+# What the decoder raises on bytes that are no JSON, or that nest without end.
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_KNOWN = frozenset({"region", "map", "stack", "mmio", "mark", "user", "lost", "end"})
+
+_encoder = msgspec.json.Encoder()
+_header_decoder = msgspec.json.Decoder(Header)
+_record_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+_tag_decoder = msgspec.json.Decoder(_Tag)
+
+
+def encode(record: Header | Record) -> bytes:
+    """Return the line for a record, with its newline."""
+    return _encoder.encode(record) + b"\n"
+
+
+def decode_header(line: bytes) -> Header:
+    """Return the header that a trace's first line holds.
+
+    Raise :exc:`TraceError` when the line opens no trace, or one in a newer format.
+    """
+    try:
+        tag = _tag_decoder.decode(line)
+    except _NOT_JSON as error:
+        raise TraceError(f"line 1: not a vetrace trace: {error}") from error
+    if tag.type != "header" or tag.version is None:
+        raise TraceError("line 1: not a vetrace trace: it does not begin with a header")
+    if tag.version > FORMAT_VERSION:
+        raise TraceError(
+            f"written in trace format {tag.version}, and this vetrace reads formats up to"
+            f" {FORMAT_VERSION}: read it with a newer vetrace"
+        )
+    try:
+        return _header_decoder.decode(line)
+    except _NOT_JSON as error:
+        raise TraceError(f"line 1: bad header: {error}") from error
+
+
+def decode(line: bytes, number: int) -> Record | Unknown:
+    """Return the record that line ``number`` (from 1) of a trace holds.
+
+    Raise :exc:`TraceError`, naming the line, when it is no record or one with a member missing,
+    of the wrong type or badly written.
+    """
+    try:
+        return _record_decoder.decode(line)
+    except msgspec.ValidationError as error:
+        unknown = _unknown_type(line)
+        if unknown is not None:
+            return Unknown(unknown)
+        raise TraceError(f"line {number}: bad record: {error}") from error
+    except _NOT_JSON as error:
+        raise TraceError(f"line {number}: not JSON: {error}") from error
+
+
+# The type of a record that a later minor version of the format may have added, or None. A second
+# header is no such thing: it is two traces in one file, which nothing could tell apart.
+def _unknown_type(line: bytes) -> str | None:
+    try:
+        tag = msgspec.json.decode(line)
+    except _NOT_JSON:
+        return None
+    name = tag.get("type") if isinstance(tag, dict) else None
+    return name if isinstance(name, str) and name not in _KNOWN | {"header"} else None

@@ -1,0 +1,82 @@
+"""The columns of an access line, and how wide they are; numbers as they stand in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracer.trace.record import Hex
+from tracer.x86.bus import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Give the columns of an access line; widths are in characters.
+
+    ``symbol``, ``text``, ``place`` and ``register`` are padded to their widths, and cut to them
+    when ``cut`` is set; a value then loses its leading zeros where ``value`` is too narrow for
+    them. The others have room for what they hold. A column of width 0 is left out. ``columns`` is
+    the width of a whole line, None for as wide as need be.
+    """
+
+    symbol: int
+    text: int
+    place: int
+    register: int
+    value: int
+    vcpu: bool
+    cut: bool
+    colour: bool = False
+    columns: int | None = None
+
+
+_TIME, _VCPU, _DIRECTION, _GAP = 10, 5, 3, 2
+
+
+_VALUE32, _VALUE64 = 10, 18
+
+
+# Per cent of what is left for call site, instruction, place and register.
+_SHARES, _NARROW = (27, 28, 23, 22), (36, 0, 32, 32)
+
+
+def layout(columns: int | None, colour: bool = False) -> Layout:
+    """Return the layout for a terminal ``columns`` wide, or for a file when that is None.
+
+    A file's lines are padded alike and never cut, so that nothing is lost to ``grep``. A narrow
+    terminal has no room for the instruction, and then for the vCPU.
+    """
+    if columns is None:
+        return Layout(
+            symbol=30, text=38, place=26, register=22, value=_VALUE64, vcpu=True, cut=False,
+            colour=colour,
+        )  # fmt: skip
+    vcpu = columns >= 120
+    value = _VALUE64 if columns >= 140 else _VALUE32
+    fixed = [_TIME, _DIRECTION, value, *([_VCPU] if vcpu else [])]
+    shares = _SHARES if columns >= 100 else _NARROW
+    gaps = _GAP * (len(fixed) + len([share for share in shares if share]) - 1)
+    room = max(columns - sum(fixed) - gaps, 24)
+    symbol, text, place, _ = (room * share // 100 for share in shares)
+    register = room - symbol - text - place
+    return Layout(
+        symbol=min(symbol, 40), text=min(text, 48), place=min(place, 32),
+        register=min(register, 28), value=value, vcpu=vcpu, cut=True, colour=colour,
+        columns=columns,
+    )  # fmt: skip
+
+
+UNCUT = layout(None)
+"""The layout for files and pipes."""
+
+
+def short(direction: Direction, width: int) -> str:
+    """Return an access's direction and width as a line has them: ``R4``, ``W?``, ``??``."""
+    return f"{_LETTERS[direction]}{width or '?'}"
+
+
+_LETTERS: dict[Direction, str] = {"read": "R", "write": "W", "unknown": "?"}
+
+
+def padded(value: Hex | None, width: int) -> str:
+    """Return a value of ``width`` bytes with all its digits, or ``?`` when it is not known."""
+    return "?" if value is None else f"0x{int(value, 16):0{2 * width}x}"

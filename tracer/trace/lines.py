@@ -1,0 +1,196 @@
+"""Device accesses as JSON objects and as lines of text.
+
+Nothing here knows a terminal: a :class:`Layout` says how wide a line may be and whether it may
+carry colours. A trace may come from anywhere, so what could steer a terminal is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tracer.devices.map import Named, RegisterMaps
+from tracer.text.colour import paint
+from tracer.text.printable import printable
+from tracer.trace.fold import Fold, Note
+from tracer.trace.layout import _DIRECTION, UNCUT, Layout, padded, short
+from tracer.trace.loss import Losses
+from tracer.trace.naming import Naming
+from tracer.trace.record import Hex, Intercept, LostRecord, Mark, MemoryAccess, UserRecord
+
+
+def access_lines(
+    record: Intercept, shape: Layout = UNCUT, naming: Naming | None = None
+) -> list[str]:
+    """Return one line of text for each device access of a record, in order."""
+    naming = naming or Naming(RegisterMaps())
+    return [
+        access_line(record, access, shape, naming.add(access))
+        for _, access in record.device_accesses()
+    ]
+
+
+def access_line(
+    record: Intercept, access: MemoryAccess, shape: Layout = UNCUT, named: Named | None = None
+) -> str:
+    """Return the line of text for one device access.
+
+    In order: guest time in seconds, vCPU, call site, instruction, region and offset, register,
+    ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value, and how a person
+    stepped in. The last takes its room from the other columns.
+    """
+    touched = _touch(access.device, access.skipped, access.width)
+    if touched and shape.cut:
+        shape = _narrowed(shape, len(touched) + 1)
+    cells = _cells(record, access, shape, named)
+    line = "  ".join(_painted(cell, style, shape.colour) for cell, style in cells).rstrip()
+    return f"{line} {touched}" if touched else line
+
+
+# Of an instruction the first word alone has a colour: operands are told by the other columns.
+def _painted(cell: str, style: str, colour: bool) -> str:
+    if style != "mnemonic":
+        return paint(cell, style, colour)
+    word, space, operands = cell.partition(" ")
+    return paint(word, style, colour) + space + operands
+
+
+# How a person stepped in at an access; nothing where none did.
+def _touch(device: Hex | None, skipped: bool, width: int) -> str:
+    if skipped:
+        return "(skipped)"
+    return "" if device is None else f"(device {padded(device, width)})"
+
+
+_LEAST = (("text", 0), ("symbol", 8), ("register", 0))
+
+
+def _narrowed(shape: Layout, surplus: int) -> Layout:
+    widths = {}
+    for name, least in _LEAST:
+        width = getattr(shape, name)
+        taken = max(min(surplus, width - least), 0)
+        widths[name], surplus = width - taken, surplus - taken
+    return replace(shape, **widths)
+
+
+def decoded_lines(access: MemoryAccess, named: Named | None, shape: Layout = UNCUT) -> list[str]:
+    """Return the bit fields of an access's value that are not 0, as lines to follow its own."""
+    if named is None or access.value is None:
+        return []
+    return _below(named.describe(int(access.value, 16)), shape)
+
+
+def change_lines(
+    access: MemoryAccess, named: Named | None, before: int, shape: Layout = UNCUT
+) -> list[str]:
+    """Return the bit fields that differ from the value ``before``, as lines to follow its own."""
+    if named is None or access.value is None:
+        return []
+    return _below(named.changes(before, int(access.value, 16)), shape)
+
+
+# What belongs to the line above, wrapped where lines have a width.
+def _below(text: str, shape: Layout) -> list[str]:
+    head = f"{'':10}  ↳ "
+    room = max((shape.columns or 1 << 16) - len(head), 20)
+    lines = textwrap.wrap(printable(text), room, break_on_hyphens=False)
+    return [f"{' ' * len(head) if number else head}{line}" for number, line in enumerate(lines)]
+
+
+def _cells(
+    record: Intercept, access: MemoryAccess, shape: Layout, named: Named | None
+) -> Iterator[tuple[str, str]]:
+    yield f"{record.time_ns / 1e9:10.6f}", "time"
+    if shape.vcpu:
+        yield f"vcpu{record.vcpu}", ""
+    text = printable(record.text)
+    if shape.cut and len(text) > shape.text:
+        text = _terse(text)
+    yield _fit(printable(record.symbol or record.rip), shape.symbol, shape), "symbol"
+    if shape.text:
+        yield _fit(text, shape.text, shape), "mnemonic"
+    yield _fit(place(access), shape.place, shape), "place"
+    yield _fit(named.text if named is not None else "", shape.register, shape), "register"
+    stepped = "~" if record.via == "stepped" else ""
+    yield f"{short(access.direction, access.width) + stepped:<{_DIRECTION}}", access.direction
+    value = padded(access.value, access.width)
+    if access.value and shape.cut and len(value) > shape.value:
+        value = access.value
+    yield value, "value"
+
+
+def fold_line(fold: Fold) -> str:
+    """Return the line that follows the first turns of a loop: how often, how long, to what end."""
+    count = len(fold.first)
+    what = "" if count == 1 else f"{count} lines, "
+    reads = [event.access for event in fold.last if event.access.direction == "read"]
+    last = ", ".join(padded(access.value, access.width) for access in reads)
+    read = f", last read {last}" if reads else ""
+    times = f"{fold.turns:,} {'more ' if fold.more else ''}{'time' if fold.turns == 1 else 'times'}"
+    return f"{'':10}  ↑ {what}{times} in {fold.duration_ns / 1e9:.6f} s{read}"
+
+
+def phase_line(phase: str | None) -> str:
+    """Return the line that heads the accesses of a phase of the boot."""
+    return f"── {printable(phase or 'unknown phase')} ──"
+
+
+def note_line(note: Note) -> str:
+    """Return the line that tells what stands between accesses."""
+    match note:
+        case UserRecord():
+            return user_line(note)
+        case Mark():
+            return mark_line(note.text)
+        case LostRecord():
+            losses = Losses()
+            losses.add(note)
+            whose = "" if note.vcpu is None else f" by CPU {note.vcpu}"
+            return f"── {losses.words}{whose} ──"
+
+
+def mark_line(text: str) -> str:
+    """Return the line that tells of a marker."""
+    return f"── mark: {printable(text)} ──"
+
+
+def user_line(record: UserRecord) -> str:
+    """Return the line that tells what a person did: the command, and what it read."""
+    values = [padded(a.value, a.width) for a in record.accesses if a.direction == "read"]
+    read = f" → {', '.join(values)}" if values else ""
+    return f"── user: {printable(record.text)}{read} ──"
+
+
+def place(access: MemoryAccess) -> str:
+    """Return the region and offset of a device access: ``nvme+0x1c``.
+
+    Of one whose extent alone is known, both ends: ``nvme+0x0..0x1ff``.
+    """
+    told = f"{printable(access.region or '')}+{access.offset or '?'}"
+    if access.extent is None or access.offset is None:
+        return told
+    return f"{told}..{int(access.offset, 16) + access.extent - 1:#x}"
+
+
+# Pad to a column. What is too long keeps its end: an offset tells more than a prefix does.
+def _fit(cell: str, width: int, shape: Layout) -> str:
+    if not shape.cut or len(cell) <= width:
+        return cell.ljust(width)
+    head, plus, offset = cell.rpartition("+")
+    tail = plus + offset if head and "[" not in cell else ""
+    keep = max(width - len(tail) - 1, 0)
+    return f"{cell[:keep]}…{tail}"[:width].ljust(width)
+
+
+_SIZE = re.compile(r"\b\w+ ptr ")
+
+
+_GAPS = re.compile(r" ([-+*]) ")
+
+
+# Leave out of an instruction what the other columns of its line tell anyway.
+def _terse(text: str) -> str:
+    return _GAPS.sub(r"\1", _SIZE.sub("", text))

@@ -1,0 +1,132 @@
+"""Name what the accesses of a run touch, following what its windows show.
+
+Most places have one name, which is found once and then looked up. What a window shows depends on
+bytes that the guest has read or written before; these are kept, for the few that matter.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tracer.devices.map import Named, RegisterMap, RegisterMaps
+from tracer.trace.record import MemoryAccess, Record, RegionRecord
+from tracer.x86.bus import Direction
+
+# Stands for a place whose name has to be worked out.
+_ASK: Final = Named("", ())
+
+
+class Naming:
+    """Follow a run and name its accesses; memory grows with the places accessed, not with time."""
+
+    def __init__(self, maps: RegisterMaps) -> None:
+        self._maps = maps
+        self._regions: dict[str, _Region | None] = {}
+        # What `add` has found that can never change, by region, offset and width as recorded.
+        self._fixed: dict[tuple[str | None, str | None, int], Named | None] = {}
+
+    def learn(self, record: Record) -> None:
+        """Take QEMU's name and the device's from the record that announces a region."""
+        if isinstance(record, RegionRecord):
+            region = record.region
+            known = self._regions.get(region.name)
+            found = self._maps.of_region(region.name, region.qemu_name, region.device)
+            if (None if known is None else known.map) is not found:
+                self._regions[region.name] = None if found is None else _Region(found)
+                self._fixed.clear()
+
+    def map_of(self, region: str) -> RegisterMap | None:
+        """Return the map of a region, or None where there is none."""
+        found = self._region(region)
+        return None if found is None else found.map
+
+    def name(self, region: str, offset: int, width: int) -> Named | None:
+        """Return what ``width`` bytes at an offset of a region are called now, or None."""
+        found = self._region(region)
+        return None if found is None else found.name(offset, width)
+
+    def note(
+        self, region: str, offset: int, direction: Direction, width: int, value: int | None
+    ) -> None:
+        """Take notice of an access that was made; a value of None is not known."""
+        found = self._region(region)
+        if found is not None:
+            found.note(offset, width, value)
+
+    def add(self, access: MemoryAccess) -> Named | None:
+        """Name an access, and take notice of it."""
+        key = access.region, access.offset, access.span
+        named = self._fixed.get(key, _ASK)
+        return named if named is not _ASK else self._add(access)
+
+    def _add(self, access: MemoryAccess) -> Named | None:
+        if access.region is None or access.offset is None:
+            return None
+        found = self._region(access.region)
+        if found is None:
+            return None
+        offset, width = int(access.offset, 16), access.span
+        named = found.name(offset, width)
+        if found.is_fixed(offset, width):
+            self._fixed[access.region, access.offset, width] = named
+        else:
+            found.note(offset, width, None if access.value is None else int(access.value, 16))
+        return named
+
+    def _region(self, name: str) -> _Region | None:
+        if name not in self._regions:
+            found = self._maps.of_region(name)
+            self._regions[name] = None if found is None else _Region(found)
+        return self._regions[name]
+
+
+class _Region:
+    # One region: the bytes last seen where they matter, and the names found so far.
+
+    def __init__(self, found: RegisterMap) -> None:
+        self.map = found
+        self._seen: dict[int, int] = {}
+        self._watched: dict[tuple[int, int], bool] = {}
+        # By place: the offsets whose bytes its name depends on. By place and those: the name.
+        self._depends: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._names: dict[tuple[int, ...], Named | None] = {}
+
+    def is_fixed(self, offset: int, width: int) -> bool:
+        # Whether a place has the same name always, and an access to it changes no other's.
+        return not self._depends[offset, width] and not self._watches(offset, width)
+
+    def name(self, offset: int, width: int) -> Named | None:
+        depends = self._depends.get((offset, width))
+        if depends is not None:
+            key = (offset, width, *[self._seen.get(place, -1) for place in depends])
+            if key in self._names:
+                return self._names[key]
+        return self._find(offset, width)
+
+    def _find(self, offset: int, width: int) -> Named | None:
+        asked = dict.fromkeys(self._depends.get((offset, width), ()))
+
+        def state(place: int) -> int | None:
+            asked[place] = None
+            return self._seen.get(place)
+
+        named = self.map.lookup(offset, width, state)
+        self._depends[offset, width] = tuple(asked)
+        key = (offset, width, *[self._seen.get(place, -1) for place in asked])
+        self._names[key] = named
+        return named
+
+    def note(self, offset: int, width: int, value: int | None) -> None:
+        if not self._watches(offset, width):
+            return
+        for byte in range(width):
+            if value is None:
+                self._seen.pop(offset + byte, None)
+            else:
+                self._seen[offset + byte] = value >> 8 * byte & 0xFF
+
+    def _watches(self, offset: int, width: int) -> bool:
+        place = offset, width
+        if place not in self._watched:
+            self._watched[place] = self.map.watches(offset, width)
+        return self._watched[place]

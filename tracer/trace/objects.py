@@ -1,0 +1,69 @@
+"""Device accesses as JSON-ready objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tracer.devices.map import Named, RegisterMaps
+from tracer.trace.naming import Naming
+from tracer.trace.record import Intercept, MemoryAccess
+
+
+def access_objects(record: Intercept, naming: Naming | None = None) -> list[dict[str, Any]]:
+    """Return one JSON-ready object for each device access of a record, in order.
+
+    ``type`` tells them from the other objects that may come in the same output.
+    ``address`` is physical and ``rip`` linear; ``width`` is in bytes; numbers that may exceed
+    2^53 are hex strings. ``value`` is None where a natively stepped instruction hid it.
+    ``register`` is the name that ``naming`` finds, None without one, and ``fields`` has the numbers
+    of its bit fields. ``tdvmcall`` and ``ghcb`` are what the access would become in a confidential
+    guest, None where the trace does not tell. ``device`` is what the device gave or got where a
+    person changed that, None elsewhere; ``skipped`` tells that it was left out.
+    """
+    naming = naming or Naming(RegisterMaps())
+    return [
+        access_object(record, seq, access, naming.add(access))
+        for seq, access in record.device_accesses()
+    ]
+
+
+def access_object(
+    record: Intercept, seq: int, access: MemoryAccess, named: Named | None = None
+) -> dict[str, Any]:
+    """Return the JSON-ready object for device access number ``seq``: see :func:`access_objects`."""
+    return {
+        "type": "access",
+        "seq": seq,
+        "time_ns": record.time_ns,
+        "vcpu": record.vcpu,
+        "rip": record.rip,
+        "symbol": record.symbol,
+        "bytes": record.code,
+        "text": record.text,
+        "region": access.region,
+        "offset": access.offset,
+        "register": named.text if named is not None else None,
+        "address": access.physical,
+        "width": access.width,
+        "extent": access.extent,
+        "direction": access.direction,
+        "value": access.value,
+        "fields": _field_numbers(access, named),
+        "via": record.via,
+        "tdvmcall": msgspec.to_builtins(access.tdvmcall),
+        "ghcb": msgspec.to_builtins(access.ghcb),
+        "device": access.device,
+        "skipped": access.skipped,
+    }
+
+
+# A field too wide for a JSON number is a hex string, whatever its value.
+def _field_numbers(access: MemoryAccess, named: Named | None) -> dict[str, int | str]:
+    if named is None or access.value is None:
+        return {}
+    return {
+        name: number if bits <= 53 else hex(number)
+        for name, bits, number in named.numbers(int(access.value, 16))
+    }

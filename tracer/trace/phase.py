@@ -1,0 +1,60 @@
+"""Tell in which phase of the boot a record was made, as far as a trace shows it.
+
+A phase is how far the boot had got, or what a thread of the kernel did beside it.
+A mark that begins with ``phase: `` names the phase from there on. Without such marks there are:
+``decompressor``, code in the lower half of the address space before any of the kernel's own;
+``early``, until the first mapping by ``ioremap_page_range``, for which the kernel's own page
+allocator must run (before it there are fixed mappings alone); ``kernel``; and ``user space``, once
+code at privilege level 3 has made an access itself.
+
+A log that was imported tells nothing of these: there a phase is what follows a marker, and has its
+text as its name.
+
+Ref: Linux, Documentation/arch/x86/x86_64/mm.rst (the kernel has the upper half).
+"""
+
+from __future__ import annotations
+
+from tracer.trace.marker import PHASE, names_stretch
+from tracer.trace.record import Intercept, MapRecord, Mark, Record
+
+DECOMPRESSOR, EARLY, KERNEL, USER = "decompressor", "early", "kernel", "user space"
+
+PHASES = (DECOMPRESSOR, EARLY, KERNEL, USER)
+"""The phases that have no mark: any trace may have them."""
+
+_UPPER_HALF = 1 << 47
+
+
+class PhaseTracker:
+    """Follow the records of a trace; ``phase`` is that of the last one, None while unknown."""
+
+    def __init__(self) -> None:
+        self.phase: str | None = None
+        self._marked = False
+        self._marker: str | None = None
+
+    def add(self, record: Record) -> str | None:
+        """Take the next record; return its phase."""
+        if isinstance(record, Mark):
+            if record.text.startswith(PHASE):
+                self.phase, self._marked = record.text[len(PHASE) :], True
+            elif names_stretch(record):
+                self._marker = record.text
+        elif self._marked:
+            pass
+        elif isinstance(record, MapRecord):
+            if record.by.startswith("ioremap"):
+                self.phase = KERNEL if self.phase in (None, DECOMPRESSOR, EARLY) else self.phase
+        elif isinstance(record, Intercept):
+            self.phase = self._of(record)
+        return self.phase
+
+    def _of(self, record: Intercept) -> str | None:
+        if record.imported:
+            return self._marker
+        if record.cpl == 3:
+            return USER
+        if self.phase in (None, DECOMPRESSOR):
+            return DECOMPRESSOR if int(record.rip, 16) < _UPPER_HALF else EARLY
+        return self.phase

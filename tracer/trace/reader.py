@@ -1,0 +1,215 @@
+"""Read a trace as a stream, up to the last whole record there is."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import zstandard
+
+from tracer.errors import TraceError
+from tracer.host.textfile import STANDARD
+from tracer.trace import codec
+from tracer.trace.record import End, Record
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
+_LONGEST_LINE = 1 << 24
+_CHUNK = 1 << 16
+_MOST_UNKNOWN = 16  # types told apart, so that no file can fill the memory with them
+_LONGEST_NAME = 40
+_TURN = 256  # lines
+
+
+class TraceReader:
+    """Iterate over the records of a trace file, holding one record at a time.
+
+    The string ``-`` is standard input; ``name`` is what to call the file. ``header`` is there at
+    once. ``unknown`` counts, by type, records that this version skips.
+    ``damage`` says in words what is missing from the file, or is None; like ``end``, the trace's
+    last record, it is settled when iteration has ended. ``watch`` is called now and then meanwhile.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the trace at ``path`` and read its header.
+
+        Raise :exc:`TraceError` when there is no such file, it is no trace, or its format is newer
+        than this vetrace.
+        """
+        # No Path: that is a file of this name.
+        self._is_standard = path == STANDARD
+        self.name = "standard input" if self._is_standard else str(path)
+        self.unknown: Counter[str] = Counter()
+        self.damage: str | None = None
+        self.end: End | None = None
+        self.records = 0
+        self.watch: Callable[[], None] = lambda: None
+        self._number = 0  # of the last whole line
+        try:
+            self._raw = self._opened(path)
+        except OSError as error:
+            raise TraceError(f"cannot read trace {self.name}: {error.strerror}") from error
+        try:
+            self._lines = _lines(self._raw)
+            line = self._line()
+            if not line.endswith(b"\n"):
+                raise TraceError(f"line 1: {'cut inside its header' if line else 'empty'}")
+            self.header = codec.decode_header(line)
+        except TraceError as error:
+            self.close()
+            raise TraceError(f"{self.name}: {error}") from error
+
+    def _opened(self, path: Path | str) -> io.BufferedReader:
+        if self._is_standard:
+            return cast(io.BufferedReader, sys.stdin.buffer)
+        return Path(path).open("rb")
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield each record once, in file order.
+
+        Raise :exc:`TraceError`, naming file and line, at a whole line that is no record, and where
+        compressed data were changed: what was cut off is missing, what was changed is wrong.
+        """
+        with self.named():
+            yield from self._records()
+
+    def _records(self) -> Iterator[Record]:
+        for number, line in self._whole_lines():
+            record = codec.decode(line, number)
+            if isinstance(record, codec.Unknown):
+                self.skipped(record.type)
+                continue
+            self.records += 1
+            self.end = record if isinstance(record, End) else None
+            yield record
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each whole line after the header with its number: records for others to decode.
+
+        ``end`` and ``damage`` are settled as by iteration; ``records`` and ``unknown`` are not:
+        tell :meth:`skipped`.
+        """
+        with self.named():
+            yield from self._whole_lines()
+
+    def skipped(self, kind: str, times: int = 1) -> None:
+        """Count records of a type that this version skips."""
+        kind = kind[:_LONGEST_NAME]
+        known = kind in self.unknown or len(self.unknown) < _MOST_UNKNOWN
+        self.unknown[kind if known else "…"] += times
+
+    def _whole_lines(self) -> Iterator[tuple[int, bytes]]:
+        last = b""
+        while (line := self._line()).endswith(b"\n"):
+            last = line
+            if self._number % _TURN == 0:
+                self.watch()
+            yield self._number, line
+        if line:
+            self.damage = (
+                f"the file is cut after line {self._number}:"
+                f" {len(line)} bytes of an unfinished record are left out"
+            )
+        elif not self._ended(last):
+            self.damage = (
+                f"there is no end record after line {self._number}:"
+                " the run was killed or is still going"
+            )
+
+    def _ended(self, last: bytes) -> bool:
+        if self.end is None and last:
+            with contextlib.suppress(TraceError):
+                record = codec.decode(last, 0)
+                self.end = record if isinstance(record, End) else None
+        return self.end is not None
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Name the file in each :exc:`TraceError` that the block raises."""
+        try:
+            yield
+        except TraceError as error:
+            raise TraceError(f"{self.name}: {error}") from error
+
+    def progress(self) -> tuple[int, int] | None:
+        """Return how many bytes of the file have been read, and its size; None for a pipe."""
+        if not self._raw.seekable():
+            return None
+        return self._raw.tell(), os.fstat(self._raw.fileno()).st_size
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if not self._is_standard:
+            self._raw.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # The next line with its newline; without one at the end of a cut file; empty at the end.
+    def _line(self) -> bytes:
+        try:
+            line = next(self._lines, b"")
+        except zstandard.ZstdError as error:
+            raise TraceError(
+                f"line {self._number + 1}: the compressed data is damaged: {error}"
+            ) from error
+        except OSError as error:
+            raise TraceError(f"cannot be read: {error.strerror}") from error
+        if len(line) >= _LONGEST_LINE:
+            raise TraceError(
+                f"line {self._number + 1}: over {_LONGEST_LINE >> 20} MiB without an end: no record"
+            )
+        self._number += line.endswith(b"\n")
+        return line
+
+
+# Go by the content: a compressed trace may have been renamed.
+def _lines(raw: io.BufferedReader) -> Iterator[bytes]:
+    if raw.peek(4)[:4] != _ZSTD_MAGIC:
+        yield from iter(partial(raw.readline, _LONGEST_LINE), b"")
+        return
+    rest = bytearray()  # of a line: it grows in place, so that a bomb costs no more than its bytes
+    for chunk in _unpacked(raw):
+        *whole, last = chunk.split(b"\n")
+        for line in whole:
+            yield bytes(rest) + line + b"\n"
+            rest.clear()
+        rest += last
+        if len(rest) >= _LONGEST_LINE:
+            break
+    if rest:
+        yield bytes(rest)
+
+
+# All that can be decompressed. An error takes the whole chunk with it that it is found in, so that
+# chunk is then gone through again up to the very byte.
+def _unpacked(raw: io.BufferedReader) -> Iterator[bytes]:
+    unpack = zstandard.ZstdDecompressor().stream_reader
+    frames, chunks = unpack(raw, read_across_frames=True), 0
+    try:
+        while chunk := frames.read(_CHUNK):
+            chunks += 1
+            yield chunk
+    except zstandard.ZstdError:
+        if not raw.seekable():
+            raise
+        raw.seek(0)
+        frames = unpack(raw, read_across_frames=True)
+        for _ in range(chunks):
+            frames.read(_CHUNK)
+        yield from iter(partial(frames.read, 1), b"")

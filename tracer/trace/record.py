@@ -1,0 +1,302 @@
+"""Trace records: what one run saw and did, a JSON object a line.
+
+``docs/trace-format.md`` is the contract; this module is its only implementation. Addresses,
+register values and data are hex strings in the file because a JSON number loses bits above 2^53.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from tracer.x86.bus import Direction
+
+FORMAT_VERSION = 1
+
+
+Hex = Annotated[str, msgspec.Meta(pattern=r"^0x(0|[1-9a-f][0-9a-f]*)$")]
+"""A number as ``0x`` and lower-case hex digits, without leading zeros: what :func:`hex` gives."""
+
+
+Code = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*$")]
+"""Bytes as pairs of lower-case hex digits, lowest address first; none where they are not known."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A number of things, or of nanoseconds."""
+
+
+Width = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
+"""Bytes of one access; 0 where they are not known, only the :data:`Extent` that they lie in."""
+
+
+Extent = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+"""Bytes within which accesses were made that are not known one by one."""
+
+
+Via = Literal["emulated", "stepped"]
+"""How an access was carried out: by the emulator, or by the vCPU in a native step."""
+
+
+class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Describe one physical region: ``start`` and ``end`` (inclusive) are physical addresses.
+
+    ``within`` names the devices that ``device`` is a part of, the nearest first, ``types`` QEMU's
+    types of all of these that no device is called by.
+    """
+
+    name: str
+    start: Hex
+    end: Hex
+    qemu_name: str
+    device: str
+    traced: bool
+    within: list[str] = []
+    types: list[str] = []
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Return every name that stands for a device which the region belongs to."""
+        return (self.device, *self.within, *self.types)
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="type"):
+    """Open a trace: the format's version, and what ran."""
+
+    version: int
+    tool: str
+    created: str
+    clock: Literal["icount", "realtime"]
+    kernel: str
+    kernel_sha256: str
+    command_line: str
+    memory: int
+    vcpus: int
+    qemu: str
+    gdb: str
+    qemu_args: list[str]
+
+
+class RegionRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="region", tag_field="type", omit_defaults=True
+):
+    """Announce a physical region the first time it is known, or when it moved."""
+
+    time_ns: Count
+    region: RegionInfo
+
+
+class MapRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="map", tag_field="type", omit_defaults=True
+):
+    """Tell that the guest mapped ``size`` bytes of a traced region.
+
+    ``id`` is the number that a log gave the mapping, in a trace that was imported.
+    """
+
+    time_ns: Count
+    linear: Hex
+    physical: Hex
+    size: Count
+    regions: list[str]
+    by: str
+    id: Count | None = None
+
+
+class TdVmcallInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Hold the registers a TDX guest hands to its host; ``r15`` is absent when not known."""
+
+    rax: Hex
+    rcx: Hex
+    r10: Hex
+    r11: Hex
+    r12: Hex
+    r13: Hex
+    r14: Hex
+    r15: Hex | None = None
+
+
+class TdVmcallOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Hold the registers that come back; ``r11`` is what was read, R12 to R15 are as handed in."""
+
+    rax: Hex
+    r10: Hex
+    r11: Hex | None = None
+
+
+class TdVmcall(msgspec.Struct, frozen=True, rename={"input": "in", "output": "out"}):
+    """Tell the TDX hypercall that a device access would become."""
+
+    input: TdVmcallInput
+    output: TdVmcallOutput
+
+
+class GhcbExit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Tell the SEV-ES exit that a device access would become; ``buffer`` is the data as bytes."""
+
+    exit_code: Hex
+    info1: Hex
+    info2: Hex
+    buffer: Code | None = None
+
+
+class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Record one access of an instruction, to a device (``region`` set) or to guest RAM.
+
+    ``width`` is in bytes. ``value`` is absent when a natively stepped instruction hid it. Where it
+    is hidden which bytes were accessed, ``width`` is 0 and ``extent`` tells within how many from
+    the address on there were any number of accesses in this direction, of any width.
+    ``offset`` is relative to the start of the region. ``tdvmcall`` and ``ghcb`` tell the hypercall
+    that a device access would become in a confidential guest. Where a person stepped in, ``value``
+    is still what the instruction read or wrote; ``device`` is what the device gave or got in its
+    place, and ``skipped`` says that the access never reached it.
+    """
+
+    direction: Direction
+    width: Width
+    linear: Hex
+    physical: Hex
+    value: Hex | None = None
+    region: str | None = None
+    offset: Hex | None = None
+    tdvmcall: TdVmcall | None = None
+    ghcb: GhcbExit | None = None
+    device: Hex | None = None
+    skipped: bool = False
+    extent: Extent | None = None
+
+    @property
+    def span(self) -> int:
+        """Return how many bytes from the address on the access may have touched."""
+        return self.width or self.extent or 1
+
+
+class Intercept(
+    msgspec.Struct, frozen=True, kw_only=True, tag="mmio", tag_field="type", omit_defaults=True
+):
+    """Record one execution of an instruction that touched a traced region.
+
+    One iteration of a REP instruction is one execution. ``seq`` numbers the first device access
+    of the record; further device accesses of the same record count on from it, so that every
+    device access of a trace has a number of its own. ``before`` holds RFLAGS and the sixteen
+    general-purpose registers; ``after`` only what changed. ``code`` is hex without ``0x``.
+    ``stack`` is the ``id`` of a :class:`StackRecord` before it.
+    """
+
+    seq: Count
+    time_ns: Count
+    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+    cpl: Annotated[int, msgspec.Meta(ge=0, le=3)]
+    mode: Literal[16, 32, 64]
+    rip: Hex
+    symbol: str | None = None
+    code: Code
+    text: str
+    cr2: Hex
+    error_code: Hex
+    via: Via
+    accesses: list[MemoryAccess]
+    before: dict[str, Hex]
+    after: dict[str, Hex]
+    note: str | None = None
+    stack: Count | None = None
+
+    def device_accesses(self) -> list[tuple[int, MemoryAccess]]:
+        """Return the accesses that reached a device, each with the number it has in the trace."""
+        reached = (access for access in self.accesses if access.region is not None)
+        return list(enumerate(reached, self.seq))
+
+    @property
+    def imported(self) -> bool:
+        """Tell whether the record is from a log, which has neither code nor registers."""
+        return not self.code and not self.before
+
+
+BY_FRAME_POINTERS = "by frame pointers"
+"""How a stack was made that may lack the caller of a function without a frame."""
+
+
+class StackFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Name a function under way: where it goes on, a linear address, and what is there."""
+
+    rip: Hex
+    symbol: str | None = None
+
+
+class StackRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="stack", tag_field="type", omit_defaults=True
+):
+    """Tell which kernel functions called each other, the innermost first.
+
+    ``lost`` says in words why the outermost ones are missing. ``by`` is absent where ORC tables
+    tell every caller.
+    """
+
+    time_ns: Count
+    id: Count
+    frames: list[StackFrame]
+    lost: str | None = None
+    by: str | None = None
+
+
+class Mark(
+    msgspec.Struct, frozen=True, kw_only=True, tag="mark", tag_field="type", omit_defaults=True
+):
+    """Note a moment of the run in words: kernel entry, a user's mark."""
+
+    time_ns: Count
+    text: str
+    qemu_log_offset: int | None = None
+    qemu_log_from: int | None = None
+
+
+class UserRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="user", tag_field="type", omit_defaults=True
+):
+    """Tell what the person at the prompt did to the guest: ``text`` is the command.
+
+    ``accesses`` are those that the debugger made for it, at no linear address (0). ``registers``
+    holds what was set.
+    """
+
+    time_ns: Count
+    text: str
+    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)] = 0
+    accesses: list[MemoryAccess] = []
+    registers: dict[str, Hex] = {}
+
+
+class LostRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="lost", tag_field="type", omit_defaults=True
+):
+    """Tell that records are missing here, in a log that was imported: its writer lost events.
+
+    ``count`` is how many, ``vcpu`` whose they were; each is absent where the log does not say.
+    """
+
+    time_ns: Count
+    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)] | None = None
+    count: Count | None = None
+
+
+RELEASED = "detach"
+"""The text of the record after which a guest runs on without being traced."""
+
+
+class End(
+    msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field="type", omit_defaults=True
+):
+    """Close a trace: how the run ended and what was counted.
+
+    ``outcome`` is ``poweroff``, ``interrupted``, or the error in words. ``counts`` has at least
+    ``accesses``, ``intercepts``, ``emulated``, ``stepped``, ``stops`` and ``hooks``.
+    """
+
+    time_ns: Count
+    outcome: str
+    counts: dict[str, int]
+
+
+Record = RegionRecord | MapRecord | StackRecord | Intercept | Mark | UserRecord | LostRecord | End
+"""Everything that may follow the header."""

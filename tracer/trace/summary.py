@@ -1,0 +1,269 @@
+"""Count what a trace holds: per region, register, call site, instruction form and phase."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+from tracer.devices.map import Named
+from tracer.trace.loss import Losses
+from tracer.trace.marker import is_marker
+from tracer.trace.record import (
+    End,
+    Intercept,
+    LostRecord,
+    Mark,
+    MemoryAccess,
+    Record,
+    RegionRecord,
+    UserRecord,
+)
+
+Names = TypeVar("Names", bound=tuple[str, ...])
+
+
+@dataclass(slots=True)
+class RegionCount:
+    """Count the device accesses to one region; ``sites`` holds the call sites they came from.
+
+    ``unknown`` are those of which it is not known whether they read or write.
+    """
+
+    reads: int = 0
+    writes: int = 0
+    unknown: int = 0
+    stepped: int = 0
+    sites: set[str] = field(default_factory=set)
+
+    @property
+    def accesses(self) -> int:
+        """Return how many device accesses there were."""
+        return self.reads + self.writes + self.unknown
+
+    @property
+    def emulated(self) -> int:
+        """Return how many device accesses the emulator made."""
+        return self.accesses - self.stepped
+
+
+class Summary:
+    """Count records as they come, in memory that does not grow with their number.
+
+    ``regions`` holds every traced region announced, accessed or not. ``sites`` counts device
+    accesses by call site and region, ``registers`` by region, offset and the name of the register,
+    empty where it has none, ``phases`` by phase of the boot and region where the phase is known;
+    ``forms`` counts intercepts by instruction form and by how they were carried out. A call site is
+    a symbol with offset, or else a linear address. ``user_actions`` is how often a person did
+    something to the guest, ``markers`` how many there are for a reader, ``losses`` what a log lost,
+    ``valueless`` how many device accesses there are of unknown value.
+    """
+
+    def __init__(self) -> None:
+        self.intercepts = 0
+        self.stepped_intercepts = 0
+        self.user_actions = 0
+        self.markers = 0
+        self.valueless = 0
+        self.losses = Losses()
+        self.regions: dict[str, RegionCount] = {}
+        self.sites: Counter[tuple[str, str]] = Counter()
+        self.forms: Counter[tuple[str, str]] = Counter()
+        self.registers: Counter[tuple[str, str, str]] = Counter()
+        self.phases: Counter[tuple[str, str]] = Counter()
+        self.end: End | None = None
+        self._form_of: dict[tuple[str, tuple[tuple[str, int], ...]], str] = {}
+
+    @property
+    def accesses(self) -> int:
+        """Return how many device accesses there were."""
+        return sum(count.accesses for count in self.regions.values())
+
+    @property
+    def emulated(self) -> int:
+        """Return how many device accesses the emulator made."""
+        return sum(count.emulated for count in self.regions.values())
+
+    @property
+    def stepped(self) -> int:
+        """Return how many device accesses a vCPU made in a native step."""
+        return sum(count.stepped for count in self.regions.values())
+
+    def add(
+        self,
+        record: Record,
+        wanted: Sequence[tuple[int, MemoryAccess]] | None = None,
+        phase: str | None = None,
+        named: Sequence[Named | None] = (),
+    ) -> None:
+        """Count one record; of its device accesses only those ``wanted``, all when that is None.
+
+        ``named`` are the registers of these accesses, as far as they are known. An intercept none
+        of whose accesses is wanted is not counted.
+        """
+        match record:
+            case Intercept():
+                accesses = record.device_accesses() if wanted is None else wanted
+                if accesses or wanted is None:
+                    self._add_intercept(record, accesses, phase, named)
+            case RegionRecord() if record.region.traced:
+                self.regions.setdefault(record.region.name, RegionCount())
+            case UserRecord():
+                self.user_actions += 1
+            case Mark():
+                self.markers += is_marker(record)
+            case LostRecord():
+                self.losses.add(record)
+            case End():
+                self.end = record
+            case _:
+                pass
+
+    def _add_intercept(
+        self,
+        record: Intercept,
+        accesses: Sequence[tuple[int, MemoryAccess]],
+        phase: str | None,
+        named: Sequence[Named | None],
+    ) -> None:
+        self.intercepts += 1
+        self.stepped_intercepts += record.via == "stepped"
+        self.forms[self._form(record), record.via] += 1
+        site = record.symbol or record.rip
+        for (_, access), register in zip_longest(accesses, named[: len(accesses)]):
+            region = access.region or ""
+            count = self.regions.setdefault(region, RegionCount())
+            match access.direction:
+                case "read":
+                    count.reads += 1
+                case "write":
+                    count.writes += 1
+                case "unknown":
+                    count.unknown += 1
+            count.stepped += record.via == "stepped"
+            self.valueless += access.value is None
+            count.sites.add(site)
+            self.sites[site, region] += 1
+            name = register.text if register is not None else ""
+            self.registers[region, access.offset or "?", name] += 1
+            if phase is not None:
+                self.phases[phase, region] += 1
+
+    # A trace has millions of intercepts and a few dozen instructions: read each text once.
+    def _form(self, record: Intercept) -> str:
+        shape = tuple((access.direction, access.width) for access in record.accesses)
+        key = record.text, shape
+        if key not in self._form_of:
+            self._form_of[key] = instruction_form(record.text, record.accesses)
+        return self._form_of[key]
+
+
+def ranked(counts: Counter[Names]) -> list[tuple[Names, int]]:
+    """Return counts with the highest first, and equal ones in the order of their names."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def summary_object(summary: Summary) -> dict[str, Any]:
+    """Return all counts ready for JSON."""
+    return {
+        "accesses": summary.accesses,
+        "emulated": summary.emulated,
+        "stepped": summary.stepped,
+        "intercepts": summary.intercepts,
+        "user_actions": summary.user_actions,
+        "markers": summary.markers,
+        "lost_events": summary.losses.events,
+        "lost_uncounted": summary.losses.uncounted,
+        "without_value": summary.valueless,
+        "regions": [
+            {
+                "region": name,
+                "reads": count.reads,
+                "writes": count.writes,
+                "unknown": count.unknown,
+                "emulated": count.emulated,
+                "stepped": count.stepped,
+                "call_sites": len(count.sites),
+            }
+            for name, count in sorted(summary.regions.items())
+        ],
+        "registers": [
+            {"region": region, "offset": offset, "register": name or None, "accesses": count}
+            for (region, offset, name), count in ranked(summary.registers)
+        ],
+        "phases": [
+            {"phase": phase, "region": region, "accesses": count}
+            for (phase, region), count in ranked(summary.phases)
+        ],
+        "call_sites": [
+            {"site": site, "region": region, "accesses": count}
+            for (site, region), count in ranked(summary.sites)
+        ],
+        "forms": [
+            {"form": form, "via": via, "intercepts": count}
+            for (form, via), count in ranked(summary.forms)
+        ],
+    }
+
+
+def instruction_form(text: str, accesses: Sequence[MemoryAccess] = ()) -> str:
+    """Return an instruction with its operands abstracted to kind and width in bits.
+
+    ``mov eax, dword ptr [rax + 0x1c]`` has the form ``mov r32, m32``. A memory operand whose text
+    names no size takes that of the first access.
+
+    Ref: Intel SDM vol. 2A, 3.1.1.3 (the notation: r32, m32, imm, xmm).
+    """
+    head, operands = _split(text)
+    fallback = f"m{8 * accesses[0].width or ''}" if accesses else "m"
+    return " ".join([head, ", ".join(_operand(o, fallback) for o in operands)]).strip()
+
+
+def mnemonic(text: str) -> str:
+    """Return the name of an instruction without its prefixes: ``xadd`` for ``lock xadd ...``."""
+    return _split(text)[0].rpartition(" ")[2]
+
+
+# A mnemonic with its prefixes, and the operands. Only prefixes stand before a mnemonic.
+def _split(text: str) -> tuple[str, list[str]]:
+    words = text.split()
+    count = next((n for n, word in enumerate(words, 1) if word not in _PREFIXES), len(words))
+    operands = " ".join(words[count:])
+    return " ".join(words[:count]), operands.split(", ") if operands else []
+
+
+_PREFIXES = frozenset({"lock", "rep", "repe", "repz", "repne", "repnz", "xacquire", "xrelease"})
+
+_BITS = {
+    "byte": 8, "word": 16, "dword": 32, "qword": 64, "fword": 48, "tbyte": 80, "xword": 80,
+    "oword": 128, "xmmword": 128, "ymmword": 256, "zmmword": 512,
+}  # fmt: skip
+
+# The first pattern that fits all of an operand names its kind.
+_KINDS = tuple(
+    (re.compile(pattern), kind)
+    for pattern, kind in (
+        (r"[a-d][lh]|(?:si|di|bp|sp)l|r\d+[bl]", "r8"),
+        (r"[a-d]x|si|di|bp|sp|r\d+w", "r16"),
+        (r"e(?:[a-d]x|si|di|bp|sp)|r\d+d", "r32"),
+        (r"r(?:[a-d]x|si|di|bp|sp|\d+)", "r64"),
+        (r"xmm\d+", "xmm"),
+        (r"ymm\d+", "ymm"),
+        (r"zmm\d+", "zmm"),
+        (r"mm\d", "mm"),
+        (r"k\d", "k"),
+        (r"st(?:\(\d\))?", "st"),
+        (r"[c-gs]s", "sreg"),
+        (r"-?(?:0x[0-9a-f]+|\d+)", "imm"),
+    )
+)
+
+
+def _operand(operand: str, fallback: str) -> str:
+    if "[" in operand:
+        size, pointer, _ = operand.partition(" ptr ")
+        return f"m{_BITS[size]}" if pointer and size in _BITS else fallback
+    return next((kind for pattern, kind in _KINDS if pattern.fullmatch(operand)), operand)

@@ -1,0 +1,131 @@
+"""Write a trace while the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import zstandard
+
+from tracer.errors import TraceError
+from tracer.host.textfile import STANDARD
+from tracer.trace import codec
+from tracer.trace.record import Header, Record
+
+
+class TraceWriter:
+    """Append records to a trace, each handed to the operating system before :meth:`append` returns.
+
+    A crash of vetrace or of the guest therefore loses no record; only a crash of the host can. A
+    name that ends in ``.zst`` gives one Zstandard frame, flushed to a block boundary after every
+    record, with a checksum behind the last. A record that does not fit on the disk is taken back,
+    so what came before it stays readable. The string ``-`` is standard output, and ``name``
+    says so.
+    """
+
+    def __init__(self, path: Path | str, header: Header) -> None:
+        """Create the file at ``path`` and write its header.
+
+        A regular file that is there is kept, with ``.old`` behind its name. Raise
+        :exc:`TraceError` when the file cannot be created or written.
+        """
+        self.path = Path(path)
+        self._is_standard = path == STANDARD  # no Path: that is a file of this name
+        self.name = "standard output" if self._is_standard else str(path)
+        self.records = 0
+        self._size = 0  # bytes of whole lines in the file
+        self._failed: TraceError | None = None
+        self._compressor = (
+            zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
+            if self.path.suffix == ".zst"
+            else None
+        )
+        try:
+            self._fd = self._opened()
+        except OSError as error:
+            raise TraceError(f"cannot write trace {self.name}: {error.strerror}") from error
+        try:
+            self._put(codec.encode(header))
+        except TraceError:
+            self.close()
+            raise
+
+    def _opened(self) -> int:
+        if self._is_standard:
+            sys.stdout.flush()
+            return os.dup(sys.stdout.fileno())
+        _keep(self.path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        return os.open(self.path, flags, 0o666)  # less what the user's umask takes away
+
+    def append(self, record: Record) -> None:
+        """Write one record through to the operating system.
+
+        Raise :exc:`TraceError` when that fails; the trace then ends before this record, and
+        every later call raises the same error again.
+        """
+        self._put(codec.encode(record))
+        self.records += 1
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing. Raise :exc:`TraceError` as :meth:`append`."""
+        if self._fd < 0:
+            return
+        try:
+            if self._compressor is not None and self._failed is None:
+                self._write(self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH))
+        finally:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # A second error must not hide the one that is on its way.
+        with contextlib.suppress(TraceError) if error else contextlib.nullcontext():
+            self.close()
+
+    def _put(self, line: bytes) -> None:
+        if self._failed is not None:
+            raise self._failed
+        if self._compressor is not None:
+            line = self._compressor.compress(line)
+            line += self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        self._write(line)
+
+    # Write all of it or, after an error, none of it. The compressor is then ahead of the file, so
+    # nothing may follow.
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            if self._is_standard and isinstance(error, BrokenPipeError):
+                self._failed = TraceError("nobody reads standard output any more")
+                raise
+            if not self._is_standard:  # which may be at the end of another file
+                with contextlib.suppress(OSError):  # a pipe or a device has nothing to take back
+                    os.ftruncate(self._fd, self._size)
+            self._failed = TraceError(
+                f"cannot write trace {self.name}: {error.strerror};"
+                f" the {self.records} records before are safe"
+            )
+            raise self._failed from error
+        self._size += len(data)
+
+
+# What was recorded before is not lost to a second run with the same name.
+def _keep(path: Path) -> None:
+    if path.is_file() and path.stat().st_size:
+        path.replace(path.with_name(f"{path.name}.old"))

@@ -1,0 +1,66 @@
+"""What capstone says of code bytes: its text, and whether they are an instruction.
+
+Its operand widths and access directions are not asked for: they are wrong for many instructions
+(XCHG, MOVNTI, CMPXCHG, MOVS, COMISD, PEXTRB, 67h with REX.W among them).
+"""
+
+from __future__ import annotations
+
+import capstone
+
+from tracer.errors import InvalidInstruction, NotEnoughBytes
+from tracer.x86.instruction import Instruction, Touch
+from tracer.x86.state import MAX_INSTRUCTION, Mode
+
+_CAPSTONE = {
+    Mode.LONG: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64),
+    Mode.COMPAT32: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32),
+    Mode.COMPAT16: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_16),
+}
+_DETAILED = {mode: capstone.Cs(capstone.CS_ARCH_X86, cs.mode) for mode, cs in _CAPSTONE.items()}
+for _disassembler in _DETAILED.values():
+    _disassembler.detail = True
+
+
+def words(code: bytes, rip: int, mode: Mode) -> tuple[str, str] | None:
+    """Return mnemonic and operands of the bytes at a linear address, taken as one instruction.
+
+    None where capstone takes them for none, or for a shorter one.
+    """
+    for _, length, mnemonic, operands in _CAPSTONE[mode].disasm_lite(code, rip, 1):
+        if length == len(code):
+            return mnemonic, operands
+    return None
+
+
+def mnemonic(code: bytes) -> str | None:
+    """Return the mnemonic of bytes that 64-bit code would have too, or None.
+
+    Of 16-bit code capstone does not know all.
+    """
+    for _, _, name, _ in _CAPSTONE[Mode.LONG].disasm_lite(code + bytes(MAX_INSTRUCTION), 0, 1):
+        return str(name)
+    return None
+
+
+def foreign(code: bytes, rip: int, mode: Mode) -> Instruction:
+    """Return the instruction at the start of ``code``, of which nothing else knows.
+
+    With a memory operand it does something with memory that is not known. Raise
+    :class:`NotEnoughBytes` and :class:`InvalidInstruction` as :func:`tracer.x86.decode.decode`
+    does.
+    """
+    code = code[:MAX_INSTRUCTION]
+    for found in _DETAILED[mode].disasm(code, rip, 1):
+        names = any(operand.type == capstone.x86.X86_OP_MEM for operand in found.operands)
+        text = f"{found.mnemonic} {found.op_str}".rstrip()
+        touches = (Touch("unknown", None),) if names else ()
+        return Instruction(rip, code[: found.size], mode, text, touches=touches)
+    if len(code) < MAX_INSTRUCTION:
+        # A proper prefix of an instruction becomes one when some byte and zeros follow it.
+        for byte in range(256):
+            longer = (code + bytes([byte]) + bytes(MAX_INSTRUCTION))[:MAX_INSTRUCTION]
+            for _, length, _, _ in _CAPSTONE[mode].disasm_lite(longer, rip, 1):
+                if length > len(code):
+                    raise NotEnoughBytes(code)
+    raise InvalidInstruction(code)
