@@ -1,0 +1,154 @@
+"""`tests/unit` mirrors `tracer`: whoever has found a module has found its tests, and the other way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+TRACER, UNIT = ROOT / "tracer", ROOT / "tests" / "unit"
+
+# Folders that belong to no package, and why.
+OF_NO_PACKAGE = {
+    "across": "what several packages have in common",
+    "docs": "the pages that people read",
+}
+
+# Tests that are called after what they are about, and not after a module.
+TOPICS = {
+    "cli/progress": "how far a long trace has been read, of each command that reads one",
+    "devices/names": "the commands over traces name registers",
+    "export/formats": "Perfetto and Parquet, as their own libraries read them",
+    "look/views": "all views of one stopped guest",
+    "repl/commands": "the commands of the prompt, of all modules in commands/",
+    "qemu/last_line": "a console's last line, of the machine",
+    "repl/programs": "the commands of the prompt: what programs get",
+    "repl/python": "a person's Python at the prompt, of several modules",
+    "repl/refusals": "the commands of the prompt: what they refuse",
+    "trace/file": "reader and writer, round",
+    "x86/pitfalls": "known pitfalls of emulators, of the whole way from bytes to bus",
+    "x86/emulate/execute": "instructions on general-purpose registers, of all modules",
+}
+
+# Modules without a file of their own, by the test that knows them.
+TESTED_BY = {
+    "access/test_execution": "access/recorded access/space access/state access/transfer",
+    "check/test_diff": "check/lines",
+    "check/test_replay": "check/divergence",
+    "check/witness/test_matching": "check/comparison check/qemu_log check/witness/alignment"
+    " check/witness/fingerprint check/witness/recovery check/witness/side"
+    " check/witness/territory",
+    "cli/test_main": "cli/audit cli/diff cli/doctor cli/events cli/export cli/guest_arguments"
+    " cli/interactive cli/parser cli/regions cli/replay cli/setup cli/show cli/stats"
+    " cli/terminal cli/verify",
+    "devices/test_file": "devices/library",
+    "devices/test_map": "devices/tree",
+    "export/test_formats": "export/parquet export/perfetto",
+    "export/test_mmiotrace": "export/mmiotrace/event export/mmiotrace/form"
+    " export/mmiotrace/places export/mmiotrace/reader export/mmiotrace/writer",
+    "across/test_texts": "gdb/console qemu/monitor",
+    "guest/test_initramfs": "guest/disk guest/program",
+    "host/test_signals": "host/streams",
+    "linux/test_callers": "linux/stacks",
+    "linux/test_symbols": "linux/kaslr",
+    "look/test_views": "look/code look/dump look/region look/registers look/sheet look/stack",
+    "look/test_plan": "look/operand look/plan_view",
+    "cli/test_decode": "look/explanation",
+    "query/test_breakpoint": "query/breakpoint/state query/breakpoint/words query/facts"
+    " query/place",
+    "query/test_condition": "query/condition/closure query/condition/grammar"
+    " query/condition/lexeme query/condition/lexicon query/condition/vocabulary",
+    "repl/test_commands": "repl/command repl/commands/change repl/commands/go"
+    " repl/commands/look repl/commands/prompt repl/commands/script repl/commands/stop"
+    " repl/commands/watch repl/console repl/desk repl/expression repl/extension repl/guest"
+    " repl/interpreter repl/names repl/result repl/stop repl/tally repl/target repl/thread"
+    " repl/watching access/decision session/control",
+    "repl/test_prompt": "repl/completion repl/conversation repl/feed repl/paper"
+    " repl/parser repl/toolbar",
+    "repl/test_shell": "repl/interruption repl/script",
+    "trace/test_lines": "report/tables text/colour text/printable trace/layout trace/objects",
+    "trace/test_codec": "trace/record",
+    "trace/test_file": "trace/reader trace/writer",
+    "trace/test_marker": "trace/loss",
+    "check/test_golden": "trace/mask",
+    "devices/test_names": "trace/naming",
+    "trace/test_summary": "trace/phase",
+    "x86/test_decode": "x86/disassembler x86/instruction x86/mapped x86/modrm x86/opcode/evex"
+    " x86/opcode/legacy x86/opcode/name x86/opcode/row x86/opcode/vex x86/prefix x86/touch",
+    "x86/emulate/test_execute": "x86/bus x86/state x86/emulate/access x86/emulate/address"
+    " x86/emulate/arithmetic x86/emulate/atomic x86/emulate/bit x86/emulate/division"
+    " x86/emulate/evaluate x86/emulate/flags x86/emulate/shift x86/emulate/special"
+    " x86/emulate/stack x86/emulate/state x86/emulate/string x86/emulate/unit"
+    " x86/forms/integer x86/forms/row x86/forms/stack",
+    "x86/emulate/test_vector": "x86/emulate/cipher x86/emulate/mask x86/emulate/packed"
+    " x86/emulate/search x86/emulate/shuffle x86/forms/cipher x86/forms/family"
+    " x86/forms/packed x86/forms/shuffle x86/forms/vector",
+    "x86/emulate/test_x87": "x86/emulate/real x86/forms/x87",
+}
+
+# Modules that need QEMU, GDB or apt, by the test that runs these.
+ON_A_GUEST = {
+    "test_boot": "gdb/client gdb/target linux/entry qemu/clock qemu/machine session/loop"
+    " session/watchdog session/whereabouts",
+    "test_device": "intercept/carrier intercept/interceptor intercept/poison intercept/view",
+    "test_fault": "host/process intercept/delivery intercept/fault",
+    "test_gate": "intercept/blame intercept/interrupt_stack intercept/loads intercept/padding",
+    "test_hook": "intercept/call intercept/filter intercept/hooks",
+    "test_installation": "host/package host/scratch",
+    "test_prompt": "intercept/clock",
+    "test_recorded_device": "intercept/standin",
+    "test_user_mapping": "intercept/readers intercept/user",
+}
+
+
+def modules() -> set[str]:
+    """The modules of vetrace, as paths below ``tracer``."""
+    return {
+        path.relative_to(TRACER).with_suffix("").as_posix()
+        for path in TRACER.rglob("*.py")
+        if path.name != "__init__.py" and len(path.relative_to(TRACER).parts) > 1
+    }
+
+
+def files() -> set[str]:
+    """The test files, as paths below ``tests/unit``."""
+    return {path.relative_to(UNIT).with_suffix("").as_posix() for path in UNIT.rglob("test_*.py")}
+
+
+def test_each_folder_is_a_package() -> None:
+    folders = {path.parent.relative_to(UNIT) for path in UNIT.rglob("test_*.py")}
+    strange = {
+        folder.as_posix()
+        for folder in folders
+        if folder.as_posix() not in OF_NO_PACKAGE and not (TRACER / folder).is_dir()
+    }
+    assert strange == set()
+
+
+def test_each_test_is_called_after_what_it_tests() -> None:
+    for test in files():
+        folder, _, name = test.rpartition("/")
+        if folder in OF_NO_PACKAGE:
+            continue
+        about = f"{folder}/{name.removeprefix('test_')}"
+        known = about in modules() or (TRACER / about).is_dir() or about in TOPICS
+        assert known, f"tests/unit/{test}.py is called after no module"
+
+
+def test_each_module_has_a_test_that_knows_it() -> None:
+    listed = {
+        module: f"unit/{test}.py" for test, names in TESTED_BY.items() for module in names.split()
+    }
+    listed |= {
+        module: f"functional/{test}.py"
+        for test, names in ON_A_GUEST.items()
+        for module in names.split()
+    }
+    for test in listed.values():
+        assert (ROOT / "tests" / test).exists(), test
+    own = {
+        f"{test.rpartition('/')[0]}/{test.rpartition('/')[2].removeprefix('test_')}"
+        for test in files()
+    }
+    assert sorted(modules() - own - set(listed)) == []
+    assert sorted(set(listed) - modules()) == [], "listed, and not there"
+    assert sorted(set(listed) & own) == [], "listed, and has a file of its own"
