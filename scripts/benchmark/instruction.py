@@ -26,7 +26,7 @@ COLD_LIMIT, CACHED_LIMIT = 30.0, 8.0
 _CODE, _DATA = 0x4000_0000, 0x10_0000
 _RAM = 0x100_0000  # from 0 on: room for an index scaled by 8
 _ROUNDS = 300
-# What drivers do to devices, and what is hardest to decode and to execute.
+# Instructions that drivers use on devices, and those that are hardest to decode and to execute.
 _SAMPLE = tuple(
     bytes.fromhex(code)
     for code in (

@@ -203,7 +203,7 @@ def _within(
 
 
 def _traced(start: int, end: int, space: AddressSpace) -> Iterator[tuple[int, int]]:
-    # What is traced between two physical addresses, as ranges that lie in one region each.
+    # Yields the traced ranges between two physical addresses, each within one region.
     for first, last in space.regions.traced:
         first, last = max(first, start), min(last, end)
         while first <= last:

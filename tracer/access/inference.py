@@ -92,7 +92,7 @@ def _loaded(
     load: Load, insn: Instruction, before: CpuState, after: CpuState,
     operands: Sequence[Operand], space: AddressSpace,
 ) -> int | None:  # fmt: skip
-    # What a load read, of 32 bytes the first 16; None where that is not certain.
+    # Returns what a load read (of 32 bytes the first 16), None where that is not certain.
     overwritten = any(
         item.write and item.linear < load.linear + load.width
         and load.linear < item.linear + item.width

@@ -282,7 +282,7 @@ def _alike(first: Side, here: range, second: Side, there: range) -> list[Line]:
     return [Line("same", first.step(i), second.step(j)) for i, j in pairs]
 
 
-# What the alignment puts side by side is a change where the register is the same.
+# Two accesses that stand side by side are a change where their register is the same.
 def _changes(first: Side, here: range, second: Side, there: range) -> Iterator[Line]:
     lone: list[Line] = []
     for i, j in zip_longest(here, there):

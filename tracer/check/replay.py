@@ -24,8 +24,8 @@ from tracer.x86.emulate import execute
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import GPR, CpuState, Mode, PageFaultCode, Segments
 
-# What was carried out once had the units it needs: SSE and AVX switched on. Canonical addresses of
-# 57 bits include those of 48. Ref: Intel SDM vol. 3A, 2.5.
+# An instruction that was carried out once had the units it needs: SSE and AVX. Canonical addresses
+# of 57 bits include those of 48. Ref: Intel SDM vol. 3A, 2.5.
 _CR0 = 0x80010033
 _CR4 = 0x6F0 | 1 << 12 | 1 << 18
 _FLAT = Segments()

@@ -113,7 +113,7 @@ def _limits(args: argparse.Namespace) -> Limits:
 
 @contextlib.contextmanager
 def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], object]]:
-    # Where the guest's serial output goes.
+    # Yields where the guest's serial output goes.
     if args.serial is not None:
         try:
             file = args.serial.open("wb", buffering=0)

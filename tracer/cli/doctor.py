@@ -74,7 +74,7 @@ def examine(kernel: Path | None, symbols: Path | None, qemu: str, gdb: str) -> l
         from tracer.gdb.client import MINIMUM_VERSION as GDB_MINIMUM
         from tracer.qemu.machine import MINIMUM_VERSION as QEMU_MINIMUM
     except ImportError as error:
-        # What follows needs the packages.
+        # The checks from here on need the packages.
         return [*checks, Check("imports", f"{error.name} cannot be imported", _SETUP)]
 
     checks += [

@@ -110,7 +110,7 @@ def _sink(output: str) -> Iterator[IO[bytes]]:
     sys.stdout.buffer.flush()
 
 
-# What is written takes the file's place when it is whole, so that no error leaves half a file. A
+# The output takes the file's place when it is whole, so that no error leaves half a file. A
 # pipe or a device is written as it is.
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:

@@ -112,7 +112,7 @@ class Met:
         elif isinstance(record, Intercept):
             for access in record.accesses:
                 if access.region is not None:
-                    # What covers its beginning hides where that is.
+                    # An access that covers its beginning hides where that is.
                     base = int(access.physical, 16) - int(access.offset or access.physical, 16)
                     self._extend(access.region, base if access.offset else None, None)
             if record.symbol is not None:

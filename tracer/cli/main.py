@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         streams.occupy()
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # What the locale's encoding cannot say is escaped rather than fatal.
+            # A character that the locale's encoding lacks is escaped rather than fatal.
             sys.stdout.reconfigure(errors="backslashreplace")
         status = _run(argv)
         sys.stdout.flush()

@@ -86,7 +86,7 @@ def _miscounted(end: End | None, accesses: int, steps: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    # What some records in a row came to, the first of them, and the number due after the last.
+    # The result of some records in a row, the first of them, and the number due after the last.
     tally: Tally
     divergence: Divergence | None
     first: Intercept | None

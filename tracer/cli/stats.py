@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, chosen, maps)
         for record, wanted in source:
-            # Of a selection, only the regions that it touches.
+            # A selection has only the regions that it touches.
             if everything or not isinstance(record, RegionRecord):
                 summary.add(record, None if everything else wanted, source.phase, source.named)
         source.check_names()

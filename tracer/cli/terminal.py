@@ -83,7 +83,7 @@ def _bar(stream: TextIO, task: str) -> Iterator[Callable[[int, int], None]]:
     from rich.markup import escape  # see table_console
     from rich.progress import Progress
 
-    # What is printed meanwhile is for where it goes, and not for this terminal.
+    # Output that is printed meanwhile is for where it goes, and not for this terminal.
     with Progress(
         console=table_console(stream), transient=True, redirect_stdout=False, redirect_stderr=False
     ) as bar:

@@ -156,8 +156,8 @@ def judgement(record: Intercept, profile: Profile) -> Verdict:
 
 
 def _operands(accesses: list[MemoryAccess]) -> list[int]:
-    # Where each memory operand that reached a device begins: an access that crosses a page is
-    # recorded in parts, of which one may be RAM. No handler knows an instruction that has two
+    # Yields where each memory operand that reached a device begins: an access that crosses a page
+    # is recorded in parts, of which one may be RAM. No handler knows an instruction that has two
     # operands of one direction.
     starts = []
     for direction in ("read", "write"):

@@ -37,7 +37,7 @@ _APPLIES_KEYS = ("region", "qemu", "device")
 
 
 class _Bad(Exception):
-    # What is wrong, and at which key: "register CC, field EN".
+    # Tells what is wrong, and at which key: "register CC, field EN".
 
     def __init__(self, where: str, what: str) -> None:
         super().__init__(f"{where}: {what}" if where else what)
@@ -62,7 +62,7 @@ def parse(text: str, source: str, name: str) -> RegisterMap:
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    # What registers may refer to by name.
+    # Lists of values that registers may refer to by name.
 
     values: Mapping[str, Mapping[int, str]]
     fields: Mapping[str, tuple[Field, ...]]
@@ -100,7 +100,7 @@ def _applies(table: _Table) -> tuple[Applies, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    # Where a group is: in how many others, and whether one of them is a window.
+    # Tells in how many other groups a group is, and whether one of them is a window.
 
     depth: int = 0
     window: bool = False

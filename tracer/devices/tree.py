@@ -193,7 +193,7 @@ def names(root: Group) -> Iterator[str]:
     yield from dict.fromkeys(_names(root, ""))
 
 
-# What of a group, which starts at `start` of the space it is in, lies from `low` to `high` there.
+# Yields what lies from `low` to `high` of a group, which starts at `start` of the space it is in.
 # `origin` is where the access itself begins in that space.
 def _within(
     group: Group, start: int, prefix: str, low: int, high: int, origin: int, state: State
@@ -219,7 +219,7 @@ def _within(
     return sorted(parts, key=lambda part: part.at)[:_MOST_PARTS]
 
 
-# What a window shows: its bank is a place in a space of its own.
+# Yields what a window shows: its bank is a place in a space of its own.
 def _behind(
     window: Group, at: int, head: str, low: int, high: int, origin: int, start: int, state: State
 ) -> list[Part]:
@@ -245,7 +245,7 @@ def _unnamed(head: str, at: int, low: int, high: int, origin: int) -> Part:
     return Part(name, register, 0, 8 * (high - low), 8 * (low - origin))
 
 
-# Which instances of a register or a group touch `low` to `high`: their indices and starts.
+# Yields the instances of a register or a group that touch `low` to `high`: indices and starts.
 def _instances(
     item: Register | Group, start: int, size: int, low: int, high: int
 ) -> Iterator[tuple[int, int]]:
@@ -303,7 +303,7 @@ def _pattern(template: str, item: Register | Group) -> str:
     return "".join((*pieces, re.escape(plain(template[at:]))))
 
 
-# Where a path leads with these indices, which are in the order of its placeholders.
+# Yields where a path leads with these indices, which are in the order of its placeholders.
 def _places(path: Path, indices: Sequence[str]) -> Iterator[tuple[int, int, Register]]:
     rest = list(indices)
     starts = [0]

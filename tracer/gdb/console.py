@@ -40,7 +40,7 @@ def packet_answers(console: str, packets: Sequence[str]) -> list[str]:
 
 
 def _belongs(answer: str, packet: str) -> bool:
-    # Whether an answer can be one to a packet, by the packet's first letter.
+    # The packet's first letter tells whether an answer can be one to it.
     if not answer or _REFUSED.fullmatch(answer):
         return True
     if packet.startswith("qXfer:"):

@@ -156,7 +156,7 @@ class _Described:
 
 
 def _items(name: str, text: bytes) -> list[_Included | _Described | str]:
-    # What one annex tells, in order. QEMU does not declare the namespace of its xi:include.
+    # One annex, in order. QEMU does not declare the namespace of its xi:include.
     items: list[_Included | _Described | str] = []
     words: list[str] | None = None
 

@@ -166,7 +166,7 @@ def _only_one(progress: Progress) -> Iterator[None]:
         except BlockingIOError:
             progress("waiting for another process that fetches a kernel")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        # What a process that was killed left: the lock says that nobody is at work on it.
+        # A killed process left these: the lock says that nobody is at work on them.
         for left in kernels_folder().glob(".draft.*"):
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left, ignore_errors=True)

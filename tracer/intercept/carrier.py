@@ -305,7 +305,8 @@ def _runs(transfers: Sequence[Transfer]) -> list[list[Transfer]]:
 
 
 def _units(run: Sequence[Transfer]) -> Iterator[tuple[int, int]]:
-    # What the vCPU's instructions load or store at once, as linear address and width in bytes.
+    # Yields what the vCPU's instructions load or store at once, as linear address and width in
+    # bytes.
     linear, end = run[0].linear, run[-1].linear + run[-1].width
     while linear < end:
         width = 1 << (min(end - linear, MAX_TRANSFER).bit_length() - 1)
@@ -323,7 +324,7 @@ def _pages(linear: int, size: int) -> range:
 
 
 def _leaves(linear: int, width: int, space: AddressSpace) -> list[Leaf]:
-    # What maps the bytes from ``linear`` on.
+    # Returns the leaves that map the bytes from ``linear`` on.
     found: list[Leaf] = []
     for page in _pages(linear, width):
         leaf = space.leaf(page)
@@ -348,7 +349,7 @@ def _healed(leaves: Iterable[Leaf], space: AddressSpace) -> Iterator[bool]:
 
 
 def _spare_linear(run: Sequence[Transfer], linear: int, space: AddressSpace) -> int | None:
-    # Where what is at a linear address of the transfers is mapped without poison, if it is.
+    # Returns where a linear address of the transfers is mapped without poison, if it is.
     first, last = run[0], run[-1]
     leaf = space.leaf(SPARE_LINEAR)
     if leaf is None or leaf.poisoned or leaf.physical != first.physical & -leaf.size:

@@ -123,7 +123,7 @@ class Delivery:
     async def _met_poison(
         self, after: RegisterFile, own: Gate, space: AddressSpace, gate: PageFaultGate
     ) -> bool:
-        # Whether it is at the guest's own handler that the vCPU stands for a page fault that is
+        # The vCPU may stand at the guest's own handler for a page fault that is
         # vetrace's. It goes back into the stub then.
         if after["rip"] != own.handler:
             return False
@@ -135,7 +135,8 @@ class Delivery:
 
 
 def _is_stack(frame: int, fault: Fault, gate: PageFaultGate) -> bool:
-    # Whether a frame can be put at a linear address: the CPU has put one there, or would have.
+    # Tells whether a frame can be put at a linear address: the CPU has put one there, or would
+    # have.
     if not gate.stack:
         return True
     if fault.cpu.cpl:
@@ -160,7 +161,7 @@ def _touched(fault: Fault, top: int) -> list[Leaf]:
 
 
 def _within(rip: int, fault: Fault) -> bool:
-    # Whether RIP is at the instruction or right behind it.
+    # Tells whether RIP is at the instruction or right behind it.
     return 0 <= rip - fault.cpu.rip <= MAX_INSTRUCTION
 
 

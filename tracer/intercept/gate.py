@@ -280,7 +280,7 @@ def refuse_fred(cr4: int) -> None:
 
 
 def _pieces(linear: int, space: AddressSpace) -> tuple[tuple[int, int], ...]:
-    # Where the bytes of a gate are; nothing where a part of it is not mapped.
+    # Returns where the bytes of a gate are; nothing where a part of it is not mapped.
     found = []
     for start, size in cut(linear, GATE_SIZE):
         leaf = space.leaf(start)

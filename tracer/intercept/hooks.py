@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    # Where a mapping function is stopped at: `pushed` bytes are on its stack by then.
+    # The place where a mapping function stops: `pushed` bytes are on its stack by then.
     name: str
     hook: linux.MappingHook
     pushed: int = 0

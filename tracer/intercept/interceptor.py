@@ -97,7 +97,7 @@ class Interceptor:
         fault = await self._read_fault(vcpu)
         moment = vcpu, fault.stack, fault.spill.tsc
         if moment == self._moment:
-            # Of a stop that QEMU reports twice, all has been done.
+            # QEMU may report one stop twice; the second report needs no work.
             self._counts["strays"] += 1
             return []
         self._moment = moment
@@ -112,7 +112,7 @@ class Interceptor:
         except GuestException as exception:
             return await self._deliver(fault, gate, exception)
         except EmulationError as error:
-            # Of a REP that went part of the way, the rest faults again.
+            # The rest of a REP that went part of the way faults again.
             if fault.cpu.gpr == before.gpr:
                 return await self._leave_to_vcpu(fault, gate, str(error))
         return fault.write_back()
@@ -187,7 +187,7 @@ class Interceptor:
                 fault.cpu, changed = restart.cpu, True
                 continue
             if fault.silence is not None:
-                # Whether it was made is told by how QEMU ended.
+                # QEMU's end tells whether it was made.
                 self._parting = partial(self._record, fault, insn, outcome, cpu)
                 raise fault.silence
             self._record(fault, insn, outcome, cpu)
@@ -383,7 +383,7 @@ class Interceptor:
                 "--bypass"
             )
         if taken.pushed:
-            # What the frame would have come upon, had there been no interrupt stack for it.
+            # The frame would have come upon this, had there been no interrupt stack for it.
             frame = replace(fault.spill.frame, error_code=PageFaultCode.RSVD | PageFaultCode.W)
             fault.spill = replace(fault.spill, cr2=taken.pushed[0].linear, frame=frame)
             after = replace(fault.cpu, rip=taken.registers["rip"])
@@ -440,7 +440,7 @@ class Interceptor:
         foretold: tuple[Transfer, ...],
         why: str,
     ) -> None:
-        # What the vCPU does by itself can be left out as a whole, but not be given another value.
+        # A step by the vCPU can be left out as a whole, but not be given another value.
         fault.meddled.clear()
         for number, transfer in enumerate(foretold):
             pending = self._pending(fault, insn, transfer, foretold, why=why)
@@ -515,7 +515,7 @@ def _decoded(code: bytes, cpu: CpuState) -> Instruction | None:
 
 
 def _diverted(decision: Decision, pending: Pending) -> Go | Give | Skip:
-    # Of a decision that ends the execution here, raise what does.
+    # Raises what ends the execution here, where the decision is such.
     match decision:
         case Inject(vector, error_code, linear):
             raise GuestException(pending.code, vector, error_code, linear, injected=True)

@@ -180,7 +180,7 @@ def _tables_of(area: int, space: AddressSpace, types: Btf | None) -> Paging:
 
 
 def _maps_devices(area: int, space: AddressSpace, types: Btf | None) -> bool:
-    # Whether a vm_area_struct may map device memory; it may where its layout is not known.
+    # Tells whether a vm_area_struct may map device memory; it may where its layout is not known.
     member = types.member("vm_area_struct", "vm_flags") if types is not None else None
     flags = word(space, area + member.offset) if member is not None else None
     return flags is None or bool(flags & mm.DEVICE_AREA)

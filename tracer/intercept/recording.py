@@ -204,7 +204,7 @@ def _answered(replayed: Replayed, region: str, known: dict[str, RegionInfo]) -> 
     return replayed.has(info.name, info.owners, info.qemu_name)
 
 
-# What many accesses have alike is held once: `shared` gives the first that was equal.
+# Values that many accesses have alike are held once: `shared` gives the first that was equal.
 def _recorded(
     record: Intercept, seq: int, access: MemoryAccess, region: str, shared: dict[Any, Any]
 ) -> RecordedAccess:

@@ -85,7 +85,7 @@ class UserMappings:
             await self._calls.forget()
 
     def _wasted(self) -> bool:
-        # Whether so many calls were of no concern that it is time to look.
+        # After so many calls of no concern it is time to look.
         self._idle += 1
         if self._idle < self._patience:
             return False

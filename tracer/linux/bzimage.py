@@ -142,7 +142,7 @@ def _text(image: bytes, offset: int) -> str:
     return image[offset : offset + 256].split(b"\0", 1)[0].decode("latin-1")
 
 
-# What the decoders raise for damaged input.
+# The decoders raise these for damaged input.
 _DAMAGE = (
     ValueError,
     EOFError,

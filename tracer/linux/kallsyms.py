@@ -44,7 +44,7 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    # Where the token table starts and its index ends, as offsets in the image in bytes.
+    # Offsets in the image, in bytes: the token table's start and its index's end.
     start: int
     end: int
     texts: tuple[bytes, ...]
@@ -163,7 +163,7 @@ def _addresses(
 
 
 def _places(count: int, names: _Names, tokens: _Tokens) -> Iterator[int]:
-    # Where offsets may begin: behind the token index, or before the base before the count.
+    # Offsets may begin behind the token index, or before the base before the count.
     yield (tokens.end + 3) & ~3
     yield (tokens.end + 7) & ~7
     base_at = names.count_at - 8

@@ -145,7 +145,7 @@ def _field(types: Btf, name: str) -> tuple[int, int] | None:
     if found is None:
         return None
     first, width = found[0] - 32, found[1]
-    # What is not within the last 16 bits is damage, not a layout.
+    # A member beyond the last 16 bits is damage, not a layout.
     return (first, width) if first >= 0 and first + width <= 16 else None
 
 

@@ -122,7 +122,7 @@ def _address(
 
 
 def _extra(insn: Instruction) -> str:
-    # What plan adds to the address that the operand names.
+    # Returns what plan adds to the address that the operand names.
     operation = insn.form.operation if insn.form is not None else ""
     if operation == "xlat":
         return "al"

@@ -335,7 +335,7 @@ def _how(insn: Instruction, change: Change, samples: Sequence[Sample], read_widt
         return _depends(insn)
     parts = [(value, result >> shift & ones) for value, result in samples]
     if register.width == 4 and all(result < 1 << 32 for _, result in parts):
-        # What a 32-bit result is of a narrower value is to be told apart from how it goes on.
+        # A 32-bit result of a narrower value is to be told apart from how it goes on.
         told = relation(parts, read_width, 4)
         if told is not None and "extended" not in told:
             told += ", zero-extended"

@@ -83,7 +83,7 @@ def _address_cells(address: Address) -> Iterator[Cell]:
 
 
 def _linear_cells(access: SubAccess) -> Iterator[Cell]:
-    # Of an instruction whose operands are not known: where the CPU says that it faulted.
+    # The CPU tells where an instruction faulted whose operands are not known.
     yield Cell(f"{access.linear:#x}", "value")
     if access.physical is not None:
         yield Cell(f"→ physical {access.physical:#x}")

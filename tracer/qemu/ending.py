@@ -40,7 +40,7 @@ def check(ending: Ending, whose: str = "") -> Ending:
     ``whose`` tells whose doing a triple fault was. Raises GuestCrashed for a panic or a triple
     fault, QemuError for an end of QEMU's own.
     """
-    # What a guest that powered off has printed is its own affair.
+    # A guest that powered off may have printed anything.
     if ending.cause == "guest-shutdown" and ending.status == 0:
         return ending
     if ending.triple_fault:

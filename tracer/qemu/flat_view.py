@@ -174,7 +174,7 @@ def name_regions(
 
 
 def _key(item: FlatRange) -> str:
-    # What nobody owns stands for itself.
+    # A region that nobody owns stands for itself.
     return item.path or item.name
 
 

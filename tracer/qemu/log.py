@@ -108,7 +108,7 @@ class QemuLog:
         return self._descriptor >= 0 and stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
     def _news(self) -> list[tuple[int, bytes]]:
-        # What was written since the last call, each piece with the offset of its end.
+        # Yields what was written since the last call, each piece with the offset of its end.
         news: list[tuple[int, bytes]] = []
         if not self._open() or os.fstat(self._descriptor).st_size == self._read:
             return news

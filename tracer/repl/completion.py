@@ -22,7 +22,7 @@ _FACT = re.compile(r"[$\w]*\Z")
 # A fact that is compared with a word, which is typed in part: `register == C`, `function~"nv`.
 _COMPARED = re.compile(r"(?P<name>\w+)\s*(?:==|!=|!?~)\s*(?P<word>\"[^\"]*|'[^']*|[^\s\"'()&|]*)\Z")
 
-# What a condition takes without quotes.
+# A condition takes such a word without quotes.
 _BARE = re.compile(r"[A-Za-z_][\w.#:+\-\[\]]*", re.ASCII)
 
 _ACCESS = {"ro": ", read-only", "wo": ", write-only"}
@@ -105,7 +105,7 @@ class Candidates:
                 return {}  # there are too many to hold in a dictionary for each key
         return {kind: ""}
 
-    # What a fact that stands for text can be equal to; a name that is no bare word, in quotes.
+    # Returns what a fact that stands for text can equal; a name that is no bare word, in quotes.
     def _compared(self, name: str, word: str, rest: str) -> Found:
         opened = word[:1] if word[:1] in ("'", '"') else ""
         if name in ("symbol", "function"):

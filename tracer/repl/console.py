@@ -85,7 +85,7 @@ def _plain(value: object, shown: str) -> object:
 def own_traceback(error: BaseException) -> str:
     """Return the traceback of the person's own code: what vetrace did in between is left out."""
     told = traceback.TracebackException.from_exception(error)
-    # What leads to the person's code is not theirs, nor is what vetrace does at their calls.
+    # Frames that lead to the person's code are not theirs, nor are vetrace's at their calls.
     theirs = dropwhile(lambda frame: frame.filename != _NAME, told.stack)
     frames = [
         frame

@@ -48,7 +48,7 @@ class Conversation:
                 text = "quit"
             if text.strip():
                 desk.typed.append(text.strip())
-            # Of lines that were pasted each but the last waits, as in a script.
+            # Each pasted line but the last waits, as in a script.
             desk.waits = prompt.goes_on
             try:
                 await self._interpreter.line(text)

@@ -74,7 +74,7 @@ class Interpreter:
                 rest = "; ".join(map(str, found[index:]))
                 self._complain([f"{where}interrupted, and not carried out: {rest}"])
                 return INTERRUPTED
-            # What follows is for where the guest stands then.
+            # The next command is for where the guest stands then.
             desk.waits = waits or index + 1 < len(found)
             try:
                 status = await self.statement(statement, where)

@@ -46,7 +46,7 @@ class Found:
 def found(word: str, names: Sequence[str], hints: Mapping[str, str]) -> Found:
     """Return what completes a word: the ``names``, sorted, and the hints at some of them."""
     options = [Option(name, hints.get(name, "")) for name in names[:MOST]]
-    # Of sorted names the first and the last differ the earliest.
+    # The first and the last of sorted names differ the earliest.
     shared = _shared(names[0], names[-1]) if names else ""
     return Found(word, tuple(options), len(names), shared)
 

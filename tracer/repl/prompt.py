@@ -113,7 +113,7 @@ class Prompt:
         while isinstance(answer, _Wanted):
             await self._list(answer.found)
             answer = await _open(self._session, self._message, answer.line)
-        # What was pinned has been printed with the line.
+        # Pinned text has been printed with the line.
         self._pinned = []
         self._heed_typeahead()
         return answer
@@ -314,7 +314,7 @@ async def _open(
 
 
 class _File(FileHistory):
-    # What cannot be written is no error: the history is a convenience.
+    # A history that cannot be written is no error: it is a convenience.
     def store_string(self, string: str) -> None:
         with contextlib.suppress(OSError):
             super().store_string(string)

@@ -133,7 +133,7 @@ class Shell:
                 self._complain([str(error)])
                 return MISUSED
             status = await self._interpreter.script(lines, text if kind == "file" else "")
-            # Where a prompt follows, a script that failed leaves its guest to the person.
+            # A script that failed leaves its guest to the person where a prompt follows.
             if status and not self.prompts:
                 return status
             if self.desk.leaving:

@@ -30,7 +30,7 @@ class Watch:
         def callers() -> Sequence[str]:
             stack = self._control.session.unwind(pending.cpu, pending.space)
             lookup = self._control.session.names.lookup
-            # What an interrupt came upon has not called its handler.
+            # Code that an interrupt came upon has not called its handler.
             called = takewhile(lambda frame: not frame.interrupted, stack.frames[1:])
             names = (lookup(frame.place, pending.space) for frame in called)
             return [name for name in names if name]

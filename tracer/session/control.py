@@ -241,7 +241,7 @@ class Control:
         return await self.wait()
 
     def _untouched(self, what: str) -> None:
-        # What the instruction has done to a device already cannot be taken back.
+        # An access that a device has seen already cannot be taken back.
         halt = self.stopped()
         if halt.pending is not None and (halt.answered or halt.pending.done):
             raise UsageError(f"the instruction is halfway: `step` first, then {what}")

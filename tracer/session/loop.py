@@ -367,7 +367,7 @@ class Session:
             self._running = False
             self.view.ran += time.monotonic() - since
         if self._pausing is not None:
-            # Or it would stop the guest in the middle of what is done for it next.
+            # It would stop the guest in the middle of what is done for it next.
             await self._pausing
             self._pausing = None
         if self.expired and self._traps is None and stop.interrupted:
@@ -420,7 +420,7 @@ class Session:
         return []
 
     async def _at_breakpoint(self, number: int, traps: Traps) -> bool:
-        # Whether it is at one of the guest's functions that a stop with this number is.
+        # Tells whether a stop with this number is at one of the guest's functions.
         if not any(hooks.owns(number) for hooks in (traps.hooks, traps.users, traps.loads)):
             return False
         self.counts["hooks"] += 1
@@ -668,7 +668,7 @@ class Session:
             self._pause()
 
     async def _hung_here(self, vcpu: int) -> GuestHung:
-        # Of a guest that stands where no access waits.
+        # The guest stands where no access waits.
         return await self.hung(vcpu, *await self._whereabouts.here())
 
     async def hung(self, vcpu: int, cpu: CpuState, space: AddressSpace) -> GuestHung:

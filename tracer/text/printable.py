@@ -9,7 +9,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 _PIECE = re.compile(r"\s+|\S+")
 
-# What stands before a line's last column: words, and then more than one blank.
+# The text before a line's last column: words, and then more than one blank.
 _COLUMNS = re.compile(r"\s*(?:\S+ )*\S+\s{2,}")
 
 

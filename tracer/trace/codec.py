@@ -22,13 +22,13 @@ class Unknown:
     type: str
 
 
-# What every line has in common. The version has no default: only a header must have one.
+# Members that every line has. The version has no default: only a header must have one.
 class _Tag(msgspec.Struct):
     type: str
     version: int | None = None
 
 
-# What the decoder raises on bytes that are no JSON, or that nest without end.
+# The decoder raises these on bytes that are no JSON, or that nest without end.
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _KNOWN = frozenset({"region", "map", "stack", "mmio", "mark", "user", "lost", "end"})

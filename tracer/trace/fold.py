@@ -119,7 +119,7 @@ class Folder:
         self._waiting.clear()
         return told
 
-    # What a loop comes to that does not go on.
+    # Returns what a loop comes to that does not go on.
     def _left(self, loop: _Loop) -> list[Event | Fold]:
         self._loop = None
         self._waiting.extend(loop.begun)

@@ -49,7 +49,7 @@ def access_line(
     return f"{line} {touched}" if touched else line
 
 
-# Of an instruction the first word alone has a colour: operands are told by the other columns.
+# The first word alone of an instruction has a colour: other columns tell the operands.
 def _painted(cell: str, style: str, colour: bool) -> str:
     if style != "mnemonic":
         return paint(cell, style, colour)
@@ -92,7 +92,7 @@ def change_lines(
     return _below(named.changes(before, int(access.value, 16)), shape)
 
 
-# What belongs to the line above, wrapped where lines have a width.
+# Lines that belong to the one above are wrapped where lines have a width.
 def _below(text: str, shape: Layout) -> list[str]:
     head = f"{'':10}  ↳ "
     room = max((shape.columns or 1 << 16) - len(head), 20)

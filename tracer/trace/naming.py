@@ -22,7 +22,7 @@ class Naming:
     def __init__(self, maps: RegisterMaps) -> None:
         self._maps = maps
         self._regions: dict[str, _Region | None] = {}
-        # What `add` has found that can never change, by region, offset and width as recorded.
+        # Names that can never change, by region, offset and width as recorded.
         self._fixed: dict[tuple[str | None, str | None, int], Named | None] = {}
 
     def learn(self, record: Record) -> None:
@@ -92,7 +92,7 @@ class _Region:
         self._names: dict[tuple[int, ...], Named | None] = {}
 
     def is_fixed(self, offset: int, width: int) -> bool:
-        # Whether a place has the same name always, and an access to it changes no other's.
+        # Tells whether a place has the same name always, and an access to it changes no other's.
         return not self._depends[offset, width] and not self._watches(offset, width)
 
     def name(self, offset: int, width: int) -> Named | None:

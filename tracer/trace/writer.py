@@ -125,7 +125,7 @@ class TraceWriter:
         self._size += len(data)
 
 
-# What was recorded before is not lost to a second run with the same name.
+# An earlier trace is not lost to a second run with the same name.
 def _keep(path: Path) -> None:
     if path.is_file() and path.stat().st_size:
         path.replace(path.with_name(f"{path.name}.old"))

@@ -45,7 +45,7 @@ def table_loads(code: bytes, base: int, function_at: Callable[[int], int | None]
 
 
 def _begins(code: bytes, start: int, at: int) -> bool:
-    # Whether an instruction of the function that begins at ``start`` begins at ``at``, or has its
+    # Tells whether an instruction of the function from ``start`` on begins at ``at``, or has its
     # prefixes there; so it is taken to be where the function cannot be followed.
     if not 0 <= at - start <= _NEAR:
         return True

@@ -1,4 +1,5 @@
-"""`tests/unit` mirrors `tracer`: whoever has found a module has found its tests, and the other way."""
+"""`tests/unit` mirrors `tracer`: whoever has found a module has found its tests, and the other
+way."""
 
 from __future__ import annotations
 

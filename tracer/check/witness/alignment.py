@@ -154,8 +154,8 @@ def _alike(first: Sequence[int], second: Sequence[int]) -> Iterator[tuple[int, i
         i, j = here + 1, there + 1
 
 
-# What either side has once is the same; the longest row of such pairs that keeps the order of both
-# is found by patience sorting.
+# Accesses that either side has once are the same; the longest row of such pairs that keeps both
+# orders is found by patience sorting.
 def _once(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
     there = {number: position for position, number in enumerate(second)}
     often, other = Counter(first), Counter(second)

@@ -111,7 +111,7 @@ class Matching:
                 case _:
                     pass
 
-    # What many accesses have alike is held once.
+    # A word that many accesses have is held once.
     def _word(self, word: str) -> str:
         return self._words.setdefault(word, word)
 
@@ -160,7 +160,7 @@ class Matching:
             elif entry.cpu >= 0 and (result.marked or self._aligned):
                 result.overlooked[place.name] = result.overlooked.get(place.name, 0) + 1
 
-    # Whether the last line read is of one of the times when firmware ran.
+    # Tells whether firmware ran when the last line was written.
     def _is_firmware(self) -> bool:
         return any(begin < self._log.size <= end for begin, end in self._firmware)
 
@@ -219,7 +219,7 @@ class Matching:
                 if end.entries < used + room - _SEARCHED // 2 or len(logged) < used + room:
                     break
                 room *= 2
-            # Where there are fewer, they are all, and so must be what the log has.
+            # Fewer of them are all that there are; the log must have no more either.
             whole = len(following) == _FOLLOWING or end.entries == len(logged)
             if count >= IN_A_ROW or (end.accesses == len(following) and whole):
                 return used
@@ -276,7 +276,7 @@ class Matching:
         for access, entry in pairs:
             self._differ("different", strand, access, (entry,))
 
-    # What the log told of other strands before the last access agreed on will not be asked for
+    # Entries of other strands before the last access agreed on will not be asked for
     # any more: the trace lacks it.
     def _make_room(self) -> None:
         if self._logged.held < _ROOM:
@@ -291,7 +291,7 @@ class Matching:
                 self._lack(strand, self._logged.take(strand))
 
     def _drain(self) -> None:
-        # What a guest did after it was let go was not traced.
+        # A guest that was let go is not traced any more.
         while not self._released:
             for strand in list(self._logged.pending):
                 self._lack(strand, self._logged.take(strand, self._logged.size(strand)))
@@ -314,7 +314,7 @@ class Matching:
             result.cut = Cut(log.torn or log.line, self._behind, end)
         result.switched = sorted(self._territory.switched)
         for name in result.switched:
-            # Of a region that was not traced all the time, the log has more than the trace.
+            # The log has more than the trace of a region that was not traced all the time.
             result.regions.pop(name, None)
         result.differences = [d for d in result.differences if d.region not in result.switched]
 
@@ -342,7 +342,7 @@ class Matching:
             )
 
 
-# What an instruction accessed in a region, in order; what is not known one by one may be in any.
+# An instruction's accesses in a region stand in order; those not known one by one may be in any.
 _Whole = tuple[int, int]  # linear address and width of an access of the vCPU
 
 

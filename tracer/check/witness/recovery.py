@@ -131,7 +131,7 @@ class Recovery:
             for accesses in range(min(distance, len(self._accesses)) + 1):
                 yield Place(accesses, distance)
 
-    # Where accesses repeat, several places agree for a while.
+    # Several places agree for a while where accesses repeat.
     def _best(self, places: Sequence[Place]) -> Place:
         if len(places) == 1:
             return places[0]
@@ -170,7 +170,7 @@ class Recovery:
                 return None
             distance = size
 
-    # What has no print of its own may agree before.
+    # An item without a print of its own may agree before.
     def _backwards(self, place: Place) -> Place:
         accesses, entries = place
         while accesses and self._accesses[accesses - 1].width:

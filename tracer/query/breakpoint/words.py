@@ -49,7 +49,7 @@ def parse_break(text: str, known: Known | None = None, *, temporary: bool = Fals
     return replace(item, pending=pending, remaining=1 if temporary else item.remaining)
 
 
-# Whether a name is waited for tells the second value: `pending` may be said in vain.
+# The second value tells whether a name is waited for: `pending` may be said in vain.
 def _perhaps_pending(text: str, known: Known, parse: Callable[[str, Known], _T]) -> tuple[_T, bool]:
     words = list(_WORD.finditer(text))
     said = [

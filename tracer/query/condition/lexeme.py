@@ -59,10 +59,10 @@ _PIECE = re.compile(
     re.VERBOSE | re.ASCII,
 )
 
-# What a name is compared with, up to a space, parenthesis or operator: nvme.msix-table, f+0x1e.
+# A word that a name is compared with ends at a space, parenthesis or operator: nvme.msix-table.
 _BARE = re.compile(r"[A-Za-z_][\w.#:+\-\[\]]*", re.ASCII)
 
-# What follows ~, up to a space, quote or parenthesis: nvme_*, *.msix-*.
+# A pattern follows ~, up to a space, quote or parenthesis: nvme_*, *.msix-*.
 _PATTERN = re.compile(r"[^\s()\"'&|]+")
 
 _WHOLE = re.compile(r"0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|[0-9][0-9_]*")

@@ -100,7 +100,7 @@ def _action(path: Path, function: CommandFunction) -> Action:
 def _shown(value: object, width: int) -> Result:
     if value is None:
         return Result()
-    # What is no value of JSON is its text there.
+    # A value that JSON lacks is its text there.
     try:
         plain = msgspec.json.decode(msgspec.json.encode(value))
     except (TypeError, ValueError, OverflowError, RecursionError):

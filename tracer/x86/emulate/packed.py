@@ -74,7 +74,7 @@ def _round_high(a: int, b: int) -> int:
 
 
 def _even_products(sign: bool) -> Vector:
-    # Of the even doublewords, each product a quadword.
+    # The even doublewords are multiplied, each product a quadword.
     def operation(bits: int, a: int, b: int) -> int:
         pairs = zip(_read(bits, 32, a, sign)[::2], _read(bits, 32, b, sign)[::2], strict=True)
         return join(64, [x * y for x, y in pairs])

@@ -124,7 +124,7 @@ def narrow(width: int, value: int, rounding: Rounding) -> Converted:
     power = max(exponent, 1) - _BIAS - shift
     significand <<= shift
     lowest = 1 - form.bias
-    # What rounding to full precision gives decides about tininess.
+    # The result rounded to full precision decides about tininess.
     rounded, _, _ = _round(significand, 63 - form.fraction, sign, rounding)
     tiny = power + (rounded >> form.fraction + 1) < lowest
     extra = max(0, lowest - power) if power < lowest else 0

@@ -20,7 +20,7 @@ _SIGNS = {"ptest": -1, "vtestps": join(32, [1 << 31] * 8), "vtestpd": join(64, [
 
 
 def _test(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
-    # Of all bits, or of the signs of all elements.
+    # All bits are tested, or the signs of all elements.
     assert insn.form is not None
     first = insn.operands[0]
     assert isinstance(first, Register)
