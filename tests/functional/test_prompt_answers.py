@@ -43,10 +43,10 @@ def test_an_answer_stays_at_the_prompt_while_the_guest_runs(tmp_path: Path) -> N
         terminal.line("info breaks")
         terminal.wait_for(r"0 hits  virtio-net\.notify", after=mark)
         # More goes by than the screen holds.
-        goes_by(terminal, 60)
+        goes_by(terminal, 40)
         shows(terminal, "0 hits  virtio-net.notify")
         terminal.line("nonsense; info breaks")
-        goes_by(terminal, 60)
+        goes_by(terminal, 40)
         shows(terminal, "there is no command nonsense")
         # A stop comes below it, apart from what went by.
         terminal.wait_for(rf"nonsense.*\n\n?break 1: virtio-net\.notify[\s\S]*{PROMPT}", after=mark)
