@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
-from tracer.access.transfer import Transfer, cut
+from tracer.access.transfer import Transfer, pieces_of
 from tracer.errors import GuestException
 from tracer.x86 import bus
 from tracer.x86.emulate import execute, plan
@@ -94,8 +94,7 @@ def _transfers(
 ) -> list[Transfer]:
     write = value is not None
     pieces: list[Transfer] = []
-    for start, size in cut(linear, width, space.room):
-        leaf = space.leaf(start)
+    for start, size, leaf in pieces_of(linear, width, space):
         if leaf is None or not permitted(leaf, cpu, write=write):
             raise _page_fault(start, leaf, cpu, write, code)
         physical = leaf.translate(start)

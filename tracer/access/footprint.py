@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tracer.access.space import AddressSpace
-from tracer.access.transfer import Transfer, cut
+from tracer.access.transfer import Transfer, pieces_of
 from tracer.errors import GuestException
 from tracer.x86.bus import Direction
 from tracer.x86.emulate.address import effective_address, linear_address, places
@@ -176,8 +176,7 @@ def _elements(register: int, width: int, count: int, cpu: CpuState) -> list[int]
 def _exact(
     linear: int, width: int, direction: Direction, space: AddressSpace
 ) -> Iterator[Transfer]:
-    for start, size in cut(linear, width, space.room):
-        leaf = space.leaf(start)
+    for start, size, leaf in pieces_of(linear, width, space):
         read = direction == "read"
         if leaf is not None and space.regions.is_recorded(leaf.translate(start), read=read):
             yield _transfer(start, leaf.translate(start), direction, space, width=size)

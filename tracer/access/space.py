@@ -1,4 +1,4 @@
-"""Where linear addresses of a guest lead: its page tables, its RAM and its regions."""
+"""The linear addresses of a guest, and where they lead: page tables, RAM and regions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from tracer.access.region import RegionMap
 from tracer.x86.paging import Leaf, Paging, PhysicalMemory, walk
-from tracer.x86.state import (
-    PAGE_SIZE,
-)
+from tracer.x86.state import PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +20,6 @@ class AddressSpace:
     def leaf(self, linear: int) -> Leaf | None:
         """Return the translation of a linear address, poisoned or not."""
         return walk(self.memory, self.paging, linear)
-
-    def room(self, linear: int, size: int) -> int:
-        """Return how many of ``size`` bytes in one page reach the same device, or all RAM."""
-        leaf = self.leaf(linear)
-        return size if leaf is None else self.regions.room(leaf.translate(linear), size)
 
     def read(self, linear: int, size: int) -> bytes:
         """Return up to ``size`` bytes of RAM at a linear address; fewer where RAM ends."""

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tracer.access.region import Region
+from tracer.access.space import AddressSpace
 from tracer.x86.bus import Direction
+from tracer.x86.paging import Leaf
 from tracer.x86.state import (
     PAGE_SIZE,
 )
@@ -57,6 +59,24 @@ def cut(
         size = 1 << (room.bit_length() - 1)
         yield linear, size
         linear += size
+
+
+def pieces_of(
+    linear: int, width: int, space: AddressSpace
+) -> Iterator[tuple[int, int, Leaf | None]]:
+    """Yield what :func:`cut` does, each with its translation, which is walked to once.
+
+    A piece reaches one device, or RAM, or nothing.
+    """
+    leaf: Leaf | None = None
+
+    def room(start: int, size: int) -> int:
+        nonlocal leaf
+        leaf = space.leaf(start)
+        return size if leaf is None else space.regions.room(leaf.translate(start), size)
+
+    for start, size in cut(linear, width, room):
+        yield start, size, leaf
 
 
 @dataclass(frozen=True, slots=True)

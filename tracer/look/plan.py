@@ -15,7 +15,7 @@ from tracer.access.decision import Pending
 from tracer.access.execution import lost_atomicity
 from tracer.access.recorded import memory_access
 from tracer.access.region import place_of
-from tracer.access.transfer import Transfer, cut
+from tracer.access.transfer import Transfer, pieces_of
 from tracer.confidential.handler import Verdict
 from tracer.errors import EmulationError, GuestException
 from tracer.look.explanation import EXCEPTIONS, Handled, touch_words, touches, verdicts
@@ -193,7 +193,7 @@ def _execute(insn: Instruction, pending: Pending, answers: int) -> _Run:
         while True:
             access = execution.send(answer)
             whole = 0
-            for linear, width in cut(access.linear, access.width, pending.space.room):
+            for linear, width, _ in pieces_of(access.linear, access.width, pending.space):
                 shift = 8 * (linear - access.linear)
                 ones = (1 << 8 * width) - 1
                 told = known[len(pieces)].value if len(pieces) < len(known) else None
