@@ -12,6 +12,7 @@ from tracer.access.region import RegionMap, check_choice
 from tracer.cli import EXIT_OK, terminal
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.host import signals
+from tracer.look.region import region_object
 from tracer.session.launch import Plan, launch
 
 
@@ -30,18 +31,7 @@ def run(args: argparse.Namespace) -> int:
     plan = guest_plan(args)
     regions = signals.run(_regions(plan))
     rows = [
-        {
-            "name": region.name,
-            "start": hex(region.start),
-            "end": hex(region.end),
-            "size": region.end - region.start + 1,
-            "device": region.device,
-            "within": list(region.within),
-            "types": list(region.types),
-            "qemu_name": region.qemu_name,
-            "traced": regions.is_traced_region(region),
-        }
-        for region in regions.regions
+        region_object(region, traced=regions.is_traced_region(region)) for region in regions.regions
     ]
     if args.json:
         for row in rows:

@@ -20,21 +20,28 @@ def find_region(regions: RegionMap, name: str) -> list[Region]:
     return found
 
 
+def region_object(region: Region, *, traced: bool) -> dict[str, Any]:
+    """Return a region as a JSON-ready object."""
+    return {
+        "name": region.name,
+        "start": hex(region.start),
+        "end": hex(region.end),
+        "size": region.end - region.start + 1,
+        "device": region.device,
+        "within": list(region.within),
+        "types": list(region.types),
+        "qemu_name": region.qemu_name,
+        "traced": traced,
+    }
+
+
 def region_objects(
     found: Sequence[Region], regions: RegionMap, accesses: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     """Return a JSON-ready object a region; ``accesses`` counts them so far by region."""
     return [
         {
-            "name": region.name,
-            "start": hex(region.start),
-            "end": hex(region.end),
-            "size": region.end - region.start + 1,
-            "device": region.device,
-            "within": list(region.within),
-            "types": list(region.types),
-            "qemu_name": region.qemu_name,
-            "traced": regions.is_traced_region(region),
+            **region_object(region, traced=regions.is_traced_region(region)),
             "vcpu_only": region.vcpu_only,
             "accesses": accesses.get(region.name, 0),
         }
