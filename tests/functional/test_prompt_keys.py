@@ -51,25 +51,26 @@ def more(terminal: Terminal) -> None:
     terminal.wait_for(r"--MORE--", after=mark)
 
 
+def asks(terminal: Terminal, line: str, question: str) -> None:
+    """Type a line and wait for the question that it leads to."""
+    mark = terminal.mark
+    terminal.line(line)
+    terminal.wait_for(question, after=mark)
+
+
 def python(terminal: Terminal) -> None:
     """Open a console, and begin a line there."""
-    mark = terminal.mark
-    terminal.line("py")
-    terminal.wait_for(r">>>", after=mark)
+    asks(terminal, "py", r">>>")
 
 
 def leaving(terminal: Terminal) -> None:
     """Ask for the end."""
-    mark = terminal.mark
-    terminal.line("quit")
-    terminal.wait_for(r"Quit anyway\?", after=mark)
+    asks(terminal, "quit", r"Quit anyway\?")
 
 
 def waiting(terminal: Terminal) -> None:
     """Name what is not there."""
-    mark = terminal.mark
-    terminal.line("break symbol nobody_has_this")
-    terminal.wait_for(r"Wait for one that is to come\?", after=mark)
+    asks(terminal, "break symbol nobody_has_this", r"Wait for one that is to come\?")
 
 
 def searching(terminal: Terminal) -> None:

@@ -171,15 +171,21 @@ def test_ctrl_c_ends_what_the_event_loop_calls(tmp_path: Path, kind: str) -> Non
 # ---- what runs beside the event loop
 
 
+async def begun(talk: Talk, line: str) -> asyncio.Task[int]:
+    """Type a line that runs Python; return once that runs."""
+    typed = asyncio.create_task(talk.type(line))
+    while not talk.desk.thread.busy:
+        await asyncio.sleep(0.01)
+    return typed
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [("while True: pass", "was interrupted"), ("import time; time.sleep(90)", "goes on by itself")],
 )
 def test_the_loop_goes_on_beside_python_and_ctrl_c_ends_it(code: str, words: str) -> None:
     async def test(talk: Talk) -> None:
-        typed = asyncio.create_task(talk.type(f"py {code}"))
-        while not talk.desk.thread.busy:
-            await asyncio.sleep(0.01)
+        typed = await begun(talk, f"py {code}")
         await asyncio.sleep(0.1)
         talk.desk.thread.interrupt()
         assert await typed == 1
@@ -193,9 +199,7 @@ def test_a_file_is_read_beside_the_loop(tmp_path: Path) -> None:
     path = own(tmp_path, "while True: pass")
 
     async def test(talk: Talk) -> None:
-        typed = asyncio.create_task(talk.type(f"source {path}"))
-        while not talk.desk.thread.busy:
-            await asyncio.sleep(0.01)
+        typed = await begun(talk, f"source {path}")
         await asyncio.sleep(0.1)
         talk.desk.thread.interrupt()
         assert await typed == 2
@@ -207,9 +211,7 @@ def test_what_was_left_to_itself_cannot_reach_the_guest_any_more() -> None:
     code = "import time\ntime.sleep(2.5)\nguest.step()"
 
     async def test(talk: Talk) -> None:
-        typed = asyncio.create_task(talk.type(f"py exec({code!r})"))
-        while not talk.desk.thread.busy:
-            await asyncio.sleep(0.01)
+        typed = await begun(talk, f"py exec({code!r})")
         # What ignores Ctrl-C for good goes on, but is told no.
         talk.desk.thread._calls[-1].left = True
         talk.desk.thread._calls[-1].give_up()
