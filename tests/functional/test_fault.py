@@ -253,7 +253,7 @@ def ignore_interrupts() -> None:
 
 
 def heed_hangups() -> None:
-    """What a terminal does, whatever started the tests."""
+    """Heed SIGHUP as a program on a terminal does, whatever started the tests."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 

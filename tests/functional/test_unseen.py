@@ -1,4 +1,4 @@
-"""What vetrace does and nobody must notice: the device sees its accesses alone, CR2 stays."""
+"""vetrace goes unnoticed: the device sees its accesses alone, CR2 stays."""
 
 from __future__ import annotations
 

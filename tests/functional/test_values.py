@@ -1,4 +1,4 @@
-"""What a guest reads and writes under the tracer is what it reads and writes without.
+"""A guest reads and writes under the tracer what it reads and writes without.
 
 A program of user space reaches several devices with every width at every offset, registers that
 count or change by being read left out. How QEMU's TCG brings an unaligned access to a device, and

@@ -1,4 +1,4 @@
-"""What a comparison found, as lines of text."""
+"""Differences that a comparison found, as lines of text."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""What a guest of TDX or SEV-ES would make of an access: hypercalls, handlers, the audit."""
+"""An access in a guest of TDX or SEV-ES: its hypercall, its handler, the audit."""
 
 __all__ = ("audit", "handler", "hypercall")

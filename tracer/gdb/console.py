@@ -1,4 +1,4 @@
-"""What GDB prints on its console for people, where MI has no command that says the same.
+"""Texts that GDB prints on its console for people, where MI has no command that says the same.
 
 Ref: GDB remote.c (send_remote_packet, print_packet), top.c (print_gdb_version); GDB manual,
 "Packets", "Stop Reply Packets"; texts of several versions are in ``tests/data``.

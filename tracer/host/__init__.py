@@ -1,3 +1,3 @@
-"""What the host gives: child processes, folders, signals, streams, packages."""
+"""The host: child processes, folders, signals, streams, packages."""
 
 __all__ = ("cache", "package", "process", "scratch", "signals", "streams", "textfile")

@@ -1,4 +1,4 @@
-"""What QEMU's human monitor prints, where QMP and the GDB stub do not tell the same.
+"""Texts of QEMU's human monitor, where QMP and the GDB stub do not tell the same.
 
 Ref: QEMU target/i386/cpu-dump.c (x86_cpu_dump_state), monitor/misc.c (hmp_ioport_read); texts of
 several versions are in ``tests/data``. The memory map is :mod:`tracer.qemu.flat_view`'s.

@@ -1,4 +1,4 @@
-"""Where the vCPUs of a guest are, in words, for a reader who wonders why it does not go on."""
+"""The places of a guest's vCPUs, in words, for a reader who wonders why it does not go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What QEMU is told so that its log is complete: its arguments, and when it begins."""
+"""A complete log of QEMU: the arguments that it needs, and when it begins."""
 
 from __future__ import annotations
 

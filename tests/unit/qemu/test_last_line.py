@@ -1,4 +1,4 @@
-"""What a guest printed last, as its console comes: cut anywhere, and maybe without an end."""
+"""The last line of a console, which comes cut anywhere, and maybe without an end."""
 
 from __future__ import annotations
 
