@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tracer.errors import UsageError, advice
+from tracer.text.number import ends, hexadecimal
 from tracer.trace.record import RegionInfo
 from tracer.trace.selection import names_owner, names_region
 from tracer.x86.state import PAGE_SIZE
@@ -157,15 +158,13 @@ def left_out(regions: Sequence[Region], choice: Choice) -> list[str]:
 def parse_range(spec: str) -> Range | None:
     """Return the physical range in ``START-END`` (hex, END inclusive), or None for a name.
 
-    Raises UsageError when START is beyond END.
+    Raises UsageError when END is before START.
     """
-    match = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{3,16})-(?:0x)?([0-9a-fA-F]{3,16})", spec)
-    if match is None:
-        return None
-    start, end = (int(part, 16) for part in match.groups())
-    if start > end:
-        raise UsageError(f"range {spec} ends before it starts")
-    return start, end
+    return ends(spec, hexadecimal) if _RANGE.fullmatch(spec) else None
+
+
+# A name may be of hexadecimal digits as well, so a short one is none.
+_RANGE = re.compile(r"(?:0x)?[0-9a-fA-F]{3,16}-(?:0x)?[0-9a-fA-F]{3,16}")
 
 
 def _intersection(region: Region, spec: str) -> list[Range]:

@@ -11,6 +11,7 @@ import msgspec
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.events import Source
 from tracer.cli.filters import add_filters, register_maps, selection
+from tracer.cli.parser import count
 from tracer.confidential.audit import Audit, Place, Site, side_by_side
 from tracer.confidential.handler import CURRENT, PROFILES, Profile
 from tracer.errors import TraceError, UsageError
@@ -29,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT}); or {ALL} of them",
     )  # fmt: skip
     parser.add_argument(
-        "--limit", metavar="N", type=int, default=20, help="rows a table (default 20; 0: all)"
+        "--limit",
+        metavar="N",
+        type=count,
+        default=20,
+        help="rows a table (default 20; 0: all)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
     add_filters(parser)
@@ -43,8 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what the profiles' handlers would make of each call site; return the exit status."""
     profiles = _profiles(args.profile)
-    if args.limit < 0:
-        raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
     audits = [Audit(profile) for profile in profiles]
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, selection(args), register_maps(args))

@@ -28,6 +28,7 @@ from tracer.look.explanation import (
     touches,
     verdicts,
 )
+from tracer.text.number import fitting
 from tracer.x86.bus import Load
 from tracer.x86.code_text import read_code
 from tracer.x86.decode import decode
@@ -113,12 +114,9 @@ def _standard_input() -> str:
 
 def _number(option: str, text: str, bits: int) -> int:
     try:
-        value = int(text, 0)
-    except ValueError:
-        raise UsageError(f"{option} {text}: give a number, such as 0x1f") from None
-    if not -(1 << (bits - 1)) <= value < 1 << bits:
-        raise UsageError(f"{option} {text}: does not fit in {bits} bits")
-    return value & ((1 << bits) - 1)
+        return fitting(text, bits)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 def _state(settings: list[str], rip: int, mode: Mode) -> CpuState:

@@ -21,11 +21,12 @@ from tracer.cli.filters import (
     register_maps,
     selection,
 )
+from tracer.cli.parser import argument, count
 from tracer.devices.map import RegisterMap
 from tracer.errors import UsageError
 from tracer.host.streams import warn
 from tracer.trace.loss import Losses
-from tracer.trace.mask import PASSING, VARYING, Mask, parse_mask
+from tracer.trace.mask import PASSING, VARYING, parse_mask
 from tracer.trace.reader import TraceReader
 
 
@@ -34,10 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="A", help="a trace written by `vetrace boot`")
     parser.add_argument("second", metavar="B", help="another one")
     parser.add_argument(
-        "--context", metavar="N", type=int, default=3, help="lines alike around a change"
+        "--context",
+        metavar="N",
+        type=count,
+        default=3,
+        help="lines alike around a change",
     )
     parser.add_argument(
-        "--limit", metavar="N", type=int, default=10, help="hunks a region (default 10; 0: all)"
+        "--limit",
+        metavar="N",
+        type=count,
+        default=10,
+        help="hunks a region (default 10; 0: all)",
     )
     rules = parser.add_argument_group(
         "what is known to vary",
@@ -45,11 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " in every STRIDE of it",
     )
     rules.add_argument(
-        "--mask", metavar="RULE", type=_rule, action="append", default=[],
+        "--mask", metavar="RULE", type=argument(parse_mask), action="append", default=[],
         help="do not compare these bytes of the values",
     )  # fmt: skip
     rules.add_argument(
-        "--ignore", metavar="RULE", type=_rule, action="append", default=[],
+        "--ignore", metavar="RULE", type=argument(parse_mask), action="append", default=[],
         help="leave out the accesses that begin at these bytes",
     )  # fmt: skip
     rules.add_argument(
@@ -180,10 +189,3 @@ def _step(step: Step | None) -> dict[str, Any] | None:
         "skipped": step.skipped,
         "mark": step.mark,
     }
-
-
-def _rule(text: str) -> Mask:
-    try:
-        return parse_mask(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

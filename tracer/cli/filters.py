@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
+from tracer.cli.parser import argument
 from tracer.devices import library
 from tracer.devices.map import RegisterMap, RegisterMaps, fits_register
 from tracer.errors import UsageError, advice, suggestion
+from tracer.text.number import ends, nanoseconds, open_ends, whole
 from tracer.text.printable import printable
 from tracer.trace.marker import Stretch
 from tracer.trace.mask import Mask
@@ -46,7 +48,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         "--changes", action="store_true", help="with another value than the one before it there"
     )
     group.add_argument("--symbol", metavar="S", help="from this function or call site, or a glob")
-    group.add_argument("--vcpu", metavar="N", type=_number, help="by this vCPU")
+    group.add_argument("--vcpu", metavar="N", type=_vcpu, help="by this vCPU")
     group.add_argument(
         "--time", metavar="[S]-[S]", type=_seconds, help="in these seconds of guest time"
     )
@@ -177,9 +179,7 @@ def check_names(
     if chosen.register is not None and not any(
         _has_register(chosen.register, region, found) for region, found in maps.items()
     ):
-        names = {name.lower(): name for found in maps.values() for name in found.names()}
-        near = get_close_matches(chosen.register.lower(), names, n=3, cutoff=0.5)
-        hint = f"; there is {', '.join(names[name] for name in near)}" if near else ""
+        hint = advice(chosen.register, {n for found in maps.values() for n in found.names()})
         raise UsageError(f"no register of {trace} is called {chosen.register}{hint}")
 
 
@@ -228,48 +228,27 @@ def _has_register(pattern: str, region: str, found: RegisterMap) -> bool:
     )
 
 
-def _number(text: str) -> int:
-    try:
-        number = int(text, 0)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no number: 16 and 0x10 are") from None
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number
+@argument
+def _vcpu(text: str) -> int:
+    return whole(text, "vCPU")
 
 
+@argument
 def _offsets(text: str) -> Span:
-    first, dash, last = text.partition("-")
-    return _span(text, _number(first), _number(last) if dash else _number(first))
+    return Span(*ends(text, partial(whole, what="offset", bits=64)))
 
 
+@argument
 def _seconds(text: str) -> Span:
-    first, dash, last = text.partition("-")
-    if not dash:
-        raise argparse.ArgumentTypeError(f"{text} is no span: 0.5-2, 0.5- and -2 are")
-    return _span(text, *(_optional(end, _nanoseconds) for end in (first, last)))
+    if "-" not in text:
+        raise UsageError(f"{text} is no span: 0.5-2, 0.5- and -2 are")
+    return Span(*open_ends(text, nanoseconds))
 
 
-def _nanoseconds(text: str) -> int:
-    try:
-        return round(float(text) * 1e9)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds") from None
-
-
-def _optional(text: str, read: Callable[[str], int]) -> int | None:
-    return read(text) if text else None
-
-
-def _span(text: str, first: int | None, last: int | None) -> Span:
-    if first is not None and last is not None and last < first:
-        raise argparse.ArgumentTypeError(f"{text} ends before it begins")
-    return Span(first, last)
-
-
+@argument
 def _match(text: str) -> Match:
     value, slash, mask = text.partition("/")
-    match = Match(_number(value), _number(mask)) if slash else Match(_number(value))
+    match = Match(whole(value), whole(mask)) if slash else Match(whole(value))
     if match.value & ~match.mask:
-        raise argparse.ArgumentTypeError(f"{text} has bits outside its mask: nothing can fit")
+        raise UsageError(f"{text} has bits outside its mask: nothing can fit")
     return match

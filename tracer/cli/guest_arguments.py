@@ -12,6 +12,7 @@ from tracer.access.region import Choice, parse_range
 from tracer.errors import UsageError
 from tracer.host.streams import warn
 from tracer.session.launch import GDB, QEMU, Plan, parse_memory
+from tracer.text.number import is_whole, whole
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,5 +99,5 @@ def _several_vcpus(arguments: Sequence[str]) -> bool:
     for option, value in pairwise(arguments):
         if option in ("-smp", "--smp"):
             count = value.partition(",")[0].removeprefix("cpus=")
-            return count.isdigit() and int(count) > 1
+            return is_whole(count) and whole(count) > 1
     return False

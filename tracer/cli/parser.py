@@ -5,15 +5,37 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import NoReturn, TypeVar
 
 from tracer.cli import EXIT_STATUSES
 from tracer.errors import UsageError, suggestion
+from tracer.text.number import whole
 
 _OPTION = re.compile(r"--?[a-z][a-z-]*")
+_T = TypeVar("_T")
 _VALUED = ("--color",)
 """Options before a command's name that take a value, which is no command's name."""
+
+
+def argument(read: Callable[[str], _T]) -> Callable[[str], _T]:
+    """Return what reads an option's value for argparse, which tells which option is wrong."""
+
+    @wraps(read)
+    def told(text: str) -> _T:
+        try:
+            return read(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return told
+
+
+@argument
+def count(text: str) -> int:
+    """Return how many, from 0 on."""
+    return whole(text, "count")
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,11 +8,12 @@ from fnmatch import fnmatchcase
 
 from tracer.access.region import Choice, parse_range
 from tracer.cli import terminal
+from tracer.cli.parser import argument
 from tracer.errors import UsageError, advice
 from tracer.intercept.recording import VARYING_WRITES, RecordedDevice, Replayed, recorded_device
 from tracer.session.launch import Plan
 from tracer.text.printable import printable
-from tracer.trace.mask import Mask, parse_mask
+from tracer.trace.mask import parse_mask
 from tracer.trace.reader import TraceReader
 
 
@@ -30,7 +31,7 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --replay: trace this region too, on its own device; again for more",
     )  # fmt: skip
     replay.add_argument(
-        "--mask", metavar="RULE", type=_rule, action="append", default=[],
+        "--mask", metavar="RULE", type=argument(parse_mask), action="append", default=[],
         help="with --replay: bytes of writes that may differ, as REGION+FIRST[-LAST][%%STRIDE]",
     )  # fmt: skip
 
@@ -75,10 +76,3 @@ def with_also(plan: Plan, args: argparse.Namespace) -> Plan:
         return plan
     choice = Choice((*plan.choice.wanted, *args.also), plan.choice.bypassed)
     return replace(plan, choice=choice)
-
-
-def _rule(text: str) -> Mask:
-    try:
-        return parse_mask(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

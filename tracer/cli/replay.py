@@ -20,6 +20,7 @@ from tracer.check.divergence import Divergence, out_of_turn
 from tracer.check.lines import divergence_lines
 from tracer.check.replay import Replay, Tally
 from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.cli.parser import count
 from tracer.errors import UsageError
 from tracer.host.streams import warn
 from tracer.trace import codec
@@ -34,7 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace replay``."""
     parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
     parser.add_argument(
-        "--jobs", "-j", metavar="N", type=int, default=1, help="use N processes (default 1)"
+        "--jobs",
+        "-j",
+        metavar="N",
+        type=count,
+        default=1,
+        help="use N processes (default 1)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (

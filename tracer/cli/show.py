@@ -11,6 +11,7 @@ import msgspec
 from tracer.cli import EXIT_OK, terminal
 from tracer.cli.events import Source
 from tracer.cli.filters import add_filters, register_maps, selection
+from tracer.cli.parser import count
 from tracer.errors import UsageError
 from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
@@ -23,7 +24,7 @@ from tracer.trace.reader import TraceReader
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace show``."""
     parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
-    parser.add_argument("--limit", metavar="N", type=int, help="stop after N accesses")
+    parser.add_argument("--limit", metavar="N", type=count, help="stop after N accesses")
     parser.add_argument(
         "--unfold", action="store_true", help="show every access of a loop, not the first turn only"
     )

@@ -11,8 +11,9 @@ import msgspec
 from tracer.cli import EXIT_OK, terminal
 from tracer.cli.events import Source
 from tracer.cli.filters import add_filters, register_maps, selection
+from tracer.cli.parser import count
 from tracer.devices.map import RegisterMaps
-from tracer.errors import TraceError, UsageError
+from tracer.errors import TraceError
 from tracer.trace.flame import FoldedStacks
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import RegionRecord
@@ -24,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace stats``."""
     parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
     parser.add_argument(
-        "--limit", metavar="N", type=int, default=20, help="rows a table (default 20; 0: all)"
+        "--limit",
+        metavar="N",
+        type=count,
+        default=20,
+        help="rows a table (default 20; 0: all)",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
@@ -38,8 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the counts per region, register, call site, form and phase; return the exit status."""
-    if args.limit < 0:
-        raise UsageError(f"--limit {args.limit}: give a number of rows, or 0 for all")
     chosen, maps = selection(args), register_maps(args)
     if args.folded:
         return _print_folded(args.trace, chosen, maps)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import islice, pairwise
 from typing import Any
 
 from tracer.devices.map import Applies, RegisterMap
 from tracer.devices.tree import Field, Group, Register, Selector, expand, placeholders
-from tracer.errors import UsageError
+from tracer.errors import UsageError, advice
+from tracer.text.number import whole
 
 ACCESSES = ("ro", "rw", "wo", "rw1c", "rw1s", "rc")
 """Read only, read and write, write only; a 1 clears, a 1 sets, reading clears."""
@@ -165,15 +165,13 @@ def _selector(text: str, siblings: Sequence[Register], bank: int | None, where: 
     if register is None:
         known = [r.name for r in siblings if r.stride is None]
         raise _Bad(where, f"select = {_toml(text)}: no register beside it has this name"
-                   + _nearest(name, known))  # fmt: skip
+                   + advice(name, known))  # fmt: skip
     field: Field | None = Field(name, 8 * register.width - 1, 0)
     if part:
         field = next((f for f in register.fields if f.name == part), None)
     if field is None:
         known = [f.name for f in register.fields]
-        raise _Bad(
-            where, f"select = {_toml(text)}: {name} has no such field{_nearest(part, known)}"
-        )
+        raise _Bad(where, f"select = {_toml(text)}: {name} has no such field{advice(part, known)}")
     return Selector(register.offset, register.width, field, bank)
 
 
@@ -208,7 +206,7 @@ def _register_fields(table: _Table, width: int, shared: _Shared) -> tuple[Field,
     given = table.get("fields", (str, dict), {})
     if isinstance(given, str):
         if given not in shared.fields:
-            near = _nearest(given, shared.fields)
+            near = advice(given, shared.fields)
             raise _Bad(table.where, f"fields = {_toml(given)}: there is no [fields.{given}]{near}")
         fields = shared.fields[given]
     else:
@@ -246,7 +244,7 @@ def _field(name: str, given: Any, where: str, shared: _Shared) -> Field:
     values = table.get("values", (str, dict), {})
     if isinstance(values, str):
         if values not in shared.values:
-            near = _nearest(values, shared.values)
+            near = advice(values, shared.values)
             raise _Bad(where, f"values = {_toml(values)}: there is no [values.{values}]{near}")
         numbers = shared.values[values]
     else:
@@ -259,10 +257,12 @@ def _field(name: str, given: Any, where: str, shared: _Shared) -> Field:
 
 
 def _bits(given: Any, where: str) -> tuple[int, int]:
-    high, colon, low = str(given).partition(":")
-    if not high.isdecimal() or (colon and not low.isdecimal()) or len(high) > 5:
-        raise _Bad(where, f'bits = {_toml(given)} are none: 3 and "6:4" are')
-    first, last = int(low if colon else high), int(high)
+    high, _, low = str(given).partition(":")
+    try:
+        last = whole(high, "bit", bits=16)
+        first = whole(low, "bit", bits=16) if ":" in str(given) else last
+    except UsageError:
+        raise _Bad(where, f'bits = {_toml(given)} are none: 3 and "6:4" are') from None
     if last < first:
         raise _Bad(where, f'bits = {_toml(given)} end before they begin: write "{first}:{last}"')
     return last, first
@@ -274,11 +274,9 @@ def _values(given: Any, where: str) -> dict[int, str]:
     found = {}
     for key, meaning in given.items():
         try:
-            number = int(key, 0)
-        except ValueError:
-            raise _Bad(where, f"value {key} is no number: 6 and 0x6 are") from None
-        if number < 0:
-            raise _Bad(where, f"value {key} is below 0")
+            number = whole(key)
+        except UsageError as error:
+            raise _Bad(where, f"value {error}") from None
         if not isinstance(meaning, str) or not meaning:
             raise _Bad(where, f"value {key} = {_toml(meaning)} is no name")
         if number in found:
@@ -352,7 +350,7 @@ class _Table:
         self._items = items
         for key in items:
             if key not in keys:
-                raise _Bad(where, f"unknown key {key}{_nearest(key, keys)}")
+                raise _Bad(where, f"unknown key {key}{advice(key, keys)}")
 
     def __contains__(self, key: str) -> bool:
         return key in self._items
@@ -391,14 +389,6 @@ _KINDS: dict[Any, str] = {
     str: "text", int: "whole number", list: "array", dict: "table",
     (str, dict): "name or table", (int, str): 'number or text like "6:4"',
 }  # fmt: skip
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are: {', '.join(names)}" if names else ""
 
 
 # A value as the reader may have written it, on one line and not too long.

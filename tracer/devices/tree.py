@@ -298,7 +298,7 @@ def _pattern(template: str, item: Register | Group) -> str:
     pieces, at = [], 0
     for found in _PLACEHOLDER.finditer(template):
         pieces.append(re.escape(plain(template[at : found.start()])))
-        pieces.append(r"([0-9a-f]+|\*)" if found["form"] else r"(\d+|\*)")
+        pieces.append(r"([0-9a-f]{1,16}|\*)" if found["form"] else r"([0-9]{1,20}|\*)")
         at = found.end()
     return "".join((*pieces, re.escape(plain(template[at:]))))
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from tracer.errors import UnknownName, UsageError, advice, suggestion
 from tracer.query.condition.lexicon import Lexicon
 from tracer.query.condition.vocabulary import Facts
+from tracer.text.number import ends, whole
 from tracer.trace.selection import Span, names_owner, names_region
 
 
@@ -115,11 +116,11 @@ def parse_place(text: str, known: Known, others: Collection[str] = ()) -> Place:
         if register:
             raise UsageError(f"{word} says which bytes, so no register follows: {register}")
         _check_region(region, known, others)
-        span = _span(offsets, "offset")
-        _check_size(region, span, known)
+        found = Span(*ends(offsets, partial(whole, what="offset", bits=64, like=_LIKE)))
+        _check_size(region, found, known)
         if known.is_region(region):
-            return Place(text, (Spot(region, span, exact=True),))
-        return Place(text, _whole(region, span, known))
+            return Place(text, (Spot(region, found, exact=True),))
+        return Place(text, _whole(region, found, known))
     if not register and not _known_region(word, known):
         region, register = _split(word, known)
     _check_region(region, known, others)
@@ -138,11 +139,10 @@ def _whole(region: str, span: Span | None, known: Known) -> tuple[Spot, ...]:
 
 
 def _physical(text: str, known: Known) -> Span:
-    span = _span(text, "physical address")
-    assert span.first is not None and span.last is not None  # both were given
-    if not (known.pending or known.answers is None or known.answers(span.first, span.last)):
+    first, last = ends(text, partial(whole, what="physical address", bits=64, like=_LIKE))
+    if not (known.pending or known.answers is None or known.answers(first, last)):
         raise UnknownName(f"no device answers at physical {text}: `info devices` lists them")
-    return span
+    return Span(first, last)
 
 
 # A region that is not there yet has any size.
@@ -156,23 +156,7 @@ def _check_size(region: str, span: Span, known: Known) -> None:
         raise UnknownName(f"{name} ends at offset {sizes[name] - 1:#x}")
 
 
-def _span(text: str, what: str) -> Span:
-    first, dash, last = text.replace("..", "-").partition("-")
-    low = _number(first, what, text)
-    high = _number(last, what, text) if dash else low
-    if high < low:
-        raise UsageError(f"{text} ends before it begins")
-    return Span(low, high)
-
-
-def _number(text: str, what: str, whole: str) -> int:
-    match = re.fullmatch(r"0[xX][0-9a-fA-F_]{1,24}|[0-9]{1,20}", text)
-    if match is None:
-        raise UsageError(f"{whole or 'nothing'} is no {what}: 0x1000 is, and 0x1000-0x1fff are")
-    try:
-        return int(text, 16 if text[:2] in ("0x", "0X") else 10)
-    except ValueError:  # 0x_, 0x1__0
-        raise UsageError(f"{text} is no {what}: 0x1000 is") from None
+_LIKE = "0x1000 is, and 0x1000-0x1fff are"
 
 
 def _known_region(pattern: str, known: Known) -> bool:
@@ -224,8 +208,8 @@ def _spots(region: str, register: str, known: Known) -> tuple[Spot, ...]:
     if not found:
         registers = known.registers
         all_ = {each for name in names for each in registers(name)} if registers else set()
-        few = f"; it has: {', '.join(sorted(all_))}" if 0 < len(all_) <= 12 else ""
-        raise UnknownName(f"{region} has no register {register}{suggestion(register, all_) or few}")
+        hint = advice(register, all_) if all_ else ""
+        raise UnknownName(f"{region} has no register {register}{hint}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Addresses and numbers as people type them at the prompt.
+"""Addresses as people type them at the prompt.
 
 An address is a sum: ``$rip``, ``nvme_reset_work+0x1c``, ``0xffffffff81000000``, ``$rsp - 8``.
 """
@@ -9,34 +9,14 @@ import re
 from collections.abc import Callable
 
 from tracer.errors import UsageError, suggestion
+from tracer.text.number import fitting, is_whole, whole
 from tracer.x86.state import GPR, CpuState
 
 _MASK = (1 << 64) - 1
 _TERM = re.compile(r"\s*(\$?[\w.]+)\s*([-+]?)")
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F_]+|0[bB][01_]+|[0-9][0-9_]*")
 
 WIDTHS = {"b": 1, "h": 2, "w": 4, "g": 8, "1": 1, "2": 2, "4": 4, "8": 8}
 """Bytes of an access by GDB's unit letters, or as a number."""
-
-
-def number(text: str, what: str = "number") -> int:
-    """Return a number: decimal, or with 0x or 0b in front. Raises UsageError, naming ``what``."""
-    sign = -1 if text.startswith("-") else 1
-    digits = text.removeprefix("-")
-    if len(text) <= 80 and _NUMBER.fullmatch(digits):
-        try:
-            return sign * int(digits, 0)
-        except ValueError:
-            pass
-    raise UsageError(f"{text!r} is no {what}: 16 and 0x10 are")
-
-
-def unsigned(text: str, width: int, what: str = "value") -> int:
-    """Return a number as ``width`` bytes hold it, a negative one as its two's complement."""
-    value = number(text, what)
-    if not -(1 << 8 * width - 1) <= value < 1 << 8 * width:
-        raise UsageError(f"{text} does not fit in {width} byte{'s' * (width != 1)}")
-    return value & (1 << 8 * width) - 1
 
 
 def linear_address(text: str, cpu: CpuState | None, address_of: Callable[[str], int | None]) -> int:
@@ -65,8 +45,8 @@ def register_value(text: str, cpu: CpuState | None, address_of: Callable[[str], 
 
     Raises UsageError as :func:`linear_address` does.
     """
-    if _NUMBER.fullmatch(text.removeprefix("-")):
-        return unsigned(text, 8)
+    if is_whole(text.removeprefix("-")):
+        return fitting(text, 64)
     return linear_address(text, cpu, address_of)
 
 
@@ -74,7 +54,7 @@ def _term(text: str, cpu: CpuState | None, address_of: Callable[[str], int | Non
     if text.startswith("$"):
         return _register(text[1:].lower(), cpu)
     if text[0].isdigit():
-        return number(text, "address")
+        return whole(text, "address")
     address = address_of(text)
     if address is None:
         raise UsageError(f"the kernel has no symbol {text}; `sym PATTERN` finds symbols")

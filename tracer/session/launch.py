@@ -18,6 +18,7 @@ from tracer.linux.kernel import Kernel, default_kernel, open_kernel
 from tracer.qemu.machine import Machine, MachineConfig
 from tracer.session.loop import Session
 from tracer.session.watchdog import Limits
+from tracer.text.number import byte_size
 from tracer.trace.record import FORMAT_VERSION, Header
 
 QEMU = "qemu-system-x86_64"
@@ -135,11 +136,7 @@ def parse_memory(text: str) -> int:
 
     Raises UsageError for anything else, and for a size no guest boots with.
     """
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "M")
-    scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(unit)
-    if scale is None or not number.isdigit():
-        raise UsageError(f"{text!r} is no memory size; write 512M or 2G")
-    size = int(number) * scale
+    size = byte_size(text, "memory size")
     if size < 64 << 20 or size % (1 << 20):
         raise UsageError(f"{text} of memory: whole mebibytes, 64M or more, are needed")
     return size

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from tracer.errors import GuestHung, UsageError
 from tracer.session.loop import Session
+from tracer.text.number import nanoseconds
 
 _BEAT = 0.1
 """Seconds between two looks at the guest's clock."""
@@ -93,11 +93,11 @@ class Watchdog:
 
 
 def seconds(option: str, text: str) -> float:
-    """Return a number of seconds. Raises UsageError for what is none, or not above 0."""
+    """Return a time in seconds. Raises UsageError for what is none, or not above 0."""
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError(f"{option} {text}: give a number of seconds above 0")
-    return value
+        time_ns = nanoseconds(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from None
+    if not time_ns:
+        raise UsageError(f"{option}: {text} is no time to wait: give one above 0")
+    return time_ns / 1e9

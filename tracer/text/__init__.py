@@ -1,3 +1,3 @@
-"""Text for people: what is printable, and colours."""
+"""Text from people and for them: numbers that they type, what is printable, colours."""
 
-__all__ = ("colour", "printable")
+__all__ = ("colour", "number", "printable")

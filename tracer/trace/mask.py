@@ -11,10 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
-_RULE = re.compile(
-    r"(?P<region>.+)\+(?P<first>\w+)(?:-(?P<last>\w+))?(?:%(?P<stride>\w+))?", re.ASCII
-)
+from tracer.errors import UsageError
+from tracer.text.number import ends, whole
+
+_RULE = re.compile(r"(?P<region>.+)\+(?P<span>[\w.-]+)(?:%(?P<stride>\w+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +40,14 @@ class Mask:
 def parse_mask(text: str) -> Mask:
     """Read ``REGION+FIRST[-LAST][%STRIDE]``, as in ``*.msix-table+0-0xb%0x10``.
 
-    Raise ValueError, saying what is wrong, when it is none.
+    Raise UsageError, saying what is wrong, when it is none.
     """
     found = _RULE.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text} is no rule: nvme+0x28-0x37 is, and *.msix-table+0-0xb%0x10")
-    first = int(found["first"], 0)
-    last = int(found["last"], 0) if found["last"] else first
-    stride = int(found["stride"], 0) if found["stride"] else None
-    if last < first or stride == 0:
-        raise ValueError(f"{text} names no byte at all")
-    return Mask(found["region"], first, last, stride)
+        raise UsageError(f"{text} is no rule: nvme+0x28-0x37 is, and *.msix-table+0-0xb%0x10")
+    first, last = ends(found["span"], partial(whole, what="offset", bits=64))
+    stride = found["stride"] and whole(found["stride"], "stride", least=1, bits=64)
+    return Mask(found["region"], first, last, stride or None)
 
 
 VARYING = (

@@ -158,7 +158,7 @@ def test_ranges(spec: str, expected: tuple[int, int] | None) -> None:
 
 
 def test_range_that_ends_before_it_starts() -> None:
-    with pytest.raises(UsageError, match="2000-1000 ends before it starts"):
+    with pytest.raises(UsageError, match="2000-1000 ends before it begins"):
         parse_range("2000-1000")
 
 

@@ -147,7 +147,7 @@ NOWHERE = [
     (["--phase", "kernle"], "{} has no phase kernle; did you mean kernel?"),
     (["--region", "nvme", "--offset", "0x2000"], "nvme of {} ends at offset 0x1fff"),
     (["--region", "nvmf"], "no region of {} is called nvmf; did you mean nvme?"),
-    (["--register", "CCC"], "no register of {} is called CCC; there is CC"),
+    (["--register", "CCC"], "no register of {} is called CCC; did you mean CC?"),
 ]  # fmt: skip
 
 

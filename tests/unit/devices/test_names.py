@@ -119,7 +119,7 @@ def test_a_register_that_is_nowhere_is_told(tmp_path: Path, capsys: Output) -> N
     path = write(tmp_path)
     for command in (["show", path], ["stats", path], ["diff", path, path]):
         assert main.main([*command, "--register", "main_count"]) == 2
-        assert "is called main_count; there is MAIN_CNT" in capsys.readouterr().err
+        assert "is called main_count; did you mean MAIN_CNT?" in capsys.readouterr().err
     # One that is there, and was not accessed, is no mistake.
     assert main.main(["show", path, "--register", "ENTRY[900].CONTROL"]) == 0
     assert "has no such access" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from talk_sample import refused, run, told
     [
         ("stepp", "there is no command stepp; did you mean step?"),
         ("di", "di is ambiguous: disable, disas, display"),
-        ("step x", "'x' is no count: 16 and 0x10 are"),
+        ("step x", "x is no count: 16 and 0x10 are"),
         ("step 0", "0 accesses cannot be stepped over; usage: step [N]"),
         ("continue 3", "it takes no argument; usage: continue"),
         ("next nvm", "there is no region nvm; did you mean nvme?"),

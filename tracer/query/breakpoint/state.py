@@ -6,10 +6,10 @@ Each change returns a new value. What is watched is told in the words of the pro
 
 from __future__ import annotations
 
-import re
 from collections import ChainMap
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from tracer.errors import ConditionError, UsageError
@@ -17,10 +17,13 @@ from tracer.query.condition import Condition
 from tracer.query.condition.vocabulary import Facts
 from tracer.query.facts import AccessFacts
 from tracer.query.place import Place
+from tracer.text.number import ends, whole
 from tracer.trace.selection import names_symbol
 from tracer.x86.bus import Direction
 
 Kind = Literal["access", "symbol", "unhandled", "verdict"]
+
+_break_number = partial(whole, what="number of a break", like="2 is, and 2-4 are")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +178,13 @@ class Breaks:
         """
         found: list[int] = []
         for word in text.split():
-            match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
-            if match is None:
-                raise UsageError(f"{word} is no number of a break: 2 is, and 2-4 are")
-            if match[2] is None:
-                found.append(self.find(int(match[1])).number)
+            first, last = ends(word, _break_number)
+            if first == last:
+                found.append(self.find(first).number)
                 continue
-            span = range(int(match[1]), int(match[2]) + 1)
-            inside = [item.number for item in self.items if item.number in span]
+            inside = [item.number for item in self.items if first <= item.number <= last]
             if not inside:
-                raise UsageError(f"there is no break from {span.start} to {span.stop - 1}")
+                raise UsageError(f"there is no break from {first} to {last}")
             found += inside
         if not text.strip():
             found = [item.number for item in self.items]

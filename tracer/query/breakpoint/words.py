@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 from tracer.confidential.handler import CURRENT, PROFILES
-from tracer.errors import UnknownName, UsageError, suggestion
+from tracer.errors import UnknownName, UsageError, advice, suggestion
 from tracer.query.breakpoint.state import Break, Kind, Pattern, Until
 from tracer.query.condition import Condition, parse, parse_prefix
-from tracer.query.condition.lexeme import duration
 from tracer.query.condition.vocabulary import NAMES
 from tracer.query.place import Known, Place, parse_place
+from tracer.text.number import nanoseconds, whole
 from tracer.x86.bus import Direction
 
 _DIRECTIONS: Mapping[str, Direction | None] = {"read": "read", "write": "write", "access": None}
@@ -29,6 +29,7 @@ KEYWORDS = (*_DIRECTIONS, "symbol", "unhandled", "verdict", *_CLAUSES, PENDING)
 MAX_TIME = (1 << 63) - 1
 """Latest guest time in nanoseconds."""
 
+_TIMES = "1.2s, 350ms and +50ms are"
 _WORD = re.compile(r"\S+")
 _COMPARED = ("==", "!=", "~", "!~")
 
@@ -138,11 +139,9 @@ def _until(text: str, now_ns: int, known: Known) -> Until:
     if not relative and not word[0].isdigit() and word[0] not in "-.":
         return Until(symbol=_function(word, known))
     amount = word[1:] if relative else word
-    time_ns = duration(amount)
-    if time_ns is None:
-        time_ns = duration(f"{amount}s")
-    if time_ns is None or time_ns > MAX_TIME:
-        raise UsageError(f"{word[:40]} is no time: 1.2s, 350ms and +50ms are")
+    time_ns = nanoseconds(amount, like=_TIMES)
+    if time_ns > MAX_TIME:
+        raise UsageError(f"{word[:40]} is no time: {_TIMES}")
     time_ns += now_ns if relative else 0
     if time_ns <= now_ns:
         raise UsageError(f"{word} is past: it is {now_ns / 1e9:.6f} s in the guest")
@@ -212,8 +211,7 @@ def _head(words: _Words) -> tuple[Kind, str, Direction | None, Place | None]:
             words.take()
             profile = _one(words, "") or CURRENT
             if profile not in PROFILES:
-                hint = suggestion(profile, PROFILES) or f"; there are: {', '.join(PROFILES)}"
-                raise UsageError(f"no profile is called {profile}{hint}")
+                raise UsageError(f"no profile is called {profile}{advice(profile, PROFILES)}")
             return "verdict", profile, None, None
     return ("access", "", *_where(words))
 
@@ -277,7 +275,5 @@ def _clauses(words: _Words) -> tuple[Condition | None, int, int | None]:
 
 
 def _count(words: _Words, clause: str) -> int:
-    word = words.take() if words.left else "nothing"
-    if not re.fullmatch(r"[0-9]{1,18}", word) or not int(word):
-        raise UsageError(f"{clause} needs a number from 1, not {word}")
-    return int(word)
+    word = words.take() if words.left else ""
+    return whole(word, f"number for {clause}", least=1, bits=60)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import NoReturn
 
-from tracer.errors import ConditionError, suggestion
+from tracer.errors import ConditionError, advice, suggestion
 from tracer.query.condition.closure import (
     ARITHMETIC,
     COMPARISON,
@@ -345,7 +345,7 @@ class Parser:
                 if name in words:
                     self._fail(piece.start, f"{name} at column {column} is no name but a"
                               f" {owner}: {owner} == {name}")  # fmt: skip
-            self._fail(piece.start, f"unknown name {name} at column {column}{_among(name, NAMES)}")
+            self._fail(piece.start, f"unknown name {name} at column {column}{advice(name, NAMES)}")
         self.names.add(name)
         return Node(NAMES[name][0], lookup(name), piece.start, piece.end, name=name)
 
@@ -364,7 +364,3 @@ class Parser:
 
 
 _TYPES: dict[Type, str] = {"number": "a number", "text": "text", "truth": "true or false"}
-
-
-def _among(word: str, known: Collection[str]) -> str:
-    return suggestion(word, known) or f"; there are: {', '.join(sorted(known)) or 'none'}"

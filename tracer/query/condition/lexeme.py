@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tracer.errors import ConditionError
+from tracer.text.number import LIKE, duration, is_whole, whole
 
 MAX_LENGTH = 1000
 """Longest text that is read, in characters: a person types less, and a paste is no condition."""
@@ -64,10 +65,6 @@ _BARE = re.compile(r"[A-Za-z_][\w.#:+\-\[\]]*", re.ASCII)
 
 # A pattern follows ~, up to a space, quote or parenthesis: nvme_*, *.msix-*.
 _PATTERN = re.compile(r"[^\s()\"'&|]+")
-
-_WHOLE = re.compile(r"0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|[0-9][0-9_]*")
-_TIME = re.compile(r"(\d[\d_]*)(?:\.(\d+))?(ns|us|ms|s)", re.ASCII)
-_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 
 
 def lexemes(text: str, start: int, names: Container[str]) -> list[Lexeme]:
@@ -158,26 +155,7 @@ def _number(text: str, shown: str, column: int) -> int:
     nanoseconds = duration(shown)
     if nanoseconds is not None:
         return nanoseconds
-    try:
-        if _WHOLE.fullmatch(shown):
-            return int(shown, 0) if not shown.isdecimal() else int(shown)
-    except ValueError:
-        pass
-    hint = f"a time has a unit: {shown}s" if re.fullmatch(r"\d+\.\d+", shown) else "16 and 0x10 are"
+    if is_whole(shown):
+        return whole(shown)
+    hint = f"a time has a unit: {shown}s" if re.fullmatch(r"\d+\.\d+", shown) else LIKE
     raise ConditionError(f"{shown} at column {column} is no number: {hint}", text, column)
-
-
-def duration(text: str) -> int | None:
-    """Return the nanoseconds in ``1.5s``, ``20ms``, ``3us`` or ``5ns``, or None for other text.
-
-    Less than a nanosecond is cut off.
-    """
-    match = _TIME.fullmatch(text)
-    if match is None:
-        return None
-    whole, fraction, unit = match.groups()
-    try:
-        scale, digits = _NANOSECONDS[unit], fraction or ""
-        return int(whole) * scale + int(digits or "0") * scale // int("1" + "0" * len(digits))
-    except ValueError:  # 1__0s, as Python has it
-        return None

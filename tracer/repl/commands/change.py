@@ -9,9 +9,10 @@ from tracer.access.region import Choice, left_out
 from tracer.errors import UsageError, suggestion
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
-from tracer.repl.expression import WIDTHS, number, register_value, unsigned
+from tracer.repl.expression import WIDTHS, register_value
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
+from tracer.text.number import fitting, whole
 from tracer.trace.layout import padded
 from tracer.x86.state import GPR, PAGE_FAULT_VECTOR, PageFaultCode
 
@@ -38,7 +39,7 @@ async def set_(desk: Desk, statement: Statement) -> Result:
         raise set_.misused("a name and a value are needed")
     if name == "value":
         width = desk.control.pending().transfer.width
-        value = unsigned(text, width)
+        value = fitting(text, 8 * width)
         desk.control.give(value)
         reader = desk.control.pending().transfer.direction == "read"
         who = "the guest will read" if reader else "the device will get"
@@ -70,7 +71,7 @@ async def set_(desk: Desk, statement: Statement) -> Result:
 )
 async def skip(desk: Desk, statement: Statement) -> Result:
     width = desk.control.pending().transfer.width
-    value = unsigned(statement.rest, width) if statement.rest else 0
+    value = fitting(statement.rest, 8 * width) if statement.rest else 0
     return desk.stood(await desk.control.skip(value))
 
 
@@ -90,9 +91,9 @@ async def fault(desk: Desk, statement: Statement) -> Result:
     if not words or words[0].lstrip("#").lower() not in ("gp", "pf"):
         raise fault.misused("gp or pf is needed")
     name = words[0].lstrip("#").lower()
-    numbers = [number(word) for word in words[1:]]
-    if len(numbers) > (1 if name == "gp" else 2) or any(item < 0 for item in numbers):
-        raise fault.misused(f"too many numbers, or one below 0, for #{name.upper()}")
+    numbers = [whole(word) for word in words[1:]]
+    if len(numbers) > (1 if name == "gp" else 2):
+        raise fault.misused(f"too many numbers for #{name.upper()}")
     pending = desk.control.pending()
     if name == "gp":
         injected = Inject(_GENERAL_PROTECTION, numbers[0] if numbers else 0)
@@ -152,7 +153,7 @@ async def poke(desk: Desk, statement: Statement) -> Result:
         raise poke.misused("a place and a value are needed")
     place = desk.aim(where)
     width = width or place.width
-    value = unsigned(text, width)
+    value = fitting(text, 8 * width)
     await desk.control.poke(place.physical, width, value)
     shown = padded(hex(value), width)
     read_only = place.access(width) == "ro"

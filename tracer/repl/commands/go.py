@@ -7,9 +7,9 @@ from tracer.errors import UsageError
 from tracer.query.breakpoint import parse_until
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
-from tracer.repl.expression import number
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
+from tracer.text.number import whole
 from tracer.trace.selection import names_region
 
 
@@ -35,7 +35,7 @@ async def continue_(desk: Desk, statement: Statement) -> Result:
     repeats=True,
 )  # fmt: skip
 async def step(desk: Desk, statement: Statement) -> Result:
-    count = number(statement.rest or "1", "count")
+    count = whole(statement.rest or "1", "count")
     if count < 1:
         raise step.misused(f"{count} accesses cannot be stepped over")
     desk.control.step(count)

@@ -18,11 +18,12 @@ from tracer.look.registers import register_lines, register_object
 from tracer.look.stack import stack_lines, stack_object
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
-from tracer.repl.expression import linear_address, number
+from tracer.repl.expression import linear_address
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
 from tracer.repl.tally import stats_lines
 from tracer.session.control import Halt
+from tracer.text.number import whole
 from tracer.trace.summary import summary_object
 from tracer.x86.decode import Line, disassemble
 from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE
@@ -163,7 +164,7 @@ async def disas(desk: Desk, statement: Statement) -> Result:
     words = statement.words
     count = 10
     if words and words[-1].isdigit() and (len(words) > 1 or len(words[-1]) < 4):
-        count = number(words.pop(), "count")
+        count = whole(words.pop(), "count")
     if not 1 <= count <= 1000:
         raise disas.misused(f"{count} instructions cannot be shown")
     linear = linear_address(" ".join(words) or "$rip", halt.cpu, desk.address_of)
@@ -239,7 +240,7 @@ def _matching(desk: Desk, pattern: str) -> Result:
     examples=("stats", "stats 30"),
 )
 async def stats(desk: Desk, statement: Statement) -> Result:
-    limit = number(statement.rest or "10", "number of rows")
+    limit = whole(statement.rest or "10", "number of rows")
     return Result(
         summary_object(desk.summary), lambda p: stats_lines(desk.summary, p, max(limit, 1))
     )

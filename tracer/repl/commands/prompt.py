@@ -7,9 +7,9 @@ import textwrap
 from tracer.errors import UsageError
 from tracer.repl.command import GROUPS, Command, command
 from tracer.repl.desk import Desk
-from tracer.repl.expression import number
 from tracer.repl.parser import Statement, statements
 from tracer.repl.result import Paper, Result, said
+from tracer.text.number import whole
 from tracer.text.printable import printable
 
 _READABLE = 100  # columns
@@ -67,7 +67,7 @@ def _paragraph(text: str) -> str:
     examples=("history", "history 5"),
 )
 async def history(desk: Desk, statement: Statement) -> Result:
-    count = number(statement.rest or "20", "count")
+    count = whole(statement.rest or "20", "count")
     last = list(desk.typed)[-count:] if count > 0 else []
     start = len(desk.typed) - len(last) + 1
     return Result(last, [f"{index:>5}  {text}" for index, text in enumerate(last, start)])
@@ -105,7 +105,7 @@ async def undisplay(desk: Desk, statement: Statement) -> Result:
     if not statement.rest:
         desk.displays.clear()
         return said("nothing is displayed at stops")
-    index = number(statement.rest, "number")
+    index = whole(statement.rest, "number")
     if index not in desk.displays:
         raise UsageError(f"there is no display {index}; `info display` lists them")
     return said(f"no longer displayed: {desk.displays.pop(index)}", number=index)

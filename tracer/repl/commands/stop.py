@@ -5,9 +5,9 @@ from __future__ import annotations
 from tracer.query.breakpoint import Break, parse_break, parse_condition
 from tracer.repl.command import command
 from tracer.repl.desk import Desk
-from tracer.repl.expression import number
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
+from tracer.text.number import whole
 
 _KINDS = ("read", "write", "access", "symbol", "unhandled", "verdict", "if", "place")
 
@@ -133,7 +133,7 @@ async def ignore(desk: Desk, statement: Statement) -> Result:
     words = statement.words
     if len(words) != 2:
         raise ignore.misused("a break's number and a count are needed")
-    which, count = number(words[0], "break's number"), number(words[1], "count")
+    which, count = whole(words[0], "break's number"), whole(words[1], "count")
     desk.watch.breaks = desk.watch.breaks.ignoring(which, count)
     return said(f"break {which} ignores its next {count:,} hits", number=which, count=count)
 
@@ -148,7 +148,7 @@ async def ignore(desk: Desk, statement: Statement) -> Result:
 )
 async def condition(desk: Desk, statement: Statement) -> Result:
     first, _, text = statement.rest.partition(" ")
-    which = number(first or "nothing", "break's number")
+    which = whole(first, "break's number")
     wanted = None
     if text.strip():
         wanted = await desk.checked(lambda text: parse_condition(text, desk.known), text.strip())

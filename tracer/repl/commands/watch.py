@@ -8,11 +8,11 @@ from tracer.errors import UsageError
 from tracer.query.facts import facts_of_access
 from tracer.repl.command import command
 from tracer.repl.desk import KEPT, Desk
-from tracer.repl.expression import number
 from tracer.repl.feed import Rule, Seen
 from tracer.repl.paper import item_lines
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
+from tracer.text.number import whole
 from tracer.trace.objects import access_object
 
 
@@ -31,7 +31,7 @@ async def watch(desk: Desk, statement: Statement) -> Result:
     if word in ("on", "off"):
         feed.on = word == "on"
     elif word:
-        feed.limit = None if word == "all" else number(word, "number of lines")
+        feed.limit = None if word == "all" else whole(word, "number of lines")
         if feed.limit is not None and feed.limit < 1:
             raise watch.misused(f"{word} lines a second show nothing: `watch off`")
         feed.on = True
@@ -107,7 +107,7 @@ async def _changed(desk: Desk, rules: list[Rule], text: str) -> list[Rule]:
     if words[0] == "off":
         if len(words) == 1:
             return []
-        index = number(words[1], "number")
+        index = whole(words[1], "number")
         if not 1 <= index <= len(rules):
             raise UsageError(f"there is no number {index}; `filter` lists them")
         return [*rules[: index - 1], *rules[index:]]
@@ -161,7 +161,7 @@ async def show(desk: Desk, statement: Statement) -> Result:
     count = 10
     rest = " ".join(words[1:])
     if len(words) > 1 and words[1][0].isdigit() and not words[1].startswith("0x"):
-        count, rest = number(words[1], "count"), " ".join(words[2:])
+        count, rest = whole(words[1], "count"), " ".join(words[2:])
     found = list(desk.recent)
     if rest:
         rule = await _rule(desk, rest)
