@@ -6,7 +6,7 @@ other way round, from operands to bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -15,7 +15,7 @@ from tests.diff.native import CODE, DATA, JUMPED, LOW, LOW_CODE, PATTERN, RAM_SI
 from tracer.x86.decode import decode
 from tracer.x86.emulate import plan, real
 from tracer.x86.forms import Form, Unit
-from tracer.x86.instruction import Operand, Register
+from tracer.x86.instruction import Instruction, Operand, Register
 from tracer.x86.state import GPR, RBP, RBX, RCX, RDI, RSI, RSP, CpuState, Flag, Mode, Segments
 
 EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
@@ -174,53 +174,72 @@ def cases(form: Form, mode: Mode, count: int, seed: int) -> Iterator[Case]:
         base = _base(bits, mode)
         cpu = replace(_state(form, mode, registers, bits, random), rip=start)
         assert insn.form is form, f"{code.hex(' ')} is {insn.text}, not {form}"
-        if form.operation.endswith(" string"):
-            # A bit offset within the RAM, unless the register is needed for the address.
-            number = _number_of(insn.operands[1])
-            if number in registers:
-                continue
-            bits = (1 << 8 * size) - 1
-            offset = random.randrange(-(1 << 14), 1 << 14) & bits
-            cpu = _with(cpu, number, cpu.gpr[number] & ~bits | offset)
-        if form.name == "movdir64b":
+        pointed = _pointed(form, insn, cpu, base, registers, random)
+        filled = None if pointed is None else _filled(form, insn, pointed, registers, random)
+        if filled is not None:
+            yield Case(code, *filled, base)
+
+
+# Gives the registers that an operation takes an address from what leads into the RAM, and those
+# that it compares what is there. None is a case that cannot be: a register is needed for both.
+def _pointed(
+    form: Form, insn: Instruction, cpu: CpuState, base: int, registers: Container[int],
+    random: Random,
+) -> CpuState | None:  # fmt: skip
+    if form.operation.endswith(" string"):
+        # A bit offset within the RAM, unless the register is needed for the address.
+        number = _number_of(insn.operands[1])
+        if number in registers:
+            return None
+        bits = (1 << 8 * insn.operand_size) - 1
+        offset = random.randrange(-(1 << 14), 1 << 14) & bits
+        cpu = _with(cpu, number, cpu.gpr[number] & ~bits | offset)
+    if form.name == "movdir64b":
+        number = _number_of(insn.operands[0])
+        if number in registers:
+            return None
+        cpu = _with(cpu, number, base + 64 * random.randrange(16))
+    if form.operation.startswith("cmpxchg") and random.random() < 0.5:
+        # A comparison that succeeds, unless the register is needed for the address.
+        linear = plan(insn, cpu)[0].linear - base
+        half = insn.width // 2 if form.operation == "cmpxchg8b" else insn.width
+        for number, at in ((0, linear), (2, linear + half)):
+            if number not in registers:
+                cpu = _with(cpu, number, int.from_bytes(PATTERN[at : at + half], "little"))
+    return cpu
+
+
+# Puts into the RAM what an operation does something with, and beside it into a register.
+def _filled(
+    form: Form, insn: Instruction, cpu: CpuState, registers: Container[int], random: Random
+) -> tuple[CpuState, dict[int, bytes]] | None:
+    ram: dict[int, bytes] = {}
+    if form.operation in ("call", "jmp", "ret"):
+        if form.register:
             number = _number_of(insn.operands[0])
-            if number in registers:
-                continue
-            cpu = _with(cpu, number, base + 64 * random.randrange(16))
-        if form.operation.startswith("cmpxchg") and random.random() < 0.5:
-            # A comparison that succeeds, unless the register is needed for the address.
-            linear = plan(insn, cpu)[0].linear - base
-            half = insn.width // 2 if form.operation == "cmpxchg8b" else insn.width
-            for number, at in ((0, linear), (2, linear + half)):
-                if number not in registers:
-                    cpu = _with(cpu, number, int.from_bytes(PATTERN[at : at + half], "little"))
-        ram = {}
-        if form.operation in ("call", "jmp", "ret"):
-            if form.register:
-                number = _number_of(insn.operands[0])
-                if number == RSP:
-                    continue
-                cpu = _with(cpu, number, JUMPED)
-            elif form.operands != ("Jz",):
-                ram[plan(insn, cpu)[0].linear] = JUMPED.to_bytes(8, "little")
-        elif form.operation in ("div", "idiv") and 2 not in registers and random.random() < 0.9:
-            # A divisor of about the size of rDX, so that most quotients fit.
-            linear, width = plan(insn, cpu)[0].linear, insn.width
-            cpu = _with(cpu, 2, random.choice((0, 1, random.getrandbits(8 * width - 3))))
-            divisor = random.getrandbits(8 * width) | 1 << 8 * width - 2
-            ram[linear] = divisor.to_bytes(width, "little")
-        elif form.operation == "fld" and random.random() < 0.9:
-            value = _number(insn.width, random)
-            ram[plan(insn, cpu)[0].linear] = value.to_bytes(insn.width, "little")
-        elif form.unit in (Unit.SSE, Unit.MMX) and random.random() < 0.6:
-            for operand in plan(insn, cpu)[:1]:
-                value = vector(operand.width, random)
-                ram[operand.linear] = value.to_bytes(operand.width, "little")
-        elif not form.operation.startswith("cmpxchg") and random.random() < 0.3:
-            for operand in plan(insn, cpu)[:1]:
-                value = random.choice(EDGES) & ((1 << 8 * operand.width) - 1)
-                ram[operand.linear] = value.to_bytes(operand.width, "little")
-        yield Case(code, cpu, ram, base)
+            if number == RSP:
+                return None
+            cpu = _with(cpu, number, JUMPED)
+        elif form.operands != ("Jz",):
+            ram[plan(insn, cpu)[0].linear] = JUMPED.to_bytes(8, "little")
+    elif form.operation in ("div", "idiv") and 2 not in registers and random.random() < 0.9:
+        # A divisor of about the size of rDX, so that most quotients fit.
+        linear, width = plan(insn, cpu)[0].linear, insn.width
+        cpu = _with(cpu, 2, random.choice((0, 1, random.getrandbits(8 * width - 3))))
+        divisor = random.getrandbits(8 * width) | 1 << 8 * width - 2
+        ram[linear] = divisor.to_bytes(width, "little")
+    elif form.operation == "fld" and random.random() < 0.9:
+        value = _number(insn.width, random)
+        ram[plan(insn, cpu)[0].linear] = value.to_bytes(insn.width, "little")
+    elif form.unit in (Unit.SSE, Unit.MMX) and random.random() < 0.6:
+        for operand in plan(insn, cpu)[:1]:
+            value = vector(operand.width, random)
+            ram[operand.linear] = value.to_bytes(operand.width, "little")
+    elif not form.operation.startswith("cmpxchg") and random.random() < 0.3:
+        for operand in plan(insn, cpu)[:1]:
+            value = random.choice(EDGES) & ((1 << 8 * operand.width) - 1)
+            ram[operand.linear] = value.to_bytes(operand.width, "little")
+    return cpu, ram
 
 
 def _number_of(operand: Operand) -> int:

@@ -18,7 +18,7 @@ from tracer.check.divergence import Contrast, Divergence, diverging
 from tracer.confidential.hypercall import WIDTHS, ghcb_exit, tdvmcall
 from tracer.errors import EmulationError
 from tracer.trace.record import Intercept, MemoryAccess, Record, RegionRecord, UserRecord
-from tracer.x86.bus import Load
+from tracer.x86.bus import Load, Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute
 from tracer.x86.instruction import Instruction
@@ -280,32 +280,40 @@ def _execute(
         except StopIteration as stop:
             rest = enumerate(accesses[at:], at)
             return stop.value, [Contrast(f"access {n}", _told(a), None) for n, a in rest]
-        reads = isinstance(access, Load)
         whole = 0
         for linear, width in cut(access.linear, access.width, alike):
             recorded = accesses[at] if at < len(accesses) else None
             shift = 8 * (linear - access.linear)
-            value = None
-            if not isinstance(access, Load):
-                value = hex(access.value >> shift & (1 << 8 * width) - 1)
-            elif recorded is not None:
-                value = recorded.value
-            direction = "read" if reads else "write"
-            if (
-                recorded is None
-                or value is None
-                or recorded.direction != direction
-                or recorded.width != width
-                or recorded.linear != hex(linear)
-                or recorded.value != value
-                or int(value, 16) >> 8 * width
-            ):
+            value = _value(access, shift, width, recorded)
+            direction = "read" if isinstance(access, Load) else "write"
+            if value is None or not _is_recorded(recorded, direction, linear, width, value):
                 expected = None if recorded is None else _told(recorded)
                 actual = f"{direction} {width} at {linear:#x}" + (f" = {value}" if value else "")
                 return None, [Contrast(f"access {at}", expected, actual)]
             whole |= int(value, 16) << shift
             at += 1
-        answer = whole if reads else None
+        answer = whole if isinstance(access, Load) else None
+
+
+# The value written or read by the part of an access that begins ``shift`` bits into it.
+def _value(
+    access: Load | Store, shift: int, width: int, recorded: MemoryAccess | None
+) -> str | None:
+    if isinstance(access, Load):
+        return None if recorded is None else recorded.value
+    return hex(access.value >> shift & (1 << 8 * width) - 1)
+
+
+def _is_recorded(
+    recorded: MemoryAccess | None, direction: str, linear: int, width: int, value: str
+) -> bool:
+    return (
+        recorded is not None
+        and (recorded.direction, recorded.width) == (direction, width)
+        and recorded.linear == hex(linear)
+        and recorded.value == value
+        and not int(value, 16) >> 8 * width
+    )
 
 
 # How many of ``size`` bytes from a linear address on were recorded as of one device; the rest is of

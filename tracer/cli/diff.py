@@ -23,7 +23,6 @@ from tracer.cli.filters import (
 )
 from tracer.cli.parser import argument, count
 from tracer.devices.map import RegisterMap
-from tracer.errors import UsageError
 from tracer.host.streams import warn
 from tracer.trace.loss import Losses
 from tracer.trace.mask import PASSING, VARYING, parse_mask
@@ -75,9 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print how the two traces differ; return the exit status."""
-    for option in ("context", "limit"):
-        if getattr(args, option) < 0:
-            raise UsageError(f"--{option} {getattr(args, option)}: give a number from 0 on")
     rules = Rules(
         varying=(*args.mask, *(() if args.exact else VARYING)),
         passing=(*args.ignore, *(() if args.exact else PASSING)),

@@ -171,16 +171,16 @@ def check_names(
     phases = {*met.phases, *PHASES}
     if chosen.phase is not None and not any(fnmatchcase(name, chosen.phase) for name in phases):
         raise UsageError(f"{trace} has no phase {chosen.phase}{advice(chosen.phase, phases)}")
-    maps = {
-        region: found
-        for region, found in regions.items()
-        if found is not None and (pattern is None or named(pattern, region))
-    }
-    if chosen.register is not None and not any(
-        _has_register(chosen.register, region, found) for region, found in maps.items()
-    ):
-        hint = advice(chosen.register, {n for found in maps.values() for n in found.names()})
-        raise UsageError(f"no register of {trace} is called {chosen.register}{hint}")
+    if chosen.register is not None:
+        names = [name for name in regions if pattern is None or named(pattern, name)]
+        maps = {name: found for name in names if (found := regions[name]) is not None}
+        _check_register(chosen.register, maps, trace)
+
+
+def _check_register(pattern: str, maps: Mapping[str, RegisterMap], trace: str) -> None:
+    if not any(_has_register(pattern, region, found) for region, found in maps.items()):
+        hint = advice(pattern, {name for found in maps.values() for name in found.names()})
+        raise UsageError(f"no register of {trace} is called {pattern}{hint}")
 
 
 def check_rules(rules: Iterable[Mask], met: Met, trace: str) -> None:

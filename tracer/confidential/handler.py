@@ -94,24 +94,40 @@ def judge(
     form = insn.form
     if form is not None and form.name.startswith("prefetch"):
         return Verdict("none", "a prefetch raises no exception")
-    if cpl == 3 and not profile.user_mode:
-        return Verdict("oops", f"in user mode: the process gets {profile.signal}")
-    if insn.mode is not Mode.LONG and cpl != 3:
-        return Verdict("oops", "not 64-bit code, which the handler takes kernel code for")
     kind = _KINDS.get(form.opcode.text) if form is not None else None
-    if form is None or kind is None:
-        return Verdict("oops", "not among the instructions that insn_decode_mmio knows")
-    if kind == "MOVS" and not profile.sev:
-        return Verdict("oops", "MOVS is decoded, then rejected")
+    refused = _refused_place(profile, insn, cpl) or _refused_kind(profile, kind)
     crosses = linear is not None and linear // PAGE_SIZE != (linear + insn.width - 1) // PAGE_SIZE
-    if linear is not None and not profile.user_address and not _of_kernel(linear):
-        return Verdict("oops", "the kernel uses a user-space address")
-    if crosses and not profile.crossing:
-        return Verdict("oops", "crosses a page, and no exception fixup is known to catch that")
+    refused = refused or _refused_address(profile, linear, crosses)
+    if refused or form is None:
+        return Verdict("oops", refused)
     notes = [note for note in (_difference(profile, insn, form), crosses and _SPLIT) if note]
-    if kind == "MOVS":
-        return Verdict("emulated", "decoded as MOVS, one element at a time", "; ".join(notes))
-    return Verdict("emulated", f"decoded as {kind}", "; ".join(notes))
+    elements = ", one element at a time" if kind == "MOVS" else ""
+    return Verdict("emulated", f"decoded as {kind}{elements}", "; ".join(notes))
+
+
+# Why a handler gives up, in the order in which it looks; nothing where it goes on.
+
+
+def _refused_place(profile: Profile, insn: Instruction, cpl: int) -> str:
+    if cpl == 3 and not profile.user_mode:
+        return f"in user mode: the process gets {profile.signal}"
+    if insn.mode is not Mode.LONG and cpl != 3:
+        return "not 64-bit code, which the handler takes kernel code for"
+    return ""
+
+
+def _refused_kind(profile: Profile, kind: str | None) -> str:
+    if kind is None:
+        return "not among the instructions that insn_decode_mmio knows"
+    return "MOVS is decoded, then rejected" if kind == "MOVS" and not profile.sev else ""
+
+
+def _refused_address(profile: Profile, linear: int | None, crosses: bool) -> str:
+    if linear is not None and not profile.user_address and not _of_kernel(linear):
+        return "the kernel uses a user-space address"
+    if crosses and not profile.crossing:
+        return "crosses a page, and no exception fixup is known to catch that"
+    return ""
 
 
 _SPLIT = "crosses a page: the second page is taken to follow the first in physical memory"

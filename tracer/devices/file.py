@@ -128,10 +128,7 @@ def _group(
         raise _Bad(table.where, f"it is in {_DEEPEST} groups already: no device needs more")
     stride, count = _repeats(table)
     select = table.text("select")
-    if select and place.window:
-        raise _Bad(table.where, "a window cannot be inside a window")
-    if not select and "bank" in table:
-        raise _Bad(table.where, "bank says something only with select")
+    _check_window(table, bool(select), place)
     default = f"{key}[{{}}]." if stride is not None else "" if select else f"{key}."
     prefix = table.text("prefix", default)
     _check_template(prefix, "prefix", stride, table.where)
@@ -141,22 +138,35 @@ def _group(
     if not registers and not groups:
         raise _Bad(table.where, "it has no register")
     found = Group(key, prefix, table.number("offset"), registers, groups, stride, count)
-    extent = _extent(found)
+    found = replace(found, size=_group_size(table, found, window=bool(select)))
+    _check_overlaps(found, table.where)
+    if not select:
+        return found
+    bank = table.number("bank") if "bank" in table else None
+    return replace(found, selector=_selector(select, siblings, bank, table.where))
+
+
+def _check_window(table: _Table, window: bool, place: _Place) -> None:
+    if window and place.window:
+        raise _Bad(table.where, "a window cannot be inside a window")
+    if window and "size" not in table:
+        raise _Bad(table.where, "a window wants size: its bytes")
+    if not window and "bank" in table:
+        raise _Bad(table.where, "bank says something only with select")
+
+
+# Bytes of a group, which are its stride or what its members take where they are not given. The
+# members of a window need not fit: they are what it shows, one part after another.
+def _group_size(table: _Table, group: Group, *, window: bool) -> int:
+    extent, stride = _extent(group), group.stride
     if extent is None and stride is None and "size" not in table:
         raise _Bad(table.where, "it holds an array without an end: give its size")
     size = table.number("size", stride or extent or 1)
-    if select:
-        if "size" not in table:
-            raise _Bad(table.where, "a window wants size: its bytes")
-        bank = table.number("bank") if "bank" in table else None
-        selector = _selector(select, siblings, bank, table.where)
-        found = replace(found, selector=selector)
-    elif extent is not None and extent > size:
+    if extent is not None and extent > size and not window:
         raise _Bad(table.where, f"its registers take {extent:#x} bytes, and it has {size:#x}")
     if size < 1 or (stride is not None and size > stride):
         raise _Bad(table.where, f"size = {size:#x} does not fit in its stride")
-    _check_overlaps(found, table.where)
-    return replace(found, size=size)
+    return size
 
 
 def _selector(text: str, siblings: Sequence[Register], bank: int | None, where: str) -> Selector:

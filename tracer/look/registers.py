@@ -55,28 +55,8 @@ def register_lines(
     ``others`` has what the state does not by GDB's names: cr2, cr3, cr8, efer. ``symbol`` is that
     of RIP. What differs from ``before`` is in bold.
     """
-    old = before or cpu
-    cells = [
-        [Cell(name), Cell(f"{value:#018x}", "value" if value != was else "")]
-        for name, value, was in zip(GPR, cpu.gpr, old.gpr, strict=True)
-    ]
-    across = max(columns, 25) // 25
-    across = 4 if across >= 4 else 2 if across >= 2 else 1
-    height = len(cells) // across
-    rows = [
-        [cell for n in range(across) for cell in cells[row + height * n]] for row in range(height)
-    ]
-    lines = aligned(rows, colour)
-    table = [_row("rip", cpu.rip, symbol or "", "symbol")]
-    table.append(_row("rflags", cpu.rflags, rflags_text(cpu.rflags)))
-    table.append(_row("cr0", cpu.cr0, bit_names(cpu.cr0, _CR0)))
-    for name in ("cr2", "cr3"):
-        if name in others:
-            table.append(_row(name, others[name], ""))
-    table.append(_row("cr4", cpu.cr4, bit_names(cpu.cr4, _CR4)))
-    if "efer" in others:
-        table.append(_row("efer", others["efer"], bit_names(others["efer"], _EFER)))
-    lines += folded(table, columns, colour)
+    lines = aligned(_general(cpu, before or cpu, columns), colour)
+    lines += folded(_control(cpu, others, symbol), columns, colour)
     selectors = {n: others.get(n, getattr(cpu.segments, n)) for n in _SELECTORS}
     told = [Cell(f"{name} {value:#06x}") for name, value in selectors.items()]
     lines += flow(told, columns, colour)
@@ -88,6 +68,31 @@ def register_lines(
         if not cpu.xmm:
             lines.append("xmm    not known here")
     return lines
+
+
+# General-purpose registers, in as many columns as there is room for.
+def _general(cpu: CpuState, old: CpuState, columns: int) -> list[list[Cell]]:
+    cells = [
+        [Cell(name), Cell(f"{value:#018x}", "value" if value != was else "")]
+        for name, value, was in zip(GPR, cpu.gpr, old.gpr, strict=True)
+    ]
+    fit = max(columns, 25) // 25
+    across = 4 if fit >= 4 else 2 if fit >= 2 else 1
+    height = len(cells) // across
+    return [
+        [cell for n in range(across) for cell in cells[row + height * n]] for row in range(height)
+    ]
+
+
+def _control(cpu: CpuState, others: Mapping[str, int], symbol: str | None) -> list[list[Cell]]:
+    table = [_row("rip", cpu.rip, symbol or "", "symbol")]
+    table.append(_row("rflags", cpu.rflags, rflags_text(cpu.rflags)))
+    table.append(_row("cr0", cpu.cr0, bit_names(cpu.cr0, _CR0)))
+    table += [_row(name, others[name], "") for name in ("cr2", "cr3") if name in others]
+    table.append(_row("cr4", cpu.cr4, bit_names(cpu.cr4, _CR4)))
+    if "efer" in others:
+        table.append(_row("efer", others["efer"], bit_names(others["efer"], _EFER)))
+    return table
 
 
 def _row(name: str, value: int, text: str, style: str = "") -> list[Cell]:

@@ -75,18 +75,11 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
     modrm = code[head.at] if has_modrm else 0
     # With a register instead of memory there is no row, unless there is an access all the same.
     form = _select([row for row in rows if row.register == (modrm >= 0xC0)], modrm >> 3 & 7, head)
-    # Every lockable form is in the table (SDM vol. 2A, LOCK).
-    if head.lock and (form is None or not form.lock or form.operands[0][0] not in "EM"):
-        raise InvalidInstruction(code, "LOCK on an instruction that cannot be locked")
-    if form is None or (form.size64 and mode is Mode.COMPAT16):
-        return None  # the width of the stack pointer (SS.B) cannot be seen in 16-bit code
-    if form.size64 == "f64" and head.long and head.operand and not head.rex & 8:
-        # AMD CPUs and QEMU obey 66 here, Intel CPUs do not (AMD APM vol. 3, 1.2.2; SDM vol. 2A,
-        # CALL).
+    _check_lock(form, head, code)
+    if form is None or _is_undecided(form, head, mode):
         return None
     if head.vex and head.vvvv and not any(slot[0] in "BH" for slot in form.operands):
         raise InvalidInstruction(code, "VEX.vvvv must be 1111b")
-
     size = operand_size(head, mode, form.size64, form.opcode.prefix)
     reader = Reader(head, modrm, size, address_size(head, mode))
     if form.register:
@@ -95,7 +88,27 @@ def _decode_known(code: bytes, mode: Mode) -> Instruction | None:
         # In the code ModRM, SIB and displacement precede any immediate, whatever the order here.
         reader.read_memory(form.memory_width(size, reader.length))
     operands = tuple([reader.operand(slot) for slot in form.operands])
-    code = code[: head.at]
+    return _instruction(form, operands, code[: head.at], mode, reader)
+
+
+def _check_lock(form: Form | None, head: Head, code: bytes) -> None:
+    # Every lockable form is in the table (SDM vol. 2A, LOCK).
+    if head.lock and (form is None or not form.lock or form.operands[0][0] not in "EM"):
+        raise InvalidInstruction(code, "LOCK on an instruction that cannot be locked")
+
+
+# Tells that its width cannot be seen in the bytes.
+def _is_undecided(form: Form, head: Head, mode: Mode) -> bool:
+    if form.size64 and mode is Mode.COMPAT16:
+        return True  # the width of the stack pointer (SS.B) cannot be seen in 16-bit code
+    # AMD CPUs and QEMU obey 66 here, Intel CPUs do not (AMD APM vol. 3, 1.2.2; SDM vol. 2A, CALL).
+    return form.size64 == "f64" and head.long and bool(head.operand) and not head.rex & 8
+
+
+def _instruction(
+    form: Form, operands: tuple[Operand, ...], code: bytes, mode: Mode, reader: Reader
+) -> Instruction:
+    head, size = reader.head, reader.size
     rep: Literal["rep", "repne"] | None = None
     if form.repeat is not None and head.rep:
         rep = "rep" if head.rep == 0xF3 else "repne"

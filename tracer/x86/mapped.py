@@ -6,7 +6,7 @@ Ref: Intel SDM vol. 2A, chapter 2 (instruction format); AMD APM vol. 3, 1.2 (XOP
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from tracer.errors import InvalidInstruction
@@ -43,25 +43,11 @@ def decode_mapped(code: bytes, rip: int, mode: Mode) -> Instruction | None:
     row = select(head, modrm)
     if row is None:
         return None
-    sizes = Sizes(
-        operand=operand_size(head, mode, "", row.prefix),
-        stack=operand_size(head, mode, "d64", row.prefix),
-        near=_near(head, mode),
-        vector=VECTOR << head.length,
-        wide=head.w,
-        rex_w=bool(head.rex & 8),
-        mask=(1 << 8 * address_size(head, mode)) - 1,
-        mode=mode,
-    )
+    sizes = _sizes(head, row, mode)
     reader = Reader(head, modrm, sizes.operand, address_size(head, mode))
     touches: list[Touch] = []
-    operand = next((slot for slot in row.slots if not slot.name), None)
-    if row.has_modrm and (modrm >= 0xC0 or operand is None):
-        head.at += 1  # a register instead of memory
-    elif operand is not None:
-        if not permitted(row, head):
-            raise InvalidInstruction(code, "no such combination of VEX, XOP or EVEX fields")
-        touches += _named_touches(operand, reader, sizes)
+    if row.has_modrm:
+        touches += _operand_touches(row, reader, sizes, code)
     fields = [reader.integer(_immediate_width(kind, sizes), False) for kind in row.immediate]
     if (head.encoding, head.map, head.byte) == _3DNOW and fields[0] not in _3DNOW_CODES:
         raise InvalidInstruction(code)
@@ -84,6 +70,30 @@ def decode_mapped(code: bytes, rip: int, mode: Mode) -> Instruction | None:
         rip, code, mode, text, operand_size=sizes.operand, address_size=reader.address_size,
         rep=rep, touches=tuple(touches),
     )  # fmt: skip
+
+
+def _sizes(head: Head, row: Row, mode: Mode) -> Sizes:
+    return Sizes(
+        operand=operand_size(head, mode, "", row.prefix),
+        stack=operand_size(head, mode, "d64", row.prefix),
+        near=_near(head, mode),
+        vector=VECTOR << head.length,
+        wide=head.w,
+        rex_w=bool(head.rex & 8),
+        mask=(1 << 8 * address_size(head, mode)) - 1,
+        mode=mode,
+    )
+
+
+# The touches of the operand that ModRM names, which is read up to its end.
+def _operand_touches(row: Row, reader: Reader, sizes: Sizes, code: bytes) -> Iterable[Touch]:
+    operand = next((slot for slot in row.slots if not slot.name), None)
+    if reader.modrm >= 0xC0 or operand is None:
+        reader.head.at += 1  # a register instead of memory
+        return ()
+    if not permitted(row, reader.head):
+        raise InvalidInstruction(code, "no such combination of VEX, XOP or EVEX fields")
+    return _named_touches(operand, reader, sizes)
 
 
 def _near(head: Head, mode: Mode) -> int | None:

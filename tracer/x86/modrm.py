@@ -6,6 +6,7 @@ vol. 1, 3.6 (operand and address size).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from tracer.errors import InvalidInstruction
@@ -19,6 +20,8 @@ _ADDRESS16 = (
     (RBX, RSI), (RBX, RDI), (RBP, RSI), (RBP, RDI), (RSI, None), (RDI, None), (RBP, None),
     (RBX, None),
 )  # fmt: skip
+
+_Address = tuple[int | None, int | None, int, int]  # base, index, scale, displacement
 
 _register = lru_cache(maxsize=256)(Register)
 
@@ -88,42 +91,37 @@ class Reader:
 
         A displacement of one byte counts ``compressed`` bytes (SDM vol. 2A, 2.7.5).
         """
-        modrm, rex = self.modrm, self.head.rex
         self.head.at += 1
-        mod, rm = modrm >> 6, modrm & 7
-        base: int | None
-        index: int | None = None
-        scale = 1
-        rip_relative = False
-        displacement = 0
-        if self.address_size == 2:
-            base, index = _ADDRESS16[rm]
-            if mod == 0 and rm == 6:
-                base, displacement = None, self.integer(2)
-            elif mod:
-                displacement = self.integer(mod) * (compressed if mod == 1 else 1)
-        else:
-            # "No base" and "no index" go by the three-bit fields; REX.B does not matter for the
-            # former, REX.X does for the latter (SDM vol. 2A, table 2-5).
-            if rm == 4:
-                sib = self.head.next()
-                rm = sib & 7
-                number = (sib >> 3 & 7) | (rex & 2) << 2
-                if gathers:
-                    self.index = number | self.head.high_index, 1 << (sib >> 6)
-                elif number != RSP:
-                    index, scale = number, 1 << (sib >> 6)
-                no_base = mod == 0 and rm == RBP
-            else:
-                no_base = mod == 0 and rm == RBP
-                rip_relative = no_base and self.head.long
-            base = None if no_base else rm | (rex & 1) << 3
-            if mod == 1:
-                displacement = self.integer(1) * compressed
-            elif mod == 2 or no_base:
-                displacement = self.integer(4)
+        mod, rm = self.modrm >> 6, self.modrm & 7
+        read = self._address16 if self.address_size == 2 else self._address
+        base, index, scale, displacement = read(mod, rm, compressed, gathers)
+        rip_relative = self.address_size > 2 and mod == 0 and rm == RBP and self.head.long
         default: Segment = "ss" if base in (RSP, RBP) else "ds"
         self.memory = self._memory(width, default, base, index, scale, displacement, rip_relative)
+
+    def _address16(self, mod: int, rm: int, compressed: int, _gathers: bool) -> _Address:
+        if mod == 0 and rm == 6:
+            return None, None, 1, self.integer(2)
+        base, index = _ADDRESS16[rm]
+        displacement = self.integer(mod) * (compressed if mod == 1 else 1) if mod else 0
+        return base, index, 1, displacement
+
+    def _address(self, mod: int, rm: int, compressed: int, gathers: bool) -> _Address:
+        # "No base" and "no index" go by the three-bit fields; REX.B does not matter for the
+        # former, REX.X does for the latter (SDM vol. 2A, table 2-5).
+        index, scale, rex = None, 1, self.head.rex
+        if rm == 4:
+            sib = self.head.next()
+            rm = sib & 7
+            number = (sib >> 3 & 7) | (rex & 2) << 2
+            if gathers:
+                self.index = number | self.head.high_index, 1 << (sib >> 6)
+            elif number != RSP:
+                index, scale = number, 1 << (sib >> 6)
+        base = None if mod == 0 and rm == RBP else rm | (rex & 1) << 3
+        if mod == 1:
+            return base, index, scale, self.integer(1) * compressed
+        return base, index, scale, self.integer(4) if mod == 2 or base is None else 0
 
     def _memory(
         self, width: int, default: Segment, base: int | None, index: int | None = None,
@@ -153,53 +151,90 @@ class Reader:
             return _FIXED[slot]
         if slot == "rAX":
             return _register(File.GPR, RAX, self.size)
-        kind, slot_type, head = slot[0], slot[1:], self.head
-        reg = self.modrm >> 3 & 7 | (head.rex & 4) << 1
-        match kind:
-            case "E" | "M" | "W" | "Q":
-                assert self.memory is not None
-                return self.memory
-            case "G":
-                width = self.address_size if slot_type == "a" else slot_width(slot_type, self.size)
-                return self._register(reg, width)
-            case "I" | "J":
-                if slot_type in ("b", "w"):
-                    return Immediate(self.integer(slot_width(slot_type, 0), signed=False))
-                width = 1 if slot_type == "bs" else min(self.size, 4)
-                return Immediate(self.integer(width) & ((1 << 8 * self.size) - 1))
-            case "B":
-                number = self._named(head.vvvv)
-                return self._register(number, slot_width(slot_type, self.size))
-            case "R":
-                number = self.modrm & 7 | (head.rex & 1) << 3
-                return _register(File.GPR, number, slot_width(slot_type, self.size))
-            case "Z":
-                number = head.byte & 7 | (head.rex & 1) << 3
-                return _register(File.GPR, number, slot_width(slot_type, self.size))
-            case "V":
-                return _register(File.XMM, reg, self._vector(slot_type))
-            case "H":
-                return _register(File.XMM, self._named(head.vvvv), self._vector(slot_type))
-            case "L":
-                number = self._named(self.integer(1, signed=False) >> 4)
-                return _register(File.XMM, number, self._vector(slot_type))
-            case "P":
-                return _register(File.MMX, reg & 7, 8)
-            case "S":
-                if reg & 7 > 5:
-                    raise InvalidInstruction(self.head.code, "no such segment register")
-                return _register(File.SEGMENT, reg & 7, 2)
-            case "O":
-                offset = self.integer(self.address_size, signed=False)
-                width = slot_width(slot_type, self.size)
-                return self._memory(width, "ds", None, displacement=offset)
-            case "X":
-                return self._memory(slot_width(slot_type, self.size), "ds", RSI)
-            case "T":
-                return self._memory(1, "ds", RBX)
-            case "Y":
-                # The destination segment of a string instruction cannot be overridden.
-                mask = (1 << 8 * self.address_size) - 1
-                return Memory(slot_width(slot_type, self.size), "es", RDI, None, 1, 0, False, mask)
-            case _:
-                raise AssertionError(f"operand code {slot} has no reader")
+        return _KINDS[slot[0]](self, slot[1:])
+
+    # A method for each letter of an operand code: SDM vol. 2D, A.2.1 (addressing methods).
+
+    @property
+    def _reg(self) -> int:
+        return self.modrm >> 3 & 7 | (self.head.rex & 4) << 1
+
+    def _width(self, slot_type: str) -> int:
+        return slot_width(slot_type, self.size)
+
+    def _named_memory(self, _slot_type: str) -> Operand:
+        assert self.memory is not None
+        return self.memory
+
+    def _general(self, slot_type: str) -> Operand:
+        width = self.address_size if slot_type == "a" else self._width(slot_type)
+        return self._register(self._reg, width)
+
+    def _immediate(self, slot_type: str) -> Operand:
+        if slot_type in ("b", "w"):
+            return Immediate(self.integer(slot_width(slot_type, 0), signed=False))
+        width = 1 if slot_type == "bs" else min(self.size, 4)
+        return Immediate(self.integer(width) & ((1 << 8 * self.size) - 1))
+
+    def _general_of_vvvv(self, slot_type: str) -> Operand:
+        return self._register(self._named(self.head.vvvv), self._width(slot_type))
+
+    def _general_of_rm(self, slot_type: str) -> Operand:
+        number = self.modrm & 7 | (self.head.rex & 1) << 3
+        return _register(File.GPR, number, self._width(slot_type))
+
+    def _general_of_opcode(self, slot_type: str) -> Operand:
+        number = self.head.byte & 7 | (self.head.rex & 1) << 3
+        return _register(File.GPR, number, self._width(slot_type))
+
+    def _vector_of_reg(self, slot_type: str) -> Operand:
+        return _register(File.XMM, self._reg, self._vector(slot_type))
+
+    def _vector_of_vvvv(self, slot_type: str) -> Operand:
+        return _register(File.XMM, self._named(self.head.vvvv), self._vector(slot_type))
+
+    def _vector_of_immediate(self, slot_type: str) -> Operand:
+        number = self._named(self.integer(1, signed=False) >> 4)
+        return _register(File.XMM, number, self._vector(slot_type))
+
+    def _mmx(self, _slot_type: str) -> Operand:
+        return _register(File.MMX, self._reg & 7, 8)
+
+    def _segment(self, _slot_type: str) -> Operand:
+        if self._reg & 7 > 5:
+            raise InvalidInstruction(self.head.code, "no such segment register")
+        return _register(File.SEGMENT, self._reg & 7, 2)
+
+    def _absolute(self, slot_type: str) -> Operand:
+        offset = self.integer(self.address_size, signed=False)
+        return self._memory(self._width(slot_type), "ds", None, displacement=offset)
+
+    def _source(self, slot_type: str) -> Operand:
+        return self._memory(self._width(slot_type), "ds", RSI)
+
+    def _table(self, _slot_type: str) -> Operand:
+        return self._memory(1, "ds", RBX)
+
+    def _destination(self, slot_type: str) -> Operand:
+        # The destination segment of a string instruction cannot be overridden.
+        mask = (1 << 8 * self.address_size) - 1
+        return Memory(self._width(slot_type), "es", RDI, None, 1, 0, False, mask)
+
+
+_KINDS: dict[str, Callable[[Reader, str], Operand]] = {
+    **dict.fromkeys("EMWQ", Reader._named_memory),
+    **dict.fromkeys("IJ", Reader._immediate),
+    "B": Reader._general_of_vvvv,
+    "G": Reader._general,
+    "H": Reader._vector_of_vvvv,
+    "L": Reader._vector_of_immediate,
+    "O": Reader._absolute,
+    "P": Reader._mmx,
+    "R": Reader._general_of_rm,
+    "S": Reader._segment,
+    "T": Reader._table,
+    "V": Reader._vector_of_reg,
+    "X": Reader._source,
+    "Y": Reader._destination,
+    "Z": Reader._general_of_opcode,
+}

@@ -78,49 +78,42 @@ class Sizes:
 
 def width_of(code: str, sizes: Sizes) -> int | None:
     """Return the width in bytes that a code of the maps stands for, None where it is not told."""
-    long, small = sizes.mode is Mode.LONG, sizes.operand == 2
-    match code:
-        case "_":
-            return None
-        case "v":
-            return sizes.operand
-        case "y":
-            return 8 if sizes.rex_w else 4
-        case "s":
-            return sizes.stack
-        case "n":
-            return sizes.near
-        case "p":
-            return sizes.operand + 2
-        case "j":
-            return 10 if long else 6
-        case "l":
-            return 8 if long else 4
-        case "vv":
-            return 2 * sizes.operand
-        case "k":
-            return 8 if sizes.wide else 4
-        case "i":
-            return 2 if sizes.wide else 1
-        case "x":
-            return sizes.vector
-        case "h":
-            return sizes.vector // 2
-        case "f":
-            return sizes.vector // 4
-        case "e":
-            return sizes.vector // 8
-        case "m":
-            return 8 if sizes.vector == VECTOR else sizes.vector
-        case "env":
-            return 14 if small else 28
-        case "fpu":
-            return 94 if small else 108
-        case _:
-            return _FIXED[code] if code in _FIXED else int(code)
+    if code in _FIXED:
+        return _FIXED[code]
+    return _VARYING[code](sizes) if code in _VARYING else int(code)
 
 
-_FIXED = {"b": 1, "w": 2, "d": 4, "q": 8, "t": 10, "dq": 16, "qq": 32, "o": 64}
+_FIXED: dict[str, int | None] = {
+    "_": None,
+    "b": 1,
+    "w": 2,
+    "d": 4,
+    "q": 8,
+    "t": 10,
+    "dq": 16,
+    "qq": 32,
+    "o": 64,
+}
+
+_VARYING: dict[str, Callable[[Sizes], int | None]] = {
+    "v": lambda sizes: sizes.operand,
+    "y": lambda sizes: 8 if sizes.rex_w else 4,
+    "s": lambda sizes: sizes.stack,
+    "n": lambda sizes: sizes.near,
+    "p": lambda sizes: sizes.operand + 2,
+    "j": lambda sizes: 10 if sizes.mode is Mode.LONG else 6,
+    "l": lambda sizes: 8 if sizes.mode is Mode.LONG else 4,
+    "vv": lambda sizes: 2 * sizes.operand,
+    "k": lambda sizes: 8 if sizes.wide else 4,
+    "i": lambda sizes: 2 if sizes.wide else 1,
+    "x": lambda sizes: sizes.vector,
+    "h": lambda sizes: sizes.vector // 2,
+    "f": lambda sizes: sizes.vector // 4,
+    "e": lambda sizes: sizes.vector // 8,
+    "m": lambda sizes: 8 if sizes.vector == VECTOR else sizes.vector,
+    "env": lambda sizes: 14 if sizes.operand == 2 else 28,
+    "fpu": lambda sizes: 94 if sizes.operand == 2 else 108,
+}
 
 
 def operand_width(slot: Slot, sizes: Sizes, broadcast: bool) -> int | None:

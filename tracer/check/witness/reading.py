@@ -51,17 +51,8 @@ def fit(
     if not access.width:
         return _within(access, logged, at), True
     aligned = access.address % access.width == 0
-    if aligned and access.whole is None and at < len(logged):
-        entry = logged[at]
-        if (
-            entry.address == access.address
-            and entry.value == access.value
-            and entry.width == access.width
-            and entry.direction == access.direction
-            and not entry.refused
-            and (entry.cpu >= 0 or not access.stepped)
-        ):
-            return 1, True
+    if aligned and access.whole is None and at < len(logged) and _is_all(logged[at], access):
+        return 1, True
     restarts = access.stepped and access.direction == "write" and _INS.match(access.text)
     short = len(logged) - at + 1
     if restarts and more and short < 3:
@@ -76,6 +67,17 @@ def fit(
             return short, False
     # An unaligned access of 0 may look like the first of its own pieces.
     return max(readings, key=lambda reading: (reading[1], reading[0]), default=(0, False))
+
+
+def _is_all(entry: LogEntry, access: TracedAccess) -> bool:
+    return (
+        entry.address == access.address
+        and entry.value == access.value
+        and entry.width == access.width
+        and entry.direction == access.direction
+        and not entry.refused
+        and (entry.cpu >= 0 or not access.stepped)
+    )
 
 
 # The pieces in which QEMU may carry an access out, and how it joins what it reads.

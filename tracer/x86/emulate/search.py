@@ -87,17 +87,8 @@ def _search(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
         lengths = tuple(_length(insn, cpu, number, 128 // size) for number in (RAX, RDX))
     needle = _text(read_register(first, cpu), control, size, lengths[0])
     hay = _text((yield from load(plan[0])), control, size, lengths[1])
-    aggregate = _AGGREGATIONS[control >> 2 & 3]
-    found = [aggregate(needle, hay, at) for at in range(128 // size)]
-    if control & 0x10:
-        # Negated: all, or those of valid elements.
-        found = [hit != (not control & 0x20 or at < hay.count) for at, hit in enumerate(found)]
-    flags = (
-        (CF if any(found) else 0)
-        | (ZF if hay.count < len(found) else 0)
-        | (SF if needle.count < len(found) else 0)
-        | (OF if found[0] else 0)
-    )
+    found = _hits(needle, hay, control, 128 // size)
+    flags = _flags(needle, hay, found)
     after = retire(insn, cpu, flags=flags)
     if target.file is File.XMM:
         mask = join(size if control & 0x40 else 1, [-hit for hit in found])
@@ -105,6 +96,24 @@ def _search(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
     hits = [at for at, hit in enumerate(found) if hit] or [len(found)]
     index = hits[-1 if control & 0x40 else 0]
     return retire(insn, cpu, write_gpr(cpu.gpr, target, index), flags)
+
+
+def _hits(needle: _Text, hay: _Text, control: int, count: int) -> list[bool]:
+    aggregate = _AGGREGATIONS[control >> 2 & 3]
+    found = [aggregate(needle, hay, at) for at in range(count)]
+    if control & 0x10:
+        # Negated: all, or those of valid elements.
+        found = [hit != (not control & 0x20 or at < hay.count) for at, hit in enumerate(found)]
+    return found
+
+
+def _flags(needle: _Text, hay: _Text, found: list[bool]) -> int:
+    return (
+        (CF if any(found) else 0)
+        | (ZF if hay.count < len(found) else 0)
+        | (SF if needle.count < len(found) else 0)
+        | (OF if found[0] else 0)
+    )
 
 
 def _length(insn: Instruction, cpu: CpuState, number: int, most: int) -> int:
