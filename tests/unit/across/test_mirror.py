@@ -70,7 +70,6 @@ TESTED_BY = {
     "trace/test_codec": "trace/record",
     "trace/test_file": "trace/reader trace/writer",
     "trace/test_marker": "trace/loss",
-    "check/test_golden": "trace/mask",
     "devices/test_names": "trace/naming",
     "trace/test_summary": "trace/phase",
     "x86/test_decode": "x86/disassembler x86/instruction x86/mapped x86/modrm x86/opcode/evex"

@@ -107,6 +107,29 @@ def test_flags_by_level() -> None:
     assert flags_of(Step(1, 0, 0, 0x2), 51) == ["not present"]
 
 
+# Ref: Intel SDM vol. 3A, tables 4-15 to 4-20.
+@pytest.mark.parametrize(
+    ("level", "bit", "name"),
+    [
+        *((level, bit, name) for level in range(1, 5) for bit, name in
+          [(1, "W"), (2, "U"), (3, "PWT"), (4, "PCD"), (5, "A"), (63, "NX")]),
+        *((level, bit, name) for level in (1, 2, 3) for bit, name in
+          [(6, "D"), (8, "G"), (51, "poison")]),
+        (1, 7, "PAT"), (2, 12, "PAT"), (3, 12, "PAT"), (2, 7, "PS"), (3, 7, "PS"),
+    ],
+)  # fmt: skip
+def test_a_flag_is_one_bit_of_an_entry(level: int, bit: int, name: str) -> None:
+    leaf = 1 | (1 << 7 if level in (2, 3) else 0)
+    for other in range(1, 64):
+        found = flags_of(Step(level, 0, 0, leaf | 1 << other), 51)
+        assert (name in found) == (other == bit or bool(leaf >> bit & 1)), other
+
+
+def test_nothing_but_p_means_anything_in_an_entry_that_is_not_present() -> None:
+    assert flags_of(Step(1, 0, 0, (1 << 64) - 2), 51) == ["not present"]
+    assert flags_of(Step(1, 0, 0, None), 51) == []
+
+
 def test_steps_and_walk_agree_on_any_tables() -> None:
     rng = random.Random(5)
     for _ in range(300):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from stop_sample import DEVICE, LINEAR, NVME, RIP, state
@@ -81,6 +82,39 @@ def test_disassembly_goes_on_behind_bad_bytes() -> None:
     assert lines[2] == "=>  0xffffffff81a3b2c2  read+0x2  mov eax, dword ptr [rsi]"
     assert "8b 06" in code_lines(code, RIP, named, 120)[2]
     assert [found["next"] for found in code_objects(code, RIP, named)] == [True, *[False] * 3]
+
+
+# Ref: Intel SDM vol. 1, figure 3-8 (EFLAGS); vol. 3A, 2.2.1 (EFER), 2.5 (CR0, CR4); AMD APM vol. 2,
+# 3.1.7 (EFER).
+@pytest.mark.parametrize(
+    ("register", "names"),
+    [
+        ("cr0", "PE MP EM TS ET NE 16:WP 18:AM 29:NW CD PG"),
+        ("cr4", "VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT UMIP LA57 VMXE SMXE"
+                " 16:FSGSBASE PCIDE OSXSAVE 20:SMEP SMAP PKE CET PKS"),
+        ("efer", "SCE 8:LME 10:LMA NXE SVME 14:FFXSR"),
+        ("rflags", "CF 2:PF 4:AF 6:ZF SF TF IF DF OF 14:NT 16:RF VM AC VIF VIP ID"),
+    ],
+)  # fmt: skip
+def test_each_bit_of_a_register_has_its_name(register: str, names: str) -> None:
+    bit = 0
+    known: dict[int, str] = {}
+    for word in names.split():
+        number, _, name = word.rpartition(":")
+        bit = int(number) if number else bit
+        known[bit] = name
+        bit += 1
+    for bit in range(64):
+        if register == "rflags" and bit in (1, 12, 13):
+            continue  # always 1, and the I/O privilege level
+        value = 1 << bit
+        if register == "efer":
+            lines = register_lines(state(), {"efer": value}, columns=200)
+        else:
+            lines = register_lines(replace(state(), **{register: value}), {}, columns=200)
+        line = next(line for line in lines if line.startswith(f"{register} "))
+        told = line.partition(f"{value:#018x}")[2].removesuffix(" IOPL=0").strip()
+        assert told == known.get(bit, f"bit {bit}"), bit
 
 
 def test_registers() -> None:
