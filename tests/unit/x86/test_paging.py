@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from ram import PAGING, POISON, ROOT, Ram
 
+from tracer.errors import TablesUnending
 from tracer.x86.paging import (
+    LEVEL_NAMES,
     PRESENT,
     USER,
     USER_SLOTS,
     WRITABLE,
+    Budget,
     Paging,
     borrow,
+    canonical,
     give_back,
     leaves,
     paging_of,
     permitted,
+    place_large,
     poison_bit,
+    range_leaves,
     set_poison,
+    steps,
     walk,
 )
 from tracer.x86.state import CpuState, Flag
@@ -191,6 +199,152 @@ def test_poison_bit_is_reserved() -> None:
 def test_depth_from_cr4() -> None:
     assert paging_of(0x1000, 0, POISON).levels == 4
     assert paging_of(0x1000, 1 << 12, POISON).levels == 5
+
+
+FIVE = Paging(ROOT, 5, POISON)
+
+
+@pytest.mark.parametrize(
+    ("levels", "linear", "valid"),
+    [
+        (4, 0, True), (4, 0x7FFF_FFFF_FFFF, True), (4, 0x8000_0000_0000, False),
+        (4, 0xFFFF_7FFF_FFFF_FFFF, False), (4, 0xFFFF_8000_0000_0000, True),
+        (4, (1 << 64) - 1, True),
+        (5, 0x8000_0000_0000, True), (5, 0x00FF_FFFF_FFFF_FFFF, True),
+        (5, 0x0100_0000_0000_0000, False), (5, 0xFEFF_FFFF_FFFF_FFFF, False),
+        (5, 0xFF00_0000_0000_0000, True), (5, (1 << 64) - 1, True),
+    ],
+)  # fmt: skip
+def test_the_edges_of_canonical_addresses(levels: int, linear: int, valid: bool) -> None:
+    assert canonical(linear, levels) is valid
+
+
+@pytest.mark.parametrize("paging", [PAGING, FIVE])
+def test_steps_take_the_entries_of_a_walk(paging: Paging) -> None:
+    ram = Ram()
+    linear = 0xFFFF_8955_6AA7_7000
+    address = ram.map(linear, 0x5000, paging=paging)
+    taken = steps(ram, paging, linear + 0xFFF)
+    assert [step.level for step in taken] == list(range(paging.levels, 0, -1))
+    assert [step.index for step in taken] == [
+        linear >> 12 + 9 * (level - 1) & 511 for level in range(paging.levels, 0, -1)
+    ]
+    assert [step.size for step in taken] == [
+        1 << 12 + 9 * (level - 1) for level in range(paging.levels, 0, -1)
+    ]
+    assert taken[0].table == ROOT and taken[-1].entry_address == address
+    assert all(step.present for step in taken)
+    assert [step.leaf for step in taken] == [False] * (paging.levels - 1) + [True]
+    for above, below in pairwise(taken):
+        assert above.entry is not None and above.entry & 0x000F_FFFF_FFFF_F000 == below.table
+
+
+def test_steps_end_where_a_walk_ends() -> None:
+    ram = Ram()
+    ram.map(HIGH, 0, level=3)
+    ram.map(0x7000, 0x1000, flags=0)
+    assert [step.leaf for step in steps(ram, PAGING, HIGH)] == [False, True]
+    assert [step.present for step in steps(ram, PAGING, 0x7000)] == [True, True, True, False]
+    assert [step.present for step in steps(ram, PAGING, 1 << 46)] == [False]
+    nowhere = steps(ram, Paging(1 << 40, 4, POISON), 0)
+    assert [(step.level, step.entry, step.present, step.leaf) for step in nowhere] == [
+        (4, None, False, False)
+    ]
+
+
+def test_the_names_of_the_levels() -> None:
+    assert [LEVEL_NAMES[n] for n in (5, 4, 3, 2, 1)] == ["PML5", "PML4", "PDPT", "PD", "PT"]
+
+
+def test_a_budget_is_spent_at_its_last_table_and_not_before() -> None:
+    ram = Ram()
+    ram.map(0x7000, 0x1000)  # by four tables
+    assert len(list(leaves(ram, PAGING, budget=Budget(4)))) == 1
+    with pytest.raises(TablesUnending, match="beyond 3 tables"):
+        list(leaves(ram, PAGING, budget=Budget(3)))
+    shared = Budget(7)
+    list(leaves(ram, PAGING, budget=shared))
+    with pytest.raises(TablesUnending):
+        list(leaves(ram, PAGING, budget=shared))
+
+
+def test_the_last_entry_of_a_programs_half_and_the_first_of_the_kernels() -> None:
+    ram = Ram()
+    for linear in (0, 0x7FFF_FFFF_F000, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_FFFF_F000):
+        ram.map(linear, 0x1000)
+    assert [leaf.linear for leaf in leaves(ram, PAGING, USER_SLOTS)] == [0, 0x7FFF_FFFF_F000]
+    assert [leaf.linear for leaf in leaves(ram, PAGING)][2:] == [
+        0xFFFF_8000_0000_0000, 0xFFFF_FFFF_FFFF_F000,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("linear", "size", "found"),
+    [
+        (0x1F_F000, 0x1000, [0x1F_F000]),
+        (0x1F_F000, 0x1001, [0x1F_F000, 0x20_0000]),
+        (0x1F_FFFF, 1, [0x1F_F000]),
+        (0x20_0FFF, 1, [0x20_0000]),
+        (0x20_1000, 0x1000, []),
+        (0x1F_EFFF, 1, []),
+        (0x1F_EFFF, 2, [0x1F_F000]),
+        (0x1F_F000, 0, []),
+        (0, 1 << 47, [0x1F_F000, 0x20_0000]),
+        (HIGH, 1 << 60, [HIGH]),
+    ],
+)
+def test_the_leaves_of_a_range_to_the_byte(linear: int, size: int, found: list[int]) -> None:
+    ram = Ram()
+    for page in (0x1F_F000, 0x20_0000, HIGH):
+        ram.map(page, 0x1000)
+    assert [leaf.linear for leaf in range_leaves(ram, PAGING, linear, size)] == found
+
+
+def test_a_device_page_is_placed_where_nothing_is() -> None:
+    ram = Ram()
+    ram.map(HIGH, 0x1000)  # makes the tables down to the one of 2 MiB entries
+    free = HIGH + 0x20_0000
+    assert place_large(ram, PAGING, free, 0xFED1_2345)
+    leaf = walk(ram, PAGING, free + 0x1_2345)
+    assert leaf is not None and (leaf.size, leaf.physical) == (1 << 21, 0xFEC0_0000)
+    # Present, writable, not cached, accessed, dirty, large, and not executable; SDM table 4-18.
+    assert leaf.entry == 0xFEC0_0000 | 0x8000_0000_0000_00F3
+    assert leaf.writable and not leaf.user
+    assert place_large(ram, PAGING, free, 0xFEC0_0000)  # it is there
+    assert not place_large(ram, PAGING, free, 0xFEE0_0000)  # with another use
+    assert not place_large(ram, PAGING, HIGH, 0xFED0_0000)  # there is a table
+    assert not place_large(ram, PAGING, HIGH + (1 << 30), 0xFED0_0000)  # there is none above
+    assert not place_large(ram, Paging(1 << 40, 4, POISON), free, 0xFED0_0000)
+
+
+def test_no_device_page_is_placed_below_a_leaf() -> None:
+    ram = Ram()
+    ram.map(HIGH, 0x4000_0000, level=3)
+    before = bytes(ram.data)
+    assert not place_large(ram, PAGING, HIGH, 0xFED0_0000)
+    assert bytes(ram.data) == before
+
+
+def test_healing_changes_nothing_but_the_marks() -> None:
+    ram = Ram()
+    address = ram.map(0x7000, 0x5000, flags=PRESENT & 0)
+    ram.map(0x8000, 0x5000)
+    leaf = walk(ram, PAGING, 0x8000)
+    assert leaf is not None
+    leaf = replace(leaf, entry_address=address)
+    set_poison(ram, PAGING, leaf, poisoned=True)
+    assert ram.entry(address) == 0x5000 | POISON
+    set_poison(ram, PAGING, leaf, poisoned=False)
+    assert ram.entry(address) == 0x5000
+
+
+def test_a_borrowed_entry_is_for_data_of_a_device() -> None:
+    ram = Ram()
+    ram.map(0x7000, 0x1000)
+    loan = borrow(ram, PAGING, 0xFED0_0104, 4)
+    assert loan is not None
+    # Executable: without EFER.NXE the bit that says otherwise is reserved.
+    assert ram.entry(loan.entry_address) == 0xFEC0_0000 | 0xF3
 
 
 KERNEL = CpuState(cr0=1 << 16, cr4=1 << 21)
