@@ -11,7 +11,10 @@ from tracer.access.region import (
     Region,
     RegionMap,
     left_out,
+    pages,
     parse_range,
+    place_of,
+    region_info,
     traced_ranges,
     unmatched,
 )
@@ -250,3 +253,128 @@ def test_when_pages_have_to_be_looked_at_again(
     new: RegionMap, old: RegionMap, outdates: bool
 ) -> None:
     assert new.outdates(old) is outdates
+
+
+# ---- Limits, at the last address and the next
+
+EDGES = [
+    region("low", 0x1000, 0x1FFF),
+    region("beside", 0x2000, 0x27FF),
+    region("high", 0x8000, 0x8003, base=0x7F00),
+]
+MAP = RegionMap(EDGES[::-1], [(0x1000, 0x1FFF), (0x8000, 0x8003)], [(0x4000, 0x5FFF), (0, 0xFFF)])
+
+
+@pytest.mark.parametrize(
+    ("physical", "name"),
+    [
+        (0xFFF, None), (0x1000, "low"), (0x1FFF, "low"), (0x2000, "beside"), (0x27FF, "beside"),
+        (0x2800, None), (0x7FFF, None), (0x8000, "high"), (0x8003, "high"), (0x8004, None),
+    ],
+)  # fmt: skip
+def test_a_region_begins_and_ends_at_its_addresses(physical: int, name: str | None) -> None:
+    found = MAP.find(physical)
+    assert (found and found.name) == name
+    assert MAP.is_traced(physical) is (name in ("low", "high"))
+    assert MAP.touches_traced(physical, physical) is (name in ("low", "high"))
+
+
+@pytest.mark.parametrize(
+    ("physical", "ram"),
+    [(0, True), (0xFFF, True), (0x1000, False), (0x3FFF, False), (0x4000, True), (0x5FFF, True),
+     (0x6000, False)],
+)  # fmt: skip
+def test_ram_begins_and_ends_at_its_addresses(physical: int, ram: bool) -> None:
+    assert MAP.is_ram(physical) is ram
+    assert MAP.touches_ram(physical, physical) is ram
+
+
+def test_a_range_touches_what_lies_at_either_end() -> None:
+    assert MAP.touches_traced(0x7000, 0x8000) and not MAP.touches_traced(0x2000, 0x7FFF)
+    assert MAP.touches_traced(0x8003, 0x9000) and not MAP.touches_traced(0x8004, 0x9000)
+    assert MAP.touches_ram(0x3000, 0x4000) and not MAP.touches_ram(0x1000, 0x3FFF)
+    assert MAP.traced_names(0x1FFF, 0x8000) == ["high", "low"]
+    assert MAP.traced_names(0x2000, 0x7FFF) == []
+    assert MAP.traced_names(0x8003, 0x8003) == ["high"]
+
+
+@pytest.mark.parametrize(
+    ("physical", "size", "room"),
+    [
+        (0x1000, 0x1000, 0x1000), (0x1000, 0x1001, 0x1000), (0x1FFF, 8, 1), (0x1FF8, 8, 8),
+        (0x2800, 0x1800, 0x1800), (0x2800, 0x1801, 0x1800), (0x8003, 4, 1),
+        (0x8004, 1 << 40, 1 << 40),
+        (0, 0x2000, 0x1000),
+    ],
+)  # fmt: skip
+def test_the_room_up_to_what_is_of_another_kind(physical: int, size: int, room: int) -> None:
+    assert MAP.room(physical, size) == room
+
+
+def test_all_of_a_range_has_to_be_quiet() -> None:
+    assert MAP.is_quiet(0, 0xFFF) and not MAP.is_quiet(0, 0x1000)
+    assert MAP.is_quiet(0x2000, 0x27FF) and not MAP.is_quiet(0x2000, 0x2800)
+    assert not MAP.is_quiet(0x1FFF, 0x2000)
+
+
+@pytest.mark.parametrize("name", ["vga-lowmem", "cirrus-low-memory", "cirrus-linear-io"])
+def test_each_frame_buffer_is_off_by_default_and_can_be_chosen(name: str) -> None:
+    both = [region("screen", 0xA0000, 0xAFFFF, name), region("disk", 0x1000, 0x1FFF)]
+    assert chosen(both, Choice()) == {"disk"}
+    assert chosen(both, Choice(("screen",))) == {"screen"}
+
+
+def test_a_place_is_told_from_the_base_of_its_region() -> None:
+    assert place_of(0x8002, EDGES[2], ram=False) == "high+0x102"
+    assert place_of(0x1000, None, ram=True) == "RAM"
+    assert place_of(0x1000, None, ram=False) == "nothing answers there"
+
+
+def test_a_region_is_announced_as_it_is() -> None:
+    one = Region("a.b", 0x1000, 0x1FFF, 0x1000, "a", "b", ("c",), ("d",))
+    info = region_info(one, True)
+    assert (info.name, info.start, info.end, info.qemu_name) == ("a.b", "0x1000", "0x1fff", "b")
+    assert (info.device, info.within, info.types, info.traced) == ("a", ["c"], ["d"], True)
+    assert not region_info(one, False).traced
+    assert (one.whole, one.owners) == ("c", ("a", "c", "d"))
+
+
+def test_only_the_local_apic_is_reached_by_a_vcpu_alone(regions: list[Region]) -> None:
+    assert [found.name for found in regions if found.vcpu_only] == ["lapic"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "found"),
+    [
+        (0x1000, 0x1FFF, [0x1000]), (0x1FFF, 0x2000, [0x1000, 0x2000]), (0x1FFF, 0x1FFF, [0x1000]),
+        (0, 0x2FFF, [0, 0x1000, 0x2000]),
+    ],
+)  # fmt: skip
+def test_the_pages_from_one_address_to_another(start: int, end: int, found: list[int]) -> None:
+    assert list(pages(start, end)) == found
+
+
+@pytest.mark.parametrize(
+    ("bypassed", "kept"),
+    [
+        ("0x1000-0x1fff", []), ("0x0fff-0x2000", []), ("0x1000-0x1ffe", [(0x1FFF, 0x1FFF)]),
+        ("0x1001-0x1fff", [(0x1000, 0x1000)]),
+        ("0x1001-0x1ffe", [(0x1000, 0x1000), (0x1FFF, 0x1FFF)]),
+        ("0x0000-0x0fff", [(0x1000, 0x1FFF)]), ("0x2000-0x2fff", [(0x1000, 0x1FFF)]),
+        ("0x0000-0x1000", [(0x1001, 0x1FFF)]), ("0x1fff-0x2fff", [(0x1000, 0x1FFE)]),
+    ],
+)  # fmt: skip
+def test_what_a_hole_leaves_to_the_byte(bypassed: str, kept: list[tuple[int, int]]) -> None:
+    assert traced_ranges(EDGES[:1], Choice((), (bypassed,))) == kept
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("123-456", (0x123, 0x456)), ("12-456", None), ("123-45", None),
+        ("123-123", (0x123, 0x123)),
+        (f"0-{'f' * 16}", None), (f"000-{'f' * 16}", (0, (1 << 64) - 1)), (f"000-{'f' * 17}", None),
+    ],
+)  # fmt: skip
+def test_the_digits_that_make_a_range(spec: str, found: tuple[int, int] | None) -> None:
+    assert parse_range(spec) == found
