@@ -8,8 +8,8 @@ import trace_sample as sample
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.devices import library
-from tracer.devices.map import Named, RegisterMap, RegisterMaps, names_register
+from tracer.devices import file, library
+from tracer.devices.map import Applies, Named, RegisterMap, RegisterMaps, names_register
 from tracer.devices.tree import expand
 from tracer.trace.naming import Naming
 from tracer.trace.record import RegionInfo, RegionRecord
@@ -293,3 +293,136 @@ def test_the_first_map_that_applies_is_taken() -> None:
     mine = map_of("hpet")
     maps = RegisterMaps([mine, *MAPS.maps])
     assert maps.of_region("hpet") is mine
+
+
+# ---- Limits, on a map made for them
+
+MADE = file.parse(
+    """
+applies = [{ region = "made" }]
+
+[register.WIDE]
+offset = 0
+width = 16
+
+[register.CTRL]
+offset = 0x10
+fields.ON = "0"
+fields.KIND = { bits = "4:1", values = { 0 = "none", 9 = "nine" } }
+fields.FLAG = { bits = "5", values = { 1 = "set" } }
+fields.TOP = "31:16"
+
+[register.BARE]
+offset = 0x14
+
+[register.ROW]
+offset = 0x20
+stride = 4
+count = 12
+""",
+    "made.toml",
+    "made",
+)
+
+
+def made(offset: int, width: int) -> Named:
+    found = MADE.lookup(offset, width)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("offset", "width", "text"),
+    [
+        (0, 16, "WIDE"), (0, 1, "WIDE"), (1, 1, "WIDE+1"), (9, 1, "WIDE+9"), (10, 1, "WIDE+0xa"),
+        (15, 1, "WIDE+0xf"), (15, 2, "WIDE,CTRL"), (0x13, 1, "CTRL+3"), (0x14, 4, "BARE"),
+        (0x10, 8, "CTRL,BARE"), (0, 0x18, "WIDE..BARE"), (0x4C, 4, "ROW[11]"),
+    ],
+)  # fmt: skip
+def test_a_register_begins_and_ends_at_its_bytes(offset: int, width: int, text: str) -> None:
+    assert made(offset, width).text == text
+
+
+@pytest.mark.parametrize("offset", [0x18, 0x1F, 0x50])
+def test_beside_a_register_there_is_none(offset: int) -> None:
+    assert MADE.lookup(offset, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0, ""), (1, "ON"), (0b0010, "KIND=1"), (9 << 1, "KIND=nine"), (10 << 1, "KIND=0xa"),
+        (8 << 1, "KIND=8"), (1 << 5, "FLAG=set"), (1 << 6, ""), (0x9_0000, "TOP=9"),
+        (0xA_0000, "TOP=0xa"), (0xFFFF_FFFF, "ON KIND=0xf FLAG=set TOP=0xffff"),
+    ],
+)  # fmt: skip
+def test_a_value_is_told_by_its_fields(value: int, told: str) -> None:
+    assert made(0x10, 4).describe(value) == told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (0, 0, ""), (0, 1, "ON 0→1"), (0, 9 << 1, "KIND none→nine"), (9 << 1, 20, "KIND nine→0xa"),
+        (1, 1 << 5 | 0x9_0000, "ON 1→0, FLAG 0→set, TOP 0→9"), (0, 1 << 6, ""),
+    ],
+)  # fmt: skip
+def test_what_changes_is_told_by_its_fields(old: int, new: int, told: str) -> None:
+    assert made(0x10, 4).changes(old, new) == told
+
+
+def test_a_field_is_told_where_the_access_has_all_of_it() -> None:
+    assert [name for name, *_ in made(0x10, 1).numbers(0xFF)] == ["ON", "KIND", "FLAG"]
+    assert made(0x12, 2).numbers(0x1234) == [("TOP", 16, 0x1234)]
+    assert made(0x12, 1).numbers(0xFF) == made(0x13, 1).numbers(0xFF) == []
+    assert made(0x10, 8).numbers(0x5_0000_0001)[-1] == ("BARE", 32, 5)
+    assert made(0x10, 8).describe(0x5_0000_0001) == "CTRL.ON BARE=5"
+    assert made(0x10, 4).fields(9 << 1)[1] == ("KIND", "4:1", 9, "nine")
+    assert made(0x10, 8).register.name == "CTRL"
+
+
+@pytest.mark.parametrize(
+    ("name", "offsets"),
+    [
+        ("ROW[0]", [0x20]), ("ROW[11]", [0x4C]), ("ROW[12]", []), ("row[1]", [0x24]),
+        ("ROW[*]", [*range(0x20, 0x50, 4)]), ("ROW", []), ("CTRL", [0x10]), ("ctrl ", [0x10]),
+        # No index of a device has that many digits, and Python refuses to read 4,301 of them.
+        (f"ROW[{'9' * 20}]", []), (f"ROW[{'9' * 5000}]", []), (f"ROW[{'0' * 5000}]", []),
+        ("ROW[²]", []), ("ROW[٣]", []), ("ROW[-1]", []), ("ROW[]", []),
+    ],
+)  # fmt: skip
+def test_a_register_is_found_by_an_index_that_it_has(name: str, offsets: list[int]) -> None:
+    assert [offset for offset, _, _ in MADE.find(name)] == offsets
+
+
+@pytest.mark.parametrize(
+    ("applies", "region", "qemu", "device", "fits"),
+    [
+        (Applies(region="nvme"), "nvme", "x", "y", True),
+        (Applies(region="nvme"), "nvme#2", "x", "y", True),
+        (Applies(region="nvme"), "nvme#12", "x", "y", True),
+        (Applies(region="nvme"), "nvme2", "x", "y", False),
+        (Applies(region="nvme", qemu="q"), "nvme", "x", "y", False),
+        (Applies(region="nvme", qemu="q"), "nvme", "q", "y", True),
+        (Applies(device="d*"), "nvme", "q", "disk#3", True),
+        (Applies(device="d*", qemu="x"), "nvme", "q", "disk", False),
+        (Applies(qemu="q"), "q", "x", "q", False),
+    ],
+)
+def test_all_that_a_map_says_of_a_region_must_fit(
+    applies: Applies, region: str, qemu: str, device: str, fits: bool
+) -> None:
+    assert applies.fits(region, qemu, device) is fits
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        ("CTRL", True), ("ctrl", True), (" CTRL ", True), ("made.CTRL", True), ("MADE.ctrl", True),
+        ("C*", True), ("C?RL", True), ("CTR", False), ("other.CTRL", False), ("BARE", True),
+        ("CTRL,BARE", True), ("[C]TRL", False), ("*", True),
+    ],
+)  # fmt: skip
+def test_a_pattern_names_each_register_that_an_access_covers(pattern: str, fits: bool) -> None:
+    assert names_register(pattern, "made", made(0x10, 8)) is fits
+    assert not names_register(pattern, "made", None)
