@@ -96,22 +96,26 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
         if step.mark != told:
             told = step.mark
             yield f"  {'── before any mark ──' if told is None else mark_line(told)}"
-        value = _step_value(step)
-        if line.kind == "same" and line.second is not None and not (step.skipped or step.device):
-            value = _step_value(replace(line.second, turns=step.turns))
-        site = f"{printable(step.site)} #{step.seq}"
-        if line.kind == "changed" and line.second is not None:
-            value += f" → {_step_value(line.second)}"
-            other = "" if line.second.site == step.site else f"{printable(line.second.site)} "
-            site += f" → {other}#{line.second.seq}"
+        value, site = _step_value(_shown(line, step)), f"{printable(step.site)} #{step.seq}"
+        other = line.second if line.kind == "changed" else None
+        if other is not None:
+            value += f" → {_step_value(other)}"
+            site += (
+                f" → {'' if other.site == step.site else f'{printable(other.site)} '}#{other.seq}"
+            )
         yield (
             f"  {_DIFF_MARK[line.kind]} {short(step.direction, step.width):<3}"
             f" {place.rstrip():<{wide}} {value:<24} {site}"
         )
-        if line.kind == "changed" and line.second is not None:
-            fields = _step_changes(step, line.second)
-            if fields:
-                yield f"        {fields}"
+        if other is not None and (fields := _step_changes(step, other)):
+            yield f"        {fields}"
+
+
+# The step whose value stands for a line: of two that agree, the one that a person changed.
+def _shown(line: Line, step: Step) -> Step:
+    if line.kind == "same" and line.second is not None and not (step.skipped or step.device):
+        return replace(line.second, turns=step.turns)
+    return step
 
 
 _DIFF_MARK = {"same": " ", "changed": "~", "first": "-", "second": "+"}

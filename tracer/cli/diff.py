@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -101,21 +101,14 @@ def run(args: argparse.Namespace) -> int:
     check_names(chosen, met, regions, named, traces)
     check_rules((*args.mask, *args.ignore), met, traces)
     results = _compared(first, second, args.context)
-    losses = [source.losses for source in sources]
     if args.json:
         found = list(results)
+        losses = [source.losses for source in sources]
         print(msgspec.json.encode(_object(found, differ, losses)).decode())
         agrees = all(result.agrees for result in found)
     else:
-        for source in sources:
-            if source.losses:
-                print(f"{source.trace.name}: {source.losses.words}, which the other may have")
         alone = [source.trace.name for source, side in zip(sources, sides, strict=True) if not side]
-        if len(alone) == 1:
-            print(f"{alone[0]} has no such access: everything is only in the other trace")
-        agrees = _print(results, args.limit or None, hunks=not alone)
-        if differ.passed:
-            print(f"{differ.passed:,} accesses that only tell of time left out")
+        agrees = _tell(sources, alone, differ, results, args.limit or None)
     if not first and not second:
         warn("neither trace has such an access: nothing was compared")
         return EXIT_MISMATCH
@@ -127,6 +120,24 @@ def _compared(
 ) -> Iterator[RegionDiff]:
     for region in sorted(first.keys() | second.keys()):
         yield compare(region, first.get(region, Side()), second.get(region, Side()), context)
+
+
+def _tell(
+    sources: Sequence[Source],
+    alone: Sequence[str],
+    differ: Differ,
+    results: Iterator[RegionDiff],
+    limit: int | None,
+) -> bool:
+    for source in sources:
+        if source.losses:
+            print(f"{source.trace.name}: {source.losses.words}, which the other may have")
+    if len(alone) == 1:
+        print(f"{alone[0]} has no such access: everything is only in the other trace")
+    agrees = _print(results, limit, hunks=not alone)
+    if differ.passed:
+        print(f"{differ.passed:,} accesses that only tell of time left out")
+    return agrees
 
 
 def _print(results: Iterator[RegionDiff], limit: int | None, *, hunks: bool) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
@@ -46,6 +46,10 @@ class Known:
         """Return the regions that a name or a pattern stands for."""
         own = [name for name in self.regions if names_region(pattern, name)]
         return list(dict.fromkeys((*own, *self.parts(pattern))))
+
+    def registers_of(self, region: str) -> Collection[str]:
+        """Return the names of a region's registers, as far as they are known."""
+        return self.registers(region) if self.registers is not None else ()
 
     def vocabulary(self) -> Mapping[str, Lexicon]:
         """Return what the words of a condition are checked against."""
@@ -193,11 +197,7 @@ def _spots(region: str, register: str, known: Known) -> tuple[Spot, ...]:
         raise UsageError(f"no registers are known by name here: give the offset of {register}")
     names = known.named(region)
     if _is_pattern(register):
-        if known.registers is not None and not known.pending:
-            # The first few of an array stand for all of it.
-            wide = re.sub(r"\d+", "*", register)
-            if not any(_fits(wide, each) for name in names for each in known.registers(name)):
-                raise UnknownName(f"{region} has no register like {register}")
+        _check_pattern(region, register, names, known)
         return (Spot(region, None, register),)
     spans = [(name, known.span(name, register)) for name in names]
     found = tuple(
@@ -206,11 +206,19 @@ def _spots(region: str, register: str, known: Known) -> tuple[Spot, ...]:
     if not found and known.pending:
         return (Spot(region, None, register),)
     if not found:
-        registers = known.registers
-        all_ = {each for name in names for each in registers(name)} if registers else set()
-        hint = advice(register, all_) if all_ else ""
+        there = {each for name in names for each in known.registers_of(name)}
+        hint = advice(register, there) if there else ""
         raise UnknownName(f"{region} has no register {register}{hint}")
     return found
+
+
+def _check_pattern(region: str, register: str, names: Sequence[str], known: Known) -> None:
+    if known.registers is None or known.pending:
+        return
+    # The first few of an array stand for all of it.
+    wide = re.sub(r"\d+", "*", register)
+    if not any(_fits(wide, each) for name in names for each in known.registers_of(name)):
+        raise UnknownName(f"{region} has no register like {register}")
 
 
 @lru_cache(1024)

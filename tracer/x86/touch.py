@@ -45,8 +45,10 @@ def permitted(row: Row, head: Head) -> bool:
     gathers = any(slot.index for slot in row.slots)
     if head.vvvv & (15 if gathers else 31) and not row.vvvv:
         return False
-    if head.encoding != "evex":
-        return True
+    return head.encoding != "evex" or _evex_permitted(row, head)
+
+
+def _evex_permitted(row: Row, head: Head) -> bool:
     repeats = any(slot.element and not slot.some for slot in row.slots)
     return (
         (not head.broadcast or repeats)

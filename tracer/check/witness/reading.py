@@ -50,8 +50,7 @@ def fit(
     """
     if not access.width:
         return _within(access, logged, at), True
-    aligned = access.address % access.width == 0
-    if aligned and access.whole is None and at < len(logged) and _is_all(logged[at], access):
+    if at < len(logged) and _is_all(logged[at], access):
         return 1, True
     restarts = access.stepped and access.direction == "write" and _INS.match(access.text)
     short = len(logged) - at + 1
@@ -71,7 +70,9 @@ def fit(
 
 def _is_all(entry: LogEntry, access: TracedAccess) -> bool:
     return (
-        entry.address == access.address
+        access.address % access.width == 0
+        and access.whole is None
+        and entry.address == access.address
         and entry.value == access.value
         and entry.width == access.width
         and entry.direction == access.direction
@@ -197,9 +198,7 @@ def _told(
                 return position + 1 - at, 0, 0  # the entries so far fit
             entry = logged[position]
             last = entry.address + entry.width
-            if entry.direction != access.direction or (
-                access.stepped and entry.cpu < 0 and not entry.refused
-            ):
+            if not _may_be_of(entry, access):
                 return 0, 0, 0
             if entry.address == cursor and last <= end:
                 if entry.refused and access.direction == "write":
@@ -216,6 +215,11 @@ def _told(
             position += 1
         parts.append((begin, width, part))
     return position - at, join(access, parts), known
+
+
+def _may_be_of(entry: LogEntry, access: TracedAccess) -> bool:
+    own = entry.cpu >= 0 or entry.refused or not access.stepped
+    return own and entry.direction == access.direction
 
 
 # INS stores 0 before it reads the port, so that a page fault comes first.

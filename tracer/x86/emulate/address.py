@@ -89,6 +89,12 @@ def places(insn: Instruction, cpu: CpuState) -> tuple[Operand, ...]:
     return tuple(operands)
 
 
+# Both ends have to be, and in the same half (Intel SDM vol. 1, 3.3.7.1).
+def _is_canonical(linear: int, width: int, cpu: CpuState) -> bool:
+    bits = 56 if cpu.cr4 & _CR4_LA57 else 47
+    return linear >> bits in (0, (1 << 64 - bits) - 1) and not (linear + width - 1 ^ linear) >> bits
+
+
 def check(
     insn: Instruction, linear: int, width: int, cpu: CpuState,
     *, stack: bool = False, aligned: bool = False, data: bool = True,
@@ -98,12 +104,8 @@ def check(
     ``stack`` tells that the segment is SS, ``aligned`` that the instruction insists on alignment;
     without ``data`` it is the target of a jump, which no alignment check applies to.
     """
-    if cpu.mode is Mode.LONG:
-        top = linear >> (56 if cpu.cr4 & _CR4_LA57 else 47)
-        ones = 0xFF if cpu.cr4 & _CR4_LA57 else 0x1FFFF
-        last = linear + width - 1
-        if (top != 0 and top != ones) or (last ^ linear) >> (56 if ones == 0xFF else 47):
-            raise GuestException(insn.code, STACK_FAULT if stack else GENERAL_PROTECTION, 0)
+    if cpu.mode is Mode.LONG and not _is_canonical(linear, width, cpu):
+        raise GuestException(insn.code, STACK_FAULT if stack else GENERAL_PROTECTION, 0)
     if aligned and linear % width:
         raise GuestException(insn.code, GENERAL_PROTECTION, 0)
     if (

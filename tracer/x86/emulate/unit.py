@@ -28,20 +28,25 @@ def require(insn: Instruction, cpu: CpuState) -> None:
     unit = insn.form.unit
     if unit is Unit.INTEGER:
         return
-    vex = bool(insn.form.opcode.vex)
-    if unit is Unit.X87:
-        if cpu.cr0 & (_CR0_EM | _CR0_TS):
-            raise GuestException(insn.code, DEVICE_NOT_AVAILABLE)
-    else:
-        enabled = cpu.cr4 & _CR4_OSXSAVE if vex else unit is Unit.MMX or cpu.cr4 & _CR4_OSFXSR
-        if not enabled or (cpu.cr0 & _CR0_EM and not vex):
-            raise GuestException(insn.code, INVALID_OPCODE)
-        if cpu.cr0 & _CR0_TS:
-            raise GuestException(insn.code, DEVICE_NOT_AVAILABLE)
+    _check_enabled(insn, unit, cpu)
     if unit is not Unit.SSE and cpu.fpu_status & _FSW_ES and insn.form.name not in _NOT_WAITING:
         raise GuestException(insn.code, FLOATING_POINT_ERROR)
     if not (cpu.xmm if unit is Unit.SSE else cpu.st) or (needs_ymm(insn) and not cpu.ymm):
         raise UnsupportedInstruction(insn.code, insn.text)
+
+
+def _check_enabled(insn: Instruction, unit: Unit, cpu: CpuState) -> None:
+    assert insn.form is not None
+    vex = bool(insn.form.opcode.vex)
+    if unit is Unit.X87:
+        if cpu.cr0 & (_CR0_EM | _CR0_TS):
+            raise GuestException(insn.code, DEVICE_NOT_AVAILABLE)
+        return
+    enabled = cpu.cr4 & _CR4_OSXSAVE if vex else unit is Unit.MMX or cpu.cr4 & _CR4_OSFXSR
+    if not enabled or (cpu.cr0 & _CR0_EM and not vex):
+        raise GuestException(insn.code, INVALID_OPCODE)
+    if cpu.cr0 & _CR0_TS:
+        raise GuestException(insn.code, DEVICE_NOT_AVAILABLE)
 
 
 def needs_ymm(insn: Instruction) -> bool:
