@@ -378,3 +378,25 @@ def test_what_a_hole_leaves_to_the_byte(bypassed: str, kept: list[tuple[int, int
 )  # fmt: skip
 def test_the_digits_that_make_a_range(spec: str, found: tuple[int, int] | None) -> None:
     assert parse_range(spec) == found
+
+
+@pytest.mark.parametrize(
+    ("gap", "ranges"),
+    [(0, [(0x1000, 0x2FFF)]), (1, [(0x1000, 0x1FFF), (0x2001, 0x2FFF)])],
+)
+def test_ranges_are_one_where_no_address_lies_between(
+    gap: int, ranges: list[tuple[int, int]]
+) -> None:
+    both = [region("one", 0x1000, 0x1FFF), region("two", 0x2000 + gap, 0x2FFF)]
+    assert traced_ranges(both, Choice()) == ranges
+
+
+def test_one_byte_of_a_region_can_be_chosen() -> None:
+    for spec, found in (("0000-1000", 0x1000), ("1fff-2000", 0x1FFF), ("1234-1234", 0x1234)):
+        assert traced_ranges(EDGES[:1], Choice((spec,))) == [(found, found)]
+    assert traced_ranges(EDGES[:1], Choice(("0000-0fff",))) == []
+
+
+def test_a_region_within_a_longer_one_adds_nothing() -> None:
+    both = [region("long", 0x1000, 0x4FFF), region("short", 0x2000, 0x2FFF)]
+    assert traced_ranges(both, Choice()) == [(0x1000, 0x4FFF)]

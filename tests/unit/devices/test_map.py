@@ -46,6 +46,7 @@ def named(region: str, offset: int, width: int) -> Named:
         ("nvme.msix-table", 0x2C, 4, "ENTRY[2].CONTROL"),
         ("nvme.msix-table", 0x10, 8, "ENTRY[1].ADDR,UPPER"),
         ("nvme.msix-table", 0x10, 16, "ENTRY[1].ADDR..CONTROL"),
+        ("nvme.msix-table", 0xC, 8, "ENTRY[0].CONTROL,ENTRY[1].ADDR"),
         ("nvme#2.msix-table", 0x0, 4, "ENTRY[0].ADDR"),
         ("hpet", 0xF4, 4, "MAIN_CNT+4"),
         ("hpet", 0x140, 8, "TIMER[2].CONFIG"),
