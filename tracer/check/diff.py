@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Literal, TypeVar
 
-from rapidfuzz.distance import Levenshtein
-
 from tracer.devices.map import Named
 from tracer.trace.fold import Event
 from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits
@@ -249,6 +247,8 @@ class Differ:
 
 def compare(region: str, first: Side, second: Side, context: int = 3) -> RegionDiff:
     """Align two sequences; each hunk has up to ``context`` lines that are alike on either side."""
+    from rapidfuzz.distance import Levenshtein  # a command that aligns nothing does not wait for it
+
     result = RegionDiff(region, touched=first.touched + second.touched)
     hunk: list[Line] = []
     codes = list(Levenshtein.opcodes(first.keys, second.keys, score_hint=_NEAR))

@@ -28,7 +28,6 @@ from tracer.intercept.recording import RecordedDevice
 from tracer.linux.kernel import Kernel
 from tracer.repl.interruption import Interruption
 from tracer.repl.shell import Shell
-from tracer.report.tables import closing_table
 from tracer.session.launch import Plan, header, launch
 from tracer.session.loop import Session, Subscriber
 from tracer.session.watchdog import Limits, Watchdog, seconds
@@ -318,6 +317,8 @@ class _Boot:
         if not session.counts["stops"]:
             return
         if not self._wish.asked:  # there `stats` is
+            from tracer.report.tables import closing_table  # rich: see terminal.table_console
+
             stream = sys.stderr if self._args.json else sys.stdout
             terminal.table_console(stream).print(closing_table(self._summary))
         counts = session.counts

@@ -80,25 +80,26 @@ def run(args: argparse.Namespace) -> int:
     )
     differ = Differ(rules)
     chosen, maps = selection(args), register_maps(args)
-    regions: dict[str, RegisterMap | None] = {}
     sides, sources = [], []
     for path in (args.first, args.second):
         with TraceReader(path) as trace, terminal.reading(trace):
             source = Source(trace, chosen, maps)
             sources.append(source)
             sides.append(differ.read(source.events()))
-        regions |= source.register_maps()
         terminal.warn_of_losses(trace)
     first, second = sides
 
     def named(pattern: str, region: str) -> bool:
         return any(source.named_region(pattern, region) for source in sources)
 
+    def map_of(region: str) -> RegisterMap | None:
+        return next((found for source in sources if (found := source.map_of(region))), None)
+
     for source in sources:
         check_marks(source.stretch, source.trace.name)
     met = sources[0].met.joined(sources[1].met)
     traces = " and ".join(source.trace.name for source in sources)
-    check_names(chosen, met, regions, named, traces)
+    check_names(chosen, met, map_of, named, traces)
     check_rules((*args.mask, *args.ignore), met, traces)
     results = _compared(first, second, args.context)
     if args.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tracer.cli.filters import Met, check_marks, check_names
 from tracer.devices.map import Named, RegisterMap, RegisterMaps
@@ -101,9 +102,9 @@ class Source:
         """Return how far the trace has come between the marks that the filters name."""
         return self._sieve.stretch
 
-    def register_maps(self) -> dict[str, RegisterMap | None]:
-        """Return the regions met so far, each with the map of its registers if it has one."""
-        return {region: self._sieve.map_of(region) for region in self.met.regions}
+    def map_of(self, region: str) -> RegisterMap | None:
+        """Return the map that a region's registers have their names from, or None."""
+        return self._sieve.map_of(region)
 
     def named_region(self, pattern: str, region: str) -> bool:
         """Tell whether a pattern names a region, as far as the trace has told of it."""
@@ -116,4 +117,6 @@ class Source:
         """
         check_marks(self._sieve.stretch, self.trace.name)
         chosen, trace = self._sieve.selection, self.trace.name
-        check_names(chosen, self.met, self.register_maps(), self.named_region, trace)
+        if self.shown:  # there is such a register: the maps of regions without accesses stay unread
+            chosen = replace(chosen, register=None)
+        check_names(chosen, self.met, self.map_of, self.named_region, trace)

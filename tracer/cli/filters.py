@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -151,16 +151,16 @@ class Met:
 def check_names(
     chosen: Selection,
     met: Met,
-    regions: Mapping[str, RegisterMap | None],
+    map_of: Callable[[str], RegisterMap | None],
     named: RegionNamed,
     trace: str,
 ) -> None:
     """Raise :exc:`UsageError` when nothing has what is asked for by its name, or the offset.
 
-    ``regions`` are those of the trace, each with the map of its registers if it has one; ``named``
-    tells whether a pattern names one.
+    ``map_of`` returns the map of a region's registers if it has one; ``named`` tells whether a
+    pattern names a region.
     """
-    pattern = chosen.region
+    pattern, regions = chosen.region, met.regions
     if pattern is not None and not any(named(pattern, name) for name in regions):
         raise UsageError(f"no region of {trace} is called {pattern}{advice(pattern, regions)}")
     lasts = {
@@ -172,15 +172,8 @@ def check_names(
     if chosen.phase is not None and not any(fnmatchcase(name, chosen.phase) for name in phases):
         raise UsageError(f"{trace} has no phase {chosen.phase}{advice(chosen.phase, phases)}")
     if chosen.register is not None:
-        names = [name for name in regions if pattern is None or named(pattern, name)]
-        maps = {name: found for name in names if (found := regions[name]) is not None}
-        _check_register(chosen.register, maps, trace)
-
-
-def _check_register(pattern: str, maps: Mapping[str, RegisterMap], trace: str) -> None:
-    if not any(_has_register(pattern, region, found) for region, found in maps.items()):
-        hint = advice(pattern, {name for found in maps.values() for name in found.names()})
-        raise UsageError(f"no register of {trace} is called {pattern}{hint}")
+        inside = [region for region in regions if pattern is None or named(pattern, region)]
+        _check_register(chosen.register, inside, map_of, trace)
 
 
 def check_rules(rules: Iterable[Mask], met: Met, trace: str) -> None:
@@ -209,6 +202,21 @@ def _check_function(pattern: str | None, functions: Collection[str], trace: str)
     if not any(names_symbol(name, function) for function in functions):
         hint = suggestion(name, functions)
         raise UsageError(f"no access of {trace} is by a function called {name}{hint}")
+
+
+def _check_register(
+    pattern: str, regions: Iterable[str], map_of: Callable[[str], RegisterMap | None], trace: str
+) -> None:
+    maps: list[RegisterMap] = []
+    for region in regions:
+        found = map_of(region)
+        if found is None:
+            continue
+        if _has_register(pattern, region, found):
+            return
+        maps.append(found)
+    hint = advice(pattern, {name for found in maps for name in found.names()})
+    raise UsageError(f"no register of {trace} is called {pattern}{hint}")
 
 
 def check_marks(stretch: Stretch, trace: str) -> None:

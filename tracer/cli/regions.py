@@ -6,8 +6,6 @@ import argparse
 import json
 import sys
 
-from rich.table import Table
-
 from tracer.access.region import RegionMap, check_choice
 from tracer.cli import EXIT_OK, terminal
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
@@ -37,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row))
     else:
+        from rich.table import Table  # see terminal.table_console
+
         table = Table("region", "physical range", "size", "traced", "QEMU's name", box=None)
         table.columns[2].justify = "right"
         for row in rows:

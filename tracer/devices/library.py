@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from tracer.devices.file import parse
-from tracer.devices.map import RegisterMap, RegisterMaps
+from tracer.devices.file import parse, parse_applies
+from tracer.devices.map import RegisterMap, RegisterMaps, Unread
 from tracer.errors import UsageError
 
 _BIGGEST = 1 << 22  # a map of the largest device takes a hundredth of it
@@ -16,21 +17,26 @@ _BIGGEST = 1 << 22  # a map of the largest device takes a hundredth of it
 def load(files: Sequence[Path] = ()) -> RegisterMaps:
     """Return the maps of these files, in their order, and after them those of vetrace itself.
 
+    The files are read and checked at once, each map of vetrace when a region comes that it is for.
     Raise :exc:`UsageError`, naming the file and what is wrong with it.
     """
     return RegisterMaps([*map(_read, files), *built_in()])
 
 
-def built_in() -> list[RegisterMap]:
-    """Return the maps that come with vetrace, in the order of their names."""
+@cache
+def built_in() -> tuple[Unread, ...]:
+    """Return the maps that come with vetrace, unread, in the order of their names."""
     folder = package_files("tracer.devices") / "maps"
-    found = sorted(
-        (item for item in folder.iterdir() if item.name.endswith(".toml")), key=lambda i: i.name
+    names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".toml"))
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    return tuple(
+        Unread(parse_applies(text, name), cache(partial(_parse, text, name)))
+        for name, text in texts.items()
     )
-    return [
-        parse(item.read_text(encoding="utf-8"), item.name, item.name.removesuffix(".toml"))
-        for item in found
-    ]
+
+
+def _parse(text: str, name: str) -> RegisterMap:
+    return parse(text, name, name.removesuffix(".toml"))
 
 
 def _read(path: Path) -> RegisterMap:

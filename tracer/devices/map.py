@@ -7,7 +7,7 @@ parser. :class:`tracer.trace.naming.Naming` follows a run, since what a window s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -157,22 +157,34 @@ class RegisterMap:
         return names(self.root)
 
 
-class RegisterMaps:
-    """Choose the map of a region: the first that applies."""
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Stand for a map that is read when a region comes that it is for; ``read`` returns it."""
 
-    def __init__(self, maps: Iterable[RegisterMap] = ()) -> None:
-        self.maps = tuple(maps)
+    applies: tuple[Applies, ...]
+    read: Callable[[], RegisterMap]
+
+
+class RegisterMaps:
+    """Choose the map of a region: the first that applies. Others are never read."""
+
+    def __init__(self, maps: Iterable[RegisterMap | Unread] = ()) -> None:
+        self._maps = tuple(maps)
+
+    def __iter__(self) -> Iterator[RegisterMap]:
+        """Yield all maps, in the order in which they are tried; all of them are read."""
+        return map(_read, self._maps)
 
     def of_region(self, region: str, qemu_name: str = "", device: str = "") -> RegisterMap | None:
         """Return the map of a region, by its name, QEMU's name for it, and its device's."""
-        return next(
-            (
-                found
-                for found in self.maps
-                if any(item.fits(region, qemu_name, device) for item in found.applies)
-            ),
-            None,
-        )
+        for found in self._maps:
+            if any(item.fits(region, qemu_name, device) for item in found.applies):
+                return _read(found)
+        return None
+
+
+def _read(found: RegisterMap | Unread) -> RegisterMap:
+    return found.read() if isinstance(found, Unread) else found
 
 
 def names_register(pattern: str, region: str, named: Named | None) -> bool:

@@ -21,6 +21,8 @@ class Naming:
 
     def __init__(self, maps: RegisterMaps) -> None:
         self._maps = maps
+        # QEMU's name and the device's, of the regions that were announced.
+        self._told: dict[str, tuple[str, str]] = {}
         self._regions: dict[str, _Region | None] = {}
         # Names that can never change, by region, offset and width as recorded.
         self._fixed: dict[tuple[str | None, str | None, int], Named | None] = {}
@@ -29,11 +31,17 @@ class Naming:
         """Take QEMU's name and the device's from the record that announces a region."""
         if isinstance(record, RegionRecord):
             region = record.region
-            known = self._regions.get(region.name)
-            found = self._maps.of_region(region.name, region.qemu_name, region.device)
-            if (None if known is None else known.map) is not found:
-                self._regions[region.name] = None if found is None else _Region(found)
-                self._fixed.clear()
+            told = region.qemu_name, region.device
+            if self._told.get(region.name) == told:
+                return
+            self._told[region.name] = told
+            # A region's map is read when an access asks for it: many regions have none.
+            if region.name in self._regions:
+                known = self._regions[region.name]
+                found = self._maps.of_region(region.name, *told)
+                if (None if known is None else known.map) is not found:
+                    self._regions[region.name] = None if found is None else _Region(found)
+                    self._fixed.clear()
 
     def map_of(self, region: str) -> RegisterMap | None:
         """Return the map of a region, or None where there is none."""
@@ -75,7 +83,7 @@ class Naming:
 
     def _region(self, name: str) -> _Region | None:
         if name not in self._regions:
-            found = self._maps.of_region(name)
+            found = self._maps.of_region(name, *self._told.get(name, ("", "")))
             self._regions[name] = None if found is None else _Region(found)
         return self._regions[name]
 

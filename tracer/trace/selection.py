@@ -180,7 +180,10 @@ class Sieve:
         found = []
         for item in record.device_accesses():
             access = item[1]
-            named = self._naming.add(access)  # of each: what a window shows depends on all before
+            if not self._in_region(access):
+                continue
+            # Every access of a region is named: what a window shows depends on those before.
+            named = self._naming.add(access)
             if (
                 fits
                 and self.selection.wants(record, access, self.regions.named)
@@ -227,6 +230,10 @@ class Sieve:
     def map_of(self, region: str) -> RegisterMap | None:
         """Return the map that a region's registers have their names from, or None."""
         return self._naming.map_of(region)
+
+    def _in_region(self, access: MemoryAccess) -> bool:
+        pattern = self.selection.region
+        return pattern is None or self.regions.named(pattern, access.region or "")
 
     def _is_register(self, access: MemoryAccess, named: Named | None) -> bool:
         pattern = self.selection.register

@@ -41,7 +41,7 @@ TESTED_BY = {
     "cli/test_main": "cli/audit cli/diff cli/doctor cli/events cli/export cli/guest_arguments"
     " cli/interactive cli/parser cli/regions cli/replay cli/setup cli/show cli/stats"
     " cli/terminal cli/verify",
-    "devices/test_file": "devices/library",
+    "devices/test_file": "devices/table",
     "devices/test_map": "devices/tree",
     "export/test_formats": "export/parquet export/perfetto",
     "export/test_mmiotrace": "export/mmiotrace/event export/mmiotrace/form"

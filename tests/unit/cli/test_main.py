@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -478,17 +479,32 @@ def test_a_line_fits_the_terminal(trace: str) -> None:
     assert max(len(line) for line in plain.splitlines()) == 80
 
 
-def test_only_the_command_asked_for_is_loaded(trace: str) -> None:
+def loaded(modules: Sequence[str], *arguments: str) -> list[str]:
+    """Run a command in a Python of its own; return which of these modules it loaded."""
     program = (
-        "import sys; from tracer.cli.main import main; main(sys.argv[1:]);"
-        "print([m for m in ('rich', 'capstone', 'pygdbmi', 'qemu', 'tracer.cli.stats')"
-        " if m in sys.modules])"
+        "import sys; from tracer.cli.main import main; main(sys.argv[2:]);"
+        "print([m for m in sys.argv[1].split() if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "show", trace, "--json"],
+        [sys.executable, "-c", program, " ".join(modules), *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
         check=True,
     )
-    assert done.stdout.splitlines()[-1] == "[]"
+    return list(ast.literal_eval(done.stdout.splitlines()[-1]))
+
+
+def test_only_the_command_asked_for_is_loaded(trace: str) -> None:
+    modules = ("rich", "rapidfuzz", "capstone", "pygdbmi", "qemu", "tracer.cli.stats")
+    assert loaded(modules, "show", trace, "--json") == []
+    assert loaded(("tracer.cli.stats", "rapidfuzz"), "stats", trace) == ["tracer.cli.stats"]
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_no_command_loads_what_it_may_not_need(command: str) -> None:
+    assert loaded(("rich", "rapidfuzz", "prompt_toolkit"), command, "--help") == []
+
+
+def test_traces_that_agree_need_no_tables(trace: str) -> None:
+    assert loaded(("rich",), "diff", trace, trace) == []

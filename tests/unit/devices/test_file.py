@@ -27,7 +27,7 @@ def registers(group: Group) -> list[Register]:
     return [*group.registers, *(r for child in group.groups for r in registers(child))]
 
 
-@pytest.mark.parametrize("found", library.built_in(), ids=lambda found: found.name)
+@pytest.mark.parametrize("found", list(library.load()), ids=lambda found: found.name)
 def test_each_file_that_comes_with_vetrace_is_whole(found: RegisterMap) -> None:
     assert found.title and found.specification and found.applies
     everything = registers(found.root)

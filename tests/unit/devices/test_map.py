@@ -286,13 +286,13 @@ def test_no_access_and_no_value_is_too_much(
     ],
 )
 def test_a_region_has_one_map_of_vetraces_own(region: str, qemu: str, device: str) -> None:
-    fits = [m.name for m in MAPS.maps if any(a.fits(region, qemu, device) for a in m.applies)]
+    fits = [m.name for m in MAPS if any(a.fits(region, qemu, device) for a in m.applies)]
     assert len(fits) == 1, fits
 
 
 def test_the_first_map_that_applies_is_taken() -> None:
     mine = map_of("hpet")
-    maps = RegisterMaps([mine, *MAPS.maps])
+    maps = RegisterMaps([mine, *MAPS])
     assert maps.of_region("hpet") is mine
 
 

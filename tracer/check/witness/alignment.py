@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rapidfuzz.distance import Levenshtein
-
 from tracer.check.comparison import TracedAccess
 from tracer.check.qemu_log import LogEntry
 from tracer.check.witness.fingerprint import Fingerprints, Manner
@@ -183,6 +181,8 @@ def _once(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
 def _longest(
     first: Sequence[int], second: Sequence[int], begins: tuple[int, int], ends: tuple[int, int]
 ) -> Iterator[tuple[int, int]]:
+    from rapidfuzz.distance import Levenshtein  # only traces that differ wait for it
+
     (i, j), (here, there) = begins, ends
     if i >= here or j >= there:
         return
