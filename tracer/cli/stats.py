@@ -113,6 +113,10 @@ def _notes(summary: Summary) -> list[str]:
     if summary.valueless:
         accesses = "access" if summary.valueless == 1 else "accesses"
         notes.append(f"{summary.valueless:,} {accesses} without a value")
+    if summary.breaches:
+        count = summary.breaches.total()
+        accesses = "access" if count == 1 else "accesses"
+        notes.append(f"{count:,} {accesses} against a register being read-only or write-only")
     return notes
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from tracer.devices.tree import (
     Field,
@@ -27,6 +28,14 @@ from tracer.devices.tree import (
 FieldValue = tuple[str, str, int, str | None]
 """A field's name, its bits, its value, and the name of that value if it has one."""
 
+Breach = Literal["read-only", "write-only"]
+"""What a register is that was accessed in the other direction."""
+
+_BREACHES: dict[tuple[str, str], Breach] = {
+    ("ro", "write"): "read-only",
+    ("wo", "read"): "write-only",
+}
+
 _NUMBERED = re.compile(r"#\d+")
 
 
@@ -40,11 +49,20 @@ class Named:
 
     text: str
     parts: tuple[Part, ...]
+    right: str = ""
+    """How all that is covered can be accessed: ``ro``, ``rw1c``; empty where registers differ."""
 
     @property
     def register(self) -> Register:
         """Return the register covered, the first one if there are more."""
         return self.parts[0].register
+
+    def breach(self, direction: str) -> Breach | None:
+        """Return what all that is covered is, where an access in this direction is against it.
+
+        A device need not heed such a write, and what such a read gives need not mean anything.
+        """
+        return _BREACHES.get((self.right, direction))
 
     def fields(self, value: int) -> list[FieldValue]:
         """Return the fields that the access covers whole, the lowest first.
@@ -207,15 +225,17 @@ def fits_register(pattern: str, region: str, name: str) -> bool:
 
 def _named(parts: Sequence[Part]) -> Named:
     first, last = parts[0], parts[-1]
+    rights = {part.register.access for part in parts}
+    right = rights.pop() if len(rights) == 1 else ""
     if len(parts) == 1:
         byte = first.first // 8
         inside = f"+{byte if byte < 10 else hex(byte)}" if byte else ""
-        return Named(first.name + inside, tuple(parts))
+        return Named(first.name + inside, tuple(parts), right)
     # Neighbours in one group are told without repeating its prefix.
     common = _common(first.name, last.name)
     head = max(common.rfind("."), common.rfind(" ")) + 1
     joint = "," if len(parts) == 2 else ".."
-    return Named(f"{first.name}{joint}{last.name[head:]}", tuple(parts))
+    return Named(f"{first.name}{joint}{last.name[head:]}", tuple(parts), right)
 
 
 def _common(first: str, second: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracer.access.region import Region, RegionMap
-from tracer.devices.map import Named, RegisterMap
+from tracer.devices.map import Breach, Named, RegisterMap
 from tracer.errors import UsageError
 from tracer.query.place import parse_place
 from tracer.repl.names import known_places
@@ -34,11 +34,10 @@ class Aim:
         named = self._named(self.width)
         return f"{self.region.name}+{self.offset:#x}" + (f" {named.text}" if named else "")
 
-    def access(self, width: int) -> str | None:
-        """Return how all the registers there can be accessed: ``ro``, ``rw1c``; None if unknown."""
+    def breach(self, direction: str, width: int) -> Breach | None:
+        """Return what the registers there are, where such an access is against it."""
         named = self._named(width)
-        found = set() if named is None else {part.register.access for part in named.parts}
-        return found.pop() if len(found) == 1 else None
+        return None if named is None else named.breach(direction)
 
     def describe(self, value: int, width: int) -> str:
         """Return the fields of a value that are not 0, in one line."""

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tracer.check.comparison import Comparison
 from tracer.confidential.audit import Audit, Site, side_by_side
+from tracer.devices.map import Breach
 from tracer.text.printable import printable
 from tracer.trace.summary import Names, Summary, ranked
 
@@ -51,11 +52,20 @@ def forms_table(summary: Summary, limit: int | None = None) -> Table:
 
 
 def registers_table(summary: Summary, limit: int | None = None) -> Table:
-    """Return the registers of each region that were accessed, the busiest first."""
+    """Return the registers of each region that were accessed, the busiest first.
+
+    Beside its name stands how often a read-only one was written, or a write-only one read.
+    """
     table = _table("region", "offset", "register", "accesses", texts=3)
     for (region, offset, register), count in _most(summary.registers, limit):
-        _row(table, region, offset, register, count)
+        told = [register]
+        for breach, times in summary.breaches_of((region, offset, register)).items():
+            told.append(f"({breach}, {_AGAINST[breach]}: {times:,})")
+        _row(table, region, offset, " ".join(told), count)
     return table
+
+
+_AGAINST: dict[Breach, str] = {"read-only": "written", "write-only": "read"}
 
 
 def phases_table(summary: Summary, limit: int | None = None) -> Table:

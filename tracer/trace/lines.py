@@ -38,10 +38,13 @@ def access_line(
     """Return the line of text for one device access.
 
     In order: guest time in seconds, vCPU, call site, instruction, region and offset, register,
-    ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value, and how a person
-    stepped in. The last takes its room from the other columns.
+    ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value, how a person
+    stepped in, and what the register is if the access is against that. The last two take their
+    room from the other columns.
     """
-    touched = _touch(access.device, access.skipped, access.width)
+    breach = named.breach(access.direction) if named is not None else None
+    told = (_touch(access.device, access.skipped, access.width), f"({breach})" if breach else "")
+    touched = " ".join(filter(None, told))
     if touched and shape.cut:
         shape = _narrowed(shape, len(touched) + 1)
     cells = _cells(record, access, shape, named)

@@ -18,9 +18,11 @@ def access_objects(record: Intercept, naming: Naming | None = None) -> list[dict
     ``address`` is physical and ``rip`` linear; ``width`` is in bytes; numbers that may exceed
     2^53 are hex strings. ``value`` is None where a natively stepped instruction hid it.
     ``register`` is the name that ``naming`` finds, None without one, and ``fields`` has the numbers
-    of its bit fields. ``tdvmcall`` and ``ghcb`` are what the access would become in a confidential
-    guest, None where the trace does not tell. ``device`` is what the device gave or got where a
-    person changed that, None elsewhere; ``skipped`` tells that it was left out.
+    of its bit fields. ``breach`` is ``read-only`` for a write to a read-only register,
+    ``write-only`` for a read of a write-only one, and None for all else. ``tdvmcall`` and ``ghcb``
+    are what the access would become in a confidential guest, None where the trace does not tell.
+    ``device`` is what the device gave or got where a person changed that, None elsewhere;
+    ``skipped`` tells that it was left out.
     """
     naming = naming or Naming(RegisterMaps())
     return [
@@ -51,6 +53,7 @@ def access_object(
         "direction": access.direction,
         "value": access.value,
         "fields": _field_numbers(access, named),
+        "breach": named.breach(access.direction) if named is not None else None,
         "via": record.via,
         "tdvmcall": msgspec.to_builtins(access.tdvmcall),
         "ghcb": msgspec.to_builtins(access.ghcb),

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from tracer.devices.map import Named
+from tracer.devices.map import Breach, Named
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.record import (
@@ -56,10 +56,12 @@ class Summary:
     ``regions`` holds every traced region announced, accessed or not. ``sites`` counts device
     accesses by call site and region, ``registers`` by region, offset and the name of the register,
     empty where it has none, ``phases`` by phase of the boot and region where the phase is known;
-    ``forms`` counts intercepts by instruction form and by how they were carried out. A call site is
-    a symbol with offset, or else a linear address. ``user_actions`` is how often a person did
-    something to the guest, ``markers`` how many there are for a reader, ``losses`` what a log lost,
-    ``valueless`` how many device accesses there are of unknown value.
+    ``breaches`` counts those of ``registers`` that wrote what is read-only or read what is
+    write-only, and tells which. ``forms`` counts intercepts by instruction form and by how they
+    were carried out. A call site is a symbol with offset, or else a linear address.
+    ``user_actions`` is how often a person did something to the guest, ``markers`` how many there
+    are for a reader, ``losses`` what a log lost, ``valueless`` how many device accesses there are
+    of unknown value.
     """
 
     def __init__(self) -> None:
@@ -73,6 +75,7 @@ class Summary:
         self.sites: Counter[tuple[str, str]] = Counter()
         self.forms: Counter[tuple[str, str]] = Counter()
         self.registers: Counter[tuple[str, str, str]] = Counter()
+        self.breaches: Counter[tuple[str, str, str, Breach]] = Counter()
         self.phases: Counter[tuple[str, str]] = Counter()
         self.end: End | None = None
         self._form_of: dict[tuple[str, tuple[tuple[str, int], ...]], str] = {}
@@ -91,6 +94,15 @@ class Summary:
     def stepped(self) -> int:
         """Return how many device accesses a vCPU made in a native step."""
         return sum(count.stepped for count in self.regions.values())
+
+    def breaches_of(self, place: tuple[str, str, str]) -> dict[Breach, int]:
+        """Return the breaches of one of ``registers``, by what it is."""
+        found: dict[Breach, int] = {
+            breach: self.breaches[*place, breach]
+            for breach in get_args(Breach)
+            if (*place, breach) in self.breaches
+        }
+        return found
 
     def add(
         self,
@@ -148,7 +160,11 @@ class Summary:
             count.sites.add(site)
             self.sites[site, region] += 1
             name = register.text if register is not None else ""
-            self.registers[region, access.offset or "?", name] += 1
+            place = region, access.offset or "?", name
+            self.registers[place] += 1
+            breach = register.breach(access.direction) if register is not None else None
+            if breach is not None:
+                self.breaches[*place, breach] += 1
             if phase is not None:
                 self.phases[phase, region] += 1
 
@@ -178,6 +194,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
         "lost_events": summary.losses.events,
         "lost_uncounted": summary.losses.uncounted,
         "without_value": summary.valueless,
+        "breaches": summary.breaches.total(),
         "regions": [
             {
                 "region": name,
@@ -191,7 +208,13 @@ def summary_object(summary: Summary) -> dict[str, Any]:
             for name, count in sorted(summary.regions.items())
         ],
         "registers": [
-            {"region": region, "offset": offset, "register": name or None, "accesses": count}
+            {
+                "region": region,
+                "offset": offset,
+                "register": name or None,
+                "accesses": count,
+                "breaches": sum(summary.breaches_of((region, offset, name)).values()),
+            }
             for (region, offset, name), count in ranked(summary.registers)
         ],
         "phases": [

@@ -196,6 +196,6 @@ def test_stats_count_registers_and_phases(tmp_path: Path, capsys: Output) -> Non
     path = str(sample.write(tmp_path / "run.vtrace"))
     assert main.main(["stats", path, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    cc = {"region": "nvme", "offset": "0x14", "register": "CC", "accesses": 1}
+    cc = {"region": "nvme", "offset": "0x14", "register": "CC", "accesses": 1, "breaches": 0}
     assert cc in told["registers"]
     assert {"phase": "kernel", "region": "nvme", "accesses": 2} in told["phases"]

@@ -138,9 +138,65 @@ def test_an_index_that_a_filter_leaves_out_still_counts(tmp_path: Path, capsys: 
     assert [item["register"] for item in told] == ["REDTBL[0].HIGH", "REDTBL[1].LOW"]
     assert main.main(["stats", path, "--json"]) == 0
     registers = json.loads(capsys.readouterr().out)["registers"]
-    assert {"region": "ioapic", "offset": "0x10", "register": "REDTBL[1].LOW", "accesses": 1} in (
-        registers
-    )
+    assert {
+        "region": "ioapic", "offset": "0x10", "register": "REDTBL[1].LOW", "accesses": 1,
+        "breaches": 0,
+    } in registers  # fmt: skip
+
+
+# CAP is read-only, SQ0TDBL write-only, INTMC,CC neither; VS has a byte that is read.
+AGAINST: list[Record] = [
+    sample.region("nvme"),
+    sample.intercept(0, sample.device("nvme", 0x0, 8, "write", 1)),
+    sample.intercept(1, sample.device("nvme", 0x4, 4, "write", 1)),
+    sample.intercept(2, sample.device("nvme", 0x0, 8, "read", 1)),
+    sample.intercept(3, sample.device("nvme", 0x10, 8, "write", 1)),
+    sample.intercept(4, sample.device("nvme", 0x1000, 4, "read", 0)),
+    sample.intercept(5, sample.device("nvme", 0x1000, 4, "write", 0)),
+    sample.intercept(6, sample.device("nvme", 0x0, 16, "unknown", None)),
+    sample.intercept(7, sample.device("nvme", 0x0, 16, "write", 1)),
+]
+
+
+def test_an_access_against_a_registers_right_is_marked(tmp_path: Path, capsys: Output) -> None:
+    path = write(tmp_path, AGAINST)
+    assert main.main(["show", path, "--json"]) == 0
+    told = [json.loads(line)["breach"] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["read-only", "read-only", None, None, "write-only", None, None, None]
+    assert main.main(["show", path, "--unfold"]) == 0
+    ends = [
+        line.rpartition("  ")[2].partition(" ")[2] for line in capsys.readouterr().out.splitlines()
+    ]
+    assert ends == ["(read-only)", "(read-only)", "", "", "(write-only)", "", "", ""]
+
+
+def test_a_marked_line_fits_the_terminal() -> None:
+    naming = Naming(library.load())
+    (record,) = [r for r in AGAINST if isinstance(r, Intercept) and r.seq == 0]
+    for columns in (80, 100, 120):
+        (line,) = access_lines(record, layout(columns), naming)
+        assert line.endswith(" (read-only)") and len(line) <= columns
+
+
+def test_accesses_against_a_registers_right_are_counted(tmp_path: Path, capsys: Output) -> None:
+    path = write(tmp_path, AGAINST)
+    assert main.main(["stats", path, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    counts = {row["register"]: row["breaches"] for row in found["registers"]}
+    assert counts == {"CAP": 1, "CAP+4": 1, "INTMC,CC": 0, "SQ0TDBL": 1, "CAP..INTMS": 0}
+    assert found["breaches"] == 3
+    assert main.main(["stats", path]) == 0
+    out = capsys.readouterr().out
+    assert "CAP (read-only, written: 1)" in out and "SQ0TDBL (write-only, read: 1)" in out
+    assert "3 accesses against a register being read-only or write-only" in out
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_linux_writes_nothing_that_is_read_only(path: Path) -> None:
+    with TraceReader(path) as trace:
+        source = Source(trace, Selection(), library.load())
+        named = [(event.access, event.named) for event in source.events()]
+    assert [a for a, n in named if n is not None and n.breach(a.direction)] == []
 
 
 def test_a_diff_has_registers_in_json(tmp_path: Path, capsys: Output) -> None:

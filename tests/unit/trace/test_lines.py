@@ -134,6 +134,7 @@ def test_an_object_holds_the_access() -> None:
         "direction": "read",
         "value": "0x123456789abcdef0",
         "fields": {},
+        "breach": None,
         "via": "emulated",
         "tdvmcall": None,
         "ghcb": None,

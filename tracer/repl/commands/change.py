@@ -128,7 +128,7 @@ async def peek(desk: Desk, statement: Statement) -> Result:
     shown = padded(hex(value), width)
     meaning = place.describe(value, width)
     text = f"{place.text}  {shown}" + (f"  {meaning}" if meaning else "")
-    if place.access(width) == "wo":
+    if place.breach("read", width):
         text += "  (write-only: what it reads as need not mean anything)"
     return said(
         text, place=place.text, physical=hex(place.physical), width=width, value=hex(value),
@@ -156,7 +156,7 @@ async def poke(desk: Desk, statement: Statement) -> Result:
     value = fitting(text, 8 * width)
     await desk.control.poke(place.physical, width, value)
     shown = padded(hex(value), width)
-    read_only = place.access(width) == "ro"
+    read_only = place.breach("write", width) is not None
     what = "sent to a read-only register, which need not take it" if read_only else "written"
     return said(
         f"{place.text}  {shown} {what}",
