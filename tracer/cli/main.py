@@ -34,6 +34,7 @@ COMMANDS = {
     "import": "read another tool's log as a trace",
     "verify": "compare a trace with QEMU's own log of the same run",
     "audit": "tell whether the traced accesses would survive in a TDX or SEV-ES guest",
+    "registers": "look up the registers of devices: place, access right, bits",
     "decode": "explain one instruction: accesses, flags, verdicts, result",
     "setup": "fetch a guest kernel, and name the programs that are missing",
     "doctor": "check that everything vetrace needs is there",

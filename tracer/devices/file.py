@@ -13,12 +13,9 @@ from typing import Any
 
 from tracer.devices.map import Applies, RegisterMap
 from tracer.devices.table import Bad, Table, quoted
-from tracer.devices.tree import Field, Group, Register, Selector, expand, placeholders
+from tracer.devices.tree import RIGHTS, Field, Group, Register, Selector, expand, placeholders
 from tracer.errors import UsageError, advice
 from tracer.text.number import whole
-
-ACCESSES = ("ro", "rw", "wo", "rw1c", "rw1s", "rc")
-"""Read only, read and write, write only; a 1 clears, a 1 sets, reading clears."""
 
 _WIDEST = 4096
 _DEEPEST = 8  # groups in groups
@@ -201,8 +198,8 @@ def _register(key: str, table: Table, shared: _Shared) -> Register:
     if not 1 <= width <= _WIDEST:
         raise Bad(table.where, f"width = {width}: give bytes from 1 to {_WIDEST}")
     access = table.text("access", "rw")
-    if access not in ACCESSES:
-        raise Bad(table.where, f"access = {quoted(access)} is none of {', '.join(ACCESSES)}")
+    if access not in RIGHTS:
+        raise Bad(table.where, f"access = {quoted(access)} is none of {', '.join(RIGHTS)}")
     stride, count = _repeats(table)
     if "offset" not in table:
         raise Bad(table.where, "it has no offset")

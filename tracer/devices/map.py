@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from tracer.devices.entry import Entry, entries, find, names, search
 from tracer.devices.tree import (
     Field,
     Group,
@@ -19,8 +20,6 @@ from tracer.devices.tree import (
     Register,
     State,
     covered,
-    names,
-    places,
     plain,
     selects,
 )
@@ -29,7 +28,7 @@ FieldValue = tuple[str, str, int, str | None]
 """A field's name, its bits, its value, and the name of that value if it has one."""
 
 Breach = Literal["read-only", "write-only"]
-"""What a register is that was accessed in the other direction."""
+"""What a register is that was accessed in the other direction, in the words of RIGHTS."""
 
 _BREACHES: dict[tuple[str, str], Breach] = {
     ("ro", "write"): "read-only",
@@ -162,13 +161,17 @@ class RegisterMap:
         """Tell whether ``width`` bytes at an offset select what a window shows."""
         return selects(self.root, offset, width)
 
-    def find(self, name: str) -> list[tuple[int, int, Register]]:
-        """Return offset, width and register of each place with a name, whatever its case.
+    def find(self, name: str) -> list[Entry]:
+        """Return the registers of a name: see :func:`tracer.devices.entry.find`."""
+        return find(self.root, name)
 
-        ``*`` as an index means all of an array. A point and a space are alike. What a window shows
-        is found at the window's offset.
-        """
-        return places(self.root, name)
+    def entries(self) -> Iterator[Entry]:
+        """Yield all registers in the order of the file, those of an array as one."""
+        return entries(self.root)
+
+    def search(self, pattern: str, region: str) -> list[Entry]:
+        """Return the registers that a glob fits in a region of this map."""
+        return search(self.root, lambda name: fits_register(pattern, region, name))
 
     def names(self) -> Iterator[str]:
         """Yield the names of the registers in the order of the file, of arrays the first few."""

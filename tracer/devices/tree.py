@@ -1,4 +1,4 @@
-"""Where registers are in a region, and how a place and a name are found there.
+"""Where registers are in a region, and how a place is found there.
 
 The registers of a region are a tree. A :class:`Group` holds registers and further groups; it may
 repeat by offset (the timers of an HPET, the functions behind ECAM), or be a window whose contents
@@ -10,21 +10,24 @@ space of its own in which each selected bank follows the one before: offset
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as default
-from itertools import count as count_from
 
 State = Callable[[int], int | None]
 """Return the last known byte at an offset of the region, or None where it is not known."""
 
-_PLACEHOLDER = re.compile(r"\{(?:(?P<high>\d+):(?P<low>\d+))?(?:,(?P<form>0?\d*x))?\}")
+RIGHTS = {
+    "rw": "read and written",
+    "ro": "read-only",
+    "wo": "write-only",
+    "rw1c": "read and written; a 1 clears its bit",
+    "rw1s": "read and written; a 1 sets its bit",
+    "rc": "read, which clears it",
+}
+"""How a register can be accessed, in words."""
 
-
-_FEW = 8  # of an array, when names are listed
-
-
-_MANY = 256  # of an array, when all of it is asked for
+PLACEHOLDER = re.compile(r"\{(?:(?P<high>\d+):(?P<low>\d+))?(?:,(?P<form>0?\d*x))?\}")
 
 
 _MOST_PARTS = 64  # of one access; XSAVE makes the widest
@@ -148,15 +151,15 @@ def expand(template: str, index: int) -> str:
         high, low, form = found["high"], found["low"], found["form"] or "d"
         return format(index if high is None else Field("", int(high), int(low)).of(index), form)
 
-    return _PLACEHOLDER.sub(part, template)
+    return PLACEHOLDER.sub(part, template)
 
 
 def placeholders(template: str) -> list[Field]:
     """Return the bits of the index that a template shows. Raise ValueError at any other brace."""
-    rest = _PLACEHOLDER.sub("", template)
+    rest = PLACEHOLDER.sub("", template)
     if "{" in rest or "}" in rest:
         raise ValueError(f"{template} has a brace that is no index: {{}}, {{7:3}} and {{,02x}} are")
-    found = [match.groupdict() for match in _PLACEHOLDER.finditer(template)]
+    found = [match.groupdict() for match in PLACEHOLDER.finditer(template)]
     return [
         Field("", int(item["high"] or 63), int(item["low"] or 0)) for item in found
     ]  # all of an index: 64 bits are enough
@@ -175,22 +178,6 @@ def covered(root: Group, offset: int, width: int, state: State) -> list[Part]:
 def selects(root: Group, offset: int, width: int) -> bool:
     """Tell whether ``width`` bytes at an offset select what a window of the region shows."""
     return _selects(root, 0, offset, offset + max(width, 1))
-
-
-def places(root: Group, name: str) -> list[tuple[int, int, Register]]:
-    """Return offset, width and register of each place with a name, in order."""
-    wanted = plain(name.strip())
-    return [
-        place
-        for pattern, path in _paths(root)
-        if (found := pattern.fullmatch(wanted))
-        for place in _places(path, found.groups())
-    ]
-
-
-def names(root: Group) -> Iterator[str]:
-    """Yield the names of a region's registers, of arrays the first few; each once."""
-    yield from dict.fromkeys(_names(root, ""))
 
 
 # Yields what lies from `low` to `high` of a group, which starts at `start` of the space it is in.
@@ -277,80 +264,3 @@ def _selects(group: Group, start: int, low: int, high: int) -> bool:
         ):
             return True
     return False
-
-
-Path = tuple[Register | Group, ...]
-
-
-# A pattern for each register's name in full, and the way to it.
-def _paths(
-    group: Group, before: Path = (), text: str = ""
-) -> Iterator[tuple[re.Pattern[str], Path]]:
-    for register in group.registers:
-        yield re.compile(text + _pattern(register.name, register)), (*before, register)
-    for child in group.groups:
-        yield from _paths(child, (*before, child), text + _pattern(child.prefix, child))
-
-
-def _pattern(template: str, item: Register | Group) -> str:
-    if item.stride is None:
-        return re.escape(plain(template))
-    pieces, at = [], 0
-    for found in _PLACEHOLDER.finditer(template):
-        pieces.append(re.escape(plain(template[at : found.start()])))
-        pieces.append(r"([0-9a-f]{1,16}|\*)" if found["form"] else r"([0-9]{1,20}|\*)")
-        at = found.end()
-    return "".join((*pieces, re.escape(plain(template[at:]))))
-
-
-# Yields where a path leads with these indices, which are in the order of its placeholders.
-def _places(path: Path, indices: Sequence[str]) -> Iterator[tuple[int, int, Register]]:
-    rest = list(indices)
-    starts = [0]
-    windows: list[tuple[Group, int]] = []
-    for item in path:
-        name = item.name if isinstance(item, Register) else item.prefix
-        chosen = _chosen(item, name, rest)
-        starts = [s + item.offset + i * (item.stride or 0) for s in starts for i in chosen]
-        if isinstance(item, Group) and item.selector is not None:
-            windows.append((item, starts[0]))
-            starts = [0]
-    register = path[-1]
-    assert isinstance(register, Register)
-    for window, at in reversed(windows):
-        starts = [at + start % window.size for start in starts]
-    yield from ((start, register.width, register) for start in starts)
-
-
-# The indices of an item that its placeholders say, which are taken off `rest`.
-def _chosen(item: Register | Group, template: str, rest: list[str]) -> Sequence[int]:
-    if item.stride is None:
-        return (0,)
-    shown = list(_PLACEHOLDER.finditer(template))
-    said = [rest.pop(0) for _ in shown]
-    if "*" in said:
-        return range(_MANY if item.count is None else min(item.count, _MANY))
-    index = 0
-    for found, text in zip(shown, said, strict=True):
-        number = int(text, 16 if found["form"] else 10)
-        high, low = int(found["high"] or 63), int(found["low"] or 0)
-        if number >> high - low + 1:
-            return ()
-        index |= number << low
-    return () if item.count is not None and index >= item.count else (index,)
-
-
-def _names(group: Group, prefix: str) -> Iterator[str]:
-    for register in group.registers:
-        yield from (prefix + name for name in _few(register.name, register))
-    for child in group.groups:
-        for head in _few(child.prefix, child):
-            yield from _names(child, prefix + head)
-
-
-def _few(template: str, item: Register | Group) -> Iterator[str]:
-    if item.stride is None:
-        yield template
-        return
-    indices = count_from() if item.count is None else range(item.count)
-    yield from (expand(template, index) for _, index in zip(range(_FEW), indices, strict=False))

@@ -161,8 +161,8 @@ class Candidates:
         known = self._desk.names.map_of(region)
         hints = {}
         for name in () if known is None else known.names():
-            places = known.find(name) if known is not None else []
-            register = places[0][2] if places else None
+            found = known.find(name) if known is not None else []
+            register = found[0].register if found else None
             hints[name] = (
                 "" if register is None else register.description + _ACCESS.get(register.access, "")
             )

@@ -36,11 +36,11 @@ def known_places(
 
     def span(region: str, register: str) -> Span | None:
         found = names.map_of(region)
-        places = [] if found is None else found.find(register)
-        if not places:
+        entries = [] if found is None else found.find(register)
+        if not entries:
             return None
-        offset, width, _ = places[0]
-        return Span(offset, offset + width - 1)
+        offset = entries[0].offset
+        return Span(offset, offset + entries[0].register.width - 1)
 
     def registers(region: str) -> Collection[str]:
         found = names.map_of(region)

@@ -54,6 +54,7 @@ TESTED_BY = {
     "look/test_views": "look/code look/dump look/region look/registers look/sheet look/stack",
     "look/test_plan": "look/operand look/plan_view",
     "cli/test_decode": "look/explanation",
+    "cli/test_registers": "look/register_sheet",
     "query/test_breakpoint": "query/breakpoint/state query/breakpoint/words query/facts"
     " query/place",
     "query/test_condition": "query/condition/closure query/condition/grammar"

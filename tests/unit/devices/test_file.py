@@ -61,7 +61,7 @@ def test_each_file_that_comes_with_vetrace_is_whole(found: RegisterMap) -> None:
          ": register CC: offset = -1 is below 0 or above 64 bits"),
         (HEAD + "[register.CC]\noffset = '4'", ': register CC: offset = "4" is no whole number'),
         (HEAD + CC + "access = 'r'",
-         ': register CC: access = "r" is none of ro, rw, wo, rw1c, rw1s, rc'),
+         ': register CC: access = "r" is none of rw, ro, wo, rw1c, rw1s, rc'),
         (HEAD + CC + "fields = { EN = 32 }",
          ": register CC, field EN: bits 32 lie outside its 4 bytes"),
         (HEAD + CC + "fields = { EN = '40:33' }",
