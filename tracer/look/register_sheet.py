@@ -7,8 +7,9 @@ from typing import Any
 
 from tracer.devices.directory import Listed
 from tracer.devices.entry import Entry
-from tracer.devices.map import RegisterMap
-from tracer.devices.tree import RIGHTS, Field, Register
+from tracer.devices.map import Named, RegisterMap
+from tracer.devices.tree import RIGHTS, Field, Part, Register
+from tracer.look.cpu_register import SPECIFICATION
 from tracer.look.sheet import Cell, folded
 
 
@@ -22,13 +23,13 @@ def sheet_object(listed: Listed) -> dict[str, Any]:
         "repeats": [{"stride": hex(stride), "count": count} for stride, count in entry.repeats],
         "selector": entry.selector,
         "bank": entry.bank,
-        **register_object(entry.register, listed.map.specification),
+        **meaning_object(entry.register, listed.map.specification),
         "device": listed.map.title,
         "source": listed.map.source,
     }
 
 
-def register_object(register: Register, specification: str) -> dict[str, Any]:
+def meaning_object(register: Register, specification: str) -> dict[str, Any]:
     """Return what is known of a register wherever it is, as a JSON-ready object."""
     return {
         "width": register.width,
@@ -53,10 +54,10 @@ def sheet_lines(listed: Listed, columns: int = 80, colour: bool = False) -> list
     entry, register = listed.entry, listed.entry.register
     place = f"{listed.region}+{entry.offset:#x}, {_bytes(register.width)}"
     head = [("register", f"{listed.region}.{entry.name}"), ("place", place), *_further(entry)]
-    return register_lines(head, register, listed.map.specification, columns, colour)
+    return meaning_lines(head, register, listed.map.specification, columns, colour)
 
 
-def register_lines(
+def meaning_lines(
     head: Sequence[tuple[str, str]],
     register: Register,
     specification: str,
@@ -93,6 +94,27 @@ def list_lines(found: Sequence[Listed], columns: int = 80, colour: bool = False)
             Cell(register.description),
         ])  # fmt: skip
     return folded(rows, columns, colour)
+
+
+def cpu_object(register: Register, value: int | None) -> dict[str, Any]:
+    """Return a register of a vCPU as a JSON-ready object; ``value`` is None where not known."""
+    return {
+        "register": register.name,
+        "value": None if value is None else hex(value),
+        **meaning_object(register, SPECIFICATION),
+    }
+
+
+def cpu_lines(
+    register: Register, value: int | None, columns: int = 80, colour: bool = False
+) -> list[str]:
+    """Return a register of a vCPU in full: value, access right, source, bits."""
+    head = [("register", f"{register.name}, {_bytes(register.width)}")]
+    if value is not None:
+        part = Part(register.name, register, 0, 8 * register.width, 0)
+        told = Named(register.name, (part,)).describe(value)
+        head.append(("value", f"{value:#x} {told}".rstrip()))
+    return meaning_lines(head, register, SPECIFICATION, columns, colour)
 
 
 def map_object(known: RegisterMap) -> dict[str, Any]:

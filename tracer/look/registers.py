@@ -1,30 +1,18 @@
-"""A vCPU's registers.
-
-Ref: Intel SDM vol. 1, figure 3-8 (RFLAGS); vol. 3A, 2.5 (control registers), 2.2.1 (EFER).
-"""
+"""A vCPU's registers, with their values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from tracer.look.cpu_register import flag_names
 from tracer.look.sheet import Cell, aligned, flow, folded
 from tracer.x86.state import GPR, CpuState
 
-_RFLAGS = {
-    0: "CF", 2: "PF", 4: "AF", 6: "ZF", 7: "SF", 8: "TF", 9: "IF", 10: "DF", 11: "OF", 14: "NT",
-    16: "RF", 17: "VM", 18: "AC", 19: "VIF", 20: "VIP", 21: "ID",
-}  # fmt: skip
-_CR0 = {
-    0: "PE", 1: "MP", 2: "EM", 3: "TS", 4: "ET", 5: "NE", 16: "WP", 18: "AM", 29: "NW", 30: "CD",
-    31: "PG",
-}  # fmt: skip
-_CR4 = {
-    0: "VME", 1: "PVI", 2: "TSD", 3: "DE", 4: "PSE", 5: "PAE", 6: "MCE", 7: "PGE", 8: "PCE",
-    9: "OSFXSR", 10: "OSXMMEXCPT", 11: "UMIP", 12: "LA57", 13: "VMXE", 14: "SMXE", 16: "FSGSBASE",
-    17: "PCIDE", 18: "OSXSAVE", 20: "SMEP", 21: "SMAP", 22: "PKE", 23: "CET", 24: "PKS",
-}  # fmt: skip
-_EFER = {0: "SCE", 8: "LME", 10: "LMA", 11: "NXE", 12: "SVME", 14: "FFXSR"}
+_RFLAGS = flag_names("rflags")
+_CR0 = flag_names("cr0")
+_CR4 = flag_names("cr4")
+_EFER = flag_names("efer")
 _SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
 
 

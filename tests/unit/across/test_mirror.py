@@ -60,7 +60,8 @@ TESTED_BY = {
     "query/test_condition": "query/condition/closure query/condition/grammar"
     " query/condition/lexeme query/condition/lexicon query/condition/vocabulary",
     "repl/test_commands": "repl/command repl/commands/change repl/commands/go"
-    " repl/commands/look repl/commands/prompt repl/commands/script repl/commands/stop"
+    " repl/commands/look repl/commands/prompt repl/commands/register repl/commands/script"
+    " repl/commands/stop"
     " repl/commands/watch repl/console repl/desk repl/expression repl/extension repl/guest"
     " repl/interpreter repl/names repl/result repl/stop repl/tally repl/target repl/thread"
     " repl/watching access/decision session/control",

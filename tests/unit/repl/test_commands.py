@@ -124,6 +124,15 @@ def test_breaks_are_kept_by_number() -> None:
         ("sym nvme_*", "nvme_pci_reg_read32"),
         ("stats", "call site"),
         ("info region nvme", "CSTS"),
+        ("info register nvme.CC", "NVM Express Base Specification 1.4, 3.1.5"),
+        ("info register cc", "Controller Configuration"),
+        ("info register nvme+0x14", "register   nvme.CC"),
+        ("info register nvme", "Admin Queue Attributes"),
+        ("info register rax", "Accumulator"),
+        ("info register $rflags", "Intel SDM, vol. 1, 3.4.3"),
+        ("info register $cr4", "SMAP"),
+        ("info register", "rflags"),
+        ("info regist rip", "The instruction that is next"),
         ("info devices", "nvme"),
         ("info mappings", "no traced region"),
         ("info display", "nothing is displayed"),
@@ -214,6 +223,21 @@ def test_a_register_that_is_only_read_is_not_said_to_be_written() -> None:
     sent, written = (json.loads(line)["result"] for line in talk.said[-2:])
     assert sent["read_only"] and "read-only register" in sent["text"]
     assert not written["read_only"] and written["text"].endswith("written")
+
+
+def test_info_register_is_a_list_for_programs() -> None:
+    talk = told(
+        "step", "info register nvme.CC", "info register $rax", "info register ASQ", json=True
+    )
+    cc, rax, asq = (json.loads(line)["result"] for line in talk.said[-3:])
+    assert [(found["register"], found["offset"], found["section"]) for found in cc] == [
+        ("CC", "0x14", "3.1.5")
+    ]
+    assert cc[0]["fields"][0] == {"name": "EN", "bits": "0", "description": "Enable", "values": {}}
+    (found,) = rax
+    assert found["register"] == "rax" and int(found["value"], 16) >= 0 and found["width"] == 8
+    assert asq[0]["register"] == "ASQ"
+    assert talk.session.made == []
 
 
 def test_trace_and_bypass_choose() -> None:

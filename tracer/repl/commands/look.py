@@ -17,6 +17,7 @@ from tracer.look.region import devices_lines, mapping_lines, region_lines, regio
 from tracer.look.registers import register_lines, register_object
 from tracer.look.stack import stack_lines, stack_object
 from tracer.repl.command import command
+from tracer.repl.commands.register import described
 from tracer.repl.desk import Desk
 from tracer.repl.expression import linear_address
 from tracer.repl.parser import Statement
@@ -268,18 +269,30 @@ async def page(desk: Desk, statement: Statement) -> Result:
 @command(
     "info", "i",
     group="look",
-    usage=("info breaks|regions|devices|mappings|registers|display|filters", "info region [NAME]"),
-    brief="what there is: breaks, regions, devices, mappings",
-    text="`info registers` is `regs`, `info filters` is `filter`.",
-    examples=("info breaks", "info region nvme", "info devices", "info mappings"),
+    usage=(
+        "info breaks|regions|devices|mappings|registers|display|filters",
+        "info region [NAME]",
+        "info register NAME",
+    ),
+    brief="what there is: breaks, regions, devices, mappings; what a register is",
+    text="""\
+`info register` tells what is known of a device's register (`nvme.CC`, `CC`, `nvme+0x14`, a glob, or
+a region for all of them), or of the CPU's (`rax`, `$cr4`): place, access right, what its bits mean,
+where it is specified. No device is read. `info registers` is `regs`, `info filters` `filter`.""",
+    examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
     expects=(
-        ("breaks", "region", "regions", "devices", "mappings", "registers", "display", "filters"),
-        ("region",),
+        (
+            "breaks", "region", "regions", "devices", "mappings", "register", "registers",
+            "display", "filters",
+        ),
+        ("place",),
     ),
 )  # fmt: skip
 async def info(desk: Desk, statement: Statement) -> Result:
     word, _, rest = statement.rest.partition(" ")
     found = [name for name in _TOPICS if word and name.startswith(word)]
+    if found and all(name.startswith(found[0]) for name in found):
+        del found[1:]  # `regio` is `region`, though there is `regions`
     if word not in _TOPICS and len(found) != 1:
         if found:
             raise info.misused(f"{word} is ambiguous: {', '.join(found)}")
@@ -354,6 +367,10 @@ async def _mappings(desk: Desk, rest: str) -> Result:
     return Result(value, lambda p: mapping_lines(found, p.width, p.colour))
 
 
+async def _register(desk: Desk, rest: str) -> Result:
+    return await (described(desk, rest) if rest else _registers(desk, rest))
+
+
 async def _registers(desk: Desk, rest: str) -> Result:
     return await regs.action(desk, Statement("regs", rest))
 
@@ -376,6 +393,7 @@ _TOPICS: dict[str, Callable[[Desk, str], Awaitable[Result]]] = {
     "regions": _regions,
     "devices": _devices,
     "mappings": _mappings,
+    "register": _register,
     "registers": _registers,
     "display": _display,
     "filters": _filters,
