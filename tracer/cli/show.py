@@ -16,7 +16,7 @@ from tracer.errors import UsageError
 from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
 from tracer.trace.fold import Event, Fold, folded
-from tracer.trace.lines import access_line, decoded_lines, fold_line, note_line, phase_line
+from tracer.trace.lines import access_line, explained_lines, fold_line, note_line, phase_line
 from tracer.trace.objects import access_object
 from tracer.trace.reader import TraceReader
 
@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--phases", action="store_true", help="head the accesses of each phase of the boot"
     )
     parser.add_argument(
-        "--decode", action="store_true", help="tell below each access the bits that are set"
+        "--decode",
+        action="store_true",
+        help="tell below each access what its register and the bits that are set mean",
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument(
@@ -109,6 +111,6 @@ def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterat
         for event in turn:
             yield access_line(event.record, event.access, shape, event.named)
             if decodes:
-                yield from decoded_lines(event.access, event.named, shape)
+                yield from explained_lines(event.access, event.named, shape)
         if isinstance(item, Fold):
             yield fold_line(item)

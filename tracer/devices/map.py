@@ -86,13 +86,9 @@ class Named:
 
         A field of one bit without names for its values is told by its name alone.
         """
-        told = []
-        for name, field, number in self._fields(value):
-            if number and field.high == field.low and number not in field.values:
-                told.append(name)
-            elif number:
-                told.append(f"{name}={_shown(field, number)}")
-        return " ".join(told)
+        return " ".join(
+            _told(name, field, number) for name, field, number in self._fields(value) if number
+        )
 
     def changes(self, old: int, new: int) -> str:
         """Return the fields that differ between two values: ``EN 0→1, SHN none→normal``."""
@@ -103,16 +99,54 @@ class Named:
             if before != after
         )
 
+    def explain(self, value: int) -> str:
+        """Return what is covered and its fields that are not 0, with what the map says of them.
+
+        ``Controller Configuration: EN (Enable), SHN=normal (Shutdown Notification)``. Of several
+        registers each has its name in front, and its value where it has no fields. It is empty
+        where the map says nothing.
+        """
+        alone = len(self.parts) == 1
+        return "; ".join(filter(None, (_explained(part, value, alone) for part in self.parts)))
+
     def _fields(self, value: int) -> Iterator[tuple[str, Field, int]]:
         alone = len(self.parts) == 1
         for part in self.parts:
-            covered = part.value(value)
             head = "" if alone else f"{part.short}."
-            for field in part.register.fields:
-                if part.first <= field.low and field.high < part.first + part.bits:
-                    yield head + field.name, field, field.of(covered << part.first)
+            for field, number in _covered_fields(part, value):
+                yield head + field.name, field, number
             if not alone and not part.register.fields:
-                yield part.short, Field(part.short, part.bits - 1, 0), covered
+                yield part.short, Field(part.short, part.bits - 1, 0), part.value(value)
+
+
+def _explained(part: Part, value: int, alone: bool) -> str:
+    register, number = part.register, part.value(value)
+    bits = ", ".join(
+        _told(field.name, field, set_) + (f" ({field.description})" if field.description else "")
+        for field, set_ in _covered_fields(part, value)
+        if set_
+    )
+    name = "" if alone else part.short
+    if name and number and not register.fields:
+        name = _told(name, Field(name, part.bits - 1, 0), number)
+    elif not (register.description or bits):
+        return ""
+    return ": ".join(filter(None, (", ".join(filter(None, (name, register.description))), bits)))
+
+
+# The fields of a register that an access of this value covers whole.
+def _covered_fields(part: Part, value: int) -> Iterator[tuple[Field, int]]:
+    covered = part.value(value) << part.first
+    for field in part.register.fields:
+        if part.first <= field.low and field.high < part.first + part.bits:
+            yield field, field.of(covered)
+
+
+# A field of one bit without names for its values is told by its name alone.
+def _told(name: str, field: Field, value: int) -> str:
+    if field.high == field.low and value not in field.values:
+        return name
+    return f"{name}={_shown(field, value)}"
 
 
 def _shown(field: Field, value: int) -> str:

@@ -86,6 +86,13 @@ def decoded_lines(access: MemoryAccess, named: Named | None, shape: Layout = UNC
     return _below(named.describe(int(access.value, 16)), shape)
 
 
+def explained_lines(access: MemoryAccess, named: Named | None, shape: Layout = UNCUT) -> list[str]:
+    """Return what a register is and what the bits of its value mean, to follow its own line."""
+    if named is None:
+        return []
+    return _below(named.explain(0 if access.value is None else int(access.value, 16)), shape)
+
+
 def change_lines(
     access: MemoryAccess, named: Named | None, before: int, shape: Layout = UNCUT
 ) -> list[str]:

@@ -103,6 +103,26 @@ def test_fields_have_bits_value_and_name() -> None:
     assert [name for name, *_ in named("nvme", 0x15, 1).fields(0)] == ["AMS", "SHN"]
 
 
+@pytest.mark.parametrize(
+    ("region", "offset", "width", "value", "told"),
+    [
+        ("nvme", 0x1C, 4, 0x1, "Controller Status: RDY (Ready)"),
+        ("nvme", 0x1C, 4, 0x0, "Controller Status"),
+        ("nvme", 0x28, 8, 0x1000, "Admin Submission Queue Base Address"),
+        ("nvme", 0x10, 8, 1 << 32, "INTMC, Interrupt Mask Clear; CC, Controller Configuration: EN"
+         " (Enable)"),
+        ("nvme", 0x10, 8, 2, "INTMC=2, Interrupt Mask Clear; CC, Controller Configuration"),
+        ("ecam", 0x8000, 4, 0x29C08086, "VENDOR_ID: ID=0x8086; DEVICE_ID=0x29c0"),
+        ("ecam", 0x8004, 2, 0x3, "IO, MEMORY"),
+        ("ecam", 0x8004, 4, 0x2, "COMMAND: MEMORY"),
+        ("ecam", 0x8004, 4, 0x0, ""),
+        ("ioapic", 0x10, 4, 0x1, ""),
+    ],
+)  # fmt: skip
+def test_a_value_is_explained(region: str, offset: int, width: int, value: int, told: str) -> None:
+    assert named(region, offset, width).explain(value) == told
+
+
 def test_changes_name_what_differs() -> None:
     cc = named("nvme", 0x14, 4)
     assert cc.changes(0x460000, 0x464001) == "EN 0→1, SHN none→normal"

@@ -13,7 +13,7 @@ from tracer.cli import main
 from tracer.cli.events import Source
 from tracer.devices import library
 from tracer.trace.layout import UNCUT, layout
-from tracer.trace.lines import access_lines, decoded_lines
+from tracer.trace.lines import access_lines, decoded_lines, explained_lines
 from tracer.trace.naming import Naming
 from tracer.trace.objects import access_objects
 from tracer.trace.reader import TraceReader
@@ -80,8 +80,9 @@ def test_show_decodes_values(tmp_path: Path, capsys: Output) -> None:
     assert main.main(["show", write(tmp_path), "--decode", "--register", "C*"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.strip() for line in lines if "↳" in line] == [
-        "↳ RDY",
-        "↳ EN IOSQES=6 IOCQES=4",
+        "↳ Controller Status: RDY (Ready)",
+        "↳ Controller Configuration: EN (Enable), IOSQES=6 (I/O Submission Queue Entry Size, as a"
+        " power of 2), IOCQES=4 (I/O Completion Queue Entry Size, as a power of 2)",
     ]
 
 
@@ -91,7 +92,7 @@ def test_a_users_file_goes_before_vetraces_own(tmp_path: Path, capsys: Output) -
     arguments = ["--registers", str(mine), "--region", "nvme"]
     assert main.main(["show", path, "--decode", *arguments]) == 0
     out = capsys.readouterr().out
-    assert "CONTROL" in out and "↳ GO SPEED=fast" in out and "CSTS" not in out
+    assert "CONTROL" in out and "↳ GO, SPEED=fast" in out and "CSTS" not in out
     assert main.main(["stats", path, "--json", *arguments]) == 0
     registers = json.loads(capsys.readouterr().out)["registers"]
     assert [(row["offset"], row["register"]) for row in registers if row["region"] == "nvme"] == [
@@ -235,3 +236,11 @@ def test_exports_have_the_register(tmp_path: Path) -> None:
     assert [row["register"] for row in rows] == [
         "CSTS", "CC", "ENTRY[0].ADDR", "MAIN_CNT", "ID",
     ]  # fmt: skip
+
+
+def test_of_a_value_that_is_not_known_the_register_is_explained() -> None:
+    naming = Naming(library.load())
+    access = sample.device("nvme", 0x14, 4, "read", None)
+    (line,) = explained_lines(access, naming.add(access), UNCUT)
+    assert line.strip() == "↳ Controller Configuration"
+    assert explained_lines(access, None, UNCUT) == []
