@@ -24,8 +24,8 @@ from tracer.devices.tree import (
     selects,
 )
 
-FieldValue = tuple[str, str, int, str | None]
-"""A field's name, its bits, its value, and the name of that value if it has one."""
+FieldValue = tuple[str, int, int, str | None]
+"""A field's name, how many bits it has, its value, and the name of that value if it has one."""
 
 Breach = Literal["read-only", "write-only"]
 """What a register is that was accessed in the other direction, in the words of RIGHTS."""
@@ -70,14 +70,7 @@ class Named:
         its own.
         """
         return [
-            (name, field.bits, number, field.values.get(number))
-            for name, field, number in self._fields(value)
-        ]
-
-    def numbers(self, value: int) -> list[tuple[str, int, int]]:
-        """Return the same fields by name, each with how many bits it has and its value."""
-        return [
-            (name, field.high - field.low + 1, number)
+            (name, field.high - field.low + 1, number, field.values.get(number))
             for name, field, number in self._fields(value)
         ]
 

@@ -7,12 +7,14 @@ loses bits above 2^53.
 
 __all__ = (
     "code",
+    "cpu_register",
     "dump",
     "explanation",
     "page",
     "plan",
     "plan_view",
     "region",
+    "register_sheet",
     "registers",
     "stack",
 )

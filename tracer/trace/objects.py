@@ -68,5 +68,5 @@ def _field_numbers(access: MemoryAccess, named: Named | None) -> dict[str, int |
         return {}
     return {
         name: number if bits <= 53 else hex(number)
-        for name, bits, number in named.numbers(int(access.value, 16))
+        for name, bits, number, _ in named.fields(int(access.value, 16))
     }

@@ -97,8 +97,8 @@ def test_a_value_is_decoded(region: str, offset: int, width: int, value: int, to
 
 def test_fields_have_bits_value_and_name() -> None:
     fields = named("nvme", 0x14, 4).fields(0x460061)
-    assert fields[:2] == [("EN", "0", 1, None), ("CSS", "6:4", 6, "all")]
-    assert ("SHN", "15:14", 0, "none") in fields
+    assert fields[:2] == [("EN", 1, 1, None), ("CSS", 3, 6, "all")]
+    assert ("SHN", 2, 0, "none") in fields
     # Of half a register, only the fields that lie in it.
     assert [name for name, *_ in named("nvme", 0x15, 1).fields(0)] == ["AMS", "SHN"]
 
@@ -121,6 +121,17 @@ def test_fields_have_bits_value_and_name() -> None:
 )  # fmt: skip
 def test_a_value_is_explained(region: str, offset: int, width: int, value: int, told: str) -> None:
     assert named(region, offset, width).explain(value) == told
+
+
+def test_all_registers_have_to_agree_on_how_they_are_accessed() -> None:
+    assert named("nvme", 0x0, 8).breach("write") == "read-only"
+    assert named("nvme", 0x4, 4).breach("write") == "read-only"
+    assert named("nvme", 0x0, 12).breach("write") == "read-only"  # CAP and VS
+    assert named("nvme", 0x0, 16).breach("write") is None  # and INTMS
+    assert named("nvme", 0x1000, 4).breach("read") == "write-only"
+    for direction in ("read", "unknown"):
+        assert named("nvme", 0x0, 8).breach(direction) is None
+    assert named("ioapic", 0x10, 4).breach("write") is None  # nobody knows what it shows
 
 
 def test_changes_name_what_differs() -> None:
@@ -394,12 +405,12 @@ def test_what_changes_is_told_by_its_fields(old: int, new: int, told: str) -> No
 
 
 def test_a_field_is_told_where_the_access_has_all_of_it() -> None:
-    assert [name for name, *_ in made(0x10, 1).numbers(0xFF)] == ["ON", "KIND", "FLAG"]
-    assert made(0x12, 2).numbers(0x1234) == [("TOP", 16, 0x1234)]
-    assert made(0x12, 1).numbers(0xFF) == made(0x13, 1).numbers(0xFF) == []
-    assert made(0x10, 8).numbers(0x5_0000_0001)[-1] == ("BARE", 32, 5)
+    assert [name for name, *_ in made(0x10, 1).fields(0xFF)] == ["ON", "KIND", "FLAG"]
+    assert made(0x12, 2).fields(0x1234) == [("TOP", 16, 0x1234, None)]
+    assert made(0x12, 1).fields(0xFF) == made(0x13, 1).fields(0xFF) == []
+    assert made(0x10, 8).fields(0x5_0000_0001)[-1] == ("BARE", 32, 5, None)
     assert made(0x10, 8).describe(0x5_0000_0001) == "CTRL.ON BARE=5"
-    assert made(0x10, 4).fields(9 << 1)[1] == ("KIND", "4:1", 9, "nine")
+    assert made(0x10, 4).fields(9 << 1)[1] == ("KIND", 4, 9, "nine")
     assert made(0x10, 8).register.name == "CTRL"
 
 
