@@ -60,13 +60,15 @@ def _lines(found: list[Listed], columns: int, colour: bool) -> list[str]:
     return list_lines(found, columns, colour)
 
 
-# Without a guest, each map stands for a region of its name; what is typed may be another that it
-# is for: nvme#2, nvme.bar0, and QEMU's name of it.
+# Without a guest, what is typed may be a region that a map is for: nvme, nvme#2, nvme.bar0, or
+# QEMU's name of it; then no other map is read. Else each map stands for a region of its name.
 def _regions(text: str, maps: RegisterMaps) -> dict[str, RegisterMap]:
     typed = [text[: match.start()] for match in re.finditer(r"[. +]|$", text)]
     found = {name: maps.of_region(name, name, name) for name in typed}
     named = {name: known for name, known in found.items() if known is not None}
+    if named:
+        return named
     own: dict[str, RegisterMap] = {}
     for known in maps:
         own.setdefault(known.name, known)
-    return own | named
+    return own

@@ -95,6 +95,16 @@ def test_a_command_reads_the_maps_of_what_is_accessed(
     assert parsed == read
 
 
+def test_a_register_that_is_looked_up_in_a_region_needs_one_map(
+    capsys: Output, parsed: list[str]
+) -> None:
+    assert main.main(["registers", "nvme.CC"]) == 0
+    assert parsed == ["nvme"]
+    assert main.main(["registers", "CC"]) == 0
+    assert capsys.readouterr().out.count("Controller Configuration") == 2
+    assert len(parsed) == len(set(parsed)) == len(list(FOLDER.glob("*.toml")))
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_head_of_a_file_tells_which_regions_it_is_for(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
