@@ -89,6 +89,7 @@ def test_a_command_reads_the_maps_of_what_is_accessed(
             for record in records
             if not hasattr(record, "accesses") or record.accesses[0].region == "nvme"
         ]
+        records.insert(0, sample.region("hpet"))  # the first that could be asked for the name
     path = sample.write(tmp_path / "run.vtrace", records)
     assert main.main([arguments[0], str(path), *arguments[1:]]) == 0
     assert "CC" in capsys.readouterr().out
