@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
-from tracer.cli.events import Source
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import count
 from tracer.confidential.audit import Audit, Place, Site, side_by_side
@@ -18,6 +17,7 @@ from tracer.errors import TraceError, UsageError
 from tracer.host.streams import warn
 from tracer.text.printable import printable
 from tracer.trace.reader import TraceReader
+from tracer.trace.source import Source
 
 ALL = "all"
 

@@ -12,21 +12,15 @@ import msgspec
 from tracer.check.diff import Differ, Line, RegionDiff, Rules, Side, Step, compare
 from tracer.check.lines import region_diff_lines
 from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
-from tracer.cli.events import Source
-from tracer.cli.filters import (
-    add_filters,
-    check_marks,
-    check_names,
-    check_rules,
-    register_maps,
-    selection,
-)
+from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import argument, count
 from tracer.devices.map import RegisterMap
 from tracer.host.streams import warn
 from tracer.trace.loss import Losses
 from tracer.trace.mask import PASSING, VARYING, parse_mask
+from tracer.trace.met import check_marks, check_names, check_rules
 from tracer.trace.reader import TraceReader
+from tracer.trace.source import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

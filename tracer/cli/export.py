@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import IO
 
 from tracer.cli import EXIT_OK, terminal
-from tracer.cli.events import Source
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.errors import TraceError, UsageError
 from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD, are_one_file
 from tracer.trace.reader import TraceReader
+from tracer.trace.source import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

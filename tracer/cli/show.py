@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import msgspec
 
 from tracer.cli import EXIT_OK, terminal
-from tracer.cli.events import Source
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import count
 from tracer.errors import UsageError
@@ -19,6 +18,7 @@ from tracer.trace.fold import Event, Fold, folded
 from tracer.trace.lines import access_line, explained_lines, fold_line, note_line, phase_line
 from tracer.trace.objects import access_object
 from tracer.trace.reader import TraceReader
+from tracer.trace.source import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

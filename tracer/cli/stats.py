@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from tracer.cli import EXIT_OK, terminal
-from tracer.cli.events import Source
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import count
 from tracer.devices.map import RegisterMaps
@@ -18,6 +17,7 @@ from tracer.trace.flame import FoldedStacks
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import RegionRecord
 from tracer.trace.selection import Selection
+from tracer.trace.source import Source
 from tracer.trace.summary import Summary, summary_object
 
 

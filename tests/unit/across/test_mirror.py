@@ -38,7 +38,7 @@ TESTED_BY = {
     "check/witness/test_matching": "check/comparison check/qemu_log check/witness/alignment"
     " check/witness/fingerprint check/witness/recovery check/witness/side"
     " check/witness/territory",
-    "cli/test_main": "cli/audit cli/diff cli/doctor cli/events cli/export cli/guest_arguments"
+    "cli/test_main": "cli/audit cli/diff cli/doctor cli/export cli/guest_arguments"
     " cli/interactive cli/parser cli/regions cli/replay cli/setup cli/show cli/stats"
     " cli/terminal cli/verify",
     "devices/test_file": "devices/table",
@@ -72,6 +72,7 @@ TESTED_BY = {
     "trace/test_codec": "trace/record",
     "trace/test_file": "trace/reader trace/writer",
     "trace/test_marker": "trace/loss",
+    "cli/test_filters": "trace/met trace/source trace/words",
     "devices/test_names": "trace/naming",
     "trace/test_summary": "trace/phase",
     "x86/test_decode": "x86/disassembler x86/instruction x86/mapped x86/modrm x86/opcode/evex"

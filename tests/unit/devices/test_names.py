@@ -10,7 +10,6 @@ import pytest
 import trace_sample as sample
 
 from tracer.cli import main
-from tracer.cli.events import Source
 from tracer.devices import library
 from tracer.trace.layout import UNCUT, layout
 from tracer.trace.lines import access_lines, decoded_lines, explained_lines
@@ -19,6 +18,7 @@ from tracer.trace.objects import access_objects
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, Record
 from tracer.trace.selection import Selection
+from tracer.trace.source import Source
 
 Output = pytest.CaptureFixture[str]
 GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("**/*.vtrace.zst"))

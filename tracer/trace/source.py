@@ -1,15 +1,15 @@
-"""The accesses of a trace file that a command's filters want."""
+"""The accesses of a trace file that filters want."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tracer.cli.filters import Met, check_marks, check_names
 from tracer.devices.map import Named, RegisterMap, RegisterMaps
 from tracer.trace.fold import Event, Note
 from tracer.trace.loss import Losses
 from tracer.trace.marker import Stretch, is_marker
+from tracer.trace.met import Met, check_marks, check_names
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
 from tracer.trace.selection import Selection, Sieve
