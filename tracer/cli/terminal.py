@@ -48,10 +48,8 @@ def table_console(stream: TextIO) -> Console:
 
 def warn_of_losses(trace: TraceReader) -> None:
     """Tell the reader what of a trace, read to its end, is missing or was skipped."""
-    if trace.damage is not None:
-        warn(f"{trace.name}: {trace.damage}")
-    for kind, count in sorted(trace.unknown.items()):
-        warn(f"{trace.name}: skipped {count} records of unknown type {kind!r}")
+    for text in trace.missing():
+        warn(text)
 
 
 @contextlib.contextmanager

@@ -6,14 +6,16 @@ docs/trace-format.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
+from operator import attrgetter
 from typing import IO, Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tracer.trace.flat import Access, Stacks, check_fits, flat
 from tracer.trace.fold import Event
 from tracer.trace.record import Header
 
@@ -67,39 +69,15 @@ def write(header: Header, events: Iterable[Event], sink: IO[bytes]) -> int:
 
 
 def _row(event: Event) -> dict[str, Any]:
-    record, access = event.record, event.access
-    return {
-        "seq": event.seq,
-        "time_ns": record.time_ns,
-        "phase": event.phase,
-        "vcpu": record.vcpu,
-        "cpl": record.cpl,
-        "rip": _number(event, record.rip),
-        "symbol": record.symbol,
-        "function": record.symbol.partition("+")[0] if record.symbol is not None else None,
-        "code": record.code,
-        "text": record.text,
-        "device": (access.region or "").partition(".")[0],
-        "region": access.region,
-        "offset": _number(event, access.offset),
-        "register": event.named.text if event.named is not None else None,
-        "address": _number(event, access.physical),
-        "width": access.width,
-        "extent": access.extent,
-        "direction": access.direction,
-        "value": _number(event, access.value),
-        "via": record.via,
-        "device_value": _number(event, access.device),
-        "skipped": access.skipped,
-        "mark": event.mark,
-        "lost": event.lost,
-    }
+    access = flat(event, _NO_STACKS)
+    check_fits(access)
+    return {name: _OTHERWISE.get(name, attrgetter(name))(access) for name in SCHEMA.names}
 
 
-def _number(event: Event, text: str | None) -> int | None:
-    if text is None:
-        return None
-    number = int(text, 16)
-    if number >> 64:
-        raise ValueError(f"access {event.seq}: a number of more than 64 bits fits no column")
-    return number
+_NO_STACKS = Stacks()
+
+# Columns that are not the member of their name.
+_OTHERWISE: dict[str, Callable[[Access], Any]] = {
+    "address": lambda access: access.physical,
+    "code": lambda access: access.code.hex(),
+}

@@ -8,6 +8,7 @@ __all__ = (
     "Intercept",
     "codec",
     "flame",
+    "flat",
     "fold",
     "layout",
     "lines",

@@ -138,6 +138,15 @@ class TraceReader:
         except TraceError as error:
             raise TraceError(f"{self.name}: {error}") from error
 
+    def missing(self) -> list[str]:
+        """Return in words what of the trace, read to its end, is missing or was skipped."""
+        damage = [] if self.damage is None else [f"{self.name}: {self.damage}"]
+        skipped = (
+            f"{self.name}: skipped {count} records of unknown type {kind!r}"
+            for kind, count in sorted(self.unknown.items())
+        )
+        return [*damage, *skipped]
+
     def progress(self) -> tuple[int, int] | None:
         """Return how many bytes of the file have been read, and its size; None for a pipe."""
         if not self._raw.seekable():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tracer.devices.map import Named, RegisterMap, RegisterMaps
+from tracer.trace.flat import Stacks
 from tracer.trace.fold import Event, Note
 from tracer.trace.loss import Losses
 from tracer.trace.marker import Stretch, is_marker
@@ -21,8 +22,8 @@ class Source:
     What the filters leave out of a person's doing, of markers and of losses does not come.
 
     ``shown`` counts the accesses, ``losses`` the events that a log lost between them; after
-    ``limit`` accesses the iteration ends. ``met`` has the names that came so far; ``maps`` name
-    the registers.
+    ``limit`` accesses the iteration ends. ``met`` has the names that came so far, ``stacks`` the
+    call chains; ``maps`` name the registers.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Source:
     ) -> None:
         self.trace = trace
         self.met = Met()
+        self.stacks = Stacks()
         self.shown = 0
         self.losses = Losses()
         self.limit = limit
@@ -53,6 +55,7 @@ class Source:
         for record in self.trace:
             wanted = self._sieve.wanted(record)
             self.met.add(record, self._sieve.phase)
+            self.stacks.learn(record)
             if isinstance(record, UserRecord) and not self._sieve.wanted_user(record):
                 continue
             if isinstance(record, Mark | LostRecord) and not self._sieve.wanted_note(record):

@@ -62,6 +62,9 @@ def test_a_table_has_a_row_per_access(tmp_path: Path) -> None:
     assert [(r["seq"], r["region"], r["direction"], r["width"]) for r in rows] == [
         (seq, access.region, access.direction, access.width) for _, seq, access in ACCESSES
     ]
+    assert [(hex(r["address"]), hex(r["rip"]), r["code"]) for r in rows] == [
+        (access.physical, record.rip, record.code) for record, _, access in ACCESSES
+    ]
     assert [r["value"] for r in rows] == [1, 0x460001, 7, 0x1234_5678_9ABC_DEF0, None]
     assert (rows[0]["function"], rows[4]["function"]) == ("nvme_pci_enable", None)
     assert b'"kernel":"vmlinuz"' in table.schema.metadata[b"vetrace"]

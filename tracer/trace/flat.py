@@ -1,0 +1,119 @@
+"""Device accesses as flat values: numbers as numbers, one value an access, nothing to look up.
+
+They are what Python sees of a run, and the rows of tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracer.trace.fold import Event
+from tracer.trace.record import Record, StackRecord, Via
+from tracer.x86.bus import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Hold one device access and the instruction that made it.
+
+    ``seq`` is its number in the trace, ``time_ns`` the guest's time. ``rip`` is linear,
+    ``physical`` the address on the bus, ``offset`` that within the region; ``width`` and
+    ``extent`` are in bytes. ``code`` are the instruction's bytes, ``text`` is what they mean,
+    ``register`` the name of what is accessed. ``value`` is what the instruction read or wrote; a
+    ``device_value`` is what the device had where a person or a script changed it, and an access
+    that is ``skipped`` never reached it. ``stack`` has the call sites under way, the innermost
+    first, where stacks were recorded. ``mark`` is the last marker before it, ``lost`` how many
+    events a log lost before it. What is not known is None.
+    """
+
+    seq: int
+    time_ns: int
+    phase: str | None
+    vcpu: int
+    cpl: int
+    rip: int
+    symbol: str | None
+    code: bytes
+    text: str
+    region: str | None
+    offset: int | None
+    register: str | None
+    physical: int
+    width: int
+    extent: int | None
+    direction: Direction
+    value: int | None
+    via: Via
+    device_value: int | None
+    skipped: bool
+    stack: tuple[str, ...] | None
+    mark: str | None
+    lost: int | None
+
+    @property
+    def function(self) -> str | None:
+        """Return the name of the function that made the access."""
+        return None if self.symbol is None else self.symbol.partition("+")[0]
+
+    @property
+    def device(self) -> str:
+        """Return the name of the region's device: what stands before a dot."""
+        return (self.region or "").partition(".")[0]
+
+
+class Stacks:
+    """Keep the call chains of a run: each is told once, and named by number from there on."""
+
+    def __init__(self) -> None:
+        self._chains: dict[int, tuple[str, ...]] = {}
+
+    def learn(self, record: Record) -> None:
+        """Take the call chain that a record tells, if it does."""
+        if isinstance(record, StackRecord):
+            frames = (frame.symbol or frame.rip for frame in record.frames)
+            self._chains[record.id] = tuple(frames)
+
+    def of(self, number: int | None) -> tuple[str, ...] | None:
+        """Return the call chain of a number, the innermost call site first."""
+        return None if number is None else self._chains.get(number)
+
+
+def flat(event: Event, stacks: Stacks) -> Access:
+    """Return one access as a flat value."""
+    record, access = event.record, event.access
+    return Access(
+        seq=event.seq,
+        time_ns=record.time_ns,
+        phase=event.phase,
+        vcpu=record.vcpu,
+        cpl=record.cpl,
+        rip=int(record.rip, 16),
+        symbol=record.symbol,
+        code=bytes.fromhex(record.code),
+        text=record.text,
+        region=access.region,
+        offset=_number(access.offset),
+        register=event.named.text if event.named is not None else None,
+        physical=int(access.physical, 16),
+        width=access.width,
+        extent=access.extent,
+        direction=access.direction,
+        value=_number(access.value),
+        via=record.via,
+        device_value=_number(access.device),
+        skipped=access.skipped,
+        stack=stacks.of(record.stack),
+        mark=event.mark,
+        lost=event.lost,
+    )
+
+
+def check_fits(access: Access) -> None:
+    """Raise ValueError at a number of more than 64 bits, which no table's column can hold."""
+    numbers = (access.rip, access.offset, access.physical, access.value, access.device_value)
+    if any((number or 0) >> 64 for number in numbers) or (access.lost or 0) >> 63:
+        raise ValueError(f"access {access.seq}: a number of more than 64 bits fits no column")
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text, 16)
