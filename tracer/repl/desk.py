@@ -13,6 +13,7 @@ from tracer.access.region import Choice
 from tracer.devices.map import Named
 from tracer.errors import ConditionError, TracerError, UsageError, suggestion
 from tracer.query.breakpoint import PENDING, Pattern, parse_pattern
+from tracer.query.facts import facts_of_access
 from tracer.query.place import Known
 from tracer.repl.command import CommandTable
 from tracer.repl.feed import Feed, Item, Rule, Seen
@@ -23,6 +24,7 @@ from tracer.repl.target import Aim, aim
 from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
 from tracer.session.control import Control, Halt
+from tracer.trace.flat import Stacks
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import Intercept, MapRecord, MemoryAccess, Record
@@ -40,9 +42,10 @@ class Desk:
 
     ``waits`` tells whether a command that lets the guest go on waits for its next stop. ``recent``
     has the last accesses, ``maps`` what the guest has mapped, ``displays`` the commands that are
-    carried out at each stop, ``user_filters`` those of the person's own file. ``leaving`` is set by
-    `quit`, ``interrupts`` counts how often Ctrl-C was pressed. ``confirm`` asks a
-    person, unless a command is ``scripted``. ``paper`` says what is written on.
+    carried out at each stop, ``user_filters`` those of the person's own file, ``listeners`` who is
+    told of each access as it is made. ``leaving`` is set by `quit`, ``interrupts`` counts how often
+    Ctrl-C was pressed. ``confirm`` asks a person, unless a command is ``scripted``. ``paper`` says
+    what is written on.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Desk:
         self.commands = commands
         self.names = names
         self.watch = Watch(control, names)
-        self.watch.phase = lambda: self._phases.phase
+        self.watch.phase = lambda: self.phase
         control.breaks = self.watch
         self.waits = waits
         self.feed = feed or Feed(on=False)
@@ -69,6 +72,8 @@ class Desk:
         self.maps: list[MapRecord] = []
         self.displays: dict[int, str] = {}
         self.user_filters: dict[str, Rule] = {}
+        self.listeners: list[Callable[[Seen], None]] = []
+        self.stacks = Stacks()
         self.leaving = False
         self.interrupts = 0
         self.run_script: Callable[[AsyncIterable[str], str], Awaitable[None]]
@@ -93,6 +98,7 @@ class Desk:
         """Take the next record of the session: it is a subscriber."""
         phase = self._phases.add(record)
         self.names.learn(record)
+        self.stacks.learn(record)
         found = []
         if isinstance(record, Intercept):
             made = record.device_accesses()
@@ -103,6 +109,8 @@ class Desk:
         for seen in found:
             self.recent.append(seen)
             self._offer(seen)
+            for listener in tuple(self.listeners):
+                listener(seen)
 
     def _offer(self, seen: Seen) -> None:
         # A filter without an answer must not end the run that it looks at.
@@ -123,6 +131,11 @@ class Desk:
         return Seen(seq, record, access, phase, self.names.add(access), before=before)
 
     # ---- where the guest is
+
+    @property
+    def phase(self) -> str | None:
+        """Return the phase of the boot, None while it is unknown."""
+        return self._phases.phase
 
     @property
     def halt(self) -> Halt:
@@ -189,6 +202,23 @@ class Desk:
     async def pattern(self, text: str) -> Pattern:
         """Return what ``[read|write] [PLACE] [if CONDITION]`` wants. Raises UsageError."""
         return await self.checked(lambda text: parse_pattern(text, self.known), text)
+
+    async def rule(self, text: str) -> Rule:
+        """Return what a filter wants: the name of one's own, or a pattern. Raises UsageError."""
+        own = self.user_filters.get(text)
+        if own is not None:
+            return own
+        pattern = await self.pattern(text)
+
+        def fits(event: Seen) -> bool:
+            named = event.named
+            facts = facts_of_access(
+                event.record, event.access, event.seq, phase=event.phase,
+                register=lambda region, offset, width: named.text if named else "",
+            )  # fmt: skip
+            return pattern.wants(facts)
+
+        return Rule(text, fits)
 
     @property
     def kept(self) -> str:

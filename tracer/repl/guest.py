@@ -7,7 +7,8 @@ prompt would. The calls are for a thread beside the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from tracer.access.decision import Pending
@@ -17,7 +18,11 @@ from tracer.errors import UsageError
 from tracer.repl.desk import Desk
 from tracer.repl.feed import Seen
 from tracer.repl.parser import statements
+from tracer.repl.stop import as_recorded
 from tracer.repl.thread import ask_loop
+from tracer.trace.flat import Access, flat
+from tracer.trace.fold import Event
+from tracer.trace.summary import summary_object
 
 _T = TypeVar("_T")
 
@@ -28,6 +33,7 @@ class Guest:
     def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
         self._desk = desk
         self._loop = loop
+        self._failed: Exception | None = None
         self.registers = Registers(self)
         self.regions = Regions(self)
         self.breaks = Breaks(self)
@@ -55,6 +61,26 @@ class Guest:
     def access(self) -> Transfer | None:
         """Return direction, physical address, width and value of the access that waits."""
         return None if self.pending is None else self.pending.transfer
+
+    @property
+    def waiting(self) -> Access | None:
+        """Return the access that waits as a flat value; a read has none until it is answered."""
+        if self.pending is None:
+            return None
+        record, access = as_recorded(self.pending)
+        desk, named = self._desk, self._desk.named(self.pending)
+        event = Event(self.pending.seq, record, access, desk.phase, named)
+        return flat(event, desk.stacks)
+
+    @property
+    def outcome(self) -> str | None:
+        """Return how the guest ended, ``poweroff`` if well; None as long as it has not."""
+        return self._desk.control.outcome
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Return what has been counted so far, as `vetrace stats --json` has it."""
+        return summary_object(self._desk.summary)
 
     @property
     def recent(self) -> list[Seen]:
@@ -93,6 +119,51 @@ class Guest:
     def until(self, target: str) -> object:
         """Go on to a time (``1.2s``, ``+50ms``) or a function; return where it stands then."""
         return self.run(f"until {target}")
+
+    def at(self, text: str) -> Iterator[Access]:
+        """Let the guest go on, and yield each access that waits, of those that `break` would take.
+
+        What is done to it before the next turn, such as :meth:`give` and :meth:`skip`, is what
+        becomes of it. The iteration ends with the guest, and raises what that ended with.
+        """
+        number = self.breaks.add(text)
+        try:
+            while self.state != "ended":
+                self.resume()
+                if self.waiting is not None:
+                    yield self.waiting
+        finally:
+            # A guest that is gone has no breaks, either.
+            with contextlib.suppress(UsageError):
+                self.breaks.delete(number)
+
+    def finish(self) -> None:
+        """Let the guest go on to its end, past every break; raise what it ended with, unless well.
+
+        ``outcome`` and ``summary`` tell of it then.
+        """
+        self.breaks.delete()
+        while self.state == "stopped":
+            self.resume()
+        self._wait(self._desk.control.wait())  # of a guest that is detached
+
+    def subscribe(self, function: Callable[[Access], object], text: str = "") -> None:
+        """Have a function called with each access that is made, or those that `filter` would show.
+
+        What serves the guest calls it, so it cannot ask the guest. Where it fails it is called no
+        more, and the call of the guest that waits raises its error.
+        """
+        rule = self._wait(self._desk.rule(text)) if text else None
+
+        def listen(seen: Seen) -> None:
+            try:
+                if rule is None or rule.fits(seen):
+                    function(flat(seen, self._desk.stacks))
+            except Exception as error:
+                self._desk.listeners.remove(listen)
+                self._failed = error
+
+        self._desk.listeners.append(listen)
 
     def peek(self, place: str, width: int | None = None) -> int:
         """Read a device; ``width`` is in bytes, by default the register's own."""
@@ -139,7 +210,14 @@ class Guest:
                 "vetrace itself called this and would wait for ever: `py` and commands of your own "
                 "can ask the guest, filters and subscribers cannot"
             )
-        return ask_loop(work, self._loop)
+        if self._loop.is_closed():
+            work.close()
+            raise UsageError("the guest has ended: nothing of it can be reached any more")
+        answer = ask_loop(work, self._loop)
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+        return answer
 
 
 def _called_by(loop: asyncio.AbstractEventLoop) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from time import monotonic
 
 from tracer.errors import UsageError
-from tracer.query.facts import facts_of_access
 from tracer.repl.command import command
 from tracer.repl.desk import KEPT, Desk
-from tracer.repl.feed import Rule, Seen
+from tracer.repl.feed import Rule
 from tracer.repl.paper import item_lines
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
@@ -111,25 +110,8 @@ async def _changed(desk: Desk, rules: list[Rule], text: str) -> list[Rule]:
         if not 1 <= index <= len(rules):
             raise UsageError(f"there is no number {index}; `filter` lists them")
         return [*rules[: index - 1], *rules[index:]]
-    rule = await _rule(desk, text)
+    rule = await desk.rule(text)
     return [*(other for other in rules if other.text != rule.text), rule]
-
-
-async def _rule(desk: Desk, text: str) -> Rule:
-    own = desk.user_filters.get(text)
-    if own is not None:
-        return own
-    pattern = await desk.pattern(text)
-
-    def fits(event: Seen) -> bool:
-        named = event.named
-        facts = facts_of_access(
-            event.record, event.access, event.seq, phase=event.phase,
-            register=lambda region, offset, width: named.text if named else "",
-        )  # fmt: skip
-        return pattern.wants(facts)
-
-    return Rule(text, fits)
 
 
 def _rules(desk: Desk) -> Result:
@@ -164,7 +146,7 @@ async def show(desk: Desk, statement: Statement) -> Result:
         count, rest = whole(words[1], "count"), " ".join(words[2:])
     found = list(desk.recent)
     if rest:
-        rule = await _rule(desk, rest)
+        rule = await desk.rule(rest)
         found = [seen for seen in found if rule.fits(seen)]
     last = found[-count:] if count > 0 else []
     if not last:
