@@ -110,7 +110,7 @@ def ends(text: str, read: Callable[[str], int]) -> tuple[int, int]:
     """
     first, last = open_ends(text, read)
     if first is None or last is None:
-        read("")  # tells what is missing
+        read(text)  # tells that it is none
     assert first is not None and last is not None
     return first, last
 

@@ -157,9 +157,9 @@ def test_both_ends_of_a_span_are_in_it() -> None:
         ("1-x", "x is no number: 16 and 0x10 are"),
         ("1-2-3", "2-3 is no number: 16 and 0x10 are"),
         ("", "nothing is no number: 16 and 0x10 are"),
-        ("-", "nothing is no number: 16 and 0x10 are"),
-        ("1-", "nothing is no number: 16 and 0x10 are"),
-        ("-1", "nothing is no number: 16 and 0x10 are"),
+        ("-", "- is no number: 16 and 0x10 are"),
+        ("1-", "1- is no number: 16 and 0x10 are"),
+        ("-1", "-1 is no number: it is below 0"),
     ],
 )
 def test_what_is_no_span_is_refused(text: str, why: str) -> None:
