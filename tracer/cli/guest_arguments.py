@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
-from tracer.access.region import Choice, parse_range
-from tracer.errors import UsageError
+from tracer.access.region import Choice
 from tracer.host.streams import warn
-from tracer.session.launch import GDB, QEMU, Plan, parse_memory
-from tracer.text.number import is_whole, whole
+from tracer.session.launch import GDB, QEMU, Plan, check_plan, parse_memory
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,15 +60,7 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
 
 def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
     """Return the plan that the arguments describe. Raises UsageError."""
-    for spec in (*args.region, *args.bypass):
-        parse_range(spec)
-    if not args.realtime and _several_vcpus(args.extra):
-        raise UsageError(
-            "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"
-        )
-    if args.module and args.initrd is not None:
-        raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
-    return Plan(
+    plan = Plan(
         kernel=args.kernel,
         symbols=args.symbols,
         initrd=args.initrd,
@@ -87,17 +75,11 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
         qemu=args.qemu,
         gdb=args.gdb,
     )
+    check_plan(plan)
+    return plan
 
 
 def tell(text: str) -> None:
     """Tell the reader on standard error how the start goes."""
     warn(text)
     sys.stderr.flush()
-
-
-def _several_vcpus(arguments: Sequence[str]) -> bool:
-    for option, value in pairwise(arguments):
-        if option in ("-smp", "--smp"):
-            count = value.partition(",")[0].removeprefix("cpus=")
-            return is_whole(count) and whole(count) > 1
-    return False

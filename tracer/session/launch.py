@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from tracer import __version__
-from tracer.access.region import Choice
+from tracer.access.region import Choice, parse_range
 from tracer.errors import GuestError, KernelImageError, UsageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
@@ -18,7 +19,7 @@ from tracer.linux.kernel import Kernel, default_kernel, open_kernel
 from tracer.qemu.machine import Machine, MachineConfig
 from tracer.session.loop import Session
 from tracer.session.watchdog import Limits
-from tracer.text.number import byte_size
+from tracer.text.number import byte_size, is_whole, whole
 from tracer.trace.record import FORMAT_VERSION, Header
 
 QEMU = "qemu-system-x86_64"
@@ -49,6 +50,26 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
     qemu: str = QEMU
     gdb: str = GDB
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise UsageError for what cannot be booted or traced, whatever the kernel."""
+    for spec in (*plan.choice.wanted, *plan.choice.bypassed):
+        parse_range(spec)
+    if not plan.realtime and _several_vcpus(plan.extra):
+        raise UsageError(
+            "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"
+        )
+    if plan.modules and plan.initrd is not None:
+        raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
+
+
+def _several_vcpus(arguments: Sequence[str]) -> bool:
+    for option, value in pairwise(arguments):
+        if option in ("-smp", "--smp"):
+            count = value.partition(",")[0].removeprefix("cpus=")
+            return is_whole(count) and whole(count) > 1
+    return False
 
 
 @contextlib.asynccontextmanager

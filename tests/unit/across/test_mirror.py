@@ -44,6 +44,7 @@ TESTED_BY = {
     "devices/test_file": "devices/table",
     "devices/test_map": "devices/tree",
     "export/test_formats": "export/parquet export/perfetto trace/flat",
+    "across/test_api": "export/dataframe",
     "export/test_mmiotrace": "export/mmiotrace/event export/mmiotrace/form"
     " export/mmiotrace/places export/mmiotrace/reader export/mmiotrace/writer",
     "across/test_texts": "gdb/console qemu/monitor",

@@ -1,0 +1,270 @@
+"""vetrace from Python: traces as values, and a guest that waits.
+
+::
+
+    from tracer.api import boot, open_trace
+
+    for access in open_trace("run.vtrace.zst").where(region="nvme", write=True):
+        print(access.register, hex(access.value or 0))
+
+    with boot(region="nvme") as guest:
+        for access in guest.at("write nvme.CC"):
+            guest.give(access.value & ~1)
+
+Everything here waits until it is done, and raises :exc:`TracerError`. The page of it is
+docs/howto/python.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, TypeVar, Unpack
+
+from tracer.access.region import Choice, check_choice
+from tracer.devices import library
+from tracer.devices.map import RegisterMaps
+from tracer.errors import TracerError, UsageError
+from tracer.export.dataframe import Library, dataframe
+from tracer.host.streams import warn
+from tracer.host.textfile import STANDARD
+from tracer.repl.commands import command_table
+from tracer.repl.desk import Desk
+from tracer.repl.guest import Guest
+from tracer.session.control import Control
+from tracer.session.launch import Plan, check_plan, header, launch, parse_memory
+from tracer.session.loop import Session
+from tracer.session.watchdog import Limits, Watchdog
+from tracer.trace.flat import Access, flat
+from tracer.trace.marker import ENTRY, LOG_END
+from tracer.trace.naming import Naming
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import Header, Intercept, Record
+from tracer.trace.source import Source
+from tracer.trace.words import Words, chosen
+from tracer.trace.writer import TraceWriter
+
+__all__ = (
+    "Access",
+    "Guest",
+    "Header",
+    "Intercept",
+    "Record",
+    "Trace",
+    "TracerError",
+    "boot",
+    "open_trace",
+    "to_dataframe",
+)
+
+to_dataframe = dataframe
+
+_T = TypeVar("_T")
+
+
+class Trace:
+    """Iterate over the accesses of a trace, as often as wanted; :func:`open_trace` makes one.
+
+    ``header`` tells what ran. What is missing from a trace that was cut is warned of behind its
+    last access.
+    """
+
+    def __init__(self, path: Path | str, maps: RegisterMaps, words: Words) -> None:
+        self.path = path
+        self._maps = maps
+        self._words = words
+        self._selection = chosen(words)
+        reader = TraceReader(path)
+        self.header: Header = reader.header
+        self._opened = [reader] if path == STANDARD else []
+        reader.close()
+
+    def __repr__(self) -> str:
+        words = "".join(f", {name}={word!r}" for name, word in self._words.items())
+        return f"<trace {str(self.path)!r}{words}>"
+
+    def where(self, **words: Unpack[Words]) -> Trace:
+        """Return what these filters of `vetrace show` choose of it: ``region="nvme"``.
+
+        A word has the form that it has there: ``offset="0x14-0x1c"``, ``value="1/0xf"``,
+        ``time="0.5-2"``; a number may be an int. Raises UsageError.
+        """
+        narrowed = copy.copy(self)
+        narrowed._words = self._words | words
+        narrowed._selection = chosen(narrowed._words)
+        return narrowed
+
+    def __iter__(self) -> Iterator[Access]:
+        """Yield each access.
+
+        Raises TraceError where the trace is damaged, and UsageError at its end where it has not
+        what a filter names.
+        """
+        with self._reader() as reader:
+            source = Source(reader, self._selection, self._maps)
+            for event in source.events():
+                yield flat(event, source.stacks)
+            source.check_names()
+            for text in reader.missing():
+                warnings.warn(text, stacklevel=2)
+
+    def records(self) -> Iterator[Record]:
+        """Yield every record of the trace, whatever the filters choose."""
+        with self._reader() as reader:
+            yield from reader
+
+    def to_dataframe(self, library: Library | None = None) -> Any:
+        """Return its accesses as a data frame of polars or pandas: see :func:`to_dataframe`."""
+        return dataframe(self, library)
+
+    def _reader(self) -> TraceReader:
+        if self.path != STANDARD:
+            return TraceReader(self.path)
+        if not self._opened:
+            raise UsageError("standard input is read once only: keep its accesses in a list")
+        return self._opened.pop()
+
+
+def open_trace(path: Path | str, *, registers: Sequence[Path | str] = ()) -> Trace:
+    """Open a trace file, compressed or not; ``-`` is standard input, which is read once.
+
+    ``registers`` are files that name a device's registers. Raises TraceError, and UsageError for
+    such a file.
+    """
+    return Trace(path, library.load([Path(file) for file in registers]), {})
+
+
+@contextlib.contextmanager
+def boot(
+    *,
+    kernel: Path | str | None = None,
+    symbols: Path | str | None = None,
+    initrd: Path | str | None = None,
+    modules: Sequence[str] = (),
+    append: str | None = None,
+    kaslr: bool = False,
+    memory: str = "512M",
+    realtime: bool = False,
+    qemu_args: Sequence[str] = (),
+    region: str | Sequence[str] = (),
+    bypass: str | Sequence[str] = (),
+    stacks: bool = False,
+    registers: Sequence[Path | str] = (),
+    output: Path | str | None = None,
+    qemu_log: Path | str | None = None,
+    timeout: float | None = None,
+    guest_timeout: float | None = None,
+    console: Callable[[bytes], None] = lambda data: None,
+    progress: Callable[[str], None] = warn,
+) -> Iterator[Guest]:
+    """Boot a guest, which stands at its kernel's entry, and end it with the block.
+
+    The words are the options of `vetrace boot`. ``output`` is where the trace goes, if anywhere;
+    ``console`` is called with the bytes of the guest's serial port, ``progress`` with lines of text
+    that `vetrace boot` has on standard error, by default the same. Times are in seconds. Raises
+    what `vetrace boot` would say.
+    """
+    plan = Plan(
+        kernel=_path(kernel),
+        symbols=_path(symbols),
+        initrd=_path(initrd),
+        modules=tuple(modules),
+        append=append,
+        kaslr=kaslr,
+        memory=parse_memory(memory),
+        choice=Choice(_several(region), _several(bypass)),
+        realtime=realtime,
+        qemu_log=None if qemu_log is None else Path(qemu_log).absolute(),
+        extra=tuple(qemu_args),
+        limits=Limits(timeout, guest_timeout),
+    )
+    check_plan(plan)
+    maps = library.load([Path(file) for file in registers])
+    start = launch(plan, console, progress)
+    with _beside(_booted(start, plan.limits, Naming(maps), _path(output), stacks)) as guest:
+        yield guest
+
+
+@contextlib.asynccontextmanager
+async def _booted(
+    start: AbstractAsyncContextManager[Session],
+    limits: Limits,
+    naming: Naming,
+    output: Path | None,
+    stacks: bool,
+) -> AsyncIterator[Guest]:
+    async with Watchdog(limits) as watchdog, start as session:
+        watchdog.guard(session)
+        session.naming = naming
+        await session.reach_entry()
+        with _written(session, output):
+            control = Control(session)
+            desk = Desk(control, command_table(), naming, trace=output)
+            session.subscribers.append(desk.take)
+            try:
+                regions = await session.refresh_regions()
+                check_choice(regions.regions, session.choice)
+                await session.trap(stacks=stacks)
+                session.mark_log(ENTRY)
+                await control.start()
+                yield Guest(desk, asyncio.get_running_loop())
+            finally:
+                await control.close()
+                if session.machine.config.qemu_log is not None:
+                    session.mark_log(LOG_END)
+                session.end(control.outcome or "interrupted")
+                for warning in session.warnings:
+                    session.progress(warning)
+
+
+@contextlib.contextmanager
+def _written(session: Session, output: Path | None) -> Iterator[None]:
+    if output is None:
+        yield
+        return
+    with TraceWriter(output, header(session)) as writer:
+        session.subscribers.append(writer.append)
+        yield
+
+
+@contextlib.contextmanager
+def _beside(context: AbstractAsyncContextManager[_T]) -> Iterator[_T]:
+    """Hold an asynchronous context, in an event loop of a thread of its own."""
+    cancelling: Future[Callable[[], object]] = Future()
+    entered: Future[_T] = Future()
+
+    async def hold() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        cancelling.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
+        async with context as value:
+            entered.set_result(value)
+            await asyncio.Event().wait()
+
+    with ThreadPoolExecutor(1, "vetrace") as pool:
+        ended: Future[Any] = pool.submit(asyncio.run, hold())
+        first: tuple[Future[Any], ...] = entered, ended
+        try:
+            wait(first, return_when=FIRST_COMPLETED)
+            if not entered.done():
+                ended.result()
+            yield entered.result()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended first
+                cancelling.result()()
+            with contextlib.suppress(asyncio.CancelledError):
+                ended.result()
+
+
+def _path(name: Path | str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
