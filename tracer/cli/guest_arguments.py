@@ -11,7 +11,7 @@ from pathlib import Path
 from tracer.access.region import Choice, parse_range
 from tracer.errors import UsageError
 from tracer.host.streams import warn
-from tracer.session.launch import GDB, QEMU, Plan, parse_memory
+from tracer.launch.plan import GDB, QEMU, Plan, parse_memory
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:

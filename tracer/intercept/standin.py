@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from tracer.access.transfer import Transfer
 from tracer.errors import Diverged, InterceptError
 from tracer.intercept.fault import Fault
+from tracer.intercept.names import Names
 from tracer.intercept.recording import RecordedDevice, Request
-from tracer.linux.names import Names
 
 
 class StandIn:

@@ -137,7 +137,7 @@ class Desk:
 
     def address_of(self, name: str) -> int | None:
         """Return the linear address of a kernel symbol."""
-        return self.control.session.names.kernel.address_of(name)
+        return self.control.session.names.symbols.address_of(name)
 
     def region_names(self) -> list[str]:
         """Return the names of the guest's regions, each once, by their physical addresses."""

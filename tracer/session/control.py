@@ -17,20 +17,19 @@ from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, S
 from tracer.access.recorded import memory_access
 from tracer.access.region import Choice
 from tracer.access.space import AddressSpace
-from tracer.access.state import stopped
+from tracer.access.stack import Stack
 from tracer.access.transfer import Transfer
-from tracer.errors import UsageError
-from tracer.gdb.target import RegisterFile, SetRegister
-from tracer.linux.orc import Stack
-from tracer.session.loop import Reason as SessionReason
-from tracer.session.loop import Session
+from tracer.access.vcpu import SetRegister
+from tracer.access.want import Reason as LoopReason
+from tracer.errors import GuestHung, UsageError
+from tracer.session.session import Session
 from tracer.trace.record import RELEASED, MemoryAccess, UserRecord
 from tracer.x86.bus import Direction
 from tracer.x86.state import GPR, CpuState
 
 State = Literal["stopped", "running", "detached", "ended"]
 
-Reason = SessionReason | Literal["access", "answered", "completed"]
+Reason = LoopReason | Literal["access", "answered", "completed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class Control:
 
     def __init__(self, session: Session, breaks: Wanted = lambda pending, answered: None) -> None:
         self.session = session
-        session.overseer = self
+        session.oversee(self)
         self.breaks = breaks
         self.state: State = "stopped"
         self.halt: Halt | None = None
@@ -251,7 +250,7 @@ class Control:
     async def registers(self) -> Mapping[str, int]:
         """Return the registers of the interrupted code, by GDB's names."""
         halt = self.stopped()
-        raw = await self.session.target.registers()
+        raw = await self.session.registers()
         values = dict(raw.values)
         values.update(zip(GPR, halt.cpu.gpr, strict=True))
         values.update(rip=halt.cpu.rip, eflags=halt.cpu.rflags)
@@ -288,7 +287,7 @@ class Control:
             self.halt = replace(halt, cpu=cpu)
         else:
             register = "eflags" if name == "rflags" else name
-            await self.session.target.change([SetRegister(register, value)])
+            await self.session.change([SetRegister(register, value)])
             self.halt = replace(halt, cpu=cpu)
 
     # ---- devices
@@ -369,7 +368,7 @@ class Control:
             )
         )
 
-    # ---- the session's side: tracer.session.loop.SessionOverseer
+    # ---- the session's side: tracer.session.driver.Overseer
 
     async def before(self, pending: Pending) -> Decision:
         """Hold the guest before an access that is wanted."""
@@ -397,10 +396,9 @@ class Control:
         return self._cpu
 
     async def halted(
-        self, reason: SessionReason, vcpu: int, registers: RegisterFile, space: AddressSpace
+        self, reason: LoopReason, vcpu: int, cpu: CpuState, space: AddressSpace
     ) -> None:
         """Hold the guest where no access waits."""
-        cpu = stopped(registers.values, await self.session.view.mode(registers["cs"], space))
         words = {"interrupt": "interrupted", "fault": "the exception is delivered"}
         text = words.get(reason, reason)
         time_ns = self.session.view.time_ns
@@ -441,7 +439,7 @@ class Control:
             self.expire()
         decision = await self._decision
         if decision is None:
-            raise await self.session.hung(halt.vcpu, halt.cpu, halt.space)
+            raise GuestHung
         return decision
 
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tracer.errors import GuestHung, UsageError
-from tracer.session.loop import Session
+from tracer.session.session import Session
 
 _BEAT = 0.1
 """Seconds between two looks at the guest's clock."""

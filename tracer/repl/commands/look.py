@@ -208,7 +208,7 @@ async def sym(desk: Desk, statement: Statement) -> Result:
     if "*" in text or "?" in text:
         return _matching(desk, text)
     linear = linear_address(text, desk.cpu, desk.address_of)
-    kernel = desk.control.session.names.kernel
+    kernel = desk.control.session.names.symbols
     halt = desk.control.halt
     name = kernel.lookup(linear) if halt is None else desk.control.symbol(linear)
     shown = name or "no symbol there"
@@ -219,7 +219,7 @@ _MOST = 50
 
 
 def _matching(desk: Desk, pattern: str) -> Result:
-    names = desk.control.session.names.kernel.by_name
+    names = desk.control.session.names.symbols.by_name
     found = list(islice((name for name in names if fnmatchcase(name, pattern)), _MOST + 1))
     if not found:
         raise UsageError(f"the kernel has no symbol like {pattern}")

@@ -1,53 +1,25 @@
-"""From a plan to a session: open the kernel, start GDB and QEMU, join them, end them."""
+"""From a plan to a session: open the image, choose its system, start GDB and QEMU, end them."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tracer import __version__
-from tracer.access.region import Choice
-from tracer.errors import GuestError, KernelImageError, UsageError
+from tracer.bare.open import open_bare
+from tracer.errors import GuestError, KernelImageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
 from tracer.guest.initramfs import build_initramfs
-from tracer.linux.kernel import Kernel, default_kernel, open_kernel
+from tracer.intercept.system import System
+from tracer.launch.plan import Plan
+from tracer.linux.kernel import default_kernel, open_kernel
+from tracer.linux.system import Linux
 from tracer.qemu.machine import Machine, MachineConfig
-from tracer.session.loop import Session
-from tracer.session.watchdog import Limits
+from tracer.session.session import Session
 from tracer.trace.record import FORMAT_VERSION, Header
-
-QEMU = "qemu-system-x86_64"
-GDB = "gdb"
-DEFAULT_MEMORY = 512 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Say what guest to run and what to trace of it.
-
-    Without ``kernel`` the one that ``vetrace setup`` fetched is taken, without ``initrd`` one is
-    built from ``qemu/init``, with ``modules`` beside the default guest's. ``append`` follows the
-    default command line, ``extra`` the default QEMU arguments. ``memory`` is in bytes.
-    """
-
-    kernel: Path | None = None
-    symbols: Path | None = None
-    initrd: Path | None = None
-    modules: tuple[str, ...] = ()
-    append: str | None = None
-    kaslr: bool = False
-    memory: int = DEFAULT_MEMORY
-    choice: Choice = field(default_factory=Choice)
-    realtime: bool = False
-    qemu_log: Path | None = None
-    extra: tuple[str, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-    qemu: str = QEMU
-    gdb: str = GDB
 
 
 @contextlib.asynccontextmanager
@@ -61,45 +33,50 @@ async def launch(
     ``on_console`` gets the bytes of the guest's serial port, ``progress`` a line of text about
     what takes long. Raises KernelImageError, GuestError, QemuError or DebuggerError.
     """
-    kernel = _open(plan, progress)
-    machine = Machine(_configure(plan, kernel, progress), on_console=on_console)
+    system, config = _prepared(plan, progress)
+    machine = Machine(config, on_console=on_console)
     client = GdbClient()
     try:
         await client.start(plan.gdb)
         await machine.start()
-        session = await Session.attach(machine, client, kernel, plan.choice)
-        session.progress = progress
+        session = await Session.attach(machine, client, system, plan.choice)
+        session.journal.progress = progress
         yield session
     finally:
         await client.close()
         await machine.close()
 
 
-def _open(plan: Plan, progress: Callable[[str], None]) -> Kernel:
+def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:
+    # The guest's software, by its image, and the machine for it.
     path = plan.kernel or default_kernel()
     if path is None:
         raise GuestError(
             "no guest kernel: run vetrace setup to fetch Debian's, or name one with --kernel"
         )
+    if plan.initrd is not None and not plan.initrd.is_file():
+        raise GuestError(f"the initial ramdisk {plan.initrd} is not there")
+    bare = open_bare(path, plan.symbols)
+    if bare is not None:
+        return bare, _configure(plan, path, plan.initrd)
     kernel = open_kernel(path, plan.symbols, progress)
     if not kernel.startable:
         raise KernelImageError(
             f"{path}: QEMU cannot start a vmlinux without a PVH entry note (CONFIG_PVH); "
             "give the bzImage, with this file as --symbols"
         )
-    return kernel
-
-
-def _configure(plan: Plan, kernel: Kernel, progress: Callable[[str], None]) -> MachineConfig:
     initrd = plan.initrd
     if initrd is None:
         script = recipe.init_script()
         initrd = build_initramfs(script, kernel.modules, plan.modules, progress)
-    elif not initrd.is_file():
-        raise GuestError(f"the initial ramdisk {initrd} is not there")
+    config = _configure(plan, path, initrd)
+    return Linux(kernel, config.command_line), config
+
+
+def _configure(plan: Plan, image: Path, initrd: Path | None) -> MachineConfig:
     return MachineConfig(
         program=plan.qemu,
-        kernel=kernel.path,
+        kernel=image,
         initrd=initrd,
         command_line=recipe.command_line(plan.append, kaslr=plan.kaslr),
         memory=plan.memory,
@@ -119,8 +96,8 @@ def header(session: Session) -> Header:
         tool=f"vetrace {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         clock="realtime" if config.realtime else "icount",
-        kernel=session.kernel.release,
-        kernel_sha256=session.kernel.sha256,
+        kernel=session.system.release,
+        kernel_sha256=session.system.sha256,
         command_line=config.command_line,
         memory=config.memory,
         vcpus=session.view.vcpus,
@@ -128,18 +105,3 @@ def header(session: Session) -> Header:
         gdb=session.target.client.version,
         qemu_args=[*config.devices, *config.extra],
     )
-
-
-def parse_memory(text: str) -> int:
-    """Return the bytes in a size such as ``512M``, ``2G`` or ``1024`` (MiB, as QEMU has it).
-
-    Raises UsageError for anything else, and for a size no guest boots with.
-    """
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "M")
-    scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(unit)
-    if scale is None or not number.isdigit():
-        raise UsageError(f"{text!r} is no memory size; write 512M or 2G")
-    size = int(number) * scale
-    if size < 64 << 20 or size % (1 << 20):
-        raise UsageError(f"{text} of memory: whole mebibytes, 64M or more, are needed")
-    return size
