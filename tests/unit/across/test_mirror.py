@@ -93,6 +93,8 @@ BY_PLAYBOOK = {
     "test_gate": "intercept/padding",
     "test_interceptor": "intercept/carrier intercept/delivery intercept/fault intercept/interceptor"
     " intercept/names intercept/standin intercept/view",
+    "test_linux_traps": "linux/entry linux/filter linux/hooks linux/readers linux/system"
+    " linux/user",
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
     " intercept/call intercept/clock intercept/coverage intercept/ground"
     " intercept/interrupt_stack intercept/journal intercept/loads intercept/poison"
@@ -101,12 +103,9 @@ BY_PLAYBOOK = {
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
-    "test_boot": "gdb/client gdb/target launch/start linux/entry linux/system qemu/clock"
-    " qemu/machine",
+    "test_boot": "gdb/client gdb/target launch/start qemu/clock qemu/machine",
     "test_fault": "host/process",
-    "test_hook": "linux/filter linux/hooks",
     "test_installation": "host/package host/scratch",
-    "test_user_mapping": "linux/readers linux/user",
     "test_watchdog": "session/watchdog",
 }
 
