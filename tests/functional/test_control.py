@@ -19,7 +19,8 @@ from tracer.errors import UsageError
 from tracer.launch.plan import Plan
 from tracer.launch.start import header, launch
 from tracer.linux.page_filter import NOP, SITE_SIZE
-from tracer.session.control import Control, Halt
+from tracer.session.control import Control
+from tracer.session.course import Halt
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, Record, UserRecord
 from tracer.trace.writer import TraceWriter

@@ -103,12 +103,18 @@ def accesses(count: int = 6) -> list[Step]:
 class Guest:
     """The guest: a target and a machine in one. ``error`` is how it ends, if not well.
 
+    One that ``idles`` does not power off at the end, but waits to be paused.
+
     ``device`` holds the registers of the controller by offset, ``faults`` the vectors that were
     delivered.
     """
 
-    def __init__(self, steps: Sequence[Step] = (), error: TracerError | None = None) -> None:
+    def __init__(
+        self, steps: Sequence[Step] = (), error: TracerError | None = None, *, idles: bool = False
+    ) -> None:
         self.error = error
+        self.idles = idles
+        self._woken = asyncio.Event()
         self.device = {0x1C: 1, 0x8: 0x10400}
         self.faults: list[int] = []
         self.detached = False
@@ -206,9 +212,13 @@ class Guest:
         self.detached = True
 
     async def run_alone(self, linear: int, changes: Sequence[Change] = ()) -> None:
-        # An access in the stub, of up to 8 bytes.
+        # Into the stub from elsewhere, or an access in it, of up to 8 bytes.
         self._apply(changes)
         stub, stack = self.view_gate.stub, self.registers_now["rsp"]
+        if linear == stub.stop:
+            assert self.registers_now["rip"] == stub.spill
+            self._spill(0, 0)
+            return
         assert linear == stub.done
         (at,) = struct.unpack("<Q", self.space.read(stack, 8))
         leaf = self.space.leaf(at)
@@ -245,19 +255,27 @@ class Guest:
             self.faults.append((rip - HANDLERS) // 16)
             self._current = None
         if self._paused:
-            self._paused = False
-            self.registers_now["rip"] = BASE
-            return Stopped(signal="SIGINT", address=BASE, thread=1)
+            return self._pause_here()
         while True:
             if self._current is None:
+                if not self._steps and self.idles:
+                    await self._woken.wait()
+                    self._woken.clear()
+                    return self._pause_here()
                 if not self._steps:
                     return Stopped(signal="SIGQUIT")
                 self._begin(self._steps.pop(0))
             leaf = self.space.leaf(self.registers_now["rsi"])
             if leaf is not None and leaf.poisoned:
-                self._spill()
+                error = 8 | (2 if self._current.code == WRITE else 0)
+                self._spill(self._current.time_ns, error)
                 return Stopped("read-watchpoint-trigger", 1, stub.stop, 1, "SIGTRAP")
             self._current = None  # nobody sees it
+
+    def _pause_here(self) -> Stopped:
+        self._paused = False
+        self.registers_now |= {"rip": BASE, "rsp": STACK}
+        return Stopped(signal="SIGINT", address=BASE, thread=1)
 
     def _begin(self, step: Step) -> None:
         self._current = step
@@ -267,12 +285,10 @@ class Guest:
             "rdx": 0, "rsp": STACK, "rip": RIP, "eflags": 0x246,
         }  # fmt: skip
 
-    def _spill(self) -> None:
-        now, step = self.registers_now, self._current
-        assert step is not None
-        error = 8 | (2 if step.code == WRITE else 0)
+    def _spill(self, time_ns: int, error: int) -> None:
+        now = self.registers_now
         stack = (now["rsp"] & -16) - SPILL_SIZE
-        words = [step.time_ns, now["cr0"], now["rsi"], ROOT, now["cr4"]]
+        words = [time_ns, now["cr0"], now["rsi"], ROOT, now["cr4"]]
         words += [now[name] for name in (
             "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8",
             "rdi", "rsi", "rbp", "rbx", "rdx", "rcx", "rax",
@@ -319,6 +335,7 @@ class Guest:
 
     async def pause(self) -> None:
         self._paused = True
+        self._woken.set()
 
     async def ended(self) -> Ending:
         if self.error is not None:

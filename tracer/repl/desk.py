@@ -22,7 +22,8 @@ from tracer.repl.stop import end_lines, halt_lines, halt_object
 from tracer.repl.target import Aim, aim
 from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
-from tracer.session.control import Control, Halt
+from tracer.session.control import Control
+from tracer.session.course import Halt
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import Intercept, MapRecord, MemoryAccess, Record

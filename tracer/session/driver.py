@@ -23,8 +23,10 @@ Result = TypeVar("Result")
 class Overseer(Protocol):
     """Decide what becomes of each access, and look at the guest where it stands before none."""
 
-    wants_halt: bool
-    """Whether to hold the guest at the handler of an exception that is delivered."""
+    @property
+    def wants_halt(self) -> bool:
+        """Tell whether to hold the guest at the handler of an exception that is delivered."""
+        ...
 
     async def before(self, pending: Pending) -> Decision:
         """Decide before the access is made."""

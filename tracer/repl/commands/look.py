@@ -22,7 +22,7 @@ from tracer.repl.expression import linear_address, number
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
 from tracer.repl.tally import stats_lines
-from tracer.session.control import Halt
+from tracer.session.course import Halt
 from tracer.trace.summary import summary_object
 from tracer.x86.decode import Line, disassemble
 from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE
