@@ -792,7 +792,8 @@ def standing_in(scene: Scene, *accesses: tuple[str, int, int, int]) -> None:
         for seq, (way, offset, width, value) in enumerate(accesses, 40)
     ]  # fmt: skip
     device = RecordedDevice("old.vtrace", Replayed(("nvme",)), recorded)
-    scene.interceptor.standin = StandIn(device, Names(), scene.counts)  # type: ignore[arg-type]
+    standin = StandIn(device, Names(), scene.counts)  # type: ignore[arg-type]
+    scene.interceptor.answers.insert(0, standin)
 
 
 class Names:

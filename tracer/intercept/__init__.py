@@ -5,6 +5,7 @@ translations that lead to traced devices, ``carrier`` performs accesses for the 
 """
 
 __all__ = (
+    "answer",
     "blame",
     "carrier",
     "clock",

@@ -36,11 +36,12 @@ from tracer.errors import (
     UnsupportedInstruction,
 )
 from tracer.intercept import carrier
+from tracer.intercept.answer import Answer, Devices
 from tracer.intercept.delivery import Delivery
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.names import Names
-from tracer.intercept.standin import StandIn, replay_note
+from tracer.intercept.standin import replay_note
 from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
@@ -76,7 +77,7 @@ class Interceptor:
     """Complete the accesses of one guest.
 
     Every record goes to ``publish`` before the guest goes on; ``counts`` counts what was done.
-    Where there is a ``standin`` it answers in place of devices; with ``asks`` it is asked what
+    The first of the ``answers`` that covers a transfer answers it; with ``asks`` it is asked what
     becomes of each access.
     """
 
@@ -94,7 +95,7 @@ class Interceptor:
         self._counts = counts
         self._publish = publish
         self._delivery = Delivery(counts)
-        self.standin: StandIn | None = None
+        self.answers: list[Answer] = [Devices()]
         self.asks = False
         self._done: dict[int, tuple[int, int]] = {}
         self._parting: Callable[[], None] | None = None
@@ -278,22 +279,20 @@ class Interceptor:
     async def _made(
         self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
     ) -> Answers:
-        standin, stand = self.standin, fault.stand(gate)
-        if standin is None or not any(map(standin.covers, transfers)):
-            return await carrier.perform(transfers, stand)
+        found = [self._answer_to(transfer) for transfer in transfers]
+        if found and all(answer is found[0] for answer in found):
+            return await found[0].carry(transfers, fault, gate)
         answers: list[int | None] = []
-        for transfer in transfers:
-            if standin.covers(transfer):
-                answers.append(standin.answer(transfer, fault))
-            else:
-                answers += await carrier.perform([transfer], stand)
+        for answer, transfer in zip(found, transfers, strict=True):
+            answers += await answer.carry([transfer], fault, gate)
         return answers
+
+    def _answer_to(self, transfer: Transfer) -> Answer:
+        return next(answer for answer in self.answers if answer.covers(transfer))
 
     def _departs(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> bool:
         # Tells whether the vCPU makes the access on its way back, which is arranged then.
-        if self.standin is not None and self.standin.covers(transfer):
-            return False
-        departure = carrier.departure(transfer, fault.stand(gate))
+        departure = self._answer_to(transfer).departure(transfer, fault, gate)
         fault.departure = departure or []
         return departure is not None
 
@@ -404,9 +403,8 @@ class Interceptor:
         ahead = footprint(insn, fault.cpu, fault.space)
 
         def admit(met: Encounter) -> None:
-            if self.standin is not None:
-                for transfer in ahead.seen([met], fault.space):
-                    self.standin.refuse(transfer, fault.cpu.rip, why)
+            for transfer in ahead.seen([met], fault.space):
+                self._answer_to(transfer).admit_vcpu(transfer, fault, why)
 
         admit(fault.encounter)
         foretold = ahead.seen([fault.encounter], fault.space)

@@ -135,7 +135,8 @@ class Loop:
             journal.remark(remark)
         interceptor = Interceptor(view, system.names, callers, journal.counts, journal.publish)
         if self.recorded is not None:
-            interceptor.standin = StandIn(self.recorded, system.names, journal.counts)
+            standin = StandIn(self.recorded, system.names, journal.counts)
+            interceptor.answers.insert(0, standin)
         interceptor.asks = self.asks
         bell = Bell(interceptor, gate, journal, asks=self.asks)
         watch = GateWatch(gate, view, journal, self.coverage)
