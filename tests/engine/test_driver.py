@@ -298,7 +298,7 @@ def hung(*, held: bool = False, traced: bool = True) -> tuple[list[str], list[An
                 await (session.run() if traced else session.run_untraced())
         assert session.given_up() is session.given_up()
 
-    asyncio.run(body())
+    asyncio.run(asyncio.wait_for(body(), patience(60)))
     return told, made.made
 
 

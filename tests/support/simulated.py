@@ -126,6 +126,7 @@ class Guest:
         )
         self.log_size: int | None = None
         self.last_line: str | None = None
+        self.clock = 0.0
         self.map_changed = False
         self._steps = list(steps)
         self._current: Step | None = None
@@ -332,6 +333,9 @@ class Guest:
 
     async def log_accesses(self) -> None:
         """Nothing is logged."""
+
+    def tick(self) -> float:
+        return self.clock
 
     async def pause(self) -> None:
         self._paused = True

@@ -107,7 +107,6 @@ ON_A_GUEST = {
     "test_boot": "gdb/client gdb/target launch/start qemu/clock qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",
-    "test_watchdog": "session/watchdog",
 }
 
 
