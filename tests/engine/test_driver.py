@@ -329,3 +329,34 @@ def test_a_guest_that_does_not_even_stop_is_given_up() -> None:
     assert told[1:] == [
         "nothing on the console", "where it stands is not known: it does not stop",
     ]  # fmt: skip
+
+
+def test_a_guest_is_not_even_held_once_its_time_is_over() -> None:
+    async def body() -> None:
+        session = Guest(accesses()).session()
+        control = Control(session)
+        await session.trap()
+        session.expire("2 s")
+        with pytest.raises(GuestHung):
+            await control.start()
+
+    asyncio.run(asyncio.wait_for(body(), patience(60)))
+
+
+def test_the_write_that_ended_qemu_well_is_the_last_record() -> None:
+    made = Made()
+
+    async def body() -> None:
+        guest = Guest(accesses())
+        session = guest.session()
+        session.subscribers.append(made)
+
+        async def gone(*_: int) -> None:
+            raise TargetGone
+
+        guest.write_physical = gone  # type: ignore[method-assign]
+        await session.trap()
+        assert (await session.run()).cause == "guest-shutdown"
+
+    asyncio.run(body())
+    assert made.made == [("read", 1), ("write", 0)]
