@@ -34,12 +34,13 @@ from tracer.errors import TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
+from tracer.launch.plan import Plan, check_plan, parse_memory
+from tracer.launch.start import header, launch
 from tracer.repl.commands import command_table
 from tracer.repl.desk import Desk
 from tracer.repl.guest import Guest
 from tracer.session.control import Control
-from tracer.session.launch import Plan, check_plan, header, launch, parse_memory
-from tracer.session.loop import Session
+from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog
 from tracer.trace.flat import Access, flat
 from tracer.trace.marker import ENTRY, LOG_END
@@ -220,7 +221,7 @@ async def _booted(
                     session.mark_log(LOG_END)
                 session.end(control.outcome or "interrupted")
                 for warning in session.warnings:
-                    session.progress(warning)
+                    session.journal.progress(warning)
 
 
 @contextlib.contextmanager

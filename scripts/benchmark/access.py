@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from statistics import median
 
 from scripts.benchmark.result import Result, spread
-from tracer.gdb.target import Change, SetRegister, Target
+from tracer.access.vcpu import Change, SetRegister
+from tracer.access.want import DeleteBreakpoint, Resume, SetBreakpoint
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.interceptor import Interceptor
-from tracer.session.launch import Plan, launch
-from tracer.session.loop import Session
+from tracer.intercept.interceptor import Intercepted, Interceptor
+from tracer.launch.plan import Plan
+from tracer.launch.start import launch
+from tracer.session.session import Session
 from tracer.trace.record import Intercept, Record
 
 LIMIT = 2.0
@@ -29,24 +30,23 @@ class _Bare(Interceptor):
     # Before some of the intercepts, makes bare stops at the same place: so both meet the same
     # guest and the same load of the host.
 
-    def __init__(self, inner: Interceptor, target: Target) -> None:
+    def __init__(self, inner: Interceptor) -> None:
         self.at_bell: list[float] = []
         self.at_breakpoint: list[float] = []
         self.seen = 0
         self._inner = inner
-        self._bare_target = target
 
-    async def intercept(self, vcpu: int, gate: PageFaultGate) -> list[Change]:
-        stub, target = gate.stub, self._bare_target
+    async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
+        stub = gate.stub
         self.seen += 1
         if self.seen == 1:
             # Once only: each such stop makes QEMU forget the guest's translated code.
-            number = await target.set_breakpoint(stub.doors[0] + _TEST_SIZE)
+            number = await SetBreakpoint(stub.doors[0] + _TEST_SIZE)
             for _ in range(_EVERY):
-                self.at_breakpoint += await _laps(target, SetRegister("rip", stub.doors[0]))
-            await target.delete_breakpoint(number)
+                self.at_breakpoint += await _laps(SetRegister("rip", stub.doors[0]))
+            await DeleteBreakpoint(number)
         if self.seen % _EVERY == 1:
-            self.at_bell += await _laps(target, SetRegister("rip", stub.stop - _RING_SIZE))
+            self.at_bell += await _laps(SetRegister("rip", stub.stop - _RING_SIZE))
         return await self._inner.intercept(vcpu, gate)
 
 
@@ -81,8 +81,8 @@ async def _measure() -> Result:
     async with launch(Plan()) as session:
         await session.reach_entry()
         await session.trap()
-        bare = _Bare(session.traps.interceptor, session.target)
-        session._traps = replace(session.traps, interceptor=bare)
+        bare = _Bare(session.traced.bell.interceptor)
+        session.traced.bell.interceptor = bare
         watch = _Stopwatch(session, bare)
         session.subscribers.append(watch)
         await session.run()
@@ -110,10 +110,10 @@ async def _measure() -> Result:
     )
 
 
-async def _laps(target: Target, change: Change) -> list[float]:
+async def _laps(change: Change) -> list[float]:
     durations = []
     for _ in range(_LAPS):
         began = time.perf_counter()
-        await target.resume([change])
+        await Resume([change])
         durations.append(time.perf_counter() - began)
     return durations

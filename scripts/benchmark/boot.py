@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from scripts.benchmark.result import Result
 from tracer.host.package import fetch_kernel, newest_kernel
-from tracer.session.launch import Plan, launch
+from tracer.launch.plan import Plan
+from tracer.launch.start import launch
 
 _FLAVOURS = {"full": "linux-image-amd64", "real-time": "linux-image-rt-amd64"}
 _WORST = 2.0  # what a flavour's ratio may be to the default guest's

@@ -11,9 +11,10 @@ from scripts.benchmark.result import Result
 from tracer.errors import GuestError
 from tracer.guest import recipe
 from tracer.guest.initramfs import build_initramfs
+from tracer.launch.plan import Plan
+from tracer.launch.start import header, launch
 from tracer.linux.kernel import default_kernel, open_kernel
-from tracer.session.launch import Plan, header, launch
-from tracer.session.loop import Session
+from tracer.session.session import Session
 from tracer.trace.record import Intercept, Record
 from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter

@@ -16,9 +16,11 @@ from tracer.access.decision import Inject, Pending
 from tracer.access.region import Choice, Region
 from tracer.check import witness
 from tracer.errors import UsageError
+from tracer.launch.plan import Plan
+from tracer.launch.start import header, launch
 from tracer.linux.page_filter import NOP, SITE_SIZE
-from tracer.session.control import Control, Halt
-from tracer.session.launch import Plan, header, launch
+from tracer.session.control import Control
+from tracer.session.course import Halt
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, Record, UserRecord
 from tracer.trace.writer import TraceWriter
@@ -80,7 +82,7 @@ class Guest:
     def site(self, function: str) -> bytes:
         """The bytes at a function's entry that are ftrace's, behind ENDBR64 where it has one."""
         session = self.control.session
-        linear = session.names.kernel.address_of(function)
+        linear = session.names.symbols.address_of(function)
         assert linear is not None
         code = session.machine.memory.read(linear - KERNEL_MAP, 16)
         return code.removeprefix(b"\xf3\x0f\x1e\xfa")[:SITE_SIZE]

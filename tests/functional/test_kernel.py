@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from vetrace_run import DEADLINE
 
+from tracer.access.symbols import serialise
 from tracer.errors import KernelImageError
 from tracer.guest.disk import DISKS, checksum
 from tracer.guest.initramfs import build_initramfs, find_busybox
@@ -22,7 +23,6 @@ from tracer.guest.recipe import command_line, init_script, machine_arguments
 from tracer.linux.bzimage import unpack
 from tracer.linux.kernel import Kernel, default_kernel, open_kernel, read_symbols
 from tracer.linux.modules import loaded_modules, module_layout
-from tracer.linux.symbols import serialise
 
 pytestmark = pytest.mark.qemu
 

@@ -20,8 +20,9 @@ from vetrace_run import DEADLINE, agreed, boot, need, read_trace, run
 
 from tracer.check import witness
 from tracer.guest.disk import content
+from tracer.launch.plan import Plan
+from tracer.launch.start import launch
 from tracer.qemu.machine import Machine
-from tracer.session.launch import Plan, launch
 from tracer.trace.record import Intercept, Record
 
 pytestmark = pytest.mark.qemu

@@ -66,9 +66,9 @@ def test_the_driver_prints_what_it_was_made_to_read(tmp_path: Path) -> None:
     with session(tmp_path) as terminal:
         told(terminal, "watch off")
         told(terminal, "break read nvme+0x4 if value > 0", r"1\b")
-        told(terminal, "c", r"break 1")
+        told(terminal, "c", r"(?<!: )break 1: ")  # not the toolbar's
         told(terminal, "set value 0x440820")
-        told(terminal, "c", r"break 1|Minimum device page size")
+        told(terminal, "c", r"(?:(?<!: )break 1: |Minimum device page size)")
         told(terminal, "set value 0x440820") if "Minimum" not in terminal.text else None
         terminal.line("c")
         terminal.wait_for(r"Minimum device page size 65536 too large for host \(4096\)")

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from tracer.session.launch import Plan, launch
+from tracer.launch.plan import Plan
+from tracer.launch.start import launch
 
 pytestmark = pytest.mark.qemu
 

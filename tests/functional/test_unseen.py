@@ -10,8 +10,9 @@ from bare_guest import DEVICE, NOTHING, REGION, Access, Case, assemble, initial
 from vetrace_run import DEADLINE, Run, boot, read_trace
 
 from tracer.check.qemu_log import LogEntry, entries
+from tracer.launch.plan import Plan
+from tracer.launch.start import launch
 from tracer.session.control import Control
-from tracer.session.launch import Plan, launch
 from tracer.trace.record import Mark
 
 pytestmark = pytest.mark.qemu
@@ -154,7 +155,7 @@ def test_each_vcpu_has_its_own_cr2() -> None:
                 for vcpu in (0, 1):
                     text = await session.machine.monitor("info registers", vcpu)
                     found = dict(re.findall(r"\b(RIP|CR2)=([0-9a-f]+)", text))
-                    if session.traps.gate.stub.covers(int(found["RIP"], 16)):
+                    if session.traced.gate.stub.covers(int(found["RIP"], 16)):
                         continue  # it is about to be given back
                     leaf = halt.space.leaf(int(found["CR2"], 16))
                     assert leaf is None or not leaf.poisoned, found

@@ -29,10 +29,6 @@
     .asciz "Xen"
     .quad start32 - LINK
 
-.section .rodata
-banner:
-    .asciz "Linux version 0.0.0-cases, which this is not: but vetrace looks for it"
-
 .bss
     .balign 4096
 root:        .skip 4096
@@ -152,7 +148,6 @@ upper:
     mov word ptr [rdi + 6], ax
     shr rax, 16
     mov dword ptr [rdi + 8], eax
-    lidt [rip + idt_pointer]
 .ifdef OWN_STACK
     lea rax, [rip + tss]
     lea rdi, [rip + gdt + 24]
@@ -187,7 +182,8 @@ upper:
     # What CR2 holds before tracing: so that it is known where it comes from.
     movabs rax, 0x123456789abc
     mov cr2, rax
-    call vetrace_attach
+    # Tracing begins where there is an IDT.
+    lidt [rip + idt_pointer]
 .ifdef CRASH
     mov edi, DEVICE
     mov eax, [rdi]
@@ -201,10 +197,6 @@ upper:
     out dx, ax
 4:  hlt
     jmp 4b
-
-.global vetrace_attach
-vetrace_attach:
-    ret
 
 # Prints `case N ok` or `case N FAILED`.
 #   r14d  N
@@ -266,8 +258,7 @@ page_fault:
 9:  hlt
     jmp 9b
 
-.global __entry_text_end
-__entry_text_end:
+# Padding: room for a stub.
     .balign 4096, 0xcc
     .fill 8192, 1, 0xcc
 

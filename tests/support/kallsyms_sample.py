@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracer.linux.symbols import Symbol
+from tracer.access.symbols import Symbol
 
 BASE = 0xFFFF_FFFF_8100_0000
 LINK = 0xFFFF_FFFF_8200_0000

@@ -40,10 +40,10 @@ def refused(*lines: str, status: int = 2, before: tuple[str, ...] = ()) -> str:
 
     async def test(talk: Talk) -> None:
         assert await talk.type(*before) == 0, talk.complaints
-        halt, made = talk.control.halt, list(talk.session.made)
+        halt, made = talk.control.halt, list(talk.made)
         breaks, choice = talk.desk.watch.breaks, talk.session.choice
         assert await talk.type(*lines) == status
-        assert (talk.control.halt, talk.session.made) == (halt, made)
+        assert (talk.control.halt, talk.made) == (halt, made)
         assert (talk.desk.watch.breaks, talk.session.choice) == (breaks, choice)
         kept.append("\n".join(talk.complaints))
 

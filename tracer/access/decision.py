@@ -1,13 +1,12 @@
 """An access that is about to be made, and what may become of it.
 
-The interceptor offers each access to a traced device to an :class:`Overseer` before anything has
-reached the device. Without one, all of them are carried out as they are.
+The interceptor asks about each access to a traced device before anything has reached the device,
+where there is anybody to ask. Else all of them are carried out as they are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
@@ -80,19 +79,3 @@ class Retry:
 
 Decision = Go | Give | Skip | Inject | Retry
 """What becomes of an access."""
-
-
-class Overseer(Protocol):
-    """Decide what becomes of each access."""
-
-    async def before(self, pending: Pending) -> Decision:
-        """Decide before the access is made."""
-        ...
-
-    async def answered(self, pending: Pending) -> Go | Give:
-        """Decide once a device has answered a read."""
-        ...
-
-    async def completed(self, cpu: CpuState) -> CpuState:
-        """Look at the state behind an instruction; return the one to go on from."""
-        ...

@@ -35,3 +35,22 @@ class AddressSpace:
             except LookupError:
                 break
         return bytes(data)
+
+    def word(self, linear: int) -> int | None:
+        """Return the quadword in RAM at a linear address, or None when there is none."""
+        data = self.read(linear, 8)
+        return int.from_bytes(data, "little") if len(data) == 8 else None
+
+    def set_word(self, linear: int, value: int) -> bool:
+        """Write a quadword of data to RAM at a linear address; tell whether it could be.
+
+        One that is not whole in its page is not written.
+        """
+        leaf = self.leaf(linear)
+        if leaf is None or linear % PAGE_SIZE > PAGE_SIZE - 8:
+            return False
+        try:
+            self.memory.write(leaf.translate(linear), value.to_bytes(8, "little"))
+        except LookupError:
+            return False
+        return True

@@ -24,12 +24,15 @@ from tracer.host import signals
 from tracer.host.scratch import scratch_folder
 from tracer.host.signals import Ended, words_of
 from tracer.host.streams import warn
+from tracer.intercept.journal import Subscriber
 from tracer.intercept.recording import RecordedDevice
+from tracer.launch.plan import Plan
+from tracer.launch.start import header, launch
 from tracer.linux.kernel import Kernel
+from tracer.linux.system import Linux
 from tracer.repl.interruption import Interruption
 from tracer.repl.shell import Shell
-from tracer.session.launch import Plan, header, launch
-from tracer.session.loop import Session, Subscriber
+from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog, seconds
 from tracer.trace.fold import Event, Fold, Folder
 from tracer.trace.lines import access_line, fold_line
@@ -222,7 +225,8 @@ class _Boot:
                     await session.run_untraced()
                 else:
                     await self._trace_run(session)
-                self._kernel = session.kernel
+                if isinstance(session.system, Linux):
+                    self._kernel = session.system.kernel
         except asyncio.CancelledError:
             if self._console_error is None:
                 raise
@@ -302,14 +306,14 @@ class _Boot:
         return shell.control.outcome or "interrupted"
 
     async def _trap(self, session: Session) -> None:
-        session.recorded = self._recorded
+        session.replay(self._recorded)
         regions = await session.refresh_regions()
         check_choice(regions.regions, session.choice)
         await session.trap(stacks=self._args.stacks)
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
         tell(
-            f"Linux {session.kernel.release} under QEMU {session.machine.version} and GDB "
+            f"{session.system.title} under QEMU {session.machine.version} and GDB "
             f"{session.target.client.version}: tracing {traced} of {len(regions.regions)} regions"
         )
 

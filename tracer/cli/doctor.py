@@ -181,7 +181,8 @@ def _recipe() -> Check:
 def _handshake(kernel: Path | None, symbols: Path | None, qemu: str, gdb: str) -> Check:
     # Does what the first stop of a boot needs, with a guest that never runs.
     from tracer.host import signals
-    from tracer.session.launch import Plan, launch
+    from tracer.launch.plan import Plan
+    from tracer.launch.start import launch
 
     async def try_it() -> str:
         plan = Plan(kernel=kernel, symbols=symbols, qemu=qemu, gdb=gdb)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tracer.access.region import Choice
 from tracer.host.streams import warn
-from tracer.session.launch import GDB, QEMU, Plan, check_plan, parse_memory
+from tracer.launch.plan import GDB, QEMU, Plan, check_plan, parse_memory
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:

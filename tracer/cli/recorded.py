@@ -11,7 +11,7 @@ from tracer.cli import terminal
 from tracer.cli.parser import argument
 from tracer.errors import UsageError, advice
 from tracer.intercept.recording import VARYING_WRITES, RecordedDevice, Replayed, recorded_device
-from tracer.session.launch import Plan
+from tracer.launch.plan import Plan
 from tracer.text.printable import printable
 from tracer.trace.mask import parse_mask
 from tracer.trace.reader import TraceReader

@@ -10,8 +10,9 @@ from tracer.access.region import RegionMap, check_choice
 from tracer.cli import EXIT_OK, terminal
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.host import signals
+from tracer.launch.plan import Plan
+from tracer.launch.start import launch
 from tracer.look.region import region_object
-from tracer.session.launch import Plan, launch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ import shutil
 from collections import deque
 from collections.abc import Sequence
 
+from tracer.access.stop import Stopped
 from tracer.errors import CommandFailed, DebuggerError, TracerError
 from tracer.gdb import mi
 from tracer.gdb.console import gdb_version, packet_answers
@@ -53,8 +54,8 @@ class GdbClient(asyncio.SubprocessProtocol):
     def __init__(self) -> None:
         self._tokens = itertools.count(1)
         self._pending: dict[int, tuple[str, asyncio.Future[mi.Payload]]] = {}
-        self._stops: deque[mi.Stopped] = deque()
-        self._stop_waiter: asyncio.Future[mi.Stopped] | None = None
+        self._stops: deque[Stopped] = deque()
+        self._stop_waiter: asyncio.Future[Stopped] | None = None
         self._console: list[str] = []
         self._tail = b""
         self._death: DebuggerError | None = None
@@ -120,7 +121,7 @@ class GdbClient(asyncio.SubprocessProtocol):
         await self.batch([*(f"maint packet {packet}" for packet in packets), *commands])
         return packet_answers("".join(self._console), packets)
 
-    async def stopped(self) -> mi.Stopped:
+    async def stopped(self) -> Stopped:
         """Wait until the target stops and return why; stops queue up while nobody waits."""
         if self._stops:
             return self._stops.popleft()
@@ -178,7 +179,7 @@ class GdbClient(asyncio.SubprocessProtocol):
         match message:
             case mi.Result(token, status, payload):
                 self._answer(token, status, payload)
-            case mi.Stopped():
+            case Stopped():
                 waiter, self._stop_waiter = self._stop_waiter, None
                 if waiter is not None and not waiter.done():
                     waiter.set_result(message)

@@ -13,6 +13,8 @@ from typing import cast
 from pygdbmi import gdbmiparser
 from pygdbmi.gdbescapes import unescape
 
+from tracer.access.stop import Stopped
+
 Payload = Mapping[str, object]
 
 
@@ -23,47 +25,6 @@ class Result:
     token: int | None
     status: str
     payload: Payload
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """Tell that the target stopped: ``*stopped``.
-
-    ``thread`` is GDB's thread number (QEMU numbers vCPUs from 1 in order); ``reason`` is GDB's
-    word, empty when GDB gave none; ``address`` is the linear address of the next instruction;
-    ``breakpoint`` is the number of the breakpoint that was hit.
-    """
-
-    reason: str
-    thread: int | None
-    address: int | None
-    breakpoint: int | None
-    signal: str | None
-    payload: Payload
-
-    @property
-    def vcpu(self) -> int:
-        """Return the number of the vCPU that stopped, from 0; 0 where GDB told none."""
-        return (self.thread or 1) - 1
-
-    @property
-    def stray(self) -> bool:
-        """Tell whether the stop may be a late one, of a moment that has passed.
-
-        When two vCPUs stop at once, QEMU reports one of them, and stops the machine again for the
-        other after it has gone on.
-        """
-        return self.signal == "SIGTRAP" or self.reason == "read-watchpoint-trigger"
-
-    @property
-    def ended(self) -> bool:
-        """Tell whether the machine has shut down (gdb_vm_state_change: GDB_SIGNAL_QUIT)."""
-        return self.reason.startswith("exited") or self.signal == "SIGQUIT"
-
-    @property
-    def interrupted(self) -> bool:
-        """Tell whether QEMU's monitor stopped the machine (gdb_vm_state_change: GDB_SIGNAL_INT)."""
-        return self.signal == "SIGINT"
 
 
 @dataclass(frozen=True, slots=True)

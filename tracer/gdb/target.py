@@ -12,10 +12,11 @@ Ref: QEMU docs/system/gdb.rst ("Examining physical memory"); GDB manual, "Packet
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+from tracer.access.stop import Stopped
+from tracer.access.vcpu import Change, RegisterFile, SetMemory, SetRegister
 from tracer.errors import DebuggerError, InterceptError, TargetGone
 from tracer.gdb import mi
 from tracer.gdb.client import GdbClient
@@ -26,39 +27,10 @@ from tracer.x86.state import GPR, PAGE_SIZE
 _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
            "cr0", "cr2", "cr3", "cr4", "efer")  # fmt: skip
 _STRAYS = 4
-"""Stops in a row that may be somebody else's, see :attr:`tracer.gdb.mi.Stopped.stray`."""
+"""Stops in a row that may be somebody else's, see :attr:`tracer.access.stop.Stopped.stray`."""
 _WIDE = 2 * PAGE_SIZE
 _PHYSICAL = "Qqemu.PhyMemMode:1"
 _VIRTUAL = "Qqemu.PhyMemMode:0"
-
-
-@dataclass(frozen=True, slots=True)
-class RegisterFile:
-    """Hold every register of one vCPU as the stub sent them, by GDB's names."""
-
-    values: Mapping[str, int]
-
-    def __getitem__(self, name: str) -> int:
-        return self.values[name]
-
-
-@dataclass(frozen=True, slots=True)
-class SetRegister:
-    """Write a register of the stopped vCPU, by GDB's name."""
-
-    name: str
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class SetMemory:
-    """Write guest RAM at a linear address."""
-
-    linear: int
-    data: bytes
-
-
-Change = SetRegister | SetMemory
 
 
 class Target:
@@ -203,13 +175,13 @@ class Target:
         packets = self._packets(changes)
         _check(changes, await self.client.packets(packets, "-exec-continue"))
 
-    async def stopped(self) -> mi.Stopped:
+    async def stopped(self) -> Stopped:
         """Wait until the guest stops."""
         stop = await self.client.stopped()
         self.vcpu = stop.vcpu
         return stop
 
-    async def resume(self, changes: Sequence[Change] = ()) -> mi.Stopped:
+    async def resume(self, changes: Sequence[Change] = ()) -> Stopped:
         """Make changes, let the guest go on, and wait for the next stop."""
         await self.go(changes)
         return await self.stopped()

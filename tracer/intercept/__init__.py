@@ -5,20 +5,23 @@ translations that lead to traced devices, ``carrier`` performs accesses for the 
 """
 
 __all__ = (
+    "answer",
     "blame",
     "carrier",
     "clock",
+    "coverage",
     "gate",
-    "hooks",
+    "ground",
     "interceptor",
     "interrupt_stack",
+    "journal",
     "loads",
+    "names",
     "poison",
-    "readers",
     "recording",
     "standin",
     "stub",
-    "toll",
-    "user",
+    "system",
+    "trap",
     "view",
 )

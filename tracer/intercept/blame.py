@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tracer.access.space import AddressSpace
+from tracer.access.vcpu import VcpuState
 from tracer.intercept.gate import PageFaultGate
-from tracer.qemu.monitor import VcpuState
 
 _FRAME = 48
 """Bytes below RSP that a fault frame takes, and a little more for its alignment."""

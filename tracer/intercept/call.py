@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tracer.access.space import AddressSpace
-from tracer.gdb.target import RegisterFile, Target
+from tracer.access.vcpu import RegisterFile
+from tracer.access.want import DeleteBreakpoint, SetBreakpoint
 
 Function = TypeVar("Function")
 Argument = TypeVar("Argument")
@@ -28,20 +29,19 @@ class Calls(Generic[Function, Argument]):
     entry.
     """
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self) -> None:
         self._entries: dict[int, tuple[int, Function]] = {}
         self._returns: dict[int, tuple[int, list[_Underway[Function, Argument]]]] = {}
 
     async def watch(self, linear: int, function: Function) -> None:
         """Stop from now on at the entry of a function."""
-        self._entries[await self._target.set_breakpoint(linear)] = linear, function
+        self._entries[await SetBreakpoint(linear)] = linear, function
 
     async def forget(self) -> None:
         """Stop at no entry any more; calls that were awaited still stop where they return."""
         for number in list(self._entries):
             del self._entries[number]
-            await self._target.delete_breakpoint(number)
+            await DeleteBreakpoint(number)
 
     @property
     def watched(self) -> bool:
@@ -84,7 +84,7 @@ class Calls(Generic[Function, Argument]):
             if address == back:
                 waiting.append(underway)
                 return
-        self._returns[await self._target.set_breakpoint(back)] = back, [underway]
+        self._returns[await SetBreakpoint(back)] = back, [underway]
 
     async def returned(
         self, number: int, registers: RegisterFile
@@ -95,5 +95,5 @@ class Calls(Generic[Function, Argument]):
         waiting[:] = [item for item in waiting if item not in done]
         if not waiting:
             del self._returns[number]
-            await self._target.delete_breakpoint(number)
+            await DeleteBreakpoint(number)
         return [(item.function, item.argument) for item in done]

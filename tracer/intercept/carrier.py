@@ -18,10 +18,20 @@ from tracer.access.execution import Answers, delivered_alike
 from tracer.access.footprint import Encounter
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import MAX_TRANSFER, Transfer
+from tracer.access.vcpu import Change, RegisterFile, SetMemory, SetRegister
+from tracer.access.want import (
+    BreakAlone,
+    FlushTlb,
+    MakeChanges,
+    ReadPhysical,
+    Register,
+    Registers,
+    RunAlone,
+    StepAlone,
+    WritePhysical,
+)
 from tracer.errors import InterceptError
-from tracer.gdb.target import Change, RegisterFile, SetMemory, SetRegister, Target
 from tracer.intercept.stub import CONTROL_SIZE, SPILL_SIZE, VALUE_OFFSET, Stub, pack_request
-from tracer.linux.mapping import SPARE_LINEAR
 from tracer.x86.paging import Leaf, borrow, give_back, set_poison
 from tracer.x86.state import PAGE_SIZE, Flag, PageFaultCode
 
@@ -35,12 +45,14 @@ _MAX_HEALED = 32
 class Stand:
     """Say where the stopped vCPU stands in the stub: ``stack`` is the linear address of the spill.
 
-    ``space`` is what it sees from there.
+    ``space`` is what it sees from there, ``spare`` the linear address of what is mapped without
+    poison.
     """
 
     stub: Stub
     space: AddressSpace
     stack: int
+    spare: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,213 +69,211 @@ class Stepped:
     encounters: tuple[Encounter, ...]
 
 
-class Carrier:
-    """Carry out accesses and native steps for the vCPU that stopped."""
+async def perform(transfers: Sequence[Transfer], stand: Stand) -> Answers:
+    """Carry out one access, or what is wanted of its transfers; return what each read."""
+    if not transfers:
+        return ()
+    space = stand.space
+    if delivered_alike(transfers, space.regions):
+        return [await _by_debugger(transfer, space) for transfer in transfers]
+    read = transfers[0].direction == "read"
+    answers: list[int | None] = []
+    for run in _runs(transfers):
+        whole = 0
+        for linear, width in _units(run):
+            shift = 8 * (linear - run[0].linear)
+            value = _joined(run) >> shift & ((1 << 8 * width) - 1)
+            spare = _spare_linear(run, linear, stand)
+            with _healed(() if spare else _leaves(linear, width, space), space) as user:
+                # The stub is a supervisor: SMAP would stop it short of a user page without AC.
+                flags = [SetRegister("eflags", _FIXED_FLAG | Flag.AC)] if user else []
+                got = await _by_vcpu(spare or linear, width, None if read else value,
+                                          stand, flags)  # fmt: skip
+            whole |= got << shift
+        for transfer in run:
+            answers.append(whole >> 8 * (transfer.linear - run[0].linear) if read else None)
+    return answers
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
 
-    async def perform(self, transfers: Sequence[Transfer], stand: Stand) -> Answers:
-        """Carry out one access, or what is wanted of its transfers; return what each read."""
-        if not transfers:
-            return ()
-        space = stand.space
-        if delivered_alike(transfers, space.regions):
-            return [await self._by_debugger(transfer, space) for transfer in transfers]
-        read = transfers[0].direction == "read"
-        answers: list[int | None] = []
-        for run in _runs(transfers):
-            whole = 0
-            for linear, width in _units(run):
-                shift = 8 * (linear - run[0].linear)
-                value = _joined(run) >> shift & ((1 << 8 * width) - 1)
-                spare = _spare_linear(run, linear, space)
-                with _healed(() if spare else _leaves(linear, width, space), space) as user:
-                    # The stub is a supervisor: SMAP would stop it short of a user page without AC.
-                    flags = [SetRegister("eflags", _FIXED_FLAG | Flag.AC)] if user else []
-                    got = await self._by_vcpu(spare or linear, width, None if read else value,
-                                              stand, flags)  # fmt: skip
-                whole |= got << shift
-            for transfer in run:
-                answers.append(whole >> 8 * (transfer.linear - run[0].linear) if read else None)
-        return answers
+async def _by_debugger(transfer: Transfer, space: AddressSpace) -> int | None:
+    if transfer.direction == "write":
+        value = transfer.value or 0
+        # RAM too: QEMU notices when the bytes are code it has translated.
+        await WritePhysical(transfer.physical, transfer.width, value)
+        return None
+    if transfer.ram:
+        # Memory that belongs to a device is not shared with us.
+        with suppress(LookupError):
+            data = space.memory.read(transfer.physical, transfer.width)
+            return int.from_bytes(data, "little")
+    return await ReadPhysical(transfer.physical, transfer.width)
 
-    async def _by_debugger(self, transfer: Transfer, space: AddressSpace) -> int | None:
-        if transfer.direction == "write":
-            value = transfer.value or 0
-            # RAM too: QEMU notices when the bytes are code it has translated.
-            await self._target.write_physical(transfer.physical, transfer.width, value)
-            return None
-        if transfer.ram:
-            # Memory that belongs to a device is not shared with us.
-            with suppress(LookupError):
-                data = space.memory.read(transfer.physical, transfer.width)
-                return int.from_bytes(data, "little")
-        return await self._target.read_physical(transfer.physical, transfer.width)
 
-    async def _by_vcpu(
-        self, linear: int, width: int, value: int | None, stand: Stand, changes: Sequence[Change]
-    ) -> int:
-        # A load without a ``value``, or a store of it, at an address that the vCPU can reach.
-        stub = stand.stub
-        routine = (stub.loads if value is None else stub.stores)[width]
-        request = SetMemory(stand.stack, pack_request(linear, value or 0))
-        await self._target.run_alone(stub.done, [request, SetRegister("rip", routine), *changes])
-        data = stand.space.read(stand.stack + VALUE_OFFSET, 8)
-        return int.from_bytes(data[:width], "little") if value is None else 0
+async def _by_vcpu(
+    linear: int, width: int, value: int | None, stand: Stand, changes: Sequence[Change]
+) -> int:
+    # A load without a ``value``, or a store of it, at an address that the vCPU can reach.
+    stub = stand.stub
+    routine = (stub.loads if value is None else stub.stores)[width]
+    request = SetMemory(stand.stack, pack_request(linear, value or 0))
+    await RunAlone(stub.done, [request, SetRegister("rip", routine), *changes])
+    data = stand.space.read(stand.stack + VALUE_OFFSET, 8)
+    return int.from_bytes(data[:width], "little") if value is None else 0
 
-    def departure(self, transfer: Transfer, stand: Stand) -> list[Change] | None:
-        """Return the changes that make the vCPU store a value on its way back to the guest.
 
-        For the only access of an instruction: it spares a stop. None where this cannot be done.
-        """
-        if transfer.region is None or not transfer.region.vcpu_only:
-            return None
-        linear = _spare_linear([transfer], transfer.linear, stand.space)
-        if linear is None or transfer.value is None or transfer.width not in stand.stub.departures:
-            return None
-        return [
-            SetMemory(stand.stack, pack_request(linear, transfer.value)),
-            SetRegister("rip", stand.stub.departures[transfer.width]),
-        ]
+def departure(transfer: Transfer, stand: Stand) -> list[Change] | None:
+    """Return the changes that make the vCPU store a value on its way back to the guest.
 
-    async def reach(
-        self, transfer: Transfer, stand: Stand, registers: RegisterFile | None
-    ) -> int | None:
-        """Carry out one access at a physical address alone, which the guest need not have mapped.
+    For the only access of an instruction: it spares a stop. None where this cannot be done.
+    """
+    if transfer.region is None or not transfer.region.vcpu_only:
+        return None
+    linear = _spare_linear([transfer], transfer.linear, stand)
+    if linear is None or transfer.value is None or transfer.width not in stand.stub.departures:
+        return None
+    return [
+        SetMemory(stand.stack, pack_request(linear, transfer.value)),
+        SetRegister("rip", stand.stub.departures[transfer.width]),
+    ]
 
-        ``registers`` are those of a vCPU that stands elsewhere than in the stub, in the kernel.
-        Raises InterceptError where the page tables have no room.
-        """
-        space = stand.space
-        if delivered_alike([transfer], space.regions):
-            return await self._by_debugger(transfer, space)
-        loan = borrow(space.memory, space.paging, transfer.physical, transfer.width)
-        if loan is None:
-            raise InterceptError(
-                f"the guest's page tables have no room to reach physical {transfer.physical:#x}"
-            )
-        try:
-            if registers is not None:
-                stand = replace(stand, stack=await self._enter(stand.stub, registers))
-            value = None if transfer.direction == "read" else transfer.value or 0
-            got = await self._by_vcpu(loan.linear, transfer.width, value, stand, ())
-        finally:
-            give_back(space.memory, loan)
-            if registers is not None:
-                await self._return(registers)
-        return got if value is None else None
 
-    async def native_step(
-        self,
-        foretold: Sequence[Transfer],
-        stand: Stand,
-        admit: Callable[[Encounter], None],
-        first: Encounter,
-    ) -> Stepped:
-        """Let the vCPU carry out the interrupted instruction on the real devices.
+async def reach(transfer: Transfer, stand: Stand, registers: RegisterFile | None) -> int | None:
+    """Carry out one access at a physical address alone, which the guest need not have mapped.
 
-        ``first`` is the fault. The pages of what is ``foretold`` are
-        healed from the start: an instruction that faults halfway starts over, and would make an
-        access twice. What it comes upon beyond is asked of ``admit``, which may raise. The vCPU
-        stands at the stub's ``stop`` before, and afterwards where the instruction left it: behind
-        itself, at itself (REP), or at a handler.
-        Raises InterceptError when it does not get past its faults.
-        """
-        stub, space = stand.stub, stand.space
-        leaves: dict[int, Leaf] = {}
-        encounters = [first]
-        try:
-            for transfer in foretold:
-                _collect(space.leaf(transfer.linear), leaves)
-            _collect(space.leaf(first.linear), leaves)
-            while True:
-                await self.leave(stub)
-                with _healed(leaves.values(), space):
-                    await self._target.step_alone()
-                    await self._target.step_alone()
-                after = await self._target.registers()
-                if after["rip"] not in stub.doors:
-                    return Stepped(after, False, tuple(encounters))
-                error = int.from_bytes(space.read(after["rsp"], 8), "little")
-                if not error & PageFaultCode.RSVD:
-                    return Stepped(after, True, tuple(encounters))
-                # It touches another poisoned page: start over with all healed.
-                await self._target.run_alone(stub.stop)
-                write, fetch = bool(error & PageFaultCode.W), bool(error & PageFaultCode.I)
-                met = Encounter(after["cr2"], write, fetch)
-                if not _collect(space.leaf(met.linear), leaves):
-                    raise InterceptError(f"a native step faults again at linear {met.linear:#x}")
-                encounters.append(met)
-                admit(met)
-        finally:
-            await self.flush(space)
-
-    async def leave(self, stub: Stub) -> None:
-        """Run from ``stop`` to just before the stub's IRETQ, with the interrupted registers."""
-        await self._target.break_alone(stub.leave)
-
-    async def settle(self, stub: Stub) -> bool:
-        """Make sure that the vCPU, which a monitor stopped at ``stop``, stands for its bell.
-
-        QEMU may have forgotten that stop but for a trace of it (CPUState.watchpoint_hit) that ends
-        in an abort at the next bell. The stop behind a single step takes it away, and the step is
-        taken back. Tells whether the vCPU is at ``stop``.
-        """
-        address = await self._target.step_alone()
-        if address == stub.stop_behind:
-            stack = await self._target.register("rsp")
-            await self._target.change(
-                [SetRegister("rip", stub.stop), SetRegister("rsp", stack - CONTROL_SIZE)]
-            )
-        return address in (stub.stop, stub.stop_behind)
-
-    async def flush(self, space: AddressSpace) -> None:
-        """Empty the TLB of the stopped vCPU."""
-        await self._target.flush_tlb(space.paging.cr3)
-
-    async def read_clock(self, stub: Stub, space: AddressSpace, registers: RegisterFile) -> int:
-        """Return the time-stamp counter of the stopped vCPU, which stays where it is."""
-        stack = await self._enter(stub, registers)
-        await self._return(registers)
-        return int.from_bytes(space.read(stack, 8), "little")
-
-    async def note(self, stub: Stub, registers: RegisterFile) -> None:
-        """Let the stopped vCPU note its CR2, as at a page fault of the guest's own.
-
-        The vCPU stays where it is.
-        """
-        await self._target.break_alone(
-            stub.noted, [_masked(registers), SetRegister("rip", stub.noting)]
+    ``registers`` are those of a vCPU that stands elsewhere than in the stub, in the kernel.
+    Raises InterceptError where the page tables have no room.
+    """
+    space = stand.space
+    if delivered_alike([transfer], space.regions):
+        return await _by_debugger(transfer, space)
+    loan = borrow(space.memory, space.paging, transfer.physical, transfer.width)
+    if loan is None:
+        raise InterceptError(
+            f"the guest's page tables have no room to reach physical {transfer.physical:#x}"
         )
-        await self._return(registers)
+    try:
+        if registers is not None:
+            stand = replace(stand, stack=await _enter(stand.stub, registers))
+        value = None if transfer.direction == "read" else transfer.value or 0
+        got = await _by_vcpu(loan.linear, transfer.width, value, stand, ())
+    finally:
+        give_back(space.memory, loan)
+        if registers is not None:
+            await _return(registers)
+    return got if value is None else None
 
-    async def retake(self, leaves: Iterable[Leaf], stand: Stand) -> RegisterFile:
-        """Let the vCPU carry the interrupted instruction out as it will, with some leaves healed.
 
-        It is for an exception that the CPU is to deliver by itself. The vCPU stands at ``stop``
-        before; return its registers where it stands then.
-        """
-        await self.leave(stand.stub)
-        poisoned = list(leaves)
-        with _healed(poisoned, stand.space):
-            await self._target.step_alone()
-            await self._target.step_alone()
-        registers = await self._target.registers()
-        if poisoned:
-            await self.flush(stand.space)
-        return registers
+async def native_step(
+    foretold: Sequence[Transfer],
+    stand: Stand,
+    admit: Callable[[Encounter], None],
+    first: Encounter,
+) -> Stepped:
+    """Let the vCPU carry out the interrupted instruction on the real devices.
 
-    async def _enter(self, stub: Stub, registers: RegisterFile) -> int:
-        # Take a vCPU that stands elsewhere to ``stop``; return where it spilled.
-        await self._target.run_alone(
-            stub.stop, [_masked(registers), SetRegister("rip", stub.spill)]
-        )
-        return await self._target.register("rsp")
+    ``first`` is the fault. The pages of what is ``foretold`` are
+    healed from the start: an instruction that faults halfway starts over, and would make an
+    access twice. What it comes upon beyond is asked of ``admit``, which may raise. The vCPU
+    stands at the stub's ``stop`` before, and afterwards where the instruction left it: behind
+    itself, at itself (REP), or at a handler.
+    Raises InterceptError when it does not get past its faults.
+    """
+    stub, space = stand.stub, stand.space
+    leaves: dict[int, Leaf] = {}
+    encounters = [first]
+    try:
+        for transfer in foretold:
+            _collect(space.leaf(transfer.linear), leaves)
+        _collect(space.leaf(first.linear), leaves)
+        while True:
+            await leave(stub)
+            with _healed(leaves.values(), space):
+                await StepAlone()
+                await StepAlone()
+            after = await Registers()
+            if after["rip"] not in stub.doors:
+                return Stepped(after, False, tuple(encounters))
+            error = int.from_bytes(space.read(after["rsp"], 8), "little")
+            if not error & PageFaultCode.RSVD:
+                return Stepped(after, True, tuple(encounters))
+            # It touches another poisoned page: start over with all healed.
+            await RunAlone(stub.stop)
+            write, fetch = bool(error & PageFaultCode.W), bool(error & PageFaultCode.I)
+            met = Encounter(after["cr2"], write, fetch)
+            if not _collect(space.leaf(met.linear), leaves):
+                raise InterceptError(f"a native step faults again at linear {met.linear:#x}")
+            encounters.append(met)
+            admit(met)
+    finally:
+        await flush(space)
 
-    async def _return(self, registers: RegisterFile) -> None:
-        saved = ("eflags", "rip", "rsp", "rax", "rcx", "rdx")
-        await self._target.change([SetRegister(name, registers[name]) for name in saved])
+
+async def leave(stub: Stub) -> None:
+    """Run from ``stop`` to just before the stub's IRETQ, with the interrupted registers."""
+    await BreakAlone(stub.leave)
+
+
+async def settle(stub: Stub) -> bool:
+    """Make sure that the vCPU, which a monitor stopped at ``stop``, stands for its bell.
+
+    QEMU may have forgotten that stop but for a trace of it (CPUState.watchpoint_hit) that ends
+    in an abort at the next bell. The stop behind a single step takes it away, and the step is
+    taken back. Tells whether the vCPU is at ``stop``.
+    """
+    address = await StepAlone()
+    if address == stub.stop_behind:
+        stack = await Register("rsp")
+        await MakeChanges([SetRegister("rip", stub.stop), SetRegister("rsp", stack - CONTROL_SIZE)])
+    return address in (stub.stop, stub.stop_behind)
+
+
+async def flush(space: AddressSpace) -> None:
+    """Empty the TLB of the stopped vCPU."""
+    await FlushTlb(space.paging.cr3)
+
+
+async def read_clock(stub: Stub, space: AddressSpace, registers: RegisterFile) -> int:
+    """Return the time-stamp counter of the stopped vCPU, which stays where it is."""
+    stack = await _enter(stub, registers)
+    await _return(registers)
+    return int.from_bytes(space.read(stack, 8), "little")
+
+
+async def note(stub: Stub, registers: RegisterFile) -> None:
+    """Let the stopped vCPU note its CR2, as at a page fault of the guest's own.
+
+    The vCPU stays where it is.
+    """
+    await BreakAlone(stub.noted, [_masked(registers), SetRegister("rip", stub.noting)])
+    await _return(registers)
+
+
+async def retake(leaves: Iterable[Leaf], stand: Stand) -> RegisterFile:
+    """Let the vCPU carry the interrupted instruction out as it will, with some leaves healed.
+
+    It is for an exception that the CPU is to deliver by itself. The vCPU stands at ``stop``
+    before; return its registers where it stands then.
+    """
+    await leave(stand.stub)
+    poisoned = list(leaves)
+    with _healed(poisoned, stand.space):
+        await StepAlone()
+        await StepAlone()
+    registers = await Registers()
+    if poisoned:
+        await flush(stand.space)
+    return registers
+
+
+async def _enter(stub: Stub, registers: RegisterFile) -> int:
+    # Take a vCPU that stands elsewhere to ``stop``; return where it spilled.
+    await RunAlone(stub.stop, [_masked(registers), SetRegister("rip", stub.spill)])
+    return await Register("rsp")
+
+
+async def _return(registers: RegisterFile) -> None:
+    saved = ("eflags", "rip", "rsp", "rax", "rcx", "rdx")
+    await MakeChanges([SetRegister(name, registers[name]) for name in saved])
 
 
 def _collect(leaf: Leaf | None, leaves: dict[int, Leaf]) -> bool:
@@ -348,10 +358,10 @@ def _healed(leaves: Iterable[Leaf], space: AddressSpace) -> Iterator[bool]:
             set_poison(space.memory, space.paging, leaf, poisoned=True)
 
 
-def _spare_linear(run: Sequence[Transfer], linear: int, space: AddressSpace) -> int | None:
+def _spare_linear(run: Sequence[Transfer], linear: int, stand: Stand) -> int | None:
     # Returns where a linear address of the transfers is mapped without poison, if it is.
     first, last = run[0], run[-1]
-    leaf = space.leaf(SPARE_LINEAR)
+    leaf = stand.space.leaf(stand.spare)
     if leaf is None or leaf.poisoned or leaf.physical != first.physical & -leaf.size:
         return None
     end = last.physical + last.width - 1

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from tracer.access.footprint import footprint
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
+from tracer.access.vcpu import Change, RegisterFile, SetMemory, SetRegister
+from tracer.access.want import BreakAlone, MakeChanges, RunAlone
 from tracer.errors import EmulationError, GuestException, InterceptError
-from tracer.gdb.target import Change, RegisterFile, SetMemory, SetRegister, Target
-from tracer.intercept.carrier import Carrier
+from tracer.intercept import carrier
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.stub import SPILL_SIZE
@@ -47,9 +48,7 @@ class Taken:
 class Delivery:
     """Deliver exceptions to one guest; ``counts`` counts them."""
 
-    def __init__(self, target: Target, carrier: Carrier, counts: Counter[str]) -> None:
-        self._target = target
-        self._carrier = carrier
+    def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts
 
     async def raise_at(
@@ -64,7 +63,7 @@ class Delivery:
         frame = fault.stack + SPILL_SIZE - _FRAME
         there = (fault.spill.frame.rsp & -_ALIGNMENT) - _FRAME if gate.stack else frame
         deliverable = own.usable and not own.stack and _is_stack(there, fault, gate)
-        await self._target.change(fault.write_back())
+        await MakeChanges(fault.write_back())
         if exception.injected and not deliverable:
             raise InterceptError(
                 f"exception {exception.vector} at RIP {fault.cpu.rip:#x} cannot be raised: its "
@@ -74,7 +73,7 @@ class Delivery:
             await self.retake(fault, gate)
             return []
         self._counts["delivered"] += 1
-        await self._carrier.leave(gate.stub)
+        await carrier.leave(gate.stub)
         changes: list[Change] = []
         if there != frame:
             # From vetrace's interrupt stack to the one that the CPU would have pushed to.
@@ -90,7 +89,7 @@ class Delivery:
             if gate.stub.notes:
                 # The guest's own page fault: its CR2 is noted.
                 changes.append(SetRegister("rip", gate.stub.noting))
-                await self._target.break_alone(gate.stub.noted, changes)
+                await BreakAlone(gate.stub.noted, changes)
                 changes = []
         return [*changes, SetRegister("rip", own.handler)]
 
@@ -105,7 +104,7 @@ class Delivery:
         leaves = {leaf.entry_address: leaf for leaf in _touched(fault, top)}
         with gate.lent():
             for _ in range(_MAX_RETAKES):
-                after = await self._carrier.retake(leaves.values(), fault.stand(gate.stub))
+                after = await carrier.retake(leaves.values(), fault.stand(gate))
                 if not await self._met_poison(after, own, space, gate):
                     break
                 leaf = space.leaf(after["cr2"])
@@ -116,7 +115,7 @@ class Delivery:
         if not completed:
             self._counts["delivered"] += 1
             if after["rip"] == own.handler and gate.stub.notes and _has_room(after, space):
-                await self._carrier.note(gate.stub, after)
+                await carrier.note(gate.stub, after)
         pushed = () if completed else tuple(_pushes(top, after["rsp"], space))
         return Taken(after, pushed, completed)
 
@@ -130,7 +129,7 @@ class Delivery:
         error = int.from_bytes(space.read(after["rsp"], 8), "little")
         if not error & PageFaultCode.RSVD:
             return False
-        await self._target.run_alone(gate.stub.stop, [SetRegister("rip", gate.stub.spill)])
+        await RunAlone(gate.stub.stop, [SetRegister("rip", gate.stub.spill)])
         return True
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from tracer.access.footprint import Encounter
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Meddling, Transfer
+from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.errors import DebuggerError, EmulationError, InterceptError
-from tracer.gdb.target import Change, SetMemory, SetRegister
 from tracer.intercept.carrier import Stand
-from tracer.intercept.stub import SPILL_SIZE, Spill, Stub, patch_spill
+from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.stub import SPILL_SIZE, Spill, patch_spill
 from tracer.x86.decode import decode
 from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
@@ -41,9 +42,9 @@ class Fault:
     meddled: dict[int, Meddling] = field(default_factory=dict)
     silence: DebuggerError | None = None
 
-    def stand(self, stub: Stub) -> Stand:
+    def stand(self, gate: PageFaultGate) -> Stand:
         """Return where the vCPU stands."""
-        return Stand(stub, self.space, self.stack)
+        return Stand(gate.stub, self.space, self.stack, gate.spare)
 
     def check(self) -> None:
         """Raise InterceptError unless it is poison that the vCPU came upon."""

@@ -8,26 +8,29 @@ is where its own page faults go.
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from tracer.access.space import AddressSpace
 from tracer.access.state import stopped
 from tracer.access.transfer import cut
+from tracer.access.vcpu import DescriptorTable, RegisterFile
+from tracer.access.want import (
+    DeleteBreakpoint,
+    VcpuStates,
+    WatchReads,
+    WatchStores,
+    WriteCode,
+)
 from tracer.errors import GuestError, InterceptError
-from tracer.gdb.target import RegisterFile, Target
 from tracer.intercept.padding import find_page, find_run, is_filler
 from tracer.intercept.stub import Stub, assemble
-from tracer.qemu.monitor import DescriptorTable
 from tracer.x86.idt import GATE_SIZE, Gate, guests_view, pack_gate, planted, unpack_gate
 from tracer.x86.latest_store import latest_store
 from tracer.x86.paging import PhysicalMemory
 from tracer.x86.state import CR4_FRED, PAGE_FAULT_VECTOR, PAGE_SIZE, Mode
-
-log = logging.getLogger(__name__)
 
 _SCRATCH = 128
 _PLACE = GATE_SIZE * PAGE_FAULT_VECTOR
@@ -63,21 +66,14 @@ class PageFaultGate:
 
     ``stub`` has the addresses to go to. ``scratch`` are linear addresses of quadwords that the
     guest's kernel can read and that are free, where the stub has a page of its own, and ``room``
-    is what is free beside. ``idt_of`` tells where the IDT of a vCPU is. ``stack`` is the interrupt
-    stack (IST) that vetrace's own page faults go to, 0 for that of the interrupted code.
+    is what is free beside. ``spare`` is the linear address of the mapping without poison. ``stack``
+    is the interrupt stack (IST) that vetrace's own page faults go to, 0 for that of the interrupted
+    code.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        memory: PhysicalMemory,
-        idt_of: Callable[[int], Awaitable[DescriptorTable]],
-        *,
-        notes: bool = True,
-    ) -> None:
-        self._target = target
+    def __init__(self, memory: PhysicalMemory, *, spare: int, notes: bool = True) -> None:
         self._memory = memory
-        self._idt_of = idt_of
+        self.spare = spare
         self._notes = notes
         self.stub: Stub = assemble(0)
         self.scratch = self.room = range(0)
@@ -115,9 +111,8 @@ class PageFaultGate:
             self.room = range(base + len(stub.code), self.scratch.start)
         self.stub = stub
         self._selector = selector
-        log.debug("stub at %#x in front of handler %#x", base, gate.handler)
-        await self._target.write_code(base, self.stub.code)
-        await self._target.set_read_watch(self.stub.bell)
+        await WriteCode(base, self.stub.code)
+        await WatchReads(self.stub.bell)
 
     async def follow(self, space: AddressSpace, idt: DescriptorTable) -> bool:
         """Put the stub in front of the handler in an IDT that a vCPU has loaded.
@@ -134,7 +129,6 @@ class PageFaultGate:
         table = self._tables.get(pieces)
         new = table is None
         if table is None:
-            log.debug("IDT at linear %#x, gate at physical %#x", idt.base, pieces[0][0])
             table = self._tables[pieces] = _Table(linear, pieces, data, data)
             await self._plant(table, data)
         if linear not in table.watches and (new or leaf.writable):
@@ -164,7 +158,7 @@ class PageFaultGate:
         if vector == PAGE_FAULT_VECTOR and len(self._tables) == 1:
             (table,) = self._tables.values()
             return unpack_gate(table.own)
-        return self._gate_in(space, await self._idt_of(vcpu), vector)
+        return self._gate_in(space, (await VcpuStates())[vcpu].tables.idt, vector)
 
     def _gate_in(self, space: AddressSpace, idt: DescriptorTable, vector: int) -> Gate:
         linear = idt.base + GATE_SIZE * vector
@@ -199,7 +193,6 @@ class PageFaultGate:
             if now == table.there and store is None:
                 continue
             before, table.own = table.own, self._meant(table, now, store)
-            log.debug("gate at %#x: %s means %s", table.linear, now.hex(), table.own.hex())
             await self._plant(table, table.own)
             if registers is not None:
                 await self._watch(table)
@@ -239,10 +232,10 @@ class PageFaultGate:
         # Half by half, as a guest may write one of them alone; anew after each store.
         for linear, numbers in table.watches.items():
             for number in numbers:
-                await self._target.delete_breakpoint(number)
+                await DeleteBreakpoint(number)
             self._write(table, secrets.token_bytes(GATE_SIZE))
             numbers[:] = [
-                await self._target.watch_stores(half)
+                await WatchStores(half)
                 for half in range(linear, linear + GATE_SIZE, GATE_SIZE // 2)
             ]
         self._write(table, table.there)
@@ -263,7 +256,7 @@ class PageFaultGate:
             self._doors.pop(door, None)
             gate = unpack_gate(own)
             handler = gate.handler if gate.usable and not self.stack else None
-            await self._target.write_code(door, self.stub.door(door, handler))
+            await WriteCode(door, self.stub.door(door, handler))
         else:
             self._doors.pop(door)
         self._doors[door] = own

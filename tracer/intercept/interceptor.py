@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
-from tracer.access.decision import Decision, Give, Go, Inject, Overseer, Pending, Retry, Skip
+from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, Skip
 from tracer.access.execution import Answers, Outcome, carry_out, foretell, lost_atomicity
 from tracer.access.footprint import Encounter, footprint
 from tracer.access.inference import inferred
@@ -18,6 +18,15 @@ from tracer.access.recorded import changed_values, memory_access, register_value
 from tracer.access.space import AddressSpace
 from tracer.access.state import complete, needs_registers
 from tracer.access.transfer import Meddling, Transfer
+from tracer.access.vcpu import Change
+from tracer.access.want import (
+    AskAnswered,
+    AskBefore,
+    AskCompleted,
+    ReadPhysical,
+    Registers,
+    StackAndTables,
+)
 from tracer.errors import (
     DebuggerError,
     EmulationError,
@@ -26,16 +35,16 @@ from tracer.errors import (
     Misread,
     UnsupportedInstruction,
 )
-from tracer.gdb.target import Change, Target
-from tracer.intercept.carrier import Carrier
+from tracer.intercept import carrier
+from tracer.intercept.answer import Answer, Devices
 from tracer.intercept.delivery import Delivery
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.standin import StandIn, replay_note
+from tracer.intercept.names import Names
+from tracer.intercept.standin import replay_note
 from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
+from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
-from tracer.linux.callers import Callers
-from tracer.linux.names import Names
 from tracer.trace.record import Intercept
 from tracer.x86.decode import decode
 from tracer.x86.instruction import Instruction
@@ -43,6 +52,17 @@ from tracer.x86.state import GPR, MAX_INSTRUCTION, PAGE_SIZE, CpuState, Flag, Pa
 
 MAX_ITERATIONS = 256
 """Iterations of a REP instruction carried out in one stop: the guest stays interruptible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intercepted:
+    """Say what to change before the vCPU goes on.
+
+    ``delivered`` tells that it goes on at a handler of the guest's, for an exception.
+    """
+
+    changes: tuple[Change, ...] = ()
+    delivered: bool = False
 
 
 class _Restart(Exception):
@@ -57,50 +77,44 @@ class Interceptor:
     """Complete the accesses of one guest.
 
     Every record goes to ``publish`` before the guest goes on; ``counts`` counts what was done.
-    Where there is a ``standin`` it answers in place of devices; an ``overseer`` decides what
-    becomes of each other access. ``stack`` is the linear address of the last spill; ``delivered``
-    says that the last intercept raised an exception in the guest.
+    The first of the ``answers`` that covers a transfer answers it; with ``asks`` it is asked what
+    becomes of each access.
     """
 
     def __init__(
         self,
-        target: Target,
         view: GuestView,
         names: Names,
-        carrier: Carrier,
         callers: Callers,
         counts: Counter[str],
         publish: Callable[[Intercept], None],
     ) -> None:
-        self._target = target
         self._view = view
         self._names = names
-        self._carrier = carrier
         self._callers = callers
         self._counts = counts
         self._publish = publish
-        self._delivery = Delivery(target, carrier, counts)
-        self.standin: StandIn | None = None
-        self.overseer: Overseer | None = None
-        self.stack = 0
-        self.delivered = False
-        self._moment = (0, 0, 0)
+        self._delivery = Delivery(counts)
+        self.answers: list[Answer] = [Devices()]
+        self.asks = False
+        self._done: dict[int, tuple[int, int]] = {}
         self._parting: Callable[[], None] | None = None
         self._sequence = 0
         self._cr4 = 0
 
-    async def intercept(self, vcpu: int, gate: PageFaultGate) -> list[Change]:
-        """Complete the access that stopped a vCPU; return the changes to make before it goes on.
+    async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
+        """Complete the access that stopped a vCPU.
 
         Raises InterceptError when that cannot be done, with the guest left stopped.
         """
         fault = await self._read_fault(vcpu)
-        moment = vcpu, fault.stack, fault.spill.tsc
-        if moment == self._moment:
-            # QEMU may report one stop twice; the second report needs no work.
+        moment = fault.stack, fault.spill.tsc
+        if self._done.get(vcpu) == moment:
+            # QEMU may report one stop twice, and one of another vCPU in between. The second report
+            # needs no work.
             self._counts["strays"] += 1
-            return []
-        self._moment = moment
+            return Intercepted()
+        self._done[vcpu] = moment
         if not fault.spill.frame.error_code & PageFaultCode.RSVD:
             return await self._retake(fault, gate, "the frame of a page fault of the guest's own")
         fault.check()
@@ -115,7 +129,7 @@ class Interceptor:
             # The rest of a REP that went part of the way faults again.
             if fault.cpu.gpr == before.gpr:
                 return await self._leave_to_vcpu(fault, gate, str(error))
-        return fault.write_back()
+        return Intercepted(tuple(fault.write_back()))
 
     async def look(self, vcpu: int) -> tuple[CpuState, AddressSpace]:
         """Return the interrupted state of a vCPU that stands at the stub, where addresses lead."""
@@ -127,21 +141,21 @@ class Interceptor:
         if self._parting is not None:
             self._parting()
 
-    async def _leave_to_vcpu(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
+    async def _leave_to_vcpu(self, fault: Fault, gate: PageFaultGate, why: str) -> Intercepted:
         try:
-            return await self._step(fault, gate, why)
+            return Intercepted(tuple(await self._step(fault, gate, why)))
         except _Restart as restart:
             fault.cpu = restart.cpu
         except GuestException as exception:
             return await self._deliver(fault, gate, exception)
-        return fault.write_back()
+        return Intercepted(tuple(fault.write_back()))
 
     async def _read_fault(self, vcpu: int) -> Fault:
-        stack, cr3 = await self._target.stack_and_tables()
+        stack, cr3 = await StackAndTables()
         # CR4 says how deep the tables are, which no guest changes in long mode.
         data = self._view.space(cr3, self._cr4).read(stack, SPILL_SIZE)
         if len(data) != SPILL_SIZE or unpack_spill(data).cr3 != cr3:
-            self._cr4 = (await self._target.registers())["cr4"]
+            self._cr4 = (await Registers())["cr4"]
             data = self._view.space(cr3, self._cr4).read(stack, SPILL_SIZE)
         if len(data) != SPILL_SIZE:
             raise InterceptError(f"the fault frame at linear {stack:#x} cannot be read")
@@ -149,7 +163,6 @@ class Interceptor:
         space = self._view.space(spill.cr3, spill.cr4)
         self._view.tell_time(spill.tsc)
         cpu = interrupted(spill, await self._view.mode(spill.frame.cs, space))
-        self.stack, self.delivered = stack, False
         return Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
 
     async def _emulate(self, fault: Fault, gate: PageFaultGate) -> None:
@@ -192,7 +205,7 @@ class Interceptor:
                 raise fault.silence
             self._record(fault, insn, outcome, cpu)
             fault.cpu = await self._completed(outcome.cpu)
-            if fault.cpu.rip != cpu.rip or insn.rep is None or self._view.stale:
+            if fault.cpu.rip != cpu.rip or insn.rep is None or await self._view.stale():
                 return
 
     async def _foretell(self, fault: Fault) -> tuple[Instruction, tuple[Transfer, ...]]:
@@ -200,7 +213,7 @@ class Interceptor:
         cpu = fault.cpu
         insn = decode(await self._code(fault), cpu.rip, cpu.mode)
         if not cpu.xmm and needs_registers(insn):
-            registers = await self._target.registers()
+            registers = await Registers()
             fault.cpu = complete(cpu, registers.values)
             fault.xmm = fault.cpu.xmm
         return insn, foretell(insn, fault.cpu, fault.space)
@@ -216,11 +229,11 @@ class Interceptor:
             return b""
         size = min(MAX_INSTRUCTION, PAGE_SIZE - physical % PAGE_SIZE)
         size = self._view.regions.room(physical, size)
-        value = await self._target.read_physical(physical, size)
+        value = await ReadPhysical(physical, size)
         return value.to_bytes(size, "little")
 
     async def _completed(self, cpu: CpuState) -> CpuState:
-        return cpu if self.overseer is None else await self.overseer.completed(cpu)
+        return await AskCompleted(cpu) if self.asks else cpu
 
     async def _perform(
         self,
@@ -240,10 +253,8 @@ class Interceptor:
                 return outcome
             if fault.silence is not None:
                 raise fault.silence
-            if self.overseer is not None:
-                answers = await self._overseen(
-                    self.overseer, insn, fault, gate, foretold, transfers, tuple(done)
-                )
+            if self.asks:
+                answers = await self._overseen(insn, fault, gate, foretold, transfers, tuple(done))
                 done += map(_read, transfers, answers)
                 continue
             alone = len(foretold) == 1 and insn.rep is None
@@ -268,22 +279,20 @@ class Interceptor:
     async def _made(
         self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
     ) -> Answers:
-        standin, stand = self.standin, fault.stand(gate.stub)
-        if standin is None or not any(map(standin.covers, transfers)):
-            return await self._carrier.perform(transfers, stand)
+        found = [self._answer_to(transfer) for transfer in transfers]
+        if found and all(answer is found[0] for answer in found):
+            return await found[0].carry(transfers, fault, gate)
         answers: list[int | None] = []
-        for transfer in transfers:
-            if standin.covers(transfer):
-                answers.append(standin.answer(transfer, fault))
-            else:
-                answers += await self._carrier.perform([transfer], stand)
+        for answer, transfer in zip(found, transfers, strict=True):
+            answers += await answer.carry([transfer], fault, gate)
         return answers
+
+    def _answer_to(self, transfer: Transfer) -> Answer:
+        return next(answer for answer in self.answers if answer.covers(transfer))
 
     def _departs(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> bool:
         # Tells whether the vCPU makes the access on its way back, which is arranged then.
-        if self.standin is not None and self.standin.covers(transfer):
-            return False
-        departure = self._carrier.departure(transfer, fault.stand(gate.stub))
+        departure = self._answer_to(transfer).departure(transfer, fault, gate)
         fault.departure = departure or []
         return departure is not None
 
@@ -316,7 +325,6 @@ class Interceptor:
 
     async def _overseen(
         self,
-        overseer: Overseer,
         insn: Instruction,
         fault: Fault,
         gate: PageFaultGate,
@@ -334,7 +342,7 @@ class Interceptor:
                 continue
             number = len(done) + index
             pending = self._pending(fault, insn, transfer, foretold, (*done, *transfers[:index]))
-            match _diverted(await overseer.before(pending), pending):
+            match _diverted(await AskBefore(pending), pending):
                 case Skip(value):
                     fault.meddled[number] = Meddling(skipped=True)
                     answers[index] = value if transfer.direction == "read" else None
@@ -356,7 +364,7 @@ class Interceptor:
             if index not in given:
                 before = (*done, *map(_read, transfers[:index], answers))
                 pending = self._pending(fault, insn, _read(transfer, answer), foretold, before)
-                decision = await overseer.answered(pending)
+                decision = await AskAnswered(pending)
                 if not isinstance(decision, Give):
                     continue
                 given[index] = decision.value
@@ -366,13 +374,12 @@ class Interceptor:
 
     async def _deliver(
         self, fault: Fault, gate: PageFaultGate, exception: GuestException
-    ) -> list[Change]:
-        self.delivered = True
-        return await self._delivery.raise_at(fault, gate, exception)
+    ) -> Intercepted:
+        changes = await self._delivery.raise_at(fault, gate, exception)
+        return Intercepted(tuple(changes), delivered=True)
 
-    async def _retake(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
+    async def _retake(self, fault: Fault, gate: PageFaultGate, why: str) -> Intercepted:
         # Leaves an exception to the CPU whose frame may go to a device.
-        self.delivered = True
         code = await self._code(fault)
         insn = _decoded(code, fault.cpu)
         taken = await self._delivery.retake(fault, gate)
@@ -388,7 +395,7 @@ class Interceptor:
             fault.spill = replace(fault.spill, cr2=taken.pushed[0].linear, frame=frame)
             after = replace(fault.cpu, rip=taken.registers["rip"])
             self._record(fault, insn, Outcome(after, taken.pushed), fault.cpu, code, why)
-        return []
+        return Intercepted(delivered=True)
 
     async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
         code = await self._code(fault)
@@ -396,20 +403,17 @@ class Interceptor:
         ahead = footprint(insn, fault.cpu, fault.space)
 
         def admit(met: Encounter) -> None:
-            if self.standin is not None:
-                for transfer in ahead.seen([met], fault.space):
-                    self.standin.refuse(transfer, fault.cpu.rip, why)
+            for transfer in ahead.seen([met], fault.space):
+                self._answer_to(transfer).admit_vcpu(transfer, fault, why)
 
         admit(fault.encounter)
         foretold = ahead.seen([fault.encounter], fault.space)
-        if self.overseer is not None:
-            await self._oversee_step(self.overseer, fault, insn, foretold, why)
+        if self.asks:
+            await self._oversee_step(fault, insn, foretold, why)
             if insn is not None and fault.meddled:
                 return await self._skip(fault, insn, foretold, why)
         try:
-            stepped = await self._carrier.native_step(
-                foretold, fault.stand(gate.stub), admit, fault.encounter
-            )
+            stepped = await carrier.native_step(foretold, fault.stand(gate), admit, fault.encounter)
         except DebuggerError:
             # The last that the guest did, if it powered itself off by it.
             last = Outcome(fault.cpu, foretold)
@@ -434,7 +438,6 @@ class Interceptor:
 
     async def _oversee_step(
         self,
-        overseer: Overseer,
         fault: Fault,
         insn: Instruction | None,
         foretold: tuple[Transfer, ...],
@@ -445,7 +448,7 @@ class Interceptor:
         for number, transfer in enumerate(foretold):
             pending = self._pending(fault, insn, transfer, foretold, why=why)
             pending = replace(pending, seq=pending.seq + number)
-            if isinstance(_diverted(await overseer.before(pending), pending), Skip):
+            if isinstance(_diverted(await AskBefore(pending), pending), Skip):
                 fault.meddled.update(dict.fromkeys(range(len(foretold)), Meddling(skipped=True)))
                 return
 

@@ -7,9 +7,8 @@ with a stack that a second fault starts over.
 from __future__ import annotations
 
 from tracer.access.space import AddressSpace
-from tracer.gdb.target import RegisterFile, SetRegister, Target
-from tracer.intercept.readers import set_word, word
-from tracer.qemu.monitor import DescriptorTable, VcpuState
+from tracer.access.vcpu import DescriptorTable, RegisterFile, SetRegister, VcpuState
+from tracer.access.want import BreakAlone, MakeChanges, WriteCode
 from tracer.x86.idt import GATE_SIZE, unpack_gate
 from tracer.x86.state import Flag
 from tracer.x86.tss import STACKS, TSS_SIZE, Loader, assemble_loader, make_tss, stack_offset
@@ -28,8 +27,7 @@ class InterruptStacks:
     ``number`` is that of the stack in each TSS, 0 where there can be none.
     """
 
-    def __init__(self, target: Target, room: range, vcpus: int) -> None:
-        self._target = target
+    def __init__(self, room: range, vcpus: int) -> None:
         start = (room.start + 15) & -16
         self._loader = start
         self._slots = range(start + _LOADER_ROOM, room.stop - _SLOT + 1, _SLOT)
@@ -45,7 +43,7 @@ class InterruptStacks:
             return False
         used = set(_used(space, state.tables.idt))
         for number in STACKS:
-            taken = bool(state.task_selector) and word(space, state.task + stack_offset(number))
+            taken = bool(state.task_selector) and space.word(state.task + stack_offset(number))
             if number not in used and not taken:
                 self.number = number
                 if await self.equip(0, state, registers, space):
@@ -66,18 +64,18 @@ class InterruptStacks:
             if state.task_limit < stack_offset(self.number) + 7:
                 return False
             place = state.task + stack_offset(self.number)
-            return word(space, place) in (0, top) and set_word(space, place, top)
+            return space.word(place) in (0, top) and space.set_word(place, top)
         loader = assemble_loader(self._loader, slot)
         await self._load(loader, slot, make_tss(self.number, top), registers)
         return True
 
     async def _load(self, loader: Loader, slot: int, tss: bytes, registers: RegisterFile) -> None:
-        await self._target.write_code(self._loader, loader.code)
-        await self._target.write_code(slot, tss)
+        await WriteCode(self._loader, loader.code)
+        await WriteCode(slot, tss)
         flags = SetRegister("eflags", registers["eflags"] & ~Flag.IF)
-        await self._target.break_alone(loader.loaded, [flags, SetRegister("rip", loader.start)])
+        await BreakAlone(loader.loaded, [flags, SetRegister("rip", loader.start)])
         saved = ("eflags", "rip", "rax")
-        await self._target.change([SetRegister(name, registers[name]) for name in saved])
+        await MakeChanges([SetRegister(name, registers[name]) for name in saved])
 
     def _writable(self, space: AddressSpace) -> bool:
         leaves = (space.leaf(self._loader), space.leaf(self._slots[-1] + _SLOT - 1))

@@ -6,77 +6,91 @@ noticed at the next stop at which somebody looks.
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from collections.abc import Callable
 
 from tracer.access.space import AddressSpace
-from tracer.gdb.target import RegisterFile, Target
+from tracer.access.stop import Stopped
+from tracer.access.want import Registers, SetBreakpoint, VcpuStates
+from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interrupt_stack import InterruptStacks
+from tracer.intercept.journal import Journal
+from tracer.intercept.names import Names
+from tracer.intercept.trap import GoOn, Handled, LetGo
 from tracer.intercept.view import GuestView
-from tracer.linux.names import Names
-from tracer.qemu.machine import Machine
 from tracer.x86.table_load import table_loads
 
 
-class Loaded(Enum):
-    """Say what a vCPU has loaded."""
-
-    KNOWN = auto()
-    NEW = auto()  # an IDT that the guest had not used before
-    NOTHING = auto()  # one without room for vector 14
-    NO_STACK = auto()  # a TSS in which there is no stack for vetrace
-
-
 class TableLoads:
-    """Own the breakpoints behind a guest's loads of IDT and task register."""
+    """Own the breakpoints behind a guest's loads of IDT and task register.
+
+    ``stacks`` are vetrace's interrupt stacks, where there are any. ``without_idt`` says in words
+    what is not traced once an IDT without room was loaded at a place.
+    """
 
     def __init__(
         self,
-        target: Target,
         view: GuestView,
         gate: PageFaultGate,
         stacks: InterruptStacks | None,
+        coverage: Coverage,
+        journal: Journal,
+        names: Names,
+        without_idt: Callable[[str], str],
     ) -> None:
-        self._target = target
-        self._machine: Machine = view.machine
         self._view = view
         self._gate = gate
         self._stacks = stacks
+        self._coverage = coverage
+        self._journal = journal
+        self._names = names
+        self._without_idt = without_idt
         self._places: dict[int, int] = {}
 
-    async def install(self, space: AddressSpace, names: Names) -> None:
+    async def install(self, space: AddressSpace) -> None:
         """Set the breakpoints in the guest's code."""
         wanted = {"lidt", "ltr"} if self._stacks is not None else {"lidt"}
-        for part in names.text():
+        for part in self._names.text():
             code = space.read(part.start, len(part))
-            for place, name in table_loads(code, part.start, names.function_at).items():
+            for place, name in table_loads(code, part.start, self._names.function_at).items():
                 if name in wanted:
-                    self._places[await self._target.set_breakpoint(place)] = place
-
-    def owns(self, number: int | None) -> bool:
-        """Tell whether a breakpoint is one of these."""
-        return number in self._places
+                    self._places[await SetBreakpoint(place)] = place
 
     def number_at(self, linear: int | None) -> int | None:
         """Return the number of the breakpoint at a linear address, if there is one."""
         return next((number for number, at in self._places.items() if at == linear), None)
 
-    async def stopped(self, vcpu: int, registers: RegisterFile, space: AddressSpace) -> Loaded:
-        """Act on a stop of a vCPU behind a load."""
-        state = (await self._machine.vcpu_states())[vcpu]
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a vCPU stopped behind a load."""
+        return stop.breakpoint in self._places
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Put vetrace's gate into an IDT that is new, and a stack into a TSS."""
+        self._journal.counts["hooks"] += 1
+        registers = await Registers()
+        space = self._view.space_of(registers)
+        where = self._names.lookup(registers["rip"], space) or hex(registers["rip"])
+        state = (await VcpuStates())[stop.vcpu]
         try:
             new = await self._gate.follow(space, state.tables.idt)
         except LookupError:
-            return Loaded.NOTHING
+            self._journal.remark(self._without_idt(where))
+            return LetGo()
         stacks = self._stacks
-        if stacks is not None and not await stacks.equip(vcpu, state, registers, space):
-            return Loaded.NO_STACK
-        return Loaded.NEW if new else Loaded.KNOWN
+        if stacks is not None and not await stacks.equip(stop.vcpu, state, registers, space):
+            self._journal.remark(
+                f"no interrupt stack for page faults in the TSS loaded at {where}: RSP must not be "
+                "in a device"
+            )
+        elif new:
+            await self._coverage.refresh()
+            await self._coverage.poison(registers, "another IDT")
+        return GoOn()
 
     async def look(self) -> bool:
         """Look at the IDT of each vCPU; tell whether one is new and has vetrace's gate now."""
         found = False
-        for state in await self._machine.vcpu_states():
+        for state in await VcpuStates():
             if not state.paging:
                 continue  # not started yet, and not one of those that access devices
             try:

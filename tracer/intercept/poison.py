@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from tracer.access.mapping import NewMapping
 from tracer.access.space import AddressSpace
+from tracer.access.want import Turn
 from tracer.errors import TablesUnending
-from tracer.linux.mapping import SPARE_LINEAR, NewMapping
 from tracer.x86.paging import Leaf, leaves, place_large, range_leaves, set_poison
 from tracer.x86.state import PAGE_SIZE
-
-log = logging.getLogger(__name__)
 
 _TURN = 1 << 10
 """Leaves that are looked at before others, a signal's handler among them, have their turn."""
@@ -34,12 +31,15 @@ class Poisoned:
     refused: tuple[Leaf, ...]
 
 
-async def poison_everything(space: AddressSpace, others: Iterable[Leaf] = ()) -> Poisoned:
+async def poison_everything(
+    space: AddressSpace, others: Iterable[Leaf] = (), *, spare: int | None = None
+) -> Poisoned:
     """Poison every leaf of the current page tables, and of others, that has to be watched.
 
-    The caller flushes the TLB.
+    The mapping at ``spare`` stays as it is. The caller flushes the TLB.
     """
-    return await _poison(space, itertools.chain(leaves(space.memory, space.paging), others))
+    every = itertools.chain(leaves(space.memory, space.paging), others)
+    return await _poison(space, (leaf for leaf in every if leaf.linear != spare))
 
 
 async def poison_mapping(space: AddressSpace, mapping: NewMapping) -> Poisoned:
@@ -72,8 +72,8 @@ async def _heal(
             set_poison(space.memory, space.paging, leaf, poisoned=False)
 
 
-def map_spare(space: AddressSpace, executable_bit: bool) -> bool:
-    """Map the device that only a vCPU reaches once more, unpoisoned, where nothing else is.
+def map_spare(space: AddressSpace, spare: int, executable_bit: bool) -> bool:
+    """Map the device that only a vCPU reaches once more, unpoisoned, at a linear address.
 
     ``executable_bit`` tells whether entries may say that a page is not executable (EFER.NXE).
     Tells whether the mapping is there.
@@ -81,12 +81,12 @@ def map_spare(space: AddressSpace, executable_bit: bool) -> bool:
     region = next((region for region in space.regions.regions if region.vcpu_only), None)
     if region is None or not executable_bit:
         return False
-    return place_large(space.memory, space.paging, SPARE_LINEAR, region.start)
+    return place_large(space.memory, space.paging, spare, region.start)
 
 
-def unmap_spare(space: AddressSpace) -> None:
+def unmap_spare(space: AddressSpace, spare: int) -> None:
     """Remove the mapping that :func:`map_spare` made; the caller flushes the TLB."""
-    leaf = space.leaf(SPARE_LINEAR)
+    leaf = space.leaf(spare)
     if leaf is not None:
         space.memory.write(leaf.entry_address, bytes(8))
 
@@ -97,14 +97,9 @@ async def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:
     refused: list[Leaf] = []
     async for leaf in _in_turns(candidates):
         end = leaf.physical + leaf.size - 1
-        if (
-            leaf.poisoned
-            or leaf.linear == SPARE_LINEAR
-            or not regions.is_watched(leaf.physical, end)
-        ):
+        if leaf.poisoned or not regions.is_watched(leaf.physical, end):
             continue
         if leaf.size > PAGE_SIZE and regions.touches_ram(leaf.physical, end):
-            log.debug("%#x: a %d-byte page over device and RAM", leaf.linear, leaf.size)
             refused.append(leaf)
         else:
             set_poison(space.memory, space.paging, leaf, poisoned=True)
@@ -121,4 +116,4 @@ async def _in_turns(found: Iterable[Leaf]) -> AsyncIterator[Leaf]:
     for number, leaf in enumerate(found, 1):
         yield leaf
         if number % _TURN == 0:
-            await asyncio.sleep(0)
+            await Turn()

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from tracer.access.execution import Answers
 from tracer.access.transfer import Transfer
+from tracer.access.vcpu import Change
 from tracer.errors import Diverged, InterceptError
 from tracer.intercept.fault import Fault
+from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.names import Names
 from tracer.intercept.recording import RecordedDevice, Request
-from tracer.linux.names import Names
 
 
 class StandIn:
-    """Answer the transfers that a recording has; ``counts`` counts them as ``replayed``."""
+    """Answer the transfers that a recording has; ``counts`` counts them as ``replayed``.
+
+    It is a :class:`tracer.intercept.answer.Answer`.
+    """
 
     def __init__(self, recorded: RecordedDevice, names: Names, counts: Counter[str]) -> None:
         self._recorded = recorded
@@ -29,8 +35,27 @@ class StandIn:
             and self._recorded.replayed.has(region.name, region.owners, region.qemu_name)
         )
 
-    def answer(self, transfer: Transfer, fault: Fault) -> int | None:
-        """Return what a read gives, None after a write. Raises Diverged."""
+    async def carry(
+        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
+    ) -> Answers:
+        """Answer from the recording. Raises Diverged where that has something else."""
+        return [self._answer(transfer, fault) for transfer in transfers]
+
+    def departure(
+        self, transfer: Transfer, fault: Fault, gate: PageFaultGate
+    ) -> list[Change] | None:
+        """Return None: the device sees nothing."""
+        return None
+
+    def admit_vcpu(self, transfer: Transfer, fault: Fault, why: str) -> None:
+        """Raise InterceptError: the vCPU would reach a device that is replaced."""
+        raise InterceptError(
+            f"{why} at RIP {fault.cpu.rip:#x}: the vCPU would have to reach the device itself, "
+            f"which {self._recorded.name} stands in for; --bypass its region"
+        )
+
+    def _answer(self, transfer: Transfer, fault: Fault) -> int | None:
+        # Returns what a read gives, None after a write.
         region = transfer.region
         assert region is not None  # or the recording would not cover it
         request = Request(
@@ -48,14 +73,6 @@ class StandIn:
         fault.replayed.append(access.seq)
         self._counts["replayed"] += 1
         return access.value if transfer.direction == "read" else None
-
-    def refuse(self, transfer: Transfer, rip: int, why: str) -> None:
-        """Raise InterceptError when the vCPU would reach a device that is replaced."""
-        if self.covers(transfer):
-            raise InterceptError(
-                f"{why} at RIP {rip:#x}: the vCPU would have to reach the device itself, "
-                f"which {self._recorded.name} stands in for; --bypass its region"
-            )
 
 
 def replay_note(replayed: Sequence[int]) -> str | None:

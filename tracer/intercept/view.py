@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
-from tracer.gdb.target import RegisterFile
-from tracer.qemu.machine import Machine
-from tracer.x86.paging import paging_of
+from tracer.access.vcpu import RegisterFile
+from tracer.access.want import MapChanged, Tables
+from tracer.x86.paging import PhysicalMemory, paging_of
 from tracer.x86.state import Mode
 
 
 class GuestView:
     """Follow one guest.
 
-    ``regions`` is the memory map as last asked for, until it is :attr:`stale`; ``time_ns`` the
+    ``regions`` is the memory map as last asked for, until it is :meth:`stale`; ``time_ns`` the
     guest's time when it was last told, which ``told`` counts, ``ran`` how long it ran in seconds of
-    the host's time. ``poison`` is the mask of the page-table bit that vetrace sets.
+    the host's time. ``poison`` is the mask of the page-table bit that vetrace sets,
+    ``realtime`` says that the guest's clock is the host's.
     """
 
-    def __init__(self, machine: Machine, poison: int, vcpus: int) -> None:
-        self.machine = machine
+    def __init__(
+        self, memory: PhysicalMemory, poison: int, vcpus: int, *, realtime: bool = False
+    ) -> None:
+        self.memory = memory
+        self.realtime = realtime
         self.poison = poison
         self.vcpus = vcpus
         self.regions = RegionMap((), (), ())
@@ -29,10 +33,9 @@ class GuestView:
         self.ran = 0.0
         self._modes: dict[int, Mode] = {}
 
-    @property
-    def stale(self) -> bool:
+    async def stale(self) -> bool:
         """Tell whether the guest, or a person at QEMU's monitor, may have moved devices since."""
-        self._stale = self._stale or self.machine.map_changed
+        self._stale = self._stale or await MapChanged()
         return self._stale
 
     def show(self, regions: RegionMap) -> None:
@@ -42,7 +45,7 @@ class GuestView:
 
     def space(self, cr3: int, cr4: int) -> AddressSpace:
         """Return where linear addresses lead for a vCPU with these control registers."""
-        return AddressSpace(self.machine.memory, paging_of(cr3, cr4, self.poison), self.regions)
+        return AddressSpace(self.memory, paging_of(cr3, cr4, self.poison), self.regions)
 
     def space_of(self, registers: RegisterFile) -> AddressSpace:
         """Return where linear addresses lead for the vCPU with these registers."""
@@ -55,8 +58,7 @@ class GuestView:
         it is the host's, of unknown rate, and the time the guest has run stands in.
         """
         self.told += 1
-        realtime = self.machine.config.realtime
-        self.time_ns = int(self.ran * 1e9) if realtime else counter
+        self.time_ns = int(self.ran * 1e9) if self.realtime else counter
 
     async def mode(self, selector: int, space: AddressSpace) -> Mode:
         """Return the mode of a code segment, from its descriptor in the guest's GDT.
@@ -65,7 +67,7 @@ class GuestView:
         """
         mode = self._modes.get(selector)
         if mode is None:
-            tables = await self.machine.descriptor_tables()
+            tables = await Tables()
             linear = tables.gdt.base + (selector & 0xFFF8)
             descriptor = int.from_bytes(space.read(linear, 8), "little")
             small = Mode.COMPAT32 if descriptor >> 54 & 1 else Mode.COMPAT16

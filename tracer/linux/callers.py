@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable
 
 from tracer.access.space import AddressSpace
+from tracer.access.stack import Frame, Stack, frame_symbol
+from tracer.access.symbols import KERNEL_HALF
 from tracer.linux.names import Names
-from tracer.linux.orc import Frame, Stack, frame_symbol
 from tracer.linux.stacks import Stacks
-from tracer.linux.symbols import KERNEL_HALF
 from tracer.trace.marker import PHASE
 from tracer.trace.phase import KERNEL, USER
 from tracer.trace.record import BY_FRAME_POINTERS, Mark, StackFrame, StackRecord

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tracer.linux.orc import MAX_FRAMES, Frame, Read, Stack
-from tracer.linux.symbols import KERNEL_HALF
+from tracer.access.stack import Frame, Stack
+from tracer.access.symbols import KERNEL_HALF
+from tracer.linux.orc import MAX_FRAMES, Read
 
 _RBP, _RIP, _CS = 32, 128, 136  # byte offsets in struct pt_regs
 _STACK = 1 << 16

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from tracer.access.symbols import KERNEL_HALF, Symbol
 from tracer.errors import KernelImageError
-from tracer.linux.symbols import KERNEL_HALF, Symbol
 
 _TOKENS = 256
 _INDEX = struct.Struct(f"<{_TOKENS}H")

@@ -18,12 +18,13 @@ import msgspec
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from tracer.access import symbols
+from tracer.access.symbols import KERNEL_HALF, SymbolTable
 from tracer.errors import KernelImageError
 from tracer.host.cache import cache_folder, new_file
 from tracer.host.package import image_in, kernels_folder
-from tracer.linux import bzimage, kallsyms, symbols
+from tracer.linux import bzimage, kallsyms
 from tracer.linux.btf import Btf, parse_btf
-from tracer.linux.symbols import KERNEL_HALF, Symbol, SymbolTable
 
 MAX_IMAGE = 1 << 30
 """Largest kernel image that is read, in bytes."""
@@ -42,7 +43,6 @@ _DAMAGE = (
 )
 """What pyelftools raises for headers that cannot be: it checks little before it reads."""
 _T = TypeVar("_T")
-_SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +179,7 @@ def read_symbols(path: Path) -> SymbolTable:
         table = section.data()
     except _DAMAGE as error:
         raise KernelImageError(f"a damaged ELF file: {error}") from error
-    return symbols.table_of(elf_symbols(table, names))
+    return symbols.table_of(symbols.elf_symbols(table, names))
 
 
 def _has_symbols(image: bytes) -> bool:
@@ -189,24 +189,6 @@ def _has_symbols(image: bytes) -> bool:
         return ELFFile(io.BytesIO(image)).get_section_by_name(".symtab") is not None
     except _DAMAGE:
         return False  # what is wrong with it has been said by now
-
-
-def elf_symbols(table: bytes, names: bytes) -> list[Symbol]:
-    """Turn an ELF64 symbol table and its string table into symbols.
-
-    Sections, files and undefined symbols are left out (System V ABI, Symbol Table).
-    """
-    found = []
-    whole = len(table) // _SYMBOL.size * _SYMBOL.size
-    for name_at, info, _, section, value, _ in _SYMBOL.iter_unpack(table[:whole]):
-        if section == 0 or info & 0xF in (3, 4):  # SHN_UNDEF; STT_SECTION, STT_FILE
-            continue
-        name = names[name_at : names.find(b"\0", name_at)].decode("latin-1")
-        if not name:
-            continue
-        kind = "a" if section == 0xFFF1 else "t" if info & 0xF == 2 else "d"  # SHN_ABS, STT_FUNC
-        found.append(Symbol(value, kind if info >> 4 == 0 else kind.upper(), name))
-    return found
 
 
 def _named(path: Path, step: Callable[[], _T]) -> _T:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from tracer.access.mapping import NewMapping
+from tracer.access.symbols import SymbolTable
 from tracer.linux.page_filter import PageArgument
-from tracer.linux.symbols import SymbolTable
 from tracer.x86.state import PAGE_SIZE
 
-ENTRIES = ("start_kernel", "vetrace_attach")
-"""Where tracing can begin, its own IDT being loaded: Linux, before it maps any device; and a name
-for other guests to give to that place."""
+ENTRY = "start_kernel"
+"""Where tracing can begin: its own IDT is loaded, and no device is mapped."""
 
 STUB_PLACE = "__entry_text_end"
 """Padding follows it, executable, and mapped in user page tables too under PTI."""
@@ -37,19 +37,6 @@ _PRESENT = 1
 _PAGE_MASK = 0xFFFF_FFFF_FFFF_F000
 
 Registers = Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class NewMapping:
-    """Say that ``size`` bytes at ``linear`` are about to lead to ``physical``.
-
-    ``tables`` is the linear address of the topmost page table, None for the current one.
-    """
-
-    linear: int
-    physical: int
-    size: int
-    tables: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +115,7 @@ HOOKS = (
 
 
 def find_hooks(symbols: SymbolTable) -> tuple[dict[int, tuple[str, MappingHook]], list[str]]:
-    """Return the hooks by linear address of their function, and the required ones not found.
-
-    A guest that is not Linux maps its devices before it lets itself be traced: nothing is required.
-    """
-    is_linux = symbols.address_of(ENTRIES[0]) is not None
+    """Return the hooks by linear address of their function, and the required ones not found."""
     found: dict[int, tuple[str, MappingHook]] = {}
     missing: list[str] = []
     for hook in HOOKS:
@@ -142,6 +125,6 @@ def find_hooks(symbols: SymbolTable) -> tuple[dict[int, tuple[str, MappingHook]]
                 found[address] = (name, hook)
                 break
         else:
-            if hook.required and is_linux:
+            if hook.required:
                 missing.append(hook.names[0])
     return found, missing

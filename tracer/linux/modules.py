@@ -13,10 +13,10 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from tracer.access.symbols import KERNEL_HALF, Symbol, SymbolTable, table_of
 from tracer.errors import KernelImageError
 from tracer.linux.btf import Btf, Member
 from tracer.linux.orc import Table
-from tracer.linux.symbols import KERNEL_HALF, Symbol, SymbolTable, table_of
 from tracer.x86.state import PAGE_SIZE
 
 Read = Callable[[int, int], bytes]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from tracer.access.space import AddressSpace
+from tracer.access.symbols import KERNEL_HALF, SymbolTable, function_names, resolve
 from tracer.errors import KernelImageError
 from tracer.linux import mapping
 from tracer.linux.btf import Btf
@@ -20,7 +21,6 @@ from tracer.linux.modules import (
     module_layout,
     newest,
 )
-from tracer.linux.symbols import KERNEL_HALF, SymbolTable, function_names, resolve
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ class Names:
         self._followed: AddressSpace | None = None
         self._in_kernel: dict[int, str | None] = {}
         self._in_modules: dict[int, str | None] = {}
+
+    @property
+    def symbols(self) -> SymbolTable:
+        """Return the kernel's own symbols, where KASLR has moved them."""
+        return self.kernel
 
     def move(self, offset: int) -> None:
         """Learn that KASLR moved the kernel by ``offset`` bytes."""

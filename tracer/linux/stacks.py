@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tracer.access.space import AddressSpace
+from tracer.access.stack import Frame, Stack
+from tracer.access.symbols import KERNEL_HALF
 from tracer.linux import frame_pointer, orc
 from tracer.linux.names import Names
-from tracer.linux.symbols import KERNEL_HALF
 from tracer.x86.state import PAGE_SIZE, RBP, CpuState, Mode
 
 _TABLE = ("__start_orc_unwind_ip", "__stop_orc_unwind_ip", "__start_orc_unwind")
@@ -40,14 +41,14 @@ class Stacks:
             return None
         return f"{self.no_tables}, and it keeps no frame pointers"
 
-    def unwind(self, cpu: CpuState, space: AddressSpace) -> orc.Stack:
+    def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
         """Return the functions under way in the code that stopped in this state.
 
         Of code outside the kernel, and of a kernel that has neither tables nor frame pointers,
         only the function itself is known.
         """
         if cpu.cpl or cpu.mode is not Mode.LONG or cpu.rip < KERNEL_HALF:
-            return orc.Stack((orc.Frame(cpu.rip, True),), "code outside the kernel is not unwound")
+            return Stack((Frame(cpu.rip, True),), "code outside the kernel is not unwound")
         changes = self._names.follow(space)
         if changes != self._changes:
             self._changes = changes
@@ -65,7 +66,7 @@ class Stacks:
 
         missing = self.missing(space)
         if missing is not None:
-            return orc.Stack((orc.Frame(cpu.rip, True),), missing)
+            return Stack((Frame(cpu.rip, True),), missing)
         if self.no_tables is not None:
             return frame_pointer.unwind(
                 cpu.rip, cpu.gpr[RBP], lambda at: self._names.lookup(at, space) is not None, read

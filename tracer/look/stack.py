@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracer.linux.orc import Lookup, Stack, frame_symbol
+from tracer.access.stack import Lookup, Stack, frame_symbol
 from tracer.look.sheet import Cell, aligned, flow, words
 
 

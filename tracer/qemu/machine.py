@@ -20,6 +20,7 @@ from pathlib import Path
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from tracer.access.region import Region
+from tracer.access.vcpu import DescriptorTables, VcpuState
 from tracer.errors import QemuError, TracerError
 from tracer.host.process import Process, exit_words, start, words_of
 from tracer.host.scratch import scratch_folder
@@ -35,14 +36,7 @@ from tracer.qemu.flat_view import (
     timer_port,
 )
 from tracer.qemu.log import QemuLog
-from tracer.qemu.monitor import (
-    DescriptorTables,
-    VcpuState,
-    descriptor_tables,
-    halted,
-    port_value,
-    vcpu_states,
-)
+from tracer.qemu.monitor import descriptor_tables, halted, port_value, vcpu_states
 from tracer.qemu.ram import GuestMemory, Span
 
 log = logging.getLogger(__name__)

@@ -7,50 +7,13 @@ several versions are in ``tests/data``. The memory map is :mod:`tracer.qemu.flat
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from tracer.access.vcpu import DescriptorTable, DescriptorTables, VcpuState
 from tracer.errors import QemuError
 
 _TABLE = re.compile(r"^(GDT|IDT)=\s*([0-9a-f]+) ([0-9a-f]+)\s*$", re.MULTILINE)
 
 _HALTED = re.compile(r"^RIP=.* HLT=([01])\s*$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class DescriptorTable:
-    """Hold what GDTR or IDTR says: linear base address, and the offset of the last byte."""
-
-    base: int
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
-class DescriptorTables:
-    """Hold both descriptor tables of a vCPU."""
-
-    gdt: DescriptorTable
-    idt: DescriptorTable
-
-
-@dataclass(frozen=True, slots=True)
-class VcpuState:
-    """Hold what QEMU tells of a vCPU and its GDB stub does not, with what it is told by.
-
-    ``task`` is the linear address of its TSS, ``task_limit`` the offset of the last byte, and
-    ``task_selector`` what the task register holds.
-    ``paging`` tells whether it is in long mode and translates addresses.
-    """
-
-    rip: int
-    rsp: int
-    cr2: int
-    cr3: int
-    cr4: int
-    tables: DescriptorTables
-    task: int
-    task_limit: int
-    task_selector: int
-    paging: bool
 
 
 _VALUE = re.compile(r"\b(?:[RE](?=[IS]P=))?(IP|SP|CR[0-4]|EFER)=([0-9a-f]+)")

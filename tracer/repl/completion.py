@@ -125,7 +125,7 @@ class Candidates:
 
     @cached_property
     def _symbols(self) -> list[str]:
-        return sorted(self._desk.control.session.names.kernel.by_name)
+        return sorted(self._desk.control.session.names.symbols.by_name)
 
     def _symbols_from(self, beginning: str) -> Sequence[str]:
         names = self._symbols

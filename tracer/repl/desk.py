@@ -23,7 +23,8 @@ from tracer.repl.stop import end_lines, halt_lines, halt_object
 from tracer.repl.target import Aim, aim
 from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
-from tracer.session.control import Control, Halt
+from tracer.session.control import Control
+from tracer.session.course import Halt
 from tracer.trace.flat import Stacks
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
@@ -150,7 +151,7 @@ class Desk:
 
     def address_of(self, name: str) -> int | None:
         """Return the linear address of a kernel symbol."""
-        return self.control.session.names.kernel.address_of(name)
+        return self.control.session.names.symbols.address_of(name)
 
     def region_names(self) -> list[str]:
         """Return the names of the guest's regions, each once, by their physical addresses."""

@@ -9,7 +9,8 @@ from tracer.access.recorded import memory_access
 from tracer.devices.map import Named
 from tracer.look.plan import Plan
 from tracer.repl.result import Paper
-from tracer.session.control import Control, Halt
+from tracer.session.control import Control
+from tracer.session.course import Halt
 from tracer.text.colour import paint
 from tracer.text.printable import printable
 from tracer.trace.layout import layout

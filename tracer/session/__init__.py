@@ -1,3 +1,3 @@
-"""One run: the loop, its start, and a person who holds it."""
+"""One run: the loop, its traps and driver, its limits, and a person who holds it."""
 
-__all__ = ("control", "launch", "loop", "watchdog")
+__all__ = ("control", "course", "driver", "loop", "session", "traps", "watchdog")

@@ -10,51 +10,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, Skip
 from tracer.access.recorded import memory_access
 from tracer.access.region import Choice
 from tracer.access.space import AddressSpace
-from tracer.access.state import stopped
+from tracer.access.stack import Stack
 from tracer.access.transfer import Transfer
-from tracer.errors import UsageError
-from tracer.gdb.target import RegisterFile, SetRegister
-from tracer.linux.orc import Stack
-from tracer.session.loop import Reason as SessionReason
-from tracer.session.loop import Session
+from tracer.access.vcpu import SetRegister
+from tracer.access.want import Reason as LoopReason
+from tracer.errors import GuestHung, UsageError
+from tracer.session.course import (
+    Course,
+    Departure,
+    Ended,
+    Going,
+    Halt,
+    Leaving,
+    Redoing,
+    Running,
+    Skipping,
+    Standing,
+    Stepping,
+    ToHandler,
+    Unstarted,
+    Until,
+    halt_at,
+    nearer,
+    why_stand,
+)
+from tracer.session.session import Session
 from tracer.trace.record import RELEASED, MemoryAccess, UserRecord
 from tracer.x86.bus import Direction
 from tracer.x86.state import GPR, CpuState
 
 State = Literal["stopped", "running", "detached", "ended"]
-
-Reason = SessionReason | Literal["access", "answered", "completed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """Say where a guest stands, and why.
-
-    ``text`` is why, for the reader. ``pending`` is the access that waits, None where none does:
-    before it (``access``), once its device has answered (``answered``). ``cpu`` is the state of
-    the interrupted code.
-    """
-
-    reason: Reason
-    text: str
-    pending: Pending | None
-    cpu: CpuState
-    space: AddressSpace
-    vcpu: int
-    time_ns: int
-
-    @property
-    def answered(self) -> bool:
-        """Tell whether the device of the access that waits has been read already."""
-        return self.reason == "answered"
-
 
 Wanted = Callable[[Pending, bool], str | None]
 """Tells why to hold a guest at an access, None to let it pass; the second argument says whether
@@ -64,31 +56,16 @@ the device of a read has answered."""
 class Control:
     """Drive one guest for a person or a script. Make it before :meth:`Session.trap`.
 
-    ``breaks`` is asked about every access. ``halt`` is set exactly while the guest is stopped.
-    ``outcome`` tells how the guest ended, ``error`` is set when it did not end well. The lists
-    ``on_halt`` and ``on_end`` hold who is told.
+    ``breaks`` is asked about every access. The lists ``on_halt`` and ``on_end`` hold who is told.
     """
 
     def __init__(self, session: Session, breaks: Wanted = lambda pending, answered: None) -> None:
         self.session = session
-        session.overseer = self
+        session.oversee(self)
         self.breaks = breaks
-        self.state: State = "stopped"
-        self.halt: Halt | None = None
-        self.given: int | None = None
-        self.outcome: str | None = None
-        self.error: BaseException | None = None
         self.on_halt: list[Callable[[Halt], None]] = []
         self.on_end: list[Callable[[], None]] = []
-        self.wants_halt = False
-        self._stepping = False
-        self._steps = 0
-        self._until: tuple[str, Callable[[Pending], bool]] | None = None
-        self._again: str | None = None
-        self._behind: Halt | None = None
-        self._skipping = False
-        self._cpu = CpuState()
-        self._decision: asyncio.Future[Decision | None] | None = None
+        self._course: Course = Unstarted()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -103,21 +80,20 @@ class Control:
         return halt
 
     async def _run(self) -> None:
+        ended = Ended("interrupted")
         try:
             await self.session.run()
-            self.outcome = "poweroff"
+            ended = Ended("poweroff")
         except Exception as error:
-            self.outcome, self.error = str(error), error
+            ended = Ended(str(error), error)
         finally:
-            self.outcome = self.outcome or "interrupted"
-            self.halt = None
-            self._enter("ended")
+            self._enter(ended)
             for tell in self.on_end:
                 tell()
 
     async def wait(self) -> Halt | None:
         """Wait until the guest stands; None once it has ended."""
-        while self.halt is None and self.state != "ended":
+        while not isinstance(self._course, Standing | Ended):
             self._changed.clear()
             await self._changed.wait()
         return self.halt
@@ -129,27 +105,73 @@ class Control:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def _enter(self, state: State) -> None:
-        self.state = state
+    def _enter(self, course: Course) -> None:
+        self._course = course
         self._changed.set()
+
+    # ---- where it is
+
+    @property
+    def state(self) -> State:
+        """Return in a word what can be done with the guest."""
+        match self._course:
+            case Unstarted() | Standing():
+                return "stopped"
+            case Leaving():
+                return "detached"
+            case Ended():
+                return "ended"
+        return "running"
+
+    @property
+    def halt(self) -> Halt | None:
+        """Return where the guest stands; None while it does not."""
+        return self._course.halt if isinstance(self._course, Standing) else None
+
+    @property
+    def given(self) -> int | None:
+        """Return the value that the access which waits is to have instead of its own, if any."""
+        return self._course.given if isinstance(self._course, Standing) else None
+
+    @property
+    def outcome(self) -> str | None:
+        """Return how the guest ended; None before it has."""
+        return self._course.outcome if isinstance(self._course, Ended) else None
+
+    @property
+    def error(self) -> BaseException | None:
+        """Return what ended the guest, unless it ended well."""
+        return self._course.error if isinstance(self._course, Ended) else None
+
+    def stopped(self) -> Halt:
+        """Return where the guest stands. Raises UsageError when it does not stand."""
+        return self._standing().halt
+
+    def _standing(self) -> Standing:
+        match self._course:
+            case Standing() as standing:
+                return standing
+            case Unstarted():
+                raise UsageError("the guest has not been started")
+            case Leaving():
+                raise UsageError("the guest runs on without vetrace: nothing of it can be reached")
+            case Ended(outcome):
+                raise UsageError(f"the guest has ended ({outcome})")
+        raise UsageError("the guest is running: interrupt it first")
 
     # ---- going on
 
     def resume(self) -> None:
         """Let the guest go on. Raises UsageError unless it is stopped, as all of these do."""
-        self._go(Go())
+        self._go(Go(), Running())
 
     def step(self, count: int = 1) -> None:
         """Go on to before the ``count``-th next access."""
-        self.stopped()
-        self._stepping, self._steps = True, count
-        self._go(Go())
+        self._go(Go(), Stepping(count))
 
     def run_until(self, text: str, wanted: Callable[[Pending], bool]) -> None:
         """Go on to before the first access that is ``wanted``; ``text`` says which, in words."""
-        self.stopped()
-        self._until = text, wanted
-        self._go(Go())
+        self._go(Go(), Until(text, wanted))
 
     async def interrupt(self) -> None:
         """Ask a running guest to stop; where and when, ``wait`` and ``on_halt`` tell."""
@@ -164,31 +186,18 @@ class Control:
         self.stopped()
         self._tell(RELEASED)
         self.session.release()
-        self._go(Go(), "detached")
+        self._go(Go(), Leaving())
 
-    def _go(self, decision: Decision, state: State = "running") -> None:
-        halt = self.stopped()
-        if self.given is not None and isinstance(decision, Go):
-            decision = Give(self.given)
+    def _go(self, decision: Decision, going: Going) -> None:
+        standing = self._standing()
+        halt = standing.halt
+        if standing.given is not None and isinstance(decision, Go):
+            decision = Give(standing.given)
         if isinstance(decision, Give) and halt.pending is not None:
             self._tell(f"set value {decision.value:#x}")
-        self.given = None
-        self.halt, self._cpu = None, halt.cpu
-        self._enter(state)
-        if self._decision is not None and not self._decision.done():
-            self._decision.set_result(decision)
-
-    def stopped(self) -> Halt:
-        """Return where the guest stands. Raises UsageError when it does not stand."""
-        if self.state == "stopped" and self.halt is not None:
-            return self.halt
-        words = {
-            "running": "the guest is running: interrupt it first",
-            "detached": "the guest runs on without vetrace: nothing of it can be reached",
-            "ended": f"the guest has ended ({self.outcome})",
-            "stopped": "the guest has not been started",
-        }
-        raise UsageError(words[self.state])
+        self._enter(going)
+        if not standing.departure.done():
+            standing.departure.set_result(Departure(decision, halt.cpu))
 
     # ---- what becomes of the access
 
@@ -208,7 +217,7 @@ class Control:
             )
         width = pending.transfer.width
         _check_fits(value, width, f"the {width} bytes of this access")
-        self.given = value
+        self._course = replace(self._standing(), given=value)
 
     async def skip(self, value: int = 0) -> Halt | None:
         """Complete the instruction without its device; a read gives ``value``.
@@ -224,11 +233,10 @@ class Control:
         width = pending.transfer.width
         _check_fits(given, width, f"the {width} bytes read")
         self._tell("skip" if pending.transfer.direction == "write" else f"skip {given:#x}")
-        self._behind = replace(
+        behind = replace(
             self.stopped(), reason="completed", text="the instruction is done with", pending=None
         )
-        self._skipping = True
-        self._go(Skip(given))
+        self._go(Skip(given), Skipping(behind))
         return await self.wait()
 
     async def inject(self, name: str, fault: Inject) -> Halt | None:
@@ -236,8 +244,7 @@ class Control:
         self.pending()
         self._untouched("raise an exception")
         self._tell(f"fault {name}")
-        self.wants_halt = True
-        self._go(fault)
+        self._go(fault, ToHandler())
         return await self.wait()
 
     def _untouched(self, what: str) -> None:
@@ -251,7 +258,7 @@ class Control:
     async def registers(self) -> Mapping[str, int]:
         """Return the registers of the interrupted code, by GDB's names."""
         halt = self.stopped()
-        raw = await self.session.target.registers()
+        raw = await self.session.registers()
         values = dict(raw.values)
         values.update(zip(GPR, halt.cpu.gpr, strict=True))
         values.update(rip=halt.cpu.rip, eflags=halt.cpu.rflags)
@@ -277,19 +284,21 @@ class Control:
         self._tell(f"set ${name} {value:#x}", registers={name: value})
         if halt.pending is not None:
             # Stand again before whatever access the instruction makes now, if it makes one.
-            self._again = halt.text
-            self._behind = replace(
+            behind = replace(
                 halt, reason="completed", text="the instruction reaches no device now", pending=None
             )
-            self.wants_halt = True
-            self._go(Retry(cpu))
+            self._go(Retry(cpu), Redoing(halt.text, behind))
             await self.wait()
         elif halt.reason == "completed":
-            self.halt = replace(halt, cpu=cpu)
+            self._stand_with(cpu)
         else:
             register = "eflags" if name == "rflags" else name
-            await self.session.target.change([SetRegister(register, value)])
-            self.halt = replace(halt, cpu=cpu)
+            await self.session.change([SetRegister(register, value)])
+            self._stand_with(cpu)
+
+    def _stand_with(self, cpu: CpuState) -> None:
+        standing = self._standing()
+        self._course = replace(standing, halt=replace(standing.halt, cpu=cpu))
 
     # ---- devices
 
@@ -369,94 +378,68 @@ class Control:
             )
         )
 
-    # ---- the session's side: tracer.session.loop.SessionOverseer
+    # ---- the session's side: tracer.session.driver.Overseer
+
+    @property
+    def wants_halt(self) -> bool:
+        """Tell whether to hold the guest at the handler of an exception."""
+        return isinstance(self._course, ToHandler | Redoing)
 
     async def before(self, pending: Pending) -> Decision:
         """Hold the guest before an access that is wanted."""
-        if self._skipping and pending.done:
-            return Skip()
-        why = self._why(pending)
+        match self._course:
+            case Leaving():
+                return Go()
+            case Skipping() if pending.done:
+                return Skip()
+        # A break counts its hits, so it is asked first.
+        found = self.breaks(pending, False)
+        self._course = nearer(self._course)
+        why = why_stand(self._course, pending, found, interrupting=self.session.interrupting)
         if why is None:
             return Go()
-        return await self._hold(_halt_at(pending, "access", why))
+        return (await self._hold(halt_at(pending, "access", why))).decision
 
     async def answered(self, pending: Pending) -> Go | Give:
         """Hold the guest where the value that a device gave is wanted."""
-        why = self.breaks(pending, True)
+        why = None if isinstance(self._course, Leaving) else self.breaks(pending, True)
         if why is None:
             return Go()
-        decision = await self._hold(_halt_at(pending, "answered", why))
+        decision = (await self._hold(halt_at(pending, "answered", why))).decision
         return decision if isinstance(decision, Give) else Go()
 
     async def completed(self, cpu: CpuState) -> CpuState:
         """Hold the guest behind an instruction that was skipped or has been changed."""
-        why, self._behind = self._behind, None
-        if why is None:
-            return cpu
-        await self._hold(replace(why, cpu=cpu))
-        return self._cpu
+        match self._course:
+            case Skipping(behind) | Redoing(behind=behind):
+                return (await self._hold(replace(behind, cpu=cpu))).cpu
+        return cpu
 
     async def halted(
-        self, reason: SessionReason, vcpu: int, registers: RegisterFile, space: AddressSpace
+        self, reason: LoopReason, vcpu: int, cpu: CpuState, space: AddressSpace
     ) -> None:
         """Hold the guest where no access waits."""
-        cpu = stopped(registers.values, await self.session.view.mode(registers["cs"], space))
         words = {"interrupt": "interrupted", "fault": "the exception is delivered"}
         text = words.get(reason, reason)
-        time_ns = self.session.view.time_ns
-        await self._hold(Halt(reason, text, None, cpu, space, vcpu, time_ns))
+        await self._hold(Halt(reason, text, None, cpu, space, vcpu, self.session.view.time_ns))
 
     def expire(self) -> None:
         """Hold the guest no longer: its time is over."""
-        if self._decision is not None and not self._decision.done():
-            self._decision.set_result(None)
+        match self._course:
+            case Standing(departure=departure) if not departure.done():
+                departure.set_exception(GuestHung())
 
-    def _why(self, pending: Pending) -> str | None:
-        # Why to hold the guest before this access, None to let it pass. A break counts its hits,
-        # so it is asked first.
-        found = self.breaks(pending, False)
-        again, self._again = self._again, None
-        if self._steps:
-            self._steps -= 1
-        if again is not None:
-            return again
-        if found is not None:
-            return found
-        if self.session.interrupting:
-            return "interrupted"
-        if self._until is not None and self._until[1](pending):
-            return self._until[0]
-        return "step" if self._stepping and not self._steps else None
-
-    async def _hold(self, halt: Halt) -> Decision:
-        self.session.interrupting = self.wants_halt = self._stepping = False
-        self._skipping, self._steps = False, 0
-        self._until, self._again, self._behind = None, None, None
-        self._decision = asyncio.get_running_loop().create_future()
-        self.halt = halt
-        self._enter("stopped")
+    async def _hold(self, halt: Halt) -> Departure:
+        self.session.interrupting = False
+        departure: asyncio.Future[Departure] = asyncio.get_running_loop().create_future()
+        self._enter(Standing(halt, departure))
         for tell in self.on_halt:
             tell(halt)
         if self.session.expired:
             self.expire()
-        decision = await self._decision
-        if decision is None:
-            raise await self.session.hung(halt.vcpu, halt.cpu, halt.space)
-        return decision
+        return await departure
 
 
 def _check_fits(value: int, width: int, what: str) -> None:
     if not 0 <= value < 1 << 8 * width:
         raise UsageError(f"{value:#x} does not fit {what}")
-
-
-def _halt_at(pending: Pending, reason: Reason, text: str) -> Halt:
-    return Halt(
-        reason=reason,
-        text=text,
-        pending=pending,
-        cpu=pending.cpu,
-        space=pending.space,
-        vcpu=pending.vcpu,
-        time_ns=pending.time_ns,
-    )

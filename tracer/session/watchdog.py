@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from tracer.errors import GuestHung, UsageError
-from tracer.session.loop import Session
+from tracer.session.session import Session
 from tracer.text.number import nanoseconds
 
 _BEAT = 0.1

@@ -4,44 +4,41 @@ from __future__ import annotations
 
 from tracer.access.space import AddressSpace
 from tracer.access.state import stopped
-from tracer.gdb.target import Target
+from tracer.access.want import Registers, SelectVcpu, Vcpu
+from tracer.intercept.names import Names
+from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
-from tracer.linux.names import Names
-from tracer.linux.stacks import Stacks
 from tracer.look.stack import chain
+from tracer.session.traps import Bell
 from tracer.x86.state import CpuState
 
 
-class Whereabouts:
-    """Look at one guest where it stands."""
+async def whereabouts(
+    view: GuestView, names: Names, callers: Callers, bell: Bell | None = None
+) -> list[str]:
+    """Return a line for each vCPU of a guest that stands; ``bell`` is there once it is traced."""
+    lines = []
+    selected = await Vcpu()
+    for vcpu in range(view.vcpus):
+        if vcpu != selected:
+            await SelectVcpu(vcpu)
+            selected = vcpu
+        cpu, space = await _state(vcpu, view, bell)
+        lines.append(f"vcpu{vcpu} is in {_place(cpu, space, names, callers)}")
+    return lines
 
-    def __init__(self, target: Target, view: GuestView, names: Names) -> None:
-        self._target = target
-        self._view = view
-        self._names = names
-        self._stacks: Stacks | None = None
 
-    async def here(self) -> tuple[CpuState, AddressSpace]:
-        """Return the state of the vCPU that is looked at, and where its addresses lead."""
-        if not self._view.machine.memory.ranges:
-            await self._view.machine.memory_map()  # tells where RAM is
-        registers = await self._target.registers()
-        space = self._view.space_of(registers)
-        return stopped(registers.values, await self._view.mode(registers["cs"], space)), space
+async def _state(vcpu: int, view: GuestView, bell: Bell | None) -> tuple[CpuState, AddressSpace]:
+    # A vCPU at the stub is where it came upon poison.
+    registers = await Registers()
+    interrupted = None if bell is None else await bell.look(vcpu, registers["rip"])
+    if interrupted is not None:
+        return interrupted
+    space = view.space_of(registers)
+    return stopped(registers.values, await view.mode(registers["cs"], space)), space
 
-    async def all(self, vcpu: int, cpu: CpuState, space: AddressSpace) -> list[str]:
-        """Return a line for each vCPU; ``vcpu`` is in this state."""
-        lines = []
-        for number in range(self._view.vcpus):
-            state = cpu, space
-            if number != vcpu:
-                await self._target.select(number)
-                state = await self.here()
-            lines.append(f"vcpu{number} is in {self._place(*state)}")
-        return lines
 
-    def _place(self, cpu: CpuState, space: AddressSpace) -> str:
-        if cpu.cpl == 3:
-            return f"a program, at {cpu.rip:#x}"
-        self._stacks = self._stacks or Stacks(self._names)
-        return chain(self._stacks.unwind(cpu, space), lambda at: self._names.lookup(at, space))
+def _place(cpu: CpuState, space: AddressSpace, names: Names, callers: Callers) -> str:
+    if cpu.cpl == 3:
+        return f"a program, at {cpu.rip:#x}"
+    return chain(callers.unwind(cpu, space), lambda at: names.lookup(at, space))

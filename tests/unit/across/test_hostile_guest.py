@@ -6,7 +6,6 @@ with less room than a reader without bounds would take.
 
 from __future__ import annotations
 
-import asyncio
 import resource
 import struct
 from collections.abc import Callable
@@ -18,20 +17,22 @@ from btf_sample import BtfWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from module_sample import HEAD, KALLSYMS, MODULE, TABLES, one_module, types
+from playbook import play
 from ram import PAGING, POISON, ROOT, Ram
 
+from tracer.access.mapping import NewMapping
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
+from tracer.access.want import Turn
 from tracer.cli.boot import _Console
 from tracer.errors import KernelImageError, TablesUnending, TracerError
 from tracer.intercept.poison import poison_mapping
-from tracer.intercept.readers import _device_entries
 from tracer.linux.btf import MAX_SIZE, parse_btf
 from tracer.linux.kernel import open_kernel, read_symbols
-from tracer.linux.mapping import NewMapping
 from tracer.linux.modules import loaded_modules, module_layout
 from tracer.linux.orc import Layout, layout_of, parse_entry
 from tracer.linux.processes import root_tables
+from tracer.linux.readers import _device_entries
 from tracer.x86.paging import PRESENT, Budget, leaves, range_leaves
 
 STRUCT, ARRAY, ENUM = 4, 3, 6
@@ -188,7 +189,7 @@ def space_of(ram: Ram) -> AddressSpace:
 
 def poisoned(ram: Ram, linear: int, size: int) -> int:
     mapping = NewMapping(linear, 0xFED0_0000, size)
-    return len(asyncio.run(poison_mapping(space_of(ram), mapping)).leaves)
+    return len(play(poison_mapping(space_of(ram), mapping)).leaves)
 
 
 @pytest.mark.parametrize("linear", [0xFFFF_C900_0000_0000, 0x7000, 0x8000_0000_0000, (1 << 64) - 1])
@@ -248,22 +249,9 @@ def test_others_have_their_turn_while_pages_are_poisoned() -> None:
     ram = Ram(0x80_0000)
     for page in range(0, 8 << 20, 0x1000):
         ram.map(page, 0xFED0_0000 + page % 0x10_0000)
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    async def work() -> int:
-        other = asyncio.create_task(count())
-        done = await poison_mapping(space_of(ram), NewMapping(0, 0xFED0_0000, 8 << 20))
-        other.cancel()
-        return len(done.leaves)
-
-    assert asyncio.run(work()) == 2048
-    assert turns > 1
+    work = poison_mapping(space_of(ram), NewMapping(0, 0xFED0_0000, 8 << 20))
+    done = play(work, (Turn(), None), (Turn(), None))
+    assert len(done.leaves) == 2048
 
 
 def test_a_change_of_rights_everywhere() -> None:

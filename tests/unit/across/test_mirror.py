@@ -51,7 +51,8 @@ TESTED_BY = {
     "guest/test_initramfs": "guest/disk guest/program",
     "host/test_signals": "host/streams",
     "linux/test_callers": "linux/stacks",
-    "linux/test_symbols": "linux/kaslr",
+    "access/test_symbols": "linux/kaslr",
+    "bare/test_system": "bare/image bare/open",
     "look/test_views": "look/code look/dump look/region look/registers look/sheet look/stack",
     "look/test_plan": "look/operand look/plan_view",
     "cli/test_decode": "look/explanation",
@@ -89,18 +90,26 @@ TESTED_BY = {
     "x86/emulate/test_x87": "x86/emulate/real x86/forms/x87",
 }
 
+# Modules of the engine, by the playbook that knows them.
+BY_PLAYBOOK = {
+    "test_driver": "access/want session/driver session/session",
+    "test_gate": "intercept/padding",
+    "test_interceptor": "intercept/answer intercept/carrier intercept/delivery intercept/fault"
+    " intercept/interceptor intercept/names intercept/standin intercept/view",
+    "test_linux_traps": "linux/entry linux/filter linux/hooks linux/readers linux/system"
+    " linux/user",
+    "test_course": "session/course",
+    "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
+    " intercept/call intercept/clock intercept/coverage intercept/ground"
+    " intercept/interrupt_stack intercept/journal intercept/loads intercept/poison"
+    " intercept/system intercept/trap session/loop session/traps session/whereabouts",
+}
+
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
-    "test_boot": "gdb/client gdb/target linux/entry qemu/clock qemu/machine session/loop"
-    " session/watchdog session/whereabouts",
-    "test_device": "intercept/carrier intercept/interceptor intercept/poison intercept/view",
-    "test_fault": "host/process intercept/delivery intercept/fault",
-    "test_gate": "intercept/blame intercept/interrupt_stack intercept/loads intercept/padding",
-    "test_hook": "intercept/call intercept/filter intercept/hooks",
+    "test_boot": "gdb/client gdb/target launch/start qemu/clock qemu/machine",
+    "test_fault": "host/process",
     "test_installation": "host/package host/scratch",
-    "test_prompt": "intercept/clock",
-    "test_recorded_device": "intercept/standin",
-    "test_user_mapping": "intercept/readers intercept/user",
 }
 
 
@@ -142,11 +151,12 @@ def test_each_module_has_a_test_that_knows_it() -> None:
     listed = {
         module: f"unit/{test}.py" for test, names in TESTED_BY.items() for module in names.split()
     }
-    listed |= {
-        module: f"functional/{test}.py"
-        for test, names in ON_A_GUEST.items()
-        for module in names.split()
-    }
+    for folder, known in (("engine", BY_PLAYBOOK), ("functional", ON_A_GUEST)):
+        listed |= {
+            module: f"{folder}/{test}.py"
+            for test, names in known.items()
+            for module in names.split()
+        }
     for test in listed.values():
         assert (ROOT / "tests" / test).exists(), test
     own = {

@@ -10,11 +10,11 @@ from ram import PAGING, Ram
 
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
+from tracer.access.symbols import Symbol, SymbolTable, table_of
 from tracer.linux.btf import Btf, parse_btf
 from tracer.linux.callers import Callers
 from tracer.linux.names import Names
 from tracer.linux.stacks import Stacks
-from tracer.linux.symbols import Symbol, SymbolTable, table_of
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.state import RBP, RSP, CpuState
 

@@ -9,9 +9,9 @@ import kallsyms_sample as sample
 import pytest
 from kallsyms_sample import LAYOUTS, Layout
 
+from tracer.access.symbols import Symbol
 from tracer.errors import KernelImageError
 from tracer.linux.kallsyms import find_symbols
-from tracer.linux.symbols import Symbol
 
 COUNT = 3000
 

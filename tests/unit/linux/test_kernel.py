@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tracer.access.symbols import Symbol, elf_symbols
 from tracer.errors import KernelImageError
-from tracer.linux.kernel import default_kernel, elf_symbols, find_modules, open_kernel, read_symbols
-from tracer.linux.symbols import Symbol
+from tracer.linux.kernel import default_kernel, find_modules, open_kernel, read_symbols
 
 NAMES = b"\0probe\0data\0local\0absolute\0undefined\0file.c\0"
 

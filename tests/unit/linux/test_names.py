@@ -21,10 +21,10 @@ from module_sample import (
 )
 
 from tracer.access.space import AddressSpace
+from tracer.access.symbols import Symbol, table_of
 from tracer.linux.btf import Btf
 from tracer.linux.kernel import Kernel
 from tracer.linux.names import Names
-from tracer.linux.symbols import Symbol, table_of
 
 KERNEL = 0xFFFF_FFFF_8100_0000
 SECOND = MODULE + 0x4000

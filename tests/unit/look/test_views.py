@@ -9,8 +9,8 @@ import pytest
 from stop_sample import DEVICE, LINEAR, NVME, RIP, state
 
 from tracer.access.region import RegionMap
+from tracer.access.stack import Frame, Stack
 from tracer.errors import UsageError
-from tracer.linux.orc import Frame, Stack
 from tracer.look.code import code_lines, code_objects
 from tracer.look.dump import Part, Spec, dump_lines, dump_objects, parse_spec
 from tracer.look.region import (

@@ -18,7 +18,7 @@ def completed(line: str, *typed: str, symbols: int = 0) -> Found:
 
     async def body() -> None:
         talk = await Talk().start()
-        names = talk.session.names.kernel.by_name
+        names = talk.session.names.symbols.by_name
         for number in range(symbols):
             names[f"many_{number:05}"] = names["_text"]
         assert await talk.type(*typed) == 0, talk.complaints
@@ -82,7 +82,7 @@ def test_nothing_is_inserted_that_only_some_begin_with() -> None:
         ("break nvme if ", "width", "in bytes"),
         ("break nvme if register == CST", "CSTS", "read-only"),
         ("delete ", "1", "nvme.CC"),
-        ("regs $ri", "$rip", "0xffffffff81000000"),
+        ("regs $ri", "$rip", "0xffffffff81008000"),
         ("info region ", "nvme", "0x4000 bytes from 0xfebf0000"),
         ("help co", "continue", "go on to the next break"),
     ],

@@ -1,4 +1,4 @@
-"""The commands of the prompt, on a guest that is made up: what programs get."""
+"""The commands of the prompt, on a simulated guest: what programs get."""
 
 from __future__ import annotations
 

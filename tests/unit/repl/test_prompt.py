@@ -214,7 +214,7 @@ def test_a_script_ends_at_the_first_failure_with_its_status() -> None:
     talk = Talk()
     assert script(talk, text_lines(["# a", "", "step", "nonsense", "step"])) == 2
     assert talk.complaints == ["boot.txt:4: there is no command nonsense; `help` lists all"]
-    assert talk.session.made == []
+    assert talk.made == []
 
 
 def test_a_script_within_a_script(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def typed(
 
     async def body() -> None:
         talk = await Talk().start()
-        kernel = talk.session.names.kernel.by_name
+        kernel = talk.session.names.symbols.by_name
         kernel.update({f"many_{number}": kernel["_text"] for number in range(symbols)})
         with create_pipe_input() as pipe:
             prompt = Prompt(

@@ -136,7 +136,7 @@ def test_what_the_event_loop_calls_cannot_wait_for_it(tmp_path: Path, kind: str)
 
     talk = run(test)
     assert "vetrace itself called this" in talk.complaints[0]
-    assert len(talk.complaints) == 1 and len(talk.session.made) == 2
+    assert len(talk.complaints) == 1 and len(talk.made) == 2
 
 
 @pytest.mark.parametrize("kind", ["filter", "subscriber"])
@@ -164,7 +164,7 @@ def test_ctrl_c_ends_what_the_event_loop_calls(tmp_path: Path, kind: str) -> Non
         await asyncio.sleep(0)
 
     talk = run(test)
-    assert "interrupted" in talk.complaints[0] and len(talk.session.made) == 2
+    assert "interrupted" in talk.complaints[0] and len(talk.made) == 2
     assert stops == [True]  # the signal has been heeded as any other as well
 
 
@@ -217,7 +217,7 @@ def test_what_was_left_to_itself_cannot_reach_the_guest_any_more() -> None:
         talk.desk.thread._calls[-1].give_up()
         assert await typed == 1
         await asyncio.sleep(3)
-        assert talk.session.made == [] and talk.control.halt is not None
+        assert talk.made == [] and talk.control.halt is not None
         assert talk.control.halt.text == "kernel entry"
 
     run(test)

@@ -1,4 +1,4 @@
-"""The commands of the prompt, on a guest that is made up: what they refuse, and why."""
+"""The commands of the prompt, on a simulated guest: what they refuse, and why."""
 
 from __future__ import annotations
 

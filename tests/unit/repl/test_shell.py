@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_sample import CRASH, MAPS, FakeSession, accesses
+from guest_sample import CRASH, MAPS, trapped
+from ram import PAGING
+from simulated import Guest, Made, accesses
 
 from tracer.cli.boot import add_arguments
 from tracer.cli.interactive import wish
@@ -21,20 +23,24 @@ from tracer.repl.interruption import Interruption
 from tracer.repl.result import Paper
 from tracer.repl.shell import Shell, Wish
 from tracer.trace.naming import Naming
+from tracer.x86.paging import leaves
 
 Output = pytest.CaptureFixture[str]
 
 
-def carried_out(asked: Wish, error: TracerError | None = None) -> tuple[int, FakeSession]:
-    """Run a shell on a guest that is made up; return the exit status, and what became of it."""
-    session = FakeSession(accesses(), error)
+def carried_out(asked: Wish, error: TracerError | None = None) -> tuple[int, Guest, Made]:
+    """Run a shell on a guest; return the exit status, and what became of the guest."""
+    guest, made = Guest(accesses(), error), Made()
 
     async def body() -> int:
+        session = guest.session()
         interruption = Interruption(lambda text: None, person=False)
-        shell = Shell(session, Naming(MAPS), asked, interruption, Paper)  # type: ignore[arg-type]
+        shell = Shell(session, Naming(MAPS), asked, interruption, Paper)
+        await trapped(session)
+        session.subscribers.append(made)
         return await shell.run()
 
-    return asyncio.run(body()), session
+    return asyncio.run(body()), guest, made
 
 
 def commands(*texts: str, **options: Any) -> Wish:
@@ -42,13 +48,13 @@ def commands(*texts: str, **options: Any) -> Wish:
 
 
 def test_commands_are_carried_out_in_order_and_the_session_ends(capsys: Output) -> None:
-    status, session = carried_out(commands("step; step", "info breaks"))
-    assert (status, session.made) == (0, [("read", 1)])
+    status, _, made = carried_out(commands("step; step", "info breaks"))
+    assert (status, made.made) == (0, [("read", 1)])
     assert capsys.readouterr().out.splitlines()[-1].startswith("there are no breaks")
 
 
 def test_the_first_failure_is_the_exit_status(capsys: Output) -> None:
-    status, _ = carried_out(commands("step; stepp; info breaks"))
+    status, *_ = carried_out(commands("step; stepp; info breaks"))
     out, err = capsys.readouterr()
     assert status == 2 and "breaks" not in out
     assert err == "vetrace: there is no command stepp; did you mean step?\n"
@@ -60,8 +66,9 @@ def test_a_crash_is_a_failure(capsys: Output) -> None:
 
 
 def test_a_guest_that_was_detached_is_waited_for() -> None:
-    status, session = carried_out(commands("step; detach"))
-    assert (status, session.released) == (0, True)
+    status, guest, made = carried_out(commands("step; detach"))
+    assert (status, guest.detached, made.made) == (0, True, [("read", 1)])
+    assert not any(leaf.poisoned for leaf in leaves(guest.memory, PAGING))
 
 
 def test_accesses_are_shown_when_they_are_asked_for(capsys: Output) -> None:
@@ -81,8 +88,8 @@ def test_a_script_and_then_standard_input(
     path = tmp_path / "boot.txt"
     path.write_text("step\n")
     monkeypatch.setattr("sys.stdin", io.StringIO("step\n\nnonsense\nstep\n"))
-    status, session = carried_out(Wish(interactive=True, steps=(("file", str(path)),)))
-    assert (status, len(session.made)) == (2, 1)
+    status, _, made = carried_out(Wish(interactive=True, steps=(("file", str(path)),)))
+    assert (status, len(made.made)) == (2, 1)
     out, err = capsys.readouterr()
     assert "nvme+0x1c" in out  # the access that was stepped over is shown
     assert err == "vetrace: standard input:3: there is no command nonsense; `help` lists all\n"

@@ -13,11 +13,11 @@ from tracer.access.region import parse_range
 from tracer.cli import decode, diff, filters, parser
 from tracer.devices import file
 from tracer.errors import TracerError, UsageError
+from tracer.launch.plan import parse_memory
 from tracer.query.breakpoint.words import parse_break, parse_until
 from tracer.query.condition import parse
 from tracer.query.place import Known, parse_place
 from tracer.repl.expression import linear_address
-from tracer.session.launch import parse_memory
 from tracer.session.watchdog import seconds
 from tracer.text.number import (
     byte_size,

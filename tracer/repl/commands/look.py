@@ -23,7 +23,7 @@ from tracer.repl.expression import linear_address
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
 from tracer.repl.tally import stats_lines
-from tracer.session.control import Halt
+from tracer.session.course import Halt
 from tracer.text.number import whole
 from tracer.trace.summary import summary_object
 from tracer.x86.decode import Line, disassemble
@@ -210,7 +210,7 @@ async def sym(desk: Desk, statement: Statement) -> Result:
     if "*" in text or "?" in text:
         return _matching(desk, text)
     linear = linear_address(text, desk.cpu, desk.address_of)
-    kernel = desk.control.session.names.kernel
+    kernel = desk.control.session.names.symbols
     halt = desk.control.halt
     name = kernel.lookup(linear) if halt is None else desk.control.symbol(linear)
     shown = name or "no symbol there"
@@ -221,7 +221,7 @@ _MOST = 50
 
 
 def _matching(desk: Desk, pattern: str) -> Result:
-    names = desk.control.session.names.kernel.by_name
+    names = desk.control.session.names.symbols.by_name
     found = list(islice((name for name in names if fnmatchcase(name, pattern)), _MOST + 1))
     if not found:
         raise UsageError(f"the kernel has no symbol like {pattern}")

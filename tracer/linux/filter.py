@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 
 from tracer.access.space import AddressSpace
-from tracer.gdb.target import Target
+from tracer.access.symbols import SymbolTable
+from tracer.access.want import WriteCode
 from tracer.intercept.padding import find_page
 from tracer.linux.mapping import STUB_PLACE
 from tracer.linux.page_filter import NOP, PageArgument, PageRange, assemble, call, find_site
-from tracer.linux.symbols import SymbolTable
 from tracer.x86.state import PAGE_SIZE
-
-log = logging.getLogger(__name__)
 
 _SITES = ("__start_mcount_loc", "__stop_mcount_loc")
 """Bounds of the list of all sites, which ``ftrace_init`` goes through and checks against their
@@ -28,10 +25,7 @@ class PageFilters:
     ``ram`` are the pages that pass.
     """
 
-    def __init__(
-        self, target: Target, symbols: SymbolTable, space: AddressSpace, ram: list[PageRange]
-    ) -> None:
-        self._target = target
+    def __init__(self, symbols: SymbolTable, space: AddressSpace, ram: list[PageRange]) -> None:
         self._symbols = symbols
         self._space = space
         self._ram = ram
@@ -52,15 +46,14 @@ class PageFilters:
         site = function + offset
         try:
             made = assemble(argument, self._ram)
-        except ValueError as error:
-            log.debug("no filter at %#x: %s", function, error)
+        except ValueError:
             return None
         jump = call(site, self._free)
         if not jump or self._free + len(made.code) > self._end:
             return None
         self._hide_site(site)
-        await self._target.write_code(self._free, made.code)
-        await self._target.write_code(site, jump)
+        await WriteCode(self._free, made.code)
+        await WriteCode(site, jump)
         self._sites.append(site)
         hit = self._free + made.hit
         self._free += -(-len(made.code) // _ALIGNMENT) * _ALIGNMENT
@@ -69,7 +62,7 @@ class PageFilters:
     async def remove(self) -> None:
         """Leave NOPs at the sites, as ftrace does; the filters stay for who is in one."""
         for site in self._sites:
-            await self._target.write_code(site, NOP)
+            await WriteCode(site, NOP)
         self._sites.clear()
 
     def _hide_site(self, site: int) -> None:

@@ -1,4 +1,4 @@
-"""tracer.linux.symbols: lookups both ways, KASLR, and the text form."""
+"""tracer.access.symbols: lookups both ways, KASLR, and the text form."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracer.access.symbols import (
+    KERNEL_HALF,
+    Symbol,
+    parse_system_map,
+    resolve,
+    serialise,
+    table_of,
+)
 from tracer.errors import KernelImageError
-from tracer.linux.symbols import KERNEL_HALF, Symbol, parse_system_map, resolve, serialise, table_of
 
 BASE = 0xFFFFFFFF81000000
 

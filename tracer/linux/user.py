@@ -1,26 +1,27 @@
 """Device mappings of the guest's programs: known as long as they are there, and kept poisoned.
 
 The guest's kernel copies such a mapping at a fork, moves it, changes its access rights and reads
-addresses back out of its entries; see :mod:`tracer.intercept.readers`. A breakpoint is paid for at
+addresses back out of its entries; see :mod:`tracer.linux.readers`. A breakpoint is paid for at
 each call, so there is none before a program maps a traced device, and none once the last such
 mapping has gone.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 
+from tracer.access.mapping import NewMapping
 from tracer.access.space import AddressSpace
-from tracer.gdb.target import RegisterFile, Target
+from tracer.access.stop import Stopped
+from tracer.access.want import Registers
 from tracer.intercept.call import Calls
-from tracer.intercept.readers import Argument, EntryLookup, PageLookup, Reader, Rights
-from tracer.linux.mapping import NewMapping
+from tracer.intercept.journal import Journal
+from tracer.intercept.trap import GoOn, Handled
+from tracer.intercept.view import GuestView
 from tracer.linux.names import Names
 from tracer.linux.processes import FIRST, root_tables
+from tracer.linux.readers import Argument, EntryLookup, PageLookup, Reader, Rights
 from tracer.x86.paging import USER_SLOTS, Budget, Leaf, Paging, leaves
-
-log = logging.getLogger(__name__)
 
 _USER_END = 1 << 63
 _PATIENCE = 8
@@ -35,9 +36,13 @@ class UserMappings:
     addresses of quadwords for what it is shown where it does not.
     """
 
-    def __init__(self, target: Target, names: Names, *, hides: bool, scratch: range) -> None:
+    def __init__(
+        self, names: Names, view: GuestView, journal: Journal, *, hides: bool, scratch: range
+    ) -> None:
         self._names = names
-        self._calls: Calls[Reader, Argument] = Calls(target)
+        self._view = view
+        self._journal = journal
+        self._calls: Calls[Reader, Argument] = Calls()
         self._rights = Rights(names, hides=hides)
         self._readers: list[Reader] = [self._rights]
         if not hides:
@@ -61,28 +66,33 @@ class UserMappings:
                 if address is not None:
                     await self._calls.watch(address, reader)
 
-    def owns(self, number: int | None) -> bool:
-        """Tell whether a breakpoint is one of these."""
-        return self._calls.owns(number)
-
     def number_at(self, linear: int | None) -> int | None:
         """Return the number of the breakpoint at a linear address, if there is one."""
         return self._calls.number_at(linear)
 
-    async def stopped(self, number: int, registers: RegisterFile, space: AddressSpace) -> None:
-        """Act on a stop at one of the breakpoints."""
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a stop is at one of the functions, or where one returns to."""
+        return self._calls.owns(stop.breakpoint)
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Correct what the function is about to make, or has made, of poisoned entries."""
+        number = stop.breakpoint
+        assert number is not None  # or it would not have been claimed
+        self._journal.counts["hooks"] += 1
+        registers = await Registers()
+        space = self._view.space_of(registers)
         reader = self._calls.entered(number)
         if reader is None:
             for function, noted in await self._calls.returned(number, registers):
                 function.returned(noted, registers, space)
-            return
+            return GoOn()
         argument = reader.entered(registers, space)
         if argument is not None:
             self._idle = 0
             await self._calls.follow(number, argument, registers["rsp"], space)
         elif self._wasted() and not any(leaf.poisoned for leaf in self.leaves(space)):
-            log.debug("no program maps a traced device any more")
             await self._calls.forget()
+        return GoOn()
 
     def _wasted(self) -> bool:
         # After so many calls of no concern it is time to look.
@@ -133,7 +143,6 @@ class UserMappings:
                 leaf = space.leaf(table)
                 if leaf is not None:
                     found.append(leaf.translate(table))
-        except LookupError as error:
-            log.debug("not every process was found: %s", error)
-            found += self._roots
+        except LookupError:
+            found += self._roots  # not every process was found
         return found

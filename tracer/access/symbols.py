@@ -7,6 +7,7 @@ type letter as of nm(1), name.
 from __future__ import annotations
 
 import re
+import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ KERNEL_HALF = 1 << 63
 Below it kallsyms has per-CPU offsets and absolute constants, which are no places.
 """
 
+_SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
 _LINE = re.compile(r"([0-9a-fA-F]{8,16}) ([A-Za-z?]) ([!-~]+)(?:\s.*)?")
 
 
@@ -92,16 +94,22 @@ class SymbolTable:
         return replace(self, offset=offset)
 
 
-def table_of(symbols: Iterable[Symbol], end: int | None = None, owner: str = "") -> SymbolTable:
+def table_of(
+    symbols: Iterable[Symbol],
+    end: int | None = None,
+    owner: str = "",
+    lowest: int = KERNEL_HALF,
+) -> SymbolTable:
     """Build a table from symbols in any order.
 
     ``end`` is the linear address after the last place; without it the symbol ``_end`` says so,
-    and without that the last symbol ends the table a page later.
+    and without that the last symbol ends the table a page later. Below the ``lowest`` linear
+    address there are no places.
     """
     # Stable, so that symbols of one address keep the order in which they were given.
     ordered = sorted(symbols, key=lambda symbol: symbol.address)
-    places = [s for s in ordered if s.address >= KERNEL_HALF and s.kind not in "aA"]
-    others = [s for s in ordered if s.address < KERNEL_HALF or s.kind in "aA"]
+    places = [s for s in ordered if s.address >= lowest and s.kind not in "aA"]
+    others = [s for s in ordered if s.address < lowest or s.kind in "aA"]
     by_name: dict[str, int] = {}
     for symbol in ordered:
         by_name.setdefault(symbol.name, symbol.address)
@@ -119,6 +127,24 @@ def table_of(symbols: Iterable[Symbol], end: int | None = None, owner: str = "")
     )
 
 
+def elf_symbols(table: bytes, names: bytes) -> list[Symbol]:
+    """Turn an ELF64 symbol table and its string table into symbols.
+
+    Sections, files and undefined symbols are left out (System V ABI, Symbol Table).
+    """
+    found = []
+    whole = len(table) // _SYMBOL.size * _SYMBOL.size
+    for name_at, info, _, section, value, _ in _SYMBOL.iter_unpack(table[:whole]):
+        if section == 0 or info & 0xF in (3, 4):  # SHN_UNDEF; STT_SECTION, STT_FILE
+            continue
+        name = names[name_at : names.find(b"\0", name_at)].decode("latin-1")
+        if not name:
+            continue
+        kind = "a" if section == 0xFFF1 else "t" if info & 0xF == 2 else "d"  # SHN_ABS, STT_FUNC
+        found.append(Symbol(value, kind if info >> 4 == 0 else kind.upper(), name))
+    return found
+
+
 def resolve(tables: Sequence[SymbolTable], linear: int) -> str | None:
     """Return ``name+0x1f`` from the first table that knows the linear address."""
     for table in tables:
@@ -133,7 +159,7 @@ def function_names(table: SymbolTable) -> frozenset[str]:
     return frozenset(symbol.name for symbol in table.symbols if symbol.kind in "tTwW")
 
 
-def parse_system_map(text: str) -> SymbolTable:
+def parse_system_map(text: str, lowest: int = KERNEL_HALF) -> SymbolTable:
     """Read System.map or /proc/kallsyms text.
 
     Raises KernelImageError naming the line that is not one, and for the placeholder that Debian
@@ -156,7 +182,7 @@ def parse_system_map(text: str) -> SymbolTable:
         raise KernelImageError(
             "every address is 0: read /proc/kallsyms as root (kernel.kptr_restrict hides them)"
         )
-    return table_of(symbols)
+    return table_of(symbols, lowest=lowest)
 
 
 def serialise(table: SymbolTable) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tracer.errors import UsageError
-from tracer.session.launch import parse_memory
+from tracer.launch.plan import parse_memory
 
 
 @pytest.mark.parametrize(

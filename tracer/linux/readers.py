@@ -11,12 +11,11 @@ import struct
 from typing import Protocol
 
 from tracer.access.space import AddressSpace
-from tracer.gdb.target import RegisterFile
+from tracer.access.vcpu import RegisterFile
 from tracer.linux import mm
 from tracer.linux.btf import Btf
 from tracer.linux.names import Names
 from tracer.x86.paging import PRESENT, TABLE_ENTRIES, Budget, Paging, steps
-from tracer.x86.state import PAGE_SIZE
 
 Argument = tuple[int, ...]
 
@@ -47,11 +46,11 @@ def hide_poison(space: AddressSpace, names: Names) -> bool:
     mask must not be read with another.
     """
     place = names.kernel.address_of(mm.PHYSICAL_MASK)
-    mask = None if place is None else word(space, place)
+    mask = None if place is None else space.word(place)
     if place is None or mask is None:
         return False
     value = mm.hidden(mask, space.paging)
-    return value is not None and (value == mask or set_word(space, place, value))
+    return value is not None and (value == mask or space.set_word(place, value))
 
 
 class Rights:
@@ -111,14 +110,14 @@ class EntryLookup:
 
     def returned(self, argument: Argument, registers: RegisterFile, space: AddressSpace) -> None:
         """Replace the place of a poisoned entry by the place of the copy."""
-        place = word(space, argument[0])
-        entry = None if place is None else word(space, place)
+        place = space.word(argument[0])
+        entry = None if place is None else space.word(place)
         if registers["rax"] & 0xFFFF_FFFF or entry is None or not entry & PRESENT:
             return
         if entry & space.paging.marks:
             copy = next(self._scratch)
-            if set_word(space, copy, entry & ~space.paging.marks):
-                set_word(space, argument[0], copy)
+            if space.set_word(copy, entry & ~space.paging.marks):
+                space.set_word(argument[0], copy)
 
 
 class PageLookup:
@@ -138,30 +137,9 @@ class PageLookup:
         if registers["rax"] & 0xFFFF_FFFF or not self._member:
             return
         place = argument[0] + self._member.offset
-        page = word(space, place)
+        page = space.word(place)
         if page is not None:
-            set_word(space, place, page & ~(space.paging.marks >> 12))
-
-
-def word(space: AddressSpace, linear: int) -> int | None:
-    """Return the quadword in RAM at a linear address, or None when there is none."""
-    data = space.read(linear, 8)
-    return int.from_bytes(data, "little") if len(data) == 8 else None
-
-
-def set_word(space: AddressSpace, linear: int, value: int) -> bool:
-    """Write a quadword of data to RAM at a linear address; tell whether it could be.
-
-    One that is not whole in its page is not written.
-    """
-    leaf = space.leaf(linear)
-    if leaf is None or linear % PAGE_SIZE > PAGE_SIZE - 8:
-        return False
-    try:
-        space.memory.write(leaf.translate(linear), value.to_bytes(8, "little"))
-    except LookupError:
-        return False
-    return True
+            space.set_word(place, page & ~(space.paging.marks >> 12))
 
 
 def _tables_of(area: int, space: AddressSpace, types: Btf | None) -> Paging:
@@ -171,8 +149,8 @@ def _tables_of(area: int, space: AddressSpace, types: Btf | None) -> Paging:
     root = types.member("mm_struct", "pgd") if types is not None else None
     if owner is None or root is None:
         return current
-    memory = word(space, area + owner.offset) or 0
-    table = word(space, memory + root.offset) or 0
+    memory = space.word(area + owner.offset) or 0
+    table = space.word(memory + root.offset) or 0
     leaf = space.leaf(table)
     if leaf is None:
         return current
@@ -182,7 +160,7 @@ def _tables_of(area: int, space: AddressSpace, types: Btf | None) -> Paging:
 def _maps_devices(area: int, space: AddressSpace, types: Btf | None) -> bool:
     # Tells whether a vm_area_struct may map device memory; it may where its layout is not known.
     member = types.member("vm_area_struct", "vm_flags") if types is not None else None
-    flags = word(space, area + member.offset) if member is not None else None
+    flags = space.word(area + member.offset) if member is not None else None
     return flags is None or bool(flags & mm.DEVICE_AREA)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.intercept.toll import MANY, Toll
+from tracer.linux.toll import MANY, Toll
 
 
 def test_few_stops_are_not_worth_a_word() -> None:

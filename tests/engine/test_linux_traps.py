@@ -1,0 +1,471 @@
+"""What Linux does with mappings and the way to its entry: where vetrace stops, what it makes."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from btf_sample import BtfWriter
+from playbook import play
+from ram import POISON, ROOT
+from scene import AT, CODE, DATA, DATA_AT, DEVICE, NVME, STACK, STATE, Scene, registers
+from stage import Memory, Stage, loaded, other_idt
+
+from tracer.access.region import Region
+from tracer.access.stop import Ran, Stopped
+from tracer.access.symbols import Symbol, table_of
+from tracer.access.want import (
+    DeleteBreakpoint,
+    FlushTlb,
+    MakeChanges,
+    MemoryMap,
+    Register,
+    Registers,
+    Resume,
+    RunAlone,
+    SetBreakpoint,
+    VcpuStates,
+    WatchStores,
+    WriteCode,
+)
+from tracer.errors import GuestError, KernelImageError
+from tracer.intercept.trap import GoOn
+from tracer.linux import kaslr, mm
+from tracer.linux.btf import parse_btf
+from tracer.linux.entry import follow_kaslr, reach_entry
+from tracer.linux.names import Names
+from tracer.linux.page_filter import NOP
+from tracer.linux.readers import hide_poison
+from tracer.linux.system import Linux
+from tracer.linux.toll import MANY
+from tracer.linux.user import UserMappings
+from tracer.trace.record import MapRecord
+from tracer.x86.paging import PRESENT, USER, WRITABLE
+
+BASE = 0xFFFF_FFFF_8100_0000
+PLACES = {
+    "start_kernel": BASE + 0x100, "ioremap_page_range": BASE + 0x200, "set_pte_vaddr": BASE + 0x300,
+    "early_ioremap": BASE + 0x400, "remap_pfn_range": BASE + 0x500,
+    "kernel_map_pages_in_pgd": BASE + 0x600, mm.CHANGE_RIGHTS: BASE + 0x700,
+    mm.FOLLOW_ENTRY: BASE + 0x800, mm.FOLLOW_PAGE: BASE + 0x900, "machine_kexec": BASE + 0xA00,
+    "_text": BASE,
+}  # fmt: skip
+BACK = BASE + 0xF00
+
+
+def kernel(places: dict[str, int] = PLACES, types: Any = None) -> Any:
+    table = table_of([Symbol(at, "T", name) for name, at in places.items()], BASE + 0x1000)
+    return SimpleNamespace(
+        symbols=table, types=lambda: types, path=Path("vmlinuz"), release="6.1.0-test", sha256="0",
+        facts=SimpleNamespace(link_start=BASE, link_end=BASE + 0x1000, entry_physical=0x100_0000),
+    )  # fmt: skip
+
+
+def set_breaks(*names: str) -> list[Any]:
+    return [(SetBreakpoint(PLACES[name]), number) for number, name in enumerate(names, 40)]
+
+
+ALL = (
+    "ioremap_page_range", "set_pte_vaddr", "early_ioremap", "remap_pfn_range",
+    "kernel_map_pages_in_pgd",
+)  # fmt: skip
+IOREMAP, SET_PTE, EARLY, REMAP, FIRMWARE = range(40, 45)
+
+
+class Kernel:
+    """A stage with Linux on it, its mapping functions watched."""
+
+    def __init__(self, types: Any = None) -> None:
+        self.stage = Stage()
+        self.scene = self.stage.scene
+        self.scene.write(CODE, b"\x90" * 0x1000)
+        self.linux = Linux(kernel(types=types), "nokaslr")
+        stage = self.stage
+        watched = self.linux.watch(stage.ground, self.scene.space)
+        self.hooks, self.users = play(watched, *set_breaks(*ALL))
+        stage.coverage._others = self.linux.leaves
+        self.told: list[str] = []
+        stage.journal.progress = self.told.append
+
+    def entered(self, number: int, *more: Any, **values: int) -> None:
+        self.scene.write(STACK, struct.pack("<Q", BACK))
+        stop = Stopped("breakpoint-hit", 1, BASE, number, "SIGTRAP")
+        assert self.hooks.claims(stop)
+        assert play(self.hooks.handle(stop), (Registers(), registers(**values)), *more) == GoOn()
+
+    def returned(self, number: int, *more: Any, stack: int = STACK + 8, **values: int) -> None:
+        stop = Stopped("breakpoint-hit", 1, BACK, number, "SIGTRAP")
+        here = registers(rsp=stack, rip=BACK, **values)
+        assert play(self.hooks.handle(stop), (Registers(), here), *more) == GoOn()
+
+    def time(self) -> list[Any]:
+        return [(RunAlone, None), (Register("rsp"), STACK - 0x200), (MakeChanges, None)]
+
+    @property
+    def maps(self) -> list[MapRecord]:
+        return [record for record in self.stage.records if isinstance(record, MapRecord)]
+
+
+LOOK: Any = (VcpuStates(), (STATE,))
+NEW = 0xFFFF_C900_0006_0000
+
+
+def test_a_mapping_is_poisoned_where_the_function_has_returned() -> None:
+    guest = Kernel()
+    guest.entered(IOREMAP, LOOK, (SetBreakpoint(BACK), 50), rdi=NEW, rsi=NEW + 0x1000, rdx=DEVICE)
+    guest.scene.ram.map(NEW, DEVICE)
+    guest.returned(50, (DeleteBreakpoint(50), None), *guest.time())
+    assert guest.scene.poisoned(NEW)
+    assert [(record.by, record.regions) for record in guest.maps] == [
+        ("ioremap_page_range", ["nvme"])
+    ]
+    assert guest.stage.counts["hooks"] == 2
+
+
+def test_a_call_within_a_call_is_told_apart_by_its_stack() -> None:
+    guest = Kernel()
+    guest.entered(IOREMAP, LOOK, (SetBreakpoint(BACK), 50), rdi=NEW, rsi=NEW + 0x1000, rdx=DEVICE)
+    guest.scene.write(STACK - 0x80, struct.pack("<Q", BACK))
+    stop = Stopped("breakpoint-hit", 1, BASE, IOREMAP, "SIGTRAP")
+    inner = registers(rsp=STACK - 0x80, rdi=NEW + 0x1000, rsi=NEW + 0x2000, rdx=DEVICE + 0x1000)
+    play(guest.hooks.handle(stop), (Registers(), inner), LOOK)  # it returns to the same place
+    for page in range(2):
+        guest.scene.ram.map(NEW + 0x1000 * page, DEVICE + 0x1000 * page)
+    guest.returned(50, *guest.time(), stack=STACK - 0x78)
+    assert guest.scene.poisoned(NEW + 0x1000) and not guest.scene.poisoned(NEW)
+    guest.returned(50, (DeleteBreakpoint(50), None), *guest.time())
+    assert guest.scene.poisoned(NEW)
+
+
+def test_a_mapping_that_was_never_made_leaves_nothing_poisoned() -> None:
+    guest = Kernel()
+    guest.entered(IOREMAP, LOOK, (SetBreakpoint(BACK), 50), rdi=NEW, rsi=NEW + 0x1000, rdx=DEVICE)
+    guest.returned(50, (DeleteBreakpoint(50), None), *guest.time())
+    assert guest.maps == []
+
+
+def test_a_mapping_of_ram_is_of_no_concern() -> None:
+    guest = Kernel()
+    guest.entered(IOREMAP, rdi=NEW, rsi=NEW + 0x1000, rdx=DATA_AT)
+    assert guest.stage.counts["ram_hooks"] == 1
+
+
+def test_a_function_that_chooses_the_address_tells_it_where_it_returns() -> None:
+    guest = Kernel()
+    guest.entered(EARLY, LOOK, (SetBreakpoint(BACK), 50), rdi=DEVICE, rsi=0x1000)
+    guest.scene.ram.map(NEW, DEVICE)
+    guest.returned(50, (DeleteBreakpoint(50), None), *guest.time(), rax=NEW)
+    assert guest.scene.poisoned(NEW)
+
+
+def test_tables_of_firmware_are_followed_by_their_own_root() -> None:
+    guest = Kernel()
+    scene = guest.scene
+    root = 0x33_0000
+    scene.ram.map(NEW, root)  # where the kernel sees the table
+    scene.ram.write(root, scene.ram.read(ROOT, 0x1000))
+    pages = {"rdi": NEW, "rsi": DEVICE >> 12, "rdx": AT, "rcx": 1}
+    scene.ram.map(AT, DEVICE)
+    guest.entered(FIRMWARE, LOOK, (SetBreakpoint(BACK), 50), **pages)
+    guest.returned(50, (DeleteBreakpoint(50), None), *guest.time())
+    assert scene.poisoned(AT)
+    assert any(leaf.poisoned for leaf in guest.linux.leaves(scene.space))
+
+
+def test_tables_of_firmware_that_are_not_mapped_are_left_alone() -> None:
+    guest = Kernel()
+    guest.entered(
+        FIRMWARE, LOOK, (SetBreakpoint(BACK), 50), rdi=NEW, rsi=DEVICE >> 12, rdx=AT, rcx=1
+    )
+    guest.returned(50, (DeleteBreakpoint(50), None))
+    assert guest.maps == []
+
+
+def test_an_idt_found_at_a_mapping_has_everything_looked_at() -> None:
+    guest = Kernel()
+    state = loaded(guest.stage, other_idt(guest.scene))
+    guest.entered(
+        IOREMAP, (VcpuStates(), (state,)), (WriteCode, guest.scene.write_code), (WatchStores, 8),
+        (WatchStores, 9), (FlushTlb(ROOT), None), (SetBreakpoint(BACK), 50),
+        rdi=NEW, rsi=NEW + 0x1000, rdx=DEVICE,
+    )  # fmt: skip
+
+
+def test_many_stops_are_told_of() -> None:
+    guest = Kernel()
+    for _ in range(MANY):
+        guest.entered(IOREMAP, rdi=NEW, rsi=NEW + 0x1000, rdx=DATA_AT)
+    assert len(guest.told) == 1 and "stops for mappings" in guest.told[0]
+
+
+def test_a_kernel_without_a_function_that_has_to_be_watched_is_refused() -> None:
+    stage = Stage()
+    places = {name: at for name, at in PLACES.items() if name != "ioremap_page_range"}
+    with pytest.raises(GuestError, match="no symbol ioremap_page_range"):
+        play(Linux(kernel(places), "nokaslr").watch(stage.ground, stage.scene.space))
+
+
+def test_fred_is_refused_at_a_stop_too() -> None:
+    guest = Kernel()
+    with pytest.raises(GuestError, match="FRED"):
+        guest.entered(IOREMAP, cr4=1 << 32)
+
+
+def test_what_a_kernel_calls_often_has_a_filter_in_front_that_is_taken_out() -> None:
+    stage = Stage()
+    scene = stage.scene
+    page = BASE + 0x2000  # a page of padding, behind the entry code
+    places = PLACES | {
+        "__entry_text_end": page, "__start_mcount_loc": DATA, "__stop_mcount_loc": DATA + 0x20,
+    }  # fmt: skip
+    scene.write(CODE, b"\x90" * 0x1000)
+    scene.write(page, b"\xcc" * 0x1000)
+    site = PLACES["set_pte_vaddr"]
+    scene.write(site, NOP)
+    scene.ram.write(DATA_AT, struct.pack("<QQ", BASE, site))
+    linux = Linux(kernel(places), "nokaslr")
+    hit: list[int] = []
+    play(
+        linux.watch(stage.ground, scene.space),
+        (SetBreakpoint(PLACES["ioremap_page_range"]), 40),
+        (WriteCode, scene.write_code), (WriteCode, scene.write_code),
+        (SetBreakpoint, lambda wanted: hit.append(wanted.linear) or 41),
+        (SetBreakpoint, 42), (SetBreakpoint, 43), (SetBreakpoint, 44),
+    )  # fmt: skip
+    assert page < hit[0] < page + 0x1000 and scene.space.read(site, 1) == b"\xe8"
+    assert scene.word(DATA + 8) == 0 and scene.word(DATA) == BASE  # hidden from ftrace
+    play(linux.remove(scene.space), (WriteCode(site, NOP), None))
+
+
+# ---- programs
+
+
+USERS = 0x7F00_0020_0000
+AREA, FLAGS = DATA + 0x100, 0x20
+TABLE = 0xFFFF_C900_0008_0000
+
+
+def types() -> Any:
+    btf = BtfWriter()
+    word = btf.integer("unsigned long", 8)
+    btf.structure("vm_area_struct", 0x100, ("vm_flags", word, FLAGS), ("vm_mm", word, 0x28))
+    btf.structure("mm_struct", 0x100, ("pgd", word, 0x18))
+    btf.structure("follow_pfnmap_args", 0x40, ("pfn", word, 0x10))
+    return parse_btf(btf.blob())
+
+
+class Program(Kernel):
+    """A kernel one of whose programs has a device mapped."""
+
+    def __init__(self, *, known: bool = True) -> None:
+        super().__init__(types() if known else None)
+        scene = self.scene
+        self.place = scene.ram.map(USERS, DEVICE | POISON, PRESENT | WRITABLE | USER)
+        self.watch = [
+            (SetBreakpoint(PLACES[name]), number)
+            for number, name in enumerate((mm.CHANGE_RIGHTS, mm.FOLLOW_PAGE), 60)
+        ]
+        scene.write(AREA + FLAGS, struct.pack("<QQ", 1 << 10, DATA + 0x200))
+        scene.write(DATA + 0x218, struct.pack("<Q", TABLE))
+        scene.ram.map(TABLE, ROOT)  # where the kernel sees the program's tables
+
+    def users_stop(self, number: int, *more: Any, **values: int) -> None:
+        self.scene.write(STACK, struct.pack("<Q", BACK))
+        stop = Stopped("breakpoint-hit", 1, BASE, number, "SIGTRAP")
+        assert self.users.claims(stop)
+        assert play(self.users.handle(stop), (Registers(), registers(**values)), *more) == GoOn()
+
+    def entry_now(self) -> int:
+        return self.scene.ram.entry(self.place)
+
+
+RIGHTS, PAGE = 60, 61
+
+
+def test_nothing_of_programs_is_watched_before_one_maps_a_device() -> None:
+    guest = Program()
+    guest.entered(REMAP, LOOK, (SetBreakpoint(BACK), 50), rsi=USERS, rdx=DEVICE >> 12, rcx=0x1000)
+    watch = [*guest.watch]
+    guest.returned(50, (DeleteBreakpoint(50), None), *guest.time(), *_scratch(guest, watch))
+    assert guest.users.number_at(PLACES[mm.CHANGE_RIGHTS]) is not None
+
+
+def _scratch(guest: Program, watch: list[Any]) -> list[Any]:
+    # Where the stub has a page of its own there is room for copies of entries as well.
+    return [watch[0], (SetBreakpoint(PLACES[mm.FOLLOW_ENTRY]), 62), watch[1]]
+
+
+def watching(guest: Program) -> Program:
+    play(guest.linux.mapped_by_programs(guest.scene.space), *_scratch(guest, guest.watch))
+    return guest
+
+
+def test_poison_outlasts_a_change_of_rights() -> None:
+    guest = watching(Program())
+    values = {"rsi": AREA, "rdx": USERS, "rcx": USERS + 0x1000}
+    guest.users_stop(RIGHTS, (SetBreakpoint(BACK), 70), **values)
+    # The kernel builds the entry anew, and keeps what its mask has: without rights, inverted.
+    address = guest.entry_now() & 0x000F_FFFF_FFFF_F000
+    guest.scene.ram.write(guest.place, struct.pack("<Q", address | PRESENT | USER))
+    guest.users_stop(70, (DeleteBreakpoint(70), None), rsp=STACK + 8)
+    assert guest.scene.poisoned(USERS)
+
+
+def test_an_area_that_maps_no_device_is_passed_and_in_the_end_nothing_is_watched() -> None:
+    guest = watching(Program())
+    guest.scene.write(AREA + FLAGS, struct.pack("<Q", 0))
+    for _ in range(7):
+        guest.users_stop(RIGHTS, rsi=AREA, rdx=USERS, rcx=USERS + 0x1000)
+    guest.users_stop(RIGHTS, rsi=AREA, rdx=USERS, rcx=USERS + 0x1000)  # one is left
+    guest.scene.ram.write(guest.place, bytes(8))
+    guest.scene.unmap(0x7F00_0000_0000)
+    for _ in range(15):
+        guest.users_stop(RIGHTS, rsi=AREA, rdx=USERS, rcx=USERS + 0x1000)
+    guest.users_stop(
+        RIGHTS, (DeleteBreakpoint(60), None), (DeleteBreakpoint(62), None),
+        (DeleteBreakpoint(61), None), rsi=AREA, rdx=USERS, rcx=USERS + 0x1000,
+    )  # fmt: skip
+    assert guest.users.number_at(PLACES[mm.CHANGE_RIGHTS]) is None
+
+
+def test_a_change_that_is_under_way_is_settled_when_the_guest_is_let_go() -> None:
+    guest = watching(Program())
+    guest.users_stop(RIGHTS, (SetBreakpoint(BACK), 70), rsi=AREA, rdx=USERS, rcx=USERS + 0x1000)
+    guest.scene.ram.write(guest.place, struct.pack("<Q", DEVICE | PRESENT | USER | POISON))
+    play(guest.linux.remove(guest.scene.space))
+    play(guest.stage.coverage.heal(guest.scene.space))
+    assert guest.entry_now() == DEVICE | PRESENT | USER
+
+
+def test_who_looks_a_page_up_is_given_its_number_without_poison() -> None:
+    guest = watching(Program())
+    args = DATA + 0x300
+    guest.users_stop(PAGE, (SetBreakpoint(BACK), 70), rdi=args)
+    guest.scene.write(args + 0x10, struct.pack("<Q", (DEVICE | POISON) >> 12))
+    guest.users_stop(70, (DeleteBreakpoint(70), None), rsp=STACK + 8)
+    assert guest.scene.word(args + 0x10) == DEVICE >> 12
+
+
+def test_who_looks_an_entry_up_is_given_a_copy_without_poison() -> None:
+    guest = watching(Program())
+    scene = guest.scene
+    answer, seen = DATA + 0x300, 0xFFFF_C900_0007_0000
+    scene.ram.map(seen, guest.place & -0x1000)  # where the kernel sees the table
+    entry = seen + guest.place % 0x1000
+    guest.users_stop(62, (SetBreakpoint(BACK), 70), rdx=answer)
+    scene.write(answer, struct.pack("<Q", entry))
+    guest.users_stop(70, (DeleteBreakpoint(70), None), rsp=STACK + 8)
+    copy = scene.word(answer)
+    assert copy in scene.gate.scratch and scene.word(copy) == guest.entry_now() & ~POISON
+
+
+def test_a_look_up_that_failed_is_left_alone() -> None:
+    guest = watching(Program())
+    answer = DATA + 0x300
+    guest.users_stop(62, (SetBreakpoint(BACK), 70), rdx=answer)
+    guest.users_stop(70, (DeleteBreakpoint(70), None), rsp=STACK + 8, rax=0xFFFF_FFEA)
+    assert guest.scene.word(answer) == 0
+
+
+def test_poison_is_taken_out_of_the_kernels_mask_where_it_has_one() -> None:
+    stage = Stage()
+    scene = stage.scene
+    scene.write(DATA, struct.pack("<Q", (1 << 52) - 1))
+    names = Names(kernel({**PLACES, mm.PHYSICAL_MASK: DATA}))
+    assert hide_poison(scene.space, names) and scene.word(DATA) == (1 << 51) - 1
+    assert hide_poison(scene.space, names)
+    scene.write(DATA, struct.pack("<Q", 0x1234))
+    assert not hide_poison(scene.space, names)
+    users = UserMappings(names, scene.view, stage.journal, hides=True, scratch=range(0))
+    play(users.watch(scene.space), (SetBreakpoint(PLACES[mm.CHANGE_RIGHTS]), 60))
+
+
+# ---- what is known of the guest besides
+
+
+def test_flash_without_the_function_that_maps_it_is_told_of() -> None:
+    places = {name: at for name, at in PLACES.items() if name != "kernel_map_pages_in_pgd"}
+    flash = Region("flash", 0xFFC0_0000, 0xFFFF_FFFF, 0xFFC0_0000, "f", "f", shows_memory=True)
+    regions = type(Scene().view.regions)([flash, NVME], [(flash.start, flash.end)], [(0, 1)])
+    assert "flash" in next(iter(Linux(kernel(places), "").unseen(regions)))
+    assert not list(Linux(kernel(), "").unseen(regions))
+
+
+def test_another_kernel_is_named_where_the_idt_goes_away() -> None:
+    linux = Linux(kernel(), "")
+    assert "kexec" in linux.without_idt("machine_kexec+0x20")
+    assert "driver+0x4" in linux.without_idt("driver+0x4")
+    assert (linux.title, linux.release, linux.sha256) == ("Linux 6.1.0-test", "6.1.0-test", "0")
+    assert linux.stub_place() is None and not linux.stack_in_device
+    assert linux.callers(lambda record: None, stacks=False)
+    assert not list(linux.leaves(Scene().space))
+    play(linux.mapped_by_programs(Scene().space))
+    play(linux.remove(Scene().space))
+
+
+# ---- the way to the entry
+
+
+def hit(number: int | None) -> Ran:
+    return Ran(Stopped("breakpoint-hit", 1, 0, number, "SIGTRAP"))
+
+
+def test_a_kernel_that_does_not_move_is_run_to_its_entry() -> None:
+    play(
+        Linux(kernel(), "quiet nokaslr").reach_entry(Memory(Scene())),  # type: ignore[arg-type]
+        (SetBreakpoint(PLACES["start_kernel"]), 1), (Resume(()), hit(1)),
+        (DeleteBreakpoint(1), None),
+    )  # fmt: skip
+
+
+def test_a_guest_that_stops_elsewhere_has_not_reached_its_kernel() -> None:
+    with pytest.raises(GuestError, match="before its kernel"):
+        play(reach_entry(kernel(), 0), (SetBreakpoint, 1), (Resume, Ran(Stopped(signal="SIGQUIT"))))
+    with pytest.raises(GuestError, match="is it Linux"):
+        play(reach_entry(kernel({"_text": BASE}), 0))
+
+
+def image(tmp_path: Path) -> Any:
+    """A bzImage with the two jumps of its decompressor."""
+    data = bytearray(0x4000)
+    data[0x1F1] = 1
+    start = 2 * 512
+    code = b"\x48\x8d\x83" + (0x1000).to_bytes(4, "little") + b"\xff\xe0"
+    data[start + 0x300 : start + 0x300 + len(code)] = code
+    data[start + 0x1040 : start + 0x1042] = b"\xff\xe0"
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(data)
+    found = kernel(PLACES | {kaslr.POINTER: BASE + 0xB00, kaslr.POINTEE: BASE + 0xC00})
+    found.path = path
+    return found
+
+
+def test_a_kernel_that_moves_is_followed(tmp_path: Path) -> None:
+    memory = Memory(Scene())
+    copy, entry, moved = 0x20_0000, 0x10_0000, 32 << 21
+    where = kaslr.pointer_physical(entry, 0x100_0000, BASE + 0xB00)
+    memory.write(where, struct.pack("<Q", BASE + 0xC00 + moved))
+    jump = kaslr.LOAD_PHYSICAL + 0x307
+    found = play(
+        follow_kaslr(image(tmp_path), "quiet", memory),  # type: ignore[arg-type]
+        # Something else runs at that address first.
+        (SetBreakpoint(jump), 1), (Resume(()), hit(1)), (DeleteBreakpoint(1), None),
+        (Register("rbx"), 5), (Register("rax"), 7),
+        (SetBreakpoint(jump), 2), (Resume(()), hit(2)), (DeleteBreakpoint(2), None),
+        (Register("rbx"), copy), (Register("rax"), copy + 0x1000),
+        (SetBreakpoint(copy + 0x1040), 3), (Resume(()), hit(3)), (DeleteBreakpoint(3), None),
+        (Register("rax"), entry), (MemoryMap(), ([], [])),
+    )  # fmt: skip
+    assert found == moved
+
+
+def test_a_kernel_without_the_symbols_to_follow_is_refused(tmp_path: Path) -> None:
+    found = image(tmp_path)
+    found.symbols = kernel().symbols
+    with pytest.raises(KernelImageError, match="without the symbols"):
+        play(follow_kaslr(found, "", None))  # type: ignore[arg-type]
+    found.path.write_bytes(b"\x7fELF" + bytes(64))
+    assert play(follow_kaslr(found, "", None)) == 0  # type: ignore[arg-type]

@@ -1,0 +1,179 @@
+"""A guest without a known system: its image, and where tracing of it begins."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from playbook import play
+from ram import ROOT, Ram
+
+from tracer.access.region import RegionMap
+from tracer.access.space import AddressSpace
+from tracer.access.stop import Ran, Stopped
+from tracer.access.vcpu import DescriptorTable, DescriptorTables, VcpuState
+from tracer.access.want import (
+    DeleteBreakpoint,
+    MemoryMap,
+    Resume,
+    SetBreakpoint,
+    Vcpu,
+    VcpuStates,
+)
+from tracer.bare.image import Image, Segment, is_bare, parse
+from tracer.bare.open import open_bare
+from tracer.bare.system import Bare
+from tracer.errors import GuestError, KernelImageError
+from tracer.x86.idt import Gate, pack_gate
+from tracer.x86.paging import Paging
+from tracer.x86.state import CpuState
+
+LOW = 0x10_0000
+LIDT = "0f011d00000000"  # lidt [rip]
+NOTE = struct.pack("<III4sQ", 4, 8, 18, b"Xen\0", LOW)
+
+
+def elf(code: bytes, *, machine: int = 62, names: bytes = b"\0start\0", flags: int = 5) -> bytes:
+    """An image of one segment at LOW, with a symbol at its start."""
+    symbols = struct.pack("<IBBHQQ", 1, 0x12, 0, 1, LOW, len(code))
+    body = 64 + 56
+    parts = code, NOTE, symbols, names
+    offsets = [body + sum(map(len, parts[:n])) for n in range(len(parts) + 1)]
+    section = struct.Struct("<IIQQQQIIQQ")
+    table = section.pack(0, 2, 0, 0, offsets[2], len(symbols), 1, 0, 8, 24)
+    table += section.pack(0, 3, 0, 0, offsets[3], len(names), 0, 0, 1, 0)
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, machine, 1, LOW, 64, offsets[4], 0,
+        64, 56, 1, 64, 2, 1,
+    )  # fmt: skip
+    segment = struct.pack("<IIQQQQQQ", 1, flags, body, LOW, LOW, len(code), len(code) + 16, 4096)
+    return header + segment + b"".join(parts) + table
+
+
+CODE = bytes.fromhex("90" + LIDT + "90" + LIDT + "c3")
+
+
+def test_an_image_is_read() -> None:
+    image = parse(elf(CODE))
+    assert image.segments == (Segment(LOW, len(CODE) + 16, CODE, True),)
+    assert image.symbols.lookup(LOW + 3) == "start+0x3"
+    assert image.symbols.address_of("start") == LOW
+
+
+def test_symbols_may_be_of_another_file() -> None:
+    image = parse(elf(CODE), b"0000000000100001 T other\n0000000000100002 T more\n")
+    assert image.symbols.lookup(LOW + 1) == "other+0x0"
+
+
+def test_linux_and_files_of_other_kinds_are_none() -> None:
+    assert is_bare(elf(CODE))
+    assert not is_bare(elf(CODE + b"Linux version 6.1.0"))
+    assert not is_bare(elf(CODE).replace(NOTE, bytes(len(NOTE))))
+    assert not is_bare(b"MZ" + bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        (elf(CODE)[:80], "damaged"),
+        (elf(CODE, machine=183), "not for x86-64"),
+        (elf(CODE, flags=4), "without any code"),
+        (elf(CODE)[:-100], "damaged"),
+    ],
+)
+def test_a_damaged_image_is_refused(image: bytes, why: str) -> None:
+    with pytest.raises(KernelImageError, match=why):
+        parse(image)
+
+
+def test_a_file_is_opened_and_named_in_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "guest.elf"
+    path.write_bytes(elf(CODE))
+    guest = open_bare(path)
+    assert guest is not None and guest.release == "guest.elf" and "guest.elf" in guest.title
+    path.write_bytes(elf(CODE, machine=183))
+    with pytest.raises(KernelImageError, match=r"guest\.elf"):
+        open_bare(path)
+    assert open_bare(tmp_path / "nowhere") is None and open_bare(tmp_path) is None
+
+
+# ---- where tracing begins
+
+
+def guest(code: bytes = CODE) -> Bare:
+    return Bare(parse(elf(code)), "guest.elf", "")
+
+
+def memory(*, usable: bool = True) -> Ram:
+    ram = Ram()
+    ram.map(LOW, 0x20_0000)
+    gate = pack_gate(Gate(LOW, (0x8E << 40 if usable else 0) | 8 << 16, 0))
+    ram.write(0x20_0800 + 14 * 16, gate)
+    return ram
+
+
+def state(*, paging: bool = True, limit: int = 0xFFF) -> VcpuState:
+    table = DescriptorTable(LOW + 0x800, limit)
+    return VcpuState(LOW, LOW, 0, ROOT, 0x20, DescriptorTables(table, table), 0, 0, 0, paging)
+
+
+FIRST, SECOND = LOW + 8, LOW + 16
+BROKEN = [(SetBreakpoint(FIRST), 4), (SetBreakpoint(SECOND), 5)]
+
+
+def at(number: int) -> tuple[Resume, Ran]:
+    return Resume(), Ran(Stopped("breakpoint-hit", 1, LOW, number, "SIGTRAP"))
+
+
+def looked(found: VcpuState) -> list[tuple[object, object]]:
+    return [(VcpuStates(), (found,)), (Vcpu(), 0)]
+
+
+def test_tracing_begins_behind_the_first_idt_with_a_handler() -> None:
+    play(
+        guest().reach_entry(memory()),
+        *BROKEN, at(4), *looked(state(paging=False)), at(5), *looked(state()),
+        (MemoryMap(), ([], [])), (DeleteBreakpoint(4), None), (DeleteBreakpoint(5), None),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "ram"), [(state(limit=100), memory()), (state(), memory(usable=False))]
+)
+def test_an_idt_without_a_handler_is_passed(found: VcpuState, ram: Ram) -> None:
+    looks = [*looked(found), (MemoryMap(), ([], []))]
+    with pytest.raises(GuestError, match="without a page-fault"):
+        play(guest().reach_entry(ram), *BROKEN, *64 * [at(4), *looks])
+
+
+def test_a_guest_that_ends_before_it_has_an_idt_is_told_of() -> None:
+    with pytest.raises(GuestError, match="stopped before"):
+        play(guest().reach_entry(memory()), *BROKEN, (Resume(), Ran(Stopped(signal="SIGQUIT"))))
+
+
+def test_a_guest_without_any_lidt_cannot_be_traced() -> None:
+    with pytest.raises(GuestError, match="no LIDT"):
+        play(guest(b"\x90\xf4").reach_entry(memory()))
+
+
+# ---- what is known of it
+
+
+def test_nothing_but_names_is_known() -> None:
+    bare = guest()
+    space = AddressSpace(memory(), Paging(ROOT, 4, 1 << 51), RegionMap((), (), ()))
+    names = bare.names
+    assert names.lookup(LOW + 1, space) == "start+0x1" and names.function_at(LOW + 1) == LOW
+    assert names.functions() == {"start"} and names.modules() == []
+    assert names.text() == [range(LOW, LOW + len(CODE))]
+    assert names.function_at(LOW - 1) is None
+    callers = bare.callers(lambda record: None, stacks=True)
+    stack = callers.unwind(CpuState(rip=LOW + 1), space)
+    assert len(stack.frames) == 1 and stack.lost
+    assert callers.note(CpuState(), space, 0) is None and "no stacks" in str(callers.remark(space))
+    assert not list(bare.leaves(space)) and not list(bare.unseen(space.regions))
+    assert bare.stub_place() is None and "start+0x1" in bare.without_idt("start+0x1")
+    play(bare.mapped_by_programs(space))
+    play(bare.remove(space))
+    assert isinstance(parse(elf(CODE)), Image)

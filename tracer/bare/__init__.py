@@ -1,0 +1,3 @@
+"""A guest without a known system: its image is an ELF file, and nothing else is known of it."""
+
+__all__ = ("image", "open", "system")

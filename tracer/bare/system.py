@@ -1,0 +1,180 @@
+"""A guest of which nothing is known but its image: it has its own IDT, and maps devices at once.
+
+Tracing begins behind the first LIDT of its own that gives it a page-fault handler. What it maps
+later is found at the next IDT that it loads, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from tracer.access.region import RegionMap
+from tracer.access.space import AddressSpace
+from tracer.access.stack import Frame, Stack
+from tracer.access.symbols import SymbolTable, function_names
+from tracer.access.want import (
+    DeleteBreakpoint,
+    MemoryMap,
+    Resume,
+    SetBreakpoint,
+    Vcpu,
+    VcpuStates,
+)
+from tracer.bare.image import Image
+from tracer.errors import GuestError
+from tracer.intercept.ground import Ground
+from tracer.intercept.trap import Breakpoint
+from tracer.trace.record import Mark, StackRecord
+from tracer.x86.idt import GATE_SIZE, unpack_gate
+from tracer.x86.paging import Leaf, PhysicalMemory, paging_of
+from tracer.x86.state import PAGE_FAULT_VECTOR, CpuState
+from tracer.x86.table_load import table_loads
+
+_TRIES = 64
+_NOT_UNWOUND = "nothing is known of the stacks of a guest without a known system"
+
+
+class Names:
+    """Resolve linear addresses by the symbols of the image, where it has any."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+
+    @property
+    def symbols(self) -> SymbolTable:
+        """Return the image's symbols."""
+        return self._image.symbols
+
+    def functions(self, space: AddressSpace | None = None) -> frozenset[str]:
+        """Return the names of its functions."""
+        return function_names(self.symbols)
+
+    def modules(self, space: AddressSpace | None = None) -> list[str]:
+        """Return nothing: there are no modules."""
+        return []
+
+    def lookup(self, linear: int, space: AddressSpace) -> str | None:
+        """Return ``name+0x1f`` for a linear address, or None when nothing there has a name."""
+        return self.symbols.lookup(linear)
+
+    def text(self) -> list[range]:
+        """Return the linear addresses of its code."""
+        return [
+            range(part.linear, part.linear + len(part.code))
+            for part in self._image.segments
+            if part.executable
+        ]
+
+    def function_at(self, linear: int) -> int | None:
+        """Return where the function around a linear address begins, or None."""
+        found = self.symbols.find(linear)
+        return None if found is None else linear - found[1]
+
+
+class Callers:
+    """Tell nothing of who made an access."""
+
+    def note(self, cpu: CpuState, space: AddressSpace, time_ns: int) -> int | None:
+        """Return None: no stack is recorded."""
+        return None
+
+    def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
+        """Return the function that is under way, alone."""
+        return Stack((Frame(cpu.rip, True),), _NOT_UNWOUND)
+
+    def remark(self, space: AddressSpace) -> str | None:
+        """Say that there are no call chains."""
+        return f"no stacks are recorded: {_NOT_UNWOUND}"
+
+
+class Bare:
+    """Know one bare guest: a :class:`tracer.intercept.system.System`.
+
+    ``release`` is what to call it, ``sha256`` the hash of its image.
+    """
+
+    spare = 0xFFFF_FFFF_FFE0_0000  # the last 2 MiB: where tables reach it, and it is unused
+    stack_in_device = True
+
+    def __init__(self, image: Image, release: str, sha256: str) -> None:
+        self.names = Names(image)
+        self.release = release
+        self.sha256 = sha256
+        self._image = image
+
+    @property
+    def title(self) -> str:
+        """Return what it is, for people."""
+        return f"{self.release} (no known system)"
+
+    async def reach_entry(self, memory: PhysicalMemory) -> None:
+        """Run to behind the first LIDT that gives the guest a page-fault handler."""
+        places = set()
+        for part in self._image.segments:
+            if part.executable:
+                found = table_loads(part.code, part.linear, self.names.function_at)
+                places |= {place for place, name in found.items() if name == "lidt"}
+        if not places:
+            raise GuestError(f"{self.release} has no LIDT: it takes no page faults, and no traps")
+        numbers = [await SetBreakpoint(place) for place in sorted(places)]
+        for _ in range(_TRIES):
+            stop = (await Resume()).in_time()
+            if stop.breakpoint not in numbers:
+                raise GuestError(
+                    f"{self.release} stopped before it had loaded an IDT with a page-fault "
+                    f"handler: {stop.reason or stop.signal or stop.payload}"
+                )
+            if await _takes_page_faults(memory):
+                break
+        else:
+            raise GuestError(
+                f"{self.release} has loaded {_TRIES} IDTs without a page-fault handler"
+            )
+        for number in numbers:
+            await DeleteBreakpoint(number)
+
+    def stub_place(self) -> int | None:
+        """Return None: padding is looked for behind the page-fault handler."""
+        return None
+
+    async def watch(self, ground: Ground, space: AddressSpace) -> Sequence[Breakpoint]:
+        """Set no traps: where the guest makes mappings is not known."""
+        return ()
+
+    def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
+        """Return what knows no callers."""
+        return Callers()
+
+    def unseen(self, regions: RegionMap) -> Iterator[str]:
+        """Yield nothing that could be told before it happens."""
+        yield from ()
+
+    def leaves(self, space: AddressSpace) -> Iterator[Leaf]:
+        """Yield nothing: the current page tables are the only ones that are known."""
+        yield from ()
+
+    async def mapped_by_programs(self, space: AddressSpace) -> None:
+        """Do nothing: programs are not known."""
+
+    def without_idt(self, where: str) -> str:
+        """Say from where on the guest is not traced."""
+        return (
+            f"not traced: what the guest does from {where} on, where it loads an IDT without room "
+            "for page faults"
+        )
+
+    async def remove(self, space: AddressSpace) -> None:
+        """Do nothing: its code is as it was."""
+
+
+async def _takes_page_faults(memory: PhysicalMemory) -> bool:
+    # Tells whether the vCPU that stopped has an IDT that leads to a handler.
+    state = (await VcpuStates())[await Vcpu()]
+    if not state.paging:
+        return False
+    await MemoryMap()  # which tells where RAM is
+    space = AddressSpace(memory, paging_of(state.cr3, state.cr4, 0), RegionMap((), (), ()))
+    idt = state.tables.idt
+    gate = space.read(idt.base + GATE_SIZE * PAGE_FAULT_VECTOR, GATE_SIZE)
+    room = idt.limit >= GATE_SIZE * (PAGE_FAULT_VECTOR + 1) - 1
+    return room and len(gate) == GATE_SIZE and unpack_gate(gate).usable

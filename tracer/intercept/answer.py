@@ -1,0 +1,60 @@
+"""The port for who answers an access: the first in a list that covers it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tracer.access.execution import Answers
+from tracer.access.transfer import Transfer
+from tracer.access.vcpu import Change
+from tracer.intercept import carrier
+from tracer.intercept.fault import Fault
+from tracer.intercept.gate import PageFaultGate
+
+
+class Answer(Protocol):
+    """Answer transfers in place of a device, or have the device do it."""
+
+    def covers(self, transfer: Transfer) -> bool:
+        """Tell whether this one answers a transfer."""
+        ...
+
+    async def carry(
+        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
+    ) -> Answers:
+        """Carry out one access, or what is wanted of its transfers; return what each read."""
+        ...
+
+    def departure(
+        self, transfer: Transfer, fault: Fault, gate: PageFaultGate
+    ) -> list[Change] | None:
+        """Return the changes that make the vCPU store on its way back, None without such ones."""
+        ...
+
+    def admit_vcpu(self, transfer: Transfer, fault: Fault, why: str) -> None:
+        """Raise InterceptError unless the vCPU may reach the device itself, as it has to."""
+        ...
+
+
+class Devices:
+    """Have the devices themselves answer, through GDB or by the vCPU."""
+
+    def covers(self, transfer: Transfer) -> bool:
+        """Return True: something is always there to be asked."""
+        return True
+
+    async def carry(
+        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
+    ) -> Answers:
+        """Make the access; it reaches the device as the vCPU's own would."""
+        return await carrier.perform(transfers, fault.stand(gate))
+
+    def departure(
+        self, transfer: Transfer, fault: Fault, gate: PageFaultGate
+    ) -> list[Change] | None:
+        """Return how the vCPU stores to what only a vCPU reaches."""
+        return carrier.departure(transfer, fault.stand(gate))
+
+    def admit_vcpu(self, transfer: Transfer, fault: Fault, why: str) -> None:
+        """Let the vCPU reach the device."""

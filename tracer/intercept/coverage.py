@@ -1,0 +1,161 @@
+"""What is traced of one guest: the regions that are there, and the poison that leads to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+
+from tracer.access.region import (
+    Choice,
+    RegionMap,
+    check_choice,
+    left_out,
+    region_info,
+    traced_ranges,
+)
+from tracer.access.space import AddressSpace
+from tracer.access.vcpu import RegisterFile
+from tracer.access.want import FlushAllTlbs, FlushTlb, LogSize, MemoryMap, Registers, Woken
+from tracer.intercept.journal import Journal
+from tracer.intercept.poison import (
+    Poisoned,
+    heal_everything,
+    heal_quiet,
+    map_spare,
+    poison_everything,
+    unmap_spare,
+)
+from tracer.intercept.view import GuestView
+from tracer.trace.record import MapRecord, RegionInfo, RegionRecord
+from tracer.x86.paging import Leaf
+
+_EFER_NXE = 1 << 11
+
+Others = Callable[[AddressSpace], Iterator[Leaf]]
+"""Yields the leaves to watch that the current page tables do not lead to."""
+
+
+class Coverage:
+    """Keep what the ``choice`` says traced.
+
+    ``spare`` is the linear address of the mapping that stays unpoisoned, ``others`` finds leaves
+    of other page tables, and ``by_programs`` is told when programs have mapped devices.
+    """
+
+    def __init__(
+        self,
+        view: GuestView,
+        journal: Journal,
+        choice: Choice,
+        spare: int,
+        others: Others,
+        by_programs: Callable[[AddressSpace], Awaitable[None]],
+    ) -> None:
+        self.choice = choice
+        self._view = view
+        self._journal = journal
+        self._spare = spare
+        self._others = others
+        self._by_programs = by_programs
+        self._announced: dict[str, RegionInfo] = {}
+
+    # ---- regions
+
+    async def refresh(self) -> RegionMap:
+        """Ask where devices are now, and announce what is new or has moved."""
+        view = self._view
+        regions, ram = await MemoryMap()
+        view.show(RegionMap(regions, traced_ranges(regions, self.choice), ram))
+        pieces: Counter[str] = Counter()
+        for region in view.regions.regions:
+            info = region_info(region, view.regions.is_traced_region(region))
+            # A region that another one covers in part comes in several pieces.
+            pieces[region.name] += 1
+            key = f"{region.name} {pieces[region.name]}"
+            if self._announced.get(key) != info:
+                self._announced[key] = info
+                self._journal.publish(RegionRecord(time_ns=view.time_ns, region=info))
+        return view.regions
+
+    async def choose(self, choice: Choice, space: AddressSpace) -> None:
+        """Trace what ``choice`` says from here on.
+
+        Raises UsageError, with nothing changed, when it names a region that is not there.
+        """
+        regions, _ = await MemoryMap()
+        check_choice(regions, choice)
+        self.choice = choice
+        await self.refresh()
+        self.tell_left_out()
+        space = replace(space, regions=self._view.regions)
+        await self._again(space, "chosen at the prompt")
+
+    def tell_left_out(self) -> None:
+        """Remark on what is not traced unless it is asked for."""
+        for line in left_out(self._view.regions.regions, self.choice):
+            self._journal.remark(line)
+
+    async def follow_map(self) -> None:
+        """Look whether devices have moved, and poison what leads to them now."""
+        if not await self._view.stale():
+            return
+        journal = self._journal
+        journal.counts["maps"] += 1
+        old = self._view.regions
+        new = await self.refresh()
+        reset = await Woken()
+        if reset is not None:
+            size = await LogSize()
+            journal.mark("the machine woke up", size, None if size is None else reset)
+        if new.outdates(old):
+            journal.counts["outdated"] += 1
+            space = self._view.space_of(await Registers())
+            await self._again(space, "the memory map changed")
+
+    # ---- poison
+
+    async def poison(self, registers: RegisterFile, by: str) -> None:
+        """Poison all that the page tables of the stopped vCPU lead to, for a reason in words."""
+        space = self._view.space_of(registers)
+        map_spare(space, self._spare, bool(registers["efer"] & _EFER_NXE))
+        self.note(await poison_everything(space, spare=self._spare), by)
+        await FlushTlb(space.paging.cr3)
+
+    async def _again(self, space: AddressSpace, by: str) -> None:
+        others = list(self._others(space))
+        await heal_quiet(space, others)
+        poisoned = await poison_everything(space, others, spare=self._spare)
+        self.note(poisoned, by)
+        if any(leaf.user for leaf in poisoned.leaves):
+            await self._by_programs(space)
+        await FlushAllTlbs()
+
+    def note(self, poisoned: Poisoned, by: str) -> None:
+        """Record what was poisoned, and what could not be."""
+        regions, journal = self._view.regions, self._journal
+        for leaf in poisoned.leaves:
+            names = regions.traced_names(leaf.physical, leaf.physical + leaf.size - 1)
+            if not names:
+                continue  # nothing is there yet
+            journal.publish(
+                MapRecord(
+                    time_ns=self._view.time_ns,
+                    linear=hex(leaf.linear),
+                    physical=hex(leaf.physical),
+                    size=leaf.size,
+                    regions=names,
+                    by=by,
+                )
+            )
+        for leaf in poisoned.refused:
+            journal.counts["refused"] += 1
+            journal.remark(
+                f"not traced: linear {leaf.linear:#x}, a page of {leaf.size} bytes "
+                f"over a traced device and RAM at physical {leaf.physical:#x}"
+            )
+
+    async def heal(self, space: AddressSpace) -> None:
+        """Take all poison away, and the spare mapping; the caller flushes TLBs."""
+        await heal_everything(space, self._others(space))
+        unmap_spare(space, self._spare)

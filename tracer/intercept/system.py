@@ -1,0 +1,107 @@
+"""The port to the guest's software: what vetrace has to know of it, whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from tracer.access.region import RegionMap
+from tracer.access.space import AddressSpace
+from tracer.access.stack import Stack
+from tracer.intercept.ground import Ground
+from tracer.intercept.names import Names
+from tracer.intercept.trap import Breakpoint
+from tracer.trace.record import Mark, StackRecord
+from tracer.x86.paging import Leaf, PhysicalMemory
+from tracer.x86.state import CpuState
+
+
+class Callers(Protocol):
+    """Tell who made an access."""
+
+    def note(self, cpu: CpuState, space: AddressSpace, time_ns: int) -> int | None:
+        """Take the state in which an access was made; return the number of its stack, if any."""
+        ...
+
+    def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
+        """Return the functions under way in this state, outermost last."""
+        ...
+
+    def remark(self, space: AddressSpace) -> str | None:
+        """Say in words what is worse about the call chains than they might be, or None."""
+        ...
+
+
+class System(Protocol):
+    """Know the guest's software. It is asked in the order of these methods, once each at most.
+
+    ``release`` and ``sha256`` are for the trace's header. ``spare`` is the linear address of 2 MiB
+    that the guest leaves unused. ``stack_in_device`` tells whether the guest's RSP may lie in a
+    device.
+    """
+
+    @property
+    def title(self) -> str:
+        """Return what it is, with its version, for people."""
+        ...
+
+    @property
+    def release(self) -> str:
+        """Return the version of the software, for people."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of its image."""
+        ...
+
+    @property
+    def spare(self) -> int:
+        """Return the linear address of 2 MiB that the guest leaves unused."""
+        ...
+
+    @property
+    def stack_in_device(self) -> bool:
+        """Tell whether the guest's RSP may lie in a device."""
+        ...
+
+    @property
+    def names(self) -> Names:
+        """Return the names of the guest's code, which moves with it."""
+        ...
+
+    async def reach_entry(self, memory: PhysicalMemory) -> None:
+        """Run firmware and boot loader up to where tracing can begin: an own IDT is loaded."""
+        ...
+
+    def stub_place(self) -> int | None:
+        """Return the linear address from where on padding for the stub is best looked for."""
+        ...
+
+    async def watch(self, ground: Ground, space: AddressSpace) -> Sequence[Breakpoint]:
+        """Set traps where the guest makes mappings. Raises GuestError when some would be missed."""
+        ...
+
+    def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
+        """Return what follows who makes accesses, with call chains if wanted."""
+        ...
+
+    def unseen(self, regions: RegionMap) -> Iterator[str]:
+        """Yield in words what will not be traced for lack of knowledge of the software."""
+        ...
+
+    def leaves(self, space: AddressSpace) -> Iterator[Leaf]:
+        """Yield the leaves to watch that the current page tables do not lead to."""
+        ...
+
+    async def mapped_by_programs(self, space: AddressSpace) -> None:
+        """Take note that programs have mapped traced devices."""
+        ...
+
+    def without_idt(self, where: str) -> str:
+        """Say in words what is not traced once an IDT without room was loaded at a place."""
+        ...
+
+    async def remove(self, space: AddressSpace) -> None:
+        """Leave code and page tables as the guest would have them without a tracer."""
+        ...

@@ -1,0 +1,54 @@
+"""The port for stops: each kind claims its own, and says how the guest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tracer.access.stop import Stopped
+from tracer.access.vcpu import Change
+from tracer.access.want import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """Let the guest go on with these changes."""
+
+    changes: Sequence[Change] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StandStill:
+    """Hold the guest where it is, if there is anybody to hold it for."""
+
+    reason: Reason
+    vcpu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Trace no further: the guest goes on without any trap."""
+
+
+Handled = GoOn | StandStill | LetGo
+
+
+class Trap(Protocol):
+    """Act on one kind of stop."""
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a stop is of this kind."""
+        ...
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Act on a stop of this kind. Raises InterceptError when that cannot be done."""
+        ...
+
+
+class Breakpoint(Trap, Protocol):
+    """Act on stops at code of the guest's."""
+
+    def number_at(self, linear: int | None) -> int | None:
+        """Return the number of the breakpoint at a linear address, if there is one."""
+        ...

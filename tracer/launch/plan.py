@@ -1,0 +1,73 @@
+"""What guest to run, and what to trace of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from tracer.access.region import Choice, parse_range
+from tracer.errors import UsageError
+from tracer.session.watchdog import Limits
+from tracer.text.number import byte_size, is_whole, whole
+
+QEMU = "qemu-system-x86_64"
+GDB = "gdb"
+DEFAULT_MEMORY = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Say what guest to run and what to trace of it.
+
+    Without ``kernel`` the one that ``vetrace setup`` fetched is taken, without ``initrd`` one is
+    built from ``qemu/init``, with ``modules`` beside the default guest's. ``append`` follows the
+    default command line, ``extra`` the default QEMU arguments. ``memory`` is in bytes.
+    """
+
+    kernel: Path | None = None
+    symbols: Path | None = None
+    initrd: Path | None = None
+    modules: tuple[str, ...] = ()
+    append: str | None = None
+    kaslr: bool = False
+    memory: int = DEFAULT_MEMORY
+    choice: Choice = field(default_factory=Choice)
+    realtime: bool = False
+    qemu_log: Path | None = None
+    extra: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    qemu: str = QEMU
+    gdb: str = GDB
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise UsageError for what cannot be booted or traced, whatever the kernel."""
+    for spec in (*plan.choice.wanted, *plan.choice.bypassed):
+        parse_range(spec)
+    if not plan.realtime and _several_vcpus(plan.extra):
+        raise UsageError(
+            "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"
+        )
+    if plan.modules and plan.initrd is not None:
+        raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
+
+
+def _several_vcpus(arguments: Sequence[str]) -> bool:
+    for option, value in pairwise(arguments):
+        if option in ("-smp", "--smp"):
+            count = value.partition(",")[0].removeprefix("cpus=")
+            return is_whole(count) and whole(count) > 1
+    return False
+
+
+def parse_memory(text: str) -> int:
+    """Return the bytes in a size such as ``512M``, ``2G`` or ``1024`` (MiB, as QEMU has it).
+
+    Raises UsageError for anything else, and for a size no guest boots with.
+    """
+    size = byte_size(text, "memory size")
+    if size < 64 << 20 or size % (1 << 20):
+        raise UsageError(f"{text} of memory: whole mebibytes, 64M or more, are needed")
+    return size

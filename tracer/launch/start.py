@@ -1,0 +1,107 @@
+"""From a plan to a session: open the image, choose its system, start GDB and QEMU, end them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tracer import __version__
+from tracer.bare.open import open_bare
+from tracer.errors import GuestError, KernelImageError
+from tracer.gdb.client import GdbClient
+from tracer.guest import recipe
+from tracer.guest.initramfs import build_initramfs
+from tracer.intercept.system import System
+from tracer.launch.plan import Plan
+from tracer.linux.kernel import default_kernel, open_kernel
+from tracer.linux.system import Linux
+from tracer.qemu.machine import Machine, MachineConfig
+from tracer.session.session import Session
+from tracer.trace.record import FORMAT_VERSION, Header
+
+
+@contextlib.asynccontextmanager
+async def launch(
+    plan: Plan,
+    on_console: Callable[[bytes], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[Session]:
+    """Start a guest, stopped before its first instruction, and end it with the block.
+
+    ``on_console`` gets the bytes of the guest's serial port, ``progress`` a line of text about
+    what takes long. Raises KernelImageError, GuestError, QemuError or DebuggerError.
+    """
+    system, config = _prepared(plan, progress)
+    machine = Machine(config, on_console=on_console)
+    client = GdbClient()
+    try:
+        await client.start(plan.gdb)
+        await machine.start()
+        session = await Session.attach(machine, client, system, plan.choice)
+        session.journal.progress = progress
+        yield session
+    finally:
+        await client.close()
+        await machine.close()
+
+
+def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:
+    # The guest's software, by its image, and the machine for it.
+    path = plan.kernel or default_kernel()
+    if path is None:
+        raise GuestError(
+            "no guest kernel: run vetrace setup to fetch Debian's, or name one with --kernel"
+        )
+    if plan.initrd is not None and not plan.initrd.is_file():
+        raise GuestError(f"the initial ramdisk {plan.initrd} is not there")
+    bare = open_bare(path, plan.symbols)
+    if bare is not None:
+        return bare, _configure(plan, path, plan.initrd)
+    kernel = open_kernel(path, plan.symbols, progress)
+    if not kernel.startable:
+        raise KernelImageError(
+            f"{path}: QEMU cannot start a vmlinux without a PVH entry note (CONFIG_PVH); "
+            "give the bzImage, with this file as --symbols"
+        )
+    initrd = plan.initrd
+    if initrd is None:
+        script = recipe.init_script()
+        initrd = build_initramfs(script, kernel.modules, plan.modules, progress)
+    config = _configure(plan, path, initrd)
+    return Linux(kernel, config.command_line), config
+
+
+def _configure(plan: Plan, image: Path, initrd: Path | None) -> MachineConfig:
+    return MachineConfig(
+        program=plan.qemu,
+        kernel=image,
+        initrd=initrd,
+        command_line=recipe.command_line(plan.append, kaslr=plan.kaslr),
+        memory=plan.memory,
+        devices=recipe.machine_arguments(),
+        extra=plan.extra,
+        realtime=plan.realtime,
+        qemu_log=plan.qemu_log,
+        clocked=plan.limits.guest is not None,
+    )
+
+
+def header(session: Session) -> Header:
+    """Return the header of a trace of this session."""
+    config = session.machine.config
+    return Header(
+        version=FORMAT_VERSION,
+        tool=f"vetrace {__version__}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        clock="realtime" if config.realtime else "icount",
+        kernel=session.system.release,
+        kernel_sha256=session.system.sha256,
+        command_line=config.command_line,
+        memory=config.memory,
+        vcpus=session.view.vcpus,
+        qemu=session.machine.version,
+        gdb=session.target.client.version,
+        qemu_args=[*config.devices, *config.extra],
+    )

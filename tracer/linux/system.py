@@ -1,0 +1,121 @@
+"""Linux as the guest's software: the kernel of an image, traced from its first own function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from tracer.access.region import RegionMap
+from tracer.access.space import AddressSpace
+from tracer.errors import GuestError
+from tracer.intercept.ground import Ground
+from tracer.intercept.trap import Breakpoint
+from tracer.linux import mapping
+from tracer.linux.callers import Callers
+from tracer.linux.entry import follow_kaslr, reach_entry
+from tracer.linux.hooks import MappingHooks
+from tracer.linux.kernel import Kernel
+from tracer.linux.names import Names
+from tracer.linux.page_filter import whole_pages
+from tracer.linux.readers import hide_poison
+from tracer.linux.user import UserMappings
+from tracer.trace.record import Mark, StackRecord
+from tracer.x86.paging import Leaf, PhysicalMemory
+
+
+class Linux:
+    """Know one Linux guest: a :class:`tracer.intercept.system.System`.
+
+    ``command_line`` is the kernel's, which tells whether it moves.
+    """
+
+    spare = mapping.SPARE_LINEAR
+    stack_in_device = False
+
+    def __init__(self, kernel: Kernel, command_line: str) -> None:
+        self.kernel = kernel
+        self.names = Names(kernel)
+        self._command_line = command_line
+        self._hooks: MappingHooks | None = None
+        self._users: UserMappings | None = None
+
+    @property
+    def title(self) -> str:
+        """Return what it is, for people."""
+        return f"Linux {self.kernel.release}"
+
+    @property
+    def release(self) -> str:
+        """Return the kernel's release."""
+        return self.kernel.release
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of the image."""
+        return self.kernel.sha256
+
+    async def reach_entry(self, memory: PhysicalMemory) -> None:
+        """Run to the kernel's first own function, wherever KASLR moved it."""
+        moved = await follow_kaslr(self.kernel, self._command_line, memory)
+        self.names.move(moved)
+        await reach_entry(self.kernel, moved)
+
+    def stub_place(self) -> int | None:
+        """Return where the padding behind the kernel's entry code begins."""
+        return self.names.kernel.address_of(mapping.STUB_PLACE)
+
+    async def watch(self, ground: Ground, space: AddressSpace) -> Sequence[Breakpoint]:
+        """Set breakpoints on the functions that make mappings. Raises GuestError."""
+        hides = hide_poison(space, self.names)
+        scratch = ground.gate.scratch
+        users = UserMappings(self.names, ground.view, ground.journal, hides=hides, scratch=scratch)
+        hooks = MappingHooks(ground, users)
+        ram = whole_pages(ground.memory.ranges)
+        missing = await hooks.install(self.names.kernel, space, ram)
+        if missing:
+            raise GuestError(
+                f"{self.kernel.path} has no symbol {', '.join(missing)}: mappings would be missed; "
+                "give better symbols with --symbols"
+            )
+        self._hooks, self._users = hooks, users
+        return hooks, users
+
+    def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
+        """Return what unwinds the kernel's stacks."""
+        return Callers(self.names, publish, stacks=stacks)
+
+    def unseen(self, regions: RegionMap) -> Iterator[str]:
+        """Yield what is not traced for lack of a symbol."""
+        flash = any(
+            region.shows_memory and regions.is_traced_region(region) for region in regions.regions
+        )
+        if flash and self.names.kernel.address_of(mapping.FIRMWARE) is None:
+            yield (
+                f"{self.kernel.path} has no symbol {mapping.FIRMWARE}: what UEFI firmware writes "
+                "to its flash while the kernel runs is not traced"
+            )
+
+    def leaves(self, space: AddressSpace) -> Iterator[Leaf]:
+        """Yield the leaves of programs and of firmware."""
+        if self._users is not None and self._hooks is not None:
+            yield from self._users.leaves(space)
+            yield from self._hooks.leaves(space)
+
+    async def mapped_by_programs(self, space: AddressSpace) -> None:
+        """Follow what the kernel does with the mappings of programs."""
+        if self._users is not None:
+            await self._users.watch(space)
+
+    def without_idt(self, where: str) -> str:
+        """Say that another kernel is started, or that nobody knows what is."""
+        if any(where.startswith(f"{name}+") for name in mapping.SWITCHES_KERNELS):
+            return "not traced: the kernel that this one starts (kexec), from here on"
+        return (
+            f"not traced: what the guest does from {where} on, where it loads an IDT without room "
+            "for page faults"
+        )
+
+    async def remove(self, space: AddressSpace) -> None:
+        """Settle what is under way, and take the filters out of the kernel's functions."""
+        if self._users is not None and self._hooks is not None:
+            self._users.settle(space)
+            await self._hooks.remove()

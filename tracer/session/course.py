@@ -1,0 +1,173 @@
+"""The states of a guest under control: where it stands, or what it is on its way to.
+
+::
+
+    Unstarted ──start──> Standing <──────────────────────────────┐
+                            │ resume        ──> Running          │ a break, an interruption,
+                            │ step          ──> Stepping(n)      │ or what it was on its way to
+                            │ run_until     ──> Until(t)         │
+                            │ set_register  ──> Redoing          │
+                            │ skip          ──> Skipping         │
+                            │ inject        ──> ToHandler ───────┘
+                            └ detach        ──> Leaving
+    from any of them, when the guest ends:  ──> Ended
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tracer.access.decision import Decision, Pending
+from tracer.access.space import AddressSpace
+from tracer.access.want import Reason as LoopReason
+from tracer.x86.state import CpuState
+
+Reason = LoopReason | Literal["access", "answered", "completed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Say where a guest stands, and why.
+
+    ``text`` is why, for the reader. ``pending`` is the access that waits, None where none does:
+    before it (``access``), once its device has answered (``answered``). ``cpu`` is the state of
+    the interrupted code.
+    """
+
+    reason: Reason
+    text: str
+    pending: Pending | None
+    cpu: CpuState
+    space: AddressSpace
+    vcpu: int
+    time_ns: int
+
+    @property
+    def answered(self) -> bool:
+        """Tell whether the device of the access that waits has been read already."""
+        return self.reason == "answered"
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Say with what decision the guest goes on, and from what state."""
+
+    decision: Decision
+    cpu: CpuState
+
+
+@dataclass(frozen=True, slots=True)
+class Unstarted:
+    """The guest has not been started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The guest is held until ``departure`` is set; the access is to have the value ``given``."""
+
+    halt: Halt
+    departure: asyncio.Future[Departure]
+    given: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The guest goes on to the next break."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stepping:
+    """The guest goes on to before the access that is so many accesses away."""
+
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """The guest goes on to before the first access that is ``wanted``; ``text`` says which."""
+
+    text: str
+    wanted: Callable[[Pending], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Redoing:
+    """The guest carries an instruction out anew, to stand where it stood, for the same reason.
+
+    It stands ``behind`` the instruction if that reaches no device now, and at the handler if it
+    raises an exception.
+    """
+
+    text: str
+    behind: Halt
+
+
+@dataclass(frozen=True, slots=True)
+class Skipping:
+    """The guest completes an instruction without its devices, to stand ``behind`` it."""
+
+    behind: Halt
+
+
+@dataclass(frozen=True, slots=True)
+class ToHandler:
+    """The guest goes on to the handler of an exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The guest is out of reach for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The guest has ended; ``error`` is None when it ended well."""
+
+    outcome: str
+    error: BaseException | None = None
+
+
+Going = Running | Stepping | Until | Redoing | Skipping | ToHandler | Leaving
+Course = Unstarted | Standing | Going | Ended
+
+
+def halt_at(pending: Pending, reason: Reason, text: str) -> Halt:
+    """Return how the guest stands at an access."""
+    return Halt(
+        reason=reason,
+        text=text,
+        pending=pending,
+        cpu=pending.cpu,
+        space=pending.space,
+        vcpu=pending.vcpu,
+        time_ns=pending.time_ns,
+    )
+
+
+def nearer(course: Course) -> Course:
+    """Return the course once one more access has come up."""
+    return replace(course, left=course.left - 1) if isinstance(course, Stepping) else course
+
+
+def why_stand(
+    course: Course, pending: Pending, found: str | None, *, interrupting: bool
+) -> str | None:
+    """Return why to hold the guest before an access, None to let it pass.
+
+    ``found`` is the reason that a break has, if one does.
+    """
+    if isinstance(course, Redoing):
+        return course.text
+    if found is not None:
+        return found
+    if interrupting:
+        return "interrupted"
+    match course:
+        case Until(text, wanted) if wanted(pending):
+            return text
+        case Stepping(left) if left <= 0:
+            return "step"
+    return None

@@ -1,0 +1,180 @@
+"""The one driver of the engine: what its coroutines want is done through GDB and QEMU."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from tracer.access import want
+from tracer.access.decision import Decision, Give, Go, Pending
+from tracer.access.space import AddressSpace
+from tracer.access.stop import Ran
+from tracer.access.vcpu import Change
+from tracer.gdb.target import Target
+from tracer.qemu.machine import Machine
+from tracer.x86.state import CpuState
+
+Result = TypeVar("Result")
+
+
+class Overseer(Protocol):
+    """Decide what becomes of each access, and look at the guest where it stands before none."""
+
+    @property
+    def wants_halt(self) -> bool:
+        """Tell whether to hold the guest at the handler of an exception that is delivered."""
+        ...
+
+    async def before(self, pending: Pending) -> Decision:
+        """Decide before the access is made."""
+        ...
+
+    async def answered(self, pending: Pending) -> Go | Give:
+        """Decide once a device has answered a read."""
+        ...
+
+    async def completed(self, cpu: CpuState) -> CpuState:
+        """Look at the state behind an instruction; return the one to go on from."""
+        ...
+
+    async def halted(
+        self, reason: want.Reason, vcpu: int, cpu: CpuState, space: AddressSpace
+    ) -> None:
+        """Take note that the guest stands; it goes on when this returns."""
+        ...
+
+    def expire(self) -> None:
+        """Hold the guest no longer, if it is held: raise GuestHung where it is."""
+        ...
+
+
+class Driver:
+    """Drive coroutines of the engine on one guest.
+
+    The ``overseer``, where there is one, answers what a person is asked. ``interrupting`` is set
+    from :meth:`interrupt` until the guest is held. ``expired`` says how long the run was given when
+    that time has passed.
+    """
+
+    def __init__(self, target: Target, machine: Machine) -> None:
+        self.target = target
+        self.machine = machine
+        self.overseer: Overseer | None = None
+        self.interrupting = False
+        self.expired = ""
+        self._running = False
+        self._pausing: asyncio.Task[None] | None = None
+        self._ways: dict[type[want.Want[Any]], Callable[[Any], Awaitable[Any]]] = {
+            want.Vcpu: lambda _: _at_once(target.vcpu),
+            want.Registers: lambda _: target.registers(),
+            want.SelectVcpu: lambda it: target.select(it.vcpu),
+            want.Register: lambda it: target.register(it.name),
+            want.StackAndTables: lambda _: target.stack_and_tables(),
+            want.MakeChanges: lambda it: target.change(it.changes),
+            want.FlushTlb: lambda it: target.flush_tlb(it.cr3),
+            want.FlushAllTlbs: lambda _: target.flush_all_tlbs(),
+            want.Resume: lambda it: self._resume(it.changes),
+            want.RunAlone: lambda it: target.run_alone(it.linear, it.changes),
+            want.BreakAlone: lambda it: target.break_alone(it.linear, it.changes),
+            want.StepAlone: lambda _: target.step_alone(),
+            want.Detach: lambda _: target.detach(),
+            want.ReadPhysical: lambda it: target.read_physical(it.physical, it.width),
+            want.WritePhysical: lambda it: target.write_physical(it.physical, it.width, it.value),
+            want.WriteCode: lambda it: target.write_code(it.linear, it.code),
+            want.SetBreakpoint: lambda it: target.set_breakpoint(it.linear),
+            want.WatchStores: lambda it: target.watch_stores(it.linear),
+            want.WatchReads: lambda it: target.set_read_watch(it.linear),
+            want.DeleteBreakpoint: lambda it: target.delete_breakpoint(it.number),
+            want.Turn: lambda _: asyncio.sleep(0),
+            want.VcpuStates: lambda _: machine.vcpu_states(),
+            want.Tables: lambda _: machine.descriptor_tables(),
+            want.Sleeps: lambda it: machine.halted(it.vcpu),
+            want.HasMachineCheck: lambda _: machine.has_machine_check(),
+            want.MemoryMap: lambda _: machine.memory_map(),
+            want.MapChanged: lambda _: _at_once(machine.map_changed),
+            want.Woken: lambda _: _at_once(machine.woken()),
+            want.LogSize: lambda _: _at_once(machine.log_size),
+            want.TimerTicks: lambda _: machine.timer_ticks(),
+            want.LogAccesses: lambda _: machine.log_accesses(),
+            want.AskBefore: lambda it: self._asked.before(it.pending),
+            want.AskAnswered: lambda it: self._asked.answered(it.pending),
+            want.AskCompleted: lambda it: self._asked.completed(it.cpu),
+            want.AskHold: lambda _: _at_once(self._asked.wants_halt),
+            want.Hold: lambda it: self._hold(it),
+        }
+
+    async def drive(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine of the engine to its end; return what it returns.
+
+        What goes wrong in serving it is raised within it, a cancellation too: it leaves the guest
+        as that has to be left.
+        """
+        answer: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                wanted = work.send(answer) if error is None else work.throw(error)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            answer = error = None
+            try:
+                answer = await self._ways[type(wanted)](wanted)
+            except BaseException as caught:
+                error = caught
+
+    async def interrupt(self) -> None:
+        """Ask the running guest to stop.
+
+        Through QEMU's monitor, which a guest that has just stopped by itself does not mind; GDB's
+        own interrupt would break off the command it comes upon.
+        """
+        self.interrupting = True
+        if self._running:
+            self._pause()
+
+    def expire(self, limit: str) -> None:
+        """Stop the guest for good: it has taken longer than ``limit``, in words."""
+        self.expired = limit
+        if self.overseer is not None:
+            self.overseer.expire()
+        if self._running:
+            self._pause()
+
+    def _pause(self) -> None:
+        if self._pausing is None:
+            self._pausing = asyncio.create_task(self.machine.pause())
+
+    async def _resume(self, changes: Sequence[Change]) -> Ran:
+        since = time.monotonic()
+        await self.target.go(changes)
+        self._running = True
+        try:
+            if self.interrupting or self.expired:
+                self._pause()
+            stop = await self.target.stopped()
+        finally:
+            self._running = False
+        if self._pausing is not None:
+            # It would stop the guest in the middle of what is done for it next.
+            await self._pausing
+            self._pausing = None
+        seconds = time.monotonic() - since
+        return Ran(replace(stop, expired=bool(self.expired)), seconds)
+
+    async def _hold(self, it: want.Hold) -> None:
+        self.interrupting = False
+        if self.overseer is not None:
+            await self.overseer.halted(it.reason, it.vcpu, it.cpu, it.space)
+
+    @property
+    def _asked(self) -> Overseer:
+        assert self.overseer is not None  # or the engine would not ask
+        return self.overseer
+
+
+async def _at_once(value: Result) -> Result:
+    return value

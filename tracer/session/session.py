@@ -1,0 +1,276 @@
+"""One guest and its loop: joined with GDB and QEMU, driven, and judged by how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from tracer.access.region import Choice, RegionMap
+from tracer.access.space import AddressSpace
+from tracer.access.transfer import Transfer
+from tracer.access.vcpu import Change, RegisterFile
+from tracer.devices.map import RegisterMaps
+from tracer.errors import DebuggerError, GuestError, GuestHung, QemuError, TargetGone
+from tracer.gdb.client import GdbClient
+from tracer.gdb.target import Target
+from tracer.intercept.clock import look_at_clock
+from tracer.intercept.recording import RecordedDevice
+from tracer.intercept.system import System
+from tracer.intercept.view import GuestView
+from tracer.qemu.ending import Ending, check, why
+from tracer.qemu.machine import Machine
+from tracer.qemu.monitor import vcpu_states
+from tracer.session.driver import Driver, Overseer
+from tracer.session.loop import Loop, Traced
+from tracer.trace.lines import access_lines
+from tracer.trace.naming import Naming
+from tracer.x86.paging import poison_bit
+
+_EVERY = 0.1
+"""Seconds of the host's time between two looks at an idle guest's clock. That goes no faster than
+QEMU's main loop beats the metronome, gets some tenths of a second further meanwhile, and the timer
+begins anew after 4.69."""
+
+Result = TypeVar("Result")
+
+
+class Session:
+    """Run one guest to its end, intercepting what was chosen. Make one with :meth:`attach`.
+
+    What it knows of the guest is the loop's: see :class:`tracer.session.loop.Loop`. ``naming``
+    names registers where accesses are told in words.
+    """
+
+    def __init__(self, loop: Loop, driver: Driver) -> None:
+        self.loop = loop
+        self.driver = driver
+        self.target = driver.target
+        self.machine = driver.machine
+        self.system = loop.system
+        self.view = loop.view
+        self.names = loop.system.names
+        self.journal = loop.journal
+        self.counts = loop.journal.counts
+        self.warnings = loop.journal.warnings
+        self.subscribers = loop.journal.subscribers
+        self.publish = loop.journal.publish
+        self.naming = Naming(RegisterMaps())
+        self._hang: GuestHung | None = None
+        self.mark = loop.journal.mark
+        self.end = loop.journal.end
+        self.release = loop.release
+        self.unwind = loop.unwind
+
+    @classmethod
+    async def attach(
+        cls, machine: Machine, client: GdbClient, system: System, choice: Choice
+    ) -> Session:
+        """Connect GDB to a machine that stands before its first instruction."""
+        target = Target(client)
+        machine.on_exit = lambda: client.fail(TargetGone())
+        await target.attach(machine.gdb_socket)
+        machine.forget_socket()
+        bits = await machine.physical_bits()
+        try:
+            poison = poison_bit(bits)
+        except ValueError as error:
+            raise QemuError(
+                f"{error}; give the guest a CPU with fewer: -cpu ...,phys-bits=40"
+            ) from error
+        realtime = machine.config.realtime
+        view = GuestView(machine.memory, poison, await machine.vcpus(), realtime=realtime)
+        return cls(Loop(view, machine.memory, system, choice), Driver(target, machine))
+
+    # ---- what may be set before it is traced
+
+    @property
+    def choice(self) -> Choice:
+        """Return what is traced."""
+        return self.loop.coverage.choice
+
+    @property
+    def traced(self) -> Traced:
+        """Return what :meth:`trap` put in place."""
+        return self.loop.traced
+
+    def replay(self, recorded: RecordedDevice | None) -> None:
+        """Have a recording answer for its regions in place of their devices."""
+        self.loop.recorded = recorded
+
+    def oversee(self, overseer: Overseer) -> None:
+        """Have a person or a script decide what becomes of each access."""
+        self.driver.overseer = overseer
+        self.loop.asks = True
+
+    # ---- the run
+
+    async def reach_entry(self) -> None:
+        """Run firmware and boot loader up to the kernel's first own function."""
+        try:
+            await self._drive(self.loop.reach_entry())
+        except DebuggerError as error:
+            await self._ending_behind(error, "before the kernel was entered")
+            raise GuestError("the guest ended before its kernel was entered") from error
+
+    async def refresh_regions(self) -> RegionMap:
+        """Ask QEMU where its devices are now, and announce what is new or has moved."""
+        return await self._drive(self.loop.refresh_regions())
+
+    async def trap(self, *, stacks: bool = False) -> None:
+        """Put every trap in place; the guest stands at its kernel's entry.
+
+        With ``stacks`` the kernel's call chain is recorded with each access.
+        """
+        await self._drive(self.loop.trap(stacks=stacks))
+
+    async def run(self) -> Ending:
+        """Trace from where :meth:`trap` left off to the end of the guest; return how QEMU ended.
+
+        Raises GuestCrashed, QemuError, DebuggerError or InterceptError for any end but the
+        guest's own power-off.
+        """
+        async with self._clock_followed():
+            return await self._to_the_end(self.loop.run(), "while it was traced")
+
+    async def run_untraced(self) -> Ending:
+        """Let the guest run to its end without any trap."""
+        return await self._to_the_end(self.loop.run_untraced(), "while it ran")
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, None], when: str) -> Ending:
+        try:
+            await self._drive(work)
+            ending = self._judge(await self.machine.ended())
+        except TargetGone:
+            ending = self._judge(await self.machine.ended())
+        except DebuggerError as error:
+            ending = await self._ending_behind(error, when)
+        self.loop.part()
+        return ending
+
+    async def _drive(self, work: Coroutine[Any, Any, Result]) -> Result:
+        try:
+            return await self.driver.drive(work)
+        except GuestHung:
+            pass  # it stands
+        raise self.given_up(await self.driver.drive(self.loop.whereabouts()))
+
+    @contextlib.asynccontextmanager
+    async def _clock_followed(self) -> AsyncIterator[None]:
+        # Looks again and again, so that no turn of the timer is missed. Without anybody to tell it
+        # to, each access tells the time.
+        task = None
+        if self.driver.overseer is not None and not self.view.realtime:
+            task = asyncio.create_task(self._follow_clock())
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.cancel()
+
+    async def _follow_clock(self) -> None:
+        with contextlib.suppress(QemuError):  # it has ended
+            while True:
+                await asyncio.sleep(_EVERY)
+                await self._drive(look_at_clock(self.view))
+
+    # ---- what a person does
+
+    @property
+    def interrupting(self) -> bool:
+        """Tell whether the guest has been asked to stop and is not held yet."""
+        return self.driver.interrupting
+
+    @interrupting.setter
+    def interrupting(self, wanted: bool) -> None:
+        self.driver.interrupting = wanted
+
+    async def interrupt(self) -> None:
+        """Ask the running guest to stop: the overseer is told once it has."""
+        await self.driver.interrupt()
+
+    async def registers(self) -> RegisterFile:
+        """Return all registers of the vCPU that stopped."""
+        return await self.target.registers()
+
+    async def change(self, changes: Sequence[Change]) -> None:
+        """Change the vCPU that stopped."""
+        await self.target.change(changes)
+
+    async def choose(self, choice: Choice, space: AddressSpace) -> None:
+        """Trace what ``choice`` says from here on; the guest is stopped.
+
+        Raises UsageError, with nothing changed, when it names a region that is not there.
+        """
+        await self._drive(self.loop.choose(choice, space))
+
+    async def reach(self, transfer: Transfer, space: AddressSpace, *, waits: bool) -> int | None:
+        """Make one access to a device for the person at the prompt; return what was read.
+
+        ``waits`` tells that the vCPU stands before an access. Raises UsageError when it stands
+        where it cannot be sent to make this one.
+        """
+        return await self._drive(self.loop.reach(transfer, space, waits=waits))
+
+    # ---- records
+
+    def mark_log(self, text: str, begin: int | None = None) -> None:
+        """Publish a mark with the size of QEMU's log, if there is one: what was so far is in it.
+
+        What it tells of vCPUs from ``begin`` on is firmware's, which no trap is in.
+        """
+        size = self.machine.log_size
+        self.mark(text, size, None if size is None else begin)
+
+    # ---- how it ended
+
+    @property
+    def expired(self) -> str:
+        """Return how long the run was given, in words, when that time has passed; else nothing."""
+        return self.driver.expired
+
+    def expire(self, limit: str) -> None:
+        """End the run where the guest stands next: it has taken longer than ``limit``.
+
+        What drives it then raises GuestHung, having told what the guest did last.
+        """
+        self.driver.expire(limit)
+
+    def given_up(self, places: Sequence[str] = ()) -> GuestHung:
+        """Return the error of a guest whose time is over, having told what it did last.
+
+        Without the ``places`` of its vCPUs it could not be stopped any more. It is told once.
+        """
+        if self._hang is not None:
+            return self._hang
+        last, words = self.journal.last, self.machine.last_line
+        made = access_lines(last, naming=self.naming) if last is not None else []
+        for line in (
+            f"last access: {' '.join(made[-1].split())}" if made else "no access was traced",
+            "nothing on the console" if words is None else f"last console line: {words}",
+            *(places or ("where it stands is not known: it does not stop",)),
+        ):
+            self.journal.progress(line)
+        reason = f"the guest had not ended after {self.expired}: what it did last is above"
+        self._hang = GuestHung(reason)
+        return self._hang
+
+    async def _ending_behind(self, error: DebuggerError, when: str) -> Ending:
+        # GDB fails when QEMU goes: what ended QEMU is told, be it the guest's own power-off by an
+        # access that was just carried out. QEMU that still runs leaves the error as it is.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2 if self.target.client.alive else 0.2):
+                ending = await self.machine.ended()
+            if ending.status == 0 and ending.cause:
+                return self._judge(ending)
+            raise QemuError(f"QEMU died {when}: {why(ending)}") from error
+        raise error
+
+    def _judge(self, ending: Ending) -> Ending:
+        # Raises what the guest deserves, with whose doing it was.
+        whose = ""
+        if ending.triple_fault and ending.registers:
+            with contextlib.suppress(QemuError):
+                whose = self.loop.blame(vcpu_states(ending.registers))
+        return check(ending, whose)

@@ -1,0 +1,140 @@
+"""The stops that every guest makes, whatever its software: each a trap.
+
+Breakpoints in the guest's code are traps of their own: see :mod:`tracer.intercept.loads` and the
+guest's :class:`tracer.intercept.system.System`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tracer.access.space import AddressSpace
+from tracer.access.stop import Stopped
+from tracer.access.want import AskHold, MakeChanges, Registers
+from tracer.intercept import carrier
+from tracer.intercept.coverage import Coverage
+from tracer.intercept.gate import PageFaultGate, Written
+from tracer.intercept.interceptor import Interceptor
+from tracer.intercept.journal import Journal
+from tracer.intercept.trap import Breakpoint, GoOn, Handled, StandStill
+from tracer.intercept.view import GuestView
+from tracer.x86.state import CpuState
+
+
+class Interruption:
+    """Take the stop that a person asked for, wherever it caught the guest."""
+
+    def __init__(
+        self, gate: PageFaultGate, journal: Journal, bell: Bell, breakpoints: Sequence[Breakpoint]
+    ) -> None:
+        self._stub = gate.stub
+        self._journal = journal
+        self._bell = bell
+        self._breakpoints = breakpoints
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether QEMU's monitor stopped the guest."""
+        return stop.interrupted
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Hold the guest, once what it was about to tell by itself has been seen to."""
+        self._journal.counts["interrupts"] += 1
+        if stop.address == self._stub.stop:
+            return await self._bell.handle(stop) if await carrier.settle(self._stub) else GoOn()
+        if self._stub.covers(stop.address or 0):
+            return GoOn()  # an access is about to tell of itself
+        # GDB will go on from a breakpoint here without another stop for it.
+        for trap in self._breakpoints:
+            number = trap.number_at(stop.address)
+            if number is not None:
+                handled = await trap.handle(replace(stop, breakpoint=number))
+                if not isinstance(handled, GoOn):
+                    return handled
+        return StandStill("interrupt", stop.vcpu)
+
+
+class Bell:
+    """Take the stop at the stub: a vCPU came upon poison. With ``asks`` a person is asked."""
+
+    def __init__(
+        self, interceptor: Interceptor, gate: PageFaultGate, journal: Journal, *, asks: bool
+    ) -> None:
+        self.interceptor = interceptor
+        self._gate = gate
+        self._journal = journal
+        self._asks = asks
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a vCPU stands where the stub has rung."""
+        return stop.address == self._gate.stub.stop
+
+    async def look(self, vcpu: int, rip: int) -> tuple[CpuState, AddressSpace] | None:
+        """Return the state of the code that a vCPU at ``rip`` has interrupted for the stub.
+
+        None when it does not stand where the stub has rung.
+        """
+        return await self.interceptor.look(vcpu) if rip == self._gate.stub.stop else None
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Complete the access, unless the run's time is over."""
+        if stop.expired:
+            return StandStill("interrupt", stop.vcpu)
+        self._journal.counts["intercepts"] += 1
+        done = await self.interceptor.intercept(stop.vcpu, self._gate)
+        if not done.delivered or not self._asks or not await AskHold():
+            return GoOn(done.changes)
+        await MakeChanges(done.changes)
+        return StandStill("fault")
+
+
+class GateWatch:
+    """Take the stop behind a store to a gate of vector 14."""
+
+    def __init__(
+        self, gate: PageFaultGate, view: GuestView, journal: Journal, coverage: Coverage
+    ) -> None:
+        self._gate = gate
+        self._view = view
+        self._journal = journal
+        self._coverage = coverage
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a write watch stopped the guest."""
+        return stop.reason.startswith("watchpoint")
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Put the stub in front again."""
+        self._journal.counts["hooks"] += 1
+        await self._written(behind_store=True)
+        return GoOn()
+
+    async def look(self, stop: Stopped) -> None:
+        """Put the stub in front again where a gate was changed in a way that is not watched."""
+        if not self.claims(stop) and self._gate.disturbed():
+            await self._written(behind_store=False)
+
+    async def _written(self, *, behind_store: bool) -> None:
+        registers = await Registers()
+        space = self._view.space_of(registers)
+        written = await self._gate.written(registers if behind_store else None, space)
+        if written is Written.HANDLER:
+            # The kernel changes its handler when its own page tables have been made.
+            await self._coverage.poison(registers, "page tables made by the kernel")
+
+
+class Stray:
+    """Take a late stop, of a moment that has passed: it needs no work."""
+
+    def __init__(self, view: GuestView, journal: Journal) -> None:
+        self._view = view
+        self._journal = journal
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a stop may be late: two vCPUs, or the monitor, stopped at one moment."""
+        return stop.stray and (self._view.vcpus > 1 or bool(self._journal.counts["interrupts"]))
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Count it."""
+        self._journal.counts["strays"] += 1
+        return GoOn()
