@@ -155,10 +155,11 @@ class Shell:
         )
         self._interruption.on_interrupt = talk.interrupt
         self._talk = talk
+        # What is printed above a prompt comes a little later: after its first line, if that is fast.
+        self._write(plain_lines(talk.banner(), self._paper()))
         with talk.prompt.above():
             self._out = sys.stdout
             try:
-                self._write(plain_lines(talk.banner(), self._paper()))
                 await talk.run()
             finally:
                 self._out = sys.__stdout__ or sys.stdout

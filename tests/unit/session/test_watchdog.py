@@ -104,12 +104,18 @@ def test_a_person_who_looks_at_how_it_ended_is_not_cut_off(monkeypatch: pytest.M
     asyncio.run(body())
 
 
-@pytest.mark.parametrize(("text", "value"), [("1", 1), ("0.5", 0.5), ("1e3", 1000)])
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("0.5", 0.5), ("20ms", 0.02)])
 def test_a_number_of_seconds(text: str, value: float) -> None:
     assert seconds("--timeout", text) == value
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "1 s", "0x10", "ten"])
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1 s", "0x10", "ten", "1e3"])
 def test_what_is_no_number_of_seconds(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--timeout .*above 0"):
+    with pytest.raises(UsageError, match=r"--timeout: .* is no time: 1\.5"):
+        seconds("--timeout", text)
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "0ms"])
+def test_no_time_to_wait(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--timeout: .* give one above 0"):
         seconds("--timeout", text)
