@@ -39,6 +39,9 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         self.raw = bytearray()
         variables = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
+        # Programs believe these rather than the terminal.
+        for size in ("COLUMNS", "LINES"):
+            variables.pop(size, None)
         self._child = pexpect.spawn(
             command[0],
             list(command[1:]),

@@ -155,7 +155,7 @@ class Shell:
         )
         self._interruption.on_interrupt = talk.interrupt
         self._talk = talk
-        # What is printed above a prompt comes a little later: after its first line, if that is fast.
+        # Text that is printed above a prompt may come after the first line typed at it.
         self._write(plain_lines(talk.banner(), self._paper()))
         with talk.prompt.above():
             self._out = sys.stdout
