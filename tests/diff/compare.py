@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tests.diff.case import Case
 from tests.diff.native import PATTERN
 from tracer.errors import GuestException
-from tracer.x86.bus import Load, Store
+from tracer.x86.bus import Access, In, Load, Out, Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute, plan, undefined_flags
 from tracer.x86.instruction import Instruction, Register
@@ -18,10 +18,11 @@ _MANY = 100
 
 @dataclass(frozen=True)
 class Result:
-    """Hold the state and RAM after a case."""
+    """Hold the state and RAM after a case, and what went to I/O ports: number, width, value."""
 
     cpu: CpuState
     ram: bytes
+    out: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,32 @@ class Fault:
 
 @dataclass
 class Memory:
-    """Hold RAM as bytes, and what was asked of it."""
+    """Hold RAM as bytes, and what was asked of it, and of I/O ports."""
 
     base: int
     data: bytearray = field(default_factory=lambda: bytearray(PATTERN))
-    accesses: list[Load | Store] = field(default_factory=list)
+    accesses: list[Access] = field(default_factory=list)
+    out: list[tuple[int, int, int]] = field(default_factory=list)
 
-    def perform(self, access: Load | Store) -> int | None:
-        """Do one access at a linear address inside the RAM."""
+    def perform(self, access: Access) -> int | None:
+        """Do one access, of a port or at a linear address inside the RAM."""
         self.accesses.append(access)
+        if isinstance(access, In):
+            return port_value(access.port, access.width)
+        if isinstance(access, Out):
+            self.out.append((access.port, access.width, access.value))
+            return None
         at = access.linear - self.base
         assert 0 <= at <= len(self.data) - access.width, f"{access} is outside RAM"
         if isinstance(access, Load):
             return int.from_bytes(self.data[at : at + access.width], "little")
         self.data[at : at + access.width] = access.value.to_bytes(access.width, "little")
         return None
+
+
+def port_value(port: int, width: int) -> int:
+    """Return what an I/O port gives here: each another value, for each width."""
+    return ((port | 1) * 0x9E37_79B1 + width) & ((1 << 8 * width) - 1)
 
 
 def emulate(insn: Instruction, cpu: CpuState, memory: Memory) -> CpuState:
@@ -80,7 +92,7 @@ def run(case: Case, *, whole: bool) -> Result | Fault:
                 break
     except GuestException as error:
         return Fault(f"exception {error.vector}")
-    return Result(cpu, bytes(memory.data))
+    return Result(cpu, bytes(memory.data), tuple(memory.out))
 
 
 def _check_plan(insn: Instruction, cpu: CpuState, memory: Memory) -> None:
@@ -139,6 +151,8 @@ def difference(case: Case, theirs: Result | Fault, *, whole: bool) -> str | None
             f"memory at {case.base + at:#x}: emulator {ours.ram[at : at + 16].hex()}, "
             f"oracle {theirs.ram[at : at + 16].hex()}"
         )
+    if ours.out != theirs.out:
+        found.append(f"ports: emulator {ours.out}, oracle {theirs.out}")
     return f"{label}: " + "; ".join(found) if found else None
 
 

@@ -35,8 +35,8 @@ def features() -> frozenset[str]:
 
 def executes(form: Form, flags: frozenset[str]) -> bool:
     """Tell whether a CPU with these feature flags has a form, in 64-bit mode."""
-    if form.only == "i64" or not flags:
-        return False
+    if form.only == "i64" or not flags or form.operation in ("ins", "outs"):
+        return False  # a process may not use ports
     return _features(form) <= flags
 
 

@@ -11,7 +11,7 @@ from unicorn import x86_const as uc
 
 from tests.diff import shape
 from tests.diff.case import Case
-from tests.diff.compare import Fault, Result
+from tests.diff.compare import Fault, Result, port_value
 from tests.diff.native import CODE, DATA, LOW, LOW_CODE, PATTERN, RAM_SIZE
 from tracer.x86.decode import decode
 from tracer.x86.forms import Form, Unit
@@ -97,10 +97,20 @@ class Unicorn:
         self.cpu.mem_map(DATA, RAM_SIZE)
         self.cpu.mem_map(LOW, RAM_SIZE)
         self.cpu.reg_write(uc.UC_X86_REG_CR4, _OSFXSR)
+        self._out: list[tuple[int, int, int]] = []
+        self.cpu.hook_add(unicorn.UC_HOOK_INSN, self._read_port, aux1=uc.UC_X86_INS_IN)
+        self.cpu.hook_add(unicorn.UC_HOOK_INSN, self._write_port, aux1=uc.UC_X86_INS_OUT)
+
+    def _read_port(self, _cpu: object, port: int, width: int, _user: object) -> int:
+        return port_value(port, width)
+
+    def _write_port(self, _cpu: object, port: int, width: int, value: int, _user: object) -> None:
+        self._out.append((port, width, value))
 
     def run(self, case: Case) -> Result | Fault:
         """Run a case: one iteration of a REP instruction."""
         machine, cpu = self.cpu, case.cpu
+        self._out.clear()
         registers = _GPR[self.mode]
         start = cpu.rip
         machine.ctl_remove_cache(start, start + 64)
@@ -135,4 +145,4 @@ class Unicorn:
             machine.reg_read(uc.UC_X86_REG_EFLAGS), xmm=(*xmm, *cpu.xmm[len(xmm) :]),
             ymm=cpu.ymm,
         )  # fmt: skip
-        return Result(after, bytes(machine.mem_read(case.base, RAM_SIZE)))
+        return Result(after, bytes(machine.mem_read(case.base, RAM_SIZE)), tuple(self._out))

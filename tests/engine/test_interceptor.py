@@ -16,6 +16,7 @@ from ram import POISON, ROOT
 from scene import (
     AT,
     CODE,
+    CR4,
     DATA,
     DATA_AT,
     DEVICE,
@@ -62,6 +63,7 @@ from tracer.x86.paging import PRESENT, WRITABLE
 from tracer.x86.state import Flag, PageFaultCode
 
 TOP = STACK - 0x400
+PORT = 0x71
 
 
 def asked(scene: Scene) -> Scene:
@@ -407,6 +409,180 @@ def test_the_rest_of_a_repeated_instruction_is_left_to_the_next_fault() -> None:
 
     after = scene.after(scene.play((WritePhysical, rewritten), (MapChanged(), False)))
     assert (after["rcx"], after["rip"]) == (2, CODE)
+
+
+# ---- ports: the vCPU makes that side itself
+
+
+def port_read(scene: Scene, width: int, value: int, port: int = PORT) -> Any:
+    routine = scene.stub.inputs[width]
+
+    def read(wanted: RunAlone) -> None:
+        scene.write(TOP + VALUE_OFFSET, value.to_bytes(width, "little"))
+
+    return RunAlone(scene.stub.done, [SetRegister("rdx", port), set_rip(routine)]), read
+
+
+def port_write(scene: Scene, width: int, value: int) -> Any:
+    changes = [
+        SetRegister("rdx", PORT), set_rip(scene.stub.outputs[width]), SetRegister("rax", value),
+    ]  # fmt: skip
+    return RunAlone(scene.stub.done, changes)
+
+
+@pytest.mark.parametrize(
+    ("code", "width", "value"), [("6c", 1, 0x5A), ("666d", 2, 0x5A5B), ("6d", 4, 0x5A5B5C5D)]
+)
+def test_ins_reads_the_port_then_writes_the_device(code: str, width: int, value: int) -> None:
+    scene = Scene()
+    scene.fault(code, AT, WRITE, rdi=AT, rdx=0xF_0000 | PORT)
+    after = scene.after(
+        scene.play(port_read(scene, width, value), (WritePhysical(DEVICE, width, value), None))
+    )
+    assert (after["rdi"], after["rip"]) == (AT + width, CODE + len(code) // 2)
+    assert (after["rax"], after["rdx"]) == (0, 0xF_0000 | PORT)
+    assert scene.accesses() == [("write", DEVICE, width, value)]
+
+
+@pytest.mark.parametrize(
+    ("code", "width", "value"), [("6e", 1, 0x5A), ("666f", 2, 0x5A5B), ("6f", 4, 0x5A5B5C5D)]
+)
+def test_outs_reads_the_device_then_writes_the_port(code: str, width: int, value: int) -> None:
+    scene = Scene()
+    scene.fault(code, AT, rsi=AT, rdx=PORT, rax=7, rflags=0x202 | Flag.DF)
+    after = scene.after(
+        scene.play((ReadPhysical(DEVICE, width), value), (port_write(scene, width, value), None))
+    )
+    assert (after["rsi"], after["rax"]) == (AT - width, 7)
+    assert scene.accesses() == [("read", DEVICE, width, value)]
+
+
+def test_a_repeated_ins_ends_where_its_poison_does_with_the_port_as_far() -> None:
+    scene = Scene()
+    scene.ram.map(AT + 0x2000, DATA_AT)
+    scene.fault("f36c", AT + 0x1FFE, WRITE, rdi=AT + 0x1FFE, rcx=4, rdx=PORT)
+    after = scene.after(
+        scene.play(
+            port_read(scene, 1, 1), (WritePhysical(DEVICE + 0x1FFE, 1, 1), None),
+            (MapChanged(), False),
+            port_read(scene, 1, 2), (WritePhysical(DEVICE + 0x1FFF, 1, 2), None),
+            (MapChanged(), False),
+        )
+    )  # fmt: skip
+    assert (after["rcx"], after["rdi"], after["rip"]) == (2, AT + 0x2000, CODE)
+    assert len(scene.records) == 2
+
+
+def test_a_page_fault_comes_before_the_port() -> None:
+    scene = Scene()
+    scene.ram.map(AT + 0x1000, DEVICE + 0x1000 | POISON, PRESENT)  # not writable
+    scene.fault("6d", AT + 0xFFE, WRITE, rdi=AT + 0xFFE, rdx=PORT)
+    done = scene.play((MakeChanges, None), (BreakAlone, None))
+    assert done.delivered and scene.records == []
+
+
+def test_ins_to_what_only_a_vcpu_reaches_is_stored_on_its_way_back() -> None:
+    scene = Scene()
+    scene.ram.map(SPARE_LINEAR, LAPIC)
+    scene.fault("6d", LAPIC_AT + 0xB0, WRITE, rdi=LAPIC_AT + 0xB0, rdx=PORT)
+    done = scene.play(port_read(scene, 4, 0x11))
+    assert done.changes[-2:] == (
+        SetMemory(TOP, pack_request(SPARE_LINEAR + 0xB0, 0x11)),
+        set_rip(scene.stub.departures[4]),
+    )
+    assert scene.accesses() == [("write", LAPIC + 0xB0, 4, 0x11)]
+
+
+def test_a_port_that_powers_the_guest_off_has_its_outs_recorded() -> None:
+    scene = Scene()
+    scene.fault("666f", AT, rsi=AT, rdx=PORT)
+    with pytest.raises(TargetGone):
+        scene.play((ReadPhysical(DEVICE, 2), 0x2000), (port_write(scene, 2, 0x2000), TargetGone()))
+    assert scene.records == []
+    scene.interceptor.part()
+    assert scene.accesses() == [("read", DEVICE, 2, 0x2000)]
+
+
+def test_a_port_that_nobody_answers_any_more_ends_ins() -> None:
+    scene = Scene()
+    scene.fault("6c", AT, WRITE, rdi=AT, rdx=PORT)
+    with pytest.raises(TargetGone):
+        scene.play((RunAlone, TargetGone()))
+    scene.interceptor.part()
+    assert scene.records == []
+
+
+@pytest.mark.parametrize(("port", "cr4"), [(0x5658, 0), (0xB2, 0), (PORT, 1 << 3)])  # DE
+def test_where_more_is_seen_of_the_code_it_makes_the_access_itself(port: int, cr4: int) -> None:
+    scene = Scene()
+    scene.fault("6d", AT, WRITE, rdi=AT, rdx=port, cr4=CR4 | cr4)
+    after = registers(rip=CODE + 1, rdi=AT + 4, rdx=port)
+    scene.play(*stepping(scene, after), (FlushTlb(ROOT), None))
+    assert scene.records[0].via == "stepped"
+    assert scene.accesses() == [("write", DEVICE, 4, None)]
+
+
+def test_a_person_gives_what_outs_reads_and_leaves_out_what_ins_writes() -> None:
+    scene = asked(Scene())
+    scene.fault("6e", AT, rsi=AT, rdx=PORT)
+    scene.play(
+        (AskBefore, Give(9)), (ReadPhysical(DEVICE, 1), 1), (port_write(scene, 1, 9), None),
+        (AskCompleted, same),
+    )  # fmt: skip
+    scene.fault("6e", AT, rsi=AT, rdx=PORT, tsc=2000)
+    scene.play((AskBefore, Skip(8)), (port_write(scene, 1, 8), None), (AskCompleted, same))
+    scene.fault("6c", AT, WRITE, rdi=AT, rdx=PORT, tsc=3000)
+    after = scene.after(
+        scene.play(port_read(scene, 1, 7), (AskBefore, Skip()), (AskCompleted, same))
+    )
+    assert after["rdi"] == AT + 1
+    scene.fault("6c", AT, WRITE, rdi=AT, rdx=PORT, tsc=4000)
+    scene.play(
+        port_read(scene, 1, 7), (AskBefore, Give(6)), (WritePhysical(DEVICE, 1, 6), None),
+        (AskCompleted, same),
+    )  # fmt: skip
+    told = [(a.value, a.device, a.skipped) for r in scene.records for a in r.accesses]
+    assert told == [
+        ("0x9", "0x1", False), ("0x8", None, True), ("0x7", None, True), ("0x7", "0x6", False),
+    ]  # fmt: skip
+
+
+def test_an_ins_that_is_started_over_has_what_the_port_gave() -> None:
+    scene = asked(Scene())
+    scene.fault("6c", AT, WRITE, rdi=AT, rdx=PORT)
+
+    def elsewhere(wanted: AskBefore) -> Retry:
+        assert wanted.pending.transfer.value == 7
+        gpr = list(wanted.pending.cpu.gpr)
+        gpr[7] = AT + 0x10  # RDI
+        return Retry(replace(wanted.pending.cpu, gpr=tuple(gpr)))
+
+    scene.play(
+        port_read(scene, 1, 7), (AskBefore, elsewhere),
+        (AskBefore, Go()), (WritePhysical(DEVICE + 0x10, 1, 7), None), (AskCompleted, same),
+    )  # fmt: skip
+    assert scene.accesses() == [("write", DEVICE + 0x10, 1, 7)]
+
+
+def test_the_next_iteration_reads_the_port_again() -> None:
+    scene = asked(Scene())
+    scene.fault("f36c", AT, WRITE, rdi=AT, rcx=2, rdx=PORT)
+    scene.play(
+        port_read(scene, 1, 7), (AskBefore, Go()), (WritePhysical(DEVICE, 1, 7), None),
+        (AskCompleted, same), (MapChanged(), False),
+        port_read(scene, 1, 8), (AskBefore, Go()), (WritePhysical(DEVICE + 1, 1, 8), None),
+        (AskCompleted, same),
+    )  # fmt: skip
+
+
+def test_a_stand_in_answers_outs_and_the_port_is_real() -> None:
+    scene = Scene()
+    standing_in(scene, ("read", 0, 1, 0x33), ("write", 4, 4, 0x44))
+    scene.fault("6e", AT, rsi=AT, rdx=PORT)
+    scene.play((port_write(scene, 1, 0x33), None))
+    scene.fault("6d", AT + 4, WRITE, rdi=AT + 4, rdx=PORT, tsc=2000)
+    scene.play(port_read(scene, 4, 0x44))
+    assert scene.counts["replayed"] == 2
 
 
 # ---- exceptions

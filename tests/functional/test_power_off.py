@@ -8,6 +8,8 @@ import pytest
 from guest_program import assemble, initrd
 from vetrace_run import agreed, boot, read_trace
 
+from tracer.trace.record import Intercept
+
 pytestmark = pytest.mark.qemu
 
 # Its ACPI has no ports: the sleep register that powers it off is in memory, and so are all of
@@ -26,14 +28,36 @@ def test_a_machine_that_is_powered_off_through_memory(tmp_path: Path) -> None:
     assert (last.direction, last.physical, last.value) == ("write", hex(SLEEP), hex(OFF))
 
 
-def test_an_instruction_that_the_vcpu_carries_out_powers_it_off(tmp_path: Path) -> None:
-    program = assemble(tmp_path, "poweroff", REGISTER=SLEEP, VALUE=OFF)
-    ramdisk = initrd(tmp_path, program, "/tmp/poweroff")
+def by_program(folder: Path, ports: int) -> list[Intercept]:
+    """Let the program do it; return what was recorded."""
+    program = assemble(folder, "poweroff", REGISTER=SLEEP, VALUE=OFF, PORTS=ports)
+    ramdisk = initrd(folder, program, "/tmp/poweroff")
     regions = ("--region", f"{SLEEP & ~0xFFF:#x}-{SLEEP | 0xFFF:#x}")  # versions name it otherwise
-    done = boot(tmp_path, "--quiet", "--check", "--initrd", ramdisk, *regions, *MICROVM)
-    assert agreed(done) == 1
+    done = boot(folder, "--quiet", "--check", "--initrd", ramdisk, *regions, *MICROVM)
     trace = read_trace(done.trace)
+    assert agreed(done) == len(trace.intercepts)
     assert trace.end.outcome == "poweroff"
-    (last,) = trace.intercepts
-    assert last.via == "stepped"
+    return trace.intercepts
+
+
+def test_an_instruction_that_the_vcpu_carries_out_powers_it_off(tmp_path: Path) -> None:
+    (last,) = by_program(tmp_path, 0)
+    assert (last.via, last.cpl) == ("stepped", 3)
     assert [(a.direction, a.physical) for a in last.accesses] == [("write", hex(SLEEP))]
+
+
+@pytest.mark.parametrize("ports", [1, 2], ids=["IOPL", "the TSS's bitmap"])
+def test_a_program_that_may_use_a_port_powers_it_off_with_what_that_gives(
+    ports: int, tmp_path: Path
+) -> None:
+    (last,) = by_program(tmp_path, ports)
+    assert (last.via, last.cpl) == ("emulated", 3)
+    (access,) = last.accesses
+    assert (access.direction, access.physical, access.width, access.value) == (
+        "write", hex(SLEEP), 1, hex(OFF)
+    )  # fmt: skip
+
+
+def test_a_program_that_may_not_use_a_port_gets_as_far_as_no_device(tmp_path: Path) -> None:
+    # The port is forbidden before memory is touched: the kernel itself powers the machine off.
+    assert {record.cpl for record in by_program(tmp_path, 3)} == {0}

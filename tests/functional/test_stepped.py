@@ -90,10 +90,6 @@ CASES: list[tuple[Case, list[Made]]] = [
         Case("mov eax, 3; xor edx, edx; xsave [rdi]", [], {"rdi": SECOND + 0xC00}),
         [("?", 0x1000, "..4096")],
     ),
-    (
-        Case("mov dx, 0x3fd; mov ecx, 3; rep insb", [], {}, {"rcx": 0}),
-        [("W", "slot", 1), ("W", "slot+1", 1), ("W", "slot+2", 1)],
-    ),
 ]  # fmt: skip
 
 # In 64-bit mode a CS override has no effect (SDM vol. 1, 3.3.7.1). With QEMU 7.2 it takes the FS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tracer.x86.bus import Load, Store
+from tracer.x86.bus import Access, In, Load, Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute
 from tracer.x86.state import GPR, CpuState, Mode
@@ -19,7 +19,7 @@ class Ran:
     """Hold what an execution did: the state afterwards and the accesses in order."""
 
     cpu: CpuState
-    accesses: list[Load | Store] = field(default_factory=list)
+    accesses: list[Access] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> int:
         return self.cpu.gpr[GPR.index(name)]
@@ -39,7 +39,7 @@ def state(mode: Mode = Mode.LONG, flags: int = 0, **registers: int) -> CpuState:
 
 
 def run(code: str, cpu: CpuState, *loads: int) -> Ran:
-    """Execute the instruction in hex, answering its loads in order."""
+    """Execute the instruction in hex, answering its loads, and reads of ports, in order."""
     insn = decode(bytes.fromhex(code), cpu.rip, cpu.mode)
     ran = Ran(cpu)
     answers = iter(loads)
@@ -53,4 +53,4 @@ def run(code: str, cpu: CpuState, *loads: int) -> Ran:
             assert not list(answers), "not every load was made"
             return ran
         ran.accesses.append(access)
-        answer = next(answers) if isinstance(access, Load) else None
+        answer = next(answers) if isinstance(access, Load | In) else None

@@ -9,7 +9,7 @@ import trace_sample as sample
 from tracer.access.recorded import changed_values, register_values
 from tracer.access.transfer import cut
 from tracer.trace.record import Intercept, MemoryAccess, Record
-from tracer.x86.bus import Load
+from tracer.x86.bus import In, Load, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute
 from tracer.x86.instruction import Instruction
@@ -39,14 +39,16 @@ def record(seq: int, code: str, before: CpuState, read: int = READ) -> Intercept
             access = execution.send(answer)
         except StopIteration as stop:
             return _made(seq, insn, before, stop.value, accesses)
-        value = read if isinstance(access, Load) else access.value
+        value = read if isinstance(access, Load | In) else access.value
         value &= (1 << 8 * access.width) - 1
+        answer = value if isinstance(access, Load | In) else None
+        if isinstance(access, PortAccess):
+            continue
         for linear, width in cut(access.linear, access.width):
             part = value >> 8 * (linear - access.linear) & (1 << 8 * width) - 1
             offset = linear - LINEAR - sample.START["nvme"]
             direction = "read" if isinstance(access, Load) else "write"
             accesses.append(sample.device("nvme", offset, width, direction, part))
-        answer = value if isinstance(access, Load) else None
 
 
 def _made(
@@ -85,6 +87,8 @@ CODES: Mapping[str, CpuState] = {
     "660f6f10": cpu(rax=NVME, xmm=tuple(range(16))),  # movdqa xmm2, [rax]
     "f30f7f18": cpu(rax=NVME + 0xFF9, xmm=tuple(1 << 100 + n for n in range(16))),  # movdqu
     "8c18": cpu(rax=NVME),  # mov [rax], ds
+    "f36d": cpu(rdi=NVME + 0xFFE, rcx=2, rdx=0x71),  # rep insd, over the end of a page
+    "666f": cpu(rsi=NVME + 2, rdx=0x71),  # outsw
 }
 """Instructions of every kind that a record must hold enough for, and the state before each."""
 

@@ -12,7 +12,7 @@ from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.errors import EmulationError
-from tracer.x86.bus import Direction
+from tracer.x86.bus import Direction, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.paging import PRESENT, WRITABLE
 from tracer.x86.state import GPR, CpuState, Segments
@@ -65,6 +65,9 @@ def stop(code: str, cpu: CpuState | None = None, index: int = 0) -> Pending:
     waits: Transfer | None = None
     while waits is None:
         transfers = execution.send(answers)
+        if isinstance(transfers, PortAccess):
+            answers = [ANSWER & ((1 << 8 * transfers.width) - 1)]
+            continue
         answers = []
         for transfer in transfers:
             if transfer.traced and index == 0:

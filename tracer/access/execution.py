@@ -1,7 +1,7 @@
 """One intercepted instruction: from its accesses at linear addresses to transfers on the bus.
 
-Nothing here touches a guest: :func:`carry_out` yields the transfers of each access and is sent what
-was read, so the same code runs live and in tests.
+Nothing here touches a guest: :func:`carry_out` yields the transfers of each access, or the access
+of an I/O port, and is sent what was read, so the same code runs live and in tests.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def foretell(insn: Instruction, cpu: CpuState, space: AddressSpace) -> tuple[Tra
 
 
 Answers = Sequence[int | None]
-"""What each transfer of one access read, None for a write."""
+"""What each transfer of one access read, None for a write; of a port's access one answer."""
 
 
 def carry_out(
     insn: Instruction, cpu: CpuState, space: AddressSpace
-) -> Generator[tuple[Transfer, ...], Answers | None, Outcome]:
+) -> Generator[tuple[Transfer, ...] | bus.PortAccess, Answers | None, Outcome]:
     """Execute an instruction once, yielding its accesses in order, each as its transfers.
 
-    The consumer sends their answers. Raises what :func:`tracer.x86.emulate.execute` raises. An
-    access that was yielded has happened: call :func:`foretell` first, so that no page fault comes
-    after a device was read.
+    An I/O port has no transfers, and its access is yielded as it is. The consumer sends the
+    answers. Raises what :func:`tracer.x86.emulate.execute` raises. An access that was yielded has
+    happened: call :func:`foretell` first, so that no page fault comes after a device was read.
     """
     done: list[Transfer] = []
     execution = execute(insn, cpu)
@@ -69,11 +69,14 @@ def carry_out(
             access = execution.send(answer)
         except StopIteration as stop:
             return Outcome(stop.value, tuple(done))
-        answer = yield from _carry_access(access, cpu, space, insn.code, done)
+        if isinstance(access, bus.PortAccess):
+            (answer,) = (yield access) or (None,)
+        else:
+            answer = yield from _carry_access(access, cpu, space, insn.code, done)
 
 
 def _carry_access(
-    access: bus.Access, cpu: CpuState, space: AddressSpace, code: bytes, done: list[Transfer]
+    access: bus.MemoryAccess, cpu: CpuState, space: AddressSpace, code: bytes, done: list[Transfer]
 ) -> Generator[tuple[Transfer, ...], Answers | None, int | None]:
     value = access.value if isinstance(access, bus.Store) else None
     whole = 0

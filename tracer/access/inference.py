@@ -16,7 +16,7 @@ from dataclasses import replace
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer, cut
 from tracer.errors import EmulationError
-from tracer.x86.bus import Access, Load, Operand
+from tracer.x86.bus import In, Load, MemoryAccess, Operand, Store
 from tracer.x86.emulate import execute
 from tracer.x86.emulate.address import places
 from tracer.x86.emulate.flags import ZF
@@ -43,7 +43,7 @@ def inferred(
         return tuple(made)
     if before.xmm and not before.ymm:
         before = replace(before, ymm=_UNSEEN)  # nothing that is told below depends on them
-    known: list[tuple[Access, int]] = []
+    known: list[tuple[MemoryAccess, int]] = []
     try:
         operands = places(insn, before)
         execution = execute(insn, before)
@@ -55,8 +55,10 @@ def inferred(
                 if answer is None:
                     break
                 known.append((access, answer))
-            else:
+            elif isinstance(access, Store):
                 known.append((access, access.value))
+            elif isinstance(access, In):
+                break  # nobody saw what the port gave
             access = execution.send(answer)
     except StopIteration as stop:
         if stop.value.rip != after.rip:
@@ -76,7 +78,7 @@ def _shows_all(insn: Instruction) -> bool:
     return not wide or insn.form.operation in ("vector mov", "broadcast")
 
 
-def _valued(transfer: Transfer, known: Sequence[tuple[Access, int]]) -> Transfer:
+def _valued(transfer: Transfer, known: Sequence[tuple[MemoryAccess, int]]) -> Transfer:
     if not transfer.width:
         return transfer  # of unknown extent
     for access, value in known:

@@ -18,7 +18,7 @@ from tracer.check.divergence import Contrast, Divergence, diverging
 from tracer.confidential.hypercall import WIDTHS, ghcb_exit, tdvmcall
 from tracer.errors import EmulationError
 from tracer.trace.record import Intercept, MemoryAccess, Record, RegionRecord, UserRecord
-from tracer.x86.bus import Load, Store
+from tracer.x86.bus import In, Load, PortAccess, Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute
 from tracer.x86.instruction import Instruction
@@ -280,6 +280,11 @@ def _execute(
         except StopIteration as stop:
             rest = enumerate(accesses[at:], at)
             return stop.value, [Contrast(f"access {n}", _told(a), None) for n, a in rest]
+        answer = None
+        if isinstance(access, PortAccess):
+            # A port is in no record, but what INS had of it has gone to memory.
+            answer = _joined(accesses[at:]) if isinstance(access, In) else None
+            continue
         whole = 0
         for linear, width in cut(access.linear, access.width, alike):
             recorded = accesses[at] if at < len(accesses) else None
@@ -293,6 +298,15 @@ def _execute(
             whole |= int(value, 16) << shift
             at += 1
         answer = whole if isinstance(access, Load) else None
+
+
+# The value that accesses in a row were of together, lowest first.
+def _joined(accesses: Sequence[MemoryAccess]) -> int:
+    value = shift = 0
+    for access in accesses:
+        value |= int(access.value or "0x0", 16) << shift
+        shift += 8 * access.width
+    return value
 
 
 # The value written or read by the part of an access that begins ``shift`` bits into it.

@@ -13,6 +13,7 @@ from tracer.errors import DebuggerError, EmulationError, InterceptError
 from tracer.intercept.carrier import Stand
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.stub import SPILL_SIZE, Spill, patch_spill
+from tracer.x86.bus import In
 from tracer.x86.decode import decode
 from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
@@ -26,8 +27,9 @@ class Fault:
     ``stack`` is the linear address of the spill. ``cpu`` is the state of the interrupted code,
     ``xmm`` its XMM registers as they were where they had to be read. ``departure`` makes a write
     on the vCPU's way back, ``replayed`` has the numbers of the recorded accesses that answered,
-    ``meddled`` how a person changed the transfers, by their number in the instruction. ``silence``
-    is what came in place of the answer to a write.
+    ``meddled`` how a person changed the transfers, by their number in the instruction. ``port`` is
+    what an I/O port gave to the instruction that is being carried out. ``silence`` is what came in
+    place of the answer to a write.
     """
 
     vcpu: int
@@ -40,6 +42,7 @@ class Fault:
     departure: list[Change] = field(default_factory=list)
     replayed: list[int] = field(default_factory=list)
     meddled: dict[int, Meddling] = field(default_factory=dict)
+    port: tuple[In, int] | None = None
     silence: DebuggerError | None = None
 
     def stand(self, gate: PageFaultGate) -> Stand:

@@ -41,11 +41,13 @@ from tracer.intercept.delivery import Delivery
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.names import Names
+from tracer.intercept.port import access_port, sees_code
 from tracer.intercept.standin import replay_note
 from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.trace.record import Intercept
+from tracer.x86.bus import In, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import GPR, MAX_INSTRUCTION, PAGE_SIZE, CpuState, Flag, PageFaultCode
@@ -190,7 +192,7 @@ class Interceptor:
                 return
             # PUSH and CALL write where the fault frame lies; the vCPU does once it is gone. And it
             # is the vCPU that raises #DB after an instruction the guest single-steps.
-            if fault.is_overwritten(foretold) or cpu.rflags & Flag.TF:
+            if fault.is_overwritten(foretold) or cpu.rflags & Flag.TF or sees_code(insn, cpu):
                 raise UnsupportedInstruction(insn.code, insn.text)
             fault.replayed.clear()
             fault.meddled.clear()
@@ -204,6 +206,7 @@ class Interceptor:
                 self._parting = partial(self._record, fault, insn, outcome, cpu)
                 raise fault.silence
             self._record(fault, insn, outcome, cpu)
+            fault.port = None
             fault.cpu = await self._completed(outcome.cpu)
             if fault.cpu.rip != cpu.rip or insn.rep is None or await self._view.stale():
                 return
@@ -253,12 +256,14 @@ class Interceptor:
                 return outcome
             if fault.silence is not None:
                 raise fault.silence
-            if self.asks:
+            if isinstance(transfers, PortAccess):
+                answers = [await self._access_port(transfers, fault, gate)]
+            elif self.asks:
                 answers = await self._overseen(insn, fault, gate, foretold, transfers, tuple(done))
                 done += map(_read, transfers, answers)
-                continue
-            alone = len(foretold) == 1 and insn.rep is None
-            if alone and self._departs(transfers[0], fault, gate):
+            elif (
+                len(foretold) == 1 and insn.rep is None and self._departs(transfers[0], fault, gate)
+            ):
                 answers = [None]
             else:
                 answers = await self._carry(transfers, fault, gate)
@@ -275,6 +280,24 @@ class Interceptor:
             # instruction does not need an answer, and comes to its end without.
             fault.silence = error
             return [None] * len(transfers)
+
+    async def _access_port(
+        self, access: PortAccess, fault: Fault, gate: PageFaultGate
+    ) -> int | None:
+        # A port is read once, however often a person starts the instruction over.
+        if isinstance(access, In) and fault.port is not None and fault.port[0] == access:
+            return fault.port[1]
+        try:
+            value = await access_port(access, fault.stand(gate))
+        except DebuggerError as error:
+            if isinstance(access, In):
+                raise
+            # It may be what powers the guest off, like any write.
+            fault.silence = error
+            return None
+        if isinstance(access, In) and value is not None:
+            fault.port = access, value
+        return value
 
     async def _made(
         self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate

@@ -23,8 +23,9 @@ writable, and under PTI no data of the kernel is mapped when user space faults.
 
 Before that it may send the vCPU to one of ``loads`` and ``stores``: they make one access at the
 address in the first slot, with the value in the second, and ring again, at ``done``. The
-``departures`` store and go back at once. From any other place, moving RIP to ``spill`` reads the
-counter, and to ``noting``, CR2 is noted by the time RIP is at ``noted``.
+``departures`` store and go back at once. ``inputs`` and ``outputs`` access the I/O port in DX, with
+the value in RAX and then in the second slot, and ring at ``done`` too. From any other place, moving
+RIP to ``spill`` reads the counter, and to ``noting``, CR2 is noted by the time RIP is at ``noted``.
 
 The test is of bit 3 alone because TCG reports reserved-bit faults with P clear.
 """
@@ -103,9 +104,7 @@ _FORGET = (
     b"\x0f\x01\x39"  # invlpg [rcx]: the translation is for this access alone
     b"\x0f\x01\x79\x07"  # invlpg [rcx + 7]: and so is that of its last byte
 )
-_FINISH = (
-    _FORGET + b"\x48\x89\x44\x24\x08"  # mov [rsp + 8], rax
-)
+_KEEP = b"\x48\x89\x44\x24\x08"  # mov [rsp + 8], rax
 _LOAD_CODE = {
     1: b"\x8a\x01",  # mov al, [rcx]
     2: b"\x66\x8b\x01",  # mov ax, [rcx]
@@ -117,6 +116,16 @@ _STORE_CODE = {
     2: b"\x66\x89\x01",  # mov [rcx], ax
     4: b"\x89\x01",  # mov [rcx], eax
     8: b"\x48\x89\x01",  # mov [rcx], rax
+}
+_IN_CODE = {
+    1: b"\xec",  # in al, dx
+    2: b"\x66\xed",  # in ax, dx
+    4: b"\xed",  # in eax, dx
+}
+_OUT_CODE = {
+    1: b"\xee",  # out dx, al
+    2: b"\x66\xef",  # out dx, ax
+    4: b"\xef",  # out dx, eax
 }
 _RING = b"\x48\x8b\x05"  # mov rax, [rip + bell]
 
@@ -145,6 +154,8 @@ class Stub:
     loads: dict[int, int]
     stores: dict[int, int]
     departures: dict[int, int]
+    inputs: dict[int, int]
+    outputs: dict[int, int]
     done: int
     noting: int
     noted: int
@@ -205,7 +216,9 @@ def assemble(base: int, *, notes: bool = True) -> Stub:
             jumps.append(len(code))
     for jump in jumps:
         struct.pack_into("<i", code, jump - 4, len(code) - jump)
-    code += _FINISH
+    code += _FORGET
+    keep = len(code)
+    code += _KEEP
     done = ring()
     code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
     departures: dict[int, int] = {}
@@ -213,6 +226,13 @@ def assemble(base: int, *, notes: bool = True) -> Stub:
         departures[width] = here()
         code += _FETCH + access
         code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
+    inputs: dict[int, int] = {}
+    outputs: dict[int, int] = {}
+    for table, entries in ((_IN_CODE, inputs), (_OUT_CODE, outputs)):
+        for width, access in table.items():
+            entries[width] = here()
+            code += access
+            code += b"\xe9" + struct.pack("<i", keep - len(code) - 5)  # jmp keep
     noting = here()
     code += _NOTE
     noted = here()
@@ -235,6 +255,8 @@ def assemble(base: int, *, notes: bool = True) -> Stub:
         loads=loads,
         stores=stores,
         departures=departures,
+        inputs=inputs,
+        outputs=outputs,
         done=done,
         noting=noting,
         noted=noted,

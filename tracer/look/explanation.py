@@ -9,7 +9,7 @@ from typing import Literal
 from tracer.confidential.handler import PROFILES, Verdict, judge
 from tracer.errors import GuestException, UsageError
 from tracer.look.operand import memories
-from tracer.x86.bus import Load, Store
+from tracer.x86.bus import In, Load, MemoryAccess, Store
 from tracer.x86.emulate import execute, undefined_flags
 from tracer.x86.emulate.address import effective_address, linear_address
 from tracer.x86.emulate.unit import needs_ymm
@@ -100,7 +100,7 @@ def address(insn: Instruction, cpu: CpuState, known: Container[str]) -> int | No
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Hold what an execution did: accesses in order with what loads were answered, and the state.
+    """Hold what an execution did: accesses of memory in order with their values, and the state.
 
     ``exception`` is what the CPU would raise instead of going on; then ``cpu`` is as before.
     ``undefined`` are the RFLAGS bits that the manuals leave open. ``iterations`` counts those of
@@ -108,20 +108,20 @@ class Result:
     """
 
     cpu: CpuState
-    accesses: tuple[tuple[Load | Store, int], ...]
+    accesses: tuple[tuple[MemoryAccess, int], ...]
     undefined: int = 0
     iterations: int = 1
     exception: GuestException | None = None
 
 
 def perform(insn: Instruction, cpu: CpuState, loads: Sequence[int]) -> Result:
-    """Carry out an instruction to its end, answering its loads in order.
+    """Carry out an instruction to its end, answering its loads in order, and a port's reads.
 
     Raise :class:`UsageError` when there are too few or too many of them, and
     :class:`UnsupportedInstruction` for an instruction that is left to the CPU.
     """
     answers = list(loads)
-    accesses: list[tuple[Load | Store, int]] = []
+    accesses: list[tuple[MemoryAccess, int]] = []
     before, undefined, iterations = cpu, 0, 0
     while iterations < _MOST_ITERATIONS:
         undefined |= undefined_flags(insn, cpu)
@@ -130,11 +130,19 @@ def perform(insn: Instruction, cpu: CpuState, loads: Sequence[int]) -> Result:
         try:
             while True:
                 access = execution.send(answer)
-                answer = (
-                    _answer(access, answers, len(accesses)) if isinstance(access, Load) else None
-                )
-                value = access.value if isinstance(access, Store) else answer
-                accesses.append((access, value or 0))
+                answer = None
+                match access:
+                    case Load():
+                        answer = _answer(
+                            f"access {len(accesses) + 1} loads {access.width} bytes from "
+                            f"{access.linear:#x}", access.width, answers,
+                        )  # fmt: skip
+                        accesses.append((access, answer))
+                    case Store():
+                        accesses.append((access, access.value))
+                    case In():
+                        what = f"{access.width} bytes are read from port {access.port:#x}"
+                        answer = _answer(what, access.width, answers)
         except StopIteration as stop:
             cpu = stop.value
         except GuestException as error:
@@ -151,13 +159,10 @@ def perform(insn: Instruction, cpu: CpuState, loads: Sequence[int]) -> Result:
     return Result(cpu, tuple(accesses), undefined, iterations)
 
 
-def _answer(load: Load, answers: list[int], number: int) -> int:
+def _answer(what: str, width: int, answers: list[int]) -> int:
     if not answers:
-        raise UsageError(
-            f"access {number + 1} loads {load.width} bytes from {load.linear:#x}: "
-            "give the value with --load"
-        )
+        raise UsageError(f"{what}: give the value with --load")
     value = answers.pop(0)
-    if value >> 8 * load.width:
-        raise UsageError(f"--load {value:#x} does not fit the {load.width} bytes loaded")
+    if value >> 8 * width:
+        raise UsageError(f"--load {value:#x} does not fit the {width} bytes loaded")
     return value

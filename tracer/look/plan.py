@@ -22,7 +22,7 @@ from tracer.look.explanation import EXCEPTIONS, Handled, touch_words, touches, v
 from tracer.look.operand import Address, addresses, foretold, used_registers
 from tracer.look.relation import Sample, relation, trials
 from tracer.trace.record import GhcbExit, TdVmcall
-from tracer.x86.bus import Direction, Load
+from tracer.x86.bus import Direction, In, Load, PortAccess
 from tracer.x86.emulate import execute, undefined_flags
 from tracer.x86.emulate.address import count
 from tracer.x86.emulate.search import STRING_COMPARISONS
@@ -140,11 +140,12 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    # One execution with made-up answers. `read` is all that its loads returned, first one lowest,
-    # `read_width` in bytes; `cpu` is None where it raised.
+    # One execution with made-up answers. `read` is all that its loads returned, and a port, first
+    # one lowest, `read_width` in bytes; of them `made_up` bits are. `cpu` is None where it raised.
     pieces: tuple[_Piece, ...]
     read: int
     read_width: int
+    made_up: int
     cpu: CpuState | None
     exception: int | None = None
 
@@ -158,11 +159,10 @@ def _trials(insn: Instruction, pending: Pending) -> list[_Run]:
         first = _execute(insn, pending, 0)
     except EmulationError:
         return []
-    bits = sum(8 * piece.width for piece in first.pieces if not piece.known)
-    if not bits:
+    if not first.made_up:
         return [first]
     others = _turning_points(insn, pending.cpu)
-    return [_execute(insn, pending, answer) for answer in trials(bits, others)]
+    return [_execute(insn, pending, answer) for answer in trials(first.made_up, others)]
 
 
 def _turning_points(insn: Instruction, cpu: CpuState) -> Iterator[int]:
@@ -186,12 +186,23 @@ def _execute(insn: Instruction, pending: Pending, answers: int) -> _Run:
     if pending.transfer.direction == "read" and pending.transfer.value is not None:
         known.append(pending.transfer)
     pieces: list[_Piece] = []
-    read = read_width = 0
+    read = read_width = made_up = 0
     execution = execute(insn, pending.cpu)
     answer: int | None = None
     try:
         while True:
             access = execution.send(answer)
+            answer = None
+            if isinstance(access, In):
+                # A port may have been read: no more of that is known than the write that waits.
+                ones = (1 << 8 * access.width) - 1
+                answer = answers & ones
+                answers >>= 8 * access.width
+                made_up += 8 * access.width
+                read |= answer << 8 * read_width
+                read_width += access.width
+            if isinstance(access, PortAccess):
+                continue
             whole = 0
             for linear, width, _ in pieces_of(access.linear, access.width, pending.space):
                 shift = 8 * (linear - access.linear)
@@ -204,17 +215,17 @@ def _execute(insn: Instruction, pending: Pending, answers: int) -> _Run:
                 else:
                     piece = _Piece("read", linear, width, answers & ones, False)
                     answers >>= 8 * width
+                    made_up += 8 * width
                 whole |= piece.value << shift
                 pieces.append(piece)
-            answer = None
             if isinstance(access, Load):
                 answer = whole
                 read |= whole << 8 * read_width
                 read_width += access.width
     except StopIteration as stop:
-        return _Run(tuple(pieces), read, read_width, stop.value)
+        return _Run(tuple(pieces), read, read_width, made_up, stop.value)
     except GuestException as error:
-        return _Run(tuple(pieces), read, read_width, None, error.vector)
+        return _Run(tuple(pieces), read, read_width, made_up, None, error.vector)
 
 
 def _accesses(

@@ -1,7 +1,8 @@
-"""Memory accesses as values, at linear and at physical addresses.
+"""Accesses as values: of memory at linear addresses, and of I/O ports.
 
-An instruction speaks in :class:`Load` and :class:`Store` at linear addresses. A page walk cuts
-them into :class:`Fragment` s at physical addresses, and each fragment goes to RAM or to a device.
+An instruction speaks in :class:`Load` and :class:`Store`, and INS and OUTS beside that in
+:class:`In` and :class:`Out`. A page walk cuts the former into transfers at physical addresses,
+each of which goes to RAM or to a device; ports have numbers, and no translation.
 """
 
 from __future__ import annotations
@@ -27,8 +28,31 @@ class Store:
     value: int
 
 
-Access = Load | Store
+@dataclass(frozen=True, slots=True)
+class In:
+    """Ask an I/O port for ``width`` bytes; the answer is a little-endian integer."""
+
+    port: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """Write ``value``, of ``width`` bytes, to an I/O port."""
+
+    port: int
+    width: int
+    value: int
+
+
+MemoryAccess = Load | Store
 """What an instruction asks of memory."""
+
+PortAccess = In | Out
+"""What an instruction asks of an I/O port."""
+
+Access = MemoryAccess | PortAccess
+"""What an instruction asks for."""
 
 
 @dataclass(frozen=True, slots=True)

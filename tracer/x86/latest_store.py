@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tracer.errors import EmulationError
-from tracer.x86.bus import Load, Store
+from tracer.x86.bus import In, Load, Out, Store
 from tracer.x86.decode import decode
-from tracer.x86.emulate import execute
+from tracer.x86.emulate import execute, plan
 from tracer.x86.emulate.state import merge
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import MAX_INSTRUCTION, RCX, RDI, RSI, CpuState, Flag
@@ -49,7 +49,7 @@ def _candidates(cpu: CpuState, read: Read) -> Iterator[tuple[Instruction, CpuSta
             continue
         if insn.form is None or len(insn.code) != (length or len(insn.code)):
             continue
-        if insn.form.operation in ("movs", "stos"):
+        if insn.form.operation in ("movs", "stos", "ins"):
             yield insn, _iteration_before(insn, replace(cpu, rip=start))
         elif length:
             yield insn, replace(cpu, rip=start)
@@ -74,12 +74,16 @@ def _stores(insn: Instruction, cpu: CpuState, read: Read) -> Iterator[range]:
     try:
         while True:
             access = execution.send(answer)
-            data = read(access.linear, access.width)
             answer = None
-            if len(data) != access.width:
+            if isinstance(access, Out):
+                continue
+            # INS has stored what a port gave.
+            place = plan(insn, cpu)[0] if isinstance(access, In) else access
+            data = read(place.linear, place.width)
+            if len(data) != place.width:
                 return
             match access:
-                case Load():
+                case Load() | In():
                     answer = int.from_bytes(data, "little")
                 case Store(value=value):
                     if value & ((1 << 8 * access.width) - 1) != int.from_bytes(data, "little"):

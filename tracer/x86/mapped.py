@@ -7,7 +7,6 @@ Ref: Intel SDM vol. 2A, chapter 2 (instruction format); AMD APM vol. 3, 1.2 (XOP
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from tracer.errors import InvalidInstruction
 from tracer.x86.disassembler import mnemonic, words
@@ -65,10 +64,9 @@ def decode_mapped(code: bytes, rip: int, mode: Mode) -> Instruction | None:
     text = _text(head, code, rip, mode) or _own_text(head, code, modrm, reader.memory)
     if text == _UNNAMED and not touches:
         return None
-    rep: Literal["rep"] | None = "rep" if head.rep and _repeats(row) else None
     return Instruction(
         rip, code, mode, text, operand_size=sizes.operand, address_size=reader.address_size,
-        rep=rep, touches=tuple(touches),
+        touches=tuple(touches),
     )  # fmt: skip
 
 
@@ -145,10 +143,6 @@ def _immediate_width(kind: str, sizes: Sizes) -> int:
             width = width_of(kind, sizes)
             assert width is not None
             return width
-
-
-def _repeats(row: Row) -> bool:
-    return row.slots[0].name in ("ins", "insb", "outs", "outsb")
 
 
 def _text(head: Head, code: bytes, rip: int, mode: Mode) -> str | None:

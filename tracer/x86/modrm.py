@@ -13,7 +13,7 @@ from tracer.errors import InvalidInstruction
 from tracer.x86.forms import slot_width
 from tracer.x86.instruction import File, Immediate, Memory, Operand, Register, Segment
 from tracer.x86.prefix import Head
-from tracer.x86.state import RAX, RBP, RBX, RCX, RDI, RSI, RSP, Mode
+from tracer.x86.state import RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Mode
 
 # ModRM.rm of 16-bit addressing as (base, index): SDM vol. 2A, table 2-1.
 _ADDRESS16 = (
@@ -28,6 +28,7 @@ _register = lru_cache(maxsize=256)(Register)
 _FIXED: dict[str, Operand] = {
     "AL": Register(File.GPR, RAX, 1),
     "CL": Register(File.GPR, RCX, 1),
+    "DX": Register(File.GPR, RDX, 2),
     "1": Immediate(1),
     "ecx": Register(File.GPR, RCX, 4),
     "xmm0": Register(File.XMM, 0, 16),

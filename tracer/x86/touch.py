@@ -17,7 +17,7 @@ from tracer.x86.instruction import Lanes, Memory, Segment, Touch
 from tracer.x86.opcode import Row, Slot
 from tracer.x86.opcode import rows as rows_of
 from tracer.x86.prefix import Head
-from tracer.x86.state import RAX, RBP, RCX, RDI, RSI, RSP, Mode
+from tracer.x86.state import RAX, RBP, RCX, RDI, RSP, Mode
 
 VECTOR = 16
 """The shortest vector in bytes: XMM."""
@@ -228,14 +228,6 @@ def _popa(context: Context) -> Iterator[Touch]:
     return (touch for number, touch in enumerate(pops) if number != 3)
 
 
-def _ins(context: Context, width: int) -> Iterator[Touch]:
-    yield Touch("write", width, context.memory(width, RDI, "es"))
-
-
-def _outs(context: Context, width: int) -> Iterator[Touch]:
-    yield Touch("read", width, context.memory(width, RSI, context.segment or "ds"))
-
-
 def _maskmov(context: Context, width: int) -> Iterator[Touch]:
     memory = context.memory(width, RDI, context.segment or "ds")
     yield Touch("write", width, memory, some=True)
@@ -277,10 +269,6 @@ _IMPLIED: dict[str, Callable[[Context], Iterator[Touch]]] = {
     "int": _interrupt,
     "enter": _enter,
     "leave": _leave,
-    "insb": lambda context: _ins(context, 1),
-    "ins": lambda context: _ins(context, min(context.sizes.operand, 4)),
-    "outsb": lambda context: _outs(context, 1),
-    "outs": lambda context: _outs(context, min(context.sizes.operand, 4)),
     "maskmovq": lambda context: _maskmov(context, 8),
     "maskmovdqu": lambda context: _maskmov(context, 16),
     "target": _target,

@@ -16,7 +16,7 @@ from tracer.access.inference import inferred
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.errors import EmulationError
-from tracer.x86.bus import Load
+from tracer.x86.bus import In, Load, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute, plan
 from tracer.x86.forms import FORMS, Form
@@ -52,6 +52,9 @@ def step(
         except StopIteration as stop:
             return replace(stop.value, ymm=(), st=()), device
         answer = None
+        if isinstance(access, PortAccess):
+            answer = random.getrandbits(8 * access.width) if isinstance(access, In) else None
+            continue
         for at in range(access.linear, access.linear + access.width):
             leaf = space.leaf(at)
             assert leaf is not None

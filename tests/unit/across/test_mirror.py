@@ -95,7 +95,7 @@ BY_PLAYBOOK = {
     "test_driver": "access/want session/driver session/session",
     "test_gate": "intercept/padding",
     "test_interceptor": "intercept/answer intercept/carrier intercept/delivery intercept/fault"
-    " intercept/interceptor intercept/names intercept/standin intercept/view",
+    " intercept/interceptor intercept/names intercept/port intercept/standin intercept/view",
     "test_linux_traps": "linux/entry linux/filter linux/hooks linux/readers linux/system"
     " linux/user",
     "test_course": "session/course",

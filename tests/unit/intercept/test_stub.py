@@ -164,6 +164,36 @@ def test_nothing_to_write_back(cpu: unicorn.Uc) -> None:
     assert patch_spill(spill, spill.gpr, CODE, 0x246) is None
 
 
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_ports_on_request(cpu: unicorn.Uc, width: int) -> None:
+    fault(cpu, RSVD, STUB.stop)
+    stack, spill = spilled(cpu)
+    value = 0x8877_6655_4433_2211
+    cut = value & (1 << 8 * width) - 1
+    ports: list[tuple[int, ...]] = []
+
+    def read(_: object, port: int, size: int, __: object) -> int:
+        ports.append((port, size))
+        return cut
+
+    def written(_: object, port: int, size: int, given: int, __: object) -> None:
+        ports.append((port, size, given))
+
+    cpu.hook_add(unicorn.UC_HOOK_INSN, read, aux1=regs.UC_X86_INS_IN)
+    cpu.hook_add(unicorn.UC_HOOK_INSN, written, aux1=regs.UC_X86_INS_OUT)
+    cpu.reg_write(regs.UC_X86_REG_RDX, 0x71)
+    cpu.reg_write(regs.UC_X86_REG_RAX, value)
+    cpu.emu_start(STUB.outputs[width], STUB.done, count=100)
+    cpu.reg_write(regs.UC_X86_REG_RDX, 0x72)
+    cpu.emu_start(STUB.inputs[width], STUB.done, count=100)
+    assert ports == [(0x71, width, cut), (0x72, width)]
+    assert int.from_bytes(cpu.mem_read(stack + VALUE_OFFSET, width), "little") == cut
+    # From there it leaves as from a stop.
+    cpu.emu_start(STUB.done, STUB.leave, count=100)
+    for name in ("rax", "rdx"):
+        assert cpu.reg_read(register(name)) == spill.gpr[GPR.index(name)]
+
+
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 def test_loads_and_stores_on_request(cpu: unicorn.Uc, width: int) -> None:
     fault(cpu, RSVD, STUB.stop)

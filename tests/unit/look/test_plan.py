@@ -16,7 +16,7 @@ from tracer.access.transfer import Transfer, cut
 from tracer.errors import EmulationError, GuestException
 from tracer.look.plan import Change, Plan, plan_of
 from tracer.look.plan_view import plan_lines, plan_object
-from tracer.x86.bus import Load
+from tracer.x86.bus import In, Load, Out
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute, undefined_flags
 from tracer.x86.emulate import plan as operands_of
@@ -136,6 +136,24 @@ def test_what_does_not_depend_is_exact() -> None:
 
 def shown(plan: Plan) -> list[tuple[str, str, int, str | None, int | None, str | None]]:
     return [(a.moment, a.direction, a.width, a.place, a.value, a.how) for a in plan.accesses]
+
+
+def test_what_a_port_gives_is_not_known_before() -> None:
+    plan = plan_of(stop("6d", state(rdi=LINEAR)))
+    assert [access.moment for access in plan.accesses] == ["pending"]
+    assert change(plan, "rdi").after == LINEAR + 4 and change(plan, "rdx").after is None
+    # Over the end of a page the port has been read for both parts, and one of them is told.
+    split = stop("6d", state(rdi=LINEAR + 0xFFE))
+    (_, ahead) = plan_of(split).accesses
+    assert (ahead.direction, ahead.value, ahead.how) == (
+        "write", None, "depends on the value read, by ins"
+    )  # fmt: skip
+
+
+def test_outs_reads_a_device_and_no_more_of_memory() -> None:
+    plan = plan_of(stop("f36f", state(rsi=LINEAR)))
+    assert [(access.direction, access.moment) for access in plan.accesses] == [("read", "pending")]
+    assert change(plan, "rsi").after == LINEAR + 4 and change(plan, "rcx").after == 2
 
 
 def test_accesses_in_order() -> None:
@@ -327,11 +345,13 @@ def finish(pending: Pending, random: Random) -> tuple[CpuState | None, dict[int,
         while True:
             access = execution.send(answer)
             ones = (1 << 8 * access.width) - 1
-            if isinstance(access, Load):
+            if isinstance(access, Load | In):
                 near = random.choice((*pending.cpu.gpr, *EDGES)) + random.choice((-1, 0, 1))
                 answer = random.choice((near, random.getrandbits(8 * access.width))) & ones
                 continue
             answer = None
+            if isinstance(access, Out):
+                continue
             for at, width in cut(access.linear, access.width):
                 shift = 8 * (at - access.linear)
                 stores[at] = access.value >> shift & ((1 << 8 * width) - 1)

@@ -21,6 +21,7 @@ from tracer.confidential.hypercall import tdvmcall
 from tracer.errors import EmulationError, GuestException, InterceptError, UnsupportedInstruction
 from tracer.intercept.fault import Fault
 from tracer.intercept.stub import Spill
+from tracer.x86.bus import In, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute, plan
 from tracer.x86.paging import PRESENT, WRITABLE
@@ -68,6 +69,9 @@ def run(
             assert not left, "not every answer was asked for"
             done = outcome.transfers
             return [(t.direction, t.physical, t.width, t.value) for t in done], outcome
+        if isinstance(transfers, PortAccess):
+            told = [left.pop(0) if isinstance(transfers, In) else None]
+            continue
         told = [left.pop(0) if t.direction == "read" else None for t in transfers]
 
 
@@ -336,10 +340,30 @@ def test_pitfall_73_one_execution_is_one_iteration_however_large_the_count() -> 
     assert outcome.cpu.gpr[1] == (1 << 40) - 1 and outcome.cpu.rip == CODE
 
 
-def test_pitfall_76_rep_ins_and_outs_are_left_to_the_cpu() -> None:
-    for code in ("f36c", "f36e"):
-        with pytest.raises(UnsupportedInstruction):
-            foretold(code, state(rdi=DEV1, rsi=DEV1, rcx=4))
+@pytest.mark.parametrize(("code", "width"), [("f36c", 1), ("66f36d", 2), ("f36d", 4)])
+def test_pitfall_76_rep_ins_goes_across_pages_an_iteration_at_a_time(code: str, width: int) -> None:
+    # From the device's second page, which comes first, over to its first one.
+    cpu, value = state(rdi=DEV1 - width // 2, rcx=2, rdx=0x1_0071), 0x4433_2211
+    value &= (1 << 8 * width) - 1
+    made, after = run(code, cpu, value)
+    half = (1 << 4 * width) - 1
+    assert made == (
+        [("write", DEVICE, 1, value)]
+        if width == 1
+        else [
+            ("write", DEVICE + 0x2000 - width // 2, width // 2, value & half),
+            ("write", DEVICE, width // 2, value >> 4 * width),
+        ]
+    )
+    assert (after.cpu.gpr[1], after.cpu.rip) == (1, CODE)
+    assert after.cpu.gpr[7] == DEV1 - width // 2 + width
+
+
+@pytest.mark.parametrize("code", ["f36c", "f36e"])
+def test_pitfall_76_a_page_fault_comes_before_the_port(code: str) -> None:
+    with pytest.raises(GuestException) as raised:
+        foretold(code, state(rdi=HOLE, rsi=HOLE, rcx=4, rdx=0x71))
+    assert (raised.value.vector, raised.value.linear) == (14, HOLE)
 
 
 # --- control and hypercall

@@ -1,4 +1,4 @@
-"""Carry out one instruction: a generator from memory accesses to the next CPU state.
+"""Carry out one instruction: a generator from its accesses to the next CPU state.
 
 ``plan`` foretells the memory operands, ``execute`` performs the instruction. Both work on values:
 nothing here knows of a guest, a page or a device, and nothing is committed before ``execute``
@@ -66,7 +66,8 @@ def execute(insn: Instruction, cpu: CpuState) -> Execution:
     """Execute one instruction, or one iteration of a REP instruction.
 
     Each memory operand is yielded once, whole, as :class:`Load` or :class:`Store` at a linear
-    address; a load is answered with the little-endian integer read. Return the state afterwards,
+    address, and an I/O port as :class:`In` or :class:`Out`; what reads is answered with the
+    little-endian integer read. Return the state afterwards,
     in which RIP stays at a REP instruction while iterations remain. ``cpu`` itself is unchanged.
 
     Raise what :func:`plan` raises, before the first access, and :class:`GuestException` for #DE

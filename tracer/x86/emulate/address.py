@@ -247,7 +247,7 @@ def _masked(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]
 
 
 _SPECIAL = {
-    **dict.fromkeys(("movs", "cmps", "stos", "lods", "scas"), _string),
+    **dict.fromkeys(("movs", "cmps", "stos", "lods", "scas", "ins", "outs"), _string),
     **dict.fromkeys(("bt string", "bts string", "btr string", "btc string"), _bit_string),
     "xlat": _xlat,
     **dict.fromkeys(("push", "pushf", "call"), _push),

@@ -1,21 +1,23 @@
 """String instructions, one iteration at a time.
 
-Ref: Intel SDM vol. 1, 7.3.9; vol. 2, MOVS, CMPS, STOS, LODS, SCAS, REP. Counts and pointers have
-the address size. ZF ends REPE and REPNE only after an iteration: its value before is ignored.
+Ref: Intel SDM vol. 1, 7.3.9 and 19.3; vol. 2, MOVS, CMPS, STOS, LODS, SCAS, INS, OUTS, REP.
+Counts and pointers have the address size. ZF ends REPE and REPNE only after an iteration: its value
+before is ignored.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from tracer.x86.bus import Out
 from tracer.x86.emulate import flags as flag
-from tracer.x86.emulate.access import Execution, Plan, Run, load, store
+from tracer.x86.emulate.access import Execution, Plan, Run, load, read_port, store
 from tracer.x86.emulate.address import count
 from tracer.x86.emulate.flags import ZF
 from tracer.x86.emulate.state import MASK, Gpr, merge, retire
 from tracer.x86.forms import Repeat
 from tracer.x86.instruction import Instruction
-from tracer.x86.state import RAX, RCX, RDI, RSI, CpuState, Flag
+from tracer.x86.state import RAX, RCX, RDI, RDX, RSI, CpuState, Flag
 
 _DF = int(Flag.DF)
 
@@ -91,5 +93,35 @@ def _scas(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
     return _finish(insn, cpu, _advance(insn, cpu, RDI), flags)
 
 
-RUN: dict[str, Run] = {"movs": _movs, "cmps": _cmps, "stos": _stos, "lods": _lods, "scas": _scas}
+# The permission to use the port is asked for before memory is reached, and a page fault of the
+# destination comes before the port is read (QEMU target/i386/tcg/translate.c, gen_check_io and
+# gen_ins): code that has faulted on memory has the permission, and has left the port alone.
+
+
+def _ins(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
+    if not plan:
+        return retire(insn, cpu)
+    (destination,) = plan
+    value = yield from read_port(_port(cpu), destination.width)
+    yield from store(destination, value)
+    return _finish(insn, cpu, _advance(insn, cpu, RDI))
+
+
+def _outs(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
+    if not plan:
+        return retire(insn, cpu)
+    (source,) = plan
+    value = yield from load(source)
+    yield Out(_port(cpu), source.width, value)
+    return _finish(insn, cpu, _advance(insn, cpu, RSI))
+
+
+def _port(cpu: CpuState) -> int:
+    return cpu.gpr[RDX] & MASK[2]
+
+
+RUN: dict[str, Run] = {
+    "movs": _movs, "cmps": _cmps, "stos": _stos, "lods": _lods, "scas": _scas,
+    "ins": _ins, "outs": _outs,
+}  # fmt: skip
 """Executions of this module by the table's ``operation``."""

@@ -106,6 +106,10 @@ INTEGER = (
     row("AB",          "stos",     "Yv rAX",   W, operation="stos", repeat=Repeat.COUNT),
     row("AC",          "lodsb",    "AL Xb",    W, operation="lods", repeat=Repeat.COUNT),
     row("AD",          "lods",     "rAX Xv",   W, operation="lods", repeat=Repeat.COUNT),
+    row("6C",          "insb",     "Yb DX",    W, operation="ins",  repeat=Repeat.COUNT),
+    row("6D",          "ins",      "Yz DX",    W, operation="ins",  repeat=Repeat.COUNT),
+    row("6E",          "outsb",    "DX Xb",    R, operation="outs", repeat=Repeat.COUNT),
+    row("6F",          "outs",     "DX Xz",    R, operation="outs", repeat=Repeat.COUNT),
     _compare("AE",     "scasb",    "AL Yb", "scas"),
     _compare("AF",     "scas",     "rAX Yv", "scas"),
     # Arithmetic

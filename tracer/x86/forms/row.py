@@ -55,7 +55,7 @@ class Repeat(Enum):
     """Tell how REP prefixes act on a string instruction (Intel SDM vol. 2B, REP)."""
 
     COUNT = "rep"
-    """F2 and F3 alike repeat while rCX is not 0: MOVS, STOS, LODS."""
+    """F2 and F3 alike repeat while rCX is not 0: MOVS, STOS, LODS, INS, OUTS."""
     COMPARE = "repe/repne"
     """F3 also stops at ZF=0, F2 also stops at ZF=1: CMPS, SCAS."""
 

@@ -21,10 +21,6 @@ ONE_BYTE = parse("""
 63              i64 uw              ; ARPL
 68              @push+z
 6A              @push+b
-6C              @insb
-6D              @ins
-6E              @outsb
-6F              @outs
 8D              nv!                 ; LEA
 8E/0,2-5        rw                  ; MOV to a segment register
 8F/0            @pop,ws

@@ -16,7 +16,7 @@ from cell import AT, RIP, Ran, run, state
 from tests.diff.case import cases
 from tracer.errors import EmulationError, GuestException, UnsupportedInstruction
 from tracer.x86 import emulate
-from tracer.x86.bus import Load, Operand, Store
+from tracer.x86.bus import In, Load, Operand, Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute, plan
 from tracer.x86.forms import FORMS, Form, Unit
@@ -419,7 +419,7 @@ def test_pitfall_45_one_access_for_each_foretold_direction(form: Form) -> None:
         try:
             while True:
                 accesses.append(execution.send(answer))
-                answer = 1 if isinstance(accesses[-1], Load) else None
+                answer = 1 if isinstance(accesses[-1], Load | In) else None
         except StopIteration as stop:
             after: CpuState = stop.value
         except GuestException as error:
@@ -675,8 +675,8 @@ def test_pitfall_79_no_bytes_whatever_break_the_emulator() -> None:
             execution = execute(insn, cpu)
             access = execution.send(None)
             while True:
-                load = isinstance(access, Load)
-                access = execution.send(random.getrandbits(8 * access.width) if load else None)
+                reads = isinstance(access, Load | In)
+                access = execution.send(random.getrandbits(8 * access.width) if reads else None)
         except StopIteration:
             executed += 1
         except EmulationError:
