@@ -4,8 +4,9 @@ A TDX guest's #VE handler and an SEV-ES guest's #VC handler decode the instructi
 device and carry it out with a hypercall. They know few instructions; the rest are fatal.
 
 Ref: Linux arch/x86/lib/insn-eval.c `insn_decode_mmio`, `insn_get_modrm_reg_ptr`; TDX:
-arch/x86/coco/tdx/tdx.c `handle_mmio`, `virt_exception_user`; SEV-ES: arch/x86/coco/sev/vc-handle.c
-`vc_handle_mmio`, `vc_handle_mmio_movs` (arch/x86/kernel/sev.c before 6.10). Commits:
+arch/x86/coco/tdx/tdx.c `handle_mmio`, `handle_io`, `virt_exception_user`; SEV-ES:
+arch/x86/coco/sev/vc-handle.c `vc_handle_mmio`, `vc_handle_mmio_movs` and vc-shared.c
+`vc_handle_ioio` (arch/x86/kernel/sev.c and sev-shared.c before 6.10). Commits:
 31d58c4e557d "x86/tdx: Handle in-kernel MMIO" (5.19), 1e7769653b06 "x86/tdx: Handle
 load_unaligned_zeropad() page-cross to a shared page" (5.19), d4fc4d014715 "x86/tdx: Fix
 "in-kernel MMIO" check" (6.12), a37cd2a59d0c "x86/sev: Disable MMIO emulation from user mode" (6.6).
@@ -80,6 +81,10 @@ _KINDS = {
     "0F BE": "READ_SIGN_EXTEND", "0F BF": "READ_SIGN_EXTEND", "A4": "MOVS", "A5": "MOVS",
 }  # fmt: skip
 
+# INS and OUTS exit because of their port first. The handler of that exit comes upon the device when
+# it copies to or from memory, and takes an exception of its own for it: `vc_write_mem`.
+_STRING_IO = "string I/O"
+
 _VSYSCALL_PAGE = 0xFFFF_FFFF_FF60_0000
 
 
@@ -94,15 +99,24 @@ def judge(
     form = insn.form
     if form is not None and form.name.startswith("prefetch"):
         return Verdict("none", "a prefetch raises no exception")
-    kind = _KINDS.get(form.opcode.text) if form is not None else None
+    kind = _kind(form)
     refused = _refused_place(profile, insn, cpl) or _refused_kind(profile, kind)
     crosses = linear is not None and linear // PAGE_SIZE != (linear + insn.width - 1) // PAGE_SIZE
     refused = refused or _refused_address(profile, linear, crosses)
     if refused or form is None:
         return Verdict("oops", refused)
     notes = [note for note in (_difference(profile, insn, form), crosses and _SPLIT) if note]
+    if kind == _STRING_IO:
+        reason = "an exit for the port, and in its handler one for each element in the device"
+        return Verdict("emulated", reason, "; ".join(notes))
     elements = ", one element at a time" if kind == "MOVS" else ""
     return Verdict("emulated", f"decoded as {kind}{elements}", "; ".join(notes))
+
+
+def _kind(form: Form | None) -> str | None:
+    if form is None:
+        return None
+    return _STRING_IO if form.operation in ("ins", "outs") else _KINDS.get(form.opcode.text)
 
 
 # Why a handler gives up, in the order in which it looks; nothing where it goes on.
@@ -119,6 +133,8 @@ def _refused_place(profile: Profile, insn: Instruction, cpl: int) -> str:
 def _refused_kind(profile: Profile, kind: str | None) -> str:
     if kind is None:
         return "not among the instructions that insn_decode_mmio knows"
+    if kind == _STRING_IO:
+        return "" if profile.sev else "string I/O, which handle_io refuses"
     return "MOVS is decoded, then rejected" if kind == "MOVS" and not profile.sev else ""
 
 
@@ -151,12 +167,12 @@ def _difference(profile: Profile, insn: Instruction, form: Form) -> str:
             return f"{name}h is taken for {low}l"
         if isinstance(operand, Immediate) and insn.width == 8 and profile.sev:
             return "bits 63:32 are not the immediate's sign: they come from what follows it"
-    if form.operation == "movs":
-        return _movs_difference(insn)
+    if form.operation in ("movs", "ins", "outs"):
+        return _string_difference(insn)
     return ""
 
 
-def _movs_difference(insn: Instruction) -> str:
+def _string_difference(insn: Instruction) -> str:
     notes = []
     if any(isinstance(o, Memory) and o.segment in ("fs", "gs") for o in insn.operands):
         notes.append("the segment override is ignored")

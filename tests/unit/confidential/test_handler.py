@@ -44,7 +44,8 @@ def test_every_handler_knows_what_readl_and_writel_compile_to(
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_handler_knows_nothing_else(profile: str) -> None:
     """All one- and two-byte opcodes with [rbx], with and without REX.W and 66."""
-    known = {code[:-2] for code in KNOWN} | ({"a4", "a5"} if profile in SEV else set())
+    strings = {"a4", "a5", "6c", "6d", "6e", "6f"}
+    known = {code[:-2] for code in KNOWN} | (strings if profile in SEV else set())
     emulated = set()
     for prefix, escape, byte in itertools.product(("", "66", "48"), ("", "0f"), range(256)):
         opcode = f"{escape}{byte:02x}"
@@ -73,6 +74,17 @@ def test_movs_is_rejected_by_tdx_and_carried_out_by_sev() -> None:
         assert verdict("f3a5", profile).outcome == "oops"
     for profile in SEV:
         assert verdict("f3a5", profile).outcome == "emulated"
+
+
+@pytest.mark.parametrize("code", ["6c", "f36d", "666f", "f36e"])
+def test_string_io_is_refused_by_tdx_and_carried_out_by_sev(code: str) -> None:
+    for profile in TDX:
+        assert verdict(code, profile) == Verdict("oops", "string I/O, which handle_io refuses")
+    for profile in SEV:
+        assert verdict(code, profile).outcome == "emulated"
+        assert "the port" in verdict(code, profile).reason and not verdict(code, profile).note
+        assert "64 bits wide" in verdict("67" + code, profile).note
+    assert "override" in verdict("646f", "linux-sev").note
 
 
 @pytest.mark.parametrize("code", ["8b03", "8903", "488b03"])
