@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bare_guest import DEVICE, DEVICE_LINEAR, NOTHING, REGION, WINDOW, Case, assemble, slot
+from bare_guest import DEVICE, DEVICE_LINEAR, NOTHING, REGION, WINDOW, Case, assemble, initial, slot
 from vetrace_run import Run, Trace, agreed, boot, read_trace
 
 from tracer.cli import main
@@ -175,5 +175,32 @@ def test_a_recording_stands_in_for_the_device_and_the_ports_are_real(
     options = ("--kernel", guest, "--quiet", "--region", REGION, "--replay", traced.trace)
     done = boot(tmp_path, *options, "--", *DEVICE)
     assert done.status == 0, done.err
-    # What RAM has of an access is the guest's own; the device's own slots hold what was stored.
     assert done.serial == traced.serial
+
+
+def test_a_person_changes_either_side_and_the_port_is_used_once(tmp_path: Path) -> None:
+    text = "insb; movzx eax, byte ptr [rdi - 1]"
+    cases = [
+        Case(SIGNATURE + text, [], {}, {"rax": initial(0, 1)}),
+        Case(SIGNATURE + text, [], {}, {"rax": ord("*")}),
+        Case("mov rsi, rdi; mov edx, 0x3f8; outsb; outsb", []),
+        Case(SIGNATURE + "insb; xor eax, eax; in al, dx", [], {}, {"rax": E}),
+    ]
+    script = (
+        f"break {REGION}; continue; skip; continue; continue; set value 0x2a; continue; continue;"
+        " set value 0x2a; continue; skip 0x0a; continue; set $rdi = $rdi + 8; continue"
+    )
+    options = ("--kernel", assemble(tmp_path, cases), "--quiet", "--region", REGION, "-e", script)
+    done = boot(tmp_path, *options, "--", *DEVICE)
+    assert done.status == 0, done.err
+    assert [line for line in done.serial if line] == [
+        "case 0000 ok", "case 0001 ok", "*", "case 0002 ok", "case 0003 ok",
+    ]  # fmt: skip
+    made = [access for r in read_trace(done.trace).intercepts for _, access in r.device_accesses()]
+    assert [(a.direction, a.value, a.device, a.skipped) for a in made] == [
+        ("write", hex(Q), None, True), ("read", hex(initial(0, 1)), None, False),
+        ("write", hex(Q), "0x2a", False), ("read", "0x2a", None, False),
+        ("read", "0x2a", hex(initial(0, 1)), False), ("read", "0xa", None, True),
+        ("write", hex(Q), None, False),
+    ]  # fmt: skip
+    assert main.main(["replay", str(done.trace)]) == 0

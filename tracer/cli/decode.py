@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--load", metavar="VALUE", nargs="+", action="extend", default=[], dest="loads",
-        help="what memory answers, a value for each load in order",
+        help="what memory answers, or a port, a value for each load in order",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (

@@ -175,6 +175,16 @@ def test_a_rep_instruction_goes_to_its_end(capsys: pytest.CaptureFixture[str]) -
     assert found["after"]["rip"] == "0x2" and len(found["accesses"]) == 4
 
 
+def test_what_a_port_gives_is_given_like_a_load(capsys: pytest.CaptureFixture[str]) -> None:
+    ports = ("--set", "rcx=2", "rdi=0x20", "rsi=0x40", "rdx=0x71")
+    made = told(capsys, "f36c", *ports, "--load", "1", "2")["result"]["accesses"]
+    assert [(a["direction"], a["linear"], a["value"]) for a in made] == [
+        ("write", "0x20", "0x1"), ("write", "0x21", "0x2")
+    ]  # fmt: skip
+    made = told(capsys, "666f", *ports, "--load", "0x1234")["result"]["accesses"]
+    assert [(a["direction"], a["width"], a["value"]) for a in made] == [("read", 2, "0x1234")]
+
+
 def test_an_exception(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("f633", "--set", "rax=1", "--load", "0")
     assert told(capsys, *arguments)["result"]["exception"]["name"] == "#DE"
@@ -233,6 +243,11 @@ def test_undecodable_bytes_are_one_line(
         (["8b03", "--set", "rax=x"], "x is no value: 16 and 0x10 are"),
         (["8b03", "--set", "rax=0x10000000000000000"], "does not fit in 8 bytes"),
         (["8b03", "--set", "rbx=1"], "--load"),
+        (
+            ["6d", "--set", "rdx=0x71"],
+            "4 bytes are read from port 0x71: give the value with --load",
+        ),
+        (["6e", "--load", "0x100"], "1 bytes"),
         (["8b03", "--load", "1", "2"], "left over"),
         (["8b03", "--load", "0x100000000"], "4 bytes"),
         (["8b03", "--rip", "here"], "--rip"),
