@@ -16,7 +16,7 @@ from cell import AT, RIP, Ran, run, state
 from tests.diff.case import cases
 from tracer.errors import EmulationError, GuestException, UnsupportedInstruction
 from tracer.x86 import emulate
-from tracer.x86.bus import In, Load, Operand, Store
+from tracer.x86.bus import In, Load, Operand, Out, Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute, plan
 from tracer.x86.forms import FORMS, Form, Unit
@@ -661,6 +661,34 @@ def test_pitfall_78_unknown_registers_are_refused_before_any_access() -> None:
     for code in ("0f 11 03", "d9 03", "0f 7f 03"):
         with pytest.raises(UnsupportedInstruction):
             run(code, state())
+
+
+@pytest.mark.parametrize(
+    ("code", "width", "mode"),
+    [
+        ("6c", 1, Mode.LONG), ("666d", 2, Mode.LONG), ("6d", 4, Mode.LONG), ("486d", 4, Mode.LONG),
+        ("6d", 4, Mode.COMPAT32), ("6d", 2, Mode.COMPAT16),
+    ],
+)  # fmt: skip
+def test_ins_and_outs_use_the_port_once_after_the_load_before_the_store(
+    code: str, width: int, mode: Mode
+) -> None:
+    value = 0x4433_2211 & (1 << 8 * width) - 1
+    pointers = {"rdi": 0x7000, "rsi": 0x6000, "rdx": 0x1_0071}
+    ran = run(code, state(mode, **pointers), value)
+    assert ran.accesses == [In(0x71, width), Store(0x7000, width, value)]
+    assert (ran.rdi, ran.rsi) == (0x7000 + width, 0x6000)
+    out = code[:-2] + f"{int(code[-2:], 16) + 2:02x}"
+    ran = run(out, state(mode, flags=Flag.DF, **pointers), value)
+    assert ran.accesses == [Load(0x6000, width), Out(0x71, width, value)]
+    assert (ran.rdi, ran.rsi) == (0x7000, 0x6000 - width)
+
+
+@pytest.mark.parametrize("code", ["f36c", "f26c", "f36e", "f26e"])
+def test_ins_and_outs_repeat_by_the_count_of_the_address_size(code: str) -> None:
+    counted = state(rdi=0x7000, rsi=0x6000, rcx=0x1_0000_0000)
+    assert run(code, counted, 1).rcx == 0xFFFF_FFFF
+    assert run("67" + code, counted).accesses == []
 
 
 def test_pitfall_79_no_bytes_whatever_break_the_emulator() -> None:
