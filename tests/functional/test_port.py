@@ -204,3 +204,13 @@ def test_a_person_changes_either_side_and_the_port_is_used_once(tmp_path: Path) 
         ("write", hex(Q), None, False),
     ]  # fmt: skip
     assert main.main(["replay", str(done.trace)]) == 0
+
+
+def test_outs_that_powers_the_machine_off_is_recorded(tmp_path: Path) -> None:
+    off = 0x2000  # to PM1a_CNT of q35, as in guest.S
+    text = f"mov word ptr [rdi], {off:#x}; mov rsi, rdi; mov edx, 0x604; outsw; hlt"
+    options = ("--kernel", assemble(tmp_path, [Case(text, [])]), "--quiet", "--region", REGION)
+    done = boot(tmp_path, *options, "--check", "--", *DEVICE)
+    assert agreed(done) == 2
+    made = [a for r in read_trace(done.trace).intercepts for _, a in r.device_accesses()]
+    assert [(a.direction, a.value) for a in made] == [("write", hex(off)), ("read", hex(off))]
