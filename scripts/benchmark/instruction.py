@@ -119,15 +119,11 @@ def _execute(insn: Instruction, cpu: CpuState) -> float:
 
 
 def _run(insn: Instruction, cpu: CpuState) -> CpuState:
-    execution = execute(insn, cpu)
-    answer: int | None = None
-    while True:
-        try:
-            access = execution.send(answer)
-        except StopIteration as stop:
-            state: CpuState = stop.value
-            return state
-        answer = 0x5A if isinstance(access, Load) else None
+    emulation = execute(insn, cpu)
+    for access in emulation:
+        if isinstance(access, Load):
+            emulation.answer = 0x5A
+    return emulation.after
 
 
 class _Unicorn:

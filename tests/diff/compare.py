@@ -64,15 +64,10 @@ def port_value(port: int, width: int) -> int:
 
 def emulate(insn: Instruction, cpu: CpuState, memory: Memory) -> CpuState:
     """Drive one execution to its end against ``memory``."""
-    execution = execute(insn, cpu)
-    answer = None
-    while True:
-        try:
-            access = execution.send(answer)
-        except StopIteration as stop:
-            state: CpuState = stop.value
-            return state
-        answer = memory.perform(access)
+    emulation = execute(insn, cpu)
+    for access in emulation:
+        emulation.answer = memory.perform(access)
+    return emulation.after
 
 
 def run(case: Case, *, whole: bool) -> Result | Fault:

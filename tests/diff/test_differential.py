@@ -17,7 +17,7 @@ from tracer.x86 import emulate
 from tracer.x86.bus import Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import arithmetic, cipher, evaluate, flags, packed, shuffle, vector
-from tracer.x86.emulate.access import Execution, Plan, Run
+from tracer.x86.emulate.access import Emulation, Execution, Plan, Run
 from tracer.x86.emulate.evaluate import evaluator
 from tracer.x86.emulate.state import Gpr
 from tracer.x86.forms import FORMS, Form, Unit
@@ -188,15 +188,12 @@ def _inverted(operation: vector.Vector) -> vector.Vector:
 def _twice(run: Run) -> Run:
     # Repeats the first access of an execution.
     def broken(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
-        execution = run(insn, cpu, plan)
-        first = next(execution)
-        yield first
-        answer = yield first
-        try:
-            while True:
-                answer = yield execution.send(answer)
-        except StopIteration as stop:
-            return stop.value
+        emulation = Emulation(run(insn, cpu, plan))
+        yield next(emulation)
+        emulation = Emulation(run(insn, cpu, plan))
+        for access in emulation:
+            emulation.answer = yield access
+        return emulation.after
 
     return broken
 
@@ -204,19 +201,15 @@ def _twice(run: Run) -> Run:
 def _split(run: Run) -> Run:
     # Writes two halves instead of the whole.
     def broken(insn: Instruction, cpu: CpuState, plan: Plan) -> Execution:
-        execution = run(insn, cpu, plan)
-        answer = None
-        try:
-            while True:
-                access = execution.send(answer)
-                if isinstance(access, Store):
-                    half = access.width // 2
-                    low = access.value & ((1 << 8 * half) - 1)
-                    yield Store(access.linear, half, low)
-                    access = Store(access.linear + half, half, access.value >> 8 * half)
-                answer = yield access
-        except StopIteration as stop:
-            return stop.value
+        emulation = Emulation(run(insn, cpu, plan))
+        for access in emulation:
+            if isinstance(access, Store):
+                half = access.width // 2
+                low = access.value & ((1 << 8 * half) - 1)
+                yield Store(access.linear, half, low)
+                access = Store(access.linear + half, half, access.value >> 8 * half)
+            emulation.answer = yield access
+        return emulation.after
 
     return broken
 

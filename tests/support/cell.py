@@ -43,14 +43,11 @@ def run(code: str, cpu: CpuState, *loads: int) -> Ran:
     insn = decode(bytes.fromhex(code), cpu.rip, cpu.mode)
     ran = Ran(cpu)
     answers = iter(loads)
-    execution = execute(insn, cpu)
-    answer = None
-    while True:
-        try:
-            access = execution.send(answer)
-        except StopIteration as stop:
-            ran.cpu = stop.value
-            assert not list(answers), "not every load was made"
-            return ran
+    emulation = execute(insn, cpu)
+    for access in emulation:
         ran.accesses.append(access)
-        answer = next(answers) if isinstance(access, Load | In) else None
+        if isinstance(access, Load | In):
+            emulation.answer = next(answers)
+    ran.cpu = emulation.after
+    assert not list(answers), "not every load was made"
+    return ran

@@ -32,16 +32,12 @@ def record(seq: int, code: str, before: CpuState, read: int = READ) -> Intercept
     """Carry an instruction out on the NVMe region and record it; every load reads ``read``."""
     insn = decode(bytes.fromhex(code), RIP, Mode.LONG)
     accesses: list[MemoryAccess] = []
-    execution = execute(insn, before)
-    answer: int | None = None
-    while True:
-        try:
-            access = execution.send(answer)
-        except StopIteration as stop:
-            return _made(seq, insn, before, stop.value, accesses)
+    emulation = execute(insn, before)
+    for access in emulation:
         value = read if isinstance(access, Load | In) else access.value
         value &= (1 << 8 * access.width) - 1
-        answer = value if isinstance(access, Load | In) else None
+        if isinstance(access, Load | In):
+            emulation.answer = value
         if isinstance(access, PortAccess):
             continue
         for linear, width in cut(access.linear, access.width):
@@ -49,6 +45,7 @@ def record(seq: int, code: str, before: CpuState, read: int = READ) -> Intercept
             offset = linear - LINEAR - sample.START["nvme"]
             direction = "read" if isinstance(access, Load) else "write"
             accesses.append(sample.device("nvme", offset, width, direction, part))
+    return _made(seq, insn, before, emulation.after, accesses)
 
 
 def _made(

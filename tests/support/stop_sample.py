@@ -7,7 +7,7 @@ from dataclasses import replace
 from ram import PAGING, POISON, Ram
 
 from tracer.access.decision import Pending
-from tracer.access.execution import carry_out, foretell
+from tracer.access.execution import CarryOut, foretell
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
@@ -59,16 +59,16 @@ def stop(code: str, cpu: CpuState | None = None, index: int = 0) -> Pending:
     cpu = cpu or state()
     at = space()
     insn = decode(bytes.fromhex(code), cpu.rip, cpu.mode)
-    execution = carry_out(insn, cpu, at)
+    foretold = foretell(insn, cpu, at)
+    execution = CarryOut(foretold)
     done: list[Transfer] = []
-    answers: list[int | None] | None = None
     waits: Transfer | None = None
     while waits is None:
-        transfers = execution.send(answers)
+        transfers = next(execution)
         if isinstance(transfers, PortAccess):
-            answers = [ANSWER & ((1 << 8 * transfers.width) - 1)]
+            execution.answers = [ANSWER & ((1 << 8 * transfers.width) - 1)]
             continue
-        answers = []
+        answers: list[int | None] = []
         for transfer in transfers:
             if transfer.traced and index == 0:
                 waits = transfer
@@ -79,10 +79,11 @@ def stop(code: str, cpu: CpuState | None = None, index: int = 0) -> Pending:
                 answers[-1] = ANSWER & ((1 << 8 * transfer.width) - 1)
                 transfer = replace(transfer, value=answers[-1])
             done.append(transfer)
+        execution.answers = answers
     return Pending(
         seq=1234, time_ns=1_126_960_000, vcpu=0, symbol="nvme_pci_reg_read32+0xb",
         code=insn.code, insn=insn, cpu=cpu, space=at, transfer=waits, done=tuple(done),
-        foretold=foretell(insn, cpu, at),
+        foretold=foretold.transfers,
     )  # fmt: skip
 
 

@@ -1,19 +1,20 @@
 """One intercepted instruction: from its accesses at linear addresses to transfers on the bus.
 
-Nothing here touches a guest: :func:`carry_out` yields the transfers of each access, or the access
-of an I/O port, and is sent what was read, so the same code runs live and in tests.
+Nothing here touches a guest. :func:`foretell` looks every operand up, once, and returns what may be
+done as a value; a :class:`CarryOut` does just that, access by access, those of I/O ports
+in between, so the same code runs live and in tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
-from tracer.access.transfer import Transfer, pieces_of
+from tracer.access.transfer import Piece, Transfer, pieces_of
 from tracer.errors import GuestException
-from tracer.x86 import bus
+from tracer.x86.bus import MemoryAccess, Operand, PortAccess, Store
 from tracer.x86.emulate import execute, plan
 from tracer.x86.instruction import Instruction
 from tracer.x86.paging import Leaf, permitted
@@ -22,6 +23,9 @@ from tracer.x86.state import (
     CpuState,
     PageFaultCode,
 )
+
+Answers = Sequence[int | None]
+"""What each transfer of one access read, None for a write; of a port's access one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,89 +36,141 @@ class Outcome:
     transfers: tuple[Transfer, ...]
 
 
-def foretell(insn: Instruction, cpu: CpuState, space: AddressSpace) -> tuple[Transfer, ...]:
-    """Return the transfers that an execution may make, values unknown, none carried out.
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """Hold what one execution from the state ``cpu`` may do, and where that leads.
 
-    A read-modify-write operand appears once for each direction. Raises UnsupportedInstruction for
-    an instruction left to the CPU, and GuestException (#PF) for an operand the guest has not
-    mapped or may not touch.
+    ``transfers`` are all that may be made, in order, values unknown, none carried out; a
+    read-modify-write operand has one for each direction. ``poisoned`` tells whether any of them
+    goes through poison. With other registers, or other page tables, it has to be foretold anew.
     """
+
+    insn: Instruction
+    cpu: CpuState
+    operands: tuple[Operand, ...]
+    transfers: tuple[Transfer, ...]
+    poisoned: bool
+    by_access: Mapping[tuple[bool, int, int], tuple[Transfer, ...]]
+    """The transfers of each access: whether it is a store, its linear address and its width."""
+
+    def of(self, access: MemoryAccess) -> tuple[Transfer, ...]:
+        """Return the transfers of one access, with what it writes."""
+        if not isinstance(access, Store):
+            return self.by_access[False, access.linear, access.width]
+        return tuple(
+            [
+                replace(transfer, value=_part(access, transfer))
+                for transfer in self.by_access[True, access.linear, access.width]
+            ]
+        )
+
+
+def _part(store: Store, transfer: Transfer) -> int:
+    return store.value >> 8 * (transfer.linear - store.linear) & ((1 << 8 * transfer.width) - 1)
+
+
+def foretell(
+    insn: Instruction, cpu: CpuState, space: AddressSpace, known: Iterable[Leaf] = ()
+) -> Foretold:
+    """Look up where every operand of an execution leads; each page table once.
+
+    ``known`` are translations that have just been looked up. Raises UnsupportedInstruction for an
+    instruction left to the CPU, and GuestException (#PF) for an operand the guest has not mapped or
+    may not touch: no page fault comes once a device has been read.
+    """
+    operands = plan(insn, cpu)
+    glance = space.glance(known)
+    by_access: dict[tuple[bool, int, int], tuple[Transfer, ...]] = {}
     foretold: list[Transfer] = []
-    for operand in plan(insn, cpu):
-        if operand.read:
-            foretold += _transfers(operand.linear, operand.width, None, cpu, space, insn.code)
-        if operand.write:
-            foretold += _transfers(operand.linear, operand.width, 0, cpu, space, insn.code)
-    return tuple(foretold)
+    poisoned = False
+    for operand in operands:
+        if not (operand.read or operand.write):
+            continue
+        pieces = pieces_of(operand.linear, operand.width, glance)
+        poisoned = poisoned or any(piece.leaf and piece.leaf.poisoned for piece in pieces)
+        for write, made in ((False, operand.read), (True, operand.write)):
+            if made:
+                transfers = tuple(_transfers(pieces, cpu, space.regions, write, insn.code))
+                by_access[write, operand.linear, operand.width] = transfers
+                foretold += transfers
+    return Foretold(insn, cpu, operands, tuple(foretold), poisoned, by_access)
 
 
-Answers = Sequence[int | None]
-"""What each transfer of one access read, None for a write; of a port's access one answer."""
+class CarryOut:
+    """Execute an instruction once, just as it was foretold.
 
-
-def carry_out(
-    insn: Instruction, cpu: CpuState, space: AddressSpace
-) -> Generator[tuple[Transfer, ...] | bus.PortAccess, Answers | None, Outcome]:
-    """Execute an instruction once, yielding its accesses in order, each as its transfers.
-
-    An I/O port has no transfers, and its access is yielded as it is. The consumer sends the
-    answers. Raises what :func:`tracer.x86.emulate.execute` raises. An access that was yielded has
-    happened: call :func:`foretell` first, so that no page fault comes after a device was read.
+    Iterate over its accesses, each as its transfers, and set ``answers`` to what they read before
+    the next one is asked for; an I/O port has no transfers, and its access comes as it is.
+    ``outcome`` tells the end, ``done`` what was made so far. An access that was handed out has
+    happened. Raises what :func:`tracer.x86.emulate.execute` does.
     """
-    done: list[Transfer] = []
-    execution = execute(insn, cpu)
-    answer: int | None = None
-    while True:
-        try:
-            access = execution.send(answer)
-        except StopIteration as stop:
-            return Outcome(stop.value, tuple(done))
-        if isinstance(access, bus.PortAccess):
-            (answer,) = (yield access) or (None,)
-        else:
-            answer = yield from _carry_access(access, cpu, space, insn.code, done)
+
+    def __init__(self, foretold: Foretold) -> None:
+        self.answers: Answers = ()
+        self.done: tuple[Transfer, ...] = ()
+        self._foretold = foretold
+        self._emulation = execute(foretold.insn, foretold.cpu, foretold.operands)
+        self._asked: tuple[Transfer, ...] | PortAccess = ()
+
+    def __iter__(self) -> CarryOut:
+        return self
+
+    def __next__(self) -> tuple[Transfer, ...] | PortAccess:
+        if self._asked:
+            self._emulation.answer = self._answered(self._asked)
+        self._asked = ()
+        access = next(self._emulation)
+        self._asked = access if isinstance(access, PortAccess) else self._foretold.of(access)
+        return self._asked
+
+    @property
+    def outcome(self) -> Outcome:
+        """Return what was done, at the end."""
+        return Outcome(self._emulation.after, self.done)
+
+    def _answered(self, asked: tuple[Transfer, ...] | PortAccess) -> int | None:
+        # Takes down what the last access moved; returns what it read, None after a write.
+        if isinstance(asked, PortAccess):
+            (answer,) = self.answers
+            return answer
+        told = zip(asked, self.answers, strict=True)
+        moved = tuple([answered(transfer, answer) for transfer, answer in told])
+        self.done += moved
+        if moved[0].direction == "write":
+            return None
+        first = moved[0].linear
+        return sum((item.value or 0) << 8 * (item.linear - first) for item in moved)
 
 
-def _carry_access(
-    access: bus.MemoryAccess, cpu: CpuState, space: AddressSpace, code: bytes, done: list[Transfer]
-) -> Generator[tuple[Transfer, ...], Answers | None, int | None]:
-    value = access.value if isinstance(access, bus.Store) else None
-    whole = 0
-    transfers = tuple(_transfers(access.linear, access.width, value, cpu, space, code))
-    answers = yield transfers
-    for transfer, answer in zip(transfers, answers or (), strict=True):
-        if transfer.direction == "read":
-            # A device cannot answer with more bits than were asked for.
-            answer = (answer or 0) & ((1 << 8 * transfer.width) - 1)
-            whole |= answer << 8 * (transfer.linear - access.linear)
-            transfer = replace(transfer, value=answer)
-        done.append(transfer)
-    return whole if value is None else None
+def answered(transfer: Transfer, answer: int | None) -> Transfer:
+    """Return a transfer with what it read: no more bits than were asked for."""
+    if transfer.direction == "write":
+        return transfer
+    return replace(transfer, value=(answer or 0) & ((1 << 8 * transfer.width) - 1))
 
 
 def _transfers(
-    linear: int, width: int, value: int | None, cpu: CpuState, space: AddressSpace, code: bytes
+    pieces: Sequence[Piece], cpu: CpuState, regions: RegionMap, write: bool, code: bytes
 ) -> list[Transfer]:
-    write = value is not None
-    pieces: list[Transfer] = []
-    for start, size, leaf in pieces_of(linear, width, space):
+    found: list[Transfer] = []
+    for piece in pieces:
+        leaf = piece.leaf
         if leaf is None or not permitted(leaf, cpu, write=write):
-            raise _page_fault(start, leaf, cpu, write, code)
-        physical = leaf.translate(start)
-        part = None if value is None else value >> 8 * (start - linear) & ((1 << 8 * size) - 1)
-        pieces.append(
+            raise _page_fault(piece.linear, leaf, cpu, write, code)
+        physical = leaf.translate(piece.linear)
+        found.append(
             Transfer(
                 direction="write" if write else "read",
-                linear=start,
+                linear=piece.linear,
                 physical=physical,
-                width=size,
-                value=part,
-                region=space.regions.find(physical),
-                traced=space.regions.is_recorded(physical, read=not write),
-                ram=space.regions.is_ram(physical),
+                width=piece.width,
+                value=None,
+                region=regions.find(physical),
+                traced=regions.is_recorded(physical, read=not write),
+                ram=regions.is_ram(physical),
             )
         )
-    return pieces
+    return found
 
 
 def delivered_alike(transfers: Sequence[Transfer], regions: RegionMap) -> bool:

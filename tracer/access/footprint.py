@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tracer.access.space import AddressSpace
+from tracer.access.space import AddressSpace, Glance
 from tracer.access.transfer import Transfer, pieces_of
 from tracer.errors import GuestException
 from tracer.x86.bus import Direction
@@ -58,11 +58,12 @@ class Footprint:
             if all(any(met.linear in span for span in self.reach) for met in encounters):
                 return self.transfers
             transfers = []
+        glance = space.glance()
         way: Direction = "unknown"
         if len(self.elsewhere) == 1:
             (way,) = self.elsewhere
         for met in encounters:
-            page = [*_within(met.linear & -PAGE_SIZE, PAGE_SIZE, way, space)]
+            page = [*_within(met.linear & -PAGE_SIZE, PAGE_SIZE, way, glance)]
             # From RAM beside a device it may go on to any region of the page.
             hit = [item for item in page if item.linear <= met.linear < item.linear + item.span]
             transfers += [item for item in hit or page if item not in transfers]
@@ -83,15 +84,16 @@ def footprint(insn: Instruction | None, cpu: CpuState, space: AddressSpace) -> F
     transfers: list[Transfer] = []
     elsewhere: set[Direction] = set()
     reach: list[range] = []
+    glance = space.glance()
     for extent in _extents(insn, cpu):
         if extent.linear is None:
             elsewhere.add(extent.direction)
             continue
         reach.append(range(extent.linear, extent.linear + extent.size))
         if extent.whole:
-            transfers += _exact(extent.linear, extent.size, extent.direction, space)
+            transfers += _exact(extent.linear, extent.size, extent.direction, glance)
         else:
-            transfers += _within(extent.linear, extent.size, extent.direction, space)
+            transfers += _within(extent.linear, extent.size, extent.direction, glance)
     return Footprint(tuple(transfers), frozenset(elsewhere), tuple(reach))
 
 
@@ -173,47 +175,46 @@ def _elements(register: int, width: int, count: int, cpu: CpuState) -> list[int]
     ]
 
 
-def _exact(
-    linear: int, width: int, direction: Direction, space: AddressSpace
-) -> Iterator[Transfer]:
-    for start, size, leaf in pieces_of(linear, width, space):
-        read = direction == "read"
-        if leaf is not None and space.regions.is_recorded(leaf.translate(start), read=read):
-            yield _transfer(start, leaf.translate(start), direction, space, width=size)
+def _exact(linear: int, width: int, direction: Direction, glance: Glance) -> Iterator[Transfer]:
+    read = direction == "read"
+    for piece in pieces_of(linear, width, glance):
+        if piece.leaf is None:
+            continue
+        physical = piece.leaf.translate(piece.linear)
+        if glance.regions.is_recorded(physical, read=read):
+            yield _transfer(piece.linear, physical, direction, glance, width=piece.width)
 
 
-def _within(
-    linear: int, size: int, direction: Direction, space: AddressSpace
-) -> Iterator[Transfer]:
+def _within(linear: int, size: int, direction: Direction, glance: Glance) -> Iterator[Transfer]:
     # One transfer of unknown extent for each page and traced region that the bytes lie in.
     end = linear + size
     while linear < end:
         room = min(end - linear, PAGE_SIZE - linear % PAGE_SIZE)
-        leaf = space.leaf(linear)
+        leaf = glance.leaf(linear)
         if leaf is not None:
             start = leaf.translate(linear)
-            for first, last in _traced(start, start + room - 1, space):
-                if not space.regions.is_recorded(first, read=direction == "read"):
+            for first, last in _traced(start, start + room - 1, glance):
+                if not glance.regions.is_recorded(first, read=direction == "read"):
                     continue
                 at = linear + first - start
                 extent = last + 1 - first
-                yield _transfer(at, first, direction, space, extent=extent)
+                yield _transfer(at, first, direction, glance, extent=extent)
         linear += room
 
 
-def _traced(start: int, end: int, space: AddressSpace) -> Iterator[tuple[int, int]]:
+def _traced(start: int, end: int, glance: Glance) -> Iterator[tuple[int, int]]:
     # Yields the traced ranges between two physical addresses, each within one region.
-    for first, last in space.regions.traced:
+    for first, last in glance.regions.traced:
         first, last = max(first, start), min(last, end)
         while first <= last:
-            region = space.regions.find(first)
+            region = glance.regions.find(first)
             stop = last if region is None else min(last, region.end)
             yield first, stop
             first = stop + 1
 
 
 def _transfer(
-    linear: int, physical: int, direction: Direction, space: AddressSpace,
+    linear: int, physical: int, direction: Direction, glance: Glance,
     *, width: int = 0, extent: int | None = None,
 ) -> Transfer:  # fmt: skip
     return Transfer(
@@ -222,8 +223,8 @@ def _transfer(
         physical=physical,
         width=width,
         value=None,
-        region=space.regions.find(physical),
+        region=glance.regions.find(physical),
         traced=True,
-        ram=space.regions.is_ram(physical),
+        ram=glance.regions.is_ram(physical),
         extent=extent,
     )

@@ -46,12 +46,10 @@ def inferred(
     known: list[tuple[MemoryAccess, int]] = []
     try:
         operands = places(insn, before)
-        execution = execute(insn, before)
-        access = next(execution)
-        while True:
-            answer = None
+        emulation = execute(insn, before)
+        for access in emulation:
             if isinstance(access, Load):
-                answer = _loaded(access, insn, before, after, operands, space)
+                answer = emulation.answer = _loaded(access, insn, before, after, operands, space)
                 if answer is None:
                     break
                 known.append((access, answer))
@@ -59,10 +57,9 @@ def inferred(
                 known.append((access, access.value))
             elif isinstance(access, In):
                 break  # nobody saw what the port gave
-            access = execution.send(answer)
-    except StopIteration as stop:
-        if stop.value.rip != after.rip:
-            return tuple(made)  # something else has happened: an exception
+        else:
+            if emulation.after.rip != after.rip:
+                return tuple(made)  # something else has happened: an exception
     except EmulationError:
         return tuple(made)
     return tuple(_valued(transfer, known) for transfer in made)

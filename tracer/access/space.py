@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tracer.access.region import RegionMap
@@ -20,6 +21,10 @@ class AddressSpace:
     def leaf(self, linear: int) -> Leaf | None:
         """Return the translation of a linear address, poisoned or not."""
         return walk(self.memory, self.paging, linear)
+
+    def glance(self, known: Iterable[Leaf] = ()) -> Glance:
+        """Return a look at this moment; ``known`` are translations of it."""
+        return Glance(self, known)
 
     def read(self, linear: int, size: int) -> bytes:
         """Return up to ``size`` bytes of RAM at a linear address; fewer where RAM ends."""
@@ -54,3 +59,26 @@ class AddressSpace:
         except LookupError:
             return False
         return True
+
+
+class Glance:
+    """Look linear addresses up at one moment: each page is walked to once.
+
+    Nothing clears it. It must not outlive the moment: once the guest has run, or anybody has
+    written to its memory, tables may be others.
+    """
+
+    def __init__(self, space: AddressSpace, known: Iterable[Leaf] = ()) -> None:
+        self.regions = space.regions
+        self._space = space
+        self._found = list(known)
+
+    def leaf(self, linear: int) -> Leaf | None:
+        """Return the translation of a linear address, poisoned or not."""
+        for known in self._found:
+            if known.linear <= linear < known.linear + known.size:
+                return known
+        leaf = self._space.leaf(linear)
+        if leaf is not None:
+            self._found.append(leaf)
+        return leaf

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tracer.access.region import Region
-from tracer.access.space import AddressSpace
+from tracer.access.space import Glance
 from tracer.x86.bus import Direction
 from tracer.x86.paging import Leaf
 from tracer.x86.state import (
@@ -61,22 +61,27 @@ def cut(
         linear += size
 
 
-def pieces_of(
-    linear: int, width: int, space: AddressSpace
-) -> Iterator[tuple[int, int, Leaf | None]]:
-    """Yield what :func:`cut` does, each with its translation, which is walked to once.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Hold what :func:`cut` yields, and its translation, None where it has none.
 
     A piece reaches one device, or RAM, or nothing.
     """
-    leaf: Leaf | None = None
+
+    linear: int
+    width: int
+    leaf: Leaf | None
+
+
+def pieces_of(linear: int, width: int, glance: Glance) -> list[Piece]:
+    """Return the pieces of an access, lowest first."""
+    regions = glance.regions
 
     def room(start: int, size: int) -> int:
-        nonlocal leaf
-        leaf = space.leaf(start)
-        return size if leaf is None else space.regions.room(leaf.translate(start), size)
+        leaf = glance.leaf(start)
+        return size if leaf is None else regions.room(leaf.translate(start), size)
 
-    for start, size in cut(linear, width, room):
-        yield start, size, leaf
+    return [Piece(start, size, glance.leaf(start)) for start, size in cut(linear, width, room)]
 
 
 @dataclass(frozen=True, slots=True)

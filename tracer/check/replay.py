@@ -267,23 +267,17 @@ def _state(record: Intercept, insn: Instruction) -> CpuState:
 def _execute(
     insn: Instruction, cpu: CpuState, accesses: list[MemoryAccess]
 ) -> tuple[CpuState | None, list[Contrast]]:
-    execution = execute(insn, cpu)
-    answer: int | None = None
+    emulation = execute(insn, cpu)
     at = 0
 
     def alike(linear: int, size: int) -> int:
         return _room(accesses[at:], linear, size)
 
-    while True:
-        try:
-            access = execution.send(answer)
-        except StopIteration as stop:
-            rest = enumerate(accesses[at:], at)
-            return stop.value, [Contrast(f"access {n}", _told(a), None) for n, a in rest]
-        answer = None
+    for access in emulation:
         if isinstance(access, PortAccess):
             # A port is in no record, but what INS had of it has gone to memory.
-            answer = _joined(accesses[at:]) if isinstance(access, In) else None
+            if isinstance(access, In):
+                emulation.answer = _joined(accesses[at:])
             continue
         whole = 0
         for linear, width in cut(access.linear, access.width, alike):
@@ -297,7 +291,10 @@ def _execute(
                 return None, [Contrast(f"access {at}", expected, actual)]
             whole |= int(value, 16) << shift
             at += 1
-        answer = whole if isinstance(access, Load) else None
+        if isinstance(access, Load):
+            emulation.answer = whole
+    rest = enumerate(accesses[at:], at)
+    return emulation.after, [Contrast(f"access {n}", _told(a), None) for n, a in rest]
 
 
 # The value that accesses in a row were of together, lowest first.

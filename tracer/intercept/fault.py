@@ -17,6 +17,7 @@ from tracer.x86.bus import In
 from tracer.x86.decode import decode
 from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
+from tracer.x86.paging import Leaf
 from tracer.x86.state import MAX_INSTRUCTION, CpuState, PageFaultCode
 
 
@@ -29,7 +30,7 @@ class Fault:
     on the vCPU's way back, ``replayed`` has the numbers of the recorded accesses that answered,
     ``meddled`` how a person changed the transfers, by their number in the instruction. ``port`` is
     what an I/O port gave to the instruction that is being carried out. ``silence`` is what came in
-    place of the answer to a write.
+    place of the answer to a write. ``code`` has the bytes at RIP when that was last foretold.
     """
 
     vcpu: int
@@ -44,13 +45,14 @@ class Fault:
     meddled: dict[int, Meddling] = field(default_factory=dict)
     port: tuple[In, int] | None = None
     silence: DebuggerError | None = None
+    code: bytes = b""
 
     def stand(self, gate: PageFaultGate) -> Stand:
         """Return where the vCPU stands."""
         return Stand(gate.stub, self.space, self.stack, gate.spare)
 
-    def check(self) -> None:
-        """Raise InterceptError unless it is poison that the vCPU came upon."""
+    def check(self) -> Leaf:
+        """Return the poison that the vCPU came upon. Raises InterceptError where there is none."""
         spill = self.spill
         leaf = self.space.leaf(spill.cr2)
         if not spill.frame.error_code & PageFaultCode.RSVD or leaf is None or not leaf.poisoned:
@@ -58,16 +60,12 @@ class Fault:
                 f"a reserved-bit fault at linear {spill.cr2:#x} that vetrace did not cause "
                 f"(RIP {spill.frame.rip:#x}, error code {spill.frame.error_code:#x})"
             )
+        return leaf
 
     @property
     def fetched(self) -> bool:
         """Tell whether it is the instruction itself that the vCPU came for."""
         return bool(self.spill.frame.error_code & PageFaultCode.I)
-
-    def is_poisoned(self, foretold: Sequence[Transfer]) -> bool:
-        """Tell whether any of the transfers goes through poison."""
-        leaves = (self.space.leaf(transfer.linear) for transfer in foretold)
-        return any(leaf is not None and leaf.poisoned for leaf in leaves)
 
     def check_address(self, insn: Instruction, foretold: Sequence[Transfer]) -> None:
         """Raise InterceptError unless the instruction accesses what the CPU says it did.

@@ -6,12 +6,20 @@ Follow one access through :meth:`Interceptor.intercept`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, Skip
-from tracer.access.execution import Answers, Outcome, carry_out, foretell, lost_atomicity
+from tracer.access.execution import (
+    Answers,
+    CarryOut,
+    Foretold,
+    Outcome,
+    answered,
+    foretell,
+    lost_atomicity,
+)
 from tracer.access.footprint import Encounter, footprint
 from tracer.access.inference import inferred
 from tracer.access.recorded import changed_values, memory_access, register_values
@@ -50,6 +58,7 @@ from tracer.trace.record import Intercept
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.instruction import Instruction
+from tracer.x86.paging import Leaf
 from tracer.x86.state import GPR, MAX_INSTRUCTION, PAGE_SIZE, CpuState, Flag, PageFaultCode
 
 MAX_ITERATIONS = 256
@@ -119,12 +128,12 @@ class Interceptor:
         self._done[vcpu] = moment
         if not fault.spill.frame.error_code & PageFaultCode.RSVD:
             return await self._retake(fault, gate, "the frame of a page fault of the guest's own")
-        fault.check()
+        poison = fault.check()
         if gate.stack and fault.is_push():
             return await self._retake(fault, gate, "the frame of an exception")
         before = fault.cpu
         try:
-            await self._emulate(fault, gate)
+            await self._emulate(fault, gate, poison)
         except GuestException as exception:
             return await self._deliver(fault, gate, exception)
         except EmulationError as error:
@@ -167,12 +176,13 @@ class Interceptor:
         cpu = interrupted(spill, await self._view.mode(spill.frame.cs, space))
         return Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
 
-    async def _emulate(self, fault: Fault, gate: PageFaultGate) -> None:
-        # Executes the instruction, a REP for as long as it stays on poisoned pages.
+    async def _emulate(self, fault: Fault, gate: PageFaultGate, poison: Leaf) -> None:
+        # Executes the instruction, a REP for as long as it stays on poisoned pages. Each iteration
+        # is foretold once, and so it is again when a person has changed the registers.
         changed = False
         for iteration in range(MAX_ITERATIONS):
             try:
-                insn, foretold = await self._foretell(fault)
+                foretold = await self._foretell(fault, () if iteration else (poison,))
             except GuestException:
                 raise
             except EmulationError:
@@ -180,24 +190,25 @@ class Interceptor:
                     raise
                 fault.cpu = await self._completed(fault.cpu)
                 return
-            cpu = fault.cpu
+            insn, cpu = foretold.insn, foretold.cpu
             if iteration == 0:
                 try:
-                    fault.check_address(insn, foretold)
+                    fault.check_address(insn, foretold.transfers)
                 except InterceptError as error:
                     raise Misread(insn.code, str(error)) from None
-            elif not fault.is_poisoned(foretold):
+            elif not foretold.poisoned:
                 if changed:
                     fault.cpu = await self._completed(cpu)
                 return
             # PUSH and CALL write where the fault frame lies; the vCPU does once it is gone. And it
             # is the vCPU that raises #DB after an instruction the guest single-steps.
-            if fault.is_overwritten(foretold) or cpu.rflags & Flag.TF or sees_code(insn, cpu):
+            single = bool(cpu.rflags & Flag.TF)
+            if fault.is_overwritten(foretold.transfers) or single or sees_code(insn, cpu):
                 raise UnsupportedInstruction(insn.code, insn.text)
             fault.replayed.clear()
             fault.meddled.clear()
             try:
-                outcome = await self._perform(insn, fault, gate, foretold)
+                outcome = await self._perform(foretold, fault, gate)
             except _Restart as restart:
                 fault.cpu, changed = restart.cpu, True
                 continue
@@ -211,21 +222,22 @@ class Interceptor:
             if fault.cpu.rip != cpu.rip or insn.rep is None or await self._view.stale():
                 return
 
-    async def _foretell(self, fault: Fault) -> tuple[Instruction, tuple[Transfer, ...]]:
-        # The instruction at RIP, and what it may access.
+    async def _foretell(self, fault: Fault, known: Iterable[Leaf]) -> Foretold:
+        # Returns what the instruction at RIP may do.
         cpu = fault.cpu
-        insn = decode(await self._code(fault), cpu.rip, cpu.mode)
+        fault.code = await self._code(fault)
+        insn = decode(fault.code, cpu.rip, cpu.mode)
         if not cpu.xmm and needs_registers(insn):
             registers = await Registers()
             fault.cpu = complete(cpu, registers.values)
             fault.xmm = fault.cpu.xmm
-        return insn, foretell(insn, fault.cpu, fault.space)
+        return foretell(insn, fault.cpu, fault.space, known)
 
     async def _code(self, fault: Fault) -> bytes:
         # The bytes at RIP, which may lie in a device's RAM.
         code = fault.space.read(fault.cpu.rip, MAX_INSTRUCTION)
-        leaf = fault.space.leaf(fault.cpu.rip)
-        if code or leaf is None:
+        leaf = None if code else fault.space.leaf(fault.cpu.rip)
+        if leaf is None:
             return code
         physical = leaf.translate(fault.cpu.rip)
         if not self._view.regions.is_ram(physical):
@@ -238,35 +250,23 @@ class Interceptor:
     async def _completed(self, cpu: CpuState) -> CpuState:
         return await AskCompleted(cpu) if self.asks else cpu
 
-    async def _perform(
-        self,
-        insn: Instruction,
-        fault: Fault,
-        gate: PageFaultGate,
-        foretold: tuple[Transfer, ...],
-    ) -> Outcome:
-        execution = carry_out(insn, fault.cpu, fault.space)
-        done: list[Transfer] = []
-        answers: Answers | None = None
-        while True:
-            try:
-                transfers = execution.send(answers)
-            except StopIteration as stop:
-                outcome: Outcome = stop.value
-                return outcome
+    async def _perform(self, foretold: Foretold, fault: Fault, gate: PageFaultGate) -> Outcome:
+        # Does what was foretold: nothing is looked up again.
+        alone = len(foretold.transfers) == 1 and foretold.insn.rep is None
+        execution = CarryOut(foretold)
+        for transfers in execution:
             if fault.silence is not None:
                 raise fault.silence
             if isinstance(transfers, PortAccess):
-                answers = [await self._access_port(transfers, fault, gate)]
+                execution.answers = [await self._access_port(transfers, fault, gate)]
             elif self.asks:
-                answers = await self._overseen(insn, fault, gate, foretold, transfers, tuple(done))
-                done += map(_read, transfers, answers)
-            elif (
-                len(foretold) == 1 and insn.rep is None and self._departs(transfers[0], fault, gate)
-            ):
-                answers = [None]
+                made = execution.done
+                execution.answers = await self._overseen(foretold, transfers, made, fault, gate)
+            elif alone and self._departs(transfers[0], fault, gate):
+                execution.answers = [None]
             else:
-                answers = await self._carry(transfers, fault, gate)
+                execution.answers = await self._carry(transfers, fault, gate)
+        return execution.outcome
 
     async def _carry(
         self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
@@ -348,14 +348,14 @@ class Interceptor:
 
     async def _overseen(
         self,
-        insn: Instruction,
-        fault: Fault,
-        gate: PageFaultGate,
-        foretold: tuple[Transfer, ...],
+        foretold: Foretold,
         transfers: tuple[Transfer, ...],
         done: tuple[Transfer, ...],
+        fault: Fault,
+        gate: PageFaultGate,
     ) -> Answers:
         # One access: all of its transfers are asked about before any is made.
+        insn = foretold.insn
         answers: list[int | None] = [None] * len(transfers)
         wanted: dict[int, Transfer] = {}
         given: dict[int, int] = {}
@@ -364,7 +364,8 @@ class Interceptor:
             if not transfer.traced:
                 continue
             number = len(done) + index
-            pending = self._pending(fault, insn, transfer, foretold, (*done, *transfers[:index]))
+            before = (*done, *transfers[:index])
+            pending = self._pending(fault, insn, transfer, foretold.transfers, before)
             match _diverted(await AskBefore(pending), pending):
                 case Skip(value):
                     fault.meddled[number] = Meddling(skipped=True)
@@ -385,8 +386,9 @@ class Interceptor:
                 continue
             number, answer = len(done) + index, answers[index]
             if index not in given:
-                before = (*done, *map(_read, transfers[:index], answers))
-                pending = self._pending(fault, insn, _read(transfer, answer), foretold, before)
+                before = (*done, *map(answered, transfers[:index], answers))
+                told = answered(transfer, answer)
+                pending = self._pending(fault, insn, told, foretold.transfers, before)
                 decision = await AskAnswered(pending)
                 if not isinstance(decision, Give):
                     continue
@@ -421,7 +423,7 @@ class Interceptor:
         return Intercepted(delivered=True)
 
     async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
-        code = await self._code(fault)
+        code = fault.code
         insn = _decoded(code, fault.cpu)
         ahead = footprint(insn, fault.cpu, fault.space)
 
@@ -549,10 +551,3 @@ def _diverted(decision: Decision, pending: Pending) -> Go | Give | Skip:
             raise _Restart(cpu)
         case _:
             return decision
-
-
-def _read(transfer: Transfer, answer: int | None) -> Transfer:
-    # The transfer with what it read.
-    if transfer.direction == "write":
-        return transfer
-    return replace(transfer, value=(answer or 0) & ((1 << 8 * transfer.width) - 1))

@@ -125,15 +125,12 @@ def perform(insn: Instruction, cpu: CpuState, loads: Sequence[int]) -> Result:
     before, undefined, iterations = cpu, 0, 0
     while iterations < _MOST_ITERATIONS:
         undefined |= undefined_flags(insn, cpu)
-        execution = execute(insn, cpu)
-        answer: int | None = None
         try:
-            while True:
-                access = execution.send(answer)
-                answer = None
+            emulation = execute(insn, cpu)
+            for access in emulation:
                 match access:
                     case Load():
-                        answer = _answer(
+                        answer = emulation.answer = _answer(
                             f"access {len(accesses) + 1} loads {access.width} bytes from "
                             f"{access.linear:#x}", access.width, answers,
                         )  # fmt: skip
@@ -142,11 +139,10 @@ def perform(insn: Instruction, cpu: CpuState, loads: Sequence[int]) -> Result:
                         accesses.append((access, access.value))
                     case In():
                         what = f"{access.width} bytes are read from port {access.port:#x}"
-                        answer = _answer(what, access.width, answers)
-        except StopIteration as stop:
-            cpu = stop.value
+                        emulation.answer = _answer(what, access.width, answers)
         except GuestException as error:
             return Result(cpu, tuple(accesses), undefined, iterations, error)
+        cpu = emulation.after
         iterations += 1
         if insn.rep is None or cpu.rip != before.rip:
             break

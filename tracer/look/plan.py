@@ -15,6 +15,7 @@ from tracer.access.decision import Pending
 from tracer.access.execution import lost_atomicity
 from tracer.access.recorded import memory_access
 from tracer.access.region import place_of
+from tracer.access.space import Glance
 from tracer.access.transfer import Transfer, pieces_of
 from tracer.confidential.handler import Verdict
 from tracer.errors import EmulationError, GuestException
@@ -155,14 +156,15 @@ def _trials(insn: Instruction, pending: Pending) -> list[_Run]:
     # where there are more ways for it to end than trials can show.
     if insn.form is not None and insn.form.operation in STRING_COMPARISONS:
         return []
+    glance = pending.space.glance()
     try:
-        first = _execute(insn, pending, 0)
+        first = _execute(insn, pending, 0, glance)
     except EmulationError:
         return []
     if not first.made_up:
         return [first]
     others = _turning_points(insn, pending.cpu)
-    return [_execute(insn, pending, answer) for answer in trials(first.made_up, others)]
+    return [_execute(insn, pending, answer, glance) for answer in trials(first.made_up, others)]
 
 
 def _turning_points(insn: Instruction, cpu: CpuState) -> Iterator[int]:
@@ -180,23 +182,19 @@ def _turning_points(insn: Instruction, cpu: CpuState) -> Iterator[int]:
             yield from (turned - 1, turned, turned + 1)
 
 
-def _execute(insn: Instruction, pending: Pending, answers: int) -> _Run:
+def _execute(insn: Instruction, pending: Pending, answers: int, glance: Glance) -> _Run:
     # `answers` fills in the reads whose values are not known, the first one from its lowest bits.
     known: list[Transfer] = list(pending.done)
     if pending.transfer.direction == "read" and pending.transfer.value is not None:
         known.append(pending.transfer)
     pieces: list[_Piece] = []
     read = read_width = made_up = 0
-    execution = execute(insn, pending.cpu)
-    answer: int | None = None
     try:
-        while True:
-            access = execution.send(answer)
-            answer = None
+        emulation = execute(insn, pending.cpu)
+        for access in emulation:
             if isinstance(access, In):
                 # A port may have been read: no more of that is known than the write that waits.
-                ones = (1 << 8 * access.width) - 1
-                answer = answers & ones
+                answer = emulation.answer = answers & (1 << 8 * access.width) - 1
                 answers >>= 8 * access.width
                 made_up += 8 * access.width
                 read |= answer << 8 * read_width
@@ -204,7 +202,8 @@ def _execute(insn: Instruction, pending: Pending, answers: int) -> _Run:
             if isinstance(access, PortAccess):
                 continue
             whole = 0
-            for linear, width, _ in pieces_of(access.linear, access.width, pending.space):
+            for part in pieces_of(access.linear, access.width, glance):
+                linear, width = part.linear, part.width
                 shift = 8 * (linear - access.linear)
                 ones = (1 << 8 * width) - 1
                 told = known[len(pieces)].value if len(pieces) < len(known) else None
@@ -219,13 +218,12 @@ def _execute(insn: Instruction, pending: Pending, answers: int) -> _Run:
                 whole |= piece.value << shift
                 pieces.append(piece)
             if isinstance(access, Load):
-                answer = whole
+                emulation.answer = whole
                 read |= whole << 8 * read_width
                 read_width += access.width
-    except StopIteration as stop:
-        return _Run(tuple(pieces), read, read_width, made_up, stop.value)
     except GuestException as error:
         return _Run(tuple(pieces), read, read_width, made_up, None, error.vector)
+    return _Run(tuple(pieces), read, read_width, made_up, emulation.after)
 
 
 def _accesses(

@@ -68,13 +68,10 @@ def _iteration_before(insn: Instruction, cpu: CpuState) -> CpuState:
 
 def _stores(insn: Instruction, cpu: CpuState, read: Read) -> Iterator[range]:
     # The stores of an instruction, if memory holds what they would have written.
-    execution = execute(insn, cpu)
-    answer: int | None = None
     done: list[range] = []
     try:
-        while True:
-            access = execution.send(answer)
-            answer = None
+        emulation = execute(insn, cpu)
+        for access in emulation:
             if isinstance(access, Out):
                 continue
             # INS has stored what a port gave.
@@ -84,12 +81,11 @@ def _stores(insn: Instruction, cpu: CpuState, read: Read) -> Iterator[range]:
                 return
             match access:
                 case Load() | In():
-                    answer = int.from_bytes(data, "little")
+                    emulation.answer = int.from_bytes(data, "little")
                 case Store(value=value):
                     if value & ((1 << 8 * access.width) - 1) != int.from_bytes(data, "little"):
                         return
                     done.append(range(access.linear, access.linear + access.width))
-    except StopIteration:
-        yield from done
     except EmulationError:
         return
+    yield from done

@@ -159,7 +159,7 @@ def poison_bit(physical_bits: int) -> int:
 def walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
     """Return the leaf that maps a linear address, or None when nothing does."""
     table = paging.cr3 & _CR3_TABLE
-    writable = user = True
+    rights = WRITABLE | USER
     for level in range(paging.levels, 0, -1):
         shift = 12 + _INDEX_BITS * (level - 1)
         address = table + 8 * (linear >> shift & (TABLE_ENTRIES - 1))
@@ -169,10 +169,10 @@ def walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
             return None
         if not entry & PRESENT:
             return None
-        writable = writable and bool(entry & WRITABLE)
-        user = user and bool(entry & USER)
-        if _is_leaf(entry, level):
+        rights &= entry
+        if level == 1 or (level <= 3 and entry & LARGE):
             size = 1 << shift
+            writable, user = bool(rights & WRITABLE), bool(rights & USER)
             return _leaf(linear & -size, entry, address, size, paging.marks, writable, user)
         table = entry & _ADDRESS & ~paging.poison
     return None

@@ -8,7 +8,7 @@ import pytest
 from cell import AT, RIP, state
 from ram import PAGING, Ram
 
-from tracer.access.execution import Outcome, carry_out, delivered_alike, foretell
+from tracer.access.execution import CarryOut, Outcome, delivered_alike, foretell
 from tracer.access.recorded import changed_values, memory_access
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
@@ -41,22 +41,19 @@ def run(
 ) -> tuple[list[tuple[str, int, int, int | None, bool]], Outcome]:
     """Carry an instruction out; the device answers every read with (the low bytes of) a value."""
     insn = decode(bytes.fromhex(code), RIP, cpu.mode)
-    execution = carry_out(insn, cpu, space)
-    answers: list[int | None] | None = None
+    execution = CarryOut(foretell(insn, cpu, space))
     seen = []
-    while True:
-        try:
-            transfers = execution.send(answers)
-        except StopIteration as stop:
-            return seen, stop.value
+    for transfers in execution:
         seen += [(t.direction, t.physical, t.width, t.value, t.traced) for t in transfers]
-        answers = []
+        answers: list[int | None] = []
         for transfer in transfers:
             data = device.to_bytes(8, "little")
             read = transfer.direction == "read"
             if transfer.ram and read:
                 data = space.memory.read(transfer.physical, transfer.width)
             answers.append(int.from_bytes(data, "little") if read else None)
+        execution.answers = answers
+    return seen, execution.outcome
 
 
 def test_store_within_a_page(space: AddressSpace) -> None:
@@ -153,7 +150,7 @@ def test_user_page(space: AddressSpace) -> None:
 
 def test_both_directions_of_a_changed_operand_are_foretold(space: AddressSpace) -> None:
     insn = decode(bytes.fromhex("83 0b 01"), RIP, Mode.LONG)  # or dword ptr [rbx], 1
-    foretold = foretell(insn, state(), space)
+    foretold = foretell(insn, state(), space).transfers
     assert [transfer.direction for transfer in foretold] == ["read", "write"]
     assert all(transfer.traced for transfer in foretold)
     seen, outcome = run("83 0b 01", state(), space, device=6)
@@ -163,7 +160,8 @@ def test_both_directions_of_a_changed_operand_are_foretold(space: AddressSpace) 
 
 def test_ram_alone_is_not_traced(space: AddressSpace) -> None:
     insn = decode(bytes.fromhex("8b 03"), RIP, Mode.LONG)
-    assert not any(transfer.traced for transfer in foretell(insn, state(rbx=BEFORE), space))
+    foretold = foretell(insn, state(rbx=BEFORE), space)
+    assert not any(transfer.traced for transfer in foretold.transfers)
 
 
 def test_unknown_instruction_is_left_to_the_cpu(space: AddressSpace) -> None:

@@ -44,17 +44,13 @@ def step(
 ) -> tuple[CpuState, dict[tuple[str, int, int], int]]:
     """Carry an instruction out; the state as GDB shows it, and what the device got and gave."""
     device: dict[tuple[str, int, int], int] = {}
-    execution = execute(insn, cpu)
-    answer: int | None = None
-    while True:
-        try:
-            access = execution.send(answer)
-        except StopIteration as stop:
-            return replace(stop.value, ymm=(), st=()), device
-        answer = None
+    emulation = execute(insn, cpu)
+    for access in emulation:
         if isinstance(access, PortAccess):
-            answer = random.getrandbits(8 * access.width) if isinstance(access, In) else None
+            if isinstance(access, In):
+                emulation.answer = random.getrandbits(8 * access.width)
             continue
+        answer = 0
         for at in range(access.linear, access.linear + access.width):
             leaf = space.leaf(at)
             assert leaf is not None
@@ -68,8 +64,11 @@ def step(
             byte = random.getrandbits(8)
             if REGIONS.is_ram(physical):
                 (byte,) = space.memory.read(physical, 1)
-            answer = (answer or 0) | byte << shift
+            answer |= byte << shift
             device["read", at, 1] = byte
+        if isinstance(access, Load):
+            emulation.answer = answer
+    return replace(emulation.after, ymm=(), st=()), device
 
 
 def values(code: str, before: CpuState, after: CpuState, space: AddressSpace) -> list[int | None]:

@@ -338,24 +338,21 @@ def test_every_form_does_what_was_told(form: Form) -> None:
 def finish(pending: Pending, random: Random) -> tuple[CpuState | None, dict[int, int]]:
     """Execute with any answers; the state after it, and the stores by where their pieces are."""
     assert pending.insn is not None
-    execution = execute(pending.insn, pending.cpu)
     stores: dict[int, int] = {}
-    answer: int | None = None
     try:
-        while True:
-            access = execution.send(answer)
+        emulation = execute(pending.insn, pending.cpu)
+        for access in emulation:
             ones = (1 << 8 * access.width) - 1
             if isinstance(access, Load | In):
                 near = random.choice((*pending.cpu.gpr, *EDGES)) + random.choice((-1, 0, 1))
                 answer = random.choice((near, random.getrandbits(8 * access.width))) & ones
+                emulation.answer = answer
                 continue
-            answer = None
             if isinstance(access, Out):
                 continue
             for at, width in cut(access.linear, access.width):
                 shift = 8 * (at - access.linear)
                 stores[at] = access.value >> shift & ((1 << 8 * width) - 1)
-    except StopIteration as done:
-        return done.value, stores
     except GuestException:
         return None, stores
+    return emulation.after, stores

@@ -29,25 +29,21 @@ class Memory:
 
     def run(self, cpu: CpuState) -> tuple[CpuState, list[range]]:
         """Carry one instruction, or one iteration, out."""
-        execution = execute(decode(self.read(cpu.rip, 15), cpu.rip, cpu.mode), cpu)
-        answer, stores = None, []
-        while True:
-            try:
-                access = execution.send(answer)
-            except StopIteration as stop:
-                return stop.value, stores
+        emulation = execute(decode(self.read(cpu.rip, 15), cpu.rip, cpu.mode), cpu)
+        stores = []
+        for access in emulation:
             if isinstance(access, PortAccess):
-                answer = 0xA1A2_A3A4 & ((1 << 8 * access.width) - 1)
+                emulation.answer = 0xA1A2_A3A4 & ((1 << 8 * access.width) - 1)
                 continue
             place = slice(access.linear, access.linear + access.width)
             match access:
                 case Load():
-                    answer = int.from_bytes(self.data[place], "little")
+                    emulation.answer = int.from_bytes(self.data[place], "little")
                 case Store(value=value):
-                    answer = None
                     mask = (1 << 8 * access.width) - 1
                     self.data[place] = (value & mask).to_bytes(access.width, "little")
                     stores.append(range(place.start, place.stop))
+        return emulation.after, stores
 
 
 @pytest.mark.parametrize("before", ["90", "48", "4889c6", "66", "f3"])

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from ram import PAGING, POISON, Ram
 
-from tracer.access.execution import Outcome, carry_out, foretell, lost_atomicity
+from tracer.access.execution import CarryOut, Outcome, foretell, lost_atomicity
 from tracer.access.recorded import memory_access
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
@@ -59,24 +59,21 @@ def run(
 ) -> tuple[list[tuple[str, int, int, int | None]], Outcome]:
     """Carry out an instruction; return its transfers as direction, physical, width, value."""
     insn = decode(bytes.fromhex(code), cpu.rip, cpu.mode)
-    execution = carry_out(insn, cpu, where or space())
-    left, told = list(answers), None
-    while True:
-        try:
-            transfers = execution.send(told)
-        except StopIteration as stop:
-            outcome: Outcome = stop.value
-            assert not left, "not every answer was asked for"
-            done = outcome.transfers
-            return [(t.direction, t.physical, t.width, t.value) for t in done], outcome
+    execution = CarryOut(foretell(insn, cpu, where or space()))
+    left = list(answers)
+    for transfers in execution:
         if isinstance(transfers, PortAccess):
-            told = [left.pop(0) if isinstance(transfers, In) else None]
+            execution.answers = [left.pop(0) if isinstance(transfers, In) else None]
             continue
-        told = [left.pop(0) if t.direction == "read" else None for t in transfers]
+        execution.answers = [left.pop(0) if t.direction == "read" else None for t in transfers]
+    assert not left, "not every answer was asked for"
+    outcome = execution.outcome
+    return [(t.direction, t.physical, t.width, t.value) for t in outcome.transfers], outcome
 
 
 def foretold(code: str, cpu: CpuState, where: AddressSpace | None = None) -> tuple[Transfer, ...]:
-    return foretell(decode(bytes.fromhex(code), cpu.rip, cpu.mode), cpu, where or space())
+    insn = decode(bytes.fromhex(code), cpu.rip, cpu.mode)
+    return foretell(insn, cpu, where or space()).transfers
 
 
 # --- fetching
@@ -173,9 +170,8 @@ def test_pitfall_49_ram_on_one_side_a_device_on_the_other(
 def test_pitfall_49_absent_second_page_faults_there_and_nothing_is_written() -> None:
     cpu = state(rbx=RAM2 + 0xFFE)
     insn = decode(bytes.fromhex("8903"), CODE, Mode.LONG)
-    execution = carry_out(insn, cpu, space())
     with pytest.raises(GuestException) as caught:
-        execution.send(None)
+        foretell(insn, cpu, space())
     assert caught.value.linear == HOLE and caught.value.error_code == 2
 
 
@@ -291,7 +287,7 @@ def test_pitfall_60_a_fault_that_the_instruction_does_not_explain_is_refused(
     code: str, cr2: int, error_code: int
 ) -> None:
     insn = decode(bytes.fromhex(code), CODE, Mode.LONG)
-    pieces = foretell(insn, state(rbx=DEV1), space()) if insn.form else ()
+    pieces = foretell(insn, state(rbx=DEV1), space()).transfers if insn.form else ()
     with pytest.raises(InterceptError, match="does not access"):
         fault(cr2, error_code).check_address(insn, pieces)
 
@@ -302,7 +298,7 @@ def test_pitfall_60_a_fault_that_the_instruction_does_not_explain_is_refused(
 )
 def test_pitfall_60_a_fault_that_it_explains_is_not(code: str, cr2: int, error_code: int) -> None:
     insn = decode(bytes.fromhex(code), CODE, Mode.LONG)
-    fault(cr2, error_code).check_address(insn, foretell(insn, state(rbx=DEV1), space()))
+    fault(cr2, error_code).check_address(insn, foretell(insn, state(rbx=DEV1), space()).transfers)
 
 
 def test_pitfall_61_a_fault_of_event_delivery_is_not_taken_for_the_instruction_s() -> None:
@@ -419,8 +415,8 @@ def test_pitfall_91_the_pair_is_known_to_be_locked() -> None:
 
 def test_pitfall_32_a_refused_write_leaves_no_trace_in_the_state() -> None:
     cpu = state(rbx=DEV1, rax=1)
-    execution = execute(decode(bytes.fromhex("0fc103"), CODE, Mode.LONG), cpu)
-    next(execution)
-    execution.send(5)
-    execution.close()
+    emulation = execute(decode(bytes.fromhex("0fc103"), CODE, Mode.LONG), cpu)
+    next(emulation)
+    emulation.answer = 5
+    next(emulation)
     assert cpu == state(rbx=DEV1, rax=1)

@@ -1,8 +1,8 @@
 """Carry out one instruction: a generator from its accesses to the next CPU state.
 
 ``plan`` foretells the memory operands, ``execute`` performs the instruction. Both work on values:
-nothing here knows of a guest, a page or a device, and nothing is committed before ``execute``
-returns, so an access may fail at any yield and the instruction be started again.
+nothing here knows of a guest, a page or a device, and nothing is committed before the end, so any
+access may fail and the instruction be started again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tracer.x86.emulate import (
     vector,
     x87,
 )
-from tracer.x86.emulate.access import Execution, Run
+from tracer.x86.emulate.access import Emulation, Plan, Run
 from tracer.x86.emulate.address import plan
 from tracer.x86.emulate.evaluate import evaluator
 from tracer.x86.emulate.vector import vectors
@@ -32,7 +32,7 @@ from tracer.x86.forms import CONDITIONS
 from tracer.x86.instruction import Immediate, Instruction
 from tracer.x86.state import RCX, CpuState
 
-__all__ = ("Execution", "execute", "plan", "undefined_flags")
+__all__ = ("Emulation", "execute", "plan", "undefined_flags")
 
 _RUN: dict[str, Run] = {
     **{
@@ -62,20 +62,22 @@ _RUN: dict[str, Run] = {
 }
 
 
-def execute(insn: Instruction, cpu: CpuState) -> Execution:
-    """Execute one instruction, or one iteration of a REP instruction.
+def execute(insn: Instruction, cpu: CpuState, operands: Plan | None = None) -> Emulation:
+    """Begin to execute one instruction, or one iteration of a REP instruction.
 
-    Each memory operand is yielded once, whole, as :class:`Load` or :class:`Store` at a linear
-    address, and an I/O port as :class:`In` or :class:`Out`; what reads is answered with the
-    little-endian integer read. Return the state afterwards,
-    in which RIP stays at a REP instruction while iterations remain. ``cpu`` itself is unchanged.
+    Each memory operand comes once, whole, as :class:`Load` or :class:`Store` at a linear address,
+    and an I/O port as :class:`In` or :class:`Out`; what reads is answered with the little-endian
+    integer read. In the state afterwards RIP stays at a REP instruction while iterations remain.
+    ``cpu`` itself is unchanged. ``operands`` are what :func:`plan` returned for both, if it has
+    been asked.
 
-    Raise what :func:`plan` raises, before the first access, and :class:`GuestException` for #DE
-    and for a jump to a non-canonical address, after the load that shows it.
+    Raise what :func:`plan` raises; once under way :class:`GuestException` for #DE and for a jump
+    to a non-canonical address, after the load that shows it.
     """
-    operands = plan(insn, cpu)
+    if operands is None:
+        operands = plan(insn, cpu)
     assert insn.form is not None  # or plan would have raised
-    return (yield from _RUN[insn.form.operation](insn, cpu, operands))
+    return Emulation(_RUN[insn.form.operation](insn, cpu, operands))
 
 
 def undefined_flags(insn: Instruction, cpu: CpuState) -> int:

@@ -1,4 +1,4 @@
-"""The seam between operations and what they access: what they yield, and what they are sent."""
+"""The seam between operations and what they access: what they yield, and who drives them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,47 @@ Plan = tuple[Operand, ...]
 
 Run = Callable[[Instruction, CpuState, Plan], Execution]
 """Carry out one instruction whose memory operands are known."""
+
+
+class Emulation:
+    """Drive one execution, access by access; nobody else does.
+
+    Iterate over the accesses, and set ``answer`` to what a load read before the next one is asked
+    for; ``after`` is the state at the end::
+
+        emulation = execute(insn, cpu)
+        for access in emulation:
+            if isinstance(access, Load):
+                emulation.answer = memory[access.linear]
+        cpu = emulation.after
+
+    Who answers is up to the body of the loop: a device, a recording, a guess. It may break off at
+    any access; nothing has been committed then.
+    """
+
+    __slots__ = ("_after", "_execution", "answer")
+
+    def __init__(self, execution: Execution) -> None:
+        self.answer: int | None = None
+        self._execution = execution
+        self._after: CpuState | None = None
+
+    def __iter__(self) -> Emulation:
+        return self
+
+    def __next__(self) -> Access:
+        answer, self.answer = self.answer, None
+        try:
+            return self._execution.send(answer)
+        except StopIteration as stop:
+            self._after = self._after or stop.value
+            raise
+
+    @property
+    def after(self) -> CpuState:
+        """Return the state behind the instruction, which has come to its end."""
+        assert self._after is not None
+        return self._after
 
 
 def load(operand: Operand) -> Generator[Access, int | None, int]:

@@ -51,10 +51,10 @@ def test_state_fields_that_retire_copies() -> None:
 
 def test_pitfall_32_nothing_is_committed_before_the_end() -> None:
     cpu = state(rax=1)
-    execution = execute(decode(bytes.fromhex("8703"), RIP, Mode.LONG), cpu)  # xchg [rbx], eax
-    assert execution.send(None) == Load(AT, 4)
-    assert execution.send(5) == Store(AT, 4, 1)
-    execution.close()
+    emulation = execute(decode(bytes.fromhex("8703"), RIP, Mode.LONG), cpu)  # xchg [rbx], eax
+    assert next(emulation) == Load(AT, 4)
+    emulation.answer = 5
+    assert next(emulation) == Store(AT, 4, 1)
     assert cpu == state(rax=1)
 
 
@@ -398,9 +398,7 @@ def test_call_with_shadow_stacks_is_left_to_the_cpu() -> None:
 def test_pitfall_44_vector_and_x87_state_survive_a_refused_store() -> None:
     cpu = replace(state(), xmm=(5,) * 16, st=(7,) * 8, fpu_tag=0)
     for code in ("0f 11 03", "d9 1b", "0f 7f 03"):
-        execution = execute(decode(bytes.fromhex(code), RIP, Mode.LONG), cpu)
-        assert isinstance(execution.send(None), Store)
-        execution.close()
+        assert isinstance(next(execute(decode(bytes.fromhex(code), RIP, Mode.LONG), cpu)), Store)
     assert (cpu.xmm, cpu.st, cpu.fpu_tag, cpu.fpu_status) == ((5,) * 16, (7,) * 8, 0, 0)
 
 
@@ -413,18 +411,16 @@ def test_pitfall_45_one_access_for_each_foretold_direction(form: Form) -> None:
     for case in cases(form, mode, 1, 3):
         cpu = replace(case.cpu, fpu_control=0x37F)
         insn = decode(case.code, cpu.rip, mode)
-        execution = execute(insn, cpu)
         accesses = []
-        answer = None
         try:
-            while True:
-                accesses.append(execution.send(answer))
-                answer = 1 if isinstance(accesses[-1], Load | In) else None
-        except StopIteration as stop:
-            after: CpuState = stop.value
+            emulation = execute(insn, cpu)
+            for access in emulation:
+                accesses.append(access)
+                emulation.answer = 1 if isinstance(access, Load | In) else None
         except GuestException as error:
             assert error.vector in (0, 13)  # #DE, or a jump to nowhere canonical
             continue
+        after = emulation.after
         foretold = plan(insn, cpu)
         assert [(a.linear, a.width) for a in accesses if isinstance(a, Load)] == [
             (o.linear, o.width) for o in foretold if o.read
@@ -700,12 +696,10 @@ def test_pitfall_79_no_bytes_whatever_break_the_emulator() -> None:
         cpu = replace(state(mode), xmm=(1,) * 16, st=(1,) * 8, cr4=0x406F0)
         try:
             insn = decode(head + random.randbytes(15), RIP, mode)
-            execution = execute(insn, cpu)
-            access = execution.send(None)
-            while True:
-                reads = isinstance(access, Load | In)
-                access = execution.send(random.getrandbits(8 * access.width) if reads else None)
-        except StopIteration:
+            emulation = execute(insn, cpu)
+            for access in emulation:
+                if isinstance(access, Load | In):
+                    emulation.answer = random.getrandbits(8 * access.width)
             executed += 1
         except EmulationError:
             pass  # the only way out that is not the end
