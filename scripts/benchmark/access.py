@@ -36,6 +36,9 @@ class _Bare(Interceptor):
         self.seen = 0
         self._inner = inner
 
+    def part(self) -> None:
+        self._inner.part()
+
     async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
         stub = gate.stub
         self.seen += 1

@@ -67,6 +67,7 @@ class TableLoads:
     async def handle(self, stop: Stopped) -> Handled:
         """Put vetrace's gate into an IDT that is new, and a stack into a TSS."""
         self._journal.counts["hooks"] += 1
+        self._view.forget_segments()
         registers = await Registers()
         space = self._view.space_of(registers)
         where = self._names.lookup(registers["rip"], space) or hex(registers["rip"])
@@ -98,4 +99,6 @@ class TableLoads:
                 found |= await self._gate.follow(space, state.tables.idt)
             except LookupError:
                 continue
+        if found:
+            self._view.forget_segments()
         return found

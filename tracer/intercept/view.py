@@ -63,7 +63,8 @@ class GuestView:
     async def mode(self, selector: int, space: AddressSpace) -> Mode:
         """Return the mode of a code segment, from its descriptor in the guest's GDT.
 
-        L is bit 53 and D bit 54 (Intel SDM vol. 3A, 3.4.5).
+        L is bit 53 and D bit 54 (Intel SDM vol. 3A, 3.4.5). QEMU is asked once, until
+        :meth:`forget_segments`.
         """
         mode = self._modes.get(selector)
         if mode is None:
@@ -74,3 +75,7 @@ class GuestView:
             mode = Mode.LONG if descriptor >> 53 & 1 else small
             self._modes[selector] = mode
         return mode
+
+    def forget_segments(self) -> None:
+        """Look code segments up anew. A guest that loads another IDT may have another GDT too."""
+        self._modes.clear()

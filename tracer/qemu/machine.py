@@ -367,7 +367,10 @@ class Machine(asyncio.SubprocessProtocol):
         return port_value(await self.monitor(f"i /xw {self._timer:#x}"))
 
     async def _device_types(self, ranges: Sequence[FlatRange]) -> dict[str, str]:
-        for path in device_paths(ranges):
+        # An id may be another device's once the first one was unplugged.
+        paths = device_paths(ranges)
+        self._types = {path: name for path, name in self._types.items() if path in paths}
+        for path in paths:
             if path in self._types:
                 continue
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 
 import pytest
 from btf_sample import BtfWriter
@@ -11,6 +12,7 @@ from ram import PAGING, Ram
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import Symbol, SymbolTable, table_of
+from tracer.linux import orc
 from tracer.linux.btf import Btf, parse_btf
 from tracer.linux.callers import Callers
 from tracer.linux.names import Names
@@ -47,6 +49,7 @@ SYMBOLS = {
     "__start_orc_unwind": ENTRIES,
     "_end": BASE + 0x10_0000,
 }
+MODULE = BASE + 0x4000_0000
 CALL, REGS, END = 0x205, 0x305 | 1 << 11, 0x100  # by RSP; the layout of Linux 6.4
 
 
@@ -290,3 +293,25 @@ def test_code_outside_the_kernel_is_not_unwound() -> None:
     for cpu in (CpuState(rip=0x401000, cpl=3), CpuState(rip=0x401000)):
         stack = Stacks(names).unwind(cpu, guest.space)
         assert len(stack.frames) == 1 and stack.lost == "code outside the kernel is not unwound"
+
+
+def test_how_code_of_a_module_is_unwound_is_found_anew_with_other_modules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guest = Guest(stacks=True)
+    names = guest.callers._stacks._names
+    changes = 0
+    monkeypatch.setattr(names, "follow", lambda space: changes)
+    monkeypatch.setattr(names, "module_at", lambda place, space: table)
+    table: object = None
+    guest.access(MODULE + 4, *BY_INITCALL)
+    lost = guest.stacks()[-1]
+    # Another module is where none was, with a table of its own: the kernel's, for the test.
+    changes = 1
+    guest.ram.map(MODULE, 0x6000)
+    distance = MODULE + 0x100
+    guest.ram.write(0x6100, struct.pack("<i", MODULE - distance))
+    guest.ram.write(0x6200, struct.pack("<hhH", 8, 0, CALL))
+    table = SimpleNamespace(orc=orc.Table(distance, MODULE + 0x200, 1))
+    guest.access(MODULE + 4, *BY_INITCALL)
+    assert len(lost) == 1 < len(guest.stacks()[-1])
