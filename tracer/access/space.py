@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tracer.access.region import RegionMap
@@ -28,18 +28,7 @@ class AddressSpace:
 
     def read(self, linear: int, size: int) -> bytes:
         """Return up to ``size`` bytes of RAM at a linear address; fewer where RAM ends."""
-        data = bytearray()
-        while len(data) < size:
-            here = linear + len(data)
-            leaf = self.leaf(here)
-            if leaf is None:
-                break
-            length = min(size - len(data), PAGE_SIZE - here % PAGE_SIZE)
-            try:
-                data += self.memory.read(leaf.translate(here), length)
-            except LookupError:
-                break
-        return bytes(data)
+        return _read(self.memory, self.leaf, linear, size)
 
     def word(self, linear: int) -> int | None:
         """Return the quadword in RAM at a linear address, or None when there is none."""
@@ -70,7 +59,8 @@ class Glance:
 
     def __init__(self, space: AddressSpace, known: Iterable[Leaf] = ()) -> None:
         self.regions = space.regions
-        self._space = space
+        self._memory = space.memory
+        self._walk = space.leaf
         self._found = list(known)
 
     def leaf(self, linear: int) -> Leaf | None:
@@ -78,7 +68,28 @@ class Glance:
         for known in self._found:
             if known.linear <= linear < known.linear + known.size:
                 return known
-        leaf = self._space.leaf(linear)
+        leaf = self._walk(linear)
         if leaf is not None:
             self._found.append(leaf)
         return leaf
+
+    def read(self, linear: int, size: int) -> bytes:
+        """Return up to ``size`` bytes of RAM at a linear address; fewer where RAM ends."""
+        return _read(self._memory, self.leaf, linear, size)
+
+
+def _read(
+    memory: PhysicalMemory, leaf_of: Callable[[int], Leaf | None], linear: int, size: int
+) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        here = linear + len(data)
+        leaf = leaf_of(here)
+        if leaf is None:
+            break
+        length = min(size - len(data), PAGE_SIZE - here % PAGE_SIZE)
+        try:
+            data += memory.read(leaf.translate(here), length)
+        except LookupError:
+            break
+    return bytes(data)

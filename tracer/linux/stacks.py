@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.access.space import AddressSpace
+from tracer.access.space import AddressSpace, Glance
 from tracer.access.stack import Frame, Stack
 from tracer.access.symbols import KERNEL_HALF
 from tracer.linux import frame_pointer, orc
@@ -54,15 +54,16 @@ class Stacks:
             self._changes = changes
             self._entries.clear()
         pages: dict[int, bytes] = {}
+        glance = space.glance()
 
         def read(linear: int, size: int) -> bytes:
             # A stack is read quadword by quadword; its pages are looked up once.
             start = linear & -PAGE_SIZE
             page = pages.get(start)
             if page is None:
-                page = pages[start] = space.read(start, PAGE_SIZE)
+                page = pages[start] = glance.read(start, PAGE_SIZE)
             data = page[linear - start : linear - start + size]
-            return data if len(data) == size else _read(space, linear, size)
+            return data if len(data) == size else _read(glance, linear, size)
 
         missing = self.missing(space)
         if missing is not None:
@@ -71,7 +72,7 @@ class Stacks:
             return frame_pointer.unwind(
                 cpu.rip, cpu.gpr[RBP], lambda at: self._names.lookup(at, space) is not None, read
             )
-        return orc.unwind(cpu.rip, cpu.gpr, lambda place: self._find(place, space), read)
+        return orc.unwind(cpu.rip, cpu.gpr, lambda place: self._find(place, space, glance), read)
 
     def _keeps_frames(self, space: AddressSpace) -> bool:
         # Every C function of such a kernel begins alike. Not settled while none is in RAM.
@@ -82,14 +83,14 @@ class Stacks:
                 self._framed = any(map(frame_pointer.has_frame, codes))
         return bool(self._framed)
 
-    def _find(self, place: int, space: AddressSpace) -> orc.Entry | None:
+    def _find(self, place: int, space: AddressSpace, glance: Glance) -> orc.Entry | None:
         if place in self._entries:
             return self._entries[place]
         entry = None
         table = self._table(place, space)
         if table is not None and self._layout is not None:
             entry = orc.find_entry(
-                table, self._layout, place, lambda linear, size: _read(space, linear, size)
+                table, self._layout, place, lambda linear, size: _read(glance, linear, size)
             )
         if len(self._entries) >= _CACHED:
             self._entries.clear()
@@ -110,8 +111,8 @@ class Stacks:
         return orc.Table(start, entries, (stop - start) // 4)
 
 
-def _read(space: AddressSpace, linear: int, size: int) -> bytes:
-    data = space.read(linear, size)
+def _read(glance: Glance, linear: int, size: int) -> bytes:
+    data = glance.read(linear, size)
     if len(data) != size:
         raise LookupError(f"linear {linear:#x} is not mapped to RAM")
     return data

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from btf_sample import BtfWriter
 from ram import PAGING, Ram
 
+from tracer.access import space
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import Symbol, SymbolTable, table_of
@@ -315,3 +318,21 @@ def test_how_code_of_a_module_is_unwound_is_found_anew_with_other_modules(
     table = SimpleNamespace(orc=orc.Table(distance, MODULE + 0x200, 1))
     guest.access(MODULE + 4, *BY_INITCALL)
     assert len(lost) == 1 < len(guest.stacks()[-1])
+
+
+def test_a_stack_is_unwound_with_one_walk_to_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = Guest(stacks=True)
+    guest.access(READ + 4, PROBE + 5, *BY_INITCALL)
+    guest.callers._stacks._entries.clear()
+    walks: Counter[int] = Counter()
+    walk = space.walk
+
+    def walked(memory: Any, paging: Any, linear: int) -> Any:
+        walks[linear & -0x1000] += 1
+        return walk(memory, paging, linear)
+
+    monkeypatch.setattr(space, "walk", walked)
+    gpr = tuple(STACK if number == RSP else 0 for number in range(16))
+    found = guest.callers.unwind(CpuState(gpr=gpr, rip=READ + 4), guest.space)
+    assert len(found.frames) > 3
+    assert walks == {STACK: 1, DISTANCES: 1, ENTRIES: 1}
