@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from scripts.benchmark.result import Result
+from scripts.benchmark.yardstick import laps
 from tracer.check.diff import Differ, compare
 from tracer.check.replay import Replay
 from tracer.errors import TraceError
@@ -21,9 +22,10 @@ from tracer.trace.selection import Match, Selection, Sieve
 from tracer.trace.writer import TraceWriter
 from tracer.x86.state import GPR
 
-REPLAY_LIMIT = 15_000
-"""The fewest records a second that one core must replay."""
+REPLAY_LIMIT = 6.0
+"""Laps of the yardstick that replaying a record may take."""
 
+_LAPS = 10_000
 _SIZES = (10**4, 10**5, 10**6)
 _BASE = 0xFFFFC90000034000
 _REGISTERS = 64  # that the made-up device has, and values they take
@@ -32,26 +34,33 @@ _REGISTERS = 64  # that the made-up device has, and values they take
 def speed_of_traces() -> Result:
     """Measure records a second for write, read, filter, replay and diff, at three sizes."""
     rates: dict[str, list[float]] = {}
+    laps_each: list[float] = []
     with tempfile.TemporaryDirectory(prefix="vetrace-bench-") as name:
         for size in _SIZES:
             path = Path(name) / f"{size}.vtrace.zst"
             for step, work in _steps(path, size):
+                lap = laps(time.process_time, _LAPS)
                 begun = time.process_time()
                 work()
-                rates.setdefault(step, []).append(size / (time.process_time() - begun))
+                seconds = (time.process_time() - begun) / size
+                rates.setdefault(step, []).append(1 / seconds)
+                if step == "replay":
+                    laps_each.append(2 * seconds / (lap + laps(time.process_time, _LAPS)))
             path.unlink()
     rows = [("records", "".join(f"{size:>14,}" for size in _SIZES))]
     for step, figures in rates.items():
-        limit = f"   (limit {REPLAY_LIMIT:,})" if step == "replay" else ""
-        rows.append((f"{step}, a second", "".join(f"{rate:>14,.0f}" for rate in figures) + limit))
+        rows.append((f"{step}, a second", "".join(f"{rate:>14,.0f}" for rate in figures)))
+    told = "".join(f"{each:>14.2f}" for each in laps_each)
+    rows.append(("a record replayed : a lap", f"{told}   (limit {REPLAY_LIMIT:.0f})"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rows.append(("peak memory", f"{peak:,.0f} MiB"))
     return Result(
         "Made-up compressed traces, one access a record: written record by record, read, filtered"
         " by region, offset and value, replayed on one core, and compared with themselves (both"
-        " readings included). Seconds are of processor time.",
+        " readings included). Seconds are of processor time. The limit is in laps of a fixed piece"
+        " of plain Python, run before and after the replay.",
         tuple(rows),
-        kept=min(rates["replay"]) >= REPLAY_LIMIT,
+        kept=max(laps_each) <= REPLAY_LIMIT,
     )
 
 
