@@ -42,6 +42,7 @@ from tracer.access.want import (
     Detach,
     FlushAllTlbs,
     FlushTlb,
+    GuestTime,
     HasMachineCheck,
     Hold,
     LogAccesses,
@@ -60,7 +61,6 @@ from tracer.access.want import (
     StackAndTables,
     StepAlone,
     Tables,
-    TimerTicks,
     Vcpu,
     VcpuStates,
     WatchReads,
@@ -463,18 +463,20 @@ def test_time_at_a_stop_elsewhere_is_read_in_the_stub() -> None:
     assert {change.name: change.value for change in back}["rip"] == CODE
 
 
-def test_an_idle_guests_time_is_its_timers() -> None:
+def test_an_idle_guests_time_is_asked_of_qemu() -> None:
     scene = Scene()
-    play(look_at_clock(scene.view), (TimerTicks(), 3_579_545))
+    play(look_at_clock(scene.view), (GuestTime(), 1_000_000_000))
     assert scene.view.time_ns == 1_000_000_000
-    play(look_at_clock(scene.view), (TimerTicks(), None))
+    play(look_at_clock(scene.view), (GuestTime(), 999_999_000))  # in microseconds, and cut
+    assert scene.view.time_ns == 1_000_000_000
+    play(look_at_clock(scene.view), (GuestTime(), None))
     assert scene.view.time_ns == 1_000_000_000
 
-    def meanwhile(wanted: TimerTicks) -> int:
+    def meanwhile(wanted: GuestTime) -> int:
         scene.view.tell_time(5_000_000_000)
-        return 3_579_545
+        return 1_000_000_000
 
-    play(look_at_clock(scene.view), (TimerTicks(), meanwhile))
+    play(look_at_clock(scene.view), (GuestTime(), meanwhile))
     assert scene.view.time_ns == 5_000_000_000
 
 
@@ -593,7 +595,7 @@ def test_a_person_holds_the_guest_before_it_runs_and_lets_it_go() -> None:
 
     play(
         one.run(),
-        (TimerTicks(), None), (Registers(), registers()), (Hold, let_go),
+        (GuestTime(), None), (Registers(), registers()), (Hold, let_go),
         (MakeChanges(()), None), (Registers(), registers()), (FlushAllTlbs(), None),
         (Detach(), None),
     )  # fmt: skip

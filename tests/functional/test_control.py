@@ -259,10 +259,18 @@ def test_a_guest_is_interrupted_again_and_again_and_let_go(tmp_path: Path, vcpus
     run(play())
 
 
-def test_a_stop_of_a_guest_that_idles_tells_its_own_time(tmp_path: Path) -> None:
+# A microvm has no power-management timer that could be read in its place.
+@pytest.mark.parametrize(
+    "extra", [(), ("-machine", "microvm,acpi=on,pcie=on")], ids=["q35", "microvm"]
+)
+def test_a_stop_of_a_guest_that_idles_tells_its_own_time(
+    tmp_path: Path, extra: tuple[str, ...]
+) -> None:
     async def play() -> None:
         arguments = "rdinit=/bin/busybox -- sleep 1000000"
-        async with held(tmp_path, choice=Choice(("lapic",)), append=arguments) as guest:
+        async with held(
+            tmp_path, choice=Choice(("lapic",)), append=arguments, extra=extra
+        ) as guest:
             control = guest.control
             control.resume()
             while b"Run /bin/busybox as init" not in guest.console:

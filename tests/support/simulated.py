@@ -328,7 +328,7 @@ class Guest:
     def woken(self) -> int | None:
         return None
 
-    async def timer_ticks(self) -> int | None:
+    async def time_ns(self) -> int | None:
         return None
 
     async def log_accesses(self) -> None:

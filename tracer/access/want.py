@@ -242,8 +242,8 @@ class LogSize(Want[int | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class TimerTicks(Want[int | None]):
-    """What the power-management timer shows, None where the machine has none."""
+class GuestTime(Want[int | None]):
+    """The guest's time in nanoseconds, whatever its vCPUs do; None where QEMU does not tell it."""
 
 
 @dataclass(frozen=True, slots=True)

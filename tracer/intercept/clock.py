@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from tracer.access.want import TimerTicks
+from tracer.access.want import GuestTime
 from tracer.intercept.view import GuestView
-from tracer.qemu.pm_timer import earliest
 
 
 async def look_at_clock(view: GuestView) -> None:
-    """Note the guest's time as it is now, by its power-management timer, where it has one.
+    """Note the guest's time as it is now.
 
     In real time, the time that the guest has run stands in for it.
     """
@@ -16,7 +15,8 @@ async def look_at_clock(view: GuestView) -> None:
         view.tell_time(0)
         return
     before = view.told
-    ticks = await TimerTicks()
+    time_ns = await GuestTime()
     # A stop meanwhile told a later time than that.
-    if ticks is not None and view.told == before:
-        view.tell_time(earliest(ticks, view.time_ns))
+    if time_ns is not None and view.told == before:
+        # It is told in microseconds, and the last access's in nanoseconds.
+        view.tell_time(max(time_ns, view.time_ns))

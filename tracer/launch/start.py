@@ -84,7 +84,6 @@ def _configure(plan: Plan, image: Path, initrd: Path | None) -> MachineConfig:
         extra=plan.extra,
         realtime=plan.realtime,
         qemu_log=plan.qemu_log,
-        clocked=plan.limits.guest is not None,
     )
 
 

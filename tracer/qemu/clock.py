@@ -1,4 +1,4 @@
-"""The guest's clock, asked from outside while the guest runs, whatever it does.
+"""The guest's clock, asked from outside, whatever the guest does, and if it stands.
 
 QEMU tells its virtual time through no monitor command. But a network filter notes with it each
 packet that comes by (``filter-dump``), and a packet comes by when one is sent into a network that
@@ -50,21 +50,29 @@ class GuestClock:
             f"file=/proc/self/fd/{self._dump}",
         )  # fmt: skip
 
-    def tick(self) -> float:
-        """Return the guest's time, in seconds, when this was called last, and ask for the present.
+    def ask(self) -> None:
+        """Ask for the present time. The first time is before the guest runs.
 
-        It is 0 until QEMU has answered for the first time.
+        A guest that stands is asked once: QEMU takes the next packet when it goes on.
         """
-        with contextlib.suppress(OSError):  # QEMU is gone, or stands still and has not taken any
+        with contextlib.suppress(OSError):  # QEMU is gone, or has not taken any for long
             self._ours.send(_PACKET)
-        size = os.fstat(self._dump).st_size
-        last = _HEADER + (size - _HEADER) // _SIZE * _SIZE - _SIZE
-        if last < _HEADER:
-            return 0.0
+
+    @property
+    def answers(self) -> int:
+        """Return how often QEMU has answered."""
+        return max(os.fstat(self._dump).st_size - _HEADER, 0) // _SIZE
+
+    @property
+    def time_ns(self) -> int | None:
+        """Return the time in nanoseconds that QEMU told last, None when it has told none."""
+        answers = self.answers
+        if not answers:
+            return None
         if self._begin is None:
             (self._begin, *_) = self._read(_HEADER)
-        seconds, microseconds, *_ = self._read(last)
-        return seconds - self._begin + microseconds / 1e6
+        seconds, microseconds, *_ = self._read(_HEADER + (answers - 1) * _SIZE)
+        return (seconds - self._begin) * 1_000_000_000 + microseconds * 1_000
 
     def close(self) -> None:
         """Close its files."""

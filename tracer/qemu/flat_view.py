@@ -88,12 +88,6 @@ def parse_flat_view(text: str) -> list[FlatRange]:
     raise ValueError('no address space "memory" in QEMU\'s memory map')
 
 
-def timer_port(text: str) -> int | None:
-    """Return the I/O port of the ACPI power-management timer, None where the machine has none."""
-    match = re.search(r"^\s*([0-9a-f]{16})-[0-9a-f]{16} \(.*\): acpi-tmr\b", text, re.MULTILINE)
-    return int(match[1], 16) if match else None
-
-
 def _flat_range(match: re.Match[str]) -> FlatRange:
     return FlatRange(
         start=int(match["start"], 16),

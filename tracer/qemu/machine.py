@@ -33,10 +33,9 @@ from tracer.qemu.flat_view import (
     device_paths,
     name_regions,
     parse_flat_view,
-    timer_port,
 )
 from tracer.qemu.log import QemuLog
-from tracer.qemu.monitor import descriptor_tables, halted, port_value, vcpu_states
+from tracer.qemu.monitor import descriptor_tables, halted, vcpu_states
 from tracer.qemu.ram import GuestMemory, Span
 
 log = logging.getLogger(__name__)
@@ -58,6 +57,9 @@ _METRONOME = (
 )  # fmt: skip
 _RAM = "guest-ram"
 _CONSOLE_TAIL = 200
+_TURNS = 20
+"""Turns of QEMU's main loop in which it takes a packet that is there."""
+
 _LINE_END = 400  # characters
 _PREFIX = re.compile(r"^\S*qemu-system-\S+: ")
 _START_TIMEOUT = 60.0
@@ -78,7 +80,7 @@ class MachineConfig:
     ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
     come last. ``qemu_log`` is where QEMU writes its log, see :meth:`Machine.log_accesses`. Without
     ``realtime`` virtual time counts instructions, so that a stop of any length does not exist for
-    the guest. Only a machine that is ``clocked`` has :meth:`Machine.tick`.
+    the guest.
     """
 
     program: str
@@ -90,7 +92,6 @@ class MachineConfig:
     extra: tuple[str, ...] = ()
     realtime: bool = False
     qemu_log: Path | None = None
-    clocked: bool = False
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ class Machine(asyncio.SubprocessProtocol):
         self.on_exit = on_exit
         self._output = _Output()
         self._log = QemuLog(config.qemu_log)
-        self._clock = GuestClock() if config.clocked else None
+        self._clock: GuestClock | None = None
         self._process: Process | None = None
         self._qmp = _Monitor("vetrace")
         self._qmp.logger.setLevel(logging.CRITICAL)
@@ -150,7 +151,6 @@ class Machine(asyncio.SubprocessProtocol):
         self._features: list[str] = []
         self._types: dict[str, str] = {}
         self._names = DeviceNames()
-        self._timer: int | None = None
 
     @property
     def pid(self) -> int | None:
@@ -178,11 +178,11 @@ class Machine(asyncio.SubprocessProtocol):
                 "or name one with --qemu (see `vetrace doctor`)"
             )
         self._folder = self._scratch.enter_context(scratch_folder())
+        clock = self._clock = GuestClock()
         ours, theirs = socket.socketpair()
         try:
             descriptors = [theirs.fileno(), self.memory.descriptor, *self._log.descriptors]
-            if self._clock is not None:
-                descriptors += self._clock.descriptors
+            descriptors += clock.descriptors
             try:
                 known = await words_of([program, "-cpu", "help"], _HELP_TIMEOUT)
                 about = await words_of([program, "-version"], _HELP_TIMEOUT)
@@ -196,6 +196,7 @@ class Machine(asyncio.SubprocessProtocol):
                 raise QemuError(str(error)) from error
             theirs.close()
             await self._connect(ours)
+            clock.ask()
         finally:
             theirs.close()
 
@@ -324,7 +325,6 @@ class Machine(asyncio.SubprocessProtocol):
         Learns on the way where RAM lies, for :attr:`memory`.
         """
         text = await self.monitor("info mtree -f -o")
-        self._timer = timer_port(text)
         ranges = parse_flat_view(text)
         self.memory.lay_out(
             [Span(item.start, item.end, item.offset) for item in ranges if item.name == _RAM]
@@ -342,8 +342,29 @@ class Machine(asyncio.SubprocessProtocol):
         return halted(await self.monitor("info registers", vcpu))
 
     def tick(self) -> float:
-        """Return the guest's time in seconds, as of the last call; see :class:`GuestClock`."""
-        return 0.0 if self._clock is None else self._clock.tick()
+        """Return the guest's time in seconds, as of the last call, without waiting for QEMU."""
+        if self._clock is None:
+            return 0.0
+        self._clock.ask()
+        return (self._clock.time_ns or 0) / 1e9
+
+    async def time_ns(self) -> int | None:
+        """Return the guest's time in nanoseconds, None when QEMU has never told it.
+
+        Raises QemuError when QEMU has ended.
+        """
+        clock = self._clock
+        if clock is None:
+            return None
+        before = clock.answers
+        clock.ask()
+        for _ in range(_TURNS):
+            # A turn of QEMU's main loop, which takes the packet in one of the next. Where none is
+            # taken the guest has not run since it was asked last.
+            await self.execute("query-status")
+            if clock.answers != before:
+                break
+        return clock.time_ns
 
     @property
     def last_line(self) -> str | None:
@@ -359,12 +380,6 @@ class Machine(asyncio.SubprocessProtocol):
     async def vcpu_states(self) -> tuple[VcpuState, ...]:
         """Return what each vCPU is about, in order."""
         return vcpu_states(await self.monitor("info registers -a"))
-
-    async def timer_ticks(self) -> int | None:
-        """Return what the power-management timer shows, None where the machine has none."""
-        if self._timer is None:
-            return None
-        return port_value(await self.monitor(f"i /xw {self._timer:#x}"))
 
     async def _device_types(self, ranges: Sequence[FlatRange]) -> dict[str, str]:
         # An id may be another device's once the first one was unplugged.

@@ -54,12 +54,6 @@ def vcpu_states(registers: str) -> tuple[VcpuState, ...]:
     return tuple(states)
 
 
-def port_value(text: str) -> int | None:
-    """Return what ``i /xw PORT`` read: ``portl[0x0608] = 0x00006bee``. None for other words."""
-    match = re.search(r"^port\w\[0x[0-9a-f]+\] = 0x([0-9a-f]+)\s*$", text, re.MULTILINE)
-    return int(match[1], 16) if match else None
-
-
 def descriptor_tables(registers: str) -> DescriptorTables:
     """Return the descriptor tables that ``info registers`` tells of.
 

@@ -97,7 +97,7 @@ class Driver:
             want.MapChanged: lambda _: _at_once(machine.map_changed),
             want.Woken: lambda _: _at_once(machine.woken()),
             want.LogSize: lambda _: _at_once(machine.log_size),
-            want.TimerTicks: lambda _: machine.timer_ticks(),
+            want.GuestTime: lambda _: machine.time_ns(),
             want.LogAccesses: lambda _: machine.log_accesses(),
             want.AskBefore: lambda it: self._asked.before(it.pending),
             want.AskAnswered: lambda it: self._asked.answered(it.pending),

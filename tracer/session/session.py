@@ -29,9 +29,7 @@ from tracer.trace.naming import Naming
 from tracer.x86.paging import poison_bit
 
 _EVERY = 0.1
-"""Seconds of the host's time between two looks at an idle guest's clock. That goes no faster than
-QEMU's main loop beats the metronome, gets some tenths of a second further meanwhile, and the timer
-begins anew after 4.69."""
+"""Seconds of the host's time between two looks at an idle guest's clock, for who watches it go."""
 
 Result = TypeVar("Result")
 
@@ -158,8 +156,8 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def _clock_followed(self) -> AsyncIterator[None]:
-        # Looks again and again, so that no turn of the timer is missed. Without anybody to tell it
-        # to, each access tells the time.
+        # Looks again and again, for who watches. Without anybody to tell it to, each access tells
+        # the time.
         task = None
         if self.driver.overseer is not None and not self.view.realtime:
             task = asyncio.create_task(self._follow_clock())

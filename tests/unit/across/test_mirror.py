@@ -107,7 +107,7 @@ BY_PLAYBOOK = {
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
-    "test_boot": "gdb/client gdb/target launch/start qemu/clock qemu/machine",
+    "test_boot": "gdb/client gdb/target launch/start qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",
 }

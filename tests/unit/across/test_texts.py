@@ -12,9 +12,8 @@ from tracer.errors import DebuggerError, ProtocolError, QemuError, TargetGone
 from tracer.gdb import mi
 from tracer.gdb.console import gdb_version, packet_answers
 from tracer.gdb.description import describe, parse_chunk
-from tracer.qemu.flat_view import DeviceNames, name_regions, parse_flat_view, timer_port
-from tracer.qemu.monitor import descriptor_tables, halted, port_value, vcpu_states
-from tracer.qemu.pm_timer import PERIOD
+from tracer.qemu.flat_view import DeviceNames, name_regions, parse_flat_view
+from tracer.qemu.monitor import descriptor_tables, halted, vcpu_states
 from tracer.x86.state import GPR
 
 TEXTS = Path(__file__).parents[2] / "data" / "texts"
@@ -43,15 +42,6 @@ def test_memory_map(folder: Path) -> None:
     assert all(item.owner for item in ranges if item.kind == "i/o")
     ram = [item for item in ranges if item.name == "guest-ram"]
     assert ram[0].offset == ram[0].start == 0
-
-
-@by_qemu
-def test_power_management_timer(folder: Path) -> None:
-    assert timer_port((folder / "mtree").read_text()) == 0x608
-    assert timer_port("") is None
-    ticks = port_value((folder / "port").read_text())
-    assert ticks is not None and 0 < ticks < PERIOD
-    assert port_value("i: invalid char '/' in expression\n") is None
 
 
 @by_qemu
