@@ -15,6 +15,8 @@ from tracer.text.printable import printable
 LIKE = "16 and 0x10 are"
 """What is told of a number that is none."""
 
+_SPAN = "0x10-0x1f and 0x10..0x1f"
+
 _LONGEST = 600  # characters; the widest value, of 512 bits, has 514 of them in binary
 _SHOWN = 60
 
@@ -110,8 +112,8 @@ def ends(text: str, read: Callable[[str], int]) -> tuple[int, int]:
     """
     first, last = open_ends(text, read)
     if first is None or last is None:
-        read(text)  # tells that it is none
-    assert first is not None and last is not None
+        read(text)  # tells that it is none, but of -0
+        raise UsageError(f"{_shown(text)} has one end: {_SPAN} have two")
     return first, last
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tracer.access.region import parse_range
@@ -220,6 +220,7 @@ EVERY: dict[str, Callable[[str], object]] = READERS | {
 
 
 @pytest.mark.parametrize("reader", EVERY)
+@example(text="-0")
 @given(text=st.text(alphabet="0123456789abxo_.-+%/²٣１ \u2028", max_size=12))
 def test_no_text_is_too_strange_to_be_refused(reader: str, text: str) -> None:
     if reader == "a device's value":
