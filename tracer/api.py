@@ -36,6 +36,8 @@ from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
 from tracer.launch.plan import Plan, check_plan, parse_memory
 from tracer.launch.start import header, launch
+from tracer.query.source import Source
+from tracer.query.words import Words, chosen
 from tracer.repl.commands import command_table
 from tracer.repl.desk import Desk
 from tracer.repl.guest import Guest
@@ -47,8 +49,6 @@ from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Header, Intercept, Record
-from tracer.trace.source import Source
-from tracer.trace.words import Words, chosen
 from tracer.trace.writer import TraceWriter
 
 __all__ = (
@@ -76,29 +76,33 @@ class Trace:
     last access.
     """
 
-    def __init__(self, path: Path | str, maps: RegisterMaps, words: Words) -> None:
+    def __init__(self, path: Path | str, maps: RegisterMaps) -> None:
         self.path = path
         self._maps = maps
-        self._words = words
-        self._selection = chosen(words)
+        self._words: Words = {}
+        self._conditions: tuple[str, ...] = ()
+        self._selection = chosen({})
         reader = TraceReader(path)
         self.header: Header = reader.header
         self._opened = [reader] if path == STANDARD else []
         reader.close()
 
     def __repr__(self) -> str:
+        conditions = "".join(f", {text!r}" for text in self._conditions)
         words = "".join(f", {name}={word!r}" for name, word in self._words.items())
-        return f"<trace {str(self.path)!r}{words}>"
+        return f"<trace {str(self.path)!r}{conditions}{words}>"
 
-    def where(self, **words: Unpack[Words]) -> Trace:
-        """Return what these filters of `vetrace show` choose of it: ``region="nvme"``.
+    def where(self, *conditions: str, **words: Unpack[Words]) -> Trace:
+        """Return what conditions choose of it: ``"register == CC and value & 1 == 1"``.
 
-        A word has the form that it has there: ``offset="0x14-0x1c"``, ``value="1/0xf"``,
-        ``time="0.5-2"``; a number may be an int. Raises UsageError.
+        Words are the filters of `vetrace show`, as in ``region="nvme"``, in the form that they have
+        there: ``offset="0x14-0x1c"``, ``value="1/0xf"``, ``time="0.5-2"``; a number may be an int.
+        Raises UsageError.
         """
         narrowed = copy.copy(self)
+        narrowed._conditions = self._conditions + conditions
         narrowed._words = self._words | words
-        narrowed._selection = chosen(narrowed._words)
+        narrowed._selection = chosen(narrowed._words, narrowed._conditions)
         return narrowed
 
     def __iter__(self) -> Iterator[Access]:
@@ -138,7 +142,7 @@ def open_trace(path: Path | str, *, registers: Sequence[Path | str] = ()) -> Tra
     ``registers`` are files that name a device's registers. Raises TraceError, and UsageError for
     such a file.
     """
-    return Trace(path, library.load([Path(file) for file in registers]), {})
+    return Trace(path, library.load([Path(file) for file in registers]))
 
 
 @contextlib.contextmanager

@@ -15,10 +15,11 @@ from scripts.benchmark.yardstick import laps
 from tracer.check.diff import Differ, compare
 from tracer.check.replay import Replay
 from tracer.errors import TraceError
+from tracer.query.sieve import Sieve
+from tracer.query.words import choose
 from tracer.trace.fold import Event
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Header, Intercept, MemoryAccess
-from tracer.trace.selection import Match, Selection, Sieve
 from tracer.trace.writer import TraceWriter
 from tracer.x86.state import GPR
 
@@ -114,7 +115,7 @@ def _read(path: Path, size: int) -> None:
 
 
 def _filter(path: Path) -> None:
-    sieve = Sieve(Selection(region="nvme*", value=Match(1, 0xF)))
+    sieve = Sieve(choose(region="nvme*", value="1/0xf"))
     with TraceReader(path) as trace:
         if not sum(len(sieve.wanted(record)) for record in trace):
             raise TraceError("the filter let nothing pass")

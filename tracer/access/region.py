@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from tracer.errors import UsageError, advice
 from tracer.text.number import ends, hexadecimal
+from tracer.trace.name import names_owner, names_region
 from tracer.trace.record import RegionInfo
-from tracer.trace.selection import names_owner, names_region
 from tracer.x86.state import PAGE_SIZE
 
 _FRAME_BUFFERS = frozenset({"vga-lowmem", "cirrus-low-memory", "cirrus-linear-io"})
@@ -231,7 +231,7 @@ class RegionMap:
 
     def named(self, pattern: str) -> list[Region]:
         """Return the regions that a person means: see
-        :func:`tracer.trace.selection.names_region`."""
+        :func:`tracer.trace.name.names_region`."""
         return [r for r in self.regions if names_region(pattern, r.name, r.owners)]
 
     def is_traced(self, physical: int) -> bool:

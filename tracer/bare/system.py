@@ -53,6 +53,10 @@ class Names:
         """Return nothing: there are no modules."""
         return []
 
+    def modules_on_disk(self) -> frozenset[str]:
+        """Return nothing: there are no modules."""
+        return frozenset()
+
     def lookup(self, linear: int, space: AddressSpace) -> str | None:
         """Return ``name+0x1f`` for a linear address, or None when nothing there has a name."""
         return self.symbols.lookup(linear)

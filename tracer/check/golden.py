@@ -21,12 +21,13 @@ from tracer.check.lines import region_diff_lines
 from tracer.devices import library
 from tracer.errors import TraceError
 from tracer.host.cache import new_file
+from tracer.query.sieve import Sieve
+from tracer.query.words import Selection, choose
 from tracer.trace import codec
 from tracer.trace.fold import Event
 from tracer.trace.mask import PASSING, VARYING, parse_mask
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Header, Intercept, MapRecord, Mark, Record, RegionRecord
-from tracer.trace.selection import Selection, Sieve
 
 _HUNKS = 10  # shown of a region
 # In an argument of QEMU's a comma separates, and two are one in a path.
@@ -167,7 +168,7 @@ def excerpt(records: Iterable[Record], region: str | None = None) -> Iterator[Re
 
     An instruction is kept whole, so that it can be replayed; accesses are numbered from 0 again.
     """
-    sieve = Sieve(Selection(region=region))
+    sieve = Sieve(_selection(region))
     counts: Counter[str] = Counter(accesses=0, intercepts=0, emulated=0, stepped=0)
     for record in records:
         wanted = sieve.wanted(record)
@@ -177,7 +178,7 @@ def excerpt(records: Iterable[Record], region: str | None = None) -> Iterator[Re
                 devices = len(record.device_accesses())
                 counts.update({"accesses": devices, "intercepts": 1, record.via: devices})
                 yield msgspec.structs.replace(record, seq=seq)
-            case MapRecord() if any(sieve.regions.named(region or "*", n) for n in record.regions):
+            case MapRecord() if any(map(sieve.can_be_in, record.regions)):
                 yield record
             case RegionRecord():
                 yield record
@@ -224,7 +225,7 @@ def _whole(path: Path) -> tuple[Header, list[Record]]:
 
 def _sides(differ: Differ, path: Path, region: str | None) -> tuple[Header, dict[str, Side]]:
     header, records = _whole(path)
-    sieve = Sieve(Selection(region=region), library.load())
+    sieve = Sieve(_selection(region), library.load())
     sides = differ.read(
         Event(seq, record, access, sieve.phase, named)
         for record in records
@@ -234,6 +235,10 @@ def _sides(differ: Differ, path: Path, region: str | None) -> tuple[Header, dict
     if not sides:
         raise TraceError(_nothing(path, region, records))
     return header, sides
+
+
+def _selection(region: str | None) -> Selection:
+    return Selection() if region is None else choose(region=region)
 
 
 def _nothing(path: Path, region: str | None, records: Sequence[Record]) -> str:

@@ -15,9 +15,9 @@ from tracer.confidential.audit import Audit, Place, Site, side_by_side
 from tracer.confidential.handler import CURRENT, PROFILES, Profile
 from tracer.errors import TraceError, UsageError
 from tracer.host.streams import warn
+from tracer.query.source import Source
 from tracer.text.printable import printable
 from tracer.trace.reader import TraceReader
-from tracer.trace.source import Source
 
 ALL = "all"
 

@@ -30,6 +30,8 @@ from tracer.launch.plan import Plan
 from tracer.launch.start import header, launch
 from tracer.linux.kernel import Kernel
 from tracer.linux.system import Linux
+from tracer.query.sieve import Sieve
+from tracer.query.words import Selection
 from tracer.repl.interruption import Interruption
 from tracer.repl.shell import Shell
 from tracer.session.session import Session
@@ -41,7 +43,6 @@ from tracer.trace.naming import Naming
 from tracer.trace.objects import access_objects
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Intercept, Record
-from tracer.trace.selection import Selection, Sieve
 from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter
 

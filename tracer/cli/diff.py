@@ -14,13 +14,13 @@ from tracer.check.lines import region_diff_lines
 from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import argument, count
-from tracer.devices.map import RegisterMap
 from tracer.host.streams import warn
+from tracer.query.roster import check_selection
+from tracer.query.source import Source
 from tracer.trace.loss import Losses
 from tracer.trace.mask import PASSING, VARYING, parse_mask
-from tracer.trace.met import check_marks, check_names, check_rules
+from tracer.trace.met import check_rules
 from tracer.trace.reader import TraceReader
-from tracer.trace.source import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,18 +83,9 @@ def run(args: argparse.Namespace) -> int:
         terminal.warn_of_losses(trace)
     first, second = sides
 
-    def named(pattern: str, region: str) -> bool:
-        return any(source.named_region(pattern, region) for source in sources)
-
-    def map_of(region: str) -> RegisterMap | None:
-        return next((found for source in sources if (found := source.map_of(region))), None)
-
-    for source in sources:
-        check_marks(source.stretch, source.trace.name)
-    met = sources[0].met.joined(sources[1].met)
-    traces = " and ".join(source.trace.name for source in sources)
-    check_names(chosen, met, map_of, named, traces)
-    check_rules((*args.mask, *args.ignore), met, traces)
+    roster = sources[0].roster.joined(sources[1].roster)
+    check_selection(chosen, roster)
+    check_rules((*args.mask, *args.ignore), roster.met, roster.trace)
     results = _compared(first, second, args.context)
     if args.json:
         found = list(results)

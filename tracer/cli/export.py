@@ -17,8 +17,8 @@ from tracer.errors import TraceError, UsageError
 from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD, are_one_file
+from tracer.query.source import Source
 from tracer.trace.reader import TraceReader
-from tracer.trace.source import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,52 +3,56 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from tracer.cli.parser import argument
 from tracer.devices import library
 from tracer.devices.map import RegisterMaps
-from tracer.trace import words
-from tracer.trace.selection import Selection
+from tracer.errors import ConditionError
+from tracer.query import words
+from tracer.query.words import Selection, Words, chosen
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Declare the filters; :func:`selection` reads them."""
     group = parser.add_argument_group(
-        "filters", "only accesses that meet all of these; numbers may be hexadecimal (0x10)"
+        "filters",
+        "only accesses that meet all of these; numbers may be hexadecimal (0x10)."
+        " All but --if are short forms of conditions: docs/conditions.md",
     )
+    group.add_argument(
+        "--if", dest="conditions", metavar="CONDITION", action="append", default=[],
+        help="for which this holds: 'register == CC and value & 1'; again for more",
+    )  # fmt: skip
     group.add_argument("--region", metavar="R", help="its name, its device's name, or a glob")
     group.add_argument(
         "--offset",
         metavar="O[-O]",
-        type=argument(words.offsets),
+        type=_meaning(words.offset),
         help="touching these bytes of the region",
     )
     group.add_argument(
         "--register", metavar="NAME", help="its name, as in CC or nvme.CC, or a glob: TIMER*"
     )
     direction = group.add_mutually_exclusive_group()
-    direction.add_argument(
-        "--read", dest="direction", action="store_const", const="read", help="reads"
-    )
-    direction.add_argument(
-        "--write", dest="direction", action="store_const", const="write", help="writes"
-    )
+    direction.add_argument("--read", action="store_true", help="reads")
+    direction.add_argument("--write", action="store_true", help="writes")
     group.add_argument(
         "--value",
         metavar="V[/MASK]",
-        type=argument(words.match),
+        type=_meaning(words.value),
         help="having V in the bits of MASK",
     )
     group.add_argument(
         "--changes", action="store_true", help="with another value than the one before it there"
     )
     group.add_argument("--symbol", metavar="S", help="from this function or call site, or a glob")
-    group.add_argument("--vcpu", metavar="N", type=argument(words.vcpu), help="by this vCPU")
+    group.add_argument("--vcpu", metavar="N", type=_meaning(words.vcpu), help="by this vCPU")
     group.add_argument(
         "--time",
         metavar="[S]-[S]",
-        type=argument(words.moments),
+        type=_meaning(words.time),
         help="in these seconds of guest time",
     )
     group.add_argument(
@@ -75,19 +79,22 @@ def register_maps(args: argparse.Namespace) -> RegisterMaps:
     return library.load(args.registers)
 
 
+# Tells argparse of a text that means nothing, and keeps any other as it is.
+def _meaning(long: Callable[[str], str]) -> Callable[[str], str]:
+    def kept(text: str) -> str:
+        long(text)
+        return text
+
+    return argument(kept)
+
+
 def selection(args: argparse.Namespace) -> Selection:
-    """Return what the filters on the command line say."""
-    return Selection(
-        region=args.region,
-        register=args.register,
-        symbol=args.symbol,
-        direction=args.direction,
-        offset=args.offset,
-        value=args.value,
-        vcpu=args.vcpu,
-        time=args.time,
-        phase=args.phase,
-        changes=args.changes,
-        from_mark=args.from_mark,
-        to_mark=args.to_mark,
-    )
+    """Return what the filters on the command line say. Raises UsageError."""
+    given: Words = {}
+    for name in Words.__annotations__:
+        if getattr(args, name) not in (None, False):
+            given[name] = getattr(args, name)  # type: ignore[literal-required]  # it is one of them
+    try:
+        return chosen(given, tuple(args.conditions))
+    except ConditionError as error:
+        raise error.of("--if") from None

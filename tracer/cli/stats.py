@@ -13,11 +13,11 @@ from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import count
 from tracer.devices.map import RegisterMaps
 from tracer.errors import TraceError
+from tracer.query.source import Source
+from tracer.query.words import Selection
 from tracer.trace.flame import FoldedStacks
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import RegionRecord
-from tracer.trace.selection import Selection
-from tracer.trace.source import Source
 from tracer.trace.summary import Summary, summary_object
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.folded:
         return _print_folded(args.trace, chosen, maps)
     summary = Summary()
-    everything = chosen == Selection()
+    everything = chosen.condition is None
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, chosen, maps)
         for record, wanted in source:

@@ -24,6 +24,10 @@ class Names(Protocol):
         """Return the names of the modules that are loaded."""
         ...
 
+    def modules_on_disk(self) -> frozenset[str]:
+        """Return the names of the modules that the guest's software has, loaded or not."""
+        ...
+
     def lookup(self, linear: int, space: AddressSpace) -> str | None:
         """Return ``name+0x1f`` for a linear address, or None when nothing there has a name."""
         ...

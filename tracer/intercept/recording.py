@@ -14,8 +14,8 @@ from typing import Any
 from tracer.access.region import LAPIC
 from tracer.errors import Diverged
 from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits
+from tracer.trace.name import names_region
 from tracer.trace.record import Intercept, MemoryAccess, Record, RegionInfo, RegionRecord
-from tracer.trace.selection import names_region
 from tracer.x86.bus import Direction
 
 VARYING_WRITES = (*VARYING, *PASSING)

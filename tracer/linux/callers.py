@@ -35,6 +35,9 @@ _CALLERS = {
 """What the function is that one of these calls: the innermost tells. Compilers may leave some out
 of a chain, so that the one around calls."""
 
+ON_BEHALF = tuple(dict.fromkeys(_CALLERS.values()))
+"""What stands before the name of that function in a phase's."""
+
 
 class Callers:
     """Follow one guest. What is new goes to ``publish`` before the access's own record.

@@ -12,6 +12,7 @@ from tracer.errors import KernelImageError
 from tracer.linux import mapping
 from tracer.linux.btf import Btf
 from tracer.linux.kernel import Kernel
+from tracer.linux.module_folder import read_folder
 from tracer.linux.modules import (
     Module,
     ModuleLayout,
@@ -95,6 +96,18 @@ class Names:
         if space is not None:
             self.follow(space)
         return [module.name for module in self._modules]
+
+    def modules_on_disk(self) -> frozenset[str]:
+        """Return the names of the modules that lie beside the kernel, loaded or not."""
+        return self._on_disk
+
+    @cached_property
+    def _on_disk(self) -> frozenset[str]:
+        try:
+            return frozenset(read_folder(self._image.modules).files)
+        except OSError as error:
+            log.warning("the names of the kernel's modules are missing: %s", error)
+            return frozenset()
 
     @cached_property
     def _kernel_functions(self) -> frozenset[str]:

@@ -1,212 +1,148 @@
-"""What is known of one access, for conditions and breaks: live, or from a trace."""
+"""What a trace knows of an access that was made, and of what stands between the accesses.
+
+This is all that conditions see of records.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from tracer.access.decision import Pending
-from tracer.access.transfer import located
-from tracer.confidential.audit import judgement, locate
-from tracer.confidential.handler import PROFILES, judge
-from tracer.query.condition.vocabulary import Fact
-from tracer.trace.record import Intercept, MemoryAccess
+from tracer.devices.map import Named
+from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, SITE, Fact
+from tracer.query.course import Changes, Marks
+from tracer.trace.flat import Stacks
+from tracer.trace.name import RegionNames
+from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 from tracer.trace.summary import mnemonic
-from tracer.x86.state import GPR
-
-RegisterName = Callable[[str, int, int], str]
-"""Name what a region has at an offset and a width, both in bytes; an empty name for nothing."""
+from tracer.x86.bus import Direction
 
 
-def facts_of_pending(
-    pending: Pending,
-    *,
-    register: RegisterName | None = None,
-    callers: Callable[[], Sequence[str]] = tuple,
-    phase: str | None = None,
-) -> AccessFacts:
-    """Return what is known of an access that is about to be made, or was just answered.
+@dataclass(slots=True)
+class Course:
+    """Hold what was before an access, as far as its facts depend on that.
 
-    ``callers`` is asked once at most for the functions under way, the innermost first.
+    ``regions`` know devices, ``phase`` is None while it is unknown.
     """
-    return AccessFacts(_Live(pending, register, callers, phase))
+
+    regions: RegionNames = field(default_factory=RegionNames)
+    stacks: Stacks = field(default_factory=Stacks)
+    marks: Marks = field(default_factory=Marks)
+    changes: Changes = field(default_factory=Changes)
+    phase: str | None = None
 
 
-def facts_of_access(
-    record: Intercept,
-    access: MemoryAccess,
-    seq: int,
-    *,
-    register: RegisterName | None = None,
-    callers: Callable[[], Sequence[str]] = tuple,
-    phase: str | None = None,
-    device: str | None = None,
-) -> AccessFacts:
-    """Return what is known of a recorded device access; ``seq`` is its number in the trace.
+class Recorded:
+    """Know the facts of one recorded device access; ``seq`` is its number in the trace.
 
-    ``device`` is the name of the region's device, by default what stands before a dot.
+    The same one can go from access to access.
     """
-    return AccessFacts(_Recorded(record, access, seq, register, callers, phase, device))
 
+    __slots__ = ("access", "course", "named", "record", "seq")
 
-class AccessFacts(dict[str, Fact]):
-    """Hold facts by the names of conditions, each worked out when it is first asked for."""
-
-    __slots__ = ("_callers", "_source")
-
-    def __init__(self, source: _Source) -> None:
-        super().__init__()
-        self._source = source
-        self._callers: tuple[str, ...] | None = None
-
-    def __missing__(self, name: str) -> Fact:
-        fact = self[name] = self._source.fact(name)
-        return fact
-
-    @property
-    def callers(self) -> tuple[str, ...]:
-        """Return the functions under way, the innermost first, as far as they are known."""
-        if self._callers is None:
-            symbol = self["symbol"]
-            own = (str(symbol),) if symbol else ()
-            self._callers = (*own, *self._source.callers())
-        return self._callers
-
-    def oops(self, profile: str) -> bool:
-        """Tell whether the handler of a profile, by its name, would not survive the access."""
-        return self._source.oops(profile)
-
-
-class _Source(Protocol):
-    @property
-    def callers(self) -> Callable[[], Sequence[str]]: ...
-
-    def fact(self, name: str) -> Fact: ...
-
-    def oops(self, profile: str) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Live:
-    pending: Pending
-    register: RegisterName | None
-    callers: Callable[[], Sequence[str]]
-    phase: str | None
-
-    def fact(self, name: str) -> Fact:
-        if name.startswith("$"):
-            return self._cpu(name[1:])
-        return _OF_PENDING[name](self)
-
-    def _cpu(self, name: str) -> int:
-        cpu = self.pending.cpu
-        match name:
-            case "rip":
-                return cpu.rip
-            case "rflags":
-                return cpu.rflags
-        return cpu.gpr[GPR.index(name)]
-
-    def oops(self, profile: str) -> bool:
-        pending = self.pending
-        if pending.insn is None:
-            return True
-        # The operand may begin in RAM, a page before: a part of it is pending.
-        direction = pending.transfer.direction
-        parts = [part.linear for part in pending.foretold if part.direction == direction]
-        linear = parts[0] if parts else pending.transfer.linear
-        verdict = judge(PROFILES[profile], pending.insn, cpl=pending.cpu.cpl, linear=linear)
-        return verdict.outcome == "oops"
-
-
-@dataclass(frozen=True, slots=True)
-class _Recorded:
     record: Intercept
     access: MemoryAccess
     seq: int
-    register: RegisterName | None
-    callers: Callable[[], Sequence[str]]
-    phase: str | None
-    device: str | None
+    named: Named | None
 
-    def fact(self, name: str) -> Fact:
-        if name.startswith("$"):
-            return self._cpu(name[1:])
+    def __init__(self, course: Course) -> None:
+        self.course = course
+
+    def at(
+        self, record: Intercept, access: MemoryAccess, seq: int, named: Named | None
+    ) -> Recorded:
+        """Return itself, gone to an access."""
+        self.record, self.access, self.seq, self.named = record, access, seq, named
+        return self
+
+    def __getitem__(self, name: str) -> Fact:
         return _OF_RECORD[name](self)
 
-    def _cpu(self, name: str) -> int | None:
-        # An imported trace has no registers.
-        return _number(self.record.rip if name == "rip" else self.record.before.get(name))
+    def other(self, name: str) -> Fact:
+        """Return a fact that has a name of its own in each condition."""
+        if name.startswith(MEMORY):
+            access, named = self.access, self.named
+            place = (
+                access.region, access.offset, access.direction, access.width,
+                None if named is None else named.text,
+            )  # fmt: skip
+            return self.course.changes.asked(name, place, access.value)
+        if name.startswith("$"):
+            # An imported trace has no registers.
+            return _number(self.record.rip if name == "$rip" else self.record.before.get(name[1:]))
+        return self.course.marks.between(name)
 
-    def oops(self, profile: str) -> bool:
-        return judgement(self.record, PROFILES[profile]).outcome == "oops"
+    @property
+    def callers(self) -> tuple[str, ...] | None:
+        """Return the functions under way, the innermost first; None where no stack is recorded."""
+        chain = self.course.stacks.of(self.record.stack)
+        return None if chain is None else with_functions((self.record.symbol or "", *chain))
 
 
 def _number(text: str | None) -> int | None:
     return None if text is None else int(text, 16)
 
 
-def _register(name: RegisterName | None, region: str, offset: int | None, width: int) -> str:
-    return "" if name is None or offset is None else name(region, offset, width)
-
-
-def _site(symbol: str | None) -> str:
+def site(symbol: str | None) -> str:
+    """Return a call site without its module."""
     return (symbol or "").partition(" [")[0]
 
 
-def _function(symbol: str | None) -> str:
-    return locate(symbol)[0].function or ""
+def function(symbol: str | None) -> str:
+    """Return the function of a call site; empty where that has no name."""
+    return site(symbol).partition("+")[0]
 
 
-def _module(symbol: str | None) -> str:
-    return locate(symbol)[0].module or ""
+def module(symbol: str | None) -> str:
+    """Return the module of a call site; empty for the kernel itself."""
+    return (symbol or "").partition(" [")[2].rstrip("]")
 
 
-def _device(live: _Live) -> str:
-    region = live.pending.transfer.region
-    return "unassigned" if region is None else region.device
+def with_functions(sites: tuple[str, ...]) -> tuple[str, ...]:
+    """Return call sites, and the functions that these are in."""
+    told = (name for each in sites if each for name in (each, site(each), function(each)))
+    return tuple(dict.fromkeys(told))
 
 
-_OF_PENDING: Mapping[str, Callable[[_Live], Fact]] = {
-    "value": lambda live: live.pending.transfer.value,
-    "offset": lambda live: located(live.pending.transfer)[1],
-    "width": lambda live: live.pending.transfer.width,
-    "address": lambda live: live.pending.transfer.physical,
-    "linear": lambda live: live.pending.transfer.linear,
-    "region": lambda live: located(live.pending.transfer)[0],
-    "device": _device,
-    "register": lambda live: _register(
-        live.register, *located(live.pending.transfer), live.pending.transfer.width
-    ),
-    "symbol": lambda live: _site(live.pending.symbol),
-    "function": lambda live: _function(live.pending.symbol),
-    "module": lambda live: _module(live.pending.symbol),
-    "direction": lambda live: live.pending.transfer.direction,
-    "vcpu": lambda live: live.pending.vcpu,
-    "cpl": lambda live: live.pending.cpu.cpl,
-    "seq": lambda live: live.pending.seq,
-    "time": lambda live: live.pending.time_ns,
-    "count": lambda live: None,
-    "mnemonic": lambda live: mnemonic(live.pending.insn.text) if live.pending.insn else "",
-    "via": lambda live: live.pending.via,
-    "phase": lambda live: live.phase or "",
-}
+def covered(named: Named | None) -> tuple[str, ...]:
+    """Return the name of what is accessed, then those of the registers that it covers."""
+    if named is None:
+        return ()
+    if len(named.parts) == 1:
+        return named.text, named.parts[0].name
+    return named.text, *(part.name for part in named.parts)
 
-_OF_RECORD: Mapping[str, Callable[[_Recorded], Fact]] = {
+
+def device_of(region: str, owners: tuple[str, ...]) -> str:
+    """Return the name of a region's device, by default what stands before a dot."""
+    return owners[0] if owners else region.partition(".")[0]
+
+
+class _Finders(dict[str, Callable[[Recorded], Fact]]):
+    # A fact that is asked for often is found without a search for its kind.
+    def __missing__(self, name: str) -> Callable[[Recorded], Fact]:
+        return lambda told: told.other(name)
+
+
+_OF_RECORD = _Finders({
     "value": lambda told: _number(told.access.value),
     "offset": lambda told: _number(told.access.offset),
     "width": lambda told: told.access.width,
-    "address": lambda told: int(told.access.physical, 16),
-    "linear": lambda told: int(told.access.linear, 16),
+    "extent": lambda told: told.access.span,
+    "address": lambda told: _number(told.access.physical),
+    "linear": lambda told: _number(told.access.linear),
     "region": lambda told: told.access.region or "",
-    "device": lambda told: told.device or (told.access.region or "").partition(".")[0],
-    "register": lambda told: _register(
-        told.register, told.access.region or "", _number(told.access.offset), told.access.width
+    OWNERS: lambda told: told.course.regions.owners(told.access.region or ""),
+    "device": lambda told: device_of(
+        told.access.region or "", told.course.regions.owners(told.access.region or "")
     ),
-    "symbol": lambda told: _site(told.record.symbol),
-    "function": lambda told: _function(told.record.symbol),
-    "module": lambda told: _module(told.record.symbol),
+    "register": lambda told: "" if told.named is None else told.named.text,
+    COVERED: lambda told: covered(told.named),
+    SITE: lambda told: told.record.symbol or "",
+    "symbol": lambda told: site(told.record.symbol),
+    "function": lambda told: function(told.record.symbol),
+    "module": lambda told: module(told.record.symbol),
+    "callers": lambda told: told.callers,
     "direction": lambda told: told.access.direction,
     "vcpu": lambda told: told.record.vcpu,
     "cpl": lambda told: told.record.cpl,
@@ -215,5 +151,63 @@ _OF_RECORD: Mapping[str, Callable[[_Recorded], Fact]] = {
     "count": lambda told: None,
     "mnemonic": lambda told: mnemonic(told.record.text),
     "via": lambda told: told.record.via,
-    "phase": lambda told: told.phase or "",
-}
+    "phase": lambda told: told.course.phase or "",
+    "mark": lambda told: told.course.marks.last,
+})  # fmt: skip
+
+
+class Partial(dict[str, Fact]):
+    """Hold the few facts that are known of something; all others are unknown."""
+
+    def __missing__(self, name: str) -> Fact:
+        return None
+
+
+def facts_of_region(region: str, owners: tuple[str, ...]) -> Partial:
+    """Return what is known of every access to a region."""
+    return Partial({"region": region, OWNERS: owners, "device": device_of(region, owners)})
+
+
+def facts_of_note(record: Mark | LostRecord, course: Course, phase: str | None) -> Moment:
+    """Return what is known of a mark or a loss, taken to be in a phase."""
+    return Moment(course, {"time": record.time_ns, "phase": phase or ""})
+
+
+def facts_of_deed(record: UserRecord, course: Course) -> Moment:
+    """Return what is known of a person's doing."""
+    told: dict[str, Fact] = {
+        "time": record.time_ns,
+        "vcpu": record.vcpu,
+        "phase": course.phase or "",
+    }
+    return Moment(course, told)
+
+
+def facts_of_touch(
+    record: UserRecord, access: MemoryAccess, named: Named | None, course: Course
+) -> Moment:
+    """Return what is known of an access that the debugger made for a person."""
+    facts = facts_of_deed(record, course)
+    region = access.region or ""
+    facts.update(facts_of_region(region, course.regions.owners(region)))
+    direction: Direction = access.direction
+    facts.update(
+        {
+            "value": _number(access.value), "offset": _number(access.offset),
+            "width": access.width, "extent": access.span, "address": _number(access.physical),
+            "direction": direction, "register": "" if named is None else named.text,
+            COVERED: covered(named),
+        }
+    )  # fmt: skip
+    return facts
+
+
+class Moment(Partial):
+    """Hold what is known of a moment between accesses."""
+
+    def __init__(self, course: Course, known: Mapping[str, Fact]) -> None:
+        super().__init__(known)
+        self._marks = course.marks
+
+    def __missing__(self, name: str) -> Fact:
+        return self._marks.last if name == "mark" else self._marks.between(name, next_=False)

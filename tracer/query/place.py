@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from functools import lru_cache, partial
+from functools import partial
 
+from tracer.devices.map import fits_register
 from tracer.errors import UnknownName, UsageError, advice, suggestion
+from tracer.query.condition import Condition, parse
+from tracer.query.condition.lexeme import quoted
 from tracer.query.condition.lexicon import Lexicon
 from tracer.query.condition.vocabulary import Facts
 from tracer.text.number import ends, whole
-from tracer.trace.selection import Span, names_owner, names_region
+from tracer.text.span import Span
+from tracer.trace.name import names_owner, names_region
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +80,26 @@ class Spot:
     span: Span | None = None
     register: str | None = None
     exact: bool = False
+    condition: Condition = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compile what it is short for."""
+        object.__setattr__(self, "condition", parse(" and ".join(self._parts())))
+
+    def _parts(self) -> Iterator[str]:
+        touched = "address"
+        if self.region is not None:
+            touched = "offset"
+            yield f"region {'==' if self.exact else 'is'} {quoted(self.region)}"
+        if self.register is not None:
+            yield f"register is {quoted(self.register)}"
+        if self.span is not None:
+            first, last = ("" if end is None else f"{end:#x}" for end in _ends(self.span))
+            yield f"{touched} touches {first}..{last}"
 
     def holds(self, facts: Facts) -> bool:
         """Tell whether an access touches any of the bytes."""
-        if self.region is None:
-            return _meets(self.span, facts["address"], facts["width"])
-        if self.exact and self.region != facts["region"]:
-            return False
-        if not _names(self.region, str(facts["region"]), str(facts["device"])):
-            return False
-        if self.register is not None and not _fits(self.register, str(facts["register"])):
-            return False
-        return _meets(self.span, facts["offset"], facts["width"])
+        return self.condition.holds(facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +135,17 @@ def parse_place(text: str, known: Known, others: Collection[str] = ()) -> Place:
         _check_size(region, found, known)
         if known.is_region(region):
             return Place(text, (Spot(region, found, exact=True),))
-        return Place(text, _whole(region, found, known))
+        return Place(text, (Spot(region, found),))
     if not register and not _known_region(word, known):
         region, register = _split(word, known)
     _check_region(region, known, others)
     if register:
         return Place(text, _spots(region, register.strip(), known))
-    spots = _whole(region, None, known)
+    spots: tuple[Spot, ...] = (Spot(region),)
     device, dot, register = region.rpartition(".")
     if dot and not _known_region(region, known):
         spots += (Spot(device, None, register),)  # one of the two comes
     return Place(text, spots)
-
-
-def _whole(region: str, span: Span | None, known: Known) -> tuple[Spot, ...]:
-    parts = (Spot(part, span, exact=True) for part in known.parts(region))
-    return (Spot(region, span), *parts)
 
 
 def _physical(text: str, known: Known) -> Span:
@@ -217,25 +223,11 @@ def _check_pattern(region: str, register: str, names: Sequence[str], known: Know
         return
     # The first few of an array stand for all of it.
     wide = re.sub(r"\d+", "*", register)
-    if not any(_fits(wide, each) for name in names for each in known.registers_of(name)):
+    if not any(
+        fits_register(wide, name, each) for name in names for each in known.registers_of(name)
+    ):
         raise UnknownName(f"{region} has no register like {register}")
 
 
-@lru_cache(1024)
-def _names(pattern: str, region: str, device: str) -> bool:
-    return names_region(pattern, region) or pattern == device
-
-
-@lru_cache(1024)
-def _fits(pattern: str, register: str) -> bool:
-    # Brackets are of the name: TIMER[2].CONFIG. An access to a part is named CC+2.
-    literal = pattern.casefold().replace("[", "[[]")
-    whole = register.casefold()
-    return any(fnmatchcase(name, literal) for name in (whole, whole.partition("+")[0]))
-
-
-def _meets(span: Span | None, start: object, width: object) -> bool:
-    if span is None:
-        return True
-    # The width of what a vCPU does itself may be unknown, which is 0.
-    return isinstance(start, int) and isinstance(width, int) and span.meets(start, max(width, 1))
+def _ends(span: Span) -> tuple[int | None, int | None]:
+    return span.first, span.last

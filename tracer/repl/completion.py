@@ -14,13 +14,17 @@ from tracer.query.condition.vocabulary import NAMES, TEXTS, VALUES
 from tracer.repl.command import Command
 from tracer.repl.desk import Desk
 from tracer.repl.listing import Found, found
+from tracer.trace.phase import PHASES
 from tracer.x86.state import GPR
 
 _CPU = tuple(f"${name}" for name in (*GPR, "rip", "rflags"))
 _FACT = re.compile(r"[$\w]*\Z")
 
 # A fact that is compared with a word, which is typed in part: `register == C`, `function~"nv`.
-_COMPARED = re.compile(r"(?P<name>\w+)\s*(?:==|!=|!?~)\s*(?P<word>\"[^\"]*|'[^']*|[^\s\"'()&|]*)\Z")
+_COMPARED = re.compile(
+    r"(?P<name>\w+)(?:\s*(?:==|!=|!?~)\s*|\s+is\s+(?:not\s+)?)"
+    r"(?P<word>\"[^\"]*|'[^']*|[^\s\"'()&|]*)\Z"
+)
 
 # A condition takes such a word without quotes.
 _BARE = re.compile(r"[A-Za-z_][\w.#:+\-\[\]]*", re.ASCII)
@@ -108,7 +112,7 @@ class Candidates:
     # Returns what a fact that stands for text can equal; a name that is no bare word, in quotes.
     def _compared(self, name: str, word: str, rest: str) -> Found:
         opened = word[:1] if word[:1] in ("'", '"') else ""
-        if name in ("symbol", "function"):
+        if name in ("symbol", "function", "callers"):
             typed = word.removeprefix(opened)
             return _hinted(typed, {}, self._symbols_from(typed))
         offered = dict.fromkeys(VALUES.get(name, ()), "")
@@ -182,7 +186,12 @@ class Candidates:
         return dict.fromkeys((owner for region in regions for owner in region.owners), "")
 
     def _phases(self, rest: str) -> dict[str, str]:
-        return dict.fromkeys((phase for phase, _ in self._desk.summary.phases), "")
+        been = (phase for phase, _ in self._desk.summary.phases)
+        return dict.fromkeys((*PHASES, *been), "")
+
+    def _modules(self, rest: str) -> dict[str, str]:
+        lexicon = self._desk.known.words.get("module")
+        return dict.fromkeys(sorted(lexicon.words()) if lexicon is not None else (), "")
 
 
 _OF_FACT: dict[str, Callable[[Candidates, str], dict[str, str]]] = {
@@ -190,6 +199,7 @@ _OF_FACT: dict[str, Callable[[Candidates, str], dict[str, str]]] = {
     "device": Candidates._devices,
     "register": Candidates._registers,
     "phase": Candidates._phases,
+    "module": Candidates._modules,
 }
 """What is known of this guest that a fact can be."""
 

@@ -13,7 +13,8 @@ from tracer.access.region import Choice
 from tracer.devices.map import Named
 from tracer.errors import ConditionError, TracerError, UsageError, suggestion
 from tracer.query.breakpoint import PENDING, Pattern, parse_pattern
-from tracer.query.facts import facts_of_access
+from tracer.query.course import Changes
+from tracer.query.facts import Course, Recorded
 from tracer.query.place import Known
 from tracer.repl.command import CommandTable
 from tracer.repl.feed import Feed, Item, Rule, Seen
@@ -26,6 +27,7 @@ from tracer.repl.watching import Watch
 from tracer.session.control import Control
 from tracer.session.course import Halt
 from tracer.trace.flat import Stacks
+from tracer.trace.name import RegionNames
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import Intercept, MapRecord, MemoryAccess, Record
@@ -91,6 +93,7 @@ class Desk:
         self.python: dict[str, object] = {}
         self.captures = False
         self._phases = PhaseTracker()
+        self._regions = RegionNames()
         self._last: dict[tuple[str | None, str | None, int], int] = {}
 
     # ---- what comes in
@@ -100,6 +103,8 @@ class Desk:
         phase = self._phases.add(record)
         self.names.learn(record)
         self.stacks.learn(record)
+        self.watch.marks.add(record)
+        self._regions.learn(record)
         found = []
         if isinstance(record, Intercept):
             made = record.device_accesses()
@@ -129,7 +134,8 @@ class Desk:
         before = self._last.get(place)
         if access.value is not None:
             self._last[place] = int(access.value, 16)
-        return Seen(seq, record, access, phase, self.names.add(access), before=before)
+        marks = self.watch.marks.count
+        return Seen(seq, record, access, phase, self.names.add(access), before=before, marks=marks)
 
     # ---- where the guest is
 
@@ -175,7 +181,8 @@ class Desk:
             self.control.session.view.regions,
             self.names,
             lambda: names.functions(space),
-            lambda: names.modules(space),
+            lambda: {*names.modules(space), *names.modules_on_disk()},
+            lambda: [phase for phase, _ in self.summary.phases],
         )
 
     async def checked(self, parse: Callable[[str], _T], text: str) -> _T:
@@ -211,12 +218,14 @@ class Desk:
             return own
         pattern = await self.pattern(text)
 
+        changes = Changes()
+
         def fits(event: Seen) -> bool:
-            named = event.named
-            facts = facts_of_access(
-                event.record, event.access, event.seq, phase=event.phase,
-                register=lambda region, offset, width: named.text if named else "",
-            )  # fmt: skip
+            marks = self.watch.marks
+            if event.marks != marks.count:
+                marks = marks.upto(event.marks)  # of an access that is shown again
+            course = Course(self._regions, self.stacks, marks, changes, event.phase)
+            facts = Recorded(course).at(event.record, event.access, event.seq, event.named)
             return pattern.wants(facts)
 
         return Rule(text, fits)

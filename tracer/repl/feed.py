@@ -22,9 +22,13 @@ _SILENCE = 5.0  # seconds after which a loop that goes on is told of
 
 @dataclass(frozen=True, slots=True)
 class Seen(Event):
-    """Hold an access with the value seen at its place ``before``, None where there was none."""
+    """Hold an access with the value seen at its place ``before``, None where there was none.
+
+    ``marks`` is how many marks had come.
+    """
 
     before: int | None = None
+    marks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

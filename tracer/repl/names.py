@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection
 
 from tracer.access.region import RegionMap
+from tracer.devices.map import fits_register
+from tracer.linux.callers import ON_BEHALF
 from tracer.query.condition.lexicon import Lexicon
+from tracer.query.facts import function
 from tracer.query.place import Known
+from tracer.query.roster import REGISTER_END
+from tracer.text.span import Span
+from tracer.trace.name import names_region
 from tracer.trace.naming import Naming
-from tracer.trace.selection import Span
+from tracer.trace.phase import PHASES
 
 UNASSIGNED = "unassigned"
 """What stands for the region and the device where none answers: see intercept.located."""
-
-_REGISTER_END = re.compile(r"[,+]|\.\.")
 
 
 def known_places(
@@ -22,10 +25,12 @@ def known_places(
     names: Naming,
     functions: Callable[[], Collection[str]] | None = None,
     modules: Callable[[], Collection[str]] | None = None,
+    phases: Callable[[], Collection[str]] = tuple,
 ) -> Known:
     """Return the regions, devices and registers that a person can name.
 
-    ``functions`` and ``modules`` return the names of those that the guest has.
+    ``functions`` and ``modules`` return the names of those that the guest has, ``phases`` those
+    that it has been in.
     """
     own = dict.fromkeys(region.name for region in regions.regions)
     devices = dict.fromkeys(owner for region in regions.regions for owner in region.owners)
@@ -56,6 +61,15 @@ def known_places(
             span(region, name) is not None for region in own
         )
 
+    def a_region(pattern: str) -> bool:
+        return any(names_region(pattern, region, owners.get(region, ())) for region in own)
+
+    def a_register(pattern: str) -> bool:
+        bare = pattern.rpartition(".")[2] if pattern.rpartition(".")[0] in own else pattern
+        return is_register(bare) or any(
+            fits_register(pattern, region, name) for region in own for name in registers(region)
+        )
+
     def answers(first: int, last: int) -> bool:
         return any(region.start <= last and first <= region.end for region in regions.regions)
 
@@ -63,17 +77,41 @@ def known_places(
     places = (*own, *alone)
     kinds = dict.fromkeys(region.device for region in regions.regions)
     words = {
-        "region": Lexicon("region", lambda: (*places, UNASSIGNED)),
+        "region": Lexicon("region", lambda: (*places, UNASSIGNED), names=a_region),
         "device": Lexicon("device", lambda: (*kinds, UNASSIGNED)),
         "register": Lexicon(
-            "register", all_registers, is_register, lambda text: _REGISTER_END.split(text)[0]
+            "register",
+            all_registers,
+            is_register,
+            lambda text: REGISTER_END.split(text)[0],
+            names=a_register,
         ),
     }
     if functions is not None:
         words["function"] = Lexicon("function", functions)
-        words["symbol"] = Lexicon("function", functions, stem=lambda text: text.partition("+")[0])
+        words["symbol"] = words["callers"] = Lexicon("function", functions, stem=function)
+        words["phase"] = _phases(phases, functions)
     if modules is not None:
         words["module"] = Lexicon("module", modules)
     return Known(
         places, span, registers, alone, owners, size=sizes.__getitem__, answers=answers, words=words
     )
+
+
+# A phase that comes is one of the few, or the work of a function that the kernel has.
+def _phases(
+    been: Callable[[], Collection[str]], functions: Callable[[], Collection[str]]
+) -> Lexicon:
+    def bare() -> set[str]:
+        # A suffix of link-time optimisation is left out of it.
+        return {name.partition(".")[0] for name in functions()}
+
+    def is_phase(text: str) -> bool:
+        kind, _, name = text.rpartition(" ")
+        return kind in ON_BEHALF and name in bare()
+
+    def known() -> Collection[str]:
+        names = bare()
+        return {*PHASES, *been(), *(f"{kind} {name}" for kind in ON_BEHALF for name in names)}
+
+    return Lexicon("phase", known, is_phase)

@@ -7,7 +7,8 @@ from itertools import takewhile
 
 from tracer.access.decision import Pending
 from tracer.query.breakpoint import Breaks, Until
-from tracer.query.facts import AccessFacts, RegisterName, facts_of_pending
+from tracer.query.course import Changes, Marks
+from tracer.query.pending import PendingFacts
 from tracer.session.control import Control
 from tracer.trace.naming import Naming
 
@@ -21,10 +22,12 @@ class Watch:
     def __init__(self, control: Control, names: Naming) -> None:
         self.breaks = Breaks()
         self.phase: Callable[[], str | None] = lambda: None
+        self.marks = Marks(kept=True)
+        self._changes = Changes()
         self._control = control
-        self._name = register_name(names)
+        self._names = names
 
-    def facts(self, pending: Pending) -> AccessFacts:
+    def facts(self, pending: Pending) -> PendingFacts:
         """Return what is known of an access; the stack is unwound only when asked for."""
 
         def callers() -> Sequence[str]:
@@ -35,7 +38,10 @@ class Watch:
             names = (lookup(frame.place, pending.space) for frame in called)
             return [name for name in names if name]
 
-        return facts_of_pending(pending, register=self._name, callers=callers, phase=self.phase())
+        return PendingFacts(
+            pending, register=self._names.name, callers=callers, phase=self.phase(),
+            marks=self.marks, changes=self._changes,
+        )  # fmt: skip
 
     def __call__(self, pending: Pending, answered: bool) -> str | None:
         """Return why to hold the guest at this access, or None; the breaks count it."""
@@ -50,13 +56,3 @@ class Watch:
     def until(self, until: Until) -> Callable[[Pending], bool]:
         """Return what tells whether an access is where the guest may run to."""
         return lambda pending: until.reached(self.facts(pending))
-
-
-def register_name(names: Naming) -> RegisterName:
-    """Return what names a register for a condition; an empty name where there is none."""
-
-    def name(region: str, offset: int, width: int) -> str:
-        named = names.name(region, offset, width)
-        return named.text if named else ""
-
-    return name

@@ -77,6 +77,10 @@ class Stacks:
         """Return the call chain of a number, the innermost call site first."""
         return None if number is None else self._chains.get(number)
 
+    def sites(self) -> frozenset[str]:
+        """Return all call sites of all chains."""
+        return frozenset(site for chain in self._chains.values() for site in chain)
+
 
 def flat(event: Event, stacks: Stacks) -> Access:
     """Return one access as a flat value."""

@@ -52,8 +52,13 @@ class Stretch:
         self.bounded = first is not None
         self._ends = False
 
+    @property
+    def goes_on(self) -> bool:
+        """Tell whether what comes next is within."""
+        return self.open and not self._ends
+
     def add(self, record: Record) -> None:
-        """Take the next record of the trace.
+        """Take the next record of the trace; an access may be left out.
 
         ``missing`` has the marks that are still to come, ``known`` the first markers that came;
         ``bounded`` tells that the stretch has a first mark.

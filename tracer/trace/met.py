@@ -1,19 +1,17 @@
-"""What a trace has that filters can name, and whether it has what is asked for."""
+"""What a trace has that filters can name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from tracer.devices.map import RegisterMap, fits_register
-from tracer.errors import UsageError, advice, suggestion
+from tracer.errors import UsageError, advice
 from tracer.text.printable import printable
-from tracer.trace.marker import Stretch
+from tracer.text.span import Span
+from tracer.trace.marker import Stretch, is_marker
 from tracer.trace.mask import Mask
-from tracer.trace.phase import PHASES
-from tracer.trace.record import Intercept, Record, RegionRecord
-from tracer.trace.selection import RegionNamed, Selection, Span, names_symbol
+from tracer.trace.record import Intercept, Mark, Record, RegionRecord
 
 
 @dataclass(slots=True)
@@ -21,12 +19,15 @@ class Met:
     """Collect what a trace has that filters can name.
 
     ``regions`` have the lowest and the highest physical address that can be theirs, as far as it
-    is told. ``functions`` are those that made accesses.
+    is told. ``sites`` are those that made accesses, ``markers`` what markers say; ``registers``
+    tells that some accesses have those of the CPU.
     """
 
     regions: dict[str, Span] = field(default_factory=dict)
-    functions: set[str] = field(default_factory=set)
+    sites: set[str] = field(default_factory=set)
     phases: set[str] = field(default_factory=set)
+    markers: set[str] = field(default_factory=set)
+    registers: bool = False
 
     def add(self, record: Record, phase: str | None) -> None:
         """Take the next record, made in this phase."""
@@ -40,7 +41,11 @@ class Met:
                     base = int(access.physical, 16) - int(access.offset or access.physical, 16)
                     self._extend(access.region, base if access.offset else None, None)
             if record.symbol is not None:
-                self.functions.add(record.symbol.partition("+")[0])
+                self.sites.add(record.symbol)
+            if record.before:
+                self.registers = True
+        elif isinstance(record, Mark) and is_marker(record):
+            self.markers.add(record.text)
         if phase is not None:
             self.phases.add(phase)
 
@@ -65,37 +70,11 @@ class Met:
         unlike = dict.fromkeys((*self.regions, *other.regions), Span())
         return Met(
             unlike | regions,
-            self.functions | other.functions,
+            self.sites | other.sites,
             self.phases | other.phases,
+            self.markers | other.markers,
+            self.registers or other.registers,
         )
-
-
-def check_names(
-    chosen: Selection,
-    met: Met,
-    map_of: Callable[[str], RegisterMap | None],
-    named: RegionNamed,
-    trace: str,
-) -> None:
-    """Raise :exc:`UsageError` when nothing has what is asked for by its name, or the offset.
-
-    ``map_of`` returns the map of a region's registers if it has one; ``named`` tells whether a
-    pattern names a region.
-    """
-    pattern, regions = chosen.region, met.regions
-    if pattern is not None and not any(named(pattern, name) for name in regions):
-        raise UsageError(f"no region of {trace} is called {pattern}{advice(pattern, regions)}")
-    lasts = {
-        name: met.last_offset(name) for name in regions if pattern is None or named(pattern, name)
-    }
-    _check_offset(chosen.offset, lasts, trace)
-    _check_function(chosen.symbol, met.functions, trace)
-    phases = {*met.phases, *PHASES}
-    if chosen.phase is not None and not any(fnmatchcase(name, chosen.phase) for name in phases):
-        raise UsageError(f"{trace} has no phase {chosen.phase}{advice(chosen.phase, phases)}")
-    if chosen.register is not None:
-        inside = [region for region in regions if pattern is None or named(pattern, region)]
-        _check_register(chosen.register, inside, map_of, trace)
 
 
 def check_rules(rules: Iterable[Mask], met: Met, trace: str) -> None:
@@ -105,40 +84,21 @@ def check_rules(rules: Iterable[Mask], met: Met, trace: str) -> None:
         if not named:
             hint = advice(rule.region, met.regions)
             raise UsageError(f"no region of {trace} is called {rule.region}{hint}")
-        _check_offset(Span(rule.first, rule.last), {n: met.last_offset(n) for n in named}, trace)
+        wrong = check_offset(rule.first, {n: met.last_offset(n) for n in named}, trace)
+        if wrong:
+            raise UsageError(wrong)
 
 
-def _check_offset(wanted: Span | None, lasts: Mapping[str, int | None], trace: str) -> None:
+def check_offset(first: int | None, lasts: Mapping[str, int | None], trace: str) -> str:
+    """Return what is wrong with an offset, or an empty text where a region may have it.
+
+    ``lasts`` are the offsets of the regions' last bytes.
+    """
     ends = {name: last for name, last in lasts.items() if last is not None}
-    if wanted is None or wanted.first is None or not ends or len(ends) < len(lasts):
-        return
+    if first is None or not ends or len(ends) < len(lasts):
+        return ""
     name = max(ends, key=lambda name: ends[name])
-    if wanted.first > ends[name]:
-        raise UsageError(f"{name} of {trace} ends at offset {ends[name]:#x}")
-
-
-def _check_function(pattern: str | None, functions: Collection[str], trace: str) -> None:
-    if pattern is None:
-        return
-    name = pattern.partition("+")[0]
-    if not any(names_symbol(name, function) for function in functions):
-        hint = suggestion(name, functions)
-        raise UsageError(f"no access of {trace} is by a function called {name}{hint}")
-
-
-def _check_register(
-    pattern: str, regions: Iterable[str], map_of: Callable[[str], RegisterMap | None], trace: str
-) -> None:
-    maps: list[RegisterMap] = []
-    for region in regions:
-        found = map_of(region)
-        if found is None:
-            continue
-        if _has_register(pattern, region, found):
-            return
-        maps.append(found)
-    hint = advice(pattern, {name for found in maps for name in found.names()})
-    raise UsageError(f"no register of {trace} is called {pattern}{hint}")
+    return f"{name} of {trace} ends at offset {ends[name]:#x}" if first > ends[name] else ""
 
 
 def check_marks(stretch: Stretch, trace: str) -> None:
@@ -149,10 +109,3 @@ def check_marks(stretch: Stretch, trace: str) -> None:
         raise UsageError(
             f"no mark of {trace}{after} has {stretch.missing[0]!r} in it; its marks: {known}"
         )
-
-
-def _has_register(pattern: str, region: str, found: RegisterMap) -> bool:
-    bare = pattern.removeprefix(f"{region}.").partition("+")[0]
-    return bool(found.find(bare)) or any(
-        fits_register(pattern, region, name) for name in found.names()
-    )

@@ -6,6 +6,9 @@ Its operand widths and access directions are not asked for: they are wrong for m
 
 from __future__ import annotations
 
+import re
+from functools import cache
+
 import capstone
 
 from tracer.errors import InvalidInstruction, NotEnoughBytes
@@ -41,6 +44,26 @@ def mnemonic(code: bytes) -> str | None:
     for _, _, name, _ in _CAPSTONE[Mode.LONG].disasm_lite(code + bytes(MAX_INSTRUCTION), 0, 1):
         return str(name)
     return None
+
+
+@cache
+def mnemonics() -> frozenset[str]:
+    """Return the names of all instructions that capstone knows."""
+    disassembler, names = _CAPSTONE[Mode.LONG], set()
+    for number in range(1, capstone.x86.X86_INS_ENDING):
+        name = disassembler.insn_name(number)
+        if name:
+            names.add(str(name))
+    return frozenset(names)
+
+
+# Capstone puts the predicate into the names of some: cmpltps, vcmpnge_uqsd, vpcomltb.
+_PREDICATED = re.compile(r"v?cmp\w+[ps][sd]|vpcmp\w+|vpcom\w+")
+
+
+def is_mnemonic(name: str) -> bool:
+    """Tell whether an instruction can have a name, those with a predicate in it among them."""
+    return name in mnemonics() or _PREDICATED.fullmatch(name) is not None
 
 
 def foreign(code: bytes, rip: int, mode: Mode) -> Instruction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Unpack
 
 import msgspec
 import pytest
@@ -16,9 +17,10 @@ from tracer.access.transfer import Transfer
 from tracer.check.replay import Replay
 from tracer.cli import main
 from tracer.export.mmiotrace import MmiotraceLog
+from tracer.query.sieve import Sieve
+from tracer.query.words import Words, choose
 from tracer.trace.lines import access_lines
 from tracer.trace.record import Intercept, MemoryAccess, Record
-from tracer.trace.selection import Selection, Span
 from tracer.x86.bus import Direction
 
 Output = pytest.CaptureFixture[str]
@@ -99,13 +101,13 @@ def test_counts_tell_what_is_neither_a_read_nor_a_write(tmp_path: Path, capsys: 
 
 
 def test_a_filter_finds_it_by_any_byte_and_by_no_direction_that_is_not_known() -> None:
-    def chosen(record: Intercept, **criteria: object) -> bool:
-        return Selection(**criteria).wants(record, record.accesses[0])  # type: ignore[arg-type]
+    def chosen(record: Intercept, **words: Unpack[Words]) -> bool:
+        return bool(Sieve(choose(**words)).wanted(record))
 
-    assert chosen(FXSAVE, offset=Span(0x3FF, 0x3FF)) and chosen(FXSAVE, offset=Span(0x200, 0x200))
-    assert not chosen(FXSAVE, offset=Span(0x400, 0x400))
-    assert not chosen(BAD, direction="read") and not chosen(BAD, direction="write")
-    assert chosen(BAD)
+    assert chosen(FXSAVE, offset=0x3FF) and chosen(FXSAVE, offset=0x200)
+    assert not chosen(FXSAVE, offset=0x400)
+    assert not chosen(BAD, read=True) and not chosen(BAD, write=True)
+    assert chosen(BAD) and Sieve(choose("direction == unknown")).wanted(BAD)
 
 
 @pytest.mark.parametrize("extent", [0x40, 0x1FF])

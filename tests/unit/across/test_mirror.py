@@ -57,10 +57,12 @@ TESTED_BY = {
     "look/test_plan": "look/operand look/plan_view",
     "cli/test_decode": "look/explanation",
     "cli/test_registers": "look/register_sheet",
-    "query/test_breakpoint": "query/breakpoint/state query/breakpoint/words query/facts"
-    " query/place",
+    "query/test_breakpoint": "query/breakpoint/state query/breakpoint/words query/place",
+    "query/test_facts": "query/course query/pending",
+    "query/test_sieve": "query/roster query/source query/words",
     "query/test_condition": "query/condition/closure query/condition/grammar"
-    " query/condition/lexeme query/condition/lexicon query/condition/vocabulary",
+    " query/condition/lexeme query/condition/lexicon query/condition/mention"
+    " query/condition/naming query/condition/vocabulary",
     "repl/test_commands": "repl/command repl/commands/change repl/commands/go"
     " repl/commands/look repl/commands/prompt repl/commands/register repl/commands/script"
     " repl/commands/stop"
@@ -74,7 +76,7 @@ TESTED_BY = {
     "trace/test_codec": "trace/record",
     "trace/test_file": "trace/reader trace/writer",
     "trace/test_marker": "trace/loss",
-    "cli/test_filters": "trace/met trace/source trace/words",
+    "cli/test_filters": "trace/met",
     "devices/test_names": "trace/naming",
     "trace/test_summary": "trace/phase",
     "x86/test_decode": "x86/disassembler x86/instruction x86/mapped x86/modrm x86/opcode/evex"

@@ -9,39 +9,51 @@ import pytest
 import trace_sample as sample
 
 from tracer.cli import main
+from tracer.devices import library
+from tracer.query.sieve import Sieve
+from tracer.query.words import Selection, Words, choose
 from tracer.trace.phase import DECOMPRESSOR, EARLY, KERNEL, USER, PhaseTracker
 from tracer.trace.record import Intercept, MapRecord, Mark, Record
-from tracer.trace.selection import Match, Selection, Sieve, Span
 
 Output = pytest.CaptureFixture[str]
 
 
 def chosen(selection: Selection, records: list[Record] = sample.RECORDS) -> list[int]:
-    sieve = Sieve(selection)
+    sieve = Sieve(selection, library.load())
     return [seq for record in records for seq, _ in sieve.wanted(record)]
 
 
 @pytest.mark.parametrize(
-    ("selection", "numbers"),
+    ("words", "long", "numbers"),
     [
-        (Selection(offset=Span(0x14, 0x17)), [1]),
-        (Selection(offset=Span(0xF7, 0xF7)), [3]),
-        (Selection(offset=Span(0xF8, None)), []),
-        (Selection(offset=Span(None, 0x14)), [1, 2]),
-        (Selection(value=Match(0x460001)), [1]),
-        (Selection(value=Match(0x1, 0xF)), [0, 1]),
-        (Selection(value=Match(0, 0)), [0, 1, 2, 3]),
-        (Selection(vcpu=0), [0, 1, 2, 3, 4]),
-        (Selection(vcpu=1), []),
-        (Selection(time=Span(214_318_001, 214_318_002)), [1, 2]),
-        (Selection(time=Span(214_318_003, None)), [3, 4]),
-        (Selection(phase="kernel"), [0, 1, 2, 3, 4]),
-        (Selection(phase="k*", region="hpet"), [3]),
-        (Selection(phase="early"), []),
+        ({"offset": "0x14-0x17"}, "offset touches 0x14..0x17", [1]),
+        ({"offset": 0xF7}, "offset touches 0xf7..0xf7", [3]),
+        ({"offset": "0x0-0x14"}, "offset touches ..0x14", [1, 2]),
+        ({"value": "0x460001"}, "value == 0x460001", [1]),
+        ({"value": "0x1/0xf"}, "value & 0xf == 1", [0, 1]),
+        ({"value": "0/0"}, "value & 0 == 0", [0, 1, 2, 3]),
+        ({"vcpu": 0}, "vcpu == 0", [0, 1, 2, 3, 4]),
+        ({"vcpu": 1}, "vcpu == 1", []),
+        ({"time": "0.214318001-0.214318002"}, "time in 214318001ns..214318002ns", [1, 2]),
+        ({"time": "0.214318003-"}, "time >= 0.214318003s", [3, 4]),
+        ({"time": "-"}, "true", [0, 1, 2, 3, 4]),
+        ({"phase": "kernel"}, "phase == kernel", [0, 1, 2, 3, 4]),
+        ({"phase": "k*", "region": "hpet"}, "phase ~ k* and region == hpet", [3]),
+        ({"phase": "early"}, "phase is early", []),
+        ({"region": "nvme"}, "region is nvme", [0, 1, 2]),
+        ({"region": "nvme", "read": True}, "region is nvme and direction == read", [0]),
+        ({"write": True}, "direction == write", [1, 2]),
+        ({"register": "nvme.c*"}, "register is nvme.c*", [0, 1]),
+        ({"register": "CC"}, "register == CC", [1]),
+        ({"symbol": "read_hpet"}, "function == read_hpet", [3]),
+        ({"symbol": "nvme_*"}, "symbol is nvme_*", [0, 1]),
+        ({"changes": True}, "changes", [0, 1, 2, 3, 4]),
+        ({"from_mark": "kernel entry"}, 'mark in "kernel entry"..', [0, 1, 2, 3, 4]),
+        ({"to_mark": "kernel entry"}, 'mark in .."kernel entry"', []),
     ],
 )
-def test_every_filter_chooses(selection: Selection, numbers: list[int]) -> None:
-    assert chosen(selection) == numbers
+def test_every_filter_is_short_for_a_condition(words: Words, long: str, numbers: list[int]) -> None:
+    assert chosen(choose(**words)) == chosen(choose(long)) == numbers
 
 
 def test_changes_are_told_per_place_and_direction() -> None:
@@ -52,7 +64,7 @@ def test_changes_are_told_per_place_and_direction() -> None:
     ]
     records.append(sample.intercept(7, sample.device("nvme", 0, 4, "write", 1)))
     records.append(sample.intercept(8, sample.device("hpet", 0, 4, "read", 1)))
-    assert chosen(Selection(changes=True), records) == [0, 1, 3, 6, 7, 8]
+    assert chosen(choose(changes=True), records) == [0, 1, 3, 6, 7, 8]
 
 
 def test_what_other_filters_leave_out_is_no_change() -> None:
@@ -61,7 +73,7 @@ def test_what_other_filters_leave_out_is_no_change() -> None:
         sample.intercept(1, sample.device("nvme", 0, 4, "read", 2)),
         sample.intercept(2, sample.device("nvme", 0, 4, "read", 1)),
     ]
-    assert chosen(Selection(changes=True, value=Match(1)), records) == [0]
+    assert chosen(choose(changes=True, value=1), records) == [0]
 
 
 def intercept(rip: int, cpl: int = 0) -> Intercept:
@@ -142,9 +154,9 @@ def test_what_no_filter_can_mean_is_a_wrong_usage(capsys: Output, arguments: lis
 
 NOWHERE = [
     (["--symbol", "nvme_pci_enabel"],
-     "no access of {} is by a function called nvme_pci_enabel; did you mean nvme_pci_enable?"),
-    (["--symbol", "foo*"], "no access of {} is by a function called foo*"),
-    (["--phase", "kernle"], "{} has no phase kernle; did you mean kernel?"),
+     "no function of {} is called nvme_pci_enabel; did you mean nvme_pci_enable?"),
+    (["--symbol", "foo*"], "no function of {} is called anything like foo*"),
+    (["--phase", "kernle"], "no phase of {} is called kernle; did you mean kernel?"),
     (["--region", "nvme", "--offset", "0x2000"], "nvme of {} ends at offset 0x1fff"),
     (["--region", "nvmf"], "no region of {} is called nvmf; did you mean nvme?"),
     (["--register", "CCC"], "no register of {} is called CCC; did you mean CC?"),

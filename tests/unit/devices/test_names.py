@@ -11,14 +11,14 @@ import trace_sample as sample
 
 from tracer.cli import main
 from tracer.devices import library
+from tracer.query.source import Source
+from tracer.query.words import Selection
 from tracer.trace.layout import UNCUT, layout
 from tracer.trace.lines import access_lines, decoded_lines, explained_lines
 from tracer.trace.naming import Naming
 from tracer.trace.objects import access_objects
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, Record
-from tracer.trace.selection import Selection
-from tracer.trace.source import Source
 
 Output = pytest.CaptureFixture[str]
 GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("**/*.vtrace.zst"))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tracer.access.decision import Pending
 from tracer.access.region import Region
 from tracer.access.transfer import Transfer
+from tracer.devices.map import Named
 from tracer.errors import UsageError
 from tracer.query.breakpoint import (
     Break,
@@ -25,10 +26,12 @@ from tracer.query.breakpoint import (
     parse_until,
 )
 from tracer.query.condition.lexicon import Lexicon
-from tracer.query.facts import AccessFacts, facts_of_access, facts_of_pending
+from tracer.query.condition.vocabulary import COVERED, OWNERS
+from tracer.query.facts import Course, Recorded
+from tracer.query.pending import PendingFacts
 from tracer.query.place import Known, parse_place
+from tracer.text.span import Span
 from tracer.trace.record import Via
-from tracer.trace.selection import Span
 from tracer.x86.bus import Direction
 from tracer.x86.decode import decode
 from tracer.x86.state import CpuState, Mode
@@ -68,7 +71,7 @@ def live(
     callers: tuple[str, ...] = (),
     code: str = "8903",
     width: int = 4,
-) -> AccessFacts:
+) -> PendingFacts:
     """Return the facts of an access to the NVMe controller that is about to be made."""
     transfer = Transfer(
         direction, 0xFFFFC90000000000 + offset, NVME.base + offset, width, value, NVME, True, False
@@ -80,10 +83,10 @@ def live(
         transfer=transfer,
         foretold=(transfer,), via=via,
     )  # fmt: skip
-    names = {0x14: "CC", 0x1000: "SQ0TDBL"}
-    return facts_of_pending(
+    names = {0x14: Named("CC", ()), 0x1000: Named("SQ0TDBL", ())}
+    return PendingFacts(
         pending,
-        register=lambda region, offset, width: names.get(offset, ""),
+        register=lambda region, offset, width: names.get(offset),
         callers=lambda: callers,
         phase="initcall nvme_init",
     )
@@ -104,7 +107,7 @@ def test_facts_of_a_recorded_access() -> None:
     record = sample.intercept(
         2, sample.device("nvme", 0x14, 4, "write", 5), text="lock xadd dword ptr [rax], ecx"
     )
-    facts = facts_of_access(record, record.accesses[0], 2)
+    facts = Recorded(Course()).at(record, record.accesses[0], 2, None)
     assert (facts["value"], facts["offset"], facts["seq"], facts["mnemonic"]) == (
         5,
         0x14,
@@ -112,7 +115,7 @@ def test_facts_of_a_recorded_access() -> None:
         "xadd",
     )
     assert (facts["$rax"], facts["$rbx"], facts["register"]) == (0xFFFFC90000000000, None, "")
-    assert facts.callers == ("nvme_pci_enable+0x5e",)
+    assert facts["callers"] is None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_facts_of_a_recorded_access() -> None:
         ("verdict if cpl == 3", live(code="0103"), False),
     ],
 )
-def test_matches(text: str, facts: AccessFacts, hit: bool) -> None:
+def test_matches(text: str, facts: PendingFacts, hit: bool) -> None:
     assert matches(parse_break(text, KNOWN), facts) is hit
 
 
@@ -242,12 +245,12 @@ def test_pending_lets_no_other_mistake_pass() -> None:
 def test_what_is_waited_for_stops_once_it_is_there() -> None:
     for text, facts in (
         ("symbol nvme_probe pending", live(callers=("nvme_probe+0x5",))),
-        ("usb.CC pending", {"region": "usb", "device": "usb", "register": "CC", "offset": 4}),
-        ("usb.msix pending", {"region": "usb.msix", "device": "usb", "register": "", "offset": 4}),
-        ("nvme.CD pending", {"region": "nvme", "device": "nvme", "register": "CD", "offset": 4}),
+        ("usb.CC pending", {"region": "usb", COVERED: ("CC",)}),
+        ("usb.msix pending", {"region": "usb.msix", COVERED: ()}),
+        ("nvme.CD pending", {"region": "nvme", COVERED: ("CD",)}),
     ):
-        known = {"direction": "read", "width": 4, "address": 0}
-        sought = facts if isinstance(facts, AccessFacts) else {**known, **facts}
+        known = {"direction": "read", OWNERS: ()}
+        sought = facts if isinstance(facts, PendingFacts) else {**known, **facts}
         assert parse_break(text, KNOWN).fits(sought)  # type: ignore[arg-type]
     assert parse_until("nvme_probe pending", 0, KNOWN).symbol == "nvme_probe"
     with pytest.raises(UsageError, match="did you mean nvme_reset_work"):
@@ -404,11 +407,11 @@ def test_an_offset_of_a_region_is_not_one_of_its_device_s_others() -> None:
     for text in ("nvme+0x14", "nvme.CC"):
         (spot,) = parse_place(text, KNOWN).spots
         for region, fits in (("nvme", True), ("nvme.msix-table", False)):
-            facts = {"region": region, "device": "nvme", "offset": 0x14, "width": 4}
+            facts = {"region": region, OWNERS: ("nvme",), "offset": 0x14, "extent": 4}
             assert spot.holds(facts) is fits
     # The name of a device alone is that of all its regions.
     device = Known(("nvme.a", "nvme"), devices=("nvme",))
-    facts = {"region": "nvme.a", "device": "nvme", "offset": 0x14, "width": 4}
+    facts = {"region": "nvme.a", OWNERS: ("nvme",), "offset": 0x14, "extent": 4}
     assert parse_place("nvme+0x14", device).holds(facts)
 
 
@@ -431,5 +434,5 @@ def test_a_device_holds_the_regions_of_its_parts(text: str, held: bool) -> None:
         ("usb",),
         {"nvme": ("nvme", "usb"), "usb.msix-table": ("usb",)},
     )
-    facts = {"region": "nvme", "device": "nvme", "offset": 0x14, "width": 4, "address": 0}
+    facts = {"region": "nvme", OWNERS: ("nvme", "usb"), "offset": 0x14, "extent": 4}
     assert parse_place(text, known).holds(facts) is held

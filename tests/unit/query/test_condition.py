@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from tracer.errors import ConditionError, UsageError
 from tracer.query.condition import parse
 from tracer.query.condition.lexicon import Lexicon
-from tracer.query.condition.vocabulary import NAMES, Fact
+from tracer.query.condition.vocabulary import COVERED, NAMES, OWNERS, SITE, Between, Fact
 
 FACTS: dict[str, Fact] = {
     "value": 0x1203, "offset": 0x14, "width": 4, "region": "nvme", "device": "nvme",
     "symbol": "nvme_pci_enable+0x5e", "function": "nvme_pci_enable", "direction": "write",
+    "extent": 4, OWNERS: ("nvme", "disk"), COVERED: ("CC",), SITE: "nvme_pci_enable+0x5e",
+    "register": "CC", "callers": ("nvme_pci_enable+0x5e", "nvme_pci_enable", "worker_thread"),
+    "mark": 'say "hi"', Between("a", "b"): True, Between("b", None): False, "mnemonic": "mov",
     "time": 1_500_000_000, "via": "emulated", "cpl": 0, "$rax": 0xFFFF_8000_1122_33F4,
 }  # fmt: skip
 
@@ -50,6 +53,23 @@ FACTS: dict[str, Fact] = {
         ("$eax == 0x112233f4 and $RAX >> 63 == 1", True),
         ("0b1010 == 10 == 1_0", True),
         ("(width == 4) == true", True),
+        ("value & 2", True),
+        ("not value & 4 and value & 1 and width", True),
+        ("region is nvme and region is nv* and region is disk and not region is nv", True),
+        ("region is not nvme", False),
+        ("region is not hpet and region is not 'n'", True),
+        ("register is cc and register is nvme.CC and register is C?", True),
+        ("register is C", False),
+        ("symbol is nvme_pci_enable and symbol is *enable+0x5e", True),
+        ("function is nvme_* and function is not nvme", True),
+        ("offset touches 0x17..0x20 and offset touches 0x14 and offset touches ..0x14", True),
+        ("offset touches 0x18.. or offset touches ..0x13", False),
+        ("time in 1.5s.. and time in ..1.5s and time not in ..1s", True),
+        ("callers == worker_thread and callers ~ *_thread and callers is worker_*", True),
+        ("callers != worker_thread or callers !~ worker_* or nvme == callers", None),
+        ("callers != worker_thread or callers !~ worker_*", False),
+        ('mark in "a"..\'b\' and mark not in "b".. and mark == "say ""hi"""', True),
+        ("mnemonic == movsd", False),
     ],
 )
 def test_meaning(text: str, holds: bool | None) -> None:
@@ -65,13 +85,21 @@ def test_meaning(text: str, holds: bool | None) -> None:
     [
         ("value & 0xff = 3", "unknown operator = at column 14; == compares"),
         ("value / 2 == 3", "unknown operator / at column 7; // divides whole numbers"),
-        ("value and 1", "and joins what is true or false, `value` at column 1 is a number: "
-         "write value != 0"),
-        ("value", "a condition is true or false, `value` at column 1 is a number: "
-         "write value != 0"),
+        ("value and region", "and joins what is true or false, `region` at column 11 is text: "
+         "write region == WORD"),
         ("region", "a condition is true or false, `region` at column 1 is text: "
          "write region == WORD"),
-        ("not 3", "not denies what is true or false, `3` at column 5 is a number: write 3 != 0"),
+        ("not region", "not denies what is true or false, `region` at column 5 is text: "
+         "write region == WORD"),
+        ("region is", "is at column 8 needs a name: region is nvme"),
+        ("value is 3", "is at column 7 follows the name of a fact that is text: `value` at column"
+         " 1 is a number"),
+        ("value touches 3", "touches at column 7 follows offset, address or linear"),
+        ("offset in ..", "a value is missing after .. at column 11"),
+        ("mark in reset..", "in at column 6 needs texts in quotes: mark in \"before\"..\"after\""),
+        ("callers < device",
+         "< at column 9 orders numbers: `callers` at column 1 is several texts"),
+        ("mnemonic == movzxx", "no instruction is called movzxx; did you mean movzx?"),
         ("region + 1 == 2", "+ takes numbers: `region` at column 1 is text"),
         ("valeu == 1", "unknown name valeu at column 1; did you mean value?"),
         ("direction == raed", "no direction is called raed; did you mean read?"),

@@ -10,11 +10,12 @@ import pytest
 import trace_sample as sample
 
 from tracer.cli import main
+from tracer.query.sieve import Sieve
+from tracer.query.words import choose
 from tracer.trace.loss import Losses
 from tracer.trace.marker import Stretch, is_marker, names_stretch
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import Intercept, LostRecord, Mark, Record, UserRecord
-from tracer.trace.selection import Selection, Sieve, Span
 
 Output = pytest.CaptureFixture[str]
 MILLISECOND = 1_000_000
@@ -364,6 +365,6 @@ def test_losses_in_words() -> None:
 
 
 def test_notes_are_chosen_by_their_moment() -> None:
-    sieve = Sieve(Selection(time=Span(20 * MILLISECOND, None)))
+    sieve = Sieve(choose("time >= 20ms"))
     assert sieve.wanted_note(LOST) and not sieve.wanted_note(mark("early", 10))
     assert sieve.wanted_note(mark("phase: early", 10))

@@ -6,19 +6,18 @@ Each change returns a new value. What is watched is told in the words of the pro
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 from tracer.errors import ConditionError, UsageError
-from tracer.query.condition import Condition
-from tracer.query.condition.vocabulary import Facts
-from tracer.query.facts import AccessFacts
+from tracer.query.condition import Condition, parse
+from tracer.query.condition.lexeme import quoted
+from tracer.query.condition.vocabulary import Fact, Facts
+from tracer.query.pending import PendingFacts
 from tracer.query.place import Place
 from tracer.text.number import ends, whole
-from tracer.trace.selection import names_symbol
 from tracer.x86.bus import Direction
 
 Kind = Literal["access", "symbol", "unhandled", "verdict"]
@@ -103,7 +102,7 @@ class Break:
             notes.append("once" if self.remaining == 1 else f"{self.remaining:,} times")
         return ", ".join(notes)
 
-    def fits(self, facts: AccessFacts) -> bool:
+    def fits(self, facts: PendingFacts) -> bool:
         """Tell whether an access fits, whatever the condition."""
         if not self.pattern.fits(facts):
             return False
@@ -111,14 +110,20 @@ class Break:
             case "access":
                 return True
             case "symbol":
-                return any(names_symbol(self.target, name) for name in facts.callers)
+                return calls(self.target)(facts)
             case "unhandled":
                 return facts["via"] == "stepped"
             case "verdict":
                 return facts.oops(self.target)
 
 
-def matches(item: Break, facts: AccessFacts) -> bool:
+@lru_cache(1024)
+def calls(target: str) -> Callable[[Facts], bool]:
+    """Return what tells whether a function, by its name or a pattern, is under way."""
+    return parse(f"callers is {quoted(target)}").holds
+
+
+def matches(item: Break, facts: PendingFacts) -> bool:
     """Tell whether an access is a hit of a break, enabled or not.
 
     Raises ConditionError, naming the break, where its condition has no answer.
@@ -126,13 +131,20 @@ def matches(item: Break, facts: AccessFacts) -> bool:
     return item.fits(facts) and _agrees(item, facts, item.fitted + 1)
 
 
-def _agrees(item: Break, facts: AccessFacts, count: int) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    facts: Facts
+    count: int
+
+    def __getitem__(self, name: str) -> Fact:
+        return self.count if name == "count" else self.facts[name]
+
+
+def _agrees(item: Break, facts: PendingFacts, count: int) -> bool:
     condition = item.pattern.condition
     if condition is None:
         return True
-    known: Facts = facts
-    if "count" in condition.names:
-        known = ChainMap({"count": count}, facts)
+    known = _Counted(facts, count) if "count" in condition.names else facts
     try:
         return condition.holds(known)
     except ConditionError as error:
@@ -234,7 +246,7 @@ class Breaks:
         """Tell whether any that is enabled has to see a read's answer."""
         return any(item.enabled and item.needs_value for item in self.items)
 
-    def check(self, facts: AccessFacts, *, answered: bool = False) -> Checked:
+    def check(self, facts: PendingFacts, *, answered: bool = False) -> Checked:
         """Judge one access, and count it.
 
         Before a read is made, those that need its value are left out; once it is ``answered``
@@ -310,9 +322,9 @@ class Until:
     time_ns: int | None = None
     symbol: str | None = None
 
-    def reached(self, facts: AccessFacts) -> bool:
+    def reached(self, facts: PendingFacts) -> bool:
         """Tell whether an access is at or after the time, or made by the function."""
         if self.symbol is not None:
-            return any(names_symbol(self.symbol, name) for name in facts.callers)
+            return calls(self.symbol)(facts)
         now = facts["time"]
         return isinstance(now, int) and self.time_ns is not None and now >= self.time_ns

@@ -1,8 +1,10 @@
 """Conditions on an access: a small typed language, compiled to closures.
 
 From the loosest: ``or`` (``||``); ``and`` (``&&``); ``not`` (``!``); comparisons, chained as in
-Python, ``in FIRST..LAST`` and ``~`` (fits a pattern, as file names do); ``|``; ``^``; ``&``;
-``<< >>``; ``+ -``; ``* // %``; unary ``- ~``. So ``value & 0xff == 3`` compares the low byte.
+Python, ``in FIRST..LAST``, ``touches FIRST..LAST`` (any byte of the access is there), ``~`` (fits a
+pattern, as file names do) and ``is`` (goes by a name: see :mod:`tracer.query.condition.naming`);
+``|``; ``^``; ``&``; ``<< >>``; ``+ -``; ``* // %``; unary ``- ~``. So ``value & 0xff == 3``
+compares the low byte.
 Numbers are whole and unbounded, with the sign and the rounding of Python's.
 
 What is compared with a name that stands for text needs no quotes: ``region == nvme.msix-table``.
@@ -14,27 +16,37 @@ then neither true nor false, and the condition does not hold; ``width == 4 or va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tracer.query.condition.closure import Unknown
+from tracer.query.condition.closure import Run, Unknown, all_of
 from tracer.query.condition.grammar import Parser
 from tracer.query.condition.lexicon import Lexicon
-from tracer.query.condition.vocabulary import FIXED, Facts
+from tracer.query.condition.mention import Mention
+from tracer.query.condition.vocabulary import FIXED, Between, Facts
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Hold a compiled condition; ``text`` is as typed, ``names`` are the facts it asks for."""
+    """Hold a compiled condition; ``text`` is as typed, ``names`` are the facts it asks for.
+
+    ``mentions`` are the words that facts are held against, ``offsets`` the first of those bytes
+    that it asks to be touched, each with its place in ``typed``, which is all that was typed.
+    ``stretches`` are the marks from one of which to another it asks for.
+    """
 
     text: str
     names: frozenset[str]
-    _run: Callable[[Facts], bool] = field(repr=False, compare=False)
+    typed: str = field(compare=False)
+    mentions: tuple[Mention, ...] = field(repr=False, compare=False)
+    offsets: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
+    stretches: tuple[Between, ...] = field(repr=False, compare=False)
+    _run: Run = field(repr=False, compare=False)
 
     @property
     def needs_value(self) -> bool:
-        """Tell whether it asks for ``value``, which a read has once the device has answered."""
-        return "value" in self.names
+        """Tell whether it asks for the value, which a read has once the device has answered."""
+        return not self.names.isdisjoint(("value", "changes"))
 
     def test(self, facts: Facts) -> bool | None:
         """Tell whether it holds, None where that depends on what is unknown.
@@ -42,13 +54,16 @@ class Condition:
         Raises ConditionError where it has no answer: a division by zero, a shift too far.
         """
         try:
-            return self._run(facts)
+            return self._run(facts) is True
         except Unknown:
             return None
 
     def holds(self, facts: Facts) -> bool:
         """Tell whether it is known to hold; raises what :meth:`test` raises."""
-        return self.test(facts) is True
+        try:
+            return self._run(facts) is True
+        except Unknown:
+            return False
 
 
 def parse(text: str, known: Mapping[str, Lexicon] | None = None) -> Condition:
@@ -75,4 +90,27 @@ def parse_prefix(
     """
     parser = Parser(text, start, stops, FIXED | dict(known or {}))
     node, end = parser.condition()
-    return Condition(text[start:end].strip(), frozenset(parser.names), node.run), end
+    shown = text[start:end].strip()
+    return (
+        Condition(
+            shown, frozenset(parser.names), text, tuple(parser.mentions), tuple(parser.offsets),
+            tuple(parser.stretches), node.run,
+        ),
+        end,
+    )  # fmt: skip
+
+
+def joined(conditions: Sequence[Condition]) -> Condition | None:
+    """Return what holds where all of some conditions do, asked one after the other."""
+    if len(conditions) < 2:
+        return conditions[0] if conditions else None
+    text = " and ".join(f"({each.text})" for each in conditions)
+    return Condition(
+        text,
+        frozenset(name for each in conditions for name in each.names),
+        text,
+        (),
+        (),
+        tuple(stretch for each in conditions for stretch in each.stretches),
+        all_of([each._run for each in conditions]),
+    )

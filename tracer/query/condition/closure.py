@@ -31,6 +31,14 @@ COMPARISON: dict[str, Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 
 
+def among(sign: str, swapped: bool) -> Callable[[Any, Any], bool]:
+    """Return ``==`` or ``!=`` of several texts and one: whether it is any of them, or none."""
+    wanted = sign == "=="
+    if swapped:
+        return lambda one, several: (one in several) is wanted
+    return lambda several, one: (one in several) is wanted
+
+
 def careful(sign: str, fail: Callable[[str], NoReturn]) -> Callable[[int, int], int]:
     """Return ``//``, ``%``, ``<<`` or ``>>``; ``fail`` is told why there is no answer."""
 
@@ -54,7 +62,7 @@ def careful(sign: str, fail: Callable[[str], NoReturn]) -> Callable[[int, int], 
 def lookup(name: str) -> Run:
     """Return what looks a fact up. Raises Unknown when it is."""
 
-    def look(facts: Facts) -> int | str:
+    def look(facts: Facts) -> int | str | tuple[str, ...]:
         fact = facts[name]
         if fact is None:
             raise Unknown
@@ -93,6 +101,29 @@ def chain(compare: list[Callable[[Any, Any], bool]], runs: list[Run]) -> Run:
                 return False
             left = right
         return True
+
+    return run
+
+
+def between(number: Run, low: Run | None, high: Run | None, wanted: bool) -> Run:
+    """Return whether a number is from ``low`` to ``high``, or is not; an end may be open."""
+
+    def run(facts: Facts) -> bool:
+        value = number(facts)
+        inside = (low is None or low(facts) <= value) and (high is None or value <= high(facts))
+        return inside is wanted
+
+    return run
+
+
+def touching(start: Run, size: Run, low: Run | None, high: Run | None) -> Run:
+    """Return whether any of ``size`` numbers from ``start`` on is from ``low`` to ``high``."""
+
+    def run(facts: Facts) -> bool:
+        first = start(facts)
+        return (high is None or first <= high(facts)) and (
+            low is None or low(facts) < first + size(facts)
+        )
 
     return run
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import NoReturn
+from functools import lru_cache
+from itertools import count
+from typing import Any, NoReturn
 
 from tracer.errors import ConditionError, advice, suggestion
 from tracer.query.condition.closure import (
@@ -15,17 +17,30 @@ from tracer.query.condition.closure import (
     COMPARISON,
     Run,
     all_of,
+    among,
     any_of,
     applied,
+    between,
     binary,
     careful,
     chain,
     constantly,
     lookup,
+    touching,
 )
 from tracer.query.condition.lexeme import Lexeme, lexemes
 from tracer.query.condition.lexicon import Lexicon
-from tracer.query.condition.vocabulary import NAMES, REGISTERS, TEXTS, VALUES, Type
+from tracer.query.condition.mention import Mention
+from tracer.query.condition.naming import named
+from tracer.query.condition.vocabulary import (
+    NAMES,
+    REGISTERS,
+    TEXTS,
+    VALUES,
+    Between,
+    Type,
+    memory,
+)
 
 MAX_DEPTH = 100
 """How deep an expression may nest, a chain of operators counted as nesting."""
@@ -50,12 +65,27 @@ class Node:
     constant: bool = False
 
 
+_Ends = tuple[Node | None, Node | None]
+
+
+def _run(node: Node | None) -> Run | None:
+    return None if node is None else node.run
+
+
 _LEVEL = {
     "|": 1, "^": 2, "&": 3, "<<": 4, ">>": 4, "+": 5, "-": 5, "*": 6, "//": 6, "%": 6,
 }  # fmt: skip
 
 _KEYWORDS = {"or": "or", "||": "or", "and": "and", "&&": "and", "not": "not", "!": "not"}
-_RESERVED = frozenset({"or", "and", "not", "in", "true", "false"})
+_RESERVED = frozenset({"or", "and", "not", "in", "is", "touches", "true", "false"})
+_RELATIONS = ("~", "!~", "in", "is", "touches")
+_TOUCHED = ("offset", "address", "linear")
+
+# Each place that asks for changes has a memory of its own.
+_askers = count()
+
+# Names are few and come often: what fits is not asked twice.
+_KEPT = 1024
 
 
 class Parser:
@@ -66,6 +96,9 @@ class Parser:
     ) -> None:
         self._text = text
         self.names: set[str] = set()
+        self.mentions: list[Mention] = []
+        self.offsets: list[tuple[int, int]] = []
+        self.stretches: list[Between] = []
         self._pieces = lexemes(text, start, TEXTS)
         self._at = 0
         self._known = known
@@ -124,8 +157,7 @@ class Parser:
         last = self._piece
         if last.kind != "end" and not (last.kind == "word" and last.value in self._stops):
             self._fail_operator(last)
-        self._want_truth(node, "a condition is true or false")
-        return node, last.start
+        return self._truth(node, "a condition is true or false"), last.start
 
     def _disjunction(self) -> Node:
         return self._joined("or", self._conjunction, any_of)
@@ -142,15 +174,18 @@ class Parser:
             parts.append(inner())
         if len(parts) == 1:
             return parts[0]
-        for part in parts:
-            self._want_truth(part, f"{word} joins what is true or false")
+        parts = [self._truth(part, f"{word} joins what is true or false") for part in parts]
         return self._made("truth", join([part.run for part in parts]), parts, parts[0].start)
 
-    def _want_truth(self, node: Node, wants: str) -> None:
+    # A number is true where it is not 0, so that a bit can be asked for: value & 1.
+    def _truth(self, node: Node, wants: str) -> Node:
+        if node.type == "number":
+            run = node.run
+            return self._made("truth", lambda facts: run(facts) != 0, [node], node.start)
         if node.type != "truth":
             shown = self._text[node.start : node.end]
-            compared = f"{shown} != 0" if node.type == "number" else f"{shown} == WORD"
-            self._fail(node.start, f"{wants}, {self._told(node)}: write {compared}")
+            self._fail(node.start, f"{wants}, {self._told(node)}: write {shown} == WORD")
+        return node
 
     def _negation(self) -> Node:
         start, denials = self._piece.start, 0
@@ -159,7 +194,7 @@ class Parser:
         node = self._comparison()
         if not denials:
             return node
-        self._want_truth(node, "not denies what is true or false")
+        node = self._truth(node, "not denies what is true or false")
         run = node.run
         if denials % 2:
             return self._made("truth", lambda facts: not run(facts), [node], start)
@@ -167,32 +202,43 @@ class Parser:
 
     def _comparison(self) -> Node:
         first = self._arithmetic(1)
-        nodes, signs = [first], []
+        nodes, signs, compare = [first], [], []
         while True:
             if sign := self._take(*COMPARISON):
                 nodes.append(self._arithmetic(1))
                 signs.append(str(sign.value))
-                self._check_pair(nodes[-2], sign, nodes[-1])
+                compare.append(self._compare(nodes[-2], sign, nodes[-1]))
                 continue
-            sign = self._take("~", "!~", "in") or self._not_in()
+            sign = self._take(*_RELATIONS) or self._not_in()
             if sign is None:
                 break
             if signs:
                 self._fail(sign.start, f"{sign.value} at column {sign.start + 1} ends no chain of"
                           " comparisons: join them with `and`")  # fmt: skip
-            fitted = "~" in str(sign.value)
-            node = self._fitted(first, sign) if fitted else self._within(first, sign)
-            if self._piece.value in (*COMPARISON, "~", "!~", "in"):
+            node = self._related(first, sign)
+            if self._piece.value in (*COMPARISON, *_RELATIONS):
                 self._fail_operator(self._piece)
             return node
         if not signs:
             return first
         runs = [node.run for node in nodes]
         if len(signs) > 1:
-            run = chain([COMPARISON[sign] for sign in signs], runs)
+            run = chain(compare, runs)
         else:
-            run = binary(COMPARISON[signs[0]], nodes[0].run, nodes[1].run, nodes[1].constant)
+            run = binary(compare[0], nodes[0].run, nodes[1].run, nodes[1].constant)
         return self._made("truth", run, nodes, first.start)
+
+    def _related(self, left: Node, sign: Lexeme) -> Node:
+        match sign.value:
+            case "is":
+                return self._named(left, sign)
+            case "touches":
+                return self._touching(left, sign)
+            case "~" | "!~":
+                return self._fitted(left, sign)
+        if left.name == "mark":
+            return self._between_marks(left, sign)
+        return self._within(left, sign)
 
     def _not_in(self) -> Lexeme | None:
         following = self._pieces[min(self._at + 1, len(self._pieces) - 1)]
@@ -201,62 +247,125 @@ class Parser:
             return Lexeme("word", "not in", following.start, following.end)
         return None
 
-    def _check_pair(self, left: Node, sign: Lexeme, right: Node) -> None:
-        where = f"{sign.value} at column {sign.start + 1}"
-        if left.type != right.type:
+    def _compare(self, left: Node, sign: Lexeme, right: Node) -> Callable[[Any, Any], bool]:
+        where, word = f"{sign.value} at column {sign.start + 1}", str(sign.value)
+        several = {left.type, right.type} == {"text", "texts"}
+        if left.type != right.type and not several:
             told = f"{self._told(left)} and {self._told(right)}"
             self._fail(sign.start, f"{where} compares like with like: {told}")
-        if left.type != "number" and sign.value not in ("==", "!="):
+        if left.type != "number" and word not in ("==", "!="):
             hint = "; ~ fits it to a pattern" if left.type == "text" else ""
             self._fail(sign.start, f"{where} orders numbers: {self._told(left)}{hint}")
-        for name, word in ((left, right), (right, left)):
-            known = self._known.get(name.name)
-            if known is not None and word.constant:
-                self._check(known, known.lacks(str(word.run({}))), word.start)
+        for name, other in ((left, right), (right, left)):
+            if other.constant and name.type in ("text", "texts"):
+                self._mention(name.name, "==", str(other.run({})), other.start)
+        return among(word, left.type == "text") if several else COMPARISON[word]
 
-    def _check(self, known: Lexicon, wrong: str, position: int) -> None:
-        if wrong:
-            raise ConditionError(wrong, self._shown, position + 1, may_come=known.growing)
+    def _mention(self, fact: str, sign: str, word: str, start: int) -> None:
+        if fact:
+            mention = Mention(fact, sign, word, start)
+            self.mentions.append(mention)
+            wrong = mention.wrong(self._known)
+            if wrong:
+                growing = self._known[fact].growing
+                raise ConditionError(wrong, self._shown, start + 1, may_come=growing)
+
+    # Returns the text that an operator needs on its right.
+    def _pattern(self, where: str, needs: str) -> Node:
+        piece = self._piece
+        if piece.kind != "text":
+            self._fail(piece.start, f"{where} needs {needs}")
+        self._at += 1
+        return self._literal("text", piece)
 
     def _fitted(self, left: Node, sign: Lexeme) -> Node:
-        piece = self._piece
         where = f"{sign.value} at column {sign.start + 1}"
-        if left.type != "text":
+        if left.type not in ("text", "texts"):
             self._fail(sign.start, f"{where} fits text to a pattern: {self._told(left)}")
-        if piece.kind != "text":
-            self._fail(piece.start, f"{where} needs a pattern: symbol ~ nvme_*")
-        self._at += 1
-        known = self._known.get(left.name)
-        if known is not None:
-            self._check(known, known.lacks_like(str(piece.value)), piece.start)
-        pattern = Node("text", constantly(piece.value), piece.start, piece.end, constant=True)
-        fits = re.compile(translate(str(piece.value))).match
+        node = self._pattern(where, "a pattern: symbol ~ nvme_*")
+        pattern = str(node.run({}))
+        self._mention(left.name, "~", pattern, node.start)
+        match = re.compile(translate(pattern)).match
+        several = left.type == "texts"
+
+        @lru_cache(_KEPT)
+        def holds(fact: Any) -> bool:
+            texts = fact if several else (fact,)
+            return any(match(text) is not None for text in texts)
+
         run, wanted = left.run, sign.value == "~"
         return self._made(
-            "truth", lambda facts: (fits(run(facts)) is not None) is wanted, [left, pattern],
-            left.start,
-        )  # fmt: skip
+            "truth", lambda facts: holds(run(facts)) is wanted, [left, node], left.start
+        )
+
+    def _named(self, left: Node, sign: Lexeme) -> Node:
+        where = f"is at column {sign.start + 1}"
+        if not left.name or left.type not in ("text", "texts"):
+            self._fail(sign.start, f"{where} follows the name of a fact that is text:"
+                      f" {self._told(left)}")  # fmt: skip
+        wanted = self._take("not") is None
+        node = self._pattern(where, "a name: region is nvme")
+        self._mention(left.name, "is", str(node.run({})), node.start)
+        self.names.add(left.name)
+        run = named(left.name, str(node.run({})))
+        if not wanted:
+            return self._made("truth", lambda facts: not run(facts), [left, node], left.start)
+        return self._made("truth", run, [left, node], left.start)
+
+    # Returns the ends of `FIRST..LAST`; one of them may be left out.
+    def _range(
+        self, sign: Lexeme, end: Callable[[], Node], like: str
+    ) -> tuple[Node | None, Node | None]:
+        word, first = str(sign.value), None
+        if self._piece.value != "..":
+            first = end()
+            if not self._take(".."):
+                if word == "touches":
+                    return first, first
+                column = sign.start + 1
+                self._fail(self._piece.start, f"{word} at column {column} needs a range: {like}")
+        else:
+            self._at += 1
+        piece = self._piece
+        ended = piece.kind == "end" or piece.value in (*_KEYWORDS, ")", *self._stops)
+        return first, None if first is not None and ended else end()
+
+    def _numbers(self, left: Node, sign: Lexeme) -> _Ends:
+        first, last = self._range(sign, lambda: self._arithmetic(1), "offset in 0x0..0xff")
+        for node in (left, first, last):
+            if node is not None:
+                self._want_number(node, str(sign.value))
+        if first and last and first.constant and last.constant and last.run({}) < first.run({}):
+            self._fail(first.start, f"the range at column {first.start + 1} ends before it begins")
+        return first, last
 
     def _within(self, left: Node, sign: Lexeme) -> Node:
-        first = self._arithmetic(1)
-        if not self._take(".."):
-            column = sign.start + 1
-            self._fail(
-                self._piece.start,
-                f"{sign.value} at column {column} needs a range: offset in 0x0..0xff",
-            )
-        last = self._arithmetic(1)
-        for node in (left, first, last):
-            self._want_number(node, str(sign.value))
-        if first.constant and last.constant and last.run({}) < first.run({}):
-            self._fail(first.start, f"the range at column {first.start + 1} ends before it begins")
-        number, low, high, wanted = left.run, first.run, last.run, sign.value == "in"
-        return self._made(
-            "truth",
-            lambda facts: (low(facts) <= number(facts) <= high(facts)) is wanted,
-            [left, first, last],
-            left.start,
-        )
+        first, last = self._numbers(left, sign)
+        run = between(left.run, _run(first), _run(last), sign.value == "in")
+        parts = [node for node in (left, first, last) if node is not None]
+        return self._made("truth", run, parts, left.start)
+
+    def _touching(self, left: Node, sign: Lexeme) -> Node:
+        if left.name not in _TOUCHED:
+            self._fail(sign.start, f"touches at column {sign.start + 1} follows"
+                      f" {', '.join(_TOUCHED[:-1])} or {_TOUCHED[-1]}")  # fmt: skip
+        first, last = self._numbers(left, sign)
+        if left.name == "offset" and first is not None and first.constant:
+            self.offsets.append((first.run({}), first.start))
+        size = lookup("extent")
+        run = touching(left.run, size, _run(first), _run(last))
+        parts = [node for node in (left, first, last) if node is not None]
+        return self._made("truth", run, parts, left.start)
+
+    def _between_marks(self, left: Node, sign: Lexeme) -> Node:
+        like = 'mark in "before".."after"'
+        where = f"{sign.value} at column {sign.start + 1}"
+        ends = self._range(sign, lambda: self._pattern(where, f"texts in quotes: {like}"), like)
+        between = Between(*(None if node is None else str(node.run({})) for node in ends))
+        self.stretches.append(between)
+        look, wanted = lookup(between), sign.value == "in"
+        parts = [node for node in (left, *ends) if node is not None]
+        return self._made("truth", lambda facts: bool(look(facts)) is wanted, parts, left.start)
 
     def _want_number(self, node: Node, sign: str) -> None:
         if node.type != "number":
@@ -347,7 +456,8 @@ class Parser:
                               f" {owner}: {owner} == {name}")  # fmt: skip
             self._fail(piece.start, f"unknown name {name} at column {column}{advice(name, NAMES)}")
         self.names.add(name)
-        return Node(NAMES[name][0], lookup(name), piece.start, piece.end, name=name)
+        fact = memory(next(_askers)) if name == "changes" else name
+        return Node(NAMES[name][0], lookup(fact), piece.start, piece.end, name=name)
 
     def _register(self, piece: Lexeme) -> Node:
         name = str(piece.value)[1:].lower()
@@ -363,4 +473,6 @@ class Parser:
         return Node("number", run, piece.start, piece.end)
 
 
-_TYPES: dict[Type, str] = {"number": "a number", "text": "text", "truth": "true or false"}
+_TYPES: dict[Type, str] = {
+    "number": "a number", "text": "text", "texts": "several texts", "truth": "true or false",
+}  # fmt: skip

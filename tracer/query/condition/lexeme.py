@@ -52,7 +52,7 @@ _FOREIGN = {
 
 _PIECE = re.compile(
     r"""(?P<number>\d\w*(?:\.\w+)?)
-    |(?P<text>"[^"]*"|'[^']*')
+    |(?P<text>"(?:[^"]|"")*"|'(?:[^']|'')*')
     |(?P<register>\$\w*)
     |(?P<word>[A-Za-z_]\w*)
     |(?P<foreign>===|=~|=>|=<|<>|\*\*|=(?!=)|/(?!/)|\.(?!\.)|[@?:,\[\]{}])
@@ -63,7 +63,9 @@ _PIECE = re.compile(
 # A word that a name is compared with ends at a space, parenthesis or operator: nvme.msix-table.
 _BARE = re.compile(r"[A-Za-z_][\w.#:+\-\[\]]*", re.ASCII)
 
-# A pattern follows ~, up to a space, quote or parenthesis: nvme_*, *.msix-*.
+_NOT = re.compile(r"not(?=\s)")
+
+# A pattern follows ~ and `is`, up to a space, quote or parenthesis: nvme_*, *.msix-*.
 _PATTERN = re.compile(r"[^\s()\"'&|]+")
 
 
@@ -73,13 +75,12 @@ def lexemes(text: str, start: int, names: Container[str]) -> list[Lexeme]:
     ``names`` are those that stand for text: what is compared with one may be written without
     quotes. Raises ConditionError for what is no piece, and for a text that is too long.
     """
-    text = text.replace("\t", " ")
-    shown = "".join(c if c.isprintable() else "?" for c in text)
+    shown = "".join(c if c.isprintable() else "?" for c in text.replace("\t", " "))
     if len(text) > MAX_LENGTH:
         message = f"{len(text):,} characters are too long: {MAX_LENGTH:,} are read"
         raise ConditionError(message, f"{shown[:60]}...", 1)
     for column, character in enumerate(text, 1):
-        if not character.isprintable():
+        if not (character.isprintable() or character == "\t"):
             message = f"unprintable character {character!a} at column {column}"
             raise ConditionError(message, shown, column)
     found: list[Lexeme] = []
@@ -92,6 +93,12 @@ def lexemes(text: str, start: int, names: Container[str]) -> list[Lexeme]:
     return found
 
 
+def quoted(text: str) -> str:
+    """Return a text as a condition has it."""
+    doubled = text.replace('"', '""')
+    return f'"{doubled}"'
+
+
 def _next(text: str, position: int) -> int:
     while position < len(text) and text[position].isspace():
         position += 1
@@ -101,7 +108,7 @@ def _next(text: str, position: int) -> int:
 def ends_operand(piece: Lexeme) -> bool:
     """Tell whether an operator may follow."""
     if piece.kind == "word":
-        return piece.value not in ("and", "or", "not", "in")
+        return piece.value not in ("and", "or", "not", "in", "is", "touches")
     return piece.kind in ("number", "text", "register") or piece.value == ")"
 
 
@@ -111,7 +118,13 @@ def _unquoted(
     if len(before) < 2:
         return None
     operand, operator = before[-2:]
-    if operator.value in ("~", "!~") and ends_operand(operand):
+    denied = operand.value == "is" and operator.kind == "word" and operator.value == "not"
+    if denied and len(before) > 2:
+        operand, operator = before[-3:-1]
+    named = operator.kind == "word" and operator.value == "is"
+    if named and not denied and _NOT.match(text, position):
+        return None
+    if (named or operator.value in ("~", "!~")) and ends_operand(operand):
         match = _PATTERN.match(text, position)
         return match and Lexeme("text", match[0], position, match.end())
     if operator.value in ("==", "!=") and operand.kind == "word" and operand.value in names:
@@ -139,7 +152,9 @@ def _piece(text: str, position: int) -> Lexeme:
         case "number":
             return Lexeme("number", _number(text, shown, column), position, end)
         case "text":
-            return Lexeme("text", shown[1:-1], position, end)
+            # A quote within quotes is doubled.
+            inside = shown[1:-1].replace(shown[0] * 2, shown[0])
+            return Lexeme("text", inside, position, end)
         case "register":
             return Lexeme("register", shown, position, end)
         case "word":

@@ -18,13 +18,15 @@ class Lexicon:
 
     ``has`` tells whether a word is one of them, where ``words`` are only some: of an array of
     registers the first few. ``stem`` returns the part of a word that is looked for, by default all
-    of it. Of a ``growing`` one others may come to be known.
+    of it. ``names`` tells whether something goes by a word or a pattern, by default whether one of
+    the words is it or fits it. Of a ``growing`` one others may come to be known.
     """
 
     noun: str
     words: Callable[[], Collection[str]]
     has: Callable[[str], bool] | None = None
     stem: Callable[[str], str] = str
+    names: Callable[[str], bool] | None = None
     growing: bool = True
 
     def lacks(self, text: str) -> str:
@@ -32,8 +34,11 @@ class Lexicon:
 
         An empty word stands for what has no name.
         """
-        word, known = self.stem(text), self.words()
-        if not word or word in known or (self.has is not None and self.has(word)):
+        word = self.stem(text)
+        if not word or (self.has is not None and self.has(word)):
+            return ""
+        known = self.words()
+        if word in known:
             return ""
         return f"no {self.noun} is called {word}{advice(word, known)}"
 
@@ -47,6 +52,22 @@ class Lexicon:
         if any(fnmatchcase(name, wide) for name in self.words()):
             return ""
         return f"no {self.noun} is called anything like {pattern}"
+
+    def lacks_named(self, text: str) -> str:
+        """Return what is wrong with what follows `is`, or an empty text where something has it."""
+        name = self.stem(text)
+        known = self.words()
+        names = self.names or (lambda name: any(fits(name, each) for each in known))
+        if names(name):
+            return ""
+        if is_pattern(name):
+            return f"no {self.noun} is called anything like {name}"
+        return f"no {self.noun} is called {name}{advice(name, known)}"
+
+
+def fits(pattern: str, text: str) -> bool:
+    """Tell whether a text is what a person wrote, or fits it as a file name does; none is empty."""
+    return bool(text) and (pattern == text or fnmatchcase(text, pattern))
 
 
 def is_pattern(text: str) -> bool:

@@ -2,26 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 from tracer.query.condition.lexicon import Lexicon
 from tracer.x86.instruction import File, Register, operand_text
 from tracer.x86.state import GPR
 
-Fact = int | str | None
+Fact = int | str | tuple[str, ...] | None
 """What a name stands for; None where it is not known."""
 
-Facts = Mapping[str, Fact]
-"""What is known of one access, by the names of :data:`NAMES`, and by ``$rax`` and its kin."""
 
-Type = Literal["number", "text", "truth"]
+class Facts(Protocol):
+    """Tell what is known of one access.
+
+    That is asked for by the names of :data:`NAMES`, by ``$rax`` and its kin, and by those of
+    :data:`OWNERS`, :data:`SITE`, :data:`COVERED`, :class:`Between` and :func:`memory`.
+    """
+
+    def __getitem__(self, name: str, /) -> Fact: ...
+
+
+OWNERS = "owners of the region"
+"""Every name that stands for a device which the region belongs to: texts."""
+
+SITE = "site"
+"""The call site with its module, as it is recorded; empty where none is known."""
+
+COVERED = "covered registers"
+"""The name of what is accessed, then those of the registers covered: texts, none without a name."""
+
+MEMORY = "changes "
+"""What the facts of :func:`memory` begin with."""
+
+
+class Between(str):
+    """Name the fact that tells whether an access is behind one mark, and before another."""
+
+    first: str | None
+    last: str | None
+
+    def __new__(cls, first: str | None, last: str | None) -> Between:
+        """Name it by its marks; None for no mark."""
+        made = super().__new__(cls, f"mark in {first!r}..{last!r}")
+        made.first, made.last = first, last
+        return made
+
+
+def memory(number: int) -> str:
+    """Return the fact that tells for one asker whether the value is another than the one before."""
+    return f"{MEMORY}{number}"
+
+
+Type = Literal["number", "text", "texts", "truth"]
+"""What has a value; `texts` are several, of which any may be meant."""
 
 NAMES: dict[str, tuple[Type, str]] = {
     "value": ("number", "what is written or was read; unknown until the device has answered"),
     "offset": ("number", "in bytes from the region's start"),
-    "width": ("number", "in bytes"),
+    "width": ("number", "in bytes; 0 where a step hid it"),
+    "extent": ("number", "bytes from the address on that can be touched: the width, if known"),
     "address": ("number", "physical address"),
     "linear": ("number", "linear address"),
     "region": ("text", "the region's name: nvme.msix-table"),
@@ -30,7 +71,8 @@ NAMES: dict[str, tuple[Type, str]] = {
     "symbol": ("text", "the call site: nvme_pci_enable+0x5e; empty where none is known"),
     "function": ("text", "the function of the call site: nvme_pci_enable"),
     "module": ("text", "the function's module; empty in the kernel itself"),
-    "direction": ("text", "read or write"),
+    "callers": ("texts", "functions under way: the call site's, and those that called it"),
+    "direction": ("text", "read or write; unknown where a step hid it"),
     "vcpu": ("number", "number of the vCPU, from 0"),
     "cpl": ("number", "privilege level, 0 to 3"),
     "seq": ("number", "number of the access in the trace, from 0"),
@@ -39,22 +81,37 @@ NAMES: dict[str, tuple[Type, str]] = {
     "mnemonic": ("text", "the instruction's name, without prefixes: mov"),
     "via": ("text", "emulated or stepped"),
     "phase": ("text", "the phase of the boot; empty where it is not known"),
+    "mark": ("text", "the last marker before the access; empty before the first"),
+    "changes": ("truth", "another value than the access before it there, of those asked about"),
 }
 """Every name, with its type and what it stands for."""
 
 VALUES: dict[str, tuple[str, ...]] = {
-    "direction": ("read", "write"),
+    "direction": ("read", "write", "unknown"),
     "via": ("emulated", "stepped"),
 }
 """Names that stand for one of few words."""
 
+
+def _mnemonics() -> Collection[str]:
+    from tracer.x86.disassembler import mnemonics  # capstone, for those who ask for an instruction
+
+    return mnemonics()
+
+
+def _is_mnemonic(word: str) -> bool:
+    from tracer.x86.disassembler import is_mnemonic
+
+    return is_mnemonic(word)
+
+
 FIXED = {
     name: Lexicon(name, partial(tuple, words), growing=False) for name, words in VALUES.items()
-}
-"""The same, as what words are checked against."""
+} | {"mnemonic": Lexicon("instruction", _mnemonics, _is_mnemonic, growing=False)}
+"""Names whose words are the same everywhere, as what these are checked against."""
 
-TEXTS = frozenset(name for name, (kind, _) in NAMES.items() if kind == "text")
-"""The names that stand for text."""
+TEXTS = frozenset(name for name, (kind, _) in NAMES.items() if kind in ("text", "texts"))
+"""The names that stand for text, or for several."""
 
 
 def _register_parts() -> dict[str, tuple[str, int, int]]:

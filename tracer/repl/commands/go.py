@@ -10,7 +10,7 @@ from tracer.repl.desk import Desk
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.text.number import whole
-from tracer.trace.selection import names_region
+from tracer.trace.name import names_region
 
 
 @command(

@@ -26,11 +26,13 @@ _KINDS = ("read", "write", "access", "symbol", "unhandled", "verdict", "if", "pl
 PLACE is a region, a device, a region with offsets or a register's name, or a physical address; *
 and ? fit anything. `symbol` fits what a function does, itself or through what it calls,
 `unhandled` what the emulator does not know, `verdict` what the MMIO handler of a confidential
-guest would not survive. CONDITION is an expression over value, offset, width, address, linear,
-region, device, register, symbol, function, direction, vcpu, cpl, seq, time, count, mnemonic, via,
-phase, and registers: $rax. `value & 0xff == 3` compares the low byte; ~ fits a pattern. A break on
-the value of a read stops once the device has answered. A name that nothing has is refused, unless
-`pending` says to wait for it: a device or a module may still come.""",
+guest would not survive. CONDITION is an expression over value, offset, width, extent, address,
+linear, region, device, register, symbol, function, module, callers, direction, vcpu, cpl, seq,
+time, count, mnemonic, via, phase, mark, changes, and registers: $rax. `value & 0xff == 3` compares
+the low byte; `region is nvme` is the device's too, ~ fits a pattern: docs/conditions.md has the
+language, which is also that of `vetrace show --if`. A break on the value of a read stops once the
+device has answered. A name that nothing has is refused, unless `pending` says to wait for it: a
+device or a module may still come.""",
     examples=(
         "break write nvme+0x1000 if value & 0xff == 3",
         "break read hpet",
@@ -40,6 +42,7 @@ the value of a read stops once the device has answered. A name that nothing has 
         "break write lapic if function ~ \"*eoi*\" after 100",
         "break unhandled",
         "break verdict linux-tdx",
+        "break nvme.CSTS if changes and callers is nvme_reset_work",
     ),
     expects=(_KINDS, ("if",)),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Choosing accesses by region, symbol and direction."""
+"""Names of regions, of the devices around them, and of call sites."""
 
 from __future__ import annotations
 
@@ -6,19 +6,7 @@ import pytest
 import trace_sample as sample
 from msgspec.structs import replace
 
-from tracer.trace.record import Intercept, Record, RegionRecord
-from tracer.trace.selection import RegionNames, Selection, Sieve, names_region, names_symbol
-
-
-def chosen(selection: Selection) -> list[int]:
-    """Return the numbers of the sample's accesses that a selection wants."""
-    return [
-        seq
-        for record in sample.RECORDS
-        if isinstance(record, Intercept)
-        for seq, access in record.device_accesses()
-        if selection.wants(record, access)
-    ]
+from tracer.trace.name import RegionNames, names_region, names_symbol
 
 
 @pytest.mark.parametrize(
@@ -56,17 +44,6 @@ def test_a_pattern_names_the_device_around(pattern: str, named: bool) -> None:
     assert names.named(pattern, info.name) is named
 
 
-def test_a_trace_is_chosen_from_by_the_device_around() -> None:
-    def known_as_disk(record: Record) -> Record:
-        if isinstance(record, RegionRecord) and record.region.name == "nvme":
-            return replace(record, region=replace(record.region, within=["disk"]))
-        return record
-
-    sieve = Sieve(Selection(region="disk"))
-    found = [item for record in sample.RECORDS for item in sieve.wanted(known_as_disk(record))]
-    assert [seq for seq, _ in found] == [0, 1]
-
-
 @pytest.mark.parametrize(
     ("pattern", "symbol", "named"),
     [
@@ -81,19 +58,3 @@ def test_a_trace_is_chosen_from_by_the_device_around() -> None:
 )
 def test_a_pattern_names_a_symbol(pattern: str, symbol: str | None, named: bool) -> None:
     assert names_symbol(pattern, symbol) is named
-
-
-@pytest.mark.parametrize(
-    ("selection", "numbers"),
-    [
-        (Selection(), [0, 1, 2, 3, 4]),
-        (Selection(region="nvme"), [0, 1, 2]),
-        (Selection(direction="write"), [1, 2]),
-        (Selection(direction="read"), [0, 3, 4]),
-        (Selection(region="nvme", direction="read"), [0]),
-        (Selection(symbol="read_hpet"), [3]),
-        (Selection(symbol="read_hpet", region="nvme"), []),
-    ],
-)
-def test_every_criterion_must_be_met(selection: Selection, numbers: list[int]) -> None:
-    assert chosen(selection) == numbers

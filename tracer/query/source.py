@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from tracer.devices.map import Named, RegisterMap, RegisterMaps
-from tracer.trace.flat import Stacks
+from tracer.devices.map import Named, RegisterMaps
+from tracer.query.roster import Roster, check_selection
+from tracer.query.sieve import Sieve
+from tracer.query.words import Selection
 from tracer.trace.fold import Event, Note
 from tracer.trace.loss import Losses
-from tracer.trace.marker import Stretch, is_marker
-from tracer.trace.met import Met, check_marks, check_names
+from tracer.trace.marker import is_marker
+from tracer.trace.met import Met
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
-from tracer.trace.selection import Selection, Sieve
 
 
 class Source:
@@ -35,11 +35,11 @@ class Source:
     ) -> None:
         self.trace = trace
         self.met = Met()
-        self.stacks = Stacks()
         self.shown = 0
         self.losses = Losses()
         self.limit = limit
         self._sieve = Sieve(chosen, maps)
+        self.stacks = self._sieve.course.stacks
 
     @property
     def phase(self) -> str | None:
@@ -55,7 +55,6 @@ class Source:
         for record in self.trace:
             wanted = self._sieve.wanted(record)
             self.met.add(record, self._sieve.phase)
-            self.stacks.learn(record)
             if isinstance(record, UserRecord) and not self._sieve.wanted_user(record):
                 continue
             if isinstance(record, Mark | LostRecord) and not self._sieve.wanted_note(record):
@@ -101,25 +100,20 @@ class Source:
                     pass
 
     @property
-    def stretch(self) -> Stretch:
-        """Return how far the trace has come between the marks that the filters name."""
-        return self._sieve.stretch
-
-    def map_of(self, region: str) -> RegisterMap | None:
-        """Return the map that a region's registers have their names from, or None."""
-        return self._sieve.map_of(region)
-
-    def named_region(self, pattern: str, region: str) -> bool:
-        """Tell whether a pattern names a region, as far as the trace has told of it."""
-        return self._sieve.regions.named(pattern, region)
+    def roster(self) -> Roster:
+        """Return what the trace has, as far as it was read, that a condition can name."""
+        sieve = self._sieve
+        name = self.trace.name
+        stretches = tuple((name, each) for each in sieve.course.marks.stretches.values())
+        return Roster(
+            self.met, name, (sieve.course.regions,), (self.stacks,), stretches,
+            sieve.map_of, sieve.can_be_in,
+        )  # fmt: skip
 
     def check_names(self) -> None:
         """Raise :exc:`UsageError` when the trace, read to its end, has not what is asked for.
 
-        That is a region, a register or a mark.
+        That is a region, a function, a register, a mark, or a fact of all accesses.
         """
-        check_marks(self._sieve.stretch, self.trace.name)
-        chosen, trace = self._sieve.selection, self.trace.name
-        if self.shown:  # there is such a register: the maps of regions without accesses stay unread
-            chosen = replace(chosen, register=None)
-        check_names(chosen, self.met, self.map_of, self.named_region, trace)
+        # There are such registers: the maps of regions without accesses stay unread.
+        check_selection(self._sieve.selection, self.roster, registers=not self.shown)

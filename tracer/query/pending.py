@@ -1,0 +1,130 @@
+"""What is known of an access while the guest waits at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tracer.access.decision import Pending
+from tracer.access.transfer import located
+from tracer.confidential.handler import PROFILES, judge
+from tracer.devices.map import Named
+from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, SITE, Fact
+from tracer.query.course import Changes, Marks
+from tracer.query.facts import covered, function, module, site, with_functions
+from tracer.trace.summary import mnemonic
+from tracer.x86.state import GPR
+
+RegisterName = Callable[[str, int, int], Named | None]
+"""Name what a region has at an offset and a width, both in bytes; None for nothing."""
+
+
+class PendingFacts(dict[str, Fact]):
+    """Know an access that is about to be made, or was just answered.
+
+    Each fact is worked out when it is first asked for. ``callers`` tells the functions under way,
+    the innermost first, without that of the access.
+    """
+
+    def __init__(
+        self,
+        pending: Pending,
+        *,
+        register: RegisterName | None = None,
+        callers: Callable[[], Sequence[str]] = tuple,
+        phase: str | None = None,
+        marks: Marks | None = None,
+        changes: Changes | None = None,
+    ) -> None:
+        super().__init__()
+        self.pending = pending
+        self.phase = phase
+        self.marks = marks or Marks(kept=True)
+        self._register = register
+        self._callers = callers
+        self._changes = changes or Changes()
+
+    def __missing__(self, name: str) -> Fact:
+        find = _OF_PENDING.get(name)
+        fact = self[name] = find(self) if find is not None else self._other(name)
+        return fact
+
+    def _other(self, name: str) -> Fact:
+        cpu, value = self.pending.cpu, self.pending.transfer.value
+        match name:
+            case "$rip":
+                return cpu.rip
+            case "$rflags":
+                return cpu.rflags
+        if name.startswith("$"):
+            return cpu.gpr[GPR.index(name[1:])]
+        if name.startswith(MEMORY):
+            return None if value is None else self._changes.asked(name, self._place, value)
+        return self.marks.between(name)
+
+    @property
+    def _place(self) -> tuple[object, ...]:
+        transfer, named = self.pending.transfer, self.named
+        return (
+            *located(transfer), transfer.direction, transfer.width, named and named.text,
+        )  # fmt: skip
+
+    @property
+    def named(self) -> Named | None:
+        """Return the name of the register that is accessed, None where it has none."""
+        region, offset = located(self.pending.transfer)
+        if self._register is None or offset is None:
+            return None
+        return self._register(region, offset, self.pending.transfer.width)
+
+    @property
+    def callers(self) -> tuple[str, ...]:
+        """Return the functions under way, the innermost first, as far as they are known."""
+        return with_functions((self.pending.symbol or "", *self._callers()))
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Return every name that stands for a device which the region belongs to."""
+        region = self.pending.transfer.region
+        return ("unassigned",) if region is None else region.owners
+
+    def oops(self, profile: str) -> bool:
+        """Tell whether the handler of a profile, by its name, would not survive the access."""
+        pending = self.pending
+        if pending.insn is None:
+            return True
+        # The operand may begin in RAM, a page before: a part of it is pending.
+        direction = pending.transfer.direction
+        parts = [part.linear for part in pending.foretold if part.direction == direction]
+        linear = parts[0] if parts else pending.transfer.linear
+        verdict = judge(PROFILES[profile], pending.insn, cpl=pending.cpu.cpl, linear=linear)
+        return verdict.outcome == "oops"
+
+
+_OF_PENDING: Mapping[str, Callable[[PendingFacts], Fact]] = {
+    "value": lambda live: live.pending.transfer.value,
+    "offset": lambda live: located(live.pending.transfer)[1],
+    "width": lambda live: live.pending.transfer.width,
+    "extent": lambda live: max(live.pending.transfer.width, 1),
+    "address": lambda live: live.pending.transfer.physical,
+    "linear": lambda live: live.pending.transfer.linear,
+    "region": lambda live: located(live.pending.transfer)[0],
+    OWNERS: lambda live: live.owners,
+    "device": lambda live: live.owners[0],
+    "register": lambda live: "" if live.named is None else live.named.text,
+    COVERED: lambda live: covered(live.named),
+    SITE: lambda live: live.pending.symbol or "",
+    "symbol": lambda live: site(live.pending.symbol),
+    "function": lambda live: function(live.pending.symbol),
+    "module": lambda live: module(live.pending.symbol),
+    "callers": lambda live: live.callers,
+    "direction": lambda live: live.pending.transfer.direction,
+    "vcpu": lambda live: live.pending.vcpu,
+    "cpl": lambda live: live.pending.cpu.cpl,
+    "seq": lambda live: live.pending.seq,
+    "time": lambda live: live.pending.time_ns,
+    "count": lambda live: None,
+    "mnemonic": lambda live: mnemonic(live.pending.insn.text) if live.pending.insn else "",
+    "via": lambda live: live.pending.via,
+    "phase": lambda live: live.phase or "",
+    "mark": lambda live: live.marks.last,
+}
