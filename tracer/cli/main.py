@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn(str(error))
         return status_of(error.number)
     except ConditionError as error:
-        warn(error.detail)
+        warn(*error.detail.splitlines())
         return EXIT_USAGE
     except UsageError as error:
         warn(str(error))

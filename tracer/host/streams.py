@@ -60,12 +60,14 @@ def shows_colour(stream: TextIO) -> bool:
     return stream.isatty() and not plain
 
 
-def warn(message: str) -> None:
+def warn(message: str, *below: str) -> None:
     """Tell the reader something on standard error, in one line that holds no control character.
 
-    What a guest or a file says may be in it, and must not reach the terminal as it is.
+    What a guest or a file says may be in it, and must not reach the terminal as it is. Lines
+    ``below`` show what the message is about.
     """
-    print(f"vetrace: {printable(message)}", file=sys.stderr)
+    for line in (f"vetrace: {message}", *below):
+        print(printable(line), file=sys.stderr)
 
 
 def is_output_error(error: OSError) -> bool:

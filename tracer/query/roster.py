@@ -134,7 +134,7 @@ def check_selection(selection: Selection, roster: Roster, *, registers: bool = T
             raise UsageError(wrong)
     for condition in selection.typed:
         for wrong, start in _wrongs(condition, roster, known):
-            raise ConditionError(wrong, condition.typed, start + 1)
+            raise ConditionError(wrong, condition.typed.replace("\t", " "), start + 1)
 
 
 def _wrongs(

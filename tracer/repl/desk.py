@@ -217,6 +217,13 @@ class Desk:
         if own is not None:
             return own
         pattern = await self.pattern(text)
+        condition = pattern.condition
+        asked = condition is not None and "callers" in condition.names
+        if asked and not self.control.session.stacks:
+            raise UsageError(
+                "callers of accesses that were made are not known: `vetrace boot --stacks`"
+                " records them; a break knows them"
+            )
 
         changes = Changes()
 

@@ -55,6 +55,7 @@ class Session:
         self.subscribers = loop.journal.subscribers
         self.publish = loop.journal.publish
         self.naming = Naming(RegisterMaps())
+        self.stacks = False
         self._hang: GuestHung | None = None
         self.mark = loop.journal.mark
         self.end = loop.journal.end
@@ -121,6 +122,7 @@ class Session:
 
         With ``stacks`` the kernel's call chain is recorded with each access.
         """
+        self.stacks = stacks
         await self._drive(self.loop.trap(stacks=stacks))
 
     async def run(self) -> Ending:

@@ -211,3 +211,44 @@ def test_stats_count_registers_and_phases(tmp_path: Path, capsys: Output) -> Non
     cc = {"region": "nvme", "offset": "0x14", "register": "CC", "accesses": 1, "breaches": 0}
     assert cc in told["registers"]
     assert {"phase": "kernel", "region": "nvme", "accesses": 2} in told["phases"]
+
+
+@pytest.mark.parametrize("command", ["show", "stats", "audit", "diff", "export"])
+def test_every_command_that_filters_takes_a_condition(
+    tmp_path: Path, capsys: Output, command: str
+) -> None:
+    path = str(sample.write(tmp_path / "run.vtrace"))
+    words = {"export": ["--format", "mmiotrace", "-o", "-"], "diff": [path]}.get(command, [])
+    plain = {"audit": ["--json"], "stats": ["--json"]}.get(command, [])
+
+    def printed(*filters: str) -> str:
+        main.main([command, path, *words, *plain, *filters])
+        return capsys.readouterr().out
+
+    flags = printed("--region", "nvme", "--write")
+    assert printed("--if", "region is nvme and direction == write") == flags
+    assert printed("--if", "region is nvme", "--if", "direction == write") == flags
+    assert printed("--if", "direction == write", "--region", "nvme") == flags != printed()
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "column"),
+    [
+        ("regster == CC", "--if: unknown name regster at column 1; did you mean register?", 1),
+        ("vcpu == 0 and register == CCC", "no register of {} is called CCC; did you mean CC?", 27),
+        ("count == 1", "--if: count is of breaks: nothing else counts", 1),
+        ("callers is f", "callers are not known: {} has no call chains;"
+         " `vetrace boot --stacks` records them", 1),
+        ("$rxx == 1", "--if: unknown register $rxx at column 1; did you mean $rdx?", 1),
+        ("mnemonic == movzxx", "--if: no instruction is called movzxx; did you mean movzx?", 13),
+        ("1 // cpl == 1", "access 0: division by zero at column 3", 3),
+    ],
+)  # fmt: skip
+def test_a_condition_that_cannot_be_is_a_wrong_usage_with_its_place(
+    tmp_path: Path, capsys: Output, text: str, message: str, column: int
+) -> None:
+    path = sample.write(tmp_path / "run.vtrace")
+    assert main.main(["show", str(path), "--if", text]) == 2
+    told, typed, caret = capsys.readouterr().err.splitlines()
+    assert told == f"vetrace: {message.format(path)}"
+    assert (typed, caret) == (f"  {text}", f"  {' ' * (column - 1)}^")
