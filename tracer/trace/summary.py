@@ -258,7 +258,11 @@ def _split(text: str) -> tuple[str, list[str]]:
     return " ".join(words[:count]), operands.split(", ") if operands else []
 
 
-_PREFIXES = frozenset({"lock", "rep", "repe", "repz", "repne", "repnz", "xacquire", "xrelease"})
+_PREFIXES = frozenset(
+    {
+        "bnd", "lock", "notrack", "rep", "repe", "repne", "repnz", "repz", "xacquire", "xrelease",
+    }
+)  # fmt: skip
 
 _BITS = {
     "byte": 8, "word": 16, "dword": 32, "qword": 64, "fword": 48, "tbyte": 80, "xword": 80,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import pytest
 
 from tracer.errors import InvalidInstruction, NotEnoughBytes
+from tracer.trace.summary import mnemonic
 from tracer.x86.decode import decode
+from tracer.x86.disassembler import foreign, is_mnemonic
 from tracer.x86.forms import FORMS, candidates
 from tracer.x86.instruction import File, Immediate, Instruction, Memory, Register
 from tracer.x86.state import RAX, RBP, RBX, RCX, RDI, RSI, RSP, Mode
@@ -427,3 +429,40 @@ def test_rep_is_told_of_string_instructions_alone() -> None:
     assert dec("f3 a5").rep == "rep"
     assert dec("f2 ae").rep == "repne"
     assert dec("f3 89 0b").rep is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "66",
+        "0f",
+        "0f38",
+        "0f3a",
+        "660f",
+        "f30f",
+        "f20f",
+        "660f38",
+        "48",
+        "f0",
+        "f2",
+        "f3",
+        "d9",
+        "de",
+        "c5f8",
+        "c5f9",
+        "c4e279",
+        "62f17c48",
+    ],
+)
+def test_every_instruction_has_a_name_that_is_known(head: str) -> None:
+    names = set()
+    for opcode in range(256):
+        for modrm in (0x00, 0x08, 0x10, 0x20, 0x38, 0xC1, 0xD8, 0xF1):
+            code = (bytes.fromhex(head) + bytes([opcode, modrm, 1, *bytes(12)]))[:15]
+            try:
+                names.add(mnemonic(foreign(code, 0, Mode.LONG).text))
+            except (InvalidInstruction, NotEnoughBytes):
+                continue
+    assert len(names) > 1
+    assert [name for name in names if not is_mnemonic(name)] == []
+    assert not is_mnemonic("movq8") and not is_mnemonic("")
