@@ -62,7 +62,7 @@ TESTED_BY = {
     "query/test_sieve": "query/roster query/source query/words",
     "query/test_condition": "query/condition/closure query/condition/grammar"
     " query/condition/lexeme query/condition/lexicon query/condition/mention"
-    " query/condition/naming query/condition/vocabulary",
+    " query/condition/naming query/condition/node query/condition/vocabulary",
     "repl/test_commands": "repl/command repl/commands/change repl/commands/go"
     " repl/commands/look repl/commands/prompt repl/commands/register repl/commands/script"
     " repl/commands/stop"

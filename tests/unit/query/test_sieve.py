@@ -255,6 +255,18 @@ def test_the_device_around_is_named() -> None:
     assert numbers(choose(region="disk"), records) == [0, 1]
 
 
+def test_what_a_region_is_part_of_may_be_told_later() -> None:
+    told = sample.region("nvme")
+    around = replace(told, region=replace(told.region, within=["disk"]))
+    access = sample.device("nvme", 0x1C, 4, "read", 1)
+    records: list[Record] = [
+        sample.intercept(0, access), told, sample.intercept(1, access), around,
+        sample.intercept(2, access), told, sample.intercept(3, access),
+    ]  # fmt: skip
+    assert numbers(choose("region is disk"), records) == [2]
+    assert numbers(choose("region is not disk"), records) == [0, 1, 3]
+
+
 # ---- what stands between the accesses
 
 

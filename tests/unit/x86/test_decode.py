@@ -431,29 +431,13 @@ def test_rep_is_told_of_string_instructions_alone() -> None:
     assert dec("f3 89 0b").rep is None
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        "66",
-        "0f",
-        "0f38",
-        "0f3a",
-        "660f",
-        "f30f",
-        "f20f",
-        "660f38",
-        "48",
-        "f0",
-        "f2",
-        "f3",
-        "d9",
-        "de",
-        "c5f8",
-        "c5f9",
-        "c4e279",
-        "62f17c48",
-    ],
-)
+OPCODES_BEHIND = (
+    "66", "0f", "0f38", "0f3a", "660f", "f30f", "f20f", "660f38", "48", "f0", "f2", "f3", "d9",
+    "de", "c5f8", "c5f9", "c4e279", "62f17c48",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("head", OPCODES_BEHIND)
 def test_every_instruction_has_a_name_that_is_known(head: str) -> None:
     names = set()
     for opcode in range(256):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from fnmatch import translate
-from functools import lru_cache
 from itertools import count
 from typing import Any, NoReturn
 
@@ -31,7 +27,8 @@ from tracer.query.condition.closure import (
 from tracer.query.condition.lexeme import Lexeme, lexemes
 from tracer.query.condition.lexicon import Lexicon
 from tracer.query.condition.mention import Mention
-from tracer.query.condition.naming import named
+from tracer.query.condition.naming import fitting, named
+from tracer.query.condition.node import TYPES, Ends, Node, run_of
 from tracer.query.condition.vocabulary import (
     NAMES,
     REGISTERS,
@@ -49,29 +46,6 @@ MAX_PARENTHESES = 30
 """How many parentheses may be open at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """Hold an expression: its type, how to evaluate it, its place in the text.
-
-    ``name`` is that of a fact which stands alone. The value of a ``constant`` needs no facts.
-    """
-
-    type: Type
-    run: Run
-    start: int
-    end: int
-    depth: int = 1
-    name: str = ""
-    constant: bool = False
-
-
-_Ends = tuple[Node | None, Node | None]
-
-
-def _run(node: Node | None) -> Run | None:
-    return None if node is None else node.run
-
-
 _LEVEL = {
     "|": 1, "^": 2, "&": 3, "<<": 4, ">>": 4, "+": 5, "-": 5, "*": 6, "//": 6, "%": 6,
 }  # fmt: skip
@@ -83,9 +57,6 @@ _TOUCHED = ("offset", "address", "linear")
 
 # Each place that asks for changes has a memory of its own.
 _askers = count()
-
-# Names are few and come often: what fits is not asked twice.
-_KEPT = 1024
 
 
 class Parser:
@@ -119,7 +90,7 @@ class Parser:
     # `region` at column 1 is text
     def _told(self, node: Node) -> str:
         shown = self._text[node.start : node.end]
-        return f"`{shown}` at column {node.start + 1} is {_TYPES[node.type]}"
+        return f"`{shown}` at column {node.start + 1} is {TYPES[node.type]}"
 
     def _fail_operator(self, piece: Lexeme) -> NoReturn:
         shown, column = self._text[piece.start : piece.end], piece.start + 1
@@ -285,18 +256,8 @@ class Parser:
         node = self._pattern(where, "a pattern: symbol ~ nvme_*")
         pattern = str(node.run({}))
         self._mention(left.name, "~", pattern, node.start)
-        match = re.compile(translate(pattern)).match
-        several = left.type == "texts"
-
-        @lru_cache(_KEPT)
-        def holds(fact: Any) -> bool:
-            texts = fact if several else (fact,)
-            return any(match(text) is not None for text in texts)
-
-        run, wanted = left.run, sign.value == "~"
-        return self._made(
-            "truth", lambda facts: holds(run(facts)) is wanted, [left, node], left.start
-        )
+        run = fitting(left.run, pattern, several=left.type == "texts", wanted=sign.value == "~")
+        return self._made("truth", run, [left, node], left.start)
 
     def _named(self, left: Node, sign: Lexeme) -> Node:
         where = f"is at column {sign.start + 1}"
@@ -330,7 +291,7 @@ class Parser:
         ended = piece.kind == "end" or piece.value in (*_KEYWORDS, ")", *self._stops)
         return first, None if first is not None and ended else end()
 
-    def _numbers(self, left: Node, sign: Lexeme) -> _Ends:
+    def _numbers(self, left: Node, sign: Lexeme) -> Ends:
         first, last = self._range(sign, lambda: self._arithmetic(1), "offset in 0x0..0xff")
         for node in (left, first, last):
             if node is not None:
@@ -341,7 +302,7 @@ class Parser:
 
     def _within(self, left: Node, sign: Lexeme) -> Node:
         first, last = self._numbers(left, sign)
-        run = between(left.run, _run(first), _run(last), sign.value == "in")
+        run = between(left.run, run_of(first), run_of(last), sign.value == "in")
         parts = [node for node in (left, first, last) if node is not None]
         return self._made("truth", run, parts, left.start)
 
@@ -353,7 +314,7 @@ class Parser:
         if left.name == "offset" and first is not None and first.constant:
             self.offsets.append((first.run({}), first.start))
         size = lookup("extent")
-        run = touching(left.run, size, _run(first), _run(last))
+        run = touching(left.run, size, run_of(first), run_of(last))
         parts = [node for node in (left, first, last) if node is not None]
         return self._made("truth", run, parts, left.start)
 
@@ -471,8 +432,3 @@ class Parser:
         get = lookup(f"${full}")
         run: Run = get if mask == (1 << 64) - 1 else lambda facts: get(facts) >> shift & mask
         return Node("number", run, piece.start, piece.end)
-
-
-_TYPES: dict[Type, str] = {
-    "number": "a number", "text": "text", "texts": "several texts", "truth": "true or false",
-}  # fmt: skip

@@ -6,8 +6,11 @@ region and its own, in either case of letters. Whatever else is text goes by its
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
+from fnmatch import translate
 from functools import lru_cache
+from typing import Any
 
 from tracer.devices.map import fits_register
 from tracer.query.condition.closure import Run, Unknown
@@ -30,6 +33,18 @@ def named(name: str, pattern: str) -> Run:
         case "callers":
             return _one(name, lambda sites: any(fits(pattern, site) for site in sites))
     return _one(name, lambda text: fits(pattern, text))
+
+
+def fitting(run: Run, pattern: str, *, several: bool, wanted: bool) -> Run:
+    """Return whether a text fits a pattern as file names do, or any of ``several`` does."""
+    match = re.compile(translate(pattern)).match
+
+    @lru_cache(_KEPT)
+    def holds(fact: Any) -> bool:
+        texts = fact if several else (fact,)
+        return any(match(text) is not None for text in texts)
+
+    return lambda facts: holds(run(facts)) is wanted
 
 
 def _covers(pattern: str, region: str, names: Collection[str]) -> bool:
