@@ -23,9 +23,9 @@ from tracer.linux.kernel import Kernel
 from tracer.linux.names import Names
 from tracer.qemu.flat_view import FlatRange
 from tracer.qemu.machine import Machine, MachineConfig
+from tracer.trace.name import RegionNames
 from tracer.trace.naming import Naming
 from tracer.trace.record import MemoryAccess, RegionRecord
-from tracer.trace.selection import RegionNames
 
 TRACER = Path(__file__).parents[3] / "tracer"
 
@@ -36,8 +36,12 @@ HOLDS = {
     "check/qemu_log _name": "a name follows from its bytes",
     "linux/names _kernel_functions": "KASLR moves the kernel's functions and renames none",
     "linux/names _layout": "the types are those of the image that runs",
-    "query/place _fits": "all that it depends on is an argument",
-    "query/place _names": "all that it depends on is an argument",
+    "linux/names _on_disk": "the modules that lie beside the kernel stay as they are for a run",
+    "query/breakpoint/state calls": "a condition follows from its text",
+    "query/condition/naming holds": "all that it depends on is bound or an argument",
+    "query/condition/naming lru_cache(_KEPT)": "the same, as it is written there",
+    "query/condition/naming lru_cache(_KEPT)(holds)": "all that it depends on is an argument",
+    "x86/disassembler mnemonics": "the library's names do not change",
     "repl/completion _symbols": "the kernel's names, as in linux/names",
     "x86/decode _decode_at": "an instruction follows from its bytes, its address and the mode",
     "x86/decode _decode_known": "an instruction follows from its bytes and the mode",
