@@ -119,8 +119,9 @@ def count(record: Record) -> None:
 """
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
-    path = tmp_path / "own.py"
+def test_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # lines are as long as the file's name makes them
+    path = Path("own.py")
     path.write_text(EXTENSION)
 
     async def test(talk: Talk) -> None:
