@@ -92,6 +92,20 @@ def test_rights_of_all_levels_count() -> None:
     assert leaf.entry_address == address
 
 
+@pytest.mark.parametrize("level", range(4))
+@pytest.mark.parametrize("right", [WRITABLE, USER])
+def test_a_scan_finds_the_rights_that_a_walk_finds(right: int, level: int) -> None:
+    memory = Ram()
+    memory.map(0x1000, 0x5000, PRESENT | WRITABLE | USER)
+    for present in (True, False):
+        taken = steps(memory, PAGING, 0x1000)[level]
+        entry = memory.entry(taken.entry_address)
+        entry = entry | right if present else entry & ~right
+        memory.write(taken.entry_address, entry.to_bytes(8, "little"))
+        (found,) = leaves(memory, PAGING)
+        assert found == walk(memory, PAGING, 0x1000)
+
+
 def test_scan_is_in_order_and_signed() -> None:
     ram = Ram()
     ram.map(HIGH, 0x1000)
