@@ -19,7 +19,7 @@ from tracer.query.sieve import Sieve
 from tracer.query.words import choose
 from tracer.trace.fold import Event
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import End, Header, Intercept, MemoryAccess
+from tracer.trace.record import FORMAT_VERSION, End, Header, Intercept, MemoryAccess
 from tracer.trace.writer import TraceWriter
 from tracer.x86.state import GPR
 
@@ -75,8 +75,8 @@ def _steps(path: Path, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
 
 def _write(path: Path, size: int) -> None:
     header = Header(
-        version=1, tool="scripts/bench", created="", clock="icount", kernel="", kernel_sha256="",
-        command_line="", memory=0, vcpus=1, qemu="", gdb="", qemu_args=[],
+        version=FORMAT_VERSION, tool="scripts/bench", created="", clock="icount", kernel="",
+        kernel_sha256="", command_line="", memory=0, vcpus=1, qemu="", gdb="", qemu_args=[],
     )  # fmt: skip
     shapes = [_record(number) for number in range(_REGISTERS)]
     with TraceWriter(path, header) as trace:

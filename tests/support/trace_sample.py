@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tracer.trace.record import (
+    FORMAT_VERSION,
     End,
     Header,
     Intercept,
@@ -20,7 +21,7 @@ from tracer.trace.writer import TraceWriter
 from tracer.x86.bus import Direction
 
 HEADER = Header(
-    version=1,
+    version=FORMAT_VERSION,
     tool="vetrace 0",
     created="2024-01-01T00:00:00Z",
     clock="icount",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tracer.access.transfer import Meddling, Transfer, located
-from tracer.confidential.hypercall import WIDTHS, ghcb_exit, tdvmcall
 from tracer.trace.record import MemoryAccess
 from tracer.x86.instruction import SEGMENTS, File, Instruction, Memory, Register
 from tracer.x86.state import (
@@ -14,9 +13,7 @@ from tracer.x86.state import (
 
 def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> MemoryAccess:
     """Return a transfer as it is recorded."""
-    place = (transfer.direction, transfer.width, transfer.physical, transfer.value)
     device = None if meddling is None else meddling.device
-    asked = transfer.traced and transfer.width in WIDTHS and transfer.direction != "unknown"
     name, offset = located(transfer)
     return MemoryAccess(
         direction=transfer.direction,
@@ -26,8 +23,6 @@ def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> Memor
         value=None if transfer.value is None else hex(transfer.value),
         region=name if transfer.traced else None,
         offset=hex(offset) if transfer.traced else None,
-        tdvmcall=tdvmcall(*place) if asked else None,
-        ghcb=ghcb_exit(*place) if asked else None,
         device=None if device is None else hex(device),
         skipped=meddling is not None and meddling.skipped,
         extent=transfer.extent,

@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from tracer.access.recorded import changed_values, other_registers
 from tracer.access.transfer import cut
 from tracer.check.divergence import Contrast, Divergence, diverging
-from tracer.confidential.hypercall import WIDTHS, ghcb_exit, tdvmcall
 from tracer.errors import EmulationError
 from tracer.trace.record import Intercept, MemoryAccess, Record, RegionRecord, UserRecord
 from tracer.x86.bus import In, Load, PortAccess, Store
@@ -116,7 +113,7 @@ class Replay:
             return None
         return diverging(record, *wrong)
 
-    # A page maps as a whole, and an access to a region lies in it; hypercalls follow from the rest.
+    # A page maps as a whole, and an access to a region lies in it.
     def _place(self, access: MemoryAccess) -> list[Contrast]:
         physical, linear = int(access.physical, 16), int(access.linear, 16)
         if (physical ^ linear) & 0xFFF:
@@ -131,29 +128,7 @@ class Replay:
             offsets = [hex(physical - start) for start in starts]
             if access.offset not in offsets:
                 return [Contrast(f"offset in {access.region}", access.offset, offsets[-1])]
-        if access.tdvmcall is None and access.ghcb is None:
-            return []
-        return _hypercalls(access, physical)
-
-
-def _hypercalls(access: MemoryAccess, physical: int) -> list[Contrast]:
-    value = None if access.value is None else int(access.value, 16)
-    if access.width not in WIDTHS or (value or 0) >> 8 * access.width:
-        return [Contrast("hypercall", "none of such an access", f"{access.width} bytes")]
-    place = access.direction, access.width, physical, value
-    wrong: list[Contrast] = []
-    if access.tdvmcall is not None and access.tdvmcall != (call := tdvmcall(*place)):
-        wrong += _members("tdvmcall.in", access.tdvmcall.input, call.input)
-        wrong += _members("tdvmcall.out", access.tdvmcall.output, call.output)
-    if access.ghcb is not None and access.ghcb != (leave := ghcb_exit(*place)):
-        wrong += _members("ghcb", access.ghcb, leave)
-    return wrong
-
-
-def _members(name: str, expected: msgspec.Struct, actual: msgspec.Struct) -> list[Contrast]:
-    pairs = ((member, getattr(expected, member), getattr(actual, member))
-             for member in expected.__struct_fields__)  # fmt: skip
-    return [Contrast(f"{name}.{member}", was, now) for member, was, now in pairs if was != now]
+        return []
 
 
 # Plain integers: a flag's complement has the named bits alone, and each operation takes its time.

@@ -34,13 +34,13 @@ from tracer.query.sieve import Sieve
 from tracer.query.words import Selection
 from tracer.repl.interruption import Interruption
 from tracer.repl.shell import Shell
+from tracer.report.objects import access_objects
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog, seconds
 from tracer.trace.fold import Event, Fold, Folder
 from tracer.trace.lines import access_line, fold_line
 from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
-from tracer.trace.objects import access_objects
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Intercept, Record
 from tracer.trace.summary import Summary

@@ -15,9 +15,9 @@ from tracer.errors import UsageError
 from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
 from tracer.query.source import Source
+from tracer.report.objects import access_object
 from tracer.trace.fold import Event, Fold, folded
 from tracer.trace.lines import access_line, explained_lines, fold_line, note_line, phase_line
-from tracer.trace.objects import access_object
 from tracer.trace.reader import TraceReader
 
 

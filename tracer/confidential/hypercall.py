@@ -10,7 +10,9 @@ EDK2 make the TDX one alike.
 
 from __future__ import annotations
 
-from tracer.trace.record import GhcbExit, TdVmcall, TdVmcallInput, TdVmcallOutput
+from dataclasses import dataclass
+
+from tracer.trace.record import MemoryAccess
 from tracer.x86.bus import Direction
 
 WIDTHS = (1, 2, 4, 8)
@@ -50,6 +52,27 @@ GHCB_OFFSETS = {
 """Where the fields are in the page, in bytes; SW_SCRATCH has the shared buffer's address."""
 
 
+@dataclass(frozen=True, slots=True)
+class TdVmcall:
+    """Hold the registers of a TDX hypercall by name: ``given`` to the host, and ``returned``.
+
+    A register whose value is not known is left out; R12 to R15 come back as they were given.
+    """
+
+    given: dict[str, int]
+    returned: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class GhcbExit:
+    """Hold the fields of an SEV-ES exit; ``buffer`` is the data, None where it is not known."""
+
+    exit_code: int
+    info1: int
+    info2: int
+    buffer: bytes | None
+
+
 def tdvmcall(direction: Direction, width: int, physical: int, value: int | None) -> TdVmcall:
     """Return the registers of TDG.VP.VMCALL<#VE.RequestMMIO> before and after.
 
@@ -58,20 +81,23 @@ def tdvmcall(direction: Direction, width: int, physical: int, value: int | None)
     read: Linux before 6.11 leaked a word of its stack there.
     """
     write = direction == "write"
-    known = None if value is None else hex(value)
-    return TdVmcall(
-        input=TdVmcallInput(
-            rax=hex(TDG_VP_VMCALL),
-            rcx=hex(EXPOSED_REGISTERS),
-            r10=hex(STANDARD),
-            r11=hex(REQUEST_MMIO),
-            r12=hex(width),
-            r13=hex(WRITE if write else READ),
-            r14=hex(physical | SHARED_BIT),
-            r15=known if write else hex(0),
-        ),
-        output=TdVmcallOutput(rax=hex(SUCCESS), r10=hex(SUCCESS), r11=None if write else known),
-    )
+    given = {
+        "rax": TDG_VP_VMCALL,
+        "rcx": EXPOSED_REGISTERS,
+        "r10": STANDARD,
+        "r11": REQUEST_MMIO,
+        "r12": width,
+        "r13": WRITE if write else READ,
+        "r14": physical | SHARED_BIT,
+    }
+    returned = {"rax": SUCCESS, "r10": SUCCESS}
+    if not write:
+        given["r15"] = 0
+    elif value is not None:
+        given["r15"] = value
+    if value is not None and not write:
+        returned["r11"] = value
+    return TdVmcall(given, returned)
 
 
 def ghcb_exit(direction: Direction, width: int, physical: int, value: int | None) -> GhcbExit:
@@ -80,8 +106,38 @@ def ghcb_exit(direction: Direction, width: int, physical: int, value: int | None
     The shared buffer has the data: filled by the guest for a write, by the host for a read.
     """
     return GhcbExit(
-        exit_code=hex(GHCB_MMIO_WRITE if direction == "write" else GHCB_MMIO_READ),
-        info1=hex(physical),
-        info2=hex(width),
-        buffer=None if value is None else value.to_bytes(width, "little").hex(),
+        exit_code=GHCB_MMIO_WRITE if direction == "write" else GHCB_MMIO_READ,
+        info1=physical,
+        info2=width,
+        buffer=None if value is None else value.to_bytes(width, "little"),
     )
+
+
+def hypercalls(access: MemoryAccess) -> tuple[TdVmcall, GhcbExit] | None:
+    """Return what an access would become in a guest of TDX, and in one of SEV-ES.
+
+    It is None for an access that is none to a device, has a width that no call can ask for, an
+    unknown direction, or a value (of a broken trace) that is wider than the access.
+    """
+    if access.region is None or access.width not in WIDTHS or access.direction == "unknown":
+        return None
+    value = None if access.value is None else int(access.value, 16)
+    if (value or 0) >> 8 * access.width:
+        return None
+    place = access.direction, access.width, int(access.physical, 16), value
+    return tdvmcall(*place), ghcb_exit(*place)
+
+
+def tdvmcall_object(call: TdVmcall) -> dict[str, dict[str, str]]:
+    """Return the registers ready for JSON: ``in`` has what is given, ``out`` what comes back."""
+    return {"in": _texts(call.given), "out": _texts(call.returned)}
+
+
+def ghcb_object(leave: GhcbExit) -> dict[str, str]:
+    """Return the fields ready for JSON, without the buffer where that is not known."""
+    found = {name: hex(getattr(leave, name)) for name in ("exit_code", "info1", "info2")}
+    return found if leave.buffer is None else found | {"buffer": leave.buffer.hex()}
+
+
+def _texts(values: dict[str, int]) -> dict[str, str]:
+    return {name: hex(value) for name, value in values.items()}

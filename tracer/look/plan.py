@@ -18,11 +18,11 @@ from tracer.access.region import place_of
 from tracer.access.space import Glance
 from tracer.access.transfer import Transfer, pieces_of
 from tracer.confidential.handler import Verdict
+from tracer.confidential.hypercall import GhcbExit, TdVmcall, hypercalls
 from tracer.errors import EmulationError, GuestException
 from tracer.look.explanation import EXCEPTIONS, Handled, touch_words, touches, verdicts
 from tracer.look.operand import Address, addresses, foretold, used_registers
 from tracer.look.relation import Sample, relation, trials
-from tracer.trace.record import GhcbExit, TdVmcall
 from tracer.x86.bus import Direction, In, Load, PortAccess
 from tracer.x86.emulate import execute, undefined_flags
 from tracer.x86.emulate.address import count
@@ -112,7 +112,7 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
     insn = pending.insn
     runs = [] if insn is None else _trials(insn, pending)
     finished = [run for run in runs if run.cpu is not None]
-    asked = memory_access(pending.transfer)
+    calls = hypercalls(memory_access(pending.transfer))
     return Plan(
         pending=pending,
         handled="stepped" if pending.via == "stepped" else "emulated",
@@ -121,8 +121,8 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
         registers=() if insn is None else _registers(insn, pending.cpu, finished),
         flags=() if insn is None else _flags(insn, pending.cpu, finished),
         predicted=bool(runs),
-        tdvmcall=asked.tdvmcall,
-        ghcb=asked.ghcb,
+        tdvmcall=None if calls is None else calls[0],
+        ghcb=None if calls is None else calls[1],
         verdicts={} if insn is None else _verdicts(insn, pending),
         exceptions=_exceptions(runs),
         notes=_notes(insn, pending),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from tracer.confidential.handler import Verdict
+from tracer.confidential.hypercall import ghcb_object, tdvmcall_object
 from tracer.look.operand import Address
 from tracer.look.plan import Change, FlagChange, Plan, SubAccess
 from tracer.look.sheet import Cell, flow, folded, labelled, room, under, words
@@ -149,20 +148,19 @@ def _flags(flags: tuple[FlagChange, ...]) -> str:
 def _tdx_cells(plan: Plan) -> Iterator[Cell]:
     assert plan.tdvmcall is not None
     yield Cell("TDG.VP.VMCALL<#VE.RequestMMIO>")
-    given, returned = plan.tdvmcall.input, plan.tdvmcall.output
-    for name, value in msgspec.to_builtins(given).items():
-        yield Cell(f"{name}={value}")
+    for name, value in plan.tdvmcall.given.items():
+        yield Cell(f"{name}={value:#x}")
     yield Cell("→")
-    for name, value in msgspec.to_builtins(returned).items():
-        yield Cell(f"{name}={value}")
-    if plan.pending.transfer.direction == "read" and returned.r11 is None:
+    for name, value in plan.tdvmcall.returned.items():
+        yield Cell(f"{name}={value:#x}")
+    if plan.pending.transfer.direction == "read" and "r11" not in plan.tdvmcall.returned:
         yield Cell("r11=the value read")
 
 
 def _ghcb_cells(plan: Plan) -> Iterator[Cell]:
     assert plan.ghcb is not None
     yield Cell("MMIO exit")
-    for name, value in msgspec.to_builtins(plan.ghcb).items():
+    for name, value in ghcb_object(plan.ghcb).items():
         yield Cell(f"{name}={value}")
     if plan.ghcb.buffer is None:
         yield Cell("buffer=the value read")
@@ -212,8 +210,8 @@ def plan_object(plan: Plan) -> dict[str, Any]:
             for flag in plan.flags
         },
         "exceptions": list(plan.exceptions),
-        "tdvmcall": msgspec.to_builtins(plan.tdvmcall),
-        "ghcb": msgspec.to_builtins(plan.ghcb),
+        "tdvmcall": None if plan.tdvmcall is None else tdvmcall_object(plan.tdvmcall),
+        "ghcb": None if plan.ghcb is None else ghcb_object(plan.ghcb),
         "verdict": {
             name: {"outcome": v.outcome, "reason": v.reason, "note": v.note or None}
             for name, v in plan.verdicts.items()

@@ -26,13 +26,13 @@ from tracer.repl.paper import console_lines, item_lines
 from tracer.repl.result import Paper, plain_lines, wrapped_lines
 from tracer.repl.script import file_lines, stream_lines, text_lines
 from tracer.repl.stop import brief_lines, end_lines
+from tracer.report.objects import access_object
 from tracer.session.control import Control
 from tracer.session.course import Halt
 from tracer.session.session import Session
 from tracer.text.printable import printable
 from tracer.trace.fold import Event
 from tracer.trace.naming import Naming
-from tracer.trace.objects import access_object
 
 if TYPE_CHECKING:
     from tracer.repl.conversation import Conversation

@@ -9,13 +9,13 @@ from tracer.access.recorded import memory_access
 from tracer.devices.map import Named
 from tracer.look.plan import Plan
 from tracer.repl.result import Paper
+from tracer.report.objects import access_object
 from tracer.session.control import Control
 from tracer.session.course import Halt
 from tracer.text.colour import paint
 from tracer.text.printable import printable
 from tracer.trace.layout import layout
 from tracer.trace.lines import access_line
-from tracer.trace.objects import access_object
 from tracer.trace.record import Intercept, MemoryAccess
 
 

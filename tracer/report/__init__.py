@@ -1,3 +1,3 @@
-"""Counts and comparisons as tables."""
+"""Accesses as objects; counts and comparisons as tables."""
 
-__all__ = ("tables",)
+__all__ = ("objects", "tables")

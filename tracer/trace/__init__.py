@@ -17,7 +17,6 @@ __all__ = (
     "mask",
     "met",
     "naming",
-    "objects",
     "phase",
     "reader",
     "record",

@@ -12,7 +12,7 @@ import msgspec
 
 from tracer.x86.bus import Direction
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 Hex = Annotated[str, msgspec.Meta(pattern=r"^0x(0|[1-9a-f][0-9a-f]*)$")]
@@ -104,53 +104,15 @@ class MapRecord(
     id: Count | None = None
 
 
-class TdVmcallInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Hold the registers a TDX guest hands to its host; ``r15`` is absent when not known."""
-
-    rax: Hex
-    rcx: Hex
-    r10: Hex
-    r11: Hex
-    r12: Hex
-    r13: Hex
-    r14: Hex
-    r15: Hex | None = None
-
-
-class TdVmcallOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Hold the registers that come back; ``r11`` is what was read, R12 to R15 are as handed in."""
-
-    rax: Hex
-    r10: Hex
-    r11: Hex | None = None
-
-
-class TdVmcall(msgspec.Struct, frozen=True, rename={"input": "in", "output": "out"}):
-    """Tell the TDX hypercall that a device access would become."""
-
-    input: TdVmcallInput
-    output: TdVmcallOutput
-
-
-class GhcbExit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Tell the SEV-ES exit that a device access would become; ``buffer`` is the data as bytes."""
-
-    exit_code: Hex
-    info1: Hex
-    info2: Hex
-    buffer: Code | None = None
-
-
 class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Record one access of an instruction, to a device (``region`` set) or to guest RAM.
 
     ``width`` is in bytes. ``value`` is absent when a natively stepped instruction hid it. Where it
     is hidden which bytes were accessed, ``width`` is 0 and ``extent`` tells within how many from
     the address on there were any number of accesses in this direction, of any width.
-    ``offset`` is relative to the start of the region. ``tdvmcall`` and ``ghcb`` tell the hypercall
-    that a device access would become in a confidential guest. Where a person stepped in, ``value``
-    is still what the instruction read or wrote; ``device`` is what the device gave or got in its
-    place, and ``skipped`` says that the access never reached it.
+    ``offset`` is relative to the start of the region. Where a person stepped in, ``value`` is still
+    what the instruction read or wrote; ``device`` is what the device gave or got in its place, and
+    ``skipped`` says that the access never reached it.
     """
 
     direction: Direction
@@ -160,8 +122,6 @@ class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     value: Hex | None = None
     region: str | None = None
     offset: Hex | None = None
-    tdvmcall: TdVmcall | None = None
-    ghcb: GhcbExit | None = None
     device: Hex | None = None
     skipped: bool = False
     extent: Extent | None = None

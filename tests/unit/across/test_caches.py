@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import trace_sample as sample
 from msgspec.structs import replace
+from tracer.trace.selection import RegionNames
 
 from tracer.access.symbols import Symbol, table_of
 from tracer.check.qemu_log import LogEntry

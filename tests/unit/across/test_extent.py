@@ -16,6 +16,7 @@ from tracer.access.region import Region
 from tracer.access.transfer import Transfer
 from tracer.check.replay import Replay
 from tracer.cli import main
+from tracer.confidential.hypercall import hypercalls
 from tracer.export.mmiotrace import MmiotraceLog
 from tracer.query.sieve import Sieve
 from tracer.query.words import Words, choose
@@ -53,7 +54,7 @@ def test_a_transfer_of_unknown_extent_is_recorded_as_one() -> None:
     whole = Transfer("write", 0x5010, 0x1010, 0, None, region, True, False, extent=0x20)
     access = memory_access(whole)
     assert (access.width, access.extent, access.span, access.offset) == (0, 0x20, 0x20, "0x10")
-    assert access.value is access.tdvmcall is access.ghcb is None
+    assert access.value is None and hypercalls(access) is None
     unknown = dataclasses.replace(whole, direction="unknown")
     assert memory_access(unknown).direction == "unknown"
     exact = dataclasses.replace(whole, width=4, extent=None)

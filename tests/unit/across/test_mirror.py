@@ -72,7 +72,7 @@ TESTED_BY = {
     "repl/test_prompt": "repl/completion repl/conversation repl/feed repl/paper"
     " repl/parser repl/toolbar",
     "repl/test_shell": "repl/interruption repl/script",
-    "trace/test_lines": "report/tables text/colour text/printable trace/layout trace/objects",
+    "trace/test_lines": "report/tables text/colour text/printable trace/layout report/objects",
     "trace/test_codec": "trace/record",
     "trace/test_file": "trace/reader trace/writer",
     "trace/test_marker": "trace/loss",

@@ -17,7 +17,6 @@ import trace_sample as sample
 from tracer.check.divergence import Divergence
 from tracer.check.replay import Replay
 from tracer.cli import main
-from tracer.confidential.hypercall import ghcb_exit, tdvmcall
 from tracer.trace import codec
 from tracer.trace.record import End, Intercept, UserRecord
 
@@ -122,21 +121,6 @@ def test_a_region_that_moved_has_an_offset_in_each_of_its_places() -> None:
         again = msgspec.structs.replace(tampered(record, offset=offset), seq=seq)
         assert replay.add(again) is None
     assert replay.add(msgspec.structs.replace(tampered(record, offset="0x0"), seq=2)) is not None
-
-
-def test_a_hypercall_that_does_not_follow_from_its_access_is_seen() -> None:
-    record = RECORDS[0]
-    access = record.accesses[0]
-    place = access.direction, access.width, int(access.physical, 16), 0x55667788
-    right = {"tdvmcall": tdvmcall(*place), "ghcb": ghcb_exit(*place)}
-    assert diverges(tampered(record, **right)) == {}
-    place = access.direction, access.width, int(access.physical, 16), 0
-    assert diverges(tampered(record, **right | {"tdvmcall": tdvmcall(*place)})) == {
-        "tdvmcall.out.r11": ("0x0", "0x55667788")
-    }
-    assert diverges(tampered(record, **right | {"ghcb": ghcb_exit(*place)})) == {
-        "ghcb.buffer": ("00000000", "88776655")
-    }
 
 
 def test_a_fault_that_the_accesses_do_not_explain_is_seen() -> None:

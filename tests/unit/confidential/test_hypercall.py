@@ -9,14 +9,23 @@ ghcb_save_area`, arch/x86/include/uapi/asm/svm.h, arch/x86/kvm/svm/sev.c).
 
 from __future__ import annotations
 
+import json
 from itertools import accumulate
+from pathlib import Path
 
-import msgspec
 import pytest
 import trace_sample as sample
 
+from tracer.cli import main
 from tracer.confidential import hypercall
-from tracer.confidential.hypercall import ghcb_exit, tdvmcall
+from tracer.confidential.hypercall import (
+    ghcb_exit,
+    ghcb_object,
+    hypercalls,
+    tdvmcall,
+    tdvmcall_object,
+)
+from tracer.trace.reader import TraceReader
 from tracer.trace.record import MemoryAccess
 from tracer.x86.bus import Direction
 
@@ -74,24 +83,23 @@ def kvm_emulates(registers: dict[str, int]) -> tuple[int, int, str, int | None]:
 @pytest.mark.parametrize("direction", ["read", "write"])
 def test_the_host_understands_the_call(direction: Direction, width: int) -> None:
     value = 0xF1 << 8 * (width - 1)
-    call = msgspec.to_builtins(tdvmcall(direction, width, PHYSICAL, value))
-    inside = {name: int(text, 16) for name, text in call["in"].items()}
+    call = tdvmcall(direction, width, PHYSICAL, value)
     told = value if direction == "write" else None
-    assert kvm_emulates(inside) == (PHYSICAL, width, direction, told)
-    assert call["out"]["rax"] == call["out"]["r10"] == "0x0"
-    assert call["out"].get("r11") == (None if direction == "write" else hex(value))
+    assert kvm_emulates(call.given) == (PHYSICAL, width, direction, told)
+    assert call.returned["rax"] == call.returned["r10"] == 0
+    assert call.returned.get("r11") == (None if direction == "write" else value)
 
 
 def test_a_read_tells_the_host_nothing_in_r15() -> None:
-    assert tdvmcall("read", 4, PHYSICAL, 0xDEAD).input.r15 == "0x0"
+    assert tdvmcall("read", 4, PHYSICAL, 0xDEAD).given["r15"] == 0
 
 
 def test_an_unknown_value_is_left_out() -> None:
-    read = msgspec.to_builtins(tdvmcall("read", 4, PHYSICAL, None))
+    read = tdvmcall_object(tdvmcall("read", 4, PHYSICAL, None))
     assert "r11" not in read["out"] and read["in"]["r15"] == "0x0"
-    write = msgspec.to_builtins(tdvmcall("write", 4, PHYSICAL, None))
+    write = tdvmcall_object(tdvmcall("write", 4, PHYSICAL, None))
     assert "r15" not in write["in"]
-    assert "buffer" not in msgspec.to_builtins(ghcb_exit("write", 4, PHYSICAL, None))
+    assert "buffer" not in ghcb_object(ghcb_exit("write", 4, PHYSICAL, None))
 
 
 # --- SEV-ES
@@ -139,7 +147,7 @@ def test_exit_codes_are_those_of_guest_and_host() -> None:
 
 @pytest.mark.parametrize("direction", ["read", "write"])
 def test_an_mmio_exit(direction: Direction) -> None:
-    found = msgspec.to_builtins(ghcb_exit(direction, 4, PHYSICAL, 0x0102))
+    found = ghcb_object(ghcb_exit(direction, 4, PHYSICAL, 0x0102))
     assert found == {
         "exit_code": "0x80000001" if direction == "read" else "0x80000002",
         "info1": hex(PHYSICAL),
@@ -151,8 +159,40 @@ def test_an_mmio_exit(direction: Direction) -> None:
 # --- in a trace
 
 
-def test_old_accesses_without_a_hypercall_still_read() -> None:
-    plain = sample.device("nvme", 0x1C, 4, "read", 1)
-    assert plain.tdvmcall is None and plain.ghcb is None
-    again = msgspec.json.decode(msgspec.json.encode(plain), type=MemoryAccess)
-    assert again == plain
+STORED = Path(__file__).parents[2] / "data" / "version-1-hypercalls.vtrace"
+
+
+def test_what_version_1_stored_is_what_is_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    stored = [
+        access
+        for record in map(json.loads, STORED.read_text().splitlines())
+        for access in record.get("accesses", ())
+        if "region" in access
+    ]
+    assert main.main(["show", "--json", str(STORED)]) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {access["width"] for access in shown} == {1, 2, 4, 8}
+    assert {access["direction"] for access in shown} == {"read", "write"}
+    for name in ("tdvmcall", "ghcb"):
+        assert [access[name] for access in shown] == [access[name] for access in stored]
+
+
+def test_a_trace_has_none_of_what_follows_from_the_rest(tmp_path: Path) -> None:
+    with TraceReader(STORED) as trace:
+        again = sample.write(tmp_path / "again.vtrace", list(trace))
+    assert b"tdvmcall" in STORED.read_bytes() and b"tdvmcall" not in again.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        sample.ram(4, "read", 7),
+        sample.device("nvme", 0, 3, "read", 1),
+        sample.device("nvme", 0, 16, "write", 1),
+        sample.device("nvme", 0, 4, "unknown", None),
+        sample.device("nvme", 0, 1, "write", 0x100),
+    ],
+)
+def test_what_no_call_can_ask_for_has_none(access: MemoryAccess) -> None:
+    assert hypercalls(access) is None
+    assert hypercalls(sample.device("nvme", 0, 1, "write", 0xFF)) is not None

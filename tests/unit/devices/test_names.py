@@ -13,10 +13,10 @@ from tracer.cli import main
 from tracer.devices import library
 from tracer.query.source import Source
 from tracer.query.words import Selection
+from tracer.report.objects import access_objects
 from tracer.trace.layout import UNCUT, layout
 from tracer.trace.lines import access_lines, decoded_lines, explained_lines
 from tracer.trace.naming import Naming
-from tracer.trace.objects import access_objects
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, Record
 

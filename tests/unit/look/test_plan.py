@@ -199,7 +199,7 @@ def test_an_answered_read_leaves_nothing_open() -> None:
     answered = replace(pending, transfer=replace(pending.transfer, value=0x11))
     plan = plan_of(answered)
     assert change(plan, "rax").after == 0x11
-    assert plan.tdvmcall is not None and plan.tdvmcall.output.r11 == "0x11"
+    assert plan.tdvmcall is not None and plan.tdvmcall.returned["r11"] == 0x11
 
 
 def test_flags() -> None:

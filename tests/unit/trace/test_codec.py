@@ -18,7 +18,6 @@ from tracer.errors import TraceError
 from tracer.trace import codec
 from tracer.trace.record import (
     FORMAT_VERSION,
-    GhcbExit,
     Header,
     Intercept,
     MemoryAccess,
@@ -26,9 +25,6 @@ from tracer.trace.record import (
     RegionInfo,
     StackFrame,
     StackRecord,
-    TdVmcall,
-    TdVmcallInput,
-    TdVmcallOutput,
 )
 
 hexes = st.integers(0, (1 << 512) - 1).map(hex)
@@ -208,12 +204,9 @@ def test_the_example_of_the_contract_is_a_trace_in_this_format() -> None:
 
 @pytest.mark.parametrize(
     "struct",
-    [
-        Header, *get_args(Record), RegionInfo, MemoryAccess,
-        TdVmcall, TdVmcallInput, TdVmcallOutput, GhcbExit, StackFrame,
-    ],
+    [Header, *get_args(Record), RegionInfo, MemoryAccess, StackFrame],
     ids=lambda s: s.__name__,
-)  # fmt: skip
+)
 def test_the_contract_names_every_member(struct: type[msgspec.Struct]) -> None:
     described = set(re.findall(r"`(\w+)`", CONTRACT))
     assert {member.encode_name for member in msgspec.structs.fields(struct)} <= described

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
 import trace_sample as sample
 import zstandard
@@ -27,6 +28,7 @@ from tracer.trace.record import FORMAT_VERSION, LostRecord, Mark, Record, StackR
 from tracer.trace.writer import TraceWriter
 
 ROOT = Path(__file__).parents[3]
+DATA = ROOT / "tests" / "data"
 NAMES = ["run.jsonl", "run.jsonl.zst"]
 
 
@@ -46,17 +48,34 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
     assert trace.records == len(sample.RECORDS)
 
 
-@pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
-def test_a_file_of_each_version_is_read_and_replayed(version: int) -> None:
-    records, trace = read(Path(__file__).parents[2] / "data" / f"version-{version}.vtrace")
-    assert trace.header.version == version
+@pytest.mark.parametrize(
+    ("name", "lacks", "replayed"),
+    [
+        # The first is older than the records that came within its version.
+        ("version-1", {StackRecord, UserRecord, LostRecord}, 11),
+        ("version-1-hypercalls", {LostRecord}, 17),
+        ("version-2", {LostRecord}, 17),
+    ],
+)
+def test_a_file_of_each_version_is_read_and_replayed(
+    name: str, lacks: set[type], replayed: int
+) -> None:
+    assert sorted(DATA.glob(f"version-{FORMAT_VERSION}*")), "each version has a file"
+    records, trace = read(DATA / f"{name}.vtrace")
+    assert trace.header.version == int(name.split("-")[1])
     assert trace.damage is None and not trace.unknown
-    # The file is older than the records that came within the version.
-    later = {StackRecord, UserRecord, LostRecord}
-    assert {type(record) for record in records} == set(get_args(Record)) - later
+    assert {type(record) for record in records} == set(get_args(Record)) - lacks
     replay = Replay()
     assert [found for record in records if (found := replay.add(record))] == []
-    assert replay.tally.replayed == 11
+    assert replay.tally.replayed == replayed
+
+
+def test_a_newer_version_says_what_the_one_before_said() -> None:
+    (old, before), (new, after) = (
+        read(DATA / f"{name}.vtrace") for name in ("version-1-hypercalls", "version-2")
+    )
+    assert old == new
+    assert msgspec.structs.replace(before.header, version=FORMAT_VERSION) == after.header
 
 
 def test_the_name_decides_on_compression(tmp_path: Path) -> None:

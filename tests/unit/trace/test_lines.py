@@ -15,9 +15,9 @@ from tracer.check.comparison import Comparison, Difference, RegionComparison, Tr
 from tracer.check.lines import difference_line
 from tracer.check.qemu_log import LogEntry
 from tracer.report import tables
+from tracer.report.objects import access_objects
 from tracer.trace.layout import UNCUT, layout, padded
 from tracer.trace.lines import access_lines, printable
-from tracer.trace.objects import access_objects
 from tracer.trace.record import Intercept
 from tracer.trace.summary import Summary
 
@@ -136,11 +136,20 @@ def test_an_object_holds_the_access() -> None:
         "fields": {},
         "breach": None,
         "via": "emulated",
-        "tdvmcall": None,
-        "ghcb": None,
+        "tdvmcall": {
+            "in": {
+                "rax": "0x0", "rcx": "0xffcc", "r10": "0x0", "r11": "0x30", "r12": "0x8",
+                "r13": "0x0", "r14": "0x80000fed000f0", "r15": "0x0",
+            },
+            "out": {"rax": "0x0", "r10": "0x0", "r11": "0x123456789abcdef0"},
+        },
+        "ghcb": {
+            "exit_code": "0x80000001", "info1": "0xfed000f0", "info2": "0x8",
+            "buffer": "f0debc9a78563412",
+        },
         "device": None,
         "skipped": False,
-    }
+    }  # fmt: skip
 
 
 def test_each_device_access_is_an_object_with_its_own_number() -> None:

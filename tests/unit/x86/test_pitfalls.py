@@ -17,7 +17,7 @@ from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.confidential.handler import PROFILES, judge
-from tracer.confidential.hypercall import tdvmcall
+from tracer.confidential.hypercall import hypercalls, tdvmcall
 from tracer.errors import EmulationError, GuestException, InterceptError, UnsupportedInstruction
 from tracer.intercept.fault import Fault
 from tracer.intercept.stub import Spill
@@ -251,7 +251,7 @@ def test_pitfall_62_ram_reached_by_the_same_instruction_is_no_device_access() ->
     (read, write) = run("a5", state(rsi=DEV1, rdi=RAM1), 7)[1].transfers
     assert read.traced and not write.traced and write.ram
     recorded = memory_access(write)
-    assert recorded.region is None and recorded.tdvmcall is None and recorded.ghcb is None
+    assert recorded.region is None and hypercalls(recorded) is None
 
 
 def test_pitfall_63_a_user_pointer_in_the_kernels_hands_is_fatal_since_6_12() -> None:
@@ -377,25 +377,25 @@ def test_pitfall_80_the_direction_is_0_for_a_read_and_1_for_a_write(direction: s
     transfer = (foretold("8b03", state(rbx=DEV1)) + foretold("8903", state(rbx=DEV1)))[
         direction == "write"
     ]
-    recorded = memory_access(transfer).tdvmcall
-    assert recorded is not None and recorded.input.r13 == ("0x1" if direction == "write" else "0x0")
+    calls = hypercalls(memory_access(transfer))
+    assert calls is not None and calls[0].given["r13"] == (direction == "write")
 
 
 def test_pitfall_81_a_read_hands_no_stale_register_to_the_host() -> None:
-    assert tdvmcall("read", 8, DEVICE, 0x5EC4E7).input.r15 == "0x0"
-    assert tdvmcall("write", 8, DEVICE, 1).output.r11 is None
+    assert tdvmcall("read", 8, DEVICE, 0x5EC4E7).given["r15"] == 0
+    assert tdvmcall("write", 8, DEVICE, 1).returned.keys() == {"rax", "r10"}
 
 
 def test_pitfall_82_sizes_are_1_2_4_8_and_the_address_is_shared() -> None:
     for code in ("8a03", "668b03", "8b03", "488b03"):
         (piece,) = foretold(code, state(rbx=DEV1))
-        call = memory_access(piece).tdvmcall
-        assert call is not None
-        assert int(call.input.r12, 16) == piece.width
-        assert int(call.input.r14, 16) == DEVICE | 1 << 51
-        assert call.output.r10 == "0x0"
+        calls = hypercalls(memory_access(piece))
+        assert calls is not None
+        assert calls[0].given["r12"] == piece.width
+        assert calls[0].given["r14"] == DEVICE | 1 << 51
+        assert calls[0].returned["r10"] == 0
     wide = Transfer("read", DEV1, DEVICE, 16, None, piece.region, traced=True, ram=False)
-    assert memory_access(wide).tdvmcall is None and memory_access(wide).ghcb is None
+    assert hypercalls(memory_access(wide)) is None
 
 
 @pytest.mark.parametrize("code", ["f00fb10b", "0fb10b"])

@@ -11,8 +11,8 @@ from tracer.repl.feed import Rule
 from tracer.repl.paper import item_lines
 from tracer.repl.parser import Statement
 from tracer.repl.result import Paper, Result, said
+from tracer.report.objects import access_object
 from tracer.text.number import whole
-from tracer.trace.objects import access_object
 
 
 @command(

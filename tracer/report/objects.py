@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
+from tracer.confidential.hypercall import ghcb_object, hypercalls, tdvmcall_object
 from tracer.devices.map import Named, RegisterMaps
 from tracer.trace.naming import Naming
 from tracer.trace.record import Intercept, MemoryAccess
@@ -20,7 +19,7 @@ def access_objects(record: Intercept, naming: Naming | None = None) -> list[dict
     ``register`` is the name that ``naming`` finds, None without one, and ``fields`` has the numbers
     of its bit fields. ``breach`` is ``read-only`` for a write to a read-only register,
     ``write-only`` for a read of a write-only one, and None for all else. ``tdvmcall`` and ``ghcb``
-    are what the access would become in a confidential guest, None where the trace does not tell.
+    are what the access would become in a confidential guest, None where there is no such call.
     ``device`` is what the device gave or got where a person changed that, None elsewhere;
     ``skipped`` tells that it was left out.
     """
@@ -35,6 +34,7 @@ def access_object(
     record: Intercept, seq: int, access: MemoryAccess, named: Named | None = None
 ) -> dict[str, Any]:
     """Return the JSON-ready object for device access number ``seq``: see :func:`access_objects`."""
+    calls = hypercalls(access)
     return {
         "type": "access",
         "seq": seq,
@@ -55,8 +55,8 @@ def access_object(
         "fields": _field_numbers(access, named),
         "breach": named.breach(access.direction) if named is not None else None,
         "via": record.via,
-        "tdvmcall": msgspec.to_builtins(access.tdvmcall),
-        "ghcb": msgspec.to_builtins(access.ghcb),
+        "tdvmcall": None if calls is None else tdvmcall_object(calls[0]),
+        "ghcb": None if calls is None else ghcb_object(calls[1]),
         "device": access.device,
         "skipped": access.skipped,
     }
