@@ -90,20 +90,21 @@ def _write(path: Path, size: int) -> None:
 # mov eax, [rax + 0x1c], of a device with 64 registers.
 def _record(number: int) -> Intercept:
     offset = 0x1C + 4 * number
-    before = {"rflags": "0x246", **{name: hex(_BASE + 8 * n) for n, name in enumerate(GPR)}}
-    value = hex(0xABCD00 + number)
+    before = {"rflags": 0x246, **{name: _BASE + 8 * n for n, name in enumerate(GPR)}}
+    value = 0xABCD00 + number
     return Intercept(
-        seq=0, time_ns=0, vcpu=0, cpl=0, mode=64, rip="0xffffffff8160a31e",
-        symbol="nvme_pci_enable+0x5e", code="8b401c", text="mov eax, dword ptr [rax + 0x1c]",
-        cr2=hex(_BASE + offset), error_code="0x8", via="emulated",
+        seq=0, time_ns=0, vcpu=0, cpl=0, mode=64, rip=0xFFFFFFFF8160A31E,
+        symbol="nvme_pci_enable+0x5e", code=b"\x8b\x40\x1c",
+        text="mov eax, dword ptr [rax + 0x1c]",
+        cr2=_BASE + offset, error_code=0x8, via="emulated",
         accesses=[
             MemoryAccess(
-                direction="read", width=4, linear=hex(_BASE + offset),
-                physical=hex(0xFEBF0000 + offset), value=value, region="nvme", offset=hex(offset),
+                direction="read", width=4, linear=_BASE + offset,
+                physical=0xFEBF0000 + offset, value=value, region="nvme", offset=offset,
             )
         ],
-        before=before | {"rax": hex(_BASE + 4 * number)},
-        after={"rip": "0xffffffff8160a321", "rax": value},
+        before=before | {"rax": _BASE + 4 * number},
+        after={"rip": 0xFFFFFFFF8160A321, "rax": value},
     )  # fmt: skip
 
 

@@ -84,21 +84,21 @@ def _access(number: int) -> tuple[str, int, int]:
 def _records() -> Iterator[Record]:
     for name, start in _REGIONS.items():
         info = RegionInfo(
-            name=name, start=hex(start), end=hex(start + 0xFFF), qemu_name=name, device=name,
+            name=name, start=start, end=start + 0xFFF, qemu_name=name, device=name,
             traced=True,
         )  # fmt: skip
         yield RegionRecord(time_ns=0, region=info)
     yield Mark(time_ns=0, text="kernel entry", qemu_log_offset=0)
     shape = Intercept(
-        seq=0, time_ns=0, vcpu=0, cpl=0, mode=64, rip="0xffffffff8160a31e",
-        symbol="nvme_pci_enable+0x5e", code="8b401c", text="mov eax, dword ptr [rax + 0x1c]",
-        cr2="0x0", error_code="0x8", via="emulated", accesses=[], before={}, after={},
+        seq=0, time_ns=0, vcpu=0, cpl=0, mode=64, rip=0xFFFFFFFF8160A31E,
+        symbol="nvme_pci_enable+0x5e", code=b"\x8b\x40\x1c", text="mov eax, dword ptr [rax + 0x1c]",
+        cr2=0x0, error_code=0x8, via="emulated", accesses=[], before={}, after={},
     )  # fmt: skip
     for number in range(_SIZE):
         region, offset, value = _access(number)
         access = MemoryAccess(
-            direction="read", width=4, linear="0x0", physical=hex(_REGIONS[region] + offset),
-            value=hex(value), region=region, offset=hex(offset),
+            direction="read", width=4, linear=0x0, physical=_REGIONS[region] + offset,
+            value=value, region=region, offset=offset,
         )  # fmt: skip
         yield msgspec.structs.replace(shape, seq=number, accesses=[access])
 

@@ -543,7 +543,7 @@ def test_a_person_gives_what_outs_reads_and_leaves_out_what_ins_writes() -> None
     )  # fmt: skip
     told = [(a.value, a.device, a.skipped) for r in scene.records for a in r.accesses]
     assert told == [
-        ("0x9", "0x1", False), ("0x8", None, True), ("0x7", None, True), ("0x7", "0x6", False),
+        (9, 1, False), (8, None, True), (7, None, True), (7, 6, False),
     ]  # fmt: skip
 
 
@@ -824,8 +824,8 @@ def test_a_person_is_asked_before_and_behind() -> None:
     [
         ("8b06", READ, Skip(7), [], 7, None, True),
         ("8916", WRITE, Skip(), [], 3, None, True),
-        ("8916", WRITE, Give(8), [(WritePhysical(DEVICE, 4, 8), None)], 3, "0x8", False),
-        ("8b06", READ, Give(8), [(ReadPhysical(DEVICE, 4), 1)], 8, "0x1", False),
+        ("8916", WRITE, Give(8), [(WritePhysical(DEVICE, 4, 8), None)], 3, 8, False),
+        ("8b06", READ, Give(8), [(ReadPhysical(DEVICE, 4), 1)], 8, 1, False),
     ],
 )
 def test_a_person_decides(
@@ -836,7 +836,7 @@ def test_a_person_decides(
     after = scene.after(scene.play((AskBefore, decision), *made, (AskCompleted, same)))
     (record,) = scene.records
     (access,) = record.accesses
-    assert (int(access.value, 16), access.device, access.skipped) == (value, device, skipped)
+    assert (access.value, access.device, access.skipped) == (value, device, skipped)
     if error == READ:
         assert after["rax"] == value
 
@@ -850,7 +850,7 @@ def test_the_value_a_device_gave_is_replaced() -> None:
             (AskCompleted, same),
         )
     )  # fmt: skip
-    assert after["rax"] == 2 and scene.records[0].accesses[0].device == "0x1"
+    assert after["rax"] == 2 and scene.records[0].accesses[0].device == 1
 
 
 def test_a_retry_in_the_second_transfer_starts_the_instruction_over() -> None:

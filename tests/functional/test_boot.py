@@ -180,16 +180,16 @@ def test_ordinary_page_faults_do_not_stop_the_guest(trace: Trace) -> None:
 # ---- repeatable
 
 
-Seen = tuple[str, str | None, int, str | None]
+Seen = tuple[str, int | None, int, int | None]
 
 
 # The driver rings once for all completions that it finds, and the host's disk decides how many.
-COMPLETION_DOORBELLS = {("nvme", "0x1004"), ("nvme", "0x100c")}
+COMPLETION_DOORBELLS = {("nvme", 0x1004), ("nvme", 0x100C)}
 
 
 # The main counter, which the watchdog of the clock source reads, and timer 1, which makes the alarm
 # of an emulated RTC (IA-PC HPET Specification 1.0a, 2.3): as often as time passes.
-CLOCKS = {("hpet", "0xf0"), ("hpet", "0x120"), ("hpet", "0x128")}
+CLOCKS = {("hpet", 0xF0), ("hpet", 0x120), ("hpet", 0x128)}
 
 
 def accesses(trace: Trace) -> dict[str, list[Seen]]:
@@ -203,12 +203,12 @@ def accesses(trace: Trace) -> dict[str, list[Seen]]:
             value = None if access.region == "hpet" else access.value
             if value is not None:
                 # Where in RAM a driver has its queues is chance.
-                at = int(access.offset or "0", 16)
-                value = hex(int(value, 16) & kept_bits(VARYING, access.region, at, access.width))
-            if access.region == "ioapic" and access.offset == "0x10":
+                at = access.offset or 0
+                value &= kept_bits(VARYING, access.region, at, access.width)
+            if access.region == "ioapic" and access.offset == 0x10:
                 # The low byte of a redirection entry is the vector. Drivers that probe side by
                 # side get theirs in the order in which the host's disk lets them go on.
-                value = hex(int(value or "0", 16) & ~0xFF)
+                value = (value or 0) & ~0xFF
             found[access.region].append((access.direction, access.offset, access.width, value))
     return found
 

@@ -49,9 +49,9 @@ def test_user_space_and_the_vga_window(initrd: Path, tmp_path: Path) -> None:
     assert "inverted 0xEDCBA987" in done.serial
     edu = [r for r in trace.intercepts if r.accesses[0].region == "edu.mmio"]
     assert [(a.direction, a.offset, a.width, a.value) for r in edu for a in r.accesses] == [
-        ("read", "0x0", 4, "0x10000ed"),
-        ("write", "0x4", 4, "0x12345678"),
-        ("read", "0x4", 4, "0xedcba987"),
+        ("read", 0x0, 4, 0x10000ED),
+        ("write", 0x4, 4, 0x12345678),
+        ("read", 0x4, 4, 0xEDCBA987),
     ]
     assert {record.cpl for record in edu} == {3}
     # Healed before they went: Linux reads their physical address out of the page-table entry.

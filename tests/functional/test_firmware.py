@@ -45,7 +45,7 @@ poweroff -f
 """
 
 
-def flash(done: Run, chip: str) -> list[tuple[str, str | None, int, str | None]]:
+def flash(done: Run, chip: str) -> list[tuple[str, int | None, int, int | None]]:
     return [
         (access.direction, access.offset, access.width, access.value)
         for record in read_trace(done.trace).intercepts
@@ -75,10 +75,10 @@ def test_reads_are_of_a_device_while_a_command_is_under_way(tmp_path: Path) -> N
     maker, model = said.split()[1:]
     assert agreed(done) == 4
     assert flash(done, "system.flash1") == [
-        ("write", "0x0", 1, "0x90"),
-        ("read", "0x0", 1, hex(int(maker, 16))),
-        ("read", "0x1", 1, hex(int(model, 16))),
-        ("write", "0x0", 1, "0xff"),
+        ("write", 0, 1, 0x90),
+        ("read", 0, 1, int(maker, 16)),
+        ("read", 1, 1, int(model, 16)),
+        ("write", 0, 1, 0xFF),
     ]
     assert read_trace(done.trace).end.counts["neighbours"] == 2
 

@@ -263,5 +263,5 @@ def test_every_one_was_emulated_but_for_what_needs_the_upper_half_of_ymm(traced:
     trace = read_trace(traced.trace)
     stepped = {record.code for record in trace.intercepts if record.via == "stepped"}
     instructions = [decode(variant.code, 0, Mode.LONG) for variant in VARIANTS]
-    assert stepped == {insn.code.hex() for insn in instructions if stepped_live(insn)}
+    assert stepped == {insn.code for insn in instructions if stepped_live(insn)}
     assert "0 missing, 0 extra, 0 different" in traced.out

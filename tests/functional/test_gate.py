@@ -184,14 +184,14 @@ def test_case(name: str, trace: Trace) -> None:
         record
         for record in trace.intercepts
         for _, access in record.device_accesses()
-        if int(access.offset or "0", 16) // 64 * 64 == slot(number)
+        if (access.offset or 0) // 64 * 64 == slot(number)
     ]
     actual = [
         (
             access.direction[0].upper(),
-            int(access.offset or "0", 16) - slot(number),
+            (access.offset or 0) - slot(number),
             access.width,
-            None if access.value is None else int(access.value, 16),
+            access.value,
         )
         for record in records
         for _, access in record.device_accesses()

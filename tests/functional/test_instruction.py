@@ -245,9 +245,9 @@ def test_case(number: int, traced: Run, trace: Trace) -> None:
     actual = [
         (
             access.direction[0].upper(),
-            int(access.offset or "0", 16) - base,
+            (access.offset or 0) - base,
             access.width,
-            None if access.value is None else int(access.value, 16),
+            access.value,
         )
         for record in records
         for _, access in record.device_accesses()
@@ -270,5 +270,5 @@ def test_nothing_failed_in_the_guest(traced: Run, trace: Trace) -> None:
     assert trace.end.outcome == "poweroff"
     assert trace.end.counts["delivered"] == sum(case.fault is not None for case in CASES)
     stepped = [record for record in trace.intercepts if record.via == "stepped"]
-    assert [record.code for record in stepped] == ["660f5817"]
+    assert [record.code.hex() for record in stepped] == ["660f5817"]
     assert all(record.note for record in stepped)

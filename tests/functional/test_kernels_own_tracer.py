@@ -79,8 +79,8 @@ def accesses(path: Path) -> dict[int, list[Access]]:
                 continue
             for _, access in record.device_accesses():
                 assert access.value is not None
-                place = int(access.physical, 16)
-                value = int(access.value, 16)
+                place = access.physical
+                value = access.value
                 pages.setdefault(place >> 12, []).append(
                     (access.direction, access.width, place & 0xFFF, value)
                 )
@@ -129,8 +129,8 @@ def test_the_kernels_own_tracer_sees_the_same_accesses(tmp_path: Path) -> None:
         for record in trace:
             if isinstance(record, Intercept):
                 for _, access in record.device_accesses():
-                    start = int(access.offset or "0x0", 16) & ~0xFFF
-                    places[int(access.physical, 16) >> 12] = access.region or "", start
+                    start = (access.offset or 0) & ~0xFFF
+                    places[access.physical >> 12] = access.region or "", start
     kernel, ours = accesses(tmp_path / "kernel.vtrace"), accesses(tmp_path / "ours.vtrace")
     seen = {places[page][0] for page in kernel}
     assert {"nvme", "nvme.msix-table", "virtio-blk.common", "virtio-net.common"} <= seen

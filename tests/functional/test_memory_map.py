@@ -137,7 +137,7 @@ def test_a_device_that_moves_under_mappings(chosen: tuple[str, ...], tmp_path: P
     ]
     assert len(edu) == 4
     assert len(set(edu[:2])) == 1
-    assert edu[2:] == ["0xd0000000"] * 2
+    assert edu[2:] == [0xD0000000] * 2
 
 
 def test_devices_are_away_while_the_guest_wakes_up(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_device_that_comes_and_goes(tmp_path: Path) -> None:
         for record in records if isinstance(record, Intercept)
         for access in record.accesses if access.region == "late.edu-mmio"
     ]  # fmt: skip
-    assert [(access.offset, access.value) for access in late] == [("0x0", "0x10000ed")] * 2
+    assert [(access.offset, access.value) for access in late] == [(0, 0x10000ED)] * 2
     with (tmp_path / "qemu.log").open("rb") as log:
         comparison = witness.compare(records, log)
     assert comparison.agrees, comparison.differences
@@ -221,10 +221,10 @@ def test_a_page_of_registers_and_ram(tmp_path: Path) -> None:
         if access.region is not None
     ]
     assert reached == [
-        ("write", "0x0", 4, "0x5a"),
-        ("read", "0x0", 4, "0x5a"),
-        ("read", "0x0", 4, "0x5a"),
-        ("read", "0x0", 4, "0x5a"),
+        ("write", 0, 4, 0x5A),
+        ("read", 0, 4, 0x5A),
+        ("read", 0, 4, 0x5A),
+        ("read", 0, 4, 0x5A),
     ]
     assert trace.end.counts["neighbours"] > 20
     replayed = run(tmp_path, "replay", done.trace)

@@ -64,8 +64,9 @@ def test_an_access_has_time_name_and_arguments(opened: TraceProcessor, accesses:
     rows = opened.query(f"SELECT ts, dur, category, name, {arguments} FROM slice ORDER BY 5")
     assert rows == [
         (
-            record.time_ns, 0, "mmio", f"{access.direction} {access.width} +{access.offset}",
-            seq, access.value, access.physical, record.symbol, record.text, record.via,
+            record.time_ns, 0, "mmio", f"{access.direction} {access.width} +{access.offset:#x}",
+            seq, f"{access.value:#x}", f"{access.physical:#x}", record.symbol, record.text,
+            record.via,
         )
         for record, seq, access in accesses
     ]  # fmt: skip

@@ -25,7 +25,7 @@ def test_a_machine_that_is_powered_off_through_memory(tmp_path: Path) -> None:
     trace = read_trace(done.trace)
     assert trace.end.outcome == "poweroff"
     (last,) = trace.intercepts[-1].accesses
-    assert (last.direction, last.physical, last.value) == ("write", hex(SLEEP), hex(OFF))
+    assert (last.direction, last.physical, last.value) == ("write", SLEEP, OFF)
 
 
 def by_program(folder: Path, ports: int) -> list[Intercept]:
@@ -43,7 +43,7 @@ def by_program(folder: Path, ports: int) -> list[Intercept]:
 def test_an_instruction_that_the_vcpu_carries_out_powers_it_off(tmp_path: Path) -> None:
     (last,) = by_program(tmp_path, 0)
     assert (last.via, last.cpl) == ("stepped", 3)
-    assert [(a.direction, a.physical) for a in last.accesses] == [("write", hex(SLEEP))]
+    assert [(a.direction, a.physical) for a in last.accesses] == [("write", SLEEP)]
 
 
 @pytest.mark.parametrize("ports", [1, 2], ids=["IOPL", "the TSS's bitmap"])
@@ -54,7 +54,7 @@ def test_a_program_that_may_use_a_port_powers_it_off_with_what_that_gives(
     assert (last.via, last.cpl) == ("emulated", 3)
     (access,) = last.accesses
     assert (access.direction, access.physical, access.width, access.value) == (
-        "write", hex(SLEEP), 1, hex(OFF)
+        "write", SLEEP, 1, OFF
     )  # fmt: skip
 
 

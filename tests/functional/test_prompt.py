@@ -58,7 +58,7 @@ def test_stop_look_change_and_go_on(tmp_path: Path) -> None:
         for access in record.accesses
         if access.device is not None
     ]
-    assert given == ["0x440820", "0x400820"]
+    assert given == [0x440820, 0x400820]
     assert records[-1].outcome == "poweroff"  # type: ignore[union-attr]
 
 

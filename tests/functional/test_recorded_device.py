@@ -69,7 +69,7 @@ def test_the_devices_see_nothing(replayed: Run) -> None:
     offset = next(r.qemu_log_offset for r in trace.records if isinstance(r, Mark))
     assert offset is not None
     places = {
-        r.region.name: (int(r.region.start, 16), int(r.region.end, 16))
+        r.region.name: (r.region.start, r.region.end)
         for r in trace.records
         if isinstance(r, RegionRecord)
     }
@@ -117,7 +117,7 @@ def test_an_nvme_controller_gets_as_far_as_its_first_command(
     trace = read_trace(done.trace)
     assert trace.end.outcome.startswith("nvme diverges from access #")
     last = [a for r in trace.intercepts for _, a in r.device_accesses() if a.region == "nvme"][-1]
-    assert (last.direction, last.offset, last.value) == ("write", "0x1000", "0x1")
+    assert (last.direction, last.offset, last.value) == ("write", 0x1000, 1)
 
 
 def test_a_native_step_ends_the_run_before_it_reaches_the_device(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def trace(booted: Run) -> Trace:
 def chains(trace: Trace) -> dict[int, list[str]]:
     """The functions of each stack by its number, the innermost first."""
     return {
-        record.id: [(frame.symbol or frame.rip).partition("+")[0] for frame in record.frames]
+        record.id: [frame.site.partition("+")[0] for frame in record.frames]
         for record in trace.records
         if isinstance(record, StackRecord)
     }

@@ -115,8 +115,8 @@ def trace(traced: Run) -> Trace:
 def told(access: MemoryAccess) -> Made:
     letter = {"read": "R", "write": "W", "unknown": "?"}[access.direction]
     assert (access.width > 0) is (access.extent is None)
-    place = letter, int(access.offset or "0", 16), access.width or f"..{access.extent}"
-    return place if access.value is None else (*place, int(access.value, 16))
+    place = letter, access.offset or 0, access.width or f"..{access.extent}"
+    return place if access.value is None else (*place, access.value)
 
 
 def of_case(number: int, trace: Trace) -> list[Intercept]:

@@ -73,7 +73,7 @@ def of_debugger(done: Run) -> list[LogEntry]:
 def test_the_debugger_makes_no_access_but_those_recorded(stacks: Run) -> None:
     assert stacks.status == 0, stacks.err
     recorded: list[Access] = [
-        (access.direction, int(access.physical, 16), access.width, int(access.value, 16))
+        (access.direction, access.physical, access.width, access.value)
         for record in read_trace(stacks.trace).intercepts
         for _, access in record.device_accesses()
         if record.via == "emulated" and access.value is not None and access.width <= 4

@@ -71,7 +71,7 @@ def test_kernel_and_program_see_what_they_see_untraced(
     # Through programs' own mappings and, for a debugger's reads, through the kernel's.
     assert {record.cpl for record in trace.intercepts} == {0, 3}
     written = [
-        (int(access.offset or "", 16), int(access.value or "", 16))
+        (access.offset or 0, access.value or 0)
         for record in trace.intercepts
         for access in record.accesses
         if access.direction == "write" and access.region == REGION

@@ -197,7 +197,7 @@ def test_every_width_at_every_offset(
         assert len(set(untraced[name])) > 1, name
     trace = read_trace(done.trace)
     recorded = [
-        (access.direction, int(access.physical, 16) % PAGE, access.width, access.value)
+        (access.direction, access.physical % PAGE, access.width, access.value)
         for record in trace.intercepts
         if record.cpl == 3
         for access in record.accesses

@@ -71,7 +71,7 @@ def test_a_guest_that_waits_for_nothing(how: tuple[str, ...], tmp_path: Path) ->
     else:
         # By the timer that its processor has.
         (last,) = read_trace(done.trace).intercepts[-1].accesses
-        assert f" {last.region}+{last.offset} " in starts(lines, "last access: ")
+        assert f" {last.region}+{last.offset:#x} " in starts(lines, "last access: ")
 
 
 def test_a_program_that_never_ends_on_one_of_two_vcpus(tmp_path: Path) -> None:

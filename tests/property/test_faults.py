@@ -50,8 +50,8 @@ class Pair:
 def told(access: MemoryAccess) -> list[bytes]:
     """Return the lines of an access: 8 bytes as two entries, unaligned loads as QEMU 7.2 does."""
     assert access.region is not None and access.value is not None
-    name, address = sample.QEMU_NAME[access.region], int(access.physical, 16)
-    value = int(access.value, 16)
+    name, address = sample.QEMU_NAME[access.region], access.physical
+    value = access.value
     if address % 4:
         begin = address & -4
         whole = value << 8 * (address - begin)
@@ -107,11 +107,11 @@ def spoil(pair: Pair, at: int, fault: str, count: int) -> None:
             pair.log[at] = []
             pair.extra += 1
         case "change":
-            value = hex(int(access.value or "", 16) ^ 1 << 20)
+            value = (access.value or 0) ^ 1 << 20
             pair.accesses[at] = [msgspec.structs.replace(access, value=value)]
             pair.different += 1
         case "move":
-            physical = hex(int(access.physical, 16) + 0x100)
+            physical = access.physical + 0x100
             pair.accesses[at] = [msgspec.structs.replace(access, physical=physical)]
             pair.different += 1
         case "add":
@@ -219,13 +219,13 @@ def made_accesses(draw: st.DrawFn) -> MemoryAccess:
     return MemoryAccess(
         direction=direction,
         width=width,
-        linear="0x0",
-        physical=hex(physical),
-        value=hex(draw(st.integers(0, 3))) if known else None,
+        linear=0x0,
+        physical=physical,
+        value=draw(st.integers(0, 3)) if known else None,
         region="nvme",
-        offset=hex(max(physical - sample.START["nvme"], 0)),
+        offset=max(physical - sample.START["nvme"], 0),
         extent=draw(st.sampled_from([None, 1, 8, 64, 4096])) if not width else None,
-        device=draw(st.sampled_from([None, None, "0x1"])) if known else None,
+        device=draw(st.sampled_from([None, None, 1])) if known else None,
         skipped=draw(st.sampled_from([False] * 9 + [True])),
     )
 

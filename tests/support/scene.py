@@ -207,12 +207,10 @@ class Scene:
     def accesses(self) -> list[tuple[str, int, int, int | None]]:
         """Every access recorded: direction, physical address, width, value."""
         return [
-            (
-                made.direction, int(made.physical, 16), made.width,
-                None if made.value is None else int(made.value, 16),
-            )
-            for record in self.records for made in record.accesses
-        ]  # fmt: skip
+            (made.direction, made.physical, made.width, made.value)
+            for record in self.records
+            for made in record.accesses
+        ]
 
 
 def set_rip(linear: int) -> SetRegister:

@@ -374,5 +374,5 @@ class Made:
         if isinstance(record, Intercept):
             for access in record.accesses:
                 told = "skip" if access.skipped else access.direction
-                text = access.value if access.direction == "read" else access.device or access.value
-                self.made.append((told, None if text is None else int(text, 16)))
+                reached = access.direction != "read" and access.device is not None
+                self.made.append((told, access.device if reached else access.value))

@@ -46,8 +46,8 @@ def region(name: str, traced: bool = True) -> RegionRecord:
         time_ns=0,
         region=RegionInfo(
             name=name,
-            start=hex(START[name]),
-            end=hex(START[name] + SIZE[name] - 1),
+            start=START[name],
+            end=START[name] + SIZE[name] - 1,
             qemu_name=QEMU_NAME[name],
             device=name.partition(".")[0],
             traced=traced,
@@ -63,19 +63,19 @@ def device(
     return MemoryAccess(
         direction=direction,
         width=width,
-        linear=hex(0xFFFFC90000000000 + physical),
-        physical=hex(physical),
-        value=None if value is None else hex(value),
+        linear=0xFFFFC90000000000 + physical,
+        physical=physical,
+        value=value,
         region=name,
-        offset=hex(offset),
+        offset=offset,
     )
 
 
 def ram(width: int, direction: Direction, value: int) -> MemoryAccess:
     """Make one access to guest RAM."""
     return MemoryAccess(
-        direction=direction, width=width, linear="0xffff888000001000", physical="0x1000",
-        value=hex(value),
+        direction=direction, width=width, linear=0xFFFF888000001000, physical=0x1000,
+        value=value,
     )  # fmt: skip
 
 
@@ -93,16 +93,16 @@ def intercept(
         vcpu=0,
         cpl=0,
         mode=64,
-        rip="0xffffffff81234567",
+        rip=0xFFFFFFFF81234567,
         symbol=symbol,
-        code="8b401c",
+        code=bytes.fromhex("8b401c"),
         text=text,
         cr2=accesses[0].linear,
-        error_code="0x9",
+        error_code=0x9,
         via=via,
         accesses=list(accesses),
-        before={"rflags": "0x2", "rax": "0xffffc90000000000"},
-        after={"rax": "0x1"},
+        before={"rflags": 0x2, "rax": 0xFFFFC90000000000},
+        after={"rax": 0x1},
     )
 
 
@@ -117,7 +117,7 @@ RECORDS: list[Record] = [
     region("hpet"),
     region("lapic"),
     MapRecord(
-        time_ns=1, linear="0xffffc90000000000", physical="0xfebf0000", size=8192,
+        time_ns=1, linear=0xFFFFC90000000000, physical=0xFEBF0000, size=8192,
         regions=["nvme"], by="ioremap_page_range",
     ),
     Mark(time_ns=2, text="kernel entry", qemu_log_offset=0),

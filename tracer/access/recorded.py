@@ -18,30 +18,30 @@ def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> Memor
     return MemoryAccess(
         direction=transfer.direction,
         width=transfer.width,
-        linear=hex(transfer.linear),
-        physical=hex(transfer.physical),
-        value=None if transfer.value is None else hex(transfer.value),
+        linear=transfer.linear,
+        physical=transfer.physical,
+        value=transfer.value,
         region=name if transfer.traced else None,
-        offset=hex(offset) if transfer.traced else None,
-        device=None if device is None else hex(device),
+        offset=offset if transfer.traced else None,
+        device=device,
         skipped=meddling is not None and meddling.skipped,
         extent=transfer.extent,
     )
 
 
-def register_values(cpu: CpuState, insn: Instruction | None = None) -> dict[str, str]:
+def register_values(cpu: CpuState, insn: Instruction | None = None) -> dict[str, int]:
     """Return RFLAGS, the general-purpose registers, and what else ``insn`` sees, as recorded.
 
     That is the base of FS or GS where a memory operand adds it, and each segment or XMM register
     that is an operand.
     """
-    values = {"rflags": hex(cpu.rflags)}
-    values.update((name, hex(value)) for name, value in zip(GPR, cpu.gpr, strict=True))
+    values = {"rflags": cpu.rflags}
+    values.update(zip(GPR, cpu.gpr, strict=True))
     for name in other_registers(insn) if insn is not None else ():
         if not name.startswith("xmm"):
-            values[name] = hex(getattr(cpu.segments, name))
+            values[name] = getattr(cpu.segments, name)
         elif cpu.xmm:
-            values[name] = hex(cpu.xmm[int(name[3:])])
+            values[name] = cpu.xmm[int(name[3:])]
     return values
 
 
@@ -58,19 +58,19 @@ def other_registers(insn: Instruction) -> tuple[str, ...]:
     return tuple(names)
 
 
-def changed_values(before: CpuState, after: CpuState) -> dict[str, str]:
+def changed_values(before: CpuState, after: CpuState) -> dict[str, int]:
     """Return what an execution changed, RIP included: of a vector register as much as changed."""
-    changed = {} if before.rip == after.rip else {"rip": hex(after.rip)}
+    changed = {} if before.rip == after.rip else {"rip": after.rip}
     if before.rflags != after.rflags:
-        changed["rflags"] = hex(after.rflags)
+        changed["rflags"] = after.rflags
     for name, old, new in zip(GPR, before.gpr, after.gpr, strict=True):
         if old != new:
-            changed[name] = hex(new)
+            changed[name] = new
     for number, (old, new) in enumerate(zip(before.xmm, after.xmm, strict=True)):
         if old != new:
-            changed[f"xmm{number}"] = hex(new)
+            changed[f"xmm{number}"] = new
     for number, (old, new) in enumerate(zip(before.ymm, after.ymm, strict=True)):
         if old != new:
             changed.pop(f"xmm{number}", None)
-            changed[f"ymm{number}"] = hex(after.xmm[number] | new << 128)
+            changed[f"ymm{number}"] = after.xmm[number] | new << 128
     return changed

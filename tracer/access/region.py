@@ -73,8 +73,8 @@ def region_info(region: Region, traced: bool) -> RegionInfo:
     """Return a region as it is announced in a trace."""
     return RegionInfo(
         name=region.name,
-        start=hex(region.start),
-        end=hex(region.end),
+        start=region.start,
+        end=region.end,
         qemu_name=region.qemu_name,
         device=region.device,
         within=list(region.within),

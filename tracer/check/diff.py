@@ -17,7 +17,6 @@ from typing import Literal, TypeVar
 from tracer.devices.map import Named
 from tracer.trace.fold import Event
 from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits
-from tracer.trace.record import Hex
 from tracer.x86.bus import Direction
 
 Kind = Literal["same", "changed", "first", "second"]
@@ -47,7 +46,7 @@ class Step:
     site: str
     turns: int = 1
     named: Named | None = None
-    device: Hex | None = None
+    device: int | None = None
     skipped: bool = False
     mark: str | None = None
 
@@ -150,7 +149,7 @@ class Side:
         self._turns: dict[int, int] = {}  # by position, where there is more than one
         self._values: dict[int, int] = {}  # by position, where the key has not all of it
         self._touches: dict[
-            int, tuple[Hex | None, bool]
+            int, tuple[int | None, bool]
         ] = {}  # by position, where a person stepped in
 
     @property
@@ -176,7 +175,7 @@ class Side:
         self.keys.append(number)
         if value is None:
             self._unknown.append(last + 1)
-        origin = event.record.symbol or event.record.rip, event.named, event.mark
+        origin = event.record.site, event.named, event.mark
         self._origins.append(self._names.origin(origin))
         self._seqs.append(event.seq)
         if value is not None and value != key[4]:
@@ -221,12 +220,12 @@ class Differ:
         sides: dict[str, Side] = {}
         for event in events:
             access = event.access
-            region, offset = access.region or "", int(access.offset or "0", 16)
+            region, offset = access.region or "", access.offset or 0
             kept = self._kept_bits(region, offset, access.span)
             if kept < 0:
                 self.passed += 1
                 continue
-            value = None if access.value is None else int(access.value, 16)
+            value = access.value
             compared = None if value is None else value & kept
             side = sides.get(region)
             if side is None:

@@ -24,9 +24,9 @@ class Divergence:
     """
 
     seq: int
-    rip: str
+    rip: int
     symbol: str | None
-    code: str
+    code: bytes
     text: str
     contrasts: tuple[Contrast, ...]
 

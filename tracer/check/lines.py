@@ -19,7 +19,7 @@ def difference_line(difference: Difference) -> str:
     after = "at first" if difference.after_seq is None else f"after #{difference.after_seq}"
     told = []
     if traced is not None:
-        value = padded(None if traced.value is None else hex(traced.value), traced.width)
+        value = padded(traced.value, traced.width)
         how = f"{short(traced.direction, traced.width)} {traced.address:#x} {value}"
         stepped = ", stepped" if traced.stepped else ""
         told.append(
@@ -27,7 +27,7 @@ def difference_line(difference: Difference) -> str:
             f" ({printable(traced.text)}{stepped})"
         )
     for entry in logged:
-        value = padded(hex(entry.value), entry.width)
+        value = padded(entry.value, entry.width)
         how = f"{short(entry.direction, entry.width)} {entry.address:#x} {value}"
         told.append(f"QEMU's line {entry.line} cpu {entry.cpu} {how}")
     return f"{difference.kind:<9}  {printable(difference.region)}  {after}: {'; '.join(told)}"
@@ -35,8 +35,8 @@ def difference_line(difference: Difference) -> str:
 
 def divergence_lines(divergence: Divergence) -> list[str]:
     """Return where a replay left its record, and in columns what both tell differently."""
-    code = bytes.fromhex(divergence.code).hex(" ")
-    site = printable(divergence.symbol or divergence.rip)
+    code = divergence.code.hex(" ")
+    site = printable(divergence.symbol or hex(divergence.rip))
     head = f"access #{divergence.seq} at {site} diverges: {printable(divergence.text)} ({code})"
     rows = [("", "expected", "actual")]
     rows += [
@@ -113,7 +113,7 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
 
 # The step whose value stands for a line: of two that agree, the one that a person changed.
 def _shown(line: Line, step: Step) -> Step:
-    if line.kind == "same" and line.second is not None and not (step.skipped or step.device):
+    if line.kind == "same" and line.second is not None and not step.skipped and step.device is None:
         return replace(line.second, turns=step.turns)
     return step
 
@@ -135,6 +135,6 @@ def _step_place(step: Step) -> str:
 
 
 def _step_value(step: Step) -> str:
-    value = padded(None if step.value is None else hex(step.value), step.width)
+    value = padded(step.value, step.width)
     times = "" if step.turns == 1 else f" x{step.turns:,}"
     return f"{value}{times} {_touch(step.device, step.skipped, step.width)}".rstrip()

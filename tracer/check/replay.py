@@ -78,7 +78,7 @@ class Replay:
         if isinstance(record, Intercept):
             return self._intercept(record)
         if isinstance(record, RegionRecord):
-            place = int(record.region.start, 16), int(record.region.end, 16)
+            place = record.region.start, record.region.end
             self._regions.setdefault(record.region.name, []).append(place)
         if isinstance(record, UserRecord) and record.registers:
             self._changed_by_hand = True
@@ -115,19 +115,19 @@ class Replay:
 
     # A page maps as a whole, and an access to a region lies in it.
     def _place(self, access: MemoryAccess) -> list[Contrast]:
-        physical, linear = int(access.physical, 16), int(access.linear, 16)
+        physical, linear = access.physical, access.linear
         if (physical ^ linear) & 0xFFF:
-            return [Contrast("physical", f"…{linear & 0xFFF:03x}", access.physical)]
+            return [Contrast("physical", f"…{linear & 0xFFF:03x}", hex(physical))]
         places = self._regions.get(access.region or "")
         if places is not None:
             # A region that moved has several, of which the offset tells one.
             starts = [start for start, end in places if start <= physical <= end]
             if not starts:
                 known = ", ".join(f"{start:#x}-{end:#x}" for start, end in places)
-                return [Contrast(f"physical in {access.region}", known, access.physical)]
-            offsets = [hex(physical - start) for start in starts]
+                return [Contrast(f"physical in {access.region}", known, hex(physical))]
+            offsets = [physical - start for start in starts]
             if access.offset not in offsets:
-                return [Contrast(f"offset in {access.region}", access.offset, offsets[-1])]
+                return _same(f"offset in {access.region}", access.offset, offsets[-1])
         return []
 
 
@@ -142,28 +142,26 @@ _POSSIBLE = _RSVD | _U | _W | _I | int(PageFaultCode.P)
 # in RAM beside a device. Whether P is set with RSVD is the CPU's way
 # of telling; QEMU leaves it clear. Ref: Intel SDM vol. 3A, 4.7.
 def _fault(record: Intercept, *, located: bool) -> list[Contrast]:
-    code, cr2 = int(record.error_code, 16), int(record.cr2, 16)
+    code, cr2 = record.error_code, record.cr2
     wrong: list[Contrast] = []
     if not code & _RSVD or code & ~_POSSIBLE or (code & _I and code & _W):
-        wrong.append(Contrast("error_code", "RSVD, with P, W, U and I at most", record.error_code))
+        wrong.append(Contrast("error_code", "RSVD, with P, W, U and I at most", hex(code)))
     elif bool(code & _U) != (record.cpl == 3):
         expected = "3" if code & _U else "0 to 2"
         wrong.append(Contrast("cpl by error_code", expected, str(record.cpl)))
     if not located:
         return wrong
     if code & _I:
-        rip = int(record.rip, 16)
-        if not rip <= cr2 < rip + len(record.code) // 2:
-            wrong.append(Contrast("cr2", "within the instruction", record.cr2))
+        if not record.rip <= cr2 < record.rip + len(record.code):
+            wrong.append(Contrast("cr2", "within the instruction", hex(cr2)))
         return wrong
     direction = "write" if code & _W else "read"
     found = set()
     for access in record.accesses:
-        linear = int(access.linear, 16)
-        if linear <= cr2 < linear + access.span:
+        if access.linear <= cr2 < access.linear + access.span:
             found.add(access.direction)
     if not found:
-        wrong.append(Contrast("cr2", "within an access", record.cr2))
+        wrong.append(Contrast("cr2", "within an access", hex(cr2)))
     elif not found & {direction, "unknown"}:
         wrong.append(Contrast("direction by error_code", direction, found.pop()))
     return wrong
@@ -175,19 +173,19 @@ class _Incomplete(Exception):
 
 
 def _carry_out(record: Intercept, *, located: bool) -> list[Contrast]:
-    code = bytes.fromhex(record.code)
     mode = _MODES.get(record.mode)
     if mode is None or not record.before.keys() >= _NEEDED:
         missing = ", ".join(sorted(_NEEDED - record.before.keys()))
         actual = f"no {missing}" if missing else f"mode {record.mode}"
         return [Contrast("before", "rflags and 16 registers", actual)]
     try:
-        insn = decode(code, int(record.rip, 16), mode)
+        insn = decode(record.code, record.rip, mode)
         # A REP goes on at one stop: only its first iteration is where the CPU faulted.
         wrong = _fault(record, located=located and insn.rep is None)
-        wrong += _same("text", record.text, insn.text)
-        if insn.length != len(code):
-            wrong.append(Contrast("length", str(len(code)), str(insn.length)))
+        if record.text != insn.text:
+            wrong.append(Contrast("text", record.text, insn.text))
+        if insn.length != len(record.code):
+            wrong.append(Contrast("length", str(len(record.code)), str(insn.length)))
         cpu = _state(record, insn)
         after, accesses = _execute(insn, cpu, record.accesses)
     except EmulationError as error:
@@ -203,8 +201,11 @@ def _carry_out(record: Intercept, *, located: bool) -> list[Contrast]:
     return wrong
 
 
-def _same(name: str, expected: str | None, actual: str | None) -> list[Contrast]:
-    return [] if expected == actual else [Contrast(name, expected, actual)]
+def _same(name: str, expected: int | None, actual: int | None) -> list[Contrast]:
+    if expected == actual:
+        return []
+    texts = [None if number is None else hex(number) for number in (expected, actual)]
+    return [Contrast(name, *texts)]
 
 
 _ORDER = {name: rank for rank, name in enumerate(("rip", "rflags", *GPR))}
@@ -222,13 +223,13 @@ def _state(record: Intercept, insn: Instruction) -> CpuState:
     if others:
         if not before.keys() >= set(others):
             raise _Incomplete
-        values = {name: int(before[name], 16) for name in others}
+        values = {name: before[name] for name in others}
         segments = Segments(**{n: v for n, v in values.items() if not n.startswith("xmm")})
         xmm = tuple(values.get(f"xmm{number}", 0) for number in range(16))
     return CpuState(
-        gpr=tuple([int(before[name], 16) for name in GPR]),
+        gpr=tuple([before[name] for name in GPR]),
         rip=insn.rip,
-        rflags=int(before["rflags"], 16),
+        rflags=before["rflags"],
         cpl=record.cpl,
         mode=insn.mode,
         segments=segments,
@@ -262,9 +263,9 @@ def _execute(
             direction = "read" if isinstance(access, Load) else "write"
             if value is None or not _is_recorded(recorded, direction, linear, width, value):
                 expected = None if recorded is None else _told(recorded)
-                actual = f"{direction} {width} at {linear:#x}" + (f" = {value}" if value else "")
+                actual = f"{direction} {width} at {linear:#x}{_equals(value)}"
                 return None, [Contrast(f"access {at}", expected, actual)]
-            whole |= int(value, 16) << shift
+            whole |= value << shift
             at += 1
         if isinstance(access, Load):
             emulation.answer = whole
@@ -276,7 +277,7 @@ def _execute(
 def _joined(accesses: Sequence[MemoryAccess]) -> int:
     value = shift = 0
     for access in accesses:
-        value |= int(access.value or "0x0", 16) << shift
+        value |= (access.value or 0) << shift
         shift += 8 * access.width
     return value
 
@@ -284,21 +285,21 @@ def _joined(accesses: Sequence[MemoryAccess]) -> int:
 # The value written or read by the part of an access that begins ``shift`` bits into it.
 def _value(
     access: Load | Store, shift: int, width: int, recorded: MemoryAccess | None
-) -> str | None:
+) -> int | None:
     if isinstance(access, Load):
         return None if recorded is None else recorded.value
-    return hex(access.value >> shift & (1 << 8 * width) - 1)
+    return access.value >> shift & (1 << 8 * width) - 1
 
 
 def _is_recorded(
-    recorded: MemoryAccess | None, direction: str, linear: int, width: int, value: str
+    recorded: MemoryAccess | None, direction: str, linear: int, width: int, value: int
 ) -> bool:
     return (
         recorded is not None
         and (recorded.direction, recorded.width) == (direction, width)
-        and recorded.linear == hex(linear)
+        and recorded.linear == linear
         and recorded.value == value
-        and not int(value, 16) >> 8 * width
+        and not value >> 8 * width
     )
 
 
@@ -307,7 +308,7 @@ def _is_recorded(
 def _room(accesses: Sequence[MemoryAccess], linear: int, size: int) -> int:
     room = 0
     for access in accesses:
-        if access.linear != hex(linear + room) or access.direction != accesses[0].direction:
+        if access.linear != linear + room or access.direction != accesses[0].direction:
             break
         if access.region != accesses[0].region:
             return min(room, size)
@@ -316,5 +317,8 @@ def _room(accesses: Sequence[MemoryAccess], linear: int, size: int) -> int:
 
 
 def _told(access: MemoryAccess) -> str:
-    value = f" = {access.value}" if access.value is not None else ""
-    return f"{access.direction} {access.width} at {access.linear}{value}"
+    return f"{access.direction} {access.width} at {access.linear:#x}{_equals(access.value)}"
+
+
+def _equals(value: int | None) -> str:
+    return "" if value is None else f" = {value:#x}"

@@ -149,7 +149,7 @@ def _remarks(audits: list[Audit]) -> list[str]:
 
 
 def _remark(site: Site, words: str) -> str:
-    at = f"{_title(site.place)}+{site.offset}" if site.offset else site.rip
+    at = f"{_title(site.place)}+{site.offset}" if site.offset else hex(site.rip)
     return f"{at}: {printable(site.text)}: {words}"
 
 
@@ -175,8 +175,8 @@ def _object(audit: Audit, trace: TraceReader) -> dict[str, Any]:
                 "function": site.place.function,
                 "module": site.place.module,
                 "offset": site.offset,
-                "rip": site.rip,
-                "bytes": site.code,
+                "rip": hex(site.rip),
+                "bytes": site.code.hex(),
                 "text": site.text,
                 "regions": sorted(site.regions),
                 "count": site.exits,

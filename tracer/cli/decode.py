@@ -161,11 +161,11 @@ def _after(cpu: CpuState, result: Result) -> dict[str, str]:
     after = changed_values(cpu, result.cpu)
     for number, (old, new) in enumerate(zip(cpu.st, result.cpu.st, strict=True)):
         if old != new:
-            after[f"st{number}"] = hex(new)
+            after[f"st{number}"] = new
     for name in ("fpu_status", "fpu_tag", "fpu_control"):
         if getattr(cpu, name) != getattr(result.cpu, name):
-            after[name] = hex(getattr(result.cpu, name))
-    return after
+            after[name] = getattr(result.cpu, name)
+    return {name: hex(value) for name, value in after.items()}
 
 
 def _object(

@@ -178,7 +178,7 @@ def _step(step: Step | None) -> dict[str, Any] | None:
         "seq": step.seq,
         "site": step.site,
         "turns": step.turns,
-        "device": None if step.device is None else int(step.device, 16),
+        "device": step.device,
         "skipped": step.skipped,
         "mark": step.mark,
     }

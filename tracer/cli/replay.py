@@ -201,7 +201,12 @@ def _object(
     return {
         "agrees": divergence is None and miscounted is None and tally.replayed > 0,
         **asdict(tally),
-        "divergence": None if divergence is None else asdict(divergence),
+        "divergence": None if divergence is None else _told(divergence),
         "miscounted": miscounted,
         "damage": trace.damage,
     }
+
+
+def _told(divergence: Divergence) -> dict[str, Any]:
+    place = {"rip": hex(divergence.rip), "code": divergence.code.hex()}
+    return asdict(divergence) | place

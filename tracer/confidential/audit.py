@@ -38,8 +38,8 @@ class Site:
 
     place: Place
     offset: str | None
-    rip: str
-    code: str
+    rip: int
+    code: bytes
     text: str
     verdict: Verdict
     exits: int = 0
@@ -56,7 +56,7 @@ class Audit:
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.unjudged = 0
-        self._sites: dict[tuple[str, str], Site] = {}
+        self._sites: dict[tuple[int, bytes], Site] = {}
 
     def add(self, record: Record, wanted: Sequence[tuple[int, MemoryAccess]] | None = None) -> None:
         """Judge one record, emulated or natively stepped.
@@ -144,7 +144,7 @@ def audit(records: Iterable[Record], profile: Profile) -> Audit:
 def judgement(record: Intercept, profile: Profile) -> Verdict:
     """Return what a profile's handler would do with the instruction of one record."""
     try:
-        insn = decode(bytes.fromhex(record.code), int(record.rip, 16), Mode(record.mode))
+        insn = decode(record.code, record.rip, Mode(record.mode))
     except EmulationError:
         return Verdict("oops", "no instruction that this decoder knows")
     verdict = Verdict("none", "no device access")
@@ -163,7 +163,7 @@ def _operands(accesses: list[MemoryAccess]) -> list[int]:
     for direction in ("read", "write"):
         parts = [access for access in accesses if access.direction == direction]
         if any(part.region is not None for part in parts):
-            starts.append(int(parts[0].linear, 16))
+            starts.append(parts[0].linear)
     return starts
 
 

@@ -121,10 +121,9 @@ def hypercalls(access: MemoryAccess) -> tuple[TdVmcall, GhcbExit] | None:
     """
     if access.region is None or access.width not in WIDTHS or access.direction == "unknown":
         return None
-    value = None if access.value is None else int(access.value, 16)
-    if (value or 0) >> 8 * access.width:
+    if (access.value or 0) >> 8 * access.width:
         return None
-    place = access.direction, access.width, int(access.physical, 16), value
+    place = access.direction, access.width, access.physical, access.value
     return tdvmcall(*place), ghcb_exit(*place)
 
 

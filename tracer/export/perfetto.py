@@ -60,27 +60,27 @@ class _Output:
     def access(self, event: Event) -> None:
         record, access = event.record, event.access
         track = self._track(record.vcpu, access.region or "")
-        name = f"{access.direction} {access.width or '?'} +{access.offset or '?'}"
+        name = f"{access.direction} {access.width or '?'} +{_text(access.offset) or '?'}"
         texts = {
             "register": event.named.text if event.named is not None else None,
-            "value": access.value,
+            "value": _text(access.value),
             "extent": None if access.extent is None else str(access.extent),
-            "address": access.physical,
+            "address": hex(access.physical),
             "symbol": record.symbol,
-            "rip": record.rip,
+            "rip": hex(record.rip),
             "text": record.text,
             "via": record.via,
             "phase": event.phase,
-            "device": access.device,
+            "device": _text(access.device),
             "skipped": "true" if access.skipped else None,
         }
         self._instant(track, record.time_ns, name, "mmio", texts, {"seq": event.seq})
 
     def user(self, record: UserRecord) -> None:
-        texts: dict[str, str | None] = {**record.registers}
+        texts = {name: _text(value) for name, value in record.registers.items()}
         for access in record.accesses:
-            where = f"{access.region or ''}+{access.offset or '?'}"
-            texts[f"{access.direction} {access.width} {where}"] = access.value
+            where = f"{access.region or ''}+{_text(access.offset) or '?'}"
+            texts[f"{access.direction} {access.width} {where}"] = _text(access.value)
         track = self._track(None, _USER)
         self._instant(track, record.time_ns, record.text, _USER, texts, {"vcpu": record.vcpu})
 
@@ -141,3 +141,7 @@ class _Output:
         packet.trusted_packet_sequence_id = _SEQUENCE
         packet.sequence_flags, self._flags = self._flags, _NEEDED
         return packet
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else hex(number)

@@ -141,8 +141,8 @@ class Coverage:
             journal.publish(
                 MapRecord(
                     time_ns=self._view.time_ns,
-                    linear=hex(leaf.linear),
-                    physical=hex(leaf.physical),
+                    linear=leaf.linear,
+                    physical=leaf.physical,
                     size=leaf.size,
                     regions=names,
                     by=by,

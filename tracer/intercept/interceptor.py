@@ -513,12 +513,12 @@ class Interceptor:
                 vcpu=fault.vcpu,
                 cpl=before.cpl,
                 mode=before.mode.value,
-                rip=hex(before.rip),
+                rip=before.rip,
                 symbol=self._names.lookup(before.rip, fault.space),
-                code=(insn.code if insn is not None else code).hex(),
+                code=insn.code if insn is not None else code,
                 text=insn.text if insn is not None else "(bad)",
-                cr2=hex(fault.spill.cr2),
-                error_code=hex(fault.spill.frame.error_code),
+                cr2=fault.spill.cr2,
+                error_code=fault.spill.frame.error_code,
                 via="emulated" if note is None else "stepped",
                 accesses=[
                     memory_access(transfer, fault.meddled.get(number))

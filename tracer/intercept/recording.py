@@ -208,15 +208,12 @@ def _answered(replayed: Replayed, region: str, known: dict[str, RegionInfo]) -> 
 def _recorded(
     record: Intercept, seq: int, access: MemoryAccess, region: str, shared: dict[Any, Any]
 ) -> RecordedAccess:
-    value = None if access.value is None else int(access.value, 16)
     request = Request(
         region=region,
         direction=access.direction,
-        offset=int(access.offset or "0x0", 16),
+        offset=access.offset or 0,
         width=access.width,
-        value=value if access.direction == "write" else None,
+        value=access.value if access.direction == "write" else None,
     )
-    site = record.symbol or record.rip
-    return RecordedAccess(
-        seq, shared.setdefault(request, request), value, shared.setdefault(site, site)
-    )
+    request, site = shared.setdefault(request, request), shared.setdefault(record.site, record.site)
+    return RecordedAccess(seq, request, access.value, site)

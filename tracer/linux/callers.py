@@ -125,7 +125,7 @@ class Callers:
         if number is None:
             number = self._ids[stack.frames, symbols] = len(self._ids)
             frames = [
-                StackFrame(rip=hex(frame.rip), symbol=symbol)
+                StackFrame(rip=frame.rip, symbol=symbol)
                 for frame, symbol in zip(stack.frames, symbols, strict=True)
             ]
             by = None if self._stacks.no_tables is None else BY_FRAME_POINTERS

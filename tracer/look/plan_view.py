@@ -97,7 +97,7 @@ def _access_cells(access: SubAccess, *, stepped: bool) -> Iterator[Cell]:
         where = f"RAM at {access.physical:#x}"
     yield Cell(where if access.register is None else f"{where} {access.register}", "place")
     if access.value is not None:
-        yield Cell(padded(hex(access.value), access.width), "value")
+        yield Cell(padded(access.value, access.width), "value")
     elif access.how is not None:
         yield Cell(access.how)
     elif stepped:

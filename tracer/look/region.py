@@ -98,8 +98,8 @@ def mapping_lines(
     rows = [[Cell(text, "time") for text in ("linear", "physical", "size", "region", "by")]]
     for record in mappings:
         rows.append([
-            Cell(f"{int(record.linear, 16):#018x}"),
-            Cell(record.physical),
+            Cell(f"{record.linear:#018x}"),
+            Cell(hex(record.physical)),
             Cell(f"{record.size:#x}"),
             Cell(", ".join(record.regions), "place"),
             Cell(record.by, "symbol"),
@@ -111,8 +111,8 @@ def mapping_objects(mappings: Sequence[MapRecord]) -> list[dict[str, Any]]:
     """Return a JSON-ready object a mapping."""
     return [
         {
-            "linear": record.linear,
-            "physical": record.physical,
+            "linear": hex(record.linear),
+            "physical": hex(record.physical),
             "size": record.size,
             "regions": record.regions,
             "by": record.by,

@@ -69,7 +69,7 @@ class Recorded:
             return self.course.changes.asked(name, place, access.value)
         if name.startswith("$"):
             # An imported trace has no registers.
-            return _number(self.record.rip if name == "$rip" else self.record.before.get(name[1:]))
+            return self.record.rip if name == "$rip" else self.record.before.get(name[1:])
         return self.course.marks.between(name)
 
     @property
@@ -77,10 +77,6 @@ class Recorded:
         """Return the functions under way, the innermost first; None where no stack is recorded."""
         chain = self.course.stacks.of(self.record.stack)
         return None if chain is None else with_functions((self.record.symbol or "", *chain))
-
-
-def _number(text: str | None) -> int | None:
-    return None if text is None else int(text, 16)
 
 
 def site(symbol: str | None) -> str:
@@ -125,12 +121,12 @@ class _Finders(dict[str, Callable[[Recorded], Fact]]):
 
 
 _OF_RECORD = _Finders({
-    "value": lambda told: _number(told.access.value),
-    "offset": lambda told: _number(told.access.offset),
+    "value": lambda told: told.access.value,
+    "offset": lambda told: told.access.offset,
     "width": lambda told: told.access.width,
     "extent": lambda told: told.access.span,
-    "address": lambda told: _number(told.access.physical),
-    "linear": lambda told: _number(told.access.linear),
+    "address": lambda told: told.access.physical,
+    "linear": lambda told: told.access.linear,
     "region": lambda told: told.access.region or "",
     OWNERS: lambda told: told.course.regions.owners(told.access.region or ""),
     "device": lambda told: device_of(
@@ -193,8 +189,8 @@ def facts_of_touch(
     direction: Direction = access.direction
     facts.update(
         {
-            "value": _number(access.value), "offset": _number(access.offset),
-            "width": access.width, "extent": access.span, "address": _number(access.physical),
+            "value": access.value, "offset": access.offset,
+            "width": access.width, "extent": access.span, "address": access.physical,
             "direction": direction, "register": "" if named is None else named.text,
             COVERED: covered(named),
         }

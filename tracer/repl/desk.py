@@ -94,7 +94,7 @@ class Desk:
         self.captures = False
         self._phases = PhaseTracker()
         self._regions = RegionNames()
-        self._last: dict[tuple[str | None, str | None, int], int] = {}
+        self._last: dict[tuple[str | None, int | None, int], int] = {}
 
     # ---- what comes in
 
@@ -133,7 +133,7 @@ class Desk:
         place = access.region, access.offset, access.width
         before = self._last.get(place)
         if access.value is not None:
-            self._last[place] = int(access.value, 16)
+            self._last[place] = access.value
         marks = self.watch.marks.count
         return Seen(seq, record, access, phase, self.names.add(access), before=before, marks=marks)
 

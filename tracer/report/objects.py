@@ -40,26 +40,30 @@ def access_object(
         "seq": seq,
         "time_ns": record.time_ns,
         "vcpu": record.vcpu,
-        "rip": record.rip,
+        "rip": hex(record.rip),
         "symbol": record.symbol,
-        "bytes": record.code,
+        "bytes": record.code.hex(),
         "text": record.text,
         "region": access.region,
-        "offset": access.offset,
+        "offset": _text(access.offset),
         "register": named.text if named is not None else None,
-        "address": access.physical,
+        "address": hex(access.physical),
         "width": access.width,
         "extent": access.extent,
         "direction": access.direction,
-        "value": access.value,
+        "value": _text(access.value),
         "fields": _field_numbers(access, named),
         "breach": named.breach(access.direction) if named is not None else None,
         "via": record.via,
         "tdvmcall": None if calls is None else tdvmcall_object(calls[0]),
         "ghcb": None if calls is None else ghcb_object(calls[1]),
-        "device": access.device,
+        "device": _text(access.device),
         "skipped": access.skipped,
     }
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else hex(number)
 
 
 # A field too wide for a JSON number is a hex string, whatever its value.
@@ -68,5 +72,5 @@ def _field_numbers(access: MemoryAccess, named: Named | None) -> dict[str, int |
         return {}
     return {
         name: number if bits <= 53 else hex(number)
-        for name, bits, number, _ in named.fields(int(access.value, 16))
+        for name, bits, number, _ in named.fields(access.value)
     }

@@ -101,7 +101,7 @@ def audit_table(audits: Sequence[Audit], limit: int | None = None) -> Table:
             table,
             site.exits,
             f"{site.exits / total:.1%}",
-            f"{site.place.function}{offset}" if site.place.function else site.rip,
+            f"{site.place.function}{offset}" if site.place.function else hex(site.rip),
             site.place.module or "kernel",
             site.text,
             *map(_outcome, row),

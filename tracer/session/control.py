@@ -374,7 +374,7 @@ class Control:
                 vcpu=self.halt.vcpu if self.halt is not None else 0,
                 text=text,
                 accesses=list(accesses),
-                registers={name: hex(value) for name, value in (registers or {}).items()},
+                registers=dict(registers or {}),
             )
         )
 

@@ -23,6 +23,7 @@ __all__ = (
     "selection",
     "source",
     "summary",
+    "wire",
     "words",
     "writer",
 )

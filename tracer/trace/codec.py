@@ -8,11 +8,13 @@ member ``type`` says which. Unknown members are ignored and unknown types are ha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import msgspec
 
 from tracer.errors import TraceError
 from tracer.trace.record import FORMAT_VERSION, Header, Record
+from tracer.trace.wire import Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +35,16 @@ _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _KNOWN = frozenset({"region", "map", "stack", "mmio", "mark", "user", "lost", "end"})
 
-_encoder = msgspec.json.Encoder()
-_header_decoder = msgspec.json.Decoder(Header)
-_record_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+_headers = Wire(Header)
+_records: Wire[Record] = Wire(*get_args(Record))
 _tag_decoder = msgspec.json.Decoder(_Tag)
 
 
 def encode(record: Header | Record) -> bytes:
     """Return the line for a record, with its newline."""
-    return _encoder.encode(record) + b"\n"
+    if isinstance(record, Header):
+        return _headers.encode(record) + b"\n"
+    return _records.encode(record) + b"\n"
 
 
 def decode_header(line: bytes) -> Header:
@@ -61,7 +64,7 @@ def decode_header(line: bytes) -> Header:
             f" {FORMAT_VERSION}: read it with a newer vetrace"
         )
     try:
-        return _header_decoder.decode(line)
+        return _headers.decode(line)
     except _NOT_JSON as error:
         raise TraceError(f"line 1: bad header: {error}") from error
 
@@ -73,7 +76,7 @@ def decode(line: bytes, number: int) -> Record | Unknown:
     of the wrong type or badly written.
     """
     try:
-        return _record_decoder.decode(line)
+        return _records.decode(line)
     except msgspec.ValidationError as error:
         unknown = _unknown_type(line)
         if unknown is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from tracer.trace.record import Intercept, Record, StackFrame, StackRecord
+from tracer.trace.record import Intercept, Record, StackRecord
 
 UNKNOWN = "[unknown]"
 """Stands for the callers of a stack whose outermost functions are missing."""
@@ -27,10 +27,10 @@ class FoldedStacks:
         """Take the next record, with the number of its device accesses that are to be counted."""
         if isinstance(record, StackRecord):
             self.stacks += 1
-            names = [_function(frame) for frame in reversed(record.frames)]
+            names = [_function(frame.site) for frame in reversed(record.frames)]
             self._chains[record.id] = ";".join([UNKNOWN, *names] if record.lost else names)
         elif isinstance(record, Intercept) and accesses:
-            alone = _function(StackFrame(rip=record.rip, symbol=record.symbol))
+            alone = _function(record.site)
             chain = None if record.stack is None else self._chains.get(record.stack)
             self._counts[chain or alone] += accesses
 
@@ -41,9 +41,8 @@ class FoldedStacks:
 
 
 # A trace may come from anywhere: a name must not add a frame or a line.
-def _function(frame: StackFrame) -> str:
-    symbol = frame.symbol or frame.rip
-    name, _, rest = symbol.partition("+")
+def _function(site: str) -> str:
+    name, _, rest = site.partition("+")
     _, owned, owner = rest.partition(" ")
     text = f"{name}{owned}{owner}".replace(";", ":")
     return "".join(char if char.isprintable() else "?" for char in text)

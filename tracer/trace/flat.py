@@ -70,7 +70,7 @@ class Stacks:
     def learn(self, record: Record) -> None:
         """Take the call chain that a record tells, if it does."""
         if isinstance(record, StackRecord):
-            frames = (frame.symbol or frame.rip for frame in record.frames)
+            frames = (frame.site for frame in record.frames)
             self._chains[record.id] = tuple(frames)
 
     def of(self, number: int | None) -> tuple[str, ...] | None:
@@ -91,20 +91,20 @@ def flat(event: Event, stacks: Stacks) -> Access:
         phase=event.phase,
         vcpu=record.vcpu,
         cpl=record.cpl,
-        rip=int(record.rip, 16),
+        rip=record.rip,
         symbol=record.symbol,
-        code=bytes.fromhex(record.code),
+        code=record.code,
         text=record.text,
         region=access.region,
-        offset=_number(access.offset),
+        offset=access.offset,
         register=event.named.text if event.named is not None else None,
-        physical=int(access.physical, 16),
+        physical=access.physical,
         width=access.width,
         extent=access.extent,
         direction=access.direction,
-        value=_number(access.value),
+        value=access.value,
         via=record.via,
-        device_value=_number(access.device),
+        device_value=access.device,
         skipped=access.skipped,
         stack=stacks.of(record.stack),
         mark=event.mark,
@@ -117,7 +117,3 @@ def check_fits(access: Access) -> None:
     numbers = (access.rip, access.offset, access.physical, access.value, access.device_value)
     if any((number or 0) >> 64 for number in numbers) or (access.lost or 0) >> 63:
         raise ValueError(f"access {access.seq}: a number of more than 64 bits fits no column")
-
-
-def _number(text: str | None) -> int | None:
-    return None if text is None else int(text, 16)

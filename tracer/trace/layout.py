@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracer.trace.record import Hex
 from tracer.x86.bus import Direction
 
 
@@ -77,6 +76,6 @@ def short(direction: Direction, width: int) -> str:
 _LETTERS: dict[Direction, str] = {"read": "R", "write": "W", "unknown": "?"}
 
 
-def padded(value: Hex | None, width: int) -> str:
+def padded(value: int | None, width: int) -> str:
     """Return a value of ``width`` bytes with all its digits, or ``?`` when it is not known."""
-    return "?" if value is None else f"0x{int(value, 16):0{2 * width}x}"
+    return "?" if value is None else f"{value:#0{2 + 2 * width}x}"

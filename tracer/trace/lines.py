@@ -18,7 +18,7 @@ from tracer.trace.fold import Fold, Note
 from tracer.trace.layout import _DIRECTION, UNCUT, Layout, padded, short
 from tracer.trace.loss import Losses
 from tracer.trace.naming import Naming
-from tracer.trace.record import Hex, Intercept, LostRecord, Mark, MemoryAccess, UserRecord
+from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 
 
 def access_lines(
@@ -61,7 +61,7 @@ def _painted(cell: str, style: str, colour: bool) -> str:
 
 
 # How a person stepped in at an access; nothing where none did.
-def _touch(device: Hex | None, skipped: bool, width: int) -> str:
+def _touch(device: int | None, skipped: bool, width: int) -> str:
     if skipped:
         return "(skipped)"
     return "" if device is None else f"(device {padded(device, width)})"
@@ -83,14 +83,14 @@ def decoded_lines(access: MemoryAccess, named: Named | None, shape: Layout = UNC
     """Return the bit fields of an access's value that are not 0, as lines to follow its own."""
     if named is None or access.value is None:
         return []
-    return _below(named.describe(int(access.value, 16)), shape)
+    return _below(named.describe(access.value), shape)
 
 
 def explained_lines(access: MemoryAccess, named: Named | None, shape: Layout = UNCUT) -> list[str]:
     """Return what a register is and what the bits of its value mean, to follow its own line."""
     if named is None:
         return []
-    return _below(named.explain(0 if access.value is None else int(access.value, 16)), shape)
+    return _below(named.explain(access.value or 0), shape)
 
 
 def change_lines(
@@ -99,7 +99,7 @@ def change_lines(
     """Return the bit fields that differ from the value ``before``, as lines to follow its own."""
     if named is None or access.value is None:
         return []
-    return _below(named.changes(before, int(access.value, 16)), shape)
+    return _below(named.changes(before, access.value), shape)
 
 
 # Lines that belong to the one above are wrapped where lines have a width.
@@ -119,7 +119,7 @@ def _cells(
     text = printable(record.text)
     if shape.cut and len(text) > shape.text:
         text = _terse(text)
-    yield _fit(printable(record.symbol or record.rip), shape.symbol, shape), "symbol"
+    yield _fit(printable(record.site), shape.symbol, shape), "symbol"
     if shape.text:
         yield _fit(text, shape.text, shape), "mnemonic"
     yield _fit(place(access), shape.place, shape), "place"
@@ -127,8 +127,8 @@ def _cells(
     stepped = "~" if record.via == "stepped" else ""
     yield f"{short(access.direction, access.width) + stepped:<{_DIRECTION}}", access.direction
     value = padded(access.value, access.width)
-    if access.value and shape.cut and len(value) > shape.value:
-        value = access.value
+    if access.value is not None and shape.cut and len(value) > shape.value:
+        value = hex(access.value)
     yield value, "value"
 
 
@@ -179,10 +179,11 @@ def place(access: MemoryAccess) -> str:
 
     Of one whose extent alone is known, both ends: ``nvme+0x0..0x1ff``.
     """
-    told = f"{printable(access.region or '')}+{access.offset or '?'}"
-    if access.extent is None or access.offset is None:
-        return told
-    return f"{told}..{int(access.offset, 16) + access.extent - 1:#x}"
+    region, offset = printable(access.region or ""), access.offset
+    if offset is None:
+        return f"{region}+?"
+    told = f"{region}+{offset:#x}"
+    return told if access.extent is None else f"{told}..{offset + access.extent - 1:#x}"
 
 
 # Pad to a column. What is too long keeps its end: an offset tells more than a prefix does.

@@ -33,13 +33,14 @@ class Met:
         """Take the next record, made in this phase."""
         if isinstance(record, RegionRecord):
             region = record.region
-            self._extend(region.name, int(region.start, 16), int(region.end, 16))
+            self._extend(region.name, region.start, region.end)
         elif isinstance(record, Intercept):
             for access in record.accesses:
                 if access.region is not None:
                     # An access that covers its beginning hides where that is.
-                    base = int(access.physical, 16) - int(access.offset or access.physical, 16)
-                    self._extend(access.region, base if access.offset else None, None)
+                    offset = access.offset
+                    base = None if offset is None else access.physical - offset
+                    self._extend(access.region, base, None)
             if record.symbol is not None:
                 self.sites.add(record.symbol)
             if record.before:

@@ -24,8 +24,8 @@ class Naming:
         # QEMU's name and the device's, of the regions that were announced.
         self._told: dict[str, tuple[str, str]] = {}
         self._regions: dict[str, _Region | None] = {}
-        # Names that can never change, by region, offset and width as recorded.
-        self._fixed: dict[tuple[str | None, str | None, int], Named | None] = {}
+        # Names that can never change, by region, offset and width.
+        self._fixed: dict[tuple[str | None, int | None, int], Named | None] = {}
 
     def learn(self, record: Record) -> None:
         """Take QEMU's name and the device's from the record that announces a region."""
@@ -73,12 +73,12 @@ class Naming:
         found = self._region(access.region)
         if found is None:
             return None
-        offset, width = int(access.offset, 16), access.span
+        offset, width = access.offset, access.span
         named = found.name(offset, width)
         if found.is_fixed(offset, width):
             self._fixed[access.region, access.offset, width] = named
         else:
-            found.note(offset, width, None if access.value is None else int(access.value, 16))
+            found.note(offset, width, access.value)
         return named
 
     def _region(self, name: str) -> _Region | None:

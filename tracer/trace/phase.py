@@ -56,5 +56,5 @@ class PhaseTracker:
         if record.cpl == 3:
             return USER
         if self.phase in (None, DECOMPRESSOR):
-            return DECOMPRESSOR if int(record.rip, 16) < _UPPER_HALF else EARLY
+            return DECOMPRESSOR if record.rip < _UPPER_HALF else EARLY
         return self.phase

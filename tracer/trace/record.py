@@ -1,7 +1,7 @@
 """Trace records: what one run saw and did, a JSON object a line.
 
 ``docs/trace-format.md`` is the contract; this module is its only implementation. Addresses,
-register values and data are hex strings in the file because a JSON number loses bits above 2^53.
+register values and data are numbers here, and hex text in the file: see :mod:`tracer.trace.wire`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tracer.trace.wire import Code, Hex
 from tracer.x86.bus import Direction
 
 FORMAT_VERSION = 2
-
-
-Hex = Annotated[str, msgspec.Meta(pattern=r"^0x(0|[1-9a-f][0-9a-f]*)$")]
-"""A number as ``0x`` and lower-case hex digits, without leading zeros: what :func:`hex` gives."""
-
-
-Code = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*$")]
-"""Bytes as pairs of lower-case hex digits, lowest address first; none where they are not known."""
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -140,7 +133,7 @@ class Intercept(
     One iteration of a REP instruction is one execution. ``seq`` numbers the first device access
     of the record; further device accesses of the same record count on from it, so that every
     device access of a trace has a number of its own. ``before`` holds RFLAGS and the sixteen
-    general-purpose registers; ``after`` only what changed. ``code`` is hex without ``0x``.
+    general-purpose registers; ``after`` only what changed.
     ``stack`` is the ``id`` of a :class:`StackRecord` before it.
     """
 
@@ -168,6 +161,11 @@ class Intercept(
         return list(enumerate(reached, self.seq))
 
     @property
+    def site(self) -> str:
+        """Return the call site: its symbol and offset, else its linear address."""
+        return self.symbol or hex(self.rip)
+
+    @property
     def imported(self) -> bool:
         """Tell whether the record is from a log, which has neither code nor registers."""
         return not self.code and not self.before
@@ -182,6 +180,11 @@ class StackFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     rip: Hex
     symbol: str | None = None
+
+    @property
+    def site(self) -> str:
+        """Return the call site: its symbol and offset, else its linear address."""
+        return self.symbol or hex(self.rip)
 
 
 class StackRecord(

@@ -144,7 +144,7 @@ class Summary:
         self.intercepts += 1
         self.stepped_intercepts += record.via == "stepped"
         self.forms[self._form(record), record.via] += 1
-        site = record.symbol or record.rip
+        site = record.site
         for (_, access), register in zip_longest(accesses, named[: len(accesses)]):
             region = access.region or ""
             count = self.regions.setdefault(region, RegionCount())
@@ -160,7 +160,7 @@ class Summary:
             count.sites.add(site)
             self.sites[site, region] += 1
             name = register.text if register is not None else ""
-            place = region, access.offset or "?", name
+            place = region, "?" if access.offset is None else hex(access.offset), name
             self.registers[place] += 1
             breach = register.breach(access.direction) if register is not None else None
             if breach is not None:

@@ -237,12 +237,12 @@ def test_an_access_in_parts_is_the_vcpus() -> None:
 def test_records_of_device_and_ram() -> None:
     transfer = Transfer("read", AT + 4, DEVICE + 4, 4, 0x12, REGION, traced=True, ram=False)
     access = memory_access(transfer)
-    assert (access.region, access.offset, access.value) == ("nvme", "0x4", "0x12")
-    assert (access.linear, access.physical) == (hex(AT + 4), hex(DEVICE + 4))
+    assert (access.region, access.offset, access.value) == ("nvme", 0x4, 0x12)
+    assert (access.linear, access.physical) == (AT + 4, DEVICE + 4)
     ram = memory_access(replace(transfer, region=None, traced=False, ram=True))
     assert (ram.region, ram.offset) == (None, None)
     hole = memory_access(replace(transfer, region=None))
-    assert (hole.region, hole.offset) == ("unassigned", hex(DEVICE + 4))
+    assert (hole.region, hole.offset) == ("unassigned", DEVICE + 4)
     assert memory_access(replace(transfer, value=None)).value is None
 
 
@@ -251,7 +251,7 @@ def test_only_what_changed_is_recorded() -> None:
     assert changed_values(before, before) == {}
     after = replace(before, rip=RIP + 2, rflags=0x46, gpr=(5, *before.gpr[1:]))
     assert changed_values(before, after) == {
-        "rip": hex(RIP + 2),
-        "rflags": "0x46",
-        "rax": "0x5",
+        "rip": RIP + 2,
+        "rflags": 0x46,
+        "rax": 0x5,
     }

@@ -333,7 +333,7 @@ def test_a_place_is_told_from_the_base_of_its_region() -> None:
 def test_a_region_is_announced_as_it_is() -> None:
     one = Region("a.b", 0x1000, 0x1FFF, 0x1000, "a", "b", ("c",), ("d",))
     info = region_info(one, True)
-    assert (info.name, info.start, info.end, info.qemu_name) == ("a.b", "0x1000", "0x1fff", "b")
+    assert (info.name, info.start, info.end, info.qemu_name) == ("a.b", 0x1000, 0x1FFF, "b")
     assert (info.device, info.within, info.types, info.traced) == ("a", ["c"], ["d"], True)
     assert not region_info(one, False).traced
     assert (one.whole, one.owners) == ("c", ("a", "c", "d"))

@@ -171,7 +171,7 @@ def test_standard_input_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_access_has_its_stack_and_what_was_lost_before_it(tmp_path: Path) -> None:
     from msgspec.structs import replace
 
-    frames = [StackFrame(rip="0x10", symbol="inner+0x1"), StackFrame(rip="0x20")]
+    frames = [StackFrame(rip=0x10, symbol="inner+0x1"), StackFrame(rip=0x20)]
     bare = sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 1))
     records = [
         sample.region("nvme"),

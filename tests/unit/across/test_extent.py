@@ -37,7 +37,7 @@ FXSAVE = msgspec.structs.replace(
     sample.intercept(
         0, within(0x200, 0x200, "write"), text="fxsave [rdi]", symbol="save+0x1", via="stepped"
     ),
-    error_code="0xb",
+    error_code=0xB,
 )
 BAD = sample.intercept(1, within(0x0, 0x1000, "unknown"), text="(bad)", via="stepped")
 
@@ -53,7 +53,7 @@ def test_a_transfer_of_unknown_extent_is_recorded_as_one() -> None:
     region = Region("nvme", 0x1000, 0x1FFF, 0x1000, "nvme", "nvme")
     whole = Transfer("write", 0x5010, 0x1010, 0, None, region, True, False, extent=0x20)
     access = memory_access(whole)
-    assert (access.width, access.extent, access.span, access.offset) == (0, 0x20, 0x20, "0x10")
+    assert (access.width, access.extent, access.span, access.offset) == (0, 0x20, 0x20, 0x10)
     assert access.value is None and hypercalls(access) is None
     unknown = dataclasses.replace(whole, direction="unknown")
     assert memory_access(unknown).direction == "unknown"
@@ -139,12 +139,12 @@ def test_exports_say_that_it_is_not_known(tmp_path: Path) -> None:
 
 
 def test_its_fault_lies_within_it() -> None:
-    inside = hex(int(FXSAVE.cr2, 16) + 0x1FF)
+    inside = FXSAVE.cr2 + 0x1FF
     write = msgspec.structs.replace(FXSAVE, cr2=inside)
     assert Replay().add(write) is None
-    assert Replay().add(msgspec.structs.replace(write, error_code="0x9")) is not None
-    beyond = hex(int(FXSAVE.cr2, 16) + 0x200)
+    assert Replay().add(msgspec.structs.replace(write, error_code=0x9)) is not None
+    beyond = FXSAVE.cr2 + 0x200
     assert Replay().add(msgspec.structs.replace(write, cr2=beyond)) is not None
     unknown = msgspec.structs.replace(BAD, seq=0)
     assert Replay().add(unknown) is None
-    assert Replay().add(msgspec.structs.replace(unknown, error_code="0xb")) is None
+    assert Replay().add(msgspec.structs.replace(unknown, error_code=0xB)) is None

@@ -27,8 +27,7 @@ def touched(
     seq: int, access: MemoryAccess, device: int | None = None, skipped: bool = False
 ) -> Intercept:
     """An intercept whose only access a person has changed."""
-    given = None if device is None else hex(device)
-    return sample.intercept(seq, msgspec.structs.replace(access, device=given, skipped=skipped))
+    return sample.intercept(seq, msgspec.structs.replace(access, device=device, skipped=skipped))
 
 
 CAP, CC = sample.device("nvme", 0, 4, "read", 0x441820), sample.device("nvme", 0x14, 4, "write", 1)

@@ -112,8 +112,8 @@ def test_addresses_times_and_call_sites_do_not_count() -> None:
     here = [
         Event(
             e.seq,
-            msgspec.structs.replace(e.record, time_ns=e.seq * 7, rip="0x1", symbol="other+0x1"),
-            msgspec.structs.replace(e.access, linear="0x5", physical="0x6"),
+            msgspec.structs.replace(e.record, time_ns=e.seq * 7, rip=0x1, symbol="other+0x1"),
+            msgspec.structs.replace(e.access, linear=0x5, physical=0x6),
         )
         for e in there
     ]

@@ -24,7 +24,7 @@ def other(records: list[Record], number: int, value: int) -> list[Record]:
     """Return the records with another value in the first access of one of them."""
     record = records[number]
     assert isinstance(record, Intercept)
-    accesses = [msgspec.structs.replace(record.accesses[0], value=hex(value)), *record.accesses[1:]]
+    accesses = [msgspec.structs.replace(record.accesses[0], value=value), *record.accesses[1:]]
     changed = msgspec.structs.replace(record, accesses=accesses)
     return [*records[:number], changed, *records[number + 1 :]]
 

@@ -80,7 +80,7 @@ def intercept(rip: int, cpl: int = 0) -> Intercept:
     import msgspec
 
     made = sample.intercept(0, sample.device("nvme", 0, 4, "read", 1))
-    return msgspec.structs.replace(made, rip=hex(rip), cpl=cpl)
+    return msgspec.structs.replace(made, rip=rip, cpl=cpl)
 
 
 def test_phases_follow_the_boot() -> None:

@@ -51,8 +51,8 @@ def logged(access: MemoryAccess) -> str:
     """Write one line of QEMU's log."""
     assert access.region is not None
     return (
-        f"memory_region_ops_{access.direction} cpu 0 mr 0x55d0 addr {access.physical}"
-        f" value {access.value or '0x0'} size {access.width}"
+        f"memory_region_ops_{access.direction} cpu 0 mr 0x55d0 addr {access.physical:#x}"
+        f" value {access.value or 0:#x} size {access.width}"
         f" name '{sample.QEMU_NAME[access.region]}'\n"
     )
 

@@ -19,12 +19,12 @@ READ = sample.device("nvme", 0x1C, 4, "read", 1)
 
 def record(
     seq: int, code: str, *accesses: MemoryAccess, symbol: str | None = "f+0x1", cpl: int = 0,
-    rip: str = "0xffffffff81000000", stepped: bool = False,
+    rip: int = 0xFFFFFFFF81000000, stepped: bool = False,
 ) -> Intercept:  # fmt: skip
     """Make a record of an instruction."""
     whole = sample.intercept(seq, *(accesses or (READ,)), symbol=symbol)
     via = "stepped" if stepped else "emulated"
-    return msgspec.structs.replace(whole, code=code, cpl=cpl, rip=rip, via=via)
+    return msgspec.structs.replace(whole, code=bytes.fromhex(code), cpl=cpl, rip=rip, via=via)
 
 
 def judged(*records: Record, profile: str = "linux-tdx") -> Audit:
@@ -35,7 +35,7 @@ def test_exits_are_counted_by_call_site() -> None:
     found = judged(
         record(0, "8b03"),
         record(1, "8b03"),
-        record(2, "8903", symbol="g+0x2 [nvme]", rip="0xffffffffc0000000"),
+        record(2, "8903", symbol="g+0x2 [nvme]", rip=0xFFFFFFFFC0000000),
         sample.end(3),
     )
     assert [(s.place.function, s.place.module, s.offset, s.exits) for s in found.sites] == [
@@ -47,11 +47,14 @@ def test_exits_are_counted_by_call_site() -> None:
 
 def test_a_read_modify_write_is_fatal_and_comes_first() -> None:
     write = sample.device("nvme", 0x1C, 4, "write", 2)
-    found = judged(
-        *[record(n, "8b03") for n in range(9)], record(9, "0103", READ, write, rip="0x9")
-    )
+    found = judged(*[record(n, "8b03") for n in range(9)], record(9, "0103", READ, write, rip=0x9))
     first = found.sites[0]
-    assert (first.code, first.exits, first.fatal, first.verdict.outcome) == ("0103", 2, 2, "oops")
+    assert (first.code, first.exits, first.fatal, first.verdict.outcome) == (
+        b"\x01\x03",
+        2,
+        2,
+        "oops",
+    )
     assert found.fatal_sites == 1
 
 
@@ -62,7 +65,7 @@ def test_natively_stepped_records_count_too() -> None:
 
 def parts(first: MemoryAccess, offset: int) -> MemoryAccess:
     return msgspec.structs.replace(
-        first, linear=hex(int(first.linear, 16) + offset), physical=hex(0x5000), region=None
+        first, linear=first.linear + offset, physical=0x5000, region=None
     )
 
 
@@ -70,22 +73,22 @@ def parts(first: MemoryAccess, offset: int) -> MemoryAccess:
     ("profile", "outcome"), [("linux-tdx", "oops"), ("linux-tdx-v5", "emulated")]
 )
 def test_an_access_recorded_in_parts_crosses_a_page(profile: str, outcome: str) -> None:
-    head = msgspec.structs.replace(READ, linear="0xffffc90000000ffe", width=2)
-    tail = msgspec.structs.replace(READ, linear="0xffffc90000001000", width=2)
+    head = msgspec.structs.replace(READ, linear=0xFFFFC90000000FFE, width=2)
+    tail = msgspec.structs.replace(READ, linear=0xFFFFC90000001000, width=2)
     for accesses in ((head, tail), (msgspec.structs.replace(head, region=None), tail)):
         found = judged(record(0, "8b03", *accesses), profile=profile)
         assert found.sites[0].verdict.outcome == outcome
 
 
 def test_parts_of_different_pages_that_do_not_join_are_two_operands() -> None:
-    source = msgspec.structs.replace(READ, linear="0xffffc90000000ffc")
-    target = msgspec.structs.replace(READ, linear="0xffffc90000001000", direction="write")
+    source = msgspec.structs.replace(READ, linear=0xFFFFC90000000FFC)
+    target = msgspec.structs.replace(READ, linear=0xFFFFC90000001000, direction="write")
     found = judged(record(0, "a5", source, target), profile="linux-sev")
     assert found.sites[0].verdict.note == ""
 
 
 def test_one_bad_access_makes_a_site_fatal() -> None:
-    user = msgspec.structs.replace(READ, linear="0x1000")
+    user = msgspec.structs.replace(READ, linear=0x1000)
     found = judged(record(0, "8b03"), record(1, "8b03", user), record(2, "8b03"))
     (site,) = found.sites
     assert (site.exits, site.fatal, site.verdict.reason) == (
@@ -99,7 +102,7 @@ def test_code_that_does_not_decode_is_fatal() -> None:
 
 def test_the_costliest_functions_make_most_exits() -> None:
     def many(count: int, name: str) -> list[Record]:
-        return [record(0, "8b03", symbol=f"{name}+0x0", rip=hex(len(name)))] * count
+        return [record(0, "8b03", symbol=f"{name}+0x0", rip=len(name))] * count
 
     found = judged(*many(70, "a"), *many(15, "bb"), *many(10, "ccc"), *many(5, "dddd"))
     assert [(place.function, exits) for place, exits in found.costliest()] == [
@@ -161,7 +164,7 @@ def test_a_trace_without_accesses(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def bare(seq: int) -> Intercept:
     """Make a record without its instruction, as an import makes it."""
-    made = record(seq, "", stepped=True, rip=hex(seq))
+    made = record(seq, "", stepped=True, rip=seq)
     return msgspec.structs.replace(made, text="(not in the log)", before={}, after={})
 
 
@@ -205,7 +208,7 @@ def test_filters_choose_what_is_judged(
     records: list[Record] = [
         sample.region("hpet"),
         record(0, "8b03", sample.device("hpet", 0, 4, "read", 1)),
-        record(1, "0103", READ, write, symbol="g+0x1", rip="0xffffffff81000001"),
+        record(1, "0103", READ, write, symbol="g+0x1", rip=0xFFFFFFFF81000001),
     ]
     assert run(tmp_path, "--json", *filters, records=records) == status
     assert json.loads(capsys.readouterr().out)["exits"] == exits
@@ -219,7 +222,7 @@ def test_a_region_that_is_not_there_is_a_usage_error(
 
 
 # MOVS is fatal under TDX alone, a read into AH right under none.
-MIXED = [record(0, "a5"), record(1, "8a23", rip="0x9", symbol="g+0x2")]
+MIXED = [record(0, "a5"), record(1, "8a23", rip=0x9, symbol="g+0x2")]
 
 
 def test_all_profiles_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

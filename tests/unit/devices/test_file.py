@@ -150,7 +150,7 @@ def test_the_example_of_the_docs_is_a_file(tmp_path: Path) -> None:
     assert maps.of_region("edu") is None
     naming = Naming(maps)
     info = RegionInfo(
-        name="edu", start="0x0", end="0xfffff", qemu_name="edu-mmio", device="edu", traced=True
+        name="edu", start=0x0, end=0xFFFFF, qemu_name="edu-mmio", device="edu", traced=True
     )
     naming.learn(RegionRecord(time_ns=0, region=info))
 

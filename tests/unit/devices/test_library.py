@@ -35,7 +35,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def announced(name: str, qemu: str) -> RegionRecord:
     """Announce a region of a page at physical 0."""
-    info = RegionInfo(name=name, start="0x0", end="0xfff", qemu_name=qemu, device=name, traced=True)
+    info = RegionInfo(name=name, start=0x0, end=0xFFF, qemu_name=qemu, device=name, traced=True)
     return RegionRecord(time_ns=0, region=info)
 
 

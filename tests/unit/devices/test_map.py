@@ -207,7 +207,7 @@ def test_a_region_is_known_by_qemus_name_for_it() -> None:
     naming = Naming(MAPS)
     assert naming.name("disk.bar", 0x14, 4) is None
     info = RegionInfo(
-        name="disk.bar", start="0x0", end="0xfff", qemu_name="nvme", device="disk", traced=True
+        name="disk.bar", start=0x0, end=0xFFF, qemu_name="nvme", device="disk", traced=True
     )
     naming.learn(RegionRecord(time_ns=0, region=info))
     found = naming.name("disk.bar", 0x14, 4)

@@ -49,7 +49,8 @@ def test_a_perfetto_trace_has_a_track_per_vcpu_and_region(tmp_path: Path) -> Non
         name = tracks[packet.track_event.track_uuid].name
         told.append((packet.timestamp, name, values.get("value"), values["text"]))
     assert told == [
-        (record.time_ns, access.region, access.value, record.text) for record, _, access in ACCESSES
+        (record.time_ns, access.region, access.value and hex(access.value), record.text)
+        for record, _, access in ACCESSES
     ]
     assert trace.packet[0].sequence_flags & protos.TracePacket.SEQ_INCREMENTAL_STATE_CLEARED
     assert len({p.trusted_packet_sequence_id for p in trace.packet}) == 1
@@ -62,8 +63,8 @@ def test_a_table_has_a_row_per_access(tmp_path: Path) -> None:
     assert [(r["seq"], r["region"], r["direction"], r["width"]) for r in rows] == [
         (seq, access.region, access.direction, access.width) for _, seq, access in ACCESSES
     ]
-    assert [(hex(r["address"]), hex(r["rip"]), r["code"]) for r in rows] == [
-        (access.physical, record.rip, record.code) for record, _, access in ACCESSES
+    assert [(r["address"], r["rip"], r["code"]) for r in rows] == [
+        (access.physical, record.rip, record.code.hex()) for record, _, access in ACCESSES
     ]
     assert [r["value"] for r in rows] == [1, 0x460001, 7, 0x1234_5678_9ABC_DEF0, None]
     assert (rows[0]["function"], rows[4]["function"]) == ("nvme_pci_enable", None)

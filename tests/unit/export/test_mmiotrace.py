@@ -81,20 +81,20 @@ def exported(records: list[Record]) -> list[str]:
 def test_a_kernel_log_has_its_accesses_in_the_regions_it_names() -> None:
     found = accesses(imported(KERNEL_LOG))
     assert [(a.direction, a.width, a.region, a.offset, a.value) for a in found] == [
-        ("read", 4, "nvme.bar0", "0x1c", "0x0"),
-        ("write", 4, "nvme.bar0", "0x14", "0x460001"),
-        ("read", 8, "map-0xfed00000", "0xf0", "0x123456789abcdef0"),
-        ("unknown", 0, "nvme.bar0", "0x0", None),
-        ("read", 1, "page-0xc0000000", "0x10", "0xff"),
+        ("read", 4, "nvme.bar0", 0x1C, 0x0),
+        ("write", 4, "nvme.bar0", 0x14, 0x460001),
+        ("read", 8, "map-0xfed00000", 0xF0, 0x123456789ABCDEF0),
+        ("unknown", 0, "nvme.bar0", 0x0, None),
+        ("read", 1, "page-0xc0000000", 0x10, 0xFF),
     ]
-    assert found[0].linear == "0xffffc9000003401c"
+    assert found[0].linear == 0xFFFFC9000003401C
 
 
 def test_a_kernel_log_numbers_its_accesses_and_keeps_times_and_sites() -> None:
     records = [r for r in imported(KERNEL_LOG) if isinstance(r, Intercept)]
     assert [r.seq for r in records] == [0, 1, 2, 3, 4]
     assert records[0].time_ns == 12_345_700_000
-    assert records[0].rip == "0xffffffffc0001234"
+    assert records[0].rip == 0xFFFFFFFFC0001234
     assert {r.via for r in records} == {"stepped"} and all(r.imported for r in records)
 
 
@@ -122,7 +122,7 @@ def told(records: list[Record]) -> list[tuple[object, ...]]:
 def test_a_trace_goes_out_and_comes_in_with_the_same_regions_and_values() -> None:
     back = imported("\n".join(exported(sample.RECORDS)))
     assert regions(back) == list(sample.START)
-    assert next(r for r in back if isinstance(r, MapRecord)).linear == "0xffffc90000000000"
+    assert next(r for r in back if isinstance(r, MapRecord)).linear == 0xFFFFC90000000000
     assert told(back) == told(sample.RECORDS) and len(told(back)) == 5
 
 
@@ -141,9 +141,9 @@ def test_an_access_that_the_log_cannot_tell_comes_back_as_it_was() -> None:
         hidden(1, "write", 16),
         hidden(2, "write", 0, 0x200),
         hidden(3, "unknown", 0, 0x1000 - 0xC0),
-        hidden(4, "write", 16, value="0x112233445566778899aabbccddeeff00"),
-        hidden(5, "read", 3, value="0x112233"),
-        hidden(6, "unknown", 4, value="0x1"),
+        hidden(4, "write", 16, value=0x112233445566778899AABBCCDDEEFF00),
+        hidden(5, "read", 3, value=0x112233),
+        hidden(6, "unknown", 4, value=0x1),
         sample.intercept(7, sample.device("nvme", 0x14, 4, "read", 7)),
     ]
     lines = exported(records)
@@ -244,18 +244,18 @@ def test_what_is_not_understood_is_counted_and_kept_as_a_mark(line: str) -> None
 def test_an_access_may_be_written_in_many_ways(line: str) -> None:
     records, reader = read(line)
     (access,) = accesses(records)
-    assert (access.direction, access.width, access.value) == ("read", 4, "0x5")
-    assert access.physical == "0xfebf001c" and records[-1].time_ns == 1_500_000_000
+    assert (access.direction, access.width, access.value) == ("read", 4, 0x5)
+    assert access.physical == 0xFEBF001C and records[-1].time_ns == 1_500_000_000
     assert (reader.told, reader.failed) == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("line", "width", "value"),
     [
-        ("R 1 1.0 1 0x0 0xffffff80 0x0 0", 1, "0x80"),  # MOVSX r32, m8
-        ("R 2 1.0 1 0x0 0xffffffffffff8402 0x0 0", 2, "0x8402"),  # MOVSX r64, m16
-        ("W 4 1.0 1 0x0 0xc1f748000000011f 0x0 0", 4, "0x11f"),  # REX.W C7
-        ("W 1 1.0 1 0x0 0x3f57 0x0 0", 1, "0x57"),  # 2.6.27
+        ("R 1 1.0 1 0x0 0xffffff80 0x0 0", 1, 0x80),  # MOVSX r32, m8
+        ("R 2 1.0 1 0x0 0xffffffffffff8402 0x0 0", 2, 0x8402),  # MOVSX r64, m16
+        ("W 4 1.0 1 0x0 0xc1f748000000011f 0x0 0", 4, 0x11F),  # REX.W C7
+        ("W 1 1.0 1 0x0 0x3f57 0x0 0", 1, 0x57),  # 2.6.27
     ],
 )
 def test_a_value_wider_than_its_access_is_cut_and_that_is_said(
@@ -406,8 +406,8 @@ def test_only_memory_that_was_assigned_is_a_region() -> None:
     line = "PCIDEV 0100 10de0402 10 ac01 4 e000000c 0 0 0 fe000003 80 1000 1000 0 0 0 20000 nvidia"
     found = [r.region for r in imported(line) if isinstance(r, RegionRecord)]
     assert [(r.name, r.start, r.end) for r in found] == [
-        ("nvidia.bar2", "0xe0000000", "0xe0000fff"),
-        ("nvidia.bar6", "0xfe000000", "0xfe01ffff"),
+        ("nvidia.bar2", 0xE0000000, 0xE0000FFF),
+        ("nvidia.bar6", 0xFE000000, 0xFE01FFFF),
     ]
 
 
@@ -425,7 +425,7 @@ def at(*addresses: int, number: int = 1) -> list[str]:
 
 def test_a_mapping_is_one_region_however_many_pages_it_has() -> None:
     assert places(mapped(1, 0xFED00000, 0x5000), *at(0xFED00000, 0xFED01008, 0xFED04FFC)) == [
-        ("map-0xfed00000", "0x0"), ("map-0xfed00000", "0x1008"), ("map-0xfed00000", "0x4ffc"),
+        ("map-0xfed00000", 0x0), ("map-0xfed00000", 0x1008), ("map-0xfed00000", 0x4FFC),
     ]  # fmt: skip
 
 
@@ -433,26 +433,24 @@ def test_a_longer_mapping_of_the_same_place_is_the_same_region() -> None:
     assert places(
         mapped(1, 0xFED00000, 0x1000), mapped(2, 0xFED00000, 0x4000),
         *at(0xFED00010, 0xFED03000, number=2),
-    ) == [("map-0xfed00000", "0x10"), ("map-0xfed00000", "0x3000")]  # fmt: skip
+    ) == [("map-0xfed00000", 0x10), ("map-0xfed00000", 0x3000)]  # fmt: skip
 
 
 def test_a_mapping_that_reaches_beyond_a_bar_is_a_region_beside_it() -> None:
     bar = "PCIDEV 0018 1b360010 b febf0004 0 0 0 0 0 0 1000 0 0 0 0 0 0 nvme"
     found = places(bar, mapped(1, 0xFEBF0000, 0x3000), *at(0xFEBF0014, 0xFEBF1000, 0xFEBF2000))
     assert found == [
-        ("nvme.bar0", "0x14"), ("map-0xfebf0000", "0x1000"), ("map-0xfebf0000", "0x2000"),
+        ("nvme.bar0", 0x14), ("map-0xfebf0000", 0x1000), ("map-0xfebf0000", 0x2000),
     ]  # fmt: skip
 
 
 def test_the_smallest_of_places_that_vetrace_named_is_meant() -> None:
     def mark(name: str, start: int, end: int) -> RegionRecord:
-        info = RegionInfo(
-            name=name, start=hex(start), end=hex(end), qemu_name="", device="d", traced=True
-        )
+        info = RegionInfo(name=name, start=start, end=end, qemu_name="", device="d", traced=True)
         return RegionRecord(time_ns=0, region=info)
 
     log = exported([mark("d.table", 0x2000, 0x240F), mark("d", 0x0, 0x3FFF)])
-    assert places(*log, *at(0x2004, 0x2410)) == [("d.table", "0x4"), ("d", "0x2410")]
+    assert places(*log, *at(0x2004, 0x2410)) == [("d.table", 0x4), ("d", 0x2410)]
 
 
 def test_a_page_that_a_mark_makes_shorter_is_none() -> None:
@@ -462,7 +460,7 @@ def test_a_page_that_a_mark_makes_shorter_is_none() -> None:
     )
     unknown = "UNKNOWN 1.0 0 0x1010 f3,a5,89 0x0 0"
     (access,) = accesses(imported(f"{region}\n{unknown}"))
-    assert (access.extent, access.offset) == (0xFF0, "0x10")
+    assert (access.extent, access.offset) == (0xFF0, 0x10)
 
 
 def test_an_unknown_access_lies_between_its_address_and_the_end_of_page_or_region() -> None:
@@ -478,7 +476,7 @@ def test_maps_keep_their_numbers() -> None:
     assert [line.split()[3] for line in lines if line.startswith("R")] == ["17"]
     assert [line.split()[2] for line in lines if line.startswith("UNMAP")] == ["17"]
     ours = MapRecord(
-        time_ns=0, linear="0x5000", physical="0x5000", size=1, regions=[], by="ioremap_page_range"
+        time_ns=0, linear=0x5000, physical=0x5000, size=1, regions=[], by="ioremap_page_range"
     )
     assert exported([*imported("\n".join(log)), ours])[-1].split()[2] == "18"
 

@@ -151,7 +151,7 @@ def test_regions() -> None:
 
 def test_mappings() -> None:
     record = MapRecord(
-        time_ns=0, linear=hex(LINEAR), physical=hex(DEVICE), size=0x4000, regions=["nvme"],
+        time_ns=0, linear=LINEAR, physical=DEVICE, size=0x4000, regions=["nvme"],
         by="ioremap_page_range",
     )  # fmt: skip
     assert mapping_lines([record])[1].split() == [

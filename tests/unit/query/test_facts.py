@@ -93,9 +93,9 @@ def recorded(value: int | None = 3, course: Course | None = None) -> Recorded:
         info = replace(told.region, within=["disk"], types=["pci"])
         regions.learn(replace(told, region=info))
         course = Course(regions=regions, marks=marks(), phase="kernel")
-        frames = [StackFrame(rip="0x1", symbol=name) for name in CALLERS]
+        frames = [StackFrame(rip=1, symbol=name) for name in CALLERS]
         course.stacks.learn(StackRecord(time_ns=0, id=3, frames=frames))
-    access = replace(sample.device("nvme", 0x14, 4, "write", value), linear="0xffffc900febf0014")
+    access = replace(sample.device("nvme", 0x14, 4, "write", value), linear=0xFFFFC900FEBF0014)
     record = replace(
         sample.intercept(7, access, text="mov dword ptr [rbx], eax", symbol=SITE),
         time_ns=2_000_000_000, vcpu=1, stack=3,

@@ -91,7 +91,7 @@ def plainly(words: Words, records: list[Record]) -> list[int]:
         if not isinstance(record, Intercept):
             continue
         (access,) = record.accesses
-        offset, value = int(access.offset or "", 16), access.value and int(access.value, 16)
+        offset, value = access.offset, access.value
         site = record.symbol
         seconds = [float(end or 9) for end in str(words.get("time", "0-9")).split("-")]
         low, high = seconds if words.get("time", "0")[0] != "-" else (0.0, seconds[1])
@@ -187,7 +187,7 @@ IN_A_MODULE = sample.intercept(
 )
 FULL: list[Record] = [
     *sample.RECORDS[:-1], Mark(time_ns=5, text="wakeup"),
-    StackRecord(time_ns=5, id=1, frames=[StackFrame(rip="0x1", symbol="worker_thread+0x2")]),
+    StackRecord(time_ns=5, id=1, frames=[StackFrame(rip=1, symbol="worker_thread+0x2")]),
     replace(IN_A_MODULE, stack=1), sample.end(6),
 ]  # fmt: skip
 

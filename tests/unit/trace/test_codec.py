@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import string
+import tracemalloc
 from pathlib import Path
 from typing import get_args
 
@@ -27,7 +28,7 @@ from tracer.trace.record import (
     StackRecord,
 )
 
-hexes = st.integers(0, (1 << 512) - 1).map(hex)
+numbers = st.integers(0, (1 << 512) - 1)
 words = st.text(st.characters(codec="utf-8"), max_size=20)
 times = st.integers(0, (1 << 63) - 1)
 
@@ -38,28 +39,28 @@ intercepts = st.builds(
     vcpu=st.integers(0, 255),
     cpl=st.integers(0, 3),
     mode=st.sampled_from([16, 32, 64]),
-    rip=hexes,
+    rip=numbers,
     symbol=st.none() | words,
-    code=st.binary(min_size=1, max_size=15).map(bytes.hex),
+    code=st.binary(max_size=15),
     text=words,
-    cr2=hexes,
-    error_code=hexes,
+    cr2=numbers,
+    error_code=numbers,
     via=st.sampled_from(["emulated", "stepped"]),
     accesses=st.lists(
         st.builds(
             MemoryAccess,
             direction=st.sampled_from(["read", "write"]),
             width=st.integers(1, 64),
-            linear=hexes,
-            physical=hexes,
-            value=st.none() | hexes,
+            linear=numbers,
+            physical=numbers,
+            value=st.none() | numbers,
             region=st.none() | words,
-            offset=st.none() | hexes,
+            offset=st.none() | numbers,
         ),
         max_size=3,
     ),
-    before=st.dictionaries(st.text(string.ascii_lowercase), hexes, max_size=3),
-    after=st.dictionaries(st.text(string.ascii_lowercase), hexes, max_size=3),
+    before=st.dictionaries(st.text(string.ascii_lowercase), numbers, max_size=3),
+    after=st.dictionaries(st.text(string.ascii_lowercase), numbers, max_size=3),
     note=st.none() | words,
     stack=st.none() | times,
 )
@@ -68,7 +69,7 @@ stacks = st.builds(
     StackRecord,
     time_ns=times,
     id=times,
-    frames=st.lists(st.builds(StackFrame, rip=hexes, symbol=st.none() | words), max_size=3),
+    frames=st.lists(st.builds(StackFrame, rip=numbers, symbol=st.none() | words), max_size=3),
     lost=st.none() | words,
 )
 
@@ -98,6 +99,9 @@ def test_a_record_is_one_json_object_with_its_type_first() -> None:
 
 def changed(**members: object) -> bytes:
     return json.dumps(json.loads(codec.encode(sample.RECORDS[6])) | members).encode() + b"\n"
+
+
+GOOD = {"direction": "read", "width": 4, "linear": "0x0", "physical": "0x0"}
 
 
 def test_unknown_members_are_ignored() -> None:
@@ -134,7 +138,19 @@ def test_an_unknown_type_is_told_apart() -> None:
         changed(rip="ffff"),
         changed(rip="0xFFFF"),
         changed(rip="0x00ff"),
+        changed(rip="0x1_0"),
+        changed(rip=" 0x1"),
+        changed(rip="-0x1"),
+        changed(rip="+0x1"),
+        changed(rip="0x"),
+        changed(rip=""),
         changed(rip=255),
+        changed(rip=None),
+        changed(rip={}),
+        changed(before={"rax": "0x01"}),
+        changed(code="8B401C"),
+        changed(code="8b 40 1c"),
+        changed(code=[]),
         changed(code="8b401"),
         changed(via="guessed"),
         changed(accesses=[{"direction": "read"}]),
@@ -149,6 +165,44 @@ def test_what_is_no_record_is_refused_with_its_line_number(line: bytes) -> None:
 def test_the_message_names_the_member() -> None:
     with pytest.raises(TraceError, match=r"accesses\[0\]"):
         codec.decode(changed(accesses=[{"direction": "read"}]), 3)
+
+
+@pytest.mark.parametrize(
+    ("members", "place"),
+    [
+        ({"rip": "7"}, "$.rip"),
+        ({"code": "7"}, "$.code"),
+        ({"after": {"rax": "7"}}, "$.after[...]"),
+        ({"accesses": [GOOD, GOOD | {"value": "7"}]}, "$.accesses[1].value"),
+    ],
+)
+def test_the_message_says_where_a_number_is_none(members: dict[str, object], place: str) -> None:
+    with pytest.raises(TraceError, match=r"Expected .* got '7' - at ") as caught:
+        codec.decode(changed(**members), 3)
+    assert str(caught.value).endswith(f"`{place}`")
+
+
+def test_numbers_are_numbers_and_text_in_the_file() -> None:
+    record = codec.decode(changed(before={"xmm0": hex(1 << 127)}, rip="0x0", code=""), 1)
+    assert isinstance(record, Intercept)
+    assert (record.before, record.rip, record.code) == ({"xmm0": 1 << 127}, 0, b"")
+    written = json.loads(codec.encode(record))
+    assert (written["before"], written["rip"], written["code"]) == (
+        {"xmm0": hex(1 << 127)},
+        "0x0",
+        "",
+    )
+
+
+def test_a_file_of_many_numbers_does_not_fill_the_memory() -> None:
+    line, longest = changed(), changed(rip=f"0x1{'0' * 100_000}")
+    tracemalloc.start()
+    for number in range(1, 40_000):
+        codec.decode(line.replace(b'"0x1"', b'"%#x"' % number), 2)
+    for _ in range(100):
+        codec.decode(longest, 2)
+    assert tracemalloc.get_traced_memory()[0] < 4 << 20
+    tracemalloc.stop()
 
 
 def test_a_newer_format_is_refused_whatever_it_looks_like() -> None:

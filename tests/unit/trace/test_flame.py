@@ -14,7 +14,7 @@ from tracer.trace.record import Record, StackFrame, StackRecord
 
 
 def stack(number: int, *symbols: str | None, lost: str | None = None) -> StackRecord:
-    frames = [StackFrame(rip="0xffffffff81000010", symbol=symbol) for symbol in symbols]
+    frames = [StackFrame(rip=0xFFFFFFFF81000010, symbol=symbol) for symbol in symbols]
     return StackRecord(time_ns=0, id=number, frames=frames, lost=lost)
 
 

@@ -81,7 +81,7 @@ def test_writes_of_other_values_are_never_folded() -> None:
 def test_another_site_or_vcpu_or_way_ends_a_loop(member: str) -> None:
     import msgspec
 
-    other = {"rip": "0x1", "vcpu": 1, "via": "stepped"}[member]
+    other = {"rip": 1, "vcpu": 1, "via": "stepped"}[member]
     events = [poll(n) for n in range(6)]
     for n in (3, 4, 5):
         record = msgspec.structs.replace(events[n].record, **{member: other})

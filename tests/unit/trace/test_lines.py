@@ -104,9 +104,9 @@ def test_a_trace_cannot_steer_the_terminal() -> None:
 
 @pytest.mark.parametrize(
     ("value", "width", "text"),
-    [("0x1", 1, "0x01"), ("0x1", 8, "0x0000000000000001"), ("0x0", 2, "0x0000"), (None, 4, "?")],
+    [(1, 1, "0x01"), (1, 8, "0x0000000000000001"), (0, 2, "0x0000"), (None, 4, "?")],
 )
-def test_a_value_has_all_its_digits(value: str | None, width: int, text: str) -> None:
+def test_a_value_has_all_its_digits(value: int | None, width: int, text: str) -> None:
     assert padded(value, width) == text
 
 

@@ -29,7 +29,7 @@ def read(seq: int, value: int | None, offset: int = 0x1C) -> Intercept:
     """Make an access as an import has it, a millisecond after the one before."""
     made = sample.intercept(seq, sample.device("nvme", offset, 4, "read", value), via="stepped")
     return msgspec.structs.replace(
-        made, time_ns=(10 * seq + 5) * MILLISECOND, code="", before={}, after={}, symbol=None
+        made, time_ns=(10 * seq + 5) * MILLISECOND, code=b"", before={}, after={}, symbol=None
     )
 
 

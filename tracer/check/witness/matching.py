@@ -98,7 +98,7 @@ class Matching:
                 case Intercept():
                     begun = True
                     stepped = record.via == "stepped"
-                    site = self._word(record.symbol or record.rip)
+                    site = self._word(record.site)
                     made = record.device_accesses()
                     last = made[-1][0] if made else last
                     wholes = _wholes(record.accesses) if len(record.accesses) > 1 else {}
@@ -129,7 +129,7 @@ class Matching:
             yield strand_of(region, vcpu), traced
         for _, access in made:
             if access.offset is not None:
-                base = int(access.physical, 16) - int(access.offset, 16)
+                base = access.physical - access.offset
                 self._territory.learn(access.region or "", base)
 
     # Only asked for its first entry after the first access was read, so the offset is settled.
@@ -354,8 +354,7 @@ def _wholes(accesses: Sequence[MemoryAccess]) -> dict[int, _Whole]:
     for access in accesses:
         before = run[-1] if run else None
         if before is None or not (
-            before.direction == access.direction
-            and int(before.linear, 16) + before.width == int(access.linear, 16)
+            before.direction == access.direction and before.linear + before.width == access.linear
         ):
             found.update(_units(run))
             run = []
@@ -367,10 +366,10 @@ def _wholes(accesses: Sequence[MemoryAccess]) -> dict[int, _Whole]:
 def _units(run: Sequence[MemoryAccess]) -> Iterator[tuple[int, _Whole]]:
     if len(run) < 2 or not all(access.width for access in run):
         return
-    begin = int(run[0].linear, 16)
-    end = int(run[-1].linear, 16) + run[-1].width
+    begin = run[0].linear
+    end = run[-1].linear + run[-1].width
     for access in run:
-        linear = int(access.linear, 16)
+        linear = access.linear
         unit = linear - (linear - begin) % _UNIT
         width = min(_UNIT, end - unit)
         inside = linear + access.width <= unit + width
@@ -411,7 +410,7 @@ def _one_by_one(
         traced = _traced_access(access, seq, site, text, stepped)
         if id(access) in wholes and traced.width:
             linear, width = wholes[id(access)]
-            place = traced.address - int(access.linear, 16) + linear
+            place = traced.address - access.linear + linear
             traced = replace(traced, whole=(place, width))
         yield access.region or "", traced
 
@@ -446,8 +445,8 @@ def _joined(
 def _traced_access(
     access: MemoryAccess, seq: int, site: str, text: str, stepped: bool
 ) -> TracedAccess:
-    address, width = int(access.physical, 16), access.width
-    value = access.device or access.value
+    address, width = access.physical, access.width
+    value = access.value if access.device is None else access.device
     within: tuple[Extent, ...] = ()
     if not width:
         size = access.extent or PAGE_SIZE - address % PAGE_SIZE
@@ -463,6 +462,6 @@ def _traced_access(
         access.direction,
         address,
         width,
-        None if value is None else int(value, 16),
+        value,
         within,
     )

@@ -41,7 +41,7 @@ class Territory:
         self.switched: set[str] = set()
         self._spans: list[_Span] = []
         self._known: dict[tuple[int, str], tuple[Place, int] | None] = {}
-        self._traced: dict[tuple[str, str], bool] = {}
+        self._traced: dict[tuple[str, int], bool] = {}
         self._bases: dict[str, int] = {}
 
     def add(self, record: RegionRecord) -> None:
@@ -51,7 +51,7 @@ class Territory:
         if self._traced.setdefault(key, region.traced) != region.traced:
             self.switched.add(region.name)
         place = Place(region.name, region.traced)
-        span = _Span(int(region.start, 16), int(region.end, 16), region.qemu_name, place)
+        span = _Span(region.start, region.end, region.qemu_name, place)
         self._spans.insert(0, span)
         self._known.clear()
         self._bases.pop(region.name, None)

@@ -6,7 +6,8 @@ import re
 
 import msgspec
 
-from tracer.trace.record import Extent, Hex, Width
+from tracer.trace.record import Extent, RegionInfo, Width
+from tracer.trace.wire import Hex, Wire
 from tracer.x86.bus import Direction
 
 VERSION = "20070824"
@@ -31,3 +32,7 @@ class Hidden(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     width: Width
     extent: Extent | None = None
     value: Hex | None = None
+
+
+HIDDEN, REGION_INFO = Wire(Hidden), Wire(RegionInfo)
+"""The JSON that stands in marks."""

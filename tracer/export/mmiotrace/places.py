@@ -40,7 +40,7 @@ class Place:
     def info(self) -> RegionInfo:
         """Return the place as a trace announces it."""
         return RegionInfo(
-            name=self.name, start=hex(self.start), end=hex(self.end), qemu_name="",
+            name=self.name, start=self.start, end=self.end, qemu_name="",
             device=self.device, traced=True,
             within=[self.slot] if self.slot else [],
         )  # fmt: skip
@@ -88,7 +88,7 @@ class Places:
 
         What vetrace announced of a log that it had imported is what it was in that log.
         """
-        start, end = int(info.start, 16), int(info.end, 16)
+        start, end = info.start, info.end
         rank = Rank.MARK
         if not info.qemu_name:
             rank = Rank.MAPPING if info.device == _UNKNOWN else Rank.BAR

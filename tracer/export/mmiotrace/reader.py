@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import msgspec
 
 from tracer.export.mmiotrace.event import kernel_line
-from tracer.export.mmiotrace.form import ACCESS, BEGINS, REGION, VERSION, Hidden
+from tracer.export.mmiotrace.form import (
+    ACCESS,
+    BEGINS,
+    HIDDEN,
+    REGION,
+    REGION_INFO,
+    VERSION,
+    Hidden,
+)
 from tracer.export.mmiotrace.places import Bar, Place, Places
 from tracer.trace.loss import Losses
 from tracer.trace.marker import NOT_UNDERSTOOD
@@ -23,9 +30,9 @@ from tracer.trace.record import (
     Mark,
     MemoryAccess,
     Record,
-    RegionInfo,
     RegionRecord,
 )
+from tracer.trace.wire import Struct, Wire
 from tracer.x86.state import PAGE_SIZE
 
 LONGEST_LINE = 1 << 16
@@ -33,8 +40,6 @@ LONGEST_LINE = 1 << 16
 
 _KEPT = 1000  # characters of a line that was not understood
 _ADDRESSES = (1 << 64) - 1
-
-Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 def header(tool: str, created: str) -> Header:
@@ -155,8 +160,8 @@ class MmiotraceReader:
             value &= (1 << 8 * width) - 1
             self.wide += 1
         access = MemoryAccess(
-            direction="read" if found["letter"] == "R" else "write", width=width, linear="0x0",
-            physical=hex(int(found["physical"], 16)), value=hex(value),
+            direction="read" if found["letter"] == "R" else "write", width=width, linear=0,
+            physical=int(found["physical"], 16), value=value,
         )  # fmt: skip
         self._time_ns = time_ns
         return self._intercept(found, access, "(not in the log)", note)
@@ -165,8 +170,8 @@ class MmiotraceReader:
         self._time_ns = _nanoseconds(found)
         known = hidden or Hidden(direction="unknown", width=0, extent=PAGE_SIZE)
         access = MemoryAccess(
-            direction=known.direction, width=known.width, extent=known.extent, linear="0x0",
-            physical=hex(int(found["physical"], 16)), value=known.value,
+            direction=known.direction, width=known.width, extent=known.extent, linear=0,
+            physical=int(found["physical"], 16), value=known.value,
         )  # fmt: skip
         text = f"(begins {found['code'].lower().replace(',', ' ')})"
         assert BEGINS.fullmatch(text)
@@ -176,7 +181,7 @@ class MmiotraceReader:
     def _intercept(
         self, found: re.Match[str], access: MemoryAccess, text: str, note: str
     ) -> list[Record]:
-        physical = int(access.physical, 16)
+        physical = access.physical
         place = self._places.find(physical)
         announced: list[Record] = []
         if place is None:
@@ -184,19 +189,19 @@ class MmiotraceReader:
             announced.append(self._announce(place))
         mapping = self._maps.get(int(found["id"]))
         linear = None if mapping is None else mapping.linear_of(physical)
-        where = hex(physical if linear is None else linear)
+        where = physical if linear is None else linear
         extent = None if access.width else access.extent
         if extent is not None:
             extent = min(extent, PAGE_SIZE - physical % PAGE_SIZE, place.end + 1 - physical)
         record = Intercept(
             seq=self.accesses, time_ns=self._time_ns, vcpu=0, cpl=0, mode=64,
-            rip=hex(int(found["pc"], 16)), code="", text=text, cr2=where,
-            error_code="0xa" if access.direction == "write" else "0x8", via="stepped", before={},
+            rip=int(found["pc"], 16), code=b"", text=text, cr2=where,
+            error_code=0xA if access.direction == "write" else 0x8, via="stepped", before={},
             after={}, note=note,
             accesses=[
                 msgspec.structs.replace(
                     access, linear=where, extent=extent, region=place.name,
-                    offset=hex(physical - place.start),
+                    offset=physical - place.start,
                 )
             ],
         )  # fmt: skip
@@ -213,7 +218,7 @@ class MmiotraceReader:
         self._maps[number] = mapping
         names, added = self._places.add_mapping(mapping.physical, end)
         record = MapRecord(
-            time_ns=time_ns, linear=hex(mapping.linear), physical=hex(mapping.physical), size=size,
+            time_ns=time_ns, linear=mapping.linear, physical=mapping.physical, size=size,
             regions=names, by="mmiotrace", id=number,
         )  # fmt: skip
         return [record] if added is None else [self._announce(added), record]
@@ -227,11 +232,11 @@ class MmiotraceReader:
         if lost is not None and not time_ns:
             return [self._lost(lost["count"], None)]
         if text.startswith(ACCESS):
-            self._hidden = _parsed(text[len(ACCESS) :], Hidden)
+            self._hidden = _parsed(text[len(ACCESS) :], HIDDEN)
             if self._hidden is not None:
                 return []
         self._time_ns = time_ns
-        info = _parsed(text[len(REGION) :], RegionInfo) if text.startswith(REGION) else None
+        info = _parsed(text[len(REGION) :], REGION_INFO) if text.startswith(REGION) else None
         if info is None:
             return [Mark(time_ns=time_ns, text=text)]
         if info.traced and not self._places.add_mark(info):
@@ -289,9 +294,9 @@ def _nanoseconds(found: re.Match[str]) -> int:
 
 
 # Anybody may have written the same words: that is a mark like any other.
-def _parsed(text: str, kind: type[Struct]) -> Struct | None:
+def _parsed(text: str, kind: Wire[Struct]) -> Struct | None:
     try:
-        return msgspec.json.decode(text, type=kind)
+        return kind.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 

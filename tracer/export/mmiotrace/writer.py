@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from tracer.export.mmiotrace.form import ACCESS, BEGINS, REGION, USER, VERSION, Hidden
+from tracer.export.mmiotrace.form import (
+    ACCESS,
+    BEGINS,
+    HIDDEN,
+    REGION,
+    REGION_INFO,
+    USER,
+    VERSION,
+    Hidden,
+)
 from tracer.trace.marker import LOG_LINES
 from tracer.trace.record import (
     Intercept,
@@ -45,7 +52,8 @@ class MmiotraceLog:
             case MapRecord():
                 return [self._map(record)]
             case RegionRecord():
-                return [f"MARK {_seconds(record)} {REGION}{_json(record.region)}"]
+                told = REGION_INFO.encode(record.region).decode()
+                return [f"MARK {_seconds(record)} {REGION}{told}"]
             case Mark():
                 if record.text.startswith(LOG_LINES):
                     return [_one_line(record.text)]
@@ -60,36 +68,36 @@ class MmiotraceLog:
     def _map(self, record: MapRecord) -> str:
         number = self._last_id + 1 if record.id is None else record.id
         self._last_id = max(self._last_id, number)
-        start = int(record.linear, 16)
+        start = record.linear
         self._maps.append((start, start + record.size, number))
         self._id_of.clear()
         return (
-            f"MAP {_seconds(record)} {number} {record.physical} {record.linear}"
+            f"MAP {_seconds(record)} {number} {record.physical:#x} {record.linear:#x}"
             f" {record.size:#x} 0x0 0"
         )
 
     def _access(self, record: Intercept, access: MemoryAccess) -> list[str]:
-        number = self._map_of(int(access.linear, 16))
-        head = f"{_seconds(record)} {number} {access.physical}"
+        number = self._map_of(access.linear)
+        head = f"{_seconds(record)} {number} {access.physical:#x}"
         value = access.value
         if (
             value is not None
             and access.direction != "unknown"
             and access.width in _WIDTHS
-            and not int(value, 16) >> 8 * access.width
+            and not value >> 8 * access.width
         ):
             letter = "R" if access.direction == "read" else "W"
-            return [f"{letter} {access.width} {head} {value} {record.rip} 0"]
+            return [f"{letter} {access.width} {head} {value:#x} {record.rip:#x} 0"]
         begins = BEGINS.fullmatch(record.text)
-        code = [record.code[at : at + 2] or "00" for at in (0, 2, 4)]
+        code = record.code[:3].ljust(3, b"\0").hex(",").split(",")
         data = ",".join(begins.groups() if begins else code)
-        unknown = f"UNKNOWN {head} {data} {record.rip} 0"
+        unknown = f"UNKNOWN {head} {data} {record.rip:#x} 0"
         if access.direction == "unknown" and not access.width:
             return [unknown]  # its extent is what a reader takes it to be
         hidden = Hidden(
             direction=access.direction, width=access.width, extent=access.extent, value=value
         )
-        return [f"MARK {_seconds(record)} {ACCESS}{_json(hidden)}", unknown]
+        return [f"MARK {_seconds(record)} {ACCESS}{HIDDEN.encode(hidden).decode()}", unknown]
 
     # A page lies in one mapping, whatever byte of it is accessed.
     def _map_of(self, linear: int) -> int:
@@ -106,10 +114,6 @@ def _lost(record: LostRecord) -> str:
     if record.vcpu is None:
         return f"MARK 0.000000 Lost {count}events."
     return f"CPU:{record.vcpu} [LOST {count}EVENTS]"
-
-
-def _json(value: msgspec.Struct) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def _seconds(record: Record) -> str:

@@ -43,7 +43,7 @@ async def set_(desk: Desk, statement: Statement) -> Result:
         desk.control.give(value)
         reader = desk.control.pending().transfer.direction == "read"
         who = "the guest will read" if reader else "the device will get"
-        return said(f"{who} {padded(hex(value), width)}", value=hex(value))
+        return said(f"{who} {padded(value, width)}", value=hex(value))
     if not name.startswith("$"):
         near = suggestion(name, ("value", *(f"${known}" for known in (*GPR, "rip", "rflags"))))
         raise (
@@ -125,7 +125,7 @@ async def peek(desk: Desk, statement: Statement) -> Result:
     place = desk.aim(rest)
     width = width or place.width
     value = await desk.control.peek(place.physical, width)
-    shown = padded(hex(value), width)
+    shown = padded(value, width)
     meaning = place.describe(value, width)
     text = f"{place.text}  {shown}" + (f"  {meaning}" if meaning else "")
     if place.breach("read", width):
@@ -155,7 +155,7 @@ async def poke(desk: Desk, statement: Statement) -> Result:
     width = width or place.width
     value = fitting(text, 8 * width)
     await desk.control.poke(place.physical, width, value)
-    shown = padded(hex(value), width)
+    shown = padded(value, width)
     read_only = place.breach("write", width) is not None
     what = "sent to a read-only register, which need not take it" if read_only else "written"
     return said(

@@ -33,7 +33,7 @@ def told(access: MemoryAccess, cpu: int = -1) -> bytes:
     """Write the log line for an access that QEMU dispatched as it is."""
     assert access.region is not None and access.value is not None
     return line(
-        access.direction, int(access.physical, 16), access.width, int(access.value, 16),
+        access.direction, access.physical, access.width, access.value,
         sample.QEMU_NAME[access.region], cpu,
     )  # fmt: skip
 
@@ -213,7 +213,7 @@ def test_pieces_of_an_access_are_told_together(log: list[bytes]) -> None:
 
 def test_the_part_in_a_device_of_an_access_that_begins_in_ram() -> None:
     ram = msgspec.structs.replace(read(0, 4, 0x77), region=None, offset=None)
-    ram = msgspec.structs.replace(ram, linear=hex(int(ram.linear, 16) - 4))
+    ram = msgspec.structs.replace(ram, linear=ram.linear - 4)
     records = [*trace(), sample.intercept(0, ram, read(0, 4, 0x5A))]
     whole = [line("read", NVME, 4, 0x5A), line("read", NVME + 4, 4, 0x1234)]
     assert compare(records, whole).agrees
@@ -256,9 +256,9 @@ def test_a_refused_access_must_fit(access: MemoryAccess) -> None:
 
 
 def test_what_a_person_did_is_compared_as_the_devices_saw_it() -> None:
-    given = msgspec.structs.replace(read(0x4, 4, 0x55), device="0x11")
+    given = msgspec.structs.replace(read(0x4, 4, 0x55), device=0x11)
     skipped = msgspec.structs.replace(write(0x14, 4, 1), skipped=True)
-    poked = msgspec.structs.replace(write(0x14, 4, 7), linear="0x0")
+    poked = msgspec.structs.replace(write(0x14, 4, 7), linear=0x0)
     records = trace(read(0x0, 4, 2), given, skipped, read(0x1C, 4, 3))
     records.insert(-1, UserRecord(time_ns=0, text="poke nvme+0x14 0x7", accesses=[poked]))
     log = [told(read(0x0, 4, 2)), told(read(0x4, 4, 0x11)), told(poked), told(read(0x1C, 4, 3))]
@@ -468,7 +468,7 @@ def test_a_refused_access_is_that_of_the_device_whose_turn_it_is() -> None:
     records: list[Record] = []
     for name, start in starts.items():
         info = msgspec.structs.replace(
-            sample.region("nvme").region, name=name, start=hex(start), end=hex(start + 0xFFFFF),
+            sample.region("nvme").region, name=name, start=start, end=start + 0xFFFFF,
             qemu_name="edu-mmio",
         )  # fmt: skip
         records.append(msgspec.structs.replace(sample.region("nvme"), region=info))
@@ -476,7 +476,7 @@ def test_a_refused_access_is_that_of_the_device_whose_turn_it_is() -> None:
     log = []
     for seq, name in enumerate(["edu", "edu#2", "edu#2", "edu"]):
         access = msgspec.structs.replace(
-            read(2 * seq, 2, 0), region=name, physical=hex(starts[name] + 2 * seq)
+            read(2 * seq, 2, 0), region=name, physical=starts[name] + 2 * seq
         )
         records.append(sample.intercept(seq, access))
         log.append(refused("read", 2 * seq, 2, "edu-mmio"))
@@ -599,9 +599,9 @@ def test_a_changed_access_is_one_different(shapes: list[Shape], data: st.DataObj
     changed = data.draw(st.integers(0, len(accesses) - 1))
     was = accesses[changed]
     assert was.value is not None and was.region is not None
-    offset = int(was.offset or "0", 16)
+    offset = was.offset or 0
     accesses[changed] = sample.device(
-        was.region, offset, was.width, was.direction, int(was.value, 16) ^ 1 << 30
+        was.region, offset, was.width, was.direction, was.value ^ 1 << 30
     )
     comparison = compare(trace(*accesses), lines(log))
     assert not comparison.agrees
@@ -657,13 +657,13 @@ def test_a_region_may_move() -> None:
     moved = sample.region("nvme")
     at = 0xE0000000
     info = type(moved.region)(
-        name="nvme", start=hex(at), end=hex(at + 0x1FFF), qemu_name="nvme", device="nvme",
+        name="nvme", start=at, end=at + 0x1FFF, qemu_name="nvme", device="nvme",
         traced=True,
     )  # fmt: skip
     before, after = read(0, 4, 1), read(0, 4, 2)
     after = MemoryAccess(
-        direction="read", width=4, linear="0x0", physical=hex(at), value="0x2", region="nvme",
-        offset="0x0",
+        direction="read", width=4, linear=0x0, physical=at, value=0x2, region="nvme",
+        offset=0x0,
     )  # fmt: skip
     records = trace(before)
     records += [type(moved)(time_ns=1, region=info), sample.intercept(1, after)]
@@ -688,7 +688,7 @@ def test_what_follows_a_block_is_not_taken_with_it() -> None:
         assert compare(records, log).regions["nvme"].witnessed == len(accesses)
         assert faults(compare(records, log[:25] + log[26:])) == (0, 1, 0)
         # A store that the block may have made as well says nothing.
-        ambiguous = follower.physical == hex(NVME + 0x1F0)
+        ambiguous = follower.physical == NVME + 0x1F0
         again = compare(records, [*log[:25], *log[24:]])
         assert faults(again) == (not ambiguous, 0, 0)
 
