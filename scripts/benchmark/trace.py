@@ -17,7 +17,7 @@ from tracer.check.replay import Replay
 from tracer.errors import TraceError
 from tracer.query.sieve import Sieve
 from tracer.query.words import choose
-from tracer.trace.fold import Event
+from tracer.trace.event import Event, events_of
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import FORMAT_VERSION, End, Header, Intercept, MemoryAccess
 from tracer.trace.writer import TraceWriter
@@ -141,6 +141,4 @@ def _diff(path: Path) -> None:
 
 def _events(trace: TraceReader) -> Iterator[Event]:
     for record in trace:
-        if isinstance(record, Intercept):
-            for seq, access in record.device_accesses():
-                yield Event(seq, record, access)
+        yield from events_of(record)

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from typing import Literal, TypeVar
 
 from tracer.devices.map import Named
-from tracer.trace.fold import Event
+from tracer.trace.event import Event
 from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits
 from tracer.x86.bus import Direction
 

@@ -24,7 +24,7 @@ from tracer.host.cache import new_file
 from tracer.query.sieve import Sieve
 from tracer.query.words import Selection, choose
 from tracer.trace import codec
-from tracer.trace.fold import Event
+from tracer.trace.event import Events
 from tracer.trace.mask import PASSING, VARYING, parse_mask
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Header, Intercept, MapRecord, Mark, Record, RegionRecord
@@ -226,12 +226,8 @@ def _whole(path: Path) -> tuple[Header, list[Record]]:
 def _sides(differ: Differ, path: Path, region: str | None) -> tuple[Header, dict[str, Side]]:
     header, records = _whole(path)
     sieve = Sieve(_selection(region), library.load())
-    sides = differ.read(
-        Event(seq, record, access, sieve.phase, named)
-        for record in records
-        for (seq, access), named in zip(sieve.wanted(record), sieve.named, strict=True)
-        if isinstance(record, Intercept)
-    )
+    events = Events(sieve)
+    sides = differ.read(event for record in records for event in events.add(record))
     if not sides:
         raise TraceError(_nothing(path, region, records))
     return header, sides

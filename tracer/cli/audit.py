@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     audits = [Audit(profile) for profile in profiles]
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, selection(args), register_maps(args))
-        for record, wanted in source:
+        for record, events in source:
             for audit in audits:
-                audit.add(record, wanted)
+                audit.add(record, events)
         source.check_names()
     judged, unjudged = audits[0].exits, audits[0].unjudged
     if unjudged and not judged:

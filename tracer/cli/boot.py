@@ -30,19 +30,18 @@ from tracer.launch.plan import Plan
 from tracer.launch.start import header, launch
 from tracer.linux.kernel import Kernel
 from tracer.linux.system import Linux
-from tracer.query.sieve import Sieve
-from tracer.query.words import Selection
 from tracer.repl.interruption import Interruption
 from tracer.repl.shell import Shell
-from tracer.report.objects import access_objects
+from tracer.report.objects import access_object
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog, seconds
-from tracer.trace.fold import Event, Fold, Folder
+from tracer.trace.event import Event, Events, Everything
+from tracer.trace.fold import Fold, Folder
 from tracer.trace.lines import access_line, fold_line
 from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import End, Intercept, Record
+from tracer.trace.record import End, Record
 from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter
 
@@ -264,7 +263,6 @@ class _Boot:
                 session.subscribers.append(writer.append)
             session.subscribers.append(self._summary.add)
             if not (self._args.quiet or self._wish.asked):
-                session.subscribers.append(self._naming.learn)
                 show = _json_printer if self._args.json else _LinePrinter
                 session.subscribers.append(show(self._naming))
             outcome = "interrupted"
@@ -345,17 +343,13 @@ class _LinePrinter:
     # the timer's, is its first turns and a count.
 
     def __init__(self, naming: Naming) -> None:
-        self._naming = naming
-        self._sieve = Sieve(Selection())
+        self._events = Events(Everything(naming))
         self._folder = Folder(eager=True) if sys.stdout.isatty() else None
 
     def __call__(self, record: Record) -> None:
-        wanted = self._sieve.wanted(record)
-        if isinstance(record, Intercept):
-            for seq, access in wanted:
-                event = Event(seq, record, access, self._sieve.phase, self._naming.add(access))
-                self._print(self._folder.add(event) if self._folder is not None else [event])
-        elif isinstance(record, End) and self._folder is not None:
+        for event in self._events.add(record):
+            self._print(self._folder.add(event) if self._folder is not None else [event])
+        if isinstance(record, End) and self._folder is not None:
             self._print(self._folder.end())
 
     def _print(self, told: Sequence[Event | Fold]) -> None:
@@ -364,13 +358,14 @@ class _LinePrinter:
             if isinstance(item, Fold):
                 print(fold_line(item), flush=True)
             else:
-                print(access_line(item.record, item.access, shape, item.named), flush=True)
+                print(access_line(item, shape), flush=True)
 
 
 def _json_printer(naming: Naming) -> Subscriber:
+    events = Events(Everything(naming))
+
     def show(record: Record) -> None:
-        if isinstance(record, Intercept):
-            for item in access_objects(record, naming):
-                print(json.dumps(item), flush=True)
+        for event in events.add(record):
+            print(json.dumps(access_object(event)), flush=True)
 
     return show

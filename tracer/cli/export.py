@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
 def _mmiotrace(source: Source, sink: IO[bytes]) -> None:
     log = MmiotraceLog()
     lines = log.opening()
-    for record, wanted in source:
-        lines += log.lines(record, wanted)
+    for record, events in source:
+        lines += log.lines(record, events)
         sink.write("".join(f"{line}\n" for line in lines).encode())
         lines = []
     sink.write("".join(f"{line}\n" for line in lines).encode())

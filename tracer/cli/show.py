@@ -16,7 +16,8 @@ from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
 from tracer.query.source import Source
 from tracer.report.objects import access_object
-from tracer.trace.fold import Event, Fold, folded
+from tracer.trace.event import Event
+from tracer.trace.fold import Fold, folded
 from tracer.trace.lines import access_line, explained_lines, fold_line, note_line, phase_line
 from tracer.trace.reader import TraceReader
 
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 def _json(source: Source) -> Iterator[str]:
     encode = msgspec.json.Encoder().encode
     for event in source.events():
-        shown = access_object(event.record, event.seq, event.access, event.named)
+        shown = access_object(event)
         shown |= {"note": event.record.note, "mark": event.mark, "lost": event.lost}
         yield encode(shown).decode()
 
@@ -93,8 +94,8 @@ def _json(source: Source) -> Iterator[str]:
 def _mmiotrace(source: Source) -> Iterator[str]:
     log = MmiotraceLog()
     yield from log.opening()
-    for record, wanted in source:
-        yield from log.lines(record, wanted)
+    for record, events in source:
+        yield from log.lines(record, events)
 
 
 def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterator[str]:
@@ -109,7 +110,7 @@ def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterat
             phase = turn[0].phase
             yield phase_line(phase)
         for event in turn:
-            yield access_line(event.record, event.access, shape, event.named)
+            yield access_line(event, shape)
             if decodes:
                 yield from explained_lines(event.access, event.named, shape)
         if isinstance(item, Fold):

@@ -17,7 +17,7 @@ from tracer.query.source import Source
 from tracer.query.words import Selection
 from tracer.trace.flame import FoldedStacks
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import RegionRecord
+from tracer.trace.record import Intercept, RegionRecord
 from tracer.trace.summary import Summary, summary_object
 
 
@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
     everything = chosen.condition is None
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, chosen, maps)
-        for record, wanted in source:
-            # A selection has only the regions that it touches.
-            if everything or not isinstance(record, RegionRecord):
-                summary.add(record, None if everything else wanted, source.phase, source.named)
+        for record, events in source:
+            # A selection has only the regions that it touches, and the intercepts.
+            if everything or events or not isinstance(record, RegionRecord | Intercept):
+                summary.add(record, events)
         source.check_names()
     if args.json:
         print(msgspec.json.encode(_object(summary, trace)).decode())
@@ -67,8 +67,8 @@ def _print_folded(path: str, chosen: Selection, maps: RegisterMaps) -> int:
     folded = FoldedStacks()
     with TraceReader(path) as trace, terminal.reading(trace):
         source = Source(trace, chosen, maps)
-        for record, wanted in source:
-            folded.add(record, len(wanted))
+        for record, events in source:
+            folded.add(record, len(events))
         source.check_names()
     if not folded.stacks:
         raise TraceError(

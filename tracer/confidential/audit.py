@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tracer.confidential.handler import Profile, Verdict, judge
 from tracer.errors import EmulationError
+from tracer.trace.event import Event, events_of
 from tracer.trace.record import Intercept, MemoryAccess, Record
 from tracer.x86.decode import decode
 from tracer.x86.state import Mode
@@ -58,15 +59,15 @@ class Audit:
         self.unjudged = 0
         self._sites: dict[tuple[int, bytes], Site] = {}
 
-    def add(self, record: Record, wanted: Sequence[tuple[int, MemoryAccess]] | None = None) -> None:
+    def add(self, record: Record, events: Sequence[Event] | None = None) -> None:
         """Judge one record, emulated or natively stepped.
 
-        Of its device accesses only those ``wanted`` are counted, all when that is None; without
-        any it is not judged.
+        Of its device accesses those of the events are counted, all when that is None; without any
+        it is not judged.
         """
         if not isinstance(record, Intercept):
             return
-        reached = record.device_accesses() if wanted is None else wanted
+        reached = events_of(record) if events is None else events
         if not reached:
             return
         if not record.code:
@@ -81,7 +82,7 @@ class Audit:
             self._sites[key] = site
         # A handler makes one hypercall for each device access.
         site.exits += len(reached)
-        site.regions.update(access.region or "" for _, access in reached)
+        site.regions.update(event.access.region or "" for event in reached)
         if verdict.outcome == "oops":
             site.fatal += len(reached)
             site.verdict = verdict

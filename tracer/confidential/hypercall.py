@@ -116,10 +116,12 @@ def ghcb_exit(direction: Direction, width: int, physical: int, value: int | None
 def hypercalls(access: MemoryAccess) -> tuple[TdVmcall, GhcbExit] | None:
     """Return what an access would become in a guest of TDX, and in one of SEV-ES.
 
-    It is None for an access that is none to a device, has a width that no call can ask for, an
-    unknown direction, or a value (of a broken trace) that is wider than the access.
+    It is None for an access that is none to a device's memory, has a width that no call can ask
+    for, an unknown direction, or a value (of a broken trace) that is wider than the access.
     """
-    if access.region is None or access.width not in WIDTHS or access.direction == "unknown":
+    if access.region is None or access.space != "memory":
+        return None
+    if access.width not in WIDTHS or access.direction == "unknown":
         return None
     if (access.value or 0) >> 8 * access.width:
         return None

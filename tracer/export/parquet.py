@@ -15,8 +15,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tracer.trace.event import Event
 from tracer.trace.flat import Access, Stacks, check_fits, flat
-from tracer.trace.fold import Event
 from tracer.trace.record import Header
 
 _NAME = pa.dictionary(pa.int32(), pa.string())  # few names, many rows

@@ -17,7 +17,7 @@ from typing import IO
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackEvent
 from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 
-from tracer.trace.fold import Event, Note
+from tracer.trace.event import Event, Note
 from tracer.trace.loss import Losses
 from tracer.trace.record import LostRecord, Mark, UserRecord
 

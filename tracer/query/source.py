@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.devices.map import Named, RegisterMaps
+from tracer.devices.map import RegisterMaps
 from tracer.query.roster import Roster, check_selection
 from tracer.query.sieve import Sieve
 from tracer.query.words import Selection
-from tracer.trace.fold import Event, Note
+from tracer.trace.event import Event, Events, Note
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.met import Met
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
+from tracer.trace.record import Intercept, LostRecord, Mark, Record, UserRecord
 
 
 class Source:
-    """Iterate over the records of a trace, each with those of its accesses that are wanted.
+    """Iterate over the records of a trace, each with the events of it that are wanted.
 
     What the filters leave out of a person's doing, of markers and of losses does not come.
 
@@ -40,61 +40,46 @@ class Source:
         self.limit = limit
         self._sieve = Sieve(chosen, maps)
         self.stacks = self._sieve.course.stacks
+        self._events = Events(self._sieve)
 
-    @property
-    def phase(self) -> str | None:
-        """Return the phase of the last record, None while it is unknown."""
-        return self._sieve.phase
-
-    @property
-    def named(self) -> list[Named | None]:
-        """Return the registers of the accesses last given, in their order."""
-        return self._sieve.named
-
-    def __iter__(self) -> Iterator[tuple[Record, list[tuple[int, MemoryAccess]]]]:
+    def __iter__(self) -> Iterator[tuple[Record, list[Event]]]:
         for record in self.trace:
-            wanted = self._sieve.wanted(record)
+            events = self._events.add(record)
             self.met.add(record, self._sieve.phase)
             if isinstance(record, UserRecord) and not self._sieve.wanted_user(record):
                 continue
-            if isinstance(record, Mark | LostRecord) and not self._sieve.wanted_note(record):
-                continue
-            self.losses.add(record)
+            if isinstance(record, Mark | LostRecord):
+                if not self._sieve.wanted_note(record):
+                    continue
+                self._events.note(record)
+                self.losses.add(record)
             if self.limit is not None:
-                wanted = wanted[: self.limit - self.shown]
-            self.shown += len(wanted)
-            yield record, wanted
+                events = events[: self.limit - self.shown]
+            self.shown += len(events)
+            yield record, events
             if self.shown == self.limit:
                 return
 
     def events(self) -> Iterator[Event]:
         """Yield each access that is wanted."""
-        for item in self.items():
-            if isinstance(item, Event):
-                yield item
+        for _, events in self:
+            yield from events
 
     def items(self) -> Iterator[Event | Note]:
         """Yield each access that is wanted, and what stands between them."""
-        mark: str | None = None
         typed = ""  # the command of a person, whose mark is told by it
-        losses = Losses()
-        for record, wanted in self:
+        for record, events in self:
             match record:
                 case Intercept():
-                    for (seq, access), named in zip(wanted, self.named, strict=False):
-                        phase, lost = self._sieve.phase, losses.known
-                        yield Event(seq, record, access, phase, named, mark, lost)
-                        losses = Losses() if losses else losses
+                    yield from events
                     typed = ""
                 case Mark() if is_marker(record):
-                    mark = record.text
-                    if typed != f"mark {mark}":
+                    if typed != f"mark {record.text}":
                         yield record
                 case UserRecord():
                     typed = record.text
                     yield record
                 case LostRecord():
-                    losses.add(record)
                     yield record
                 case _:
                     pass

@@ -8,6 +8,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
+import msgspec
+
 from tracer.access.decision import Pending
 from tracer.access.region import Choice
 from tracer.devices.map import Named
@@ -26,11 +28,11 @@ from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
 from tracer.session.control import Control
 from tracer.session.course import Halt
+from tracer.trace.event import Event, Events, Everything
 from tracer.trace.flat import Stacks
 from tracer.trace.name import RegionNames
 from tracer.trace.naming import Naming
-from tracer.trace.phase import PhaseTracker
-from tracer.trace.record import Intercept, MapRecord, MemoryAccess, Record
+from tracer.trace.record import MapRecord, Record
 from tracer.trace.summary import Summary
 from tracer.x86.state import CpuState
 
@@ -92,24 +94,20 @@ class Desk:
         self.paper: Callable[[], Paper] = Paper
         self.python: dict[str, object] = {}
         self.captures = False
-        self._phases = PhaseTracker()
         self._regions = RegionNames()
+        self._events = Events(Everything(names))
         self._last: dict[tuple[str | None, int | None, int], int] = {}
 
     # ---- what comes in
 
     def take(self, record: Record) -> None:
         """Take the next record of the session: it is a subscriber."""
-        phase = self._phases.add(record)
-        self.names.learn(record)
+        found = [self._seen(event) for event in self._events.add(record)]
+        self._events.note(record)
         self.stacks.learn(record)
         self.watch.marks.add(record)
         self._regions.learn(record)
-        found = []
-        if isinstance(record, Intercept):
-            made = record.device_accesses()
-            found = [self._seen(seq, record, access, phase) for seq, access in made]
-        self.summary.add(record, None, phase, [seen.named for seen in found])
+        self.summary.add(record, found)
         if isinstance(record, MapRecord):
             self.maps.append(record)
         for seen in found:
@@ -129,20 +127,21 @@ class Desk:
         if items:
             self.on_shown(items)
 
-    def _seen(self, seq: int, record: Intercept, access: MemoryAccess, phase: str | None) -> Seen:
+    def _seen(self, event: Event) -> Seen:
+        access = event.access
         place = access.region, access.offset, access.width
         before = self._last.get(place)
         if access.value is not None:
             self._last[place] = access.value
         marks = self.watch.marks.count
-        return Seen(seq, record, access, phase, self.names.add(access), before=before, marks=marks)
+        return Seen(**msgspec.structs.asdict(event), before=before, marks=marks)
 
     # ---- where the guest is
 
     @property
     def phase(self) -> str | None:
         """Return the phase of the boot, None while it is unknown."""
-        return self._phases.phase
+        return self._events.chooser.phase
 
     @property
     def halt(self) -> Halt:

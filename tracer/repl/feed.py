@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tracer.trace.fold import Event, Fold, Folder
+from tracer.trace.event import Event
+from tracer.trace.fold import Fold, Folder
 
 LINES_PER_SECOND = 30
 """What a person can follow, and any terminal can print."""
@@ -20,8 +21,7 @@ _TAIL = 3
 _SILENCE = 5.0  # seconds after which a loop that goes on is told of
 
 
-@dataclass(frozen=True, slots=True)
-class Seen(Event):
+class Seen(Event, frozen=True):
     """Hold an access with the value seen at its place ``before``, None where there was none.
 
     ``marks`` is how many marks had come.

@@ -18,10 +18,9 @@ from tracer.errors import UsageError
 from tracer.repl.desk import Desk
 from tracer.repl.feed import Seen
 from tracer.repl.parser import statements
-from tracer.repl.stop import as_recorded
+from tracer.repl.stop import as_event
 from tracer.repl.thread import ask_loop
 from tracer.trace.flat import Access, flat
-from tracer.trace.fold import Event
 from tracer.trace.summary import summary_object
 
 _T = TypeVar("_T")
@@ -67,10 +66,8 @@ class Guest:
         """Return the access that waits as a flat value; a read has none until it is answered."""
         if self.pending is None:
             return None
-        record, access = as_recorded(self.pending)
         desk, named = self._desk, self._desk.named(self.pending)
-        event = Event(self.pending.seq, record, access, desk.phase, named)
-        return flat(event, desk.stacks)
+        return flat(as_event(self.pending, named, desk.phase), desk.stacks)
 
     @property
     def outcome(self) -> str | None:

@@ -20,7 +20,7 @@ def item_lines(item: Item, paper: Paper, kept: str) -> Sequence[str]:
         return [dim(skipped_line(item, kept), paper)]
     if isinstance(item, Fold):
         return [dim(fold_line(item), paper)]
-    line = access_line(item.record, item.access, shape, item.named)
+    line = access_line(item, shape)
     before = item.before if isinstance(item, Seen) else None
     if before is None:
         below = decoded_lines(item.access, item.named, shape)

@@ -31,7 +31,7 @@ from tracer.session.control import Control
 from tracer.session.course import Halt
 from tracer.session.session import Session
 from tracer.text.printable import printable
-from tracer.trace.fold import Event
+from tracer.trace.event import Event
 from tracer.trace.naming import Naming
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class Shell:
         if self._wish.json:
             encode = msgspec.json.encode
             self._write([
-                encode(access_object(item.record, item.seq, item.access, item.named)).decode()
+                encode(access_object(item)).decode()
                 for item in items if isinstance(item, Event)
             ])  # fmt: skip
             return

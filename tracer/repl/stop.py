@@ -14,13 +14,14 @@ from tracer.session.control import Control
 from tracer.session.course import Halt
 from tracer.text.colour import paint
 from tracer.text.printable import printable
+from tracer.trace.event import Event
 from tracer.trace.layout import layout
 from tracer.trace.lines import access_line
-from tracer.trace.record import Intercept, MemoryAccess
+from tracer.trace.record import Intercept
 
 
-def as_recorded(pending: Pending) -> tuple[Intercept, MemoryAccess]:
-    """Return an access that waits in the form of a record, so that it is shown like one."""
+def as_event(pending: Pending, named: Named | None = None, phase: str | None = None) -> Event:
+    """Return an access that waits as an event, so that it is shown like one that was made."""
     access = memory_access(pending.transfer)
     record = Intercept(
         seq=pending.seq,
@@ -39,7 +40,7 @@ def as_recorded(pending: Pending) -> tuple[Intercept, MemoryAccess]:
         before={},
         after={},
     )
-    return record, access
+    return Event(pending.seq, record, access, phase, named)
 
 
 def halt_lines(
@@ -60,7 +61,7 @@ def halt_lines(
         seconds = f"{halt.time_ns / 1e9:10.6f}"
         return [*lines, f"{seconds}  vcpu{halt.vcpu}  {where}at {halt.cpu.rip:#x}"]
     shape = layout(paper.columns, paper.colour)
-    lines.append(access_line(*as_recorded(halt.pending), shape, named))
+    lines.append(access_line(as_event(halt.pending, named), shape))
     if given is not None:
         lines.append(f"{'':10}  the value is to be {given:#x}")
     return lines
@@ -84,8 +85,7 @@ def halt_object(halt: Halt, given: int | None = None, named: Named | None = None
     """Return a stop ready for JSON; ``rip`` is linear, ``access`` the one that waits."""
     access = None
     if halt.pending is not None:
-        record, made = as_recorded(halt.pending)
-        access = access_object(record, halt.pending.seq, made, named)
+        access = access_object(as_event(halt.pending, named))
     return {
         "state": "stopped",
         "reason": halt.reason,

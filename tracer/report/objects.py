@@ -5,39 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from tracer.confidential.hypercall import ghcb_object, hypercalls, tdvmcall_object
-from tracer.devices.map import Named, RegisterMaps
-from tracer.trace.naming import Naming
-from tracer.trace.record import Intercept, MemoryAccess
+from tracer.devices.map import Named
+from tracer.trace.event import Event
+from tracer.trace.record import MemoryAccess
 
 
-def access_objects(record: Intercept, naming: Naming | None = None) -> list[dict[str, Any]]:
-    """Return one JSON-ready object for each device access of a record, in order.
+def access_object(event: Event) -> dict[str, Any]:
+    """Return the JSON-ready object for a device access.
 
     ``type`` tells them from the other objects that may come in the same output.
     ``address`` is physical and ``rip`` linear; ``width`` is in bytes; numbers that may exceed
     2^53 are hex strings. ``value`` is None where a natively stepped instruction hid it.
-    ``register`` is the name that ``naming`` finds, None without one, and ``fields`` has the numbers
+    ``register`` is its name, None without one, and ``fields`` has the numbers
     of its bit fields. ``breach`` is ``read-only`` for a write to a read-only register,
     ``write-only`` for a read of a write-only one, and None for all else. ``tdvmcall`` and ``ghcb``
     are what the access would become in a confidential guest, None where there is no such call.
     ``device`` is what the device gave or got where a person changed that, None elsewhere;
     ``skipped`` tells that it was left out.
     """
-    naming = naming or Naming(RegisterMaps())
-    return [
-        access_object(record, seq, access, naming.add(access))
-        for seq, access in record.device_accesses()
-    ]
-
-
-def access_object(
-    record: Intercept, seq: int, access: MemoryAccess, named: Named | None = None
-) -> dict[str, Any]:
-    """Return the JSON-ready object for device access number ``seq``: see :func:`access_objects`."""
+    record, access, named = event.record, event.access, event.named
     calls = hypercalls(access)
     return {
         "type": "access",
-        "seq": seq,
+        "seq": event.seq,
         "time_ns": record.time_ns,
         "vcpu": record.vcpu,
         "rip": hex(record.rip),

@@ -7,6 +7,7 @@ from tracer.trace.record import Intercept
 __all__ = (
     "Intercept",
     "codec",
+    "event",
     "flame",
     "flat",
     "fold",

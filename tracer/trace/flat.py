@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracer.trace.fold import Event
+from tracer.trace.event import Event
 from tracer.trace.record import Record, StackRecord, Via
 from tracer.x86.bus import Direction
 

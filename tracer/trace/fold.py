@@ -12,36 +12,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tracer.devices.map import Named
-from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
+from tracer.trace.event import Event, Note
 
 LONGEST = 8
 """The most accesses in one turn of a loop."""
 
 FEWEST = 3
 """The fewest turns that are folded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Hold one device access with the record it is of, its number, and its phase, if known.
-
-    ``named`` is the register that it is to, None where that has no name. ``mark`` is the text of
-    the marker before it, None where there was none. ``lost`` is how many events were lost since the
-    access before it, None where that is not known.
-    """
-
-    seq: int
-    record: Intercept
-    access: MemoryAccess
-    phase: str | None = None
-    named: Named | None = None
-    mark: str | None = None
-    lost: int | None = 0
-
-
-Note = UserRecord | Mark | LostRecord
-"""What stands between the accesses: a person's doing, a marker, a loss."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tracer.devices.map import Named, RegisterMaps
+from tracer.devices.map import Named
 from tracer.text.colour import paint
 from tracer.text.printable import printable
-from tracer.trace.fold import Fold, Note
+from tracer.trace.event import Event, Events, Everything, Note
+from tracer.trace.fold import Fold
 from tracer.trace.layout import _DIRECTION, UNCUT, Layout, padded, short
 from tracer.trace.loss import Losses
 from tracer.trace.naming import Naming
@@ -25,16 +26,10 @@ def access_lines(
     record: Intercept, shape: Layout = UNCUT, naming: Naming | None = None
 ) -> list[str]:
     """Return one line of text for each device access of a record, in order."""
-    naming = naming or Naming(RegisterMaps())
-    return [
-        access_line(record, access, shape, naming.add(access))
-        for _, access in record.device_accesses()
-    ]
+    return [access_line(event, shape) for event in Events(Everything(naming)).add(record)]
 
 
-def access_line(
-    record: Intercept, access: MemoryAccess, shape: Layout = UNCUT, named: Named | None = None
-) -> str:
+def access_line(event: Event, shape: Layout = UNCUT) -> str:
     """Return the line of text for one device access.
 
     In order: guest time in seconds, vCPU, call site, instruction, region and offset, register,
@@ -42,12 +37,13 @@ def access_line(
     stepped in, and what the register is if the access is against that. The last two take their
     room from the other columns.
     """
+    access, named = event.access, event.named
     breach = named.breach(access.direction) if named is not None else None
     told = (_touch(access.device, access.skipped, access.width), f"({breach})" if breach else "")
     touched = " ".join(filter(None, told))
     if touched and shape.cut:
         shape = _narrowed(shape, len(touched) + 1)
-    cells = _cells(record, access, shape, named)
+    cells = _cells(event, shape)
     line = "  ".join(_painted(cell, style, shape.colour) for cell, style in cells).rstrip()
     return f"{line} {touched}" if touched else line
 
@@ -110,9 +106,8 @@ def _below(text: str, shape: Layout) -> list[str]:
     return [f"{' ' * len(head) if number else head}{line}" for number, line in enumerate(lines)]
 
 
-def _cells(
-    record: Intercept, access: MemoryAccess, shape: Layout, named: Named | None
-) -> Iterator[tuple[str, str]]:
+def _cells(event: Event, shape: Layout) -> Iterator[tuple[str, str]]:
+    record, access, named = event.record, event.access, event.named
     yield f"{record.time_ns / 1e9:10.6f}", "time"
     if shape.vcpu:
         yield f"vcpu{record.vcpu}", ""

@@ -28,6 +28,10 @@ Extent = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 """Bytes within which accesses were made that are not known one by one."""
 
 
+Space = Literal["memory", "port", "config", "irq"]
+"""What an access is to: device memory, an I/O port, PCI configuration space, an interrupt."""
+
+
 Via = Literal["emulated", "stepped"]
 """How an access was carried out: by the emulator, or by the vCPU in a native step."""
 
@@ -105,7 +109,7 @@ class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     the address on there were any number of accesses in this direction, of any width.
     ``offset`` is relative to the start of the region. Where a person stepped in, ``value`` is still
     what the instruction read or wrote; ``device`` is what the device gave or got in its place, and
-    ``skipped`` says that the access never reached it.
+    ``skipped`` says that the access never reached it. ``space`` is where the address lies.
     """
 
     direction: Direction
@@ -118,6 +122,7 @@ class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     device: Hex | None = None
     skipped: bool = False
     extent: Extent | None = None
+    space: Space = "memory"
 
     @property
     def span(self) -> int:

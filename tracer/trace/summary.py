@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any, TypeVar, get_args
 
-from tracer.devices.map import Breach, Named
+from tracer.devices.map import Breach
+from tracer.trace.event import Event, events_of
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.record import (
@@ -104,23 +104,14 @@ class Summary:
         }
         return found
 
-    def add(
-        self,
-        record: Record,
-        wanted: Sequence[tuple[int, MemoryAccess]] | None = None,
-        phase: str | None = None,
-        named: Sequence[Named | None] = (),
-    ) -> None:
-        """Count one record; of its device accesses only those ``wanted``, all when that is None.
+    def add(self, record: Record, events: Sequence[Event] | None = None) -> None:
+        """Count one record, and the ``events`` of it; all of its device accesses when that is None.
 
-        ``named`` are the registers of these accesses, as far as they are known. An intercept none
-        of whose accesses is wanted is not counted.
+        Events tell registers and phases.
         """
         match record:
             case Intercept():
-                accesses = record.device_accesses() if wanted is None else wanted
-                if accesses or wanted is None:
-                    self._add_intercept(record, accesses, phase, named)
+                self._add_intercept(record, events_of(record) if events is None else events)
             case RegionRecord() if record.region.traced:
                 self.regions.setdefault(record.region.name, RegionCount())
             case UserRecord():
@@ -134,20 +125,18 @@ class Summary:
             case _:
                 pass
 
-    def _add_intercept(
-        self,
-        record: Intercept,
-        accesses: Sequence[tuple[int, MemoryAccess]],
-        phase: str | None,
-        named: Sequence[Named | None],
-    ) -> None:
+    def _add_intercept(self, record: Intercept, events: Sequence[Event]) -> None:
+        stepped = record.via == "stepped"
         self.intercepts += 1
-        self.stepped_intercepts += record.via == "stepped"
+        self.stepped_intercepts += stepped
         self.forms[self._form(record), record.via] += 1
         site = record.site
-        for (_, access), register in zip_longest(accesses, named[: len(accesses)]):
+        for event in events:
+            access, register = event.access, event.named
             region = access.region or ""
-            count = self.regions.setdefault(region, RegionCount())
+            count = self.regions.get(region)
+            if count is None:
+                count = self.regions[region] = RegionCount()
             match access.direction:
                 case "read":
                     count.reads += 1
@@ -155,7 +144,7 @@ class Summary:
                     count.writes += 1
                 case "unknown":
                     count.unknown += 1
-            count.stepped += record.via == "stepped"
+            count.stepped += stepped
             self.valueless += access.value is None
             count.sites.add(site)
             self.sites[site, region] += 1
@@ -165,8 +154,8 @@ class Summary:
             breach = register.breach(access.direction) if register is not None else None
             if breach is not None:
                 self.breaches[*place, breach] += 1
-            if phase is not None:
-                self.phases[phase, region] += 1
+            if event.phase is not None:
+                self.phases[event.phase, region] += 1
 
     # A trace has millions of intercepts and a few dozen instructions: read each text once.
     def _form(self, record: Intercept) -> str:

@@ -20,6 +20,7 @@ from tracer.confidential.hypercall import hypercalls
 from tracer.export.mmiotrace import MmiotraceLog
 from tracer.query.sieve import Sieve
 from tracer.query.words import Words, choose
+from tracer.trace.event import events_of
 from tracer.trace.lines import access_lines
 from tracer.trace.record import Intercept, MemoryAccess, Record
 from tracer.x86.bus import Direction
@@ -124,7 +125,7 @@ def test_diff_holds_extents_against_each_other(tmp_path: Path, capsys: Output, e
 
 
 def test_exports_say_that_it_is_not_known(tmp_path: Path) -> None:
-    lines = MmiotraceLog().lines(FXSAVE, FXSAVE.device_accesses())
+    lines = MmiotraceLog().lines(FXSAVE, events_of(FXSAVE))
     assert [line.split()[0] for line in lines] == ["MARK", "UNKNOWN"]
     parquet = pytest.importorskip("pyarrow.parquet")
     table = tmp_path / "table"

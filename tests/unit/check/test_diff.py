@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tracer.check.diff import Differ, RegionDiff, Rules, Side, compare
 from tracer.cli import main
 from tracer.errors import UsageError
-from tracer.trace.fold import Event
+from tracer.trace.event import Event
 from tracer.trace.mask import PASSING, VARYING, kept_bits, parse_mask
 from tracer.trace.record import Intercept, MemoryAccess, Record
 

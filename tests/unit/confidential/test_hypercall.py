@@ -13,6 +13,7 @@ import json
 from itertools import accumulate
 from pathlib import Path
 
+import msgspec
 import pytest
 import trace_sample as sample
 
@@ -191,6 +192,7 @@ def test_a_trace_has_none_of_what_follows_from_the_rest(tmp_path: Path) -> None:
         sample.device("nvme", 0, 16, "write", 1),
         sample.device("nvme", 0, 4, "unknown", None),
         sample.device("nvme", 0, 1, "write", 0x100),
+        msgspec.structs.replace(sample.device("nvme", 0, 1, "read", 1), space="port"),
     ],
 )
 def test_what_no_call_can_ask_for_has_none(access: MemoryAccess) -> None:

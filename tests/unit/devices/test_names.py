@@ -13,7 +13,8 @@ from tracer.cli import main
 from tracer.devices import library
 from tracer.query.source import Source
 from tracer.query.words import Selection
-from tracer.report.objects import access_objects
+from tracer.report.objects import access_object
+from tracer.trace.event import Events, Everything
 from tracer.trace.layout import UNCUT, layout
 from tracer.trace.lines import access_lines, decoded_lines, explained_lines
 from tracer.trace.naming import Naming
@@ -214,7 +215,7 @@ def test_a_live_printer_names_what_it_is_given() -> None:
     (record,) = [r for r in sample.RECORDS if isinstance(r, Intercept) and r.seq == 1]
     (line,) = access_lines(record, UNCUT, naming)
     assert " CC " in line
-    (found,) = access_objects(record, naming)
+    (found,) = map(access_object, Events(Everything(naming)).add(record))
     assert found["register"] == "CC" and found["fields"]["EN"] == 1
 
 

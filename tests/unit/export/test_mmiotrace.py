@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tracer.export.mmiotrace import LONGEST_LINE, MmiotraceLog, MmiotraceReader
 from tracer.trace import codec
+from tracer.trace.event import events_of
 from tracer.trace.record import (
     Intercept,
     LostRecord,
@@ -73,8 +74,7 @@ def exported(records: list[Record]) -> list[str]:
     log = MmiotraceLog()
     lines = log.opening()
     for record in records:
-        wanted = record.device_accesses() if isinstance(record, Intercept) else []
-        lines += log.lines(record, wanted)
+        lines += log.lines(record, events_of(record))
     return lines
 
 

@@ -9,7 +9,8 @@ import trace_sample as sample
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.trace.fold import FEWEST, LONGEST, Event, Fold, Folder, folded
+from tracer.trace.event import Event
+from tracer.trace.fold import FEWEST, LONGEST, Fold, Folder, folded
 from tracer.trace.lines import fold_line
 
 

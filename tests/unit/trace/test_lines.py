@@ -15,7 +15,8 @@ from tracer.check.comparison import Comparison, Difference, RegionComparison, Tr
 from tracer.check.lines import difference_line
 from tracer.check.qemu_log import LogEntry
 from tracer.report import tables
-from tracer.report.objects import access_objects
+from tracer.report.objects import access_object
+from tracer.trace.event import events_of
 from tracer.trace.layout import UNCUT, layout, padded
 from tracer.trace.lines import access_lines, printable
 from tracer.trace.record import Intercept
@@ -115,7 +116,7 @@ def test_printable_text_is_left_alone() -> None:
 
 
 def test_an_object_holds_the_access() -> None:
-    (found,) = access_objects(INTERCEPTS[3])
+    (found,) = map(access_object, events_of(INTERCEPTS[3]))
     assert json.loads(json.dumps(found)) == {
         "type": "access",
         "seq": 3,
@@ -159,7 +160,7 @@ def test_each_device_access_is_an_object_with_its_own_number() -> None:
         sample.ram(4, "write", 1),
         sample.device("hpet", 0, 4, "write", 1),
     )
-    found = [(o["seq"], o["region"], o["direction"]) for o in access_objects(record)]
+    found = [(o["seq"], o["region"], o["direction"]) for o in map(access_object, events_of(record))]
     assert found == [(7, "nvme", "read"), (8, "hpet", "write")]
 
 

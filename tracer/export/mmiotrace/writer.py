@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tracer.export.mmiotrace.form import (
     ACCESS,
     BEGINS,
@@ -12,6 +14,7 @@ from tracer.export.mmiotrace.form import (
     VERSION,
     Hidden,
 )
+from tracer.trace.event import Event
 from tracer.trace.marker import LOG_LINES
 from tracer.trace.record import (
     Intercept,
@@ -44,11 +47,11 @@ class MmiotraceLog:
         """Return the lines a log opens with."""
         return [f"VERSION {VERSION}"]
 
-    def lines(self, record: Record, wanted: list[tuple[int, MemoryAccess]]) -> list[str]:
-        """Return the lines for a record, of its device accesses only those that are wanted."""
+    def lines(self, record: Record, events: Iterable[Event]) -> list[str]:
+        """Return the lines for a record, of its device accesses those of the events."""
         match record:
             case Intercept():
-                return [line for _, access in wanted for line in self._access(record, access)]
+                return [line for event in events for line in self._access(record, event.access)]
             case MapRecord():
                 return [self._map(record)]
             case RegionRecord():

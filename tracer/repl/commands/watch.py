@@ -155,9 +155,7 @@ async def show(desk: Desk, statement: Statement) -> Result:
     def lines(paper: Paper) -> list[str]:
         return [line for seen in last for line in item_lines(seen, paper, desk.kept)]
 
-    return Result(
-        [access_object(seen.record, seen.seq, seen.access, seen.named) for seen in last], lines
-    )
+    return Result([access_object(seen) for seen in last], lines)
 
 
 COMMANDS = (watch, pause, unpause, filter_, hide, show)
