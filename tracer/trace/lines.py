@@ -44,16 +44,19 @@ def access_line(event: Event, shape: Layout = UNCUT) -> str:
     if touched and shape.cut:
         shape = _narrowed(shape, len(touched) + 1)
     cells = _cells(event, shape)
-    line = "  ".join(_painted(cell, style, shape.colour) for cell, style in cells).rstrip()
+    if shape.colour:
+        line = "  ".join([_painted(cell, style) for cell, style in cells]).rstrip()
+    else:
+        line = "  ".join([cell for cell, _ in cells]).rstrip()
     return f"{line} {touched}" if touched else line
 
 
 # The first word alone of an instruction has a colour: other columns tell the operands.
-def _painted(cell: str, style: str, colour: bool) -> str:
+def _painted(cell: str, style: str) -> str:
     if style != "mnemonic":
-        return paint(cell, style, colour)
+        return paint(cell, style, True)
     word, space, operands = cell.partition(" ")
-    return paint(word, style, colour) + space + operands
+    return paint(word, style, True) + space + operands
 
 
 # How a person stepped in at an access; nothing where none did.

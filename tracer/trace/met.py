@@ -28,6 +28,8 @@ class Met:
     phases: set[str] = field(default_factory=set)
     markers: set[str] = field(default_factory=set)
     registers: bool = False
+    # Beginnings of regions that were met: a trace tells each again and again.
+    _seen: set[tuple[str, int | None]] = field(default_factory=set, repr=False, compare=False)
 
     def add(self, record: Record, phase: str | None) -> None:
         """Take the next record, made in this phase."""
@@ -40,7 +42,9 @@ class Met:
                     # An access that covers its beginning hides where that is.
                     offset = access.offset
                     base = None if offset is None else access.physical - offset
-                    self._extend(access.region, base, None)
+                    if (access.region, base) not in self._seen:
+                        self._seen.add((access.region, base))
+                        self._extend(access.region, base, None)
             if record.symbol is not None:
                 self.sites.add(record.symbol)
             if record.before:

@@ -190,8 +190,11 @@ class TraceReader:
 # Go by the content: a compressed trace may have been renamed.
 def _lines(raw: io.BufferedReader) -> Iterator[bytes]:
     if raw.peek(4)[:4] != _ZSTD_MAGIC:
-        yield from iter(partial(raw.readline, _LONGEST_LINE), b"")
-        return
+        return iter(partial(raw.readline, _LONGEST_LINE), b"")
+    return _unpacked_lines(raw)
+
+
+def _unpacked_lines(raw: io.BufferedReader) -> Iterator[bytes]:
     rest = bytearray()  # of a line: it grows in place, so that a bomb costs no more than its bytes
     for chunk in _unpacked(raw):
         *whole, last = chunk.split(b"\n")

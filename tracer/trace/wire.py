@@ -133,7 +133,7 @@ def _form_of_dict(form: _Form) -> _Form:
 
     def read(values: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {name: convert(value) for name, value in values.items()}
+            return dict(zip(values, map(convert, values.values()), strict=True))
         except _Unreadable as error:
             raise error.within("[...]") from None
 
