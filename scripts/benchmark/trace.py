@@ -14,8 +14,10 @@ from scripts.benchmark.result import Result
 from scripts.benchmark.yardstick import laps
 from tracer.check.diff import Differ, compare
 from tracer.check.replay import Replay
+from tracer.devices import library
 from tracer.errors import TraceError
 from tracer.query.sieve import Sieve
+from tracer.query.source import Source
 from tracer.query.words import choose
 from tracer.trace.event import Event, events_of
 from tracer.trace.reader import TraceReader
@@ -56,10 +58,11 @@ def speed_of_traces() -> Result:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rows.append(("peak memory", f"{peak:,.0f} MiB"))
     return Result(
-        "Made-up compressed traces, one access a record: written record by record, read, filtered"
-        " by region, offset and value, replayed on one core, and compared with themselves (both"
-        " readings included). Seconds are of processor time. The limit is in laps of a fixed piece"
-        " of plain Python, run before and after the replay.",
+        "Made-up compressed traces, one access a record: written record by record, read, made into"
+        " events with registers and phases, filtered by region, offset and value, replayed on one"
+        " core, and compared with themselves (both readings included). Seconds are of processor"
+        " time. The limit is in laps of a fixed piece of plain Python, run before and after the"
+        " replay.",
         tuple(rows),
         kept=max(laps_each) <= REPLAY_LIMIT,
     )
@@ -68,6 +71,7 @@ def speed_of_traces() -> Result:
 def _steps(path: Path, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "write", lambda: _write(path, size)
     yield "read", lambda: _read(path, size)
+    yield "events", lambda: _make_events(path, size)
     yield "filter", lambda: _filter(path)
     yield "replay", lambda: _replay(path)
     yield "diff", lambda: _diff(path)
@@ -113,6 +117,13 @@ def _read(path: Path, size: int) -> None:
         found = sum(1 for _ in trace)
     if found != size + 1:
         raise TraceError(f"{found} records read of {size + 1} written")
+
+
+def _make_events(path: Path, size: int) -> None:
+    with TraceReader(path) as trace:
+        found = sum(1 for _ in Source(trace, choose(), library.load()).events())
+    if found != size:
+        raise TraceError(f"{found} events made of {size} accesses")
 
 
 def _filter(path: Path) -> None:
