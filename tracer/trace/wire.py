@@ -42,8 +42,8 @@ class Wire(Generic[Struct]):
         self._write = {struct: form.write for struct, form in forms.items()}
         self._read = {form.kind: form.read for form in forms.values()}
         self._encode = msgspec.json.Encoder().encode
-        twins = tuple(self._read)
-        self._decode = msgspec.json.Decoder(cast("type[msgspec.Struct]", Union[twins])).decode  # noqa: UP007 - of a tuple
+        twins: Any = Union[tuple(self._read)]  # noqa: UP007  # of a tuple
+        self._decode = msgspec.json.Decoder(cast("type[msgspec.Struct]", twins)).decode
 
     def encode(self, struct: Struct) -> bytes:
         """Return the JSON of a struct."""
@@ -87,9 +87,9 @@ def _same(value: Any) -> Any:
 # Tell how a type is written; what has no text in it is written as it is.
 def _form(kind: Any) -> _Form:
     if kind == Hex:
-        return _Form(str, _Known(_number).__getitem__, hex)
+        return _Form(str, _numbers.__getitem__, hex)
     if kind == Code:
-        return _Form(str, _Known(_code).__getitem__, bytes.hex)
+        return _Form(str, _codes.__getitem__, bytes.hex)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _form_of_struct(kind)
     origin, inner = get_origin(kind), [_form(one) for one in get_args(kind)]
@@ -152,7 +152,7 @@ def _form_of_struct(struct: type[msgspec.Struct]) -> _Form:
         struct.__name__,
         [_twin_field(field, forms[field.name].kind) for field in fields(struct)],
         tag=config.tag, tag_field=config.tag_field, omit_defaults=config.omit_defaults,
-        kw_only=True,
+        kw_only=True, rename={field.name: field.encode_name for field in fields(struct)},
     )  # fmt: skip
     converted = {name: form for name, form in forms.items() if form.read is not _same}
     readers = [(name, form.read) for name, form in converted.items()]
@@ -222,3 +222,6 @@ def _code(text: str) -> bytes:
     if code.hex() != text:
         raise _Unreadable(f"Expected bytes such as 8b401c, got {text[:40]!r}")
     return code
+
+
+_numbers, _codes = _Known(_number), _Known(_code)
