@@ -18,11 +18,14 @@ def completed(line: str, *typed: str, symbols: int = 0) -> Found:
 
     async def body() -> None:
         talk = await Talk().start()
-        names = talk.session.names.symbols.by_name
-        for number in range(symbols):
-            names[f"many_{number:05}"] = names["_text"]
         assert await talk.type(*typed) == 0, talk.complaints
+        table = talk.session.names.symbols.by_name  # that of all tests
+        many = {f"many_{number:05}": table["_text"] for number in range(symbols)}
+        table.update(many)
         kept.append(Candidates(talk.desk).of(line))
+        for name in many:
+            del table[name]
+        await talk.control.close()
         await talk.control.close()
 
     asyncio.run(body())
