@@ -39,7 +39,7 @@ from tracer.launch.start import header, launch
 from tracer.query.source import Source
 from tracer.query.words import Words, chosen
 from tracer.repl.commands import command_table
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.guest import Guest
 from tracer.session.control import Control
 from tracer.session.session import Session
@@ -210,15 +210,15 @@ async def _booted(
         await session.reach_entry()
         with _written(session, output):
             control = Control(session)
-            desk = Desk(control, command_table(), naming, trace=output)
-            session.subscribers.append(desk.take)
+            context = Context(control, command_table(), naming, trace=output)
+            session.subscribers.append(context.take)
             try:
                 regions = await session.refresh_regions()
                 check_choice(regions.regions, session.choice)
                 await session.trap(stacks=stacks)
                 session.mark_log(ENTRY)
                 await control.start()
-                yield Guest(desk, asyncio.get_running_loop())
+                yield Guest(context, asyncio.get_running_loop())
             finally:
                 await control.close()
                 if session.machine.config.qemu_log is not None:

@@ -13,9 +13,9 @@ from tracer.access.stack import Frame, Stack
 from tracer.devices import library
 from tracer.errors import GuestCrashed, TracerError
 from tracer.repl.commands import command_table
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.interpreter import Interpreter
-from tracer.repl.result import Paper
+from tracer.repl.result import Screen
 from tracer.session.control import Control
 from tracer.session.session import Session
 from tracer.trace.naming import Naming
@@ -44,7 +44,7 @@ async def trapped(session: Session) -> None:
 
 
 class Talk:
-    """Hold a desk on a guest and what was said."""
+    """Hold a context on a guest and what was said."""
 
     def __init__(self, *, json: bool = False, error: TracerError | None = None) -> None:
         self.guest = Guest(accesses(), error)
@@ -52,11 +52,11 @@ class Talk:
         self._made = Made()
         self.records: list[Record] = []
         self.control = Control(self.session)
-        self.desk = Desk(self.control, command_table(), Naming(MAPS))
+        self.context = Context(self.control, command_table(), Naming(MAPS))
         self.said: list[str] = []
         self.complaints: list[str] = []
         self.interpreter = Interpreter(
-            self.desk, self.said.extend, self.complaints.extend, lambda: Paper(100), json=json
+            self.context, self.said.extend, self.complaints.extend, lambda: Screen(100), json=json
         )
 
     @property
@@ -67,7 +67,7 @@ class Talk:
     async def start(self) -> Talk:
         """Bring the guest to its kernel's entry."""
         await trapped(self.session)
-        self.session.subscribers += [self.records.append, self._made, self.desk.take]
+        self.session.subscribers += [self.records.append, self._made, self.context.take]
         await self.control.start()
         return self
 

@@ -31,7 +31,7 @@ _MODES = {mode.value: mode for mode in Mode}
 
 
 @dataclass(slots=True)
-class Tally:
+class Counts:
     """Count records: ``replayed`` and held to their record, natively ``stepped``, ``incomplete``.
 
     An incomplete record lacks registers that its instruction sees: an older vetrace left them out.
@@ -41,7 +41,7 @@ class Tally:
     stepped: int = 0
     incomplete: int = 0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Counts) -> None:
         """Add the counts of another part of the trace."""
         self.replayed += other.replayed
         self.stepped += other.stepped
@@ -63,7 +63,7 @@ class Replay:
         vcpus: int | None = None,
         next_seq: int | None = None,
     ) -> None:
-        self.tally = Tally()
+        self.counts = Counts()
         self.first: Intercept | None = None
         self.next_seq = next_seq
         self.steps = 0
@@ -99,16 +99,16 @@ class Replay:
                 wrong += self._place(access)
         self.next_seq = seq + devices
         if record.via == "stepped":
-            self.tally.stepped += 1
+            self.counts.stepped += 1
             self.steps += devices
             wrong += _fault(record, located=True)
         else:
             try:
                 wrong += _carry_out(record, located=not self._changed_by_hand)
             except _Incomplete:
-                self.tally.incomplete += 1
+                self.counts.incomplete += 1
             else:
-                self.tally.replayed += 1
+                self.counts.replayed += 1
         if not wrong:
             return None
         return diverging(record, *wrong)

@@ -15,7 +15,7 @@ from tracer.access.region import check_choice
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.filters import add_register_files, register_maps
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
-from tracer.cli.interactive import add_shell_arguments, paper, wish
+from tracer.cli.interactive import add_shell_arguments, screen, wish
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.verify import compared, print_comparison, verdict
 from tracer.errors import Diverged, Interrupted, TracerError
@@ -294,7 +294,7 @@ class _Boot:
 
     async def _converse(self, session: Session) -> str:
         # Leave the guest to a person or a script; return how it ended.
-        shell = Shell(session, self._naming, self._wish, self._interruption, paper)
+        shell = Shell(session, self._naming, self._wish, self._interruption, screen)
         self._watchdog.person = shell.prompts
         if shell.prompts and isinstance(self._console, _Console):
             self._console.show = shell.console

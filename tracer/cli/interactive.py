@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tracer.errors import UsageError
 from tracer.host.streams import shows_colour
-from tracer.repl.result import Paper
+from tracer.repl.result import Screen
 from tracer.repl.shell import Wish
 
 
@@ -57,9 +57,9 @@ def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
     return asked
 
 
-def paper() -> Paper:
+def screen() -> Screen:
     """Return what standard output is written on now."""
     out = sys.__stdout__ or sys.stdout
     if not out.isatty():
-        return Paper(colour=shows_colour(out))
-    return Paper(shutil.get_terminal_size().columns, shows_colour(out))
+        return Screen(colour=shows_colour(out))
+    return Screen(shutil.get_terminal_size().columns, shows_colour(out))

@@ -18,7 +18,7 @@ import msgspec
 
 from tracer.check.divergence import Divergence, out_of_turn
 from tracer.check.lines import divergence_lines
-from tracer.check.replay import Replay, Tally
+from tracer.check.replay import Counts, Replay
 from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.parser import count
 from tracer.errors import UsageError
@@ -54,12 +54,12 @@ def run(args: argparse.Namespace) -> int:
     """Replay the trace up to the first divergence; return the exit status."""
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: give a number of processes from 1 on")
-    tally, divergence, steps, due = Tally(), None, 0, 0
+    counts, divergence, steps, due = Counts(), None, 0, 0
     with TraceReader(args.trace) as trace:
         parts = _in_turn(trace) if args.jobs == 1 else _in_parallel(trace, args.jobs)
         with contextlib.closing(parts), terminal.progress(sys.stderr, "replaying") as advance:
             for part in parts:
-                tally.add(part.tally)
+                counts.add(part.counts)
                 divergence = part.divergence
                 steps += part.steps
                 due = due if part.next_seq is None else part.next_seq
@@ -68,15 +68,15 @@ def run(args: argparse.Namespace) -> int:
                 advance(trace.progress())
     miscounted = None if divergence is not None else _miscounted(trace.end, due, steps)
     if args.json:
-        print(msgspec.json.encode(_object(tally, divergence, miscounted, trace)).decode())
+        print(msgspec.json.encode(_object(counts, divergence, miscounted, trace)).decode())
     else:
-        _print(tally, divergence)
+        _print(counts, divergence)
     terminal.warn_of_losses(trace)
     if miscounted is not None:
         warn(f"{trace.name}: {miscounted}")
-    if not tally.replayed and divergence is None:
+    if not counts.replayed and divergence is None:
         warn(f"nothing was replayed: {trace.name} has no emulated access")
-    agrees = divergence is None and miscounted is None and tally.replayed > 0
+    agrees = divergence is None and miscounted is None and counts.replayed > 0
     return EXIT_OK if agrees else EXIT_MISMATCH
 
 
@@ -93,7 +93,7 @@ def _miscounted(end: End | None, accesses: int, steps: int) -> str | None:
 @dataclass(frozen=True, slots=True)
 class _Part:
     # The result of some records in a row, the first of them, and the number due after the last.
-    tally: Tally
+    counts: Counts
     divergence: Divergence | None
     first: Intercept | None
     next_seq: int | None
@@ -104,7 +104,7 @@ class _Part:
 def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
     replay, records = Replay(vcpus=trace.header.vcpus, next_seq=0), iter(trace)
     while True:
-        replay.tally, replay.steps = Tally(), 0
+        replay.counts, replay.steps = Counts(), 0
         divergence, seen = None, 0
         for record in islice(records, _CHUNK):
             seen += 1
@@ -118,7 +118,7 @@ def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
 
 
 def _part(replay: Replay, divergence: Divergence | None, unknown: Counter[str]) -> _Part:
-    return _Part(replay.tally, divergence, replay.first, replay.next_seq, replay.steps, unknown)
+    return _Part(replay.counts, divergence, replay.first, replay.next_seq, replay.steps, unknown)
 
 
 # Lines go to the processes undecoded, in chunks, each with what was announced or done by hand
@@ -140,7 +140,7 @@ def _in_parallel(trace: TraceReader, jobs: int) -> Generator[_Part, None, None]:
         if part.first is not None:
             if due is not None and part.first.seq != due:
                 # A chunk cannot see that the records before it are not those it should follow.
-                part = replace(part, tally=Tally(), divergence=out_of_turn(part.first, due))
+                part = replace(part, counts=Counts(), divergence=out_of_turn(part.first, due))
             due = part.next_seq
         return part
 
@@ -182,25 +182,25 @@ def _replay_lines(
     return _part(replay, divergence, unknown)
 
 
-def _print(tally: Tally, divergence: Divergence | None) -> None:
+def _print(counts: Counts, divergence: Divergence | None) -> None:
     if divergence is not None:
         for line in divergence_lines(divergence):
             print(line)
-    told = [f"{tally.replayed:,} records replayed"]
-    if tally.stepped:
-        told.append(f"{tally.stepped:,} natively stepped, not replayable")
-    if tally.incomplete:
-        told.append(f"{tally.incomplete:,} without the registers they need, not replayable")
+    told = [f"{counts.replayed:,} records replayed"]
+    if counts.stepped:
+        told.append(f"{counts.stepped:,} natively stepped, not replayable")
+    if counts.incomplete:
+        told.append(f"{counts.incomplete:,} without the registers they need, not replayable")
     told.append("the last one diverges" if divergence is not None else "no divergence")
     print("; ".join(told))
 
 
 def _object(
-    tally: Tally, divergence: Divergence | None, miscounted: str | None, trace: TraceReader
+    counts: Counts, divergence: Divergence | None, miscounted: str | None, trace: TraceReader
 ) -> dict[str, Any]:
     return {
-        "agrees": divergence is None and miscounted is None and tally.replayed > 0,
-        **asdict(tally),
+        "agrees": divergence is None and miscounted is None and counts.replayed > 0,
+        **asdict(counts),
         "divergence": None if divergence is None else _told(divergence),
         "miscounted": miscounted,
         "damage": trace.damage,

@@ -11,9 +11,9 @@ from tracer.repl.parser import Statement
 from tracer.repl.result import Result
 
 if TYPE_CHECKING:
-    from tracer.repl.desk import Desk
+    from tracer.repl.context import Context
 
-Action = Callable[["Desk", Statement], Awaitable[Result]]
+Action = Callable[["Context", Statement], Awaitable[Result]]
 
 Group = Literal["go on", "stop", "look", "change", "watch", "script", "prompt", "yours"]
 """What a command is for; help lists them in this order."""
@@ -72,7 +72,7 @@ def command(
     repeats: bool = False,
     takes_line: bool = False,
 ) -> Callable[[Action], Command]:
-    """Make a command of a function of the desk and the statement."""
+    """Make a command of a function of the context and the statement."""
 
     def make(action: Action) -> Command:
         return Command(

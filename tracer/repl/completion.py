@@ -12,7 +12,7 @@ from tracer.confidential.handler import PROFILES
 from tracer.errors import UsageError
 from tracer.query.condition.vocabulary import NAMES, TEXTS, VALUES
 from tracer.repl.command import Command
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.listing import Found, found
 from tracer.trace.phase import PHASES
 from tracer.x86.state import GPR
@@ -47,17 +47,17 @@ class Candidates:
     A command that takes a condition has ``if`` among what it expects.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def of(self, before: str) -> Found:
         """Return the word at the end of ``before``, and what it can become with a hint each."""
         text = before.rpartition(";")[2].lstrip()
         name, blank, rest = text.partition(" ")
         if not blank:
-            return _hinted(name, {item.name: item.brief for item in self._desk.commands})
+            return _hinted(name, {item.name: item.brief for item in self._context.commands})
         try:
-            item = self._desk.commands.find(name.partition("/")[0])
+            item = self._context.commands.find(name.partition("/")[0])
         except UsageError:
             return Found("")
         if item.name == "display" and " " in rest:
@@ -85,16 +85,16 @@ class Candidates:
         return _hinted(last, hints, self._symbols_from(last) if "symbol" in kinds else ())
 
     def _names(self, kind: str, beginning: str) -> Hints:
-        desk = self._desk
+        context = self._context
         match kind:
             case "region":
                 return self._regions
             case "place":
                 return self._places(beginning)
             case "break":
-                return {str(item.number): item.text for item in desk.watch.breaks.items}
+                return {str(item.number): item.text for item in context.watch.breaks.items}
             case "command":
-                return {item.name: item.brief for item in desk.commands}
+                return {item.name: item.brief for item in context.commands}
             case "cpu":
                 return self._cpu
             case "fact":
@@ -102,7 +102,7 @@ class Candidates:
             case "profile":
                 return {name: profile.kernels for name, profile in PROFILES.items()}
             case "filter":
-                return dict.fromkeys(desk.user_filters, "a filter of your own")
+                return dict.fromkeys(context.user_filters, "a filter of your own")
             case "file":
                 return dict.fromkeys(_files(beginning), "")
             case "symbol":
@@ -129,7 +129,7 @@ class Candidates:
 
     @cached_property
     def _symbols(self) -> list[str]:
-        return sorted(self._desk.control.session.names.symbols.by_name)
+        return sorted(self._context.control.session.names.symbols.by_name)
 
     def _symbols_from(self, beginning: str) -> Sequence[str]:
         names = self._symbols
@@ -137,7 +137,7 @@ class Candidates:
 
     @property
     def _cpu(self) -> dict[str, str]:
-        cpu = self._desk.cpu
+        cpu = self._context.cpu
         if cpu is None:
             return dict.fromkeys(_CPU, "")
         values = (*cpu.gpr, cpu.rip, cpu.rflags)
@@ -145,8 +145,8 @@ class Candidates:
 
     @property
     def _regions(self) -> dict[str, str]:
-        regions = self._desk.control.session.view.regions.regions
-        hints = dict.fromkeys(self._desk.known.regions, "a device")
+        regions = self._context.control.session.view.regions.regions
+        hints = dict.fromkeys(self._context.known.regions, "a device")
         for region in regions:
             size = region.end - region.start + 1
             hints[region.name] = f"{size:#x} bytes from {region.start:#x}"
@@ -162,7 +162,7 @@ class Candidates:
         return hints
 
     def _registers_of(self, region: str) -> dict[str, str]:
-        known = self._desk.names.map_of(region)
+        known = self._context.names.map_of(region)
         hints = {}
         for name in () if known is None else known.names():
             found = known.find(name) if known is not None else []
@@ -174,7 +174,7 @@ class Candidates:
 
     # Registers of the region that a break is for, of all regions where that is not said.
     def _registers(self, rest: str) -> dict[str, str]:
-        regions = self._desk.region_names()
+        regions = self._context.region_names()
         named = [region for region in regions if region in re.split(r"[\s.+]+", rest)]
         hints: dict[str, str] = {}
         for region in named or regions:
@@ -182,20 +182,20 @@ class Candidates:
         return hints
 
     def _devices(self, rest: str) -> dict[str, str]:
-        regions = self._desk.control.session.view.regions.regions
+        regions = self._context.control.session.view.regions.regions
         return dict.fromkeys((owner for region in regions for owner in region.owners), "")
 
     def _phases(self, rest: str) -> dict[str, str]:
-        been = (phase for phase, _ in self._desk.summary.phases)
+        been = (phase for phase, _ in self._context.summary.phases)
         return dict.fromkeys((*PHASES, *been), "")
 
     def _modules(self, rest: str) -> dict[str, str]:
-        lexicon = self._desk.known.words.get("module")
+        lexicon = self._context.known.words.get("module")
         return dict.fromkeys(sorted(lexicon.words()) if lexicon is not None else (), "")
 
 
 _OF_FACT: dict[str, Callable[[Candidates, str], dict[str, str]]] = {
-    "region": lambda self, rest: dict.fromkeys(self._desk.region_names(), ""),
+    "region": lambda self, rest: dict.fromkeys(self._context.region_names(), ""),
     "device": Candidates._devices,
     "register": Candidates._registers,
     "phase": Candidates._phases,

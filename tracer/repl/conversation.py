@@ -6,56 +6,56 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from tracer.repl.completion import Candidates
-from tracer.repl.desk import KEPT, Desk
+from tracer.repl.context import KEPT, Context
 from tracer.repl.feed import Meter
 from tracer.repl.interpreter import Interpreter
 from tracer.repl.prompt import Prompt, history_file
-from tracer.repl.result import Paper
+from tracer.repl.result import Screen
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
 
 
 class Conversation:
     """Carry out what is typed at a ``prompt``, until the person leaves.
 
-    ``stop`` stops what runs, and tells whether there was anything; ``paper`` is the terminal.
+    ``stop`` stops what runs, and tells whether there was anything; ``screen`` is the terminal.
     """
 
     def __init__(
         self,
-        desk: Desk,
+        context: Context,
         interpreter: Interpreter,
         meter: Meter,
         stop: Callable[[], bool],
-        paper: Paper,
+        screen: Screen,
     ) -> None:
         self.prompt = Prompt(
-            Candidates(desk), self._toolbar, stop, colour=paper.colour, history=history_file()
+            Candidates(context), self._toolbar, stop, colour=screen.colour, history=history_file()
         )
-        self._desk = desk
+        self._context = context
         self._interpreter = interpreter
         self._meter = meter
         self._stop = stop
-        desk.read_line, desk.confirm = self.prompt.ask_plainly, self.prompt.confirm
-        desk.waits = False
+        context.read_line, context.confirm = self.prompt.ask_plainly, self.prompt.confirm
+        context.waits = False
 
     async def run(self) -> None:
         """Ask for lines and carry them out until one of them leaves."""
-        desk, prompt = self._desk, self.prompt
-        while not desk.leaving:
+        context, prompt = self._context, self.prompt
+        while not context.leaving:
             try:
                 text = await prompt.ask()
             except EOFError:
                 text = "quit"
             if text.strip():
-                desk.typed.append(text.strip())
+                context.typed.append(text.strip())
             # Each pasted line but the last waits, as in a script.
-            desk.waits = prompt.goes_on
+            context.waits = prompt.goes_on
             try:
                 await self._interpreter.line(text)
             finally:
-                desk.waits = False
-            if desk.leaving and not await self._may_leave():
-                desk.leaving = False
+                context.waits = False
+            if context.leaving and not await self._may_leave():
+                context.leaving = False
 
     def interrupt(self) -> None:
         """Take Ctrl-C: it is the open prompt's, else it stops what is carried out."""
@@ -65,10 +65,10 @@ class Conversation:
 
     def keeps(self, lines: Sequence[str]) -> bool:
         """Keep an answer at the prompt if the guest runs and there is room; tell whether so."""
-        return self._desk.control.state in ("running", "detached") and self.prompt.pin(lines)
+        return self._context.control.state in ("running", "detached") and self.prompt.pin(lines)
 
     async def _may_leave(self) -> bool:
-        state = self._desk.control.state
+        state = self._context.control.state
         if state == "ended":
             return True
         words = {
@@ -80,7 +80,7 @@ class Conversation:
 
     def banner(self) -> list[str]:
         """Return what a person is told first."""
-        trace = self._desk.trace
+        trace = self._context.trace
         kept = (
             f"The trace goes to {trace}."
             if trace
@@ -93,17 +93,17 @@ class Conversation:
         ]
 
     def _toolbar(self, columns: int) -> str:
-        desk, control = self._desk, self._desk.control
+        context, control = self._context, self._context.control
         state: str = control.state
         if control.halt is not None:
             state = f"stopped: {control.halt.text}" if columns >= 100 else "stopped"
-        accesses = desk.summary.accesses
+        accesses = context.summary.accesses
         cells = toolbar_cells(
             state,
             control.session.view.time_ns / 1e9,
             accesses,
             self._meter.rate(accesses, monotonic()),
-            str(desk.trace) if desk.trace else None,
-            paused=desk.feed.paused,
+            str(context.trace) if context.trace else None,
+            paused=context.feed.paused,
         )
         return toolbar_text(cells, columns)

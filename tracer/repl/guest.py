@@ -15,7 +15,7 @@ from tracer.access.decision import Pending
 from tracer.access.region import Region
 from tracer.access.transfer import Transfer
 from tracer.errors import UsageError
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.feed import Seen
 from tracer.repl.parser import statements
 from tracer.repl.stop import as_event
@@ -29,8 +29,8 @@ _T = TypeVar("_T")
 class Guest:
     """Drive the guest: ``guest.step()``, ``guest.peek("nvme.CSTS")``, ``guest.run("plan")``."""
 
-    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
-        self._desk = desk
+    def __init__(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = context
         self._loop = loop
         self._failed: Exception | None = None
         self.registers = Registers(self)
@@ -43,17 +43,17 @@ class Guest:
     @property
     def state(self) -> str:
         """Return ``stopped``, ``running``, ``detached`` or ``ended``."""
-        return self._desk.control.state
+        return self._context.control.state
 
     @property
     def time(self) -> float:
         """Return the guest's time in seconds, as of the last stop that told it."""
-        return self._desk.control.session.view.time_ns / 1e9
+        return self._context.control.session.view.time_ns / 1e9
 
     @property
     def pending(self) -> Pending | None:
         """Return the access that waits, None where none does."""
-        halt = self._desk.control.halt
+        halt = self._context.control.halt
         return None if halt is None else halt.pending
 
     @property
@@ -66,43 +66,43 @@ class Guest:
         """Return the access that waits as a flat value; a read has none until it is answered."""
         if self.pending is None:
             return None
-        desk, named = self._desk, self._desk.named(self.pending)
-        return flat(as_event(self.pending, named, desk.phase), desk.stacks)
+        context, named = self._context, self._context.named(self.pending)
+        return flat(as_event(self.pending, named, context.phase), context.stacks)
 
     @property
     def outcome(self) -> str | None:
         """Return how the guest ended, ``poweroff`` if well; None as long as it has not."""
-        return self._desk.control.outcome
+        return self._context.control.outcome
 
     @property
     def summary(self) -> dict[str, Any]:
         """Return what has been counted so far, as `vetrace stats --json` has it."""
-        return summary_object(self._desk.summary)
+        return summary_object(self._context.summary)
 
     @property
     def recent(self) -> list[Seen]:
         """Return the last accesses that were made, oldest first."""
-        return list(self._desk.recent)
+        return list(self._context.recent)
 
     def run(self, line: str) -> object:
         """Carry out commands as if typed; return the value of the last, as ``--json`` has it."""
         return self._wait(self._run(line))
 
     async def _run(self, line: str) -> object:
-        desk, value = self._desk, None
-        waits, desk.waits = desk.waits, True
-        scripted, desk.scripted = desk.scripted, True
-        interrupts = desk.interrupts
+        context, value = self._context, None
+        waits, context.waits = context.waits, True
+        scripted, context.scripted = context.scripted, True
+        interrupts = context.interrupts
         try:
-            for statement in statements(line, desk.commands.takes_line):
-                if desk.interrupts != interrupts:
+            for statement in statements(line, context.commands.takes_line):
+                if context.interrupts != interrupts:
                     raise UsageError(f"interrupted before {statement}")
-                item = desk.commands.find(statement.name)
+                item = context.commands.find(statement.name)
                 if item.name == "py":
                     raise UsageError("py cannot be called from Python")
-                value = (await item.action(desk, statement)).value
+                value = (await item.action(context, statement)).value
         finally:
-            desk.waits, desk.scripted = waits, scripted
+            context.waits, context.scripted = waits, scripted
         return value
 
     def resume(self) -> object:
@@ -142,7 +142,7 @@ class Guest:
         self.breaks.delete()
         while self.state == "stopped":
             self.resume()
-        self._wait(self._desk.control.wait())  # of a guest that is detached
+        self._wait(self._context.control.wait())  # of a guest that is detached
 
     def subscribe(self, function: Callable[[Access], object], text: str = "") -> None:
         """Have a function called with each access that is made, or those that `filter` would show.
@@ -150,17 +150,17 @@ class Guest:
         What serves the guest calls it, so it cannot ask the guest. Where it fails it is called no
         more, and the call of the guest that waits raises its error.
         """
-        rule = self._wait(self._desk.rule(text)) if text else None
+        rule = self._wait(self._context.rule(text)) if text else None
 
         def listen(seen: Seen) -> None:
             try:
                 if rule is None or rule.fits(seen):
-                    function(flat(seen, self._desk.stacks))
+                    function(flat(seen, self._context.stacks))
             except Exception as error:
-                self._desk.listeners.remove(listen)
+                self._context.listeners.remove(listen)
                 self._failed = error
 
-        self._desk.listeners.append(listen)
+        self._context.listeners.append(listen)
 
     def peek(self, place: str, width: int | None = None) -> int:
         """Read a device; ``width`` is in bytes, by default the register's own."""
@@ -184,7 +184,7 @@ class Guest:
         """Return up to ``size`` bytes of RAM at a linear address; fewer where it ends."""
 
         async def read() -> bytes:
-            return self._desk.halt.space.read(linear, size)
+            return self._context.halt.space.read(linear, size)
 
         return self._wait(read())
 
@@ -192,13 +192,13 @@ class Guest:
         """Return the name of a linear address with its offset."""
 
         async def symbol() -> str | None:
-            return self._desk.control.symbol(linear)
+            return self._context.control.symbol(linear)
 
         return self._wait(symbol())
 
     def address(self, name: str) -> int | None:
         """Return the linear address of a kernel symbol."""
-        return self._desk.address_of(name)
+        return self._context.address_of(name)
 
     def _wait(self, work: Coroutine[Any, Any, _T]) -> _T:
         if _called_by(self._loop):
@@ -259,13 +259,13 @@ class Regions:
         self._guest = guest
 
     def __iter__(self) -> Iterator[Region]:
-        return iter(self._guest._desk.control.session.view.regions.regions)
+        return iter(self._guest._context.control.session.view.regions.regions)
 
     def __getitem__(self, name: str) -> Region:
         for region in self:
             if region.name == name:
                 return region
-        raise self._guest._desk.misses("region", name, self._guest._desk.region_names())
+        raise self._guest._context.misses("region", name, self._guest._context.region_names())
 
     def __len__(self) -> int:
         return len(list(iter(self)))

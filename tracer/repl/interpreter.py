@@ -9,9 +9,9 @@ from collections.abc import AsyncIterable, Callable, Sequence
 import msgspec
 
 from tracer.errors import ConditionError, TracerError, UsageError
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.parser import Statement, statements
-from tracer.repl.result import Paper, Result
+from tracer.repl.result import Result, Screen
 
 FAILED = 1
 MISUSED = 2
@@ -27,32 +27,32 @@ class ScriptStopped(TracerError):
 
 
 class Interpreter:
-    """Carry out lines on a desk.
+    """Carry out lines on a context.
 
-    ``write`` takes lines of data and ``complain`` lines about errors; ``paper`` says what ``write``
-    writes on. With ``json``, each command is one object a line. ``keeps_going`` survives a bug of a
-    command, whose traceback is shown, as a person's session is worth more.
+    ``write`` takes lines of data and ``complain`` lines about errors; ``screen`` says what is
+    written on. With ``json``, each command is one object a line. ``keeps_going`` survives a bug of
+    a command, whose traceback is shown, as a person's session is worth more.
     """
 
     def __init__(
         self,
-        desk: Desk,
+        context: Context,
         write: Callable[[Sequence[str]], None],
         complain: Callable[[Sequence[str]], None],
-        paper: Callable[[], Paper] = Paper,
+        screen: Callable[[], Screen] = Screen,
         *,
         json: bool = False,
         keeps_going: bool = False,
     ) -> None:
-        self.desk = desk
-        self.paper = paper
+        self.context = context
+        self.screen = screen
         self.json = json
         self.keeps_going = keeps_going
         self.again = ""
         self._write = write
         self._complain = complain
         self._depth = 0
-        desk.run_script = self.source
+        context.run_script = self.source
 
     async def line(self, text: str, where: str = "") -> int:
         """Carry out the statements of a line, up to the first that fails; return its status.
@@ -64,31 +64,31 @@ class Interpreter:
         text = text.strip() or self.again
         self.again = ""
         try:
-            found = list(statements(text, self.desk.commands.takes_line))
+            found = list(statements(text, self.context.commands.takes_line))
         except UsageError as error:
             return self._failed(text, error, where)
-        desk = self.desk
-        waits, interrupts = desk.waits, desk.interrupts
+        context = self.context
+        waits, interrupts = context.waits, context.interrupts
         for index, statement in enumerate(found):
-            if desk.interrupts != interrupts:
+            if context.interrupts != interrupts:
                 rest = "; ".join(map(str, found[index:]))
                 self._complain([f"{where}interrupted, and not carried out: {rest}"])
                 return INTERRUPTED
             # The next command is for where the guest stands then.
-            desk.waits = waits or index + 1 < len(found)
+            context.waits = waits or index + 1 < len(found)
             try:
                 status = await self.statement(statement, where)
             finally:
-                desk.waits = waits
-            if status or desk.leaving:
+                context.waits = waits
+            if status or context.leaving:
                 return status
         return 0
 
     async def statement(self, statement: Statement, where: str = "") -> int:
         """Carry out one statement; return its status: 0, or what the process would exit with."""
         try:
-            item = self.desk.commands.find(statement.name)
-            result = await item.action(self.desk, statement)
+            item = self.context.commands.find(statement.name)
+            result = await item.action(self.context, statement)
         except TracerError as error:
             return self._failed(str(statement), error, where)
         except Exception:
@@ -109,22 +109,22 @@ class Interpreter:
         An empty line repeats afterwards what it would have before.
         """
         again = self.again
-        for text in list(self.desk.displays.values()):
+        for text in list(self.context.displays.values()):
             await self.line(text, f"display {text}: ")
         self.again = again
 
     async def script(self, lines: AsyncIterable[str], name: str) -> int:
         """Carry out lines until one fails, `quit`, or Ctrl-C; return the status of the last."""
-        number, interrupts = 0, self.desk.interrupts
+        number, interrupts = 0, self.context.interrupts
         async for line in lines:
             number += 1
             if not line.strip():
                 continue  # nothing is repeated in a script
             self.again = ""
             status = await self.line(line, f"{name}:{number}: " if name else "")
-            if status or self.desk.leaving:
+            if status or self.context.leaving:
                 return status
-            if self.desk.interrupts != interrupts:
+            if self.context.interrupts != interrupts:
                 self._complain([f"{name or 'script'} interrupted"])
                 return INTERRUPTED
         return 0
@@ -133,14 +133,14 @@ class Interpreter:
         """Carry out a script within a command. Raises ScriptStopped."""
         if self._depth >= 16:
             raise UsageError(f"{name} is the 16th script within another: does it name itself?")
-        waits, self.desk.waits = self.desk.waits, True
-        scripted, self.desk.scripted = self.desk.scripted, True
+        waits, self.context.waits = self.context.waits, True
+        scripted, self.context.scripted = self.context.scripted, True
         self._depth += 1
         try:
             status = await self.script(lines, name)
         finally:
             self._depth -= 1
-            self.desk.waits, self.desk.scripted = waits, scripted
+            self.context.waits, self.context.scripted = waits, scripted
         if status:
             raise ScriptStopped(name, status)
 
@@ -148,7 +148,7 @@ class Interpreter:
         if self.json:
             self._object({"type": "command", "command": name, "ok": True, "result": result.value})
             return
-        lines = result.lines(self.paper())
+        lines = result.lines(self.screen())
         if lines:
             self._write(lines)
 
@@ -159,7 +159,7 @@ class Interpreter:
         if self.json:
             name = next((s.name for s in _statements(text)), "")
             with contextlib.suppress(UsageError):  # then it is told as typed
-                name = self.desk.commands.find(name).name
+                name = self.context.commands.find(name).name
             told = f"{where}{error}"
             self._object(
                 {"type": "command", "command": name, "ok": False, "error": told, "status": status}
@@ -170,7 +170,7 @@ class Interpreter:
 
     # The place of an error is shown where the line and the caret below it fit.
     def _told(self, error: TracerError) -> str:
-        columns = self.paper().columns
+        columns = self.screen().columns
         if isinstance(error, ConditionError):
             lines = error.detail.splitlines()
             if columns is None or max(map(len, lines)) <= columns:

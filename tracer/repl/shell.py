@@ -18,12 +18,12 @@ from tracer.errors import TracerError, UsageError
 from tracer.repl.commands import command_table
 from tracer.repl.commands.look import plan_at
 from tracer.repl.commands.script import load
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.feed import LINES_PER_SECOND, Feed, Item, Meter
+from tracer.repl.feed_lines import console_lines, item_lines
 from tracer.repl.interpreter import FAILED, MISUSED, Interpreter
 from tracer.repl.interruption import Interruption
-from tracer.repl.paper import console_lines, item_lines
-from tracer.repl.result import Paper, plain_lines, wrapped_lines
+from tracer.repl.result import Screen, plain_lines, wrapped_lines
 from tracer.repl.script import file_lines, stream_lines, text_lines
 from tracer.repl.stop import brief_lines, end_lines
 from tracer.report.objects import access_object
@@ -71,7 +71,7 @@ class Shell:
         names: Naming,
         wish: Wish,
         interruption: Interruption,
-        paper: Callable[[], Paper],
+        screen: Callable[[], Screen],
     ) -> None:
         tty = sys.stdin.isatty() and sys.stdout.isatty() and not wish.json
         self.prompts = wish.interactive and tty
@@ -81,20 +81,25 @@ class Shell:
             on=wish.interactive and not wish.quiet,
             folds=sys.stdout.isatty(),
         )
-        self.desk = Desk(self.control, command_table(), names, feed=feed, trace=wish.trace)
+        self.context = Context(self.control, command_table(), names, feed=feed, trace=wish.trace)
         self._wish = wish
-        self._paper = paper
+        self._screen = screen
         self._interruption = interruption
         self._meter = Meter()
-        self.desk.on_shown = self._show
-        self.desk.complain = lambda text: self._complain([text])
-        self.desk.captures = wish.json
-        self.desk.paper = paper
-        interruption.loop_call = self.desk.loop_call
+        self.context.on_shown = self._show
+        self.context.complain = lambda text: self._complain([text])
+        self.context.captures = wish.json
+        self.context.screen = screen
+        interruption.loop_call = self.context.loop_call
         self._interpreter = Interpreter(
-            self.desk, self._answer, self._complain, paper, json=wish.json, keeps_going=self.prompts
+            self.context,
+            self._answer,
+            self._complain,
+            screen,
+            json=wish.json,
+            keeps_going=self.prompts,
         )
-        session.subscribers.append(self.desk.take)
+        session.subscribers.append(self.context.take)
         self._out = sys.stdout
         self._talk: Conversation | None = None
 
@@ -106,7 +111,7 @@ class Shell:
         Raises TracerError when the guest cannot be brought to its kernel's entry.
         """
         for path in self._wish.extensions:
-            await load(self.desk, path)
+            await load(self.context, path)
         self.control.on_halt.append(self._halted)
         self.control.on_end.append(self._ended)
         await self.control.start()
@@ -114,7 +119,7 @@ class Shell:
         ticking = asyncio.create_task(self._tick())
         try:
             status = await self._steps()
-            if not status and self._wish.interactive and not self.desk.leaving:
+            if not status and self._wish.interactive and not self.context.leaving:
                 status = await (self._converse() if self.prompts else self._pipe())
             if self.control.state == "detached":
                 await self.control.wait()
@@ -137,7 +142,7 @@ class Shell:
             # A script that failed leaves its guest to the person where a prompt follows.
             if status and not self.prompts:
                 return status
-            if self.desk.leaving:
+            if self.context.leaving:
                 return status
         return 0
 
@@ -151,12 +156,12 @@ class Shell:
         from tracer.repl.conversation import Conversation
 
         talk = Conversation(
-            self.desk, self._interpreter, self._meter, self.interrupt, self._paper()
+            self.context, self._interpreter, self._meter, self.interrupt, self._screen()
         )
         self._interruption.on_interrupt = talk.interrupt
         self._talk = talk
         # Text that is printed above a prompt may come after the first line typed at it.
-        self._write(plain_lines(talk.banner(), self._paper()))
+        self._write(plain_lines(talk.banner(), self._screen()))
         with talk.prompt.above():
             self._out = sys.stdout
             try:
@@ -169,52 +174,52 @@ class Shell:
 
     def interrupt(self) -> bool:
         """Do what Ctrl-C asks for: stop what runs. Tell whether there was anything to stop."""
-        self.desk.interrupts += 1
-        if self.desk.thread.busy:
-            self.desk.thread.interrupt()
+        self.context.interrupts += 1
+        if self.context.thread.busy:
+            self.context.thread.interrupt()
         if self.control.state == "running":
             task = asyncio.get_running_loop().create_task(self.control.interrupt())
             self._asked = task  # a task that nobody holds may be collected
             return True
-        return self.desk.thread.busy
+        return self.context.thread.busy
 
     def console(self, text: str) -> None:
         """Show a line of the guest's console."""
         if self.prompts:
-            self._write(console_lines(text, self._paper()))
+            self._write(console_lines(text, self._screen()))
 
     def _halted(self, halt: Halt) -> None:
-        self._show(self.desk.feed.flush(monotonic()))
+        self._show(self.context.feed.flush(monotonic()))
         if self._talk is not None:
             self._write(self._talk.prompt.unpin())
-        if self.desk.waits:
+        if self.context.waits:
             return
-        paper = self._paper()
+        screen = self._screen()
         # After a stream of accesses a stop stands apart.
-        apart = [""] if self.prompts and self.desk.feed.on else []
-        self._write([*apart, *self.desk.told(halt)(paper), *self._brief(halt, paper)])
-        if self.desk.displays:
+        apart = [""] if self.prompts and self.context.feed.on else []
+        self._write([*apart, *self.context.told(halt)(screen), *self._brief(halt, screen)])
+        if self.context.displays:
             shown = self._interpreter.display()
             self._displaying = asyncio.get_running_loop().create_task(shown)
 
-    def _brief(self, halt: Halt, paper: Paper) -> list[str]:
+    def _brief(self, halt: Halt, screen: Screen) -> list[str]:
         if halt.pending is None:
             return []
         with contextlib.suppress(TracerError):
-            return brief_lines(plan_at(self.desk), paper)
+            return brief_lines(plan_at(self.context), screen)
         return []
 
     def _ended(self) -> None:
-        self._show(self.desk.feed.flush(monotonic()))
+        self._show(self.context.feed.flush(monotonic()))
         if self._talk is not None:
             self._write(self._talk.prompt.unpin())
-        if not (self.desk.waits or self.desk.leaving):
+        if not (self.context.waits or self.context.leaving):
             self._write(end_lines(self.control))
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(0.5)
-            self._show(self.desk.feed.tick(monotonic()))
+            self._show(self.context.feed.tick(monotonic()))
 
     def _show(self, items: Sequence[Item]) -> None:
         if self._wish.json:
@@ -224,17 +229,19 @@ class Shell:
                 for item in items if isinstance(item, Event)
             ])  # fmt: skip
             return
-        paper = self._paper()
-        self._write([line for item in items for line in item_lines(item, paper, self.desk.kept)])
+        screen = self._screen()
+        self._write(
+            [line for item in items for line in item_lines(item, screen, self.context.kept)]
+        )
 
     def _write(self, lines: Sequence[str]) -> None:
         if lines:
-            shown = lines if self._wish.json else wrapped_lines(lines, self._paper())
+            shown = lines if self._wish.json else wrapped_lines(lines, self._screen())
             print("\n".join(shown), file=self._out, flush=True)
 
     def _complain(self, lines: Sequence[str]) -> None:
         if self.prompts:
-            self._answer(plain_lines(lines, self._paper()), sys.stderr)
+            self._answer(plain_lines(lines, self._screen()), sys.stderr)
             return
         for head, line in zip_longest(["vetrace: "], lines, fillvalue=""):
             print(f"{head}{printable(line)}", file=sys.stderr, flush=True)

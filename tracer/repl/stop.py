@@ -8,7 +8,7 @@ from tracer.access.decision import Pending
 from tracer.access.recorded import memory_access
 from tracer.devices.map import Named
 from tracer.look.plan import Plan
-from tracer.repl.result import Paper
+from tracer.repl.result import Screen
 from tracer.report.objects import access_object
 from tracer.session.control import Control
 from tracer.session.course import Halt
@@ -45,7 +45,7 @@ def as_event(pending: Pending, named: Named | None = None, phase: str | None = N
 
 def halt_lines(
     halt: Halt,
-    paper: Paper,
+    screen: Screen,
     symbol: str | None,
     given: int | None = None,
     named: Named | None = None,
@@ -55,19 +55,19 @@ def halt_lines(
     ``symbol`` is that of RIP, ``given`` the value that the access is to have instead of its own,
     ``named`` the register that it reaches.
     """
-    lines = [paint(printable(halt.text), "stop", paper.colour)]
+    lines = [paint(printable(halt.text), "stop", screen.colour)]
     if halt.pending is None:
         where = f"{printable(symbol)}  " if symbol else ""
         seconds = f"{halt.time_ns / 1e9:10.6f}"
         return [*lines, f"{seconds}  vcpu{halt.vcpu}  {where}at {halt.cpu.rip:#x}"]
-    shape = layout(paper.columns, paper.colour)
+    shape = layout(screen.columns, screen.colour)
     lines.append(access_line(as_event(halt.pending, named), shape))
     if given is not None:
         lines.append(f"{'':10}  the value is to be {given:#x}")
     return lines
 
 
-def brief_lines(plan: Plan, paper: Paper) -> list[str]:
+def brief_lines(plan: Plan, screen: Screen) -> list[str]:
     """Return in few lines what the instruction at a stop is about to do."""
     told = [
         f"{change.name} ← {change.how or f'{change.after:#x}'}"

@@ -272,7 +272,7 @@ def driven(work: Callable[[Guest, Talk], None], **options: Any) -> Talk:
 
     async def body() -> None:
         await talk.start()
-        guest = Guest(talk.desk, asyncio.get_running_loop())
+        guest = Guest(talk.context, asyncio.get_running_loop())
         try:
             await asyncio.to_thread(work, guest, talk)
         finally:
@@ -329,7 +329,7 @@ def test_finish_goes_past_all_breaks_and_what_was_made_is_counted() -> None:
         assert guest.summary["accesses"] == len(seen) > len(chosen) > 0
 
     talk = driven(work)
-    assert numbers(seen) == [seen.seq for seen in talk.desk.recent]
+    assert numbers(seen) == [seen.seq for seen in talk.context.recent]
     assert {access.direction for access in chosen} == {"write"}
 
 
@@ -361,7 +361,7 @@ def test_who_subscribes_to_nothing_that_there_is_is_told() -> None:
     def work(guest: Guest, talk: Talk) -> None:
         with pytest.raises(UsageError, match="CCC"):
             guest.subscribe(lambda access: None, "nvme.CCC")
-        assert talk.desk.listeners == []
+        assert talk.context.listeners == []
 
     driven(work)
 

@@ -66,10 +66,10 @@ TESTED_BY = {
     "repl/test_commands": "repl/command repl/commands/change repl/commands/go"
     " repl/commands/look repl/commands/prompt repl/commands/register repl/commands/script"
     " repl/commands/stop"
-    " repl/commands/watch repl/console repl/desk repl/expression repl/extension repl/guest"
-    " repl/interpreter repl/names repl/result repl/stop repl/tally repl/target repl/thread"
+    " repl/commands/watch repl/console repl/context repl/expression repl/extension repl/guest"
+    " repl/interpreter repl/names repl/result repl/stop repl/counts repl/aim repl/thread"
     " repl/watching access/decision session/control",
-    "repl/test_prompt": "repl/completion repl/conversation repl/feed repl/paper"
+    "repl/test_prompt": "repl/completion repl/conversation repl/feed repl/feed_lines"
     " repl/parser repl/toolbar",
     "repl/test_shell": "repl/interruption repl/script",
     "trace/test_lines": "report/tables text/colour text/printable trace/layout report/objects",

@@ -49,8 +49,8 @@ def test_our_own_goldens_replay(path: Path) -> None:
     with TraceReader(path) as reader:
         assert [found for record in reader if (found := replay.add(record))] == []
     assert reader.damage is None
-    assert replay.tally.replayed > 0
-    assert replay.tally.incomplete == replay.tally.stepped == 0
+    assert replay.counts.replayed > 0
+    assert replay.counts.incomplete == replay.counts.stepped == 0
 
 
 def test_there_are_goldens_of_our_own() -> None:
@@ -98,7 +98,7 @@ def test_a_golden_replays(tmp_path: Path) -> None:
     replay = Replay()
     kept = Recording(tmp_path / "golden.vtrace.zst").records()
     assert [found for record in kept if (found := replay.add(record))] == []
-    assert replay.tally.replayed == len(replay_sample.CODES)
+    assert replay.counts.replayed == len(replay_sample.CODES)
 
 
 def test_folders_of_the_machine_are_left_out() -> None:

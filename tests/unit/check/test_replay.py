@@ -202,7 +202,7 @@ def test_the_example_of_the_contract_is_replayed() -> None:
     for number, line in enumerate(lines, 2):
         record = codec.decode(line, number)
         assert not isinstance(record, codec.Unknown) and replay.add(record) is None
-    assert replay.tally.replayed == 1
+    assert replay.counts.replayed == 1
 
 
 def test_a_record_that_is_missing_is_seen() -> None:
@@ -217,7 +217,7 @@ def test_native_steps_are_counted_and_not_held_to_anything() -> None:
     replay = Replay()
     access = sample.device("lapic", 0x20, 4, "read", None)
     assert replay.add(sample.intercept(0, access, via="stepped")) is None
-    assert (replay.tally.replayed, replay.tally.stepped) == (0, 1)
+    assert (replay.counts.replayed, replay.counts.stepped) == (0, 1)
 
 
 def test_a_record_without_a_register_that_its_instruction_sees_is_counted() -> None:
@@ -225,7 +225,7 @@ def test_a_record_without_a_register_that_its_instruction_sees_is_counted() -> N
     before = {name: value for name, value in record.before.items() if name != "fs_base"}
     replay = Replay()
     assert replay.add(changed(record, before=before)) is None
-    assert (replay.tally.replayed, replay.tally.incomplete) == (0, 1)
+    assert (replay.counts.replayed, replay.counts.incomplete) == (0, 1)
 
 
 def test_a_record_without_general_purpose_registers_or_mode_diverges() -> None:

@@ -9,7 +9,7 @@ import stop_sample
 from guest_sample import CRASH, Talk
 from talk_sample import run, told
 
-from tracer.repl.result import Paper
+from tracer.repl.result import Screen
 from tracer.trace.record import UserRecord
 
 # ---- going on
@@ -154,7 +154,7 @@ def test_help_fills_the_lines_of_a_narrow_terminal() -> None:
     assert max(map(len, text)) <= 100
 
     async def test(talk: Talk) -> None:
-        talk.interpreter.paper = lambda: Paper(50)
+        talk.interpreter.screen = lambda: Screen(50)
         assert await talk.type("help break") == 0
         (start,) = (n for n, line in enumerate(talk.said) if line.startswith("PLACE is"))
         paragraph = talk.said[start : talk.said.index("examples:") - 1]

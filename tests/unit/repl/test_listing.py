@@ -22,7 +22,7 @@ def completed(line: str, *typed: str, symbols: int = 0) -> Found:
         table = talk.session.names.symbols.by_name  # that of all tests
         many = {f"many_{number:05}": table["_text"] for number in range(symbols)}
         table.update(many)
-        kept.append(Candidates(talk.desk).of(line))
+        kept.append(Candidates(talk.context).of(line))
         for name in many:
             del table[name]
         await talk.control.close()

@@ -125,7 +125,7 @@ def test_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path.write_text(EXTENSION)
 
     async def test(talk: Talk) -> None:
-        talk.desk.complain = talk.complaints.append
+        talk.context.complain = talk.complaints.append
         own = shlex.quote(str(path))
         assert await talk.type(f"source {own}", "step", "version a b") == 0
         assert talk.said[0] == f"{path}: 2 commands, 1 filter, 1 subscriber"
@@ -141,8 +141,8 @@ def test_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_filter_without_an_answer_does_not_end_the_run() -> None:
     async def test(talk: Talk) -> None:
-        talk.desk.feed.on = True
-        talk.desk.complain = talk.complaints.append
+        talk.context.feed.on = True
+        talk.context.complain = talk.complaints.append
         assert await talk.type("filter nvme if value // 0 == 1", "step 3", "filter") == 0
         assert talk.said[-1] == "every access is shown"
         assert len(talk.complaints) == 1 and "every access is shown from here" in talk.complaints[0]

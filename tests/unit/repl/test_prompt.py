@@ -16,11 +16,11 @@ from scripts.patience import patience
 from tracer.errors import UsageError
 from tracer.repl.completion import Candidates
 from tracer.repl.feed import Feed, Item, Meter, Rule, Seen, Skipped, skipped_line
+from tracer.repl.feed_lines import item_lines
 from tracer.repl.interpreter import INTERRUPTED
-from tracer.repl.paper import item_lines
 from tracer.repl.parser import Statement, statements, words
 from tracer.repl.prompt import Prompt, history_file
-from tracer.repl.result import Paper
+from tracer.repl.result import Screen
 from tracer.repl.script import file_lines, text_lines
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
 from tracer.trace.fold import Fold
@@ -120,7 +120,7 @@ def test_a_loop_is_told_once() -> None:
     feed = Feed(limit=None, folds=True)
     items = [item for _ in range(50) for item in feed.add(seen(1), 0.0)]
     items += feed.flush(0.0)
-    lines = [line for item in items for line in item_lines(item, Paper(100), "")]
+    lines = [line for item in items for line in item_lines(item, Screen(100), "")]
     assert len(lines) < 8 and "more times" in lines[-1]
 
 
@@ -188,7 +188,7 @@ def test_completion(line: str, some: set[str]) -> None:
     async def body() -> None:
         talk = await Talk().start()
         await talk.type("break nvme.CC")
-        found = Candidates(talk.desk).of(line)
+        found = Candidates(talk.context).of(line)
         names = {option.text for option in found.options}
         assert some <= names and (some or not names or line.startswith("display"))
         await talk.control.close()
@@ -239,7 +239,7 @@ def test_ctrl_c_ends_a_script() -> None:
 
     async def lines() -> AsyncIterator[str]:
         yield "step"
-        talk.desk.interrupts += 1
+        talk.context.interrupts += 1
         yield "mark behind Ctrl-C"
         raise AssertionError("the script went on")
 
@@ -272,7 +272,7 @@ def typed(
         kernel.update({f"many_{number}": kernel["_text"] for number in range(symbols)})
         with create_pipe_input() as pipe:
             prompt = Prompt(
-                Candidates(talk.desk), lambda columns: "", on_interrupt, history=history,
+                Candidates(talk.context), lambda columns: "", on_interrupt, history=history,
                 input=pipe, output=DummyOutput(),
             )  # fmt: skip
             pipe.send_text(keys)
@@ -330,7 +330,7 @@ def test_what_is_a_yes(keys: str, sure: bool) -> None:
         talk = await Talk().start()
         with create_pipe_input() as pipe:
             prompt = Prompt(
-                Candidates(talk.desk), lambda columns: "", lambda: False,
+                Candidates(talk.context), lambda columns: "", lambda: False,
                 input=pipe, output=DummyOutput(),
             )  # fmt: skip
             pipe.send_text(keys)

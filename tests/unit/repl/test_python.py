@@ -127,8 +127,8 @@ def test_what_the_event_loop_calls_cannot_wait_for_it(tmp_path: Path, kind: str)
     )
 
     async def test(talk: Talk) -> None:
-        talk.desk.complain = talk.complaints.append
-        talk.desk.feed.on = True
+        talk.context.complain = talk.complaints.append
+        talk.context.feed.on = True
         assert await talk.type(f"source {path}", "keep") == 0, talk.complaints
         if kind == "filter":
             assert await talk.type("filter mine") == 0
@@ -148,13 +148,13 @@ def test_ctrl_c_ends_what_the_event_loop_calls(tmp_path: Path, kind: str) -> Non
     stops: list[bool] = []
 
     async def test(talk: Talk) -> None:
-        talk.desk.complain = talk.complaints.append
-        talk.desk.feed.on = True
+        talk.context.complain = talk.complaints.append
+        talk.context.feed.on = True
         assert await talk.type(f"source {own(tmp_path, code)}") == 0
         if kind == "filter":
             assert await talk.type("filter mine") == 0
         interruption = Interruption(lambda text: None, person=True)
-        interruption.loop_call = talk.desk.loop_call
+        interruption.loop_call = talk.context.loop_call
         interruption.on_interrupt = lambda: stops.append(True)
         task = asyncio.current_task()
         assert task is not None
@@ -174,7 +174,7 @@ def test_ctrl_c_ends_what_the_event_loop_calls(tmp_path: Path, kind: str) -> Non
 async def begun(talk: Talk, line: str) -> asyncio.Task[int]:
     """Type a line that runs Python; return once that runs."""
     typed = asyncio.create_task(talk.type(line))
-    while not talk.desk.thread.busy:
+    while not talk.context.thread.busy:
         await asyncio.sleep(0.01)
     return typed
 
@@ -187,9 +187,9 @@ def test_the_loop_goes_on_beside_python_and_ctrl_c_ends_it(code: str, words: str
     async def test(talk: Talk) -> None:
         typed = await begun(talk, f"py {code}")
         await asyncio.sleep(0.1)
-        talk.desk.thread.interrupt()
+        talk.context.thread.interrupt()
         assert await typed == 1
-        assert not talk.desk.thread.busy
+        assert not talk.context.thread.busy
         assert await talk.type("py 1") == 0
 
     assert words in run(test).complaints[0]
@@ -201,7 +201,7 @@ def test_a_file_is_read_beside_the_loop(tmp_path: Path) -> None:
     async def test(talk: Talk) -> None:
         typed = await begun(talk, f"source {path}")
         await asyncio.sleep(0.1)
-        talk.desk.thread.interrupt()
+        talk.context.thread.interrupt()
         assert await typed == 2
 
     assert "interrupted" in run(test).complaints[0]
@@ -213,8 +213,8 @@ def test_what_was_left_to_itself_cannot_reach_the_guest_any_more() -> None:
     async def test(talk: Talk) -> None:
         typed = await begun(talk, f"py exec({code!r})")
         # What ignores Ctrl-C for good goes on, but is told no.
-        talk.desk.thread._calls[-1].left = True
-        talk.desk.thread._calls[-1].give_up()
+        talk.context.thread._calls[-1].left = True
+        talk.context.thread._calls[-1].give_up()
         assert await typed == 1
         await asyncio.sleep(3)
         assert talk.made == [] and talk.control.halt is not None
@@ -229,7 +229,7 @@ def test_what_was_left_to_itself_cannot_reach_the_guest_any_more() -> None:
 def test_ctrl_c_drops_the_rest_of_a_line() -> None:
     async def test(talk: Talk) -> None:
         def press(halt: object) -> None:
-            talk.desk.interrupts += 1
+            talk.context.interrupts += 1
 
         talk.control.on_halt.append(press)
         assert await talk.type("step; mark a; mark b") == INTERRUPTED
@@ -244,9 +244,9 @@ def test_ctrl_c_drops_the_rest_of_a_line() -> None:
 
 def test_each_command_but_the_last_waits_for_the_stop() -> None:
     async def test(talk: Talk) -> None:
-        talk.desk.waits = False
+        talk.context.waits = False
         assert await talk.type("step; plan; step; regs rip; step") == 0, talk.complaints
-        assert not talk.desk.waits
+        assert not talk.context.waits
         assert talk.control.state == "running"
 
     run(test)

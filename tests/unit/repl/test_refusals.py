@@ -85,14 +85,14 @@ def test_a_person_is_asked_whether_to_wait_for_a_name(made: bool) -> None:
             asked.append(question)
             return made
 
-        talk.desk.waits, talk.desk.confirm = False, confirm
-        talk.desk.complain = talk.complaints.append
+        talk.context.waits, talk.context.confirm = False, confirm
+        talk.context.complain = talk.complaints.append
         assert (await talk.type("break symbol nvme_rest_work") == 0) is made
         assert talk.complaints[0] == (
             "no function is called nvme_rest_work; did you mean nvme_reset_work?"
         )
         assert asked == ["Wait for one that is to come? (y or [n]) "]
-        assert [item.pending for item in talk.desk.watch.breaks.items] == [True] * made
+        assert [item.pending for item in talk.context.watch.breaks.items] == [True] * made
         # What may not come is not asked for.
         assert await talk.type("break nvme if value = 3") == 2 and len(asked) == 1
 

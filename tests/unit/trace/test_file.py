@@ -67,7 +67,7 @@ def test_a_file_of_each_version_is_read_and_replayed(
     assert {type(record) for record in records} == set(get_args(Record)) - lacks
     replay = Replay()
     assert [found for record in records if (found := replay.add(record))] == []
-    assert replay.tally.replayed == replayed
+    assert replay.counts.replayed == replayed
 
 
 def test_a_newer_version_says_what_the_one_before_said() -> None:

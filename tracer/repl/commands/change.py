@@ -8,7 +8,7 @@ from tracer.access.decision import Inject
 from tracer.access.region import Choice, left_out
 from tracer.errors import UsageError, suggestion
 from tracer.repl.command import command
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.expression import WIDTHS, register_value
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
@@ -32,16 +32,16 @@ instruction starts over from it.""",
     examples=("set value 0x10300", "set $rax 0", "set $rax = -1", "set $rip = $rip + 2"),
     expects=(("value", "cpu"), ("symbol", "cpu")),
 )
-async def set_(desk: Desk, statement: Statement) -> Result:
+async def set_(context: Context, statement: Statement) -> Result:
     name, _, text = statement.rest.replace("=", " ", 1).partition(" ")
     text = text.strip()
     if not text:
         raise set_.misused("a name and a value are needed")
     if name == "value":
-        width = desk.control.pending().transfer.width
+        width = context.control.pending().transfer.width
         value = fitting(text, 8 * width)
-        desk.control.give(value)
-        reader = desk.control.pending().transfer.direction == "read"
+        context.control.give(value)
+        reader = context.control.pending().transfer.direction == "read"
         who = "the guest will read" if reader else "the device will get"
         return said(f"{who} {padded(value, width)}", value=hex(value))
     if not name.startswith("$"):
@@ -54,9 +54,11 @@ async def set_(desk: Desk, statement: Statement) -> Result:
     register = {"pc": "rip", "sp": "rsp", "eflags": "rflags"}.get(
         name[1:].lower(), name[1:].lower()
     )
-    value = register_value(text, desk.cpu, desk.address_of)
-    before = None if desk.cpu is None or register not in GPR else desk.cpu.gpr[GPR.index(register)]
-    await desk.control.set_register(register, value)
+    value = register_value(text, context.cpu, context.address_of)
+    before = (
+        None if context.cpu is None or register not in GPR else context.cpu.gpr[GPR.index(register)]
+    )
+    await context.control.set_register(register, value)
     was = "" if before is None else f" (was {before:#x})"
     return said(f"${register} is {value:#x}{was}", register=register, value=hex(value))
 
@@ -69,10 +71,10 @@ async def set_(desk: Desk, statement: Statement) -> Result:
     text="What it reads is VALUE, or 0. The guest stands behind the instruction then.",
     examples=("skip", "skip 0xffffffff"),
 )
-async def skip(desk: Desk, statement: Statement) -> Result:
-    width = desk.control.pending().transfer.width
+async def skip(context: Context, statement: Statement) -> Result:
+    width = context.control.pending().transfer.width
     value = fitting(statement.rest, 8 * width) if statement.rest else 0
-    return desk.stood(await desk.control.skip(value))
+    return context.stood(await context.control.skip(value))
 
 
 @command(
@@ -86,7 +88,7 @@ LINEAR is the address in CR2, by default that of the access.""",
     examples=("fault gp", "fault pf", "fault pf 0x2"),
     expects=(("gp", "pf"),),
 )
-async def fault(desk: Desk, statement: Statement) -> Result:
+async def fault(context: Context, statement: Statement) -> Result:
     words = statement.words
     if not words or words[0].lstrip("#").lower() not in ("gp", "pf"):
         raise fault.misused("gp or pf is needed")
@@ -94,7 +96,7 @@ async def fault(desk: Desk, statement: Statement) -> Result:
     numbers = [whole(word) for word in words[1:]]
     if len(numbers) > (1 if name == "gp" else 2):
         raise fault.misused(f"too many numbers for #{name.upper()}")
-    pending = desk.control.pending()
+    pending = context.control.pending()
     if name == "gp":
         injected = Inject(_GENERAL_PROTECTION, numbers[0] if numbers else 0)
     else:
@@ -105,7 +107,7 @@ async def fault(desk: Desk, statement: Statement) -> Result:
             code |= PageFaultCode.U
         linear = numbers[1] if len(numbers) > 1 else pending.transfer.linear
         injected = Inject(PAGE_FAULT_VECTOR, numbers[0] if numbers else int(code), linear)
-    return desk.stood(await desk.control.inject(name, injected))
+    return context.stood(await context.control.inject(name, injected))
 
 
 @command(
@@ -120,11 +122,11 @@ they are read: a status register may clear itself.""",
     examples=("peek nvme.CSTS", "peek/8 nvme+0x0", "peek 0xfee00020"),
     expects=(("place",),),
 )
-async def peek(desk: Desk, statement: Statement) -> Result:
+async def peek(context: Context, statement: Statement) -> Result:
     width, rest = _width(statement.rest)
-    place = desk.aim(rest)
+    place = context.aim(rest)
     width = width or place.width
-    value = await desk.control.peek(place.physical, width)
+    value = await context.control.peek(place.physical, width)
     shown = padded(value, width)
     meaning = place.describe(value, width)
     text = f"{place.text}  {shown}" + (f"  {meaning}" if meaning else "")
@@ -146,15 +148,15 @@ The write is sent whatever the register is; that it is read-only is told, as far
     examples=("poke nvme.INTMS 0x1", "poke/4 nvme+0xc = 1"),
     expects=(("place",),),
 )
-async def poke(desk: Desk, statement: Statement) -> Result:
+async def poke(context: Context, statement: Statement) -> Result:
     width, rest = _width(statement.rest)
     where, _, text = rest.replace("=", " ").rstrip().rpartition(" ")
     if not where.strip():
         raise poke.misused("a place and a value are needed")
-    place = desk.aim(where)
+    place = context.aim(where)
     width = width or place.width
     value = fitting(text, 8 * width)
-    await desk.control.poke(place.physical, width, value)
+    await context.control.poke(place.physical, width, value)
     shown = padded(value, width)
     read_only = place.breach("write", width) is not None
     what = "sent to a read-only register, which need not take it" if read_only else "written"
@@ -186,11 +188,11 @@ region's name that region is traced as well. Without an argument: what is traced
     examples=("trace off", "trace nvme", "trace on"),
     expects=(("on", "off", "region"), ("region",)),
 )
-async def trace(desk: Desk, statement: Statement) -> Result:
+async def trace(context: Context, statement: Statement) -> Result:
     words = statement.words
     if words:
-        await desk.control.choose(_choice(desk, words), f"trace {' '.join(words)}")
-    return _traced(desk)
+        await context.control.choose(_choice(context, words), f"trace {' '.join(words)}")
+    return _traced(context)
 
 
 @command(
@@ -201,30 +203,30 @@ async def trace(desk: Desk, statement: Statement) -> Result:
     examples=("bypass lapic", "bypass lapic ioapic"),
     expects=(("region",),),
 )
-async def bypass(desk: Desk, statement: Statement) -> Result:
+async def bypass(context: Context, statement: Statement) -> Result:
     words = statement.words
     if not words:
         raise bypass.misused("name a region")
-    choice = desk.control.session.choice
+    choice = context.control.session.choice
     left_out = tuple(dict.fromkeys((*choice.bypassed, *words)))
-    await desk.control.choose(Choice(choice.wanted, left_out), f"bypass {' '.join(words)}")
-    return _traced(desk)
+    await context.control.choose(Choice(choice.wanted, left_out), f"bypass {' '.join(words)}")
+    return _traced(context)
 
 
-def _choice(desk: Desk, words: list[str]) -> Choice:
+def _choice(context: Context, words: list[str]) -> Choice:
     if words == ["on"]:
-        return desk.opening
-    regions = desk.control.session.view.regions
+        return context.opening
+    regions = context.control.session.view.regions
     if words == ["off"]:
-        return Choice((), tuple(desk.region_names()))
+        return Choice((), tuple(context.region_names()))
     now = [region.name for region in regions.regions if regions.is_traced_region(region)]
-    if not (now or desk.control.session.choice.wanted):
+    if not (now or context.control.session.choice.wanted):
         return Choice(tuple(words))
     return Choice(tuple(dict.fromkeys((*now, *words))))
 
 
-def _traced(desk: Desk) -> Result:
-    regions = desk.control.session.view.regions
+def _traced(context: Context) -> Result:
+    regions = context.control.session.view.regions
 
     def names(wanted: bool) -> list[str]:
         found = (r.name for r in regions.regions if regions.is_traced_region(r) is wanted)
@@ -233,7 +235,7 @@ def _traced(desk: Desk) -> Result:
     text = [f"traced: {', '.join(names(True)) or 'nothing'}"]
     if names(False):
         text.append(f"left alone: {', '.join(names(False))}")
-    text += left_out(regions.regions, desk.control.session.choice)
+    text += left_out(regions.regions, context.control.session.choice)
     return Result({"traced": names(True), "untraced": names(False)}, text)
 
 
@@ -244,11 +246,11 @@ def _traced(desk: Desk) -> Result:
     brief="note something in the trace",
     examples=("mark before the reset",),
 )
-async def mark(desk: Desk, statement: Statement) -> Result:
+async def mark(context: Context, statement: Statement) -> Result:
     if not statement.rest:
         raise mark.misused("there is nothing to note")
-    desk.control.mark(statement.rest)
-    return said(f"noted at {desk.control.session.view.time_ns / 1e9:.6f} s")
+    context.control.mark(statement.rest)
+    return said(f"noted at {context.control.session.view.time_ns / 1e9:.6f} s")
 
 
 COMMANDS = (set_, skip, fault, peek, poke, trace, bypass, mark)

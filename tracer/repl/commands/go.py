@@ -6,7 +6,7 @@ from tracer.access.decision import Pending
 from tracer.errors import UsageError
 from tracer.query.breakpoint import parse_until
 from tracer.repl.command import command
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.text.number import whole
@@ -19,11 +19,11 @@ from tracer.trace.name import names_region
     brief="let the guest go on to the next break",
     repeats=True,
 )  # fmt: skip
-async def continue_(desk: Desk, statement: Statement) -> Result:
+async def continue_(context: Context, statement: Statement) -> Result:
     if statement.rest:
         raise continue_.misused("it takes no argument")
-    desk.control.resume()
-    return await desk.gone_on()
+    context.control.resume()
+    return await context.gone_on()
 
 
 @command(
@@ -34,12 +34,12 @@ async def continue_(desk: Desk, statement: Statement) -> Result:
     examples=("step", "step 10"),
     repeats=True,
 )  # fmt: skip
-async def step(desk: Desk, statement: Statement) -> Result:
+async def step(context: Context, statement: Statement) -> Result:
     count = whole(statement.rest or "1", "count")
     if count < 1:
         raise step.misused(f"{count} accesses cannot be stepped over")
-    desk.control.step(count)
-    return await desk.gone_on()
+    context.control.step(count)
+    return await context.gone_on()
 
 
 @command(
@@ -52,21 +52,21 @@ async def step(desk: Desk, statement: Statement) -> Result:
     expects=(("region",),),
     repeats=True,
 )  # fmt: skip
-async def next_(desk: Desk, statement: Statement) -> Result:
-    name = statement.rest or _region_here(desk)
-    if not desk.control.session.view.regions.named(name):
-        raise desk.misses("region", name, desk.region_names())
+async def next_(context: Context, statement: Statement) -> Result:
+    name = statement.rest or _region_here(context)
+    if not context.control.session.view.regions.named(name):
+        raise context.misses("region", name, context.region_names())
 
     def wanted(pending: Pending) -> bool:
         region = pending.transfer.region
         return region is not None and names_region(name, region.name, region.owners)
 
-    desk.control.run_until(f"next {name}", wanted)
-    return await desk.gone_on()
+    context.control.run_until(f"next {name}", wanted)
+    return await context.gone_on()
 
 
-def _region_here(desk: Desk) -> str:
-    pending = desk.halt.pending
+def _region_here(context: Context) -> str:
+    pending = context.halt.pending
     if pending is None or pending.transfer.region is None:
         raise UsageError("no access waits here, so name the region: next nvme")
     return pending.transfer.region.name
@@ -84,11 +84,13 @@ access from then on. SYMBOL may be a glob; a function that called the one at the
     examples=("until 1.2s", "until +50ms", "until nvme_reset_work"),
     expects=(("symbol",),),
 )  # fmt: skip
-async def until(desk: Desk, statement: Statement) -> Result:
-    now_ns = desk.halt.time_ns
-    target = await desk.checked(lambda text: parse_until(text, now_ns, desk.known), statement.rest)
-    desk.control.run_until(f"until {statement.rest}", desk.watch.until(target))
-    return await desk.gone_on()
+async def until(context: Context, statement: Statement) -> Result:
+    now_ns = context.halt.time_ns
+    target = await context.checked(
+        lambda text: parse_until(text, now_ns, context.known), statement.rest
+    )
+    context.control.run_until(f"until {statement.rest}", context.watch.until(target))
+    return await context.gone_on()
 
 
 @command(
@@ -96,11 +98,11 @@ async def until(desk: Desk, statement: Statement) -> Result:
     group="go on",
     brief="stop the running guest where it is; Ctrl-C does the same",
 )
-async def interrupt(desk: Desk, statement: Statement) -> Result:
-    if desk.control.state != "running":
-        raise UsageError(f"the guest is not running: it is {desk.control.state}")
-    await desk.control.interrupt()
-    return await desk.gone_on()
+async def interrupt(context: Context, statement: Statement) -> Result:
+    if context.control.state != "running":
+        raise UsageError(f"the guest is not running: it is {context.control.state}")
+    await context.control.interrupt()
+    return await context.gone_on()
 
 
 @command(
@@ -109,9 +111,9 @@ async def interrupt(desk: Desk, statement: Statement) -> Result:
     brief="take every trap out and let the guest run on by itself",
     text="Nothing of it is traced from then on. The session ends when the guest does.",
 )
-async def detach(desk: Desk, statement: Statement) -> Result:
-    await desk.control.detach()
-    return said("the guest runs on without vetrace", state=desk.control.state)
+async def detach(context: Context, statement: Statement) -> Result:
+    await context.control.detach()
+    return said("the guest runs on without vetrace", state=context.control.state)
 
 
 @command(
@@ -120,8 +122,8 @@ async def detach(desk: Desk, statement: Statement) -> Result:
     brief="end the guest and the session; Ctrl-D does the same",
     text="At a terminal it asks first while there is a guest to lose.",
 )  # fmt: skip
-async def quit_(desk: Desk, statement: Statement) -> Result:
-    desk.leaving = True
+async def quit_(context: Context, statement: Statement) -> Result:
+    context.leaving = True
     return Result({})
 
 

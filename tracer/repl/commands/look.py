@@ -18,11 +18,11 @@ from tracer.look.registers import register_lines, register_object
 from tracer.look.stack import stack_lines, stack_object
 from tracer.repl.command import command
 from tracer.repl.commands.register import described
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
+from tracer.repl.counts import stats_lines
 from tracer.repl.expression import linear_address
 from tracer.repl.parser import Statement
-from tracer.repl.result import Paper, Result, said
-from tracer.repl.tally import stats_lines
+from tracer.repl.result import Result, Screen, said
 from tracer.session.course import Halt
 from tracer.text.number import whole
 from tracer.trace.summary import summary_object
@@ -30,10 +30,10 @@ from tracer.x86.decode import Line, disassemble
 from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE
 
 
-def plan_at(desk: Desk) -> Plan:
+def plan_at(context: Context) -> Plan:
     """Return what the access that waits is about to do. Raises UsageError when none waits."""
-    pending = desk.control.pending()
-    named = desk.named(pending)
+    pending = context.control.pending()
+    named = context.named(pending)
     return plan_of(pending, named.text if named else None)
 
 
@@ -45,8 +45,8 @@ def plan_at(desk: Desk) -> Plan:
 Operands and how their addresses come about, the accesses in order, the registers that will change
 and how, the hypercall that a confidential guest would make, and what its handler would say.""",
 )  # fmt: skip
-async def plan(desk: Desk, statement: Statement) -> Result:
-    found = plan_at(desk)
+async def plan(context: Context, statement: Statement) -> Result:
+    found = plan_at(context)
     return Result(plan_object(found), lambda p: plan_lines(found, p.width, p.colour))
 
 
@@ -59,13 +59,13 @@ async def plan(desk: Desk, statement: Statement) -> Result:
     examples=("regs", "regs rax rip", "regs all"),
     expects=(("all", "cpu"),),
 )  # fmt: skip
-async def regs(desk: Desk, statement: Statement) -> Result:
-    halt = desk.halt
-    others = await desk.control.registers()
+async def regs(context: Context, statement: Statement) -> Result:
+    halt = context.halt
+    others = await context.control.registers()
     words = [word.removeprefix("$").lower() for word in statement.words]
     if words and words != ["all"]:
         return _some(words, others)
-    symbol = desk.control.symbol(halt.cpu.rip)
+    symbol = context.control.symbol(halt.cpu.rip)
     return Result(
         register_object(halt.cpu, others, symbol),
         lambda p: register_lines(
@@ -96,19 +96,19 @@ registers and symbols. RAM alone is read: what a device has, `peek` reads.""",
     expects=(("symbol", "cpu"),),
     repeats=True,
 )
-async def x(desk: Desk, statement: Statement) -> Result:
+async def x(context: Context, statement: Statement) -> Result:
     letters, rest = "", statement.rest
     if rest.startswith("/"):
         letters, _, rest = rest.partition(" ")
     spec = parse_spec(letters)
     if not rest.strip():
         raise x.misused("an address is needed")
-    halt = desk.halt
-    linear = linear_address(rest, halt.cpu, desk.address_of)
+    halt = context.halt
+    linear = linear_address(rest, halt.cpu, context.address_of)
     if spec.format == "i":
-        return _code(desk, halt, linear, spec.count, f"x/{spec.count}i")
+        return _code(context, halt, linear, spec.count, f"x/{spec.count}i")
     parts = list(_read(halt.space, linear, spec.size))
-    lookup = desk.control.symbol
+    lookup = context.control.symbol
     read = spec.count * spec.width
     return Result(
         dump_objects(spec, parts),
@@ -160,25 +160,25 @@ def _unreadable(space: AddressSpace, linear: int) -> str | None:
     expects=(("symbol", "cpu"),),
     repeats=True,
 )  # fmt: skip
-async def disas(desk: Desk, statement: Statement) -> Result:
-    halt = desk.halt
+async def disas(context: Context, statement: Statement) -> Result:
+    halt = context.halt
     words = statement.words
     count = 10
     if words and words[-1].isdigit() and (len(words) > 1 or len(words[-1]) < 4):
         count = whole(words.pop(), "count")
     if not 1 <= count <= 1000:
         raise disas.misused(f"{count} instructions cannot be shown")
-    linear = linear_address(" ".join(words) or "$rip", halt.cpu, desk.address_of)
-    return _code(desk, halt, linear, count, "disas")
+    linear = linear_address(" ".join(words) or "$rip", halt.cpu, context.address_of)
+    return _code(context, halt, linear, count, "disas")
 
 
-def _code(desk: Desk, halt: Halt, linear: int, count: int, again: str) -> Result:
+def _code(context: Context, halt: Halt, linear: int, count: int, again: str) -> Result:
     data = halt.space.read(linear, count * MAX_INSTRUCTION)
     code: list[Line] = disassemble(data, linear, halt.cpu.mode)[:count]
     if not code:
         raise UsageError(f"linear {linear:#x} is not in RAM: {_unreadable(halt.space, linear)}")
     after = code[-1].linear + len(code[-1].code)
-    lookup, rip = desk.control.symbol, halt.cpu.rip
+    lookup, rip = context.control.symbol, halt.cpu.rip
     follow = f"{again} {after:#x}" + ("" if again.startswith("x") else f" {count}")
     return Result(
         code_objects(code, rip, lookup),
@@ -188,8 +188,8 @@ def _code(desk: Desk, halt: Halt, linear: int, count: int, again: str) -> Result
 
 
 @command("bt", "where", "backtrace", group="look", brief="the functions under way, innermost first")
-async def bt(desk: Desk, statement: Statement) -> Result:
-    stack, lookup = desk.control.unwind(), desk.control.symbol
+async def bt(context: Context, statement: Statement) -> Result:
+    stack, lookup = context.control.unwind(), context.control.symbol
     return Result(
         stack_object(stack, lookup), lambda p: stack_lines(stack, lookup, p.width, p.colour)
     )
@@ -203,16 +203,16 @@ async def bt(desk: Desk, statement: Statement) -> Result:
     examples=("sym 0xffffffff81000000", "sym nvme_reset_work", "sym nvme_pci_*"),
     expects=(("symbol", "cpu"),),
 )
-async def sym(desk: Desk, statement: Statement) -> Result:
+async def sym(context: Context, statement: Statement) -> Result:
     text = statement.rest
     if not text:
         raise sym.misused("an address or a name is needed")
     if "*" in text or "?" in text:
-        return _matching(desk, text)
-    linear = linear_address(text, desk.cpu, desk.address_of)
-    kernel = desk.control.session.names.symbols
-    halt = desk.control.halt
-    name = kernel.lookup(linear) if halt is None else desk.control.symbol(linear)
+        return _matching(context, text)
+    linear = linear_address(text, context.cpu, context.address_of)
+    kernel = context.control.session.names.symbols
+    halt = context.control.halt
+    name = kernel.lookup(linear) if halt is None else context.control.symbol(linear)
     shown = name or "no symbol there"
     return said(f"{linear:#018x}  {shown}", linear=hex(linear), symbol=name)
 
@@ -220,12 +220,12 @@ async def sym(desk: Desk, statement: Statement) -> Result:
 _MOST = 50
 
 
-def _matching(desk: Desk, pattern: str) -> Result:
-    names = desk.control.session.names.symbols.by_name
+def _matching(context: Context, pattern: str) -> Result:
+    names = context.control.session.names.symbols.by_name
     found = list(islice((name for name in names if fnmatchcase(name, pattern)), _MOST + 1))
     if not found:
         raise UsageError(f"the kernel has no symbol like {pattern}")
-    rows = {name: desk.address_of(name) or 0 for name in sorted(found[:_MOST])}
+    rows = {name: context.address_of(name) or 0 for name in sorted(found[:_MOST])}
     lines = [f"{linear:#018x}  {name}" for name, linear in rows.items()]
     if len(found) > _MOST:
         lines.append(f"… and more: only {_MOST} are shown")
@@ -240,10 +240,10 @@ def _matching(desk: Desk, pattern: str) -> Result:
     text="N is the number of rows of a table, 10 when not given.",
     examples=("stats", "stats 30"),
 )
-async def stats(desk: Desk, statement: Statement) -> Result:
+async def stats(context: Context, statement: Statement) -> Result:
     limit = whole(statement.rest or "10", "number of rows")
     return Result(
-        summary_object(desk.summary), lambda p: stats_lines(desk.summary, p, max(limit, 1))
+        summary_object(context.summary), lambda p: stats_lines(context.summary, p, max(limit, 1))
     )
 
 
@@ -256,12 +256,12 @@ async def stats(desk: Desk, statement: Statement) -> Result:
     examples=("page $rsp", "page linux_banner", "page"),
     expects=(("symbol", "cpu"),),
 )
-async def page(desk: Desk, statement: Statement) -> Result:
-    halt = desk.halt
+async def page(context: Context, statement: Statement) -> Result:
+    halt = context.halt
     if statement.rest:
-        linear = linear_address(statement.rest, halt.cpu, desk.address_of)
+        linear = linear_address(statement.rest, halt.cpu, context.address_of)
     else:
-        linear = desk.control.pending().transfer.linear
+        linear = context.control.pending().transfer.linear
     view = page_of(halt.space, linear)
     return Result(page_object(view), lambda p: page_lines(view, p.width, p.colour))
 
@@ -288,7 +288,7 @@ where it is specified. No device is read. `info registers` is `regs`, `info filt
         ("place",),
     ),
 )  # fmt: skip
-async def info(desk: Desk, statement: Statement) -> Result:
+async def info(context: Context, statement: Statement) -> Result:
     word, _, rest = statement.rest.partition(" ")
     found = [name for name in _TOPICS if word and name.startswith(word)]
     if found and all(name.startswith(found[0]) for name in found):
@@ -298,12 +298,12 @@ async def info(desk: Desk, statement: Statement) -> Result:
             raise info.misused(f"{word} is ambiguous: {', '.join(found)}")
         if not word:
             raise info.misused("say what about")
-        raise desk.misses("info", word, list(_TOPICS))
-    return await _TOPICS[word if word in _TOPICS else found[0]](desk, rest.strip())
+        raise context.misses("info", word, list(_TOPICS))
+    return await _TOPICS[word if word in _TOPICS else found[0]](context, rest.strip())
 
 
-async def _breaks(desk: Desk, rest: str) -> Result:
-    rows = desk.watch.breaks.describe()
+async def _breaks(context: Context, rest: str) -> Result:
+    rows = context.watch.breaks.describe()
     value = [
         {"number": row.number, "kind": row.kind, "enabled": row.enabled, "hits": row.hits,
          "text": row.text, "note": row.note}
@@ -317,48 +317,49 @@ async def _breaks(desk: Desk, rest: str) -> Result:
     return Result(value, lines or ["there are no breaks; `help break` tells how to make one"])
 
 
-def _accesses(desk: Desk) -> dict[str, int]:
-    return {name: count.accesses for name, count in desk.summary.regions.items()}
+def _accesses(context: Context) -> dict[str, int]:
+    return {name: count.accesses for name, count in context.summary.regions.items()}
 
 
-async def _regions(desk: Desk, rest: str) -> Result:
-    regions = desk.control.session.view.regions
+async def _regions(context: Context, rest: str) -> Result:
+    regions = context.control.session.view.regions
     name = rest.strip()
     found = regions.named(name or "*")
     if not found:
-        raise desk.misses("region", name, desk.region_names())
-    registers = _described(desk, name)
+        raise context.misses("region", name, context.region_names())
+    registers = _described(context, name)
 
-    def lines(paper: Paper) -> list[str]:
+    def lines(screen: Screen) -> list[str]:
         if not name:
-            return devices_lines(regions, _accesses(desk), paper.width, paper.colour)
+            return devices_lines(regions, _accesses(context), screen.width, screen.colour)
         return [
-            *region_lines(found, regions, _accesses(desk), paper.width, paper.colour), *registers,
-        ]  # fmt: skip
+            *region_lines(found, regions, _accesses(context), screen.width, screen.colour),
+            *registers,
+        ]
 
-    return Result(region_objects(found, regions, _accesses(desk)), lines)
+    return Result(region_objects(found, regions, _accesses(context)), lines)
 
 
 # The names of a region's registers, where there is a map of them.
-def _described(desk: Desk, name: str) -> list[str]:
-    found = desk.names.map_of(name) if name else None
+def _described(context: Context, name: str) -> list[str]:
+    found = context.names.map_of(name) if name else None
     if found is None:
         return []
     names = ", ".join(islice(found.names(), 200))
     return [f"registers ({found.specification}):", f"  {names}"]
 
 
-async def _devices(desk: Desk, rest: str) -> Result:
-    regions = desk.control.session.view.regions
+async def _devices(context: Context, rest: str) -> Result:
+    regions = context.control.session.view.regions
     return Result(
-        region_objects(regions.regions, regions, _accesses(desk)),
-        lambda p: devices_lines(regions, _accesses(desk), p.width, p.colour),
+        region_objects(regions.regions, regions, _accesses(context)),
+        lambda p: devices_lines(regions, _accesses(context), p.width, p.colour),
     )
 
 
-async def _mappings(desk: Desk, rest: str) -> Result:
-    wanted = {region.name for region in desk.control.session.view.regions.named(rest or "*")}
-    found = [item for item in desk.maps if not rest or not wanted.isdisjoint(item.regions)]
+async def _mappings(context: Context, rest: str) -> Result:
+    wanted = {region.name for region in context.control.session.view.regions.named(rest or "*")}
+    found = [item for item in context.maps if not rest or not wanted.isdisjoint(item.regions)]
     value = [
         {"linear": item.linear, "physical": item.physical, "size": item.size,
          "regions": item.regions, "by": item.by}
@@ -367,27 +368,27 @@ async def _mappings(desk: Desk, rest: str) -> Result:
     return Result(value, lambda p: mapping_lines(found, p.width, p.colour))
 
 
-async def _register(desk: Desk, rest: str) -> Result:
-    return await (described(desk, rest) if rest else _registers(desk, rest))
+async def _register(context: Context, rest: str) -> Result:
+    return await (described(context, rest) if rest else _registers(context, rest))
 
 
-async def _registers(desk: Desk, rest: str) -> Result:
-    return await regs.action(desk, Statement("regs", rest))
+async def _registers(context: Context, rest: str) -> Result:
+    return await regs.action(context, Statement("regs", rest))
 
 
-async def _display(desk: Desk, rest: str) -> Result:
-    lines = [f"{number}  {text}" for number, text in desk.displays.items()]
+async def _display(context: Context, rest: str) -> Result:
+    lines = [f"{number}  {text}" for number, text in context.displays.items()]
     return Result(
-        {str(number): text for number, text in desk.displays.items()},
+        {str(number): text for number, text in context.displays.items()},
         lines or ["nothing is displayed at stops; `display plan` would be"],
     )
 
 
-async def _filters(desk: Desk, rest: str) -> Result:
-    return await desk.commands.find("filter").action(desk, Statement("filter", ""))
+async def _filters(context: Context, rest: str) -> Result:
+    return await context.commands.find("filter").action(context, Statement("filter", ""))
 
 
-_TOPICS: dict[str, Callable[[Desk, str], Awaitable[Result]]] = {
+_TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
     "breaks": _breaks,
     "region": _regions,
     "regions": _regions,

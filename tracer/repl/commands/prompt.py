@@ -6,9 +6,9 @@ import textwrap
 
 from tracer.errors import UsageError
 from tracer.repl.command import GROUPS, Command, command
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.parser import Statement, statements
-from tracer.repl.result import Paper, Result, said
+from tracer.repl.result import Result, Screen, said
 from tracer.text.number import whole
 from tracer.text.printable import printable
 
@@ -23,29 +23,29 @@ _READABLE = 100  # columns
     examples=("help", "help break"),
     expects=(("command",),),
 )  # fmt: skip
-async def help_(desk: Desk, statement: Statement) -> Result:
+async def help_(context: Context, statement: Statement) -> Result:
     if statement.rest:
-        return described(desk.commands.find(statement.words[0]))
+        return described(context.commands.find(statement.words[0]))
     lines: list[str] = []
     for group in GROUPS:
-        items = sorted((c for c in desk.commands if c.group == group), key=lambda c: c.name)
+        items = sorted((c for c in context.commands if c.group == group), key=lambda c: c.name)
         if items:
             lines += ["", f"{group}:"] if lines else [f"{group}:"]
             lines += [f"  {', '.join(c.names):<24} {c.brief}" for c in items]
     lines += ["", "Any beginning of a name will do that no other has. `help COMMAND`: examples."]
-    return Result({c.name: c.brief for c in desk.commands}, lines)
+    return Result({c.name: c.brief for c in context.commands}, lines)
 
 
 def described(item: Command) -> Result:
     """Return what help says of a command."""
 
-    def lines(paper: Paper) -> list[str]:
+    def lines(screen: Screen) -> list[str]:
         told = [f"{item.brief[0].upper()}{item.brief[1:]}.", ""]
         told += [f"  {usage}" for usage in item.usage]
         if item.aliases:
             told.append(f"  also called {', '.join(item.aliases)}")
         if item.text:
-            told += ["", *textwrap.wrap(_paragraph(item.text), min(paper.width, _READABLE))]
+            told += ["", *textwrap.wrap(_paragraph(item.text), min(screen.width, _READABLE))]
         return [*told, "", "examples:", *(f"  {example}" for example in item.examples)]
 
     value = {
@@ -66,10 +66,10 @@ def _paragraph(text: str) -> str:
     brief="what was typed, in this session",
     examples=("history", "history 5"),
 )
-async def history(desk: Desk, statement: Statement) -> Result:
+async def history(context: Context, statement: Statement) -> Result:
     count = whole(statement.rest or "20", "count")
-    last = list(desk.typed)[-count:] if count > 0 else []
-    start = len(desk.typed) - len(last) + 1
+    last = list(context.typed)[-count:] if count > 0 else []
+    start = len(context.typed) - len(last) + 1
     return Result(last, [f"{index:>5}  {text}" for index, text in enumerate(last, start)])
 
 
@@ -82,15 +82,15 @@ async def history(desk: Desk, statement: Statement) -> Result:
     examples=("display plan", "display x/4xg $rsp", "display regs rax rdx"),
     expects=(("command",),),
 )
-async def display(desk: Desk, statement: Statement) -> Result:
+async def display(context: Context, statement: Statement) -> Result:
     if not statement.rest:
-        return await desk.commands.find("info").action(desk, Statement("info", "display"))
+        return await context.commands.find("info").action(context, Statement("info", "display"))
     name = next(statements(statement.rest)).name
-    item = desk.commands.find(name)
+    item = context.commands.find(name)
     if item.group in ("go on", "change", "script", "prompt"):
         raise UsageError(f"{item.name} does something: only what looks can be displayed")
-    index = max(desk.displays, default=0) + 1
-    desk.displays[index] = statement.rest
+    index = max(context.displays, default=0) + 1
+    context.displays[index] = statement.rest
     return said(f"display {index}: {statement.rest}", number=index)
 
 
@@ -101,14 +101,14 @@ async def display(desk: Desk, statement: Statement) -> Result:
     brief="display nothing, or one thing less",
     examples=("undisplay 1", "undisplay"),
 )
-async def undisplay(desk: Desk, statement: Statement) -> Result:
+async def undisplay(context: Context, statement: Statement) -> Result:
     if not statement.rest:
-        desk.displays.clear()
+        context.displays.clear()
         return said("nothing is displayed at stops")
     index = whole(statement.rest, "number")
-    if index not in desk.displays:
+    if index not in context.displays:
         raise UsageError(f"there is no display {index}; `info display` lists them")
-    return said(f"no longer displayed: {desk.displays.pop(index)}", number=index)
+    return said(f"no longer displayed: {context.displays.pop(index)}", number=index)
 
 
 COMMANDS = (help_, history, display, undisplay)

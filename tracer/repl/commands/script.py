@@ -11,7 +11,7 @@ import msgspec
 from tracer.errors import UsageError
 from tracer.repl.command import Action, Command, command
 from tracer.repl.console import PythonFailed, converse, namespace, run_line
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.extension import (
     CommandFunction,
     FilterFunction,
@@ -40,47 +40,47 @@ whose name ends in .py may bring commands, filters and subscribers: docs/repl.md
     examples=("source boot.txt", "source doorbells.py"),
     expects=(("file",),),
 )
-async def source(desk: Desk, statement: Statement) -> Result:
+async def source(context: Context, statement: Statement) -> Result:
     words = statement.words
     if len(words) != 1:
         raise source.misused("one file is needed")
     path = Path(words[0]).expanduser()
     if path.suffix == ".py":
-        found = await load(desk, path)
+        found = await load(context, path)
         return said(
             str(found),
             commands=[name for name, *_ in found.commands],
             filters=[name for name, _ in found.filters],
             subscribers=[name for name, _ in found.subscribers],
         )
-    await desk.run_script(file_lines(path), str(path))
+    await context.run_script(file_lines(path), str(path))
     return Result({"file": str(path)})
 
 
-async def load(desk: Desk, path: Path) -> Found:
-    """Add what a person's file brings to the desk. Raises UsageError, naming file and line."""
+async def load(context: Context, path: Path) -> Found:
+    """Add what a person's file brings to the context. Raises UsageError, naming file and line."""
     try:
-        found = await desk.thread.run(lambda: read_extension(path))
+        found = await context.thread.run(lambda: read_extension(path))
     except Stopped as stopped:
         raise UsageError(f"{path} {stopped}") from None
     for name, brief, usage, function in found.commands:
-        desk.commands.add(
+        context.commands.add(
             Command(
                 action=_action(path, function), name=name, group="yours", usage=(usage,),
                 brief=brief, text=f"From {path}.", examples=(name,),
             )
         )  # fmt: skip
     for name, wanted in found.filters:
-        desk.user_filters[name] = Rule(name, _guarded(desk.loop_call, path, wanted))
+        context.user_filters[name] = Rule(name, _guarded(context.loop_call, path, wanted))
     for _, listen in found.subscribers:
-        desk.control.session.subscribers.append(_listener(desk, path, listen))
+        context.control.session.subscribers.append(_listener(context, path, listen))
     return found
 
 
 def _action(path: Path, function: CommandFunction) -> Action:
-    async def act(desk: Desk, statement: Statement) -> Result:
-        guest = Guest(desk, asyncio.get_running_loop())
-        words, width = statement.words, desk.paper().width
+    async def act(context: Context, statement: Statement) -> Result:
+        guest = Guest(context, asyncio.get_running_loop())
+        words, width = statement.words, context.screen().width
 
         # All that is theirs is done beside the event loop, texts of values and errors as well.
         def call() -> Result:
@@ -90,7 +90,7 @@ def _action(path: Path, function: CommandFunction) -> Action:
                 raise UsageError(blamed(error, path)) from None
 
         try:
-            return await desk.thread.run(call)
+            return await context.thread.run(call)
         except Stopped as stopped:
             raise UsageError(f"{statement.name} {stopped}") from None
 
@@ -107,7 +107,7 @@ def _shown(value: object, width: int) -> Result:
         plain = repr(value)
     text = value if isinstance(value, str) else pprint.pformat(value, width=width)
     lines = text.splitlines()
-    return Result(plain, lambda paper: lines)  # as they are: colours are theirs to choose
+    return Result(plain, lambda screen: lines)  # as they are: colours are theirs to choose
 
 
 def _guarded(call: LoopCall, path: Path, wanted: FilterFunction) -> FilterFunction:
@@ -124,7 +124,7 @@ def _guarded(call: LoopCall, path: Path, wanted: FilterFunction) -> FilterFuncti
 
 
 # One that fails is told of once, and called no more: the trace goes on.
-def _listener(desk: Desk, path: Path, listen: SubscriberFunction) -> SubscriberFunction:
+def _listener(context: Context, path: Path, listen: SubscriberFunction) -> SubscriberFunction:
     failed = False
 
     def take(record: Record) -> None:
@@ -132,14 +132,14 @@ def _listener(desk: Desk, path: Path, listen: SubscriberFunction) -> SubscriberF
         if failed:
             return
         try:
-            with desk.loop_call:
+            with context.loop_call:
                 listen(record)
         except KeyboardInterrupt:
             failed = True
-            desk.complain(f"{path}: a subscriber was interrupted; it is not called any more")
+            context.complain(f"{path}: a subscriber was interrupted; it is not called any more")
         except Exception as error:
             failed = True
-            desk.complain(f"{blamed(error, path)}; it is not called any more")
+            context.complain(f"{blamed(error, path)}; it is not called any more")
 
     return take
 
@@ -156,25 +156,27 @@ line. Names stay from one `py` to the next.""",
     examples=("py hex(registers.rip)", 'py guest.peek("nvme.VS")', "py x = 1; print(x)"),
     takes_line=True,
 )
-async def py(desk: Desk, statement: Statement) -> Result:
+async def py(context: Context, statement: Statement) -> Result:
     loop = asyncio.get_running_loop()
-    if not desk.python:
-        desk.python.update(namespace(Guest(desk, loop)))
+    if not context.python:
+        context.python.update(namespace(Guest(context, loop)))
     if not statement.rest:
-        if desk.read_line is None:
+        if context.read_line is None:
             raise UsageError("a script has no Python console: py needs its code on the line")
-        ask = desk.read_line
+        ask = context.read_line
 
         def read(text: str) -> str:
             return ask_loop(ask(text), loop, cancels=True)
 
         try:
-            await desk.thread.run(lambda: converse(desk.python, read))
+            await context.thread.run(lambda: converse(context.python, read))
         except Stopped as stopped:
             raise PythonFailed(f"the console {stopped}") from None
         return Result()
     try:
-        done = await desk.thread.run(lambda: run_line(statement.rest, desk.python, desk.captures))
+        done = await context.thread.run(
+            lambda: run_line(statement.rest, context.python, context.captures)
+        )
     except Stopped as stopped:
         raise PythonFailed(f"the code {stopped}") from None
     lines = [*done.printed.splitlines(), *done.shown.splitlines()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tracer.query.breakpoint import Break, parse_break, parse_condition
 from tracer.repl.command import command
-from tracer.repl.desk import Desk
+from tracer.repl.context import Context
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.text.number import whole
@@ -46,9 +46,10 @@ device or a module may still come.""",
     ),
     expects=(_KINDS, ("if",)),
 )  # fmt: skip
-async def break_(desk: Desk, statement: Statement) -> Result:
+async def break_(context: Context, statement: Statement) -> Result:
     return _added(
-        desk, await desk.checked(lambda text: parse_break(text, desk.known), statement.rest)
+        context,
+        await context.checked(lambda text: parse_break(text, context.known), statement.rest),
     )
 
 
@@ -60,18 +61,18 @@ async def break_(desk: Desk, statement: Statement) -> Result:
     examples=("tbreak write nvme.CC",),
     expects=(_KINDS, ("if",)),
 )  # fmt: skip
-async def tbreak(desk: Desk, statement: Statement) -> Result:
+async def tbreak(context: Context, statement: Statement) -> Result:
     return _added(
-        desk,
-        await desk.checked(
-            lambda text: parse_break(text, desk.known, temporary=True), statement.rest
+        context,
+        await context.checked(
+            lambda text: parse_break(text, context.known, temporary=True), statement.rest
         ),
     )
 
 
-def _added(desk: Desk, item: Break) -> Result:
-    desk.watch.breaks = desk.watch.breaks.added(item)
-    made = desk.watch.breaks.items[-1]
+def _added(context: Context, item: Break) -> Result:
+    context.watch.breaks = context.watch.breaks.added(item)
+    made = context.watch.breaks.items[-1]
     note = f" ({made.note})" if made.note else ""
     return said(f"break {made.number}: {made.text}{note}", number=made.number)
 
@@ -84,9 +85,9 @@ def _added(desk: Desk, item: Break) -> Result:
     examples=("delete 2", "delete 1 3-5", "delete"),
     expects=(("break",),),
 )  # fmt: skip
-async def delete(desk: Desk, statement: Statement) -> Result:
-    numbers = desk.watch.breaks.numbers(statement.rest)
-    desk.watch.breaks = desk.watch.breaks.deleted(numbers)
+async def delete(context: Context, statement: Statement) -> Result:
+    numbers = context.watch.breaks.numbers(statement.rest)
+    context.watch.breaks = context.watch.breaks.deleted(numbers)
     return _told("deleted", numbers)
 
 
@@ -98,9 +99,9 @@ async def delete(desk: Desk, statement: Statement) -> Result:
     examples=("enable 2", "enable"),
     expects=(("break",),),
 )
-async def enable(desk: Desk, statement: Statement) -> Result:
-    numbers = desk.watch.breaks.numbers(statement.rest)
-    desk.watch.breaks = desk.watch.breaks.enabled(numbers)
+async def enable(context: Context, statement: Statement) -> Result:
+    numbers = context.watch.breaks.numbers(statement.rest)
+    context.watch.breaks = context.watch.breaks.enabled(numbers)
     return _told("enabled", numbers)
 
 
@@ -112,9 +113,9 @@ async def enable(desk: Desk, statement: Statement) -> Result:
     examples=("disable 2", "disable"),
     expects=(("break",),),
 )
-async def disable(desk: Desk, statement: Statement) -> Result:
-    numbers = desk.watch.breaks.numbers(statement.rest)
-    desk.watch.breaks = desk.watch.breaks.enabled(numbers, enabled=False)
+async def disable(context: Context, statement: Statement) -> Result:
+    numbers = context.watch.breaks.numbers(statement.rest)
+    context.watch.breaks = context.watch.breaks.enabled(numbers, enabled=False)
     return _told("disabled", numbers)
 
 
@@ -132,12 +133,12 @@ def _told(what: str, numbers: tuple[int, ...]) -> Result:
     examples=("ignore 1 10",),
     expects=(("break",),),
 )
-async def ignore(desk: Desk, statement: Statement) -> Result:
+async def ignore(context: Context, statement: Statement) -> Result:
     words = statement.words
     if len(words) != 2:
         raise ignore.misused("a break's number and a count are needed")
     which, count = whole(words[0], "break's number"), whole(words[1], "count")
-    desk.watch.breaks = desk.watch.breaks.ignoring(which, count)
+    context.watch.breaks = context.watch.breaks.ignoring(which, count)
     return said(f"break {which} ignores its next {count:,} hits", number=which, count=count)
 
 
@@ -149,14 +150,16 @@ async def ignore(desk: Desk, statement: Statement) -> Result:
     examples=("condition 1 value & 0xff == 3", "condition 1"),
     expects=(("break",), ("fact",)),
 )
-async def condition(desk: Desk, statement: Statement) -> Result:
+async def condition(context: Context, statement: Statement) -> Result:
     first, _, text = statement.rest.partition(" ")
     which = whole(first, "break's number")
     wanted = None
     if text.strip():
-        wanted = await desk.checked(lambda text: parse_condition(text, desk.known), text.strip())
-    desk.watch.breaks = desk.watch.breaks.conditioned(which, wanted)
-    return said(f"break {which}: {desk.watch.breaks.find(which).text}", number=which)
+        wanted = await context.checked(
+            lambda text: parse_condition(text, context.known), text.strip()
+        )
+    context.watch.breaks = context.watch.breaks.conditioned(which, wanted)
+    return said(f"break {which}: {context.watch.breaks.find(which).text}", number=which)
 
 
 COMMANDS = (break_, tbreak, delete, enable, disable, ignore, condition)

@@ -6,11 +6,11 @@ from time import monotonic
 
 from tracer.errors import UsageError
 from tracer.repl.command import command
-from tracer.repl.desk import KEPT, Desk
+from tracer.repl.context import KEPT, Context
 from tracer.repl.feed import Rule
-from tracer.repl.paper import item_lines
+from tracer.repl.feed_lines import item_lines
 from tracer.repl.parser import Statement
-from tracer.repl.result import Paper, Result, said
+from tracer.repl.result import Result, Screen, said
 from tracer.report.objects import access_object
 from tracer.text.number import whole
 
@@ -24,9 +24,9 @@ from tracer.text.number import whole
     examples=("watch off", "watch on", "watch 100"),
     expects=(("on", "off", "all"),),
 )  # fmt: skip
-async def watch(desk: Desk, statement: Statement) -> Result:
+async def watch(context: Context, statement: Statement) -> Result:
     word = statement.rest
-    feed = desk.feed
+    feed = context.feed
     if word in ("on", "off"):
         feed.on = word == "on"
     elif word:
@@ -45,8 +45,8 @@ async def watch(desk: Desk, statement: Statement) -> Result:
     brief="hold the output back while the guest runs on",
     text="`unpause` tells how many accesses came meanwhile, and shows the last of them.",
 )
-async def pause(desk: Desk, statement: Statement) -> Result:
-    desk.feed.paused = True
+async def pause(context: Context, statement: Statement) -> Result:
+    context.feed.paused = True
     return said("paused: the guest runs on, `unpause` shows accesses again")
 
 
@@ -55,10 +55,10 @@ async def pause(desk: Desk, statement: Statement) -> Result:
     group="watch",
     brief="show accesses again after pause",
 )  # fmt: skip
-async def unpause(desk: Desk, statement: Statement) -> Result:
-    if not desk.feed.paused:
+async def unpause(context: Context, statement: Statement) -> Result:
+    if not context.feed.paused:
         raise UsageError("the output is not paused")
-    desk.on_shown(desk.feed.resume(monotonic()))
+    context.on_shown(context.feed.resume(monotonic()))
     return Result({"paused": False})
 
 
@@ -77,9 +77,9 @@ an argument: what is filtered and hidden. The trace has everything in any case."
     examples=("filter nvme", "filter write if value > 0xff", "filter off"),
     expects=(("read", "write", "off", "place", "filter", "if"), ("place", "if"), ("if",)),
 )
-async def filter_(desk: Desk, statement: Statement) -> Result:
-    desk.feed.filters = await _changed(desk, desk.feed.filters, statement.rest)
-    return _rules(desk)
+async def filter_(context: Context, statement: Statement) -> Result:
+    context.feed.filters = await _changed(context, context.feed.filters, statement.rest)
+    return _rules(context)
 
 
 @command(
@@ -94,12 +94,12 @@ async def filter_(desk: Desk, statement: Statement) -> Result:
     examples=("hide lapic", "hide read hpet", "hide off 1"),
     expects=(("read", "write", "off", "place", "filter", "if"), ("place", "if"), ("if",)),
 )
-async def hide(desk: Desk, statement: Statement) -> Result:
-    desk.feed.hidden = await _changed(desk, desk.feed.hidden, statement.rest)
-    return _rules(desk)
+async def hide(context: Context, statement: Statement) -> Result:
+    context.feed.hidden = await _changed(context, context.feed.hidden, statement.rest)
+    return _rules(context)
 
 
-async def _changed(desk: Desk, rules: list[Rule], text: str) -> list[Rule]:
+async def _changed(context: Context, rules: list[Rule], text: str) -> list[Rule]:
     words = text.split()
     if not words:
         return rules
@@ -110,12 +110,12 @@ async def _changed(desk: Desk, rules: list[Rule], text: str) -> list[Rule]:
         if not 1 <= index <= len(rules):
             raise UsageError(f"there is no number {index}; `filter` lists them")
         return [*rules[: index - 1], *rules[index:]]
-    rule = await desk.rule(text)
+    rule = await context.rule(text)
     return [*(other for other in rules if other.text != rule.text), rule]
 
 
-def _rules(desk: Desk) -> Result:
-    feed = desk.feed
+def _rules(context: Context) -> Result:
+    feed = context.feed
     lines = [f"{n}  filter {rule.text}" for n, rule in enumerate(feed.filters, 1)]
     lines += [f"{n}  hide {rule.text}" for n, rule in enumerate(feed.hidden, 1)]
     value = {
@@ -136,7 +136,7 @@ N is 10 when not given. The last {KEPT:,} accesses can be reached, filtered or n
     examples=("show last", "show last 50", "show last 20 nvme"),
     expects=(("last",), ("place", "if"), ("place", "if")),
 )  # fmt: skip
-async def show(desk: Desk, statement: Statement) -> Result:
+async def show(context: Context, statement: Statement) -> Result:
     words = statement.rest.split(maxsplit=2)
     if words and words[0] != "last":
         raise show.misused(f"there is no show {words[0]}")
@@ -144,16 +144,16 @@ async def show(desk: Desk, statement: Statement) -> Result:
     rest = " ".join(words[1:])
     if len(words) > 1 and words[1][0].isdigit() and not words[1].startswith("0x"):
         count, rest = whole(words[1], "count"), " ".join(words[2:])
-    found = list(desk.recent)
+    found = list(context.recent)
     if rest:
-        rule = await desk.rule(rest)
+        rule = await context.rule(rest)
         found = [seen for seen in found if rule.fits(seen)]
     last = found[-count:] if count > 0 else []
     if not last:
         return Result([], ["there has been no such access" if rest else "no access yet"])
 
-    def lines(paper: Paper) -> list[str]:
-        return [line for seen in last for line in item_lines(seen, paper, desk.kept)]
+    def lines(screen: Screen) -> list[str]:
+        return [line for seen in last for line in item_lines(seen, screen, context.kept)]
 
     return Result([access_object(seen) for seen in last], lines)
 

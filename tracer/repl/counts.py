@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 
-from tracer.repl.result import Paper
+from tracer.repl.result import Screen
 from tracer.trace.summary import Summary
 
 
-def stats_lines(summary: Summary, paper: Paper, limit: int) -> list[str]:
+def stats_lines(summary: Summary, screen: Screen, limit: int) -> list[str]:
     """Return the tables of `vetrace stats`, ``limit`` rows each."""
     # Loading rich takes longer than most commands do.
     from rich.console import Console
@@ -16,8 +16,8 @@ def stats_lines(summary: Summary, paper: Paper, limit: int) -> list[str]:
     from tracer.report import tables
 
     console = Console(
-        file=io.StringIO(), width=paper.columns or 240, highlight=False, markup=False,
-        force_terminal=paper.colour, color_system="standard" if paper.colour else None,
+        file=io.StringIO(), width=screen.columns or 240, highlight=False, markup=False,
+        force_terminal=screen.colour, color_system="standard" if screen.colour else None,
     )  # fmt: skip
     console.print(tables.closing_table(summary))
     console.print(tables.registers_table(summary, limit))

@@ -18,12 +18,12 @@ from tracer.query.breakpoint import PENDING, Pattern, parse_pattern
 from tracer.query.course import Changes
 from tracer.query.facts import Course, Recorded
 from tracer.query.place import Known
+from tracer.repl.aim import Aim, aim
 from tracer.repl.command import CommandTable
 from tracer.repl.feed import Feed, Item, Rule, Seen
 from tracer.repl.names import known_places
-from tracer.repl.result import Paper, Result
+from tracer.repl.result import Result, Screen
 from tracer.repl.stop import end_lines, halt_lines, halt_object
-from tracer.repl.target import Aim, aim
 from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
 from tracer.session.control import Control
@@ -42,14 +42,14 @@ KEPT = 10_000
 """How many accesses `show last` reaches back."""
 
 
-class Desk:
+class Context:
     """Join what one prompt or script works on.
 
     ``waits`` tells whether a command that lets the guest go on waits for its next stop. ``recent``
     has the last accesses, ``maps`` what the guest has mapped, ``displays`` the commands that are
     carried out at each stop, ``user_filters`` those of the person's own file, ``listeners`` who is
     told of each access as it is made. ``leaving`` is set by `quit`, ``interrupts`` counts how often
-    Ctrl-C was pressed. ``confirm`` asks a person, unless a command is ``scripted``. ``paper`` says
+    Ctrl-C was pressed. ``confirm`` asks a person, unless a command is ``scripted``. ``screen`` says
     what is written on.
     """
 
@@ -91,7 +91,7 @@ class Desk:
         self.scripted = False
         self.thread = UserThread()
         self.loop_call = LoopCall()
-        self.paper: Callable[[], Paper] = Paper
+        self.screen: Callable[[], Screen] = Screen
         self.python: dict[str, object] = {}
         self.captures = False
         self._regions = RegionNames()
@@ -262,11 +262,11 @@ class Desk:
         lines = end_lines(self.control) if self.waits else ()
         return Result({"state": "ended", "outcome": self.control.outcome}, lines)
 
-    def told(self, halt: Halt) -> Callable[[Paper], list[str]]:
+    def told(self, halt: Halt) -> Callable[[Screen], list[str]]:
         """Return what writes the lines about a stop."""
         given, named = self.control.given, self.named(halt.pending)
         symbol = self.control.symbol(halt.cpu.rip)
-        return lambda paper: halt_lines(halt, paper, symbol, given, named)
+        return lambda screen: halt_lines(halt, screen, symbol, given, named)
 
     def misses(self, what: str, name: str, known: Sequence[str]) -> UsageError:
         """Return the error for a name that nothing has, with the nearest one."""
