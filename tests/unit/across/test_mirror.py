@@ -37,7 +37,7 @@ TESTED_BY = {
     "check/test_replay": "check/divergence",
     "check/witness/test_matching": "check/comparison check/qemu_log check/witness/alignment"
     " check/witness/fingerprint check/witness/recovery check/witness/side"
-    " check/witness/territory",
+    " check/witness/territory check/witness/traced",
     "cli/test_main": "cli/audit cli/diff cli/doctor cli/export cli/guest_arguments"
     " cli/interactive cli/parser cli/regions cli/replay cli/setup cli/show cli/stats"
     " cli/terminal cli/verify",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from tracer.check.comparison import (
     Comparison,
     Cut,
     Difference,
-    Extent,
     Kind,
     RegionComparison,
     TracedAccess,
@@ -21,6 +19,7 @@ from tracer.check.witness.reading import fit
 from tracer.check.witness.recovery import Place, Recovery, agreement
 from tracer.check.witness.side import Side, Strand, strand_of
 from tracer.check.witness.territory import Territory, is_message
+from tracer.check.witness.traced import Whole, traced_accesses, wholes_of
 from tracer.trace.record import (
     RELEASED,
     Intercept,
@@ -30,12 +29,9 @@ from tracer.trace.record import (
     RegionRecord,
     UserRecord,
 )
-from tracer.x86.state import PAGE_SIZE
 
 _BEGINNING = 16  # accesses in a row that tell where a region begins in a log with more before it
 _SEARCHED = 64  # entries looked at for them at once
-_VECTOR = 64  # bytes of the widest register: what is wider is a block, such as FXSAVE's
-_UNIT = 8  # bytes of the widest access that TCG makes at once
 _FOLLOWING = 32  # accesses that tell where one of unknown extent ends
 _ROOM = 1 << 16  # entries held before those that nothing will ask for are given up
 _BEHIND = 8  # traced accesses behind the end of the log that tell that it is cut
@@ -101,7 +97,7 @@ class Matching:
                     site = self._word(record.site)
                     made = record.device_accesses()
                     last = made[-1][0] if made else last
-                    wholes = _wholes(record.accesses) if len(record.accesses) > 1 else {}
+                    wholes = wholes_of(record.accesses) if len(record.accesses) > 1 else {}
                     text = self._word(record.text)
                     yield from self._met(record.vcpu, made, site, text, stepped, wholes)
                 case UserRecord():
@@ -122,9 +118,9 @@ class Matching:
         site: str,
         text: str,
         stepped: bool = False,
-        wholes: Mapping[int, _Whole] | None = None,
+        wholes: Mapping[int, Whole] | None = None,
     ) -> Iterator[tuple[Strand, TracedAccess]]:
-        for region, traced in _traced_accesses(made, site, text, stepped, wholes or {}):
+        for region, traced in traced_accesses(made, site, text, stepped, wholes or {}):
             self._count(region).traced += traced.count
             yield strand_of(region, vcpu), traced
         for _, access in made:
@@ -340,128 +336,3 @@ class Matching:
             self._result.differences.append(
                 Difference(kind, strand.region, access, tuple(logged), self._last_seq.get(strand))
             )
-
-
-# An instruction's accesses in a region stand in order; those not known one by one may be in any.
-_Whole = tuple[int, int]  # linear address and width of an access of the vCPU
-
-
-# The access of the vCPU that a record's accesses are pieces of, by their identity: what it loads
-# or stores at once, where that is more than the piece.
-def _wholes(accesses: Sequence[MemoryAccess]) -> dict[int, _Whole]:
-    found: dict[int, _Whole] = {}
-    run: list[MemoryAccess] = []
-    for access in accesses:
-        before = run[-1] if run else None
-        if before is None or not (
-            before.direction == access.direction and before.linear + before.width == access.linear
-        ):
-            found.update(_units(run))
-            run = []
-        run.append(access)
-    found.update(_units(run))
-    return found
-
-
-def _units(run: Sequence[MemoryAccess]) -> Iterator[tuple[int, _Whole]]:
-    if len(run) < 2 or not all(access.width for access in run):
-        return
-    begin = run[0].linear
-    end = run[-1].linear + run[-1].width
-    for access in run:
-        linear = access.linear
-        unit = linear - (linear - begin) % _UNIT
-        width = min(_UNIT, end - unit)
-        inside = linear + access.width <= unit + width
-        if inside and width.bit_count() == 1 and (linear, access.width) != (unit, width):
-            yield id(access), (unit, width)
-
-
-def _traced_accesses(
-    made: Iterable[tuple[int, MemoryAccess]],
-    site: str,
-    text: str,
-    stepped: bool,
-    wholes: Mapping[int, _Whole],
-) -> Iterator[tuple[str, TracedAccess]]:
-    unknown: dict[str, TracedAccess] = {}
-    for region, traced in _joined(_one_by_one(made, site, text, stepped, wholes)):
-        if traced.within:
-            known = unknown.get(region, traced)
-            within = (*known.within, *traced.within) if region in unknown else traced.within
-            unknown[region] = replace(known, within=within)
-            continue
-        if region in unknown:
-            yield region, unknown.pop(region)
-        yield region, traced
-    yield from unknown.items()
-
-
-def _one_by_one(
-    made: Iterable[tuple[int, MemoryAccess]],
-    site: str,
-    text: str,
-    stepped: bool,
-    wholes: Mapping[int, _Whole],
-) -> Iterator[tuple[str, TracedAccess]]:
-    for seq, access in made:
-        if access.skipped:
-            continue
-        traced = _traced_access(access, seq, site, text, stepped)
-        if id(access) in wholes and traced.width:
-            linear, width = wholes[id(access)]
-            place = traced.address - access.linear + linear
-            traced = replace(traced, whole=(place, width))
-        yield access.region or "", traced
-
-
-# Pieces of one access of the vCPU that lie side by side in one region, as one.
-def _joined(
-    accesses: Iterable[tuple[str, TracedAccess]],
-) -> Iterator[tuple[str, TracedAccess]]:
-    held: tuple[str, TracedAccess] | None = None
-    for region, access in accesses:
-        if held is not None:
-            name, last = held
-            if (
-                name == region
-                and last.whole is not None
-                and last.whole == access.whole
-                and last.address + last.width == access.address
-                and (last.value is None) == (access.value is None)
-            ):
-                value = None
-                if last.value is not None and access.value is not None:
-                    value = last.value | access.value << 8 * last.width
-                width, pieces = last.width + access.width, last.pieces + 1
-                held = region, replace(last, width=width, value=value, pieces=pieces)
-                continue
-            yield held
-        held = region, access
-    if held is not None:
-        yield held
-
-
-def _traced_access(
-    access: MemoryAccess, seq: int, site: str, text: str, stepped: bool
-) -> TracedAccess:
-    address, width = access.physical, access.width
-    value = access.value if access.device is None else access.device
-    within: tuple[Extent, ...] = ()
-    if not width:
-        size = access.extent or PAGE_SIZE - address % PAGE_SIZE
-        within = (Extent(access.direction, address, size),)
-    elif stepped and value is None and width > _VECTOR:
-        # An older vetrace has the width of the whole block, which is stored in parts with holes.
-        within, width = (Extent(access.direction, address, width),), 0
-    return TracedAccess(
-        seq,
-        site,
-        text,
-        stepped,
-        access.direction,
-        address,
-        width,
-        value,
-        within,
-    )
