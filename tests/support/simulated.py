@@ -66,10 +66,12 @@ def symbols() -> SymbolTable:
     return table_of([Symbol(at, "T", name) for at, name in places], BASE + 0x1_0000)
 
 
-KERNEL = SimpleNamespace(
-    symbols=symbols(), types=lambda: None, path=Path("vmlinuz"), release="6.1.0-test", sha256="",
-    facts=SimpleNamespace(link_start=BASE, link_end=BASE + 0x4000), modules=None,
-)  # fmt: skip
+def kernel() -> SimpleNamespace:
+    """A kernel that one guest has, and may change."""
+    return SimpleNamespace(
+        symbols=symbols(), types=lambda: None, path=Path("vmlinuz"), release="6.1.0-test",
+        sha256="", facts=SimpleNamespace(link_start=BASE, link_end=BASE + 0x4000), modules=None,
+    )  # fmt: skip
 
 
 class _Memory(Ram):
@@ -351,7 +353,7 @@ class Guest:
     def session(self) -> Session:
         """A session on this guest, before it is traced."""
         self.view = GuestView(self.memory, POISON, 1)
-        system = Linux(KERNEL, "nokaslr")  # type: ignore[arg-type]
+        system = Linux(kernel(), "nokaslr")  # type: ignore[arg-type]
         loop = Loop(self.view, self.memory, system, Choice())
         self._loop = loop
         return Session(loop, Driver(self, self))  # type: ignore[arg-type]

@@ -19,12 +19,9 @@ def completed(line: str, *typed: str, symbols: int = 0) -> Found:
     async def body() -> None:
         talk = await Talk().start()
         assert await talk.type(*typed) == 0, talk.complaints
-        table = talk.session.names.symbols.by_name  # that of all tests
-        many = {f"many_{number:05}": table["_text"] for number in range(symbols)}
-        table.update(many)
+        names = talk.session.names.symbols.by_name
+        names.update({f"many_{number:05}": names["_text"] for number in range(symbols)})
         kept.append(Candidates(talk.context).of(line))
-        for name in many:
-            del table[name]
         await talk.control.close()
         await talk.control.close()
 
