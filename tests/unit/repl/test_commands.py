@@ -10,7 +10,7 @@ from guest_sample import CRASH, Talk
 from talk_sample import run, told
 
 from tracer.repl.result import Screen
-from tracer.trace.record import UserRecord
+from tracer.trace.record import MapRecord, UserRecord
 
 # ---- going on
 
@@ -245,6 +245,32 @@ def test_info_register_is_a_list_for_programs() -> None:
     assert found["register"] == "rax" and int(found["value"], 16) >= 0 and found["width"] == 8
     assert asq[0]["register"] == "ASQ"
     assert talk.made == []
+
+
+def test_addresses_of_mappings_are_text_for_programs() -> None:
+    async def test(talk: Talk) -> None:
+        talk.context.take(
+            MapRecord(
+                time_ns=0,
+                linear=stop_sample.LINEAR,
+                physical=0xFEBF_0000,
+                size=0x4000,
+                regions=["nvme"],
+                by="ioremap_page_range",
+            )
+        )
+        assert await talk.type("info mappings") == 0
+        assert json.loads(talk.said[-1])["result"] == [
+            {
+                "linear": hex(stop_sample.LINEAR),
+                "physical": "0xfebf0000",
+                "size": 0x4000,
+                "regions": ["nvme"],
+                "by": "ioremap_page_range",
+            }
+        ]
+
+    run(test, json=True)
 
 
 def test_trace_and_bypass_choose() -> None:

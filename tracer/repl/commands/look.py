@@ -13,7 +13,13 @@ from tracer.look.dump import Part, dump_lines, dump_objects, parse_spec
 from tracer.look.page import page_lines, page_object, page_of
 from tracer.look.plan import Plan, plan_of
 from tracer.look.plan_view import plan_lines, plan_object
-from tracer.look.region import devices_lines, mapping_lines, region_lines, region_objects
+from tracer.look.region import (
+    devices_lines,
+    mapping_lines,
+    mapping_objects,
+    region_lines,
+    region_objects,
+)
 from tracer.look.registers import register_lines, register_object
 from tracer.look.stack import stack_lines, stack_object
 from tracer.repl.command import command
@@ -360,12 +366,7 @@ async def _devices(context: Context, rest: str) -> Result:
 async def _mappings(context: Context, rest: str) -> Result:
     wanted = {region.name for region in context.control.session.view.regions.named(rest or "*")}
     found = [item for item in context.maps if not rest or not wanted.isdisjoint(item.regions)]
-    value = [
-        {"linear": item.linear, "physical": item.physical, "size": item.size,
-         "regions": item.regions, "by": item.by}
-        for item in found
-    ]  # fmt: skip
-    return Result(value, lambda p: mapping_lines(found, p.width, p.colour))
+    return Result(mapping_objects(found), lambda p: mapping_lines(found, p.width, p.colour))
 
 
 async def _register(context: Context, rest: str) -> Result:
