@@ -13,8 +13,7 @@ from tracer.cli.filters import add_register_files, register_maps
 from tracer.devices.directory import Listed, look_up
 from tracer.devices.map import RegisterMap, RegisterMaps
 from tracer.look.register_sheet import list_lines, map_lines, map_object, sheet_lines, sheet_object
-
-_FILE_COLUMNS = 240  # as terminal.table_console has it
+from tracer.trace.layout import FILE_COLUMNS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what is known of the registers named; return the exit status."""
     maps = register_maps(args)
     shape = terminal.line_layout(sys.stdout)
-    columns = shape.columns or _FILE_COLUMNS
+    columns = shape.columns or FILE_COLUMNS
     if args.name is None:
         known = list(maps)
         objects = [map_object(each) for each in known]

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from tracer.host.streams import forced_colour, shows_colour, warn
 from tracer.text.printable import printable
-from tracer.trace.layout import Layout, layout
+from tracer.trace.layout import FILE_COLUMNS, Layout, layout
 from tracer.trace.reader import TraceReader
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# Wide enough that no table in a file or a pipe is ever folded.
-_FILE_COLUMNS = 240
 
 _PATIENCE = 1.0
 """Seconds that somebody waits without wondering."""
@@ -38,7 +35,7 @@ def table_console(stream: TextIO) -> Console:
 
     return Console(
         file=stream,
-        width=None if stream.isatty() else _FILE_COLUMNS,
+        width=None if stream.isatty() else FILE_COLUMNS,
         highlight=False,
         markup=False,
         no_color=None if forced_colour() is None else not forced_colour(),

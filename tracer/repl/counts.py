@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 from tracer.repl.result import Screen
+from tracer.trace.layout import FILE_COLUMNS
 from tracer.trace.summary import Summary
 
 
@@ -16,7 +17,7 @@ def stats_lines(summary: Summary, screen: Screen, limit: int) -> list[str]:
     from tracer.report import tables
 
     console = Console(
-        file=io.StringIO(), width=screen.columns or 240, highlight=False, markup=False,
+        file=io.StringIO(), width=screen.columns or FILE_COLUMNS, highlight=False, markup=False,
         force_terminal=screen.colour, color_system="standard" if screen.colour else None,
     )  # fmt: skip
     console.print(tables.closing_table(summary))

@@ -28,6 +28,9 @@ class Layout:
     columns: int | None = None
 
 
+FILE_COLUMNS = 240
+"""The columns of tables in a file or a pipe: enough that none is ever folded."""
+
 _TIME, _VCPU, _DIRECTION, _GAP = 10, 5, 3, 2
 
 
