@@ -16,9 +16,3 @@ class Span:
         return (self.first is None or self.first <= number) and (
             self.last is None or number <= self.last
         )
-
-    def meets(self, start: int, size: int) -> bool:
-        """Tell whether any of ``size`` numbers from ``start`` on lies in the range."""
-        return (self.first is None or self.first < start + size) and (
-            self.last is None or start <= self.last
-        )

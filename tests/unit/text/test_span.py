@@ -21,8 +21,3 @@ def test_both_ends_are_included(
 ) -> None:
     assert all(number in span for number in inside)
     assert not any(number in span for number in outside)
-
-
-def test_a_part_is_enough_to_meet_it() -> None:
-    assert Span(4, 7).meets(0, 5) and Span(4, 7).meets(7, 1) and Span(4).meets(9, 1)
-    assert not Span(4, 7).meets(0, 4) and not Span(4, 7).meets(8, 4)
