@@ -20,7 +20,7 @@ from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter
 
 LIMIT = 1.12
-"""What anonymous memory may be at the last sample, as a multiple of that at the first."""
+"""The most anonymous memory at the last sample, as a multiple of that at the first."""
 
 _FIRST = 5_000
 _EVERY = 4_000

@@ -1,4 +1,4 @@
-"""What one access costs in work: each page is walked to once, each operand planned once.
+"""The work of one access: each page is walked to once, each operand planned once.
 
 A figure that grows tells that a second way has come up beside the first.
 """

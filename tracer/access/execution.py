@@ -25,7 +25,7 @@ from tracer.x86.state import (
 )
 
 Answers = Sequence[int | None]
-"""What each transfer of one access read, None for a write; of a port's access one answer."""
+"""The value that each transfer of one access read, None for a write; one for a port's access."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a person means by the name of a register, among the regions that there are."""
+"""Find the registers that a person means by a name, among the regions that there are."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ FieldValue = tuple[str, int, int, str | None]
 """A field's name, how many bits it has, its value, and the name of that value if it has one."""
 
 Breach = Literal["read-only", "write-only"]
-"""What a register is that was accessed in the other direction, in the words of RIGHTS."""
+"""The right of a register that was accessed in the other direction, in the words of RIGHTS."""
 
 _BREACHES: dict[tuple[str, str], Breach] = {
     ("ro", "write"): "read-only",

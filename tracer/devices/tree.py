@@ -1,4 +1,4 @@
-"""Where registers are in a region, and how a place is found there.
+"""The places of registers in a region, and how one is found there.
 
 The registers of a region are a tree. A :class:`Group` holds registers and further groups; it may
 repeat by offset (the timers of an HPET, the functions behind ECAM), or be a window whose contents

@@ -36,7 +36,7 @@ _CALLERS = {
 of a chain, so that the one around calls."""
 
 ON_BEHALF = tuple(dict.fromkeys(_CALLERS.values()))
-"""What stands before the name of that function in a phase's."""
+"""The beginning of a phase's name, before that of the function."""
 
 
 class Callers:

@@ -1,4 +1,4 @@
-"""What the registers of a vCPU are, and what their bits mean.
+"""The registers of a vCPU, and the meaning of their bits.
 
 Ref: Intel SDM vol. 1, 3.4 (general-purpose and segment registers, RFLAGS, RIP), 10.2 (XMM, MXCSR);
 vol. 3A, 2.5 (control registers), 10.8.6 (CR8); vol. 4, table 2-2 (IA32_EFER); AMD APM vol. 2, 3.1.7
@@ -175,4 +175,4 @@ def _registers() -> Mapping[str, Register]:
 
 
 CPU_REGISTERS = _registers()
-"""What is known of each register, by its name."""
+"""The description of each register, by its name."""

@@ -1,4 +1,4 @@
-"""What is known of a register, a device's or the CPU's: place, access right, bits, source."""
+"""Tell of a register, a device's or the CPU's: its place, access right, bits and source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has come to, for conditions that ask for what was before an access."""
+"""The course of a run so far, for conditions that ask for what was before an access."""
 
 from __future__ import annotations
 

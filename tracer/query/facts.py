@@ -1,4 +1,4 @@
-"""What a trace knows of an access that was made, and of what stands between the accesses.
+"""The facts in a trace: of an access that was made, and of what stands between accesses.
 
 This is all that conditions see of records.
 """

@@ -1,4 +1,4 @@
-"""What is known of an access while the guest waits at it."""
+"""The facts of an access while the guest waits at it."""
 
 from __future__ import annotations
 

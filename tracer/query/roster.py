@@ -1,4 +1,4 @@
-"""What a trace has that a condition can name, and whether it has what one asks for."""
+"""Check the names in a condition against those that a trace has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tracer.trace.name import RegionNames
 from tracer.trace.phase import PHASES
 
 REGISTER_END = re.compile(r"[,+]|\.\.")
-"""What ends the name of the first register in that of an access."""
+"""The end of the first register's name in that of an access."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ LONG: Mapping[str, Callable[[str], str]] = {
     "vcpu": vcpu,
     "time": time,
 }
-"""What a word with a text is short for."""
+"""The condition that a word with a text is short for."""
 
 # Such a name needs no quotes.
 _BARE = re.compile(r"(?!not\b)[\w.*?#+\[\]-]+", re.ASCII)

@@ -1,4 +1,4 @@
-"""What is shown of a feed, as lines for the screen at hand."""
+"""Write the accesses of a feed as lines for the screen at hand."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tracer.errors import UsageError
 from tracer.text.printable import printable
 
 LIKE = "16 and 0x10 are"
-"""What is told of a number that is none."""
+"""Examples for whoever typed a number that is none."""
 
 _SPAN = "0x10-0x1f and 0x10..0x1f"
 

@@ -44,7 +44,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 Note = UserRecord | Mark | LostRecord
-"""What stands between the accesses: a person's doing, a marker, a loss."""
+"""A line between the accesses: a person's doing, a marker, a loss."""
 
 
 class Chooser(Protocol):

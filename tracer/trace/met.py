@@ -1,4 +1,4 @@
-"""What a trace has that filters can name."""
+"""Collect the names in a trace that filters can have."""
 
 from __future__ import annotations
 

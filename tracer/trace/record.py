@@ -29,7 +29,7 @@ Extent = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 
 
 Space = Literal["memory", "port", "config", "irq"]
-"""What an access is to: device memory, an I/O port, PCI configuration space, an interrupt."""
+"""The target of an access: device memory, an I/O port, PCI configuration space, an interrupt."""
 
 
 Via = Literal["emulated", "stepped"]

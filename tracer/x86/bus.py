@@ -49,10 +49,10 @@ MemoryAccess = Load | Store
 """What an instruction asks of memory."""
 
 PortAccess = In | Out
-"""What an instruction asks of an I/O port."""
+"""An access of an I/O port, as an instruction asks for it."""
 
 Access = MemoryAccess | PortAccess
-"""What an instruction asks for."""
+"""An access of memory or of an I/O port, as an instruction asks for it."""
 
 
 @dataclass(frozen=True, slots=True)

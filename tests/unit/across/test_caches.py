@@ -1,4 +1,4 @@
-"""What vetrace remembers of a guest, a trace or an instruction, and what makes it forget.
+"""Things that vetrace remembers of a guest, a trace or an instruction, and forgets in time.
 
 Each cache of the language's own is listed with the reason why nothing clears it; each that has to
 be cleared has a test that fails when it is not.

@@ -1,4 +1,4 @@
-"""What a person means by the name of a register."""
+"""Registers that a person means by a name."""
 
 from __future__ import annotations
 

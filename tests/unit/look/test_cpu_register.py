@@ -1,4 +1,4 @@
-"""What the registers of a vCPU are."""
+"""The registers of a vCPU."""
 
 from __future__ import annotations
 

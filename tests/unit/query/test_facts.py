@@ -1,4 +1,4 @@
-"""What conditions ask about: each fact of an access that waits, and of one in a trace."""
+"""The facts that conditions ask about: of an access that waits, and of one in a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `is` means: whether something goes by a name, which may be a pattern.
+"""The meaning of `is`: something goes by a name, which may be a pattern.
 
 A region goes by its device's name too, a call site by its function's, a register by that of its
 region and its own, in either case of letters. Whatever else is text goes by itself.

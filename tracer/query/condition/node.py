@@ -36,4 +36,4 @@ def run_of(node: Node | None) -> Run | None:
 TYPES: dict[Type, str] = {
     "number": "a number", "text": "text", "texts": "several texts", "truth": "true or false",
 }  # fmt: skip
-"""What is said of an expression of each type."""
+"""The words for an expression of each type."""

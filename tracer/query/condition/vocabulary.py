@@ -34,7 +34,7 @@ COVERED = "covered registers"
 """The name of what is accessed, then those of the registers covered: texts, none without a name."""
 
 MEMORY = "changes "
-"""What the facts of :func:`memory` begin with."""
+"""The beginning of the names of the facts that :func:`memory` makes."""
 
 
 class Between(str):
@@ -56,7 +56,7 @@ def memory(number: int) -> str:
 
 
 Type = Literal["number", "text", "texts", "truth"]
-"""What has a value; `texts` are several, of which any may be meant."""
+"""The types of values; `texts` are several, of which any may be meant."""
 
 NAMES: dict[str, tuple[Type, str]] = {
     "value": ("number", "what is written or was read; unknown until the device has answered"),

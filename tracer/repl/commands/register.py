@@ -1,4 +1,4 @@
-"""What `info register` tells: a register of a device, or of the CPU. No device is read."""
+"""Tell of a register of a device, or of the CPU, as `info register` does. No device is read."""
 
 from __future__ import annotations
 
