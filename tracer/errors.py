@@ -19,6 +19,7 @@
     ├── TraceError                   a trace file is not one, or is damaged
     ├── repl.console.PythonFailed    a person's own Python raised something at the prompt
     ├── repl.interpreter.ScriptStopped   a script within a command ended at one that failed
+    ├── compiled.safety.NotCompiled  an instruction that is left to a stop each time
     ├── Diverged                     a live guest left the recording: exit status 3
     └── EmulationError               one instruction
         ├── NotEnoughBytes           more code bytes are needed to decode it

@@ -34,6 +34,9 @@ TOPICS = {
 TESTED_BY = {
     "access/test_execution": "access/recorded access/space access/state access/transfer",
     "check/test_diff": "check/lines",
+    "compiled/test_thunk": "compiled/cell compiled/encoder compiled/ending compiled/move"
+    " compiled/rewrite compiled/stack compiled/strings",
+    "compiled/test_common": "compiled/image compiled/layout",
     "check/test_replay": "check/divergence",
     "check/witness/test_matching": "check/comparison check/qemu_log check/witness/alignment"
     " check/witness/fingerprint check/witness/recovery check/witness/side"

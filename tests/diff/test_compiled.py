@@ -1,0 +1,84 @@
+"""The instruction within a thunk, on the host's CPU: with another memory operand it does the same.
+
+A thunk runs the instruction with a cell as its operand. Unicorn has run all of that but for what it
+lacks, AVX before all: here the host's CPU runs each form as it is and as it is rewritten, on the
+same RAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.diff import host
+from tests.diff.case import Case, cases
+from tests.diff.compare import Fault
+from tests.diff.native import CODE
+from tracer.compiled.rewrite import rewritten
+from tracer.compiled.safety import NotCompiled, Template, template_of
+from tracer.x86.decode import decode
+from tracer.x86.emulate.address import places
+from tracer.x86.forms import FORMS, Form, Unit
+from tracer.x86.instruction import File, Register
+from tracer.x86.state import RCX, RDI, RSI, RSP, Mode
+
+PER_FORM = 3
+OFFSET = 0xE0
+
+
+def alike(form: Form) -> Iterator[tuple[Case, Case, int]]:
+    """Cases of a form, each with the rewritten one, and the register that leads to its operand."""
+    for case in cases(form, Mode.LONG, PER_FORM, 11):
+        insn = decode(case.code, case.cpu.rip, Mode.LONG)
+        try:
+            if template_of(insn) is not Template.CELL:
+                return
+        except NotCompiled:
+            return
+        used = {
+            operand.number
+            for operand in insn.operands
+            if isinstance(operand, Register) and operand.file is File.GPR
+        }
+        if form.operation.endswith(" string") or used & {RSP} or form.operation == "mulx":
+            continue
+        base = next(register for register in (RDI, RSI, RCX) if register not in used)
+        linear = places(insn, case.cpu)[0].linear
+        gpr = [*case.cpu.gpr[:base], linear - OFFSET, *case.cpu.gpr[base + 1 :]]
+        cpu = replace(case.cpu, gpr=tuple(gpr))
+        yield case, replace(case, code=rewritten(insn, base, OFFSET, {}), cpu=cpu), base
+
+
+def test_a_rewritten_instruction_is_the_same_on_this_cpu() -> None:
+    flags = host.features()
+    if not flags:
+        pytest.skip("the host has no x86-64 CPU with FSGSBASE")
+    own, other, bases = [], [], []
+    for form in FORMS:
+        if form.unit is Unit.SSE and form.opcode.vex and host.executes(form, flags):
+            for case, changed, base in alike(form):
+                own.append(case)
+                other.append(changed)
+                bases.append(base)
+    if not own:
+        pytest.skip("the host's CPU has no AVX")
+    compared = 0
+    for case, changed, base, a, b in zip(
+        own, other, bases, host.run(own), host.run(other), strict=True
+    ):
+        assert isinstance(a, Fault) == isinstance(b, Fault), case.code.hex()
+        if isinstance(a, Fault) or isinstance(b, Fault):
+            continue
+        registers = [
+            [value for number, value in enumerate(result.cpu.gpr) if number != base]
+            for result in (a, b)
+        ]
+        assert registers[0] == registers[1], (case.code.hex(), changed.code.hex())
+        assert a.cpu.rip - CODE == len(case.code)
+        assert (a.cpu.xmm, a.cpu.ymm, a.cpu.rflags, a.ram) == (
+            b.cpu.xmm, b.cpu.ymm, b.cpu.rflags, b.ram
+        ), (case.code.hex(), changed.code.hex())  # fmt: skip
+        compared += 1
+    assert compared > 100

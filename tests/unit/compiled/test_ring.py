@@ -1,0 +1,101 @@
+"""The ring: committed records in their order, round and round, and what is no record."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.compiled import layout
+from tracer.compiled.ring import Raw, Ring, fields
+from tracer.errors import InterceptError
+
+BUSY = (1 << 64) - 1
+SLOTS = 16
+SIZE = SLOTS * 256
+
+
+class Guest:
+    """The side that writes: a ring in bytes, and its head."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(SIZE)
+        self.head = SIZE
+
+    def write(self, count: int = 1) -> None:
+        for _ in range(count):
+            record = struct.pack("<QQ", self.head, self.head * 3).ljust(256, b"\xaa")
+            at = self.head % SIZE
+            self.data[at : at + 256] = record
+            self.head += 256
+
+    def give(self, ring: Ring, head: int | None = None) -> bytes:
+        offset, size = ring.span(self.head if head is None else head)
+        start = offset - layout.RING
+        return ring.take(bytes(self.data[start : start + size]))
+
+
+def test_records_are_taken_in_their_order_round_the_ring() -> None:
+    guest, ring, taken = Guest(), Ring(SLOTS), 0
+    for count in (0, 3, 13, 16, 1, 9, 16, 2):
+        guest.write(count)
+        got = b""
+        while found := guest.give(ring):
+            got += found
+        numbers = [values[0] for values in fields(got)]
+        assert numbers == [SIZE + 256 * (taken + n) for n in range(count)]
+        taken += count
+        assert ring.taken == taken
+
+
+@given(st.lists(st.tuples(st.integers(0, SLOTS), st.booleans()), max_size=20))
+def test_nothing_is_lost_or_seen_twice(steps: list[tuple[int, bool]]) -> None:
+    guest, ring, numbers = Guest(), Ring(SLOTS), []
+    for count, busy in [*steps, (0, False), (0, False)]:
+        room = SLOTS - (guest.head - SIZE) // 256 + ring.taken
+        guest.write(min(count, room))
+        numbers += [values[0] for values in fields(guest.give(ring, BUSY if busy else None))]
+    numbers += [values[0] for values in fields(guest.give(ring))]
+    assert numbers == list(range(SIZE, guest.head, 256))
+
+
+def test_a_record_that_is_not_committed_waits() -> None:
+    guest, ring = Guest(), Ring(SLOTS)
+    guest.write(3)
+    guest.data[512:520] = bytes(8)
+    assert len(guest.give(ring, BUSY)) == 512
+    assert guest.give(ring, BUSY) == b""
+    guest.data[512:520] = struct.pack("<Q", SIZE + 512)
+    assert len(guest.give(ring, BUSY)) == 256
+
+
+def test_what_was_lost_is_told() -> None:
+    guest, ring = Guest(), Ring(SLOTS)
+    guest.write(SLOTS + 1)
+    with pytest.raises(InterceptError, match="lost"):
+        guest.give(ring)
+    with pytest.raises(InterceptError, match="lost"):
+        guest.give(ring, BUSY)
+    with pytest.raises(InterceptError, match="lost"):
+        ring.span(0)
+
+
+def test_the_limit_follows_what_was_taken() -> None:
+    guest, ring = Guest(), Ring(SLOTS)
+    assert ring.open() == (layout.control_field("LIMIT"), struct.pack("<Q", 2 * SIZE))
+    guest.write(5)
+    guest.give(ring)
+    assert ring.open()[1] == struct.pack("<Q", 2 * SIZE + 5 * 256)
+    assert ring.shut()[1] == bytes(8)
+
+
+def test_a_record_has_names() -> None:
+    values = range(26)
+    record = layout.RECORD.pack(*values, b"read".ljust(32), b"written".ljust(32))
+    raw = Raw(*next(fields(record)))
+    assert raw.gpr == tuple(range(10, 26))
+    assert (raw.linear, raw.site, raw.vcpu, raw.rsp, raw.r15) == (2, 4, 5, 14, 25)
+    for name, offset in layout.RECORD_FIELDS.items():
+        assert 0 <= offset < 256, name

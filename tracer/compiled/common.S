@@ -1,0 +1,375 @@
+# The guest code that all compiled sites share. It is assembled behind layout.constants(), with
+# SMP and LA57 as 0 or 1, and its bytes are in image.py: scripts/compiled writes that file.
+#
+# In: interrupts off, CPL 0, every register as interrupted.
+#     RSP -> error code, RIP, CS, RFLAGS, RSP, SS      (Intel SDM vol. 3A, figure 6-9)
+# A thunk is jumped to with RDI = the record, RAX = where the window has the register, and
+#     RSP -> RIP, CS, RFLAGS, RSP, SS
+# RAX, RCX, RDX, RSI and RDI are the thunk's; what they were is in the record.
+.intel_syntax noprefix
+.set F_RIP, 0
+.set F_FLAGS, 16
+.set F_RSP, 24
+.set TF_RF, 0x10100
+.set E_P, 1
+.set E_W, 2
+.set E_U, 4
+.set LARGE, 0x80
+.set G_RAX, R_GPR
+.set G_RCX, R_GPR + 8
+.set G_RDX, R_GPR + 16
+.set G_RBX, R_GPR + 24
+.set G_RSP, R_GPR + 32
+.set G_RBP, R_GPR + 40
+.set G_RSI, R_GPR + 48
+.set G_RDI, R_GPR + 56
+.set G_R8, R_GPR + 64
+
+# A word of the control page. The code is seen DISTANCE above the data.
+.macro control op, register, name
+	\op	\register, [rip + start + DATA + \name]
+.endm
+.macro count name
+.if SMP
+	lock inc qword ptr [rip + start + DATA + \name]
+.else
+	inc	qword ptr [rip + start + DATA + \name]
+.endif
+.endm
+
+
+start:
+fast:
+	# The head of the ring is its lock as well: while a record is being made, it holds the
+	# complement of the owner's number, which is above every limit. So an access of an NMI's
+	# handler finds its own vCPU as the owner, and a ring that is full or shut looks the same.
+	push	rdi
+.if SMP
+	push	rdi
+	push	rax
+	push	rbx
+	push	rcx
+	push	rdx
+	# QEMU's number of the vCPU, not the guest's: valid at any moment (SDM vol. 2A, CPUID).
+	mov	eax, 1
+	cpuid
+	shr	ebx, 24
+	not	rbx
+1:	control	mov, rax, C_HEAD
+	test	rax, rax
+	js	3f
+	control	cmp, rax, C_LIMIT
+	jae	4f
+	lock cmpxchg [rip + start + DATA + C_HEAD], rbx
+	jne	1b
+	mov	[rsp + 32], rax
+	mov	rdi, rax
+	control	and, rdi, C_RING_MASK
+	control	add, rdi, C_RING
+	not	rbx
+	mov	[rdi + R_VCPU], bx
+	pop	rdx
+	pop	rcx
+	pop	rbx
+	pop	rax
+	jmp	5f
+3:	cmp	rax, rbx
+	je	6f
+	pause				# QEMU leaves its loop here, so the owner gets on
+	jmp	1b
+4:	count	N_FULL
+	jmp	7f
+6:	count	N_NESTED
+7:	pop	rdx
+	pop	rcx
+	pop	rbx
+	pop	rax
+	pop	rdi
+	pop	rdi
+	jmp	[rip + start + DATA + C_SLOW]
+5:
+.else
+	mov	rdi, -1
+	xchg	rdi, [rip + start + DATA + C_HEAD]
+	control	cmp, rdi, C_LIMIT
+	jae	busy
+	push	rdi
+	control	and, rdi, C_RING_MASK
+	control	add, rdi, C_RING
+.endif
+	pop	qword ptr [rdi + R_NUMBER]
+	pop	qword ptr [rdi + G_RDI]
+	pop	qword ptr [rdi + R_ERROR]
+	mov	[rdi + G_RAX], rax
+	mov	[rdi + G_RCX], rcx
+	mov	[rdi + G_RDX], rdx
+	mov	[rdi + G_RBX], rbx
+	mov	[rdi + G_RBP], rbp
+	mov	[rdi + G_RSI], rsi
+.irp number, 8, 9, 10, 11, 12, 13, 14, 15
+	mov	[rdi + G_R8 + 8 * (\number - 8)], r\number
+.endr
+	rdtsc
+	mov	[rdi + R_TSC], eax
+	mov	[rdi + R_TSC + 4], edx
+	mov	rax, [rsp + F_RSP]
+	mov	[rdi + G_RSP], rax
+	# RCX gathers every bit in which the site, the code or the tables are not as they were.
+	mov	rcx, [rsp + F_FLAGS]
+	mov	[rdi + R_RFLAGS], rcx
+	and	ecx, TF_RF
+	mov	rax, [rsp + F_RIP]
+	imul	esi, eax, HASH
+	and	esi, SITE_MASK
+	control	add, rsi, C_SITES
+found:	cmp	[rsi + S_RIP], rax
+	jne	probe
+	mov	rdx, [rsi + S_AT]
+	mov	rdx, [rdx]
+	xor	rdx, [rsi + S_CODE]
+	or	rcx, rdx
+	mov	rax, cr2
+	mov	[rdi + R_LINEAR], rax
+again:	sub	rax, [rsi + S_FIRST]
+	cmp	rax, [rsi + S_LAST]
+	ja	elsewhere
+compare:				# RCX as above; RAX = CR2 - FIRST; each level is read live
+	mov	rdx, cr3
+	control	and, rdx, C_ADDRESS
+	add	rdx, [rsi + S_TOP]
+	mov	rdx, [rdx]
+	xor	rdx, [rsi + S_TOP_ENTRY]
+	or	rcx, rdx
+.macro same place, entry
+	mov	rdx, [rsi + \place]
+	mov	rdx, [rdx]
+	xor	rdx, [rsi + \entry]
+	or	rcx, rdx
+.endm
+.if LA57
+	same	S_P4, S_E4
+.endif
+	same	S_P3, S_E3
+	same	S_P2, S_E2
+	mov	rdx, [rsi + S_STOP]
+	or	cl, [rdx + rax]
+	same	S_P1, S_E1
+	jnz	walk
+	add	rax, [rsi + S_PAGE]
+	mov	[rdi + R_ALIAS], rax
+	jmp	[rsi + S_THUNK]
+
+# Another page than the last one, or the first byte of the same: that may be the tail of an access
+# which began in the page before. The thunk goes on at `compare` if its operand's own address is
+# FIRST - 1. CR2 lies in the operand, so it is that address then. Else it goes on at `other`.
+elsewhere:
+	jmp	[rsi + S_ORIGIN]
+other:	cmp	rax, -1
+	je	tail
+
+# Something differs: walk the tables, and keep what each level has for the next comparison.
+walk:	test	dword ptr [rsp + F_FLAGS], TF_RF
+	jnz	traced
+	mov	rax, [rsi + S_AT]
+	mov	rax, [rax]
+	cmp	rax, [rsi + S_CODE]
+	jne	changed
+	mov	rdx, [rdi + R_LINEAR]
+	mov	eax, edx
+	and	eax, 0xfff
+	cmp	rax, [rsi + S_SPAN]
+	ja	crossing
+	xor	eax, eax
+	bts	rax, 63
+	mov	[rsi + S_FIRST], rax
+	push	rbx
+	push	rbp
+	push	r8
+	call	translate
+	jc	1f
+	test	r8, r8			# not poisoned, or not any more
+	jz	1f
+	cmp	qword ptr [rsi + S_WRITES], 0
+	je	2f
+	test	bl, E_W
+	jnz	2f
+1:	pop	r8
+	pop	rbp
+	pop	rbx
+	jmp	unmapped
+2:	pop	r8
+	pop	rbp
+	pop	rbx
+	mov	rcx, rdx
+	and	rcx, -4096
+	add	rcx, [rsi + S_SKIP]
+	sub	rdx, rcx
+	sub	rax, rdx
+	mov	[rsi + S_PAGE], rax
+	sub	rax, [rsi + S_SKIP]
+	and	eax, 0xf000
+	control	add, rax, C_STOPS
+	add	rax, [rsi + S_SKIP]
+	mov	[rsi + S_STOP], rax
+	mov	[rsi + S_FIRST], rcx
+	cmp	byte ptr [rax + rdx], 0
+	jne	stopped
+	xor	ecx, ecx
+	mov	rax, [rdi + R_LINEAR]
+	jmp	again
+
+# In: RDX = a linear address, RSI -> where the levels are kept. Out: CF, or RAX = its place in the
+# window, RBX = all entries ANDed, R8 = the poison of the leaf. RCX and RBP are lost.
+.macro level shift, place, entry
+	control	cmp, rax, C_REACH
+	jae	4f
+	mov	rcx, rdx
+	shr	rcx, \shift
+	and	ecx, 511
+	lea	rcx, [rax + rcx * 8]
+	control	add, rcx, C_WINDOW
+	mov	rax, [rcx]
+	mov	[rsi + \place], rcx
+	mov	[rsi + \entry], rax
+	and	rbx, rax
+	test	al, E_P
+	jz	4f
+.endm
+.macro table
+	or	rbp, rax
+	control	and, rax, C_ADDRESS
+.endm
+translate:
+	mov	rbx, -1
+	xor	ebp, ebp
+	mov	rax, cr3
+	control	and, rax, C_ADDRESS
+	mov	r8, rax
+.if LA57
+	level	48, S_TOP, S_TOP_ENTRY
+	sub	[rsi + S_TOP], r8
+	test	al, LARGE
+	jnz	4f
+	table
+	level	39, S_P4, S_E4
+.else
+	level	39, S_TOP, S_TOP_ENTRY
+	sub	[rsi + S_TOP], r8
+.endif
+	test	al, LARGE
+	jnz	4f
+	table
+	level	30, S_P3, S_E3
+	mov	[rsi + S_P2], rcx
+	mov	[rsi + S_E2], rax
+	mov	[rsi + S_P1], rcx
+	mov	[rsi + S_E1], rax
+	mov	ecx, 0x3fffffff
+	test	al, LARGE
+	jnz	3f
+	table
+	level	21, S_P2, S_E2
+	mov	[rsi + S_P1], rcx
+	mov	[rsi + S_E1], rax
+	mov	ecx, 0x1fffff
+	test	al, LARGE
+	jnz	3f
+	table
+	level	12, S_P1, S_E1
+	mov	ecx, 0xfff
+3:	test	bl, E_U			# of user space: rights and SMAP are Python's
+	jnz	4f
+	mov	r8, rax
+	control	and, r8, C_MARKS
+	xor	rax, r8
+	or	rbp, rax
+	control	test, rbp, C_RESERVED
+	jnz	4f
+	control	and, rax, C_ADDRESS
+	not	rcx
+	and	rax, rcx
+	not	rcx
+	and	rcx, rdx
+	or	rax, rcx
+	control	cmp, rax, C_REACH
+	jae	4f
+	control	add, rax, C_WINDOW
+	clc
+	ret
+4:	stc
+	ret
+
+# For thunks whose instruction has an operand in RAM too. In: RDX = its linear address, ECX = 0 for
+# a read. Out: CF, or RAX = its place in the window. RCX is lost.
+ram:	push	rbx
+	push	rbp
+	push	r8
+	push	rsi
+	push	rcx
+	lea	rsi, [rip + start + DATA + OTHER_SIDE]
+	call	translate
+	pop	rcx
+	jc	2f
+	test	r8, r8
+	jnz	1f
+	jecxz	2f			# CF is clear
+	test	bl, E_W
+	jnz	2f
+1:	stc
+2:	pop	rsi
+	pop	r8
+	pop	rbp
+	pop	rbx
+	ret
+
+probe:	cmp	qword ptr [rsi + S_RIP], 0
+	je	absent
+	add	rsi, SITE_SIZE
+	control	cmp, rsi, C_SITES_END
+	jb	found
+	control	mov, rsi, C_SITES
+	jmp	found
+
+traced:
+	count	N_TRACED
+	jmp	back
+changed:
+	count	N_CHANGED
+	jmp	back
+crossing:
+	count	N_CROSSING
+	jmp	back
+unmapped:
+	count	N_UNMAPPED
+	jmp	back
+stopped:
+	count	N_STOPPED
+	jmp	back
+absent:
+	count	N_ABSENT
+	jmp	back
+tail:
+	count	N_TAIL
+	jmp	back
+refuse:	count	N_REFUSED
+back:	mov	rax, [rdi + G_RAX]
+	mov	rcx, [rdi + G_RCX]
+	mov	rdx, [rdi + G_RDX]
+	push	qword ptr [rdi + R_ERROR]
+	push	qword ptr [rdi + G_RSI]
+	mov	rsi, [rdi + R_NUMBER]
+	mov	rdi, [rdi + G_RDI]
+	mov	[rip + start + DATA + C_HEAD], rsi
+	pop	rsi
+	jmp	[rip + start + DATA + C_SLOW]
+
+.if SMP == 0
+busy:	cmp	rdi, -1
+	je	1f
+	count	N_FULL
+	jmp	2f
+1:	count	N_NESTED
+2:	mov	[rip + start + DATA + C_HEAD], rdi
+	pop	rdi
+	jmp	[rip + start + DATA + C_SLOW]
+.endif

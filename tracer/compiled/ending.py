@@ -1,0 +1,103 @@
+"""How a thunk ends: the record is committed, the device gets what is written, all goes on.
+
+The registers that the common code takes are given back before the ring is, whose next record may
+be made at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tracer.compiled.encoder import Encoder
+from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
+from tracer.x86.state import RAX, RCX, RDI, RDX, RSI, RSP
+
+TAKEN = (RAX, RCX, RDX, RSI, RDI)
+"""The registers that are a thunk's to use: what they were is in the record."""
+
+RIP, RFLAGS, STACK = 0, 16, 24
+"""Offsets of the interrupted RIP, RFLAGS and RSP from RSP in a thunk."""
+
+SEQUENCE, LINEAR, ALIAS = (RECORD_FIELDS[name] for name in ("SEQUENCE", "LINEAR", "ALIAS"))
+READ, OTHER, WRITTEN = (RECORD_FIELDS[name] for name in ("READ", "OTHER", "WRITTEN"))
+FLAGS, ERROR, SITE = (RECORD_FIELDS[name] for name in ("RFLAGS", "ERROR", "SITE"))
+_NUMBER, _GPR = RECORD_FIELDS["NUMBER"], RECORD_FIELDS["GPR"]
+
+_IRETQ = "48cf"
+
+
+def gpr(number: int) -> int:
+    """Return where a record has a general-purpose register."""
+    return _GPR + 8 * number
+
+
+def pieces(width: int) -> list[tuple[int, int]]:
+    """Return the offset and width of each access of at most 8 bytes that one of ``width`` is."""
+    return [(at, min(width - at, 8)) for at in range(0, width, 8)]
+
+
+def name_site(out: Encoder, number: int) -> None:
+    """Store the number of the site to the record."""
+    out.raw(bytes([0xC7, 0x47, SITE]) + number.to_bytes(4, "little"))
+
+
+def commit(out: Encoder, head: int = RSI) -> None:
+    """Commit the record; its number is in register ``head`` from here on."""
+    out.load(head, RDI, _NUMBER)
+    out.store(RDI, SEQUENCE, head)
+
+
+def send(out: Encoder, width: int) -> None:
+    """Store to the device what the record says is written. RAX and RCX are lost."""
+    out.load(RAX, RDI, ALIAS)
+    for at, size in pieces(width):
+        out.load(RCX, RDI, WRITTEN + at, size)
+        out.store(RAX, at, RCX, size)
+
+
+def go_on(out: Encoder, kept: Collection[int] = (), head: int = RSI, moved: int = -1) -> None:
+    """Give back registers and ring, and return to the interrupted code.
+
+    The registers ``kept`` have their values already. RDI gets what register ``moved`` has, if
+    that is one.
+    """
+    out.arithmetic(0, head, SLOT_SIZE)
+    for register in TAKEN[:-1]:
+        if register not in (*kept, head, moved):
+            out.load(register, RDI, gpr(register))
+    out.push(RDI, gpr(head))
+    if moved >= 0:
+        out.push(RDI, gpr(moved))
+        out.move(RDI, moved)
+    else:
+        out.load(RDI, RDI, gpr(RDI))
+    out.save_head(head)
+    if moved >= 0:
+        out.raw(bytes([0x58 | moved]))  # pop
+    out.raw(bytes([0x58 | head]))  # pop
+    out.raw(_IRETQ)
+
+
+def go_on_with(out: Encoder, pushed: list[int]) -> None:
+    """Do the same where new values of some registers were pushed, the last one on top.
+
+    The record's number is in RSI.
+    """
+    out.arithmetic(0, RSI, SLOT_SIZE)
+    for register in (RAX, RCX, RDX):
+        if register not in pushed:
+            out.load(register, RDI, gpr(register))
+    pops = pushed[::-1]
+    for register in (RSI, RDI):
+        if register not in pushed:
+            out.push(RDI, gpr(register))
+            pops.insert(0, register)
+    out.save_head(RSI)
+    for register in pops:
+        out.raw(bytes([0x58 | register]))  # pop
+    out.raw(_IRETQ)
+
+
+def advance(out: Encoder, length: int) -> None:
+    """Let the interrupted code go on behind its instruction."""
+    out.add(RSP, RIP, length)

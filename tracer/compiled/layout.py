@@ -1,0 +1,147 @@
+"""Where everything lies in the memory that compiled sites have in the guest: one description.
+
+The memory is one block of guest RAM, seen twice by the guest: as data, writable, and
+:data:`DISTANCE` bytes above that as code, so that code reaches data relative to RIP. Offsets are
+from its first byte, sizes in bytes. ``common.S`` is assembled behind :func:`constants`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+DISTANCE = 1 << 30
+"""How far the block as code is above the block as data: two neighbouring leaves of 1 GiB."""
+
+CONTROL, STOPS, CODE, THUNKS, SITES, RING = 0, 0x10000, 0x20000, 0x21000, 0x100000, 0x200000
+"""Offsets of the parts: :class:`Control`, a byte for each place where an access may begin, the
+common code, the thunks, the site table, the ring."""
+
+STOP_PLACES = 1 << 16
+SITE_COUNT = 4096
+SITE_SIZE = 256
+SLOT_SIZE = 256
+HASH = 0x9E3779B1
+"""Odd, and well mixed above bit 8: the hash of a RIP is bits 8 to 19 of its product with this."""
+
+LARGEST_ADDRESS_BITS = 52
+_ADDRESS = (1 << LARGEST_ADDRESS_BITS) - 4096
+
+_CONTROL = (
+    "HEAD", "LIMIT", "RING", "RING_MASK", "SITES", "SITES_END", "STOPS", "ADDRESS", "WINDOW",
+    "REACH", "MARKS", "RESERVED", "SLOW",
+)  # fmt: skip
+REASONS = (
+    "full", "nested", "absent", "traced", "changed", "crossing", "unmapped", "stopped", "tail",
+    "refused",
+)  # fmt: skip
+"""Why an access went the slow way, in the order of the control page's counters: the ring is full or
+shut; an NMI came into the fast way; no thunk; TF or RF is set; the code is another one; it crosses
+a page; its page is not what a thunk may touch; a stop is wanted; CR2 is not its first byte; its
+thunk refuses."""
+_COUNTERS = 0x80
+_OTHER_SIDE = 0x200
+
+_SITE = (
+    "RIP", "THUNK", "FIRST", "LAST", "TOP", "TOP_ENTRY", "P4", "E4", "P3", "E3", "P2", "E2", "P1",
+    "E1", "PAGE", "STOP", "AT", "CODE", "ORIGIN", "SKIP", "SPAN", "WRITES",
+)  # fmt: skip
+SITE_FIELDS = {name: 8 * index for index, name in enumerate(_SITE)}
+"""Offsets in an entry of the site table; each field is a quadword. ``FIRST`` to ``STOP`` are the
+last translation, which the guest makes and compares with the live tables."""
+
+NOWHERE = 1 << 63
+"""A linear address that no CPU accesses: what ``FIRST`` is before there is a translation."""
+
+RECORD_FIELDS = {
+    "SEQUENCE": 0, "TSC": 8, "LINEAR": 16, "ALIAS": 24, "SITE": 32, "VCPU": 36, "ERROR": 40,
+    "RFLAGS": 48, "NUMBER": 56, "GPR": 64, "READ": 192, "OTHER": 208, "WRITTEN": 224,
+}  # fmt: skip
+"""Offsets in a record. ``GPR`` are the sixteen registers in their order, ``READ`` and ``WRITTEN``
+32 bytes each; a string instruction, a push and a pop have in ``OTHER`` where their RAM is."""
+
+RECORD = struct.Struct("<4QIHHQQQ16Q32s32s")
+assert RECORD.size == SLOT_SIZE
+
+
+def ring_size(slots: int) -> int:
+    """Return the bytes of a ring; raise ValueError unless ``slots`` is a power of two."""
+    if slots < 2 or slots & slots - 1:
+        raise ValueError(f"a ring of {slots} records: powers of two from 2 on are possible")
+    return slots * SLOT_SIZE
+
+
+def block_size(slots: int) -> int:
+    """Return how many bytes of guest RAM a ring of ``slots`` records and all before it take."""
+    return RING + ring_size(slots)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Hold what the common code has to know of the guest.
+
+    ``block`` is the linear address of the block as data, and ``window`` that of physical address
+    0: what lies below ``reach`` is seen at ``window`` plus its physical address. ``marks`` are
+    the bits that poison a leaf, ``physical_bits`` the CPU's MAXPHYADDR: bits above it are
+    reserved. ``slow`` is the linear address of the stub's stop, with every register as it was.
+    """
+
+    block: int
+    window: int
+    reach: int
+    marks: int
+    physical_bits: int
+    slots: int
+    slow: int
+
+    def pack(self) -> bytes:
+        """Return the control page: the ring is empty, and shut until its limit is set."""
+        reserved = (1 << LARGEST_ADDRESS_BITS) - (1 << self.physical_bits)
+        size = ring_size(self.slots)
+        words = {
+            "HEAD": size,
+            "LIMIT": 0,
+            "RING": self.block + RING,
+            "RING_MASK": size - 1,
+            "SITES": self.block + SITES,
+            "SITES_END": self.block + SITES + SITE_COUNT * SITE_SIZE,
+            "STOPS": self.block + STOPS,
+            "ADDRESS": _ADDRESS & ~self.marks,
+            "WINDOW": self.window,
+            "REACH": self.reach,
+            "MARKS": self.marks,
+            "RESERVED": reserved | self.marks,
+            "SLOW": self.slow,
+        }
+        page = bytearray(4096)
+        struct.pack_into(f"<{len(_CONTROL)}Q", page, 0, *(words[name] for name in _CONTROL))
+        other = _OTHER_SIDE + SITE_FIELDS["E4"]
+        struct.pack_into("<Q", page, other, (1 << 64) - 1)
+        return bytes(page)
+
+
+def control_field(name: str) -> int:
+    """Return the offset of a word of the control page."""
+    return CONTROL + 8 * _CONTROL.index(name)
+
+
+def reasons(page: bytes) -> dict[str, int]:
+    """Return how often an access went the slow way, by reason, as a control page counts it."""
+    counts = struct.unpack_from(f"<{len(REASONS)}Q", page, _COUNTERS)
+    return dict(zip(REASONS, counts, strict=True))
+
+
+def constants() -> str:
+    """Return the offsets as the assembler's symbols, which ``common.S`` uses."""
+    symbols = {
+        "DATA": -CODE - DISTANCE,
+        "SITE_SIZE": SITE_SIZE,
+        "SITE_MASK": (SITE_COUNT - 1) * SITE_SIZE,
+        "HASH": HASH,
+        "OTHER_SIDE": _OTHER_SIDE,
+        **{f"C_{name}": control_field(name) for name in _CONTROL},
+        **{f"N_{name.upper()}": _COUNTERS + 8 * at for at, name in enumerate(REASONS)},
+        **{f"S_{name}": offset for name, offset in SITE_FIELDS.items()},
+        **{f"R_{name}": offset for name, offset in RECORD_FIELDS.items()},
+    }
+    return "".join(f".set {name}, {value}\n" for name, value in symbols.items())

@@ -1,0 +1,126 @@
+"""The ring of records: what of it is committed, in which order, and what a record holds.
+
+The guest writes a record's number last. The numbers go up by a record's size; the first one is the
+ring's size, so that no number is 0 and the place in the ring is the number modulo its size.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tracer.compiled import layout
+from tracer.compiled.layout import RECORD, SLOT_SIZE, control_field, ring_size
+from tracer.errors import InterceptError
+
+_SEQUENCES = struct.Struct(f"<Q{SLOT_SIZE - 8}x")
+_WORD = struct.Struct("<Q")
+_BUSY = 1 << 63
+_AHEAD = 64
+"""How many records are looked at while the head does not tell how many there are."""
+
+
+class Raw(NamedTuple):
+    """Hold a record as the guest wrote it.
+
+    ``alias`` is where the window has the first byte, ``error`` the error code of the fault.
+    ``read`` and ``written`` are 32 bytes; the low ones count.
+    """
+
+    sequence: int
+    tsc: int
+    linear: int
+    alias: int
+    site: int
+    vcpu: int
+    spare: int
+    error: int
+    rflags: int
+    number: int
+    rax: int
+    rcx: int
+    rdx: int
+    rbx: int
+    rsp: int
+    rbp: int
+    rsi: int
+    rdi: int
+    r8: int
+    r9: int
+    r10: int
+    r11: int
+    r12: int
+    r13: int
+    r14: int
+    r15: int
+    read: bytes
+    written: bytes
+
+    @property
+    def gpr(self) -> tuple[int, ...]:
+        """Return the general-purpose registers before the access, in their order."""
+        return self[10:26]
+
+
+def fields(data: bytes) -> Iterator[tuple[int | bytes, ...]]:
+    """Yield the fields of each record in ``data``, in the order of :class:`Raw`."""
+    return RECORD.iter_unpack(data)
+
+
+class Ring:
+    """Follow the guest through its ring of a number of records; the caller reads and writes."""
+
+    def __init__(self, slots: int) -> None:
+        self._size = ring_size(slots)
+        self._next = self._size
+
+    @property
+    def taken(self) -> int:
+        """Return how many records were taken so far."""
+        return (self._next - self._size) // SLOT_SIZE
+
+    def open(self) -> tuple[int, bytes]:
+        """Return what to write, at which offset in the block, so that the guest can go on.
+
+        To be written when records were taken, and at the start.
+        """
+        return control_field("LIMIT"), _WORD.pack(self._next + self._size)
+
+    def shut(self) -> tuple[int, bytes]:
+        """Return what to write so that each access goes the slow way from now on."""
+        return control_field("LIMIT"), _WORD.pack(0)
+
+    def span(self, head: int) -> tuple[int, int]:
+        """Return offset in the block and size of what to read: records that may be committed.
+
+        ``head`` is the first word of the control page. The ring may go on at its start: ask again
+        until the size is 0, or less is taken.
+        """
+        start = self._next % self._size
+        most = min(_AHEAD * SLOT_SIZE, self._size) if head >= _BUSY else head - self._next
+        if not 0 <= most <= self._size:
+            raise InterceptError(
+                f"the ring's head is {head:#x}, {self._next:#x} were taken: records were lost"
+            )
+        return layout.RING + start, min(most, self._size - start)
+
+    def take(self, data: bytes) -> bytes:
+        """Return the committed records among those read, and count them as taken.
+
+        A record that is not committed yet, or not seen whole yet, ends them. Raise InterceptError
+        where there is one that nobody can have left there.
+        """
+        number = self._next
+        for (sequence,) in _SEQUENCES.iter_unpack(data):
+            if sequence != number:
+                if sequence not in (0, number - self._size):
+                    raise InterceptError(
+                        f"record {number:#x} of the ring has the number {sequence:#x}: records "
+                        "were lost"
+                    )
+                break
+            number += SLOT_SIZE
+        taken = data[: number - self._next]
+        self._next = number
+        return taken

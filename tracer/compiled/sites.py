@@ -1,0 +1,139 @@
+"""The site table and the room for thunks: what to write where, so that a guest finds a thunk.
+
+A site is the linear address of an instruction that reached a device. The table is a hash with the
+next free place behind; there is always a free one. Thunks are only ever added, as QEMU takes no
+notice of what is written over code that has run. The key of an entry is written last.
+
+Write only while every vCPU stands and :func:`is_free` says that none is on the fast way: an access
+there may have read a part of its entry.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from tracer.compiled import layout
+from tracer.compiled.common import CommonCode
+from tracer.compiled.layout import SITE_COUNT, SITE_FIELDS, SITE_SIZE
+from tracer.compiled.safety import NotCompiled
+from tracer.compiled.thunk import WATCHED, Thunk, compile_thunk
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import PAGE_SIZE
+
+Write = tuple[int, bytes]
+"""An offset in the block, and the bytes to write there."""
+
+_VOID = 1
+"""The key of an entry that is being changed; 0 would end a search."""
+_MOST = SITE_COUNT * 3 // 4
+_ALIGNMENT = 16
+_KEY = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Hold an instruction that is compiled, and its thunk. A record names it by ``number``."""
+
+    number: int
+    insn: Instruction
+    thunk: Thunk
+
+
+def is_free(head: int) -> bool:
+    """Tell by the first word of the control page whether no vCPU is on the fast way."""
+    return head < 1 << 63
+
+
+def watched(insn: Instruction) -> int:
+    """Return the linear address of the 8 bytes of code that the guest compares at each access.
+
+    They begin with the instruction, or end with the page of one that would lead beyond it.
+    """
+    room = PAGE_SIZE - insn.rip % PAGE_SIZE
+    return insn.rip if room >= WATCHED or insn.length > room else insn.rip + room - WATCHED
+
+
+class SiteTable:
+    """Allocate sites; ``block`` is the linear address of the block as data."""
+
+    def __init__(self, block: int, common: CommonCode) -> None:
+        self._code = block + layout.DISTANCE
+        self._common = common
+        self._next = layout.THUNKS
+        self._places: dict[int, int] = {}
+        self._taken: set[int] = set()
+        self._current: dict[int, Site] = {}
+        self._sites: list[Site] = []
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __getitem__(self, number: int) -> Site:
+        """Return the site that a record names."""
+        return self._sites[number]
+
+    @property
+    def used(self) -> int:
+        """Return how many bytes the thunks take."""
+        return self._next - layout.THUNKS
+
+    def enter(self, insn: Instruction, code: bytes) -> tuple[Site, list[Write]]:
+        """Compile an instruction that the guest will run again; ``code`` is at :func:`watched`.
+
+        An instruction that is another one than before at its address gets a thunk of its own;
+        the old one is left behind. One that is the same gets what its neighbours are now. Raise
+        :class:`NotCompiled` where it may not be compiled, or where there is no room.
+        """
+        current = self._current.get(insn.rip)
+        writes: list[Write] = []
+        if current is None or current.insn.code != insn.code:
+            if current is None and len(self._places) >= _MOST:
+                raise NotCompiled(insn, f"the table of {_MOST} sites is full")
+            thunk = compile_thunk(insn, len(self._sites), self._next, self._common)
+            if thunk.start + len(thunk.code) > layout.SITES:
+                raise NotCompiled(insn, "the room for thunks is full")
+            self._next += len(thunk.code) + -len(thunk.code) % _ALIGNMENT
+            writes.append((thunk.start, thunk.code))
+            current = Site(len(self._sites), insn, thunk)
+            self._sites.append(current)
+            self._current[insn.rip] = current
+        place = self._place(insn.rip)
+        entry = self._entry(current, code)
+        # In this order: no key leads to half an entry.
+        writes.append((place, _KEY.pack(_VOID)))
+        writes.append((place + _KEY.size, entry[_KEY.size :]))
+        writes.append((place, entry[: _KEY.size]))
+        return current, writes
+
+    def _place(self, rip: int) -> int:
+        place = self._places.get(rip)
+        if place is None:
+            index = (rip * layout.HASH & (SITE_COUNT - 1) * SITE_SIZE) // SITE_SIZE
+            while index in self._taken:
+                index = (index + 1) % SITE_COUNT
+            self._taken.add(index)
+            place = self._places[rip] = layout.SITES + index * SITE_SIZE
+        return place
+
+    def _entry(self, site: Site, code: bytes) -> bytes:
+        assert len(code) == WATCHED
+        thunk = site.thunk
+        span = PAGE_SIZE - thunk.width
+        words = {
+            "RIP": site.insn.rip,
+            "THUNK": self._code + thunk.start,
+            "FIRST": layout.NOWHERE,
+            "LAST": span - thunk.doubtful,
+            "AT": watched(site.insn),
+            "CODE": int.from_bytes(code, "little"),
+            "ORIGIN": self._code + thunk.origin,
+            "SKIP": int(thunk.doubtful),
+            "SPAN": span,
+            "WRITES": int(thunk.writes),
+            # A level that there is not does not forbid anything.
+            "E4": (1 << 64) - 1,
+        }
+        return b"".join(_KEY.pack(words.get(name, 0)) for name in SITE_FIELDS).ljust(
+            SITE_SIZE, b"\0"
+        )

@@ -1,0 +1,151 @@
+"""An instruction that reaches a device, as code that the guest runs in its place: the compiler.
+
+:func:`compile_thunk` is a function from an instruction to bytes. In a thunk the device is reached
+through the window, and everything that the instruction sees or changes besides is in the record
+and in the fault's frame: ``common.S`` says how it is entered.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from tracer.compiled.cell import compile_cell
+from tracer.compiled.common import CommonCode
+from tracer.compiled.encoder import EQUAL, NOT_EQUAL, Encoder
+from tracer.compiled.ending import TAKEN, gpr
+from tracer.compiled.layout import SITE_FIELDS
+from tracer.compiled.move import compile_move
+from tracer.compiled.safety import NotCompiled, Template, reads_and_writes, template_of
+from tracer.compiled.stack import compile_pop, compile_push
+from tracer.compiled.strings import compile_string, find_pointer
+from tracer.x86.instruction import Instruction, Memory
+from tracer.x86.state import PAGE_SIZE, RCX, RDI, RDX, RSI, RSP
+
+WATCHED = 8
+"""Bytes of code that the common code compares; a thunk compares the end of a longer one."""
+
+
+_LARGEST = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Thunk:
+    """Hold the code for one instruction, for the place it was compiled for.
+
+    ``start`` is the offset in the block. ``origin`` is the one where CR2 is compared with the
+    operand's own address, which is in doubt at the first byte of a page where ``doubtful``.
+    ``writes`` says that the device's page has to be writable. ``width`` is in bytes.
+    """
+
+    code: bytes
+    start: int
+    origin: int
+    doubtful: bool
+    writes: bool
+    width: int
+
+
+def compile_thunk(insn: Instruction, number: int, at: int, common: CommonCode) -> Thunk:
+    """Compile an instruction of site ``number`` for offset ``at`` in the block.
+
+    Raise :class:`NotCompiled` where it might raise an exception, or gains nothing.
+    """
+    template = template_of(insn)
+    out = Encoder(at)
+    if insn.length > WATCHED:
+        _compare_end(out, insn, common)
+    writes = template is Template.POP
+    match template:
+        case Template.MOVE | Template.CELL:
+            writes = reads_and_writes(insn)[1]
+            if template is Template.MOVE:
+                compile_move(out, insn, number)
+            else:
+                compile_cell(out, insn, number, common)
+        case Template.PUSH:
+            compile_push(out, insn, number, common)
+        case Template.POP:
+            compile_pop(out, insn, number, common)
+        case Template.STRING:
+            assert insn.form is not None
+            writes = insn.form.operation == "stos"
+            compile_string(out, insn, number, common)
+    origin = out.here
+    doubtful = insn.width > 1 and not _is_constant(insn)
+    if doubtful:
+        _compile_origin(out, insn, template, common)
+    else:
+        origin = common.walk
+    return Thunk(bytes(out.code), at, origin, doubtful, writes, insn.width)
+
+
+def _compare_end(out: Encoder, insn: Instruction, common: CommonCode) -> None:
+    out.load(RDX, RSP)  # RIP
+    if insn.length <= WATCHED + 4:
+        # cmp dword ptr [rdx + length - 4], the last bytes
+        out.raw(bytes([0x81, 0x7A, insn.length - 4]) + insn.code[-4:])
+    else:
+        out.raw(b"\x48\xb9" + insn.code[-WATCHED:])  # mov rcx, the last bytes
+        out.compare(RCX, RDX, insn.length - WATCHED)
+    out.branch(NOT_EQUAL, common.refuse)
+
+
+def _operand(insn: Instruction) -> Memory:
+    return next(operand for operand in insn.operands if isinstance(operand, Memory))
+
+
+def _is_constant(insn: Instruction) -> bool:
+    # Tells that the address is one and the same, and not that of an access across a page's end.
+    memory = _operand(insn)
+    if memory.base is not None or memory.index is not None or memory.segment in ("fs", "gs"):
+        return False
+    assert insn.form is not None
+    if insn.form.operation.endswith(" string"):
+        return False
+    address = memory.displacement + (insn.next_rip if memory.rip_relative else 0)
+    if (address & memory.mask) % PAGE_SIZE > PAGE_SIZE - insn.width:
+        raise NotCompiled(insn, "it crosses a page")
+    return True
+
+
+def _compile_origin(
+    out: Encoder, insn: Instruction, template: Template, common: CommonCode
+) -> None:
+    assert insn.form is not None
+    memory = _operand(insn)
+    # The base of FS or GS, and where a bit string begins, are not told in a thunk. POP computes
+    # an address of RSP behind the pop.
+    if not (
+        memory.segment in ("fs", "gs")
+        or insn.form.operation.endswith(" string")
+        or (template is Template.POP and memory.base == RSP)
+        or memory.displacement == _LARGEST
+    ):
+        if template is Template.STRING:
+            find_pointer(out, insn)
+        else:
+            _effective_address(out, memory)
+        out.compare(RDX, RSI, SITE_FIELDS["FIRST"])
+        out.branch(EQUAL, common.compare)
+    out.jump(common.other)
+
+
+def _effective_address(out: Encoder, memory: Memory) -> None:
+    # Computes the operand's address and 1 in RDX; RAX and RCX stay.
+    size = memory.mask.bit_length() // 8
+    base, index = memory.base, memory.index
+    offset = memory.displacement + 1
+    kept = (*TAKEN, RSP)
+    if index is not None and index in kept:
+        out.load(RDX, RDI, gpr(index))
+        there = None if base in kept else base
+        out.address(RDX, there, RDX, memory.scale, offset, size)
+        if base is not None and there is None:
+            rex = b"\x48" if size == 8 else b""
+            out.raw(rex + b"\x03\x97" + struct.pack("<i", gpr(base)))  # add rdx, [rdi + base]
+        return
+    if base is not None and base in kept:
+        out.load(RDX, RDI, gpr(base))
+        base = RDX
+    out.address(RDX, base, index, memory.scale, offset, size)
