@@ -20,6 +20,7 @@
     ├── repl.console.PythonFailed    a person's own Python raised something at the prompt
     ├── repl.interpreter.ScriptStopped   a script within a command ended at one that failed
     ├── compiled.safety.NotCompiled  an instruction that is left to a stop each time
+    ├── intercept.window.NoWindow    why a guest has no place for compiled sites
     ├── Diverged                     a live guest left the recording: exit status 3
     └── EmulationError               one instruction
         ├── NotEnoughBytes           more code bytes are needed to decode it

@@ -25,6 +25,7 @@ from tracer.intercept.ground import Ground
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
 from tracer.intercept.loads import TableLoads
+from tracer.intercept.window import NoWindow, Window
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.trace.record import Mark
 from tracer.x86.idt import Gate, pack_gate
@@ -45,6 +46,9 @@ class Software:
 
     async def reach_entry(self, memory: Any) -> None:
         """It stands there."""
+
+    def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
+        raise NoWindow("it has none")
 
     def stub_place(self) -> int:
         return STUB

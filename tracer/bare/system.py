@@ -24,6 +24,7 @@ from tracer.bare.image import Image
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
+from tracer.intercept.window import NoWindow, Window
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.idt import GATE_SIZE, unpack_gate
 from tracer.x86.paging import Leaf, PhysicalMemory, paging_of
@@ -136,6 +137,10 @@ class Bare:
             )
         for number in numbers:
             await DeleteBreakpoint(number)
+
+    def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
+        """Raise NoWindow: which RAM the guest leaves unused is not known."""
+        raise NoWindow("nothing is known of which RAM the guest leaves unused")
 
     def stub_place(self) -> int | None:
         """Return None: padding is looked for behind the page-fault handler."""

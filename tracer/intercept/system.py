@@ -11,6 +11,7 @@ from tracer.access.stack import Stack
 from tracer.intercept.ground import Ground
 from tracer.intercept.names import Names
 from tracer.intercept.trap import Breakpoint
+from tracer.intercept.window import Window
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
 from tracer.x86.state import CpuState
@@ -72,6 +73,13 @@ class System(Protocol):
 
     async def reach_entry(self, memory: PhysicalMemory) -> None:
         """Run firmware and boot loader up to where tracing can begin: an own IDT is loaded."""
+        ...
+
+    def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
+        """Take ``size`` bytes of RAM for compiled sites, and map them and all else.
+
+        Raises NoWindow, with nothing changed, where that cannot be.
+        """
         ...
 
     def stub_place(self) -> int | None:

@@ -9,6 +9,7 @@ from tracer.access.space import AddressSpace
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
+from tracer.intercept.window import Window
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
 from tracer.linux.entry import follow_kaslr, reach_entry
@@ -18,6 +19,7 @@ from tracer.linux.names import Names
 from tracer.linux.page_filter import whole_pages
 from tracer.linux.readers import hide_poison
 from tracer.linux.user import UserMappings
+from tracer.linux.window import open_window
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
 
@@ -58,6 +60,10 @@ class Linux:
         moved = await follow_kaslr(self.kernel, self._command_line, memory)
         self.names.move(moved)
         await reach_entry(self.kernel, moved)
+
+    def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
+        """Take RAM from the kernel's memory map. Raises NoWindow."""
+        return open_window(memory, space, self.names.kernel, size)
 
     def stub_place(self) -> int | None:
         """Return where the padding behind the kernel's entry code begins."""

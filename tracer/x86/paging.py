@@ -28,9 +28,9 @@ LEVEL_NAMES = {5: "PML5", 4: "PML4", 3: "PDPT", 2: "PD", 1: "PT"}
 
 _ACCESSED = 3 << 5
 """Accessed and dirty, which the CPU sets by itself."""
-_NOT_EXECUTABLE = 1 << 63
+NOT_EXECUTABLE = 1 << 63
 """Reserved in a CPU without EFER.NXE."""
-_DEVICE_PAGE = PRESENT | WRITABLE | LARGE | _ACCESSED | 1 << 4 | _NOT_EXECUTABLE
+_DEVICE_PAGE = PRESENT | WRITABLE | LARGE | _ACCESSED | 1 << 4 | NOT_EXECUTABLE
 """A 2 MiB leaf of device memory: not cached (PCD), not executable."""
 _TABLE_BITS = PRESENT | WRITABLE
 _ADDRESS = 0x000F_FFFF_FFFF_F000
@@ -360,7 +360,7 @@ def borrow(memory: PhysicalMemory, paging: Paging, physical: int, width: int) ->
         found = _unused(memory, paging, root, paging.levels, level, 0, set(), Budget())
         if found is not None:
             linear, address = found
-            memory.write(address, _ENTRY.pack(physical & -size | _DEVICE_PAGE & ~_NOT_EXECUTABLE))
+            memory.write(address, _ENTRY.pack(physical & -size | _DEVICE_PAGE & ~NOT_EXECUTABLE))
             return Loan(linear + physical % size, address)
     return None
 

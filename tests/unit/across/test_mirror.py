@@ -107,7 +107,8 @@ BY_PLAYBOOK = {
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
     " intercept/call intercept/clock intercept/coverage intercept/ground"
     " intercept/interrupt_stack intercept/journal intercept/loads intercept/poison"
-    " intercept/system intercept/trap session/loop session/traps session/whereabouts",
+    " intercept/system intercept/trap intercept/window session/loop"
+    " session/traps session/whereabouts",
 }
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
