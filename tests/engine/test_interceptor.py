@@ -678,7 +678,7 @@ def test_a_step_that_comes_upon_more_poison_starts_over_with_both_healed() -> No
 
     scene.play(
         *stepping(scene, second),
-        (RunAlone(scene.stub.stop), None),
+        (RunAlone(scene.stub.stop, [set_rip(scene.stub.spill)]), None),
         (BreakAlone(scene.stub.leave), both), (StepAlone(), healed), (StepAlone(), healed),
         (Registers(), registers(rip=CODE + 2)), (FlushTlb(ROOT), None),
     )  # fmt: skip
@@ -693,7 +693,9 @@ def test_a_step_that_faults_again_and_again_is_given_up() -> None:
     scene.fault("0f04", AT, rsi=AT)
     with pytest.raises(InterceptError, match="faults again"):
         scene.play(
-            *stepping(scene, again), (RunAlone(scene.stub.stop), None), (FlushTlb(ROOT), None)
+            *stepping(scene, again),
+            (RunAlone(scene.stub.stop, [set_rip(scene.stub.spill)]), None),
+            (FlushTlb(ROOT), None),
         )
     assert scene.poisoned(AT)
 

@@ -197,7 +197,7 @@ async def native_step(
             if not error & PageFaultCode.RSVD:
                 return Stepped(after, True, tuple(encounters))
             # It touches another poisoned page: start over with all healed.
-            await RunAlone(stub.stop)
+            await RunAlone(stub.stop, [SetRegister("rip", stub.spill)])
             write, fetch = bool(error & PageFaultCode.W), bool(error & PageFaultCode.I)
             met = Encounter(after["cr2"], write, fetch)
             if not _collect(space.leaf(met.linear), leaves):

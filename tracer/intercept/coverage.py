@@ -28,7 +28,7 @@ from tracer.intercept.poison import (
 )
 from tracer.intercept.view import GuestView
 from tracer.trace.record import MapRecord, RegionInfo, RegionRecord
-from tracer.x86.paging import Leaf
+from tracer.x86.paging import LARGE_SIZE, Leaf
 
 _EFER_NXE = 1 << 11
 
@@ -39,8 +39,9 @@ Others = Callable[[AddressSpace], Iterator[Leaf]]
 class Coverage:
     """Keep what the ``choice`` says traced.
 
-    ``spare`` is the linear address of the mapping that stays unpoisoned, ``others`` finds leaves
-    of other page tables, and ``by_programs`` is told when programs have mapped devices.
+    ``spare`` is the linear address of the mapping that stays unpoisoned, and so does what lies at
+    the addresses ``own``; ``others`` finds leaves of other page tables, and ``by_programs`` is told
+    when programs have mapped devices.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Coverage:
         self._view = view
         self._journal = journal
         self._spare = spare
+        self.own = [range(spare, spare + LARGE_SIZE)]
         self._others = others
         self._by_programs = by_programs
         self._announced: dict[str, RegionInfo] = {}
@@ -119,13 +121,13 @@ class Coverage:
         """Poison all that the page tables of the stopped vCPU lead to, for a reason in words."""
         space = self._view.space_of(registers)
         map_spare(space, self._spare, bool(registers["efer"] & _EFER_NXE))
-        self.note(await poison_everything(space, spare=self._spare), by)
+        self.note(await poison_everything(space, own=self.own), by)
         await FlushTlb(space.paging.cr3)
 
     async def _again(self, space: AddressSpace, by: str) -> None:
         others = list(self._others(space))
         await heal_quiet(space, others)
-        poisoned = await poison_everything(space, others, spare=self._spare)
+        poisoned = await poison_everything(space, others, own=self.own)
         self.note(poisoned, by)
         if any(leaf.user for leaf in poisoned.leaves):
             await self._by_programs(space)

@@ -26,7 +26,7 @@ from tracer.access.want import (
 )
 from tracer.errors import GuestError, InterceptError
 from tracer.intercept.padding import find_page, find_run, is_filler
-from tracer.intercept.stub import Stub, assemble
+from tracer.intercept.stub import Fast, Stub, assemble
 from tracer.x86.idt import GATE_SIZE, Gate, guests_view, pack_gate, planted, unpack_gate
 from tracer.x86.latest_store import latest_store
 from tracer.x86.paging import PhysicalMemory
@@ -64,15 +64,23 @@ class _Table:
 class PageFaultGate:
     """Own the stub, and vector 14 of one guest's IDTs.
 
-    ``stub`` has the addresses to go to. ``scratch`` are linear addresses of quadwords that the
-    guest's kernel can read and that are free, where the stub has a page of its own, and ``room``
-    is what is free beside. ``spare`` is the linear address of the mapping without poison. ``stack``
-    is the interrupt stack (IST) that vetrace's own page faults go to, 0 for that of the interrupted
-    code.
+    ``stub`` has the addresses to go to, ``fast`` those of compiled sites, where there are any.
+    ``scratch`` are linear addresses of quadwords that the guest's kernel can read and that are
+    free, where the stub has a page of its own, and ``room`` is what is free beside. ``spare`` is
+    the linear address of the mapping without poison. ``stack`` is the interrupt stack (IST) that
+    vetrace's own page faults go to, 0 for that of the interrupted code.
     """
 
-    def __init__(self, memory: PhysicalMemory, *, spare: int, notes: bool = True) -> None:
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        *,
+        spare: int,
+        notes: bool = True,
+        fast: Fast | None = None,
+    ) -> None:
         self._memory = memory
+        self._fast = fast
         self.spare = spare
         self._notes = notes
         self.stub: Stub = assemble(0)
@@ -96,7 +104,7 @@ class PageFaultGate:
         gate = self._gate_in(space, idt, PAGE_FAULT_VECTOR)
         if not gate.usable:
             raise InterceptError("the guest has no page-fault handler to put the stub in front of")
-        size = len(assemble(gate.handler).code)
+        size = len(assemble(gate.handler, fast=self._fast).code)
         starts = (gate.handler,) if place is None else (place, gate.handler)
         found = (find_page(space, start) or find_run(space, start, size) for start in starts)
         base = next((address for address in found if address is not None), None)
@@ -105,7 +113,7 @@ class PageFaultGate:
                 f"no {size} bytes of padding near the guest's page-fault handler "
                 f"at linear {gate.handler:#x} for the fault stub"
             )
-        stub = assemble(base, notes=self._notes)
+        stub = assemble(base, notes=self._notes, fast=self._fast)
         if base % PAGE_SIZE == 0 and is_filler(space.read(base, PAGE_SIZE)):
             self.scratch = range(base + PAGE_SIZE - _SCRATCH, base + PAGE_SIZE, 8)
             self.room = range(base + len(stub.code), self.scratch.start)

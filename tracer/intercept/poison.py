@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from tracer.access.mapping import NewMapping
@@ -32,14 +32,16 @@ class Poisoned:
 
 
 async def poison_everything(
-    space: AddressSpace, others: Iterable[Leaf] = (), *, spare: int | None = None
+    space: AddressSpace, others: Iterable[Leaf] = (), *, own: Collection[range] = ()
 ) -> Poisoned:
     """Poison every leaf of the current page tables, and of others, that has to be watched.
 
-    The mapping at ``spare`` stays as it is. The caller flushes the TLB.
+    What is mapped at the linear addresses ``own`` is vetrace's, and stays as it is. The caller
+    flushes the TLB.
     """
     every = itertools.chain(leaves(space.memory, space.paging), others)
-    return await _poison(space, (leaf for leaf in every if leaf.linear != spare))
+    guests = (leaf for leaf in every if not any(leaf.linear in part for part in own))
+    return await _poison(space, guests)
 
 
 async def poison_mapping(space: AddressSpace, mapping: NewMapping) -> Poisoned:

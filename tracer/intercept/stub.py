@@ -27,6 +27,9 @@ address in the first slot, with the value in the second, and ring again, at ``do
 the value in RAX and then in the second slot, and ring at ``done`` too. From any other place, moving
 RIP to ``spill`` reads the counter, and to ``noting``, CR2 is noted by the time RIP is at ``noted``.
 
+With compiled sites a fault on poison goes to their common code first, in the window, with nothing
+pushed yet; that ends at an IRETQ of its own, or at ``spill`` as if nothing had been.
+
 The test is of bit 3 alone because TCG reports reserved-bit faults with P clear.
 """
 
@@ -35,6 +38,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
+from tracer.compiled.common import entry
 from tracer.x86.state import (
     GPR,
     CpuState,
@@ -138,15 +142,29 @@ by byte, over that of a door, changes the lowest byte: handlers are aligned."""
 
 
 @dataclass(frozen=True, slots=True)
+class Fast:
+    """Say where compiled sites are: ``linear`` is where their code is entered.
+
+    ``span`` are the linear addresses among which all of their code lies.
+    """
+
+    linear: int
+    span: range
+
+
+@dataclass(frozen=True, slots=True)
 class Stub:
     """Hold the stub's bytes and the linear addresses within it.
 
-    ``base`` is the address of the first byte; ``doors`` are shut, see :meth:`door`.
+    ``base`` is the address of the first byte; ``doors`` are shut, see :meth:`door`. A fault on
+    poison goes to ``entry``, which is ``spill`` unless there is a ``fast`` way.
     """
 
     code: bytes
     base: int
     notes: bool
+    fast: Fast | None
+    entry: int
     spill: int
     stop: int
     stop_behind: int
@@ -163,7 +181,9 @@ class Stub:
     doors: range
 
     def covers(self, linear: int) -> bool:
-        """Tell whether a linear address lies in the stub."""
+        """Tell whether a linear address lies in the stub, or in the code of compiled sites."""
+        if self.fast is not None and linear in self.fast.span:
+            return True
         return self.base <= linear < self.base + len(self.code)
 
     def door(self, linear: int, handler: int | None) -> bytes:
@@ -174,16 +194,17 @@ class Stub:
         if handler is None:
             return b"\xe9" + struct.pack("<i", self.spill - linear - 5)  # jmp spill
         code = b"\xf6\x04\x24" + bytes([PageFaultCode.RSVD])  # test byte ptr [rsp], RSVD
-        code += b"\x0f\x85" + struct.pack("<i", self.spill - linear - len(code) - 6)  # jnz spill
+        code += b"\x0f\x85" + struct.pack("<i", self.entry - linear - len(code) - 6)  # jnz entry
         code += _NOTE if self.notes else b""
         # The handler may be anywhere.
         return code + b"\xff\x25" + bytes(4) + struct.pack("<Q", handler)  # jmp [rip]
 
 
-def assemble(base: int, *, notes: bool = True) -> Stub:
+def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub:
     """Return the stub for linear address ``base``.
 
-    ``notes`` says that the CPU has the machine-check bank in which CR2 is noted.
+    ``notes`` says that the CPU has the machine-check bank in which CR2 is noted. With ``fast``
+    a fault on poison goes to compiled sites first.
     """
     code = bytearray()
     rings: list[int] = []
@@ -233,6 +254,10 @@ def assemble(base: int, *, notes: bool = True) -> Stub:
             entries[width] = here()
             code += access
             code += b"\xe9" + struct.pack("<i", keep - len(code) - 5)  # jmp keep
+    first = spill
+    if fast is not None:
+        first = here()
+        code += entry(first, spill, fast.linear)
     noting = here()
     code += _NOTE
     noted = here()
@@ -241,13 +266,15 @@ def assemble(base: int, *, notes: bool = True) -> Stub:
     for end in rings:
         struct.pack_into("<i", code, end - 4, bell - base - end)
     code += bytes(8) + bytes(-(here() + 8) % _DOOR_SIZE)
-    first = here() + _DOOR_PLACE
-    doors = range(first, first + DOORS * _DOOR_SIZE, _DOOR_SIZE)
+    door = here() + _DOOR_PLACE
+    doors = range(door, door + DOORS * _DOOR_SIZE, _DOOR_SIZE)
     code += bytes(DOORS * _DOOR_SIZE)
     stub = Stub(
         code=bytes(code),
         base=base,
         notes=notes,
+        fast=fast,
+        entry=first,
         spill=spill,
         stop=stop,
         stop_behind=stop_behind,

@@ -12,6 +12,7 @@ from tracer.intercept.stub import (
     NOTE_MSR,
     SPILL_SIZE,
     VALUE_OFFSET,
+    Fast,
     Spill,
     assemble,
     pack_request,
@@ -99,6 +100,36 @@ def test_ours_spills_everything(cpu: unicorn.Uc, error_code: int) -> None:
     assert spill.cr2 == 0xABCD_1234
     assert spill.cr0 == cpu.reg_read(regs.UC_X86_REG_CR0)
     assert spill.cr4 == cpu.reg_read(regs.UC_X86_REG_CR4)
+
+
+FAST = Fast(CODE + 0x800, range(CODE, CODE + 0x1000))
+
+
+@pytest.mark.parametrize(("ring_of_privilege", "error_code"), [(0, RSVD), (3, RSVD), (0, 0)])
+def test_with_compiled_sites_poison_leads_to_them_in_the_kernel_alone(
+    cpu: unicorn.Uc, ring_of_privilege: int, error_code: int
+) -> None:
+    stub = assemble(BASE, fast=FAST)
+    door = stub.doors[0]
+    cpu.mem_write(BASE, stub.code)
+    cpu.mem_write(door, stub.door(door, HANDLER))
+    cs, ss = cpu.reg_read(regs.UC_X86_REG_CS) | ring_of_privilege, cpu.reg_read(regs.UC_X86_REG_SS)
+    cpu.mem_write(FRAME, struct.pack("<6Q", error_code, CODE, cs, 0x246, STACK + 0xF00, ss))
+    cpu.reg_write(regs.UC_X86_REG_RSP, FRAME)
+    until = HANDLER if not error_code else stub.stop if ring_of_privilege else FAST.linear
+    cpu.emu_start(door, until, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == until
+    if until == FAST.linear:
+        assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME
+        values = {name: cpu.reg_read(register(name)) for name in set(GPR) - {"rsp"}}
+        assert all(value == INTERRUPTED[name] for name, value in values.items())
+
+
+def test_a_vcpu_that_is_at_a_compiled_site_is_in_the_stub() -> None:
+    stub = assemble(BASE, fast=FAST)
+    assert stub.covers(FAST.linear + 5) and stub.covers(BASE) and not stub.covers(CODE + 0x1000)
+    # Whoever sends a vCPU into the stub has it stop, whatever sites there are.
+    assert stub.entry != stub.spill and assemble(BASE).entry == assemble(BASE).spill
 
 
 def test_changes_reach_the_interrupted_code(cpu: unicorn.Uc) -> None:
