@@ -54,6 +54,7 @@ def test_wants_are_served_and_the_result_comes_back() -> None:
         (want.SetBreakpoint(BASE), 1), (want.WatchStores(BASE), 1), (want.WatchReads(BASE), 1),
         (want.DeleteBreakpoint(1), None), (want.VcpuStates(), None), (want.Tables(), None),
         (want.Sleeps(0), False), (want.HasMachineCheck(), True), (want.MemoryMap(), None),
+        (want.HasGiantPages(), False), (want.Start(), None),
         (want.MapChanged(), False), (want.Woken(), None), (want.LogSize(), None),
         (want.GuestTime(), None), (want.LogAccesses(), None), (want.Detach(), None),
         (want.BreakAlone(BASE), None), (want.SelectVcpu(0), None), (want.Turn(), None),
@@ -163,6 +164,52 @@ def test_a_guest_that_is_asked_to_stop_while_it_stands_does_so_once_it_runs() ->
             return await want.Resume()
 
         assert (await asyncio.wait_for(one.drive(work()), patience(60))).stop.interrupted
+
+    asyncio.run(body())
+
+
+def test_a_guest_that_runs_is_looked_at_again_and_again_until_it_stops() -> None:
+    async def body() -> None:
+        slow = Slow()
+        one = driver(slow, slow)
+
+        async def work() -> tuple[int, Any]:
+            await want.Start([SetRegister("rax", 1)])
+            looks = 0
+            while True:
+                ran = await want.Await(0.001)
+                if ran is not None:
+                    return looks, ran
+                looks += 1
+                if looks == 3:
+                    await one.interrupt()
+
+        looks, ran = await asyncio.wait_for(one.drive(work()), patience(60))
+        assert looks >= 3 and ran.stop.interrupted and ran.seconds > 0
+        assert len(slow.went) == 1
+        # It stands: whoever asks it to stop waits for the next time that it goes.
+        assert one._stopping is None and not one._running
+
+    asyncio.run(body())
+
+
+def test_a_guest_that_is_lost_while_it_is_waited_for_says_so() -> None:
+    async def body() -> None:
+        slow = Slow()
+        one = driver(slow, slow)
+
+        async def gone() -> Stopped:
+            raise TargetGone
+
+        slow.stopped = gone  # type: ignore[method-assign]
+
+        async def work() -> None:
+            await want.Start()
+            await want.Await(60)
+
+        with pytest.raises(TargetGone):
+            await asyncio.wait_for(one.drive(work()), patience(60))
+        assert not one._running
 
     asyncio.run(body())
 

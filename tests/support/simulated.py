@@ -324,6 +324,9 @@ class Guest:
     async def has_machine_check(self) -> bool:
         return True
 
+    async def has_giant_pages(self) -> bool:
+        return False
+
     async def memory_map(self) -> tuple[list[Region], list[tuple[int, int]]]:
         return [NVME], [(0, RAM_END)]
 

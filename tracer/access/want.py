@@ -99,6 +99,23 @@ class Resume(Want[Ran]):
 
 
 @dataclass(frozen=True, slots=True)
+class Start(Want[None]):
+    """Make changes and let the whole guest go on; :class:`Await` its next stop."""
+
+    changes: Sequence[Change] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Await(Want[Ran | None]):
+    """Wait for the next stop of the guest that was started, for so many seconds at most.
+
+    None where it runs on. Its stop tells how long it ran, as with :class:`Resume`.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunAlone(Want[None]):
     """Make changes and run the stopped vCPU to a linear address where a stop is sure.
 
@@ -219,6 +236,11 @@ class Sleeps(Want[bool]):
 @dataclass(frozen=True, slots=True)
 class HasMachineCheck(Want[bool]):
     """Whether the guest's CPUs have banks of machine-check registers."""
+
+
+@dataclass(frozen=True, slots=True)
+class HasGiantPages(Want[bool]):
+    """Whether the guest's CPUs map 1 GiB by one entry, which may say that it is not code."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.cli.interactive import add_shell_arguments, screen, wish
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.verify import compared, print_comparison, verdict
-from tracer.errors import Diverged, Interrupted, TracerError
+from tracer.compiled.layout import ring_size
+from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.report import GuestReport, why_missing
 from tracer.host import signals
 from tracer.host.scratch import scratch_folder
@@ -35,6 +36,7 @@ from tracer.repl.shell import Shell
 from tracer.report.objects import access_object
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog, seconds
+from tracer.text.number import is_whole, whole
 from tracer.trace.event import Event, Events, Everything
 from tracer.trace.fold import Fold, Folder
 from tracer.trace.lines import access_line, fold_line
@@ -44,6 +46,9 @@ from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Record
 from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter
+
+_RING = "8192"
+"""Records that compiled sites have room for before one has to be taken."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--stacks", action="store_true", help="record the kernel's call chain of each access"
     )
+    # Not for users yet: it lacks what people do at the prompt.
+    output.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
+    output.add_argument("--ring", metavar="N", default=_RING, help=argparse.SUPPRESS)
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
@@ -103,6 +111,15 @@ def run(args: argparse.Namespace) -> int:
         if args.check and trace is not None and log is not None and status == EXIT_OK:
             status = _check(trace, log, quiet=args.json)
     return status or boot.judge_guest()
+
+
+def _ring(text: str) -> int:
+    slots = whole(text) if is_whole(text) else 0
+    try:
+        ring_size(slots)
+    except ValueError as error:
+        raise UsageError(f"--ring {text}: {error}") from error
+    return slots
 
 
 def _limits(args: argparse.Namespace) -> Limits:
@@ -308,7 +325,8 @@ class _Boot:
         session.replay(self._recorded)
         regions = await session.refresh_regions()
         check_choice(regions.regions, session.choice)
-        await session.trap(stacks=self._args.stacks)
+        ring = _ring(self._args.ring) if self._args.compiled else None
+        await session.trap(stacks=self._args.stacks, ring=ring)
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
         tell(
@@ -325,9 +343,12 @@ class _Boot:
             stream = sys.stderr if self._args.json else sys.stdout
             terminal.table_console(stream).print(closing_table(self._summary))
         counts = session.counts
+        sites = session.loop.sites
+        compiled = f", {counts['compiled']} compiled at {len(sites)} sites" if sites else ""
         tell(
             f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
-            f"{counts['emulated']} emulated, {counts['stepped']} stepped; "
+            f"{counts['emulated']} emulated, {counts['stepped']} stepped"
+            f"{compiled}; "
             f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
             f"{counts['ram_hooks']} of these of RAM"
         )

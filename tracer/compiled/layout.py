@@ -17,6 +17,9 @@ CONTROL, STOPS, CODE, THUNKS, SITES, RING = 0, 0x10000, 0x20000, 0x21000, 0x1000
 """Offsets of the parts: :class:`Control`, a byte for each place where an access may begin, the
 common code, the thunks, the site table, the ring."""
 
+PAGE = 4096
+"""Size of the control page."""
+
 STOP_PLACES = 1 << 16
 SITE_COUNT = 4096
 SITE_SIZE = 256
@@ -113,7 +116,7 @@ class Control:
             "RESERVED": reserved | self.marks,
             "SLOW": self.slow,
         }
-        page = bytearray(4096)
+        page = bytearray(PAGE)
         struct.pack_into(f"<{len(_CONTROL)}Q", page, 0, *(words[name] for name in _CONTROL))
         other = _OTHER_SIDE + SITE_FIELDS["E4"]
         struct.pack_into("<Q", page, other, (1 << 64) - 1)

@@ -50,6 +50,7 @@ from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.names import Names
 from tracer.intercept.port import access_port, sees_code
+from tracer.intercept.sites import CompiledSites
 from tracer.intercept.standin import replay_note
 from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.system import Callers
@@ -89,7 +90,7 @@ class Interceptor:
 
     Every record goes to ``publish`` before the guest goes on; ``counts`` counts what was done.
     The first of the ``answers`` that covers a transfer answers it; with ``asks`` it is asked what
-    becomes of each access.
+    becomes of each access. Where there are compiled ``sites`` an instruction goes this way once.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Interceptor:
         self._delivery = Delivery(counts)
         self.answers: list[Answer] = [Devices()]
         self.asks = False
+        self.sites: CompiledSites | None = None
         self._done: dict[int, tuple[int, int]] = {}
         self._parting: Callable[[], None] | None = None
         self._sequence = 0
@@ -146,6 +148,12 @@ class Interceptor:
         """Return the interrupted state of a vCPU that stands at the stub, where addresses lead."""
         fault = await self._read_fault(vcpu)
         return fault.cpu, fault.space
+
+    def take(self, accesses: int) -> int:
+        """Count accesses that are recorded elsewhere; return the number of the first one."""
+        first = self._sequence
+        self._sequence += accesses
+        return first
 
     def part(self) -> None:
         """Record the write that was the guest's own end, if a write was."""
@@ -217,6 +225,8 @@ class Interceptor:
                 self._parting = partial(self._record, fault, insn, outcome, cpu)
                 raise fault.silence
             self._record(fault, insn, outcome, cpu)
+            if self.sites is not None:
+                self.sites.consider(insn, cpu, fault.space)
             fault.port = None
             fault.cpu = await self._completed(outcome.cpu)
             if fault.cpu.rip != cpu.rip or insn.rep is None or await self._view.stale():

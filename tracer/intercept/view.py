@@ -6,6 +6,7 @@ from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import MapChanged, Tables
+from tracer.intercept.pace import Pace
 from tracer.x86.paging import PhysicalMemory, paging_of
 from tracer.x86.state import Mode
 
@@ -15,22 +16,30 @@ class GuestView:
 
     ``regions`` is the memory map as last asked for, until it is :meth:`stale`; ``time_ns`` the
     guest's time when it was last told, which ``told`` counts, ``ran`` how long it ran in seconds of
-    the host's time. ``poison`` is the mask of the page-table bit that vetrace sets,
-    ``realtime`` says that the guest's clock is the host's.
+    the host's time. ``poison`` is the mask of the page-table bit that vetrace sets, among those
+    above the CPU's ``physical_bits``; ``realtime`` says that the guest's clock is the host's.
     """
 
     def __init__(
-        self, memory: PhysicalMemory, poison: int, vcpus: int, *, realtime: bool = False
+        self,
+        memory: PhysicalMemory,
+        poison: int,
+        vcpus: int,
+        *,
+        realtime: bool = False,
+        physical_bits: int = 40,
     ) -> None:
         self.memory = memory
         self.realtime = realtime
         self.poison = poison
+        self.physical_bits = physical_bits
         self.vcpus = vcpus
         self.regions = RegionMap((), (), ())
         self._stale = True
         self.time_ns = 0
         self.told = 0
         self.ran = 0.0
+        self._pace = Pace()
         self._modes: dict[int, Mode] = {}
 
     async def stale(self) -> bool:
@@ -58,7 +67,26 @@ class GuestView:
         it is the host's, of unknown rate, and the time the guest has run stands in.
         """
         self.told += 1
-        self.time_ns = int(self.ran * 1e9) if self.realtime else counter
+        if not self.realtime:
+            self.time_ns = counter
+            return
+        now = int(self.ran * 1e9)
+        if counter:
+            self._pace.note(counter, now)
+        self.time_ns = max(self.time_ns, now)
+
+    def tell_time_at(self, counter: int) -> None:
+        """Note the guest's time at a moment that only its time-stamp counter tells.
+
+        In real time it is as far from two moments at which both were told as the counter is.
+        """
+        self.told += 1
+        if not self.realtime:
+            self.time_ns = counter
+            return
+        time_ns = self._pace.time_ns(counter)
+        if time_ns is not None:
+            self.time_ns = max(self.time_ns, time_ns)
 
     async def mode(self, selector: int, space: AddressSpace) -> Mode:
         """Return the mode of a code segment, from its descriptor in the guest's GDT.

@@ -307,7 +307,14 @@ class Machine(asyncio.SubprocessProtocol):
 
     async def has_machine_check(self) -> bool:
         """Tell whether the guest's CPUs have banks of machine-check registers."""
-        return all([await self._cpu_property(name) is True for name in ("mce", "mca")])
+        return await self._has("mce", "mca")
+
+    async def has_giant_pages(self) -> bool:
+        """Tell whether the guest's CPUs map 1 GiB by one entry, which may say it is no code."""
+        return await self._has("pdpe1gb", "nx")
+
+    async def _has(self, *features: str) -> bool:
+        return all([await self._cpu_property(name) is True for name in features])
 
     async def _cpu_property(self, name: str) -> object:
         cpus = await self.execute("query-cpus-fast")

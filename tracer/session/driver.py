@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from tracer.access import want
 from tracer.access.decision import Decision, Give, Go, Pending
 from tracer.access.space import AddressSpace
-from tracer.access.stop import Ran
+from tracer.access.stop import Ran, Stopped
 from tracer.access.vcpu import Change
 from tracer.gdb.target import Target
 from tracer.qemu.machine import Machine
@@ -67,6 +67,8 @@ class Driver:
         self.expired = ""
         self._running = False
         self._pausing: asyncio.Task[None] | None = None
+        self._since = 0.0
+        self._stopping: asyncio.Task[Stopped] | None = None
         self._ways: dict[type[want.Want[Any]], Callable[[Any], Awaitable[Any]]] = {
             want.Vcpu: lambda _: _at_once(target.vcpu),
             want.Registers: lambda _: target.registers(),
@@ -77,6 +79,8 @@ class Driver:
             want.FlushTlb: lambda it: target.flush_tlb(it.cr3),
             want.FlushAllTlbs: lambda _: target.flush_all_tlbs(),
             want.Resume: lambda it: self._resume(it.changes),
+            want.Start: lambda it: self._start(it.changes),
+            want.Await: lambda it: self._await(it.seconds),
             want.RunAlone: lambda it: target.run_alone(it.linear, it.changes),
             want.BreakAlone: lambda it: target.break_alone(it.linear, it.changes),
             want.StepAlone: lambda _: target.step_alone(),
@@ -93,6 +97,7 @@ class Driver:
             want.Tables: lambda _: machine.descriptor_tables(),
             want.Sleeps: lambda it: machine.halted(it.vcpu),
             want.HasMachineCheck: lambda _: machine.has_machine_check(),
+            want.HasGiantPages: lambda _: machine.has_giant_pages(),
             want.MemoryMap: lambda _: machine.memory_map(),
             want.MapChanged: lambda _: _at_once(machine.map_changed),
             want.Woken: lambda _: _at_once(machine.woken()),
@@ -149,21 +154,37 @@ class Driver:
             self._pausing = asyncio.create_task(self.machine.pause())
 
     async def _resume(self, changes: Sequence[Change]) -> Ran:
-        since = time.monotonic()
+        await self._start(changes)
+        ran = await self._await(None)
+        assert ran is not None  # it was waited for without end
+        return ran
+
+    async def _start(self, changes: Sequence[Change]) -> None:
+        self._since = time.monotonic()
         await self.target.go(changes)
         self._running = True
+        if self.interrupting or self.expired:
+            self._pause()
+
+    async def _await(self, seconds: float | None) -> Ran | None:
+        stopping = self._stopping or asyncio.create_task(self.target.stopped())
+        self._stopping = None
         try:
-            if self.interrupting or self.expired:
-                self._pause()
-            stop = await self.target.stopped()
+            done, _ = await asyncio.wait([stopping], timeout=seconds)
+            if not done:
+                self._stopping = stopping
+                return None
+            stop = stopping.result()
         finally:
-            self._running = False
+            if self._stopping is None:
+                stopping.cancel()
+                self._running = False
         if self._pausing is not None:
             # It would stop the guest in the middle of what is done for it next.
             await self._pausing
             self._pausing = None
-        seconds = time.monotonic() - since
-        return Ran(replace(stop, expired=bool(self.expired)), seconds)
+        ran = time.monotonic() - self._since
+        return Ran(replace(stop, expired=bool(self.expired)), ran)
 
     async def _hold(self, it: want.Hold) -> None:
         self.interrupting = False

@@ -18,8 +18,10 @@ from tracer.access.stop import Ran, Stopped
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile, VcpuState
 from tracer.access.want import (
+    Await,
     Detach,
     FlushAllTlbs,
+    HasGiantPages,
     HasMachineCheck,
     Hold,
     LogAccesses,
@@ -29,9 +31,12 @@ from tracer.access.want import (
     Registers,
     Resume,
     Sleeps,
+    Start,
     Vcpu,
     VcpuStates,
 )
+from tracer.compiled.common import CommonCode, common_code
+from tracer.compiled.layout import DISTANCE, block_size
 from tracer.errors import GuestHung, InterceptError, UsageError
 from tracer.intercept import carrier
 from tracer.intercept.blame import whose_doing
@@ -45,13 +50,22 @@ from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
 from tracer.intercept.loads import TableLoads
 from tracer.intercept.recording import RecordedDevice
+from tracer.intercept.sites import CompiledSites
 from tracer.intercept.standin import StandIn
+from tracer.intercept.stub import Fast
 from tracer.intercept.system import Callers, System
 from tracer.intercept.trap import Breakpoint, GoOn, LetGo, StandStill, Trap
 from tracer.intercept.view import GuestView
+from tracer.intercept.window import NoWindow, Window
 from tracer.session.traps import Bell, GateWatch, Interruption, Stray
 from tracer.session.whereabouts import whereabouts
 from tracer.x86.state import CpuState
+
+_EVERY = 0.005
+"""Seconds of the host's time between two looks at what a guest that runs has told by itself."""
+
+_EFER_NXE = 1 << 11
+_CR4_LA57 = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,14 @@ class Traced:
         return self.ground.gate
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    # Where compiled sites lie, the code that they share, and how many records the ring has.
+    window: Window
+    common: CommonCode
+    slots: int
+
+
 class Loop:
     """Run one guest to its end, intercepting what was chosen.
 
@@ -89,6 +111,7 @@ class Loop:
         )
         self.recorded: RecordedDevice | None = None
         self.asks = False
+        self.sites: CompiledSites | None = None
         self._memory = memory
         self._traced: Traced | None = None
         self._releasing = False
@@ -107,19 +130,25 @@ class Loop:
         await self.system.reach_entry(self._memory)
         await LogAccesses()
 
-    async def trap(self, *, stacks: bool = False) -> None:
+    async def trap(self, *, stacks: bool = False, ring: int | None = None) -> None:
         """Put every trap in place; the guest stands where tracing can begin.
 
-        With ``stacks`` the call chain is recorded with each access.
+        With ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many
+        records instructions are compiled, where that can be.
         """
         system, view, journal = self.system, self.view, self.journal
         regions = await self.coverage.refresh()
         self.coverage.tell_left_out()
         notes = await HasMachineCheck()
-        gate = PageFaultGate(self._memory, spare=system.spare, notes=notes)
         registers = await Registers()
         refuse_fred(registers["cr4"])
         space = view.space_of(registers)
+        room = None if ring is None else await self._room(ring, registers, space, stacks=stacks)
+        fast = None
+        if room is not None:
+            fast = Fast(room.window.block + DISTANCE + room.common.fast, room.window.span)
+            self.coverage.own.append(room.window.span)
+        gate = PageFaultGate(self._memory, spare=system.spare, notes=notes, fast=fast)
         loads = await self._plant(gate, registers, space)
         ground = Ground(self._memory, view, journal, self.coverage, gate, loads)
         breakpoints: list[Breakpoint] = [*await system.watch(ground, space), loads]
@@ -138,12 +167,37 @@ class Loop:
             standin = StandIn(self.recorded, system.names, journal.counts)
             interceptor.answers.insert(0, standin)
         interceptor.asks = self.asks
+        if room is not None:
+            self.sites = interceptor.sites = CompiledSites(
+                room.window, room.common, room.slots, view, journal, system.names, interceptor.take
+            )
+            self.sites.begin(gate.stub.spill)
         bell = Bell(interceptor, gate, journal, asks=self.asks)
         watch = GateWatch(gate, view, journal, self.coverage)
         interruption = Interruption(gate, journal, bell, breakpoints)
         traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
         self._traced = Traced(ground, callers, watch, bell, tuple(traps))
         await self.coverage.poison(registers, "present at kernel entry")
+
+    async def _room(
+        self, slots: int, registers: RegisterFile, space: AddressSpace, *, stacks: bool
+    ) -> _Room | None:
+        # Where compiled sites are to lie, or a remark why there are none.
+        try:
+            if stacks:
+                raise NoWindow("a call chain is recorded with each access")
+            if self.asks:
+                raise NoWindow("a person is asked about each access")
+            if self.recorded is not None:
+                raise NoWindow("a recording answers")
+            if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
+                raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
+            window = self.system.window(self._memory, space, block_size(slots))
+        except NoWindow as why:
+            self.journal.remark(f"each access takes a stop: {why}")
+            return None
+        common = common_code(smp=self.view.vcpus > 1, la57=bool(registers["cr4"] & _CR4_LA57))
+        return _Room(window, common, slots)
 
     async def _plant(
         self, gate: PageFaultGate, registers: RegisterFile, space: AddressSpace
@@ -186,9 +240,21 @@ class Loop:
             raise InterceptError(f"the guest stopped without a trap: {stop.reason}")
 
     async def _resume(self, changes: Sequence[Change]) -> Ran:
-        ran = await Resume(changes)
+        ran = await (Resume(changes) if self.sites is None else self._drained(self.sites, changes))
         self.view.ran += ran.seconds
         return ran
+
+    async def _drained(self, sites: CompiledSites, changes: Sequence[Change]) -> Ran:
+        # Lets the guest go on, and publishes what it tells by itself meanwhile.
+        try:
+            await Start(changes)
+            while True:
+                ran = await Await(_EVERY)
+                if ran is not None:
+                    return ran
+                sites.drain()
+        finally:
+            sites.drain()
 
     async def _handle(self, stop: Stopped) -> Sequence[Change]:
         # Returns the changes to make before the guest goes on.
@@ -222,6 +288,8 @@ class Loop:
 
     async def _release(self, changes: Sequence[Change]) -> None:
         await MakeChanges(changes)
+        if self.sites is not None:
+            self.sites.shut()
         space = self.view.space_of(await Registers())
         await self.system.remove(space)
         await self.coverage.heal(space)
@@ -276,6 +344,8 @@ class Loop:
         """Record the write that was the guest's own end, if a write was."""
         if self._traced is not None:
             self._traced.bell.interceptor.part()
+        if self.sites is not None:
+            self.journal.counts.update(self.sites.account())
 
     async def whereabouts(self) -> list[str]:
         """Return in words where each vCPU of the guest is, which stands."""

@@ -79,7 +79,13 @@ class Session:
                 f"{error}; give the guest a CPU with fewer: -cpu ...,phys-bits=40"
             ) from error
         realtime = machine.config.realtime
-        view = GuestView(machine.memory, poison, await machine.vcpus(), realtime=realtime)
+        view = GuestView(
+            machine.memory,
+            poison,
+            await machine.vcpus(),
+            realtime=realtime,
+            physical_bits=bits,
+        )
         return cls(Loop(view, machine.memory, system, choice), Driver(target, machine))
 
     # ---- what may be set before it is traced
@@ -117,13 +123,14 @@ class Session:
         """Ask QEMU where its devices are now, and announce what is new or has moved."""
         return await self._drive(self.loop.refresh_regions())
 
-    async def trap(self, *, stacks: bool = False) -> None:
+    async def trap(self, *, stacks: bool = False, ring: int | None = None) -> None:
         """Put every trap in place; the guest stands at its kernel's entry.
 
-        With ``stacks`` the kernel's call chain is recorded with each access.
+        With ``stacks`` the kernel's call chain is recorded with each access, with a ``ring`` of
+        so many records instructions are compiled.
         """
         self.stacks = stacks
-        await self._drive(self.loop.trap(stacks=stacks))
+        await self._drive(self.loop.trap(stacks=stacks, ring=ring))
 
     async def run(self) -> Ending:
         """Trace from where :meth:`trap` left off to the end of the guest; return how QEMU ended.

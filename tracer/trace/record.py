@@ -32,7 +32,7 @@ Space = Literal["memory", "port", "config", "irq"]
 """The target of an access: device memory, an I/O port, PCI configuration space, an interrupt."""
 
 
-Via = Literal["emulated", "stepped"]
+Via = Literal["emulated", "stepped", "compiled"]
 """How an access was carried out: by the emulator, or by the vCPU in a native step."""
 
 

@@ -104,6 +104,7 @@ BY_PLAYBOOK = {
     "test_linux_traps": "linux/entry linux/filter linux/hooks linux/readers linux/system"
     " linux/user",
     "test_course": "session/course",
+    "test_sites": "intercept/sites intercept/pace",
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
     " intercept/call intercept/clock intercept/coverage intercept/ground"
     " intercept/interrupt_stack intercept/journal intercept/loads intercept/poison"

@@ -1,0 +1,365 @@
+"""Compiled sites in the loop: what is written for them, and how what they leave is published."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from playbook import play
+from ram import POISON, ROOT
+from scene import (
+    APIC,
+    AT,
+    CODE,
+    DEVICE,
+    NVME,
+    READ,
+    STACK,
+    STATE,
+    STUB,
+    WRITE,
+    Scene,
+    registers,
+)
+from stage import Memory, Software
+
+from tracer.access.region import Choice
+from tracer.access.space import AddressSpace
+from tracer.access.stop import Ran, Stopped
+from tracer.access.want import (
+    Await,
+    BreakAlone,
+    Detach,
+    FlushAllTlbs,
+    FlushTlb,
+    HasGiantPages,
+    HasMachineCheck,
+    MakeChanges,
+    MapChanged,
+    MemoryMap,
+    ReadPhysical,
+    Registers,
+    StackAndTables,
+    Start,
+    Vcpu,
+    VcpuStates,
+    WatchReads,
+    WatchStores,
+    WriteCode,
+    WritePhysical,
+)
+from tracer.compiled import layout
+from tracer.compiled.layout import DISTANCE, RECORD, control_field
+from tracer.intercept.pace import Pace
+from tracer.intercept.poison import poison_everything
+from tracer.intercept.trap import LetGo
+from tracer.intercept.window import Window
+from tracer.session.loop import Loop
+from tracer.trace.record import Intercept, Mark
+from tracer.x86.decode import decode
+from tracer.x86.paging import PRESENT, WRITABLE
+from tracer.x86.state import GPR, CpuState, Mode
+
+BLOCK_AT = 0x40_0000
+SPAN = 0xFFFF_FF80_0000_0000
+WINDOW = Window(BLOCK_AT, SPAN + (442 << 30) + BLOCK_AT, SPAN, 442 << 30, ROOT, 444)
+SLOTS = 16
+NXE = 1 << 11
+MAP: Any = (MapChanged(), False)
+REGIONS: Any = (MemoryMap(), ([NVME, APIC], [(0, 0x3F_FFFF)]))
+SPILLED: Any = (StackAndTables(), (STACK - 0x400, ROOT))
+GONE = Ran(Stopped(signal="SIGQUIT"), 0.25)
+
+
+class Roomy(Software):
+    """Software that gives away RAM."""
+
+    def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
+        assert size == layout.block_size(SLOTS)
+        return WINDOW
+
+
+class Run:
+    """A guest that is being traced, with room for compiled sites behind its RAM."""
+
+    def __init__(self, software: Any = None, *, giant: bool = True, efer: int = NXE, **how: Any):
+        scene = self.scene = Scene()
+        scene.gate.remove()
+        scene.write(STUB, b"\xcc" * 0x1000)
+        scene.ram.data.extend(bytes([0x5A]) * layout.block_size(SLOTS))
+        for page in range(2):
+            leaf = scene.space.leaf(AT + 0x1000 * page)
+            assert leaf is not None
+            entry = DEVICE + 0x1000 * page | PRESENT | WRITABLE
+            scene.ram.write(leaf.entry_address, struct.pack("<Q", entry))
+        one = self.loop = Loop(scene.view, Memory(scene), software or Roomy(), Choice())  # type: ignore[arg-type]
+        one.asks = how.pop("asks", False)
+        self.records: list[Any] = []
+        one.journal.subscribers.append(self.records.append)
+        asked = not one.asks and not how.get("stacks")
+        play(
+            one.trap(ring=SLOTS, **how),
+            REGIONS, (HasMachineCheck(), True), (Registers(), registers(efer=efer)),
+            *([(HasGiantPages(), giant)] if asked else []),
+            (VcpuStates(), (STATE,)), (Vcpu(), 0),
+            (WriteCode, scene.write_code), (WatchReads, 1),
+            (WriteCode, scene.write_code), (WatchStores, 2), (WatchStores, 3),
+            (BreakAlone, None), (MakeChanges, None), (FlushTlb(ROOT), None),
+        )  # fmt: skip
+
+    @property
+    def stub(self) -> Any:
+        return self.loop.traced.gate.stub
+
+    @property
+    def intercepts(self) -> list[Intercept]:
+        return [record for record in self.records if isinstance(record, Intercept)]
+
+    @property
+    def counts(self) -> Any:
+        return self.loop.journal.counts
+
+    def bell(self, code: str, linear: int, error: int = READ, **how: Any) -> Ran:
+        self.scene.fault(code, linear, error, **how)
+        return Ran(Stopped("read-watchpoint-trigger", 1, self.stub.stop, 1, "SIGTRAP"), 0.5)
+
+    def word(self, name: str) -> int:
+        data = self.scene.ram.read(BLOCK_AT + control_field(name), 8)
+        return int.from_bytes(data, "little")
+
+    def leave(self, site: int, value: int, *, tsc: int, rsi: int = AT, **how: int) -> None:
+        """Be the guest: leave a record of a site, as a thunk does."""
+        head = self.word("HEAD")
+        assert head < self.word("LIMIT"), "the ring is full or shut"
+        gpr = [0] * len(GPR)
+        gpr[GPR.index("rsi")] = rsi
+        record = RECORD.pack(
+            head, tsc, rsi, SPAN + DEVICE + (rsi - AT), site, how.get("vcpu", 0), 0, READ, 0x202,
+            head, *gpr, value.to_bytes(32, "little"), value.to_bytes(32, "little"),
+        )  # fmt: skip
+        place = layout.RING + head % layout.ring_size(SLOTS)
+        self.scene.ram.write(BLOCK_AT + place, record)
+        data = struct.pack("<Q", head + layout.SLOT_SIZE)
+        self.scene.ram.write(BLOCK_AT + control_field("HEAD"), data)
+
+    def first(self, *then: Any) -> None:
+        """Run to an access, which goes the slow way, and on."""
+        play(
+            self.loop.run(),
+            (Start(()), None), (Await, None), (Await, self.bell("8b06", AT, rsi=AT)), MAP,
+            SPILLED, (ReadPhysical(DEVICE, 4), 5),
+            (Start, None), *then, (Await, GONE),
+        )  # fmt: skip
+
+
+def test_the_block_is_written_before_the_guest_goes_on() -> None:
+    run = Run()
+    ram, stub = run.scene.ram, run.stub
+    assert run.word("SLOW") == stub.spill and run.word("MARKS") == POISON
+    assert run.word("LIMIT") == 2 * layout.ring_size(SLOTS) and run.loop.sites is not None
+    code = run.loop.sites._common.code
+    assert ram.read(BLOCK_AT + layout.CODE, len(code)) == code
+    assert not any(ram.read(BLOCK_AT + layout.RING, layout.ring_size(SLOTS)))
+    assert stub.fast.linear in range(WINDOW.code + layout.CODE, WINDOW.code + layout.THUNKS)
+    assert stub.covers(WINDOW.code + layout.THUNKS) and not stub.covers(SPAN - 1)
+
+
+def test_an_instruction_goes_the_slow_way_once_and_its_records_are_published_in_order() -> None:
+    run = Run()
+
+    def two(_: Any) -> None:
+        run.leave(0, 7, tsc=2000)
+        run.leave(0, 8, tsc=2010, rsi=AT + 0x10)
+
+    run.first((Await, two), (Await, lambda _: run.leave(0, 9, tsc=2020)))
+    assert [record.via for record in run.intercepts] == ["emulated"] + 3 * ["compiled"]
+    assert [record.seq for record in run.intercepts] == [0, 1, 2, 3]
+    assert [record.accesses[0].value for record in run.intercepts] == [5, 7, 8, 9]
+    assert [record.time_ns for record in run.intercepts][1:] == [2000, 2010, 2020]
+    assert run.intercepts[2].accesses[0].physical == DEVICE + 0x10
+    assert run.intercepts[1].after == {"rip": CODE + 2, "rax": 7}
+    assert run.intercepts[1].symbol == "driver+0x0"
+    assert run.counts["compiled"] == 3 and run.counts["accesses"] == 4
+
+
+def test_what_the_guest_told_before_a_stop_is_published_before_what_the_stop_tells() -> None:
+    run = Run()
+    first = run.bell("8b06", AT, rsi=AT)
+
+    def later(_: Any) -> Ran:
+        run.leave(0, 7, tsc=2000)
+        return run.bell("8b4604", AT + 4, rsi=AT, rip=CODE + 0x20, tsc=3000)
+
+    play(
+        run.loop.run(),
+        (Start, None), (Await, first), MAP,
+        SPILLED, (ReadPhysical(DEVICE, 4), 5),
+        (Start, None), (Await, later), MAP,
+        SPILLED, (ReadPhysical(DEVICE + 4, 4), 6),
+        (Start, None), (Await, GONE),
+    )  # fmt: skip
+    assert [record.time_ns for record in run.intercepts] == [1000, 2000, 3000]
+    assert [record.seq for record in run.intercepts] == [0, 1, 2]
+
+
+def test_the_guest_may_make_as_many_records_again_once_they_are_taken() -> None:
+    run = Run()
+
+    def fill(_: Any) -> None:
+        for number in range(SLOTS):
+            run.leave(0, number, tsc=2000 + number)
+        with pytest.raises(AssertionError, match="full"):
+            run.leave(0, 0, tsc=0)
+
+    run.first((Await, fill), (Await, fill), (Await, fill))
+    assert len(run.intercepts) == 1 + 3 * SLOTS
+
+
+def test_the_last_records_of_a_guest_that_is_gone_are_published() -> None:
+    run = Run()
+
+    def gone(_: Any) -> Ran:
+        run.leave(0, 7, tsc=2000)
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        play(
+            run.loop.run(),
+            (Start, None), (Await, run.bell("8b06", AT, rsi=AT)), MAP,
+            SPILLED, (ReadPhysical(DEVICE, 4), 5),
+            (Start, None), (Await, gone),
+        )  # fmt: skip
+    assert [record.via for record in run.intercepts] == ["emulated", "compiled"]
+
+
+def test_a_disagreement_of_the_emulator_is_told_with_the_bytes() -> None:
+    run = Run()
+    run.first((Await, lambda _: run.leave(0, 7, tsc=2000, rsi=AT)))
+    assert not run.counts["disagreements"]
+    run = Run()
+    # `mov [rsi], eax` of a register that is 0, and 7 is written.
+    play(
+        run.loop.run(),
+        (Start, None), (Await, run.bell("8906", AT, WRITE, rsi=AT)), MAP,
+        SPILLED, (WritePhysical(DEVICE, 4, 0), None),
+        (Start, None), (Await, lambda _: run.leave(0, 7, tsc=2000)), (Await, GONE),
+    )  # fmt: skip
+    assert run.counts["disagreements"] == 1
+    told = [record.text for record in run.records if isinstance(record, Mark)]
+    assert any("disagrees" in text and "[89 06]" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"software": Software()}, "it has none"), ({"giant": False}, "1 GiB"),
+        ({"efer": 0}, "1 GiB"),
+        ({"stacks": True}, "call chain"), ({"asks": True}, "a person"),
+    ],
+)  # fmt: skip
+def test_a_guest_without_compiled_sites_says_why_and_takes_stops(how: Any, why: str) -> None:
+    run = Run(how.pop("software", None), **how)
+    assert run.loop.sites is None and run.stub.entry == run.stub.spill
+    assert any(why in text for text in run.loop.journal.warnings if "takes a stop" in text)
+
+
+def test_what_is_vetraces_own_is_not_poisoned() -> None:
+    scene = Scene()
+    scene.ram.map(SPAN + (DEVICE & -(1 << 30)), DEVICE & -(1 << 30), PRESENT | WRITABLE, 3)
+    others = [AddressSpace(scene.ram, scene.space.paging, scene.view.regions).leaf(SPAN + DEVICE)]
+    assert others[0] is not None
+    done = play(poison_everything(scene.space, [], own=[WINDOW.span]))
+    assert not scene.poisoned(SPAN + DEVICE) and not done.leaves and not done.refused
+    play(poison_everything(scene.space, []))
+    assert scene.poisoned(SPAN + DEVICE)
+
+
+def test_a_site_whose_neighbours_change_is_entered_again_and_one_that_does_not_is_not() -> None:
+    run = Run()
+    run.first()
+    sites = run.loop.sites
+    assert sites is not None
+    entry = next(
+        place for place in range(layout.SITES, layout.RING, layout.SITE_SIZE)
+        if run.scene.ram.read(BLOCK_AT + place, 8) == struct.pack("<Q", CODE)
+    )  # fmt: skip
+    before = run.scene.ram.read(BLOCK_AT + entry, layout.SITE_SIZE)
+    run.scene.write(CODE + 4, b"\xcc")
+    insn = decode(bytes.fromhex("8b06") + bytes(13), CODE, Mode.LONG)
+    sites.consider(insn, CpuState((0,) * 16, CODE, 0x202), run.scene.space)
+    after = run.scene.ram.read(BLOCK_AT + entry, layout.SITE_SIZE)
+    assert before != after and len(sites) == 1
+    # A vCPU on the fast way may be reading the entry.
+    run.scene.write(CODE + 4, b"\xcd")
+    run.scene.ram.write(BLOCK_AT + control_field("HEAD"), b"\xff" * 8)
+    sites.consider(insn, CpuState((0,) * 16, CODE, 0x202), run.scene.space)
+    assert run.scene.ram.read(BLOCK_AT + entry, layout.SITE_SIZE) == after
+
+
+def test_the_end_tells_of_sites_and_of_what_was_slow() -> None:
+    run = Run()
+    run.first()
+    play(
+        run.loop.run(),
+        (Start, None), (Await, run.bell("f736", AT, rsi=AT, rax=7, rip=CODE + 0x40, tsc=9)), MAP,
+        SPILLED, (ReadPhysical(DEVICE, 4), 5),
+        (Start, None), (Await, GONE),
+    )  # fmt: skip
+    run.loop.part()
+    assert run.counts["sites"] == 1 and run.counts["entries"] == 444
+    assert run.counts["block"] == layout.block_size(SLOTS)
+    assert run.counts["not compiled: a quotient may not fit (#DE)"] == 1
+
+
+def test_a_guest_that_is_let_go_finds_the_ring_shut() -> None:
+    class Going:
+        def number_at(self, linear: int | None) -> int | None:
+            return None
+
+        def claims(self, stop: Stopped) -> bool:
+            return True
+
+        async def handle(self, stop: Stopped) -> LetGo:
+            return LetGo()
+
+    run = Run(Roomy([Going()]))
+    stop = Ran(Stopped("breakpoint-hit", 1, CODE, 9, "SIGTRAP"), 0.5)
+    play(
+        run.loop.run(),
+        (Start, None), (Await, stop), MAP,
+        (MakeChanges(()), None), (Registers(), registers()), (FlushAllTlbs(), None),
+        (Detach(), None),
+    )  # fmt: skip
+    assert run.word("LIMIT") == 0
+    assert WINDOW.code == WINDOW.block + DISTANCE
+
+
+# ---- time
+
+
+def test_in_real_time_the_counter_tells_the_time_between_two_moments() -> None:
+    pace = Pace()
+    assert pace.time_ns(5) is None
+    pace.note(1 << 30, 1_000_000)
+    assert pace.time_ns(5) is None
+    pace.note((1 << 30) + 10, 1_000_500)  # too near to tell a pace
+    assert pace.time_ns(5) is None
+    pace.note((1 << 30) + (3 << 20), 1_000_000 + (1 << 20))
+    assert pace.time_ns((1 << 30) + (3 << 20)) == 1_000_000 + (1 << 20)
+    assert pace.time_ns((1 << 30) + (6 << 20)) == 1_000_000 + (2 << 20)
+
+
+def test_time_never_goes_back() -> None:
+    view = Scene().view
+    view.realtime = True
+    view.ran = 1.0
+    view.tell_time(1 << 30)
+    view.ran = 2.0
+    view.tell_time(2 << 30)
+    assert view.time_ns == 2_000_000_000
+    view.tell_time_at(3 << 30)
+    assert view.time_ns == 3_000_000_000
+    view.tell_time_at(1 << 30)
+    view.tell_time(0)
+    assert view.time_ns == 3_000_000_000

@@ -1,0 +1,207 @@
+"""Compiled sites in a guest: what is written for them into its RAM, and the records they leave.
+
+An access that went the slow way has its instruction compiled: from then on the vCPU makes it, and
+leaves a record in the ring. :meth:`CompiledSites.drain` publishes what is there, while the guest
+runs, and at each stop before anything else is published: so records keep their order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from tracer.access.space import AddressSpace
+from tracer.compiled import layout
+from tracer.compiled.common import CommonCode
+from tracer.compiled.layout import Control, block_size, control_field
+from tracer.compiled.reading import verified
+from tracer.compiled.record import Circumstances, intercept
+from tracer.compiled.ring import Raw, Ring, fields
+from tracer.compiled.safety import NotCompiled
+from tracer.compiled.sites import Site, SiteTable, is_free, watched
+from tracer.compiled.thunk import WATCHED
+from tracer.intercept.journal import Journal
+from tracer.intercept.names import Names
+from tracer.intercept.view import GuestView
+from tracer.intercept.window import Window
+from tracer.x86.instruction import Instruction
+from tracer.x86.paging import PhysicalMemory
+from tracer.x86.state import CpuState, Mode
+
+_VERIFIED = 16
+"""Records of each site that are run again through the emulator while the guest runs."""
+
+
+class CompiledSites:
+    """Own the block of compiled sites in one guest.
+
+    ``take`` is called with a number of accesses and returns that of the first one. ``slow`` counts
+    by reason the instructions that were left to a stop.
+    """
+
+    def __init__(
+        self,
+        window: Window,
+        common: CommonCode,
+        slots: int,
+        view: GuestView,
+        journal: Journal,
+        names: Names,
+        take: Callable[[int], int],
+    ) -> None:
+        self.window = window
+        self.slow: Counter[str] = Counter()
+        self._common = common
+        self._slots = slots
+        self._view = view
+        self._journal = journal
+        self._names = names
+        self._take = take
+        self._memory: PhysicalMemory = view.memory
+        self._ring = Ring(slots)
+        self._table = SiteTable(window.block, common)
+        self._symbols: list[str | None] = []
+        self._hits: list[int] = []
+        self._known: dict[int, tuple[bytes, bytes]] = {}
+        self._open = False
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    # ---- in place
+
+    def begin(self, slow: int) -> None:
+        """Write what is the same for all sites; ``slow`` is the linear address of the stub's spill.
+
+        No vCPU may be on the way to it yet.
+        """
+        view, window = self._view, self.window
+        control = Control(
+            block=window.block,
+            window=window.base,
+            reach=window.reach,
+            marks=view.poison,
+            physical_bits=view.physical_bits,
+            slots=self._slots,
+            slow=slow,
+        )
+        self._write(0, bytes(block_size(self._slots)))
+        self._write(layout.CONTROL, control.pack())
+        self._write(layout.CODE, self._common.code)
+        self.open()
+
+    def open(self) -> None:
+        """Let the guest make accesses by itself."""
+        self._open = True
+        self._write(*self._ring.open())
+
+    def shut(self) -> None:
+        """Send each access the slow way from here on."""
+        self._open = False
+        self._write(*self._ring.shut())
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether no vCPU is on the fast way; a guest that runs may be a moment later."""
+        return is_free(self._head)
+
+    # ---- a site
+
+    def consider(self, insn: Instruction, cpu: CpuState, space: AddressSpace) -> None:
+        """Compile an instruction that has gone the slow way, if it may be; every vCPU stands."""
+        if cpu.cpl or cpu.mode is not Mode.LONG:
+            return
+        code = space.read(watched(insn), WATCHED)
+        known = insn.code, code
+        if len(code) != WATCHED or self._known.get(insn.rip) == known:
+            return
+        if not self.idle:
+            return  # and the next time, perhaps
+        self._known[insn.rip] = known
+        try:
+            site, writes = self._table.enter(insn, code)
+        except NotCompiled as error:
+            self.slow[error.reason] += 1
+            return
+        for offset, data in writes:
+            self._write(offset, data)
+        if site.number == len(self._symbols):
+            self._symbols.append(self._names.lookup(insn.rip, space))
+            self._hits.append(0)
+
+    # ---- records
+
+    def drain(self) -> None:
+        """Publish the records that there are, and let the guest make as many again."""
+        taken = self._taken()
+        while taken:
+            for row in fields(taken):
+                self._publish(Raw._make(row))
+            if self._open:
+                self._write(*self._ring.open())
+            taken = self._taken()
+
+    def _taken(self) -> bytes:
+        offset, size = self._ring.span(self._head)
+        return self._ring.take(self._read(offset, size)) if size else b""
+
+    def _publish(self, raw: Raw) -> None:
+        site = self._table[raw.site]
+        self._check(site, raw)
+        view, counts = self._view, self._journal.counts
+        view.tell_time_at(raw.tsc)
+        record = intercept(
+            site,
+            raw,
+            self.window.base,
+            view.regions,
+            Circumstances(
+                seq=self._take(0),
+                time_ns=view.time_ns,
+                symbol=self._symbols[site.number],
+                via="compiled",
+            ),
+        )
+        accesses = sum(access.region is not None for access in record.accesses)
+        if not accesses:
+            counts["neighbours"] += 1
+            return
+        self._take(accesses)
+        counts["accesses"] += accesses
+        counts["compiled"] += accesses
+        self._journal.publish(record)
+
+    def _check(self, site: Site, raw: Raw) -> None:
+        self._hits[site.number] += 1
+        if self._hits[site.number] > _VERIFIED:
+            return
+        found = verified(site, raw)
+        if found is not None:
+            self._journal.counts["disagreements"] += 1
+            self._journal.remark(f"the emulator disagrees with what the guest did: {found}")
+
+    # ---- what is told at the end
+
+    def account(self) -> dict[str, int]:
+        """Return how many sites there are, the bytes they take, and why accesses were slow."""
+        reasons = layout.reasons(self._read(layout.CONTROL, layout.PAGE))
+        slow = {f"slow: {name}": count for name, count in reasons.items() if count}
+        left = {f"not compiled: {reason}": count for reason, count in self.slow.items()}
+        return {
+            "sites": len(self._table),
+            "thunks": self._table.used,
+            "block": block_size(self._slots),
+            "entries": self.window.entries,
+            **slow,
+            **left,
+        }
+
+    @property
+    def _head(self) -> int:
+        return int.from_bytes(self._read(control_field("HEAD"), 8), "little")
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return self._memory.read(self.window.physical + offset, size)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        self._memory.write(self.window.physical + offset, data)
