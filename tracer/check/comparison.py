@@ -35,7 +35,7 @@ class TracedAccess:
     seq: int
     site: str
     text: str
-    stepped: bool
+    by_vcpu: bool
     direction: Direction
     address: int
     width: int

@@ -21,10 +21,10 @@ def difference_line(difference: Difference) -> str:
     if traced is not None:
         value = padded(traced.value, traced.width)
         how = f"{short(traced.direction, traced.width)} {traced.address:#x} {value}"
-        stepped = ", stepped" if traced.stepped else ""
+        by_vcpu = ", by the vCPU" if traced.by_vcpu else ""
         told.append(
             f"traced #{traced.seq} {how} by {printable(traced.site)}"
-            f" ({printable(traced.text)}{stepped})"
+            f" ({printable(traced.text)}{by_vcpu})"
         )
     for entry in logged:
         value = padded(entry.value, entry.width)

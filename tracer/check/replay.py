@@ -7,6 +7,7 @@ its fault and its place can be held to the record: it is counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -53,8 +54,8 @@ class Replay:
 
     ``earlier`` holds the ``region`` and ``user`` records from before, ``vcpus`` is how many the
     guest has where that is known. ``first`` is the first record of an instruction, ``next_seq`` the
-    number that the next one must have, None where any will do. ``steps`` counts the device accesses
-    of native steps.
+    number that the next one must have, None where any will do. ``ways`` counts the device accesses
+    by how they were carried out.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Replay:
         self.counts = Counts()
         self.first: Intercept | None = None
         self.next_seq = next_seq
-        self.steps = 0
+        self.ways: Counter[str] = Counter()
         self._vcpus = vcpus
         self._changed_by_hand = False
         self._regions: dict[str, list[tuple[int, int]]] = {}
@@ -98,9 +99,9 @@ class Replay:
                 devices += 1
                 wrong += self._place(access)
         self.next_seq = seq + devices
+        self.ways[record.via] += devices
         if record.via == "stepped":
             self.counts.stepped += 1
-            self.steps += devices
             wrong += _fault(record, located=True)
         else:
             try:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -25,7 +25,7 @@ from tracer.errors import UsageError
 from tracer.host.streams import warn
 from tracer.trace import codec
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import End, Intercept
+from tracer.trace.record import End, Intercept, Via
 
 _CHUNK = 2000  # records: some 50 ms of work for one process
 _EARLIER = b'{"type":"region"', b'{"type":"user"'
@@ -54,19 +54,20 @@ def run(args: argparse.Namespace) -> int:
     """Replay the trace up to the first divergence; return the exit status."""
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: give a number of processes from 1 on")
-    counts, divergence, steps, due = Counts(), None, 0, 0
+    counts, divergence, due = Counts(), None, 0
+    ways: Counter[str] = Counter()
     with TraceReader(args.trace) as trace:
         parts = _in_turn(trace) if args.jobs == 1 else _in_parallel(trace, args.jobs)
         with contextlib.closing(parts), terminal.progress(sys.stderr, "replaying") as advance:
             for part in parts:
                 counts.add(part.counts)
                 divergence = part.divergence
-                steps += part.steps
+                ways += part.ways
                 due = due if part.next_seq is None else part.next_seq
                 if divergence is not None:
                     break
                 advance(trace.progress())
-    miscounted = None if divergence is not None else _miscounted(trace.end, due, steps)
+    miscounted = None if divergence is not None else _miscounted(trace.end, ways)
     if args.json:
         print(msgspec.json.encode(_object(counts, divergence, miscounted, trace)).decode())
     else:
@@ -81,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 # The end record's own counts tell of records that were taken out before it, or told otherwise.
-def _miscounted(end: End | None, accesses: int, steps: int) -> str | None:
-    found = {"accesses": accesses, "emulated": accesses - steps, "stepped": steps}
+def _miscounted(end: End | None, ways: Counter[str]) -> str | None:
+    found = {"accesses": ways.total()} | {name: ways[name] for name in get_args(Via)}
     for name, number in found.items():
         told = end.counts.get(name, number) if end is not None else number
         if told != number:
@@ -97,14 +98,14 @@ class _Part:
     divergence: Divergence | None
     first: Intercept | None
     next_seq: int | None
-    steps: int
+    ways: Counter[str]
     unknown: Counter[str]
 
 
 def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
     replay, records = Replay(vcpus=trace.header.vcpus, next_seq=0), iter(trace)
     while True:
-        replay.counts, replay.steps = Counts(), 0
+        replay.counts, replay.ways = Counts(), Counter()
         divergence, seen = None, 0
         for record in islice(records, _CHUNK):
             seen += 1
@@ -118,7 +119,7 @@ def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
 
 
 def _part(replay: Replay, divergence: Divergence | None, unknown: Counter[str]) -> _Part:
-    return _Part(replay.counts, divergence, replay.first, replay.next_seq, replay.steps, unknown)
+    return _Part(replay.counts, divergence, replay.first, replay.next_seq, replay.ways, unknown)
 
 
 # Lines go to the processes undecoded, in chunks, each with what was announced or done by hand

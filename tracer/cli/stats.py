@@ -95,10 +95,11 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
         console.print(", ".join(notes), soft_wrap=True)
     actions = summary.user_actions
     by_hand = f"; {actions:,} user {'action' if actions == 1 else 'actions'}" if actions else ""
-    emulated = summary.intercepts - summary.stepped_intercepts
+    emulated = summary.intercepts - summary.stepped_intercepts - summary.compiled_intercepts
+    compiled = f" {summary.compiled_intercepts:,} compiled," if summary.compiled_intercepts else ""
     console.print(
         f"{summary.accesses:,} accesses by {summary.intercepts:,} intercepts:"
-        f" {emulated:,} emulated, {summary.stepped_intercepts:,} stepped{by_hand}",
+        f" {emulated:,} emulated,{compiled} {summary.stepped_intercepts:,} stepped{by_hand}",
         soft_wrap=True,
     )
 

@@ -122,7 +122,7 @@ def _physical(space: AddressSpace, symbols: SymbolTable, name: str, offset: int 
 
 
 def _handed_over(memory: PhysicalMemory, params: bytes) -> Iterator[range]:
-    # What the boot loader has left in RAM for the kernel.
+    # The boot loader has left these in RAM for the kernel.
     low, size = struct.unpack_from("<II", params, _RAMDISK)
     high, size_high = struct.unpack_from("<II", params, _RAMDISK_HIGH)
     yield _range(high << 32 | low, size_high << 32 | size)
@@ -144,7 +144,7 @@ def _handed_over(memory: PhysicalMemory, params: bytes) -> Iterator[range]:
 
 
 def _firmwares(memory: PhysicalMemory, params: bytes) -> Iterator[range]:
-    # What UEFI's memory map does not call free.
+    # UEFI's memory map does not call these free.
     signature, _, entry_size, _, low, size, _, high = struct.unpack_from("<4s7I", params, _EFI)
     if signature not in (b"EL64", b"EL32"):
         return

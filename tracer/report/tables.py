@@ -23,12 +23,13 @@ def closing_table(summary: Summary) -> Table:
     """
     unknown = any(count.unknown for count in summary.regions.values())
     directions = ("reads", "writes", *(("unknown",) if unknown else ()))
-    table = _table("region", *directions, "emulated", "stepped", "call sites")
+    ways = ("emulated", *(("compiled",) if summary.compiled else ()), "stepped")
+    table = _table("region", *directions, *ways, "call sites")
     order = sorted(summary.regions.items(), key=lambda item: (-item[1].accesses, item[0]))
     for name, count in order:
         if count.accesses:
-            cells = (getattr(count, direction) for direction in directions)
-            _row(table, name, *cells, count.emulated, count.stepped, len(count.sites))
+            cells = (getattr(count, column) for column in (*directions, *ways))
+            _row(table, name, *cells, len(count.sites))
     idle = ", ".join(name for name, count in order if not count.accesses)
     if idle:
         table.caption = Text(f"traced, not accessed: {printable(idle)}")

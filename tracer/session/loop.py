@@ -89,7 +89,7 @@ class Traced:
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    # Where compiled sites lie, the code that they share, and how many records the ring has.
+    # Compiled sites lie in the window; they share the common code, and a ring of so many slots.
     window: Window
     common: CommonCode
     slots: int
@@ -182,7 +182,7 @@ class Loop:
     async def _room(
         self, slots: int, registers: RegisterFile, space: AddressSpace, *, stacks: bool
     ) -> _Room | None:
-        # Where compiled sites are to lie, or a remark why there are none.
+        # Returns the place for compiled sites; remarks why there is none.
         try:
             if stacks:
                 raise NoWindow("a call chain is recorded with each access")

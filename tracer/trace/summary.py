@@ -37,6 +37,7 @@ class RegionCount:
     writes: int = 0
     unknown: int = 0
     stepped: int = 0
+    compiled: int = 0
     sites: set[str] = field(default_factory=set)
 
     @property
@@ -47,7 +48,7 @@ class RegionCount:
     @property
     def emulated(self) -> int:
         """Return how many device accesses the emulator made."""
-        return self.accesses - self.stepped
+        return self.accesses - self.stepped - self.compiled
 
 
 class Summary:
@@ -67,6 +68,7 @@ class Summary:
     def __init__(self) -> None:
         self.intercepts = 0
         self.stepped_intercepts = 0
+        self.compiled_intercepts = 0
         self.user_actions = 0
         self.markers = 0
         self.valueless = 0
@@ -94,6 +96,11 @@ class Summary:
     def stepped(self) -> int:
         """Return how many device accesses a vCPU made in a native step."""
         return sum(count.stepped for count in self.regions.values())
+
+    @property
+    def compiled(self) -> int:
+        """Return how many device accesses a vCPU made at a compiled site."""
+        return sum(count.compiled for count in self.regions.values())
 
     def breaches_of(self, place: tuple[str, str, str]) -> dict[Breach, int]:
         """Return the breaches of one of ``registers``, by what it is."""
@@ -126,9 +133,10 @@ class Summary:
                 pass
 
     def _add_intercept(self, record: Intercept, events: Sequence[Event]) -> None:
-        stepped = record.via == "stepped"
+        stepped, compiled = record.via == "stepped", record.via == "compiled"
         self.intercepts += 1
         self.stepped_intercepts += stepped
+        self.compiled_intercepts += compiled
         self.forms[self._form(record), record.via] += 1
         site = record.site
         for event in events:
@@ -145,6 +153,7 @@ class Summary:
                 case "unknown":
                     count.unknown += 1
             count.stepped += stepped
+            count.compiled += compiled
             self.valueless += access.value is None
             count.sites.add(site)
             self.sites[site, region] += 1
@@ -177,6 +186,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
         "accesses": summary.accesses,
         "emulated": summary.emulated,
         "stepped": summary.stepped,
+        "compiled": summary.compiled,
         "intercepts": summary.intercepts,
         "user_actions": summary.user_actions,
         "markers": summary.markers,
@@ -192,6 +202,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
                 "unknown": count.unknown,
                 "emulated": count.emulated,
                 "stepped": count.stepped,
+                "compiled": count.compiled,
                 "call_sites": len(count.sites),
             }
             for name, count in sorted(summary.regions.items())

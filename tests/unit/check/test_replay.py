@@ -315,6 +315,25 @@ def test_a_record_that_is_called_stepped_is_missed(
     assert told in capsys.readouterr().err
 
 
+def test_a_record_of_a_compiled_site_is_carried_out_again_and_counted(
+    tmp_path: Path, capsys: Output
+) -> None:
+    region, first, *others, end = replay_sample.trace()
+    assert isinstance(first, Intercept) and isinstance(end, End)
+    path, made = tmp_path / "run.vtrace", len(first.device_accesses())
+    compiled = changed(first, via="compiled")
+    counts = {"compiled": made}
+    sample.write(path, [region, compiled, *others, msgspec.structs.replace(end, counts=counts)])
+    assert main.main(["replay", str(path)]) == 0
+    counts = {"compiled": made + 1}
+    sample.write(path, [region, compiled, *others, msgspec.structs.replace(end, counts=counts)])
+    assert main.main(["replay", str(path)]) == 3
+    assert f"counts compiled {made + 1}, but it has {made}" in capsys.readouterr().err
+    wrong = changed(first, via="compiled", after={**first.after, "rbx": 1})
+    sample.write(path, [region, wrong, *others, end])
+    assert main.main(["replay", str(path)]) == 3
+
+
 def test_a_trace_without_an_emulated_access_does_not_agree(tmp_path: Path, capsys: Output) -> None:
     path = sample.write(tmp_path / "run.vtrace", [sample.region("nvme"), sample.end(0)])
     assert main.main(["replay", str(path)]) == 3

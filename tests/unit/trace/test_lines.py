@@ -206,7 +206,7 @@ def test_the_comparison_table_has_its_counts() -> None:
 
 def test_a_difference_is_one_line_with_both_sides() -> None:
     traced = TracedAccess(
-        seq=12, site="nvme_pci_enable+0x5e", text="mov eax, dword ptr [rax]", stepped=False,
+        seq=12, site="nvme_pci_enable+0x5e", text="mov eax, dword ptr [rax]", by_vcpu=False,
         direction="read", address=0xFEBF0000, width=4, value=1,
     )  # fmt: skip
     logged = LogEntry(

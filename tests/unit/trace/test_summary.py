@@ -9,7 +9,7 @@ import pytest
 import trace_sample as sample
 
 from tracer.trace.record import MemoryAccess
-from tracer.trace.summary import Summary, instruction_form
+from tracer.trace.summary import Summary, instruction_form, summary_object
 
 
 def summary_of_sample() -> Summary:
@@ -132,3 +132,15 @@ def test_memory_does_not_grow_with_the_trace() -> None:
         tracemalloc.stop()
     assert summary.accesses == 20 * len(records)
     assert sizes[-1] - sizes[9] < 4 * len(records)  # by then the free lists of Python are full
+
+
+def test_what_a_compiled_site_did_is_counted_apart() -> None:
+    summary = Summary()
+    access = sample.device("nvme", 0x1C, 4, "read", 1)
+    summary.add(sample.intercept(0, access))
+    for seq in (1, 2):
+        summary.add(sample.intercept(seq, access, via="compiled"))
+    summary.add(sample.intercept(3, access, via="stepped"))
+    assert (summary.emulated, summary.compiled, summary.stepped) == (1, 2, 1)
+    assert summary.regions["nvme"].compiled == summary.compiled_intercepts == 2
+    assert summary_object(summary)["compiled"] == 2

@@ -93,13 +93,13 @@ class Matching:
                         self._result.marked = True
                 case Intercept():
                     begun = True
-                    stepped = record.via == "stepped"
+                    by_vcpu = record.via != "emulated"
                     site = self._word(record.site)
                     made = record.device_accesses()
                     last = made[-1][0] if made else last
                     wholes = wholes_of(record.accesses) if len(record.accesses) > 1 else {}
                     text = self._word(record.text)
-                    yield from self._met(record.vcpu, made, site, text, stepped, wholes)
+                    yield from self._met(record.vcpu, made, site, text, by_vcpu, wholes)
                 case UserRecord():
                     self._released = self._released or record.text == RELEASED
                     made = [(last, access) for access in record.accesses]
@@ -117,10 +117,10 @@ class Matching:
         made: Iterable[tuple[int, MemoryAccess]],
         site: str,
         text: str,
-        stepped: bool = False,
+        by_vcpu: bool = False,
         wholes: Mapping[int, Whole] | None = None,
     ) -> Iterator[tuple[Strand, TracedAccess]]:
-        for region, traced in traced_accesses(made, site, text, stepped, wholes or {}):
+        for region, traced in traced_accesses(made, site, text, by_vcpu, wholes or {}):
             self._count(region).traced += traced.count
             yield strand_of(region, vcpu), traced
         for _, access in made:

@@ -52,7 +52,7 @@ def fit(
         return _within(access, logged, at), True
     if at < len(logged) and _is_all(logged[at], access):
         return 1, True
-    restarts = access.stepped and access.direction == "write" and _INS.match(access.text)
+    restarts = access.by_vcpu and access.direction == "write" and _INS.match(access.text)
     short = len(logged) - at + 1
     if restarts and more and short < 3:
         return short, False
@@ -77,7 +77,7 @@ def _is_all(entry: LogEntry, access: TracedAccess) -> bool:
         and entry.width == access.width
         and entry.direction == access.direction
         and not entry.refused
-        and (entry.cpu >= 0 or not access.stepped)
+        and (entry.cpu >= 0 or not access.by_vcpu)
     )
 
 
@@ -218,7 +218,7 @@ def _told(
 
 
 def _may_be_of(entry: LogEntry, access: TracedAccess) -> bool:
-    own = entry.cpu >= 0 or entry.refused or not access.stepped
+    own = entry.cpu >= 0 or entry.refused or not access.by_vcpu
     return own and entry.direction == access.direction
 
 

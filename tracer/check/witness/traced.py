@@ -53,7 +53,7 @@ def traced_accesses(
     made: Iterable[tuple[int, MemoryAccess]],
     site: str,
     text: str,
-    stepped: bool,
+    by_vcpu: bool,
     wholes: Mapping[int, Whole],
 ) -> Iterator[tuple[str, TracedAccess]]:
     """Yield the accesses that a record's instruction made, by region, as QEMU's log has them.
@@ -62,7 +62,7 @@ def traced_accesses(
     with their numbers.
     """
     unknown: dict[str, TracedAccess] = {}
-    for region, traced in _joined(_one_by_one(made, site, text, stepped, wholes)):
+    for region, traced in _joined(_one_by_one(made, site, text, by_vcpu, wholes)):
         if traced.within:
             known = unknown.get(region, traced)
             within = (*known.within, *traced.within) if region in unknown else traced.within
@@ -78,13 +78,13 @@ def _one_by_one(
     made: Iterable[tuple[int, MemoryAccess]],
     site: str,
     text: str,
-    stepped: bool,
+    by_vcpu: bool,
     wholes: Mapping[int, Whole],
 ) -> Iterator[tuple[str, TracedAccess]]:
     for seq, access in made:
         if access.skipped:
             continue
-        traced = _traced_access(access, seq, site, text, stepped)
+        traced = _traced_access(access, seq, site, text, by_vcpu)
         if id(access) in wholes and traced.width:
             linear, width = wholes[id(access)]
             place = traced.address - access.linear + linear
@@ -120,7 +120,7 @@ def _joined(
 
 
 def _traced_access(
-    access: MemoryAccess, seq: int, site: str, text: str, stepped: bool
+    access: MemoryAccess, seq: int, site: str, text: str, by_vcpu: bool
 ) -> TracedAccess:
     address, width = access.physical, access.width
     value = access.value if access.device is None else access.device
@@ -128,14 +128,14 @@ def _traced_access(
     if not width:
         size = access.extent or PAGE_SIZE - address % PAGE_SIZE
         within = (Extent(access.direction, address, size),)
-    elif stepped and value is None and width > _VECTOR:
+    elif by_vcpu and value is None and width > _VECTOR:
         # An older vetrace has the width of the whole block, which is stored in parts with holes.
         within, width = (Extent(access.direction, address, width),), 0
     return TracedAccess(
         seq,
         site,
         text,
-        stepped,
+        by_vcpu,
         access.direction,
         address,
         width,

@@ -79,7 +79,7 @@ NAMES: dict[str, tuple[Type, str]] = {
     "time": ("number", "guest time in nanoseconds: time >= 1.5s"),
     "count": ("number", "how many accesses have fitted what stands before `if`, from 1"),
     "mnemonic": ("text", "the instruction's name, without prefixes: mov"),
-    "via": ("text", "emulated or stepped"),
+    "via": ("text", "emulated, stepped or compiled"),
     "phase": ("text", "the phase of the boot; empty where it is not known"),
     "mark": ("text", "the last marker before the access; empty before the first"),
     "changes": ("truth", "another value than the access before it there, of those asked about"),
@@ -88,7 +88,7 @@ NAMES: dict[str, tuple[Type, str]] = {
 
 VALUES: dict[str, tuple[str, ...]] = {
     "direction": ("read", "write", "unknown"),
-    "via": ("emulated", "stepped"),
+    "via": ("emulated", "stepped", "compiled"),
 }
 """Names that stand for one of few words."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -221,11 +222,12 @@ def test_the_part_in_a_device_of_an_access_that_begins_in_ram() -> None:
     assert not compare(records, [line("read", NVME, 4, 0x5B), whole[1]]).agrees
 
 
-def test_a_stepped_access_must_be_a_vcpus() -> None:
+@pytest.mark.parametrize("via", ["stepped", "compiled"])
+def test_what_a_vcpu_made_by_itself_must_be_a_vcpus(via: Any) -> None:
     access = read(0x20, 4, 0, "lapic")
     for cpu, agrees in ((0, True), (-1, False)):
         log = [line("read", LAPIC + 0x20, 4, 0, "apic-msi", cpu)]
-        assert compare(trace(access, via="stepped"), log).agrees is agrees
+        assert compare(trace(access, via=via), log).agrees is agrees
 
 
 def test_a_stepped_value_counts_where_it_is_known() -> None:

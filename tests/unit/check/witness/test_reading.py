@@ -24,11 +24,11 @@ def traced(
     width: int,
     value: int | None = None,
     *,
-    stepped: bool = False,
+    by_vcpu: bool = False,
     text: str = "mov eax, dword ptr [rdi]",
     within: tuple[Extent, ...] = (),
 ) -> TracedAccess:
-    return TracedAccess(0, "f+0x1", text, stepped, direction, address, width, value, within)
+    return TracedAccess(0, "f+0x1", text, by_vcpu, direction, address, width, value, within)
 
 
 def logged(
@@ -97,7 +97,7 @@ def test_another_value_is_seen(path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["insb byte ptr [rdi], dx", "rep insd dword ptr [rdi], dx"])
 def test_ins_stores_twice(text: str) -> None:
-    access = traced("write", P, 4, stepped=True, text=text)
+    access = traced("write", P, 4, by_vcpu=True, text=text)
     dummy, real, next_ = (logged("write", P, 4, value) for value in (0, 7, 7))
     assert fit(access, [dummy, real, next_]) == (2, True)
     assert fit(access, [real, next_]) == (1, True)  # an emulator that does not store twice
@@ -109,13 +109,13 @@ def test_ins_stores_twice(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["mov dword ptr [rdi], eax", "insertps xmm0, dword ptr [rdi], 1"])
 def test_nothing_else_stores_twice(text: str) -> None:
-    access = traced("write", P, 4, stepped=True, text=text)
+    access = traced("write", P, 4, by_vcpu=True, text=text)
     assert fit(access, [logged("write", P, 4), logged("write", P, 4, 7)]) == (1, True)
 
 
 def block(*extents: tuple[Direction, int, int]) -> TracedAccess:
     within = tuple(Extent(*extent) for extent in extents)
-    return traced(within[0].direction, within[0].address, 0, stepped=True, within=within)
+    return traced(within[0].direction, within[0].address, 0, by_vcpu=True, within=within)
 
 
 def test_a_block_is_told_in_parts_with_holes() -> None:
