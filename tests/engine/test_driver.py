@@ -231,16 +231,18 @@ def test_who_holds_the_guest_is_asked_and_an_interruption_is_over_then() -> None
         return (
             await want.AskBefore(None), await want.AskAnswered(None),  # type: ignore[arg-type]
             await want.AskCompleted(CpuState()), await want.AskHold(),
+            await want.AskWhere(None),  # type: ignore[arg-type]
         )  # fmt: skip
 
     one = driver()
     one.interrupting = True
     one.overseer = SimpleNamespace(  # type: ignore[assignment]
-        wants_halt=True, before=go, answered=go, completed=on, halted=hold
-    )
-    before, answered, cpu, wants = asyncio.run(one.drive(work()))
+        wants_halt=True, before=go, answered=go, completed=on, halted=hold,
+        where=lambda regions: (regions,),
+    )  # fmt: skip
+    before, answered, cpu, wants, where = asyncio.run(one.drive(work()))
     assert held[0][:2] == ("interrupt", 1) and not one.interrupting
-    assert (before, answered, cpu.rip, wants) == (Go(), Go(), 1, True)
+    assert (before, answered, cpu.rip, wants, where) == (Go(), Go(), 1, True, (None,))
 
 
 def test_nobody_holds_a_guest_that_nobody_oversees() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,13 +29,16 @@ from tracer.access.region import Choice
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
 from tracer.access.want import (
+    AskWhere,
     Await,
     BreakAlone,
     Detach,
     FlushAllTlbs,
     FlushTlb,
+    GuestTime,
     HasGiantPages,
     HasMachineCheck,
+    Hold,
     MakeChanges,
     MapChanged,
     MemoryMap,
@@ -63,7 +67,8 @@ from tracer.x86.state import GPR, CpuState, Mode
 
 BLOCK_AT = 0x40_0000
 SPAN = 0xFFFF_FF80_0000_0000
-WINDOW = Window(BLOCK_AT, SPAN + (442 << 30) + BLOCK_AT, SPAN, 442 << 30, ROOT, 444)
+TABLE_AT = 0x3F_0000
+WINDOW = Window(BLOCK_AT, SPAN + (442 << 30) + BLOCK_AT, SPAN, 442 << 30, TABLE_AT, 444)
 SLOTS = 16
 NXE = 1 << 11
 MAP: Any = (MapChanged(), False)
@@ -77,6 +82,7 @@ class Roomy(Software):
 
     def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
         assert size == layout.block_size(SLOTS)
+        memory.write(TABLE_AT, b"\xe3" * 8 * WINDOW.entries)
         return WINDOW
 
 
@@ -97,7 +103,7 @@ class Run:
         one.asks = how.pop("asks", False)
         self.records: list[Any] = []
         one.journal.subscribers.append(self.records.append)
-        asked = not one.asks and not how.get("stacks")
+        asked = not how.get("stacks")
         play(
             one.trap(ring=SLOTS, **how),
             REGIONS, (HasMachineCheck(), True), (Registers(), registers(efer=efer)),
@@ -255,7 +261,7 @@ def test_a_disagreement_of_the_emulator_is_told_with_the_bytes() -> None:
     [
         ({"software": Software()}, "it has none"), ({"giant": False}, "1 GiB"),
         ({"efer": 0}, "1 GiB"),
-        ({"stacks": True}, "call chain"), ({"asks": True}, "a person"),
+        ({"stacks": True}, "call chain"),
     ],
 )  # fmt: skip
 def test_a_guest_without_compiled_sites_says_why_and_takes_stops(how: Any, why: str) -> None:
@@ -328,8 +334,8 @@ def test_a_guest_that_is_let_go_finds_the_ring_shut() -> None:
     play(
         run.loop.run(),
         (Start, None), (Await, stop), MAP,
-        (MakeChanges(()), None), (Registers(), registers()), (FlushAllTlbs(), None),
-        (Detach(), None),
+        (MakeChanges(()), None), (Registers(), registers()), (VcpuStates(), (STATE,)),
+        (FlushAllTlbs(), None), (Detach(), None),
     )  # fmt: skip
     assert run.word("LIMIT") == 0
     assert WINDOW.code == WINDOW.block + DISTANCE
@@ -363,3 +369,81 @@ def test_time_never_goes_back() -> None:
     view.tell_time_at(1 << 30)
     view.tell_time(0)
     assert view.time_ns == 3_000_000_000
+
+
+# ---- a person
+
+
+def asked(run: Run, where: Any) -> Any:
+    return (AskWhere(run.loop.view.regions), where)
+
+
+def test_where_nobody_wants_the_guest_held_it_makes_accesses_by_itself() -> None:
+    run = Run(asks=True)
+    stops = layout.STOPS
+
+    def byte(physical: int) -> int:
+        return run.scene.ram.read(BLOCK_AT + stops + physical % layout.STOP_PLACES, 1)[0]
+
+    def look(_: Any) -> Ran:
+        assert run.word("LIMIT") > run.word("HEAD")
+        # Whatever reaches the byte has a stop, up to 31 bytes before it.
+        wanted = DEVICE + 0x20
+        assert [byte(wanted - back) for back in (0, 1, 31, 32)] == [1, 1, 1, 0]
+        assert byte(wanted + 3) and not byte(wanted + 4)
+        return GONE
+
+    play(
+        run.loop.run(),
+        (GuestTime(), None), (Registers(), registers()), (Hold, None),
+        asked(run, [range(DEVICE + 0x20, DEVICE + 0x24)]), (Start, None), (Await, look),
+    )  # fmt: skip
+
+
+def test_who_steps_has_each_access_take_a_stop() -> None:
+    run = Run(asks=True)
+
+    def shut(_: Any) -> Ran:
+        assert run.word("LIMIT") == 0
+        return GONE
+
+    def opened(_: Any) -> Ran:
+        assert run.word("LIMIT")
+        return GONE
+
+    held: Any = [(GuestTime(), None), (Registers(), registers()), (Hold, None)]
+    play(run.loop.run(), *held, asked(run, None), (Start, None), (Await, shut))
+    play(run.loop.run(), *held, asked(run, []), (Start, None), (Await, opened))
+
+
+@pytest.mark.parametrize("at", [0, 0x10, 0xFFF0, 0xFFFF])
+@pytest.mark.parametrize("size", [1, 4, 0x1000, 0x10000, 0x20000])
+def test_stops_are_marked_around_the_end_of_the_table(at: int, size: int) -> None:
+    run = Run()
+    sites = run.loop.sites
+    assert sites is not None
+    sites.stop_at([range(0x50_0000 + at, 0x50_0000 + at + size)])
+    table = run.scene.ram.read(BLOCK_AT + layout.STOPS, layout.STOP_PLACES)
+    wanted = {(at + offset) % layout.STOP_PLACES for offset in range(-31, min(size, 1 << 16))}
+    assert {place for place, byte in enumerate(table) if byte} == wanted
+    sites.stop_at([])
+    assert not any(run.scene.ram.read(BLOCK_AT + layout.STOPS, layout.STOP_PLACES))
+
+
+def test_a_guest_that_is_let_go_loses_the_leaves_when_no_vcpu_needs_them() -> None:
+    for rip, stays in ((CODE, False), (WINDOW.code + layout.THUNKS, True)):
+        run = Run(asks=True)
+
+        def let_go(_: Any, loop: Loop = run.loop) -> None:
+            loop.release()
+
+        play(
+            run.loop.run(),
+            (GuestTime(), None), (Registers(), registers()), (Hold, let_go),
+            (MakeChanges(()), None), (Registers(), registers()),
+            (VcpuStates(), (STATE, replace(STATE, rip=rip))),
+            (FlushAllTlbs(), None), (Detach(), None),
+        )  # fmt: skip
+        assert run.word("LIMIT") == 0
+        assert any("stay" in text for text in run.loop.journal.warnings) is stays
+        assert any(run.scene.ram.read(WINDOW.table, 8 * 444)) is stays

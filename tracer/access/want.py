@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from tracer.access.decision import Decision, Give, Go, Pending
-from tracer.access.region import Region
+from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran
 from tracer.access.vcpu import Change, DescriptorTables, RegisterFile, VcpuState
@@ -286,6 +286,16 @@ class AskBefore(Want[Decision]):
     """What becomes of an access that is about to be made."""
 
     pending: Pending
+
+
+@dataclass(frozen=True, slots=True)
+class AskWhere(Want[Sequence[range] | None]):
+    """Which physical addresses a person may want the guest held at, None for any.
+
+    Nobody has to be asked of an access elsewhere, until the guest has stood again.
+    """
+
+    regions: RegionMap
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ PAGE = 4096
 """Size of the control page."""
 
 STOP_PLACES = 1 << 16
+LONGEST = 32
+"""Bytes of the widest access that is compiled."""
 SITE_COUNT = 4096
 SITE_SIZE = 256
 SLOT_SIZE = 256

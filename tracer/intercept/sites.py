@@ -8,12 +8,12 @@ runs, and at each stop before anything else is published: so records keep their 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode
-from tracer.compiled.layout import Control, block_size, control_field
+from tracer.compiled.layout import LONGEST, STOP_PLACES, Control, block_size, control_field
 from tracer.compiled.reading import verified
 from tracer.compiled.record import Circumstances, intercept
 from tracer.compiled.ring import Raw, Ring, fields
@@ -64,6 +64,7 @@ class CompiledSites:
         self._hits: list[int] = []
         self._known: dict[int, tuple[bytes, bytes]] = {}
         self._open = False
+        self._stops: bytes = bytes(STOP_PLACES)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -99,6 +100,24 @@ class CompiledSites:
         """Send each access the slow way from here on."""
         self._open = False
         self._write(*self._ring.shut())
+
+    def stop_at(self, wanted: Iterable[range]) -> None:
+        """Send the accesses to these physical addresses the slow way, and only these.
+
+        Every vCPU stands. Where a place is wanted, so are those at which an access begins that
+        reaches it. Others that are alike in their low bits go the slow way with them.
+        """
+        stops = bytearray(STOP_PLACES)
+        for part in wanted:
+            first = part.start - (LONGEST - 1)
+            size = min(part.stop - first, STOP_PLACES)
+            at = first % STOP_PLACES
+            head = min(size, STOP_PLACES - at)
+            stops[at : at + head] = b"\1" * head
+            stops[: size - head] = b"\1" * (size - head)
+        if stops != self._stops:
+            self._stops = bytes(stops)
+            self._write(layout.STOPS, self._stops)
 
     @property
     def idle(self) -> bool:

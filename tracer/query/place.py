@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from tracer.access.region import RegionMap
 from tracer.devices.map import fits_register
 from tracer.errors import UnknownName, UsageError, advice, suggestion
 from tracer.query.condition import Condition, parse
@@ -16,6 +17,8 @@ from tracer.query.condition.vocabulary import Facts
 from tracer.text.number import ends, whole
 from tracer.text.span import Span
 from tracer.trace.name import names_owner, names_region
+
+_HIGHEST = (1 << 52) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,20 @@ class Spot:
         """Tell whether an access touches any of the bytes."""
         return self.condition.holds(facts)
 
+    def ranges(self, regions: RegionMap) -> Iterator[range]:
+        """Yield the physical addresses of the bytes, all of a region for a register's pattern."""
+        first, last = (None, None) if self.span is None else _ends(self.span)
+        if self.region is None:
+            yield range(first or 0, (_HIGHEST if last is None else last) + 1)
+            return
+        for region in regions.named(self.region):
+            if self.exact and region.name != self.region:
+                continue
+            start = region.start if first is None else max(region.base + first, region.start)
+            end = region.end if last is None else min(region.base + last, region.end)
+            if start <= end:
+                yield range(start, end + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -112,6 +129,11 @@ class Place:
     def holds(self, facts: Facts) -> bool:
         """Tell whether an access touches any of the spots."""
         return any(spot.holds(facts) for spot in self.spots)
+
+    def ranges(self, regions: RegionMap) -> Iterator[range]:
+        """Yield the physical addresses of all spots."""
+        for spot in self.spots:
+            yield from spot.ranges(regions)
 
 
 def parse_place(text: str, known: Known, others: Collection[str] = ()) -> Place:

@@ -69,6 +69,7 @@ class Context:
         self.watch = Watch(control, names)
         self.watch.phase = lambda: self.phase
         control.breaks = self.watch
+        control.places = self.watch.places
         self.waits = waits
         self.feed = feed or Feed(on=False)
         self.trace = trace

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 from tracer.access.decision import Pending
+from tracer.access.region import RegionMap
 from tracer.query.breakpoint import Breaks, Until
 from tracer.query.course import Changes, Marks
 from tracer.query.pending import PendingFacts
@@ -16,7 +17,8 @@ from tracer.trace.naming import Naming
 class Watch:
     """Hold the breaks of one control, and judge each access that is about to be made.
 
-    A :class:`~tracer.session.control.Control` asks it, so it takes its place at ``control.breaks``.
+    A :class:`~tracer.session.control.Control` asks it, so it takes its place at ``control.breaks``
+    and ``control.places``.
     """
 
     def __init__(self, control: Control, names: Naming) -> None:
@@ -52,6 +54,10 @@ class Watch:
         words = [str(error) for error in checked.errors]
         words += [f"break {item.number}: {item.text}" for item in checked.stops]
         return "; ".join(words) or None
+
+    def places(self, regions: RegionMap) -> Sequence[range] | None:
+        """Return the physical addresses at which a break may stop the guest, None for any."""
+        return self.breaks.places(regions)
 
     def until(self, until: Until) -> Callable[[Pending], bool]:
         """Return what tells whether an access is where the guest may run to."""

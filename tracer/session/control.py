@@ -15,7 +15,7 @@ from typing import Literal
 
 from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, Skip
 from tracer.access.recorded import memory_access
-from tracer.access.region import Choice
+from tracer.access.region import Choice, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stack import Stack
 from tracer.access.transfer import Transfer
@@ -52,17 +52,22 @@ Wanted = Callable[[Pending, bool], str | None]
 """Tells why to hold a guest at an access, None to let it pass; the second argument says whether
 the device of a read has answered."""
 
+Places = Callable[[RegionMap], Sequence[range] | None]
+"""Tells the physical addresses at which breaks may hold the guest, None for any."""
+
 
 class Control:
     """Drive one guest for a person or a script. Make it before :meth:`Session.trap`.
 
-    ``breaks`` is asked about every access. The lists ``on_halt`` and ``on_end`` hold who is told.
+    ``breaks`` is asked about every access that they may want: ``places`` tells where that is. The
+    lists ``on_halt`` and ``on_end`` hold who is told.
     """
 
     def __init__(self, session: Session, breaks: Wanted = lambda pending, answered: None) -> None:
         self.session = session
         session.oversee(self)
         self.breaks = breaks
+        self.places: Places = lambda regions: None
         self.on_halt: list[Callable[[Halt], None]] = []
         self.on_end: list[Callable[[], None]] = []
         self._course: Course = Unstarted()
@@ -399,6 +404,15 @@ class Control:
         if why is None:
             return Go()
         return (await self._hold(halt_at(pending, "access", why))).decision
+
+    def where(self, regions: RegionMap) -> Sequence[range] | None:
+        """Return where the guest may have to be held: at any access, unless it just runs."""
+        match self._course:
+            case Leaving():
+                return ()
+            case Running() if not self.session.interrupting:
+                return self.places(regions)
+        return None
 
     async def answered(self, pending: Pending) -> Go | Give:
         """Hold the guest where the value that a device gave is wanted."""

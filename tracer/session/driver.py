@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from tracer.access import want
 from tracer.access.decision import Decision, Give, Go, Pending
+from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
 from tracer.access.vcpu import Change
@@ -30,6 +31,10 @@ class Overseer(Protocol):
 
     async def before(self, pending: Pending) -> Decision:
         """Decide before the access is made."""
+        ...
+
+    def where(self, regions: RegionMap) -> Sequence[range] | None:
+        """Return the physical addresses at which it may hold the guest, None for any."""
         ...
 
     async def answered(self, pending: Pending) -> Go | Give:
@@ -105,6 +110,7 @@ class Driver:
             want.GuestTime: lambda _: machine.time_ns(),
             want.LogAccesses: lambda _: machine.log_accesses(),
             want.AskBefore: lambda it: self._asked.before(it.pending),
+            want.AskWhere: lambda it: _at_once(self._asked.where(it.regions)),
             want.AskAnswered: lambda it: self._asked.answered(it.pending),
             want.AskCompleted: lambda it: self._asked.completed(it.cpu),
             want.AskHold: lambda _: _at_once(self._asked.wants_halt),

@@ -18,6 +18,7 @@ from tracer.access.stop import Ran, Stopped
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile, VcpuState
 from tracer.access.want import (
+    AskWhere,
     Await,
     Detach,
     FlushAllTlbs,
@@ -186,8 +187,6 @@ class Loop:
         try:
             if stacks:
                 raise NoWindow("a call chain is recorded with each access")
-            if self.asks:
-                raise NoWindow("a person is asked about each access")
             if self.recorded is not None:
                 raise NoWindow("a recording answers")
             if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
@@ -246,6 +245,13 @@ class Loop:
 
     async def _drained(self, sites: CompiledSites, changes: Sequence[Change]) -> Ran:
         # Lets the guest go on, and publishes what it tells by itself meanwhile.
+        if self.asks:
+            places = await AskWhere(self.view.regions)
+            if places is None:
+                sites.shut()
+            else:
+                sites.stop_at(places)
+                sites.open()
         try:
             await Start(changes)
             while True:
@@ -294,8 +300,18 @@ class Loop:
         await self.system.remove(space)
         await self.coverage.heal(space)
         self.traced.gate.remove()
+        if self.sites is not None:
+            await self._close(self.sites)
         await FlushAllTlbs()
         await Detach()
+
+    async def _close(self, sites: CompiledSites) -> None:
+        # Takes the leaves away, unless a vCPU is still on its way by them.
+        stub = self.traced.gate.stub
+        if sites.idle and not any(stub.covers(state.rip) for state in await VcpuStates()):
+            sites.window.close(self._memory)
+        else:
+            self.journal.remark("the page-table entries for compiled sites stay: one is under way")
 
     # ---- what a person at a prompt does
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.access.decision import Pending
-from tracer.access.region import Region
+from tracer.access.region import Region, RegionMap
 from tracer.access.transfer import Transfer
 from tracer.devices.map import Named
 from tracer.errors import UsageError
@@ -436,3 +436,39 @@ def test_a_device_holds_the_regions_of_its_parts(text: str, held: bool) -> None:
     )
     facts = {"region": "nvme", OWNERS: ("nvme", "usb"), "offset": 0x14, "extent": 4}
     assert parse_place(text, known).holds(facts) is held
+
+
+# ---- where a break may stop a guest
+
+TABLE = Region("nvme.msix-table", 0xFEBF2000, 0xFEBF2FFF, 0xFEBF2000, "nvme", "table")
+HERE = RegionMap([NVME, TABLE], [], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("write nvme+0x14", [range(0xFEBF0014, 0xFEBF0015)]),
+        ("nvme.CC", [range(0xFEBF0014, 0xFEBF0018)]),
+        ("nvme.msix-table", [range(0xFEBF2000, 0xFEBF3000)]),
+        ("nvme if value == 3", [range(0xFEBF0000, 0xFEBF2000), range(0xFEBF2000, 0xFEBF3000)]),
+        ("0xfebf0010-0xfebf001f", [range(0xFEBF0010, 0xFEBF0020)]),
+        ("hpet", []),  # none is there now
+        ("unhandled", []),
+        ("write", None),
+        ("read if value == 3", None),
+        ("symbol nvme_reset_work", None),
+        ("verdict linux-tdx", None),
+    ],
+)
+def test_a_break_tells_where_it_may_stop_a_guest(text: str, places: list[range] | None) -> None:
+    breaks = Breaks().added(parse_break(text, KNOWN))
+    found = breaks.places(HERE)
+    assert (found if found is None else list(found)) == places
+    assert breaks.enabled([1], False).places(HERE) == []
+
+
+def test_one_break_that_may_stop_it_anywhere_is_enough() -> None:
+    breaks = Breaks().added(parse_break("nvme.CC", KNOWN)).added(parse_break("write", KNOWN))
+    assert breaks.places(HERE) is None
+    assert breaks.deleted([2]).places(HERE) == [range(0xFEBF0014, 0xFEBF0018)]
+    assert Breaks().places(HERE) == []

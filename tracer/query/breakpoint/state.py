@@ -6,11 +6,12 @@ Each change returns a new value. What is watched is told in the words of the pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal
 
+from tracer.access.region import RegionMap
 from tracer.errors import ConditionError, UsageError
 from tracer.query.condition import Condition, parse
 from tracer.query.condition.lexeme import quoted
@@ -276,6 +277,20 @@ class Breaks:
                 kept.append(item)
         after = replace(self, items=tuple(kept)) if changed else self
         return Checked(after, tuple(stops), tuple(errors))
+
+    def places(self, regions: RegionMap) -> Sequence[range] | None:
+        """Return the physical addresses at which any that is enabled may stop the guest.
+
+        None where that may be at any access.
+        """
+        found: list[range] = []
+        for item in self.items:
+            if not item.enabled or item.kind == "unhandled":
+                continue  # what the vCPU has to carry out has no compiled site
+            if item.kind != "access" or item.pattern.place is None:
+                return None
+            found += item.pattern.place.ranges(regions)
+        return found
 
     def describe(self) -> list[Row]:
         """Return the rows of ``info breaks``."""

@@ -1,0 +1,91 @@
+"""Compiled sites on Debian's kernel: what QEMU saw, what the emulator says, and who takes stops."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from vetrace_run import Run, agreed, boot, read_trace, run
+
+from tracer.compiled.layout import REASONS
+
+pytestmark = pytest.mark.qemu
+
+# QEMU's log has no entry for a doorbell that an ioeventfd takes.
+PLAIN = (
+    "-global", "virtio-blk-pci.ioeventfd=off", "-global", "virtio-net-pci.ioeventfd=off",
+)  # fmt: skip
+OFTEN = 100
+
+
+def compiled(folder: Path, *options: str, extra: tuple[str, ...] = ()) -> Run:
+    """Boot with compiled sites and compare with QEMU's log."""
+    return boot(folder, "--quiet", "--compiled", "--check", *options, "--", *PLAIN, *extra)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return compiled(tmp_path_factory.mktemp("compiled"))
+
+
+def test_qemu_saw_the_same_and_nearly_all_of_it_took_no_stop(done: Run) -> None:
+    accesses = agreed(done)
+    trace = read_trace(done.trace)
+    counts = trace.end.counts
+    assert counts["accesses"] == accesses and trace.end.outcome == "poweroff"
+    assert counts["compiled"] > OFTEN * counts["emulated"] / 2 and not counts.get("stepped")
+    assert not counts.get("disagreements")
+    # An instruction goes the slow way once, and when its code or the ring says so.
+    slow = sum(counts.get(f"slow: {name}", 0) for name in REASONS)
+    assert counts["emulated"] <= slow and counts["sites"] <= counts["emulated"]
+    assert not any(name.startswith("not compiled") for name in counts)
+
+
+def test_records_are_in_the_order_of_the_guests_time(done: Run) -> None:
+    intercepts = read_trace(done.trace).intercepts
+    times = [record.time_ns for record in intercepts]
+    assert times == sorted(times)
+    assert {record.via for record in intercepts} == {"emulated", "compiled"}
+    # The first of each place is the emulator's.
+    met: set[int] = set()
+    for record in intercepts:
+        assert record.rip in met or record.via == "emulated"
+        met.add(record.rip)
+
+
+def test_the_emulator_comes_to_the_same_for_each_record(done: Run, tmp_path: Path) -> None:
+    again = run(tmp_path, "replay", done.trace)
+    assert again.status == 0, again.out + again.err
+    assert "no divergence" in again.out
+
+
+def test_the_closing_table_counts_three_ways(done: Run) -> None:
+    assert re.search(r"emulated +compiled +stepped", done.out)
+    assert re.search(r"\d+ emulated, 0 stepped, \d+ compiled at \d+ sites", done.err)
+
+
+def test_a_ring_that_is_full_loses_nothing(tmp_path: Path) -> None:
+    done = compiled(tmp_path, "--ring", "16")
+    agreed(done)
+    counts = read_trace(done.trace).end.counts
+    assert counts["slow: full"] and counts["compiled"] > counts["emulated"]
+
+
+def test_a_kernel_that_moves_and_has_other_tables_for_programs(tmp_path: Path) -> None:
+    agreed(compiled(tmp_path, "--kaslr", "--append", "pti=on"))
+
+
+def test_two_vcpus_make_accesses_at_once(tmp_path: Path) -> None:
+    done = compiled(tmp_path, "--realtime", extra=("-smp", "2"))
+    agreed(done)
+    trace = read_trace(done.trace)
+    ways = {(record.vcpu, record.via) for record in trace.intercepts}
+    assert {(0, "compiled"), (1, "compiled")} <= ways
+    assert not trace.end.counts.get("disagreements")
+
+
+def test_a_ring_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    for size in ("0", "3", "x"):
+        refused = boot(tmp_path, "--compiled", "--ring", size)
+        assert refused.status == 2 and f"--ring {size}" in refused.err
