@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,44 @@ def test_a_ring_that_cannot_be_is_refused(tmp_path: Path) -> None:
     for size in ("0", "3", "x"):
         refused = boot(tmp_path, "--compiled", "--ring", size)
         assert refused.status == 2 and f"--ring {size}" in refused.err
+
+
+PROMPT = """
+break write nvme.CC
+continue
+delete
+break write lapic+0xb0 if count == 50
+continue
+info breaks
+set value 0
+delete
+"""
+
+
+@pytest.mark.parametrize("leave", ["continue", "detach"])
+def test_a_break_stops_a_site_that_was_compiled_and_the_guest_goes_on(
+    tmp_path: Path, leave: str
+) -> None:
+    script = tmp_path / "script"
+    script.write_text(PROMPT + leave)
+    check = ("--check",) if leave == "continue" else ()
+    done = boot(tmp_path, "--quiet", "--compiled", *check, "-x", script, "--", *PLAIN)
+    assert done.status == 0, done.out + done.err
+    assert re.search(r"1 hit +write lapic\+0xb0 if count == 50", done.out)
+    trace = read_trace(done.trace)
+    assert trace.end.outcome == "poweroff"
+    counts = trace.end.counts
+    assert counts["slow: stopped"] >= 50 and counts["compiled"] > OFTEN
+    ends = [
+        record.via for record in trace.intercepts
+        if any(access.region == "lapic" and access.offset == 0xB0 for access in record.accesses)
+    ]  # fmt: skip
+    # By itself, then as long as the break is there by a stop, then by itself again.
+    ways = [way for way, _ in groupby(ends)]
+    again = ["compiled"] if leave == "continue" else []
+    assert ways[-2 - len(again) :] == ["compiled", "emulated", *again]
+    if leave == "continue":
+        agreed(done)
+    assert any("reboot: Power down" in line for line in done.serial)
+    if leave == "detach":
+        assert "entries for compiled sites stay" not in done.err

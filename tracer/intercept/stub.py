@@ -186,6 +186,15 @@ class Stub:
             return True
         return self.base <= linear < self.base + len(self.code)
 
+    def leads_to_sites(self, linear: int) -> bool:
+        """Tell whether a vCPU at a linear address is among compiled sites, or may go there.
+
+        Who stands at ``stop`` goes back to the interrupted code.
+        """
+        if self.fast is None:
+            return False
+        return linear in self.fast.span or self.entry <= linear < self.base + len(self.code)
+
     def door(self, linear: int, handler: int | None) -> bytes:
         """Return the code of a door at a linear address to a guest's page-fault handler.
 

@@ -308,7 +308,7 @@ class Loop:
     async def _close(self, sites: CompiledSites) -> None:
         # Takes the leaves away, unless a vCPU is still on its way by them.
         stub = self.traced.gate.stub
-        if sites.idle and not any(stub.covers(state.rip) for state in await VcpuStates()):
+        if sites.idle and not any(stub.leads_to_sites(state.rip) for state in await VcpuStates()):
             sites.window.close(self._memory)
         else:
             self.journal.remark("the page-table entries for compiled sites stay: one is under way")

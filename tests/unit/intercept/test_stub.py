@@ -128,6 +128,10 @@ def test_with_compiled_sites_poison_leads_to_them_in_the_kernel_alone(
 def test_a_vcpu_that_is_at_a_compiled_site_is_in_the_stub() -> None:
     stub = assemble(BASE, fast=FAST)
     assert stub.covers(FAST.linear + 5) and stub.covers(BASE) and not stub.covers(CODE + 0x1000)
+    leading = [FAST.linear + 5, stub.entry, *stub.doors]
+    assert all(stub.leads_to_sites(place) for place in leading)
+    assert not any(stub.leads_to_sites(place) for place in (stub.stop, stub.leave, HANDLER))
+    assert not STUB.leads_to_sites(STUB.entry)
     # Whoever sends a vCPU into the stub has it stop, whatever sites there are.
     assert stub.entry != stub.spill and assemble(BASE).entry == assemble(BASE).spill
 
