@@ -24,6 +24,10 @@ from tracer.x86.state import RCX, RDI, RSI, CpuState, PageFaultCode, Segments
 
 _MASK64 = (1 << 64) - 1
 
+# The CPU carried it out once. Canonical addresses of 57 bits include those of 48 (Intel SDM vol. 1,
+# 3.3.7.1).
+_CR4 = CpuState().cr4 | 1 << 12
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -59,7 +63,7 @@ def state_before(insn: Instruction, raw: Raw) -> CpuState:
     Vector and x87 registers are not known. The base of FS or GS is what the address says it is, a
     segment register what was written of it.
     """
-    cpu = CpuState(raw.gpr, insn.rip, raw.rflags)
+    cpu = CpuState(raw.gpr, insn.rip, raw.rflags, cr4=_CR4)
     for operand in insn.operands:
         if isinstance(operand, Memory) and operand.segment in ("fs", "gs"):
             base = raw.linear - places(insn, cpu)[0].linear & _MASK64

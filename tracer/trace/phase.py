@@ -7,6 +7,9 @@ A mark that begins with ``phase: `` names the phase from there on. Without such 
 allocator must run (before it there are fixed mappings alone); ``kernel``; and ``user space``, once
 code at privilege level 3 has made an access itself.
 
+Nobody looked at the stack of an access at a compiled site: where marks tell phases, its own is
+unknown.
+
 A log that was imported tells nothing of these: there a phase is what follows a marker, and has its
 text as its name.
 
@@ -27,27 +30,34 @@ _UPPER_HALF = 1 << 47
 
 
 class PhaseTracker:
-    """Follow the records of a trace; ``phase`` is that of the last one, None while unknown."""
+    """Follow the records of a trace."""
 
     def __init__(self) -> None:
-        self.phase: str | None = None
+        self._phase: str | None = None
+        self._unseen = False
         self._marked = False
         self._marker: str | None = None
 
+    @property
+    def phase(self) -> str | None:
+        """Return the phase of the last record, None while it is unknown."""
+        return None if self._unseen else self._phase
+
     def add(self, record: Record) -> str | None:
         """Take the next record; return its phase."""
+        self._unseen = self._marked and isinstance(record, Intercept) and record.via == "compiled"
         if isinstance(record, Mark):
             if record.text.startswith(PHASE):
-                self.phase, self._marked = record.text[len(PHASE) :], True
+                self._phase, self._marked = record.text[len(PHASE) :], True
             elif names_stretch(record):
                 self._marker = record.text
         elif self._marked:
             pass
         elif isinstance(record, MapRecord):
             if record.by.startswith("ioremap"):
-                self.phase = KERNEL if self.phase in (None, DECOMPRESSOR, EARLY) else self.phase
+                self._phase = KERNEL if self._phase in (None, DECOMPRESSOR, EARLY) else self._phase
         elif isinstance(record, Intercept):
-            self.phase = self._of(record)
+            self._phase = self._of(record)
         return self.phase
 
     def _of(self, record: Intercept) -> str | None:
@@ -55,6 +65,6 @@ class PhaseTracker:
             return self._marker
         if record.cpl == 3:
             return USER
-        if self.phase in (None, DECOMPRESSOR):
+        if self._phase in (None, DECOMPRESSOR):
             return DECOMPRESSOR if record.rip < _UPPER_HALF else EARLY
-        return self.phase
+        return self._phase

@@ -23,6 +23,8 @@ from tracer.x86.state import GPR, RDI, Mode
 WINDOW = 0xFFFF_FF80_0000_0000
 LINEAR, PHYSICAL = 0xFFFF_C900_0001_0010, 0xFEB0_0010
 
+HIGH = 0xFF20_0000_0001_0010
+
 
 def site(code: str) -> Site:
     insn = decode(bytes.fromhex(code) + bytes(15), 0x1000, Mode.LONG)
@@ -49,6 +51,7 @@ def raw(read: int = 0, written: int = 0, **changes: int) -> Raw:
         ("8b07", raw(read=0x1234), False),
         ("8907", raw(written=0), False),
         ("8907", raw(written=1), True),
+        ("8b07", raw(read=1, linear=HIGH, rdi=HIGH), False),  # of 57 bits
         ("010f", raw(read=5, written=6), False),
         ("010f", raw(read=5, written=7), True),
         ("894704", raw(), True),  # another address

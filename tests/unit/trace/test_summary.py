@@ -8,7 +8,8 @@ import tracemalloc
 import pytest
 import trace_sample as sample
 
-from tracer.trace.record import MemoryAccess
+from tracer.trace.phase import EARLY, PhaseTracker
+from tracer.trace.record import Mark, MemoryAccess
 from tracer.trace.summary import Summary, instruction_form, summary_object
 
 
@@ -144,3 +145,14 @@ def test_what_a_compiled_site_did_is_counted_apart() -> None:
     assert (summary.emulated, summary.compiled, summary.stepped) == (1, 2, 1)
     assert summary.regions["nvme"].compiled == summary.compiled_intercepts == 2
     assert summary_object(summary)["compiled"] == 2
+
+
+def test_the_phase_of_a_compiled_site_is_not_guessed() -> None:
+    access = sample.device("nvme", 0x1C, 4, "read", 1)
+    by_stop, by_itself = (sample.intercept(0, access, via=via) for via in ("emulated", "compiled"))
+    tracker = PhaseTracker()
+    assert tracker.add(by_itself) == EARLY  # no mark has told of any
+    assert tracker.add(Mark(time_ns=1, text="phase: initcall nvme_init")) == "initcall nvme_init"
+    assert tracker.add(by_stop) == "initcall nvme_init"
+    assert tracker.add(by_itself) is None and tracker.phase is None
+    assert tracker.add(by_stop) == tracker.phase == "initcall nvme_init"
