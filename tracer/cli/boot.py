@@ -70,9 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--stacks", action="store_true", help="record the kernel's call chain of each access"
     )
-    # Not for users yet: it lacks what people do at the prompt.
-    output.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
-    output.add_argument("--ring", metavar="N", default=_RING, help=argparse.SUPPRESS)
+    # Not for users yet: call chains and recordings lack, and phases.
+    hidden = argparse.SUPPRESS
+    output.add_argument("--compiled", action="store_true", help=hidden)
+    output.add_argument("--every-stop", action="store_false", dest="compiled", help=hidden)
+    output.add_argument("--ring", metavar="N", default=_RING, help=hidden)
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
@@ -352,6 +354,8 @@ class _Boot:
             f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
             f"{counts['ram_hooks']} of these of RAM"
         )
+        if sites and self._args.verbose:
+            tell("; ".join(f"{name} {count:,}" for name, count in sites.account().items()))
         if self._recorded is not None:
             device = self._recorded
             tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")

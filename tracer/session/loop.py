@@ -261,6 +261,8 @@ class Loop:
                 sites.drain()
         finally:
             sites.drain()
+            if not sites.idle:
+                self.journal.counts["midway"] += 1
 
     async def _handle(self, stop: Stopped) -> Sequence[Change]:
         # Returns the changes to make before the guest goes on.

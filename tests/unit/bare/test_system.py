@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from playbook import play
-from ram import ROOT, Ram
+from ram import PAGING, ROOT, Ram
 
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
@@ -25,6 +25,7 @@ from tracer.bare.image import Image, Segment, is_bare, parse
 from tracer.bare.open import open_bare
 from tracer.bare.system import Bare
 from tracer.errors import GuestError, KernelImageError
+from tracer.intercept.window import NoWindow
 from tracer.x86.idt import Gate, pack_gate
 from tracer.x86.paging import Paging
 from tracer.x86.state import CpuState
@@ -158,6 +159,14 @@ def test_a_guest_without_any_lidt_cannot_be_traced() -> None:
 
 
 # ---- what is known of it
+
+
+def test_there_is_no_room_for_compiled_sites() -> None:
+    ram = memory()
+    before = bytes(ram.data)
+    with pytest.raises(NoWindow, match="leaves unused"):
+        guest().window(ram, AddressSpace(ram, PAGING, RegionMap((), (), ())), 4 << 20)
+    assert ram.data == before
 
 
 def test_nothing_but_names_is_known() -> None:
