@@ -28,6 +28,7 @@ from stage import Memory, Software
 from tracer.access.region import Choice
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
+from tracer.access.vcpu import SetRegister
 from tracer.access.want import (
     AskWhere,
     Await,
@@ -447,3 +448,62 @@ def test_a_guest_that_is_let_go_loses_the_leaves_when_no_vcpu_needs_them() -> No
         assert run.word("LIMIT") == 0
         assert any("stay" in text for text in run.loop.journal.warnings) is stays
         assert any(run.scene.ram.read(WINDOW.table, 8 * 444)) is stays
+
+
+# ---- several vCPUs
+
+
+def test_an_access_that_takes_a_stop_waits_for_another_vcpu_to_finish_its_own() -> None:
+    run = Run()
+    head = run.word("HEAD")
+    other, own = ((~vcpu & (1 << 64) - 1).to_bytes(8, "little") for vcpu in (1, 0))
+    place = BLOCK_AT + control_field("HEAD")
+    stop = run.bell("8b06", AT, rsi=AT)
+    run.scene.ram.write(place, other)
+
+    def finished(_: Any) -> Ran:
+        run.scene.ram.write(place, struct.pack("<Q", head))
+        return stop
+
+    again = [SetRegister("rip", run.stub.stop - 7)]
+    play(
+        run.loop.run(),
+        (Start(()), None), (Await, stop), MAP,
+        (Start(again), None), (Await, stop), MAP, (Start(again), None), (Await, finished), MAP,
+        SPILLED, (ReadPhysical(DEVICE, 4), 5), (Start, None), (Await, GONE),
+    )  # fmt: skip
+    assert len(run.intercepts) == 1 and run.counts["midway"] == 2
+    assert run.counts["intercepts"] == 1
+    # An access of an NMI's handler within one of the same vCPU has nobody to wait for.
+    run = Run()
+    stop = run.bell("8b06", AT, rsi=AT)
+    run.scene.ram.write(place, own)
+    play(
+        run.loop.run(),
+        (Start(()), None), (Await, stop), MAP, SPILLED, (ReadPhysical(DEVICE, 4), 5),
+        (Start, None), (Await, GONE),
+    )  # fmt: skip
+    assert len(run.loop.sites or ()) == 0, "no site is written while one is in use"
+
+
+def test_who_never_finishes_is_not_waited_for_without_end() -> None:
+    run = Run()
+    stop = run.bell("8b06", AT, rsi=AT)
+    run.scene.ram.write(BLOCK_AT + control_field("HEAD"), b"\xfe" + 7 * b"\xff")
+    rounds: list[Any] = 64 * [(Start, None), (Await, stop), MAP]
+    play(
+        run.loop.run(),
+        (Start, None), (Await, stop), MAP, *rounds,
+        SPILLED, (ReadPhysical(DEVICE, 4), 5), (Start, None), (Await, GONE),
+    )  # fmt: skip
+    assert len(run.intercepts) == 1
+
+
+def test_a_program_is_told_of_as_the_reason() -> None:
+    run = Run()
+    sites = run.loop.sites
+    assert sites is not None
+    insn = decode(bytes.fromhex("8b06") + bytes(13), CODE, Mode.LONG)
+    for _ in range(2):
+        sites.consider(insn, CpuState((0,) * 16, CODE, 0x202, cpl=3), run.scene.space)
+    assert len(sites) == 0 and list(sites.slow.values()) == [1]

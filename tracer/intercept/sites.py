@@ -28,6 +28,7 @@ from tracer.x86.instruction import Instruction
 from tracer.x86.paging import PhysicalMemory
 from tracer.x86.state import CpuState, Mode
 
+_WORD = (1 << 64) - 1
 _VERIFIED = 16
 """Records of each site that are run again through the emulator while the guest runs."""
 
@@ -124,11 +125,20 @@ class CompiledSites:
         """Tell whether no vCPU is on the fast way; a guest that runs may be a moment later."""
         return is_free(self._head)
 
+    def is_between(self, vcpu: int) -> bool:
+        """Tell whether another vCPU than this one is in the middle of an access.
+
+        What its device has seen of that is not known, so what this one does next has no place in
+        the order of records. Each vCPU has the number that it has for its APIC.
+        """
+        head = self._head
+        return not is_free(head) and self._view.vcpus > 1 and ~head & _WORD != vcpu
+
     # ---- a site
 
     def consider(self, insn: Instruction, cpu: CpuState, space: AddressSpace) -> None:
         """Compile an instruction that has gone the slow way, if it may be; every vCPU stands."""
-        if cpu.cpl or cpu.mode is not Mode.LONG:
+        if cpu.mode is not Mode.LONG:
             return
         code = space.read(watched(insn), WATCHED)
         known = insn.code, code
@@ -137,6 +147,9 @@ class CompiledSites:
         if not self.idle:
             return  # and the next time, perhaps
         self._known[insn.rip] = known
+        if cpu.cpl:
+            self.slow["it is a program's, whose page tables may lack the window"] += 1
+            return
         try:
             site, writes = self._table.enter(insn, code)
         except NotCompiled as error:

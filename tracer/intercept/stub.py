@@ -180,6 +180,11 @@ class Stub:
     bell: int
     doors: range
 
+    @property
+    def rings(self) -> int:
+        """Return where a vCPU that stands at ``stop`` rings once more."""
+        return self.stop - len(_RING) - 4
+
     def covers(self, linear: int) -> bool:
         """Tell whether a linear address lies in the stub, or in the code of compiled sites."""
         if self.fast is not None and linear in self.fast.span:

@@ -173,7 +173,7 @@ class Loop:
                 room.window, room.common, room.slots, view, journal, system.names, interceptor.take
             )
             self.sites.begin(gate.stub.spill)
-        bell = Bell(interceptor, gate, journal, asks=self.asks)
+        bell = Bell(interceptor, gate, journal, asks=self.asks, sites=self.sites)
         watch = GateWatch(gate, view, journal, self.coverage)
         interruption = Interruption(gate, journal, bell, breakpoints)
         traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
@@ -261,8 +261,6 @@ class Loop:
                 sites.drain()
         finally:
             sites.drain()
-            if not sites.idle:
-                self.journal.counts["midway"] += 1
 
     async def _handle(self, stop: Stopped) -> Sequence[Change]:
         # Returns the changes to make before the guest goes on.
