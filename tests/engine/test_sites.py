@@ -56,6 +56,7 @@ from tracer.access.want import (
 )
 from tracer.compiled import layout
 from tracer.compiled.layout import DISTANCE, RECORD, control_field
+from tracer.errors import InterceptError
 from tracer.intercept.pace import Pace
 from tracer.intercept.poison import poison_everything
 from tracer.intercept.trap import LetGo
@@ -149,6 +150,10 @@ class Run:
         self.scene.ram.write(BLOCK_AT + place, record)
         data = struct.pack("<Q", head + layout.SLOT_SIZE)
         self.scene.ram.write(BLOCK_AT + control_field("HEAD"), data)
+
+    def number(self, value: int) -> None:
+        """Give the first record of the ring another number."""
+        self.scene.ram.write(BLOCK_AT + layout.RING, struct.pack("<Q", value))
 
     def first(self, *then: Any) -> None:
         """Run to an access, which goes the slow way, and on."""
@@ -507,3 +512,29 @@ def test_a_program_is_told_of_as_the_reason() -> None:
     for _ in range(2):
         sites.consider(insn, CpuState((0,) * 16, CODE, 0x202, cpl=3), run.scene.space)
     assert len(sites) == 0 and list(sites.slow.values()) == [1]
+
+
+# ---- a hostile guest
+
+
+@pytest.mark.parametrize(
+    ("forge", "why"),
+    [
+        (lambda run: run.leave(7, 0, tsc=1), "site 7"),
+        (lambda run: run.leave(0, 0, tsc=1, rsi=AT - (1 << 50)), "an access at -0x"),
+        (lambda run: run.scene.ram.write(BLOCK_AT + control_field("HEAD"), bytes(8)), "were lost"),
+        (lambda run: (run.leave(0, 0, tsc=1), run.number(0x55)), "were lost"),
+    ],
+)
+def test_a_guest_that_writes_to_the_ring_is_told_of(forge: Any, why: str) -> None:
+    run = Run()
+
+    def write(_: Any) -> None:
+        forge(run)
+
+    with pytest.raises(InterceptError, match=why):
+        play(
+            run.loop.run(),
+            (Start, None), (Await, run.bell("8b06", AT, rsi=AT)), MAP,
+            SPILLED, (ReadPhysical(DEVICE, 4), 5), (Start, None), (Await, write),
+        )  # fmt: skip

@@ -77,6 +77,23 @@ def test_a_kernel_that_moves_and_has_other_tables_for_programs(tmp_path: Path) -
     agreed(compiled(tmp_path, "--kaslr", "--append", "pti=on"))
 
 
+def test_page_tables_of_five_levels(tmp_path: Path) -> None:
+    done = compiled(tmp_path, extra=("-cpu", "max,la57=on"))
+    agreed(done)
+    trace = read_trace(done.trace)
+    assert trace.end.counts["compiled"] > OFTEN and "disagrees" not in done.err
+    mapped = [access.linear for record in trace.intercepts for access in record.accesses]
+    assert any(linear < 0xFFFF_8000_0000_0000 for linear in mapped), "that takes a fifth level"
+
+
+def test_a_cpu_without_pages_of_a_gib_takes_a_stop_at_each_access(tmp_path: Path) -> None:
+    done = compiled(tmp_path, extra=("-cpu", "max,pdpe1gb=off"))
+    agreed(done)
+    counts = read_trace(done.trace).end.counts
+    assert counts["emulated"] == counts["accesses"] and "sites" not in counts
+    assert "each access takes a stop: the guest's CPU has no pages of 1 GiB" in done.err
+
+
 def test_two_vcpus_make_accesses_at_once(tmp_path: Path) -> None:
     done = compiled(tmp_path, "--realtime", extra=("-smp", "2"))
     agreed(done)

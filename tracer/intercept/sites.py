@@ -13,13 +13,21 @@ from collections.abc import Callable, Iterable
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode
-from tracer.compiled.layout import LONGEST, STOP_PLACES, Control, block_size, control_field
+from tracer.compiled.layout import (
+    LARGEST_ADDRESS_BITS,
+    LONGEST,
+    STOP_PLACES,
+    Control,
+    block_size,
+    control_field,
+)
 from tracer.compiled.reading import verified
 from tracer.compiled.record import Circumstances, intercept
 from tracer.compiled.ring import Raw, Ring, fields
 from tracer.compiled.safety import NotCompiled
 from tracer.compiled.sites import Site, SiteTable, is_free, watched
 from tracer.compiled.thunk import WATCHED
+from tracer.errors import InterceptError
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.view import GuestView
@@ -29,6 +37,8 @@ from tracer.x86.paging import PhysicalMemory
 from tracer.x86.state import CpuState, Mode
 
 _WORD = (1 << 64) - 1
+_PHYSICAL = range(1 << LARGEST_ADDRESS_BITS)
+_FORGED = "which no thunk has left there: the guest has written to it"
 _VERIFIED = 16
 """Records of each site that are run again through the emulator while the guest runs."""
 
@@ -178,6 +188,8 @@ class CompiledSites:
         return self._ring.take(self._read(offset, size)) if size else b""
 
     def _publish(self, raw: Raw) -> None:
+        if raw.site >= len(self._table):
+            raise InterceptError(f"the ring has a record of site {raw.site}, {_FORGED}")
         site = self._table[raw.site]
         self._check(site, raw)
         view, counts = self._view, self._journal.counts
@@ -194,6 +206,9 @@ class CompiledSites:
                 via="compiled",
             ),
         )
+        for access in record.accesses:
+            if access.physical not in _PHYSICAL:
+                raise InterceptError(f"the ring has an access at {access.physical:#x}, {_FORGED}")
         accesses = sum(access.region is not None for access in record.accesses)
         if not accesses:
             counts["neighbours"] += 1
