@@ -26,7 +26,7 @@ from tracer.access.recorded import changed_values, memory_access, register_value
 from tracer.access.space import AddressSpace
 from tracer.access.state import complete, needs_registers
 from tracer.access.transfer import Meddling, Transfer
-from tracer.access.vcpu import Change
+from tracer.access.vcpu import Change, SetRegister
 from tracer.access.want import (
     AskAnswered,
     AskBefore,
@@ -64,6 +64,9 @@ from tracer.x86.state import GPR, MAX_INSTRUCTION, PAGE_SIZE, CpuState, Flag, Pa
 
 MAX_ITERATIONS = 256
 """Iterations of a REP instruction carried out in one stop: the guest stays interruptible."""
+
+_MOST_RINGS = 64
+"""Stops that a vCPU makes for one access while another one finishes its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Interceptor:
         self._done: dict[int, tuple[int, int]] = {}
         self._parting: Callable[[], None] | None = None
         self._sequence = 0
+        self._waited = 0
         self._cr4 = 0
 
     async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
@@ -127,6 +131,8 @@ class Interceptor:
             # needs no work.
             self._counts["strays"] += 1
             return Intercepted()
+        if self._waits(vcpu):
+            return Intercepted((SetRegister("rip", gate.stub.rings),))
         self._done[vcpu] = moment
         if not fault.spill.frame.error_code & PageFaultCode.RSVD:
             return await self._retake(fault, gate, "the frame of a page fault of the guest's own")
@@ -143,6 +149,16 @@ class Interceptor:
             if fault.cpu.gpr == before.gpr:
                 return await self._leave_to_vcpu(fault, gate, str(error))
         return Intercepted(tuple(fault.write_back()))
+
+    def _waits(self, vcpu: int) -> bool:
+        # Tells whether to let another vCPU finish first: it is done by the time of the next ring,
+        # unless it was reset and never will be.
+        if self.sites is None or not self.sites.is_between(vcpu) or self._waited == _MOST_RINGS:
+            self._waited = 0
+            return False
+        self._waited += 1
+        self._counts["midway"] += 1
+        return True
 
     async def look(self, vcpu: int) -> tuple[CpuState, AddressSpace]:
         """Return the interrupted state of a vCPU that stands at the stub, where addresses lead."""

@@ -173,7 +173,7 @@ class Loop:
                 room.window, room.common, room.slots, view, journal, system.names, interceptor.take
             )
             self.sites.begin(gate.stub.spill)
-        bell = Bell(interceptor, gate, journal, asks=self.asks, sites=self.sites)
+        bell = Bell(interceptor, gate, journal, asks=self.asks)
         watch = GateWatch(gate, view, journal, self.coverage)
         interruption = Interruption(gate, journal, bell, breakpoints)
         traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]

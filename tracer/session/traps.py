@@ -11,20 +11,15 @@ from dataclasses import replace
 
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
-from tracer.access.vcpu import SetRegister
 from tracer.access.want import AskHold, MakeChanges, Registers
 from tracer.intercept import carrier
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate, Written
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
-from tracer.intercept.sites import CompiledSites
 from tracer.intercept.trap import Breakpoint, GoOn, Handled, StandStill
 from tracer.intercept.view import GuestView
 from tracer.x86.state import CpuState
-
-_MOST = 64
-"""Stops that a vCPU makes for one access while another one finishes its own."""
 
 
 class Interruption:
@@ -60,22 +55,11 @@ class Interruption:
 
 
 class Bell:
-    """Take the stop at the stub: a vCPU came upon poison. With ``asks`` a person is asked.
-
-    ``sites`` are the compiled ones, where there are any.
-    """
+    """Take the stop at the stub: a vCPU came upon poison. With ``asks`` a person is asked."""
 
     def __init__(
-        self,
-        interceptor: Interceptor,
-        gate: PageFaultGate,
-        journal: Journal,
-        *,
-        asks: bool,
-        sites: CompiledSites | None = None,
+        self, interceptor: Interceptor, gate: PageFaultGate, journal: Journal, *, asks: bool
     ) -> None:
-        self._sites = sites
-        self._waited = 0
         self.interceptor = interceptor
         self._gate = gate
         self._journal = journal
@@ -96,24 +80,12 @@ class Bell:
         """Complete the access, unless the run's time is over."""
         if stop.expired:
             return StandStill("interrupt", stop.vcpu)
-        if self._waits(stop.vcpu):
-            return GoOn([SetRegister("rip", self._gate.stub.rings)])
         self._journal.counts["intercepts"] += 1
         done = await self.interceptor.intercept(stop.vcpu, self._gate)
         if not done.delivered or not self._asks or not await AskHold():
             return GoOn(done.changes)
         await MakeChanges(done.changes)
         return StandStill("fault")
-
-    def _waits(self, vcpu: int) -> bool:
-        # Tells whether to let another vCPU finish first: it is done by the time of the next ring,
-        # unless it was reset and never will be.
-        if self._sites is None or not self._sites.is_between(vcpu) or self._waited == _MOST:
-            self._waited = 0
-            return False
-        self._waited += 1
-        self._journal.counts["midway"] += 1
-        return True
 
 
 class GateWatch:
