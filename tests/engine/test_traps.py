@@ -69,6 +69,7 @@ from tracer.access.want import (
     WriteCode,
 )
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
+from tracer.intercept.carrier import EVEN_NS
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.stub import CONTROL_SIZE, SPILL_SIZE
@@ -777,3 +778,18 @@ def test_where_a_vcpu_is_before_anything_is_traced() -> None:
     asked: list[Any] = [(MemoryMap(), None), (Vcpu(), 0), (Registers(), registers(rip=CODE + 4))]
     scene.view.vcpus = 1
     assert play(one.whereabouts(), *asked) == ["vcpu0 is in driver+0x4, called by driver+0x21"]
+
+
+@pytest.mark.parametrize(("late", "rounds"), [(0, 1), (4_000, 1_001), (EVEN_NS - 4, EVEN_NS // 4)])
+def test_time_passes_until_it_is_even(late: int, rounds: int) -> None:
+    scene = fresh()
+    one, _ = trapped(scene)
+    stub, stack = one.traced.gate.stub, STACK - SPILL_SIZE
+    now = struct.pack("<Q", 3 * EVEN_NS - late)
+    play(
+        one.even_time(),
+        (Registers(), registers()),
+        (RunAlone, lambda wanted: scene.write(stack, now)), (Register("rsp"), stack),
+        (RunAlone(stub.stop, [set_rip(stub.waiting), SetRegister("rcx", rounds)]), None),
+        (MakeChanges([SetRegister(name, registers()[name]) for name in ("eflags", "rip", "rsp", "rax", "rcx", "rdx")]), None),
+    )  # fmt: skip

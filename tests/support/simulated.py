@@ -219,8 +219,9 @@ class Guest:
         self._apply(changes)
         stub, stack = self.view_gate.stub, self.registers_now["rsp"]
         if linear == stub.stop:
-            assert self.registers_now["rip"] == stub.spill
-            self._spill(0, 0)
+            if self.registers_now["rip"] != stub.waiting:
+                assert self.registers_now["rip"] == stub.spill
+                self._spill(0, 0)
             return
         assert linear == stub.done
         (at,) = struct.unpack("<Q", self.space.read(stack, 8))

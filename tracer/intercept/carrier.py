@@ -37,6 +37,10 @@ from tracer.x86.state import PAGE_SIZE, Flag, PageFaultCode
 
 _FIXED_FLAG = 1 << 1
 _ROOM = 2 * SPILL_SIZE
+EVEN_NS = 100_000_000
+"""Two runs have different times behind them when they come to :func:`wait`: less than this."""
+_ROUND_NS = 4
+"""Guest time of a turn at ``waiting``."""
 _MAX_HEALED = 32
 """Pages one instruction can touch: more poisoned ones than this mean something else is wrong."""
 
@@ -237,6 +241,18 @@ async def read_clock(stub: Stub, space: AddressSpace, registers: RegisterFile) -
     stack = await _enter(stub, registers)
     await _return(registers)
     return int.from_bytes(space.read(stack, 8), "little")
+
+
+async def wait(stub: Stub, space: AddressSpace, registers: RegisterFile) -> None:
+    """Keep the stopped vCPU busy until the guest's time is a multiple of :data:`EVEN_NS`.
+
+    The guest has no several vCPUs, and its time counts instructions. It stays where it is.
+    """
+    stack = await _enter(stub, registers)
+    now = int.from_bytes(space.read(stack, 8), "little")
+    rounds = -now % EVEN_NS // _ROUND_NS + 1
+    await RunAlone(stub.stop, [SetRegister("rip", stub.waiting), SetRegister("rcx", rounds)])
+    await _return(registers)
 
 
 async def note(stub: Stub, registers: RegisterFile) -> None:

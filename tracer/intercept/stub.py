@@ -26,6 +26,7 @@ address in the first slot, with the value in the second, and ring again, at ``do
 ``departures`` store and go back at once. ``inputs`` and ``outputs`` access the I/O port in DX, with
 the value in RAX and then in the second slot, and ring at ``done`` too. From any other place, moving
 RIP to ``spill`` reads the counter, and to ``noting``, CR2 is noted by the time RIP is at ``noted``.
+At ``waiting`` the vCPU goes round RCX times, two instructions each, and rings again, at ``stop``.
 
 With compiled sites a fault on poison goes to their common code first, in the window, with nothing
 pushed yet; that ends at an IRETQ of its own, or at ``spill`` as if nothing had been.
@@ -177,6 +178,7 @@ class Stub:
     done: int
     noting: int
     noted: int
+    waiting: int
     bell: int
     doors: range
 
@@ -275,7 +277,11 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
     noting = here()
     code += _NOTE
     noted = here()
-    code += b"\xf4" + bytes(-(here() + 1) % 8)  # hlt: nobody comes here
+    code += b"\xf4"  # hlt: nobody comes here
+    waiting = here()
+    code += b"\x48\xff\xc9\x75\xfb"  # dec rcx; jnz waiting
+    code += b"\xe9" + struct.pack("<i", stop - len(_RING) - 4 - here() - 5)  # jmp to the ring
+    code += bytes(-here() % 8)
     bell = here()
     for end in rings:
         struct.pack_into("<i", code, end - 4, bell - base - end)
@@ -301,6 +307,7 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
         done=done,
         noting=noting,
         noted=noted,
+        waiting=waiting,
         bell=bell,
         doors=doors,
     )

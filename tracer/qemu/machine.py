@@ -55,6 +55,8 @@ _METRONOME = (
     "-netdev", "hubport,id=metronome,hubid=63",
     "-object", f"filter-buffer,id=metronome-beat,netdev=metronome,interval={_BEAT}",
 )  # fmt: skip
+_REPEATABLE = ("-rtc", "base=2026-01-01,clock=vm", "-seed", "1")
+"""A date, and random numbers of the CPU and for the kernel, that two runs have in common."""
 _RAM = "guest-ram"
 _CONSOLE_TAIL = 200
 _TURNS = 20
@@ -254,7 +256,7 @@ class Machine(asyncio.SubprocessProtocol):
         if config.initrd is not None:
             words += ["-initrd", str(config.initrd)]
         if not config.realtime:
-            words += ["-icount", _ICOUNT, *_METRONOME]
+            words += ["-icount", _ICOUNT, *_METRONOME, *_REPEATABLE]
         if self._clock is not None:
             words += self._clock.arguments
         words += log_arguments(self._log.path)

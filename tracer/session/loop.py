@@ -180,6 +180,11 @@ class Loop:
         self._traced = Traced(ground, callers, watch, bell, tuple(traps))
         await self.coverage.poison(registers, "present at kernel entry")
 
+    async def even_time(self) -> None:
+        """Let time pass until two runs have the same, whatever their firmware waited for."""
+        registers = await Registers()
+        await carrier.wait(self.traced.gate.stub, self.view.space_of(registers), registers)
+
     async def _room(
         self, slots: int, registers: RegisterFile, space: AddressSpace, *, stacks: bool
     ) -> _Room | None:

@@ -131,6 +131,8 @@ class Session:
         """
         self.stacks = stacks
         await self._drive(self.loop.trap(stacks=stacks, ring=ring))
+        if not self.view.realtime:
+            await self._drive(self.loop.even_time())
 
     async def run(self) -> Ending:
         """Trace from where :meth:`trap` left off to the end of the guest; return how QEMU ended.

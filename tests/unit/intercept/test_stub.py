@@ -175,6 +175,19 @@ def test_cr2_is_noted_and_given_back(cpu: unicorn.Uc) -> None:
     assert note() == CODE
 
 
+@pytest.mark.parametrize("rounds", [1, 1000])
+def test_a_vcpu_is_kept_busy_and_rings_again(cpu: unicorn.Uc, rounds: int) -> None:
+    cpu.emu_start(STUB.spill, STUB.stop, count=100)
+    before = cpu.reg_read(regs.UC_X86_REG_RSP)
+    made: list[int] = []
+    cpu.hook_add(unicorn.UC_HOOK_CODE, lambda _, linear, *__: made.append(linear))
+    cpu.reg_write(regs.UC_X86_REG_RCX, rounds)
+    cpu.emu_start(STUB.waiting, STUB.stop, count=10_000)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == STUB.stop
+    assert cpu.reg_read(regs.UC_X86_REG_RSP) == before
+    assert made.count(STUB.waiting) == rounds and len(made) == 2 * rounds + 2
+
+
 def keeps_a_note(cpu: unicorn.Uc) -> bool:
     cpu.msr_write(NOTE_MSR, 0x1234)
     return int(cpu.msr_read(NOTE_MSR)) == 0x1234
