@@ -786,10 +786,11 @@ def test_time_passes_until_it_is_even(late: int, rounds: int) -> None:
     one, _ = trapped(scene)
     stub, stack = one.traced.gate.stub, STACK - SPILL_SIZE
     now = struct.pack("<Q", 3 * EVEN_NS - late)
+    kept = ("eflags", "rip", "rsp", "rax", "rcx", "rdx")
     play(
         one.even_time(),
         (Registers(), registers()),
         (RunAlone, lambda wanted: scene.write(stack, now)), (Register("rsp"), stack),
         (RunAlone(stub.stop, [set_rip(stub.waiting), SetRegister("rcx", rounds)]), None),
-        (MakeChanges([SetRegister(name, registers()[name]) for name in ("eflags", "rip", "rsp", "rax", "rcx", "rdx")]), None),
+        (MakeChanges([SetRegister(name, registers()[name]) for name in kept]), None),
     )  # fmt: skip
