@@ -234,7 +234,7 @@ def _written(session: Session, output: Path | None) -> Iterator[None]:
         yield
         return
     with TraceWriter(output, header(session)) as writer:
-        session.subscribers.append(writer.append)
+        session.scribes.append(writer.append)
         yield
 
 

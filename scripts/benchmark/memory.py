@@ -78,7 +78,8 @@ async def _run() -> _Scale:
             await session.reach_entry()
             with TraceWriter(folder / "long.vtrace.zst", header(session)) as writer:
                 scale = _Scale(_pids(session))
-                session.subscribers += [writer.append, Summary().add, scale]
+                session.scribes.append(writer.append)
+                session.subscribers += [Summary().add, scale]
                 await session.trap()
                 await session.run()
             if len(scale.samples) < 5:

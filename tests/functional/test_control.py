@@ -101,7 +101,8 @@ async def held(folder: Path, append: str = "", **plan: object) -> AsyncIterator[
         with TraceWriter(folder / "trace.vtrace", header(session)) as writer:
             guest = Guest(Control(session, lambda *args: guest.wanted(*args)), folder)
             guest.console = console
-            session.subscribers += [writer.append, guest.records.append]
+            session.scribes.append(writer.append)
+            session.subscribers.append(guest.records.append)
             await session.trap()
             session.mark("kernel entry", (folder / "qemu.log").stat().st_size)
             halt = await guest.control.start()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import trace_sample as sample
 
-from tracer.access.recorded import changed_values, register_values
 from tracer.access.transfer import cut
 from tracer.trace.record import Intercept, MemoryAccess, Record
+from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import In, Load, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute

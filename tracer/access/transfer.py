@@ -13,6 +13,9 @@ from tracer.x86.state import (
     PAGE_SIZE,
 )
 
+UNASSIGNED = "unassigned"
+"""The region of what nothing answers."""
+
 MAX_TRANSFER = 8
 """Widest device access in bytes: what a processor's load or store unit sends at once here."""
 
@@ -103,5 +106,5 @@ def located(transfer: Transfer) -> tuple[str, int]:
     """
     region = transfer.region
     if region is None:
-        return "unassigned", transfer.physical
+        return UNASSIGNED, transfer.physical
     return region.name, transfer.physical - region.base

@@ -279,7 +279,7 @@ class _Boot:
             if self._trace is not None:
                 writer = stack.enter_context(TraceWriter(self._trace, header(session)))
                 # First: what is shown is in the file.
-                session.subscribers.append(writer.append)
+                session.scribes.append(writer.append)
             session.subscribers.append(self._summary.add)
             if not (self._args.quiet or self._wish.asked):
                 show = _json_printer if self._args.json else _LinePrinter

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from tracer.access.recorded import changed_values
 from tracer.cli import EXIT_OK
 from tracer.confidential.handler import Verdict
 from tracer.errors import EmulationError, TracerError, UnsupportedInstruction, UsageError
@@ -29,6 +28,7 @@ from tracer.look.explanation import (
     verdicts,
 )
 from tracer.text.number import fitting
+from tracer.trace.registers import changed_values
 from tracer.x86.bus import Load
 from tracer.x86.code_text import read_code
 from tracer.x86.decode import decode

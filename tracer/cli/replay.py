@@ -24,11 +24,12 @@ from tracer.cli.parser import count
 from tracer.errors import UsageError
 from tracer.host.streams import warn
 from tracer.trace import codec
+from tracer.trace.block import Blocks
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import End, Intercept, Via
+from tracer.trace.record import End, Intercept, Record, Via
 
 _CHUNK = 2000  # records: some 50 ms of work for one process
-_EARLIER = b'{"type":"region"', b'{"type":"user"'
+_EARLIER = tuple(b'{"type":"%s"' % kind for kind in (b"region", b"user", b"site", b"places"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,16 +169,22 @@ def _leave_interrupts() -> None:
 def _replay_lines(
     earlier: Iterable[bytes], vcpus: int, lines: Iterable[tuple[int, bytes]]
 ) -> _Part:
-    known = (codec.decode(line, 0) for line in earlier)
-    replay = Replay((record for record in known if not isinstance(record, codec.Unknown)), vcpus)
+    blocks = Blocks()
+    known: list[Record] = []
+    for line in earlier:
+        told = codec.decode(line, 0)
+        if not isinstance(told, codec.Unknown):
+            known += blocks.records(told)
+    replay = Replay(known, vcpus)
     divergence = None
     unknown: Counter[str] = Counter()
     for number, line in lines:
-        record = codec.decode(line, number)
-        if isinstance(record, codec.Unknown):
-            unknown[record.type] += 1
-        else:
-            divergence = replay.add(record)
+        told = codec.decode(line, number)
+        if isinstance(told, codec.Unknown):
+            unknown[told.type] += 1
+            continue
+        made = map(replay.add, codec.records(blocks, told, number))
+        divergence = next(filter(None, made), None)
         if divergence is not None:
             break
     return _part(replay, divergence, unknown)

@@ -57,6 +57,17 @@ class Disagreement:
         return f"{insn.text} [{insn.code.hex(' ')}] at {insn.rip:#x}: {self.words}"
 
 
+def parts(insn: Instruction) -> tuple[tuple[bool, int, int], ...] | None:
+    """Return what goes over the bus of each execution: whether it writes, at which byte, how many.
+
+    None where RAM is accessed beside the device: then :func:`accesses` tells, of one record.
+    """
+    if template_of(insn) not in (Template.MOVE, Template.CELL):
+        return None
+    ways = zip((False, True), reads_and_writes(insn), strict=True)
+    return tuple((write, *piece) for write, does in ways if does for piece in pieces(insn.width))
+
+
 def state_before(insn: Instruction, raw: Raw) -> CpuState:
     """Return the registers that the instruction found, as far as a record has them.
 

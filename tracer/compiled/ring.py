@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tracer.compiled import layout
-from tracer.compiled.layout import RECORD, SLOT_SIZE, control_field, ring_size
+from tracer.compiled.layout import RECORD, RECORD_FIELDS, SLOT_SIZE, control_field, ring_size
 from tracer.errors import InterceptError
 
 _SEQUENCES = struct.Struct(f"<Q{SLOT_SIZE - 8}x")
+_COUNTERS = struct.Struct(f"<{RECORD_FIELDS['TSC']}xQ{SLOT_SIZE - RECORD_FIELDS['TSC'] - 8}x")
+_SITES = struct.Struct(f"<{RECORD_FIELDS['SITE']}xI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
 _WORD = struct.Struct("<Q")
 _BUSY = 1 << 63
 _AHEAD = 64
@@ -66,6 +68,16 @@ class Raw(NamedTuple):
 def fields(data: bytes) -> Iterator[tuple[int | bytes, ...]]:
     """Yield the fields of each record in ``data``, in the order of :class:`Raw`."""
     return RECORD.iter_unpack(data)
+
+
+def counters(data: bytes) -> Iterator[int]:
+    """Yield the time-stamp counter of each record in ``data``."""
+    return (counter for (counter,) in _COUNTERS.iter_unpack(data))
+
+
+def sites_of(data: bytes) -> set[int]:
+    """Return the numbers of the sites that records in ``data`` are of."""
+    return {number for (number,) in _SITES.iter_unpack(data)}
 
 
 class Ring:

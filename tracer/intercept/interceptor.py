@@ -22,7 +22,7 @@ from tracer.access.execution import (
 )
 from tracer.access.footprint import Encounter, footprint
 from tracer.access.inference import inferred
-from tracer.access.recorded import changed_values, memory_access, register_values
+from tracer.access.recorded import memory_access
 from tracer.access.space import AddressSpace
 from tracer.access.state import complete, needs_registers
 from tracer.access.transfer import Meddling, Transfer
@@ -56,6 +56,7 @@ from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.trace.record import Intercept
+from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.instruction import Instruction

@@ -6,33 +6,56 @@ from collections import Counter
 from collections.abc import Callable
 
 from tracer.intercept.view import GuestView
-from tracer.trace.record import End, Intercept, Mark, Record
+from tracer.trace.block import Blocks
+from tracer.trace.record import BlockRecord, End, Intercept, Line, Mark, PlacesRecord, Record
 
 Subscriber = Callable[[Record], None]
+Scribe = Callable[[Line], None]
 
 
 class Journal:
     """Keep the records of one run going, at the guest's time.
 
-    Every record goes to the ``subscribers`` in order, the first time it is known. ``counts`` counts
-    stops by what they were for, ``warnings`` tell what could not be traced. ``progress`` is called
-    with a line of text when the run takes long. ``last`` is the last record of an access.
+    Every line goes to the ``scribes`` as it is, in order, the first time it is known, and every
+    record that it stands for to the ``subscribers``. ``counts`` counts stops by what they were for,
+    ``warnings`` tell what could not be traced. ``progress`` is called with a line of text when the
+    run takes long. ``blocks`` make records of lines.
     """
 
     def __init__(self, view: GuestView) -> None:
         self._view = view
+        self.scribes: list[Scribe] = []
         self.subscribers: list[Subscriber] = []
         self.counts: Counter[str] = Counter()
         self.warnings: list[str] = []
         self.progress: Callable[[str], None] = lambda _: None
-        self.last: Intercept | None = None
+        self.blocks = Blocks()
+        self._last: Intercept | BlockRecord | None = None
 
-    def publish(self, record: Record) -> None:
-        """Hand a record to every subscriber, in order."""
-        if isinstance(record, Intercept):
-            self.last = record
-        for subscriber in self.subscribers:
-            subscriber(record)
+    def publish(self, line: Line) -> None:
+        """Hand a line to every scribe, in order, and its records to every subscriber."""
+        for scribe in self.scribes:
+            scribe(line)
+        if isinstance(line, BlockRecord):
+            self._last = line
+            if not self.subscribers:
+                return
+        elif isinstance(line, PlacesRecord):
+            self._last = self.last  # which they are not for
+        for record in self.blocks.records(line):
+            if isinstance(record, Intercept):
+                self._last = record
+            for subscriber in self.subscribers:
+                subscriber(record)
+
+    @property
+    def last(self) -> Intercept | None:
+        """Return the last record of an access."""
+        last = self._last
+        if isinstance(last, BlockRecord):
+            made = [each for each in self.blocks.records(last) if isinstance(each, Intercept)]
+            self._last = last = made[-1]
+        return last
 
     def mark(
         self, text: str, qemu_log_offset: int | None = None, qemu_log_from: int | None = None

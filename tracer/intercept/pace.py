@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from tracer.trace.record import Rate
+
 _APART = 1 << 20
 """Ticks that two moments are apart at least: the time of each is known to some microseconds."""
 
 
 class Pace:
-    """Map values of the counter to the guest's time in nanoseconds."""
+    """Learn how values of the counter map to the guest's time in nanoseconds."""
 
     def __init__(self) -> None:
         self._first: tuple[int, int] | None = None
@@ -20,9 +22,14 @@ class Pace:
         elif counter - self._first[0] >= _APART:
             self._last = counter, time_ns
 
-    def time_ns(self, counter: int) -> int | None:
-        """Return the guest's time at a value of the counter; None before two moments are known."""
+    @property
+    def rate(self) -> Rate | None:
+        """Return how the counter tells the guest's time; None before two moments are known."""
         if self._first is None or self._last is None:
             return None
-        ticks, span = self._last[0] - self._first[0], self._last[1] - self._first[1]
-        return self._last[1] + (counter - self._last[0]) * span // ticks
+        return Rate(
+            counter=self._last[0],
+            time_ns=self._last[1],
+            ticks=self._last[0] - self._first[0],
+            span_ns=self._last[1] - self._first[1],
+        )

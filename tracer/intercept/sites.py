@@ -10,34 +10,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from tracer.access.recorded import places
+from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode
 from tracer.compiled.layout import (
-    LARGEST_ADDRESS_BITS,
     LONGEST,
+    SLOT_SIZE,
     STOP_PLACES,
     Control,
     block_size,
     control_field,
 )
 from tracer.compiled.reading import verified
-from tracer.compiled.record import Circumstances, intercept
-from tracer.compiled.ring import Raw, Ring, fields
+from tracer.compiled.ring import Raw, Ring, counters, fields, sites_of
 from tracer.compiled.safety import NotCompiled
-from tracer.compiled.sites import Site, SiteTable, is_free, watched
+from tracer.compiled.sites import SiteTable, is_free, watched
 from tracer.compiled.thunk import WATCHED
-from tracer.errors import InterceptError
+from tracer.errors import InterceptError, TraceError
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
+from tracer.trace.block import MOST_ROWS
+from tracer.trace.record import BlockRecord, PlacesRecord, SiteRecord
 from tracer.x86.instruction import Instruction
 from tracer.x86.paging import PhysicalMemory
 from tracer.x86.state import CpuState, Mode
 
 _WORD = (1 << 64) - 1
-_PHYSICAL = range(1 << LARGEST_ADDRESS_BITS)
 _FORGED = "which no thunk has left there: the guest has written to it"
 _VERIFIED = 16
 """Records of each site that are run again through the emulator while the guest runs."""
@@ -71,8 +73,9 @@ class CompiledSites:
         self._memory: PhysicalMemory = view.memory
         self._ring = Ring(slots)
         self._table = SiteTable(window.block, common)
-        self._symbols: list[str | None] = []
-        self._hits: list[int] = []
+        self._told = 0
+        self._unproven: dict[int, int] = {}
+        self._shown: RegionMap | None = None
         self._known: dict[int, tuple[bytes, bytes]] = {}
         self._open = False
         self._stops: bytes = bytes(STOP_PLACES)
@@ -167,9 +170,19 @@ class CompiledSites:
             return
         for offset, data in writes:
             self._write(offset, data)
-        if site.number == len(self._symbols):
-            self._symbols.append(self._names.lookup(insn.rip, space))
-            self._hits.append(0)
+        if site.number == self._told:
+            self._told += 1
+            self._unproven[site.number] = _VERIFIED
+            self._journal.publish(
+                SiteRecord(
+                    time_ns=self._view.time_ns,
+                    number=site.number,
+                    rip=insn.rip,
+                    symbol=self._names.lookup(insn.rip, space),
+                    code=insn.code,
+                    text=insn.text,
+                )
+            )
 
     # ---- records
 
@@ -177,8 +190,9 @@ class CompiledSites:
         """Publish the records that there are, and let the guest make as many again."""
         taken = self._taken()
         while taken:
-            for row in fields(taken):
-                self._publish(Raw._make(row))
+            size = MOST_ROWS * SLOT_SIZE
+            for at in range(0, len(taken), size):
+                self._publish(taken[at : at + size])
             if self._open:
                 self._write(*self._ring.open())
             taken = self._taken()
@@ -187,45 +201,54 @@ class CompiledSites:
         offset, size = self._ring.span(self._head)
         return self._ring.take(self._read(offset, size)) if size else b""
 
-    def _publish(self, raw: Raw) -> None:
-        if raw.site >= len(self._table):
-            raise InterceptError(f"the ring has a record of site {raw.site}, {_FORGED}")
-        site = self._table[raw.site]
-        self._check(site, raw)
-        view, counts = self._view, self._journal.counts
-        view.tell_time_at(raw.tsc)
-        record = intercept(
-            site,
-            raw,
-            self.window.base,
-            view.regions,
-            Circumstances(
-                seq=self._take(0),
-                time_ns=view.time_ns,
-                symbol=self._symbols[site.number],
-                via="compiled",
-            ),
-        )
-        for access in record.accesses:
-            if access.physical not in _PHYSICAL:
-                raise InterceptError(f"the ring has an access at {access.physical:#x}, {_FORGED}")
-        accesses = sum(access.region is not None for access in record.accesses)
+    def _publish(self, rows: bytes) -> None:
+        view, journal = self._view, self._journal
+        if view.regions is not self._shown:
+            self._shown = view.regions
+            journal.publish(PlacesRecord(time_ns=view.time_ns, places=list(places(view.regions))))
+        try:
+            records, accesses = journal.blocks.count(rows, self.window.base)
+        except TraceError as error:
+            if len(rows) == SLOT_SIZE:
+                raise InterceptError(f"the ring has {error}, {_FORGED}") from error
+            # Those before it are in order.
+            for at in range(0, len(rows), SLOT_SIZE):
+                self._publish(rows[at : at + SLOT_SIZE])
+            return
+        self._prove(rows)
+        time_ns = view.time_ns
+        view.tell_time_at(max(counters(rows)))
+        journal.counts["neighbours"] += len(rows) // SLOT_SIZE - records
         if not accesses:
-            counts["neighbours"] += 1
             return
-        self._take(accesses)
-        counts["accesses"] += accesses
-        counts["compiled"] += accesses
-        self._journal.publish(record)
+        journal.counts["accesses"] += accesses
+        journal.counts["compiled"] += accesses
+        journal.publish(
+            BlockRecord(
+                seq=self._take(accesses),
+                time_ns=time_ns,
+                accesses=accesses,
+                window=self.window.base,
+                rows=rows,
+                rate=view.rate,
+            )
+        )
 
-    def _check(self, site: Site, raw: Raw) -> None:
-        self._hits[site.number] += 1
-        if self._hits[site.number] > _VERIFIED:
+    def _prove(self, rows: bytes) -> None:
+        # Runs the first records of each site through the emulator.
+        unproven = self._unproven
+        if not unproven or unproven.keys().isdisjoint(sites_of(rows)):
             return
-        found = verified(site, raw)
-        if found is not None:
-            self._journal.counts["disagreements"] += 1
-            self._journal.remark(f"the emulator disagrees with what the guest did: {found}")
+        for raw in map(Raw._make, fields(rows)):
+            left = unproven.pop(raw.site, 0)
+            if not left:
+                continue
+            if left > 1:
+                unproven[raw.site] = left - 1
+            found = verified(self._table[raw.site], raw)
+            if found is not None:
+                self._journal.counts["disagreements"] += 1
+                self._journal.remark(f"the emulator disagrees with what the guest did: {found}")
 
     # ---- what is told at the end
 

@@ -7,8 +7,12 @@ from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import MapChanged, Tables
 from tracer.intercept.pace import Pace
+from tracer.trace.record import Rate
 from tracer.x86.paging import PhysicalMemory, paging_of
 from tracer.x86.state import Mode
+
+VIRTUAL = Rate(counter=0, time_ns=0, ticks=1, span_ns=1)
+"""The counter under icount: it is virtual time in ns (QEMU, target/i386, cpu_get_tsc)."""
 
 
 class GuestView:
@@ -75,18 +79,20 @@ class GuestView:
             self._pace.note(counter, now)
         self.time_ns = max(self.time_ns, now)
 
-    def tell_time_at(self, counter: int) -> None:
-        """Note the guest's time at a moment that only its time-stamp counter tells.
+    @property
+    def rate(self) -> Rate | None:
+        """Return how the time-stamp counter tells the guest's time, None while that is not known.
 
         In real time it is as far from two moments at which both were told as the counter is.
         """
+        return self._pace.rate if self.realtime else VIRTUAL
+
+    def tell_time_at(self, counter: int) -> None:
+        """Note the guest's time at a moment that only its time-stamp counter tells."""
         self.told += 1
-        if not self.realtime:
-            self.time_ns = counter
-            return
-        time_ns = self._pace.time_ns(counter)
-        if time_ns is not None:
-            self.time_ns = max(self.time_ns, time_ns)
+        rate = self.rate
+        if rate is not None:
+            self.time_ns = max(self.time_ns, rate.at(counter))
 
     async def mode(self, selector: int, space: AddressSpace) -> Mode:
         """Return the mode of a code segment, from its descriptor in the guest's GDT.

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tracer.access.decision import Pending
-from tracer.access.recorded import other_registers
 from tracer.access.region import place_of
 from tracer.access.transfer import Transfer
 from tracer.errors import EmulationError
+from tracer.trace.registers import other_registers
 from tracer.x86.bus import Direction, Operand
 from tracer.x86.emulate import plan as operands_of
 from tracer.x86.emulate.address import effective_address, linear_address, nesting

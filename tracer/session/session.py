@@ -52,6 +52,7 @@ class Session:
         self.journal = loop.journal
         self.counts = loop.journal.counts
         self.warnings = loop.journal.warnings
+        self.scribes = loop.journal.scribes
         self.subscribers = loop.journal.subscribers
         self.publish = loop.journal.publish
         self.naming = Naming(RegisterMaps())

@@ -6,6 +6,7 @@ from tracer.trace.record import Intercept
 
 __all__ = (
     "Intercept",
+    "block",
     "codec",
     "event",
     "flame",
@@ -21,6 +22,7 @@ __all__ = (
     "phase",
     "reader",
     "record",
+    "registers",
     "selection",
     "source",
     "summary",

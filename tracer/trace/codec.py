@@ -7,13 +7,15 @@ member ``type`` says which. Unknown members are ignored and unknown types are ha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
 
 import msgspec
 
 from tracer.errors import TraceError
-from tracer.trace.record import FORMAT_VERSION, Header, Record
+from tracer.trace.block import Blocks
+from tracer.trace.record import FORMAT_VERSION, Header, Line, Record
 from tracer.trace.wire import Wire
 
 
@@ -33,14 +35,18 @@ class _Tag(msgspec.Struct):
 # The decoder raises these on bytes that are no JSON, or that nest without end.
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-_KNOWN = frozenset({"region", "map", "stack", "mmio", "mark", "user", "lost", "end"})
+_KNOWN = frozenset(
+    {
+        "region", "map", "stack", "mmio", "mark", "user", "lost", "end", "site", "places", "block",
+    }
+)  # fmt: skip
 
 _headers = Wire(Header)
-_records: Wire[Record] = Wire(*get_args(Record))
+_records: Wire[Line] = Wire(*get_args(Line))
 _tag_decoder = msgspec.json.Decoder(_Tag)
 
 
-def encode(record: Header | Record) -> bytes:
+def encode(record: Header | Line) -> bytes:
     """Return the line for a record, with its newline."""
     if isinstance(record, Header):
         return _headers.encode(record) + b"\n"
@@ -69,7 +75,7 @@ def decode_header(line: bytes) -> Header:
         raise TraceError(f"line 1: bad header: {error}") from error
 
 
-def decode(line: bytes, number: int) -> Record | Unknown:
+def decode(line: bytes, number: int) -> Line | Unknown:
     """Return the record that line ``number`` (from 1) of a trace holds.
 
     Raise :exc:`TraceError`, naming the line, when it is no record or one with a member missing,
@@ -84,6 +90,17 @@ def decode(line: bytes, number: int) -> Record | Unknown:
         raise TraceError(f"line {number}: bad record: {error}") from error
     except _NOT_JSON as error:
         raise TraceError(f"line {number}: not JSON: {error}") from error
+
+
+def records(blocks: Blocks, line: Line, number: int) -> Iterator[Record]:
+    """Yield the records that line ``number`` stands for: those of a block's rows, else itself.
+
+    Raise :exc:`TraceError`, naming the line, where nothing can be made of it.
+    """
+    try:
+        yield from blocks.records(line)
+    except TraceError as error:
+        raise TraceError(f"line {number}: {error}") from error
 
 
 # The type of a record that a later minor version of the format may have added, or None. A second

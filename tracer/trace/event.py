@@ -94,7 +94,7 @@ class Events:
     def __init__(self, chooser: Chooser | None = None) -> None:
         self.chooser = chooser or Everything()
         self._mark: str | None = None
-        self._losses = Losses()
+        self._losses: Losses | None = None
 
     def add(self, record: Record) -> list[Event]:
         """Take the next record; return an event for each of its accesses that is wanted."""
@@ -102,13 +102,13 @@ class Events:
         wanted = chooser.wanted(record)
         if not wanted or not isinstance(record, Intercept):
             return []
-        phase, mark, lost = chooser.phase, self._mark, self._losses.known
+        phase, mark = chooser.phase, self._mark
+        lost = 0 if self._losses is None else self._losses.known
+        self._losses = None
         events = []
         for (seq, access), named in zip(wanted, chooser.named, strict=True):
             events.append(Event(seq, record, access, phase, named, mark, lost))
             lost = 0
-        if self._losses:
-            self._losses = Losses()
         return events
 
     def note(self, record: Record) -> None:
@@ -117,6 +117,7 @@ class Events:
             if is_marker(record):
                 self._mark = record.text
         else:
+            self._losses = self._losses or Losses()
             self._losses.add(record)
 
 

@@ -47,7 +47,7 @@ class Met:
                         self._extend(access.region, base, None)
             if record.symbol is not None:
                 self.sites.add(record.symbol)
-            if record.before:
+            if not self.registers and record.before:
                 self.registers = True
         elif isinstance(record, Mark) and is_marker(record):
             self.markers.add(record.text)

@@ -18,6 +18,7 @@ import zstandard
 from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
 from tracer.trace import codec
+from tracer.trace.block import Blocks
 from tracer.trace.record import End, Record
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
@@ -81,14 +82,16 @@ class TraceReader:
             yield from self._records()
 
     def _records(self) -> Iterator[Record]:
+        blocks = Blocks()
         for number, line in self._whole_lines():
-            record = codec.decode(line, number)
-            if isinstance(record, codec.Unknown):
-                self.skipped(record.type)
+            told = codec.decode(line, number)
+            if isinstance(told, codec.Unknown):
+                self.skipped(told.type)
                 continue
-            self.records += 1
-            self.end = record if isinstance(record, End) else None
-            yield record
+            self.end = told if isinstance(told, End) else None
+            for record in codec.records(blocks, told, number):
+                self.records += 1
+                yield record
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield each whole line after the header with its number: records for others to decode.

@@ -6,17 +6,20 @@ register values and data are numbers here, and hex text in the file: see :mod:`t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Literal
 
 import msgspec
 
-from tracer.trace.wire import Code, Hex
+from tracer.trace.wire import Code, Hex, Packed
 from tracer.x86.bus import Direction
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_LAST = (1 << 63) - 1
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=_LAST)]
 """A number of things, or of nanoseconds."""
 
 
@@ -138,7 +141,7 @@ class Intercept(
     One iteration of a REP instruction is one execution. ``seq`` numbers the first device access
     of the record; further device accesses of the same record count on from it, so that every
     device access of a trace has a number of its own. ``before`` holds RFLAGS and the sixteen
-    general-purpose registers; ``after`` only what changed.
+    general-purpose registers; ``after`` only what changed. Both may be :class:`Deferred`.
     ``stack`` is the ``id`` of a :class:`StackRecord` before it.
     """
 
@@ -155,14 +158,14 @@ class Intercept(
     error_code: Hex
     via: Via
     accesses: list[MemoryAccess]
-    before: dict[str, Hex]
-    after: dict[str, Hex]
+    before: Mapping[str, Hex]
+    after: Mapping[str, Hex]
     note: str | None = None
     stack: Count | None = None
 
     def device_accesses(self) -> list[tuple[int, MemoryAccess]]:
         """Return the accesses that reached a device, each with the number it has in the trace."""
-        reached = (access for access in self.accesses if access.region is not None)
+        reached = [access for access in self.accesses if access.region is not None]
         return list(enumerate(reached, self.seq))
 
     @property
@@ -266,5 +269,117 @@ class End(
     counts: dict[str, int]
 
 
+class SiteRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="site", tag_field="type", omit_defaults=True
+):
+    """Tell what all records of a compiled site have in common: its instruction, 64-bit code.
+
+    ``number`` is what the rows of a :class:`BlockRecord` call it.
+    """
+
+    time_ns: Count
+    number: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+    rip: Hex
+    symbol: str | None = None
+    code: Code
+    text: str
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Say that accesses at physical ``start`` to ``end`` (inclusive) are to a traced ``region``.
+
+    ``base`` is the physical address of the region's offset 0. Where ``reads`` is false only writes
+    reach the device.
+    """
+
+    region: str
+    start: Hex
+    end: Hex
+    base: Hex
+    reads: bool = True
+
+
+class PlacesRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="places", tag_field="type", omit_defaults=True
+):
+    """Tell where traced regions are, sorted and disjoint, for the blocks that follow."""
+
+    time_ns: Count
+    places: list[Place]
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """Map a time-stamp counter to the guest's time: it advances ``span_ns`` in ``ticks``.
+
+    At ``counter`` the time is ``time_ns``.
+    """
+
+    counter: Hex
+    time_ns: Count
+    ticks: Annotated[int, msgspec.Meta(ge=1, le=_LAST)]
+    span_ns: Count
+
+    def at(self, counter: int) -> int:
+        """Return the guest's time in nanoseconds at a value of the counter."""
+        time_ns = self.time_ns + (counter - self.counter) * self.span_ns // self.ticks
+        return min(time_ns, _LAST)  # a guest may set its counter
+
+
+class BlockRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="block", tag_field="type", omit_defaults=True
+):
+    """Hold what compiled sites have left behind: ``rows`` as the guest wrote them.
+
+    ``seq`` numbers the first device access, of which there are ``accesses``. ``window`` is the
+    linear address that the guest's window has physical address 0 at. No record is before
+    ``time_ns``; without a ``rate`` that is the time of all. ``stacks`` has, where it is not empty,
+    the call chain of each row, or None.
+
+    Ref: :mod:`tracer.compiled.layout` (a row), :mod:`tracer.trace.block` (what is made of it).
+    """
+
+    seq: Count
+    time_ns: Count
+    accesses: Count
+    window: Hex
+    rows: Packed
+    rate: Rate | None = None
+    stacks: list[Count | None] = []
+
+
 Record = RegionRecord | MapRecord | StackRecord | Intercept | Mark | UserRecord | LostRecord | End
-"""Everything that may follow the header."""
+"""Everything that a run tells, in its order."""
+
+
+Line = Record | SiteRecord | PlacesRecord | BlockRecord
+"""Everything that may follow the header: of blocks, and what they need, intercepts are made."""
+
+
+class Deferred(Mapping[str, int]):
+    """Hold registers that ``make`` works out of ``given``, once somebody looks at them."""
+
+    __slots__ = ("_given", "_made", "_make")
+
+    def __init__(self, make: Callable[..., Mapping[str, int]], *given: object) -> None:
+        self._make = make
+        self._given = given
+
+    def __getitem__(self, name: str) -> int:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(dict(self._values))
+
+    @property
+    def _values(self) -> Mapping[str, int]:
+        try:
+            return self._made
+        except AttributeError:
+            self._made: Mapping[str, int] = self._make(*self._given)
+            return self._made

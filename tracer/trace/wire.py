@@ -7,7 +7,7 @@ and writes. JSON integers would be read exactly here, but other readers lose bit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import (
@@ -23,6 +23,7 @@ from typing import (
 )
 
 import msgspec
+import zstandard
 from msgspec.structs import FieldInfo, asdict, fields
 
 Hex = Annotated[int, "0x and lower-case hex digits, without leading zeros"]
@@ -30,6 +31,12 @@ Hex = Annotated[int, "0x and lower-case hex digits, without leading zeros"]
 
 Code = Annotated[bytes, "pairs of lower-case hex digits, lowest address first"]
 """Bytes that are written as text; none where they are not known."""
+
+Packed = Annotated[bytes, "in base64, a Zstandard frame that tells its size: 2 MiB at most"]
+"""Bytes that are compressed where they are written."""
+
+LARGEST_PACK = 1 << 21
+"""Bytes that are packed at once, at most."""
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
@@ -90,6 +97,8 @@ def _form(kind: Any) -> _Form:
         return _Form(str, _numbers.__getitem__, hex)
     if kind == Code:
         return _Form(str, _codes.__getitem__, bytes.hex)
+    if kind == Packed:
+        return _Form(bytes, _unpacked, _packed)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _form_of_struct(kind)
     origin, inner = get_origin(kind), [_form(one) for one in get_args(kind)]
@@ -97,7 +106,7 @@ def _form(kind: Any) -> _Form:
         return _Form(kind, _same, _same)
     if origin is list:
         return _form_of_list(inner[0])
-    if origin is dict:
+    if origin in (dict, Mapping):
         return _form_of_dict(inner[1])
     return _form_of_optional(inner[0])
 
@@ -222,6 +231,21 @@ def _code(text: str) -> bytes:
     if code.hex() != text:
         raise _Unreadable(f"Expected bytes such as 8b401c, got {text[:40]!r}")
     return code
+
+
+# The first level: it keeps up with memory, and finds what rows have in common.
+_packed = zstandard.ZstdCompressor(level=1).compress
+_unpacker = zstandard.ZstdDecompressor()
+
+
+def _unpacked(data: bytes) -> bytes:
+    try:
+        size = zstandard.get_frame_parameters(data).content_size
+        if size > LARGEST_PACK:
+            raise _Unreadable(f"Expected {LARGEST_PACK} bytes at most")
+        return _unpacker.decompress(data)
+    except zstandard.ZstdError as error:
+        raise _Unreadable(f"Expected compressed bytes: {error}") from None
 
 
 _numbers, _codes = _Known(_number), _Known(_code)

@@ -14,7 +14,7 @@ import zstandard
 from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
 from tracer.trace import codec
-from tracer.trace.record import Header, Record
+from tracer.trace.record import Header, Line
 
 
 class TraceWriter:
@@ -62,7 +62,7 @@ class TraceWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         return os.open(self.path, flags, 0o666)  # less what the user's umask takes away
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Line) -> None:
         """Write one record through to the operating system.
 
         Raise :exc:`TraceError` when that fails; the trace then ends before this record, and

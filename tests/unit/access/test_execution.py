@@ -9,12 +9,13 @@ from cell import AT, RIP, state
 from ram import PAGING, Ram
 
 from tracer.access.execution import CarryOut, Outcome, delivered_alike, foretell
-from tracer.access.recorded import changed_values, memory_access
+from tracer.access.recorded import memory_access
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.state import needs_registers
 from tracer.access.transfer import Transfer
 from tracer.errors import GuestException, UnsupportedInstruction
+from tracer.trace.registers import changed_values
 from tracer.x86.decode import decode
 from tracer.x86.paging import PRESENT, USER, WRITABLE
 from tracer.x86.state import CpuState, Mode

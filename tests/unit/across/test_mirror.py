@@ -76,7 +76,7 @@ TESTED_BY = {
     " repl/parser repl/toolbar",
     "repl/test_shell": "repl/interruption repl/script",
     "trace/test_lines": "report/tables text/colour text/printable trace/layout report/objects",
-    "trace/test_codec": "trace/record trace/wire",
+    "trace/test_codec": "trace/record trace/registers trace/wire",
     "trace/test_file": "trace/reader trace/writer",
     "trace/test_marker": "trace/loss",
     "cli/test_filters": "trace/met",

@@ -1,0 +1,208 @@
+"""Blocks of raw records: what records a reader makes of them, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trace_sample as sample
+from block_sample import DEVICE, LINEAR, PLACES, WINDOW, block, lines, row, site
+
+from tracer.errors import TraceError
+from tracer.trace import codec
+from tracer.trace.block import Blocks
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import BlockRecord, Intercept, Line, Place, PlacesRecord, Rate
+from tracer.trace.writer import TraceWriter
+
+
+def made(*told: Line) -> list[Intercept]:
+    """What a reader makes of lines."""
+    blocks = Blocks()
+    found = [record for line in told for record in blocks.records(line)]
+    assert all(isinstance(record, Intercept) for record in found)
+    return found  # type: ignore[return-value]  # as was just seen
+
+
+def test_a_record_tells_what_the_emulator_would_have_told() -> None:
+    raw = row(vcpu=3, error=0xA, rdi=LINEAR + 8, rcx=2, read=5, written=7)
+    (told,) = made(PLACES, site(0, "f0010f"), block(raw, accesses=2))
+    assert (told.vcpu, told.cpl, told.mode, told.rip) == (3, 0, 64, 0x1000)
+    assert (told.code, told.symbol, told.via) == (b"\xf0\x01\x0f", "driver+0x0", "compiled")
+    assert (told.cr2, told.error_code) == (LINEAR + 8, 0xA)
+    first, second = told.accesses
+    assert (first.direction, first.width, first.value) == ("read", 4, 5)
+    assert (second.direction, second.width, second.value) == ("write", 4, 7)
+    assert {(each.region, each.offset) for each in told.accesses} == {("bar", 8)}
+    assert {each.physical for each in told.accesses} == {DEVICE + 8}
+    assert told.before["rcx"] == 2 and told.before["rflags"] == 0x202 and len(told.before) == 17
+    assert set(told.after) == {"rip"}
+
+
+def test_what_an_instruction_leaves_behind_is_worked_out_once_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "tracer.trace.block.state_after", lambda *given: asked.append(given) or None
+    )
+    (told,) = made(PLACES, site(0, "8b07"), block(row(read=5)))
+    assert told.accesses[0].value == 5 and told.before["rdi"] == LINEAR and not asked
+    assert told.after == {} and told.after == {} and len(asked) == 1
+
+
+def test_numbers_and_times_go_on_from_row_to_row() -> None:
+    rows = row(tsc=90), row(tsc=200), row(tsc=150)
+    told = made(PLACES, site(0, "8b07"), block(*rows, seq=7, time_ns=100, rate=rate()))
+    assert [record.seq for record in told] == [7, 8, 9]
+    assert [record.time_ns for record in told] == [100, 200, 200]
+    told = made(PLACES, site(0, "8b07"), block(*rows, time_ns=100))
+    assert [record.time_ns for record in told] == [100, 100, 100]
+
+
+def rate(**changes: int) -> Rate:
+    """A counter that is the time, unless something else is said."""
+    return Rate(**{"counter": 0, "time_ns": 0, "ticks": 1, "span_ns": 1, **changes})
+
+
+def test_a_counter_has_a_rate_and_an_end() -> None:
+    told = rate(counter=1000, time_ns=50, ticks=4, span_ns=2)
+    assert [told.at(counter) for counter in (1000, 1004, 996)] == [50, 52, 48]
+    assert told.at(1 << 64) < 1 << 63 and rate().at((1 << 64) - 1) == (1 << 63) - 1
+
+
+@pytest.mark.parametrize(
+    ("code", "how", "told"),
+    [
+        ("480f6f07", {"read": 1}, [("read", 8, 1)]),
+        ("f30f6f07", {"read": 1 | 2 << 64}, [("read", 8, 1), ("read", 8, 2)]),
+        ("f3ab", {"written": 9}, [("write", 4, 9)]),
+        ("ff37", {"read": 3 | 0x5000 + WINDOW << 128, "written": 3},
+         [("read", 8, 3), ("write", 8, 3)]),
+        ("a5", {"read": 3 | 0x5000 + WINDOW << 128, "written": 3, "rdi": 0x77},
+         [("read", 4, 3), ("write", 4, 3)]),
+    ],
+)  # fmt: skip
+def test_accesses_are_told_as_they_go_over_the_bus(code: str, how: Any, told: Any) -> None:
+    blocks = Blocks()
+    for line in (PLACES, site(0, code)):
+        assert not list(blocks.records(line))
+    rows = row(**how)
+    _, reached = blocks.count(rows, WINDOW)
+    (record,) = blocks.records(block(rows, accesses=reached))
+    assert isinstance(record, Intercept)
+    found = [(each.direction, each.width, each.value) for each in record.accesses]
+    assert found == told
+    assert sum(each.region is not None for each in record.accesses) == reached
+    assert all(each.region or each.physical == 0x5000 for each in record.accesses)
+
+
+def test_what_reaches_no_traced_device_has_no_record_and_no_number() -> None:
+    flash = Place(region="flash", start=DEVICE, end=DEVICE + 0xFF, base=DEVICE, reads=False)
+    other = Place(region="bar", start=DEVICE + 0x100, end=DEVICE + 0x1FF, base=DEVICE)
+    places = PlacesRecord(time_ns=0, places=[flash, other])
+    near = {"linear": LINEAR + 0x100, "physical": DEVICE + 0x100}
+    far = {"linear": LINEAR + 0x200, "physical": DEVICE + 0x200}
+    before = {"linear": LINEAR - 8, "physical": DEVICE - 8}
+    rows = row(), row(site=1), row(**near), row(**far), row(**before)
+    blocks = Blocks()
+    for line in (places, site(0, "8b07"), site(1, "8907")):
+        assert not list(blocks.records(line))
+    assert blocks.count(b"".join(rows), WINDOW) == (2, 2)
+    told = list(blocks.records(block(*rows, accesses=2, seq=4)))
+    assert [record.seq for record in told if isinstance(record, Intercept)] == [4, 5]
+    assert [r.accesses[0].region for r in told if isinstance(r, Intercept)] == ["flash", "bar"]
+
+
+def test_a_device_that_moves_is_found_where_it_is_from_there_on() -> None:
+    there = PlacesRecord(
+        time_ns=0, places=[Place(region="moved", start=DEVICE, end=DEVICE + 7, base=DEVICE - 8)]
+    )
+    told = made(PLACES, site(0, "8b07"), block(row()), there, block(row(), seq=1))
+    assert [(r.accesses[0].region, r.accesses[0].offset) for r in told] == [
+        ("bar", 0),
+        ("moved", 8),
+    ]
+
+
+def test_call_chains_are_those_of_the_rows() -> None:
+    told = made(PLACES, site(0, "8b07"), block(row(), row(), stacks=[5, None]))
+    assert [record.stack for record in told] == [5, None]
+
+
+def test_a_trace_with_blocks_reads_like_any_other(tmp_path: Path) -> None:
+    for name in ("run.vtrace", "run.vtrace.zst"):
+        path = tmp_path / name
+        with TraceWriter(path, sample.HEADER) as writer:
+            for line in lines(3):
+                writer.append(line)
+        with TraceReader(path) as trace:
+            records = list(trace)
+        assert [type(record).__name__ for record in records] == [
+            "RegionRecord", "Intercept", "Intercept", "Intercept", "End",
+        ]  # fmt: skip
+        assert trace.records == 5 and trace.damage is None and not trace.missing()
+
+
+def test_a_block_that_is_written_and_read_is_the_same() -> None:
+    for line in lines(3):
+        assert codec.decode(codec.encode(line), 1) == line
+
+
+def test_registers_are_written_like_any_others() -> None:
+    (told,) = made(PLACES, site(0, "8b07"), block(row(read=5)))
+    again = codec.decode(codec.encode(told), 1)
+    assert again == told and isinstance(again, Intercept)
+    assert dict(again.after) == {"rip": 0x1002, "rax": 5} and dict(told.after) == again.after
+    assert repr(told.before) == repr(again.before)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ([block(row())], "site 0, which is not known"),
+        ([PLACES, site(0, "8b07"), block(row()[:-1])], "255 bytes"),
+        ([PLACES, site(0, "8b07"), block(row(), stacks=[0, 0])], "2 stacks"),
+        ([PLACES, site(0, "8b07"), block(row(), accesses=2)], "2 accesses has 1"),
+        ([PLACES, site(0, "8b07"), block(row(physical=-1))], "an access at -0x1"),
+        ([PLACES, site(0, "8b07"), block(row(), window=0)], "an access at 0xffffff80feb00000"),
+        ([site(3, "f7f1")], "site 3: "),
+        ([site(3, "8b")], "site 3: "),
+        ([site(3, "")], "site 3: "),
+    ],
+)
+def test_a_block_that_nothing_can_be_made_of_is_an_error(told: list[Line], why: str) -> None:
+    with pytest.raises(TraceError, match=why):
+        made(*told)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ("AAAA", "compressed bytes"),
+        ("KLUv/aAAAABAAQAA", "2097152 bytes at most"),  # says that it holds 1 GiB
+        ("*", "base64"),
+        (7, "`bytes`"),
+    ],
+)
+def test_rows_that_do_not_unpack_are_an_error_of_their_line(rows: Any, why: str) -> None:
+    written = msgspec.json.decode(codec.encode(block(row())))
+    line = msgspec.json.encode(written | {"rows": rows})
+    with pytest.raises(TraceError, match=f"line 9: .*{why}"):
+        codec.decode(line, 9)
+
+
+def test_an_error_in_a_block_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.vtrace"
+    with TraceWriter(path, sample.HEADER) as writer:
+        writer.append(block(row()))
+    with TraceReader(path) as trace, pytest.raises(TraceError, match=r"run\.vtrace: line 2: "):
+        list(trace)
+
+
+def test_rows_are_packed_in_the_file() -> None:
+    told = block(*[row(tsc=number) for number in range(1000)], accesses=1000)
+    assert isinstance(told, BlockRecord) and len(told.rows) == 256_000
+    assert len(codec.encode(told)) < 64_000

@@ -1,0 +1,229 @@
+"""Blocks of raw records as records of the trace: the one place where compiled accesses become them.
+
+A raw record, a *row* here, is what the guest left behind at a compiled site. Of each row a reader
+makes an :class:`Intercept` like any other; its registers are worked out when somebody looks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import Struct
+
+from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.reading import accesses, parts, state_after, state_before, transfers
+from tracer.compiled.ring import Raw, fields
+from tracer.compiled.safety import NotCompiled
+from tracer.errors import EmulationError, TraceError
+from tracer.trace.record import (
+    BlockRecord,
+    Deferred,
+    Intercept,
+    Line,
+    MemoryAccess,
+    Place,
+    PlacesRecord,
+    Record,
+    SiteRecord,
+)
+from tracer.trace.registers import changed_values, register_values
+from tracer.x86.bus import Direction
+from tracer.x86.decode import decode
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import Mode
+
+MOST_ROWS = 4096
+"""Rows that a writer puts into one block, at most."""
+
+_PLACE_OF = Struct(f"<{RECORD_FIELDS['ALIAS']}xQI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
+_PHYSICAL = 1 << LARGEST_ADDRESS_BITS
+_MOST_FOUND = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    # A site, its instruction, and what goes over the bus each time: direction, number of the first
+    # byte, and width in bytes. None where RAM is accessed beside the device.
+    told: SiteRecord
+    insn: Instruction
+    parts: tuple[tuple[Direction, int, int], ...] | None
+
+
+class Blocks:
+    """Make records of the lines of a trace as they come: of a block, those of its rows.
+
+    Memory grows with the sites, not with the records.
+    """
+
+    def __init__(self) -> None:
+        self._sites: dict[int, _Site] = {}
+        self._places: list[Place] = []
+        self._starts: list[int] = []
+        # By physical address and direction: region and offset, or nothing that is traced.
+        self._found: dict[tuple[int, Direction], tuple[str, int] | None] = {}
+
+    def records(self, line: Line) -> Iterator[Record]:
+        """Yield the records that a line stands for.
+
+        Raise :exc:`TraceError` at one that nothing can be made of.
+        """
+        if isinstance(line, BlockRecord):
+            return self._intercepts(line)
+        if isinstance(line, SiteRecord | PlacesRecord):
+            self._learn(line)
+            return iter(())
+        return iter((line,))
+
+    def _learn(self, line: SiteRecord | PlacesRecord) -> None:
+        if isinstance(line, SiteRecord):
+            self._sites[line.number] = _site(line)
+            return
+        self._places = line.places
+        self._starts = [place.start for place in line.places]
+        self._found.clear()
+
+    def count(self, rows: bytes, window: int) -> tuple[int, int]:
+        """Return how many rows have device accesses, and how many these are.
+
+        Raise :exc:`TraceError` as :meth:`records`.
+        """
+        found: Counter[int] = Counter()  # rows by how many accesses they have
+        both = set()
+        for (alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
+            site = self._site(number)
+            if site.parts is None:
+                both.add(number)
+                continue
+            physical = alias - window
+            reached = [self._find(physical + at, direction) for direction, at, _ in site.parts]
+            found[len(reached) - reached.count(None)] += times
+        if both:
+            for raw in map(Raw._make, fields(rows)):
+                if raw.site in both:
+                    made = self._accesses(self._site(raw.site), raw, window)
+                    found[sum(access.region is not None for access in made)] += 1
+        del found[0]
+        return found.total(), sum(each * times for each, times in found.items())
+
+    def _intercepts(self, block: BlockRecord) -> Iterator[Intercept]:
+        rows, stacks = block.rows, block.stacks
+        if len(rows) % SLOT_SIZE or (stacks and len(stacks) != len(rows) // SLOT_SIZE):
+            raise TraceError(f"a block of {len(rows)} bytes and {len(stacks)} stacks")
+        seq, now, window = block.seq, block.time_ns, block.window
+        time_at = block.rate.at if block.rate is not None else lambda counter: now
+        for number, raw in enumerate(map(Raw._make, fields(rows))):
+            site = self._site(raw.site)
+            told, insn = site.told, site.insn
+            time_ns = time_at(raw.tsc)
+            if time_ns > now:
+                now = time_ns
+            made = self._accesses(site, raw, window)
+            reached = len(made)
+            for access in made:
+                reached -= access.region is None
+            if not reached:
+                continue
+            yield Intercept(
+                seq=seq,
+                time_ns=now,
+                vcpu=raw.vcpu,
+                cpl=0,
+                mode=64,
+                rip=told.rip,
+                symbol=told.symbol,
+                code=told.code,
+                text=told.text,
+                cr2=raw.linear,
+                error_code=raw.error,
+                via="compiled",
+                accesses=made,
+                before=Deferred(_before, insn, raw),
+                after=Deferred(_after, insn, raw),
+                stack=stacks[number] if stacks else None,
+            )
+            seq += reached
+        if seq - block.seq != block.accesses:
+            raise TraceError(f"a block of {block.accesses} accesses has {seq - block.seq}")
+
+    def _site(self, number: int) -> _Site:
+        site = self._sites.get(number)
+        if site is None:
+            raise TraceError(f"a record of site {number}, which is not known")
+        return site
+
+    def _accesses(self, site: _Site, raw: Raw, window: int) -> list[MemoryAccess]:
+        made = []
+        if site.parts is not None:
+            linear, physical = raw.linear, raw.alias - window
+            for direction, at, width in site.parts:
+                data = raw.read if direction == "read" else raw.written
+                value = int.from_bytes(data[at : at + width], "little")
+                made.append(self._access(direction, linear + at, physical + at, width, value))
+            return made
+        for whole in accesses(site.insn, raw, window):
+            for each in transfers(whole):
+                direction = "write" if each.write else "read"
+                made.append(
+                    self._access(direction, each.linear, each.physical, each.width, each.value)
+                )
+        return made
+
+    def _access(
+        self, direction: Direction, linear: int, physical: int, width: int, value: int
+    ) -> MemoryAccess:
+        try:
+            found = self._found[physical, direction]
+        except KeyError:
+            found = self._find(physical, direction)
+        if found is None:
+            return MemoryAccess(
+                direction=direction, width=width, linear=linear, physical=physical, value=value
+            )
+        return MemoryAccess(
+            direction=direction, width=width, linear=linear, physical=physical, value=value,
+            region=found[0], offset=found[1],
+        )  # fmt: skip
+
+    def _find(self, physical: int, direction: Direction) -> tuple[str, int] | None:
+        key = physical, direction
+        if key not in self._found:
+            if not 0 <= physical < _PHYSICAL:
+                raise TraceError(f"an access at {physical:#x}")
+            if len(self._found) >= _MOST_FOUND:
+                self._found.clear()
+            self._found[key] = self._look_up(physical, direction)
+        return self._found[key]
+
+    def _look_up(self, physical: int, direction: Direction) -> tuple[str, int] | None:
+        index = bisect_right(self._starts, physical) - 1
+        if index < 0:
+            return None
+        place = self._places[index]
+        if physical > place.end or not (place.reads or direction == "write"):
+            return None
+        return place.region, physical - place.base
+
+
+def _site(told: SiteRecord) -> _Site:
+    try:
+        insn = decode(told.code, told.rip, Mode.LONG)
+        made = parts(insn)
+    except (EmulationError, NotCompiled) as error:
+        raise TraceError(f"site {told.number}: {error}") from error
+    if made is None:
+        return _Site(told, insn, None)
+    way: tuple[Direction, Direction] = "read", "write"
+    return _Site(told, insn, tuple([(way[write], at, width) for write, at, width in made]))
+
+
+def _before(insn: Instruction, raw: Raw) -> dict[str, int]:
+    return register_values(state_before(insn, raw), insn)
+
+
+# What is told of the registers after it is the emulator's, and empty where it would have to know
+# more.
+def _after(insn: Instruction, raw: Raw) -> dict[str, int]:
+    after = state_after(insn, raw)
+    return {} if after is None else changed_values(state_before(insn, raw), after)

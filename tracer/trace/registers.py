@@ -1,0 +1,53 @@
+"""Registers as a trace records them."""
+
+from __future__ import annotations
+
+from tracer.x86.instruction import SEGMENTS, File, Instruction, Memory, Register
+from tracer.x86.state import GPR, CpuState
+
+
+def register_values(cpu: CpuState, insn: Instruction | None = None) -> dict[str, int]:
+    """Return RFLAGS, the general-purpose registers, and what else ``insn`` sees, as recorded.
+
+    That is the base of FS or GS where a memory operand adds it, and each segment or XMM register
+    that is an operand.
+    """
+    values = {"rflags": cpu.rflags}
+    values.update(zip(GPR, cpu.gpr, strict=True))
+    for name in other_registers(insn) if insn is not None else ():
+        if not name.startswith("xmm"):
+            values[name] = getattr(cpu.segments, name)
+        elif cpu.xmm:
+            values[name] = cpu.xmm[int(name[3:])]
+    return values
+
+
+def other_registers(insn: Instruction) -> tuple[str, ...]:
+    """Return what ``insn`` sees beyond RFLAGS and the general-purpose registers, by name."""
+    names: list[str] = []
+    for operand in insn.operands:
+        if isinstance(operand, Memory) and operand.segment in ("fs", "gs"):
+            names.append(f"{operand.segment}_base")
+        elif isinstance(operand, Register) and operand.file is File.SEGMENT:
+            names.append(SEGMENTS[operand.number])
+        elif isinstance(operand, Register) and operand.file is File.XMM:
+            names.append(f"xmm{operand.number}")
+    return tuple(names)
+
+
+def changed_values(before: CpuState, after: CpuState) -> dict[str, int]:
+    """Return what an execution changed, RIP included: of a vector register as much as changed."""
+    changed = {} if before.rip == after.rip else {"rip": after.rip}
+    if before.rflags != after.rflags:
+        changed["rflags"] = after.rflags
+    for name, old, new in zip(GPR, before.gpr, after.gpr, strict=True):
+        if old != new:
+            changed[name] = new
+    for number, (old, new) in enumerate(zip(before.xmm, after.xmm, strict=True)):
+        if old != new:
+            changed[f"xmm{number}"] = new
+    for number, (old, new) in enumerate(zip(before.ymm, after.ymm, strict=True)):
+        if old != new:
+            changed.pop(f"xmm{number}", None)
+            changed[f"ymm{number}"] = after.xmm[number] | new << 128
+    return changed
