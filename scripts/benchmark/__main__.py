@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from scripts.benchmark.access import cost_of_an_access
+from scripts.benchmark.block import speed_of_blocks
 from scripts.benchmark.boot import cost_of_a_boot, cost_of_other_kernels
 from scripts.benchmark.instruction import cost_of_decoding, cost_of_executing
 from scripts.benchmark.memory import memory_of_a_long_run
@@ -18,6 +19,7 @@ from tracer.errors import TracerError
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
     "access": cost_of_an_access,
+    "blocks": speed_of_blocks,
     "boot": cost_of_a_boot,
     "decode": cost_of_decoding,
     "execute": cost_of_executing,

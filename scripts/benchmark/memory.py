@@ -71,15 +71,15 @@ def memory_of_a_long_run() -> Result:
 
 
 async def _run() -> _Scale:
-    with tempfile.TemporaryDirectory(prefix="vetrace-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="bench-of-vetrace-") as name:
         folder = Path(name)
         plan = Plan(initrd=_initrd(folder))
         async with launch(plan) as session:
             await session.reach_entry()
             with TraceWriter(folder / "long.vtrace.zst", header(session)) as writer:
                 scale = _Scale(_pids(session))
-                session.scribes.append(writer.append)
-                session.subscribers += [Summary().add, scale]
+                session.scribes += [writer.append, Summary().take]
+                session.subscribers.append(scale)
                 await session.trap()
                 await session.run()
             if len(scale.samples) < 5:

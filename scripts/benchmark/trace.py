@@ -38,7 +38,7 @@ def speed_of_traces() -> Result:
     """Measure records a second for write, read, filter, replay and diff, at three sizes."""
     rates: dict[str, list[float]] = {}
     laps_each: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="vetrace-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="bench-of-vetrace-") as name:
         for size in _SIZES:
             path = Path(name) / f"{size}.vtrace.zst"
             for step, work in _steps(path, size):
@@ -78,12 +78,8 @@ def _steps(path: Path, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def _write(path: Path, size: int) -> None:
-    header = Header(
-        version=FORMAT_VERSION, tool="scripts/bench", created="", clock="icount", kernel="",
-        kernel_sha256="", command_line="", memory=0, vcpus=1, qemu="", gdb="", qemu_args=[],
-    )  # fmt: skip
-    shapes = [_record(number) for number in range(_REGISTERS)]
-    with TraceWriter(path, header) as trace:
+    shapes = [made_up(number) for number in range(_REGISTERS)]
+    with TraceWriter(path, bench_header()) as trace:
         for seq in range(size):
             # Any order will do that does not repeat soon.
             shape = shapes[seq * seq // 7 % _REGISTERS]
@@ -91,8 +87,16 @@ def _write(path: Path, size: int) -> None:
         trace.append(End(time_ns=1000 * size, outcome="poweroff", counts={"accesses": size}))
 
 
-# mov eax, [rax + 0x1c], of a device with 64 registers.
-def _record(number: int) -> Intercept:
+def bench_header() -> Header:
+    """Return the header of a trace of no guest."""
+    return Header(
+        version=FORMAT_VERSION, tool="scripts/bench", created="", clock="icount", kernel="",
+        kernel_sha256="", command_line="", memory=0, vcpus=1, qemu="", gdb="", qemu_args=[],
+    )  # fmt: skip
+
+
+def made_up(number: int) -> Intercept:
+    """Return a record of ``mov eax, [rax + 0x1c]``, of a device with 64 registers."""
     offset = 0x1C + 4 * number
     before = {"rflags": 0x246, **{name: _BASE + 8 * n for n, name in enumerate(GPR)}}
     value = 0xABCD00 + number

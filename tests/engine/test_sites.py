@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trace_sample as sample
 from playbook import play
 from ram import POISON, ROOT
 from scene import (
@@ -62,7 +65,10 @@ from tracer.intercept.poison import poison_everything
 from tracer.intercept.trap import LetGo
 from tracer.intercept.window import Window
 from tracer.session.loop import Loop
+from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, Mark
+from tracer.trace.summary import Summary
+from tracer.trace.writer import TraceWriter
 from tracer.x86.decode import decode
 from tracer.x86.paging import PRESENT, WRITABLE
 from tracer.x86.state import GPR, CpuState, Mode
@@ -541,3 +547,43 @@ def test_a_guest_that_writes_to_the_ring_is_told_of(forge: Any, why: str) -> Non
             (Start, None), (Await, run.bell("8b06", AT, rsi=AT)), MAP,
             SPILLED, (ReadPhysical(DEVICE, 4), 5), (Start, None), (Await, write),
         )  # fmt: skip
+
+
+# ---- the trace file
+
+
+def test_memory_does_not_grow_with_the_records_that_are_drained_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.vtrace.zst"
+    run = Run()
+    run.loop.journal.subscribers.clear()
+    summary = Summary()
+    peaks = []
+
+    def rounds(_: Any) -> None:
+        assert run.loop.sites is not None
+        for number in range(SLOTS * 200):
+            run.leave(0, number, tsc=2000 + number)
+            if number % SLOTS == SLOTS - 1:
+                run.loop.sites.drain()
+        peaks.append(tracemalloc.get_traced_memory()[0])
+
+    with TraceWriter(path, sample.HEADER) as writer:
+        run.loop.journal.scribes += [writer.append, summary.take]
+        tracemalloc.start()
+        try:
+            run.first((Await, rounds), (Await, rounds), (Await, rounds))
+        finally:
+            tracemalloc.stop()
+    assert summary.compiled == 3 * 200 * SLOTS
+    assert peaks[2] - peaks[1] < 128 << 10, "3,200 records would take more than six times that"
+    last, count = None, 0
+    tracemalloc.start()
+    try:
+        with TraceReader(path) as trace:
+            for record in trace:
+                count += isinstance(record, Intercept)
+                last = record if isinstance(record, Intercept) else last
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert last is not None and last.seq == count - 1 == summary.accesses - 1

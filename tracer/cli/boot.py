@@ -280,7 +280,7 @@ class _Boot:
                 writer = stack.enter_context(TraceWriter(self._trace, header(session)))
                 # First: what is shown is in the file.
                 session.scribes.append(writer.append)
-            session.subscribers.append(self._summary.add)
+            session.scribes.append(self._summary.take)
             if not (self._args.quiet or self._wish.asked):
                 show = _json_printer if self._args.json else _LinePrinter
                 session.subscribers.append(show(self._naming))

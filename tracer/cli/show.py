@@ -18,7 +18,7 @@ from tracer.query.source import Source
 from tracer.report.objects import access_object
 from tracer.trace.event import Event
 from tracer.trace.fold import Fold, folded
-from tracer.trace.lines import access_line, explained_lines, fold_line, note_line, phase_line
+from tracer.trace.lines import AccessLines, explained_lines, fold_line, note_line, phase_line
 from tracer.trace.reader import TraceReader
 
 
@@ -100,6 +100,7 @@ def _mmiotrace(source: Source) -> Iterator[str]:
 
 def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterator[str]:
     shape = terminal.line_layout(sys.stdout)
+    lines = AccessLines(shape)
     phase = None
     for item in folded(source.items()) if folds else source.items():
         if not isinstance(item, Event | Fold):
@@ -110,7 +111,7 @@ def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterat
             phase = turn[0].phase
             yield phase_line(phase)
         for event in turn:
-            yield access_line(event, shape)
+            yield lines.line(event)
             if decodes:
                 yield from explained_lines(event.access, event.named, shape)
         if isinstance(item, Fold):

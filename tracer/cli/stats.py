@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
     everything = chosen.condition is None
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, chosen, maps)
-        for record, events in source:
+        for record, events, times in source.kinds():
             # A selection has only the regions that it touches, and the intercepts.
             if everything or events or not isinstance(record, RegionRecord | Intercept):
-                summary.add(record, events)
+                summary.add(record, events, times=times)
         source.check_names()
     if args.json:
         print(msgspec.json.encode(_object(summary, trace)).decode())

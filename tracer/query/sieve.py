@@ -90,6 +90,13 @@ class Sieve:
         if self.course.regions.learn(record):
             self._possible.clear()
 
+    def follows(self, record: Intercept) -> bool:
+        """Tell whether records like this one have to come one by one, each in its place.
+
+        They need not where all are wanted, and no name depends on another access.
+        """
+        return self._condition is not None or any(map(self._naming.follows, record.accesses))
+
     def can_be_in(self, region: str) -> bool:
         """Tell whether an access to a region can be wanted, whatever else it is."""
         if self._condition is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tracer.devices.map import RegisterMaps
 from tracer.query.roster import Roster, check_selection
@@ -43,7 +43,25 @@ class Source:
         self._events = Events(self._sieve)
 
     def __iter__(self) -> Iterator[tuple[Record, list[Event]]]:
-        for record in self.trace:
+        return self._chosen(self.trace)
+
+    def kinds(self) -> Iterator[tuple[Record, list[Event], int]]:
+        """Yield records as iteration does, those that are alike once, with how many there are.
+
+        :meth:`tracer.trace.reader.TraceReader.kinds` tells which are.
+        """
+        times = 1
+
+        def records() -> Iterator[Record]:
+            nonlocal times
+            for record, times in self.trace.kinds(self._sieve.follows):  # noqa: B007  # is told below
+                yield record
+
+        for record, events in self._chosen(records()):
+            yield record, events, times
+
+    def _chosen(self, records: Iterable[Record]) -> Iterator[tuple[Record, list[Event]]]:
+        for record in records:
             events = self._events.add(record)
             self.met.add(record, self._sieve.phase)
             if isinstance(record, UserRecord) and not self._sieve.wanted_user(record):

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 
+from msgspec.structs import replace
+
 from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.reading import accesses, parts, state_after, state_before, transfers
 from tracer.compiled.ring import Raw, fields
@@ -83,6 +85,30 @@ class Blocks:
         self._places = line.places
         self._starts = [place.start for place in line.places]
         self._found.clear()
+
+    def kinds(self, block: BlockRecord) -> Iterator[tuple[Intercept, int]]:
+        """Yield a record of each kind in a block, and how many there are of it.
+
+        Records of one kind have their site and their device accesses' places and directions in
+        common; what else they have is that of one of them. Raise :exc:`TraceError` as
+        :meth:`records`.
+        """
+        places = list(_PLACE_OF.iter_unpack(block.rows))
+        if any(self._site(number).parts is None for number in {number for _, number in places}):
+            yield from ((record, 1) for record in self._intercepts(block))
+            return
+        # The last row of each kind, in the order in which the kinds came.
+        rows = {place: at for at, place in enumerate(places)}
+        times = Counter(places)
+        left = block.accesses
+        for place, at in rows.items():
+            row = block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
+            _, accesses = self.count(row, block.window)
+            left -= times[place] * accesses
+            one = replace(block, rows=row, accesses=accesses, stacks=block.stacks[at : at + 1])
+            yield from ((record, times[place]) for record in self._intercepts(one))
+        if left:
+            raise TraceError(f"a block of {block.accesses} accesses has {block.accesses - left}")
 
     def count(self, rows: bytes, window: int) -> tuple[int, int]:
         """Return how many rows have device accesses, and how many these are.
@@ -222,8 +248,7 @@ def _before(insn: Instruction, raw: Raw) -> dict[str, int]:
     return register_values(state_before(insn, raw), insn)
 
 
-# What is told of the registers after it is the emulator's, and empty where it would have to know
-# more.
+# The emulator's word, and nothing where it would have to know more registers.
 def _after(insn: Instruction, raw: Raw) -> dict[str, int]:
     after = state_after(insn, raw)
     return {} if after is None else changed_values(state_before(insn, raw), after)

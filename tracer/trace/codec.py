@@ -8,6 +8,7 @@ member ``type`` says which. Unknown members are ignored and unknown types are ha
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import get_args
 
@@ -15,7 +16,14 @@ import msgspec
 
 from tracer.errors import TraceError
 from tracer.trace.block import Blocks
-from tracer.trace.record import FORMAT_VERSION, Header, Line, Record
+from tracer.trace.record import (
+    FORMAT_VERSION,
+    BlockRecord,
+    Header,
+    Intercept,
+    Line,
+    Record,
+)
 from tracer.trace.wire import Wire
 
 
@@ -97,8 +105,23 @@ def records(blocks: Blocks, line: Line, number: int) -> Iterator[Record]:
 
     Raise :exc:`TraceError`, naming the line, where nothing can be made of it.
     """
-    try:
+    with _numbered(number):
         yield from blocks.records(line)
+
+
+def kinds(blocks: Blocks, block: BlockRecord, number: int) -> list[tuple[Intercept, int]]:
+    """Return a record of each kind in the block that line ``number`` is, and how many there are.
+
+    Raise :exc:`TraceError`, naming the line, where nothing can be made of it.
+    """
+    with _numbered(number):
+        return list(blocks.kinds(block))
+
+
+@contextmanager
+def _numbered(number: int) -> Iterator[None]:
+    try:
+        yield
     except TraceError as error:
         raise TraceError(f"line {number}: {error}") from error
 

@@ -30,25 +30,66 @@ def access_lines(
 
 
 def access_line(event: Event, shape: Layout = UNCUT) -> str:
-    """Return the line of text for one device access.
+    """Return the line of text for one device access: see :class:`AccessLines`."""
+    return AccessLines(shape).line(event)
+
+
+class AccessLines:
+    """Write the lines of device accesses; what many have in common is made once.
 
     In order: guest time in seconds, vCPU, call site, instruction, region and offset, register,
     ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value, how a person
     stepped in, and what the register is if the access is against that. The last two take their
     room from the other columns.
     """
-    access, named = event.access, event.named
-    breach = named.breach(access.direction) if named is not None else None
-    told = (_touch(access.device, access.skipped, access.width), f"({breach})" if breach else "")
-    touched = " ".join(filter(None, told))
-    if touched and shape.cut:
-        shape = _narrowed(shape, len(touched) + 1)
+
+    def __init__(self, shape: Layout) -> None:
+        self._shape = shape
+        self._known: dict[tuple[object, ...], str] = {}
+
+    def line(self, event: Event) -> str:
+        """Return the line of text for one device access."""
+        record, access, named = event.record, event.access, event.named
+        breach = named.breach(access.direction) if named is not None else None
+        if access.device is not None or access.skipped or breach:
+            told = _touch(access.device, access.skipped, access.width), f"({breach})"
+            touched = " ".join(filter(None, told if breach else told[:1]))
+            shape = self._shape
+            shape = _narrowed(shape, len(touched) + 1) if shape.cut else shape
+            return f"{_joined(event, _middle(event, shape), shape)} {touched}"
+        key = (
+            record.vcpu, record.symbol, record.rip, record.text, record.via, access.region,
+            access.offset, access.extent, access.direction, access.width,
+            None if named is None else named.text,
+        )  # fmt: skip
+        middle = self._known.get(key)
+        if middle is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            middle = self._known[key] = _middle(event, self._shape)
+        return _joined(event, middle, self._shape)
+
+
+_MOST_KNOWN = 1 << 14
+
+
+# A line of what stands between time and value, which they change.
+def _joined(event: Event, middle: str, shape: Layout) -> str:
+    access = event.access
+    time = f"{event.record.time_ns / 1e9:10.6f}"
+    value = padded(access.value, access.width)
+    if access.value is not None and shape.cut and len(value) > shape.value:
+        value = hex(access.value)
+    if shape.colour:
+        time, value = paint(time, "time", True), paint(value, "value", True)
+    return f"{time}  {middle}  {value}".rstrip()
+
+
+def _middle(event: Event, shape: Layout) -> str:
     cells = _cells(event, shape)
     if shape.colour:
-        line = "  ".join([_painted(cell, style) for cell, style in cells]).rstrip()
-    else:
-        line = "  ".join([cell for cell, _ in cells]).rstrip()
-    return f"{line} {touched}" if touched else line
+        return "  ".join([_painted(cell, style) for cell, style in cells])
+    return "  ".join([cell for cell, _ in cells])
 
 
 # The first word alone of an instruction has a colour: other columns tell the operands.
@@ -111,7 +152,6 @@ def _below(text: str, shape: Layout) -> list[str]:
 
 def _cells(event: Event, shape: Layout) -> Iterator[tuple[str, str]]:
     record, access, named = event.record, event.access, event.named
-    yield f"{record.time_ns / 1e9:10.6f}", "time"
     if shape.vcpu:
         yield f"vcpu{record.vcpu}", ""
     text = printable(record.text)
@@ -124,10 +164,6 @@ def _cells(event: Event, shape: Layout) -> Iterator[tuple[str, str]]:
     yield _fit(named.text if named is not None else "", shape.register, shape), "register"
     stepped = "~" if record.via == "stepped" else ""
     yield f"{short(access.direction, access.width) + stepped:<{_DIRECTION}}", access.direction
-    value = padded(access.value, access.width)
-    if access.value is not None and shape.cut and len(value) > shape.value:
-        value = hex(access.value)
-    yield value, "value"
 
 
 def fold_line(fold: Fold) -> str:

@@ -67,6 +67,16 @@ class Naming:
         named = self._fixed.get(key, _ASK)
         return named if named is not _ASK else self._add(access)
 
+    def follows(self, access: MemoryAccess) -> bool:
+        """Tell whether the name of an access depends on others, or another name on this one."""
+        if (access.region, access.offset, access.span) in self._fixed:
+            return False
+        found = self._region(access.region) if access.region is not None else None
+        if found is None or access.offset is None:
+            return False
+        found.name(access.offset, access.span)
+        return not found.is_fixed(access.offset, access.span)
+
     def _add(self, access: MemoryAccess) -> Named | None:
         if access.region is None or access.offset is None:
             return None

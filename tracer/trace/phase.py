@@ -45,7 +45,12 @@ class PhaseTracker:
 
     def add(self, record: Record) -> str | None:
         """Take the next record; return its phase."""
-        self._unseen = self._marked and isinstance(record, Intercept) and record.via == "compiled"
+        if isinstance(record, Intercept):
+            self._unseen = self._marked and record.via == "compiled"
+            if not self._marked:
+                self._phase = self._of(record)
+            return self.phase
+        self._unseen = False
         if isinstance(record, Mark):
             if record.text.startswith(PHASE):
                 self._phase, self._marked = record.text[len(PHASE) :], True
@@ -53,11 +58,8 @@ class PhaseTracker:
                 self._marker = record.text
         elif self._marked:
             pass
-        elif isinstance(record, MapRecord):
-            if record.by.startswith("ioremap"):
-                self._phase = KERNEL if self._phase in (None, DECOMPRESSOR, EARLY) else self._phase
-        elif isinstance(record, Intercept):
-            self._phase = self._of(record)
+        elif isinstance(record, MapRecord) and record.by.startswith("ioremap"):
+            self._phase = KERNEL if self._phase in (None, DECOMPRESSOR, EARLY) else self._phase
         return self.phase
 
     def _of(self, record: Intercept) -> str | None:

@@ -19,7 +19,7 @@ from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
 from tracer.trace import codec
 from tracer.trace.block import Blocks
-from tracer.trace.record import End, Record
+from tracer.trace.record import BlockRecord, End, Intercept, Line, Record
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _LONGEST_LINE = 1 << 24
@@ -83,15 +83,38 @@ class TraceReader:
 
     def _records(self) -> Iterator[Record]:
         blocks = Blocks()
+        for told, number in self._told():
+            for record in codec.records(blocks, told, number):
+                self.records += 1
+                yield record
+
+    def _told(self) -> Iterator[tuple[Line, int]]:
         for number, line in self._whole_lines():
             told = codec.decode(line, number)
             if isinstance(told, codec.Unknown):
                 self.skipped(told.type)
                 continue
             self.end = told if isinstance(told, End) else None
-            for record in codec.records(blocks, told, number):
-                self.records += 1
-                yield record
+            yield told, number
+
+    def kinds(self, one_by_one: Callable[[Intercept], bool]) -> Iterator[tuple[Record, int]]:
+        """Yield records as iteration does, each with how many there are like it.
+
+        Of those of a block one of each :meth:`kind <tracer.trace.block.Blocks.kinds>` comes,
+        unless for one of them it is asked that they come ``one_by_one``.
+        """
+        with self.named():
+            blocks = Blocks()
+            for told, number in self._told():
+                if isinstance(told, BlockRecord):
+                    kinds = codec.kinds(blocks, told, number)
+                    if not any(one_by_one(record) for record, _ in kinds):
+                        self.records += sum(times for _, times in kinds)
+                        yield from kinds
+                        continue
+                for record in codec.records(blocks, told, number):
+                    self.records += 1
+                    yield record, 1
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield each whole line after the header with its number: records for others to decode.

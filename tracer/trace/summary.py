@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
 from tracer.devices.map import Breach
+from tracer.trace.block import Blocks
 from tracer.trace.event import Event, events_of
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.record import (
+    BlockRecord,
     End,
     Intercept,
+    Line,
     LostRecord,
     Mark,
     MemoryAccess,
@@ -80,6 +83,7 @@ class Summary:
         self.breaches: Counter[tuple[str, str, str, Breach]] = Counter()
         self.phases: Counter[tuple[str, str]] = Counter()
         self.end: End | None = None
+        self._blocks = Blocks()
         self._form_of: dict[tuple[str, tuple[tuple[str, int], ...]], str] = {}
 
     @property
@@ -111,14 +115,23 @@ class Summary:
         }
         return found
 
-    def add(self, record: Record, events: Sequence[Event] | None = None) -> None:
+    def take(self, line: Line) -> None:
+        """Count the records of the next line of a trace."""
+        if isinstance(line, BlockRecord):
+            for kind, times in self._blocks.kinds(line):
+                self.add(kind, times=times)
+        else:
+            for record in self._blocks.records(line):
+                self.add(record)
+
+    def add(self, record: Record, events: Sequence[Event] | None = None, *, times: int = 1) -> None:
         """Count one record, and the ``events`` of it; all of its device accesses when that is None.
 
-        Events tell registers and phases.
+        Events tell registers and phases. ``times`` tells how many records there are like it.
         """
         match record:
             case Intercept():
-                self._add_intercept(record, events_of(record) if events is None else events)
+                self._add_intercept(record, events_of(record) if events is None else events, times)
             case RegionRecord() if record.region.traced:
                 self.regions.setdefault(record.region.name, RegionCount())
             case UserRecord():
@@ -132,12 +145,13 @@ class Summary:
             case _:
                 pass
 
-    def _add_intercept(self, record: Intercept, events: Sequence[Event]) -> None:
-        stepped, compiled = record.via == "stepped", record.via == "compiled"
-        self.intercepts += 1
+    def _add_intercept(self, record: Intercept, events: Sequence[Event], times: int) -> None:
+        stepped = times if record.via == "stepped" else 0
+        compiled = times if record.via == "compiled" else 0
+        self.intercepts += times
         self.stepped_intercepts += stepped
         self.compiled_intercepts += compiled
-        self.forms[self._form(record), record.via] += 1
+        self.forms[self._form(record), record.via] += times
         site = record.site
         for event in events:
             access, register = event.access, event.named
@@ -147,24 +161,24 @@ class Summary:
                 count = self.regions[region] = RegionCount()
             match access.direction:
                 case "read":
-                    count.reads += 1
+                    count.reads += times
                 case "write":
-                    count.writes += 1
+                    count.writes += times
                 case "unknown":
-                    count.unknown += 1
+                    count.unknown += times
             count.stepped += stepped
             count.compiled += compiled
-            self.valueless += access.value is None
+            self.valueless += times if access.value is None else 0
             count.sites.add(site)
-            self.sites[site, region] += 1
+            self.sites[site, region] += times
             name = register.text if register is not None else ""
             place = region, "?" if access.offset is None else hex(access.offset), name
-            self.registers[place] += 1
+            self.registers[place] += times
             breach = register.breach(access.direction) if register is not None else None
             if breach is not None:
-                self.breaches[*place, breach] += 1
+                self.breaches[*place, breach] += times
             if event.phase is not None:
-                self.phases[event.phase, region] += 1
+                self.phases[event.phase, region] += times
 
     # A trace has millions of intercepts and a few dozen instructions: read each text once.
     def _form(self, record: Intercept) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pytest
 import trace_sample as sample
-from block_sample import DEVICE, LINEAR, PLACES, WINDOW, block, lines, row, site
+from block_sample import DEVICE, LINEAR, PLACES, REGION, WINDOW, block, lines, row, site
 
+from tracer.devices.map import RegisterMaps
 from tracer.errors import TraceError
+from tracer.query.source import Source
+from tracer.query.words import choose
 from tracer.trace import codec
 from tracer.trace.block import Blocks
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import BlockRecord, Intercept, Line, Place, PlacesRecord, Rate
+from tracer.trace.summary import Summary, summary_object
 from tracer.trace.writer import TraceWriter
 
 
@@ -206,3 +211,73 @@ def test_rows_are_packed_in_the_file() -> None:
     told = block(*[row(tsc=number) for number in range(1000)], accesses=1000)
     assert isinstance(told, BlockRecord) and len(told.rows) == 256_000
     assert len(codec.encode(told)) < 64_000
+
+
+# ---- counted without being made
+
+
+def mixed(count: int) -> list[Line]:
+    """A trace of several sites and places, and of rows that reach no device."""
+    codes = ("8b07", "8907", "f0010f", "f30f6f07", "a5")
+    rows = []
+    for number in range(count):
+        at = number * number % 7 * 0x10
+        other = 0x5000 + WINDOW << 128
+        far = {"linear": LINEAR + 0x2000, "physical": DEVICE + 0x2000} if number % 11 == 5 else {}
+        rows.append(row(number % len(codes), rdi=LINEAR + at, read=number | other, **far))
+    sites = [site(number, code, rip=0x1000 + 16 * number) for number, code in enumerate(codes)]
+    told, seq = [REGION, PLACES, *sites], 0
+    blocks = Blocks()
+    for line in told:
+        list(blocks.records(line))
+    for part in (rows[: count // 2], [each for each in rows[count // 2 :] if each[32] != 4]):
+        _, accesses = blocks.count(b"".join(part), WINDOW)
+        told.append(block(*part, accesses=accesses, seq=seq))
+        seq += accesses
+    return [*told, sample.end(seq)]
+
+
+def test_records_are_counted_as_they_are_one_by_one(tmp_path: Path) -> None:
+    told = mixed(200)
+    blocks, one_by_one, by_kind = Blocks(), Summary(), Summary()
+    for line in told:
+        by_kind.take(line)
+        for record in blocks.records(line):
+            one_by_one.add(record)
+    assert summary_object(by_kind) == summary_object(one_by_one)
+    assert by_kind.compiled > 200
+    path = tmp_path / "run.vtrace"
+    with TraceWriter(path, sample.HEADER) as writer:
+        for line in told:
+            writer.append(line)
+    counted = Summary()
+    with TraceReader(path) as trace:
+        source = Source(trace, choose(), RegisterMaps())
+        lines = 0
+        for record, events, times in source.kinds():
+            counted.add(record, events, times=times)
+            lines += 1
+        assert trace.records > lines
+    assert summary_object(counted) == summary_object(one_by_one) | {"phases": ANY}
+
+
+def test_a_block_that_does_not_count_is_an_error() -> None:
+    told = [PLACES, site(0, "8b07"), block(row(), row(), accesses=3)]
+    summary = Summary()
+    with pytest.raises(TraceError, match="3 accesses has 2"):
+        for line in told:
+            summary.take(line)
+
+
+def test_records_come_one_by_one_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "run.vtrace"
+    with TraceWriter(path, sample.HEADER) as writer:
+        for line in lines(9):
+            writer.append(line)
+    for one_by_one, records in ((False, 1), (True, 9)):
+        with TraceReader(path) as trace:
+            found = [
+                times for record, times in trace.kinds(lambda _, told=one_by_one: told)
+                if isinstance(record, Intercept)
+            ]  # fmt: skip
+        assert (len(found), sum(found)) == (records, 9)
