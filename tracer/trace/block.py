@@ -32,7 +32,6 @@ from tracer.trace.record import (
 )
 from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import Direction
-from tracer.x86.decode import decode
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import Mode
 
@@ -233,6 +232,8 @@ class Blocks:
 
 
 def _site(told: SiteRecord) -> _Site:
+    from tracer.x86.decode import decode  # capstone: a trace without blocks does not wait for it
+
     try:
         insn = decode(told.code, told.rip, Mode.LONG)
         made = parts(insn)
