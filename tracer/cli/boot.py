@@ -28,6 +28,7 @@ from tracer.host.streams import warn
 from tracer.intercept.journal import Subscriber
 from tracer.intercept.recording import RecordedDevice
 from tracer.launch.plan import Plan
+from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.linux.kernel import Kernel
 from tracer.linux.system import Linux
@@ -287,9 +288,9 @@ class _Boot:
             outcome = "interrupted"
             try:
                 if self._wish.asked:
-                    outcome = await self._converse(session)
+                    outcome = await self._converse(session, stack)
                 else:
-                    await self._trap(session)
+                    await self._trap(session, stack)
                     await session.run()
                     outcome = "poweroff"
                 if self._recorded is not None and outcome == "poweroff":
@@ -311,24 +312,25 @@ class _Boot:
                     session.end(outcome)
                 self._close(session)
 
-    async def _converse(self, session: Session) -> str:
+    async def _converse(self, session: Session, stack: contextlib.ExitStack) -> str:
         # Leave the guest to a person or a script; return how it ended.
         shell = Shell(session, self._naming, self._wish, self._interruption, screen)
         self._watchdog.person = shell.prompts
         if shell.prompts and isinstance(self._console, _Console):
             self._console.show = shell.console
-        await self._trap(session)
+        await self._trap(session, stack)
         self._status = await shell.run()
         if isinstance(shell.control.error, Diverged):
             self._status = EXIT_MISMATCH
         return shell.control.outcome or "interrupted"
 
-    async def _trap(self, session: Session) -> None:
+    async def _trap(self, session: Session, stack: contextlib.ExitStack) -> None:
         session.replay(self._recorded)
         regions = await session.refresh_regions()
         check_choice(regions.regions, session.choice)
         ring = _ring(self._args.ring) if self._args.compiled else None
         await session.trap(stacks=self._args.stacks, ring=ring)
+        stack.enter_context(kept_ring(session, self._args.output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
         tell(

@@ -32,6 +32,7 @@ COMMANDS = {
     "diff": "compare two traces, region by region",
     "export": "write a trace in another tool's format",
     "import": "read another tool's log as a trace",
+    "recover": "complete the trace of a vetrace that was killed",
     "verify": "compare a trace with QEMU's own log of the same run",
     "audit": "tell whether the traced accesses would survive in a TDX or SEV-ES guest",
     "registers": "look up the registers of devices: place, access right, bits",

@@ -19,6 +19,7 @@ _COUNTERS = struct.Struct(f"<{RECORD_FIELDS['TSC']}xQ{SLOT_SIZE - RECORD_FIELDS[
 _SITES = struct.Struct(f"<{RECORD_FIELDS['SITE']}xI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
 _WORD = struct.Struct("<Q")
 _BUSY = 1 << 63
+_TOLD = "HEAD", "RING_MASK", "WINDOW"
 _AHEAD = 64
 """How many records are looked at while the head does not tell how many there are."""
 
@@ -80,12 +81,43 @@ def sites_of(data: bytes) -> set[int]:
     return {number for (number,) in _SITES.iter_unpack(data)}
 
 
-class Ring:
-    """Follow the guest through its ring of a number of records; the caller reads and writes."""
+def sequence_of(data: bytes) -> int:
+    """Return the number that the last record in ``data`` has in the ring."""
+    return int.from_bytes(data[-SLOT_SIZE : 8 - SLOT_SIZE], "little")
 
-    def __init__(self, slots: int) -> None:
+
+def left_behind(block: bytes, last: int | None) -> tuple[int, bytes]:
+    """Return what is in the ring of a guest that is gone: its window's base, and the records.
+
+    ``block`` is the guest's block of compiled sites, ``last`` the number of the last record that
+    was taken, None where none was. Raise InterceptError where it is no such block.
+    """
+    if len(block) <= layout.RING:
+        raise InterceptError(f"{len(block)} bytes are no ring")
+    words = (_WORD.unpack_from(block, control_field(name))[0] for name in _TOLD)
+    head, mask, window = words
+    size = len(block) - layout.RING
+    if mask + 1 != size or size != ring_size(max(size // SLOT_SIZE, 2)):
+        raise InterceptError(f"a ring of {mask + 1} bytes, and {size} are there")
+    ring = Ring(size // SLOT_SIZE, last)
+    found: list[bytes] = []
+    while True:
+        offset, some = ring.span(head)
+        taken = ring.take(block[offset : offset + some])
+        if not taken:
+            return window, b"".join(found)
+        found.append(taken)
+
+
+class Ring:
+    """Follow the guest through its ring of a number of records; the caller reads and writes.
+
+    ``last`` is the number of the last record that was taken, None where none was.
+    """
+
+    def __init__(self, slots: int, last: int | None = None) -> None:
         self._size = ring_size(slots)
-        self._next = self._size
+        self._next = self._size if last is None else last + SLOT_SIZE
 
     @property
     def taken(self) -> int:

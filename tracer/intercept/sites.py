@@ -83,6 +83,12 @@ class CompiledSites:
     def __len__(self) -> int:
         return len(self._table)
 
+    @property
+    def block(self) -> range:
+        """Return the physical addresses of the block."""
+        start = self.window.physical
+        return range(start, start + block_size(self._slots))
+
     # ---- in place
 
     def begin(self, slow: int) -> None:
@@ -186,6 +192,14 @@ class CompiledSites:
 
     # ---- records
 
+    def tell_places(self) -> None:
+        """Publish where the traced devices are, for the records that are to come."""
+        view = self._view
+        if view.regions is not self._shown:
+            self._shown = view.regions
+            told = PlacesRecord(time_ns=view.time_ns, places=list(places(view.regions)))
+            self._journal.publish(told)
+
     def drain(self) -> None:
         """Publish the records that there are, and let the guest make as many again."""
         taken = self._taken()
@@ -203,9 +217,6 @@ class CompiledSites:
 
     def _publish(self, rows: bytes) -> None:
         view, journal = self._view, self._journal
-        if view.regions is not self._shown:
-            self._shown = view.regions
-            journal.publish(PlacesRecord(time_ns=view.time_ns, places=list(places(view.regions))))
         try:
             records, accesses = journal.blocks.count(rows, self.window.base)
         except TraceError as error:

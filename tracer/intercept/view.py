@@ -7,12 +7,9 @@ from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import MapChanged, Tables
 from tracer.intercept.pace import Pace
-from tracer.trace.record import Rate
+from tracer.trace.record import VIRTUAL, Rate
 from tracer.x86.paging import PhysicalMemory, paging_of
 from tracer.x86.state import Mode
-
-VIRTUAL = Rate(counter=0, time_ns=0, ticks=1, span_ns=1)
-"""The counter under icount: it is virtual time in ns (QEMU, target/i386, cpu_get_tsc)."""
 
 
 class GuestView:

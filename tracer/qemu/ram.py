@@ -47,12 +47,12 @@ class GuestMemory:
 
     def read(self, physical: int, size: int) -> bytes:
         """Return ``size`` bytes at a physical address; LookupError when they are not all RAM."""
-        offset = self._offset(physical, size)
+        offset = self.offset(physical, size)
         return self._map[offset : offset + size]
 
     def write(self, physical: int, data: bytes) -> None:
         """Write bytes at a physical address; LookupError when they are not all RAM."""
-        offset = self._offset(physical, len(data))
+        offset = self.offset(physical, len(data))
         self._map[offset : offset + len(data)] = data
 
     @property
@@ -70,6 +70,16 @@ class GuestMemory:
             physical = span.end + 1
         return True
 
+    def offset(self, physical: int, size: int) -> int:
+        """Return where ``size`` bytes at a physical address are in the file.
+
+        LookupError when they are not all RAM.
+        """
+        span = self._span(physical)
+        if span is None or physical + size - 1 > span.end:
+            raise LookupError(f"no RAM at physical {physical:#x}")
+        return span.offset + physical - span.start
+
     def close(self) -> None:
         """Give the memory back to the operating system."""
         self._map.close()
@@ -80,9 +90,3 @@ class GuestMemory:
         if index < 0 or physical > self._spans[index].end:
             return None
         return self._spans[index]
-
-    def _offset(self, physical: int, size: int) -> int:
-        span = self._span(physical)
-        if span is None or physical + size - 1 > span.end:
-            raise LookupError(f"no RAM at physical {physical:#x}")
-        return span.offset + physical - span.start

@@ -250,6 +250,7 @@ class Loop:
 
     async def _drained(self, sites: CompiledSites, changes: Sequence[Change]) -> Ran:
         # Lets the guest go on, and publishes what it tells by itself meanwhile.
+        sites.tell_places()
         if self.asks:
             places = await AskWhere(self.view.regions)
             if places is None:

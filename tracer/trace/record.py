@@ -325,6 +325,10 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
         return min(time_ns, _LAST)  # a guest may set its counter
 
 
+VIRTUAL = Rate(counter=0, time_ns=0, ticks=1, span_ns=1)
+"""The counter under icount: it is virtual time in ns (QEMU, target/i386, cpu_get_tsc)."""
+
+
 class BlockRecord(
     msgspec.Struct, frozen=True, kw_only=True, tag="block", tag_field="type", omit_defaults=True
 ):

@@ -15,6 +15,7 @@ from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
 from tracer.trace import codec
 from tracer.trace.record import Header, Line
+from tracer.trace.recovery import ring_of
 
 
 class TraceWriter:
@@ -69,6 +70,11 @@ class TraceWriter:
         every later call raises the same error again.
         """
         self._put(codec.encode(record))
+        self.records += 1
+
+    def copy(self, line: bytes) -> None:
+        """Write a line of another trace, with its newline; raise as :meth:`append`."""
+        self._put(line)
         self.records += 1
 
     def close(self) -> None:
@@ -128,4 +134,8 @@ class TraceWriter:
 # An earlier trace is not lost to a second run with the same name.
 def _keep(path: Path) -> None:
     if path.is_file() and path.stat().st_size:
-        path.replace(path.with_name(f"{path.name}.old"))
+        old = path.with_name(f"{path.name}.old")
+        path.replace(old)
+        ring_of(old).unlink(missing_ok=True)
+        if ring_of(path).is_file():
+            ring_of(path).replace(ring_of(old))

@@ -1,0 +1,86 @@
+"""Complete the trace of a vetrace that was killed, from the ring that was saved beside it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+
+from tracer.cli import EXIT_OK
+from tracer.errors import TraceError, UsageError
+from tracer.trace import codec
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import End, Header, Line
+from tracer.trace.recovery import Recovery, ring_of
+from tracer.trace.writer import TraceWriter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vetrace recover``."""
+    parser.add_argument("trace", metavar="TRACE", type=Path, help="a trace without an end")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", type=Path, help="write here, and leave TRACE as it is"
+    )
+    parser.epilog = (
+        "Accesses of compiled sites are in the guest's memory until vetrace takes them. Where it is"
+        " killed, they are saved as TRACE.ring; move the two files together. Without -o TRACE is"
+        " completed and the ring removed."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the trace with what its ring has; return the exit status."""
+    trace, output = args.trace, args.output
+    if output is not None and output.exists() and output.samefile(trace):
+        raise UsageError(f"{output} is the trace: leave -o out to complete it in its place")
+    header, ended = _looked_at(trace)
+    if ended:
+        print(f"{trace} has its end: there is nothing to recover")
+        return EXIT_OK
+    ring = ring_of(trace)
+    try:
+        block = ring.read_bytes()
+    except FileNotFoundError:
+        raise TraceError(
+            f"there is no {ring}: either the run still goes on, or {trace} was moved without it,"
+            " or it has all there was"
+        ) from None
+    except OSError as error:
+        raise TraceError(f"cannot read {ring}: {error.strerror}") from error
+    recovery = Recovery(header)
+    new = trace.with_name(f"{trace.stem}.recovering{trace.suffix}") if output is None else output
+    try:
+        _write(trace, new, ring, recovery, block)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+    if output is None:
+        new.replace(trace)
+        ring.unlink()
+    print(f"{recovery.recovered:,} accesses recovered: {output or trace}")
+    return EXIT_OK
+
+
+# Tells whether a trace has its end, which is its last line.
+def _looked_at(path: Path) -> tuple[Header, bool]:
+    with TraceReader(path) as trace:
+        last = b""
+        for _, line in trace.lines():
+            last = line
+        return trace.header, bool(last) and isinstance(codec.decode(last, 0), End)
+
+
+def _write(trace: Path, new: Path, ring: Path, recovery: Recovery, block: bytes) -> None:
+    with TraceReader(trace) as reader, TraceWriter(new, reader.header) as writer:
+        for number, text in reader.lines():
+            line = codec.decode(text, number)
+            if not isinstance(line, codec.Unknown):
+                recovery.follow(line)
+            writer.copy(text)
+        try:
+            rest: list[Line] = list(recovery.rest(block))
+        except TraceError as error:
+            raise TraceError(f"{ring} is not the ring of {trace}: {error}") from error
+        for line in rest:
+            writer.append(line)

@@ -1,0 +1,104 @@
+"""What a killed vetrace had not taken from its guest's ring, put into the trace.
+
+The block of compiled sites, as it was when QEMU ended, tells all that its rows need but for the
+sites and places, which are in the trace.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import TypeVar, get_args
+
+from tracer.compiled.layout import SLOT_SIZE
+from tracer.compiled.ring import counters, left_behind, sequence_of
+from tracer.errors import InterceptError, TraceError
+from tracer.trace.block import MOST_ROWS, Blocks
+from tracer.trace.record import (
+    VIRTUAL,
+    BlockRecord,
+    End,
+    Header,
+    Intercept,
+    Line,
+    Rate,
+    SiteRecord,
+    Via,
+)
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
+
+
+def ring_of(trace: AnyPath) -> AnyPath:
+    """Return the path of the ring that belongs to a trace."""
+    return trace.with_name(f"{trace.name}.ring")
+
+
+class Recovery:
+    """Follow the lines of a trace that was cut, and say what is to come after them.
+
+    ``recovered`` counts the accesses that the ring had beyond the trace.
+    """
+
+    def __init__(self, header: Header) -> None:
+        self.recovered = 0
+        self._blocks = Blocks()
+        self._ways: Counter[str] = Counter()
+        self._intercepts = 0
+        self._sites = 0
+        self._time_ns = 0
+        self._taken: int | None = None
+        self._rate: Rate | None = VIRTUAL if header.clock == "icount" else None
+
+    def follow(self, line: Line) -> None:
+        """Take the next line of the trace."""
+        self._time_ns = max(self._time_ns, line.time_ns)
+        if isinstance(line, BlockRecord):
+            rows, accesses = self._blocks.count(line.rows, line.window)
+            self._ways["compiled"] += accesses
+            self._intercepts += rows
+            self._taken = sequence_of(line.rows)
+            self._rate = line.rate
+            self._tell_time(line.rows)
+            return
+        for record in self._blocks.records(line):
+            if isinstance(record, Intercept):
+                self._ways[record.via] += len(record.device_accesses())
+                self._intercepts += record.via != "compiled"
+        self._sites += isinstance(line, SiteRecord)
+
+    def rest(self, block: bytes) -> Iterator[Line]:
+        """Yield what follows the last line: what the ``block`` of the guest has, and the end.
+
+        Raise :exc:`TraceError` where that is not the block of this trace's guest.
+        """
+        try:
+            window, rows = left_behind(block, self._taken)
+        except InterceptError as error:
+            raise TraceError(str(error)) from error
+        for at in range(0, len(rows), MOST_ROWS * SLOT_SIZE):
+            some = rows[at : at + MOST_ROWS * SLOT_SIZE]
+            _, accesses = self._blocks.count(some, window)
+            seq, time_ns = self._ways.total(), self._time_ns
+            self._tell_time(some)
+            self._ways["compiled"] += accesses
+            self.recovered += accesses
+            if accesses:
+                yield BlockRecord(
+                    seq=seq, time_ns=time_ns, accesses=accesses, window=window, rows=some,
+                    rate=self._rate,
+                )  # fmt: skip
+        counts = {name: self._ways[name] for name in get_args(Via)}
+        yield End(
+            time_ns=self._time_ns,
+            outcome=f"killed; {self.recovered} accesses recovered",
+            counts={
+                "accesses": self._ways.total(), "intercepts": self._intercepts, **counts,
+                "sites": self._sites, "recovered": self.recovered,
+            },
+        )  # fmt: skip
+
+    def _tell_time(self, rows: bytes) -> None:
+        if self._rate is not None:
+            self._time_ns = max(self._time_ns, self._rate.at(max(counters(rows))))
