@@ -35,6 +35,7 @@ from tracer.export.dataframe import Library, dataframe
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
 from tracer.launch.plan import Plan, check_plan, parse_memory
+from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.query.source import Source
 from tracer.query.words import Words, chosen
@@ -216,9 +217,10 @@ async def _booted(
                 regions = await session.refresh_regions()
                 check_choice(regions.regions, session.choice)
                 await session.trap(stacks=stacks)
-                session.mark_log(ENTRY)
-                await control.start()
-                yield Guest(context, asyncio.get_running_loop())
+                with kept_ring(session, output):
+                    session.mark_log(ENTRY)
+                    await control.start()
+                    yield Guest(context, asyncio.get_running_loop())
             finally:
                 await control.close()
                 if session.machine.config.qemu_log is not None:

@@ -291,7 +291,7 @@ def test_nohup(tmp_path: Path) -> None:
 
 def test_what_a_killed_run_left_goes_with_the_next(tmp_path: Path) -> None:
     with vetrace(tmp_path, "boot", "--quiet", "--check", may_leave=True) as running:
-        running.until(lambda: len(running.children()) == 2, "both programs are there")
+        running.until(lambda: len(running.children()) >= 2, "both programs are there")
         running.process.kill()
         running.process.communicate()
         assert running.residue() != []
@@ -317,7 +317,7 @@ def test_killed(tmp_path: Path) -> None:
     with vetrace(tmp_path, "boot", "--quiet", *files(tmp_path), may_leave=True) as running:
         running.until_tracing()
         programs = list(running.children().values())
-        assert len(programs) == 2
+        assert len(programs) >= 2
         running.process.kill()
         running.process.communicate()
         # The kernel ends them; it tells nobody when.

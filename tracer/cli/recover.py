@@ -11,8 +11,8 @@ from tracer.errors import TraceError, UsageError
 from tracer.trace import codec
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Header, Line
-from tracer.trace.recovery import Recovery, ring_of
-from tracer.trace.writer import TraceWriter
+from tracer.trace.recovery import Recovery
+from tracer.trace.writer import TraceWriter, ring_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

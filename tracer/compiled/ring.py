@@ -97,9 +97,12 @@ def left_behind(block: bytes, last: int | None) -> tuple[int, bytes]:
     words = (_WORD.unpack_from(block, control_field(name))[0] for name in _TOLD)
     head, mask, window = words
     size = len(block) - layout.RING
-    if mask + 1 != size or size != ring_size(max(size // SLOT_SIZE, 2)):
+    try:
+        ring = Ring(size // SLOT_SIZE, last)
+    except ValueError as error:
+        raise InterceptError(str(error)) from error
+    if mask + 1 != size:
         raise InterceptError(f"a ring of {mask + 1} bytes, and {size} are there")
-    ring = Ring(size // SLOT_SIZE, last)
     found: list[bytes] = []
     while True:
         offset, some = ring.span(head)

@@ -1,3 +1,3 @@
 """The host: child processes, folders, signals, streams, packages."""
 
-__all__ = ("cache", "package", "process", "scratch", "signals", "streams", "textfile")
+__all__ = ("cache", "keeper", "package", "process", "scratch", "signals", "streams", "textfile")

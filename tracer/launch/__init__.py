@@ -1,3 +1,3 @@
 """Where all comes together: a plan, the guest's software, GDB and QEMU, into a session."""
 
-__all__ = ("plan", "start")
+__all__ = ("plan", "ring", "start")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tracer.host.keeper import kept
 from tracer.session.session import Session
-from tracer.trace.recovery import ring_of
+from tracer.trace.writer import ring_of
 
 
 @contextmanager

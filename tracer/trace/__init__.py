@@ -22,6 +22,7 @@ __all__ = (
     "phase",
     "reader",
     "record",
+    "recovery",
     "registers",
     "selection",
     "source",

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import PurePath
-from typing import TypeVar, get_args
+from typing import get_args
 
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.compiled.ring import counters, left_behind, sequence_of
@@ -27,13 +26,6 @@ from tracer.trace.record import (
     Via,
 )
 
-AnyPath = TypeVar("AnyPath", bound=PurePath)
-
-
-def ring_of(trace: AnyPath) -> AnyPath:
-    """Return the path of the ring that belongs to a trace."""
-    return trace.with_name(f"{trace.name}.ring")
-
 
 class Recovery:
     """Follow the lines of a trace that was cut, and say what is to come after them.
@@ -47,6 +39,7 @@ class Recovery:
         self._ways: Counter[str] = Counter()
         self._intercepts = 0
         self._sites = 0
+        self._seq = 0
         self._time_ns = 0
         self._taken: int | None = None
         self._rate: Rate | None = VIRTUAL if header.clock == "icount" else None
@@ -55,17 +48,19 @@ class Recovery:
         """Take the next line of the trace."""
         self._time_ns = max(self._time_ns, line.time_ns)
         if isinstance(line, BlockRecord):
-            rows, accesses = self._blocks.count(line.rows, line.window)
+            _, accesses = self._blocks.count(line.rows, line.window)
             self._ways["compiled"] += accesses
-            self._intercepts += rows
+            self._seq = line.seq + accesses
             self._taken = sequence_of(line.rows)
             self._rate = line.rate
             self._tell_time(line.rows)
             return
         for record in self._blocks.records(line):
             if isinstance(record, Intercept):
-                self._ways[record.via] += len(record.device_accesses())
-                self._intercepts += record.via != "compiled"
+                made = len(record.device_accesses())
+                self._seq = record.seq + made
+                self._ways[record.via] += made
+                self._intercepts += 1
         self._sites += isinstance(line, SiteRecord)
 
     def rest(self, block: bytes) -> Iterator[Line]:
@@ -80,7 +75,8 @@ class Recovery:
         for at in range(0, len(rows), MOST_ROWS * SLOT_SIZE):
             some = rows[at : at + MOST_ROWS * SLOT_SIZE]
             _, accesses = self._blocks.count(some, window)
-            seq, time_ns = self._ways.total(), self._time_ns
+            seq, time_ns = self._seq, self._time_ns
+            self._seq += accesses
             self._tell_time(some)
             self._ways["compiled"] += accesses
             self.recovered += accesses

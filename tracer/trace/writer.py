@@ -15,7 +15,6 @@ from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
 from tracer.trace import codec
 from tracer.trace.record import Header, Line
-from tracer.trace.recovery import ring_of
 
 
 class TraceWriter:
@@ -129,6 +128,11 @@ class TraceWriter:
             )
             raise self._failed from error
         self._size += len(data)
+
+
+def ring_of(trace: Path) -> Path:
+    """Return the path of the ring that is saved beside a trace where vetrace is killed."""
+    return trace.with_name(f"{trace.name}.ring")
 
 
 # An earlier trace is not lost to a second run with the same name.

@@ -80,6 +80,7 @@ TESTED_BY = {
     "trace/test_file": "trace/reader trace/writer",
     "trace/test_marker": "trace/loss",
     "cli/test_filters": "trace/met",
+    "cli/test_recover": "trace/recovery",
     "devices/test_names": "trace/naming",
     "trace/test_summary": "trace/phase",
     "x86/test_decode": "x86/disassembler x86/instruction x86/mapped x86/modrm x86/opcode/evex"
@@ -114,6 +115,7 @@ BY_PLAYBOOK = {
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
+    "test_recover": "host/keeper launch/ring",
     "test_boot": "gdb/client gdb/target launch/start qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",

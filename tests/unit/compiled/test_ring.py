@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.compiled import layout
-from tracer.compiled.ring import Raw, Ring, fields
+from tracer.compiled.ring import Raw, Ring, fields, left_behind, sequence_of
 from tracer.errors import InterceptError
 
 BUSY = (1 << 64) - 1
@@ -99,3 +99,44 @@ def test_a_record_has_names() -> None:
     assert (raw.linear, raw.site, raw.vcpu, raw.rsp, raw.r15) == (2, 4, 5, 14, 25)
     for name, offset in layout.RECORD_FIELDS.items():
         assert 0 <= offset < 256, name
+
+
+# ---- what a guest that is gone has left
+
+
+def image(guest: Guest, head: int | None = None) -> bytes:
+    """The block of a guest, as far as it is looked at."""
+    block = bytearray(layout.RING) + guest.data
+    words = {"HEAD": guest.head if head is None else head, "RING_MASK": SIZE - 1, "WINDOW": 7 << 39}
+    for name, word in words.items():
+        struct.pack_into("<Q", block, layout.control_field(name), word)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("taken", [0, 3, SLOTS + 3])
+@pytest.mark.parametrize("left", [0, 1, SLOTS - 1, SLOTS])
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_was_not_taken_is_found_in_the_block(taken: int, left: int, busy: bool) -> None:
+    guest = Guest()
+    guest.write(taken)
+    last = guest.head - 256 if taken else None
+    guest.write(left)
+    window, rows = left_behind(image(guest, BUSY if busy else None), last)
+    assert window == 7 << 39 and len(rows) == 256 * left
+    if left:
+        assert sequence_of(rows) == guest.head - 256
+
+
+@pytest.mark.parametrize(
+    ("block", "last", "why"),
+    [
+        (b"", None, "0 bytes are no ring"),
+        (image(Guest())[:-256], None, "powers of two"),
+        (image(Guest())[: -SIZE // 2], None, "4096 bytes, and 2048 are there"),
+        (image(Guest()), SIZE + 256, "were lost"),
+        (image(Guest(), 64 * SIZE), None, "were lost"),
+    ],
+)
+def test_what_is_no_block_is_told(block: bytes, last: int | None, why: str) -> None:
+    with pytest.raises(InterceptError, match=why):
+        left_behind(block, last)

@@ -1,0 +1,96 @@
+"""A vetrace, and a QEMU, that are killed in the middle of a boot with compiled sites."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from vetrace_run import DEADLINE, read_trace, run, vetrace
+
+from tracer.trace.writer import ring_of
+
+pytestmark = pytest.mark.qemu
+
+# QEMU's log has no entry for a doorbell that an ioeventfd takes.
+PLAIN = (
+    "-global", "virtio-blk-pci.ioeventfd=off", "-global", "virtio-net-pci.ioeventfd=off",
+)  # fmt: skip
+LARGE = 100_000
+"""Bytes of a compressed trace that is in the middle of its boot."""
+
+
+def boot(folder: Path) -> tuple[str, ...]:
+    files = "-o", str(folder / "trace.vtrace.zst"), "--qemu-log", str(folder / "qemu.log")
+    return ("boot", "--compiled", "--quiet", *files, "--", *PLAIN)
+
+
+def is_large(trace: Path) -> bool:
+    return trace.is_file() and trace.stat().st_size > LARGE
+
+
+def verified(folder: Path, trace: Path) -> str:
+    """The verdict of the comparison with QEMU's log, of which the last line may be cut."""
+    log = folder / "qemu.log"
+    log.write_bytes(log.read_bytes().rpartition(b"\n")[0] + b"\n")
+    return run(folder / "beside", "verify", str(trace), "--qemu-log", str(log)).out.splitlines()[-1]
+
+
+def gone(pid: int) -> None:
+    subprocess.run(["tail", f"--pid={pid}", "-f", "/dev/null"], timeout=DEADLINE, check=True)
+
+
+def test_what_vetrace_had_not_taken_when_it_was_killed_is_recovered(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.vtrace.zst"
+    with vetrace(tmp_path, *boot(tmp_path), may_leave=True) as running:
+        running.until(lambda: is_large(trace), "the trace has grown")
+        others = list(running.children().values())
+        running.process.kill()
+        running.process.communicate()
+        for pid in others:
+            gone(pid)
+        assert running.children() == {}
+    assert ring_of(trace).is_file() and read_trace(trace).damage is not None
+    done = run(tmp_path / "beside", "recover", str(trace))
+    assert done.status == 0 and "accesses recovered" in done.out
+    assert not ring_of(trace).exists()
+    found = read_trace(trace)
+    assert found.damage is None and found.end.outcome.startswith("killed")
+    # QEMU may have ended between the record of a write and the write, or between a read and its.
+    missing, extra, different = (
+        int(part.split()[-2]) for part in verified(tmp_path, trace).split(" over")[0].split(", ")
+    )
+    assert missing + extra <= 1 and different == 0
+    assert run(tmp_path / "beside", "replay", str(trace)).status == 0
+    assert "nothing to recover" in run(tmp_path / "beside", "recover", str(trace)).out
+
+
+def test_qemu_killed_in_the_middle_leaves_a_trace_of_all_it_did(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.vtrace.zst"
+    with vetrace(tmp_path, *boot(tmp_path)) as running:
+        running.until(lambda: is_large(trace), "the trace has grown")
+        os.kill(running.pid_of("qemu"), signal.SIGKILL)
+        done = running.finish()
+    assert done.status == 1 and "killed" in done.err
+    found = read_trace(trace)
+    assert found.damage is None and "killed" in found.end.outcome
+    assert found.end.counts["compiled"] > found.end.counts["emulated"]
+    missing, extra, different = (
+        int(part.split()[-2]) for part in verified(tmp_path, trace).split(" over")[0].split(", ")
+    )
+    assert missing + extra <= 1 and different == 0
+    assert not ring_of(trace).exists()
+
+
+def test_nothing_is_left_of_a_run_that_ends(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.vtrace.zst"
+    with vetrace(tmp_path, *boot(tmp_path)) as running:
+        running.until(lambda: is_large(trace), "the trace has grown")
+        assert len(running.children()) == 3
+        running.process.send_signal(signal.SIGINT)
+        done = running.finish()
+    assert done.status == 128 + signal.SIGINT
+    assert {each.name for each in tmp_path.iterdir()} >= {trace.name}
+    assert not ring_of(trace).exists() and read_trace(trace).end.outcome == "interrupted"

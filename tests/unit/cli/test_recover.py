@@ -1,0 +1,142 @@
+"""``vetrace recover``: what was in the ring comes after what is in the trace, once."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+import trace_sample as sample
+from block_sample import WINDOW, block, lines, row
+
+from tracer.cli import main
+from tracer.compiled import layout
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import End, Intercept, Line
+from tracer.trace.writer import TraceWriter, ring_of
+
+SLOTS = 16
+SIZE = SLOTS * layout.SLOT_SIZE
+Output = pytest.CaptureFixture[str]
+
+
+def numbered(number: int, site: int = 0) -> bytes:
+    """The record that the guest wrote as its ``number``-th, from 0."""
+    data = row(site, tsc=1000 + number, read=number)
+    return struct.pack("<Q", SIZE + number * layout.SLOT_SIZE) + data[8:]
+
+
+def killed(
+    folder: Path, taken: int, left: int, *, name: str = "run.vtrace.zst", site: int = 0
+) -> Path:
+    """The trace of a run that was killed, and its ring."""
+    path = folder / name
+    told: list[Line] = lines(0)[:3]
+    for number in range(taken):
+        told.append(block(numbered(number), seq=number, time_ns=number))
+    with TraceWriter(path, sample.HEADER) as writer:
+        for line in told:
+            writer.append(line)
+    ring = bytearray(layout.block_size(SLOTS))
+    for number in range(taken + left):
+        at = layout.RING + number % SLOTS * layout.SLOT_SIZE
+        ring[at : at + layout.SLOT_SIZE] = numbered(number, site)
+    head = SIZE + (taken + left) * layout.SLOT_SIZE
+    for word, value in {"HEAD": head, "RING_MASK": SIZE - 1, "WINDOW": WINDOW}.items():
+        struct.pack_into("<Q", ring, layout.control_field(word), value)
+    ring_of(path).write_bytes(ring)
+    return path
+
+
+def read(path: Path) -> tuple[list[int], End | None]:
+    with TraceReader(path) as trace:
+        values = [
+            record.accesses[0].value or 0 for record in trace if isinstance(record, Intercept)
+        ]
+        assert trace.damage is None
+    return values, trace.end
+
+
+@pytest.mark.parametrize("name", ["run.vtrace", "run.vtrace.zst"])
+@pytest.mark.parametrize(("taken", "left"), [(0, 0), (0, 5), (3, 0), (3, 5), (20, 16)])
+def test_what_was_in_the_ring_comes_last(
+    tmp_path: Path, capsys: Output, name: str, taken: int, left: int
+) -> None:
+    path = killed(tmp_path, taken, left, name=name)
+    assert main.main(["recover", str(path)]) == 0
+    assert capsys.readouterr().out == f"{left} accesses recovered: {path}\n"
+    values, end = read(path)
+    assert values == list(range(taken + left))
+    assert end is not None and end.outcome.startswith("killed")
+    assert end.counts["accesses"] == taken + left and end.counts["recovered"] == left
+    assert sorted(tmp_path.iterdir()) == [path]
+    if values:
+        assert main.main(["replay", str(path)]) == 0
+        capsys.readouterr()
+    before = path.read_bytes()
+    assert main.main(["recover", str(path)]) == 0
+    assert "nothing to recover" in capsys.readouterr().out and path.read_bytes() == before
+
+
+def test_a_record_that_was_cut_is_left_out(tmp_path: Path, capsys: Output) -> None:
+    path = killed(tmp_path, 3, 2, name="run.vtrace")
+    path.write_bytes(path.read_bytes() + b'{"type":"ma')
+    assert main.main(["recover", str(path)]) == 0
+    assert read(path)[0] == [0, 1, 2, 3, 4]
+
+
+def test_another_file_leaves_the_trace_alone(tmp_path: Path, capsys: Output) -> None:
+    path, out = killed(tmp_path, 3, 5), tmp_path / "out.vtrace"
+    before = path.read_bytes(), ring_of(path).read_bytes()
+    for _ in range(2):
+        assert main.main(["recover", str(path), "-o", str(out)]) == 0
+        assert read(out)[0] == list(range(8))
+    assert (path.read_bytes(), ring_of(path).read_bytes()) == before
+    assert main.main(["recover", str(path), "-o", str(path)]) == 2
+
+
+def test_a_trace_of_today_takes_the_ring_of_yesterday_away(tmp_path: Path) -> None:
+    path = killed(tmp_path, 3, 5)
+    sample.write(path)
+    old = path.with_name(f"{path.name}.old")
+    assert old.is_file() and ring_of(old).is_file() and not ring_of(path).exists()
+    sample.write(path)
+    assert not ring_of(old).exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda ring: ring.unlink(), "there is no "),
+        (lambda ring: ring.write_bytes(b""), "0 bytes are no ring"),
+        (lambda ring: ring.write_bytes(ring.read_bytes()[:-7]), "powers of two"),
+        (lambda ring: ring.write_bytes(bytes(len(ring.read_bytes()))), "a ring of 1 bytes"),
+        (lambda ring: (ring.unlink(), ring.mkdir()), "cannot read "),
+    ],
+)
+def test_a_ring_that_is_none_is_told_in_a_line(
+    tmp_path: Path, capsys: Output, spoil: object, why: str
+) -> None:
+    path = killed(tmp_path, 3, 5)
+    before = path.read_bytes()
+    spoil(ring_of(path))  # type: ignore[operator]  # one of the above
+    assert main.main(["recover", str(path)]) == 1
+    told = capsys.readouterr()
+    assert not told.out and why in told.err and len(told.err.splitlines()) == 1
+    assert path.read_bytes() == before
+    assert {each.name for each in tmp_path.iterdir()} <= {path.name, ring_of(path).name}
+
+
+def test_the_ring_of_another_run_is_refused(tmp_path: Path, capsys: Output) -> None:
+    path = killed(tmp_path, 3, 5, site=9)
+    assert main.main(["recover", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert f"{ring_of(path)} is not the ring of {path}: a record of site 9" in told
+
+
+def test_what_is_no_trace_is_told(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "run.vtrace"
+    path.write_bytes(b"nothing\n")
+    for name in (str(path), str(tmp_path / "gone")):
+        assert main.main(["recover", name]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1
