@@ -17,6 +17,7 @@ from stage import Memory, Stage, loaded, other_idt
 from tracer.access.region import Region
 from tracer.access.stop import Ran, Stopped
 from tracer.access.symbols import Symbol, table_of
+from tracer.access.vcpu import SetRegister
 from tracer.access.want import (
     DeleteBreakpoint,
     FlushTlb,
@@ -31,17 +32,17 @@ from tracer.access.want import (
     WatchStores,
     WriteCode,
 )
-from tracer.errors import GuestError, KernelImageError
+from tracer.errors import GuestError, InterceptError, KernelImageError
 from tracer.intercept.trap import GoOn
 from tracer.linux import kaslr, mm
 from tracer.linux.btf import parse_btf
 from tracer.linux.entry import follow_kaslr, reach_entry
 from tracer.linux.names import Names
-from tracer.linux.page_filter import NOP
 from tracer.linux.readers import hide_poison
 from tracer.linux.system import Linux
 from tracer.linux.toll import MANY
 from tracer.linux.user import UserMappings
+from tracer.linux.wrapper import NOP, PASS, call
 from tracer.trace.record import MapRecord
 from tracer.x86.paging import PRESENT, USER, WRITABLE
 
@@ -214,30 +215,97 @@ def test_fred_is_refused_at_a_stop_too() -> None:
         guest.entered(IOREMAP, cr4=1 << 32)
 
 
-def test_what_a_kernel_calls_often_has_a_filter_in_front_that_is_taken_out() -> None:
-    stage = Stage()
-    scene = stage.scene
-    page = BASE + 0x2000  # a page of padding, behind the entry code
-    places = PLACES | {
-        "__entry_text_end": page, "__start_mcount_loc": DATA, "__stop_mcount_loc": DATA + 0x20,
-    }  # fmt: skip
-    scene.write(CODE, b"\x90" * 0x1000)
-    scene.write(page, b"\xcc" * 0x1000)
-    site = PLACES["set_pte_vaddr"]
-    scene.write(site, NOP)
-    scene.ram.write(DATA_AT, struct.pack("<QQ", BASE, site))
-    linux = Linux(kernel(places), "nokaslr")
-    hit: list[int] = []
-    play(
-        linux.watch(stage.ground, scene.space),
-        (SetBreakpoint(PLACES["ioremap_page_range"]), 40),
-        (WriteCode, scene.write_code), (WriteCode, scene.write_code),
-        (SetBreakpoint, lambda wanted: hit.append(wanted.linear) or 41),
-        (SetBreakpoint, 42), (SetBreakpoint, 43), (SetBreakpoint, 44),
-    )  # fmt: skip
-    assert page < hit[0] < page + 0x1000 and scene.space.read(site, 1) == b"\xe8"
-    assert scene.word(DATA + 8) == 0 and scene.word(DATA) == BASE  # hidden from ftrace
-    play(linux.remove(scene.space), (WriteCode(site, NOP), None))
+class Traceable(Kernel):
+    """A kernel whose functions have sites for ftrace: calls of ``__fentry__``."""
+
+    PAGE = BASE + 0x2000  # a page of padding, behind the entry code
+    OTHER = BASE + 0xB00  # a function that is not wrapped, and the first in ftrace's list
+
+    def __init__(self) -> None:
+        self.stage = Stage()
+        scene = self.scene = self.stage.scene
+        fentry = BASE + 0xC00
+        places = PLACES | {
+            "__entry_text_end": self.PAGE, "__fentry__": fentry,
+            "__start_mcount_loc": DATA, "__stop_mcount_loc": DATA + 0x20,
+        }  # fmt: skip
+        scene.write(CODE, b"\x90" * 0x1000)
+        scene.write(self.PAGE, b"\xcc" * 0x1000)
+        self.site = PLACES["ioremap_page_range"]
+        for site in (self.OTHER, self.site):
+            scene.write(site, call(site, fentry))
+        scene.write(PLACES["set_pte_vaddr"], NOP)
+        scene.ram.write(DATA_AT, struct.pack("<QQ", self.OTHER, self.site))
+        self.linux = Linux(kernel(places), "nokaslr")
+        write = (WriteCode, scene.write_code)
+        watched = self.linux.watch(self.stage.ground, scene.space)
+        self.hooks, self.users = play(
+            watched, write, write, write, write,
+            *set_breaks("early_ioremap", "remap_pfn_range", "kernel_map_pages_in_pgd"),
+        )  # fmt: skip
+
+    @property
+    def stop(self) -> int:
+        return next(iter(self.scene.gate.ringers))
+
+    def rang(self, *more: Any, **values: int) -> None:
+        arguments = (values.pop(name, 0) for name in ("rdi", "rsi", "rdx", "rcx"))
+        self.scene.write(STACK, struct.pack("<4Q", *arguments))
+        stop = Stopped("read-watchpoint-trigger", 1, self.stop, None, "SIGTRAP")
+        assert self.hooks.claims(stop)
+        handled = play(self.hooks.handle(stop), (Registers(), registers(**values)), *more)
+        behind = self.stop + 2
+        assert handled == GoOn([SetRegister("rip", behind)])
+
+
+def test_a_function_with_a_wrapper_rings_once_where_it_has_returned() -> None:
+    guest = Traceable()
+    guest.scene.ram.map(NEW, DEVICE)
+    guest.rang(LOOK, *guest.time(), rdi=NEW, rsi=NEW + 0x1000, rdx=DEVICE)
+    assert guest.scene.poisoned(NEW)
+    assert [(record.by, record.regions) for record in guest.maps] == [
+        ("ioremap_page_range", ["nvme"])
+    ]
+    assert guest.stage.counts["hooks"] == 1
+
+
+def test_a_mapping_of_ram_rings_and_is_of_no_concern() -> None:
+    guest = Traceable()
+    guest.rang(rdi=NEW, rsi=NEW + 0x1000, rdx=DATA_AT)
+    assert guest.stage.counts["ram_hooks"] == 1 and guest.maps == []
+
+
+def test_arguments_that_cannot_be_read_end_the_run() -> None:
+    guest = Traceable()
+    stop = Stopped("read-watchpoint-trigger", 1, guest.stop, None, "SIGTRAP")
+    with pytest.raises(InterceptError, match="arguments of ioremap_page_range"):
+        play(guest.hooks.handle(stop), (Registers(), registers(rsp=0xFFFF_C8FF_0000_0000)))
+
+
+def test_a_detach_before_ftrace_leaves_all_as_it_was() -> None:
+    guest = Traceable()
+    scene = guest.scene
+    assert scene.word(DATA + 8) == 0 and scene.word(DATA) == guest.OTHER  # hidden from ftrace
+    before = call(guest.site, BASE + 0xC00)
+    assert scene.space.read(guest.site, 5) not in (before, NOP)
+    told: list[tuple[int, bytes]] = []
+    write = (WriteCode, lambda wanted: told.append((wanted.linear, wanted.code)))
+    play(guest.linux.remove(scene.space), write, write, write, write)
+    passing = [(stop, PASS) for stop in scene.gate.ringers]
+    assert told == [(guest.site, before), (PLACES["set_pte_vaddr"], NOP), *passing]
+    assert scene.word(DATA + 8) == guest.site
+
+
+def test_a_detach_after_ftrace_leaves_what_that_would_have() -> None:
+    guest = Traceable()
+    scene = guest.scene
+    scene.write(guest.OTHER, NOP)
+    scene.write(PLACES["set_pte_vaddr"], b"\x00" * 5)  # gone, and its memory another's
+    told: list[tuple[int, bytes]] = []
+    write = (WriteCode, lambda wanted: told.append((wanted.linear, wanted.code)))
+    play(guest.linux.remove(scene.space), write, write, write)
+    assert told == [(guest.site, NOP), *((stop, PASS) for stop in scene.gate.ringers)]
+    assert scene.word(DATA + 8) == 0
 
 
 # ---- programs

@@ -137,6 +137,15 @@ def test_an_interruption_at_a_bell_that_is_to_ring_again_is_left_to_it() -> None
     assert stage.counts["intercepts"] == 0
 
 
+def test_an_interruption_where_other_code_rings_is_left_to_it() -> None:
+    stage = Stage()
+    stage.scene.gate.ringers[CODE + 0x20] = range(CODE + 0x10, CODE + 0x30)
+    trap = interruption(stage)
+    assert play(trap.handle(at(CODE + 0x20)), (StepAlone(), CODE + 0x19)) == GoOn()
+    assert play(trap.handle(at(CODE + 0x10))) == GoOn()
+    assert play(trap.handle(at(CODE + 0x30))) == StandStill("interrupt")
+
+
 class Watched:
     """A breakpoint at CODE, number 7."""
 

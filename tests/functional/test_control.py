@@ -18,7 +18,7 @@ from tracer.check import witness
 from tracer.errors import UsageError
 from tracer.launch.plan import Plan
 from tracer.launch.start import header, launch
-from tracer.linux.page_filter import NOP, SITE_SIZE
+from tracer.linux.wrapper import NOP, SITE_SIZE
 from tracer.session.control import Control
 from tracer.session.course import Halt
 from tracer.trace.reader import TraceReader

@@ -25,7 +25,7 @@ while [ $left -gt 0 ]; do
     left=$((left - 1))
 done
 cd /sys/kernel/tracing
-echo ioremap_page_range vfs_open > set_ftrace_filter
+echo vfs_open > set_ftrace_filter
 echo function > current_tracer
 cat /proc/version > /dev/null
 echo 0 > tracing_on

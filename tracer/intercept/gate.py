@@ -65,6 +65,8 @@ class PageFaultGate:
     """Own the stub, and vector 14 of one guest's IDTs.
 
     ``stub`` has the addresses to go to, ``fast`` those of compiled sites, where there are any.
+    ``ringers`` is other code of vetrace's that reads the stub's bell, and goes back to it from
+    where it stops then: its linear addresses, by that one.
     ``scratch`` are linear addresses of quadwords that the guest's kernel can read and that are
     free, where the stub has a page of its own, and ``room`` is what is free beside. ``spare`` is
     the linear address of the mapping without poison. ``stack`` is the interrupt stack (IST) that
@@ -85,6 +87,7 @@ class PageFaultGate:
         self._notes = notes
         self.stub: Stub = assemble(0)
         self.scratch = self.room = range(0)
+        self.ringers: dict[int, range] = {}
         self.stack = 0
         self._selector = 0
         self._tables: dict[tuple[tuple[int, int], ...], _Table] = {}

@@ -1,35 +1,35 @@
-"""Breakpoints on the functions with which the guest makes device mappings."""
+"""Stops at the functions with which the guest makes device mappings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tracer.access.mapping import NewMapping
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.symbols import SymbolTable
-from tracer.access.vcpu import RegisterFile
+from tracer.access.vcpu import RegisterFile, SetRegister
 from tracer.access.want import Registers
+from tracer.errors import InterceptError
 from tracer.intercept.call import Calls
 from tracer.intercept.gate import refuse_fred
 from tracer.intercept.ground import Ground
 from tracer.intercept.poison import Poisoned, poison_mapping
 from tracer.intercept.trap import GoOn, Handled
 from tracer.linux import mapping as linux
-from tracer.linux.filter import PageFilters
-from tracer.linux.page_filter import PUSHED, PageRange
 from tracer.linux.toll import Toll
 from tracer.linux.user import UserMappings
+from tracer.linux.wrapper import ARGUMENTS_SIZE, PageRange, Wrapper, unpack_arguments
+from tracer.linux.wrappers import Wrappers
 from tracer.x86.paging import Budget, Leaf, leaves
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    # The place where a mapping function stops: `pushed` bytes are on its stack by then.
+    # A mapping function.
     name: str
     hook: linux.MappingHook
-    pushed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Mapped:
 
 
 class MappingHooks:
-    """Own the breakpoints of one guest's mapping functions.
+    """Own the stops at one guest's mapping functions.
 
-    A function is stopped at its entry, where its arguments are, and where it returns to, by when
-    the translations exist and nothing has used them. One that is called for RAM again and again
-    has a filter in front, and is stopped behind that. Mappings of programs are noted in ``users``.
+    A function has a wrapper that rings where it has returned, by when the translations exist and
+    nothing has used them. One around which there can be none has breakpoints, at its entry, where
+    its arguments are, and where it returns to. Mappings of programs are noted in ``users``.
     """
 
     def __init__(self, ground: Ground, users: UserMappings) -> None:
@@ -54,32 +54,36 @@ class MappingHooks:
         self._users = users
         self._toll = Toll()
         self._calls: Calls[_Entry, NewMapping] = Calls()
-        self._filters: PageFilters | None = None
+        self._wrappers: Wrappers | None = None
+        self._wrapped: dict[int, tuple[_Entry, Wrapper]] = {}
         self._roots: set[int] = set()
 
     async def install(
         self, symbols: SymbolTable, space: AddressSpace, ram: list[PageRange]
     ) -> list[str]:
-        """Set the breakpoints; return the required functions that have no symbol.
+        """Wrap the functions; return the required ones that have no symbol.
 
         ``ram`` are the pages that no device will ever be at.
         """
         found, missing = linux.find_hooks(symbols)
         if missing:
             return missing
-        filters = self._filters = PageFilters(symbols, space, ram)
+        gate = self._ground.gate
+        wrappers = self._wrappers = Wrappers(symbols, space, gate.stub.bell, ram)
         for address, (name, hook) in found.items():
-            hit = await filters.plant(address, hook.page) if hook.page is not None else None
-            if hit is None:
-                await self._calls.watch(address, _Entry(name, hook))
+            entry = _Entry(name, hook)
+            wrapper = await wrappers.plant(address, hook.page)
+            if wrapper is None:
+                await self._calls.watch(address, entry)
             else:
-                await self._calls.watch(hit, _Entry(name, hook, PUSHED))
+                self._wrapped[wrapper.stop] = entry, wrapper
+                gate.ringers[wrapper.stop] = wrapper.span
         return []
 
-    async def remove(self) -> None:
-        """Take the filters out of the functions; the breakpoints go with GDB."""
-        if self._filters is not None:
-            await self._filters.remove()
+    async def remove(self, space: AddressSpace) -> None:
+        """Take the wrappers off the functions; the breakpoints go with GDB."""
+        if self._wrappers is not None:
+            await self._wrappers.remove(space)
 
     def number_at(self, linear: int | None) -> int | None:
         """Return the number of the breakpoint at a linear address, if there is one."""
@@ -87,42 +91,66 @@ class MappingHooks:
 
     def claims(self, stop: Stopped) -> bool:
         """Tell whether a stop is at one of the functions, or where one returns to."""
-        return self._calls.owns(stop.breakpoint)
+        return stop.address in self._wrapped or self._calls.owns(stop.breakpoint)
 
     async def handle(self, stop: Stopped) -> Handled:
         """Note a mapping that is about to be made; poison one that has been made."""
-        assert stop.breakpoint is not None  # or it would not have been claimed
         self._ground.journal.counts["hooks"] += 1
         registers = await Registers()
         refuse_fred(registers["cr4"])
-        entry = self._calls.entered(stop.breakpoint)
-        if entry is None:
+        wrapped = self._wrapped.get(stop.address or 0)
+        if wrapped is not None:
+            entry, wrapper = wrapped
+            await self._rung(entry, registers)
+            return GoOn([SetRegister("rip", wrapper.behind)])
+        assert stop.breakpoint is not None  # or it would not have been claimed
+        found = self._calls.entered(stop.breakpoint)
+        if found is None:
             await self._returned(stop.breakpoint, registers)
         else:
-            await self._entered(stop.breakpoint, entry, registers)
+            await self._entered(stop.breakpoint, found, registers)
         return GoOn()
 
+    async def _rung(self, entry: _Entry, registers: RegisterFile) -> None:
+        space = self._ground.view.space_of(registers)
+        stack = space.read(registers["rsp"], ARGUMENTS_SIZE)
+        if len(stack) != ARGUMENTS_SIZE:
+            raise InterceptError(f"the arguments of {entry.name} cannot be read from its stack")
+        mapping = entry.hook.arguments(unpack_arguments(stack))
+        if await self._concerns(entry, mapping, registers):
+            await self._made([(entry, mapping)], registers)
+
     async def _entered(self, number: int, entry: _Entry, registers: RegisterFile) -> None:
-        ground = self._ground
         mapping = entry.hook.arguments(registers.values)
+        if await self._concerns(entry, mapping, registers):
+            space = self._ground.view.space_of(registers)
+            await self._calls.follow(number, mapping, registers["rsp"], space)
+
+    async def _returned(self, number: int, registers: RegisterFile) -> None:
+        await self._made(await self._calls.returned(number, registers), registers)
+
+    async def _concerns(self, entry: _Entry, mapping: NewMapping, registers: RegisterFile) -> bool:
+        # Tells whether a mapping leads to anything that is traced.
+        ground = self._ground
         ram = ground.memory.holds(mapping.physical, mapping.size)
         ground.journal.counts["ram_hooks"] += ram
         remark = self._toll.add(entry.name, ram=ram)
         if remark is not None:
             ground.journal.progress(remark)
         if ram:
-            return
+            return False
         if await ground.loads.look():
             await ground.coverage.poison(registers, "another IDT")
         space = ground.view.space_of(registers)
         end = mapping.physical + max(mapping.size, 1) - 1
-        if not space.regions.is_quiet(mapping.physical, end):
-            await self._calls.follow(number, mapping, registers["rsp"] + entry.pushed, space)
+        return not space.regions.is_quiet(mapping.physical, end)
 
-    async def _returned(self, number: int, registers: RegisterFile) -> None:
+    async def _made(
+        self, calls: Sequence[tuple[_Entry, NewMapping]], registers: RegisterFile
+    ) -> None:
         ground = self._ground
         space = ground.view.space_of(registers)
-        mapped = await self._finish(number, registers, space)
+        mapped = await self._poisoned(calls, registers, space)
         if mapped:
             await ground.tell_time(registers)
         for item in mapped:
@@ -130,11 +158,14 @@ class MappingHooks:
                 await self._users.note(item.mapping, space)
             ground.coverage.note(item.poisoned, item.name)
 
-    async def _finish(
-        self, number: int, registers: RegisterFile, space: AddressSpace
+    async def _poisoned(
+        self,
+        calls: Sequence[tuple[_Entry, NewMapping]],
+        registers: RegisterFile,
+        space: AddressSpace,
     ) -> list[Mapped]:
         mapped: list[Mapped] = []
-        for entry, argument in await self._calls.returned(number, registers):
+        for entry, argument in calls:
             mapping = entry.hook.made(argument, registers.values)
             there = self._tables_of(mapping, space)
             if there is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from tracer.access.mapping import NewMapping
 from tracer.access.symbols import SymbolTable
-from tracer.linux.page_filter import PageArgument
+from tracer.linux.wrapper import PageArgument
 from tracer.x86.state import PAGE_SIZE
 
 ENTRY = "start_kernel"

@@ -16,10 +16,10 @@ from tracer.linux.entry import follow_kaslr, reach_entry
 from tracer.linux.hooks import MappingHooks
 from tracer.linux.kernel import Kernel
 from tracer.linux.names import Names
-from tracer.linux.page_filter import whole_pages
 from tracer.linux.readers import hide_poison
 from tracer.linux.user import UserMappings
 from tracer.linux.window import open_window
+from tracer.linux.wrapper import whole_pages
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
 
@@ -121,7 +121,7 @@ class Linux:
         )
 
     async def remove(self, space: AddressSpace) -> None:
-        """Settle what is under way, and take the filters out of the kernel's functions."""
+        """Settle what is under way, and take the wrappers off the kernel's functions."""
         if self._users is not None and self._hooks is not None:
             self._users.settle(space)
-            await self._hooks.remove()
+            await self._hooks.remove(space)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
-from tracer.access.want import AskHold, MakeChanges, Registers
+from tracer.access.want import AskHold, MakeChanges, Registers, StepAlone
 from tracer.intercept import carrier
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate, Written
@@ -29,6 +29,7 @@ class Interruption:
         self, gate: PageFaultGate, journal: Journal, bell: Bell, breakpoints: Sequence[Breakpoint]
     ) -> None:
         self._stub = gate.stub
+        self._ringers = gate.ringers
         self._journal = journal
         self._bell = bell
         self._breakpoints = breakpoints
@@ -44,6 +45,11 @@ class Interruption:
             return await self._bell.handle(stop) if await carrier.settle(self._stub) else GoOn()
         if self._stub.covers(stop.address or 0):
             return GoOn()  # an access is about to tell of itself
+        if stop.address in self._ringers:
+            await StepAlone()  # it takes the bell's stop away, as in `settle`; the bell rings again
+            return GoOn()
+        if any((stop.address or 0) in span for span in self._ringers.values()):
+            return GoOn()
         # GDB will go on from a breakpoint here without another stop for it.
         for trap in self._breakpoints:
             number = trap.number_at(stop.address)

@@ -102,8 +102,8 @@ BY_PLAYBOOK = {
     "test_gate": "intercept/padding",
     "test_interceptor": "intercept/answer intercept/carrier intercept/delivery intercept/fault"
     " intercept/interceptor intercept/names intercept/port intercept/standin intercept/view",
-    "test_linux_traps": "linux/entry linux/filter linux/hooks linux/readers linux/system"
-    " linux/user",
+    "test_linux_traps": "linux/entry linux/hooks linux/readers linux/system"
+    " linux/user linux/wrappers",
     "test_course": "session/course",
     "test_sites": "intercept/sites intercept/pace",
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
