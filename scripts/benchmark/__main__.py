@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 
 from scripts.benchmark.access import cost_of_an_access
 from scripts.benchmark.block import speed_of_blocks
-from scripts.benchmark.boot import cost_of_a_boot, cost_of_other_kernels
+from scripts.benchmark.boot import (
+    cost_of_a_boot,
+    cost_of_a_compiled_boot,
+    cost_of_other_kernels,
+    coverage_of_other_drivers,
+)
+from scripts.benchmark.compiled import cost_of_a_compiled_access
 from scripts.benchmark.instruction import cost_of_decoding, cost_of_executing
 from scripts.benchmark.memory import memory_of_a_long_run
 from scripts.benchmark.result import Result
@@ -21,6 +27,9 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "access": cost_of_an_access,
     "blocks": speed_of_blocks,
     "boot": cost_of_a_boot,
+    "compiled": cost_of_a_compiled_access,
+    "compiled-boot": cost_of_a_compiled_boot,
+    "coverage": coverage_of_other_drivers,
     "decode": cost_of_decoding,
     "execute": cost_of_executing,
     "kernels": cost_of_other_kernels,
@@ -38,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.list:
         for name, benchmark in BENCHMARKS.items():
-            print(f"{name:<10} {(benchmark.__doc__ or '').splitlines()[0]}")
+            print(f"{name:<14} {(benchmark.__doc__ or '').splitlines()[0]}")
         return 0
     unknown = [name for name in args.names if name not in BENCHMARKS]
     if unknown:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from resource import RUSAGE_CHILDREN, getrusage
+from statistics import median
 
 from scripts.benchmark.result import Result
 from tracer.host.package import fetch_kernel, newest_kernel
@@ -13,6 +17,25 @@ from tracer.launch.start import launch
 
 _FLAVOURS = {"full": "linux-image-amd64", "real-time": "linux-image-rt-amd64"}
 _WORST = 2.0  # what a flavour's ratio may be to the default guest's
+
+
+CPU, WALL = 1.05, 1.10
+"""What a boot by compiled sites may cost, in untraced ones: QEMU's CPU time, wall time."""
+COVERED = 0.95
+"""Part of the accesses to the devices of a full flavour that compiled sites make at least."""
+
+_PAIRS = 5
+_RING = 8192
+_DRIVERS = ("e1000e", "ahci", "xhci-pci")
+_DEVICES = ("-device", "e1000e", "-device", "ich9-ahci,id=disks", "-device", "qemu-xhci,id=usb")
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    # Seconds from the start of QEMU to power-off: its user and system time, and wall time.
+    cpu: float
+    wall: float
+    counts: Counter[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +51,83 @@ class _Pair:
         return self.traced / self.untraced
 
 
+def cost_of_a_compiled_boot() -> Result:
+    """Compare a boot by compiled sites with an untraced one."""
+    pairs = [
+        (asyncio.run(_whole(Plan(), None)), asyncio.run(_whole(Plan(), _RING)))
+        for _ in range(_PAIRS)
+    ]
+    cpu = [traced.cpu / untraced.cpu for untraced, traced in pairs]
+    wall = [traced.wall / untraced.wall for untraced, traced in pairs]
+    untraced, traced = pairs[-1]
+    counts = traced.counts
+    return Result(
+        f"The default guest from the start of QEMU to power-off, {_PAIRS} times untraced and by "
+        "compiled sites in turn, under icount, the trace kept nowhere; medians of the ratios.",
+        (
+            ("untraced", f"{untraced.cpu:6.2f} s of QEMU's CPU time, {untraced.wall:6.2f} s"),
+            ("compiled", f"{traced.cpu:6.2f} s of QEMU's CPU time, {traced.wall:6.2f} s"),
+            ("compiled : untraced, CPU", f"{median(cpu):6.2f}      (limit {CPU}; {_all(cpu)})"),
+            ("compiled : untraced, wall", f"{median(wall):6.2f}      (limit {WALL}; {_all(wall)})"),
+            ("stops", f"{counts['stops']} of them {counts['hooks']} for mappings"),
+            ("accesses", f"{counts['accesses']}, {counts['compiled']} of them compiled"),
+        ),
+        kept=median(cpu) <= CPU and median(wall) <= WALL,
+    )
+
+
+def coverage_of_other_drivers() -> Result:
+    """Count which part of the accesses of a full flavour's drivers compiled sites make."""
+    plan = Plan(
+        kernel=fetch_kernel(newest_kernel(_FLAVOURS["full"])), modules=_DRIVERS, extra=_DEVICES
+    )
+    counts = asyncio.run(_whole(plan, _RING)).counts
+    part = counts["compiled"] / counts["accesses"]
+    left = [
+        (name, f"{count}")
+        for name, count in counts.items()
+        if name.startswith(("slow: ", "not compiled: "))
+    ]
+    return Result(
+        f"The full flavour of Debian's kernel with {', '.join(_DRIVERS)}: accesses that compiled "
+        "sites made, and why others took a stop.",
+        (
+            ("accesses", f"{counts['accesses']}, {counts['compiled']} of them compiled"),
+            ("part", f"{part:6.1%}   (at least {COVERED:.0%})"),
+            *left,
+        ),
+        kept=part >= COVERED,
+    )
+
+
+def _all(ratios: Sequence[float]) -> str:
+    return ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
+
+
+async def _whole(plan: Plan, ring: int | None) -> _Run:
+    # A boot by compiled sites with a ``ring``, untraced without.
+    began, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
+    async with launch(plan) as session:
+        await session.reach_entry()
+        if ring is None:
+            await session.run_untraced()
+        else:
+            await session.trap(ring=ring)
+            await session.run()
+        # QEMU has ended and been waited for; GDB has not.
+        after, ended = getrusage(RUSAGE_CHILDREN), time.perf_counter()
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return _Run(cpu, ended - began, session.counts)
+
+
 def cost_of_a_boot() -> Result:
-    """Compare the time of a traced boot with that of an untraced one."""
+    """Compare the time of a traced boot with that of an untraced one, a stop an access."""
     pair = _pair(Plan())
     each = (pair.traced - pair.untraced) / pair.accesses
     return Result(
         "Wall time of the default guest from its kernel's entry to power-off, under icount both "
-        "times. Untraced: same QEMU, same GDB, no trap. Traced: all default regions, the trace "
-        "kept nowhere.",
+        "times. Untraced: same QEMU, same GDB, no trap. Traced: all default regions, a stop an "
+        "access, the trace kept nowhere.",
         (
             ("untraced", f"{pair.untraced:6.2f} s"),
             ("traced", f"{pair.traced:6.2f} s   ({pair.accesses} accesses)"),
