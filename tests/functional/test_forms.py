@@ -7,34 +7,22 @@ registers, the flags that are defined, and the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import pytest
 from bare_guest import DEVICE, DEVICE_LINEAR, REGION, Case, assemble
+from form_guest import COUNTED, LACKED, Variant, variants
 from vetrace_run import Run, boot, read_trace
 
 from tracer.look.explanation import stepped_live
 from tracer.x86.decode import decode
 from tracer.x86.emulate import undefined_flags
-from tracer.x86.forms import FORMS, Form, Unit
-from tracer.x86.forms.stack import STACK
+from tracer.x86.forms import Unit
 from tracer.x86.state import STATUS_FLAGS, CpuState, Mode
 
 pytestmark = pytest.mark.qemu
 
 # QEMU 7.2 has the carry of BLSI wrong, and that of ADCX and ADOX on registers with a dirty upper
-# half: there the host CPU is the oracle, in tests/diff. It lacks TEST by /1, MOVDIRI, MOVDIR64B,
-# CMPccXADD, SHA, GF(2^8) and AVX-VNNI; CMPXCHG16B is switched off there. Of 256 bits it lacks
-# PCLMULQDQ, and it reads 32 bytes for the 16 that have the count of a shift.
-_NOT_QEMU = ("blsi", "adcx", "adox", "movdiri", "movdir64b", "cmpxchg16b")
-_NOT_QEMU_FAMILIES = ("sha1", "sha256", "gf2p8", "vgf2p8", "vpdp")
-_NOT_QEMU_ROWS = ("F6 /1", "F7 /1")
-# These need other operands: test_instruction has them.
-_ELSEWHERE = ("xlat", *{form.name for form in STACK})
-_COUNTED = ("rol", "ror", "rcl", "rcr", "shl", "shr", "sar", "shld", "shrd")
-_MAPS = ("", "0f", "0f38", "0f3a")
-_PP = {"NP": 0, "66": 1, "F3": 2, "F2": 3}
+# half: there the host CPU is the oracle, in tests/diff.
+_WRONG = ("blsi", "adcx", "adox")
 _TARGET = DEVICE_LINEAR + 64
 _MANY = 0x8877_6655_4433_2211
 
@@ -123,90 +111,9 @@ forms_begin:
     xor eax, eax"""
 
 
-@dataclass(frozen=True)
-class _Variant:
-    code: bytes
-    form: Form
-
-
-def _sizes(form: Form) -> tuple[int, ...]:
-    types = {slot[1:] for slot in form.operands}
-    if form.opcode.w and not form.opcode.vex:
-        return (8,)
-    if types & {"v", "z"} or "rAX" in form.operands:
-        return (2, 4, 8)
-    return (4, 8) if "y" in types else (4,)
-
-
-def _encode(form: Form, size: int, before: bytes = b"", *, long: bool = False) -> bytes:
-    # Memory at [rdi], register ECX or XMM1; VEX.vvvv is EDX or XMM2.
-    opcode = form.opcode
-    digit = 1 if opcode.digit is None else opcode.digit
-    modrm = bytes([digit << 3 | 7]) if form.modrm else b""
-    immediate = b""
-    for slot in form.operands:
-        if slot[0] == "I":
-            immediate += b"\x03" + bytes(min(size, 4) - 1 if slot == "Iz" else 0)
-        elif slot[0] == "L":
-            immediate += b"\0"
-    wide = size == 8
-    if opcode.vex:
-        vvvv = 0b1101 if any(slot[0] in "BH" for slot in form.operands) else 0b1111
-        w = wide if opcode.w is None else opcode.w
-        payload = bytes([w << 7 | vvvv << 3 | long << 2 | _PP[opcode.prefix]])
-        return (
-            b"\xc4"
-            + bytes([0xE0 | opcode.map])
-            + payload
-            + bytes([opcode.byte])
-            + modrm
-            + immediate
-        )
-    prefix = before + (b"\x66" if size == 2 else b"")
-    if opcode.prefix in ("66", "F2", "F3"):
-        prefix += bytes.fromhex(opcode.prefix)
-    rex = b"\x48" if wide else b""
-    return (
-        prefix + rex + bytes.fromhex(_MAPS[opcode.map]) + bytes([opcode.byte]) + modrm + immediate
-    )
-
-
-def _variants() -> Iterator[_Variant]:
-    for form in FORMS:
-        moffs = any(slot[0] == "O" for slot in form.operands)
-        if form.only == "i64" or moffs or form.name in _ELSEWHERE:
-            continue
-        if form.name in _NOT_QEMU or form.opcode.text in _NOT_QEMU_ROWS:
-            continue
-        if form.name.startswith("cmp") and form.name.endswith("xadd"):
-            continue
-        if form.name.startswith(_NOT_QEMU_FAMILIES):
-            continue
-        # GDB cannot write x87 and MMX registers, so those are stepped.
-        if form.unit in (Unit.X87, Unit.MMX):
-            continue
-        for size in _sizes(form):
-            for long in {"256": (True,), "128/256": (False, True)}.get(form.opcode.vex, (False,)):
-                if not _is_left_out(form, long):
-                    yield _Variant(_encode(form, size, long=long), form)
-        if form.lock == "lockable" and form.operands[0][0] in "EM":
-            yield _Variant(_encode(form, _sizes(form)[-1], b"\xf0"), form)
-        if form.repeat is not None:
-            for repeat in (b"\xf2", b"\xf3"):
-                yield _Variant(_encode(form, _sizes(form)[0], repeat), form)
-
-
-def _is_left_out(form: Form, long: bool) -> bool:
-    counted = form.operation.startswith(("psll", "psrl", "psra"))
-    # Of a masked move that is stepped the trace has the bytes that it may touch, QEMU's log those
-    # that it does.
-    masked = form.operation.startswith("maskmov") and (long or form.operands[0] == "Vx")
-    return masked or (long and (counted or form.name == "vpclmulqdq"))
-
-
-def _case(number: int, variant: _Variant) -> Case:
+def _case(number: int, variant: Variant) -> Case:
     form = variant.form
-    counted = form.repeat is not None or form.name in _COUNTED or "string" in form.operation
+    counted = form.repeat is not None or form.name in COUNTED or "string" in form.operation
     before = {
         "rdi": _TARGET,
         "rcx": 2 if counted else _MANY,
@@ -224,7 +131,8 @@ def _case(number: int, variant: _Variant) -> Case:
     return Case(text, [], before, {"rax": 0})
 
 
-VARIANTS = list(_variants())
+# GDB cannot write x87 and MMX registers, so those are stepped.
+VARIANTS = list(variants((*LACKED, *_WRONG), set(Unit) - {Unit.X87, Unit.MMX}))
 CASES = [Case(_RUN_BOTH, [], {}, {"rax": 0})] + [
     _case(number, variant) for number, variant in enumerate(VARIANTS)
 ]

@@ -5,8 +5,10 @@
 #   cases         macro: the code of all cases
 #   CRASH         instead of the cases, a triple fault
 #   OWN_STACK     page faults have a stack of their own (IST 1), so that RSP may be anywhere
+#   ROOM          RAM is left to compiled sites
 #
-# Linear addresses from WINDOW on, a page each: RAM, device, device, nothing.
+# Linear addresses from WINDOW on, a page each: RAM, device, device, nothing; with ROOM the first page
+# of the device once more, behind another one of nothing.
 # Ref: Xen docs/misc/pvh.pandoc (the entry); Intel SDM vol. 3A, 4.5, 6.14.1; PCI 3.0, 3.2.2.3.2.
 
 .intel_syntax noprefix
@@ -49,6 +51,11 @@ resume_at:   .skip 8            # where a page fault of the guest's own goes on
 fault_code:  .skip 8
              .balign 64
 buffer:      .skip 64           # RAM for string and vector instructions, aligned for these
+.ifdef ROOM
+             .balign 4096
+vetrace_room: .skip 0x402000
+vetrace_room_end:
+.endif
 
 .section .data
     .balign 8
@@ -108,6 +115,10 @@ start32:
     mov [window - LINK + 8], eax
     add eax, 4096
     mov [window - LINK + 2 * 8], eax
+.ifdef ROOM
+    sub eax, 4096
+    mov [window - LINK + 5 * 8], eax
+.endif
     # Long mode, with SSE and AVX.
     mov eax, cr4
     or eax, 0x40620             # PAE, OSFXSR, OSXMMEXCPT, OSXSAVE
@@ -120,7 +131,7 @@ start32:
     mov cr3, eax
     mov ecx, 0xc0000080         # EFER
     rdmsr
-    or eax, 0x100               # LME
+    or eax, 0x900               # LME, NXE
     wrmsr
     mov eax, 0x80010033         # PG, WP, NE, ET, MP, PE
     mov cr0, eax

@@ -100,18 +100,20 @@ def assemble(
     *,
     crash: bool = False,
     own_stack: bool = False,
+    room: bool = False,
     include: str | None = None,
 ) -> Path:
     """Assemble and link the guest into a folder; return the ELF image.
 
-    With its ``own_stack`` a page fault may come upon any RSP. ``include`` is another file of
+    With its ``own_stack`` a page fault may come upon any RSP. With ``room``
+    its accesses can be compiled. ``include`` is another file of
     ``tests/guest`` that the cases need.
     """
     programs = [shutil.which(name) for name in ("as", "ld")]
     if None in programs:
         raise AssertionError("as and ld (Debian package binutils) are needed: run scripts/setup")
     assembler, linker = map(str, programs)
-    options = {"CRASH": crash, "OWN_STACK": own_stack}
+    options = {"CRASH": crash, "OWN_STACK": own_stack, "ROOM": room}
     text = source(cases) + "".join(f".set {name}, 1\n" for name, on in options.items() if on)
     if include is not None:
         text = f'.include "{SOURCE / include}"\n.set NOTHING, {NOTHING}\n{text}'

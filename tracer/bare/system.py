@@ -21,10 +21,11 @@ from tracer.access.want import (
     VcpuStates,
 )
 from tracer.bare.image import Image
+from tracer.bare.window import open_window
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
-from tracer.intercept.window import NoWindow, Window
+from tracer.intercept.window import Window
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.idt import GATE_SIZE, unpack_gate
 from tracer.x86.paging import Leaf, PhysicalMemory, paging_of
@@ -139,8 +140,8 @@ class Bare:
             await DeleteBreakpoint(number)
 
     def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
-        """Raise NoWindow: which RAM the guest leaves unused is not known."""
-        raise NoWindow("nothing is known of which RAM the guest leaves unused")
+        """Use the room that the guest leaves, and map all memory; see :mod:`tracer.bare.window`."""
+        return open_window(memory, space, self.names.symbols, size)
 
     def stub_place(self) -> int | None:
         """Return None: padding is looked for behind the page-fault handler."""

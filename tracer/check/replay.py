@@ -26,6 +26,7 @@ from tracer.trace.registers import changed_values, other_registers
 from tracer.x86.bus import In, Load, PortAccess, Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute
+from tracer.x86.emulate.unit import on_hidden_registers
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import GPR, CpuState, Mode, PageFaultCode, Segments
 
@@ -230,6 +231,8 @@ def _state(record: Intercept, insn: Instruction) -> CpuState:
     segments = _FLAT
     xmm: tuple[int, ...] = ()
     others = other_registers(insn)
+    if record.via == "compiled" and on_hidden_registers(insn):
+        raise _Incomplete
     if others:
         if not before.keys() >= set(others):
             raise _Incomplete

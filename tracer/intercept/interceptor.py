@@ -483,6 +483,8 @@ class Interceptor:
         )
         if fault.cpu.xmm:
             after = complete(after, registers.values)
+        if self.sites is not None and insn is not None:
+            self.sites.consider(insn, fault.cpu, fault.space)
         made = ahead.seen(stepped.encounters, fault.space)
         made = inferred(insn, fault.cpu, after, made, fault.space)
         self._record(fault, insn, Outcome(after, made), fault.cpu, code, why)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from tracer.compiled.layout import DISTANCE
 from tracer.errors import TracerError
-from tracer.x86.paging import PhysicalMemory
+from tracer.x86.paging import NOT_EXECUTABLE, PhysicalMemory
+
+_DATA = NOT_EXECUTABLE | 0xE3  # present, writable, accessed, dirty, a leaf
+_CODE = 0xA1  # present, accessed, a leaf
 
 
 class NoWindow(TracerError):
@@ -43,3 +47,18 @@ class Window:
     def close(self, memory: PhysicalMemory) -> None:
         """Take the leaves away; the caller flushes every TLB. The RAM stays the block's."""
         memory.write(self.table, bytes(8 * self.entries))
+
+
+def open_at(memory: PhysicalMemory, base: int, table: int, entries: int, physical: int) -> Window:
+    """Write the leaves for a block at a physical address, within one GiB; return the window.
+
+    The first ``entries`` of the table of 1 GiB leaves at physical ``table``, which translates from
+    linear ``base`` on, lead to all memory, and the last two to the block as data and as code.
+    """
+    frames = entries - 2
+    frame = physical & -DISTANCE
+    leaves = [number * DISTANCE | _DATA for number in range(frames)]
+    leaves += [frame | _DATA, frame | _CODE]
+    memory.write(table, struct.pack(f"<{entries}Q", *leaves))
+    block = base + frames * DISTANCE + physical % DISTANCE
+    return Window(physical, block, base, frames * DISTANCE, table, entries)

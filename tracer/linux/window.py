@@ -19,16 +19,14 @@ from collections.abc import Iterator, Sequence
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import SymbolTable
 from tracer.compiled.layout import DISTANCE
-from tracer.intercept.window import NoWindow, Window
+from tracer.intercept.window import NoWindow, Window, open_at
 from tracer.linux import mapping
-from tracer.x86.paging import NOT_EXECUTABLE, PhysicalMemory, steps
+from tracer.x86.paging import PhysicalMemory, steps
 
 _BASE = 0xFFFF_FF80_0000_0000
 _ENTRIES = 444
 _FRAMES = _ENTRIES - 2
 _GIB = DISTANCE
-_DATA = NOT_EXECUTABLE | 0xE3  # present, writable, accessed, dirty, a leaf
-_CODE = 0xA1  # present, accessed, a leaf
 
 # Offsets in struct boot_params (Linux: arch/x86/include/uapi/asm/bootparam.h).
 _RAMDISK_HIGH, _EFI, _COUNT, _RAMDISK = 0xC0, 0x1C0, 0x1E8, 0x218
@@ -57,12 +55,7 @@ def open_window(
     """
     table = _hole(memory, space, symbols)
     physical = _take(memory, space, symbols, size)
-    frame = physical & -_GIB
-    entries = [number * _GIB | _DATA for number in range(_FRAMES)]
-    entries += [frame | _DATA, frame | _CODE]
-    memory.write(table, struct.pack(f"<{_ENTRIES}Q", *entries))
-    block = _BASE + _FRAMES * _GIB + physical % _GIB
-    return Window(physical, block, _BASE, _FRAMES * _GIB, table, _ENTRIES)
+    return open_at(memory, _BASE, table, _ENTRIES, physical)
 
 
 def _hole(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable) -> int:

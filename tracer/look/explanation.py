@@ -12,8 +12,8 @@ from tracer.look.operand import memories
 from tracer.x86.bus import In, Load, MemoryAccess, Store
 from tracer.x86.emulate import execute, undefined_flags
 from tracer.x86.emulate.address import effective_address, linear_address
-from tracer.x86.emulate.unit import needs_ymm
-from tracer.x86.forms import Access, Unit
+from tracer.x86.emulate.unit import on_hidden_registers
+from tracer.x86.forms import Access
 from tracer.x86.instruction import Instruction, Memory, Touch
 from tracer.x86.state import GPR, CpuState
 
@@ -58,11 +58,8 @@ def handled(insn: Instruction) -> Handled:
 
 
 def stepped_live(insn: Instruction) -> bool:
-    """Tell whether a live guest's own vCPU has to carry out what the emulator could.
-
-    GDB cannot write x87 and MMX registers bit by bit, and knows no upper halves of YMM.
-    """
-    return insn.form is not None and (insn.form.unit in (Unit.X87, Unit.MMX) or needs_ymm(insn))
+    """Tell whether a live guest's own vCPU has to carry out what the emulator could."""
+    return on_hidden_registers(insn)
 
 
 def verdicts(insn: Instruction, *, cpl: int = 0, linear: int | None = None) -> dict[str, Verdict]:

@@ -150,7 +150,9 @@ class Loop:
             fast = Fast(room.window.block + DISTANCE + room.common.fast, room.window.span)
             self.coverage.own.append(room.window.span)
         gate = PageFaultGate(self._memory, spare=system.spare, notes=notes, fast=fast)
-        loads = await self._plant(gate, registers, space)
+        # A fault in an NMI's handler would begin an interrupt stack that the fast way is on anew.
+        own_stack = system.stack_in_device and room is None
+        loads = await self._plant(gate, registers, space, own_stack=own_stack)
         ground = Ground(self._memory, view, journal, self.coverage, gate, loads)
         breakpoints: list[Breakpoint] = [*await system.watch(ground, space), loads]
         for line in system.unseen(regions):
@@ -204,14 +206,19 @@ class Loop:
         return _Room(window, common, slots)
 
     async def _plant(
-        self, gate: PageFaultGate, registers: RegisterFile, space: AddressSpace
+        self,
+        gate: PageFaultGate,
+        registers: RegisterFile,
+        space: AddressSpace,
+        *,
+        own_stack: bool,
     ) -> TableLoads:
         # Put the stub in front of the guest's page-fault handler, in every IDT to come.
         system, journal = self.system, self.journal
         state = (await VcpuStates())[await Vcpu()]
         await gate.place(space, state.tables.idt, system.stub_place(), registers["cs"])
         stacks = None
-        if system.stack_in_device:
+        if own_stack:
             stacks = InterruptStacks(gate.room, self.view.vcpus)
             if not await stacks.begin(state, registers, space):
                 stacks = None

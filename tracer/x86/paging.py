@@ -295,7 +295,7 @@ class _Walk:
             below_writable = writable and bool(entry & WRITABLE)
             below_user = user and bool(entry & USER)
             if _is_leaf(entry, level):
-                where = _extended(linear, paging.levels), entry, table + 8 * index, 1 << shift
+                where = extended(linear, paging.levels), entry, table + 8 * index, 1 << shift
                 yield _leaf(*where, paging.marks, below_writable, below_user)
             else:
                 below = entry & _ADDRESS & ~paging.poison
@@ -303,8 +303,8 @@ class _Walk:
         self._path.pop()
 
 
-def _extended(linear: int, levels: int) -> int:
-    # With the bits that a canonical address repeats (Intel SDM vol. 1, 3.3.7.1).
+def extended(linear: int, levels: int) -> int:
+    """Return a linear address with the bits that repeat (Intel SDM vol. 1, 3.3.7.1)."""
     bits = 12 + _INDEX_BITS * levels
     return linear | -(linear >> bits - 1) << bits & 0xFFFF_FFFF_FFFF_FFFF
 

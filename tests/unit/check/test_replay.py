@@ -19,6 +19,8 @@ from tracer.check.replay import Replay
 from tracer.cli import main
 from tracer.trace import codec
 from tracer.trace.record import End, Intercept, UserRecord
+from tracer.x86.decode import decode
+from tracer.x86.state import Mode
 
 RECORDS = replay_sample.records()
 NAMES = [record.text for record in RECORDS]
@@ -332,6 +334,22 @@ def test_a_record_of_a_compiled_site_is_carried_out_again_and_counted(
     wrong = changed(first, via="compiled", after={**first.after, "rbx": 1})
     sample.write(path, [region, wrong, *others, end])
     assert main.main(["replay", str(path)]) == 3
+
+
+@pytest.mark.parametrize("code", ["0f6f0f", "d907", "c5fe6f0f"], ids=["mmx", "x87", "ymm"])
+def test_a_compiled_site_on_registers_that_no_record_has_is_counted_as_such(
+    tmp_path: Path, capsys: Output, code: str
+) -> None:
+    region, first, *others, end = replay_sample.trace()
+    assert isinstance(first, Intercept)
+    insn = decode(bytes.fromhex(code), first.rip, Mode.LONG)
+    hidden = changed(first, via="compiled", code=insn.code, text=insn.text)
+    path = sample.write(tmp_path / "run.vtrace", [region, hidden, *others, end])
+    main.main(["replay", str(path)])
+    assert "1 without the registers they need, not replayable" in capsys.readouterr().out
+    sample.write(path, [region, first, *others, end])
+    main.main(["replay", str(path)])
+    assert "without the registers" not in capsys.readouterr().out
 
 
 def test_a_trace_without_an_emulated_access_does_not_agree(tmp_path: Path, capsys: Output) -> None:

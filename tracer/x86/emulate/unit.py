@@ -65,3 +65,11 @@ def needs_ymm(insn: Instruction) -> bool:
         and (operand.width == 32 or (writes and operand is target))
         for operand in insn.operands
     )
+
+
+def on_hidden_registers(insn: Instruction) -> bool:
+    """Tell whether an instruction works on registers that no stop tells, and no record has.
+
+    GDB cannot write x87 and MMX registers bit by bit, and knows no upper halves of YMM.
+    """
+    return insn.form is not None and (insn.form.unit in (Unit.X87, Unit.MMX) or needs_ymm(insn))
