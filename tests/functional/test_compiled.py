@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from itertools import groupby
 from pathlib import Path
 
 import pytest
-from vetrace_run import Run, agreed, boot, read_trace, run
+from vetrace_run import Run, agreed, boot, need, read_trace, run
 
 from tracer.compiled.layout import REASONS
 
@@ -18,6 +19,9 @@ PLAIN = (
     "-global", "virtio-blk-pci.ioeventfd=off", "-global", "virtio-net-pci.ioeventfd=off",
 )  # fmt: skip
 OFTEN = 100
+OVMF = Path("/usr/share/OVMF")
+BEYOND = 444 << 30
+"""Physical addresses from here on are not in the low part of the window."""
 
 
 def compiled(folder: Path, *options: str, extra: tuple[str, ...] = ()) -> Run:
@@ -92,6 +96,36 @@ def test_a_cpu_without_pages_of_a_gib_takes_a_stop_at_each_access(tmp_path: Path
     counts = read_trace(done.trace).end.counts
     assert counts["emulated"] == counts["accesses"] and "sites" not in counts
     assert "each access takes a stop: the guest's CPU has no pages of 1 GiB" in done.err
+
+
+@pytest.mark.parametrize("ring", ["8192", pytest.param("16", marks=pytest.mark.long)])
+def test_four_vcpus_in_real_time(ring: str, tmp_path: Path) -> None:
+    done = compiled(tmp_path, "--realtime", "--ring", ring, extra=("-smp", "4"))
+    agreed(done)
+    assert not any("Kernel panic" in line for line in done.serial)
+    trace = read_trace(done.trace)
+    assert {record.vcpu for record in trace.intercepts if record.via == "compiled"} == {0, 1, 2, 3}
+    counts = trace.end.counts
+    assert bool(counts.get("slow: full")) is (ring == "16") and not counts.get("disagreements")
+
+
+def test_devices_that_firmware_has_put_beyond_all_ram(tmp_path: Path) -> None:
+    code, variables = OVMF / "OVMF_CODE_4M.fd", OVMF / "OVMF_VARS_4M.fd"
+    need(code.exists(), "ovmf")
+    shutil.copy(variables, tmp_path / "variables")
+    drives = (
+        "-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}",
+        "-drive", f"if=pflash,unit=1,format=raw,file={tmp_path / 'variables'}",
+    )  # fmt: skip
+    done = compiled(tmp_path, extra=drives)
+    agreed(done)
+    trace = read_trace(done.trace)
+    made = [
+        record.via for record in trace.intercepts
+        if any(a.region and a.physical >= BEYOND for a in record.accesses)
+    ]  # fmt: skip
+    assert made.count("compiled") > OFTEN
+    assert trace.end.counts["emulated"] < 2 * trace.end.counts["sites"]
 
 
 def test_two_vcpus_make_accesses_at_once(tmp_path: Path) -> None:

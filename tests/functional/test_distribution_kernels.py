@@ -119,9 +119,8 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-@pytest.fixture(scope="module")
-def full_machine(disks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("full")
+def machine(folder: Path, disks: dict[str, Path], *options: str) -> Run:
+    """A boot of the full flavour with a driver for every device, checked."""
     script = recipe.init_script().read_text()
     assert script.count("say done\n") == 1
     (folder / "init").write_text(script.replace("say done\n", EDU + "say done\n"))
@@ -133,7 +132,7 @@ def full_machine(disks: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
         for word in ("-drive", f"if=none,id={name},format=raw,snapshot=on,file={path}")
     ]
     return boot(
-        folder, "--quiet", "--check", "--stacks", "--kernel", kernel, "--initrd", initrd,
+        folder, "--quiet", "--check", *options, "--kernel", kernel, "--initrd", initrd,
         "--append", "intel_iommu=on", "--",
         # TCG remaps the interrupts of an IO-APIC that is QEMU's own.
         "-machine", "kernel-irqchip=split", "-device", "intel-iommu,intremap=on",
@@ -144,7 +143,26 @@ def full_machine(disks: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
         "-device", "qemu-xhci,id=xhci", "-device", "usb-storage,drive=sdb,bus=xhci.0",
         "-device", "sdhci-pci,id=sdhci", "-device", "sd-card,drive=mmcblk0",
         "-device", "edu,id=edu",
+        # QEMU's log has no entry for a doorbell that an ioeventfd takes.
+        "-global", "virtio-blk-pci.ioeventfd=off", "-global", "virtio-net-pci.ioeventfd=off",
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full_machine(disks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return machine(tmp_path_factory.mktemp("full"), disks, "--stacks")
+
+
+def test_a_full_machine_makes_its_accesses_by_itself(
+    disks: dict[str, Path], tmp_path: Path
+) -> None:
+    done = machine(tmp_path, disks, "--compiled")
+    agreed(done)
+    booted(done)
+    trace = read_trace(done.trace)
+    assert {(region or "").partition(".")[0] for region in regions(trace)} >= DRIVEN
+    counts = trace.end.counts
+    assert counts["compiled"] >= 0.95 * counts["accesses"] and not counts.get("disagreements")
 
 
 def test_every_device_of_a_full_machine_agrees_with_qemus_log(full_machine: Run) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from guest_program import assemble, initrd
-from vetrace_run import Run, boot, read_trace
+from vetrace_run import Run, agreed, boot, read_trace
 
 from tracer.linux.kernel import default_kernel, open_kernel
 
@@ -19,6 +19,10 @@ pytestmark = pytest.mark.qemu
 
 DEVICE = ("--", "-device", "pc-testdev")
 PHYSICAL = 0xFF00_0000  # hw/misc/pc-testdev.c: 64 KiB that keep what they are given
+# QEMU's log has no entry for a doorbell that an ioeventfd takes.
+PLAIN = (
+    "-global", "virtio-blk-pci.ioeventfd=off", "-global", "virtio-net-pci.ioeventfd=off",
+)  # fmt: skip
 REGION = "pc-testdev.iomem"
 COMPLAINTS = re.compile(r"WARNING|BUG|Oops|ioremap|x86/PAT|segfault|Corrupted|Bad ")
 
@@ -82,6 +86,21 @@ def test_kernel_and_program_see_what_they_see_untraced(
         (8, 0x600D0002),
         (12, 0x600D0003),
     ]
+
+
+def test_neither_sees_that_others_make_their_accesses_by_themselves(
+    ramdisk: Path, untraced: list[str], tmp_path: Path
+) -> None:
+    done = boot(tmp_path, "--quiet", "--check", "--compiled", "--initrd", ramdisk, *DEVICE, *PLAIN)
+    assert said(done) == untraced
+    agreed(done)
+    trace = read_trace(done.trace)
+    # A program's page tables may lack the window: each of its accesses takes a stop.
+    ways = {(record.cpl, record.via) for record in trace.intercepts}
+    assert ways == {(0, "compiled"), (0, "emulated"), (3, "emulated")}
+    counts = trace.end.counts
+    assert counts["not compiled: it is a program's, whose page tables may lack the window"]
+    assert not counts.get("disagreements")
 
 
 def test_a_guest_let_go_finds_no_poison_in_any_program(

@@ -13,7 +13,7 @@ import struct
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import SymbolTable
 from tracer.compiled.layout import DISTANCE
-from tracer.intercept.window import NoWindow, Window, open_at
+from tracer.intercept.window import NoWindow, Window, far_devices, open_at
 from tracer.x86.paging import (
     PRESENT,
     TABLE_ENTRIES,
@@ -60,7 +60,9 @@ def open_window(
         table = physical + number * PAGE_SIZE
         memory.write(place, _ENTRY.pack(table | PRESENT | WRITABLE))
         place = table
-    return open_at(memory, extended(slot << 12 + 9 * (levels - 1), levels), place, 512, block)
+    base = extended(slot << 12 + 9 * (levels - 1), levels)
+    far = far_devices(space.regions.regions, (TABLE_ENTRIES - 2) * DISTANCE)
+    return open_at(memory, base, place, TABLE_ENTRIES, block, far)
 
 
 def _physical(space: AddressSpace, first: int, end: int) -> int:

@@ -292,11 +292,17 @@ translate:
 	and	rcx, rdx
 	or	rax, rcx
 	control	cmp, rax, C_REACH
-	jae	4f
+	jae	5f
 	control	add, rax, C_WINDOW
 	clc
 	ret
 4:	stc
+	ret
+5:	control	sub, rax, C_FAR
+	control	cmp, rax, C_FAR_SIZE
+	jae	4b
+	control	add, rax, C_FAR_WINDOW
+	clc
 	ret
 
 # For thunks whose instruction has an operand in RAM too. In: RDX = its linear address, ECX = 0 for
@@ -310,6 +316,8 @@ ram:	push	rbx
 	call	translate
 	pop	rcx
 	jc	2f
+	control	cmp, rax, C_FAR_WINDOW
+	jae	1f
 	test	r8, r8
 	jnz	1f
 	jecxz	2f			# CF is clear

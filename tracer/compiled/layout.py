@@ -34,7 +34,7 @@ _ADDRESS = (1 << LARGEST_ADDRESS_BITS) - 4096
 
 _CONTROL = (
     "HEAD", "LIMIT", "RING", "RING_MASK", "SITES", "SITES_END", "STOPS", "ADDRESS", "WINDOW",
-    "REACH", "MARKS", "RESERVED", "SLOW",
+    "REACH", "MARKS", "RESERVED", "SLOW", "FAR", "FAR_SIZE", "FAR_WINDOW",
 )  # fmt: skip
 REASONS = (
     "full", "nested", "absent", "traced", "changed", "crossing", "unmapped", "stopped", "tail",
@@ -86,7 +86,8 @@ class Control:
     """Hold what the common code has to know of the guest.
 
     ``block`` is the linear address of the block as data, and ``window`` that of physical address
-    0: what lies below ``reach`` is seen at ``window`` plus its physical address. ``marks`` are
+    0: what lies below ``reach`` is seen at ``window`` plus its physical address, and what lies in
+    ``far`` right behind that. ``marks`` are
     the bits that poison a leaf, ``physical_bits`` the CPU's MAXPHYADDR: bits above it are
     reserved. ``slow`` is the linear address of the stub's stop, with every register as it was.
     """
@@ -98,6 +99,7 @@ class Control:
     physical_bits: int
     slots: int
     slow: int
+    far: range = range(0)
 
     def pack(self) -> bytes:
         """Return the control page: the ring is empty, and shut until its limit is set."""
@@ -117,6 +119,9 @@ class Control:
             "MARKS": self.marks,
             "RESERVED": reserved | self.marks,
             "SLOW": self.slow,
+            "FAR": self.far.start,
+            "FAR_SIZE": len(self.far),
+            "FAR_WINDOW": self.window + self.reach,
         }
         page = bytearray(PAGE)
         struct.pack_into(f"<{len(_CONTROL)}Q", page, 0, *(words[name] for name in _CONTROL))

@@ -92,7 +92,7 @@ def accesses(insn: Instruction, raw: Raw, window: int) -> tuple[Access, ...]:
     """
     width = insn.width
     read, written = (int.from_bytes(data[:width], "little") for data in (raw.read, raw.written))
-    device = raw.linear, raw.alias - window
+    device = raw.linear, raw.alias - window & _MASK64
     template = template_of(insn)
     if template in (Template.MOVE, Template.CELL):
         reads, writes = reads_and_writes(insn)
@@ -101,7 +101,7 @@ def accesses(insn: Instruction, raw: Raw, window: int) -> tuple[Access, ...]:
     # Each side is the device or RAM.
     assert insn.form is not None
     operation = insn.form.operation
-    other = int.from_bytes(raw.read[16:24], "little") - window
+    other = int.from_bytes(raw.read[16:24], "little") - window & _MASK64
     mask = (1 << 8 * insn.address_size) - 1
     to_device = operation == "pop" or (operation == "movs" and bool(raw.error & PageFaultCode.W))
     match operation:

@@ -19,7 +19,8 @@ _COUNTERS = struct.Struct(f"<{RECORD_FIELDS['TSC']}xQ{SLOT_SIZE - RECORD_FIELDS[
 _SITES = struct.Struct(f"<{RECORD_FIELDS['SITE']}xI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
 _WORD = struct.Struct("<Q")
 _BUSY = 1 << 63
-_TOLD = "HEAD", "RING_MASK", "WINDOW"
+_MASK = (1 << 64) - 1
+_TOLD = "HEAD", "RING_MASK", "WINDOW", "REACH", "FAR", "FAR_SIZE"
 _AHEAD = 64
 """How many records are looked at while the head does not tell how many there are."""
 
@@ -76,6 +77,21 @@ def counters(data: bytes) -> Iterator[int]:
     return (counter for (counter,) in _COUNTERS.iter_unpack(data))
 
 
+def far_seen(data: bytes, window: int, reach: int, far: range) -> bytes:
+    """Return records with every device at ``window`` plus its physical address.
+
+    What lies in ``far`` is seen by the guest behind what lies below ``reach``.
+    """
+    if not far:
+        return data
+    moved = bytearray(data)
+    for at in range(RECORD_FIELDS["ALIAS"], len(data), SLOT_SIZE):
+        (alias,) = _WORD.unpack_from(moved, at)
+        if alias - window >= reach:
+            _WORD.pack_into(moved, at, alias - reach + far.start & _MASK)
+    return bytes(moved)
+
+
 def sites_of(data: bytes) -> set[int]:
     """Return the numbers of the sites that records in ``data`` are of."""
     return {number for (number,) in _SITES.iter_unpack(data)}
@@ -95,7 +111,7 @@ def left_behind(block: bytes, last: int | None) -> tuple[int, bytes]:
     if len(block) <= layout.RING:
         raise InterceptError(f"{len(block)} bytes are no ring")
     words = (_WORD.unpack_from(block, control_field(name))[0] for name in _TOLD)
-    head, mask, window = words
+    head, mask, window, reach, first, extent = words
     size = len(block) - layout.RING
     try:
         ring = Ring(size // SLOT_SIZE, last)
@@ -108,7 +124,8 @@ def left_behind(block: bytes, last: int | None) -> tuple[int, bytes]:
         offset, some = ring.span(head)
         taken = ring.take(block[offset : offset + some])
         if not taken:
-            return window, b"".join(found)
+            far = range(first, first + extent)
+            return window, far_seen(b"".join(found), window, reach, far)
         found.append(taken)
 
 

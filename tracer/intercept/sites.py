@@ -101,6 +101,7 @@ class CompiledSites:
             block=window.block,
             window=window.base,
             reach=window.reach,
+            far=window.far,
             marks=view.poison,
             physical_bits=view.physical_bits,
             slots=self._slots,
@@ -213,7 +214,7 @@ class CompiledSites:
 
     def _taken(self) -> bytes:
         offset, size = self._ring.span(self._head)
-        return self._ring.take(self._read(offset, size)) if size else b""
+        return self.window.seen(self._ring.take(self._read(offset, size))) if size else b""
 
     def _publish(self, rows: bytes) -> None:
         view, journal = self._view, self._journal

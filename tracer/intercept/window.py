@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tracer.access.region import Region
 from tracer.compiled.layout import DISTANCE
+from tracer.compiled.ring import far_seen
 from tracer.errors import TracerError
 from tracer.x86.paging import NOT_EXECUTABLE, PhysicalMemory
 
 _DATA = NOT_EXECUTABLE | 0xE3  # present, writable, accessed, dirty, a leaf
 _CODE = 0xA1  # present, accessed, a leaf
+_FAR = 128 * DISTANCE
+"""Bytes of memory far away that are seen, where devices are there."""
 
 
 class NoWindow(TracerError):
@@ -23,8 +28,8 @@ class Window:
 
     ``physical`` is the block's address, ``block`` the linear one that it has as data, and
     :data:`DISTANCE` above that it has one as code. ``base`` is the linear address of physical
-    address 0: what lies below ``reach`` is seen there. ``table`` is the physical address of the
-    ``entries`` of a page table that are vetrace's.
+    address 0: what lies below ``reach`` is seen there, and what lies in ``far`` behind it.
+    ``table`` is the physical address of the ``entries`` of a page table that are vetrace's.
     """
 
     physical: int
@@ -33,11 +38,16 @@ class Window:
     reach: int
     table: int
     entries: int
+    far: range = range(0)
 
     @property
     def code(self) -> int:
         """Return the linear address of the block as code."""
         return self.block + DISTANCE
+
+    def seen(self, data: bytes) -> bytes:
+        """Return records in which each device far away is seen at its physical address, too."""
+        return far_seen(data, self.base, self.reach, self.far) if self.far else data
 
     @property
     def span(self) -> range:
@@ -49,16 +59,33 @@ class Window:
         memory.write(self.table, bytes(8 * self.entries))
 
 
-def open_at(memory: PhysicalMemory, base: int, table: int, entries: int, physical: int) -> Window:
+def far_devices(regions: Iterable[Region], reach: int) -> range:
+    """Return where devices are from physical ``reach`` on: whole GiB, with room for more.
+
+    UEFI firmware puts 64-bit BARs far above all RAM. Of more than the window has room for, the
+    lowest are in it.
+    """
+    beyond = [region for region in regions if region.start >= reach]
+    if not beyond:
+        return range(0)
+    first = min(region.start for region in beyond) & -DISTANCE
+    return range(first, first + _FAR)
+
+
+def open_at(
+    memory: PhysicalMemory, base: int, table: int, entries: int, physical: int, far: range
+) -> Window:
     """Write the leaves for a block at a physical address, within one GiB; return the window.
 
     The first ``entries`` of the table of 1 GiB leaves at physical ``table``, which translates from
-    linear ``base`` on, lead to all memory, and the last two to the block as data and as code.
+    linear ``base`` on, lead to the lowest memory, then to what is ``far``, and the last two to the
+    block as data and as code.
     """
-    frames = entries - 2
+    frames = entries - 2 - len(far) // DISTANCE
     frame = physical & -DISTANCE
     leaves = [number * DISTANCE | _DATA for number in range(frames)]
+    leaves += [start | _DATA for start in far[::DISTANCE]]
     leaves += [frame | _DATA, frame | _CODE]
     memory.write(table, struct.pack(f"<{entries}Q", *leaves))
-    block = base + frames * DISTANCE + physical % DISTANCE
-    return Window(physical, block, base, frames * DISTANCE, table, entries)
+    block = base + (entries - 2) * DISTANCE + physical % DISTANCE
+    return Window(physical, block, base, frames * DISTANCE, table, entries, far)

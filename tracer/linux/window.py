@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import SymbolTable
 from tracer.compiled.layout import DISTANCE
-from tracer.intercept.window import NoWindow, Window, open_at
+from tracer.intercept.window import NoWindow, Window, far_devices, open_at
 from tracer.linux import mapping
 from tracer.x86.paging import PhysicalMemory, steps
 
@@ -54,8 +54,9 @@ def open_window(
     Raises NoWindow, with nothing changed, where that cannot be.
     """
     table = _hole(memory, space, symbols)
-    physical = _take(memory, space, symbols, size)
-    return open_at(memory, _BASE, table, _ENTRIES, physical)
+    far = far_devices(space.regions.regions, _FRAMES * _GIB)
+    physical = _take(memory, space, symbols, size, _FRAMES * _GIB - len(far))
+    return open_at(memory, _BASE, table, _ENTRIES, physical, far)
 
 
 def _hole(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable) -> int:
@@ -67,8 +68,10 @@ def _hole(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable) -> 
     return found[0]
 
 
-def _take(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable, size: int) -> int:
-    # Enters RAM as reserved that holds nothing; returns its physical address.
+def _take(
+    memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable, size: int, reach: int
+) -> int:
+    # Enters RAM below ``reach`` as reserved that holds nothing; returns its physical address.
     where = _physical(space, symbols, "boot_params")
     params = memory.read(where, _SIZE)
     rows = [_ROW.unpack_from(params, _TABLE + _ROW.size * at) for at in range(params[_COUNT])]
@@ -76,7 +79,7 @@ def _take(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable, siz
     image = range(_physical(space, symbols, "_text"), _physical(space, symbols, "_end", -1) + 1)
     busy = [image, *_handed_over(memory, params)]
     for at, (start, length, kind) in reversed(list(enumerate(rows))):
-        end = min(start + length, _FRAMES * _GIB)
+        end = min(start + length, reach)
         place = _highest(start, end, size, busy) if kind == _RAM else None
         if place is None:
             continue

@@ -25,7 +25,7 @@ from tracer.compiled import image, layout
 from tracer.compiled.common import common_code, entry
 from tracer.x86.instruction import Instruction
 from tracer.x86.paging import PRESENT, USER, WRITABLE
-from tracer.x86.state import RCX, RDI, RSP, CpuState, Flag
+from tracer.x86.state import RCX, RDI, RSI, RSP, CpuState, Flag
 
 RIP = TEXT + 0x100
 LOAD, STORE = "8b4710", "894f10"  # mov eax, [rdi + 16]; mov [rdi + 16], ecx
@@ -252,6 +252,36 @@ def test_the_tables_are_read_at_each_access() -> None:
     fast(guest, insn, DEVICE + 8)  # a read of a page that is read-only
     enter(DEVICE_AT | flags | 1 << 50)  # the poison bit and its lower neighbour
     fast(guest, insn, DEVICE + 8)
+
+
+def test_a_device_beyond_all_ram_is_seen_behind_the_rest_of_the_window() -> None:
+    guest = Compiled()
+    far, gib = 1 << 38, 1 << 30
+    words = {"FAR": far, "FAR_SIZE": 4 * gib, "FAR_WINDOW": WINDOW + DEVICE_AT}
+    for name, value in words.items():
+        guest.write(layout.control_field(name), struct.pack("<Q", value))
+    insn = ready(guest)
+    flags = POISON | PRESENT | WRITABLE
+    for offset in (0, 0x1000):
+        guest.physical(guest.leaves[DEVICE], struct.pack("<Q", far + offset | flags))
+        fast(guest, insn, DEVICE + 8)
+        assert guest.touched[0][1] == offset + 8
+    for other in (far - 4096, far + 4 * gib):
+        guest.physical(guest.leaves[DEVICE], struct.pack("<Q", other | flags))
+        slow(guest, insn, DEVICE + 8, "unmapped")
+    # RAM that far away is nobody's.
+    guest.physical(guest.leaves[DEVICE], struct.pack("<Q", far | flags))
+    place = guest.map_late(DATA + 0x6000, DATA_AT)
+    insn = ready(guest, "a4")
+    gpr = list(state(DEVICE + 8, insn).gpr)
+    gpr[RSI], gpr[RDI] = DEVICE + 8, DATA + 0x6000
+    before = CpuState(tuple(gpr), insn.rip, 0x202)
+    guest.physical(guest.leaves[DEVICE], struct.pack("<Q", DEVICE_AT | flags))
+    assert not guest.fault(before, DEVICE + 8, 8).slow
+    guest.taken()
+    guest.physical(place, struct.pack("<Q", far | PRESENT | WRITABLE))
+    assert is_untouched(guest, before, guest.fault(before, DEVICE + 8, 8))
+    assert guest.reasons()["refused"]
 
 
 def test_a_store_needs_a_page_that_is_writable_on_all_levels() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.compiled import layout
-from tracer.compiled.ring import Raw, Ring, fields, left_behind, sequence_of
+from tracer.compiled.ring import Raw, Ring, far_seen, fields, left_behind, sequence_of
 from tracer.errors import InterceptError
 
 BUSY = (1 << 64) - 1
@@ -89,6 +89,24 @@ def test_the_limit_follows_what_was_taken() -> None:
     guest.give(ring)
     assert ring.open()[1] == struct.pack("<Q", 2 * SIZE + 5 * 256)
     assert ring.shut()[1] == bytes(8)
+
+
+def test_what_is_far_away_is_told_by_its_physical_address() -> None:
+    window, reach, far = 0xFFFF_FF80_0000_0000, 1 << 38, range(1 << 39, (1 << 39) + (1 << 37))
+    places = {
+        window + 0xFEB0_0000: 0xFEB0_0000,
+        window + reach - 8: reach - 8,
+        window + reach: 1 << 39,
+        window + reach + 0x1234: (1 << 39) + 0x1234,
+    }
+    data = b"".join(struct.pack("<4Q", 1, 2, 3, alias).ljust(256, b"\x55") for alias in places)
+    seen = far_seen(data, window, reach, far)
+    physical = [Raw._make(row).alias - window & (1 << 64) - 1 for row in fields(seen)]
+    assert physical == list(places.values())
+    for at in range(0, len(data), 256):
+        assert seen[at : at + 24] + seen[at + 32 : at + 256] == (
+            data[at : at + 24] + data[at + 32 : at + 256]
+        )
 
 
 def test_a_record_has_names() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ram import PAGING, Ram
 
-from tracer.access.region import RegionMap
+from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import Symbol, table_of
 from tracer.compiled.layout import DISTANCE
@@ -28,6 +28,7 @@ class Guest:
 
     def __init__(self, *rows: tuple[int, int, int], paging: Paging = PAGING, end: int = MIB):
         self.ram, self.paging = Ram(0x50_0000), paging
+        self.regions = RegionMap((), (), ())
         for at in range(0, 2 * MIB, 4096):
             self.ram.map(BASE + at, IMAGE_AT + at, paging=paging)
         self.params = IMAGE_AT + PARAMS - 0x1000
@@ -51,7 +52,7 @@ class Guest:
 
     @property
     def space(self) -> AddressSpace:
-        return AddressSpace(self.ram, self.paging, RegionMap((), (), ()))
+        return AddressSpace(self.ram, self.paging, self.regions)
 
     def open(self, size: int = SIZE) -> Window:
         return open_window(self.ram, self.space, self.symbols, size)
@@ -74,6 +75,26 @@ def test_the_block_is_seen_as_data_and_one_gib_above_as_code(levels: int) -> Non
     assert all(linear in window.span for linear in (window.base, window.block, window.code))
     assert window.span.stop <= 0xFFFF_FFEF_0000_0000, "UEFI's region begins there"
     assert walk(guest.ram, guest.paging, window.base + window.reach - 1) is not None
+
+
+def test_devices_beyond_all_ram_are_seen_behind_the_rest() -> None:
+    bar = 512 * GIB + 0x4000
+    device = Region("nvme", bar, bar + 0xFFF, bar, "nvme", "nvme")
+    guest = Guest((0, 512 * MIB, 1), (300 * GIB, GIB, 1), (400 * GIB, GIB, 1))
+    guest.regions = RegionMap([device], [(bar, bar + 0xFFF)], ())
+    window = guest.open()
+    assert window.far.start == 512 * GIB and bar + 0xFFF in window.far
+    assert window.physical == 301 * GIB - SIZE, "the block is in what is seen"
+    for linear, physical in (
+        (window.base + window.reach - 1, window.reach - 1),
+        (window.base + window.reach + 0x4000, bar),
+        (window.base + window.reach + len(window.far) - 1, window.far.stop - 1),
+        (window.block, window.physical),
+        (window.code, window.physical),
+    ):
+        leaf = walk(guest.ram, guest.paging, linear)
+        assert leaf is not None and leaf.translate(linear) == physical
+    assert Guest((0, 512 * MIB, 1)).open().far == range(0)
 
 
 def test_the_kernel_finds_the_rest_of_its_ram_and_nothing_else_has_changed() -> None:
