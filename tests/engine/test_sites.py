@@ -460,6 +460,9 @@ def test_a_guest_that_is_let_go_loses_the_leaves_when_no_vcpu_needs_them() -> No
         assert run.word("LIMIT") == 0
         assert any("stay" in text for text in run.loop.journal.warnings) is stays
         assert any(run.scene.ram.read(WINDOW.table, 8 * 444)) is stays
+        assert any(run.scene.ram.read(BLOCK_AT, layout.block_size(SLOTS))) is stays
+        run.loop.part()
+        assert run.counts["block"] == layout.block_size(SLOTS), "it is told all the same"
 
 
 # ---- several vCPUs
@@ -488,6 +491,7 @@ def test_an_access_that_takes_a_stop_waits_for_another_vcpu_to_finish_its_own() 
         (Start(()), None), (Await, GONE),
     )  # fmt: skip
     assert len(run.intercepts) == 1 and run.counts["midway"] == 2
+    assert run.intercepts[0].note is None
     # An access of an NMI's handler within one of the same vCPU has nobody to wait for.
     run = Run()
     stop = run.bell("8b06", AT, rsi=AT)
@@ -498,6 +502,7 @@ def test_an_access_that_takes_a_stop_waits_for_another_vcpu_to_finish_its_own() 
         (Start, None), (Await, GONE),
     )  # fmt: skip
     assert len(run.loop.sites or ()) == 0, "no site is written while one is in use"
+    assert "NMI" in (run.intercepts[0].note or "")
 
 
 def test_who_never_finishes_is_not_waited_for_without_end() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 from itertools import groupby
 from pathlib import Path
 
 import pytest
-from vetrace_run import Run, agreed, boot, need, read_trace, run
+from vetrace_run import Run, agreed, boot, need, read_trace, run, vetrace
 
 from tracer.compiled.layout import REASONS
 
@@ -96,6 +98,25 @@ def test_a_cpu_without_pages_of_a_gib_takes_a_stop_at_each_access(tmp_path: Path
     counts = read_trace(done.trace).end.counts
     assert counts["emulated"] == counts["accesses"] and "sites" not in counts
     assert "each access takes a stop: the guest's CPU has no pages of 1 GiB" in done.err
+
+
+def test_what_a_guest_did_before_qemu_was_killed_is_all_there(tmp_path: Path) -> None:
+    log = tmp_path / "qemu.log"
+    with vetrace(
+        tmp_path, "boot", "--quiet", "--compiled", "--qemu-log", log,
+        "-o", tmp_path / "trace.vtrace", "--serial", tmp_path / "serial", "--", *PLAIN,
+    ) as running:  # fmt: skip
+        serial = tmp_path / "serial"
+        running.until(
+            lambda: serial.exists() and b"clocksource: Switched" in serial.read_bytes(), "its clock"
+        )
+        os.kill(running.pid_of("qemu"), signal.SIGKILL)
+        done = running.finish()
+    assert done.status == 1 and len(done.complaints) > 0 and "Traceback" not in done.err
+    checked = run(tmp_path, "verify", tmp_path / "trace.vtrace", "--qemu-log", log)
+    assert agreed(checked) > 5000
+    counts = read_trace(tmp_path / "trace.vtrace").end.counts
+    assert counts["compiled"] > OFTEN * counts["emulated"] / 2
 
 
 @pytest.mark.parametrize("ring", ["8192", pytest.param("16", marks=pytest.mark.long)])

@@ -294,3 +294,5 @@ def test_an_nmi_whose_handler_makes_an_access_comes_in_the_middle_of_another(
     (line,) = re.findall(r"(\d+) missing, (\d+) extra, (\d+) different over", done.out)
     missing, extra, different = map(int, line)
     assert missing == extra <= counts["slow: nested"] and not different
+    told = [record for record in trace.intercepts if "NMI" in (record.note or "")]
+    assert len(told) == counts["slow: nested"] and all(record in handlers for record in told)

@@ -163,7 +163,7 @@ class Ring:
         """
         start = self._next % self._size
         most = min(_AHEAD * SLOT_SIZE, self._size) if head >= _BUSY else head - self._next
-        if not 0 <= most <= self._size:
+        if not 0 <= most <= self._size or most % SLOT_SIZE:
             raise InterceptError(
                 f"the ring's head is {head:#x}, {self._next:#x} were taken: records were lost"
             )

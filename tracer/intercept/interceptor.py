@@ -69,6 +69,8 @@ MAX_ITERATIONS = 256
 _MOST_RINGS = 64
 """Stops that a vCPU makes for one access while another one finishes its own."""
 
+_WITHIN = "an NMI's, within another access of its vCPU: which came first is not known"
+
 
 @dataclass(frozen=True, slots=True)
 class Intercepted:
@@ -557,7 +559,10 @@ class Interceptor:
                 after=changed_values(before, outcome.cpu),
                 note=note
                 or replay_note(fault.replayed)
-                or (lost_atomicity(insn, transfers) if insn is not None else None),
+                or (lost_atomicity(insn, transfers) if insn is not None else None)
+                or (
+                    _WITHIN if self.sites is not None and self.sites.is_within(fault.vcpu) else None
+                ),
                 stack=stack,
             )
         )

@@ -79,6 +79,7 @@ class CompiledSites:
         self._known: dict[int, tuple[bytes, bytes]] = {}
         self._open = False
         self._stops: bytes = bytes(STOP_PLACES)
+        self._last: dict[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self._table)
@@ -122,6 +123,15 @@ class CompiledSites:
         self._open = False
         self._write(*self._ring.shut())
 
+    def close(self) -> None:
+        """Take away the leaves, and what is in the block; no vCPU may be on the way to it.
+
+        The caller flushes every TLB. The guest has the RAM for reserved, as before.
+        """
+        self._last = self.account()
+        self.window.close(self._memory)
+        self._write(0, bytes(block_size(self._slots)))
+
     def stop_at(self, wanted: Iterable[range]) -> None:
         """Send the accesses to these physical addresses the slow way, and only these.
 
@@ -152,7 +162,19 @@ class CompiledSites:
         the order of records. Each vCPU has the number that it has for its APIC.
         """
         head = self._head
-        return not is_free(head) and self._view.vcpus > 1 and ~head & _WORD != vcpu
+        return not is_free(head) and not self._owns(vcpu, head)
+
+    def is_within(self, vcpu: int) -> bool:
+        """Tell whether an NMI's handler on this vCPU has come into an access of the vCPU's own.
+
+        Which of the two the device sees first is not known.
+        """
+        head = self._head
+        return not is_free(head) and self._owns(vcpu, head)
+
+    def _owns(self, vcpu: int, head: int) -> bool:
+        # Tells whose the access under way is.
+        return self._view.vcpus == 1 or ~head & _WORD == vcpu
 
     # ---- a site
 
@@ -266,6 +288,8 @@ class CompiledSites:
 
     def account(self) -> dict[str, int]:
         """Return how many sites there are, the bytes they take, and why accesses were slow."""
+        if self._last is not None:
+            return self._last
         reasons = layout.reasons(self._read(layout.CONTROL, layout.PAGE))
         slow = {f"slow: {name}": count for name, count in reasons.items() if count}
         left = {f"not compiled: {reason}": count for reason, count in self.slow.items()}

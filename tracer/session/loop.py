@@ -319,10 +319,10 @@ class Loop:
         await Detach()
 
     async def _close(self, sites: CompiledSites) -> None:
-        # Takes the leaves away, unless a vCPU is still on its way by them.
+        # Takes the leaves away, and the block, unless a vCPU is still on its way by them.
         stub = self.traced.gate.stub
         if sites.idle and not any(stub.leads_to_sites(state.rip) for state in await VcpuStates()):
-            sites.window.close(self._memory)
+            sites.close()
         else:
             self.journal.remark("the page-table entries for compiled sites stay: one is under way")
 

@@ -80,6 +80,8 @@ def test_what_was_lost_is_told() -> None:
         guest.give(ring, BUSY)
     with pytest.raises(InterceptError, match="lost"):
         ring.span(0)
+    with pytest.raises(InterceptError, match="lost"):
+        Ring(SLOTS).span(SIZE + 8)  # in the middle of a record
 
 
 def test_the_limit_follows_what_was_taken() -> None:
