@@ -82,7 +82,7 @@ def far_seen(data: bytes, window: int, reach: int, far: range) -> bytes:
 
     What lies in ``far`` is seen by the guest behind what lies below ``reach``.
     """
-    if not far:
+    if far.start >= far.stop:
         return data
     moved = bytearray(data)
     for at in range(RECORD_FIELDS["ALIAS"], len(data), SLOT_SIZE):
