@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from tracer.access.region import Choice, check_choice
+from tracer.compiled.layout import SLOTS
 from tracer.devices import library
 from tracer.devices.map import RegisterMaps
 from tracer.errors import TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
-from tracer.launch.plan import Plan, check_plan, parse_memory
+from tracer.launch.plan import Plan, check_plan, parse_memory, parse_ring
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.query.source import Source
@@ -161,6 +162,8 @@ def boot(
     region: str | Sequence[str] = (),
     bypass: str | Sequence[str] = (),
     stacks: bool = False,
+    every_stop: bool = False,
+    ring: int = SLOTS,
     registers: Sequence[Path | str] = (),
     output: Path | str | None = None,
     qemu_log: Path | str | None = None,
@@ -191,9 +194,11 @@ def boot(
         limits=Limits(timeout, guest_timeout),
     )
     check_plan(plan)
+    slots = None if every_stop else parse_ring(str(ring))
     maps = library.load([Path(file) for file in registers])
     start = launch(plan, console, progress)
-    with _beside(_booted(start, plan.limits, Naming(maps), _path(output), stacks)) as guest:
+    booted = _booted(start, plan.limits, Naming(maps), _path(output), stacks=stacks, ring=slots)
+    with _beside(booted) as guest:
         yield guest
 
 
@@ -203,7 +208,9 @@ async def _booted(
     limits: Limits,
     naming: Naming,
     output: Path | None,
+    *,
     stacks: bool,
+    ring: int | None,
 ) -> AsyncIterator[Guest]:
     async with Watchdog(limits) as watchdog, start as session:
         watchdog.guard(session)
@@ -216,7 +223,7 @@ async def _booted(
             try:
                 regions = await session.refresh_regions()
                 check_choice(regions.regions, session.choice)
-                await session.trap(stacks=stacks)
+                await session.trap(stacks=stacks, ring=ring)
                 with kept_ring(session, output):
                     session.mark_log(ENTRY)
                     await control.start()

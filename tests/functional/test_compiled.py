@@ -28,7 +28,7 @@ BEYOND = 444 << 30
 
 def compiled(folder: Path, *options: str, extra: tuple[str, ...] = ()) -> Run:
     """Boot with compiled sites and compare with QEMU's log."""
-    return boot(folder, "--quiet", "--compiled", "--check", *options, "--", *PLAIN, *extra)
+    return boot(folder, "--quiet", "--check", *options, "--", *PLAIN, *extra)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_two_vcpus_make_accesses_at_once(tmp_path: Path) -> None:
 
 def test_a_ring_that_cannot_be_is_refused(tmp_path: Path) -> None:
     for size in ("0", "3", "x"):
-        refused = boot(tmp_path, "--compiled", "--ring", size)
+        refused = boot(tmp_path, "--ring", size)
         assert refused.status == 2 and f"--ring {size}" in refused.err
 
 
@@ -183,7 +183,7 @@ def test_a_break_stops_a_site_that_was_compiled_and_the_guest_goes_on(
     script = tmp_path / "script"
     script.write_text(PROMPT + leave)
     check = ("--check",) if leave == "continue" else ()
-    done = boot(tmp_path, "--quiet", "--compiled", *check, "-x", script, "--", *PLAIN)
+    done = boot(tmp_path, "--quiet", *check, "-x", script, "--", *PLAIN)
     assert done.status == 0, done.out + done.err
     assert re.search(r"1 hit +write lapic\+0xb0 if count == 50", done.out)
     trace = read_trace(done.trace)

@@ -30,7 +30,7 @@ def test_two_boots_are_the_same_until_a_disk_is_asked(tmp_path: Path) -> None:
     # The ring has room for the loop that calibrates the HPET: one that is full takes stops.
     paths = [tmp_path / "one.vtrace.zst", tmp_path / "other.vtrace.zst"]
     for path in paths:
-        done = boot(tmp_path, "--quiet", "--compiled", "--ring", "65536", "-o", path)
+        done = boot(tmp_path, "--quiet", "--ring", "65536", "-o", path)
         assert done.status == 0, done.err
     one, other = map(until_a_disk_is_asked, paths)
     assert one == other and len(one) > 1000

@@ -18,8 +18,8 @@ from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
 from tracer.cli.interactive import add_shell_arguments, screen, wish
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.verify import compared, print_comparison, verdict
-from tracer.compiled.layout import ring_size
-from tracer.errors import Diverged, Interrupted, TracerError, UsageError
+from tracer.compiled.layout import SLOTS
+from tracer.errors import Diverged, Interrupted, TracerError
 from tracer.guest.report import GuestReport, why_missing
 from tracer.host import signals
 from tracer.host.scratch import scratch_folder
@@ -27,7 +27,7 @@ from tracer.host.signals import Ended, words_of
 from tracer.host.streams import warn
 from tracer.intercept.journal import Subscriber
 from tracer.intercept.recording import RecordedDevice
-from tracer.launch.plan import Plan
+from tracer.launch.plan import Plan, parse_ring
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.linux.kernel import Kernel
@@ -37,7 +37,6 @@ from tracer.repl.shell import Shell
 from tracer.report.objects import access_object
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog, seconds
-from tracer.text.number import is_whole, whole
 from tracer.trace.event import Event, Events, Everything
 from tracer.trace.fold import Fold, Folder
 from tracer.trace.lines import access_line, fold_line
@@ -47,9 +46,6 @@ from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Record
 from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter
-
-_RING = "8192"
-"""Records that compiled sites have room for before one has to be taken."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,14 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--stacks", action="store_true", help="record the kernel's call chain of each access"
     )
-    # Not for users yet: call chains and recordings lack, and phases.
-    hidden = argparse.SUPPRESS
-    output.add_argument("--compiled", action="store_true", help=hidden)
-    output.add_argument("--every-stop", action="store_false", dest="compiled", help=hidden)
-    output.add_argument("--ring", metavar="N", default=_RING, help=hidden)
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
+    ways = parser.add_argument_group("how an access is made").add_mutually_exclusive_group()
+    ways.add_argument(
+        "--every-stop",
+        action="store_true",
+        help="by a stop each, through GDB and the emulator: a thousand times slower",
+    )
+    ways.add_argument(
+        "--ring",
+        metavar="N",
+        default=str(SLOTS),
+        help="by the guest itself, with room for N records, a power of two (default: %(default)s)",
+    )
     limits = parser.add_argument_group("limits (what a guest did last is told)")
     limits.add_argument(
         "--timeout", metavar="SECONDS", help="end a run that takes longer, with status 1"
@@ -114,15 +117,6 @@ def run(args: argparse.Namespace) -> int:
         if args.check and trace is not None and log is not None and status == EXIT_OK:
             status = _check(trace, log, quiet=args.json)
     return status or boot.judge_guest()
-
-
-def _ring(text: str) -> int:
-    slots = whole(text) if is_whole(text) else 0
-    try:
-        ring_size(slots)
-    except ValueError as error:
-        raise UsageError(f"--ring {text}: {error}") from error
-    return slots
 
 
 def _limits(args: argparse.Namespace) -> Limits:
@@ -205,6 +199,7 @@ class _Boot:
         self._trace = trace
         self._console = console
         self._recorded = recorded
+        self._ring = None if args.every_stop else parse_ring(args.ring)
         self._summary = Summary()
         self._wish = wish(args, args.output)
         self._status = EXIT_OK
@@ -328,8 +323,7 @@ class _Boot:
         session.replay(self._recorded)
         regions = await session.refresh_regions()
         check_choice(regions.regions, session.choice)
-        ring = _ring(self._args.ring) if self._args.compiled else None
-        await session.trap(stacks=self._args.stacks, ring=ring)
+        await session.trap(stacks=self._args.stacks, ring=self._ring)
         stack.enter_context(kept_ring(session, self._args.output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)

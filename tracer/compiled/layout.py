@@ -29,6 +29,9 @@ SLOT_SIZE = 256
 HASH = 0x9E3779B1
 """Odd, and well mixed above bit 8: the hash of a RIP is bits 8 to 19 of its product with this."""
 
+SLOTS = 8192
+"""Records that a ring has room for unless it is asked otherwise."""
+
 LARGEST_ADDRESS_BITS = 52
 _ADDRESS = (1 << LARGEST_ADDRESS_BITS) - 4096
 

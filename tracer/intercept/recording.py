@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tracer.access.region import LAPIC
+from tracer.access.region import LAPIC, Region
 from tracer.errors import Diverged
 from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits
 from tracer.trace.name import names_region
@@ -100,6 +100,10 @@ class RecordedDevice:
     def regions(self) -> frozenset[str]:
         """Return the names of the regions that the recording has accesses to."""
         return frozenset(self._ahead)
+
+    def covers(self, region: Region) -> bool:
+        """Tell whether the recording answers in place of a region's device."""
+        return self.replayed.has(region.name, region.owners, region.qemu_name)
 
     def answer(self, request: Request) -> RecordedAccess:
         """Return the recorded access that a request repeats, whose ``value`` a read gets.

@@ -29,11 +29,7 @@ class StandIn:
     def covers(self, transfer: Transfer) -> bool:
         """Tell whether the recording answers in place of this transfer's device."""
         region = transfer.region
-        return (
-            transfer.traced
-            and region is not None
-            and self._recorded.replayed.has(region.name, region.owners, region.qemu_name)
-        )
+        return transfer.traced and region is not None and self._recorded.covers(region)
 
     async def carry(
         self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tracer.access.region import Choice, parse_range
+from tracer.compiled.layout import ring_size
 from tracer.errors import UsageError
 from tracer.session.watchdog import Limits
 from tracer.text.number import byte_size, is_whole, whole
@@ -52,6 +53,19 @@ def check_plan(plan: Plan) -> None:
         )
     if plan.modules and plan.initrd is not None:
         raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
+
+
+def parse_ring(text: str) -> int:
+    """Return how many records a ring is to have room for: a power of two, from 2 on.
+
+    Raises UsageError for anything else.
+    """
+    slots = whole(text) if is_whole(text) else 0
+    try:
+        ring_size(slots)
+    except ValueError as error:
+        raise UsageError(f"--ring {text}: {error}") from error
+    return slots
 
 
 def _several_vcpus(arguments: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ I/O: see :mod:`tracer.access.want`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tracer.access.execution import delivered_alike
@@ -194,8 +194,6 @@ class Loop:
         try:
             if stacks:
                 raise NoWindow("a call chain is recorded with each access")
-            if self.recorded is not None:
-                raise NoWindow("a recording answers")
             if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
                 raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
             window = self.system.window(self._memory, space, block_size(slots))
@@ -258,13 +256,12 @@ class Loop:
     async def _drained(self, sites: CompiledSites, changes: Sequence[Change]) -> Ran:
         # Lets the guest go on, and publishes what it tells by itself meanwhile.
         sites.tell_places()
-        if self.asks:
-            places = await AskWhere(self.view.regions)
-            if places is None:
-                sites.shut()
-            else:
-                sites.stop_at(places)
-                sites.open()
+        places = await AskWhere(self.view.regions) if self.asks else ()
+        if places is None:
+            sites.shut()
+        else:
+            sites.stop_at([*places, *self._answered()])
+            sites.open()
         try:
             await Start(changes)
             while True:
@@ -274,6 +271,14 @@ class Loop:
                 sites.drain()
         finally:
             sites.drain()
+
+    def _answered(self) -> Iterator[range]:
+        # Yields the physical addresses that the recording answers for.
+        if self.recorded is None:
+            return
+        for region in self.view.regions.regions:
+            if self.recorded.covers(region):
+                yield range(region.start, region.end + 1)
 
     async def _handle(self, stop: Stopped) -> Sequence[Change]:
         # Returns the changes to make before the guest goes on.
