@@ -28,11 +28,15 @@ from scene import (
 )
 from stage import Memory, Software
 
+from tracer.access.decision import Go, Leeway
 from tracer.access.region import Choice
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
 from tracer.access.vcpu import SetRegister
 from tracer.access.want import (
+    AskAnswered,
+    AskBefore,
+    AskCompleted,
     AskWhere,
     Await,
     BreakAlone,
@@ -328,6 +332,16 @@ def test_the_end_tells_of_sites_and_of_what_was_slow() -> None:
     assert run.counts["sites"] == 1 and run.counts["entries"] == 444
     assert run.counts["block"] == layout.block_size(SLOTS)
     assert run.counts["not compiled: a quotient may not fit (#DE)"] == 1
+    assert run.loop.sites is not None
+    told = list(run.loop.sites.told())
+    assert told[0].startswith("1 compiled sites, of ") and f"{BLOCK_AT:#x}" in told[0]
+    assert told[1].startswith("444 entries") and f"{TABLE_AT:#x}" in told[1]
+    assert told[2:] == ["1 instructions take a stop each time: a quotient may not fit (#DE)"]
+    for number in range(len(layout.REASONS)):
+        place = BLOCK_AT + layout.CONTROL + 0x80 + 8 * number
+        run.scene.ram.write(place, struct.pack("<Q", 3000))
+    told = [line for line in run.loop.sites.told() if "3,000 accesses took a stop: " in line]
+    assert len(set(told)) == len(layout.REASONS)
 
 
 def test_a_guest_that_is_let_go_finds_the_ring_shut() -> None:
@@ -387,8 +401,8 @@ def test_time_never_goes_back() -> None:
 # ---- a person
 
 
-def asked(run: Run, where: Any) -> Any:
-    return (AskWhere(run.loop.view.regions), where)
+def asked(run: Run, places: Any, records: int | None = None) -> Any:
+    return (AskWhere(run.loop.view.regions), Leeway(places, records))
 
 
 def test_where_nobody_wants_the_guest_held_it_makes_accesses_by_itself() -> None:
@@ -427,6 +441,36 @@ def test_who_steps_has_each_access_take_a_stop() -> None:
     held: Any = [(GuestTime(), None), (Registers(), registers()), (Hold, None)]
     play(run.loop.run(), *held, asked(run, None), (Start, None), (Await, shut))
     play(run.loop.run(), *held, asked(run, []), (Start, None), (Await, opened))
+
+
+def test_no_more_records_are_made_than_nobody_need_be_asked_about() -> None:
+    run = Run(asks=True)
+
+    def left(_: Any) -> int:
+        return (run.word("LIMIT") - run.word("HEAD")) // layout.SLOT_SIZE
+
+    def one(_: Any) -> None:
+        assert left(_) == 3
+        run.leave(0, 7, tsc=2000)
+
+    def two(_: Any) -> None:
+        # What was taken made no room for more.
+        assert left(_) == 2
+        run.leave(0, 7, tsc=2010)
+        run.leave(0, 7, tsc=2020)
+
+    def none(_: Any) -> Ran:
+        assert left(_) == 0
+        return GONE
+
+    held: Any = [(GuestTime(), None), (Registers(), registers()), (Hold, None)]
+    play(
+        run.loop.run(), *held, asked(run, []), (Start, None), (Await, run.bell("8b06", AT, rsi=AT)),
+        MAP, SPILLED, (AskBefore, Go()), (ReadPhysical(DEVICE, 4), 5), (AskAnswered, Go()),
+        (AskCompleted, lambda it: it.cpu),
+        asked(run, [], 3), (Start, None), (Await, one), (Await, two), (Await, none),
+    )  # fmt: skip
+    assert run.counts["compiled"] == 3
 
 
 @pytest.mark.parametrize("at", [0, 0x10, 0xFFF0, 0xFFFF])

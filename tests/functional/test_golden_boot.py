@@ -35,12 +35,23 @@ VECTOR = "ioapic+0x10"
 COMPLETIONS = ("nvme+0x1004", "nvme+0x100c")
 
 
-@pytest.mark.parametrize("region", REGIONS)
+# The HPET is polled as often as a millisecond lets, which a stop at each access does not bend by
+# chance.
+WAYS = [(region, "stopped") for region in REGIONS]
+WAYS += [(region, "traced") for region in REGIONS if region != "hpet"]
+
+
+@pytest.mark.parametrize(("region", "way"), WAYS)
 def test_the_default_guest_does_as_it_did(
-    region: str, traced: Run, vetrace_trace: Open, pytestconfig: pytest.Config
+    region: str,
+    way: str,
+    request: pytest.FixtureRequest,
+    vetrace_trace: Open,
+    pytestconfig: pytest.Config,
 ) -> None:
-    assert traced.status == 0, traced.err
-    trace = vetrace_trace(traced.trace)
+    done: Run = request.getfixturevalue(way)
+    assert done.status == 0, done.err
+    trace = vetrace_trace(done.trace)
     series = re.match(r"\d+\.\d+\.", trace.kernel)
     known = sorted(GOLDEN.glob(f"{series[0] if series else ''}*-cloud-amd64/{region}.vtrace.zst"))
     record = pytestconfig.getoption("--vetrace-record")

@@ -6,6 +6,7 @@ where there is anybody to ask. Else all of them are carried out as they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer.access.space import AddressSpace
@@ -79,3 +80,22 @@ class Retry:
 
 Decision = Go | Give | Skip | Inject | Retry
 """What becomes of an access."""
+
+
+MOST_ACCESSES = 8
+"""Accesses that one instruction without REP makes at most, in one iteration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leeway:
+    """Say which accesses a guest may make without anybody being asked what becomes of them.
+
+    Those at ``places``, physical addresses, are not among them, None for any. The others are as
+    many as ``records`` hold, None for any number; one record is at most :data:`MOST_ACCESSES`.
+    """
+
+    places: Sequence[range] | None = ()
+    records: int | None = None
+
+
+NO_LEEWAY = Leeway(None)

@@ -16,6 +16,9 @@ from tracer.x86.state import PAGE_SIZE
 _FRAME_BUFFERS = frozenset({"vga-lowmem", "cirrus-low-memory", "cirrus-linear-io"})
 """Regions that are memory to the guest: thousands of accesses that mean nothing one by one."""
 
+UNASSIGNED = "unassigned"
+"""What stands for the region of an access that no device answers."""
+
 LAPIC = "lapic"
 """The region that only a vCPU can reach: each has its own device behind the same address."""
 
@@ -233,6 +236,13 @@ class RegionMap:
         """Return the regions that a person means: see
         :func:`tracer.trace.name.names_region`."""
         return [r for r in self.regions if names_region(pattern, r.name, r.owners)]
+
+    @property
+    def unassigned(self) -> list[range]:
+        """Return the physical addresses that are traced, and no region's."""
+        spans = [(region.start, region.end) for region in self.regions]
+        pieces = [piece for span in self.traced for piece in _cut_out(span, spans)]
+        return [range(start, end + 1) for start, end in pieces]
 
     def is_traced(self, physical: int) -> bool:
         """Tell whether a physical address is a traced device's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tracer.access.region import Region
+from tracer.access.region import UNASSIGNED, Region
 from tracer.access.space import Glance
 from tracer.x86.bus import Direction
 from tracer.x86.paging import Leaf

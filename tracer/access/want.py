@@ -15,7 +15,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from tracer.access.decision import Decision, Give, Go, Pending
+from tracer.access.decision import Decision, Give, Go, Leeway, Pending
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran
@@ -289,10 +289,10 @@ class AskBefore(Want[Decision]):
 
 
 @dataclass(frozen=True, slots=True)
-class AskWhere(Want[Sequence[range] | None]):
-    """Which physical addresses a person may want the guest held at, None for any.
+class AskWhere(Want[Leeway]):
+    """Which accesses a guest that goes on may make without anybody being asked.
 
-    Nobody has to be asked of an access elsewhere, until the guest has stood again.
+    That holds until it stops again.
     """
 
     regions: RegionMap

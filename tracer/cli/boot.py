@@ -327,9 +327,11 @@ class _Boot:
         stack.enter_context(kept_ring(session, self._args.output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
+        how = "" if session.loop.sites is not None else ", with a stop at each access"
         tell(
             f"{session.system.title} under QEMU {session.machine.version} and GDB "
             f"{session.target.client.version}: tracing {traced} of {len(regions.regions)} regions"
+            f"{how}"
         )
 
     def _close(self, session: Session) -> None:
@@ -351,7 +353,8 @@ class _Boot:
             f"{counts['ram_hooks']} of these of RAM"
         )
         if sites and self._args.verbose:
-            tell("; ".join(f"{name} {count:,}" for name, count in sites.account().items()))
+            for line in sites.told():
+                tell(line)
         if self._recorded is not None:
             device = self._recorded
             tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")

@@ -144,12 +144,14 @@ class Ring:
         """Return how many records were taken so far."""
         return (self._next - self._size) // SLOT_SIZE
 
-    def open(self) -> tuple[int, bytes]:
+    def open(self, most: int | None = None) -> tuple[int, bytes]:
         """Return what to write, at which offset in the block, so that the guest can go on.
 
-        To be written when records were taken, and at the start.
+        It makes ``most`` records at most, and no more than there is room for. To be written when
+        records were taken, and at the start.
         """
-        return control_field("LIMIT"), _WORD.pack(self._next + self._size)
+        room = self._size if most is None else min(most * SLOT_SIZE, self._size)
+        return control_field("LIMIT"), _WORD.pack(self._next + room)
 
     def shut(self) -> tuple[int, bytes]:
         """Return what to write so that each access goes the slow way from now on."""

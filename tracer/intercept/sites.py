@@ -8,7 +8,7 @@ runs, and at each stop before anything else is published: so records keep their 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from tracer.access.recorded import places
 from tracer.access.region import RegionMap
@@ -41,6 +41,20 @@ from tracer.x86.state import CpuState, Mode
 
 _WORD = (1 << 64) - 1
 _FORGED = "which no thunk has left there: the guest has written to it"
+_WORDS = {
+    "full": "the ring was full, or a person had to be asked of any",
+    "nested": "an NMI came while the vCPU was making another one",
+    "absent": "their instruction had no compiled site yet",
+    "traced": "the guest single-stepped them, or had set RF",
+    "changed": "the code had become another one",
+    "crossing": "they cross a page",
+    "unmapped": "their page is no poisoned one of the kernel's",
+    "stopped": "a break or a recording concerns what they reach",
+    "tail": "they may have begun in the page before",
+    "refused": "they could raise an exception",
+}
+"""Why an access took a stop, by the names of :data:`layout.REASONS`."""
+
 _VERIFIED = 16
 """Records of each site that are run again through the emulator while the guest runs."""
 
@@ -78,6 +92,7 @@ class CompiledSites:
         self._shown: RegionMap | None = None
         self._known: dict[int, tuple[bytes, bytes]] = {}
         self._open = False
+        self._left: int | None = None
         self._stops: bytes = bytes(STOP_PLACES)
         self._last: dict[str, int] | None = None
 
@@ -113,10 +128,10 @@ class CompiledSites:
         self._write(layout.CODE, self._common.code)
         self.open()
 
-    def open(self) -> None:
-        """Let the guest make accesses by itself."""
-        self._open = True
-        self._write(*self._ring.open())
+    def open(self, most: int | None = None) -> None:
+        """Let the guest make accesses by itself, until ``most`` of its records were taken."""
+        self._open, self._left = True, most
+        self._write(*self._ring.open(most))
 
     def shut(self) -> None:
         """Send each access the slow way from here on."""
@@ -230,8 +245,10 @@ class CompiledSites:
             size = MOST_ROWS * SLOT_SIZE
             for at in range(0, len(taken), size):
                 self._publish(taken[at : at + size])
+            if self._left is not None:
+                self._left = max(self._left - len(taken) // SLOT_SIZE, 0)
             if self._open:
-                self._write(*self._ring.open())
+                self._write(*self._ring.open(self._left))
             taken = self._taken()
 
     def _taken(self) -> bytes:
@@ -301,6 +318,25 @@ class CompiledSites:
             **slow,
             **left,
         }
+
+    def told(self) -> Iterator[str]:
+        """Yield the same in sentences, with the places in the guest."""
+        window, size = self.window, block_size(self._slots)
+        yield (
+            f"{len(self)} compiled sites, of {self._table.used:,} bytes, and a ring of "
+            f"{self._slots:,} records; all of it takes {size >> 10:,} KiB of the guest's RAM, from "
+            f"physical {window.physical:#x} on"
+        )
+        yield (
+            f"{window.entries} entries of the page table at physical {window.table:#x} lead there "
+            f"and to all devices, from linear {window.base:#x} on"
+        )
+        reasons = layout.reasons(self._read(layout.CONTROL, layout.PAGE))
+        for name, count in reasons.items():
+            if count:
+                yield f"{count:,} accesses took a stop: {_WORDS[name]}"
+        for reason, count in self.slow.items():
+            yield f"{count:,} instructions take a stop each time: {reason}"
 
     @property
     def _head(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from tracer.access.decision import Pending
+from tracer.access.region import UNASSIGNED
 from tracer.access.transfer import located
 from tracer.confidential.handler import PROFILES, judge
 from tracer.devices.map import Named
@@ -85,7 +86,7 @@ class PendingFacts(dict[str, Fact]):
     def owners(self) -> tuple[str, ...]:
         """Return every name that stands for a device which the region belongs to."""
         region = self.pending.transfer.region
-        return ("unassigned",) if region is None else region.owners
+        return (UNASSIGNED,) if region is None else region.owners
 
     def oops(self, profile: str) -> bool:
         """Tell whether the handler of a profile, by its name, would not survive the access."""

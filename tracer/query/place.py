@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from tracer.access.region import RegionMap
+from tracer.access.region import UNASSIGNED, RegionMap
 from tracer.devices.map import fits_register
 from tracer.errors import UnknownName, UsageError, advice, suggestion
 from tracer.query.condition import Condition, parse
@@ -110,6 +110,8 @@ class Spot:
         if self.region is None:
             yield range(first or 0, (_HIGHEST if last is None else last) + 1)
             return
+        if names_region(self.region, UNASSIGNED):
+            yield from regions.unassigned
         for region in regions.named(self.region):
             if self.exact and region.name != self.region:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from tracer.access.region import RegionMap
+from tracer.access.region import UNASSIGNED, RegionMap
 from tracer.devices.map import fits_register
 from tracer.linux.callers import ON_BEHALF
 from tracer.query.condition.lexicon import Lexicon
@@ -15,9 +15,6 @@ from tracer.text.span import Span
 from tracer.trace.name import names_region
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PHASES
-
-UNASSIGNED = "unassigned"
-"""What stands for the region and the device where none answers: see intercept.located."""
 
 
 def known_places(

@@ -13,7 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, Skip
+from tracer.access.decision import (
+    MOST_ACCESSES,
+    NO_LEEWAY,
+    Decision,
+    Give,
+    Go,
+    Inject,
+    Leeway,
+    Pending,
+    Retry,
+    Skip,
+)
 from tracer.access.recorded import memory_access
 from tracer.access.region import Choice, RegionMap
 from tracer.access.space import AddressSpace
@@ -29,6 +40,7 @@ from tracer.session.course import (
     Going,
     Halt,
     Leaving,
+    Places,
     Redoing,
     Running,
     Skipping,
@@ -37,12 +49,13 @@ from tracer.session.course import (
     ToHandler,
     Unstarted,
     Until,
+    everywhere,
     halt_at,
     nearer,
     why_stand,
 )
 from tracer.session.session import Session
-from tracer.trace.record import RELEASED, MemoryAccess, UserRecord
+from tracer.trace.record import RELEASED, Intercept, MemoryAccess, Record, UserRecord
 from tracer.x86.bus import Direction
 from tracer.x86.state import GPR, CpuState
 
@@ -51,9 +64,6 @@ State = Literal["stopped", "running", "detached", "ended"]
 Wanted = Callable[[Pending, bool], str | None]
 """Tells why to hold a guest at an access, None to let it pass; the second argument says whether
 the device of a read has answered."""
-
-Places = Callable[[RegionMap], Sequence[range] | None]
-"""Tells the physical addresses at which breaks may hold the guest, None for any."""
 
 
 class Control:
@@ -67,12 +77,13 @@ class Control:
         self.session = session
         session.oversee(self)
         self.breaks = breaks
-        self.places: Places = lambda regions: None
+        self.places: Places = everywhere
         self.on_halt: list[Callable[[Halt], None]] = []
         self.on_end: list[Callable[[], None]] = []
         self._course: Course = Unstarted()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        session.subscribers.append(self._passed)
 
     # ---- lifetime
 
@@ -174,9 +185,14 @@ class Control:
         """Go on to before the ``count``-th next access."""
         self._go(Go(), Stepping(count))
 
-    def run_until(self, text: str, wanted: Callable[[Pending], bool]) -> None:
-        """Go on to before the first access that is ``wanted``; ``text`` says which, in words."""
-        self._go(Go(), Until(text, wanted))
+    def run_until(
+        self, text: str, wanted: Callable[[Pending], bool], places: Places = everywhere
+    ) -> None:
+        """Go on to before the first access that is ``wanted``; ``text`` says which, in words.
+
+        ``places`` tells where that can be.
+        """
+        self._go(Go(), Until(text, wanted, places))
 
     async def interrupt(self) -> None:
         """Ask a running guest to stop; where and when, ``wait`` and ``on_halt`` tell."""
@@ -405,14 +421,29 @@ class Control:
             return Go()
         return (await self._hold(halt_at(pending, "access", why))).decision
 
-    def where(self, regions: RegionMap) -> Sequence[range] | None:
-        """Return where the guest may have to be held: at any access, unless it just runs."""
-        match self._course:
-            case Leaving():
-                return ()
-            case Running() if not self.session.interrupting:
-                return self.places(regions)
-        return None
+    def where(self, regions: RegionMap) -> Leeway:
+        """Return where the guest may have to be held, and how far away that is at least."""
+        course = self._course
+        if isinstance(course, Leaving):
+            return Leeway()
+        if self.session.interrupting or isinstance(course, Redoing | Skipping | ToHandler):
+            return NO_LEEWAY
+        breaks = self.places(regions)
+        if breaks is None:
+            return NO_LEEWAY
+        match course:
+            case Stepping(left):
+                return Leeway(breaks, records=(left - 1) // MOST_ACCESSES)
+            case Until(places=places):
+                found = places(regions)
+                return NO_LEEWAY if found is None else Leeway((*breaks, *found))
+        return Leeway(breaks)
+
+    def _passed(self, record: Record) -> None:
+        # Nobody was asked about an access that the guest has made by itself.
+        if isinstance(record, Intercept) and record.via == "compiled":
+            for _ in record.device_accesses():
+                self._course = nearer(self._course)
 
     async def answered(self, pending: Pending) -> Go | Give:
         """Hold the guest where the value that a device gave is wanted."""

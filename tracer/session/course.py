@@ -16,14 +16,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from tracer.access.decision import Decision, Pending
+from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.want import Reason as LoopReason
 from tracer.x86.state import CpuState
+
+Places = Callable[[RegionMap], Sequence[range] | None]
+"""Tells the physical addresses at which a guest may have to be held, None for any."""
+
+
+def everywhere(regions: RegionMap) -> None:
+    """Return that it may be at any access."""
+
 
 Reason = LoopReason | Literal["access", "answered", "completed"]
 
@@ -87,10 +96,14 @@ class Stepping:
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """The guest goes on to before the first access that is ``wanted``; ``text`` says which."""
+    """The guest goes on to before the first access that is ``wanted``; ``text`` says which.
+
+    That is at one of the ``places``.
+    """
 
     text: str
     wanted: Callable[[Pending], bool]
+    places: Places = everywhere
 
 
 @dataclass(frozen=True, slots=True)

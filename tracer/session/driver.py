@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from tracer.access import want
-from tracer.access.decision import Decision, Give, Go, Pending
+from tracer.access.decision import Decision, Give, Go, Leeway, Pending
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
@@ -33,8 +33,8 @@ class Overseer(Protocol):
         """Decide before the access is made."""
         ...
 
-    def where(self, regions: RegionMap) -> Sequence[range] | None:
-        """Return the physical addresses at which it may hold the guest, None for any."""
+    def where(self, regions: RegionMap) -> Leeway:
+        """Return which accesses it need not be asked about, until the guest stops again."""
         ...
 
     async def answered(self, pending: Pending) -> Go | Give:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tracer.access.decision import Leeway
 from tracer.access.execution import delivered_alike
 from tracer.access.region import Choice, RegionMap
 from tracer.access.space import AddressSpace
@@ -256,12 +257,12 @@ class Loop:
     async def _drained(self, sites: CompiledSites, changes: Sequence[Change]) -> Ran:
         # Lets the guest go on, and publishes what it tells by itself meanwhile.
         sites.tell_places()
-        places = await AskWhere(self.view.regions) if self.asks else ()
-        if places is None:
+        leeway = await AskWhere(self.view.regions) if self.asks else Leeway()
+        if leeway.places is None:
             sites.shut()
         else:
-            sites.stop_at([*places, *self._answered()])
-            sites.open()
+            sites.stop_at([*leeway.places, *self._answered()])
+            sites.open(leeway.records)
         try:
             await Start(changes)
             while True:

@@ -441,7 +441,7 @@ def test_a_device_holds_the_regions_of_its_parts(text: str, held: bool) -> None:
 # ---- where a break may stop a guest
 
 TABLE = Region("nvme.msix-table", 0xFEBF2000, 0xFEBF2FFF, 0xFEBF2000, "nvme", "table")
-HERE = RegionMap([NVME, TABLE], [], [])
+HERE = RegionMap([NVME, TABLE], [(0xFEBF0000, 0xFEBF2FFF), (0xFED00000, 0xFED00FFF)], [])
 
 
 @pytest.mark.parametrize(
@@ -456,6 +456,20 @@ HERE = RegionMap([NVME, TABLE], [], [])
         ("unhandled", []),
         ("write", None),
         ("read if value == 3", None),
+        ("read if region == nvme.msix-table and value == 3", [range(0xFEBF2000, 0xFEBF3000)]),
+        ("if device == nvme", None),  # that is all there is
+        ("if region == nvme.msix-table or time > 1s", None),
+        ("if region == nvme.msix-table and count == 3", None),  # which counts all
+        ("if region == unassigned pending", [range(0xFED00000, 0xFED01000)]),
+        ("if region ~ *", None),
+        (
+            "*+0x14-0x17",
+            [
+                range(0xFED00000, 0xFED01000),
+                range(0xFEBF0014, 0xFEBF0018),
+                range(0xFEBF2014, 0xFEBF2018),
+            ],
+        ),
         ("symbol nvme_reset_work", None),
         ("verdict linux-tdx", None),
     ],

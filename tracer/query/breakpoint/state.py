@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal
 
-from tracer.access.region import RegionMap
+from tracer.access.region import UNASSIGNED, RegionMap
 from tracer.errors import ConditionError, UsageError
 from tracer.query.condition import Condition, parse
 from tracer.query.condition.lexeme import quoted
 from tracer.query.condition.vocabulary import Fact, Facts
+from tracer.query.facts import facts_of_region
 from tracer.query.pending import PendingFacts
 from tracer.query.place import Place
 from tracer.text.number import ends, whole
@@ -51,6 +52,27 @@ class Pattern:
     def needs_value(self) -> bool:
         """Tell whether a read can be judged only once the device has answered."""
         return self.condition is not None and self.condition.needs_value
+
+    def places(self, regions: RegionMap) -> Sequence[range] | None:
+        """Return the physical addresses of what it may want, None for any.
+
+        A condition that counts accesses has to see all of them.
+        """
+        if self.place is not None:
+            return list(self.place.ranges(regions))
+        condition = self.condition
+        if condition is None or "count" in condition.names:
+            return None
+        found = [
+            range(region.start, region.end + 1)
+            for region in regions.regions
+            if _can_hold(condition, region.name, region.owners)
+        ]
+        if len(found) == len(regions.regions):
+            return None
+        if _can_hold(condition, UNASSIGNED, (UNASSIGNED,)):
+            found += regions.unassigned
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +138,14 @@ class Break:
                 return facts["via"] == "stepped"
             case "verdict":
                 return facts.oops(self.target)
+
+
+def _can_hold(condition: Condition, region: str, owners: tuple[str, ...]) -> bool:
+    # An error in a condition stops the guest at the access that has it.
+    try:
+        return condition.test(facts_of_region(region, owners)) is not False
+    except ConditionError:
+        return True
 
 
 @lru_cache(1024)
@@ -287,9 +317,10 @@ class Breaks:
         for item in self.items:
             if not item.enabled or item.kind == "unhandled":
                 continue  # what the vCPU has to carry out has no compiled site
-            if item.kind != "access" or item.pattern.place is None:
+            places = item.pattern.places(regions) if item.kind == "access" else None
+            if places is None:
                 return None
-            found += item.pattern.place.ranges(regions)
+            found += places
         return found
 
     def describe(self) -> list[Row]:

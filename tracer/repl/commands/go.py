@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tracer.access.decision import Pending
+from tracer.access.region import RegionMap
 from tracer.errors import UsageError
 from tracer.query.breakpoint import parse_until
 from tracer.repl.command import command
@@ -61,7 +62,10 @@ async def next_(context: Context, statement: Statement) -> Result:
         region = pending.transfer.region
         return region is not None and names_region(name, region.name, region.owners)
 
-    context.control.run_until(f"next {name}", wanted)
+    def places(regions: RegionMap) -> list[range]:
+        return [range(region.start, region.end + 1) for region in regions.named(name)]
+
+    context.control.run_until(f"next {name}", wanted, places)
     return await context.gone_on()
 
 
