@@ -103,7 +103,7 @@ def test_a_cpu_without_pages_of_a_gib_takes_a_stop_at_each_access(tmp_path: Path
 def test_what_a_guest_did_before_qemu_was_killed_is_all_there(tmp_path: Path) -> None:
     log = tmp_path / "qemu.log"
     with vetrace(
-        tmp_path, "boot", "--quiet", "--compiled", "--qemu-log", log,
+        tmp_path, "boot", "--quiet", "--qemu-log", log,
         "-o", tmp_path / "trace.vtrace", "--serial", tmp_path / "serial", "--", *PLAIN,
     ) as running:  # fmt: skip
         serial = tmp_path / "serial"

@@ -232,7 +232,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Run:
     guest = assemble(folder, CASES, room=True)
     return boot(
         folder,
-        "--kernel", guest, "--symbols", guest, "--check", "--quiet", "--compiled",
+        "--kernel", guest, "--symbols", guest, "--check", "--quiet",
         "--region", REGION, "--", *DEVICE,
     )  # fmt: skip
 

@@ -246,7 +246,7 @@ def run(folder: Path, *cases: Case) -> Run:
     guest = assemble(folder, cases, room=True)
     return boot(
         folder,
-        "--kernel", guest, "--symbols", guest, "--check", "--quiet", "--compiled", "--region",
+        "--kernel", guest, "--symbols", guest, "--check", "--quiet", "--region",
         REGION, "--", *DEVICE,
     )  # fmt: skip
 

@@ -71,7 +71,7 @@ def test_a_guest_that_writes_there_ends_the_run_and_nothing_else(what: str, tmp_
     text = f"{ACCESS}; {HOSTILE[what]}; {ACCESS.replace('1:', '2:').replace('1b', '2b')}"
     guest = assemble(tmp_path, [Case(text, [])], room=True)
     done = boot(
-        tmp_path, "--kernel", guest, "--symbols", guest, "--quiet", "--compiled",
+        tmp_path, "--kernel", guest, "--symbols", guest, "--quiet",
         "--region", REGION, "--guest-timeout", str(GUEST_SECONDS), "--", *DEVICE,
     )  # fmt: skip
     assert "Traceback" not in done.err

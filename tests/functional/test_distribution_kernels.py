@@ -156,7 +156,7 @@ def full_machine(disks: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 def test_a_full_machine_makes_its_accesses_by_itself(
     disks: dict[str, Path], tmp_path: Path
 ) -> None:
-    done = machine(tmp_path, disks, "--compiled")
+    done = machine(tmp_path, disks)
     agreed(done)
     booted(done)
     trace = read_trace(done.trace)

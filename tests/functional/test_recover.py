@@ -24,7 +24,7 @@ LARGE = 100_000
 
 def boot(folder: Path) -> tuple[str, ...]:
     files = "-o", str(folder / "trace.vtrace.zst"), "--qemu-log", str(folder / "qemu.log")
-    return ("boot", "--compiled", "--quiet", *files, "--", *PLAIN)
+    return ("boot", "--quiet", *files, "--", *PLAIN)
 
 
 def is_large(trace: Path) -> bool:

@@ -91,7 +91,7 @@ def test_kernel_and_program_see_what_they_see_untraced(
 def test_neither_sees_that_others_make_their_accesses_by_themselves(
     ramdisk: Path, untraced: list[str], tmp_path: Path
 ) -> None:
-    done = boot(tmp_path, "--quiet", "--check", "--compiled", "--initrd", ramdisk, *DEVICE, *PLAIN)
+    done = boot(tmp_path, "--quiet", "--check", "--initrd", ramdisk, *DEVICE, *PLAIN)
     assert said(done) == untraced
     agreed(done)
     trace = read_trace(done.trace)

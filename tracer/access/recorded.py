@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.access.region import RegionMap
-from tracer.access.transfer import UNASSIGNED, Meddling, Transfer, located
+from tracer.access.region import UNASSIGNED, RegionMap
+from tracer.access.transfer import Meddling, Transfer, located
 from tracer.trace.record import MemoryAccess, Place
 
 

@@ -13,9 +13,6 @@ from tracer.x86.state import (
     PAGE_SIZE,
 )
 
-UNASSIGNED = "unassigned"
-"""The region of what nothing answers."""
-
 MAX_TRANSFER = 8
 """Widest device access in bytes: what a processor's load or store unit sends at once here."""
 

@@ -39,6 +39,7 @@ MOST_ROWS = 4096
 """Rows that a writer puts into one block, at most."""
 
 _PLACE_OF = Struct(f"<{RECORD_FIELDS['ALIAS']}xQI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
+_MASK64 = (1 << 64) - 1
 _PHYSICAL = 1 << LARGEST_ADDRESS_BITS
 _MOST_FOUND = 1 << 16
 
@@ -121,7 +122,7 @@ class Blocks:
             if site.parts is None:
                 both.add(number)
                 continue
-            physical = alias - window
+            physical = alias - window & _MASK64
             reached = [self._find(physical + at, direction) for direction, at, _ in site.parts]
             found[len(reached) - reached.count(None)] += times
         if both:
@@ -181,7 +182,7 @@ class Blocks:
     def _accesses(self, site: _Site, raw: Raw, window: int) -> list[MemoryAccess]:
         made = []
         if site.parts is not None:
-            linear, physical = raw.linear, raw.alias - window
+            linear, physical = raw.linear, raw.alias - window & _MASK64
             for direction, at, width in site.parts:
                 data = raw.read if direction == "read" else raw.written
                 value = int.from_bytes(data[at : at + width], "little")

@@ -177,7 +177,7 @@ def test_cr2_is_noted_and_given_back(cpu: unicorn.Uc) -> None:
 
 @pytest.mark.parametrize("rounds", [1, 1000])
 def test_a_vcpu_is_kept_busy_and_rings_again(cpu: unicorn.Uc, rounds: int) -> None:
-    cpu.emu_start(STUB.spill, STUB.stop, count=100)
+    fault(cpu, RSVD, STUB.stop)
     before = cpu.reg_read(regs.UC_X86_REG_RSP)
     made: list[int] = []
     cpu.hook_add(unicorn.UC_HOOK_CODE, lambda _, linear, *__: made.append(linear))
