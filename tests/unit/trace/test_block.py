@@ -171,7 +171,7 @@ def test_registers_are_written_like_any_others() -> None:
         ([PLACES, site(0, "8b07"), block(row()[:-1])], "255 bytes"),
         ([PLACES, site(0, "8b07"), block(row(), stacks=[0, 0])], "2 stacks"),
         ([PLACES, site(0, "8b07"), block(row(), accesses=2)], "2 accesses has 1"),
-        ([PLACES, site(0, "8b07"), block(row(physical=-1))], "an access at -0x1"),
+        ([PLACES, site(0, "8b07"), block(row(physical=-1))], "an access at 0xffffffffffffffff"),
         ([PLACES, site(0, "8b07"), block(row(), window=0)], "an access at 0xffffff80feb00000"),
         ([site(3, "f7f1")], "site 3: "),
         ([site(3, "8b")], "site 3: "),
