@@ -24,6 +24,7 @@ from tracer.access.vcpu import DescriptorTables, VcpuState
 from tracer.errors import QemuError, TracerError
 from tracer.host.process import Process, exit_words, start, words_of
 from tracer.host.scratch import scratch_folder
+from tracer.qemu import alarm
 from tracer.qemu.access_log import doorbell_arguments, log_accesses, log_arguments
 from tracer.qemu.clock import GuestClock
 from tracer.qemu.ending import Ending
@@ -144,9 +145,11 @@ class Machine(asyncio.SubprocessProtocol):
         self._events.names.add("SHUTDOWN")
         self._wakeups = EventListener("WAKEUP")
         self._qmp.register_listener(self._wakeups)
+        self._sleeps = EventListener("SUSPEND")
+        self._qmp.register_listener(self._sleeps)
         self._cause = ""
         self._last_words = ""
-        self._shutdown: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._asked = asyncio.Event()
         self._folder: Path | None = None
         self._scratch = contextlib.ExitStack()
@@ -209,7 +212,9 @@ class Machine(asyncio.SubprocessProtocol):
         except (QMPError, TimeoutError, OSError, EOFError) as error:
             channel.close()
             raise await self._refusal(error) from error
-        self._shutdown = asyncio.create_task(self._look_back())
+        self._tasks.append(asyncio.create_task(self._look_back()))
+        if not self.config.realtime:
+            self._tasks.append(asyncio.create_task(self._wake()))
         greeting = self._qmp.greeting
         numbers = greeting.QMP.version.get("qemu") if greeting else None
         numbers = numbers if isinstance(numbers, Mapping) else {}
@@ -412,8 +417,8 @@ class Machine(asyncio.SubprocessProtocol):
         """Wait until QEMU is gone and tell how it went."""
         self._asked.set()
         status = -1 if self._process is None else await self._process.wait()
-        if self._shutdown is not None:
-            self._shutdown.cancel()
+        for task in self._tasks:
+            task.cancel()
         for event in self._events.clear():
             self._note_event(event)
         output = self._output
@@ -456,6 +461,14 @@ class Machine(asyncio.SubprocessProtocol):
                 # The guest ran, so GDB is told that it has stopped: let it take that in first.
                 await self._asked.wait()
             await self.execute("quit")
+
+    async def _wake(self) -> None:
+        # Wakes the machine each time that it sleeps until its alarm.
+        with contextlib.suppress(QMPError, OSError, EOFError, QemuError):
+            while True:
+                await self._sleeps.get()
+                if await alarm.is_set(self.monitor):
+                    await self.execute("system_wakeup")
 
     def _triple_fault(self) -> bool:
         return b"Triple fault" in self._log.tail(65536)
