@@ -72,6 +72,35 @@ def test_the_closing_table_counts_three_ways(done: Run) -> None:
     assert re.search(r"\d+ emulated, 0 stepped, \d+ compiled at \d+ sites", done.err)
 
 
+# What follows the time: a clock that is polled, interrupts; NVMe's completions come from the host.
+TIMED = {"hpet", "lapic"}
+DOORBELLS = 0x1000
+
+
+def by_region(done: Run) -> dict[str, list[tuple[str, int, int]]]:
+    """Direction, offset and width of each access, without repeats, by region."""
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    for record in read_trace(done.trace).intercepts:
+        for access in record.accesses:
+            region, offset = access.region, access.offset or 0
+            if region is None or region in TIMED or (region == "nvme" and offset >= DOORBELLS):
+                continue
+            found.setdefault(region, []).append((access.direction, offset, access.width))
+    return {
+        region: [access for access, _ in groupby(accesses)] for region, accesses in found.items()
+    }
+
+
+def test_it_makes_the_accesses_that_it_makes_with_a_stop_at_each(done: Run, tmp_path: Path) -> None:
+    stops = boot(tmp_path, "--quiet", "--every-stop", "--check", "--", *PLAIN)
+    agreed(stops)
+    assert read_trace(stops.trace).end.counts["emulated"] > 3000
+    theirs, ours = by_region(stops), by_region(done)
+    assert ours.keys() == theirs.keys() and len(ours) > 10
+    for region, accesses in theirs.items():
+        assert ours[region] == accesses, region
+
+
 def test_a_ring_that_is_full_loses_nothing(tmp_path: Path) -> None:
     done = compiled(tmp_path, "--ring", "16")
     agreed(done)

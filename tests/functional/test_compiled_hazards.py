@@ -239,6 +239,20 @@ CASES = {
         + _both(_again("call load4")) + "; xor ebx, ebx; mov dr7, rbx",
         [], {}, {"rax": 0, "rdx": 2},
     ),
+    "CR2 behind an access by a stop, and by itself": Case(
+        f"{_WARM}; " + _own_fault(f"mov edi, {NOTHING:#x}; call load4") + "; "
+        f"mov edi, {DEVICE_LINEAR + 0xFFD:#x}; call load4; mov rbx, cr2; "
+        f"mov edi, {DEVICE_LINEAR + 0x44:#x}; call load4; mov rcx, cr2",
+        [], {}, {"rbx": NOTHING, "rcx": DEVICE_LINEAR + 0x44},
+    ),
+    "a data breakpoint of its own, which does not come": Case(
+        "xor eax, eax; mov dr6, rax; "
+        + _breaks(0xF0401, "[rdi]") + "; " + _again("call load4; call load4")
+        + f"; mov rbx, [rip + debugs]; mov edi, {WINDOW:#x}; "
+        + _breaks(0xF0401, "[rdi]") + "; " + _again("call load4; call load4")
+        + "; mov rcx, [rip + debugs]; xor eax, eax; mov dr7, rax",
+        [], {}, {"rbx": 0, "rcx": 2},
+    ),
 }  # fmt: skip
 
 
