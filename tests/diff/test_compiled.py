@@ -82,3 +82,45 @@ def test_a_rewritten_instruction_is_the_same_on_this_cpu() -> None:
         ), (case.code.hex(), changed.code.hex())  # fmt: skip
         compared += 1
     assert compared > 100
+
+
+# Signalling NaNs of 32 and 64 bits, denormals, and what is too large for an integer.
+AWKWARD = b"".join(
+    value.to_bytes(8, "little")
+    for value in (0x7FF0_0000_0000_0001, 0x7F80_0001_FF80_0001, 1, 0xFFEF_FFFF_FFFF_FFFF)
+)
+EVERYTHING = 0
+"""MXCSR, and the masks of the x87 control word: no exception is masked."""
+
+
+def test_no_exception_is_raised_by_a_rewritten_instruction_where_none_is_masked() -> None:
+    flags = host.features()
+    if not flags:
+        pytest.skip("the host has no x86-64 CPU with FSGSBASE")
+    tried: list[tuple[Form, Case]] = []
+    for form in FORMS:
+        if form.unit is Unit.X87 or not host.executes(form, flags):
+            continue  # a thunk looks whether those of x87 are masked
+        for case, changed, base in alike(form):
+            linear = changed.cpu.gpr[base] + OFFSET
+            if form.aligned and linear % 32:
+                continue  # which a thunk looks at, too
+            value = int.from_bytes(AWKWARD[:16], "little")
+            cpu = replace(
+                changed.cpu, xmm=(value,) * 16, ymm=(value,) * 16, mxcsr=EVERYTHING,
+                fpu_control=0x340, fpu_status=0,
+            )  # fmt: skip
+            tried.append(
+                (form, replace(changed, cpu=cpu, ram={linear: AWKWARD[: case_room(case)]}))
+            )
+    raised = [
+        (form.name, case.code.hex(), result)
+        for (form, case), result in zip(tried, host.run([case for _, case in tried]), strict=True)
+        if isinstance(result, Fault)
+    ]
+    assert raised == [] and len({form for form, _ in tried}) > 300
+
+
+def case_room(case: Case) -> int:
+    """How many bytes the operand of a case has."""
+    return min(decode(case.code, case.cpu.rip, Mode.LONG).width, len(AWKWARD))
