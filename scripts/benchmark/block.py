@@ -62,6 +62,7 @@ class _Guest:
         common = common_code(smp=False, la57=False)
         self.sites = CompiledSites(_WINDOW, common, _SLOTS, view, self.journal, names, self._take)
         self.sites.begin(0)
+        self.sites.tell_places()
         shape = made_up(0)
         insn = decode(shape.code, shape.rip, Mode.LONG)
         self.sites.consider(insn, CpuState((0,) * 16, insn.rip, 0x2), cast(AddressSpace, self))
@@ -142,7 +143,8 @@ def _drain(path: Path, records: int) -> float:
     with TraceWriter(path, bench_header()) as trace:
         guest = _Guest(lambda journal: journal.scribes.extend([trace.append, Summary().take]))
         guest.run(records)
-        guest.journal.counts["accesses"] = records
+        if guest.journal.counts["compiled"] != records:
+            raise TraceError(f"{guest.journal.counts['compiled']} accesses drained of {records}")
         guest.journal.end("poweroff")
     return guest.seconds
 

@@ -84,6 +84,22 @@ def test_qemu_killed_in_the_middle_leaves_a_trace_of_all_it_did(tmp_path: Path) 
     assert not ring_of(trace).exists()
 
 
+@pytest.mark.parametrize("mode", [(), ("--every-stop",)], ids=["compiled", "every stop"])
+def test_the_last_accesses_of_a_boot_are_kept(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    trace = tmp_path / "trace.vtrace.zst"
+    done = run(tmp_path, "boot", *mode, "--quiet", "--last", "300", "-o", str(trace))
+    assert done.status == 0, done.err
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == [trace.name]
+    found = read_trace(trace)
+    assert found.end.counts["accesses"] == 300 and found.end.counts["left_out"] > 300
+    first = found.intercepts[0]
+    assert first.seq == found.end.counts["left_out"]
+    again = run(tmp_path, "replay", str(trace))
+    assert again.status == 0 and "left out" in again.err
+    assert run(tmp_path, "stats", str(trace)).status == 0
+    assert "left out" in run(tmp_path, "show", str(trace)).out.splitlines()[0]
+
+
 def test_nothing_is_left_of_a_run_that_ends(tmp_path: Path) -> None:
     trace = tmp_path / "trace.vtrace.zst"
     with vetrace(tmp_path, *boot(tmp_path)) as running:

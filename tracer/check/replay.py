@@ -17,6 +17,7 @@ from tracer.errors import EmulationError
 from tracer.trace.record import (
     Deferred,
     Intercept,
+    LostRecord,
     MemoryAccess,
     Record,
     RegionRecord,
@@ -62,7 +63,8 @@ class Replay:
 
     ``earlier`` holds the ``region`` and ``user`` records from before, ``vcpus`` is how many the
     guest has where that is known. ``first`` is the first record of an instruction, ``next_seq`` the
-    number that the next one must have, None where any will do. ``ways`` counts the device accesses
+    number that the next one must have, None where any will do. ``left_out`` tells that accesses
+    before ``first`` were. ``ways`` counts the device accesses
     by how they were carried out.
     """
 
@@ -75,6 +77,7 @@ class Replay:
         self.counts = Counts()
         self.first: Intercept | None = None
         self.next_seq = next_seq
+        self.left_out = False
         self.ways: Counter[str] = Counter()
         self._vcpus = vcpus
         self._changed_by_hand = False
@@ -91,6 +94,9 @@ class Replay:
             self._regions.setdefault(record.region.name, []).append(place)
         if isinstance(record, UserRecord) and record.registers:
             self._changed_by_hand = True
+        if isinstance(record, LostRecord) and record.seq is not None:
+            self.next_seq = record.seq
+            self.left_out = self.first is None
         return None
 
     def _intercept(self, record: Intercept) -> Divergence | None:

@@ -19,7 +19,7 @@ from tracer.cli.interactive import add_shell_arguments, screen, wish
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.verify import compared, print_comparison, verdict
 from tracer.compiled.layout import SLOTS
-from tracer.errors import Diverged, Interrupted, TracerError
+from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.report import GuestReport, why_missing
 from tracer.host import signals
 from tracer.host.scratch import scratch_folder
@@ -37,13 +37,15 @@ from tracer.repl.shell import Shell
 from tracer.report.objects import access_object
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog, seconds
+from tracer.text.number import is_whole, whole
 from tracer.trace.event import Event, Events, Everything
 from tracer.trace.fold import Fold, Folder
 from tracer.trace.lines import access_line, fold_line
 from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import End, Record
+from tracer.trace.record import End, Header, Record
+from tracer.trace.recorder import FlightRecorder
 from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter
 
@@ -52,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace boot``."""
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", metavar="TRACE", type=Path, help="write the trace here")
+    output.add_argument(
+        "--last", metavar="N", help="keep the last N accesses only, however long the guest runs"
+    )
     output.add_argument(
         "--check", action="store_true", help="compare the trace with QEMU's own log of the run"
     )
@@ -117,6 +122,21 @@ def run(args: argparse.Namespace) -> int:
         if args.check and trace is not None and log is not None and status == EXIT_OK:
             status = _check(trace, log, quiet=args.json)
     return status or boot.judge_guest()
+
+
+def _last(args: argparse.Namespace) -> int | None:
+    if args.last is None:
+        return None
+    last = whole(args.last) if is_whole(args.last) else 0
+    if not last:
+        raise UsageError(f"--last {args.last}: give a number of accesses from 1 on")
+    if args.output is None:
+        raise UsageError("--last says something only with -o TRACE")
+    if args.output.exists() and not args.output.is_file():
+        raise UsageError(f"--last keeps two files, and {args.output} is none")
+    if args.check:
+        raise UsageError("--check compares a whole run, of which --last keeps the end: drop one")
+    return last
 
 
 def _limits(args: argparse.Namespace) -> Limits:
@@ -200,6 +220,7 @@ class _Boot:
         self._console = console
         self._recorded = recorded
         self._ring = None if args.every_stop else parse_ring(args.ring)
+        self._last = _last(args)
         self._summary = Summary()
         self._wish = wish(args, args.output)
         self._status = EXIT_OK
@@ -273,8 +294,9 @@ class _Boot:
     async def _trace_run(self, session: Session) -> None:
         with contextlib.ExitStack() as stack:
             if self._trace is not None:
-                writer = stack.enter_context(TraceWriter(self._trace, header(session)))
                 # First: what is shown is in the file.
+                writer = self._opened(self._trace, header(session))
+                stack.enter_context(writer)
                 session.scribes.append(writer.append)
             session.scribes.append(self._summary.take)
             if not (self._args.quiet or self._wish.asked):
@@ -306,6 +328,11 @@ class _Boot:
                         session.mark_log(LOG_END)
                     session.end(outcome)
                 self._close(session)
+
+    def _opened(self, trace: Path, opening: Header) -> TraceWriter | FlightRecorder:
+        if self._last is None:
+            return TraceWriter(trace, opening)
+        return FlightRecorder(trace, opening, self._last)
 
     async def _converse(self, session: Session, stack: contextlib.ExitStack) -> str:
         # Leave the guest to a person or a script; return how it ended.

@@ -101,6 +101,7 @@ class _Part:
     next_seq: int | None
     ways: Counter[str]
     unknown: Counter[str]
+    left_out: bool
 
 
 def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
@@ -120,7 +121,10 @@ def _in_turn(trace: TraceReader) -> Generator[_Part, None, None]:
 
 
 def _part(replay: Replay, divergence: Divergence | None, unknown: Counter[str]) -> _Part:
-    return _Part(replay.counts, divergence, replay.first, replay.next_seq, replay.ways, unknown)
+    return _Part(
+        replay.counts, divergence, replay.first, replay.next_seq, replay.ways, unknown,
+        replay.left_out,
+    )  # fmt: skip
 
 
 # Lines go to the processes undecoded, in chunks, each with what was announced or done by hand
@@ -140,7 +144,7 @@ def _in_parallel(trace: TraceReader, jobs: int) -> Generator[_Part, None, None]:
         for kind, times in part.unknown.items():
             trace.skipped(kind, times)
         if part.first is not None:
-            if due is not None and part.first.seq != due:
+            if due is not None and part.first.seq != due and not part.left_out:
                 # A chunk cannot see that the records before it are not those it should follow.
                 part = replace(part, counts=Counts(), divergence=out_of_turn(part.first, due))
             due = part.next_seq

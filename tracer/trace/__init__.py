@@ -22,6 +22,7 @@ __all__ = (
     "phase",
     "reader",
     "record",
+    "recorder",
     "recovery",
     "registers",
     "selection",

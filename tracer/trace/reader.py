@@ -171,7 +171,9 @@ class TraceReader:
             f"{self.name}: skipped {count} records of unknown type {kind!r}"
             for kind, count in sorted(self.unknown.items())
         )
-        return [*damage, *skipped]
+        count = 0 if self.end is None else self.end.counts.get("left_out", 0)
+        left = [f"{self.name}: {count:,} accesses before the first were left out"] if count else []
+        return [*damage, *left, *skipped]
 
     def progress(self) -> tuple[int, int] | None:
         """Return how many bytes of the file have been read, and its size; None for a pipe."""

@@ -241,14 +241,16 @@ class UserRecord(
 class LostRecord(
     msgspec.Struct, frozen=True, kw_only=True, tag="lost", tag_field="type", omit_defaults=True
 ):
-    """Tell that records are missing here, in a log that was imported: its writer lost events.
+    """Tell that records are missing here: the writer of an imported log lost events.
 
     ``count`` is how many, ``vcpu`` whose they were; each is absent where the log does not say.
+    With a ``seq`` they are accesses that were left out as nobody wanted them, all before that one.
     """
 
     time_ns: Count
     vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)] | None = None
     count: Count | None = None
+    seq: Count | None = None
 
 
 RELEASED = "detach"

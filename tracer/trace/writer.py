@@ -135,11 +135,17 @@ def ring_of(trace: Path) -> Path:
     return trace.with_name(f"{trace.name}.ring")
 
 
+def earlier_of(trace: Path) -> Path:
+    """Return the path of what came before the accesses in a trace that keeps the last ones."""
+    return trace.with_name(f"{trace.stem}.earlier{trace.suffix}")
+
+
 # An earlier trace is not lost to a second run with the same name.
 def _keep(path: Path) -> None:
     if path.is_file() and path.stat().st_size:
         old = path.with_name(f"{path.name}.old")
         path.replace(old)
-        ring_of(old).unlink(missing_ok=True)
-        if ring_of(path).is_file():
-            ring_of(path).replace(ring_of(old))
+        for companion in (ring_of, earlier_of):
+            companion(old).unlink(missing_ok=True)
+            if companion(path).is_file():
+                companion(path).replace(companion(old))

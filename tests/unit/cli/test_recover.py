@@ -13,7 +13,7 @@ from tracer.cli import main
 from tracer.compiled import layout
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Intercept, Line
-from tracer.trace.writer import TraceWriter, ring_of
+from tracer.trace.writer import TraceWriter, earlier_of, ring_of
 
 SLOTS = 16
 SIZE = SLOTS * layout.SLOT_SIZE
@@ -97,11 +97,13 @@ def test_another_file_leaves_the_trace_alone(tmp_path: Path, capsys: Output) -> 
 
 def test_a_trace_of_today_takes_the_ring_of_yesterday_away(tmp_path: Path) -> None:
     path = killed(tmp_path, 3, 5)
+    earlier_of(path).touch()
     sample.write(path)
     old = path.with_name(f"{path.name}.old")
     assert old.is_file() and ring_of(old).is_file() and not ring_of(path).exists()
+    assert earlier_of(old).is_file() and not earlier_of(path).exists()
     sample.write(path)
-    assert not ring_of(old).exists()
+    assert not ring_of(old).exists() and not earlier_of(old).exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,196 @@
+"""The last accesses of a run: what is kept, what it needs, and what a crash leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trace_sample as sample
+from block_sample import DEVICE, LINEAR, PLACES, REGION, block, row, site
+
+from tracer.check.replay import Replay
+from tracer.cli import main
+from tracer.trace.loss import Losses
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import (
+    BlockRecord,
+    End,
+    Intercept,
+    Line,
+    LostRecord,
+    MapRecord,
+    Mark,
+    MemoryAccess,
+    Record,
+    RegionRecord,
+    StackFrame,
+    StackRecord,
+)
+from tracer.trace.recorder import FlightRecorder
+from tracer.trace.summary import Summary
+from tracer.trace.writer import earlier_of
+from tracer.x86.decode import decode
+from tracer.x86.state import GPR, Mode
+
+Output = pytest.CaptureFixture[str]
+
+
+def stack(number: int) -> StackRecord:
+    return StackRecord(time_ns=0, id=number, frames=[StackFrame(rip=number, symbol=f"f{number}")])
+
+
+def emulated(seq: int, number: int | None) -> Intercept:
+    """A read that replays, with a call chain."""
+    insn = decode(bytes.fromhex("8b07") + bytes(13), 0x1000, Mode.LONG)
+    read = MemoryAccess(
+        direction="read", width=4, linear=LINEAR, physical=DEVICE, value=seq, region="bar",
+        offset=0,
+    )  # fmt: skip
+    before = {"rflags": 0x202, **dict.fromkeys(GPR, 0), "rdi": LINEAR, "rax": 1 << 40}
+    return Intercept(
+        seq=seq, time_ns=1000 + seq, vcpu=0, cpl=0, mode=64, rip=0x1000, symbol="driver+0x0",
+        code=insn.code, text=insn.text, cr2=LINEAR, error_code=0x8, via="emulated",
+        accesses=[read], before=before, after={"rip": 0x1002, "rax": seq}, stack=number,
+    )  # fmt: skip
+
+
+def run(accesses: int, *, blocks: bool, size: int = 7) -> list[Line]:
+    """A whole run of so many accesses, each of which reads its own number."""
+    told: list[Line] = [
+        REGION,
+        Mark(time_ns=0, text="kernel entry", qemu_log_offset=77),
+        MapRecord(
+            time_ns=0, linear=LINEAR, physical=DEVICE, size=4096, regions=["bar"], by="ioremap"
+        ),
+        PLACES,
+        site(0, "8b07"),
+    ]
+    for seq in range(accesses):
+        number = seq // 10
+        if seq % 10 == 0:
+            told.append(stack(number))
+        if not blocks:
+            told.append(emulated(seq, number))
+        elif seq % size == 0:
+            rows = [row(read=each) for each in range(seq, min(seq + size, accesses))]
+            told.append(
+                block(
+                    *rows, seq=seq, time_ns=1000 + seq, stacks=[number] + [None] * (len(rows) - 1)
+                )
+            )
+    counts = {"accesses": accesses, "intercepts": 0 if blocks else accesses}
+    counts |= {"emulated": 0 if blocks else accesses, "compiled": accesses if blocks else 0}
+    return [*told, End(time_ns=10**6, outcome="poweroff", counts=counts)]
+
+
+def read(path: Path) -> tuple[list[Record], TraceReader]:
+    with TraceReader(path) as trace:
+        return list(trace), trace
+
+
+def values(records: list[Record]) -> list[int | None]:
+    return [each.accesses[0].value for each in records if isinstance(each, Intercept)]
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("accesses", [0, 1, 19, 20, 21, 39, 40, 41, 100, 123])
+@pytest.mark.parametrize("name", ["run.vtrace", "run.vtrace.zst"])
+def test_the_last_accesses_are_kept_as_a_trace(
+    tmp_path: Path, capsys: Output, name: str, accesses: int, blocks: bool
+) -> None:
+    path = tmp_path / name
+    with FlightRecorder(path, sample.HEADER, 20) as recorder:
+        for line in run(accesses, blocks=blocks):
+            recorder.append(line)
+    assert sorted(tmp_path.iterdir()) == [path]
+    records, trace = read(path)
+    kept = list(range(accesses))[-20:]
+    assert values(records) == kept
+    seqs = [record.seq for record in records if isinstance(record, Intercept)]
+    assert seqs == kept
+    end = trace.end
+    assert end is not None and end.counts["accesses"] == len(kept) and end.outcome == "poweroff"
+    assert end.counts.get("left_out", 0) == accesses - len(kept)
+    assert sum(isinstance(record, RegionRecord) for record in records) == 1
+    told = {record.id for record in records if isinstance(record, StackRecord)}
+    assert told >= {r.stack for r in records if isinstance(r, Intercept) and r.stack is not None}
+    if accesses:
+        for jobs in ("1", "2"):
+            assert main.main(["replay", str(path), "--jobs", jobs]) == 0
+        replay = Replay(next_seq=0)
+        assert not any(replay.add(record) for record in records)
+    said = capsys.readouterr()
+    if accesses > 20:
+        marks = [record for record in records if isinstance(record, Mark)]
+        assert [mark.qemu_log_offset for mark in marks] == [None]
+        assert f"{accesses - 20} accesses before the first were left out" in said.err
+        assert main.main(["show", str(path)]) == 0
+        line = f"── {accesses - 20} access{'' if accesses == 21 else 'es'} left out ──"
+        assert capsys.readouterr().out.startswith(line)
+
+
+def test_what_a_crash_leaves_is_readable(tmp_path: Path) -> None:
+    path = tmp_path / "run.vtrace"
+    recorder = FlightRecorder(path, sample.HEADER, 20)
+    sizes = []
+    for line in run(205, blocks=True)[:-1]:
+        recorder.append(line)
+        sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
+        found: list[int | None] = []
+        for file in (earlier_of(path), path):
+            if file.exists():
+                found += values(read(file)[0])
+        last = (
+            line.seq + line.accesses
+            if isinstance(line, BlockRecord)
+            else len(found) and ((found[-1] or 0) + 1)
+        )
+        assert found == list(range(last))[-len(found) :]
+        assert len(found) >= min(last, 20)
+    assert max(sizes[len(sizes) // 2 :]) < 2 * max(sizes[: len(sizes) // 2])
+    records, _ = read(path)
+    replay = Replay(next_seq=0)
+    assert not any(replay.add(record) for record in records)
+
+
+def test_memory_and_disk_do_not_grow_with_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.vtrace"
+    with FlightRecorder(path, sample.HEADER, 10) as recorder:
+        for line in run(3, blocks=False)[:5]:
+            recorder.append(line)
+        largest = 0
+        for seq in range(2000):
+            recorder.append(emulated(seq, None))
+            largest = max(largest, sum(file.stat().st_size for file in tmp_path.iterdir()))
+        size = len(path.read_bytes())
+    assert largest < 40 * 1000 and size < largest
+
+
+def test_a_loss_that_was_wanted_is_told_as_such() -> None:
+    losses, summary = Losses(), Summary()
+    left = LostRecord(time_ns=0, count=1000, seq=1000)
+    losses.add(left)
+    summary.add(left)
+    assert losses.words == "1,000 accesses left out" and losses.known == 1000
+    losses.add(LostRecord(time_ns=0, count=2))
+    assert losses.words == "1,002 events lost"
+    assert summary.losses.left_out == 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--last", "0", "-o", "x.vtrace"], "--last 0"),
+        (["--last", "many", "-o", "x.vtrace"], "--last many"),
+        (["--last", "-3", "-o", "x.vtrace"], "--last"),
+        (["--last", "5"], "only with -o"),
+        (["--last", "5", "-o", "/dev/null"], "/dev/null"),
+        (["--last", "5", "-o", "x.vtrace", "--check"], "--check"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_in_a_line(
+    options: list[str], why: str, capsys: Output
+) -> None:
+    assert main.main(["boot", "--kernel", "/nowhere", *options]) in (1, 2)
+    told = capsys.readouterr().err
+    assert why in told
