@@ -86,3 +86,13 @@ def test_a_guest_whose_time_is_over_is_told_of(tmp_path: Path) -> None:
     ):
         guest.finish()
     assert any(line.startswith("vcpu0 is in ") for line in told), told
+
+
+def test_a_guest_whose_accesses_all_take_a_stop(tmp_path: Path) -> None:
+    path = tmp_path / "run.vtrace.zst"
+    with boot(region="virtio-blk.common", every_stop=True, output=path) as guest:
+        guest.finish()
+    assert {access.via for access in open_trace(path)} == {"emulated"}
+    with boot(region="virtio-blk.common", ring=4, output=path) as guest:
+        guest.finish()
+    assert {access.via for access in open_trace(path)} == {"emulated", "compiled"}

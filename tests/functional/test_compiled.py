@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -16,10 +17,6 @@ from tracer.compiled.layout import REASONS
 
 pytestmark = pytest.mark.qemu
 
-# QEMU's log has no entry for a doorbell that an ioeventfd takes.
-PLAIN = (
-    "-global", "virtio-blk-pci.ioeventfd=off", "-global", "virtio-net-pci.ioeventfd=off",
-)  # fmt: skip
 OFTEN = 100
 OVMF = Path("/usr/share/OVMF")
 BEYOND = 444 << 30
@@ -28,7 +25,7 @@ BEYOND = 444 << 30
 
 def compiled(folder: Path, *options: str, extra: tuple[str, ...] = ()) -> Run:
     """Boot with compiled sites and compare with QEMU's log."""
-    return boot(folder, "--quiet", "--check", *options, "--", *PLAIN, *extra)
+    return boot(folder, "-v", "--quiet", "--check", *options, "--", *extra)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +98,25 @@ def test_it_makes_the_accesses_that_it_makes_with_a_stop_at_each(done: Run, tmp_
         assert ours[region] == accesses, region
 
 
+def test_what_compiled_sites_take_is_told_to_who_asks(done: Run) -> None:
+    counts = read_trace(done.trace).end.counts
+    said = done.err
+    assert f"{counts['sites']} compiled sites, of {counts['thunks']:,} bytes" in said
+    assert f"{counts['block'] >> 10:,} KiB of the guest's RAM" in said
+    assert f"{counts['entries']} entries of the page table" in said
+    slow = counts["slow: absent"]
+    assert f"{slow:,} accesses took a stop: their instruction had no compiled site yet" in said
+
+
+def test_who_asks_for_a_stop_at_each_access_has_that_said_in_a_line(tmp_path: Path) -> None:
+    done = boot(tmp_path, "--quiet", "--every-stop", "--region", "virtio-blk.device")
+    assert done.status == 0, done.err
+    counts = read_trace(done.trace).end.counts
+    assert counts["emulated"] == counts["accesses"] == counts["intercepts"]
+    (line,) = [line for line in done.err.splitlines() if ": tracing " in line]
+    assert line.endswith("regions, with a stop at each access")
+
+
 def test_a_ring_that_is_full_loses_nothing(tmp_path: Path) -> None:
     done = compiled(tmp_path, "--ring", "16")
     agreed(done)
@@ -133,7 +149,7 @@ def test_what_a_guest_did_before_qemu_was_killed_is_all_there(tmp_path: Path) ->
     log = tmp_path / "qemu.log"
     with vetrace(
         tmp_path, "boot", "--quiet", "--qemu-log", log,
-        "-o", tmp_path / "trace.vtrace", "--serial", tmp_path / "serial", "--", *PLAIN,
+        "-o", tmp_path / "trace.vtrace", "--serial", tmp_path / "serial",
     ) as running:  # fmt: skip
         serial = tmp_path / "serial"
         running.until(
@@ -193,6 +209,49 @@ def test_a_ring_that_cannot_be_is_refused(tmp_path: Path) -> None:
         assert refused.status == 2 and f"--ring {size}" in refused.err
 
 
+STEPS = """
+until 0.6s
+next hpet
+step 1000
+next nvme
+break if region == virtio-blk.notify
+tbreak read virtio-blk.device if count == 3
+continue
+info breaks
+continue
+continue
+delete
+continue
+"""
+
+
+def test_a_person_passes_many_accesses_without_a_stop_each(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(STEPS)
+    done = boot(tmp_path, "--check", "--json", "-x", script)
+    agreed(replace(done, out=done.err))
+    told = [item["result"] for item in done.objects if item["type"] == "command"]
+    until, hpet, stepped, nvme, _, _, third, breaks, rung, again, *_ = told
+    trace = read_trace(done.trace)
+    made = [(seq, access.region) for r in trace.intercepts for seq, access in r.device_accesses()]
+    times = {r.seq: r.time_ns for r in trace.intercepts}
+    assert until["access"]["seq"] == min(seq for seq, at in times.items() if at >= 600_000_000) > 9
+    # The guest stands before the first access of the region, and a thousand accesses later.
+    begin = until["access"]["seq"]
+    first = next(seq for seq, region in made if region == "hpet" and seq > begin)
+    assert (hpet["access"]["seq"], stepped["access"]["seq"]) == (first, first + 1000)
+    other = next(seq for seq, region in made if region == "nvme" and seq > first + 1000)
+    assert nvme["access"]["seq"] == other
+    read = [seq for seq, region in made if region == "virtio-blk.device"]
+    assert third["access"]["seq"] == read[2]
+    assert [item["hits"] for item in breaks] == [0]
+    bells = [seq for seq, region in made if region == "virtio-blk.notify"]
+    assert [rung["access"]["seq"], again["access"]["seq"]] == bells[:2]
+    ways = {r.seq: r.via for r in trace.intercepts}
+    passed = [way for seq, way in ways.items() if first < seq < first + 1000]
+    assert passed.count("compiled") > len(passed) / 2
+
+
 PROMPT = """
 break write nvme.CC
 continue
@@ -212,7 +271,7 @@ def test_a_break_stops_a_site_that_was_compiled_and_the_guest_goes_on(
     script = tmp_path / "script"
     script.write_text(PROMPT + leave)
     check = ("--check",) if leave == "continue" else ()
-    done = boot(tmp_path, "--quiet", *check, "-x", script, "--", *PLAIN)
+    done = boot(tmp_path, "--quiet", *check, "-x", script)
     assert done.status == 0, done.out + done.err
     assert re.search(r"1 hit +write lapic\+0xb0 if count == 50", done.out)
     trace = read_trace(done.trace)

@@ -35,7 +35,7 @@ def goes_by(terminal: Terminal, count: int) -> None:
 
 
 def test_an_answer_stays_at_the_prompt_while_the_guest_runs(tmp_path: Path) -> None:
-    with session(tmp_path, columns=100, rows=30) as terminal:
+    with session(tmp_path, "--every-stop", columns=100, rows=30) as terminal:
         # The guest comes there late in its boot, when all is said and done below.
         told(terminal, "tbreak virtio-net.notify", r"break 1")
         terminal.line("c")

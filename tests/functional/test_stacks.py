@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from vetrace_run import Run, Trace, boot, read_trace, run
 
+from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import Intercept, Mark, StackRecord
 
 pytestmark = pytest.mark.qemu
@@ -16,10 +17,25 @@ pytestmark = pytest.mark.qemu
 OUTERMOST = re.compile(r"ret_from_fork(_asm)?|\w+_startup_64\w*|entry_SYSCALL_64\w*|asm_\w+")
 
 
+REGIONS = ("--region", "nvme", "--region", "virtio-blk.common", "--region", "hpet")
+
+
 @pytest.fixture(scope="module")
-def booted(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    regions = ("--region", "nvme", "--region", "virtio-blk.common", "--region", "hpet")
-    return boot(tmp_path_factory.mktemp("stacks"), "--quiet", "--stacks", "--kaslr", *regions)
+def by_itself(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return boot(tmp_path_factory.mktemp("stacks"), "--quiet", "--stacks", "--kaslr", *REGIONS)
+
+
+@pytest.fixture(scope="module")
+def by_stops(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    words = ("--quiet", "--stacks", "--kaslr", "--every-stop")
+    return boot(tmp_path_factory.mktemp("stacks"), *words, *REGIONS)
+
+
+@pytest.fixture(scope="module", params=["by_itself", "by_stops"])
+def booted(request: pytest.FixtureRequest) -> Run:
+    run = request.getfixturevalue(request.param)
+    assert isinstance(run, Run)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +119,28 @@ def test_work_beside_the_initcalls_is_in_none_of_them(trace: Trace) -> None:
                 assert phase == f"phase: work {called}"
                 work.add(called)
     assert work  # the NVMe driver resets its controller in a workqueue
+
+
+def chained(trace: Trace, region: str) -> list[tuple[str | None, list[str]]]:
+    """The phase and the call chain of each access to a region."""
+    tracker, found, told = PhaseTracker(), [], {}
+    for record in trace.records:
+        phase = tracker.add(record)
+        if isinstance(record, StackRecord):
+            told[record.id] = [frame.site for frame in record.frames]
+        elif isinstance(record, Intercept) and record.stack is not None:
+            here = [access for _, access in record.device_accesses() if access.region == region]
+            found += [(phase, told[record.stack])] * len(here)
+    return found
+
+
+def test_both_ways_tell_the_same_phase_and_chain(by_itself: Run, by_stops: Run) -> None:
+    one, other = read_trace(by_itself.trace), read_trace(by_stops.trace)
+    counts = one.end.counts
+    assert counts["compiled"] > counts["emulated"] and not other.end.counts.get("compiled")
+    # A driver in a module, whose init code is given away a moment later.
+    probed = chained(one, "virtio-blk.common")
+    assert len(probed) > 20 and probed == chained(other, "virtio-blk.common")
 
 
 def test_folded_stacks_count_every_access(booted: Run, trace: Trace, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tracer.compiled.layout import constants
 
 PACKAGE = Path(__file__).parents[2] / "tracer" / "compiled"
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))
-LABELS = ("fast", "compare", "walk", "other", "refuse", "ram")
+LABELS = ("fast", "compare", "walk", "other", "refuse", "ram", "stacks", "deadline", "behind")
 
 _HEAD = '''\
 """The common code, assembled: its bytes, and where its labels are, for each kind of guest.

@@ -86,10 +86,12 @@ class Compiled:
 
     smp: bool = False
     la57: bool = False
+    stacks: bool = False
     slots: int = 16
     linear: int = DEVICE
     text: int = TEXT
     pages: int = 2
+    state: int = 0
     touched: list[tuple[str, int, int, int]] = field(default_factory=list)
     on_touch: Callable[[], None] | None = None
 
@@ -99,7 +101,8 @@ class Compiled:
         self.paging = Paging(0x10_0000, 5 if self.la57 else 4, POISON)
         self.cr3 = self.paging.cr3 | 0x18
         self.ring = Ring(self.slots)
-        self.table = SiteTable(BLOCK, self.common)
+        self.front = self.common.stacks if self.stacks else self.common.behind
+        self.table = SiteTable(BLOCK, self.common, self.front if self.stacks else None)
         self.leaves: dict[int, int] = {}
         for page in range(self.pages):
             place = self.linear + 4096 * page
@@ -125,7 +128,7 @@ class Compiled:
     def _start(self) -> None:
         cpu = self.cpu = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         cpu.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)  # linear addresses up to the top
-        size = layout.block_size(self.slots) + 4095 & -4096
+        size = layout.block_size(self.slots, stacks=self.stacks) + 4095 & -4096
         cpu.mem_map(WINDOW + DEVICE_AT, 4096 * self.pages)
         cpu.hook_add(
             unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, self._touch, None,
@@ -150,7 +153,11 @@ class Compiled:
             cpu.mem_map(self.linear, 4096 * self.pages)
         prepare_fx(cpu)
         self.slow = STUB + 0x800
-        control = Control(BLOCK, WINDOW, REACH, POISON | POISON >> 1, 40, self.slots, self.slow)
+        marks = POISON | POISON >> 1
+        after = BLOCK + layout.DISTANCE + self.front
+        control = Control(
+            BLOCK, WINDOW, REACH, marks, 40, self.slots, self.slow, state=self.state, after=after
+        )  # fmt: skip
         self.write(layout.CONTROL, control.pack())
         self.write(layout.CODE, self.common.code)
         self.write(*self.ring.open())

@@ -53,7 +53,7 @@ class Software:
     def stub_place(self) -> int:
         return STUB
 
-    async def watch(self, ground: Ground, space: AddressSpace) -> Any:
+    async def watch(self, ground: Ground, space: AddressSpace, *, late: bool) -> Any:
         return self.breakpoints
 
     def callers(self, publish: Any, *, stacks: bool) -> Any:
@@ -86,6 +86,8 @@ class Code(Names):
 
 
 class Nobody:
+    state = 0
+
     def note(self, *_: Any) -> None:
         return None
 

@@ -91,11 +91,13 @@ class Leeway:
     """Say which accesses a guest may make without anybody being asked what becomes of them.
 
     Those at ``places``, physical addresses, are not among them, None for any. The others are as
-    many as ``records`` hold, None for any number; one record is at most :data:`MOST_ACCESSES`.
+    many as ``records`` hold, None for any number; one record is at most :data:`MOST_ACCESSES`. None
+    of them is at the guest's time ``until_ns`` or later, if that is told.
     """
 
     places: Sequence[range] | None = ()
     records: int | None = None
+    until_ns: int | None = None
 
 
 NO_LEEWAY = Leeway(None)

@@ -22,6 +22,7 @@ from tracer.access.want import (
 )
 from tracer.bare.image import Image
 from tracer.bare.window import open_window
+from tracer.compiled.stack_copy import StackCopy
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
@@ -80,7 +81,11 @@ class Names:
 class Callers:
     """Tell nothing of who made an access."""
 
-    def note(self, cpu: CpuState, space: AddressSpace, time_ns: int) -> int | None:
+    state = 0
+
+    def note(
+        self, cpu: CpuState, space: AddressSpace, time_ns: int, copy: StackCopy | None = None
+    ) -> int | None:
         """Return None: no stack is recorded."""
         return None
 
@@ -147,7 +152,9 @@ class Bare:
         """Return None: padding is looked for behind the page-fault handler."""
         return None
 
-    async def watch(self, ground: Ground, space: AddressSpace) -> Sequence[Breakpoint]:
+    async def watch(
+        self, ground: Ground, space: AddressSpace, *, late: bool
+    ) -> Sequence[Breakpoint]:
         """Set no traps: where the guest makes mappings is not known."""
         return ()
 

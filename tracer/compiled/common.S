@@ -207,16 +207,24 @@ walk:	test	dword ptr [rsp + F_FLAGS], TF_RF
 	sub	rax, rdx
 	mov	[rsi + S_PAGE], rax
 	sub	rax, [rsi + S_SKIP]
+	mov	[rsi + S_FIRST], rcx
+.irp number, 0, 1, 2, 3
+	mov	rcx, rax
+	control	sub, rcx, C_WIDE\number
+	control	cmp, rcx, C_EXTENT\number
+	jb	wide
+.endr
 	and	eax, 0xf000
 	control	add, rax, C_STOPS
-	add	rax, [rsi + S_SKIP]
+5:	add	rax, [rsi + S_SKIP]
 	mov	[rsi + S_STOP], rax
-	mov	[rsi + S_FIRST], rcx
 	cmp	byte ptr [rax + rdx], 0
 	jne	stopped
 	xor	ecx, ecx
 	mov	rax, [rdi + R_LINEAR]
 	jmp	again
+wide:	lea	rax, [rip + start + DATA + ALWAYS]
+	jmp	5b
 
 # In: RDX = a linear address, RSI -> where the levels are kept. Out: CF, or RAX = its place in the
 # window, RBX = all entries ANDed, R8 = the poison of the leaf. RCX and RBP are lost.
@@ -381,3 +389,73 @@ busy:	cmp	rdi, -1
 	pop	rdi
 	jmp	[rip + start + DATA + C_SLOW]
 .endif
+
+# Where call chains are wanted, it is the thunk of every site: it copies the stack above RSP and
+# goes on to the site's own. In and out: RDI and RAX as a thunk has them; RSI = the site.
+# A stack ends at its last page. The last word of one that was switched to, as an interrupt's is,
+# leads to the one before (Linux: arch/x86/include/asm/irq_stack.h): that is copied behind it.
+stacks:	push	rax
+	push	rbx
+	push	rbp
+	push	rsi
+	push	rdi
+	pushfq
+	cld				# IRETQ brings back what the code had
+	mov	rbx, [rdi + R_NUMBER]
+	control	and, rbx, C_RING_MASK
+	shl	rbx, STACK_SHIFT
+	control	add, rbx, C_STACKS
+	lea	rbp, [rbx + STACK_SIZE]
+	control	mov, rax, C_STATE
+	mov	rax, [rax]
+	mov	[rbx + K_STATE], rax
+	mov	rdx, [rdi + G_RSP]
+	lea	rdi, [rbx + K_DATA]
+	call	run
+	lea	rax, [rdi - K_DATA]
+	sub	rax, rbx
+	mov	[rbx + K_FIRST], rax
+	jz	1f
+	mov	rdx, [rdi - 8]
+	mov	[rbx + K_NEXT], rdx
+	call	run
+	lea	rax, [rdi - K_DATA]
+	sub	rax, rbx
+1:	mov	[rbx + K_SIZE], rax
+	popfq
+	pop	rdi
+	pop	rsi
+	pop	rbp
+	pop	rbx
+	pop	rax
+	jmp	[rsi + S_BEHIND]
+
+# In: RDX = the linear address of a stack, RDI -> where its copy goes, as far as RBP. Out: RDI.
+run:	test	dl, 7
+	jnz	2f
+1:	cmp	rdi, rbp
+	jae	2f
+	xor	ecx, ecx
+	call	ram
+	jc	2f
+	mov	rsi, rax
+	mov	ecx, edx
+	or	rcx, -4096
+	neg	rcx			# to the end of the page
+	mov	rax, rbp
+	sub	rax, rdi
+	cmp	rcx, rax
+	cmova	rcx, rax
+	add	rdx, rcx
+	shr	ecx, 3
+	rep movsq
+	jmp	1b
+2:	ret
+
+# Where the guest is to stop at a time, it is the thunk of every site. AFTER is `stacks` or `behind`.
+deadline:
+	mov	rcx, [rdi + R_TSC]
+	control	cmp, rcx, C_DEADLINE
+	jae	stopped
+	jmp	[rip + start + DATA + C_AFTER]
+behind:	jmp	[rsi + S_BEHIND]

@@ -19,7 +19,8 @@ class CommonCode:
 
     At ``compare`` and ``other`` a thunk answers whether CR2 is its operand's own address, or at
     ``walk`` where that is no question. ``refuse`` is for a thunk that has touched nothing yet;
-    ``ram`` looks up an operand in RAM.
+    ``ram`` looks up an operand in RAM. ``stacks`` copies the stack before it goes on to a thunk,
+    ``deadline`` looks at the time, and ``behind`` just goes on.
     """
 
     code: bytes
@@ -29,6 +30,9 @@ class CommonCode:
     other: int
     refuse: int
     ram: int
+    stacks: int
+    deadline: int
+    behind: int
 
 
 def common_code(*, smp: bool, la57: bool) -> CommonCode:

@@ -21,6 +21,11 @@ PAGE = 4096
 """Size of the control page."""
 
 STOP_PLACES = 1 << 16
+WIDE = 4
+"""Ranges of whole pages at which a stop is wanted that have words of their own: ``WIDE0`` is where
+the window has the first, ``EXTENT0`` its size."""
+ALWAYS = 0x2000
+"""Offset of a page, and of :data:`LONGEST` more bytes, that want a stop at each place of theirs."""
 LONGEST = 32
 """Bytes of the widest access that is compiled."""
 SITE_COUNT = 4096
@@ -37,7 +42,9 @@ _ADDRESS = (1 << LARGEST_ADDRESS_BITS) - 4096
 
 _CONTROL = (
     "HEAD", "LIMIT", "RING", "RING_MASK", "SITES", "SITES_END", "STOPS", "ADDRESS", "WINDOW",
-    "REACH", "MARKS", "RESERVED", "SLOW", "FAR", "FAR_SIZE", "FAR_WINDOW",
+    "REACH", "MARKS", "RESERVED", "SLOW", "FAR", "FAR_SIZE", "FAR_WINDOW", "STACKS", "STATE",
+    "DEADLINE", "AFTER",
+    "WIDE0", "EXTENT0", "WIDE1", "EXTENT1", "WIDE2", "EXTENT2", "WIDE3", "EXTENT3",
 )  # fmt: skip
 REASONS = (
     "full", "nested", "absent", "traced", "changed", "crossing", "unmapped", "stopped", "tail",
@@ -47,16 +54,18 @@ REASONS = (
 shut; an NMI came into the fast way; no thunk; TF or RF is set; the code is another one; it crosses
 a page; its page is not what a thunk may touch; a stop is wanted; CR2 is not its first byte; its
 thunk refuses."""
-_COUNTERS = 0x80
+_COUNTERS = 0x100
 _OTHER_SIDE = 0x200
+_NOTHING = 0x400
 
 _SITE = (
     "RIP", "THUNK", "FIRST", "LAST", "TOP", "TOP_ENTRY", "P4", "E4", "P3", "E3", "P2", "E2", "P1",
-    "E1", "PAGE", "STOP", "AT", "CODE", "ORIGIN", "SKIP", "SPAN", "WRITES",
+    "E1", "PAGE", "STOP", "AT", "CODE", "ORIGIN", "SKIP", "SPAN", "WRITES", "BEHIND",
 )  # fmt: skip
 SITE_FIELDS = {name: 8 * index for index, name in enumerate(_SITE)}
 """Offsets in an entry of the site table; each field is a quadword. ``FIRST`` to ``STOP`` are the
-last translation, which the guest makes and compares with the live tables."""
+last translation, which the guest makes and compares with the live tables. ``BEHIND`` is the thunk
+where ``THUNK`` copies the stack or looks at the time first."""
 
 NOWHERE = 1 << 63
 """A linear address that no CPU accesses: what ``FIRST`` is before there is a translation."""
@@ -67,6 +76,12 @@ RECORD_FIELDS = {
 }  # fmt: skip
 """Offsets in a record. ``GPR`` are the sixteen registers in their order, ``READ`` and ``WRITTEN``
 32 bytes each; a string instruction, a push and a pop have in ``OTHER`` where their RAM is."""
+
+STACK_SIZE = 8192
+"""Bytes that a copied stack takes, one for each record of the ring, behind the ring."""
+STACK_FIELDS = {"FIRST": 0, "SIZE": 8, "NEXT": 16, "STATE": 24, "DATA": 32}
+"""Offsets in a copied stack. ``DATA`` are ``SIZE`` bytes: ``FIRST`` from the record's RSP on, the
+rest from the linear address ``NEXT`` on. ``STATE`` is the kernel's word that was asked for."""
 
 RECORD = struct.Struct("<4QIHHQQQ16Q32s32s")
 assert RECORD.size == SLOT_SIZE
@@ -79,9 +94,18 @@ def ring_size(slots: int) -> int:
     return slots * SLOT_SIZE
 
 
-def block_size(slots: int) -> int:
-    """Return how many bytes of guest RAM a ring of ``slots`` records and all before it take."""
-    return RING + ring_size(slots)
+def block_size(slots: int, *, stacks: bool = False) -> int:
+    """Return how many bytes of guest RAM a ring of ``slots`` records and all before it take.
+
+    With ``stacks`` there is room behind it for the stack of each record.
+    """
+    return RING + ring_size(slots) + (slots * STACK_SIZE if stacks else 0)
+
+
+def stack_place(slots: int, number: int) -> int:
+    """Return the offset of the stack of a record with a number."""
+    size = ring_size(slots)
+    return RING + size + number % size // SLOT_SIZE * STACK_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +117,8 @@ class Control:
     ``far`` right behind that. ``marks`` are
     the bits that poison a leaf, ``physical_bits`` the CPU's MAXPHYADDR: bits above it are
     reserved. ``slow`` is the linear address of the stub's stop, with every register as it was.
+    ``state`` is that of a quadword of the kernel's which is copied with a stack, 0 for none, and
+    ``after`` that of the code behind the look at the time.
     """
 
     block: int
@@ -103,6 +129,8 @@ class Control:
     slots: int
     slow: int
     far: range = range(0)
+    state: int = 0
+    after: int = 0
 
     def pack(self) -> bytes:
         """Return the control page: the ring is empty, and shut until its limit is set."""
@@ -125,6 +153,11 @@ class Control:
             "FAR": self.far.start,
             "FAR_SIZE": len(self.far),
             "FAR_WINDOW": self.window + self.reach,
+            "STACKS": self.block + RING + size,
+            "STATE": self.state or self.block + _NOTHING,
+            "DEADLINE": 0,
+            "AFTER": self.after,
+            **{f"{name}{number}": 0 for number in range(WIDE) for name in ("WIDE", "EXTENT")},
         }
         page = bytearray(PAGE)
         struct.pack_into(f"<{len(_CONTROL)}Q", page, 0, *(words[name] for name in _CONTROL))
@@ -152,9 +185,13 @@ def constants() -> str:
         "SITE_MASK": (SITE_COUNT - 1) * SITE_SIZE,
         "HASH": HASH,
         "OTHER_SIDE": _OTHER_SIDE,
+        "ALWAYS": ALWAYS,
+        "STACK_SHIFT": (STACK_SIZE // SLOT_SIZE).bit_length() - 1,
+        "STACK_SIZE": STACK_SIZE,
         **{f"C_{name}": control_field(name) for name in _CONTROL},
         **{f"N_{name.upper()}": _COUNTERS + 8 * at for at, name in enumerate(REASONS)},
         **{f"S_{name}": offset for name, offset in SITE_FIELDS.items()},
         **{f"R_{name}": offset for name, offset in RECORD_FIELDS.items()},
+        **{f"K_{name}": offset for name, offset in STACK_FIELDS.items()},
     }
     return "".join(f".set {name}, {value}\n" for name, value in symbols.items())

@@ -55,11 +55,15 @@ def watched(insn: Instruction) -> int:
 
 
 class SiteTable:
-    """Allocate sites; ``block`` is the linear address of the block as data."""
+    """Allocate sites; ``block`` is the linear address of the block as data.
 
-    def __init__(self, block: int, common: CommonCode) -> None:
+    ``front`` is the offset of the common code that is in front of each thunk, if any.
+    """
+
+    def __init__(self, block: int, common: CommonCode, front: int | None = None) -> None:
         self._code = block + layout.DISTANCE
         self._common = common
+        self._front = front
         self._next = layout.THUNKS
         self._places: dict[int, int] = {}
         self._taken: set[int] = set()
@@ -106,6 +110,22 @@ class SiteTable:
         writes.append((place, entry[: _KEY.size]))
         return current, writes
 
+    def forget(self) -> list[Write]:
+        """Have each site look up anew where it leads, and whether a stop is wanted there."""
+        nowhere = _KEY.pack(layout.NOWHERE)
+        return [(place + SITE_FIELDS["FIRST"], nowhere) for place in self._places.values()]
+
+    def lead(self, front: int | None) -> list[Write]:
+        """Have other common code in front of each thunk, or none, from here on."""
+        self._front = front
+        return [
+            (place + SITE_FIELDS["THUNK"], _KEY.pack(self._thunk(self._current[rip])))
+            for rip, place in self._places.items()
+        ]
+
+    def _thunk(self, site: Site) -> int:
+        return self._code + (site.thunk.start if self._front is None else self._front)
+
     def _place(self, rip: int) -> int:
         place = self._places.get(rip)
         if place is None:
@@ -122,7 +142,8 @@ class SiteTable:
         span = PAGE_SIZE - thunk.width
         words = {
             "RIP": site.insn.rip,
-            "THUNK": self._code + thunk.start,
+            "THUNK": self._thunk(site),
+            "BEHIND": self._code + thunk.start,
             "FIRST": layout.NOWHERE,
             "LAST": span - thunk.doubtful,
             "AT": watched(site.insn),

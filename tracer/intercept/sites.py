@@ -7,8 +7,12 @@ runs, and at each stop before anything else is published: so records keep their 
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import msgspec
 
 from tracer.access.recorded import places
 from tracer.access.region import RegionMap
@@ -18,23 +22,28 @@ from tracer.compiled.common import CommonCode
 from tracer.compiled.layout import (
     LONGEST,
     SLOT_SIZE,
+    STACK_SIZE,
     STOP_PLACES,
+    WIDE,
     Control,
     block_size,
     control_field,
+    stack_place,
 )
-from tracer.compiled.reading import verified
+from tracer.compiled.reading import state_before, verified
 from tracer.compiled.ring import Raw, Ring, counters, fields, sites_of
 from tracer.compiled.safety import NotCompiled
 from tracer.compiled.sites import SiteTable, is_free, watched
+from tracer.compiled.stack_copy import stack_copy
 from tracer.compiled.thunk import WATCHED
 from tracer.errors import InterceptError, TraceError
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
+from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
 from tracer.trace.block import MOST_ROWS
-from tracer.trace.record import BlockRecord, PlacesRecord, SiteRecord
+from tracer.trace.record import BlockRecord, Intercept, PlacesRecord, SiteRecord
 from tracer.x86.instruction import Instruction
 from tracer.x86.paging import PhysicalMemory
 from tracer.x86.state import CpuState, Mode
@@ -59,11 +68,20 @@ _VERIFIED = 16
 """Records of each site that are run again through the emulator while the guest runs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """Say who is told of the stack of each access, and where its code is looked up."""
+
+    callers: Callers
+    space: Callable[[], AddressSpace]
+
+
 class CompiledSites:
     """Own the block of compiled sites in one guest.
 
-    ``take`` is called with a number of accesses and returns that of the first one. ``slow`` counts
-    by reason the instructions that were left to a stop.
+    ``take`` is called with a number of accesses and returns that of the first one. With ``chains``
+    the stack of each access is copied and unwound. ``slow`` counts by reason the instructions that
+    were left to a stop.
     """
 
     def __init__(
@@ -75,6 +93,7 @@ class CompiledSites:
         journal: Journal,
         names: Names,
         take: Callable[[int], int],
+        chains: Chains | None = None,
     ) -> None:
         self.window = window
         self.slow: Counter[str] = Counter()
@@ -86,14 +105,18 @@ class CompiledSites:
         self._take = take
         self._memory: PhysicalMemory = view.memory
         self._ring = Ring(slots)
-        self._table = SiteTable(window.block, common)
+        self._chains = chains
+        self._front = common.stacks if chains is not None else None
+        self._table = SiteTable(window.block, common, self._front)
         self._told = 0
         self._unproven: dict[int, int] = {}
         self._shown: RegionMap | None = None
         self._known: dict[int, tuple[bytes, bytes]] = {}
         self._open = False
         self._left: int | None = None
-        self._stops: bytes = bytes(STOP_PLACES)
+        self._until: int | None = None
+        self._stops = bytes(STOP_PLACES)
+        self._wides = bytes(16 * WIDE)
         self._last: dict[str, int] | None = None
 
     def __len__(self) -> int:
@@ -122,14 +145,27 @@ class CompiledSites:
             physical_bits=view.physical_bits,
             slots=self._slots,
             slow=slow,
+            state=self._chains.callers.state if self._chains is not None else 0,
+            after=window.code + (self._front or self._common.behind),
         )
-        self._write(0, bytes(block_size(self._slots)))
+        self._write(0, bytes(self._size))
         self._write(layout.CONTROL, control.pack())
+        self._write(layout.ALWAYS, b"\1" * (layout.PAGE + LONGEST))
         self._write(layout.CODE, self._common.code)
         self.open()
 
-    def open(self, most: int | None = None) -> None:
-        """Let the guest make accesses by itself, until ``most`` of its records were taken."""
+    def open(self, most: int | None = None, until: int | None = None) -> None:
+        """Let the guest make accesses by itself, until ``most`` of its records were taken.
+
+        With ``until`` it makes none when its time-stamp counter is there; every vCPU stands, and is
+        not on the fast way.
+        """
+        if until != self._until:
+            self._until = until
+            front = self._front if until is None else self._common.deadline
+            self._write(control_field("DEADLINE"), (until or 0).to_bytes(8, "little"))
+            for offset, data in self._table.lead(front):
+                self._write(offset, data)
         self._open, self._left = True, most
         self._write(*self._ring.open(most))
 
@@ -145,16 +181,27 @@ class CompiledSites:
         """
         self._last = self.account()
         self.window.close(self._memory)
-        self._write(0, bytes(block_size(self._slots)))
+        self._write(0, bytes(self._size))
 
-    def stop_at(self, wanted: Iterable[range]) -> None:
-        """Send the accesses to these physical addresses the slow way, and only these.
+    def stop_at(self, wanted: Iterable[range]) -> bool:
+        """Send the accesses to these physical addresses the slow way; tell whether that is done.
 
-        Every vCPU stands. Where a place is wanted, so are those at which an access begins that
-        reaches it. Others that are alike in their low bits go the slow way with them.
+        Every vCPU stands; it cannot be done while one is on the fast way. Where a place is wanted,
+        so are those at which an access begins that reaches it. The largest ranges take the rest of
+        their pages with them, others the addresses that are alike in their low bits.
         """
+        parts = sorted(self.window.pieces(wanted), key=len, reverse=True)
+        wide = [part for part in parts[:WIDE] if len(part) >= layout.PAGE]
+        words = b"".join(map(self._wide, wide)).ljust(16 * WIDE, b"\0")
+        if words != self._wides:
+            if not self.idle:
+                return False
+            self._wides = words
+            self._write(control_field("WIDE0"), words)
+            for offset, data in self._table.forget():
+                self._write(offset, data)
         stops = bytearray(STOP_PLACES)
-        for part in wanted:
+        for part in parts[len(wide) :]:
             first = part.start - (LONGEST - 1)
             size = min(part.stop - first, STOP_PLACES)
             at = first % STOP_PLACES
@@ -164,6 +211,11 @@ class CompiledSites:
         if stops != self._stops:
             self._stops = bytes(stops)
             self._write(layout.STOPS, self._stops)
+        return True
+
+    def _wide(self, part: range) -> bytes:
+        start, end = part.start & -layout.PAGE, part.stop + layout.PAGE - 1 & -layout.PAGE
+        return struct.pack("<2Q", self.window.place(start), end - start)
 
     @property
     def idle(self) -> bool:
@@ -256,6 +308,11 @@ class CompiledSites:
         return self.window.seen(self._ring.take(self._read(offset, size))) if size else b""
 
     def _publish(self, rows: bytes) -> None:
+        if self._chains is not None and len(rows) > SLOT_SIZE:
+            # Each has a stack of its own.
+            for at in range(0, len(rows), SLOT_SIZE):
+                self._publish(rows[at : at + SLOT_SIZE])
+            return
         view, journal = self._view, self._journal
         try:
             records, accesses = journal.blocks.count(rows, self.window.base)
@@ -274,16 +331,29 @@ class CompiledSites:
             return
         journal.counts["accesses"] += accesses
         journal.counts["compiled"] += accesses
-        journal.publish(
-            BlockRecord(
-                seq=self._take(accesses),
-                time_ns=time_ns,
-                accesses=accesses,
-                window=self.window.base,
-                rows=rows,
-                rate=view.rate,
-            )
+        block = BlockRecord(
+            seq=self._take(accesses),
+            time_ns=time_ns,
+            accesses=accesses,
+            window=self.window.base,
+            rows=rows,
+            rate=view.rate,
         )
+        if self._chains is None:
+            journal.publish(block)
+        else:
+            self._chain(block, self._chains)
+
+    def _chain(self, block: BlockRecord, chains: Chains) -> None:
+        # Publishes the one record of a block with the stack that the guest has copied for it.
+        (raw,) = map(Raw._make, fields(block.rows))
+        data = self._read(stack_place(self._slots, raw.number), STACK_SIZE)
+        cpu = state_before(self._table[raw.site].insn, raw)
+        copy = stack_copy(data, raw.rsp)
+        stack = chains.callers.note(cpu, chains.space(), self._view.time_ns, copy)
+        for record in self._journal.blocks.records(block):
+            if isinstance(record, Intercept):
+                self._journal.publish(msgspec.structs.replace(record, stack=stack))
 
     def _prove(self, rows: bytes) -> None:
         # Runs the first records of each site through the emulator.
@@ -313,7 +383,7 @@ class CompiledSites:
         return {
             "sites": len(self._table),
             "thunks": self._table.used,
-            "block": block_size(self._slots),
+            "block": self._size,
             "entries": self.window.entries,
             **slow,
             **left,
@@ -321,7 +391,7 @@ class CompiledSites:
 
     def told(self) -> Iterator[str]:
         """Yield the same in sentences, with the places in the guest."""
-        window, size = self.window, block_size(self._slots)
+        window, size = self.window, self._size
         yield (
             f"{len(self)} compiled sites, of {self._table.used:,} bytes, and a ring of "
             f"{self._slots:,} records; all of it takes {size >> 10:,} KiB of the guest's RAM, from "
@@ -331,12 +401,16 @@ class CompiledSites:
             f"{window.entries} entries of the page table at physical {window.table:#x} lead there "
             f"and to all devices, from linear {window.base:#x} on"
         )
-        reasons = layout.reasons(self._read(layout.CONTROL, layout.PAGE))
-        for name, count in reasons.items():
-            if count:
-                yield f"{count:,} accesses took a stop: {_WORDS[name]}"
+        account = self.account()
+        for name, words in _WORDS.items():
+            if f"slow: {name}" in account:
+                yield f"{account[f'slow: {name}']:,} accesses took a stop: {words}"
         for reason, count in self.slow.items():
             yield f"{count:,} instructions take a stop each time: {reason}"
+
+    @property
+    def _size(self) -> int:
+        return block_size(self._slots, stacks=self._chains is not None)
 
     @property
     def _head(self) -> int:

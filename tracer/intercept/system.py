@@ -8,6 +8,7 @@ from typing import Protocol
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stack import Stack
+from tracer.compiled.stack_copy import StackCopy
 from tracer.intercept.ground import Ground
 from tracer.intercept.names import Names
 from tracer.intercept.trap import Breakpoint
@@ -20,8 +21,18 @@ from tracer.x86.state import CpuState
 class Callers(Protocol):
     """Tell who made an access."""
 
-    def note(self, cpu: CpuState, space: AddressSpace, time_ns: int) -> int | None:
-        """Take the state in which an access was made; return the number of its stack, if any."""
+    @property
+    def state(self) -> int:
+        """Return the linear address of what tells how far the boot has got; 0 for nothing."""
+        ...
+
+    def note(
+        self, cpu: CpuState, space: AddressSpace, time_ns: int, copy: StackCopy | None = None
+    ) -> int | None:
+        """Take the state in which an access was made; return the number of its stack, if any.
+
+        ``copy`` is the stack as it was then, with what was at :attr:`state`.
+        """
         ...
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
@@ -86,8 +97,14 @@ class System(Protocol):
         """Return the linear address from where on padding for the stub is best looked for."""
         ...
 
-    async def watch(self, ground: Ground, space: AddressSpace) -> Sequence[Breakpoint]:
-        """Set traps where the guest makes mappings. Raises GuestError when some would be missed."""
+    async def watch(
+        self, ground: Ground, space: AddressSpace, *, late: bool
+    ) -> Sequence[Breakpoint]:
+        """Set traps where the guest makes mappings. Raises GuestError when some would be missed.
+
+        With ``late`` call chains are looked up after the guest has gone on, so that no code may go
+        without a stop.
+        """
         ...
 
     def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:

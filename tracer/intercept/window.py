@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tracer.access.region import Region
@@ -29,7 +29,9 @@ class Window:
     ``physical`` is the block's address, ``block`` the linear one that it has as data, and
     :data:`DISTANCE` above that it has one as code. ``base`` is the linear address of physical
     address 0: what lies below ``reach`` is seen there, and what lies in ``far`` behind it.
-    ``table`` is the physical address of the ``entries`` of a page table that are vetrace's.
+    ``table`` is the physical address of the ``entries`` of a page table that are vetrace's, and
+    ``root`` that of the table by which the software's own linear addresses are looked up, whatever
+    else runs.
     """
 
     physical: int
@@ -39,6 +41,7 @@ class Window:
     table: int
     entries: int
     far: range = range(0)
+    root: int = 0
 
     @property
     def code(self) -> int:
@@ -48,6 +51,19 @@ class Window:
     def seen(self, data: bytes) -> bytes:
         """Return records in which each device far away is seen at its physical address, too."""
         return far_seen(data, self.base, self.reach, self.far) if self.far else data
+
+    def pieces(self, parts: Iterable[range]) -> Iterator[range]:
+        """Yield what of ranges of physical addresses the window has, each in one piece."""
+        for part in parts:
+            for there in (range(self.reach), self.far):
+                piece = range(max(part.start, there.start), min(part.stop, there.stop))
+                if piece:
+                    yield piece
+
+    def place(self, physical: int) -> int:
+        """Return the linear address at which the window has a physical one."""
+        offset = physical if physical < self.reach else self.reach + physical - self.far.start
+        return self.base + offset
 
     @property
     def span(self) -> range:

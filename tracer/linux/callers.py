@@ -14,6 +14,7 @@ from collections.abc import Callable
 from tracer.access.space import AddressSpace
 from tracer.access.stack import Frame, Stack, frame_symbol
 from tracer.access.symbols import KERNEL_HALF
+from tracer.compiled.stack_copy import StackCopy
 from tracer.linux.names import Names
 from tracer.linux.stacks import Stacks
 from tracer.trace.marker import PHASE
@@ -34,6 +35,11 @@ _CALLERS = {
 }
 """What the function is that one of these calls: the innermost tells. Compilers may leave some out
 of a chain, so that the one around calls."""
+
+Name = Callable[[int], str | None]
+"""Names a linear address."""
+
+_STATE = (1 << 32) - 1  # an enum
 
 ON_BEHALF = tuple(dict.fromkeys(_CALLERS.values()))
 """The beginning of a phase's name, before that of the function."""
@@ -68,28 +74,47 @@ class Callers:
             return None
         return f"stacks are {BY_FRAME_POINTERS}, and may lack a caller: {self._stacks.no_tables}"
 
-    def note(self, cpu: CpuState, space: AddressSpace, time_ns: int) -> int | None:
-        """Take the state in which an access was made; return the number of its stack, if any."""
-        if self._phase != USER and (cpu.cpl == 3 or self._is_running(space)):
+    @property
+    def state(self) -> int:
+        """Return the linear address of what tells how far the boot has got; 0 for nothing."""
+        return self._state or 0
+
+    def note(
+        self, cpu: CpuState, space: AddressSpace, time_ns: int, copy: StackCopy | None = None
+    ) -> int | None:
+        """Take the state in which an access was made; return the number of its stack, if any.
+
+        ``copy`` is the stack as it was then, with what was at :attr:`state`.
+        """
+        running = self._is_running(space) if copy is None else self._tells_running(copy.state)
+        if self._phase != USER and (cpu.cpl == 3 or running):
             self._enter(USER, time_ns)
         in_kernel = cpu.cpl == 0 and cpu.mode is Mode.LONG and cpu.rip >= KERNEL_HALF
         if not in_kernel or (not self._wanted and self._phase == USER):
             return None
         if self._stacks.missing(space) is not None:
             return None
-        stack = self._stacks.unwind(cpu, space)
+        stack = self._stacks.unwind(cpu, space, None if copy is None else copy.read)
+        late = copy is not None
+
+        def name(linear: int) -> str | None:
+            return self._names.lookup(linear, space, late=late)
+
         if self._phase != USER:
-            self._follow(self._task(stack, space), time_ns)
-        return self._number(_own(stack), space, time_ns) if self._wanted else None
+            self._follow(_task(stack, name), time_ns)
+        return self._number(_own(stack), name, time_ns) if self._wanted else None
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
         """Return the functions under way in this state, outermost last."""
         return self._stacks.unwind(cpu, space)
 
     def _is_running(self, space: AddressSpace) -> bool:
-        if self._state is None or self._running is None:
+        if self._state is None:
             return False
-        return int.from_bytes(space.read(self._state, 4), "little") == self._running
+        return self._tells_running(int.from_bytes(space.read(self._state, 4), "little"))
+
+    def _tells_running(self, state: int) -> bool:
+        return bool(self._state) and state & _STATE == self._running
 
     # A thread beside the initcalls has a phase of its own, which ends with its access.
     def _follow(self, task: tuple[str, str] | None, time_ns: int) -> None:
@@ -106,21 +131,9 @@ class Callers:
             self._phase = phase
             self._publish(Mark(time_ns=time_ns, text=PHASE + phase))
 
-    def _task(self, stack: Stack, space: AddressSpace) -> tuple[str, str] | None:
-        # On whose behalf, in a word, and the function that was called for it; also beneath an
-        # interrupt.
-        called = ""
-        for frame in stack.frames:
-            # Link-time optimisation puts a suffix behind a name.
-            name = re.split(r"[+.]", self._names.lookup(frame.place, space) or "")[0]
-            if called and name in _CALLERS:
-                return _CALLERS[name], called
-            called = name
-        return None
-
-    def _number(self, stack: Stack, space: AddressSpace, time_ns: int) -> int:
+    def _number(self, stack: Stack, name: Name, time_ns: int) -> int:
         # The same addresses may be those of another module by now.
-        symbols = tuple([self._symbol(frame, space) for frame in stack.frames])
+        symbols = tuple([frame_symbol(frame, name) for frame in stack.frames])
         number = self._ids.get((stack.frames, symbols))
         if number is None:
             number = self._ids[stack.frames, symbols] = len(self._ids)
@@ -133,8 +146,18 @@ class Callers:
             self._publish(record)
         return number
 
-    def _symbol(self, frame: Frame, space: AddressSpace) -> str | None:
-        return frame_symbol(frame, lambda linear: self._names.lookup(linear, space))
+
+def _task(stack: Stack, name: Name) -> tuple[str, str] | None:
+    # On whose behalf, in a word, and the function that was called for it; also beneath an
+    # interrupt.
+    called = ""
+    for frame in stack.frames:
+        # Link-time optimisation puts a suffix behind a name.
+        function = re.split(r"[+.]", name(frame.place) or "")[0]
+        if called and function in _CALLERS:
+            return _CALLERS[function], called
+        called = function
+    return None
 
 
 def _own(stack: Stack) -> Stack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from tracer.access.space import AddressSpace
@@ -26,6 +26,8 @@ from tracer.linux.modules import (
 log = logging.getLogger(__name__)
 
 _CACHED = 1 << 16
+_FORMER = 64
+"""Modules that are remembered as they were before they changed."""
 _BUDGET = 256 << 20
 """Bytes read for one look at all modules: those of a distribution's kernel need a few MiB."""
 
@@ -42,11 +44,13 @@ class Names:
         self._image = kernel
         self._types: Btf | None = None
         self._modules: list[Module] = []
+        self._former: list[Module] = []
         self._newest: ModuleMark | None = None
         self._changes = 0
         self._followed: AddressSpace | None = None
         self._in_kernel: dict[int, str | None] = {}
         self._in_modules: dict[int, str | None] = {}
+        self._late: dict[int, str | None] = {}
 
     @property
     def symbols(self) -> SymbolTable:
@@ -73,13 +77,17 @@ class Names:
         found = self.kernel.find(linear)
         return None if found is None else linear - found[1]
 
-    def lookup(self, linear: int, space: AddressSpace) -> str | None:
-        """Return ``name+0x1f`` for a linear address, or None when nothing there has a name."""
+    def lookup(self, linear: int, space: AddressSpace, *, late: bool = False) -> str | None:
+        """Return ``name+0x1f`` for a linear address, or None when nothing there has a name.
+
+        With ``late`` it is asked what was there a moment ago: a module that is gone names it, too.
+        """
         name = _cached(self._in_kernel, linear, self.kernel.lookup)
         if name is not None or linear < KERNEL_HALF:
             return name
         self.follow(space)
-        return _cached(self._in_modules, linear, lambda at: self._name(at, space))
+        known = self._late if late else self._in_modules
+        return _cached(known, linear, lambda at: self._name(at, space, late=late))
 
     def functions(self, space: AddressSpace | None = None) -> frozenset[str]:
         """Return the names of the functions of the kernel, and of the modules there are.
@@ -118,13 +126,13 @@ class Names:
         self._types = self._types or self._image.types()
         return self._types
 
-    def module_at(self, linear: int, space: AddressSpace) -> Module | None:
-        """Return the loaded module that a linear address lies in, or None."""
+    def module_at(self, linear: int, space: AddressSpace, *, late: bool = False) -> Module | None:
+        """Return the loaded module that a linear address lies in, or None; as in :meth:`lookup`."""
         self.follow(space)
-        module = self._covering(linear)
+        module = _covering(self._modules, linear)
         if module is None and self._reread(space):
-            module = self._covering(linear)
-        return module
+            module = _covering(self._modules, linear)
+        return module or (_covering(self._former, linear) if late else None)
 
     def follow(self, space: AddressSpace) -> int:
         """Take note of modules loaded or removed since the last stop.
@@ -144,15 +152,14 @@ class Names:
                 self._reread(space)
         return self._changes
 
-    def _name(self, linear: int, space: AddressSpace) -> str | None:
-        module = self.module_at(linear, space)
-        return None if module is None else resolve(module.symbols, linear)
-
-    def _covering(self, linear: int) -> Module | None:
-        for module in self._modules:
-            if any(linear in part for part in module.ranges):
-                return module
-        return None
+    def _name(self, linear: int, space: AddressSpace, *, late: bool) -> str | None:
+        module = self.module_at(linear, space, late=late)
+        name = None if module is None else resolve(module.symbols, linear)
+        if name is not None or not late:
+            return name
+        # A module drops the symbols of its init code before the code.
+        names = (resolve(former.symbols, linear) for former in self._former)
+        return next((name for name in names if name is not None), None)
 
     def _reread(self, space: AddressSpace) -> bool:
         # Tells whether the modules are others than before.
@@ -166,8 +173,12 @@ class Names:
             return False
         if [module.mark for module in modules] == [module.mark for module in self._modules]:
             return False
+        # Init code that is gone by now may have been run by what is told late.
+        gone = [module for module in self._modules if module not in modules]
+        self._former = [*gone, *self._former][:_FORMER]
         self._modules = modules
         self._in_modules.clear()
+        self._late.clear()
         self._changes += 1
         return True
 
@@ -179,6 +190,13 @@ class Names:
         except KernelImageError as error:
             log.debug("no module symbols: %s", error)
             return None
+
+
+def _covering(modules: Iterable[Module], linear: int) -> Module | None:
+    for module in modules:
+        if any(linear in part for part in module.ranges):
+            return module
+    return None
 
 
 def _cached(

@@ -23,7 +23,7 @@ class Stacks:
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        self._entries: dict[int, orc.Entry | None] = {}
+        self._entries: dict[tuple[int, bool], orc.Entry | None] = {}
         self._changes = 0  # of the modules, when the entries were found
         types = names.types()
         self._layout = None if types is None else orc.layout_of(types)
@@ -41,11 +41,12 @@ class Stacks:
             return None
         return f"{self.no_tables}, and it keeps no frame pointers"
 
-    def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
+    def unwind(self, cpu: CpuState, space: AddressSpace, stack: orc.Read | None = None) -> Stack:
         """Return the functions under way in the code that stopped in this state.
 
-        Of code outside the kernel, and of a kernel that has neither tables nor frame pointers,
-        only the function itself is known.
+        ``stack`` reads its stack in place of the guest's own memory. Of code outside the kernel,
+        and of a kernel that has neither tables nor frame pointers, only the function itself is
+        known.
         """
         if cpu.cpl or cpu.mode is not Mode.LONG or cpu.rip < KERNEL_HALF:
             return Stack((Frame(cpu.rip, True),), "code outside the kernel is not unwound")
@@ -56,7 +57,7 @@ class Stacks:
         pages: dict[int, bytes] = {}
         glance = space.glance()
 
-        def read(linear: int, size: int) -> bytes:
+        def read_live(linear: int, size: int) -> bytes:
             # A stack is read quadword by quadword; its pages are looked up once.
             start = linear & -PAGE_SIZE
             page = pages.get(start)
@@ -65,14 +66,21 @@ class Stacks:
             data = page[linear - start : linear - start + size]
             return data if len(data) == size else _read(glance, linear, size)
 
+        read = stack or read_live
         missing = self.missing(space)
         if missing is not None:
             return Stack((Frame(cpu.rip, True),), missing)
         if self.no_tables is not None:
             return frame_pointer.unwind(
-                cpu.rip, cpu.gpr[RBP], lambda at: self._names.lookup(at, space) is not None, read
+                cpu.rip,
+                cpu.gpr[RBP],
+                lambda at: self._names.lookup(at, space, late=stack is not None) is not None,
+                read,
             )
-        return orc.unwind(cpu.rip, cpu.gpr, lambda place: self._find(place, space, glance), read)
+        late = stack is not None
+        return orc.unwind(
+            cpu.rip, cpu.gpr, lambda place: self._find(place, space, glance, late=late), read
+        )
 
     def _keeps_frames(self, space: AddressSpace) -> bool:
         # Every C function of such a kernel begins alike. Not settled while none is in RAM.
@@ -83,24 +91,26 @@ class Stacks:
                 self._framed = any(map(frame_pointer.has_frame, codes))
         return bool(self._framed)
 
-    def _find(self, place: int, space: AddressSpace, glance: Glance) -> orc.Entry | None:
-        if place in self._entries:
-            return self._entries[place]
+    def _find(
+        self, place: int, space: AddressSpace, glance: Glance, *, late: bool
+    ) -> orc.Entry | None:
+        if (place, late) in self._entries:
+            return self._entries[place, late]
         entry = None
-        table = self._table(place, space)
+        table = self._table(place, space, late=late)
         if table is not None and self._layout is not None:
             entry = orc.find_entry(
                 table, self._layout, place, lambda linear, size: _read(glance, linear, size)
             )
         if len(self._entries) >= _CACHED:
             self._entries.clear()
-        self._entries[place] = entry
+        self._entries[place, late] = entry
         return entry
 
-    def _table(self, place: int, space: AddressSpace) -> orc.Table | None:
+    def _table(self, place: int, space: AddressSpace, *, late: bool) -> orc.Table | None:
         if self._names.kernel.find(place) is not None:
             return self._kernel
-        module = self._names.module_at(place, space)
+        module = self._names.module_at(place, space, late=late)
         return None if module is None else module.orc
 
     def _kernel_table(self) -> orc.Table | None:

@@ -13,6 +13,7 @@ from tracer.intercept.window import Window
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
 from tracer.linux.entry import follow_kaslr, reach_entry
+from tracer.linux.freed_code import FreedCode
 from tracer.linux.hooks import MappingHooks
 from tracer.linux.kernel import Kernel
 from tracer.linux.names import Names
@@ -69,8 +70,10 @@ class Linux:
         """Return where the padding behind the kernel's entry code begins."""
         return self.names.kernel.address_of(mapping.STUB_PLACE)
 
-    async def watch(self, ground: Ground, space: AddressSpace) -> Sequence[Breakpoint]:
-        """Set breakpoints on the functions that make mappings. Raises GuestError."""
+    async def watch(
+        self, ground: Ground, space: AddressSpace, *, late: bool
+    ) -> Sequence[Breakpoint]:
+        """Set breakpoints on the functions that make mappings, and free code. Raises GuestError."""
         hides = hide_poison(space, self.names)
         scratch = ground.gate.scratch
         users = UserMappings(self.names, ground.view, ground.journal, hides=hides, scratch=scratch)
@@ -83,7 +86,11 @@ class Linux:
                 "give better symbols with --symbols"
             )
         self._hooks, self._users = hooks, users
-        return hooks, users
+        if not late:
+            return hooks, users
+        freed = FreedCode(ground.journal.counts)
+        await freed.install(self.names.kernel)
+        return hooks, users, freed
 
     def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
         """Return what unwinds the kernel's stacks."""

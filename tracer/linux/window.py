@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import SymbolTable
@@ -22,6 +23,10 @@ from tracer.compiled.layout import DISTANCE
 from tracer.intercept.window import NoWindow, Window, far_devices, open_at
 from tracer.linux import mapping
 from tracer.x86.paging import PhysicalMemory, steps
+
+_ROOT = "init_top_pgt"
+"""The kernel's own page table (Linux: arch/x86/kernel/head_64.S; in use from ``init_mem_mapping``
+on)."""
 
 _BASE = 0xFFFF_FF80_0000_0000
 _ENTRIES = 444
@@ -56,7 +61,11 @@ def open_window(
     table = _hole(memory, space, symbols)
     far = far_devices(space.regions.regions, _FRAMES * _GIB)
     physical = _take(memory, space, symbols, size, _FRAMES * _GIB - len(far))
-    return open_at(memory, _BASE, table, _ENTRIES, physical, far)
+    # A kernel that does not name it goes on with the present one for as long as it starts.
+    root = space.paging.cr3
+    if symbols.address_of(_ROOT) is not None:
+        root = _physical(space, symbols, _ROOT)
+    return replace(open_at(memory, _BASE, table, _ENTRIES, physical, far), root=root)
 
 
 def _hole(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable) -> int:

@@ -186,13 +186,17 @@ class Control:
         self._go(Go(), Stepping(count))
 
     def run_until(
-        self, text: str, wanted: Callable[[Pending], bool], places: Places = everywhere
+        self,
+        text: str,
+        wanted: Callable[[Pending], bool],
+        places: Places = everywhere,
+        time_ns: int | None = None,
     ) -> None:
         """Go on to before the first access that is ``wanted``; ``text`` says which, in words.
 
-        ``places`` tells where that can be.
+        ``places`` tells where that can be, ``time_ns`` the guest's time before which it is not.
         """
-        self._go(Go(), Until(text, wanted, places))
+        self._go(Go(), Until(text, wanted, places, time_ns))
 
     async def interrupt(self) -> None:
         """Ask a running guest to stop; where and when, ``wait`` and ``on_halt`` tell."""
@@ -434,6 +438,8 @@ class Control:
         match course:
             case Stepping(left):
                 return Leeway(breaks, records=(left - 1) // MOST_ACCESSES)
+            case Until(time_ns=int(time_ns)):
+                return Leeway(breaks, until_ns=time_ns)
             case Until(places=places):
                 found = places(regions)
                 return NO_LEEWAY if found is None else Leeway((*breaks, *found))

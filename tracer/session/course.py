@@ -98,12 +98,13 @@ class Stepping:
 class Until:
     """The guest goes on to before the first access that is ``wanted``; ``text`` says which.
 
-    That is at one of the ``places``.
+    That is at one of the ``places``, and not before the guest's time ``time_ns``.
     """
 
     text: str
     wanted: Callable[[Pending], bool]
     places: Places = everywhere
+    time_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

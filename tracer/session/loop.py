@@ -52,7 +52,7 @@ from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
 from tracer.intercept.loads import TableLoads
 from tracer.intercept.recording import RecordedDevice
-from tracer.intercept.sites import CompiledSites
+from tracer.intercept.sites import Chains, CompiledSites
 from tracer.intercept.standin import StandIn
 from tracer.intercept.stub import Fast
 from tracer.intercept.system import Callers, System
@@ -65,6 +65,9 @@ from tracer.x86.state import CpuState
 
 _EVERY = 0.005
 """Seconds of the host's time between two looks at what a guest that runs has told by itself."""
+
+_MOST_STACKS = 1024
+"""Records of a ring at which each has a stack: 8 MiB of the guest's RAM."""
 
 _EFER_NXE = 1 << 11
 _CR4_LA57 = 1 << 12
@@ -155,7 +158,9 @@ class Loop:
         own_stack = system.stack_in_device and room is None
         loads = await self._plant(gate, registers, space, own_stack=own_stack)
         ground = Ground(self._memory, view, journal, self.coverage, gate, loads)
-        breakpoints: list[Breakpoint] = [*await system.watch(ground, space), loads]
+        breakpoints: list[Breakpoint] = [
+            *await system.watch(ground, space, late=room is not None and stacks), loads,
+        ]  # fmt: skip
         for line in system.unseen(regions):
             journal.remark(line)
         if notes:
@@ -172,9 +177,12 @@ class Loop:
             interceptor.answers.insert(0, standin)
         interceptor.asks = self.asks
         if room is not None:
+            root, cr4 = room.window.root, registers["cr4"]
+            chains = Chains(callers, lambda: view.space(root, cr4)) if stacks else None
             self.sites = interceptor.sites = CompiledSites(
-                room.window, room.common, room.slots, view, journal, system.names, interceptor.take
-            )
+                room.window, room.common, room.slots, view, journal, system.names,
+                interceptor.take, chains,
+            )  # fmt: skip
             self.sites.begin(gate.stub.spill)
         bell = Bell(interceptor, gate, journal, asks=self.asks)
         watch = GateWatch(gate, view, journal, self.coverage)
@@ -193,11 +201,11 @@ class Loop:
     ) -> _Room | None:
         # Returns the place for compiled sites; remarks why there is none.
         try:
-            if stacks:
-                raise NoWindow("a call chain is recorded with each access")
             if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
                 raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
-            window = self.system.window(self._memory, space, block_size(slots))
+            slots = min(slots, _MOST_STACKS) if stacks else slots
+            size = block_size(slots, stacks=stacks)
+            window = self.system.window(self._memory, space, size)
         except NoWindow as why:
             self.journal.remark(f"each access takes a stop: {why}")
             return None
@@ -258,11 +266,12 @@ class Loop:
         # Lets the guest go on, and publishes what it tells by itself meanwhile.
         sites.tell_places()
         leeway = await AskWhere(self.view.regions) if self.asks else Leeway()
-        if leeway.places is None:
-            sites.shut()
+        timed = leeway.until_ns is not None and (self.view.realtime or not sites.idle)
+        free = leeway.places is not None and not timed
+        if free and sites.stop_at([*(leeway.places or ()), *self._answered()]):
+            sites.open(leeway.records, leeway.until_ns)
         else:
-            sites.stop_at([*leeway.places, *self._answered()])
-            sites.open(leeway.records)
+            sites.shut()
         try:
             await Start(changes)
             while True:

@@ -7,8 +7,8 @@ A mark that begins with ``phase: `` names the phase from there on. Without such 
 allocator must run (before it there are fixed mappings alone); ``kernel``; and ``user space``, once
 code at privilege level 3 has made an access itself.
 
-Nobody looked at the stack of an access at a compiled site: where marks tell phases, its own is
-unknown.
+Nobody looked at the stack of an access at a compiled site, unless its record has it: where marks
+tell phases, its own is unknown, but for ``user space``, which is not left again.
 
 A log that was imported tells nothing of these: there a phase is what follows a marker, and has its
 text as its name.
@@ -29,6 +29,10 @@ PHASES = (DECOMPRESSOR, EARLY, KERNEL, USER)
 _UPPER_HALF = 1 << 47
 
 
+def _is_unseen(record: Record) -> bool:
+    return isinstance(record, Intercept) and record.via == "compiled" and record.stack is None
+
+
 class PhaseTracker:
     """Follow the records of a trace."""
 
@@ -46,7 +50,7 @@ class PhaseTracker:
     def add(self, record: Record) -> str | None:
         """Take the next record; return its phase."""
         if isinstance(record, Intercept):
-            self._unseen = self._marked and record.via == "compiled"
+            self._unseen = self._marked and self._phase != USER and _is_unseen(record)
             if not self._marked:
                 self._phase = self._of(record)
             return self.phase

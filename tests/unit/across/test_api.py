@@ -383,6 +383,7 @@ def test_a_guest_whose_loop_is_gone_says_so() -> None:
         ({"qemu_args": ["-smp", "2"]}, "need --realtime"),
         ({"modules": ["e1000e"], "initrd": __file__}, "drop --initrd"),
         ({"registers": ["none.toml"]}, "cannot read none.toml"),
+        ({"ring": 3}, "a ring of 3 records: powers of two"),
     ],
 )
 def test_a_guest_that_cannot_be_booted_says_why(words: Any, told: str) -> None:

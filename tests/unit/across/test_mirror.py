@@ -36,7 +36,7 @@ TESTED_BY = {
     "check/test_diff": "check/lines",
     "compiled/test_thunk": "compiled/cell compiled/encoder compiled/ending compiled/move"
     " compiled/rewrite compiled/stack compiled/strings",
-    "compiled/test_common": "compiled/image compiled/layout",
+    "compiled/test_common": "compiled/image compiled/layout compiled/stack_copy",
     "check/test_replay": "check/divergence",
     "check/witness/test_matching": "check/comparison check/qemu_log check/witness/alignment"
     " check/witness/fingerprint check/witness/recovery check/witness/side"
@@ -99,6 +99,7 @@ TESTED_BY = {
 # Modules of the engine, by the playbook that knows them.
 BY_PLAYBOOK = {
     "test_driver": "access/want session/driver session/session",
+    "test_freed_code": "linux/freed_code",
     "test_gate": "intercept/padding",
     "test_interceptor": "intercept/answer intercept/carrier intercept/delivery intercept/fault"
     " intercept/interceptor intercept/names intercept/port intercept/standin intercept/view",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 
 import common_image
 import pytest
@@ -23,6 +24,8 @@ from ram import POISON
 
 from tracer.compiled import image, layout
 from tracer.compiled.common import common_code, entry
+from tracer.compiled.ring import Raw
+from tracer.compiled.stack_copy import StackCopy, stack_copy
 from tracer.x86.instruction import Instruction
 from tracer.x86.paging import PRESENT, USER, WRITABLE
 from tracer.x86.state import RCX, RDI, RSI, RSP, CpuState, Flag
@@ -186,6 +189,32 @@ def test_a_stop_is_wanted_at_a_place() -> None:
     slow(guest, insn, DEVICE, "stopped")
     guest.write(place, b"\0")
     fast(guest, insn, DEVICE + 8)
+
+
+@pytest.mark.parametrize("number", range(layout.WIDE))
+@pytest.mark.parametrize("code", [LOAD, "88 4f 10"])  # of which one may begin in the page before
+def test_a_stop_is_wanted_in_a_range_of_pages(number: int, code: str) -> None:
+    guest = Compiled(pages=4)
+    insn = ready(guest, code)
+
+    def want(first: int, pages: int) -> None:
+        words = struct.pack("<2Q", WINDOW + DEVICE_AT + 4096 * first, 4096 * pages)
+        guest.write(layout.control_field(f"WIDE{number}"), words)
+        for offset, data in guest.table.forget():
+            guest.write(offset, data)
+
+    guest.write(layout.ALWAYS, b"\1" * (layout.PAGE + layout.LONGEST))
+    for first, pages in ((0, 1), (1, 2), (3, 1), (0, 4), (0, 0)):
+        want(first, pages)
+        for page in range(4):
+            for at in (0, 8, 0xFF8):
+                linear = DEVICE + 4096 * page + at
+                if page in range(first, first + pages):
+                    slow(guest, insn, linear, "stopped")
+                    slow(guest, insn, linear, "stopped")
+                else:
+                    fast(guest, insn, linear)
+                    fast(guest, insn, linear)
 
 
 def test_the_ring_is_full_or_shut() -> None:
@@ -465,3 +494,115 @@ def test_an_iteration_leaves_the_data_alone() -> None:
     guest.cpu.mem_write(DATA, b"data")
     fast(guest, insn, DEVICE + 8)
     assert bytes(guest.cpu.mem_read(WINDOW + DATA_AT, 4)) == b"data"
+
+
+# ---- the stack
+
+
+def copied(guest: Compiled, raw: Raw) -> StackCopy:
+    place = layout.stack_place(guest.slots, raw.number)
+    return stack_copy(guest.read(place, layout.STACK_SIZE), raw.rsp)
+
+
+def access_with(guest: Compiled, insn: Instruction, rsp: int) -> Raw:
+    """Make an access with another RSP, and return its record."""
+    before = state(DEVICE + 8, insn)
+    gpr = list(before.gpr)
+    gpr[RSP] = rsp
+    before = replace(before, gpr=tuple(gpr), rflags=0x202 | Flag.DF)
+    after = guest.fault(before, DEVICE + 8)
+    assert not after.slow and len(guest.touched) == 1
+    # Nothing but the access has happened.
+    assert after.cpu.rflags == before.rflags
+    assert [*after.cpu.gpr[1:]] == gpr[1:]
+    (raw,) = guest.taken()
+    return raw
+
+
+@pytest.mark.parametrize(("smp", "la57"), [(False, False), (True, True)])
+def test_the_stack_is_copied_up_to_its_last_page(smp: bool, la57: bool) -> None:
+    guest = Compiled(smp, la57, stacks=True, slots=4, state=DATA + 8)
+    insn = ready(guest)
+    words = os.urandom(0x1000)
+    guest.cpu.mem_write(DATA + 8, b"\3\0\0\0\1\2\3\4")
+    for _ in range(2 * guest.slots):
+        for at in (0x3008, 0x3800, 0x3FF8):
+            # The fault's own frame is below.
+            guest.cpu.mem_write(STACK + 0x3000, words[:-8] + bytes(8))
+            copy = copied(guest, access_with(guest, insn, STACK + at))
+            assert copy.read(STACK + at, 0x4000 - at) == words[at - 0x3000 : -8] + bytes(8)
+            assert copy.state == 0x0403020100000003
+            for linear in (STACK + at - 8, STACK + 0x3FFC):
+                with pytest.raises(LookupError, match="not in the stack"):
+                    copy.read(linear, 8)
+    # The thunk's own way is taken, whatever the stack is.
+    for rsp in (STACK + 0x4000, STACK + 0x3804):
+        copy = copied(guest, access_with(guest, insn, rsp))
+        assert [data for _, data in copy.runs] == [b"", b""]
+
+
+def test_the_stack_that_an_interrupt_came_from_is_copied_behind_it() -> None:
+    guest = Compiled(stacks=True)
+    insn = ready(guest)
+    before, interrupt = os.urandom(0x2000), os.urandom(0x1000)
+    guest.cpu.mem_write(DATA + 0x2000, before)
+    back = (DATA + 0x2F00).to_bytes(8, "little")
+    guest.cpu.mem_write(STACK + 0x3000, interrupt[:-8] + back)
+    raw = access_with(guest, insn, STACK + 0x3F00)
+    copy = copied(guest, raw)
+    assert copy.read(STACK + 0x3F00, 0xF8) == interrupt[0xF00:-8]
+    assert copy.read(DATA + 0x2F00, 0x1100) == before[0xF00:]
+
+
+def test_a_deep_stack_is_copied_as_far_as_there_is_room() -> None:
+    guest = Compiled(stacks=True)
+    insn = ready(guest)
+    data = os.urandom(0x4000)
+    guest.cpu.mem_write(STACK, data)
+    beside = guest.read(layout.stack_place(guest.slots, layout.SLOT_SIZE), 64)
+    raw = access_with(guest, insn, STACK + 0x808)
+    copy = copied(guest, raw)
+    size = layout.STACK_SIZE - layout.STACK_FIELDS["DATA"]
+    assert copy.runs[0] == (STACK + 0x808, data[0x808 : 0x808 + size])
+    assert copy.runs[1][1] == b""
+    assert guest.read(layout.stack_place(guest.slots, layout.SLOT_SIZE), 64) == beside
+
+
+def test_a_device_is_not_read_as_a_stack() -> None:
+    guest = Compiled(stacks=True)
+    insn = ready(guest)
+    guest.cpu.mem_write(STACK + 0x3FF8, struct.pack("<Q", DEVICE + 0x100))
+    copy = copied(guest, access_with(guest, insn, STACK + 0x3FF0))
+    assert [len(data) for _, data in copy.runs] == [16, 0]
+
+
+# ---- the time
+
+
+@pytest.mark.parametrize("stacks", [False, True])
+@pytest.mark.parametrize("code", [LOAD, STORE, "0fb64710"])
+def test_no_access_is_made_from_a_time_on(stacks: bool, code: str) -> None:
+    guest = Compiled(stacks=stacks)
+    insn = ready(guest, code)
+    fast(guest, insn, DEVICE + 8)
+
+    def lead(front: int | None, deadline: int = 0) -> None:
+        guest.write(layout.control_field("DEADLINE"), struct.pack("<Q", deadline))
+        for offset, data in guest.table.lead(front):
+            guest.write(offset, data)
+
+    latest = (1 << 64) - 1
+    lead(guest.common.deadline, latest)
+    raw = access_with(guest, insn, STACK + 0x3F00)
+    if stacks:
+        assert len(copied(guest, raw).runs[0][1]) == 0x100
+    for deadline in (0, 1, raw.tsc):
+        lead(guest.common.deadline, deadline)
+        slow(guest, insn, DEVICE + 8, "stopped")
+    # One that is compiled meanwhile has its place there, too.
+    other = guest.put(bytes.fromhex(LOAD), RIP + 0x40)
+    guest.enter(other)
+    slow(guest, other, DEVICE + 8, "stopped")
+    lead(guest.common.stacks if stacks else None)
+    fast(guest, insn, DEVICE + 8)
+    fast(guest, other, DEVICE + 8)

@@ -15,6 +15,7 @@ from tracer.access import space
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import Symbol, SymbolTable, table_of
+from tracer.compiled.stack_copy import StackCopy
 from tracer.linux import orc
 from tracer.linux.btf import Btf, parse_btf
 from tracer.linux.callers import Callers
@@ -121,6 +122,29 @@ class Guest:
         records = [record for record in self.published if isinstance(record, StackRecord)]
         assert [record.id for record in records] == list(range(len(records)))
         return [[frame.symbol for frame in record.frames] for record in records]
+
+
+def test_a_copy_of_the_stack_is_unwound_in_its_place() -> None:
+    guest, live = Guest(stacks=True), Guest(stacks=True)
+    words = (PROBE + 2, *BY_INITCALL)
+    assert live.access(READ + 1, *words) == 0
+    # The guest's own stack holds something else by now.
+    guest.ram.write(STACK - BASE, struct.pack("<4Q", READ, READ, READ, READ))
+    guest.running()
+    gpr = tuple(STACK if number == RSP else 0 for number in range(16))
+    cpu = CpuState(gpr=gpr, rip=READ + 1)
+    data = struct.pack(f"<{len(words)}Q", *words)
+    assert guest.callers.note(cpu, guest.space, 5, StackCopy(((STACK, data),), 0)) == 0
+    assert guest.published == live.published
+    short = StackCopy(((STACK, data[:8]),), 0)
+    assert guest.callers.note(cpu, guest.space, 5, short) == 1
+    (lost,) = [r.lost for r in guest.published if isinstance(r, StackRecord) and r.id == 1]
+    assert lost is not None
+    # It is user space when the copy says so, as an enum of 4 bytes.
+    assert guest.callers.state == STATE
+    assert "phase: user space" not in guest.marks()
+    guest.callers.note(cpu, guest.space, 5, StackCopy(((STACK, data),), 5 << 32 | 3))
+    assert guest.marks()[-1] == "phase: user space"
 
 
 BY_INITCALL = (DRIVER + 4, INITCALL + 5, INIT + 6)
@@ -305,7 +329,7 @@ def test_how_code_of_a_module_is_unwound_is_found_anew_with_other_modules(
     names = guest.callers._stacks._names
     changes = 0
     monkeypatch.setattr(names, "follow", lambda space: changes)
-    monkeypatch.setattr(names, "module_at", lambda place, space: table)
+    monkeypatch.setattr(names, "module_at", lambda place, space, late: table)
     table: object = None
     guest.access(MODULE + 4, *BY_INITCALL)
     lost = guest.stacks()[-1]

@@ -105,6 +105,26 @@ def test_a_module_removed_leaves_no_name(memory: Memory) -> None:
     assert known.module_at(CODE + 0x55, stop(memory)) is None
 
 
+def test_what_is_told_late_is_named_as_it_was(memory: Memory) -> None:
+    known = names()
+    assert known.lookup(CODE + 0x55, stop(memory)) is not None
+    memory.numbers(HEAD, "<Q", HEAD)
+    assert known.lookup(CODE + 0x55, stop(memory), late=True) == "probe+0x15 [virtio_net]"
+    module = known.module_at(CODE + 0x55, stop(memory), late=True)
+    assert module is not None and module.name == "virtio_net"
+    assert known.lookup(CODE + 0x55, stop(memory)) is None
+    # But another module that is there now is meant.
+    known = names()
+    assert known.lookup(CODE + 0x55, stop(memory)) is None
+
+
+def test_another_module_in_its_place_names_what_is_told_late(memory: Memory) -> None:
+    known = names()
+    assert known.lookup(CODE + 0x55, stop(memory)) == "probe+0x15 [virtio_net]"
+    load_another(memory)
+    assert known.lookup(CODE + 0x55, stop(memory), late=True) == "probe+0x15 [mmc_block]"
+
+
 def test_a_module_behind_the_newest_is_found_when_it_is_asked_for(memory: Memory) -> None:
     # Two load side by side: the one behind gets ready while the first on the list does not change.
     known = names()

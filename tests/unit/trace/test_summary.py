@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import tracemalloc
 
+import msgspec
 import pytest
 import trace_sample as sample
 
-from tracer.trace.phase import EARLY, PhaseTracker
+from tracer.trace.phase import EARLY, USER, PhaseTracker
 from tracer.trace.record import Mark, MemoryAccess
 from tracer.trace.summary import Summary, instruction_form, summary_object
 
@@ -156,3 +157,8 @@ def test_the_phase_of_a_compiled_site_is_not_guessed() -> None:
     assert tracker.add(by_stop) == "initcall nvme_init"
     assert tracker.add(by_itself) is None and tracker.phase is None
     assert tracker.add(by_stop) == tracker.phase == "initcall nvme_init"
+    # Whose call chain is known has had its phase marked; and user space is for good.
+    chained = msgspec.structs.replace(by_itself, stack=3)
+    assert tracker.add(chained) == "initcall nvme_init"
+    assert tracker.add(Mark(time_ns=1, text="phase: user space")) == USER
+    assert tracker.add(by_itself) == USER

@@ -93,7 +93,9 @@ async def until(context: Context, statement: Statement) -> Result:
     target = await context.checked(
         lambda text: parse_until(text, now_ns, context.known), statement.rest
     )
-    context.control.run_until(f"until {statement.rest}", context.watch.until(target))
+    context.control.run_until(
+        f"until {statement.rest}", context.watch.until(target), time_ns=target.time_ns
+    )
     return await context.gone_on()
 
 
