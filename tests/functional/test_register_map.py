@@ -44,7 +44,8 @@ offset = {slot(2) + 4}
 def test_accesses_against_a_registers_right_are_marked(tmp_path: Path) -> None:
     guest, registers = assemble(tmp_path, CASES), tmp_path / "buffer.toml"
     registers.write_text(MAP)
-    done = boot(tmp_path, "--kernel", guest, "--quiet", "--region", REGION, "--", *DEVICE)
+    words = ("--quiet", "--every-stop", "--region", REGION)
+    done = boot(tmp_path, "--kernel", guest, *words, "--", *DEVICE)
     assert done.status == 0, done.err
     chosen = ("--registers", registers)
     told = run(tmp_path, "show", done.trace, *chosen, "--json")

@@ -212,4 +212,4 @@ def test_every_width_at_every_offset(
     ]
     assert [item[:3] for item in recorded] == expected
     assert all(value is not None for *_, value in recorded)
-    assert {record.via for record in trace.intercepts} == {"emulated"}
+    assert {record.via for record in trace.intercepts if record.cpl == 3} == {"emulated"}
