@@ -87,9 +87,14 @@ def _read(
         leaf = leaf_of(here)
         if leaf is None:
             break
-        length = min(size - len(data), PAGE_SIZE - here % PAGE_SIZE)
+        physical, left = leaf.translate(here), size - len(data)
         try:
-            data += memory.read(leaf.translate(here), length)
+            data += memory.read(physical, min(left, leaf.size - here % leaf.size))
+            continue
+        except LookupError:
+            pass  # RAM may end within a large page
+        try:
+            data += memory.read(physical, min(left, PAGE_SIZE - here % PAGE_SIZE))
         except LookupError:
             break
     return bytes(data)

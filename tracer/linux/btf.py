@@ -6,7 +6,7 @@ Ref: Linux Documentation/bpf/btf.rst; include/uapi/linux/btf.h.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -55,18 +55,20 @@ class Kind(IntEnum):
     ENUM64 = 19
 
 
-# Bytes that follow a type's 12, for a given vlen.
-_EXTRA: dict[Kind, Callable[[int], int]] = {
-    Kind.INT: lambda n: 4,
-    Kind.ARRAY: lambda n: 12,
-    Kind.STRUCT: lambda n: 12 * n,
-    Kind.UNION: lambda n: 12 * n,
-    Kind.ENUM: lambda n: 8 * n,
-    Kind.FUNC_PROTO: lambda n: 8 * n,
-    Kind.VAR: lambda n: 4,
-    Kind.DATASEC: lambda n: 12 * n,
-    Kind.DECL_TAG: lambda n: 4,
-    Kind.ENUM64: lambda n: 12 * n,
+# Bytes that follow a type's 12: so many, and so many more for each of its vlen. A kernel has some
+# 100,000 types, and is read while its guest waits: the table is looked up by plain numbers.
+_EXTRA = {
+    **{int(kind): (0, 0) for kind in Kind},
+    int(Kind.INT): (4, 0),
+    int(Kind.ARRAY): (12, 0),
+    int(Kind.STRUCT): (0, 12),
+    int(Kind.UNION): (0, 12),
+    int(Kind.ENUM): (0, 8),
+    int(Kind.FUNC_PROTO): (0, 8),
+    int(Kind.VAR): (4, 0),
+    int(Kind.DATASEC): (0, 12),
+    int(Kind.DECL_TAG): (4, 0),
+    int(Kind.ENUM64): (0, 12),
 }
 
 _TRANSPARENT = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
@@ -252,22 +254,26 @@ def parse_btf(data: bytes) -> Btf:
     starts = [0]
     compounds: dict[str, int] = {}
     enumerators: dict[str, int] = {}
+    structure, union, enumeration = int(Kind.STRUCT), int(Kind.UNION), int(Kind.ENUM)
     at = 0
     try:
         while at < type_size:
             name, info, _ = _TYPE.unpack_from(types, at)
-            kind, vlen = Kind(info >> 24 & 0x1F), info & 0xFFFF
-            if name and kind in _COMPOUND:
-                compounds.setdefault(_string(strings, name), len(starts))
-            elif kind is Kind.ENUM:
+            kind, vlen = info >> 24 & 0x1F, info & 0xFFFF
+            fixed, each = _EXTRA[kind]
+            if kind in (structure, union):
+                if name:
+                    compounds.setdefault(_string(strings, name), len(starts))
+            elif kind == enumeration:
                 for index in range(vlen):
                     label, value = _ENUMERATOR.unpack_from(types, at + 12 + 8 * index)
                     enumerators.setdefault(_string(strings, label), value)
             starts.append(at)
-            extra = _EXTRA.get(kind)
-            at += 12 + (extra(vlen) if extra else 0)
+            at += 12 + fixed + each * vlen
         if at > type_size:
             raise ValueError("it is cut off")
+    except KeyError as error:
+        raise KernelImageError(f"damaged BTF at type {len(starts)}: no kind {error}") from error
     except (struct.error, ValueError) as error:
         raise KernelImageError(f"damaged BTF at type {len(starts)}: {error}") from error
     return Btf(types, strings, tuple(starts), compounds, enumerators)

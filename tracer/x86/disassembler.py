@@ -7,6 +7,7 @@ Its operand widths and access directions are not asked for: they are wrong for m
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 
 import capstone
@@ -34,6 +35,11 @@ def words(code: bytes, rip: int, mode: Mode) -> tuple[str, str] | None:
         if length == len(code):
             return mnemonic, operands
     return None
+
+
+def lengths(code: bytes, rip: int, mode: Mode) -> Iterator[int]:
+    """Yield the length of each instruction from a linear address on, up to one that is none."""
+    return (length for _, length, _, _ in _CAPSTONE[mode].disasm_lite(code, rip))
 
 
 def mnemonic(code: bytes) -> str | None:

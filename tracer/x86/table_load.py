@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from tracer.errors import EmulationError
 from tracer.x86.decode import decode
+from tracer.x86.disassembler import lengths
 from tracer.x86.state import MAX_INSTRUCTION, Mode
 
 _LOADS = re.compile(
@@ -49,13 +50,9 @@ def _begins(code: bytes, start: int, at: int) -> bool:
     # prefixes there; so it is taken to be where the function cannot be followed.
     if not 0 <= at - start <= _NEAR:
         return True
-    while start < at:
-        try:
-            length = len(decode(code[start : start + MAX_INSTRUCTION], start, Mode.LONG).code)
-        except EmulationError:
-            return True
+    for length in lengths(code[start : at + MAX_INSTRUCTION], start, Mode.LONG):
         if start + length > at:
-            return _only_prefixes(code[start:at])
+            return start == at or _only_prefixes(code[start:at])
         start += length
     return True
 

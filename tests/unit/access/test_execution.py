@@ -256,3 +256,17 @@ def test_only_what_changed_is_recorded() -> None:
         "rflags": 0x46,
         "rax": 0x5,
     }
+
+
+def test_memory_is_read_up_to_where_ram_ends_within_a_large_page() -> None:
+    ram = Ram(0x30_3000)
+    large = 0xFFFF_8880_0000_0000
+    ram.map(large, 0, level=2)
+    ram.map(large + 0x20_0000, 0x20_0000, level=2)
+    ram.write(0x1F_FFFE, b"over")
+    ram.write(0x30_2FFC, b"last")
+    space = AddressSpace(ram, PAGING, RegionMap((), (), ()))
+    assert space.read(large + 0x1F_FFFE, 4) == b"over"
+    data = space.read(large + 0x10, 0x40_0000)
+    assert len(data) == 0x30_3000 - 0x10 and data.endswith(b"last")
+    assert space.glance().read(large + 0x30_2FFC, 8) == b"last"
