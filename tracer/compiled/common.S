@@ -10,7 +10,7 @@
 .set F_RIP, 0
 .set F_FLAGS, 16
 .set F_RSP, 24
-.set TF_RF, 0x10100
+.set TF, 0x100
 .set E_P, 1
 .set E_W, 2
 .set E_U, 4
@@ -117,7 +117,9 @@ fast:
 	# RCX gathers every bit in which the site, the code or the tables are not as they were.
 	mov	rcx, [rsp + F_FLAGS]
 	mov	[rdi + R_RFLAGS], rcx
-	and	ecx, TF_RF
+	and	ecx, TF
+	# The CPU has set RF for the fault (SDM vol. 3B, 17.3.1.1), and clears it behind the instruction.
+	and	qword ptr [rsp + F_FLAGS], ~0x10000
 	mov	rax, [rsp + F_RIP]
 	imul	esi, eax, HASH
 	and	esi, SITE_MASK
@@ -168,7 +170,7 @@ other:	cmp	rax, -1
 	je	tail
 
 # Something differs: walk the tables, and keep what each level has for the next comparison.
-walk:	test	dword ptr [rsp + F_FLAGS], TF_RF
+walk:	test	dword ptr [rsp + F_FLAGS], TF
 	jnz	traced
 	mov	rax, [rsi + S_AT]
 	mov	rax, [rax]
@@ -368,7 +370,9 @@ tail:
 	count	N_TAIL
 	jmp	back
 refuse:	count	N_REFUSED
-back:	mov	rax, [rdi + G_RAX]
+back:	mov	rax, [rdi + R_RFLAGS]
+	mov	[rsp + F_FLAGS], rax
+	mov	rax, [rdi + G_RAX]
 	mov	rcx, [rdi + G_RCX]
 	mov	rdx, [rdi + G_RDX]
 	push	qword ptr [rdi + R_ERROR]

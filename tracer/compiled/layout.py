@@ -51,7 +51,7 @@ REASONS = (
     "refused",
 )  # fmt: skip
 """Why an access went the slow way, in the order of the control page's counters: the ring is full or
-shut; an NMI came into the fast way; no thunk; TF or RF is set; the code is another one; it crosses
+shut; an NMI came into the fast way; no thunk; TF is set; the code is another one; it crosses
 a page; its page is not what a thunk may touch; a stop is wanted; CR2 is not its first byte; its
 thunk refuses."""
 _COUNTERS = 0x100

@@ -149,7 +149,8 @@ def test_a_plain_move_takes_at_most_a_hundred_instructions(code: str) -> None:
         guest.fault(before, linear)  # the tables are walked
         after = guest.fault(before, linear)
         assert not after.slow
-        assert after.count + DOOR <= MOST, f"{insn.text} at offset {place:#x}"
+        # The instruction itself is the guest's own anyway.
+        assert after.count + DOOR - 1 <= MOST, f"{insn.text} at offset {place:#x}"
 
 
 def test_what_is_not_to_be_compiled_goes_the_slow_way_with_everything_as_it_was() -> None:
@@ -157,13 +158,25 @@ def test_what_is_not_to_be_compiled_goes_the_slow_way_with_everything_as_it_was(
     insn = ready(guest)
     other = guest.put(bytes.fromhex(LOAD), RIP + 0x40)
     slow(guest, other, DEVICE, "absent")
-    for flag in (Flag.TF, Flag.RF):
-        slow(guest, insn, DEVICE + 8, "traced", rflags=0x202 | flag)
+    slow(guest, insn, DEVICE + 8, "traced", rflags=0x202 | Flag.TF)
     slow(guest, insn, DEVICE + 0xFFD, "crossing")
     fast(guest, insn, DEVICE + 8)
-    for flag in (Flag.TF, Flag.RF):
-        slow(guest, insn, DEVICE + 8, "traced", rflags=0x202 | flag)
+    slow(guest, insn, DEVICE + 8, "traced", rflags=0x202 | Flag.TF)
     slow(guest, insn, DEVICE + 0xFFD, "crossing")
+
+
+@pytest.mark.parametrize("code", [LOAD, STORE, "014710", "870f"])
+def test_the_flag_that_a_fault_sets_is_clear_behind_the_instruction(code: str) -> None:
+    # RF: a CPU sets it for a fault, and so does a QEMU that came after 7.2.
+    guest = Compiled()
+    insn = ready(guest, code)
+    raised = 0x202 | Flag.RF
+    slow(guest, insn, DEVICE + 0xFFD, "crossing", rflags=raised)
+    for _ in range(2):
+        after = guest.fault(state(DEVICE + 8, insn, rflags=raised), DEVICE + 8)
+        assert not after.slow and not after.cpu.rflags & Flag.RF
+        (raw,) = guest.taken()
+        assert raw.rflags == raised
 
 
 def test_user_code_does_not_even_come_to_the_common_code() -> None:
