@@ -254,6 +254,29 @@ def test_the_last_records_of_a_guest_that_is_gone_are_published() -> None:
     assert [record.via for record in run.intercepts] == ["emulated", "compiled"]
 
 
+def test_a_record_that_is_committed_while_it_is_read_is_read_again() -> None:
+    run = Run()
+    ram = run.scene.ram
+    read, torn = ram.read, []
+
+    def copied_backwards(physical: int, size: int) -> bytes:
+        # The number, which comes first in a record, is copied last.
+        data = read(physical, size)
+        ring = BLOCK_AT + layout.RING
+        if physical >= ring and size and not torn:
+            torn.append(data)
+            return data[:8] + bytes(layout.SLOT_SIZE - 8) + data[layout.SLOT_SIZE :]
+        return data
+
+    def leave(_: Any) -> None:
+        run.leave(0, 7, tsc=2000)
+        ram.read = copied_backwards  # type: ignore[method-assign]
+
+    run.first((Await, leave))
+    assert torn and [record.accesses[0].value for record in run.intercepts] == [5, 7]
+    assert run.intercepts[1].time_ns == 2000
+
+
 def test_a_disagreement_of_the_emulator_is_told_with_the_bytes() -> None:
     run = Run()
     run.first((Await, lambda _: run.leave(0, 7, tsc=2000, rsi=AT)))

@@ -286,10 +286,10 @@ class Compiled:
         records: list[Raw] = []
         while True:
             offset, size = self.ring.span(self.word("HEAD"))
-            found = self.ring.take(self.read(offset, size))
-            if not found:
+            taken = self.ring.take(self.read(offset, size))
+            if not taken:
                 break
-            records += [Raw(*values) for values in fields(found)]
+            records += [Raw(*values) for values in fields(self.read(offset, taken))]
         self.write(*self.ring.open())
         return records
 

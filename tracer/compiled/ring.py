@@ -126,7 +126,7 @@ def left_behind(block: bytes, last: int | None) -> tuple[int, bytes]:
         if not taken:
             far = range(first, first + extent)
             return window, far_seen(b"".join(found), window, reach, far)
-        found.append(taken)
+        found.append(block[offset : offset + taken])
 
 
 class Ring:
@@ -171,11 +171,12 @@ class Ring:
             )
         return layout.RING + start, min(most, self._size - start)
 
-    def take(self, data: bytes) -> bytes:
-        """Return the committed records among those read, and count them as taken.
+    def take(self, data: bytes) -> int:
+        """Return the size of the committed records among those read, and count them as taken.
 
-        A record that is not committed yet, or not seen whole yet, ends them. Raise InterceptError
-        where there is one that nobody can have left there.
+        They are to be read now, once more: a copy is made in no certain order, so that of a record
+        whose number came last it may have the rest from before. A record that is not committed
+        ends them. Raise InterceptError where there is one that nobody can have left there.
         """
         number = self._next
         for (sequence,) in _SEQUENCES.iter_unpack(data):
@@ -187,6 +188,6 @@ class Ring:
                     )
                 break
             number += SLOT_SIZE
-        taken = data[: number - self._next]
+        taken = number - self._next
         self._next = number
         return taken

@@ -305,7 +305,8 @@ class CompiledSites:
 
     def _taken(self) -> bytes:
         offset, size = self._ring.span(self._head)
-        return self.window.seen(self._ring.take(self._read(offset, size))) if size else b""
+        taken = self._ring.take(self._read(offset, size)) if size else 0
+        return self.window.seen(self._read(offset, taken)) if taken else b""
 
     def _publish(self, rows: bytes) -> None:
         if self._chains is not None and len(rows) > SLOT_SIZE:
