@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Set
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,12 @@ def test_two_boots_make_the_same_accesses(
     stops = (one, other) == ("stopped", "stopped_again")
     without = COMPLETION_DOORBELLS | CLOCKS | (set() if stops else POLLED)
     first, second = (accesses(read_trace(run.trace), without) for run in runs)
+    if not stops:
+        # Who polls a status goes round as often as there is time until it changes.
+        first, second = (
+            {region: [seen for seen, _ in groupby(made)] for region, made in found.items()}
+            for found in (first, second)
+        )
     assert set(first) == set(second)
     # The LAPIC is the guest's timer. A virtio driver rings once for all that it has queued, and
     # how much that is depends on when the host's disk has answered.
