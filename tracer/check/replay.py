@@ -64,8 +64,7 @@ class Replay:
     ``earlier`` holds the ``region`` and ``user`` records from before, ``vcpus`` is how many the
     guest has where that is known. ``first`` is the first record of an instruction, ``next_seq`` the
     number that the next one must have, None where any will do. ``left_out`` tells that accesses
-    before ``first`` were. ``ways`` counts the device accesses
-    by how they were carried out.
+    before ``first`` were. ``ways`` counts the device accesses by how they were carried out.
     """
 
     def __init__(
@@ -144,6 +143,21 @@ class Replay:
             if access.offset not in offsets:
                 return _same(f"offset in {access.region}", access.offset, offsets[-1])
         return []
+
+
+def compiled_again(
+    records: Iterable[Record], vcpus: int | None = None
+) -> tuple[Counts, Divergence | None]:
+    """Replay what compiled sites made, up to the first divergence: the vCPU did that by itself."""
+    replay = Replay(vcpus=vcpus)
+    for record in records:
+        if isinstance(record, Intercept) and record.via != "compiled":
+            continue
+        replay.next_seq = None  # others lie between
+        divergence = replay.add(record)
+        if divergence is not None:
+            return replay.counts, divergence
+    return replay.counts, None
 
 
 # Plain integers: a flag's complement has the named bits alone, and each operation takes its time.

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tracer.access.region import check_choice
+from tracer.check.lines import divergence_lines
+from tracer.check.replay import compiled_again
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.filters import add_register_files, register_maps
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
@@ -195,11 +197,19 @@ class _Console:
 
 
 def _check(trace: Path, log: Path, *, quiet: bool) -> int:
+    stream = sys.stderr if quiet else sys.stdout
     with TraceReader(trace) as reader:
         comparison = compared(reader, log)
-    print_comparison(comparison, sys.stderr if quiet else sys.stdout)
+    print_comparison(comparison, stream)
     if not comparison.traced:
         warn("nothing was traced, so nothing was compared")
+    with TraceReader(trace) as reader:
+        again, divergence = compiled_again(reader, reader.header.vcpus)
+    if divergence is not None:
+        print(*divergence_lines(divergence), sep="\n", file=stream)
+        return EXIT_MISMATCH
+    if again.replayed:
+        print(f"{again.replayed:,} compiled accesses carried out again: no divergence", file=stream)
     return verdict(comparison, log)
 
 

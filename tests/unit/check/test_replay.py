@@ -15,7 +15,7 @@ import replay_sample
 import trace_sample as sample
 
 from tracer.check.divergence import Divergence
-from tracer.check.replay import Replay
+from tracer.check.replay import Replay, compiled_again
 from tracer.cli import main
 from tracer.trace import codec
 from tracer.trace.record import End, Intercept, UserRecord
@@ -401,3 +401,14 @@ def test_a_terminal_sees_the_progress(tmp_path: Path) -> None:
 def test_jobs_are_at_least_one(tmp_path: Path, capsys: Output) -> None:
     assert main.main(["replay", "x", "--jobs", "0"]) == 2
     assert "--jobs 0" in capsys.readouterr().err
+
+
+def test_what_compiled_sites_made_is_held_to_the_emulator_and_the_rest_is_left_out() -> None:
+    one, other = RECORDS[0], RECORDS[2]
+    compiled = msgspec.structs.replace(other, via="compiled")
+    counts, divergence = compiled_again([one, compiled])
+    assert (counts.replayed, divergence) == (1, None)
+    wrong = tampered(compiled, value=0x1234)
+    counts, divergence = compiled_again([one, compiled, wrong, compiled])
+    assert divergence is not None and divergence.seq == compiled.seq
+    assert compiled_again([tampered(one, value=0x1234)])[1] is None
