@@ -43,10 +43,10 @@ def test_another_driver_parameter_shows_as_the_page_says(tmp_path: Path) -> None
     test.parent.mkdir()
     for trace in ("a", "b"):
         opened = f'vetrace_trace("../{trace}.vtrace")'
-        changed = text.replace('vetrace_boot("--region", "nvme")', opened)
+        changed = text.replace('vetrace_boot("--region", "nvme", "--every-stop")', opened)
         assert changed != text
         (tmp_path / trace).write_text(changed.replace("(vetrace_boot)", "(vetrace_trace)"))
-    boot = "vetrace boot --region nvme --quiet -o"
+    boot = "vetrace boot --region nvme --every-stop --quiet -o"
     commands = f"""
         {boot} a.vtrace
         {boot} b.vtrace --append nvme.io_queue_depth=16

@@ -24,8 +24,10 @@ def test_a_machine_that_is_powered_off_through_memory(tmp_path: Path) -> None:
     assert agreed(done) > 1000
     trace = read_trace(done.trace)
     assert trace.end.outcome == "poweroff"
-    (last,) = trace.intercepts[-1].accesses
-    assert (last.direction, last.physical, last.value) == ("write", SLEEP, OFF)
+    # The vCPU goes on until QEMU's main loop comes to stop it, and may read meanwhile.
+    made = [access for record in trace.intercepts for access in record.accesses]
+    last = [access for access in made if access.direction == "write"][-1]
+    assert (last.physical, last.value) == (SLEEP, OFF) and last in made[-8:]
 
 
 def by_program(folder: Path, ports: int) -> list[Intercept]:

@@ -21,7 +21,9 @@ SECTORS = (0x2000, 0x1800)  # of the virtio disk: the real one, and one that no 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    done = boot(tmp_path_factory.mktemp("recording"), "--quiet", *ANSWERED, "--region", "nvme")
+    # With a stop at each access, the file has each value as text.
+    folder = tmp_path_factory.mktemp("recording")
+    done = boot(folder, "--quiet", "--every-stop", *ANSWERED, "--region", "nvme")
     assert done.status == 0, done.err
     return done.trace
 

@@ -11,10 +11,11 @@ from typing import Self
 
 import zstandard
 
+from tracer.compiled.layout import SLOT_SIZE
 from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
 from tracer.trace import codec
-from tracer.trace.record import Header, Line
+from tracer.trace.record import BlockRecord, Header, Line, PlacesRecord, SiteRecord
 
 
 class TraceWriter:
@@ -69,7 +70,7 @@ class TraceWriter:
         every later call raises the same error again.
         """
         self._put(codec.encode(record))
-        self.records += 1
+        self.records += _stands_for(record)
 
     def copy(self, line: bytes) -> None:
         """Write a line of another trace, with its newline; raise as :meth:`append`."""
@@ -128,6 +129,13 @@ class TraceWriter:
             )
             raise self._failed from error
         self._size += len(data)
+
+
+def _stands_for(line: Line) -> int:
+    # Returns how many records a reader makes of a line.
+    if isinstance(line, BlockRecord):
+        return len(line.rows) // SLOT_SIZE
+    return not isinstance(line, SiteRecord | PlacesRecord)
 
 
 def ring_of(trace: Path) -> Path:
