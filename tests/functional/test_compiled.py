@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from vetrace_run import Run, agreed, boot, need, read_trace, run, vetrace
+from vetrace_run import Run, agreed, at_odds, boot, need, read_trace, run, vetrace
 
 from tracer.compiled.layout import REASONS
 
@@ -159,8 +159,10 @@ def test_what_a_guest_did_before_qemu_was_killed_is_all_there(tmp_path: Path) ->
         done = running.finish()
     assert done.status == 1 and len(done.complaints) > 0 and "Traceback" not in done.err
     checked = run(tmp_path, "verify", tmp_path / "trace.vtrace", "--qemu-log", log)
-    assert agreed(checked) > 5000
+    # It may have ended in the middle of an access.
+    assert at_odds(checked.out) <= 1, checked.out
     counts = read_trace(tmp_path / "trace.vtrace").end.counts
+    assert counts["accesses"] > 5000
     assert counts["compiled"] > OFTEN * counts["emulated"] / 2
 
 

@@ -197,6 +197,13 @@ def agreed(done: Run) -> int:
     return int(said[1])
 
 
+def at_odds(said: str) -> int:
+    """Return in how many accesses trace and log differ, by the closing line of a comparison."""
+    told = re.search(r"^(\d+) missing, (\d+) extra, (\d+) different over", said, re.MULTILINE)
+    assert told is not None, said
+    return sum(map(int, told.groups()))
+
+
 def need(there: bool, package: str) -> None:
     """Skip the test, or fail it in CI, where what it needs of a Debian package is not there."""
     if not there:
