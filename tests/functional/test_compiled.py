@@ -160,7 +160,7 @@ def test_what_a_guest_did_before_qemu_was_killed_is_all_there(tmp_path: Path) ->
     assert done.status == 1 and len(done.complaints) > 0 and "Traceback" not in done.err
     checked = run(tmp_path, "verify", tmp_path / "trace.vtrace", "--qemu-log", log)
     # It may have ended in the middle of an access.
-    assert at_odds(checked.out) <= 1, checked.out
+    assert at_odds(checked.out) <= 2, checked.out
     counts = read_trace(tmp_path / "trace.vtrace").end.counts
     assert counts["accesses"] > 5000
     assert counts["compiled"] > OFTEN * counts["emulated"] / 2

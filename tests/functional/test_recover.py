@@ -60,7 +60,7 @@ def test_what_vetrace_had_not_taken_when_it_was_killed_is_recovered(tmp_path: Pa
     assert found.damage is None and found.end.outcome.startswith("killed")
     # QEMU may have ended in the middle of an access: before the write that a record tells, or
     # between the two halves of one of 8 bytes.
-    assert at_odds(verified(tmp_path, trace)) <= 1
+    assert at_odds(verified(tmp_path, trace)) <= 2
     assert run(tmp_path / "beside", "replay", str(trace)).status == 0
     assert "nothing to recover" in run(tmp_path / "beside", "recover", str(trace)).out
 
@@ -75,7 +75,7 @@ def test_qemu_killed_in_the_middle_leaves_a_trace_of_all_it_did(tmp_path: Path) 
     found = read_trace(trace)
     assert found.damage is None and "killed" in found.end.outcome
     assert found.end.counts["compiled"] > found.end.counts["emulated"]
-    assert at_odds(verified(tmp_path, trace)) <= 1
+    assert at_odds(verified(tmp_path, trace)) <= 2
     assert not ring_of(trace).exists()
 
 

@@ -198,7 +198,10 @@ def agreed(done: Run) -> int:
 
 
 def at_odds(said: str) -> int:
-    """Return in how many accesses trace and log differ, by the closing line of a comparison."""
+    """Return in how many entries trace and log differ, by the closing line of a comparison.
+
+    An access of 8 bytes may be two entries.
+    """
     told = re.search(r"^(\d+) missing, (\d+) extra, (\d+) different over", said, re.MULTILINE)
     assert told is not None, said
     return sum(map(int, told.groups()))
