@@ -22,7 +22,7 @@ from tracer.access.space import AddressSpace
 from tracer.cli.main import main
 from tracer.compiled import layout
 from tracer.compiled.common import common_code
-from tracer.compiled.layout import RECORD, SLOT_SIZE, control_field
+from tracer.compiled.layout import RECORD, SLOT_SIZE, SLOTS, control_field
 from tracer.errors import TraceError
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
@@ -40,7 +40,6 @@ WRITE_LIMIT, READ_LIMIT = 3.0, 2.0
 
 _RECORDS = 10**6
 _LONG = 5
-_SLOTS = 8192
 _WINDOW = Window(0, 0xFFFF_FFEE_8000_0000, 0xFFFF_FF80_0000_0000, 442 << 30, 0, 444)
 _DEVICE = 0xFEBF0000
 _READ_ERROR = 0x8
@@ -50,7 +49,7 @@ class _Guest:
     # A guest without a CPU, whose ring is full whenever somebody looks.
 
     def __init__(self, journal_to: Callable[[Journal], None]) -> None:
-        self._ram = bytearray(layout.block_size(_SLOTS))
+        self._ram = bytearray(layout.block_size(SLOTS))
         region = Region("nvme", _DEVICE, _DEVICE + 0xFFF, _DEVICE, "nvme", "nvme")
         view = GuestView(self, 1 << 51, 1)
         view.show(RegionMap([region], [(region.start, region.end)], ()))
@@ -60,15 +59,15 @@ class _Guest:
         self.seconds = 0.0
         names = cast(Names, self)
         common = common_code(smp=False, la57=False)
-        self.sites = CompiledSites(_WINDOW, common, _SLOTS, view, self.journal, names, self._take)
+        self.sites = CompiledSites(_WINDOW, common, SLOTS, view, self.journal, names, self._take)
         self.sites.begin(0)
         self.sites.tell_places()
         shape = made_up(0)
         insn = decode(shape.code, shape.rip, Mode.LONG)
         self.sites.consider(insn, CpuState((0,) * 16, insn.rip, 0x2), cast(AddressSpace, self))
         # Any order will do that does not repeat soon.
-        self._rows = bytearray().join(_row(n * n // 7 % 64) for n in range(_SLOTS))
-        self._sequence = layout.ring_size(_SLOTS)
+        self._rows = bytearray().join(_row(n * n // 7 % 64) for n in range(SLOTS))
+        self._sequence = layout.ring_size(SLOTS)
 
     def _take(self, accesses: int) -> int:
         self._next += accesses
@@ -84,8 +83,8 @@ class _Guest:
         self._ram[physical : physical + len(data)] = data
 
     def run(self, records: int) -> None:
-        for at in range(0, records, _SLOTS):
-            some = min(_SLOTS, records - at)
+        for at in range(0, records, SLOTS):
+            some = min(SLOTS, records - at)
             for slot in range(some):
                 struct.pack_into("<QQ", self._rows, slot * SLOT_SIZE, self._sequence, 1000 * at)
                 self._sequence += SLOT_SIZE

@@ -11,6 +11,7 @@ from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 
 from scripts.benchmark.result import Result
+from tracer.compiled.layout import SLOTS
 from tracer.host.package import fetch_kernel, newest_kernel
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
@@ -20,12 +21,11 @@ _WORST = 2.0  # what a flavour's ratio may be to the default guest's
 
 
 CPU, WALL = 1.05, 1.10
-"""What a boot by compiled sites may cost, in untraced ones: QEMU's CPU time, wall time."""
+"""Untraced boots that one by compiled sites may cost: in QEMU's CPU time, and in wall time."""
 COVERED = 0.95
 """Part of the accesses to the devices of a full flavour that compiled sites make at least."""
 
 _PAIRS = 5
-_RING = 8192
 _DRIVERS = ("e1000e", "ahci", "xhci-pci")
 _DEVICES = ("-device", "e1000e", "-device", "ich9-ahci,id=disks", "-device", "qemu-xhci,id=usb")
 
@@ -54,7 +54,7 @@ class _Pair:
 def cost_of_a_compiled_boot() -> Result:
     """Compare a boot by compiled sites with an untraced one."""
     pairs = [
-        (asyncio.run(_whole(Plan(), None)), asyncio.run(_whole(Plan(), _RING)))
+        (asyncio.run(_whole(Plan(), None)), asyncio.run(_whole(Plan(), SLOTS)))
         for _ in range(_PAIRS)
     ]
     cpu = [traced.cpu / untraced.cpu for untraced, traced in pairs]
@@ -81,7 +81,7 @@ def coverage_of_other_drivers() -> Result:
     plan = Plan(
         kernel=fetch_kernel(newest_kernel(_FLAVOURS["full"])), modules=_DRIVERS, extra=_DEVICES
     )
-    counts = asyncio.run(_whole(plan, _RING)).counts
+    counts = asyncio.run(_whole(plan, SLOTS)).counts
     part = counts["compiled"] / counts["accesses"]
     left = [
         (name, f"{count}")

@@ -14,7 +14,7 @@ from scripts.benchmark.result import Result
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import Change, RegisterFile, SetRegister
 from tracer.access.want import MakeChanges, Register, Registers, Resume, RunAlone
-from tracer.compiled.layout import DISTANCE, SITES
+from tracer.compiled.layout import DISTANCE, SITES, SLOTS
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interceptor import Intercepted, Interceptor
 from tracer.intercept.sites import CompiledSites
@@ -24,13 +24,12 @@ from tracer.x86.paging import PhysicalMemory
 from tracer.x86.state import PAGE_SIZE
 
 INSTRUCTIONS = 100
-"""Of the guest's own, that a compiled access may take beyond the native one."""
+"""Instructions of the guest's own that a compiled access may take beyond the native one."""
 FAULTS = {False: 2.5, True: 2.0}
 """Bare faults that a compiled access may cost in QEMU's CPU time: under icount, in real time."""
 STOPS = 1000
 """Compiled accesses, in real time, that a stop through GDB has to cost in wall time at least."""
 
-_SLOTS = 8192
 _LAPS = 8000  # of a loop, so that its records have room
 _ROUNDS = 9
 _STOPS = 30
@@ -234,7 +233,7 @@ def cost_of_a_compiled_access() -> Result:
 async def _boot(realtime: bool) -> _Figures:
     async with launch(Plan(realtime=realtime)) as session:
         await session.reach_entry()
-        await session.trap(ring=_SLOTS)
+        await session.trap(ring=SLOTS)
         sites = session.loop.sites
         assert sites is not None
         bell = session.traced.bell
