@@ -14,17 +14,13 @@ from tracer.trace.writer import ring_of
 
 pytestmark = pytest.mark.qemu
 
-# QEMU's log has no entry for a doorbell that an ioeventfd takes.
-PLAIN = (
-    "-global", "virtio-blk-pci.ioeventfd=off", "-global", "virtio-net-pci.ioeventfd=off",
-)  # fmt: skip
 LARGE = 100_000
 """Bytes of a compressed trace that is in the middle of its boot."""
 
 
 def boot(folder: Path) -> tuple[str, ...]:
     files = "-o", str(folder / "trace.vtrace.zst"), "--qemu-log", str(folder / "qemu.log")
-    return ("boot", "--quiet", *files, "--", *PLAIN)
+    return ("boot", "--quiet", *files)
 
 
 def is_large(trace: Path) -> bool:

@@ -19,10 +19,6 @@ pytestmark = pytest.mark.qemu
 
 DEVICE = ("--", "-device", "pc-testdev")
 PHYSICAL = 0xFF00_0000  # hw/misc/pc-testdev.c: 64 KiB that keep what they are given
-# QEMU's log has no entry for a doorbell that an ioeventfd takes.
-PLAIN = (
-    "-global", "virtio-blk-pci.ioeventfd=off", "-global", "virtio-net-pci.ioeventfd=off",
-)  # fmt: skip
 REGION = "pc-testdev.iomem"
 COMPLAINTS = re.compile(r"WARNING|BUG|Oops|ioremap|x86/PAT|segfault|Corrupted|Bad ")
 
@@ -91,7 +87,7 @@ def test_kernel_and_program_see_what_they_see_untraced(
 def test_neither_sees_that_others_make_their_accesses_by_themselves(
     ramdisk: Path, untraced: list[str], tmp_path: Path
 ) -> None:
-    done = boot(tmp_path, "--quiet", "--check", "--initrd", ramdisk, *DEVICE, *PLAIN)
+    done = boot(tmp_path, "--quiet", "--check", "--initrd", ramdisk, *DEVICE)
     assert said(done) == untraced
     agreed(done)
     trace = read_trace(done.trace)
