@@ -133,6 +133,7 @@ _OUT_CODE = {
     4: b"\xef",  # out dx, eax
 }
 _RING = b"\x48\x8b\x05"  # mov rax, [rip + bell]
+_RING_SIZE = len(_RING) + 4
 
 
 DOORS = 12
@@ -185,7 +186,7 @@ class Stub:
     @property
     def rings(self) -> int:
         """Return where a vCPU that stands at ``stop`` rings once more."""
-        return self.stop - len(_RING) - 4
+        return self.stop - _RING_SIZE
 
     def covers(self, linear: int) -> bool:
         """Tell whether a linear address lies in the stub, or in the code of compiled sites."""
@@ -280,7 +281,7 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
     code += b"\xf4"  # hlt: nobody comes here
     waiting = here()
     code += b"\x48\xff\xc9\x75\xfb"  # dec rcx; jnz waiting
-    code += b"\xe9" + struct.pack("<i", stop - len(_RING) - 4 - here() - 5)  # jmp to the ring
+    code += b"\xe9" + struct.pack("<i", stop - _RING_SIZE - here() - 5)  # jmp to the ring
     code += bytes(-here() % 8)
     bell = here()
     for end in rings:

@@ -1,4 +1,4 @@
-"""Where compiled sites lie in a guest, and how it sees them, its devices and its page tables."""
+"""The window: where compiled sites lie in a guest, by which it sees devices and page tables."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Window:
 
     def seen(self, data: bytes) -> bytes:
         """Return records in which each device far away is seen at its physical address, too."""
-        return far_seen(data, self.base, self.reach, self.far) if self.far else data
+        return far_seen(data, self.base, self.reach, self.far)
 
     def pieces(self, parts: Iterable[range]) -> Iterator[range]:
         """Yield what of ranges of physical addresses the window has, each in one piece."""

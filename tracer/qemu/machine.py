@@ -191,7 +191,10 @@ class Machine(asyncio.SubprocessProtocol):
             try:
                 known = await words_of([program, "-cpu", "help"], _HELP_TIMEOUT)
                 about = await words_of([program, "-version"], _HELP_TIMEOUT)
-                self._features = [*features_off(known, about), *await self._doorbells(program)]
+                devices = *self.config.devices, *self.config.extra
+                # The guest finds the same, whether the log is kept or not.
+                doorbells = await doorbell_arguments(program, devices)
+                self._features = [*features_off(known, about), *doorbells]
                 arguments = [program, *self.arguments(theirs.fileno())]
                 log.debug("starting %s", " ".join(arguments))
                 # QEMU's own temporary files go where they are removed even if it is killed.
@@ -266,10 +269,6 @@ class Machine(asyncio.SubprocessProtocol):
             words += self._clock.arguments
         words += log_arguments(self._log.path)
         return [*words, *self._features, *config.extra]
-
-    async def _doorbells(self, program: str) -> list[str]:
-        # Always: whether the log is kept makes no difference to the guest.
-        return await doorbell_arguments(program, (*self.config.devices, *self.config.extra))
 
     async def log_accesses(self) -> None:
         """Have accesses to devices logged from here on, if that is asked for; the guest stands."""
