@@ -1,4 +1,4 @@
-"""What could go wrong under an instruction that was compiled, in a bare-metal guest.
+"""Hazards of an instruction that was compiled, in a bare-metal guest.
 
 Each case makes a site run by itself, and then changes something under it: its bytes, its page, what
 its address leads to, where its operand ends. The guest checks what it gets; the trace says that the

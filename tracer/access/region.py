@@ -17,7 +17,7 @@ _FRAME_BUFFERS = frozenset({"vga-lowmem", "cirrus-low-memory", "cirrus-linear-io
 """Regions that are memory to the guest: thousands of accesses that mean nothing one by one."""
 
 UNASSIGNED = "unassigned"
-"""What stands for the region of an access that no device answers."""
+"""The name that an access has for its region where no device answers."""
 
 LAPIC = "lapic"
 """The region that only a vCPU can reach: each has its own device behind the same address."""

@@ -34,7 +34,7 @@ ARGUMENTS_SIZE = _ARGUMENTS.size
 """Bytes from RSP upwards at ``stop`` that :func:`unpack_arguments` takes."""
 
 PASS = b"\x66\x90"  # xchg ax, ax
-"""What to write at ``stop`` so that nobody rings again."""
+"""Two bytes of nothing: written at ``stop``, they let a vCPU pass, and nobody rings again."""
 
 _ENDBR = b"\xf3\x0f\x1e\xfa"  # endbr64, in front of the site with CONFIG_X86_KERNEL_IBT
 _LIMIT = 1 << 31

@@ -1,4 +1,4 @@
-"""What a killed vetrace had not taken from its guest's ring, put into the trace.
+"""The rows that a killed vetrace had not taken from its guest's ring, put into the trace.
 
 The block of compiled sites, as it was when QEMU ended, tells all that its rows need but for the
 sites and places, which are in the trace.

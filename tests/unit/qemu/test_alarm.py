@@ -1,4 +1,4 @@
-"""Whether the clock of a machine that sleeps is to wake it."""
+"""The clock of a machine that sleeps, and whether it is to wake it."""
 
 from __future__ import annotations
 

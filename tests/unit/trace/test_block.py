@@ -24,7 +24,7 @@ from tracer.trace.writer import TraceWriter
 
 
 def made(*told: Line) -> list[Intercept]:
-    """What a reader makes of lines."""
+    """The records that a reader makes of lines."""
     blocks = Blocks()
     found = [record for line in told for record in blocks.records(line)]
     assert all(isinstance(record, Intercept) for record in found)
