@@ -69,6 +69,7 @@ MAX_ITERATIONS = 256
 _MOST_RINGS = 64
 """Stops that a vCPU makes for one access while another one finishes its own."""
 
+_UNANSWERED = "QEMU ended before it answered: whether this was made is not known"
 _WITHIN = "an NMI's, within another access of its vCPU: which came first is not known"
 
 
@@ -281,21 +282,35 @@ class Interceptor:
 
     async def _perform(self, foretold: Foretold, fault: Fault, gate: PageFaultGate) -> Outcome:
         # Does what was foretold: nothing is looked up again.
-        alone = len(foretold.transfers) == 1 and foretold.insn.rep is None
         execution = CarryOut(foretold)
-        for transfers in execution:
+        for asked in execution:
             if fault.silence is not None:
                 raise fault.silence
-            if isinstance(transfers, PortAccess):
-                execution.answers = [await self._access_port(transfers, fault, gate)]
-            elif self.asks:
-                made = execution.done
-                execution.answers = await self._overseen(foretold, transfers, made, fault, gate)
-            elif alone and self._departs(transfers[0], fault, gate):
-                execution.answers = [None]
-            else:
-                execution.answers = await self._carry(transfers, fault, gate)
+            try:
+                execution.answers = await self._answers(foretold, asked, execution, fault, gate)
+            except DebuggerError:
+                # What a vCPU did before can have powered the guest off, and QEMU have gone on.
+                self._parting = partial(self._record_cut, fault, foretold, asked, execution.done)
+                raise
         return execution.outcome
+
+    async def _answers(
+        self,
+        foretold: Foretold,
+        asked: tuple[Transfer, ...] | PortAccess,
+        execution: CarryOut,
+        fault: Fault,
+        gate: PageFaultGate,
+    ) -> Answers:
+        # Returns what one access of the instruction read.
+        if isinstance(asked, PortAccess):
+            return [await self._access_port(asked, fault, gate)]
+        if self.asks:
+            return await self._overseen(foretold, asked, execution.done, fault, gate)
+        alone = len(foretold.transfers) == 1 and foretold.insn.rep is None
+        if alone and self._departs(asked[0], fault, gate):
+            return [None]
+        return await self._carry(asked, fault, gate)
 
     async def _carry(
         self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
@@ -518,6 +533,19 @@ class Interceptor:
         self._record(fault, insn, outcome, before, note=why)
         fault.cpu = await self._completed(fault.cpu)
         return fault.write_back()
+
+    def _record_cut(
+        self,
+        fault: Fault,
+        foretold: Foretold,
+        asked: tuple[Transfer, ...] | PortAccess,
+        done: tuple[Transfer, ...],
+    ) -> None:
+        # Records an instruction that came no further than to an access without an answer.
+        cut = () if isinstance(asked, PortAccess) else asked
+        hidden = (replace(transfer, width=0, extent=transfer.width) for transfer in cut)
+        last = Outcome(foretold.cpu, (*done, *hidden))
+        self._record(fault, foretold.insn, last, foretold.cpu, note=_UNANSWERED)
 
     def _record(
         self,
