@@ -381,6 +381,36 @@ def test_a_site_whose_neighbours_change_is_entered_again_and_one_that_does_not_i
     assert run.scene.ram.read(BLOCK_AT + entry, layout.SITE_SIZE) == after
 
 
+def cut_off(run: Run, linear: int, site: int = 0) -> None:
+    """Be the guest, and end in the middle of an access, of registers that say it is at ``AT``."""
+    head = run.word("HEAD")
+    run.leave(site, 7, tsc=2000)
+    place = BLOCK_AT + layout.RING + head % layout.ring_size(SLOTS)
+    run.scene.ram.write(place, bytes(8))
+    run.scene.ram.write(place + layout.RECORD_FIELDS["LINEAR"], struct.pack("<Q", linear))
+    run.scene.ram.write(BLOCK_AT + control_field("HEAD"), b"\xff" * 8)
+
+
+def test_a_load_that_was_under_way_at_the_end_may_have_been_made() -> None:
+    run = Run()
+    run.first((Await, lambda _: cut_off(run, AT)))
+    run.loop.part()
+    first, last = run.intercepts
+    (access,) = last.accesses
+    assert (access.direction, access.physical, access.value) == ("read", DEVICE, None)
+    assert (access.width, access.extent, last.seq, last.via) == (0, 4, 1, "stepped")
+    assert (last.rip, last.after) == (first.rip, {}) and "not known" in (last.note or "")
+    assert (run.counts["accesses"], run.counts["stepped"]) == (2, 1)
+
+
+@pytest.mark.parametrize(("linear", "site"), [(AT + 8, 0), (AT, 1)])
+def test_what_an_older_record_has_left_is_not_taken_for_it(linear: int, site: int) -> None:
+    run = Run()
+    run.first((Await, lambda _: cut_off(run, linear, site)))
+    run.loop.part()
+    assert len(run.intercepts) == 1
+
+
 def test_the_end_tells_of_sites_and_of_what_was_slow() -> None:
     run = Run()
     run.first()

@@ -24,7 +24,7 @@ def test_a_machine_that_is_powered_off_through_memory(tmp_path: Path) -> None:
     assert agreed(done) > 1000
     trace = read_trace(done.trace)
     assert trace.end.outcome == "poweroff"
-    # The vCPU goes on until QEMU's main loop comes to stop it, and asks meanwhile whether it sleeps.
+    # The vCPU goes on until QEMU's main loop stops it, and asks meanwhile whether it sleeps.
     made = [access for record in trace.intercepts for access in record.accesses]
     last = max(i for i, access in enumerate(made) if access.direction == "write")
     assert (made[last].physical, made[last].value) == (SLEEP, OFF)

@@ -144,6 +144,11 @@ class Ring:
         """Return how many records were taken so far."""
         return (self._next - self._size) // SLOT_SIZE
 
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """Return offset in the block and number of the record that is made next, or is being."""
+        return layout.RING + self._next % self._size, self._next
+
     def open(self, most: int | None = None) -> tuple[int, bytes]:
         """Return what to write, at which offset in the block, so that the guest can go on.
 

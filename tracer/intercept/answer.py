@@ -12,6 +12,9 @@ from tracer.intercept import carrier
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 
+UNANSWERED = "QEMU ended before it answered: whether this was made is not known"
+"""The note of an access that was under way when the guest's own power-off, before it, was done."""
+
 
 class Answer(Protocol):
     """Answer transfers in place of a device, or have the device do it."""

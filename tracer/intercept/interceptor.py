@@ -44,7 +44,7 @@ from tracer.errors import (
     UnsupportedInstruction,
 )
 from tracer.intercept import carrier
-from tracer.intercept.answer import Answer, Devices
+from tracer.intercept.answer import UNANSWERED, Answer, Devices
 from tracer.intercept.delivery import Delivery
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
@@ -69,7 +69,6 @@ MAX_ITERATIONS = 256
 _MOST_RINGS = 64
 """Stops that a vCPU makes for one access while another one finishes its own."""
 
-_UNANSWERED = "QEMU ended before it answered: whether this was made is not known"
 _WITHIN = "an NMI's, within another access of its vCPU: which came first is not known"
 
 
@@ -176,7 +175,7 @@ class Interceptor:
         return first
 
     def part(self) -> None:
-        """Record the write that was the guest's own end, if a write was."""
+        """Record the access that was under way when the guest ended, and may be how it did."""
         if self._parting is not None:
             self._parting()
 
@@ -545,7 +544,7 @@ class Interceptor:
         cut = () if isinstance(asked, PortAccess) else asked
         hidden = (replace(transfer, width=0, extent=transfer.width) for transfer in cut)
         last = Outcome(foretold.cpu, (*done, *hidden))
-        self._record(fault, foretold.insn, last, foretold.cpu, note=_UNANSWERED)
+        self._record(fault, foretold.insn, last, foretold.cpu, note=UNANSWERED)
 
     def _record(
         self,

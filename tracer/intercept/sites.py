@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tracer.access.recorded import places
+from tracer.access import recorded
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
@@ -30,13 +30,14 @@ from tracer.compiled.layout import (
     control_field,
     stack_place,
 )
-from tracer.compiled.reading import state_before, verified
+from tracer.compiled.reading import parts, state_before, verified
 from tracer.compiled.ring import Raw, Ring, counters, fields, sites_of
 from tracer.compiled.safety import NotCompiled
 from tracer.compiled.sites import SiteTable, is_free, watched
 from tracer.compiled.stack_copy import stack_copy
 from tracer.compiled.thunk import WATCHED
 from tracer.errors import InterceptError, TraceError
+from tracer.intercept.answer import UNANSWERED
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.system import Callers
@@ -44,6 +45,7 @@ from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
 from tracer.trace.block import MOST_ROWS
 from tracer.trace.record import BlockRecord, Intercept, PlacesRecord, SiteRecord
+from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
 from tracer.x86.paging import PhysicalMemory
 from tracer.x86.state import CpuState, Mode
@@ -287,7 +289,7 @@ class CompiledSites:
         view = self._view
         if view.regions is not self._shown:
             self._shown = view.regions
-            told = PlacesRecord(time_ns=view.time_ns, places=list(places(view.regions)))
+            told = PlacesRecord(time_ns=view.time_ns, places=list(recorded.places(view.regions)))
             self._journal.publish(told)
 
     def drain(self) -> None:
@@ -302,6 +304,50 @@ class CompiledSites:
             if self._open:
                 self._write(*self._ring.open(self._left))
             taken = self._taken()
+
+    def part(self) -> None:
+        """Publish the access that a vCPU was making when QEMU ended: it may have been made.
+
+        Writes are no part of it, as their records are committed before.
+        """
+        if self.idle:
+            return
+        offset, number = self._ring.under_way
+        row = self.window.seen(self._read(offset, SLOT_SIZE))
+        (raw,) = map(Raw._make, fields(row))
+        if raw.number != number or raw.site >= len(self._table):
+            return
+        insn = self._table[raw.site].insn
+        if parts(insn) is None or places(insn, state_before(insn, raw))[0].linear != raw.linear:
+            return  # the rest is an older record's
+        _, accesses = self._journal.blocks.count(row, self.window.base)
+        block = BlockRecord(
+            seq=0,
+            time_ns=self._view.time_ns,
+            accesses=accesses,
+            window=self.window.base,
+            rows=row,
+            rate=self._view.rate,
+        )
+        for record in self._journal.blocks.records(block):
+            if isinstance(record, Intercept):
+                self._publish_cut(record)
+
+    def _publish_cut(self, record: Intercept) -> None:
+        cut = [
+            msgspec.structs.replace(access, width=0, extent=access.width, value=None)
+            for access in record.accesses
+            if access.direction == "read"
+        ]
+        reached = sum(access.region is not None for access in cut)
+        if reached:
+            self._journal.counts.update(accesses=reached, stepped=reached)
+            seq = self._take(reached)
+            self._journal.publish(
+                msgspec.structs.replace(
+                    record, seq=seq, accesses=cut, via="stepped", note=UNANSWERED, after={}
+                )
+            )
 
     def _taken(self) -> bytes:
         offset, size = self._ring.span(self._head)

@@ -385,10 +385,11 @@ class Loop:
     # ---- how it ended
 
     def part(self) -> None:
-        """Record the write that was the guest's own end, if a write was."""
+        """Record what was under way when the guest ended, and may be how it did."""
         if self._traced is not None:
             self._traced.bell.interceptor.part()
         if self.sites is not None:
+            self.sites.part()
             self.journal.counts.update(self.sites.account())
 
     async def whereabouts(self) -> list[str]:
