@@ -1053,7 +1053,7 @@ def test_a_read_that_qemu_did_not_answer_may_have_been_made() -> None:
     (access,) = record.accesses
     assert (access.direction, access.physical, access.value) == ("read", DEVICE, None)
     assert (access.width, access.extent) == (0, 4)
-    assert record.via == "stepped" and "before it answered" in (record.note or "")
+    assert record.via == "emulated" and "before it answered" in (record.note or "")
 
 
 def test_nothing_comes_behind_a_write_without_an_answer() -> None:

@@ -398,9 +398,18 @@ def test_a_load_that_was_under_way_at_the_end_may_have_been_made() -> None:
     first, last = run.intercepts
     (access,) = last.accesses
     assert (access.direction, access.physical, access.value) == ("read", DEVICE, None)
-    assert (access.width, access.extent, last.seq, last.via) == (0, 4, 1, "stepped")
+    assert (access.width, access.extent, last.seq, last.via) == (0, 4, 1, "compiled")
     assert (last.rip, last.after) == (first.rip, {}) and "not known" in (last.note or "")
-    assert (run.counts["accesses"], run.counts["stepped"]) == (2, 1)
+    assert (run.counts["accesses"], run.counts["compiled"]) == (2, 1)
+
+
+def test_accesses_that_come_after_gdb_was_told_of_the_end_are_taken() -> None:
+    run = Run()
+    run.first()
+    run.leave(0, 7, tsc=2000)
+    assert len(run.intercepts) == 1
+    run.loop.part()
+    assert [record.accesses[0].value for record in run.intercepts] == [5, 7]
 
 
 @pytest.mark.parametrize(("linear", "site"), [(AT + 8, 0), (AT, 1)])

@@ -197,11 +197,13 @@ def _fault(record: Intercept, *, located: bool) -> list[Contrast]:
 
 
 class _Incomplete(Exception):
-    # The record lacks a register that its instruction sees.
+    # The record lacks a register that its instruction sees, or what it read.
     pass
 
 
 def _carry_out(record: Intercept, *, located: bool) -> list[Contrast]:
+    if not all(access.width for access in record.accesses):
+        raise _Incomplete  # the guest's end came first
     mode = _MODES.get(record.mode)
     if mode is None or not record.before.keys() >= _NEEDED:
         missing = ", ".join(sorted(_NEEDED - record.before.keys()))

@@ -55,7 +55,7 @@ from tracer.intercept.standin import replay_note
 from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
-from tracer.trace.record import Intercept
+from tracer.trace.record import Intercept, Via
 from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.decode import decode
@@ -544,7 +544,7 @@ class Interceptor:
         cut = () if isinstance(asked, PortAccess) else asked
         hidden = (replace(transfer, width=0, extent=transfer.width) for transfer in cut)
         last = Outcome(foretold.cpu, (*done, *hidden))
-        self._record(fault, foretold.insn, last, foretold.cpu, note=UNANSWERED)
+        self._record(fault, foretold.insn, last, foretold.cpu, note=UNANSWERED, via="emulated")
 
     def _record(
         self,
@@ -554,13 +554,14 @@ class Interceptor:
         before: CpuState,
         code: bytes = b"",
         note: str | None = None,
+        via: Via | None = None,
     ) -> None:
         transfers = outcome.transfers
         accesses = sum(transfer.traced for transfer in transfers)
         if not accesses:
             self._counts["neighbours"] += 1
             return
-        via = "emulated" if note is None else "stepped"
+        via = via or ("emulated" if note is None else "stepped")
         stack = self._callers.note(before, fault.space, fault.time_ns)
         self._counts["accesses"] += accesses
         self._counts[via] += accesses
@@ -577,7 +578,7 @@ class Interceptor:
                 text=insn.text if insn is not None else "(bad)",
                 cr2=fault.spill.cr2,
                 error_code=fault.spill.frame.error_code,
-                via="emulated" if note is None else "stepped",
+                via=via,
                 accesses=[
                     memory_access(transfer, fault.meddled.get(number))
                     for number, transfer in enumerate(transfers)

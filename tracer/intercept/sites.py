@@ -306,10 +306,15 @@ class CompiledSites:
             taken = self._taken()
 
     def part(self) -> None:
-        """Publish the access that a vCPU was making when QEMU ended: it may have been made.
+        """Publish what a vCPU did while QEMU ended, once it has.
 
-        Writes are no part of it, as their records are committed before.
+        The access that was under way then may have been made. Writes are no part of that, as
+        their records are committed before.
         """
+        if self._last is not None:
+            return
+        # QEMU tells GDB of its end first, and stops its vCPUs then.
+        self.drain()
         if self.idle:
             return
         offset, number = self._ring.under_way
@@ -341,12 +346,10 @@ class CompiledSites:
         ]
         reached = sum(access.region is not None for access in cut)
         if reached:
-            self._journal.counts.update(accesses=reached, stepped=reached)
+            self._journal.counts.update(accesses=reached, compiled=reached)
             seq = self._take(reached)
             self._journal.publish(
-                msgspec.structs.replace(
-                    record, seq=seq, accesses=cut, via="stepped", note=UNANSWERED, after={}
-                )
+                msgspec.structs.replace(record, seq=seq, accesses=cut, note=UNANSWERED, after={})
             )
 
     def _taken(self) -> bytes:

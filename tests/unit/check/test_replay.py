@@ -222,6 +222,14 @@ def test_native_steps_are_counted_and_not_held_to_anything() -> None:
     assert (replay.counts.replayed, replay.counts.stepped) == (0, 1)
 
 
+def test_an_access_that_the_end_cut_is_counted_and_not_held_to_anything() -> None:
+    access = sample.device("lapic", 0x20, 0, "read", None)
+    record = changed(RECORDS[0], accesses=[msgspec.structs.replace(access, extent=4)])
+    replay = Replay()
+    assert replay.add(record) is None
+    assert (replay.counts.replayed, replay.counts.incomplete) == (0, 1)
+
+
 def test_a_record_without_a_register_that_its_instruction_sees_is_counted() -> None:
     record = next(r for r in RECORDS if "fs_base" in r.before)
     before = {name: value for name, value in record.before.items() if name != "fs_base"}

@@ -244,7 +244,7 @@ def _within(access: TracedAccess, logged: Sequence[LogEntry], at: int) -> int:
         entry = logged[position]
         touched = range(entry.address, entry.address + entry.width)
         if (
-            (entry.cpu < 0 and not entry.refused)
+            (access.by_vcpu and entry.cpu < 0 and not entry.refused)
             or not any(_covers_entry(extent, entry) for extent in access.within)
             or any(times[entry.direction, byte] == _OFTEN[entry.direction] for byte in touched)
         ):

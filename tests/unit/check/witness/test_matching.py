@@ -695,6 +695,16 @@ def test_what_follows_a_block_is_not_taken_with_it() -> None:
         assert faults(again) == (not ambiguous, 0, 0)
 
 
+@pytest.mark.parametrize(("via", "cpu"), [("emulated", -1), ("compiled", 0)])
+def test_an_access_that_the_end_cut_may_be_in_the_log(via: Any, cpu: int) -> None:
+    records = [*trace(write(0, 4, 9)), sample.intercept(1, within(4, 4, "read"), via=via)]
+    log = [told(write(0, 4, 9))]
+    last = line("read", NVME + 4, 4, 7, cpu=cpu)
+    for logged in (log, [*log, last]):
+        assert compare(records, logged).agrees
+    assert not compare(records, [*log, line("read", NVME + 8, 4, 7, cpu=cpu)]).agrees
+
+
 def test_blocks_in_a_row_share_what_there_is() -> None:
     blocks = [within(0x100, 0x100, "write"), within(0x200, 0x40, "read"), within(0x100, 8, "read")]
     log = [line("write", NVME + 0x100 + 8 * n, 8, 5, cpu=0) for n in range(20)] * 2
