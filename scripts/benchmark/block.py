@@ -99,7 +99,7 @@ def _row(number: int) -> bytes:
     registers = [value for name, value in shape.before.items() if name != "rflags"]
     return RECORD.pack(
         0, 0, access.linear, _WINDOW.base + access.physical, 0, 0, 0, _READ_ERROR,
-        shape.before["rflags"], 0, *registers, (access.value or 0).to_bytes(32, "little"),
+        0, shape.before["rflags"], 0, *registers, (access.value or 0).to_bytes(32, "little"),
         bytes(32),
     )  # fmt: skip
 

@@ -152,8 +152,9 @@ class Run:
         gpr = [0] * len(GPR)
         gpr[GPR.index("rsi")] = rsi
         record = RECORD.pack(
-            head, tsc, rsi, SPAN + DEVICE + (rsi - AT), site, how.get("vcpu", 0), 0, READ, 0x202,
-            head, *gpr, value.to_bytes(32, "little"), value.to_bytes(32, "little"),
+            head, tsc, rsi, SPAN + DEVICE + (rsi - AT), site, how.get("vcpu", 0), 0, READ,
+            how.get("thread", 0), 0x202, head, *gpr,
+            value.to_bytes(32, "little"), value.to_bytes(32, "little"),
         )  # fmt: skip
         place = layout.RING + head % layout.ring_size(SLOTS)
         self.scene.ram.write(BLOCK_AT + place, record)

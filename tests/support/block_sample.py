@@ -44,7 +44,8 @@ def site(number: int, code: str, *, rip: int = 0x1000, symbol: str = "driver+0x0
 
 def row(
     site: int = 0, *, tsc: int = 0, vcpu: int = 0, error: int = 0x8, linear: int | None = None,
-    physical: int | None = None, read: int = 0, written: int = 0, **registers: int,
+    physical: int | None = None, read: int = 0, written: int = 0, thread: int = 0,
+    **registers: int,
 ) -> bytes:  # fmt: skip
     """Be a guest whose RDI leads to the device, at an offset that it tells."""
     gpr = {"rdi": LINEAR, **registers}
@@ -54,7 +55,7 @@ def row(
         physical = DEVICE + linear - LINEAR
     values = [gpr.get(name, 0) for name in GPR]
     return RECORD.pack(
-        1, tsc, linear, WINDOW + physical, site, vcpu, 0, error, 0x202, 1, *values,
+        1, tsc, linear, WINDOW + physical, site, vcpu, 0, error, thread, 0x202, 1, *values,
         read.to_bytes(32, "little"), written.to_bytes(32, "little"),
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from unicorn import x86_const as uc
 
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode, common_code, entry
+from tracer.compiled.diary import Current
 from tracer.compiled.layout import Control
 from tracer.compiled.ring import Raw, Ring, fields
 from tracer.compiled.sites import Site, SiteTable, watched
@@ -92,6 +93,7 @@ class Compiled:
     text: int = TEXT
     pages: int = 2
     state: int = 0
+    current: Current | None = None
     touched: list[tuple[str, int, int, int]] = field(default_factory=list)
     on_touch: Callable[[], None] | None = None
 
@@ -102,7 +104,8 @@ class Compiled:
         self.cr3 = self.paging.cr3 | 0x18
         self.ring = Ring(self.slots)
         self.front = self.common.stacks if self.stacks else self.common.behind
-        self.table = SiteTable(BLOCK, self.common, self.front if self.stacks else None)
+        front = self.front if self.stacks else None
+        self.table = SiteTable(BLOCK, self.common, front, self.current)
         self.leaves: dict[int, int] = {}
         for page in range(self.pages):
             place = self.linear + 4096 * page
@@ -152,6 +155,7 @@ class Compiled:
             # The stack of made-up cases is among the device's linear addresses.
             cpu.mem_map(self.linear, 4096 * self.pages)
         prepare_fx(cpu)
+        cpu.reg_write(uc.UC_X86_REG_GS_BASE, DATA)
         self.slow = STUB + 0x800
         marks = POISON | POISON >> 1
         after = BLOCK + layout.DISTANCE + self.front

@@ -184,6 +184,7 @@ walk:	test	dword ptr [rsp + F_FLAGS], TF
 	xor	eax, eax
 	bts	rax, 63
 	mov	[rsi + S_FIRST], rax
+	mov	[rsi + S_BASE], rax
 	push	rbx
 	push	rbp
 	push	r8
@@ -210,6 +211,8 @@ walk:	test	dword ptr [rsp + F_FLAGS], TF
 	mov	[rsi + S_PAGE], rax
 	sub	rax, [rsi + S_SKIP]
 	mov	[rsi + S_FIRST], rcx
+	sub	rcx, [rsi + S_BEFORE]
+	mov	[rsi + S_BASE], rcx
 .irp number, 0, 1, 2, 3
 	mov	rcx, rax
 	control	sub, rcx, C_WIDE\number
@@ -375,6 +378,7 @@ back:	mov	rax, [rdi + R_RFLAGS]
 	mov	rax, [rdi + G_RAX]
 	mov	rcx, [rdi + G_RCX]
 	mov	rdx, [rdi + G_RDX]
+	mov	dword ptr [rdi + R_THREAD], 0	# the upper half of the error code
 	push	qword ptr [rdi + R_ERROR]
 	push	qword ptr [rdi + G_RSI]
 	mov	rsi, [rdi + R_NUMBER]

@@ -18,10 +18,14 @@ EQUAL, NOT_EQUAL, CARRY, ABOVE = 4, 5, 2, 7
 
 
 class Encoder:
-    """Collect code for an offset in the block. Registers are numbers, widths in bytes."""
+    """Collect code for an offset in the block. Registers are numbers, widths in bytes.
 
-    def __init__(self, at: int) -> None:
+    ``thread`` is where the code finds, relative to GS, whose errand it runs on; None for nowhere.
+    """
+
+    def __init__(self, at: int, thread: int | None = None) -> None:
         self.at = at
+        self.thread = thread
         self.code = bytearray()
 
     @property

@@ -6,6 +6,7 @@ be made at once.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection
 
 from tracer.compiled.encoder import Encoder
@@ -20,7 +21,7 @@ RIP, RFLAGS, STACK = 0, 16, 24
 
 SEQUENCE, LINEAR, ALIAS = (RECORD_FIELDS[name] for name in ("SEQUENCE", "LINEAR", "ALIAS"))
 READ, OTHER, WRITTEN = (RECORD_FIELDS[name] for name in ("READ", "OTHER", "WRITTEN"))
-FLAGS, ERROR, SITE = (RECORD_FIELDS[name] for name in ("RFLAGS", "ERROR", "SITE"))
+FLAGS, ERROR, SITE, THREAD = (RECORD_FIELDS[name] for name in ("RFLAGS", "ERROR", "SITE", "THREAD"))
 _NUMBER, _GPR = RECORD_FIELDS["NUMBER"], RECORD_FIELDS["GPR"]
 
 _IRETQ = "48cf"
@@ -37,8 +38,12 @@ def pieces(width: int) -> list[tuple[int, int]]:
 
 
 def name_site(out: Encoder, number: int) -> None:
-    """Store the number of the site to the record."""
+    """Store the number of the site to the record, and who runs there. RCX is lost."""
     out.raw(bytes([0xC7, 0x47, SITE]) + number.to_bytes(4, "little"))
+    if out.thread is not None:
+        # mov ecx, gs:[thread]
+        out.raw(b"\x65\x8b\x0c\x25" + struct.pack("<I", out.thread & 0xFFFFFFFF))
+        out.store(RDI, THREAD, RCX, 4)
 
 
 def commit(out: Encoder, head: int = RSI) -> None:

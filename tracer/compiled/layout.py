@@ -57,25 +57,34 @@ thunk refuses."""
 _COUNTERS = 0x100
 _OTHER_SIDE = 0x200
 _NOTHING = 0x400
+_DIARY_WORDS = 0x300
+DIARY = 0x4000
+"""Offset of the diary: what threads of the kernel tell of their errands."""
+DIARY_SLOTS = 1024
+DIARY_ENTRY = struct.Struct("<QQIHH8x")
+"""An entry: the time-stamp counter, the function, the thread, what of it, and its sort."""
 
 _SITE = (
     "RIP", "THUNK", "FIRST", "LAST", "TOP", "TOP_ENTRY", "P4", "E4", "P3", "E3", "P2", "E2", "P1",
     "E1", "PAGE", "STOP", "AT", "CODE", "ORIGIN", "SKIP", "SPAN", "WRITES", "BEHIND",
+    "BASE", "BEFORE",
 )  # fmt: skip
 SITE_FIELDS = {name: 8 * index for index, name in enumerate(_SITE)}
 """Offsets in an entry of the site table; each field is a quadword. ``FIRST`` to ``STOP`` are the
 last translation, which the guest makes and compares with the live tables. ``BEHIND`` is the thunk
-where ``THUNK`` copies the stack or looks at the time first."""
+where ``THUNK`` copies the stack or looks at the time first. ``BASE`` is ``FIRST`` less ``BEFORE``:
+a base register that leads to the byte in front of ``FIRST``."""
 
 NOWHERE = 1 << 63
 """A linear address that no CPU accesses: what ``FIRST`` is before there is a translation."""
 
 RECORD_FIELDS = {
     "SEQUENCE": 0, "TSC": 8, "LINEAR": 16, "ALIAS": 24, "SITE": 32, "VCPU": 36, "ERROR": 40,
-    "RFLAGS": 48, "NUMBER": 56, "GPR": 64, "READ": 192, "OTHER": 208, "WRITTEN": 224,
+    "THREAD": 44, "RFLAGS": 48, "NUMBER": 56, "GPR": 64, "READ": 192, "OTHER": 208, "WRITTEN": 224,
 }  # fmt: skip
 """Offsets in a record. ``GPR`` are the sixteen registers in their order, ``READ`` and ``WRITTEN``
-32 bytes each; a string instruction, a push and a pop have in ``OTHER`` where their RAM is."""
+32 bytes each; a string instruction, a push and a pop have in ``OTHER`` where their RAM is.
+``THREAD`` tells the kernel's thread that was current, 0 where nothing does."""
 
 STACK_SIZE = 8192
 """Bytes that a copied stack takes, one for each record of the ring, behind the ring."""
@@ -83,7 +92,7 @@ STACK_FIELDS = {"FIRST": 0, "SIZE": 8, "NEXT": 16, "STATE": 24, "DATA": 32}
 """Offsets in a copied stack. ``DATA`` are ``SIZE`` bytes: ``FIRST`` from the record's RSP on, the
 rest from the linear address ``NEXT`` on. ``STATE`` is the kernel's word that was asked for."""
 
-RECORD = struct.Struct("<4QIHHQQQ16Q32s32s")
+RECORD = struct.Struct("<4QIHHIIQQ16Q32s32s")
 assert RECORD.size == SLOT_SIZE
 
 
@@ -164,6 +173,11 @@ class Control:
         other = _OTHER_SIDE + SITE_FIELDS["E4"]
         struct.pack_into("<Q", page, other, (1 << 64) - 1)
         return bytes(page)
+
+
+def diary_word(name: str) -> int:
+    """Return the offset of a word of the diary: ``HEAD``, ``LIMIT``, or the ``LOCK`` on it."""
+    return CONTROL + _DIARY_WORDS + 8 * ("HEAD", "LIMIT", "LOCK").index(name)
 
 
 def control_field(name: str) -> int:

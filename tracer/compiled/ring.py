@@ -17,6 +17,10 @@ from tracer.errors import InterceptError
 _SEQUENCES = struct.Struct(f"<Q{SLOT_SIZE - 8}x")
 _COUNTERS = struct.Struct(f"<{RECORD_FIELDS['TSC']}xQ{SLOT_SIZE - RECORD_FIELDS['TSC'] - 8}x")
 _SITES = struct.Struct(f"<{RECORD_FIELDS['SITE']}xI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
+_THREADS = struct.Struct(
+    f"<{RECORD_FIELDS['TSC']}xQ{RECORD_FIELDS['THREAD'] - RECORD_FIELDS['TSC'] - 8}xI"
+    f"{SLOT_SIZE - RECORD_FIELDS['THREAD'] - 4}x"
+)
 _WORD = struct.Struct("<Q")
 _BUSY = 1 << 63
 _MASK = (1 << 64) - 1
@@ -28,7 +32,8 @@ _AHEAD = 64
 class Raw(NamedTuple):
     """Hold a record as the guest wrote it.
 
-    ``alias`` is where the window has the first byte, ``error`` the error code of the fault.
+    ``alias`` is where the window has the first byte, ``error`` the error code of the fault,
+    ``thread`` the :data:`~tracer.compiled.layout.RECORD_FIELDS` ``THREAD``.
     ``read`` and ``written`` are 32 bytes; the low ones count.
     """
 
@@ -40,6 +45,7 @@ class Raw(NamedTuple):
     vcpu: int
     spare: int
     error: int
+    thread: int
     rflags: int
     number: int
     rax: int
@@ -64,7 +70,7 @@ class Raw(NamedTuple):
     @property
     def gpr(self) -> tuple[int, ...]:
         """Return the general-purpose registers before the access, in their order."""
-        return self[10:26]
+        return self[11:27]
 
 
 def fields(data: bytes) -> Iterator[tuple[int | bytes, ...]]:
@@ -75,6 +81,19 @@ def fields(data: bytes) -> Iterator[tuple[int | bytes, ...]]:
 def counters(data: bytes) -> Iterator[int]:
     """Yield the time-stamp counter of each record in ``data``."""
     return (counter for (counter,) in _COUNTERS.iter_unpack(data))
+
+
+def threads(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the time-stamp counter and the thread of each record in ``data``; 0 for none."""
+    return _THREADS.iter_unpack(data)
+
+
+def without_threads(data: bytes) -> bytes:
+    """Return records that do not tell their threads."""
+    left = bytearray(data)
+    for at in range(RECORD_FIELDS["THREAD"], len(data), SLOT_SIZE):
+        left[at : at + 4] = bytes(4)
+    return bytes(left)
 
 
 def far_seen(data: bytes, window: int, reach: int, far: range) -> bytes:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode
+from tracer.compiled.diary import Current
 from tracer.compiled.layout import SITE_COUNT, SITE_FIELDS, SITE_SIZE
 from tracer.compiled.safety import NotCompiled
 from tracer.compiled.thunk import WATCHED, Thunk, compile_thunk
@@ -26,6 +27,7 @@ Write = tuple[int, bytes]
 
 _VOID = 1
 """The key of an entry that is being changed; 0 would end a search."""
+_MASK64 = (1 << 64) - 1
 _MOST = SITE_COUNT * 3 // 4
 _ALIGNMENT = 16
 _KEY = struct.Struct("<Q")
@@ -57,13 +59,21 @@ def watched(insn: Instruction) -> int:
 class SiteTable:
     """Allocate sites; ``block`` is the linear address of the block as data.
 
-    ``front`` is the offset of the common code that is in front of each thunk, if any.
+    ``front`` is the offset of the common code that is in front of each thunk, if any, ``current``
+    tells where code finds which thread it runs on.
     """
 
-    def __init__(self, block: int, common: CommonCode, front: int | None = None) -> None:
+    def __init__(
+        self,
+        block: int,
+        common: CommonCode,
+        front: int | None = None,
+        current: Current | None = None,
+    ) -> None:
         self._code = block + layout.DISTANCE
         self._common = common
         self._front = front
+        self._current_thread = current
         self._next = layout.THUNKS
         self._places: dict[int, int] = {}
         self._taken: set[int] = set()
@@ -94,7 +104,9 @@ class SiteTable:
         if current is None or current.insn.code != insn.code:
             if current is None and len(self._places) >= _MOST:
                 raise NotCompiled(insn, f"the table of {_MOST} sites is full")
-            thunk = compile_thunk(insn, len(self._sites), self._next, self._common)
+            told = self._current_thread
+            thread = told.place if told is not None and insn.rip in told.code else None
+            thunk = compile_thunk(insn, len(self._sites), self._next, self._common, thread)
             if thunk.start + len(thunk.code) > layout.SITES:
                 raise NotCompiled(insn, "the room for thunks is full")
             self._next += len(thunk.code) + -len(thunk.code) % _ALIGNMENT
@@ -113,7 +125,11 @@ class SiteTable:
     def forget(self) -> list[Write]:
         """Have each site look up anew where it leads, and whether a stop is wanted there."""
         nowhere = _KEY.pack(layout.NOWHERE)
-        return [(place + SITE_FIELDS["FIRST"], nowhere) for place in self._places.values()]
+        return [
+            (place + SITE_FIELDS[name], nowhere)
+            for place in self._places.values()
+            for name in ("FIRST", "BASE")
+        ]
 
     def lead(self, front: int | None) -> list[Write]:
         """Have other common code in front of each thunk, or none, from here on."""
@@ -145,6 +161,8 @@ class SiteTable:
             "THUNK": self._thunk(site),
             "BEHIND": self._code + thunk.start,
             "FIRST": layout.NOWHERE,
+            "BASE": layout.NOWHERE,
+            "BEFORE": thunk.before & _MASK64,
             "LAST": span - thunk.doubtful,
             "AT": watched(site.insn),
             "CODE": int.from_bytes(code, "little"),

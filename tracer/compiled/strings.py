@@ -37,6 +37,7 @@ def compile_string(out: Encoder, insn: Instruction, number: int, common: CommonC
     """Append the thunk. RAX is where the window has the device, RSI the entry of the site."""
     assert insn.form is not None
     operation, width, size = insn.form.operation, insn.width, insn.address_size
+    name_site(out, number)
     if operation == "movs":
         _move(out, width, size, common)
     elif operation == "lods":
@@ -45,7 +46,6 @@ def compile_string(out: Encoder, insn: Instruction, number: int, common: CommonC
     else:
         out.load(RCX, RDI, gpr(RAX))
         out.store(RDI, WRITTEN, RCX)
-    name_site(out, number)
     pushed = []
     if operation == "lods":
         if width < 4:

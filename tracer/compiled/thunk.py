@@ -27,6 +27,7 @@ WATCHED = 8
 
 
 _LARGEST = (1 << 31) - 1
+_TOP = (1 << 64) - (1 << 31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Thunk:
 
     ``start`` is the offset in the block. ``origin`` is the one where CR2 is compared with the
     operand's own address, which is in doubt at the first byte of a page where ``doubtful``.
-    ``writes`` says that the device's page has to be writable. ``width`` is in bytes.
+    ``writes`` says that the device's page has to be writable. ``width`` is in bytes. ``before`` is
+    by how many bytes a base register lies in front of the operand's second byte.
     """
 
     code: bytes
@@ -44,15 +46,20 @@ class Thunk:
     doubtful: bool
     writes: bool
     width: int
+    before: int = 0
 
 
-def compile_thunk(insn: Instruction, number: int, at: int, common: CommonCode) -> Thunk:
+def compile_thunk(
+    insn: Instruction, number: int, at: int, common: CommonCode, thread: int | None = None
+) -> Thunk:
     """Compile an instruction of site ``number`` for offset ``at`` in the block.
+
+    Its records have the 4 bytes at GS and ``thread``, which no guest may unmap; None for no bytes.
 
     Raise :class:`NotCompiled` where it might raise an exception, or gains nothing.
     """
     template = template_of(insn)
-    out = Encoder(at)
+    out = Encoder(at, thread)
     if insn.length > WATCHED:
         _compare_end(out, insn, common)
     writes = template is Template.POP
@@ -77,10 +84,17 @@ def compile_thunk(insn: Instruction, number: int, at: int, common: CommonCode) -
         _compile_origin(out, insn, template, common)
     else:
         origin = common.walk
-    return Thunk(bytes(out.code), at, origin, doubtful, writes, insn.width)
+    before = _operand(insn).displacement + 1
+    return Thunk(bytes(out.code), at, origin, doubtful, writes, insn.width, before)
 
 
 def _compare_end(out: Encoder, insn: Instruction, common: CommonCode) -> None:
+    end = insn.next_rip - 4
+    if insn.length <= WATCHED + 4 and end >= _TOP:
+        # cmp dword ptr [end], the last bytes: an address is extended by its sign
+        out.raw(b"\x81\x3c\x25" + struct.pack("<I", end & 0xFFFFFFFF) + insn.code[-4:])
+        out.branch(NOT_EQUAL, common.refuse)
+        return
     out.load(RDX, RSP)  # RIP
     if insn.length <= WATCHED + 4:
         # cmp dword ptr [rdx + length - 4], the last bytes
@@ -122,6 +136,13 @@ def _compile_origin(
         or (template is Template.POP and memory.base == RSP)
         or memory.displacement == _LARGEST
     ):
+        if template is not Template.STRING and _is_plain(memory):
+            assert memory.base is not None
+            out.load(RDX, RDI, gpr(memory.base))
+            out.compare(RDX, RSI, SITE_FIELDS["BASE"])
+            out.branch(EQUAL, common.compare)
+            out.jump(common.other)
+            return
         if template is Template.STRING:
             find_pointer(out, insn)
         else:
@@ -129,6 +150,12 @@ def _compile_origin(
         out.compare(RDX, RSI, SITE_FIELDS["FIRST"])
         out.branch(EQUAL, common.compare)
     out.jump(common.other)
+
+
+def _is_plain(memory: Memory) -> bool:
+    # Tells whether the address is that of a register in the record and a constant.
+    whole = memory.mask == (1 << 64) - 1
+    return whole and memory.index is None and memory.base in (*TAKEN, RSP)
 
 
 def _effective_address(out: Encoder, memory: Memory) -> None:

@@ -168,6 +168,7 @@ class Blocks:
                 before=Deferred(_before, insn, raw),
                 after=Deferred(_after, insn, raw),
                 stack=stacks[number] if stacks else None,
+                thread=raw.thread or None,
             )
             seq += reached
         if seq - block.seq != block.accesses:

@@ -142,7 +142,8 @@ class Intercept(
     of the record; further device accesses of the same record count on from it, so that every
     device access of a trace has a number of its own. ``before`` holds RFLAGS and the sixteen
     general-purpose registers; ``after`` only what changed. Both may be :class:`Deferred`.
-    ``stack`` is the ``id`` of a :class:`StackRecord` before it.
+    ``stack`` is the ``id`` of a :class:`StackRecord` before it, ``thread`` what a row has of the
+    thread that made it.
     """
 
     seq: Count
@@ -162,6 +163,7 @@ class Intercept(
     after: Mapping[str, Hex]
     note: str | None = None
     stack: Count | None = None
+    thread: Hex | None = None
 
     def device_accesses(self) -> list[tuple[int, MemoryAccess]]:
         """Return the accesses that reached a device, each with the number it has in the trace."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from tracer.compiled.layout import SLOT_SIZE
-from tracer.compiled.ring import counters, left_behind, sequence_of
+from tracer.compiled.ring import counters, left_behind, sequence_of, without_threads
 from tracer.errors import InterceptError, TraceError
 from tracer.trace.block import MOST_ROWS, Blocks
 from tracer.trace.record import (
@@ -73,7 +73,8 @@ class Recovery:
         except InterceptError as error:
             raise TraceError(str(error)) from error
         for at in range(0, len(rows), MOST_ROWS * SLOT_SIZE):
-            some = rows[at : at + MOST_ROWS * SLOT_SIZE]
+            # Nobody knows any more what its threads have told of their errands.
+            some = without_threads(rows[at : at + MOST_ROWS * SLOT_SIZE])
             _, accesses = self._blocks.count(some, window)
             seq, time_ns = self._seq, self._time_ns
             self._seq += accesses

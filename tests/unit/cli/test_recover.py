@@ -16,13 +16,14 @@ from tracer.trace.record import End, Intercept, Line
 from tracer.trace.writer import TraceWriter, earlier_of, ring_of
 
 SLOTS = 16
+THREAD = 0x8801
 SIZE = SLOTS * layout.SLOT_SIZE
 Output = pytest.CaptureFixture[str]
 
 
 def numbered(number: int, site: int = 0) -> bytes:
     """The record that the guest wrote as its ``number``-th, from 0."""
-    data = row(site, tsc=1000 + number, read=number)
+    data = row(site, tsc=1000 + number, read=number, thread=THREAD)
     return struct.pack("<Q", SIZE + number * layout.SLOT_SIZE) + data[8:]
 
 
@@ -76,6 +77,14 @@ def test_what_was_in_the_ring_comes_last(
     before = path.read_bytes()
     assert main.main(["recover", str(path)]) == 0
     assert "nothing to recover" in capsys.readouterr().out and path.read_bytes() == before
+
+
+def test_the_phase_of_what_comes_from_the_ring_is_not_guessed(tmp_path: Path) -> None:
+    path = killed(tmp_path, 1, 2)
+    assert main.main(["recover", str(path)]) == 0
+    with TraceReader(path) as trace:
+        threads = [record.thread for record in trace if isinstance(record, Intercept)]
+    assert threads == [THREAD, None, None]
 
 
 def test_a_record_that_was_cut_is_left_out(tmp_path: Path, capsys: Output) -> None:

@@ -24,6 +24,7 @@ from ram import POISON
 
 from tracer.compiled import image, layout
 from tracer.compiled.common import common_code, entry
+from tracer.compiled.diary import Current
 from tracer.compiled.ring import Raw
 from tracer.compiled.stack_copy import StackCopy, stack_copy
 from tracer.x86.instruction import Instruction
@@ -31,6 +32,7 @@ from tracer.x86.paging import PRESENT, USER, WRITABLE
 from tracer.x86.state import RCX, RDI, RSI, RSP, CpuState, Flag
 
 RIP = TEXT + 0x100
+CURRENT = Current(0x1201, range(TEXT, TEXT + 0x1000))
 LOAD, STORE = "8b4710", "894f10"  # mov eax, [rdi + 16]; mov [rdi + 16], ecx
 MOST = 100
 """Instructions of guest time that a compiled move may take, the door of the stub included."""
@@ -94,6 +96,9 @@ def test_the_image_is_the_source_assembled(smp: bool, la57: bool) -> None:
 
 
 def test_the_parts_of_the_block_do_not_overlap() -> None:
+    diary = layout.DIARY_SLOTS * layout.DIARY_ENTRY.size
+    assert layout.ALWAYS + layout.PAGE + layout.LONGEST <= layout.DIARY
+    assert layout.DIARY + diary <= layout.STOPS
     parts = (layout.CONTROL, layout.STOPS, layout.CODE, layout.THUNKS, layout.SITES, layout.RING)
     sizes = (4096, layout.STOP_PLACES, 4096, 0x80000, layout.SITE_COUNT * layout.SITE_SIZE)
     assert all(a + n <= b for a, n, b in zip(parts, sizes, parts[1:], strict=False))
@@ -106,8 +111,9 @@ def test_the_parts_of_the_block_do_not_overlap() -> None:
 @pytest.mark.parametrize(("smp", "la57"), common_image.VARIANTS)
 @pytest.mark.parametrize("code", [LOAD, STORE])
 def test_an_access_is_made_and_recorded(smp: bool, la57: bool, code: str) -> None:
-    guest = Compiled(smp=smp, la57=la57)
+    guest = Compiled(smp=smp, la57=la57, current=CURRENT)
     insn = ready(guest, code)
+    guest.cpu.mem_write(DATA + CURRENT.place, struct.pack("<I", 0x1234_5678))
     for linear in (DEVICE + 0x20, DEVICE + 0x20, DEVICE + 0x1004, DEVICE, DEVICE, DEVICE + 0xFFC):
         before = state(linear, insn)
         after = guest.fault(before, linear)
@@ -118,6 +124,7 @@ def test_an_access_is_made_and_recorded(smp: bool, la57: bool, code: str) -> Non
         (raw,) = guest.taken()
         assert (raw.gpr, raw.rflags, raw.error) == (before.gpr, before.rflags, 8)
         assert (raw.linear, raw.alias, raw.site) == (linear, WINDOW + DEVICE_AT + offset, 0)
+        assert raw.thread == 0x1234_5678
         value = int.from_bytes((raw.read if kind == "read" else raw.written)[:4], "little")
         assert value == guest.touched[0][3]
         gpr = list(before.gpr)
@@ -136,7 +143,7 @@ def test_an_access_is_made_and_recorded(smp: bool, la57: bool, code: str) -> Non
      "48c787 10000000 05000000", "8b840f 10000000", "8b44cf10", "488b6710", "48896710"],
 )  # fmt: skip
 def test_a_plain_move_takes_at_most_a_hundred_instructions(code: str) -> None:
-    guest = Compiled()
+    guest = Compiled(current=CURRENT)
     insn = ready(guest, code)
     for place in (0x40, 0):
         linear = DEVICE + place

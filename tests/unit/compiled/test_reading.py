@@ -36,7 +36,7 @@ def raw(read: int = 0, written: int = 0, **changes: int) -> Raw:
     gpr = dict(zip(GPR, range(16), strict=True)) | {GPR[RDI]: LINEAR}
     values = {
         "sequence": 1, "tsc": 2, "linear": LINEAR, "alias": WINDOW + PHYSICAL, "site": 0,
-        "vcpu": 0, "spare": 0, "error": 8, "rflags": 0x202, "number": 1,
+        "vcpu": 0, "spare": 0, "error": 8, "thread": 0, "rflags": 0x202, "number": 1,
     }  # fmt: skip
     return Raw(
         **(values | gpr | changes),

@@ -113,11 +113,11 @@ def test_what_is_far_away_is_told_by_its_physical_address() -> None:
 
 
 def test_a_record_has_names() -> None:
-    values = range(26)
+    values = range(27)
     record = layout.RECORD.pack(*values, b"read".ljust(32), b"written".ljust(32))
     raw = Raw(*next(fields(record)))
-    assert raw.gpr == tuple(range(10, 26))
-    assert (raw.linear, raw.site, raw.vcpu, raw.rsp, raw.r15) == (2, 4, 5, 14, 25)
+    assert raw.gpr == tuple(range(11, 27))
+    assert (raw.linear, raw.site, raw.vcpu, raw.rsp, raw.r15) == (2, 4, 5, 15, 26)
     for name, offset in layout.RECORD_FIELDS.items():
         assert 0 <= offset < 256, name
 

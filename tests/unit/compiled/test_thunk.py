@@ -31,6 +31,7 @@ from tests.diff.case import Case, cases
 from tests.diff.compare import empty
 from tests.diff.native import CODE, PATTERN, RAM_SIZE
 from tests.diff.native import DATA as RAM
+from tracer.compiled.diary import Current
 from tracer.compiled.reading import accesses, state_after, transfers, verified
 from tracer.compiled.ring import Raw
 from tracer.compiled.safety import NotCompiled, Template, reads_and_writes, template_of
@@ -76,7 +77,8 @@ def native() -> Native:
 
 
 def guest_of_cases() -> Compiled:
-    return Compiled(linear=RAM, text=CODE, pages=PAGES)
+    current = Current(0x1201, range(CODE, CODE + 0x1000))
+    return Compiled(linear=RAM, text=CODE, pages=PAGES, current=current)
 
 
 def memory_of(case: Case) -> bytes:
@@ -383,12 +385,14 @@ def test_push_and_pop_of_a_device(size: bytes, unaligned: int) -> None:
 
 
 def test_a_push_to_a_page_that_is_not_there_goes_the_slow_way() -> None:
-    guest = Compiled()
+    guest = Compiled(current=Current(0x1201, range(TEXT, TEXT + 0x1000)))
+    guest.cpu.mem_write(DATA + 0x1201, b"\x55" * 4)
     insn = guest.put(b"\xff\x37", TEXT + 0x100)
     guest.enter(insn)
     gpr = list(_cpu(insn).gpr)
     # The frame is where the stack is; what PUSH would write to is unmapped by now.
     guest.physical(guest.map_late(STACK + 0x1000, STACK_AT + 0x1000), bytes(8))
     cpu = CpuState(tuple(gpr), insn.rip, 0x202)
-    assert guest.fault(cpu, DEVICE + 0x40, 8).slow
+    after = guest.fault(cpu, DEVICE + 0x40, 8)
+    assert after.slow and after.error == 8  # whoever runs there is in no error code
     assert guest.touched == []

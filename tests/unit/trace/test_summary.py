@@ -157,7 +157,11 @@ def test_the_phase_of_a_compiled_site_is_not_guessed() -> None:
     assert tracker.add(by_stop) == "initcall nvme_init"
     assert tracker.add(by_itself) is None and tracker.phase is None
     assert tracker.add(by_stop) == tracker.phase == "initcall nvme_init"
-    # Whose call chain is known has had its phase marked; and user space is for good.
+    # Whose errand is known has had its phase marked.
+    told = msgspec.structs.replace(by_itself, thread=0x8801)
+    assert tracker.add(told) == tracker.phase == "initcall nvme_init"
+    assert tracker.add(by_itself) is None
+    # Whose call chain is known has, too; and user space is for good.
     chained = msgspec.structs.replace(by_itself, stack=3)
     assert tracker.add(chained) == "initcall nvme_init"
     assert tracker.add(Mark(time_ns=1, text="phase: user space")) == USER
