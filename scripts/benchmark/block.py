@@ -26,7 +26,8 @@ from tracer.compiled.layout import RECORD, SLOT_SIZE, SLOTS, control_field
 from tracer.errors import TraceError
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
-from tracer.intercept.sites import CompiledSites
+from tracer.intercept.sites import CompiledSites, Told
+from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
 from tracer.trace.record import End, Record
@@ -59,7 +60,10 @@ class _Guest:
         self.seconds = 0.0
         names = cast(Names, self)
         common = common_code(smp=False, la57=False)
-        self.sites = CompiledSites(_WINDOW, common, SLOTS, view, self.journal, names, self._take)
+        told = Told(cast(Callers, self), lambda: cast(AddressSpace, self))
+        self.sites = CompiledSites(
+            _WINDOW, common, SLOTS, view, self.journal, names, self._take, told
+        )
         self.sites.begin(0)
         self.sites.tell_places()
         shape = made_up(0)

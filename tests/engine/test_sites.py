@@ -62,6 +62,7 @@ from tracer.access.want import (
     WritePhysical,
 )
 from tracer.compiled import layout
+from tracer.compiled.diary import STARTED, Current, Errand, What
 from tracer.compiled.layout import DISTANCE, RECORD, control_field
 from tracer.errors import InterceptError
 from tracer.intercept.pace import Pace
@@ -347,6 +348,145 @@ def test_the_stack_that_an_access_was_under_is_told_before_its_record() -> None:
     assert space.paging.cr3 == ROOT
     run.loop.part()
     assert run.counts["block"] == layout.block_size(SLOTS, stacks=True)
+
+
+THREAD, WORKER = 0x8801, 0x8802
+FIRST, SECOND = 0xFFFF_FFFF_8123_0000, 0xFFFF_FFFF_8124_0000
+
+
+class Sent(Nobody):
+    """Who is told of errands."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def note_errand(self, errand: Any, space: AddressSpace, time_ns: int) -> None:
+        self.told.append(errand)
+        self.started = errand == STARTED
+
+
+class Telling(Run):
+    """The same with threads that tell of their errands."""
+
+    def __init__(self) -> None:
+        sent = self.sent = Sent()
+
+        class Errant(Roomy):
+            current = Current(0x1FB81, range(1 << 63, 1 << 64))
+
+            def callers(self, publish: Any, *, stacks: bool) -> Any:
+                return sent
+
+        super().__init__(Errant())
+
+    def diary(self, name: str) -> int:
+        data = self.scene.ram.read(BLOCK_AT + layout.diary_word(name), 8)
+        return int.from_bytes(data, "little")
+
+    def tell(self, *entry: int) -> None:
+        """Be the guest: tell the diary."""
+        head = self.diary("HEAD")
+        assert head < self.diary("LIMIT")
+        place = layout.DIARY + head % layout.DIARY_SLOTS * layout.DIARY_ENTRY.size
+        self.scene.ram.write(BLOCK_AT + place, layout.DIARY_ENTRY.pack(*entry))
+        data = struct.pack("<Q", head + 1)
+        self.scene.ram.write(BLOCK_AT + layout.diary_word("HEAD"), data)
+
+
+def test_each_row_is_told_with_the_errand_that_its_thread_was_on() -> None:
+    run = Telling()
+
+    def rows(_: Any) -> None:
+        run.tell(1900, FIRST, THREAD, What.BEGIN, 0)
+        run.leave(0, 1, tsc=2000, thread=THREAD)
+        run.leave(0, 2, tsc=2010, thread=THREAD)
+        run.tell(2015, SECOND, WORKER, What.BEGIN, 1)
+        run.leave(0, 3, tsc=2020, thread=WORKER)
+        run.leave(0, 4, tsc=2030, thread=THREAD)
+        run.tell(2035, FIRST, THREAD, What.END, 0)
+        run.leave(0, 5, tsc=2040, thread=THREAD)
+        run.leave(0, 6, tsc=2050)  # of code that has no thread
+
+    run.first((Await, rows))
+    one, other = Errand(0, FIRST), Errand(1, SECOND)
+    assert run.sent.told == [one, other, one, None]
+    assert [record.thread for record in run.intercepts] == [
+        None, THREAD, THREAD, WORKER, THREAD, THREAD, None,
+    ]  # fmt: skip
+    assert [record.accesses[0].value for record in run.intercepts] == [5, 1, 2, 3, 4, 5, 6]
+    assert run.diary("LIMIT") == 3 + layout.DIARY_SLOTS
+
+
+def test_what_a_thread_told_earlier_holds_and_what_it_tells_later_does_not() -> None:
+    run = Telling()
+
+    def begun(_: Any) -> None:
+        run.tell(1900, FIRST, THREAD, What.BEGIN, 0)
+
+    def first(_: Any) -> None:
+        run.leave(0, 1, tsc=2000, thread=THREAD)
+
+    def ended(_: Any) -> None:
+        run.leave(0, 2, tsc=2100, thread=THREAD)
+        run.tell(2200, FIRST, THREAD, What.END, 0)
+
+    run.first((Await, begun), (Await, first), (Await, None), (Await, ended), (Await, first))
+    assert run.sent.told == [Errand(0, FIRST), Errand(0, FIRST), None]
+
+
+def test_once_the_kernel_has_started_nobody_reads_the_diary_and_nobody_waits_for_that() -> None:
+    run = Telling()
+
+    def started(_: Any) -> None:
+        run.leave(0, 1, tsc=1990, thread=THREAD)
+        run.tell(2000, 0, THREAD, What.RUNNING, 0)
+        run.leave(0, 2, tsc=2010, thread=THREAD)
+        run.leave(0, 3, tsc=2020)
+
+    def more(_: Any) -> None:
+        for number in range(3 * layout.DIARY_SLOTS):
+            run.tell(3000 + number, FIRST, THREAD, What.BEGIN, 0)
+        run.leave(0, 4, tsc=9000, thread=THREAD)
+
+    run.first((Await, started), (Await, more))
+    assert run.sent.told == [None, STARTED]
+    assert len(run.intercepts) == 5
+
+
+def test_a_guest_whose_threads_tell_nothing_does_not_wait_either() -> None:
+    run = Run()
+    run.first()
+    limit = run.scene.ram.read(BLOCK_AT + layout.diary_word("LIMIT"), 8)
+    assert int.from_bytes(limit, "little") > 1 << 62
+
+
+def test_a_row_that_reaches_no_device_opens_no_phase() -> None:
+    run = Telling()
+    far = 0x1000_0000  # no device is there
+
+    def rows(_: Any) -> None:
+        run.tell(1900, FIRST, THREAD, What.BEGIN, 0)
+        run.leave(0, 1, tsc=2000, thread=THREAD, rsi=AT + far)
+        run.leave(0, 2, tsc=2010, thread=WORKER)
+
+    run.first((Await, rows))
+    assert run.sent.told == [None] and run.counts["neighbours"] == 1
+
+
+def test_a_diary_that_the_guest_has_written_to_ends_the_run() -> None:
+    run = Telling()
+
+    def forge(_: Any) -> None:
+        data = struct.pack("<Q", 1 << 40)
+        run.scene.ram.write(BLOCK_AT + layout.diary_word("HEAD"), data)
+
+    with pytest.raises(InterceptError, match="has written to it"):
+        play(
+            run.loop.run(),
+            (Start(()), None), (Await, None), (Await, run.bell("8b06", AT, rsi=AT)), MAP,
+            SPILLED, (ReadPhysical(DEVICE, 4), 5),
+            (Start, None), (Await, forge),
+        )  # fmt: skip
 
 
 def test_what_is_vetraces_own_is_not_poisoned() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ import pytest
 from vetrace_run import Run, agreed, at_odds, boot, need, read_trace, run, vetrace
 
 from tracer.compiled.layout import REASONS
+from tracer.trace.phase import PhaseTracker
+from tracer.trace.record import Intercept
 
 pytestmark = pytest.mark.qemu
 
@@ -293,3 +296,61 @@ def test_a_break_stops_a_site_that_was_compiled_and_the_guest_goes_on(
     assert any("reboot: Power down" in line for line in done.serial)
     if leave == "detach":
         assert "entries for compiled sites stay" not in done.err
+
+
+# Where interrupts do not come in between, or come the same each time.
+TOLD_ALIKE = ("ecam", "ioapic", "virtio-blk.common", "virtio-net.common", "virtio-blk.msix-table",
+              "virtio-net.msix-table", "nvme.msix-table")  # fmt: skip
+
+
+def phases_by_region(done: Run) -> dict[str, list[str | None]]:
+    """The phase of each access in its order, without repeats, by region."""
+    tracker, found = PhaseTracker(), dict[str, list[str | None]]()
+    for record in read_trace(done.trace).records:
+        phase = tracker.add(record)
+        if isinstance(record, Intercept):
+            for _, access in record.device_accesses():
+                found.setdefault(access.region or "", []).append(phase)
+    return {region: [phase for phase, _ in groupby(told)] for region, told in found.items()}
+
+
+def test_phases_are_those_that_a_stop_at_each_access_tells(done: Run, tmp_path: Path) -> None:
+    by_stops = boot(tmp_path, "--quiet", "--every-stop")
+    own, other = phases_by_region(done), phases_by_region(by_stops)
+    assert {region: own[region] for region in TOLD_ALIKE} == {
+        region: other[region] for region in TOLD_ALIKE
+    }
+    told = {phase for phases in own.values() for phase in phases}
+    assert None not in told and "user space" in told
+    kinds = {(phase or "").partition(" ")[0] for phase in told}
+    assert kinds >= {"early", "kernel", "initcall", "work", "thread", "user"}
+
+
+def test_no_access_is_without_a_phase_on_several_vcpus_and_a_kernel_that_moves(
+    tmp_path: Path,
+) -> None:
+    words = ("--quiet", "--realtime", "--kaslr", "--", "-smp", "3")
+    told = phases_by_region(boot(tmp_path, *words))
+    assert not any(None in phases for phases in told.values())
+    assert any((phase or "").startswith("work ") for phase in told["nvme"])
+
+
+def test_conditions_choose_by_the_phase_of_accesses_without_a_stop(
+    done: Run, tmp_path: Path
+) -> None:
+    shown = run(tmp_path, "show", done.trace, "--json", "--if", "phase ~ 'work nvme*'")
+    lines = [json.loads(line) for line in shown.out.splitlines()]
+    assert lines and {line["region"].partition(".")[0] for line in lines} > {"nvme"}
+    assert "compiled" in {line["via"] for line in lines}
+    counted = run(tmp_path, "stats", done.trace, "--json", "--phase", "work nvme*")
+    assert json.loads(counted.out)["accesses"] == len(lines)
+
+
+def test_a_detached_guest_goes_on_with_its_errands(tmp_path: Path) -> None:
+    # In the middle of one: what it sleeps in returns through code of vetrace's.
+    guest = boot(tmp_path, "-e", "break if region is nvme; continue; detach")
+    assert guest.status == 0, guest.out + guest.err
+    serial = (tmp_path / "serial").read_text(errors="replace")
+    assert not re.search(r"Oops|BUG:|WARNING:|Call Trace", serial)
+    phases = phases_by_region(guest)
+    assert phases["ecam"] and not any("user space" in told for told in phases.values())

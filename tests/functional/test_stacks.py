@@ -116,8 +116,10 @@ def test_work_beside_the_initcalls_is_in_none_of_them(trace: Trace) -> None:
             chain = found[record.stack]
             if "process_one_work" in chain and "async_run_entry_fn" not in chain:
                 called = chain[chain.index("process_one_work") - 1]
-                assert phase == f"phase: work {called}"
-                work.add(called)
+                name = phase.removeprefix("phase: work ")
+                # A function that has jumped to another one at its end is on no stack.
+                assert name != phase and (name == called or name not in chain)
+                work |= {name} & {called}
     assert work  # the NVMe driver resets its controller in a workqueue
 
 

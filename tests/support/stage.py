@@ -36,6 +36,7 @@ class Software:
 
     title, release, sha256 = "software", "1", ""
     spare, stack_in_device = SPARE_LINEAR, False
+    current, telling = None, range(0)
 
     def __init__(self, breakpoints: Any = ()) -> None:
         self.names = Code()
@@ -53,7 +54,9 @@ class Software:
     def stub_place(self) -> int:
         return STUB
 
-    async def watch(self, ground: Ground, space: AddressSpace, *, late: bool) -> Any:
+    async def watch(
+        self, ground: Ground, space: AddressSpace, *, late: bool, block: int | None
+    ) -> Any:
         return self.breakpoints
 
     def callers(self, publish: Any, *, stacks: bool) -> Any:
@@ -87,8 +90,12 @@ class Code(Names):
 
 class Nobody:
     state = 0
+    started = False
 
     def note(self, *_: Any) -> None:
+        return None
+
+    def note_errand(self, *_: Any) -> None:
         return None
 
     def unwind(self, *_: Any) -> Stack:

@@ -11,11 +11,13 @@ class Frame:
     """Hold one function under way: the linear address at which it goes on.
 
     ``interrupted`` tells that it was about to execute the instruction there; otherwise it made a
-    call, which ends there.
+    call, which ends there. ``errand`` is the linear address of the function that it was called
+    for, where that is known.
     """
 
     rip: int
     interrupted: bool
+    errand: int | None = None
 
     @property
     def place(self) -> int:

@@ -22,6 +22,7 @@ from tracer.access.want import (
 )
 from tracer.bare.image import Image
 from tracer.bare.window import open_window
+from tracer.compiled.diary import Errand
 from tracer.compiled.stack_copy import StackCopy
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
@@ -82,12 +83,16 @@ class Callers:
     """Tell nothing of who made an access."""
 
     state = 0
+    started = False
 
     def note(
         self, cpu: CpuState, space: AddressSpace, time_ns: int, copy: StackCopy | None = None
     ) -> int | None:
         """Return None: no stack is recorded."""
         return None
+
+    def note_errand(self, errand: Errand | None, space: AddressSpace, time_ns: int) -> None:
+        """Take nothing: there are no phases."""
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
         """Return the function that is under way, alone."""
@@ -106,6 +111,8 @@ class Bare:
 
     spare = 0xFFFF_FFFF_FFE0_0000  # the last 2 MiB: where tables reach it, and it is unused
     stack_in_device = True
+    current = None
+    telling = range(0)
 
     def __init__(self, image: Image, release: str, sha256: str) -> None:
         self.names = Names(image)
@@ -153,7 +160,7 @@ class Bare:
         return None
 
     async def watch(
-        self, ground: Ground, space: AddressSpace, *, late: bool
+        self, ground: Ground, space: AddressSpace, *, late: bool, block: int | None
     ) -> Sequence[Breakpoint]:
         """Set no traps: where the guest makes mappings is not known."""
         return ()

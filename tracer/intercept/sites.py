@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import msgspec
 
@@ -19,6 +20,7 @@ from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode
+from tracer.compiled.diary import Current, Diary, Errand, Errands, entries
 from tracer.compiled.layout import (
     LONGEST,
     SLOT_SIZE,
@@ -31,7 +33,7 @@ from tracer.compiled.layout import (
     stack_place,
 )
 from tracer.compiled.reading import parts, state_before, verified
-from tracer.compiled.ring import Raw, Ring, counters, fields, sites_of
+from tracer.compiled.ring import Raw, Ring, counters, fields, sites_of, threads
 from tracer.compiled.safety import NotCompiled
 from tracer.compiled.sites import SiteTable, is_free, watched
 from tracer.compiled.stack_copy import stack_copy
@@ -71,19 +73,23 @@ _VERIFIED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Chains:
-    """Say who is told of the stack of each access, and where its code is looked up."""
+class Told:
+    """Say who is told of the stack or the errand of each access, and where code is looked up.
+
+    ``current`` is where code finds whose errand it is on, None where no errands are told.
+    """
 
     callers: Callers
     space: Callable[[], AddressSpace]
+    current: Current | None = None
 
 
 class CompiledSites:
     """Own the block of compiled sites in one guest.
 
-    ``take`` is called with a number of accesses and returns that of the first one. With ``chains``
-    the stack of each access is copied and unwound. ``slow`` counts by reason the instructions that
-    were left to a stop.
+    ``take`` is called with a number of accesses and returns that of the first one. With ``stacks``
+    the stack of each access is copied and unwound; else threads say what errands they are on.
+    ``slow`` counts by reason the instructions that were left to a stop.
     """
 
     def __init__(
@@ -95,7 +101,9 @@ class CompiledSites:
         journal: Journal,
         names: Names,
         take: Callable[[int], int],
-        chains: Chains | None = None,
+        told: Told,
+        *,
+        stacks: bool = False,
     ) -> None:
         self.window = window
         self.slow: Counter[str] = Counter()
@@ -107,10 +115,14 @@ class CompiledSites:
         self._take = take
         self._memory: PhysicalMemory = view.memory
         self._ring = Ring(slots)
-        self._chains = chains
-        self._front = common.stacks if chains is not None else None
-        self._table = SiteTable(window.block, common, self._front)
-        self._told = 0
+        self._told = told
+        self._stacks = stacks
+        self._front = common.stacks if stacks else None
+        current = None if stacks else told.current
+        self._table = SiteTable(window.block, common, self._front, current)
+        self._diary = Diary()
+        self._errands = None if current is None else Errands()
+        self._entered = 0
         self._unproven: dict[int, int] = {}
         self._shown: RegionMap | None = None
         self._known: dict[int, tuple[bytes, bytes]] = {}
@@ -147,13 +159,15 @@ class CompiledSites:
             physical_bits=view.physical_bits,
             slots=self._slots,
             slow=slow,
-            state=self._chains.callers.state if self._chains is not None else 0,
+            state=self._told.callers.state if self._stacks else 0,
             after=window.code + (self._front or self._common.behind),
         )
         self._write(0, bytes(self._size))
         self._write(layout.CONTROL, control.pack())
         self._write(layout.ALWAYS, b"\1" * (layout.PAGE + LONGEST))
         self._write(layout.CODE, self._common.code)
+        # Whoever tells is not to wait where nobody reads.
+        self._write(*(self._diary.ignore() if self._errands is None else self._diary.open()))
         self.open()
 
     def open(self, most: int | None = None, until: int | None = None) -> None:
@@ -268,8 +282,8 @@ class CompiledSites:
             return
         for offset, data in writes:
             self._write(offset, data)
-        if site.number == self._told:
-            self._told += 1
+        if site.number == self._entered:
+            self._entered += 1
             self._unproven[site.number] = _VERIFIED
             self._journal.publish(
                 SiteRecord(
@@ -294,16 +308,29 @@ class CompiledSites:
 
     def drain(self) -> None:
         """Publish the records that there are, and let the guest make as many again."""
+        while self._drained():
+            pass
+
+    def _drained(self) -> bool:
+        # Tells whether there was anything: there may be more by now.
         taken = self._taken()
-        while taken:
-            size = MOST_ROWS * SLOT_SIZE
-            for at in range(0, len(taken), size):
-                self._publish(taken[at : at + size])
-            if self._left is not None:
-                self._left = max(self._left - len(taken) // SLOT_SIZE, 0)
-            if self._open:
-                self._write(*self._ring.open(self._left))
-            taken = self._taken()
+        if self._errands is not None:
+            self._learn(self._errands)  # behind the rows
+        size = MOST_ROWS * SLOT_SIZE
+        for at in range(0, len(taken), size):
+            self._tell(taken[at : at + size])
+        if self._errands is not None:
+            self._errands.settle()
+            if self._told.callers.started:
+                self._errands = None
+                self._write(*self._diary.ignore())
+        if not taken:
+            return False
+        if self._left is not None:
+            self._left = max(self._left - len(taken) // SLOT_SIZE, 0)
+        if self._open:
+            self._write(*self._ring.open(self._left))
+        return True
 
     def part(self) -> None:
         """Publish what a vCPU did while QEMU ended, once it has.
@@ -357,12 +384,35 @@ class CompiledSites:
         taken = self._ring.take(self._read(offset, size)) if size else 0
         return self.window.seen(self._read(offset, taken)) if taken else b""
 
-    def _publish(self, rows: bytes) -> None:
-        if self._chains is not None and len(rows) > SLOT_SIZE:
-            # Each has a stack of its own.
+    def _learn(self, errands: Errands) -> None:
+        # Takes what threads have told.
+        head = int.from_bytes(self._read(layout.diary_word("HEAD"), 8), "little")
+        told = [self._read(*span) for span in self._diary.spans(head)]
+        errands.learn(entry for data in told for entry in entries(data))
+        if told:
+            self._write(*self._diary.open())
+
+    def _tell(self, rows: bytes) -> None:
+        # Publishes rows in pieces that have a stack or an errand in common.
+        if self._stacks:
             for at in range(0, len(rows), SLOT_SIZE):
                 self._publish(rows[at : at + SLOT_SIZE])
             return
+        errands = self._errands
+        if errands is None or self._told.callers.started:
+            self._publish(rows)
+            return
+        at = 0
+        moments = (moment for moment in threads(rows))
+        for (seen, errand), some in groupby(
+            (bool(thread), errands.at(thread, counter)) for counter, thread in moments
+        ):
+            size = SLOT_SIZE * sum(1 for _ in some)
+            self._publish(rows[at : at + size], (errand,) if seen else ())
+            at += size
+
+    def _publish(self, rows: bytes, errands: Sequence[Errand | None] = ()) -> None:
+        # All rows are of one of the ``errands``, if that is known.
         view, journal = self._view, self._journal
         try:
             records, accesses = journal.blocks.count(rows, self.window.base)
@@ -371,7 +421,7 @@ class CompiledSites:
                 raise InterceptError(f"the ring has {error}, {_FORGED}") from error
             # Those before it are in order.
             for at in range(0, len(rows), SLOT_SIZE):
-                self._publish(rows[at : at + SLOT_SIZE])
+                self._publish(rows[at : at + SLOT_SIZE], errands)
             return
         self._prove(rows)
         time_ns = view.time_ns
@@ -379,6 +429,8 @@ class CompiledSites:
         journal.counts["neighbours"] += len(rows) // SLOT_SIZE - records
         if not accesses:
             return
+        for errand in errands:
+            self._told.callers.note_errand(errand, self._told.space(), time_ns)
         journal.counts["accesses"] += accesses
         journal.counts["compiled"] += accesses
         block = BlockRecord(
@@ -389,18 +441,19 @@ class CompiledSites:
             rows=rows,
             rate=view.rate,
         )
-        if self._chains is None:
-            journal.publish(block)
+        if self._stacks:
+            self._chain(block)
         else:
-            self._chain(block, self._chains)
+            journal.publish(block)
 
-    def _chain(self, block: BlockRecord, chains: Chains) -> None:
+    def _chain(self, block: BlockRecord) -> None:
         # Publishes the one record of a block with the stack that the guest has copied for it.
         (raw,) = map(Raw._make, fields(block.rows))
         data = self._read(stack_place(self._slots, raw.number), STACK_SIZE)
         cpu = state_before(self._table[raw.site].insn, raw)
         copy = stack_copy(data, raw.rsp)
-        stack = chains.callers.note(cpu, chains.space(), self._view.time_ns, copy)
+        told = self._told
+        stack = told.callers.note(cpu, told.space(), self._view.time_ns, copy)
         for record in self._journal.blocks.records(block):
             if isinstance(record, Intercept):
                 self._journal.publish(msgspec.structs.replace(record, stack=stack))
@@ -460,7 +513,7 @@ class CompiledSites:
 
     @property
     def _size(self) -> int:
-        return block_size(self._slots, stacks=self._chains is not None)
+        return block_size(self._slots, stacks=self._stacks)
 
     @property
     def _head(self) -> int:

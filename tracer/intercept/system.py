@@ -8,6 +8,7 @@ from typing import Protocol
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stack import Stack
+from tracer.compiled.diary import Current, Errand
 from tracer.compiled.stack_copy import StackCopy
 from tracer.intercept.ground import Ground
 from tracer.intercept.names import Names
@@ -33,6 +34,15 @@ class Callers(Protocol):
 
         ``copy`` is the stack as it was then, with what was at :attr:`state`.
         """
+        ...
+
+    @property
+    def started(self) -> bool:
+        """Tell whether the guest has come to its last phase."""
+        ...
+
+    def note_errand(self, errand: Errand | None, space: AddressSpace, time_ns: int) -> None:
+        """Take the errand on which an access was made a moment ago, None for beside all."""
         ...
 
     def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
@@ -98,13 +108,23 @@ class System(Protocol):
         ...
 
     async def watch(
-        self, ground: Ground, space: AddressSpace, *, late: bool
+        self, ground: Ground, space: AddressSpace, *, late: bool, block: int | None
     ) -> Sequence[Breakpoint]:
         """Set traps where the guest makes mappings. Raises GuestError when some would be missed.
 
         With ``late`` call chains are looked up after the guest has gone on, so that no code may go
-        without a stop.
+        without a stop. The diary is in the ``block`` at a linear address, where it is wanted.
         """
+        ...
+
+    @property
+    def current(self) -> Current | None:
+        """Return where code finds its thread, if threads tell the diary of all their errands."""
+        ...
+
+    @property
+    def telling(self) -> range:
+        """Return the linear addresses of the code that writes to the diary."""
         ...
 
     def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:

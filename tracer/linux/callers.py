@@ -9,12 +9,14 @@ kernel/irq/manage.c (irq_thread_fn, irq_forced_thread_fn), kernel/kthread.c (kth
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tracer.access.space import AddressSpace
 from tracer.access.stack import Frame, Stack, frame_symbol
 from tracer.access.symbols import KERNEL_HALF
+from tracer.compiled.diary import STARTED, Errand
 from tracer.compiled.stack_copy import StackCopy
+from tracer.linux.errands import ASYNC, INITCALL, IRQ_THREAD, SORTS, THREAD, WORK
 from tracer.linux.names import Names
 from tracer.linux.stacks import Stacks
 from tracer.trace.marker import PHASE
@@ -22,16 +24,15 @@ from tracer.trace.phase import KERNEL, USER
 from tracer.trace.record import BY_FRAME_POINTERS, Mark, StackFrame, StackRecord
 from tracer.x86.state import CpuState, Mode
 
-_INITCALL = "initcall"
 _CALLERS = {
-    "do_one_initcall": _INITCALL,
-    "process_one_work": "work",
-    "process_scheduled_works": "work",
-    "worker_thread": "work",
-    "async_run_entry_fn": "async",
-    "irq_thread_fn": "irq thread",
-    "irq_forced_thread_fn": "irq thread",
-    "kthread": "thread",
+    "do_one_initcall": INITCALL,
+    "process_one_work": WORK,
+    "process_scheduled_works": WORK,
+    "worker_thread": WORK,
+    "async_run_entry_fn": ASYNC,
+    "irq_thread_fn": IRQ_THREAD,
+    "irq_forced_thread_fn": IRQ_THREAD,
+    "kthread": THREAD,
 }
 """What the function is that one of these calls: the innermost tells. Compilers may leave some out
 of a chain, so that the one around calls."""
@@ -41,23 +42,29 @@ Name = Callable[[int], str | None]
 
 _STATE = (1 << 32) - 1  # an enum
 
-ON_BEHALF = tuple(dict.fromkeys(_CALLERS.values()))
+ON_BEHALF = SORTS
 """The beginning of a phase's name, before that of the function."""
 
 
 class Callers:
     """Follow one guest. What is new goes to ``publish`` before the access's own record.
 
-    With ``stacks`` each distinct call chain is published once.
+    With ``stacks`` each distinct call chain is published once. ``backs`` are as in
+    :class:`~tracer.linux.stacks.Stacks`.
     """
 
     def __init__(
-        self, names: Names, publish: Callable[[Mark | StackRecord], None], *, stacks: bool
+        self,
+        names: Names,
+        publish: Callable[[Mark | StackRecord], None],
+        *,
+        stacks: bool,
+        backs: Collection[int] = (),
     ) -> None:
         self._names = names
         self._publish = publish
         self._wanted = stacks
-        self._stacks = Stacks(names)
+        self._stacks = Stacks(names, backs)
         self._ids: dict[tuple[tuple[Frame, ...], tuple[str | None, ...]], int] = {}
         self._phase: str | None = None
         self._reached = KERNEL  # how far the boot had got, whatever threads did beside it
@@ -104,6 +111,24 @@ class Callers:
             self._follow(_task(stack, name), time_ns)
         return self._number(_own(stack), name, time_ns) if self._wanted else None
 
+    @property
+    def started(self) -> bool:
+        """Tell whether the boot has come to its last phase."""
+        return self._phase == USER
+
+    def note_errand(self, errand: Errand | None, space: AddressSpace, time_ns: int) -> None:
+        """Take the errand on which an access was made a moment ago, None for beside all."""
+        if self._phase == USER:
+            return
+        if errand == STARTED:
+            self._enter(USER, time_ns)
+            return
+        task = None
+        if errand is not None and errand.sort in range(len(SORTS)):
+            name = self._names.lookup(errand.function, space, late=True)
+            task = None if name is None else (SORTS[errand.sort], _function(name))
+        self._follow(task, time_ns)
+
     def unwind(self, cpu: CpuState, space: AddressSpace) -> Stack:
         """Return the functions under way in this state, outermost last."""
         return self._stacks.unwind(cpu, space)
@@ -119,7 +144,7 @@ class Callers:
     # A thread beside the initcalls has a phase of its own, which ends with its access.
     def _follow(self, task: tuple[str, str] | None, time_ns: int) -> None:
         kind, name = task or ("", "")
-        if kind == _INITCALL:
+        if kind == INITCALL:
             self._reached = f"{kind} {name}"
         if task is not None:
             self._enter(f"{kind} {name}", time_ns)
@@ -152,12 +177,18 @@ def _task(stack: Stack, name: Name) -> tuple[str, str] | None:
     # interrupt.
     called = ""
     for frame in stack.frames:
-        # Link-time optimisation puts a suffix behind a name.
-        function = re.split(r"[+.]", name(frame.place) or "")[0]
+        function = _function(name(frame.place) or "")
+        if frame.errand is not None and function in _CALLERS:
+            called = _function(name(frame.errand) or "") or called
         if called and function in _CALLERS:
             return _CALLERS[function], called
         called = function
     return None
+
+
+def _function(symbol: str) -> str:
+    # Link-time optimisation puts a suffix behind a name.
+    return re.split(r"[+.]", symbol)[0]
 
 
 def _own(stack: Stack) -> Stack:

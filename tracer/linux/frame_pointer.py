@@ -11,10 +11,12 @@ with RBP cleared).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from tracer.access.stack import Frame, Stack
 from tracer.access.symbols import KERNEL_HALF
+from tracer.linux.errand_code import KEPT, RETURN
 from tracer.linux.orc import MAX_FRAMES, Read
 
 _RBP, _RIP, _CS = 32, 128, 136  # byte offsets in struct pt_regs
@@ -29,9 +31,16 @@ def has_frame(code: bytes) -> bool:
     return _PROLOGUE in code[:16]
 
 
-def unwind(rip: int, rbp: int, is_code: Callable[[int], bool], read: Read) -> Stack:
+def unwind(
+    rip: int,
+    rbp: int,
+    is_code: Callable[[int], bool],
+    read: Read,
+    backs: Collection[int] = (),
+) -> Stack:
     """Return the functions under way in kernel code at a linear address, itself first.
 
+    ``backs`` are as in :func:`tracer.linux.orc.unwind`.
     ``is_code`` tells whether a linear address is in known code. ``lost`` says where belief ended:
     at an RBP that is not in the kernel's half, not aligned or not above the last on its stack, or
     at a return address that is in no known code.
@@ -54,6 +63,10 @@ def unwind(rip: int, rbp: int, is_code: Callable[[int], bool], read: Read) -> St
                 if rbp & 7 or last - _STACK < rbp <= last:
                     return _lost(frames, f"RBP {rbp:#x} does not lead up the stack")
                 rip, following, interrupted = _quadword(read, rbp + 8), _quadword(read, rbp), False
+                if rip in backs:
+                    kept = rbp + 16
+                    frames[-1] = replace(frames[-1], errand=_quadword(read, kept + KEPT))
+                    rip = _quadword(read, kept + RETURN)
                 last = rbp
             frame = Frame(rip, interrupted)
             if not is_code(frame.place):

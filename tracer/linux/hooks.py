@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tracer.access.mapping import NewMapping
 from tracer.access.space import AddressSpace
@@ -20,7 +21,7 @@ from tracer.intercept.trap import GoOn, Handled
 from tracer.linux import mapping as linux
 from tracer.linux.toll import Toll
 from tracer.linux.user import UserMappings
-from tracer.linux.wrapper import ARGUMENTS_SIZE, PageRange, Wrapper, unpack_arguments
+from tracer.linux.wrapper import ARGUMENTS_SIZE, PageRange, Wrapper, assemble, unpack_arguments
 from tracer.linux.wrappers import Wrappers
 from tracer.x86.paging import Budget, Leaf, leaves
 
@@ -54,12 +55,11 @@ class MappingHooks:
         self._users = users
         self._toll = Toll()
         self._calls: Calls[_Entry, NewMapping] = Calls()
-        self._wrappers: Wrappers | None = None
         self._wrapped: dict[int, tuple[_Entry, Wrapper]] = {}
         self._roots: set[int] = set()
 
     async def install(
-        self, symbols: SymbolTable, space: AddressSpace, ram: list[PageRange]
+        self, symbols: SymbolTable, wrappers: Wrappers, ram: list[PageRange]
     ) -> list[str]:
         """Wrap the functions; return the required ones that have no symbol.
 
@@ -69,21 +69,16 @@ class MappingHooks:
         if missing:
             return missing
         gate = self._ground.gate
-        wrappers = self._wrappers = Wrappers(symbols, space, gate.stub.bell, ram)
         for address, (name, hook) in found.items():
             entry = _Entry(name, hook)
-            wrapper = await wrappers.plant(address, hook.page)
+            make = partial(assemble, bell=gate.stub.bell, argument=hook.page, ram=ram)
+            wrapper = await wrappers.plant(address, make)
             if wrapper is None:
                 await self._calls.watch(address, entry)
             else:
                 self._wrapped[wrapper.stop] = entry, wrapper
                 gate.ringers[wrapper.stop] = wrapper.span
         return []
-
-    async def remove(self, space: AddressSpace) -> None:
-        """Take the wrappers off the functions; the breakpoints go with GDB."""
-        if self._wrappers is not None:
-            await self._wrappers.remove(space)
 
     def number_at(self, linear: int | None) -> int | None:
         """Return the number of the breakpoint at a linear address, if there is one."""

@@ -12,12 +12,13 @@ has made the end of a stack a type, which was a bit.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from tracer.access.stack import Frame, Stack
 from tracer.linux.btf import Btf
+from tracer.linux.errand_code import KEPT, RETURN
 from tracer.x86.state import GPR, RBP, RSP
 
 Read = Callable[[int, int], bytes]
@@ -146,8 +147,13 @@ class _Lost(Exception):
     pass
 
 
-def unwind(rip: int, gpr: Sequence[int], find: Find, read: Read) -> Stack:
+def unwind(
+    rip: int, gpr: Sequence[int], find: Find, read: Read, backs: Collection[int] = ()
+) -> Stack:
     """Return the functions under way in interrupted kernel code, itself first.
+
+    At the return addresses ``backs`` are no functions, but an errand of the one that returns there
+    (:mod:`tracer.linux.errand_code`).
 
     ``rip`` is its linear address, ``gpr`` its registers in the order of
     :data:`tracer.x86.state.GPR`. The stack goes on through interrupts, to where the kernel was
@@ -157,6 +163,12 @@ def unwind(rip: int, gpr: Sequence[int], find: Find, read: Read) -> Stack:
     state = _State(Frame(rip, True), gpr[RSP], gpr[RBP], dict(zip(GPR, gpr, strict=True)))
     try:
         while True:
+            if state.frame.rip in backs:
+                errand, rip = (_quadword(read, state.sp + at) for at in (KEPT, RETURN))
+                if frames and not state.frame.interrupted:
+                    frames[-1] = replace(frames[-1], errand=errand)
+                above = state.sp + RETURN + 8
+                state = _State(Frame(rip, False), above, state.bp, {})
             frames.append(state.frame)
             entry = find(state.frame.place)
             if entry is None:
@@ -185,7 +197,7 @@ class _State:
 def _caller(state: _State, entry: Entry, read: Read) -> _State | None:
     # The state of the frame around this one; None at the end of the stack.
     def quadword(linear: int) -> int:
-        return int.from_bytes(read(linear & _MASK, 8), "little")
+        return _quadword(read, linear)
 
     if entry.kind is Kind.END:
         return None
@@ -211,6 +223,10 @@ def _caller(state: _State, entry: Entry, read: Read) -> _State | None:
     elif entry.bp_base != _UNDEFINED:
         raise _Lost(f"the ORC entry for {state.frame.place:#x} takes RBP from {entry.bp_base}")
     return _State(Frame(rip, entry.signal), above & _MASK, bp, registers)
+
+
+def _quadword(read: Read, linear: int) -> int:
+    return int.from_bytes(read(linear & _MASK, 8), "little")
 
 
 def _previous_sp(state: _State, entry: Entry, quadword: Callable[[int], int]) -> int:

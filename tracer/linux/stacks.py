@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tracer.access.space import AddressSpace, Glance
 from tracer.access.stack import Frame, Stack
 from tracer.access.symbols import KERNEL_HALF
@@ -18,11 +20,13 @@ class Stacks:
     """Unwind one guest's kernel code, through its ORC tables or else by its frame pointers.
 
     ``no_tables`` says in words why it is not the tables, or is None. The kernel sorts its table
-    when it is built, and a module's when it is loaded.
+    when it is built, and a module's when it is loaded. ``backs`` are return addresses at which the
+    errand of a function lies on the stack.
     """
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, backs: Collection[int] = ()) -> None:
         self._names = names
+        self._backs = backs
         self._entries: dict[tuple[int, bool], orc.Entry | None] = {}
         self._changes = 0  # of the modules, when the entries were found
         types = names.types()
@@ -76,10 +80,15 @@ class Stacks:
                 cpu.gpr[RBP],
                 lambda at: self._names.lookup(at, space, late=stack is not None) is not None,
                 read,
+                self._backs,
             )
         late = stack is not None
         return orc.unwind(
-            cpu.rip, cpu.gpr, lambda place: self._find(place, space, glance, late=late), read
+            cpu.rip,
+            cpu.gpr,
+            lambda place: self._find(place, space, glance, late=late),
+            read,
+            self._backs,
         )
 
     def _keeps_frames(self, space: AddressSpace) -> bool:

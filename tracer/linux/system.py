@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
+from tracer.compiled.diary import Current
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
@@ -13,6 +14,7 @@ from tracer.intercept.window import Window
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
 from tracer.linux.entry import follow_kaslr, reach_entry
+from tracer.linux.errands import Errands
 from tracer.linux.freed_code import FreedCode
 from tracer.linux.hooks import MappingHooks
 from tracer.linux.kernel import Kernel
@@ -21,6 +23,7 @@ from tracer.linux.readers import hide_poison
 from tracer.linux.user import UserMappings
 from tracer.linux.window import open_window
 from tracer.linux.wrapper import whole_pages
+from tracer.linux.wrappers import Wrappers
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
 
@@ -39,6 +42,8 @@ class Linux:
         self.names = Names(kernel)
         self._command_line = command_line
         self._hooks: MappingHooks | None = None
+        self._wrappers: Wrappers | None = None
+        self._errands = Errands(self.names)
         self._users: UserMappings | None = None
 
     @property
@@ -71,7 +76,7 @@ class Linux:
         return self.names.kernel.address_of(mapping.STUB_PLACE)
 
     async def watch(
-        self, ground: Ground, space: AddressSpace, *, late: bool
+        self, ground: Ground, space: AddressSpace, *, late: bool, block: int | None
     ) -> Sequence[Breakpoint]:
         """Set breakpoints on the functions that make mappings, and free code. Raises GuestError."""
         hides = hide_poison(space, self.names)
@@ -79,22 +84,34 @@ class Linux:
         users = UserMappings(self.names, ground.view, ground.journal, hides=hides, scratch=scratch)
         hooks = MappingHooks(ground, users)
         ram = whole_pages(ground.memory.ranges)
-        missing = await hooks.install(self.names.kernel, space, ram)
+        wrappers = Wrappers(self.names.kernel, space)
+        missing = await hooks.install(self.names.kernel, wrappers, ram)
         if missing:
             raise GuestError(
                 f"{self.kernel.path} has no symbol {', '.join(missing)}: mappings would be missed; "
                 "give better symbols with --symbols"
             )
-        self._hooks, self._users = hooks, users
+        await self._errands.plant(wrappers, block, smp=ground.view.vcpus > 1)
+        self._hooks, self._users, self._wrappers = hooks, users, wrappers
         if not late:
             return hooks, users
         freed = FreedCode(ground.journal.counts)
         await freed.install(self.names.kernel)
         return hooks, users, freed
 
+    @property
+    def current(self) -> Current | None:
+        """Return where code finds its thread, if threads tell the diary of all their errands."""
+        return self._errands.current
+
+    @property
+    def telling(self) -> range:
+        """Return the linear addresses of the code that writes to the diary."""
+        return self._errands.telling
+
     def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
         """Return what unwinds the kernel's stacks."""
-        return Callers(self.names, publish, stacks=stacks)
+        return Callers(self.names, publish, stacks=stacks, backs=self._errands.backs)
 
     def unseen(self, regions: RegionMap) -> Iterator[str]:
         """Yield what is not traced for lack of a symbol."""
@@ -129,6 +146,6 @@ class Linux:
 
     async def remove(self, space: AddressSpace) -> None:
         """Settle what is under way, and take the wrappers off the kernel's functions."""
-        if self._users is not None and self._hooks is not None:
+        if self._users is not None and self._wrappers is not None:
             self._users.settle(space)
-            await self._hooks.remove(space)
+            await self._wrappers.remove(space)

@@ -1,27 +1,18 @@
-"""Wrappers around mapping functions: planted at the kernel's entry, taken out at a detach."""
+"""Code around functions of the kernel: planted at its entry, taken out at a detach."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import SymbolTable
 from tracer.access.want import WriteCode
 from tracer.intercept.padding import find_page
 from tracer.linux.mapping import STUB_PLACE
-from tracer.linux.wrapper import (
-    NOP,
-    PASS,
-    SITE_SIZE,
-    PageArgument,
-    PageRange,
-    Wrapper,
-    assemble,
-    call,
-    find_site,
-)
+from tracer.linux.wrapper import NOP, SITE_SIZE, call, find_site
 from tracer.x86.state import PAGE_SIZE
 
 _LIST = ("__start_mcount_loc", "__stop_mcount_loc")
@@ -42,22 +33,36 @@ class _Site:
     entry: int | None
 
 
+class Wrapping(Protocol):
+    """Hold code for linear address ``base``; ``disarm`` is what leaves it without effect."""
+
+    @property
+    def code(self) -> bytes:
+        """Return the bytes."""
+        ...
+
+    @property
+    def base(self) -> int:
+        """Return the linear address."""
+        ...
+
+    @property
+    def disarm(self) -> tuple[int, bytes] | None:
+        """Return a linear address, and bytes to write there, if there is any need."""
+        ...
+
+
+_Made = TypeVar("_Made", bound=Wrapping)
+
+
 class Wrappers:
-    """Own the wrappers of one guest, which share a page of padding.
+    """Own the wrappers of one guest, which share a page of padding."""
 
-    They read the ``bell`` at a linear address. ``ram`` are the pages that pass where one page is
-    mapped.
-    """
-
-    def __init__(
-        self, symbols: SymbolTable, space: AddressSpace, bell: int, ram: list[PageRange]
-    ) -> None:
+    def __init__(self, symbols: SymbolTable, space: AddressSpace) -> None:
         self._symbols = symbols
         self._space = space
-        self._bell = bell
-        self._ram = ram
         self._sites: list[_Site] = []
-        self._made: list[Wrapper] = []
+        self._made: list[Wrapping] = []
         place = symbols.address_of(STUB_PLACE)
         self._free = find_page(space, place) if place is not None else None
         self._end = (self._free or 0) + PAGE_SIZE
@@ -65,32 +70,57 @@ class Wrappers:
         self._list = start or 0
         self._listed = space.read(start, max(0, stop - start)) if start and stop else b""
 
-    async def plant(self, function: int, argument: PageArgument | None) -> Wrapper | None:
+    def has_site(self, function: int) -> bool:
+        """Tell whether there can be a wrapper around the function at a linear address."""
+        return self._free is not None and self._site_of(function) is not None
+
+    async def plant(self, function: int, make: Callable[[int], _Made]) -> _Made | None:
         """Put a wrapper around the function at a linear address, and return it.
 
-        None where it cannot be: the function has no site for ftrace, or there is no room.
+        ``make`` makes it for a linear address, or raises ValueError. None where it cannot be: the
+        function has no site for ftrace, or there is no room.
         """
-        code = self._space.read(function, _ENTRY_CODE)
-        offset = find_site(code, function, self._symbols.address_of("__fentry__"))
-        if self._free is None or offset is None:
+        offset = self._site_of(function)
+        made = None if offset is None else self._fitting(make)
+        if offset is None or made is None:
             return None
         linear = function + offset
-        try:
-            made = assemble(self._free, self._bell, argument, self._ram)
-        except ValueError:
-            return None
         jump = call(linear, made.base)
-        if not jump or made.span.stop > self._end:
+        if not jump:
             return None
-        site = _Site(linear, code[offset : offset + SITE_SIZE], jump, self._entry_of(linear))
+        before = self._space.read(linear, SITE_SIZE)
+        site = _Site(linear, before, jump, self._entry_of(linear))
         if site.entry is not None:
             self._space.memory.write(site.entry, bytes(_ENTRY.size))
-        await WriteCode(made.base, made.code)
+        await self._write(made)
         await WriteCode(linear, jump)
         self._sites.append(site)
-        self._made.append(made)
-        self._free += -(-len(made.code) // _ALIGNMENT) * _ALIGNMENT
         return made
+
+    async def put(self, make: Callable[[int], _Made]) -> _Made | None:
+        """Put code that wrappers share into their page, likewise."""
+        made = self._fitting(make)
+        if made is not None:
+            await self._write(made)
+        return made
+
+    def _site_of(self, function: int) -> int | None:
+        code = self._space.read(function, _ENTRY_CODE)
+        return find_site(code, function, self._symbols.address_of("__fentry__"))
+
+    def _fitting(self, make: Callable[[int], _Made]) -> _Made | None:
+        if self._free is None:
+            return None
+        try:
+            made = make(self._free)
+        except ValueError:
+            return None
+        return made if made.base + len(made.code) <= self._end else None
+
+    async def _write(self, made: Wrapping) -> None:
+        await WriteCode(made.base, made.code)
+        self._made.append(made)
+        self._free = made.base + -(-len(made.code) // _ALIGNMENT) * _ALIGNMENT
 
     async def remove(self, space: AddressSpace) -> None:
         """Leave the sites as the guest would have them; the wrappers stay for who is in one.
@@ -105,7 +135,8 @@ class Wrappers:
             if site.entry is not None and not begun:
                 space.memory.write(site.entry, _ENTRY.pack(site.linear))
         for made in self._made:
-            await WriteCode(made.stop, PASS)
+            if made.disarm is not None:
+                await WriteCode(*made.disarm)
         self._sites.clear()
         self._made.clear()
 

@@ -52,7 +52,7 @@ from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
 from tracer.intercept.loads import TableLoads
 from tracer.intercept.recording import RecordedDevice
-from tracer.intercept.sites import Chains, CompiledSites
+from tracer.intercept.sites import CompiledSites, Told
 from tracer.intercept.standin import StandIn
 from tracer.intercept.stub import Fast
 from tracer.intercept.system import Callers, System
@@ -158,8 +158,11 @@ class Loop:
         own_stack = system.stack_in_device and room is None
         loads = await self._plant(gate, registers, space, own_stack=own_stack)
         ground = Ground(self._memory, view, journal, self.coverage, gate, loads)
+        # Call chains tell the phase as well.
+        block = None if room is None or stacks else room.window.block
+        late = room is not None and stacks
         breakpoints: list[Breakpoint] = [
-            *await system.watch(ground, space, late=room is not None and stacks), loads,
+            *await system.watch(ground, space, late=late, block=block), loads,
         ]  # fmt: skip
         for line in system.unseen(regions):
             journal.remark(line)
@@ -178,10 +181,10 @@ class Loop:
         interceptor.asks = self.asks
         if room is not None:
             root, cr4 = room.window.root, registers["cr4"]
-            chains = Chains(callers, lambda: view.space(root, cr4)) if stacks else None
+            told = Told(callers, lambda: view.space(root, cr4), system.current)
             self.sites = interceptor.sites = CompiledSites(
                 room.window, room.common, room.slots, view, journal, system.names,
-                interceptor.take, chains,
+                interceptor.take, told, stacks=stacks,
             )  # fmt: skip
             self.sites.begin(gate.stub.spill)
         bell = Bell(interceptor, gate, journal, asks=self.asks)
@@ -335,8 +338,10 @@ class Loop:
 
     async def _close(self, sites: CompiledSites) -> None:
         # Takes the leaves away, and the block, unless a vCPU is still on its way by them.
-        stub = self.traced.gate.stub
-        if sites.idle and not any(stub.leads_to_sites(state.rip) for state in await VcpuStates()):
+        stub, telling = self.traced.gate.stub, self.system.telling
+        if sites.idle and not any(
+            stub.leads_to_sites(state.rip) or state.rip in telling for state in await VcpuStates()
+        ):
             sites.close()
         else:
             self.journal.remark("the page-table entries for compiled sites stay: one is under way")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,12 @@ from tracer.access import space
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import Symbol, SymbolTable, table_of
+from tracer.compiled.diary import STARTED, Errand
 from tracer.compiled.stack_copy import StackCopy
 from tracer.linux import orc
 from tracer.linux.btf import Btf, parse_btf
 from tracer.linux.callers import Callers
+from tracer.linux.errands import SORTS
 from tracer.linux.names import Names
 from tracer.linux.stacks import Stacks
 from tracer.trace.record import Mark, StackRecord
@@ -83,7 +86,13 @@ class Guest:
     """One guest, its memory and what was published of it."""
 
     def __init__(
-        self, *, stacks: bool, has_types: bool = True, has_orc: bool = True, framed: bool = False
+        self,
+        *,
+        stacks: bool,
+        has_types: bool = True,
+        has_orc: bool = True,
+        framed: bool = False,
+        backs: Collection[int] = (),
     ) -> None:
         ram = Ram()
         for page in range(0, 0x8000, 0x1000):
@@ -101,7 +110,7 @@ class Guest:
         named = {name: at for name, at in SYMBOLS.items() if has_orc or "orc" not in name}
         names = Names(Kernel(types() if has_types else None, named))
         self.published: list[Mark | StackRecord] = []
-        self.callers = Callers(names, self.published.append, stacks=stacks)
+        self.callers = Callers(names, self.published.append, stacks=stacks, backs=backs)
 
     def running(self) -> None:
         self.ram.write(STATE - BASE, struct.pack("<I", 3))
@@ -239,6 +248,45 @@ def test_user_space_is_the_last_phase(by: str) -> None:
         assert guest.access(0x40_1000, cpl=3) is None
     guest.access(READ, *BY_INITCALL)  # that of a module
     assert guest.marks() == ["phase: initcall dev_driver_init", "phase: user space"]
+
+
+BACK = BASE + 0x1F10
+
+
+@pytest.mark.parametrize("by", ["tables", "frames"])
+@pytest.mark.parametrize("stacks", [False, True])
+def test_the_errand_on_the_stack_is_the_phase_and_no_frame(by: str, stacks: bool) -> None:
+    guest = Guest(stacks=stacks, has_orc=by == "tables", framed=by == "frames", backs={BACK})
+    # The initcall has jumped to another function at its end.
+    if by == "tables":
+        guest.access(READ, PROBE + 4, INITCALL + 5, BACK, DRIVER, INIT + 6)
+    else:
+        frames = [STACK + 16, PROBE + 4, STACK + 32, INITCALL + 5]
+        frames += [STACK + 64, BACK, DRIVER, INIT + 6, 0, IDLE + 1]
+        guest.access(READ, *frames)
+    assert guest.marks() == ["phase: initcall dev_driver_init"]
+    chain = ["dev_read+0x0", "dev_probe+0x4", "do_one_initcall+0x5", "kernel_init+0x6"]
+    if stacks:
+        assert guest.stacks()[0][:4] == chain
+
+
+def test_errands_are_phases_as_stacks_tell_them() -> None:
+    guest = Guest(stacks=False)
+    told = [
+        None,  # no phase has begun
+        Errand(SORTS.index("work"), PROBE), None, Errand(0, DRIVER), Errand(0, DRIVER),
+        Errand(SORTS.index("async"), READ), None, Errand(99, DRIVER), Errand(0, 0x1234),
+        Errand(SORTS.index("irq thread"), READ), STARTED, Errand(0, DRIVER),
+    ]  # fmt: skip
+    for errand in told:
+        assert not guest.callers.started or errand == told[-1]
+        guest.callers.note_errand(errand, guest.space, 7)
+    initcall = "phase: initcall dev_driver_init"
+    assert guest.marks() == [
+        "phase: work dev_probe", "phase: kernel", initcall, "phase: async dev_read", initcall,
+        "phase: irq thread dev_read", "phase: user space",
+    ]  # fmt: skip
+    assert guest.callers.started
 
 
 def test_stacks_go_on_in_user_space() -> None:
