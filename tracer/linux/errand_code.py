@@ -3,8 +3,8 @@
 Like a wrapper of mapping functions (:mod:`tracer.linux.wrapper`) it is entered through ftrace's
 five bytes and calls the rest of the function. It keeps on the stack which function the errand is
 to: where an unwinder comes by, from RSP upwards are that, and where the caller goes on. Nothing
-stops. Where there is a diary (:mod:`tracer.compiled.diary`), begin and end are told to it: all of
-an errand's wrapper but that is 12 instructions. Registers are as they were but for R11 (see there).
+stops: it is 8 instructions. Where there is a diary (:mod:`tracer.compiled.diary`), begin and end
+are told to it, in 60 more. Registers are as they were but for R11 (see there).
 
 A full diary is waited for: whoever runs the guest takes what is in it every few milliseconds.
 """
