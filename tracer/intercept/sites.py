@@ -403,16 +403,16 @@ class CompiledSites:
             self._publish(rows)
             return
         at = 0
-        moments = (moment for moment in threads(rows))
-        for (seen, errand), some in groupby(
-            (bool(thread), errands.at(thread, counter)) for counter, thread in moments
-        ):
+        told = (
+            (errands.at(thread, counter),) if thread else () for counter, thread in threads(rows)
+        )
+        for known, some in groupby(told):
             size = SLOT_SIZE * sum(1 for _ in some)
-            self._publish(rows[at : at + size], (errand,) if seen else ())
+            self._publish(rows[at : at + size], known)
             at += size
 
     def _publish(self, rows: bytes, errands: Sequence[Errand | None] = ()) -> None:
-        # All rows are of one of the ``errands``, if that is known.
+        # All rows were made on the one of ``errands``, or beside all; empty where nobody knows.
         view, journal = self._view, self._journal
         try:
             records, accesses = journal.blocks.count(rows, self.window.base)
