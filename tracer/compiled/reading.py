@@ -20,7 +20,7 @@ from tracer.x86.emulate import execute
 from tracer.x86.emulate.address import places
 from tracer.x86.forms import Unit
 from tracer.x86.instruction import SEGMENTS, File, Instruction, Memory, Register
-from tracer.x86.state import RCX, RDI, RSI, CpuState, PageFaultCode, Segments
+from tracer.x86.state import RDI, RSI, CpuState, PageFaultCode, Segments
 
 _MASK64 = (1 << 64) - 1
 
@@ -150,12 +150,6 @@ def verified(site: Site, raw: Raw) -> Disagreement | None:
     said: list[str] = []
     _emulated(site.insn, raw, said)
     return Disagreement(site, raw, "; ".join(said)) if said else None
-
-
-def is_last(insn: Instruction, raw: Raw) -> bool:
-    """Tell whether the instruction ended: a REP instruction may have iterations left."""
-    mask = (1 << 8 * insn.address_size) - 1
-    return insn.rep is None or (raw.gpr[RCX] - 1) & mask == 0
 
 
 def _emulated(insn: Instruction, raw: Raw, said: list[str]) -> CpuState | None:

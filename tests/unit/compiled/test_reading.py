@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from tracer.compiled.common import common_code
 from tracer.compiled.reading import (
     accesses,
-    is_last,
     state_after,
     state_before,
     transfers,
@@ -96,12 +93,3 @@ def test_registers_before_and_after() -> None:
     assert state_after(site("c5fe6f07").insn, record) is None
     assert state_before(site("658b0f").insn, record).segments.gs_base == 0
     assert state_before(site("8c1f").insn, raw(written=0x2B)).segments.ds == 0x2B
-
-
-def test_the_last_iteration_is_known() -> None:
-    insn = site("f3aa").insn
-    assert not is_last(insn, raw()._replace(rcx=2))
-    assert is_last(insn, raw()._replace(rcx=1))
-    assert is_last(site("67f3aa").insn, raw()._replace(rcx=1 | 5 << 32))
-    assert is_last(site("aa").insn, raw()._replace(rcx=9))
-    assert replace(insn, rep=None).rep is None
