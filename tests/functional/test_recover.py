@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from vetrace_run import DEADLINE, at_odds, read_trace, run, vetrace
+from vetrace_run import DEADLINE, agreed, at_odds, read_trace, run, vetrace
 
 from tracer.trace.writer import ring_of
 
@@ -16,6 +17,9 @@ pytestmark = pytest.mark.qemu
 
 LARGE = 100_000
 """Bytes of a compressed trace that is in the middle of its boot."""
+
+KEPT = 3000
+"""Accesses that are kept of a boot that makes more: among them some from before user space."""
 
 
 def boot(folder: Path) -> tuple[str, ...]:
@@ -77,18 +81,27 @@ def test_qemu_killed_in_the_middle_leaves_a_trace_of_all_it_did(tmp_path: Path) 
 
 @pytest.mark.parametrize("mode", [(), ("--every-stop",)], ids=["compiled", "every stop"])
 def test_the_last_accesses_of_a_boot_are_kept(tmp_path: Path, mode: tuple[str, ...]) -> None:
-    trace = tmp_path / "trace.vtrace.zst"
-    done = run(tmp_path, "boot", *mode, "--quiet", "--last", "300", "-o", str(trace))
+    trace, log = tmp_path / "trace.vtrace.zst", tmp_path / "beside" / "qemu.log"
+    log.parent.mkdir()
+    words = ("--quiet", "--last", str(KEPT), "--qemu-log", str(log), "-o", str(trace))
+    done = run(tmp_path, "boot", *mode, *words)
     assert done.status == 0, done.err
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == [trace.name]
     found = read_trace(trace)
-    assert found.end.counts["accesses"] == 300 and found.end.counts["left_out"] > 300
+    assert found.end.counts["accesses"] == KEPT and found.end.counts["left_out"] > 300
     first = found.intercepts[0]
     assert first.seq == found.end.counts["left_out"]
     again = run(tmp_path, "replay", str(trace))
     assert again.status == 0 and "left out" in again.err
-    assert run(tmp_path, "stats", str(trace)).status == 0
-    assert "left out" in run(tmp_path, "show", str(trace)).out.splitlines()[0]
+    shown = run(tmp_path, "show", "--phases", str(trace))
+    assert "left out" in shown.out.splitlines()[0]
+    assert "── user space ──" in shown.out and "unknown phase" not in shown.out
+    counted = run(tmp_path, "stats", "--json", str(trace))
+    assert json.loads(counted.out)["accesses"] == KEPT
+    same = run(tmp_path, "diff", str(trace), str(trace))
+    assert same.status == 0 and "left out" in same.err
+    verified = run(tmp_path, "verify", str(trace), "--qemu-log", str(log))
+    assert agreed(verified) == KEPT
 
 
 def test_nothing_is_left_of_a_run_that_ends(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ def compare(
 
     The comparison begins at the byte offset that a mark before the first access gives. Without
     one, each region begins at the first place in the log, after the last access agreed on before,
-    where its first sixteen traced accesses (or all, if fewer) stand in a row. Both sides are read
-    as streams, and memory does not grow with their length: no more than ``side.LIMIT`` accesses and
-    entries are held, and that many only after a difference.
+    where its first sixteen traced accesses (or all, if fewer) stand in a row, and as many more as
+    it takes to tell it from the turns of a loop. Both sides are read as streams, and memory does
+    not grow with their length: no more than ``side.LIMIT`` accesses and entries are held, and that
+    many only at such a beginning and after a difference.
     """
     return Matching(iter(records), log, keep).run()

@@ -31,7 +31,9 @@ from tracer.trace.record import (
 )
 
 _BEGINNING = 16  # accesses in a row that tell where a region begins in a log with more before it
-_SEARCHED = 64  # entries looked at for them at once
+_DISTINCT = 8  # of them that differ: a row without is a loop's, and may be in many places
+_LONGEST = 1 << 12  # accesses among which they are sought
+_SEARCHED = 64  # entries looked at for a beginning at once
 _FOLLOWING = 32  # accesses that tell where one of unknown extent ends
 _ROOM = 1 << 16  # entries held before those that nothing will ask for are given up
 _BEHIND = 8  # traced accesses behind the end of the log that tell that it is cut
@@ -245,7 +247,7 @@ class Matching:
 
     # Find where a strand's accesses begin, without a mark: after the last access agreed on.
     def _align(self, strand: Strand) -> None:
-        traced = self._traced.view(strand, _SEARCHED)
+        traced = self._traced.view(strand, _LONGEST)
         needed = min(_BEGINNING, len(traced))
         first_of_all = not self._aligned
         while (entry := self._logged.first(strand)) is not None and entry.line <= self._last_line:
@@ -255,8 +257,12 @@ class Matching:
             for skipped in range(min(len(traced) - needed, len(logged), _BEGINNING) + 1):
                 _, end = agreement(traced, logged, Place(skipped, skipped), 8 * _BEGINNING)
                 if end.accesses - skipped >= needed:
+                    further = self._further(strand, traced)
+                    if further is None:
+                        self._differ_all(strand, skipped)
+                    else:
+                        self._logged.take(strand, further)
                     self._aligned.add(strand)
-                    self._differ_all(strand, skipped)
                     return
             # Before anything is aligned the log may be long: forget what is oldest.
             if first_of_all and self._logged.held >= _ROOM:
@@ -266,6 +272,21 @@ class Matching:
             if not self._logged.take(strand):
                 self._aligned.add(strand)
                 return
+
+    # How many entries further all agrees that tells a beginning from the turns of a loop, None
+    # where it does nowhere.
+    def _further(self, strand: Strand, traced: Sequence[TracedAccess]) -> int | None:
+        row = _telling(traced)
+        logged: Sequence[LogEntry] = ()
+        for at in range(_ROOM):
+            if at + len(row) > len(logged):
+                logged = self._logged.view(strand, 2 * (at + len(row)))
+                if at + len(row) > len(logged):
+                    break
+            _, end = agreement(row, logged, Place(0, at), len(logged))
+            if end.accesses == len(row):
+                return at
+        return None
 
     def _differ_all(self, strand: Strand, count: int) -> None:
         pairs = zip(self._traced.take(strand, count), self._logged.take(strand, count), strict=True)
@@ -336,3 +357,13 @@ class Matching:
             self._result.differences.append(
                 Difference(kind, strand.region, access, tuple(logged), self._last_seq.get(strand))
             )
+
+
+# The first accesses, as many as it takes that enough of them differ.
+def _telling(traced: Sequence[TracedAccess]) -> Sequence[TracedAccess]:
+    seen = set()
+    for count, access in enumerate(traced, 1):
+        seen.add((access.direction, access.address, access.value))
+        if count >= _BEGINNING and len(seen) >= _DISTINCT:
+            return traced[:count]
+    return traced

@@ -519,6 +519,16 @@ def test_without_a_mark_no_region_begins_before_what_the_trace_has_before_it() -
     assert compare(trace(*first, then, offset=None), log).agrees
 
 
+def test_without_a_mark_the_turns_of_a_loop_do_not_tell_where_a_region_begins() -> None:
+    turns = [write(0xB0, 4, 0) for _ in range(100)]
+    others = [write(0x38, 4, n) for n in range(50)]
+    told_all = [told(access) for access in [*turns, *others[:9], *turns, *others[9:], *turns]]
+    for first in (0, 40, 99, 100, 120, 140, 200, 209, 240):
+        accesses = [*turns, *others[:9], *turns, *others[9:], *turns][first:]
+        comparison = compare(trace(*accesses, offset=None), told_all)
+        assert faults(comparison) == (0, 0, 0) and comparison.traced == len(accesses), first
+
+
 def test_without_a_mark_a_difference_is_still_found() -> None:
     accesses = [read(4 * n, 4, n) for n in range(40)]
     log = [line("read", NVME + 0x40, 4, 0), *(told(access) for access in accesses)]
