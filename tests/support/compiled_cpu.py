@@ -21,7 +21,7 @@ from tracer.compiled import layout
 from tracer.compiled.common import CommonCode, common_code, entry
 from tracer.compiled.diary import Current
 from tracer.compiled.layout import Control
-from tracer.compiled.ring import Raw, Ring, fields
+from tracer.compiled.ring import Raw, Ring, raws
 from tracer.compiled.sites import Site, SiteTable, watched
 from tracer.x86.decode import decode
 from tracer.x86.instruction import Instruction
@@ -293,7 +293,7 @@ class Compiled:
             taken = self.ring.take(self.read(offset, size))
             if not taken:
                 break
-            records += [Raw(*values) for values in fields(self.read(offset, taken))]
+            records += raws(self.read(offset, taken))
         self.write(*self.ring.open())
         return records
 

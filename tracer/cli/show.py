@@ -72,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             lines = _text(source, folds=not args.unfold, phases=args.phases, decodes=args.decode)
         with terminal.reading(trace, prints=True):
-            for line in lines:
-                print(line)
+            sys.stdout.writelines(f"{line}\n" for line in lines)
     if source.shown == args.limit:
         return EXIT_OK
     source.check_names()
@@ -103,10 +102,13 @@ def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterat
     lines = AccessLines(shape)
     phase = None
     for item in folded(source.items()) if folds else source.items():
-        if not isinstance(item, Event | Fold):
+        if isinstance(item, Event):
+            turn: tuple[Event, ...] = (item,)
+        elif isinstance(item, Fold):
+            turn = item.first
+        else:
             yield note_line(item)
             continue
-        turn = item.first if isinstance(item, Fold) else (item,)
         if phases and turn[0].phase != phase:
             phase = turn[0].phase
             yield phase_line(phase)

@@ -33,7 +33,7 @@ from tracer.compiled.layout import (
     stack_place,
 )
 from tracer.compiled.reading import parts, state_before, verified
-from tracer.compiled.ring import Raw, Ring, counters, fields, sites_of, threads
+from tracer.compiled.ring import Ring, counters, raws, sites_of, threads
 from tracer.compiled.safety import NotCompiled
 from tracer.compiled.sites import SiteTable, is_free, watched
 from tracer.compiled.stack_copy import stack_copy
@@ -346,7 +346,7 @@ class CompiledSites:
             return
         offset, number = self._ring.under_way
         row = self.window.seen(self._read(offset, SLOT_SIZE))
-        (raw,) = map(Raw._make, fields(row))
+        (raw,) = raws(row)
         if raw.number != number or raw.site >= len(self._table):
             return
         insn = self._table[raw.site].insn
@@ -448,7 +448,7 @@ class CompiledSites:
 
     def _chain(self, block: BlockRecord) -> None:
         # Publishes the one record of a block with the stack that the guest has copied for it.
-        (raw,) = map(Raw._make, fields(block.rows))
+        (raw,) = raws(block.rows)
         data = self._read(stack_place(self._slots, raw.number), STACK_SIZE)
         cpu = state_before(self._table[raw.site].insn, raw)
         copy = stack_copy(data, raw.rsp)
@@ -463,7 +463,7 @@ class CompiledSites:
         unproven = self._unproven
         if not unproven or unproven.keys().isdisjoint(sites_of(rows)):
             return
-        for raw in map(Raw._make, fields(rows)):
+        for raw in raws(rows):
             left = unproven.pop(raw.site, 0)
             if not left:
                 continue

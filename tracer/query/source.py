@@ -64,19 +64,25 @@ class Source:
         for record in records:
             events = self._events.add(record)
             self.met.add(record, self._sieve.phase)
-            if isinstance(record, UserRecord) and not self._sieve.wanted_user(record):
+            if not isinstance(record, Intercept) and not self._is_wanted(record):
                 continue
-            if isinstance(record, Mark | LostRecord):
-                if not self._sieve.wanted_note(record):
-                    continue
-                self._events.note(record)
-                self.losses.add(record)
             if self.limit is not None:
                 events = events[: self.limit - self.shown]
             self.shown += len(events)
             yield record, events
             if self.shown == self.limit:
                 return
+
+    def _is_wanted(self, record: Record) -> bool:
+        # Of what stands between accesses; what the events after it tell of is noted.
+        if isinstance(record, UserRecord):
+            return self._sieve.wanted_user(record)
+        if isinstance(record, Mark | LostRecord):
+            if not self._sieve.wanted_note(record):
+                return False
+            self._events.note(record)
+            self.losses.add(record)
+        return True
 
     def events(self) -> Iterator[Event]:
         """Yield each access that is wanted."""

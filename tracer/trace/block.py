@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.reading import accesses, parts, state_after, state_before, transfers
-from tracer.compiled.ring import Raw, fields
+from tracer.compiled.ring import Raw, raws
 from tracer.compiled.safety import NotCompiled
 from tracer.errors import EmulationError, TraceError
 from tracer.trace.record import (
@@ -126,7 +126,7 @@ class Blocks:
             reached = [self._find(physical + at, direction) for direction, at, _ in site.parts]
             found[len(reached) - reached.count(None)] += times
         if both:
-            for raw in map(Raw._make, fields(rows)):
+            for raw in raws(rows):
                 if raw.site in both:
                     made = self._accesses(self._site(raw.site), raw, window)
                     found[sum(access.region is not None for access in made)] += 1
@@ -139,7 +139,7 @@ class Blocks:
             raise TraceError(f"a block of {len(rows)} bytes and {len(stacks)} stacks")
         seq, now, window = block.seq, block.time_ns, block.window
         time_at = block.rate.at if block.rate is not None else lambda counter: now
-        for number, raw in enumerate(map(Raw._make, fields(rows))):
+        for number, raw in enumerate(raws(rows)):
             site = self._site(raw.site)
             told, insn = site.told, site.insn
             time_ns = time_at(raw.tsc)

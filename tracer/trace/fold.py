@@ -68,24 +68,32 @@ class Folder:
         self._eager = eager
         # The last events outside a loop. If eager, they are told.
         self._waiting: deque[tuple[Key, Event]] = deque()
+        # What is not among the last keys ends no turn.
+        self._recent: deque[Key] = deque(maxlen=LONGEST)
         self._loop: _Loop | None = None
 
     def add(self, event: Event) -> list[Event | Fold]:
         """Take the next event; return what can be told now, in order."""
-        item = _key(event), event
+        key = _key(event)
+        item = key, event
         told: list[Event | Fold] = []
         if self._loop is not None:
             if self._loop.goes_on(item):
                 return told
             told = self._left(self._loop)
-        self._waiting.append(item)
-        period = _period(self._waiting)
-        surplus = len(self._waiting) - FEWEST * (period or LONGEST)
-        before = [self._waiting.popleft()[1] for _ in range(surplus)]
-        told += [event] if self._eager else before
+        waiting = self._waiting
+        waiting.append(item)
+        period = _period(waiting) if key in self._recent else 0
+        self._recent.append(key)
+        while len(waiting) > FEWEST * (period or LONGEST):
+            _, before = waiting.popleft()
+            if not self._eager:
+                told.append(before)
+        if self._eager:
+            told.append(event)
         if period:
-            self._loop = _Loop(list(self._waiting), period, more=self._eager)
-            self._waiting.clear()
+            self._loop = _Loop(list(waiting), period, more=self._eager)
+            waiting.clear()
         return told
 
     def end(self) -> list[Event | Fold]:
@@ -100,6 +108,7 @@ class Folder:
     def _left(self, loop: _Loop) -> list[Event | Fold]:
         self._loop = None
         self._waiting.extend(loop.begun)
+        self._recent.extend(key for key, _ in loop.begun)
         fold = loop.fold()
         told: list[Event | Fold] = [fold] if fold.turns else []
         if self._eager:

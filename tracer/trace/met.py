@@ -33,10 +33,7 @@ class Met:
 
     def add(self, record: Record, phase: str | None) -> None:
         """Take the next record, made in this phase."""
-        if isinstance(record, RegionRecord):
-            region = record.region
-            self._extend(region.name, region.start, region.end)
-        elif isinstance(record, Intercept):
+        if isinstance(record, Intercept):
             for access in record.accesses:
                 if access.region is not None:
                     # An access that covers its beginning hides where that is.
@@ -49,6 +46,9 @@ class Met:
                 self.sites.add(record.symbol)
             if not self.registers and record.before:
                 self.registers = True
+        elif isinstance(record, RegionRecord):
+            region = record.region
+            self._extend(region.name, region.start, region.end)
         elif isinstance(record, Mark) and is_marker(record):
             self.markers.add(record.text)
         if phase is not None:

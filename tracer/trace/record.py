@@ -326,7 +326,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     def at(self, counter: int) -> int:
         """Return the guest's time in nanoseconds at a value of the counter."""
         time_ns = self.time_ns + (counter - self.counter) * self.span_ns // self.ticks
-        return min(time_ns, _LAST)  # a guest may set its counter
+        return time_ns if time_ns < _LAST else _LAST  # a guest may set its counter
 
 
 VIRTUAL = Rate(counter=0, time_ns=0, ticks=1, span_ns=1)

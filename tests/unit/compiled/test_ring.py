@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.compiled import layout
-from tracer.compiled.ring import Raw, Ring, far_seen, fields, left_behind, sequence_of
+from tracer.compiled.ring import Ring, far_seen, left_behind, raws, sequence_of
 from tracer.errors import InterceptError
 
 BUSY = (1 << 64) - 1
@@ -45,7 +45,7 @@ def test_records_are_taken_in_their_order_round_the_ring() -> None:
         got = b""
         while found := guest.give(ring):
             got += found
-        numbers = [values[0] for values in fields(got)]
+        numbers = [raw.sequence for raw in raws(got)]
         assert numbers == [SIZE + 256 * (taken + n) for n in range(count)]
         taken += count
         assert ring.taken == taken
@@ -57,8 +57,8 @@ def test_nothing_is_lost_or_seen_twice(steps: list[tuple[int, bool]]) -> None:
     for count, busy in [*steps, (0, False), (0, False)]:
         room = SLOTS - (guest.head - SIZE) // 256 + ring.taken
         guest.write(min(count, room))
-        numbers += [values[0] for values in fields(guest.give(ring, BUSY if busy else None))]
-    numbers += [values[0] for values in fields(guest.give(ring))]
+        numbers += [raw.sequence for raw in raws(guest.give(ring, BUSY if busy else None))]
+    numbers += [raw.sequence for raw in raws(guest.give(ring))]
     assert numbers == list(range(SIZE, guest.head, 256))
 
 
@@ -104,7 +104,7 @@ def test_what_is_far_away_is_told_by_its_physical_address() -> None:
     }
     data = b"".join(struct.pack("<4Q", 1, 2, 3, alias).ljust(256, b"\x55") for alias in places)
     seen = far_seen(data, window, reach, far)
-    physical = [Raw._make(row).alias - window & (1 << 64) - 1 for row in fields(seen)]
+    physical = [raw.alias - window & (1 << 64) - 1 for raw in raws(seen)]
     assert physical == list(places.values())
     for at in range(0, len(data), 256):
         assert seen[at : at + 24] + seen[at + 32 : at + 256] == (
@@ -115,7 +115,7 @@ def test_what_is_far_away_is_told_by_its_physical_address() -> None:
 def test_a_record_has_names() -> None:
     values = range(27)
     record = layout.RECORD.pack(*values, b"read".ljust(32), b"written".ljust(32))
-    raw = Raw(*next(fields(record)))
+    raw = next(raws(record))
     assert raw.gpr == tuple(range(11, 27))
     assert (raw.linear, raw.site, raw.vcpu, raw.rsp, raw.r15) == (2, 4, 5, 15, 26)
     for name, offset in layout.RECORD_FIELDS.items():
