@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tracer.access.region import Choice
+from tracer.confidential.kind import Kind
 from tracer.host.streams import warn
 from tracer.launch.plan import GDB, QEMU, Plan, check_plan, parse_memory
 
@@ -14,6 +15,12 @@ from tracer.launch.plan import GDB, QEMU, Plan, check_plan, parse_memory
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that describe a guest and what is traced of it."""
     guest = parser.add_argument_group("guest")
+    guest.add_argument(
+        "--guest",
+        choices=[kind.value for kind in Kind],
+        default=Kind.PLAIN.value,
+        help="a confidential guest, whose kernel's own handlers decode (default: %(default)s)",
+    )
     guest.add_argument(
         "--kernel", metavar="BZIMAGE", type=Path, help="bzImage or vmlinux (default: Debian's)"
     )
@@ -61,6 +68,7 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
 def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
     """Return the plan that the arguments describe. Raises UsageError."""
     plan = Plan(
+        guest=Kind(args.guest),
         kernel=args.kernel,
         symbols=args.symbols,
         initrd=args.initrd,

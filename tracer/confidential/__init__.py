@@ -1,9 +1,10 @@
-"""An access in a guest of TDX or SEV-ES: its hypercall, its handler, the audit."""
+"""A guest of TDX or SEV-ES: its machine, an access in it, the hypercall, the handler, the audit."""
 
 __all__ = (
     "audit",
     "handler",
     "hypercall",
+    "kind",
     "request",
     "sev_host",
     "tdx_host",

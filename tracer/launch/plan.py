@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tracer.access.region import Choice, parse_range
 from tracer.compiled.layout import ring_size
+from tracer.confidential.kind import SEV_MEMORY, Kind
 from tracer.errors import UsageError
 from tracer.session.watchdog import Limits
 from tracer.text.number import byte_size, is_whole, whole
@@ -23,10 +24,12 @@ class Plan:
     """Say what guest to run and what to trace of it.
 
     Without ``kernel`` the one that ``vetrace setup`` fetched is taken, without ``initrd`` one is
-    built from ``qemu/init``, with ``modules`` beside the default guest's. ``append`` follows the
+    built from ``qemu/init``, with ``modules`` beside the default guest's. ``guest`` is the kind of
+    guest that the machine is made for, and traced as. ``append`` follows the
     default command line, ``extra`` the default QEMU arguments. ``memory`` is in bytes.
     """
 
+    guest: Kind = Kind.PLAIN
     kernel: Path | None = None
     symbols: Path | None = None
     initrd: Path | None = None
@@ -53,6 +56,8 @@ def check_plan(plan: Plan) -> None:
         )
     if plan.modules and plan.initrd is not None:
         raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
+    if plan.guest is Kind.SEV_ES and plan.memory >= SEV_MEMORY:
+        raise UsageError(f"--guest sev-es has its RAM below 4 GiB: {SEV_MEMORY - 1 >> 20}M at most")
 
 
 def parse_ring(text: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tracer import __version__
 from tracer.bare.open import open_bare
+from tracer.confidential.kind import C_BIT, Kind, unfit
 from tracer.errors import GuestError, KernelImageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
@@ -17,6 +18,7 @@ from tracer.intercept.system import System
 from tracer.launch.plan import Plan
 from tracer.linux.kernel import default_kernel, open_kernel
 from tracer.linux.system import Linux
+from tracer.qemu.hardware import hardware
 from tracer.qemu.machine import Machine, MachineConfig
 from tracer.session.session import Session
 from tracer.trace.record import FORMAT_VERSION, Header
@@ -39,12 +41,22 @@ async def launch(
     try:
         await client.start(plan.gdb)
         await machine.start()
+        await _check_machine(plan.guest, machine)
         session = await Session.attach(machine, client, system, plan.choice)
         session.journal.progress = progress
         yield session
     finally:
         await client.close()
         await machine.close()
+
+
+async def _check_machine(kind: Kind, machine: Machine) -> None:
+    # The arguments of the user come last, and may have made another machine of it.
+    if kind is Kind.PLAIN:
+        return
+    reasons = list(unfit(kind, await hardware(machine)))
+    if reasons:
+        raise GuestError(f"no {kind.label} guest can be run: {'; '.join(reasons)}")
 
 
 def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:
@@ -78,9 +90,11 @@ def _configure(plan: Plan, image: Path, initrd: Path | None) -> MachineConfig:
         program=plan.qemu,
         kernel=image,
         initrd=initrd,
-        command_line=recipe.command_line(plan.append, kaslr=plan.kaslr),
+        guest=plan.guest,
+        command_line=recipe.command_line(plan.append, kaslr=plan.kaslr, kind=plan.guest),
         memory=plan.memory,
-        devices=recipe.machine_arguments(),
+        devices=recipe.machine_arguments(plan.guest),
+        second_ram=1 << C_BIT if plan.guest is Kind.SEV_ES else None,
         extra=plan.extra,
         realtime=plan.realtime,
         qemu_log=plan.qemu_log,

@@ -21,6 +21,7 @@ from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from tracer.access.region import Region
 from tracer.access.vcpu import DescriptorTables, VcpuState
+from tracer.confidential.kind import Kind
 from tracer.errors import QemuError, TracerError
 from tracer.host.process import Process, exit_words, start, words_of
 from tracer.host.scratch import scratch_folder
@@ -59,6 +60,7 @@ _METRONOME = (
 _REPEATABLE = ("-rtc", "base=2026-01-01,clock=vm", "-seed", "1")
 """A date, and random numbers of the CPU and for the kernel, that two runs have in common."""
 _RAM = "guest-ram"
+_SECOND_RAM = "second-ram"
 _CONSOLE_TAIL = 200
 _TURNS = 20
 """Turns of QEMU's main loop in which it takes a packet that is there."""
@@ -81,9 +83,10 @@ class MachineConfig:
     """Say what to run: paths of the files, the command line, memory in bytes.
 
     ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
-    come last. ``qemu_log`` is where QEMU writes its log, see :meth:`Machine.log_accesses`. Without
-    ``realtime`` virtual time counts instructions, so that a stop of any length does not exist for
-    the guest.
+    come last. ``guest`` is the kind of guest that this is a machine for, and ``second_ram`` the
+    physical address at which all RAM is a second time, if anywhere. ``qemu_log`` is where QEMU
+    writes its log, see :meth:`Machine.log_accesses`. Without ``realtime`` virtual time counts
+    instructions, so that a stop of any length does not exist for the guest.
     """
 
     program: str
@@ -91,6 +94,8 @@ class MachineConfig:
     initrd: Path | None
     command_line: str
     memory: int
+    guest: Kind = Kind.PLAIN
+    second_ram: int | None = None
     devices: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     realtime: bool = False
@@ -247,9 +252,8 @@ class Machine(asyncio.SubprocessProtocol):
             *config.devices,
             "-machine", f"memory-backend={_RAM}",
             "-m", f"{config.memory >> 20}M",
-            "-object",
-            f"memory-backend-file,id={_RAM},size={config.memory},share=on,"
-            f"mem-path=/proc/self/fd/{self.memory.descriptor}",
+            "-object", self._backend(_RAM),
+            *self._second_ram(),
             "-kernel", str(config.kernel),
             "-append", config.command_line,
             "-chardev", "stdio,id=console,signal=off",
@@ -269,6 +273,25 @@ class Machine(asyncio.SubprocessProtocol):
             words += self._clock.arguments
         words += log_arguments(self._log.path)
         return [*words, *self._features, *config.extra]
+
+    def _backend(self, name: str) -> str:
+        return (
+            f"memory-backend-file,id={name},size={self.config.memory},share=on,"
+            f"mem-path=/proc/self/fd/{self.memory.descriptor}"
+        )
+
+    def _second_ram(self) -> list[str]:
+        # A memory device at an address of its own, which no firmware table tells the guest of.
+        # Room for such devices begins at 4 GiB, behind RAM, and has the size that maxmem leaves.
+        at, size = self.config.second_ram, self.config.memory
+        if at is None:
+            return []
+        return [
+            "-m", f"{size >> 20}M,slots=1,maxmem={(at + 2 * size) >> 20}M",
+            "-object", self._backend(_SECOND_RAM),
+            "-device", f"virtio-pmem-pci,id={_SECOND_RAM},memdev={_SECOND_RAM},memaddr={at:#x},"
+            "disable-legacy=on,iommu_platform=on",
+        ]  # fmt: skip
 
     async def log_accesses(self) -> None:
         """Have accesses to devices logged from here on, if that is asked for; the guest stands."""
@@ -339,7 +362,11 @@ class Machine(asyncio.SubprocessProtocol):
         text = await self.monitor("info mtree -f -o")
         ranges = parse_flat_view(text)
         self.memory.lay_out(
-            [Span(item.start, item.end, item.offset) for item in ranges if item.name == _RAM]
+            [
+                Span(item.start, item.end, item.offset)
+                for item in ranges
+                if item.name in (_RAM, _SECOND_RAM)
+            ]
         )
         ram = [(item.start, item.end) for item in ranges if item.is_memory]
         return name_regions(ranges, await self._device_types(ranges), self._names), ram
