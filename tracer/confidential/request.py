@@ -151,6 +151,9 @@ class Retry:
 
 Reply = Give | Refuse | Retry
 
+KVM_ENOSYS = (1 << 64) - 1000
+"""What KVM answers to a hypercall of its own that it does not know (uapi/linux/kvm_para.h)."""
+
 
 def describe(request: Request) -> str:
     """Return a request in words for people, such as ``MapGPA 0x1000000-0x1ffffff to shared``."""

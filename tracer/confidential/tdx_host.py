@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 from tracer.confidential.hypercall import REQUEST_MMIO, STANDARD, WIDTHS
 from tracer.confidential.request import (
+    KVM_ENOSYS,
     Cpuid,
     EventNotify,
     FatalError,
@@ -41,6 +43,22 @@ _TEXT_REGISTERS = ("r14", "r15", "rbx", "rdi", "rsi", "r8", "r9", "rdx")
 _DIRECTIONS: Mapping[int, Direction] = {0: "read", 1: "write"}
 
 
+class Number(IntEnum):
+    """Name the sub-functions of R11; the small ones are exit reasons (GHCI 3)."""
+
+    CPUID = 10
+    HLT = 12
+    IO = 30
+    RDMSR = 31
+    WRMSR = 32
+    MMIO = REQUEST_MMIO
+    GET_TD_VM_CALL_INFO = 0x10000
+    MAP_GPA = 0x10001
+    GET_QUOTE = 0x10002
+    REPORT_FATAL_ERROR = 0x10003
+    SETUP_EVENT_NOTIFY_INTERRUPT = 0x10004
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """Describe a sub-function: what it takes in which register, and what the host says to it."""
@@ -55,30 +73,31 @@ class Call:
 CALLS = {
     call.number: call
     for call in (
-        Call(10, "Instruction.CPUID", ("r12", "r13"),
+        Call(Number.CPUID, "Instruction.CPUID", ("r12", "r13"),
              "refused: CPUID raises no #VE, so that nothing has to ask", "tdx_emulate_cpuid"),
-        Call(12, "Instruction.HLT", ("r12",), "the vCPU halts", "tdx_handle_exit"),
-        Call(30, "Instruction.IO", ("r12", "r13", "r14", "r15"),
+        Call(Number.HLT, "Instruction.HLT", ("r12",), "the vCPU halts", "tdx_handle_exit"),
+        Call(Number.IO, "Instruction.IO", ("r12", "r13", "r14", "r15"),
              "the access is made; wrong widths and directions are refused", "tdx_emulate_io"),
-        Call(31, "Instruction.RDMSR", ("r12",),
+        Call(Number.RDMSR, "Instruction.RDMSR", ("r12",),
              "refused: RDMSR raises no #VE, so that nothing has to ask",
              "tdx_complete_emulated_msr"),
-        Call(32, "Instruction.WRMSR", ("r12", "r13"), "refused, likewise",
+        Call(Number.WRMSR, "Instruction.WRMSR", ("r12", "r13"), "refused, likewise",
              "tdx_complete_emulated_msr"),
-        Call(REQUEST_MMIO, "#VE.RequestMMIO", ("r12", "r13", "r14", "r15"),
+        Call(Number.MMIO, "#VE.RequestMMIO", ("r12", "r13", "r14", "r15"),
              "the access is made; wrong widths and directions and private addresses are refused",
              "tdx_emulate_mmio"),
-        Call(0x10000, "GetTdVmCallInfo", ("r12",), "none but the basic calls",
+        Call(Number.GET_TD_VM_CALL_INFO, "GetTdVmCallInfo", ("r12",), "none but the basic calls",
              "tdx_get_td_vm_call_info"),
-        Call(0x10001, "MapGPA", ("r12", "r13"),
+        Call(Number.MAP_GPA, "MapGPA", ("r12", "r13"),
              "noted; what is empty, not of pages, beyond the width or across the shared bit is"
              " refused", "tdx_map_gpa"),
-        Call(0x10002, "GetQuote", ("r12", "r13"), "unsupported: no attestation", "tdx_get_quote"),
-        Call(0x10003, "ReportFatalError",
+        Call(Number.GET_QUOTE, "GetQuote", ("r12", "r13"), "unsupported: no attestation",
+             "tdx_get_quote"),
+        Call(Number.REPORT_FATAL_ERROR, "ReportFatalError",
              ("r12", "r13", "r14", "r15", "rbx", "rdi", "rsi", "r8", "r9", "rdx"),
              "the run ends, with the guest's text", "tdx_report_fatal_error"),
-        Call(0x10004, "SetupEventNotifyInterrupt", ("r12",), "unsupported: nothing to notify of",
-             "tdx_setup_event_notify_interrupt"),
+        Call(Number.SETUP_EVENT_NOTIFY_INTERRUPT, "SetupEventNotifyInterrupt", ("r12",),
+             "unsupported: nothing to notify of", "tdx_setup_event_notify_interrupt"),
     )
 }  # fmt: skip
 """The sub-functions of R11 that KVM knows; it calls all others unsupported."""
@@ -91,33 +110,33 @@ def decode(shared_bit: int, given: Mapping[str, int]) -> Request:
     if given["r10"] != STANDARD:
         return Other("hypercall of a vendor", given["r10"], (number, r12, r13, r14), known=False)
     match number:
-        case 48:
+        case Number.MMIO:
             # KVM has both as 32-bit numbers.
             width, direction = r12 & _INT, _DIRECTIONS.get(r13 & _INT)
             value = r15 & _mask(width) if direction == "write" else None
             return Mmio(direction, width, r14 & ~shared_bit, value, bool(r14 & shared_bit))
-        case 12:
+        case Number.HLT:
             return Halt(bool(r12))
-        case 30:
+        case Number.IO:
             direction = _DIRECTIONS.get(r13)
             value = r15 & _mask(r12) if direction == "write" else None
             return PortIo(direction, r12, r14 & _INT, value)
-        case 31:
+        case Number.RDMSR:
             return Msr("read", r12 & _INT, None)
-        case 32:
+        case Number.WRMSR:
             return Msr("write", r12 & _INT, r13)
-        case 10:
+        case Number.CPUID:
             return Cpuid(r12 & _INT, r13 & _INT)
-        case 0x10001:
+        case Number.MAP_GPA:
             return MapGpa(r12 & ~shared_bit, r13, bool(r12 & shared_bit))
-        case 0x10002:
+        case Number.GET_QUOTE:
             return GetQuote(r12 & ~shared_bit, r13, bool(r12 & shared_bit))
-        case 0x10003:
+        case Number.REPORT_FATAL_ERROR:
             data = b"".join(given[name].to_bytes(8, "little") for name in _TEXT_REGISTERS)
             return FatalError(r12, printable(data.partition(b"\0")[0].decode(errors="replace")))
-        case 0x10004:
+        case Number.SETUP_EVENT_NOTIFY_INTERRUPT:
             return EventNotify(r12)
-        case 0x10000:
+        case Number.GET_TD_VM_CALL_INFO:
             return Other("GetTdVmCallInfo", number, (r12,))
     return Other(f"hypercall {number:#x}", number, (r12, r13, r14, r15), known=False)
 
@@ -146,7 +165,7 @@ def usual(shared_bit: int, request: Request) -> Reply | None:
         case Other("GetTdVmCallInfo", _, operands):
             return Give() if operands[0] <= 1 else Refuse()
         case Other("hypercall of a vendor"):
-            return Refuse(HostStatus.KVM_ENOSYS)
+            return Refuse(KVM_ENOSYS)
         case Other():
             return Refuse(HostStatus.SUBFUNC_UNSUPPORTED)
 

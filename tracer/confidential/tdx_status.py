@@ -1,8 +1,7 @@
 """What the TDX module and a TDX host say by number: RAX of TDCALL, and R10 of TDG.VP.VMCALL.
 
 Ref: intel/tdx-module (the module's own source), include/auto_gen/tdx_error_codes_defs.h; Linux
-arch/x86/include/asm/shared/tdx.h, TDVMCALL_STATUS_*, and include/uapi/linux/kvm_para.h,
-KVM_ENOSYS.
+arch/x86/include/asm/shared/tdx.h, TDVMCALL_STATUS_*; QEMU target/i386/kvm/tdx.h.
 
 A code of the module has its class in bits 63:32; bits 31:0 hold the operand it is about, numbered
 as the register is, or a level of the page tables.
@@ -40,8 +39,6 @@ class HostStatus(IntEnum):
     GPA_INUSE = 0x8000_0000_0000_0001
     ALIGN_ERROR = 0x8000_0000_0000_0002
     SUBFUNC_UNSUPPORTED = 0x8000_0000_0000_0003
-    KVM_ENOSYS = (1 << 64) - 1000
-    """For a hypercall of KVM's own, which has no such number."""
 
 
 def about(status: Status, register: str) -> int:
