@@ -12,10 +12,16 @@ from ram import ROOT
 from scene import CS, HANDLER, IDT, IDT_AT, STATE, STUB, STUB_AT, TABLES, Scene, registers
 
 from tracer.access.vcpu import DescriptorTable
-from tracer.access.want import DeleteBreakpoint, VcpuStates, WatchStores, WriteCode
+from tracer.access.want import (
+    DeleteBreakpoint,
+    VcpuStates,
+    WatchReads,
+    WatchStores,
+    WriteCode,
+)
 from tracer.errors import InterceptError
 from tracer.intercept.blame import whose_doing
-from tracer.intercept.gate import Written
+from tracer.intercept.gate import PageFaultGate, Written
 from tracer.x86.idt import Gate, pack_gate, unpack_gate
 
 GATE = IDT_AT + 14 * 16
@@ -210,7 +216,7 @@ def test_lent_gates_come_back_even_if_the_borrower_fails() -> None:
 def test_without_a_handler_or_padding_there_is_no_stub() -> None:
     scene = Scene()
     scene.ram.write(GATE, bytes(16))
-    scene.gate._tables.clear()
+    scene.gate._gates.clear()
     with pytest.raises(InterceptError, match="no page-fault handler"):
         play(scene.gate.place(scene.space, TABLES.idt, STUB, CS))
     scene.ram.write(GATE, gate_to(0xFFFF_FFFF_8FFF_0000))
@@ -262,3 +268,64 @@ def test_a_triple_fault_under_an_idt_that_was_not_seen() -> None:
     state = replace(STATE, cr2=0xFFFF_C900_0000_4010)
     told = whose_doing([state], lambda s: scene.space, scene.gate, lambda at, space: "driver")
     assert "do not map" in told
+
+
+# ---- a confidential guest's calls
+
+
+CALL = b"\x66\x0f\x01\xcc"
+
+
+class Called(Scene):
+    """A scene whose gate of vector 6 is the stub's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ram.write(IDT_AT + 6 * 16, gate_to(OTHER))
+        self.ram.write(GATE, self.own)
+        self.gate = PageFaultGate(self.ram, spare=0, call=CALL)
+        place = self.gate.place(self.space, TABLES.idt, STUB, CS)
+        play(place, (WriteCode, self.write_code), (WatchReads, 0))
+        self.stub = self.gate.stub
+        watched = ((WriteCode, self.write_code), (WatchStores, 0), (WatchStores, 0))
+        play(self.gate.follow(self.space, TABLES.idt), *watched, *watched)
+
+
+def test_both_gates_of_a_confidential_guest_lead_to_the_stub() -> None:
+    scene = Called()
+    there = {vector: unpack_gate(scene.ram.read(IDT_AT + 16 * vector, 16)) for vector in (6, 14)}
+    assert there[14].handler == scene.stub.doors[0] and there[6].handler == scene.stub.doors[1]
+    assert play(scene.gate.own_gate(scene.space, 0, 6)).handler == OTHER
+    door = scene.stub.call_door(scene.stub.doors[1], OTHER, CALL)
+    assert scene.space.read(scene.stub.doors[1], len(door)) == door
+
+
+def test_a_handler_that_the_kernel_changes_gets_its_own_door() -> None:
+    scene = Called()
+    another = OTHER + 0x40
+    scene.ram.write(IDT_AT + 6 * 16, gate_to(another))
+    found = play(scene.gate.written(None, scene.space), (WriteCode, scene.write_code))
+    assert found is Written.GATE  # page tables are looked at for vector 14 alone
+    assert unpack_gate(scene.ram.read(IDT_AT + 6 * 16, 16)).handler == scene.stub.doors[2]
+    assert play(scene.gate.own_gate(scene.space, 0, 6)).handler == another
+    assert play(scene.gate.own_gate(scene.space, 0, 14)).handler == HANDLER
+
+
+def test_a_gate_of_calls_that_cannot_be_taken_stays_as_it_is() -> None:
+    scene = Called()
+    scene.ram.write(IDT_AT + 6 * 16, bytes(16))
+    play(scene.gate.written(None, scene.space))
+    assert scene.ram.read(IDT_AT + 6 * 16, 16) == bytes(16)
+    assert not scene.gate.disturbed()
+
+
+def test_a_handler_is_entered_in_place_of_the_fault() -> None:
+    scene = Called()
+    scene.ram.write(IDT_AT + 20 * 16, gate_to(OTHER))
+    first = scene.gate.raising(scene.space, 0, 20)
+    assert play(first, (WriteCode, scene.write_code)) == scene.stub.raising
+    assert scene.space.read(scene.stub.raised, 8) == OTHER.to_bytes(8, "little")
+    assert play(scene.gate.raising(scene.space, 0, 20)) == scene.stub.raising
+    scene.ram.write(IDT_AT + 20 * 16, bytes(16))
+    with pytest.raises(InterceptError, match="no handler of its own for vector 20"):
+        play(scene.gate.raising(scene.space, 0, 20))

@@ -611,7 +611,7 @@ def test_no_device_is_read_before_all_operands_are_known() -> None:
 def test_an_exception_without_a_usable_gate_is_left_to_the_vcpu() -> None:
     scene = Scene()
     scene.ram.write(0x9000 + 14 * 16, bytes(16))
-    table = next(iter(scene.gate._tables.values()))
+    table = next(iter(scene.gate._gates.values()))
     table.own = bytes(16)
     scene.fault("a4", AT, rsi=AT, rdi=HOLE)
     elsewhere = registers(rip=0x1234_5678)

@@ -1,8 +1,8 @@
 """The stub in front of the guest's page-fault handler, kept there as the guest changes its IDTs.
 
-The guest has a gate of vector 14 in each of its IDTs, and vetrace one in the same place. What the
-guest means by what it writes there is :mod:`tracer.x86.idt`'s to say; it is kept, and its handler
-is where its own page faults go.
+The guest has a gate of vector 14 in each of its IDTs, and vetrace one in the same place; in a
+confidential guest the same goes for vector 6. What the guest means by what it writes there is
+:mod:`tracer.x86.idt`'s to say; it is kept, and its handler is where its own exceptions go.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from tracer.access.space import AddressSpace
@@ -30,11 +30,15 @@ from tracer.intercept.stub import Fast, Stub, assemble
 from tracer.x86.idt import GATE_SIZE, Gate, guests_view, pack_gate, planted, unpack_gate
 from tracer.x86.latest_store import latest_store
 from tracer.x86.paging import PhysicalMemory
-from tracer.x86.state import CR4_FRED, PAGE_FAULT_VECTOR, PAGE_SIZE, Mode
+from tracer.x86.state import (
+    CR4_FRED,
+    INVALID_OPCODE_VECTOR,
+    PAGE_FAULT_VECTOR,
+    PAGE_SIZE,
+    Mode,
+)
 
 _SCRATCH = 128
-_PLACE = GATE_SIZE * PAGE_FAULT_VECTOR
-"""Where the gate is in an IDT."""
 
 
 class Written(Enum):
@@ -46,9 +50,10 @@ class Written(Enum):
 
 
 @dataclass(slots=True)
-class _Table:
-    # One IDT: where its gate is, what the guest means it to be, and what is there. ``pieces`` are
-    # physical addresses and sizes: two where the gate goes over the end of a page.
+class _Watched:
+    # A gate in one IDT: where it is, what the guest means it to be, and what is there. ``pieces``
+    # are physical addresses and sizes: two where the gate goes over the end of a page.
+    vector: int
     linear: int
     pieces: tuple[tuple[int, int], ...]
     own: bytes
@@ -63,6 +68,8 @@ class _Table:
 
 class PageFaultGate:
     """Own the stub, and vector 14 of one guest's IDTs.
+
+    A confidential guest's ``call``, an instruction of 4 bytes, rings too: vector 6 is owned then.
 
     ``stub`` has the addresses to go to, ``fast`` those of compiled sites, where there are any.
     ``ringers`` is other code of vetrace's that reads the stub's bell, and goes back to it from
@@ -80,9 +87,13 @@ class PageFaultGate:
         spare: int,
         notes: bool = True,
         fast: Fast | None = None,
+        call: bytes = b"",
     ) -> None:
         self._memory = memory
         self._fast = fast
+        self._call = call
+        self._vectors = (PAGE_FAULT_VECTOR, *([INVALID_OPCODE_VECTOR] if call else []))
+        self._raised = 0
         self.spare = spare
         self._notes = notes
         self.stub: Stub = assemble(0)
@@ -90,9 +101,10 @@ class PageFaultGate:
         self.ringers: dict[int, range] = {}
         self.stack = 0
         self._selector = 0
-        self._tables: dict[tuple[tuple[int, int], ...], _Table] = {}
-        # The guest's own gates by the door that leads to each, the one used longest ago first.
-        self._doors: dict[int, bytes] = {}
+        self._gates: dict[tuple[tuple[int, int], ...], _Watched] = {}
+        # The guest's own gates, with their vectors, by the door that leads to each, the one used
+        # longest ago first.
+        self._doors: dict[int, tuple[int, bytes]] = {}
 
     # ---- in place
 
@@ -131,26 +143,30 @@ class PageFaultGate:
         Tells whether that was a new one. Raises LookupError when it has no room for vector 14 or
         is not in RAM.
         """
-        linear = idt.base + _PLACE
+        found = [await self._follow(vector, space, idt) for vector in self._vectors]
+        return any(found)
+
+    async def _follow(self, vector: int, space: AddressSpace, idt: DescriptorTable) -> bool:
+        linear = idt.base + GATE_SIZE * vector
         leaf = space.leaf(linear)
         data = space.read(linear, GATE_SIZE)
-        if idt.limit < _PLACE + GATE_SIZE - 1 or leaf is None or len(data) != GATE_SIZE:
-            raise LookupError(f"the IDT at linear {idt.base:#x} has no vector {PAGE_FAULT_VECTOR}")
+        if not _has_room(idt, vector) or leaf is None or len(data) != GATE_SIZE:
+            raise LookupError(f"the IDT at linear {idt.base:#x} has no vector {vector}")
         pieces = _pieces(linear, space)
-        table = self._tables.get(pieces)
-        new = table is None
-        if table is None:
-            table = self._tables[pieces] = _Table(linear, pieces, data, data)
-            await self._plant(table, data)
-        if linear not in table.watches and (new or leaf.writable):
-            table.watches[linear] = []
-            await self._watch(table)
+        gate = self._gates.get(pieces)
+        new = gate is None
+        if gate is None:
+            gate = self._gates[pieces] = _Watched(vector, linear, pieces, data, data)
+            await self._plant(gate, data)
+        if linear not in gate.watches and (new or leaf.writable):
+            gate.watches[linear] = []
+            await self._watch(gate)
         return new
 
     def remove(self) -> None:
         """Give the guest its own gates back; the stub stays for who is in it."""
-        for table in self._tables.values():
-            self._write(table, table.own)
+        for gate in self._gates.values():
+            self._write(gate, gate.own)
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
@@ -159,34 +175,55 @@ class PageFaultGate:
         try:
             yield
         finally:
-            for table in self._tables.values():
-                self._write(table, table.there)
+            for gate in self._gates.values():
+                self._write(gate, gate.there)
 
     # ---- what the guest has
 
     async def own_gate(self, space: AddressSpace, vcpu: int, vector: int) -> Gate:
         """Return the guest's own gate of a vector, in the IDT that a vCPU uses."""
-        if vector == PAGE_FAULT_VECTOR and len(self._tables) == 1:
-            (table,) = self._tables.values()
-            return unpack_gate(table.own)
+        own = [gate for gate in self._gates.values() if gate.vector == vector]
+        if len(own) == 1:
+            return unpack_gate(own[0].own)
         return self._gate_in(space, (await VcpuStates())[vcpu].tables.idt, vector)
+
+    async def raising(self, space: AddressSpace, vcpu: int, vector: int) -> int:
+        """Return where a vCPU at the stub's ``stop`` goes on into the handler of a vector.
+
+        That is of an exception without an error code, on the stack that the vCPU is on. Raises
+        InterceptError when the guest has no such handler.
+        """
+        base = {gate.linear - GATE_SIZE * gate.vector for gate in self._gates.values()}
+        if len(base) == 1:
+            # An IDT that is the only one has all its vectors where the first is.
+            gate = self._gate_in(space, DescriptorTable(base.pop(), PAGE_SIZE - 1), vector)
+        else:
+            gate = await self.own_gate(space, vcpu, vector)
+        if not gate.usable or gate.stack:
+            raise InterceptError(f"the guest has no handler of its own for vector {vector}")
+        if gate.handler != self._raised:
+            await WriteCode(self.stub.raised, gate.handler.to_bytes(8, "little"))
+            self._raised = gate.handler
+        return self.stub.raising
 
     def _gate_in(self, space: AddressSpace, idt: DescriptorTable, vector: int) -> Gate:
         linear = idt.base + GATE_SIZE * vector
         data = space.read(linear, GATE_SIZE)
         if len(data) != GATE_SIZE:
             raise InterceptError(f"the guest's IDT at linear {idt.base:#x} cannot be read")
-        table = self._tables.get(_pieces(linear, space))
-        return unpack_gate(data if table is None else table.own)
+        gate = self._gates.get(_pieces(linear, space))
+        return unpack_gate(data if gate is None else gate.own)
 
     def knows(self, space: AddressSpace, idt: DescriptorTable) -> bool:
         """Tell whether an IDT is one that vetrace has its gate in, and has room for it."""
-        room = idt.limit >= _PLACE + GATE_SIZE - 1
-        return room and _pieces(idt.base + _PLACE, space) in self._tables
+        return all(
+            _has_room(idt, vector) and _pieces(idt.base + GATE_SIZE * vector, space) in self._gates
+            for vector in self._vectors
+        )
 
     def disturbed(self) -> bool:
         """Tell whether a gate is no longer what it was made."""
-        return any(self._now(table) != table.there for table in self._tables.values())
+        return any(self._now(gate) != gate.there for gate in self._gates.values())
 
     # ---- the guest writes
 
@@ -196,82 +233,94 @@ class PageFaultGate:
         ``registers`` are those of the vCPU behind its store, where it is there that it stopped.
         """
         found = Written.NOTHING
-        for table in self._tables.values():
+        for gate in self._gates.values():
             store = None
             if registers is not None:
-                store = latest_store(stopped(registers.values, Mode.LONG), space.read, table.span)
-            now = self._now(table)
-            if now == table.there and store is None:
+                store = latest_store(stopped(registers.values, Mode.LONG), space.read, gate.span)
+            now = self._now(gate)
+            if now == gate.there and store is None:
                 continue
-            before, table.own = table.own, self._meant(table, now, store)
-            await self._plant(table, table.own)
+            before, gate.own = gate.own, self._meant(gate, now, store)
+            await self._plant(gate, gate.own)
             if registers is not None:
-                await self._watch(table)
+                await self._watch(gate)
             if found is Written.NOTHING:
                 found = Written.GATE
-            if table.own != before and unpack_gate(table.own).usable:
+            faults = gate.vector == PAGE_FAULT_VECTOR
+            if faults and gate.own != before and unpack_gate(gate.own).usable:
                 found = Written.HANDLER
         return found
 
-    def _meant(self, table: _Table, now: bytes, store: range | None) -> bytes:
+    def _meant(self, gate: _Watched, now: bytes, store: range | None) -> bytes:
         span = None
         if store is not None:
-            first = max(store.start - table.linear, 0)
-            span = range(first, min(store.stop - table.linear, GATE_SIZE))
+            first = max(store.start - gate.linear, 0)
+            span = range(first, min(store.stop - gate.linear, GATE_SIZE))
         known = {
-            door: (own, pack_gate(self._planted(own, door))) for door, own in self._doors.items()
+            door: (own, pack_gate(self._planted(vector, own, door)))
+            for door, (vector, own) in self._doors.items()
         }
-        return guests_view(table.own, table.there, now, span, known)
+        return guests_view(gate.own, gate.there, now, span, known)
 
     # ---- vetrace writes
 
-    async def _plant(self, table: _Table, own: bytes) -> None:
-        table.own, table.there = own, pack_gate(self._planted(own, await self._door(own)))
-        self._write(table, table.there)
+    async def _plant(self, gate: _Watched, own: bytes) -> None:
+        gate.own = gate.there = own
+        if gate.vector == PAGE_FAULT_VECTOR or unpack_gate(own).usable:
+            door = await self._door(gate.vector, own)
+            gate.there = pack_gate(self._planted(gate.vector, own, door))
+        self._write(gate, gate.there)
 
-    def _now(self, table: _Table) -> bytes:
-        pieces = (self._memory.read(physical, size) for physical, size in table.pieces)
+    def _now(self, gate: _Watched) -> bytes:
+        pieces = (self._memory.read(physical, size) for physical, size in gate.pieces)
         return b"".join(pieces)
 
-    def _write(self, table: _Table, data: bytes) -> None:
+    def _write(self, gate: _Watched, data: bytes) -> None:
         # Behind GDB's back, which has a value of its own for what is watched there.
-        for physical, size in table.pieces:
+        for physical, size in gate.pieces:
             self._memory.write(physical, data[:size])
             data = data[size:]
 
-    async def _watch(self, table: _Table) -> None:
+    async def _watch(self, gate: _Watched) -> None:
         # Half by half, as a guest may write one of them alone; anew after each store.
-        for linear, numbers in table.watches.items():
+        for linear, numbers in gate.watches.items():
             for number in numbers:
                 await DeleteBreakpoint(number)
-            self._write(table, secrets.token_bytes(GATE_SIZE))
+            self._write(gate, secrets.token_bytes(GATE_SIZE))
             numbers[:] = [
                 await WatchStores(half)
                 for half in range(linear, linear + GATE_SIZE, GATE_SIZE // 2)
             ]
-        self._write(table, table.there)
+        self._write(gate, gate.there)
 
-    def _planted(self, own: bytes, door: int) -> Gate:
-        return planted(unpack_gate(own), door, self._selector, self.stack)
+    def _planted(self, vector: int, own: bytes, door: int) -> Gate:
+        if vector == PAGE_FAULT_VECTOR:
+            return planted(unpack_gate(own), door, self._selector, self.stack)
+        return replace(unpack_gate(own), handler=door)
 
-    async def _door(self, own: bytes) -> int:
+    async def _door(self, vector: int, own: bytes) -> int:
         # The door to the handler of a gate, made if there is none yet.
-        door = next((door for door, known in self._doors.items() if known == own), None)
+        wanted = vector, own
+        door = next((door for door, known in self._doors.items() if known == wanted), None)
         if door is None:
-            used = {table.own for table in self._tables.values()}
+            used = {(gate.vector, gate.own) for gate in self._gates.values()}
             free = [door for door in self.stub.doors if door not in self._doors]
             free += [door for door, known in self._doors.items() if known not in used]
             if not free:
                 raise InterceptError(f"the guest has more than {len(self._doors)} IDTs")
             door = free[0]
             self._doors.pop(door, None)
-            gate = unpack_gate(own)
-            handler = gate.handler if gate.usable and not self.stack else None
-            await WriteCode(door, self.stub.door(door, handler))
+            await WriteCode(door, self._leading(vector, unpack_gate(own), door))
         else:
             self._doors.pop(door)
-        self._doors[door] = own
+        self._doors[door] = wanted
         return door
+
+    def _leading(self, vector: int, own: Gate, door: int) -> bytes:
+        # The code of a door.
+        if vector != PAGE_FAULT_VECTOR:
+            return self.stub.call_door(door, own.handler, self._call)
+        return self.stub.door(door, own.handler if own.usable and not self.stack else None)
 
 
 def refuse_fred(cr4: int) -> None:
@@ -281,6 +330,10 @@ def refuse_fred(cr4: int) -> None:
             "the guest has switched FRED on (CR4 bit 32): page faults go through no gate, and no "
             "access is seen; give it a CPU without: -cpu ...,fred=off, or boot Linux with fred=off"
         )
+
+
+def _has_room(idt: DescriptorTable, vector: int) -> bool:
+    return idt.limit >= GATE_SIZE * (vector + 1) - 1
 
 
 def _pieces(linear: int, space: AddressSpace) -> tuple[tuple[int, int], ...]:

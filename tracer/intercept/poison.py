@@ -70,7 +70,7 @@ async def _heal(
     poisoned = (leaf for leaf in leaves(space.memory, space.paging) if leaf.poisoned)
     # The others were noted before they were poisoned.
     async for leaf in _in_turns(itertools.chain(poisoned, others)):
-        if wanted(leaf):
+        if wanted(leaf) and not space.paging.shares(leaf):
             set_poison(space.memory, space.paging, leaf, poisoned=False)
 
 

@@ -28,6 +28,14 @@ the value in RAX and then in the second slot, and ring at ``done`` too. From any
 RIP to ``spill`` reads the counter, and to ``noting``, CR2 is noted by the time RIP is at ``noted``.
 At ``waiting`` the vCPU goes round RCX times, two instructions each, and rings again, at ``stop``.
 
+In a confidential guest vector 6 has a door as well. An instruction that the guest's firmware, or
+host, is to answer is none to QEMU, which raises #UD: from the kernel it goes to ``calling``, and
+spills like a fault, with an error code of its own, :data:`CALLED`. All others go on to the guest's
+handler, without a stop: WARN and BUG are made of #UD. From ``stop`` moving RIP to ``raising``
+leaves for a handler of the guest's that takes no error code, the one at ``raised``, in place of
+IRETQ. And a vCPU that asks to sleep goes back to one of ``halts``, with the address behind its call
+on its stack.
+
 With compiled sites a fault on poison goes to their common code first, in the window, with nothing
 pushed yet; that ends at an IRETQ of its own, or at ``spill`` as if nothing had been.
 
@@ -136,6 +144,9 @@ _RING = b"\x48\x8b\x05"  # mov rax, [rip + bell]
 _RING_SIZE = len(_RING) + 4
 
 
+CALLED = 1 << 8
+"""The error code of a spill for a call of the guest's: no page fault has that bit."""
+
 DOORS = 12
 _DOOR_SIZE = 64
 _DOOR_PLACE = 11
@@ -159,7 +170,8 @@ class Stub:
     """Hold the stub's bytes and the linear addresses within it.
 
     ``base`` is the address of the first byte; ``doors`` are shut, see :meth:`door`. A fault on
-    poison goes to ``entry``, which is ``spill`` unless there is a ``fast`` way.
+    poison goes to ``entry``, which is ``spill`` unless there is a ``fast`` way. ``halts`` are by
+    whether interrupts are let in meanwhile, ``asleep`` is where they lie.
     """
 
     code: bytes
@@ -180,6 +192,11 @@ class Stub:
     noting: int
     noted: int
     waiting: int
+    calling: int
+    raising: int
+    raised: int
+    halts: dict[bool, int]
+    asleep: range
     bell: int
     doors: range
 
@@ -192,6 +209,8 @@ class Stub:
         """Tell whether a linear address lies in the stub, or in the code of compiled sites."""
         if self.fast is not None and linear in self.fast.span:
             return True
+        if linear in self.asleep:
+            return False  # that is the guest's own sleep
         return self.base <= linear < self.base + len(self.code)
 
     def leads_to_sites(self, linear: int) -> bool:
@@ -213,8 +232,35 @@ class Stub:
         code = b"\xf6\x04\x24" + bytes([PageFaultCode.RSVD])  # test byte ptr [rsp], RSVD
         code += b"\x0f\x85" + struct.pack("<i", self.entry - linear - len(code) - 6)  # jnz entry
         code += _NOTE if self.notes else b""
-        # The handler may be anywhere.
-        return code + b"\xff\x25" + bytes(4) + struct.pack("<Q", handler)  # jmp [rip]
+        return code + _jump_far(handler)
+
+    def call_door(self, linear: int, handler: int, instruction: bytes) -> bytes:
+        """Return the code of a door at a linear address to a guest's handler of vector 6.
+
+        The ``instruction``, 4 bytes long, rings. Its bytes are read only as far as the CPU has read
+        them: what follows a shorter one may not be mapped.
+        """
+        head = instruction[:2]
+        tests = (
+            b"\x66\x81\x38" + head,  # cmp word ptr [rax], the first two bytes
+            b"\x80\x78\x02" + instruction[2:3],  # cmp byte ptr [rax + 2], the third
+            b"\x80\x78\x03" + instruction[3:4],  # cmp byte ptr [rax + 3], the fourth
+        )
+        compare = tests[2]
+        for test in (tests[1], tests[0]):
+            compare = test + b"\x75" + bytes([len(compare)]) + compare  # jne behind
+        read = b"\x50\x48\x8b\x44\x24\x08"  # push rax; mov rax, [rsp + 8]: RIP
+        found = read + compare + b"\x58"  # pop rax
+        there = linear + 7 + len(found) + 6
+        found += b"\x0f\x84" + struct.pack("<i", self.calling - there)  # je calling
+        # A program makes no such call, and its code is not the kernel's to read.
+        code = b"\xf6\x44\x24\x08\x03"  # test byte ptr [rsp + 8], 3: of CS
+        return code + b"\x75" + bytes([len(found)]) + found + _jump_far(handler)  # jnz behind
+
+
+def _jump_far(handler: int) -> bytes:
+    # The handler may be anywhere.
+    return b"\xff\x25" + bytes(4) + struct.pack("<Q", handler)  # jmp [rip]
 
 
 def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub:
@@ -238,10 +284,10 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
     code += _PUSHES + _CONTROLS + _COUNTER
     stop = ring()
     resume = len(code)
-    code += b"\x48\x83\xc4" + bytes([CONTROL_SIZE])  # add rsp, the control registers
-    stop_behind = here()
-    code += _GIVE_BACK if notes else b""
-    code += _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
+    drop = b"\x48\x83\xc4" + bytes([CONTROL_SIZE])  # add rsp, the control registers
+    stop_behind = here() + len(drop)
+    behind_bell = drop + (_GIVE_BACK if notes else b"")
+    code += behind_bell + _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
     leave = here()
     code += b"\x48\xcf"  # iretq
     loads: dict[int, int] = {}
@@ -282,7 +328,21 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
     waiting = here()
     code += b"\x48\xff\xc9\x75\xfb"  # dec rcx; jnz waiting
     code += b"\xe9" + struct.pack("<i", stop - _RING_SIZE - here() - 5)  # jmp to the ring
+    calling = here()
+    code += b"\x68" + struct.pack("<i", CALLED)  # push the error code
+    code += b"\xe9" + struct.pack("<i", spill - here() - 5)  # jmp spill
+    raising = here()
+    code += behind_bell + _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
+    code += b"\xff\x25" + bytes(4)  # jmp [rip + raised]
+    jump = len(code)
+    halts = {False: here(), True: here() + 2}
+    code += b"\xf4\xc3"  # hlt; ret
+    code += b"\xfb\xf4\xfa\xc3"  # sti; hlt; cli; ret
+    asleep = range(halts[False], here())
     code += bytes(-here() % 8)
+    raised = here()
+    struct.pack_into("<i", code, jump - 4, len(code) - jump)
+    code += bytes(8)
     bell = here()
     for end in rings:
         struct.pack_into("<i", code, end - 4, bell - base - end)
@@ -309,6 +369,11 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
         noting=noting,
         noted=noted,
         waiting=waiting,
+        calling=calling,
+        raising=raising,
+        raised=raised,
+        halts=halts,
+        asleep=asleep,
         bell=bell,
         doors=doors,
     )

@@ -18,7 +18,8 @@ class GuestView:
     ``regions`` is the memory map as last asked for, until it is :meth:`stale`; ``time_ns`` the
     guest's time when it was last told, which ``told`` counts, ``ran`` how long it ran in seconds of
     the host's time. ``poison`` is the mask of the page-table bit that vetrace sets, among those
-    above the CPU's ``physical_bits``; ``realtime`` says that the guest's clock is the host's.
+    above the CPU's ``physical_bits``, ``shared`` that of the bit by which a guest of TDX shares a
+    page, 0 in others; ``realtime`` says that the guest's clock is the host's.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class GuestView:
         self.poison = poison
         self.physical_bits = physical_bits
         self.vcpus = vcpus
+        self.shared = 0
         self.regions = RegionMap((), (), ())
         self._stale = True
         self.time_ns = 0
@@ -55,7 +57,8 @@ class GuestView:
 
     def space(self, cr3: int, cr4: int) -> AddressSpace:
         """Return where linear addresses lead for a vCPU with these control registers."""
-        return AddressSpace(self.memory, paging_of(cr3, cr4, self.poison), self.regions)
+        paging = paging_of(cr3, cr4, self.poison, self.shared)
+        return AddressSpace(self.memory, paging, self.regions)
 
     def space_of(self, registers: RegisterFile) -> AddressSpace:
         """Return where linear addresses lead for the vCPU with these registers."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from dataclasses import replace
 from typing import Protocol
 
 from tracer.access.space import AddressSpace
@@ -86,7 +87,7 @@ class Rights:
     def settle(self, argument: Argument, space: AddressSpace) -> None:
         """Leave the entries as they are to be when no change is under way."""
         cr3, start, end = argument
-        paging = Paging(cr3, space.paging.levels, space.paging.poison)
+        paging = replace(space.paging, cr3=cr3)
         bit = mm.carrier(paging, hides=self._hides)
         for address, entry in _device_entries(space, paging, start, end):
             _write_entry(space, address, mm.settled(entry, bit, paging))
@@ -154,7 +155,7 @@ def _tables_of(area: int, space: AddressSpace, types: Btf | None) -> Paging:
     leaf = space.leaf(table)
     if leaf is None:
         return current
-    return Paging(leaf.translate(table), current.levels, current.poison)
+    return replace(current, cr3=leaf.translate(table))
 
 
 def _maps_devices(area: int, space: AddressSpace, types: Btf | None) -> bool:

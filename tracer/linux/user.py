@@ -9,6 +9,7 @@ mapping has gone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from tracer.access.mapping import NewMapping
 from tracer.access.space import AddressSpace
@@ -21,7 +22,7 @@ from tracer.intercept.view import GuestView
 from tracer.linux.names import Names
 from tracer.linux.processes import FIRST, root_tables
 from tracer.linux.readers import Argument, EntryLookup, PageLookup, Reader, Rights
-from tracer.x86.paging import USER_SLOTS, Budget, Leaf, Paging, leaves
+from tracer.x86.paging import USER_SLOTS, Budget, Leaf, leaves
 
 _USER_END = 1 << 63
 _PATIENCE = 8
@@ -117,7 +118,7 @@ class UserMappings:
         regions = space.regions
         budget = Budget()
         for root in self._tables(space):
-            paging = Paging(root, space.paging.levels, space.paging.poison)
+            paging = replace(space.paging, cr3=root)
             for leaf in leaves(space.memory, paging, USER_SLOTS, budget):
                 if leaf.poisoned or not regions.is_quiet(
                     leaf.physical, leaf.physical + leaf.size - 1

@@ -70,17 +70,29 @@ class Paging:
 
     ``levels`` is 4 or 5 (CR4.LA57). ``poison`` is a physical-address bit above the CPU's
     MAXPHYADDR, as a mask. The bit below it is reserved as well, and a leaf that has either is
-    poisoned: see :mod:`tracer.linux.mm` for when it is the lower one.
+    poisoned: see :mod:`tracer.linux.mm` for when it is the lower one. ``shared`` is the bit that a
+    guest of TDX sets by itself in what it shares with its host, as a mask, 0 for none: reserved
+    too, and such a leaf counts as poisoned.
     """
 
     cr3: int
     levels: int
     poison: int
+    shared: int = 0
 
     @property
     def marks(self) -> int:
         """Return the mask of both bits."""
         return self.poison | self.poison >> 1
+
+    @property
+    def reserved(self) -> int:
+        """Return the mask of every bit through which an access faults."""
+        return self.marks | self.shared
+
+    def shares(self, leaf: Leaf) -> bool:
+        """Tell whether the guest itself has marked a leaf as shared with its host."""
+        return bool(leaf.entry & self.shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +151,9 @@ class Step:
         return 1 << 12 + _INDEX_BITS * (self.level - 1)
 
 
-def paging_of(cr3: int, cr4: int, poison: int) -> Paging:
+def paging_of(cr3: int, cr4: int, poison: int, shared: int = 0) -> Paging:
     """Return how a vCPU in 64-bit mode translates, from its control registers."""
-    return Paging(cr3, 5 if cr4 & _CR4_LA57 else 4, poison)
+    return Paging(cr3, 5 if cr4 & _CR4_LA57 else 4, poison, shared)
 
 
 def poison_bit(physical_bits: int) -> int:
@@ -173,7 +185,7 @@ def walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
         if level == 1 or (level <= 3 and entry & LARGE):
             size = 1 << shift
             writable, user = bool(rights & WRITABLE), bool(rights & USER)
-            return _leaf(linear & -size, entry, address, size, paging.marks, writable, user)
+            return _leaf(linear & -size, entry, address, size, paging.reserved, writable, user)
         table = entry & _ADDRESS & ~paging.poison
     return None
 
@@ -296,7 +308,7 @@ class _Walk:
             below_user = user and bool(entry & USER)
             if _is_leaf(entry, level):
                 where = extended(linear, paging.levels), entry, table + 8 * index, 1 << shift
-                yield _leaf(*where, paging.marks, below_writable, below_user)
+                yield _leaf(*where, paging.reserved, below_writable, below_user)
             else:
                 below = entry & _ADDRESS & ~paging.poison
                 yield from self._below(below, level - 1, linear, below_writable, below_user)
@@ -403,10 +415,13 @@ def _unused(
 
 
 def set_poison(memory: PhysicalMemory, paging: Paging, leaf: Leaf, poisoned: bool) -> None:
-    """Poison or heal the entry of a leaf; the caller flushes TLBs that may hold it."""
+    """Poison or heal the entry of a leaf; the caller flushes TLBs that may hold it.
+
+    One that the guest shares gets its own bit back.
+    """
     (entry,) = _ENTRY.unpack(memory.read(leaf.entry_address, 8))
-    entry &= ~paging.marks
-    entry |= paging.poison if poisoned else 0
+    entry &= ~paging.reserved
+    entry |= (leaf.entry & paging.shared or paging.poison) if poisoned else 0
     memory.write(leaf.entry_address, _ENTRY.pack(entry))
 
 

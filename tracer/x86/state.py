@@ -22,6 +22,8 @@ MAX_INSTRUCTION = 15
 """Longest instruction in bytes (Intel SDM vol. 2A, 2.3.11)."""
 
 PAGE_FAULT_VECTOR = 14
+INVALID_OPCODE_VECTOR = 6
+VIRTUALIZATION_VECTOR = 20
 
 CR4_FRED = 1 << 32
 """Exceptions are delivered without an IDT (Linux arch/x86/include/uapi/asm/processor-flags.h)."""

@@ -9,6 +9,7 @@ import unicorn
 from unicorn import x86_const as regs
 
 from tracer.intercept.stub import (
+    CALLED,
     NOTE_MSR,
     SPILL_SIZE,
     VALUE_OFFSET,
@@ -268,3 +269,92 @@ def test_loads_and_stores_on_request(cpu: unicorn.Uc, width: int) -> None:
     # From there it leaves as from a stop.
     cpu.emu_start(STUB.done, STUB.leave, count=100)
     assert cpu.reg_read(regs.UC_X86_REG_RAX) == spill.gpr[GPR.index("rax")]
+
+
+# ---- calls of a confidential guest
+
+CALL = b"\x66\x0f\x01\xcc"  # tdcall
+
+
+def called(machine: unicorn.Uc, code: bytes, until: int, ring_of_privilege: int = 0) -> None:
+    door = STUB.doors[4]
+    machine.mem_write(door, STUB.call_door(door, HANDLER, CALL))
+    machine.mem_write(CODE, code)
+    cs, ss = machine.reg_read(regs.UC_X86_REG_CS), machine.reg_read(regs.UC_X86_REG_SS)
+    frame = struct.pack("<5Q", CODE, cs | ring_of_privilege, 0x46, STACK + 0xF00, ss)
+    machine.mem_write(FRAME + 8, frame)
+    machine.reg_write(regs.UC_X86_REG_RSP, FRAME + 8)
+    machine.emu_start(door, until, count=1000)
+    assert machine.reg_read(regs.UC_X86_REG_RIP) == until
+
+
+def test_a_call_spills_with_an_error_code_of_its_own(cpu: unicorn.Uc) -> None:
+    called(cpu, CALL, STUB.stop)
+    stack, spill = spilled(cpu)
+    assert stack + SPILL_SIZE == FRAME + 6 * 8
+    expected = {**INTERRUPTED, "rsp": STACK + 0xF00}
+    assert dict(zip(GPR, spill.gpr, strict=True)) == expected
+    assert (spill.frame.error_code, spill.frame.rip) == (CALLED, CODE)
+
+
+OTHERS = [
+    b"\x0f\x0b\x90\x90", b"\x66\x0f\x0b\xcc", b"\x66\x0f\x01\xcd", b"\x66\x0f\x00\xcc",
+    b"\x67\x0f\x01\xcc", b"\xcc\x01\x0f\x66",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_any_other_invalid_instruction_goes_to_the_guests_handler(
+    cpu: unicorn.Uc, code: bytes
+) -> None:
+    called(cpu, code, HANDLER)
+    assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME + 8
+    for name in set(GPR) - {"rsp"}:
+        assert cpu.reg_read(register(name)) == INTERRUPTED[name]
+
+
+def test_a_program_that_calls_is_the_guests_to_judge(cpu: unicorn.Uc) -> None:
+    called(cpu, CALL, HANDLER, 3)
+
+
+@pytest.mark.parametrize("code", [b"\x0f\x0b", b"\x66\x0f\x0b"])
+def test_what_lies_behind_a_short_instruction_is_not_read(cpu: unicorn.Uc, code: bytes) -> None:
+    end = CODE + 0x1000 - len(code)  # and no page behind
+    door = STUB.doors[4]
+    cpu.mem_write(door, STUB.call_door(door, HANDLER, CALL))
+    cpu.mem_write(end, code)
+    cpu.mem_write(FRAME + 8, struct.pack("<5Q", end, 8, 0x46, STACK + 0xF00, 0))
+    cpu.reg_write(regs.UC_X86_REG_RSP, FRAME + 8)
+    cpu.emu_start(door, HANDLER, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == HANDLER
+
+
+def test_a_door_for_calls_fits() -> None:
+    for door in STUB.doors:
+        assert len(STUB.call_door(door, HANDLER, CALL)) <= STUB.doors.step - door % 64
+
+
+def test_an_exception_is_raised_as_if_it_had_come_in_place_of_the_fault(cpu: unicorn.Uc) -> None:
+    fault(cpu, RSVD, STUB.stop)
+    cpu.mem_write(STUB.raised, HANDLER.to_bytes(8, "little"))
+    cpu.emu_start(STUB.raising, HANDLER, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == HANDLER
+    assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME + 8
+    for name in set(GPR) - {"rsp"}:
+        assert cpu.reg_read(register(name)) == INTERRUPTED[name]
+
+
+@pytest.mark.parametrize("lets_in", [True, False])
+def test_a_vcpu_sleeps_and_goes_on_behind_its_call(cpu: unicorn.Uc, lets_in: bool) -> None:
+    before = cpu.reg_read(regs.UC_X86_REG_EFLAGS)
+    place = STUB.halts[lets_in]
+    assert place in STUB.asleep and not STUB.covers(place)
+    cpu.mem_write(FRAME, (CODE + 4).to_bytes(8, "little"))
+    cpu.reg_write(regs.UC_X86_REG_RSP, FRAME)
+    cpu.emu_start(place, CODE + 4, count=10)
+    halted = cpu.reg_read(regs.UC_X86_REG_RIP)
+    assert halted == place + (2 if lets_in else 1)  # behind HLT
+    cpu.emu_start(halted, CODE + 4, count=10)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == CODE + 4
+    assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME + 8
+    assert cpu.reg_read(regs.UC_X86_REG_EFLAGS) & ~0x200 == before & ~0x200
