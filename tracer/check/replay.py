@@ -2,7 +2,8 @@
 
 Every record has the code, the registers before, and what each load read. Decode and emulator must
 come to the same registers, flags, length and accesses, bit for bit. Of a native step nothing but
-its fault and its place can be held to the record: it is counted.
+its fault and its place can be held to the record: it is counted. What a confidential guest asked
+for is held to the instruction as well: see :mod:`tracer.check.asked`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tracer.access.transfer import cut
+from tracer.check.asked import Made, contrasts
 from tracer.check.divergence import Contrast, Divergence, diverging
 from tracer.errors import EmulationError
 from tracer.trace.record import (
@@ -118,7 +120,7 @@ class Replay:
             wrong += _fault(record, located=True)
         else:
             try:
-                wrong += _carry_out(record, located=not self._changed_by_hand)
+                wrong += self._executed(record)
             except _Incomplete:
                 self.counts.incomplete += 1
             else:
@@ -126,6 +128,13 @@ class Replay:
         if not wrong:
             return None
         return diverging(record, *wrong)
+
+    def _executed(self, record: Intercept) -> list[Contrast]:
+        if record.via == "guest":
+            wrong = contrasts(record, _first(record))
+            if wrong or not record.agrees:
+                return wrong  # no instruction made what was asked for
+        return _carry_out(record, located=not self._changed_by_hand)
 
     # A page maps as a whole, and an access to a region lies in it.
     def _place(self, access: MemoryAccess) -> list[Contrast]:
@@ -194,6 +203,25 @@ def _fault(record: Intercept, *, located: bool) -> list[Contrast]:
     elif not found & {direction, "unknown"}:
         wrong.append(Contrast("direction by error_code", direction, found.pop()))
     return wrong
+
+
+# The only access that a handler in the guest can make for an instruction: the first, where that is
+# made at once. None where there is no such one.
+def _first(record: Intercept) -> Made | None:
+    mode = _MODES.get(record.mode)
+    if mode is None or not record.before.keys() >= _NEEDED:
+        return None
+    try:
+        insn = decode(record.code, record.rip, mode)
+        access = next(execute(insn, _state(record, insn)))
+    except (EmulationError, StopIteration):
+        return None
+    if isinstance(access, PortAccess) or len(list(cut(access.linear, access.width))) > 1:
+        return None
+    if isinstance(access, Store):
+        value = access.value & (1 << 8 * access.width) - 1
+        return Made("write", access.linear, access.width, value)
+    return Made("read", access.linear, access.width, None)
 
 
 class _Incomplete(Exception):

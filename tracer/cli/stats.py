@@ -90,16 +90,20 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
     console.print(tables.forms_table(summary, limit))
     if summary.phases:
         console.print(tables.phases_table(summary, limit))
+    if summary.calls:
+        console.print(tables.calls_table(summary, limit))
     notes = _notes(summary)
     if notes:
         console.print(", ".join(notes), soft_wrap=True)
     actions = summary.user_actions
     by_hand = f"; {actions:,} user {'action' if actions == 1 else 'actions'}" if actions else ""
-    emulated = summary.intercepts - summary.stepped_intercepts - summary.compiled_intercepts
+    others = summary.stepped_intercepts + summary.compiled_intercepts + summary.guest_intercepts
+    emulated = summary.intercepts - others
     compiled = f" {summary.compiled_intercepts:,} compiled," if summary.compiled_intercepts else ""
+    guest = f" {summary.guest_intercepts:,} by the guest itself," if summary.guest else ""
     console.print(
         f"{summary.accesses:,} accesses by {summary.intercepts:,} intercepts:"
-        f" {emulated:,} emulated,{compiled} {summary.stepped_intercepts:,} stepped{by_hand}",
+        f" {emulated:,} emulated,{compiled}{guest} {summary.stepped_intercepts:,} stepped{by_hand}",
         soft_wrap=True,
     )
 
@@ -111,6 +115,8 @@ def _notes(summary: Summary) -> list[str]:
         notes.append(f"{summary.markers:,} marker{'' if summary.markers == 1 else 's'}")
     if summary.losses:
         notes.append(summary.losses.words)
+    if summary.disagreements:
+        notes.append(f"{summary.disagreements:,} that the guest asked for otherwise")
     if summary.valueless:
         accesses = "access" if summary.valueless == 1 else "accesses"
         notes.append(f"{summary.valueless:,} {accesses} without a value")

@@ -19,11 +19,12 @@ from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 
 from tracer.trace.event import Event, Note
 from tracer.trace.loss import Losses
-from tracer.trace.record import LostRecord, Mark, UserRecord
+from tracer.trace.record import LostRecord, Mark, SharedRecord, TdcallRecord, UserRecord
 
 _SEQUENCE = 1
 _USER = "user"
 _MARKS = "marks"
+_CALLS = "calls"
 _CLEARED, _NEEDED = (
     TracePacket.SEQ_INCREMENTAL_STATE_CLEARED,
     TracePacket.SEQ_NEEDS_INCREMENTAL_STATE,
@@ -48,6 +49,10 @@ def write(items: Iterable[Event | Note], sink: IO[bytes]) -> int:
                 output.mark(item)
             case LostRecord():
                 output.lost(item)
+            case TdcallRecord():
+                output.call(item)
+            case SharedRecord():
+                output.shared(item)
     return count
 
 
@@ -87,6 +92,20 @@ class _Output:
     def mark(self, record: Mark) -> None:
         track = self._track(None, _MARKS)
         self._instant(track, record.time_ns, record.text, _MARKS, {}, {})
+
+    def call(self, record: TdcallRecord) -> None:
+        texts = {f"in {name}": _text(value) for name, value in record.given.items()}
+        texts |= {f"out {name}": _text(value) for name, value in record.returned.items()}
+        texts |= {"symbol": record.symbol, "rip": hex(record.rip), "note": record.note}
+        track = self._track(record.vcpu, _CALLS)
+        self._instant(track, record.time_ns, record.name, "tdcall", texts, {})
+
+    def shared(self, record: SharedRecord) -> None:
+        texts = {"physical": hex(record.physical), "size": hex(record.size)}
+        told = texts | {"symbol": record.symbol, "rip": hex(record.rip)}
+        name = f"{record.what} {'shared' if record.shared else 'private'}"
+        track = self._track(record.vcpu, _CALLS)
+        self._instant(track, record.time_ns, name, "shared", told, {})
 
     def lost(self, record: LostRecord) -> None:
         losses = Losses()

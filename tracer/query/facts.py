@@ -13,7 +13,15 @@ from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, SITE, Fac
 from tracer.query.course import Changes, Marks
 from tracer.trace.flat import Stacks
 from tracer.trace.name import RegionNames
-from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
+from tracer.trace.record import (
+    Intercept,
+    LostRecord,
+    Mark,
+    MemoryAccess,
+    SharedRecord,
+    TdcallRecord,
+    UserRecord,
+)
 from tracer.trace.summary import mnemonic
 from tracer.x86.bus import Direction
 
@@ -169,8 +177,8 @@ def facts_of_note(record: Mark | LostRecord, course: Course, phase: str | None) 
     return Moment(course, {"time": record.time_ns, "phase": phase or ""})
 
 
-def facts_of_deed(record: UserRecord, course: Course) -> Moment:
-    """Return what is known of a person's doing."""
+def facts_of_deed(record: UserRecord | TdcallRecord | SharedRecord, course: Course) -> Moment:
+    """Return what is known of a person's doing, or a confidential guest's call."""
     told: dict[str, Fact] = {
         "time": record.time_ns,
         "vcpu": record.vcpu,

@@ -20,7 +20,16 @@ from tracer.query.words import Selection
 from tracer.trace.marker import is_marker
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
-from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
+from tracer.trace.record import (
+    Intercept,
+    LostRecord,
+    Mark,
+    MemoryAccess,
+    Record,
+    SharedRecord,
+    TdcallRecord,
+    UserRecord,
+)
 
 
 class Sieve:
@@ -128,6 +137,10 @@ class Sieve:
         # A marker of an imported trace is in the phase that it names.
         phases = {self.phase, record.text} if isinstance(record, Mark) else {self.phase}
         return self._passes(facts_of_note(record, self.course, phase) for phase in phases)
+
+    def wanted_call(self, record: TdcallRecord | SharedRecord) -> bool:
+        """Tell whether a confidential guest's call is wanted, which is to no device."""
+        return self._passes([facts_of_deed(record, self.course)])
 
     # Tells whether the condition can hold of any, as far as is known.
     def _passes(self, several: Iterable[Facts]) -> bool:

@@ -13,7 +13,15 @@ from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.met import Met
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import Intercept, LostRecord, Mark, Record, UserRecord
+from tracer.trace.record import (
+    Intercept,
+    LostRecord,
+    Mark,
+    Record,
+    SharedRecord,
+    TdcallRecord,
+    UserRecord,
+)
 
 
 class Source:
@@ -74,9 +82,11 @@ class Source:
                 return
 
     def _is_wanted(self, record: Record) -> bool:
-        # Of what stands between accesses; what the events after it tell of is noted.
+        # Tells of what stands between accesses, and notes what the events after it tell of.
         if isinstance(record, UserRecord):
             return self._sieve.wanted_user(record)
+        if isinstance(record, TdcallRecord | SharedRecord):
+            return self._sieve.wanted_call(record)
         if isinstance(record, Mark | LostRecord):
             if not self._sieve.wanted_note(record):
                 return False
@@ -103,7 +113,7 @@ class Source:
                 case UserRecord():
                     typed = record.text
                     yield record
-                case LostRecord():
+                case LostRecord() | TdcallRecord() | SharedRecord():
                     yield record
                 case _:
                     pass

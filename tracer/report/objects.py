@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracer.confidential.hypercall import ghcb_object, hypercalls, tdvmcall_object
+from tracer.confidential.hypercall import (
+    GhcbExit,
+    TdVmcall,
+    ghcb_object,
+    hypercalls,
+    tdvmcall_object,
+)
 from tracer.devices.map import Named
 from tracer.trace.event import Event
-from tracer.trace.record import MemoryAccess
+from tracer.trace.record import Intercept, MemoryAccess
 
 
 def access_object(event: Event) -> dict[str, Any]:
@@ -19,7 +25,8 @@ def access_object(event: Event) -> dict[str, Any]:
     ``register`` is its name, None without one, and ``fields`` has the numbers
     of its bit fields. ``breach`` is ``read-only`` for a write to a read-only register,
     ``write-only`` for a read of a write-only one, and None for all else. ``tdvmcall`` and ``ghcb``
-    are what the access would become in a confidential guest, None where there is no such call.
+    are what the access would become in a confidential guest, None where there is no such call; in
+    a guest of TDX the first is what it asked, and ``agrees`` whether its instruction says the same.
     ``device`` is what the device gave or got where a person changed that, None elsewhere;
     ``skipped`` tells that it was left out.
     """
@@ -45,11 +52,22 @@ def access_object(event: Event) -> dict[str, Any]:
         "fields": _field_numbers(access, named),
         "breach": named.breach(access.direction) if named is not None else None,
         "via": record.via,
-        "tdvmcall": None if calls is None else tdvmcall_object(calls[0]),
+        "tdvmcall": _tdvmcall(record, calls),
+        "agrees": record.agrees,
         "ghcb": None if calls is None else ghcb_object(calls[1]),
         "device": _text(access.device),
         "skipped": access.skipped,
     }
+
+
+# What a guest asked is told as it asked it; of others, what they would.
+def _tdvmcall(
+    record: Intercept, calls: tuple[TdVmcall, GhcbExit] | None
+) -> dict[str, dict[str, str]] | None:
+    asked = record.asked
+    if asked is not None:
+        return tdvmcall_object(TdVmcall(dict(asked.given), dict(asked.returned)))
+    return None if calls is None else tdvmcall_object(calls[0])
 
 
 def _text(number: int | None) -> str | None:

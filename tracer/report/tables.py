@@ -23,7 +23,8 @@ def closing_table(summary: Summary) -> Table:
     """
     unknown = any(count.unknown for count in summary.regions.values())
     directions = ("reads", "writes", *(("unknown",) if unknown else ()))
-    ways = ("emulated", *(("compiled",) if summary.compiled else ()), "stepped")
+    some = [way for way in ("compiled", "guest") if getattr(summary, way)]
+    ways = ("emulated", *some, "stepped")
     table = _table("region", *directions, *ways, "call sites")
     order = sorted(summary.regions.items(), key=lambda item: (-item[1].accesses, item[0]))
     for name, count in order:
@@ -49,6 +50,14 @@ def forms_table(summary: Summary, limit: int | None = None) -> Table:
     table = _table("instruction form", "carried out", "intercepts", texts=2)
     for (form, via), count in _most(summary.forms, limit):
         _row(table, form, via, count)
+    return table
+
+
+def calls_table(summary: Summary, limit: int | None = None) -> Table:
+    """Return the calls of a confidential guest that are no device accesses, by name."""
+    table = _table("call", "times", texts=1)
+    for name, count in _most(Counter({(name,): n for name, n in summary.calls.items()}), limit):
+        _row(table, *name, count)
     return table
 
 

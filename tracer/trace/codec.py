@@ -46,6 +46,7 @@ _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _KNOWN = frozenset(
     {
         "region", "map", "stack", "mmio", "mark", "user", "lost", "end", "site", "places", "block",
+        "tdcall", "shared",
     }
 )  # fmt: skip
 

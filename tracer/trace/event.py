@@ -17,7 +17,17 @@ from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
-from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, Space, UserRecord
+from tracer.trace.record import (
+    Intercept,
+    LostRecord,
+    Mark,
+    MemoryAccess,
+    Record,
+    SharedRecord,
+    Space,
+    TdcallRecord,
+    UserRecord,
+)
 
 
 # A struct and no dataclass: one is made for each access, in a fifth of the time.
@@ -43,8 +53,8 @@ class Event(msgspec.Struct, frozen=True):
         return self.access.space
 
 
-Note = UserRecord | Mark | LostRecord
-"""A line between the accesses: a person's doing, a marker, a loss."""
+Note = UserRecord | Mark | LostRecord | TdcallRecord | SharedRecord
+"""A line between the accesses: a person's doing, a marker, a loss, a confidential guest's call."""
 
 
 class Chooser(Protocol):

@@ -19,7 +19,15 @@ from tracer.trace.fold import Fold
 from tracer.trace.layout import _DIRECTION, UNCUT, Layout, padded, short
 from tracer.trace.loss import Losses
 from tracer.trace.naming import Naming
-from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
+from tracer.trace.record import (
+    Intercept,
+    LostRecord,
+    Mark,
+    MemoryAccess,
+    SharedRecord,
+    TdcallRecord,
+    UserRecord,
+)
 
 
 def access_lines(
@@ -194,6 +202,10 @@ def note_line(note: Note) -> str:
             losses.add(note)
             whose = "" if note.vcpu is None else f" by CPU {note.vcpu}"
             return f"── {losses.words}{whose} ──"
+        case TdcallRecord():
+            return call_line(note)
+        case SharedRecord():
+            return shared_line(note)
 
 
 def mark_line(text: str) -> str:
@@ -206,6 +218,27 @@ def user_line(record: UserRecord) -> str:
     values = [padded(a.value, a.width) for a in record.accesses if a.direction == "read"]
     read = f" → {', '.join(values)}" if values else ""
     return f"── user: {printable(record.text)}{read} ──"
+
+
+def call_line(record: TdcallRecord) -> str:
+    """Return the line that tells of a confidential guest's call: what it gives, what it gets."""
+    told = [f"{name}={value:#x}" for name, value in record.given.items() if name != "rax"]
+    got = [f"{name}={value:#x}" for name, value in record.returned.items()]
+    arrow = ["→", *got] if got else []
+    words = printable(" ".join([record.name, *told, *arrow]))
+    note = f" ({printable(record.note)})" if record.note else ""
+    return f"── tdcall: {words} at {printable(record.site)}{note} ──"
+
+
+def shared_line(record: SharedRecord) -> str:
+    """Return the line that tells what became of RAM that a confidential guest shares."""
+    where = f"{record.size:#x} bytes of RAM at physical {record.physical:#x}"
+    if record.what == "map":
+        done = f"to be {'shared' if record.shared else 'private'}"
+    else:
+        done = "touched through a shared mapping"
+        done += "" if record.converted else ", never asked to be shared"
+    return f"── shared: {where} {done} at {printable(record.site)} ──"
 
 
 def place(access: MemoryAccess) -> str:

@@ -35,8 +35,11 @@ Space = Literal["memory", "port", "config", "irq"]
 """The target of an access: device memory, an I/O port, PCI configuration space, an interrupt."""
 
 
-Via = Literal["emulated", "stepped", "compiled"]
-"""How an access was carried out: by the emulator, or by the vCPU in a native step."""
+Via = Literal["emulated", "stepped", "compiled", "guest"]
+"""How an access was carried out: by the emulator, by the vCPU in a native step or at a compiled
+site, or for a confidential guest, whose kernel decoded the instruction and asked its host."""
+
+Vcpu = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 
 
 class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,6 +136,13 @@ class MemoryAccess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         return self.width or self.extent or 1
 
 
+class Hypercall(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold the registers of a call by name: what is ``given``, and what comes back."""
+
+    given: Mapping[str, Hex] = msgspec.field(name="in")
+    returned: Mapping[str, Hex] = msgspec.field(name="out")
+
+
 class Intercept(
     msgspec.Struct, frozen=True, kw_only=True, tag="mmio", tag_field="type", omit_defaults=True
 ):
@@ -143,12 +153,14 @@ class Intercept(
     device access of a trace has a number of its own. ``before`` holds RFLAGS and the sixteen
     general-purpose registers; ``after`` only what changed. Both may be :class:`Deferred`.
     ``stack`` is the ``id`` of a :class:`StackRecord` before it, ``thread`` what a row has of the
-    thread that made it.
+    thread that made it. Where ``via`` is ``guest``,
+    ``asked`` is the call by which the guest asked for the access, and ``agrees`` tells whether it
+    is the one that the instruction makes; ``accesses`` has what was asked for.
     """
 
     seq: Count
     time_ns: Count
-    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+    vcpu: Vcpu
     cpl: Annotated[int, msgspec.Meta(ge=0, le=3)]
     mode: Literal[16, 32, 64]
     rip: Hex
@@ -164,6 +176,8 @@ class Intercept(
     note: str | None = None
     stack: Count | None = None
     thread: Hex | None = None
+    asked: Hypercall | None = None
+    agrees: bool | None = None
 
     def device_accesses(self) -> list[tuple[int, MemoryAccess]]:
         """Return the accesses that reached a device, each with the number it has in the trace."""
@@ -235,7 +249,7 @@ class UserRecord(
 
     time_ns: Count
     text: str
-    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)] = 0
+    vcpu: Vcpu = 0
     accesses: list[MemoryAccess] = []
     registers: dict[str, Hex] = {}
 
@@ -250,9 +264,63 @@ class LostRecord(
     """
 
     time_ns: Count
-    vcpu: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)] | None = None
+    vcpu: Vcpu | None = None
     count: Count | None = None
     seq: Count | None = None
+
+
+class TdcallRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="tdcall", tag_field="type", omit_defaults=True
+):
+    """Record a call of the TDX module, or through it of the host, that is no device access.
+
+    ``leaf`` is what RAX had, ``name`` the specification's for it, with that of what the host is
+    asked. ``given`` are the registers that the call takes, ``returned`` those that it gives back.
+    The calls by which a #VE tells of itself are counted alone.
+    """
+
+    time_ns: Count
+    vcpu: Vcpu
+    rip: Hex
+    symbol: str | None = None
+    leaf: Hex
+    name: str
+    given: Mapping[str, Hex] = msgspec.field(name="in")
+    returned: Mapping[str, Hex] = msgspec.field(name="out")
+    note: str | None = None
+
+    @property
+    def site(self) -> str:
+        """Return the call site: its symbol and offset, else its linear address."""
+        return self.symbol or hex(self.rip)
+
+
+class SharedRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="shared", tag_field="type", omit_defaults=True
+):
+    """Tell what becomes of RAM that a confidential guest shares with its host.
+
+    ``map``: it asked for ``size`` bytes at ``physical`` to be made shared, or private again.
+    ``touch``: it touched such RAM through a shared mapping of ``size`` bytes, at ``linear``, for
+    the first time. ``converted`` tells whether it had asked for that before; where not, private and
+    shared contents are two, on hardware, and here one.
+    """
+
+    time_ns: Count
+    vcpu: Vcpu
+    rip: Hex
+    symbol: str | None = None
+    what: Literal["map", "touch"]
+    physical: Hex
+    size: Hex
+    shared: bool
+    linear: Hex | None = None
+    converted: bool | None = None
+
+    @property
+    def site(self) -> str:
+        """Return the call site: its symbol and offset, else its linear address."""
+        return self.symbol or hex(self.rip)
 
 
 RELEASED = "detach"
@@ -355,7 +423,18 @@ class BlockRecord(
     stacks: list[Count | None] = []
 
 
-Record = RegionRecord | MapRecord | StackRecord | Intercept | Mark | UserRecord | LostRecord | End
+Record = (
+    RegionRecord
+    | MapRecord
+    | StackRecord
+    | Intercept
+    | Mark
+    | UserRecord
+    | LostRecord
+    | TdcallRecord
+    | SharedRecord
+    | End
+)
 """Everything that a run tells, in its order."""
 
 

@@ -23,6 +23,8 @@ from tracer.trace.record import (
     MemoryAccess,
     Record,
     RegionRecord,
+    SharedRecord,
+    TdcallRecord,
     UserRecord,
 )
 
@@ -41,6 +43,7 @@ class RegionCount:
     unknown: int = 0
     stepped: int = 0
     compiled: int = 0
+    guest: int = 0
     sites: set[str] = field(default_factory=set)
 
     @property
@@ -51,7 +54,7 @@ class RegionCount:
     @property
     def emulated(self) -> int:
         """Return how many device accesses the emulator made."""
-        return self.accesses - self.stepped - self.compiled
+        return self.accesses - self.stepped - self.compiled - self.guest
 
 
 class Summary:
@@ -65,13 +68,16 @@ class Summary:
     were carried out. A call site is a symbol with offset, or else a linear address.
     ``user_actions`` is how often a person did something to the guest, ``markers`` how many there
     are for a reader, ``losses`` what a log lost, ``valueless`` how many device accesses there are
-    of unknown value.
+    of unknown value. ``calls`` counts by name the calls of a confidential guest that are no device
+    accesses, ``shared`` what became of RAM that it shares, and ``disagreements`` are the accesses
+    that it asked for otherwise than its instruction says.
     """
 
     def __init__(self) -> None:
         self.intercepts = 0
         self.stepped_intercepts = 0
         self.compiled_intercepts = 0
+        self.guest_intercepts = 0
         self.user_actions = 0
         self.markers = 0
         self.valueless = 0
@@ -82,6 +88,9 @@ class Summary:
         self.registers: Counter[tuple[str, str, str]] = Counter()
         self.breaches: Counter[tuple[str, str, str, Breach]] = Counter()
         self.phases: Counter[tuple[str, str]] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.shared: Counter[str] = Counter()
+        self.disagreements = 0
         self.end: End | None = None
         self._blocks = Blocks()
         self._form_of: dict[tuple[str, tuple[tuple[str, int], ...]], str] = {}
@@ -105,6 +114,11 @@ class Summary:
     def compiled(self) -> int:
         """Return how many device accesses a vCPU made at a compiled site."""
         return sum(count.compiled for count in self.regions.values())
+
+    @property
+    def guest(self) -> int:
+        """Return how many device accesses a confidential guest decoded and asked for itself."""
+        return sum(count.guest for count in self.regions.values())
 
     def breaches_of(self, place: tuple[str, str, str]) -> dict[Breach, int]:
         """Return the breaches of one of ``registers``, by what it is."""
@@ -140,6 +154,10 @@ class Summary:
                 self.markers += is_marker(record)
             case LostRecord():
                 self.losses.add(record)
+            case TdcallRecord():
+                self.calls[record.name] += 1
+            case SharedRecord():
+                self.shared[record.what] += 1
             case End():
                 self.end = record
             case _:
@@ -148,9 +166,12 @@ class Summary:
     def _add_intercept(self, record: Intercept, events: Sequence[Event], times: int) -> None:
         stepped = times if record.via == "stepped" else 0
         compiled = times if record.via == "compiled" else 0
+        guest = times if record.via == "guest" else 0
+        self.disagreements += times if record.agrees is False else 0
         self.intercepts += times
         self.stepped_intercepts += stepped
         self.compiled_intercepts += compiled
+        self.guest_intercepts += guest
         self.forms[self._form(record), record.via] += times
         site = record.site
         for event in events:
@@ -168,6 +189,7 @@ class Summary:
                     count.unknown += times
             count.stepped += stepped
             count.compiled += compiled
+            count.guest += guest
             self.valueless += times if access.value is None else 0
             count.sites.add(site)
             self.sites[site, region] += times
@@ -194,6 +216,11 @@ def ranked(counts: Counter[Names]) -> list[tuple[Names, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
+def ranked_names(counts: Counter[str]) -> list[tuple[str, int]]:
+    """Return counts by name as :func:`ranked` does."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
 def summary_object(summary: Summary) -> dict[str, Any]:
     """Return all counts ready for JSON."""
     return {
@@ -201,6 +228,10 @@ def summary_object(summary: Summary) -> dict[str, Any]:
         "emulated": summary.emulated,
         "stepped": summary.stepped,
         "compiled": summary.compiled,
+        "guest": summary.guest,
+        "disagreements": summary.disagreements,
+        "calls": dict(ranked_names(summary.calls)),
+        "shared": dict(ranked_names(summary.shared)),
         "intercepts": summary.intercepts,
         "user_actions": summary.user_actions,
         "markers": summary.markers,
@@ -217,6 +248,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
                 "emulated": count.emulated,
                 "stepped": count.stepped,
                 "compiled": count.compiled,
+                "guest": count.guest,
                 "call_sites": len(count.sites),
             }
             for name, count in sorted(summary.regions.items())

@@ -95,7 +95,7 @@ class Matching:
                         self._result.marked = True
                 case Intercept():
                     begun = True
-                    by_vcpu = record.via != "emulated"
+                    by_vcpu = record.via in ("stepped", "compiled")
                     site = self._word(record.site)
                     made = record.device_accesses()
                     last = made[-1][0] if made else last

@@ -88,7 +88,7 @@ NAMES: dict[str, tuple[Type, str]] = {
 
 VALUES: dict[str, tuple[str, ...]] = {
     "direction": ("read", "write", "unknown"),
-    "via": ("emulated", "stepped", "compiled"),
+    "via": ("emulated", "stepped", "compiled", "guest"),
 }
 """Names that stand for one of few words."""
 

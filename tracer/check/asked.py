@@ -1,0 +1,84 @@
+"""What a confidential guest asked for, held to what its instruction makes.
+
+The hypercall has its registers as the guest gave them, the record the instruction and the registers
+before it. Whether the two agree was said while the guest ran, and is judged here again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracer.check.divergence import Contrast
+from tracer.confidential.hypercall import REQUEST_MMIO, STANDARD
+from tracer.confidential.request import Mmio
+from tracer.confidential.tdx_host import decode
+from tracer.trace.record import Intercept
+from tracer.x86.bus import Direction
+from tracer.x86.state import PAGE_SIZE
+
+_SHARED_BITS = (1 << 51, 1 << 47)
+"""By the width of guest-physical addresses, 52 bits or 48 (tracer.confidential.tdx_state)."""
+_NEEDED = frozenset(("r10", "r11", "r12", "r13", "r14", "r15"))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Hold an access as an instruction makes it; ``value`` is what a write writes."""
+
+    direction: Direction
+    linear: int
+    width: int
+    value: int | None
+
+
+def contrasts(record: Intercept, made: Made | None) -> list[Contrast]:
+    """Return how a record of what a guest asked for contradicts itself, and its instruction.
+
+    ``made`` is the only access that a handler can ask for, None where there is no such one.
+    """
+    request = _request(record)
+    if request is None or record.agrees is None or len(record.accesses) != 1:
+        return [Contrast("asked", "a hypercall for one access", None)]
+    access = record.accesses[0]
+    told = (access.direction, access.width, access.physical)
+    if told != (request.direction, request.width, request.physical):
+        return [Contrast("access 0", _words(request), " ".join(map(_word, told)))]
+    if access.direction == "write" and access.value != request.value:
+        return [Contrast("value", _text(request.value), _text(access.value))]
+    agrees = made is not None and (
+        (made.direction, made.width, made.value)
+        == (request.direction, request.width, request.value)
+        and (made.linear ^ request.physical) % PAGE_SIZE == 0
+        and made.linear == access.linear
+    )
+    if agrees != record.agrees:
+        return [Contrast("agrees", str(record.agrees).lower(), str(agrees).lower())]
+    assert record.asked is not None  # or there would be no request
+    refused = record.asked.returned.get("r10", 0)
+    got = record.asked.returned.get("r11", 0)
+    if access.direction == "read" and not refused and got != access.value:
+        return [Contrast("r11", _text(access.value), _text(got))]
+    return []
+
+
+def _request(record: Intercept) -> Mmio | None:
+    if record.asked is None or not record.asked.given.keys() >= _NEEDED:
+        return None
+    given = dict(record.asked.given)
+    if (given["r10"], given["r11"]) != (STANDARD, REQUEST_MMIO):
+        return None
+    shared = next((bit for bit in _SHARED_BITS if given["r14"] & bit), _SHARED_BITS[-1])
+    request = decode(shared, given)
+    return request if isinstance(request, Mmio) else None
+
+
+def _words(request: Mmio) -> str:
+    return " ".join(map(_word, (request.direction, request.width, request.physical)))
+
+
+def _word(item: object) -> str:
+    return hex(item) if isinstance(item, int) else str(item)
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else hex(number)
