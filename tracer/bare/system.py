@@ -24,6 +24,7 @@ from tracer.bare.image import Image
 from tracer.bare.window import open_window
 from tracer.compiled.diary import Errand
 from tracer.compiled.stack_copy import StackCopy
+from tracer.confidential.kind import Kind
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
@@ -113,6 +114,7 @@ class Bare:
     stack_in_device = True
     current = None
     telling = range(0)
+    kind = Kind.PLAIN
 
     def __init__(self, image: Image, release: str, sha256: str) -> None:
         self.names = Names(image)

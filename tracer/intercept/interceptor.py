@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, Skip
 from tracer.access.execution import (
@@ -55,7 +56,7 @@ from tracer.intercept.standin import replay_note
 from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
-from tracer.trace.record import Intercept, Via
+from tracer.trace.record import Hypercall, Intercept, Via
 from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.decode import decode
@@ -83,6 +84,22 @@ class Intercepted:
     delivered: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Tell how a guest asked for an access, and whether its instruction makes just that."""
+
+    call: Hypercall
+    agrees: bool
+
+
+class Firmware(Protocol):
+    """Take the stops of a confidential guest that are for what is below it."""
+
+    async def take(self, fault: Fault, gate: PageFaultGate) -> Intercepted | None:
+        """Take a stop at the stub; return None for one that is vetrace's own business."""
+        ...
+
+
 class _Restart(Exception):
     # The person at the prompt changed the registers: the instruction starts over.
 
@@ -97,6 +114,7 @@ class Interceptor:
     Every record goes to ``publish`` before the guest goes on; ``counts`` counts what was done.
     The first of the ``answers`` that covers a transfer answers it; with ``asks`` it is asked what
     becomes of each access. Where there are compiled ``sites`` an instruction goes this way once.
+    The ``firmware`` of a confidential guest is given each stop first.
     """
 
     def __init__(
@@ -116,6 +134,7 @@ class Interceptor:
         self.answers: list[Answer] = [Devices()]
         self.asks = False
         self.sites: CompiledSites | None = None
+        self.firmware: Firmware | None = None
         self._done: dict[int, tuple[int, int]] = {}
         self._parting: Callable[[], None] | None = None
         self._sequence = 0
@@ -137,6 +156,10 @@ class Interceptor:
         if self._waits(vcpu):
             return Intercepted((SetRegister("rip", gate.stub.rings),))
         self._done[vcpu] = moment
+        if self.firmware is not None:
+            taken = await self.firmware.take(fault, gate)
+            if taken is not None:
+                return taken
         if not fault.spill.frame.error_code & PageFaultCode.RSVD:
             return await self._retake(fault, gate, "the frame of a page fault of the guest's own")
         poison = fault.check()
@@ -209,7 +232,7 @@ class Interceptor:
         changed = False
         for iteration in range(MAX_ITERATIONS):
             try:
-                foretold = await self._foretell(fault, () if iteration else (poison,))
+                foretold = await self.foretell(fault, () if iteration else (poison,))
             except GuestException:
                 raise
             except EmulationError:
@@ -251,8 +274,11 @@ class Interceptor:
             if fault.cpu.rip != cpu.rip or insn.rep is None or await self._view.stale():
                 return
 
-    async def _foretell(self, fault: Fault, known: Iterable[Leaf]) -> Foretold:
-        # Returns what the instruction at RIP may do.
+    async def foretell(self, fault: Fault, known: Iterable[Leaf]) -> Foretold:
+        """Return what the instruction at RIP may do; ``known`` are leaves that were just looked up.
+
+        Raises EmulationError.
+        """
         cpu = fault.cpu
         fault.code = await self._code(fault)
         insn = decode(fault.code, cpu.rip, cpu.mode)
@@ -310,6 +336,33 @@ class Interceptor:
         if alone and self._departs(asked[0], fault, gate):
             return [None]
         return await self._carry(asked, fault, gate)
+
+    async def ask(
+        self, foretold: Foretold, transfer: Transfer, fault: Fault, gate: PageFaultGate
+    ) -> int | None:
+        """Make an access that a confidential guest asks for; return what it read.
+
+        ``fault`` is that of its instruction, which makes ``foretold``, standing where it asks now.
+        """
+        if self.asks:
+            (answer,) = await self._overseen(foretold, (transfer,), (), fault, gate)
+        else:
+            (answer,) = await self._carry((transfer,), fault, gate)
+        return answer
+
+    def record_asked(
+        self, fault: Fault, foretold: Foretold | None, outcome: Outcome, asked: Asked
+    ) -> None:
+        """Record an access that a guest has asked for, if it is traced.
+
+        Raises DebuggerError where QEMU ended before it answered: then its end tells whether it is.
+        """
+        insn = None if foretold is None else foretold.insn
+        record = partial(self._record, fault, insn, outcome, fault.cpu, fault.code, asked=asked)
+        if fault.silence is not None:
+            self._parting = record
+            raise fault.silence
+        record()
 
     async def _carry(
         self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
@@ -555,12 +608,15 @@ class Interceptor:
         code: bytes = b"",
         note: str | None = None,
         via: Via | None = None,
+        asked: Asked | None = None,
     ) -> None:
         transfers = outcome.transfers
         accesses = sum(transfer.traced for transfer in transfers)
         if not accesses:
             self._counts["neighbours"] += 1
             return
+        if asked is not None:
+            via = "guest"
         via = via or ("emulated" if note is None else "stepped")
         stack = self._callers.note(before, fault.space, fault.time_ns)
         self._counts["accesses"] += accesses
@@ -592,6 +648,8 @@ class Interceptor:
                     _WITHIN if self.sites is not None and self.sites.is_within(fault.vcpu) else None
                 ),
                 stack=stack,
+                asked=None if asked is None else asked.call,
+                agrees=None if asked is None else asked.agrees,
             )
         )
         self._sequence += accesses

@@ -33,8 +33,8 @@ host, is to answer is none to QEMU, which raises #UD: from the kernel it goes to
 spills like a fault, with an error code of its own, :data:`CALLED`. All others go on to the guest's
 handler, without a stop: WARN and BUG are made of #UD. From ``stop`` moving RIP to ``raising``
 leaves for a handler of the guest's that takes no error code, the one at ``raised``, in place of
-IRETQ. And a vCPU that asks to sleep goes back to one of ``halts``, with the address behind its call
-on its stack.
+IRETQ. And a vCPU that asks to sleep goes back to one of ``halts``, on the lowest part of its spill,
+which holds another frame then: :func:`pack_return`.
 
 With compiled sites a fault on poison goes to their common code first, in the window, with nothing
 pushed yet; that ends at an IRETQ of its own, or at ``spill`` as if nothing had been.
@@ -335,10 +335,9 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
     code += behind_bell + _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
     code += b"\xff\x25" + bytes(4)  # jmp [rip + raised]
     jump = len(code)
-    halts = {False: here(), True: here() + 2}
-    code += b"\xf4\xc3"  # hlt; ret
-    code += b"\xfb\xf4\xfa\xc3"  # sti; hlt; cli; ret
-    asleep = range(halts[False], here())
+    halts = {False: here() + 1, True: here()}
+    code += b"\xfb\xf4\x48\xcf"  # sti; hlt; iretq
+    asleep = range(halts[True], here())
     code += bytes(-here() % 8)
     raised = here()
     struct.pack_into("<i", code, jump - 4, len(code) - jump)
@@ -421,6 +420,12 @@ def unpack_spill(stack: bytes) -> Spill:
 def pack_request(linear: int, value: int) -> bytes:
     """Return the bytes at RSP that ask ``loads`` or ``stores`` for an access."""
     return struct.pack("<QQ", linear, value)
+
+
+def pack_return(spill: Spill, rip: int) -> bytes:
+    """Return the frame for ``halts`` to go back to RIP as the interrupted code was."""
+    frame = spill.frame
+    return struct.pack("<5Q", rip, frame.cs, frame.rflags, frame.rsp, frame.ss)
 
 
 VALUE_OFFSET = 8

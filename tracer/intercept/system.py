@@ -10,6 +10,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.stack import Stack
 from tracer.compiled.diary import Current, Errand
 from tracer.compiled.stack_copy import StackCopy
+from tracer.confidential.kind import Kind
 from tracer.intercept.ground import Ground
 from tracer.intercept.names import Names
 from tracer.intercept.trap import Breakpoint
@@ -61,6 +62,11 @@ class System(Protocol):
     that the guest leaves unused. ``stack_in_device`` tells whether the guest's RSP may lie in a
     device.
     """
+
+    @property
+    def kind(self) -> Kind:
+        """Return what it is entered as: an ordinary guest, or which kind of a confidential one."""
+        ...
 
     @property
     def title(self) -> str:

@@ -82,7 +82,7 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
         script = recipe.init_script()
         initrd = build_initramfs(script, kernel.modules, plan.modules, progress)
     config = _configure(plan, path, initrd)
-    return Linux(kernel, config.command_line), config
+    return Linux(kernel, config.command_line, plan.guest), config
 
 
 def _configure(plan: Plan, image: Path, initrd: Path | None) -> MachineConfig:

@@ -1,15 +1,41 @@
-"""From the first instruction of the firmware to the first function of the kernel."""
+"""From the first instruction of the firmware to the first function of the kernel.
+
+A TDX guest is entered earlier: where the kernel asks its CPU whether it is one. QEMU's CPU has no
+such leaf, and vetrace answers in its place.
+
+Ref: Intel TDX Module Base Architecture Specification (348549), "CPUID Virtualization" (leaf 0x21);
+Linux arch/x86/coco/tdx/tdx.c, `tdx_early_init`.
+"""
 
 from __future__ import annotations
 
-from tracer.access.want import DeleteBreakpoint, MemoryMap, Register, Resume, SetBreakpoint
+from tracer.access.region import RegionMap
+from tracer.access.space import AddressSpace
+from tracer.access.vcpu import RegisterFile, SetRegister
+from tracer.access.want import (
+    DeleteBreakpoint,
+    MakeChanges,
+    MemoryMap,
+    Register,
+    Registers,
+    Resume,
+    SetBreakpoint,
+    StepAlone,
+)
 from tracer.errors import GuestError, KernelImageError
 from tracer.linux import kaslr, mapping
 from tracer.linux.bzimage import is_elf
 from tracer.linux.kernel import Kernel
-from tracer.x86.paging import PhysicalMemory
+from tracer.x86.paging import PhysicalMemory, paging_of
 
 _TRIES = 16
+
+_CPUID = b"\x0f\xa2"
+_TDX_LEAF = 0x21
+_TDX_NAME = {"rax": b"", "rbx": b"Inte", "rdx": b"lTDX", "rcx": b"    "}
+"""What leaf 0x21 says in a guest of TDX: no further leaf below it, and whose module it is."""
+_MOST_STEPS = 400
+"""Instructions from the start of `tdx_early_init` to its CPUID, many times over: some 40."""
 
 
 async def follow_kaslr(kernel: Kernel, command_line: str, memory: PhysicalMemory) -> int:
@@ -56,6 +82,43 @@ async def reach_entry(kernel: Kernel, moved: int) -> None:
     if entry is None:
         raise GuestError(f"{kernel.path} has no symbol {mapping.ENTRY}: is it Linux?")
     await run_to(entry)
+
+
+async def reach_tdx_entry(kernel: Kernel, moved: int, memory: PhysicalMemory) -> None:
+    """Run the guest to where it has been told that it is a guest of TDX, and done nothing yet.
+
+    Its own IDT is loaded. Raises GuestError for a kernel that does not ask.
+    """
+    entry = kernel.symbols.moved(moved).address_of(mapping.TDX_ENTRY)
+    if entry is None:
+        raise GuestError(_no_tdx(kernel))
+    await run_to(entry)
+    await MemoryMap()  # tells where RAM is
+    registers = await Registers()
+    for _ in range(_MOST_STEPS):
+        if registers["rax"] & 0xFFFF_FFFF == _TDX_LEAF and _at(registers, memory, _CPUID):
+            break
+        await StepAlone()
+        registers = await Registers()
+    else:
+        raise GuestError(_no_tdx(kernel))
+    await StepAlone()
+    told = {name: int.from_bytes(text, "little") for name, text in _TDX_NAME.items()}
+    await MakeChanges([SetRegister(name, value) for name, value in told.items()])
+
+
+def _at(registers: RegisterFile, memory: PhysicalMemory, code: bytes) -> bool:
+    # Tells whether the vCPU stands before these bytes.
+    paging = paging_of(registers["cr3"], registers["cr4"], 0)
+    space = AddressSpace(memory, paging, RegionMap((), (), ()))
+    return space.read(registers["rip"], len(code)) == code
+
+
+def _no_tdx(kernel: Kernel) -> str:
+    return (
+        f"{kernel.path} does not ask whether it is a TDX guest (CONFIG_INTEL_TDX_GUEST): "
+        "vetrace setup --guest tdx fetches a kernel that does"
+    )
 
 
 async def run_to(linear: int) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled.diary import Current
+from tracer.confidential.kind import Kind
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
 from tracer.intercept.window import Window
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
-from tracer.linux.entry import follow_kaslr, reach_entry
+from tracer.linux.entry import follow_kaslr, reach_entry, reach_tdx_entry
 from tracer.linux.errands import Errands
 from tracer.linux.freed_code import FreedCode
 from tracer.linux.hooks import MappingHooks
@@ -31,14 +32,16 @@ from tracer.x86.paging import Leaf, PhysicalMemory
 class Linux:
     """Know one Linux guest: a :class:`tracer.intercept.system.System`.
 
-    ``command_line`` is the kernel's, which tells whether it moves.
+    ``command_line`` is the kernel's, which tells whether it moves; ``kind`` is what it is to take
+    itself for.
     """
 
     spare = mapping.SPARE_LINEAR
     stack_in_device = False
 
-    def __init__(self, kernel: Kernel, command_line: str) -> None:
+    def __init__(self, kernel: Kernel, command_line: str, kind: Kind = Kind.PLAIN) -> None:
         self.kernel = kernel
+        self.kind = kind
         self.names = Names(kernel)
         self._command_line = command_line
         self._hooks: MappingHooks | None = None
@@ -65,7 +68,10 @@ class Linux:
         """Run to the kernel's first own function, wherever KASLR moved it."""
         moved = await follow_kaslr(self.kernel, self._command_line, memory)
         self.names.move(moved)
-        await reach_entry(self.kernel, moved)
+        if self.kind is Kind.TDX:
+            await reach_tdx_entry(self.kernel, moved, memory)
+        else:
+            await reach_entry(self.kernel, moved)
 
     def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Take RAM from the kernel's memory map. Raises NoWindow."""

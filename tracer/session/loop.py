@@ -39,6 +39,7 @@ from tracer.access.want import (
 )
 from tracer.compiled.common import CommonCode, common_code
 from tracer.compiled.layout import DISTANCE, block_size
+from tracer.confidential.kind import SHARED_BIT, Kind
 from tracer.errors import GuestHung, InterceptError, UsageError
 from tracer.intercept import carrier
 from tracer.intercept.blame import whose_doing
@@ -57,6 +58,7 @@ from tracer.intercept.standin import StandIn
 from tracer.intercept.stub import Fast
 from tracer.intercept.system import Callers, System
 from tracer.intercept.trap import Breakpoint, GoOn, LetGo, StandStill, Trap
+from tracer.intercept.trust_domain import CALL, TrustDomain
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import NoWindow, Window
 from tracer.session.traps import Bell, GateWatch, Interruption, Stray
@@ -119,6 +121,7 @@ class Loop:
         self.sites: CompiledSites | None = None
         self._memory = memory
         self._traced: Traced | None = None
+        self._domain: TrustDomain | None = None
         self._releasing = False
 
     # ---- beginning
@@ -142,6 +145,10 @@ class Loop:
         records instructions are compiled, where that can be.
         """
         system, view, journal = self.system, self.view, self.journal
+        confidential = system.kind is Kind.TDX
+        if confidential:
+            view.shared = 1 << SHARED_BIT
+            ring = None
         regions = await self.coverage.refresh()
         self.coverage.tell_left_out()
         notes = await HasMachineCheck()
@@ -153,7 +160,8 @@ class Loop:
         if room is not None:
             fast = Fast(room.window.block + DISTANCE + room.common.fast, room.window.span)
             self.coverage.own.append(room.window.span)
-        gate = PageFaultGate(self._memory, spare=system.spare, notes=notes, fast=fast)
+        call = CALL if confidential else b""
+        gate = PageFaultGate(self._memory, spare=system.spare, notes=notes, fast=fast, call=call)
         # A fault in an NMI's handler would begin an interrupt stack that the fast way is on anew.
         own_stack = system.stack_in_device and room is None
         loads = await self._plant(gate, registers, space, own_stack=own_stack)
@@ -179,6 +187,10 @@ class Loop:
             standin = StandIn(self.recorded, system.names, journal.counts)
             interceptor.answers.insert(0, standin)
         interceptor.asks = self.asks
+        if confidential:
+            self._domain = interceptor.firmware = TrustDomain(
+                interceptor, view, system.names, journal
+            )
         if room is not None:
             root, cr4 = room.window.root, registers["cr4"]
             told = Told(callers, lambda: view.space(root, cr4), system.current)
@@ -388,6 +400,11 @@ class Loop:
         return answer
 
     # ---- how it ended
+
+    def conclude(self) -> None:
+        """Tell what was left open. Raises GuestError for a guest that was not what it was to be."""
+        if self._domain is not None:
+            self._domain.conclude()
 
     def part(self) -> None:
         """Record what was under way when the guest ended, and may be how it did."""

@@ -157,6 +157,7 @@ class Session:
         except DebuggerError as error:
             ending = await self._ending_behind(error, when)
         self.loop.part()
+        self.loop.conclude()
         return ending
 
     async def _drive(self, work: Coroutine[Any, Any, Result]) -> Result:

@@ -10,6 +10,7 @@ from unicorn import x86_const as regs
 
 from tracer.intercept.stub import (
     CALLED,
+    CONTROL_SIZE,
     NOTE_MSR,
     SPILL_SIZE,
     VALUE_OFFSET,
@@ -17,6 +18,7 @@ from tracer.intercept.stub import (
     Spill,
     assemble,
     pack_request,
+    pack_return,
     patch_spill,
     unpack_spill,
 )
@@ -346,15 +348,25 @@ def test_an_exception_is_raised_as_if_it_had_come_in_place_of_the_fault(cpu: uni
 
 @pytest.mark.parametrize("lets_in", [True, False])
 def test_a_vcpu_sleeps_and_goes_on_behind_its_call(cpu: unicorn.Uc, lets_in: bool) -> None:
-    before = cpu.reg_read(regs.UC_X86_REG_EFLAGS)
+    called(cpu, CALL, STUB.stop)
+    stack, spill = spilled(cpu)
+    frame = pack_return(spill, CODE + 4)
     place = STUB.halts[lets_in]
-    assert place in STUB.asleep and not STUB.covers(place)
-    cpu.mem_write(FRAME, (CODE + 4).to_bytes(8, "little"))
-    cpu.reg_write(regs.UC_X86_REG_RSP, FRAME)
-    cpu.emu_start(place, CODE + 4, count=10)
-    halted = cpu.reg_read(regs.UC_X86_REG_RIP)
-    assert halted == place + (2 if lets_in else 1)  # behind HLT
-    cpu.emu_start(halted, CODE + 4, count=10)
-    assert cpu.reg_read(regs.UC_X86_REG_RIP) == CODE + 4
-    assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME + 8
-    assert cpu.reg_read(regs.UC_X86_REG_EFLAGS) & ~0x200 == before & ~0x200
+    assert place in STUB.asleep and not STUB.covers(place) and len(frame) == CONTROL_SIZE
+    gpr = list(spill.gpr)
+    gpr[GPR.index("rsp")] = stack
+    patch = patch_spill(spill, tuple(gpr), place, spill.frame.rflags)
+    assert patch is not None
+    cpu.mem_write(stack + patch[0], patch[1])
+    cpu.mem_write(stack, frame)
+    cpu.emu_start(STUB.stop, STUB.leave, count=1000)
+    rip, _, rflags, rsp, _ = struct.unpack("<5Q", cpu.mem_read(FRAME + 8, 40))
+    assert (rip, rflags, rsp) == (place, 0x46, stack)
+    # What IRETQ does; this CPU has no descriptor tables for it.
+    cpu.reg_write(regs.UC_X86_REG_RSP, rsp)
+    cpu.emu_start(place, STUB.asleep.stop - 2, count=10)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == STUB.asleep.stop - 2  # behind HLT
+    assert bytes(cpu.mem_read(STUB.asleep.stop - 2, 2)) == b"\x48\xcf"  # iretq
+    back = struct.unpack("<5Q", cpu.mem_read(cpu.reg_read(regs.UC_X86_REG_RSP), 40))
+    assert (back[0], back[2], back[3]) == (CODE + 4, 0x46, STACK + 0xF00)
+    assert bool(cpu.reg_read(regs.UC_X86_REG_EFLAGS) & 0x200) == lets_in

@@ -1,0 +1,369 @@
+"""A TDX guest's stops: faults on what it shares with its host, and its calls of the TDX module.
+
+The guest marks what it shares by a bit in its own page-table entries, which is reserved in QEMU's
+CPU: so each access to a device faults by itself. Follow one through :meth:`TrustDomain.take`: the
+fault becomes a #VE, the guest's handler fetches what it is about, decodes the instruction, and asks
+for the access by a hypercall. There it is made, and recorded beside what vetrace has foretold.
+
+A handler lets interrupts in once it knows what its #VE is about, so that handlers nest: a hypercall
+belongs to the newest fault at its address on its stack.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from tracer.access.execution import CarryOut, Foretold, Outcome, answered, delivered_alike
+from tracer.access.transfer import Transfer
+from tracer.access.vcpu import Change, SetMemory, SetRegister
+from tracer.confidential import tdx_module
+from tracer.confidential.handler import CURRENT, PROFILES, judge
+from tracer.confidential.request import FatalError, Give, Halt, MapGpa, Mmio, Refuse
+from tracer.confidential.tdx_host import CALLS
+from tracer.confidential.tdx_module import Answered, Nested, Strip, Tdcall
+from tracer.confidential.tdx_state import TdxState
+from tracer.errors import EmulationError, GuestError, InterceptError
+from tracer.intercept import carrier
+from tracer.intercept.fault import Fault
+from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.interceptor import Asked, Intercepted, Interceptor
+from tracer.intercept.journal import Journal
+from tracer.intercept.names import Names
+from tracer.intercept.stub import CALLED, pack_return
+from tracer.intercept.view import GuestView
+from tracer.trace.record import Hypercall, SharedRecord, TdcallRecord
+from tracer.x86.bus import PortAccess
+from tracer.x86.paging import Leaf
+from tracer.x86.state import GPR, RSP, VIRTUALIZATION_VECTOR, Flag, PageFaultCode
+
+CALL = b"\x66\x0f\x01\xcc"
+"""TDCALL (Intel TDX Module ABI Reference Specification, "TDCALL Instruction")."""
+
+_VEINFO_GET = "TDG.VP.VEINFO.GET"
+_STACK = 1 << 14
+"""Bytes of a stack of Linux on x86-64 at most (arch/x86/include/asm/page_64_types.h)."""
+_MOST_WAITING = 256
+"""Faults that are remembered until their hypercall comes: handlers nest a few deep."""
+_PROFILE = PROFILES[CURRENT]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    # A fault whose handler has not asked yet: what the instruction makes, as far as that is known.
+    fault: Fault
+    physical: int
+    foretold: Foretold | None = None
+    carry: CarryOut | None = None
+    expected: Transfer | None = None
+
+    def may_be(self, stack: int) -> bool:
+        # Tells whether a vCPU whose RSP is there may be in the handler of this fault.
+        return 0 <= self.fault.stack - stack < _STACK
+
+    def is_over(self, stack: int) -> bool:
+        # Tells whether the handler has returned: something else uses its part of the stack.
+        begun = self.fault.stack
+        return stack > begun and stack // _STACK == begun // _STACK
+
+
+class TrustDomain:
+    """Play the TDX module, and the host behind it, for one guest.
+
+    ``state`` is the module's. The ``interceptor`` makes and records the accesses that are asked
+    for.
+    """
+
+    def __init__(
+        self, interceptor: Interceptor, view: GuestView, names: Names, journal: Journal
+    ) -> None:
+        self.state = TdxState(pending=(None,) * view.vcpus)
+        self._interceptor = interceptor
+        self._view = view
+        self._names = names
+        self._journal = journal
+        self._counts: Counter[str] = journal.counts
+        self._waiting: list[_Waiting] = []
+
+    async def take(self, fault: Fault, gate: PageFaultGate) -> Intercepted | None:
+        """Take a stop at the stub; return None for a fault on vetrace's own poison."""
+        error = fault.spill.frame.error_code
+        if error == CALLED:
+            return await self._called(fault, gate)
+        if not error & PageFaultCode.RSVD:
+            return None
+        leaf = fault.space.leaf(fault.spill.cr2)
+        if leaf is None or not fault.space.paging.shares(leaf):
+            return None
+        return await self._faulted(fault, leaf, gate)
+
+    def conclude(self) -> None:
+        """Tell what was left open at the end. Raises GuestError where there was not one #VE."""
+        for waiting in self._waiting:
+            self._give_up(waiting)
+        self._waiting.clear()
+        if not self._counts["ve"]:
+            raise GuestError(
+                "the guest ended without one #VE: its kernel did not take itself for a TDX guest, "
+                "and no access was traced as one's"
+            )
+
+    # ---- faults
+
+    async def _faulted(self, fault: Fault, leaf: Leaf, gate: PageFaultGate) -> Intercepted:
+        regions = fault.space.regions
+        physical = leaf.translate(fault.spill.cr2)
+        write = bool(fault.spill.frame.error_code & PageFaultCode.W)
+        self.state, outcome = tdx_module.fault(
+            self.state,
+            fault.vcpu,
+            gla=fault.spill.cr2,
+            gpa=physical | self.state.shared_bit,
+            write=write,
+            is_ram=regions.is_ram(physical),
+        )
+        match outcome:
+            case Strip():
+                self._strip(fault, leaf, outcome)
+                return Intercepted()
+            case Nested(pending):
+                raise InterceptError(
+                    f"a #VE at RIP {fault.cpu.rip:#x} (linear {fault.spill.cr2:#x}) before the "
+                    f"guest has fetched what the last one is about (linear {pending.gla:#x}): "
+                    "on hardware a double fault"
+                )
+        self._counts["ve"] += 1
+        self._forget(fault.stack)
+        self._waiting.append(await self._foretell(fault, leaf, physical))
+        if len(self._waiting) > _MOST_WAITING:
+            self._give_up(self._waiting.pop(0))
+        place = await gate.raising(fault.space, fault.vcpu, VIRTUALIZATION_VECTOR)
+        return Intercepted((SetRegister("rip", place),))
+
+    def _strip(self, fault: Fault, leaf: Leaf, outcome: Strip) -> None:
+        # The instruction runs again, on the one copy that there is of the page.
+        self._counts["shared_ram"] += 1
+        memory, paging = fault.space.memory, fault.space.paging
+        memory.write(leaf.entry_address, (leaf.entry & ~paging.shared).to_bytes(8, "little"))
+        self._journal.publish(
+            SharedRecord(
+                time_ns=fault.time_ns,
+                vcpu=fault.vcpu,
+                rip=fault.cpu.rip,
+                symbol=self._symbol(fault),
+                what="touch",
+                physical=leaf.physical,
+                size=leaf.size,
+                shared=True,
+                linear=leaf.linear,
+                converted=outcome.converted,
+            )
+        )
+
+    async def _foretell(self, fault: Fault, leaf: Leaf, physical: int) -> _Waiting:
+        # Look ahead, as far as the first access to a device: the handler makes no other.
+        waiting = _Waiting(fault, physical)
+        try:
+            waiting.foretold = await self._interceptor.foretell(fault, (leaf,))
+            waiting.carry = CarryOut(waiting.foretold)
+            asked = next(waiting.carry)
+        except (EmulationError, StopIteration):
+            return waiting
+        if not isinstance(asked, PortAccess) and len(asked) == 1:
+            waiting.expected = asked[0]
+        return waiting
+
+    # ---- calls
+
+    async def _called(self, fault: Fault, gate: PageFaultGate) -> Intercepted:
+        registers = dict(zip(GPR, fault.spill.gpr, strict=True))
+        done = tdx_module.answer(self.state, fault.vcpu, registers)
+        self.state = done.state
+        self._forget(fault.stack)
+        before = fault.cpu
+        fault.cpu = replace(before, rip=before.rip + len(CALL))
+        changes: list[Change] = []
+        match done.event.request:
+            case Mmio() as request if done.event.waits:
+                done = await self._access(done.event, request, fault, gate)
+            case Halt() as request if done.event.waits:
+                done = tdx_module.reply(self.state, done.event, Give())
+                changes = self._sleep(fault, request, gate)
+            case FatalError(_, text):
+                self._told(done.event, fault)
+                raise GuestError(f"the guest told its host that it cannot go on: {text}")
+            case request if request is not None and done.event.waits:
+                said = tdx_module.usual(self.state, request) or Refuse()
+                done = tdx_module.reply(self.state, done.event, said)
+        self.state = done.state
+        self._told(done.event, fault)
+        cpu = fault.cpu
+        gpr = tuple(done.changes.get(name, value) for name, value in zip(GPR, cpu.gpr, strict=True))
+        fault.cpu = replace(cpu, gpr=gpr)
+        return Intercepted((*fault.write_back(), *changes))
+
+    def _sleep(self, fault: Fault, request: Halt, gate: PageFaultGate) -> list[Change]:
+        # The vCPU goes to sleep in the stub, and on from there to behind its call.
+        cpu = fault.cpu
+        lets_in = not cpu.rflags & Flag.IF and not request.blocked
+        asleep = SetMemory(fault.stack, pack_return(fault.spill, cpu.rip))
+        gpr = list(cpu.gpr)
+        gpr[RSP] = fault.stack
+        fault.cpu = replace(cpu, gpr=tuple(gpr), rip=gate.stub.halts[lets_in])
+        return [asleep]
+
+    def _told(self, event: Tdcall, fault: Fault) -> None:
+        # Publish a call that is no step of a device access.
+        if isinstance(event.request, Mmio):
+            return
+        if event.name == _VEINFO_GET and not event.note:
+            self._counts["ve_info"] += 1
+            return
+        self._counts["tdcalls"] += 1
+        rip = fault.spill.frame.rip
+        symbol = self._names.lookup(rip, fault.space)
+        self._journal.publish(
+            TdcallRecord(
+                time_ns=fault.time_ns,
+                vcpu=fault.vcpu,
+                rip=rip,
+                symbol=symbol,
+                leaf=event.leaf,
+                name=_name(event),
+                given=event.given,
+                returned=event.returned,
+                note=event.note or None,
+            )
+        )
+        if isinstance(event.request, MapGpa):
+            wanted = event.request
+            self._journal.publish(
+                SharedRecord(
+                    time_ns=fault.time_ns,
+                    vcpu=fault.vcpu,
+                    rip=rip,
+                    symbol=symbol,
+                    what="map",
+                    physical=wanted.start,
+                    size=wanted.size,
+                    shared=wanted.shared,
+                )
+            )
+
+    # ---- device accesses
+
+    async def _access(
+        self, event: Tdcall, request: Mmio, fault: Fault, gate: PageFaultGate
+    ) -> Answered:
+        self._counts["mmio_calls"] += 1
+        said = tdx_module.usual(self.state, request)
+        if said is not None or request.direction is None:
+            self._remark(fault, request, "which no host makes")
+            return tdx_module.reply(self.state, event, said or Refuse())
+        waiting = self._matched(request, fault)
+        agrees = waiting is not None and _is(request, waiting.expected)
+        self._counts["agreed" if agrees else "disagreed"] += 1
+        regions = fault.space.regions
+        ram = regions.is_ram(request.physical)
+        if ram:
+            self._remark(fault, request, "where RAM is, and no device")
+        transfer = Transfer(
+            direction=request.direction,
+            linear=waiting.fault.spill.cr2 if waiting is not None else 0,
+            physical=request.physical,
+            width=request.width,
+            value=request.value,
+            region=regions.find(request.physical),
+            traced=regions.is_recorded(request.physical, read=request.direction == "read"),
+            ram=ram,
+        )
+        # It is made from where the vCPU stands now, for an instruction that faulted before.
+        made = fault
+        if waiting is not None:
+            made = replace(
+                waiting.fault, stack=fault.stack, space=fault.space, time_ns=fault.time_ns
+            )
+        foretold = None if waiting is None else waiting.foretold
+        if agrees and waiting is not None and waiting.expected is not None:
+            transfer = waiting.expected
+        elif waiting is None:
+            self._remark(fault, request, "at which it has not faulted")
+        if foretold is not None and (agrees or delivered_alike([transfer], regions)):
+            value = await self._interceptor.ask(foretold, transfer, made, gate)
+        else:
+            value = await carrier.reach(transfer, made.stand(gate), None)
+        done = tdx_module.reply(self.state, event, Give(value or 0))
+        outcome = Outcome(made.cpu, (answered(transfer, value),))
+        if agrees and waiting is not None and waiting.carry is not None:
+            outcome = _completed(waiting.carry, value)
+        call = Hypercall(given=dict(event.given), returned=dict(done.event.returned))
+        self._interceptor.record_asked(made, foretold, outcome, Asked(call, agrees))
+        return done
+
+    def _matched(self, request: Mmio, fault: Fault) -> _Waiting | None:
+        # The fault that a hypercall is for, which is forgotten: the newest one at the address.
+        found = [it for it in self._waiting if it.physical == request.physical]
+        near = [it for it in found if it.may_be(fault.stack)]
+        mine = near or [it for it in found if it.fault.vcpu == fault.vcpu]
+        if not mine:
+            return None
+        self._waiting.remove(mine[-1])
+        if self._waiting and mine[-1] is not None and found[-1] is not mine[-1]:
+            self._counts["nested"] += 1
+        return mine[-1]
+
+    def _forget(self, stack: int) -> None:
+        # Faults whose handlers have come to their end without asking.
+        for waiting in [it for it in self._waiting if it.is_over(stack)]:
+            self._waiting.remove(waiting)
+            self._give_up(waiting)
+
+    def _give_up(self, waiting: _Waiting) -> None:
+        self._counts["given_up"] += 1
+        fault, foretold = waiting.fault, waiting.foretold
+        where = self._symbol(fault) or hex(fault.cpu.rip)
+        text, why = fault.code.hex(" "), ""
+        if foretold is not None:
+            text = foretold.insn.text
+            verdict = judge(_PROFILE, foretold.insn, cpl=fault.cpu.cpl, linear=fault.spill.cr2)
+            why = f" ({verdict.outcome}: {verdict.reason})"
+        self._journal.remark(
+            f"the guest's #VE handler did not ask for the access of `{text}` at {where}, "
+            f"physical {waiting.physical:#x}{why}"
+        )
+
+    def _remark(self, fault: Fault, request: Mmio, what: str) -> None:
+        where = self._symbol(fault) or hex(fault.cpu.rip)
+        self._journal.remark(
+            f"at {where} the guest asks its host for {request.width} bytes at physical "
+            f"{request.physical:#x}, {what}"
+        )
+
+    def _symbol(self, fault: Fault) -> str | None:
+        return self._names.lookup(fault.cpu.rip, fault.space)
+
+
+def _name(event: Tdcall) -> str:
+    # The name of a call, with that of what the host is asked.
+    call = CALLS.get(event.given.get("r11", 0)) if event.request is not None else None
+    return event.name if call is None else f"{event.name}<{call.name}>"
+
+
+def _is(request: Mmio, expected: Transfer | None) -> bool:
+    # Tells whether a guest asks for just the access that its instruction makes.
+    if expected is None:
+        return False
+    return (request.direction, request.width, request.physical, request.value) == (
+        expected.direction,
+        expected.width,
+        expected.physical,
+        expected.value if expected.direction == "write" else None,
+    )
+
+
+def _completed(carry: CarryOut, value: int | None) -> Outcome:
+    # Runs the instruction to its end on what its only access read.
+    carry.answers = [value]
+    for _ in carry:
+        raise InterceptError("an instruction of several accesses was carried out as one of one")
+    return carry.outcome
