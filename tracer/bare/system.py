@@ -189,6 +189,9 @@ class Bare:
             "for page faults"
         )
 
+    def taken_back(self) -> None:
+        """Return None: it is entered as an ordinary guest."""
+
     async def remove(self, space: AddressSpace) -> None:
         """Do nothing: its code is as it was."""
 

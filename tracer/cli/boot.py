@@ -21,6 +21,7 @@ from tracer.cli.interactive import add_shell_arguments, screen, wish
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.verify import compared, print_comparison, verdict
 from tracer.compiled.layout import SLOTS
+from tracer.confidential.kind import Kind
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.report import GuestReport, why_missing
 from tracer.host import signals
@@ -231,6 +232,11 @@ class _Boot:
         self._recorded = recorded
         self._ring = None if args.every_stop else parse_ring(args.ring)
         self._last = _last(args)
+        if args.untraced and plan.guest is not Kind.PLAIN:
+            raise UsageError(
+                f"--untraced leaves a {plan.guest.label} guest without who answers it: drop it, or "
+                "--guest"
+            )
         self._summary = Summary()
         self._wish = wish(args, args.output)
         self._status = EXIT_OK
@@ -241,13 +247,17 @@ class _Boot:
         self._report = GuestReport()
         self._kernel: Kernel | None = None
         self._watchdog = Watchdog(plan.limits)
+        self._disagreed = 0
 
     def run(self) -> int:
         if self._wish.asked:
             self._interruption.begin()
         # At a prompt Ctrl-C is for the guest.
         signals.run(self._run(), interruptible=not self._wish.asked)
-        return self._status
+        if self._disagreed:
+            number = self._disagreed
+            warn(f"the guest asked for {number} accesses otherwise than vetrace decodes them")
+        return self._status or (EXIT_MISMATCH if self._disagreed else EXIT_OK)
 
     def kept(self) -> str:
         some = self._summary.accesses and self._args.output is not None
@@ -381,14 +391,23 @@ class _Boot:
             terminal.table_console(stream).print(closing_table(self._summary))
         counts = session.counts
         sites = session.loop.sites
+        asked = f", {counts['guest']} by the guest itself" if counts["ve"] else ""
         compiled = f", {counts['compiled']} compiled at {len(sites)} sites" if sites else ""
         tell(
             f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
-            f"{counts['emulated']} emulated, {counts['stepped']} stepped"
+            f"{counts['emulated']} emulated, {counts['stepped']} stepped{asked}"
             f"{compiled}; "
             f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
             f"{counts['ram_hooks']} of these of RAM"
         )
+        if counts["ve"]:
+            self._disagreed = counts["disagreed"]
+            tell(
+                f"{counts['ve']} #VE, {counts['ve_info']} fetched by the guest, "
+                f"{counts['mmio_calls']} asked of its host: "
+                f"{counts['agreed']} as vetrace decodes them, "
+                f"{counts['disagreed']} otherwise"
+            )
         if sites and self._args.verbose:
             for line in sites.told():
                 tell(line)

@@ -153,6 +153,13 @@ class System(Protocol):
         """Say in words what is not traced once an IDT without room was loaded at a place."""
         ...
 
+    def taken_back(self) -> str | None:
+        """Say in words why the guest is no longer the confidential one that it was entered as.
+
+        None while it is.
+        """
+        ...
+
     async def remove(self, space: AddressSpace) -> None:
         """Leave code and page tables as the guest would have them without a tracer."""
         ...

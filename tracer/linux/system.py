@@ -22,6 +22,7 @@ from tracer.linux.kernel import Kernel
 from tracer.linux.names import Names
 from tracer.linux.readers import hide_poison
 from tracer.linux.user import UserMappings
+from tracer.linux.vendor import Vendor
 from tracer.linux.window import open_window
 from tracer.linux.wrapper import whole_pages
 from tracer.linux.wrappers import Wrappers
@@ -48,6 +49,7 @@ class Linux:
         self._wrappers: Wrappers | None = None
         self._errands = Errands(self.names)
         self._users: UserMappings | None = None
+        self._vendor: Vendor | None = None
 
     @property
     def title(self) -> str:
@@ -85,6 +87,8 @@ class Linux:
         self, ground: Ground, space: AddressSpace, *, late: bool, block: int | None
     ) -> Sequence[Breakpoint]:
         """Set breakpoints on the functions that make mappings, and free code. Raises GuestError."""
+        if self.kind is not Kind.PLAIN:
+            self._vendor = Vendor(self.names.symbols, space)
         hides = hide_poison(space, self.names)
         scratch = ground.gate.scratch
         users = UserMappings(self.names, ground.view, ground.journal, hides=hides, scratch=scratch)
@@ -148,6 +152,15 @@ class Linux:
         return (
             f"not traced: what the guest does from {where} on, where it loads an IDT without room "
             "for page faults"
+        )
+
+    def taken_back(self) -> str | None:
+        """Say that the kernel takes itself for an ordinary guest, after all."""
+        if self._vendor is None or not self._vendor.taken_back():
+            return None
+        return (
+            f"the kernel no longer takes itself for a {self.kind.label} guest: the vendor of its "
+            "CPU is another one's"
         )
 
     async def remove(self, space: AddressSpace) -> None:

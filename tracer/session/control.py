@@ -209,8 +209,8 @@ class Control:
             await self.interrupt()
             await self.wait()
         self.stopped()
-        self._tell(RELEASED)
         self.session.release()
+        self._tell(RELEASED)
         self._go(Go(), Leaving())
 
     def _go(self, decision: Decision, going: Going) -> None:

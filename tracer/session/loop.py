@@ -40,7 +40,7 @@ from tracer.access.want import (
 from tracer.compiled.common import CommonCode, common_code
 from tracer.compiled.layout import DISTANCE, block_size
 from tracer.confidential.kind import SHARED_BIT, Kind
-from tracer.errors import GuestHung, InterceptError, UsageError
+from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
 from tracer.intercept import carrier
 from tracer.intercept.blame import whose_doing
 from tracer.intercept.carrier import Stand, can_enter
@@ -310,6 +310,9 @@ class Loop:
         traced = self.traced
         await self.coverage.follow_map()
         await traced.watch.look(stop)
+        why = self.system.taken_back()
+        if why is not None:
+            raise GuestError(why)
         trap = next((trap for trap in traced.traps if trap.claims(stop)), None)
         if trap is None:
             raise InterceptError(f"the guest stopped and nobody knows why: {stop.payload}")
@@ -321,8 +324,13 @@ class Loop:
                 if stop.expired:
                     raise GuestHung
                 return await self._hold(handled)
+            case LetGo() if self._domain is not None:
+                raise GuestError(
+                    "the guest has loaded an IDT without room for page faults: without its TDX "
+                    "module, which vetrace is, it cannot go on (see above)"
+                )
             case LetGo():
-                self.release()
+                self._releasing = True
         return ()
 
     async def _hold(self, still: StandStill) -> Sequence[Change]:
@@ -361,7 +369,14 @@ class Loop:
     # ---- what a person at a prompt does
 
     def release(self) -> None:
-        """Let the guest go on without any trap, once it goes on."""
+        """Let the guest go on without any trap, once it goes on.
+
+        Raises UsageError for one that cannot.
+        """
+        if self._domain is not None:
+            raise UsageError(
+                "a TDX guest cannot go on alone: vetrace is its TDX module; `quit` ends it"
+            )
         self._releasing = True
 
     async def refresh_regions(self) -> RegionMap:
