@@ -7,6 +7,7 @@ __all__ = (
     "kind",
     "request",
     "sev_host",
+    "support",
     "tdx_host",
     "tdx_module",
     "tdx_state",

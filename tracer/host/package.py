@@ -27,6 +27,9 @@ from tracer.host.cache import cache_folder
 METAPACKAGE = "linux-image-cloud-amd64"
 """Depends on the newest kernel of the default guest's flavour."""
 
+CURRENT = "current"
+"""Links to the package of the default guest's kernel, as the name of another kind of guest does."""
+
 _PARTS = re.compile(r"linux-(image|binary|modules)-")
 """Since Debian 14 an image package has nothing in it but dependencies on these."""
 _DEPENDS = re.compile(r"^\s*Depends: (\S+)$", re.MULTILINE)
@@ -48,7 +51,7 @@ class Archive:
     def depends(self, package: str) -> list[str]:
         """Return the names of what a package depends on; none when the lists do not know it."""
         try:
-            text = _run(["apt-cache", *self.options, "depends", "--no-recommends", package])
+            text = run_program(["apt-cache", *self.options, "depends", "--no-recommends", package])
         except PackageError:
             return []
         return _DEPENDS.findall(text)
@@ -57,12 +60,12 @@ class Archive:
         """Download packages into a folder; return their files. Raises PackageError."""
         # apt drops root's rights for a download, and may then not write here.
         options = ("-o", "APT::Sandbox::User=root") if os.geteuid() == 0 else ()
-        _run(["apt-get", "-q", *options, *self.options, "download", *packages], folder)
+        run_program(["apt-get", "-q", *options, *self.options, "download", *packages], folder)
         return sorted(folder.glob("*.deb"))
 
     def update(self) -> None:
         """Fetch the lists anew. Raises PackageError."""
-        _run(["apt-get", "-q", *self.options, "update"])
+        run_program(["apt-get", "-q", *self.options, "update"])
 
 
 def own_archive() -> Archive:
@@ -91,26 +94,36 @@ def image_in(folder: Path) -> Path | None:
     return None
 
 
-def newest_kernel(metapackage: str = METAPACKAGE, progress: Progress = lambda _: None) -> str:
-    """Return the kernel package that a metapackage depends on. Raises PackageError."""
-    for archive in _archives(progress):
+def newest_kernel(
+    metapackage: str = METAPACKAGE,
+    progress: Progress = lambda _: None,
+    archives: Sequence[Archive] = (),
+) -> str:
+    """Return the kernel package that a metapackage depends on. Raises PackageError.
+
+    Without ``archives`` the machine's own are asked.
+    """
+    for archive in archives or _archives(progress):
         for name in archive.depends(metapackage):
             if name.startswith("linux-image-"):
                 return name
     raise PackageError(f"apt knows no package {metapackage} of which a kernel could be taken")
 
 
-def fetch_kernel(package: str, progress: Progress = lambda _: None) -> Path:
+def fetch_kernel(
+    package: str, progress: Progress = lambda _: None, archives: Sequence[Archive] = ()
+) -> Path:
     """Download and unpack a kernel package and its parts, once; return its image.
 
-    Another process that does the same is waited for. Raises PackageError.
+    Without ``archives`` it is from the machine's own. Another process that does the same is waited
+    for. Raises PackageError.
     """
     folder = kernels_folder() / package
-    with _only_one(progress):
+    with only_one(progress):
         if (image := image_in(folder)) is not None:
             return image
         failure = PackageError(f"apt cannot download {package}")
-        for archive in _archives(progress):
+        for archive in archives or _archives(progress):
             progress(f"downloading {package}")
             draft = Path(tempfile.mkdtemp(prefix=".draft.", dir=kernels_folder()))
             try:
@@ -130,17 +143,17 @@ def fetch_kernel(package: str, progress: Progress = lambda _: None) -> Path:
     return image
 
 
-def make_default(package: str) -> None:
-    """Let the default guest run the kernel of an unpacked package."""
+def make_default(package: str, kind: str = CURRENT) -> None:
+    """Let the default guest of a kind run the kernel of an unpacked package."""
     link = kernels_folder() / f".draft.link.{os.getpid()}"
     link.symlink_to(package)
-    link.rename(kernels_folder() / "current")
+    link.rename(kernels_folder() / kind)
 
 
 def _unpack(archive: Archive, package: str, folder: Path) -> None:
     parts = [name for name in archive.depends(package) if _PARTS.match(name)]
     for file in archive.download([package, *parts], folder):
-        _run(["dpkg-deb", "-x", str(file), str(folder)])
+        run_program(["dpkg-deb", "-x", str(file), str(folder)])
         file.unlink()
     shutil.rmtree(folder / "usr/share", ignore_errors=True)
     if image_in(folder) is None:
@@ -158,7 +171,8 @@ def _archives(progress: Progress) -> Iterator[Archive]:
 
 
 @contextlib.contextmanager
-def _only_one(progress: Progress) -> Iterator[None]:
+def only_one(progress: Progress) -> Iterator[None]:
+    """Wait for another process that fetches, and let none fetch in the block."""
     kernels_folder().mkdir(parents=True, exist_ok=True)
     with (kernels_folder() / ".lock").open("a") as lock:
         try:
@@ -179,24 +193,24 @@ def install(packages: Sequence[str]) -> None:
     if os.geteuid() != 0:
         rights = ("sudo", "-n")
         try:
-            _run([*rights, "true"])
+            run_program([*rights, "true"])
         except PackageError as error:
             raise PackageError("it needs root, or sudo without a password") from error
     apt = (*rights, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y",
            "-o", "DPkg::Lock::Timeout=300")  # fmt: skip
     command = [*apt, "install", "--no-install-recommends", *packages]
     # A run that was interrupted inside dpkg leaves packages that must be configured first.
-    _run([*rights, "dpkg", "--configure", "-a"])
+    run_program([*rights, "dpkg", "--configure", "-a"])
     try:
-        _run(command)
+        run_program(command)
     except PackageError:
         # Package lists that are absent or old are the usual reason for a first failure.
-        _run([*apt, "update"])
-        _run(command)
+        run_program([*apt, "update"])
+        run_program(command)
 
 
-def _run(command: Sequence[str], folder: Path | None = None) -> str:
-    # Returns what a program printed; it ends when vetrace does.
+def run_program(command: Sequence[str], folder: Path | None = None) -> str:
+    """Return what a program printed; it ends when vetrace does. Raises PackageError."""
     parent = os.getpid()
     libc = ctypes.CDLL(None)
 

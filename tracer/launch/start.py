@@ -10,6 +10,7 @@ from pathlib import Path
 from tracer import __version__
 from tracer.bare.open import open_bare
 from tracer.confidential.kind import C_BIT, Kind, unfit
+from tracer.confidential.support import setup_command, why_not
 from tracer.errors import GuestError, KernelImageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
@@ -61,15 +62,18 @@ async def _check_machine(kind: Kind, machine: Machine) -> None:
 
 def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:
     # The guest's software, by its image, and the machine for it.
-    path = plan.kernel or default_kernel()
+    path = plan.kernel or default_kernel(plan.guest)
     if path is None:
+        command = setup_command(plan.guest)
         raise GuestError(
-            "no guest kernel: run vetrace setup to fetch Debian's, or name one with --kernel"
+            f"no guest kernel: run {command} to fetch Debian's, or name one with --kernel"
         )
     if plan.initrd is not None and not plan.initrd.is_file():
         raise GuestError(f"the initial ramdisk {plan.initrd} is not there")
     bare = open_bare(path, plan.symbols)
     if bare is not None:
+        if plan.guest is not Kind.PLAIN:
+            raise GuestError(f"{path} is no Linux kernel: --guest {plan.guest} is for those")
         return bare, _configure(plan, path, plan.initrd)
     kernel = open_kernel(path, plan.symbols, progress)
     if not kernel.startable:
@@ -77,6 +81,8 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
             f"{path}: QEMU cannot start a vmlinux without a PVH entry note (CONFIG_PVH); "
             "give the bzImage, with this file as --symbols"
         )
+    if plan.guest not in kernel.kinds:
+        raise KernelImageError(f"{path}: {why_not(plan.guest, kernel.release)}")
     initrd = plan.initrd
     if initrd is None:
         script = recipe.init_script()

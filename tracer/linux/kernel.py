@@ -20,9 +20,11 @@ from elftools.elf.elffile import ELFFile
 
 from tracer.access import symbols
 from tracer.access.symbols import KERNEL_HALF, SymbolTable
+from tracer.confidential.kind import Kind
+from tracer.confidential.support import kinds_of
 from tracer.errors import KernelImageError
 from tracer.host.cache import cache_folder, new_file
-from tracer.host.package import image_in, kernels_folder
+from tracer.host.package import CURRENT, image_in, kernels_folder
 from tracer.linux import bzimage, kallsyms
 from tracer.linux.btf import Btf, parse_btf
 
@@ -84,15 +86,26 @@ class Kernel:
         """Return the kernel's release, as ``uname -r`` prints it."""
         return self.facts.release
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Return the kinds of guest that it can be."""
+        return kinds_of(lambda name: self.symbols.address_of(name) is not None)
+
     def types(self) -> Btf | None:
         """Read the kernel's BTF type information, or None when it was built without."""
         return None if self.btf_file is None else parse_btf(self.btf_file.read_bytes())
 
 
-def default_kernel() -> Path | None:
-    """Return the image that ``vetrace setup`` left in the cache folder, or None."""
-    image = image_in(kernels_folder() / "current")
-    return image.resolve() if image is not None else None
+def default_kernel(kind: Kind = Kind.PLAIN) -> Path | None:
+    """Return the image that ``vetrace setup`` left for a kind of guest in the cache folder, if any.
+
+    A kind that it fetched none for has the one of the plain guest.
+    """
+    for name in (kind, CURRENT):
+        image = image_in(kernels_folder() / name)
+        if image is not None:
+            return image.resolve()
+    return None
 
 
 def open_kernel(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tracer.access.symbols import Symbol, elf_symbols
+from tracer.confidential.kind import Kind
 from tracer.errors import KernelImageError
 from tracer.linux.kernel import default_kernel, find_modules, open_kernel, read_symbols
 
@@ -67,6 +68,23 @@ def test_default_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (boot / "vmlinuz-1").touch()
     (tmp_path / "kernel" / "current").symlink_to("linux-image-1")
     assert default_kernel() == boot / "vmlinuz-1"
+
+
+def test_a_kind_of_guest_has_its_own_kernel_or_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VETRACE_CACHE", str(tmp_path))
+    for name in ("one", "two"):
+        boot = tmp_path / "kernel" / name / "boot"
+        boot.mkdir(parents=True)
+        (boot / f"vmlinuz-{name}").touch()
+    (tmp_path / "kernel" / "tdx").symlink_to("two")
+    assert default_kernel() is None
+    (tmp_path / "kernel" / "current").symlink_to("one")
+    chosen = {kind: path.name for kind in Kind if (path := default_kernel(kind)) is not None}
+    assert chosen == {
+        Kind.PLAIN: "vmlinuz-one", Kind.TDX: "vmlinuz-two", Kind.SEV_ES: "vmlinuz-one",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
