@@ -28,10 +28,12 @@ from tracer.access.want import (
     Resume,
     RunAlone,
     SetBreakpoint,
+    StepAlone,
     VcpuStates,
     WatchStores,
     WriteCode,
 )
+from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, InterceptError, KernelImageError
 from tracer.intercept.trap import GoOn
 from tracer.linux import kaslr, mm
@@ -42,6 +44,7 @@ from tracer.linux.readers import hide_poison
 from tracer.linux.system import Linux
 from tracer.linux.toll import MANY
 from tracer.linux.user import UserMappings
+from tracer.linux.vendor import Vendor
 from tracer.linux.wrapper import NOP, PASS, call
 from tracer.trace.record import MapRecord
 from tracer.x86.paging import PRESENT, USER, WRITABLE
@@ -538,3 +541,62 @@ def test_a_kernel_without_the_symbols_to_follow_is_refused(tmp_path: Path) -> No
         play(follow_kaslr(found, "", None))  # type: ignore[arg-type]
     found.path.write_bytes(b"\x7fELF" + bytes(64))
     assert play(follow_kaslr(found, "", None)) == 0  # type: ignore[arg-type]
+
+
+# ---- the way to a TDX guest's entry
+
+
+ASKS = BASE + 0x900
+"""Where the code of a TDX kernel is that asks: 0x900 bytes from its start, in the first page."""
+
+
+def asking(steps: int) -> tuple[Any, Scene, list[Any]]:
+    """A kernel that asks after some instructions of `tdx_early_init`; what is wanted on the way."""
+    scene = Scene()
+    scene.ram.map(BASE, 0x30_0000)
+    scene.write(ASKS + steps, b"\x0f\xa2")
+    found = kernel(PLACES | {"tdx_early_init": ASKS})
+    wanted: list[Any] = [
+        (SetBreakpoint(ASKS), 1), (Resume(()), hit(1)), (DeleteBreakpoint(1), None),
+        (MemoryMap(), ([], [])), (Registers(), registers(rip=ASKS, rax=1)),
+    ]  # fmt: skip
+    for step in range(1, steps + 1):
+        wanted += [(StepAlone(), ASKS + step)]
+        wanted += [(Registers(), registers(rip=ASKS + step, rax=0xFFFF_0000_0000_0021))]
+    return found, scene, wanted
+
+
+def test_a_kernel_that_asks_is_told_that_it_is_a_tdx_guest() -> None:
+    found, scene, wanted = asking(3)
+    told = [
+        SetRegister("rax", 0), SetRegister("rbx", int.from_bytes(b"Inte", "little")),
+        SetRegister("rdx", int.from_bytes(b"lTDX", "little")),
+        SetRegister("rcx", int.from_bytes(b"    ", "little")),
+    ]  # fmt: skip
+    wanted += [(StepAlone(), ASKS + 5), (MakeChanges(told), None)]
+    linux = Linux(found, "quiet nokaslr", Kind.TDX)
+    play(linux.reach_entry(scene.ram), *wanted)
+
+
+def test_a_kernel_that_does_not_ask_is_refused() -> None:
+    with pytest.raises(GuestError, match="CONFIG_INTEL_TDX_GUEST"):
+        play(Linux(kernel(), "nokaslr", Kind.TDX).reach_entry(Scene().ram))
+    found, scene, wanted = asking(1)
+    scene.write(ASKS + 1, b"\x90\x90")
+    wanted = wanted[:5] + [
+        step for _ in range(400) for step in ((StepAlone(), ASKS), (Registers(), registers()))
+    ]
+    with pytest.raises(GuestError, match="does not ask"):
+        play(Linux(found, "nokaslr", Kind.TDX).reach_entry(scene.ram), *wanted)
+
+
+def test_a_kernel_that_takes_it_back_says_so() -> None:
+    scene = Scene()
+    scene.ram.map(BASE, 0x30_0000)
+    linux = Linux(kernel(PLACES | {"cc_vendor": BASE + 0xB00}), "nokaslr", Kind.TDX)
+    assert linux.taken_back() is None
+    linux._vendor = Vendor(linux.kernel.symbols, scene.space)
+    scene.write(BASE + 0xB00, b"\2\0\0\0")
+    assert linux.taken_back() is None
+    scene.write(BASE + 0xB00, b"\1\0\0\0")
+    assert "no longer takes itself for a TDX guest" in str(linux.taken_back())

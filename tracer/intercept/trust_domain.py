@@ -6,7 +6,7 @@ fault becomes a #VE, the guest's handler fetches what it is about, decodes the i
 for the access by a hypercall. There it is made, and recorded beside what vetrace has foretold.
 
 A handler lets interrupts in once it knows what its #VE is about, so that handlers nest: a hypercall
-belongs to the newest fault at its address on its stack.
+belongs to the innermost fault at its address on its stack.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ class TrustDomain:
             ram=ram,
         )
         # It is made from where the vCPU stands now, for an instruction that faulted before.
-        made = fault
+        made = replace(fault, cpu=replace(fault.cpu, rip=fault.spill.frame.rip), code=CALL)
         if waiting is not None:
             made = replace(
                 waiting.fault, stack=fault.stack, space=fault.space, time_ns=fault.time_ns
@@ -301,16 +301,20 @@ class TrustDomain:
         return done
 
     def _matched(self, request: Mmio, fault: Fault) -> _Waiting | None:
-        # The fault that a hypercall is for, which is forgotten: the newest one at the address.
+        # The fault that a hypercall is for, which is forgotten: of those at its address the nearest
+        # one up the stack, or else the newest one of the vCPU.
         found = [it for it in self._waiting if it.physical == request.physical]
         near = [it for it in found if it.may_be(fault.stack)]
-        mine = near or [it for it in found if it.fault.vcpu == fault.vcpu]
-        if not mine:
+        mine = [it for it in found if it.fault.vcpu == fault.vcpu]
+        if near:
+            match = min(near, key=lambda it: it.fault.stack)
+        elif mine:
+            match = mine[-1]
+        else:
             return None
-        self._waiting.remove(mine[-1])
-        if self._waiting and mine[-1] is not None and found[-1] is not mine[-1]:
-            self._counts["nested"] += 1
-        return mine[-1]
+        self._waiting.remove(match)
+        self._counts["nested"] += bool(self._waiting)
+        return match
 
     def _forget(self, stack: int) -> None:
         # Faults whose handlers have come to their end without asking.

@@ -1,0 +1,354 @@
+"""Whatever order a TDX guest faults and calls in: handlers that nest, calls out of the blue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playbook import Step, play
+from ram import POISON, ROOT
+from scene import (
+    AT,
+    CODE,
+    CS,
+    DEVICE,
+    HANDLER,
+    IDT_AT,
+    LAPIC,
+    LAPIC_AT,
+    READ,
+    STACK,
+    STUB,
+    TABLES,
+    WRITE,
+    Callers,
+    Names,
+    Scene,
+    set_rip,
+)
+
+from tracer.access.space import AddressSpace
+from tracer.access.want import (
+    ReadPhysical,
+    StackAndTables,
+    WatchReads,
+    WatchStores,
+    WriteCode,
+    WritePhysical,
+)
+from tracer.errors import GuestError, InterceptError
+from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.interceptor import Intercepted, Interceptor
+from tracer.intercept.journal import Journal
+from tracer.intercept.stub import CALLED
+from tracer.intercept.trust_domain import CALL, TrustDomain
+from tracer.trace.record import Intercept, Mark, SharedRecord, TdcallRecord
+from tracer.x86.idt import Gate, pack_gate
+from tracer.x86.paging import Paging
+
+SHARED = 1 << 47
+RAM, RAM_AT = 0xFFFF_C900_0003_0000, 0x25_0000
+CALLER = CODE + 0x800
+OUTER, INNER = STACK - 0x400, STACK - 0xC00
+"""Where the spills lie of a fault, and of one that comes in the middle of its handler."""
+ASKING = 0x200
+"""How far below the spill of its fault a handler makes its calls."""
+MMIO = {"rax": 0, "rcx": 0xFFCC, "r10": 0, "r11": 48}
+READS, WRITES = "8b 41 1c", "89 41 14"  # mov eax, [rcx + 0x1c]; mov [rcx + 0x14], eax
+
+
+def gate_to(handler: int) -> bytes:
+    return pack_gate(Gate(handler, 0x8E << 40 | CS << 16, 0))
+
+
+class Domain(Scene):
+    """A scene whose guest is one of TDX: its device is mapped shared, at AT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for page in range(2):
+            self.ram.map(AT + 0x1000 * page, DEVICE + 0x1000 * page | SHARED)
+        self.ram.map(RAM, RAM_AT | SHARED)
+        self.ram.write(IDT_AT + 14 * 16, self.own)
+        self.ram.write(IDT_AT + 6 * 16, gate_to(HANDLER + 0x40))
+        self.ram.write(IDT_AT + 20 * 16, gate_to(HANDLER + 0x80))
+        self.view.shared = SHARED
+        self.gate = PageFaultGate(self.ram, spare=0, notes=False, call=CALL)
+        planted = (WriteCode, self.write_code)
+        play(self.gate.place(self.space, TABLES.idt, STUB, CS), planted, (WatchReads, 1))
+        watched = (planted, (WatchStores, 2), (WatchStores, 3))
+        play(self.gate.follow(self.space, TABLES.idt), *watched, *watched)
+        self.stub = self.gate.stub
+        self.journal = Journal(self.view)
+        self.journal.subscribers.append(self.records.append)
+        self.interceptor = Interceptor(
+            self.view, Names(), Callers(), self.journal.counts, self.journal.publish  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.domain = self.interceptor.firmware = TrustDomain(
+            self.interceptor,
+            self.view,
+            Names(),  # type: ignore[arg-type]
+            self.journal,
+        )
+        self.entered = False
+        self.moment = 0
+
+    @property
+    def space(self) -> AddressSpace:
+        return AddressSpace(self.ram, Paging(ROOT, 4, POISON, SHARED), self.view.regions)
+
+    def faults(
+        self, code: str, linear: int, error: int = READ, *, stack: int = OUTER, vcpu: int = 0,
+        rip: int = CODE, **registers: int,
+    ) -> None:  # fmt: skip
+        """Let an instruction come upon what is shared; its handler is entered."""
+        self.moment += 1
+        self.fault(code, linear, error, stack=stack, rip=rip, tsc=self.moment, **registers)
+        steps: tuple[Step, ...] = () if self.entered else ((WriteCode, self.write_code),)
+        self.entered = True
+        done = self.play(*steps, stack=stack, vcpu=vcpu)
+        assert done.changes == (set_rip(self.stub.raising),)
+
+    def calls(
+        self, *steps: Step, stack: int = OUTER, vcpu: int = 0, rflags: int = 0x46, **registers: int
+    ) -> dict[str, int]:
+        """Let the handler of a fault call; return the registers that it finds."""
+        self.moment += 1
+        place = self.fault(
+            CALL.hex(), 0, CALLED, stack=stack - ASKING, rip=CALLER, tsc=self.moment,
+            rflags=rflags, **registers,
+        )  # fmt: skip
+        done = self.play(*steps, stack=place, vcpu=vcpu)
+        return self.found(done, place)
+
+    def found(self, done: Intercepted, stack: int) -> dict[str, int]:
+        after = self.after(done, stack)
+        assert not after.others
+        return after.registers
+
+    def fetches(self, **where: int) -> dict[str, int]:
+        """Let the handler fetch what its #VE is about."""
+        return self.calls(rax=3, **where)
+
+    def asks(
+        self, *steps: Step, physical: int, width: int = 4, write: int | None = None, **where: int
+    ) -> dict[str, int]:
+        """Let the handler ask for an access."""
+        made = {"r12": width, "r13": write is not None, "r14": physical | SHARED, "r15": write or 0}
+        return self.calls(*steps, **MMIO, **made, **where)
+
+    def accesses_of(self, record: Intercept) -> list[tuple[str, int, int, int | None]]:
+        return [(made.direction, made.physical, made.width, made.value) for made in record.accesses]
+
+    def of(self, kind: type) -> list[Any]:
+        return [record for record in self.records if isinstance(record, kind)]
+
+    @property
+    def counts_of_all(self) -> dict[str, int]:
+        return dict(self.journal.counts)
+
+
+REG = DEVICE + 0x1C
+
+
+def test_a_read_goes_from_fault_to_record_by_the_guests_own_handler() -> None:
+    scene = Domain()
+    scene.faults(READS, AT + 0x1C, rcx=AT, rax=0x1111_1111_1111_1111)
+    told = scene.fetches()
+    assert (told["rax"], told["rcx"], told["rdx"]) == (0, 48, 1)
+    assert (told["r8"], told["r9"], told["rip"]) == (AT + 0x1C, REG | SHARED, CALLER + 4)
+    got = scene.asks((ReadPhysical(REG, 4), 0x8001), physical=REG)
+    assert (got["rax"], got["r10"], got["r11"], got["rip"]) == (0, 0, 0x8001, CALLER + 4)
+    (record,) = scene.of(Intercept)
+    assert (record.via, record.agrees, record.rip, record.cr2) == ("guest", True, CODE, AT + 0x1C)
+    assert record.before["rcx"] == AT
+    assert record.after == {"rip": CODE + 3, "rax": 0x8001}
+    assert scene.accesses_of(record) == [("read", REG, 4, 0x8001)]
+    assert record.asked.given["r14"] == REG | SHARED and record.asked.returned["r11"] == 0x8001
+    counts = scene.counts_of_all
+    assert counts["ve"] == counts["ve_info"] == counts["mmio_calls"] == counts["agreed"] == 1
+    assert not scene.of(TdcallRecord)
+    scene.domain.conclude()
+
+
+def test_a_write_reaches_the_device_as_the_guest_asks() -> None:
+    scene = Domain()
+    scene.faults(WRITES, AT + 0x14, WRITE, rcx=AT, rax=0x460001)
+    assert scene.fetches()["rdx"] == 2
+    made = (WritePhysical(DEVICE + 0x14, 4, 0x460001), None)
+    scene.asks(made, physical=DEVICE + 0x14, write=0x460001)
+    (record,) = scene.of(Intercept)
+    assert record.agrees and record.after == {"rip": CODE + 3}
+
+
+def test_an_interrupts_access_comes_between_a_fault_and_its_hypercall() -> None:
+    scene = Domain()
+    scene.faults(READS, AT + 0x1C, rcx=AT)
+    scene.fetches()
+    scene.faults(WRITES, AT + 0x14, WRITE, stack=INNER, rip=CODE + 0x40, rcx=AT, rax=7)
+    scene.fetches(stack=INNER)
+    made = (WritePhysical(DEVICE + 0x14, 4, 7), None)
+    scene.asks(made, physical=DEVICE + 0x14, write=7, stack=INNER)
+    scene.asks((ReadPhysical(REG, 4), 1), physical=REG)
+    inner, outer = scene.of(Intercept)
+    assert (inner.rip, outer.rip) == (CODE + 0x40, CODE) and inner.agrees and outer.agrees
+
+
+def test_of_two_faults_at_one_address_the_inner_one_is_asked_for_first() -> None:
+    scene = Domain()
+    scene.faults(READS, AT + 0x1C, rcx=AT)
+    scene.fetches()
+    scene.faults(READS, AT + 0x1C, stack=INNER, rip=CODE + 0x40, rcx=AT)
+    scene.fetches(stack=INNER)
+    scene.asks((ReadPhysical(REG, 4), 1), physical=REG, stack=INNER)
+    scene.asks((ReadPhysical(REG, 4), 2), physical=REG)
+    inner, outer = scene.of(Intercept)
+    assert (inner.rip, inner.after["rax"]) == (CODE + 0x40, 1)
+    assert (outer.rip, outer.after["rax"]) == (CODE, 2)
+    assert "given_up" not in scene.counts_of_all
+
+
+def test_two_vcpus_ask_in_another_order_than_they_faulted() -> None:
+    scene = Domain()
+    other = STACK + 0xC00
+    scene.faults(READS, AT + 0x1C, rcx=AT)
+    scene.faults(READS, AT + 0x1C, stack=other, vcpu=1, rip=CODE + 0x40, rcx=AT)
+    assert scene.fetches()["r8"] == AT + 0x1C
+    assert scene.fetches(stack=other, vcpu=1)["r8"] == AT + 0x1C
+    scene.asks((ReadPhysical(REG, 4), 1), physical=REG)
+    scene.asks((ReadPhysical(REG, 4), 2), physical=REG, stack=other, vcpu=1)
+    assert [(record.rip, record.vcpu) for record in scene.of(Intercept)] == [
+        (CODE, 0), (CODE + 0x40, 1),
+    ]  # fmt: skip
+
+
+def test_a_fault_before_the_last_one_was_fetched_ends_the_run() -> None:
+    scene = Domain()
+    scene.faults(READS, AT + 0x1C, rcx=AT)
+    scene.fault(READS, AT + 0x20, stack=INNER, tsc=99, rcx=AT + 4)
+    with pytest.raises(InterceptError, match="before the guest has fetched"):
+        scene.play(stack=INNER)
+
+
+def test_what_no_fault_is_about_cannot_be_fetched_and_is_told() -> None:
+    scene = Domain()
+    assert scene.fetches()["rax"] >> 63
+    (record,) = scene.of(TdcallRecord)
+    assert record.name == "TDG.VP.VEINFO.GET" and record.note and record.rip == CALLER
+    assert "ve_info" not in scene.counts_of_all
+
+
+def test_a_hypercall_for_an_address_never_faulted_on_is_made_and_told() -> None:
+    scene = Domain()
+    got = scene.asks((ReadPhysical(REG, 4), 5), physical=REG)
+    assert got["r11"] == 5
+    (record,) = scene.of(Intercept)
+    assert record.agrees is False and record.rip == CALLER and record.code == CALL
+    assert scene.accesses_of(record) == [("read", REG, 4, 5)]
+    assert any("has not faulted" in mark.text for mark in scene.of(Mark))
+
+
+def test_what_is_asked_is_made_where_the_instruction_says_otherwise() -> None:
+    scene = Domain()
+    scene.faults(READS, AT + 0x1C, rcx=AT)
+    scene.fetches()
+    assert scene.asks((ReadPhysical(REG, 2), 0x8001), physical=REG, width=2)["r11"] == 0x8001
+    (record,) = scene.of(Intercept)
+    assert record.agrees is False and record.rip == CODE and record.after == {}
+    assert scene.accesses_of(record) == [("read", REG, 2, 0x8001)]
+    assert scene.counts_of_all["disagreed"] == 1
+
+
+@pytest.mark.parametrize(
+    "asked", [{"width": 3}, {"width": 16}, {"physical": REG & ~SHARED, "r13": 2}]
+)
+def test_what_no_host_makes_is_refused(asked: dict[str, int]) -> None:
+    scene = Domain()
+    scene.faults(READS, AT + 0x1C, rcx=AT)
+    scene.fetches()
+    made = {"r12": asked.get("width", 4), "r13": asked.get("r13", 0), "r14": REG | SHARED}
+    assert scene.calls(**MMIO, **made)["r10"] >> 63
+    assert not scene.of(Intercept)
+    assert any("which no host makes" in mark.text for mark in scene.of(Mark))
+
+
+def test_a_private_address_is_refused_and_one_of_ram_is_told() -> None:
+    scene = Domain()
+    assert scene.calls(**MMIO, r12=4, r13=0, r14=REG)["r10"] >> 63
+    scene.ram.write(RAM_AT, b"\x2a\0\0\0")
+    assert scene.calls(**MMIO, r12=4, r13=0, r14=RAM_AT | SHARED)["r11"] == 0x2A
+    assert any("where RAM is, and no device" in mark.text for mark in scene.of(Mark))
+    assert not scene.of(Intercept)
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_shared_ram_is_the_same_page_without_the_bit(asked_for: bool) -> None:
+    scene = Domain()
+    if asked_for:
+        scene.calls(rax=0, rcx=0xFFCC, r10=0, r11=0x10001, r12=RAM_AT | SHARED, r13=0x1000)
+        (mapped,) = scene.of(SharedRecord)
+        assert (mapped.what, mapped.physical, mapped.size, mapped.shared) == (
+            "map", RAM_AT, 0x1000, True,
+        )  # fmt: skip
+        (call,) = scene.of(TdcallRecord)
+        assert call.name == "TDG.VP.VMCALL<MapGPA>" and call.returned["r10"] == 0
+    entry = scene.entry(RAM)
+    scene.fault("8b 01", RAM, READ, stack=OUTER, tsc=50, rcx=RAM)
+    assert scene.play(stack=OUTER) == Intercepted()
+    assert scene.entry(RAM) == entry & ~SHARED
+    touched = scene.of(SharedRecord)[-1]
+    assert (touched.what, touched.linear, touched.converted) == ("touch", RAM, asked_for)
+
+
+@pytest.mark.parametrize(
+    ("rflags", "blocked", "lets_in"), [(0x46, 0, True), (0x46, 1, False), (0x246, 0, False)]
+)
+def test_a_vcpu_that_asks_to_sleep_does(rflags: int, blocked: int, lets_in: bool) -> None:
+    scene = Domain()
+    stack = OUTER - ASKING
+    spill = scene.calls(rax=0, rcx=0xFFCC, r10=0, r11=12, r12=blocked, rflags=rflags)
+    assert spill["rip"] == scene.stub.halts[lets_in] and spill["rsp"] == stack
+    frame = scene.space.read(stack, 40)
+    assert int.from_bytes(frame[:8], "little") == CALLER + 4
+    assert int.from_bytes(frame[16:24], "little") == rflags
+
+
+def test_a_leaf_that_no_module_has_gets_its_error_and_a_record() -> None:
+    scene = Domain()
+    assert scene.calls(rax=0x4321)["rax"] >> 63
+    (record,) = scene.of(TdcallRecord)
+    assert record.leaf == 0x4321 and record.returned["rax"] >> 63
+
+
+def test_a_guest_that_cannot_go_on_ends_the_run_with_its_own_words() -> None:
+    scene = Domain()
+    words = {"r14": int.from_bytes(b"bad news", "little"), "r15": 0}
+    with pytest.raises(GuestError, match="cannot go on: bad news"):
+        scene.calls(rax=0, rcx=0xFFCC, r10=0, r11=0x10003, **words)
+
+
+def test_a_handler_that_does_not_ask_is_told_with_what_was_foretold() -> None:
+    scene = Domain()
+    scene.faults("03 41 1c", AT + 0x1C, stack=INNER, rcx=AT)  # add eax, [rcx + 0x1c]
+    scene.fetches(stack=INNER)
+    scene.faults(READS, AT + 0x1C, rip=CODE + 0x40, rcx=AT)  # from further up the stack
+    (mark,) = scene.of(Mark)
+    assert "add eax" in mark.text and "oops" in mark.text and "driver+0x0" in mark.text
+    scene.domain.conclude()
+    assert scene.counts_of_all["given_up"] == 2
+
+
+def test_a_guest_without_one_fault_was_none_of_tdx() -> None:
+    with pytest.raises(GuestError, match="without one #VE"):
+        Domain().domain.conclude()
+
+
+def test_a_private_mapping_of_a_device_is_vetraces_own_to_answer() -> None:
+    scene = Domain()
+    scene.ram.map(LAPIC_AT, LAPIC | POISON)
+    scene.fault("8b 01", LAPIC_AT, 0, stack=OUTER, tsc=7, rcx=LAPIC_AT)
+    assert play(scene.domain.take(scene_fault(scene), scene.gate)) is None
+
+
+def scene_fault(scene: Domain) -> Any:
+    return play(scene.interceptor._read_fault(0), (StackAndTables(), (OUTER, ROOT)))

@@ -1,0 +1,89 @@
+"""Debian's own kernel as a TDX guest: its #VE handler decodes, and asks for each access."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from confidential_kernel import kernel_for
+from vetrace_run import Run, agreed, boot, read_trace, run
+
+from tracer.confidential.kind import Kind
+from tracer.guest.disk import DISKS, checksum
+from tracer.trace.record import SharedRecord, TdcallRecord
+
+pytestmark = pytest.mark.qemu
+
+ACTIVE = "Memory Encryption Features active: Intel TDX"
+
+
+@pytest.fixture(scope="module")
+def tdx(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("tdx")
+    return boot(
+        folder, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--kaslr", "--every-stop",
+        "--quiet", "--check",
+    )  # fmt: skip
+
+
+def test_a_stock_kernel_boots_as_a_tdx_guest_to_its_power_off(tdx: Run) -> None:
+    assert agreed(tdx) > 0  # QEMU saw the same accesses, region by region
+    assert any(ACTIVE in line for line in tdx.serial)
+    said = [line.removeprefix("vetrace-guest: ") for line in tdx.serial if "vetrace-guest" in line]
+    for name in DISKS:
+        assert f"disk {name} {checksum(name)}" in said
+    assert any(re.fullmatch(r"network eth0 [0-9a-f:]{17} reachable", line) for line in said)
+    assert said[-1] == "done"
+    end = read_trace(tdx.trace).end
+    assert end.outcome == "poweroff"
+    counts = end.counts
+    assert counts["ve"] == counts["ve_info"] == counts["mmio_calls"] == counts["agreed"] > 0
+    assert not counts.get("disagreed") and not counts.get("given_up")
+
+
+def test_each_access_of_a_tdx_guest_is_recorded_with_what_it_asked(tdx: Run) -> None:
+    trace = read_trace(tdx.trace)
+    ways: Counter[tuple[str | None, str]] = Counter()
+    for record in trace.intercepts:
+        for _, access in record.device_accesses():
+            ways[access.region, record.via] += 1
+        if record.via == "guest":
+            assert record.agrees and record.symbol and record.asked is not None
+            assert record.asked.given["r14"] >> 47 == 1  # an address that is shared
+    assert {"nvme", "virtio-blk.common", "virtio-net.common", "ioapic", "hpet"} <= {
+        region for region, via in ways if via == "guest"
+    }
+    assert {region for region, via in ways if via == "emulated"} == {"lapic"}  # it is private
+    names = {record.name for record in trace.records if isinstance(record, TdcallRecord)}
+    assert {"TDG.VP.INFO", "TDG.VP.VMCALL<MapGPA>"} <= names
+    touched = [record for record in trace.records if isinstance(record, SharedRecord)]
+    assert {record.what for record in touched} == {"map", "touch"}
+    assert any(record.converted for record in touched if record.what == "touch")
+
+
+def test_a_trace_of_a_tdx_guest_is_replayed_and_shown(tdx: Run, tmp_path: Path) -> None:
+    replayed = run(tmp_path, "replay", tdx.trace)
+    assert replayed.status == 0, replayed.out + replayed.err
+    counted = run(tmp_path, "stats", tdx.trace)
+    assert "by the guest itself" in counted.out and "MapGPA" in counted.out
+    shown = run(tmp_path, "show", tdx.trace, "--json", "--region", "nvme", "--limit", "1")
+    (access,) = shown.objects
+    assert access["via"] == "guest" and access["agrees"] is True
+    assert int(access["tdvmcall"]["in"]["r14"], 0) == int(access["address"], 0) | 1 << 47
+    assert "── tdcall: TDG.VP.INFO" in run(tmp_path, "show", tdx.trace).out
+
+
+def test_a_tdx_guest_cannot_be_without_its_module(tmp_path: Path) -> None:
+    words = ("--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet")
+    done = boot(tmp_path / "untraced", *words, "--untraced")
+    assert done.status == 1 and "leaves a TDX guest without who answers it" in done.err
+    done = boot(tmp_path / "alone", *words, "-e", "detach")
+    assert done.status == 1 and "vetrace is its TDX module" in done.err + done.out
+
+
+def test_a_cpu_of_another_vendor_is_refused(tmp_path: Path) -> None:
+    cpu = ("--", "-cpu", "max,la57=off,phys-bits=40,vendor=AuthenticAMD")
+    done = boot(tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", *cpu)
+    assert done.status == 1 and "AuthenticAMD" in done.err and len(done.complaints) >= 1
