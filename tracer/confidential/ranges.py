@@ -20,6 +20,8 @@ def add(ranges: Ranges, start: int, end: int) -> Ranges:
 
 def remove(ranges: Ranges, start: int, end: int) -> Ranges:
     """Return the ranges with nothing from ``start`` to before ``end`` in them."""
+    if start >= end:
+        return ranges
     kept = []
     for a, b in ranges:
         kept += [(a, min(b, start)), (max(a, end), b)]

@@ -26,7 +26,7 @@ _UNMEASURED = "nothing is measured or attested here"
 _NO_SECURE_EPT = "there is no secure EPT here"
 _NO_INNER = "this TD has no inner guests"
 
-# What comes at an address has its alignment in bytes: tdg_mr_report.c, tdg_mr_rtmr_extend.c,
+# Alignments, in bytes, of what the guest names by address: tdg_mr_report.c, tdg_mr_rtmr_extend.c,
 # tdg_mr_verifyreport.c, tdg_vp_enter.c.
 _REPORT, _REPORT_DATA, _RTMR_DATA, _REGISTER_LIST = 1024, 64, 64, 256
 _RTMRS = 4
