@@ -20,6 +20,7 @@ from tracer.access.region import Choice
 from tracer.access.space import AddressSpace
 from tracer.access.stack import Stack
 from tracer.access.vcpu import DescriptorTable, DescriptorTables
+from tracer.confidential.kind import Kind
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.ground import Ground
 from tracer.intercept.interrupt_stack import InterruptStacks
@@ -37,6 +38,7 @@ class Software:
     title, release, sha256 = "software", "1", ""
     spare, stack_in_device = SPARE_LINEAR, False
     current, telling = None, range(0)
+    kind = Kind.PLAIN
 
     def __init__(self, breakpoints: Any = ()) -> None:
         self.names = Code()
@@ -73,6 +75,9 @@ class Software:
 
     def without_idt(self, where: str) -> str:
         return f"not traced from {where} on"
+
+    def taken_back(self) -> str | None:
+        return None
 
     async def remove(self, space: AddressSpace) -> None:
         self.removed = True
