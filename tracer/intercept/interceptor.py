@@ -314,7 +314,7 @@ class Interceptor:
             try:
                 execution.answers = await self._answers(foretold, asked, execution, fault, gate)
             except DebuggerError:
-                # What a vCPU did before can have powered the guest off, and QEMU have gone on.
+                # A vCPU may have powered the guest off before, and QEMU have gone on.
                 self._parting = partial(self._record_cut, fault, foretold, asked, execution.done)
                 raise
         return execution.outcome

@@ -60,7 +60,7 @@ def access_object(event: Event) -> dict[str, Any]:
     }
 
 
-# What a guest asked is told as it asked it; of others, what they would.
+# A guest that has asked is told with its own registers; of others, what they would ask.
 def _tdvmcall(
     record: Intercept, calls: tuple[TdVmcall, GhcbExit] | None
 ) -> dict[str, dict[str, str]] | None:

@@ -24,11 +24,21 @@ from tracer.check.replay import Replay
 from tracer.errors import TraceError
 from tracer.trace import codec
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import FORMAT_VERSION, LostRecord, Mark, Record, StackRecord, UserRecord
+from tracer.trace.record import (
+    FORMAT_VERSION,
+    LostRecord,
+    Mark,
+    Record,
+    SharedRecord,
+    StackRecord,
+    TdcallRecord,
+    UserRecord,
+)
 from tracer.trace.writer import TraceWriter
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
+CONFIDENTIAL = {TdcallRecord, SharedRecord}
 NAMES = ["run.jsonl", "run.jsonl.zst"]
 
 
@@ -52,10 +62,11 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
     ("name", "lacks", "replayed"),
     [
         # The first is older than the records that came within its version.
-        ("version-1", {StackRecord, UserRecord, LostRecord}, 11),
-        ("version-1-hypercalls", {LostRecord}, 17),
-        ("version-2", {LostRecord}, 17),
-        ("version-3", {LostRecord}, 27),
+        ("version-1", {StackRecord, UserRecord, LostRecord, *CONFIDENTIAL}, 11),
+        ("version-1-hypercalls", {LostRecord, *CONFIDENTIAL}, 17),
+        ("version-2", {LostRecord, *CONFIDENTIAL}, 17),
+        ("version-3", {LostRecord, *CONFIDENTIAL}, 27),
+        ("version-3-tdx", {StackRecord, UserRecord, LostRecord}, 23),
     ],
 )
 def test_a_file_of_each_version_is_read_and_replayed(

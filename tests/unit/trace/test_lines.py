@@ -6,6 +6,7 @@ import io
 import json
 import re
 
+import msgspec
 import pytest
 import trace_sample as sample
 from rich.console import Console
@@ -18,8 +19,8 @@ from tracer.report import tables
 from tracer.report.objects import access_object
 from tracer.trace.event import events_of
 from tracer.trace.layout import UNCUT, layout, padded
-from tracer.trace.lines import access_lines, printable
-from tracer.trace.record import Intercept
+from tracer.trace.lines import access_lines, note_line, printable
+from tracer.trace.record import Intercept, SharedRecord, TdcallRecord
 from tracer.trace.summary import Summary
 
 INTERCEPTS = [record for record in sample.RECORDS if isinstance(record, Intercept)]
@@ -148,6 +149,7 @@ def test_an_object_holds_the_access() -> None:
             "exit_code": "0x80000001", "info1": "0xfed000f0", "info2": "0x8",
             "buffer": "f0debc9a78563412",
         },
+        "agrees": None,
         "device": None,
         "skipped": False,
     }  # fmt: skip
@@ -219,3 +221,35 @@ def test_a_difference_is_one_line_with_both_sides() -> None:
     assert difference_line(Difference("missing", "nvme", None, (logged,), None)) == (
         "missing    nvme  at first: QEMU's line 344 cpu -1 R4 0xfebf0000 0x00000002"
     )
+
+
+# --- confidential guests
+
+
+def test_a_guests_call_is_a_line_with_what_it_gives_and_gets() -> None:
+    call = TdcallRecord(
+        time_ns=0, vcpu=0, rip=0x1000, symbol="__tdcall_ret+0x1e", leaf=7, name="TDG.VM.RD",
+        given={"rax": 7, "rdx": 0x1110000300000016}, returned={"rax": 0, "r8": 0},
+        note="CONFIG_\x1bFLAGS",
+    )  # fmt: skip
+    assert note_line(call) == (
+        "── tdcall: TDG.VM.RD rdx=0x1110000300000016 → rax=0x0 r8=0x0 at __tdcall_ret+0x1e "
+        "(CONFIG_\\x1bFLAGS) ──"
+    )
+    bare = msgspec.structs.replace(call, symbol=None, returned={}, note=None)
+    assert note_line(bare) == "── tdcall: TDG.VM.RD rdx=0x1110000300000016 at 0x1000 ──"
+
+
+def test_what_becomes_of_shared_ram_is_a_line() -> None:
+    mapped = SharedRecord(
+        time_ns=0, vcpu=0, rip=0x1000, what="map", physical=0x5000, size=0x2000, shared=False
+    )
+    where = "0x2000 bytes of RAM at physical 0x5000"
+    assert note_line(mapped) == f"── shared: {where} to be private at 0x1000 ──"
+    touched = msgspec.structs.replace(
+        mapped, what="touch", shared=True, linear=0xFFFF888000005000, converted=True
+    )
+    told = f"── shared: {where} touched through a shared mapping"
+    assert note_line(touched) == f"{told} at 0x1000 ──"
+    unasked = msgspec.structs.replace(touched, converted=False)
+    assert note_line(unasked) == f"{told}, never asked to be shared at 0x1000 ──"

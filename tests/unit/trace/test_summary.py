@@ -10,7 +10,7 @@ import pytest
 import trace_sample as sample
 
 from tracer.trace.phase import EARLY, USER, PhaseTracker
-from tracer.trace.record import Mark, MemoryAccess
+from tracer.trace.record import Mark, MemoryAccess, SharedRecord, TdcallRecord
 from tracer.trace.summary import Summary, instruction_form, summary_object
 
 
@@ -166,3 +166,19 @@ def test_the_phase_of_a_compiled_site_is_not_guessed() -> None:
     assert tracker.add(chained) == "initcall nvme_init"
     assert tracker.add(Mark(time_ns=1, text="phase: user space")) == USER
     assert tracker.add(by_itself) == USER
+
+
+def test_what_a_confidential_guest_did_is_counted_beside() -> None:
+    summary = Summary()
+    access = sample.device("nvme", 0x1C, 4, "read", 1)
+    for seq, agrees in enumerate((True, False)):
+        made = sample.intercept(seq, access, via="guest")
+        summary.add(msgspec.structs.replace(made, agrees=agrees))
+    told = {"time_ns": 0, "vcpu": 0, "rip": 0x1000}
+    call = TdcallRecord(**told, leaf=1, name="TDG.VP.INFO", given={}, returned={})
+    summary.add(call)
+    summary.add(SharedRecord(**told, what="touch", physical=0, size=0x1000, shared=True))
+    assert (summary.guest, summary.emulated, summary.disagreements) == (2, 0, 1)
+    found = summary_object(summary)
+    assert found["calls"] == {"TDG.VP.INFO": 1} and found["shared"] == {"touch": 1}
+    assert found["regions"][0]["guest"] == found["guest"] == 2
