@@ -3,7 +3,8 @@
     TracerError                      what the reader can act on: one line, exit status 1
     ├── UsageError                   the command line asks for what cannot be: exit status 2
     │   ├── UnknownName              a name that nothing has, though something may come to have it
-    │   └── ConditionError           a condition that means nothing, or has no answer
+    │   └── MarkedError              text that means nothing, with the place in it
+    │       └── ConditionError       a condition that means nothing, or has no answer
     ├── GuestError                   the guest, or the program that runs it
     │   ├── KernelImageError         the kernel file is not one, or has no symbols
     │   ├── QemuError                QEMU is missing, too old, refused its command line, or died
@@ -15,6 +16,7 @@
     │   └── TargetGone               QEMU has ended, so there is nothing to debug any more
     ├── InterceptError               an intercept could not be completed
     │   └── TablesUnending           more page tables than are read, or in circles
+    ├── HostFailed                   a person's own Python that decides about accesses went wrong
     ├── Interrupted                  a signal ended the run: exit status 128 and its number
     ├── TraceError                   a trace file is not one, or is damaged
     ├── repl.console.PythonFailed    a person's own Python raised something at the prompt
@@ -35,6 +37,7 @@ Anything else that escapes is a bug and keeps its traceback.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Self
 
 
 class TracerError(Exception):
@@ -60,6 +63,10 @@ class UnknownName(UsageError):
     may_come = True
 
 
+class HostFailed(TracerError):
+    """Tell what was wrong in a person's own Python, naming file and line."""
+
+
 class Interrupted(TracerError):
     """Tell what there is of a run that a signal ended; ``number`` is the signal's."""
 
@@ -68,8 +75,8 @@ class Interrupted(TracerError):
         self.number = number
 
 
-class ConditionError(UsageError):
-    """Reject a condition, or report one that has no answer: a division by zero.
+class MarkedError(UsageError):
+    """Reject a text that somebody typed, pointing at the place.
 
     ``text`` is all that was typed, ``column`` counts its characters from 1.
     """
@@ -88,13 +95,17 @@ class ConditionError(UsageError):
         """Return the message, then what was typed, then a caret under the place."""
         return f"{self}\n  {self.text}\n  {' ' * (self.column - 1)}^"
 
-    def of(self, owner: str) -> ConditionError:
-        """Return the same with the name of what has the condition: ``break 2``."""
-        return ConditionError(self._message, self.text, self.column, owner)
+    def of(self, owner: str) -> Self:
+        """Return the same with the name of what has the text: ``break 2``."""
+        return type(self)(self._message, self.text, self.column, owner, may_come=self.may_come)
 
-    def noted(self, note: str) -> ConditionError:
+    def noted(self, note: str) -> Self:
         """Return the same with a note behind it."""
-        return ConditionError(f"{self} ({note})", self.text, self.column, may_come=self.may_come)
+        return type(self)(f"{self} ({note})", self.text, self.column, may_come=self.may_come)
+
+
+class ConditionError(MarkedError):
+    """Reject a condition, or report one that has no answer: a division by zero."""
 
 
 class GuestError(TracerError):

@@ -18,7 +18,7 @@ from typing import Protocol, cast
 
 from tracer.cli import EXIT_FAILED, EXIT_PIPE, EXIT_USAGE
 from tracer.cli.parser import Parser, command_name, parsers
-from tracer.errors import ConditionError, Interrupted, TracerError, UsageError, suggestion
+from tracer.errors import Interrupted, MarkedError, TracerError, UsageError, suggestion
 from tracer.host import streams
 from tracer.host.signals import Ended, status_of, words_of
 from tracer.host.streams import choose_colour, warn
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         warn(str(error))
         return status_of(error.number)
-    except ConditionError as error:
+    except MarkedError as error:
         warn(*error.detail.splitlines())
         return EXIT_USAGE
     except UsageError as error:

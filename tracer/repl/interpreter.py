@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Callable, Sequence
 
 import msgspec
 
-from tracer.errors import ConditionError, TracerError, UsageError
+from tracer.errors import MarkedError, TracerError, UsageError
 from tracer.repl.context import Context
 from tracer.repl.parser import Statement, statements
 from tracer.repl.result import Result, Screen
@@ -171,7 +171,7 @@ class Interpreter:
     # The place of an error is shown where the line and the caret below it fit.
     def _told(self, error: TracerError) -> str:
         columns = self.screen().columns
-        if isinstance(error, ConditionError):
+        if isinstance(error, MarkedError):
             lines = error.detail.splitlines()
             if columns is None or max(map(len, lines)) <= columns:
                 return error.detail

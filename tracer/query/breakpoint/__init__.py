@@ -1,16 +1,31 @@
 """Breaks: where a person wants the guest to stop, as values and as the words that are typed."""
 
-from tracer.query.breakpoint.state import Break, Breaks, Checked, Pattern, Row, Until, matches
+from tracer.query.breakpoint.state import (
+    Break,
+    Breaks,
+    Checked,
+    Pattern,
+    Row,
+    Until,
+    counted,
+    matches,
+)
 from tracer.query.breakpoint.words import (
+    CLAUSES,
     KEYWORDS,
     PENDING,
+    Words,
+    clauses,
     parse_break,
     parse_condition,
     parse_pattern,
     parse_until,
+    perhaps_pending,
+    where,
 )
 
 __all__ = (
+    "CLAUSES",
     "KEYWORDS",
     "PENDING",
     "Break",
@@ -19,9 +34,14 @@ __all__ = (
     "Pattern",
     "Row",
     "Until",
+    "Words",
+    "clauses",
+    "counted",
     "matches",
     "parse_break",
     "parse_condition",
     "parse_pattern",
     "parse_until",
+    "perhaps_pending",
+    "where",
 )

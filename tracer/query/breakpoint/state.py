@@ -53,6 +53,15 @@ class Pattern:
         """Tell whether a read can be judged only once the device has answered."""
         return self.condition is not None and self.condition.needs_value
 
+    @property
+    def facts(self) -> frozenset[str]:
+        """Return the names of the facts that it asks for."""
+        spots = self.place.spots if self.place is not None else ()
+        asked = [spot.condition.names for spot in spots]
+        if self.condition is not None:
+            asked.append(self.condition.names)
+        return frozenset().union(*asked)
+
     def places(self, regions: RegionMap) -> Sequence[range] | None:
         """Return the physical addresses of what it may want, None for any.
 
@@ -159,7 +168,20 @@ def matches(item: Break, facts: PendingFacts) -> bool:
 
     Raises ConditionError, naming the break, where its condition has no answer.
     """
-    return item.fits(facts) and _agrees(item, facts, item.fitted + 1)
+    try:
+        return item.fits(facts) and _agrees(item, facts, item.fitted + 1)
+    except ConditionError as error:
+        raise error.of(f"break {item.number}") from None
+
+
+def counted(item: Break, facts: PendingFacts) -> tuple[Break, bool]:
+    """Return a break with one more access that fits, and whether it acts on that.
+
+    That is a hit which its counts do not pass over. Raises ConditionError where its condition has
+    no answer.
+    """
+    item = replace(item, fitted=item.fitted + 1)
+    return _hit(item) if _agrees(item, facts, item.fitted) else (item, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +197,7 @@ def _agrees(item: Break, facts: PendingFacts, count: int) -> bool:
     condition = item.pattern.condition
     if condition is None:
         return True
-    known = _Counted(facts, count) if "count" in condition.names else facts
-    try:
-        return condition.holds(known)
-    except ConditionError as error:
-        raise error.of(f"break {item.number}") from None
+    return condition.holds(_Counted(facts, count) if "count" in condition.names else facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,16 +311,13 @@ class Breaks:
                 kept.append(item)
                 continue
             changed = True
-            item = replace(item, fitted=item.fitted + 1)
             try:
-                hit = _agrees(item, facts, item.fitted)
+                item, stopped = counted(item, facts)
             except ConditionError as error:
-                errors.append(error)
-                hit = False
-            if hit:
-                item, stopped = _hit(item)
-                if stopped:
-                    stops.append(item)
+                errors.append(error.of(f"break {item.number}"))
+                item, stopped = replace(item, fitted=item.fitted + 1), False
+            if stopped:
+                stops.append(item)
             if item.remaining != 0:
                 kept.append(item)
         after = replace(self, items=tuple(kept)) if changed else self

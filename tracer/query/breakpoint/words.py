@@ -17,13 +17,13 @@ from tracer.text.number import nanoseconds, whole
 from tracer.x86.bus import Direction
 
 _DIRECTIONS: Mapping[str, Direction | None] = {"read": "read", "write": "write", "access": None}
-_CLAUSES = ("if", "once", "times", "after")
-_STOPS = _CLAUSES[1:]
+CLAUSES = ("if", "once", "times", "after")
+"""The words that follow a place, each at most once."""
 
 PENDING = "pending"
 """The word that lets a name pass which nothing has yet."""
 
-KEYWORDS = (*_DIRECTIONS, "symbol", "unhandled", "verdict", *_CLAUSES, PENDING)
+KEYWORDS = (*_DIRECTIONS, "symbol", "unhandled", "verdict", *CLAUSES, PENDING)
 """The words of a break that are no names: for completion."""
 
 MAX_TIME = (1 << 63) - 1
@@ -44,14 +44,17 @@ def parse_break(text: str, known: Known | None = None, *, temporary: bool = Fals
     once. Raises UsageError, and ConditionError for what follows ``if``; UnknownName for a name that
     nothing has, unless the word ``pending`` is there: so in all of these.
     """
-    item, pending = _perhaps_pending(text, known or Known(), _break)
+    item, pending = perhaps_pending(text, known or Known(), _break)
     if temporary and item.remaining is not None and item.remaining > 1:
         raise UsageError(f"a temporary break stops once, not {item.remaining} times")
     return replace(item, pending=pending, remaining=1 if temporary else item.remaining)
 
 
-# The second value tells whether a name is waited for: `pending` may be said in vain.
-def _perhaps_pending(text: str, known: Known, parse: Callable[[str, Known], _T]) -> tuple[_T, bool]:
+def perhaps_pending(text: str, known: Known, parse: Callable[[str, Known], _T]) -> tuple[_T, bool]:
+    """Return what a text without the word `pending` means, and whether a name is waited for.
+
+    The word may be said in vain. Columns in errors count in the text as it is.
+    """
     words = list(_WORD.finditer(text))
     said = [
         match
@@ -62,8 +65,8 @@ def _perhaps_pending(text: str, known: Known, parse: Callable[[str, Known], _T])
     ]
     if not said:
         return parse(text, known), False
-    for match in reversed(said):
-        text = text[: match.start()].rstrip() + text[match.end() :]
+    for match in said:
+        text = text[: match.start()] + " " * len(PENDING) + text[match.end() :]
     try:
         return parse(text, known), False
     except UsageError as error:
@@ -73,12 +76,12 @@ def _perhaps_pending(text: str, known: Known, parse: Callable[[str, Known], _T])
 
 
 def _break(text: str, known: Known) -> Break:
-    words = _Words(text, known)
+    words = Words(text, known)
     if not words.left:
         raise UsageError("break needs a place or a condition: nvme+0x1000, or if value == 3")
     kind, target, direction, place = _head(words)
     head = words.before
-    condition, ignore, remaining = _clauses(words)
+    condition, ignore, remaining = clauses(words)
     return Break(
         head=head,
         kind=kind,
@@ -91,7 +94,7 @@ def _break(text: str, known: Known) -> Break:
 
 def parse_condition(text: str, known: Known | None = None) -> Condition:
     """Return a condition for ``condition N``. Raises ConditionError."""
-    condition, _ = _perhaps_pending(
+    condition, _ = perhaps_pending(
         text, known or Known(), lambda text, known: parse(text, known.vocabulary())
     )
     return condition
@@ -102,18 +105,18 @@ def parse_pattern(text: str, known: Known | None = None) -> Pattern:
 
     Raises UsageError, and ConditionError for what follows ``if``.
     """
-    return _perhaps_pending(text, known or Known(), _pattern)[0]
+    return perhaps_pending(text, known or Known(), _pattern)[0]
 
 
 def _pattern(text: str, known: Known) -> Pattern:
-    words = _Words(text, known)
-    direction, place = _where(words)
+    words = Words(text, known)
+    direction, place = where(words)
     condition = None
     if words.left:
         word = words.take()
         if word != "if":
             raise UsageError(f"{word} belongs to breaks: here a place and a condition can be given")
-        condition = words.condition(())
+        condition = words.condition()
         if "count" in condition.names:
             raise UsageError("count is of breaks: nothing else counts what has fitted")
     return Pattern(direction, place, condition)
@@ -125,9 +128,9 @@ def parse_until(text: str, now_ns: int, known: Known | None = None) -> Until:
     ``now_ns`` is the guest's time, which ``+`` counts from. Raises UsageError for a time that is
     past, for what is neither, and as :func:`parse_break` does for the name.
     """
-    return _perhaps_pending(
-        text, known or Known(), lambda text, known: _until(text, now_ns, known)
-    )[0]
+    return perhaps_pending(text, known or Known(), lambda text, known: _until(text, now_ns, known))[
+        0
+    ]
 
 
 def _until(text: str, now_ns: int, known: Known) -> Until:
@@ -148,12 +151,21 @@ def _until(text: str, now_ns: int, known: Known) -> Until:
     return Until(time_ns=time_ns)
 
 
-class _Words:
-    """Take a text word by word; a condition is taken whole."""
+class Words:
+    """Take the text of a break, or of ``what`` else, word by word; a condition is taken whole.
 
-    def __init__(self, text: str, known: Known) -> None:
+    ``ends`` are the words that end a place or a condition. ``mark`` is where in the text the last
+    thing that was taken begins.
+    """
+
+    def __init__(
+        self, text: str, known: Known, ends: Collection[str] = CLAUSES, what: str = "break"
+    ) -> None:
         self.text = text
         self.known = known
+        self.ends = ends
+        self.what = what
+        self.mark = 0
         self._at = 0
 
     def _next(self) -> re.Match[str] | None:
@@ -161,30 +173,40 @@ class _Words:
 
     @property
     def left(self) -> bool:
+        """Tell whether there is another word."""
         return self._next() is not None
 
     @property
     def before(self) -> str:
+        """Return what has been taken."""
         return " ".join(self.text[: self._at].split())
 
     def peek(self) -> str:
+        """Return the next word, which is empty at the end, without taking it."""
         match = self._next()
         return match[0] if match else ""
 
     def take(self) -> str:
+        """Return the next word, which is empty at the end."""
         match = self._next()
-        assert match is not None
-        self._at = match.end()
+        if match is None:
+            self.mark = len(self.text)
+            return ""
+        self.mark, self._at = match.start(), match.end()
         return match[0]
 
-    def until_clause(self) -> list[str]:
-        words = []
-        while self.left and self.peek() not in _CLAUSES:
+    def until_end(self) -> list[str]:
+        """Return all words before one that ends a place."""
+        words, mark = [], self.mark
+        while self.left and self.peek() not in self.ends:
             words.append(self.take())
+            mark = mark if len(words) > 1 else self.mark
+        self.mark = mark
         return words
 
-    def condition(self, stops: Collection[str]) -> Condition:
-        vocabulary = self.known.vocabulary()
+    def condition(self) -> Condition:
+        """Return the condition that begins here. Raises ConditionError."""
+        vocabulary, stops = self.known.vocabulary(), [end for end in self.ends if end != "if"]
         condition, self._at = parse_prefix(self.text, self._at, stops, vocabulary)
         return condition
 
@@ -197,7 +219,7 @@ def _function(name: str, known: Known) -> str:
     return name
 
 
-def _head(words: _Words) -> tuple[Kind, str, Direction | None, Place | None]:
+def _head(words: Words) -> tuple[Kind, str, Direction | None, Place | None]:
     match words.peek():
         case "symbol":
             words.take()
@@ -213,35 +235,36 @@ def _head(words: _Words) -> tuple[Kind, str, Direction | None, Place | None]:
             if profile not in PROFILES:
                 raise UsageError(f"no profile is called {profile}{advice(profile, PROFILES)}")
             return "verdict", profile, None, None
-    return ("access", "", *_where(words))
+    return ("access", "", *where(words))
 
 
 # The one word before the clauses; `missing` says what to do about none, or is empty.
-def _one(words: _Words, missing: str) -> str:
-    found = words.until_clause()
+def _one(words: Words, missing: str) -> str:
+    found = words.until_end()
     if not found and missing:
         raise UsageError(missing)
     if len(found) > 1:
-        raise UsageError(_unexpected(found[1], found[0]))
+        raise UsageError(_unexpected(found[1], found[0], words))
     return found[0] if found else ""
 
 
-def _none(words: _Words, before: str) -> None:
-    found = words.until_clause()
+def _none(words: Words, before: str) -> None:
+    found = words.until_end()
     if found:
-        raise UsageError(_unexpected(found[0], before))
+        raise UsageError(_unexpected(found[0], before, words))
 
 
-def _unexpected(word: str, before: str) -> str:
-    hint = suggestion(word, _CLAUSES) or f"; {', '.join(_CLAUSES)} can"
+def _unexpected(word: str, before: str, words: Words) -> str:
+    hint = suggestion(word, words.ends) or f"; {', '.join(words.ends)} can"
     return f"{word} cannot follow {before}{hint}"
 
 
-def _where(words: _Words) -> tuple[Direction | None, Place | None]:
+def where(words: Words) -> tuple[Direction | None, Place | None]:
+    """Return what ``[read|write|access] [PLACE]`` tells. Raises UsageError."""
     direction: Direction | None = None
     if words.peek() in _DIRECTIONS:
         direction = _DIRECTIONS[words.take()]
-    found = words.until_clause()
+    found = words.until_end()
     if not found:
         return direction, None
     name = re.match(r"\$?\w*", found[0])
@@ -250,21 +273,26 @@ def _where(words: _Words) -> tuple[Direction | None, Place | None]:
     return direction, parse_place(" ".join(found), words.known, KEYWORDS)
 
 
-def _clauses(words: _Words) -> tuple[Condition | None, int, int | None]:
+def clauses(words: Words) -> tuple[Condition | None, int, int | None]:
+    """Return what any of ``if CONDITION``, ``once``, ``times N`` and ``after N`` tell.
+
+    That is the condition, how many hits are passed over, and how many count, None for any number.
+    They end with the text, or at a word that is none of them and ends a place. Raises UsageError.
+    """
     condition: Condition | None = None
     ignore, remaining = 0, None
     seen: set[str] = set()
-    while words.left:
+    while words.left and not (words.peek() in words.ends and words.peek() not in CLAUSES):
         word = words.take()
-        if word not in _CLAUSES:
-            raise UsageError(_unexpected(word, words.before[: -len(word)].strip()))
+        if word not in CLAUSES:
+            raise UsageError(_unexpected(word, words.before[: -len(word)].strip(), words))
         same = "times" if word == "once" else word
         if same in seen:
-            raise UsageError(f"{word} comes too late: the break has such a clause already")
+            raise UsageError(f"{word} comes too late: the {words.what} has such a clause already")
         seen.add(same)
         match word:
             case "if":
-                condition = words.condition(_STOPS)
+                condition = words.condition()
             case "once":
                 remaining = 1
             case "times":
@@ -274,6 +302,6 @@ def _clauses(words: _Words) -> tuple[Condition | None, int, int | None]:
     return condition, ignore, remaining
 
 
-def _count(words: _Words, clause: str) -> int:
-    word = words.take() if words.left else ""
+def _count(words: Words, clause: str) -> int:
+    word = words.take()
     return whole(word, f"number for {clause}", least=1, bits=60)
