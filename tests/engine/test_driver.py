@@ -409,3 +409,15 @@ def test_the_write_that_ended_qemu_well_is_the_last_record() -> None:
 
     asyncio.run(body())
     assert made.made == [("read", 1), ("write", 0)]
+
+
+def test_work_that_gives_others_their_turn_ends_when_the_run_has_taken_too_long() -> None:
+    one = driver()
+
+    async def work() -> None:
+        await want.Turn()
+        one.expire("1 s (--timeout)")
+        await want.Turn()
+
+    with pytest.raises(GuestHung):
+        asyncio.run(one.drive(work()))

@@ -35,7 +35,16 @@ from scene import (
     set_rip,
 )  # fmt: skip
 
-from tracer.access.decision import Give, Go, Inject, Retry, Skip
+from tracer.access.decision import (
+    Delay,
+    Give,
+    Go,
+    Inject,
+    Postpone,
+    Refuse,
+    Retry,
+    Skip,
+)
 from tracer.access.region import Region
 from tracer.access.vcpu import SetMemory, SetRegister
 from tracer.access.want import (
@@ -51,14 +60,16 @@ from tracer.access.want import (
     RunAlone,
     StepAlone,
     Tables,
+    Turn,
     VcpuStates,
     WritePhysical,
 )
-from tracer.errors import Diverged, InterceptError, TargetGone
+from tracer.errors import Diverged, GuestHung, InterceptError, TargetGone
 from tracer.intercept.recording import RecordedAccess, RecordedDevice, Replayed, Request
 from tracer.intercept.standin import StandIn
 from tracer.intercept.stub import SPILL_SIZE, VALUE_OFFSET, pack_request
 from tracer.linux.mapping import SPARE_LINEAR
+from tracer.trace.marker import ruled
 from tracer.x86.paging import PRESENT, WRITABLE
 from tracer.x86.state import Flag, PageFaultCode
 
@@ -1075,3 +1086,118 @@ def test_a_step_that_takes_qemu_along_is_recorded_as_far_as_it_is_known() -> Non
     scene.interceptor.part()
     (record,) = scene.records
     assert record.via == "stepped" and record.accesses[0].direction == "write"
+
+
+# ---- rules
+
+
+def turns(count: int) -> tuple[Any, Any]:
+    """The vCPU is sent round so many times, where the stub waits."""
+
+    def sent(wanted: RunAlone) -> None:
+        assert wanted.changes[1] == SetRegister("rcx", count)
+
+    return RunAlone, sent
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "steps", "device", "note"),
+    [
+        (
+            "8b06", READ,
+            [(AskBefore, Go()), (ReadPhysical(DEVICE, 4), 1), (AskAnswered, Give(8, "rule 2"))],
+            1, "by rule 2",
+        ),
+        (
+            "8916", WRITE,
+            [(AskBefore, Give(8, "rule 1")), (WritePhysical(DEVICE, 4, 8), None)],
+            8, "by rule 1",
+        ),
+        (
+            "8916", WRITE,
+            [
+                (AskBefore, Delay(400, "rule 1")), turns(100), (Turn(), None),
+                (WritePhysical(DEVICE, 4, 3), None),
+            ],
+            None, "by rule 1, 4e-07 s late",
+        ),
+        (
+            "8b06", READ,
+            [
+                (AskBefore, Go()), (ReadPhysical(DEVICE, 4), 3), (AskAnswered, Delay(1, "own.py")),
+                turns(1), (Turn(), None),
+            ],
+            None, "by own.py, 1e-09 s late",
+        ),
+        (
+            "0106", WRITE,
+            [
+                (AskBefore, Go()), (ReadPhysical(DEVICE, 4), 3), (AskAnswered, Give(5, "rule 1")),
+                (AskBefore, Give(9, "rule 2")), (WritePhysical(DEVICE, 4, 9), None),
+            ],
+            3, "by rule 1, rule 2",
+        ),
+        ("8916", WRITE, [(AskBefore, Give(8)), (WritePhysical(DEVICE, 4, 8), None)], 8, None),
+    ],
+)  # fmt: skip
+def test_the_record_says_which_rule_decided(
+    code: str, error: int, steps: list[Any], device: int | None, note: str | None
+) -> None:
+    scene = asked(Scene())
+    scene.fault(code, AT, error, rsi=AT, rdx=3)
+    scene.play(*steps, (AskCompleted, same))
+    (record,) = scene.records
+    assert (record.accesses[0].device, record.note, record.via) == (device, note, "emulated")
+    assert ruled(record.note) == (note or "")
+
+
+def test_a_long_delay_is_cut_so_that_a_run_can_be_ended() -> None:
+    scene = asked(Scene())
+    scene.fault("8916", AT, WRITE, rsi=AT)
+    with pytest.raises(GuestHung):
+        scene.play(
+            (AskBefore, Delay(60_000_000_000, "rule 1")), (RunAlone, None), (Turn(), None),
+            (RunAlone, None), (Turn(), GuestHung()),
+        )  # fmt: skip
+    assert scene.records == []
+
+
+def test_in_real_time_a_turn_is_taken_for_a_nanosecond() -> None:
+    scene = asked(Scene())
+    scene.view.realtime = True
+    scene.fault("8916", AT, WRITE, rsi=AT)
+    scene.play(
+        (AskBefore, Delay(400, "rule 1")), turns(400), (Turn(), None),
+        (WritePhysical(DEVICE, 4, 0), None), (AskCompleted, same),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ruling", [Refuse("rule 1"), Postpone("rule 1")])
+def test_a_guest_that_does_not_ask_cannot_be_refused(ruling: Any) -> None:
+    scene = asked(Scene())
+    scene.fault("8916", AT, WRITE, rsi=AT)
+    with pytest.raises(InterceptError, match="rule 1: a guest that is not confidential"):
+        scene.play((AskBefore, ruling))
+    scene = asked(Scene())
+    scene.fault("8b06", AT, rsi=AT)
+    with pytest.raises(InterceptError, match="not confidential"):
+        scene.play((AskBefore, Go()), (ReadPhysical(DEVICE, 4), 3), (AskAnswered, ruling))
+
+
+def test_a_step_may_be_late_and_says_so_beside_why_it_is_one() -> None:
+    scene = asked(Scene())
+    scene.fault("0fae06", AT, WRITE, rsi=AT)
+    delays: list[Delay] = [Delay(4, "rule 1")]
+
+    def before(wanted: AskBefore) -> Any:
+        return delays.pop() if delays else Go()
+
+    stop = TargetGone()
+    with pytest.raises(TargetGone):
+        scene.play(
+            (AskBefore, before), turns(1), (Turn(), None), (BreakAlone, stop), (FlushTlb, None)
+        )
+    scene.interceptor.part()
+    (record,) = scene.records
+    assert record.note.startswith("by rule 1, 4e-09 s late; not emulated: ")
+    assert record.via == "stepped"

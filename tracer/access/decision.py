@@ -50,9 +50,44 @@ class Go:
 
 @dataclass(frozen=True, slots=True)
 class Give:
-    """Carry it out, with another value: for the guest when it reads, for the device else."""
+    """Carry it out, with another value: for the guest when it reads, for the device else.
+
+    ``by`` says who decided, for the trace; it is empty for a person at the prompt, whose commands
+    are in the trace. So in all rulings.
+    """
 
     value: int
+    by: str = ""
+
+
+LONGEST_DELAY = 60_000_000_000
+"""The longest time that an access may be late, in nanoseconds: a minute of the guest's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Carry it out, and let the guest's time pass before the guest has the answer."""
+
+    time_ns: int
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell the guest that the access cannot be made, as the host of a confidential guest can."""
+
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """Tell the guest to ask again, likewise."""
+
+    by: str = ""
+
+
+Ruling = Give | Delay | Refuse | Postpone
+"""What a rule, or a host in Python, makes of an access; without one it is carried out as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +113,7 @@ class Retry:
     cpu: CpuState
 
 
-Decision = Go | Give | Skip | Inject | Retry
+Decision = Go | Ruling | Skip | Inject | Retry
 """What becomes of an access."""
 
 

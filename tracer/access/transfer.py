@@ -86,7 +86,7 @@ def pieces_of(linear: int, width: int, glance: Glance) -> list[Piece]:
 
 @dataclass(frozen=True, slots=True)
 class Meddling:
-    """Tell how a person changed one transfer.
+    """Tell how a person or a rule changed one transfer.
 
     ``device`` is what the device gave or got, None where it was the instruction's own value;
     ``skipped`` tells that nothing reached the device.

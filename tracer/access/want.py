@@ -15,7 +15,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from tracer.access.decision import Decision, Give, Go, Leeway, Pending
+from tracer.access.decision import Decision, Go, Leeway, Pending, Ruling
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran
@@ -213,7 +213,10 @@ class DeleteBreakpoint(Want[None]):
 
 @dataclass(frozen=True, slots=True)
 class Turn(Want[None]):
-    """Let others have their turn in the middle of long work: a signal's handler among them."""
+    """Let others have their turn in the middle of long work: a signal's handler among them.
+
+    Raises GuestHung once the run has taken longer than it may.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +302,8 @@ class AskWhere(Want[Leeway]):
 
 
 @dataclass(frozen=True, slots=True)
-class AskAnswered(Want[Go | Give]):
-    """What the guest is to read, once a device has answered."""
+class AskAnswered(Want[Go | Ruling]):
+    """What the guest is to read, and when, once a device has answered."""
 
     pending: Pending
 

@@ -28,6 +28,7 @@ from tracer.access.want import (
     Registers,
     RunAlone,
     StepAlone,
+    Turn,
     WritePhysical,
 )
 from tracer.errors import InterceptError
@@ -40,7 +41,9 @@ _ROOM = 2 * SPILL_SIZE
 EVEN_NS = 100_000_000
 """Two runs have different times behind them when they come to :func:`wait`: less than this."""
 _ROUND_NS = 4
-"""Guest time of a turn at ``waiting``."""
+"""Guest time of a turn at ``waiting``, where instructions are counted."""
+_MOST_ROUNDS = 10_000_000
+"""Turns without a look at whether somebody wants to end the run: some 40 ms of the host's time."""
 _MAX_HEALED = 32
 """Pages one instruction can touch: more poisoned ones than this mean something else is wrong."""
 
@@ -253,6 +256,20 @@ async def wait(stub: Stub, space: AddressSpace, registers: RegisterFile) -> None
     rounds = -now % EVEN_NS // _ROUND_NS + 1
     await RunAlone(stub.stop, [SetRegister("rip", stub.waiting), SetRegister("rcx", rounds)])
     await _return(registers)
+
+
+async def delay(time_ns: int, stub: Stub, *, realtime: bool) -> None:
+    """Keep the vCPU that stands at ``stop`` busy for so much of the guest's time.
+
+    Other vCPUs stand meanwhile, and the guest's clocks go on; they would not if the guest stood. In
+    real time a turn takes a nanosecond or two, so the time is that or somewhat more.
+    """
+    rounds = time_ns if realtime else -(-time_ns // _ROUND_NS)
+    while rounds > 0:
+        some = min(rounds, _MOST_ROUNDS)
+        await RunAlone(stub.stop, [SetRegister("rip", stub.waiting), SetRegister("rcx", some)])
+        await Turn()
+        rounds -= some
 
 
 async def note(stub: Stub, registers: RegisterFile) -> None:

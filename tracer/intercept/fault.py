@@ -28,7 +28,8 @@ class Fault:
     ``stack`` is the linear address of the spill. ``cpu`` is the state of the interrupted code,
     ``xmm`` its XMM registers as they were where they had to be read. ``departure`` makes a write
     on the vCPU's way back, ``replayed`` has the numbers of the recorded accesses that answered,
-    ``meddled`` how a person changed the transfers, by their number in the instruction. ``port`` is
+    ``meddled`` how a person or a rule changed the transfers, by their number in the instruction,
+    ``ruled`` in words which rules did. ``port`` is
     what an I/O port gave to the instruction that is being carried out. ``silence`` is what came in
     place of the answer to a write. ``code`` has the bytes at RIP when that was last foretold.
     """
@@ -43,6 +44,7 @@ class Fault:
     departure: list[Change] = field(default_factory=list)
     replayed: list[int] = field(default_factory=list)
     meddled: dict[int, Meddling] = field(default_factory=dict)
+    ruled: list[str] = field(default_factory=list)
     port: tuple[In, int] | None = None
     silence: DebuggerError | None = None
     code: bytes = b""

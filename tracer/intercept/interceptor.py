@@ -11,7 +11,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, Skip
+from tracer.access.decision import (
+    Decision,
+    Delay,
+    Give,
+    Go,
+    Inject,
+    Pending,
+    Postpone,
+    Refuse,
+    Retry,
+    Ruling,
+    Skip,
+)
 from tracer.access.execution import (
     Answers,
     CarryOut,
@@ -56,6 +68,7 @@ from tracer.intercept.standin import replay_note
 from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
+from tracer.trace.marker import rule_note
 from tracer.trace.record import Hypercall, Intercept, Via
 from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import In, PortAccess
@@ -257,6 +270,7 @@ class Interceptor:
                 raise UnsupportedInstruction(insn.code, insn.text)
             fault.replayed.clear()
             fault.meddled.clear()
+            fault.ruled.clear()
             try:
                 outcome = await self._perform(foretold, fault, gate)
             except _Restart as restart:
@@ -467,11 +481,15 @@ class Interceptor:
                     fault.meddled[number] = Meddling(skipped=True)
                     answers[index] = value if transfer.direction == "read" else None
                     del wanted[index]
-                case Give(value) if transfer.direction == "write":
+                case Give(value, by) if transfer.direction == "write":
                     fault.meddled[number] = Meddling(device=value)
+                    fault.ruled.append(by)
                     wanted[index] = replace(transfer, value=value)
-                case Give(value):
+                case Give(value, by):
+                    fault.ruled.append(by)
                     given[index] = value
+                case Delay() as late:
+                    await self._delay(late, fault, gate)
                 case Go():
                     pass
         made = await self._carry(tuple(wanted.values()), fault, gate)
@@ -485,13 +503,22 @@ class Interceptor:
                 before = (*done, *map(answered, transfers[:index], answers))
                 told = answered(transfer, answer)
                 pending = self._pending(fault, insn, told, foretold.transfers, before)
-                decision = await AskAnswered(pending)
-                if not isinstance(decision, Give):
-                    continue
-                given[index] = decision.value
+                match _carried(await AskAnswered(pending)):
+                    case Give(value, by):
+                        fault.ruled.append(by)
+                        given[index] = value
+                    case Delay() as late:
+                        await self._delay(late, fault, gate)
+                        continue
+                    case Go():
+                        continue
             fault.meddled[number] = Meddling(device=answer)
             answers[index] = given[index]
         return answers
+
+    async def _delay(self, late: Delay, fault: Fault, gate: PageFaultGate) -> None:
+        fault.ruled.append(f"{late.by}, {late.time_ns / 1e9:.9g} s late")
+        await carrier.delay(late.time_ns, gate.stub, realtime=self._view.realtime)
 
     async def _deliver(
         self, fault: Fault, gate: PageFaultGate, exception: GuestException
@@ -530,7 +557,7 @@ class Interceptor:
         admit(fault.encounter)
         foretold = ahead.seen([fault.encounter], fault.space)
         if self.asks:
-            await self._oversee_step(fault, insn, foretold, why)
+            await self._oversee_step(fault, gate, insn, foretold, why)
             if insn is not None and fault.meddled:
                 return await self._skip(fault, insn, foretold, why)
         try:
@@ -562,16 +589,21 @@ class Interceptor:
     async def _oversee_step(
         self,
         fault: Fault,
+        gate: PageFaultGate,
         insn: Instruction | None,
         foretold: tuple[Transfer, ...],
         why: str,
     ) -> None:
-        # A step by the vCPU can be left out as a whole, but not be given another value.
+        # A step by the vCPU can be left out as a whole, or be late, but not be given another value.
         fault.meddled.clear()
+        fault.ruled.clear()
         for number, transfer in enumerate(foretold):
             pending = self._pending(fault, insn, transfer, foretold, why=why)
             pending = replace(pending, seq=pending.seq + number)
-            if isinstance(_diverted(await AskBefore(pending), pending), Skip):
+            decision = _diverted(await AskBefore(pending), pending)
+            if isinstance(decision, Delay):
+                await self._delay(decision, fault, gate)
+            if isinstance(decision, Skip):
                 fault.meddled.update(dict.fromkeys(range(len(foretold)), Meddling(skipped=True)))
                 return
 
@@ -641,11 +673,16 @@ class Interceptor:
                 ],
                 before=register_values(before, insn),
                 after=changed_values(before, outcome.cpu),
-                note=note
-                or replay_note(fault.replayed)
-                or (lost_atomicity(insn, transfers) if insn is not None else None)
-                or (
-                    _WITHIN if self.sites is not None and self.sites.is_within(fault.vcpu) else None
+                note=_joined(
+                    rule_note(fault.ruled),
+                    note
+                    or replay_note(fault.replayed)
+                    or (lost_atomicity(insn, transfers) if insn is not None else None)
+                    or (
+                        _WITHIN
+                        if self.sites is not None and self.sites.is_within(fault.vcpu)
+                        else None
+                    ),
                 ),
                 stack=stack,
                 asked=None if asked is None else asked.call,
@@ -662,12 +699,25 @@ def _decoded(code: bytes, cpu: CpuState) -> Instruction | None:
         return None
 
 
-def _diverted(decision: Decision, pending: Pending) -> Go | Give | Skip:
+def _joined(*notes: str | None) -> str | None:
+    return "; ".join(filter(None, notes)) or None
+
+
+def _carried(ruling: Go | Ruling) -> Go | Give | Delay:
+    # The guest decodes its accesses itself where it can be told that one cannot be made.
+    if isinstance(ruling, Refuse | Postpone):
+        raise InterceptError(f"{ruling.by}: a guest that is not confidential cannot be told that")
+    return ruling
+
+
+def _diverted(decision: Decision, pending: Pending) -> Go | Give | Delay | Skip:
     # Raises what ends the execution here, where the decision is such.
     match decision:
         case Inject(vector, error_code, linear):
             raise GuestException(pending.code, vector, error_code, linear, injected=True)
         case Retry(cpu):
             raise _Restart(cpu)
-        case _:
+        case Skip():
             return decision
+        case _:
+            return _carried(decision)

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from tracer.access import want
-from tracer.access.decision import Decision, Give, Go, Leeway, Pending
+from tracer.access.decision import Decision, Go, Leeway, Pending, Ruling
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
 from tracer.access.vcpu import Change
+from tracer.errors import GuestHung
 from tracer.gdb.target import Target
 from tracer.qemu.machine import Machine
 from tracer.x86.state import CpuState
@@ -37,7 +38,7 @@ class Overseer(Protocol):
         """Return which accesses it need not be asked about, until the guest stops again."""
         ...
 
-    async def answered(self, pending: Pending) -> Go | Give:
+    async def answered(self, pending: Pending) -> Go | Ruling:
         """Decide once a device has answered a read."""
         ...
 
@@ -97,7 +98,7 @@ class Driver:
             want.WatchStores: lambda it: target.watch_stores(it.linear),
             want.WatchReads: lambda it: target.set_read_watch(it.linear),
             want.DeleteBreakpoint: lambda it: target.delete_breakpoint(it.number),
-            want.Turn: lambda _: asyncio.sleep(0),
+            want.Turn: lambda _: self._turn(),
             want.VcpuStates: lambda _: machine.vcpu_states(),
             want.Tables: lambda _: machine.descriptor_tables(),
             want.Sleeps: lambda it: machine.halted(it.vcpu),
@@ -191,6 +192,11 @@ class Driver:
             self._pausing = None
         ran = time.monotonic() - self._since
         return Ran(replace(stop, expired=bool(self.expired)), ran)
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+        if self.expired:
+            raise GuestHung
 
     async def _hold(self, it: want.Hold) -> None:
         self.interrupting = False

@@ -18,6 +18,7 @@ from tracer.trace.event import Event, Events, Everything, Note
 from tracer.trace.fold import Fold
 from tracer.trace.layout import _DIRECTION, UNCUT, Layout, padded, short
 from tracer.trace.loss import Losses
+from tracer.trace.marker import ruled
 from tracer.trace.naming import Naming
 from tracer.trace.record import (
     Intercept,
@@ -47,8 +48,8 @@ class AccessLines:
 
     In order: guest time in seconds, vCPU, call site, instruction, region and offset, register,
     ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value, how a person
-    stepped in, and what the register is if the access is against that. The last two take their
-    room from the other columns.
+    stepped in, which rule did, and what the register is if the access is against that. The last
+    three take their room from the other columns.
     """
 
     def __init__(self, shape: Layout) -> None:
@@ -59,9 +60,18 @@ class AccessLines:
         """Return the line of text for one device access."""
         record, access, named = event.record, event.access, event.named
         breach = named.breach(access.direction) if named is not None else None
-        if access.device is not None or access.skipped or breach:
-            told = _touch(access.device, access.skipped, access.width), f"({breach})"
-            touched = " ".join(filter(None, told if breach else told[:1]))
+        rule = ruled(record.note)
+        if access.device is not None or access.skipped or breach or rule:
+            touched = " ".join(
+                filter(
+                    None,
+                    (
+                        _touch(access.device, access.skipped, access.width),
+                        rule and f"({printable(rule)})",
+                        breach and f"({breach})",
+                    ),
+                )
+            )
             shape = self._shape
             shape = _narrowed(shape, len(touched) + 1) if shape.cut else shape
             return f"{_joined(event, _middle(event, shape), shape)} {touched}"

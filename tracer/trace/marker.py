@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from tracer.trace.record import Mark, Record
@@ -20,6 +21,23 @@ LOG_LINES = ("PCIDEV ", "LSPCI ", "UNMAP ")
 
 NOT_UNDERSTOOD = "not understood: "
 """Opens the text that is a line of a log which nobody understood."""
+
+
+_RULED = "by "
+
+
+def rule_note(ruled: Iterable[str]) -> str | None:
+    """Return the note of a record whose accesses rules have changed, None where none did.
+
+    ``ruled`` tells of each in words; those that are empty are left out.
+    """
+    told = ", ".join(dict.fromkeys(filter(None, ruled)))
+    return f"{_RULED}{told}" if told else None
+
+
+def ruled(note: str | None) -> str:
+    """Return what the note of a record tells of rules; empty where it tells nothing of them."""
+    return note.partition(";")[0] if note is not None and note.startswith(_RULED) else ""
 
 
 def is_marker(mark: Mark) -> bool:

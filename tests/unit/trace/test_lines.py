@@ -20,6 +20,7 @@ from tracer.report.objects import access_object
 from tracer.trace.event import events_of
 from tracer.trace.layout import UNCUT, layout, padded
 from tracer.trace.lines import access_lines, note_line, printable
+from tracer.trace.marker import rule_note
 from tracer.trace.record import Intercept, SharedRecord, TdcallRecord
 from tracer.trace.summary import Summary
 
@@ -74,6 +75,27 @@ def test_a_file_gets_lines_that_are_not_cut() -> None:
     )
     (line,) = access_lines(long, UNCUT)
     assert "f" * 70 in line and "x" * 70 in line and line.endswith("0x0000000000000001")
+
+
+@pytest.mark.parametrize(
+    ("note", "device", "end"),
+    [
+        ("by rule 2", 1, "0xffffffff (device 0x00000001) (by rule 2)"),
+        ("by rule 2, 0.001 s late; replayed: #3", None, "0xffffffff (by rule 2, 0.001 s late)"),
+        ("not emulated: fxsave", None, "0xffffffff"),
+        ("by \x1b[2Jrule", None, r"0xffffffff (by \x1b[2Jrule)"),
+        (rule_note(["rule 1", "", "rule 1", "own.py"]), None, "0xffffffff (by rule 1, own.py)"),
+        (rule_note([""]), None, "0xffffffff"),
+    ],
+)
+def test_a_line_tells_which_rule_decided(note: str | None, device: int | None, end: str) -> None:
+    access = sample.device("nvme", 0x1C, 4, "read", 0xFFFFFFFF)
+    record = sample.intercept(0, msgspec.structs.replace(access, device=device))
+    record = msgspec.structs.replace(record, note=note)
+    (line,) = access_lines(record)
+    assert line.endswith(f"  {end}")
+    (line,) = access_lines(record, layout(80, False))
+    assert len(line) <= 80 and line.endswith(end.partition(" ")[2])
 
 
 def test_only_device_accesses_have_lines() -> None:
