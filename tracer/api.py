@@ -43,7 +43,9 @@ from tracer.query.words import Words, chosen
 from tracer.repl.commands import command_table
 from tracer.repl.context import Context
 from tracer.repl.guest import Guest
+from tracer.repl.hosting import Hosting, hosting, install
 from tracer.session.control import Control
+from tracer.session.own_host import delay, refuse, retry
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog
 from tracer.trace.flat import Access, flat
@@ -62,7 +64,10 @@ __all__ = (
     "Trace",
     "TracerError",
     "boot",
+    "delay",
     "open_trace",
+    "refuse",
+    "retry",
     "to_dataframe",
 )
 
@@ -164,6 +169,8 @@ def boot(
     stacks: bool = False,
     every_stop: bool = False,
     ring: int = SLOTS,
+    rules: Sequence[str] = (),
+    host: object | None = None,
     registers: Sequence[Path | str] = (),
     output: Path | str | None = None,
     qemu_log: Path | str | None = None,
@@ -176,9 +183,11 @@ def boot(
 
     The words are the options of `vetrace boot`. ``output`` is where the trace goes, if anywhere;
     ``console`` is called with the bytes of the guest's serial port, ``progress`` with lines of text
-    that `vetrace boot` has on standard error, by default the same. Times are in seconds. Raises
-    what `vetrace boot` would say.
+    that `vetrace boot` has on standard error, by default the same. Times are in seconds. ``host``
+    is a file as for `--host`, or an object with ``mmio(access)``. Raises what `vetrace boot` would
+    say.
     """
+    asked = hosting(rules, Path(host) if isinstance(host, str) else host)
     plan = Plan(
         kernel=_path(kernel),
         symbols=_path(symbols),
@@ -197,7 +206,9 @@ def boot(
     slots = None if every_stop else parse_ring(str(ring))
     maps = library.load([Path(file) for file in registers])
     start = launch(plan, console, progress)
-    booted = _booted(start, plan.limits, Naming(maps), _path(output), stacks=stacks, ring=slots)
+    booted = _booted(
+        start, plan.limits, Naming(maps), _path(output), asked, stacks=stacks, ring=slots
+    )
     with _beside(booted) as guest:
         yield guest
 
@@ -208,6 +219,7 @@ async def _booted(
     limits: Limits,
     naming: Naming,
     output: Path | None,
+    asked: Hosting,
     *,
     stacks: bool,
     ring: int | None,
@@ -223,6 +235,7 @@ async def _booted(
             try:
                 regions = await session.refresh_regions()
                 check_choice(regions.regions, session.choice)
+                install(asked, control.host, context.known)
                 await session.trap(stacks=stacks, ring=ring)
                 with kept_ring(session, output):
                     session.mark_log(ENTRY)
@@ -233,6 +246,8 @@ async def _booted(
                 if session.machine.config.qemu_log is not None:
                     session.mark_log(LOG_END)
                 session.end(control.outcome or "interrupted")
+                for line in control.host.idle():
+                    session.journal.progress(line)
                 for warning in session.warnings:
                     session.journal.progress(warning)
 

@@ -26,13 +26,16 @@ _settled: pytest.StashKey[set[Path]] = pytest.StashKey()
 class Boot(Protocol):
     """Boot a guest with these words of ``vetrace boot``; the same words boot once a session.
 
-    ``timeout`` and ``guest_timeout`` are the options of these names, in seconds: a guest that takes
-    longer ends, and the test fails with what it did last.
+    ``rules`` are what ``--rule`` takes, ``host`` is the file of ``--host``: they say what becomes
+    of accesses. ``timeout`` and ``guest_timeout`` are the options of these names, in seconds: a
+    guest that takes longer ends, and the test fails with what it did last.
     """
 
     def __call__(
         self,
         *words: str | Path,
+        rules: Sequence[str] = (),
+        host: str | Path | None = None,
         timeout: float | None = None,
         guest_timeout: float | None = None,
     ) -> Recording:
@@ -86,7 +89,11 @@ def vetrace_trace(request: pytest.FixtureRequest) -> Open:
 
 
 @pytest.fixture
-def vetrace_boot(vetrace_trace: Open, _vetrace_boots: Callable[[Sequence[str]], Path]) -> Boot:
+def vetrace_boot(
+    request: pytest.FixtureRequest,
+    vetrace_trace: Open,
+    _vetrace_boots: Callable[[Sequence[str]], Path],
+) -> Boot:
     """Return a function that boots a guest and gives its trace.
 
     Where QEMU, GDB or a kernel is missing the test is skipped; with ``CI`` in the environment it
@@ -94,15 +101,21 @@ def vetrace_boot(vetrace_trace: Open, _vetrace_boots: Callable[[Sequence[str]], 
     """
 
     def boot(
-        *words: str | Path, timeout: float | None = None, guest_timeout: float | None = None
+        *words: str | Path,
+        rules: Sequence[str] = (),
+        host: str | Path | None = None,
+        timeout: float | None = None,
+        guest_timeout: float | None = None,
     ) -> Recording:
         __tracebackhide__ = True
-        limits = [
+        options = [f"--rule={rule}" for rule in rules]
+        options += [] if host is None else [f"--host={request.path.parent / host}"]
+        options += [
             f"--{name}={seconds}"
             for name, seconds in (("timeout", timeout), ("guest-timeout", guest_timeout))
             if seconds is not None
         ]
-        return vetrace_trace(_vetrace_boots([*limits, *map(str, words)]))
+        return vetrace_trace(_vetrace_boots([*options, *map(str, words)]))
 
     return boot
 

@@ -17,6 +17,7 @@ from tracer.check.replay import compiled_again
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.filters import add_register_files, register_maps
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
+from tracer.cli.hosting import add_host_arguments
 from tracer.cli.interactive import add_shell_arguments, screen, wish
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.verify import compared, print_comparison, verdict
@@ -35,9 +36,12 @@ from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.linux.kernel import Kernel
 from tracer.linux.system import Linux
+from tracer.repl.hosting import Hosting, hosting, install
 from tracer.repl.interruption import Interruption
+from tracer.repl.names import known_of
 from tracer.repl.shell import Shell
 from tracer.report.objects import access_object
+from tracer.session.host import Host, ruled_host
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog, seconds
 from tracer.text.number import is_whole, whole
@@ -98,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--guest-timeout", metavar="SECONDS", help="the same by the guest's own clock"
     )
     add_shell_arguments(parser)
+    add_host_arguments(parser)
     add_register_files(parser)
     add_guest_arguments(parser)
     add_replay_arguments(parser)
@@ -112,8 +117,11 @@ def run(args: argparse.Namespace) -> int:
         plan = guest_plan(args, log.absolute() if log is not None else None)
         plan = replace(with_also(plan, args), limits=_limits(args))
         device = recorded(args)
+        asked = hosting(args.rule, args.host)
+        if asked.asked and args.untraced:
+            raise UsageError("--untraced leaves nothing to decide about: drop it, or the rules")
         console = stack.enter_context(_console(args))
-        boot = _Boot(args, plan, trace, console, device)
+        boot = _Boot(args, plan, trace, console, device, asked)
         try:
             status = boot.run()
         except Ended as end:
@@ -224,12 +232,15 @@ class _Boot:
         trace: Path | None,
         console: Callable[[bytes], object],
         recorded: RecordedDevice | None,
+        asked: Hosting,
     ) -> None:
         self._args = args
         self._plan = plan
         self._trace = trace
         self._console = console
         self._recorded = recorded
+        self._hosting = asked
+        self._host: Host | None = None
         self._ring = None if args.every_stop else parse_ring(args.ring)
         self._last = _last(args)
         if args.untraced and plan.guest is not Kind.PLAIN:
@@ -291,9 +302,12 @@ class _Boot:
             raise TracerError(f"cannot write the guest's console to {where}: {why}") from None
 
     def judge_guest(self) -> int:
-        # A person at a prompt, or a recording, may well have kept a driver from its device.
+        # A person at a prompt, a recording, or a rule may well have kept a driver from its device.
         kernel, missing = self._kernel, self._report.missing
-        meddled = self._wish.asked or self._recorded is not None
+        ruled = self._host is not None and self._host.applied
+        meddled = self._wish.asked or self._recorded is not None or ruled
+        if ruled and missing:
+            tell(f"the guest found no {', no '.join(missing)}, which rules may have seen to")
         if not missing or kernel is None or self._plan.initrd is not None or meddled:
             return EXIT_OK
         warn(why_missing(missing, kernel.release, modules=kernel.modules is not None))
@@ -358,6 +372,7 @@ class _Boot:
         # Leave the guest to a person or a script; return how it ended.
         shell = Shell(session, self._naming, self._wish, self._interruption, screen)
         self._watchdog.person = shell.prompts
+        self._host = shell.control.host
         if shell.prompts and isinstance(self._console, _Console):
             self._console.show = shell.console
         await self._trap(session, stack)
@@ -370,6 +385,11 @@ class _Boot:
         session.replay(self._recorded)
         regions = await session.refresh_regions()
         check_choice(regions.regions, session.choice)
+        if self._hosting.asked:
+            self._host = self._host or ruled_host(session, self._naming)
+            install(self._hosting, self._host, known_of(session, self._naming))
+            if self._host.needs_records and not self._wish.asked:
+                session.subscribers.append(self._host.outlook.take)
         await session.trap(stacks=self._args.stacks, ring=self._ring)
         stack.enter_context(kept_ring(session, self._args.output))
         session.mark_log(ENTRY)
@@ -411,6 +431,11 @@ class _Boot:
         if sites and self._args.verbose:
             for line in sites.told():
                 tell(line)
+        if self._host is not None:
+            for line in self._host.told():
+                tell(line)
+            for line in self._host.idle():
+                warn(line)
         if self._recorded is not None:
             device = self._recorded
             tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from tracer.access.decision import Pending
+from tracer.access.recorded import memory_access
 from tracer.access.region import UNASSIGNED
 from tracer.access.transfer import located
 from tracer.confidential.handler import PROFILES, judge
@@ -12,6 +13,8 @@ from tracer.devices.map import Named
 from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, SITE, Fact
 from tracer.query.course import Changes, Marks
 from tracer.query.facts import covered, function, module, site, with_functions
+from tracer.trace.event import Event
+from tracer.trace.record import Intercept
 from tracer.trace.summary import mnemonic
 from tracer.x86.state import GPR
 
@@ -99,6 +102,29 @@ class PendingFacts(dict[str, Fact]):
         linear = parts[0] if parts else pending.transfer.linear
         verdict = judge(PROFILES[profile], pending.insn, cpl=pending.cpu.cpl, linear=linear)
         return verdict.outcome == "oops"
+
+
+def event_of(pending: Pending, named: Named | None = None, phase: str | None = None) -> Event:
+    """Return an access that waits as an event, so that it is shown like one that was made."""
+    access = memory_access(pending.transfer)
+    record = Intercept(
+        seq=pending.seq,
+        time_ns=pending.time_ns,
+        vcpu=pending.vcpu,
+        cpl=pending.cpu.cpl,
+        mode=pending.cpu.mode.value,
+        rip=pending.cpu.rip,
+        symbol=pending.symbol,
+        code=pending.code,
+        text=pending.insn.text if pending.insn is not None else "(bad)",
+        cr2=pending.transfer.linear,
+        error_code=0,
+        via=pending.via,
+        accesses=[access],
+        before={},
+        after={},
+    )
+    return Event(pending.seq, record, access, phase, named)
 
 
 _OF_PENDING: Mapping[str, Callable[[PendingFacts], Fact]] = {

@@ -30,7 +30,8 @@ class Known:
     region belongs to. ``span`` returns the offsets of a region's
     register in bytes, None for an unknown one; ``registers`` returns the names it knows in a
     region, for advice. ``size`` returns that of a region in bytes, ``answers`` tells whether a
-    device answers at any of the physical addresses from the first to the last. ``words`` are what
+    device answers at any of the physical addresses from the first to the last. ``shown`` tells
+    whether a region's register is where others are too, one of which is shown. ``words`` are what
     facts that are text can equal. What is ``pending`` may name what none of these knows.
     """
 
@@ -41,6 +42,7 @@ class Known:
     owners: Mapping[str, Collection[str]] = field(default_factory=dict)
     size: Callable[[str], int] | None = None
     answers: Callable[[int, int], bool] | None = None
+    shown: Callable[[str, str], bool] = lambda region, register: False
     words: Mapping[str, Lexicon] = field(default_factory=dict)
     pending: bool = False
 
@@ -231,8 +233,10 @@ def _spots(region: str, register: str, known: Known) -> tuple[Spot, ...]:
         return (Spot(region, None, register),)
     spans = [(name, known.span(name, register)) for name in names]
     found = tuple(
-        Spot(name, span, exact=known.is_region(name)) for name, span in spans if span is not None
-    )
+        Spot(name, span, register if known.shown(name, register) else None,
+             exact=known.is_region(name))
+        for name, span in spans if span is not None
+    )  # fmt: skip
     if not found and known.pending:
         return (Spot(region, None, register),)
     if not found:

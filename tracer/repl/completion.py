@@ -11,6 +11,7 @@ from pathlib import Path
 from tracer.confidential.handler import PROFILES
 from tracer.errors import UsageError
 from tracer.query.condition.vocabulary import NAMES, TEXTS, VALUES
+from tracer.query.rule import VERBS
 from tracer.repl.command import Command
 from tracer.repl.context import Context
 from tracer.repl.listing import Found, found
@@ -76,6 +77,8 @@ class Candidates:
             kinds = _BEHIND.get(before[-1], kinds)
         if "if" in before:
             kinds = ("fact",) if takes_condition else ()
+        if item.name == "rule" and before[-1:] == ["do"]:
+            kinds = VERBS
         if "fact" in kinds:
             compared = _COMPARED.search(rest)
             if compared is not None and compared["name"] in TEXTS:
@@ -93,6 +96,9 @@ class Candidates:
                 return self._places(beginning)
             case "break":
                 return {str(item.number): item.text for item in context.watch.breaks.items}
+            case "rule":
+                rules = self._context.control.host.rules.items
+                return {str(rule.number): rule.text for rule in rules}
             case "command":
                 return {item.name: item.brief for item in context.commands}
             case "cpu":

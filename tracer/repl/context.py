@@ -13,7 +13,7 @@ import msgspec
 from tracer.access.decision import Pending
 from tracer.access.region import Choice
 from tracer.devices.map import Named
-from tracer.errors import ConditionError, TracerError, UsageError, suggestion
+from tracer.errors import MarkedError, TracerError, UsageError, suggestion
 from tracer.query.breakpoint import PENDING, Pattern, parse_pattern
 from tracer.query.course import Changes
 from tracer.query.facts import Course, Recorded
@@ -21,13 +21,15 @@ from tracer.query.place import Known
 from tracer.repl.aim import Aim, aim
 from tracer.repl.command import CommandTable
 from tracer.repl.feed import Feed, Item, Rule, Seen
-from tracer.repl.names import known_places
+from tracer.repl.names import known_of
 from tracer.repl.result import Result, Screen
 from tracer.repl.stop import end_lines, halt_lines, halt_object
 from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
 from tracer.session.control import Control
 from tracer.session.course import Halt
+from tracer.session.host import Host
+from tracer.session.outlook import Outlook
 from tracer.trace.event import Event, Events, Everything
 from tracer.trace.flat import Stacks
 from tracer.trace.name import RegionNames
@@ -66,8 +68,10 @@ class Context:
         self.control = control
         self.commands = commands
         self.names = names
-        self.watch = Watch(control, names)
-        self.watch.phase = lambda: self.phase
+        everything = Everything(names)
+        self.outlook = Outlook(control.session, names, everything)
+        self.watch = Watch(self.outlook)
+        control.host = Host(control.session, self.outlook)
         control.breaks = self.watch
         control.places = self.watch.places
         self.waits = waits
@@ -96,7 +100,7 @@ class Context:
         self.python: dict[str, object] = {}
         self.captures = False
         self._regions = RegionNames()
-        self._events = Events(Everything(names))
+        self._events = Events(everything)
         self._last: dict[tuple[str | None, int | None, int], int] = {}
 
     # ---- what comes in
@@ -106,7 +110,7 @@ class Context:
         found = [self._seen(event) for event in self._events.add(record)]
         self._events.note(record)
         self.stacks.learn(record)
-        self.watch.marks.add(record)
+        self.outlook.marks.add(record)
         self._regions.learn(record)
         self.summary.add(record, found)
         if isinstance(record, MapRecord):
@@ -134,7 +138,7 @@ class Context:
         before = self._last.get(place)
         if access.value is not None:
             self._last[place] = access.value
-        marks = self.watch.marks.count
+        marks = self.outlook.marks.count
         return Seen(**msgspec.structs.asdict(event), before=before, marks=marks)
 
     # ---- where the guest is
@@ -175,13 +179,11 @@ class Context:
     @property
     def known(self) -> Known:
         """Return the places that a person can name."""
-        names, halt = self.control.session.names, self.control.halt
-        space = None if halt is None else halt.space
-        return known_places(
-            self.control.session.view.regions,
+        halt = self.control.halt
+        return known_of(
+            self.control.session,
             self.names,
-            lambda: names.functions(space),
-            lambda: {*names.modules(space), *names.modules_on_disk()},
+            None if halt is None else halt.space,
             lambda: [phase for phase, _ in self.summary.phases],
         )
 
@@ -198,7 +200,7 @@ class Context:
                 raise
             if self.scripted or self.confirm is None:
                 raise error.noted(f"`{PENDING}` waits for one that is to come") from None
-            self.complain(error.detail if isinstance(error, ConditionError) else str(error))
+            self.complain(error.detail if isinstance(error, MarkedError) else str(error))
         if not await self.confirm("Wait for one that is to come? (y or [n]) "):
             raise UsageError("nothing is changed")
         return parse(f"{text} {PENDING}")
@@ -228,7 +230,7 @@ class Context:
         changes = Changes()
 
         def fits(event: Seen) -> bool:
-            marks = self.watch.marks
+            marks = self.outlook.marks
             if event.marks != marks.count:
                 marks = marks.upto(event.marks)  # of an access that is shown again
             course = Course(self._regions, self.stacks, marks, changes, event.phase)

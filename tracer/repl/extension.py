@@ -17,12 +17,11 @@ commands and so on by the decorators here, and stay functions that can be called
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from tracer.errors import UsageError
+from tracer.host.own_code import run_file
 from tracer.repl.feed import Seen
 from tracer.repl.guest import Guest
 from tracer.trace.record import Record
@@ -97,18 +96,7 @@ class Found:
 
 def read_extension(path: Path) -> Found:
     """Run a person's file and return what it brings. Raises UsageError naming file and line."""
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    space: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
-    try:
-        exec(compile(source, str(path), "exec"), space)
-    except SyntaxError as error:
-        raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}") from None
-    except (Exception, SystemExit) as error:
-        raise UsageError(blamed(error, path)) from None
-    return _collected(path, space)
+    return _collected(path, run_file(path))
 
 
 def _collected(path: Path, space: dict[str, object]) -> Found:
@@ -126,12 +114,3 @@ def _collected(path: Path, space: dict[str, object]) -> Found:
         else:
             found.subscribers.append((name, item))  # type: ignore[arg-type]
     return found
-
-
-def blamed(error: BaseException, path: Path) -> str:
-    """Return an error of a person's file in one line, with the line of the file it came from."""
-    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    where = f"{path}:{lines[-1]}" if lines else str(path)
-    words = " ".join(str(error).split())
-    return f"{where}: {type(error).__name__}{f': {words}' if words else ''}"

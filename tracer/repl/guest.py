@@ -15,10 +15,10 @@ from tracer.access.decision import Pending
 from tracer.access.region import Region
 from tracer.access.transfer import Transfer
 from tracer.errors import UsageError
+from tracer.query.pending import event_of
 from tracer.repl.context import Context
 from tracer.repl.feed import Seen
 from tracer.repl.parser import statements
-from tracer.repl.stop import as_event
 from tracer.repl.thread import ask_loop
 from tracer.trace.flat import Access, flat
 from tracer.trace.summary import summary_object
@@ -67,7 +67,7 @@ class Guest:
         if self.pending is None:
             return None
         context, named = self._context, self._context.named(self.pending)
-        return flat(as_event(self.pending, named, context.phase), context.stacks)
+        return flat(event_of(self.pending, named, context.phase), context.stacks)
 
     @property
     def outcome(self) -> str | None:
@@ -179,6 +179,12 @@ class Guest:
     def skip(self, value: int = 0) -> object:
         """Complete the instruction without its device."""
         return self.run(f"skip {value:#x}")
+
+    def rule(self, text: str) -> int:
+        """Say what becomes of accesses, as `rule` does; return the rule's number."""
+        told = self.run(f"rule {text}")
+        assert isinstance(told, dict)
+        return int(told["number"])
 
     def read(self, linear: int, size: int) -> bytes:
         """Return up to ``size`` bytes of RAM at a linear address; fewer where it ends."""

@@ -5,16 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from tracer.access.region import UNASSIGNED, RegionMap
+from tracer.access.space import AddressSpace
 from tracer.devices.map import fits_register
 from tracer.linux.callers import ON_BEHALF
 from tracer.query.condition.lexicon import Lexicon
 from tracer.query.facts import function
 from tracer.query.place import Known
 from tracer.query.roster import REGISTER_END
+from tracer.session.session import Session
 from tracer.text.span import Span
 from tracer.trace.name import names_region
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PHASES
+
+
+def known_of(
+    session: Session,
+    naming: Naming,
+    space: AddressSpace | None = None,
+    phases: Callable[[], Collection[str]] = tuple,
+) -> Known:
+    """Return what a person can name of a guest, whose addresses lead where ``space`` says."""
+    names = session.names
+    return known_places(
+        session.view.regions,
+        naming,
+        lambda: names.functions(space),
+        lambda: {*names.modules(space), *names.modules_on_disk()},
+        phases,
+    )
 
 
 def known_places(
@@ -43,6 +62,12 @@ def known_places(
             return None
         offset = entries[0].offset
         return Span(offset, offset + entries[0].register.width - 1)
+
+    # What a window shows depends on another register, so the place alone does not tell it.
+    def shown(region: str, register: str) -> bool:
+        found = names.map_of(region)
+        entry = next(iter(found.find(register)), None) if found is not None else None
+        return entry is not None and entry.selector is not None
 
     def registers(region: str) -> Collection[str]:
         found = names.map_of(region)
@@ -91,8 +116,9 @@ def known_places(
     if modules is not None:
         words["module"] = Lexicon("module", modules)
     return Known(
-        places, span, registers, alone, owners, size=sizes.__getitem__, answers=answers, words=words
-    )
+        places, span, registers, alone, owners, size=sizes.__getitem__, answers=answers,
+        shown=shown, words=words,
+    )  # fmt: skip
 
 
 # A phase that comes is one of the few, or the work of a function that the kernel has.

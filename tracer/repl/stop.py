@@ -4,43 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracer.access.decision import Pending
-from tracer.access.recorded import memory_access
 from tracer.devices.map import Named
 from tracer.look.plan import Plan
+from tracer.query.pending import event_of
 from tracer.repl.result import Screen
 from tracer.report.objects import access_object
 from tracer.session.control import Control
 from tracer.session.course import Halt
 from tracer.text.colour import paint
 from tracer.text.printable import printable
-from tracer.trace.event import Event
 from tracer.trace.layout import layout
 from tracer.trace.lines import access_line
-from tracer.trace.record import Intercept
-
-
-def as_event(pending: Pending, named: Named | None = None, phase: str | None = None) -> Event:
-    """Return an access that waits as an event, so that it is shown like one that was made."""
-    access = memory_access(pending.transfer)
-    record = Intercept(
-        seq=pending.seq,
-        time_ns=pending.time_ns,
-        vcpu=pending.vcpu,
-        cpl=pending.cpu.cpl,
-        mode=pending.cpu.mode.value,
-        rip=pending.cpu.rip,
-        symbol=pending.symbol,
-        code=pending.code,
-        text=pending.insn.text if pending.insn is not None else "(bad)",
-        cr2=pending.transfer.linear,
-        error_code=0,
-        via=pending.via,
-        accesses=[access],
-        before={},
-        after={},
-    )
-    return Event(pending.seq, record, access, phase, named)
 
 
 def halt_lines(
@@ -61,7 +35,7 @@ def halt_lines(
         seconds = f"{halt.time_ns / 1e9:10.6f}"
         return [*lines, f"{seconds}  vcpu{halt.vcpu}  {where}at {halt.cpu.rip:#x}"]
     shape = layout(screen.columns, screen.colour)
-    lines.append(access_line(as_event(halt.pending, named), shape))
+    lines.append(access_line(event_of(halt.pending, named), shape))
     if given is not None:
         lines.append(f"{'':10}  the value is to be {given:#x}")
     return lines
@@ -85,7 +59,7 @@ def halt_object(halt: Halt, given: int | None = None, named: Named | None = None
     """Return a stop ready for JSON; ``rip`` is linear, ``access`` the one that waits."""
     access = None
     if halt.pending is not None:
-        access = access_object(as_event(halt.pending, named))
+        access = access_object(event_of(halt.pending, named))
     return {
         "state": "stopped",
         "reason": halt.reason,

@@ -17,12 +17,15 @@ from tracer.access.decision import (
     MOST_ACCESSES,
     NO_LEEWAY,
     Decision,
+    Delay,
     Give,
     Go,
     Inject,
     Leeway,
     Pending,
+    Refuse,
     Retry,
+    Ruling,
     Skip,
 )
 from tracer.access.recorded import memory_access
@@ -54,6 +57,8 @@ from tracer.session.course import (
     nearer,
     why_stand,
 )
+from tracer.session.host import Host, check_told
+from tracer.session.outlook import Outlook
 from tracer.session.session import Session
 from tracer.trace.record import RELEASED, Intercept, MemoryAccess, Record, UserRecord
 from tracer.x86.bus import Direction
@@ -78,6 +83,7 @@ class Control:
         session.oversee(self)
         self.breaks = breaks
         self.places: Places = everywhere
+        self.host = Host(session, Outlook(session, session.naming))
         self.on_halt: list[Callable[[Halt], None]] = []
         self.on_end: list[Callable[[], None]] = []
         self._course: Course = Unstarted()
@@ -147,7 +153,8 @@ class Control:
     @property
     def given(self) -> int | None:
         """Return the value that the access which waits is to have instead of its own, if any."""
-        return self._course.given if isinstance(self._course, Standing) else None
+        ruling = self._course.ruling if isinstance(self._course, Standing) else None
+        return ruling.value if isinstance(ruling, Give) else None
 
     @property
     def outcome(self) -> str | None:
@@ -216,10 +223,9 @@ class Control:
     def _go(self, decision: Decision, going: Going) -> None:
         standing = self._standing()
         halt = standing.halt
-        if standing.given is not None and isinstance(decision, Go):
-            decision = Give(standing.given)
-        if isinstance(decision, Give) and halt.pending is not None:
-            self._tell(f"set value {decision.value:#x}")
+        if standing.ruling is not None and isinstance(decision, Go):
+            decision = standing.ruling
+            self._tell(_command(decision))
         self._enter(going)
         if not standing.departure.done():
             standing.departure.set_result(Departure(decision, halt.cpu))
@@ -242,7 +248,16 @@ class Control:
             )
         width = pending.transfer.width
         _check_fits(value, width, f"the {width} bytes of this access")
-        self._course = replace(self._standing(), given=value)
+        self.rule(Give(value))
+
+    def rule(self, ruling: Ruling) -> None:
+        """Say what becomes of the access that waits, whatever the host's rules say.
+
+        Raises UsageError for what the guest cannot be told.
+        """
+        self.pending()
+        check_told(ruling, confidential=self.host.confidential)
+        self._course = replace(self._standing(), ruling=ruling)
 
     async def skip(self, value: int = 0) -> Halt | None:
         """Complete the instruction without its device; a read gives ``value``.
@@ -421,9 +436,12 @@ class Control:
         found = self.breaks(pending, False)
         self._course = nearer(self._course)
         why = why_stand(self._course, pending, found, interrupting=self.session.interrupting)
-        if why is None:
-            return Go()
-        return (await self._hold(halt_at(pending, "access", why))).decision
+        decision: Decision = Go()
+        if why is not None:
+            decision = (await self._hold(halt_at(pending, "access", why))).decision
+        if not isinstance(decision, Go) or isinstance(self._course, Leaving):
+            return decision
+        return self.host.before(pending) or decision
 
     def where(self, regions: RegionMap) -> Leeway:
         """Return where the guest may have to be held, and how far away that is at least."""
@@ -432,18 +450,19 @@ class Control:
             return Leeway()
         if self.session.interrupting or isinstance(course, Redoing | Skipping | ToHandler):
             return NO_LEEWAY
-        breaks = self.places(regions)
-        if breaks is None:
+        breaks, ruled = self.places(regions), self.host.places(regions)
+        if breaks is None or ruled is None:
             return NO_LEEWAY
+        wanted = (*breaks, *ruled)
         match course:
             case Stepping(left):
-                return Leeway(breaks, records=(left - 1) // MOST_ACCESSES)
+                return Leeway(wanted, records=(left - 1) // MOST_ACCESSES)
             case Until(time_ns=int(time_ns)):
-                return Leeway(breaks, until_ns=time_ns)
+                return Leeway(wanted, until_ns=time_ns)
             case Until(places=places):
                 found = places(regions)
-                return NO_LEEWAY if found is None else Leeway((*breaks, *found))
-        return Leeway(breaks)
+                return NO_LEEWAY if found is None else Leeway((*wanted, *found))
+        return Leeway(wanted)
 
     def _passed(self, record: Record) -> None:
         # Nobody was asked about an access that the guest has made by itself.
@@ -451,13 +470,16 @@ class Control:
             for _ in record.device_accesses():
                 self._course = nearer(self._course)
 
-    async def answered(self, pending: Pending) -> Go | Give:
+    async def answered(self, pending: Pending) -> Go | Ruling:
         """Hold the guest where the value that a device gave is wanted."""
         why = None if isinstance(self._course, Leaving) else self.breaks(pending, True)
-        if why is None:
+        if why is not None:
+            decision = (await self._hold(halt_at(pending, "answered", why))).decision
+            if isinstance(decision, Ruling):
+                return decision
+        if isinstance(self._course, Leaving):
             return Go()
-        decision = (await self._hold(halt_at(pending, "answered", why))).decision
-        return decision if isinstance(decision, Give) else Go()
+        return self.host.answered(pending) or Go()
 
     async def completed(self, cpu: CpuState) -> CpuState:
         """Hold the guest behind an instruction that was skipped or has been changed."""
@@ -489,6 +511,16 @@ class Control:
         if self.session.expired:
             self.expire()
         return await departure
+
+
+def _command(ruling: Ruling) -> str:
+    # The command that makes it.
+    match ruling:
+        case Give(value):
+            return f"set value {value:#x}"
+        case Delay(time_ns):
+            return f"delay {time_ns}ns"
+    return "refuse" if isinstance(ruling, Refuse) else "retry"
 
 
 def _check_fits(value: int, width: int, what: str) -> None:

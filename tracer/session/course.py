@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tracer.access.decision import Decision, Pending
+from tracer.access.decision import Decision, Pending, Ruling
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.want import Reason as LoopReason
@@ -75,11 +75,11 @@ class Unstarted:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The guest is held until ``departure`` is set; the access is to have the value ``given``."""
+    """The guest is held until ``departure`` is set; ``ruling`` is what becomes of the access."""
 
     halt: Halt
     departure: asyncio.Future[Departure]
-    given: int | None = None
+    ruling: Ruling | None = None
 
 
 @dataclass(frozen=True, slots=True)

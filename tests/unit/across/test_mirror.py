@@ -65,18 +65,20 @@ TESTED_BY = {
     "cli/test_registers": "look/register_sheet",
     "query/test_breakpoint": "query/breakpoint/state query/breakpoint/words query/place",
     "query/test_facts": "query/course query/pending",
+    "session/test_host": "session/outlook session/own_host host/own_code",
     "query/test_sieve": "query/roster query/source query/words",
     "query/test_condition": "query/condition/closure query/condition/grammar"
     " query/condition/lexeme query/condition/lexicon query/condition/mention"
     " query/condition/naming query/condition/node query/condition/vocabulary",
     "repl/test_commands": "repl/command repl/commands/change repl/commands/go"
-    " repl/commands/look repl/commands/prompt repl/commands/register repl/commands/script"
-    " repl/commands/stop"
+    " repl/commands/host repl/commands/look repl/commands/prompt repl/commands/register"
+    " repl/commands/script repl/commands/stop"
     " repl/commands/watch repl/console repl/context repl/expression repl/extension repl/guest"
     " repl/interpreter repl/names repl/result repl/stop repl/counts repl/aim repl/thread"
     " repl/watching access/decision session/control",
     "repl/test_prompt": "repl/completion repl/conversation repl/feed repl/feed_lines"
     " repl/parser repl/toolbar",
+    "repl/test_hosting": "cli/hosting",
     "repl/test_shell": "repl/interruption repl/script",
     "trace/test_lines": "report/tables text/colour text/printable trace/layout report/objects",
     "trace/test_codec": "trace/record trace/registers trace/wire",

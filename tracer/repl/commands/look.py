@@ -276,7 +276,7 @@ async def page(context: Context, statement: Statement) -> Result:
     "info", "i",
     group="look",
     usage=(
-        "info breaks|regions|devices|mappings|registers|display|filters",
+        "info breaks|regions|devices|mappings|registers|display|filters|rules",
         "info region [NAME]",
         "info register NAME",
     ),
@@ -289,7 +289,7 @@ where it is specified. No device is read. `info registers` is `regs`, `info filt
     expects=(
         (
             "breaks", "region", "regions", "devices", "mappings", "register", "registers",
-            "display", "filters",
+            "display", "filters", "rules",
         ),
         ("place",),
     ),
@@ -389,6 +389,10 @@ async def _filters(context: Context, rest: str) -> Result:
     return await context.commands.find("filter").action(context, Statement("filter", ""))
 
 
+async def _rules(context: Context, rest: str) -> Result:
+    return await context.commands.find("rule").action(context, Statement("rule", ""))
+
+
 _TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
     "breaks": _breaks,
     "region": _regions,
@@ -399,6 +403,7 @@ _TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
     "registers": _registers,
     "display": _display,
     "filters": _filters,
+    "rules": _rules,
 }
 
 COMMANDS = (plan, regs, x, disas, bt, sym, stats, page, info)

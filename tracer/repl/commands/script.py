@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tracer.errors import UsageError
+from tracer.host.own_code import blamed
 from tracer.repl.command import Action, Command, command
 from tracer.repl.console import PythonFailed, converse, namespace, run_line
 from tracer.repl.context import Context
@@ -17,7 +18,6 @@ from tracer.repl.extension import (
     FilterFunction,
     Found,
     SubscriberFunction,
-    blamed,
     read_extension,
 )
 from tracer.repl.feed import Rule, Seen
@@ -87,7 +87,7 @@ def _action(path: Path, function: CommandFunction) -> Action:
             try:
                 return _shown(function(guest, *words), width)
             except Exception as error:
-                raise UsageError(blamed(error, path)) from None
+                raise UsageError(blamed(error, str(path))) from None
 
         try:
             return await context.thread.run(call)
@@ -118,7 +118,7 @@ def _guarded(call: LoopCall, path: Path, wanted: FilterFunction) -> FilterFuncti
         except KeyboardInterrupt:
             raise UsageError(f"{path}: the filter was interrupted") from None
         except Exception as error:
-            raise UsageError(blamed(error, path)) from None
+            raise UsageError(blamed(error, str(path))) from None
 
     return fits
 
@@ -139,7 +139,7 @@ def _listener(context: Context, path: Path, listen: SubscriberFunction) -> Subsc
             context.complain(f"{path}: a subscriber was interrupted; it is not called any more")
         except Exception as error:
             failed = True
-            context.complain(f"{blamed(error, path)}; it is not called any more")
+            context.complain(f"{blamed(error, str(path))}; it is not called any more")
 
     return take
 

@@ -1,0 +1,59 @@
+"""A person's own Python: a file that is run, and errors told with the line that they came from."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from tracer.errors import UsageError
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a person's file. Raises UsageError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text: byte {error.start} is no UTF-8") from None
+
+
+def run_file(path: Path) -> dict[str, object]:
+    """Run a person's Python file; return its names. Raises UsageError naming file and line."""
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    module = ModuleType(f"own:{path}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses and pickle look there
+    try:
+        exec(compile(source, str(path), "exec"), vars(module))
+    except SyntaxError as error:
+        raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}") from None
+    except (Exception, SystemExit) as error:
+        raise UsageError(blamed(error, str(path))) from None
+    return vars(module)
+
+
+def made_of(kind: type, name: str) -> object:
+    """Return an object of a class of a person's file. Raises UsageError, as :func:`run_file`."""
+    try:
+        return kind()
+    except Exception as error:
+        raise UsageError(blamed(error, name)) from None
+
+
+def blamed(error: BaseException, name: str) -> str:
+    """Return an error of a person's Python in one line, with the line of the file it came from.
+
+    ``name`` is the file's. An error of a file that it calls is told with the line of the call.
+    """
+    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == name]
+    where = f"{name}:{lines[-1]}" if lines else name
+    words = " ".join(str(error).split())
+    return f"{where}: {type(error).__name__}{f': {words}' if words else ''}"
