@@ -1,6 +1,7 @@
 """A guest of TDX or SEV-ES: its machine, an access in it, the hypercall, the handler, the audit."""
 
 __all__ = (
+    "announcement",
     "audit",
     "handler",
     "hypercall",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from tracer import __version__
 from tracer.bare.open import open_bare
+from tracer.confidential.announcement import Announcement
 from tracer.confidential.kind import C_BIT, Kind, unfit
 from tracer.confidential.support import setup_command, why_not
 from tracer.errors import GuestError, KernelImageError
@@ -34,10 +36,23 @@ async def launch(
     """Start a guest, stopped before its first instruction, and end it with the block.
 
     ``on_console`` gets the bytes of the guest's serial port, ``progress`` a line of text about
-    what takes long. Raises KernelImageError, GuestError, QemuError or DebuggerError.
+    what takes long. A guest that turns out to be of another kind than the plan's ends the block
+    with GuestError. Raises KernelImageError, GuestError, QemuError or DebuggerError.
     """
     system, config = _prepared(plan, progress)
-    machine = Machine(config, on_console=on_console)
+    announcement = Announcement(plan.guest)
+    block = asyncio.current_task()
+    assert block is not None
+
+    def listen(data: bytes) -> None:
+        on_console(data)
+        known = announcement.fault
+        for told in announcement.take(data):
+            progress(told)
+        if announcement.fault and not known:
+            block.cancel()
+
+    machine = Machine(config, on_console=listen)
     client = GdbClient()
     try:
         await client.start(plan.gdb)
@@ -46,6 +61,11 @@ async def launch(
         session = await Session.attach(machine, client, system, plan.choice)
         session.journal.progress = progress
         yield session
+    except asyncio.CancelledError:
+        if not announcement.fault:
+            raise
+        block.uncancel()
+        raise GuestError(announcement.fault) from None
     finally:
         await client.close()
         await machine.close()
