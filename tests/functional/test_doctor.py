@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+from kernel_sample import CAN_SEV_ES, CAN_TDX, vmlinux
 
 from tracer.cli import doctor
+from tracer.host.package import kernels_folder, make_default
 
 
 def check(*words: str) -> argparse.Namespace:
@@ -100,7 +102,8 @@ def test_kernel_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_everything_is_there_after_setup(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.run(check("--json")) == 0, capsys.readouterr().out
     items = found(capsys)
-    assert [name for name, item in items.items() if item["advice"]] == []
+    # Of kernels setup fetches what a plain guest needs.
+    assert [name for name, item in items.items() if item["advice"]] in ([], ["tdx guest"])
     assert {"python", "packages", "qemu", "gdb", "busybox", "kernel", "symbols"} <= set(items)
     assert re.fullmatch(r"\d+ registers, \d+ device regions", str(items["handshake"]["found"]))
 
@@ -128,6 +131,52 @@ def test_a_recipe_that_is_not_whole(
     monkeypatch.setattr("tracer.guest.recipe.FOLDER", tmp_path)
     assert doctor.run(check("--json")) == 1
     assert "cmdline" in str(found(capsys)["recipe"]["advice"])
+
+
+def test_which_kernels_can_be_which_guest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "vmlinux"
+    given.write_bytes(vmlinux(CAN_TDX, "4.0.0"))
+    doctor.run(check("--json", "--kernel", str(given)))
+    report = json.loads(capsys.readouterr().out)
+    assert report["kernels"] == [
+        {"release": "4.0.0", "path": str(given), "guests": ["plain", "tdx"], "default_for": []}
+    ]
+    for name, symbols in (("one", CAN_SEV_ES), ("two", CAN_TDX), ("three", ())):
+        image = kernels_folder() / name / f"boot/vmlinuz-{name}"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(vmlinux(symbols, f"9.0.0-{name}"))
+    (kernels_folder() / ".draft.x/boot").mkdir(parents=True)
+    make_default("one")
+    make_default("two", "tdx")
+    doctor.run(check("--json"))
+    report = json.loads(capsys.readouterr().out)
+    assert {kernel["release"]: (kernel["guests"], kernel["default_for"])
+            for kernel in report["kernels"]} == {
+        "9.0.0-one": (["plain", "sev-es"], ["plain", "sev-es"]),
+        "9.0.0-two": (["plain", "tdx"], ["tdx"]),
+        "9.0.0-three": (["plain"], []),
+    }  # fmt: skip
+    items = {item["name"]: item for item in report["checks"]}
+    assert items["tdx guest"]["found"] == "9.0.0-two (vetrace boot --guest tdx)"
+    assert items["sev-es guest"]["found"] == "9.0.0-one (vetrace boot --guest sev-es)"
+    assert not items["tdx guest"]["advice"]
+
+
+def test_a_default_kernel_that_cannot_is_no_default_for_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = kernels_folder() / "one/boot/vmlinuz-one"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(vmlinux())
+    make_default("one")
+    doctor.run(check("--json"))
+    items = found(capsys)
+    for guest in ("tdx", "sev-es"):
+        item = items[f"{guest} guest"]
+        assert (item["found"], item["needed"]) == ("no kernel here can be one", False)
+        assert f"vetrace setup --guest {guest}" in str(item["advice"])
 
 
 def test_what_a_kernel_says_does_not_colour_the_report() -> None:

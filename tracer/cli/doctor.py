@@ -43,6 +43,19 @@ class Check:
         return bool(self.advice) and self.needed
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Name a kernel that is there, and the kinds of guest that it can be, as ``--guest`` has them.
+
+    ``default_for`` are those that run it where no ``--kernel`` is given.
+    """
+
+    release: str
+    path: str
+    guests: list[str]
+    default_for: list[str]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace doctor``."""
     parser.add_argument("--kernel", metavar="FILE", type=Path, help="check this kernel image")
@@ -60,8 +73,11 @@ def run(args: argparse.Namespace) -> int:
     """Print what was found and what is missing; return 0 when a guest can be booted, else 1."""
     checks = examine(args.kernel, args.symbols, args.qemu, args.gdb)
     ready = not any(check.fatal for check in checks)
+    kernels = _kernels(args.kernel, args.symbols)
+    checks += _guests(kernels)
     if args.json:
-        print(json.dumps({"ready": ready, "checks": [asdict(check) for check in checks]}))
+        told = [asdict(check) for check in checks]
+        print(json.dumps({"ready": ready, "checks": told, "kernels": list(map(asdict, kernels))}))
     else:
         print(report(checks))
     return 0 if ready else 1
@@ -225,6 +241,58 @@ def _kernel(path: Path | None, symbols: Path | None) -> list[Check]:
         if kernel.btf_file is not None
         else Check("types", "no BTF", "symbols of modules cannot be read", needed=False),
     ]
+
+
+def _kernels(given: Path | None, symbols: Path | None) -> list[Found]:
+    # The one that is asked about, and those that setup fetched, the newest last.
+    try:
+        from tracer.confidential.kind import Kind
+        from tracer.host.package import unpacked_kernels
+        from tracer.linux.kernel import default_kernel, open_kernel
+    except ImportError:
+        return []
+    defaults = {kind: default_kernel(kind) for kind in Kind}
+    found = []
+    for path in dict.fromkeys([*([given] if given is not None else []), *unpacked_kernels()]):
+        try:
+            kernel = open_kernel(path, symbols if path == given else None)
+        except TracerError:
+            continue  # what is wrong with the one that is asked about has been told
+        kinds = [kind for kind, image in defaults.items() if image == path and kind in kernel.kinds]
+        found.append(
+            Found(
+                kernel.release,
+                str(path),
+                [kind.value for kind in kernel.kinds],
+                [kind.value for kind in kinds],
+            )
+        )
+    return found
+
+
+def _guests(kernels: Sequence[Found]) -> list[Check]:
+    # One line for each kind of confidential guest: nobody needs one.
+    try:
+        from tracer.confidential.kind import Kind
+        from tracer.confidential.support import setup_command
+    except ImportError:
+        return []
+    checks = []
+    for kind in Kind:
+        if kind is Kind.PLAIN:
+            continue
+        able = [kernel for kernel in kernels if kind.value in kernel.guests]
+        able.sort(key=lambda kernel: kind.value not in kernel.default_for)
+        names = [
+            f"{kernel.release} ({kernel.path})"
+            if kind.value not in kernel.default_for
+            else f"{kernel.release} (vetrace boot --guest {kind})"
+            for kernel in able
+        ]
+        found = ", ".join(names) or "no kernel here can be one"
+        advice = "" if names else f"{setup_command(kind)} gets one that can"
+        checks.append(Check(f"{kind} guest", found, advice, needed=False))
+    return checks
 
 
 def _output_of(*command: str) -> str:

@@ -94,6 +94,21 @@ def image_in(folder: Path) -> Path | None:
     return None
 
 
+def unpacked_kernels() -> list[Path]:
+    """Return the image of each unpacked package, by the packages' names."""
+    try:
+        folders = sorted(kernels_folder().iterdir())
+    except OSError:
+        return []
+    # A draft is no package yet, and a link to one is no other.
+    images = [
+        image_in(folder)
+        for folder in folders
+        if not folder.is_symlink() and not folder.name.startswith(".")
+    ]
+    return [image for image in images if image is not None]
+
+
 def newest_kernel(
     metapackage: str = METAPACKAGE,
     progress: Progress = lambda _: None,
