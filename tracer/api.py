@@ -35,7 +35,7 @@ from tracer.errors import TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
-from tracer.launch.plan import Plan, check_plan, parse_memory, parse_ring
+from tracer.launch.plan import Plan, check_plan, parse_kind, parse_memory, parse_ring
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.query.source import Source
@@ -155,6 +155,7 @@ def open_trace(path: Path | str, *, registers: Sequence[Path | str] = ()) -> Tra
 @contextlib.contextmanager
 def boot(
     *,
+    guest: str = "plain",
     kernel: Path | str | None = None,
     symbols: Path | str | None = None,
     initrd: Path | str | None = None,
@@ -189,6 +190,7 @@ def boot(
     """
     asked = hosting(rules, Path(host) if isinstance(host, str) else host)
     plan = Plan(
+        guest=parse_kind(guest),
         kernel=_path(kernel),
         symbols=_path(symbols),
         initrd=_path(initrd),
@@ -209,8 +211,8 @@ def boot(
     booted = _booted(
         start, plan.limits, Naming(maps), _path(output), asked, stacks=stacks, ring=slots
     )
-    with _beside(booted) as guest:
-        yield guest
+    with _beside(booted) as booted_guest:
+        yield booted_guest
 
 
 @contextlib.asynccontextmanager

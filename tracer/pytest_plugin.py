@@ -18,6 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tracer.check.golden import Recording
+    from tracer.confidential.kind import Kind
 
 _written: pytest.StashKey[list[Path]] = pytest.StashKey()
 _settled: pytest.StashKey[set[Path]] = pytest.StashKey()
@@ -26,14 +27,16 @@ _settled: pytest.StashKey[set[Path]] = pytest.StashKey()
 class Boot(Protocol):
     """Boot a guest with these words of ``vetrace boot``; the same words boot once a session.
 
-    ``rules`` are what ``--rule`` takes, ``host`` is the file of ``--host``: they say what becomes
-    of accesses. ``timeout`` and ``guest_timeout`` are the options of these names, in seconds: a
-    guest that takes longer ends, and the test fails with what it did last.
+    ``guest`` is the option of that name, such as "tdx". ``rules`` are what ``--rule`` takes, ``host``
+    is the file of ``--host``: they say what becomes of accesses. ``timeout`` and ``guest_timeout``
+    are the options of these names, in seconds: a guest that takes longer ends, and the test fails
+    with what it did last.
     """
 
     def __call__(
         self,
         *words: str | Path,
+        guest: str | None = None,
         rules: Sequence[str] = (),
         host: str | Path | None = None,
         timeout: float | None = None,
@@ -102,19 +105,21 @@ def vetrace_boot(
 
     def boot(
         *words: str | Path,
+        guest: str | None = None,
         rules: Sequence[str] = (),
         host: str | Path | None = None,
         timeout: float | None = None,
         guest_timeout: float | None = None,
     ) -> Recording:
         __tracebackhide__ = True
+        single = {
+            "guest": guest,
+            "host": None if host is None else request.path.parent / host,
+            "timeout": timeout,
+            "guest-timeout": guest_timeout,
+        }
         options = [f"--rule={rule}" for rule in rules]
-        options += [] if host is None else [f"--host={request.path.parent / host}"]
-        options += [
-            f"--{name}={seconds}"
-            for name, seconds in (("timeout", timeout), ("guest-timeout", guest_timeout))
-            if seconds is not None
-        ]
+        options += [f"--{name}={value}" for name, value in single.items() if value is not None]
         return vetrace_trace(_vetrace_boots([*options, *map(str, words)]))
 
     return boot
@@ -140,25 +145,49 @@ def _vetrace_boots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequen
 def need_guest(words: Sequence[str] = ()) -> None:
     """Skip the test, or fail it in CI, when what a boot with these words needs is not there."""
     __tracebackhide__ = True
-    from tracer.linux.kernel import default_kernel
+    from tracer.confidential.kind import Kind
+    from tracer.confidential.support import setup_command
+    from tracer.launch.plan import parse_kind
 
+    kind = parse_kind(_value("--guest", words) or "plain")
     missing = [
         program
         for option, program in (("--qemu", "qemu-system-x86_64"), ("--gdb", "gdb"))
         if not _given(option, words) and shutil.which(program) is None
     ]
-    if not _given("--kernel", words) and default_kernel() is None:
+    advice = "`vetrace doctor` tells what to install"
+    if not _given("--kernel", words) and not _has_kernel(kind):
         missing.append("a guest kernel")
+        if kind is not Kind.PLAIN:
+            advice = f"`{setup_command(kind)}` gets one that can be a {kind.label} guest"
     if not missing:
         return
-    reason = f"missing: {', '.join(missing)}; `vetrace doctor` tells what to install"
+    reason = f"missing: {', '.join(missing)}; {advice}"
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
+def _has_kernel(kind: Kind) -> bool:
+    from tracer.linux.kernel import default_kernel, open_kernel
+
+    image = default_kernel(kind)
+    return image is not None and (kind == "plain" or kind in open_kernel(image).kinds)
+
+
 def _given(option: str, words: Sequence[str]) -> bool:
-    return any(word == option or word.startswith(f"{option}=") for word in words)
+    return _value(option, words) is not None
+
+
+def _value(option: str, words: Sequence[str]) -> str | None:
+    # The last one counts, as it does on a command line.
+    found = None
+    for word, following in zip(words, (*words[1:], ""), strict=False):
+        if word == option:
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
 
 
 # A process of its own: a guest that is out of hand, or a signal, ends that and not the tests. It

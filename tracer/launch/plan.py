@@ -10,7 +10,7 @@ from pathlib import Path
 from tracer.access.region import Choice, parse_range
 from tracer.compiled.layout import ring_size
 from tracer.confidential.kind import SEV_MEMORY, Kind
-from tracer.errors import UsageError
+from tracer.errors import UsageError, advice
 from tracer.session.watchdog import Limits
 from tracer.text.number import byte_size, is_whole, whole
 
@@ -58,6 +58,14 @@ def check_plan(plan: Plan) -> None:
         raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
     if plan.guest is Kind.SEV_ES and plan.memory >= SEV_MEMORY:
         raise UsageError(f"--guest sev-es has its RAM below 4 GiB: {SEV_MEMORY - 1 >> 20}M at most")
+
+
+def parse_kind(text: str) -> Kind:
+    """Return the kind of guest of that name. Raises UsageError for what is none."""
+    try:
+        return Kind(text)
+    except ValueError:
+        raise UsageError(f"there is no guest {text!r}{advice(text, list(Kind))}") from None
 
 
 def parse_ring(text: str) -> int:

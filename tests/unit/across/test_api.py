@@ -380,6 +380,8 @@ def test_a_guest_whose_loop_is_gone_says_so() -> None:
         ({"region": "0x500-0x400"}, "ends before it begins"),
         ({"bypass": ["0x500-0x400"]}, "ends before it begins"),
         ({"memory": "much"}, "no memory size"),
+        ({"guest": "tdy"}, "no guest 'tdy'; did you mean tdx?"),
+        ({"guest": "sev-es", "memory": "3G"}, "2815M at most"),
         ({"qemu_args": ["-smp", "2"]}, "need --realtime"),
         ({"modules": ["e1000e"], "initrd": __file__}, "drop --initrd"),
         ({"registers": ["none.toml"]}, "cannot read none.toml"),

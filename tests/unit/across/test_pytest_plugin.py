@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trace_sample as sample
+from kernel_sample import vmlinux
 
 CHECKOUT = Path(__file__).parents[3]
 TEST = """
@@ -155,6 +156,38 @@ def test_limits_are_words_of_the_boot(pytester: pytest.Pytester) -> None:
     run(pytester).assert_outcomes(passed=1)
 
 
+def test_a_kind_of_guest_is_a_word_of_the_boot(pytester: pytest.Pytester) -> None:
+    source = sample.write(pytester.path / "source.vtrace")
+    pytester.makeconftest(BOOTS.format(source=str(source)))
+    pytester.makepyfile(
+        """
+        def test_a(vetrace_boot, guest):
+            trace = vetrace_boot("--region", "nvme", guest="tdx")
+            assert guest == [["--guest=tdx", "--region", "nvme"]]
+            trace.assert_survives("linux-tdx", region="nvme")
+        """
+    )
+    run(pytester).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    "word", ["guest='tdx'", "'--guest', 'tdx'", "'--guest=plain', '--guest=tdx'"]
+)
+def test_without_a_kernel_that_can(
+    word: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "")
+    monkeypatch.setenv("VETRACE_CACHE", str(pytester.path / "cache"))
+    image = pytester.path / "cache/kernel/current/boot/vmlinuz-1"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(vmlinux())
+    pytester.makepyfile(BOOT.format(words=f"'--qemu=none', '--gdb=none', {word}"))
+    result = run(pytester)
+    result.assert_outcomes(skipped=1)
+    told = "*missing: a guest kernel; `vetrace setup --guest tdx` gets one that can*"
+    result.stdout.fnmatch_lines([told])
+
+
 BOOT = "def test_boot(vetrace_boot):\n    vetrace_boot({words})\n"
 
 
@@ -164,11 +197,15 @@ def test_without_qemu(
 ) -> None:
     monkeypatch.setenv("PATH", str(pytester.path))
     monkeypatch.setenv("CI", ci)
-    pytester.makepyfile(BOOT.format(words="'--kernel=bzImage'"))
-    result = run(pytester)
-    result.assert_outcomes(**{outcome: 1})
-    missing = "*missing: qemu-system-x86_64, gdb; `vetrace doctor` tells what to install"
-    result.stdout.fnmatch_lines([missing])
+    monkeypatch.setenv("VETRACE_CACHE", str(pytester.path / "cache"))
+    for words, kernel in (("'--kernel=bzImage'", ""), ("", ", a guest kernel")):
+        pytester.makepyfile(BOOT.format(words=words))
+        result = run(pytester)
+        result.assert_outcomes(**{outcome: 1})
+        missing = (
+            f"*missing: qemu-system-x86_64, gdb{kernel}; `vetrace doctor` tells what to install"
+        )
+        result.stdout.fnmatch_lines([missing])
 
 
 def test_a_boot_that_fails_says_why(pytester: pytest.Pytester) -> None:
