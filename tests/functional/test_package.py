@@ -201,6 +201,17 @@ def test_somebody_elses_archive_has_no_backports(old: Shop) -> None:
     assert newest_kernel(archives=[backports()]) == f"linux-image-{RELEASE}"
 
 
+def test_the_machine_may_have_its_own_mind_about_backports(old: Shop) -> None:
+    whole(old)
+    old.publish("one-backports")
+    preferences = old.sources.with_name("preferences")
+    preferences.write_text("Package: *\nPin: release *\nPin-Priority: -1\n")
+    with pytest.raises(PackageError):
+        fetch_kernel("linux-image-old")
+    archives = [backports()]
+    assert fetch_kernel(newest_kernel(archives=archives), archives=archives).is_file()
+
+
 def test_backports_that_are_not_to_be_had(shop: Shop, old: Shop) -> None:
     with pytest.raises(PackageError, match="one-backports"):
         backports()
@@ -277,6 +288,11 @@ def test_setup_takes_no_kernel_that_cannot(
     [
         ("deb file:/flat ./\n", "name no release of Debian"),
         ("deb [trusted=yes] file:/nowhere one main\n", "/nowhere/dists/one-backports"),
+        # Nobody listens there, as on a machine without a network.
+        (
+            "deb [trusted=yes] http://127.0.0.1:9/x one main\n",
+            "Failed to fetch http://127.0.0.1:9/",
+        ),
     ],
 )
 def test_setup_tells_in_a_line_that_there_are_no_backports(
