@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import threading
@@ -133,6 +134,25 @@ def test_packages_that_are_not_to_be_had(shop: Shop) -> None:
     with pytest.raises(PackageError, match="no kernel image in linux-image-empty"):
         fetch_kernel("linux-image-empty")
     assert sorted(path.name for path in kernels_folder().iterdir()) == [".lock"]
+
+
+def test_a_full_disk_is_told_in_the_words_of_the_program_that_met_it(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole(shop)
+    program = tmp_path / "bin/dpkg-deb"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/bin/sh\n"
+        "echo 'tar: ./boot/x: Cannot write: No space left on device' >&2\n"
+        "echo 'dpkg-deb: error: tar subprocess returned error exit status 2' >&2\n"
+        "exit 2\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with pytest.raises(PackageError, match="No space left on device"):
+        fetch_kernel(f"linux-image-{RELEASE}")
+    assert [path.name for path in kernels_folder().iterdir()] == [".lock"]
 
 
 def test_two_at_once_fetch_it_once(shop: Shop) -> None:

@@ -33,6 +33,7 @@ CURRENT = "current"
 _PARTS = re.compile(r"linux-(image|binary|modules)-")
 """Since Debian 14 an image package has nothing in it but dependencies on these."""
 _DEPENDS = re.compile(r"^\s*Depends: (\S+)$", re.MULTILINE)
+_ERRORS = ("E: ", "dpkg-deb: ", "tar: ")
 _PR_SET_PDEATHSIG = 1
 
 Progress = Callable[[str], None]
@@ -254,7 +255,8 @@ def run_program(command: Sequence[str], folder: Path | None = None) -> str:
 
 
 def _last_words(output: str) -> str:
-    # The line that says most: the first of apt's errors, else the last of all.
+    # The line that says most: the first of the errors that these programs print, else the last of
+    # all. dpkg-deb has tar unpack, and tells only that it failed.
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = (line.partition(": ")[2] for line in lines if line.startswith(("E: ", "dpkg-deb: ")))
+    errors = (line.partition(": ")[2] for line in lines if line.startswith(_ERRORS))
     return next(errors, lines[-1] if lines else "no reason given")
