@@ -107,7 +107,7 @@ def test_what_qemu_tells_of_each_kinds_machine(kind: Kind, tmp_path: Path) -> No
         plan = Plan(guest=kind, symbols=pretending(tmp_path))
         async with launch(plan) as session:
             told = await hardware(session.machine)
-            assert not told.own_firmware
+            assert not told.firmware
             assert not told.five_levels
             return told.vendor, told.physical_bits, told.exposed
 
@@ -122,6 +122,7 @@ def test_what_qemu_tells_of_each_kinds_machine(kind: Kind, tmp_path: Path) -> No
     [
         (["-cpu", "max,la57=off,vendor=GenuineIntel"], "vendor=AuthenticAMD"),
         (["-cpu", "max"], "la57=off"),
+        (["-bios", "qboot.rom"], "its firmware is qboot.rom"),
         (["-device", "virtio-rng-pci,id=entropy"], "entropy (virtio-rng-pci)"),
         (["-device", "virtio-rng-pci"], "iommu_platform=on"),
         (["-drive", "if=virtio,format=raw,file.driver=null-co"], "virtio-blk-pci"),

@@ -43,14 +43,15 @@ _VENDORS = {Kind.TDX: "GenuineIntel", Kind.SEV_ES: "AuthenticAMD"}
 class Hardware:
     """Tell what a guest is about to find, as QEMU has it before the first instruction.
 
-    ``vendor`` is the CPU's, in CPUID leaf 0. ``exposed`` names the virtio devices that reach past
-    the guest's bounce buffers, being without VIRTIO_F_ACCESS_PLATFORM.
+    ``vendor`` is the CPU's, in CPUID leaf 0. ``firmware`` names the machine's where it is not
+    SeaBIOS. ``exposed`` names the virtio devices that reach past the guest's bounce buffers, being
+    without VIRTIO_F_ACCESS_PLATFORM.
     """
 
     vendor: str
     physical_bits: int
     five_levels: bool
-    own_firmware: bool
+    firmware: str = ""
     exposed: tuple[str, ...] = ()
 
 
@@ -71,8 +72,11 @@ def unfit(kind: Kind, hardware: Hardware) -> Iterator[str]:
         )
     if hardware.five_levels:
         yield "its CPU has page tables of five levels: add la57=off to your -cpu"
-    if hardware.own_firmware:
-        yield f"there is no firmware for {kind.label} here: leave -bios and pflash out"
+    if hardware.firmware:
+        yield (
+            f"its firmware is {hardware.firmware}, and there is none here that knows {kind.label}: "
+            "leave -bios and pflash out"
+        )
     if hardware.exposed:
         yield (
             f"its kernel will not drive {', '.join(hardware.exposed)}: "

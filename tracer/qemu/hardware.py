@@ -15,7 +15,7 @@ from tracer.confidential.kind import Hardware
 from tracer.errors import QemuError
 
 _DEVICES = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached")
-_SEABIOS = ("bios.bin", "bios-256k.bin")
+_SEABIOS = ("bios.bin", "bios-256k.bin", "bios-microvm.bin")
 
 
 class Monitor(Protocol):
@@ -36,7 +36,7 @@ async def hardware(qemu: Monitor) -> Hardware:
         vendor=str(await _get(qemu, cpu, "vendor")),
         physical_bits=bits if isinstance(bits, int) else 0,
         five_levels=await _get(qemu, cpu, "la57") is True,
-        own_firmware=firmware not in _SEABIOS or bool(flash),
+        firmware="flash memory" if flash else "" if firmware in _SEABIOS else firmware,
         exposed=tuple([name async for name in _exposed(qemu)]),
     )
 

@@ -15,7 +15,7 @@ from tracer.confidential.kind import (
     unfit,
 )
 
-INTEL = Hardware("GenuineIntel", PHYSICAL_BITS, five_levels=False, own_firmware=False)
+INTEL = Hardware("GenuineIntel", PHYSICAL_BITS, five_levels=False)
 FIT = {Kind.TDX: INTEL, Kind.SEV_ES: replace(INTEL, vendor="AuthenticAMD")}
 
 
@@ -36,7 +36,7 @@ def test_the_right_machine(kind: Kind) -> None:
         ({"physical_bits": 36}, "phys-bits=40"),
         ({"physical_bits": 52}, "phys-bits=40"),
         ({"five_levels": True}, "la57=off"),
-        ({"own_firmware": True}, "-bios"),
+        ({"firmware": "OVMF.fd"}, "OVMF.fd"),
         ({"exposed": ("virtio-rng-pci", "disk (virtio-blk-pci)")}, "iommu_platform=on"),
     ],
 )

@@ -55,15 +55,17 @@ def test_what_the_cpu_has_and_which_devices_reach_past_the_bounce_buffers() -> N
         "GenuineIntel",
         40,
         five_levels=False,
-        own_firmware=False,
         exposed=("other (x-other)", "x-device[0]", "x-device[7]"),
     )
 
 
-@pytest.mark.parametrize("machine", [{"firmware": "/usr/share/OVMF.fd"}, {"pflash0": "pflash0"}])
-def test_other_firmware(machine: dict[str, object]) -> None:
-    assert asked(**machine).own_firmware
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [({"firmware": "/usr/share/OVMF.fd"}, "OVMF.fd"), ({"pflash0": "pflash0"}, "flash memory")],
+)
+def test_other_firmware(machine: dict[str, object], name: str) -> None:
+    assert asked(**machine).firmware == name
 
 
 def test_firmware_that_is_named_by_its_path_is_the_same() -> None:
-    assert not asked(firmware="/usr/share/seabios/bios-256k.bin", pflash0="").own_firmware
+    assert not asked(firmware="/usr/share/seabios/bios-256k.bin", pflash0="").firmware
