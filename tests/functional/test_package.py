@@ -15,7 +15,7 @@ from kernel_sample import CAN_SEV_ES, CAN_TDX, RELEASE, vmlinux
 
 from tracer.cli import main
 from tracer.confidential.kind import Kind
-from tracer.host.backports import backports
+from tracer.host.backports import backports, suite_archive
 from tracer.host.package import (
     PackageError,
     fetch_kernel,
@@ -213,6 +213,19 @@ def test_a_kernel_of_backports_is_fetched_beside_the_machines_own(
     assert modules is not None and (modules / "kernel/a.ko").is_file()
 
 
+def test_a_kernel_of_another_suite(old: Shop) -> None:
+    whole(old)
+    old.publish("two")
+    archives = [suite_archive("two")]
+    assert newest_kernel(archives=archives) == f"linux-image-{RELEASE}"
+    assert fetch_kernel(f"linux-image-{RELEASE}", archives=archives).is_file()
+    for name in ("../two", "", "two main", "-two", "two/updates"):
+        with pytest.raises(PackageError, match="no name of a suite"):
+            suite_archive(name)
+    with pytest.raises(PackageError, match="dists/three"):
+        suite_archive("three")
+
+
 def test_somebody_elses_archive_has_no_backports(old: Shop) -> None:
     whole(old)
     old.publish("one-backports")
@@ -288,6 +301,24 @@ def test_setup_takes_the_default_kernel_where_that_can(
     assert f"{Kind(guest).label} guest kernel: 5.2.0" in capsys.readouterr().out
     assert default_kernel(Kind(guest)) == here
     assert not (kernels_folder() / guest).exists()
+
+
+@pytest.mark.parametrize(("words", "kind"), [([], Kind.PLAIN), (["--guest", "tdx"], Kind.TDX)])
+def test_setup_takes_the_kernel_of_a_suite_that_is_named(
+    words: list[str], kind: Kind, here: Path, old: Shop, capsys: Output
+) -> None:
+    here.write_bytes(vmlinux(CAN_TDX, "5.2.0"))
+    packed(old, CAN_TDX)
+    old.publish("two")
+    for _ in range(2):
+        assert main.main(["setup", "--suite", "two", *words]) == 0
+        assert RELEASE in capsys.readouterr().out
+        image = default_kernel(kind)
+        assert image == kernels_folder() / f"linux-image-{RELEASE}/boot/vmlinuz-{RELEASE}"
+    assert (default_kernel() == here) == (kind is not Kind.PLAIN)
+    assert main.main(["setup", "--suite", "none", *words]) == 1
+    assert "dists/none" in capsys.readouterr().err
+    assert default_kernel(kind) == image
 
 
 @pytest.mark.parametrize("guest", GUESTS)

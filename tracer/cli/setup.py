@@ -10,10 +10,17 @@ from tracer.cli import EXIT_FAILED, EXIT_OK
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, TracerError
 from tracer.guest.program import missing_programs
-from tracer.host.backports import backports
-from tracer.host.package import fetch_kernel, install, make_default, newest_kernel
+from tracer.host.backports import backports, suite_archive
+from tracer.host.package import (
+    CURRENT,
+    Archive,
+    fetch_kernel,
+    install,
+    make_default,
+    newest_kernel,
+)
 from tracer.host.streams import warn
-from tracer.linux.kernel import Kernel, default_kernel, open_kernel
+from tracer.linux.kernel import default_kernel, open_kernel
 
 _OWN_KERNEL = "or boot your own: vetrace boot --kernel FILE"
 
@@ -30,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[kind.value for kind in Kind],
         default=Kind.PLAIN.value,
         help="fetch a kernel that can be such a guest, too (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--suite",
+        metavar="SUITE",
+        help="take the kernel, that of --guest if given, from this suite of Debian, such as "
+        "trixie-backports",
     )
 
 
@@ -58,9 +71,8 @@ def run(args: argparse.Namespace) -> int:
         for program in missing
     ]
     try:
-        _set_up_kernel(say)
-        if kind is not Kind.PLAIN:
-            _set_up_confidential(kind, say)
+        for wanted in dict.fromkeys((Kind.PLAIN, kind)):
+            _set_up_kernel(wanted, args.suite if wanted is kind else None, say)
     except TracerError as error:
         problems.append(f"no guest kernel: {error}; {_OWN_KERNEL}")
     if not problems:
@@ -73,30 +85,24 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_FAILED
 
 
-def _set_up_kernel(say: Callable[[str], None]) -> None:
-    image = default_kernel()
-    if image is None:
-        package = newest_kernel(progress=say)
-        image = fetch_kernel(package, say)
-        make_default(package)
-    kernel = open_kernel(image, progress=say)
-    say(f"guest kernel: {_told(kernel)}")
-
-
-def _set_up_confidential(kind: Kind, say: Callable[[str], None]) -> None:
-    # The default guest's own kernel, where it can; else the newest of Debian's backports.
-    image = default_kernel(kind)
+def _set_up_kernel(kind: Kind, suite: str | None, say: Callable[[str], None]) -> None:
+    # What is there does, and the plain guest's for another kind, unless a suite is asked for.
+    image = default_kernel(kind) if suite is None else None
     kernel = None if image is None else open_kernel(image, progress=say)
     if kernel is None or kind not in kernel.kinds:
-        archives = [backports(say)]
+        archives = _archives(kind, suite, say)
         package = newest_kernel(progress=say, archives=archives)
         kernel = open_kernel(fetch_kernel(package, say, archives), progress=say)
         if kind not in kernel.kinds:
             raise GuestError(f"{package} has no {kind.label} guest support either")
-        make_default(package, kind)
-    say(f"{kind.label} guest kernel: {_told(kernel)}")
-
-
-def _told(kernel: Kernel) -> str:
+        make_default(package, CURRENT if kind is Kind.PLAIN else kind)
+    label = "" if kind is Kind.PLAIN else f"{kind.label} "
     modules = "without modules" if kernel.modules is None else "with its modules"
-    return f"{kernel.release} {modules}, {len(kernel.symbols)} symbols"
+    say(f"{label}guest kernel: {kernel.release} {modules}, {len(kernel.symbols)} symbols")
+
+
+def _archives(kind: Kind, suite: str | None, say: Callable[[str], None]) -> list[Archive]:
+    # None are the machine's own.
+    if suite is not None:
+        return [suite_archive(suite, say)]
+    return [] if kind is Kind.PLAIN else [backports(say)]

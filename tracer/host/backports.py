@@ -1,4 +1,4 @@
-"""Debian's backports: an archive for vetrace alone, beside the machine's own.
+"""Debian's backports, or another suite: an archive for vetrace alone, beside the machine's own.
 
 The machine's own sources say which mirror it is, and by which keys its lists are signed.
 
@@ -24,6 +24,7 @@ from tracer.host.package import (
 
 _LINE = re.compile(r"^\s*deb\s+(\[[^]]*\]\s+)?(\S+)\s+([^\s/-]+)\s+((?:\S+\s+)*?main\b.*)$")
 _FIELD = re.compile(r"^([A-Za-z0-9-]+):(.*)$")
+_SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _NO = ("no", "false", "without", "off", "disable")  # apt's StringToBool
 
 
@@ -32,7 +33,21 @@ def backports(progress: Progress = lambda _: None) -> Archive:
 
     Raises PackageError.
     """
-    folder = cache_folder() / "apt-backports"
+    return _archive(None, progress)
+
+
+def suite_archive(suite: str, progress: Progress = lambda _: None) -> Archive:
+    """Return a suite, such as ``trixie-backports``, of the machine's own mirror, likewise.
+
+    Raises PackageError.
+    """
+    if not _SUITE.fullmatch(suite):
+        raise PackageError(f"{suite} is no name of a suite: give one such as trixie-backports")
+    return _archive(suite, progress)
+
+
+def _archive(suite: str | None, progress: Progress) -> Archive:
+    folder = cache_folder() / f"apt-{suite or 'backports'}"
     with only_one(progress):
         parts = folder / "sources"
         shutil.rmtree(parts, ignore_errors=True)
@@ -41,10 +56,12 @@ def backports(progress: Progress = lambda _: None) -> Archive:
         written = [
             (parts / f"{number}{file.suffix}").write_text(text)
             for number, file in enumerate(_source_files())
-            if (text := backported(file.suffix, _text(file)))
+            if (text := moved(file.suffix, _text(file), suite))
         ]
         if not written:
-            raise PackageError("apt's sources name no release of Debian that has backports")
+            raise PackageError(
+                "apt's sources name no release of Debian, of which the mirror is taken"
+            )
         archive = Archive(
             (
                 "-o", "Dir::Etc::sourcelist=/dev/null",
@@ -57,7 +74,7 @@ def backports(progress: Progress = lambda _: None) -> Archive:
                 "-o", "APT::Update::Error-Mode=any",
             )
         )  # fmt: skip
-        progress("fetching the package lists of backports")
+        progress(f"fetching the package lists of {suite or 'backports'}")
         try:
             archive.update()
         except PackageError:
@@ -67,21 +84,27 @@ def backports(progress: Progress = lambda _: None) -> Archive:
     return archive
 
 
-def backported(suffix: str, text: str) -> str:
-    """Return the same sources for the backports of their release; empty when there are none.
+def moved(suffix: str, text: str, suite: str | None = None) -> str:
+    """Return the same sources for a suite, and by default for the backports of their release.
 
-    ``suffix`` tells the form of the text, ``.list`` or ``.sources``.
+    ``suffix`` tells the form of the text, ``.list`` or ``.sources``. The result is empty where none
+    is the source of a release.
     """
     if suffix == ".list":
         return "".join(
-            f"deb {found[1] or ''}{found[2]} {found[3]}-backports main\n"
+            f"deb {found[1] or ''}{found[2]} {suite or _backports(found[3])} main\n"
             for line in text.splitlines()
             if (found := _LINE.match(line.partition("#")[0]))
         )
-    return "\n".join(filter(None, map(_stanza, re.split(r"\n\s*\n", text))))
+    stanzas = re.split(r"\n\s*\n", text)
+    return "\n".join(filter(None, (_stanza(stanza, suite) for stanza in stanzas)))
 
 
-def _stanza(text: str) -> str:
+def _backports(suite: str) -> str:
+    return f"{suite}-backports"
+
+
+def _stanza(text: str, suite: str | None) -> str:
     fields: dict[str, str] = {}
     name = ""
     for line in text.splitlines():
@@ -92,7 +115,7 @@ def _stanza(text: str) -> str:
             fields[name] = found[2]
         elif name:
             fields[name] += f"\n{line}"
-    suites = [suite for suite in fields.get("suites", "").split() if not re.search("[-/]", suite)]
+    suites = [name for name in fields.get("suites", "").split() if not re.search("[-/]", name)]
     if (
         not suites
         or "deb" not in fields.get("types", "").split()
@@ -101,7 +124,7 @@ def _stanza(text: str) -> str:
     ):
         return ""
     fields["types"], fields["components"] = " deb", " main"
-    fields["suites"] = "".join(f" {suite}-backports" for suite in suites)
+    fields["suites"] = " " + (suite or " ".join(map(_backports, suites)))
     return "".join(f"{name}:{value}\n" for name, value in fields.items())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.host.backports import backported
+from tracer.host.backports import moved
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_line(line: str, backports: str) -> None:
     # A line that the one before it must not change.
     text = f"{line}\ndeb file:/last two main\n"
     expected = f"{backports}\n" if backports else ""
-    assert backported(".list", text) == f"{expected}deb file:/last two-backports main\n"
+    assert moved(".list", text) == f"{expected}deb file:/last two-backports main\n"
 
 
 STANZA = """\
@@ -62,8 +62,8 @@ signed-by:
 
 
 def test_a_stanza_keeps_its_mirror_and_its_keys() -> None:
-    assert backported(".sources", STANZA) == LIKE_IT
-    assert backported(".sources", f"\n\n{STANZA}\n \n{STANZA}") == f"{LIKE_IT}\n{LIKE_IT}"
+    assert moved(".sources", STANZA) == LIKE_IT
+    assert moved(".sources", f"\n\n{STANZA}\n \n{STANZA}") == f"{LIKE_IT}\n{LIKE_IT}"
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,19 @@ def test_a_stanza_keeps_its_mirror_and_its_keys() -> None:
 )
 def test_a_stanza_of_something_else(old: str, new: str) -> None:
     assert old in STANZA
-    assert backported(".sources", STANZA.replace(old, new)) == ""
+    assert moved(".sources", STANZA.replace(old, new)) == ""
+
+
+def test_another_suite_takes_the_place_of_the_release() -> None:
+    line = "deb [signed-by=/k] http://a.example one main contrib\ndeb file:/b two-updates main\n"
+    assert moved(".list", line, "later-backports") == (
+        "deb [signed-by=/k] http://a.example later-backports main\n"
+    )
+    suites = "suites: one-backports two-backports"
+    assert moved(".sources", STANZA, "later") == LIKE_IT.replace(suites, "suites: later")
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", ":", "Types", "no field\n: at all\n continued"])
 @pytest.mark.parametrize("suffix", [".list", ".sources"])
 def test_a_file_with_no_source(suffix: str, text: str) -> None:
-    assert backported(suffix, text) == ""
+    assert moved(suffix, text) == ""
