@@ -26,16 +26,23 @@ Outcome = Literal["emulated", "oops", "none", "unknown"]
 ``unknown``: nothing tells whether one is."""
 
 
+Member = Literal["access", "direction", "width", "physical", "value", "registers"]
+"""What of an instruction two can differ in: whether there is an access at all, what one is, and
+the registers afterwards."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Tell what a handler does with one instruction, and why.
 
-    ``note`` tells how the result of an emulated one would differ from the CPU's own.
+    ``note`` tells how the result of an emulated one would differ from the CPU's own, ``differs``
+    in which members.
     """
 
     outcome: Outcome
     reason: str
     note: str = ""
+    differs: frozenset[Member] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ PROFILES = {
 """Every known handler by its name; a version in a name is the first that behaves so."""
 
 # The forms that `insn_decode_mmio` knows, by the table's own names for them.
-_KINDS = {
+KNOWN = {
     "88": "WRITE", "89": "WRITE", "C6 /0": "WRITE_IMM", "C7 /0": "WRITE_IMM",
     "8A": "READ", "8B": "READ", "0F B6": "READ_ZERO_EXTEND", "0F B7": "READ_ZERO_EXTEND",
     "0F BE": "READ_SIGN_EXTEND", "0F BF": "READ_SIGN_EXTEND", "A4": "MOVS", "A5": "MOVS",
@@ -105,18 +112,19 @@ def judge(
     refused = refused or _refused_address(profile, linear, crosses)
     if refused or form is None:
         return Verdict("oops", refused)
-    notes = [note for note in (_difference(profile, insn, form), crosses and _SPLIT) if note]
+    differences = _differences(profile, insn, form) | ({_SPLIT: _SPLITS} if crosses else {})
+    note, members = "; ".join(differences), frozenset().union(*differences.values())
     if kind == _STRING_IO:
         reason = "an exit for the port, and in its handler one for each element in the device"
-        return Verdict("emulated", reason, "; ".join(notes))
+        return Verdict("emulated", reason, note, members)
     elements = ", one element at a time" if kind == "MOVS" else ""
-    return Verdict("emulated", f"decoded as {kind}{elements}", "; ".join(notes))
+    return Verdict("emulated", f"decoded as {kind}{elements}", note, members)
 
 
 def _kind(form: Form | None) -> str | None:
     if form is None:
         return None
-    return _STRING_IO if form.operation in ("ins", "outs") else _KINDS.get(form.opcode.text)
+    return _STRING_IO if form.operation in ("ins", "outs") else KNOWN.get(form.opcode.text)
 
 
 # Why a handler gives up, in the order in which it looks; nothing where it goes on.
@@ -147,6 +155,7 @@ def _refused_address(profile: Profile, linear: int | None, crosses: bool) -> str
 
 
 _SPLIT = "crosses a page: the second page is taken to follow the first in physical memory"
+_SPLITS: frozenset[Member] = frozenset({"width", "value"})
 
 
 def _of_kernel(linear: int) -> bool:
@@ -154,28 +163,37 @@ def _of_kernel(linear: int) -> bool:
     return bool(linear >> 63) and linear // PAGE_SIZE != _VSYSCALL_PAGE // PAGE_SIZE
 
 
-def _difference(profile: Profile, insn: Instruction, form: Form) -> str:
-    # How the result differs from the CPU's: in nothing, nearly always.
+def _differences(profile: Profile, insn: Instruction, form: Form) -> dict[str, frozenset[Member]]:
+    # How the result differs from the CPU's, and in what: in nothing, nearly always.
     if form.extension:
         target = insn.operands[0]
         assert isinstance(target, Register)
         if target.width == 4:
-            return f"bits 63:32 of {GPR[target.number]} keep their old value instead of zeroes"
-    for operand in insn.operands:
+            register = GPR[target.number]
+            note = f"bits 63:32 of {register} keep their old value instead of zeroes"
+            return {note: _ARRIVES}
+    for position, operand in enumerate(insn.operands):
         if isinstance(operand, Register) and operand.file is File.GPR and operand.high:
             name, low = GPR[operand.number][1], GPR[operand.number + 4][1:]
-            return f"{name}h is taken for {low}l"
+            return {f"{name}h is taken for {low}l": _ARRIVES if position == 0 else _VALUE}
         if isinstance(operand, Immediate) and insn.width == 8 and profile.sev:
-            return "bits 63:32 are not the immediate's sign: they come from what follows it"
+            note = "bits 63:32 are not the immediate's sign: they come from what follows it"
+            return {note: _VALUE}
     if form.operation in ("movs", "ins", "outs"):
-        return _string_difference(insn)
-    return ""
+        return _string_differences(insn)
+    return {}
 
 
-def _string_difference(insn: Instruction) -> str:
-    notes = []
+_ARRIVES: frozenset[Member] = frozenset({"registers"})
+_VALUE: frozenset[Member] = frozenset({"value"})
+
+
+def _string_differences(insn: Instruction) -> dict[str, frozenset[Member]]:
+    notes: dict[str, frozenset[Member]] = {}
     if any(isinstance(o, Memory) and o.segment in ("fs", "gs") for o in insn.operands):
-        notes.append("the segment override is ignored")
+        notes["the segment override is ignored"] = frozenset({"physical", "value"})
     if insn.address_size != 8:
-        notes.append("rsi, rdi and the count are taken as 64 bits wide")
-    return "; ".join(notes)
+        notes["rsi, rdi and the count are taken as 64 bits wide"] = frozenset(
+            {"physical", "value", "registers"}
+        )
+    return notes

@@ -1,0 +1,83 @@
+"""Any instruction, any handler: what it makes is the CPU's own, or the verdict says in what not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tracer.confidential.agreement import Made, agreement
+from tracer.confidential.expectation import Asked, Came, differences, foretold
+from tracer.confidential.handler import PROFILES
+from tracer.confidential.handling import STRINGS
+from tracer.confidential.request import Mmio
+from tracer.confidential.trial import Ground, trials
+from tracer.x86.decode import decode
+from tracer.x86.state import Mode
+
+GROUND = Ground(
+    code=0xFFFF_FFFF_81C0_1000,
+    stack=0xFFFF_C900_0000_3800,
+    device=0xFFFF_C900_0010_0000,
+    user=0x7F00_0000_0000,
+)
+PHYSICAL = 0xFE00_0000
+SEEDS = st.integers(0, (1 << 64) - 1)
+
+
+@settings(deadline=None, max_examples=25)
+@given(SEEDS, st.booleans())
+def test_what_a_handler_makes_is_the_cpus_or_told(seed: int, steered: bool) -> None:
+    for trial in trials(seed, 40, replace(GROUND, steered=steered)):
+        assert decode(trial.insn.code, GROUND.code, Mode.LONG) == trial.insn
+        operation = trial.insn.form.operation if trial.insn.form else ""
+        for profile in PROFILES.values():
+            expected = foretold(trial, profile)
+            assert expected.agreement.explained, (profile.name, trial.insn.text)
+            emulated = expected.verdict.outcome == "emulated" and operation not in STRINGS
+            assert (expected.handled is not None) == emulated, trial.insn.text
+
+
+@settings(deadline=None, max_examples=25)
+@given(SEEDS, st.integers(0, 15), st.integers(0, 63))
+def test_a_bit_that_is_not_foretold_is_told(seed: int, register: int, bit: int) -> None:
+    for trial in trials(seed, 20, GROUND):
+        expected = foretold(trial, PROFILES["linux-tdx"])
+        work = expected.handled
+        if work is None:
+            continue
+        asked = Asked(work.direction, work.width, PHYSICAL, work.value)
+        good = Came((asked,), work.cpu)
+        assert differences(trial, expected, good, PHYSICAL) == []
+        gpr = list(work.cpu.gpr)
+        gpr[register] ^= 1 << bit
+        worse = [
+            replace(good, cpu=replace(work.cpu, gpr=tuple(gpr))),
+            replace(good, asked=(replace(asked, physical=PHYSICAL ^ 1 << bit),)),
+            replace(good, asked=(replace(asked, width=asked.width + 1),)),
+            Came((), None),
+        ]
+        if work.value is not None and work.known >> bit & 1:
+            worse.append(replace(good, asked=(replace(asked, value=work.value ^ 1 << bit),)))
+        assert all(differences(trial, expected, came, PHYSICAL) for came in worse)
+
+
+@settings(deadline=None, max_examples=25)
+@given(SEEDS)
+def test_what_is_asked_agrees_as_foretold(seed: int) -> None:
+    """The verdict on one hypercall says the same as the one on the whole trial."""
+    for trial in trials(seed, 40, GROUND):
+        expected = foretold(trial, PROFILES["linux-tdx"])
+        work = expected.handled
+        if work is None:
+            continue
+        value = None
+        if work.direction == "write":
+            value = work.value
+        made = Made(work.direction, work.width, PHYSICAL, value)
+        asked = Mmio(work.direction, work.width, PHYSICAL, value)
+        assert agreement([made], asked, expected.verdict).agrees
+        other = replace(asked, value=None if value is None else value ^ 1)
+        found = agreement([made], other, expected.verdict)
+        assert found.explained == (value is None or "value" in expected.verdict.differs)

@@ -1,0 +1,162 @@
+"""What has to come of a trial: the handler's work, held to the CPU's and to what came."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tracer.confidential.expectation import Asked, Came, Expected, differences, foretold
+from tracer.confidential.handler import PROFILES
+from tracer.confidential.trial import Ground, Trial, trials
+from tracer.x86.decode import decode
+from tracer.x86.state import GPR, CpuState, Mode
+
+GROUND = Ground(
+    code=0xFFFF_FFFF_81C0_1000,
+    stack=0xFFFF_C900_0000_3800,
+    device=0xFFFF_C900_0010_0000,
+    user=0x7F00_0000_0000,
+)
+PHYSICAL = 0xFE00_0000
+ANSWER = 0xF1F2_F3F4_F5F6_F7F8
+TDX, SEV = PROFILES["linux-tdx"], PROFILES["linux-sev"]
+REGISTERS = {
+    "rax": 0x1111_2222_3333_4444, "rcx": 0x5555_6666_7777_8899, "rbx": GROUND.device,
+    "rbp": 0xAAAA_BBBB_CCCC_DDEE,
+}  # fmt: skip
+
+
+def trial(code: str) -> Trial:
+    gpr = tuple(REGISTERS.get(name, 0) for name in GPR)
+    insn = decode(bytes.fromhex(code), GROUND.code, Mode.LONG)
+    return Trial(0, insn, CpuState(gpr=gpr, rip=GROUND.code), GROUND.device, "device", ANSWER)
+
+
+def after(expected: Expected, register: str) -> int:
+    assert expected.handled is not None
+    return expected.handled.cpu.gpr[GPR.index(register)]
+
+
+# Each with [rbx]; tdx.c handle_mmio, vc-handle.c vc_handle_mmio.
+LOADS = (
+    ("8b 03", "rax", 0xF5F6_F7F8),  # mov eax: zero-extended
+    ("66 8b 03", "rax", 0x1111_2222_3333_F7F8),  # mov ax: the rest stays
+    ("8a 03", "rax", 0x1111_2222_3333_44F8),  # mov al
+    ("48 8b 03", "rax", ANSWER),
+    ("0f b6 03", "rax", 0x1111_2222_0000_00F8),  # movzx eax: bits 63:32 stay, unlike the CPU's
+    ("48 0f b6 03", "rax", 0xF8),
+    ("66 0f b6 03", "rax", 0x1111_2222_3333_00F8),
+    ("0f be 03", "rax", 0x1111_2222_FFFF_FFF8),  # movsx eax
+    ("48 0f bf 03", "rax", 0xFFFF_FFFF_FFFF_F7F8),
+    ("66 0f be 03", "rax", 0x1111_2222_3333_FFF8),
+    ("8a 2b", "rbp", 0xAAAA_BBBB_CCCC_DDF8),  # mov ch: BPL is written in its place
+    ("8a 2b", "rcx", 0x5555_6666_7777_8899),
+    ("40 8a 2b", "rbp", 0xAAAA_BBBB_CCCC_DDF8),  # mov bpl
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "register", "value"), LOADS)
+@pytest.mark.parametrize("profile", [TDX, SEV], ids=["tdx", "sev"])
+def test_what_a_load_leaves_behind(code: str, register: str, value: int, profile: object) -> None:
+    expected = foretold(trial(code), profile)  # type: ignore[arg-type] - one of two
+    assert after(expected, register) == value
+    assert expected.handled is not None and expected.handled.direction == "read"
+    assert expected.agreement.explained
+
+
+STORES = (
+    ("89 03", TDX, 0x3333_4444, 0xFFFF_FFFF),
+    ("88 2b", TDX, 0xEE, 0xFF),  # mov [rbx], ch: BPL is written
+    ("40 88 2b", TDX, 0xEE, 0xFF),
+    ("c6 03 80", TDX, 0x80, 0xFF),
+    ("48 c7 03 fe ff ff ff", TDX, 0xFFFF_FFFF_FFFF_FFFE, (1 << 64) - 1),
+    ("48 c7 03 fe ff ff ff", SEV, 0xFFFF_FFFF_FFFF_FFFE, 0xFFFF_FFFF),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "profile", "value", "known"), STORES)
+def test_what_a_store_asks_for(code: str, profile: object, value: int, known: int) -> None:
+    expected = foretold(trial(code), profile)  # type: ignore[arg-type] - one of two
+    assert expected.handled is not None and expected.handled.direction == "write"
+    assert (expected.handled.value, expected.handled.known) == (value, known)
+    assert expected.agreement.explained
+
+
+def test_what_is_unlike_the_cpus_is_told() -> None:
+    assert foretold(trial("0f b6 03"), TDX).agreement.differs == {"registers"}
+    assert foretold(trial("88 2b"), TDX).agreement.differs == {"value"}
+    assert foretold(trial("48 c7 03 fe ff ff ff"), SEV).agreement.differs == {"value"}
+    assert foretold(trial("89 03"), TDX).agreement.agrees
+
+
+@pytest.mark.parametrize("code", ["01 03", "0f c3 03", "a4", "f3 a5", "0f ae 03", "87 03"])
+def test_what_a_handler_gives_up_on(code: str) -> None:
+    expected = foretold(trial(code), TDX)
+    assert expected.verdict.outcome == "oops" and expected.handled is None
+    gone = Came((), None)
+    assert differences(trial(code), expected, gone, PHYSICAL) == []
+    back = replace(gone, cpu=trial(code).cpu)
+    (told,) = differences(trial(code), expected, back, PHYSICAL)
+    assert told.startswith("carried out, not rejected")
+
+
+def came(expected: Expected) -> Came:
+    """What comes of it where the handler does as foretold."""
+    work = expected.handled
+    if work is None:
+        return Came((), None)
+    asked = Asked(work.direction, work.width, PHYSICAL, work.value)
+    return Came((asked,), work.cpu)
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
+def test_a_handler_that_does_as_foretold_differs_in_nothing(profile: object) -> None:
+    for one in trials(11, 400, GROUND):
+        expected = foretold(one, profile)  # type: ignore[arg-type] - one of all
+        assert expected.agreement.explained, (one.insn.text, expected.agreement)
+        assert differences(one, expected, came(expected), PHYSICAL) == []
+
+
+def test_one_profiles_handler_is_not_anothers() -> None:
+    older, found = PROFILES["linux-tdx-5.19"], set()
+    for one in trials(11, 400, GROUND):
+        told = differences(one, foretold(one, TDX), came(foretold(one, older)), PHYSICAL)
+        if told:
+            found.add(one.place)
+    assert found == {"user"}, "the check of user addresses alone tells them apart"
+
+
+def test_each_difference_is_told() -> None:
+    load, store = trial("8b 03"), trial("89 03")
+    expected, written = foretold(load, TDX), foretold(store, TDX)
+    good, sent = came(expected), came(written)
+    assert good.cpu is not None
+
+    def told(changed: Came) -> list[str]:
+        return differences(load, expected, changed, PHYSICAL)
+
+    (asked,) = good.asked
+    assert told(replace(good, asked=())) == ["0 hypercalls, not one"]
+    assert told(replace(good, asked=(asked, asked))) == ["2 hypercalls, not one"]
+    assert told(Came(good.asked, None)) == ["rejected, not carried out (decoded as READ)"]
+    assert told(replace(good, asked=(replace(asked, width=8),))) == ["width 8, not 4"]
+    assert told(replace(good, asked=(replace(asked, direction=None),))) == [
+        "direction None, not read"
+    ]
+    assert told(replace(good, asked=(replace(asked, physical=0x5000),))) == [
+        "physical 0x5000, not 0xfe000000"
+    ]
+    wrong = replace(good.cpu, gpr=load.cpu.gpr)
+    assert told(replace(good, cpu=wrong)) == [
+        "rax 0x1111222233334444, not 0xf5f6f7f8 (before 0x1111222233334444)"
+    ]
+    assert told(replace(good, cpu=replace(good.cpu, rip=1))) == ["rip 0x1, not 0xffffffff81c01002"]
+    assert told(replace(good, cpu=replace(good.cpu, rflags=0x47))) == ["rflags 0x47, not 0x2"]
+    assert told(replace(good, cpu=replace(good.cpu, rflags=0x10202))) == [], "RF and IF may be set"
+    (stored,) = sent.asked
+    assert differences(
+        store, written, replace(sent, asked=(replace(stored, value=1),)), PHYSICAL
+    ) == ["value 0x1, not 0x33334444"]
+    beyond = replace(stored, value=0xFFFF_FFFF_3333_4444)
+    assert differences(store, written, replace(sent, asked=(beyond,)), PHYSICAL) == []
