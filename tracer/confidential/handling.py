@@ -82,8 +82,8 @@ def _loaded(insn: Instruction, target: Register, old: int, read: int) -> int:
     if form.extension == "sign" and read >> 8 * width - 1:
         filled = -1 << 8 * width
     new = (read | filled) & (1 << 8 * size) - 1
-    if not form.extension and width == 4:
-        return new
+    if width == 4:
+        return new  # as the CPU does; what is extended is narrower
     return old & -1 << 8 * size | new
 
 

@@ -298,6 +298,14 @@ def test_a_hidden_register_is_0_to_the_host_and_stays_as_it_was() -> None:
     assert done.changes == {"rax": 0, "r10": 0}
 
 
+def test_a_reply_goes_to_exposed_registers_alone() -> None:
+    given = call(48, mask=0xFFCC & ~(1 << 10), r12=4, r14=0x1000 | SHARED)
+    asked = answer(TdxState(), 0, given)
+    assert asked.event.request == Mmio("read", 4, 0x1000, None)
+    assert reply(TdxState(), asked.event, Give(5)).changes == {"rax": 0, "r11": 5}
+    assert reply(TdxState(), asked.event, Refuse()).changes == {"rax": 0}
+
+
 def test_a_write_that_tells_more_than_its_width() -> None:
     given = call(48, r12=1, r13=1, r14=0x1000 | SHARED, r15=0xFFFF_FFFF_FFFF_FF80)
     event = answer(TdxState(), 0, given).event
