@@ -5,6 +5,7 @@ __all__ = (
     "announcement",
     "audit",
     "expectation",
+    "findings",
     "handler",
     "hypercall",
     "kind",
