@@ -3,7 +3,7 @@
 Ref: intel/tdx-module, include/tdx_api_defs.h `md_field_id_t` (what the bits of an identifier
 mean), src/common/metadata_handlers/metadata_generic.c `md_check_as_single_element_id`,
 include/auto_gen/tdr_tdcs_fields_lookup.c (identifiers, and what a guest may do with each),
-metadata_td.c `md_td_write_element` (the order of checks, and TD_CTLS).
+metadata_td.c `md_td_write_element` (the order of checks, and TD_CTLS with REDUCE_VE and LOCK).
 """
 
 from __future__ import annotations
