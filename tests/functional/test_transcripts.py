@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ def boots() -> dict[str, Booted]:
     return {}
 
 
+FILE = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
 def player(folder: Path, kernel: Path | None = None) -> Player:
     image = kernel or default_kernel()
     assert image is not None
@@ -40,6 +44,9 @@ def player(folder: Path, kernel: Path | None = None) -> Player:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_shows_what_happens(page: Path, tmp_path: Path, boots: dict[str, Booted]) -> None:
     plays = player(tmp_path)
+    for name, text in FILE.findall(page.read_text()):
+        if "/" not in name:
+            (plays.folder / name).write_text(text)
     plays.boots = boots
     plays.play(transcript(page.read_text()))
 

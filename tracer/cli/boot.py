@@ -17,7 +17,7 @@ from tracer.check.replay import compiled_again
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.filters import add_register_files, register_maps
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
-from tracer.cli.hosting import add_host_arguments
+from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments, screen, wish
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.verify import compared, print_comparison, verdict
@@ -36,7 +36,7 @@ from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.linux.kernel import Kernel
 from tracer.linux.system import Linux
-from tracer.repl.hosting import Hosting, hosting, install
+from tracer.repl.hosting import Hosting, install
 from tracer.repl.interruption import Interruption
 from tracer.repl.names import known_of
 from tracer.repl.shell import Shell
@@ -117,11 +117,11 @@ def run(args: argparse.Namespace) -> int:
         plan = guest_plan(args, log.absolute() if log is not None else None)
         plan = replace(with_also(plan, args), limits=_limits(args))
         device = recorded(args)
-        asked = hosting(args.rule, args.host)
-        if asked.asked and args.untraced:
+        host = asked(args)
+        if host.asked and args.untraced:
             raise UsageError("--untraced leaves nothing to decide about: drop it, or the rules")
         console = stack.enter_context(_console(args))
-        boot = _Boot(args, plan, trace, console, device, asked)
+        boot = _Boot(args, plan, trace, console, device, host)
         try:
             status = boot.run()
         except Ended as end:
@@ -232,14 +232,14 @@ class _Boot:
         trace: Path | None,
         console: Callable[[bytes], object],
         recorded: RecordedDevice | None,
-        asked: Hosting,
+        host: Hosting,
     ) -> None:
         self._args = args
         self._plan = plan
         self._trace = trace
         self._console = console
         self._recorded = recorded
-        self._hosting = asked
+        self._hosting = host
         self._host: Host | None = None
         self._ring = None if args.every_stop else parse_ring(args.ring)
         self._last = _last(args)

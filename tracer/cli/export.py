@@ -67,13 +67,13 @@ def _mmiotrace(source: Source, sink: IO[bytes]) -> None:
 
 
 def _perfetto(source: Source, sink: IO[bytes]) -> None:
-    with _extra("perfetto"):
+    with extra("perfetto"):
         from tracer.export import perfetto
     perfetto.write(source.items(), sink)
 
 
 def _parquet(source: Source, sink: IO[bytes]) -> None:
-    with _extra("pyarrow"):
+    with extra("pyarrow"):
         from tracer.export import parquet
     try:
         parquet.write(source.trace.header, source.events(), sink)
@@ -90,7 +90,8 @@ _FORMATS: dict[str, Callable[[Source, IO[bytes]], None]] = {
 
 
 @contextlib.contextmanager
-def _extra(package: str) -> Iterator[None]:
+def extra(package: str) -> Iterator[None]:
+    """Raise UsageError where what is imported needs a package that is not installed."""
     try:
         yield
     except ImportError as error:
@@ -102,7 +103,7 @@ def _extra(package: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _sink(output: str) -> Iterator[IO[bytes]]:
     if output != STANDARD:
-        with _replacing(Path(output)) as sink:
+        with replacing(Path(output)) as sink:
             yield sink
         return
     sys.stdout.flush()
@@ -110,10 +111,12 @@ def _sink(output: str) -> Iterator[IO[bytes]]:
     sys.stdout.buffer.flush()
 
 
-# The output takes the file's place when it is whole, so that no error leaves half a file. A
-# pipe or a device is written as it is.
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield what takes a file's place when it is whole, so that no error leaves half a file.
+
+    A pipe or a device is written as it is. Raises TraceError.
+    """
     try:
         if path.exists() and not path.is_file():
             with path.open("wb") as sink:

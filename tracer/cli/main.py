@@ -37,6 +37,7 @@ COMMANDS = {
     "audit": "tell whether the traced accesses would survive in a TDX or SEV-ES guest",
     "registers": "look up the registers of devices: place, access right, bits",
     "decode": "explain one instruction: accesses, flags, verdicts, result",
+    "campaign": "boot again and again, with other values from a device each time",
     "setup": "fetch a guest kernel, and name the programs that are missing",
     "doctor": "check that everything vetrace needs is there",
 }

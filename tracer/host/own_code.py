@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from tracer.errors import UsageError
 
@@ -45,6 +48,33 @@ def made_of(kind: type, name: str) -> object:
         return kind()
     except Exception as error:
         raise UsageError(blamed(error, name)) from None
+
+
+@contextlib.contextmanager
+def breakable() -> Iterator[None]:
+    """Raise KeyboardInterrupt at a signal in what the event loop calls of a person's code.
+
+    The loop itself learns of the signal once that has ended, and does what it does at one.
+
+    Ref: Python signal.set_wakeup_fd: whatever handler there is, the loop is told.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, _break)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _break(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def blamed(error: BaseException, name: str) -> str:

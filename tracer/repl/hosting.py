@@ -12,6 +12,7 @@ from tracer.query.breakpoint import PENDING, parse_pattern
 from tracer.query.place import Known
 from tracer.query.rule import AHEAD, parse_rule
 from tracer.session.host import Host, check_told
+from tracer.session.mutation import mutating_host
 from tracer.session.own_host import OwnHost, own_host
 
 
@@ -37,12 +38,16 @@ class Hosting:
 
 
 def hosting(
-    rules: Sequence[str] = (), source: Path | object | None = None, *, confidential: bool = False
+    rules: Sequence[str] = (),
+    source: Path | object | None = None,
+    mutation: tuple[str, int] | None = None,
+    *,
+    confidential: bool = False,
 ) -> Hosting:
     """Return what is asked for, as far as it makes sense without a guest. Raises UsageError.
 
     ``source`` is a file of rules, a Python file by its name's ``.py``, or an object that has
-    ``mmio``.
+    ``mmio``. A ``mutation`` says which accesses get values of which seed.
     """
     texts = [RuleText(f"--rule {number}", text) for number, text in enumerate(rules, 1)]
     own = None
@@ -55,6 +60,10 @@ def hosting(
             texts += _lines(source)
         case _:
             own = own_host(source, type(source).__name__, type(source).__name__)
+    if mutation is not None:
+        if own is not None:
+            raise UsageError(f"{own.path} decides already: --mutate goes with rules alone")
+        own = mutating_host(mutation[1], mutation[0])
     for item in texts:
         try:
             check_told(parse_rule(item.text, AHEAD).ruling, confidential=confidential)
@@ -64,7 +73,8 @@ def hosting(
         try:
             parse_pattern(text, AHEAD)
         except UsageError as error:
-            raise _of(error, f"{own.path}: on") from None  # type: ignore[union-attr]  # it has `on`
+            assert own is not None  # it has `on`
+            raise _of(error, own.on_text) from None
     return Hosting(tuple(texts), own)
 
 
@@ -79,7 +89,7 @@ def install(asked: Hosting, host: Host, known: Known) -> None:
         try:
             host.take(asked.own, known)
         except UsageError as error:
-            raise _of(error, f"{asked.own.path}: on") from None
+            raise _of(error, asked.own.on_text) from None
 
 
 def _of(error: UsageError, owner: str) -> UsageError:

@@ -425,6 +425,11 @@ class Control:
         """Tell whether to hold the guest at the handler of an exception."""
         return isinstance(self._course, ToHandler | Redoing)
 
+    @property
+    def wants_clock(self) -> bool:
+        """Return that a person may look at the clock."""
+        return True
+
     async def before(self, pending: Pending) -> Decision:
         """Hold the guest before an access that is wanted."""
         match self._course:

@@ -30,6 +30,11 @@ class Overseer(Protocol):
         """Tell whether to hold the guest at the handler of an exception that is delivered."""
         ...
 
+    @property
+    def wants_clock(self) -> bool:
+        """Tell whether somebody looks at the guest's clock while it idles."""
+        ...
+
     async def before(self, pending: Pending) -> Decision:
         """Decide before the access is made."""
         ...

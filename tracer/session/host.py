@@ -66,6 +66,7 @@ class Host:
         self.outlook = outlook
         self._changes = Changes()
         self._patterns: tuple[Pattern, ...] = ()
+        self._by_own = 0
         self._remarked: set[str] = set()
 
     # ---- what it goes by
@@ -165,6 +166,7 @@ class Host:
             )
         self.rules = decided.rules
         self.applied += ruling is not None
+        self._by_own += ruling is not None and decided.rule is None
         return ruling
 
     def _asked(self, own: OwnHost, facts: PendingFacts) -> Ruling | None:
@@ -192,6 +194,9 @@ class Host:
             if rule.applied:
                 times = "once" if rule.applied == 1 else f"{rule.applied:,} times"
                 yield f"{rule.name} applied {times}: {rule.text}"
+        if self.own is not None:
+            accesses = "1 access" if self._by_own == 1 else f"{self._by_own:,} accesses"
+            yield f"{self.own.name} decided about {accesses}"
 
     def idle(self) -> Iterator[str]:
         """Yield in a line each why a rule was never applied."""
@@ -226,6 +231,7 @@ class Ruled:
     """
 
     wants_halt = False
+    wants_clock = False
 
     def __init__(self, host: Host) -> None:
         self.host = host

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from tracer.access.decision import LONGEST_DELAY, Delay, Give, Postpone, Refuse, Ruling
 from tracer.errors import HostFailed, UsageError
-from tracer.host.own_code import blamed
+from tracer.host.own_code import blamed, breakable
 from tracer.trace.flat import Access
 
 refuse = Refuse()
@@ -57,12 +57,23 @@ class OwnHost:
     hypercall: Callable[[object], object] | None = None
     on: tuple[str, ...] = ()
 
+    @property
+    def on_text(self) -> str:
+        """Return what ``on`` is called in errors."""
+        return f"{self.path}: on" if self.path.endswith(".py") else self.path
+
     def rule(self, access: Access) -> Ruling | None:
-        """Return what becomes of an access; None lets it go on. Raises HostFailed."""
+        """Return what becomes of an access; None lets it go on. Raises HostFailed.
+
+        A signal breaks off what does not come to its end: the run is ended by it anyway.
+        """
         if self.mmio is None:
             return None
         try:
-            told = self.mmio(access)
+            with breakable():
+                told = self.mmio(access)
+        except KeyboardInterrupt:
+            return None
         except Exception as error:
             raise HostFailed(blamed(error, self.path)) from error
         return self._ruling(told, access)

@@ -171,8 +171,8 @@ class Session:
     async def _clock_followed(self) -> AsyncIterator[None]:
         # Looks again and again, for who watches. Without anybody to tell it to, each access tells
         # the time.
-        task = None
-        if self.driver.overseer is not None and not self.view.realtime:
+        task, overseer = None, self.driver.overseer
+        if overseer is not None and overseer.wants_clock and not self.view.realtime:
             task = asyncio.create_task(self._follow_clock())
         try:
             yield

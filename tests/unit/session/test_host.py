@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -276,6 +279,25 @@ def test_an_error_in_python_ends_the_run_with_its_line(tmp_path: Path) -> None:
 class _names:
     def __init__(self, space: dict[str, object]) -> None:
         self.__dict__.update(space)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_breaks_off_python_that_does_not_end(number: signal.Signals) -> None:
+    def mmio(access: Access) -> None:
+        os.kill(os.getpid(), number)
+        while True:
+            pass
+
+    known = signal.getsignal(number)
+    assert own(mmio).rule(_access()) is None and signal.getsignal(number) is known
+
+
+def test_beside_the_main_thread_python_is_called_as_it_is() -> None:
+    access, found = _access(), []
+    thread = threading.Thread(target=lambda: found.append(own(lambda _: 3).rule(access)))
+    thread.start()
+    thread.join()
+    assert found == [Give(3, "own.py")]
 
 
 @pytest.mark.parametrize("wrong", [-1, 1 << 60, "1ms", 1.5, True, None])

@@ -94,8 +94,8 @@ def test_a_line_tells_which_rule_decided(note: str | None, device: int | None, e
     record = msgspec.structs.replace(record, note=note)
     (line,) = access_lines(record)
     assert line.endswith(f"  {end}")
-    (line,) = access_lines(record, layout(80, False))
-    assert len(line) <= 80 and line.endswith(end.partition(" ")[2])
+    (line,) = access_lines(record, layout(100, False))
+    assert len(line) <= 100 and line.endswith(end.partition(" ")[2])
 
 
 def test_only_device_accesses_have_lines() -> None:

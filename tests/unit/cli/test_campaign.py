@@ -1,0 +1,113 @@
+"""A campaign from the command line; what boots is a stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tracer.campaign.ending import Ending
+from tracer.campaign.job import Job, Outcome
+from tracer.cli import campaign, main
+
+Output = pytest.CaptureFixture[str]
+OOPS = Ending("oops", "nvme_pci_enable+0x55", "Oops: 0000 [#1]")
+
+
+def endings(seed: int) -> Ending:
+    return (Ending("clean"), OOPS, Ending("probe failed", "", "disk nvme none"))[seed % 3]
+
+
+@pytest.fixture
+def booted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Job, int]]:
+    """The jobs that were run, with how many at a time."""
+    jobs: list[tuple[Job, int]] = []
+
+    async def run(wanted: Iterable[Job], most: int, finished: Callable[[Outcome], None]) -> None:
+        for job in wanted:
+            jobs.append((job, most))
+            finished(Outcome(job, endings(job.seed), 1))
+
+    monkeypatch.setattr(campaign, "run_jobs", run)
+    return jobs
+
+
+def test_seeds_are_booted_and_told(
+    booted: list[tuple[Job, int]], tmp_path: Path, capsys: Output
+) -> None:
+    table = tmp_path / "results.parquet"
+    words = ["--seeds", "7", "--mutate", "read nvme", "-o", str(table), "--jobs", "3"]
+    assert main.main(["campaign", *words, "--", "--region", "nvme", "--", "-smp", "1"]) == 0
+    assert [job.seed for job, _ in booted] == list(range(7)) and {most for _, most in booted} == {3}
+    assert {(job.words, job.qemu) for job, _ in booted} == {(("--region", "nvme"), ("-smp", "1"))}
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "    3  clean",
+        "    2  oops at nvme_pci_enable+0x55",
+        f"       {booted[1][0].command}",
+        "    2  probe failed",
+        f"       {booted[2][0].command}",
+    ]
+    told = said.err.splitlines()
+    assert told[1].startswith(
+        "vetrace: 2/7  seed 1, 1 mutated: oops at nvme_pci_enable+0x55: Oops: 0000 [#1]"
+    )
+    assert told[1].endswith(" left)") and "left" not in told[-1]
+    rows = pq.read_table(table).to_pylist()
+    assert [row["end"] for row in rows[:3]] == ["clean", "oops", "probe failed"]
+
+
+def test_one_seed_alone(booted: list[tuple[Job, int]]) -> None:
+    assert main.main(["campaign", "--seed", "0x10", "--mutate", "read nvme"]) == 0
+    assert [job.seed for job, _ in booted] == [16]
+    assert main.main(["campaign", "--seeds", "2", "--first", "5", "--mutate", "nvme"]) == 0
+    assert [job.seed for job, _ in booted[1:]] == [5, 6]
+
+
+def test_a_signal_leaves_what_was_finished(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(wanted: Iterable[Job], most: int, finished: Callable[[Outcome], None]) -> None:
+        finished(Outcome(next(iter(wanted)), OOPS, 1))
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(campaign, "run_jobs", run)
+    table = tmp_path / "results.parquet"
+    words = ["--seeds", "7", "--mutate", "read nvme", "-o", str(table)]
+    assert main.main(["campaign", *words]) == 130
+    assert f"interrupted; 1 of 7 boots had ended, kept in {table}" in capsys.readouterr().err
+    assert [row["seed"] for row in pq.read_table(table).to_pylist()] == [0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seeds", "3"], "--mutate"),
+        (["--mutate", "nvme"], "--seeds"),
+        (["--seeds", "0", "--mutate", "nvme"], "below 1"),
+        (["--seeds", "x", "--mutate", "nvme"], "x is no number of seeds"),
+        (["--seeds", "9999999", "--mutate", "nvme"], "1,000,000 at most"),
+        (["--seed", "-1", "--mutate", "nvme"], "seed"),
+        (["--seeds", "3", "--seed", "1", "--mutate", "nvme"], "not allowed with"),
+        (["--seeds", "3", "--mutate", "nvme if valu == 3"], "did you mean value?"),
+        (["--seeds", "3", "--mutate", "nvme", "--jobs", "0"], "below 1"),
+        (["--seeds", "3", "--mutate", "nvme", "-o", "/nowhere/x"], "there is no folder"),
+        (["--seeds", "3", "--mutate", "nvme", "--guest", "tdx"], "invalid choice"),
+    ],
+)
+def test_what_makes_no_campaign(words: list[str], said: str, capsys: Output) -> None:
+    assert main.main(["campaign", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(3, "3 s"), (29, "29 s"), (90, "2 min"), (7000, "117 min"), (9e4, "25 h")]
+)
+def test_what_is_left_is_told_roughly(seconds: float, told: str) -> None:
+    assert campaign._duration(seconds) == told

@@ -1,0 +1,1 @@
+"""Campaigns: many boots of one guest, each with mutations of a seed of its own."""
