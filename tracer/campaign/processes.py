@@ -30,7 +30,7 @@ async def run_jobs(jobs: Iterable[Job], most: int, finished: Callable[[Outcome],
 async def _run(job: Job) -> Outcome:
     with scratch_folder() as folder:
         words, environment = program(job, folder)
-        # Of a session of its own: Ctrl-C at the terminal is for the campaign, which ends its jobs.
+        # Ctrl-C at the terminal is for the campaign, which ends its jobs: each has its own session.
         process = await asyncio.create_subprocess_exec(
             *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE, env=environment, start_new_session=True,

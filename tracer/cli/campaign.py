@@ -89,7 +89,7 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
 
 
 class _Campaign:
-    # What has come of it so far, told a line a boot.
+    # The outcomes so far, told a line a boot.
 
     def __init__(self, count: int) -> None:
         self.outcomes: list[Outcome] = []

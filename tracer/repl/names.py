@@ -63,7 +63,7 @@ def known_places(
         offset = entries[0].offset
         return Span(offset, offset + entries[0].register.width - 1)
 
-    # What a window shows depends on another register, so the place alone does not tell it.
+    # The register that a window shows depends on another register, so its place alone does not tell it.
     def shown(region: str, register: str) -> bool:
         found = names.map_of(region)
         entry = next(iter(found.find(register)), None) if found is not None else None

@@ -94,7 +94,7 @@ class Host:
             self._tell(f"rule {number}: off")
 
     def _check_traced(self, rule: Rule) -> None:
-        # What is not traced makes no stop, so nobody would be asked.
+        # An access that is not traced makes no stop, so nobody would be asked.
         regions = self._session.view.regions
         places = rule.trigger.pattern.places(regions)
         if not places:

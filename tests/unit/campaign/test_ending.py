@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +75,13 @@ def test_what_a_kernel_reports(report: str, kind: str, site: str) -> None:
     # It is told also where the guest hung, or crashed, behind it.
     assert ending(BOOTED + report, "vetrace: the guest crashed: panic\n", 1) == found
     assert ending(report.replace("\n", "\r\n"), "", 0).site == site
+
+
+def test_a_whole_report() -> None:
+    report = Path(__file__).parents[2] / "data" / "oops.log"
+    found = ending(report.read_text(), "", 0)
+    assert (found.kind, found.site) == ("oops", "nvme_pci_enable+0x5e [nvme]")
+    assert found.line == "BUG: unable to handle page fault for address: ffffc9000003401c"
 
 
 def test_the_gravest_is_told_and_the_panic_that_follows_it_is_not() -> None:
