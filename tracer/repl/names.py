@@ -63,7 +63,7 @@ def known_places(
         offset = entries[0].offset
         return Span(offset, offset + entries[0].register.width - 1)
 
-    # The register that a window shows depends on another register, so its place alone does not tell it.
+    # A window shows one of several registers, so the place alone does not tell which.
     def shown(region: str, register: str) -> bool:
         found = names.map_of(region)
         entry = next(iter(found.find(register)), None) if found is not None else None

@@ -7,7 +7,6 @@ asked in one order, whether they ask for the value or not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from tracer.access.decision import (
     NO_LEEWAY,
@@ -32,12 +31,10 @@ from tracer.query.place import Known
 from tracer.query.rule import Rule, Rules, parse_rule
 from tracer.session.outlook import NEED_RECORDS, Outlook
 from tracer.session.own_host import OwnHost
+from tracer.session.session import Session
 from tracer.trace.naming import Naming
 from tracer.trace.record import UserRecord
 from tracer.x86.state import CpuState
-
-if TYPE_CHECKING:
-    from tracer.session.session import Session
 
 
 def check_told(ruling: Ruling, *, confidential: bool) -> None:

@@ -2,7 +2,7 @@
 
 Everything follows from the seed and from the number of the access among those that fit: the same
 guest gets the same values in each run. Which accesses are hit is drawn too: a seed takes either one
-access out of the first thousand or so, early ones more often, or a share of all of them.
+access out of the first hundred or so, early ones more often, or a share of all of them.
 
 Ref: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators (OOPSLA 2014), for the
 mixing of bits.
@@ -23,10 +23,10 @@ Kind = Literal["ones", "zero", "flip", "boundary", "random"]
 KINDS: tuple[Kind, ...] = ("ones", "zero", "flip", "flip", "boundary", "random")
 """The ways to change a value, each as likely as it is often here."""
 
-MOST_BITS = 10
+MOST_BITS = 7
 """An access that is hit alone is among the first two to the power of this."""
 
-_SHARES = (4, 16, 64)
+_SHARES = (2, 8, 32)
 
 
 def draw(seed: int, *numbers: int) -> int:

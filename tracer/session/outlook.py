@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from tracer.access.decision import Pending
 from tracer.query.course import Changes, Marks
 from tracer.query.pending import PendingFacts, event_of
+from tracer.session.session import Session
 from tracer.trace.event import Everything
 from tracer.trace.flat import Access, Stacks, flat
 from tracer.trace.naming import Naming
 from tracer.trace.record import Record
-
-if TYPE_CHECKING:
-    from tracer.session.session import Session
 
 NEED_RECORDS = frozenset(("phase", "mark", "register"))
 """Facts that are known only to who has seen the records so far."""
