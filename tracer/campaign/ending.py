@@ -43,6 +43,7 @@ _FAILED = re.compile(
     r"vetrace-guest: (?:disk|network) .*(?:none|unreachable)$|vetrace-guest: module .* failed$"
 )
 _DRIVER = re.compile(r"probe .*failed|[Rr]emoving after probe failure|failed with error -\d+")
+_GUEST = "vetrace-guest: "
 _DONE = "vetrace-guest: done"
 
 _STAMP = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
@@ -90,8 +91,9 @@ def ending(console: str, said: str, status: int) -> Ending:
     failed = next((line for line in lines if _FAILED.search(line)), "")
     if failed or driver:
         return Ending("probe failed", "", driver or failed)
-    if lines and not any(_DONE in line for line in lines):
-        return Ending("unfinished", "", next((line for line in reversed(lines) if line), ""))
+    begun = [line for line in lines if line.startswith(_GUEST)]
+    if begun and begun[-1] != _DONE:
+        return Ending("unfinished", "", begun[-1])
     return Ending("clean")
 
 

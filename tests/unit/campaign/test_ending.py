@@ -126,7 +126,11 @@ def test_a_guest_that_hangs_tells_where() -> None:
                 "WARNING: CPU: 0 PID: 1 at drivers/x.c:1 f+0x1/0x2",
             ),
         ),
-        ("[ 1.0] up\n\n", "", 0, Ending("unfinished", "", "up")),
+        (
+            "vetrace-guest: module nvme\n[ 1.0] up\n\n", "", 0,
+            Ending("unfinished", "", "vetrace-guest: module nvme"),
+        ),
+        ("[ 1.0] of somebody else\n", "", 0, Ending("clean")),
         (
             "", "vetrace: reading\nvetrace: QEMU died while it ran: killed by SIGKILL\n", 1,
             Ending("failed", "", "QEMU died while it ran: killed by SIGKILL"),
