@@ -27,10 +27,10 @@ _settled: pytest.StashKey[set[Path]] = pytest.StashKey()
 class Boot(Protocol):
     """Boot a guest with these words of ``vetrace boot``; the same words boot once a session.
 
-    ``guest`` is the option of that name, such as "tdx". ``rules`` are what ``--rule`` takes, ``host``
-    is the file of ``--host``: they say what becomes of accesses. ``timeout`` and ``guest_timeout``
-    are the options of these names, in seconds: a guest that takes longer ends, and the test fails
-    with what it did last.
+    ``guest`` is the option of that name, such as "tdx". ``rules`` are what ``--rule`` takes,
+    ``host`` is the file of ``--host``: they say what becomes of accesses. ``timeout`` and
+    ``guest_timeout`` are the options of these names, in seconds: a guest that takes longer ends,
+    and the test fails with what it did last.
     """
 
     def __call__(
