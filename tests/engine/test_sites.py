@@ -525,7 +525,7 @@ def test_a_site_whose_neighbours_change_is_entered_again_and_one_that_does_not_i
 def cut_off(run: Run, linear: int, site: int = 0) -> None:
     """Be the guest, and end in the middle of an access, of registers that say it is at ``AT``."""
     head = run.word("HEAD")
-    run.leave(site, 7, tsc=2000)
+    run.leave(site, 7, tsc=2000, thread=THREAD)
     place = BLOCK_AT + layout.RING + head % layout.ring_size(SLOTS)
     run.scene.ram.write(place, bytes(8))
     run.scene.ram.write(place + layout.RECORD_FIELDS["LINEAR"], struct.pack("<Q", linear))
@@ -541,6 +541,7 @@ def test_a_load_that_was_under_way_at_the_end_may_have_been_made() -> None:
     assert (access.direction, access.physical, access.value) == ("read", DEVICE, None)
     assert (access.width, access.extent, last.seq, last.via) == (0, 4, 1, "compiled")
     assert (last.rip, last.after) == (first.rip, {}) and "not known" in (last.note or "")
+    assert last.thread is None
     assert (run.counts["accesses"], run.counts["compiled"]) == (2, 1)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import msgspec
+from msgspec.structs import replace
 
 from tracer.access import recorded
 from tracer.access.region import RegionMap
@@ -367,7 +367,7 @@ class CompiledSites:
 
     def _publish_cut(self, record: Intercept) -> None:
         cut = [
-            msgspec.structs.replace(access, width=0, extent=access.width, value=None)
+            replace(access, width=0, extent=access.width, value=None)
             for access in record.accesses
             if access.direction == "read"
         ]
@@ -375,9 +375,9 @@ class CompiledSites:
         if reached:
             self._journal.counts.update(accesses=reached, compiled=reached)
             seq = self._take(reached)
-            self._journal.publish(
-                msgspec.structs.replace(record, seq=seq, accesses=cut, note=UNANSWERED, after={})
-            )
+            # Whose errand that was is not followed any more.
+            told = replace(record, seq=seq, accesses=cut, note=UNANSWERED, after={}, thread=None)
+            self._journal.publish(told)
 
     def _taken(self) -> bytes:
         offset, size = self._ring.span(self._head)
@@ -447,16 +447,14 @@ class CompiledSites:
             journal.publish(block)
 
     def _chain(self, block: BlockRecord) -> None:
-        # Publishes the one record of a block with the stack that the guest has copied for it.
+        # Publishes a block of one row with the stack that the guest has copied for it.
         (raw,) = raws(block.rows)
         data = self._read(stack_place(self._slots, raw.number), STACK_SIZE)
         cpu = state_before(self._table[raw.site].insn, raw)
         copy = stack_copy(data, raw.rsp)
         told = self._told
         stack = told.callers.note(cpu, told.space(), self._view.time_ns, copy)
-        for record in self._journal.blocks.records(block):
-            if isinstance(record, Intercept):
-                self._journal.publish(msgspec.structs.replace(record, stack=stack))
+        self._journal.publish(replace(block, stacks=[stack]))
 
     def _prove(self, rows: bytes) -> None:
         # Runs the first records of each site through the emulator.
