@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from vetrace_run import DEADLINE, agreed, at_odds, read_trace, run, vetrace
 
-from tracer.trace.writer import ring_of
+from tracer.trace.writer import earlier_of, ring_of
 
 pytestmark = pytest.mark.qemu
 
@@ -22,13 +22,18 @@ KEPT = 3000
 """Accesses that are kept of a boot that makes more: among them some from before user space."""
 
 
-def boot(folder: Path) -> tuple[str, ...]:
+def boot(folder: Path, *options: str) -> tuple[str, ...]:
     files = "-o", str(folder / "trace.vtrace.zst"), "--qemu-log", str(folder / "qemu.log")
-    return ("boot", "--quiet", *files)
+    return ("boot", "--quiet", *options, *files)
 
 
-def is_large(trace: Path) -> bool:
-    return trace.is_file() and trace.stat().st_size > LARGE
+def is_large(trace: Path, size: int = LARGE) -> bool:
+    return trace.is_file() and trace.stat().st_size > size
+
+
+def has_grown(trace: Path) -> bool:
+    """Tell whether there is much of a trace of all accesses, or a second file of the last ones."""
+    return is_large(trace, LARGE // 2) or (earlier_of(trace).is_file() and trace.is_file())
 
 
 def verified(folder: Path, trace: Path) -> str:
@@ -42,10 +47,13 @@ def gone(pid: int) -> None:
     subprocess.run(["tail", f"--pid={pid}", "-f", "/dev/null"], timeout=DEADLINE, check=True)
 
 
-def test_what_vetrace_had_not_taken_when_it_was_killed_is_recovered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--stacks", "--ring", "64"), ("--last", "1500")])
+def test_what_vetrace_had_not_taken_when_it_was_killed_is_recovered(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
     trace = tmp_path / "trace.vtrace.zst"
-    with vetrace(tmp_path, *boot(tmp_path), may_leave=True) as running:
-        running.until(lambda: is_large(trace), "the trace has grown")
+    with vetrace(tmp_path, *boot(tmp_path, *options), may_leave=True) as running:
+        running.until(lambda: has_grown(trace), "the trace has grown")
         others = list(running.children().values())
         running.process.kill()
         running.process.communicate()

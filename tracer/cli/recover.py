@@ -11,8 +11,9 @@ from tracer.errors import TraceError, UsageError
 from tracer.trace import codec
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Header, Line
+from tracer.trace.recorder import joined
 from tracer.trace.recovery import Recovery
-from tracer.trace.writer import TraceWriter, ring_of
+from tracer.trace.writer import TraceWriter, earlier_of, ring_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Accesses of compiled sites are in the guest's memory until vetrace takes them. Where it is"
         " killed, they are saved as TRACE.ring; move the two files together. Without -o TRACE is"
-        " completed and the ring removed."
+        " completed and the ring removed. Of a run with --last what came before TRACE, which is"
+        " beside it as well, is put before it."
     )
 
 
@@ -33,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     trace, output = args.trace, args.output
     if output is not None and output.exists() and output.samefile(trace):
         raise UsageError(f"{output} is the trace: leave -o out to complete it in its place")
-    header, ended = _looked_at(trace)
+    files = _files(trace)
+    header, ended = _looked_at(files[-1])
     if ended:
         print(f"{trace} has its end: there is nothing to recover")
         return EXIT_OK
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     recovery = Recovery(header)
     new = trace.with_name(f"{trace.stem}.recovering{trace.suffix}") if output is None else output
     try:
-        _write(trace, new, ring, recovery, block)
+        _write(files, new, ring, recovery, block)
     except BaseException:
         with contextlib.suppress(OSError):
             new.unlink()
@@ -58,8 +61,23 @@ def run(args: argparse.Namespace) -> int:
     if output is None:
         new.replace(trace)
         ring.unlink()
+        for file in files:
+            if file != trace:
+                file.unlink()
     print(f"{recovery.recovered:,} accesses recovered: {output or trace}")
     return EXIT_OK
+
+
+# The files of a run, in order: with --last there may be an earlier one, and that alone where a new
+# one was about to be begun.
+def _files(trace: Path) -> list[Path]:
+    earlier = earlier_of(trace)
+    if not earlier.is_file():
+        return [trace]
+    if not trace.exists():
+        return [earlier]
+    same = _looked_at(earlier)[0] == _looked_at(trace)[0]
+    return [earlier, trace] if same else [trace]
 
 
 # Tells whether a trace has its end, which is its last line.
@@ -71,16 +89,15 @@ def _looked_at(path: Path) -> tuple[Header, bool]:
         return trace.header, bool(last) and isinstance(codec.decode(last, 0), End)
 
 
-def _write(trace: Path, new: Path, ring: Path, recovery: Recovery, block: bytes) -> None:
-    with TraceReader(trace) as reader, TraceWriter(new, reader.header) as writer:
-        for number, text in reader.lines():
-            line = codec.decode(text, number)
+def _write(files: list[Path], new: Path, ring: Path, recovery: Recovery, block: bytes) -> None:
+    with TraceWriter(new, recovery.header) as writer:
+        for line, text in joined(files):
             if not isinstance(line, codec.Unknown):
                 recovery.follow(line)
             writer.copy(text)
         try:
             rest: list[Line] = list(recovery.rest(block))
         except TraceError as error:
-            raise TraceError(f"{ring} is not the ring of {trace}: {error}") from error
+            raise TraceError(f"{ring} is not the ring of {files[-1]}: {error}") from error
         for line in rest:
             writer.append(line)

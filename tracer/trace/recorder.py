@@ -202,7 +202,11 @@ def _cut(files: Sequence[Path], surplus: int, writer: TraceWriter, end: End) -> 
     state, blocks = _State(), Blocks()
     part = _Part(writer, state)
     begun = False
-    for line in _lines(files):
+    for line, _ in joined(files):
+        if isinstance(line, codec.Unknown):
+            continue
+        if isinstance(line, LostRecord) and line.seq is not None:
+            continue  # another one comes before the first access that is left
         if not isinstance(line, BlockRecord):
             list(blocks.records(line))
         if not begun:
@@ -241,16 +245,17 @@ def _rest(blocks: Blocks, block: BlockRecord, surplus: int) -> BlockRecord:
     )  # fmt: skip
 
 
-# The lines of files that follow each other: the later ones begin with what is known.
-def _lines(files: Sequence[Path]) -> Iterator[Line]:
+def joined(files: Sequence[Path]) -> Iterator[tuple[Line | codec.Unknown, bytes]]:
+    """Yield the lines of files that follow each other, as they are read and as they are there.
+
+    The later files begin with what is known, which does not come again. Raise :exc:`TraceError`
+    where one cannot be read.
+    """
     for number, path in enumerate(files):
         known = number > 0
         with TraceReader(path) as trace:
             for at, text in trace.lines():
                 line = codec.decode(text, at)
-                if isinstance(line, codec.Unknown):
-                    continue
-                begins = isinstance(line, LostRecord) and line.seq is not None
-                if not known and not (begins and number == 0):
-                    yield line
-                known = known and not begins
+                if not known:
+                    yield line, text
+                known = known and not (isinstance(line, LostRecord) and line.seq is not None)

@@ -21,6 +21,7 @@ from tracer.trace.record import (
     Header,
     Intercept,
     Line,
+    LostRecord,
     Rate,
     SiteRecord,
     Via,
@@ -34,11 +35,13 @@ class Recovery:
     """
 
     def __init__(self, header: Header) -> None:
+        self.header = header
         self.recovered = 0
         self._blocks = Blocks()
         self._ways: Counter[str] = Counter()
         self._intercepts = 0
         self._sites = 0
+        self._left_out = 0
         self._seq = 0
         self._time_ns = 0
         self._taken: int | None = None
@@ -55,6 +58,8 @@ class Recovery:
             self._rate = line.rate
             self._tell_time(line.rows)
             return
+        if isinstance(line, LostRecord) and line.seq is not None:
+            self._left_out = self._seq = line.seq
         for record in self._blocks.records(line):
             if isinstance(record, Intercept):
                 made = len(record.device_accesses())
@@ -87,6 +92,8 @@ class Recovery:
                     rate=self._rate,
                 )  # fmt: skip
         counts = {name: self._ways[name] for name in get_args(Via)}
+        if self._left_out:
+            counts["left_out"] = self._left_out
         yield End(
             time_ns=self._time_ns,
             outcome=f"killed; {self.recovered} accesses recovered",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 import trace_sample as sample
 from block_sample import WINDOW, block, lines, row
@@ -13,6 +14,7 @@ from tracer.cli import main
 from tracer.compiled import layout
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Intercept, Line
+from tracer.trace.recorder import FlightRecorder
 from tracer.trace.writer import TraceWriter, earlier_of, ring_of
 
 SLOTS = 16
@@ -28,14 +30,23 @@ def numbered(number: int, site: int = 0) -> bytes:
 
 
 def killed(
-    folder: Path, taken: int, left: int, *, name: str = "run.vtrace.zst", site: int = 0
+    folder: Path,
+    taken: int,
+    left: int,
+    *,
+    name: str = "run.vtrace.zst",
+    site: int = 0,
+    last: int | None = None,
 ) -> Path:
     """The trace of a run that was killed, and its ring."""
     path = folder / name
     told: list[Line] = lines(0)[:3]
     for number in range(taken):
         told.append(block(numbered(number), seq=number, time_ns=number))
-    with TraceWriter(path, sample.HEADER) as writer:
+    header = sample.HEADER
+    with (
+        TraceWriter(path, header) if last is None else FlightRecorder(path, header, last) as writer
+    ):
         for line in told:
             writer.append(line)
     ring = bytearray(layout.block_size(SLOTS))
@@ -56,6 +67,11 @@ def read(path: Path) -> tuple[list[int], End | None]:
         ]
         assert trace.damage is None
     return values, trace.end
+
+
+def read_numbers(path: Path) -> list[int]:
+    with TraceReader(path) as trace:
+        return [record.seq for record in trace if isinstance(record, Intercept)]
 
 
 @pytest.mark.parametrize("name", ["run.vtrace", "run.vtrace.zst"])
@@ -85,6 +101,38 @@ def test_the_phase_of_what_comes_from_the_ring_is_not_guessed(tmp_path: Path) ->
     with TraceReader(path) as trace:
         threads = [record.thread for record in trace if isinstance(record, Intercept)]
     assert threads == [THREAD, None, None]
+
+
+@pytest.mark.parametrize("left", [0, 5])
+@pytest.mark.parametrize("later", ["whole", "its beginning", "its header", "nothing"])
+def test_of_a_run_that_kept_the_last_accesses_all_files_become_one(
+    tmp_path: Path, capsys: Output, later: str, left: int
+) -> None:
+    path = killed(tmp_path, 10, left, name="run.vtrace", last=4)
+    earlier, text = earlier_of(path), path.read_bytes().splitlines(keepends=True)
+    assert read_numbers(earlier) == [4, 5, 6, 7] and read_numbers(path) == [8, 9]
+    if later == "nothing":
+        path.unlink()
+    elif later != "whole":
+        path.write_bytes(b"".join(text[: 1 if later == "its header" else 3]))
+    assert main.main(["recover", str(path)]) == 0
+    # What the ring still has comes from there.
+    values, end = read(path)
+    assert values == list(range(4, 10 + left)) and sorted(tmp_path.iterdir()) == [path]
+    assert end is not None and end.counts["left_out"] == 4
+    capsys.readouterr()
+    assert main.main(["replay", str(path)]) == 0
+
+
+def test_what_an_earlier_run_kept_is_not_put_before_another_ones_trace(
+    tmp_path: Path, capsys: Output
+) -> None:
+    path = killed(tmp_path, 3, 2)
+    earlier = earlier_of(path)
+    with TraceWriter(earlier, msgspec.structs.replace(sample.HEADER, created="before")):
+        pass
+    assert main.main(["recover", str(path)]) == 0
+    assert read(path)[0] == [0, 1, 2, 3, 4] and earlier.is_file()
 
 
 def test_a_record_that_was_cut_is_left_out(tmp_path: Path, capsys: Output) -> None:
