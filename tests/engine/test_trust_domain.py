@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,12 +25,18 @@ from scene import (
     Callers,
     Names,
     Scene,
+    registers,
     set_rip,
 )
 
+from tracer.access.decision import Give, Go, Postpone, Refuse, Retry, Skip
 from tracer.access.space import AddressSpace
 from tracer.access.want import (
+    AskAnswered,
+    AskBefore,
+    AskCompleted,
     ReadPhysical,
+    Registers,
     StackAndTables,
     WatchReads,
     WatchStores,
@@ -352,3 +359,114 @@ def test_a_private_mapping_of_a_device_is_vetraces_own_to_answer() -> None:
 
 def scene_fault(scene: Domain) -> Any:
     return play(scene.interceptor._read_fault(0), (StackAndTables(), (OUTER, ROOT)))
+
+
+# ---- a person, or rules, decide
+
+
+class Asking(Domain):
+    """A scene in which somebody is asked about each access."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interceptor.asks = True
+
+    def decides(self, decision: Any, code: str = READS, at: int = AT + 0x1C, **how: Any) -> None:
+        """Let an instruction fault, somebody decide, and the handler fetch what it is about."""
+        self.moment += 1
+        self.fault(code, at, how.pop("error", READ), stack=OUTER, tsc=self.moment, rcx=AT, **how)
+        seen: list[Any] = []
+
+        def asked(wanted: Any) -> Any:
+            seen.append(wanted.pending)
+            return decision
+
+        first = () if self.entered else ((WriteCode, self.write_code),)
+        self.entered = True
+        done = self.play((AskBefore, asked), *first, stack=OUTER)
+        assert done.changes == (set_rip(self.stub.raising),)
+        assert seen[0].via == "guest" and seen[0].transfer.region is not None
+        self.fetches()
+
+
+BEHIND = (AskCompleted, lambda wanted: wanted.cpu)
+
+
+def test_a_value_that_is_given_is_what_the_guest_gets_for_its_hypercall() -> None:
+    scene = Asking()
+    scene.decides(Give(0xFFFF_FFFF))
+    got = scene.asks((ReadPhysical(REG, 4), 1), BEHIND, physical=REG)
+    assert got["r11"] == 0xFFFF_FFFF
+    (record,) = scene.of(Intercept)
+    (access,) = record.accesses
+    assert (access.value, access.device) == (0xFFFF_FFFF, 1)
+    assert record.agrees and record.after["rax"] == 0xFFFF_FFFF
+
+
+def test_what_a_device_has_answered_may_be_given_otherwise_with_what_was_asked_in_view() -> None:
+    scene = Asking()
+    scene.decides(Go())
+    pendings: list[Any] = []
+
+    def answers(wanted: Any) -> Any:
+        pendings.append(wanted.pending)
+        return Give(7, "rule 1")
+
+    got = scene.asks((ReadPhysical(REG, 4), 1), (AskAnswered, answers), BEHIND, physical=REG)
+    assert got["r11"] == 7
+    assert pendings[0].transfer.value == 1 and pendings[0].asked["r14"] == REG | SHARED
+    assert scene.of(Intercept)[0].note == "by rule 1"
+
+
+def test_a_device_gets_another_value_and_nothing_at_all() -> None:
+    scene = Asking()
+    write = DEVICE + 0x14
+    for decision, made in ((Give(5), ((WritePhysical(write, 4, 5), None),)), (Skip(), ())):
+        scene.decides(decision, WRITES, AT + 0x14, error=WRITE, rax=3)
+        scene.asks(*made, BEHIND, physical=write, write=3)
+    given, skipped = (record.accesses[0] for record in scene.of(Intercept))
+    assert (given.value, given.device) == (3, 5) and skipped.skipped
+
+
+@pytest.mark.parametrize(("ruling", "r10"), [(Refuse("rule 2"), 1 << 63), (Postpone(), 1)])
+def test_a_guest_hears_that_its_access_cannot_be_made(ruling: Any, r10: int) -> None:
+    scene = Asking()
+    scene.decides(ruling)
+    assert scene.asks(physical=REG)["r10"] == r10
+    (record,) = scene.of(Intercept)
+    assert record.accesses[0].skipped and record.accesses[0].value is None
+    assert record.agrees and record.after == {} and record.asked.returned["r10"] == r10
+    # A device may have answered before.
+    scene.decides(Go())
+    answer = (ReadPhysical(REG, 4), 9), (AskAnswered, ruling)
+    assert scene.asks(*answer, physical=REG)["r10"] == r10
+    assert scene.of(Intercept)[1].accesses[0].device == 9
+
+
+def test_an_instruction_that_is_to_start_over_does_before_any_exception() -> None:
+    scene = Asking()
+    scene.fault(READS, AT + 0x1C, stack=OUTER, tsc=1, rcx=AT)
+    before = scene.play((AskBefore, lambda wanted: Retry(replaced(wanted, 0x77))), stack=OUTER)
+    after = scene.after(before, OUTER)
+    assert after["rax"] == 0x77 and after["rip"] == CODE
+    assert scene.domain.state.pending[0] is None and not scene.counts_of_all.get("ve")
+
+
+def replaced(wanted: Any, rax: int) -> Any:
+    cpu = wanted.pending.cpu
+    return replace(cpu, gpr=(rax, *cpu.gpr[1:]))
+
+
+def test_somebody_is_asked_about_what_the_guests_handler_will_reject() -> None:
+    scene = Asking()
+    scene.fault("66 0f 7f 01", AT, WRITE, stack=OUTER, tsc=1, rcx=AT)  # movdqa [rcx], xmm0
+    pendings: list[Any] = []
+
+    def asked(wanted: Any) -> Any:
+        pendings.append(wanted.pending)
+        return Go()
+
+    steps = (Registers(), registers(rip=CODE, rcx=AT)), (AskBefore, asked)
+    scene.play(*steps, (WriteCode, scene.write_code), stack=OUTER)
+    (pending,) = pendings
+    assert pending.via == "stepped" and pending.insn is not None

@@ -6,7 +6,7 @@ where there is anybody to ask. Else all of them are carried out as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tracer.access.space import AddressSpace
@@ -25,7 +25,8 @@ class Pending:
     answered. ``done`` are the transfers that the instruction has made before, ``foretold`` all
     that it may make. ``via`` is ``stepped`` where the vCPU itself has to carry the instruction
     out, ``why`` says why; ``insn`` is None for bytes that cannot be decoded, ``code`` are those at
-    RIP.
+    RIP. ``asked`` are the registers by which a confidential guest asks its host for it, once it
+    does.
     """
 
     seq: int
@@ -41,6 +42,7 @@ class Pending:
     foretold: tuple[Transfer, ...] = ()
     via: Via = "emulated"
     why: str | None = None
+    asked: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,11 +54,15 @@ def contrasts(record: Intercept, made: Made | None) -> list[Contrast]:
     if agrees != record.agrees:
         return [Contrast("agrees", str(record.agrees).lower(), str(agrees).lower())]
     assert record.asked is not None  # or there would be no request
-    refused = record.asked.returned.get("r10", 0)
     got = record.asked.returned.get("r11", 0)
-    if access.direction == "read" and not refused and got != access.value:
+    if access.direction == "read" and not refused(record) and got != access.value:
         return [Contrast("r11", _text(access.value), _text(got))]
     return []
+
+
+def refused(record: Intercept) -> bool:
+    """Tell whether the host has told the guest that its access cannot be made."""
+    return record.asked is not None and bool(record.asked.returned.get("r10"))
 
 
 def _request(record: Intercept) -> Mmio | None:

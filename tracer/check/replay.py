@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tracer.access.transfer import cut
-from tracer.check.asked import Made, contrasts
+from tracer.check.asked import Made, contrasts, refused
 from tracer.check.divergence import Contrast, Divergence, diverging
 from tracer.errors import EmulationError
 from tracer.trace.record import (
@@ -132,8 +132,8 @@ class Replay:
     def _executed(self, record: Intercept) -> list[Contrast]:
         if record.via == "guest":
             wrong = contrasts(record, _first(record))
-            if wrong or not record.agrees:
-                return wrong  # no instruction made what was asked for
+            if wrong or not record.agrees or refused(record):
+                return wrong  # no instruction has been completed by what was asked for
         return _carry_out(record, located=not self._changed_by_hand)
 
     # A page maps as a whole, and an access to a region lies in it.

@@ -73,7 +73,13 @@ class GhcbExit:
     buffer: bytes | None
 
 
-def tdvmcall(direction: Direction, width: int, physical: int, value: int | None) -> TdVmcall:
+def tdvmcall(
+    direction: Direction,
+    width: int,
+    physical: int,
+    value: int | None,
+    shared_bit: int = SHARED_BIT,
+) -> TdVmcall:
     """Return the registers of TDG.VP.VMCALL<#VE.RequestMMIO> before and after.
 
     ``width`` is in bytes, ``physical`` a guest-physical address without the shared bit, ``value``
@@ -88,7 +94,7 @@ def tdvmcall(direction: Direction, width: int, physical: int, value: int | None)
         "r11": REQUEST_MMIO,
         "r12": width,
         "r13": WRITE if write else READ,
-        "r14": physical | SHARED_BIT,
+        "r14": physical | shared_bit,
     }
     returned = {"rax": SUCCESS, "r10": SUCCESS}
     if not write:
@@ -113,7 +119,9 @@ def ghcb_exit(direction: Direction, width: int, physical: int, value: int | None
     )
 
 
-def hypercalls(access: MemoryAccess) -> tuple[TdVmcall, GhcbExit] | None:
+def hypercalls(
+    access: MemoryAccess, shared_bit: int = SHARED_BIT
+) -> tuple[TdVmcall, GhcbExit] | None:
     """Return what an access would become in a guest of TDX, and in one of SEV-ES.
 
     It is None for an access that is none to a device's memory, has a width that no call can ask
@@ -126,7 +134,7 @@ def hypercalls(access: MemoryAccess) -> tuple[TdVmcall, GhcbExit] | None:
     if (access.value or 0) >> 8 * access.width:
         return None
     place = access.direction, access.width, access.physical, access.value
-    return tdvmcall(*place), ghcb_exit(*place)
+    return tdvmcall(*place, shared_bit), ghcb_exit(*place)
 
 
 def tdvmcall_object(call: TdVmcall) -> dict[str, dict[str, str]]:

@@ -6,7 +6,7 @@ Follow one access through :meth:`Interceptor.intercept`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -182,7 +182,7 @@ class Interceptor:
         try:
             await self._emulate(fault, gate, poison)
         except GuestException as exception:
-            return await self._deliver(fault, gate, exception)
+            return await self.deliver(fault, gate, exception)
         except EmulationError as error:
             # The rest of a REP that went part of the way faults again.
             if fault.cpu.gpr == before.gpr:
@@ -221,7 +221,7 @@ class Interceptor:
         except _Restart as restart:
             fault.cpu = restart.cpu
         except GuestException as exception:
-            return await self._deliver(fault, gate, exception)
+            return await self.deliver(fault, gate, exception)
         return Intercepted(tuple(fault.write_back()))
 
     async def _read_fault(self, vcpu: int) -> Fault:
@@ -349,20 +349,7 @@ class Interceptor:
         alone = len(foretold.transfers) == 1 and foretold.insn.rep is None
         if alone and self._departs(asked[0], fault, gate):
             return [None]
-        return await self._carry(asked, fault, gate)
-
-    async def ask(
-        self, foretold: Foretold, transfer: Transfer, fault: Fault, gate: PageFaultGate
-    ) -> int | None:
-        """Make an access that a confidential guest asks for; return what it read.
-
-        ``fault`` is that of its instruction, which makes ``foretold``, standing where it asks now.
-        """
-        if self.asks:
-            (answer,) = await self._overseen(foretold, (transfer,), (), fault, gate)
-        else:
-            (answer,) = await self._carry((transfer,), fault, gate)
-        return answer
+        return await self.carry(asked, fault, gate)
 
     def record_asked(
         self, fault: Fault, foretold: Foretold | None, outcome: Outcome, asked: Asked
@@ -378,9 +365,10 @@ class Interceptor:
             raise fault.silence
         record()
 
-    async def _carry(
+    async def carry(
         self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
     ) -> Answers:
+        """Make what is wanted of one access; return what each transfer read."""
         try:
             return await self._made(transfers, fault, gate)
         except DebuggerError as error:
@@ -429,7 +417,7 @@ class Interceptor:
         fault.departure = departure or []
         return departure is not None
 
-    def _pending(
+    def pending(
         self,
         fault: Fault,
         insn: Instruction | None,
@@ -437,8 +425,12 @@ class Interceptor:
         foretold: tuple[Transfer, ...],
         done: tuple[Transfer, ...] = (),
         why: str | None = None,
+        asked: Mapping[str, int] | None = None,
     ) -> Pending:
-        # ``why`` the vCPU carries the instruction out, if it does.
+        """Return an access as a person is asked about it.
+
+        ``why`` tells why it is not emulated, ``asked`` by which registers a guest asks for it.
+        """
         cpu, space = fault.cpu, fault.space
         return Pending(
             seq=self._sequence + sum(item.traced for item in done),
@@ -452,9 +444,15 @@ class Interceptor:
             transfer=transfer,
             done=done,
             foretold=foretold,
-            via="emulated" if why is None else "stepped",
+            via=self._way(why),
             why=why,
+            asked=asked,
         )
+
+    def _way(self, why: str | None) -> Via:
+        if why is not None:
+            return "stepped"
+        return "emulated" if self.firmware is None else "guest"
 
     async def _overseen(
         self,
@@ -475,7 +473,7 @@ class Interceptor:
                 continue
             number = len(done) + index
             before = (*done, *transfers[:index])
-            pending = self._pending(fault, insn, transfer, foretold.transfers, before)
+            pending = self.pending(fault, insn, transfer, foretold.transfers, before)
             match _diverted(await AskBefore(pending), pending):
                 case Skip(value):
                     fault.meddled[number] = Meddling(skipped=True)
@@ -489,10 +487,10 @@ class Interceptor:
                     fault.ruled.append(by)
                     given[index] = value
                 case Delay() as late:
-                    await self._delay(late, fault, gate)
+                    await self.delay(late, fault, gate)
                 case Go():
                     pass
-        made = await self._carry(tuple(wanted.values()), fault, gate)
+        made = await self.carry(tuple(wanted.values()), fault, gate)
         for index, answer in zip(wanted, made, strict=True):
             answers[index] = answer
         for index, transfer in wanted.items():
@@ -502,13 +500,13 @@ class Interceptor:
             if index not in given:
                 before = (*done, *map(answered, transfers[:index], answers))
                 told = answered(transfer, answer)
-                pending = self._pending(fault, insn, told, foretold.transfers, before)
+                pending = self.pending(fault, insn, told, foretold.transfers, before)
                 match _carried(await AskAnswered(pending)):
                     case Give(value, by):
                         fault.ruled.append(by)
                         given[index] = value
                     case Delay() as late:
-                        await self._delay(late, fault, gate)
+                        await self.delay(late, fault, gate)
                         continue
                     case Go():
                         continue
@@ -516,13 +514,15 @@ class Interceptor:
             answers[index] = given[index]
         return answers
 
-    async def _delay(self, late: Delay, fault: Fault, gate: PageFaultGate) -> None:
+    async def delay(self, late: Delay, fault: Fault, gate: PageFaultGate) -> None:
+        """Let the guest's time pass before it has the answer."""
         fault.ruled.append(f"{late.by}, {late.time_ns / 1e9:.9g} s late")
         await carrier.delay(late.time_ns, gate.stub, realtime=self._view.realtime)
 
-    async def _deliver(
+    async def deliver(
         self, fault: Fault, gate: PageFaultGate, exception: GuestException
     ) -> Intercepted:
+        """Raise an exception in the interrupted instruction's place."""
         changes = await self._delivery.raise_at(fault, gate, exception)
         return Intercepted(tuple(changes), delivered=True)
 
@@ -598,11 +598,11 @@ class Interceptor:
         fault.meddled.clear()
         fault.ruled.clear()
         for number, transfer in enumerate(foretold):
-            pending = self._pending(fault, insn, transfer, foretold, why=why)
+            pending = self.pending(fault, insn, transfer, foretold, why=why)
             pending = replace(pending, seq=pending.seq + number)
             decision = _diverted(await AskBefore(pending), pending)
             if isinstance(decision, Delay):
-                await self._delay(decision, fault, gate)
+                await self.delay(decision, fault, gate)
             if isinstance(decision, Skip):
                 fault.meddled.update(dict.fromkeys(range(len(foretold)), Meddling(skipped=True)))
                 return

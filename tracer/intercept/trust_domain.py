@@ -12,21 +12,25 @@ belongs to the innermost fault at its address on its stack.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from tracer.access.decision import Decision, Go, Inject, Postpone, Retry
 from tracer.access.execution import CarryOut, Foretold, Outcome, answered, delivered_alike
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, SetMemory, SetRegister
+from tracer.access.want import AskCompleted
+from tracer.confidential import request as host
 from tracer.confidential import tdx_module
 from tracer.confidential.handler import CURRENT, PROFILES, judge
-from tracer.confidential.request import FatalError, Give, Halt, MapGpa, Mmio, Refuse
+from tracer.confidential.request import FatalError, Halt, MapGpa, Mmio
 from tracer.confidential.tdx_host import CALLS
 from tracer.confidential.tdx_module import Answered, Nested, Strip, Tdcall
 from tracer.confidential.tdx_state import TdxState
-from tracer.errors import EmulationError, GuestError, InterceptError
+from tracer.errors import EmulationError, GuestError, GuestException, InterceptError
 from tracer.intercept import carrier
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.granting import Refused, decided, granted
 from tracer.intercept.interceptor import Asked, Intercepted, Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
@@ -56,6 +60,7 @@ class _Waiting:
     foretold: Foretold | None = None
     carry: CarryOut | None = None
     expected: Transfer | None = None
+    decision: Decision = field(default_factory=Go)
 
     def may_be(self, stack: int) -> bool:
         # Tells whether a vCPU whose RSP is there may be in the handler of this fault.
@@ -114,7 +119,7 @@ class TrustDomain:
         regions = fault.space.regions
         physical = leaf.translate(fault.spill.cr2)
         write = bool(fault.spill.frame.error_code & PageFaultCode.W)
-        self.state, outcome = tdx_module.fault(
+        state, outcome = tdx_module.fault(
             self.state,
             fault.vcpu,
             gla=fault.spill.cr2,
@@ -132,9 +137,15 @@ class TrustDomain:
                     f"guest has fetched what the last one is about (linear {pending.gla:#x}): "
                     "on hardware a double fault"
                 )
-        self._counts["ve"] += 1
         self._forget(fault.stack)
-        self._waiting.append(await self._foretell(fault, leaf, physical))
+        waiting = await self._foretell(fault, leaf, physical)
+        if self._interceptor.asks:
+            elsewhere = await self._decided(waiting, gate)
+            if elsewhere is not None:
+                return elsewhere
+        self.state = state
+        self._counts["ve"] += 1
+        self._waiting.append(waiting)
         if len(self._waiting) > _MOST_WAITING:
             self._give_up(self._waiting.pop(0))
         place = await gate.raising(fault.space, fault.vcpu, VIRTUALIZATION_VECTOR)
@@ -173,6 +184,22 @@ class TrustDomain:
             waiting.expected = asked[0]
         return waiting
 
+    async def _decided(self, waiting: _Waiting, gate: PageFaultGate) -> Intercepted | None:
+        # Asks what becomes of the access; returns how the guest goes on without a #VE, if it does.
+        fault, foretold = waiting.fault, waiting.foretold
+        insn = None if foretold is None else foretold.insn
+        transfers = () if foretold is None else foretold.transfers
+        decision = await decided(self._interceptor, fault, insn, waiting.expected, transfers)
+        match decision:
+            case Inject(vector, error_code, linear):
+                exception = GuestException(fault.code, vector, error_code, linear, injected=True)
+                return await self._interceptor.deliver(fault, gate, exception)
+            case Retry(cpu):
+                fault.cpu = cpu
+                return Intercepted(tuple(fault.write_back()))
+        waiting.decision = decision
+        return None
+
     # ---- calls
 
     async def _called(self, fault: Fault, gate: PageFaultGate) -> Intercepted:
@@ -187,13 +214,13 @@ class TrustDomain:
             case Mmio() as request if done.event.waits:
                 done = await self._access(done.event, request, fault, gate)
             case Halt() as request if done.event.waits:
-                done = tdx_module.reply(self.state, done.event, Give())
+                done = tdx_module.reply(self.state, done.event, host.Give())
                 changes = self._sleep(fault, request, gate)
             case FatalError(_, text):
                 self._told(done.event, fault)
                 raise GuestError(f"the guest told its host that it cannot go on: {text}")
             case request if request is not None and done.event.waits:
-                said = tdx_module.usual(self.state, request) or Refuse()
+                said = tdx_module.usual(self.state, request) or host.Refuse()
                 done = tdx_module.reply(self.state, done.event, said)
         self.state = done.state
         self._told(done.event, fault)
@@ -259,7 +286,7 @@ class TrustDomain:
         said = tdx_module.usual(self.state, request)
         if said is not None or request.direction is None:
             self._remark(fault, request, "which no host makes")
-            return tdx_module.reply(self.state, event, said or Refuse())
+            return tdx_module.reply(self.state, event, said or host.Refuse())
         waiting = self._matched(request, fault)
         agrees = waiting is not None and _is(request, waiting.expected)
         self._counts["agreed" if agrees else "disagreed"] += 1
@@ -288,17 +315,41 @@ class TrustDomain:
             transfer = waiting.expected
         elif waiting is None:
             self._remark(fault, request, "at which it has not faulted")
-        if foretold is not None and (agrees or delivered_alike([transfer], regions)):
-            value = await self._interceptor.ask(foretold, transfer, made, gate)
+        outcome = Outcome(made.cpu, (transfer,))
+        try:
+            if waiting is None or foretold is None:
+                value = await carrier.reach(transfer, made.stand(gate), None)
+            else:
+                value = await self._granted(waiting, foretold, transfer, made, event, gate)
+        except Refused as refused:
+            done = tdx_module.reply(self.state, event, _said(refused, request))
         else:
-            value = await carrier.reach(transfer, made.stand(gate), None)
-        done = tdx_module.reply(self.state, event, Give(value or 0))
-        outcome = Outcome(made.cpu, (answered(transfer, value),))
-        if agrees and waiting is not None and waiting.carry is not None:
-            outcome = _completed(waiting.carry, value)
+            done = tdx_module.reply(self.state, event, host.Give(value or 0))
+            outcome = Outcome(made.cpu, (answered(transfer, value),))
+            if agrees and waiting is not None and waiting.carry is not None:
+                outcome = _completed(waiting.carry, value)
         call = Hypercall(given=dict(event.given), returned=dict(done.event.returned))
         self._interceptor.record_asked(made, foretold, outcome, Asked(call, agrees))
+        if self._interceptor.asks and outcome.cpu.rip != made.cpu.rip:
+            await AskCompleted(outcome.cpu)  # what a person changes there is the guest's to find
         return done
+
+    async def _granted(
+        self,
+        waiting: _Waiting,
+        foretold: Foretold,
+        transfer: Transfer,
+        made: Fault,
+        event: Tdcall,
+        gate: PageFaultGate,
+    ) -> int | None:
+        # An access that is asked for otherwise may be nowhere that the instruction maps.
+        whole = transfer is waiting.expected or delivered_alike([transfer], made.space.regions)
+        if not whole:
+            return await carrier.reach(transfer, made.stand(gate), None)
+        what = made, foretold.insn, foretold.transfers
+        given = event.given
+        return await granted(self._interceptor, waiting.decision, what, transfer, given, gate)
 
     def _matched(self, request: Mmio, fault: Fault) -> _Waiting | None:
         # The fault that a hypercall is for, which is forgotten: of those at its address the nearest
@@ -351,6 +402,12 @@ def _name(event: Tdcall) -> str:
     # The name of a call, with that of what the host is asked.
     call = CALLS.get(event.given.get("r11", 0)) if event.request is not None else None
     return event.name if call is None else f"{event.name}<{call.name}>"
+
+
+def _said(refused: Refused, request: Mmio) -> host.Refuse | host.Retry:
+    if isinstance(refused.ruling, Postpone):
+        return host.Retry(request.physical)
+    return host.Refuse()
 
 
 def _is(request: Mmio, expected: Transfer | None) -> bool:

@@ -18,7 +18,7 @@ from tracer.access.region import place_of
 from tracer.access.space import Glance
 from tracer.access.transfer import Transfer, pieces_of
 from tracer.confidential.handler import Verdict
-from tracer.confidential.hypercall import GhcbExit, TdVmcall, hypercalls
+from tracer.confidential.hypercall import SHARED_BIT, GhcbExit, TdVmcall, hypercalls
 from tracer.errors import EmulationError, GuestException
 from tracer.look.explanation import EXCEPTIONS, Handled, touch_words, touches, verdicts
 from tracer.look.operand import Address, addresses, foretold, used_registers
@@ -98,6 +98,7 @@ class Plan:
     flags: tuple[FlagChange, ...]
     predicted: bool
     tdvmcall: TdVmcall | None
+    asked: TdVmcall | None
     ghcb: GhcbExit | None
     verdicts: dict[str, Verdict]
     exceptions: tuple[str, ...] = ()
@@ -112,7 +113,8 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
     insn = pending.insn
     runs = [] if insn is None else _trials(insn, pending)
     finished = [run for run in runs if run.cpu is not None]
-    calls = hypercalls(memory_access(pending.transfer))
+    shared = pending.space.paging.shared or SHARED_BIT
+    calls = hypercalls(memory_access(pending.transfer), shared)
     return Plan(
         pending=pending,
         handled="stepped" if pending.via == "stepped" else "emulated",
@@ -122,6 +124,7 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
         flags=() if insn is None else _flags(insn, pending.cpu, finished),
         predicted=bool(runs),
         tdvmcall=None if calls is None else calls[0],
+        asked=None if pending.asked is None else TdVmcall(dict(pending.asked), {}),
         ghcb=None if calls is None else calls[1],
         verdicts={} if insn is None else _verdicts(insn, pending),
         exceptions=_exceptions(runs),

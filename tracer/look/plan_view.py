@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tracer.confidential.handler import Verdict
-from tracer.confidential.hypercall import ghcb_object, tdvmcall_object
+from tracer.confidential.hypercall import TdVmcall, ghcb_object, tdvmcall_object
 from tracer.look.operand import Address
 from tracer.look.plan import Change, FlagChange, Plan, SubAccess
 from tracer.look.sheet import Cell, flow, folded, labelled, room, under, words
@@ -35,7 +35,9 @@ def plan_lines(plan: Plan, columns: int = 80, colour: bool = False) -> list[str]
         raised = f"{', '.join(plan.exceptions)} for some values read"
         lines += labelled("raises", words(raised), columns, colour)
     if plan.tdvmcall is not None:
-        lines += labelled("TDX", _tdx_cells(plan), columns, colour)
+        lines += labelled("TDX", _tdx_cells(plan, plan.tdvmcall), columns, colour)
+    if plan.asked is not None:
+        lines += labelled("asked", _asked_cells(plan.asked), columns, colour)
     if plan.ghcb is not None:
         lines += labelled("SEV-ES", _ghcb_cells(plan), columns, colour)
     lines += _verdict_lines(plan, columns, colour)
@@ -145,16 +147,21 @@ def _flags(flags: tuple[FlagChange, ...]) -> str:
     return ", ".join(told)
 
 
-def _tdx_cells(plan: Plan) -> Iterator[Cell]:
-    assert plan.tdvmcall is not None
+def _tdx_cells(plan: Plan, call: TdVmcall) -> Iterator[Cell]:
     yield Cell("TDG.VP.VMCALL<#VE.RequestMMIO>")
-    for name, value in plan.tdvmcall.given.items():
+    for name, value in call.given.items():
         yield Cell(f"{name}={value:#x}")
     yield Cell("→")
-    for name, value in plan.tdvmcall.returned.items():
+    for name, value in call.returned.items():
         yield Cell(f"{name}={value:#x}")
-    if plan.pending.transfer.direction == "read" and "r11" not in plan.tdvmcall.returned:
+    if plan.pending.transfer.direction == "read" and "r11" not in call.returned:
         yield Cell("r11=the value read")
+
+
+def _asked_cells(call: TdVmcall) -> Iterator[Cell]:
+    # The guest's own registers, which its handler has made of the instruction.
+    for name, value in call.given.items():
+        yield Cell(f"{name}={value:#x}")
 
 
 def _ghcb_cells(plan: Plan) -> Iterator[Cell]:
@@ -211,6 +218,7 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         },
         "exceptions": list(plan.exceptions),
         "tdvmcall": None if plan.tdvmcall is None else tdvmcall_object(plan.tdvmcall),
+        "asked": None if plan.asked is None else tdvmcall_object(plan.asked)["in"],
         "ghcb": None if plan.ghcb is None else ghcb_object(plan.ghcb),
         "verdict": {
             name: {"outcome": v.outcome, "reason": v.reason, "note": v.note or None}

@@ -71,7 +71,8 @@ class Context:
         everything = Everything(names)
         self.outlook = Outlook(control.session, names, everything)
         self.watch = Watch(self.outlook)
-        control.host = Host(control.session, self.outlook)
+        session = control.session
+        control.host = Host(session, self.outlook, confidential=session.confidential)
         control.breaks = self.watch
         control.places = self.watch.places
         self.waits = waits

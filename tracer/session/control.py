@@ -83,7 +83,9 @@ class Control:
         session.oversee(self)
         self.breaks = breaks
         self.places: Places = everywhere
-        self.host = Host(session, Outlook(session, session.naming))
+        self.host = Host(
+            session, Outlook(session, session.naming), confidential=session.confidential
+        )
         self.on_halt: list[Callable[[Halt], None]] = []
         self.on_end: list[Callable[[], None]] = []
         self._course: Course = Unstarted()
@@ -323,18 +325,39 @@ class Control:
             raise UsageError(f"${name} cannot be set: {', '.join(GPR)}, rip and rflags can")
         self._tell(f"set ${name} {value:#x}", registers={name: value})
         if halt.pending is not None:
-            # Stand again before whatever access the instruction makes now, if it makes one.
-            behind = replace(
-                halt, reason="completed", text="the instruction reaches no device now", pending=None
-            )
-            self._go(Retry(cpu), Redoing(halt.text, behind))
-            await self.wait()
+            await self._again(halt, cpu)
         elif halt.reason == "completed":
             self._stand_with(cpu)
         else:
             register = "eflags" if name == "rflags" else name
             await self.session.change([SetRegister(register, value)])
             self._stand_with(cpu)
+
+    async def rewrite(self, code: bytes) -> int:
+        """Write other bytes where the instruction that waits lies, which starts over with them.
+
+        What they leave of it becomes NOPs; return how many. They stay there. Raises UsageError
+        where they do not fit.
+        """
+        pending, halt = self.pending(), self.stopped()
+        self._untouched("rewrite it")
+        room = len(pending.code)
+        if pending.insn is None or not 0 < len(code) <= room:
+            there = pending.code.hex(" ")
+            raise UsageError(f"from 1 to {room} bytes can be rewritten here: {there}")
+        self._tell(f"rewrite {code.hex(' ')}")
+        rest = room - len(code)
+        await self.session.rewrite(halt.cpu.rip, code + _NOP * rest)
+        await self._again(halt, halt.cpu)
+        return rest
+
+    async def _again(self, halt: Halt, cpu: CpuState) -> None:
+        # Stand again before whatever access the instruction makes now, if it makes one.
+        behind = replace(
+            halt, reason="completed", text="the instruction reaches no device now", pending=None
+        )
+        self._go(Retry(cpu), Redoing(halt.text, behind))
+        await self.wait()
 
     def _stand_with(self, cpu: CpuState) -> None:
         standing = self._standing()
@@ -516,6 +539,9 @@ class Control:
         if self.session.expired:
             self.expire()
         return await departure
+
+
+_NOP = b"\x90"
 
 
 def _command(ruling: Ruling) -> str:

@@ -216,7 +216,8 @@ def _told(pending: Pending) -> str:
 
 def ruled_host(session: Session, naming: Naming) -> Host:
     """Return a host that decides alone about a session, which is not trapped yet."""
-    host = Host(session, Outlook(session, naming))
+    outlook = Outlook(session, naming)
+    host = Host(session, outlook, confidential=session.confidential)
     session.oversee(Ruled(host))
     return host
 

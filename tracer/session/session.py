@@ -11,6 +11,7 @@ from tracer.access.region import Choice, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile
+from tracer.confidential.kind import Kind
 from tracer.devices.map import RegisterMaps
 from tracer.errors import DebuggerError, GuestError, GuestHung, QemuError, TargetGone
 from tracer.gdb.client import GdbClient
@@ -95,6 +96,11 @@ class Session:
     def choice(self) -> Choice:
         """Return what is traced."""
         return self.loop.coverage.choice
+
+    @property
+    def confidential(self) -> bool:
+        """Tell whether the guest asks its host for each access, and can be told no."""
+        return self.system.kind is not Kind.PLAIN
 
     @property
     def traced(self) -> Traced:
@@ -208,6 +214,10 @@ class Session:
     async def change(self, changes: Sequence[Change]) -> None:
         """Change the vCPU that stopped."""
         await self.target.change(changes)
+
+    async def rewrite(self, linear: int, code: bytes) -> None:
+        """Write guest code at a linear address, whatever the page's rights; it stays so."""
+        await self.target.write_code(linear, code)
 
     async def choose(self, choice: Choice, space: AddressSpace) -> None:
         """Trace what ``choice`` says from here on; the guest is stopped.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.access.decision import Delay
+from tracer.access.decision import Delay, Postpone, Refuse
 from tracer.query.rule import ON, delay_time
 from tracer.repl.command import command
 from tracer.repl.context import Context
@@ -85,4 +85,54 @@ async def delay(context: Context, statement: Statement) -> Result:
     return said(f"the guest will wait {time_ns / 1e9:.9g} s for the answer", time_ns=time_ns)
 
 
-COMMANDS = (rule, delay)
+@command(
+    "refuse",
+    group="change",
+    usage=("refuse",),
+    brief="tell a confidential guest that its access cannot be made",
+    text="""\
+The guest has asked its host for the access, which answers that an operand is invalid. Linux takes
+that for an instruction it could not carry out: `Oops: VE fault`. It takes effect when the guest
+goes on; a read that its device has answered is refused all the same.""",
+    examples=("refuse",),
+)
+async def refuse(context: Context, statement: Statement) -> Result:
+    context.control.rule(Refuse())
+    return said("the guest will hear that the access cannot be made")
+
+
+@command(
+    "retry",
+    group="change",
+    usage=("retry",),
+    brief="tell a confidential guest to ask its host again",
+    text="It takes effect when the guest goes on. Linux does not ask again for a device access.",
+    examples=("retry",),
+)
+async def retry(context: Context, statement: Statement) -> Result:
+    context.control.rule(Postpone())
+    return said("the guest will hear that it is to ask again")
+
+
+@command(
+    "rewrite",
+    group="change",
+    usage=("rewrite BYTES",),
+    brief="put another instruction in the place of the one that waits",
+    text="""\
+The instruction starts over with these bytes, and they stay: what if the compiler had chosen ADD?
+What they leave of the old instruction becomes NOPs; they cannot be more. In a confidential guest
+its own handler decodes what is there now.""",
+    examples=("rewrite 03 00", "rewrite 8a00"),
+)
+async def rewrite(context: Context, statement: Statement) -> Result:
+    try:
+        code = bytes.fromhex(statement.rest)
+    except ValueError:
+        raise rewrite.misused(f"{statement.rest} is no bytes in hexadecimal") from None
+    rest = await context.control.rewrite(code)
+    nops = f", and {rest} NOP{'s' * (rest > 1)}" if rest else ""
+    return said(f"rewritten as {code.hex(' ')}{nops}", bytes=code.hex(), nops=rest)
+
+
+COMMANDS = (rule, delay, refuse, retry, rewrite)
