@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, live, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import count
 from tracer.confidential.audit import Audit, Place, Site, side_by_side
@@ -24,7 +24,9 @@ ALL = "all"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace audit``."""
-    parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
+    parser.add_argument(
+        "trace", metavar="TRACE", nargs="?", help="a trace written by `vetrace boot`"
+    )
     parser.add_argument(
         "--profile", metavar="PROFILE", default=CURRENT,
         help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT}); or {ALL} of them",
@@ -37,16 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows a table (default 20; 0: all)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    live.add_arguments(parser)
     add_filters(parser)
     parser.epilog = (
         "Exit status 3: a call site would be fatal, to one profile at least. 1: the trace does not"
         " tell the instructions, as one that was imported does not, so nothing can be said."
-        " docs/audit.md explains the verdicts."
+        " docs/audit.md explains the verdicts. With --live 3: the kernel's handler is not as"
+        " foretold."
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what the profiles' handlers would make of each call site; return the exit status."""
+    live.check_arguments(args)
+    if args.live:
+        return live.run(args)
     profiles = _profiles(args.profile)
     audits = [Audit(profile) for profile in profiles]
     with TraceReader(args.trace) as trace, terminal.reading(trace):

@@ -451,6 +451,17 @@ def patch_spill(
     return 8 * first, struct.pack(f"<{last - first}Q", *slots[first:last])
 
 
+def pack_spill(spill: Spill, gpr: tuple[int, ...], frame: FaultFrame) -> bytes:
+    """Return the bytes of a spill of another interrupted code; control registers are the same."""
+    slots = list(spill.slots)
+    for index, value in zip(_GPR_SLOTS, gpr, strict=True):
+        slots[index] = value
+    slots[_SLOT["error_code"] :] = (
+        frame.error_code, frame.rip, frame.cs, frame.rflags, frame.rsp, frame.ss,
+    )  # fmt: skip
+    return _SLOTS.pack(*slots)
+
+
 def interrupted(spill: Spill, mode: Mode) -> CpuState:
     """Return the state of the interrupted code, as far as the stub spills it.
 

@@ -42,6 +42,7 @@ from tracer.compiled.layout import DISTANCE, block_size
 from tracer.confidential.kind import SHARED_BIT, Kind
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
 from tracer.intercept import carrier
+from tracer.intercept.bench import Bench, Wanted
 from tracer.intercept.blame import whose_doing
 from tracer.intercept.carrier import Stand, can_enter
 from tracer.intercept.clock import look_at_clock
@@ -106,7 +107,8 @@ class Loop:
     """Run one guest to its end, intercepting what was chosen.
 
     ``recorded``, set before :meth:`trap`, answers for its regions in place of their devices. With
-    ``asks`` a person is asked what becomes of each access.
+    ``asks`` a person is asked what becomes of each access. What is ``wanted``, set likewise, is
+    tried on the handler of a confidential guest: ``bench`` tells what came of it.
     """
 
     def __init__(self, view: GuestView, memory: Memory, system: System, choice: Choice) -> None:
@@ -118,6 +120,8 @@ class Loop:
         )
         self.recorded: RecordedDevice | None = None
         self.asks = False
+        self.wanted: Wanted | None = None
+        self.bench: Bench | None = None
         self.sites: CompiledSites | None = None
         self._memory = memory
         self._traced: Traced | None = None
@@ -191,6 +195,10 @@ class Loop:
             self._domain = interceptor.firmware = TrustDomain(
                 interceptor, view, system.names, journal
             )
+            if self.wanted is not None:
+                self.bench = Bench(self._domain, journal, self.wanted)
+                interceptor.firmware = self.bench
+                breakpoints.append(self.bench)
         if room is not None:
             root, cr4 = room.window.root, registers["cr4"]
             told = Told(callers, lambda: view.space(root, cr4), system.current)
