@@ -17,6 +17,7 @@ from tracer.errors import UsageError
 from tracer.host import signals
 from tracer.launch.borrow import try_handler
 from tracer.launch.plan import Plan, check_plan
+from tracer.query.words import Words
 
 _MANY = 3000
 
@@ -47,10 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise UsageError where a trace and a guest are both asked for, or neither is."""
-    if args.live and args.trace is not None:
+    if not args.live:
+        if args.trace is None:
+            raise UsageError("give a TRACE, or --live")
+        return
+    if args.trace is not None:
         raise UsageError("--live reads no trace: drop TRACE, or --live")
-    if not args.live and args.trace is None:
-        raise UsageError("give a TRACE, or --live")
+    given = [
+        f"--{'if' if name == 'conditions' else name.replace('_', '-')}"
+        for name in ("conditions", *Words.__annotations__, "registers")
+        if getattr(args, name)
+    ]
+    if given:
+        raise UsageError(f"filters are for a trace: drop {', '.join(given)}, or --live")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,9 +69,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--live takes one profile: {', '.join(PROFILES)}")
     if args.count == 0:
         raise UsageError("-n 0: there is nothing to try")
-    plan = Plan(guest=Kind(args.guest), kernel=args.kernel)
+    profile = PROFILES[args.profile]
+    kind = Kind(args.guest)
+    if kind is Kind.TDX and profile.sev:
+        raise UsageError(f"--profile {profile.name} is no handler of a {kind.label} guest")
+    plan = Plan(guest=kind, kernel=args.kernel)
     check_plan(plan)
-    work = try_handler(plan, PROFILES[args.profile], args.seed, args.count, tell)
+    work = try_handler(plan, profile, args.seed, args.count, tell)
     findings = signals.run(work)
     if args.json:
         print(msgspec.json.encode(findings_object(findings, args.seed)).decode())

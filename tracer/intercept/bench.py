@@ -74,7 +74,7 @@ class _Under:
 
 @dataclass(slots=True)
 class _Borrowed:
-    # What was there before, and where the next trial goes.
+    # The stop that it was borrowed at, and where the next trial goes.
     fault: Fault
     spilled: bytes
     gate: PageFaultGate

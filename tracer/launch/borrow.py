@@ -25,7 +25,7 @@ async def try_handler(
     :func:`tracer.launch.start.launch` does.
     """
     if plan.guest is not Kind.TDX:
-        raise GuestError(f"the handler of a {plan.guest.label} guest cannot be tried yet")
+        raise GuestError(f"the handler of an {plan.guest.label} guest cannot be tried yet")
     async with Watchdog(plan.limits) as watchdog, launch(plan, progress=progress) as session:
         watchdog.guard(session)
         await session.reach_entry()

@@ -123,6 +123,7 @@ BY_PLAYBOOK = {
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
+    "test_live": "intercept/bench launch/borrow linux/ve_handler",
     "test_recover": "host/keeper launch/ring",
     "test_boot": "gdb/client gdb/target launch/start qemu/machine",
     "test_fault": "host/process",
