@@ -55,7 +55,7 @@ def test_a_seed_alone_and_its_command_end_alike(booted: Run, tmp_path: Path) -> 
 
 def test_a_planted_end_is_told_by_its_line(tmp_path: Path) -> None:
     gone = ("--rule", "on read nvme.CSTS once do give 0xffffffff")
-    words = ("--seed", "1", "--mutate", "write nvme+0x3ff0", "-o", tmp_path / "results.parquet")
+    words = ("--seed", "1", "--mutate", "write nvme+0x1ff0", "-o", tmp_path / "results.parquet")
     done = run(tmp_path, "campaign", *words, *ALONE, *gone)
     (row,) = rows(Run(done.status, done.out, done.err, tmp_path))
     assert (row["end"], row["mutated"]) == ("probe failed", 0)
