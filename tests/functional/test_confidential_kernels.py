@@ -1,0 +1,52 @@
+"""Debian's other kernels as TDX guests: the newest that it has built, and the full flavour."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from vetrace_run import agreed, boot, read_trace
+
+from tracer.guest.disk import DISKS, checksum
+from tracer.host.backports import suite_archive
+from tracer.host.package import METAPACKAGE, PackageError, fetch_kernel, newest_kernel
+
+pytestmark = pytest.mark.qemu
+
+
+def kernel_of(suite: str, metapackage: str) -> Path:
+    """Return the kernel of a suite and flavour, downloaded the first time that a test wants it."""
+    try:
+        archives = [suite_archive(suite)]
+        return fetch_kernel(newest_kernel(metapackage, archives=archives), archives=archives)
+    except PackageError as error:
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(f"no kernel of {suite}: {error}", pytrace=False)
+        pytest.skip(f"no kernel of {suite}: {error}")
+
+
+@pytest.mark.parametrize(
+    ("suite", "metapackage", "words"),
+    [
+        # It ticks a thousand times a second, and its APIC's page is private: a stop at each tick.
+        ("trixie-backports", METAPACKAGE, ["--kaslr", "--bypass", "lapic"]),
+        ("trixie", "linux-image-amd64", ["--module", "nvme-core"]),
+    ],
+)
+def test_a_kernel_boots_as_a_tdx_guest_to_its_power_off(
+    suite: str, metapackage: str, words: list[str], tmp_path: Path
+) -> None:
+    kernel = kernel_of(suite, metapackage)
+    done = boot(tmp_path, "--guest", "tdx", "--kernel", kernel, "--quiet", "--check", *words)
+    assert agreed(done) > 0
+    assert any("Memory Encryption Features active: Intel TDX" in line for line in done.serial)
+    said = [line for line in done.serial if "vetrace-guest" in line]
+    for name in DISKS:
+        assert any(f"disk {name} {checksum(name)}" in line for line in said)
+    assert any(re.search(r"network eth0 \S+ reachable$", line) for line in said)
+    assert said[-1].endswith("done")
+    counts = read_trace(done.trace).end.counts
+    assert counts["ve"] == counts["ve_info"] == counts["mmio_calls"] == counts["agreed"] > 0
+    assert not counts.get("disagreed")
