@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _set_up_kernel(kind: Kind, suite: str | None, say: Callable[[str], None]) -> None:
-    # What is there does, and the plain guest's for another kind, unless a suite is asked for.
+    # A kernel that is there does, the plain guest's for another kind, unless a suite is asked for.
     image = default_kernel(kind) if suite is None else None
     kernel = None if image is None else open_kernel(image, progress=say)
     if kernel is None or kind not in kernel.kinds:
