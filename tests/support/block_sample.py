@@ -7,6 +7,7 @@ from typing import Any
 import trace_sample as sample
 
 from tracer.compiled.layout import RECORD
+from tracer.compiled.module import Kind
 from tracer.trace.record import (
     BlockRecord,
     Line,
@@ -58,6 +59,18 @@ def row(
         1, tsc, linear, WINDOW + physical, site, vcpu, 0, error, thread, 0x202, 1, *values,
         read.to_bytes(32, "little"), written.to_bytes(32, "little"),
     )  # fmt: skip
+
+
+def asked_row(
+    code: str, rip: int, *, width: int = 4, direction: int | None = None, read: int = 0,
+    written: int = 0, mask: int = 0xFFCC, physical: int = DEVICE, **how: int,
+) -> bytes:  # fmt: skip
+    """Be a guest of TDX whose handler asks for an access: a write, if the code stores."""
+    write = code.startswith(("89", "88", "01")) if direction is None else direction
+    data = int.from_bytes(bytes.fromhex(code).ljust(16, b"\0"), "little")
+    call = written | (physical | 1 << 47) << 64 | width << 128 | int(write) << 192 | mask << 208
+    told = {"site": Kind.MMIO, "read": read | rip << 64 | data << 128, "written": call}
+    return row(physical=physical, **told, **how)
 
 
 def block(*rows: bytes, accesses: int | None = None, **members: Any) -> BlockRecord:

@@ -1,4 +1,4 @@
-"""Assemble the common code of compiled sites; run as a program, write `tracer/compiled/image.py`.
+"""Assemble the guest code; run as a program, write `tracer/compiled/{image,module_image}.py`.
 
 .venv/bin/python tests/support/common_image.py
 """
@@ -10,10 +10,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tracer.compiled.layout import constants
+from tracer.compiled import layout
 
 PACKAGE = Path(__file__).parents[2] / "tracer" / "compiled"
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))
+MODULE_LABELS = ("fault", "tdcall")
 LABELS = ("fast", "compare", "walk", "other", "refuse", "ram", "stacks", "deadline", "behind")
 
 _HEAD = '''\
@@ -31,6 +32,16 @@ _TAIL = '''\
 }
 """By whether there are several vCPUs, and whether linear addresses have 57 bits: hex, labels."""
 '''
+_MODULE_HEAD = '''\
+"""The TDX module's code, assembled: its bytes in hex, and where its labels are.
+
+Written by ``tests/support/common_image.py`` from ``module.S`` and ``module.py``; a test assembles
+them again.
+"""
+
+from __future__ import annotations
+
+'''
 
 
 def is_possible() -> bool:
@@ -41,9 +52,20 @@ def is_possible() -> bool:
 def assemble(smp: bool, la57: bool) -> tuple[bytes, dict[str, int]]:
     """Return the code of a variant and its labels."""
     options = f".set SMP, {int(smp)}\n.set LA57, {int(la57)}\n"
-    text = options + constants() + (PACKAGE / "common.S").read_text()
+    return _assembled(options + layout.constants(), "common.S", LABELS)
+
+
+def assemble_module() -> tuple[bytes, dict[str, int]]:
+    """Return the TDX module's code and its labels."""
+    from tracer.compiled.module import constants  # it has the bytes that are made here
+
+    return _assembled(constants(), "module.S", MODULE_LABELS)
+
+
+def _assembled(head: str, name: str, labels: tuple[str, ...]) -> tuple[bytes, dict[str, int]]:
+    text = head + (PACKAGE / name).read_text()
     with tempfile.TemporaryDirectory() as folder:
-        object_file, binary = f"{folder}/common.o", f"{folder}/common.bin"
+        object_file, binary = f"{folder}/code.o", f"{folder}/code.bin"
         subprocess.run(["as", "--64", "-o", object_file, "-"], input=text, text=True, check=True)
         subprocess.run(["objcopy", "-O", "binary", "-j", ".text", object_file, binary], check=True)
         names = subprocess.run(["nm", object_file], check=True, capture_output=True, text=True)
@@ -56,7 +78,7 @@ def assemble(smp: bool, la57: bool) -> tuple[bytes, dict[str, int]]:
             for words in map(str.split, names.stdout.splitlines())
             if words[1] == "t"
         }
-        return Path(binary).read_bytes(), {name: places[name] for name in LABELS}
+        return Path(binary).read_bytes(), {label: places[label] for label in labels}
 
 
 def source() -> str:
@@ -64,13 +86,26 @@ def source() -> str:
     parts = [_HEAD]
     for smp, la57 in VARIANTS:
         code, labels = assemble(smp, la57)
-        hexed = code.hex()
-        lines = [f'        "{hexed[at : at + 80]}"\n' for at in range(0, len(hexed), 80)]
+        lines = [f"        {line}\n" for line in _lines(code)]
         words = "".join(f'            "{name}": {place:#x},\n' for name, place in labels.items())
         head = f"    ({smp}, {la57}): (\n{''.join(lines)[:-1]},\n"
         parts.append(f"{head}        {{\n{words}        }},\n    ),\n")
     return "".join(parts) + _TAIL
 
 
+def module_source() -> str:
+    """Return the text of `module_image.py`."""
+    code, labels = assemble_module()
+    lines = "".join(f"    {line}\n" for line in _lines(code))
+    words = "".join(f'    "{name}": {place:#x},\n' for name, place in labels.items())
+    return f"{_MODULE_HEAD}CODE = (\n{lines})\n\nLABELS = {{\n{words}}}\n"
+
+
+def _lines(code: bytes) -> list[str]:
+    hexed = code.hex()
+    return [f'"{hexed[at : at + 80]}"' for at in range(0, len(hexed), 80)]
+
+
 if __name__ == "__main__":
     (PACKAGE / "image.py").write_text(source())
+    (PACKAGE / "module_image.py").write_text(module_source())

@@ -6,8 +6,11 @@ into a guest, and reading the ring, is somebody else's: nothing here knows a gue
 """
 
 __all__ = (
+    "asking",
     "common",
     "layout",
+    "module",
+    "pending",
     "reading",
     "ring",
     "safety",

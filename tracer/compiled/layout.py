@@ -13,9 +13,12 @@ from dataclasses import dataclass
 DISTANCE = 1 << 30
 """How far the block as code is above the block as data: two neighbouring leaves of 1 GiB."""
 
-CONTROL, STOPS, CODE, THUNKS, SITES, RING = 0, 0x10000, 0x20000, 0x21000, 0x100000, 0x200000
+CONTROL, STOPS, CODE, MODULE, MODULE_DATA, THUNKS, SITES, RING = (
+    0, 0x10000, 0x20000, 0x21000, 0x22000, 0x30000, 0x100000, 0x200000,
+)  # fmt: skip
 """Offsets of the parts: :class:`Control`, a byte for each place where an access may begin, the
-common code, the thunks, the site table, the ring."""
+common code, the TDX module's in a confidential guest, and what that has, the thunks, the site
+table, the ring."""
 
 PAGE = 4096
 """Size of the control page."""
@@ -191,10 +194,11 @@ def reasons(page: bytes) -> dict[str, int]:
     return dict(zip(REASONS, counts, strict=True))
 
 
-def constants() -> str:
-    """Return the offsets as the assembler's symbols, which ``common.S`` uses."""
+def constants(code: int = CODE) -> str:
+    """Return the offsets as symbols of the assembler, for source with code at offset ``code``."""
     symbols = {
-        "DATA": -CODE - DISTANCE,
+        "DATA": -code - DISTANCE,
+        "SLOT_SIZE": SLOT_SIZE,
         "SITE_SIZE": SITE_SIZE,
         "SITE_MASK": (SITE_COUNT - 1) * SITE_SIZE,
         "HASH": HASH,

@@ -14,6 +14,7 @@ from struct import Struct
 
 from msgspec.structs import replace
 
+from tracer.compiled.asking import AskedSite, agreed, asked, decoded
 from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.reading import accesses, parts, state_after, state_before, transfers
 from tracer.compiled.ring import Raw, raws
@@ -22,6 +23,7 @@ from tracer.errors import EmulationError, TraceError
 from tracer.trace.record import (
     BlockRecord,
     Deferred,
+    Hypercall,
     Intercept,
     Line,
     MemoryAccess,
@@ -33,7 +35,7 @@ from tracer.trace.record import (
 from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import Direction
 from tracer.x86.instruction import Instruction
-from tracer.x86.state import Mode
+from tracer.x86.state import CpuState, Mode
 
 MOST_ROWS = 4096
 """Rows that a writer puts into one block, at most."""
@@ -42,14 +44,17 @@ _PLACE_OF = Struct(f"<{RECORD_FIELDS['ALIAS']}xQI{SLOT_SIZE - RECORD_FIELDS['SIT
 _MASK64 = (1 << 64) - 1
 _PHYSICAL = 1 << LARGEST_ADDRESS_BITS
 _MOST_FOUND = 1 << 16
+_REQUEST_MMIO = 48
+"""R11 of a TDX guest's hypercall for a device access."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Site:
     # A site, its instruction, and what goes over the bus each time: direction, number of the first
-    # byte, and width in bytes. None where RAM is accessed beside the device.
+    # byte, and width in bytes. None where RAM is accessed beside the device. An instruction that
+    # the guest's own kernel has decoded may be one that vetrace cannot.
     told: SiteRecord
-    insn: Instruction
+    insn: Instruction | None
     parts: tuple[tuple[Direction, int, int], ...] | None
 
 
@@ -133,6 +138,18 @@ class Blocks:
         del found[0]
         return found.total(), sum(each * times for each, times in found.items())
 
+    def asked_for(self, rows: bytes, window: int) -> int:
+        """Return how many device accesses of rows a guest's own kernel has asked for.
+
+        Raise :exc:`TraceError` as :meth:`records`.
+        """
+        found = 0
+        for (alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
+            asked = self._site(number).told.asked
+            if asked is not None and self._find(alias - window & _MASK64, asked) is not None:
+                found += times
+        return found
+
     def _intercepts(self, block: BlockRecord) -> Iterator[Intercept]:
         rows, stacks = block.rows, block.stacks
         if len(rows) % SLOT_SIZE or (stacks and len(stacks) != len(rows) // SLOT_SIZE):
@@ -151,7 +168,7 @@ class Blocks:
                 reached -= access.region is None
             if not reached:
                 continue
-            yield Intercept(
+            record = Intercept(
                 seq=seq,
                 time_ns=now,
                 vcpu=raw.vcpu,
@@ -165,11 +182,12 @@ class Blocks:
                 error_code=raw.error,
                 via="compiled",
                 accesses=made,
-                before=Deferred(_before, insn, raw),
+                before=Deferred(_before, insn, raw, told.rip),
                 after=Deferred(_after, insn, raw),
                 stack=stacks[number] if stacks else None,
                 thread=raw.thread or None,
             )
+            yield record if told.asked is None else _as_asked(record, insn, raw)
             seq += reached
         if seq - block.seq != block.accesses:
             raise TraceError(f"a block of {block.accesses} accesses has {seq - block.seq}")
@@ -189,6 +207,7 @@ class Blocks:
                 value = int.from_bytes(data[at : at + width], "little")
                 made.append(self._access(direction, linear + at, physical + at, width, value))
             return made
+        assert site.insn is not None
         for whole in accesses(site.insn, raw, window):
             for each in transfers(whole):
                 direction = "write" if each.write else "read"
@@ -233,9 +252,27 @@ class Blocks:
         return place.region, physical - place.base
 
 
+def asked_site(site: AskedSite, time_ns: int, symbol: str | None = None) -> SiteRecord:
+    """Return the line that tells of a site which a guest's own kernel decodes."""
+    return SiteRecord(
+        time_ns=time_ns,
+        number=site.number,
+        rip=site.rip,
+        symbol=symbol,
+        code=site.code,
+        text="(bad)" if site.insn is None else site.insn.text,
+        asked="write" if site.write else "read",
+        width=site.width,
+    )
+
+
 def _site(told: SiteRecord) -> _Site:
     from tracer.x86.decode import decode  # capstone: a trace without blocks does not wait for it
 
+    if told.asked is not None:
+        if told.width is None:
+            raise TraceError(f"site {told.number}: asked for without a width")
+        return _Site(told, decoded(told.code, told.rip), ((told.asked, 0, told.width),))
     try:
         insn = decode(told.code, told.rip, Mode.LONG)
         made = parts(insn)
@@ -247,11 +284,37 @@ def _site(told: SiteRecord) -> _Site:
     return _Site(told, insn, tuple([(way[write], at, width) for write, at, width in made]))
 
 
-def _before(insn: Instruction, raw: Raw) -> dict[str, int]:
-    return register_values(state_before(insn, raw), insn)
+def _as_asked(record: Intercept, insn: Instruction | None, raw: Raw) -> Intercept:
+    # An access that the guest's kernel has decoded, and asked its host for.
+    call = asked(raw)
+    given = {
+        "rax": 0, "rcx": call.mask, "r10": 0, "r11": _REQUEST_MMIO, "r12": call.width,
+        "r13": int(call.write), "r14": call.gpa, "r15": call.value,
+    }  # fmt: skip
+    returned = {"rax": 0, "r10": 0} | ({} if call.write else {"r11": call.answer})
+    return replace(
+        record,
+        via="guest",
+        asked=Hypercall(given=given, returned=returned),
+        agrees=insn is not None and agreed(insn, raw) is not None,
+        after=Deferred(_after_asked, insn, raw),
+    )
+
+
+def _before(insn: Instruction | None, raw: Raw, rip: int) -> dict[str, int]:
+    cpu = CpuState(raw.gpr, rip, raw.rflags) if insn is None else state_before(insn, raw)
+    return register_values(cpu, insn)
 
 
 # The emulator's word, and nothing where it would have to know more registers.
 def _after(insn: Instruction, raw: Raw) -> dict[str, int]:
     after = state_after(insn, raw)
     return {} if after is None else changed_values(state_before(insn, raw), after)
+
+
+# The same for an instruction that is carried out as the kernel has decoded it.
+def _after_asked(insn: Instruction | None, raw: Raw) -> dict[str, int]:
+    after = None if insn is None else agreed(insn, raw)
+    if insn is None or after is None:
+        return {}
+    return changed_values(state_before(insn, raw), after)

@@ -346,7 +346,8 @@ class SiteRecord(
 ):
     """Tell what all records of a compiled site have in common: its instruction, 64-bit code.
 
-    ``number`` is what the rows of a :class:`BlockRecord` call it.
+    ``number`` is what the rows of a :class:`BlockRecord` call it. Where a confidential guest's
+    kernel decodes the instruction, ``asked`` and ``width`` tell the access that it asks for.
     """
 
     time_ns: Count
@@ -355,6 +356,8 @@ class SiteRecord(
     symbol: str | None = None
     code: Code
     text: str
+    asked: Literal["read", "write"] | None = None
+    width: Annotated[int, msgspec.Meta(ge=1, le=8)] | None = None
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

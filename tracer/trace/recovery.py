@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import get_args
 
+from tracer.compiled.asking import FIRST, AskedSites, of_accesses
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.compiled.ring import counters, left_behind, sequence_of, without_threads
 from tracer.errors import InterceptError, TraceError
-from tracer.trace.block import MOST_ROWS, Blocks
+from tracer.trace.block import MOST_ROWS, Blocks, asked_site
 from tracer.trace.record import (
     VIRTUAL,
     BlockRecord,
@@ -42,6 +43,7 @@ class Recovery:
         self._intercepts = 0
         self._sites = 0
         self._left_out = 0
+        self._asked = FIRST
         self._seq = 0
         self._time_ns = 0
         self._taken: int | None = None
@@ -52,7 +54,7 @@ class Recovery:
         self._time_ns = max(self._time_ns, line.time_ns)
         if isinstance(line, BlockRecord):
             _, accesses = self._blocks.count(line.rows, line.window)
-            self._ways["compiled"] += accesses
+            self._count(line.rows, line.window, accesses)
             self._seq = line.seq + accesses
             self._taken = sequence_of(line.rows)
             self._rate = line.rate
@@ -66,17 +68,25 @@ class Recovery:
                 self._seq = record.seq + made
                 self._ways[record.via] += made
                 self._intercepts += 1
-        self._sites += isinstance(line, SiteRecord)
+        if isinstance(line, SiteRecord):
+            self._sites += 1
+            self._asked = max(self._asked, line.number + 1)
 
     def rest(self, block: bytes) -> Iterator[Line]:
         """Yield what follows the last line: what the ``block`` of the guest has, and the end.
 
-        Raise :exc:`TraceError` where that is not the block of this trace's guest.
+        Of a confidential guest's calls only those for accesses are among it. Raise
+        :exc:`TraceError` where that is not the block of this trace's guest.
         """
         try:
             window, rows = left_behind(block, self._taken)
-        except InterceptError as error:
+            rows, new = AskedSites(self._asked).name(of_accesses(rows))
+        except (InterceptError, ValueError) as error:
             raise TraceError(str(error)) from error
+        for site in new:
+            told = asked_site(site, self._time_ns)
+            self.follow(told)
+            yield told
         for at in range(0, len(rows), MOST_ROWS * SLOT_SIZE):
             # Nobody knows any more what its threads have told of their errands.
             some = without_threads(rows[at : at + MOST_ROWS * SLOT_SIZE])
@@ -84,7 +94,7 @@ class Recovery:
             seq, time_ns = self._seq, self._time_ns
             self._seq += accesses
             self._tell_time(some)
-            self._ways["compiled"] += accesses
+            self._count(some, window, accesses)
             self.recovered += accesses
             if accesses:
                 yield BlockRecord(
@@ -102,6 +112,11 @@ class Recovery:
                 "sites": self._sites, "recovered": self.recovered,
             },
         )  # fmt: skip
+
+    def _count(self, rows: bytes, window: int, accesses: int) -> None:
+        asked = self._blocks.asked_for(rows, window)
+        self._ways["guest"] += asked
+        self._ways["compiled"] += accesses - asked
 
     def _tell_time(self, rows: bytes) -> None:
         if self._rate is not None:

@@ -36,6 +36,7 @@ TESTED_BY = {
     "check/test_diff": "check/lines",
     "compiled/test_thunk": "compiled/cell compiled/encoder compiled/ending compiled/move"
     " compiled/rewrite compiled/stack compiled/strings",
+    "compiled/test_module": "compiled/module_image compiled/pending",
     "compiled/test_common": "compiled/image compiled/layout compiled/stack_copy",
     "check/test_replay": "check/divergence",
     "check/witness/test_matching": "check/comparison check/qemu_log check/witness/alignment"

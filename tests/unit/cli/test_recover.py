@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import trace_sample as sample
-from block_sample import WINDOW, block, lines, row
+from block_sample import WINDOW, asked_row, block, lines, row
 
 from tracer.cli import main
 from tracer.compiled import layout
+from tracer.compiled.module import Kind
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Intercept, Line
 from tracer.trace.recorder import FlightRecorder
@@ -199,3 +200,38 @@ def test_what_is_no_trace_is_told(tmp_path: Path, capsys: Output) -> None:
     for name in (str(path), str(tmp_path / "gone")):
         assert main.main(["recover", name]) == 1
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_a_guest_of_tdx_asked_for_is_recovered_with_its_sites(
+    tmp_path: Path, capsys: Output
+) -> None:
+    path = killed(tmp_path, 1, 4)
+    ring = bytearray(ring_of(path).read_bytes())
+    rows = (
+        asked_row("8b07", 0x1000, tsc=1001, read=1),
+        row(Kind.TDCALL),
+        asked_row("890f", 0x2000, tsc=1003, written=3, rcx=3),
+    )
+    for number, data in enumerate(rows, 1):
+        at = layout.RING + number * layout.SLOT_SIZE
+        ring[at + 8 : at + layout.SLOT_SIZE] = data[8:]
+    ring_of(path).write_bytes(ring)
+    assert main.main(["recover", str(path)]) == 0
+    assert capsys.readouterr().out == f"3 accesses recovered: {path}\n"
+    with TraceReader(path) as trace:
+        made = [record for record in trace if isinstance(record, Intercept)]
+    assert [record.via for record in made] == ["compiled", "guest", "guest", "compiled"]
+    assert [record.accesses[0].value for record in made] == [0, 1, 3, 4]
+    assert [record.rip for record in made[1:3]] == [0x1000, 0x2000] and made[1].agrees
+    assert trace.end is not None
+    assert (trace.end.counts["compiled"], trace.end.counts["guest"]) == (2, 2)
+
+
+def test_a_ring_with_a_record_of_no_kind_is_refused(tmp_path: Path, capsys: Output) -> None:
+    path = killed(tmp_path, 1, 1)
+    ring = bytearray(ring_of(path).read_bytes())
+    at = layout.RING + layout.SLOT_SIZE + layout.RECORD_FIELDS["SITE"]
+    ring[at : at + 4] = b"\x09\xff\xff\xff"
+    ring_of(path).write_bytes(ring)
+    assert main.main(["recover", str(path)]) == 1
+    assert "is not a valid Kind" in capsys.readouterr().err

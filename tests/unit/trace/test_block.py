@@ -9,8 +9,20 @@ from unittest.mock import ANY
 import msgspec
 import pytest
 import trace_sample as sample
-from block_sample import DEVICE, LINEAR, PLACES, REGION, WINDOW, block, lines, row, site
+from block_sample import (
+    DEVICE,
+    LINEAR,
+    PLACES,
+    REGION,
+    WINDOW,
+    asked_row,
+    block,
+    lines,
+    row,
+    site,
+)  # fmt: skip
 
+from tracer.compiled.asking import FIRST
 from tracer.devices.map import RegisterMaps
 from tracer.errors import TraceError
 from tracer.query.source import Source
@@ -18,7 +30,15 @@ from tracer.query.words import choose
 from tracer.trace import codec
 from tracer.trace.block import Blocks
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import BlockRecord, Intercept, Line, Place, PlacesRecord, Rate
+from tracer.trace.record import (
+    BlockRecord,
+    Intercept,
+    Line,
+    Place,
+    PlacesRecord,
+    Rate,
+    SiteRecord,
+)
 from tracer.trace.summary import Summary, summary_object
 from tracer.trace.writer import TraceWriter
 
@@ -281,3 +301,66 @@ def test_records_come_one_by_one_where_that_is_asked_for(tmp_path: Path) -> None
                 if isinstance(record, Intercept)
             ]  # fmt: skip
         assert (len(found), sum(found)) == (records, 9)
+
+
+# ---- what a guest's own kernel has decoded
+
+
+def asked_for(number: int, code: str, access: str = "read", width: int = 4) -> SiteRecord:
+    """The line of a site that a guest asks for an access for."""
+    return msgspec.structs.replace(site(0, "8b07"), number=number, code=bytes.fromhex(code),
+                                   asked=access, width=width)  # fmt: skip
+
+
+def named(data: bytes, number: int) -> bytes:
+    """A row with the number of its site."""
+    return data[:32] + number.to_bytes(4, "little") + data[36:]
+
+
+def test_an_access_that_a_guest_asked_for_has_its_call_and_whether_it_agrees() -> None:
+    rows = (
+        named(asked_row("8b07", 0x1000, read=7, mask=0xFC00), FIRST),
+        named(asked_row("890f", 0x1000, written=0xF_0000_0005, rcx=5), FIRST + 1),
+        named(asked_row("890f", 0x1000, written=6, rcx=5), FIRST + 1),
+    )
+    load, store = asked_for(FIRST, "8b07"), asked_for(FIRST + 1, "890f", "write")
+    read, written, otherwise = made(PLACES, load, store, block(*rows))
+    assert {each.via for each in (read, written, otherwise)} == {"guest"}
+    assert [each.agrees for each in (read, written, otherwise)] == [True, True, False]
+    assert read.asked is not None and written.asked is not None
+    assert read.asked.given == {
+        "rax": 0, "rcx": 0xFC00, "r10": 0, "r11": 48, "r12": 4, "r13": 0, "r14": DEVICE | 1 << 47,
+        "r15": 0,
+    }  # fmt: skip
+    assert read.asked.returned == {"rax": 0, "r10": 0, "r11": 7}
+    assert written.asked.returned == {"rax": 0, "r10": 0}
+    assert written.asked.given["r15"] == 0xF_0000_0005
+    (access,) = written.accesses
+    told = access.direction, access.width, access.value, access.region, access.physical
+    assert told == ("write", 4, 5, "bar", DEVICE)
+    assert (read.after, otherwise.after) == ({"rax": 7, "rip": 0x1002}, {})
+    assert read.before["rdi"] == LINEAR and read.accesses[0].value == 7
+
+
+def test_an_access_of_an_instruction_that_nobody_knows_is_what_was_asked_for() -> None:
+    data = named(asked_row("0f0f", 0x1000, width=1, read=3), FIRST)
+    (told,) = made(PLACES, asked_for(FIRST, "0f0f", width=1), block(data))
+    assert told.agrees is False and told.after == {} and told.before["rdi"] == LINEAR
+    assert (told.accesses[0].value, told.accesses[0].width) == (3, 1)
+
+
+def test_accesses_that_a_guest_asked_for_are_counted_beside_compiled_ones() -> None:
+    blocks = Blocks()
+    for line in (REGION, PLACES, site(0, "8b07"), asked_for(FIRST, "8b07")):
+        list(blocks.records(line))
+    mine = named(asked_row("8b07", 0x1000), FIRST)
+    far = named(asked_row("8b07", 0x1000, physical=DEVICE - 0x10_0000), FIRST)
+    rows = row(0) + mine + far + mine
+    assert blocks.count(rows, WINDOW) == (3, 3)
+    assert blocks.asked_for(rows, WINDOW) == 2
+
+
+def test_a_site_that_is_asked_for_has_a_width() -> None:
+    told = msgspec.structs.replace(asked_for(FIRST, "8b07"), width=None)
+    with pytest.raises(TraceError, match="without a width"):
+        made(PLACES, told)
