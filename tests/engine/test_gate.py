@@ -22,6 +22,7 @@ from tracer.access.want import (
 from tracer.errors import InterceptError
 from tracer.intercept.blame import whose_doing
 from tracer.intercept.gate import PageFaultGate, Written
+from tracer.intercept.stub import Fast
 from tracer.x86.idt import Gate, pack_gate, unpack_gate
 
 GATE = IDT_AT + 14 * 16
@@ -329,3 +330,14 @@ def test_a_handler_is_entered_in_place_of_the_fault() -> None:
     scene.ram.write(IDT_AT + 20 * 16, bytes(16))
     with pytest.raises(InterceptError, match="no handler of its own for vector 20"):
         play(scene.gate.raising(scene.space, 0, 20))
+
+
+def test_code_in_the_window_is_asked_first_once_it_is_there() -> None:
+    scene = Called()
+    fast = Fast(0xFFFF_FF80_0000_1000, range(0xFFFF_FF80_0000_0000, 0xFFFF_FF81_0000_0000))
+    assert not scene.stub.covers(fast.linear)
+    hastened = scene.gate.hasten(fast, fast.linear + 0x100)
+    play(hastened, (WriteCode, scene.write_code), (WriteCode, scene.write_code))
+    ways = (int.from_bytes(scene.space.read(way, 8), "little") for way in scene.stub.ways)
+    assert [*ways] == [fast.linear, fast.linear + 0x100]
+    assert scene.gate.stub.covers(fast.linear) and scene.gate.stub.leads_to_sites(fast.linear)

@@ -12,7 +12,7 @@ from vetrace_run import Run, agreed, boot, read_trace, run
 
 from tracer.confidential.kind import Kind
 from tracer.guest.disk import DISKS, checksum
-from tracer.trace.record import SharedRecord, TdcallRecord
+from tracer.trace.record import Intercept, SharedRecord, TdcallRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -26,6 +26,15 @@ def tdx(tmp_path_factory: pytest.TempPathFactory) -> Run:
         folder, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--kaslr", "--every-stop",
         "--quiet", "--check",
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same guest with its TDX module as code in it."""
+    folder = tmp_path_factory.mktemp("swift")
+    return boot(
+        folder, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--kaslr", "--quiet", "--check"
+    )
 
 
 def test_a_stock_kernel_boots_as_a_tdx_guest_to_its_power_off(tdx: Run) -> None:
@@ -73,6 +82,89 @@ def test_a_trace_of_a_tdx_guest_is_replayed_and_shown(tdx: Run, tmp_path: Path) 
     assert access["via"] == "guest" and access["agrees"] is True
     assert int(access["tdvmcall"]["in"]["r14"], 0) == int(access["address"], 0) | 1 << 47
     assert "── tdcall: TDG.VP.INFO" in run(tmp_path, "show", tdx.trace).out
+
+
+def test_with_the_module_in_the_guest_a_boot_makes_few_stops(swift: Run) -> None:
+    assert agreed(swift) > 0
+    assert any(ACTIVE in line for line in swift.serial)
+    said = [
+        line.removeprefix("vetrace-guest: ") for line in swift.serial if "vetrace-guest" in line
+    ]
+    for name in DISKS:
+        assert f"disk {name} {checksum(name)}" in said
+    end = read_trace(swift.trace).end
+    assert end.outcome == "poweroff"
+    counts = end.counts
+    assert counts["ve"] == counts["ve_info"] == counts["mmio_calls"] == counts["guest"] > 0
+    assert counts["stops"] < counts["guest"] / 10
+    assert counts["agreed"] > 0 and not counts.get("disagreed") and not counts.get("given_up")
+
+
+def test_it_makes_no_difference_whether_the_module_is_in_the_guest(tdx: Run, swift: Run) -> None:
+    def told(run: Run) -> tuple[dict[str, set[object]], set[tuple[object, ...]]]:
+        sites: dict[str, set[object]] = {}
+        others: set[tuple[object, ...]] = set()
+        for record in read_trace(run.trace).records:
+            if isinstance(record, Intercept) and record.via == "guest":
+                assert record.agrees and record.asked is not None and record.symbol
+                for _, access in record.device_accesses():
+                    what = record.text, access.direction, access.offset, access.width
+                    call = {*record.asked.given}, {*record.asked.returned}
+                    sites.setdefault(f"{access.region} {record.symbol}", set()).add(
+                        (*what, str(call))
+                    )
+            elif isinstance(record, TdcallRecord):
+                others.add((record.name, *record.given, *record.returned))
+            elif isinstance(record, SharedRecord):
+                others.add((record.what, record.converted, record.shared))
+        return sites, others
+
+    slow, fast = told(tdx), told(swift)
+    assert slow[0].keys() == fast[0].keys()
+    # A clock that is read until it says something is read at other times.
+    assert all(slow[0][site] == fast[0][site] for site in slow[0] if "hpet" not in site)
+    assert slow[1] == fast[1]
+
+
+def test_each_access_of_the_module_in_the_guest_is_replayed(swift: Run, tmp_path: Path) -> None:
+    replayed = run(tmp_path, "replay", swift.trace)
+    assert replayed.status == 0, replayed.out + replayed.err
+    shown = run(tmp_path, "show", swift.trace, "--json", "--region", "nvme", "--limit", "1")
+    (access,) = shown.objects
+    assert access["via"] == "guest" and access["agrees"] is True
+    assert int(access["tdvmcall"]["in"]["r14"], 0) == int(access["address"], 0) | 1 << 47
+
+
+def test_what_a_person_is_asked_about_takes_stops_and_nothing_is_lost(tmp_path: Path) -> None:
+    # The host says that the controller is gone. A ring of a few records fills at once.
+    done = boot(
+        tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", "--check",
+        "--ring", "16", "-e", "break nvme; continue; set value 0xffffffff; delete; continue",
+    )  # fmt: skip
+    assert agreed(done) > 0
+    trace = read_trace(done.trace)
+    assert any("disk nvme none" in line for line in done.serial)
+    (lied,) = [
+        (record, access)
+        for record in trace.intercepts
+        for access in record.accesses
+        if access.region == "nvme" and access.device is not None
+    ]
+    assert lied[0].via == "guest" and lied[0].agrees and lied[1].value == 0xFFFF_FFFF
+    counts = trace.end.counts
+    assert counts["ve"] == counts["ve_info"] == counts["mmio_calls"] == counts["guest"] > 0
+    assert counts["slow: full"] > 0 and not counts.get("disagreed")
+
+
+def test_a_tdx_guest_of_two_vcpus_boots(tmp_path: Path) -> None:
+    done = boot(
+        tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", "--check",
+        "--realtime", "--", "-smp", "2",
+    )  # fmt: skip
+    assert agreed(done) > 0 and any("Brought up 1 node, 2 CPUs" in line for line in done.serial)
+    counts = read_trace(done.trace).end.counts
+    assert counts["ve"] == counts["ve_info"] == counts["mmio_calls"] > 0
+    assert not counts.get("disagreed")
 
 
 def test_a_tdx_guest_cannot_be_without_its_module(tmp_path: Path) -> None:

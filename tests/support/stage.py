@@ -53,6 +53,9 @@ class Software:
     def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
         raise NoWindow("it has none")
 
+    def ready(self) -> None:
+        """It has no room later."""
+
     def stub_place(self) -> int:
         return STUB
 

@@ -153,6 +153,9 @@ class Bare:
         for number in numbers:
             await DeleteBreakpoint(number)
 
+    def ready(self) -> None:
+        """Return None: it is no confidential guest, and its room is there from the start."""
+
     def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Use the room that the guest leaves, and map all memory; see :mod:`tracer.bare.window`."""
         return open_window(memory, space, self.names.symbols, size)

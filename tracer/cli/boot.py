@@ -394,7 +394,7 @@ class _Boot:
         stack.enter_context(kept_ring(session, self._args.output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
-        how = "" if session.loop.sites is not None else ", with a stop at each access"
+        how = ", with a stop at each access" if session.loop.every_stop else ""
         tell(
             f"{session.system.title} under QEMU {session.machine.version} and GDB "
             f"{session.target.client.version}: tracing {traced} of {len(regions.regions)} regions"
@@ -422,9 +422,10 @@ class _Boot:
         )
         if counts["ve"]:
             self._disagreed = counts["disagreed"]
+            compared = counts["agreed"] + counts["disagreed"]
             tell(
                 f"{counts['ve']} #VE, {counts['ve_info']} fetched by the guest, "
-                f"{counts['mmio_calls']} asked of its host: "
+                f"{counts['mmio_calls']} asked of its host, {compared} compared: "
                 f"{counts['agreed']} as vetrace decodes them, "
                 f"{counts['disagreed']} otherwise"
             )

@@ -12,6 +12,7 @@ __all__ = (
     "coverage",
     "gate",
     "ground",
+    "guest_module",
     "interceptor",
     "interrupt_stack",
     "journal",

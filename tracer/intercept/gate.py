@@ -119,7 +119,8 @@ class PageFaultGate:
         gate = self._gate_in(space, idt, PAGE_FAULT_VECTOR)
         if not gate.usable:
             raise InterceptError("the guest has no page-fault handler to put the stub in front of")
-        size = len(assemble(gate.handler, fast=self._fast).code)
+        late = bool(self._call)
+        size = len(assemble(gate.handler, fast=self._fast, late=late).code)
         starts = (gate.handler,) if place is None else (place, gate.handler)
         found = (find_page(space, start) or find_run(space, start, size) for start in starts)
         base = next((address for address in found if address is not None), None)
@@ -128,7 +129,7 @@ class PageFaultGate:
                 f"no {size} bytes of padding near the guest's page-fault handler "
                 f"at linear {gate.handler:#x} for the fault stub"
             )
-        stub = assemble(base, notes=self._notes, fast=self._fast)
+        stub = assemble(base, notes=self._notes, fast=self._fast, late=late)
         if base % PAGE_SIZE == 0 and is_filler(space.read(base, PAGE_SIZE)):
             self.scratch = range(base + PAGE_SIZE - _SCRATCH, base + PAGE_SIZE, 8)
             self.room = range(base + len(stub.code), self.scratch.start)
@@ -136,6 +137,15 @@ class PageFaultGate:
         self._selector = selector
         await WriteCode(base, self.stub.code)
         await WatchReads(self.stub.bell)
+
+    async def hasten(self, fast: Fast, call: int) -> None:
+        """Have faults and calls of the kernel's go to code in the window first.
+
+        ``call`` is the linear address for a call. The stub has been placed without.
+        """
+        for way, place in zip(self.stub.ways, (fast.linear, call), strict=True):
+            await WriteCode(way, place.to_bytes(8, "little"))
+        self.stub = replace(self.stub, fast=fast)
 
     async def follow(self, space: AddressSpace, idt: DescriptorTable) -> bool:
         """Put the stub in front of the handler in an IDT that a vCPU has loaded.

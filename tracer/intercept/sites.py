@@ -19,6 +19,7 @@ from tracer.access import recorded
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
+from tracer.compiled.asking import AskedSite, AskedSites, agreed, kinds
 from tracer.compiled.common import CommonCode
 from tracer.compiled.diary import Current, Diary, Errand, Errands, entries
 from tracer.compiled.layout import (
@@ -32,8 +33,9 @@ from tracer.compiled.layout import (
     control_field,
     stack_place,
 )
+from tracer.compiled.module import Kind
 from tracer.compiled.reading import parts, state_before, verified
-from tracer.compiled.ring import Ring, counters, raws, sites_of, threads
+from tracer.compiled.ring import Raw, Ring, counters, raws, sites_of, threads
 from tracer.compiled.safety import NotCompiled
 from tracer.compiled.sites import SiteTable, is_free, watched
 from tracer.compiled.stack_copy import stack_copy
@@ -45,7 +47,7 @@ from tracer.intercept.names import Names
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
-from tracer.trace.block import MOST_ROWS
+from tracer.trace.block import MOST_ROWS, asked_site
 from tracer.trace.record import BlockRecord, Intercept, PlacesRecord, SiteRecord
 from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
@@ -84,12 +86,25 @@ class Told:
     current: Current | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """Say who is told of each record that is of no access, and where code is looked up.
+
+    What the guest code counts is counted where records are taken.
+    """
+
+    told: Callable[[Raw], None]
+    count: Callable[[], None]
+    space: Callable[[], AddressSpace]
+
+
 class CompiledSites:
     """Own the block of compiled sites in one guest.
 
     ``take`` is called with a number of accesses and returns that of the first one. With ``stacks``
     the stack of each access is copied and unwound; else threads say what errands they are on.
-    ``slow`` counts by reason the instructions that were left to a stop.
+    ``slow`` counts by reason the instructions that were left to a stop. With a ``domain`` the TDX
+    module is code in the block.
     """
 
     def __init__(
@@ -104,6 +119,7 @@ class CompiledSites:
         told: Told,
         *,
         stacks: bool = False,
+        domain: Domain | None = None,
     ) -> None:
         self.window = window
         self.slow: Counter[str] = Counter()
@@ -123,6 +139,9 @@ class CompiledSites:
         self._diary = Diary()
         self._errands = None if current is None else Errands()
         self._entered = 0
+        self._asked = AskedSites()
+        self._asking: dict[int, AskedSite] = {}
+        self._domain = domain
         self._unproven: dict[int, int] = {}
         self._shown: RegionMap | None = None
         self._known: dict[int, tuple[bytes, bytes]] = {}
@@ -308,6 +327,8 @@ class CompiledSites:
 
     def drain(self) -> None:
         """Publish the records that there are, and let the guest make as many again."""
+        if self._domain is not None:
+            self._domain.count()
         while self._drained():
             pass
 
@@ -318,7 +339,7 @@ class CompiledSites:
             self._learn(self._errands)  # behind the rows
         size = MOST_ROWS * SLOT_SIZE
         for at in range(0, len(taken), size):
-            self._tell(taken[at : at + size])
+            self._sort(taken[at : at + size])
         if self._errands is not None:
             self._errands.settle()
             if self._told.callers.started:
@@ -384,6 +405,34 @@ class CompiledSites:
         taken = self._ring.take(self._read(offset, size)) if size else 0
         return self.window.seen(self._read(offset, taken)) if taken else b""
 
+    def _sort(self, rows: bytes) -> None:
+        # Publishes records in their order, those that are of no access one by one.
+        if self._domain is None:
+            self._tell(rows)
+            return
+        try:
+            of = list(kinds(rows))
+            rows, new = self._asked.name(rows)
+        except ValueError as error:
+            raise InterceptError(f"the ring has a record with {error}, {_FORGED}") from error
+        self._journal.counts["mmio_calls"] += of.count(Kind.MMIO)
+        for site in new:
+            self._announce(site, self._domain.space())
+        for are_accesses, some in groupby(of, key=lambda kind: kind in (None, Kind.MMIO)):
+            size = SLOT_SIZE * len(list(some))
+            if are_accesses:
+                self._tell(rows[:size])
+            else:
+                for raw in raws(rows[:size]):
+                    self._domain.told(raw)
+            rows = rows[size:]
+
+    def _announce(self, site: AskedSite, space: AddressSpace) -> None:
+        self._asking[site.number] = site
+        self._unproven[site.number] = _VERIFIED
+        symbol = self._names.lookup(site.rip, space)
+        self._journal.publish(asked_site(site, self._view.time_ns, symbol))
+
     def _learn(self, errands: Errands) -> None:
         # Takes what threads have told.
         head = int.from_bytes(self._read(layout.diary_word("HEAD"), 8), "little")
@@ -431,8 +480,10 @@ class CompiledSites:
             return
         for errand in errands:
             self._told.callers.note_errand(errand, self._told.space(), time_ns)
+        asked = journal.blocks.asked_for(rows, self.window.base) if self._domain else 0
         journal.counts["accesses"] += accesses
-        journal.counts["compiled"] += accesses
+        journal.counts["compiled"] += accesses - asked
+        journal.counts["guest"] += asked
         block = BlockRecord(
             seq=self._take(accesses),
             time_ns=time_ns,
@@ -467,10 +518,19 @@ class CompiledSites:
                 continue
             if left > 1:
                 unproven[raw.site] = left - 1
+            if raw.site in self._asking:
+                self._compare(raw)
+                continue
             found = verified(self._table[raw.site], raw)
             if found is not None:
                 self._journal.counts["disagreements"] += 1
                 self._journal.remark(f"the emulator disagrees with what the guest did: {found}")
+
+    def _compare(self, raw: Raw) -> None:
+        # Looks whether the guest's kernel has asked for what its instruction does.
+        site = self._asking[raw.site]
+        agrees = site.insn is not None and agreed(site.insn, raw) is not None
+        self._journal.counts["agreed" if agrees else "disagreed"] += 1
 
     # ---- what is told at the end
 

@@ -37,7 +37,9 @@ IRETQ. And a vCPU that asks to sleep goes back to one of ``halts``, on the lowes
 which holds another frame then: :func:`pack_return`.
 
 With compiled sites a fault on poison goes to their common code first, in the window, with nothing
-pushed yet; that ends at an IRETQ of its own, or at ``spill`` as if nothing had been.
+pushed yet; that ends at an IRETQ of its own, or at ``spill`` as if nothing had been. They may come
+``late``: in ``ways`` are the addresses of two quadwords, which say where a fault of the kernel's on
+poison goes, and where a call goes, to code in the window or to ``spill`` and ``calling``.
 
 The test is of bit 3 alone because TCG reports reserved-bit faults with P clear.
 """
@@ -48,6 +50,7 @@ import struct
 from dataclasses import dataclass, replace
 
 from tracer.compiled.common import entry
+from tracer.compiled.module import TDCALL_ERROR
 from tracer.x86.state import (
     GPR,
     CpuState,
@@ -144,8 +147,8 @@ _RING = b"\x48\x8b\x05"  # mov rax, [rip + bell]
 _RING_SIZE = len(_RING) + 4
 
 
-CALLED = 1 << 8
-"""The error code of a spill for a call of the guest's: no page fault has that bit."""
+CALLED = TDCALL_ERROR
+"""The error code of a spill for a call of the guest's."""
 
 DOORS = 12
 _DOOR_SIZE = 64
@@ -193,6 +196,8 @@ class Stub:
     noted: int
     waiting: int
     calling: int
+    called: int
+    ways: tuple[int, int]
     raising: int
     raised: int
     halts: dict[bool, int]
@@ -252,7 +257,7 @@ class Stub:
         read = b"\x50\x48\x8b\x44\x24\x08"  # push rax; mov rax, [rsp + 8]: RIP
         found = read + compare + b"\x58"  # pop rax
         there = linear + 7 + len(found) + 6
-        found += b"\x0f\x84" + struct.pack("<i", self.calling - there)  # je calling
+        found += b"\x0f\x84" + struct.pack("<i", self.called - there)  # je called
         # A program makes no such call, and its code is not the kernel's to read.
         code = b"\xf6\x44\x24\x08\x03"  # test byte ptr [rsp + 8], 3: of CS
         return code + b"\x75" + bytes([len(found)]) + found + _jump_far(handler)  # jnz behind
@@ -263,11 +268,13 @@ def _jump_far(handler: int) -> bytes:
     return b"\xff\x25" + bytes(4) + struct.pack("<Q", handler)  # jmp [rip]
 
 
-def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub:
+def assemble(
+    base: int, *, notes: bool = True, fast: Fast | None = None, late: bool = False
+) -> Stub:
     """Return the stub for linear address ``base``.
 
     ``notes`` says that the CPU has the machine-check bank in which CR2 is noted. With ``fast``
-    a fault on poison goes to compiled sites first.
+    a fault on poison goes to compiled sites first, which may come ``late``.
     """
     code = bytearray()
     rings: list[int] = []
@@ -318,9 +325,10 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
             code += access
             code += b"\xe9" + struct.pack("<i", keep - len(code) - 5)  # jmp keep
     first = spill
-    if fast is not None:
+    if fast is not None or late:
         first = here()
-        code += entry(first, spill, fast.linear)
+        code += entry(first, spill, spill if fast is None else fast.linear)
+    fault_way = here() - 8
     noting = here()
     code += _NOTE
     noted = here()
@@ -331,6 +339,9 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
     calling = here()
     code += b"\x68" + struct.pack("<i", CALLED)  # push the error code
     code += b"\xe9" + struct.pack("<i", spill - here() - 5)  # jmp spill
+    called = here()
+    code += _jump_far(calling)
+    call_way = here() - 8
     raising = here()
     code += behind_bell + _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
     code += b"\xff\x25" + bytes(4)  # jmp [rip + raised]
@@ -369,6 +380,8 @@ def assemble(base: int, *, notes: bool = True, fast: Fast | None = None) -> Stub
         noted=noted,
         waiting=waiting,
         calling=calling,
+        called=called,
+        ways=(fault_way, call_way),
         raising=raising,
         raised=raised,
         halts=halts,
@@ -420,6 +433,11 @@ def unpack_spill(stack: bytes) -> Spill:
 def pack_request(linear: int, value: int) -> bytes:
     """Return the bytes at RSP that ask ``loads`` or ``stores`` for an access."""
     return struct.pack("<QQ", linear, value)
+
+
+def frame_at(stack: int) -> int:
+    """Return where the CPU's own frame is, from RIP on; the spill is at ``stack``."""
+    return stack + 8 * _SLOT["rip"]
 
 
 def pack_return(spill: Spill, rip: int) -> bytes:

@@ -102,6 +102,13 @@ class System(Protocol):
         """Run firmware and boot loader up to where tracing can begin: an own IDT is loaded."""
         ...
 
+    def ready(self) -> int | None:
+        """Return the linear address from which on :meth:`window` can be asked for.
+
+        That is later than the entry of a confidential guest. None where nobody knows.
+        """
+        ...
+
     def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Take ``size`` bytes of RAM for compiled sites, and map them and all else.
 

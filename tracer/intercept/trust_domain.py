@@ -16,9 +16,14 @@ from dataclasses import dataclass, field, replace
 
 from tracer.access.decision import Decision, Go, Inject, Postpone, Retry
 from tracer.access.execution import CarryOut, Foretold, Outcome, answered, delivered_alike
+from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.access.want import AskCompleted
+from tracer.compiled.asking import SharedPage, rip_of, touched
+from tracer.compiled.module import Kind
+from tracer.compiled.pending import Waiting
+from tracer.compiled.ring import Raw
 from tracer.confidential import request as host
 from tracer.confidential import tdx_module
 from tracer.confidential.handler import CURRENT, PROFILES, judge
@@ -31,10 +36,11 @@ from tracer.intercept import carrier
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.granting import Refused, decided, granted
+from tracer.intercept.guest_module import GuestModule
 from tracer.intercept.interceptor import Asked, Intercepted, Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
-from tracer.intercept.stub import CALLED, pack_return
+from tracer.intercept.stub import CALLED, frame_at, pack_return
 from tracer.intercept.view import GuestView
 from tracer.trace.record import Hypercall, SharedRecord, TdcallRecord
 from tracer.x86.bus import PortAccess
@@ -62,6 +68,11 @@ class _Waiting:
     expected: Transfer | None = None
     decision: Decision = field(default_factory=Go)
 
+    @property
+    def frame(self) -> int:
+        # The address of the CPU's own frame, from RIP on.
+        return frame_at(self.fault.stack)
+
     def may_be(self, stack: int) -> bool:
         # Tells whether a vCPU whose RSP is there may be in the handler of this fault.
         return 0 <= self.fault.stack - stack < _STACK
@@ -72,11 +83,21 @@ class _Waiting:
         return stack > begun and stack // _STACK == begun // _STACK
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    # When, on which vCPU, and where in the guest's code.
+    time_ns: int
+    vcpu: int
+    rip: int
+    symbol: str | None
+
+
 class TrustDomain:
     """Play the TDX module, and the host behind it, for one guest.
 
     ``state`` is the module's. The ``interceptor`` makes and records the accesses that are asked
-    for.
+    for. Where the ``module`` is code in the guest too, what comes here is what that leaves to it:
+    both know of the same #VE, in the guest's memory.
     """
 
     def __init__(
@@ -89,21 +110,39 @@ class TrustDomain:
         self._journal = journal
         self._counts: Counter[str] = journal.counts
         self._waiting: list[_Waiting] = []
+        self.module: GuestModule | None = None
+        self._seen: Counter[str] = Counter()
 
     async def take(self, fault: Fault, gate: PageFaultGate) -> Intercepted | None:
         """Take a stop at the stub; return None for a fault on vetrace's own poison."""
         error = fault.spill.frame.error_code
         if error == CALLED:
-            return await self._called(fault, gate)
-        if not error & PageFaultCode.RSVD:
-            return None
-        leaf = fault.space.leaf(fault.spill.cr2)
-        if leaf is None or not fault.space.paging.shares(leaf):
-            return None
-        return await self._faulted(fault, leaf, gate)
+            self._learn(fault.vcpu)
+            taken = await self._called(fault, gate)
+        else:
+            if not error & PageFaultCode.RSVD:
+                return None
+            leaf = fault.space.leaf(fault.spill.cr2)
+            if leaf is None or not fault.space.paging.shares(leaf):
+                return None
+            self._learn(fault.vcpu)
+            taken = await self._faulted(fault, leaf, gate)
+        if self.module is not None:
+            self.module.tell(fault.vcpu, self.state.pending[fault.vcpu])
+        return taken
+
+    def _learn(self, vcpu: int) -> None:
+        # Takes over what the guest code has done since.
+        if self.module is None:
+            return
+        self.state = self.state.with_pending(vcpu, self.module.information(vcpu))
+        waiting = {fault.stack for fault in self.module.waiting()}
+        self._waiting = [it for it in self._waiting if it.frame in waiting]
 
     def conclude(self) -> None:
         """Tell what was left open at the end. Raises GuestError where there was not one #VE."""
+        self._learn(0)
+        self.count()
         for waiting in self._waiting:
             self._give_up(waiting)
         self._waiting.clear()
@@ -129,7 +168,11 @@ class TrustDomain:
         )
         match outcome:
             case Strip():
-                self._strip(fault, leaf, outcome)
+                memory, paging = fault.space.memory, fault.space.paging
+                entry = leaf.entry & ~paging.shared
+                memory.write(leaf.entry_address, entry.to_bytes(8, "little"))
+                page = SharedPage(leaf.linear, leaf.physical, leaf.size, physical)
+                self._touched(page, self._place(fault))
                 return Intercepted()
             case Nested(pending):
                 raise InterceptError(
@@ -146,28 +189,38 @@ class TrustDomain:
         self.state = state
         self._counts["ve"] += 1
         self._waiting.append(waiting)
+        if self.module is not None:
+            self.module.keep(
+                Waiting(
+                    stack=frame_at(fault.stack),
+                    linear=fault.spill.cr2,
+                    gpa=physical | self.state.shared_bit,
+                    error=fault.spill.frame.error_code,
+                    tsc=fault.spill.tsc,
+                    cpu=fault.cpu,
+                    code=fault.code,
+                )
+            )
         if len(self._waiting) > _MOST_WAITING:
             self._give_up(self._waiting.pop(0))
         place = await gate.raising(fault.space, fault.vcpu, VIRTUALIZATION_VECTOR)
         return Intercepted((SetRegister("rip", place),))
 
-    def _strip(self, fault: Fault, leaf: Leaf, outcome: Strip) -> None:
+    def _touched(self, shared: SharedPage, at: _Place) -> None:
         # The instruction runs again, on the one copy that there is of the page.
         self._counts["shared_ram"] += 1
-        memory, paging = fault.space.memory, fault.space.paging
-        memory.write(leaf.entry_address, (leaf.entry & ~paging.shared).to_bytes(8, "little"))
         self._journal.publish(
             SharedRecord(
-                time_ns=fault.time_ns,
-                vcpu=fault.vcpu,
-                rip=fault.cpu.rip,
-                symbol=self._symbol(fault),
+                time_ns=at.time_ns,
+                vcpu=at.vcpu,
+                rip=at.rip,
+                symbol=at.symbol,
                 what="touch",
-                physical=leaf.physical,
-                size=leaf.size,
+                physical=shared.physical,
+                size=shared.size,
                 shared=True,
-                linear=leaf.linear,
-                converted=outcome.converted,
+                linear=shared.linear,
+                converted=self.state.is_shared(shared.touched),
             )
         )
 
@@ -217,13 +270,13 @@ class TrustDomain:
                 done = tdx_module.reply(self.state, done.event, host.Give())
                 changes = self._sleep(fault, request, gate)
             case FatalError(_, text):
-                self._told(done.event, fault)
+                self._told(done.event, self._place(fault))
                 raise GuestError(f"the guest told its host that it cannot go on: {text}")
             case request if request is not None and done.event.waits:
                 said = tdx_module.usual(self.state, request) or host.Refuse()
                 done = tdx_module.reply(self.state, done.event, said)
         self.state = done.state
-        self._told(done.event, fault)
+        self._told(done.event, self._place(fault))
         cpu = fault.cpu
         gpr = tuple(done.changes.get(name, value) for name, value in zip(GPR, cpu.gpr, strict=True))
         fault.cpu = replace(cpu, gpr=gpr)
@@ -239,7 +292,7 @@ class TrustDomain:
         fault.cpu = replace(cpu, gpr=tuple(gpr), rip=gate.stub.halts[lets_in])
         return [asleep]
 
-    def _told(self, event: Tdcall, fault: Fault) -> None:
+    def _told(self, event: Tdcall, at: _Place) -> None:
         # Publish a call that is no step of a device access.
         if isinstance(event.request, Mmio):
             return
@@ -247,14 +300,12 @@ class TrustDomain:
             self._counts["ve_info"] += 1
             return
         self._counts["tdcalls"] += 1
-        rip = fault.spill.frame.rip
-        symbol = self._names.lookup(rip, fault.space)
         self._journal.publish(
             TdcallRecord(
-                time_ns=fault.time_ns,
-                vcpu=fault.vcpu,
-                rip=rip,
-                symbol=symbol,
+                time_ns=at.time_ns,
+                vcpu=at.vcpu,
+                rip=at.rip,
+                symbol=at.symbol,
                 leaf=event.leaf,
                 name=_name(event),
                 given=event.given,
@@ -266,16 +317,43 @@ class TrustDomain:
             wanted = event.request
             self._journal.publish(
                 SharedRecord(
-                    time_ns=fault.time_ns,
-                    vcpu=fault.vcpu,
-                    rip=rip,
-                    symbol=symbol,
+                    time_ns=at.time_ns,
+                    vcpu=at.vcpu,
+                    rip=at.rip,
+                    symbol=at.symbol,
                     what="map",
                     physical=wanted.start,
                     size=wanted.size,
                     shared=wanted.shared,
                 )
             )
+
+    # ---- what the guest code tells
+
+    def count(self) -> None:
+        """Count what the guest code has done since it was asked last."""
+        if self.module is None:
+            return
+        for name, done in (("ve", "FAULTS"), ("ve_info", "FETCHED")):
+            now = self.module.count(done)
+            self._counts[name] += now - self._seen[name]
+            self._seen[name] = now
+
+    def told(self, raw: Raw, space: AddressSpace) -> None:
+        """Take a record of the guest code's that is of no access."""
+        assert self.module is not None
+        rip = rip_of(raw)
+        self._view.tell_time_at(raw.tsc)
+        at = _Place(self._view.time_ns, raw.vcpu, rip, self._names.lookup(rip, space))
+        if raw.site == Kind.TOUCH:
+            self._touched(touched(raw, self.module.window.base), at)
+            return
+        registers = dict(zip(GPR, raw.gpr, strict=True))
+        done = tdx_module.answer(self.state, raw.vcpu, registers)
+        if done.event.waits:
+            done = tdx_module.reply(self.state, done.event, host.Give())
+        self.state = done.state
+        self._told(done.event, at)
 
     # ---- device accesses
 
@@ -287,7 +365,7 @@ class TrustDomain:
         if said is not None or request.direction is None:
             self._remark(fault, request, "which no host makes")
             return tdx_module.reply(self.state, event, said or host.Refuse())
-        waiting = self._matched(request, fault)
+        waiting = await self._asked(request, fault)
         agrees = waiting is not None and _is(request, waiting.expected)
         self._counts["agreed" if agrees else "disagreed"] += 1
         regions = fault.space.regions
@@ -351,6 +429,35 @@ class TrustDomain:
         given = event.given
         return await granted(self._interceptor, waiting.decision, what, transfer, given, gate)
 
+    async def _asked(self, request: Mmio, fault: Fault) -> _Waiting | None:
+        # The fault that a hypercall is for, which waits no longer.
+        if self.module is None:
+            return self._matched(request, fault)
+        gpa = request.physical | self.state.shared_bit
+        found = self.module.asked(frame_at(fault.stack), gpa)
+        if found is None:
+            return None
+        mine = next((it for it in self._waiting if it.frame == found.stack), None)
+        if mine is not None:
+            self._waiting.remove(mine)
+            return mine
+        # The guest code has made it a #VE.
+        spill, cpu = fault.spill, found.cpu
+        frame = replace(
+            spill.frame, error_code=found.error, rip=cpu.rip, rflags=cpu.rflags, rsp=cpu.gpr[RSP]
+        )
+        begun = replace(
+            fault,
+            stack=found.stack - frame_at(0),
+            spill=replace(spill, gpr=cpu.gpr, frame=frame, tsc=found.tsc, cr2=found.linear),
+            cpu=replace(fault.cpu, gpr=cpu.gpr, rip=cpu.rip, rflags=cpu.rflags),
+            code=found.code,
+        )
+        leaf = fault.space.leaf(found.linear)
+        if leaf is None:
+            return _Waiting(begun, request.physical)
+        return await self._foretell(begun, leaf, request.physical)
+
     def _matched(self, request: Mmio, fault: Fault) -> _Waiting | None:
         # The fault that a hypercall is for, which is forgotten: of those at its address the nearest
         # one up the stack, or else the newest one of the vCPU.
@@ -393,6 +500,11 @@ class TrustDomain:
             f"at {where} the guest asks its host for {request.width} bytes at physical "
             f"{request.physical:#x}, {what}"
         )
+
+    def _place(self, fault: Fault) -> _Place:
+        rip = fault.spill.frame.rip
+        symbol = self._names.lookup(rip, fault.space)
+        return _Place(fault.time_ns, fault.vcpu, rip, symbol)
 
     def _symbol(self, fault: Fault) -> str | None:
         return self._names.lookup(fault.cpu.rip, fault.space)

@@ -75,6 +75,10 @@ class Linux:
         else:
             await reach_entry(self.kernel, moved)
 
+    def ready(self) -> int | None:
+        """Return the address of the function that an ordinary guest is entered at."""
+        return self.names.kernel.address_of(mapping.ENTRY)
+
     def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Take RAM from the kernel's memory map. Raises NoWindow."""
         return open_window(memory, space, self.names.kernel, size)

@@ -49,12 +49,13 @@ from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate, refuse_fred
 from tracer.intercept.ground import Ground, Memory
+from tracer.intercept.guest_module import GuestModule
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
 from tracer.intercept.loads import TableLoads
 from tracer.intercept.recording import RecordedDevice
-from tracer.intercept.sites import CompiledSites, Told
+from tracer.intercept.sites import CompiledSites, Domain, Told
 from tracer.intercept.standin import StandIn
 from tracer.intercept.stub import Fast
 from tracer.intercept.system import Callers, System
@@ -62,7 +63,7 @@ from tracer.intercept.trap import Breakpoint, GoOn, LetGo, StandStill, Trap
 from tracer.intercept.trust_domain import CALL, TrustDomain
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import NoWindow, Window
-from tracer.session.traps import Bell, GateWatch, Interruption, Stray
+from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
 from tracer.session.whereabouts import whereabouts
 from tracer.x86.state import CpuState
 
@@ -126,9 +127,15 @@ class Loop:
         self._memory = memory
         self._traced: Traced | None = None
         self._domain: TrustDomain | None = None
+        self._late = False
         self._releasing = False
 
     # ---- beginning
+
+    @property
+    def every_stop(self) -> bool:
+        """Tell whether each access takes a stop, now and later."""
+        return self.sites is None and not self._late
 
     @property
     def traced(self) -> Traced:
@@ -150,9 +157,11 @@ class Loop:
         """
         system, view, journal = self.system, self.view, self.journal
         confidential = system.kind is Kind.TDX
+        later = None
         if confidential:
             view.shared = 1 << SHARED_BIT
-            ring = None
+            # Its kernel knows nothing of memory yet. Call chains are those of stops.
+            later, ring = None if stacks else ring, None
         regions = await self.coverage.refresh()
         self.coverage.tell_left_out()
         notes = await HasMachineCheck()
@@ -207,12 +216,57 @@ class Loop:
                 interceptor.take, told, stacks=stacks,
             )  # fmt: skip
             self.sites.begin(gate.stub.spill)
+        if later is not None:
+            await self._expect(later, interceptor, gate, breakpoints)
         bell = Bell(interceptor, gate, journal, asks=self.asks)
         watch = GateWatch(gate, view, journal, self.coverage)
         interruption = Interruption(gate, journal, bell, breakpoints)
         traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
         self._traced = Traced(ground, callers, watch, bell, tuple(traps))
         await self.coverage.poison(registers, "present at kernel entry")
+
+    async def _expect(
+        self,
+        slots: int,
+        interceptor: Interceptor,
+        gate: PageFaultGate,
+        breakpoints: list[Breakpoint],
+    ) -> None:
+        # Have the TDX module, and compiled sites, become code in the guest once there is room.
+        place = self.system.ready()
+        if place is None:
+            self.journal.remark("each access takes a stop: nobody knows where the guest has room")
+            return
+        readiness = Readiness(lambda: self._hasten(slots, interceptor, gate), self.journal)
+        await readiness.install(place)
+        breakpoints.append(readiness)
+        self._late = True
+
+    async def _hasten(self, slots: int, interceptor: Interceptor, gate: PageFaultGate) -> None:
+        view, journal, domain = self.view, self.journal, self._domain
+        registers = await Registers()
+        space = view.space_of(registers)
+        room = await self._room(slots, registers, space, stacks=False)
+        if room is None or domain is None:
+            return
+        window = room.window
+        self.coverage.own.append(window.span)
+        root, cr4 = window.root, registers["cr4"]
+
+        def now() -> AddressSpace:
+            return view.space(root, cr4)
+
+        module = GuestModule(window, view)
+        sites = CompiledSites(
+            window, room.common, room.slots, view, journal, self.system.names, interceptor.take,
+            Told(self.traced.callers, now),
+            domain=Domain(lambda raw: domain.told(raw, now()), domain.count, now),
+        )  # fmt: skip
+        sites.begin(gate.stub.spill)
+        module.begin(gate.stub, room.common, space.paging, view.regions.ram)
+        await gate.hasten(Fast(module.fault, window.span), module.tdcall)
+        domain.module = module
+        self.sites = interceptor.sites = sites
 
     async def even_time(self) -> None:
         """Let time pass until two runs have the same, whatever their firmware waited for."""

@@ -6,12 +6,19 @@ guest's :class:`tracer.intercept.system.System`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
-from tracer.access.want import AskHold, MakeChanges, Registers, StepAlone
+from tracer.access.want import (
+    AskHold,
+    DeleteBreakpoint,
+    MakeChanges,
+    Registers,
+    SetBreakpoint,
+    StepAlone,
+)
 from tracer.intercept import carrier
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate, Written
@@ -28,7 +35,7 @@ class Interruption:
     def __init__(
         self, gate: PageFaultGate, journal: Journal, bell: Bell, breakpoints: Sequence[Breakpoint]
     ) -> None:
-        self._stub = gate.stub
+        self._gate = gate
         self._ringers = gate.ringers
         self._journal = journal
         self._bell = bell
@@ -41,9 +48,10 @@ class Interruption:
     async def handle(self, stop: Stopped) -> Handled:
         """Hold the guest, once what it was about to tell by itself has been seen to."""
         self._journal.counts["interrupts"] += 1
-        if stop.address == self._stub.stop:
-            return await self._bell.handle(stop) if await carrier.settle(self._stub) else GoOn()
-        if self._stub.covers(stop.address or 0):
+        stub = self._gate.stub
+        if stop.address == stub.stop:
+            return await self._bell.handle(stop) if await carrier.settle(stub) else GoOn()
+        if stub.covers(stop.address or 0):
             return GoOn()  # an access is about to tell of itself
         if stop.address in self._ringers:
             await StepAlone()  # it takes the bell's stop away, as in `settle`; the bell rings again
@@ -92,6 +100,37 @@ class Bell:
             return GoOn(done.changes)
         await MakeChanges(done.changes)
         return StandStill("fault")
+
+
+class Readiness:
+    """Take the one stop at which the guest's software leaves room for guest code: it ``begins``."""
+
+    def __init__(self, begins: Callable[[], Awaitable[None]], journal: Journal) -> None:
+        self._begins = begins
+        self._journal = journal
+        self._linear: int | None = None
+        self._number: int | None = None
+
+    async def install(self, linear: int) -> None:
+        """Stop at a linear address, once."""
+        self._linear, self._number = linear, await SetBreakpoint(linear)
+
+    def number_at(self, linear: int | None) -> int | None:
+        """Return the number of the breakpoint at a linear address, if there is one."""
+        return self._number if linear is not None and linear == self._linear else None
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a stop is there."""
+        return stop.breakpoint is not None and stop.breakpoint == self._number
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Begin, and let the guest go on."""
+        assert self._number is not None
+        self._journal.counts["hooks"] += 1
+        await DeleteBreakpoint(self._number)
+        self._linear = self._number = None
+        await self._begins()
+        return GoOn()
 
 
 class GateWatch:

@@ -108,6 +108,7 @@ BY_PLAYBOOK = {
     "test_driver": "access/want session/driver session/session",
     "test_freed_code": "linux/freed_code",
     "test_gate": "intercept/padding",
+    "test_guest_module": "intercept/guest_module",
     "test_interceptor": "intercept/answer intercept/carrier intercept/delivery intercept/fault"
     " intercept/interceptor intercept/names intercept/port intercept/standin intercept/view",
     "test_linux_traps": "linux/entry linux/hooks linux/readers linux/system"

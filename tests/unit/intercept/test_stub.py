@@ -370,3 +370,52 @@ def test_a_vcpu_sleeps_and_goes_on_behind_its_call(cpu: unicorn.Uc, lets_in: boo
     back = struct.unpack("<5Q", cpu.mem_read(cpu.reg_read(regs.UC_X86_REG_RSP), 40))
     assert (back[0], back[2], back[3]) == (CODE + 4, 0x46, STACK + 0xF00)
     assert bool(cpu.reg_read(regs.UC_X86_REG_EFLAGS) & 0x200) == lets_in
+
+
+# ---- guest code that comes later
+
+
+LATE = assemble(BASE, late=True)
+
+
+@pytest.mark.parametrize("ring_of_privilege", [0, 3])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_fault_goes_to_code_that_came_late(
+    cpu: unicorn.Uc, there: bool, ring_of_privilege: int
+) -> None:
+    cpu.mem_write(BASE, LATE.code)
+    door = LATE.doors[0]
+    cpu.mem_write(door, LATE.door(door, HANDLER))
+    if there:
+        cpu.mem_write(LATE.ways[0], FAST.linear.to_bytes(8, "little"))
+    cs, ss = cpu.reg_read(regs.UC_X86_REG_CS) | ring_of_privilege, cpu.reg_read(regs.UC_X86_REG_SS)
+    cpu.mem_write(FRAME, struct.pack("<6Q", RSVD, CODE, cs, 0x246, STACK + 0xF00, ss))
+    cpu.reg_write(regs.UC_X86_REG_RSP, FRAME)
+    until = FAST.linear if there and not ring_of_privilege else LATE.stop
+    cpu.emu_start(door, until, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == until
+    if until == FAST.linear:
+        assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME
+        values = {name: cpu.reg_read(register(name)) for name in set(GPR) - {"rsp"}}
+        assert all(value == INTERRUPTED[name] for name, value in values.items())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_call_goes_to_code_that_came_late(cpu: unicorn.Uc, there: bool) -> None:
+    cpu.mem_write(BASE, LATE.code)
+    door = LATE.doors[4]
+    cpu.mem_write(door, LATE.call_door(door, HANDLER, CALL))
+    if there:
+        cpu.mem_write(LATE.ways[1], FAST.linear.to_bytes(8, "little"))
+    cpu.mem_write(CODE, CALL)
+    cpu.mem_write(FRAME + 8, struct.pack("<5Q", CODE, 8, 0x46, STACK + 0xF00, 0))
+    cpu.reg_write(regs.UC_X86_REG_RSP, FRAME + 8)
+    until = FAST.linear if there else LATE.stop
+    cpu.emu_start(door, until, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == until
+    if there:  # it pushes an error code by itself
+        assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME + 8
+        values = {name: cpu.reg_read(register(name)) for name in set(GPR) - {"rsp"}}
+        assert all(value == INTERRUPTED[name] for name, value in values.items())
+    else:
+        assert spilled(cpu)[1].frame.error_code == CALLED
