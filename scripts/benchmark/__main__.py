@@ -12,6 +12,7 @@ from scripts.benchmark.block import speed_of_blocks
 from scripts.benchmark.boot import (
     cost_of_a_boot,
     cost_of_a_compiled_boot,
+    cost_of_a_tdx_boot,
     cost_of_other_kernels,
     coverage_of_other_drivers,
 )
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "execute": cost_of_executing,
     "kernels": cost_of_other_kernels,
     "memory": memory_of_a_long_run,
+    "tdx-boot": cost_of_a_tdx_boot,
     "trace": speed_of_traces,
     "witness": faults_in_a_log,
 }
