@@ -29,6 +29,7 @@ from typing import Any, TypeVar, Unpack
 
 from tracer.access.region import Choice, check_choice
 from tracer.compiled.layout import SLOTS
+from tracer.confidential.kind import Kind
 from tracer.devices import library
 from tracer.devices.map import RegisterMaps
 from tracer.errors import TracerError, UsageError
@@ -188,9 +189,11 @@ def boot(
     is a file as for `--host`, or an object with ``mmio(access)``. Raises what `vetrace boot` would
     say.
     """
-    asked = hosting(rules, Path(host) if isinstance(host, str) else host)
+    kind = parse_kind(guest)
+    source = Path(host) if isinstance(host, str) else host
+    asked = hosting(rules, source, confidential=kind is not Kind.PLAIN)
     plan = Plan(
-        guest=parse_kind(guest),
+        guest=kind,
         kernel=_path(kernel),
         symbols=_path(symbols),
         initrd=_path(initrd),

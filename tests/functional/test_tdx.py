@@ -12,7 +12,7 @@ from vetrace_run import Run, agreed, boot, read_trace, run
 
 from tracer.confidential.kind import Kind
 from tracer.guest.disk import DISKS, checksum
-from tracer.trace.record import Intercept, SharedRecord, TdcallRecord
+from tracer.trace.record import Intercept, Mark, SharedRecord, TdcallRecord, UserRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -179,3 +179,47 @@ def test_a_cpu_of_another_vendor_is_refused(tmp_path: Path) -> None:
     cpu = ("--", "-cpu", "max,la57=off,phys-bits=40,vendor=AuthenticAMD")
     done = boot(tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", *cpu)
     assert done.status == 1 and "AuthenticAMD" in done.err and len(done.complaints) >= 1
+
+
+# ---- a host that says no, a compiler that chose otherwise
+
+
+def first_oops(done: Run) -> str:
+    """Where the guest's first oops was, as its console has it."""
+    lines = iter(done.serial)
+    assert any("Oops: VE fault" in line for line in lines), done.serial[-40:]
+    return next(line for line in lines if "RIP: 0010:" in line)
+
+
+def meddled(folder: Path, *words: str) -> Run:
+    # The probe hangs behind its oops.
+    kernel = kernel_for(Kind.TDX)
+    return boot(
+        folder, "--guest", "tdx", "--kernel", kernel, "--every-stop", "--quiet",
+        "--guest-timeout", "8", *words,
+    )  # fmt: skip
+
+
+def test_a_hypercall_that_is_refused_is_an_oops_at_the_read(tmp_path: Path) -> None:
+    done = meddled(tmp_path, "--rule", "on read nvme.CSTS once do refuse")
+    (refused,) = [
+        record
+        for record in read_trace(done.trace).intercepts
+        if record.asked is not None and record.asked.returned["r10"]
+    ]
+    assert refused.symbol is not None and refused.symbol in first_oops(done)
+    assert refused.accesses[0].region == "nvme" and refused.after == {}
+    assert not any("WARNING" in line and "handle_mmio" in line for line in done.serial)
+    assert run(tmp_path / "replayed", "replay", done.trace).status == 0
+
+
+def test_another_instruction_is_what_the_guests_own_handler_rejects(tmp_path: Path) -> None:
+    add = "break read nvme.CSTS once; continue; rewrite 03 00; continue"
+    done = meddled(tmp_path, "-e", add)
+    assert any("WARNING" in line and "handle_mmio" in line for line in done.serial)
+    site = re.search(r"RIP: 0010:(\w+\+0x[0-9a-f]+)/", first_oops(done))
+    assert site is not None
+    trace = read_trace(done.trace)
+    assert any(isinstance(r, UserRecord) and r.text == "rewrite 03 00" for r in trace.records)
+    told = [record.text for record in trace.records if isinstance(record, Mark)]
+    assert any("did not ask" in text and site[1] in text and "oops" in text for text in told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.repl.hosting import Hosting, hosting
 from tracer.text.number import whole
@@ -30,12 +31,13 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
 
 def asked(args: argparse.Namespace) -> Hosting:
     """Return what the arguments ask for. Raises UsageError."""
+    confidential = Kind(args.guest) is not Kind.PLAIN
     if args.mutate is None:
         if args.seed is not None:
             raise UsageError("--seed is for --mutate: say which accesses")
-        return hosting(args.rule, args.host)
+        return hosting(args.rule, args.host, confidential=confidential)
     seed = 0 if args.seed is None else parse_seed(args.seed)
-    return hosting(args.rule, args.host, (args.mutate, seed))
+    return hosting(args.rule, args.host, (args.mutate, seed), confidential=confidential)
 
 
 def parse_seed(text: str) -> int:

@@ -141,16 +141,20 @@ class TrustDomain:
 
     def conclude(self) -> None:
         """Tell what was left open at the end. Raises GuestError where there was not one #VE."""
-        self._learn(0)
+        self.settle()
         self.count()
-        for waiting in self._waiting:
-            self._give_up(waiting)
-        self._waiting.clear()
         if not self._counts["ve"]:
             raise GuestError(
                 "the guest ended without one #VE: its kernel did not take itself for a TDX guest, "
                 "and no access was traced as one's"
             )
+
+    def settle(self) -> None:
+        """Tell of each #VE of which no hypercall has come."""
+        self._learn(0)
+        for waiting in self._waiting:
+            self._give_up(waiting)
+        self._waiting.clear()
 
     # ---- faults
 

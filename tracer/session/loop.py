@@ -483,6 +483,11 @@ class Loop:
         if self._domain is not None:
             self._domain.conclude()
 
+    def settle(self) -> None:
+        """Tell what the guest has left open, as it goes no further."""
+        if self._domain is not None:
+            self._domain.settle()
+
     def part(self) -> None:
         """Record what was under way when the guest ended, and may be how it did."""
         if self._traced is not None:

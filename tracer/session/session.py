@@ -265,6 +265,7 @@ class Session:
         """
         if self._hang is not None:
             return self._hang
+        self.loop.settle()
         last, words = self.journal.last, self.machine.last_line
         made = access_lines(last, naming=self.naming) if last is not None else []
         for line in (
