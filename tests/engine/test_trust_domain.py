@@ -36,17 +36,21 @@ from trust_domain import (
     Domain,
 )
 
-from tracer.access.decision import Give, Go, Postpone, Refuse, Retry, Skip
+from tracer.access.decision import Delay, Give, Go, Postpone, Refuse, Retry, Skip
 from tracer.access.want import (
     AskAnswered,
     AskBefore,
+    AskCalled,
     AskCompleted,
     ReadPhysical,
     Registers,
+    RunAlone,
     StackAndTables,
+    Turn,
     WriteCode,
     WritePhysical,
 )
+from tracer.confidential.request import MapGpa
 from tracer.errors import GuestError, InterceptError
 from tracer.intercept.interceptor import Intercepted
 from tracer.intercept.trust_domain import CALL
@@ -365,3 +369,40 @@ def test_somebody_is_asked_about_what_the_guests_handler_will_reject() -> None:
     scene.play(*steps, (WriteCode, scene.write_code), stack=OUTER)
     (pending,) = pendings
     assert pending.via == "stepped" and pending.insn is not None
+
+
+# ---- calls that are no accesses
+
+
+MAP_GPA = {"rax": 0, "rcx": 0xFFCC, "r10": 0, "r11": 0x10001, "r13": 0x1000}
+
+
+@pytest.mark.parametrize(
+    ("ruling", "r10", "r11"),
+    [
+        (Go(), 0, None),
+        (Refuse("own.py"), 0x8000000000000000, None),
+        (Postpone("own.py"), 1, RAM_AT | SHARED),
+        (Give(0, "own.py"), 0, None),
+    ],
+)
+def test_a_host_answers_a_call_that_is_no_access(ruling: Any, r10: int, r11: int | None) -> None:
+    scene = Domain()
+    scene.interceptor.asks = True
+    asked: list[Any] = []
+
+    def called(wanted: AskCalled) -> Any:
+        asked.append(wanted.request)
+        return ruling
+
+    got = scene.calls((AskCalled, called), **MAP_GPA, r12=RAM_AT | SHARED)
+    assert asked == [MapGpa(RAM_AT, 0x1000, True)]
+    assert got["rax"] == 0 and got["r10"] == r10
+    assert r11 is None or got["r11"] == r11
+
+
+def test_a_call_may_be_answered_late() -> None:
+    scene = Domain()
+    scene.interceptor.asks = True
+    late = (AskCalled, Delay(40, "own.py")), (RunAlone, None), (Turn(), None)
+    assert scene.calls(*late, **MAP_GPA, r12=RAM_AT | SHARED)["r10"] == 0

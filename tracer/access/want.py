@@ -20,6 +20,7 @@ from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran
 from tracer.access.vcpu import Change, DescriptorTables, RegisterFile, VcpuState
+from tracer.confidential.request import Request
 from tracer.x86.state import CpuState
 
 Answer = TypeVar("Answer")
@@ -306,6 +307,13 @@ class AskAnswered(Want[Go | Ruling]):
     """What the guest is to read, and when, once a device has answered."""
 
     pending: Pending
+
+
+@dataclass(frozen=True, slots=True)
+class AskCalled(Want[Go | Ruling]):
+    """What the host says to a call of a confidential guest that is no device access."""
+
+    request: Request
 
 
 @dataclass(frozen=True, slots=True)

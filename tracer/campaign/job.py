@@ -34,11 +34,13 @@ class Job:
     mutate: str
     words: tuple[str, ...] = ()
     qemu: tuple[str, ...] = ()
+    guest: str = "plain"
 
     @property
     def options(self) -> tuple[str, ...]:
         """Return the words behind ``vetrace boot``."""
-        words = [f"--mutate={self.mutate}", f"--seed={self.seed}", *self.words]
+        kind = [] if self.guest == "plain" else [f"--guest={self.guest}"]
+        words = [*kind, f"--mutate={self.mutate}", f"--seed={self.seed}", *self.words]
         if not any(word.partition("=")[0] == "--guest-timeout" for word in self.words):
             words.append(f"--guest-timeout={LIMIT}")
         return (*words, *(("--", *self.qemu) if self.qemu else ()))
@@ -51,11 +53,15 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Hold how a job ended; ``mutated`` counts the accesses that got another value."""
+    """Hold how a job ended; ``mutated`` counts the accesses that it hit.
+
+    Of these ``refused`` were refused; the others got another value.
+    """
 
     job: Job
     ending: Ending
     mutated: int
+    refused: int = 0
 
 
 def program(job: Job, folder: Path) -> tuple[list[str], Mapping[str, str]]:
@@ -68,14 +74,24 @@ def program(job: Job, folder: Path) -> tuple[list[str], Mapping[str, str]]:
     return words, {**os.environ, "PYTHONPATH": places}
 
 
-_DECIDED = re.compile(r"^vetrace: seed \d+ decided about (?P<count>[\d,]+) access", re.MULTILINE)
+_DECIDED = re.compile(
+    r"^vetrace: seed \d+ decided about (?P<count>[\d,]+) access(?:es)?"
+    r"(?:, (?P<refused>[\d,]+) of them refused)?$",
+    re.MULTILINE,
+)
 
 
 def outcome(job: Job, console: str, said: str, status: int) -> Outcome:
     """Return how a job ended, from what its guest printed and what vetrace said."""
     decided = _DECIDED.search(said)
-    count = int(decided["count"].replace(",", "")) if decided else 0
-    return Outcome(job, ending(console, said, status), count)
+    count, refused = (
+        (_number(decided[name]) for name in ("count", "refused")) if decided else (0, 0)
+    )
+    return Outcome(job, ending(console, said, status), count, refused)
+
+
+def _number(text: str | None) -> int:
+    return int((text or "0").replace(",", ""))
 
 
 def console_of(folder: Path) -> str:

@@ -17,6 +17,8 @@ SCHEMA = pa.schema(
         ("site", pa.string()),
         ("line", pa.string()),
         ("mutated", pa.int64()),
+        ("refused", pa.int64()),
+        ("guest", pa.string()),
         ("mutate", pa.string()),
         ("command", pa.string()),
     ]
@@ -37,6 +39,8 @@ def _row(each: Outcome) -> dict[str, Any]:
         "site": each.ending.site or None,
         "line": each.ending.line or None,
         "mutated": each.mutated,
+        "refused": each.refused,
+        "guest": each.job.guest,
         "mutate": each.job.mutate,
         "command": each.job.command,
     }

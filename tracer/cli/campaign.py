@@ -14,6 +14,7 @@ from tracer.cli import EXIT_OK
 from tracer.cli.export import extra, replacing
 from tracer.cli.guest_arguments import tell
 from tracer.cli.hosting import parse_seed
+from tracer.confidential.kind import Kind
 from tracer.errors import Interrupted, UsageError
 from tracer.host import signals
 from tracer.host.signals import Ended, words_of
@@ -41,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", metavar="N", default="1", help="boots at a time (default: %(default)s)"
     )
     parser.add_argument(
-        "--guest", choices=["plain"], default="plain", help="the kind of guest (default: plain)"
-    )
+        "--guest", choices=[kind.value for kind in Kind], default=Kind.PLAIN.value,
+        help="the kind of guest: a confidential one is refused accesses too (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "words", metavar="BOOT OPTIONS", nargs="*",
         help="after --: more options of `vetrace boot`, and after another -- QEMU's arguments",
@@ -85,7 +87,7 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
             raise UsageError(f"--seeds {args.seeds}: {_MOST_SEEDS:,} at most")
         seeds = list(range(first, first + count))
     options, qemu = tuple(words[:at]), tuple(words[at + 1 :])
-    return [Job(seed, args.mutate, options, qemu) for seed in seeds]
+    return [Job(seed, args.mutate, options, qemu, args.guest) for seed in seeds]
 
 
 class _Campaign:
@@ -118,7 +120,10 @@ def outcome_line(each: Outcome) -> str:
     end = each.ending
     site = f" at {end.site}" if end.site else ""
     line = f": {end.line}" if end.line else ""
-    return printable(f"seed {each.job.seed}, {each.mutated:,} mutated: {end.kind}{site}{line}")
+    refused = f", {each.refused:,} of them refused" if each.refused else ""
+    return printable(
+        f"seed {each.job.seed}, {each.mutated:,} mutated{refused}: {end.kind}{site}{line}"
+    )
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[str]:

@@ -14,12 +14,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from tracer.access.decision import Decision, Go, Inject, Postpone, Retry
+from tracer.access.decision import (
+    Decision,
+    Delay,
+    Give,
+    Go,
+    Inject,
+    Postpone,
+    Refuse,
+    Retry,
+)
 from tracer.access.execution import CarryOut, Foretold, Outcome, answered, delivered_alike
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, SetMemory, SetRegister
-from tracer.access.want import AskCompleted
+from tracer.access.want import AskCalled, AskCompleted
 from tracer.compiled.asking import SharedPage, rip_of, touched
 from tracer.compiled.module import Kind
 from tracer.compiled.pending import Waiting
@@ -277,7 +286,7 @@ class TrustDomain:
                 self._told(done.event, self._place(fault))
                 raise GuestError(f"the guest told its host that it cannot go on: {text}")
             case request if request is not None and done.event.waits:
-                said = tdx_module.usual(self.state, request) or host.Refuse()
+                said = await self._answered(request, gate)
                 done = tdx_module.reply(self.state, done.event, said)
         self.state = done.state
         self._told(done.event, self._place(fault))
@@ -285,6 +294,22 @@ class TrustDomain:
         gpr = tuple(done.changes.get(name, value) for name, value in zip(GPR, cpu.gpr, strict=True))
         fault.cpu = replace(cpu, gpr=gpr)
         return Intercepted((*fault.write_back(), *changes))
+
+    async def _answered(self, request: host.Request, gate: PageFaultGate) -> host.Reply:
+        # Returns what the host says to a call: its own answer, or the usual one.
+        usual = tdx_module.usual(self.state, request) or host.Refuse()
+        if not self._interceptor.asks:
+            return usual
+        match await AskCalled(request):
+            case Give(value):
+                return host.Give(value)
+            case Refuse():
+                return host.Refuse()
+            case Postpone():
+                return host.Retry(request.start if isinstance(request, MapGpa) else 0)
+            case Delay(time_ns):
+                await carrier.delay(time_ns, gate.stub, realtime=self._view.realtime)
+        return usual
 
     def _sleep(self, fault: Fault, request: Halt, gate: PageFaultGate) -> list[Change]:
         # The vCPU goes to sleep in the stub, and on from there to behind its call.

@@ -63,7 +63,7 @@ def hosting(
     if mutation is not None:
         if own is not None:
             raise UsageError(f"{own.path} decides already: --mutate goes with rules alone")
-        own = mutating_host(mutation[1], mutation[0])
+        own = mutating_host(mutation[1], mutation[0], confidential=confidential)
     for item in texts:
         try:
             check_told(parse_rule(item.text, AHEAD).ruling, confidential=confidential)

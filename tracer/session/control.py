@@ -35,6 +35,7 @@ from tracer.access.stack import Stack
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import SetRegister
 from tracer.access.want import Reason as LoopReason
+from tracer.confidential.request import Request
 from tracer.errors import GuestHung, UsageError
 from tracer.session.course import (
     Course,
@@ -508,6 +509,10 @@ class Control:
         if isinstance(self._course, Leaving):
             return Go()
         return self.host.answered(pending) or Go()
+
+    def called(self, request: Request) -> Go | Ruling:
+        """Return what the host says to a call of a confidential guest."""
+        return self.host.called(request) or Go()
 
     async def completed(self, cpu: CpuState) -> CpuState:
         """Hold the guest behind an instruction that was skipped or has been changed."""

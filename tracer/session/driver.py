@@ -14,6 +14,7 @@ from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
 from tracer.access.vcpu import Change
+from tracer.confidential.request import Request
 from tracer.errors import GuestHung
 from tracer.gdb.target import Target
 from tracer.qemu.machine import Machine
@@ -45,6 +46,10 @@ class Overseer(Protocol):
 
     async def answered(self, pending: Pending) -> Go | Ruling:
         """Decide once a device has answered a read."""
+        ...
+
+    def called(self, request: Request) -> Go | Ruling:
+        """Decide what is said to a call of a confidential guest."""
         ...
 
     async def completed(self, cpu: CpuState) -> CpuState:
@@ -118,6 +123,7 @@ class Driver:
             want.AskBefore: lambda it: self._asked.before(it.pending),
             want.AskWhere: lambda it: _at_once(self._asked.where(it.regions)),
             want.AskAnswered: lambda it: self._asked.answered(it.pending),
+            want.AskCalled: lambda it: _at_once(self._asked.called(it.request)),
             want.AskCompleted: lambda it: self._asked.completed(it.cpu),
             want.AskHold: lambda _: _at_once(self._asked.wants_halt),
             want.Hold: lambda it: self._hold(it),

@@ -23,6 +23,7 @@ from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import located
 from tracer.access.want import Reason
+from tracer.confidential.request import Request
 from tracer.errors import HostFailed, UsageError
 from tracer.query.breakpoint import Pattern, parse_pattern
 from tracer.query.course import Changes
@@ -64,6 +65,7 @@ class Host:
         self._changes = Changes()
         self._patterns: tuple[Pattern, ...] = ()
         self._by_own = 0
+        self._refused = 0
         self._remarked: set[str] = set()
 
     # ---- what it goes by
@@ -127,6 +129,18 @@ class Host:
         """Return what becomes of a read that its device has answered; None lets it go on."""
         return self._ruling(pending)
 
+    def called(self, request: Request) -> Ruling | None:
+        """Return what is said to a call that is no device access; None for the usual answer.
+
+        Rules are for accesses, so a person's Python alone is asked. Raises HostFailed.
+        """
+        ruling = None if self.own is None else self.own.answer(request)
+        if ruling is not None:
+            self.applied += 1
+            self._by_own += 1
+            self._refused += isinstance(ruling, Refuse | Postpone)
+        return ruling
+
     def places(self, regions: RegionMap) -> Sequence[range] | None:
         """Return the physical addresses of accesses that it has to be asked about, None for all."""
         places = self.rules.places(regions)
@@ -163,7 +177,9 @@ class Host:
             )
         self.rules = decided.rules
         self.applied += ruling is not None
-        self._by_own += ruling is not None and decided.rule is None
+        if decided.rule is None:
+            self._by_own += ruling is not None
+            self._refused += isinstance(ruling, Refuse | Postpone)
         return ruling
 
     def _asked(self, own: OwnHost, facts: PendingFacts) -> Ruling | None:
@@ -193,7 +209,8 @@ class Host:
                 yield f"{rule.name} applied {times}: {rule.text}"
         if self.own is not None:
             accesses = "1 access" if self._by_own == 1 else f"{self._by_own:,} accesses"
-            yield f"{self.own.name} decided about {accesses}"
+            refused = f", {self._refused:,} of them refused" if self._refused else ""
+            yield f"{self.own.name} decided about {accesses}{refused}"
 
     def idle(self) -> Iterator[str]:
         """Yield in a line each why a rule was never applied."""
@@ -246,6 +263,10 @@ class Ruled:
     async def answered(self, pending: Pending) -> Go | Ruling:
         """Decide once a device has answered a read."""
         return self.host.answered(pending) or Go()
+
+    def called(self, request: Request) -> Go | Ruling:
+        """Return what the host says to a call of a confidential guest."""
+        return self.host.called(request) or Go()
 
     async def completed(self, cpu: CpuState) -> CpuState:
         """Return the state as it is."""

@@ -13,11 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tracer.session.own_host import OwnHost
+from tracer.access.decision import Refuse
+from tracer.session.own_host import OwnHost, refuse
 from tracer.trace.flat import Access
 
 _WORD = (1 << 64) - 1
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
+
+_REFUSED = 8
+"""A confidential guest's accesses that are hit are refused once in so many."""
 
 Kind = Literal["ones", "zero", "flip", "boundary", "random"]
 KINDS: tuple[Kind, ...] = ("ones", "zero", "flip", "flip", "boundary", "random")
@@ -99,21 +103,28 @@ def boundaries(bits: int) -> tuple[int, ...]:
 
 
 class Mutation:
-    """Mutate the accesses of one guest that come to it, as a host that is written in Python."""
+    """Mutate the accesses of one guest that come to it, as a host that is written in Python.
 
-    def __init__(self, seed: int) -> None:
+    A ``confidential`` guest is refused some.
+    """
+
+    def __init__(self, seed: int, *, confidential: bool = False) -> None:
         self.met = 0
         self._seed = seed
         self._aim = aim(seed)
+        self._confidential = confidential
 
-    def mmio(self, access: Access) -> int | None:
+    def mmio(self, access: Access) -> int | Refuse | None:
         """Return what becomes of the next access, None for one that is not hit."""
         number, self.met = self.met, self.met + 1
         if access.value is None or not self._aim.hits(number):
             return None
+        if self._confidential and draw(self._seed, 6, number) % _REFUSED == 0:
+            return refuse
         return mutated(self._seed, number, access.value, access.width)
 
 
-def mutating_host(seed: int, pattern: str) -> OwnHost:
+def mutating_host(seed: int, pattern: str, *, confidential: bool = False) -> OwnHost:
     """Return a host that mutates the accesses that a pattern chooses."""
-    return OwnHost(f"seed {seed}", "--mutate", Mutation(seed).mmio, None, (pattern,))
+    mutation = Mutation(seed, confidential=confidential)
+    return OwnHost(f"seed {seed}", "--mutate", mutation.mmio, None, (pattern,))

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tracer.access.decision import LONGEST_DELAY, Delay, Give, Postpone, Refuse, Ruling
+from tracer.confidential.request import Request
 from tracer.errors import HostFailed, UsageError
 from tracer.host.own_code import blamed, breakable
 from tracer.trace.flat import Access
@@ -67,18 +69,28 @@ class OwnHost:
 
         A signal breaks off what does not come to its end: the run is ended by it anyway.
         """
-        if self.mmio is None:
+        told = self._told(self.mmio, access)
+        where = f"the {access.width} bytes of this access to {access.region}"
+        return self._ruling("mmio", told, access.width, where)
+
+    def answer(self, request: Request) -> Ruling | None:
+        """Return what is said to a call of a confidential guest, in the same way."""
+        told = self._told(self.hypercall, request)
+        return self._ruling("hypercall", told, 8, "8 bytes")
+
+    def _told(self, function: Callable[[Any], object] | None, asked: object) -> object:
+        # Returns what a function of the person's says, None where there is none.
+        if function is None:
             return None
         try:
             with breakable():
-                told = self.mmio(access)
+                return function(asked)
         except KeyboardInterrupt:
             return None
         except Exception as error:
             raise HostFailed(blamed(error, self.path)) from error
-        return self._ruling(told, access)
 
-    def _ruling(self, told: object, access: Access) -> Ruling | None:
+    def _ruling(self, verb: str, told: object, width: int, where: str) -> Ruling | None:
         match told:
             case None:
                 return None
@@ -89,15 +101,14 @@ class OwnHost:
             case Postpone():
                 return Postpone(self.name)
             case int(value) if not isinstance(told, bool):
-                bits = 8 * access.width
+                bits = 8 * width
                 if not -(1 << bits - 1) <= value < 1 << bits:
                     raise HostFailed(
-                        f"{self.path}: mmio returned {value:#x}, which does not fit the "
-                        f"{access.width} bytes of this access to {access.region}"
+                        f"{self.path}: {verb} returned {value:#x}, which does not fit {where}"
                     )
                 return Give(value & (1 << bits) - 1, self.name)
         raise HostFailed(
-            f"{self.path}: mmio returned {told!r:.60}: None, a whole number, refuse, retry and "
+            f"{self.path}: {verb} returned {told!r:.60}: None, a whole number, refuse, retry and "
             "delay(ns) mean something"
         )
 

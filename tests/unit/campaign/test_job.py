@@ -22,6 +22,13 @@ def test_a_command_boots_the_same_again() -> None:
     assert shlex.split(Job(1, "nvme if value == 'x'").command)[2] == "--mutate=nvme if value == 'x'"
 
 
+def test_a_confidential_guest_is_named() -> None:
+    words = Job(7, "nvme", guest="tdx").options
+    assert words[0] == "--guest=tdx"
+    said = "vetrace: seed 7 decided about 12 accesses, 3 of them refused\n"
+    assert outcome(JOB, "", said, 0) == Outcome(JOB, Ending("clean"), 12, 3)
+
+
 def test_a_program_has_what_the_command_has(tmp_path: Path) -> None:
     words, environment = program(JOB, tmp_path)
     assert words[1:4] == ["-m", "tracer", "boot"] and words[-len(JOB.options) :] == [*JOB.options]

@@ -15,7 +15,7 @@ def test_a_row_an_outcome_by_seed() -> None:
     sink = io.BytesIO()
     table.write(
         [
-            Outcome(Job(9, "read nvme"), Ending("oops", "f+0x1", "Oops: 0000"), 2),
+            Outcome(Job(9, "read nvme", guest="tdx"), Ending("oops", "f+0x1", "Oops: 0000"), 2, 1),
             Outcome(Job((1 << 64) - 1, "nvme"), Ending("clean"), 0),
             Outcome(Job(3, "nvme"), Ending("hang", "", "had not ended"), 1),
         ],
@@ -25,7 +25,8 @@ def test_a_row_an_outcome_by_seed() -> None:
     assert [row["seed"] for row in rows] == [3, 9, (1 << 64) - 1]
     assert rows[1] == {
         "seed": 9, "end": "oops", "site": "f+0x1", "line": "Oops: 0000", "mutated": 2,
-        "mutate": "read nvme", "command": Job(9, "read nvme").command,
+        "refused": 1, "guest": "tdx", "mutate": "read nvme",
+        "command": Job(9, "read nvme", guest="tdx").command,
     }  # fmt: skip
     assert (rows[0]["site"], rows[2]["line"]) == (None, None)
 

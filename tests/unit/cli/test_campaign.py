@@ -98,7 +98,7 @@ def test_a_signal_leaves_what_was_finished(
         (["--seeds", "3", "--mutate", "nvme if valu == 3"], "did you mean value?"),
         (["--seeds", "3", "--mutate", "nvme", "--jobs", "0"], "below 1"),
         (["--seeds", "3", "--mutate", "nvme", "-o", "/nowhere/x"], "there is no folder"),
-        (["--seeds", "3", "--mutate", "nvme", "--guest", "tdx"], "invalid choice"),
+        (["--seeds", "3", "--mutate", "nvme", "--guest", "snp"], "invalid choice"),
     ],
 )
 def test_what_makes_no_campaign(words: list[str], said: str, capsys: Output) -> None:

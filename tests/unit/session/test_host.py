@@ -17,6 +17,7 @@ from simulated import DEVICE, RIP, Guest, Made, accesses
 
 from tracer.access.decision import Delay, Give, Postpone, Refuse
 from tracer.access.region import Choice
+from tracer.confidential.request import MapGpa
 from tracer.errors import ConditionError, HostFailed, UsageError
 from tracer.host.own_code import blamed, made_of, read_text, run_file
 from tracer.repl.names import known_of
@@ -262,6 +263,20 @@ def test_what_means_nothing_ends_the_run_with_its_file(told: object) -> None:
 def test_python_cannot_refuse_anything_to_a_plain_guest() -> None:
     with pytest.raises(HostFailed, match=r"^/x/own\.py: refuse is an answer"):
         Ruled(own=own(lambda access: refuse)).run()
+
+
+def test_python_answers_calls_of_a_confidential_guest() -> None:
+    asked = MapGpa(0x1000, 0x1000, True)
+    told: list[object] = []
+    host = OwnHost("own.py", "/x/own.py", None, lambda call: told.append(call) or refuse)
+    assert host.answer(asked) == Refuse("own.py") and told == [asked]
+    assert own(print).answer(asked) is None
+    with pytest.raises(HostFailed, match=r"^/x/own\.py: hypercall returned 'no'"):
+        OwnHost("own.py", "/x/own.py", None, lambda call: "no").answer(asked)
+    done = Ruled(own=host).run()
+    assert done.host.called(asked) == Refuse("own.py") and done.host.applied == 1
+    assert list(done.host.told()) == ["own.py decided about 1 access, 1 of them refused"]
+    assert Ruled().run().host.called(asked) is None
 
 
 def test_an_error_in_python_ends_the_run_with_its_line(tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ import trace_sample as sample
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.session.mutation import MOST_BITS, aim, boundaries, draw, mutated, mutating_host
+from tracer.access.decision import Refuse
+from tracer.session.mutation import (
+    MOST_BITS,
+    Mutation,
+    aim,
+    boundaries,
+    draw,
+    mutated,
+    mutating_host,
+)
 from tracer.trace.event import events_of
 from tracer.trace.flat import Stacks, flat
 
@@ -71,6 +80,16 @@ def test_boundaries_fit(bits: int) -> None:
     found = boundaries(bits)
     assert len(set(found)) == len(found) > 5 and max(found) < 1 << bits
     assert {1, (1 << bits - 1) - 1, 1 << bits - 1} <= set(found)
+
+
+def test_a_confidential_guest_is_refused_some() -> None:
+    (event,) = events_of(sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 1)))
+    access = flat(event, Stacks())
+    told = [Mutation(seed, confidential=True).mmio(access) for seed in SEEDS if aim(seed).hits(0)]
+    refused = sum(isinstance(each, Refuse) for each in told)
+    assert len(told) / 20 < refused < len(told) / 4
+    plain = [Mutation(seed).mmio(access) for seed in SEEDS]
+    assert not any(isinstance(each, Refuse) for each in plain)
 
 
 def test_a_host_mutates_what_it_hits() -> None:
