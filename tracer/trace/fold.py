@@ -68,7 +68,7 @@ class Folder:
         self._eager = eager
         # The last events outside a loop. If eager, they are told.
         self._waiting: deque[tuple[Key, Event]] = deque()
-        # What is not among the last keys ends no turn.
+        # A turn ends at one of the last keys alone.
         self._recent: deque[Key] = deque(maxlen=LONGEST)
         self._loop: _Loop | None = None
 
