@@ -23,7 +23,8 @@ from trust_domain import (
     Domain,
 )
 
-from tracer.access.want import ReadPhysical, WritePhysical
+from tracer.access.decision import Give
+from tracer.access.want import AskBefore, AskCompleted, ReadPhysical, WriteCode, WritePhysical
 from tracer.compiled import layout
 from tracer.compiled.common import common_code
 from tracer.compiled.layout import SLOT_SIZE, control_field
@@ -154,6 +155,20 @@ def test_handlers_nest_across_both_ways() -> None:
     scene.asks((ReadPhysical(REG, 4), 1), physical=REG)
     inner, outer = scene.of(Intercept)
     assert (inner.rip, outer.rip) == (CODE + 0x40, CODE) and inner.agrees and outer.agrees
+
+
+def test_what_somebody_has_decided_about_is_not_the_codes_to_answer() -> None:
+    scene = Inside()
+    scene.interceptor.asks = True
+    scene.fault(READS, AT + 0x1C, stack=OUTER, tsc=1, rcx=AT)
+    scene.play((AskBefore, Give(7)), (WriteCode, scene.write_code), stack=OUTER)
+    assert not scene.module.waiting() and scene.module.information(0) is not None
+    scene.fetches()
+    behind = (AskCompleted, lambda wanted: wanted.cpu)
+    got = scene.asks((ReadPhysical(REG, 4), 1), behind, physical=REG)
+    assert got["r11"] == 7
+    (record,) = scene.of(Intercept)
+    assert record.agrees and (record.accesses[0].value, record.accesses[0].device) == (7, 1)
 
 
 def test_what_nothing_faulted_for_is_found_out_by_the_stack() -> None:

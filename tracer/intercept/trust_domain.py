@@ -76,6 +76,7 @@ class _Waiting:
     carry: CarryOut | None = None
     expected: Transfer | None = None
     decision: Decision = field(default_factory=Go)
+    known: bool = False  # to the guest code, which may answer the hypercall then
 
     @property
     def frame(self) -> int:
@@ -146,7 +147,7 @@ class TrustDomain:
             return
         self.state = self.state.with_pending(vcpu, self.module.information(vcpu))
         waiting = {fault.stack for fault in self.module.waiting()}
-        self._waiting = [it for it in self._waiting if it.frame in waiting]
+        self._waiting = [it for it in self._waiting if not it.known or it.frame in waiting]
 
     def conclude(self) -> None:
         """Tell what was left open at the end. Raises GuestError where there was not one #VE."""
@@ -202,7 +203,8 @@ class TrustDomain:
         self.state = state
         self._counts["ve"] += 1
         self._waiting.append(waiting)
-        if self.module is not None:
+        if self.module is not None and not self._interceptor.asks:
+            waiting.known = True
             self.module.keep(
                 Waiting(
                     stack=frame_at(fault.stack),
@@ -462,14 +464,17 @@ class TrustDomain:
         # The fault that a hypercall is for, which waits no longer.
         if self.module is None:
             return self._matched(request, fault)
+        mine = [it for it in self._waiting if not it.known and it.physical == request.physical]
+        if any(it.may_be(fault.stack) for it in mine):
+            return self._matched(request, fault)  # somebody has decided about it
         gpa = request.physical | self.state.shared_bit
         found = self.module.asked(frame_at(fault.stack), gpa)
         if found is None:
             return None
-        mine = next((it for it in self._waiting if it.frame == found.stack), None)
-        if mine is not None:
-            self._waiting.remove(mine)
-            return mine
+        same = next((it for it in self._waiting if it.frame == found.stack), None)
+        if same is not None:
+            self._waiting.remove(same)
+            return same
         # The guest code has made it a #VE.
         spill, cpu = fault.spill, found.cpu
         frame = replace(
