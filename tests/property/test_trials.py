@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.confidential.agreement import Made, agreement
-from tracer.confidential.expectation import Asked, Came, differences, foretold
+from tracer.confidential.expectation import Came, differences, foretold
 from tracer.confidential.handler import PROFILES
 from tracer.confidential.handling import STRINGS
 from tracer.confidential.request import Mmio
@@ -47,7 +47,7 @@ def test_a_bit_that_is_not_foretold_is_told(seed: int, register: int, bit: int) 
         work = expected.handled
         if work is None:
             continue
-        asked = Asked(work.direction, work.width, PHYSICAL, work.value)
+        asked = Mmio(work.direction, work.width, PHYSICAL, work.value)
         good = Came((asked,), work.cpu)
         assert differences(trial, expected, good, PHYSICAL) == []
         gpr = list(work.cpu.gpr)

@@ -6,14 +6,13 @@ before it. Whether the two agree was said while the guest ran, and is judged her
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tracer.check.divergence import Contrast
+from tracer.confidential.agreement import Made, differing
 from tracer.confidential.hypercall import REQUEST_MMIO, STANDARD
 from tracer.confidential.request import Mmio
 from tracer.confidential.tdx_host import decode
 from tracer.trace.record import Intercept
-from tracer.x86.bus import Direction
+from tracer.x86.bus import Load, Store
 from tracer.x86.state import PAGE_SIZE
 
 _SHARED_BITS = (1 << 51, 1 << 47)
@@ -21,17 +20,7 @@ _SHARED_BITS = (1 << 51, 1 << 47)
 _NEEDED = frozenset(("r10", "r11", "r12", "r13", "r14", "r15"))
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """Hold an access as an instruction makes it; ``value`` is what a write writes."""
-
-    direction: Direction
-    linear: int
-    width: int
-    value: int | None
-
-
-def contrasts(record: Intercept, made: Made | None) -> list[Contrast]:
+def contrasts(record: Intercept, made: Load | Store | None) -> list[Contrast]:
     """Return how a record of what a guest asked for contradicts itself, and its instruction.
 
     ``made`` is the only access that a handler can ask for, None where there is no such one.
@@ -45,12 +34,7 @@ def contrasts(record: Intercept, made: Made | None) -> list[Contrast]:
         return [Contrast("access 0", _words(request), " ".join(map(_word, told)))]
     if access.direction == "write" and access.value != request.value:
         return [Contrast("value", _text(request.value), _text(access.value))]
-    agrees = made is not None and (
-        (made.direction, made.width, made.value)
-        == (request.direction, request.width, request.value)
-        and (made.linear ^ request.physical) % PAGE_SIZE == 0
-        and made.linear == access.linear
-    )
+    agrees = made is not None and made.linear == access.linear and _is(request, made)
     if agrees != record.agrees:
         return [Contrast("agrees", str(record.agrees).lower(), str(agrees).lower())]
     assert record.asked is not None  # or there would be no request
@@ -63,6 +47,16 @@ def contrasts(record: Intercept, made: Made | None) -> list[Contrast]:
 def refused(record: Intercept) -> bool:
     """Tell whether the host has told the guest that its access cannot be made."""
     return record.asked is not None and bool(record.asked.returned.get("r10"))
+
+
+def _is(request: Mmio, made: Load | Store) -> bool:
+    # Tells whether the two are one access. A record does not tell where the instruction's page is
+    # in physical memory, so that is taken from the request.
+    physical = request.physical & -PAGE_SIZE | made.linear % PAGE_SIZE
+    if isinstance(made, Store):
+        value = made.value & (1 << 8 * made.width) - 1
+        return not differing(Made("write", made.width, physical, value), request)
+    return not differing(Made("read", made.width, physical, None), request)
 
 
 def _request(record: Intercept) -> Mmio | None:

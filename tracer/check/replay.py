@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tracer.access.transfer import cut
-from tracer.check.asked import Made, contrasts, refused
+from tracer.check.asked import contrasts, refused
 from tracer.check.divergence import Contrast, Divergence, diverging
 from tracer.errors import EmulationError
 from tracer.trace.record import (
@@ -207,7 +207,7 @@ def _fault(record: Intercept, *, located: bool) -> list[Contrast]:
 
 # The only access that a handler in the guest can make for an instruction: the first, where that is
 # made at once. None where there is no such one.
-def _first(record: Intercept) -> Made | None:
+def _first(record: Intercept) -> Load | Store | None:
     mode = _MODES.get(record.mode)
     if mode is None or not record.before.keys() >= _NEEDED:
         return None
@@ -218,10 +218,7 @@ def _first(record: Intercept) -> Made | None:
         return None
     if isinstance(access, PortAccess) or len(list(cut(access.linear, access.width))) > 1:
         return None
-    if isinstance(access, Store):
-        value = access.value & (1 << 8 * access.width) - 1
-        return Made("write", access.linear, access.width, value)
-    return Made("read", access.linear, access.width, None)
+    return access
 
 
 class _Incomplete(Exception):

@@ -63,16 +63,21 @@ def agreement(made: Sequence[Made], asked: Mmio | None, verdict: Verdict) -> Agr
         return AGREED
     if expected is None or asked is None:
         return Agreement(_ACCESS, _ACCESS)
+    return compared(differing(expected, asked), verdict)
+
+
+def differing(made: Made, asked: Mmio) -> frozenset[Member]:
+    """Return the members in which what was asked is another access than the one that is made."""
     found: set[Member] = set()
-    if asked.direction != expected.direction:
+    if asked.direction != made.direction:
         found.add("direction")
-    if asked.width != expected.width:
+    if asked.width != made.width:
         found.add("width")
-    if asked.physical != expected.physical:
+    if asked.physical != made.physical:
         found.add("physical")
-    if expected.value is not None and asked.value != expected.value:
+    if made.value is not None and asked.value != made.value:
         found.add("value")
-    return compared(frozenset(found), verdict)
+    return frozenset(found)
 
 
 def compared(differs: frozenset[Member], verdict: Verdict) -> Agreement:

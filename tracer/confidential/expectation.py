@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from tracer.confidential.agreement import AGREED, Agreement, compared
 from tracer.confidential.handler import Member, Profile, Verdict, judge
 from tracer.confidential.handling import Handled, handled
+from tracer.confidential.request import Mmio
 from tracer.confidential.trial import Trial
 from tracer.errors import EmulationError, GuestException
-from tracer.x86.bus import Direction, Load, Store
+from tracer.x86.bus import Load, Store
 from tracer.x86.emulate import execute
 from tracer.x86.state import GPR, STATUS_FLAGS, CpuState
 
@@ -34,23 +35,13 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Hold a hypercall of the handler; ``value`` is what is written, None in a read."""
-
-    direction: Direction | None
-    width: int
-    physical: int
-    value: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Came:
     """Hold what came of a trial: the hypercalls, and the state where the guest went on.
 
     ``cpu`` is None where the handler gave up.
     """
 
-    asked: tuple[Asked, ...]
+    asked: tuple[Mmio, ...]
     cpu: CpuState | None
 
 
@@ -92,7 +83,7 @@ def differences(trial: Trial, expected: Expected, came: Came, physical: int) -> 
     return found + _call(work, came.asked[0], physical) + _state(trial, work.cpu, came.cpu)
 
 
-def _call(work: Handled, asked: Asked, physical: int) -> list[str]:
+def _call(work: Handled, asked: Mmio, physical: int) -> list[str]:
     found = []
     if asked.direction != work.direction:
         found.append(f"direction {asked.direction}, not {work.direction}")
@@ -129,6 +120,6 @@ def _executed(trial: Trial) -> tuple[CpuState, int | None]:
     return emulation.after, value
 
 
-def _words(asked: Asked) -> str:
+def _words(asked: Mmio) -> str:
     told = "" if asked.value is None else f": {asked.value:#x}"
     return f"{asked.direction} {asked.physical:#x}, {asked.width} bytes{told}"

@@ -21,7 +21,7 @@ from tracer.access.stop import Stopped
 from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.access.want import DeleteBreakpoint, Registers, SetBreakpoint, WriteCode
 from tracer.confidential import tdx_module
-from tracer.confidential.expectation import Asked, Came, Expected, foretold
+from tracer.confidential.expectation import Came, Expected, foretold
 from tracer.confidential.findings import Findings
 from tracer.confidential.handler import Profile
 from tracer.confidential.request import Give, Mmio
@@ -69,7 +69,7 @@ class _Under:
     trial: Trial
     expected: Expected
     physical: int
-    asked: list[Asked]
+    asked: list[Mmio]
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ class Bench:
         done = tdx_module.answer(self._domain.state, fault.vcpu, registers)
         if done.event.waits and isinstance(done.event.request, Mmio):
             wanted = done.event.request
-            under.asked.append(Asked(wanted.direction, wanted.width, wanted.physical, wanted.value))
+            under.asked.append(wanted)
             done = tdx_module.reply(done.state, done.event, Give(under.trial.answer))
         self._domain.state = done.state
         cpu = fault.cpu

@@ -35,6 +35,7 @@ from tracer.compiled.pending import Waiting
 from tracer.compiled.ring import Raw
 from tracer.confidential import request as host
 from tracer.confidential import tdx_module
+from tracer.confidential.agreement import Made, differing
 from tracer.confidential.handler import CURRENT, PROFILES, judge
 from tracer.confidential.request import FatalError, Halt, MapGpa, Mmio
 from tracer.confidential.tdx_host import CALLS
@@ -560,12 +561,9 @@ def _is(request: Mmio, expected: Transfer | None) -> bool:
     # Tells whether a guest asks for just the access that its instruction makes.
     if expected is None:
         return False
-    return (request.direction, request.width, request.physical, request.value) == (
-        expected.direction,
-        expected.width,
-        expected.physical,
-        expected.value if expected.direction == "write" else None,
-    )
+    written = expected.value if expected.direction == "write" else None
+    made = Made(expected.direction, expected.width, expected.physical, written)
+    return not differing(made, request)
 
 
 def _completed(carry: CarryOut, value: int | None) -> Outcome:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from tracer.confidential.expectation import Asked, Came, Expected, differences, foretold
+from tracer.confidential.expectation import Came, Expected, differences, foretold
 from tracer.confidential.handler import PROFILES
+from tracer.confidential.request import Mmio
 from tracer.confidential.trial import Ground, Trial, trials
 from tracer.x86.decode import decode
 from tracer.x86.state import GPR, CpuState, Mode
@@ -106,7 +107,7 @@ def came(expected: Expected) -> Came:
     work = expected.handled
     if work is None:
         return Came((), None)
-    asked = Asked(work.direction, work.width, PHYSICAL, work.value)
+    asked = Mmio(work.direction, work.width, PHYSICAL, work.value)
     return Came((asked,), work.cpu)
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from tracer.confidential.expectation import Asked, Came, Expected, foretold
+from tracer.confidential.expectation import Came, Expected, foretold
 from tracer.confidential.findings import Findings, findings_object, lines
 from tracer.confidential.handler import PROFILES
+from tracer.confidential.request import Mmio
 from tracer.confidential.trial import Ground, Trial, trials
 
 GROUND = Ground(
@@ -26,7 +27,7 @@ def came(expected: Expected) -> Came:
     work = expected.handled
     if work is None:
         return Came((), None)
-    return Came((Asked(work.direction, work.width, PHYSICAL, work.value),), work.cpu)
+    return Came((Mmio(work.direction, work.width, PHYSICAL, work.value),), work.cpu)
 
 
 def collected(count: int = 300, *, worse: int | None = None) -> Findings:
