@@ -15,15 +15,6 @@
 .set E_W, 2
 .set E_U, 4
 .set LARGE, 0x80
-.set G_RAX, R_GPR
-.set G_RCX, R_GPR + 8
-.set G_RDX, R_GPR + 16
-.set G_RBX, R_GPR + 24
-.set G_RSP, R_GPR + 32
-.set G_RBP, R_GPR + 40
-.set G_RSI, R_GPR + 48
-.set G_RDI, R_GPR + 56
-.set G_R8, R_GPR + 64
 
 # A word of the control page. The code is seen DISTANCE above the data.
 .macro control op, register, name
@@ -107,7 +98,7 @@ fast:
 	mov	[rdi + G_RBP], rbp
 	mov	[rdi + G_RSI], rsi
 .irp number, 8, 9, 10, 11, 12, 13, 14, 15
-	mov	[rdi + G_R8 + 8 * (\number - 8)], r\number
+	mov	[rdi + G_R\number], r\number
 .endr
 	rdtsc
 	mov	[rdi + R_TSC], eax

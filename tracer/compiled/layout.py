@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from tracer.x86.state import GPR
+
 DISTANCE = 1 << 30
 """How far the block as code is above the block as data: two neighbouring leaves of 1 GiB."""
 
@@ -210,6 +212,7 @@ def constants(code: int = CODE) -> str:
         **{f"N_{name.upper()}": _COUNTERS + 8 * at for at, name in enumerate(REASONS)},
         **{f"S_{name}": offset for name, offset in SITE_FIELDS.items()},
         **{f"R_{name}": offset for name, offset in RECORD_FIELDS.items()},
+        **{f"G_{name.upper()}": RECORD_FIELDS["GPR"] + 8 * at for at, name in enumerate(GPR)},
         **{f"K_{name}": offset for name, offset in STACK_FIELDS.items()},
     }
     return "".join(f".set {name}, {value}\n" for name, value in symbols.items())

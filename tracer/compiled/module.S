@@ -31,15 +31,6 @@
 .set E_P, 1
 .set LARGE, 0x80
 .set INTERRUPT_GATE, 0x8e
-.set G_RAX, R_GPR
-.set G_RCX, R_GPR + 8
-.set G_RDX, R_GPR + 16
-.set G_RBX, R_GPR + 24
-.set G_RSP, R_GPR + 32
-.set G_RBP, R_GPR + 40
-.set G_RSI, R_GPR + 48
-.set G_RDI, R_GPR + 56
-.set G_R8, R_GPR + 64
 
 # A word of the data, which the code is seen DISTANCE above.
 .macro data op, register, name
@@ -579,24 +570,13 @@ release:
 
 # Stores to the record at RDI what was interrupted, and its code as far as it can be read. All but
 # RDI and R8 to R15 are lost.
-fill:	mov	rax, [rbp + F_RAX]
-	mov	[rdi + G_RAX], rax
-	mov	rax, [rbp + F_RCX]
-	mov	[rdi + G_RCX], rax
-	mov	rax, [rbp + F_RDX]
-	mov	[rdi + G_RDX], rax
-	mov	rax, [rbp + F_RBX]
-	mov	[rdi + G_RBX], rax
-	mov	rax, [rbp + F_RSP]
-	mov	[rdi + G_RSP], rax
-	mov	rax, [rbp + F_RBP]
-	mov	[rdi + G_RBP], rax
-	mov	rax, [rbp + F_RSI]
-	mov	[rdi + G_RSI], rax
-	mov	rax, [rbp + F_RDI]
-	mov	[rdi + G_RDI], rax
+fill:
+.irp name, RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI
+	mov	rax, [rbp + F_\name]
+	mov	[rdi + G_\name], rax
+.endr
 .irp number, 8, 9, 10, 11, 12, 13, 14, 15
-	mov	[rdi + G_R8 + 8 * (\number - 8)], r\number
+	mov	[rdi + G_R\number], r\number
 .endr
 	mov	rax, [rbp + F_RFLAGS]
 	mov	[rdi + R_RFLAGS], rax
