@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 
-import pytest
+from debian_kernel import downloaded
 
 from tracer.confidential.kind import Kind
 from tracer.host.backports import backports
-from tracer.host.package import PackageError, fetch_kernel, newest_kernel
+from tracer.host.package import fetch_kernel, newest_kernel
 from tracer.linux.kernel import default_kernel, open_kernel
 
 
@@ -20,10 +19,9 @@ def kernel_for(kind: Kind) -> Path:
     image = default_kernel(kind)
     if image is not None and kind in open_kernel(image).kinds:
         return image
-    try:
+
+    def fetch() -> Path:
         archives = [backports()]
         return fetch_kernel(newest_kernel(archives=archives), archives=archives)
-    except PackageError as error:
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(f"no kernel for {kind}: {error}", pytrace=False)
-        pytest.skip(f"no kernel for {kind}: {error}")
+
+    return downloaded(f"for {kind}", fetch)
