@@ -547,7 +547,7 @@ def test_a_kernel_without_the_symbols_to_follow_is_refused(tmp_path: Path) -> No
 
 
 ASKS = BASE + 0x900
-"""Where the code of a TDX kernel is that asks: 0x900 bytes from its start, in the first page."""
+"""A TDX kernel asks its CPU in its first page, 0x900 bytes from its start."""
 
 
 def asking(steps: int) -> tuple[Any, Scene, list[Any]]:

@@ -307,7 +307,7 @@ def test_a_break_stops_a_site_that_was_compiled_and_the_guest_goes_on(
         assert "entries for compiled sites stay" not in done.err
 
 
-# Where interrupts do not come in between, or come the same each time.
+# Interrupts do not come in between here, or come the same each time.
 TOLD_ALIKE = ("ecam", "ioapic", "virtio-blk.common", "virtio-net.common", "virtio-blk.msix-table",
               "virtio-net.msix-table", "nvme.msix-table")  # fmt: skip
 

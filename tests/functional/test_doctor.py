@@ -102,7 +102,7 @@ def test_kernel_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_everything_is_there_after_setup(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.run(check("--json")) == 0, capsys.readouterr().out
     items = found(capsys)
-    # Of kernels setup fetches what a plain guest needs.
+    # Setup fetches the kernel that a plain guest needs, and no other.
     assert [name for name, item in items.items() if item["advice"]] in ([], ["tdx guest"])
     assert {"python", "packages", "qemu", "gdb", "busybox", "kernel", "symbols"} <= set(items)
     assert re.fullmatch(r"\d+ registers, \d+ device regions", str(items["handshake"]["found"]))

@@ -57,7 +57,7 @@ def accesses(trace: Path) -> list[tuple[Intercept, MemoryAccess]]:
 
 
 def before_a_doorbell(made: list[Told]) -> list[Told]:
-    """What two boots have in common: QEMU answers a doorbell when the host gets to it."""
+    """Two boots have this in common: QEMU answers a doorbell when the host gets to it."""
     end = next((n for n, each in enumerate(made) if (each.offset or 0) >= 0x1000), len(made))
     return made[:end]
 

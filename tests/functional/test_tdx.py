@@ -185,7 +185,7 @@ def test_a_cpu_of_another_vendor_is_refused(tmp_path: Path) -> None:
 
 
 def first_oops(done: Run) -> str:
-    """Where the guest's first oops was, as its console has it."""
+    """The place of the guest's first oops, as its console has it."""
     lines = iter(done.serial)
     assert any("Oops: VE fault" in line for line in lines), done.serial[-40:]
     return next(line for line in lines if "RIP: 0010:" in line)

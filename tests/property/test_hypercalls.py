@@ -1,4 +1,4 @@
-"""What a confidential guest asks, whatever that is: it is understood, or refused, in 64 bits."""
+"""Any registers and fields of a call are understood or refused, and the answer has 64 bits."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_sev_whatever_the_msr_asks_is_answered(data: int, code: int, said: Reply
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=12))
 def test_tdx_no_ve_is_lost(steps: list[tuple[bool, bool, bool]]) -> None:
-    """What was injected last is what is fetched, once; before that there is no second one."""
+    """A #VE that was injected is fetched once, and no second one comes before that."""
     state, waiting = TdxState(), None
     for fetches, write, is_ram in steps:
         if fetches:

@@ -28,7 +28,7 @@ from tracer.x86.state import GPR, RAX, RSP, VIRTUALIZATION_VECTOR, CpuState
 
 SHARED = 1 << 47
 SLOW, HANDLER, BEHIND, HALT = (STUB + place for place in (0x800, 0x900, 0xA00, 0xB00))
-"""Where the code may go to, beside IRETQ: linear addresses in the stub's pages."""
+"""The code leaves by IRETQ, or to these linear addresses in the stub's pages."""
 IDT = STUB + 0x6000
 _FRAME = struct.Struct("<6Q")
 _GPR = [getattr(uc, f"UC_X86_REG_{name.upper()}") for name in GPR]

@@ -42,7 +42,7 @@ SHARED = 1 << 47
 RAM, RAM_AT = 0xFFFF_C900_0003_0000, 0x25_0000
 CALLER = CODE + 0x800
 OUTER, INNER = STACK - 0x400, STACK - 0xC00
-"""Where the spills lie of a fault, and of one that comes in the middle of its handler."""
+"""A fault's spill lies at the first, that of a fault in the middle of its handler at the second."""
 ASKING = 0x200
 """How far below the spill of its fault a handler makes its calls."""
 MMIO = {"rax": 0, "rcx": 0xFFCC, "r10": 0, "r11": 48}

@@ -89,7 +89,7 @@ class Postpone:
 
 
 Ruling = Give | Delay | Refuse | Postpone
-"""What a rule, or a host in Python, makes of an access; without one it is carried out as it is."""
+"""A rule, or a host in Python, decides this of an access, which else is carried out as it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("ubsan", re.compile(r"UBSAN: ")),
     ("corruption", re.compile(r"list_(?:add|del) corruption|BUG: Bad page|slab .*corrupt")),
 )
-"""What a kernel prints of each, the gravest first."""
+"""A kernel prints these of each kind of end, the gravest first."""
 
 _WARNING = re.compile(r"WARNING: CPU: ")
 _FAILED = re.compile(

@@ -1,4 +1,4 @@
-"""What a confidential guest asked for, held to what its instruction makes.
+"""A confidential guest's request for an access is held to the instruction that it is for.
 
 The hypercall has its registers as the guest gave them, the record the instruction and the registers
 before it. Whether the two agree was said while the guest ran, and is judged here again.

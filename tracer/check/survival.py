@@ -1,4 +1,4 @@
-"""Whether a traced guest's device accesses would survive in a TDX or SEV-ES guest, for a test."""
+"""A test asks whether a trace's device accesses would survive in a TDX or SEV-ES guest."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ that is not mapped."""
 CODE_SIZE = 16
 
 TDCALL_ERROR = 0x100
-"""What stands for an error code at the stub where a TDCALL stopped: no page fault has it."""
+"""The stub finds this in place of an error code where a TDCALL stopped: no page fault has it."""
 
 VCPUS = 256
 FAULT_COUNT = 64

@@ -1,4 +1,4 @@
-"""Whether what a guest's own handler asked its host for is what its instruction does."""
+"""A guest's own handler asks its host for an access: is it the one that its instruction makes?"""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Agreement:
 
 
 AGREED = Agreement()
-"""What two are that do not differ."""
+"""Two that do not differ."""
 
 
 def agreement(made: Sequence[Made], asked: Mmio | None, verdict: Verdict) -> Agreement:

@@ -1,4 +1,4 @@
-"""What a kernel says on its console of the kind of guest that it takes itself for.
+"""A kernel says on its console which kind of guest it takes itself for.
 
 A kernel that finds nothing of TDX or SEV-ES boots on as an ordinary guest, without a word. It says
 what it found once, before the line about process identifiers, which each kernel prints at the same

@@ -1,4 +1,4 @@
-"""What has to come of a trial on a guest's own handler, and in what that differs which came.
+"""A trial on a guest's own handler is foretold, and what came of it is held to that.
 
 Two things are foretold: what the CPU makes of the instruction, which a guest should not be able to
 tell from its handler's work, and what the handler makes of it, which it is held to exactly. In what

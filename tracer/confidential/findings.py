@@ -1,4 +1,4 @@
-"""What trials on a guest's own handler have shown: counts, and every disagreement."""
+"""Findings of trials on a guest's own handler: counts, and every disagreement."""
 
 from __future__ import annotations
 

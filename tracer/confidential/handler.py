@@ -27,8 +27,8 @@ Outcome = Literal["emulated", "oops", "none", "unknown"]
 
 
 Member = Literal["access", "direction", "width", "physical", "value", "registers"]
-"""What of an instruction two can differ in: whether there is an access at all, what one is, and
-the registers afterwards."""
+"""Two may differ in these: whether there is an access at all, what it is, the registers
+afterwards."""
 
 
 @dataclass(frozen=True, slots=True)

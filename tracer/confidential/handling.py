@@ -1,4 +1,4 @@
-"""What a guest's handler makes of an instruction that it knows: its hypercall, and the registers.
+"""A guest's handler carries out an instruction that it knows: its hypercall, and the registers.
 
 :mod:`tracer.confidential.handler` says whether a handler knows it, and in words how the result
 differs from the CPU's; here is that result, step by step as the handler takes it.

@@ -1,4 +1,4 @@
-"""What a confidential guest asks of its host, and what the host says: values that both modes share.
+"""Requests of a confidential guest to its host, and the host's replies: values of both modes.
 
 A TDX guest asks by TDG.VP.VMCALL, an SEV-ES guest by VMGEXIT; a device access, a halt, a page that
 is to be shared are the same question in both. How registers and pages carry them is in
@@ -152,7 +152,7 @@ class Retry:
 Reply = Give | Refuse | Retry
 
 KVM_ENOSYS = (1 << 64) - 1000
-"""What KVM answers to a hypercall of its own that it does not know (uapi/linux/kvm_para.h)."""
+"""KVM answers this to a hypercall of its own that it does not know (uapi/linux/kvm_para.h)."""
 
 
 def describe(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""What VMGEXIT can be about: the MSR protocol's requests, and the events of a GHCB.
+"""The events of VMGEXIT: requests by the MSR protocol, and those by a GHCB.
 
 Ref: AMD SEV-ES Guest-Hypervisor Communication Block Standardization 2.03, 2.3.1 (MSR protocol)
 and 4.1 (events); Linux arch/x86/include/asm/sev-common.h, arch/x86/include/uapi/asm/svm.h;

@@ -42,7 +42,7 @@ from tracer.confidential.sev_exit import (
 from tracer.confidential.sev_state import Answered, SevState, Vmgexit
 
 VERSIONS = 1, 2
-"""Of the protocol: the lowest and the highest that are spoken."""
+"""The lowest and the highest version of the protocol that are spoken."""
 
 _CODE = 0xFFF
 _INT, _LIMIT = (1 << 32) - 1, 1 << 64

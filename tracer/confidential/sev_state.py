@@ -1,4 +1,4 @@
-"""What the host of an SEV-ES guest remembers, and what it tells of a VMGEXIT, as values."""
+"""The memory of an SEV-ES guest's host, and its account of a VMGEXIT, as values."""
 
 from __future__ import annotations
 

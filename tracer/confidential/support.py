@@ -1,4 +1,4 @@
-"""Which kinds of guest a kernel can be: told by its symbols.
+"""A kernel's symbols tell which kinds of guest it can be.
 
 Ref: Linux arch/x86/coco/tdx/tdx.c (CONFIG_INTEL_TDX_GUEST, from 5.19 on); arch/x86/mm/
 mem_encrypt_identity.c `sme_enable`, which is built apart from the kernel and has the prefix of that

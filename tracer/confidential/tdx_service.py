@@ -1,4 +1,4 @@
-"""What each leaf of TDCALL answers, all but the one that asks the host.
+"""The answers to TDCALL, leaf by leaf, all but the one that asks the host.
 
 Ref: intel/tdx-module (the module's own source, commit 1666adc494db), src/td_dispatcher/vm_exits,
 in the file that :data:`tracer.confidential.tdx_leaf.LEAVES` names for each leaf (operands, the

@@ -1,4 +1,4 @@
-"""What the TDX module remembers of a guest, as values."""
+"""The memory that the TDX module has of a guest, as values."""
 
 from __future__ import annotations
 

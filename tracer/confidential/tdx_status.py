@@ -1,4 +1,4 @@
-"""What the TDX module and a TDX host say by number: RAX of TDCALL, and R10 of TDG.VP.VMCALL.
+"""The numbers by which the TDX module answers, in RAX of TDCALL, and a host in R10.
 
 Ref: intel/tdx-module (the module's own source), include/auto_gen/tdx_error_codes_defs.h; Linux
 arch/x86/include/asm/shared/tdx.h, TDVMCALL_STATUS_*; QEMU target/i386/kvm/tdx.h.

@@ -23,8 +23,8 @@ from tracer.x86.instruction import File, Instruction, Memory, Register
 from tracer.x86.state import PAGE_SIZE, RSP, CpuState, Mode
 
 Place = Literal["device", "crossing", "user", "elsewhere"]
-"""Where a memory operand is: in the device's pages, over the end of one of them, at an address of
-user space, or wherever the instruction has it."""
+"""A memory operand is in the device's pages, over the end of one of them, at an address of user
+space, or wherever the instruction has it."""
 
 _STATUS = 0x8D5
 _PREFIXES = (0x26, 0x2E, 0x36, 0x3E)

@@ -11,7 +11,7 @@ from tracer.errors import GuestError
 from tracer.guest.disk import DISKS, disk_file
 
 FOLDER = Path(str(files("tracer.guest"))) / "files"
-"""Where ``machine.cfg``, ``cmdline``, ``kinds`` and ``init`` are."""
+"""The folder of ``machine.cfg``, ``cmdline``, ``kinds`` and ``init``."""
 
 _BRACED = ("cpu", "virtio")
 _WORDS = "cmdline"

@@ -42,8 +42,8 @@ _BORROWED_AT = 200
 """How many #VE there have to have been: so many come early, before the first driver is probed."""
 
 _DEVICE, _USER, _PHYSICAL = 0xFFFF_C900_0010_0000, 0x7F00_0000_0000, 0xFE00_0000
-"""Where operands are, and where the guest is told that they are: nothing has to be there, as its
-handler looks no address up."""
+"""Operands are here, and the guest is told so. Nothing has to be there, as its handler looks no
+address up."""
 
 _BELOW, _STACK, _ENOUGH = 0x700, 1 << 14, 6000
 _ROOM = 32

@@ -1,4 +1,4 @@
-"""What becomes of an access of a confidential guest, where a person or rules decide about it.
+"""A person or rules decide what becomes of an access of a confidential guest.
 
 They are asked where the instruction has faulted: there its registers can be changed, its bytes
 rewritten, an exception raised. What they say of the access itself holds once the guest's handler

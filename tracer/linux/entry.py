@@ -33,7 +33,7 @@ _TRIES = 16
 _CPUID = b"\x0f\xa2"
 _TDX_LEAF = 0x21
 _TDX_NAME = {"rax": b"", "rbx": b"Inte", "rdx": b"lTDX", "rcx": b"    "}
-"""What leaf 0x21 says in a guest of TDX: no further leaf below it, and whose module it is."""
+"""Leaf 0x21 says in a guest of TDX that there is no leaf below it, and whose module it is."""
 _MOST_STEPS = 400
 """Instructions from the start of `tdx_early_init` to its CPUID, many times over: some 40."""
 

@@ -20,7 +20,7 @@ ENTRY = "start_kernel"
 """Where tracing can begin: its own IDT is loaded, and no device is mapped."""
 
 TDX_ENTRY = "tdx_early_init"
-"""Where the kernel asks whether it is a TDX guest: the same holds there."""
+"""The kernel asks here whether it is a TDX guest; tracing can begin here too."""
 
 STUB_PLACE = "__entry_text_end"
 """Padding follows it, executable, and mapped in user page tables too under PTI."""

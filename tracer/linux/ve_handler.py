@@ -1,4 +1,4 @@
-"""Where Linux's handler of #VE comes to its end in a TDX guest.
+"""Linux's handler of #VE in a TDX guest comes to its end here.
 
 Ref: Linux arch/x86/kernel/traps.c `exc_virtualization_exception`: it calls
 `tdx_handle_virt_exception` last, whose AL is 0 where it gives up; what follows is an oops, or a

@@ -1,4 +1,4 @@
-"""What a guest is about to find, asked of QEMU's object tree before the first instruction.
+"""QEMU's object tree is asked before the first instruction which hardware a guest will find.
 
 Ref: QEMU docs/devel/qom.rst; qapi/qom.json (qom-list, qom-get); hw/virtio/virtio.c
 (``iommu_platform``); hw/i386/pc_sysfw.c (``pflash0``).

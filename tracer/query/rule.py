@@ -182,7 +182,7 @@ def parse_rule(text: str, known: Known | None = None) -> Rule:
 
 
 AHEAD = Known(span=lambda region, register: None, pending=True)
-"""What is known before there is a guest: any name may come."""
+"""Before there is a guest any name may come."""
 
 
 def _rule(text: str, known: Known) -> Rule:
@@ -254,4 +254,4 @@ _RULINGS: Mapping[str, Callable[[Words], Ruling]] = {
 }
 
 VERBS = tuple(_RULINGS)
-"""What can become of an access."""
+"""An access can come to any of these."""

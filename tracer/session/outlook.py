@@ -1,4 +1,4 @@
-"""What conditions ask of an access that waits, in one session."""
+"""Conditions ask this of an access that waits, in one session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a confidential guest asked for, held to its instruction."""
+"""A confidential guest's request is held to the instruction that it is for."""
 
 from __future__ import annotations
 

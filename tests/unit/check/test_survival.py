@@ -1,4 +1,4 @@
-"""Whether a trace's accesses would survive in a confidential guest, as a test asks it."""
+"""A test asks whether a trace's accesses would survive in a confidential guest."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_of_a_run_that_kept_the_last_accesses_all_files_become_one(
     elif later != "whole":
         path.write_bytes(b"".join(text[: 1 if later == "its header" else 3]))
     assert main.main(["recover", str(path)]) == 0
-    # What the ring still has comes from there.
+    # The ring still has the rest.
     values, end = read(path)
     assert values == list(range(4, 10 + left)) and sorted(tmp_path.iterdir()) == [path]
     assert end is not None and end.counts["left_out"] == 4

@@ -106,7 +106,7 @@ def test_the_guest_agrees_if_it_asks_for_just_what_the_instruction_makes() -> No
     assert found is not None and found[RAX] == 0x1234_5678
     stored = after(STORE, rcx=0x99, written=0x99)
     assert stored is not None and stored[RCX] == 0x99
-    # What R15 holds beyond the width is not written.
+    # Bits of R15 beyond the width are not written.
     assert after(STORE, rcx=0x1_0000_0099, written=0xF_0000_0099) is not None
     assert after("0fb607", width=1, read=0xEE) is not None  # movzx eax, byte ptr [rdi]
 

@@ -63,7 +63,7 @@ def frame_of(cpu: CpuState) -> tuple[int, ...]:
 
 
 def is_as_it_was(left: Left, before: CpuState, error: int) -> bool:
-    """Whether somebody else is asked with everything as it was."""
+    """Tell whether somebody else is asked, with everything as it was."""
     return (left.gpr, left.frame, left.error) == (before.gpr, frame_of(before), error)
 
 

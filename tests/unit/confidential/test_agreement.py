@@ -1,4 +1,4 @@
-"""What a handler asked, held to what its instruction does."""
+"""A handler's hypercall is held to the access that its instruction makes."""
 
 from __future__ import annotations
 

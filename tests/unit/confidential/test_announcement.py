@@ -1,4 +1,4 @@
-"""Whether a guest is of the kind that was asked for, from lines of real consoles."""
+"""Lines of real consoles tell whether a guest is of the kind that was asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has to come of a trial: the handler's work, held to the CPU's and to what came."""
+"""A trial is foretold: the handler's work is held to the CPU's, and what came to that."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_what_a_handler_gives_up_on(code: str) -> None:
 
 
 def came(expected: Expected) -> Came:
-    """What comes of it where the handler does as foretold."""
+    """Return the outcome of a handler that does as foretold."""
     work = expected.handled
     if work is None:
         return Came((), None)

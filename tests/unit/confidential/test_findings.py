@@ -1,4 +1,4 @@
-"""What trials have shown, for people and for programs."""
+"""Findings of trials are told to people and to programs."""
 
 from __future__ import annotations
 

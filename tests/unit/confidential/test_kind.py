@@ -1,4 +1,4 @@
-"""What a machine must have for a confidential guest, and what is told of one that has it not."""
+"""A machine that lacks something a confidential guest needs is refused, with what to add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a guest asks for, in words."""
+"""A guest's requests are told in words."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ TABLE = (
     Row(exits(0x8000_0001, 0xFEBD_401C, 4, sw_scratch=ADDRESS + 0xFEC),
         Mmio("read", 4, 0xFEBD_401C, None), "setup_vmgexit_scratch: its end"),
     Row(exits(0x8000_0001, 0xFEBD_401C, 4, sw_scratch=TOP), wrong(3), "setup_vmgexit_scratch"),
-    # What a boot asks beside that.
+    # A boot asks these besides.
     Row(exits(0x8000_0003), done(), "SVM_VMGEXIT_NMI_COMPLETE"),
     Row(exits(0x8000_0004), Other("AP reset hold", 0x8000_0004), "SVM_VMGEXIT_AP_HLT_LOOP"),
     Row(exits(0x8000_0005, 1), done(0), "SVM_VMGEXIT_AP_JUMP_TABLE: get"),
@@ -174,7 +174,7 @@ TABLE = (
         "SVM_VMGEXIT_TERM_REASON"),
     Row(exits(0x8000_FFFF, 0x8D), FatalError(0x8D, "its handler knows no #VC of exit code 0x8d"),
         "SVM_VMGEXIT_UNSUPPORTED_EVENT"),
-    # What no boot here asks, as nothing of the kind is intercepted.
+    # No boot here asks these, as nothing of the kind is intercepted.
     Row(exits(0x27), done(), "vetrace"),
     Row(exits(0x37, rax=0x400), done(), "vetrace"),
     Row(exits(0x37), wrong(4), "sev_es_are_required_ghcb_fields_valid"),
@@ -205,7 +205,7 @@ TABLE = (
     Row(exits(0x8A, rax=1, rcx=0, rdx=0), done(), "vetrace"),
     Row(exits(0x8A, rax=1, rcx=0), wrong(4), "sev_es_are_required_ghcb_fields_valid"),
     Row(exits(0x8B, rax=1, rcx=0), done(), "vetrace"),
-    # What only an SEV-SNP guest may ask, and what nobody may.
+    # Only an SEV-SNP guest may ask the first, nobody the rest.
     *(Row(exits(0x8000_0010 + n), wrong(6), "is_snp_only_vmgexit") for n in range(4)),
     *(Row(exits(code), wrong(6), "sev_handle_vmgexit: default")
       for code in (0, 0x78, 0x400, 0x8000_0000, 0x8000_0006, 0x8000_0018, TOP)),

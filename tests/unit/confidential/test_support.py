@@ -1,4 +1,4 @@
-"""Which kinds of guest a kernel can be, from the names of its symbols."""
+"""The symbols of a kernel tell which kinds of guest it can be."""
 
 from __future__ import annotations
 

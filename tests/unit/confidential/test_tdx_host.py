@@ -102,7 +102,7 @@ TABLE = (
         "tdx_map_gpa: gpa + size wraps"),
     Row(MAP, {"r12": 0x1001, "r13": TOP}, MapGpa(0x1001, TOP, False), INVALID,
         "tdx_map_gpa: the width is checked before the alignment"),
-    # What the boots of Linux ask beside that, and what they do not.
+    # Boots of Linux ask some of these, and others not.
     Row(Number.HLT, {"r12": 1}, Halt(blocked=True), None, "tdx_handle_exit"),
     Row(Number.HLT, {}, Halt(blocked=False), None, "tdx_handle_exit"),
     Row(Number.RDMSR, {"r12": 0xC000_0080}, Msr("read", 0xC000_0080, None), INVALID,

@@ -362,7 +362,7 @@ def test_a_vcpu_sleeps_and_goes_on_behind_its_call(cpu: unicorn.Uc, lets_in: boo
     cpu.emu_start(STUB.stop, STUB.leave, count=1000)
     rip, _, rflags, rsp, _ = struct.unpack("<5Q", cpu.mem_read(FRAME + 8, 40))
     assert (rip, rflags, rsp) == (place, 0x46, stack)
-    # What IRETQ does; this CPU has no descriptor tables for it.
+    # IRETQ would do this; the simulated CPU has no descriptor tables for it.
     cpu.reg_write(regs.UC_X86_REG_RSP, rsp)
     cpu.emu_start(place, STUB.asleep.stop - 2, count=10)
     assert cpu.reg_read(regs.UC_X86_REG_RIP) == STUB.asleep.stop - 2  # behind HLT

@@ -1,4 +1,4 @@
-"""Where code is put so that threads tell of their errands, and when they cannot."""
+"""Code is put where threads begin an errand, so that they tell of it; or it cannot be."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_nothing_is_told_where_something_would_be_missed(
     kernel = Kernel(*without, **{"types": types(), **how})
     errands = kernel.plant()
     assert errands.current is None and not errands.telling
-    # What the stack tells is told all the same.
+    # The stack is asked all the same.
     assert PLACES["do_one_initcall"] in kernel.written and errands.backs
     assert PLACES["do_exit"] not in kernel.written and PLACES["kthread"] not in kernel.written
 

@@ -1,4 +1,4 @@
-"""What a guest is about to find, from a made-up object tree of QEMU."""
+"""A made-up object tree of QEMU tells what hardware a guest will find."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def facts(
     direction: Direction = "read", offset: int = 0x1C, value: int | None = 1, width: int = 4,
     region: Region = NVME, names: Naming = NAMES,
 ) -> PendingFacts:  # fmt: skip
-    """What is known of an access that waits."""
+    """Return the facts of an access that waits."""
     pending = stop_sample.stop("8b06")
     transfer = Transfer(direction, 0, region.base + offset, width, value, region, True, False)
     return PendingFacts(replace(pending, transfer=transfer), register=names.name)

@@ -1,4 +1,4 @@
-"""What a command line asks for: rules, files of rules, a person's Python; and at the prompt."""
+"""Rules, files of rules and a person's Python come from the command line and the prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tracer.repl.names import known_of
 from tracer.trace.record import UserRecord
 
 FILE = """\
-# What a hostile host does.
+# A hostile host does this.
 on read nvme.CSTS once do give 0xffffffff  # surprise removal
 
 on read nvme#2 pending do give 1
