@@ -1,17 +1,24 @@
 """A confidential guest's request for an access is held to the instruction that it is for.
 
-The hypercall has its registers as the guest gave them, the record the instruction and the registers
-before it. Whether the two agree was said while the guest ran, and is judged here again.
+The hypercall has its registers, or the fields of a GHCB, as the guest gave them, the record the
+instruction and the registers before it. Whether the two agree was said while the guest ran, and is
+judged here again.
 """
 
 from __future__ import annotations
 
 from tracer.check.divergence import Contrast
 from tracer.confidential.agreement import Made, differing
-from tracer.confidential.hypercall import REQUEST_MMIO, STANDARD
+from tracer.confidential.hypercall import (
+    GHCB_MMIO_READ,
+    REQUEST_MMIO,
+    STANDARD,
+    GhcbExit,
+    ghcb_asked,
+)
 from tracer.confidential.request import Mmio
 from tracer.confidential.tdx_host import decode
-from tracer.trace.record import Intercept
+from tracer.trace.record import Hypercall, Intercept
 from tracer.x86.bus import Load, Store
 from tracer.x86.state import PAGE_SIZE
 
@@ -38,15 +45,24 @@ def contrasts(record: Intercept, made: Load | Store | None) -> list[Contrast]:
     if agrees != record.agrees:
         return [Contrast("agrees", str(record.agrees).lower(), str(agrees).lower())]
     assert record.asked is not None  # or there would be no request
-    got = record.asked.returned.get("r11", 0)
+    name = "shared_buffer" if _exits(record.asked) else "r11"
+    got = record.asked.returned.get(name, 0)
     if access.direction == "read" and not refused(record) and got != access.value:
-        return [Contrast("r11", _text(access.value), _text(got))]
+        return [Contrast(name, _text(access.value), _text(got))]
     return []
 
 
 def refused(record: Intercept) -> bool:
     """Tell whether the host has told the guest that its access cannot be made."""
-    return record.asked is not None and bool(record.asked.returned.get("r10"))
+    if record.asked is None:
+        return False
+    name = "sw_exit_info_1" if _exits(record.asked) else "r10"
+    return bool(record.asked.returned.get(name))
+
+
+def _exits(call: Hypercall) -> bool:
+    # Tells a guest of SEV-ES from one of TDX.
+    return "sw_exit_code" in call.given
 
 
 def _is(request: Mmio, made: Load | Store) -> bool:
@@ -60,7 +76,11 @@ def _is(request: Mmio, made: Load | Store) -> bool:
 
 
 def _request(record: Intercept) -> Mmio | None:
-    if record.asked is None or not record.asked.given.keys() >= _NEEDED:
+    if record.asked is None:
+        return None
+    if _exits(record.asked):
+        return _of_exit(ghcb_asked(record.asked.given, record.asked.returned))
+    if not record.asked.given.keys() >= _NEEDED:
         return None
     given = dict(record.asked.given)
     if (given["r10"], given["r11"]) != (STANDARD, REQUEST_MMIO):
@@ -68,6 +88,15 @@ def _request(record: Intercept) -> Mmio | None:
     shared = next((bit for bit in _SHARED_BITS if given["r14"] & bit), _SHARED_BITS[-1])
     request = decode(shared, given)
     return request if isinstance(request, Mmio) else None
+
+
+def _of_exit(leave: GhcbExit | None) -> Mmio | None:
+    if leave is None:
+        return None
+    if leave.exit_code == GHCB_MMIO_READ:
+        return Mmio("read", leave.info2, leave.info1, None)
+    value = None if leave.buffer is None else int.from_bytes(leave.buffer, "little")
+    return Mmio("write", leave.info2, leave.info1, value)
 
 
 def _words(request: Mmio) -> str:

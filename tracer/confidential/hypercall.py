@@ -10,6 +10,7 @@ EDK2 make the TDX one alike.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tracer.trace.record import MemoryAccess
@@ -50,6 +51,9 @@ GHCB_OFFSETS = {
     "shared_buffer": 0x800,
 }  # fmt: skip
 """Where the fields are in the page, in bytes; SW_SCRATCH has the shared buffer's address."""
+
+
+_GHCB_FIELDS = ("sw_exit_code", "sw_exit_info_1", "sw_exit_info_2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,23 @@ def ghcb_exit(direction: Direction, width: int, physical: int, value: int | None
         info2=width,
         buffer=None if value is None else value.to_bytes(width, "little"),
     )
+
+
+def ghcb_asked(given: Mapping[str, int], returned: Mapping[str, int]) -> GhcbExit | None:
+    """Return the exit by which an SEV-ES guest asked for an access, None where it is no such one.
+
+    The fields are by their names in the page, and ``shared_buffer`` is the data as a number.
+    """
+    if not all(name in given for name in _GHCB_FIELDS):
+        return None
+    code, place, width = (given[name] for name in _GHCB_FIELDS)
+    if code not in (GHCB_MMIO_READ, GHCB_MMIO_WRITE) or width not in WIDTHS:
+        return None
+    data = (given if code == GHCB_MMIO_WRITE else returned).get("shared_buffer")
+    if data is not None and data >> 8 * width:
+        return None
+    buffer = None if data is None else data.to_bytes(width, "little")
+    return GhcbExit(code, place, width, buffer)
 
 
 def hypercalls(

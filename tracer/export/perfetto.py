@@ -19,7 +19,15 @@ from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 
 from tracer.trace.event import Event, Note
 from tracer.trace.loss import Losses
-from tracer.trace.record import LostRecord, Mark, SharedRecord, TdcallRecord, UserRecord
+from tracer.trace.record import (
+    CallRecord,
+    LostRecord,
+    Mark,
+    SharedRecord,
+    TdcallRecord,
+    UserRecord,
+    VmgexitRecord,
+)
 
 _SEQUENCE = 1
 _USER = "user"
@@ -49,7 +57,7 @@ def write(items: Iterable[Event | Note], sink: IO[bytes]) -> int:
                 output.mark(item)
             case LostRecord():
                 output.lost(item)
-            case TdcallRecord():
+            case TdcallRecord() | VmgexitRecord():
                 output.call(item)
             case SharedRecord():
                 output.shared(item)
@@ -93,12 +101,13 @@ class _Output:
         track = self._track(None, _MARKS)
         self._instant(track, record.time_ns, record.text, _MARKS, {}, {})
 
-    def call(self, record: TdcallRecord) -> None:
+    def call(self, record: CallRecord) -> None:
         texts = {f"in {name}": _text(value) for name, value in record.given.items()}
         texts |= {f"out {name}": _text(value) for name, value in record.returned.items()}
         texts |= {"symbol": record.symbol, "rip": hex(record.rip), "note": record.note}
         track = self._track(record.vcpu, _CALLS)
-        self._instant(track, record.time_ns, record.name, "tdcall", texts, {})
+        kind = "tdcall" if isinstance(record, TdcallRecord) else "vmgexit"
+        self._instant(track, record.time_ns, record.name, kind, texts, {})
 
     def shared(self, record: SharedRecord) -> None:
         texts = {"physical": hex(record.physical), "size": hex(record.size)}

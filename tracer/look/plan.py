@@ -7,7 +7,7 @@ page table and no device is touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -98,7 +98,7 @@ class Plan:
     flags: tuple[FlagChange, ...]
     predicted: bool
     tdvmcall: TdVmcall | None
-    asked: TdVmcall | None
+    asked: Mapping[str, int] | None
     ghcb: GhcbExit | None
     verdicts: dict[str, Verdict]
     exceptions: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
         flags=() if insn is None else _flags(insn, pending.cpu, finished),
         predicted=bool(runs),
         tdvmcall=None if calls is None else calls[0],
-        asked=None if pending.asked is None else TdVmcall(dict(pending.asked), {}),
+        asked=pending.asked,
         ghcb=None if calls is None else calls[1],
         verdicts={} if insn is None else _verdicts(insn, pending),
         exceptions=_exceptions(runs),

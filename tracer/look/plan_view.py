@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tracer.confidential.handler import Verdict
@@ -158,9 +158,9 @@ def _tdx_cells(plan: Plan, call: TdVmcall) -> Iterator[Cell]:
         yield Cell("r11=the value read")
 
 
-def _asked_cells(call: TdVmcall) -> Iterator[Cell]:
-    # The guest's own registers, which its handler has made of the instruction.
-    for name, value in call.given.items():
+def _asked_cells(given: Mapping[str, int]) -> Iterator[Cell]:
+    # The guest's own registers, or fields, which its handler has made of the instruction.
+    for name, value in given.items():
         yield Cell(f"{name}={value:#x}")
 
 
@@ -218,7 +218,9 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         },
         "exceptions": list(plan.exceptions),
         "tdvmcall": None if plan.tdvmcall is None else tdvmcall_object(plan.tdvmcall),
-        "asked": None if plan.asked is None else tdvmcall_object(plan.asked)["in"],
+        "asked": None
+        if plan.asked is None
+        else {name: hex(value) for name, value in plan.asked.items()},
         "ghcb": None if plan.ghcb is None else ghcb_object(plan.ghcb),
         "verdict": {
             name: {"outcome": v.outcome, "reason": v.reason, "note": v.note or None}

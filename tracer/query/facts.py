@@ -14,12 +14,12 @@ from tracer.query.course import Changes, Marks
 from tracer.trace.flat import Stacks
 from tracer.trace.name import RegionNames
 from tracer.trace.record import (
+    CallRecord,
     Intercept,
     LostRecord,
     Mark,
     MemoryAccess,
     SharedRecord,
-    TdcallRecord,
     UserRecord,
 )
 from tracer.trace.summary import mnemonic
@@ -177,7 +177,7 @@ def facts_of_note(record: Mark | LostRecord, course: Course, phase: str | None) 
     return Moment(course, {"time": record.time_ns, "phase": phase or ""})
 
 
-def facts_of_deed(record: UserRecord | TdcallRecord | SharedRecord, course: Course) -> Moment:
+def facts_of_deed(record: UserRecord | CallRecord | SharedRecord, course: Course) -> Moment:
     """Return what is known of a person's doing, or a confidential guest's call."""
     told: dict[str, Fact] = {
         "time": record.time_ns,

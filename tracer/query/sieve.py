@@ -21,13 +21,13 @@ from tracer.trace.marker import is_marker
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import (
+    CallRecord,
     Intercept,
     LostRecord,
     Mark,
     MemoryAccess,
     Record,
     SharedRecord,
-    TdcallRecord,
     UserRecord,
 )
 
@@ -138,7 +138,7 @@ class Sieve:
         phases = {self.phase, record.text} if isinstance(record, Mark) else {self.phase}
         return self._passes(facts_of_note(record, self.course, phase) for phase in phases)
 
-    def wanted_call(self, record: TdcallRecord | SharedRecord) -> bool:
+    def wanted_call(self, record: CallRecord | SharedRecord) -> bool:
         """Tell whether a confidential guest's call is wanted, which is to no device."""
         return self._passes([facts_of_deed(record, self.course)])
 

@@ -21,6 +21,7 @@ from tracer.trace.record import (
     SharedRecord,
     TdcallRecord,
     UserRecord,
+    VmgexitRecord,
 )
 
 
@@ -85,7 +86,7 @@ class Source:
         # Tells of what stands between accesses, and notes what the events after it tell of.
         if isinstance(record, UserRecord):
             return self._sieve.wanted_user(record)
-        if isinstance(record, TdcallRecord | SharedRecord):
+        if isinstance(record, TdcallRecord | VmgexitRecord | SharedRecord):
             return self._sieve.wanted_call(record)
         if isinstance(record, Mark | LostRecord):
             if not self._sieve.wanted_note(record):
@@ -113,7 +114,7 @@ class Source:
                 case UserRecord():
                     typed = record.text
                     yield record
-                case LostRecord() | TdcallRecord() | SharedRecord():
+                case LostRecord() | TdcallRecord() | VmgexitRecord() | SharedRecord():
                     yield record
                 case _:
                     pass

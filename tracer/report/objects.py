@@ -7,6 +7,7 @@ from typing import Any
 from tracer.confidential.hypercall import (
     GhcbExit,
     TdVmcall,
+    ghcb_asked,
     ghcb_object,
     hypercalls,
     tdvmcall_object,
@@ -26,7 +27,8 @@ def access_object(event: Event) -> dict[str, Any]:
     of its bit fields. ``breach`` is ``read-only`` for a write to a read-only register,
     ``write-only`` for a read of a write-only one, and None for all else. ``tdvmcall`` and ``ghcb``
     are what the access would become in a confidential guest, None where there is no such call; in
-    a guest of TDX the first is what it asked, and ``agrees`` whether its instruction says the same.
+    one of TDX the first is what it asked, in one of SEV-ES the second, and ``agrees`` tells whether
+    its instruction says the same.
     ``device`` is what the device gave or got where a person changed that, None elsewhere;
     ``skipped`` tells that it was left out.
     """
@@ -52,22 +54,29 @@ def access_object(event: Event) -> dict[str, Any]:
         "fields": _field_numbers(access, named),
         "breach": named.breach(access.direction) if named is not None else None,
         "via": record.via,
-        "tdvmcall": _tdvmcall(record, calls),
+        **_calls(record, calls),
         "agrees": record.agrees,
-        "ghcb": None if calls is None else ghcb_object(calls[1]),
         "device": _text(access.device),
         "skipped": access.skipped,
     }
 
 
-# A guest that has asked is told with its own registers; of others, what they would ask.
-def _tdvmcall(
+# A guest that has asked is told with its own registers, or fields; of others, what they would ask.
+def _calls(
     record: Intercept, calls: tuple[TdVmcall, GhcbExit] | None
-) -> dict[str, dict[str, str]] | None:
+) -> dict[str, dict[str, Any] | None]:
+    tdx, sev = (None, None) if calls is None else calls
     asked = record.asked
     if asked is not None:
-        return tdvmcall_object(TdVmcall(dict(asked.given), dict(asked.returned)))
-    return None if calls is None else tdvmcall_object(calls[0])
+        exit = ghcb_asked(asked.given, asked.returned)
+        if exit is None:
+            tdx = TdVmcall(dict(asked.given), dict(asked.returned))
+        else:
+            sev = exit
+    return {
+        "tdvmcall": None if tdx is None else tdvmcall_object(tdx),
+        "ghcb": None if sev is None else ghcb_object(sev),
+    }
 
 
 def _text(number: int | None) -> str | None:

@@ -18,6 +18,7 @@ from tracer.trace.marker import is_marker
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import (
+    CallRecord,
     Intercept,
     LostRecord,
     Mark,
@@ -25,7 +26,6 @@ from tracer.trace.record import (
     Record,
     SharedRecord,
     Space,
-    TdcallRecord,
     UserRecord,
 )
 
@@ -53,7 +53,7 @@ class Event(msgspec.Struct, frozen=True):
         return self.access.space
 
 
-Note = UserRecord | Mark | LostRecord | TdcallRecord | SharedRecord
+Note = UserRecord | Mark | LostRecord | CallRecord | SharedRecord
 """A line between the accesses: a person's doing, a marker, a loss, a confidential guest's call."""
 
 

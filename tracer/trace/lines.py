@@ -21,6 +21,7 @@ from tracer.trace.loss import Losses
 from tracer.trace.marker import ruled
 from tracer.trace.naming import Naming
 from tracer.trace.record import (
+    CallRecord,
     Intercept,
     LostRecord,
     Mark,
@@ -28,6 +29,7 @@ from tracer.trace.record import (
     SharedRecord,
     TdcallRecord,
     UserRecord,
+    VmgexitRecord,
 )
 
 
@@ -212,7 +214,7 @@ def note_line(note: Note) -> str:
             losses.add(note)
             whose = "" if note.vcpu is None else f" by CPU {note.vcpu}"
             return f"── {losses.words}{whose} ──"
-        case TdcallRecord():
+        case TdcallRecord() | VmgexitRecord():
             return call_line(note)
         case SharedRecord():
             return shared_line(note)
@@ -230,14 +232,17 @@ def user_line(record: UserRecord) -> str:
     return f"── user: {printable(record.text)}{read} ──"
 
 
-def call_line(record: TdcallRecord) -> str:
+def call_line(record: CallRecord) -> str:
     """Return the line that tells of a confidential guest's call: what it gives, what it gets."""
-    told = [f"{name}={value:#x}" for name, value in record.given.items() if name != "rax"]
+    tdcall = isinstance(record, TdcallRecord)
+    named = "rax" if tdcall else "sw_exit_code"  # its name tells it
+    told = [f"{name}={value:#x}" for name, value in record.given.items() if name != named]
     got = [f"{name}={value:#x}" for name, value in record.returned.items()]
     arrow = ["→", *got] if got else []
     words = printable(" ".join([record.name, *told, *arrow]))
     note = f" ({printable(record.note)})" if record.note else ""
-    return f"── tdcall: {words} at {printable(record.site)}{note} ──"
+    kind = "tdcall" if tdcall else "vmgexit"
+    return f"── {kind}: {words} at {printable(record.site)}{note} ──"
 
 
 def shared_line(record: SharedRecord) -> str:

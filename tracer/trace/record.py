@@ -295,6 +295,37 @@ class TdcallRecord(
         return self.symbol or hex(self.rip)
 
 
+class VmgexitRecord(
+    msgspec.Struct, frozen=True, kw_only=True, tag="vmgexit", tag_field="type", omit_defaults=True
+):
+    """Record a call by which an SEV-ES guest asks its host for what is no device access.
+
+    With ``protocol`` it is a request of the MSR protocol, and the only field is ``msr``. ``code``
+    is its number, else SW_EXITCODE, and ``name`` the specification's for it. ``given`` are the
+    fields that are valid, ``returned`` those that the host sets.
+    """
+
+    time_ns: Count
+    vcpu: Vcpu
+    rip: Hex
+    symbol: str | None = None
+    protocol: bool = False
+    code: Hex
+    name: str
+    given: Mapping[str, Hex] = msgspec.field(name="in")
+    returned: Mapping[str, Hex] = msgspec.field(name="out")
+    note: str | None = None
+
+    @property
+    def site(self) -> str:
+        """Return the call site: its symbol and offset, else its linear address."""
+        return self.symbol or hex(self.rip)
+
+
+CallRecord = TdcallRecord | VmgexitRecord
+"""A confidential guest's call that is no device access."""
+
+
 class SharedRecord(
     msgspec.Struct, frozen=True, kw_only=True, tag="shared", tag_field="type", omit_defaults=True
 ):
@@ -435,6 +466,7 @@ Record = (
     | UserRecord
     | LostRecord
     | TdcallRecord
+    | VmgexitRecord
     | SharedRecord
     | End
 )

@@ -26,6 +26,7 @@ from tracer.trace.record import (
     SharedRecord,
     TdcallRecord,
     UserRecord,
+    VmgexitRecord,
 )
 
 Names = TypeVar("Names", bound=tuple[str, ...])
@@ -154,7 +155,7 @@ class Summary:
                 self.markers += is_marker(record)
             case LostRecord():
                 self.losses.add(record)
-            case TdcallRecord():
+            case TdcallRecord() | VmgexitRecord():
                 self.calls[record.name] += 1
             case SharedRecord():
                 self.shared[record.what] += 1

@@ -33,12 +33,13 @@ from tracer.trace.record import (
     StackRecord,
     TdcallRecord,
     UserRecord,
+    VmgexitRecord,
 )
 from tracer.trace.writer import TraceWriter
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
-CONFIDENTIAL = {TdcallRecord, SharedRecord}
+CONFIDENTIAL = {TdcallRecord, VmgexitRecord, SharedRecord}
 NAMES = ["run.jsonl", "run.jsonl.zst"]
 
 
@@ -66,7 +67,7 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
         ("version-1-hypercalls", {LostRecord, *CONFIDENTIAL}, 17),
         ("version-2", {LostRecord, *CONFIDENTIAL}, 17),
         ("version-3", {LostRecord, *CONFIDENTIAL}, 27),
-        ("version-3-tdx", {StackRecord, UserRecord, LostRecord}, 23),
+        ("version-3-tdx", {StackRecord, UserRecord, LostRecord, VmgexitRecord}, 23),
     ],
 )
 def test_a_file_of_each_version_is_read_and_replayed(
