@@ -70,6 +70,7 @@ class PageFaultGate:
     """Own the stub, and vector 14 of one guest's IDTs.
 
     A confidential guest's ``call``, an instruction of 4 bytes, rings too: vector 6 is owned then.
+    The ``msr`` holds what its calls are about, if any does.
 
     ``stub`` has the addresses to go to, ``fast`` those of compiled sites, where there are any.
     ``ringers`` is other code of vetrace's that reads the stub's bell, and goes back to it from
@@ -88,10 +89,12 @@ class PageFaultGate:
         notes: bool = True,
         fast: Fast | None = None,
         call: bytes = b"",
+        msr: int | None = None,
     ) -> None:
         self._memory = memory
         self._fast = fast
         self._call = call
+        self._msr = msr
         self._vectors = (PAGE_FAULT_VECTOR, *([INVALID_OPCODE_VECTOR] if call else []))
         self._raised = 0
         self.spare = spare
@@ -120,7 +123,7 @@ class PageFaultGate:
         if not gate.usable:
             raise InterceptError("the guest has no page-fault handler to put the stub in front of")
         late = bool(self._call)
-        size = len(assemble(gate.handler, fast=self._fast, late=late).code)
+        size = len(assemble(gate.handler, fast=self._fast, late=late, msr=self._msr).code)
         starts = (gate.handler,) if place is None else (place, gate.handler)
         found = (find_page(space, start) or find_run(space, start, size) for start in starts)
         base = next((address for address in found if address is not None), None)
@@ -129,7 +132,7 @@ class PageFaultGate:
                 f"no {size} bytes of padding near the guest's page-fault handler "
                 f"at linear {gate.handler:#x} for the fault stub"
             )
-        stub = assemble(base, notes=self._notes, fast=self._fast, late=late)
+        stub = assemble(base, notes=self._notes, fast=self._fast, late=late, msr=self._msr)
         if base % PAGE_SIZE == 0 and is_filler(space.read(base, PAGE_SIZE)):
             self.scratch = range(base + PAGE_SIZE - _SCRATCH, base + PAGE_SIZE, 8)
             self.room = range(base + len(stub.code), self.scratch.start)
@@ -203,18 +206,27 @@ class PageFaultGate:
         That is of an exception without an error code, on the stack that the vCPU is on. Raises
         InterceptError when the guest has no such handler.
         """
+        if await self.handler_of(space, vcpu, vector):
+            raise InterceptError(f"the guest's handler of vector {vector} is on another stack")
+        return self.stub.raising
+
+    async def handler_of(self, space: AddressSpace, vcpu: int, vector: int) -> int:
+        """Have the stub leave for the guest's handler of a vector; return its interrupt stack.
+
+        That is its number, 0 for none. Raises InterceptError when the guest has no such handler.
+        """
         base = {gate.linear - GATE_SIZE * gate.vector for gate in self._gates.values()}
         if len(base) == 1:
             # An IDT that is the only one has all its vectors where the first is.
             gate = self._gate_in(space, DescriptorTable(base.pop(), PAGE_SIZE - 1), vector)
         else:
             gate = await self.own_gate(space, vcpu, vector)
-        if not gate.usable or gate.stack:
+        if not gate.usable:
             raise InterceptError(f"the guest has no handler of its own for vector {vector}")
         if gate.handler != self._raised:
             await WriteCode(self.stub.raised, gate.handler.to_bytes(8, "little"))
             self._raised = gate.handler
-        return self.stub.raising
+        return gate.stack
 
     def _gate_in(self, space: AddressSpace, idt: DescriptorTable, vector: int) -> Gate:
         linear = idt.base + GATE_SIZE * vector

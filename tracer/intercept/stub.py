@@ -31,10 +31,13 @@ At ``waiting`` the vCPU goes round RCX times, two instructions each, and rings a
 In a confidential guest vector 6 has a door as well. An instruction that the guest's firmware, or
 host, is to answer is none to QEMU, which raises #UD: from the kernel it goes to ``calling``, and
 spills like a fault, with an error code of its own, :data:`CALLED`. All others go on to the guest's
-handler, without a stop: WARN and BUG are made of #UD. From ``stop`` moving RIP to ``raising``
-leaves for a handler of the guest's that takes no error code, the one at ``raised``, in place of
-IRETQ. And a vCPU that asks to sleep goes back to one of ``halts``, on the lowest part of its spill,
-which holds another frame then: :func:`pack_return`.
+handler, without a stop: WARN and BUG are made of #UD. A guest whose calls are about what an MSR
+holds has that in the place of CR2, and from ``stop`` moving RIP to ``telling`` gives the MSR what
+is there by then. From ``stop`` moving RIP to ``raising`` leaves for a handler of the guest's that
+takes no error code, the one at ``raised``, in place of IRETQ; moving it to ``switching`` does so
+with RSP where the slot of the error code says: :func:`pack_frame` makes what is there. And a vCPU
+that asks to sleep goes back to one of ``halts``, on the lowest part of its spill, which holds
+another frame then: :func:`pack_return`.
 
 With compiled sites a fault on poison goes to their common code first, in the window, with nothing
 pushed yet; that ends at an IRETQ of its own, or at ``spill`` as if nothing had been. They may come
@@ -105,12 +108,18 @@ _NOTE = (
     b"\xb9" + struct.pack("<I", NOTE_MSR) + b"\x0f\x30"  # mov ecx, NOTE_MSR; wrmsr
     b"\x5a\x59\x58"  # pop rdx; pop rcx; pop rax
 )
-_GIVE_BACK = (
-    b"\xb9" + struct.pack("<I", NOTE_MSR) + b"\x0f\x32"  # mov ecx, NOTE_MSR; rdmsr
-    b"\x48\xc1\xe2\x20"  # shl rdx, 32
-    b"\x48\x09\xd0"  # or rax, rdx
-    b"\x0f\x22\xd0"  # mov cr2, rax
-)
+
+
+def _into_cr2(msr: int) -> bytes:
+    return (
+        b"\xb9" + struct.pack("<I", msr) + b"\x0f\x32"  # mov ecx, msr; rdmsr
+        b"\x48\xc1\xe2\x20"  # shl rdx, 32
+        b"\x48\x09\xd0"  # or rax, rdx
+        b"\x0f\x22\xd0"  # mov cr2, rax
+    )
+
+
+_GIVE_BACK = _into_cr2(NOTE_MSR)
 
 _FETCH = (
     b"\x48\x8b\x0c\x24"  # mov rcx, [rsp]: the address
@@ -174,7 +183,8 @@ class Stub:
 
     ``base`` is the address of the first byte; ``doors`` are shut, see :meth:`door`. A fault on
     poison goes to ``entry``, which is ``spill`` unless there is a ``fast`` way. ``halts`` are by
-    whether interrupts are let in meanwhile, ``asleep`` is where they lie.
+    whether interrupts are let in meanwhile, ``asleep`` is where they lie. There is a way for
+    ``telling`` where calls are about an MSR.
     """
 
     code: bytes
@@ -198,7 +208,9 @@ class Stub:
     calling: int
     called: int
     ways: tuple[int, int]
+    telling: int | None
     raising: int
+    switching: int
     raised: int
     halts: dict[bool, int]
     asleep: range
@@ -269,12 +281,18 @@ def _jump_far(handler: int) -> bytes:
 
 
 def assemble(
-    base: int, *, notes: bool = True, fast: Fast | None = None, late: bool = False
+    base: int,
+    *,
+    notes: bool = True,
+    fast: Fast | None = None,
+    late: bool = False,
+    msr: int | None = None,
 ) -> Stub:
     """Return the stub for linear address ``base``.
 
     ``notes`` says that the CPU has the machine-check bank in which CR2 is noted. With ``fast``
-    a fault on poison goes to compiled sites first, which may come ``late``.
+    a fault on poison goes to compiled sites first, which may come ``late``. Calls of the guest's
+    are about what the ``msr`` holds, if any, in CPUs that note CR2.
     """
     code = bytearray()
     rings: list[int] = []
@@ -338,20 +356,35 @@ def assemble(
     code += b"\xe9" + struct.pack("<i", stop - _RING_SIZE - here() - 5)  # jmp to the ring
     calling = here()
     code += b"\x68" + struct.pack("<i", CALLED)  # push the error code
+    if msr is not None:
+        # push rax; push rcx; push rdx ... pop rdx; pop rcx; pop rax
+        code += b"\x50\x51\x52" + _into_cr2(msr) + b"\x5a\x59\x58"
     code += b"\xe9" + struct.pack("<i", spill - here() - 5)  # jmp spill
     called = here()
     code += _jump_far(calling)
     call_way = here() - 8
+    telling = None
+    if msr is not None:
+        telling = here()
+        code += b"\x48\x8b\x44\x24" + bytes([8 * _SLOT["cr2"]])  # mov rax, [rsp + its slot]
+        code += b"\x48\x89\xc2\x48\xc1\xea\x20"  # mov rdx, rax; shr rdx, 32
+        code += b"\xb9" + struct.pack("<I", msr) + b"\x0f\x30"  # mov ecx, msr; wrmsr
+        code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
     raising = here()
     code += behind_bell + _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
     code += b"\xff\x25" + bytes(4)  # jmp [rip + raised]
-    jump = len(code)
+    leaves = [len(code)]
+    switching = here()
+    code += behind_bell + _POPS + b"\x5c"  # pop rsp
+    code += b"\xff\x25" + bytes(4)  # jmp [rip + raised]
+    leaves.append(len(code))
     halts = {False: here() + 1, True: here()}
     code += b"\xfb\xf4\x48\xcf"  # sti; hlt; iretq
     asleep = range(halts[True], here())
     code += bytes(-here() % 8)
     raised = here()
-    struct.pack_into("<i", code, jump - 4, len(code) - jump)
+    for jump in leaves:
+        struct.pack_into("<i", code, jump - 4, len(code) - jump)
     code += bytes(8)
     bell = here()
     for end in rings:
@@ -382,7 +415,9 @@ def assemble(
         calling=calling,
         called=called,
         ways=(fault_way, call_way),
+        telling=telling,
         raising=raising,
+        switching=switching,
         raised=raised,
         halts=halts,
         asleep=asleep,
@@ -438,6 +473,23 @@ def pack_request(linear: int, value: int) -> bytes:
 def frame_at(stack: int) -> int:
     """Return where the CPU's own frame is, from RIP on; the spill is at ``stack``."""
     return stack + 8 * _SLOT["rip"]
+
+
+def error_at(stack: int) -> int:
+    """Return where the error code is, right below the frame; the spill is at ``stack``."""
+    return stack + 8 * _SLOT["error_code"]
+
+
+def cr2_at(stack: int) -> int:
+    """Return where CR2 is, or what a call is about; the spill is at ``stack``."""
+    return stack + 8 * _SLOT["cr2"]
+
+
+def pack_frame(frame: FaultFrame) -> bytes:
+    """Return what the CPU pushes for an exception with an error code, which lies lowest."""
+    return struct.pack(
+        "<6Q", frame.error_code, frame.rip, frame.cs, frame.rflags, frame.rsp, frame.ss
+    )
 
 
 def pack_return(spill: Spill, rip: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 import unicorn
@@ -17,6 +18,9 @@ from tracer.intercept.stub import (
     Fast,
     Spill,
     assemble,
+    cr2_at,
+    error_at,
+    pack_frame,
     pack_request,
     pack_return,
     patch_spill,
@@ -342,6 +346,65 @@ def test_an_exception_is_raised_as_if_it_had_come_in_place_of_the_fault(cpu: uni
     cpu.emu_start(STUB.raising, HANDLER, count=1000)
     assert cpu.reg_read(regs.UC_X86_REG_RIP) == HANDLER
     assert cpu.reg_read(regs.UC_X86_REG_RSP) == FRAME + 8
+    for name in set(GPR) - {"rsp"}:
+        assert cpu.reg_read(register(name)) == INTERRUPTED[name]
+
+
+def test_an_exception_with_an_error_code_is_raised_on_another_stack(cpu: unicorn.Uc) -> None:
+    fault(cpu, RSVD, STUB.stop)
+    stack, spill = spilled(cpu)
+    there = STACK + 0x100
+    cpu.mem_write(there, pack_frame(replace(spill.frame, error_code=0x400)))
+    cpu.mem_write(error_at(stack), there.to_bytes(8, "little"))
+    cpu.mem_write(STUB.raised, HANDLER.to_bytes(8, "little"))
+    cpu.emu_start(STUB.switching, HANDLER, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == HANDLER
+    assert cpu.reg_read(regs.UC_X86_REG_RSP) == there
+    frame = struct.unpack("<6Q", cpu.mem_read(there, 48))
+    assert frame == (0x400, CODE, spill.frame.cs, 0x246, STACK + 0xF00, spill.frame.ss)
+    for name in set(GPR) - {"rsp"}:
+        assert cpu.reg_read(register(name)) == INTERRUPTED[name]
+
+
+MSR = 0x427
+ABOUT = assemble(BASE, msr=MSR)
+
+
+def about_an_msr(machine: unicorn.Uc, value: int) -> None:
+    """Let a guest whose calls are about an MSR call."""
+    machine.mem_write(BASE, ABOUT.code)
+    machine.msr_write(MSR, value)
+    door = ABOUT.doors[4]
+    machine.mem_write(door, ABOUT.call_door(door, HANDLER, CALL))
+    machine.mem_write(CODE, CALL)
+    machine.mem_write(FRAME + 8, struct.pack("<5Q", CODE, 8, 0x46, STACK + 0xF00, 0))
+    machine.reg_write(regs.UC_X86_REG_RSP, FRAME + 8)
+    machine.emu_start(door, ABOUT.stop, count=1000)
+    assert machine.reg_read(regs.UC_X86_REG_RIP) == ABOUT.stop
+
+
+@pytest.mark.parametrize("value", [2, 0x1FC7_C000, 0x8000_0008_4000_0004])
+def test_a_call_has_what_the_msr_holds_in_the_place_of_cr2(cpu: unicorn.Uc, value: int) -> None:
+    noted = 0x1234_5678_9ABC
+    cpu.msr_write(NOTE_MSR, noted)
+    about_an_msr(cpu, value)
+    _, spill = spilled(cpu)
+    assert (spill.cr2, spill.frame.error_code, spill.frame.rip) == (value, CALLED, CODE)
+    expected = {**INTERRUPTED, "rsp": STACK + 0xF00}
+    assert dict(zip(GPR, spill.gpr, strict=True)) == expected
+    cpu.emu_start(ABOUT.stop, ABOUT.leave, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_CR2) == noted
+
+
+def test_the_msr_is_given_what_lies_in_the_place_of_cr2(cpu: unicorn.Uc) -> None:
+    about_an_msr(cpu, 2)
+    stack, _ = spilled(cpu)
+    answer = 0x0002_0001_2600_0001
+    cpu.mem_write(cr2_at(stack), answer.to_bytes(8, "little"))
+    assert ABOUT.telling is not None and STUB.telling is None
+    cpu.emu_start(ABOUT.telling, ABOUT.leave, count=1000)
+    assert cpu.reg_read(regs.UC_X86_REG_RIP) == ABOUT.leave
+    assert cpu.msr_read(MSR) == answer
     for name in set(GPR) - {"rsp"}:
         assert cpu.reg_read(register(name)) == INTERRUPTED[name]
 
