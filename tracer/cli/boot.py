@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -411,7 +412,8 @@ class _Boot:
             terminal.table_console(stream).print(closing_table(self._summary))
         counts = session.counts
         sites = session.loop.sites
-        asked = f", {counts['guest']} by the guest itself" if counts["ve"] else ""
+        raised = _raised(counts)
+        asked = f", {counts['guest']} by the guest itself" if raised else ""
         compiled = f", {counts['compiled']} compiled at {len(sites)} sites" if sites else ""
         tell(
             f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
@@ -420,12 +422,11 @@ class _Boot:
             f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
             f"{counts['ram_hooks']} of these of RAM"
         )
-        if counts["ve"]:
+        if raised:
             self._disagreed = counts["disagreed"]
             compared = counts["agreed"] + counts["disagreed"]
             tell(
-                f"{counts['ve']} #VE, {counts['ve_info']} fetched by the guest, "
-                f"{counts['mmio_calls']} asked of its host, {compared} compared: "
+                f"{raised}, {counts['mmio_calls']} asked of its host, {compared} compared: "
                 f"{counts['agreed']} as vetrace decodes them, "
                 f"{counts['disagreed']} otherwise"
             )
@@ -442,6 +443,13 @@ class _Boot:
             tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")
         for warning in session.warnings:
             warn(warning)
+
+
+def _raised(counts: Counter[str]) -> str:
+    # The exceptions by which a confidential guest was told of its accesses; none in others.
+    if counts["ve"]:
+        return f"{counts['ve']} #VE, {counts['ve_info']} fetched by the guest"
+    return f"{counts['vc']} #VC" if counts["vc"] else ""
 
 
 class _LinePrinter:

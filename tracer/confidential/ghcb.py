@@ -13,6 +13,18 @@ from dataclasses import dataclass
 from tracer.confidential.hypercall import GHCB_OFFSETS
 from tracer.x86.state import PAGE_SIZE
 
+VMGEXIT = b"\xf3\x0f\x01\xd9"
+"""The instruction that asks the host (AMD APM vol. 3, VMGEXIT): an invalid one to QEMU's CPU."""
+
+GHCB_MSR = 0xC001_0130
+"""Has the page's physical address, or a request of the MSR protocol (GHCB specification, 2.3.1)."""
+
+GHCB_STAND_IN = 0x400 + 4 * 9 + 3
+"""The MSR that stands in for it: QEMU drops what is written to that one, and keeps all 64 bits of
+IA32_MC9_MISC, the last of the ten banks that it gives a CPU with MCE and MCA (Intel SDM vol. 4,
+table 2-2; QEMU target/i386/cpu.h, MCE_BANKS_DEF; helper_wrmsr). Linux looks there for thresholds,
+and finds none, as no GHCB is above 2^63 (arch/x86/kernel/cpu/mce/amd.c, MASK_VALID_HI)."""
+
 OFFSETS: Mapping[str, int] = {
     "xss": 0x140, "dr7": 0x160, "rip": 0x178, "rsp": 0x1D8, "rax": 0x1F8, "rcx": 0x308,
     "rdx": 0x310, "rbx": 0x318, "rbp": 0x328, "rsi": 0x330, "rdi": 0x338,

@@ -35,6 +35,11 @@ class Kind(StrEnum):
         """Return what it is called in text."""
         return {Kind.PLAIN: "an ordinary guest", Kind.TDX: "TDX", Kind.SEV_ES: "SEV-ES"}[self]
 
+    @property
+    def below(self) -> str:
+        """Return what is below it, which vetrace plays."""
+        return {Kind.PLAIN: "", Kind.TDX: "TDX module", Kind.SEV_ES: "host"}[self]
+
 
 _VENDORS = {Kind.TDX: "GenuineIntel", Kind.SEV_ES: "AuthenticAMD"}
 
@@ -52,6 +57,7 @@ class Hardware:
     physical_bits: int
     five_levels: bool
     firmware: str = ""
+    vcpus: int = 1
     exposed: tuple[str, ...] = ()
 
 
@@ -76,6 +82,11 @@ def unfit(kind: Kind, hardware: Hardware) -> Iterator[str]:
         yield (
             f"its firmware is {hardware.firmware}, and there is none here that knows {kind.label}: "
             "leave -bios and pflash out"
+        )
+    if kind is Kind.SEV_ES and hardware.vcpus > 1:
+        yield (
+            f"it has {hardware.vcpus} vCPUs, and only one of an {kind.label} guest can be told "
+            "what it asks before it has an IDT: leave -smp out"
         )
     if hardware.exposed:
         yield (

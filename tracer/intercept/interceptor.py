@@ -113,6 +113,18 @@ class Firmware(Protocol):
         ...
 
 
+class Underneath(Firmware, Protocol):
+    """Be what a confidential guest has below it, for as long as it runs."""
+
+    def conclude(self) -> None:
+        """Tell what was left open at the end. Raises GuestError for a guest that was none."""
+        ...
+
+    def settle(self) -> None:
+        """Tell what the guest has left open, as it goes no further."""
+        ...
+
+
 class _Restart(Exception):
     # The person at the prompt changed the registers: the instruction starts over.
 

@@ -45,6 +45,11 @@ class GuestView:
         self._pace = Pace()
         self._modes: dict[int, Mode] = {}
 
+    @property
+    def marks(self) -> int:
+        """Return the mask of the bits that a poisoned leaf has either of."""
+        return paging_of(0, 0, self.poison).marks
+
     async def stale(self) -> bool:
         """Tell whether the guest, or a person at QEMU's monitor, may have moved devices since."""
         self._stale = self._stale or await MapChanged()

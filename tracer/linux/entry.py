@@ -9,24 +9,15 @@ Linux arch/x86/coco/tdx/tdx.c, `tdx_early_init`.
 
 from __future__ import annotations
 
-from tracer.access.region import RegionMap
-from tracer.access.space import AddressSpace
-from tracer.access.vcpu import RegisterFile, SetRegister
-from tracer.access.want import (
-    DeleteBreakpoint,
-    MakeChanges,
-    MemoryMap,
-    Register,
-    Registers,
-    Resume,
-    SetBreakpoint,
-    StepAlone,
-)
+from tracer.access.vcpu import SetRegister
+from tracer.access.want import MakeChanges, MemoryMap, Register, Registers, StepAlone
 from tracer.errors import GuestError, KernelImageError
 from tracer.linux import kaslr, mapping
 from tracer.linux.bzimage import is_elf
+from tracer.linux.kaslr import Moved
 from tracer.linux.kernel import Kernel
-from tracer.x86.paging import PhysicalMemory, paging_of
+from tracer.linux.place import at, run_to
+from tracer.x86.paging import PhysicalMemory
 
 _TRIES = 16
 
@@ -38,17 +29,17 @@ _MOST_STEPS = 400
 """Instructions from the start of `tdx_early_init` to its CPUID, many times over: some 40."""
 
 
-async def follow_kaslr(kernel: Kernel, command_line: str, memory: PhysicalMemory) -> int:
-    """Run the guest until its kernel has been unpacked; return how far it moved, in bytes.
+async def follow_kaslr(kernel: Kernel, command_line: str, memory: PhysicalMemory) -> Moved:
+    """Run the guest until its kernel has been unpacked; return how far it moved.
 
-    0 at once for a kernel that does not move: a vmlinux, or ``nokaslr`` on its command line.
+    A vmlinux does not move, nor does a kernel with ``nokaslr`` on its command line: at once then.
     Raises KernelImageError when the decompressor or the symbols are not as known.
     """
     if "nokaslr" in command_line.split():
-        return 0
+        return Moved()
     image = kernel.path.read_bytes()
     if is_elf(image):
-        return 0
+        return Moved()
     pointer = kernel.symbols.address_of(kaslr.POINTER)
     pointee = kernel.symbols.address_of(kaslr.POINTEE)
     if pointer is None or pointee is None:
@@ -72,7 +63,8 @@ async def follow_kaslr(kernel: Kernel, command_line: str, memory: PhysicalMemory
         value = int.from_bytes(memory.read(where, 8), "little")
     except LookupError as error:
         raise KernelImageError(f"{kernel.path}: no kernel found at physical {entry:#x}") from error
-    return kaslr.displacement(value, pointee)
+    physical = entry - kernel.facts.entry_physical
+    return Moved(kaslr.displacement(value, pointee), physical)
 
 
 async def reach_entry(kernel: Kernel, moved: int) -> None:
@@ -96,7 +88,7 @@ async def reach_tdx_entry(kernel: Kernel, moved: int, memory: PhysicalMemory) ->
     await MemoryMap()  # tells where RAM is
     registers = await Registers()
     for _ in range(_MOST_STEPS):
-        if registers["rax"] & 0xFFFF_FFFF == _TDX_LEAF and _at(registers, memory, _CPUID):
+        if registers["rax"] & 0xFFFF_FFFF == _TDX_LEAF and at(registers, memory, _CPUID):
             break
         await StepAlone()
         registers = await Registers()
@@ -107,24 +99,8 @@ async def reach_tdx_entry(kernel: Kernel, moved: int, memory: PhysicalMemory) ->
     await MakeChanges([SetRegister(name, value) for name, value in told.items()])
 
 
-def _at(registers: RegisterFile, memory: PhysicalMemory, code: bytes) -> bool:
-    # Tells whether the vCPU stands before these bytes.
-    paging = paging_of(registers["cr3"], registers["cr4"], 0)
-    space = AddressSpace(memory, paging, RegionMap((), (), ()))
-    return space.read(registers["rip"], len(code)) == code
-
-
 def _no_tdx(kernel: Kernel) -> str:
     return (
         f"{kernel.path} does not ask whether it is a TDX guest (CONFIG_INTEL_TDX_GUEST): "
         "vetrace setup --guest tdx fetches a kernel that does"
     )
-
-
-async def run_to(linear: int) -> None:
-    """Run to a linear address. Raises GuestError when the guest stops elsewhere."""
-    number = await SetBreakpoint(linear)
-    stop = (await Resume()).in_time()
-    if stop.breakpoint != number:
-        raise GuestError(f"the guest stopped before its kernel: {stop.reason or stop.payload}")
-    await DeleteBreakpoint(number)

@@ -45,6 +45,22 @@ class Decompressor:
     to_kernel: int
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Tell how far a kernel moved from where it was linked to be, in bytes.
+
+    ``linear`` is for its addresses, ``physical`` for where it lies in RAM.
+    """
+
+    linear: int = 0
+    physical: int = 0
+
+    @property
+    def mapped(self) -> int:
+        """Return what is between its linear addresses and the physical ones, now."""
+        return KERNEL_MAP + self.linear - self.physical
+
+
 def find_jumps(image: bytes) -> Decompressor:
     """Return where a bzImage's decompressor jumps to its copy and to the kernel.
 

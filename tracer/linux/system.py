@@ -21,6 +21,7 @@ from tracer.linux.hooks import MappingHooks
 from tracer.linux.kernel import Kernel
 from tracer.linux.names import Names
 from tracer.linux.readers import hide_poison
+from tracer.linux.sev_entry import reach_sev_entry
 from tracer.linux.user import UserMappings
 from tracer.linux.vendor import Vendor
 from tracer.linux.window import open_window
@@ -69,11 +70,14 @@ class Linux:
     async def reach_entry(self, memory: PhysicalMemory) -> None:
         """Run to the kernel's first own function, wherever KASLR moved it."""
         moved = await follow_kaslr(self.kernel, self._command_line, memory)
-        self.names.move(moved)
-        if self.kind is Kind.TDX:
-            await reach_tdx_entry(self.kernel, moved, memory)
-        else:
-            await reach_entry(self.kernel, moved)
+        self.names.move(moved.linear)
+        match self.kind:
+            case Kind.TDX:
+                await reach_tdx_entry(self.kernel, moved.linear, memory)
+            case Kind.SEV_ES:
+                await reach_sev_entry(self.kernel, moved, memory)
+            case Kind.PLAIN:
+                await reach_entry(self.kernel, moved.linear)
 
     def ready(self) -> int | None:
         """Return the address of the function that an ordinary guest is entered at."""

@@ -37,6 +37,7 @@ async def hardware(qemu: Monitor) -> Hardware:
         physical_bits=bits if isinstance(bits, int) else 0,
         five_levels=await _get(qemu, cpu, "la57") is True,
         firmware="flash memory" if flash else "" if firmware in _SEABIOS else firmware,
+        vcpus=len(cpus) if isinstance(cpus, list) else 1,
         exposed=tuple([name async for name in _exposed(qemu)]),
     )
 

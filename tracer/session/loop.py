@@ -39,6 +39,7 @@ from tracer.access.want import (
 )
 from tracer.compiled.common import CommonCode, common_code
 from tracer.compiled.layout import DISTANCE, block_size
+from tracer.confidential.ghcb import GHCB_STAND_IN, VMGEXIT
 from tracer.confidential.kind import SHARED_BIT, Kind
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
 from tracer.intercept import carrier
@@ -47,10 +48,11 @@ from tracer.intercept.blame import whose_doing
 from tracer.intercept.carrier import Stand, can_enter
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
+from tracer.intercept.encrypted_guest import EncryptedGuest
 from tracer.intercept.gate import PageFaultGate, refuse_fred
 from tracer.intercept.ground import Ground, Memory
 from tracer.intercept.guest_module import GuestModule
-from tracer.intercept.interceptor import Interceptor
+from tracer.intercept.interceptor import Interceptor, Underneath
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
 from tracer.intercept.loads import TableLoads
@@ -72,6 +74,13 @@ _EVERY = 0.005
 
 _MOST_STACKS = 1024
 """Records of a ring at which each has a stack: 8 MiB of the guest's RAM."""
+
+_CALLS: dict[Kind, tuple[bytes, int | None]] = {
+    Kind.PLAIN: (b"", None),
+    Kind.TDX: (CALL, None),
+    Kind.SEV_ES: (VMGEXIT, GHCB_STAND_IN),
+}
+"""The instruction by which a guest calls what is below it, and the MSR that tells what for."""
 
 _EFER_NXE = 1 << 11
 _CR4_LA57 = 1 << 12
@@ -126,7 +135,7 @@ class Loop:
         self.sites: CompiledSites | None = None
         self._memory = memory
         self._traced: Traced | None = None
-        self._domain: TrustDomain | None = None
+        self._underneath: Underneath | None = None
         self._late = False
         self._releasing = False
 
@@ -156,12 +165,13 @@ class Loop:
         records instructions are compiled, where that can be.
         """
         system, view, journal = self.system, self.view, self.journal
-        confidential = system.kind is Kind.TDX
         later = None
-        if confidential:
+        if system.kind is Kind.TDX:
             view.shared = 1 << SHARED_BIT
             # Its kernel knows nothing of memory yet. Call chains are those of stops.
-            later, ring = None if stacks else ring, None
+            later = None if stacks else ring
+        if system.kind is not Kind.PLAIN:
+            ring = None
         regions = await self.coverage.refresh()
         self.coverage.tell_left_out()
         notes = await HasMachineCheck()
@@ -173,8 +183,15 @@ class Loop:
         if room is not None:
             fast = Fast(room.window.block + DISTANCE + room.common.fast, room.window.span)
             self.coverage.own.append(room.window.span)
-        call = CALL if confidential else b""
-        gate = PageFaultGate(self._memory, spare=system.spare, notes=notes, fast=fast, call=call)
+        call, msr = _CALLS[system.kind]
+        if msr is not None and not notes:
+            raise GuestError(
+                f"the guest's CPU has no machine-check banks, which an {system.kind.label} guest's "
+                "MSR of the GHCB is kept in: leave -mce and -mca out of your -cpu"
+            )
+        gate = PageFaultGate(
+            self._memory, spare=system.spare, notes=notes, fast=fast, call=call, msr=msr
+        )
         # A fault in an NMI's handler would begin an interrupt stack that the fast way is on anew.
         own_stack = system.stack_in_device and room is None
         loads = await self._plant(gate, registers, space, own_stack=own_stack)
@@ -200,14 +217,17 @@ class Loop:
             standin = StandIn(self.recorded, system.names, journal.counts)
             interceptor.answers.insert(0, standin)
         interceptor.asks = self.asks
-        if confidential:
-            self._domain = interceptor.firmware = TrustDomain(
-                interceptor, view, system.names, journal
-            )
+        domain = None
+        if system.kind is Kind.TDX:
+            domain = TrustDomain(interceptor, view, system.names, journal)
+            self._underneath = interceptor.firmware = domain
             if self.wanted is not None:
-                self.bench = Bench(self._domain, journal, self.wanted)
+                self.bench = Bench(domain, journal, self.wanted)
                 interceptor.firmware = self.bench
                 breakpoints.append(self.bench)
+        if system.kind is Kind.SEV_ES:
+            encrypted = EncryptedGuest(interceptor, view, system.names, journal)
+            self._underneath = interceptor.firmware = encrypted
         if room is not None:
             root, cr4 = room.window.root, registers["cr4"]
             told = Told(callers, lambda: view.space(root, cr4), system.current)
@@ -216,8 +236,8 @@ class Loop:
                 interceptor.take, told, stacks=stacks,
             )  # fmt: skip
             self.sites.begin(gate.stub.spill)
-        if later is not None:
-            await self._expect(later, interceptor, gate, breakpoints)
+        if later is not None and domain is not None:
+            await self._expect(later, domain, interceptor, gate, breakpoints)
         bell = Bell(interceptor, gate, journal, asks=self.asks)
         watch = GateWatch(gate, view, journal, self.coverage)
         interruption = Interruption(gate, journal, bell, breakpoints)
@@ -228,6 +248,7 @@ class Loop:
     async def _expect(
         self,
         slots: int,
+        domain: TrustDomain,
         interceptor: Interceptor,
         gate: PageFaultGate,
         breakpoints: list[Breakpoint],
@@ -237,17 +258,19 @@ class Loop:
         if place is None:
             self.journal.remark("each access takes a stop: nobody knows where the guest has room")
             return
-        readiness = Readiness(lambda: self._hasten(slots, interceptor, gate), self.journal)
+        readiness = Readiness(lambda: self._hasten(slots, domain, interceptor, gate), self.journal)
         await readiness.install(place)
         breakpoints.append(readiness)
         self._late = True
 
-    async def _hasten(self, slots: int, interceptor: Interceptor, gate: PageFaultGate) -> None:
-        view, journal, domain = self.view, self.journal, self._domain
+    async def _hasten(
+        self, slots: int, domain: TrustDomain, interceptor: Interceptor, gate: PageFaultGate
+    ) -> None:
+        view, journal = self.view, self.journal
         registers = await Registers()
         space = view.space_of(registers)
         room = await self._room(slots, registers, space, stacks=False)
-        if room is None or domain is None:
+        if room is None:
             return
         window = room.window
         self.coverage.own.append(window.span)
@@ -386,10 +409,10 @@ class Loop:
                 if stop.expired:
                     raise GuestHung
                 return await self._hold(handled)
-            case LetGo() if self._domain is not None:
+            case LetGo() if self._underneath is not None:
                 raise GuestError(
-                    "the guest has loaded an IDT without room for page faults: without its TDX "
-                    "module, which vetrace is, it cannot go on (see above)"
+                    "the guest has loaded an IDT without room for page faults: without its "
+                    f"{self.system.kind.below}, which vetrace is, it cannot go on (see above)"
                 )
             case LetGo():
                 self._releasing = True
@@ -435,9 +458,11 @@ class Loop:
 
         Raises UsageError for one that cannot.
         """
-        if self._domain is not None:
+        if self._underneath is not None:
+            kind = self.system.kind
             raise UsageError(
-                "a TDX guest cannot go on alone: vetrace is its TDX module; `quit` ends it"
+                f"a guest of {kind.label} cannot go on alone: vetrace is its {kind.below}; `quit` "
+                "ends it"
             )
         self._releasing = True
 
@@ -480,13 +505,13 @@ class Loop:
 
     def conclude(self) -> None:
         """Tell what was left open. Raises GuestError for a guest that was not what it was to be."""
-        if self._domain is not None:
-            self._domain.conclude()
+        if self._underneath is not None:
+            self._underneath.conclude()
 
     def settle(self) -> None:
         """Tell what the guest has left open, as it goes no further."""
-        if self._domain is not None:
-            self._domain.settle()
+        if self._underneath is not None:
+            self._underneath.settle()
 
     def part(self) -> None:
         """Record what was under way when the guest ended, and may be how it did."""

@@ -105,13 +105,15 @@ TESTED_BY = {
 
 # Modules of the engine, by the playbook that knows them.
 BY_PLAYBOOK = {
+    "test_encrypted_guest": "intercept/encrypted_guest",
+    "test_sev_entry": "linux/sev_entry",
     "test_driver": "access/want session/driver session/session",
     "test_freed_code": "linux/freed_code",
     "test_gate": "intercept/padding",
     "test_guest_module": "intercept/guest_module",
     "test_interceptor": "intercept/answer intercept/carrier intercept/delivery intercept/fault"
     " intercept/interceptor intercept/names intercept/port intercept/standin intercept/view",
-    "test_linux_traps": "linux/entry linux/hooks linux/readers linux/system"
+    "test_linux_traps": "linux/entry linux/hooks linux/place linux/readers linux/system"
     " linux/user linux/wrappers",
     "test_course": "session/course",
     "test_sites": "intercept/sites intercept/pace",

@@ -50,6 +50,12 @@ def test_each_fault_is_told_with_what_to_do(
     assert not list(unfit(Kind.PLAIN, hardware))
 
 
+def test_an_sev_es_guest_has_one_vcpu() -> None:
+    assert not list(unfit(Kind.TDX, replace(FIT[Kind.TDX], vcpus=2)))
+    (reason,) = unfit(Kind.SEV_ES, replace(FIT[Kind.SEV_ES], vcpus=2))
+    assert "2 vCPUs" in reason and "-smp" in reason
+
+
 def test_each_vendor_is_the_other_kinds_fault() -> None:
     (reason,) = unfit(Kind.TDX, FIT[Kind.SEV_ES])
     assert "AuthenticAMD" in reason

@@ -1,0 +1,236 @@
+"""An SEV-ES guest's stops: faults on devices, and its calls of the host.
+
+On hardware each access to a device ends in the hypervisor's nested page tables, and the guest is
+told by #VC. Here it comes upon vetrace's own poison. Follow one through
+:meth:`EncryptedGuest.take`: the fault becomes a #VC, on the interrupt stack that the guest has for
+it; the guest's handler decodes the instruction, puts what it asks for into the GHCB, a page that it
+shares with its host, and calls by VMGEXIT. There the access is made, and recorded beside what
+vetrace has foretold.
+
+The MSR that tells where the GHCB is, or has a short request and its answer in place of that, is
+another one: :mod:`tracer.linux.sev_entry` puts it into the kernel's code, and the stub spills it.
+
+Ref: AMD64 Architecture Programmer's Manual vol. 2, 15.35 (SEV-ES), 15.35.5 (#VC: its error code is
+the exit code); AMD SEV-ES Guest-Hypervisor Communication Block Standardization 2.03.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tracer.access.vcpu import SetMemory, SetRegister
+from tracer.access.want import VcpuStates
+from tracer.confidential import request as host
+from tracer.confidential import sev_host
+from tracer.confidential.ghcb import VMGEXIT
+from tracer.confidential.handler import PROFILES
+from tracer.confidential.request import FatalError, Mmio
+from tracer.confidential.sev_state import Answered, SevState, Vmgexit, patched
+from tracer.errors import GuestError, InterceptError
+from tracer.intercept.fault import Fault
+from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.inquiry import Call, Inquiries, Inquiry
+from tracer.intercept.interceptor import Intercepted, Interceptor
+from tracer.intercept.journal import Journal
+from tracer.intercept.names import Names
+from tracer.intercept.stub import CALLED, cr2_at, error_at, pack_frame
+from tracer.intercept.view import GuestView
+from tracer.trace.record import VmgexitRecord
+from tracer.x86.paging import Leaf
+from tracer.x86.state import PAGE_SIZE, PageFaultCode
+from tracer.x86.tss import stack_offset
+
+VC_VECTOR = 29
+"""#VC, the VMM communication exception (AMD APM vol. 2, 8.2.20)."""
+
+NESTED_FAULT = 0x400
+"""Its error code for an access that nested page tables end: VMEXIT_NPF (AMD APM vol. 2, app. C)."""
+
+_PROTOCOL = PAGE_SIZE - 1
+"""The bits of the MSR that are 0 where it has a GHCB's address."""
+_BELOW = 64
+"""How far below a spill the frame lies of a #VC that stays on its stack: room for it, aligned."""
+_ALIGNMENT = 16
+"""What the CPU aligns RSP to before it pushes a frame (Intel SDM vol. 3A, 6.14.2)."""
+
+
+class EncryptedGuest:
+    """Play the host of one SEV-ES guest.
+
+    ``state`` is what the host remembers. The ``interceptor`` makes and records the accesses that
+    are asked for.
+    """
+
+    def __init__(
+        self, interceptor: Interceptor, view: GuestView, names: Names, journal: Journal
+    ) -> None:
+        self.state = SevState(poison=view.marks)
+        self._interceptor = interceptor
+        self._memory = view.memory
+        self._journal = journal
+        self._counts: Counter[str] = journal.counts
+        self._inquiries = Inquiries(interceptor, view, names, journal, "#VC", PROFILES["linux-sev"])
+
+    async def take(self, fault: Fault, gate: PageFaultGate) -> Intercepted | None:
+        """Take a stop at the stub; return None for a fault that is not on vetrace's poison."""
+        error = fault.spill.frame.error_code
+        if error == CALLED:
+            return await self._called(fault, gate)
+        if not error & PageFaultCode.RSVD:
+            return None
+        return await self._faulted(fault, fault.check(), gate)
+
+    def conclude(self) -> None:
+        """Tell what was left open at the end. Raises GuestError where there was not one #VC."""
+        self.settle()
+        if not self._counts["vc"]:
+            raise GuestError(
+                "the guest ended without one #VC: its kernel did not take itself for an SEV-ES "
+                "guest, and no access was traced as one's"
+            )
+
+    def settle(self) -> None:
+        """Tell of each #VC about which the guest has not asked."""
+        self._inquiries.settle()
+
+    # ---- faults
+
+    async def _faulted(self, fault: Fault, leaf: Leaf, gate: PageFaultGate) -> Intercepted:
+        physical = leaf.translate(fault.spill.cr2)
+        inquiries = self._inquiries
+        inquiries.forget(fault.stack)
+        inquiry = await inquiries.foretell(fault, leaf, physical)
+        if self._interceptor.asks:
+            elsewhere = await inquiries.decided(inquiry, gate)
+            if elsewhere is not None:
+                return elsewhere
+        self._counts["vc"] += 1
+        for outer in inquiries.waiting:
+            # A handler moves a string by reading and writing it, which it does not ask for.
+            if outer.physical == physical and outer.may_be(fault.stack):
+                outer.passed_on = True
+        inquiries.add(inquiry)
+        stack = await gate.handler_of(fault.space, fault.vcpu, VC_VECTOR)
+        frame = pack_frame(replace(fault.spill.frame, error_code=NESTED_FAULT))
+        place = await self._top(stack, fault)
+        return Intercepted(
+            (
+                SetMemory(place, frame),
+                SetMemory(error_at(fault.stack), place.to_bytes(8, "little")),
+                SetRegister("rip", gate.stub.switching),
+            )
+        )
+
+    async def _top(self, stack: int, fault: Fault) -> int:
+        # Returns where the CPU would have put the frame: on an interrupt stack, or below the spill,
+        # which goes with the vCPU's leaving.
+        if not stack:
+            return fault.stack - _BELOW
+        task = (await VcpuStates())[fault.vcpu].task
+        top = fault.space.word(task + stack_offset(stack))
+        if top is None:
+            raise InterceptError(
+                f"the guest's TSS at linear {task:#x} cannot be read, where its interrupt stack "
+                f"{stack} for #VC is"
+            )
+        return (top & -_ALIGNMENT) - len(pack_frame(fault.spill.frame))
+
+    # ---- calls
+
+    async def _called(self, fault: Fault, gate: PageFaultGate) -> Intercepted:
+        self._inquiries.forget(fault.stack)
+        value = fault.spill.cr2  # what the MSR holds
+        fault.cpu = replace(fault.cpu, rip=fault.cpu.rip + len(VMGEXIT))
+        if value & _PROTOCOL:
+            done = sev_host.msr(self.state, fault.vcpu, value)
+        else:
+            page = self._page(value)
+            done = sev_host.exit(self.state, fault.vcpu, value, page)
+        self.state = done.state
+        event = done.event
+        match event.request:
+            case FatalError(_, text):
+                self._told(event, fault)
+                raise GuestError(f"the guest told its host that it cannot go on: {text}")
+            case Mmio() as request if event.waits:
+                done = await self._access(event, request, fault, gate)
+            case request if request is not None and event.waits:
+                usual = sev_host.usual(self.state, request)
+                said = await self._inquiries.answer(request, usual, gate)
+                done = self._replied(event, said)
+                self._told(done.event, fault)
+            case _:
+                self._told(event, fault)
+        self.state = done.state
+        changes = fault.write_back()
+        if not value & _PROTOCOL:
+            self._memory.write(value, patched(self._page(value), done))
+        elif done.changes["msr"] != value:
+            assert gate.stub.telling is not None  # it is a stub of a guest with such calls
+            answer = done.changes["msr"].to_bytes(8, "little")
+            changes += [
+                SetMemory(cr2_at(fault.stack), answer), SetRegister("rip", gate.stub.telling)
+            ]  # fmt: skip
+        return Intercepted(tuple(changes))
+
+    def _page(self, address: int) -> bytes:
+        try:
+            return self._memory.read(address, PAGE_SIZE)
+        except LookupError:
+            raise GuestError(
+                f"the guest calls its host with a GHCB at physical {address:#x}, where no RAM is"
+            ) from None
+
+    async def _access(
+        self, event: Vmgexit, request: Mmio, fault: Fault, gate: PageFaultGate
+    ) -> Answered:
+        self._counts["mmio_calls"] += 1
+        given = self._given(event, request)
+        call = Call(request, VMGEXIT, given, sev_host.usual(self.state, request))
+        inquiry: Inquiry | None = None
+        if call.possible:
+            inquiry = self._inquiries.matched(request.physical, fault)
+        made = await self._inquiries.asked(call, inquiry, fault, gate)
+        done = self._replied(event, made.reply)
+        returned = dict(done.event.returned)
+        if done.data:
+            returned["shared_buffer"] = int.from_bytes(done.data, "little")
+        await self._inquiries.record(made, returned)
+        return done
+
+    def _replied(self, event: Vmgexit, said: host.Reply) -> Answered:
+        if isinstance(said, host.Retry):
+            raise InterceptError(
+                "an SEV-ES guest cannot be told to ask again (retry): its host grants what it asks "
+                "for, or refuses it"
+            )
+        return sev_host.reply(self.state, event, said)
+
+    def _given(self, event: Vmgexit, request: Mmio) -> Mapping[str, int]:
+        # Returns the fields as the guest would have filled them in without vetrace's poison.
+        given = dict(event.given)
+        given["sw_exit_info_1"] &= ~self.state.poison
+        if request.value is not None:
+            given["shared_buffer"] = request.value
+        return given
+
+    def _told(self, event: Vmgexit, fault: Fault) -> None:
+        # Publish a call that is no device access.
+        at = self._inquiries.place(fault)
+        self._counts["vmgexits"] += 1
+        self._journal.publish(
+            VmgexitRecord(
+                time_ns=at.time_ns,
+                vcpu=at.vcpu,
+                rip=at.rip,
+                symbol=at.symbol,
+                protocol=event.protocol,
+                code=event.code,
+                name=event.name,
+                given=event.given,
+                returned=event.returned,
+                note=event.note or None,
+            )
+        )

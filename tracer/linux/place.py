@@ -1,0 +1,30 @@
+"""Where a vCPU stands before any trap is in place: run it there, look what is there."""
+
+from __future__ import annotations
+
+from tracer.access.region import RegionMap
+from tracer.access.space import AddressSpace
+from tracer.access.vcpu import RegisterFile
+from tracer.access.want import DeleteBreakpoint, Resume, SetBreakpoint
+from tracer.errors import GuestError
+from tracer.x86.paging import PhysicalMemory, paging_of
+
+
+async def run_to(linear: int) -> None:
+    """Run to a linear address. Raises GuestError when the guest stops elsewhere."""
+    number = await SetBreakpoint(linear)
+    stop = (await Resume()).in_time()
+    if stop.breakpoint != number:
+        raise GuestError(f"the guest stopped before its kernel: {stop.reason or stop.payload}")
+    await DeleteBreakpoint(number)
+
+
+def tables_of(registers: RegisterFile, memory: PhysicalMemory) -> AddressSpace:
+    """Return where linear addresses lead for a vCPU in long mode, in RAM alone."""
+    paging = paging_of(registers["cr3"], registers["cr4"], 0)
+    return AddressSpace(memory, paging, RegionMap((), (), ()))
+
+
+def at(registers: RegisterFile, memory: PhysicalMemory, code: bytes) -> bool:
+    """Tell whether a vCPU in long mode stands before these bytes."""
+    return tables_of(registers, memory).read(registers["rip"], len(code)) == code
