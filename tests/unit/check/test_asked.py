@@ -9,6 +9,7 @@ import pytest
 import replay_sample
 import trace_sample as sample
 
+from tracer.check.asked import refused
 from tracer.check.replay import Replay
 from tracer.trace.record import Hypercall, Intercept
 
@@ -92,3 +93,48 @@ def test_a_record_that_lacks_what_was_asked_is_seen() -> None:
     assert differing(msgspec.structs.replace(asked(READ), asked=None)) == {"asked"}
     assert differing(msgspec.structs.replace(asked(READ), agrees=None)) == {"asked"}
     assert differing(asked(ADD)) == {"asked"}
+
+
+# ---- an SEV-ES guest's
+
+
+def exited(record: Intercept, *, agrees: bool = True, **fields: int) -> Intercept:
+    """Return the record as of an access that the guest asked for in its GHCB."""
+    access = record.accesses[0]
+    write = access.direction == "write"
+    given = {
+        "sw_exit_code": 0x8000_0002 if write else 0x8000_0001,
+        "sw_exit_info_1": access.physical, "sw_exit_info_2": access.width,
+        "sw_scratch": 0x1234_5800,
+    }  # fmt: skip
+    returned = {"sw_exit_info_1": 0, "sw_exit_info_2": 0}
+    (given if write else returned)["shared_buffer"] = access.value or 0
+    for name, value in fields.items():
+        (returned if name.startswith("out_") else given)[name.removeprefix("out_")] = value
+    call = Hypercall(given=given, returned=returned)
+    changes: dict[str, Any] = {"via": "guest", "asked": call, "agrees": agrees}
+    if not agrees:
+        changes["after"] = {}
+    return msgspec.structs.replace(record, **changes)
+
+
+@pytest.mark.parametrize("record", [READ, WRITE])
+def test_what_was_exited_for_is_what_the_instruction_makes(record: Intercept) -> None:
+    assert differing(exited(record)) == set()
+
+
+def test_fields_that_ask_for_another_access_are_seen() -> None:
+    assert differing(exited(READ, sw_exit_info_2=8)) == {"access 0"}
+    assert differing(exited(READ, sw_exit_code=0x8000_0002)) == {"access 0"}
+    assert differing(exited(READ, sw_exit_info_1=START + 0x20)) == {"access 0"}
+    assert differing(exited(WRITE, shared_buffer=5)) == {"value"}
+    assert differing(exited(READ, sw_exit_code=0x7C)) == {"asked"}
+    assert differing(exited(READ, sw_exit_info_2=3)) == {"asked"}
+    assert differing(exited(WRITE, shared_buffer=1 << 32)) == {"asked"}
+    assert differing(exited(READ, out_shared_buffer=5)) == {"shared_buffer"}
+    assert differing(exited(READ, agrees=False)) == {"agrees"}
+
+
+def test_what_a_host_refused_has_not_been_read() -> None:
+    fields = {"out_sw_exit_info_1": 2, "out_sw_exit_info_2": 6}
+    assert refused(exited(READ, **fields)) and not refused(exited(READ))

@@ -21,7 +21,7 @@ from tracer.trace.event import events_of
 from tracer.trace.layout import UNCUT, layout, padded
 from tracer.trace.lines import access_lines, note_line, printable
 from tracer.trace.marker import rule_note
-from tracer.trace.record import Intercept, SharedRecord, TdcallRecord
+from tracer.trace.record import Intercept, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.summary import Summary
 
 INTERCEPTS = [record for record in sample.RECORDS if isinstance(record, Intercept)]
@@ -260,6 +260,17 @@ def test_a_guests_call_is_a_line_with_what_it_gives_and_gets() -> None:
     )
     bare = msgspec.structs.replace(call, symbol=None, returned={}, note=None)
     assert note_line(bare) == "── tdcall: TDG.VM.RD rdx=0x1110000300000016 at 0x1000 ──"
+
+
+def test_an_exit_of_a_guest_is_a_line_with_its_fields() -> None:
+    call = VmgexitRecord(
+        time_ns=0, vcpu=0, rip=0x1000, symbol="setup+0x19", code=0x8000_0005, name="AP jump table",
+        given={"sw_exit_code": 0x8000_0005, "sw_exit_info_1": 1}, returned={"sw_exit_info_1": 0},
+        note="odd",
+    )  # fmt: skip
+    assert note_line(call) == (
+        "── vmgexit: AP jump table sw_exit_info_1=0x1 → sw_exit_info_1=0x0 at setup+0x19 (odd) ──"
+    )
 
 
 def test_what_becomes_of_shared_ram_is_a_line() -> None:

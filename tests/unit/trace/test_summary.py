@@ -10,7 +10,7 @@ import pytest
 import trace_sample as sample
 
 from tracer.trace.phase import EARLY, USER, PhaseTracker
-from tracer.trace.record import Mark, MemoryAccess, SharedRecord, TdcallRecord
+from tracer.trace.record import Mark, MemoryAccess, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.summary import Summary, instruction_form, summary_object
 
 
@@ -177,8 +177,11 @@ def test_what_a_confidential_guest_did_is_counted_beside() -> None:
     told = {"time_ns": 0, "vcpu": 0, "rip": 0x1000}
     call = TdcallRecord(**told, leaf=1, name="TDG.VP.INFO", given={}, returned={})
     summary.add(call)
+    summary.add(VmgexitRecord(**told, code=5, name="AP jump table", given={}, returned={}))
     summary.add(SharedRecord(**told, what="touch", physical=0, size=0x1000, shared=True))
     assert (summary.guest, summary.emulated, summary.disagreements) == (2, 0, 1)
     found = summary_object(summary)
-    assert found["calls"] == {"TDG.VP.INFO": 1} and found["shared"] == {"touch": 1}
+    assert found["calls"] == {"TDG.VP.INFO": 1, "AP jump table": 1} and found["shared"] == {
+        "touch": 1
+    }
     assert found["regions"][0]["guest"] == found["guest"] == 2
