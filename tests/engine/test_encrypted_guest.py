@@ -205,6 +205,15 @@ def test_a_guest_that_asks_for_its_end_has_it() -> None:
     assert len(scene.of(VmgexitRecord)) == 2
 
 
+def test_what_a_handler_gave_up_on_is_told_where_the_guest_ends_for_it() -> None:
+    scene = Encrypted()
+    scene.faults("01 41 1c", AT + 0x1C, WRITE, rcx=AT)
+    with pytest.raises(GuestError, match="cannot go on"):
+        scene.calls(msr=Ask.TERMINATION)
+    (mark,) = scene.of(Mark)
+    assert "did not ask for the access of `add" in mark.text and "(oops: " in mark.text
+
+
 def test_a_page_that_is_no_ram_ends_the_run() -> None:
     scene = Encrypted()
     with pytest.raises(GuestError, match="a GHCB at physical 0xfebf0000, where no RAM is"):

@@ -11,7 +11,7 @@ from vetrace_run import Run, agreed, boot, read_trace, run
 
 from tracer.confidential.kind import Kind
 from tracer.guest.disk import DISKS, checksum
-from tracer.trace.record import Intercept, VmgexitRecord
+from tracer.trace.record import Intercept, Mark, VmgexitRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -114,6 +114,8 @@ def test_another_instruction_is_what_the_guests_own_handler_finds(tmp_path: Path
     add = "break read nvme.CSTS once; continue; rewrite 03 00; continue"
     done = meddled(tmp_path, "-e", add)
     assert done.status == 1 and "the guest told its host that it cannot go on" in done.err
+    told = [record.text for record in read_trace(done.trace).records if isinstance(record, Mark)]
+    assert any("did not ask" in text and "nvme" in text and "oops" in text for text in told)
 
 
 def test_a_guest_with_several_vcpus_is_refused(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ class EncryptedGuest:
         event = done.event
         match event.request:
             case FatalError(_, text):
+                self._inquiries.settle()  # its handler may have given up on one
                 self._told(event, fault)
                 raise GuestError(f"the guest told its host that it cannot go on: {text}")
             case Mmio() as request if event.waits:
