@@ -29,7 +29,6 @@ from typing import Any, TypeVar, Unpack
 
 from tracer.access.region import Choice, check_choice
 from tracer.compiled.layout import SLOTS
-from tracer.confidential.kind import Kind
 from tracer.devices import library
 from tracer.devices.map import RegisterMaps
 from tracer.errors import TracerError, UsageError
@@ -191,7 +190,7 @@ def boot(
     """
     kind = parse_kind(guest)
     source = Path(host) if isinstance(host, str) else host
-    asked = hosting(rules, source, confidential=kind is not Kind.PLAIN)
+    asked = hosting(rules, source, kind=kind)
     plan = Plan(
         guest=kind,
         kernel=_path(kernel),

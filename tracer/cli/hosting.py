@@ -31,13 +31,13 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
 
 def asked(args: argparse.Namespace) -> Hosting:
     """Return what the arguments ask for. Raises UsageError."""
-    confidential = Kind(args.guest) is not Kind.PLAIN
+    kind = Kind(args.guest)
     if args.mutate is None:
         if args.seed is not None:
             raise UsageError("--seed is for --mutate: say which accesses")
-        return hosting(args.rule, args.host, confidential=confidential)
+        return hosting(args.rule, args.host, kind=kind)
     seed = 0 if args.seed is None else parse_seed(args.seed)
-    return hosting(args.rule, args.host, (args.mutate, seed), confidential=confidential)
+    return hosting(args.rule, args.host, (args.mutate, seed), kind=kind)
 
 
 def parse_seed(text: str) -> int:

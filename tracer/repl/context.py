@@ -72,7 +72,7 @@ class Context:
         self.outlook = Outlook(control.session, names, everything)
         self.watch = Watch(self.outlook)
         session = control.session
-        control.host = Host(session, self.outlook, confidential=session.confidential)
+        control.host = Host(session, self.outlook, session.system.kind)
         control.breaks = self.watch
         control.places = self.watch.places
         self.waits = waits

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracer.confidential.kind import Kind
 from tracer.errors import MarkedError, UsageError
 from tracer.host.own_code import made_of, read_text, run_file
 from tracer.query.breakpoint import PENDING, parse_pattern
@@ -42,7 +43,7 @@ def hosting(
     source: Path | object | None = None,
     mutation: tuple[str, int] | None = None,
     *,
-    confidential: bool = False,
+    kind: Kind = Kind.PLAIN,
 ) -> Hosting:
     """Return what is asked for, as far as it makes sense without a guest. Raises UsageError.
 
@@ -63,10 +64,10 @@ def hosting(
     if mutation is not None:
         if own is not None:
             raise UsageError(f"{own.path} decides already: --mutate goes with rules alone")
-        own = mutating_host(mutation[1], mutation[0], confidential=confidential)
+        own = mutating_host(mutation[1], mutation[0], confidential=kind is not Kind.PLAIN)
     for item in texts:
         try:
-            check_told(parse_rule(item.text, AHEAD).ruling, confidential=confidential)
+            check_told(parse_rule(item.text, AHEAD).ruling, kind)
         except UsageError as error:
             raise _of(error, item.owner) from None
     for text in own.on if own is not None else ():

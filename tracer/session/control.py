@@ -84,9 +84,7 @@ class Control:
         session.oversee(self)
         self.breaks = breaks
         self.places: Places = everywhere
-        self.host = Host(
-            session, Outlook(session, session.naming), confidential=session.confidential
-        )
+        self.host = Host(session, Outlook(session, session.naming), session.system.kind)
         self.on_halt: list[Callable[[Halt], None]] = []
         self.on_end: list[Callable[[], None]] = []
         self._course: Course = Unstarted()
@@ -259,7 +257,7 @@ class Control:
         Raises UsageError for what the guest cannot be told.
         """
         self.pending()
-        check_told(ruling, confidential=self.host.confidential)
+        check_told(ruling, self.host.kind)
         self._course = replace(self._standing(), ruling=ruling)
 
     async def skip(self, value: int = 0) -> Halt | None:

@@ -23,6 +23,7 @@ from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import located
 from tracer.access.want import Reason
+from tracer.confidential.kind import Kind
 from tracer.confidential.request import Request
 from tracer.errors import HostFailed, UsageError
 from tracer.query.breakpoint import Pattern, parse_pattern
@@ -38,9 +39,14 @@ from tracer.trace.record import UserRecord
 from tracer.x86.state import CpuState
 
 
-def check_told(ruling: Ruling, *, confidential: bool) -> None:
-    """Raise UsageError for what no guest can be told that is not ``confidential``."""
-    if isinstance(ruling, Refuse | Postpone) and not confidential:
+def check_told(ruling: Ruling, kind: Kind) -> None:
+    """Raise UsageError for what no guest of this kind can be told."""
+    if isinstance(ruling, Postpone) and kind is Kind.SEV_ES:
+        raise UsageError(
+            f"retry is an answer to a {Kind.TDX.label} guest: the host of an {kind.label} guest "
+            "grants an access, or it refuses: `refuse`"
+        )
+    if isinstance(ruling, Refuse | Postpone) and kind is Kind.PLAIN:
         word = "refuse" if isinstance(ruling, Refuse) else "retry"
         raise UsageError(
             f"{word} is an answer to a guest that asks its host for each access: it takes "
@@ -52,11 +58,11 @@ class Host:
     """Decide what becomes of each access of one guest that no person has decided about.
 
     ``rules`` are asked in their order, then ``own``. ``applied`` counts the accesses of which one
-    of them decided. A guest that is ``confidential`` can be told that an access cannot be made.
+    of them decided. The ``kind`` of guest says what it can be told.
     """
 
-    def __init__(self, session: Session, outlook: Outlook, *, confidential: bool = False) -> None:
-        self.confidential = confidential
+    def __init__(self, session: Session, outlook: Outlook, kind: Kind = Kind.PLAIN) -> None:
+        self.kind = kind
         self.rules = Rules()
         self.own: OwnHost | None = None
         self.applied = 0
@@ -73,7 +79,7 @@ class Host:
     def add(self, text: str, known: Known) -> Rule:
         """Take one more rule, behind the others; return it. Raises UsageError."""
         rule = parse_rule(text, known)
-        check_told(rule.ruling, confidential=self.confidential)
+        check_told(rule.ruling, self.kind)
         self._check_traced(rule)
         self.rules = self.rules.added(rule)
         rule = self.rules.items[-1]
@@ -186,7 +192,7 @@ class Host:
         ruling = own.rule(self.outlook.access(facts))
         if ruling is not None:
             try:
-                check_told(ruling, confidential=self.confidential)
+                check_told(ruling, self.kind)
             except UsageError as error:
                 raise HostFailed(f"{own.path}: {error}") from None
         return ruling
@@ -234,7 +240,7 @@ def _told(pending: Pending) -> str:
 def ruled_host(session: Session, naming: Naming) -> Host:
     """Return a host that decides alone about a session, which is not trapped yet."""
     outlook = Outlook(session, naming)
-    host = Host(session, outlook, confidential=session.confidential)
+    host = Host(session, outlook, session.system.kind)
     session.oversee(Ruled(host))
     return host
 

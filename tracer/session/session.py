@@ -11,7 +11,6 @@ from tracer.access.region import Choice, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile
-from tracer.confidential.kind import Kind
 from tracer.devices.map import RegisterMaps
 from tracer.errors import DebuggerError, GuestError, GuestHung, QemuError, TargetGone
 from tracer.gdb.client import GdbClient
@@ -96,11 +95,6 @@ class Session:
     def choice(self) -> Choice:
         """Return what is traced."""
         return self.loop.coverage.choice
-
-    @property
-    def confidential(self) -> bool:
-        """Tell whether the guest asks its host for each access, and can be told no."""
-        return self.system.kind is not Kind.PLAIN
 
     @property
     def traced(self) -> Traced:

@@ -11,6 +11,7 @@ from talk_sample import refused, run, told
 
 from tracer.cli import main
 from tracer.cli.hosting import add_host_arguments
+from tracer.confidential.kind import Kind
 from tracer.errors import MarkedError, UsageError
 from tracer.repl.hosting import Hosting, RuleText, hosting, install
 from tracer.repl.names import known_of
@@ -62,7 +63,11 @@ def test_a_mistake_is_told_with_its_line_before_there_is_a_guest(tmp_path: Path)
         hosting(["on do give 1", " "])
     with pytest.raises(UsageError, match=r"^--rule 1: refuse is an answer to a guest that asks"):
         hosting(["on nvme do refuse"])
-    assert hosting(["on nvme do refuse"], confidential=True).asked
+    for kind in (Kind.TDX, Kind.SEV_ES):
+        assert hosting(["on nvme do refuse"], kind=kind).asked
+    assert hosting(["on nvme do retry"], kind=Kind.TDX).asked
+    with pytest.raises(UsageError, match="host of an SEV-ES guest grants an access, or it refuses"):
+        hosting(["on nvme do retry"], kind=Kind.SEV_ES)
     with pytest.raises(UsageError, match="cannot read"):
         hosting((), tmp_path / "none")
     path.write_bytes(b"on \xff")
