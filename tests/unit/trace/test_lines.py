@@ -21,7 +21,7 @@ from tracer.trace.event import events_of
 from tracer.trace.layout import UNCUT, layout, padded
 from tracer.trace.lines import access_lines, note_line, printable
 from tracer.trace.marker import rule_note
-from tracer.trace.record import Intercept, SharedRecord, TdcallRecord, VmgexitRecord
+from tracer.trace.record import Hypercall, Intercept, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.summary import Summary
 
 INTERCEPTS = [record for record in sample.RECORDS if isinstance(record, Intercept)]
@@ -175,6 +175,21 @@ def test_an_object_holds_the_access() -> None:
         "device": None,
         "skipped": False,
     }  # fmt: skip
+
+
+def test_an_object_has_what_an_sev_es_guest_asked() -> None:
+    given = {
+        "sw_exit_code": 0x8000_0001, "sw_exit_info_1": 0x1234, "sw_exit_info_2": 2, "sw_scratch": 5,
+    }  # fmt: skip
+    asked = Hypercall(given=given, returned={"sw_exit_info_1": 0, "shared_buffer": 0x1122})
+    made = sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 1), via="guest")
+    record = msgspec.structs.replace(made, asked=asked, agrees=False)
+    (found,) = map(access_object, events_of(record))
+    assert found["ghcb"] == {
+        "exit_code": "0x80000001", "info1": "0x1234", "info2": "0x2", "buffer": "2211",
+    }  # fmt: skip
+    assert found["tdvmcall"]["in"]["r12"] == "0x4"  # what it would ask in a guest of TDX
+    assert found["agrees"] is False
 
 
 def test_each_device_access_is_an_object_with_its_own_number() -> None:
