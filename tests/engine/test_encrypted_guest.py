@@ -120,6 +120,14 @@ def test_a_handler_that_accesses_the_device_itself_has_asked_by_that() -> None:
     assert not scene.journal.counts["given_up"] and not scene.of(Mark)
 
 
+def test_an_instruction_that_faults_again_is_within_no_other() -> None:
+    scene = Encrypted()
+    scene.faults("01 41 1c", AT + 0x1C, WRITE, rcx=AT)
+    scene.faults("01 41 1c", AT + 0x1C, WRITE, rcx=AT)
+    scene.guest.settle()
+    assert scene.journal.counts["given_up"] == 2
+
+
 def test_a_handler_that_asks_for_nothing_is_told_with_what_was_to_be_expected() -> None:
     scene = Encrypted()
     scene.faults("01 41 1c", AT + 0x1C, WRITE, rcx=AT)

@@ -109,7 +109,8 @@ class EncryptedGuest:
         self._counts["vc"] += 1
         for outer in inquiries.waiting:
             # A handler moves a string by reading and writing it, which it does not ask for.
-            if outer.physical == physical and outer.may_be(fault.stack):
+            within = outer.fault.stack > fault.stack and outer.may_be(fault.stack)
+            if outer.physical == physical and within:
                 outer.passed_on = True
         inquiries.add(inquiry)
         stack = await gate.handler_of(fault.space, fault.vcpu, VC_VECTOR)
