@@ -125,4 +125,4 @@ def test_a_guest_with_several_vcpus_is_refused(tmp_path: Path) -> None:
 
 def test_an_sev_es_guest_cannot_be_without_its_host(tmp_path: Path) -> None:
     done = meddled(tmp_path, "-e", "detach")
-    assert done.status == 1 and "vetrace is its host" in done.err + done.out
+    assert done.status == 2 and "vetrace is its host" in done.err + done.out
