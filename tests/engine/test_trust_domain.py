@@ -36,7 +36,7 @@ from trust_domain import (
     Domain,
 )
 
-from tracer.access.decision import Delay, Give, Go, Postpone, Refuse, Retry, Skip
+from tracer.access.decision import Called, Delay, Give, Go, Postpone, Refuse, Retry, Skip
 from tracer.access.want import (
     AskAnswered,
     AskBefore,
@@ -51,6 +51,7 @@ from tracer.access.want import (
     WritePhysical,
 )
 from tracer.confidential.request import MapGpa
+from tracer.confidential.tdx_status import HostStatus
 from tracer.errors import GuestError, InterceptError
 from tracer.intercept.interceptor import Intercepted
 from tracer.intercept.trust_domain import CALL
@@ -392,7 +393,7 @@ def test_a_host_answers_a_call_that_is_no_access(ruling: Any, r10: int, r11: int
     asked: list[Any] = []
 
     def called(wanted: AskCalled) -> Any:
-        asked.append(wanted.request)
+        asked.append(wanted.called.request)
         return ruling
 
     got = scene.calls((AskCalled, called), **MAP_GPA, r12=RAM_AT | SHARED)
@@ -406,3 +407,76 @@ def test_a_call_may_be_answered_late() -> None:
     scene.interceptor.asks = True
     late = (AskCalled, Delay(40, "own.py")), (RunAlone, None), (Turn(), None)
     assert scene.calls(*late, **MAP_GPA, r12=RAM_AT | SHARED)["r10"] == 0
+
+
+def test_a_guest_asks_again_from_where_its_host_has_come_to() -> None:
+    scene = Domain()
+    scene.interceptor.asks = True
+    again = AskCalled, Postpone(physical=RAM_AT + 0x1000)
+    got = scene.calls(again, **MAP_GPA | {"r13": 0x2000}, r12=RAM_AT | SHARED)
+    assert got["r10"] == 1 and got["r11"] == RAM_AT + 0x1000 | SHARED
+    state = scene.domain.state
+    assert state.is_shared(RAM_AT) and not state.is_shared(RAM_AT + 0x1000)
+
+
+def test_somebody_is_asked_about_each_call_with_its_usual_answer() -> None:
+    scene = Asking()
+    seen: list[Called] = []
+
+    def called(wanted: AskCalled) -> Any:
+        seen.append(wanted.called)
+        return Go()
+
+    scene.calls((AskCalled, called), rax=1)
+    scene.calls((AskCalled, called), **MAP_GPA, r12=RAM_AT | SHARED)
+    scene.calls((AskCalled, called), **MAP_GPA, r12=RAM_AT + 1 | SHARED)
+    scene.decides(Go())
+    answered = (ReadPhysical(REG, 4), 1), (AskAnswered, Go())
+    scene.asks((AskCalled, called), *answered, BEHIND, physical=REG)
+    info, mapped, odd, access = seen
+    assert (info.leaf, info.name, info.hypercall, info.request) == (1, "TDG.VP.INFO", None, None)
+    assert info.usual is not None and info.usual["rax"] == 0 and info.cpu.rip == CALLER
+    assert (mapped.leaf, mapped.hypercall) == (0, 0x10001)
+    assert mapped.name == "TDG.VP.VMCALL<MapGPA>" and mapped.usual == {"rax": 0, "r10": 0}
+    assert odd.usual is not None and odd.usual["r10"] == HostStatus.ALIGN_ERROR
+    assert access.usual is None and access.access is not None
+    assert (access.access.physical, access.access.width) == (REG, 4)
+
+
+def test_a_call_may_start_over_from_other_registers() -> None:
+    scene = Domain()
+    scene.interceptor.asks = True
+
+    def other(wanted: AskCalled) -> Any:
+        cpu = wanted.called.cpu
+        return Retry(replace(cpu, gpr=(7, *cpu.gpr[1:])))
+
+    before = scene.domain.state
+    got = scene.calls((AskCalled, other), **MAP_GPA, r12=RAM_AT | SHARED)
+    assert (got["rax"], got["rip"]) == (7, CALLER) and scene.domain.state == before
+    assert not scene.of(TdcallRecord)
+
+
+@pytest.mark.parametrize("faulted", [True, False])
+def test_what_is_said_to_a_hypercall_for_an_access_goes_before_what_was_said_of_it(
+    faulted: bool,
+) -> None:
+    scene = Asking()
+    if faulted:
+        scene.decides(Delay(1))
+    assert scene.asks((AskCalled, Refuse()), physical=REG)["r10"] == 1 << 63
+    (record,) = scene.of(Intercept)
+    assert record.accesses[0].skipped and record.agrees is faulted
+    if faulted:
+        scene.decides(Go())
+    steps = (AskCalled, Give(9)), (ReadPhysical(REG, 4), 1)
+    assert scene.asks(*steps, *((BEHIND,) if faulted else ()), physical=REG)["r11"] == 9
+    made = scene.of(Intercept)[1].accesses[0]
+    assert (made.value, made.device) == (9, 1)
+
+
+def test_a_vcpu_that_is_refused_its_sleep_goes_on() -> None:
+    scene = Domain()
+    scene.interceptor.asks = True
+    got = scene.calls((AskCalled, Refuse()), rax=0, rcx=0xFFCC, r10=0, r11=12, r12=0)
+    assert got["rip"] == CALLER + 4 and got["r10"] == 1 << 63

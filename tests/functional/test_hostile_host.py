@@ -9,7 +9,10 @@ import pytest
 from confidential_kernel import kernel_for
 from vetrace_run import Run, boot, read_trace, run
 
+from tracer.confidential.handler import own_profile
 from tracer.confidential.kind import Kind
+from tracer.linux.kernel import open_kernel
+from tracer.trace.record import UserRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -47,3 +50,40 @@ def test_a_campaign_tells_the_ends_of_refusals(tmp_path: Path) -> None:
     (row,) = pq.read_table(tmp_path / "results.parquet").to_pylist()
     assert (row["end"], row["mutated"], row["guest"]) == ("oops", 0, "tdx")
     assert row["site"].startswith("nvme_") and "VE fault" in row["line"]
+
+
+CALLS = """\
+break tdcall VM.RD once; continue
+break hypercall MapGPA if $r13 > 0x1000; continue; plan
+retry; continue; plan; condition 2
+py guest.run("retry " + hex((registers.r12 & ~(1 << 47)) + 0x1000))
+continue; plan
+delete; break hypercall MMIO; continue; plan
+delete; break verdict; info breaks; delete; continue
+"""
+
+
+def test_a_guests_calls_are_stopped_at_answered_and_told_from_both_sides(tmp_path: Path) -> None:
+    (tmp_path / "calls.txt").write_text(CALLS)
+    kernel = kernel_for(Kind.TDX)
+    done = boot(
+        tmp_path, "--guest", "tdx", "--kernel", kernel, "--json", "--check",
+        "-x", tmp_path / "calls.txt",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    told = [(item["command"], item["result"]) for item in done.objects if item["type"] == "command"]
+    assert all(item.get("ok", True) for item in done.objects)
+    first = next(result for name, result in told if name == "continue")
+    assert first["call"]["name"] == "TDG.VM.RD" and first["call"]["usual"]["rax"] == "0x0"
+    asked, again, further, access = (result for name, result in told if name == "plan")
+    assert asked["hypercall"] == 0x10001 and asked["asked"].startswith("MapGPA 0x")
+    assert again["in"] == asked["in"]
+    start, size = (int(asked["in"][name], 0) for name in ("r12", "r13"))
+    assert further["in"]["r12"] == hex(start + 0x1000)
+    assert further["in"]["r13"] == hex(size - 0x1000)
+    assert access["agrees"] is True and access["decoded"] == access["asked"]
+    (row,) = next(result for name, result in told if name == "info")
+    assert row["text"] == f"verdict {own_profile(open_kernel(kernel).release)}"
+    trace = read_trace(done.trace)
+    assert any(isinstance(r, UserRecord) and r.text == "retry" for r in trace.records)
+    assert not trace.end.counts.get("disagreed")

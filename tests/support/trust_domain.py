@@ -23,12 +23,15 @@ from scene import (
     set_rip,
 )
 
+from tracer.access.decision import Go
 from tracer.access.space import AddressSpace
 from tracer.access.want import (
+    AskCalled,
     WatchReads,
     WatchStores,
     WriteCode,
 )
+from tracer.confidential.handler import CURRENT, PROFILES
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interceptor import Intercepted, Interceptor
 from tracer.intercept.journal import Journal
@@ -51,6 +54,10 @@ READS, WRITES = "8b 41 1c", "89 41 14"  # mov eax, [rcx + 0x1c]; mov [rcx + 0x14
 
 def gate_to(handler: int) -> bytes:
     return pack_gate(Gate(handler, 0x8E << 40 | CS << 16, 0))
+
+
+def _asks_about_the_call(step: Step) -> bool:
+    return step[0] is AskCalled
 
 
 class Domain(Scene):
@@ -81,6 +88,7 @@ class Domain(Scene):
             self.view,
             Names(),  # type: ignore[arg-type]
             self.journal,
+            PROFILES[CURRENT],
         )
         self.entered = False
         self.moment = 0
@@ -110,6 +118,8 @@ class Domain(Scene):
             CALL.hex(), 0, CALLED, stack=stack - ASKING, rip=CALLER, tsc=self.moment,
             rflags=rflags, **registers,
         )  # fmt: skip
+        if self.interceptor.asks and not any(_asks_about_the_call(step) for step in steps):
+            steps = ((AskCalled, Go()), *steps)
         done = self.play(*steps, stack=place, vcpu=vcpu)
         return self.found(done, place)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
+from tracer.confidential.hypercall import STANDARD
+from tracer.confidential.request import Request
 from tracer.trace.record import Via
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import CpuState
@@ -43,6 +45,36 @@ class Pending:
     via: Via = "emulated"
     why: str | None = None
     asked: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """Hold one call of a confidential guest that is about to be answered.
+
+    ``leaf`` and ``name`` are those of TDCALL, ``given`` the registers that it takes; VMGEXIT has no
+    leaf, and the fields of a GHCB. ``request`` is
+    what the host is asked, None where the module alone is. ``cpu`` is the state before the call;
+    ``access`` the one that it asks for as vetrace decodes it, where that is known. ``usual`` are
+    the registers of its answer if nobody decides otherwise, None where a device gives that.
+    """
+
+    time_ns: int
+    vcpu: int
+    symbol: str | None
+    leaf: int | None
+    name: str
+    given: Mapping[str, int]
+    request: Request | None
+    cpu: CpuState
+    space: AddressSpace
+    access: Transfer | None = None
+    usual: Mapping[str, int] | None = None
+
+    @property
+    def hypercall(self) -> int | None:
+        """Return the number of the sub-function that the host is asked for; None for a vendor's."""
+        standard = self.request is not None and self.given.get("r10") == STANDARD
+        return self.given["r11"] if standard else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +115,13 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Postpone:
-    """Tell the guest to ask again, likewise."""
+    """Tell the guest to ask again, likewise; for MapGPA from ``physical`` on, None for its start.
+
+    What lies before is done then.
+    """
 
     by: str = ""
+    physical: int | None = None
 
 
 Ruling = Give | Delay | Refuse | Postpone

@@ -15,12 +15,11 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from tracer.access.decision import Decision, Go, Leeway, Pending, Ruling
+from tracer.access.decision import Called, Decision, Go, Leeway, Pending, Retry, Ruling
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran
 from tracer.access.vcpu import Change, DescriptorTables, RegisterFile, VcpuState
-from tracer.confidential.request import Request
 from tracer.x86.state import CpuState
 
 Answer = TypeVar("Answer")
@@ -310,10 +309,10 @@ class AskAnswered(Want[Go | Ruling]):
 
 
 @dataclass(frozen=True, slots=True)
-class AskCalled(Want[Go | Ruling]):
-    """What the host says to a call of a confidential guest that is no device access."""
+class AskCalled(Want[Go | Ruling | Retry]):
+    """What is said to a call of a confidential guest, or from which state it starts over."""
 
-    request: Request
+    called: Called
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,22 +9,11 @@ from __future__ import annotations
 
 from tracer.check.divergence import Contrast
 from tracer.confidential.agreement import Made, differing
-from tracer.confidential.hypercall import (
-    GHCB_MMIO_READ,
-    REQUEST_MMIO,
-    STANDARD,
-    GhcbExit,
-    ghcb_asked,
-)
 from tracer.confidential.request import Mmio
-from tracer.confidential.tdx_host import decode
-from tracer.trace.record import Hypercall, Intercept
+from tracer.confidential.wanted import exits, wanted
+from tracer.trace.record import Intercept
 from tracer.x86.bus import Load, Store
 from tracer.x86.state import PAGE_SIZE
-
-_SHARED_BITS = (1 << 51, 1 << 47)
-"""By the width of guest-physical addresses, 52 bits or 48 (tracer.confidential.tdx_state)."""
-_NEEDED = frozenset(("r10", "r11", "r12", "r13", "r14", "r15"))
 
 
 def contrasts(record: Intercept, made: Load | Store | None) -> list[Contrast]:
@@ -32,8 +21,9 @@ def contrasts(record: Intercept, made: Load | Store | None) -> list[Contrast]:
 
     ``made`` is the only access that a handler can ask for, None where there is no such one.
     """
-    request = _request(record)
-    if request is None or record.agrees is None or len(record.accesses) != 1:
+    call = record.asked
+    request = None if call is None else wanted(call.given, call.returned)
+    if call is None or request is None or record.agrees is None or len(record.accesses) != 1:
         return [Contrast("asked", "a hypercall for one access", None)]
     access = record.accesses[0]
     told = (access.direction, access.width, access.physical)
@@ -44,9 +34,8 @@ def contrasts(record: Intercept, made: Load | Store | None) -> list[Contrast]:
     agrees = made is not None and made.linear == access.linear and _is(request, made)
     if agrees != record.agrees:
         return [Contrast("agrees", str(record.agrees).lower(), str(agrees).lower())]
-    assert record.asked is not None  # or there would be no request
-    name = "shared_buffer" if _exits(record.asked) else "r11"
-    got = record.asked.returned.get(name, 0)
+    name = "shared_buffer" if exits(call.given) else "r11"
+    got = call.returned.get(name, 0)
     if access.direction == "read" and not refused(record) and got != access.value:
         return [Contrast(name, _text(access.value), _text(got))]
     return []
@@ -56,13 +45,8 @@ def refused(record: Intercept) -> bool:
     """Tell whether the host has told the guest that its access cannot be made."""
     if record.asked is None:
         return False
-    name = "sw_exit_info_1" if _exits(record.asked) else "r10"
+    name = "sw_exit_info_1" if exits(record.asked.given) else "r10"
     return bool(record.asked.returned.get(name))
-
-
-def _exits(call: Hypercall) -> bool:
-    # Tells a guest of SEV-ES from one of TDX.
-    return "sw_exit_code" in call.given
 
 
 def _is(request: Mmio, made: Load | Store) -> bool:
@@ -73,30 +57,6 @@ def _is(request: Mmio, made: Load | Store) -> bool:
         value = made.value & (1 << 8 * made.width) - 1
         return not differing(Made("write", made.width, physical, value), request)
     return not differing(Made("read", made.width, physical, None), request)
-
-
-def _request(record: Intercept) -> Mmio | None:
-    if record.asked is None:
-        return None
-    if _exits(record.asked):
-        return _of_exit(ghcb_asked(record.asked.given, record.asked.returned))
-    if not record.asked.given.keys() >= _NEEDED:
-        return None
-    given = dict(record.asked.given)
-    if (given["r10"], given["r11"]) != (STANDARD, REQUEST_MMIO):
-        return None
-    shared = next((bit for bit in _SHARED_BITS if given["r14"] & bit), _SHARED_BITS[-1])
-    request = decode(shared, given)
-    return request if isinstance(request, Mmio) else None
-
-
-def _of_exit(leave: GhcbExit | None) -> Mmio | None:
-    if leave is None:
-        return None
-    if leave.exit_code == GHCB_MMIO_READ:
-        return Mmio("read", leave.info2, leave.info1, None)
-    value = None if leave.buffer is None else int.from_bytes(leave.buffer, "little")
-    return Mmio("write", leave.info2, leave.info1, value)
 
 
 def _words(request: Mmio) -> str:

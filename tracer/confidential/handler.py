@@ -14,6 +14,7 @@ load_unaligned_zeropad() page-cross to a shared page" (5.19), d4fc4d014715 "x86/
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +81,23 @@ PROFILES = {
     )
 }  # fmt: skip
 """Every known handler by its name; a version in a name is the first that behaves so."""
+
+_SINCE = (
+    (False, (6, 12), CURRENT), (False, (5, 19), "linux-tdx-5.19"), (False, (0, 0), "linux-tdx-v5"),
+    (True, (6, 6), "linux-sev"), (True, (0, 0), "linux-sev-5.10"),
+)  # fmt: skip
+
+
+def own_profile(release: str, *, sev: bool = False) -> str:
+    """Return the name of the profile that a kernel has by its release, as ``uname -r`` tells it.
+
+    A TDX guest of before Linux 5.19 has the patch series. Stable kernels of late 2024 behave as
+    6.12 does, which their release does not tell.
+    """
+    found = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(found[1]), int(found[2])) if found else (1 << 32, 0)
+    return next(name for is_sev, since, name in _SINCE if is_sev is sev and version >= since)
+
 
 # The forms that `insn_decode_mmio` knows, by the table's own names for them.
 KNOWN = {

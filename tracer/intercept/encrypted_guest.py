@@ -20,8 +20,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tracer.access.decision import Called, Go, Retry, Ruling
 from tracer.access.vcpu import SetMemory, SetRegister
-from tracer.access.want import VcpuStates
+from tracer.access.want import AskCalled, VcpuStates
 from tracer.confidential import request as host
 from tracer.confidential import sev_host
 from tracer.confidential.ghcb import VMGEXIT
@@ -143,7 +144,8 @@ class EncryptedGuest:
     async def _called(self, fault: Fault, gate: PageFaultGate) -> Intercepted:
         self._inquiries.forget(fault.stack)
         value = fault.spill.cr2  # what the MSR holds
-        fault.cpu = replace(fault.cpu, rip=fault.cpu.rip + len(VMGEXIT))
+        before = fault.cpu
+        fault.cpu = replace(before, rip=before.rip + len(VMGEXIT))
         if value & _PROTOCOL:
             done = sev_host.msr(self.state, fault.vcpu, value)
         else:
@@ -159,8 +161,15 @@ class EncryptedGuest:
             case Mmio() as request if event.waits:
                 done = await self._access(event, request, fault, gate)
             case request if request is not None and event.waits:
+                ruling: Go | Ruling = Go()
+                if self._interceptor.asks:
+                    asked = await AskCalled(self._call(event, replace(fault, cpu=before)))
+                    if isinstance(asked, Retry):
+                        fault.cpu = asked.cpu
+                        return Intercepted(tuple(fault.write_back()))
+                    ruling = asked
                 usual = sev_host.usual(self.state, request)
-                said = await self._inquiries.answer(request, usual, gate)
+                said = await self._inquiries.answer(request, ruling, usual, gate)
                 done = self._replied(event, said)
                 self._told(done.event, fault)
             case _:
@@ -176,6 +185,20 @@ class EncryptedGuest:
                 SetMemory(cr2_at(fault.stack), answer), SetRegister("rip", gate.stub.telling)
             ]  # fmt: skip
         return Intercepted(tuple(changes))
+
+    def _call(self, event: Vmgexit, fault: Fault) -> Called:
+        # A call as who is asked about it sees it.
+        return Called(
+            time_ns=fault.time_ns,
+            vcpu=fault.vcpu,
+            symbol=self._inquiries.place(fault).symbol,
+            leaf=None,
+            name=event.name,
+            given=event.given,
+            request=event.request,
+            cpu=fault.cpu,
+            space=fault.space,
+        )
 
     def _page(self, address: int) -> bytes:
         try:

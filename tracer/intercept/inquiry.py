@@ -15,10 +15,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tracer.access.decision import Decision, Delay, Give, Go, Inject, Postpone, Refuse, Retry
+from tracer.access.decision import (
+    Decision,
+    Delay,
+    Give,
+    Go,
+    Inject,
+    Postpone,
+    Refuse,
+    Retry,
+    Ruling,
+    Skip,
+)
 from tracer.access.execution import CarryOut, Foretold, Outcome, answered, delivered_alike
-from tracer.access.transfer import Transfer
-from tracer.access.want import AskCalled, AskCompleted
+from tracer.access.transfer import Meddling, Transfer
+from tracer.access.want import AskCompleted
 from tracer.confidential import request as host
 from tracer.confidential.agreement import Made, differing
 from tracer.confidential.handler import Profile, judge
@@ -39,6 +50,7 @@ from tracer.x86.paging import Leaf
 
 STACK = 1 << 14
 """Bytes of a stack of Linux on x86-64 at most (arch/x86/include/asm/page_64_types.h)."""
+_GO = Go()
 _MOST_WAITING = 256
 """Faults that are remembered until they are asked about: handlers nest a few deep."""
 
@@ -198,7 +210,15 @@ class Inquiries:
     # ---- calls
 
     def matched(self, physical: int, fault: Fault) -> Inquiry | None:
-        """Return the fault that a call is for, which waits no longer.
+        """Return the fault that a call is for, which waits no longer."""
+        match = self.nearest(physical, fault)
+        if match is not None:
+            self.waiting.remove(match)
+            self._counts["nested"] += bool(self.waiting)
+        return match
+
+    def nearest(self, physical: int, fault: Fault) -> Inquiry | None:
+        """Return the fault that a call is for.
 
         That is the nearest one up the stack of those at its address, or else the newest one of the
         vCPU.
@@ -207,29 +227,36 @@ class Inquiries:
         near = [it for it in found if it.may_be(fault.stack)]
         mine = [it for it in found if it.fault.vcpu == fault.vcpu]
         if near:
-            match = min(near, key=lambda it: it.fault.stack)
-        elif mine:
-            match = mine[-1]
-        else:
-            return None
-        self.waiting.remove(match)
-        self._counts["nested"] += bool(self.waiting)
-        return match
+            return min(near, key=lambda it: it.fault.stack)
+        return mine[-1] if mine else None
 
     async def asked(
-        self, call: Call, inquiry: Inquiry | None, fault: Fault, gate: PageFaultGate
+        self,
+        call: Call,
+        inquiry: Inquiry | None,
+        fault: Fault,
+        gate: PageFaultGate,
+        ruling: Go | Ruling = _GO,
     ) -> Settled:
         """Make the access that a call is for, if there is a host that makes it.
 
-        ``inquiry`` is its fault, if there is one. The vCPU stands where it calls.
+        ``inquiry`` is its fault, if there is one. The vCPU stands where it calls. A ``ruling`` on
+        the call comes later than what was said of the fault, and holds.
         """
         if call.possible:
-            return await self._make(call, inquiry, fault, gate)
+            if inquiry is not None and not isinstance(ruling, Go):
+                inquiry.decision = ruling
+            return await self._make(call, inquiry, fault, gate, ruling)
         self.remark(fault, call.request, "which no host makes")
         return Settled(call.usual or host.Refuse(), call.given)
 
     async def _make(
-        self, call: Call, inquiry: Inquiry | None, fault: Fault, gate: PageFaultGate
+        self,
+        call: Call,
+        inquiry: Inquiry | None,
+        fault: Fault,
+        gate: PageFaultGate,
+        ruling: Go | Ruling,
     ) -> Settled:
         request = call.request
         agrees = inquiry is not None and _is(request, inquiry.expected)
@@ -264,7 +291,7 @@ class Inquiries:
         outcome = Outcome(made.cpu, (transfer,))
         try:
             if inquiry is None or foretold is None:
-                value = await carrier.reach(transfer, made.stand(gate), None)
+                value = await self._unforeseen(transfer, ruling, made, gate)
             else:
                 value = await self._granted(inquiry, foretold, transfer, made, call, gate)
         except Refused as refused:
@@ -287,6 +314,32 @@ class Inquiries:
             # A person's changes there are the guest's to find.
             await AskCompleted(made.outcome.cpu)
 
+    async def _unforeseen(
+        self, transfer: Transfer, decision: Decision, made: Fault, gate: PageFaultGate
+    ) -> int | None:
+        # An access that no instruction is known to make.
+        read = transfer.direction == "read"
+        match decision:
+            case Skip(instead):
+                made.meddled[0] = Meddling(skipped=True)
+                return instead if read else None
+            case Give(instead, by) if not read:
+                made.meddled[0] = Meddling(device=instead)
+                made.ruled.append(by)
+                transfer = replace(transfer, value=instead)
+            case Refuse(by) | Postpone(by):
+                made.meddled[0] = Meddling(skipped=True)
+                made.ruled.append(by)
+                raise Refused(decision)
+            case Delay():
+                await self._interceptor.delay(decision, made, gate)
+        value = await carrier.reach(transfer, made.stand(gate), None)
+        if read and isinstance(decision, Give):
+            made.meddled[0] = Meddling(device=value)
+            made.ruled.append(decision.by)
+            return decision.value
+        return value
+
     async def _granted(
         self,
         inquiry: Inquiry,
@@ -299,31 +352,33 @@ class Inquiries:
         # An access that is asked for otherwise may be nowhere that the instruction maps.
         whole = transfer is inquiry.expected or delivered_alike([transfer], made.space.regions)
         if not whole:
-            return await carrier.reach(transfer, made.stand(gate), None)
+            return await self._unforeseen(transfer, inquiry.decision, made, gate)
         what = made, foretold.insn, foretold.transfers
         given = call.given
         return await granted(self._interceptor, inquiry.decision, what, transfer, given, gate)
 
     async def answer(
-        self, request: host.Request, usual: host.Reply | None, gate: PageFaultGate
+        self,
+        request: host.Request,
+        ruling: Go | Ruling,
+        usual: host.Reply | None,
+        gate: PageFaultGate,
     ) -> host.Reply:
         """Return what the host says to a call that is for no access: its own answer, or the usual.
 
         What only the machine could answer is refused.
         """
-        usual = usual or host.Refuse()
-        if not self._interceptor.asks:
-            return usual
-        match await AskCalled(request):
+        match ruling:
             case Give(value):
                 return host.Give(value)
             case Refuse():
                 return host.Refuse()
-            case Postpone():
-                return host.Retry(request.start if isinstance(request, MapGpa) else 0)
+            case Postpone(physical=physical):
+                start = request.start if isinstance(request, MapGpa) else 0
+                return host.Retry(start if physical is None else physical)
             case Delay(time_ns):
                 await carrier.delay(time_ns, gate.stub, realtime=self._view.realtime)
-        return usual
+        return usual or host.Refuse()
 
     # ---- what is told
 

@@ -14,15 +14,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from tracer.access.decision import Called, Go, Refuse, Retry, Ruling
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import Change, SetMemory, SetRegister
+from tracer.access.want import AskCalled
 from tracer.compiled.asking import SharedPage, rip_of, touched
 from tracer.compiled.module import Kind
 from tracer.compiled.pending import Waiting
 from tracer.compiled.ring import Raw
 from tracer.confidential import request as host
 from tracer.confidential import tdx_module
-from tracer.confidential.handler import CURRENT, PROFILES
+from tracer.confidential.handler import Profile
 from tracer.confidential.request import FatalError, Halt, MapGpa, Mmio
 from tracer.confidential.tdx_host import CALLS
 from tracer.confidential.tdx_module import Answered, Nested, Strip, Tdcall
@@ -56,7 +58,12 @@ class TrustDomain:
     """
 
     def __init__(
-        self, interceptor: Interceptor, view: GuestView, names: Names, journal: Journal
+        self,
+        interceptor: Interceptor,
+        view: GuestView,
+        names: Names,
+        journal: Journal,
+        profile: Profile,
     ) -> None:
         self.state = TdxState(pending=(None,) * view.vcpus)
         self._interceptor = interceptor
@@ -64,7 +71,7 @@ class TrustDomain:
         self._names = names
         self._journal = journal
         self._counts: Counter[str] = journal.counts
-        self._inquiries = Inquiries(interceptor, view, names, journal, "#VE", PROFILES[CURRENT])
+        self._inquiries = Inquiries(interceptor, view, names, journal, "#VE", profile)
         self.module: GuestModule | None = None
         self._seen: Counter[str] = Counter()
 
@@ -186,15 +193,22 @@ class TrustDomain:
     async def _called(self, fault: Fault, gate: PageFaultGate) -> Intercepted:
         registers = dict(zip(GPR, fault.spill.gpr, strict=True))
         done = tdx_module.answer(self.state, fault.vcpu, registers)
-        self.state = done.state
         self._inquiries.forget(fault.stack)
         before = fault.cpu
+        ruling: Go | Ruling = Go()
+        if self._interceptor.asks:
+            said = await AskCalled(self._call(done, fault))
+            if isinstance(said, Retry):
+                fault.cpu = said.cpu
+                return Intercepted(tuple(fault.write_back()))
+            ruling = said
+        self.state = done.state
         fault.cpu = replace(before, rip=before.rip + len(CALL))
         changes: list[Change] = []
         match done.event.request:
             case Mmio() as request if done.event.waits:
-                done = await self._access(done.event, request, fault, gate)
-            case Halt() as request if done.event.waits:
+                done = await self._access(done.event, request, fault, gate, ruling)
+            case Halt() as request if done.event.waits and not isinstance(ruling, Refuse):
                 done = tdx_module.reply(self.state, done.event, host.Give())
                 changes = self._sleep(fault, request, gate)
             case FatalError(_, text):
@@ -202,14 +216,37 @@ class TrustDomain:
                 raise GuestError(f"the guest told its host that it cannot go on: {text}")
             case request if request is not None and done.event.waits:
                 usual = tdx_module.usual(self.state, request)
-                said = await self._inquiries.answer(request, usual, gate)
-                done = tdx_module.reply(self.state, done.event, said)
+                reply = await self._inquiries.answer(request, ruling, usual, gate)
+                done = tdx_module.reply(self.state, done.event, reply)
         self.state = done.state
         self._told(done.event, self._inquiries.place(fault))
         cpu = fault.cpu
         gpr = tuple(done.changes.get(name, value) for name, value in zip(GPR, cpu.gpr, strict=True))
         fault.cpu = replace(cpu, gpr=gpr)
         return Intercepted((*fault.write_back(), *changes))
+
+    def _call(self, done: Answered, fault: Fault) -> Called:
+        # A call as who is asked about it sees it.
+        event, access, answer = done.event, None, done.changes
+        usual = None if event.request is None else tdx_module.usual(self.state, event.request)
+        if event.waits and usual is not None:
+            answer = tdx_module.reply(self.state, event, usual).changes
+        if isinstance(event.request, Mmio):
+            inquiry = self._inquiries.nearest(event.request.physical, fault)
+            access = None if inquiry is None else inquiry.expected
+        return Called(
+            time_ns=fault.time_ns,
+            vcpu=fault.vcpu,
+            symbol=self._inquiries.place(fault).symbol,
+            leaf=event.leaf,
+            name=_name(event),
+            given=event.given,
+            request=event.request if event.waits else None,
+            cpu=fault.cpu,
+            space=fault.space,
+            access=access,
+            usual=answer or None,
+        )
 
     def _sleep(self, fault: Fault, request: Halt, gate: PageFaultGate) -> list[Change]:
         # The vCPU goes to sleep in the stub, and on from there to behind its call.
@@ -287,13 +324,18 @@ class TrustDomain:
     # ---- device accesses
 
     async def _access(
-        self, event: Tdcall, request: Mmio, fault: Fault, gate: PageFaultGate
+        self,
+        event: Tdcall,
+        request: Mmio,
+        fault: Fault,
+        gate: PageFaultGate,
+        ruling: Go | Ruling,
     ) -> Answered:
         self._counts["mmio_calls"] += 1
         usual = tdx_module.usual(self.state, request)
         call = Call(request, CALL, dict(event.given), usual)
         inquiry = await self._asked(request, fault) if call.possible else None
-        made = await self._inquiries.asked(call, inquiry, fault, gate)
+        made = await self._inquiries.asked(call, inquiry, fault, gate, ruling)
         done = tdx_module.reply(self.state, event, made.reply)
         await self._inquiries.record(made, done.event.returned)
         return done

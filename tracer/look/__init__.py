@@ -6,6 +6,7 @@ loses bits above 2^53.
 """
 
 __all__ = (
+    "call",
     "code",
     "cpu_register",
     "dump",

@@ -19,6 +19,8 @@ from tracer.access.space import Glance
 from tracer.access.transfer import Transfer, pieces_of
 from tracer.confidential.handler import Verdict
 from tracer.confidential.hypercall import SHARED_BIT, GhcbExit, TdVmcall, hypercalls
+from tracer.confidential.request import Mmio
+from tracer.confidential.wanted import wanted
 from tracer.errors import EmulationError, GuestException
 from tracer.look.explanation import EXCEPTIONS, Handled, touch_words, touches, verdicts
 from tracer.look.operand import Address, addresses, foretold, used_registers
@@ -87,7 +89,9 @@ class Plan:
     """Tell what an instruction is about to do, as far as that can be known.
 
     ``predicted`` tells whether ``registers`` and ``flags`` have what will change. ``exceptions``
-    are those that some answer of the device makes the CPU raise.
+    are those that some answer of the device makes the CPU raise. ``asked`` are the
+    registers, or fields, by which a confidential guest has asked for the access, ``wanted`` is what
+    these ask for.
     """
 
     pending: Pending
@@ -99,6 +103,7 @@ class Plan:
     predicted: bool
     tdvmcall: TdVmcall | None
     asked: Mapping[str, int] | None
+    wanted: Mmio | None
     ghcb: GhcbExit | None
     verdicts: dict[str, Verdict]
     exceptions: tuple[str, ...] = ()
@@ -125,6 +130,7 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
         predicted=bool(runs),
         tdvmcall=None if calls is None else calls[0],
         asked=pending.asked,
+        wanted=None if pending.asked is None else wanted(pending.asked, {}),
         ghcb=None if calls is None else calls[1],
         verdicts={} if insn is None else _verdicts(insn, pending),
         exceptions=_exceptions(runs),

@@ -7,6 +7,8 @@ from typing import Any
 
 from tracer.confidential.handler import Verdict
 from tracer.confidential.hypercall import TdVmcall, ghcb_object, tdvmcall_object
+from tracer.confidential.request import describe
+from tracer.look.call import agrees, decoded_words
 from tracer.look.operand import Address
 from tracer.look.plan import Change, FlagChange, Plan, SubAccess
 from tracer.look.sheet import Cell, flow, folded, labelled, room, under, words
@@ -34,10 +36,14 @@ def plan_lines(plan: Plan, columns: int = 80, colour: bool = False) -> list[str]
     if plan.exceptions:
         raised = f"{', '.join(plan.exceptions)} for some values read"
         lines += labelled("raises", words(raised), columns, colour)
+    guest = plan.pending.via == "guest" and plan.tdvmcall is not None
+    if guest:
+        decoded = f"vetrace: {decoded_words(plan.pending.transfer)}"
+        lines += labelled("decoded", words(decoded), columns, colour)
     if plan.tdvmcall is not None:
         lines += labelled("TDX", _tdx_cells(plan, plan.tdvmcall), columns, colour)
     if plan.asked is not None:
-        lines += labelled("asked", _asked_cells(plan.asked), columns, colour)
+        lines += labelled("asked", _asked_cells(plan, plan.asked), columns, colour)
     if plan.ghcb is not None:
         lines += labelled("SEV-ES", _ghcb_cells(plan), columns, colour)
     lines += _verdict_lines(plan, columns, colour)
@@ -158,8 +164,12 @@ def _tdx_cells(plan: Plan, call: TdVmcall) -> Iterator[Cell]:
         yield Cell("r11=the value read")
 
 
-def _asked_cells(given: Mapping[str, int]) -> Iterator[Cell]:
+def _asked_cells(plan: Plan, given: Mapping[str, int]) -> Iterator[Cell]:
     # The guest's own registers, or fields, which its handler has made of the instruction.
+    assert plan.wanted is not None
+    same = agrees(plan.pending.transfer, plan.wanted)
+    text = f"the guest: {describe(plan.wanted)}, {'' if same else 'not '}as decoded:"
+    yield from words(text)
     for name, value in given.items():
         yield Cell(f"{name}={value:#x}")
 
@@ -221,6 +231,8 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "asked": None
         if plan.asked is None
         else {name: hex(value) for name, value in plan.asked.items()},
+        "wanted": None if plan.wanted is None else describe(plan.wanted),
+        "decoded": None if plan.tdvmcall is None else decoded_words(pending.transfer),
         "ghcb": None if plan.ghcb is None else ghcb_object(plan.ghcb),
         "verdict": {
             name: {"outcome": v.outcome, "reason": v.reason, "note": v.note or None}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tracer.access.region import UNASSIGNED, RegionMap
+from tracer.confidential.handler import CURRENT
+from tracer.confidential.kind import Kind
 from tracer.devices.map import fits_register
 from tracer.errors import UnknownName, UsageError, advice, suggestion
 from tracer.query.condition import Condition, parse
@@ -32,7 +34,8 @@ class Known:
     region, for advice. ``size`` returns that of a region in bytes, ``answers`` tells whether a
     device answers at any of the physical addresses from the first to the last. ``shown`` tells
     whether a region's register is where others are too, one of which is shown. ``words`` are what
-    facts that are text can equal. What is ``pending`` may name what none of these knows.
+    facts that are text can equal. ``kind`` is the guest's, ``profile`` the name of its own
+    handler's. What is ``pending`` may name what none of these knows.
     """
 
     regions: Collection[str] = ()
@@ -44,6 +47,8 @@ class Known:
     answers: Callable[[int, int], bool] | None = None
     shown: Callable[[str, str], bool] = lambda region, register: False
     words: Mapping[str, Lexicon] = field(default_factory=dict)
+    kind: Kind | None = None
+    profile: str = CURRENT
     pending: bool = False
 
     def is_region(self, name: str) -> bool:

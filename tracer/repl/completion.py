@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from tracer.confidential.call_name import HYPERCALL_NAMES, LEAF_NAMES
 from tracer.confidential.handler import PROFILES
+from tracer.confidential.tdx_host import CALLS
+from tracer.confidential.tdx_leaf import LEAVES
 from tracer.errors import UsageError
 from tracer.query.condition.vocabulary import NAMES, TEXTS, VALUES
 from tracer.query.rule import VERBS
@@ -35,6 +38,8 @@ _ACCESS = {"ro": ", read-only", "wo": ", write-only"}
 _BEHIND: dict[str, tuple[str, ...]] = {
     "symbol": ("symbol",),
     "verdict": ("profile",),
+    "tdcall": ("leaf",),
+    "hypercall": ("sub-function",),
     **dict.fromkeys(("read", "write", "access"), ("place", "if")),
 }
 """What follows the first words of a break."""
@@ -107,6 +112,10 @@ class Candidates:
                 return {name: hint for name, (_, hint) in NAMES.items()} | self._cpu
             case "profile":
                 return {name: profile.kernels for name, profile in PROFILES.items()}
+            case "leaf":
+                return {name: LEAVES[number].answered for name, number in LEAF_NAMES.items()}
+            case "sub-function":
+                return {name: CALLS[number].answered for name, number in HYPERCALL_NAMES.items()}
             case "filter":
                 return dict.fromkeys(context.user_filters, "a filter of your own")
             case "file":

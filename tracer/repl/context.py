@@ -75,6 +75,7 @@ class Context:
         control.host = Host(session, self.outlook, session.system.kind)
         control.breaks = self.watch
         control.places = self.watch.places
+        control.calls = self.watch.called
         self.waits = waits
         self.feed = feed or Feed(on=False)
         self.trace = trace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from tracer.access.region import UNASSIGNED, RegionMap
 from tracer.access.space import AddressSpace
@@ -26,14 +27,15 @@ def known_of(
     phases: Callable[[], Collection[str]] = tuple,
 ) -> Known:
     """Return what a person can name of a guest, whose addresses lead where ``space`` says."""
-    names = session.names
-    return known_places(
+    names, system = session.names, session.system
+    known = known_places(
         session.view.regions,
         naming,
         lambda: names.functions(space),
         lambda: {*names.modules(space), *names.modules_on_disk()},
         phases,
     )
+    return replace(known, kind=system.kind, profile=session.profile)
 
 
 def known_places(

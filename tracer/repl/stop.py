@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracer.devices.map import Named
+from tracer.look.call import call_lines, call_object
 from tracer.look.plan import Plan
 from tracer.query.pending import event_of
 from tracer.repl.result import Screen
@@ -30,6 +31,8 @@ def halt_lines(
     ``named`` the register that it reaches.
     """
     lines = [paint(printable(halt.text), "stop", screen.colour)]
+    if halt.call is not None:
+        return [*lines, *call_lines(halt.call, screen.width, screen.colour)]
     if halt.pending is None:
         where = f"{printable(symbol)}  " if symbol else ""
         seconds = f"{halt.time_ns / 1e9:10.6f}"
@@ -68,6 +71,7 @@ def halt_object(halt: Halt, given: int | None = None, named: Named | None = None
         "vcpu": halt.vcpu,
         "rip": hex(halt.cpu.rip),
         "access": access,
+        "call": None if halt.call is None else call_object(halt.call),
         "given": None if given is None else hex(given),
     }
 

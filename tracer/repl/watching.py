@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tracer.access.decision import Pending
+from tracer.access.decision import Called, Pending
 from tracer.access.region import RegionMap
-from tracer.query.breakpoint import Breaks, Until
+from tracer.query.breakpoint import CALLS, Breaks, Checked, Until
 from tracer.query.course import Changes
 from tracer.query.pending import PendingFacts
 from tracer.session.outlook import Outlook
@@ -32,7 +32,15 @@ class Watch:
         """Return why to hold the guest at this access, or None; the breaks count it."""
         if not self.breaks.items:
             return None
-        checked = self.breaks.check(self.facts(pending), answered=answered)
+        return self._told(self.breaks.check(self.facts(pending), answered=answered))
+
+    def called(self, called: Called) -> str | None:
+        """Return the same of a call of a confidential guest: it is for ``control.calls``."""
+        if not any(item.kind in CALLS for item in self.breaks.items):
+            return None
+        return self._told(self.breaks.check_call(self._outlook.of_call(called)))
+
+    def _told(self, checked: Checked) -> str | None:
         self.breaks = checked.breaks
         words = [str(error) for error in checked.errors]
         words += [f"break {item.number}: {item.text}" for item in checked.stops]

@@ -16,6 +16,7 @@ from typing import Literal
 from tracer.access.decision import (
     MOST_ACCESSES,
     NO_LEEWAY,
+    Called,
     Decision,
     Delay,
     Give,
@@ -23,6 +24,7 @@ from tracer.access.decision import (
     Inject,
     Leeway,
     Pending,
+    Postpone,
     Refuse,
     Retry,
     Ruling,
@@ -35,7 +37,8 @@ from tracer.access.stack import Stack
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import SetRegister
 from tracer.access.want import Reason as LoopReason
-from tracer.confidential.request import Request
+from tracer.confidential.request import FatalError, MapGpa, describe
+from tracer.confidential.request import Halt as Sleep
 from tracer.errors import GuestHung, UsageError
 from tracer.session.course import (
     Course,
@@ -55,6 +58,7 @@ from tracer.session.course import (
     Until,
     everywhere,
     halt_at,
+    halt_at_call,
     nearer,
     why_stand,
 )
@@ -63,7 +67,7 @@ from tracer.session.outlook import Outlook
 from tracer.session.session import Session
 from tracer.trace.record import RELEASED, Intercept, MemoryAccess, Record, UserRecord
 from tracer.x86.bus import Direction
-from tracer.x86.state import GPR, CpuState
+from tracer.x86.state import GPR, PAGE_SIZE, CpuState
 
 State = Literal["stopped", "running", "detached", "ended"]
 
@@ -71,18 +75,23 @@ Wanted = Callable[[Pending, bool], str | None]
 """Tells why to hold a guest at an access, None to let it pass; the second argument says whether
 the device of a read has answered."""
 
+Calls = Callable[[Called], str | None]
+"""Tells the same of a call of a confidential guest."""
+
 
 class Control:
     """Drive one guest for a person or a script. Make it before :meth:`Session.trap`.
 
-    ``breaks`` is asked about every access that they may want: ``places`` tells where that is. The
-    lists ``on_halt`` and ``on_end`` hold who is told.
+    ``breaks`` is asked about every access that they may want: ``places`` tells where that is;
+    ``calls`` about each call of a confidential guest. The lists ``on_halt`` and ``on_end`` hold
+    who is told.
     """
 
     def __init__(self, session: Session, breaks: Wanted = lambda pending, answered: None) -> None:
         self.session = session
         session.oversee(self)
         self.breaks = breaks
+        self.calls: Calls = lambda called: None
         self.places: Places = everywhere
         self.host = Host(session, Outlook(session, session.naming), session.system.kind)
         self.on_halt: list[Callable[[Halt], None]] = []
@@ -256,7 +265,10 @@ class Control:
 
         Raises UsageError for what the guest cannot be told.
         """
-        self.pending()
+        called = self.stopped().call
+        if called is None:
+            self.pending()
+        _check_answer(ruling, called)
         check_told(ruling, self.host.kind)
         self._course = replace(self._standing(), ruling=ruling)
 
@@ -323,7 +335,7 @@ class Control:
         else:
             raise UsageError(f"${name} cannot be set: {', '.join(GPR)}, rip and rflags can")
         self._tell(f"set ${name} {value:#x}", registers={name: value})
-        if halt.pending is not None:
+        if halt.waits:
             await self._again(halt, cpu)
         elif halt.reason == "completed":
             self._stand_with(cpu)
@@ -353,7 +365,11 @@ class Control:
     async def _again(self, halt: Halt, cpu: CpuState) -> None:
         # Stand again before whatever access the instruction makes now, if it makes one.
         behind = replace(
-            halt, reason="completed", text="the instruction reaches no device now", pending=None
+            halt,
+            reason="completed",
+            text="the instruction reaches no device now",
+            pending=None,
+            call=None,
         )
         self._go(Retry(cpu), Redoing(halt.text, behind))
         await self.wait()
@@ -395,7 +411,7 @@ class Control:
             traced=True,
             ram=False,
         )
-        waits = halt.reason in ("access", "completed")
+        waits = halt.reason in ("access", "call", "completed")
         answer = await self.session.reach(transfer, halt.space, waits=waits)
         done = replace(transfer, value=answer) if direction == "read" else transfer
         verb = "peek" if direction == "read" else "poke"
@@ -508,9 +524,18 @@ class Control:
             return Go()
         return self.host.answered(pending) or Go()
 
-    def called(self, request: Request) -> Go | Ruling:
-        """Return what the host says to a call of a confidential guest."""
-        return self.host.called(request) or Go()
+    async def called(self, called: Called) -> Go | Ruling | Retry:
+        """Hold the guest at a call that is wanted; return what the host says to it."""
+        if isinstance(self._course, Leaving):
+            return Go()
+        why = self.calls(called)
+        if isinstance(self._course, Redoing):
+            why = self._course.text
+        if why is not None:
+            decision = (await self._hold(halt_at_call(called, why))).decision
+            if isinstance(decision, Ruling | Retry):
+                return decision
+        return self.host.called(called.request) or Go()
 
     async def completed(self, cpu: CpuState) -> CpuState:
         """Hold the guest behind an instruction that was skipped or has been changed."""
@@ -547,6 +572,27 @@ class Control:
 _NOP = b"\x90"
 
 
+def _check_answer(ruling: Ruling, called: Called | None) -> None:
+    # Raises UsageError for what is no answer to the call that waits, if one does.
+    request = None if called is None else called.request
+    if isinstance(ruling, Postpone) and ruling.physical is not None:
+        if not isinstance(request, MapGpa):
+            raise UsageError("retry takes an address where MapGPA waits: `break hypercall MapGPA`")
+        end = request.start + request.size
+        if ruling.physical % PAGE_SIZE or not request.start <= ruling.physical < end:
+            raise UsageError(
+                f"{ruling.physical:#x} is no page of what is asked for: {describe(request)}"
+            )
+    if called is None:
+        return
+    if request is None:
+        raise UsageError(f"{called.name} asks the TDX module, which answers as it does")
+    if isinstance(request, FatalError):
+        raise UsageError(f"no answer is waited for: {describe(request)}")
+    if isinstance(request, Sleep) and isinstance(ruling, Postpone | Give):
+        raise UsageError("HLT has no such answer: `refuse` has")
+
+
 def _command(ruling: Ruling) -> str:
     # The command that makes it.
     match ruling:
@@ -554,6 +600,8 @@ def _command(ruling: Ruling) -> str:
             return f"set value {value:#x}"
         case Delay(time_ns):
             return f"delay {time_ns}ns"
+        case Postpone(physical=int(physical)):
+            return f"retry {physical:#x}"
     return "refuse" if isinstance(ruling, Refuse) else "retry"
 
 

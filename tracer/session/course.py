@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tracer.access.decision import Decision, Pending, Ruling
+from tracer.access.decision import Called, Decision, Pending, Ruling
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.want import Reason as LoopReason
@@ -34,7 +34,7 @@ def everywhere(regions: RegionMap) -> None:
     """Return that it may be at any access."""
 
 
-Reason = LoopReason | Literal["access", "answered", "completed"]
+Reason = LoopReason | Literal["access", "answered", "call", "completed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Halt:
     """Say where a guest stands, and why.
 
     ``text`` is why, for the reader. ``pending`` is the access that waits, None where none does:
-    before it (``access``), once its device has answered (``answered``). ``cpu`` is the state of
-    the interrupted code.
+    before it (``access``), once its device has answered (``answered``). ``call`` is the call of a
+    confidential guest that waits, where one does. ``cpu`` is the state of the interrupted code.
     """
 
     reason: Reason
@@ -53,6 +53,12 @@ class Halt:
     space: AddressSpace
     vcpu: int
     time_ns: int
+    call: Called | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether an access or a call waits."""
+        return self.pending is not None or self.call is not None
 
     @property
     def answered(self) -> bool:
@@ -158,6 +164,20 @@ def halt_at(pending: Pending, reason: Reason, text: str) -> Halt:
         space=pending.space,
         vcpu=pending.vcpu,
         time_ns=pending.time_ns,
+    )
+
+
+def halt_at_call(called: Called, text: str) -> Halt:
+    """Return how the guest stands at a call."""
+    return Halt(
+        reason="call",
+        text=text,
+        pending=None,
+        cpu=called.cpu,
+        space=called.space,
+        vcpu=called.vcpu,
+        time_ns=called.time_ns,
+        call=called,
     )
 
 

@@ -9,12 +9,11 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from tracer.access import want
-from tracer.access.decision import Decision, Go, Leeway, Pending, Ruling
+from tracer.access.decision import Called, Decision, Go, Leeway, Pending, Retry, Ruling
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
 from tracer.access.vcpu import Change
-from tracer.confidential.request import Request
 from tracer.errors import GuestHung
 from tracer.gdb.target import Target
 from tracer.qemu.machine import Machine
@@ -48,7 +47,7 @@ class Overseer(Protocol):
         """Decide once a device has answered a read."""
         ...
 
-    def called(self, request: Request) -> Go | Ruling:
+    async def called(self, called: Called) -> Go | Ruling | Retry:
         """Decide what is said to a call of a confidential guest."""
         ...
 
@@ -123,7 +122,7 @@ class Driver:
             want.AskBefore: lambda it: self._asked.before(it.pending),
             want.AskWhere: lambda it: _at_once(self._asked.where(it.regions)),
             want.AskAnswered: lambda it: self._asked.answered(it.pending),
-            want.AskCalled: lambda it: _at_once(self._asked.called(it.request)),
+            want.AskCalled: lambda it: self._asked.called(it.called),
             want.AskCompleted: lambda it: self._asked.completed(it.cpu),
             want.AskHold: lambda _: _at_once(self._asked.wants_halt),
             want.Hold: lambda it: self._hold(it),

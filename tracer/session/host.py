@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from tracer.access.decision import (
     NO_LEEWAY,
+    Called,
     Decision,
     Give,
     Go,
@@ -24,7 +25,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.transfer import located
 from tracer.access.want import Reason
 from tracer.confidential.kind import Kind
-from tracer.confidential.request import Request
+from tracer.confidential.request import FatalError, Halt, Mmio, Request
 from tracer.errors import HostFailed, UsageError
 from tracer.query.breakpoint import Pattern, parse_pattern
 from tracer.query.course import Changes
@@ -135,12 +136,15 @@ class Host:
         """Return what becomes of a read that its device has answered; None lets it go on."""
         return self._ruling(pending)
 
-    def called(self, request: Request) -> Ruling | None:
+    def called(self, request: Request | None) -> Ruling | None:
         """Return what is said to a call that is no device access; None for the usual answer.
 
-        Rules are for accesses, so a person's Python alone is asked. Raises HostFailed.
+        Rules are for accesses, so a person's Python alone is asked; and it is not where no host has
+        a choice. Raises HostFailed.
         """
-        ruling = None if self.own is None else self.own.answer(request)
+        if self.own is None or request is None or isinstance(request, Mmio | Halt | FatalError):
+            return None
+        ruling = self.own.answer(request)
         if ruling is not None:
             self.applied += 1
             self._by_own += 1
@@ -270,9 +274,9 @@ class Ruled:
         """Decide once a device has answered a read."""
         return self.host.answered(pending) or Go()
 
-    def called(self, request: Request) -> Go | Ruling:
+    async def called(self, called: Called) -> Go | Ruling:
         """Return what the host says to a call of a confidential guest."""
-        return self.host.called(request) or Go()
+        return self.host.called(called.request) or Go()
 
     async def completed(self, cpu: CpuState) -> CpuState:
         """Return the state as it is."""

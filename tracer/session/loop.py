@@ -40,6 +40,7 @@ from tracer.access.want import (
 from tracer.compiled.common import CommonCode, common_code
 from tracer.compiled.layout import DISTANCE, block_size
 from tracer.confidential.ghcb import GHCB_STAND_IN, VMGEXIT
+from tracer.confidential.handler import PROFILES, own_profile
 from tracer.confidential.kind import SHARED_BIT, Kind
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
 from tracer.intercept import carrier
@@ -219,7 +220,8 @@ class Loop:
         interceptor.asks = self.asks
         domain = None
         if system.kind is Kind.TDX:
-            domain = TrustDomain(interceptor, view, system.names, journal)
+            profile = PROFILES[own_profile(system.release)]
+            domain = TrustDomain(interceptor, view, system.names, journal, profile)
             self._underneath = interceptor.firmware = domain
             if self.wanted is not None:
                 self.bench = Bench(domain, journal, self.wanted)

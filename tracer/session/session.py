@@ -11,6 +11,8 @@ from tracer.access.region import Choice, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile
+from tracer.confidential.handler import CURRENT, own_profile
+from tracer.confidential.kind import Kind
 from tracer.devices.map import RegisterMaps
 from tracer.errors import DebuggerError, GuestError, GuestHung, QemuError, TargetGone
 from tracer.gdb.client import GdbClient
@@ -95,6 +97,14 @@ class Session:
     def choice(self) -> Choice:
         """Return what is traced."""
         return self.loop.coverage.choice
+
+    @property
+    def profile(self) -> str:
+        """Return the name of the profile that the guest's own handler has, or would have."""
+        kind = self.system.kind
+        if kind is Kind.PLAIN:
+            return CURRENT
+        return own_profile(self.system.release, sev=kind is Kind.SEV_ES)
 
     @property
     def traced(self) -> Traced:

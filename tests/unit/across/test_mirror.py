@@ -20,6 +20,7 @@ TOPICS = {
     "devices/names": "the commands over traces name registers",
     "export/formats": "Perfetto and Parquet, as their own libraries read them",
     "look/views": "all views of one stopped guest",
+    "repl/calls": "a confidential guest's calls at the prompt, of several modules",
     "repl/commands": "the commands of the prompt, of all modules in commands/",
     "qemu/last_line": "a console's last line, of the machine",
     "repl/programs": "the commands of the prompt: what programs get",
@@ -65,7 +66,9 @@ TESTED_BY = {
     "look/test_plan": "look/operand look/plan_view",
     "cli/test_decode": "look/explanation",
     "cli/test_registers": "look/register_sheet",
-    "query/test_breakpoint": "query/breakpoint/state query/breakpoint/words query/place",
+    "repl/test_calls": "look/call query/called",
+    "query/test_breakpoint": "confidential/call_name query/breakpoint/state"
+    " query/breakpoint/words query/place",
     "query/test_facts": "query/course query/pending",
     "session/test_host": "session/outlook session/own_host host/own_code",
     "query/test_sieve": "query/roster query/source query/words",

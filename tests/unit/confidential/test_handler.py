@@ -10,7 +10,7 @@ import itertools
 
 import pytest
 
-from tracer.confidential.handler import CURRENT, PROFILES, Verdict, judge
+from tracer.confidential.handler import CURRENT, PROFILES, Verdict, judge, own_profile
 from tracer.errors import EmulationError
 from tracer.x86.decode import decode
 from tracer.x86.state import Mode
@@ -156,3 +156,21 @@ def test_movs_of_sev_takes_no_override_and_no_short_count() -> None:
 
 def test_a_prefetch_asks_nobody() -> None:
     assert verdict("0f180b").outcome == "none"
+
+
+@pytest.mark.parametrize(
+    ("release", "sev", "profile"),
+    [
+        ("6.12.95+deb12-cloud-amd64", False, "linux-tdx"),
+        ("7.3.4+deb13-cloud-amd64", False, "linux-tdx"),
+        ("6.11.0-9-generic", False, "linux-tdx-5.19"),
+        ("5.19.0", False, "linux-tdx-5.19"),
+        ("5.18.19", False, "linux-tdx-v5"),
+        ("6.6.1", True, "linux-sev"),
+        ("6.1.0-56-cloud-amd64", True, "linux-sev-5.10"),
+        ("next", False, "linux-tdx"),
+        ("next", True, "linux-sev"),
+    ],
+)
+def test_a_kernel_has_the_profile_of_its_release(release: str, sev: bool, profile: str) -> None:
+    assert own_profile(release, sev=sev) == profile and PROFILES[profile].sev is sev

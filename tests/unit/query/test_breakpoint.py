@@ -39,6 +39,12 @@ from tracer.x86.state import CpuState, Mode
 NVME = Region("nvme", 0xFEBF0000, 0xFEBF1FFF, 0xFEBF0000, "nvme", "nvme")
 
 
+OF_CALLS = (
+    "a call has address, symbol, function, module, callers, vcpu, cpl, time, count, phase, mark, "
+    "registers such as $r12"
+)
+
+
 def span_of(region: str, register: str) -> Span | None:
     return Span(0x14, 0x17) if (region, register) == ("nvme", "CC") else None
 
@@ -164,6 +170,13 @@ def test_matches(text: str, facts: PendingFacts, hit: bool) -> None:
         ("nvme+8 CC", "nvme+8 says which bytes, so no register follows: CC"),
         ("0x12q", "0x12q is no physical address: 0x1000 is, and 0x1000-0x1fff are"),
         ("verdict linux-tdz", "no profile is called linux-tdz; did you mean linux-tdx?"),
+        ("tdcall TDG.VP.INFOS",
+         "no leaf of TDCALL is called TDG.VP.INFOS; did you mean TDG.VP.INFO?"),
+        ("hypercall MapGBA", "no hypercall is called MapGBA; did you mean MapGPA?"),
+        ("hypercall 0x1ffffffffffffffff", "0x1ffffffffffffffff does not fit in 8 bytes"),
+        ("hypercall MapGPA if value == 1", f"value is an access's: {OF_CALLS}"),
+        ("tdcall if region is nvme", f"region is an access's: {OF_CALLS}"),
+        ("tdcall VP.INFO now", "now cannot follow VP.INFO; if, once, times, after can"),
         ("symbol", "symbol needs a function: symbol nvme_*"),
         ("unhandled foo", "foo cannot follow unhandled; if, once, times, after can"),
         ("nvme times 0", "0 is no number for times: it is below 1"),
@@ -386,7 +399,10 @@ def test_until_is_reached() -> None:
     assert Until(symbol="nvme_reset_work").reached(live(callers=("nvme_reset_work",)))
 
 
-WORDS = "read write nvme nvme+ + - if once times after 3 symbol verdict value == . nvme. 0x CC"
+WORDS = (
+    "tdcall hypercall MapGPA read write nvme nvme+ + - if once times after 3 symbol verdict value"
+    " == . nvme. 0x CC"
+)
 
 
 @given(st.text(max_size=30) | st.lists(st.sampled_from(WORDS.split()), max_size=7).map(" ".join))
@@ -486,3 +502,24 @@ def test_one_break_that_may_stop_it_anywhere_is_enough() -> None:
     assert breaks.places(HERE) is None
     assert breaks.deleted([2]).places(HERE) == [range(0xFEBF0014, 0xFEBF0018)]
     assert Breaks().places(HERE) == []
+
+
+@pytest.mark.parametrize(
+    ("profile", "code", "stops"),
+    [("linux-tdx-5.19", "8903", False), ("linux-tdx", "8903", False), ("linux-sev", "a4", False)],
+)
+def test_the_verdict_is_that_of_the_guests_own_handler(
+    profile: str, code: str, stops: bool
+) -> None:
+    known = replace(KNOWN, profile=profile)
+    item = parse_break("verdict", known)
+    assert (item.target, item.text) == (profile, f"verdict {profile}")
+    assert parse_break("verdict linux-tdx-v5", known).target == "linux-tdx-v5"
+    assert item.fits(live(code=code)) is stops
+
+
+def test_a_condition_on_a_call_can_be_changed_to_one_that_calls_have() -> None:
+    breaks = Breaks().added(parse_break("hypercall MapGPA"))
+    assert breaks.conditioned(1, parse_condition("$r13 > 1")).find(1).text.endswith("if $r13 > 1")
+    with pytest.raises(UsageError, match="offset is an access's"):
+        breaks.conditioned(1, parse_condition("offset == 1"))

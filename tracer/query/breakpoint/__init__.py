@@ -1,6 +1,7 @@
 """Breaks: where a person wants the guest to stop, as values and as the words that are typed."""
 
 from tracer.query.breakpoint.state import (
+    CALLS,
     Break,
     Breaks,
     Checked,
@@ -25,6 +26,7 @@ from tracer.query.breakpoint.words import (
 )
 
 __all__ = (
+    "CALLS",
     "CLAUSES",
     "KEYWORDS",
     "PENDING",

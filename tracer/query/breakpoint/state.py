@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal
 
+from tracer.access.decision import Called
 from tracer.access.region import UNASSIGNED, RegionMap
 from tracer.errors import ConditionError, UsageError
+from tracer.query.called import CalledFacts, check_of_call
 from tracer.query.condition import Condition, parse
 from tracer.query.condition.lexeme import quoted
 from tracer.query.condition.vocabulary import Fact, Facts
@@ -22,7 +24,10 @@ from tracer.query.place import Place
 from tracer.text.number import ends, whole
 from tracer.x86.bus import Direction
 
-Kind = Literal["access", "symbol", "unhandled", "verdict"]
+Kind = Literal["access", "symbol", "unhandled", "verdict", "tdcall", "hypercall"]
+
+CALLS: frozenset[Kind] = frozenset({"tdcall", "hypercall"})
+"""The kinds that are about calls of a confidential guest, and no accesses."""
 
 _break_number = partial(whole, what="number of a break", like="2 is, and 2-4 are")
 
@@ -89,7 +94,8 @@ class Break:
     """Hold one break; ``head`` is as typed, up to the condition and the counts.
 
     ``number`` is 0 until it is one of :class:`Breaks`. ``target`` is the symbol's name or pattern,
-    or the name of the profile. ``fitted`` counts the accesses that fitted but for the condition,
+    or the name of the profile, ``call`` the number of a leaf or sub-function, None for any.
+    ``fitted`` counts the accesses that fitted but for the condition,
     ``hits`` those that met it too; the next ``ignore`` hits do not stop the guest. ``remaining``
     is how many stops are left, None for any number. One that is ``pending`` names what nothing had
     when it was made.
@@ -99,6 +105,7 @@ class Break:
     kind: Kind
     pattern: Pattern
     target: str = ""
+    call: int | None = None
     number: int = 0
     enabled: bool = True
     hits: int = 0
@@ -147,6 +154,15 @@ class Break:
                 return facts["via"] == "stepped"
             case "verdict":
                 return facts.oops(self.target)
+            case "tdcall" | "hypercall":
+                return False
+
+    def takes(self, called: Called) -> bool:
+        """Tell whether a call of a confidential guest fits, whatever the condition."""
+        if self.kind == "tdcall":
+            return self.call in (None, called.leaf)
+        asks = self.kind == "hypercall" and called.request is not None
+        return asks and self.call in (None, called.hypercall)
 
 
 def _can_hold(condition: Condition, region: str, owners: tuple[str, ...]) -> bool:
@@ -174,7 +190,7 @@ def matches(item: Break, facts: PendingFacts) -> bool:
         raise error.of(f"break {item.number}") from None
 
 
-def counted(item: Break, facts: PendingFacts) -> tuple[Break, bool]:
+def counted(item: Break, facts: Facts) -> tuple[Break, bool]:
     """Return a break with one more access that fits, and whether it acts on that.
 
     That is a hit which its counts do not pass over. Raises ConditionError where its condition has
@@ -193,7 +209,7 @@ class _Counted:
         return self.count if name == "count" else self.facts[name]
 
 
-def _agrees(item: Break, facts: PendingFacts, count: int) -> bool:
+def _agrees(item: Break, facts: Facts, count: int) -> bool:
     condition = item.pattern.condition
     if condition is None:
         return True
@@ -279,6 +295,8 @@ class Breaks:
     def conditioned(self, number: int, condition: Condition | None) -> Breaks:
         """Return them with another condition of one, or with none. Raises as :meth:`find`."""
         item = self.find(number)
+        if item.kind in CALLS:
+            check_of_call(condition)
         return self._replaced(replace(item, pattern=replace(item.pattern, condition=condition)))
 
     def _replaced(self, item: Break) -> Breaks:
@@ -301,13 +319,24 @@ class Breaks:
         Before a read is made, those that need its value are left out; once it is ``answered``
         they alone are judged. A break whose stops are used up is gone from what is returned.
         """
+
+        def concerned(item: Break) -> bool:
+            waits = item.needs_value and facts["direction"] == "read"
+            return waits is answered and item.fits(facts)
+
+        return self._checked(facts, concerned)
+
+    def check_call(self, facts: CalledFacts) -> Checked:
+        """Judge one call of a confidential guest, and count it, likewise."""
+        return self._checked(facts, lambda item: item.takes(facts.called))
+
+    def _checked(self, facts: Facts, concerned: Callable[[Break], bool]) -> Checked:
         kept: list[Break] = []
         stops: list[Break] = []
         errors: list[ConditionError] = []
         changed = False
         for item in self.items:
-            waits = item.needs_value and facts["direction"] == "read"
-            if not item.enabled or waits is not answered or not item.fits(facts):
+            if not item.enabled or not concerned(item):
                 kept.append(item)
                 continue
             changed = True

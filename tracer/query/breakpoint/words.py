@@ -7,9 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from tracer.confidential.handler import CURRENT, PROFILES
+from tracer.confidential.call_name import hypercall_number, leaf_number
+from tracer.confidential.handler import PROFILES
+from tracer.confidential.kind import Kind as GuestKind
 from tracer.errors import UnknownName, UsageError, advice, suggestion
-from tracer.query.breakpoint.state import Break, Kind, Pattern, Until
+from tracer.query.breakpoint.state import CALLS, Break, Kind, Pattern, Until
+from tracer.query.called import check_of_call
 from tracer.query.condition import Condition, parse, parse_prefix
 from tracer.query.condition.vocabulary import NAMES
 from tracer.query.place import Known, Place, parse_place
@@ -23,7 +26,9 @@ CLAUSES = ("if", "once", "times", "after")
 PENDING = "pending"
 """The word that lets a name pass which nothing has yet."""
 
-KEYWORDS = (*_DIRECTIONS, "symbol", "unhandled", "verdict", *CLAUSES, PENDING)
+KEYWORDS = (
+    *_DIRECTIONS, "symbol", "unhandled", "verdict", "tdcall", "hypercall", *CLAUSES, PENDING,
+)  # fmt: skip
 """The words of a break that are no names: for completion."""
 
 MAX_TIME = (1 << 63) - 1
@@ -39,10 +44,11 @@ _T = TypeVar("_T")
 def parse_break(text: str, known: Known | None = None, *, temporary: bool = False) -> Break:
     """Return the break that the words after ``break`` tell; ``temporary`` is that of ``tbreak``.
 
-    They are ``[read|write|access] [PLACE]``, ``symbol NAME``, ``unhandled`` or ``verdict
-    [PROFILE]``, then any of ``if CONDITION``, ``once``, ``times N`` and ``after N``, each at most
-    once. Raises UsageError, and ConditionError for what follows ``if``; UnknownName for a name that
-    nothing has, unless the word ``pending`` is there: so in all of these.
+    They are ``[read|write|access] [PLACE]``, ``symbol NAME``, ``unhandled``, ``verdict [PROFILE]``,
+    ``tdcall [NAME|NUMBER]`` or ``hypercall [NAME|NUMBER]``, then any of ``if CONDITION``, ``once``,
+    ``times N`` and ``after N``, each at most once. Raises UsageError, and ConditionError for what
+    follows ``if``; UnknownName for a name that nothing has, unless the word ``pending`` is there:
+    so in all of these.
     """
     item, pending = perhaps_pending(text, known or Known(), _break)
     if temporary and item.remaining is not None and item.remaining > 1:
@@ -79,17 +85,14 @@ def _break(text: str, known: Known) -> Break:
     words = Words(text, known)
     if not words.left:
         raise UsageError("break needs a place or a condition: nvme+0x1000, or if value == 3")
-    kind, target, direction, place = _head(words)
-    head = words.before
+    item = _head(words)
+    if not item.head:
+        item = replace(item, head=words.before)
     condition, ignore, remaining = clauses(words)
-    return Break(
-        head=head,
-        kind=kind,
-        target=target,
-        pattern=Pattern(direction, place, condition),
-        ignore=ignore,
-        remaining=remaining,
-    )
+    if item.kind in CALLS:
+        check_of_call(condition)
+    pattern = replace(item.pattern, condition=condition)
+    return replace(item, pattern=pattern, ignore=ignore, remaining=remaining)
 
 
 def parse_condition(text: str, known: Known | None = None) -> Condition:
@@ -219,23 +222,36 @@ def _function(name: str, known: Known) -> str:
     return name
 
 
-def _head(words: Words) -> tuple[Kind, str, Direction | None, Place | None]:
+# A break without its clauses; the head is what was typed, where it is empty.
+def _head(words: Words) -> Break:
     match words.peek():
         case "symbol":
             words.take()
             name = _one(words, "symbol needs a function: symbol nvme_*")
-            return "symbol", _function(name, words.known), None, None
+            return Break("", "symbol", Pattern(), target=_function(name, words.known))
         case "unhandled":
             words.take()
             _none(words, "unhandled")
-            return "unhandled", "", None, None
+            return Break("", "unhandled", Pattern())
         case "verdict":
             words.take()
-            profile = _one(words, "") or CURRENT
+            profile = _one(words, "") or words.known.profile
             if profile not in PROFILES:
                 raise UsageError(f"no profile is called {profile}{advice(profile, PROFILES)}")
-            return "verdict", profile, None, None
-    return ("access", "", *where(words))
+            return Break(f"verdict {profile}", "verdict", Pattern(), target=profile)
+        case "tdcall":
+            return _call(words, "tdcall", leaf_number)
+        case "hypercall":
+            return _call(words, "hypercall", hypercall_number)
+    return Break("", "access", Pattern(*where(words)))
+
+
+def _call(words: Words, kind: Kind, number: Callable[[str], int]) -> Break:
+    words.take()
+    if words.known.kind not in (None, GuestKind.TDX):
+        raise UsageError(f"{kind} stops at calls of a TDX guest: it takes --guest tdx")
+    name = _one(words, "")
+    return Break("", kind, Pattern(), call=number(name) if name else None)
 
 
 # The one word before the clauses; `missing` says what to do about none, or is empty.

@@ -8,6 +8,7 @@ from tracer.repl.command import command
 from tracer.repl.context import Context
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
+from tracer.text.number import whole
 
 _WHERE = ("read", "write", "access", "place", "if", "do")
 _CLAUSES = ("if", "once", "times", "after", "do")
@@ -104,14 +105,19 @@ async def refuse(context: Context, statement: Statement) -> Result:
 @command(
     "retry",
     group="change",
-    usage=("retry",),
+    usage=("retry [ADDRESS]",),
     brief="tell a confidential guest to ask its host again",
-    text="It takes effect when the guest goes on. Linux does not ask again for a device access.",
-    examples=("retry",),
+    text="""\
+It takes effect when the guest goes on. Linux does not ask again for a device access. At `break
+hypercall MapGPA` the guest is to ask from ADDRESS on, a physical one, and what lies before is done;
+without one nothing is.""",
+    examples=("retry", "retry 0x1f000000"),
 )
 async def retry(context: Context, statement: Statement) -> Result:
-    context.control.rule(Postpone())
-    return said("the guest will hear that it is to ask again")
+    physical = whole(statement.rest, "physical address", bits=52) if statement.rest else None
+    context.control.rule(Postpone(physical=physical))
+    where = "" if physical is None else f" from {physical:#x} on"
+    return said(f"the guest will hear that it is to ask again{where}")
 
 
 @command(

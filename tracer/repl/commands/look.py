@@ -8,6 +8,7 @@ from itertools import islice
 
 from tracer.access.space import AddressSpace
 from tracer.errors import UsageError
+from tracer.look.call import call_lines, call_object
 from tracer.look.code import code_lines, code_objects
 from tracer.look.dump import Part, dump_lines, dump_objects, parse_spec
 from tracer.look.page import page_lines, page_object, page_of
@@ -49,9 +50,14 @@ def plan_at(context: Context) -> Plan:
     brief="what the instruction at the access is about to do",
     text="""\
 Operands and how their addresses come about, the accesses in order, the registers that will change
-and how, the hypercall that a confidential guest would make, and what its handler would say.""",
+and how, the hypercall that a confidential guest would make, and what its handler would say. Once a
+confidential guest has asked, what vetrace decodes and what the guest asks for stand side by side;
+where a call of it waits, what it asks and what the usual answer is.""",
 )  # fmt: skip
 async def plan(context: Context, statement: Statement) -> Result:
+    called = context.halt.call
+    if called is not None:
+        return Result(call_object(called), lambda p: call_lines(called, p.width, p.colour))
     found = plan_at(context)
     return Result(plan_object(found), lambda p: plan_lines(found, p.width, p.colour))
 

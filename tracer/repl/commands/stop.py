@@ -9,7 +9,10 @@ from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.text.number import whole
 
-_KINDS = ("read", "write", "access", "symbol", "unhandled", "verdict", "if", "place")
+_KINDS = (
+    "read", "write", "access", "symbol", "unhandled", "verdict", "tdcall", "hypercall", "if",
+    "place",
+)  # fmt: skip
 
 
 @command(
@@ -20,19 +23,24 @@ _KINDS = ("read", "write", "access", "symbol", "unhandled", "verdict", "if", "pl
         "break symbol NAME [if CONDITION] [pending]",
         "break unhandled",
         "break verdict [PROFILE]",
+        "break tdcall [NAME|NUMBER] [if CONDITION]",
+        "break hypercall [NAME|NUMBER] [if CONDITION]",
     ),
     brief="stop before an access",
     text="""\
 PLACE is a region, a device, a region with offsets or a register's name, or a physical address; *
 and ? fit anything. `symbol` fits what a function does, itself or through what it calls,
 `unhandled` what the emulator does not know, `verdict` what the MMIO handler of a confidential
-guest would not survive. CONDITION is an expression over value, offset, width, extent, address,
-linear, region, device, register, symbol, function, module, callers, direction, vcpu, cpl, seq,
-time, count, mnemonic, via, phase, mark, changes, and registers: $rax. `value & 0xff == 3` compares
-the low byte; `region is nvme` is the device's too, ~ fits a pattern: docs/conditions.md has the
-language, which is also that of `vetrace show --if`. A break on the value of a read stops once the
-device has answered. A name that nothing has is refused, unless `pending` says to wait for it: a
-device or a module may still come.""",
+guest would not survive: a confidential guest's own, unless a profile is named. `tdcall` and
+`hypercall` stop a TDX guest at its calls of the TDX module and of its host: `plan` tells what it
+asks, `refuse` and `retry` answer a hypercall, and a condition knows registers, the address that is
+asked about, and where in the code it is. CONDITION is an expression over value, offset, width,
+extent, address, linear, region, device, register, symbol, function, module, callers, direction,
+vcpu, cpl, seq, time, count, mnemonic, via, phase, mark, changes, and registers: $rax. `value & 0xff
+== 3` compares the low byte; `region is nvme` is the device's too, ~ fits a pattern:
+docs/conditions.md has the language, which is also that of `vetrace show --if`. A break on the value
+of a read stops once the device has answered. A name that nothing has is refused, unless `pending`
+says to wait for it: a device or a module may still come.""",
     examples=(
         "break write nvme+0x1000 if value & 0xff == 3",
         "break read hpet",
@@ -42,6 +50,9 @@ device or a module may still come.""",
         "break write lapic if function ~ \"*eoi*\" after 100",
         "break unhandled",
         "break verdict linux-tdx",
+        "break tdcall TDG.VP.VEINFO.GET once",
+        "break hypercall MapGPA if $r13 > 0x1000",
+        "break hypercall 0x10001",
         "break nvme.CSTS if changes and callers is nvme_reset_work",
     ),
     expects=(_KINDS, ("if",)),
