@@ -19,6 +19,9 @@ from pathlib import Path
 from tracer.campaign.ending import Ending, ending
 from tracer.host.scratch import scratch_folder
 
+EXIT_USAGE = 2
+"""The exit status of ``vetrace boot`` for what makes no sense."""
+
 LIMIT = "60"
 """Seconds of its own time after which a guest is taken to hang: a boot takes some 5."""
 
@@ -55,13 +58,21 @@ class Job:
 class Outcome:
     """Hold how a job ended; ``mutated`` counts the accesses that it hit.
 
-    Of these ``refused`` were refused; the others got another value.
+    Of these ``refused`` were refused; the others got another value. ``status`` is the exit status,
+    ``begun`` tells whether the guest said anything.
     """
 
     job: Job
     ending: Ending
     mutated: int
     refused: int = 0
+    status: int = 0
+    begun: bool = True
+
+    @property
+    def misused(self) -> bool:
+        """Tell whether it is no boot at all: every other one of the campaign would be refused."""
+        return self.status == EXIT_USAGE and not self.begun
 
 
 def program(job: Job, folder: Path) -> tuple[list[str], Mapping[str, str]]:
@@ -87,7 +98,8 @@ def outcome(job: Job, console: str, said: str, status: int) -> Outcome:
     count, refused = (
         (_number(decided[name]) for name in ("count", "refused")) if decided else (0, 0)
     )
-    return Outcome(job, ending(console, said, status), count, refused)
+    end = ending(console, said, status)
+    return Outcome(job, end, count, refused, status, begun=bool(console.strip()))
 
 
 def _number(text: str | None) -> int:

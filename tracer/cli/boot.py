@@ -348,7 +348,7 @@ class _Boot:
                 if self._recorded is not None and outcome == "poweroff":
                     self._recorded.finish()
             except asyncio.CancelledError:
-                outcome = str(self._watchdog.error or outcome)
+                outcome = self._why_cancelled() or outcome
                 raise
             except TracerError as error:
                 outcome = str(error)
@@ -363,6 +363,12 @@ class _Boot:
                         session.mark_log(LOG_END)
                     session.end(outcome)
                 self._close(session)
+
+    def _why_cancelled(self) -> str:
+        # Why the run is over where nobody has interrupted it.
+        if self._console_error is not None:
+            return f"the guest's console could not be written: {self._console_error.strerror}"
+        return str(self._watchdog.error or "")
 
     def _opened(self, trace: Path, opening: Header) -> TraceWriter | FlightRecorder:
         if self._last is None:

@@ -15,7 +15,7 @@ from tracer.cli.export import extra, replacing
 from tracer.cli.guest_arguments import tell
 from tracer.cli.hosting import parse_seed
 from tracer.confidential.kind import Kind
-from tracer.errors import Interrupted, UsageError
+from tracer.errors import GuestError, Interrupted, UsageError
 from tracer.host import signals
 from tracer.host.signals import Ended, words_of
 from tracer.repl.hosting import hosting
@@ -99,6 +99,10 @@ class _Campaign:
         self._begun = time.monotonic()
 
     def take(self, each: Outcome) -> None:
+        if each.misused:
+            raise UsageError(each.ending.line)
+        if not each.begun and each.ending.kind == "failed" and not self.outcomes:
+            raise GuestError(f"the first boot has come to nothing: {each.ending.line}")
         self.outcomes.append(each)
         tell(f"{len(self.outcomes)}/{self._count}  {outcome_line(each)}{self._left()}")
 

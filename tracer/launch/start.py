@@ -43,6 +43,7 @@ async def launch(
     announcement = Announcement(plan.guest)
     block = asyncio.current_task()
     assert block is not None
+    session: Session | None = None
 
     def listen(data: bytes) -> None:
         on_console(data)
@@ -50,6 +51,8 @@ async def launch(
         for told in announcement.take(data):
             progress(told)
         if announcement.fault and not known:
+            if session is not None:
+                session.fault = announcement.fault
             block.cancel()
 
     machine = Machine(config, on_console=listen)

@@ -40,7 +40,8 @@ class Session:
     """Run one guest to its end, intercepting what was chosen. Make one with :meth:`attach`.
 
     What it knows of the guest is the loop's: see :class:`tracer.session.loop.Loop`. ``naming``
-    names registers where accesses are told in words.
+    names registers where accesses are told in words. ``fault`` says why the run is ended by who
+    launched the guest, empty where it is not.
     """
 
     def __init__(self, loop: Loop, driver: Driver) -> None:
@@ -61,7 +62,7 @@ class Session:
         self.stacks = False
         self._hang: GuestHung | None = None
         self.mark = loop.journal.mark
-        self.end = loop.journal.end
+        self.fault = ""
         self.release = loop.release
         self.unwind = loop.unwind
 
@@ -249,6 +250,10 @@ class Session:
         self.mark(text, size, None if size is None else begin)
 
     # ---- how it ended
+
+    def end(self, outcome: str) -> None:
+        """Publish how the run ended: for its ``fault``, where the guest turned out to be wrong."""
+        self.journal.end(self.fault or outcome)
 
     @property
     def expired(self) -> str:

@@ -12,6 +12,7 @@ import pytest
 from scripts.patience import patience
 from tracer.campaign import processes
 from tracer.campaign.job import Job, Outcome
+from tracer.errors import UsageError
 
 JOBS = [Job(seed, "nvme") for seed in range(5)]
 
@@ -69,3 +70,19 @@ def test_a_campaign_that_is_cancelled_ends_its_jobs(
     asyncio.run(body())
     assert sorted(path.name for path in tmp_path.glob("ended*")) == ["ended0", "ended1"]
     assert found == [] and not (tmp_path / "begun2").exists()
+
+
+def test_an_outcome_that_ends_the_campaign_ends_the_jobs_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "import sys, time; time.sleep(1000 * (sys.argv[2] != '0')); sys.exit(2)"
+    monkeypatch.setattr(processes, "program", instead(text))
+    found: list[Outcome] = []
+
+    def finished(each: Outcome) -> None:
+        found.append(each)
+        raise UsageError("no such option")
+
+    with pytest.raises(UsageError, match="no such option"):
+        asyncio.run(processes.run_jobs(JOBS, 2, finished))
+    assert [each.job.seed for each in found] == [0] and found[0].misused

@@ -111,3 +111,39 @@ def test_what_makes_no_campaign(words: list[str], said: str, capsys: Output) -> 
 )
 def test_what_is_left_is_told_roughly(seconds: float, told: str) -> None:
     assert campaign._duration(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("status", "line", "said"),
+    [
+        (2, "--memory no: no is no size", "vetrace: --memory no: no is no size"),
+        (1, "no guest kernel: run vetrace setup",
+         "vetrace: the first boot has come to nothing: no guest kernel: run vetrace setup"),
+    ],
+)  # fmt: skip
+def test_what_every_boot_would_fail_at_is_told_once(
+    status: int, line: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    jobs: list[Job] = []
+
+    async def run(wanted: Iterable[Job], most: int, finished: Callable[[Outcome], None]) -> None:
+        for job in wanted:
+            jobs.append(job)
+            finished(Outcome(job, Ending("failed", "", line), 0, status=status, begun=False))
+
+    monkeypatch.setattr(campaign, "run_jobs", run)
+    assert main.main(["campaign", "--seeds", "5", "--mutate", "read nvme"]) == status
+    assert len(jobs) == 1 and capsys.readouterr().err == f"{said}\n"
+
+
+def test_a_boot_that_fails_later_on_is_one_outcome_among_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    async def run(wanted: Iterable[Job], most: int, finished: Callable[[Outcome], None]) -> None:
+        for job in wanted:
+            end = Ending("failed", "", "QEMU died") if job.seed else Ending("clean")
+            finished(Outcome(job, end, 0, status=job.seed, begun=not job.seed))
+
+    monkeypatch.setattr(campaign, "run_jobs", run)
+    assert main.main(["campaign", "--seeds", "2", "--mutate", "read nvme"]) == 0
+    assert "    1  failed" in capsys.readouterr().out
