@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+from confidential_kernel import kernel_for
 from transcript import Booted, Player, transcript
 from vetrace_run import CHECKOUT
 
+from tracer.confidential.kind import Kind
 from tracer.host.package import fetch_kernel, newest_kernel
 from tracer.linux.kernel import default_kernel, read_facts
 
@@ -40,15 +42,21 @@ def player(folder: Path, kernel: Path | None = None) -> Player:
     return Player(work, read_facts(image).release, kernel)
 
 
+def said(page: str) -> str:
+    """Return the commands of a page's sessions."""
+    return "\n".join(step.command for step in transcript(page).steps)
+
+
 @pytest.mark.qemu
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_shows_what_happens(page: Path, tmp_path: Path, boots: dict[str, Booted]) -> None:
-    plays = player(tmp_path)
-    for name, text in FILE.findall(page.read_text()):
+    text = page.read_text()
+    plays = player(tmp_path, kernel_for(Kind.TDX) if "--guest tdx" in said(text) else None)
+    for name, program in FILE.findall(text):
         if "/" not in name:
-            (plays.folder / name).write_text(text)
+            (plays.folder / name).write_text(program)
     plays.boots = boots
-    plays.play(transcript(page.read_text()))
+    plays.play(transcript(text))
 
 
 @pytest.mark.qemu

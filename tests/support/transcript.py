@@ -27,7 +27,7 @@ REST = "..."
 COLUMNS, ROWS = 120, 120
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_RELEASE = re.compile(r"\b\d+\.\d+\.\d+-[\w.+-]*amd64\b")
+_RELEASE = re.compile(r"\b\d+\.\d+\.\d+[-+][\w.+-]*amd64\b")
 
 _ALWAYS = (
     (r"\b\d+\.\d{6}\b", "TIME"),
