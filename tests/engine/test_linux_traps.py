@@ -88,7 +88,7 @@ class Kernel:
         self.scene.write(CODE, b"\x90" * 0x1000)
         self.linux = Linux(kernel(types=types), "nokaslr")
         stage = self.stage
-        watched = self.linux.watch(stage.ground, self.scene.space, late=False, block=None)
+        watched = self.linux.watch(stage.ground, self.scene.space, late=False)
         self.hooks, self.users = play(watched, *set_breaks(*ALL))
         stage.coverage._others = self.linux.leaves
         self.told: list[str] = []
@@ -210,7 +210,7 @@ def test_a_kernel_without_a_function_that_has_to_be_watched_is_refused() -> None
     places = {name: at for name, at in PLACES.items() if name != "ioremap_page_range"}
     with pytest.raises(GuestError, match="no symbol ioremap_page_range"):
         watched = Linux(kernel(places), "nokaslr").watch
-        play(watched(stage.ground, stage.scene.space, late=False, block=None))
+        play(watched(stage.ground, stage.scene.space, late=False))
 
 
 def test_fred_is_refused_at_a_stop_too() -> None:
@@ -242,7 +242,7 @@ class Traceable(Kernel):
         scene.ram.write(DATA_AT, struct.pack("<QQ", self.OTHER, self.site))
         self.linux = Linux(kernel(places), "nokaslr")
         write = (WriteCode, scene.write_code)
-        watched = self.linux.watch(self.stage.ground, scene.space, late=False, block=None)
+        watched = self.linux.watch(self.stage.ground, scene.space, late=False)
         self.hooks, self.users = play(
             watched, write, write, write, write,
             *set_breaks("early_ioremap", "remap_pfn_range", "kernel_map_pages_in_pgd"),

@@ -12,6 +12,7 @@ from vetrace_run import Run, agreed, boot, read_trace, run
 
 from tracer.confidential.kind import Kind
 from tracer.guest.disk import DISKS, checksum
+from tracer.trace.event import Events
 from tracer.trace.record import Intercept, Mark, SharedRecord, TdcallRecord, UserRecord
 
 pytestmark = pytest.mark.qemu
@@ -133,6 +134,23 @@ def test_each_access_of_the_module_in_the_guest_is_replayed(swift: Run, tmp_path
     (access,) = shown.objects
     assert access["via"] == "guest" and access["agrees"] is True
     assert int(access["tdvmcall"]["in"]["r14"], 0) == int(access["address"], 0) | 1 << 47
+
+
+def test_an_access_of_the_module_in_the_guest_has_its_phase(tdx: Run, swift: Run) -> None:
+    def phases(run: Run) -> set[tuple[str, str]]:
+        events = Events()
+        return {
+            (event.access.region or "", event.phase or "")
+            for record in read_trace(run.trace).records
+            for event in events.add(record)
+            if record.via == "guest"
+        }
+
+    slow, fast = phases(tdx), phases(swift)
+    assert any(phase.startswith("initcall ") for _, phase in fast)
+    # What an interrupt does is in the phase that it comes upon: doorbells are.
+    devices = {"nvme.msix-table", "virtio-blk.common", "virtio-net.common"}
+    assert {it for it in fast if it[0] in devices} == {it for it in slow if it[0] in devices}
 
 
 def test_what_a_person_is_asked_about_takes_stops_and_nothing_is_lost(tmp_path: Path) -> None:

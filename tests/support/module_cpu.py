@@ -57,7 +57,7 @@ class ModuleGuest(Compiled):
             self.ram.write(entry, struct.pack("<Q", DEVICE_AT + linear - self.linear | flags))
         super()._start()
         self.module = module_code()
-        control = ModuleControl(
+        self.control = ModuleControl(
             shared_bit=SHARED,
             marks=POISON | POISON >> 1,
             levels=5 if self.la57 else 4,
@@ -68,7 +68,7 @@ class ModuleGuest(Compiled):
         gate = Gate(HANDLER, 0x8E << 40 | 0x10 << 16, 0)
         self.cpu.mem_write(IDT + GATE_SIZE * VIRTUALIZATION_VECTOR, pack_gate(gate))
         self.cpu.reg_write(uc.UC_X86_REG_IDTR, (0, IDT, 0xFFF, 0))
-        self.write(layout.MODULE_DATA, control.pack())
+        self.write(layout.MODULE_DATA, self.control.pack())
         self.write(layout.MODULE, self.module.code)
 
     def page_fault(self, before: CpuState, linear: int, error: int = 8) -> Left:

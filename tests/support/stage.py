@@ -59,10 +59,11 @@ class Software:
     def stub_place(self) -> int:
         return STUB
 
-    async def watch(
-        self, ground: Ground, space: AddressSpace, *, late: bool, block: int | None
-    ) -> Any:
+    async def watch(self, ground: Ground, space: AddressSpace, *, late: bool) -> Any:
         return self.breakpoints
+
+    async def follow_errands(self, block: int | None, *, smp: bool) -> None:
+        self.block = block
 
     def callers(self, publish: Any, *, stacks: bool) -> Any:
         return Nobody()

@@ -165,10 +165,13 @@ class Bare:
         return None
 
     async def watch(
-        self, ground: Ground, space: AddressSpace, *, late: bool, block: int | None
+        self, ground: Ground, space: AddressSpace, *, late: bool
     ) -> Sequence[Breakpoint]:
         """Set no traps: where the guest makes mappings is not known."""
         return ()
+
+    async def follow_errands(self, block: int | None, *, smp: bool) -> None:
+        """Do nothing: no threads are known."""
 
     def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
         """Return what knows no callers."""

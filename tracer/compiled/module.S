@@ -553,6 +553,12 @@ take:	mov	rcx, rbx
 mark:	mov	rax, [rbp + L_NUMBER]
 	mov	[rdi + R_NUMBER], rax
 	mov	[rdi + R_VCPU], bx
+	data	mov, rax, M_THREAD
+	test	rax, rax
+	jz	1f
+	mov	eax, gs:[rax]
+	mov	[rdi + R_THREAD], eax
+1:
 	rdtsc
 	mov	[rdi + R_TSC], eax
 	mov	[rdi + R_TSC + 4], edx

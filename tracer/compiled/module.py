@@ -59,7 +59,7 @@ STACK = 0x8000
 """Bytes of a kernel's stack, at most: a hypercall is as near to the frame of its #VE."""
 
 _WORDS = (
-    "SHARED", "ADDRESS", "TOP", "BEHIND", "HALT",
+    "SHARED", "ADDRESS", "TOP", "BEHIND", "HALT", "THREAD",
 )  # fmt: skip
 _COUNTERS = layout.MODULE_DATA + 0x100
 _COUNTED = "FAULTS", "FETCHED"
@@ -96,7 +96,8 @@ class ModuleControl:
     poisons a leaf by. ``ram`` are ranges of physical addresses. The linear addresses are those of
     who is asked about a leaf without the shared bit (``behind``), and of what makes a vCPU sleep
     and goes back to the frame on the stack (``halt``). ``levels`` are those of the guest's page
-    tables.
+    tables. ``thread`` is where the kernel's current thread is, relative to GS, 0 where records do
+    not tell it.
     """
 
     shared_bit: int
@@ -105,6 +106,7 @@ class ModuleControl:
     behind: int
     halt: int
     ram: Sequence[range]
+    thread: int = 0
 
     def pack(self) -> bytes:
         """Return the bytes for :data:`layout.MODULE_DATA`. Raises ValueError: too many ranges."""
@@ -117,6 +119,7 @@ class ModuleControl:
             "TOP": 12 + 9 * (self.levels - 1),
             "BEHIND": self.behind,
             "HALT": self.halt,
+            "THREAD": self.thread,
         }
         head = b"".join(words.get(name, 0).to_bytes(8, "little") for name in _WORDS)
         ram = b"".join(struct.pack("<2Q", part.start, len(part)) for part in self.ram)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from tracer.access.region import Range
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode
+from tracer.compiled.diary import Current
 from tracer.compiled.module import ModuleControl, counter, module_code
 from tracer.compiled.pending import (
     PLACE,
@@ -43,10 +44,18 @@ class GuestModule:
         self.fault = window.code + self._code.fault
         self.tdcall = window.code + self._code.tdcall
 
-    def begin(self, stub: Stub, common: CommonCode, paging: Paging, ram: Sequence[Range]) -> None:
+    def begin(
+        self,
+        stub: Stub,
+        common: CommonCode,
+        paging: Paging,
+        ram: Sequence[Range],
+        current: Current | None = None,
+    ) -> None:
         """Write the code, and what it has to know; compiled sites are in place already.
 
-        A fault that is not of the shared bit goes to the ``common`` code.
+        A fault that is not of the shared bit goes to the ``common`` code. Records tell the thread
+        that is ``current``.
         """
         control = ModuleControl(
             shared_bit=paging.shared,
@@ -55,6 +64,7 @@ class GuestModule:
             behind=self.window.code + common.fast,
             halt=stub.halts[True],
             ram=[range(first, last + 1) for first, last in ram],
+            thread=0 if current is None else current.place,
         )
         self._write(layout.MODULE_DATA, control.pack())
         self._write(layout.MODULE, self._code.code)

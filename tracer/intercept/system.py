@@ -121,12 +121,19 @@ class System(Protocol):
         ...
 
     async def watch(
-        self, ground: Ground, space: AddressSpace, *, late: bool, block: int | None
+        self, ground: Ground, space: AddressSpace, *, late: bool
     ) -> Sequence[Breakpoint]:
         """Set traps where the guest makes mappings. Raises GuestError when some would be missed.
 
         With ``late`` call chains are looked up after the guest has gone on, so that no code may go
-        without a stop. The diary is in the ``block`` at a linear address, where it is wanted.
+        without a stop.
+        """
+        ...
+
+    async def follow_errands(self, block: int | None, *, smp: bool) -> None:
+        """Have threads tell on what errands they are; once, and later than :meth:`watch`.
+
+        The diary is in the ``block`` at a linear address, where it is wanted.
         """
         ...
 

@@ -92,7 +92,7 @@ class Linux:
         return self.names.kernel.address_of(mapping.STUB_PLACE)
 
     async def watch(
-        self, ground: Ground, space: AddressSpace, *, late: bool, block: int | None
+        self, ground: Ground, space: AddressSpace, *, late: bool
     ) -> Sequence[Breakpoint]:
         """Set breakpoints on the functions that make mappings, and free code. Raises GuestError."""
         if self.kind is not Kind.PLAIN:
@@ -109,13 +109,17 @@ class Linux:
                 f"{self.kernel.path} has no symbol {', '.join(missing)}: mappings would be missed; "
                 "give better symbols with --symbols"
             )
-        await self._errands.plant(wrappers, block, smp=ground.view.vcpus > 1)
         self._hooks, self._users, self._wrappers = hooks, users, wrappers
         if not late:
             return hooks, users
         freed = FreedCode(ground.journal.counts)
         await freed.install(self.names.kernel)
         return hooks, users, freed
+
+    async def follow_errands(self, block: int | None, *, smp: bool) -> None:
+        """Put code around the functions that send a thread on an errand."""
+        if self._wrappers is not None:
+            await self._errands.plant(self._wrappers, block, smp=smp)
 
     @property
     def current(self) -> Current | None:

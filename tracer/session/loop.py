@@ -200,9 +200,9 @@ class Loop:
         # Call chains tell the phase as well.
         block = None if room is None or stacks else room.window.block
         late = room is not None and stacks
-        breakpoints: list[Breakpoint] = [
-            *await system.watch(ground, space, late=late, block=block), loads,
-        ]  # fmt: skip
+        breakpoints: list[Breakpoint] = [*await system.watch(ground, space, late=late), loads]
+        if later is None:
+            await system.follow_errands(block, smp=view.vcpus > 1)
         for line in system.unseen(regions):
             journal.remark(line)
         if notes:
@@ -259,6 +259,7 @@ class Loop:
         place = self.system.ready()
         if place is None:
             self.journal.remark("each access takes a stop: nobody knows where the guest has room")
+            await self.system.follow_errands(None, smp=self.view.vcpus > 1)
             return
         readiness = Readiness(lambda: self._hasten(slots, domain, interceptor, gate), self.journal)
         await readiness.install(place)
@@ -272,6 +273,8 @@ class Loop:
         registers = await Registers()
         space = view.space_of(registers)
         room = await self._room(slots, registers, space, stacks=False)
+        block = None if room is None else room.window.block
+        await self.system.follow_errands(block, smp=view.vcpus > 1)
         if room is None:
             return
         window = room.window
@@ -284,11 +287,12 @@ class Loop:
         module = GuestModule(window, view)
         sites = CompiledSites(
             window, room.common, room.slots, view, journal, self.system.names, interceptor.take,
-            Told(self.traced.callers, now),
+            Told(self.traced.callers, now, self.system.current),
             domain=Domain(lambda raw: domain.told(raw, now()), domain.count, now),
         )  # fmt: skip
         sites.begin(gate.stub.spill)
-        module.begin(gate.stub, room.common, space.paging, view.regions.ram)
+        current = self.system.current
+        module.begin(gate.stub, room.common, space.paging, view.regions.ram, current)
         await gate.hasten(Fast(module.fault, window.span), module.tdcall)
         domain.module = module
         self.sites = interceptor.sites = sites

@@ -168,6 +168,18 @@ def test_an_access_goes_from_the_fault_to_its_answer_without_a_stop(
     assert (count(guest, "FAULTS"), count(guest, "FETCHED")) == (1, 1)
 
 
+@pytest.mark.parametrize("place", [0, 0x41])
+def test_a_record_tells_the_thread_that_was_current(place: int) -> None:
+    guest = started()
+    guest.write(layout.MODULE_DATA, replace(guest.control, thread=place).pack())
+    guest.cpu.mem_write(DATA + 0x41, b"\x78\x56\x34\x12")  # GS has DATA for its base
+    raised(guest, state(), DEVICE + 8, READ)
+    fetched(guest, state())
+    answered(guest, asking(STACK + 0x800, DEVICE_AT + 8))
+    (raw,) = guest.taken()
+    assert raw.thread == (0x1234_5678 if place else 0) and raw.error == READ
+
+
 def test_a_write_is_in_the_ring_before_the_device_has_it_and_a_read_after() -> None:
     for write in (False, True):
         guest = started()
