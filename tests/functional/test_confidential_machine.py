@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from vetrace_run import run
 from tracer.access.symbols import serialise
 from tracer.confidential.kind import C_BIT, Kind
 from tracer.errors import GuestError
-from tracer.guest.disk import DISKS, checksum
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
 from tracer.linux.kernel import default_kernel, open_kernel
@@ -25,22 +23,6 @@ pytestmark = pytest.mark.qemu
 
 # The default guest's kernel can be an SEV-ES guest on every Debian.
 PLAN = Plan(guest=Kind.SEV_ES)
-
-
-def untraced(plan: Plan, look: Callable[[Session], object] | None = None) -> str:
-    """Run a guest without what makes it a confidential one; return what it printed."""
-    said: list[bytes] = []
-
-    async def session() -> None:
-        async with launch(plan, said.append) as session:
-            await session.reach_entry()
-            if look is not None:
-                await session.refresh_regions()
-                look(session)
-            await session.run_untraced()
-
-    asyncio.run(session())
-    return b"".join(said).decode(errors="replace").replace("\r", "")
 
 
 def same_bytes(session: Session) -> None:
@@ -55,11 +37,14 @@ def same_bytes(session: Session) -> None:
     assert memory.read(free, 5) == b"twice"
 
 
-def test_an_sev_es_guest_has_its_ram_twice_and_drives_the_same_devices() -> None:
-    said = untraced(Plan(guest=Kind.SEV_ES, append="quiet"), same_bytes)
-    for name in DISKS:
-        assert f"vetrace-guest: disk {name} {checksum(name)}" in said
-    assert re.search(r"^vetrace-guest: network \S+ \S+ reachable$", said, re.MULTILINE)
+def test_an_sev_es_guest_has_its_ram_twice() -> None:
+    async def look() -> None:
+        async with launch(PLAN) as session:
+            await session.reach_entry()
+            await session.refresh_regions()
+            same_bytes(session)
+
+    asyncio.run(look())
 
 
 def test_qemu_reads_the_same_at_both_places() -> None:
@@ -78,15 +63,16 @@ def test_qemu_reads_the_same_at_both_places() -> None:
     assert re.search("0x0*[1-9a-f]", first)
 
 
-@pytest.mark.parametrize("kind", [Kind.TDX, Kind.SEV_ES])
-def test_a_kernel_that_found_nothing_ends_at_once(kind: Kind, tmp_path: Path) -> None:
-    # The machine of either kind is left alone with the default guest's kernel, which then boots as
+def test_a_kernel_that_found_nothing_ends_at_once(tmp_path: Path) -> None:
+    # The machine of a TDX guest is left alone with the default guest's kernel, which then boots as
     # an ordinary guest: the symbols given are of one that could be a TDX guest.
-    plan = Plan(guest=kind, symbols=pretending(tmp_path))
-    with pytest.raises(
-        GuestError, match=f"boots as an ordinary guest: it did not find {kind.label}"
-    ):
-        untraced(plan)
+    async def untraced() -> None:
+        async with launch(Plan(guest=Kind.TDX, symbols=pretending(tmp_path))) as session:
+            await session.reach_entry()
+            await session.run_untraced()
+
+    with pytest.raises(GuestError, match="boots as an ordinary guest: it did not find TDX"):
+        asyncio.run(untraced())
 
 
 def pretending(folder: Path) -> Path:
