@@ -47,7 +47,7 @@ INFO = call({"rax": 1}, None, usual={"rax": 0, "rcx": 48})
 async def held(talk: Talk, called: Called) -> asyncio.Task[Any]:
     """Let a confidential guest make a call, at which it is held."""
     talk.session.system.kind = Kind.TDX  # type: ignore[misc]
-    talk.control.host.confidential = True
+    talk.control.host.kind = Kind.TDX
     task = asyncio.create_task(talk.control.called(called))
     while talk.control.halt is None or talk.control.halt.call is not called:
         assert not task.done(), "it was not held"
