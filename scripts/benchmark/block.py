@@ -26,7 +26,8 @@ from tracer.compiled.layout import RECORD, SLOT_SIZE, SLOTS, control_field
 from tracer.errors import TraceError
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
-from tracer.intercept.sites import CompiledSites, Told
+from tracer.intercept.rows import Told
+from tracer.intercept.sites import CompiledSites
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window

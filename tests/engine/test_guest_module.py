@@ -32,7 +32,7 @@ from tracer.compiled.module import KEYS, MMIO_FIELDS, TDCALL_ERROR, Kind, counte
 from tracer.compiled.pending import Waiting
 from tracer.confidential.tdx_state import VeInfo
 from tracer.errors import InterceptError
-from tracer.intercept import sites
+from tracer.intercept import rows
 from tracer.intercept.guest_module import GuestModule
 from tracer.intercept.sites import CompiledSites
 from tracer.intercept.stub import frame_at
@@ -67,8 +67,8 @@ class Inside(Domain):
         self.sites = CompiledSites(
             WINDOW, common, SLOTS, self.view, self.journal, Names(),  # type: ignore[arg-type]
             self.interceptor.take,
-            sites.Told(Callers(), lambda: self.space),  # type: ignore[arg-type]
-            domain=sites.Domain(
+            rows.Told(Callers(), lambda: self.space),  # type: ignore[arg-type]
+            domain=rows.Domain(
                 lambda raw: self.domain.told(raw, self.space), self.domain.count, lambda: self.space
             ),
         )  # fmt: skip

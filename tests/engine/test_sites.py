@@ -769,11 +769,11 @@ def test_stops_are_marked_around_the_end_of_the_table(at: int, size: int) -> Non
     run = Run()
     sites = run.loop.sites
     assert sites is not None
-    sites.stop_at([range(0x50_0000 + at, 0x50_0000 + at + size)])
+    sites.stops.at([range(0x50_0000 + at, 0x50_0000 + at + size)])
     table = run.scene.ram.read(BLOCK_AT + layout.STOPS, layout.STOP_PLACES)
     wanted = {(at + offset) % layout.STOP_PLACES for offset in range(-31, min(size, 1 << 16))}
     assert {place for place, byte in enumerate(table) if byte} == wanted
-    sites.stop_at([])
+    sites.stops.at([])
     assert not any(run.scene.ram.read(BLOCK_AT + layout.STOPS, layout.STOP_PLACES))
 
 
@@ -798,7 +798,7 @@ def test_the_largest_ranges_have_words_of_their_own() -> None:
         range(0x1000 * n, 0x1000 * n + 0x1000 * size) for n, size in ((2, 1), (20, 9), (50, 3))
     ]
     far = [range(0x7800, 0x9900), range(1 << 40, 1 << 41), range(0x3_0010, 0x3_0014)]
-    assert sites.stop_at([*wanted, *far])
+    assert sites.stops.at([*wanted, *far])
     # Whole pages, the largest first, as far as the window reaches; the others by bytes.
     assert wide() == [(0x14000, 0x9000), (0x32000, 0x3000), (0x7000, 0x3000), (0x2000, 0x1000)]
     table = run.scene.ram.read(BLOCK_AT + layout.STOPS, layout.STOP_PLACES)
@@ -810,7 +810,7 @@ def test_the_largest_ranges_have_words_of_their_own() -> None:
     assert set(always) == {1}
     # An entry that a vCPU may be reading is left alone.
     run.scene.ram.write(BLOCK_AT + control_field("HEAD"), b"\xff" * 8)
-    assert sites.stop_at([*wanted, *far]) and not sites.stop_at([])
+    assert sites.stops.at([*wanted, *far]) and not sites.stops.at([])
     assert wide()[0] == (0x14000, 0x9000)
 
 

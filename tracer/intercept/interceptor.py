@@ -204,7 +204,8 @@ class Interceptor:
     def _waits(self, vcpu: int) -> bool:
         # Tells whether to let another vCPU finish first: it is done by the time of the next ring,
         # unless it was reset and never will be.
-        if self.sites is None or not self.sites.is_between(vcpu) or self._waited == _MOST_RINGS:
+        sites = self.sites
+        if sites is None or not sites.block.is_between(vcpu) or self._waited == _MOST_RINGS:
             self._waited = 0
             return False
         self._waited += 1
@@ -692,7 +693,7 @@ class Interceptor:
                     or (lost_atomicity(insn, transfers) if insn is not None else None)
                     or (
                         _WITHIN
-                        if self.sites is not None and self.sites.is_within(fault.vcpu)
+                        if self.sites is not None and self.sites.block.is_within(fault.vcpu)
                         else None
                     ),
                 ),

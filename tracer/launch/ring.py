@@ -20,7 +20,7 @@ def kept_ring(session: Session, trace: Path | None) -> Iterator[None]:
     sites, machine = session.loop.sites, session.machine
     keeper: AbstractContextManager[None] = nullcontext()
     if sites is not None and trace is not None and trace.is_file() and machine.pid is not None:
-        block = sites.block
+        block = sites.block.span
         offset = machine.memory.offset(block.start, len(block))
         keeper = kept(machine.memory.descriptor, offset, len(block), machine.pid, ring_of(trace))
     with keeper:

@@ -58,7 +58,8 @@ from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
 from tracer.intercept.loads import TableLoads
 from tracer.intercept.recording import RecordedDevice
-from tracer.intercept.sites import CompiledSites, Domain, Told
+from tracer.intercept.rows import Domain, Told
+from tracer.intercept.sites import CompiledSites
 from tracer.intercept.standin import StandIn
 from tracer.intercept.stub import Fast
 from tracer.intercept.system import Callers, System
@@ -372,9 +373,9 @@ class Loop:
         # Lets the guest go on, and publishes what it tells by itself meanwhile.
         sites.tell_places()
         leeway = await AskWhere(self.view.regions) if self.asks else Leeway()
-        timed = leeway.until_ns is not None and (self.view.realtime or not sites.idle)
+        timed = leeway.until_ns is not None and (self.view.realtime or not sites.block.idle)
         free = leeway.places is not None and not timed
-        if free and sites.stop_at([*(leeway.places or ()), *self._answered()]):
+        if free and sites.stops.at([*(leeway.places or ()), *self._answered()]):
             sites.open(leeway.records, leeway.until_ns)
         else:
             sites.shut()
@@ -450,7 +451,7 @@ class Loop:
     async def _close(self, sites: CompiledSites) -> None:
         # Takes the leaves away, and the block, unless a vCPU is still on its way by them.
         stub, telling = self.traced.gate.stub, self.system.telling
-        if sites.idle and not any(
+        if sites.block.idle and not any(
             stub.leads_to_sites(state.rip) or state.rip in telling for state in await VcpuStates()
         ):
             sites.close()

@@ -119,7 +119,7 @@ BY_PLAYBOOK = {
     "test_linux_traps": "linux/entry linux/hooks linux/place linux/readers linux/system"
     " linux/user linux/wrappers",
     "test_course": "session/course",
-    "test_sites": "intercept/sites intercept/pace",
+    "test_sites": "intercept/block intercept/pace intercept/rows intercept/sites intercept/stops",
     "test_trust_domain": "intercept/granting intercept/inquiry intercept/trust_domain",
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
     " intercept/call intercept/clock intercept/coverage intercept/ground"

@@ -1,0 +1,247 @@
+"""The rows that a guest's compiled sites leave in the ring, published in their order.
+
+A row becomes part of a block of the trace, with the call chain or the errand that it was made
+under; the first ones of each site go through the emulator as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from msgspec.structs import replace
+
+from tracer.access.space import AddressSpace
+from tracer.compiled import layout
+from tracer.compiled.asking import AskedSite, AskedSites, agreed, kinds
+from tracer.compiled.diary import Current, Diary, Errand, Errands, entries
+from tracer.compiled.layout import SLOT_SIZE
+from tracer.compiled.module import Kind
+from tracer.compiled.reading import state_before, verified
+from tracer.compiled.ring import Raw, counters, raws, sites_of, threads
+from tracer.compiled.sites import SiteTable
+from tracer.compiled.stack_copy import stack_copy
+from tracer.errors import InterceptError, TraceError
+from tracer.intercept.block import Block
+from tracer.intercept.journal import Journal
+from tracer.intercept.names import Names
+from tracer.intercept.system import Callers
+from tracer.intercept.view import GuestView
+from tracer.trace.block import MOST_ROWS, asked_site
+from tracer.trace.record import BlockRecord
+
+_FORGED = "which no thunk has left there: the guest has written to it"
+
+_VERIFIED = 16
+"""Records of each site that are run again through the emulator while the guest runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Say who is told of the stack or the errand of each access, and where code is looked up.
+
+    ``current`` is where code finds whose errand it is on, None where no errands are told.
+    """
+
+    callers: Callers
+    space: Callable[[], AddressSpace]
+    current: Current | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """Say who is told of each record that is of no access, and where code is looked up.
+
+    What the guest code counts is counted where records are taken.
+    """
+
+    told: Callable[[Raw], None]
+    count: Callable[[], None]
+    space: Callable[[], AddressSpace]
+
+
+class Rows:
+    """Publish what one guest's ring has had, as it is taken.
+
+    ``take`` is called with a number of accesses and returns that of the first one. With ``stacks``
+    each row has a copied stack, which is unwound; else threads say what errands they are on.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        table: SiteTable,
+        view: GuestView,
+        journal: Journal,
+        names: Names,
+        take: Callable[[int], int],
+        told: Told,
+        *,
+        stacks: bool = False,
+        domain: Domain | None = None,
+    ) -> None:
+        self._block = block
+        self._table = table
+        self._view = view
+        self._journal = journal
+        self._names = names
+        self._take = take
+        self._told = told
+        self._stacks = stacks
+        self._domain = domain
+        self._diary = Diary()
+        self._errands = None if stacks or told.current is None else Errands()
+        self._asked = AskedSites()
+        self._asking: dict[int, AskedSite] = {}
+        self._unproven: dict[int, int] = {}
+
+    def begin(self) -> None:
+        """Open the diary where it is read."""
+        # Whoever tells is not to wait where nobody reads.
+        opened = self._diary.ignore() if self._errands is None else self._diary.open()
+        self._block.write(*opened)
+
+    def expect(self, site: int) -> None:
+        """Run the first rows of a site, by its number, through the emulator."""
+        self._unproven[site] = _VERIFIED
+
+    def publish(self, taken: bytes) -> None:
+        """Publish rows, all that the ring had when they were taken."""
+        if self._errands is not None:
+            self._learn(self._errands)  # behind the rows
+        size = MOST_ROWS * SLOT_SIZE
+        for at in range(0, len(taken), size):
+            self._sort(taken[at : at + size])
+        if self._errands is not None:
+            self._errands.settle()
+            if self._told.callers.started:
+                self._errands = None
+                self._block.write(*self._diary.ignore())
+
+    def _sort(self, rows: bytes) -> None:
+        # Publishes records in their order, those that are of no access one by one.
+        if self._domain is None:
+            self._tell(rows)
+            return
+        try:
+            of = list(kinds(rows))
+            rows, new = self._asked.name(rows)
+        except ValueError as error:
+            raise InterceptError(f"the ring has a record with {error}, {_FORGED}") from error
+        self._journal.counts["mmio_calls"] += of.count(Kind.MMIO)
+        for site in new:
+            self._announce(site, self._domain.space())
+        for are_accesses, some in groupby(of, key=lambda kind: kind in (None, Kind.MMIO)):
+            size = SLOT_SIZE * len(list(some))
+            if are_accesses:
+                self._tell(rows[:size])
+            else:
+                for raw in raws(rows[:size]):
+                    self._domain.told(raw)
+            rows = rows[size:]
+
+    def _announce(self, site: AskedSite, space: AddressSpace) -> None:
+        self._asking[site.number] = site
+        self.expect(site.number)
+        symbol = self._names.lookup(site.rip, space)
+        self._journal.publish(asked_site(site, self._view.time_ns, symbol))
+
+    def _learn(self, errands: Errands) -> None:
+        # Takes what threads have told.
+        head = int.from_bytes(self._block.read(layout.diary_word("HEAD"), 8), "little")
+        told = [self._block.read(*span) for span in self._diary.spans(head)]
+        errands.learn(entry for data in told for entry in entries(data))
+        if told:
+            self._block.write(*self._diary.open())
+
+    def _tell(self, rows: bytes) -> None:
+        # Publishes rows in pieces that have a stack or an errand in common.
+        if self._stacks:
+            for at in range(0, len(rows), SLOT_SIZE):
+                self._publish(rows[at : at + SLOT_SIZE])
+            return
+        errands = self._errands
+        if errands is None or self._told.callers.started:
+            self._publish(rows)
+            return
+        at = 0
+        told = (
+            (errands.at(thread, counter),) if thread else () for counter, thread in threads(rows)
+        )
+        for known, some in groupby(told):
+            size = SLOT_SIZE * sum(1 for _ in some)
+            self._publish(rows[at : at + size], known)
+            at += size
+
+    def _publish(self, rows: bytes, errands: Sequence[Errand | None] = ()) -> None:
+        # All rows were made on the one of ``errands``, or beside all; empty where nobody knows.
+        view, journal = self._view, self._journal
+        try:
+            records, accesses = journal.blocks.count(rows, self._block.window.base)
+        except TraceError as error:
+            if len(rows) == SLOT_SIZE:
+                raise InterceptError(f"the ring has {error}, {_FORGED}") from error
+            # Those before it are in order.
+            for at in range(0, len(rows), SLOT_SIZE):
+                self._publish(rows[at : at + SLOT_SIZE], errands)
+            return
+        self._prove(rows)
+        time_ns = view.time_ns
+        view.tell_time_at(max(counters(rows)))
+        journal.counts["neighbours"] += len(rows) // SLOT_SIZE - records
+        if not accesses:
+            return
+        for errand in errands:
+            self._told.callers.note_errand(errand, self._told.space(), time_ns)
+        asked = journal.blocks.asked_for(rows, self._block.window.base) if self._domain else 0
+        journal.counts["accesses"] += accesses
+        journal.counts["compiled"] += accesses - asked
+        journal.counts["guest"] += asked
+        block = BlockRecord(
+            seq=self._take(accesses),
+            time_ns=time_ns,
+            accesses=accesses,
+            window=self._block.window.base,
+            rows=rows,
+            rate=view.rate,
+        )
+        if self._stacks:
+            self._chain(block)
+        else:
+            journal.publish(block)
+
+    def _chain(self, block: BlockRecord) -> None:
+        # Publishes a block of one row with the stack that the guest has copied for it.
+        (raw,) = raws(block.rows)
+        data = self._block.stack(raw.number)
+        cpu = state_before(self._table[raw.site].insn, raw)
+        copy = stack_copy(data, raw.rsp)
+        told = self._told
+        stack = told.callers.note(cpu, told.space(), self._view.time_ns, copy)
+        self._journal.publish(replace(block, stacks=[stack]))
+
+    def _prove(self, rows: bytes) -> None:
+        # Runs the first records of each site through the emulator.
+        unproven = self._unproven
+        if not unproven or unproven.keys().isdisjoint(sites_of(rows)):
+            return
+        for raw in raws(rows):
+            left = unproven.pop(raw.site, 0)
+            if not left:
+                continue
+            if left > 1:
+                unproven[raw.site] = left - 1
+            if raw.site in self._asking:
+                self._compare(raw)
+                continue
+            found = verified(self._table[raw.site], raw)
+            if found is not None:
+                self._journal.counts["disagreements"] += 1
+                self._journal.remark(f"the emulator disagrees with what the guest did: {found}")
+
+    def _compare(self, raw: Raw) -> None:
+        # Looks whether the guest's kernel has asked for what its instruction does.
+        site = self._asking[raw.site]
+        agrees = site.insn is not None and agreed(site.insn, raw) is not None
+        self._journal.counts["agreed" if agrees else "disagreed"] += 1

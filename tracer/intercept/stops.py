@@ -1,0 +1,55 @@
+"""The accesses to which a guest with compiled sites makes stops although it need not."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+from tracer.compiled import layout
+from tracer.compiled.layout import LONGEST, STOP_PLACES, WIDE, control_field
+from tracer.compiled.sites import SiteTable
+from tracer.intercept.block import Block
+
+
+class Stops:
+    """Keep what the block says of which accesses go the slow way."""
+
+    def __init__(self, block: Block, table: SiteTable) -> None:
+        self._block = block
+        self._table = table
+        self._stops = bytes(STOP_PLACES)
+        self._wides = bytes(16 * WIDE)
+
+    def at(self, wanted: Iterable[range]) -> bool:
+        """Send the accesses to these physical addresses the slow way; tell whether that is done.
+
+        Every vCPU stands; it cannot be done while one is on the fast way. Where a place is wanted,
+        so are those at which an access begins that reaches it. The largest ranges take the rest of
+        their pages with them, others the addresses that are alike in their low bits.
+        """
+        parts = sorted(self._block.window.pieces(wanted), key=len, reverse=True)
+        wide = [part for part in parts[:WIDE] if len(part) >= layout.PAGE]
+        words = b"".join(map(self._wide, wide)).ljust(16 * WIDE, b"\0")
+        if words != self._wides:
+            if not self._block.idle:
+                return False
+            self._wides = words
+            self._block.write(control_field("WIDE0"), words)
+            for offset, data in self._table.forget():
+                self._block.write(offset, data)
+        stops = bytearray(STOP_PLACES)
+        for part in parts[len(wide) :]:
+            first = part.start - (LONGEST - 1)
+            size = min(part.stop - first, STOP_PLACES)
+            at = first % STOP_PLACES
+            head = min(size, STOP_PLACES - at)
+            stops[at : at + head] = b"\1" * head
+            stops[: size - head] = b"\1" * (size - head)
+        if stops != self._stops:
+            self._stops = bytes(stops)
+            self._block.write(layout.STOPS, self._stops)
+        return True
+
+    def _wide(self, part: range) -> bytes:
+        start, end = part.start & -layout.PAGE, part.stop + layout.PAGE - 1 & -layout.PAGE
+        return struct.pack("<2Q", self._block.window.place(start), end - start)
