@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from scene import (
 )
 from stage import Memory, Nobody, Software
 
-from tracer.access.decision import Go, Leeway
+from tracer.access.decision import Go, Leeway, Origin
 from tracer.access.region import Choice
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
@@ -145,6 +146,13 @@ class Run:
     def word(self, name: str) -> int:
         data = self.scene.ram.read(BLOCK_AT + control_field(name), 8)
         return int.from_bytes(data, "little")
+
+    def entry(self) -> int:
+        """Return the offset in the block of the first site's entry."""
+        return next(
+            place for place in range(layout.SITES, layout.RING, layout.SITE_SIZE)
+            if self.scene.ram.read(BLOCK_AT + place, 8) == struct.pack("<Q", CODE)
+        )  # fmt: skip
 
     def leave(self, site: int, value: int, *, tsc: int, rsi: int = AT, **how: int) -> None:
         """Be the guest: leave a record of a site, as a thunk does."""
@@ -644,8 +652,16 @@ def test_time_never_goes_back() -> None:
 # ---- a person
 
 
-def asked(run: Run, places: Any, records: int | None = None, until: int | None = None) -> Any:
-    return (AskWhere(run.loop.view.regions), Leeway(places, records, until))
+def asked(
+    run: Run, places: Any, records: int | None = None, until: int | None = None, *interests: Any
+) -> Any:
+    return (AskWhere(run.loop.view.regions), Leeway(places, records, until, interests))
+
+
+GOING: Any = [
+    MAP, SPILLED, (AskBefore, Go()), (ReadPhysical(DEVICE, 4), 5), (AskAnswered, Go()),
+    (AskCompleted, lambda it: it.cpu),
+]  # fmt: skip
 
 
 def test_where_nobody_wants_the_guest_held_it_makes_accesses_by_itself() -> None:
@@ -692,11 +708,7 @@ def test_a_time_to_stop_at_is_looked_at_in_front_of_each_thunk() -> None:
     common = run.loop.sites._common
 
     def thunk() -> int:
-        entry = next(
-            place for place in range(layout.SITES, layout.RING, layout.SITE_SIZE)
-            if run.scene.ram.read(BLOCK_AT + place, 8) == struct.pack("<Q", CODE)
-        )  # fmt: skip
-        data = run.scene.ram.read(BLOCK_AT + entry + layout.SITE_FIELDS["THUNK"], 8)
+        data = run.scene.ram.read(BLOCK_AT + run.entry() + layout.SITE_FIELDS["THUNK"], 8)
         return int.from_bytes(data, "little") - WINDOW.code
 
     def timed(_: Any) -> None:
@@ -709,19 +721,82 @@ def test_a_time_to_stop_at_is_looked_at_in_front_of_each_thunk() -> None:
         return GONE
 
     held: Any = [(GuestTime(), None), (Registers(), registers()), (Hold, None)]
-    going: Any = [
-        MAP, SPILLED, (AskBefore, Go()), (ReadPhysical(DEVICE, 4), 5), (AskAnswered, Go()),
-        (AskCompleted, lambda it: it.cpu),
-    ]  # fmt: skip
     play(
         run.loop.run(), *held, asked(run, []), (Start, None), (Await, run.bell("8b06", AT, rsi=AT)),
-        *going, asked(run, [], until=5000), (Start, None), (Await, timed),
-        (Await, lambda _: run.bell("8b06", AT, rsi=AT, tsc=9)), *going,
+        *GOING, asked(run, [], until=5000), (Start, None), (Await, timed),
+        (Await, lambda _: run.bell("8b06", AT, rsi=AT, tsc=9)), *GOING,
         asked(run, []), (Start, None), (Await, plain),
     )  # fmt: skip
 
 
-def test_in_real_time_a_time_to_stop_at_has_each_access_take_a_stop() -> None:
+@dataclass(frozen=True)
+class InCode:
+    """Be interested in what an instruction does by its first byte."""
+
+    opcode: int
+
+    def may_come_from(self, origin: Origin) -> bool:
+        return origin.insn.code[0] == self.opcode and origin.symbol is not None
+
+
+def test_sites_that_somebody_is_interested_in_lead_to_the_slow_way_and_others_do_not() -> None:
+    run = Run(asks=True)
+    assert run.loop.sites is not None
+    common = run.loop.sites._common
+    loads, stores, times = InCode(0x8B), InCode(0x89), count(2000)
+
+    def is_held() -> bool:
+        data = run.scene.ram.read(BLOCK_AT + run.entry() + layout.SITE_FIELDS["THUNK"], 8)
+        thunk = int.from_bytes(data, "little") - WINDOW.code
+        assert thunk == common.stopped or thunk in range(layout.THUNKS, layout.SITES)
+        return thunk == common.stopped
+
+    def look(held: bool, ran: Any = None) -> Any:
+        def see(_: Any) -> Any:
+            assert is_held() is held
+            assert run.word("LIMIT")
+            return run.bell("8b06", AT, rsi=AT, tsc=next(times)) if ran is None else ran
+
+        return see
+
+    held: Any = [(GuestTime(), None), (Registers(), registers()), (Hold, None)]
+    first: Any = (Await, run.bell("8b06", AT, rsi=AT))
+    play(
+        # It is compiled while somebody is interested in it already.
+        run.loop.run(), *held, asked(run, [], None, None, loads), (Start, None), first, *GOING,
+        asked(run, [], None, None, stores, loads), (Start, None), (Await, look(True)), *GOING,
+        asked(run, [], None, None, stores), (Start, None), (Await, look(False)), *GOING,
+        asked(run, [], None, None, loads), (Start, None), (Await, look(True)), *GOING,
+        asked(run, []), (Start, None), (Await, look(False, GONE)),
+    )  # fmt: skip
+    # An entry that a vCPU may be reading is left alone.
+    stops = run.loop.sites.stops
+    run.scene.ram.write(BLOCK_AT + control_field("HEAD"), b"\xff" * 8)
+    assert stops.of(()) and not stops.of((loads,)) and not is_held()
+
+
+def test_in_real_time_the_pace_tells_the_counter_to_stop_at() -> None:
+    run = Run(asks=True)
+    view = run.loop.view
+    view.realtime = True
+    for counter, ran in ((1 << 30, 1.0), ((1 << 30) + (4 << 20), 1.5)):
+        view.ran = ran
+        view.tell_time(counter)
+
+    def timed(_: Any) -> Ran:
+        rate = view.rate
+        assert rate is not None and run.word("LIMIT")
+        deadline = run.word("DEADLINE")
+        assert rate.at(deadline - 1) < 2_000_000_000 <= rate.at(deadline)
+        return GONE
+
+    play(
+        run.loop.run(), (Registers(), registers()), (Hold, None),
+        asked(run, [], until=2_000_000_000), (Start, None), (Await, timed),
+    )  # fmt: skip
+
+
+def test_while_nobody_knows_the_pace_a_time_to_stop_at_has_each_access_take_a_stop() -> None:
     run = Run(asks=True)
     run.loop.view.realtime = True
 
@@ -787,11 +862,7 @@ def test_the_largest_ranges_have_words_of_their_own() -> None:
         return [(run.word(f"WIDE{n}") - SPAN, run.word(f"EXTENT{n}")) for n in range(4)]
 
     def first() -> int:
-        entry = next(
-            place for place in range(layout.SITES, layout.RING, layout.SITE_SIZE)
-            if run.scene.ram.read(BLOCK_AT + place, 8) == struct.pack("<Q", CODE)
-        )  # fmt: skip
-        return BLOCK_AT + entry + layout.SITE_FIELDS["FIRST"]
+        return BLOCK_AT + run.entry() + layout.SITE_FIELDS["FIRST"]
 
     run.scene.ram.write(first(), struct.pack("<Q", AT))
     wanted = [

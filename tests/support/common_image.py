@@ -15,7 +15,9 @@ from tracer.compiled import layout
 PACKAGE = Path(__file__).parents[2] / "tracer" / "compiled"
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))
 MODULE_LABELS = ("fault", "tdcall")
-LABELS = ("fast", "compare", "walk", "other", "refuse", "ram", "stacks", "deadline", "behind")
+LABELS = (
+    "fast", "compare", "walk", "other", "refuse", "ram", "stacks", "deadline", "behind", "stopped",
+)  # fmt: skip
 
 _HEAD = '''\
 """The common code, assembled: its bytes, and where its labels are, for each kind of guest.

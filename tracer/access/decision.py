@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
@@ -160,17 +161,54 @@ MOST_ACCESSES = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Say where accesses come from: an instruction of the kernel, and the name of its place."""
+
+    insn: Instruction
+    symbol: str | None
+
+
+class Interest(Protocol):
+    """Tell which instructions can make an access that somebody has to be asked about.
+
+    Two that are equal tell the same.
+    """
+
+    def may_come_from(self, origin: Origin) -> bool:
+        """Tell whether an access of this instruction can be one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Leeway:
     """Say which accesses a guest may make without anybody being asked what becomes of them.
 
-    Those at ``places``, physical addresses, are not among them, None for any. The others are as
-    many as ``records`` hold, None for any number; one record is at most :data:`MOST_ACCESSES`. None
-    of them is at the guest's time ``until_ns`` or later, if that is told.
+    Those at ``places``, physical addresses, are not among them, None for any, nor those that come
+    from where any of the ``interests`` says. The others are as many as ``records`` hold, None for
+    any number; one record is at most :data:`MOST_ACCESSES`. None of them is at the guest's time
+    ``until_ns`` or later, if that is told.
     """
 
     places: Sequence[range] | None = ()
     records: int | None = None
     until_ns: int | None = None
+    interests: tuple[Interest, ...] = ()
+
+    def within(self, other: Leeway) -> Leeway:
+        """Return what both leave."""
+        if self.places is None or other.places is None:
+            return NO_LEEWAY
+        return Leeway(
+            (*self.places, *other.places),
+            _least(self.records, other.records),
+            _least(self.until_ns, other.until_ns),
+            (*self.interests, *(one for one in other.interests if one not in self.interests)),
+        )
+
+
+def _least(first: int | None, second: int | None) -> int | None:
+    told = [number for number in (first, second) if number is not None]
+    return min(told, default=None)
 
 
 NO_LEEWAY = Leeway(None)

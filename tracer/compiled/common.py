@@ -20,7 +20,8 @@ class CommonCode:
     At ``compare`` and ``other`` a thunk answers whether CR2 is its operand's own address, or at
     ``walk`` where that is no question. ``refuse`` is for a thunk that has touched nothing yet;
     ``ram`` looks up an operand in RAM. ``stacks`` copies the stack before it goes on to a thunk,
-    ``deadline`` looks at the time, and ``behind`` just goes on.
+    ``deadline`` looks at the time, and ``behind`` just goes on. ``stopped`` is for a site of which
+    each access is to go the slow way.
     """
 
     code: bytes
@@ -33,6 +34,7 @@ class CommonCode:
     stacks: int
     deadline: int
     behind: int
+    stopped: int
 
 
 def common_code(*, smp: bool, la57: bool) -> CommonCode:

@@ -57,6 +57,7 @@ IMAGES: dict[tuple[bool, bool], tuple[str, dict[str, int]]] = {
             "stacks": 0x53A,
             "deadline": 0x5E4,
             "behind": 0x5FB,
+            "stopped": 0x4BC,
         },
     ),
     (False, True): (
@@ -111,6 +112,7 @@ IMAGES: dict[tuple[bool, bool], tuple[str, dict[str, int]]] = {
             "stacks": 0x595,
             "deadline": 0x63F,
             "behind": 0x656,
+            "stopped": 0x517,
         },
     ),
     (True, False): (
@@ -164,6 +166,7 @@ IMAGES: dict[tuple[bool, bool], tuple[str, dict[str, int]]] = {
             "stacks": 0x570,
             "deadline": 0x61A,
             "behind": 0x631,
+            "stopped": 0x512,
         },
     ),
     (True, True): (
@@ -220,6 +223,7 @@ IMAGES: dict[tuple[bool, bool], tuple[str, dict[str, int]]] = {
             "stacks": 0x5CB,
             "deadline": 0x675,
             "behind": 0x68C,
+            "stopped": 0x56D,
         },
     ),
 }

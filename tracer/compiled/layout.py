@@ -77,8 +77,8 @@ _SITE = (
 SITE_FIELDS = {name: 8 * index for index, name in enumerate(_SITE)}
 """Offsets in an entry of the site table; each field is a quadword. ``FIRST`` to ``STOP`` are the
 last translation, which the guest makes and compares with the live tables. ``BEHIND`` is the thunk
-where ``THUNK`` copies the stack or looks at the time first. ``BASE`` is ``FIRST`` less ``BEFORE``:
-a base register that leads to the byte in front of ``FIRST``."""
+where ``THUNK`` copies the stack or looks at the time first, or goes the slow way. ``BASE`` is
+``FIRST`` less ``BEFORE``: a base register that leads to the byte in front of ``FIRST``."""
 
 NOWHERE = 1 << 63
 """A linear address that no CPU accesses: what ``FIRST`` is before there is a translation."""

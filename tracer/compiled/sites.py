@@ -11,6 +11,7 @@ there may have read a part of its entry.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tracer.compiled import layout
@@ -79,6 +80,7 @@ class SiteTable:
         self._taken: set[int] = set()
         self._current: dict[int, Site] = {}
         self._sites: list[Site] = []
+        self._held: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._sites)
@@ -92,12 +94,15 @@ class SiteTable:
         """Return how many bytes the thunks take."""
         return self._next - layout.THUNKS
 
-    def enter(self, insn: Instruction, code: bytes) -> tuple[Site, list[Write]]:
+    def enter(
+        self, insn: Instruction, code: bytes, *, held: bool = False
+    ) -> tuple[Site, list[Write]]:
         """Compile an instruction that the guest will run again; ``code`` is at :func:`watched`.
 
         An instruction that is another one than before at its address gets a thunk of its own;
         the old one is left behind. One that is the same gets what its neighbours are now. Raise
-        :class:`NotCompiled` where it may not be compiled, or where there is no room.
+        :class:`NotCompiled` where it may not be compiled, or where there is no room. Each access of
+        a site that is ``held`` goes the slow way, as :meth:`hold` says.
         """
         current = self._current.get(insn.rip)
         writes: list[Write] = []
@@ -113,6 +118,8 @@ class SiteTable:
             writes.append((thunk.start, thunk.code))
             current = Site(len(self._sites), insn, thunk)
             self._sites.append(current)
+            if held:
+                self._held.add(current.number)
             self._current[insn.rip] = current
         place = self._place(insn.rip)
         entry = self._entry(current, code)
@@ -134,12 +141,22 @@ class SiteTable:
     def lead(self, front: int | None) -> list[Write]:
         """Have other common code in front of each thunk, or none, from here on."""
         self._front = front
+        return self._led()
+
+    def hold(self, numbers: Iterable[int]) -> list[Write]:
+        """Have each access of these sites go the slow way from here on, and those of no other."""
+        self._held = set(numbers)
+        return self._led()
+
+    def _led(self) -> list[Write]:
         return [
             (place + SITE_FIELDS["THUNK"], _KEY.pack(self._thunk(self._current[rip])))
             for rip, place in self._places.items()
         ]
 
     def _thunk(self, site: Site) -> int:
+        if site.number in self._held:
+            return self._code + self._common.stopped
         return self._code + (site.thunk.start if self._front is None else self._front)
 
     def _place(self, rip: int) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from msgspec.structs import replace
 
 from tracer.access import recorded
+from tracer.access.decision import Origin
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
@@ -144,11 +145,12 @@ class CompiledSites:
         not on the fast way.
         """
         if until != self._until:
-            self._until = until
-            front = self._front if until is None else self._common.deadline
             self.block.write(control_field("DEADLINE"), (until or 0).to_bytes(8, "little"))
-            for offset, data in self._table.lead(front):
-                self.block.write(offset, data)
+            if None in (until, self._until):
+                front = self._front if until is None else self._common.deadline
+                for offset, data in self._table.lead(front):
+                    self.block.write(offset, data)
+            self._until = until
         self._open, self._left = True, most
         self.block.write(*self._ring.open(most))
 
@@ -182,8 +184,10 @@ class CompiledSites:
         if cpu.cpl:
             self.slow["it is a program's, whose page tables may lack the window"] += 1
             return
+        origin = Origin(insn, self._names.lookup(insn.rip, space))
         try:
-            site, writes = self._table.enter(insn, code)
+            held = self.stops.holds(origin)
+            site, writes = self._table.enter(insn, code, held=held)
         except NotCompiled as error:
             self.slow[error.reason] += 1
             return
@@ -192,12 +196,13 @@ class CompiledSites:
         if site.number == self._entered:
             self._entered += 1
             self._rows.expect(site.number)
+            self.stops.know(origin)
             self._journal.publish(
                 SiteRecord(
                     time_ns=self._view.time_ns,
                     number=site.number,
                     rip=insn.rip,
-                    symbol=self._names.lookup(insn.rip, space),
+                    symbol=origin.symbol,
                     code=insn.code,
                     text=insn.text,
                 )

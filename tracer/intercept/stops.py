@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
+from tracer.access.decision import Interest, Origin
 from tracer.compiled import layout
 from tracer.compiled.layout import LONGEST, STOP_PLACES, WIDE, control_field
 from tracer.compiled.sites import SiteTable
@@ -19,6 +20,30 @@ class Stops:
         self._table = table
         self._stops = bytes(STOP_PLACES)
         self._wides = bytes(16 * WIDE)
+        self._interests: tuple[Interest, ...] = ()
+        self._origins: list[Origin] = []
+
+    def holds(self, origin: Origin) -> bool:
+        """Tell whether a site that comes from there is to have its accesses go the slow way."""
+        return any(interest.may_come_from(origin) for interest in self._interests)
+
+    def know(self, origin: Origin) -> None:
+        """Take where the accesses of the table's next site come from."""
+        self._origins.append(origin)
+
+    def of(self, interests: tuple[Interest, ...]) -> bool:
+        """Send the accesses of sites that concern somebody the slow way, of later ones as well.
+
+        It tells whether that is done, under the conditions of :meth:`at`.
+        """
+        if interests != self._interests:
+            if not self._block.idle:
+                return False
+            self._interests = interests
+            held = (number for number, each in enumerate(self._origins) if self.holds(each))
+            for offset, data in self._table.hold(held):
+                self._block.write(offset, data)
+        return True
 
     def at(self, wanted: Iterable[range]) -> bool:
         """Send the accesses to these physical addresses the slow way; tell whether that is done.

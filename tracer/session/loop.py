@@ -373,11 +373,7 @@ class Loop:
         # Lets the guest go on, and publishes what it tells by itself meanwhile.
         sites.tell_places()
         leeway = await AskWhere(self.view.regions) if self.asks else Leeway()
-        timed = leeway.until_ns is not None and (self.view.realtime or not sites.block.idle)
-        free = leeway.places is not None and not timed
-        if free and sites.stops.at([*(leeway.places or ()), *self._answered()]):
-            sites.open(leeway.records, leeway.until_ns)
-        else:
+        if not self._let(sites, leeway):
             sites.shut()
         try:
             await Start(changes)
@@ -388,6 +384,24 @@ class Loop:
                 sites.drain()
         finally:
             sites.drain()
+
+    def _let(self, sites: CompiledSites, leeway: Leeway) -> bool:
+        # Have the guest make by itself what it may; tells whether it can be kept to that.
+        places, until_ns, until = leeway.places, leeway.until_ns, None
+        if places is None:
+            return False
+        if self._underneath is not None and (leeway.interests or leeway.records is not None):
+            return False  # its kernel asks for accesses that are of no site, and are not counted
+        if until_ns is not None:
+            rate = self.view.rate
+            if rate is None or not sites.block.idle:
+                return False
+            until = rate.counter_at(until_ns)
+        stops = sites.stops
+        if not stops.of(leeway.interests) or not stops.at([*places, *self._answered()]):
+            return False
+        sites.open(leeway.records, until)
+        return True
 
     def _answered(self) -> Iterator[range]:
         # Yields the physical addresses that the recording answers for.

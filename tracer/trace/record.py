@@ -430,6 +430,13 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
         time_ns = self.time_ns + (counter - self.counter) * self.span_ns // self.ticks
         return time_ns if time_ns < _LAST else _LAST  # a guest may set its counter
 
+    def counter_at(self, time_ns: int) -> int:
+        """Return the first value of the counter, from 1 on, at which it is that time or later."""
+        if not self.span_ns:
+            return 1
+        ahead = -((self.time_ns - time_ns) * self.ticks // self.span_ns)
+        return min(max(self.counter + ahead, 1), _LAST)
+
 
 VIRTUAL = Rate(counter=0, time_ns=0, ticks=1, span_ns=1)
 """The counter under icount: it is virtual time in ns (QEMU, target/i386, cpu_get_tsc)."""

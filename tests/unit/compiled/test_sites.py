@@ -54,6 +54,25 @@ def test_a_changed_instruction_gets_a_thunk_and_keeps_its_entry() -> None:
     assert sites.used > len(first.thunk.code)
 
 
+def test_a_site_that_is_held_leads_to_the_slow_way_and_no_other_does() -> None:
+    sites, common = table(), common_code(smp=False, la57=False)
+    slow = BLOCK + layout.DISTANCE + common.stopped
+
+    def thunks(writes: list[tuple[int, bytes]]) -> list[int]:
+        return [int.from_bytes(data, "little") for _, data in writes]
+
+    first, _ = sites.enter(load(), NEIGHBOURS)
+    second, writes = sites.enter(load(RIP + 16), NEIGHBOURS, held=True)
+    assert field(writes[2][1], "THUNK") == slow
+    one, two = (BLOCK + layout.DISTANCE + each.thunk.start for each in (first, second))
+    assert thunks(sites.hold([first.number])) == [slow, two]
+    # Whatever is in front of a thunk, and however its neighbours change.
+    assert thunks(sites.lead(common.deadline)) == [slow, BLOCK + layout.DISTANCE + common.deadline]
+    assert field(sites.enter(load(), b"\x91" * 8)[1][1][1], "THUNK") == slow
+    sites.lead(None)
+    assert thunks(sites.hold([])) == [one, two]
+
+
 def test_other_neighbours_are_told_without_a_new_thunk() -> None:
     sites = table()
     site, _ = sites.enter(load(), NEIGHBOURS)
