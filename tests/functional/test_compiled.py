@@ -15,8 +15,11 @@ import pytest
 from vetrace_run import Run, agreed, at_odds, boot, need, read_trace, run, vetrace
 
 from tracer.compiled.layout import REASONS
+from tracer.confidential.handler import CURRENT, PROFILES, judge
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import Intercept, StackRecord
+from tracer.x86.decode import decode
+from tracer.x86.state import Mode
 
 pytestmark = pytest.mark.qemu
 
@@ -264,6 +267,51 @@ def test_a_person_passes_many_accesses_without_a_stop_each(tmp_path: Path) -> No
     ways = {r.seq: r.via for r in trace.intercepts}
     passed = [way for seq, way in ways.items() if first < seq < first + 1000]
     assert passed.count("compiled") > len(passed) / 2
+
+
+BREAKS = """
+tbreak if count == 2000
+continue
+tbreak if time >= 1s and direction == read
+continue
+tbreak write if function ~ nvme_*
+continue
+break if module == nothing pending
+tbreak verdict
+continue
+"""
+
+
+def test_a_guest_runs_to_breaks_that_have_no_place_without_a_stop_for_each_access(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "script"
+    script.write_text(BREAKS)
+    done = boot(tmp_path, "--check", "--json", "-x", script)
+    agreed(replace(done, out=done.err))
+    told = [item["result"] for item in done.objects if item.get("command") == "continue"]
+    counted, timed, named, judged = (item.get("access", {}).get("seq") for item in told[:4])
+    trace = read_trace(done.trace)
+    made = [(seq, r, access) for r in trace.intercepts for seq, access in r.device_accesses()]
+    # Each is the first one that fits, from where the guest stood.
+    assert counted == 1999
+    late = (seq for seq, r, access in made if r.time_ns >= 10**9 and access.direction == "read")
+    assert timed == next(seq for seq in late if seq >= counted)
+    writes = (
+        seq for seq, r, access in made
+        if access.direction == "write" and (r.symbol or "").startswith("nvme_")
+    )  # fmt: skip
+    assert named == next(seq for seq in writes if seq >= timed)
+    refused = (seq for seq, r, _ in made if seq >= named and is_refused(r))
+    assert judged == next(refused, None)
+    # Of what came before, nearly all took no stop.
+    counts = trace.end.counts
+    assert counts["emulated"] < counts["accesses"] / 10
+
+
+def is_refused(record: Intercept) -> bool:
+    insn = decode(record.code + bytes(15), record.rip, Mode.LONG)
+    return judge(PROFILES[CURRENT], insn, cpl=record.cpl, linear=record.cr2).outcome == "oops"
 
 
 PROMPT = """

@@ -8,10 +8,10 @@ decides. Each change returns a new value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from tracer.access.decision import LONGEST_DELAY, Delay, Give, Postpone, Refuse, Ruling
+from tracer.access.decision import LONGEST_DELAY, Delay, Give, Leeway, Postpone, Refuse, Ruling
 from tracer.access.region import RegionMap
 from tracer.errors import ConditionError, MarkedError, UsageError, suggestion
 from tracer.query.breakpoint import (
@@ -146,16 +146,12 @@ class Rules:
                 break
         return Decided(replace(self, items=tuple(items)) if changed else self, decided)
 
-    def places(self, regions: RegionMap) -> Sequence[range] | None:
-        """Return the physical addresses of accesses of which any may still decide, None for all."""
-        found: list[range] = []
+    def leeway(self, regions: RegionMap, now_ns: int) -> Leeway:
+        """Return which accesses none may decide about, from the guest's time ``now_ns`` on."""
+        found = Leeway()
         for rule in self.items:
-            if not rule.live:
-                continue
-            places = rule.trigger.pattern.places(regions)
-            if places is None:
-                return None
-            found += places
+            if rule.live:
+                found = found.within(rule.trigger.pattern.leeway(regions, now_ns))
         return found
 
     def asks(self, names: Collection[str]) -> bool:

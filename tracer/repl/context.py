@@ -74,7 +74,8 @@ class Context:
         session = control.session
         control.host = Host(session, self.outlook, session.system.kind)
         control.breaks = self.watch
-        control.places = self.watch.places
+        control.free = self.watch.free
+        control.missed = self.watch.missed
         control.calls = self.watch.called
         self.waits = waits
         self.feed = feed or Feed(on=False)

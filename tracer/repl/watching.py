@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from tracer.access.decision import Called, Pending
+from tracer.access.decision import Called, Leeway, Pending
 from tracer.access.region import RegionMap
 from tracer.query.breakpoint import CALLS, Breaks, Checked, Until
 from tracer.query.course import Changes
 from tracer.query.pending import PendingFacts
 from tracer.session.outlook import Outlook
+from tracer.trace.record import MemoryAccess
 
 
 class Watch:
     """Hold the breaks of one guest, and judge each access that is about to be made.
 
-    A :class:`~tracer.session.control.Control` asks it, so it takes its place at ``control.breaks``
-    and ``control.places``.
+    A :class:`~tracer.session.control.Control` asks it, so it takes its place at ``control.breaks``,
+    ``control.free`` and ``control.missed``.
     """
 
     def __init__(self, outlook: Outlook) -> None:
@@ -46,9 +47,14 @@ class Watch:
         words += [f"break {item.number}: {item.text}" for item in checked.stops]
         return "; ".join(words) or None
 
-    def places(self, regions: RegionMap) -> Sequence[range] | None:
-        """Return the physical addresses at which a break may stop the guest, None for any."""
-        return self.breaks.places(regions)
+    def free(self, regions: RegionMap, now_ns: int) -> Leeway:
+        """Return which accesses no break may stop the guest at, from a time in ns on."""
+        return self.breaks.leeway(regions, now_ns)
+
+    def missed(self, access: MemoryAccess) -> None:
+        """Count an access that the breaks were not asked about."""
+        direction = access.direction
+        self.breaks = self.breaks.passed(None if direction == "unknown" else direction)
 
     def until(self, until: Until) -> Callable[[Pending], bool]:
         """Return what tells whether an access is where the guest may run to."""

@@ -78,13 +78,16 @@ the device of a read has answered."""
 Calls = Callable[[Called], str | None]
 """Tells the same of a call of a confidential guest."""
 
+Free = Callable[[RegionMap, int], Leeway]
+"""Tells which accesses a guest may make without anybody being asked, from a time in ns on."""
+
 
 class Control:
     """Drive one guest for a person or a script. Make it before :meth:`Session.trap`.
 
-    ``breaks`` is asked about every access that they may want: ``places`` tells where that is;
-    ``calls`` about each call of a confidential guest. The lists ``on_halt`` and ``on_end`` hold
-    who is told.
+    ``breaks`` is asked about every access that they may want: ``free`` tells which those are not,
+    and ``missed`` is told of those; ``calls`` about each call of a confidential guest. The lists
+    ``on_halt`` and ``on_end`` hold who is told.
     """
 
     def __init__(self, session: Session, breaks: Wanted = lambda pending, answered: None) -> None:
@@ -92,7 +95,8 @@ class Control:
         session.oversee(self)
         self.breaks = breaks
         self.calls: Calls = lambda called: None
-        self.places: Places = everywhere
+        self.free: Free = lambda regions, now_ns: NO_LEEWAY
+        self.missed: Callable[[MemoryAccess], None] = lambda access: None
         self.host = Host(session, Outlook(session, session.naming), session.system.kind)
         self.on_halt: list[Callable[[Halt], None]] = []
         self.on_end: list[Callable[[], None]] = []
@@ -493,25 +497,22 @@ class Control:
             return Leeway()
         if self.session.interrupting or isinstance(course, Redoing | Skipping | ToHandler):
             return NO_LEEWAY
-        breaks, ruled = self.places(regions), self.host.places(regions)
-        if breaks is None or ruled is None:
-            return NO_LEEWAY
-        wanted = (*breaks, *ruled)
+        free = self.free(regions, self.session.view.time_ns).within(self.host.leeway(regions))
         match course:
             case Stepping(left):
-                return Leeway(wanted, records=(left - 1) // MOST_ACCESSES)
+                return free.within(Leeway(records=(left - 1) // MOST_ACCESSES))
             case Until(time_ns=int(time_ns)):
-                return Leeway(wanted, until_ns=time_ns)
+                return free.within(Leeway(until_ns=time_ns))
             case Until(places=places):
-                found = places(regions)
-                return NO_LEEWAY if found is None else Leeway((*wanted, *found))
-        return Leeway(wanted)
+                return free.within(Leeway(places(regions)))
+        return free
 
     def _passed(self, record: Record) -> None:
         # Nobody was asked about an access that the guest has made by itself.
         if isinstance(record, Intercept) and record.via == "compiled":
-            for _ in record.device_accesses():
+            for _, access in record.device_accesses():
                 self._course = nearer(self._course)
+                self.missed(access)
 
     async def answered(self, pending: Pending) -> Go | Ruling:
         """Hold the guest where the value that a device gave is wanted."""

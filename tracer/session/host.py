@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tracer.access.decision import (
-    NO_LEEWAY,
     Called,
     Decision,
     Give,
@@ -151,17 +150,13 @@ class Host:
             self._refused += isinstance(ruling, Refuse | Postpone)
         return ruling
 
-    def places(self, regions: RegionMap) -> Sequence[range] | None:
-        """Return the physical addresses of accesses that it has to be asked about, None for all."""
-        places = self.rules.places(regions)
-        if places is None or self.own is None or self.own.mmio is None:
-            return places
-        found = list(places)
-        for pattern in self._patterns or (Pattern(),):
-            more = pattern.places(regions)
-            if more is None:
-                return None
-            found += more
+    def leeway(self, regions: RegionMap) -> Leeway:
+        """Return which accesses it need not be asked about."""
+        now_ns = self._session.view.time_ns
+        found = self.rules.leeway(regions, now_ns)
+        if self.own is not None and self.own.mmio is not None:
+            for pattern in self._patterns or (Pattern(),):
+                found = found.within(pattern.leeway(regions, now_ns))
         return found
 
     def _ruling(self, pending: Pending) -> Ruling | None:
@@ -267,8 +262,7 @@ class Ruled:
 
     def where(self, regions: RegionMap) -> Leeway:
         """Return which accesses the host need not be asked about."""
-        places = self.host.places(regions)
-        return NO_LEEWAY if places is None else Leeway(places)
+        return self.host.leeway(regions)
 
     async def answered(self, pending: Pending) -> Go | Ruling:
         """Decide once a device has answered a read."""

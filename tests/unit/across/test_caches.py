@@ -37,6 +37,7 @@ HOLDS = {
     "linux/names _kernel_functions": "KASLR moves the kernel's functions and renames none",
     "linux/names _layout": "the types are those of the image that runs",
     "linux/names _on_disk": "the modules that lie beside the kernel stay as they are for a run",
+    "query/breakpoint/state _possible": "a condition follows from its text",
     "query/breakpoint/state calls": "a condition follows from its text",
     "query/condition/naming holds": "all that it depends on is bound or an argument",
     "query/condition/naming lru_cache(_KEPT)": "the same, as it is written there",

@@ -67,8 +67,8 @@ TESTED_BY = {
     "cli/test_decode": "look/explanation",
     "cli/test_registers": "look/register_sheet",
     "repl/test_calls": "look/call query/called",
-    "query/test_breakpoint": "confidential/call_name query/breakpoint/state"
-    " query/breakpoint/words query/place",
+    "query/test_breakpoint": "confidential/call_name query/breakpoint/pattern"
+    " query/breakpoint/state query/breakpoint/words query/origin query/place",
     "query/test_facts": "query/course query/pending",
     "session/test_host": "session/outlook session/own_host host/own_code",
     "query/test_sieve": "query/roster query/source query/words",

@@ -10,7 +10,7 @@ import trace_sample as sample
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.access.decision import Pending
+from tracer.access.decision import NO_LEEWAY, Leeway, Origin, Pending
 from tracer.access.region import Region, RegionMap
 from tracer.access.transfer import Transfer
 from tracer.devices.map import Named
@@ -470,8 +470,6 @@ HERE = RegionMap([NVME, TABLE], [(0xFEBF0000, 0xFEBF2FFF), (0xFED00000, 0xFED00F
         ("0xfebf0010-0xfebf001f", [range(0xFEBF0010, 0xFEBF0020)]),
         ("hpet", []),  # none is there now
         ("unhandled", []),
-        ("write", None),
-        ("read if value == 3", None),
         ("read if region == nvme.msix-table and value == 3", [range(0xFEBF2000, 0xFEBF3000)]),
         ("if device == nvme", None),  # that is all there is
         ("if region == nvme.msix-table or time > 1s", None),
@@ -487,21 +485,159 @@ HERE = RegionMap([NVME, TABLE], [(0xFEBF0000, 0xFEBF2FFF), (0xFED00000, 0xFED00F
             ],
         ),
         ("symbol nvme_reset_work", None),
-        ("verdict linux-tdx", None),
+        ("symbol nvme_reset_work if region == nvme.msix-table", [range(0xFEBF2000, 0xFEBF3000)]),
     ],
 )
 def test_a_break_tells_where_it_may_stop_a_guest(text: str, places: list[range] | None) -> None:
     breaks = Breaks().added(parse_break(text, KNOWN))
-    found = breaks.places(HERE)
-    assert (found if found is None else list(found)) == places
-    assert breaks.enabled([1], False).places(HERE) == []
+    leeway = NO_LEEWAY if places is None else Leeway(tuple(places))
+    assert breaks.leeway(HERE, 0) == leeway
+    assert breaks.enabled([1], False).leeway(HERE, 0) == Leeway()
 
 
 def test_one_break_that_may_stop_it_anywhere_is_enough() -> None:
-    breaks = Breaks().added(parse_break("nvme.CC", KNOWN)).added(parse_break("write", KNOWN))
-    assert breaks.places(HERE) is None
-    assert breaks.deleted([2]).places(HERE) == [range(0xFEBF0014, 0xFEBF0018)]
-    assert Breaks().places(HERE) == []
+    breaks = Breaks().added(parse_break("nvme.CC", KNOWN)).added(parse_break("if vcpu == 1"))
+    assert breaks.leeway(HERE, 0) == NO_LEEWAY
+    assert breaks.deleted([2]).leeway(HERE, 0) == Leeway((range(0xFEBF0014, 0xFEBF0018),))
+    assert Breaks().leeway(HERE, 0) == Leeway()
+
+
+KERNEL = 0xFFFF_FFFF_8100_0100
+READS = "8b07"  # mov eax, [rdi]
+WRITES = "8907"
+CHANGES = "0907"  # or [rdi], eax
+WIDE = "488b07"
+MOVES = "f3a4"  # rep movsb
+
+
+def came_from(
+    text: str, code: str, symbol: str | None = "foo+0x5 [mod]", rip: int = KERNEL
+) -> bool:
+    leeway = Breaks().added(parse_break(text)).leeway(HERE, 0)
+    assert leeway.places == () and leeway.interests, leeway
+    insn = decode(bytes.fromhex(code) + bytes(15), rip, Mode.LONG)
+    origin = Origin(insn, symbol)
+    return any(interest.may_come_from(origin) for interest in leeway.interests)
+
+
+@pytest.mark.parametrize(
+    ("text", "fit", "others"),
+    [
+        ("write", [WRITES, CHANGES, MOVES], [READS, WIDE]),
+        ("read if value == 3", [READS, CHANGES, WIDE, MOVES], [WRITES]),
+        ("if width == 8 and value == 3", [WIDE, MOVES], [READS, WRITES, CHANGES]),
+        ("if mnemonic == or or via == stepped", [CHANGES], [READS, WRITES]),
+        ("if direction == write and offset == 4", [WRITES, CHANGES, MOVES], [READS]),
+        # Who is asked of some only knows neither how many there were nor what was there before.
+        ("write if count == 3", [WRITES, CHANGES], [READS]),
+        ("write if changes and width == 8", [WRITES, CHANGES], [READS]),
+        ("if 8 // (width - 4) == 3 and cpl == 0", [READS], []),  # no answer, which stops the guest
+        ("verdict", [CHANGES, MOVES], [READS, WRITES, WIDE]),
+        ("verdict if direction == write", [CHANGES, MOVES], [READS, WRITES]),
+    ],
+)
+def test_a_break_tells_which_instructions_it_may_stop_a_guest_at(
+    text: str, fit: list[str], others: list[str]
+) -> None:
+    assert all(came_from(text, code) for code in fit)
+    assert not any(came_from(text, code) for code in others)
+
+
+@pytest.mark.parametrize("text", [
+    "if function == foo", "if symbol is foo", "if symbol == foo+0x5", "nvme if module == mod",
+    "if function ~ fo* and value == 3", "if $rip == 0xffffffff81000100",
+    "nvme+0x14 if symbol is foo",
+    "if $rip in 0xffffffff81000000.. and region == nvme",
+])  # fmt: skip
+def test_a_break_tells_which_code_it_may_stop_a_guest_in(text: str) -> None:
+    assert came_from(text, READS)
+    assert not came_from(text, READS, "other+0x5 [one]", KERNEL - 0x200_0000)
+    # Its name may be known by the time that a stop asks for it.
+    assert came_from(text, READS, None)
+
+
+def test_what_does_not_say_which_code_is_asked_about_at_its_place() -> None:
+    place = Leeway((range(0xFEBF0014, 0xFEBF0018),))
+    for text in ("nvme.CC if function != worker_thread", "read nvme.CC",
+                 "nvme.CC if value == 3 or function == worker_thread",
+                 "nvme.CC if changes and function == worker_thread"):  # fmt: skip
+        assert Breaks().added(parse_break(text, KNOWN)).leeway(HERE, 0) == place
+
+
+def test_a_handler_may_not_survive_code_that_has_no_name_or_is_not_the_kernels() -> None:
+    assert not came_from("verdict", READS)
+    assert came_from("verdict", READS, None) and came_from("verdict", READS, rip=0x1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "now", "until"),
+    [
+        ("if time >= 1s", 5, 10**9),
+        ("write if 1s < time", 5, 10**9 + 1),
+        ("if time in 1s..2s", 5, 10**9),
+        ("if 1s <= time <= 2s and value == 3", 5, 10**9),
+        ("if time == 1s or time > 3s", 5, 10**9),
+        ("if time == 1s or time > 3s", 10**9 + 1, 3 * 10**9 + 1),
+        ("if not time < 1s", 5, 10**9),
+    ],
+)
+def test_a_break_tells_the_time_before_which_it_does_not_stop_a_guest(
+    text: str, now: int, until: int
+) -> None:
+    assert Breaks().added(parse_break(text)).leeway(HERE, now) == Leeway(until_ns=until)
+
+
+def test_a_time_that_is_over_does_not_come_again() -> None:
+    assert Breaks().added(parse_break("if time < 1s")).leeway(HERE, 10**9) == Leeway()
+
+
+@pytest.mark.parametrize("text", [
+    "if time < 1s", "if time % 7 == 3", "if time > value", "if 1s < time < value",
+    "if time > 1s and changes", "if time > 1s or value == 3", "if (time) + 1 > 1s",
+])  # fmt: skip
+def test_a_time_that_may_be_now(text: str) -> None:
+    assert Breaks().added(parse_break(text)).leeway(HERE, 5) == NO_LEEWAY
+
+
+@pytest.mark.parametrize(
+    ("text", "fitted", "records"),
+    [
+        ("if count == 100", 0, 12),
+        ("write if count >= 100 and value == 3", 3, 12),
+        ("if count % 1000 == 0", 1500, 62),
+        ("if count == 100", 100, 1011),  # looked for so far, and never
+        ("if count == 10", 0, 1),
+        ("if count == 9", 0, 1),
+    ],
+)
+def test_a_break_tells_how_many_accesses_come_before_it_stops_a_guest(
+    text: str, fitted: int, records: int
+) -> None:
+    item = replace(parse_break(text), fitted=fitted)
+    assert Breaks().added(item).leeway(HERE, 0) == Leeway(records=records)
+
+
+def test_near_its_count_a_break_is_asked_about_each() -> None:
+    breaks = Breaks().added(parse_break("if count == 8"))
+    assert breaks.leeway(HERE, 0) == NO_LEEWAY
+    assert breaks.enabled([1], False).passed("read").items[0].fitted == 0
+
+
+def test_to_a_break_on_calls_a_guest_makes_nothing_by_itself() -> None:
+    for text in ("tdcall", "hypercall MapGPA if $r13 > 1"):
+        breaks = Breaks().added(parse_break(text))
+        assert breaks.leeway(HERE, 0) == NO_LEEWAY
+        assert breaks.enabled([1], False).leeway(HERE, 0) == Leeway()
+
+
+def test_accesses_that_nobody_was_asked_about_are_counted() -> None:
+    breaks = Breaks()
+    for text in ("write if count == 100", "if count == 100", "nvme if count == 3", "write"):
+        breaks = breaks.added(parse_break(text, KNOWN))
+    for direction in ("read", "write", "read"):
+        breaks = breaks.passed(direction)
+    assert [item.fitted for item in breaks.items] == [1, 3, 0, 0]
+    assert Breaks().added(parse_break("write")).passed("write").items[0].fitted == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,16 @@ import stop_sample
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.access.decision import LONGEST_DELAY, Delay, Give, Postpone, Refuse, Ruling
+from tracer.access.decision import (
+    LONGEST_DELAY,
+    NO_LEEWAY,
+    Delay,
+    Give,
+    Leeway,
+    Postpone,
+    Refuse,
+    Ruling,
+)  # fmt: skip
 from tracer.access.region import Region, RegionMap
 from tracer.access.transfer import Transfer
 from tracer.devices import library
@@ -246,15 +255,16 @@ def test_a_register_behind_a_window_is_told_from_others_there() -> None:
 def test_places_are_those_of_rules_that_may_still_decide() -> None:
     asked = rules("on read nvme.CSTS once do give 1", "on ioapic do give 2")
     csts, ioapic = range(NVME.base + 0x1C, NVME.base + 0x20), range(IOAPIC.start, IOAPIC.end + 1)
-    assert asked.places(REGIONS) == [csts, ioapic]
+    assert asked.leeway(REGIONS, 0) == Leeway((csts, ioapic))
     _, used = decided(asked, facts())
-    assert used.places(REGIONS) == [ioapic]
-    assert rules().places(REGIONS) == []
-    assert rules("on read do give 1").places(REGIONS) is None
-    assert rules("on if count > 3 do give 1").places(REGIONS) is None
-    assert rules("on if region is nvme do give 1").places(REGIONS) == [
-        range(NVME.start, NVME.end + 1)
-    ]
+    assert used.leeway(REGIONS, 0) == Leeway((ioapic,))
+    assert rules().leeway(REGIONS, 0) == Leeway()
+    reads = rules("on read do give 1")
+    assert reads.leeway(REGIONS, 0) == Leeway(interests=(reads.items[0].trigger.pattern,))
+    assert rules("on if count > 3 do give 1").leeway(REGIONS, 0) == NO_LEEWAY
+    nvme = range(NVME.start, NVME.end + 1)
+    assert rules("on if region is nvme do give 1").leeway(REGIONS, 0) == Leeway((nvme,))
+    assert rules("on if time > 1s do give 1").leeway(REGIONS, 0) == Leeway(until_ns=10**9 + 1)
 
 
 def test_rules_tell_what_they_ask_for() -> None:

@@ -11,7 +11,7 @@ import stop_sample
 from guest_sample import Talk
 from talk_sample import run
 
-from tracer.access.decision import Called, Delay, Go, Postpone, Refuse, Retry
+from tracer.access.decision import NO_LEEWAY, Called, Delay, Go, Postpone, Refuse, Retry
 from tracer.access.transfer import Transfer
 from tracer.confidential.kind import Kind
 from tracer.confidential.request import FatalError, Halt, MapGpa, Mmio, Request
@@ -170,7 +170,7 @@ def test_a_break_takes_the_calls_that_it_names(words: str, takes: bool) -> None:
     async def test(talk: Talk) -> None:
         talk.session.system.kind = Kind.TDX  # type: ignore[misc]
         assert await talk.type(f"break {words}") == 0, talk.complaints
-        assert talk.context.watch.places(talk.session.view.regions) is None
+        assert talk.context.watch.free(talk.session.view.regions, 0) == NO_LEEWAY
         if takes:
             assert await answer(talk, call()) == Go()
         else:

@@ -15,7 +15,7 @@ import stop_sample
 from guest_sample import MAPS, trapped
 from simulated import DEVICE, RIP, Guest, Made, accesses
 
-from tracer.access.decision import Delay, Give, Postpone, Refuse
+from tracer.access.decision import Delay, Give, Leeway, Postpone, Refuse
 from tracer.access.region import Choice
 from tracer.confidential.request import MapGpa
 from tracer.errors import ConditionError, HostFailed, UsageError
@@ -233,7 +233,7 @@ def test_python_is_asked_about_what_it_names() -> None:
     done = Ruled(own=own(mmio, "write nvme.CC", "read hpet pending")).run()
     assert seen == ["CC"] * 3
     nvme = done.session.view.regions
-    assert done.host.places(nvme) == [range(DEVICE + 0x14, DEVICE + 0x18)]
+    assert done.host.leeway(nvme) == Leeway((range(DEVICE + 0x14, DEVICE + 0x18),))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_what_is_no_host(names: dict[str, object], words: str) -> None:
 def test_a_host_of_hypercalls_alone_has_no_say_in_accesses() -> None:
     host = own_host(_names({"hypercall": print}), "x.py", "/x.py")
     done = Ruled(own=host).run()
-    assert host.rule(_access()) is None and done.host.places(done.session.view.regions) == []
+    assert host.rule(_access()) is None and done.host.leeway(done.session.view.regions) == Leeway()
 
 
 # ---- files

@@ -1,11 +1,11 @@
 """Breaks: where a person wants the guest to stop, as values and as the words that are typed."""
 
+from tracer.query.breakpoint.pattern import Pattern
 from tracer.query.breakpoint.state import (
     CALLS,
     Break,
     Breaks,
     Checked,
-    Pattern,
     Row,
     Until,
     counted,

@@ -6,21 +6,22 @@ Each change returns a new value. What is watched is told in the words of the pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal
 
-from tracer.access.decision import Called
-from tracer.access.region import UNASSIGNED, RegionMap
+from tracer.access.decision import MOST_ACCESSES, NO_LEEWAY, Called, Leeway
+from tracer.access.region import RegionMap
 from tracer.errors import ConditionError, UsageError
+from tracer.query.breakpoint.pattern import Pattern, Refused
 from tracer.query.called import CalledFacts, check_of_call
 from tracer.query.condition import Condition, parse
 from tracer.query.condition.lexeme import quoted
 from tracer.query.condition.vocabulary import Fact, Facts
-from tracer.query.facts import facts_of_region
+from tracer.query.facts import Partial
 from tracer.query.pending import PendingFacts
-from tracer.query.place import Place
 from tracer.text.number import ends, whole
 from tracer.x86.bus import Direction
 
@@ -30,63 +31,6 @@ CALLS: frozenset[Kind] = frozenset({"tdcall", "hypercall"})
 """The kinds that are about calls of a confidential guest, and no accesses."""
 
 _break_number = partial(whole, what="number of a break", like="2 is, and 2-4 are")
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """Say which accesses are wanted; what is None lets all of them pass."""
-
-    direction: Direction | None = None
-    place: Place | None = None
-    condition: Condition | None = None
-
-    def fits(self, facts: Facts) -> bool:
-        """Tell whether an access has the direction and the place, whatever the condition."""
-        return (self.direction is None or facts["direction"] == self.direction) and (
-            self.place is None or self.place.holds(facts)
-        )
-
-    def wants(self, facts: Facts) -> bool:
-        """Tell whether an access fits and the condition holds.
-
-        Raises ConditionError where the condition has no answer.
-        """
-        return self.fits(facts) and (self.condition is None or self.condition.holds(facts))
-
-    @property
-    def needs_value(self) -> bool:
-        """Tell whether a read can be judged only once the device has answered."""
-        return self.condition is not None and self.condition.needs_value
-
-    @property
-    def facts(self) -> frozenset[str]:
-        """Return the names of the facts that it asks for."""
-        spots = self.place.spots if self.place is not None else ()
-        asked = [spot.condition.names for spot in spots]
-        if self.condition is not None:
-            asked.append(self.condition.names)
-        return frozenset().union(*asked)
-
-    def places(self, regions: RegionMap) -> Sequence[range] | None:
-        """Return the physical addresses of what it may want, None for any.
-
-        A condition that counts accesses has to see all of them.
-        """
-        if self.place is not None:
-            return list(self.place.ranges(regions))
-        condition = self.condition
-        if condition is None or "count" in condition.names:
-            return None
-        found = [
-            range(region.start, region.end + 1)
-            for region in regions.regions
-            if _can_hold(condition, region.name, region.owners)
-        ]
-        if len(found) == len(regions.regions):
-            return None
-        if _can_hold(condition, UNASSIGNED, (UNASSIGNED,)):
-            found += regions.unassigned
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +108,57 @@ class Break:
         asks = self.kind == "hypercall" and called.request is not None
         return asks and self.call in (None, called.hypercall)
 
+    @property
+    def counts(self) -> bool:
+        """Tell whether it has to know of accesses that nobody was asked about, to count them.
 
-def _can_hold(condition: Condition, region: str, owners: tuple[str, ...]) -> bool:
-    # An error in a condition stops the guest at the access that has it.
-    try:
-        return condition.test(facts_of_region(region, owners)) is not False
-    except ConditionError:
-        return True
+        Of those at its place all are asked about.
+        """
+        condition, place = self.pattern.condition, self.pattern.place
+        counting = condition is not None and "count" in condition.names
+        return self.enabled and counting and self.kind == "access" and place is None
+
+    def passed(self, direction: Direction | None) -> Break:
+        """Return it with an access counted, if it fits, that nobody was asked about."""
+        wanted = self.pattern.direction
+        fits = self.counts and wanted in (None, direction)
+        return replace(self, fitted=self.fitted + 1) if fits else self
+
+    def leeway(self, regions: RegionMap, now_ns: int) -> Leeway:
+        """Return which accesses it stops the guest at in no case, as :meth:`Pattern.leeway`."""
+        if not self.enabled or self.kind == "unhandled":
+            return Leeway()  # what the vCPU has to carry out has no compiled site
+        if self.kind in CALLS:
+            return NO_LEEWAY
+        condition = self.pattern.condition
+        if self.counts and condition is not None:
+            free = _next_count(condition, self.fitted) - self.fitted - 1
+            if free >= MOST_ACCESSES:
+                return Leeway(records=free // MOST_ACCESSES)
+        found = self.pattern.leeway(regions, now_ns)
+        if self.kind != "verdict" or (found.places is not None and not found.interests):
+            return found
+        return Leeway(interests=(Refused(self.target, self.pattern),))
+
+
+_AHEAD = 4096
+
+
+@lru_cache(64)
+def _possible(condition: Condition, chunk: int) -> list[int]:
+    # Returns at which of so many counts it may hold.
+    counts = range(chunk * _AHEAD, (chunk + 1) * _AHEAD)
+    return [count for count in counts if condition.can_hold(Partial(count=count))]
+
+
+def _next_count(condition: Condition, after: int) -> int:
+    # Returns a later count below which it holds at none.
+    for chunk in range((after + 1) // _AHEAD, (after + 1) // _AHEAD + 2):
+        possible = _possible(condition, chunk)
+        at = bisect(possible, after)
+        if at < len(possible):
+            return possible[at]
+    return (chunk + 1) * _AHEAD
 
 
 @lru_cache(1024)
@@ -352,20 +340,18 @@ class Breaks:
         after = replace(self, items=tuple(kept)) if changed else self
         return Checked(after, tuple(stops), tuple(errors))
 
-    def places(self, regions: RegionMap) -> Sequence[range] | None:
-        """Return the physical addresses at which any that is enabled may stop the guest.
-
-        None where that may be at any access.
-        """
-        found: list[range] = []
+    def leeway(self, regions: RegionMap, now_ns: int) -> Leeway:
+        """Return which accesses the guest may make without a stop for any of them."""
+        found = Leeway()
         for item in self.items:
-            if not item.enabled or item.kind == "unhandled":
-                continue  # what the vCPU has to carry out has no compiled site
-            places = item.pattern.places(regions) if item.kind == "access" else None
-            if places is None:
-                return None
-            found += places
+            found = found.within(item.leeway(regions, now_ns))
         return found
+
+    def passed(self, direction: Direction | None) -> Breaks:
+        """Return them with an access counted that the guest has made without a stop."""
+        if not any(item.counts for item in self.items):
+            return self
+        return replace(self, items=tuple(item.passed(direction) for item in self.items))
 
     def describe(self) -> list[Row]:
         """Return the rows of ``info breaks``."""

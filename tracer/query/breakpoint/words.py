@@ -11,7 +11,8 @@ from tracer.confidential.call_name import hypercall_number, leaf_number
 from tracer.confidential.handler import PROFILES
 from tracer.confidential.kind import Kind as GuestKind
 from tracer.errors import UnknownName, UsageError, advice, suggestion
-from tracer.query.breakpoint.state import CALLS, Break, Kind, Pattern, Until
+from tracer.query.breakpoint.pattern import Pattern
+from tracer.query.breakpoint.state import CALLS, Break, Kind, Until
 from tracer.query.called import check_of_call
 from tracer.query.condition import Condition, parse, parse_prefix
 from tracer.query.condition.vocabulary import NAMES

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tracer.errors import ConditionError
 from tracer.query.condition.closure import Run, Unknown, all_of
 from tracer.query.condition.grammar import Parser
 from tracer.query.condition.lexicon import Lexicon
@@ -32,7 +33,8 @@ class Condition:
 
     ``mentions`` are the words that facts are held against, ``offsets`` the first of those bytes
     that it asks to be touched, each with its place in ``typed``, which is all that was typed.
-    ``stretches`` are the marks from one of which to another it asks for.
+    ``stretches`` are the marks from one of which to another it asks for. ``moments`` are the times
+    that it holds the guest's time against; None where it asks for that in another way, too.
     """
 
     text: str
@@ -42,6 +44,7 @@ class Condition:
     offsets: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
     stretches: tuple[Between, ...] = field(repr=False, compare=False)
     _run: Run = field(repr=False, compare=False)
+    moments: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def needs_value(self) -> bool:
@@ -57,6 +60,13 @@ class Condition:
             return self._run(facts) is True
         except Unknown:
             return None
+
+    def can_hold(self, facts: Facts) -> bool:
+        """Tell whether it may hold, or may have no answer, once all is known."""
+        try:
+            return self.test(facts) is not False
+        except ConditionError:
+            return True
 
     def holds(self, facts: Facts) -> bool:
         """Tell whether it is known to hold; raises what :meth:`test` raises."""
@@ -94,7 +104,7 @@ def parse_prefix(
     return (
         Condition(
             shown, frozenset(parser.names), text, tuple(parser.mentions), tuple(parser.offsets),
-            tuple(parser.stretches), node.run,
+            tuple(parser.stretches), node.run, parser.moments,
         ),
         end,
     )  # fmt: skip

@@ -70,6 +70,7 @@ class Parser:
         self.mentions: list[Mention] = []
         self.offsets: list[tuple[int, int]] = []
         self.stretches: list[Between] = []
+        self._moments: dict[int, list[int | None]] = {}
         self._pieces = lexemes(text, start, TEXTS)
         self._at = 0
         self._known = known
@@ -79,6 +80,20 @@ class Parser:
     @property
     def _piece(self) -> Lexeme:
         return self._pieces[self._at]
+
+    @property
+    def moments(self) -> tuple[int, ...] | None:
+        """Return what the time is held against; None where it is asked for in another way."""
+        told = [moment for held in self._moments.values() for moment in held]
+        if not all(self._moments.values()) or None in told:
+            return None
+        return tuple(sorted({moment for moment in told if moment is not None}))
+
+    def _hold_against(self, time: Node, *others: Node | None) -> None:
+        # Each mention of the time has what it is held against, None for what is no constant.
+        if time.name == "time":
+            held = [each.run({}) if each.constant else None for each in others if each is not None]
+            self._moments.setdefault(time.start, []).extend(held)
 
     @property
     def _shown(self) -> str:
@@ -230,6 +245,8 @@ class Parser:
         for name, other in ((left, right), (right, left)):
             if other.constant and name.type in ("text", "texts"):
                 self._mention(name.name, "==", str(other.run({})), other.start)
+            if name.type == other.type == "number":
+                self._hold_against(name, other)
         return among(word, left.type == "text") if several else COMPARISON[word]
 
     def _mention(self, fact: str, sign: str, word: str, start: int) -> None:
@@ -303,6 +320,7 @@ class Parser:
     def _within(self, left: Node, sign: Lexeme) -> Node:
         first, last = self._numbers(left, sign)
         run = between(left.run, run_of(first), run_of(last), sign.value == "in")
+        self._hold_against(left, first, last)
         parts = [node for node in (left, first, last) if node is not None]
         return self._made("truth", run, parts, left.start)
 
@@ -417,6 +435,8 @@ class Parser:
                               f" {owner}: {owner} == {name}")  # fmt: skip
             self._fail(piece.start, f"unknown name {name} at column {column}{advice(name, NAMES)}")
         self.names.add(name)
+        if name == "time":
+            self._moments[piece.start] = []
         fact = memory(next(_askers)) if name == "changes" else name
         return Node(NAMES[name][0], lookup(fact), piece.start, piece.end, name=name)
 

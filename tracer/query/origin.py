@@ -1,0 +1,52 @@
+"""Where accesses can come from: what is known of all that an instruction makes by itself."""
+
+from __future__ import annotations
+
+from tracer.access.decision import Origin
+from tracer.compiled.reading import parts
+from tracer.confidential.handler import PROFILES, judge
+from tracer.query.condition.vocabulary import SITE
+from tracer.query.facts import Partial, function, module, site
+from tracer.trace.summary import mnemonic
+
+_KERNEL = 1 << 63
+"""The lowest linear address of the kernel's half."""
+
+NAMELESS = Partial({SITE: "", "symbol": "", "function": "", "module": " ", "$rip": -1})
+"""Code that goes by no name, and is at no address."""
+
+
+def facts_of_origin(origin: Origin) -> list[Partial]:
+    """Return what is known of each access that an instruction makes without a stop.
+
+    A program makes none, nor does what the vCPU has to carry out. Code without a name may have come
+    by one when a stop asks for it, so that is unknown.
+    """
+    insn, symbol = origin.insn, origin.symbol
+    known = Partial(
+        {"$rip": insn.rip, "cpl": 0, "via": "emulated", "mnemonic": mnemonic(insn.text)}
+    )
+    if symbol:
+        known |= {
+            SITE: symbol, "symbol": site(symbol), "function": function(symbol),
+            "module": module(symbol),
+        }  # fmt: skip
+    made = parts(insn)
+    if made is None:
+        return [known]  # the device may be on either side
+    kinds = {("write" if writes else "read", width) for writes, _, width in made}
+    return [
+        Partial({**known, "direction": direction, "width": width, "extent": width})
+        for direction, width in sorted(kinds)
+    ]
+
+
+def may_refuse(profile: str, origin: Origin) -> bool:
+    """Tell whether the handler of a profile, by its name, may not survive an instruction's access.
+
+    It looks at the address as well: Linux maps devices for its own code in its half alone, and
+    what crosses a page takes a stop anyway. Of code that has no name nobody knows.
+    """
+    if origin.symbol is None or origin.insn.rip < _KERNEL:
+        return True
+    return judge(PROFILES[profile], origin.insn).outcome == "oops"
