@@ -17,7 +17,7 @@ class Watch:
     """Hold the breaks of one guest, and judge each access that is about to be made.
 
     A :class:`~tracer.session.control.Control` asks it, so it takes its place at ``control.breaks``,
-    ``control.free`` and ``control.missed``.
+    ``control.calls``, ``control.free`` and ``control.missed``.
     """
 
     def __init__(self, outlook: Outlook) -> None:

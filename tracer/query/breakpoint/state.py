@@ -129,7 +129,7 @@ class Break:
         if not self.enabled or self.kind == "unhandled":
             return Leeway()  # what the vCPU has to carry out has no compiled site
         if self.kind in CALLS:
-            return NO_LEEWAY
+            return NO_LEEWAY  # an access is asked for by a call, which then has to take a stop
         condition = self.pattern.condition
         if self.counts and condition is not None:
             free = _next_count(condition, self.fitted) - self.fitted - 1
