@@ -21,8 +21,9 @@ from tracer.intercept.system import System
 from tracer.launch.plan import Plan
 from tracer.linux.kernel import default_kernel, open_kernel
 from tracer.linux.system import Linux
+from tracer.qemu.command_line import MachineConfig
 from tracer.qemu.hardware import hardware
-from tracer.qemu.machine import Machine, MachineConfig
+from tracer.qemu.machine import Machine
 from tracer.session.session import Session
 from tracer.trace.record import FORMAT_VERSION, Header
 

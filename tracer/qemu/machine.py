@@ -1,7 +1,6 @@
-"""The QEMU process: its command line, its monitor, its memory map and its end.
+"""The QEMU process: its monitor, its memory map and its end.
 
-Ref: QEMU docs/interop/qmp-spec; qapi/run-state.json (SHUTDOWN, ShutdownCause);
-docs/devel/tcg-icount.rst.
+Ref: QEMU docs/interop/qmp-spec; qapi/run-state.json (SHUTDOWN, ShutdownCause).
 """
 
 from __future__ import annotations
@@ -9,25 +8,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import shutil
 import socket
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from tracer.access.region import Region
 from tracer.access.vcpu import DescriptorTables, VcpuState
-from tracer.confidential.kind import Kind
 from tracer.errors import QemuError, TracerError
 from tracer.host.process import Process, exit_words, start, words_of
 from tracer.host.scratch import scratch_folder
 from tracer.qemu import alarm
 from tracer.qemu.access_log import doorbell_arguments, log_accesses, log_arguments
 from tracer.qemu.clock import GuestClock
+from tracer.qemu.command_line import (
+    RAM,
+    SECOND_RAM,
+    MachineConfig,
+    features_off,
+    machine_arguments,
+)
 from tracer.qemu.ending import Ending
 from tracer.qemu.flat_view import (
     DeviceNames,
@@ -38,76 +40,17 @@ from tracer.qemu.flat_view import (
 )
 from tracer.qemu.log import QemuLog
 from tracer.qemu.monitor import descriptor_tables, halted, vcpu_states
+from tracer.qemu.output import CONSOLE, Output
 from tracer.qemu.ram import GuestMemory, Span
 
 log = logging.getLogger(__name__)
 
 MINIMUM_VERSION = (6, 0)
-_ICOUNT = "shift=1,sleep=off"
-"""Two virtual nanoseconds an instruction; an idle guest's clock is set to its next timer."""
-_BEAT = 20
-"""Microseconds of virtual time between two beats of the metronome.
-
-QEMU takes a guest for idle between the moment its vCPU stops for GDB and the moment the machine
-does (main_loop_wait calls icount_start_warp_timer), and sets its clock to the next timer: 4 to
-50 ms a stop in a guest with a 250 Hz tick. A timer that is never far away bounds that, to a time
-that two runs have in common. A filter on a network that nobody is on has such a timer
-(net/filter-buffer.c)."""
-_METRONOME = (
-    "-netdev", "hubport,id=metronome,hubid=63",
-    "-object", f"filter-buffer,id=metronome-beat,netdev=metronome,interval={_BEAT}",
-)  # fmt: skip
-_REPEATABLE = ("-rtc", "base=2026-01-01,clock=vm", "-seed", "1")
-"""A date, and random numbers of the CPU and for the kernel, that two runs have in common."""
-_RAM = "guest-ram"
-_SECOND_RAM = "second-ram"
-_CONSOLE_TAIL = 200
 _TURNS = 20
 """Turns of QEMU's main loop in which it takes a packet that is there."""
 
-_LINE_END = 400  # characters
-_PREFIX = re.compile(r"^\S*qemu-system-\S+: ")
 _START_TIMEOUT = 60.0
 _HELP_TIMEOUT = 20.0
-_UNWANTED = ("fred",)
-"""CPU features that a traced guest must not find: with FRED exceptions go through no IDT, and
-vector 14 has no gate (Linux Documentation/arch/x86/x86_64/fred.rst)."""
-_BROKEN = ("cx16",)
-_SOUND_VERSION = (10, 0)
-"""QEMU 7.2 sets wrong flags in CMPXCHG16B, of which Linux dies, untraced too, where its slab
-allocator uses it (6.12 does). 10.0 is right; those in between were not tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class MachineConfig:
-    """Say what to run: paths of the files, the command line, memory in bytes.
-
-    ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
-    come last. ``guest`` is the kind of guest that this is a machine for, and ``second_ram`` the
-    physical address at which all RAM is a second time, if anywhere. ``qemu_log`` is where QEMU
-    writes its log, see :meth:`Machine.log_accesses`. Without ``realtime`` virtual time counts
-    instructions, so that a stop of any length does not exist for the guest.
-    """
-
-    program: str
-    kernel: Path
-    initrd: Path | None
-    command_line: str
-    memory: int
-    guest: Kind = Kind.PLAIN
-    second_ram: int | None = None
-    devices: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()
-    realtime: bool = False
-    qemu_log: Path | None = None
-
-
-@dataclass(slots=True)
-class _Output:
-    # Lines the guest printed, and QEMU's own complaints.
-    console: deque[str] = field(default_factory=lambda: deque(maxlen=_CONSOLE_TAIL))
-    errors: deque[str] = field(default_factory=lambda: deque(maxlen=_CONSOLE_TAIL))
-    partial: dict[int, bytes] = field(default_factory=dict)
 
 
 class _Monitor(QMPClient):
@@ -139,7 +82,7 @@ class Machine(asyncio.SubprocessProtocol):
         self.version = ""
         self.on_console = on_console
         self.on_exit = on_exit
-        self._output = _Output()
+        self._output = Output()
         self._log = QemuLog(config.qemu_log)
         self._clock: GuestClock | None = None
         self._process: Process | None = None
@@ -200,7 +143,7 @@ class Machine(asyncio.SubprocessProtocol):
                 # The guest finds the same, whether the log is kept or not.
                 doorbells = await doorbell_arguments(program, devices)
                 self._features = [*features_off(known, about), *doorbells]
-                arguments = [program, *self.arguments(theirs.fileno())]
+                arguments = [program, *self._arguments(theirs.fileno(), clock)]
                 log.debug("starting %s", " ".join(arguments))
                 # QEMU's own temporary files go where they are removed even if it is killed.
                 scratch = {"TMPDIR": str(self._folder)}
@@ -244,54 +187,15 @@ class Machine(asyncio.SubprocessProtocol):
         complaint = next(iter(self._output.errors), how)
         return QemuError(f"QEMU did not start: {complaint}")
 
-    def arguments(self, monitor: int) -> list[str]:
-        """Return QEMU's arguments; ``monitor`` is the file descriptor of the QMP channel."""
-        config = self.config
-        # memory-backend on -machine needs the backend's id; the size must agree with -m.
-        words = [
-            *config.devices,
-            "-machine", f"memory-backend={_RAM}",
-            "-m", f"{config.memory >> 20}M",
-            "-object", self._backend(_RAM),
-            *self._second_ram(),
-            "-kernel", str(config.kernel),
-            "-append", config.command_line,
-            "-chardev", "stdio,id=console,signal=off",
-            "-serial", "chardev:console",
-            "-chardev", f"socket,id=qmp,fd={monitor}",
-            "-mon", "chardev=qmp,mode=control",
-            "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",
-            "-S",
-            # It waits where it would end, to be looked at; a reset is an end as well.
-            "-action", "reboot=shutdown,shutdown=pause",
-        ]  # fmt: skip
-        if config.initrd is not None:
-            words += ["-initrd", str(config.initrd)]
-        if not config.realtime:
-            words += ["-icount", _ICOUNT, *_METRONOME, *_REPEATABLE]
-        if self._clock is not None:
-            words += self._clock.arguments
-        words += log_arguments(self._log.path)
-        return [*words, *self._features, *config.extra]
-
-    def _backend(self, name: str) -> str:
-        return (
-            f"memory-backend-file,id={name},size={self.config.memory},share=on,"
-            f"mem-path=/proc/self/fd/{self.memory.descriptor}"
-        )
-
-    def _second_ram(self) -> list[str]:
-        # A memory device at an address of its own, which no firmware table tells the guest of.
-        # Room for such devices begins at 4 GiB, behind RAM, and has the size that maxmem leaves.
-        at, size = self.config.second_ram, self.config.memory
-        if at is None:
-            return []
+    def _arguments(self, monitor: int, clock: GuestClock) -> list[str]:
+        config, ram = self.config, self.memory.descriptor
         return [
-            "-m", f"{size >> 20}M,slots=1,maxmem={(at + 2 * size) >> 20}M",
-            "-object", self._backend(_SECOND_RAM),
-            "-device", f"virtio-pmem-pci,id={_SECOND_RAM},memdev={_SECOND_RAM},memaddr={at:#x},"
-            "disable-legacy=on,iommu_platform=on",
-        ]  # fmt: skip
+            *machine_arguments(config, ram=ram, monitor=monitor, gdb=self.gdb_socket),
+            *clock.arguments,
+            *log_arguments(self._log.path),
+            *self._features,
+            *config.extra,
+        ]
 
     async def log_accesses(self) -> None:
         """Have accesses to devices logged from here on, if that is asked for; the guest stands."""
@@ -365,7 +269,7 @@ class Machine(asyncio.SubprocessProtocol):
             [
                 Span(item.start, item.end, item.offset)
                 for item in ranges
-                if item.name in (_RAM, _SECOND_RAM)
+                if item.name in (RAM, SECOND_RAM)
             ]
         )
         ram = [(item.start, item.end) for item in ranges if item.is_memory]
@@ -408,9 +312,7 @@ class Machine(asyncio.SubprocessProtocol):
     @property
     def last_line(self) -> str | None:
         """Return the end of the last line that the guest printed, None when it has printed none."""
-        rest = self._output.partial.get(1, b"").decode(errors="replace").strip()
-        lines = (line for line in (rest, *reversed(self._output.console)) if line.strip())
-        return next((line[-_LINE_END:] for line in lines), None)
+        return self._output.last_line
 
     async def descriptor_tables(self) -> DescriptorTables:
         """Return where the first vCPU's GDT and IDT are, which QEMU's GDB stub does not show."""
@@ -503,36 +405,10 @@ class Machine(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Take what the guest (1) or QEMU itself (2) writes."""
-        if fd == 1:
+        if fd == CONSOLE:
             self.on_console(data)
-        *lines, rest = (self._output.partial.get(fd, b"") + data).split(b"\n")
-        self._output.partial[fd] = rest[-65536:]
-        for line in lines:
-            text = line.decode(errors="replace").rstrip("\r")
-            if fd == 1:
-                self._output.console.append(text)
-            elif "warning:" in text:
-                log.debug("qemu: %s", text)
-            elif text:
-                self._output.errors.append(_PREFIX.sub("", text))
+        self._output.take(fd, data)
 
     def process_exited(self) -> None:
         """Tell the owner that QEMU is gone."""
         self.on_exit()
-
-
-def features_off(known: str, about: str) -> tuple[str, ...]:
-    """Return the QEMU arguments that take unwanted features off every CPU model.
-
-    ``known`` is what ``-cpu help`` prints: a property that a QEMU does not know stops it. ``about``
-    is what ``-version`` prints.
-    """
-    version = re.search(r"version (\d+)\.(\d+)", about)
-    sound = version is None or (int(version[1]), int(version[2])) >= _SOUND_VERSION
-    names = set(known.split())
-    return tuple(
-        word
-        for name in (*_UNWANTED, *(() if sound else _BROKEN))
-        if name in names
-        for word in ("-global", f"x86_64-cpu.{name}=off")
-    )

@@ -21,8 +21,9 @@ from tracer.check.witness.territory import Territory
 from tracer.devices.library import load
 from tracer.linux.kernel import Kernel
 from tracer.linux.names import Names
+from tracer.qemu.command_line import MachineConfig
 from tracer.qemu.flat_view import FlatRange
-from tracer.qemu.machine import Machine, MachineConfig
+from tracer.qemu.machine import Machine
 from tracer.trace.name import RegionNames
 from tracer.trace.naming import Naming
 from tracer.trace.record import MemoryAccess, RegionRecord

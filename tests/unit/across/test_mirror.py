@@ -22,7 +22,6 @@ TOPICS = {
     "look/views": "all views of one stopped guest",
     "repl/calls": "a confidential guest's calls at the prompt, of several modules",
     "repl/commands": "the commands of the prompt, of all modules in commands/",
-    "qemu/last_line": "a console's last line, of the machine",
     "repl/programs": "the commands of the prompt: what programs get",
     "repl/python": "a person's Python at the prompt, of several modules",
     "repl/refusals": "the commands of the prompt: what they refuse",

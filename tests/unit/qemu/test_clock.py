@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from tracer.qemu.clock import GuestClock
-from tracer.qemu.machine import Machine, MachineConfig
+from tracer.qemu.command_line import MachineConfig
+from tracer.qemu.machine import Machine
 
 BEGIN = 1_700_000_000  # the second at which QEMU made the filter
 

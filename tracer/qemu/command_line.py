@@ -1,0 +1,132 @@
+"""QEMU's command line: the machine, its clock, and what its CPUs must not have.
+
+Ref: QEMU docs/devel/tcg-icount.rst; qemu-options.hx; hw/virtio/virtio-pmem-pci.c.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracer.confidential.kind import Kind
+
+_ICOUNT = "shift=1,sleep=off"
+"""Two virtual nanoseconds an instruction; an idle guest's clock is set to its next timer."""
+_BEAT = 20
+"""Microseconds of virtual time between two beats of the metronome.
+
+QEMU takes a guest for idle between the moment its vCPU stops for GDB and the moment the machine
+does (main_loop_wait calls icount_start_warp_timer), and sets its clock to the next timer: 4 to
+50 ms a stop in a guest with a 250 Hz tick. A timer that is never far away bounds that, to a time
+that two runs have in common. A filter on a network that nobody is on has such a timer
+(net/filter-buffer.c)."""
+_METRONOME = (
+    "-netdev", "hubport,id=metronome,hubid=63",
+    "-object", f"filter-buffer,id=metronome-beat,netdev=metronome,interval={_BEAT}",
+)  # fmt: skip
+_REPEATABLE = ("-rtc", "base=2026-01-01,clock=vm", "-seed", "1")
+"""A date, and random numbers of the CPU and for the kernel, that two runs have in common."""
+
+RAM = "guest-ram"
+"""QEMU's name of the guest's RAM."""
+SECOND_RAM = "second-ram"
+"""QEMU's name of the same RAM where it is a second time."""
+
+_UNWANTED = ("fred",)
+"""CPU features that a traced guest must not find: with FRED exceptions go through no IDT, and
+vector 14 has no gate (Linux Documentation/arch/x86/x86_64/fred.rst)."""
+_BROKEN = ("cx16",)
+_SOUND_VERSION = (10, 0)
+"""QEMU 7.2 sets wrong flags in CMPXCHG16B, of which Linux dies, untraced too, where its slab
+allocator uses it (6.12 does). 10.0 is right; those in between were not tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """Say what to run: paths of the files, the command line, memory in bytes.
+
+    ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
+    come last. ``guest`` is the kind of guest that this is a machine for, and ``second_ram`` the
+    physical address at which all RAM is a second time, if anywhere. ``qemu_log`` is where QEMU
+    writes its log, see :meth:`tracer.qemu.machine.Machine.log_accesses`. Without ``realtime``
+    virtual time counts instructions, so that a stop of any length does not exist for the guest.
+    """
+
+    program: str
+    kernel: Path
+    initrd: Path | None
+    command_line: str
+    memory: int
+    guest: Kind = Kind.PLAIN
+    second_ram: int | None = None
+    devices: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    realtime: bool = False
+    qemu_log: Path | None = None
+
+
+def machine_arguments(config: MachineConfig, *, ram: int, monitor: int, gdb: Path) -> list[str]:
+    """Return the QEMU arguments for a machine, but for the user's own.
+
+    ``ram`` and ``monitor`` are the file descriptors of the guest's RAM and of the QMP channel,
+    ``gdb`` is where QEMU makes the socket of its GDB stub.
+    """
+    # memory-backend on -machine needs the backend's id; the size must agree with -m.
+    words = [
+        *config.devices,
+        "-machine", f"memory-backend={RAM}",
+        "-m", f"{config.memory >> 20}M",
+        "-object", _backend(RAM, config.memory, ram),
+        *_second_ram(config, ram),
+        "-kernel", str(config.kernel),
+        "-append", config.command_line,
+        "-chardev", "stdio,id=console,signal=off",
+        "-serial", "chardev:console",
+        "-chardev", f"socket,id=qmp,fd={monitor}",
+        "-mon", "chardev=qmp,mode=control",
+        "-gdb", f"unix:{gdb},server=on,wait=off",
+        "-S",
+        # It waits where it would end, to be looked at; a reset is an end as well.
+        "-action", "reboot=shutdown,shutdown=pause",
+    ]  # fmt: skip
+    if config.initrd is not None:
+        words += ["-initrd", str(config.initrd)]
+    if not config.realtime:
+        words += ["-icount", _ICOUNT, *_METRONOME, *_REPEATABLE]
+    return words
+
+
+def _backend(name: str, size: int, descriptor: int) -> str:
+    return f"memory-backend-file,id={name},size={size},share=on,mem-path=/proc/self/fd/{descriptor}"
+
+
+def _second_ram(config: MachineConfig, ram: int) -> list[str]:
+    # A memory device at an address of its own, which no firmware table tells the guest of. Room
+    # for such devices begins at 4 GiB, behind RAM, and has the size that maxmem leaves.
+    at, size = config.second_ram, config.memory
+    if at is None:
+        return []
+    return [
+        "-m", f"{size >> 20}M,slots=1,maxmem={(at + 2 * size) >> 20}M",
+        "-object", _backend(SECOND_RAM, size, ram),
+        "-device", f"virtio-pmem-pci,id={SECOND_RAM},memdev={SECOND_RAM},memaddr={at:#x},"
+        "disable-legacy=on,iommu_platform=on",
+    ]  # fmt: skip
+
+
+def features_off(known: str, about: str) -> tuple[str, ...]:
+    """Return the QEMU arguments that take unwanted features off every CPU model.
+
+    ``known`` is what ``-cpu help`` prints: a property that a QEMU does not know stops it. ``about``
+    is what ``-version`` prints.
+    """
+    version = re.search(r"version (\d+)\.(\d+)", about)
+    sound = version is None or (int(version[1]), int(version[2])) >= _SOUND_VERSION
+    names = set(known.split())
+    return tuple(
+        word
+        for name in (*_UNWANTED, *(() if sound else _BROKEN))
+        if name in names
+        for word in ("-global", f"x86_64-cpu.{name}=off")
+    )
