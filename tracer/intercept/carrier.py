@@ -33,7 +33,8 @@ from tracer.access.want import (
 )
 from tracer.errors import InterceptError
 from tracer.intercept.stub import CONTROL_SIZE, SPILL_SIZE, VALUE_OFFSET, Stub, pack_request
-from tracer.x86.paging import Leaf, borrow, give_back, set_poison
+from tracer.x86.free_entry import borrow, give_back
+from tracer.x86.paging import Leaf, set_poison
 from tracer.x86.state import PAGE_SIZE, Flag, PageFaultCode
 
 _FIXED_FLAG = 1 << 1

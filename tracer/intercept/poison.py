@@ -10,7 +10,8 @@ from tracer.access.mapping import NewMapping
 from tracer.access.space import AddressSpace
 from tracer.access.want import Turn
 from tracer.errors import TablesUnending
-from tracer.x86.paging import Leaf, leaves, place_large, range_leaves, set_poison
+from tracer.x86.free_entry import place_large
+from tracer.x86.paging import Leaf, leaves, range_leaves, set_poison
 from tracer.x86.state import PAGE_SIZE
 
 _TURN = 1 << 10

@@ -6,6 +6,7 @@ __all__ = (
     "decode",
     "emulate",
     "forms",
+    "free_entry",
     "idt",
     "instruction",
     "latest_store",

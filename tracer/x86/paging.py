@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tracer.errors import TablesUnending
-from tracer.x86.state import PAGE_SIZE, CpuState, Flag
+from tracer.x86.state import CpuState, Flag
 
 PRESENT = 1 << 0
 WRITABLE = 1 << 1
@@ -26,13 +26,8 @@ LARGE_SIZE = 1 << 21
 LEVEL_NAMES = {5: "PML5", 4: "PML4", 3: "PDPT", 2: "PD", 1: "PT"}
 """What the manuals call the table of each level; the last one's entries map 4 KiB."""
 
-_ACCESSED = 3 << 5
-"""Accessed and dirty, which the CPU sets by itself."""
 NOT_EXECUTABLE = 1 << 63
 """Reserved in a CPU without EFER.NXE."""
-_DEVICE_PAGE = PRESENT | WRITABLE | LARGE | _ACCESSED | 1 << 4 | NOT_EXECUTABLE
-"""A 2 MiB leaf of device memory: not cached (PCD), not executable."""
-_TABLE_BITS = PRESENT | WRITABLE
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 _INDEX_BITS = 9
 TABLE_ENTRIES = 512
@@ -44,9 +39,7 @@ MAX_TABLES = 1 << 15
 USER_SLOTS = range(TABLE_ENTRIES // 2)
 """The entries of the root for the lower half of the address space: programs of the guest."""
 
-_TABLE = struct.Struct("<512Q")
 _ENTRY = struct.Struct("<Q")
-_CR3_TABLE = 0x000F_FFFF_FFFF_F000
 _CR0_WP = 1 << 16
 _CR4_SMAP = 1 << 21
 _CR4_LA57 = 1 << 12
@@ -79,6 +72,15 @@ class Paging:
     levels: int
     poison: int
     shared: int = 0
+
+    @property
+    def root(self) -> int:
+        """Return the physical address of the topmost table."""
+        return self.cr3 & _ADDRESS
+
+    def table(self, entry: int) -> int:
+        """Return the physical address of the table that an entry, which is no leaf, leads to."""
+        return entry & _ADDRESS & ~self.poison
 
     @property
     def marks(self) -> int:
@@ -143,12 +145,22 @@ class Step:
     @property
     def leaf(self) -> bool:
         """Tell whether the entry maps a page, where it is present, and no further table."""
-        return self.entry is not None and _is_leaf(self.entry, self.level)
+        return self.entry is not None and is_leaf(self.entry, self.level)
 
     @property
     def size(self) -> int:
         """Return how many bytes of linear addresses the entry covers."""
-        return 1 << 12 + _INDEX_BITS * (self.level - 1)
+        return covered(self.level)
+
+
+def is_leaf(entry: int, level: int) -> bool:
+    """Tell whether an entry of a table of this level maps a page, where it is present."""
+    return level == 1 or (level <= 3 and bool(entry & LARGE))
+
+
+def covered(level: int) -> int:
+    """Return how many bytes of linear addresses an entry of a table of this level covers."""
+    return 1 << 12 + _INDEX_BITS * (level - 1)
 
 
 def paging_of(cr3: int, cr4: int, poison: int, shared: int = 0) -> Paging:
@@ -170,7 +182,7 @@ def poison_bit(physical_bits: int) -> int:
 
 def walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
     """Return the leaf that maps a linear address, or None when nothing does."""
-    table = paging.cr3 & _CR3_TABLE
+    table = paging.root
     rights = WRITABLE | USER
     for level in range(paging.levels, 0, -1):
         shift = 12 + _INDEX_BITS * (level - 1)
@@ -182,11 +194,11 @@ def walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
         if not entry & PRESENT:
             return None
         rights &= entry
-        if level == 1 or (level <= 3 and entry & LARGE):
+        if is_leaf(entry, level):
             size = 1 << shift
             writable, user = bool(rights & WRITABLE), bool(rights & USER)
             return _leaf(linear & -size, entry, address, size, paging.reserved, writable, user)
-        table = entry & _ADDRESS & ~paging.poison
+        table = paging.table(entry)
     return None
 
 
@@ -195,7 +207,7 @@ def steps(memory: PhysicalMemory, paging: Paging, linear: int) -> tuple[Step, ..
 
     The last one maps the address, is not present, or is of a table that is not in RAM.
     """
-    table = paging.cr3 & _CR3_TABLE
+    table = paging.root
     taken: list[Step] = []
     for level in range(paging.levels, 0, -1):
         index = linear >> 12 + _INDEX_BITS * (level - 1) & (TABLE_ENTRIES - 1)
@@ -206,7 +218,7 @@ def steps(memory: PhysicalMemory, paging: Paging, linear: int) -> tuple[Step, ..
         taken.append(Step(level, table, index, entry))
         if not taken[-1].present or taken[-1].leaf:
             break
-        table = entry & _ADDRESS & ~paging.poison
+        table = paging.table(entry)
     return tuple(taken)
 
 
@@ -248,7 +260,7 @@ def leaves(
     ``slots`` are the entries of the root to go through, such as :data:`USER_SLOTS`. Raises
     TablesUnending where there are more tables than the ``budget`` has.
     """
-    size = 1 << 12 + _INDEX_BITS * (paging.levels - 1)
+    size = covered(paging.levels)
     return _Walk(memory, paging, slots.start * size, slots.stop * size - 1, budget).leaves()
 
 
@@ -259,7 +271,7 @@ def range_leaves(
 
     What is not mapped costs no more than the tables that say so. Raises TablesUnending.
     """
-    room = 1 << 12 + _INDEX_BITS * paging.levels
+    room = covered(paging.levels + 1)
     first = linear & (room - 1)
     last = min(first + size, room) - 1
     return _Walk(memory, paging, first, last, budget).leaves() if size > 0 else iter(())
@@ -281,7 +293,7 @@ class _Walk:
 
     def leaves(self) -> Iterator[Leaf]:
         paging = self._paging
-        return self._below(paging.cr3 & _CR3_TABLE, paging.levels, 0, True, True)
+        return self._below(paging.root, paging.levels, 0, True, True)
 
     def _below(
         self, table: int, level: int, base: int, writable: bool, user: bool
@@ -306,11 +318,11 @@ class _Walk:
             linear = base | index << shift
             below_writable = writable and bool(entry & WRITABLE)
             below_user = user and bool(entry & USER)
-            if _is_leaf(entry, level):
+            if is_leaf(entry, level):
                 where = extended(linear, paging.levels), entry, table + 8 * index, 1 << shift
                 yield _leaf(*where, paging.reserved, below_writable, below_user)
             else:
-                below = entry & _ADDRESS & ~paging.poison
+                below = paging.table(entry)
                 yield from self._below(below, level - 1, linear, below_writable, below_user)
         self._path.pop()
 
@@ -319,99 +331,6 @@ def extended(linear: int, levels: int) -> int:
     """Return a linear address with the bits that repeat (Intel SDM vol. 1, 3.3.7.1)."""
     bits = 12 + _INDEX_BITS * levels
     return linear | -(linear >> bits - 1) << bits & 0xFFFF_FFFF_FFFF_FFFF
-
-
-def place_large(memory: PhysicalMemory, paging: Paging, linear: int, physical: int) -> bool:
-    """Map the 2 MiB around a physical address at a linear one that nothing uses.
-
-    The page is for data of the supervisor and not cached. Tells whether it is there afterwards:
-    it is not when the tables end above, or the entry has another use.
-    """
-    table = paging.cr3 & _CR3_TABLE
-    for level in range(paging.levels, 1, -1):
-        shift = 12 + _INDEX_BITS * (level - 1)
-        address = table + 8 * (linear >> shift & (TABLE_ENTRIES - 1))
-        try:
-            (entry,) = _ENTRY.unpack(memory.read(address, 8))
-        except LookupError:
-            return False
-        if level > 2:
-            if not entry & PRESENT or _is_leaf(entry, level):
-                return False
-            table = entry & _ADDRESS & ~paging.poison
-    wanted = (physical & -LARGE_SIZE) | _DEVICE_PAGE
-    if entry == 0:
-        memory.write(address, _ENTRY.pack(wanted))
-        return True
-    return bool(entry & ~_ACCESSED == wanted & ~_ACCESSED)
-
-
-@dataclass(frozen=True, slots=True)
-class Loan:
-    """Hold an entry borrowed from the guest: ``linear`` leads to the physical address wanted.
-
-    ``entry_address`` is the physical address of the entry.
-    """
-
-    linear: int
-    entry_address: int
-
-
-def borrow(memory: PhysicalMemory, paging: Paging, physical: int, width: int) -> Loan | None:
-    """Map ``width`` bytes at a physical address in an unused entry, as data of the supervisor.
-
-    The entry maps 2 MiB where there is such a one, or else 1 GiB; the highest linear address is
-    taken. None when every table is full. Give it back with :func:`give_back` before the guest
-    runs on; the caller flushes the translation. Raises TablesUnending.
-    """
-    root = paging.cr3 & _CR3_TABLE
-    for level in (2, 3):
-        size = 1 << 12 + _INDEX_BITS * (level - 1)
-        if physical % size + width > size:
-            continue
-        found = _unused(memory, paging, root, paging.levels, level, 0, set(), Budget())
-        if found is not None:
-            linear, address = found
-            memory.write(address, _ENTRY.pack(physical & -size | _DEVICE_PAGE & ~NOT_EXECUTABLE))
-            return Loan(linear + physical % size, address)
-    return None
-
-
-def give_back(memory: PhysicalMemory, loan: Loan) -> None:
-    """Make a borrowed entry an unused one again."""
-    memory.write(loan.entry_address, bytes(8))
-
-
-def _unused(
-    memory: PhysicalMemory,
-    paging: Paging,
-    table: int,
-    level: int,
-    wanted: int,
-    base: int,
-    seen: set[int],
-    budget: Budget,
-) -> tuple[int, int] | None:
-    # The highest linear address whose entry of the ``wanted`` level is zero, and that entry's.
-    if table in seen:
-        return None
-    seen.add(table)
-    budget.spend()
-    try:
-        entries = _TABLE.unpack(memory.read(table, PAGE_SIZE))
-    except LookupError:
-        return None
-    for index in range(TABLE_ENTRIES - 1, -1, -1):
-        linear = _linear(paging, base, level, index)
-        if level == wanted:
-            if not entries[index]:
-                return linear, table + 8 * index
-        elif entries[index] & _TABLE_BITS == _TABLE_BITS and not _is_leaf(entries[index], level):
-            below = entries[index] & _ADDRESS & ~paging.poison
-            found = _unused(memory, paging, below, level - 1, wanted, linear, seen, budget)
-            if found is not None:
-                return found
-    return None
 
 
 def set_poison(memory: PhysicalMemory, paging: Paging, leaf: Leaf, poisoned: bool) -> None:
@@ -423,19 +342,6 @@ def set_poison(memory: PhysicalMemory, paging: Paging, leaf: Leaf, poisoned: boo
     entry &= ~paging.reserved
     entry |= (leaf.entry & paging.shared or paging.poison) if poisoned else 0
     memory.write(leaf.entry_address, _ENTRY.pack(entry))
-
-
-def _linear(paging: Paging, base: int, level: int, index: int) -> int:
-    # The first linear address that an entry of a table covers.
-    shift = 12 + _INDEX_BITS * (level - 1)
-    linear = base | index << shift
-    if level == paging.levels and index >= TABLE_ENTRIES // 2:
-        linear |= -1 << (shift + _INDEX_BITS) & 0xFFFF_FFFF_FFFF_FFFF
-    return linear
-
-
-def _is_leaf(entry: int, level: int) -> bool:
-    return level == 1 or (level <= 3 and bool(entry & LARGE))
 
 
 def _leaf(
