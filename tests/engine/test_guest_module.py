@@ -37,14 +37,9 @@ from tracer.intercept.guest_module import GuestModule
 from tracer.intercept.sites import CompiledSites
 from tracer.intercept.stub import frame_at
 from tracer.intercept.window import Window
-from tracer.trace.record import (
-    Intercept,
-    Place,
-    PlacesRecord,
-    SharedRecord,
-    SiteRecord,
-    TdcallRecord,
-)
+from tracer.trace.call import SharedRecord, TdcallRecord
+from tracer.trace.compiled import Place, PlacesRecord, SiteRecord
+from tracer.trace.record import Intercept
 from tracer.x86.state import GPR, CpuState
 
 SLOTS = 16

@@ -55,7 +55,8 @@ from tracer.confidential.tdx_status import HostStatus
 from tracer.errors import GuestError, InterceptError
 from tracer.intercept.interceptor import Intercepted
 from tracer.intercept.trust_domain import CALL
-from tracer.trace.record import Intercept, Mark, SharedRecord, TdcallRecord
+from tracer.trace.call import SharedRecord, TdcallRecord
+from tracer.trace.record import Intercept, Mark
 
 
 def test_a_read_goes_from_fault_to_record_by_the_guests_own_handler() -> None:

@@ -11,7 +11,8 @@ from vetrace_run import Run, agreed, boot, read_trace, run
 
 from tracer.confidential.kind import Kind
 from tracer.guest.disk import DISKS, checksum
-from tracer.trace.record import Intercept, Mark, VmgexitRecord
+from tracer.trace.call import VmgexitRecord
+from tracer.trace.record import Intercept, Mark
 
 pytestmark = pytest.mark.qemu
 

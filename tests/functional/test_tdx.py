@@ -12,8 +12,9 @@ from vetrace_run import Run, agreed, boot, read_trace, run
 
 from tracer.confidential.kind import Kind
 from tracer.guest.disk import DISKS, checksum
+from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.trace.event import Events
-from tracer.trace.record import Intercept, Mark, SharedRecord, TdcallRecord, UserRecord
+from tracer.trace.record import Intercept, Mark, UserRecord
 
 pytestmark = pytest.mark.qemu
 

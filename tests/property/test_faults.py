@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tracer.check.comparison import Comparison
 from tracer.check.witness import compare
-from tracer.trace.record import Intercept, Mark, MemoryAccess, Record, UserRecord, Via
+from tracer.trace.member import Via
+from tracer.trace.record import Intercept, Mark, MemoryAccess, Record, UserRecord
 from tracer.x86.bus import Direction
 
 APART = 12

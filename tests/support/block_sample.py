@@ -8,15 +8,8 @@ import trace_sample as sample
 
 from tracer.compiled.layout import RECORD
 from tracer.compiled.module import Kind
-from tracer.trace.record import (
-    BlockRecord,
-    Line,
-    Place,
-    PlacesRecord,
-    RegionInfo,
-    RegionRecord,
-    SiteRecord,
-)
+from tracer.trace.compiled import BlockRecord, Place, PlacesRecord, SiteRecord
+from tracer.trace.record import Line, RegionInfo, RegionRecord
 from tracer.x86.decode import decode
 from tracer.x86.state import GPR, Mode
 

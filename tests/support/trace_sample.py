@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tracer.trace.member import Via
 from tracer.trace.record import (
     FORMAT_VERSION,
     End,
@@ -15,7 +16,6 @@ from tracer.trace.record import (
     Record,
     RegionInfo,
     RegionRecord,
-    Via,
 )
 from tracer.trace.writer import TraceWriter
 from tracer.x86.bus import Direction

@@ -14,7 +14,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.confidential.hypercall import STANDARD
 from tracer.confidential.request import Request
-from tracer.trace.record import Via
+from tracer.trace.member import Via
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import CpuState
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from tracer.access.region import UNASSIGNED, RegionMap
 from tracer.access.transfer import Meddling, Transfer, located
-from tracer.trace.record import MemoryAccess, Place
+from tracer.trace.compiled import Place
+from tracer.trace.record import MemoryAccess
 
 
 def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> MemoryAccess:

@@ -17,7 +17,6 @@ from tracer.check.asked import contrasts, refused
 from tracer.check.divergence import Contrast, Divergence, diverging
 from tracer.errors import EmulationError
 from tracer.trace.record import (
-    Deferred,
     Intercept,
     LostRecord,
     MemoryAccess,
@@ -25,7 +24,7 @@ from tracer.trace.record import (
     RegionRecord,
     UserRecord,
 )
-from tracer.trace.registers import changed_values, other_registers
+from tracer.trace.registers import Deferred, changed_values, other_registers
 from tracer.x86.bus import In, Load, PortAccess, Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute

@@ -25,8 +25,9 @@ from tracer.errors import UsageError
 from tracer.host.streams import warn
 from tracer.trace import codec
 from tracer.trace.block import Blocks
+from tracer.trace.member import Via
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import End, Intercept, Record, Via
+from tracer.trace.record import End, Intercept, Record
 
 _CHUNK = 2000  # records: some 50 ms of work for one process
 _EARLIER = tuple(b'{"type":"%s"' % kind for kind in (b"region", b"user", b"site", b"places"))

@@ -17,17 +17,10 @@ from typing import IO
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackEvent
 from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 
+from tracer.trace.call import CallRecord, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import Event, Note
 from tracer.trace.loss import Losses
-from tracer.trace.record import (
-    CallRecord,
-    LostRecord,
-    Mark,
-    SharedRecord,
-    TdcallRecord,
-    UserRecord,
-    VmgexitRecord,
-)
+from tracer.trace.record import LostRecord, Mark, UserRecord
 
 _SEQUENCE = 1
 _USER = "user"

@@ -38,7 +38,7 @@ from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.stub import CALLED, cr2_at, error_at, pack_frame
 from tracer.intercept.view import GuestView
-from tracer.trace.record import VmgexitRecord
+from tracer.trace.call import VmgexitRecord
 from tracer.x86.paging import Leaf
 from tracer.x86.state import PAGE_SIZE, PageFaultCode
 from tracer.x86.tss import stack_offset

@@ -44,7 +44,7 @@ from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.stub import frame_at
 from tracer.intercept.view import GuestView
-from tracer.trace.record import Hypercall
+from tracer.trace.call import Hypercall
 from tracer.x86.bus import PortAccess
 from tracer.x86.paging import Leaf
 

@@ -68,8 +68,10 @@ from tracer.intercept.standin import replay_note
 from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
+from tracer.trace.call import Hypercall
 from tracer.trace.marker import rule_note
-from tracer.trace.record import Hypercall, Intercept, Via
+from tracer.trace.member import Via
+from tracer.trace.record import Intercept
 from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.decode import decode

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from tracer.intercept.view import GuestView
 from tracer.trace.block import Blocks
-from tracer.trace.record import BlockRecord, End, Intercept, Line, Mark, PlacesRecord, Record
+from tracer.trace.compiled import BlockRecord, PlacesRecord
+from tracer.trace.record import End, Intercept, Line, Mark, Record
 
 Subscriber = Callable[[Record], None]
 Scribe = Callable[[Line], None]

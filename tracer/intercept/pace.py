@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.trace.record import Rate
+from tracer.trace.compiled import Rate
 
 _APART = 1 << 20
 """Ticks that two moments are apart at least: the time of each is known to some microseconds."""

@@ -29,7 +29,7 @@ from tracer.intercept.names import Names
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.trace.block import MOST_ROWS, asked_site
-from tracer.trace.record import BlockRecord
+from tracer.trace.compiled import BlockRecord
 
 _FORGED = "which no thunk has left there: the guest has written to it"
 

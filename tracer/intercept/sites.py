@@ -37,7 +37,8 @@ from tracer.intercept.rows import Domain, Rows, Told
 from tracer.intercept.stops import Stops
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
-from tracer.trace.record import BlockRecord, Intercept, PlacesRecord, SiteRecord
+from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
+from tracer.trace.record import Intercept
 from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import CpuState, Mode

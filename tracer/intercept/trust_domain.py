@@ -39,7 +39,7 @@ from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.stub import CALLED, frame_at, pack_return
 from tracer.intercept.view import GuestView
-from tracer.trace.record import SharedRecord, TdcallRecord
+from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.x86.paging import Leaf
 from tracer.x86.state import GPR, RSP, VIRTUALIZATION_VECTOR, Flag, PageFaultCode
 

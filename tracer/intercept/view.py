@@ -7,7 +7,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import MapChanged, Tables
 from tracer.intercept.pace import Pace
-from tracer.trace.record import VIRTUAL, Rate
+from tracer.trace.compiled import VIRTUAL, Rate
 from tracer.x86.paging import PhysicalMemory, paging_of
 from tracer.x86.state import Mode
 

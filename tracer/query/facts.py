@@ -11,17 +11,10 @@ from dataclasses import dataclass, field
 from tracer.devices.map import Named
 from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, SITE, Fact
 from tracer.query.course import Changes, Marks
+from tracer.trace.call import CallRecord, SharedRecord
 from tracer.trace.flat import Stacks
 from tracer.trace.name import RegionNames
-from tracer.trace.record import (
-    CallRecord,
-    Intercept,
-    LostRecord,
-    Mark,
-    MemoryAccess,
-    SharedRecord,
-    UserRecord,
-)
+from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 from tracer.trace.summary import mnemonic
 from tracer.x86.bus import Direction
 

@@ -17,19 +17,11 @@ from tracer.query.facts import (
     facts_of_touch,
 )
 from tracer.query.words import Selection
+from tracer.trace.call import CallRecord, SharedRecord
 from tracer.trace.marker import is_marker
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
-from tracer.trace.record import (
-    CallRecord,
-    Intercept,
-    LostRecord,
-    Mark,
-    MemoryAccess,
-    Record,
-    SharedRecord,
-    UserRecord,
-)
+from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
 
 
 class Sieve:

@@ -8,21 +8,13 @@ from tracer.devices.map import RegisterMaps
 from tracer.query.roster import Roster, check_selection
 from tracer.query.sieve import Sieve
 from tracer.query.words import Selection
+from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import Event, Events, Note
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.met import Met
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import (
-    Intercept,
-    LostRecord,
-    Mark,
-    Record,
-    SharedRecord,
-    TdcallRecord,
-    UserRecord,
-    VmgexitRecord,
-)
+from tracer.trace.record import Intercept, LostRecord, Mark, Record, UserRecord
 
 
 class Source:

@@ -20,19 +20,10 @@ from tracer.compiled.reading import accesses, parts, state_after, state_before, 
 from tracer.compiled.ring import Raw, raws
 from tracer.compiled.safety import NotCompiled
 from tracer.errors import EmulationError, TraceError
-from tracer.trace.record import (
-    BlockRecord,
-    Deferred,
-    Hypercall,
-    Intercept,
-    Line,
-    MemoryAccess,
-    Place,
-    PlacesRecord,
-    Record,
-    SiteRecord,
-)
-from tracer.trace.registers import changed_values, register_values
+from tracer.trace.call import Hypercall
+from tracer.trace.compiled import BlockRecord, Place, PlacesRecord, SiteRecord
+from tracer.trace.record import Intercept, Line, MemoryAccess, Record
+from tracer.trace.registers import Deferred, changed_values, register_values
 from tracer.x86.bus import Direction
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import CpuState, Mode

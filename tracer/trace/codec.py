@@ -16,14 +16,8 @@ import msgspec
 
 from tracer.errors import TraceError
 from tracer.trace.block import Blocks
-from tracer.trace.record import (
-    FORMAT_VERSION,
-    BlockRecord,
-    Header,
-    Intercept,
-    Line,
-    Record,
-)
+from tracer.trace.compiled import BlockRecord
+from tracer.trace.record import FORMAT_VERSION, Header, Intercept, Line, Record
 from tracer.trace.wire import Wire
 
 
@@ -43,12 +37,7 @@ class _Tag(msgspec.Struct):
 # The decoder raises these on bytes that are no JSON, or that nest without end.
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-_KNOWN = frozenset(
-    {
-        "region", "map", "stack", "mmio", "mark", "user", "lost", "end", "site", "places", "block",
-        "tdcall", "shared",
-    }
-)  # fmt: skip
+_KNOWN = frozenset(str(struct.__struct_config__.tag) for struct in (Header, *get_args(Line)))
 
 _headers = Wire(Header)
 _records: Wire[Line] = Wire(*get_args(Line))
@@ -135,4 +124,4 @@ def _unknown_type(line: bytes) -> str | None:
     except _NOT_JSON:
         return None
     name = tag.get("type") if isinstance(tag, dict) else None
-    return name if isinstance(name, str) and name not in _KNOWN | {"header"} else None
+    return name if isinstance(name, str) and name not in _KNOWN else None

@@ -13,21 +13,13 @@ from typing import Protocol
 import msgspec
 
 from tracer.devices.map import Named
+from tracer.trace.call import CallRecord, SharedRecord
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
+from tracer.trace.member import Space
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
-from tracer.trace.record import (
-    CallRecord,
-    Intercept,
-    LostRecord,
-    Mark,
-    MemoryAccess,
-    Record,
-    SharedRecord,
-    Space,
-    UserRecord,
-)
+from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
 
 
 # A struct and no dataclass: one is made for each access, in a fifth of the time.

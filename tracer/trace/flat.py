@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracer.trace.event import Event
-from tracer.trace.record import Record, StackRecord, Via
+from tracer.trace.member import Via
+from tracer.trace.record import Record, StackRecord
 from tracer.x86.bus import Direction
 
 

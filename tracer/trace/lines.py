@@ -14,23 +14,14 @@ from dataclasses import replace
 from tracer.devices.map import Named
 from tracer.text.colour import paint
 from tracer.text.printable import printable
+from tracer.trace.call import CallRecord, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import Event, Events, Everything, Note
 from tracer.trace.fold import Fold
 from tracer.trace.layout import _DIRECTION, UNCUT, Layout, padded, short
 from tracer.trace.loss import Losses
 from tracer.trace.marker import ruled
 from tracer.trace.naming import Naming
-from tracer.trace.record import (
-    CallRecord,
-    Intercept,
-    LostRecord,
-    Mark,
-    MemoryAccess,
-    SharedRecord,
-    TdcallRecord,
-    UserRecord,
-    VmgexitRecord,
-)
+from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 
 
 def access_lines(

@@ -19,7 +19,8 @@ from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
 from tracer.trace import codec
 from tracer.trace.block import Blocks
-from tracer.trace.record import BlockRecord, End, Intercept, Line, Record
+from tracer.trace.compiled import BlockRecord
+from tracer.trace.record import End, Intercept, Line, Record
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _LONGEST_LINE = 1 << 24

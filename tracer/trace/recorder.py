@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.trace import codec
 from tracer.trace.block import Blocks
+from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
 from tracer.trace.marker import ENTRY, PHASE
+from tracer.trace.member import Via
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import (
-    BlockRecord,
     End,
     Header,
     Intercept,
@@ -23,11 +24,8 @@ from tracer.trace.record import (
     LostRecord,
     MapRecord,
     Mark,
-    PlacesRecord,
     RegionRecord,
-    SiteRecord,
     StackRecord,
-    Via,
 )
 from tracer.trace.writer import TraceWriter, earlier_of
 

@@ -15,18 +15,9 @@ from tracer.compiled.layout import SLOT_SIZE
 from tracer.compiled.ring import counters, left_behind, sequence_of, without_threads
 from tracer.errors import InterceptError, TraceError
 from tracer.trace.block import MOST_ROWS, Blocks, asked_site
-from tracer.trace.record import (
-    VIRTUAL,
-    BlockRecord,
-    End,
-    Header,
-    Intercept,
-    Line,
-    LostRecord,
-    Rate,
-    SiteRecord,
-    Via,
-)
+from tracer.trace.compiled import VIRTUAL, BlockRecord, Rate, SiteRecord
+from tracer.trace.member import Via
+from tracer.trace.record import End, Header, Intercept, Line, LostRecord
 
 
 class Recovery:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+
 from tracer.x86.instruction import SEGMENTS, File, Instruction, Memory, Register
 from tracer.x86.state import GPR, CpuState
 
@@ -51,3 +53,33 @@ def changed_values(before: CpuState, after: CpuState) -> dict[str, int]:
             changed.pop(f"xmm{number}", None)
             changed[f"ymm{number}"] = after.xmm[number] | new << 128
     return changed
+
+
+class Deferred(Mapping[str, int]):
+    """Hold registers that ``make`` works out of ``given``, once somebody looks at them."""
+
+    __slots__ = ("_given", "_made", "_make")
+
+    def __init__(self, make: Callable[..., Mapping[str, int]], *given: object) -> None:
+        self._make = make
+        self._given = given
+
+    def __getitem__(self, name: str) -> int:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(dict(self._values))
+
+    @property
+    def _values(self) -> Mapping[str, int]:
+        try:
+            return self._made
+        except AttributeError:
+            self._made: Mapping[str, int] = self._make(*self._given)
+            return self._made

@@ -10,11 +10,12 @@ from typing import Any, TypeVar, get_args
 
 from tracer.devices.map import Breach
 from tracer.trace.block import Blocks
+from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
+from tracer.trace.compiled import BlockRecord
 from tracer.trace.event import Event, events_of
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.record import (
-    BlockRecord,
     End,
     Intercept,
     Line,
@@ -23,10 +24,7 @@ from tracer.trace.record import (
     MemoryAccess,
     Record,
     RegionRecord,
-    SharedRecord,
-    TdcallRecord,
     UserRecord,
-    VmgexitRecord,
 )
 
 Names = TypeVar("Names", bound=tuple[str, ...])

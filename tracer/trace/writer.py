@@ -15,7 +15,8 @@ from tracer.compiled.layout import SLOT_SIZE
 from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
 from tracer.trace import codec
-from tracer.trace.record import BlockRecord, Header, Line, PlacesRecord, SiteRecord
+from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
+from tracer.trace.record import Header, Line
 
 
 class TraceWriter:

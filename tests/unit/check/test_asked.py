@@ -11,7 +11,8 @@ import trace_sample as sample
 
 from tracer.check.asked import refused
 from tracer.check.replay import Replay
-from tracer.trace.record import Hypercall, Intercept
+from tracer.trace.call import Hypercall
+from tracer.trace.record import Intercept
 
 SHARED = 1 << 47
 START = sample.START["nvme"]

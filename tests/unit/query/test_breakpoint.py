@@ -31,7 +31,7 @@ from tracer.query.facts import Course, Recorded
 from tracer.query.pending import PendingFacts
 from tracer.query.place import Known, parse_place
 from tracer.text.span import Span
-from tracer.trace.record import Via
+from tracer.trace.member import Via
 from tracer.x86.bus import Direction
 from tracer.x86.decode import decode
 from tracer.x86.state import CpuState, Mode

@@ -29,16 +29,9 @@ from tracer.query.source import Source
 from tracer.query.words import choose
 from tracer.trace import codec
 from tracer.trace.block import Blocks
+from tracer.trace.compiled import BlockRecord, Place, PlacesRecord, Rate, SiteRecord
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import (
-    BlockRecord,
-    Intercept,
-    Line,
-    Place,
-    PlacesRecord,
-    Rate,
-    SiteRecord,
-)
+from tracer.trace.record import Intercept, Line
 from tracer.trace.summary import Summary, summary_object
 from tracer.trace.writer import TraceWriter
 

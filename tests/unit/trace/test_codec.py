@@ -17,16 +17,14 @@ from hypothesis import strategies as st
 
 from tracer.errors import TraceError
 from tracer.trace import codec
+from tracer.trace.compiled import BlockRecord, Place, Rate
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import (
     FORMAT_VERSION,
-    BlockRecord,
     Header,
     Intercept,
     Line,
     MemoryAccess,
-    Place,
-    Rate,
     Record,
     RegionInfo,
     StackFrame,
@@ -115,6 +113,13 @@ def test_unknown_members_are_ignored() -> None:
 
 def test_an_unknown_type_is_told_apart() -> None:
     assert codec.decode(b'{"type":"irq","time_ns":1}\n', 2) == codec.Unknown("irq")
+
+
+@pytest.mark.parametrize("struct", get_args(Line), ids=lambda s: s.__name__)
+def test_a_broken_record_of_a_known_type_is_no_unknown_one(struct: type[msgspec.Struct]) -> None:
+    line = b'{"type":"%s"}\n' % str(struct.__struct_config__.tag).encode()
+    with pytest.raises(TraceError, match="line 2: bad record"):
+        codec.decode(line, 2)
 
 
 @pytest.mark.parametrize(

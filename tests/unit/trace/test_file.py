@@ -23,18 +23,9 @@ import zstandard
 from tracer.check.replay import Replay
 from tracer.errors import TraceError
 from tracer.trace import codec
+from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import (
-    FORMAT_VERSION,
-    LostRecord,
-    Mark,
-    Record,
-    SharedRecord,
-    StackRecord,
-    TdcallRecord,
-    UserRecord,
-    VmgexitRecord,
-)
+from tracer.trace.record import FORMAT_VERSION, LostRecord, Mark, Record, StackRecord, UserRecord
 from tracer.trace.writer import TraceWriter
 
 ROOT = Path(__file__).parents[3]

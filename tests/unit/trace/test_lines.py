@@ -17,11 +17,12 @@ from tracer.check.lines import difference_line
 from tracer.check.qemu_log import LogEntry
 from tracer.report import tables
 from tracer.report.objects import access_object
+from tracer.trace.call import Hypercall, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import events_of
 from tracer.trace.layout import UNCUT, layout, padded
 from tracer.trace.lines import access_lines, note_line, printable
 from tracer.trace.marker import rule_note
-from tracer.trace.record import Hypercall, Intercept, SharedRecord, TdcallRecord, VmgexitRecord
+from tracer.trace.record import Intercept
 from tracer.trace.summary import Summary
 
 INTERCEPTS = [record for record in sample.RECORDS if isinstance(record, Intercept)]

@@ -10,10 +10,10 @@ from block_sample import DEVICE, LINEAR, PLACES, REGION, block, row, site
 
 from tracer.check.replay import Replay
 from tracer.cli import main
+from tracer.trace.compiled import BlockRecord
 from tracer.trace.loss import Losses
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import (
-    BlockRecord,
     End,
     Intercept,
     Line,

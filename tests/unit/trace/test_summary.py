@@ -9,8 +9,9 @@ import msgspec
 import pytest
 import trace_sample as sample
 
+from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.phase import EARLY, USER, PhaseTracker
-from tracer.trace.record import Mark, MemoryAccess, SharedRecord, TdcallRecord, VmgexitRecord
+from tracer.trace.record import Mark, MemoryAccess
 from tracer.trace.summary import Summary, instruction_form, summary_object
 
 

@@ -6,7 +6,8 @@ import re
 
 import msgspec
 
-from tracer.trace.record import Extent, RegionInfo, Width
+from tracer.trace.member import Extent, Width
+from tracer.trace.record import RegionInfo
 from tracer.trace.wire import Hex, Wire
 from tracer.x86.bus import Direction
 

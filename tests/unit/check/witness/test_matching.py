@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tracer.check.comparison import Comparison
 from tracer.check.qemu_log import LogEntry, LogReader, entries, is_torn, parse_line
 from tracer.check.witness import compare, side
-from tracer.trace.record import Intercept, Mark, MemoryAccess, Record, UserRecord, Via
+from tracer.trace.member import Via
+from tracer.trace.record import Intercept, Mark, MemoryAccess, Record, UserRecord
 from tracer.x86.bus import Direction
 
 NVME, HPET, LAPIC = sample.START["nvme"], sample.START["hpet"], sample.START["lapic"]
