@@ -71,8 +71,8 @@ TESTED_BY = {
     "query/test_facts": "query/course query/pending",
     "session/test_host": "session/outlook session/own_host host/own_code",
     "query/test_sieve": "query/roster query/source query/words",
-    "query/test_condition": "query/condition/closure query/condition/grammar"
-    " query/condition/lexeme query/condition/lexicon query/condition/mention"
+    "query/test_condition": "query/condition/closure query/condition/cursor query/condition/grammar"
+    " query/condition/lexeme query/condition/lexicon query/condition/mention query/condition/moment"
     " query/condition/naming query/condition/node query/condition/vocabulary",
     "repl/test_commands": "repl/command repl/commands/change repl/commands/go"
     " repl/commands/host repl/commands/look repl/commands/prompt repl/commands/register"

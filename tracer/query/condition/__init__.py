@@ -104,7 +104,7 @@ def parse_prefix(
     return (
         Condition(
             shown, frozenset(parser.names), text, tuple(parser.mentions), tuple(parser.offsets),
-            tuple(parser.stretches), node.run, parser.moments,
+            tuple(parser.stretches), node.run, parser.moments.told,
         ),
         end,
     )  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Mapping
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any
 
-from tracer.errors import ConditionError, advice, suggestion
+from tracer.errors import advice, suggestion
 from tracer.query.condition.closure import (
     ARITHMETIC,
     COMPARISON,
@@ -24,15 +24,16 @@ from tracer.query.condition.closure import (
     lookup,
     touching,
 )
-from tracer.query.condition.lexeme import Lexeme, lexemes
+from tracer.query.condition.cursor import Cursor
+from tracer.query.condition.lexeme import Lexeme
 from tracer.query.condition.lexicon import Lexicon
 from tracer.query.condition.mention import Mention
+from tracer.query.condition.moment import Moments
 from tracer.query.condition.naming import fitting, named
-from tracer.query.condition.node import TYPES, Ends, Node, run_of
+from tracer.query.condition.node import Ends, Node, run_of
 from tracer.query.condition.vocabulary import (
     NAMES,
     REGISTERS,
-    TEXTS,
     VALUES,
     Between,
     Type,
@@ -44,7 +45,6 @@ MAX_DEPTH = 100
 
 MAX_PARENTHESES = 30
 """How many parentheses may be open at a time."""
-
 
 _LEVEL = {
     "|": 1, "^": 2, "&": 3, "<<": 4, ">>": 4, "+": 5, "-": 5, "*": 6, "//": 6, "%": 6,
@@ -65,71 +65,21 @@ class Parser:
     def __init__(
         self, text: str, start: int, stops: Collection[str], known: Mapping[str, Lexicon]
     ) -> None:
-        self._text = text
+        self._at = Cursor(text, start, stops)
         self.names: set[str] = set()
         self.mentions: list[Mention] = []
         self.offsets: list[tuple[int, int]] = []
         self.stretches: list[Between] = []
-        self._moments: dict[int, list[int | None]] = {}
-        self._pieces = lexemes(text, start, TEXTS)
-        self._at = 0
+        self.moments = Moments()
         self._known = known
-        self._stops = stops
         self._parentheses = 0
-
-    @property
-    def _piece(self) -> Lexeme:
-        return self._pieces[self._at]
-
-    @property
-    def moments(self) -> tuple[int, ...] | None:
-        """Return what the time is held against; None where it is asked for in another way."""
-        told = [moment for held in self._moments.values() for moment in held]
-        if not all(self._moments.values()) or None in told:
-            return None
-        return tuple(sorted({moment for moment in told if moment is not None}))
-
-    def _hold_against(self, time: Node, *others: Node | None) -> None:
-        # Each mention of the time has what it is held against, None for what is no constant.
-        if time.name == "time":
-            held = [each.run({}) if each.constant else None for each in others if each is not None]
-            self._moments.setdefault(time.start, []).extend(held)
-
-    @property
-    def _shown(self) -> str:
-        return self._text.replace("\t", " ")
-
-    def _fail(self, position: int, message: str) -> NoReturn:
-        raise ConditionError(message, self._shown, position + 1)
-
-    # `region` at column 1 is text
-    def _told(self, node: Node) -> str:
-        shown = self._text[node.start : node.end]
-        return f"`{shown}` at column {node.start + 1} is {TYPES[node.type]}"
-
-    def _fail_operator(self, piece: Lexeme) -> NoReturn:
-        shown, column = self._text[piece.start : piece.end], piece.start + 1
-        if shown == ")":
-            self._fail(piece.start, f") at column {column} closes nothing")
-        if shown == "..":
-            self._fail(piece.start, f".. at column {column} needs `in`: offset in 0x0..0xff")
-        words = ("or", "and", "not", "in", *self._stops)
-        hint = suggestion(shown, words) if piece.kind == "word" else ""
-        self._fail(piece.start, f"expected an operator at column {column}, not {shown}{hint}")
-
-    def _take(self, *wanted: str) -> Lexeme | None:
-        piece = self._piece
-        if piece.kind in ("operator", "word") and piece.value in wanted:
-            self._at += 1
-            return piece
-        return None
 
     def _made(
         self, type_: Type, run: Run, parts: list[Node], start: int, end: int | None = None
     ) -> Node:
         depth = 1 + max(part.depth for part in parts)
         if depth > MAX_DEPTH:
-            self._fail(start, f"too deep for one condition: more than {MAX_DEPTH} levels")
+            self._at.fail(start, f"too deep for one condition: more than {MAX_DEPTH} levels")
         constant = all(part.constant for part in parts)
         if constant:
             run = constantly(run({}))
@@ -140,9 +90,9 @@ class Parser:
     def condition(self) -> tuple[Node, int]:
         """Return a whole condition, and the position in the text where it ends."""
         node = self._disjunction()
-        last = self._piece
-        if last.kind != "end" and not (last.kind == "word" and last.value in self._stops):
-            self._fail_operator(last)
+        last = self._at.piece
+        if not self._at.stops_at(last):
+            self._at.fail_operator(last)
         return self._truth(node, "a condition is true or false"), last.start
 
     def _disjunction(self) -> Node:
@@ -156,26 +106,26 @@ class Parser:
     ) -> Node:
         parts = [inner()]
         signs = [sign for sign, meaning in _KEYWORDS.items() if meaning == word]
-        while self._take(*signs):
+        while self._at.take(*signs):
             parts.append(inner())
         if len(parts) == 1:
             return parts[0]
         parts = [self._truth(part, f"{word} joins what is true or false") for part in parts]
         return self._made("truth", join([part.run for part in parts]), parts, parts[0].start)
 
-    # A number is true where it is not 0, so that a bit can be asked for: value & 1.
     def _truth(self, node: Node, wants: str) -> Node:
+        # A number is true where it is not 0, so that a bit can be asked for: value & 1.
         if node.type == "number":
             run = node.run
             return self._made("truth", lambda facts: run(facts) != 0, [node], node.start)
         if node.type != "truth":
-            shown = self._text[node.start : node.end]
-            self._fail(node.start, f"{wants}, {self._told(node)}: write {shown} == WORD")
+            shown = self._at.shown(node)
+            self._at.fail(node.start, f"{wants}, {self._at.told(node)}: write {shown} == WORD")
         return node
 
     def _negation(self) -> Node:
-        start, denials = self._piece.start, 0
-        while self._take("not", "!"):
+        start, denials = self._at.piece.start, 0
+        while self._at.take("not", "!"):
             denials += 1
         node = self._comparison()
         if not denials:
@@ -190,20 +140,23 @@ class Parser:
         first = self._arithmetic(1)
         nodes, signs, compare = [first], [], []
         while True:
-            if sign := self._take(*COMPARISON):
+            if sign := self._at.take(*COMPARISON):
                 nodes.append(self._arithmetic(1))
                 signs.append(str(sign.value))
                 compare.append(self._compare(nodes[-2], sign, nodes[-1]))
                 continue
-            sign = self._take(*_RELATIONS) or self._not_in()
+            sign = self._at.take(*_RELATIONS) or self._at.take_not_in()
             if sign is None:
                 break
             if signs:
-                self._fail(sign.start, f"{sign.value} at column {sign.start + 1} ends no chain of"
-                          " comparisons: join them with `and`")  # fmt: skip
+                self._at.fail(
+                    sign.start,
+                    f"{sign.value} at column {sign.start + 1} ends no chain of"
+                    " comparisons: join them with `and`",
+                )
             node = self._related(first, sign)
-            if self._piece.value in (*COMPARISON, *_RELATIONS):
-                self._fail_operator(self._piece)
+            if self._at.piece.value in (*COMPARISON, *_RELATIONS):
+                self._at.fail_operator(self._at.piece)
             return node
         if not signs:
             return first
@@ -226,27 +179,20 @@ class Parser:
             return self._between_marks(left, sign)
         return self._within(left, sign)
 
-    def _not_in(self) -> Lexeme | None:
-        following = self._pieces[min(self._at + 1, len(self._pieces) - 1)]
-        if self._piece.value == "not" and self._piece.kind == "word" and following.value == "in":
-            self._at += 2
-            return Lexeme("word", "not in", following.start, following.end)
-        return None
-
     def _compare(self, left: Node, sign: Lexeme, right: Node) -> Callable[[Any, Any], bool]:
         where, word = f"{sign.value} at column {sign.start + 1}", str(sign.value)
         several = {left.type, right.type} == {"text", "texts"}
         if left.type != right.type and not several:
-            told = f"{self._told(left)} and {self._told(right)}"
-            self._fail(sign.start, f"{where} compares like with like: {told}")
+            told = f"{self._at.told(left)} and {self._at.told(right)}"
+            self._at.fail(sign.start, f"{where} compares like with like: {told}")
         if left.type != "number" and word not in ("==", "!="):
             hint = "; ~ fits it to a pattern" if left.type == "text" else ""
-            self._fail(sign.start, f"{where} orders numbers: {self._told(left)}{hint}")
+            self._at.fail(sign.start, f"{where} orders numbers: {self._at.told(left)}{hint}")
         for name, other in ((left, right), (right, left)):
             if other.constant and name.type in ("text", "texts"):
                 self._mention(name.name, "==", str(other.run({})), other.start)
             if name.type == other.type == "number":
-                self._hold_against(name, other)
+                self.moments.hold(name, other)
         return among(word, left.type == "text") if several else COMPARISON[word]
 
     def _mention(self, fact: str, sign: str, word: str, start: int) -> None:
@@ -256,20 +202,19 @@ class Parser:
             wrong = mention.wrong(self._known)
             if wrong:
                 growing = self._known[fact].growing
-                raise ConditionError(wrong, self._shown, start + 1, may_come=growing)
+                self._at.fail(start, wrong, may_come=growing)
 
-    # Returns the text that an operator needs on its right.
     def _pattern(self, where: str, needs: str) -> Node:
-        piece = self._piece
+        # Returns the text that an operator needs on its right.
+        piece = self._at.piece
         if piece.kind != "text":
-            self._fail(piece.start, f"{where} needs {needs}")
-        self._at += 1
-        return self._literal("text", piece)
+            self._at.fail(piece.start, f"{where} needs {needs}")
+        return self._literal("text", self._at.advance())
 
     def _fitted(self, left: Node, sign: Lexeme) -> Node:
         where = f"{sign.value} at column {sign.start + 1}"
         if left.type not in ("text", "texts"):
-            self._fail(sign.start, f"{where} fits text to a pattern: {self._told(left)}")
+            self._at.fail(sign.start, f"{where} fits text to a pattern: {self._at.told(left)}")
         node = self._pattern(where, "a pattern: symbol ~ nvme_*")
         pattern = str(node.run({}))
         self._mention(left.name, "~", pattern, node.start)
@@ -279,9 +224,11 @@ class Parser:
     def _named(self, left: Node, sign: Lexeme) -> Node:
         where = f"is at column {sign.start + 1}"
         if not left.name or left.type not in ("text", "texts"):
-            self._fail(sign.start, f"{where} follows the name of a fact that is text:"
-                      f" {self._told(left)}")  # fmt: skip
-        wanted = self._take("not") is None
+            self._at.fail(
+                sign.start,
+                f"{where} follows the name of a fact that is text: {self._at.told(left)}",
+            )
+        wanted = self._at.take("not") is None
         node = self._pattern(where, "a name: region is nvme")
         self._mention(left.name, "is", str(node.run({})), node.start)
         self.names.add(left.name)
@@ -290,22 +237,22 @@ class Parser:
             return self._made("truth", lambda facts: not run(facts), [left, node], left.start)
         return self._made("truth", run, [left, node], left.start)
 
-    # Returns the ends of `FIRST..LAST`; one of them may be left out.
-    def _range(
-        self, sign: Lexeme, end: Callable[[], Node], like: str
-    ) -> tuple[Node | None, Node | None]:
+    def _range(self, sign: Lexeme, end: Callable[[], Node], like: str) -> Ends:
+        # Returns the ends of `FIRST..LAST`; one of them may be left out.
         word, first = str(sign.value), None
-        if self._piece.value != "..":
+        if self._at.piece.value != "..":
             first = end()
-            if not self._take(".."):
+            if not self._at.take(".."):
                 if word == "touches":
                     return first, first
                 column = sign.start + 1
-                self._fail(self._piece.start, f"{word} at column {column} needs a range: {like}")
+                self._at.fail(
+                    self._at.piece.start, f"{word} at column {column} needs a range: {like}"
+                )
         else:
-            self._at += 1
-        piece = self._piece
-        ended = piece.kind == "end" or piece.value in (*_KEYWORDS, ")", *self._stops)
+            self._at.advance()
+        piece = self._at.piece
+        ended = self._at.stops_at(piece) or piece.value in (*_KEYWORDS, ")")
         return first, None if first is not None and ended else end()
 
     def _numbers(self, left: Node, sign: Lexeme) -> Ends:
@@ -314,20 +261,25 @@ class Parser:
             if node is not None:
                 self._want_number(node, str(sign.value))
         if first and last and first.constant and last.constant and last.run({}) < first.run({}):
-            self._fail(first.start, f"the range at column {first.start + 1} ends before it begins")
+            self._at.fail(
+                first.start, f"the range at column {first.start + 1} ends before it begins"
+            )
         return first, last
 
     def _within(self, left: Node, sign: Lexeme) -> Node:
         first, last = self._numbers(left, sign)
         run = between(left.run, run_of(first), run_of(last), sign.value == "in")
-        self._hold_against(left, first, last)
+        self.moments.hold(left, first, last)
         parts = [node for node in (left, first, last) if node is not None]
         return self._made("truth", run, parts, left.start)
 
     def _touching(self, left: Node, sign: Lexeme) -> Node:
         if left.name not in _TOUCHED:
-            self._fail(sign.start, f"touches at column {sign.start + 1} follows"
-                      f" {', '.join(_TOUCHED[:-1])} or {_TOUCHED[-1]}")  # fmt: skip
+            self._at.fail(
+                sign.start,
+                f"touches at column {sign.start + 1} follows"
+                f" {', '.join(_TOUCHED[:-1])} or {_TOUCHED[-1]}",
+            )
         first, last = self._numbers(left, sign)
         if left.name == "offset" and first is not None and first.constant:
             self.offsets.append((first.run({}), first.start))
@@ -349,13 +301,14 @@ class Parser:
     def _want_number(self, node: Node, sign: str) -> None:
         if node.type != "number":
             hint = "; parentheses group comparisons" if node.type == "truth" else ""
-            self._fail(node.start, f"{sign} takes numbers: {self._told(node)}{hint}")
+            self._at.fail(node.start, f"{sign} takes numbers: {self._at.told(node)}{hint}")
 
     def _arithmetic(self, lowest: int) -> Node:
         left = self._unary()
-        while self._piece.kind == "operator" and _LEVEL.get(str(self._piece.value), 0) >= lowest:
-            sign = self._piece
-            self._at += 1
+        while (
+            self._at.piece.kind == "operator" and _LEVEL.get(str(self._at.piece.value), 0) >= lowest
+        ):
+            sign = self._at.advance()
             word = str(sign.value)
             right = self._arithmetic(_LEVEL[word] + 1)
             for node in (left, right):
@@ -367,11 +320,11 @@ class Parser:
 
     def _careful(self, sign: Lexeme) -> Callable[[int, int], int]:
         where = f"at column {sign.start + 1}"
-        return careful(str(sign.value), lambda why: self._fail(sign.start, f"{why} {where}"))
+        return careful(str(sign.value), lambda why: self._at.fail(sign.start, f"{why} {where}"))
 
     def _unary(self) -> Node:
         signs = []
-        while sign := self._take("-", "~"):
+        while sign := self._at.take("-", "~"):
             signs.append(sign)
         node = self._primary()
         for sign in reversed(signs):
@@ -382,8 +335,7 @@ class Parser:
         return node
 
     def _primary(self) -> Node:
-        piece = self._piece
-        self._at += piece.kind != "end"
+        piece = self._at.advance()
         match piece.kind:
             case "number" | "text":
                 return self._literal("number" if piece.kind == "number" else "text", piece)
@@ -391,11 +343,11 @@ class Parser:
                 return self._register(piece)
             case "word" if piece.value in ("true", "false"):
                 return self._literal("truth", piece)
-            case "word" if piece.value not in _RESERVED and piece.value not in self._stops:
+            case "word" if piece.value not in _RESERVED and not self._at.stops_at(piece):
                 return self._name(piece)
             case "operator" if piece.value == "(":
                 return self._group(piece)
-        return self._missing(piece)
+        return self._at.fail_value(piece)
 
     def _literal(self, type_: Type, piece: Lexeme) -> Node:
         value = piece.value == "true" if type_ == "truth" else piece.value
@@ -404,39 +356,33 @@ class Parser:
     def _group(self, opening: Lexeme) -> Node:
         self._parentheses += 1
         if self._parentheses > MAX_PARENTHESES:
-            self._fail(opening.start, f"more than {MAX_PARENTHESES} parentheses in each other")
+            self._at.fail(opening.start, f"more than {MAX_PARENTHESES} parentheses in each other")
         node = self._disjunction()
-        closing = self._take(")")
+        closing = self._at.take(")")
         if closing is None:
-            if self._piece.kind != "end":
-                self._fail_operator(self._piece)
-            self._fail(opening.start, f"( at column {opening.start + 1} is never closed")
+            if self._at.piece.kind != "end":
+                self._at.fail_operator(self._at.piece)
+            self._at.fail(opening.start, f"( at column {opening.start + 1} is never closed")
         self._parentheses -= 1
         return Node(
             node.type, node.run, opening.start, closing.end, node.depth, node.name, node.constant
         )
-
-    def _missing(self, piece: Lexeme) -> NoReturn:
-        if piece.kind != "end" and piece.value not in self._stops:
-            shown = self._text[piece.start : piece.end]
-            self._fail(piece.start, f"expected a value at column {piece.start + 1}, not {shown}")
-        taken = self._pieces[: self._pieces.index(piece)]
-        if not taken:
-            self._fail(piece.start, "the condition is empty: value & 0xff == 3 is one")
-        last = self._text[taken[-1].start : taken[-1].end]
-        self._fail(piece.start, f"a value is missing after {last} at column {taken[-1].start + 1}")
 
     def _name(self, piece: Lexeme) -> Node:
         name, column = str(piece.value), piece.start + 1
         if name not in NAMES:
             for owner, words in VALUES.items():
                 if name in words:
-                    self._fail(piece.start, f"{name} at column {column} is no name but a"
-                              f" {owner}: {owner} == {name}")  # fmt: skip
-            self._fail(piece.start, f"unknown name {name} at column {column}{advice(name, NAMES)}")
+                    self._at.fail(
+                        piece.start,
+                        f"{name} at column {column} is no name but a {owner}: {owner} == {name}",
+                    )
+            self._at.fail(
+                piece.start, f"unknown name {name} at column {column}{advice(name, NAMES)}"
+            )
         self.names.add(name)
         if name == "time":
-            self._moments[piece.start] = []
+            self.moments.mention(piece.start)
         fact = memory(next(_askers)) if name == "changes" else name
         return Node(NAMES[name][0], lookup(fact), piece.start, piece.end, name=name)
 
@@ -446,7 +392,7 @@ class Parser:
         if part is None:
             hint = suggestion(f"${name}", [f"${register}" for register in REGISTERS])
             shown = f"unknown register {piece.value} at column {piece.start + 1}"
-            self._fail(piece.start, shown + (hint or ": $rax, $eax, $ax and $ah are some"))
+            self._at.fail(piece.start, shown + (hint or ": $rax, $eax, $ax and $ah are some"))
         full, shift, mask = part
         self.names.add(f"${full}")
         get = lookup(f"${full}")
