@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +14,13 @@ from tracer.access.region import check_choice
 from tracer.check.lines import divergence_lines
 from tracer.check.replay import compiled_again
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.cli.closing import closing_lines
 from tracer.cli.filters import add_register_files, register_maps
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan, tell
+from tracer.cli.guest_console import GuestConsole, guest_console
 from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments, screen, wish
+from tracer.cli.printer import LinePrinter, json_printer
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.verify import compared, print_comparison, verdict
 from tracer.compiled.layout import SLOTS
@@ -30,7 +31,6 @@ from tracer.host import signals
 from tracer.host.scratch import scratch_folder
 from tracer.host.signals import Ended, words_of
 from tracer.host.streams import warn
-from tracer.intercept.journal import Subscriber
 from tracer.intercept.recording import RecordedDevice
 from tracer.launch.plan import Plan, parse_ring
 from tracer.launch.ring import kept_ring
@@ -41,18 +41,14 @@ from tracer.repl.hosting import Hosting, install
 from tracer.repl.interruption import Interruption
 from tracer.repl.names import known_of
 from tracer.repl.shell import Shell
-from tracer.report.objects import access_object
 from tracer.session.host import Host, ruled_host
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog, seconds
 from tracer.text.number import is_whole, whole
-from tracer.trace.event import Event, Events, Everything
-from tracer.trace.fold import Fold, Folder
-from tracer.trace.lines import access_line, fold_line
 from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import End, Header, Record
+from tracer.trace.record import Header
 from tracer.trace.recorder import FlightRecorder
 from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter
@@ -121,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         host = asked(args)
         if host.asked and args.untraced:
             raise UsageError("--untraced leaves nothing to decide about: drop it, or the rules")
-        console = stack.enter_context(_console(args))
+        console = stack.enter_context(guest_console(args))
         boot = _Boot(args, plan, trace, console, device, host)
         try:
             status = boot.run()
@@ -157,53 +153,6 @@ def _limits(args: argparse.Namespace) -> Limits:
         wall=None if wall is None else seconds("--timeout", wall),
         guest=None if guest is None else seconds("--guest-timeout", guest),
     )
-
-
-@contextlib.contextmanager
-def _console(args: argparse.Namespace) -> Iterator[Callable[[bytes], object]]:
-    # Yields where the guest's serial output goes.
-    if args.serial is not None:
-        try:
-            file = args.serial.open("wb", buffering=0)
-        except OSError as error:
-            raise TracerError(f"cannot write {args.serial}: {error.strerror}") from error
-        with file:
-            yield file.write
-    elif args.quiet or args.json:
-        yield lambda _: None
-    else:
-        console = _Console()
-        yield console
-        console.end()
-
-
-_LONGEST_LINE = 1 << 14
-"""Bytes of the guest's console that are held for a line to end."""
-
-
-class _Console:
-    # Shows whole lines only: a line of the trace may come in the middle of one of the guest's. One
-    # that does not end is shown in pieces.
-
-    def __init__(self) -> None:
-        self.show: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
-        self._rest = b""
-
-    def __call__(self, data: bytes) -> None:
-        self.write(data)
-
-    def write(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _LONGEST_LINE:
-            lines, self._rest = [*lines, self._rest], b""
-        for line in lines:
-            text = line.decode(errors="replace")
-            shown = "".join(char for char in text if char == "\t" or char.isprintable())
-            self.show(shown)
-
-    def end(self) -> None:
-        if self._rest:
-            self.write(b"\n")
 
 
 def _check(trace: Path, log: Path, *, quiet: bool) -> int:
@@ -335,7 +284,7 @@ class _Boot:
                 session.scribes.append(writer.append)
             session.scribes.append(self._summary.take)
             if not (self._args.quiet or self._wish.asked):
-                show = _json_printer if self._args.json else _LinePrinter
+                show = json_printer if self._args.json else LinePrinter
                 session.subscribers.append(show(self._naming))
             outcome = "interrupted"
             try:
@@ -380,7 +329,7 @@ class _Boot:
         shell = Shell(session, self._naming, self._wish, self._interruption, screen)
         self._watchdog.person = shell.prompts
         self._host = shell.control.host
-        if shell.prompts and isinstance(self._console, _Console):
+        if shell.prompts and isinstance(self._console, GuestConsole):
             self._console.show = shell.console
         await self._trap(session, stack)
         self._status = await shell.run()
@@ -416,26 +365,10 @@ class _Boot:
 
             stream = sys.stderr if self._args.json else sys.stdout
             terminal.table_console(stream).print(closing_table(self._summary))
-        counts = session.counts
         sites = session.loop.sites
-        raised = _raised(counts)
-        asked = f", {counts['guest']} by the guest itself" if raised else ""
-        compiled = f", {counts['compiled']} compiled at {len(sites)} sites" if sites else ""
-        tell(
-            f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
-            f"{counts['emulated']} emulated, {counts['stepped']} stepped{asked}"
-            f"{compiled}; "
-            f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
-            f"{counts['ram_hooks']} of these of RAM"
-        )
-        if raised:
-            self._disagreed = counts["disagreed"]
-            compared = counts["agreed"] + counts["disagreed"]
-            tell(
-                f"{raised}, {counts['mmio_calls']} asked of its host, {compared} compared: "
-                f"{counts['agreed']} as vetrace decodes them, "
-                f"{counts['disagreed']} otherwise"
-            )
+        self._disagreed = session.counts["disagreed"]
+        for line in closing_lines(session.counts, 0 if sites is None else len(sites)):
+            tell(line)
         if sites and self._args.verbose:
             for line in sites.told():
                 tell(line)
@@ -449,43 +382,3 @@ class _Boot:
             tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")
         for warning in session.warnings:
             warn(warning)
-
-
-def _raised(counts: Counter[str]) -> str:
-    # The exceptions by which a confidential guest was told of its accesses; none in others.
-    if counts["ve"]:
-        return f"{counts['ve']} #VE, {counts['ve_info']} fetched by the guest"
-    return f"{counts['vc']} #VC" if counts["vc"] else ""
-
-
-class _LinePrinter:
-    # Prints a line an access, at once. On a terminal a loop, such as that of a driver that polls or
-    # the timer's, is its first turns and a count.
-
-    def __init__(self, naming: Naming) -> None:
-        self._events = Events(Everything(naming))
-        self._folder = Folder(eager=True) if sys.stdout.isatty() else None
-
-    def __call__(self, record: Record) -> None:
-        for event in self._events.add(record):
-            self._print(self._folder.add(event) if self._folder is not None else [event])
-        if isinstance(record, End) and self._folder is not None:
-            self._print(self._folder.end())
-
-    def _print(self, told: Sequence[Event | Fold]) -> None:
-        shape = terminal.line_layout(sys.stdout)
-        for item in told:
-            if isinstance(item, Fold):
-                print(fold_line(item), flush=True)
-            else:
-                print(access_line(item, shape), flush=True)
-
-
-def _json_printer(naming: Naming) -> Subscriber:
-    events = Events(Everything(naming))
-
-    def show(record: Record) -> None:
-        for event in events.add(record):
-            print(json.dumps(access_object(event)), flush=True)
-
-    return show

@@ -24,7 +24,7 @@ from tracer.access.mapping import NewMapping
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.want import Turn
-from tracer.cli.boot import _Console
+from tracer.cli.guest_console import GuestConsole
 from tracer.errors import KernelImageError, TablesUnending, TracerError
 from tracer.intercept.poison import poison_mapping
 from tracer.linux.btf import MAX_SIZE, parse_btf
@@ -301,11 +301,11 @@ def test_tasks_without_end() -> None:
 
 
 def test_a_console_line_without_an_end() -> None:
-    console = _Console()
+    console = GuestConsole()
     shown: list[int] = []
     console.show = lambda text: shown.append(len(text))
     for _ in range(1000):
-        console.write(b"x" * 10_000)
+        console(b"x" * 10_000)
     console.end()
     assert sum(shown) == 10_000_000
     assert max(shown) <= 1 << 15

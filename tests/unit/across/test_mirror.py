@@ -53,6 +53,7 @@ TESTED_BY = {
     "devices/test_map": "devices/tree",
     "export/test_formats": "export/parquet export/perfetto trace/flat",
     "across/test_api": "export/dataframe",
+    "across/test_hostile_guest": "cli/guest_console",
     "export/test_mmiotrace": "export/mmiotrace/event export/mmiotrace/form"
     " export/mmiotrace/places export/mmiotrace/reader export/mmiotrace/writer",
     "across/test_texts": "gdb/console qemu/monitor",
@@ -132,7 +133,7 @@ BY_PLAYBOOK = {
 ON_A_GUEST = {
     "test_live": "intercept/bench launch/borrow linux/ve_handler",
     "test_recover": "host/keeper launch/ring",
-    "test_boot": "gdb/client gdb/target launch/start qemu/machine",
+    "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",
 }

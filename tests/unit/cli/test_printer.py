@@ -7,7 +7,7 @@ import sys
 import pytest
 import trace_sample as sample
 
-from tracer.cli.boot import _LinePrinter
+from tracer.cli.printer import LinePrinter
 from tracer.devices.map import RegisterMaps
 from tracer.trace.naming import Naming
 from tracer.trace.record import End
@@ -17,7 +17,7 @@ END = End(time_ns=9, outcome="poweroff", counts={})
 
 def shown(capsys: pytest.CaptureFixture[str], *, values: range, end: bool) -> list[str]:
     """Return the last words of the lines that reads of these values give."""
-    printer = _LinePrinter(Naming(RegisterMaps()))
+    printer = LinePrinter(Naming(RegisterMaps()))
     for seq, value in enumerate(values):
         printer(sample.intercept(seq, sample.device("nvme", 0x1C, 4, "read", value)))
     if end:

@@ -1,0 +1,34 @@
+"""The counts of a run in words, as they are told at its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+
+def closing_lines(counts: Counter[str], sites: int) -> Iterator[str]:
+    """Yield the lines that tell the counts of a run with so many compiled sites."""
+    raised = _raised(counts)
+    asked = f", {counts['guest']} by the guest itself" if raised else ""
+    compiled = f", {counts['compiled']} compiled at {sites} sites" if sites else ""
+    yield (
+        f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
+        f"{counts['emulated']} emulated, {counts['stepped']} stepped{asked}"
+        f"{compiled}; "
+        f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
+        f"{counts['ram_hooks']} of these of RAM"
+    )
+    if raised:
+        compared = counts["agreed"] + counts["disagreed"]
+        yield (
+            f"{raised}, {counts['mmio_calls']} asked of its host, {compared} compared: "
+            f"{counts['agreed']} as vetrace decodes them, "
+            f"{counts['disagreed']} otherwise"
+        )
+
+
+def _raised(counts: Counter[str]) -> str:
+    # The exceptions by which a confidential guest was told of its accesses; none in others.
+    if counts["ve"]:
+        return f"{counts['ve']} #VE, {counts['ve_info']} fetched by the guest"
+    return f"{counts['vc']} #VC" if counts["vc"] else ""

@@ -1,0 +1,60 @@
+"""The guest's serial output: into a file, on standard error, or nowhere."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from tracer.errors import TracerError
+
+_LONGEST_LINE = 1 << 14
+"""Bytes of the guest's console that are held for a line to end."""
+
+
+class GuestConsole:
+    """Show whole lines only: one of the trace may come in the middle of one of the guest's.
+
+    One that does not end is shown in pieces, by ``show``.
+    """
+
+    def __init__(self) -> None:
+        self.show: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> None:
+        """Take what the guest has written."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            text = line.decode(errors="replace")
+            shown = "".join(char for char in text if char == "\t" or char.isprintable())
+            self.show(shown)
+
+    def end(self) -> None:
+        """Show the rest, which is no whole line."""
+        if self._rest:
+            self(b"\n")
+
+
+@contextlib.contextmanager
+def guest_console(args: argparse.Namespace) -> Iterator[Callable[[bytes], object]]:
+    """Yield where the guest's serial output goes, as the arguments of ``vetrace boot`` say.
+
+    Raises TracerError where the file for it cannot be written.
+    """
+    if args.serial is not None:
+        try:
+            file = args.serial.open("wb", buffering=0)
+        except OSError as error:
+            raise TracerError(f"cannot write {args.serial}: {error.strerror}") from error
+        with file:
+            yield file.write
+    elif args.quiet or args.json:
+        yield lambda _: None
+    else:
+        console = GuestConsole()
+        yield console
+        console.end()
