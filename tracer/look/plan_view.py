@@ -9,8 +9,9 @@ from tracer.confidential.handler import Verdict
 from tracer.confidential.hypercall import TdVmcall, ghcb_object, tdvmcall_object
 from tracer.confidential.request import describe
 from tracer.look.call import agrees, decoded_words
+from tracer.look.change import Change, FlagChange
 from tracer.look.operand import Address
-from tracer.look.plan import Change, FlagChange, Plan, SubAccess
+from tracer.look.plan import Plan, SubAccess
 from tracer.look.sheet import Cell, flow, folded, labelled, room, under, words
 from tracer.trace.layout import padded, short
 

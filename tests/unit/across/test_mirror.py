@@ -63,7 +63,7 @@ TESTED_BY = {
     "access/test_symbols": "linux/kaslr",
     "bare/test_system": "bare/image bare/open",
     "look/test_views": "look/code look/dump look/region look/registers look/sheet look/stack",
-    "look/test_plan": "look/operand look/plan_view",
+    "look/test_plan": "look/change look/operand look/plan_view look/rehearsal",
     "cli/test_decode": "look/explanation",
     "cli/test_registers": "look/register_sheet",
     "repl/test_calls": "look/call query/called",

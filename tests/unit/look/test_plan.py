@@ -14,7 +14,8 @@ from tests.diff.case import EDGES, cases
 from tracer.access.decision import Pending
 from tracer.access.transfer import Transfer, cut
 from tracer.errors import EmulationError, GuestException
-from tracer.look.plan import Change, Plan, plan_of
+from tracer.look.change import Change
+from tracer.look.plan import Plan, plan_of
 from tracer.look.plan_view import plan_lines, plan_object
 from tracer.x86.bus import In, Load, Out
 from tracer.x86.decode import decode
