@@ -76,8 +76,8 @@ TESTED_BY = {
     " query/condition/lexeme query/condition/lexicon query/condition/mention query/condition/moment"
     " query/condition/naming query/condition/node query/condition/vocabulary",
     "repl/test_commands": "repl/command repl/commands/change repl/commands/go"
-    " repl/commands/host repl/commands/look repl/commands/prompt repl/commands/register"
-    " repl/commands/script repl/commands/stop"
+    " repl/commands/host repl/commands/info repl/commands/look repl/commands/prompt"
+    " repl/commands/register repl/commands/script repl/commands/stop"
     " repl/commands/watch repl/console repl/context repl/expression repl/extension repl/guest"
     " repl/interpreter repl/names repl/result repl/stop repl/counts repl/aim repl/thread"
     " repl/watching access/decision session/control",

@@ -1,0 +1,156 @@
+"""The command `info`: what there is, by topics. No device is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import islice
+
+from tracer.look.region import (
+    devices_lines,
+    mapping_lines,
+    mapping_objects,
+    region_lines,
+    region_objects,
+)
+from tracer.repl.command import command
+from tracer.repl.commands.register import described
+from tracer.repl.context import Context
+from tracer.repl.parser import Statement
+from tracer.repl.result import Result, Screen
+
+
+@command(
+    "info", "i",
+    group="look",
+    usage=(
+        "info breaks|regions|devices|mappings|registers|display|filters|rules",
+        "info region [NAME]",
+        "info register NAME",
+    ),
+    brief="what there is: breaks, regions, devices, mappings; what a register is",
+    text="""\
+`info register` tells what is known of a device's register (`nvme.CC`, `CC`, `nvme+0x14`, a glob, or
+a region for all of them), or of the CPU's (`rax`, `$cr4`): place, access right, what its bits mean,
+where it is specified. No device is read. `info registers` is `regs`, `info filters` `filter`.""",
+    examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
+    expects=(
+        (
+            "breaks", "region", "regions", "devices", "mappings", "register", "registers",
+            "display", "filters", "rules",
+        ),
+        ("place",),
+    ),
+)  # fmt: skip
+async def info(context: Context, statement: Statement) -> Result:
+    word, _, rest = statement.rest.partition(" ")
+    found = [name for name in _TOPICS if word and name.startswith(word)]
+    if found and all(name.startswith(found[0]) for name in found):
+        del found[1:]  # `regio` is `region`, though there is `regions`
+    if word not in _TOPICS and len(found) != 1:
+        if found:
+            raise info.misused(f"{word} is ambiguous: {', '.join(found)}")
+        if not word:
+            raise info.misused("say what about")
+        raise context.misses("info", word, list(_TOPICS))
+    return await _TOPICS[word if word in _TOPICS else found[0]](context, rest.strip())
+
+
+async def _breaks(context: Context, rest: str) -> Result:
+    rows = context.watch.breaks.describe()
+    value = [
+        {"number": row.number, "kind": row.kind, "enabled": row.enabled, "hits": row.hits,
+         "text": row.text, "note": row.note}
+        for row in rows
+    ]  # fmt: skip
+    lines = [
+        f"{row.number:<3} {'' if row.enabled else 'disabled, '}{row.hits:,} hit"
+        f"{'' if row.hits == 1 else 's'}  {row.text}{f'  ({row.note})' if row.note else ''}"
+        for row in rows
+    ]
+    return Result(value, lines or ["there are no breaks; `help break` tells how to make one"])
+
+
+def _accesses(context: Context) -> dict[str, int]:
+    return {name: count.accesses for name, count in context.summary.regions.items()}
+
+
+async def _regions(context: Context, rest: str) -> Result:
+    regions = context.control.session.view.regions
+    name = rest.strip()
+    found = regions.named(name or "*")
+    if not found:
+        raise context.misses("region", name, context.region_names())
+    registers = _described(context, name)
+
+    def lines(screen: Screen) -> list[str]:
+        if not name:
+            return devices_lines(regions, _accesses(context), screen.width, screen.colour)
+        return [
+            *region_lines(found, regions, _accesses(context), screen.width, screen.colour),
+            *registers,
+        ]
+
+    return Result(region_objects(found, regions, _accesses(context)), lines)
+
+
+def _described(context: Context, name: str) -> list[str]:
+    # The names of a region's registers, where there is a map of them.
+    found = context.names.map_of(name) if name else None
+    if found is None:
+        return []
+    names = ", ".join(islice(found.names(), 200))
+    return [f"registers ({found.specification}):", f"  {names}"]
+
+
+async def _devices(context: Context, rest: str) -> Result:
+    regions = context.control.session.view.regions
+    return Result(
+        region_objects(regions.regions, regions, _accesses(context)),
+        lambda p: devices_lines(regions, _accesses(context), p.width, p.colour),
+    )
+
+
+async def _mappings(context: Context, rest: str) -> Result:
+    wanted = {region.name for region in context.control.session.view.regions.named(rest or "*")}
+    found = [item for item in context.maps if not rest or not wanted.isdisjoint(item.regions)]
+    return Result(mapping_objects(found), lambda p: mapping_lines(found, p.width, p.colour))
+
+
+async def _register(context: Context, rest: str) -> Result:
+    return await (described(context, rest) if rest else _registers(context, rest))
+
+
+async def _registers(context: Context, rest: str) -> Result:
+    return await context.commands.find("regs").action(context, Statement("regs", rest))
+
+
+async def _display(context: Context, rest: str) -> Result:
+    lines = [f"{number}  {text}" for number, text in context.displays.items()]
+    return Result(
+        {str(number): text for number, text in context.displays.items()},
+        lines or ["nothing is displayed at stops; `display plan` would be"],
+    )
+
+
+def _listed_by(name: str) -> Callable[[Context, str], Awaitable[Result]]:
+    # The topic of a command that lists by itself where it is given no words.
+    async def tell(context: Context, rest: str) -> Result:
+        return await context.commands.find(name).action(context, Statement(name, ""))
+
+    return tell
+
+
+_TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
+    "breaks": _breaks,
+    "region": _regions,
+    "regions": _regions,
+    "devices": _devices,
+    "mappings": _mappings,
+    "register": _register,
+    "registers": _registers,
+    "display": _display,
+    "filters": _listed_by("filter"),
+    "rules": _listed_by("rule"),
+}
+
+COMMANDS = (info,)
