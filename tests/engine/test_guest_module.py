@@ -35,7 +35,7 @@ from tracer.errors import InterceptError
 from tracer.intercept import rows
 from tracer.intercept.guest_module import GuestModule
 from tracer.intercept.sites import CompiledSites
-from tracer.intercept.stub import frame_at
+from tracer.intercept.spill import frame_at
 from tracer.intercept.window import Window
 from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.trace.compiled import Place, PlacesRecord, SiteRecord

@@ -66,8 +66,8 @@ from tracer.access.want import (
 )
 from tracer.errors import Diverged, GuestHung, InterceptError, TargetGone
 from tracer.intercept.recording import RecordedAccess, RecordedDevice, Replayed, Request
+from tracer.intercept.spill import SPILL_SIZE, VALUE_OFFSET, pack_request
 from tracer.intercept.standin import StandIn
-from tracer.intercept.stub import SPILL_SIZE, VALUE_OFFSET, pack_request
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.trace.marker import ruled
 from tracer.x86.paging import PRESENT, WRITABLE

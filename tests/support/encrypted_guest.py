@@ -31,7 +31,8 @@ from tracer.intercept.encrypted_guest import EncryptedGuest
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interceptor import Intercepted, Interceptor
 from tracer.intercept.journal import Journal
-from tracer.intercept.stub import CALLED, cr2_at, error_at
+from tracer.intercept.spill import cr2_at, error_at
+from tracer.intercept.stub import CALLED
 from tracer.x86.idt import Gate, pack_gate
 from tracer.x86.tss import stack_offset
 

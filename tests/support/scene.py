@@ -28,7 +28,7 @@ from tracer.access.vcpu import (
 from tracer.access.want import StackAndTables, Tables, WatchReads, WatchStores, WriteCode
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interceptor import Intercepted, Interceptor
-from tracer.intercept.stub import SPILL_SIZE, unpack_spill
+from tracer.intercept.spill import SPILL_SIZE, unpack_spill
 from tracer.intercept.view import GuestView
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.x86.idt import Gate, pack_gate

@@ -30,7 +30,7 @@ from tracer.access.vcpu import (
     VcpuState,
 )
 from tracer.errors import TracerError
-from tracer.intercept.stub import SPILL_SIZE, VALUE_OFFSET, unpack_spill
+from tracer.intercept.spill import SPILL_SIZE, VALUE_OFFSET, unpack_spill
 from tracer.intercept.view import GuestView
 from tracer.linux.system import Linux
 from tracer.qemu.ending import Ending

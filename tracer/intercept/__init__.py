@@ -1,6 +1,6 @@
 """What turns a guest's MMIO accesses into stops, and carries them out: the edge of interception.
 
-``gate`` puts the fault stub in front of the guest's page-fault handler, ``mapping`` poisons the
+``gate`` puts the fault stub in front of the guest's page-fault handler, ``poison`` marks the
 translations that lead to traced devices, ``carrier`` performs accesses for the guest.
 """
 

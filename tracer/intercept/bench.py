@@ -33,7 +33,8 @@ from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interceptor import Intercepted
 from tracer.intercept.journal import Journal
-from tracer.intercept.stub import CALLED, SPILL_SIZE, pack_spill
+from tracer.intercept.spill import SPILL_SIZE, pack_spill
+from tracer.intercept.stub import CALLED
 from tracer.intercept.trap import GoOn, Handled
 from tracer.intercept.trust_domain import CALL, TrustDomain
 from tracer.x86.state import GPR, MAX_INSTRUCTION, RSP, VIRTUALIZATION_VECTOR, PageFaultCode

@@ -32,7 +32,8 @@ from tracer.access.want import (
     WritePhysical,
 )
 from tracer.errors import InterceptError
-from tracer.intercept.stub import CONTROL_SIZE, SPILL_SIZE, VALUE_OFFSET, Stub, pack_request
+from tracer.intercept.spill import CONTROL_SIZE, SPILL_SIZE, VALUE_OFFSET, pack_request
+from tracer.intercept.stub import Stub
 from tracer.x86.free_entry import borrow, give_back
 from tracer.x86.paging import Leaf, set_poison
 from tracer.x86.state import PAGE_SIZE, Flag, PageFaultCode

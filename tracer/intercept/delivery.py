@@ -19,7 +19,7 @@ from tracer.errors import EmulationError, GuestException, InterceptError
 from tracer.intercept import carrier
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.stub import SPILL_SIZE
+from tracer.intercept.spill import SPILL_SIZE
 from tracer.x86.decode import decode
 from tracer.x86.idt import Gate
 from tracer.x86.paging import Leaf

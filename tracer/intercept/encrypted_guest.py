@@ -36,7 +36,8 @@ from tracer.intercept.inquiry import Call, Inquiries, Inquiry
 from tracer.intercept.interceptor import Intercepted, Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
-from tracer.intercept.stub import CALLED, cr2_at, error_at, pack_frame
+from tracer.intercept.spill import cr2_at, error_at, pack_frame
+from tracer.intercept.stub import CALLED
 from tracer.intercept.view import GuestView
 from tracer.trace.call import VmgexitRecord
 from tracer.x86.paging import Leaf

@@ -12,7 +12,7 @@ from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.errors import DebuggerError, EmulationError, InterceptError
 from tracer.intercept.carrier import Stand
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.stub import SPILL_SIZE, Spill, patch_spill
+from tracer.intercept.spill import SPILL_SIZE, Spill, patch_spill
 from tracer.x86.bus import In
 from tracer.x86.decode import decode
 from tracer.x86.emulate.address import places

@@ -42,7 +42,7 @@ from tracer.intercept.granting import Refused, decided, granted
 from tracer.intercept.interceptor import Asked, Intercepted, Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
-from tracer.intercept.stub import frame_at
+from tracer.intercept.spill import frame_at
 from tracer.intercept.view import GuestView
 from tracer.trace.call import Hypercall
 from tracer.x86.bus import PortAccess

@@ -64,8 +64,8 @@ from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.names import Names
 from tracer.intercept.port import access_port, sees_code
 from tracer.intercept.sites import CompiledSites
+from tracer.intercept.spill import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.standin import replay_note
-from tracer.intercept.stub import SPILL_SIZE, interrupted, unpack_spill
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.trace.call import Hypercall

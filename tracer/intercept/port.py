@@ -11,7 +11,7 @@ from __future__ import annotations
 from tracer.access.vcpu import SetRegister
 from tracer.access.want import RunAlone
 from tracer.intercept.carrier import Stand
-from tracer.intercept.stub import VALUE_OFFSET
+from tracer.intercept.spill import VALUE_OFFSET
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import RDX, CpuState

@@ -4,11 +4,7 @@ A gate of vector 14 points at one of the stub's *doors*, and each of the guest's
 door of its own. A fault without RSVD in its error code is the guest's own: its CR2 is noted, and
 it goes on to the guest's handler, without a stop, or, through a door that is *shut*, into the stub
 as well. A fault on a poisoned entry has its registers spilled to the stack, as a kernel's own entry
-code does. From RSP upwards, in quadwords:
-
-    time-stamp counter, CR0, CR2, CR3, CR4
-    R15 R14 R13 R12 R11 R10 R9 R8 RDI RSI RBP RBX RDX RCX RAX
-    error code, RIP, CS, RFLAGS, RSP, SS    (Intel SDM vol. 3A, figure 6-9)
+code does: see :mod:`tracer.intercept.spill`.
 
 Then the stub reads its *bell*, a quadword on which GDB has a hardware breakpoint for reads, and
 the guest stops at ``stop``. (QEMU throws away all translated code at every stop for an execution
@@ -35,9 +31,9 @@ handler, without a stop: WARN and BUG are made of #UD. A guest whose calls are a
 holds has that in the place of CR2, and from ``stop`` moving RIP to ``telling`` gives the MSR what
 is there by then. From ``stop`` moving RIP to ``raising`` leaves for a handler of the guest's that
 takes no error code, the one at ``raised``, in place of IRETQ; moving it to ``switching`` does so
-with RSP where the slot of the error code says: :func:`pack_frame` makes what is there. And a vCPU
-that asks to sleep goes back to one of ``halts``, on the lowest part of its spill, which holds
-another frame then: :func:`pack_return`.
+with RSP where the slot of the error code says: :func:`tracer.intercept.spill.pack_frame` makes what
+is there. And a vCPU that asks to sleep goes back to one of ``halts``, on the lowest part of its
+spill, which holds another frame then: :func:`tracer.intercept.spill.pack_return`.
 
 With compiled sites a fault on poison goes to their common code first, in the window, with nothing
 pushed yet; that ends at an IRETQ of its own, or at ``spill`` as if nothing had been. They may come
@@ -54,29 +50,18 @@ from dataclasses import dataclass, replace
 
 from tracer.compiled.common import entry
 from tracer.compiled.module import TDCALL_ERROR
-from tracer.x86.state import (
-    GPR,
-    CpuState,
-    FaultFrame,
-    Mode,
-    PageFaultCode,
-    Segments,
+from tracer.intercept.door import (
+    DOOR_PLACE,
+    DOOR_SIZE,
+    DOORS,
+    NOTE,
+    NOTE_MSR,
+    call_door,
+    fault_door,
+    jump_far,
+    shut_door,
 )
-
-_SPILLED = (
-    "tsc", "cr0", "cr2", "cr3", "cr4",
-    "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8",
-    "rdi", "rsi", "rbp", "rbx", "rdx", "rcx", "rax",
-    "error_code", "rip", "cs", "rflags", "rsp", "ss",
-)  # fmt: skip
-_SLOTS = struct.Struct(f"<{len(_SPILLED)}Q")
-_SLOT = {name: index for index, name in enumerate(_SPILLED)}
-_GPR_SLOTS = tuple(_SLOT[name] for name in GPR)
-CONTROL_SIZE = 8 * _SLOT["r15"]
-"""Bytes of stack below the general-purpose registers, which the stub drops first after ``stop``."""
-
-SPILL_SIZE = _SLOTS.size
-"""Bytes of stack that tell of the fault at ``stop``."""
+from tracer.intercept.spill import CONTROL_SIZE, cr2_at
 
 _PUSHES = b"\x50\x51\x52\x53\x55\x56\x57" + b"".join(
     bytes([0x41, 0x50 + number]) for number in range(8)
@@ -95,18 +80,6 @@ _COUNTER = (
     b"\x48\xc1\xe2\x20"  # shl rdx, 32
     b"\x48\x09\xd0"  # or rax, rdx
     b"\x50"  # push rax
-)
-
-NOTE_MSR = 0x400 + 4 * 9 + 2
-"""IA32_MC9_ADDR, of the last of the ten banks that QEMU gives a CPU with MCE and MCA (Intel SDM
-vol. 4, table 2-2; QEMU target/i386/cpu.h, MCE_BANKS_DEF)."""
-_NOTE = (
-    b"\x50\x51\x52"  # push rax; push rcx; push rdx
-    b"\x0f\x20\xd0"  # mov rax, cr2
-    b"\x48\x89\xc2"  # mov rdx, rax
-    b"\x48\xc1\xea\x20"  # shr rdx, 32
-    b"\xb9" + struct.pack("<I", NOTE_MSR) + b"\x0f\x30"  # mov ecx, NOTE_MSR; wrmsr
-    b"\x5a\x59\x58"  # pop rdx; pop rcx; pop rax
 )
 
 
@@ -158,12 +131,6 @@ _RING_SIZE = len(_RING) + 4
 
 CALLED = TDCALL_ERROR
 """The error code of a spill for a call of the guest's."""
-
-DOORS = 12
-_DOOR_SIZE = 64
-_DOOR_PLACE = 11
-"""Where a door begins in its 64 bytes. A guest that writes its handler's address into a gate byte
-by byte, over that of a door, changes the lowest byte: handlers are aligned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,39 +212,15 @@ class Stub:
         Without a handler it is shut.
         """
         if handler is None:
-            return b"\xe9" + struct.pack("<i", self.spill - linear - 5)  # jmp spill
-        code = b"\xf6\x04\x24" + bytes([PageFaultCode.RSVD])  # test byte ptr [rsp], RSVD
-        code += b"\x0f\x85" + struct.pack("<i", self.entry - linear - len(code) - 6)  # jnz entry
-        code += _NOTE if self.notes else b""
-        return code + _jump_far(handler)
+            return shut_door(linear, self.spill)
+        return fault_door(linear, handler, self.entry, notes=self.notes)
 
     def call_door(self, linear: int, handler: int, instruction: bytes) -> bytes:
         """Return the code of a door at a linear address to a guest's handler of vector 6.
 
-        The ``instruction``, 4 bytes long, rings. Its bytes are read only as far as the CPU has read
-        them: what follows a shorter one may not be mapped.
+        The ``instruction``, 4 bytes long, rings.
         """
-        head = instruction[:2]
-        tests = (
-            b"\x66\x81\x38" + head,  # cmp word ptr [rax], the first two bytes
-            b"\x80\x78\x02" + instruction[2:3],  # cmp byte ptr [rax + 2], the third
-            b"\x80\x78\x03" + instruction[3:4],  # cmp byte ptr [rax + 3], the fourth
-        )
-        compare = tests[2]
-        for test in (tests[1], tests[0]):
-            compare = test + b"\x75" + bytes([len(compare)]) + compare  # jne behind
-        read = b"\x50\x48\x8b\x44\x24\x08"  # push rax; mov rax, [rsp + 8]: RIP
-        found = read + compare + b"\x58"  # pop rax
-        there = linear + 7 + len(found) + 6
-        found += b"\x0f\x84" + struct.pack("<i", self.called - there)  # je called
-        # A program makes no such call, and its code is not the kernel's to read.
-        code = b"\xf6\x44\x24\x08\x03"  # test byte ptr [rsp + 8], 3: of CS
-        return code + b"\x75" + bytes([len(found)]) + found + _jump_far(handler)  # jnz behind
-
-
-def _jump_far(handler: int) -> bytes:
-    # The handler may be anywhere.
-    return b"\xff\x25" + bytes(4) + struct.pack("<Q", handler)  # jmp [rip]
+        return call_door(linear, handler, self.called, instruction)
 
 
 def assemble(
@@ -348,7 +291,7 @@ def assemble(
         code += entry(first, spill, spill if fast is None else fast.linear)
     fault_way = here() - 8
     noting = here()
-    code += _NOTE
+    code += NOTE
     noted = here()
     code += b"\xf4"  # hlt: nobody comes here
     waiting = here()
@@ -361,12 +304,12 @@ def assemble(
         code += b"\x50\x51\x52" + _into_cr2(msr) + b"\x5a\x59\x58"
     code += b"\xe9" + struct.pack("<i", spill - here() - 5)  # jmp spill
     called = here()
-    code += _jump_far(calling)
+    code += jump_far(calling)
     call_way = here() - 8
     telling = None
     if msr is not None:
         telling = here()
-        code += b"\x48\x8b\x44\x24" + bytes([8 * _SLOT["cr2"]])  # mov rax, [rsp + its slot]
+        code += b"\x48\x8b\x44\x24" + bytes([cr2_at(0)])  # mov rax, [rsp + its slot]
         code += b"\x48\x89\xc2\x48\xc1\xea\x20"  # mov rdx, rax; shr rdx, 32
         code += b"\xb9" + struct.pack("<I", msr) + b"\x0f\x30"  # mov ecx, msr; wrmsr
         code += b"\xe9" + struct.pack("<i", resume - len(code) - 5)  # jmp resume
@@ -389,10 +332,10 @@ def assemble(
     bell = here()
     for end in rings:
         struct.pack_into("<i", code, end - 4, bell - base - end)
-    code += bytes(8) + bytes(-(here() + 8) % _DOOR_SIZE)
-    door = here() + _DOOR_PLACE
-    doors = range(door, door + DOORS * _DOOR_SIZE, _DOOR_SIZE)
-    code += bytes(DOORS * _DOOR_SIZE)
+    code += bytes(8) + bytes(-(here() + 8) % DOOR_SIZE)
+    door = here() + DOOR_PLACE
+    doors = range(door, door + DOORS * DOOR_SIZE, DOOR_SIZE)
+    code += bytes(DOORS * DOOR_SIZE)
     stub = Stub(
         code=bytes(code),
         base=base,
@@ -428,125 +371,3 @@ def assemble(
         shut = stub.door(door, None)
         code[door - base : door - base + len(shut)] = shut
     return replace(stub, code=bytes(code))
-
-
-@dataclass(frozen=True, slots=True)
-class Spill:
-    """Hold what the stub spilled: the interrupted registers, and why it was entered.
-
-    ``gpr`` is in the order of :data:`tracer.x86.state.GPR`, ``cr2`` the linear address that
-    faulted.
-    """
-
-    slots: tuple[int, ...]
-    gpr: tuple[int, ...]
-    frame: FaultFrame
-    tsc: int
-    cr0: int
-    cr2: int
-    cr3: int
-    cr4: int
-
-
-def unpack_spill(stack: bytes) -> Spill:
-    """Return what the ``SPILL_SIZE`` bytes from RSP upwards hold."""
-    slots = _SLOTS.unpack(stack)
-    tsc, cr0, cr2, cr3, cr4 = slots[:5]
-    error_code, rip, cs, rflags, rsp, ss = slots[-6:]
-    return Spill(
-        slots=slots,
-        gpr=tuple([slots[index] for index in _GPR_SLOTS]),
-        frame=FaultFrame(error_code, rip, cs & 0xFFFF, rflags, rsp, ss & 0xFFFF),
-        tsc=tsc,
-        cr0=cr0,
-        cr2=cr2,
-        cr3=cr3,
-        cr4=cr4,
-    )
-
-
-def pack_request(linear: int, value: int) -> bytes:
-    """Return the bytes at RSP that ask ``loads`` or ``stores`` for an access."""
-    return struct.pack("<QQ", linear, value)
-
-
-def frame_at(stack: int) -> int:
-    """Return where the CPU's own frame is, from RIP on; the spill is at ``stack``."""
-    return stack + 8 * _SLOT["rip"]
-
-
-def error_at(stack: int) -> int:
-    """Return where the error code is, right below the frame; the spill is at ``stack``."""
-    return stack + 8 * _SLOT["error_code"]
-
-
-def cr2_at(stack: int) -> int:
-    """Return where CR2 is, or what a call is about; the spill is at ``stack``."""
-    return stack + 8 * _SLOT["cr2"]
-
-
-def pack_frame(frame: FaultFrame) -> bytes:
-    """Return what the CPU pushes for an exception with an error code, which lies lowest."""
-    return struct.pack(
-        "<6Q", frame.error_code, frame.rip, frame.cs, frame.rflags, frame.rsp, frame.ss
-    )
-
-
-def pack_return(spill: Spill, rip: int) -> bytes:
-    """Return the frame for ``halts`` to go back to RIP as the interrupted code was."""
-    frame = spill.frame
-    return struct.pack("<5Q", rip, frame.cs, frame.rflags, frame.rsp, frame.ss)
-
-
-VALUE_OFFSET = 8
-"""Where the value that was read lies, from RSP, at ``done``."""
-
-
-def patch_spill(
-    spill: Spill, gpr: tuple[int, ...], rip: int, rflags: int
-) -> tuple[int, bytes] | None:
-    """Return the bytes to write so that the vCPU resumes with these registers.
-
-    The answer is their offset from the spill's start and the bytes, or None when nothing differs.
-    """
-    slots = list(spill.slots)
-    for index, value in zip(_GPR_SLOTS, gpr, strict=True):
-        slots[index] = value
-    slots[_SLOT["rip"]] = rip
-    slots[_SLOT["rflags"]] = rflags
-    changed = [index for index, old in enumerate(spill.slots) if slots[index] != old]
-    if not changed:
-        return None
-    first, last = changed[0], changed[-1] + 1
-    return 8 * first, struct.pack(f"<{last - first}Q", *slots[first:last])
-
-
-def pack_spill(spill: Spill, gpr: tuple[int, ...], frame: FaultFrame) -> bytes:
-    """Return the bytes of a spill of another interrupted code; control registers are the same."""
-    slots = list(spill.slots)
-    for index, value in zip(_GPR_SLOTS, gpr, strict=True):
-        slots[index] = value
-    slots[_SLOT["error_code"] :] = (
-        frame.error_code, frame.rip, frame.cs, frame.rflags, frame.rsp, frame.ss,
-    )  # fmt: skip
-    return _SLOTS.pack(*slots)
-
-
-def interrupted(spill: Spill, mode: Mode) -> CpuState:
-    """Return the state of the interrupted code, as far as the stub spills it.
-
-    Segments and XMM are unknown: :func:`complete` adds them. The x87 stack stays unknown, so that
-    its instructions are left to the CPU: GDB cannot write its registers bit by bit.
-    """
-    frame = spill.frame
-    return CpuState(
-        gpr=spill.gpr,
-        rip=frame.rip,
-        rflags=frame.rflags,
-        cpl=frame.cpl,
-        mode=mode,
-        segments=Segments(cs=frame.cs, ss=frame.ss),
-        cr0=spill.cr0,
-        cr4=spill.cr4,
-        fpu_tag=0xFFFF,
-    )

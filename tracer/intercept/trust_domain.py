@@ -37,7 +37,8 @@ from tracer.intercept.inquiry import Call, Inquiries, Inquiry, Place
 from tracer.intercept.interceptor import Intercepted, Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
-from tracer.intercept.stub import CALLED, frame_at, pack_return
+from tracer.intercept.spill import frame_at, pack_return
+from tracer.intercept.stub import CALLED
 from tracer.intercept.view import GuestView
 from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.x86.paging import Leaf

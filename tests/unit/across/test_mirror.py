@@ -67,6 +67,7 @@ TESTED_BY = {
     "cli/test_decode": "look/explanation",
     "cli/test_registers": "look/register_sheet",
     "repl/test_calls": "look/call query/called",
+    "intercept/test_stub": "intercept/door intercept/spill",
     "query/test_breakpoint": "confidential/call_name query/breakpoint/pattern"
     " query/breakpoint/state query/breakpoint/words query/origin query/place",
     "query/test_facts": "query/course query/pending",

@@ -9,15 +9,12 @@ import pytest
 import unicorn
 from unicorn import x86_const as regs
 
-from tracer.intercept.stub import (
-    CALLED,
+from tracer.intercept.door import NOTE_MSR
+from tracer.intercept.spill import (
     CONTROL_SIZE,
-    NOTE_MSR,
     SPILL_SIZE,
     VALUE_OFFSET,
-    Fast,
     Spill,
-    assemble,
     cr2_at,
     error_at,
     pack_frame,
@@ -26,6 +23,7 @@ from tracer.intercept.stub import (
     patch_spill,
     unpack_spill,
 )
+from tracer.intercept.stub import CALLED, Fast, assemble
 from tracer.x86.state import GPR
 
 BASE, STACK, DATA, CODE = 0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000

@@ -20,7 +20,7 @@ from tracer.confidential.handler import PROFILES, judge
 from tracer.confidential.hypercall import hypercalls, tdvmcall
 from tracer.errors import EmulationError, GuestException, InterceptError, UnsupportedInstruction
 from tracer.intercept.fault import Fault
-from tracer.intercept.stub import Spill
+from tracer.intercept.spill import Spill
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute, plan
