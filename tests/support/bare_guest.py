@@ -114,10 +114,10 @@ def assemble(
         raise AssertionError("as and ld (Debian package binutils) are needed: run scripts/setup")
     assembler, linker = map(str, programs)
     options = {"CRASH": crash, "OWN_STACK": own_stack, "ROOM": room}
-    text = source(cases) + "".join(f".set {name}, 1\n" for name, on in options.items() if on)
+    lines = [f".set {name}, 1" for name, on in options.items() if on]
     if include is not None:
-        text = f'.include "{SOURCE / include}"\n.set NOTHING, {NOTHING}\n{text}'
-    (folder / "cases.S").write_text(text)
+        lines += [f'.include "{SOURCE / include}"', f".set NOTHING, {NOTHING}"]
+    (folder / "cases.S").write_text("\n".join([*lines, source(cases)]))
     commands = [
         [assembler, "--64", "-I", str(folder), "-o", "guest.o", str(SOURCE / "guest.S")],
         [linker, "-n", "-T", str(SOURCE / "guest.ld"), "-o", "guest.elf", "guest.o"],

@@ -10,16 +10,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from bare_guest import DEVICE_LINEAR, SLOT_SIZE, Case
+
 from tracer.x86.forms import FORMS, Form, Unit
 from tracer.x86.forms.stack import STACK
+from tracer.x86.state import STATUS_FLAGS
 
 LACKED = ("movdiri", "movdir64b", "cmpxchg16b")
 _NOT_QEMU_FAMILIES = ("sha1", "sha256", "gf2p8", "vgf2p8", "vpdp")
 _NOT_QEMU_ROWS = ("F6 /1", "F7 /1")
 # These need other operands.
 _ELSEWHERE = ("xlat", *{form.name for form in STACK})
-COUNTED = ("rol", "ror", "rcl", "rcr", "shl", "shr", "sar", "shld", "shrd")
-"""Shifts: RCX is to be small, so that the flags are defined."""
+# Shifts: RCX is to be small, so that the flags are defined.
+_COUNTED = ("rol", "ror", "rcl", "rcr", "shl", "shr", "sar", "shld", "shrd")
+TARGET = DEVICE_LINEAR + SLOT_SIZE
+"""Where the instructions find the device: `on_the_device` of ``forms.S``."""
+_MANY = 0x8877_6655_4433_2211
 _MAPS = ("", "0f", "0f38", "0f3a")
 _PP = {"NP": 0, "66": 1, "F3": 2, "F2": 3}
 
@@ -105,3 +111,40 @@ def _is_left_out(form: Form, long: bool) -> bool:
     # that it does.
     masked = form.operation.startswith("maskmov") and (long or form.operands[0] == "Vx")
     return masked or (long and (counted or form.name == "vpclmulqdq"))
+
+
+def form_registers(variant: Variant) -> dict[str, int]:
+    """RCX and RDX before an instruction: a count, and a dividend's upper half."""
+    form = variant.form
+    counted = form.repeat is not None or form.name in _COUNTED or "string" in form.operation
+    return _registers(counted=counted, zero=form.name in ("div", "idiv"))
+
+
+def _registers(*, counted: bool, zero: bool) -> dict[str, int]:
+    return {"rcx": 2 if counted else _MANY, "rdx": 0 if zero else 0x0FED_CBA9_8765_4321}
+
+
+def form_case(number: int, variant: Variant, flags: int = -1) -> Case:
+    """A case of ``forms.S`` that compares what an instruction does; its label is form_NUMBER."""
+    text = ".byte " + ", ".join(f"{byte:#x}" for byte in variant.code)
+    label = f"form_{number}"
+    return _compared(label, f"{label}: {text}", number, form_registers(variant), flags)
+
+
+def compared(label: str, text: str, number: int, *, counted: bool) -> Case:
+    """The same of assembler around one instruction, at the label that ``{at}`` stands for."""
+    registers = _registers(counted=counted, zero=False)
+    return _compared(label, text.replace("{at}", label), number, registers, -1)
+
+
+def _compared(label: str, text: str, number: int, registers: dict[str, int], flags: int) -> Case:
+    before = {
+        **registers,
+        "r10": 2 | (int(STATUS_FLAGS) if number % 2 else 0),
+        "r12": flags & (1 << 64) - 1,
+    }
+    return Case(
+        f"lea r13, [rip + run_{label}]\n    call compare\n    jmp end_{label}\n"
+        f"run_{label}: {text}\n    ret\nend_{label}:",
+        [], before, {"rax": 0},
+    )  # fmt: skip
