@@ -46,13 +46,17 @@ def made_of(kind: type, name: str) -> object:
     """Return an object of a class of a person's file. Raises UsageError, as :func:`run_file`."""
     try:
         return kind()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(blamed(error, name)) from None
+
+
+class BrokenOff(KeyboardInterrupt):
+    """A signal has come while a person's code was called."""
 
 
 @contextlib.contextmanager
 def breakable() -> Iterator[None]:
-    """Raise KeyboardInterrupt at a signal in what the event loop calls of a person's code.
+    """Raise BrokenOff at a signal in what the event loop calls of a person's code.
 
     The loop itself learns of the signal once that has ended, and does what it does at one.
 
@@ -74,7 +78,7 @@ def breakable() -> Iterator[None]:
 
 
 def _break(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise BrokenOff
 
 
 def blamed(error: BaseException, name: str) -> str:

@@ -32,7 +32,7 @@ class Guest:
     def __init__(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
         self._context = context
         self._loop = loop
-        self._failed: Exception | None = None
+        self._failed: BaseException | None = None
         self.registers = Registers(self)
         self.regions = Regions(self)
         self.breaks = Breaks(self)
@@ -156,7 +156,7 @@ class Guest:
             try:
                 if rule is None or rule.fits(seen):
                     function(flat(seen, self._context.stacks))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._context.listeners.remove(listen)
                 self._failed = error
 

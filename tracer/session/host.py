@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tracer.access.decision import (
+    NO_LEEWAY,
     Called,
     Decision,
     Give,
@@ -143,7 +144,7 @@ class Host:
         """
         if self.own is None or request is None or isinstance(request, Mmio | Halt | FatalError):
             return None
-        ruling = self.own.answer(request)
+        ruling = self._possible(self.own, self.own.answer(request))
         if ruling is not None:
             self.applied += 1
             self._by_own += 1
@@ -154,6 +155,8 @@ class Host:
         """Return which accesses it need not be asked about."""
         now_ns = self._session.view.time_ns
         found = self.rules.leeway(regions, now_ns)
+        if self.own is not None and self.own.hypercall is not None and self.kind is not Kind.PLAIN:
+            return NO_LEEWAY  # guest code would answer some calls without asking
         if self.own is not None and self.own.mmio is not None:
             for pattern in self._patterns or (Pattern(),):
                 found = found.within(pattern.leeway(regions, now_ns))
@@ -188,7 +191,10 @@ class Host:
         return ruling
 
     def _asked(self, own: OwnHost, facts: PendingFacts) -> Ruling | None:
-        ruling = own.rule(self.outlook.access(facts))
+        return self._possible(own, own.rule(self.outlook.access(facts)))
+
+    def _possible(self, own: OwnHost, ruling: Ruling | None) -> Ruling | None:
+        # Returns what it says, if a guest of this kind can be told that.
         if ruling is not None:
             try:
                 check_told(ruling, self.kind)

@@ -22,7 +22,7 @@ from typing import Any
 from tracer.access.decision import LONGEST_DELAY, Delay, Give, Postpone, Refuse, Ruling
 from tracer.confidential.request import Request
 from tracer.errors import HostFailed, UsageError
-from tracer.host.own_code import blamed, breakable
+from tracer.host.own_code import BrokenOff, blamed, breakable
 from tracer.trace.flat import Access
 
 refuse = Refuse()
@@ -85,9 +85,9 @@ class OwnHost:
         try:
             with breakable():
                 return function(asked)
-        except KeyboardInterrupt:
+        except BrokenOff:
             return None
-        except Exception as error:
+        except BaseException as error:  # sys.exit() is not theirs to call
             raise HostFailed(blamed(error, self.path)) from error
 
     def _ruling(self, verb: str, told: object, width: int, where: str) -> Ruling | None:

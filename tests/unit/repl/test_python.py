@@ -140,6 +140,25 @@ def test_what_the_event_loop_calls_cannot_wait_for_it(tmp_path: Path, kind: str)
 
 
 @pytest.mark.parametrize("kind", ["filter", "subscriber"])
+def test_what_the_event_loop_calls_cannot_end_the_run(tmp_path: Path, kind: str) -> None:
+    code = {
+        "filter": "@filter('mine')\ndef mine(access): raise SystemExit(3)",
+        "subscriber": "@subscriber\ndef mine(record): raise SystemExit(3)",
+    }[kind]
+
+    async def test(talk: Talk) -> None:
+        talk.context.complain = talk.complaints.append
+        talk.context.feed.on = True
+        assert await talk.type(f"source {own(tmp_path, code)}") == 0, talk.complaints
+        if kind == "filter":
+            assert await talk.type("filter mine") == 0
+        assert await talk.type("step 3") == 0
+
+    talk = run(test)
+    assert any("own.py:3: SystemExit: 3" in told for told in talk.complaints), talk.complaints
+
+
+@pytest.mark.parametrize("kind", ["filter", "subscriber"])
 def test_ctrl_c_ends_what_the_event_loop_calls(tmp_path: Path, kind: str) -> None:
     code = {
         "filter": "@filter('mine')\ndef mine(access):\n while True: pass",

@@ -15,11 +15,13 @@ import stop_sample
 from guest_sample import MAPS, trapped
 from simulated import DEVICE, RIP, Guest, Made, accesses
 
-from tracer.access.decision import Delay, Give, Leeway, Postpone, Refuse
+from tracer.access.decision import NO_LEEWAY, Delay, Give, Leeway, Postpone, Refuse
 from tracer.access.region import Choice
+from tracer.confidential.kind import Kind
 from tracer.confidential.request import MapGpa
 from tracer.errors import ConditionError, HostFailed, UsageError
 from tracer.host.own_code import blamed, made_of, read_text, run_file
+from tracer.query.rule import AHEAD
 from tracer.repl.names import known_of
 from tracer.session.host import Host, ruled_host
 from tracer.session.own_host import OwnHost, delay, own_host, refuse, retry
@@ -274,8 +276,17 @@ def test_python_answers_calls_of_a_confidential_guest() -> None:
     with pytest.raises(HostFailed, match=r"^/x/own\.py: hypercall returned 'no'"):
         OwnHost("own.py", "/x/own.py", None, lambda call: "no").answer(asked)
     done = Ruled(own=host).run()
+    regions = done.session.view.regions
+    assert done.host.leeway(regions) != NO_LEEWAY  # an ordinary guest makes no calls
+    done.host.kind = Kind.TDX
+    assert done.host.leeway(regions) == NO_LEEWAY
     assert done.host.called(asked) == Refuse("own.py") and done.host.applied == 1
     assert list(done.host.told()) == ["own.py decided about 1 access, 1 of them refused"]
+    done.host.take(OwnHost("own.py", "/x/own.py", None, lambda call: retry), AHEAD)
+    assert done.host.called(asked) == Postpone("own.py")
+    done.host.kind = Kind.SEV_ES
+    with pytest.raises(HostFailed, match=r"^/x/own\.py: retry is an answer to a TDX guest"):
+        done.host.called(asked)
     assert Ruled().run().host.called(asked) is None
 
 
@@ -289,6 +300,15 @@ def test_an_error_in_python_ends_the_run_with_its_line(tmp_path: Path) -> None:
         Ruled(own=host).run()
     assert str(caught.value) == f"{path}:2: KeyError: 'CC'"
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_python_cannot_end_the_run_without_a_word(error: BaseException) -> None:
+    def mmio(access: Access) -> None:
+        raise error
+
+    with pytest.raises(HostFailed, match=rf"^/x/own\.py: {type(error).__name__}"):
+        Ruled(own=own(mmio)).run()
 
 
 class _names:
@@ -359,11 +379,15 @@ def test_a_file_is_run_and_blamed(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             run_file(path)
         assert str(caught.value).startswith(words)
-    path.write_text("class Host:\n    def __init__(self, needed):\n        pass\n")
-    kind = run_file(path)["Host"]
-    assert isinstance(kind, type)
-    with pytest.raises(UsageError, match=r"own\.py: TypeError: .*needed"):
-        made_of(kind, str(path))
+    for text, words in (
+        ("class Host:\n    def __init__(self, needed):\n        pass\n", ": TypeError: .*needed"),
+        ("class Host:\n    def __init__(self):\n        exit(3)\n", ":3: SystemExit: 3"),
+    ):
+        path.write_text(text)
+        kind = run_file(path)["Host"]
+        assert isinstance(kind, type)
+        with pytest.raises(UsageError, match=rf"own\.py{words}"):
+            made_of(kind, str(path))
     assert blamed(ValueError(), "x.py") == "x.py: ValueError"
     path.write_bytes(b"\xff")
     with pytest.raises(UsageError, match="is no text"):

@@ -117,7 +117,7 @@ def _guarded(call: LoopCall, path: Path, wanted: FilterFunction) -> FilterFuncti
                 return bool(wanted(seen))
         except KeyboardInterrupt:
             raise UsageError(f"{path}: the filter was interrupted") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(blamed(error, str(path))) from None
 
     return fits
@@ -137,7 +137,7 @@ def _listener(context: Context, path: Path, listen: SubscriberFunction) -> Subsc
         except KeyboardInterrupt:
             failed = True
             context.complain(f"{path}: a subscriber was interrupted; it is not called any more")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failed = True
             context.complain(f"{blamed(error, str(path))}; it is not called any more")
 
