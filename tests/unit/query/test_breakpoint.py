@@ -178,6 +178,8 @@ def test_matches(text: str, facts: PendingFacts, hit: bool) -> None:
         ("tdcall if region is nvme", f"region is an access's: {OF_CALLS}"),
         ("tdcall VP.INFO now", "now cannot follow VP.INFO; if, once, times, after can"),
         ("symbol", "symbol needs a function: symbol nvme_*"),
+        ("read symbol nvme_*",
+         "symbol begins a break of its own: here an access has to be told"),
         ("unhandled foo", "foo cannot follow unhandled; if, once, times, after can"),
         ("nvme times 0", "0 is no number for times: it is below 1"),
         ("nvme after", "nothing is no number for after: 16 and 0x10 are"),

@@ -121,6 +121,8 @@ def test_words(text: str, ruling: Ruling, ignore: int, remaining: int | None) ->
         ("on nvme if do give 1", "the condition is empty", "do give"),
         ("on nvme if value == 1 ounce do give 1", "did you mean once?", "ounce"),
         ("on value == 3 do give 1", "a condition follows if", "value == 3"),
+        ("on hypercall MMIO do refuse", "hypercall begins a break of its own", "hypercall MMIO"),
+        ("on read tdcall do refuse", "tdcall begins a break of its own", "tdcall do"),
         ("on nvmee do give 1", "no region is called nvmee; did you mean nvme?", "nvmee"),
         ("on read nvme.CSTSS do give 1", "did you mean CSTS?", "nvme.CSTSS"),
         ("on read nvme+0x9000 do give 1", "nvme ends at offset 0x3fff", "nvme+0x9000"),

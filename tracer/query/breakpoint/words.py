@@ -27,9 +27,10 @@ CLAUSES = ("if", "once", "times", "after")
 PENDING = "pending"
 """The word that lets a name pass which nothing has yet."""
 
-KEYWORDS = (
-    *_DIRECTIONS, "symbol", "unhandled", "verdict", "tdcall", "hypercall", *CLAUSES, PENDING,
-)  # fmt: skip
+_OTHERS = "symbol", "unhandled", "verdict", "tdcall", "hypercall"
+"""A break that is for no place begins with one of these."""
+
+KEYWORDS = (*_DIRECTIONS, *_OTHERS, *CLAUSES, PENDING)
 """The words of a break that are no names: for completion."""
 
 MAX_TIME = (1 << 63) - 1
@@ -284,6 +285,8 @@ def where(words: Words) -> tuple[Direction | None, Place | None]:
     found = words.until_end()
     if not found:
         return direction, None
+    if found[0] in _OTHERS:
+        raise UsageError(f"{found[0]} begins a break of its own: here an access has to be told")
     name = re.match(r"\$?\w*", found[0])
     if name and (name[0] in NAMES or name[0].startswith("$")):
         raise UsageError(f"a condition follows if: if {' '.join(found)}")
