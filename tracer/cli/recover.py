@@ -10,7 +10,7 @@ from tracer.cli import EXIT_OK
 from tracer.errors import TraceError, UsageError
 from tracer.trace import codec
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import End, Header, Line
+from tracer.trace.record import Header, Line
 from tracer.trace.recorder import joined
 from tracer.trace.recovery import Recovery
 from tracer.trace.writer import TraceWriter, earlier_of, ring_of
@@ -83,17 +83,19 @@ def _files(trace: Path) -> list[Path]:
 # Tells whether a trace has its end, which is its last line.
 def _looked_at(path: Path) -> tuple[Header, bool]:
     with TraceReader(path) as trace:
-        last = b""
-        for _, line in trace.lines():
-            last = line
-        return trace.header, bool(last) and isinstance(codec.decode(last, 0), End)
+        for _ in trace.lines():
+            pass
+        return trace.header, trace.end is not None
 
 
 def _write(files: list[Path], new: Path, ring: Path, recovery: Recovery, block: bytes) -> None:
     with TraceWriter(new, recovery.header) as writer:
-        for line, text in joined(files):
+        for line, text, place in joined(files):
             if not isinstance(line, codec.Unknown):
-                recovery.follow(line)
+                try:
+                    recovery.follow(line)
+                except TraceError as error:
+                    raise TraceError(f"{place}: {error}") from error
             writer.copy(text)
         try:
             rest: list[Line] = list(recovery.rest(block))

@@ -143,8 +143,6 @@ class Blocks:
 
     def _intercepts(self, block: BlockRecord) -> Iterator[Intercept]:
         rows, stacks = block.rows, block.stacks
-        if len(rows) % SLOT_SIZE or (stacks and len(stacks) != len(rows) // SLOT_SIZE):
-            raise TraceError(f"a block of {len(rows)} bytes and {len(stacks)} stacks")
         seq, now, window = block.seq, block.time_ns, block.window
         time_at = block.rate.at if block.rate is not None else lambda counter: now
         for number, raw in enumerate(raws(rows)):
@@ -241,6 +239,13 @@ class Blocks:
         if physical > place.end or not (place.reads or direction == "write"):
             return None
         return place.region, physical - place.base
+
+
+def require_whole(block: BlockRecord) -> None:
+    """Raise :exc:`TraceError` where a block has no rows, part of one, or stacks of other rows."""
+    size, stacks = len(block.rows), len(block.stacks)
+    if not size or size % SLOT_SIZE or (stacks and stacks != size // SLOT_SIZE):
+        raise TraceError(f"a block of {size} bytes and {stacks} stacks")
 
 
 def asked_site(site: AskedSite, time_ns: int, symbol: str | None = None) -> SiteRecord:

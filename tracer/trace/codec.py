@@ -15,7 +15,7 @@ from typing import get_args
 import msgspec
 
 from tracer.errors import TraceError
-from tracer.trace.block import Blocks
+from tracer.trace.block import Blocks, require_whole
 from tracer.trace.compiled import BlockRecord
 from tracer.trace.record import FORMAT_VERSION, Header, Intercept, Line, Record
 from tracer.trace.wire import Wire
@@ -80,7 +80,7 @@ def decode(line: bytes, number: int) -> Line | Unknown:
     of the wrong type or badly written.
     """
     try:
-        return _records.decode(line)
+        record = _records.decode(line)
     except msgspec.ValidationError as error:
         unknown = _unknown_type(line)
         if unknown is not None:
@@ -88,6 +88,10 @@ def decode(line: bytes, number: int) -> Line | Unknown:
         raise TraceError(f"line {number}: bad record: {error}") from error
     except _NOT_JSON as error:
         raise TraceError(f"line {number}: not JSON: {error}") from error
+    if isinstance(record, BlockRecord):
+        with _numbered(number):
+            require_whole(record)
+    return record
 
 
 def records(blocks: Blocks, line: Line, number: int) -> Iterator[Record]:

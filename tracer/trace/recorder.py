@@ -200,7 +200,7 @@ def _cut(files: Sequence[Path], surplus: int, writer: TraceWriter, end: End) -> 
     state, blocks = _State(), Blocks()
     part = _Part(writer, state)
     begun = False
-    for line, _ in joined(files):
+    for line, _, _ in joined(files):
         if isinstance(line, codec.Unknown):
             continue
         if isinstance(line, LostRecord) and line.seq is not None:
@@ -243,8 +243,8 @@ def _rest(blocks: Blocks, block: BlockRecord, surplus: int) -> BlockRecord:
     )  # fmt: skip
 
 
-def joined(files: Sequence[Path]) -> Iterator[tuple[Line | codec.Unknown, bytes]]:
-    """Yield the lines of files that follow each other, as they are read and as they are there.
+def joined(files: Sequence[Path]) -> Iterator[tuple[Line | codec.Unknown, bytes, str]]:
+    """Yield the lines of files that follow each other: as read, as they are there, their place.
 
     The later files begin with what is known, which does not come again. Raise :exc:`TraceError`
     where one cannot be read.
@@ -253,7 +253,8 @@ def joined(files: Sequence[Path]) -> Iterator[tuple[Line | codec.Unknown, bytes]
         known = number > 0
         with TraceReader(path) as trace:
             for at, text in trace.lines():
-                line = codec.decode(text, at)
+                with trace.named():
+                    line = codec.decode(text, at)
                 if not known:
-                    yield line, text
+                    yield line, text, f"{trace.name}: line {at}"
                 known = known and not (isinstance(line, LostRecord) and line.seq is not None)

@@ -13,6 +13,7 @@ from block_sample import WINDOW, asked_row, block, lines, row
 from tracer.cli import main
 from tracer.compiled import layout
 from tracer.compiled.module import Kind
+from tracer.trace import codec
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Intercept, Line
 from tracer.trace.recorder import FlightRecorder
@@ -235,3 +236,28 @@ def test_a_ring_with_a_record_of_no_kind_is_refused(tmp_path: Path, capsys: Outp
     ring_of(path).write_bytes(ring)
     assert main.main(["recover", str(path)]) == 1
     assert "is not a valid Kind" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (block(row()[:-1]), "255 bytes"),
+        (block(row(7)), "site 7, which is not known"),
+        (block(row(physical=-1)), "an access at 0xffffffffffffffff"),
+    ],
+)
+def test_a_line_that_nothing_can_be_made_of_is_told_with_its_place(
+    tmp_path: Path, capsys: Output, bad: Line, why: str
+) -> None:
+    path = killed(tmp_path, 2, 0)
+    ring = ring_of(path).read_bytes()
+    with TraceReader(path) as trace:
+        told = [codec.decode(line, number) for number, line in trace.lines()]
+    with TraceWriter(path, sample.HEADER) as writer:
+        for line in [*told, bad]:
+            writer.append(line)  # type: ignore[arg-type]  # all of them are known
+    ring_of(path).write_bytes(ring)
+    assert main.main(["recover", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"vetrace: {path}: line {len(told) + 2}: ") and why in said
+    assert said.count("\n") == 1 and ring_of(path).exists()

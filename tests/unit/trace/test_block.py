@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -22,6 +23,7 @@ from block_sample import (
     site,
 )  # fmt: skip
 
+from tracer.cli import main
 from tracer.compiled.asking import FIRST
 from tracer.devices.map import RegisterMaps
 from tracer.errors import TraceError
@@ -33,7 +35,7 @@ from tracer.trace.compiled import BlockRecord, Place, PlacesRecord, Rate, SiteRe
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, Line
 from tracer.trace.summary import Summary, summary_object
-from tracer.trace.writer import TraceWriter
+from tracer.trace.writer import TraceWriter, ring_of
 
 
 def made(*told: Line) -> list[Intercept]:
@@ -181,8 +183,6 @@ def test_registers_are_written_like_any_others() -> None:
     ("told", "why"),
     [
         ([block(row())], "site 0, which is not known"),
-        ([PLACES, site(0, "8b07"), block(row()[:-1])], "255 bytes"),
-        ([PLACES, site(0, "8b07"), block(row(), stacks=[0, 0])], "2 stacks"),
         ([PLACES, site(0, "8b07"), block(row(), accesses=2)], "2 accesses has 1"),
         ([PLACES, site(0, "8b07"), block(row(physical=-1))], "an access at 0xffffffffffffffff"),
         ([PLACES, site(0, "8b07"), block(row(), window=0)], "an access at 0xffffff80feb00000"),
@@ -210,6 +210,28 @@ def test_rows_that_do_not_unpack_are_an_error_of_their_line(rows: Any, why: str)
     line = msgspec.json.encode(written | {"rows": rows})
     with pytest.raises(TraceError, match=f"line 9: .*{why}"):
         codec.decode(line, 9)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (block(accesses=0), "0 bytes"),
+        (block(row()[:-1]), "255 bytes"),
+        (block(row(), row()[:1]), "257 bytes"),
+        (block(row(), stacks=[0, 0]), "2 stacks"),
+    ],
+)
+def test_rows_that_are_not_whole_are_an_error_for_everybody_who_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], told: Line, why: str
+) -> None:
+    path = tmp_path / "run.vtrace"
+    with TraceWriter(path, sample.HEADER) as writer:
+        for line in (PLACES, site(0, "8b07"), told):
+            writer.append(line)
+    ring_of(path).touch()
+    for command in ("show", "stats", "replay", "audit", "recover"):
+        assert main.main([command, str(path)]) == 1
+        assert re.fullmatch(rf"vetrace: \S+: line 4: .*{why}.*\n", capsys.readouterr().err)
 
 
 def test_an_error_in_a_block_names_file_and_line(tmp_path: Path) -> None:
