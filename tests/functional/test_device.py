@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,10 +78,22 @@ def test_wall_clock_time_and_two_vcpus(initrd: Path, tmp_path: Path) -> None:
     assert "lapic" not in {a.region for r in trace.intercepts for a in r.accesses}
 
 
-def test_several_vcpus_need_wall_clock_time(tmp_path: Path) -> None:
-    done = boot(tmp_path, "--", "-smp", "2")
+@pytest.mark.parametrize("smp", ["2", "sockets=2", "1,maxcpus=4,cpus=3", "cores=2,threads=1"])
+def test_several_vcpus_need_wall_clock_time(tmp_path: Path, smp: str) -> None:
+    done = boot(tmp_path, "--", "-smp", smp)
     assert done.status == 2
     assert "--realtime" in done.err
+
+
+def test_a_guest_of_one_vcpu_that_could_have_more_needs_none(tmp_path: Path) -> None:
+    done = run(tmp_path, "regions", "--", "-smp", "1,maxcpus=4")
+    assert done.status == 0, done.err
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="there is no KVM")
+def test_kvm_is_refused(tmp_path: Path) -> None:
+    done = boot(tmp_path, "--realtime", "--", "-accel", "kvm", "-cpu", "max")
+    assert done.status == 2 and "TCG" in done.err
 
 
 def test_regions(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 from tracer.access.region import Choice, parse_range
@@ -17,6 +15,13 @@ from tracer.text.number import byte_size, is_whole, whole
 QEMU = "qemu-system-x86_64"
 GDB = "gdb"
 DEFAULT_MEMORY = 512 << 20
+_OWN_OPTIONS = {
+    "-m": "--memory SIZE",
+    "-kernel": "--kernel BZIMAGE",
+    "-initrd": "--initrd FILE",
+    "-append": "--append STR",
+}
+"""What vetrace has to know of the guest, by QEMU's option for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,10 @@ def check_plan(plan: Plan) -> None:
     """Raise UsageError for what cannot be booted or traced, whatever the kernel."""
     for spec in (*plan.choice.wanted, *plan.choice.bypassed):
         parse_range(spec)
-    if not plan.realtime and _several_vcpus(plan.extra):
-        raise UsageError(
-            "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"
-        )
+    for word in plan.extra:
+        own = _OWN_OPTIONS.get(f"-{word.lstrip('-')}") if word.startswith("-") else None
+        if own is not None:
+            raise UsageError(f"{word} is among the QEMU arguments: give {own} before -- instead")
     if plan.modules and plan.initrd is not None:
         raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
     if plan.guest is Kind.SEV_ES and plan.memory >= SEV_MEMORY:
@@ -79,14 +84,6 @@ def parse_ring(text: str) -> int:
     except ValueError as error:
         raise UsageError(f"--ring {text}: {error}") from error
     return slots
-
-
-def _several_vcpus(arguments: Sequence[str]) -> bool:
-    for option, value in pairwise(arguments):
-        if option in ("-smp", "--smp"):
-            count = value.partition(",")[0].removeprefix("cpus=")
-            return is_whole(count) and whole(count) > 1
-    return False
 
 
 def parse_memory(text: str) -> int:

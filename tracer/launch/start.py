@@ -13,7 +13,7 @@ from tracer.bare.open import open_bare
 from tracer.confidential.announcement import Announcement
 from tracer.confidential.kind import C_BIT, Kind, unfit
 from tracer.confidential.support import setup_command, why_not
-from tracer.errors import GuestError, KernelImageError
+from tracer.errors import GuestError, KernelImageError, UsageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
 from tracer.guest.initramfs import build_initramfs
@@ -38,7 +38,7 @@ async def launch(
 
     ``on_console`` gets the bytes of the guest's serial port, ``progress`` a line of text about
     what takes long. A guest that turns out to be of another kind than the plan's ends the block
-    with GuestError. Raises KernelImageError, GuestError, QemuError or DebuggerError.
+    with GuestError. Raises UsageError, KernelImageError, GuestError, QemuError or DebuggerError.
     """
     system, config = _prepared(plan, progress)
     announcement = Announcement(plan.guest)
@@ -61,7 +61,7 @@ async def launch(
     try:
         await client.start(plan.gdb)
         await machine.start()
-        await _check_machine(plan.guest, machine)
+        await _check_machine(plan, machine)
         session = await Session.attach(machine, client, system, plan.choice)
         session.journal.progress = progress
         yield session
@@ -75,13 +75,19 @@ async def launch(
         await machine.close()
 
 
-async def _check_machine(kind: Kind, machine: Machine) -> None:
+async def _check_machine(plan: Plan, machine: Machine) -> None:
     # The arguments of the user come last, and may have made another machine of it.
-    if kind is Kind.PLAIN:
+    if await machine.virtualised():
+        raise UsageError("vetrace traces under TCG alone: leave KVM out of the QEMU arguments")
+    if not plan.realtime and await machine.vcpus() > 1:
+        raise UsageError(
+            "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"
+        )
+    if plan.guest is Kind.PLAIN:
         return
-    reasons = list(unfit(kind, await hardware(machine)))
+    reasons = list(unfit(plan.guest, await hardware(machine)))
     if reasons:
-        raise GuestError(f"no {kind.label} guest can be run: {'; '.join(reasons)}")
+        raise GuestError(f"no {plan.guest.label} guest can be run: {'; '.join(reasons)}")
 
 
 def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:

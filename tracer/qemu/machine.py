@@ -253,6 +253,11 @@ class Machine(asyncio.SubprocessProtocol):
         path = cpus[0]["qom-path"] if isinstance(cpus, list) and cpus else ""
         return await self.execute("qom-get", {"path": path, "property": name})
 
+    async def virtualised(self) -> bool:
+        """Tell whether the host's CPU runs the guest by KVM. Raises QemuError."""
+        told = await self.execute("query-kvm")
+        return isinstance(told, Mapping) and told.get("enabled") is True
+
     async def vcpus(self) -> int:
         """Return how many vCPUs the guest has."""
         cpus = await self.execute("query-cpus-fast")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tracer.errors import UsageError
-from tracer.launch.plan import parse_memory
+from tracer.launch.plan import Plan, check_plan, parse_memory
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,24 @@ def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_memory(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "instead"),
+    [
+        (("-m", "5G"), "--memory"),
+        (("-device", "edu", "-m", "size=5G,slots=2"), "--memory"),
+        (("--append", "quiet"), "--append"),
+        (("-kernel", "bzImage"), "--kernel"),
+        (("-initrd", "initrd.img"), "--initrd"),
+    ],
+)
+def test_what_vetrace_has_to_know_itself_is_no_qemu_argument(
+    extra: tuple[str, ...], instead: str
+) -> None:
+    with pytest.raises(UsageError, match=f"give {instead}"):
+        check_plan(Plan(extra=extra))
+
+
+def test_other_qemu_arguments_are_taken() -> None:
+    check_plan(Plan(extra=("-device", "edu", "-machine", "pc", "-smp", "2", "--", "-")))
