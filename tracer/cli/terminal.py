@@ -33,7 +33,11 @@ def table_console(stream: TextIO) -> Console:
     # Loading rich takes longer than showing a short trace does.
     from rich.console import Console
 
-    return Console(
+    class Table(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich calls this where it has caught BrokenPipeError
+
+    return Table(
         file=stream,
         width=None if stream.isatty() else FILE_COLUMNS,
         highlight=False,

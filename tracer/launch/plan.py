@@ -16,12 +16,15 @@ QEMU = "qemu-system-x86_64"
 GDB = "gdb"
 DEFAULT_MEMORY = 512 << 20
 _OWN_OPTIONS = {
-    "-m": "--memory SIZE",
-    "-kernel": "--kernel BZIMAGE",
-    "-initrd": "--initrd FILE",
-    "-append": "--append STR",
+    "-m": "give --memory SIZE before -- instead",
+    "-kernel": "give --kernel BZIMAGE before -- instead",
+    "-initrd": "give --initrd FILE before -- instead",
+    "-append": "give --append STR before -- instead",
+    "-s": "vetrace itself is at QEMU's GDB stub",
+    "-gdb": "vetrace itself is at QEMU's GDB stub",
+    "-daemonize": "QEMU ends with vetrace",
 }
-"""What vetrace has to know of the guest, by QEMU's option for it."""
+"""QEMU's options for what vetrace has to know of the guest or holds itself, and what to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def check_plan(plan: Plan) -> None:
     for word in plan.extra:
         own = _OWN_OPTIONS.get(f"-{word.lstrip('-')}") if word.startswith("-") else None
         if own is not None:
-            raise UsageError(f"{word} is among the QEMU arguments: give {own} before -- instead")
+            raise UsageError(f"{word} cannot be among the QEMU arguments: {own}")
     if plan.modules and plan.initrd is not None:
         raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
     if plan.guest is Kind.SEV_ES and plan.memory >= SEV_MEMORY:

@@ -216,11 +216,13 @@ class TraceReader:
         return line
 
 
-# Go by the content: a compressed trace may have been renamed.
+# Go by the content: a compressed trace may have been renamed. Nothing is read before the first
+# line is asked for.
 def _lines(raw: io.BufferedReader) -> Iterator[bytes]:
     if raw.peek(4)[:4] != _ZSTD_MAGIC:
-        return iter(partial(raw.readline, _LONGEST_LINE), b"")
-    return _unpacked_lines(raw)
+        yield from iter(partial(raw.readline, _LONGEST_LINE), b"")
+    else:
+        yield from _unpacked_lines(raw)
 
 
 def _unpacked_lines(raw: io.BufferedReader) -> Iterator[bytes]:

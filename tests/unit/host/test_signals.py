@@ -150,3 +150,23 @@ def test_what_a_file_says_does_not_reach_the_terminal(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.strip("\n").isprintable()
     assert "\\x1b]0;title" in done.stderr and "\\u202e" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["show"], ["stats"], ["diff", "{0}"], ["audit"], ["replay"], ["show", "--json"]]
+)
+def test_nobody_reads_the_output_any_more(trace: str, command: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    words = [word.format(trace) for word in command]
+    with os.fdopen(write, "w") as output:
+        done = program([*words, trace], stdout=output)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("command", ["show", "stats", "audit", "replay", "recover"])
+def test_a_trace_on_a_disk_that_fails_is_no_output_that_does(command: str) -> None:
+    unreadable = "/proc/self/mem"  # nothing is at its beginning: EIO, as of a bad disk
+    done = program([command, unreadable])
+    assert done.returncode == 1
+    assert done.stderr == f"vetrace: {unreadable}: cannot be read: Input/output error\n"

@@ -7,7 +7,7 @@ import json
 import pytest
 import stop_sample
 from guest_sample import CRASH, Talk
-from talk_sample import run, told
+from talk_sample import refused, run, told
 
 from tracer.repl.result import Screen
 from tracer.trace.record import MapRecord, UserRecord
@@ -42,6 +42,17 @@ def test_next_and_until_and_continue() -> None:
     talk = told("continue")
     assert len(talk.made) == 6
     assert talk.said[-1] == "the guest has powered off"
+
+
+@pytest.mark.parametrize("line", ["step", "step 5", "until 1.003", "until nvme_reset_work"])
+def test_what_would_never_stop_the_guest_is_not_begun(line: str) -> None:
+    why = "nothing is traced, so nothing would stop the guest: `trace on` first"
+    assert refused(line, before=("trace off",)) == why
+
+
+def test_a_region_that_is_left_alone_is_not_gone_on_to() -> None:
+    why = "nvme is not traced, so nothing would stop the guest: `trace nvme` first"
+    assert refused("next nvme", before=("bypass nvme",)) == why
 
 
 def test_a_crash_is_the_failure_of_the_command_that_let_the_guest_go_on() -> None:

@@ -39,6 +39,7 @@ async def step(context: Context, statement: Statement) -> Result:
     count = whole(statement.rest or "1", "count")
     if count < 1:
         raise step.misused(f"{count} accesses cannot be stepped over")
+    _require_traced(context)
     context.control.step(count)
     return await context.gone_on()
 
@@ -57,6 +58,7 @@ async def next_(context: Context, statement: Statement) -> Result:
     name = statement.rest or _region_here(context)
     if not context.control.session.view.regions.named(name):
         raise context.misses("region", name, context.region_names())
+    _require_traced(context, name)
 
     def wanted(pending: Pending) -> bool:
         region = pending.transfer.region
@@ -67,6 +69,15 @@ async def next_(context: Context, statement: Statement) -> Result:
 
     context.control.run_until(f"next {name}", wanted, places)
     return await context.gone_on()
+
+
+# The guest would run to its end: it stops before accesses that are traced.
+def _require_traced(context: Context, name: str = "") -> None:
+    regions = context.control.session.view.regions
+    wanted = regions.named(name) if name else regions.regions
+    if not any(regions.is_traced_region(region) for region in wanted):
+        told = f"{name} is not traced" if name else "nothing is traced"
+        raise UsageError(f"{told}, so nothing would stop the guest: `trace {name or 'on'}` first")
 
 
 def _region_here(context: Context) -> str:
@@ -93,6 +104,7 @@ async def until(context: Context, statement: Statement) -> Result:
     target = await context.checked(
         lambda text: parse_until(text, now_ns, context.known), statement.rest
     )
+    _require_traced(context)
     context.control.run_until(
         f"until {statement.rest}", context.watch.until(target), time_ns=target.time_ns
     )
