@@ -42,8 +42,12 @@ class Parser(argparse.ArgumentParser):
     """Parse without guessing, and suggest what a person may have meant."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UsageError with a suggestion, and the usage on standard error."""
-        self.print_usage(sys.stderr)
+        """Raise UsageError with a suggestion.
+
+        The usage goes to standard error, but where one argument is told to be wrong and why.
+        """
+        if not message.startswith("argument "):
+            self.print_usage(sys.stderr)
         _, found, rest = message.partition("unrecognized arguments: ")
         word = rest.split(" ")[0].partition("=")[0] if found else ""
         raise UsageError(f"{message}{self.near(word) if word.startswith('-') else ''}")

@@ -306,6 +306,24 @@ def test_wrong_usage_is_status_2(arguments: list[str], capsys: Output) -> None:
     assert out == "" and err != ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["show", "x", "--limit", "-1"], "argument --limit: -1 is no count"),
+        (["show", "x", "--time", "5-1"], "argument --time: 5-1 ends before it begins"),
+        (["show", "x", "--format", "html"], "argument --format: invalid choice"),
+        (["show", "x", "--read", "--write"], "not allowed with argument --read"),
+        (["boot", "-o"], "argument -o/--output: expected one argument"),
+    ],
+)
+def test_a_value_that_is_wrong_is_told_in_a_line(
+    arguments: list[str], says: str, capsys: Output
+) -> None:
+    assert main.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and says in said
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["show", "--help"], ["--version"]])
 def test_help_is_data(arguments: list[str], capsys: Output) -> None:
     assert main.main(arguments) == 0
