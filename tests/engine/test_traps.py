@@ -69,11 +69,11 @@ from tracer.access.want import (
     WriteCode,
 )
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
-from tracer.intercept.carrier import EVEN_NS
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.spill import CONTROL_SIZE, SPILL_SIZE
 from tracer.intercept.trap import GoOn, LetGo, StandStill
+from tracer.intercept.visit import EVEN_NS
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.session.loop import Loop
 from tracer.session.traps import Bell, GateWatch, Interruption, Stray

@@ -16,9 +16,10 @@ from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile, SetMemory, SetRegister
 from tracer.access.want import BreakAlone, MakeChanges, RunAlone
 from tracer.errors import EmulationError, GuestException, InterceptError
-from tracer.intercept import carrier
+from tracer.intercept import visit
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.native_step import leave, retake
 from tracer.intercept.spill import SPILL_SIZE
 from tracer.x86.decode import decode
 from tracer.x86.idt import Gate
@@ -73,7 +74,7 @@ class Delivery:
             await self.retake(fault, gate)
             return []
         self._counts["delivered"] += 1
-        await carrier.leave(gate.stub)
+        await leave(gate.stub)
         changes: list[Change] = []
         if there != frame:
             # From vetrace's interrupt stack to the one that the CPU would have pushed to.
@@ -104,7 +105,7 @@ class Delivery:
         leaves = {leaf.entry_address: leaf for leaf in _touched(fault, top)}
         with gate.lent():
             for _ in range(_MAX_RETAKES):
-                after = await carrier.retake(leaves.values(), fault.stand(gate))
+                after = await retake(leaves.values(), fault.stand(gate))
                 if not await self._met_poison(after, own, space, gate):
                     break
                 leaf = space.leaf(after["cr2"])
@@ -115,7 +116,7 @@ class Delivery:
         if not completed:
             self._counts["delivered"] += 1
             if after["rip"] == own.handler and gate.stub.notes and _has_room(after, space):
-                await carrier.note(gate.stub, after)
+                await visit.note(gate.stub, after)
         pushed = () if completed else tuple(_pushes(top, after["rsp"], space))
         return Taken(after, pushed, completed)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tracer.access.vcpu import RegisterFile
-from tracer.intercept import carrier
+from tracer.intercept import visit
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.journal import Journal
@@ -44,5 +44,5 @@ class Ground:
         counter = 0
         if not self.view.realtime:
             space = self.view.space_of(registers)
-            counter = await carrier.read_clock(self.gate.stub, space, registers)
+            counter = await visit.read_clock(self.gate.stub, space, registers)
         self.view.tell_time(counter)

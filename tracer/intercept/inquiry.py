@@ -35,7 +35,7 @@ from tracer.confidential.agreement import Made, differing
 from tracer.confidential.handler import Profile, judge
 from tracer.confidential.request import MapGpa, Mmio
 from tracer.errors import EmulationError, GuestException, InterceptError
-from tracer.intercept import carrier
+from tracer.intercept import carrier, visit
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.granting import Refused, decided, granted
@@ -377,7 +377,7 @@ class Inquiries:
                 start = request.start if isinstance(request, MapGpa) else 0
                 return host.Retry(start if physical is None else physical)
             case Delay(time_ns):
-                await carrier.delay(time_ns, gate.stub, realtime=self._view.realtime)
+                await visit.delay(time_ns, gate.stub, realtime=self._view.realtime)
         return usual or host.Refuse()
 
     # ---- what is told

@@ -56,12 +56,13 @@ from tracer.errors import (
     Misread,
     UnsupportedInstruction,
 )
-from tracer.intercept import carrier
+from tracer.intercept import visit
 from tracer.intercept.answer import UNANSWERED, Answer, Devices
 from tracer.intercept.delivery import Delivery
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.names import Names
+from tracer.intercept.native_step import native_step
 from tracer.intercept.port import access_port, sees_code
 from tracer.intercept.sites import CompiledSites
 from tracer.intercept.spill import SPILL_SIZE, interrupted, unpack_spill
@@ -532,7 +533,7 @@ class Interceptor:
     async def delay(self, late: Delay, fault: Fault, gate: PageFaultGate) -> None:
         """Let the guest's time pass before it has the answer."""
         fault.ruled.append(f"{late.by}, {late.time_ns / 1e9:.9g} s late")
-        await carrier.delay(late.time_ns, gate.stub, realtime=self._view.realtime)
+        await visit.delay(late.time_ns, gate.stub, realtime=self._view.realtime)
 
     async def deliver(
         self, fault: Fault, gate: PageFaultGate, exception: GuestException
@@ -576,7 +577,7 @@ class Interceptor:
             if insn is not None and fault.meddled:
                 return await self._skip(fault, insn, foretold, why)
         try:
-            stepped = await carrier.native_step(foretold, fault.stand(gate), admit, fault.encounter)
+            stepped = await native_step(foretold, fault.stand(gate), admit, fault.encounter)
         except DebuggerError:
             # The last that the guest did, if it powered itself off by it.
             last = Outcome(fault.cpu, foretold)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tracer.access.mapping import NewMapping
@@ -92,6 +93,22 @@ def unmap_spare(space: AddressSpace, spare: int) -> None:
     leaf = space.leaf(spare)
     if leaf is not None:
         space.memory.write(leaf.entry_address, bytes(8))
+
+
+@contextmanager
+def healed(some: Collection[Leaf], space: AddressSpace) -> Iterator[bool]:
+    """Take the poison off some leaves for this long; tell whether one is of user space.
+
+    No translation of them is in the TLB before, and whoever uses them leaves none behind.
+    """
+    poisoned = [leaf for leaf in some if leaf.poisoned]
+    for leaf in poisoned:
+        set_poison(space.memory, space.paging, leaf, poisoned=False)
+    try:
+        yield any(leaf.user for leaf in some)
+    finally:
+        for leaf in poisoned:
+            set_poison(space.memory, space.paging, leaf, poisoned=True)
 
 
 async def _poison(space: AddressSpace, candidates: Iterator[Leaf]) -> Poisoned:

@@ -43,10 +43,10 @@ from tracer.confidential.ghcb import GHCB_STAND_IN, VMGEXIT
 from tracer.confidential.handler import PROFILES, own_profile
 from tracer.confidential.kind import SHARED_BIT, Kind
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
-from tracer.intercept import carrier
+from tracer.intercept import carrier, visit
 from tracer.intercept.bench import Bench, Wanted
 from tracer.intercept.blame import whose_doing
-from tracer.intercept.carrier import Stand, can_enter
+from tracer.intercept.carrier import Stand
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.encrypted_guest import EncryptedGuest
@@ -207,7 +207,7 @@ class Loop:
         for line in system.unseen(regions):
             journal.remark(line)
         if notes:
-            await carrier.note(gate.stub, registers)
+            await visit.note(gate.stub, registers)
         else:
             journal.remark("the guest's CPU has no machine-check banks: accesses change its CR2")
         callers = system.callers(journal.publish, stacks=stacks)
@@ -301,7 +301,7 @@ class Loop:
     async def even_time(self) -> None:
         """Let time pass until two runs have the same, whatever their firmware waited for."""
         registers = await Registers()
-        await carrier.wait(self.traced.gate.stub, self.view.space_of(registers), registers)
+        await visit.wait(self.traced.gate.stub, self.view.space_of(registers), registers)
 
     async def _room(
         self, slots: int, registers: RegisterFile, space: AddressSpace, *, stacks: bool
@@ -513,7 +513,7 @@ class Loop:
         registers = None
         if not waits and not delivered_alike([transfer], space.regions):
             registers = await Registers()
-            if not can_enter(registers, space) or await Sleeps(await Vcpu()):
+            if not visit.can_enter(registers, space) or await Sleeps(await Vcpu()):
                 raise UsageError(
                     f"only a vCPU reaches physical {transfer.physical:#x} with {transfer.width} "
                     "bytes, and this one sleeps or runs a user's program: `step` to an access first"

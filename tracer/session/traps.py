@@ -19,7 +19,7 @@ from tracer.access.want import (
     SetBreakpoint,
     StepAlone,
 )
-from tracer.intercept import carrier
+from tracer.intercept import visit
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate, Written
 from tracer.intercept.interceptor import Interceptor
@@ -50,7 +50,7 @@ class Interruption:
         self._journal.counts["interrupts"] += 1
         stub = self._gate.stub
         if stop.address == stub.stop:
-            return await self._bell.handle(stop) if await carrier.settle(stub) else GoOn()
+            return await self._bell.handle(stop) if await visit.settle(stub) else GoOn()
         if stub.covers(stop.address or 0):
             return GoOn()  # an access is about to tell of itself
         if stop.address in self._ringers:

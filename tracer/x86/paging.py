@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tracer.errors import TablesUnending
-from tracer.x86.state import CpuState, Flag
+from tracer.x86.state import PAGE_SIZE, CpuState, Flag
 
 PRESENT = 1 << 0
 WRITABLE = 1 << 1
@@ -220,6 +220,11 @@ def steps(memory: PhysicalMemory, paging: Paging, linear: int) -> tuple[Step, ..
             break
         table = paging.table(entry)
     return tuple(taken)
+
+
+def pages_of(linear: int, size: int) -> range:
+    """Return the linear addresses of the pages that ``size`` bytes lie in."""
+    return range(linear & -PAGE_SIZE, linear + size, PAGE_SIZE)
 
 
 def canonical(linear: int, levels: int) -> bool:

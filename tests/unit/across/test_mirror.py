@@ -117,7 +117,8 @@ BY_PLAYBOOK = {
     "test_gate": "intercept/padding",
     "test_guest_module": "intercept/guest_module",
     "test_interceptor": "intercept/answer intercept/carrier intercept/delivery intercept/fault"
-    " intercept/interceptor intercept/names intercept/port intercept/standin intercept/view",
+    " intercept/interceptor intercept/names intercept/native_step intercept/port"
+    " intercept/standin intercept/view",
     "test_linux_traps": "linux/entry linux/hooks linux/place linux/readers linux/system"
     " linux/user linux/wrappers",
     "test_course": "session/course",
@@ -126,7 +127,7 @@ BY_PLAYBOOK = {
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
     " intercept/call intercept/clock intercept/coverage intercept/ground"
     " intercept/interrupt_stack intercept/journal intercept/loads intercept/poison"
-    " intercept/system intercept/trap intercept/window session/loop"
+    " intercept/system intercept/trap intercept/visit intercept/window session/loop"
     " session/traps session/whereabouts",
 }
 
