@@ -9,8 +9,9 @@ from statistics import median
 from scripts.benchmark.result import Result, spread
 from tracer.access.vcpu import Change, SetRegister
 from tracer.access.want import DeleteBreakpoint, Resume, SetBreakpoint
+from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.interceptor import Intercepted, Interceptor
+from tracer.intercept.interceptor import Interceptor
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
 from tracer.session.session import Session
@@ -35,9 +36,7 @@ class _Bare(Interceptor):
         self.at_breakpoint: list[float] = []
         self.seen = 0
         self._inner = inner
-
-    def part(self) -> None:
-        self._inner.part()
+        self.ledger = inner.ledger
 
     async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
         stub = gate.stub

@@ -15,8 +15,9 @@ from tracer.access.space import AddressSpace
 from tracer.access.vcpu import Change, RegisterFile, SetRegister
 from tracer.access.want import MakeChanges, Register, Registers, Resume, RunAlone
 from tracer.compiled.layout import DISTANCE, SITES, SLOTS
+from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.interceptor import Intercepted, Interceptor
+from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.sites import CompiledSites
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
@@ -87,14 +88,12 @@ class _Loops(Interceptor):
     ) -> None:
         self.figures = _Figures()
         self._inner = inner
+        self.ledger = inner.ledger
         self._sites = sites
         self._memory = memory
         self._clock = clock
         self._block = sites.window.block + DISTANCE
         self._physical = sites.window.physical
-
-    def part(self) -> None:
-        self._inner.part()
 
     async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
         _, space = await self._inner.look(vcpu)

@@ -61,7 +61,7 @@ class Inside(Domain):
         common = common_code(smp=True, la57=False)
         self.sites = CompiledSites(
             WINDOW, common, SLOTS, self.view, self.journal, Names(),  # type: ignore[arg-type]
-            self.interceptor.take,
+            self.interceptor.ledger.take,
             rows.Told(Callers(), lambda: self.space),  # type: ignore[arg-type]
             domain=rows.Domain(
                 lambda raw: self.domain.told(raw, self.space), self.domain.count, lambda: self.space

@@ -510,7 +510,7 @@ def test_a_port_that_powers_the_guest_off_has_its_outs_recorded() -> None:
     with pytest.raises(TargetGone):
         scene.play((ReadPhysical(DEVICE, 2), 0x2000), (port_write(scene, 2, 0x2000), TargetGone()))
     assert scene.records == []
-    scene.interceptor.part()
+    scene.interceptor.ledger.part()
     assert scene.accesses() == [("read", DEVICE, 2, 0x2000)]
 
 
@@ -519,7 +519,7 @@ def test_a_port_that_nobody_answers_any_more_ends_ins() -> None:
     scene.fault("6c", AT, WRITE, rdi=AT, rdx=PORT)
     with pytest.raises(TargetGone):
         scene.play((RunAlone, TargetGone()))
-    scene.interceptor.part()
+    scene.interceptor.ledger.part()
     assert scene.records == []
 
 
@@ -1049,7 +1049,7 @@ def test_a_write_that_takes_qemu_along_is_recorded_once_that_is_known_to_be_its_
     with pytest.raises(TargetGone):
         scene.play((WritePhysical(DEVICE, 4, 0x34), TargetGone()))
     assert scene.records == []
-    scene.interceptor.part()
+    scene.interceptor.ledger.part()
     assert scene.accesses() == [("write", DEVICE, 4, 0x34)]
 
 
@@ -1059,7 +1059,7 @@ def test_a_read_that_qemu_did_not_answer_may_have_been_made() -> None:
     with pytest.raises(TargetGone):
         scene.play((ReadPhysical(DEVICE, 4), TargetGone()))
     assert scene.records == []
-    scene.interceptor.part()
+    scene.interceptor.ledger.part()
     (record,) = scene.records
     (access,) = record.accesses
     assert (access.direction, access.physical, access.value) == ("read", DEVICE, None)
@@ -1072,7 +1072,7 @@ def test_nothing_comes_behind_a_write_without_an_answer() -> None:
     scene.fault("8916", AT, WRITE, rsi=AT, rdx=0x34)
     with pytest.raises(TargetGone):
         scene.play((AskBefore, Go()), (WritePhysical(DEVICE, 4, 0x34), TargetGone()))
-    scene.interceptor.part()
+    scene.interceptor.ledger.part()
     assert scene.accesses() == [("write", DEVICE, 4, 0x34)]
 
 
@@ -1083,7 +1083,7 @@ def test_a_step_that_takes_qemu_along_is_recorded_as_far_as_it_is_known() -> Non
     with pytest.raises(TargetGone):
         scene.play(left, (StepAlone(), TargetGone()), (FlushTlb(ROOT), TargetGone()))
     assert scene.records == []
-    scene.interceptor.part()
+    scene.interceptor.ledger.part()
     (record,) = scene.records
     assert record.via == "stepped" and record.accesses[0].direction == "write"
 
@@ -1197,7 +1197,7 @@ def test_a_step_may_be_late_and_says_so_beside_why_it_is_one() -> None:
         scene.play(
             (AskBefore, before), turns(1), (Turn(), None), (BreakAlone, stop), (FlushTlb, None)
         )
-    scene.interceptor.part()
+    scene.interceptor.ledger.part()
     (record,) = scene.records
     assert record.note.startswith("by rule 1, 4e-09 s late; not emulated: ")
     assert record.via == "stepped"

@@ -53,7 +53,7 @@ from tracer.access.want import (
 from tracer.confidential.request import MapGpa
 from tracer.confidential.tdx_status import HostStatus
 from tracer.errors import GuestError, InterceptError
-from tracer.intercept.interceptor import Intercepted
+from tracer.intercept.firmware import Intercepted
 from tracer.intercept.trust_domain import CALL
 from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.trace.record import Intercept, Mark
@@ -259,7 +259,7 @@ def test_a_private_mapping_of_a_device_is_vetraces_own_to_answer() -> None:
 
 
 def scene_fault(scene: Domain) -> Any:
-    return play(scene.interceptor._read_fault(0), (StackAndTables(), (OUTER, ROOT)))
+    return play(scene.interceptor._faults.read(0), (StackAndTables(), (OUTER, ROOT)))
 
 
 # ---- a person, or rules, decide

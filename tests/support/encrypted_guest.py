@@ -28,8 +28,9 @@ from tracer.access.vcpu import SetMemory, SetRegister
 from tracer.access.want import VcpuStates, WatchReads, WatchStores, WriteCode
 from tracer.confidential.ghcb import GHCB_STAND_IN, OFFSETS, SHARED_BUFFER, VALID_BITMAP, VMGEXIT
 from tracer.intercept.encrypted_guest import EncryptedGuest
+from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.interceptor import Intercepted, Interceptor
+from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.spill import cr2_at, error_at
 from tracer.intercept.stub import CALLED

@@ -32,8 +32,9 @@ from tracer.access.want import (
     WriteCode,
 )
 from tracer.confidential.handler import CURRENT, PROFILES
+from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.interceptor import Intercepted, Interceptor
+from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.stub import CALLED
 from tracer.intercept.trust_domain import CALL, TrustDomain

@@ -8,6 +8,7 @@ from typing import Protocol
 from tracer.access.execution import Answers
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change
+from tracer.errors import DebuggerError
 from tracer.intercept import carrier
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
@@ -61,3 +62,45 @@ class Devices:
 
     def admit_vcpu(self, transfer: Transfer, fault: Fault, why: str) -> None:
         """Let the vCPU reach the device."""
+
+
+class Answering:
+    """Have the first in an order that covers a transfer answer it."""
+
+    def __init__(self, order: Sequence[Answer]) -> None:
+        self._order = order
+
+    def to(self, transfer: Transfer) -> Answer:
+        """Return who answers a transfer."""
+        return next(answer for answer in self._order if answer.covers(transfer))
+
+    async def carry(
+        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
+    ) -> Answers:
+        """Make what is wanted of one access; return what each transfer read."""
+        try:
+            return await self._made(transfers, fault, gate)
+        except DebuggerError as error:
+            if any(transfer.direction != "write" for transfer in transfers):
+                raise
+            # A write that powers the guest off takes QEMU along, often before it has answered. The
+            # instruction does not need an answer, and comes to its end without.
+            fault.silence = error
+            return [None] * len(transfers)
+
+    def departs(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> bool:
+        """Tell whether the vCPU makes the access on its way back, which is arranged then."""
+        departure = self.to(transfer).departure(transfer, fault, gate)
+        fault.departure = departure or []
+        return departure is not None
+
+    async def _made(
+        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
+    ) -> Answers:
+        found = [self.to(transfer) for transfer in transfers]
+        if found and all(answer is found[0] for answer in found):
+            return await found[0].carry(transfers, fault, gate)
+        answers: list[int | None] = []
+        for answer, transfer in zip(found, transfers, strict=True):
+            answers += await answer.carry([transfer], fault, gate)
+        return answers

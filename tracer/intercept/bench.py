@@ -30,8 +30,8 @@ from tracer.confidential.tdx_state import VeInfo
 from tracer.confidential.trial import Ground, Trial, trials
 from tracer.errors import InterceptError
 from tracer.intercept.fault import Fault
+from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.interceptor import Intercepted
 from tracer.intercept.journal import Journal
 from tracer.intercept.spill import SPILL_SIZE, pack_spill
 from tracer.intercept.stub import CALLED

@@ -31,9 +31,10 @@ from tracer.confidential.request import FatalError, Mmio
 from tracer.confidential.sev_state import Answered, SevState, Vmgexit, patched
 from tracer.errors import GuestError, InterceptError
 from tracer.intercept.fault import Fault
+from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.inquiry import Call, Inquiries, Inquiry
-from tracer.intercept.interceptor import Intercepted, Interceptor
+from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.spill import cr2_at, error_at, pack_frame

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from tracer.access.execution import Foretold, foretell
 from tracer.access.footprint import Encounter
 from tracer.access.space import AddressSpace
+from tracer.access.state import complete, needs_registers
 from tracer.access.transfer import Meddling, Transfer
 from tracer.access.vcpu import Change, SetMemory, SetRegister
+from tracer.access.want import ReadPhysical, Registers, StackAndTables
 from tracer.errors import DebuggerError, EmulationError, InterceptError
 from tracer.intercept.carrier import Stand
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.spill import SPILL_SIZE, Spill, patch_spill
+from tracer.intercept.spill import SPILL_SIZE, Spill, interrupted, patch_spill, unpack_spill
+from tracer.intercept.view import GuestView
 from tracer.x86.bus import In
 from tracer.x86.decode import decode
 from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
 from tracer.x86.paging import Leaf
-from tracer.x86.state import MAX_INSTRUCTION, CpuState, PageFaultCode
+from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE, CpuState, PageFaultCode
 
 
 @dataclass(slots=True)
@@ -29,9 +33,9 @@ class Fault:
     ``xmm`` its XMM registers as they were where they had to be read. ``departure`` makes a write
     on the vCPU's way back, ``replayed`` has the numbers of the recorded accesses that answered,
     ``meddled`` how a person or a rule changed the transfers, by their number in the instruction,
-    ``ruled`` in words which rules did. ``port`` is
-    what an I/O port gave to the instruction that is being carried out. ``silence`` is what came in
-    place of the answer to a write. ``code`` has the bytes at RIP when that was last foretold.
+    ``ruled`` in words which rules did. ``port`` is what an I/O port gave to the instruction that is
+    being carried out. ``silence`` is what came in place of the answer to a write. ``code`` has the
+    bytes at RIP when that was last foretold.
     """
 
     vcpu: int
@@ -137,3 +141,65 @@ class Fault:
             if self.xmm and self.xmm[number] != value:
                 changes.append(SetRegister(f"xmm{number}", value))
         return [*changes, *self.departure]
+
+
+class Faults:
+    """Read the faults of one guest's vCPUs."""
+
+    def __init__(self, view: GuestView) -> None:
+        self._view = view
+        self._cr4 = 0
+
+    async def read(self, vcpu: int) -> Fault:
+        """Read where a vCPU stands at the stub. Raises InterceptError."""
+        stack, cr3 = await StackAndTables()
+        # CR4 says how deep the tables are, which no guest changes in long mode.
+        data = self._view.space(cr3, self._cr4).read(stack, SPILL_SIZE)
+        if len(data) != SPILL_SIZE or unpack_spill(data).cr3 != cr3:
+            self._cr4 = (await Registers())["cr4"]
+            data = self._view.space(cr3, self._cr4).read(stack, SPILL_SIZE)
+        if len(data) != SPILL_SIZE:
+            raise InterceptError(f"the fault frame at linear {stack:#x} cannot be read")
+        spill = unpack_spill(data)
+        space = self._view.space(spill.cr3, spill.cr4)
+        self._view.tell_time(spill.tsc)
+        cpu = interrupted(spill, await self._view.mode(spill.frame.cs, space))
+        return Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
+
+
+async def foretell_at(fault: Fault, known: Iterable[Leaf]) -> Foretold:
+    """Return what the instruction at RIP may do; ``known`` are leaves that were just looked up.
+
+    Raises EmulationError.
+    """
+    cpu = fault.cpu
+    fault.code = await code_at(fault)
+    insn = decode(fault.code, cpu.rip, cpu.mode)
+    if not cpu.xmm and needs_registers(insn):
+        registers = await Registers()
+        fault.cpu = complete(cpu, registers.values)
+        fault.xmm = fault.cpu.xmm
+    return foretell(insn, fault.cpu, fault.space, known)
+
+
+async def code_at(fault: Fault) -> bytes:
+    """Return the bytes at RIP, which may lie in a device's RAM."""
+    code = fault.space.read(fault.cpu.rip, MAX_INSTRUCTION)
+    leaf = None if code else fault.space.leaf(fault.cpu.rip)
+    if leaf is None:
+        return code
+    physical = leaf.translate(fault.cpu.rip)
+    if not fault.space.regions.is_ram(physical):
+        return b""
+    size = min(MAX_INSTRUCTION, PAGE_SIZE - physical % PAGE_SIZE)
+    size = fault.space.regions.room(physical, size)
+    value = await ReadPhysical(physical, size)
+    return value.to_bytes(size, "little")
+
+
+def decoded(code: bytes, cpu: CpuState) -> Instruction | None:
+    """Return the instruction that these bytes are at RIP, None for one that nobody knows."""
+    try:
+        return decode(code, cpu.rip, cpu.mode)
+    except EmulationError:
+        return None

@@ -52,7 +52,7 @@ async def decided(
         transfer = next((item for item in foretold if item.traced), None)
     if transfer is None or not transfer.traced:
         return Go()
-    return await AskBefore(interceptor.pending(fault, insn, transfer, foretold, why=why))
+    return await AskBefore(interceptor.oversight.pending(fault, insn, transfer, foretold, why=why))
 
 
 def _seen(fault: Fault) -> tuple[Instruction | None, tuple[Transfer, ...]]:
@@ -90,22 +90,22 @@ async def granted(
             fault.ruled.append(by)
             transfer = replace(transfer, value=instead)
         case Delay() as late:
-            await interceptor.delay(late, fault, gate)
+            await interceptor.oversight.delay(late, fault, gate)
         case Refuse(by) | Postpone(by):
             fault.meddled[0] = Meddling(skipped=True)
             fault.ruled.append(by)
             raise Refused(decision)
-    (value,) = await interceptor.carry((transfer,), fault, gate)
+    (value,) = await interceptor.answering.carry((transfer,), fault, gate)
     if not read or not interceptor.asks or not transfer.traced:
         return value
     if not isinstance(decision, Give):
         told = answered(transfer, value)
-        pending = interceptor.pending(fault, insn, told, foretold, asked=asked)
+        pending = interceptor.oversight.pending(fault, insn, told, foretold, asked=asked)
         match await AskAnswered(pending):
             case Give() as given:
                 decision = given
             case Delay() as late:
-                await interceptor.delay(late, fault, gate)
+                await interceptor.oversight.delay(late, fault, gate)
                 return value
             case (Refuse(by) | Postpone(by)) as ruling:
                 fault.meddled[0] = Meddling(device=value)

@@ -36,11 +36,13 @@ from tracer.confidential.handler import Profile, judge
 from tracer.confidential.request import MapGpa, Mmio
 from tracer.errors import EmulationError, GuestException, InterceptError
 from tracer.intercept import carrier, visit
-from tracer.intercept.fault import Fault
+from tracer.intercept.fault import Fault, foretell_at
+from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.granting import Refused, decided, granted
-from tracer.intercept.interceptor import Asked, Intercepted, Interceptor
+from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
+from tracer.intercept.ledger import Asked
 from tracer.intercept.names import Names
 from tracer.intercept.spill import frame_at
 from tracer.intercept.view import GuestView
@@ -161,7 +163,7 @@ class Inquiries:
         """Look ahead, as far as the first access to a device: the handler makes no other."""
         inquiry = Inquiry(fault, physical)
         try:
-            inquiry.foretold = await self._interceptor.foretell(fault, (leaf,))
+            inquiry.foretold = await foretell_at(fault, (leaf,))
             inquiry.carry = CarryOut(inquiry.foretold)
             asked = next(inquiry.carry)
         except (EmulationError, StopIteration):
@@ -309,7 +311,7 @@ class Inquiries:
             return
         call = Hypercall(given=dict(made.given), returned=dict(returned))
         asked = Asked(call, made.agrees)
-        self._interceptor.record_asked(made.fault, made.foretold, made.outcome, asked)
+        self._interceptor.ledger.record_asked(made.fault, made.foretold, made.outcome, asked)
         if self._interceptor.asks and made.outcome.cpu.rip != made.fault.cpu.rip:
             # A person's changes there are the guest's to find.
             await AskCompleted(made.outcome.cpu)
@@ -332,7 +334,7 @@ class Inquiries:
                 made.ruled.append(by)
                 raise Refused(decision)
             case Delay():
-                await self._interceptor.delay(decision, made, gate)
+                await self._interceptor.oversight.delay(decision, made, gate)
         value = await carrier.reach(transfer, made.stand(gate), None)
         if read and isinstance(decision, Give):
             made.meddled[0] = Meddling(device=value)

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from tracer.access.vcpu import SetRegister
 from tracer.access.want import RunAlone
+from tracer.errors import DebuggerError
 from tracer.intercept.carrier import Stand
+from tracer.intercept.fault import Fault
+from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.spill import VALUE_OFFSET
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.instruction import Instruction
@@ -33,8 +36,28 @@ def sees_code(insn: Instruction, cpu: CpuState) -> bool:
     return bool(cpu.cr4 & _CR4_DE) or cpu.gpr[RDX] & 0xFFFF in _SEES_REGISTERS
 
 
-async def access_port(access: PortAccess, stand: Stand) -> int | None:
-    """Have the vCPU access an I/O port, once and in the exact width; return what it read."""
+async def access_port(access: PortAccess, fault: Fault, gate: PageFaultGate) -> int | None:
+    """Access an I/O port for an instruction; return what it read.
+
+    A port is read once, however often a person starts the instruction over.
+    """
+    if isinstance(access, In) and fault.port is not None and fault.port[0] == access:
+        return fault.port[1]
+    try:
+        value = await _access(access, fault.stand(gate))
+    except DebuggerError as error:
+        if isinstance(access, In):
+            raise
+        # It may be what powers the guest off, like any write.
+        fault.silence = error
+        return None
+    if isinstance(access, In) and value is not None:
+        fault.port = access, value
+    return value
+
+
+async def _access(access: PortAccess, stand: Stand) -> int | None:
+    # Has the vCPU access an I/O port, once and in the exact width; returns what it read.
     reads = isinstance(access, In)
     routine = (stand.stub.inputs if reads else stand.stub.outputs)[access.width]
     request = [SetRegister("rdx", access.port), SetRegister("rip", routine)]

@@ -31,10 +31,11 @@ from tracer.confidential.tdx_module import Answered, Nested, Strip, Tdcall
 from tracer.confidential.tdx_state import TdxState
 from tracer.errors import GuestError, InterceptError
 from tracer.intercept.fault import Fault
+from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.guest_module import GuestModule
 from tracer.intercept.inquiry import Call, Inquiries, Inquiry, Place
-from tracer.intercept.interceptor import Intercepted, Interceptor
+from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.spill import frame_at, pack_return

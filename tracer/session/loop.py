@@ -50,10 +50,11 @@ from tracer.intercept.carrier import Stand
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.encrypted_guest import EncryptedGuest
+from tracer.intercept.firmware import Underneath
 from tracer.intercept.gate import PageFaultGate, refuse_fred
 from tracer.intercept.ground import Ground, Memory
 from tracer.intercept.guest_module import GuestModule
-from tracer.intercept.interceptor import Interceptor, Underneath
+from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
 from tracer.intercept.loads import TableLoads
@@ -236,7 +237,7 @@ class Loop:
             told = Told(callers, lambda: view.space(root, cr4), system.current)
             self.sites = interceptor.sites = CompiledSites(
                 room.window, room.common, room.slots, view, journal, system.names,
-                interceptor.take, told, stacks=stacks,
+                interceptor.ledger.take, told, stacks=stacks,
             )  # fmt: skip
             self.sites.begin(gate.stub.spill)
         if later is not None and domain is not None:
@@ -287,7 +288,8 @@ class Loop:
 
         module = GuestModule(window, view)
         sites = CompiledSites(
-            window, room.common, room.slots, view, journal, self.system.names, interceptor.take,
+            window, room.common, room.slots, view, journal, self.system.names,
+            interceptor.ledger.take,
             Told(self.traced.callers, now, self.system.current),
             domain=Domain(lambda raw: domain.told(raw, now()), domain.count, now),
         )  # fmt: skip
@@ -537,7 +539,7 @@ class Loop:
     def part(self) -> None:
         """Record what was under way when the guest ended, and may be how it did."""
         if self._traced is not None:
-            self._traced.bell.interceptor.part()
+            self._traced.bell.interceptor.ledger.part()
         if self.sites is not None:
             self.sites.part()
             self.journal.counts.update(self.sites.account())

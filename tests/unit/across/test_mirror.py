@@ -117,6 +117,7 @@ BY_PLAYBOOK = {
     "test_gate": "intercept/padding",
     "test_guest_module": "intercept/guest_module",
     "test_interceptor": "intercept/answer intercept/carrier intercept/delivery intercept/fault"
+    " intercept/firmware intercept/ledger intercept/oversight"
     " intercept/interceptor intercept/names intercept/native_step intercept/port"
     " intercept/standin intercept/view",
     "test_linux_traps": "linux/entry linux/hooks linux/place linux/readers linux/system"
