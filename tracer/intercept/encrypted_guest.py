@@ -33,13 +33,14 @@ from tracer.errors import GuestError, InterceptError
 from tracer.intercept.fault import Fault
 from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.inquiry import Call, Inquiries, Inquiry
+from tracer.intercept.inquiry import Call, Inquiries
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.spill import cr2_at, error_at, pack_frame
 from tracer.intercept.stub import CALLED
 from tracer.intercept.view import GuestView
+from tracer.intercept.waiting import Inquiry
 from tracer.trace.call import VmgexitRecord
 from tracer.x86.paging import Leaf
 from tracer.x86.state import PAGE_SIZE, PageFaultCode

@@ -16,6 +16,7 @@ from tracer.access.footprint import footprint
 from tracer.access.transfer import Meddling, Transfer
 from tracer.access.want import AskAnswered, AskBefore
 from tracer.errors import EmulationError
+from tracer.intercept import carrier
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interceptor import Interceptor
@@ -81,20 +82,9 @@ async def granted(
     """
     fault, insn, foretold = made
     read = transfer.direction == "read"
-    match decision:
-        case Skip(instead):
-            fault.meddled[0] = Meddling(skipped=True)
-            return instead if read else None
-        case Give(instead, by) if not read:
-            fault.meddled[0] = Meddling(device=instead)
-            fault.ruled.append(by)
-            transfer = replace(transfer, value=instead)
-        case Delay() as late:
-            await interceptor.oversight.delay(late, fault, gate)
-        case Refuse(by) | Postpone(by):
-            fault.meddled[0] = Meddling(skipped=True)
-            fault.ruled.append(by)
-            raise Refused(decision)
+    if isinstance(decision, Skip):
+        return _skipped(decision, fault, transfer)
+    transfer = await _wanted(interceptor, decision, fault, transfer, gate)
     (value,) = await interceptor.answering.carry((transfer,), fault, gate)
     if not read or not interceptor.asks or not transfer.traced:
         return value
@@ -113,6 +103,59 @@ async def granted(
                 raise Refused(ruling)
             case Go():
                 return value
+    return _given(decision, fault, value)
+
+
+async def unforeseen(
+    interceptor: Interceptor,
+    decision: Decision,
+    fault: Fault,
+    transfer: Transfer,
+    gate: PageFaultGate,
+) -> int | None:
+    """Make an access that no instruction is known to make as was decided; return what is read.
+
+    The fault stands where the guest asks for it. Raises Refused, as :func:`granted`.
+    """
+    if isinstance(decision, Skip):
+        return _skipped(decision, fault, transfer)
+    transfer = await _wanted(interceptor, decision, fault, transfer, gate)
+    value = await carrier.reach(transfer, fault.stand(gate), None)
+    if transfer.direction == "read" and isinstance(decision, Give):
+        return _given(decision, fault, value)
+    return value
+
+
+async def _wanted(
+    interceptor: Interceptor,
+    decision: Decision,
+    fault: Fault,
+    transfer: Transfer,
+    gate: PageFaultGate,
+) -> Transfer:
+    # Returns what is to be made, after a delay. Raises Refused.
+    match decision:
+        case Give(instead, by) if transfer.direction == "write":
+            fault.meddled[0] = Meddling(device=instead)
+            fault.ruled.append(by)
+            return replace(transfer, value=instead)
+        case Delay() as late:
+            await interceptor.oversight.delay(late, fault, gate)
+        case Refuse(by) | Postpone(by):
+            fault.meddled[0] = Meddling(skipped=True)
+            fault.ruled.append(by)
+            raise Refused(decision)
+    return transfer
+
+
+def _skipped(decision: Skip, fault: Fault, transfer: Transfer) -> int | None:
+    # Leaves an access out; returns what the guest reads instead.
+    fault.meddled[0] = Meddling(skipped=True)
+    return decision.value if transfer.direction == "read" else None
+
+
+def _given(decision: Give, fault: Fault, value: int | None) -> int:
+    # Gives the guest another value than the one that the device gave.
     fault.meddled[0] = Meddling(device=value)
     fault.ruled.append(decision.by)
     return decision.value

@@ -2,7 +2,8 @@
 
 The fault becomes an exception of the guest's own, whose handler decodes the instruction and asks
 its host. There the access is made, and recorded beside what vetrace has foretold at the fault: both
-are an :class:`Inquiry`. How a guest is told of a fault, and how it asks, differs:
+are an
+:class:`tracer.intercept.waiting.Inquiry`. How a guest is told of a fault, and how it asks, differs:
 :mod:`tracer.intercept.trust_domain` has it for TDX, :mod:`tracer.intercept.encrypted_guest` for
 SEV-ES.
 
@@ -13,10 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from tracer.access.decision import (
-    Decision,
     Delay,
     Give,
     Go,
@@ -25,69 +25,33 @@ from tracer.access.decision import (
     Refuse,
     Retry,
     Ruling,
-    Skip,
 )
 from tracer.access.execution import CarryOut, Foretold, Outcome, answered, delivered_alike
-from tracer.access.transfer import Meddling, Transfer
+from tracer.access.transfer import Transfer
 from tracer.access.want import AskCompleted
 from tracer.confidential import request as host
 from tracer.confidential.agreement import Made, differing
 from tracer.confidential.handler import Profile, judge
 from tracer.confidential.request import MapGpa, Mmio
 from tracer.errors import EmulationError, GuestException, InterceptError
-from tracer.intercept import carrier, visit
+from tracer.intercept import visit
 from tracer.intercept.fault import Fault, foretell_at
 from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.granting import Refused, decided, granted
+from tracer.intercept.granting import Refused, decided, granted, unforeseen
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.ledger import Asked
 from tracer.intercept.names import Names
-from tracer.intercept.spill import frame_at
 from tracer.intercept.view import GuestView
+from tracer.intercept.waiting import Inquiry, nearest
 from tracer.trace.call import Hypercall
 from tracer.x86.bus import PortAccess
 from tracer.x86.paging import Leaf
 
-STACK = 1 << 14
-"""Bytes of a stack of Linux on x86-64 at most (arch/x86/include/asm/page_64_types.h)."""
 _GO = Go()
 _MOST_WAITING = 256
 """Faults that are remembered until they are asked about: handlers nest a few deep."""
-
-
-@dataclass(slots=True)
-class Inquiry:
-    """Hold a fault whose handler has not asked yet, and what its instruction makes, if known.
-
-    ``physical`` is where the access goes. ``known`` tells that guest code knows of it too, and may
-    answer. ``passed_on`` tells that the handler makes the access itself, by an instruction that
-    faults in turn: then it asks nothing.
-    """
-
-    fault: Fault
-    physical: int
-    foretold: Foretold | None = None
-    carry: CarryOut | None = None
-    expected: Transfer | None = None
-    decision: Decision = field(default_factory=Go)
-    known: bool = False
-    passed_on: bool = False
-
-    @property
-    def frame(self) -> int:
-        """Return the address of the CPU's own frame, from RIP on."""
-        return frame_at(self.fault.stack)
-
-    def may_be(self, stack: int) -> bool:
-        """Tell whether a vCPU whose RSP is there may be in the handler of this fault."""
-        return 0 <= self.fault.stack - stack < STACK
-
-    def is_over(self, stack: int) -> bool:
-        """Tell whether the handler has returned: something else uses its part of the stack."""
-        begun = self.fault.stack
-        return stack > begun and stack // STACK == begun // STACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +184,8 @@ class Inquiries:
         return match
 
     def nearest(self, physical: int, fault: Fault) -> Inquiry | None:
-        """Return the fault that a call is for.
-
-        That is the nearest one up the stack of those at its address, or else the newest one of the
-        vCPU.
-        """
-        found = [it for it in self.waiting if it.physical == physical and not it.passed_on]
-        near = [it for it in found if it.may_be(fault.stack)]
-        mine = [it for it in found if it.fault.vcpu == fault.vcpu]
-        if near:
-            return min(near, key=lambda it: it.fault.stack)
-        return mine[-1] if mine else None
+        """Return the fault that a call is for, which goes on to wait."""
+        return nearest(self.waiting, physical, fault)
 
     async def asked(
         self,
@@ -293,7 +248,7 @@ class Inquiries:
         outcome = Outcome(made.cpu, (transfer,))
         try:
             if inquiry is None or foretold is None:
-                value = await self._unforeseen(transfer, ruling, made, gate)
+                value = await unforeseen(self._interceptor, ruling, made, transfer, gate)
             else:
                 value = await self._granted(inquiry, foretold, transfer, made, call, gate)
         except Refused as refused:
@@ -316,32 +271,6 @@ class Inquiries:
             # A person's changes there are the guest's to find.
             await AskCompleted(made.outcome.cpu)
 
-    async def _unforeseen(
-        self, transfer: Transfer, decision: Decision, made: Fault, gate: PageFaultGate
-    ) -> int | None:
-        # An access that no instruction is known to make.
-        read = transfer.direction == "read"
-        match decision:
-            case Skip(instead):
-                made.meddled[0] = Meddling(skipped=True)
-                return instead if read else None
-            case Give(instead, by) if not read:
-                made.meddled[0] = Meddling(device=instead)
-                made.ruled.append(by)
-                transfer = replace(transfer, value=instead)
-            case Refuse(by) | Postpone(by):
-                made.meddled[0] = Meddling(skipped=True)
-                made.ruled.append(by)
-                raise Refused(decision)
-            case Delay():
-                await self._interceptor.oversight.delay(decision, made, gate)
-        value = await carrier.reach(transfer, made.stand(gate), None)
-        if read and isinstance(decision, Give):
-            made.meddled[0] = Meddling(device=value)
-            made.ruled.append(decision.by)
-            return decision.value
-        return value
-
     async def _granted(
         self,
         inquiry: Inquiry,
@@ -354,7 +283,7 @@ class Inquiries:
         # An access that is asked for otherwise may be nowhere that the instruction maps.
         whole = transfer is inquiry.expected or delivered_alike([transfer], made.space.regions)
         if not whole:
-            return await self._unforeseen(transfer, inquiry.decision, made, gate)
+            return await unforeseen(self._interceptor, inquiry.decision, made, transfer, gate)
         what = made, foretold.insn, foretold.transfers
         given = call.given
         return await granted(self._interceptor, inquiry.decision, what, transfer, given, gate)

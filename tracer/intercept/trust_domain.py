@@ -34,13 +34,14 @@ from tracer.intercept.fault import Fault
 from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.guest_module import GuestModule
-from tracer.intercept.inquiry import Call, Inquiries, Inquiry, Place
+from tracer.intercept.inquiry import Call, Inquiries, Place
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.spill import frame_at, pack_return
 from tracer.intercept.stub import CALLED
 from tracer.intercept.view import GuestView
+from tracer.intercept.waiting import Inquiry
 from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.x86.paging import Leaf
 from tracer.x86.state import GPR, RSP, VIRTUALIZATION_VECTOR, Flag, PageFaultCode

@@ -124,7 +124,8 @@ BY_PLAYBOOK = {
     " linux/user linux/wrappers",
     "test_course": "session/course",
     "test_sites": "intercept/block intercept/pace intercept/rows intercept/sites intercept/stops",
-    "test_trust_domain": "intercept/granting intercept/inquiry intercept/trust_domain",
+    "test_trust_domain": "intercept/granting intercept/inquiry intercept/trust_domain"
+    " intercept/waiting",
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
     " intercept/call intercept/clock intercept/coverage intercept/ground"
     " intercept/interrupt_stack intercept/journal intercept/loads intercept/poison"
