@@ -36,7 +36,6 @@ class _Bare(Interceptor):
         self.at_breakpoint: list[float] = []
         self.seen = 0
         self._inner = inner
-        self.ledger = inner.ledger
 
     async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
         stub = gate.stub

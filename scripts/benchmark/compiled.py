@@ -88,7 +88,6 @@ class _Loops(Interceptor):
     ) -> None:
         self.figures = _Figures()
         self._inner = inner
-        self.ledger = inner.ledger
         self._sites = sites
         self._memory = memory
         self._clock = clock

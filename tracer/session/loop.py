@@ -7,7 +7,6 @@ I/O: see :mod:`tracer.access.want`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from tracer.access.decision import Leeway
 from tracer.access.execution import delivered_alike
@@ -17,14 +16,12 @@ from tracer.access.stack import Stack
 from tracer.access.state import stopped
 from tracer.access.stop import Ran, Stopped
 from tracer.access.transfer import Transfer
-from tracer.access.vcpu import Change, RegisterFile, VcpuState
+from tracer.access.vcpu import Change, VcpuState
 from tracer.access.want import (
     AskWhere,
     Await,
     Detach,
     FlushAllTlbs,
-    HasGiantPages,
-    HasMachineCheck,
     Hold,
     LogAccesses,
     MakeChanges,
@@ -37,11 +34,6 @@ from tracer.access.want import (
     Vcpu,
     VcpuStates,
 )
-from tracer.compiled.common import CommonCode, common_code
-from tracer.compiled.layout import DISTANCE, block_size
-from tracer.confidential.ghcb import GHCB_STAND_IN, VMGEXIT
-from tracer.confidential.handler import PROFILES, own_profile
-from tracer.confidential.kind import SHARED_BIT, Kind
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
 from tracer.intercept import carrier, visit
 from tracer.intercept.bench import Bench, Wanted
@@ -49,71 +41,21 @@ from tracer.intercept.blame import whose_doing
 from tracer.intercept.carrier import Stand
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
-from tracer.intercept.encrypted_guest import EncryptedGuest
 from tracer.intercept.firmware import Underneath
-from tracer.intercept.gate import PageFaultGate, refuse_fred
-from tracer.intercept.ground import Ground, Memory
-from tracer.intercept.guest_module import GuestModule
-from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.interrupt_stack import InterruptStacks
+from tracer.intercept.ground import Memory
 from tracer.intercept.journal import Journal
-from tracer.intercept.loads import TableLoads
 from tracer.intercept.recording import RecordedDevice
-from tracer.intercept.rows import Domain, Told
 from tracer.intercept.sites import CompiledSites
-from tracer.intercept.standin import StandIn
-from tracer.intercept.stub import Fast
-from tracer.intercept.system import Callers, System
-from tracer.intercept.trap import Breakpoint, GoOn, LetGo, StandStill, Trap
-from tracer.intercept.trust_domain import CALL, TrustDomain
+from tracer.intercept.system import System
+from tracer.intercept.trap import GoOn, LetGo, StandStill
 from tracer.intercept.view import GuestView
-from tracer.intercept.window import NoWindow, Window
-from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
+from tracer.session.preparation import Manner, Traced, prepare
+from tracer.session.room import Setting
 from tracer.session.whereabouts import whereabouts
 from tracer.x86.state import CpuState
 
 _EVERY = 0.005
 """Seconds of the host's time between two looks at what a guest that runs has told by itself."""
-
-_MOST_STACKS = 1024
-"""Records of a ring at which each has a stack: 8 MiB of the guest's RAM."""
-
-_CALLS: dict[Kind, tuple[bytes, int | None]] = {
-    Kind.PLAIN: (b"", None),
-    Kind.TDX: (CALL, None),
-    Kind.SEV_ES: (VMGEXIT, GHCB_STAND_IN),
-}
-"""The instruction by which a guest calls what is below it, and the MSR that tells what for."""
-
-_EFER_NXE = 1 << 11
-_CR4_LA57 = 1 << 12
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """Hold what is in place once a guest is being traced.
-
-    A stop goes to the first of the ``traps`` that claims it.
-    """
-
-    ground: Ground
-    callers: Callers
-    watch: GateWatch
-    bell: Bell
-    traps: tuple[Trap, ...]
-
-    @property
-    def gate(self) -> PageFaultGate:
-        """Return the stub's."""
-        return self.ground.gate
-
-
-@dataclass(frozen=True, slots=True)
-class _Room:
-    # Compiled sites lie in the window; they share the common code, and a ring of so many slots.
-    window: Window
-    common: CommonCode
-    slots: int
 
 
 class Loop:
@@ -134,12 +76,8 @@ class Loop:
         self.recorded: RecordedDevice | None = None
         self.asks = False
         self.wanted: Wanted | None = None
-        self.bench: Bench | None = None
-        self.sites: CompiledSites | None = None
         self._memory = memory
         self._traced: Traced | None = None
-        self._underneath: Underneath | None = None
-        self._late = False
         self._releasing = False
 
     # ---- beginning
@@ -147,7 +85,21 @@ class Loop:
     @property
     def every_stop(self) -> bool:
         """Tell whether each access takes a stop, now and later."""
-        return self.sites is None and not self._late
+        return self.sites is None and not (self._traced is not None and self._traced.late)
+
+    @property
+    def sites(self) -> CompiledSites | None:
+        """Return the compiled sites, once there are some."""
+        return None if self._traced is None else self._traced.interceptor.sites
+
+    @property
+    def bench(self) -> Bench | None:
+        """Return what tries instructions on the guest's handler, if that is wanted."""
+        return None if self._traced is None else self._traced.bench
+
+    @property
+    def _underneath(self) -> Underneath | None:
+        return None if self._traced is None else self._traced.underneath
 
     @property
     def traced(self) -> Traced:
@@ -167,185 +119,15 @@ class Loop:
         With ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many
         records instructions are compiled, where that can be.
         """
-        system, view, journal = self.system, self.view, self.journal
-        later = None
-        if system.kind is Kind.TDX:
-            view.shared = 1 << SHARED_BIT
-            # Its kernel knows nothing of memory yet. Call chains are those of stops.
-            later = None if stacks else ring
-        if system.kind is not Kind.PLAIN:
-            ring = None
-        regions = await self.coverage.refresh()
-        self.coverage.tell_left_out()
-        notes = await HasMachineCheck()
-        registers = await Registers()
-        refuse_fred(registers["cr4"])
-        space = view.space_of(registers)
-        room = None if ring is None else await self._room(ring, registers, space, stacks=stacks)
-        fast = None
-        if room is not None:
-            fast = Fast(room.window.block + DISTANCE + room.common.fast, room.window.span)
-            self.coverage.own.append(room.window.span)
-        call, msr = _CALLS[system.kind]
-        if msr is not None and not notes:
-            raise GuestError(
-                f"the guest's CPU has no machine-check banks, which an {system.kind.label} guest's "
-                "MSR of the GHCB is kept in: leave -mce and -mca out of your -cpu"
-            )
-        gate = PageFaultGate(
-            self._memory, spare=system.spare, notes=notes, fast=fast, call=call, msr=msr
-        )
-        # A fault in an NMI's handler would begin an interrupt stack that the fast way is on anew.
-        own_stack = system.stack_in_device and room is None
-        loads = await self._plant(gate, registers, space, own_stack=own_stack)
-        ground = Ground(self._memory, view, journal, self.coverage, gate, loads)
-        # Call chains tell the phase as well.
-        block = None if room is None or stacks else room.window.block
-        late = room is not None and stacks
-        breakpoints: list[Breakpoint] = [*await system.watch(ground, space, late=late), loads]
-        if later is None:
-            await system.follow_errands(block, smp=view.vcpus > 1)
-        for line in system.unseen(regions):
-            journal.remark(line)
-        if notes:
-            await visit.note(gate.stub, registers)
-        else:
-            journal.remark("the guest's CPU has no machine-check banks: accesses change its CR2")
-        callers = system.callers(journal.publish, stacks=stacks)
-        remark = callers.remark(space) if stacks else None
-        if remark is not None:
-            journal.remark(remark)
-        interceptor = Interceptor(view, system.names, callers, journal.counts, journal.publish)
-        if self.recorded is not None:
-            standin = StandIn(self.recorded, system.names, journal.counts)
-            interceptor.answers.insert(0, standin)
-        interceptor.asks = self.asks
-        domain = None
-        if system.kind is Kind.TDX:
-            profile = PROFILES[own_profile(system.release)]
-            domain = TrustDomain(interceptor, view, system.names, journal, profile)
-            self._underneath = interceptor.firmware = domain
-            if self.wanted is not None:
-                self.bench = Bench(domain, journal, self.wanted)
-                interceptor.firmware = self.bench
-                breakpoints.append(self.bench)
-        if system.kind is Kind.SEV_ES:
-            encrypted = EncryptedGuest(interceptor, view, system.names, journal)
-            self._underneath = interceptor.firmware = encrypted
-        if room is not None:
-            root, cr4 = room.window.root, registers["cr4"]
-            told = Told(callers, lambda: view.space(root, cr4), system.current)
-            self.sites = interceptor.sites = CompiledSites(
-                room.window, room.common, room.slots, view, journal, system.names,
-                interceptor.ledger.take, told, stacks=stacks,
-            )  # fmt: skip
-            self.sites.begin(gate.stub.spill)
-        if later is not None and domain is not None:
-            await self._expect(later, domain, interceptor, gate, breakpoints)
-        bell = Bell(interceptor, gate, journal, asks=self.asks)
-        watch = GateWatch(gate, view, journal, self.coverage)
-        interruption = Interruption(gate, journal, bell, breakpoints)
-        traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
-        self._traced = Traced(ground, callers, watch, bell, tuple(traps))
+        how = Manner(self.recorded, self.asks, self.wanted, stacks, ring)
+        setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
+        self._traced, registers = await prepare(setting, how)
         await self.coverage.poison(registers, "present at kernel entry")
-
-    async def _expect(
-        self,
-        slots: int,
-        domain: TrustDomain,
-        interceptor: Interceptor,
-        gate: PageFaultGate,
-        breakpoints: list[Breakpoint],
-    ) -> None:
-        # Have the TDX module, and compiled sites, become code in the guest once there is room.
-        place = self.system.ready()
-        if place is None:
-            self.journal.remark("each access takes a stop: nobody knows where the guest has room")
-            await self.system.follow_errands(None, smp=self.view.vcpus > 1)
-            return
-        readiness = Readiness(lambda: self._hasten(slots, domain, interceptor, gate), self.journal)
-        await readiness.install(place)
-        breakpoints.append(readiness)
-        self._late = True
-
-    async def _hasten(
-        self, slots: int, domain: TrustDomain, interceptor: Interceptor, gate: PageFaultGate
-    ) -> None:
-        view, journal = self.view, self.journal
-        registers = await Registers()
-        space = view.space_of(registers)
-        room = await self._room(slots, registers, space, stacks=False)
-        block = None if room is None else room.window.block
-        await self.system.follow_errands(block, smp=view.vcpus > 1)
-        if room is None:
-            return
-        window = room.window
-        self.coverage.own.append(window.span)
-        root, cr4 = window.root, registers["cr4"]
-
-        def now() -> AddressSpace:
-            return view.space(root, cr4)
-
-        module = GuestModule(window, view)
-        sites = CompiledSites(
-            window, room.common, room.slots, view, journal, self.system.names,
-            interceptor.ledger.take,
-            Told(self.traced.callers, now, self.system.current),
-            domain=Domain(lambda raw: domain.told(raw, now()), domain.count, now),
-        )  # fmt: skip
-        sites.begin(gate.stub.spill)
-        current = self.system.current
-        module.begin(gate.stub, room.common, space.paging, view.regions.ram, current)
-        await gate.hasten(Fast(module.fault, window.span), module.tdcall)
-        domain.module = module
-        self.sites = interceptor.sites = sites
 
     async def even_time(self) -> None:
         """Let time pass until two runs have the same, whatever their firmware waited for."""
         registers = await Registers()
         await visit.wait(self.traced.gate.stub, self.view.space_of(registers), registers)
-
-    async def _room(
-        self, slots: int, registers: RegisterFile, space: AddressSpace, *, stacks: bool
-    ) -> _Room | None:
-        # Returns the place for compiled sites; remarks why there is none.
-        try:
-            if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
-                raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
-            slots = min(slots, _MOST_STACKS) if stacks else slots
-            size = block_size(slots, stacks=stacks)
-            window = self.system.window(self._memory, space, size)
-        except NoWindow as why:
-            self.journal.remark(f"each access takes a stop: {why}")
-            return None
-        common = common_code(smp=self.view.vcpus > 1, la57=bool(registers["cr4"] & _CR4_LA57))
-        return _Room(window, common, slots)
-
-    async def _plant(
-        self,
-        gate: PageFaultGate,
-        registers: RegisterFile,
-        space: AddressSpace,
-        *,
-        own_stack: bool,
-    ) -> TableLoads:
-        # Put the stub in front of the guest's page-fault handler, in every IDT to come.
-        system, journal = self.system, self.journal
-        state = (await VcpuStates())[await Vcpu()]
-        await gate.place(space, state.tables.idt, system.stub_place(), registers["cs"])
-        stacks = None
-        if own_stack:
-            stacks = InterruptStacks(gate.room, self.view.vcpus)
-            if not await stacks.begin(state, registers, space):
-                stacks = None
-                journal.remark("no interrupt stack for page faults: RSP must not be in a device")
-        gate.stack = stacks.number if stacks is not None else 0
-        await gate.follow(space, state.tables.idt)
-        loads = TableLoads(
-            self.view, gate, stacks, self.coverage, journal, system.names, system.without_idt
-        )
-        await loads.install(space)
-        return loads
 
     # ---- the loop
 
@@ -539,7 +321,7 @@ class Loop:
     def part(self) -> None:
         """Record what was under way when the guest ended, and may be how it did."""
         if self._traced is not None:
-            self._traced.bell.interceptor.ledger.part()
+            self._traced.interceptor.ledger.part()
         if self.sites is not None:
             self.sites.part()
             self.journal.counts.update(self.sites.account())

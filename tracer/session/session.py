@@ -25,7 +25,8 @@ from tracer.qemu.ending import Ending, check, why
 from tracer.qemu.machine import Machine
 from tracer.qemu.monitor import vcpu_states
 from tracer.session.driver import Driver, Overseer
-from tracer.session.loop import Loop, Traced
+from tracer.session.loop import Loop
+from tracer.session.preparation import Traced
 from tracer.trace.lines import access_lines
 from tracer.trace.naming import Naming
 from tracer.x86.paging import poison_bit

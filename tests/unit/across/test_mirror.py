@@ -130,7 +130,7 @@ BY_PLAYBOOK = {
     " intercept/call intercept/clock intercept/coverage intercept/ground"
     " intercept/interrupt_stack intercept/journal intercept/loads intercept/poison"
     " intercept/system intercept/trap intercept/visit intercept/window session/loop"
-    " session/traps session/whereabouts",
+    " session/preparation session/room session/traps session/whereabouts",
 }
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.

@@ -1,0 +1,261 @@
+"""What is put in place before a guest is traced: gate, traps, interceptor, compiled sites."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracer.access.space import AddressSpace
+from tracer.access.vcpu import RegisterFile
+from tracer.access.want import HasMachineCheck, Registers, Vcpu, VcpuStates
+from tracer.confidential.ghcb import GHCB_STAND_IN, VMGEXIT
+from tracer.confidential.handler import PROFILES, own_profile
+from tracer.confidential.kind import SHARED_BIT, Kind
+from tracer.errors import GuestError
+from tracer.intercept import visit
+from tracer.intercept.bench import Bench, Wanted
+from tracer.intercept.encrypted_guest import EncryptedGuest
+from tracer.intercept.firmware import Underneath
+from tracer.intercept.gate import PageFaultGate, refuse_fred
+from tracer.intercept.ground import Ground
+from tracer.intercept.guest_module import GuestModule
+from tracer.intercept.interceptor import Interceptor
+from tracer.intercept.interrupt_stack import InterruptStacks
+from tracer.intercept.loads import TableLoads
+from tracer.intercept.recording import RecordedDevice
+from tracer.intercept.rows import Domain, Told
+from tracer.intercept.sites import CompiledSites
+from tracer.intercept.standin import StandIn
+from tracer.intercept.stub import Fast
+from tracer.intercept.system import Callers
+from tracer.intercept.trap import Breakpoint, Trap
+from tracer.intercept.trust_domain import CALL, TrustDomain
+from tracer.session.room import Setting, room_for
+from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
+
+_CALLS: dict[Kind, tuple[bytes, int | None]] = {
+    Kind.PLAIN: (b"", None),
+    Kind.TDX: (CALL, None),
+    Kind.SEV_ES: (VMGEXIT, GHCB_STAND_IN),
+}
+"""The instruction by which a guest calls what is below it, and the MSR that tells what for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """Say how to trace a guest.
+
+    ``recorded`` answers for its regions in place of their devices. With ``asks`` a person is asked
+    what becomes of each access. What is ``wanted`` is tried on the guest's own handler. With
+    ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many records
+    instructions are compiled, where that can be.
+    """
+
+    recorded: RecordedDevice | None = None
+    asks: bool = False
+    wanted: Wanted | None = None
+    stacks: bool = False
+    ring: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Hold what is in place once a guest is being traced.
+
+    A stop goes to the first of the ``traps`` that claims it. ``underneath`` is what a confidential
+    guest has below it, ``bench`` tries instructions on its handler, ``late`` tells that compiled
+    sites come once there is room.
+    """
+
+    ground: Ground
+    callers: Callers
+    watch: GateWatch
+    bell: Bell
+    interceptor: Interceptor
+    traps: tuple[Trap, ...]
+    underneath: Underneath | None = None
+    bench: Bench | None = None
+    late: bool = False
+
+    @property
+    def gate(self) -> PageFaultGate:
+        """Return the stub's."""
+        return self.ground.gate
+
+
+async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
+    """Put every trap in place; the guest stands where tracing can begin.
+
+    Return the registers that it stands there with, too. Nothing is poisoned yet.
+    """
+    system, view, journal = setting.system, setting.view, setting.journal
+    coverage, stacks, ring, later = setting.coverage, how.stacks, how.ring, None
+    if system.kind is Kind.TDX:
+        view.shared = 1 << SHARED_BIT
+        # Its kernel knows nothing of memory yet. Call chains are those of stops.
+        later = None if stacks else ring
+    if system.kind is not Kind.PLAIN:
+        ring = None
+    regions = await coverage.refresh()
+    coverage.tell_left_out()
+    notes = await HasMachineCheck()
+    registers = await Registers()
+    refuse_fred(registers["cr4"])
+    space = view.space_of(registers)
+    room = None if ring is None else await room_for(setting, ring, registers, space, stacks=stacks)
+    if room is not None:
+        coverage.own.append(room.window.span)
+    gate = _gate(setting, None if room is None else room.fast, notes=notes)
+    # A fault in an NMI's handler would begin an interrupt stack that the fast way is on anew.
+    own_stack = system.stack_in_device and room is None
+    loads = await _plant(setting, gate, registers, space, own_stack=own_stack)
+    ground = Ground(setting.memory, view, journal, coverage, gate, loads)
+    # Call chains tell the phase as well.
+    block = None if room is None or stacks else room.window.block
+    watched = await system.watch(ground, space, late=room is not None and stacks)
+    breakpoints: list[Breakpoint] = [*watched, loads]
+    if later is None:
+        await system.follow_errands(block, smp=view.vcpus > 1)
+    for line in system.unseen(regions):
+        journal.remark(line)
+    if notes:
+        await visit.note(gate.stub, registers)
+    else:
+        journal.remark("the guest's CPU has no machine-check banks: accesses change its CR2")
+    callers = system.callers(journal.publish, stacks=stacks)
+    remark = callers.remark(space) if stacks else None
+    if remark is not None:
+        journal.remark(remark)
+    interceptor = Interceptor(view, system.names, callers, journal.counts, journal.publish)
+    if how.recorded is not None:
+        standin = StandIn(how.recorded, system.names, journal.counts)
+        interceptor.answers.insert(0, standin)
+    interceptor.asks = how.asks
+    below = interceptor.firmware = _below(setting, interceptor)
+    bench = None
+    if isinstance(below, TrustDomain) and how.wanted is not None:
+        bench = interceptor.firmware = Bench(below, journal, how.wanted)
+        breakpoints.append(bench)
+    if room is not None:
+        root, cr4 = room.window.root, registers["cr4"]
+        told = Told(callers, lambda: view.space(root, cr4), system.current)
+        interceptor.sites = CompiledSites(
+            room.window, room.common, room.slots, view, journal, system.names,
+            interceptor.ledger.take, told, stacks=stacks,
+        )  # fmt: skip
+        interceptor.sites.begin(gate.stub.spill)
+    readiness = None
+    if later is not None and isinstance(below, TrustDomain):
+        hastening = _Hastening(setting, later, below, interceptor, gate, callers)
+        readiness = await hastening.expect()
+        breakpoints += [] if readiness is None else [readiness]
+    bell = Bell(interceptor, gate, journal, asks=how.asks)
+    watch = GateWatch(gate, view, journal, coverage)
+    interruption = Interruption(gate, journal, bell, breakpoints)
+    traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
+    late = readiness is not None
+    traced = Traced(ground, callers, watch, bell, interceptor, tuple(traps), below, bench, late)
+    return traced, registers
+
+
+def _gate(setting: Setting, fast: Fast | None, *, notes: bool) -> PageFaultGate:
+    system = setting.system
+    call, msr = _CALLS[system.kind]
+    if msr is not None and not notes:
+        raise GuestError(
+            f"the guest's CPU has no machine-check banks, which an {system.kind.label} guest's "
+            "MSR of the GHCB is kept in: leave -mce and -mca out of your -cpu"
+        )
+    return PageFaultGate(
+        setting.memory, spare=system.spare, notes=notes, fast=fast, call=call, msr=msr
+    )
+
+
+def _below(setting: Setting, interceptor: Interceptor) -> TrustDomain | EncryptedGuest | None:
+    # What a confidential guest has below it.
+    system, view, journal = setting.system, setting.view, setting.journal
+    match system.kind:
+        case Kind.TDX:
+            profile = PROFILES[own_profile(system.release)]
+            return TrustDomain(interceptor, view, system.names, journal, profile)
+        case Kind.SEV_ES:
+            return EncryptedGuest(interceptor, view, system.names, journal)
+        case Kind.PLAIN:
+            return None
+
+
+async def _plant(
+    setting: Setting,
+    gate: PageFaultGate,
+    registers: RegisterFile,
+    space: AddressSpace,
+    *,
+    own_stack: bool,
+) -> TableLoads:
+    # Put the stub in front of the guest's page-fault handler, in every IDT to come.
+    system, view, journal = setting.system, setting.view, setting.journal
+    state = (await VcpuStates())[await Vcpu()]
+    await gate.place(space, state.tables.idt, system.stub_place(), registers["cs"])
+    stacks = None
+    if own_stack:
+        stacks = InterruptStacks(gate.room, view.vcpus)
+        if not await stacks.begin(state, registers, space):
+            stacks = None
+            journal.remark("no interrupt stack for page faults: RSP must not be in a device")
+    gate.stack = stacks.number if stacks is not None else 0
+    await gate.follow(space, state.tables.idt)
+    loads = TableLoads(
+        view, gate, stacks, setting.coverage, journal, system.names, system.without_idt
+    )
+    await loads.install(space)
+    return loads
+
+
+@dataclass(frozen=True, slots=True)
+class _Hastening:
+    # The TDX module, and compiled sites with a ring of so many slots, become code in the guest
+    # once there is room.
+    setting: Setting
+    slots: int
+    domain: TrustDomain
+    interceptor: Interceptor
+    gate: PageFaultGate
+    callers: Callers
+
+    async def expect(self) -> Readiness | None:
+        system, view, journal = self.setting.system, self.setting.view, self.setting.journal
+        place = system.ready()
+        if place is None:
+            journal.remark("each access takes a stop: nobody knows where the guest has room")
+            await system.follow_errands(None, smp=view.vcpus > 1)
+            return None
+        readiness = Readiness(self._begin, journal)
+        await readiness.install(place)
+        return readiness
+
+    async def _begin(self) -> None:
+        system, view, domain = self.setting.system, self.setting.view, self.domain
+        registers = await Registers()
+        space = view.space_of(registers)
+        room = await room_for(self.setting, self.slots, registers, space, stacks=False)
+        block = None if room is None else room.window.block
+        await system.follow_errands(block, smp=view.vcpus > 1)
+        if room is None:
+            return
+        window = room.window
+        self.setting.coverage.own.append(window.span)
+        root, cr4 = window.root, registers["cr4"]
+
+        def now() -> AddressSpace:
+            return view.space(root, cr4)
+
+        module = GuestModule(window, view)
+        sites = CompiledSites(
+            window, room.common, room.slots, view, self.setting.journal, system.names,
+            self.interceptor.ledger.take, Told(self.callers, now, system.current),
+            domain=Domain(lambda raw: domain.told(raw, now()), domain.count, now),
+        )  # fmt: skip
+        sites.begin(self.gate.stub.spill)
+        module.begin(self.gate.stub, room.common, space.paging, view.regions.ram, system.current)
+        await self.gate.hasten(Fast(module.fault, window.span), module.tdcall)
+        domain.module = module
+        self.interceptor.sites = sites

@@ -1,0 +1,69 @@
+"""A guest that is to be traced, and the room that it has for compiled sites."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracer.access.space import AddressSpace
+from tracer.access.vcpu import RegisterFile
+from tracer.access.want import HasGiantPages
+from tracer.compiled.common import CommonCode, common_code
+from tracer.compiled.layout import DISTANCE, block_size
+from tracer.intercept.coverage import Coverage
+from tracer.intercept.ground import Memory
+from tracer.intercept.journal import Journal
+from tracer.intercept.stub import Fast
+from tracer.intercept.system import System
+from tracer.intercept.view import GuestView
+from tracer.intercept.window import NoWindow, Window
+
+_MOST_STACKS = 1024
+"""Records of a ring at which each has a stack: 8 MiB of the guest's RAM."""
+
+_EFER_NXE = 1 << 11
+_CR4_LA57 = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Hold what is there before a guest is traced."""
+
+    view: GuestView
+    memory: Memory
+    system: System
+    journal: Journal
+    coverage: Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Say where compiled sites lie: in the window, with common code, and a ring of ``slots``."""
+
+    window: Window
+    common: CommonCode
+    slots: int
+
+    @property
+    def fast(self) -> Fast:
+        """Return where a fault enters the common code."""
+        return Fast(self.window.block + DISTANCE + self.common.fast, self.window.span)
+
+
+async def room_for(
+    setting: Setting, slots: int, registers: RegisterFile, space: AddressSpace, *, stacks: bool
+) -> Room | None:
+    """Return the place for compiled sites; remark why there is none.
+
+    With ``stacks`` each record has a copy of its stack.
+    """
+    try:
+        if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
+            raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
+        slots = min(slots, _MOST_STACKS) if stacks else slots
+        size = block_size(slots, stacks=stacks)
+        window = setting.system.window(setting.memory, space, size)
+    except NoWindow as why:
+        setting.journal.remark(f"each access takes a stop: {why}")
+        return None
+    common = common_code(smp=setting.view.vcpus > 1, la57=bool(registers["cr4"] & _CR4_LA57))
+    return Room(window, common, slots)
