@@ -69,7 +69,8 @@ TESTED_BY = {
     "repl/test_calls": "look/call query/called",
     "intercept/test_stub": "intercept/door intercept/spill",
     "query/test_breakpoint": "confidential/call_name query/breakpoint/pattern"
-    " query/breakpoint/state query/breakpoint/words query/origin query/place",
+    " query/breakpoint/state query/breakpoint/table query/breakpoint/words query/origin"
+    " query/place",
     "query/test_facts": "query/course query/pending",
     "session/test_host": "session/outlook session/own_host host/own_code",
     "query/test_sieve": "query/roster query/source query/words",

@@ -1,16 +1,8 @@
 """Breaks: where a person wants the guest to stop, as values and as the words that are typed."""
 
 from tracer.query.breakpoint.pattern import Pattern
-from tracer.query.breakpoint.state import (
-    CALLS,
-    Break,
-    Breaks,
-    Checked,
-    Row,
-    Until,
-    counted,
-    matches,
-)
+from tracer.query.breakpoint.state import CALLS, Break, Until, counted, matches
+from tracer.query.breakpoint.table import Breaks, Checked, Row
 from tracer.query.breakpoint.words import (
     CLAUSES,
     KEYWORDS,

@@ -1,28 +1,26 @@
-"""Breaks: where a person wants the guest to stop, as values.
+"""A break: where a person wants the guest to stop, as a value.
 
-Each change returns a new value. What is watched is told in the words of the prompt:
+What is watched is told in the words of the prompt:
 ``write nvme+0x1000 if value & 0xff == 3 once``.
 """
 
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Literal
 
 from tracer.access.decision import MOST_ACCESSES, NO_LEEWAY, Called, Leeway
 from tracer.access.region import RegionMap
-from tracer.errors import ConditionError, UsageError
+from tracer.errors import ConditionError
 from tracer.query.breakpoint.pattern import Pattern, Refused
-from tracer.query.called import CalledFacts, check_of_call
 from tracer.query.condition import Condition, parse
 from tracer.query.condition.lexeme import quoted
 from tracer.query.condition.vocabulary import Fact, Facts
 from tracer.query.facts import Partial
 from tracer.query.pending import PendingFacts
-from tracer.text.number import ends, whole
 from tracer.x86.bus import Direction
 
 Kind = Literal["access", "symbol", "unhandled", "verdict", "tdcall", "hypercall"]
@@ -30,18 +28,16 @@ Kind = Literal["access", "symbol", "unhandled", "verdict", "tdcall", "hypercall"
 CALLS: frozenset[Kind] = frozenset({"tdcall", "hypercall"})
 """The kinds that are about calls of a confidential guest, and no accesses."""
 
-_break_number = partial(whole, what="number of a break", like="2 is, and 2-4 are")
-
 
 @dataclass(frozen=True, slots=True)
 class Break:
     """Hold one break; ``head`` is as typed, up to the condition and the counts.
 
-    ``number`` is 0 until it is one of :class:`Breaks`. ``target`` is the symbol's name or pattern,
-    or the name of the profile, ``call`` the number of a leaf or sub-function, None for any.
-    ``fitted`` counts the accesses that fitted but for the condition,
-    ``hits`` those that met it too; the next ``ignore`` hits do not stop the guest. ``remaining``
-    is how many stops are left, None for any number. One that is ``pending`` names what nothing had
+    ``number`` is 0 until it is in a :mod:`tracer.query.breakpoint.table`. ``target`` is the
+    symbol's name or pattern, or the name of the profile, ``call`` the number of a leaf or
+    sub-function, None for any. ``fitted`` counts the accesses that fitted but for the condition,
+    ``hits`` those that met it too; the next ``ignore`` hits do not stop the guest. ``remaining`` is
+    how many stops are left, None for any number. One that is ``pending`` names what nothing had
     when it was made.
     """
 
@@ -204,163 +200,6 @@ def _agrees(item: Break, facts: Facts, count: int) -> bool:
     return condition.holds(_Counted(facts, count) if "count" in condition.names else facts)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Hold a line of ``info breaks``."""
-
-    number: int
-    kind: Kind
-    enabled: bool
-    hits: int
-    text: str
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Breaks:
-    """Hold all breaks, oldest first; ``last`` is the highest number that was ever given."""
-
-    items: tuple[Break, ...] = ()
-    last: int = 0
-
-    def added(self, item: Break) -> Breaks:
-        """Return them with one more, at the end, under a number of its own."""
-        number = self.last + 1
-        return Breaks((*self.items, replace(item, number=number)), number)
-
-    def find(self, number: int) -> Break:
-        """Return the break with a number. Raises UsageError when there is none."""
-        for item in self.items:
-            if item.number == number:
-                return item
-        there = ", ".join(str(item.number) for item in self.items)
-        raise UsageError(f"there is no break {number}; there are: {there or 'none at all'}")
-
-    def numbers(self, text: str) -> tuple[int, ...]:
-        """Return the numbers in ``1 3-5``, each of a break there is; of all for no text.
-
-        Raises UsageError.
-        """
-        found: list[int] = []
-        for word in text.split():
-            first, last = ends(word, _break_number)
-            if first == last:
-                found.append(self.find(first).number)
-                continue
-            inside = [item.number for item in self.items if first <= item.number <= last]
-            if not inside:
-                raise UsageError(f"there is no break from {first} to {last}")
-            found += inside
-        if not text.strip():
-            found = [item.number for item in self.items]
-        return tuple(dict.fromkeys(found))
-
-    def deleted(self, numbers: Iterable[int]) -> Breaks:
-        """Return them without some. Raises UsageError for a number there is not."""
-        gone = {self.find(number).number for number in numbers}
-        return replace(self, items=tuple(i for i in self.items if i.number not in gone))
-
-    def enabled(self, numbers: Iterable[int], enabled: bool = True) -> Breaks:
-        """Return them with some enabled, or disabled. Raises UsageError as :meth:`find`."""
-        chosen = {self.find(number).number for number in numbers}
-        return replace(
-            self,
-            items=tuple(
-                replace(item, enabled=enabled) if item.number in chosen else item
-                for item in self.items
-            ),
-        )
-
-    def ignoring(self, number: int, count: int) -> Breaks:
-        """Return them with one that does not stop at its next ``count`` hits; 0 takes that back.
-
-        Raises UsageError for a negative count, and as :meth:`find`.
-        """
-        if count < 0:
-            raise UsageError(f"break {number} cannot ignore {count} hits")
-        return self._replaced(replace(self.find(number), ignore=count))
-
-    def conditioned(self, number: int, condition: Condition | None) -> Breaks:
-        """Return them with another condition of one, or with none. Raises as :meth:`find`."""
-        item = self.find(number)
-        if item.kind in CALLS:
-            check_of_call(condition)
-        return self._replaced(replace(item, pattern=replace(item.pattern, condition=condition)))
-
-    def _replaced(self, item: Break) -> Breaks:
-        items = (item if old.number == item.number else old for old in self.items)
-        return replace(self, items=tuple(items))
-
-    @property
-    def needs_stack(self) -> bool:
-        """Tell whether any that is enabled asks for the functions under way."""
-        return any(item.enabled and item.needs_stack for item in self.items)
-
-    @property
-    def needs_value(self) -> bool:
-        """Tell whether any that is enabled has to see a read's answer."""
-        return any(item.enabled and item.needs_value for item in self.items)
-
-    def check(self, facts: PendingFacts, *, answered: bool = False) -> Checked:
-        """Judge one access, and count it.
-
-        Before a read is made, those that need its value are left out; once it is ``answered``
-        they alone are judged. A break whose stops are used up is gone from what is returned.
-        """
-
-        def concerned(item: Break) -> bool:
-            waits = item.needs_value and facts["direction"] == "read"
-            return waits is answered and item.fits(facts)
-
-        return self._checked(facts, concerned)
-
-    def check_call(self, facts: CalledFacts) -> Checked:
-        """Judge one call of a confidential guest, and count it, likewise."""
-        return self._checked(facts, lambda item: item.takes(facts.called))
-
-    def _checked(self, facts: Facts, concerned: Callable[[Break], bool]) -> Checked:
-        kept: list[Break] = []
-        stops: list[Break] = []
-        errors: list[ConditionError] = []
-        changed = False
-        for item in self.items:
-            if not item.enabled or not concerned(item):
-                kept.append(item)
-                continue
-            changed = True
-            try:
-                item, stopped = counted(item, facts)
-            except ConditionError as error:
-                errors.append(error.of(f"break {item.number}"))
-                item, stopped = replace(item, fitted=item.fitted + 1), False
-            if stopped:
-                stops.append(item)
-            if item.remaining != 0:
-                kept.append(item)
-        after = replace(self, items=tuple(kept)) if changed else self
-        return Checked(after, tuple(stops), tuple(errors))
-
-    def leeway(self, regions: RegionMap, now_ns: int) -> Leeway:
-        """Return which accesses the guest may make without a stop for any of them."""
-        found = Leeway()
-        for item in self.items:
-            found = found.within(item.leeway(regions, now_ns))
-        return found
-
-    def passed(self, direction: Direction | None) -> Breaks:
-        """Return them with an access counted that the guest has made without a stop."""
-        if not any(item.counts for item in self.items):
-            return self
-        return replace(self, items=tuple(item.passed(direction) for item in self.items))
-
-    def describe(self) -> list[Row]:
-        """Return the rows of ``info breaks``."""
-        return [
-            Row(item.number, item.kind, item.enabled, item.hits, item.text, item.note)
-            for item in self.items
-        ]
-
-
 def _hit(item: Break) -> tuple[Break, bool]:
     item = replace(item, hits=item.hits + 1)
     if item.ignore:
@@ -368,24 +207,6 @@ def _hit(item: Break) -> tuple[Break, bool]:
     if item.remaining is not None:
         item = replace(item, remaining=item.remaining - 1)
     return item, True
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """Hold what an access did to the breaks.
-
-    ``stops`` are those that stop the guest, counted up; ``errors`` name the breaks whose condition
-    has no answer, which stop it too.
-    """
-
-    breaks: Breaks
-    stops: tuple[Break, ...] = ()
-    errors: tuple[ConditionError, ...] = ()
-
-    @property
-    def stopped(self) -> bool:
-        """Tell whether the guest is to stop."""
-        return bool(self.stops or self.errors)
 
 
 @dataclass(frozen=True, slots=True)
