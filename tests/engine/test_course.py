@@ -94,7 +94,7 @@ class Held:
 def run(test: Callable[[Held], Awaitable[None]], **options: Any) -> None:
     async def body() -> None:
         held = Held(Guest(accesses(), **options))
-        assert isinstance(held.control._course, Unstarted)
+        assert isinstance(held.control.custody.course, Unstarted)
         with pytest.raises(UsageError, match="not been started"):
             held.control.resume()
         await trapped(held.session)
@@ -111,9 +111,11 @@ def run(test: Callable[[Held], Awaitable[None]], **options: Any) -> None:
 def test_from_the_entry_to_the_end() -> None:
     async def test(held: Held) -> None:
         held.control.resume()
-        assert isinstance(held.control._course, Running)
+        assert isinstance(held.control.custody.course, Running)
         assert await held.control.wait() is None
-        assert held.control._course == Ended("poweroff") and held.control.outcome == "poweroff"
+        assert (
+            held.control.custody.course == Ended("poweroff") and held.control.outcome == "poweroff"
+        )
         assert held.asked[0] == (0, False) and (0, True) in held.asked
         with pytest.raises(UsageError, match="has ended"):
             held.control.step()
@@ -160,7 +162,7 @@ def test_behind_an_instruction_that_was_skipped_registers_can_be_set() -> None:
         await held.go()
         behind = await held.control.skip(5)
         assert behind is not None and (behind.reason, behind.cpu.rip) == ("completed", RIP + 2)
-        assert isinstance(held.control._course, Standing)
+        assert isinstance(held.control.custody.course, Standing)
         await held.control.set_register("rbx", 0x1234)
         assert held.control.stopped().cpu.gpr[3] == 0x1234
         held.control.step()
@@ -265,7 +267,7 @@ def test_a_guest_that_is_let_go_is_held_by_no_break_on_its_way() -> None:
         await held.control.detach()
         with pytest.raises(UsageError, match="without vetrace"):
             held.control.resume()
-        assert await held.control.before(PENDING) == Go()
+        assert await held.control.custody.before(PENDING) == Go()
         assert await held.control.wait() is None and len(held.asked) == before
 
     run(test)

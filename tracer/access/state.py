@@ -67,3 +67,14 @@ def needs_registers(insn: Instruction) -> bool:
         elif isinstance(operand, Register) and operand.file is not File.GPR:
             return True
     return insn.form.unit is not Unit.INTEGER or insn.mode is not Mode.LONG
+
+
+def with_register(cpu: CpuState, name: str, value: int) -> CpuState | None:
+    """Return a state with another general-purpose register, ``rip`` or ``rflags``; else None."""
+    if name in GPR:
+        gpr = list(cpu.gpr)
+        gpr[GPR.index(name)] = value
+        return replace(cpu, gpr=tuple(gpr))
+    if name == "rip":
+        return replace(cpu, rip=value)
+    return replace(cpu, rflags=value) if name == "rflags" else None

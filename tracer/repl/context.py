@@ -72,11 +72,11 @@ class Context:
         self.outlook = Outlook(control.session, names, everything)
         self.watch = Watch(self.outlook)
         session = control.session
-        control.host = Host(session, self.outlook, session.system.kind)
-        control.breaks = self.watch
-        control.free = self.watch.free
-        control.missed = self.watch.missed
-        control.calls = self.watch.called
+        control.custody.host = Host(session, self.outlook, session.system.kind)
+        control.custody.breaks = self.watch
+        control.custody.free = self.watch.free
+        control.custody.missed = self.watch.missed
+        control.custody.calls = self.watch.called
         self.waits = waits
         self.feed = feed or Feed(on=False)
         self.trace = trace

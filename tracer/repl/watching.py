@@ -16,8 +16,8 @@ from tracer.trace.record import MemoryAccess
 class Watch:
     """Hold the breaks of one guest, and judge each access that is about to be made.
 
-    A :class:`~tracer.session.control.Control` asks it, so it takes its place at ``control.breaks``,
-    ``control.calls``, ``control.free`` and ``control.missed``.
+    A :class:`~tracer.session.custody.Custody` asks it, so it takes its place at ``breaks``,
+    ``calls``, ``free`` and ``missed`` of it.
     """
 
     def __init__(self, outlook: Outlook) -> None:
@@ -36,7 +36,7 @@ class Watch:
         return self._told(self.breaks.check(self.facts(pending), answered=answered))
 
     def called(self, called: Called) -> str | None:
-        """Return the same of a call of a confidential guest: it is for ``control.calls``."""
+        """Return the same of a call of a confidential guest: it is for ``Custody.calls``."""
         if not any(item.kind in CALLS for item in self.breaks.items):
             return None
         return self._told(self.breaks.check_call(self._outlook.of_call(called)))

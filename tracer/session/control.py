@@ -13,35 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from tracer.access.decision import (
-    MOST_ACCESSES,
-    NO_LEEWAY,
-    Called,
-    Decision,
-    Delay,
-    Give,
-    Go,
-    Inject,
-    Leeway,
-    Pending,
-    Postpone,
-    Refuse,
-    Retry,
-    Ruling,
-    Skip,
-)
+from tracer.access.decision import Decision, Give, Go, Inject, Pending, Retry, Ruling, Skip
 from tracer.access.recorded import memory_access
-from tracer.access.region import Choice, RegionMap
-from tracer.access.space import AddressSpace
+from tracer.access.region import Choice
 from tracer.access.stack import Stack
+from tracer.access.state import with_register
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import SetRegister
-from tracer.access.want import Reason as LoopReason
-from tracer.confidential.request import FatalError, MapGpa, describe
-from tracer.confidential.request import Halt as Sleep
-from tracer.errors import GuestHung, UsageError
+from tracer.errors import UsageError
 from tracer.session.course import (
-    Course,
     Departure,
     Ended,
     Going,
@@ -57,53 +37,31 @@ from tracer.session.course import (
     Unstarted,
     Until,
     everywhere,
-    halt_at,
-    halt_at_call,
-    nearer,
-    why_stand,
 )
+from tracer.session.custody import Custody, Wanted
 from tracer.session.host import Host, check_told
-from tracer.session.outlook import Outlook
+from tracer.session.ruling import check_answer, check_fits, command_of
 from tracer.session.session import Session
-from tracer.trace.record import RELEASED, Intercept, MemoryAccess, Record, UserRecord
+from tracer.trace.record import RELEASED, MemoryAccess, UserRecord
 from tracer.x86.bus import Direction
-from tracer.x86.state import GPR, PAGE_SIZE, CpuState
+from tracer.x86.state import GPR, CpuState
 
 State = Literal["stopped", "running", "detached", "ended"]
-
-Wanted = Callable[[Pending, bool], str | None]
-"""Tells why to hold a guest at an access, None to let it pass; the second argument says whether
-the device of a read has answered."""
-
-Calls = Callable[[Called], str | None]
-"""Tells the same of a call of a confidential guest."""
-
-Free = Callable[[RegionMap, int], Leeway]
-"""Tells which accesses a guest may make without anybody being asked, from a time in ns on."""
 
 
 class Control:
     """Drive one guest for a person or a script. Make it before :meth:`Session.trap`.
 
-    ``breaks`` is asked about every access that they may want: ``free`` tells which those are not,
-    and ``missed`` is told of those; ``calls`` about each call of a confidential guest. The lists
-    ``on_halt`` and ``on_end`` hold who is told.
+    ``custody`` holds it, and has what says where: ``breaks`` to begin with. The lists ``on_halt``
+    and ``on_end`` hold who is told.
     """
 
     def __init__(self, session: Session, breaks: Wanted = lambda pending, answered: None) -> None:
         self.session = session
-        session.oversee(self)
-        self.breaks = breaks
-        self.calls: Calls = lambda called: None
-        self.free: Free = lambda regions, now_ns: NO_LEEWAY
-        self.missed: Callable[[MemoryAccess], None] = lambda access: None
-        self.host = Host(session, Outlook(session, session.naming), session.system.kind)
-        self.on_halt: list[Callable[[Halt], None]] = []
+        self.custody = Custody(session, breaks)
+        self.on_halt = self.custody.on_halt
         self.on_end: list[Callable[[], None]] = []
-        self._course: Course = Unstarted()
-        self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        session.subscribers.append(self._passed)
 
     # ---- lifetime
 
@@ -123,16 +81,13 @@ class Control:
         except Exception as error:
             ended = Ended(str(error), error)
         finally:
-            self._enter(ended)
+            self.custody.enter(ended)
             for tell in self.on_end:
                 tell()
 
     async def wait(self) -> Halt | None:
         """Wait until the guest stands; None once it has ended."""
-        while not isinstance(self._course, Standing | Ended):
-            self._changed.clear()
-            await self._changed.wait()
-        return self.halt
+        return await self.custody.wait()
 
     async def close(self) -> None:
         """End the session's task; the guest is ended by who launched it."""
@@ -141,16 +96,12 @@ class Control:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def _enter(self, course: Course) -> None:
-        self._course = course
-        self._changed.set()
-
     # ---- where it is
 
     @property
     def state(self) -> State:
         """Return in a word what can be done with the guest."""
-        match self._course:
+        match self.custody.course:
             case Unstarted() | Standing():
                 return "stopped"
             case Leaving():
@@ -162,39 +113,32 @@ class Control:
     @property
     def halt(self) -> Halt | None:
         """Return where the guest stands; None while it does not."""
-        return self._course.halt if isinstance(self._course, Standing) else None
+        return self.custody.halt
+
+    @property
+    def host(self) -> Host:
+        """Return who is asked about what nobody holds the guest at."""
+        return self.custody.host
 
     @property
     def given(self) -> int | None:
         """Return the value that the access which waits is to have instead of its own, if any."""
-        ruling = self._course.ruling if isinstance(self._course, Standing) else None
+        ruling = self.custody.course.ruling if isinstance(self.custody.course, Standing) else None
         return ruling.value if isinstance(ruling, Give) else None
 
     @property
     def outcome(self) -> str | None:
         """Return how the guest ended; None before it has."""
-        return self._course.outcome if isinstance(self._course, Ended) else None
+        return self.custody.course.outcome if isinstance(self.custody.course, Ended) else None
 
     @property
     def error(self) -> BaseException | None:
         """Return what ended the guest, unless it ended well."""
-        return self._course.error if isinstance(self._course, Ended) else None
+        return self.custody.course.error if isinstance(self.custody.course, Ended) else None
 
     def stopped(self) -> Halt:
         """Return where the guest stands. Raises UsageError when it does not stand."""
-        return self._standing().halt
-
-    def _standing(self) -> Standing:
-        match self._course:
-            case Standing() as standing:
-                return standing
-            case Unstarted():
-                raise UsageError("the guest has not been started")
-            case Leaving():
-                raise UsageError("the guest runs on without vetrace: nothing of it can be reached")
-            case Ended(outcome):
-                raise UsageError(f"the guest has ended ({outcome})")
-        raise UsageError("the guest is running: interrupt it first")
+        return self.custody.standing().halt
 
     # ---- going on
 
@@ -235,12 +179,12 @@ class Control:
         self._go(Go(), Leaving())
 
     def _go(self, decision: Decision, going: Going) -> None:
-        standing = self._standing()
+        standing = self.custody.standing()
         halt = standing.halt
         if standing.ruling is not None and isinstance(decision, Go):
             decision = standing.ruling
-            self._tell(_command(decision))
-        self._enter(going)
+            self._tell(command_of(decision))
+        self.custody.enter(going)
         if not standing.departure.done():
             standing.departure.set_result(Departure(decision, halt.cpu))
 
@@ -261,7 +205,7 @@ class Control:
                 "the vCPU carries this instruction out by itself: it can be skipped, not changed"
             )
         width = pending.transfer.width
-        _check_fits(value, width, f"the {width} bytes of this access")
+        check_fits(value, width, f"the {width} bytes of this access")
         self.rule(Give(value))
 
     def rule(self, ruling: Ruling) -> None:
@@ -272,9 +216,9 @@ class Control:
         called = self.stopped().call
         if called is None:
             self.pending()
-        _check_answer(ruling, called)
+        check_answer(ruling, called)
         check_told(ruling, self.host.kind)
-        self._course = replace(self._standing(), ruling=ruling)
+        self.custody.course = replace(self.custody.standing(), ruling=ruling)
 
     async def skip(self, value: int = 0) -> Halt | None:
         """Complete the instruction without its device; a read gives ``value``.
@@ -288,7 +232,7 @@ class Control:
             raise UsageError("the instruction is not known, so nobody can tell where it ends")
         given = value if self.given is None else self.given
         width = pending.transfer.width
-        _check_fits(given, width, f"the {width} bytes read")
+        check_fits(given, width, f"the {width} bytes read")
         self._tell("skip" if pending.transfer.direction == "write" else f"skip {given:#x}")
         behind = replace(
             self.stopped(), reason="completed", text="the instruction is done with", pending=None
@@ -329,14 +273,9 @@ class Control:
         """
         halt = self.stopped()
         self._untouched(f"set ${name}")
-        _check_fits(value, 8, f"the 8 bytes of {name}")
-        if name in GPR:
-            gpr = list(halt.cpu.gpr)
-            gpr[GPR.index(name)] = value
-            cpu = replace(halt.cpu, gpr=tuple(gpr))
-        elif name in ("rip", "rflags"):
-            cpu = replace(halt.cpu, rip=value) if name == "rip" else replace(halt.cpu, rflags=value)
-        else:
+        check_fits(value, 8, f"the 8 bytes of {name}")
+        cpu = with_register(halt.cpu, name, value)
+        if cpu is None:
             raise UsageError(f"${name} cannot be set: {', '.join(GPR)}, rip and rflags can")
         self._tell(f"set ${name} {value:#x}", registers={name: value})
         if halt.waits:
@@ -379,8 +318,8 @@ class Control:
         await self.wait()
 
     def _stand_with(self, cpu: CpuState) -> None:
-        standing = self._standing()
-        self._course = replace(standing, halt=replace(standing.halt, cpu=cpu))
+        standing = self.custody.standing()
+        self.custody.course = replace(standing, halt=replace(standing.halt, cpu=cpu))
 
     # ---- devices
 
@@ -400,21 +339,15 @@ class Control:
         if width not in (1, 2, 4, 8):
             raise UsageError(f"a device is reached with 1, 2, 4 or 8 bytes, not {width}")
         if value is not None:
-            _check_fits(value, width, f"{width} bytes")
+            check_fits(value, width, f"{width} bytes")
         regions = self.session.view.regions
         region = regions.find(physical)
         if region is None:
             raise UsageError(f"no device answers at physical {physical:#x}: `info devices`")
         transfer = Transfer(
-            direction=direction,
-            linear=0,
-            physical=physical,
-            width=width,
-            value=value,
-            region=region,
-            traced=True,
-            ram=False,
-        )
+            direction=direction, linear=0, physical=physical, width=width, value=value,
+            region=region, traced=True, ram=False,
+        )  # fmt: skip
         waits = halt.reason in ("access", "call", "completed")
         answer = await self.session.reach(transfer, halt.space, waits=waits)
         done = replace(transfer, value=answer) if direction == "read" else transfer
@@ -460,152 +393,5 @@ class Control:
             )
         )
 
-    # ---- the session's side: tracer.session.driver.Overseer
-
-    @property
-    def wants_halt(self) -> bool:
-        """Tell whether to hold the guest at the handler of an exception."""
-        return isinstance(self._course, ToHandler | Redoing)
-
-    @property
-    def wants_clock(self) -> bool:
-        """Return that a person may look at the clock."""
-        return True
-
-    async def before(self, pending: Pending) -> Decision:
-        """Hold the guest before an access that is wanted."""
-        match self._course:
-            case Leaving():
-                return Go()
-            case Skipping() if pending.done:
-                return Skip()
-        # A break counts its hits, so it is asked first.
-        found = self.breaks(pending, False)
-        self._course = nearer(self._course)
-        why = why_stand(self._course, pending, found, interrupting=self.session.interrupting)
-        decision: Decision = Go()
-        if why is not None:
-            decision = (await self._hold(halt_at(pending, "access", why))).decision
-        if not isinstance(decision, Go) or isinstance(self._course, Leaving):
-            return decision
-        return self.host.before(pending) or decision
-
-    def where(self, regions: RegionMap) -> Leeway:
-        """Return where the guest may have to be held, and how far away that is at least."""
-        course = self._course
-        if isinstance(course, Leaving):
-            return Leeway()
-        if self.session.interrupting or isinstance(course, Redoing | Skipping | ToHandler):
-            return NO_LEEWAY
-        free = self.free(regions, self.session.view.time_ns).within(self.host.leeway(regions))
-        match course:
-            case Stepping(left):
-                return free.within(Leeway(records=(left - 1) // MOST_ACCESSES))
-            case Until(time_ns=int(time_ns)):
-                return free.within(Leeway(until_ns=time_ns))
-            case Until(places=places):
-                return free.within(Leeway(places(regions)))
-        return free
-
-    def _passed(self, record: Record) -> None:
-        # Nobody was asked about an access that the guest has made by itself.
-        if isinstance(record, Intercept) and record.via == "compiled":
-            for _, access in record.device_accesses():
-                self._course = nearer(self._course)
-                self.missed(access)
-
-    async def answered(self, pending: Pending) -> Go | Ruling:
-        """Hold the guest where the value that a device gave is wanted."""
-        why = None if isinstance(self._course, Leaving) else self.breaks(pending, True)
-        if why is not None:
-            decision = (await self._hold(halt_at(pending, "answered", why))).decision
-            if isinstance(decision, Ruling):
-                return decision
-        if isinstance(self._course, Leaving):
-            return Go()
-        return self.host.answered(pending) or Go()
-
-    async def called(self, called: Called) -> Go | Ruling | Retry:
-        """Hold the guest at a call that is wanted; return what the host says to it."""
-        if isinstance(self._course, Leaving):
-            return Go()
-        why = self.calls(called)
-        if isinstance(self._course, Redoing):
-            why = self._course.text
-        if why is not None:
-            decision = (await self._hold(halt_at_call(called, why))).decision
-            if isinstance(decision, Ruling | Retry):
-                return decision
-        return self.host.called(called.request) or Go()
-
-    async def completed(self, cpu: CpuState) -> CpuState:
-        """Hold the guest behind an instruction that was skipped or has been changed."""
-        match self._course:
-            case Skipping(behind) | Redoing(behind=behind):
-                return (await self._hold(replace(behind, cpu=cpu))).cpu
-        return cpu
-
-    async def halted(
-        self, reason: LoopReason, vcpu: int, cpu: CpuState, space: AddressSpace
-    ) -> None:
-        """Hold the guest where no access waits."""
-        words = {"interrupt": "interrupted", "fault": "the exception is delivered"}
-        text = words.get(reason, reason)
-        await self._hold(Halt(reason, text, None, cpu, space, vcpu, self.session.view.time_ns))
-
-    def expire(self) -> None:
-        """Hold the guest no longer: its time is over."""
-        match self._course:
-            case Standing(departure=departure) if not departure.done():
-                departure.set_exception(GuestHung())
-
-    async def _hold(self, halt: Halt) -> Departure:
-        self.session.interrupting = False
-        departure: asyncio.Future[Departure] = asyncio.get_running_loop().create_future()
-        self._enter(Standing(halt, departure))
-        for tell in self.on_halt:
-            tell(halt)
-        if self.session.expired:
-            self.expire()
-        return await departure
-
 
 _NOP = b"\x90"
-
-
-def _check_answer(ruling: Ruling, called: Called | None) -> None:
-    # Raises UsageError for what is no answer to the call that waits, if one does.
-    request = None if called is None else called.request
-    if isinstance(ruling, Postpone) and ruling.physical is not None:
-        if not isinstance(request, MapGpa):
-            raise UsageError("retry takes an address where MapGPA waits: `break hypercall MapGPA`")
-        end = request.start + request.size
-        if ruling.physical % PAGE_SIZE or not request.start <= ruling.physical < end:
-            raise UsageError(
-                f"{ruling.physical:#x} is no page of what is asked for: {describe(request)}"
-            )
-    if called is None:
-        return
-    if request is None:
-        raise UsageError(f"{called.name} asks the TDX module, which answers as it does")
-    if isinstance(request, FatalError):
-        raise UsageError(f"no answer is waited for: {describe(request)}")
-    if isinstance(request, Sleep) and isinstance(ruling, Postpone | Give):
-        raise UsageError("HLT has no such answer: `refuse` has")
-
-
-def _command(ruling: Ruling) -> str:
-    # The command that makes it.
-    match ruling:
-        case Give(value):
-            return f"set value {value:#x}"
-        case Delay(time_ns):
-            return f"delay {time_ns}ns"
-        case Postpone(physical=int(physical)):
-            return f"retry {physical:#x}"
-    return "refuse" if isinstance(ruling, Refuse) else "retry"
-
-
-def _check_fits(value: int, width: int, what: str) -> None:
-    if not 0 <= value < 1 << 8 * width:
-        raise UsageError(f"{value:#x} does not fit {what}")

@@ -82,7 +82,7 @@ TESTED_BY = {
     " repl/commands/register repl/commands/script repl/commands/stop"
     " repl/commands/watch repl/console repl/context repl/expression repl/extension repl/guest"
     " repl/interpreter repl/names repl/result repl/stop repl/counts repl/aim repl/thread"
-    " repl/watching access/decision session/control",
+    " repl/watching access/decision session/control session/custody session/ruling",
     "repl/test_prompt": "repl/completion repl/conversation repl/feed repl/feed_lines"
     " repl/parser repl/toolbar",
     "repl/test_hosting": "cli/hosting",

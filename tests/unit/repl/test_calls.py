@@ -48,7 +48,7 @@ async def held(talk: Talk, called: Called) -> asyncio.Task[Any]:
     """Let a confidential guest make a call, at which it is held."""
     talk.session.system.kind = Kind.TDX  # type: ignore[misc]
     talk.control.host.kind = Kind.TDX
-    task = asyncio.create_task(talk.control.called(called))
+    task = asyncio.create_task(talk.control.custody.called(called))
     while talk.control.halt is None or talk.control.halt.call is not called:
         assert not task.done(), "it was not held"
         await asyncio.sleep(0)
@@ -82,7 +82,7 @@ def test_a_person_answers_a_hypercall(line: str, said: Any) -> None:
         wanted = line.replace("1us", "1000ns")
         assert (wanted in texts) is (line != "plan")
         # The break is used up.
-        assert await talk.control.called(call()) == Go()
+        assert await talk.control.custody.called(call()) == Go()
 
     run(test)
 
@@ -174,7 +174,7 @@ def test_a_break_takes_the_calls_that_it_names(words: str, takes: bool) -> None:
         if takes:
             assert await answer(talk, call()) == Go()
         else:
-            assert await talk.control.called(call()) == Go()
+            assert await talk.control.custody.called(call()) == Go()
 
     run(test)
 
