@@ -30,6 +30,7 @@ from tracer.qemu.command_line import (
     features_off,
     machine_arguments,
 )
+from tracer.qemu.cpu import has_features
 from tracer.qemu.ending import Ending
 from tracer.qemu.flat_view import (
     DeviceNames,
@@ -232,36 +233,13 @@ class Machine(asyncio.SubprocessProtocol):
         with contextlib.suppress(QemuError):
             await self.execute("stop")
 
-    async def physical_bits(self) -> int:
-        """Return MAXPHYADDR of the guest's CPUs (Intel SDM vol. 3A, 4.1.4)."""
-        bits = await self._cpu_property("phys-bits")
-        return bits if isinstance(bits, int) and bits else 40
-
     async def has_machine_check(self) -> bool:
         """Tell whether the guest's CPUs have banks of machine-check registers."""
-        return await self._has("mce", "mca")
+        return await has_features(self, "mce", "mca")
 
     async def has_giant_pages(self) -> bool:
         """Tell whether the guest's CPUs map 1 GiB by one entry, which may say it is no code."""
-        return await self._has("pdpe1gb", "nx")
-
-    async def _has(self, *features: str) -> bool:
-        return all([await self._cpu_property(name) is True for name in features])
-
-    async def _cpu_property(self, name: str) -> object:
-        cpus = await self.execute("query-cpus-fast")
-        path = cpus[0]["qom-path"] if isinstance(cpus, list) and cpus else ""
-        return await self.execute("qom-get", {"path": path, "property": name})
-
-    async def virtualised(self) -> bool:
-        """Tell whether the host's CPU runs the guest by KVM. Raises QemuError."""
-        told = await self.execute("query-kvm")
-        return isinstance(told, Mapping) and told.get("enabled") is True
-
-    async def vcpus(self) -> int:
-        """Return how many vCPUs the guest has."""
-        cpus = await self.execute("query-cpus-fast")
-        return len(cpus) if isinstance(cpus, list) else 1
+        return await has_features(self, "pdpe1gb", "nx")
 
     async def memory_map(self) -> tuple[list[Region], list[tuple[int, int]]]:
         """Return the device regions and the RAM ranges as QEMU has them at this moment.

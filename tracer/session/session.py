@@ -21,6 +21,7 @@ from tracer.intercept.clock import look_at_clock
 from tracer.intercept.recording import RecordedDevice
 from tracer.intercept.system import System
 from tracer.intercept.view import GuestView
+from tracer.qemu.cpu import physical_bits, vcpus
 from tracer.qemu.ending import Ending, check, why
 from tracer.qemu.machine import Machine
 from tracer.qemu.monitor import vcpu_states
@@ -76,7 +77,7 @@ class Session:
         machine.on_exit = lambda: client.fail(TargetGone())
         await target.attach(machine.gdb_socket)
         machine.forget_socket()
-        bits = await machine.physical_bits()
+        bits = await physical_bits(machine)
         try:
             poison = poison_bit(bits)
         except ValueError as error:
@@ -87,7 +88,7 @@ class Session:
         view = GuestView(
             machine.memory,
             poison,
-            await machine.vcpus(),
+            await vcpus(machine),
             realtime=realtime,
             physical_bits=bits,
         )
