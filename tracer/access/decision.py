@@ -153,7 +153,7 @@ class Retry:
 
 
 Decision = Go | Ruling | Skip | Inject | Retry
-"""What becomes of an access."""
+"""A decision about an access."""
 
 
 MOST_ACCESSES = 8

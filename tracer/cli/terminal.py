@@ -1,4 +1,4 @@
-"""What the commands need to know of the terminal, if there is one."""
+"""The terminal, if there is one, as far as the commands need to know it."""
 
 from __future__ import annotations
 

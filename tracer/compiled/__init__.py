@@ -8,6 +8,7 @@ into a guest, and reading the ring, is somebody else's: nothing here knows a gue
 __all__ = (
     "asking",
     "common",
+    "diary",
     "layout",
     "module",
     "pending",
@@ -15,4 +16,6 @@ __all__ = (
     "ring",
     "safety",
     "sites",
+    "stack_copy",
+    "thunk",
 )

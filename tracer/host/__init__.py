@@ -1,3 +1,14 @@
 """The host: child processes, folders, signals, streams, packages."""
 
-__all__ = ("cache", "keeper", "package", "process", "scratch", "signals", "streams", "textfile")
+__all__ = (
+    "backports",
+    "cache",
+    "keeper",
+    "own_code",
+    "package",
+    "process",
+    "scratch",
+    "signals",
+    "streams",
+    "textfile",
+)

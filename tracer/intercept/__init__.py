@@ -1,4 +1,4 @@
-"""What turns a guest's MMIO accesses into stops, and carries them out: the edge of interception.
+"""Interception: a guest's MMIO accesses become stops, and are carried out.
 
 ``gate`` puts the fault stub in front of the guest's page-fault handler, ``poison`` marks the
 translations that lead to traced devices, ``carrier`` performs accesses for the guest.
@@ -6,10 +6,14 @@ translations that lead to traced devices, ``carrier`` performs accesses for the 
 
 __all__ = (
     "answer",
+    "bench",
     "blame",
+    "call",
     "carrier",
     "clock",
     "coverage",
+    "encrypted_guest",
+    "firmware",
     "gate",
     "ground",
     "guest_module",
@@ -18,11 +22,17 @@ __all__ = (
     "journal",
     "loads",
     "names",
+    "padding",
     "poison",
     "recording",
+    "rows",
+    "sites",
     "standin",
     "stub",
     "system",
     "trap",
+    "trust_domain",
     "view",
+    "visit",
+    "window",
 )

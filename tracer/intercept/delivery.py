@@ -29,7 +29,7 @@ from tracer.x86.state import MAX_INSTRUCTION, PAGE_FAULT_VECTOR, PageFaultCode
 _FRAME = 5 * 8
 """Bytes of a fault frame without an error code: RIP, CS, RFLAGS, RSP, SS."""
 _ALIGNMENT = 16
-"""What the CPU aligns RSP to before it pushes a frame (Intel SDM vol. 3A, 6.14.2)."""
+"""Bytes that the CPU aligns RSP to before it pushes a frame (Intel SDM vol. 3A, 6.14.2)."""
 _MAX_RETAKES = 16
 
 

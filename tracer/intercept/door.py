@@ -15,8 +15,8 @@ DOORS = 12
 DOOR_SIZE = 64
 """Bytes from one to the next."""
 DOOR_PLACE = 11
-"""Where a door begins in its 64 bytes. A guest that writes its handler's address into a gate byte
-by byte, over that of a door, changes the lowest byte: handlers are aligned."""
+"""The byte at which a door begins in its 64. A guest that writes its handler's address into a gate
+byte by byte, over that of a door, changes the lowest byte: handlers are aligned."""
 
 NOTE_MSR = 0x400 + 4 * 9 + 2
 """IA32_MC9_ADDR, of the last of the ten banks that QEMU gives a CPU with MCE and MCA (Intel SDM

@@ -57,7 +57,7 @@ _PROTOCOL = PAGE_SIZE - 1
 _BELOW = 64
 """How far below a spill the frame lies of a #VC that stays on its stack: room for it, aligned."""
 _ALIGNMENT = 16
-"""What the CPU aligns RSP to before it pushes a frame (Intel SDM vol. 3A, 6.14.2)."""
+"""Bytes that the CPU aligns RSP to before it pushes a frame (Intel SDM vol. 3A, 6.14.2)."""
 
 
 class EncryptedGuest:

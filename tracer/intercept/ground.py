@@ -1,4 +1,4 @@
-"""What the traps of one guest stand on: they share it, and nothing else."""
+"""The ground that the traps of one guest stand on: they share it, and nothing else."""
 
 from __future__ import annotations
 

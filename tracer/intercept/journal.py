@@ -1,4 +1,4 @@
-"""What a run tells: records to whoever subscribes, counts, and what could not be traced."""
+"""The journal of a run: records for whoever subscribes, counts, and what could not be traced."""
 
 from __future__ import annotations
 

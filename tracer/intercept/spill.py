@@ -99,7 +99,7 @@ def pack_return(spill: Spill, rip: int) -> bytes:
 
 
 VALUE_OFFSET = 8
-"""Where the value that was read lies, from RSP, at ``done``."""
+"""The place of the value that was read, from RSP, at ``done``."""
 
 
 def patch_spill(

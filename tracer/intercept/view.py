@@ -1,4 +1,4 @@
-"""What the guest is like at this moment: its memory map, its time, its code segments."""
+"""The guest as it is at this moment: its memory map, its time, its code segments."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ async def go_back(registers: RegisterFile) -> None:
 
 
 def _masked(registers: RegisterFile) -> SetRegister:
-    # With interrupts off: one that came in between would come back to another stack.
+    # Interrupts are off: one that came in between would come back to another stack.
     return SetRegister("eflags", registers["eflags"] & ~Flag.IF)
 
 

@@ -1,3 +1,8 @@
 """Where all comes together: a plan, the guest's software, GDB and QEMU, into a session."""
 
-__all__ = ("plan", "ring", "start")
+__all__ = (
+    "borrow",
+    "plan",
+    "ring",
+    "start",
+)

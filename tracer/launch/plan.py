@@ -1,4 +1,4 @@
-"""What guest to run, and what to trace of it."""
+"""A plan: what guest to run, and what to trace of it."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ __all__ = (
     "system",
     "toll",
     "user",
+    "ve_handler",
     "wrapper",
     "wrappers",
 )

@@ -1,6 +1,7 @@
-"""What an intercepted instruction is about to do, told before anything has reached the device.
+"""The plan of an intercepted instruction: what it is about to do.
 
-No guest, no page table and no device is touched: see :mod:`tracer.look.rehearsal`.
+It is told before anything has reached the device. No guest, no page table and no device is
+touched: see :mod:`tracer.look.rehearsal`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tracer.x86.emulate.address import count
 from tracer.x86.instruction import Instruction
 
 Moment = Literal["done", "pending", "ahead"]
-"""Where an access is in the order: made, about to be made, or after that one."""
+"""The place of an access in the order: made, about to be made, or after that one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What an instruction is about to do, as text and as an object."""
+"""The plan of an instruction as text and as an object."""
 
 from __future__ import annotations
 

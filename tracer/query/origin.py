@@ -1,4 +1,4 @@
-"""Where accesses can come from: what is known of all that an instruction makes by itself."""
+"""The origins that accesses can have: what is known of all that an instruction makes by itself."""
 
 from __future__ import annotations
 

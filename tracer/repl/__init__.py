@@ -6,4 +6,13 @@ of :mod:`commands` on the :class:`~tracer.repl.context.Context`, and its
 prompt_toolkit.
 """
 
-__all__ = ("interruption", "result", "shell")
+__all__ = (
+    "commands",
+    "context",
+    "guest",
+    "hosting",
+    "interruption",
+    "names",
+    "result",
+    "shell",
+)

@@ -1,4 +1,4 @@
-"""What the commands of the prompt work on: the guest, what is shown of it, and what is kept."""
+"""The context of the prompt's commands: the guest, what is shown of it, and what is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is put in place before a guest is traced: gate, traps, interceptor, compiled sites."""
+"""Preparation of a guest for being traced: gate, traps, interceptor, compiled sites."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _gate(setting: Setting, fast: Fast | None, *, notes: bool) -> PageFaultGate:
 
 
 def _below(setting: Setting, interceptor: Interceptor) -> TrustDomain | EncryptedGuest | None:
-    # What a confidential guest has below it.
+    # Returns what a confidential guest has below it.
     system, view, journal = setting.system, setting.view, setting.journal
     match system.kind:
         case Kind.TDX:

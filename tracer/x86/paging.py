@@ -24,7 +24,7 @@ LARGE = 1 << 7
 LARGE_SIZE = 1 << 21
 
 LEVEL_NAMES = {5: "PML5", 4: "PML4", 3: "PDPT", 2: "PD", 1: "PT"}
-"""What the manuals call the table of each level; the last one's entries map 4 KiB."""
+"""The manuals' names for the table of each level; the last one's entries map 4 KiB."""
 
 NOT_EXECUTABLE = 1 << 63
 """Reserved in a CPU without EFER.NXE."""

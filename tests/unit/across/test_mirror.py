@@ -3,6 +3,8 @@ way."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -197,3 +199,28 @@ def test_each_module_has_a_test_that_knows_it() -> None:
     assert sorted(modules() - own - set(listed)) == []
     assert sorted(set(listed) - modules()) == [], "listed, and not there"
     assert sorted(set(listed) & own) == [], "listed, and has a file of its own"
+
+
+def imported_from_elsewhere() -> dict[str, set[str]]:
+    """The names that modules of other packages import from each package."""
+    found: dict[str, set[str]] = {}
+    for path in TRACER.rglob("*.py"):
+        own = path.relative_to(TRACER).parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or node.level:
+                continue
+            top, package, name = [*(node.module or "").split("."), "", ""][:3]
+            if top == "tracer" and package != own and package and (TRACER / package).is_dir():
+                names = {name} if name else {alias.name for alias in node.names}
+                found.setdefault(package, set()).update(names)
+    return found
+
+
+def test_each_package_names_what_others_may_import() -> None:
+    for package, names in imported_from_elsewhere().items():
+        told = set(importlib.import_module(f"tracer.{package}").__all__)
+        assert sorted(names - told) == [], f"tracer.{package} is imported from, and tells not"
+        for name in told:
+            here = TRACER / package / name
+            known = here.with_suffix(".py").exists() or here.is_dir() or name[0].isupper()
+            assert known, f"tracer.{package} tells of {name}, which it has not"

@@ -1,4 +1,4 @@
-"""What writer and reader of the log have in common."""
+"""The form of the log, which its writer and its reader have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which accesses are wanted, and what a guest may do meanwhile without anybody being asked."""
+"""A pattern: which accesses are wanted, and what a guest may do without anybody being asked."""
 
 from __future__ import annotations
 
