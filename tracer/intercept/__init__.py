@@ -1,7 +1,22 @@
 """Interception: a guest's MMIO accesses become stops, and are carried out.
 
-``gate`` puts the fault stub in front of the guest's page-fault handler, ``poison`` marks the
-translations that lead to traced devices, ``carrier`` performs accesses for the guest.
+By what they are about, the modules are
+
+* the way into a stop: ``stub`` is the guest code in front of the page-fault handler, with its
+  ``door`` and what it leaves, the ``spill``; ``gate`` puts it there, into ``padding``, ``loads``
+  follows the IDT, ``interrupt_stack`` has a stack for it, ``visit`` sends a vCPU there;
+* the mappings that lead there: ``coverage`` and ``poison``;
+* one stop: ``interceptor`` completes the access of a ``fault``; ``answer`` says who answers it,
+  ``carrier`` makes it, ``native_step`` and ``port`` have the vCPU do it, a ``recording`` does it
+  by ``standin``; ``delivery`` raises exceptions; ``oversight`` asks first, ``ledger`` records;
+* accesses without a stop: ``sites`` that are compiled lie in a ``window``, with their ``block``,
+  its ``rows`` and ``stops``, and the ``pace`` of their counter; ``guest_module`` is the TDX module
+  as guest code;
+* confidential guests: ``firmware`` is the port for ``trust_domain`` and ``encrypted_guest``; a
+  fault is ``waiting`` for the call that ``inquiry`` matches with it, as was decided in
+  ``granting``; ``bench`` tries instructions on the guest's handler;
+* what all of them stand on: ``view``, ``names``, ``clock``, ``journal``, ``ground``, the ports
+  ``trap`` and ``system``, ``call`` for breakpoints on functions, and ``blame``.
 """
 
 __all__ = (
