@@ -10,7 +10,8 @@ from pathlib import Path
 from tracer.errors import UsageError
 from tracer.host.streams import shows_colour
 from tracer.repl.result import Screen
-from tracer.repl.shell import Wish
+from tracer.repl.script import file_lines
+from tracer.repl.shell import Script, Wish
 
 
 def add_shell_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +22,12 @@ def add_shell_arguments(parser: argparse.ArgumentParser) -> None:
         help="stop at the kernel's entry and take commands",
     )  # fmt: skip
     group.add_argument(
-        "-x", dest="steps", metavar="FILE", action="append", default=[],
-        type=lambda text: ("file", text), help="carry out the commands in FILE, then end",
+        "-x", dest="scripts", metavar="FILE", action="append", default=[],
+        type=Path, help="carry out the commands in FILE, then end",
     )  # fmt: skip
     group.add_argument(
-        "-e", dest="steps", metavar="'CMD; CMD'", action="append",
-        type=lambda text: ("commands", text), help="carry out these commands, then end",
+        "-e", dest="scripts", metavar="'CMD; CMD'", action="append",
+        type=str, help="carry out these commands, then end",
     )  # fmt: skip
     group.add_argument(
         "--load", metavar="FILE.py", type=Path, action="append", default=[],
@@ -38,7 +39,7 @@ def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
     """Return what the arguments ask for. Raises UsageError."""
     asked = Wish(
         interactive=args.interactive,
-        steps=tuple(args.steps),
+        scripts=tuple(map(_script, args.scripts)),
         extensions=tuple(args.load),
         json=args.json,
         quiet=args.quiet,
@@ -48,13 +49,17 @@ def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
         raise UsageError("--load is for a prompt or a script: give -i, -x or -e as well")
     if asked.asked and args.untraced:
         raise UsageError("--untraced leaves nothing to stop at: drop it, or -i, -x and -e")
-    for kind, text in asked.steps:
-        if kind == "file" and not Path(text).is_file():
-            raise UsageError(f"there is no script {text}")
     for path in asked.extensions:
         if not path.is_file():
             raise UsageError(f"there is no file {path} to load")
     return asked
+
+
+# What is read before the guest starts is wrong before it does.
+def _script(given: Path | str) -> Script:
+    if isinstance(given, Path):
+        return Script(tuple(file_lines(given)), str(given))
+    return Script((given,))
 
 
 def screen() -> Screen:

@@ -18,15 +18,15 @@ async def text_lines(texts: Sequence[str]) -> AsyncIterator[str]:
         yield text
 
 
-def file_lines(path: Path) -> AsyncIterator[str]:
-    """Return the lines of a script. Raises UsageError when it cannot be read."""
+def file_lines(path: Path) -> list[str]:
+    """Return the lines of a script, a file or a pipe. Raises UsageError for what is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text: byte {error.start} is not UTF-8") from None
-    return text_lines(text.splitlines())
+    return text.splitlines()
 
 
 async def stream_lines(stream: TextIO) -> AsyncIterator[str]:

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
-from tracer.errors import TracerError, UsageError
+from tracer.errors import TracerError
 from tracer.repl.commands import command_table
 from tracer.repl.commands.look import plan_at
 from tracer.repl.commands.script import load
 from tracer.repl.context import Context
 from tracer.repl.feed import LINES_PER_SECOND, Feed, Item, Meter
 from tracer.repl.feed_lines import console_lines, item_lines
-from tracer.repl.interpreter import FAILED, MISUSED, Interpreter
+from tracer.repl.interpreter import FAILED, Interpreter
 from tracer.repl.interruption import Interruption
 from tracer.repl.result import Screen, plain_lines, wrapped_lines
-from tracer.repl.script import file_lines, stream_lines, text_lines
+from tracer.repl.script import stream_lines, text_lines
 from tracer.repl.stop import brief_lines, end_lines
 from tracer.report.objects import access_object
 from tracer.session.control import Control
@@ -37,20 +37,25 @@ from tracer.trace.naming import Naming
 if TYPE_CHECKING:
     from tracer.repl.conversation import Conversation
 
-Step = tuple[Literal["file", "commands"], str]
-"""A script of the command line: ``-x FILE`` or ``-e COMMANDS``."""
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Hold a script of the command line: the lines and the name of ``-x FILE``, or ``-e``'s."""
+
+    lines: tuple[str, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """Say what the command line asks of the shell.
 
-    ``steps`` are carried out in order; then, if ``interactive``, what is typed or comes through
+    ``scripts`` are carried out in order; then, if ``interactive``, what is typed or comes through
     standard input.
     """
 
     interactive: bool = False
-    steps: tuple[Step, ...] = ()
+    scripts: tuple[Script, ...] = ()
     extensions: tuple[Path, ...] = ()
     json: bool = False
     quiet: bool = False
@@ -59,7 +64,7 @@ class Wish:
     @property
     def asked(self) -> bool:
         """Tell whether there is anything for a shell to do."""
-        return self.interactive or bool(self.steps)
+        return self.interactive or bool(self.scripts)
 
 
 class Shell:
@@ -118,7 +123,7 @@ class Shell:
         self._interruption.on_interrupt = self.interrupt
         ticking = asyncio.create_task(self._tick())
         try:
-            status = await self._steps()
+            status = await self._scripts()
             if not status and self._wish.interactive and not self.context.leaving:
                 status = await (self._converse() if self.prompts else self._pipe())
             if self.control.state == "detached":
@@ -131,14 +136,9 @@ class Shell:
             self._interruption.on_interrupt = None
             await self.control.close()
 
-    async def _steps(self) -> int:
-        for kind, text in self._wish.steps:
-            try:
-                lines = file_lines(Path(text)) if kind == "file" else text_lines([text])
-            except UsageError as error:
-                self._complain([str(error)])
-                return MISUSED
-            status = await self._interpreter.script(lines, text if kind == "file" else "")
+    async def _scripts(self) -> int:
+        for script in self._wish.scripts:
+            status = await self._interpreter.script(text_lines(script.lines), script.name)
             # A script that failed leaves its guest to the person where a prompt follows.
             if status and not self.prompts:
                 return status

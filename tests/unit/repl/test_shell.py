@@ -21,7 +21,7 @@ from tracer.cli.interactive import wish
 from tracer.errors import TracerError, UsageError
 from tracer.repl.interruption import Interruption
 from tracer.repl.result import Screen
-from tracer.repl.shell import Shell, Wish
+from tracer.repl.shell import Script, Shell, Wish
 from tracer.trace.naming import Naming
 from tracer.x86.paging import leaves
 
@@ -44,7 +44,7 @@ def carried_out(asked: Wish, error: TracerError | None = None) -> tuple[int, Gue
 
 
 def commands(*texts: str, **options: Any) -> Wish:
-    return Wish(steps=tuple(("commands", text) for text in texts), **options)
+    return Wish(scripts=tuple(Script((text,)) for text in texts), **options)
 
 
 def test_commands_are_carried_out_in_order_and_the_session_ends(capsys: Output) -> None:
@@ -82,13 +82,9 @@ def test_accesses_are_shown_when_they_are_asked_for(capsys: Output) -> None:
     assert [item["register"] for item in found if "seq" in item] == 3 * ["CSTS", "CC"]
 
 
-def test_a_script_and_then_standard_input(
-    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "boot.txt"
-    path.write_text("step\n")
+def test_a_script_and_then_standard_input(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("step\n\nnonsense\nstep\n"))
-    status, _, made = carried_out(Wish(interactive=True, steps=(("file", str(path)),)))
+    status, _, made = carried_out(Wish(interactive=True, scripts=(Script(("step",), "boot.txt"),)))
     assert (status, len(made.made)) == (2, 1)
     out, err = capsys.readouterr()
     assert "nvme+0x1c" in out  # the access that was stepped over is shown
@@ -113,9 +109,10 @@ def arguments(*words: str) -> argparse.Namespace:
 
 def test_files_and_commands_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    path.touch()
+    path.write_text("# first\nstep\n")
     asked = wish(arguments("-e", "step", "-x", str(path), "-e", "plan", "-i"), None)
-    assert asked.steps == (("commands", "step"), ("file", str(path)), ("commands", "plan"))
+    from_file = Script(("# first", "step"), str(path))
+    assert asked.scripts == (Script(("step",)), from_file, Script(("plan",)))
     assert asked.interactive and asked.asked
     assert not wish(arguments(), None).asked
 
@@ -125,13 +122,25 @@ def test_files_and_commands_keep_their_order(tmp_path: Path) -> None:
     [
         (["--load", "own.py"], "--load is for a prompt or a script"),
         (["--load", "no.py", "-i"], "there is no file no.py to load"),
-        (["-x", "no.txt"], "there is no script no.txt"),
+        (["-x", "no.txt"], "cannot read no.txt: No such file"),
+        (["-x", "."], "cannot read .: Is a directory"),
+        (["-x", "/proc/self/mem"], "cannot read /proc/self/mem: Input/output error"),
+        (["-x", "/bin/true"], "/bin/true is no text"),
         (["-i", "--untraced"], "--untraced leaves nothing to stop at"),
     ],
 )
 def test_what_makes_no_sense(words: list[str], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         wish(arguments(*words), None)
+
+
+def test_a_script_may_be_a_pipe() -> None:
+    read, write = os.pipe()
+    os.write(write, b"step; plan\n")
+    os.close(write)
+    (script,) = wish(arguments("-x", f"/dev/fd/{read}"), None).scripts
+    os.close(read)
+    assert script.lines == ("step; plan",)
 
 
 # ---- Ctrl-C before there is a prompt

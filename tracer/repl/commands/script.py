@@ -24,7 +24,7 @@ from tracer.repl.feed import Rule, Seen
 from tracer.repl.guest import Guest
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
-from tracer.repl.script import file_lines
+from tracer.repl.script import file_lines, text_lines
 from tracer.repl.thread import LoopCall, Stopped, ask_loop
 from tracer.trace.record import Record
 
@@ -53,7 +53,7 @@ async def source(context: Context, statement: Statement) -> Result:
             filters=[name for name, _ in found.filters],
             subscribers=[name for name, _ in found.subscribers],
         )
-    await context.run_script(file_lines(path), str(path))
+    await context.run_script(text_lines(file_lines(path)), str(path))
     return Result({"file": str(path)})
 
 
