@@ -92,7 +92,7 @@ def test_a_guest_of_one_vcpu_that_could_have_more_needs_none(tmp_path: Path) -> 
 
 @pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="there is no KVM")
 def test_kvm_is_refused(tmp_path: Path) -> None:
-    done = boot(tmp_path, "--realtime", "--", "-accel", "kvm", "-cpu", "max")
+    done = boot(tmp_path, "--realtime", "--", "-enable-kvm", "-cpu", "qemu64")
     assert done.status == 2 and "TCG" in done.err
 
 

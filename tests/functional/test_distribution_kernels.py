@@ -163,6 +163,18 @@ def test_a_full_machine_makes_its_accesses_by_itself(
     assert counts["compiled"] >= 0.95 * counts["accesses"] and not counts.get("disagreements")
 
 
+def test_registers_that_ports_show_too_and_regions_in_pieces(tmp_path: Path) -> None:
+    modules = ("--module", "8139cp", "--module", "bochs")
+    devices = ("-device", "rtl8139", "-device", "bochs-display")
+    kernel = kernel_of(FULL)
+    done = boot(tmp_path, "--quiet", "--check", "--kernel", kernel, *modules, "--", *devices)
+    agreed(done)
+    found = regions(read_trace(done.trace))
+    assert found["rtl8139"] and found["bochs-display.mmio"]
+    replayed = run(tmp_path, "replay", done.trace)
+    assert replayed.status == 0, replayed.err
+
+
 def test_every_device_of_a_full_machine_agrees_with_qemus_log(full_machine: Run) -> None:
     agreed(full_machine)
     trace = read_trace(full_machine.trace)

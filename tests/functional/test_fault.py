@@ -162,6 +162,18 @@ def test_argument_that_qemu_refuses(tmp_path: Path) -> None:
     assert "no-such-device" in only_line(done.err)
 
 
+def test_a_cpu_without_a_64_bit_mode(tmp_path: Path) -> None:
+    done = boot(tmp_path, "--", "-cpu", "qemu32")
+    assert done.status == 2
+    assert "no 64-bit mode" in only_line(done.err)
+
+
+def test_memory_that_a_kernel_does_not_fit_into(tmp_path: Path) -> None:
+    done = boot(tmp_path, "--memory", "64M")
+    assert done.status == 1
+    assert "--memory" in only_line(done.err)
+
+
 def test_region_that_is_not_there(tmp_path: Path) -> None:
     done = boot(tmp_path, "--quiet", "--region", "no-such-region")
     assert done.status == 2

@@ -83,6 +83,7 @@ def region_info(region: Region, traced: bool) -> RegionInfo:
         within=list(region.within),
         types=list(region.types),
         traced=traced,
+        base=None if region.base == region.start else region.base,
     )
 
 

@@ -81,7 +81,8 @@ class Replay:
         self.ways: Counter[str] = Counter()
         self._vcpus = vcpus
         self._changed_by_hand = False
-        self._regions: dict[str, list[tuple[int, int]]] = {}
+        # By name: first and last physical address, and that of offset 0.
+        self._regions: dict[str, list[tuple[int, int, int]]] = {}
         for record in earlier:
             self.add(record)
 
@@ -90,7 +91,8 @@ class Replay:
         if isinstance(record, Intercept):
             return self._intercept(record)
         if isinstance(record, RegionRecord):
-            place = record.region.start, record.region.end
+            start, base = record.region.start, record.region.base
+            place = start, record.region.end, start if base is None else base
             self._regions.setdefault(record.region.name, []).append(place)
         if isinstance(record, UserRecord) and record.registers:
             self._changed_by_hand = True
@@ -143,11 +145,11 @@ class Replay:
         places = self._regions.get(access.region or "")
         if places is not None:
             # A region that moved has several, of which the offset tells one.
-            starts = [start for start, end in places if start <= physical <= end]
-            if not starts:
-                known = ", ".join(f"{start:#x}-{end:#x}" for start, end in places)
+            bases = [base for start, end, base in places if start <= physical <= end]
+            if not bases:
+                known = ", ".join(f"{start:#x}-{end:#x}" for start, end, _ in places)
                 return [Contrast(f"physical in {access.region}", known, hex(physical))]
-            offsets = [physical - start for start in starts]
+            offsets = [physical - base for base in bases]
             if access.offset not in offsets:
                 return _same(f"offset in {access.region}", access.offset, offsets[-1])
         return []

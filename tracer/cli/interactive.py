@@ -55,7 +55,7 @@ def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
     return asked
 
 
-# What is read before the guest starts is wrong before it does.
+# Scripts are read before the guest starts, so that a person need not wait to hear of a wrong name.
 def _script(given: Path | str) -> Script:
     if isinstance(given, Path):
         return Script(tuple(file_lines(given)), str(given))

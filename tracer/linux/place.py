@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
+from tracer.access.stop import Stopped
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import DeleteBreakpoint, Resume, SetBreakpoint
 from tracer.errors import GuestError
@@ -15,8 +16,16 @@ async def run_to(linear: int) -> None:
     number = await SetBreakpoint(linear)
     stop = (await Resume()).in_time()
     if stop.breakpoint != number:
-        raise GuestError(f"the guest stopped before its kernel: {stop.reason or stop.payload}")
+        raise ended_early(stop)
     await DeleteBreakpoint(number)
+
+
+def ended_early(stop: Stopped) -> GuestError:
+    """Return the error that a guest stopped on its way to its kernel."""
+    return GuestError(
+        f"the guest gave up before its kernel was unpacked ({stop.reason or stop.payload}): "
+        "try more --memory"
+    )
 
 
 def tables_of(registers: RegisterFile, memory: PhysicalMemory) -> AddressSpace:

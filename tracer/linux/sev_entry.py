@@ -39,7 +39,7 @@ from tracer.errors import GuestError
 from tracer.linux import mapping
 from tracer.linux.kaslr import Moved
 from tracer.linux.kernel import Kernel
-from tracer.linux.place import at, run_to, tables_of
+from tracer.linux.place import at, ended_early, run_to, tables_of
 from tracer.x86.paging import PhysicalMemory
 
 _CPUID, _RDMSR, _WRMSR = b"\x0f\xa2", b"\x0f\x32", b"\x0f\x30"
@@ -133,7 +133,7 @@ async def _agree(entry: int, parts: list[tuple[int, bytes]], mapped: int) -> Non
         if stop.breakpoint == numbers[0]:
             break
         if stop.breakpoint not in numbers or stop.address is None:
-            raise GuestError(f"the guest stopped before its kernel: {stop.reason or stop.payload}")
+            raise ended_early(stop)
         await _answer(stop.address)
     for number in numbers:
         await DeleteBreakpoint(number)

@@ -26,7 +26,8 @@ class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Describe one physical region: ``start`` and ``end`` (inclusive) are physical addresses.
 
     ``within`` names the devices that ``device`` is a part of, the nearest first, ``types`` QEMU's
-    types of all of these that no device is called by.
+    types of all of these that no device is called by. ``base`` is the physical address of offset
+    0 where that is not ``start``, as another region covers the beginning.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     traced: bool
     within: list[str] = []
     types: list[str] = []
+    base: Hex | None = None
 
     @property
     def owners(self) -> tuple[str, ...]:

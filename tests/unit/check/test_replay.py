@@ -125,6 +125,19 @@ def test_a_region_that_moved_has_an_offset_in_each_of_its_places() -> None:
     assert replay.add(msgspec.structs.replace(tampered(record, offset=0x0), seq=2)) is not None
 
 
+def test_a_region_that_another_one_covers_in_part_has_one_beginning() -> None:
+    record = RECORDS[0]
+    known = sample.region("nvme")
+    pieces = [
+        msgspec.structs.replace(known.region, end=0xFEBF000F),
+        msgspec.structs.replace(known.region, start=0xFEBF0018, base=0xFEBF0000),
+    ]
+    announced = [msgspec.structs.replace(known, region=piece) for piece in pieces]
+    assert Replay(announced).add(record) is None
+    apart = Replay(announced).add(tampered(record, offset=0x4))
+    assert apart is not None and apart.contrasts[0].name == "offset in nvme"
+
+
 def test_a_fault_that_the_accesses_do_not_explain_is_seen() -> None:
     for record in RECORDS:
         end = record.accesses[-1]

@@ -78,6 +78,13 @@ def test_detached_the_guest_is_out_of_reach() -> None:
 # ---- stopping
 
 
+@pytest.mark.parametrize("line", ["break nvme.CC", "tbreak write nvme", "break nvme.* once"])
+def test_a_break_on_what_is_not_traced_says_so(line: str) -> None:
+    said = told("bypass nvme", line).said[-1]
+    assert said == "nvme is not traced, so this stops nothing before `trace nvme`"
+    assert "not traced" not in told(line).text
+
+
 def test_a_break_stops_before_the_access() -> None:
     talk = told("break write nvme.CC", "continue")
     assert talk.made == [("read", 1)]

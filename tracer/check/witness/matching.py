@@ -23,6 +23,7 @@ from tracer.check.witness.traced import Whole, traced_accesses, wholes_of
 from tracer.trace.record import (
     RELEASED,
     Intercept,
+    MapRecord,
     Mark,
     MemoryAccess,
     Record,
@@ -86,6 +87,8 @@ class Matching:
                     self._territory.add(record)
                     if record.region.traced:
                         self._count(record.region.name)
+                case MapRecord():
+                    self._territory.map(record.regions)
                 case Mark(qemu_log_offset=int(offset), qemu_log_from=begin):
                     if begin is not None:
                         self._firmware.append((begin, offset))

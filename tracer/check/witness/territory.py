@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from tracer.check.qemu_log import LogEntry
@@ -9,6 +10,12 @@ from tracer.trace.record import RegionRecord
 
 _PORTS = 1 << 16
 """How many I/O ports there are: the log tells a port by its number alone (SDM vol. 1, 19.3)."""
+
+_LOWEST_PCI_PORT = 0x1000
+"""Below lie the ports of the board (Linux arch/x86/include/asm/pci.h, PCIBIOS_MIN_IO)."""
+
+_MOST_PCI_PORTS = 0x100
+"""Bytes that an I/O BAR has at most (PCI Local Bus 3.0, 6.2.5.1)."""
 
 _KNOWN = 1 << 16  # places remembered
 
@@ -43,6 +50,7 @@ class Territory:
         self._known: dict[tuple[int, str], tuple[Place, int] | None] = {}
         self._traced: dict[tuple[str, int], bool] = {}
         self._bases: dict[str, int] = {}
+        self._mapped: set[str] = set()
 
     def add(self, record: RegionRecord) -> None:
         """Take notice of a region."""
@@ -55,6 +63,12 @@ class Territory:
         self._spans.insert(0, span)
         self._known.clear()
         self._bases.pop(region.name, None)
+
+    def map(self, names: Iterable[str]) -> None:
+        """Take notice that the guest has mapped regions."""
+        if not self._mapped.issuperset(names):
+            self._mapped.update(names)
+            self._known.clear()
 
     def learn(self, region: str, base: int) -> None:
         """Take notice of the physical address of a region's offset 0."""
@@ -96,7 +110,7 @@ class Territory:
         named = [span for span in here if span.qemu_name == name]
         if named:
             return named[0].place, address
-        behind = self._behind_alias(address, name)
+        behind = self._behind_alias(address, name) or self._behind_port(address, name)
         if behind is not None:
             return behind
         if address < _PORTS:
@@ -115,6 +129,19 @@ class Territory:
         physical = address + self._bases.get(region, min(span.start for span in spans))
         inside = [span for span in spans if span.start <= physical <= span.end]
         return (inside[0].place, physical) if inside else None
+
+    def _behind_port(self, address: int, name: str) -> tuple[Place, int] | None:
+        # QEMU logs the port, whichever way the vCPU went, if a memory BAR is an alias of an I/O BAR
+        # (hw/net/rtl8139.c). A driver that maps the one does not use the other. Either BAR lies at
+        # a multiple of its size.
+        spans = [span for span in self._spans if span.qemu_name == name]
+        if not _LOWEST_PCI_PORT <= address < _PORTS or len({s.place.name for s in spans}) != 1:
+            return None
+        last = spans[0]
+        size = last.end - last.start + 1
+        if last.place.name not in self._mapped or size > _MOST_PCI_PORTS or size & (size - 1):
+            return None
+        return last.place, last.start + address % size
 
 
 # Regions in which IOMMUs take the messages that they remap.

@@ -85,7 +85,25 @@ def _added(context: Context, item: Break) -> Result:
     context.watch.breaks = context.watch.breaks.added(item)
     made = context.watch.breaks.items[-1]
     note = f" ({made.note})" if made.note else ""
-    return said(f"break {made.number}: {made.text}{note}", number=made.number)
+    told = [f"break {made.number}: {made.text}{note}", *_left_alone(context, made)]
+    return Result({"text": "\n".join(told), "number": made.number}, told)
+
+
+# A device that is not traced stops nothing; another command may yet have it traced.
+def _left_alone(context: Context, made: Break) -> list[str]:
+    regions = context.control.session.view.regions
+    places = made.pattern.places(regions) if made.kind == "access" else None
+    if not places or any(regions.touches_traced(at.start, at.stop - 1) for at in places):
+        return []
+    names = dict.fromkeys(
+        region.name
+        for region in regions.regions
+        if any(region.start < at.stop and at.start <= region.end for at in places)
+    )
+    if not names:
+        return []
+    told = " ".join(names)
+    return [f"{told} is not traced, so this stops nothing before `trace {told}`"]
 
 
 @command(

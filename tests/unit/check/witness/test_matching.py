@@ -15,7 +15,7 @@ from tracer.check.comparison import Comparison
 from tracer.check.qemu_log import LogEntry, LogReader, entries, is_torn, parse_line
 from tracer.check.witness import compare, side
 from tracer.trace.member import Via
-from tracer.trace.record import Intercept, Mark, MemoryAccess, Record, UserRecord
+from tracer.trace.record import Intercept, MapRecord, Mark, MemoryAccess, Record, UserRecord
 from tracer.x86.bus import Direction
 
 NVME, HPET, LAPIC = sample.START["nvme"], sample.START["hpet"], sample.START["lapic"]
@@ -399,6 +399,37 @@ def test_a_device_that_a_board_maps_by_an_alias_is_logged_by_its_offset() -> Non
     comparison = compare(trace(*accesses), log)
     assert comparison.agrees
     assert comparison.overlooked == {"nvme": 1}
+
+
+def test_a_device_whose_memory_is_an_alias_of_its_ports_is_logged_at_its_ports() -> None:
+    start = 0xFC19_4100
+    known = sample.region("nvme")
+    info = msgspec.structs.replace(
+        known.region, name="rtl8139", qemu_name="rtl8139", start=start, end=start + 0xFF
+    )
+    place = {"region": "rtl8139", "physical": start + 0x3E, "offset": 0x3E}
+    access = msgspec.structs.replace(read(0x3E, 2, 5), **place)
+    mark = Mark(time_ns=0, text="kernel entry", qemu_log_offset=0)
+    mapped = MapRecord(
+        time_ns=0, linear=0, physical=start, size=0x100, regions=["rtl8139"], by="ioremap"
+    )
+    begun = [known, msgspec.structs.replace(known, region=info), mark]
+    entry = line("read", 0xC03E, 2, 5, "rtl8139", cpu=0)
+    comparison = compare([*begun, mapped, sample.intercept(0, access)], [entry])
+    assert comparison.agrees and comparison.regions["rtl8139"].witnessed == 1
+    # One entry too many, another register, a port of the board's.
+    assert faults(compare([*begun, mapped, sample.intercept(0, access)], [entry, entry])) == (
+        1,
+        0,
+        0,
+    )
+    other = line("read", 0xC03C, 2, 5, "rtl8139", cpu=0)
+    assert faults(compare([*begun, mapped, sample.intercept(0, access)], [other])) != (0, 0, 0)
+    board = line("read", 0x3E, 1, 0, "rtc", cpu=0)
+    assert compare([*begun, mapped, sample.intercept(0, access)], [entry, board]).agrees
+    # A driver that has mapped nothing goes by the ports, which are not traced.
+    nvme = read(0, 4, 1)
+    assert compare([*begun, sample.intercept(0, nvme)], [entry, told(nvme), entry]).agrees
 
 
 def test_what_comes_before_an_unmarked_trace_is_not_counted() -> None:
