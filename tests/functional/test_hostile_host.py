@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -50,6 +51,18 @@ def test_a_campaign_tells_the_ends_of_refusals(tmp_path: Path) -> None:
     (row,) = pq.read_table(tmp_path / "results.parquet").to_pylist()
     assert (row["end"], row["mutated"], row["guest"]) == ("oops", 0, "tdx")
     assert row["site"].startswith("nvme_") and "VE fault" in row["line"]
+
+
+def test_python_answers_the_calls_of_a_guest(tmp_path: Path) -> None:
+    # The first of them comes when guest code would answer it without a stop.
+    (tmp_path / "host.py").write_text(
+        "from tracer.confidential.request import MapGpa\n"
+        "def hypercall(call):\n"
+        "    if isinstance(call, MapGpa):\n"
+        "        raise SystemExit(f'{call.size:#x} bytes')\n"
+    )
+    done = hostile(tmp_path, "--host", tmp_path / "host.py")
+    assert done.status == 1 and re.search(r"host\.py:4: SystemExit: 0x\w+000 bytes$", done.err)
 
 
 CALLS = """\

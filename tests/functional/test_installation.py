@@ -15,9 +15,27 @@ import pytest
 from vetrace_run import CHECKOUT, DEADLINE
 
 PLUGIN_TEST = """\
+import pytest
+
+
 def test_the_driver_is_seen(vetrace_boot):
     records = vetrace_boot("--region", "nvme").records()
     assert any(type(record).__name__ == "Intercept" for record in records)
+
+
+def test_the_driver_survives_in_a_td(vetrace_boot):
+    trace = vetrace_boot("--region", "nvme", guest="tdx")
+    trace.assert_survives("linux-tdx", region="nvme")
+    asked = [record for record in trace.records() if getattr(record, "via", "") == "guest"]
+    assert asked and all(record.agrees for record in asked)
+
+
+def test_another_instruction_is_an_oops_there(vetrace_boot):
+    with pytest.raises(pytest.fail.Exception, match="the guest panicked"):
+        vetrace_boot(
+            "--region", "nvme", "--append", "oops=panic", guest="tdx",
+            rules=["on read nvme.CSTS once do refuse"],
+        )
 """
 
 
@@ -104,6 +122,7 @@ def test_an_installed_vetrace_boots(built: Built, tmp_path: Path) -> None:
     for place in SHARED:
         assert "vetrace" in (tmp_path / "env/share" / place).read_text()
     assert "ready" in call(tmp_path, vetrace, "setup")
+    assert "ready" in call(tmp_path, vetrace, "setup", "--guest", "tdx")
     assert "ready: vetrace boot" in call(tmp_path, vetrace, "doctor")
     said = call(
         tmp_path, vetrace, "boot", "--quiet", "--check", "--region", "nvme", "-o", "a.vtrace"
@@ -111,4 +130,4 @@ def test_an_installed_vetrace_boots(built: Built, tmp_path: Path) -> None:
     assert "0 missing, 0 extra, 0 different" in said
     assert "nvme" in call(tmp_path, programs / "python", "-m", "tracer", "show", "a.vtrace")
     (tmp_path / "test_driver.py").write_text(PLUGIN_TEST)
-    assert "1 passed" in call(tmp_path, programs / "pytest", "-q", "test_driver.py")
+    assert "3 passed" in call(tmp_path, programs / "pytest", "-q", "test_driver.py")

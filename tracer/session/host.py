@@ -58,8 +58,8 @@ def check_told(ruling: Ruling, kind: Kind) -> None:
 class Host:
     """Decide what becomes of each access of one guest that no person has decided about.
 
-    ``rules`` are asked in their order, then ``own``. ``applied`` counts the accesses of which one
-    of them decided. The ``kind`` of guest says what it can be told.
+    ``rules`` are asked in their order, then ``own``. ``applied`` counts the accesses and calls of
+    which one of them decided. The ``kind`` of guest says what it can be told.
     """
 
     def __init__(self, session: Session, outlook: Outlook, kind: Kind = Kind.PLAIN) -> None:
@@ -72,6 +72,7 @@ class Host:
         self._changes = Changes()
         self._patterns: tuple[Pattern, ...] = ()
         self._by_own = 0
+        self._answered = 0
         self._refused = 0
         self._remarked: set[str] = set()
 
@@ -147,8 +148,7 @@ class Host:
         ruling = self._possible(self.own, self.own.answer(request))
         if ruling is not None:
             self.applied += 1
-            self._by_own += 1
-            self._refused += isinstance(ruling, Refuse | Postpone)
+            self._answered += 1
         return ruling
 
     def leeway(self, regions: RegionMap) -> Leeway:
@@ -220,8 +220,10 @@ class Host:
                 yield f"{rule.name} applied {times}: {rule.text}"
         if self.own is not None:
             accesses = "1 access" if self._by_own == 1 else f"{self._by_own:,} accesses"
+            answered = "1 call" if self._answered == 1 else f"{self._answered:,} calls"
+            calls = f", and about {answered}" if self._answered else ""
             refused = f", {self._refused:,} of them refused" if self._refused else ""
-            yield f"{self.own.name} decided about {accesses}{refused}"
+            yield f"{self.own.name} decided about {accesses}{refused}{calls}"
 
     def idle(self) -> Iterator[str]:
         """Yield in a line each why a rule was never applied."""

@@ -281,7 +281,7 @@ def test_python_answers_calls_of_a_confidential_guest() -> None:
     done.host.kind = Kind.TDX
     assert done.host.leeway(regions) == NO_LEEWAY
     assert done.host.called(asked) == Refuse("own.py") and done.host.applied == 1
-    assert list(done.host.told()) == ["own.py decided about 1 access, 1 of them refused"]
+    assert list(done.host.told()) == ["own.py decided about 0 accesses, and about 1 call"]
     done.host.take(OwnHost("own.py", "/x/own.py", None, lambda call: retry), AHEAD)
     assert done.host.called(asked) == Postpone("own.py")
     done.host.kind = Kind.SEV_ES
