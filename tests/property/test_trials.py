@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracer.confidential.agreement import Made, agreement
+from tracer.confidential.agreement import Made, compared, differing
 from tracer.confidential.expectation import Came, differences, foretold
 from tracer.confidential.handler import PROFILES
 from tracer.confidential.handling import STRINGS
@@ -34,7 +34,7 @@ def test_what_a_handler_makes_is_the_cpus_or_told(seed: int, steered: bool) -> N
         operation = trial.insn.form.operation if trial.insn.form else ""
         for profile in PROFILES.values():
             expected = foretold(trial, profile)
-            assert expected.agreement.explained, (profile.name, trial.insn.text)
+            assert not expected.agreement.unforetold, (profile.name, trial.insn.text)
             emulated = expected.verdict.outcome == "emulated" and operation not in STRINGS
             assert (expected.handled is not None) == emulated, trial.insn.text
 
@@ -77,7 +77,7 @@ def test_what_is_asked_agrees_as_foretold(seed: int) -> None:
             value = work.value
         made = Made(work.direction, work.width, PHYSICAL, value)
         asked = Mmio(work.direction, work.width, PHYSICAL, value)
-        assert agreement([made], asked, expected.verdict).agrees
+        assert not differing(made, asked)
         other = replace(asked, value=None if value is None else value ^ 1)
-        found = agreement([made], other, expected.verdict)
-        assert found.explained == (value is None or "value" in expected.verdict.differs)
+        found = compared(differing(made, other), expected.verdict)
+        assert (not found.unforetold) == (value is None or "value" in expected.verdict.differs)

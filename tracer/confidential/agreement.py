@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer.confidential.handler import Member, Verdict
 from tracer.confidential.request import Mmio
 from tracer.x86.bus import Direction
-
-_ACCESS: frozenset[Member] = frozenset({"access"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,43 +24,22 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Tell in which members two differ, in none where they agree, and what was foretold of that.
+    """Tell in which members two differ, in none where they agree.
 
-    ``unforetold`` are the members that a verdict says nothing of. ``note`` is what it says of the
-    others.
+    ``unforetold`` are those of them that a verdict says nothing of.
     """
 
     differs: frozenset[Member] = frozenset()
     unforetold: frozenset[Member] = frozenset()
-    note: str = ""
 
     @property
     def agrees(self) -> bool:
         """Return whether they do not differ at all."""
         return not self.differs
 
-    @property
-    def explained(self) -> bool:
-        """Return whether they do not differ, or as it was foretold."""
-        return not self.unforetold
-
 
 AGREED = Agreement()
 """Two that do not differ."""
-
-
-def agreement(made: Sequence[Made], asked: Mmio | None, verdict: Verdict) -> Agreement:
-    """Hold what was asked, None for nothing, to the access that is made first, if there is one.
-
-    The accesses are those of one instruction, as far as it could be foretold; ``verdict`` is what
-    the handler was expected to do with it. A handler that gives up asks for nothing.
-    """
-    expected = made[0] if made and verdict.outcome == "emulated" else None
-    if expected is None and asked is None:
-        return AGREED
-    if expected is None or asked is None:
-        return Agreement(_ACCESS, _ACCESS)
-    return compared(differing(expected, asked), verdict)
 
 
 def differing(made: Made, asked: Mmio) -> frozenset[Member]:
@@ -82,5 +58,4 @@ def differing(made: Made, asked: Mmio) -> frozenset[Member]:
 
 def compared(differs: frozenset[Member], verdict: Verdict) -> Agreement:
     """Return members that differ as an agreement, and which of them a verdict foretells."""
-    told = verdict.note if differs & verdict.differs else ""
-    return Agreement(differs, differs - verdict.differs, told)
+    return Agreement(differs, differs - verdict.differs)

@@ -27,7 +27,7 @@ Outcome = Literal["emulated", "oops", "none", "unknown"]
 ``unknown``: nothing tells whether one is."""
 
 
-Member = Literal["access", "direction", "width", "physical", "value", "registers"]
+Member = Literal["direction", "width", "physical", "value", "registers"]
 """Two may differ in these: whether there is an access at all, what it is, the registers
 afterwards."""
 

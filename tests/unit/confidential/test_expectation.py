@@ -63,7 +63,7 @@ def test_what_a_load_leaves_behind(code: str, register: str, value: int, profile
     expected = foretold(trial(code), profile)  # type: ignore[arg-type] - one of two
     assert after(expected, register) == value
     assert expected.handled is not None and expected.handled.direction == "read"
-    assert expected.agreement.explained
+    assert not expected.agreement.unforetold
 
 
 STORES = (
@@ -81,7 +81,7 @@ def test_what_a_store_asks_for(code: str, profile: object, value: int, known: in
     expected = foretold(trial(code), profile)  # type: ignore[arg-type] - one of two
     assert expected.handled is not None and expected.handled.direction == "write"
     assert (expected.handled.value, expected.handled.known) == (value, known)
-    assert expected.agreement.explained
+    assert not expected.agreement.unforetold
 
 
 def test_what_is_unlike_the_cpus_is_told() -> None:
@@ -115,7 +115,7 @@ def came(expected: Expected) -> Came:
 def test_a_handler_that_does_as_foretold_differs_in_nothing(profile: object) -> None:
     for one in trials(11, 400, GROUND):
         expected = foretold(one, profile)  # type: ignore[arg-type] - one of all
-        assert expected.agreement.explained, (one.insn.text, expected.agreement)
+        assert not expected.agreement.unforetold, (one.insn.text, expected.agreement)
         assert differences(one, expected, came(expected), PHYSICAL) == []
 
 
