@@ -53,6 +53,30 @@ def test_a_campaign_tells_the_ends_of_refusals(tmp_path: Path) -> None:
     assert row["site"].startswith("nvme_") and "VE fault" in row["line"]
 
 
+def test_a_campaign_tells_refusals_from_values_and_a_seed_ends_alike(tmp_path: Path) -> None:
+    options = ("--", "--kernel", kernel_for(Kind.TDX), "--append", "oops=panic", "--region", "nvme")
+
+    def campaign(table: str, *which: str) -> tuple[Run, list[dict[str, object]]]:
+        words = ("--guest", "tdx", *which, "--mutate", "read nvme", "-o", tmp_path / table)
+        done = run(tmp_path, "campaign", *words, *options)
+        assert done.status == 0, done.err
+        return done, pq.read_table(tmp_path / table).to_pylist()
+
+    done, rows = campaign("eight.parquet", "--seeds", "8", "--jobs", "2")
+    assert [row["seed"] for row in rows] == [*range(8)]
+    assert not [row for row in rows if row["end"] in ("failed", "hang")]
+    refused = [row for row in rows if row["refused"]]
+    # A seed's refusal is drawn: among these eight there is one.
+    assert refused and all(row["end"] == "oops" and row["site"] for row in refused)
+    for row in rows:
+        by = "an access was refused" if row["refused"] else "by values alone"
+        told = row["end"] == "clean" or not row["mutated"] or f", {by}" in done.out
+        assert told, (row, done.out)
+    (first, *_) = refused
+    _, (again,) = campaign("again.parquet", "--seed", str(first["seed"]))
+    assert again == first
+
+
 def test_python_answers_the_calls_of_a_guest(tmp_path: Path) -> None:
     # The first of them comes when guest code would answer it without a stop.
     (tmp_path / "host.py").write_text(

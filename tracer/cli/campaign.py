@@ -132,18 +132,26 @@ def outcome_line(each: Outcome) -> str:
 
 def summary(outcomes: Sequence[Outcome]) -> list[str]:
     """Return how often each end came, and for each the command that boots the first one again."""
-    ends = Counter((each.ending.kind, each.ending.site) for each in outcomes)
+    ends = Counter(map(_end, outcomes))
     lines = []
-    for (kind, site), count in sorted(ends.items(), key=lambda item: (-item[1], item[0])):
+    for end, count in sorted(ends.items(), key=lambda item: (-item[1], item[0])):
         first = min(
-            (each for each in outcomes if (each.ending.kind, each.ending.site) == (kind, site)),
-            key=lambda each: each.job.seed,
+            (each for each in outcomes if _end(each) == end), key=lambda each: each.job.seed
         )
+        kind, site, by = end
         at = printable(f" at {site}" if site else "")
-        lines.append(f"{count:5}  {kind}{at}")
+        lines.append(f"{count:5}  {kind}{at}{by}")
         if kind != "clean":
             lines.append(f"       {first.job.command}")
     return lines
+
+
+# An end's kind and its site; a confidential guest's also tells whether the host has refused.
+def _end(each: Outcome) -> tuple[str, str, str]:
+    by = ""
+    if each.ending.kind != "clean" and each.job.guest != Kind.PLAIN and each.mutated:
+        by = ", an access was refused" if each.refused else ", by values alone"
+    return each.ending.kind, each.ending.site, by
 
 
 def _write(outcomes: Sequence[Outcome], output: Path | None) -> None:

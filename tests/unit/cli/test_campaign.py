@@ -62,6 +62,18 @@ def test_seeds_are_booted_and_told(
     assert [row["end"] for row in rows[:3]] == ["clean", "oops", "probe failed"]
 
 
+def test_ends_of_a_confidential_guest_tell_whether_an_access_was_refused() -> None:
+    jobs = [Job(seed, "read nvme", guest="tdx") for seed in range(6)]
+    hits = ((OOPS, 2, 1), (OOPS, 1, 0), (OOPS, 1, 1), (Ending("clean"), 1, 1), (OOPS, 0, 0))
+    outcomes = [Outcome(job, *hit) for job, hit in zip(jobs, hits, strict=False)]
+    assert [line for line in campaign.summary(outcomes) if "vetrace" not in line] == [
+        "    2  oops at nvme_pci_enable+0x55, an access was refused",
+        "    1  clean",
+        "    1  oops at nvme_pci_enable+0x55",
+        "    1  oops at nvme_pci_enable+0x55, by values alone",
+    ]
+
+
 def test_one_seed_alone(booted: list[tuple[Job, int]]) -> None:
     assert main.main(["campaign", "--seed", "0x10", "--mutate", "read nvme"]) == 0
     assert [job.seed for job, _ in booted] == [16]
