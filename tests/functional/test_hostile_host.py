@@ -13,7 +13,7 @@ from vetrace_run import Run, boot, read_trace, run
 from tracer.confidential.handler import own_profile
 from tracer.confidential.kind import Kind
 from tracer.linux.kernel import open_kernel
-from tracer.trace.record import UserRecord
+from tracer.trace.record import TdcallRecord, UserRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -90,7 +90,7 @@ def test_python_answers_the_calls_of_a_guest(tmp_path: Path) -> None:
 
 
 CALLS = """\
-break tdcall VM.RD once; continue
+break tdcall VM.RD once; continue; set $rax 99
 break hypercall MapGPA if $r13 > 0x1000; continue; plan
 retry; continue; plan; condition 2
 py guest.run("retry " + hex((registers.r12 & ~(1 << 47)) + 0x1000))
@@ -122,5 +122,8 @@ def test_a_guests_calls_are_stopped_at_answered_and_told_from_both_sides(tmp_pat
     (row,) = next(result for name, result in told if name == "info")
     assert row["text"] == f"verdict {own_profile(open_kernel(kernel).release)}"
     trace = read_trace(done.trace)
+    # A number that no leaf has: the module's own error, whose low bits are the operand's.
+    (unknown,) = [r for r in trace.records if isinstance(r, TdcallRecord) and r.leaf == 99]
+    assert unknown.returned["rax"] == 0xC000_0100_0000_0000 and unknown.symbol
     assert any(isinstance(r, UserRecord) and r.text == "retry" for r in trace.records)
     assert not trace.end.counts.get("disagreed")

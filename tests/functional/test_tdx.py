@@ -194,6 +194,16 @@ def test_a_tdx_guest_cannot_be_without_its_module(tmp_path: Path) -> None:
     assert done.status == 2 and "vetrace is its TDX module" in done.err + done.out
 
 
+def test_call_chains_cost_stops_and_that_is_told_at_the_start(tmp_path: Path) -> None:
+    words = ("--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", "--stacks")
+    told = "each access takes a stop: there the stack of a TDX guest is read"
+    first = "break read ioapic once; continue; backtrace; quit"
+    done = boot(tmp_path / "stacks", *words, "-e", first)
+    assert done.status == 0 and told in done.err and "start_kernel" in done.out
+    done = boot(tmp_path / "asked", *words, "--every-stop", "-e", "quit")
+    assert done.status == 0 and told not in done.err
+
+
 def test_a_cpu_of_another_vendor_is_refused(tmp_path: Path) -> None:
     cpu = ("--", "-cpu", "max,la57=off,phys-bits=40,vendor=AuthenticAMD")
     done = boot(tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", *cpu)

@@ -93,6 +93,8 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         view.shared = 1 << SHARED_BIT
         # Its kernel knows nothing of memory yet. Call chains are those of stops.
         later = None if stacks else ring
+        if stacks and ring is not None:
+            journal.remark("each access takes a stop: there the stack of a TDX guest is read")
     if system.kind is not Kind.PLAIN:
         ring = None
     regions = await coverage.refresh()
