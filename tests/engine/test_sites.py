@@ -247,6 +247,27 @@ def test_the_guest_may_make_as_many_records_again_once_they_are_taken() -> None:
     assert len(run.intercepts) == 1 + 3 * SLOTS
 
 
+def test_where_a_device_may_have_moved_that_is_known_once_a_stop_has_looked() -> None:
+    run = Run()
+    assert run.loop.system.moves == WINDOW.block  # type: ignore[attr-defined]
+
+    def moves(_: Any) -> None:
+        told = struct.pack("<Q", run.word("SITES") | layout.MOVED)
+        run.scene.ram.write(BLOCK_AT + control_field("SITES"), told)
+
+    def stops(_: Any) -> Ran:
+        assert run.word("SITES") & layout.MOVED
+        return run.bell("8b06", AT, rsi=AT, tsc=3000)
+
+    def known(_: Any) -> None:
+        assert run.word("SITES") == WINDOW.block + layout.SITES
+
+    run.first(
+        (Await, moves), (Await, stops), MAP, SPILLED, (ReadPhysical(DEVICE, 4), 5),
+        (Start, None), (Await, known),
+    )  # fmt: skip
+
+
 def test_the_last_records_of_a_guest_that_is_gone_are_published() -> None:
     run = Run()
 
@@ -850,6 +871,15 @@ def test_stops_are_marked_around_the_end_of_the_table(at: int, size: int) -> Non
     assert {place for place, byte in enumerate(table) if byte} == wanted
     sites.stops.at([])
     assert not any(run.scene.ram.read(BLOCK_AT + layout.STOPS, layout.STOP_PLACES))
+
+
+def test_configuration_has_words_of_its_own() -> None:
+    run = Run()
+    run.first()
+    assert run.loop.sites is not None and run.loop.sites.stops.at(
+        [], range(0xB000_0000, 0xC000_0000)
+    )
+    assert run.word("SETUP") == SPAN + 0xB000_0000 and run.word("SETUP_SIZE") == 0x1000_0000
 
 
 def test_the_largest_ranges_have_words_of_their_own() -> None:

@@ -11,11 +11,25 @@ import re
 from pathlib import Path
 
 import pytest
-from bare_guest import DEVICE, DEVICE_LINEAR, NOTHING, REGION, WINDOW, Case, assemble, initial
+from bare_guest import (
+    DEVICE,
+    DEVICE_LINEAR,
+    DEVICE_SLOT,
+    NOTHING,
+    REGION,
+    WINDOW,
+    Case,
+    assemble,
+    initial,
+)
 from vetrace_run import Run, Trace, agreed, boot, read_trace
 
 pytestmark = pytest.mark.qemu
 
+ECAM = 0xB000_0000
+"""Where QEMU's firmware has put PCI configuration space on a q35."""
+BAR = ECAM + DEVICE_SLOT * 0x8000 + 0x18
+ELSEWHERE = 0xD000_0000
 ALIAS = WINDOW + 0x5000
 CODE = WINDOW + 0x8000
 PERIOD = 29
@@ -256,12 +270,12 @@ CASES = {
 }  # fmt: skip
 
 
-def run(folder: Path, *cases: Case) -> Run:
+def run(folder: Path, *cases: Case, chosen: tuple[str, ...] = ()) -> Run:
     guest = assemble(folder, cases, room=True)
     return boot(
         folder,
         "--kernel", guest, "--symbols", guest, "--check", "--quiet", "--region",
-        REGION, "--", *DEVICE,
+        REGION, *chosen, "--", *DEVICE,
     )  # fmt: skip
 
 
@@ -310,3 +324,36 @@ def test_an_nmi_whose_handler_makes_an_access_comes_in_the_middle_of_another(
     assert missing == extra <= counts["slow: nested"] and not different
     told = [record for record in trace.intercepts if "NMI" in (record.note or "")]
     assert len(told) == counts["slow: nested"] and all(record in handlers for record in told)
+
+
+def test_a_device_that_is_moved_by_a_write_to_configuration(tmp_path: Path) -> None:
+    moved = Case(
+        f"{_WARM}; mov r8, rdi; mov r9d, {BAR:#x}; mov r10, rdi; and r10d, 0xfff; "
+        # Read and written by code that is compiled by now.
+        "mov rdi, r9; call load4; mov r11d, eax; call store4; mov rdi, r8; call load4; "
+        f"mov eax, {ELSEWHERE:#x}; mov rdi, r9; call store4; mov rdi, r8; call load4; "
+        f"mov ebx, eax; mov edi, {ELSEWHERE:#x}; add rdi, r10; call load4; mov ecx, eax; "
+        "mov eax, r11d; mov rdi, r9; call store4; mov rdi, r8; call load4",
+        [], {}, {"rbx": 0, "rcx": initial(0, 4), "rax": initial(0, 4)},
+    )  # fmt: skip
+    cases = CASES["parts"], CASES["warm"], CASES["store that crosses"], moved
+    done = run(tmp_path, *cases, chosen=("--region", "ecam"))
+    assert "case 0003 ok" in done.serial, done.out + done.err
+    agreed(done)
+    made = [
+        (access.region, access.direction, access.physical & -4096, record.via)
+        for record in read_trace(done.trace).intercepts for access in record.accesses
+    ]  # fmt: skip
+    # A write to configuration takes a stop, what comes behind it does not.
+    last = made[-7:]
+    bar = BAR & -4096
+    here = made[0][2]
+    assert last == [
+        ("ecam", "read", bar, "compiled"),
+        ("ecam", "write", bar, "emulated"),
+        (REGION, "read", here, "compiled"),
+        ("ecam", "write", bar, "emulated"),
+        (REGION, "read", ELSEWHERE, "compiled"),
+        ("ecam", "write", bar, "emulated"),
+        (REGION, "read", here, "compiled"),
+    ]

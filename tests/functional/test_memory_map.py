@@ -20,8 +20,10 @@ from vetrace_run import DEADLINE, agreed, boot, need, read_trace, run
 
 from tracer.check import witness
 from tracer.guest.disk import content
+from tracer.guest.initramfs import build_initramfs
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
+from tracer.linux.kernel import default_kernel, open_kernel
 from tracer.qemu.machine import Machine
 from tracer.trace.record import Intercept, Record
 
@@ -64,6 +66,25 @@ configure 4 '\\002'; say on
 configure 16 '\\000\\000\\000\\320'; say moved
 configure 4 '\\000'; say 'off again'
 configure 4 '\\002'; say 'on again'
+"""
+
+# A virtio driver reads the status whenever somebody asks for it. Configuration below 0x100 is
+# written by ports, which takes no stop.
+SWITCHES = """
+while read module; do insmod /lib/modules/$module; done < /lib/modules/order
+for function in /sys/bus/pci/devices/*; do
+    [ -d $function/virtio0 ] && break
+done
+status() {
+    echo "status $1: $(cat $function/virtio0/status)"
+}
+command() {
+    printf "$1" | dd of=$function/config bs=1 seek=4 conv=notrunc 2>/dev/null
+}
+status on; status again
+command '\\007'; status still
+command '\\004'; status off; status off
+command '\\006'; status on
 """
 
 SUSPENDS = """
@@ -138,6 +159,25 @@ def test_a_device_that_moves_under_mappings(chosen: tuple[str, ...], tmp_path: P
     assert len(edu) == 4
     assert len(set(edu[:2])) == 1
     assert edu[2:] == [0xD0000000] * 2
+
+
+def test_a_device_whose_memory_is_switched_off_and_on_between_accesses_without_a_stop(
+    tmp_path: Path,
+) -> None:
+    default = default_kernel()
+    assert default is not None
+    (tmp_path / "init").write_text(guest_program.script(SWITCHES))
+    started = build_initramfs(tmp_path / "init", open_kernel(default).modules)
+    done = boot(tmp_path, "--quiet", "--check", "--initrd", started)
+    said = [(when, int(value, 16)) for when, value in re.findall(
+        r"status (\w+): 0x(\w+)", "\n".join(done.serial)
+    )]  # fmt: skip
+    there = said[0][1]
+    seen = [value == there for _, value in said]
+    assert seen == [True, True, True, False, False, True], said
+    assert agreed(done)
+    counts = read_trace(done.trace).end.counts
+    assert 0 < counts["slow: moved"] < counts["compiled"] / 100
 
 
 def test_devices_are_away_while_the_guest_wakes_up(tmp_path: Path) -> None:

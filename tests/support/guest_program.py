@@ -18,12 +18,14 @@ _INIT = """\
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-base64 -d > /tmp/{name} <<'END'
-{program}END
-chmod +x /tmp/{name}
 {commands}
 poweroff -f
 """
+_PROGRAM = """\
+base64 -d > /tmp/{name} <<'END'
+{program}END
+chmod +x /tmp/{name}
+{commands}"""
 
 
 def assemble(folder: Path, name: str, **symbols: int) -> Path:
@@ -43,9 +45,14 @@ def assemble(folder: Path, name: str, **symbols: int) -> Path:
     return folder / name
 
 
+def script(commands: str) -> str:
+    """An init script that runs shell commands and powers off."""
+    return _INIT.format(commands=commands)
+
+
 def initrd(folder: Path, program: Path, commands: str) -> Path:
     """An initramfs that has a program in ``/tmp``, runs shell commands and powers off."""
     text = base64.encodebytes(program.read_bytes()).decode()
     init = folder / "init"
-    init.write_text(_INIT.format(name=program.name, program=text, commands=commands))
+    init.write_text(script(_PROGRAM.format(name=program.name, program=text, commands=commands)))
     return build_initramfs(init, None)

@@ -37,7 +37,7 @@ class Software:
 
     title, release, sha256 = "software", "1", ""
     spare, stack_in_device = SPARE_LINEAR, False
-    current, telling = None, range(0)
+    current, telling = None, ()
     kind = Kind.PLAIN
 
     def __init__(self, breakpoints: Any = ()) -> None:
@@ -64,6 +64,9 @@ class Software:
 
     async def follow_errands(self, block: int | None, *, smp: bool) -> None:
         self.block = block
+
+    async def follow_moves(self, block: int) -> None:
+        self.moves = block
 
     def callers(self, publish: Any, *, stacks: bool) -> Any:
         return Nobody()

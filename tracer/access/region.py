@@ -16,6 +16,8 @@ from tracer.x86.state import PAGE_SIZE
 _FRAME_BUFFERS = frozenset({"vga-lowmem", "cirrus-low-memory", "cirrus-linear-io"})
 """Regions that are memory to the guest: thousands of accesses that mean nothing one by one."""
 
+_CONFIGURATION = "pcie-mmcfg-mmio"
+
 UNASSIGNED = "unassigned"
 """The name that an access has for its region where no device answers."""
 
@@ -237,6 +239,12 @@ class RegionMap:
         """Return the regions that a person means: see
         :func:`tracer.trace.name.names_region`."""
         return [r for r in self.regions if names_region(pattern, r.name, r.owners)]
+
+    @property
+    def configuration(self) -> range:
+        """Return the physical addresses at which PCI configuration is: a write may move devices."""
+        found = [region for region in self.regions if region.qemu_name == _CONFIGURATION]
+        return range(found[0].start, found[-1].end + 1) if found else range(0)
 
     @property
     def unassigned(self) -> list[range]:

@@ -113,7 +113,7 @@ class Bare:
     spare = 0xFFFF_FFFF_FFE0_0000  # the last 2 MiB: where tables reach it, and it is unused
     stack_in_device = True
     current = None
-    telling = range(0)
+    telling: Sequence[range] = ()
     kind = Kind.PLAIN
 
     def __init__(self, image: Image, release: str, sha256: str) -> None:
@@ -172,6 +172,9 @@ class Bare:
 
     async def follow_errands(self, block: int | None, *, smp: bool) -> None:
         """Do nothing: no threads are known."""
+
+    async def follow_moves(self, block: int) -> None:
+        """Do nothing: where it moves devices is not known."""
 
     def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
         """Return what knows no callers."""

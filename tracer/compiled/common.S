@@ -210,6 +210,14 @@ walk:	test	dword ptr [rsp + F_FLAGS], TF
 	control	cmp, rcx, C_EXTENT\number
 	jb	wide
 .endr
+	# A write there may move any device.
+	cmp	qword ptr [rsi + S_WRITES], 0
+	je	6f
+	mov	rcx, rax
+	control	sub, rcx, C_SETUP
+	control	cmp, rcx, C_SETUP_SIZE
+	jb	wide
+6:
 	and	eax, 0xf000
 	control	add, rax, C_STOPS
 5:	add	rax, [rsi + S_SKIP]
@@ -342,6 +350,9 @@ probe:	cmp	qword ptr [rsi + S_RIP], 0
 	control	mov, rsi, C_SITES
 	jmp	found
 
+moved:
+	count	N_MOVED
+	jmp	back
 traced:
 	count	N_TRACED
 	jmp	back
@@ -357,7 +368,9 @@ unmapped:
 stopped:
 	count	N_STOPPED
 	jmp	back
-absent:
+	# Where a device may have moved, SITES is MOVED bytes further, and no entry is found.
+absent:	test	byte ptr [rip + start + DATA + C_SITES], MOVED
+	jnz	moved
 	count	N_ABSENT
 	jmp	back
 tail:

@@ -28,7 +28,10 @@ PAGE = 4096
 STOP_PLACES = 1 << 16
 WIDE = 4
 """Ranges of whole pages at which a stop is wanted that have words of their own: ``WIDE0`` is where
-the window has the first, ``EXTENT0`` its size."""
+the window has the first, ``EXTENT0`` its size. At ``SETUP`` each write takes a stop."""
+MOVED = 8
+"""The bit of the word ``SITES`` that guest code sets where a device may have moved: no entry of the
+table is found then, so each access takes a stop until it is cleared."""
 ALWAYS = 0x2000
 """Offset of a page, and of :data:`LONGEST` more bytes, that want a stop at each place of theirs."""
 LONGEST = 32
@@ -50,15 +53,16 @@ _CONTROL = (
     "REACH", "MARKS", "RESERVED", "SLOW", "FAR", "FAR_SIZE", "FAR_WINDOW", "STACKS", "STATE",
     "DEADLINE", "AFTER",
     "WIDE0", "EXTENT0", "WIDE1", "EXTENT1", "WIDE2", "EXTENT2", "WIDE3", "EXTENT3",
+    "SETUP", "SETUP_SIZE",
 )  # fmt: skip
 REASONS = (
     "full", "nested", "absent", "traced", "changed", "crossing", "unmapped", "stopped", "tail",
-    "refused",
+    "refused", "moved",
 )  # fmt: skip
 """Why an access went the slow way, in the order of the control page's counters: the ring is full or
 shut; an NMI came into the fast way; no thunk; TF is set; the code is another one; it crosses
 a page; its page is not what a thunk may touch; a stop is wanted; CR2 is not its first byte; its
-thunk refuses."""
+thunk refuses; a device may have moved."""
 _COUNTERS = 0x100
 _OTHER_SIDE = 0x200
 _NOTHING = 0x400
@@ -172,6 +176,8 @@ class Control:
             "DEADLINE": 0,
             "AFTER": self.after,
             **{f"{name}{number}": 0 for number in range(WIDE) for name in ("WIDE", "EXTENT")},
+            "SETUP": 0,
+            "SETUP_SIZE": 0,
         }
         page = bytearray(PAGE)
         struct.pack_into(f"<{len(_CONTROL)}Q", page, 0, *(words[name] for name in _CONTROL))
@@ -205,6 +211,7 @@ def constants(code: int = CODE) -> str:
         "SITE_MASK": (SITE_COUNT - 1) * SITE_SIZE,
         "HASH": HASH,
         "OTHER_SIDE": _OTHER_SIDE,
+        "MOVED": MOVED,
         "ALWAYS": ALWAYS,
         "STACK_SHIFT": (STACK_SIZE // SLOT_SIZE).bit_length() - 1,
         "STACK_SIZE": STACK_SIZE,

@@ -90,6 +90,8 @@ fault:	save
 	jc	slow
 	call	stopped
 	jc	held
+	test	byte ptr [rip + start + DATA + C_SITES], MOVED
+	jnz	moved
 	# The ring is full or shut: so it is for the hypercall to come. Who holds it does not matter.
 	data	mov, rcx, C_HEAD
 	test	rcx, rcx
@@ -214,6 +216,8 @@ abandon:
 	mov	[rip + start + DATA + C_HEAD], rax
 	jmp	slow
 held:	count	N_STOPPED
+	jmp	slow
+moved:	count	N_MOVED
 	jmp	slow
 full:	count	N_FULL
 slow:	restore

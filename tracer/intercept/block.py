@@ -37,6 +37,11 @@ class Block:
         return range(start, start + block_size(self._slots))
 
     @property
+    def sites(self) -> bytes:
+        """Return the word of the control page that leads to the site table."""
+        return (self.window.block + layout.SITES).to_bytes(8, "little")
+
+    @property
     def head(self) -> int:
         """Return the first word of the control page: the ring's head, or who is on the fast way."""
         return int.from_bytes(self.read(control_field("HEAD"), 8), "little")

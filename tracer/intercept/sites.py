@@ -54,6 +54,7 @@ _WORDS = {
     "stopped": "a break or a recording concerns what they reach",
     "tail": "they may have begun in the page before",
     "refused": "they could raise an exception",
+    "moved": "a device may have moved since the last stop",
 }
 """Why an access took a stop, by the names of :data:`layout.REASONS`."""
 
@@ -142,8 +143,8 @@ class CompiledSites:
     def open(self, most: int | None = None, until: int | None = None) -> None:
         """Let the guest make accesses by itself, until ``most`` of its records were taken.
 
-        With ``until`` it makes none when its time-stamp counter is there; every vCPU stands, and is
-        not on the fast way.
+        With ``until`` it makes none when its time-stamp counter is there; every vCPU stands, is not
+        on the fast way, and it is known where devices are.
         """
         if until != self._until:
             self.block.write(control_field("DEADLINE"), (until or 0).to_bytes(8, "little"))
@@ -153,6 +154,7 @@ class CompiledSites:
                     self.block.write(offset, data)
             self._until = until
         self._open, self._left = True, most
+        self.block.write(control_field("SITES"), self.block.sites)  # nothing has moved since
         self.block.write(*self._ring.open(most))
 
     def shut(self) -> None:

@@ -19,7 +19,7 @@ class Stops:
         self._block = block
         self._table = table
         self._stops = bytes(STOP_PLACES)
-        self._wides = bytes(16 * WIDE)
+        self._wides = bytes(16 * WIDE), range(0)
         self._interests: tuple[Interest, ...] = ()
         self._origins: list[Origin] = []
 
@@ -45,21 +45,24 @@ class Stops:
                 self._block.write(offset, data)
         return True
 
-    def at(self, wanted: Iterable[range]) -> bool:
+    def at(self, wanted: Iterable[range], setup: range = range(0)) -> bool:
         """Send the accesses to these physical addresses the slow way; tell whether that is done.
 
-        Every vCPU stands; it cannot be done while one is on the fast way. Where a place is wanted,
+        Those to ``setup``, which lies in whole pages, go there if they are writes. Every vCPU
+        stands; it cannot be done while one is on the fast way. Where a place is wanted,
         so are those at which an access begins that reaches it. The largest ranges take the rest of
         their pages with them, others the addresses that are alike in their low bits.
         """
         parts = sorted(self._block.window.pieces(wanted), key=len, reverse=True)
         wide = [part for part in parts[:WIDE] if len(part) >= layout.PAGE]
         words = b"".join(map(self._wide, wide)).ljust(16 * WIDE, b"\0")
-        if words != self._wides:
+        if (words, setup) != self._wides:
             if not self._block.idle:
                 return False
-            self._wides = words
+            self._wides = words, setup
             self._block.write(control_field("WIDE0"), words)
+            seen = next(self._block.window.pieces([setup]), range(0))
+            self._block.write(control_field("SETUP"), self._wide(seen))
             for offset, data in self._table.forget():
                 self._block.write(offset, data)
         stops = bytearray(STOP_PLACES)

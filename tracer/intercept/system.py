@@ -142,9 +142,16 @@ class System(Protocol):
         """Return where code finds its thread, if threads tell the diary of all their errands."""
         ...
 
+    async def follow_moves(self, block: int) -> None:
+        """Have the guest tell where it may have moved a device, if its software can be asked to.
+
+        Its compiled sites' block is at a linear address.
+        """
+        ...
+
     @property
-    def telling(self) -> range:
-        """Return the linear addresses of the code that writes to the diary."""
+    def telling(self) -> Sequence[range]:
+        """Return the linear addresses of the code that writes to the block."""
         ...
 
     def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:

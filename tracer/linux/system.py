@@ -14,6 +14,7 @@ from tracer.intercept.trap import Breakpoint
 from tracer.intercept.window import Window
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
+from tracer.linux.configuration import Configuration
 from tracer.linux.entry import follow_kaslr, reach_entry, reach_tdx_entry
 from tracer.linux.errands import Errands
 from tracer.linux.freed_code import FreedCode
@@ -49,6 +50,7 @@ class Linux:
         self._hooks: MappingHooks | None = None
         self._wrappers: Wrappers | None = None
         self._errands = Errands(self.names)
+        self._configuration = Configuration()
         self._users: UserMappings | None = None
         self._vendor: Vendor | None = None
 
@@ -121,15 +123,20 @@ class Linux:
         if self._wrappers is not None:
             await self._errands.plant(self._wrappers, block, smp=smp)
 
+    async def follow_moves(self, block: int) -> None:
+        """Put code around the function that moves devices."""
+        if self._wrappers is not None:
+            await self._configuration.plant(self.names.kernel, self._wrappers, block)
+
     @property
     def current(self) -> Current | None:
         """Return where code finds its thread, if threads tell the diary of all their errands."""
         return self._errands.current
 
     @property
-    def telling(self) -> range:
-        """Return the linear addresses of the code that writes to the diary."""
-        return self._errands.telling
+    def telling(self) -> Sequence[range]:
+        """Return the linear addresses of the code that writes to the block."""
+        return self._errands.telling, self._configuration.telling
 
     def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
         """Return what unwinds the kernel's stacks."""

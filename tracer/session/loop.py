@@ -155,6 +155,8 @@ class Loop:
 
     async def _drained(self, sites: CompiledSites, changes: Sequence[Change]) -> Ran:
         # Lets the guest go on, and publishes what it tells by itself meanwhile.
+        if self.view.regions.configuration:
+            await self.coverage.follow_map()  # this stop's own access may have moved devices
         sites.tell_places()
         leeway = await AskWhere(self.view.regions) if self.asks else Leeway()
         if not self._let(sites, leeway):
@@ -181,8 +183,9 @@ class Loop:
             if rate is None or not sites.block.idle:
                 return False
             until = rate.counter_at(until_ns)
-        stops = sites.stops
-        if not stops.of(leeway.interests) or not stops.at([*places, *self._answered()]):
+        stops, regions = sites.stops, self.view.regions
+        wanted = [*places, *self._answered()]
+        if not stops.of(leeway.interests) or not stops.at(wanted, regions.configuration):
             return False
         sites.open(leeway.records, until)
         return True
@@ -250,7 +253,8 @@ class Loop:
         # Takes the leaves away, and the block, unless a vCPU is still on its way by them.
         stub, telling = self.traced.gate.stub, self.system.telling
         if sites.block.idle and not any(
-            stub.leads_to_sites(state.rip) or state.rip in telling for state in await VcpuStates()
+            stub.leads_to_sites(state.rip) or any(state.rip in span for span in telling)
+            for state in await VcpuStates()
         ):
             sites.close()
         else:

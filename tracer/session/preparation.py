@@ -29,7 +29,7 @@ from tracer.intercept.stub import Fast
 from tracer.intercept.system import Callers
 from tracer.intercept.trap import Breakpoint, Trap
 from tracer.intercept.trust_domain import CALL, TrustDomain
-from tracer.session.room import Setting, room_for
+from tracer.session.room import Room, Setting, room_for
 from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
 
 _CALLS: dict[Kind, tuple[bytes, int | None]] = {
@@ -111,12 +111,10 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     own_stack = system.stack_in_device and room is None
     loads = await _plant(setting, gate, registers, space, own_stack=own_stack)
     ground = Ground(setting.memory, view, journal, coverage, gate, loads)
-    # Call chains tell the phase as well.
-    block = None if room is None or stacks else room.window.block
     watched = await system.watch(ground, space, late=room is not None and stacks)
     breakpoints: list[Breakpoint] = [*watched, loads]
     if later is None:
-        await system.follow_errands(block, smp=view.vcpus > 1)
+        await _follow(setting, room, stacks=stacks)
     for line in system.unseen(regions):
         journal.remark(line)
     if notes:
@@ -212,6 +210,16 @@ async def _plant(
     return loads
 
 
+async def _follow(setting: Setting, room: Room | None, *, stacks: bool = False) -> None:
+    # Have the guest tell on what errands its threads are, unless call chains do, and where it may
+    # have moved devices.
+    block = None if room is None else room.window.block
+    smp = setting.view.vcpus > 1
+    await setting.system.follow_errands(None if stacks else block, smp=smp)
+    if block is not None:
+        await setting.system.follow_moves(block)
+
+
 @dataclass(frozen=True, slots=True)
 class _Hastening:
     # The TDX module, and compiled sites with a ring of so many slots, become code in the guest
@@ -224,11 +232,11 @@ class _Hastening:
     callers: Callers
 
     async def expect(self) -> Readiness | None:
-        system, view, journal = self.setting.system, self.setting.view, self.setting.journal
+        system, journal = self.setting.system, self.setting.journal
         place = system.ready()
         if place is None:
             journal.remark("each access takes a stop: nobody knows where the guest has room")
-            await system.follow_errands(None, smp=view.vcpus > 1)
+            await _follow(self.setting, None)
             return None
         readiness = Readiness(self._begin, journal)
         await readiness.install(place)
@@ -239,8 +247,7 @@ class _Hastening:
         registers = await Registers()
         space = view.space_of(registers)
         room = await room_for(self.setting, self.slots, registers, space, stacks=False)
-        block = None if room is None else room.window.block
-        await system.follow_errands(block, smp=view.vcpus > 1)
+        await _follow(self.setting, room)
         if room is None:
             return
         window = room.window

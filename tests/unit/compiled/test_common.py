@@ -211,6 +211,28 @@ def test_a_stop_is_wanted_at_a_place() -> None:
     fast(guest, insn, DEVICE + 8)
 
 
+@pytest.mark.parametrize("smp", [False, True])
+def test_nothing_is_accessed_by_itself_where_a_device_may_have_moved(smp: bool) -> None:
+    guest = Compiled(smp=smp)
+    insn = ready(guest)
+    place, sites = layout.control_field("SITES"), guest.word("SITES")
+    guest.write(place, struct.pack("<Q", sites | layout.MOVED))
+    slow(guest, insn, DEVICE + 8, "moved")
+    guest.write(place, struct.pack("<Q", sites))
+    fast(guest, insn, DEVICE + 8)
+
+
+def test_a_write_where_configuration_is_goes_to_a_stop_and_a_read_does_not() -> None:
+    for code, goes in ((LOAD, fast), (STORE, slow)):
+        guest = Compiled()
+        words = struct.pack("<2Q", WINDOW + DEVICE_AT, 0x1000)
+        guest.write(layout.control_field("SETUP"), words)
+        guest.write(layout.ALWAYS, b"\1" * (layout.PAGE + layout.LONGEST))
+        insn = ready(guest, code)
+        goes(guest, insn, DEVICE + 8, *(["stopped"] if goes is slow else []))
+        fast(guest, insn, DEVICE + 0x1008)  # behind it
+
+
 @pytest.mark.parametrize("number", range(layout.WIDE))
 @pytest.mark.parametrize("code", [LOAD, "88 4f 10"])  # of which one may begin in the page before
 def test_a_stop_is_wanted_in_a_range_of_pages(number: int, code: str) -> None:
