@@ -28,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "trace", metavar="TRACE", nargs="?", help="a trace written by `vetrace boot`"
     )
     parser.add_argument(
-        "--profile", metavar="PROFILE", default=CURRENT,
-        help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT}); or {ALL} of them",
+        "--profile", metavar="PROFILE",
+        help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT}, or with --live what"
+        f" --guest is of); or {ALL} of them",
     )  # fmt: skip
     parser.add_argument(
         "--limit",
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     live.check_arguments(args)
     if args.live:
         return live.run(args)
-    profiles = _profiles(args.profile)
+    chosen = args.profile or CURRENT
+    profiles = _profiles(chosen)
     audits = [Audit(profile) for profile in profiles]
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, selection(args), register_maps(args))
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json:
         objects = [_object(audit, trace) for audit in audits]
-        shown = {"profiles": objects} if args.profile == ALL else objects[0]
+        shown = {"profiles": objects} if chosen == ALL else objects[0]
         print(msgspec.json.encode(shown).decode())
     else:
         _print_report(audits, args.limit or None)

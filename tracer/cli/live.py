@@ -11,7 +11,7 @@ from tracer.cli import EXIT_MISMATCH, EXIT_OK
 from tracer.cli.guest_arguments import tell
 from tracer.cli.parser import count
 from tracer.confidential.findings import findings_object, lines
-from tracer.confidential.handler import PROFILES
+from tracer.confidential.handler import CURRENT, CURRENT_SEV, PROFILES
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.host import signals
@@ -65,14 +65,20 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print in what a kernel's handler is not as foretold; return the exit status."""
-    if args.profile not in PROFILES:
+    kind = Kind(args.guest)
+    sev = kind is Kind.SEV_ES
+    name = args.profile or (CURRENT_SEV if sev else CURRENT)
+    if name not in PROFILES:
         raise UsageError(f"--live takes one profile: {', '.join(PROFILES)}")
     if args.count == 0:
         raise UsageError("-n 0: there is nothing to try")
-    profile = PROFILES[args.profile]
-    kind = Kind(args.guest)
-    if kind is Kind.TDX and profile.sev:
-        raise UsageError(f"--profile {profile.name} is no handler of a {kind.label} guest")
+    profile = PROFILES[name]
+    if profile.sev is not sev:
+        article = "an" if sev else "a"
+        fitting = ", ".join(it.name for it in PROFILES.values() if it.sev is sev)
+        raise UsageError(
+            f"--profile {profile.name} is no handler of {article} {kind.label} guest: {fitting}"
+        )
     plan = Plan(guest=kind, kernel=args.kernel)
     check_plan(plan)
     work = try_handler(plan, profile, args.seed, args.count, tell)

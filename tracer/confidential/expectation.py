@@ -7,11 +7,12 @@ these two differ the verdict has to say.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tracer.confidential.agreement import AGREED, Agreement, compared
 from tracer.confidential.handler import Member, Profile, Verdict, judge
-from tracer.confidential.handling import Handled, handled
+from tracer.confidential.handling import MOST_MOVED, Handled, Wish, handled
 from tracer.confidential.request import Mmio
 from tracer.confidential.trial import Trial
 from tracer.errors import EmulationError, GuestException
@@ -55,19 +56,26 @@ def foretold(trial: Trial, profile: Profile) -> Expected:
         work = None
     if verdict.outcome != "emulated" or work is None:
         return Expected(verdict)
-    after, value = _executed(trial)
+    after, values = _executed(trial)
     differs: set[Member] = set()
-    if work.direction == "write" and (work.value != value or work.known >> 8 * work.width - 1 == 0):
+    written = [wish for wish in work.wishes if wish.direction == "write"]
+    if [wish.value for wish in written] != values or not all(map(_is_whole, written)):
         differs.add("value")
     if work.cpu.gpr != after.gpr:
         differs.add("registers")
     return Expected(verdict, work, after, compared(frozenset(differs), verdict))
 
 
-def differences(trial: Trial, expected: Expected, came: Came, physical: int) -> list[str]:
+def _is_whole(wish: Wish) -> bool:
+    return bool(wish.known >> 8 * wish.width - 1)
+
+
+def differences(
+    trial: Trial, expected: Expected, came: Came, physical: Callable[[int], int]
+) -> list[str]:
     """Return in what differs that came of a trial, each in words; an empty list where nothing does.
 
-    ``physical`` is where the operand begins, as the guest was told, without the shared bit.
+    ``physical`` tells where a linear address is, as the guest was told, without the shared bit.
     """
     unforetold = expected.agreement.unforetold
     found = [f"{', '.join(sorted(unforetold))}: unlike the CPU's, untold"] if unforetold else []
@@ -78,21 +86,23 @@ def differences(trial: Trial, expected: Expected, came: Came, physical: int) -> 
         return found + [f"asked for {_words(asked)}, and not rejected" for asked in came.asked[:1]]
     if came.cpu is None:
         return [*found, f"rejected, not carried out ({expected.verdict.reason})"]
-    if len(came.asked) != 1:
-        return [*found, f"{len(came.asked)} hypercalls, not one"]
-    return found + _call(work, came.asked[0], physical) + _state(trial, work.cpu, came.cpu)
+    if len(came.asked) != len(work.wishes):
+        return [*found, f"{len(came.asked)} hypercalls, not {len(work.wishes)}"]
+    for wish, asked in zip(work.wishes, came.asked, strict=True):
+        found += _call(wish, asked, physical(wish.linear))
+    return found + _state(trial, work.cpu, came.cpu)
 
 
-def _call(work: Handled, asked: Mmio, physical: int) -> list[str]:
+def _call(wish: Wish, asked: Mmio, physical: int) -> list[str]:
     found = []
-    if asked.direction != work.direction:
-        found.append(f"direction {asked.direction}, not {work.direction}")
-    if asked.width != work.width:
-        found.append(f"width {asked.width}, not {work.width}")
+    if asked.direction != wish.direction:
+        found.append(f"direction {asked.direction}, not {wish.direction}")
+    if asked.width != wish.width:
+        found.append(f"width {asked.width}, not {wish.width}")
     if asked.physical != physical:
         found.append(f"physical {asked.physical:#x}, not {physical:#x}")
-    if work.value is not None and ((asked.value or 0) ^ work.value) & work.known:
-        found.append(f"value {asked.value or 0:#x}, not {work.value:#x}")
+    if wish.value is not None and ((asked.value or 0) ^ wish.value) & wish.known:
+        found.append(f"value {asked.value or 0:#x}, not {wish.value:#x}")
     return found
 
 
@@ -109,15 +119,21 @@ def _state(trial: Trial, expected: CpuState, came: CpuState) -> list[str]:
     return found
 
 
-def _executed(trial: Trial) -> tuple[CpuState, int | None]:
-    # Runs the instruction as the CPU does: the state after it, and what it writes.
-    emulation, value = execute(trial.insn, trial.cpu), None
-    for access in emulation:
-        if isinstance(access, Load):
-            emulation.answer = trial.answer & (1 << 8 * access.width) - 1
-        elif isinstance(access, Store):
-            value = access.value & (1 << 8 * access.width) - 1
-    return emulation.after, value
+def _executed(trial: Trial) -> tuple[CpuState, Sequence[int]]:
+    # Runs the instruction as the CPU does, a REP to its end: the state after it, and what it
+    # writes.
+    cpu, values = trial.cpu, []
+    for _ in range(MOST_MOVED):
+        emulation = execute(trial.insn, cpu)
+        for access in emulation:
+            if isinstance(access, Load):
+                emulation.answer = trial.answer & (1 << 8 * access.width) - 1
+            elif isinstance(access, Store):
+                values.append(access.value & (1 << 8 * access.width) - 1)
+        cpu = emulation.after
+        if cpu.rip != trial.cpu.rip:
+            break
+    return cpu, values
 
 
 def _words(asked: Mmio) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +52,12 @@ class Findings:
         """Return whether all came as foretold; a handler that nothing was tried on does not."""
         return self.tried > 0 and not self.found
 
-    def add(self, trial: Trial, expected: Expected, came: Came, physical: int) -> Finding | None:
+    def add(
+        self, trial: Trial, expected: Expected, came: Came, physical: Callable[[int], int]
+    ) -> Finding | None:
         """Count a trial; return what was not foretold of it, None where everything was.
 
-        ``physical`` is where its operand begins, as the guest was told.
+        ``physical`` tells where a linear address is, as the guest was told.
         """
         if came.cpu is None:
             self.rejected += 1

@@ -65,6 +65,8 @@ class Profile:
 
 CURRENT = "linux-tdx"
 """The profile meant when none is named."""
+CURRENT_SEV = "linux-sev"
+"""The one meant for an SEV-ES guest's own handler."""
 
 PROFILES = {
     profile.name: profile
@@ -74,7 +76,7 @@ PROFILES = {
         Profile("linux-tdx-5.19", "TDX guest, Linux 5.19 to 6.11", "SIGSEGV", user_address=True),
         Profile("linux-tdx-v5", "TDX guest, the patch series of March 2022, version 5", "SIGSEGV",
                 crossing=True, user_address=True),
-        Profile("linux-sev", "SEV-ES or SEV-SNP guest, Linux 6.6 and later", "SIGBUS", sev=True,
+        Profile(CURRENT_SEV, "SEV-ES or SEV-SNP guest, Linux 6.6 and later", "SIGBUS", sev=True,
                 crossing=True, user_address=True),
         Profile("linux-sev-5.10", "SEV-ES guest, Linux 5.10 to 6.5", "SIGBUS", sev=True,
                 user_mode=True, crossing=True, user_address=True),
@@ -84,7 +86,7 @@ PROFILES = {
 
 _SINCE = (
     (False, (6, 12), CURRENT), (False, (5, 19), "linux-tdx-5.19"), (False, (0, 0), "linux-tdx-v5"),
-    (True, (6, 6), "linux-sev"), (True, (0, 0), "linux-sev-5.10"),
+    (True, (6, 6), CURRENT_SEV), (True, (0, 0), "linux-sev-5.10"),
 )  # fmt: skip
 
 

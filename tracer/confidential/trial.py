@@ -14,13 +14,12 @@ from typing import Literal
 
 from tracer.confidential.draw import Draw
 from tracer.confidential.handler import KNOWN
-from tracer.confidential.handling import STRINGS
 from tracer.errors import EmulationError, GuestException
 from tracer.x86.decode import decode
 from tracer.x86.emulate.address import effective_address, linear_address, places
 from tracer.x86.forms import FORMS, Form
 from tracer.x86.instruction import File, Instruction, Memory, Register
-from tracer.x86.state import PAGE_SIZE, RSP, CpuState, Mode
+from tracer.x86.state import PAGE_SIZE, RCX, RDI, RSI, RSP, CpuState, Mode
 
 Place = Literal["device", "crossing", "user", "elsewhere"]
 """A memory operand is in the device's pages, over the end of one of them, at an address of user
@@ -31,6 +30,7 @@ _PREFIXES = (0x26, 0x2E, 0x36, 0x3E)
 _ESCAPES = (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")
 # Drawn so often before the next opcode is taken.
 _MOST_DRAWS = 200
+_MOST_ELEMENTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +38,24 @@ class Ground:
     """Tell where trials have room, in linear addresses.
 
     ``code`` is where each instruction is put, ``stack`` its RSP, of which the low byte may change.
-    ``device`` is the first of ``pages`` pages of a device, ``user`` a page in user space.
-    ``steered`` tells that an operand has to be in one of these, as the handler looks its address
-    up in the page tables; else it may be elsewhere in the kernel's half too.
+    ``device`` is the first of ``pages`` pages of a device, ``user`` as many in user space.
+    ``steered`` tells that an operand has to begin in one of these, as the handler looks its address
+    up in the page tables; else it may be elsewhere in the kernel's half too. ``physical`` is where
+    they are in physical memory, as the guest is told: both are ``span`` bytes of it, over and over.
     """
 
     code: int
     stack: int
     device: int
     user: int
+    physical: int
+    span: int
     pages: int = 2
     steered: bool = False
+
+    def translate(self, linear: int) -> int:
+        """Return the physical address of a linear one, as the guest is told."""
+        return self.physical | linear & self.span - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +91,8 @@ def _opcode(form: Form) -> _Opcode:
     prefix = bytes.fromhex(opcode.prefix) if opcode.prefix in ("66", "F2", "F3") else b""
     code = _ESCAPES[opcode.map] + bytes([opcode.byte])
     absolute = any(slot[0] == "O" for slot in form.operands)
-    # The stack is read first by POP, and string instructions fault in their handlers.
-    steerable = form.operation not in (*STRINGS, "pop")
+    # The stack is read first by POP, and an I/O port by INS and OUTS.
+    steerable = form.operation not in ("ins", "outs", "pop")
     free, wide = not opcode.prefix, bool(opcode.w)
     return _Opcode(prefix, free, wide, code, opcode.digit, form.modrm, absolute, steerable)
 
@@ -142,7 +149,11 @@ def _trial(draw: Draw, number: int, opcode: _Opcode, ground: Ground) -> Trial | 
         return None
     if insn.form.aligned:
         target &= -insn.width
-    cpu = _steered(_state(draw, ground), insn, target)
+    cpu = _state(draw, ground)
+    if ground.steered and insn.form.operation == "movs":
+        cpu = _between(draw, cpu, insn, place, target, ground)
+    else:
+        cpu = _steered(cpu, insn, target)
     linear = _linear(insn, cpu)
     if linear is None:
         return None
@@ -160,7 +171,8 @@ def _place(draw: Draw) -> Place:
 def _target(draw: Draw, place: Place, ground: Ground) -> int:
     room = ground.pages * PAGE_SIZE - 64
     if place == "crossing":
-        return ground.device + PAGE_SIZE * (1 + draw.below(ground.pages - 1)) - 1 - draw.below(7)
+        ends = max(ground.pages - 1, 1)  # with two pages or more what is crossed is a device's
+        return ground.device + PAGE_SIZE * (1 + draw.below(ends)) - 1 - draw.below(7)
     return (ground.device if place == "device" else ground.user) + draw.below(room)
 
 
@@ -210,6 +222,19 @@ def _steered(cpu: CpuState, insn: Instruction, target: int) -> CpuState:
     return replace(cpu, gpr=tuple(gpr))
 
 
+def _between(
+    draw: Draw, cpu: CpuState, insn: Instruction, place: Place, target: int, ground: Ground
+) -> CpuState:
+    # Moves from the target to another place of the same kind, so few elements that neither runs
+    # over the end of a page; one that crosses it is the only one.
+    gpr = list(cpu.gpr)
+    gpr[RSI] = target
+    gpr[RDI] = _target(draw, "user" if place == "user" else "device", ground)
+    if insn.rep is not None:
+        gpr[RCX] = 1 if place == "crossing" else 1 + draw.below(_MOST_ELEMENTS)
+    return replace(cpu, gpr=tuple(gpr))
+
+
 def _first(insn: Instruction) -> Memory:
     # The source of MOVS is read before the destination is written.
     found = [operand for operand in insn.operands if isinstance(operand, Memory)]
@@ -238,8 +263,9 @@ def _is_fatal(insn: Instruction) -> bool:
 
 def _reached(linear: int, width: int, ground: Ground) -> Place:
     last = linear + max(width, 1) - 1
-    if ground.device <= linear and last < ground.device + ground.pages * PAGE_SIZE:
+    size = ground.pages * PAGE_SIZE
+    if ground.device <= linear < ground.device + size:
         return "device" if linear // PAGE_SIZE == last // PAGE_SIZE else "crossing"
-    if linear >> 63 == 0:
+    if ground.user <= linear < ground.user + size or not (ground.steered or linear >> 63):
         return "user"
     return "elsewhere"

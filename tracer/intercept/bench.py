@@ -1,54 +1,92 @@
-"""A guest that is borrowed: instructions are tried on its own #VE handler, one after the other.
+"""A guest that is borrowed: instructions are tried on its own handler, one after the other.
 
-At a #VE of the kernel's, when that has come so far, the guest goes no further. Its handler is
-entered again and again instead, each time from another instruction with registers of its own, in
-room of vetrace's, and below what its stack holds. The instruction is followed by a TDCALL: where
-the handler goes on behind it, that tells of it, with the registers. Where it gives up, a breakpoint
-behind its last call does, before the kernel makes an oops of it. What the handler asks its host
-meanwhile is answered with the trial's number. In the end stack and registers are put back, and the
-#VE is raised that it all began with.
+At a device access of the kernel's, when that has come so far, the guest goes no further. Its
+handler is entered again and again instead, each time from another instruction with registers of
+its own, in room of vetrace's, and below what its stack holds. The instruction is followed by one
+that calls the host: where the handler goes on behind it, that tells of it, with the registers.
+Where it gives up, a breakpoint behind its last call does, before the kernel makes an oops of it, or
+asks for its end. It is told that all is well, and goes back to where it came from: there the call
+is by then. What it asks its host meanwhile is answered with the trial's number. In the end stack
+and registers are put back, and the access is handled that it all began with.
 
 Interrupts are off all the while: nothing else of the guest runs.
+
+How a guest is told of an access, and how it asks, differs by its kind: :class:`Trialable`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.access.want import DeleteBreakpoint, Registers, SetBreakpoint, WriteCode
-from tracer.confidential import tdx_module
 from tracer.confidential.expectation import Came, Expected, foretold
 from tracer.confidential.findings import Findings
 from tracer.confidential.handler import Profile
-from tracer.confidential.request import Give, Mmio
-from tracer.confidential.tdx_module import EPT_VIOLATION
-from tracer.confidential.tdx_state import VeInfo
+from tracer.confidential.request import Mmio
 from tracer.confidential.trial import Ground, Trial, trials
 from tracer.errors import InterceptError
 from tracer.intercept.fault import Fault
-from tracer.intercept.firmware import Intercepted
+from tracer.intercept.firmware import Firmware, Intercepted
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.journal import Journal
-from tracer.intercept.spill import SPILL_SIZE, pack_spill
+from tracer.intercept.spill import SPILL_SIZE, pack_spill, unpack_spill
 from tracer.intercept.stub import CALLED
 from tracer.intercept.trap import GoOn, Handled
-from tracer.intercept.trust_domain import CALL, TrustDomain
-from tracer.x86.state import GPR, MAX_INSTRUCTION, RSP, VIRTUALIZATION_VECTOR, PageFaultCode
+from tracer.x86.state import MAX_INSTRUCTION, RSP
 
-_BORROWED_AT = 200
-"""How many #VE there have to have been: so many come early, before the first driver is probed."""
-
-_DEVICE, _USER, _PHYSICAL = 0xFFFF_C900_0010_0000, 0x7F00_0000_0000, 0xFE00_0000
-"""Operands are here, and the guest is told so. Nothing has to be there, as its handler looks no
-address up."""
+BORROWED_AT = 200
+"""Accesses that there have to have been: so many come early, before the first driver is probed."""
 
 _BELOW, _STACK, _ENOUGH = 0x700, 1 << 14, 6000
 _ROOM = 32
-assert MAX_INSTRUCTION + len(CALL) <= _ROOM - 4
+_MOST_CALL = 4
+assert MAX_INSTRUCTION + _MOST_CALL <= _ROOM - 4
+
+
+class Trialable(Protocol):
+    """Tell a guest of one kind of an access that its handler is tried with, and hear it ask.
+
+    ``call`` is the instruction by which it calls its host, ``counted`` what its accesses so far are
+    counted as.
+    """
+
+    call: bytes
+    counted: str
+
+    def meets(self, fault: Fault) -> bool:
+        """Tell whether the guest would be told of a fault, and has none of which it has not asked.
+
+        The fault is no call.
+        """
+        ...
+
+    def ground(self, fault: Fault, code: int, stack: int) -> Ground:
+        """Return where there is room for trials, at the fault that the guest is borrowed at."""
+        ...
+
+    def follows(self, trial: Trial, fault: Fault) -> bool:
+        """Tell whether a handler may come upon a device itself, for a trial."""
+        ...
+
+    async def tell(self, fault: Fault, gate: PageFaultGate, physical: int) -> list[Change]:
+        """Tell the guest of an access: the vCPU leaves the stub for its handler.
+
+        ``fault`` is what is spilled, ``physical`` where its CR2 is.
+        """
+        ...
+
+    def answer(self, fault: Fault, value: int) -> tuple[Mmio | None, list[Change]]:
+        """Answer a call, with ``value`` one for an access, which is returned as well."""
+        ...
+
+    def leave(self) -> None:
+        """Put back what was made for trials."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +104,11 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Under:
-    # The trial that is under way.
+    # The trial that is under way; ``rejected`` once its handler gave up.
     trial: Trial
     expected: Expected
-    physical: int
     asked: list[Mmio]
+    rejected: bool = False
 
 
 @dataclass(slots=True)
@@ -79,7 +117,7 @@ class _Borrowed:
     fault: Fault
     spilled: bytes
     gate: PageFaultGate
-    code: int
+    ground: Ground
     returned: int
     breakpoint: int
     left: Iterator[Trial]
@@ -88,16 +126,17 @@ class _Borrowed:
 
 
 class Bench:
-    """Stand before a guest's TDX module: borrow the guest once, hand all else on.
+    """Stand before what a guest has below it: borrow the guest once, hand all else on.
 
     ``findings`` tells what came of the trials.
     """
 
-    def __init__(self, domain: TrustDomain, journal: Journal, wanted: Wanted) -> None:
+    def __init__(self, below: Firmware, kind: Trialable, journal: Journal, wanted: Wanted) -> None:
         self.findings = Findings(wanted.profile)
         self.done = False
         self._wanted = wanted
-        self._domain = domain
+        self._below = below
+        self._kind = kind
         self._journal = journal
         self._borrowed: _Borrowed | None = None
 
@@ -108,50 +147,43 @@ class Bench:
         borrowed = self._borrowed
         if borrowed is None:
             if self.done or not self._may_begin(fault):
-                return await self._domain.take(fault, gate)
+                return await self._below.take(fault, gate)
             return Intercepted(tuple(await self._begin(fault, gate)))
-        if fault.spill.frame.error_code != CALLED:
-            raise InterceptError(
-                f"a page fault at linear {fault.spill.cr2:#x} (RIP {fault.cpu.rip:#x}) while the "
-                "guest's handler was tried"
-            )
-        borrowed.latest = fault
         under = borrowed.under
         assert under is not None
-        begin = borrowed.code
+        if fault.spill.frame.error_code != CALLED:
+            return Intercepted(tuple(await self._faulted(borrowed, under, fault)))
+        borrowed.latest = fault
+        begin = borrowed.ground.code
         if begin <= fault.cpu.rip < begin + _ROOM:
             frame = fault.spill.frame
             cpu = replace(under.trial.cpu, gpr=fault.spill.gpr, rip=frame.rip, rflags=frame.rflags)
-            self._conclude(borrowed, Came(tuple(under.asked), cpu))
+            self._conclude(borrowed, Came(tuple(under.asked), None if under.rejected else cpu))
             return Intercepted(tuple(await self._next(borrowed)))
-        self._answer(under, fault)
-        return Intercepted(tuple(fault.write_back()))
+        asked, changes = self._kind.answer(fault, under.trial.answer)
+        if asked is not None:
+            under.asked.append(asked)
+        return Intercepted(tuple(changes))
 
     def _may_begin(self, fault: Fault) -> bool:
-        # Tells whether it is a #VE of the kernel's, late enough, with room below on its stack.
-        frame, leaf = fault.spill.frame, fault.space.leaf(fault.spill.cr2)
+        # Tells whether it is an access of the kernel's, late enough, with room below on its stack.
         return (
-            self._journal.counts["ve"] >= _BORROWED_AT
-            and frame.error_code & (CALLED | PageFaultCode.RSVD) == PageFaultCode.RSVD
-            and leaf is not None
-            and fault.space.paging.shares(leaf)
-            and not fault.space.regions.is_ram(leaf.translate(fault.spill.cr2))
+            self._journal.counts[self._kind.counted] >= BORROWED_AT
+            and fault.spill.frame.error_code != CALLED
             and fault.cpu.cpl == 0
             and (fault.stack - _BELOW) % _STACK > _ENOUGH
+            and self._kind.meets(fault)
         )
 
-    def _answer(self, under: _Under, fault: Fault) -> None:
-        # Answers a call of the handler's, the device's part with the trial's own number.
-        registers = dict(zip(GPR, fault.spill.gpr, strict=True))
-        done = tdx_module.answer(self._domain.state, fault.vcpu, registers)
-        if done.event.waits and isinstance(done.event.request, Mmio):
-            wanted = done.event.request
-            under.asked.append(wanted)
-            done = tdx_module.reply(done.state, done.event, Give(under.trial.answer))
-        self._domain.state = done.state
-        cpu = fault.cpu
-        gpr = tuple(done.changes.get(name, value) for name, value in zip(GPR, cpu.gpr, strict=True))
-        fault.cpu = replace(cpu, gpr=gpr, rip=cpu.rip + len(CALL))
+    async def _faulted(self, borrowed: _Borrowed, under: _Under, fault: Fault) -> list[Change]:
+        # A handler that makes the access itself comes upon the device in its turn.
+        cr2 = fault.spill.cr2
+        if not self._kind.follows(under.trial, fault):
+            raise InterceptError(
+                f"a page fault at linear {cr2:#x} (RIP {fault.cpu.rip:#x}) while the guest's "
+                "handler was tried"
+            )
+        return await self._kind.tell(fault, borrowed.gate, borrowed.ground.translate(cr2))
 
     # ---- the stop where the handler gives up
 
@@ -166,14 +198,17 @@ class Bench:
         return self._borrowed is not None and stop.breakpoint == self._borrowed.breakpoint
 
     async def handle(self, stop: Stopped) -> Handled:
-        """Take note of a handler that gave up, and go on with the next trial."""
+        """Take note of a handler that gave up, and have it go back to where it came from."""
         borrowed = self._borrowed
         assert borrowed is not None and borrowed.under is not None
-        registers = await Registers()
-        if registers["rax"] & 0xFF:
+        rax = (await Registers())["rax"]
+        if rax & 0xFF:
             return GoOn()
-        self._conclude(borrowed, Came(tuple(borrowed.under.asked), None))
-        return GoOn(await self._next(borrowed))
+        if borrowed.under.rejected:
+            raise InterceptError("the guest's handler gave up twice on one instruction")
+        borrowed.under.rejected = True
+        await WriteCode(borrowed.ground.code, self._kind.call)
+        return GoOn([SetRegister("rax", rax | 1)])
 
     # ---- from one trial to the next
 
@@ -181,15 +216,14 @@ class Bench:
         room = gate.room
         if len(room) < _ROOM:
             raise InterceptError("the guest has no room of its own for instructions to try")
-        code = room.stop - _ROOM & -16
         returned = self._wanted.behind(fault.space)
-        stack = fault.stack - _BELOW & -256
-        ground = Ground(code, stack, _DEVICE, _USER)
+        code, stack = room.stop - _ROOM & -16, fault.stack - _BELOW & -256
+        ground = self._kind.ground(fault, code, stack)
         self._borrowed = borrowed = _Borrowed(
             fault,
             fault.space.read(fault.stack, SPILL_SIZE),
             gate,
-            code,
+            ground,
             returned,
             await SetBreakpoint(returned),
             trials(self._wanted.seed, self._wanted.count, ground),
@@ -201,43 +235,37 @@ class Bench:
         trial = next(borrowed.left, None)
         if trial is None:
             return await self._give_back(borrowed)
-        expected = foretold(trial, self._wanted.profile)
-        physical = _PHYSICAL | trial.linear & 0xF_FFFF
-        borrowed.under = _Under(trial, expected, physical, [])
+        borrowed.under = _Under(trial, foretold(trial, self._wanted.profile), [])
+        ground = borrowed.ground
         # A NOP behind keeps what QEMU translates ahead an instruction.
-        code = trial.insn.code + CALL
-        await WriteCode(borrowed.code, code.ljust(_ROOM - 4, b"\x90"))
-        latest, domain = borrowed.latest, self._domain
-        info = VeInfo(EPT_VIOLATION, 1, trial.linear, physical | domain.state.shared_bit)
-        domain.state = domain.state.with_pending(latest.vcpu, info)
-        before = borrowed.fault.spill
+        code = trial.insn.code + self._kind.call
+        await WriteCode(ground.code, code.ljust(_ROOM - 4, b"\x90"))
+        latest, before = borrowed.latest, borrowed.fault.spill
         frame = replace(
-            before.frame, rip=borrowed.code, rflags=trial.cpu.rflags, rsp=trial.cpu.gpr[RSP]
+            before.frame, rip=ground.code, rflags=trial.cpu.rflags, rsp=trial.cpu.gpr[RSP]
         )
-        spill = pack_spill(before, trial.cpu.gpr, frame)
-        place = await borrowed.gate.raising(latest.space, latest.vcpu, VIRTUALIZATION_VECTOR)
-        return [
-            SetMemory(latest.stack, spill),
-            SetRegister("rsp", latest.stack),
-            SetRegister("rip", place),
-        ]
+        spilled = pack_spill(before, trial.cpu.gpr, frame)
+        spill = replace(unpack_spill(spilled), cr2=trial.linear)
+        made = replace(latest, spill=spill, cpu=trial.cpu)
+        told = await self._kind.tell(made, borrowed.gate, ground.translate(trial.linear))
+        return [SetMemory(latest.stack, spilled), SetRegister("rsp", latest.stack), *told]
 
     def _conclude(self, borrowed: _Borrowed, came: Came) -> None:
         under = borrowed.under
         assert under is not None
-        self.findings.add(under.trial, under.expected, came, under.physical)
+        self.findings.add(under.trial, under.expected, came, borrowed.ground.translate)
         self._journal.counts["tried"] += 1
 
     async def _give_back(self, borrowed: _Borrowed) -> list[Change]:
-        # Leaves everything as it was, and raises the #VE that the guest was borrowed at.
+        # Leaves everything as it was, and has the access handled that the guest was borrowed at.
         self._borrowed, self.done = None, True
         fault = borrowed.fault
         await DeleteBreakpoint(borrowed.breakpoint)
-        self._domain.state = self._domain.state.with_pending(fault.vcpu, None)
-        raised = await self._domain.take(fault, borrowed.gate)
-        assert raised is not None
+        self._kind.leave()
+        handled = await self._below.take(fault, borrowed.gate)
+        assert handled is not None
         return [
             SetMemory(fault.stack, borrowed.spilled),
             SetRegister("rsp", fault.stack),
-            *raised.changes,
+            *handled.changes,
         ]

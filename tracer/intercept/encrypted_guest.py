@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tracer.access.decision import Called, Go, Retry, Ruling
-from tracer.access.vcpu import SetMemory, SetRegister
+from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.access.want import AskCalled, VcpuStates
 from tracer.confidential import request as host
 from tracer.confidential import sev_host
@@ -52,7 +52,7 @@ VC_VECTOR = 29
 NESTED_FAULT = 0x400
 """Its error code for an access that nested page tables end: VMEXIT_NPF (AMD APM vol. 2, app. C)."""
 
-_PROTOCOL = PAGE_SIZE - 1
+PROTOCOL = PAGE_SIZE - 1
 """The bits of the MSR that are 0 where it has a GHCB's address."""
 _BELOW = 64
 """How far below a spill the frame lies of a #VC that stays on its stack: room for it, aligned."""
@@ -63,8 +63,8 @@ _ALIGNMENT = 16
 class EncryptedGuest:
     """Play the host of one SEV-ES guest.
 
-    ``state`` is what the host remembers. The ``interceptor`` makes and records the accesses that
-    are asked for.
+    ``state`` is what the host remembers, ``memory`` the guest's. The ``interceptor`` makes and
+    records the accesses that are asked for.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class EncryptedGuest:
     ) -> None:
         self.state = SevState(poison=view.marks)
         self._interceptor = interceptor
-        self._memory = view.memory
+        self.memory = view.memory
         self._journal = journal
         self._counts: Counter[str] = journal.counts
         self._inquiries = Inquiries(interceptor, view, names, journal, "#VC", PROFILES["linux-sev"])
@@ -94,6 +94,11 @@ class EncryptedGuest:
                 "the guest ended without one #VC: its kernel did not take itself for an SEV-ES "
                 "guest, and no access was traced as one's"
             )
+
+    @property
+    def owes(self) -> bool:
+        """Tell whether there is an access that the guest has not asked for yet."""
+        return bool(self._inquiries.waiting)
 
     def settle(self) -> None:
         """Tell of each #VC about which the guest has not asked."""
@@ -117,15 +122,17 @@ class EncryptedGuest:
             if outer.physical == physical and within:
                 outer.passed_on = True
         inquiries.add(inquiry)
+        return Intercepted(await self.raised(fault, gate))
+
+    async def raised(self, fault: Fault, gate: PageFaultGate) -> tuple[Change, ...]:
+        """Return how a vCPU at the stub's ``stop`` goes on into the guest's handler of #VC."""
         stack = await gate.handler_of(fault.space, fault.vcpu, VC_VECTOR)
         frame = pack_frame(replace(fault.spill.frame, error_code=NESTED_FAULT))
         place = await self._top(stack, fault)
-        return Intercepted(
-            (
-                SetMemory(place, frame),
-                SetMemory(error_at(fault.stack), place.to_bytes(8, "little")),
-                SetRegister("rip", gate.stub.switching),
-            )
+        return (
+            SetMemory(place, frame),
+            SetMemory(error_at(fault.stack), place.to_bytes(8, "little")),
+            SetRegister("rip", gate.stub.switching),
         )
 
     async def _top(self, stack: int, fault: Fault) -> int:
@@ -149,10 +156,10 @@ class EncryptedGuest:
         value = fault.spill.cr2  # what the MSR holds
         before = fault.cpu
         fault.cpu = replace(before, rip=before.rip + len(VMGEXIT))
-        if value & _PROTOCOL:
+        if value & PROTOCOL:
             done = sev_host.msr(self.state, fault.vcpu, value)
         else:
-            page = self._page(value)
+            page = self.page(value)
             done = sev_host.exit(self.state, fault.vcpu, value, page)
         self.state = done.state
         event = done.event
@@ -179,8 +186,8 @@ class EncryptedGuest:
                 self._told(event, fault)
         self.state = done.state
         changes = fault.write_back()
-        if not value & _PROTOCOL:
-            self._memory.write(value, patched(self._page(value), done))
+        if not value & PROTOCOL:
+            self.memory.write(value, patched(self.page(value), done))
         elif done.changes["msr"] != value:
             assert gate.stub.telling is not None  # it is a stub of a guest with such calls
             answer = done.changes["msr"].to_bytes(8, "little")
@@ -203,9 +210,10 @@ class EncryptedGuest:
             space=fault.space,
         )
 
-    def _page(self, address: int) -> bytes:
+    def page(self, address: int) -> bytes:
+        """Return the GHCB at a physical address. Raises GuestError where no RAM is."""
         try:
-            return self._memory.read(address, PAGE_SIZE)
+            return self.memory.read(address, PAGE_SIZE)
         except LookupError:
             raise GuestError(
                 f"the guest calls its host with a GHCB at physical {address:#x}, where no RAM is"

@@ -7,12 +7,11 @@ from functools import partial
 
 from tracer.confidential.findings import Findings
 from tracer.confidential.handler import Profile
-from tracer.confidential.kind import Kind
 from tracer.errors import GuestError
 from tracer.intercept.bench import Wanted
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
-from tracer.linux.ve_handler import behind_handler
+from tracer.linux.handler_end import behind_handler
 from tracer.session.watchdog import Watchdog
 
 
@@ -24,12 +23,10 @@ async def try_handler(
     Raises GuestError where it came to that without having been borrowed, and what
     :func:`tracer.launch.start.launch` does.
     """
-    if plan.guest is not Kind.TDX:
-        raise GuestError(f"the handler of an {plan.guest.label} guest cannot be tried yet")
     async with Watchdog(plan.limits) as watchdog, launch(plan, progress=progress) as session:
         watchdog.guard(session)
         await session.reach_entry()
-        behind = partial(behind_handler, session.names.symbols)
+        behind = partial(behind_handler, session.names.symbols, plan.guest)
         session.loop.wanted = Wanted(profile, seed, count, behind)
         await session.trap()
         progress(f"{session.system.title}: {count:,} instructions are tried on its handler")

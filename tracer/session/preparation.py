@@ -29,6 +29,8 @@ from tracer.intercept.stub import Fast
 from tracer.intercept.system import Callers
 from tracer.intercept.trap import Breakpoint, Trap
 from tracer.intercept.trust_domain import CALL, TrustDomain
+from tracer.intercept.vc_trial import VcTrials
+from tracer.intercept.ve_trial import VeTrials
 from tracer.session.room import Room, Setting, room_for
 from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
 
@@ -132,8 +134,9 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     interceptor.asks = how.asks
     below = interceptor.firmware = _below(setting, interceptor)
     bench = None
-    if isinstance(below, TrustDomain) and how.wanted is not None:
-        bench = interceptor.firmware = Bench(below, journal, how.wanted)
+    if below is not None and how.wanted is not None:
+        kind = VeTrials(below) if isinstance(below, TrustDomain) else VcTrials(below)
+        bench = interceptor.firmware = Bench(below, kind, journal, how.wanted)
         breakpoints.append(bench)
     if room is not None:
         root, cr4 = room.window.root, registers["cr4"]

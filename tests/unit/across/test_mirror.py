@@ -138,7 +138,8 @@ BY_PLAYBOOK = {
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
-    "test_live": "intercept/bench launch/borrow linux/ve_handler",
+    "test_live": "intercept/bench intercept/vc_trial intercept/ve_trial launch/borrow"
+    " linux/handler_end",
     "test_recover": "host/keeper launch/ring",
     "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/machine",
     "test_fault": "host/process",

@@ -13,13 +13,15 @@ from tracer.confidential.trial import Ground, Trial, trials
 from tracer.x86.decode import decode
 from tracer.x86.state import GPR, CpuState, Mode
 
+PHYSICAL = 0xFE00_0000
 GROUND = Ground(
     code=0xFFFF_FFFF_81C0_1000,
     stack=0xFFFF_C900_0000_3800,
     device=0xFFFF_C900_0010_0000,
     user=0x7F00_0000_0000,
+    physical=PHYSICAL,
+    span=1,
 )
-PHYSICAL = 0xFE00_0000
 ANSWER = 0xF1F2_F3F4_F5F6_F7F8
 TDX, SEV = PROFILES["linux-tdx"], PROFILES["linux-sev"]
 REGISTERS = {
@@ -28,8 +30,8 @@ REGISTERS = {
 }  # fmt: skip
 
 
-def trial(code: str) -> Trial:
-    gpr = tuple(REGISTERS.get(name, 0) for name in GPR)
+def trial(code: str, **registers: int) -> Trial:
+    gpr = tuple((REGISTERS | registers).get(name, 0) for name in GPR)
     insn = decode(bytes.fromhex(code), GROUND.code, Mode.LONG)
     return Trial(0, insn, CpuState(gpr=gpr, rip=GROUND.code), GROUND.device, "device", ANSWER)
 
@@ -62,7 +64,8 @@ LOADS = (
 def test_what_a_load_leaves_behind(code: str, register: str, value: int, profile: object) -> None:
     expected = foretold(trial(code), profile)  # type: ignore[arg-type] - one of two
     assert after(expected, register) == value
-    assert expected.handled is not None and expected.handled.direction == "read"
+    assert expected.handled is not None
+    assert [wish.direction for wish in expected.handled.wishes] == ["read"]
     assert not expected.agreement.unforetold
 
 
@@ -79,8 +82,9 @@ STORES = (
 @pytest.mark.parametrize(("code", "profile", "value", "known"), STORES)
 def test_what_a_store_asks_for(code: str, profile: object, value: int, known: int) -> None:
     expected = foretold(trial(code), profile)  # type: ignore[arg-type] - one of two
-    assert expected.handled is not None and expected.handled.direction == "write"
-    assert (expected.handled.value, expected.handled.known) == (value, known)
+    assert expected.handled is not None
+    (wish,) = expected.handled.wishes
+    assert (wish.direction, wish.value, wish.known) == ("write", value, known)
     assert not expected.agreement.unforetold
 
 
@@ -91,14 +95,43 @@ def test_what_is_unlike_the_cpus_is_told() -> None:
     assert foretold(trial("89 03"), TDX).agreement.agrees
 
 
+@pytest.mark.parametrize(("code", "count", "width"), [("a4", 1, 1), ("f3 48 a5", 3, 8)])
+def test_a_string_is_moved_one_element_at_a_time(code: str, count: int, width: int) -> None:
+    begin, end = GROUND.device, GROUND.user
+    one = trial(code, rsi=begin, rdi=end, rcx=count if count > 1 else 7)
+    work = foretold(one, SEV).handled
+    assert work is not None and foretold(one, SEV).agreement.agrees
+    value = ANSWER & (1 << 8 * width) - 1
+    assert [(it.direction, it.linear, it.width, it.value) for it in work.wishes] == [
+        told
+        for n in range(count)
+        for told in (
+            ("read", begin + n * width, width, None),
+            ("write", end + n * width, width, value),
+        )
+    ]
+    moved = {
+        "rsi": begin + count * width,
+        "rdi": end + count * width,
+        "rcx": 7 if count == 1 else 0,
+    }
+    assert {name: after(foretold(one, SEV), name) for name in moved} == moved
+    assert work.cpu.rip == one.insn.next_rip
+    good = came(foretold(one, SEV))
+    assert differences(one, foretold(one, SEV), good, GROUND.translate) == []
+    short = replace(good, asked=good.asked[:-1])
+    (told,) = differences(one, foretold(one, SEV), short, GROUND.translate)
+    assert told == f"{2 * count - 1} hypercalls, not {2 * count}"
+
+
 @pytest.mark.parametrize("code", ["01 03", "0f c3 03", "a4", "f3 a5", "0f ae 03", "87 03"])
 def test_what_a_handler_gives_up_on(code: str) -> None:
     expected = foretold(trial(code), TDX)
     assert expected.verdict.outcome == "oops" and expected.handled is None
     gone = Came((), None)
-    assert differences(trial(code), expected, gone, PHYSICAL) == []
+    assert differences(trial(code), expected, gone, GROUND.translate) == []
     back = replace(gone, cpu=trial(code).cpu)
-    (told,) = differences(trial(code), expected, back, PHYSICAL)
+    (told,) = differences(trial(code), expected, back, GROUND.translate)
     assert told.startswith("carried out, not rejected")
 
 
@@ -107,8 +140,8 @@ def came(expected: Expected) -> Came:
     work = expected.handled
     if work is None:
         return Came((), None)
-    asked = Mmio(work.direction, work.width, PHYSICAL, work.value)
-    return Came((asked,), work.cpu)
+    asked = (Mmio(wish.direction, wish.width, PHYSICAL, wish.value) for wish in work.wishes)
+    return Came(tuple(asked), work.cpu)
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
@@ -116,13 +149,13 @@ def test_a_handler_that_does_as_foretold_differs_in_nothing(profile: object) -> 
     for one in trials(11, 400, GROUND):
         expected = foretold(one, profile)  # type: ignore[arg-type] - one of all
         assert not expected.agreement.unforetold, (one.insn.text, expected.agreement)
-        assert differences(one, expected, came(expected), PHYSICAL) == []
+        assert differences(one, expected, came(expected), GROUND.translate) == []
 
 
 def test_one_profiles_handler_is_not_anothers() -> None:
     older, found = PROFILES["linux-tdx-5.19"], set()
     for one in trials(11, 400, GROUND):
-        told = differences(one, foretold(one, TDX), came(foretold(one, older)), PHYSICAL)
+        told = differences(one, foretold(one, TDX), came(foretold(one, older)), GROUND.translate)
         if told:
             found.add(one.place)
     assert found == {"user"}, "the check of user addresses alone tells them apart"
@@ -135,11 +168,11 @@ def test_each_difference_is_told() -> None:
     assert good.cpu is not None
 
     def told(changed: Came) -> list[str]:
-        return differences(load, expected, changed, PHYSICAL)
+        return differences(load, expected, changed, GROUND.translate)
 
     (asked,) = good.asked
-    assert told(replace(good, asked=())) == ["0 hypercalls, not one"]
-    assert told(replace(good, asked=(asked, asked))) == ["2 hypercalls, not one"]
+    assert told(replace(good, asked=())) == ["0 hypercalls, not 1"]
+    assert told(replace(good, asked=(asked, asked))) == ["2 hypercalls, not 1"]
     assert told(Came(good.asked, None)) == ["rejected, not carried out (decoded as READ)"]
     assert told(replace(good, asked=(replace(asked, width=8),))) == ["width 8, not 4"]
     assert told(replace(good, asked=(replace(asked, direction=None),))) == [
@@ -157,7 +190,7 @@ def test_each_difference_is_told() -> None:
     assert told(replace(good, cpu=replace(good.cpu, rflags=0x10202))) == [], "RF and IF may be set"
     (stored,) = sent.asked
     assert differences(
-        store, written, replace(sent, asked=(replace(stored, value=1),)), PHYSICAL
+        store, written, replace(sent, asked=(replace(stored, value=1),)), GROUND.translate
     ) == ["value 0x1, not 0x33334444"]
     beyond = replace(stored, value=0xFFFF_FFFF_3333_4444)
-    assert differences(store, written, replace(sent, asked=(beyond,)), PHYSICAL) == []
+    assert differences(store, written, replace(sent, asked=(beyond,)), GROUND.translate) == []

@@ -13,13 +13,15 @@ from tracer.confidential.handler import PROFILES
 from tracer.confidential.request import Mmio
 from tracer.confidential.trial import Ground, Trial, trials
 
+PHYSICAL = 0xFE00_0000
 GROUND = Ground(
     code=0xFFFF_FFFF_81C0_1000,
     stack=0xFFFF_C900_0000_3800,
     device=0xFFFF_C900_0010_0000,
     user=0x7F00_0000_0000,
+    physical=PHYSICAL,
+    span=1,
 )
-PHYSICAL = 0xFE00_0000
 TDX = PROFILES["linux-tdx"]
 
 
@@ -27,7 +29,8 @@ def came(expected: Expected) -> Came:
     work = expected.handled
     if work is None:
         return Came((), None)
-    return Came((Mmio(work.direction, work.width, PHYSICAL, work.value),), work.cpu)
+    (wish,) = work.wishes
+    return Came((Mmio(wish.direction, wish.width, PHYSICAL, wish.value),), work.cpu)
 
 
 def collected(count: int = 300, *, worse: int | None = None) -> Findings:
@@ -39,7 +42,7 @@ def collected(count: int = 300, *, worse: int | None = None) -> Findings:
         if trial.number == worse:
             asked = tuple(replace(asked, width=16) for asked in result.asked)
             result = replace(result, asked=asked)
-        findings.add(trial, expected, result, PHYSICAL)
+        findings.add(trial, expected, result, GROUND.translate)
     return findings
 
 

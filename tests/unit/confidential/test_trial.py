@@ -9,7 +9,6 @@ from itertools import islice
 import pytest
 
 from tracer.confidential.handler import KNOWN, PROFILES, judge
-from tracer.confidential.handling import STRINGS
 from tracer.confidential.trial import (
     KNOWN_OPCODES,
     OTHER_OPCODES,
@@ -18,15 +17,17 @@ from tracer.confidential.trial import (
     trials,
 )
 from tracer.x86.instruction import File, Memory, Register
-from tracer.x86.state import RSP
+from tracer.x86.state import RCX, RDI, RSI, RSP
 
 GROUND = Ground(
     code=0xFFFF_FFFF_81C0_1000,
     stack=0xFFFF_C900_0000_3800,
     device=0xFFFF_C900_0010_0000,
     user=0x7F00_0000_0000,
+    physical=0xFE00_0000,
+    span=1 << 20,
 )
-STEERED = replace(GROUND, steered=True)
+STEERED = replace(GROUND, user=0x10_0000, physical=0xFE00_1000, span=4096, pages=1, steered=True)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,29 @@ def test_operands_are_of_every_kind(many: list[Trial]) -> None:
 
 def test_where_the_tables_are_looked_up_nothing_is_elsewhere(steered: list[Trial]) -> None:
     assert {trial.place for trial in steered} == {"device", "crossing", "user"}
-    assert all(trial.insn.form and trial.insn.form.operation not in STRINGS for trial in steered)
+    pages = STEERED.device // 4096, STEERED.user // 4096
+    assert all(trial.linear // 4096 in pages for trial in steered)
+    assert set(opcodes(steered)) >= set(KNOWN)
+    assert len(set(opcodes(steered)) - set(KNOWN)) >= 80
+
+
+def test_strings_are_moved_within_the_pages_that_there_are(steered: list[Trial]) -> None:
+    moves = [it for it in steered if it.insn.form and it.insn.form.operation == "movs"]
+    assert {it.place for it in moves} >= {"device", "user"}
+    assert {it.cpu.gpr[RCX] for it in moves if it.insn.rep is not None} == {1, 2, 3}
+    for trial in moves:
+        count = 1 if trial.insn.rep is None else trial.cpu.gpr[RCX]
+        size = trial.insn.width * count
+        for begin in (trial.cpu.gpr[RSI], trial.cpu.gpr[RDI]):
+            crossing = trial.place == "crossing" and begin == trial.cpu.gpr[RSI]
+            assert begin // 4096 in (STEERED.user // 4096, STEERED.device // 4096)
+            assert crossing or begin % 4096 + size <= 4096
+
+
+def test_where_a_linear_address_is() -> None:
+    assert STEERED.translate(STEERED.user + 0x123) == 0xFE00_1123
+    assert STEERED.translate(STEERED.device + 0x123) == 0xFE00_1123
+    assert GROUND.translate(0xFFFF_C900_0012_3456) == 0xFE02_3456
 
 
 def test_no_guest_loses_its_stack(many: list[Trial]) -> None:
