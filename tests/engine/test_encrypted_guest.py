@@ -193,6 +193,41 @@ def test_other_calls_have_records_of_their_own() -> None:
     assert scene.journal.counts["vmgexits"] == 2
 
 
+@pytest.mark.parametrize(("direction", "width"), [("in", 1), ("in", 4), ("out", 2)])
+def test_a_port_is_accessed_by_the_vcpu(direction: str, width: int) -> None:
+    scene = Encrypted()
+    info = 0x3F8 << 16 | width << 4 | (direction == "in")
+    rax = {} if direction == "in" else {"rax": 0x5_1234}
+    scene.page(sw_exit_code=Event.IOIO, sw_exit_info_1=info, sw_exit_info_2=0, **rax)
+    made: list[RunAlone] = []
+
+    def access(wanted: RunAlone) -> None:
+        made.append(wanted)
+        scene.write(OUTER - ASKING + VALUE_OFFSET, (0xA1B2_C3D4).to_bytes(8, "little"))
+
+    assert scene.calls((RunAlone, access))["rip"] == CALLER + 4
+    (wanted,) = made
+    changes = {change.name: change.value for change in wanted.changes}  # type: ignore[union-attr]
+    table = scene.stub.inputs if direction == "in" else scene.stub.outputs
+    assert (changes["rdx"], changes["rip"]) == (0x3F8, table[width])
+    assert wanted.linear == scene.stub.done
+    assert (scene.field("sw_exit_info_1"), scene.field("sw_exit_info_2")) == (0, 0)
+    if direction == "in":
+        assert scene.field("rax") == 0xA1B2_C3D4 & (1 << 8 * width) - 1
+    else:
+        assert changes["rax"] == 0x1234
+    (record,) = scene.of(VmgexitRecord)
+    assert record.name == "IOIO" and record.returned["sw_exit_info_1"] == 0
+
+
+@pytest.mark.parametrize("code", [Event.RESET_HOLD, Event.RDTSC])
+def test_what_only_another_machine_could_answer_is_refused(code: int) -> None:
+    scene = Encrypted()
+    scene.page(sw_exit_code=code, sw_exit_info_1=0, sw_exit_info_2=0)
+    scene.calls()
+    assert (scene.field("sw_exit_info_1"), scene.field("sw_exit_info_2")) == (2, 6)
+
+
 def test_the_msr_protocol_is_answered_in_the_msr() -> None:
     scene = Encrypted()
     found = scene.calls(msr=Ask.SEV_INFORMATION)

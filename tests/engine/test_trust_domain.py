@@ -54,6 +54,7 @@ from tracer.confidential.request import MapGpa
 from tracer.confidential.tdx_status import HostStatus
 from tracer.errors import GuestError, InterceptError
 from tracer.intercept.firmware import Intercepted
+from tracer.intercept.spill import VALUE_OFFSET
 from tracer.intercept.trust_domain import CALL
 from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.trace.record import Intercept, Mark
@@ -401,6 +402,25 @@ def test_a_host_answers_a_call_that_is_no_access(ruling: Any, r10: int, r11: int
     assert asked == [MapGpa(RAM_AT, 0x1000, True)]
     assert got["rax"] == 0 and got["r10"] == r10
     assert r11 is None or got["r11"] == r11
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_port_is_accessed_by_the_vcpu(write: bool) -> None:
+    scene = Domain()
+    made: list[RunAlone] = []
+
+    def access(wanted: RunAlone) -> None:
+        made.append(wanted)
+        scene.write(OUTER - ASKING + VALUE_OFFSET, (0x60).to_bytes(8, "little"))
+
+    asked = {"r11": 0x1E, "r12": 1, "r13": int(write), "r14": 0x3FD, "r15": 0x41}
+    got = scene.calls((RunAlone, access), **MAP_GPA | asked)
+    assert got["rax"] == 0 and got["r10"] == 0 and (write or got["r11"] == 0x60)
+    (wanted,) = made
+    changes = {change.name: change.value for change in wanted.changes}  # type: ignore[union-attr]
+    table = scene.stub.outputs if write else scene.stub.inputs
+    assert (changes["rdx"], changes["rip"]) == (0x3FD, table[1])
+    assert not write or changes["rax"] == 0x41
 
 
 def test_a_call_may_be_answered_late() -> None:

@@ -104,6 +104,7 @@ GENERAL_PROTECTION = 13 | 3 << 8 | 1 << 31
 _UNTRAPPED = "granted, without effect: nothing of the kind is intercepted here"
 _UNSERVED = "refused: nothing of the kind is intercepted here"
 _SNP = "refused: no SEV-SNP"
+_ALONE = "refused: there is one vCPU, and nobody would start it again"
 
 EXITS = {
     exit.code: exit
@@ -124,7 +125,7 @@ EXITS = {
         Exit(Event.MMIO_READ, "MMIO read", "the access is made", ("sw_scratch",)),
         Exit(Event.MMIO_WRITE, "MMIO write", "the access is made", ("sw_scratch",)),
         Exit(Event.NMI_COMPLETE, "NMI complete", "noted"),
-        Exit(Event.RESET_HOLD, "AP reset hold", "the vCPU waits"),
+        Exit(Event.RESET_HOLD, "AP reset hold", _ALONE),
         Exit(Event.JUMP_TABLE, "AP jump table", "set, and given back; 0 before"),
         Exit(Event.PAGE_STATE, "page state change", _SNP, ("sw_scratch",), snp=True),
         Exit(Event.GUEST_REQUEST, "guest request", _SNP, snp=True),
@@ -142,7 +143,7 @@ PROTOCOLS = {
     for protocol in (
         Protocol(Ask.SEV_INFORMATION, "SEV information", "versions 1 and 2, the C-bit's number"),
         Protocol(Ask.CPUID, "CPUID", "refused: CPUID is not intercepted here"),
-        Protocol(Ask.RESET_HOLD, "AP reset hold", "the vCPU waits"),
+        Protocol(Ask.RESET_HOLD, "AP reset hold", _ALONE),
         Protocol(Ask.PREFERRED, "preferred GHCB", "none"),
         Protocol(Ask.REGISTRATION, "GHCB registration", "noted, the same address"),
         Protocol(Ask.PAGE_STATE, "page state change", "refused: no SEV-SNP"),

@@ -242,9 +242,9 @@ def _replied(
 def usual(state: SevState, request: Request) -> Reply | None:
     """Return what an honest host says; None where the machine itself has to be asked.
 
-    That is so for an access that may be made (the reply is then Give with what was read), for the
-    hold of a vCPU (Give with other than 0 once it is started), and for FatalError, which ends the
-    run.
+    That is so for an access that may be made (the reply is then Give with what was read), and for
+    FatalError, which ends the run. The hold of a vCPU would end by Give with other than 0, once
+    another one starts it.
     """
     match request:
         case Mmio(_, width):
@@ -252,7 +252,7 @@ def usual(state: SevState, request: Request) -> Reply | None:
         case PortIo(_, width):
             possible = width in (1, 2, 4) and not request.string
             return None if possible else Refuse(GhcbError.INVALID_INPUT)
-        case FatalError() | Other("AP reset hold"):
+        case FatalError():
             return None
         case Other("VMMCALL"):
             return Give(KVM_ENOSYS)

@@ -179,7 +179,7 @@ class EncryptedGuest:
                         return Intercepted(tuple(fault.write_back()))
                     ruling = asked
                 usual = sev_host.usual(self.state, request)
-                said = await self._inquiries.answer(request, ruling, usual, gate)
+                said = await self._inquiries.answer(request, ruling, usual, fault, gate)
                 done = self._replied(event, said)
                 self._told(done.event, fault)
             case _:

@@ -32,7 +32,7 @@ from tracer.access.want import AskCompleted
 from tracer.confidential import request as host
 from tracer.confidential.agreement import Made, differing
 from tracer.confidential.handler import Profile, judge
-from tracer.confidential.request import MapGpa, Mmio
+from tracer.confidential.request import MapGpa, Mmio, PortIo
 from tracer.errors import EmulationError, GuestException, InterceptError
 from tracer.intercept import visit
 from tracer.intercept.fault import Fault, foretell_at
@@ -43,10 +43,11 @@ from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.ledger import Asked
 from tracer.intercept.names import Names
+from tracer.intercept.port import access_port
 from tracer.intercept.view import GuestView
 from tracer.intercept.waiting import Inquiry, nearest
 from tracer.trace.call import Hypercall
-from tracer.x86.bus import PortAccess
+from tracer.x86.bus import In, Out, PortAccess
 from tracer.x86.paging import Leaf
 
 _GO = Go()
@@ -293,11 +294,13 @@ class Inquiries:
         request: host.Request,
         ruling: Go | Ruling,
         usual: host.Reply | None,
+        fault: Fault,
         gate: PageFaultGate,
     ) -> host.Reply:
-        """Return what the host says to a call that is for no access: its own answer, or the usual.
+        """Return what the host says to a call that is for no device access.
 
-        What only the machine could answer is refused.
+        That is its own answer, or the usual. Where the machine has to be asked, the vCPU accesses
+        an I/O port; the rest is refused.
         """
         match ruling:
             case Give(value):
@@ -309,6 +312,8 @@ class Inquiries:
                 return host.Retry(start if physical is None else physical)
             case Delay(time_ns):
                 await visit.delay(time_ns, gate.stub, realtime=self._view.realtime)
+        if usual is None and isinstance(request, PortIo):
+            return host.Give(await access_port(_port(request), fault, gate) or 0)
         return usual or host.Refuse()
 
     # ---- what is told
@@ -345,6 +350,12 @@ class Inquiries:
 
     def _symbol(self, fault: Fault) -> str | None:
         return self._names.lookup(fault.cpu.rip, fault.space)
+
+
+def _port(request: PortIo) -> PortAccess:
+    if request.direction == "read":
+        return In(request.port, request.width)
+    return Out(request.port, request.width, request.value or 0)
 
 
 def _said(refused: Refused, request: Mmio) -> host.Refuse | host.Retry:

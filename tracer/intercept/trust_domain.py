@@ -219,7 +219,7 @@ class TrustDomain:
                 raise GuestError(f"the guest told its host that it cannot go on: {text}")
             case request if request is not None and done.event.waits:
                 usual = tdx_module.usual(self.state, request)
-                reply = await self._inquiries.answer(request, ruling, usual, gate)
+                reply = await self._inquiries.answer(request, ruling, usual, fault, gate)
                 done = tdx_module.reply(self.state, done.event, reply)
         self.state = done.state
         self._told(done.event, self._inquiries.place(fault))

@@ -305,7 +305,7 @@ USUAL = (
     (PortIo("read", 1, 0x60, None, string=True), Refuse(5)),
     (PortIo("read", 7, 0x60, None), Refuse(5)),
     (FatalError(0, ""), None),
-    (Other("AP reset hold", 6), None),
+    (Other("AP reset hold", 6), Refuse()),
     (Other("VMMCALL", 0x81, (5, 0)), Give(KVM_ENOSYS)),
     (Other("RDTSC", 0x6E), Refuse()),
     (Msr("read", 0x10, None), Refuse()),
