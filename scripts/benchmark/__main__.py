@@ -13,6 +13,7 @@ from scripts.benchmark.boot import (
     cost_of_a_boot,
     cost_of_a_compiled_boot,
     cost_of_a_tdx_boot,
+    cost_of_an_sev_es_boot,
     cost_of_other_kernels,
     coverage_of_other_drivers,
 )
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "execute": cost_of_executing,
     "kernels": cost_of_other_kernels,
     "memory": memory_of_a_long_run,
+    "sev-es-boot": cost_of_an_sev_es_boot,
     "tdx-boot": cost_of_a_tdx_boot,
     "trace": speed_of_traces,
     "witness": faults_in_a_log,

@@ -113,6 +113,7 @@ TESTED_BY = {
 
 # Modules of the engine, by the playbook that knows them.
 BY_PLAYBOOK = {
+    "test_bench": "intercept/bench intercept/vc_trial",
     "test_encrypted_guest": "intercept/encrypted_guest",
     "test_sev_entry": "linux/sev_entry",
     "test_driver": "access/want session/driver session/session",
@@ -138,8 +139,7 @@ BY_PLAYBOOK = {
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
-    "test_live": "intercept/bench intercept/vc_trial intercept/ve_trial launch/borrow"
-    " linux/handler_end",
+    "test_live": "intercept/ve_trial launch/borrow linux/handler_end",
     "test_recover": "host/keeper launch/ring",
     "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/machine",
     "test_fault": "host/process",
