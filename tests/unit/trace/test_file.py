@@ -59,6 +59,11 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
         ("version-2", {LostRecord, *CONFIDENTIAL}, 17),
         ("version-3", {LostRecord, *CONFIDENTIAL}, 27),
         ("version-3-tdx", {StackRecord, UserRecord, LostRecord, VmgexitRecord}, 23),
+        (
+            "version-3-sev-es",
+            {StackRecord, UserRecord, LostRecord, TdcallRecord, SharedRecord},
+            25,
+        ),
     ],
 )
 def test_a_file_of_each_version_is_read_and_replayed(
