@@ -31,7 +31,8 @@ SEV = 4.0
 COVERED = 0.95
 """Part of the accesses to the devices of a full flavour that compiled sites make at least."""
 
-_PAIRS, _SLOW_PAIRS = 5, 3
+_PAIRS = 5
+_SLOW_PAIRS = 3
 _DRIVERS = ("e1000e", "ahci", "xhci-pci")
 _DEVICES = ("-device", "e1000e", "-device", "ich9-ahci,id=disks", "-device", "qemu-xhci,id=usb")
 
