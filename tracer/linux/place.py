@@ -23,8 +23,8 @@ async def run_to(linear: int) -> None:
 def ended_early(stop: Stopped) -> GuestError:
     """Return the error that a guest stopped on its way to its kernel."""
     return GuestError(
-        f"the guest gave up before its kernel was unpacked ({stop.reason or stop.payload}): "
-        "try more --memory"
+        f"the guest stopped before its kernel was entered ({stop.reason or stop.payload}): "
+        "one that has no room to unpack it in takes more --memory"
     )
 
 
