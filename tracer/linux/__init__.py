@@ -4,6 +4,7 @@ __all__ = (
     "btf",
     "callers",
     "entry",
+    "handler_end",
     "hooks",
     "kernel",
     "mapping",
@@ -17,7 +18,6 @@ __all__ = (
     "system",
     "toll",
     "user",
-    "ve_handler",
     "wrapper",
     "wrappers",
 )

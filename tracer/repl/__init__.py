@@ -14,5 +14,6 @@ __all__ = (
     "interruption",
     "names",
     "result",
+    "script",
     "shell",
 )
