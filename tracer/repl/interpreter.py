@@ -12,6 +12,7 @@ from tracer.errors import MarkedError, TracerError, UsageError
 from tracer.repl.context import Context
 from tracer.repl.parser import Statement, statements
 from tracer.repl.result import Result, Screen
+from tracer.text.printable import encodable
 
 FAILED = 1
 MISUSED = 2
@@ -178,7 +179,8 @@ class Interpreter:
         return str(error)
 
     def _object(self, value: dict[str, object]) -> None:
-        self._write([msgspec.json.encode(value).decode()])
+        plain = encodable(msgspec.to_builtins(value))
+        self._write([msgspec.json.encode(plain).decode()])
 
 
 def _statements(text: str) -> list[Statement]:

@@ -20,6 +20,23 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def encodable(value: object) -> object:
+    """Return a value of JSON whose texts can be written in UTF-8: other bytes are escaped.
+
+    Bytes of the command line that are no text in the locale's encoding are lone surrogates
+    (PEP 383).
+    """
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {name: encodable(member) for name, member in value.items()}
+        case list() | tuple():
+            return [encodable(member) for member in value]
+        case _:
+            return value
+
+
 def wrapped(line: str, columns: int | None) -> list[str]:
     """Return a line as lines of ``columns`` characters, parted between words; None is no limit.
 

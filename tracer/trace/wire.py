@@ -26,6 +26,8 @@ import msgspec
 import zstandard
 from msgspec.structs import FieldInfo, asdict, fields
 
+from tracer.text.printable import encodable
+
 Hex = Annotated[int, "0x and lower-case hex digits, without leading zeros"]
 """A number from 0 on that is written as text: what :func:`hex` gives."""
 
@@ -54,7 +56,11 @@ class Wire(Generic[Struct]):
 
     def encode(self, struct: Struct) -> bytes:
         """Return the JSON of a struct."""
-        return self._encode(self._write[type(struct)](struct))
+        twin = self._write[type(struct)](struct)
+        try:
+            return self._encode(twin)
+        except UnicodeEncodeError:
+            return self._encode(encodable(msgspec.to_builtins(twin)))
 
     def decode(self, data: bytes | str) -> Struct:
         """Return the struct that JSON holds.

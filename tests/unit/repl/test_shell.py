@@ -82,6 +82,13 @@ def test_accesses_are_shown_when_they_are_asked_for(capsys: Output) -> None:
     assert [item["register"] for item in found if "seq" in item] == 3 * ["CSTS", "CC"]
 
 
+def test_bytes_that_are_no_text_are_escaped_in_json(capsys: Output) -> None:
+    name = b"n\xff".decode("utf-8", "surrogateescape")
+    status, *_ = carried_out(commands(f"next {name}", json=True))
+    (told,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert status == 2 and not told["ok"] and "n\\udcff" in told["error"]
+
+
 def test_a_script_and_then_standard_input(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("step\n\nnonsense\nstep\n"))
     status, _, made = carried_out(Wish(interactive=True, scripts=(Script(("step",), "boot.txt"),)))

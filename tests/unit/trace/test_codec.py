@@ -27,8 +27,10 @@ from tracer.trace.record import (
     MemoryAccess,
     Record,
     RegionInfo,
+    RegionRecord,
     StackFrame,
     StackRecord,
+    UserRecord,
 )
 
 numbers = st.integers(0, (1 << 512) - 1)
@@ -283,6 +285,22 @@ def test_the_example_of_the_contract_is_a_trace_in_this_format(tmp_path: Path) -
 def test_the_contract_names_every_member(struct: type[msgspec.Struct]) -> None:
     described = set(re.findall(r"`(\w+)`", CONTRACT))
     assert {member.encode_name for member in msgspec.structs.fields(struct)} <= described
+
+
+def test_bytes_of_the_command_line_that_are_no_text_are_escaped() -> None:
+    text = b"mark \xc3\xbc \xff".decode("utf-8", "surrogateescape")
+    known = sample.region("nvme")
+    header = msgspec.structs.replace(sample.HEADER, qemu_args=["-drive", f"file={text}"])
+    record = UserRecord(time_ns=0, text=text)
+    assert codec.decode(codec.encode(record), 2) == UserRecord(time_ns=0, text="mark ü \\udcff")
+    assert codec.decode_header(codec.encode(header)) == msgspec.structs.replace(
+        header, qemu_args=["-drive", "file=mark ü \\udcff"]
+    )
+    renamed = msgspec.structs.replace(
+        known, region=msgspec.structs.replace(known.region, name=text)
+    )
+    again = codec.decode(codec.encode(renamed), 2)
+    assert isinstance(again, RegionRecord) and again.region.start == known.region.start
 
 
 def test_the_contract_has_the_version() -> None:
