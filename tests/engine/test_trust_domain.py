@@ -52,7 +52,7 @@ from tracer.access.want import (
 )
 from tracer.confidential.request import MapGpa
 from tracer.confidential.tdx_status import HostStatus
-from tracer.errors import GuestError, InterceptError
+from tracer.errors import DebuggerError, GuestError, InterceptError
 from tracer.intercept.firmware import Intercepted
 from tracer.intercept.spill import VALUE_OFFSET
 from tracer.intercept.trust_domain import CALL
@@ -421,6 +421,13 @@ def test_a_port_is_accessed_by_the_vcpu(write: bool) -> None:
     table = scene.stub.outputs if write else scene.stub.inputs
     assert (changes["rdx"], changes["rip"]) == (0x3FD, table[1])
     assert not write or changes["rax"] == 0x41
+
+
+def test_a_port_that_ends_the_machine_is_no_answer() -> None:
+    scene = Domain()
+    asked = {"r11": 0x1E, "r12": 2, "r13": 1, "r14": 0x604, "r15": 0x2000}
+    with pytest.raises(DebuggerError, match="gone"):
+        scene.calls((RunAlone, DebuggerError("gone")), **MAP_GPA | asked)
 
 
 def test_a_call_may_be_answered_late() -> None:

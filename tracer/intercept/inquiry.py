@@ -313,7 +313,10 @@ class Inquiries:
             case Delay(time_ns):
                 await visit.delay(time_ns, gate.stub, realtime=self._view.realtime)
         if usual is None and isinstance(request, PortIo):
-            return host.Give(await access_port(_port(request), fault, gate) or 0)
+            read = await access_port(_port(request), fault, gate)
+            if fault.silence is not None:
+                raise fault.silence  # QEMU's end tells whether it was made
+            return host.Give(read or 0)
         return usual or host.Refuse()
 
     # ---- what is told
