@@ -497,6 +497,10 @@ def test_a_break_tells_where_it_may_stop_a_guest(text: str, places: list[range] 
     assert breaks.enabled([1], False).leeway(HERE, 0) == Leeway()
 
 
+def test_a_break_of_counts_alone_is_one_on_every_access() -> None:
+    assert parse_break("after 3").text == parse_break("access after 3").text == "access"
+
+
 def test_one_break_that_may_stop_it_anywhere_is_enough() -> None:
     breaks = Breaks().added(parse_break("nvme.CC", KNOWN)).added(parse_break("if vcpu == 1"))
     assert breaks.leeway(HERE, 0) == NO_LEEWAY

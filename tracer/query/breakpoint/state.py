@@ -59,7 +59,7 @@ class Break:
         """Return what it watches, with the condition it has now."""
         condition = self.pattern.condition
         tail = f"if {condition.text}" if condition else ""
-        return f"{self.head} {tail}".strip()
+        return f"{self.head} {tail}".strip() or "access"
 
     @property
     def needs_stack(self) -> bool:
