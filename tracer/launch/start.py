@@ -22,7 +22,7 @@ from tracer.launch.plan import Plan
 from tracer.linux.kernel import default_kernel, open_kernel
 from tracer.linux.system import Linux
 from tracer.qemu.command_line import MachineConfig
-from tracer.qemu.cpu import has_features, vcpus, virtualised
+from tracer.qemu.cpu import lacks_long_mode, vcpus, virtualised
 from tracer.qemu.hardware import hardware
 from tracer.qemu.machine import Machine
 from tracer.session.session import Session
@@ -80,7 +80,7 @@ async def _check_machine(plan: Plan, machine: Machine) -> None:
     # The arguments of the user come last, and may have made another machine of it.
     if await virtualised(machine):
         raise UsageError("vetrace traces under TCG alone: leave KVM out of the QEMU arguments")
-    if not await has_features(machine, "lm"):
+    if await lacks_long_mode(machine):
         raise UsageError("the guest's CPU has no 64-bit mode: give -cpu one that has, such as max")
     if not plan.realtime and await vcpus(machine) > 1:
         raise UsageError(

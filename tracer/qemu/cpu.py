@@ -1,6 +1,7 @@
 """QEMU is asked what CPUs its guest has, and who runs them.
 
-Ref: QEMU qapi/machine.json (query-cpus-fast, query-kvm); target/i386/cpu.c (``feature_word_info``).
+Ref: QEMU qapi/machine.json (query-cpus-fast, query-kvm, query-target); target/i386/cpu.c
+(``feature_word_info``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,16 @@ async def physical_bits(qemu: Monitor) -> int:
 async def has_features(qemu: Monitor, *names: str) -> bool:
     """Tell whether the guest's CPUs have all of some features. Raises QemuError."""
     return all([await _property(qemu, name) is True for name in names])
+
+
+async def lacks_long_mode(qemu: Monitor) -> bool:
+    """Tell whether the guest's CPUs are 32-bit ones by choice: QEMU itself has others.
+
+    Raises QemuError.
+    """
+    target = await qemu.execute("query-target")
+    able = isinstance(target, Mapping) and target.get("arch") == "x86_64"
+    return able and not await has_features(qemu, "lm")
 
 
 async def vcpus(qemu: Monitor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from tracer.qemu.cpu import has_features, physical_bits, vcpus, virtualised
+from tracer.qemu.cpu import has_features, lacks_long_mode, physical_bits, vcpus, virtualised
 
 
 class Qemu:
@@ -18,6 +18,8 @@ class Qemu:
                 return [{"qom-path": "/cpu[0]"}, {"qom-path": "/cpu[1]"}]
             case "query-kvm":
                 return {"enabled": self.properties["kvm"], "present": True}
+            case "query-target":
+                return {"arch": self.properties["arch"]}
         assert arguments is not None and arguments["path"] == "/cpu[0]"
         return self.properties[str(arguments["property"])]
 
@@ -36,3 +38,9 @@ def test_features_are_there_together_or_not_at_all() -> None:
 def test_who_runs_the_guest() -> None:
     assert asyncio.run(virtualised(Qemu(kvm=True)))
     assert not asyncio.run(virtualised(Qemu(kvm=False)))
+
+
+def test_a_qemu_that_has_no_64_bit_cpus_lacks_none() -> None:
+    assert asyncio.run(lacks_long_mode(Qemu(arch="x86_64", lm=False)))
+    assert not asyncio.run(lacks_long_mode(Qemu(arch="x86_64", lm=True)))
+    assert not asyncio.run(lacks_long_mode(Qemu(arch="i386", lm=False)))
