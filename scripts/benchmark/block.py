@@ -59,12 +59,11 @@ class _Guest:
         journal_to(self.journal)
         self._next = 0
         self.seconds = 0.0
-        names = cast(Names, self)
         common = common_code(smp=False, la57=False)
-        told = Told(cast(Callers, self), lambda: cast(AddressSpace, self))
-        self.sites = CompiledSites(
-            _WINDOW, common, SLOTS, view, self.journal, names, self._take, told
+        told = Told(
+            cast(Callers, self), cast(Names, self), lambda: cast(AddressSpace, self), self._take
         )
+        self.sites = CompiledSites(_WINDOW, common, SLOTS, view, self.journal, told)
         self.sites.begin(0)
         self.sites.tell_places()
         shape = made_up(0)

@@ -59,14 +59,11 @@ class Inside(Domain):
         self.ram.data.extend(bytes(layout.block_size(SLOTS)))
         self.module = self.domain.module = GuestModule(WINDOW, self.view)
         common = common_code(smp=True, la57=False)
-        self.sites = CompiledSites(
-            WINDOW, common, SLOTS, self.view, self.journal, Names(),  # type: ignore[arg-type]
-            self.interceptor.ledger.take,
-            rows.Told(Callers(), lambda: self.space),  # type: ignore[arg-type]
-            domain=rows.Domain(
-                lambda raw: self.domain.told(raw, self.space), self.domain.count, lambda: self.space
-            ),
+        told = rows.Told(
+            Callers(), Names(), lambda: self.space, self.interceptor.ledger.take,  # type: ignore[arg-type]
+            domain=rows.Domain(self.domain.told, self.domain.count),
         )  # fmt: skip
+        self.sites = CompiledSites(WINDOW, common, SLOTS, self.view, self.journal, told)
         self.sites.begin(0)
         self.module.begin(self.stub, common, self.space.paging, self.view.regions.ram)
         self.journal.publish(PLACES)

@@ -38,60 +38,48 @@ _VERIFIED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Say who is told of the stack or the errand of each access, and where code is looked up.
-
-    ``current`` is where code finds whose errand it is on, None where no errands are told.
-    """
-
-    callers: Callers
-    space: Callable[[], AddressSpace]
-    current: Current | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Domain:
-    """Say who is told of each record that is of no access, and where code is looked up.
+    """Say who is told of each record that is of no access, with where code is looked up.
 
     What the guest code counts is counted where records are taken.
     """
 
-    told: Callable[[Raw], None]
+    told: Callable[[Raw, AddressSpace], None]
     count: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Say who is told of accesses that take no stop, and where code is looked up.
+
+    ``take`` is called with a number of accesses and returns that of the first one. With ``stacks``
+    the stack of each access is copied and unwound; else threads say what errands they are on, and
+    ``current`` is where code finds its thread, None where no errands are told. With a ``domain``
+    the TDX module is code in the guest.
+    """
+
+    callers: Callers
+    names: Names
     space: Callable[[], AddressSpace]
+    take: Callable[[int], int]
+    current: Current | None = None
+    stacks: bool = False
+    domain: Domain | None = None
 
 
 class Rows:
-    """Publish what one guest's ring has had, as it is taken.
-
-    ``take`` is called with a number of accesses and returns that of the first one. With ``stacks``
-    each row has a copied stack, which is unwound; else threads say what errands they are on.
-    """
+    """Publish what one guest's ring has had, as it is taken."""
 
     def __init__(
-        self,
-        block: Block,
-        table: SiteTable,
-        view: GuestView,
-        journal: Journal,
-        names: Names,
-        take: Callable[[int], int],
-        told: Told,
-        *,
-        stacks: bool = False,
-        domain: Domain | None = None,
+        self, block: Block, table: SiteTable, view: GuestView, journal: Journal, told: Told
     ) -> None:
         self._block = block
         self._table = table
         self._view = view
         self._journal = journal
-        self._names = names
-        self._take = take
         self._told = told
-        self._stacks = stacks
-        self._domain = domain
         self._diary = Diary()
-        self._errands = None if stacks or told.current is None else Errands()
+        self._errands = None if told.stacks or told.current is None else Errands()
         self._asked = AskedSites()
         self._asking: dict[int, AskedSite] = {}
         self._unproven: dict[int, int] = {}
@@ -121,7 +109,8 @@ class Rows:
 
     def _sort(self, rows: bytes) -> None:
         # Publishes records in their order, those that are of no access one by one.
-        if self._domain is None:
+        domain = self._told.domain
+        if domain is None:
             self._tell(rows)
             return
         try:
@@ -131,20 +120,20 @@ class Rows:
             raise InterceptError(f"the ring has a record with {error}, {_FORGED}") from error
         self._journal.counts["mmio_calls"] += of.count(Kind.MMIO)
         for site in new:
-            self._announce(site, self._domain.space())
+            self._announce(site)
         for are_accesses, some in groupby(of, key=lambda kind: kind in (None, Kind.MMIO)):
             size = SLOT_SIZE * len(list(some))
             if are_accesses:
                 self._tell(rows[:size])
             else:
                 for raw in raws(rows[:size]):
-                    self._domain.told(raw)
+                    domain.told(raw, self._told.space())
             rows = rows[size:]
 
-    def _announce(self, site: AskedSite, space: AddressSpace) -> None:
+    def _announce(self, site: AskedSite) -> None:
         self._asking[site.number] = site
         self.expect(site.number)
-        symbol = self._names.lookup(site.rip, space)
+        symbol = self._told.names.lookup(site.rip, self._told.space())
         self._journal.publish(asked_site(site, self._view.time_ns, symbol))
 
     def _learn(self, errands: Errands) -> None:
@@ -157,7 +146,7 @@ class Rows:
 
     def _tell(self, rows: bytes) -> None:
         # Publishes rows in pieces that have a stack or an errand in common.
-        if self._stacks:
+        if self._told.stacks:
             for at in range(0, len(rows), SLOT_SIZE):
                 self._publish(rows[at : at + SLOT_SIZE])
             return
@@ -194,19 +183,19 @@ class Rows:
             return
         for errand in errands:
             self._told.callers.note_errand(errand, self._told.space(), time_ns)
-        asked = journal.blocks.asked_for(rows, self._block.window.base) if self._domain else 0
+        asked = journal.blocks.asked_for(rows, self._block.window.base) if self._told.domain else 0
         journal.counts["accesses"] += accesses
         journal.counts["compiled"] += accesses - asked
         journal.counts["guest"] += asked
         block = BlockRecord(
-            seq=self._take(accesses),
+            seq=self._told.take(accesses),
             time_ns=time_ns,
             accesses=accesses,
             window=self._block.window.base,
             rows=rows,
             rate=view.rate,
         )
-        if self._stacks:
+        if self._told.stacks:
             self._chain(block)
         else:
             journal.publish(block)

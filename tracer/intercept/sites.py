@@ -8,7 +8,7 @@ runs, and at each stop before anything else is published: so records keep their 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from msgspec.structs import replace
 
@@ -32,8 +32,7 @@ from tracer.compiled.thunk import WATCHED
 from tracer.intercept.answer import UNANSWERED
 from tracer.intercept.block import Block
 from tracer.intercept.journal import Journal
-from tracer.intercept.names import Names
-from tracer.intercept.rows import Domain, Rows, Told
+from tracer.intercept.rows import Rows, Told
 from tracer.intercept.stops import Stops
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
@@ -62,10 +61,7 @@ _WORDS = {
 class CompiledSites:
     """Own the block of compiled sites in one guest.
 
-    ``take`` is called with a number of accesses and returns that of the first one. With ``stacks``
-    the stack of each access is copied and unwound; else threads say what errands they are on.
-    ``slow`` counts by reason the instructions that were left to a stop. With a ``domain`` the TDX
-    module is code in the block.
+    ``slow`` counts by reason the instructions that were left to a stop.
     """
 
     def __init__(
@@ -75,12 +71,7 @@ class CompiledSites:
         slots: int,
         view: GuestView,
         journal: Journal,
-        names: Names,
-        take: Callable[[int], int],
         told: Told,
-        *,
-        stacks: bool = False,
-        domain: Domain | None = None,
     ) -> None:
         self.window = window
         self.slow: Counter[str] = Counter()
@@ -88,21 +79,15 @@ class CompiledSites:
         self._slots = slots
         self._view = view
         self._journal = journal
-        self._names = names
-        self._take = take
         self._ring = Ring(slots)
         self._told = told
-        self._stacks = stacks
-        self._front = common.stacks if stacks else None
-        current = None if stacks else told.current
+        self._front = common.stacks if told.stacks else None
+        current = None if told.stacks else told.current
         self._table = SiteTable(window.block, common, self._front, current)
-        self.block = Block(view, window, slots, stacks=stacks)
+        self.block = Block(view, window, slots, stacks=told.stacks)
         self.stops = Stops(self.block, self._table)
-        self._rows = Rows(
-            self.block, self._table, view, journal, names, take, told, stacks=stacks, domain=domain
-        )
+        self._rows = Rows(self.block, self._table, view, journal, told)
         self._entered = 0
-        self._domain = domain
         self._shown: RegionMap | None = None
         self._known: dict[int, tuple[bytes, bytes]] = {}
         self._open = False
@@ -130,7 +115,7 @@ class CompiledSites:
             physical_bits=view.physical_bits,
             slots=self._slots,
             slow=slow,
-            state=self._told.callers.state if self._stacks else 0,
+            state=self._told.callers.state if self._told.stacks else 0,
             after=window.code + (self._front or self._common.behind),
         )
         self.block.write(0, bytes(self.block.size))
@@ -187,7 +172,7 @@ class CompiledSites:
         if cpu.cpl:
             self.slow["it is a program's, whose page tables may lack the window"] += 1
             return
-        origin = Origin(insn, self._names.lookup(insn.rip, space))
+        origin = Origin(insn, self._told.names.lookup(insn.rip, space))
         try:
             held = self.stops.holds(origin)
             site, writes = self._table.enter(insn, code, held=held)
@@ -223,8 +208,8 @@ class CompiledSites:
 
     def drain(self) -> None:
         """Publish the records that there are, and let the guest make as many again."""
-        if self._domain is not None:
-            self._domain.count()
+        if self._told.domain is not None:
+            self._told.domain.count()
         while self._drained():
             pass
 
@@ -282,7 +267,7 @@ class CompiledSites:
         reached = sum(access.region is not None for access in cut)
         if reached:
             self._journal.counts.update(accesses=reached, compiled=reached)
-            seq = self._take(reached)
+            seq = self._told.take(reached)
             # Whose errand that was is not followed any more.
             told = replace(record, seq=seq, accesses=cut, note=UNANSWERED, after={}, thread=None)
             self._journal.publish(told)

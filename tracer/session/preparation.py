@@ -140,11 +140,11 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         breakpoints.append(bench)
     if room is not None:
         root, cr4 = room.window.root, registers["cr4"]
-        told = Told(callers, lambda: view.space(root, cr4), system.current)
-        interceptor.sites = CompiledSites(
-            room.window, room.common, room.slots, view, journal, system.names,
-            interceptor.ledger.take, told, stacks=stacks,
+        told = Told(
+            callers, system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
+            system.current, stacks,
         )  # fmt: skip
+        interceptor.sites = CompiledSites(room.window, room.common, room.slots, view, journal, told)
         interceptor.sites.begin(gate.stub.spill)
     readiness = None
     if later is not None and isinstance(below, TrustDomain):
@@ -256,16 +256,14 @@ class _Hastening:
         window = room.window
         self.setting.coverage.own.append(window.span)
         root, cr4 = window.root, registers["cr4"]
-
-        def now() -> AddressSpace:
-            return view.space(root, cr4)
-
         module = GuestModule(window, view)
-        sites = CompiledSites(
-            window, room.common, room.slots, view, self.setting.journal, system.names,
-            self.interceptor.ledger.take, Told(self.callers, now, system.current),
-            domain=Domain(lambda raw: domain.told(raw, now()), domain.count, now),
+        told = Told(
+            self.callers, system.names, lambda: view.space(root, cr4),
+            self.interceptor.ledger.take, system.current,
+            domain=Domain(domain.told, domain.count),
         )  # fmt: skip
+        journal = self.setting.journal
+        sites = CompiledSites(window, room.common, room.slots, view, journal, told)
         sites.begin(self.gate.stub.spill)
         module.begin(self.gate.stub, room.common, space.paging, view.regions.ram, system.current)
         await self.gate.hasten(Fast(module.fault, window.span), module.tdcall)
