@@ -10,24 +10,20 @@ from tracer.access.region import UNASSIGNED
 from tracer.access.transfer import located
 from tracer.confidential.handler import PROFILES, judge
 from tracer.devices.map import Named
-from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, SITE, Fact
+from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, Fact
 from tracer.query.course import Changes, Marks
-from tracer.query.facts import covered, function, module, site, with_functions
+from tracer.query.facts import covered
+from tracer.query.waiting import WaitingFacts
 from tracer.trace.event import Event
 from tracer.trace.record import Intercept
 from tracer.trace.summary import mnemonic
-from tracer.x86.state import GPR
 
 RegisterName = Callable[[str, int, int], Named | None]
 """Name what a region has at an offset and a width, both in bytes; None for nothing."""
 
 
-class PendingFacts(dict[str, Fact]):
-    """Know an access that is about to be made, or was just answered.
-
-    Each fact is worked out when it is first asked for. ``callers`` tells the functions under way,
-    the innermost first, without that of the access.
-    """
+class PendingFacts(WaitingFacts):
+    """Know an access that is about to be made, or was just answered."""
 
     def __init__(
         self,
@@ -39,31 +35,19 @@ class PendingFacts(dict[str, Fact]):
         marks: Marks | None = None,
         changes: Changes | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(pending, callers=callers, phase=phase, marks=marks)
         self.pending = pending
-        self.phase = phase
-        self.marks = marks or Marks(kept=True)
         self._register = register
-        self._callers = callers
         self._changes = changes or Changes()
 
-    def __missing__(self, name: str) -> Fact:
+    def _found(self, name: str) -> Fact:
         find = _OF_PENDING.get(name)
-        fact = self[name] = find(self) if find is not None else self._other(name)
-        return fact
-
-    def _other(self, name: str) -> Fact:
-        cpu, value = self.pending.cpu, self.pending.transfer.value
-        match name:
-            case "$rip":
-                return cpu.rip
-            case "$rflags":
-                return cpu.rflags
-        if name.startswith("$"):
-            return cpu.gpr[GPR.index(name[1:])]
+        if find is not None:
+            return find(self)
         if name.startswith(MEMORY):
+            value = self.pending.transfer.value
             return None if value is None else self._changes.asked(name, self._place, value)
-        return self.marks.between(name)
+        return super()._found(name)
 
     @property
     def _place(self) -> tuple[object, ...]:
@@ -79,11 +63,6 @@ class PendingFacts(dict[str, Fact]):
         if self._register is None or offset is None:
             return None
         return self._register(region, offset, self.pending.transfer.width)
-
-    @property
-    def callers(self) -> tuple[str, ...]:
-        """Return the functions under way, the innermost first, as far as they are known."""
-        return with_functions((self.pending.symbol or "", *self._callers()))
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -139,19 +118,8 @@ _OF_PENDING: Mapping[str, Callable[[PendingFacts], Fact]] = {
     "device": lambda live: live.owners[0],
     "register": lambda live: "" if live.named is None else live.named.text,
     COVERED: lambda live: covered(live.named),
-    SITE: lambda live: live.pending.symbol or "",
-    "symbol": lambda live: site(live.pending.symbol),
-    "function": lambda live: function(live.pending.symbol),
-    "module": lambda live: module(live.pending.symbol),
-    "callers": lambda live: live.callers,
     "direction": lambda live: live.pending.transfer.direction,
-    "vcpu": lambda live: live.pending.vcpu,
-    "cpl": lambda live: live.pending.cpu.cpl,
     "seq": lambda live: live.pending.seq,
-    "time": lambda live: live.pending.time_ns,
-    "count": lambda live: None,
     "mnemonic": lambda live: mnemonic(live.pending.insn.text) if live.pending.insn else "",
     "via": lambda live: live.pending.via,
-    "phase": lambda live: live.phase or "",
-    "mark": lambda live: live.marks.last,
 }

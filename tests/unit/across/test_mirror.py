@@ -73,7 +73,7 @@ TESTED_BY = {
     "query/test_breakpoint": "confidential/call_name query/breakpoint/pattern"
     " query/breakpoint/state query/breakpoint/table query/breakpoint/words query/origin"
     " query/place",
-    "query/test_facts": "query/course query/pending",
+    "query/test_facts": "query/course query/pending query/waiting",
     "session/test_host": "session/outlook session/own_host host/own_code",
     "query/test_sieve": "query/roster query/source query/words",
     "query/test_condition": "query/condition/closure query/condition/cursor query/condition/grammar"
