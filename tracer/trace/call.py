@@ -18,8 +18,21 @@ class Hypercall(msgspec.Struct, frozen=True, kw_only=True):
     returned: Mapping[str, Hex] = msgspec.field(name="out")
 
 
+class _Sited(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    # A record of what the guest did at one place of its code.
+    time_ns: Count
+    vcpu: Vcpu
+    rip: Hex
+    symbol: str | None = None
+
+    @property
+    def site(self) -> str:
+        """Return the call site: its symbol and offset, else its linear address."""
+        return self.symbol or hex(self.rip)
+
+
 class TdcallRecord(
-    msgspec.Struct, frozen=True, kw_only=True, tag="tdcall", tag_field="type", omit_defaults=True
+    _Sited, frozen=True, kw_only=True, tag="tdcall", tag_field="type", omit_defaults=True
 ):
     """Record a call of the TDX module, or through it of the host, that is no device access.
 
@@ -28,24 +41,15 @@ class TdcallRecord(
     The calls by which a #VE tells of itself are counted alone.
     """
 
-    time_ns: Count
-    vcpu: Vcpu
-    rip: Hex
-    symbol: str | None = None
     leaf: Hex
     name: str
     given: Mapping[str, Hex] = msgspec.field(name="in")
     returned: Mapping[str, Hex] = msgspec.field(name="out")
     note: str | None = None
 
-    @property
-    def site(self) -> str:
-        """Return the call site: its symbol and offset, else its linear address."""
-        return self.symbol or hex(self.rip)
-
 
 class VmgexitRecord(
-    msgspec.Struct, frozen=True, kw_only=True, tag="vmgexit", tag_field="type", omit_defaults=True
+    _Sited, frozen=True, kw_only=True, tag="vmgexit", tag_field="type", omit_defaults=True
 ):
     """Record a call by which an SEV-ES guest asks its host for what is no device access.
 
@@ -54,10 +58,6 @@ class VmgexitRecord(
     fields that are valid, ``returned`` those that the host sets.
     """
 
-    time_ns: Count
-    vcpu: Vcpu
-    rip: Hex
-    symbol: str | None = None
     protocol: bool = False
     code: Hex
     name: str
@@ -65,18 +65,13 @@ class VmgexitRecord(
     returned: Mapping[str, Hex] = msgspec.field(name="out")
     note: str | None = None
 
-    @property
-    def site(self) -> str:
-        """Return the call site: its symbol and offset, else its linear address."""
-        return self.symbol or hex(self.rip)
-
 
 CallRecord = TdcallRecord | VmgexitRecord
 """A confidential guest's call that is no device access."""
 
 
 class SharedRecord(
-    msgspec.Struct, frozen=True, kw_only=True, tag="shared", tag_field="type", omit_defaults=True
+    _Sited, frozen=True, kw_only=True, tag="shared", tag_field="type", omit_defaults=True
 ):
     """Tell what becomes of RAM that a confidential guest shares with its host.
 
@@ -86,18 +81,9 @@ class SharedRecord(
     shared contents are two, on hardware, and here one.
     """
 
-    time_ns: Count
-    vcpu: Vcpu
-    rip: Hex
-    symbol: str | None = None
     what: Literal["map", "touch"]
     physical: Hex
     size: Hex
     shared: bool
     linear: Hex | None = None
     converted: bool | None = None
-
-    @property
-    def site(self) -> str:
-        """Return the call site: its symbol and offset, else its linear address."""
-        return self.symbol or hex(self.rip)
