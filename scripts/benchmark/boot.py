@@ -60,13 +60,7 @@ class _Pair:
 
 def cost_of_a_compiled_boot() -> Result:
     """Compare a boot by compiled sites with an untraced one."""
-    pairs = [
-        (asyncio.run(_whole(Plan(), None)), asyncio.run(_whole(Plan(), SLOTS)))
-        for _ in range(_PAIRS)
-    ]
-    cpu = [traced.cpu / untraced.cpu for untraced, traced in pairs]
-    wall = [traced.wall / untraced.wall for untraced, traced in pairs]
-    untraced, traced = pairs[-1]
+    untraced, traced, cpu, wall = _in_turn(Plan(), Plan(), _PAIRS)
     counts = traced.counts
     return Result(
         f"The default guest from the start of QEMU to power-off, {_PAIRS} times untraced and by "
@@ -87,15 +81,9 @@ def cost_of_a_tdx_boot() -> Result:
     """Compare a TDX guest's boot with that of the same kernel as an ordinary guest, untraced."""
     archives = [backports()]
     kernel = fetch_kernel(newest_kernel(archives=archives), archives=archives)
-    pairs = [
-        (
-            asyncio.run(_whole(Plan(kernel=kernel), None)),
-            asyncio.run(_whole(Plan(kernel=kernel, guest=Kind.TDX), SLOTS)),
-        )
-        for _ in range(_PAIRS)
-    ]
-    ratios = [tdx.cpu / plain.cpu for plain, tdx in pairs]
-    plain, tdx = pairs[-1]
+    plain, tdx, ratios, _ = _in_turn(
+        Plan(kernel=kernel), Plan(kernel=kernel, guest=Kind.TDX), _PAIRS
+    )
     counts = tdx.counts
     return Result(
         f"The cloud kernel of Debian's backports, {_PAIRS} times untraced as an ordinary guest and "
@@ -114,16 +102,7 @@ def cost_of_a_tdx_boot() -> Result:
 
 def cost_of_an_sev_es_boot() -> Result:
     """Compare an SEV-ES guest's boot, a stop an access and more, with an ordinary, untraced one."""
-    pairs = [
-        (
-            asyncio.run(_whole(Plan(), None)),
-            asyncio.run(_whole(Plan(guest=Kind.SEV_ES), SLOTS)),
-        )
-        for _ in range(_SLOW_PAIRS)
-    ]
-    cpu = [sev.cpu / plain.cpu for plain, sev in pairs]
-    wall = [sev.wall / plain.wall for plain, sev in pairs]
-    plain, sev = pairs[-1]
+    plain, sev, cpu, wall = _in_turn(Plan(), Plan(guest=Kind.SEV_ES), _SLOW_PAIRS)
     counts = sev.counts
     return Result(
         f"The default guest, {_SLOW_PAIRS} times untraced as an ordinary guest and as a traced "
@@ -162,6 +141,20 @@ def coverage_of_other_drivers() -> Result:
         ),
         kept=part >= COVERED,
     )
+
+
+def _in_turn(
+    untraced: Plan, traced: Plan, times: int
+) -> tuple[_Run, _Run, list[float], list[float]]:
+    # Boot one untraced and one traced, so many times. Returns the last boot of each, and for each
+    # time how much more CPU time and wall time the traced one took, as ratios.
+    pairs = [
+        (asyncio.run(_whole(untraced, None)), asyncio.run(_whole(traced, SLOTS)))
+        for _ in range(times)
+    ]
+    cpu = [long.cpu / short.cpu for short, long in pairs]
+    wall = [long.wall / short.wall for short, long in pairs]
+    return *pairs[-1], cpu, wall
 
 
 def _all(ratios: Sequence[float]) -> str:
