@@ -155,7 +155,7 @@ def test_a_guest_is_borrowed_for_trials_and_has_all_back(scene: Borrowed) -> Non
     findings = scene.bench.findings
     assert scene.bench.done and findings.agrees and findings.tried == scene.count, findings.found
     assert min(findings.carried_out, findings.rejected) > 0 and places >= {"device", "user"}
-    # What it began with is a #VC of the guest's own by now.
+    # Its own beginning is a #VC of the guest's by now.
     assert slot(scene) == 0 and scene.journal.counts["vc"] == BORROWED_AT + 1
     scene.after(done, SPILLED)
     assert unpack_spill(scene.space.read(SPILLED, SPILL_SIZE)).frame.rip == CODE

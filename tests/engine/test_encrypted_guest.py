@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from encrypted_guest import (
-    ASKING,
-    IDT_29,
-    INNER,
-    MMIO_READ,
-    NUMBER,
-    OUTER,
-    TASK_AT,
-    TOP,
-    Encrypted,
-)
+from calling import ASKING, CALLER, INNER, OUTER
+from encrypted_guest import IDT_29, MMIO_READ, NUMBER, TASK_AT, TOP, Encrypted
 from scene import AT, CODE, CS, DEVICE, LAPIC, LAPIC_AT, SS, WRITE
-from trust_domain import CALLER, READS, REG, WRITES
+from trust_domain import READS, REG, WRITES
 
 from tracer.access.decision import Give, Go, Postpone, Refuse, Skip
 from tracer.access.want import (

@@ -8,20 +8,9 @@ from typing import Any
 import pytest
 from block_sample import WINDOW as BASE
 from block_sample import asked_row, row
+from calling import ASKING, CALLER, INNER, OUTER
 from scene import AT, CODE, DEVICE, READ, ROOT, WRITE, Callers, Names
-from trust_domain import (
-    ASKING,
-    CALLER,
-    INNER,
-    OUTER,
-    RAM,
-    RAM_AT,
-    READS,
-    REG,
-    SHARED,
-    WRITES,
-    Domain,
-)
+from trust_domain import RAM, RAM_AT, READS, REG, SHARED, WRITES, Domain
 
 from tracer.access.decision import Give
 from tracer.access.want import AskBefore, AskCompleted, ReadPhysical, WriteCode, WritePhysical

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from calling import ASKING, CALLER, INNER, OUTER
 from playbook import play
 from ram import POISON
 from scene import (
@@ -21,20 +22,7 @@ from scene import (
     registers,
     set_rip,
 )  # fmt: skip
-from trust_domain import (
-    ASKING,
-    CALLER,
-    INNER,
-    MMIO,
-    OUTER,
-    RAM,
-    RAM_AT,
-    READS,
-    REG,
-    SHARED,
-    WRITES,
-    Domain,
-)
+from trust_domain import MMIO, RAM, RAM_AT, READS, REG, SHARED, WRITES, Domain
 
 from tracer.access.decision import Called, Delay, Give, Go, Postpone, Refuse, Retry, Skip
 from tracer.access.want import (

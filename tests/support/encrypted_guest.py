@@ -4,84 +4,58 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from typing import Any
 
-from playbook import Step, play
+from calling import ASKING, CALLER, OUTER, Calling, gate_to
+from playbook import Step
 from ram import POISON
 from scene import (
     CODE,
-    CS,
     HANDLER,
     IDT_AT,
     READ,
     STACK,
     STATE,
-    STUB,
-    TABLES,
-    Callers,
     Names,
-    Scene,
 )
-from trust_domain import CALLER, gate_to
 
 from tracer.access.vcpu import SetMemory, SetRegister
-from tracer.access.want import VcpuStates, WatchReads, WatchStores, WriteCode
+from tracer.access.want import VcpuStates, WriteCode
 from tracer.confidential.ghcb import GHCB_STAND_IN, OFFSETS, SHARED_BUFFER, VALID_BITMAP, VMGEXIT
 from tracer.intercept.encrypted_guest import EncryptedGuest
 from tracer.intercept.firmware import Intercepted
-from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.journal import Journal
 from tracer.intercept.spill import cr2_at, error_at
 from tracer.intercept.stub import CALLED
-from tracer.x86.idt import Gate, pack_gate
 from tracer.x86.tss import stack_offset
 
 GHCB = 0x26_0000
 IDT_29 = IDT_AT + 29 * 16
 TASK, TASK_AT = 0xFFFF_FE00_0000_3000, 0x27_0000
 TOP = STACK - 0x200
-"""Where the interrupt stack for #VC begins, downwards."""
+"""The interrupt stack for #VC begins here, downwards."""
 NUMBER = 5
 VC = HANDLER + 0xC0
-OUTER, INNER = STACK - 0x400, STACK - 0xC00
-ASKING = 0x200
 MMIO_READ, MMIO_WRITE = 0x8000_0001, 0x8000_0002
 
 
-class Encrypted(Scene):
+class Encrypted(Calling):
     """A scene whose guest is one of SEV-ES: its device is mapped as any guest's, at AT."""
 
     def __init__(self, *, ist: int = NUMBER) -> None:
         super().__init__()
-        self.ram.write(IDT_AT + 14 * 16, self.own)
-        self.ram.write(IDT_AT + 6 * 16, gate_to(HANDLER + 0x40))
         self.gate_of_vc(ist)
         self.ram.map(TASK, TASK_AT)
         self.ram.write(TASK_AT + stack_offset(NUMBER), struct.pack("<Q", TOP))
-        self.gate = PageFaultGate(self.ram, spare=0, notes=False, call=VMGEXIT, msr=GHCB_STAND_IN)
-        planted = (WriteCode, self.write_code)
-        play(self.gate.place(self.space, TABLES.idt, STUB, CS), planted, (WatchReads, 1))
-        watched = (planted, (WatchStores, 2), (WatchStores, 3))
-        play(self.gate.follow(self.space, TABLES.idt), *watched, *watched)
-        self.stub = self.gate.stub
-        self.journal = Journal(self.view)
-        self.journal.subscribers.append(self.records.append)
-        self.interceptor = Interceptor(
-            self.view, Names(), Callers(), self.journal.counts, self.journal.publish  # type: ignore[arg-type]
-        )  # fmt: skip
+        self.plant(VMGEXIT, GHCB_STAND_IN)
         self.guest = self.interceptor.firmware = EncryptedGuest(
             self.interceptor,
             self.view,
             Names(),  # type: ignore[arg-type]
             self.journal,
         )
-        self.entered = False
-        self.moment = 0
         self.ist = ist
 
     def gate_of_vc(self, ist: int) -> None:
-        self.ram.write(IDT_29, pack_gate(Gate(VC, 0x8E << 40 | CS << 16 | ist << 32, 0)))
+        self.ram.write(IDT_29, gate_to(VC, ist))
 
     def faults(
         self, code: str, linear: int, error: int = READ, *, stack: int = OUTER, rip: int = CODE,
@@ -157,6 +131,3 @@ class Encrypted(Scene):
         )
         assert self.calls(*steps, stack=stack)["rip"] == CALLER + 4
         return int.from_bytes(self.ram.read(GHCB + SHARED_BUFFER, width), "little")
-
-    def of(self, kind: type) -> list[Any]:
-        return [record for record in self.records if isinstance(record, kind)]

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from playbook import Step, play
+from calling import ASKING, CALLER, OUTER, Calling, gate_to
+from playbook import Step
 from ram import POISON, ROOT
 from scene import (
     AT,
     CODE,
-    CS,
     DEVICE,
     HANDLER,
     IDT_AT,
     READ,
-    STACK,
-    STUB,
-    TABLES,
-    Callers,
     Names,
-    Scene,
     set_rip,
 )
 
@@ -27,41 +20,26 @@ from tracer.access.decision import Go
 from tracer.access.space import AddressSpace
 from tracer.access.want import (
     AskCalled,
-    WatchReads,
-    WatchStores,
     WriteCode,
 )
 from tracer.confidential.handler import CURRENT, PROFILES
 from tracer.intercept.firmware import Intercepted
-from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.journal import Journal
 from tracer.intercept.stub import CALLED
 from tracer.intercept.trust_domain import CALL, TrustDomain
 from tracer.trace.record import Intercept
-from tracer.x86.idt import Gate, pack_gate
 from tracer.x86.paging import Paging
 
 SHARED = 1 << 47
 RAM, RAM_AT = 0xFFFF_C900_0003_0000, 0x25_0000
-CALLER = CODE + 0x800
-OUTER, INNER = STACK - 0x400, STACK - 0xC00
-"""A fault's spill lies at the first, that of a fault in the middle of its handler at the second."""
-ASKING = 0x200
-"""How far below the spill of its fault a handler makes its calls."""
 MMIO = {"rax": 0, "rcx": 0xFFCC, "r10": 0, "r11": 48}
 READS, WRITES = "8b 41 1c", "89 41 14"  # mov eax, [rcx + 0x1c]; mov [rcx + 0x14], eax
-
-
-def gate_to(handler: int) -> bytes:
-    return pack_gate(Gate(handler, 0x8E << 40 | CS << 16, 0))
 
 
 def _asks_about_the_call(step: Step) -> bool:
     return step[0] is AskCalled
 
 
-class Domain(Scene):
+class Domain(Calling):
     """A scene whose guest is one of TDX: its device is mapped shared, at AT."""
 
     def __init__(self) -> None:
@@ -69,21 +47,9 @@ class Domain(Scene):
         for page in range(2):
             self.ram.map(AT + 0x1000 * page, DEVICE + 0x1000 * page | SHARED)
         self.ram.map(RAM, RAM_AT | SHARED)
-        self.ram.write(IDT_AT + 14 * 16, self.own)
-        self.ram.write(IDT_AT + 6 * 16, gate_to(HANDLER + 0x40))
         self.ram.write(IDT_AT + 20 * 16, gate_to(HANDLER + 0x80))
         self.view.shared = SHARED
-        self.gate = PageFaultGate(self.ram, spare=0, notes=False, call=CALL)
-        planted = (WriteCode, self.write_code)
-        play(self.gate.place(self.space, TABLES.idt, STUB, CS), planted, (WatchReads, 1))
-        watched = (planted, (WatchStores, 2), (WatchStores, 3))
-        play(self.gate.follow(self.space, TABLES.idt), *watched, *watched)
-        self.stub = self.gate.stub
-        self.journal = Journal(self.view)
-        self.journal.subscribers.append(self.records.append)
-        self.interceptor = Interceptor(
-            self.view, Names(), Callers(), self.journal.counts, self.journal.publish  # type: ignore[arg-type]
-        )  # fmt: skip
+        self.plant(CALL)
         self.domain = self.interceptor.firmware = TrustDomain(
             self.interceptor,
             self.view,
@@ -91,8 +57,6 @@ class Domain(Scene):
             self.journal,
             PROFILES[CURRENT],
         )
-        self.entered = False
-        self.moment = 0
 
     @property
     def space(self) -> AddressSpace:
@@ -142,9 +106,6 @@ class Domain(Scene):
 
     def accesses_of(self, record: Intercept) -> list[tuple[str, int, int, int | None]]:
         return [(made.direction, made.physical, made.width, made.value) for made in record.accesses]
-
-    def of(self, kind: type) -> list[Any]:
-        return [record for record in self.records if isinstance(record, kind)]
 
     @property
     def counts_of_all(self) -> dict[str, int]:
