@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 from debian_kernel import downloaded
-from vetrace_run import Run, Trace, agreed, boot, read_trace, run
+from vetrace_run import Run, Trace, agreed, boot, drove_its_devices, read_trace, run
 
 from tracer.guest import recipe
-from tracer.guest.disk import DISKS, checksum
 from tracer.guest.initramfs import build_initramfs
 from tracer.host.package import fetch_kernel, newest_kernel
 from tracer.linux.kernel import open_kernel
@@ -38,16 +37,6 @@ def regions(trace: Trace) -> Counter[str | None]:
     return Counter(a.region for record in trace.intercepts for _, a in record.device_accesses())
 
 
-def booted(done: Run) -> list[str]:
-    """Check that the default guest's devices were driven; return what the guest said."""
-    said = [line.removeprefix("vetrace-guest: ") for line in done.serial if "vetrace-guest" in line]
-    for name in DISKS:
-        assert f"disk {name} {checksum(name)}" in said
-    assert any(re.fullmatch(r"network eth0 [0-9a-f:]{17} reachable", line) for line in said)
-    assert said[-1] == "done"
-    return said
-
-
 # ---- the price of a hook
 
 
@@ -60,7 +49,7 @@ def test_stops_for_mappings_are_as_few_as_in_the_default_guest(
     kernel = kernel_of(metapackage)
     done = boot(tmp_path, "--quiet", "--check", "--kernel", kernel, *words)
     agreed(done)
-    said = booted(done)
+    said = drove_its_devices(done)
     assert "module nvme" in said and "module ahci" in said
     assert said.index("module nvme_core") < said.index("module nvme") < said.index("module ahci")
     trace = read_trace(done.trace)
@@ -156,7 +145,7 @@ def test_a_full_machine_makes_its_accesses_by_itself(
 ) -> None:
     done = machine(tmp_path, disks)
     agreed(done)
-    booted(done)
+    drove_its_devices(done)
     trace = read_trace(done.trace)
     assert {(region or "").partition(".")[0] for region in regions(trace)} >= DRIVEN
     counts = trace.end.counts
@@ -185,7 +174,7 @@ def test_every_device_of_a_full_machine_agrees_with_qemus_log(full_machine: Run)
 def test_the_guest_reads_every_disk_and_uses_every_network_card(
     full_machine: Run, disks: dict[str, Path]
 ) -> None:
-    said = booted(full_machine)
+    said = drove_its_devices(full_machine)
     for name, path in disks.items():
         assert f"disk {name} {hashlib.sha256(path.read_bytes()).hexdigest()}" in said
     assert any(re.fullmatch(r"network eth1 [0-9a-f:]{17} reachable", line) for line in said)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from scripts.patience import patience
+from tracer.guest.disk import DISKS, checksum
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Header, Intercept, Record
 
@@ -195,6 +196,16 @@ def agreed(done: Run) -> int:
     said = re.search(r"^0 missing, 0 extra, 0 different over (\d+)", done.out, re.MULTILINE)
     assert said is not None, done.out
     return int(said[1])
+
+
+def drove_its_devices(done: Run) -> list[str]:
+    """Check that a guest read its disks, had its network and came to its end; return its words."""
+    said = [line.removeprefix("vetrace-guest: ") for line in done.serial if "vetrace-guest" in line]
+    for name in DISKS:
+        assert f"disk {name} {checksum(name)}" in said
+    assert any(re.fullmatch(r"network eth0 [0-9a-f:]{17} reachable", line) for line in said)
+    assert said[-1] == "done"
+    return said
 
 
 def at_odds(said: str) -> int:
