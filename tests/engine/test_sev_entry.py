@@ -30,7 +30,7 @@ from tracer.linux.kaslr import KERNEL_MAP, Moved
 from tracer.linux.sev_entry import reach_sev_entry
 
 LINKED = KERNEL_MAP + 0x100_0000
-"""Where the kernel was linked to be; it is at TEXT, which the decompressor maps at its place."""
+"""The kernel was linked to be here; it is at TEXT, which the decompressor maps at its place."""
 TEXT, CODE_AT = 0x300_0000, 0x30_0000
 MOVED = Moved(0x20_0000, 0x200_0000)
 ASKS, LOADS, CALLS, ENTRY = 0x100, 0x200, 0x300, 0x400
@@ -97,7 +97,7 @@ def told_all() -> Early:
 
 
 def replaced() -> list[Step]:
-    """What is written into the code, and where the guest is stopped then."""
+    """Return the writes into the code, and the breakpoints that come then."""
     linear = LINKED + MOVED.linear
     return [
         (Registers(), registers(rip=TEXT + 0x10, rsp=STACK)),

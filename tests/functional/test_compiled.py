@@ -304,7 +304,7 @@ def test_a_guest_runs_to_breaks_that_have_no_place_without_a_stop_for_each_acces
     assert named == next(seq for seq in writes if seq >= timed)
     refused = (seq for seq, r, _ in made if seq >= named and is_refused(r))
     assert judged == next(refused, None)
-    # Of what came before, nearly all took no stop.
+    # Nearly all accesses before it took no stop.
     counts = trace.end.counts
     assert counts["emulated"] < counts["accesses"] / 10
 

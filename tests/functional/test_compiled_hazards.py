@@ -27,7 +27,7 @@ from vetrace_run import Run, Trace, agreed, boot, read_trace
 pytestmark = pytest.mark.qemu
 
 ECAM = 0xB000_0000
-"""Where QEMU's firmware has put PCI configuration space on a q35."""
+"""QEMU's firmware puts PCI configuration space here on a q35."""
 BAR = ECAM + DEVICE_SLOT * 0x8000 + 0x18
 ELSEWHERE = 0xD000_0000
 ALIAS = WINDOW + 0x5000

@@ -33,7 +33,7 @@ done"""
 
 @dataclass(frozen=True)
 class Death:
-    """What a program gets of its kernel: a signal, and a line on the console."""
+    """A program gets a signal of its kernel, and a line on the console tells."""
 
     name: str
     number: int

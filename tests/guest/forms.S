@@ -1,4 +1,4 @@
-# What the cases of instruction forms need beside guest.S: an instruction is run on the device and on
+# Parts beside guest.S for the cases of instruction forms: an instruction is run on the device and on
 # RAM, and what it left behind is compared. With ROOM the first run on the device goes before, by a
 # stop, so that the next one is by itself, and all is done again with every exception of x87 and SSE
 # unmasked.
@@ -91,7 +91,7 @@ run:
     cld
     fxsave64 [r11 + 192]
     fnclex
-    # Where the last x87 instruction and its operand were is not the same on RAM.
+    # The last x87 instruction and its operand have other addresses on RAM.
     mov r9, [r11 + 192]
     shl r9, 16
     mov [r11 + 192], r9

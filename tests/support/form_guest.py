@@ -24,7 +24,7 @@ _ELSEWHERE = ("xlat", *{form.name for form in STACK})
 # Shifts: RCX is to be small, so that the flags are defined.
 _COUNTED = ("rol", "ror", "rcl", "rcr", "shl", "shr", "sar", "shld", "shrd")
 TARGET = DEVICE_LINEAR + SLOT_SIZE
-"""Where the instructions find the device: `on_the_device` of ``forms.S``."""
+"""The instructions find the device here: `on_the_device` of ``forms.S``."""
 _MANY = 0x8877_6655_4433_2211
 _MAPS = ("", "0f", "0f38", "0f3a")
 _PP = {"NP": 0, "66": 1, "F3": 2, "F2": 3}

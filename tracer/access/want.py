@@ -1,4 +1,4 @@
-"""What the engine wants of the world: a small value for each effect.
+"""The engine wants something of the world: a small value for each effect.
 
 The engine is the code that acts on a stop. It is written as coroutines that await nothing but
 wants. Awaiting a want hands it to whoever drives the coroutine and returns what the driver sends:
@@ -39,7 +39,7 @@ class Want(Generic[Answer]):
 
 @dataclass(frozen=True, slots=True)
 class Vcpu(Want[int]):
-    """Which vCPU stopped last, counted from 0."""
+    """Learn which vCPU stopped last, counted from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,29 +221,29 @@ class Turn(Want[None]):
 
 @dataclass(frozen=True, slots=True)
 class VcpuStates(Want[tuple[VcpuState, ...]]):
-    """What each vCPU is about, in order."""
+    """Learn what each vCPU is about, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tables(Want[DescriptorTables]):
-    """Where the first vCPU's GDT and IDT are."""
+    """Learn where the first vCPU's GDT and IDT are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sleeps(Want[bool]):
-    """Whether a vCPU sleeps in HLT."""
+    """Learn whether a vCPU sleeps in HLT."""
 
     vcpu: int
 
 
 @dataclass(frozen=True, slots=True)
 class HasMachineCheck(Want[bool]):
-    """Whether the guest's CPUs have banks of machine-check registers."""
+    """Learn whether the guest's CPUs have banks of machine-check registers."""
 
 
 @dataclass(frozen=True, slots=True)
 class HasGiantPages(Want[bool]):
-    """Whether the guest's CPUs map 1 GiB by one entry, which may say that it is not code."""
+    """Learn whether the guest's CPUs map 1 GiB by one entry, which may say that it is not code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +253,12 @@ class MemoryMap(Want[tuple[list[Region], list[tuple[int, int]]]]):
 
 @dataclass(frozen=True, slots=True)
 class MapChanged(Want[bool]):
-    """Whether the memory map may be another than before this was asked last."""
+    """Learn whether the memory map may be another than before this was asked last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Woken(Want[int | None]):
-    """Where in QEMU's log the machine was reset to wake up, if it was since last asked."""
+    """Learn where in QEMU's log the machine was reset to wake up, if it was since last asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,14 +286,14 @@ Reason = Literal["kernel entry", "interrupt", "fault"]
 
 @dataclass(frozen=True, slots=True)
 class AskBefore(Want[Decision]):
-    """What becomes of an access that is about to be made."""
+    """Ask what becomes of an access that is about to be made."""
 
     pending: Pending
 
 
 @dataclass(frozen=True, slots=True)
 class AskWhere(Want[Leeway]):
-    """Which accesses a guest that goes on may make without anybody being asked.
+    """Ask which accesses a guest that goes on may make without anybody being asked.
 
     That holds until it stops again.
     """
@@ -303,14 +303,14 @@ class AskWhere(Want[Leeway]):
 
 @dataclass(frozen=True, slots=True)
 class AskAnswered(Want[Go | Ruling]):
-    """What the guest is to read, and when, once a device has answered."""
+    """Ask what the guest is to read, and when, once a device has answered."""
 
     pending: Pending
 
 
 @dataclass(frozen=True, slots=True)
 class AskCalled(Want[Go | Ruling | Retry]):
-    """What is said to a call of a confidential guest, or from which state it starts over."""
+    """Ask what is said to a call of a confidential guest, or from which state it starts over."""
 
     called: Called
 
@@ -324,7 +324,7 @@ class AskCompleted(Want[CpuState]):
 
 @dataclass(frozen=True, slots=True)
 class AskHold(Want[bool]):
-    """Whether to hold the guest at the handler of the exception that was delivered."""
+    """Ask whether to hold the guest at the handler of the exception that was delivered."""
 
 
 @dataclass(frozen=True, slots=True)

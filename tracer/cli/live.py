@@ -22,7 +22,7 @@ from tracer.query.words import Words
 
 _MANY = 3000
 _TICKS = ("lapic",)
-"""What a kernel of a thousand ticks a second accesses at each: nothing is to be learned of it."""
+"""A kernel of a thousand ticks a second accesses it at each: nothing is to be learned of that."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -368,7 +368,7 @@ unmapped:
 stopped:
 	count	N_STOPPED
 	jmp	back
-	# Where a device may have moved, SITES is MOVED bytes further, and no entry is found.
+	# A device may have moved: then SITES is MOVED bytes further, and no entry is found.
 absent:	test	byte ptr [rip + start + DATA + C_SITES], MOVED
 	jnz	moved
 	count	N_ABSENT

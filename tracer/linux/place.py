@@ -1,4 +1,4 @@
-"""Where a vCPU stands before any trap is in place: run it there, look what is there."""
+"""A vCPU before any trap is in place: it is run to an address, and the code there is read."""
 
 from __future__ import annotations
 

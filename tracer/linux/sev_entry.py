@@ -46,12 +46,12 @@ _CPUID, _RDMSR, _WRMSR = b"\x0f\xa2", b"\x0f\x32", b"\x0f\x30"
 _NOPS = b"\x90" * (len(VMGEXIT) - len(_RDMSR))
 _HIGHEST_LEAF, _ENCRYPTION_LEAF = 0x8000_0000, 0x8000_001F
 _SEV, _SEV_ES = 1 << 1, 1 << 3
-"""Of the encryption leaf's EAX."""
+"""EAX of the encryption leaf has these bits."""
 _ADDRESS_BITS_LOST = 1
-"""Of its EBX: how many physical address bits memory encryption takes."""
+"""Memory encryption takes so many physical address bits, by EBX of that leaf."""
 _SEV_STATUS = 0xC001_0131
 _ENABLED = 1 << 0 | 1 << 1
-"""Of SEV_STATUS: SEV and SEV-ES."""
+"""SEV_STATUS has these bits: SEV and SEV-ES are on."""
 _MOST_STEPS = 2000
 """Instructions of `sme_enable`, many times over: some 80."""
 _LOADS = re.compile(rb"[\xb8-\xbf]" + re.escape(struct.pack("<I", GHCB_MSR)))

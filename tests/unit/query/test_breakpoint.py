@@ -534,7 +534,7 @@ def came_from(
         ("if width == 8 and value == 3", [WIDE, MOVES], [READS, WRITES, CHANGES]),
         ("if mnemonic == or or via == stepped", [CHANGES], [READS, WRITES]),
         ("if direction == write and offset == 4", [WRITES, CHANGES, MOVES], [READS]),
-        # Who is asked of some only knows neither how many there were nor what was there before.
+        # Somebody asked about some only knows neither the number of all nor the value before.
         ("write if count == 3", [WRITES, CHANGES], [READS]),
         ("write if changes and width == 8", [WRITES, CHANGES], [READS]),
         ("if 8 // (width - 4) == 3 and cpl == 0", [READS], []),  # no answer, which stops the guest
