@@ -26,7 +26,7 @@ from tracer.access.want import AskCalled, VcpuStates
 from tracer.confidential import request as host
 from tracer.confidential import sev_host
 from tracer.confidential.ghcb import VMGEXIT
-from tracer.confidential.handler import PROFILES
+from tracer.confidential.handler import CURRENT_SEV, PROFILES
 from tracer.confidential.request import FatalError, Mmio
 from tracer.confidential.sev_state import Answered, SevState, Vmgexit, patched
 from tracer.errors import GuestError, InterceptError
@@ -75,7 +75,9 @@ class EncryptedGuest:
         self.memory = view.memory
         self._journal = journal
         self._counts: Counter[str] = journal.counts
-        self._inquiries = Inquiries(interceptor, view, names, journal, "#VC", PROFILES["linux-sev"])
+        # Stable kernels of before 6.6, such as 6.1, treat a program's access as 6.6 does.
+        own = PROFILES[CURRENT_SEV]
+        self._inquiries = Inquiries(interceptor, view, names, journal, "#VC", own)
 
     async def take(self, fault: Fault, gate: PageFaultGate) -> Intercepted | None:
         """Take a stop at the stub; return None for a fault that is not on vetrace's poison."""
