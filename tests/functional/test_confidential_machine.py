@@ -67,7 +67,7 @@ def test_a_kernel_that_found_nothing_ends_at_once(tmp_path: Path) -> None:
     # The machine of a TDX guest is left alone with the default guest's kernel, which then boots as
     # an ordinary guest: the symbols given are of one that could be a TDX guest.
     async def untraced() -> None:
-        async with launch(Plan(guest=Kind.TDX, symbols=pretending(tmp_path))) as session:
+        async with launch(pretending(tmp_path, Kind.TDX)) as session:
             await session.reach_entry()
             await session.run_untraced()
 
@@ -75,8 +75,11 @@ def test_a_kernel_that_found_nothing_ends_at_once(tmp_path: Path) -> None:
         asyncio.run(untraced())
 
 
-def pretending(folder: Path) -> Path:
-    """Return a System.map of the default kernel, with the symbols of one that can everything."""
+def pretending(folder: Path, kind: Kind) -> Plan:
+    """Plan a guest of a kind with the plain guest's kernel, named as one that can be any guest.
+
+    The kernel is given, as ``vetrace setup`` may have left another one for the kind.
+    """
     image = default_kernel()
     assert image is not None
     text = serialise(open_kernel(image).symbols)
@@ -84,14 +87,13 @@ def pretending(folder: Path) -> Path:
     names = ("tdx_early_init", "exc_virtualization_exception")
     file = folder / "System.map"
     file.write_text(text + "".join(f"{at} t {name}\n" for name in names))
-    return file
+    return Plan(guest=kind, kernel=image, symbols=file)
 
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_what_qemu_tells_of_each_kinds_machine(kind: Kind, tmp_path: Path) -> None:
     async def found() -> tuple[str, int, tuple[str, ...]]:
-        plan = Plan(guest=kind, symbols=pretending(tmp_path))
-        async with launch(plan) as session:
+        async with launch(pretending(tmp_path, kind)) as session:
             told = await hardware(session.machine)
             assert not told.firmware
             assert not told.five_levels

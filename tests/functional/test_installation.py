@@ -114,7 +114,11 @@ def test_the_source_distribution_builds_and_tests(built: Built, tmp_path: Path) 
 
 
 @pytest.mark.qemu
-def test_an_installed_vetrace_boots(built: Built, tmp_path: Path) -> None:
+def test_an_installed_vetrace_boots(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What it sets up is its own: other tests and the user keep the kernels that they have.
+    monkeypatch.setenv("VETRACE_CACHE", str(tmp_path / "cache"))
     call(tmp_path, sys.executable, "-m", "venv", "env")
     programs = tmp_path / "env/bin"
     call(tmp_path, programs / "pip", "install", "--quiet", built.wheel, "pytest")
