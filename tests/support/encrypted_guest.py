@@ -21,6 +21,7 @@ from scene import (
 from tracer.access.vcpu import SetMemory, SetRegister
 from tracer.access.want import VcpuStates, WriteCode
 from tracer.confidential.ghcb import GHCB_STAND_IN, OFFSETS, SHARED_BUFFER, VALID_BITMAP, VMGEXIT
+from tracer.confidential.handler import CURRENT_SEV, PROFILES
 from tracer.intercept.encrypted_guest import EncryptedGuest
 from tracer.intercept.firmware import Intercepted
 from tracer.intercept.spill import cr2_at, error_at
@@ -51,6 +52,7 @@ class Encrypted(Calling):
             self.view,
             Names(),  # type: ignore[arg-type]
             self.journal,
+            PROFILES[CURRENT_SEV],
         )
         self.ist = ist
 

@@ -76,8 +76,9 @@ PROFILES = {
         Profile("linux-tdx-5.19", "TDX guest, Linux 5.19 to 6.11", "SIGSEGV", user_address=True),
         Profile("linux-tdx-v5", "TDX guest, the patch series of March 2022, version 5", "SIGSEGV",
                 crossing=True, user_address=True),
-        Profile(CURRENT_SEV, "SEV-ES or SEV-SNP guest, Linux 6.6 and later", "SIGBUS", sev=True,
-                crossing=True, user_address=True),
+        Profile(CURRENT_SEV,
+                "SEV-ES or SEV-SNP guest, Linux 6.6 and later (and stable kernels of late 2023)",
+                "SIGBUS", sev=True, crossing=True, user_address=True),
         Profile("linux-sev-5.10", "SEV-ES guest, Linux 5.10 to 6.5", "SIGBUS", sev=True,
                 user_mode=True, crossing=True, user_address=True),
     )
@@ -88,16 +89,21 @@ _SINCE = (
     (False, (6, 12), CURRENT), (False, (5, 19), "linux-tdx-5.19"), (False, (0, 0), "linux-tdx-v5"),
     (True, (6, 6), CURRENT_SEV), (True, (0, 0), "linux-sev-5.10"),
 )  # fmt: skip
+_KEPT = ((5, 10), (5, 15), (6, 1))
+"""Series with "x86/sev: Disable MMIO emulation from user mode", of 6.6, in their later releases."""
 
 
 def own_profile(release: str, *, sev: bool = False) -> str:
     """Return the name of the profile that a kernel has by its release, as ``uname -r`` tells it.
 
     A TDX guest of before Linux 5.19 has the patch series. Stable kernels of late 2024 behave as
-    6.12 does, which their release does not tell.
+    6.12 does, which their release does not tell. Of an SEV-ES guest's, those series that are kept
+    for long have had the way of 6.6 since late 2023, and are taken to be newer than that.
     """
     found = re.match(r"(\d+)\.(\d+)", release)
     version = (int(found[1]), int(found[2])) if found else (1 << 32, 0)
+    if sev and version in _KEPT:
+        return CURRENT_SEV
     return next(name for is_sev, since, name in _SINCE if is_sev is sev and version >= since)
 
 

@@ -26,7 +26,7 @@ from tracer.access.want import AskCalled, VcpuStates
 from tracer.confidential import request as host
 from tracer.confidential import sev_host
 from tracer.confidential.ghcb import VMGEXIT
-from tracer.confidential.handler import CURRENT_SEV, PROFILES
+from tracer.confidential.handler import Profile
 from tracer.confidential.request import FatalError, Mmio
 from tracer.confidential.sev_state import Answered, SevState, Vmgexit, patched
 from tracer.errors import GuestError, InterceptError
@@ -64,19 +64,22 @@ class EncryptedGuest:
     """Play the host of one SEV-ES guest.
 
     ``state`` is what the host remembers, ``memory`` the guest's. The ``interceptor`` makes and
-    records the accesses that are asked for.
+    records the accesses that are asked for; ``own`` is the profile of the guest's handler.
     """
 
     def __init__(
-        self, interceptor: Interceptor, view: GuestView, names: Names, journal: Journal
+        self,
+        interceptor: Interceptor,
+        view: GuestView,
+        names: Names,
+        journal: Journal,
+        own: Profile,
     ) -> None:
         self.state = SevState(poison=view.marks)
         self._interceptor = interceptor
         self.memory = view.memory
         self._journal = journal
         self._counts: Counter[str] = journal.counts
-        # Stable kernels of before 6.6, such as 6.1, treat a program's access as 6.6 does.
-        own = PROFILES[CURRENT_SEV]
         self._inquiries = Inquiries(interceptor, view, names, journal, "#VC", own)
 
     async def take(self, fault: Fault, gate: PageFaultGate) -> Intercepted | None:

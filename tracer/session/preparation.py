@@ -181,7 +181,8 @@ def _below(setting: Setting, interceptor: Interceptor) -> TrustDomain | Encrypte
             profile = PROFILES[own_profile(system.release)]
             return TrustDomain(interceptor, view, system.names, journal, profile)
         case Kind.SEV_ES:
-            return EncryptedGuest(interceptor, view, system.names, journal)
+            profile = PROFILES[own_profile(system.release, sev=True)]
+            return EncryptedGuest(interceptor, view, system.names, journal, profile)
         case Kind.PLAIN:
             return None
 
