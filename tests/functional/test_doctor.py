@@ -149,6 +149,10 @@ def test_which_kernels_can_be_which_guest(
         image.write_bytes(vmlinux(symbols, f"9.0.0-{name}"))
     (kernels_folder() / ".draft.x/boot").mkdir(parents=True)
     make_default("one")
+    doctor.run(check("--json"))
+    items = {item["name"]: item for item in json.loads(capsys.readouterr().out)["checks"]}
+    assert "vetrace setup --guest tdx" in items["tdx guest"]["advice"]
+    assert not items["sev-es guest"]["advice"]
     make_default("two", "tdx")
     doctor.run(check("--json"))
     report = json.loads(capsys.readouterr().out)

@@ -290,7 +290,12 @@ def _guests(kernels: Sequence[Found]) -> list[Check]:
             for kernel in able
         ]
         found = ", ".join(names) or "no kernel here can be one"
-        advice = "" if names else f"{setup_command(kind)} gets one that can"
+        if not able:
+            advice = f"{setup_command(kind)} gets one that can"
+        elif kind.value in able[0].default_for:
+            advice = ""
+        else:
+            advice = f"name one with --kernel, or {setup_command(kind)} gets one to boot without"
         checks.append(Check(f"{kind} guest", found, advice, needed=False))
     return checks
 
