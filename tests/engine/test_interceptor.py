@@ -318,6 +318,7 @@ def test_the_same_instruction_a_moment_later_is_another_stop() -> None:
 
 def test_a_reserved_bit_fault_of_somebody_else_is_refused() -> None:
     scene = Scene()
+    scene.view.vcpus = 1
     scene.fault("8b06", DATA, rsi=DATA)
     with pytest.raises(InterceptError, match="vetrace did not cause"):
         scene.play()
@@ -325,10 +326,33 @@ def test_a_reserved_bit_fault_of_somebody_else_is_refused() -> None:
 
 def test_a_mapping_that_is_gone_when_the_fault_is_told_is_refused() -> None:
     scene = Scene()
+    scene.view.vcpus = 1
     scene.fault("8b06", AT, rsi=AT)
     scene.unmap(AT)
     with pytest.raises(InterceptError, match="vetrace did not cause"):
         scene.play()
+
+
+@pytest.mark.parametrize("unmapped", [False, True])
+def test_poison_that_another_vcpus_stop_has_taken_away_starts_the_instruction_over(
+    unmapped: bool,
+) -> None:
+    scene = Scene()
+    scene.view.vcpus = 2
+    scene.fault("8b06", AT, rsi=AT)
+    if unmapped:
+        scene.unmap(AT)
+    else:
+        scene.heal(AT)
+    assert scene.play(vcpu=1).changes == ()
+    assert scene.counts["healed"] == 1 and not scene.records
+    # The same fault once more is no longer explained by it.
+    scene.fault("8b06", AT, rsi=AT, tsc=2000)
+    with pytest.raises(InterceptError, match="vetrace did not cause"):
+        scene.play(vcpu=1)
+    # Nor is another one held against it.
+    scene.fault("8b06", AT, rsi=AT, tsc=3000, rax=7)
+    assert scene.play(vcpu=1).changes == ()
 
 
 def test_a_frame_that_cannot_be_read_is_refused() -> None:

@@ -33,7 +33,7 @@ from tracer.intercept.spill import SPILL_SIZE, unpack_spill
 from tracer.intercept.view import GuestView
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.x86.idt import Gate, pack_gate
-from tracer.x86.paging import PRESENT, USER, WRITABLE
+from tracer.x86.paging import PRESENT, USER, WRITABLE, set_poison
 from tracer.x86.state import GPR, Mode, PageFaultCode
 
 READ, WRITE = int(PageFaultCode.RSVD), int(PageFaultCode.RSVD | PageFaultCode.W)
@@ -165,6 +165,12 @@ class Scene:
     def poisoned(self, linear: int) -> bool:
         leaf = self.space.leaf(linear)
         return leaf is not None and leaf.poisoned
+
+    def heal(self, linear: int) -> None:
+        """Take the poison off what maps a linear address."""
+        leaf = self.space.leaf(linear)
+        assert leaf is not None
+        set_poison(self.ram, self.space.paging, leaf, poisoned=False)
 
     def unmap(self, linear: int) -> None:
         leaf = self.space.leaf(linear)

@@ -52,21 +52,30 @@ class Fault:
     port: tuple[In, int] | None = None
     silence: DebuggerError | None = None
     code: bytes = b""
+    _poison: Leaf | None = None
 
     def stand(self, gate: PageFaultGate) -> Stand:
         """Return where the vCPU stands."""
         return Stand(gate.stub, self.space, self.stack, gate.spare)
 
+    def poison(self) -> Leaf | None:
+        """Return the poison that the vCPU came upon; None where there is none, or none any more."""
+        spill = self.spill
+        if self._poison is None and spill.frame.error_code & PageFaultCode.RSVD:
+            leaf = self.space.leaf(spill.cr2)
+            self._poison = leaf if leaf is not None and leaf.poisoned else None
+        return self._poison
+
     def check(self) -> Leaf:
         """Return the poison that the vCPU came upon. Raises InterceptError where there is none."""
-        spill = self.spill
-        leaf = self.space.leaf(spill.cr2)
-        if not spill.frame.error_code & PageFaultCode.RSVD or leaf is None or not leaf.poisoned:
+        poison = self.poison()
+        if poison is None:
+            spill = self.spill
             raise InterceptError(
                 f"a reserved-bit fault at linear {spill.cr2:#x} that vetrace did not cause "
                 f"(RIP {spill.frame.rip:#x}, error code {spill.frame.error_code:#x})"
             )
-        return leaf
+        return poison
 
     @property
     def fetched(self) -> bool:

@@ -49,7 +49,7 @@ from tracer.trace.record import Intercept
 from tracer.x86.bus import PortAccess
 from tracer.x86.instruction import Instruction
 from tracer.x86.paging import Leaf
-from tracer.x86.state import GPR, CpuState, Flag, PageFaultCode
+from tracer.x86.state import GPR, CpuState, FaultFrame, Flag, PageFaultCode
 
 MAX_ITERATIONS = 256
 """Iterations of a REP instruction carried out in one stop: the guest stays interruptible."""
@@ -90,6 +90,7 @@ class Interceptor:
         self.sites: CompiledSites | None = None
         self.firmware: Firmware | None = None
         self._done: dict[int, tuple[int, int]] = {}
+        self._over: dict[int, tuple[int, FaultFrame, tuple[int, ...]]] = {}
         self._waited = 0
 
     async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
@@ -107,6 +108,9 @@ class Interceptor:
         if self._waits(vcpu):
             return Intercepted((SetRegister("rip", gate.stub.rings),))
         self._done[vcpu] = moment
+        if self._is_over(fault):
+            self._counts["healed"] += 1
+            return Intercepted()
         if self.firmware is not None:
             taken = await self.firmware.take(fault, gate)
             if taken is not None:
@@ -136,6 +140,20 @@ class Interceptor:
             return False
         self._waited += 1
         self._counts["midway"] += 1
+        return True
+
+    def _is_over(self, fault: Fault) -> bool:
+        # Tells whether the poison that a vCPU came upon has been taken away while it was on its way
+        # here, as another one's stop allows: the instruction starts over then. Should the vCPU come
+        # back with the same fault, it was of somebody else's making.
+        before = self._over.pop(fault.vcpu, None)
+        spill = fault.spill
+        if self._view.vcpus == 1 or not spill.frame.error_code & PageFaultCode.RSVD:
+            return False
+        came = spill.cr2, spill.frame, spill.gpr
+        if fault.poison() is not None or came == before:
+            return False
+        self._over[fault.vcpu] = came
         return True
 
     def _is_within(self, vcpu: int) -> bool:
