@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
 from msgspec.structs import replace
 
 from tracer.compiled.asking import AskedSite, agreed, asked, decoded
+from tracer.compiled.inputs import Input
 from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.reading import accesses, parts, state_after, state_before, transfers
 from tracer.compiled.ring import Raw, raws
@@ -22,6 +23,7 @@ from tracer.compiled.safety import NotCompiled
 from tracer.errors import EmulationError, TraceError
 from tracer.trace.call import Hypercall
 from tracer.trace.compiled import BlockRecord, Place, PlacesRecord, SiteRecord
+from tracer.trace.inputs import accesses_of, instruction_of, intercept_of_input, kind_of
 from tracer.trace.record import Intercept, Line, MemoryAccess, Record
 from tracer.trace.registers import Deferred, changed_values, register_values
 from tracer.x86.bus import Direction
@@ -31,7 +33,7 @@ from tracer.x86.state import CpuState, Mode
 MOST_ROWS = 4096
 """Rows that a writer puts into one block, at most."""
 
-_PLACE_OF = Struct(f"<{RECORD_FIELDS['ALIAS']}xQI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
+_PLACE_OF = Struct(f"<{RECORD_FIELDS['LINEAR']}xQQI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
 _MASK64 = (1 << 64) - 1
 _PHYSICAL = 1 << LARGEST_ADDRESS_BITS
 _MOST_FOUND = 1 << 16
@@ -47,6 +49,12 @@ class _Site:
     told: SiteRecord
     insn: Instruction | None
     parts: tuple[tuple[Direction, int, int], ...] | None
+    input: Input | None = None
+
+    @property
+    def asked(self) -> Direction | None:
+        # The way of the access that a guest's own kernel has decoded.
+        return None if self.input is not None else self.told.asked
 
 
 class Blocks:
@@ -57,8 +65,7 @@ class Blocks:
 
     def __init__(self) -> None:
         self._sites: dict[int, _Site] = {}
-        self._places: list[Place] = []
-        self._starts: list[int] = []
+        self._memory = self._ports = _Places(())
         # By physical address and direction: region and offset, or nothing that is traced.
         self._found: dict[tuple[int, Direction], tuple[str, int] | None] = {}
 
@@ -78,8 +85,8 @@ class Blocks:
         if isinstance(line, SiteRecord):
             self._sites[line.number] = _site(line)
             return
-        self._places = line.places
-        self._starts = [place.start for place in line.places]
+        self._memory = _Places([place for place in line.places if place.space == "memory"])
+        self._ports = _Places([place for place in line.places if place.space == "port"])
         self._found.clear()
 
     def kinds(self, block: BlockRecord) -> Iterator[tuple[Intercept, int]]:
@@ -90,7 +97,7 @@ class Blocks:
         :meth:`records`.
         """
         places = list(_PLACE_OF.iter_unpack(block.rows))
-        if any(self._site(number).parts is None for number in {number for _, number in places}):
+        if any(self._site(number).parts is None for number in {place[2] for place in places}):
             yield from ((record, 1) for record in self._intercepts(block))
             return
         # The last row of each kind, in the order in which the kinds came.
@@ -113,8 +120,11 @@ class Blocks:
         """
         found: Counter[int] = Counter()  # rows by how many accesses they have
         both = set()
-        for (alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
+        for (_, alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
             site = self._site(number)
+            if site.input is not None:
+                found[accesses_of(site.input)] += times
+                continue
             if site.parts is None:
                 both.add(number)
                 continue
@@ -135,8 +145,8 @@ class Blocks:
         Raise :exc:`TraceError` as :meth:`records`.
         """
         found = 0
-        for (alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
-            asked = self._site(number).told.asked
+        for (_, alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
+            asked = self._site(number).asked
             if asked is not None and self._find(alias - window & _MASK64, asked) is not None:
                 found += times
         return found
@@ -151,6 +161,12 @@ class Blocks:
             time_ns = time_at(raw.tsc)
             if time_ns > now:
                 now = time_ns
+            if site.input is not None:
+                stack = stacks[number] if stacks else None
+                record = intercept_of_input(told, site.input, raw, seq, now, self._find_port, stack)
+                yield record
+                seq += len(record.accesses)
+                continue
             made = self._accesses(site, raw, window)
             reached = len(made)
             for access in made:
@@ -176,7 +192,7 @@ class Blocks:
                 stack=stacks[number] if stacks else None,
                 thread=raw.thread or None,
             )
-            yield record if told.asked is None else _as_asked(record, insn, raw)
+            yield record if site.asked is None else _as_asked(record, insn, raw)
             seq += reached
         if seq - block.seq != block.accesses:
             raise TraceError(f"a block of {block.accesses} accesses has {seq - block.seq}")
@@ -228,17 +244,28 @@ class Blocks:
                 raise TraceError(f"an access at {physical:#x}")
             if len(self._found) >= _MOST_FOUND:
                 self._found.clear()
-            self._found[key] = self._look_up(physical, direction)
+            self._found[key] = self._memory.find(physical, direction)
         return self._found[key]
 
-    def _look_up(self, physical: int, direction: Direction) -> tuple[str, int] | None:
-        index = bisect_right(self._starts, physical) - 1
+    def _find_port(self, port: int, direction: Direction) -> tuple[str, int] | None:
+        return self._ports.find(port, direction)
+
+
+class _Places:
+    # Regions of one space, by address.
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._places = places
+        self._starts = [place.start for place in places]
+
+    def find(self, address: int, direction: Direction) -> tuple[str, int] | None:
+        index = bisect_right(self._starts, address) - 1
         if index < 0:
             return None
         place = self._places[index]
-        if physical > place.end or not (place.reads or direction == "write"):
+        if address > place.end or not (place.reads or direction == "write"):
             return None
-        return place.region, physical - place.base
+        return place.region, address - place.base
 
 
 def require_whole(block: BlockRecord) -> None:
@@ -265,6 +292,9 @@ def asked_site(site: AskedSite, time_ns: int, symbol: str | None = None) -> Site
 def _site(told: SiteRecord) -> _Site:
     from tracer.x86.decode import decode  # capstone: a trace without blocks does not wait for it
 
+    kind = kind_of(told)
+    if kind is not None:
+        return _Site(told, instruction_of(told), (), kind)
     if told.asked is not None:
         if told.width is None:
             raise TraceError(f"site {told.number}: asked for without a width")

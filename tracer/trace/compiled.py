@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tracer.trace.member import LAST, Count
+from tracer.trace.member import LAST, Count, Space
 from tracer.trace.wire import Code, Hex, Packed
 
 
@@ -19,7 +19,9 @@ class SiteRecord(
     """Tell what all records of a compiled site have in common: its instruction, 64-bit code.
 
     ``number`` is what the rows of a :class:`BlockRecord` call it. Where a confidential guest's
-    kernel decodes the instruction, ``asked`` and ``width`` tell the access that it asks for.
+    kernel decodes the instruction, ``asked`` and ``width`` tell the access that it asks for. An
+    instruction that left the guest for its monitor is to another ``space`` than memory, in code of
+    ``mode``; these tell its access then.
     """
 
     time_ns: Count
@@ -30,13 +32,15 @@ class SiteRecord(
     text: str
     asked: Literal["read", "write"] | None = None
     width: Annotated[int, msgspec.Meta(ge=1, le=8)] | None = None
+    space: Space = "memory"
+    mode: Literal[16, 32, 64] = 64
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Say that accesses at physical ``start`` to ``end`` (inclusive) are to a traced ``region``.
 
     ``base`` is the physical address of the region's offset 0. Where ``reads`` is false only writes
-    reach the device.
+    reach the device. ``space`` is where the addresses lie.
     """
 
     region: str
@@ -44,6 +48,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     end: Hex
     base: Hex
     reads: bool = True
+    space: Space = "memory"
 
 
 class PlacesRecord(

@@ -27,7 +27,8 @@ class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``within`` names the devices that ``device`` is a part of, the nearest first, ``types`` QEMU's
     types of all of these that no device is called by. ``base`` is the physical address of offset
-    0 where that is not ``start``, as another region covers the beginning.
+    0 where that is not ``start``, as another region covers the beginning. ``space`` is where the
+    addresses lie.
     """
 
     name: str
@@ -39,6 +40,7 @@ class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     within: list[str] = []
     types: list[str] = []
     base: Hex | None = None
+    space: Space = "memory"
 
     @property
     def owners(self) -> tuple[str, ...]:

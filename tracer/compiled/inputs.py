@@ -1,0 +1,199 @@
+"""What a guest is given beside memory: the records that its monitor leaves, and their sites.
+
+A guest that runs inside the monitor leaves for it at each IN and OUT, RDMSR and WRMSR, CPUID, and
+where that is wanted RDTSC. ``monitor.S`` carries the instruction out and leaves a record in the
+ring of compiled sites. That has the address of the instruction, no bytes: who takes the record
+reads them, and gives it the number of a site here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.ring import Raw
+from tracer.x86.bus import Direction
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import RAX, RBX, RCX, RDX, CpuState, Mode
+
+FIRST = 0xC000_0000
+"""The number of the first site of inputs: those of memory are below."""
+
+
+class Input(IntEnum):
+    """Say what a record of the monitor's is about, in place of the number of a site."""
+
+    PORT = 0xFFFF_FE01
+    MSR = 0xFFFF_FE02
+    CPUID = 0xFFFF_FE03
+    TSC = 0xFFFF_FE04
+
+
+INPUT_FIELDS = {
+    "ADDRESS": RECORD_FIELDS["LINEAR"], "CPL": RECORD_FIELDS["ERROR"],
+    "VALUE": RECORD_FIELDS["READ"], "RIP": 208, "NEXT": 216, "MANNER": 224, "CR3": 232,
+}  # fmt: skip
+"""Offsets in a record of the monitor's. ``ADDRESS`` is the port, the index of the MSR, or the leaf
+of CPUID and from bit 32 on the subleaf; ``VALUE`` what was read or written: of CPUID the four
+registers EAX to EDX, 4 bytes each. ``MANNER`` is :class:`Manner`. ``NEXT`` is RIP behind the
+instruction, and RIP itself while a string instruction repeats."""
+
+_MANNER = struct.Struct("<4B")
+_REST = struct.Struct("<QQ4B4xQ")
+_PLACE = struct.Struct(
+    f"<{RECORD_FIELDS['SITE']}xI4xI{INPUT_FIELDS['RIP'] - RECORD_FIELDS['ERROR'] - 4}xQ8x4s4xQ"
+    f"{SLOT_SIZE - INPUT_FIELDS['CR3'] - 8}x"
+)
+_SITE = struct.Struct("<I")
+
+
+class Manner(NamedTuple):
+    """Say how the access was made: its bytes, whether it writes, in code of 16, 32 or 64 bits.
+
+    ``raised`` tells that the CPU has raised an exception in its place.
+    """
+
+    width: int
+    write: int
+    mode: int
+    raised: int
+
+
+class InputPlace(NamedTuple):
+    """Name the code of an input: its linear address, the mode, the page tables of a program's.
+
+    ``tables`` is CR3 for a program, whose addresses are its own, and 0 for the kernel.
+    """
+
+    rip: int
+    mode: Mode
+    tables: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputSite:
+    """Hold an instruction that left the guest, and the access that it makes of ``kind``.
+
+    ``insn`` is None where its bytes could not be read, or are another instruction's by now.
+    """
+
+    number: int
+    kind: Input
+    place: InputPlace
+    manner: Manner
+    insn: Instruction | None
+
+
+_KINDS = frozenset(Input)
+
+_MNEMONICS = {
+    Input.PORT: ("in", "insb", "insw", "insd", "out", "outsb", "outsw", "outsd"),
+    Input.MSR: ("rdmsr", "wrmsr"),
+    Input.CPUID: ("cpuid",),
+    Input.TSC: ("rdtsc", "rdtscp"),
+}
+
+
+class InputSites:
+    """Number the sites of one guest's inputs as they come, from ``first`` on.
+
+    ``look`` returns the instruction at a place, None where there is none that vetrace knows.
+    """
+
+    def __init__(
+        self, look: Callable[[InputPlace], Instruction | None], first: int = FIRST
+    ) -> None:
+        self._look = look
+        self._first = first
+        self._known: dict[tuple[int, int, int, bytes, int], int] = {}
+        self._count = 0
+
+    def name(self, rows: bytes) -> tuple[bytes, list[InputSite]]:
+        """Return the records with the number of its site in each, and the sites that are new.
+
+        Other records stay as they are. Raises ValueError at what the monitor does not leave.
+        """
+        named = bytearray(rows)
+        new: list[InputSite] = []
+        for at, key in enumerate(_PLACE.iter_unpack(rows)):
+            if key[0] not in _KINDS:
+                continue
+            kind, cpl, rip, manner, tables = key
+            key = kind, cpl, rip, manner, tables if cpl == 3 else 0
+            number = self._known.get(key)
+            if number is None:
+                site = self._site(*key)
+                new.append(site)
+                number = self._known[key] = site.number
+            _SITE.pack_into(named, SLOT_SIZE * at + RECORD_FIELDS["SITE"], number)
+        return bytes(named), new
+
+    def _site(self, kind: int, cpl: int, rip: int, how: bytes, tables: int) -> InputSite:
+        manner = Manner._make(_MANNER.unpack(how))
+        if cpl > 3 or manner.write > 1 or manner.mode not in (16, 32, 64):
+            raise ValueError(f"an input made in the manner {how.hex()} at level {cpl}")
+        place = InputPlace(rip, Mode(manner.mode), tables)
+        insn = self._look(place)
+        if insn is not None and not _is(insn, Input(kind)):
+            insn = None  # the code has been changed since
+        self._count += 1
+        return InputSite(self._first + self._count - 1, Input(kind), place, manner, insn)
+
+
+def _is(insn: Instruction, kind: Input) -> bool:
+    # A prefix may stand before the name.
+    return any(word in _MNEMONICS[kind] for word in insn.text.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Hold what a record of the monitor's says.
+
+    ``address`` is as in :data:`INPUT_FIELDS`, ``values`` are what each access had: of CPUID four.
+    ``following`` is RIP afterwards.
+    """
+
+    address: int
+    values: tuple[int, ...]
+    manner: Manner
+    following: int
+    cpl: int
+
+    @property
+    def direction(self) -> Direction:
+        """Return the way of the access."""
+        return "write" if self.manner.write else "read"
+
+
+def given(raw: Raw, kind: Input) -> Given:
+    """Return what a record of the monitor's says, of that kind."""
+    following, *how, _ = _REST.unpack_from(raw.read[16:] + raw.written, 8)
+    manner = Manner._make(how)
+    data = raw.read[:16]
+    values: tuple[int, ...] = struct.unpack("<4I", data)
+    if kind is not Input.CPUID:
+        values = (int.from_bytes(data[: manner.width], "little"),)
+    return Given(raw.linear, values, manner, following, raw.error)
+
+
+def state_behind(kind: Input, told: Given, before: CpuState) -> CpuState:
+    """Return the registers behind an instruction that leaves memory alone."""
+    gpr = list(before.gpr)
+    if told.manner.raised:
+        return before
+    if kind is Input.CPUID:
+        for register, value in zip((RAX, RBX, RCX, RDX), told.values, strict=True):
+            gpr[register] = value
+    elif not told.manner.write:
+        (value,) = told.values
+        if kind is Input.PORT:
+            width = told.manner.width
+            kept = 0 if width == 4 else gpr[RAX] >> 8 * width << 8 * width
+            gpr[RAX] = kept | value
+        else:
+            gpr[RAX], gpr[RDX] = value & 0xFFFF_FFFF, value >> 32
+    return CpuState(tuple(gpr), told.following, before.rflags, mode=before.mode)

@@ -1,0 +1,165 @@
+"""Records of the monitor's as records of the trace: ports, MSRs, CPUID, the time-stamp counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tracer.compiled.inputs import Given, Input, InputSite, given, state_behind
+from tracer.compiled.ring import Raw
+from tracer.errors import EmulationError, TraceError
+from tracer.trace.compiled import SiteRecord
+from tracer.trace.member import Space
+from tracer.trace.record import Intercept, MemoryAccess
+from tracer.trace.registers import Deferred, changed_values, register_values
+from tracer.x86.bus import Direction
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import CpuState, Mode
+
+INPUT_SPACES: dict[Input, Space] = {
+    Input.PORT: "port",
+    Input.MSR: "msr",
+    Input.CPUID: "cpuid",
+    Input.TSC: "tsc",
+}
+"""Where each kind of input has its addresses. All but ports are regions of the same name."""
+_KINDS = {space: kind for kind, space in INPUT_SPACES.items()}
+
+RAISED = "the CPU raised an exception in its place"
+"""The note of an access that was not made."""
+
+Find = Callable[[int, Direction], tuple[str, int] | None]
+"""Returns the region of a port and the offset in it, None where nothing is announced."""
+
+
+def input_site(site: InputSite, time_ns: int, symbol: str | None = None) -> SiteRecord:
+    """Return the line that tells of a site of inputs."""
+    insn = site.insn
+    manner = site.manner
+    return SiteRecord(
+        time_ns=time_ns,
+        number=site.number,
+        rip=site.place.rip,
+        symbol=symbol,
+        code=b"" if insn is None else insn.code,
+        text=_unread(site) if insn is None else insn.text,
+        asked="write" if manner.write else "read",
+        width=manner.width,
+        space=INPUT_SPACES[site.kind],
+        mode=site.place.mode.value,
+    )
+
+
+# What is known of an instruction whose bytes could not be read.
+def _unread(site: InputSite) -> str:
+    match site.kind:
+        case Input.PORT:
+            return "out" if site.manner.write else "in"
+        case Input.MSR:
+            return "wrmsr" if site.manner.write else "rdmsr"
+        case Input.CPUID:
+            return "cpuid"
+        case Input.TSC:
+            return "rdtsc"
+
+
+def accesses_of(kind: Input) -> int:
+    """Return how many accesses a record of a kind has."""
+    return 4 if kind is Input.CPUID else 1
+
+
+def kind_of(told: SiteRecord) -> Input | None:
+    """Return the kind of input that a site is of, None for memory. Raises TraceError for others."""
+    if told.space == "memory":
+        return None
+    if told.space not in _KINDS or told.asked is None or told.width is None:
+        raise TraceError(f"site {told.number}: no access to {told.space} is told by it")
+    return _KINDS[told.space]
+
+
+def intercept_of_input(
+    told: SiteRecord,
+    kind: Input,
+    raw: Raw,
+    seq: int,
+    time_ns: int,
+    find: Find,
+    stack: int | None = None,
+) -> Intercept:
+    """Return the record of one access; ``find`` knows ports."""
+    says = given(raw, kind)
+    if says.cpl > 3:
+        raise TraceError(f"an input at privilege level {says.cpl}")
+    return Intercept(
+        seq=seq,
+        time_ns=time_ns,
+        vcpu=raw.vcpu,
+        cpl=says.cpl,
+        mode=told.mode,
+        rip=told.rip,
+        symbol=told.symbol,
+        code=told.code,
+        text=told.text,
+        cr2=0,
+        error_code=0,
+        via="monitor",
+        accesses=_accesses(kind, says, told.space, find),
+        before=Deferred(_before, told, raw),
+        after=Deferred(_after, told, kind, says, raw),
+        note=RAISED if says.manner.raised else None,
+        stack=stack,
+    )
+
+
+def _accesses(kind: Input, says: Given, space: Space, find: Find) -> list[MemoryAccess]:
+    width = 4 if kind is Input.CPUID else says.manner.width
+    region, offset = _place(kind, says, space, find)
+    return [
+        MemoryAccess(
+            direction=says.direction,
+            width=width,
+            linear=0,
+            physical=says.address,
+            value=None if says.manner.raised and not says.manner.write else value,
+            region=region,
+            offset=offset + width * number,
+            skipped=bool(says.manner.raised),
+            space=space,
+        )
+        for number, value in enumerate(says.values)
+    ]
+
+
+# A register of an MSR has 8 bytes, a leaf of CPUID 16: maps of registers tell them so.
+def _place(kind: Input, says: Given, space: Space, find: Find) -> tuple[str, int]:
+    match kind:
+        case Input.PORT:
+            return find(says.address, says.direction) or ("port", says.address)
+        case Input.MSR:
+            return space, 8 * says.address
+        case Input.CPUID:
+            return space, 16 * says.address
+        case Input.TSC:
+            return space, 0
+
+
+def _state(told: SiteRecord, raw: Raw) -> CpuState:
+    return CpuState(raw.gpr, told.rip, raw.rflags, mode=Mode(told.mode))
+
+
+def _before(told: SiteRecord, raw: Raw) -> dict[str, int]:
+    return register_values(_state(told, raw))
+
+
+def _after(told: SiteRecord, kind: Input, says: Given, raw: Raw) -> dict[str, int]:
+    before = _state(told, raw)
+    return changed_values(before, state_behind(kind, says, before))
+
+
+def instruction_of(told: SiteRecord) -> Instruction | None:
+    """Return the instruction of a site of inputs, None where its bytes are not known."""
+    from tracer.x86.decode import decode  # capstone: a trace without blocks does not wait for it
+
+    try:
+        return decode(told.code, told.rip, Mode(told.mode)) if told.code else None
+    except EmulationError:
+        return None
