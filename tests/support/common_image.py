@@ -1,4 +1,4 @@
-"""Assemble the guest code; run as a program, write `tracer/compiled/{image,module_image}.py`.
+"""Assemble the guest code; run as a program, write `tracer/compiled/*image.py`.
 
 .venv/bin/python tests/support/common_image.py
 """
@@ -15,6 +15,7 @@ from tracer.compiled import layout
 PACKAGE = Path(__file__).parents[2] / "tracer" / "compiled"
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))
 MODULE_LABELS = ("fault", "tdcall")
+MONITOR_LABELS = ("start", "protection")
 LABELS = (
     "fast", "compare", "walk", "other", "refuse", "ram", "stacks", "deadline", "behind", "stopped",
 )  # fmt: skip
@@ -44,6 +45,17 @@ them again.
 from __future__ import annotations
 
 '''
+_MONITOR_HEAD = '''\
+"""The monitor's code, assembled: its bytes in hex and its labels, without call chains and with.
+
+Written by ``tests/support/common_image.py`` from ``monitor.S`` and ``monitor.py``; a test assembles
+them again.
+"""
+
+from __future__ import annotations
+
+IMAGES: dict[bool, tuple[str, dict[str, int]]] = {
+'''
 
 
 def is_possible() -> bool:
@@ -62,6 +74,13 @@ def assemble_module() -> tuple[bytes, dict[str, int]]:
     from tracer.compiled.module import constants  # it has the bytes that are made here
 
     return _assembled(constants(), "module.S", MODULE_LABELS)
+
+
+def assemble_monitor(*, stacks: bool) -> tuple[bytes, dict[str, int]]:
+    """Return the monitor's code, for guests with call chains or without, and its labels."""
+    from tracer.compiled.monitor import constants  # it has the bytes that are made here
+
+    return _assembled(constants(stacks=stacks), "monitor.S", MONITOR_LABELS)
 
 
 def _assembled(head: str, name: str, labels: tuple[str, ...]) -> tuple[bytes, dict[str, int]]:
@@ -103,6 +122,16 @@ def module_source() -> str:
     return f"{_MODULE_HEAD}CODE = (\n{lines})\n\nLABELS = {{\n{words}}}\n"
 
 
+def monitor_source() -> str:
+    """Return the text of `monitor_image.py`."""
+    parts = [_MONITOR_HEAD]
+    for stacks in (False, True):
+        code, labels = assemble_monitor(stacks=stacks)
+        lines = "".join(f"        {line}\n" for line in _lines(code))
+        parts.append(f"    {stacks}: (\n{lines[:-1]},\n        {labels},\n    ),\n")
+    return "".join(parts) + "}\n"
+
+
 def _lines(code: bytes) -> list[str]:
     hexed = code.hex()
     return [f'"{hexed[at : at + 80]}"' for at in range(0, len(hexed), 80)]
@@ -111,3 +140,4 @@ def _lines(code: bytes) -> list[str]:
 if __name__ == "__main__":
     (PACKAGE / "image.py").write_text(source())
     (PACKAGE / "module_image.py").write_text(module_source())
+    (PACKAGE / "monitor_image.py").write_text(monitor_source())

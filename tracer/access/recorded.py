@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from tracer.access.region import UNASSIGNED, RegionMap
+from tracer.access.region import UNASSIGNED, Region, RegionMap
 from tracer.access.transfer import Meddling, Transfer, located
 from tracer.trace.compiled import Place
 from tracer.trace.record import MemoryAccess
@@ -28,8 +28,8 @@ def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> Memor
     )
 
 
-def places(regions: RegionMap) -> Iterator[Place]:
-    """Yield where the traced regions are, sorted and disjoint."""
+def places(regions: RegionMap, ports: Iterable[Region] = ()) -> Iterator[Place]:
+    """Yield where the traced regions are, those of memory first, sorted and disjoint."""
     for start, end in regions.traced:
         while start <= end:
             region = regions.find(start)
@@ -42,3 +42,5 @@ def places(regions: RegionMap) -> Iterator[Place]:
                 reads=regions.is_recorded(start, read=True),
             )
             start += size
+    for port in ports:
+        yield Place(region=port.name, start=port.start, end=port.end, base=port.base, space="port")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from tracer.errors import UsageError, advice
 from tracer.text.number import ends, hexadecimal
+from tracer.trace.member import Space
 from tracer.trace.name import names_owner, names_region
 from tracer.trace.record import RegionInfo
 from tracer.x86.state import PAGE_SIZE
@@ -74,7 +75,7 @@ def place_of(physical: int, region: Region | None, *, ram: bool) -> str:
     return "RAM" if ram else "nothing answers there"
 
 
-def region_info(region: Region, traced: bool) -> RegionInfo:
+def region_info(region: Region, traced: bool, space: Space = "memory") -> RegionInfo:
     """Return a region as it is announced in a trace."""
     return RegionInfo(
         name=region.name,
@@ -86,7 +87,16 @@ def region_info(region: Region, traced: bool) -> RegionInfo:
         types=list(region.types),
         traced=traced,
         base=None if region.base == region.start else region.base,
+        space=space,
     )
+
+
+def apart(ports: Iterable[Region], names: Collection[str]) -> list[Region]:
+    """Return regions of I/O ports, sorted, whose names no region of memory has."""
+    named = [
+        replace(port, name=f"{port.name}.io") if port.name in names else port for port in ports
+    ]
+    return sorted(named, key=lambda port: port.start)
 
 
 Range = tuple[int, int]

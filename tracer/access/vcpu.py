@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from tracer.x86.segment import Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class VcpuState:
 
     ``task`` is the linear address of its TSS, ``task_limit`` the offset of the last byte, and
     ``task_selector`` what the task register holds.
-    ``paging`` tells whether it is in long mode and translates addresses.
+    ``paging`` tells whether it is in long mode and translates addresses. ``segments`` are by name,
+    ``dr6`` and ``dr7`` the debug registers for status and control.
     """
 
     rip: int
@@ -70,3 +73,6 @@ class VcpuState:
     task_limit: int
     task_selector: int
     paging: bool
+    segments: Mapping[str, Segment] = field(default_factory=dict)
+    dr6: int = 0
+    dr7: int = 0

@@ -247,8 +247,18 @@ class HasGiantPages(Want[bool]):
 
 
 @dataclass(frozen=True, slots=True)
+class HasSvm(Want[bool]):
+    """Learn whether the guest's CPUs have AMD's virtualisation."""
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryMap(Want[tuple[list[Region], list[tuple[int, int]]]]):
     """The device regions and the RAM ranges at this moment; RAM is laid out anew by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortMap(Want[list[Region]]):
+    """The regions of I/O ports at this moment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from tracer.cli.interactive import add_shell_arguments, screen, wish
 from tracer.cli.printer import LinePrinter, json_printer
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.verify import compared, print_comparison, verdict
+from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
 from tracer.confidential.kind import Kind
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
@@ -32,7 +33,7 @@ from tracer.host.scratch import scratch_folder
 from tracer.host.signals import Ended, words_of
 from tracer.host.streams import warn
 from tracer.intercept.recording import RecordedDevice
-from tracer.launch.plan import Plan, parse_ring
+from tracer.launch.plan import USUAL_INPUTS, Plan, check_plan, parse_inputs, parse_ring
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.linux.kernel import Kernel
@@ -76,6 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--stacks", action="store_true", help="record the kernel's call chain of each access"
     )
+    output.add_argument(
+        "--inputs",
+        metavar="KINDS",
+        nargs="?",
+        const=USUAL_INPUTS,
+        help="record what else the host gives the guest: port, msr, cpuid, tsc (all but tsc "
+        "without KINDS)",
+    )
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
@@ -112,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)
         trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
         plan = guest_plan(args, log.absolute() if log is not None else None)
-        plan = replace(with_also(plan, args), limits=_limits(args))
+        plan = replace(with_also(plan, args), limits=_limits(args), inputs=_inputs(args))
+        check_plan(plan)
         device = recorded(args)
         host = asked(args)
         if host.asked and args.untraced:
@@ -145,6 +155,18 @@ def _last(args: argparse.Namespace) -> int | None:
     if args.check:
         raise UsageError("--check compares a whole run, of which --last keeps the end: drop one")
     return last
+
+
+def _inputs(args: argparse.Namespace) -> frozenset[Input]:
+    if args.inputs is None:
+        return frozenset()
+    for option in ("every_stop", "untraced"):
+        if getattr(args, option):
+            raise UsageError(
+                f"--inputs are recorded in the ring, which --{option.replace('_', '-')} does "
+                "without: drop one"
+            )
+    return parse_inputs(args.inputs)
 
 
 def _limits(args: argparse.Namespace) -> Limits:
@@ -346,7 +368,7 @@ class _Boot:
             install(self._hosting, self._host, known_of(session, self._naming))
             if self._host.needs_records and not self._wish.asked:
                 session.subscribers.append(self._host.outlook.take)
-        await session.trap(stacks=self._args.stacks, ring=self._ring)
+        await session.trap(stacks=self._args.stacks, ring=self._ring, inputs=self._plan.inputs)
         stack.enter_context(kept_ring(session, self._args.output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)

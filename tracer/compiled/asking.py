@@ -55,12 +55,12 @@ def kinds(rows: bytes) -> Iterator[Kind | None]:
     return (None if number < FIRST else Kind(number) for (number,) in _NUMBER.iter_unpack(rows))
 
 
-def decoded(code: bytes, rip: int) -> Instruction | None:
+def decoded(code: bytes, rip: int, mode: Mode = Mode.LONG) -> Instruction | None:
     """Return the instruction at a linear address, None where it is none that vetrace knows."""
     from tracer.x86.decode import decode  # capstone: a trace without blocks does not wait for it
 
     try:
-        return decode(code, rip, Mode.LONG)
+        return decode(code, rip, mode)
     except EmulationError:
         return None
 

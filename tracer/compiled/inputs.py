@@ -9,7 +9,7 @@ reads them, and gives it the number of a site here.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.ring import Raw
 from tracer.x86.bus import Direction
 from tracer.x86.instruction import Instruction
-from tracer.x86.state import RAX, RBX, RCX, RDX, CpuState, Mode
+from tracer.x86.state import RAX, RBX, RCX, RDI, RDX, RSI, CpuState, Flag, Mode
 
 FIRST = 0xC000_0000
 """The number of the first site of inputs: those of memory are below."""
@@ -98,6 +98,19 @@ _MNEMONICS = {
 }
 
 
+def of_kinds(rows: bytes, wanted: Collection[Input]) -> bytes:
+    """Return rows without those of inputs that are not wanted."""
+    unwanted = _KINDS.difference(wanted)
+    numbers = [number for (number, *_) in _PLACE.iter_unpack(rows)]
+    if unwanted.isdisjoint(numbers):
+        return rows
+    return b"".join(
+        rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
+        for at, number in enumerate(numbers)
+        if number not in unwanted
+    )
+
+
 class InputSites:
     """Number the sites of one guest's inputs as they come, from ``first`` on.
 
@@ -171,7 +184,7 @@ class Given:
 
 def given(raw: Raw, kind: Input) -> Given:
     """Return what a record of the monitor's says, of that kind."""
-    following, *how, _ = _REST.unpack_from(raw.read[16:] + raw.written, 8)
+    _, following, *how, _ = _REST.unpack_from(raw.read[16:] + raw.written)
     manner = Manner._make(how)
     data = raw.read[:16]
     values: tuple[int, ...] = struct.unpack("<4I", data)
@@ -180,11 +193,40 @@ def given(raw: Raw, kind: Input) -> Given:
     return Given(raw.linear, values, manner, following, raw.error)
 
 
-def state_behind(kind: Input, told: Given, before: CpuState) -> CpuState:
-    """Return the registers behind an instruction that leaves memory alone."""
+# One element of INS or OUTS has been moved (SDM vol. 2A, INS; REP).
+def _behind_string(insn: Instruction, told: Given, before: CpuState) -> CpuState:
+    gpr = list(before.gpr)
+    bits = 8 * insn.address_size
+    index = RSI if told.manner.write else RDI
+    step = -told.manner.width if before.rflags & Flag.DF else told.manner.width
+    gpr[index] = _advanced(gpr[index], step, bits)
+    rip = insn.next_rip
+    if insn.rep is not None:
+        gpr[RCX] = _advanced(gpr[RCX], -1, bits)
+        rip = before.rip if gpr[RCX] & (1 << bits) - 1 else rip
+    return CpuState(tuple(gpr), rip, before.rflags, mode=before.mode)
+
+
+def _advanced(value: int, step: int, bits: int) -> int:
+    low = (1 << bits) - 1
+    kept = 0 if bits == 32 else value & ~low & (1 << 64) - 1
+    return kept | value + step & low
+
+
+def rip_of_input(raw: Raw) -> int:
+    """Return the linear address of the instruction of a record of the monitor's."""
+    return int.from_bytes(raw.read[16:24], "little")
+
+
+def state_behind(
+    kind: Input, told: Given, before: CpuState, insn: Instruction | None = None
+) -> CpuState:
+    """Return the registers behind an instruction, or behind one iteration of it."""
     gpr = list(before.gpr)
     if told.manner.raised:
         return before
+    if insn is not None and insn.address_size:
+        return _behind_string(insn, told, before)
     if kind is Input.CPUID:
         for register, value in zip((RAX, RBX, RCX, RDX), told.values, strict=True):
             gpr[register] = value

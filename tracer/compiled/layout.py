@@ -52,6 +52,7 @@ _CONTROL = (
     "HEAD", "LIMIT", "RING", "RING_MASK", "SITES", "SITES_END", "STOPS", "ADDRESS", "WINDOW",
     "REACH", "MARKS", "RESERVED", "SLOW", "FAR", "FAR_SIZE", "FAR_WINDOW", "STACKS", "STATE",
     "DEADLINE", "AFTER",
+    "ROOM",
     "WIDE0", "EXTENT0", "WIDE1", "EXTENT1", "WIDE2", "EXTENT2", "WIDE3", "EXTENT3",
     "SETUP", "SETUP_SIZE",
 )  # fmt: skip
@@ -175,6 +176,7 @@ class Control:
             "STATE": self.state or self.block + _NOTHING,
             "DEADLINE": 0,
             "AFTER": self.after,
+            "ROOM": 2 * size,
             **{f"{name}{number}": 0 for number in range(WIDE) for name in ("WIDE", "EXTENT")},
             "SETUP": 0,
             "SETUP_SIZE": 0,

@@ -182,6 +182,10 @@ class Ring:
         room = self._size if most is None else min(most * SLOT_SIZE, self._size)
         return control_field("LIMIT"), _WORD.pack(self._next + room)
 
+    def room(self) -> tuple[int, bytes]:
+        """Return what to write so that a monitor knows how many records there is room for."""
+        return control_field("ROOM"), _WORD.pack(self._next + self._size)
+
     def shut(self) -> tuple[int, bytes]:
         """Return what to write so that each access goes the slow way from now on."""
         return control_field("LIMIT"), _WORD.pack(0)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from tracer.access.region import (
     Choice,
     RegionMap,
+    apart,
     check_choice,
     left_out,
     region_info,
@@ -16,7 +17,7 @@ from tracer.access.region import (
 )
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
-from tracer.access.want import FlushAllTlbs, FlushTlb, LogSize, MemoryMap, Registers, Woken
+from tracer.access.want import FlushAllTlbs, FlushTlb, LogSize, MemoryMap, PortMap, Registers, Woken
 from tracer.intercept.journal import Journal
 from tracer.intercept.poison import (
     Poisoned,
@@ -54,6 +55,7 @@ class Coverage:
         by_programs: Callable[[AddressSpace], Awaitable[None]],
     ) -> None:
         self.choice = choice
+        self.ports = False
         self._view = view
         self._journal = journal
         self._spare = spare
@@ -68,6 +70,8 @@ class Coverage:
         """Ask where devices are now, and announce what is new or has moved."""
         view = self._view
         regions, ram = await MemoryMap()
+        if self.ports:
+            view.ports = apart(await PortMap(), {region.name for region in regions})
         view.show(RegionMap(regions, traced_ranges(regions, self.choice), ram))
         pieces: Counter[str] = Counter()
         for region in view.regions.regions:
@@ -75,10 +79,16 @@ class Coverage:
             # A region that another one covers in part comes in several pieces.
             pieces[region.name] += 1
             key = f"{region.name} {pieces[region.name]}"
-            if self._announced.get(key) != info:
-                self._announced[key] = info
-                self._journal.publish(RegionRecord(time_ns=view.time_ns, region=info))
+            self._announce(key, info)
+        for region in view.ports:
+            key = f"{region.name} at port {region.start:#x}"
+            self._announce(key, region_info(region, traced=True, space="port"))
         return view.regions
+
+    def _announce(self, key: str, info: RegionInfo) -> None:
+        if self._announced.get(key) != info:
+            self._announced[key] = info
+            self._journal.publish(RegionRecord(time_ns=self._view.time_ns, region=info))
 
     async def choose(self, choice: Choice, space: AddressSpace) -> None:
         """Trace what ``choice`` says from here on.

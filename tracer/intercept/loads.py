@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
-from tracer.access.want import Registers, SetBreakpoint, VcpuStates
+from tracer.access.want import Registers, SetBreakpoint
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interrupt_stack import InterruptStacks
@@ -71,7 +71,7 @@ class TableLoads:
         registers = await Registers()
         space = self._view.space_of(registers)
         where = self._names.lookup(registers["rip"], space) or hex(registers["rip"])
-        state = (await VcpuStates())[stop.vcpu]
+        state = (await self._view.states())[stop.vcpu]
         try:
             new = await self._gate.follow(space, state.tables.idt)
         except LookupError:
@@ -91,7 +91,7 @@ class TableLoads:
     async def look(self) -> bool:
         """Look at the IDT of each vCPU; tell whether one is new and has vetrace's gate now."""
         found = False
-        for state in await VcpuStates():
+        for state in await self._view.states():
             if not state.paging:
                 continue  # not started yet, and not one of those that access devices
             try:

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
-from tracer.compiled.asking import AskedSite, AskedSites, agreed, kinds
+from tracer.compiled.asking import AskedSite, AskedSites, agreed, decoded, kinds
 from tracer.compiled.diary import Current, Diary, Errand, Errands, entries
+from tracer.compiled.inputs import FIRST, Input, InputPlace, InputSites, of_kinds, rip_of_input
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.compiled.module import Kind
 from tracer.compiled.reading import state_before, verified
@@ -30,9 +31,14 @@ from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.trace.block import MOST_ROWS, asked_site
 from tracer.trace.compiled import BlockRecord
+from tracer.trace.inputs import input_site
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import MAX_INSTRUCTION, CpuState
 
 _FORGED = "which no thunk has left there: the guest has written to it"
 
+_PROGRAM = 3
+"""The privilege level of code of whose stack there is no copy."""
 _VERIFIED = 16
 """Records of each site that are run again through the emulator while the guest runs."""
 
@@ -48,6 +54,10 @@ class Domain:
     count: Callable[[], None]
 
 
+def _nowhere(cr3: int) -> AddressSpace:
+    raise InterceptError(f"no page tables are known by CR3 {cr3:#x}")
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """Say who is told of accesses that take no stop, and where code is looked up.
@@ -55,7 +65,8 @@ class Told:
     ``take`` is called with a number of accesses and returns that of the first one. With ``stacks``
     the stack of each access is copied and unwound; else threads say what errands they are on, and
     ``current`` is where code finds its thread, None where no errands are told. With a ``domain``
-    the TDX module is code in the guest.
+    the TDX module is code in the guest. ``inputs`` are the kinds that a monitor records; ``look``
+    returns where linear addresses lead by a program's CR3, or by the kernel's for 0.
     """
 
     callers: Callers
@@ -65,6 +76,8 @@ class Told:
     current: Current | None = None
     stacks: bool = False
     domain: Domain | None = None
+    inputs: frozenset[Input] = frozenset()
+    look: Callable[[int], AddressSpace] = _nowhere
 
 
 class Rows:
@@ -82,6 +95,7 @@ class Rows:
         self._errands = None if told.stacks or told.current is None else Errands()
         self._asked = AskedSites()
         self._asking: dict[int, AskedSite] = {}
+        self._inputs = InputSites(self._instruction) if told.inputs else None
         self._unproven: dict[int, int] = {}
 
     def begin(self) -> None:
@@ -111,7 +125,7 @@ class Rows:
         # Publishes records in their order, those that are of no access one by one.
         domain = self._told.domain
         if domain is None:
-            self._tell(rows)
+            self._tell(rows if self._inputs is None else self._named(self._inputs, rows))
             return
         try:
             of = list(kinds(rows))
@@ -129,6 +143,24 @@ class Rows:
                 for raw in raws(rows[:size]):
                     domain.told(raw, self._told.space())
             rows = rows[size:]
+
+    def _named(self, inputs: InputSites, rows: bytes) -> bytes:
+        # Gives inputs their sites; those of a kind that is not wanted are left out.
+        rows = of_kinds(rows, self._told.inputs)
+        try:
+            rows, new = inputs.name(rows)
+        except ValueError as error:
+            raise InterceptError(f"the ring has {error}, {_FORGED}") from error
+        for site in new:
+            space = self._told.look(site.place.tables)
+            symbol = self._told.names.lookup(site.place.rip, space)
+            self._journal.publish(input_site(site, self._view.time_ns, symbol))
+        return rows
+
+    def _instruction(self, place: InputPlace) -> Instruction | None:
+        # The code at a place of the guest's, as it is by now.
+        code = self._told.look(place.tables).read(place.rip, MAX_INSTRUCTION)
+        return decoded(code, place.rip, place.mode)
 
     def _announce(self, site: AskedSite) -> None:
         self._asking[site.number] = site
@@ -184,8 +216,10 @@ class Rows:
         for errand in errands:
             self._told.callers.note_errand(errand, self._told.space(), time_ns)
         asked = journal.blocks.asked_for(rows, self._block.window.base) if self._told.domain else 0
+        inputs = journal.blocks.inputs_in(rows) if self._inputs is not None else 0
         journal.counts["accesses"] += accesses
-        journal.counts["compiled"] += accesses - asked
+        journal.counts["compiled"] += accesses - asked - inputs
+        journal.counts["monitor"] += inputs
         journal.counts["guest"] += asked
         block = BlockRecord(
             seq=self._told.take(accesses),
@@ -204,7 +238,13 @@ class Rows:
         # Publishes a block of one row with the stack that the guest has copied for it.
         (raw,) = raws(block.rows)
         data = self._block.stack(raw.number)
-        cpu = state_before(self._table[raw.site].insn, raw)
+        if raw.site >= FIRST:
+            if raw.error == _PROGRAM:
+                self._journal.publish(block)
+                return
+            cpu = CpuState(raw.gpr, rip_of_input(raw), raw.rflags)
+        else:
+            cpu = state_before(self._table[raw.site].insn, raw)
         copy = stack_copy(data, raw.rsp)
         told = self._told
         stack = told.callers.note(cpu, told.space(), self._view.time_ns, copy)

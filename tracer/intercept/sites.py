@@ -203,7 +203,9 @@ class CompiledSites:
         view = self._view
         if view.regions is not self._shown:
             self._shown = view.regions
-            told = PlacesRecord(time_ns=view.time_ns, places=list(recorded.places(view.regions)))
+            told = PlacesRecord(
+                time_ns=view.time_ns, places=list(recorded.places(view.regions, view.ports))
+            )
             self._journal.publish(told)
 
     def drain(self) -> None:
@@ -219,6 +221,7 @@ class CompiledSites:
         self._rows.publish(taken)
         if not taken:
             return False
+        self.block.write(*self._ring.room())
         if self._left is not None:
             self._left = max(self._left - len(taken) // SLOT_SIZE, 0)
         if self._open:

@@ -138,6 +138,14 @@ class System(Protocol):
         ...
 
     @property
+    def secondary(self) -> int | None:
+        """Return the linear address at which a further vCPU comes to the software's own code.
+
+        None where nobody knows.
+        """
+        ...
+
+    @property
     def current(self) -> Current | None:
         """Return where code finds its thread, if threads tell the diary of all their errands."""
         ...

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from tracer.access.region import RegionMap
+from collections.abc import Sequence
+from typing import Protocol
+
+from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
-from tracer.access.vcpu import RegisterFile
-from tracer.access.want import MapChanged, Tables
+from tracer.access.vcpu import RegisterFile, VcpuState
+from tracer.access.want import MapChanged, Tables, VcpuStates
 from tracer.intercept.pace import Pace
 from tracer.trace.compiled import VIRTUAL, Rate
 from tracer.x86.paging import PhysicalMemory, paging_of
 from tracer.x86.state import Mode
+
+
+class Outside(Protocol):
+    """Know the guest of vCPUs that have left it."""
+
+    def outside(self, states: Sequence[VcpuState]) -> tuple[VcpuState, ...]:
+        """Return the states of vCPUs, those of the guest's where they are in its monitor."""
+        ...
 
 
 class GuestView:
@@ -19,7 +30,9 @@ class GuestView:
     guest's time when it was last told, which ``told`` counts, ``ran`` how long it ran in seconds of
     the host's time. ``poison`` is the mask of the page-table bit that vetrace sets, among those
     above the CPU's ``physical_bits``, ``shared`` that of the bit by which a guest of TDX shares a
-    page, 0 in others; ``realtime`` says that the guest's clock is the host's.
+    page, 0 in others; ``realtime`` says that the guest's clock is the host's. ``ports`` are the
+    regions of I/O ports, where they are traced; the ``monitor`` that the guest runs inside, if any,
+    knows it where a vCPU has left it.
     """
 
     def __init__(
@@ -38,6 +51,8 @@ class GuestView:
         self.vcpus = vcpus
         self.shared = 0
         self.regions = RegionMap((), (), ())
+        self.ports: Sequence[Region] = ()
+        self.monitor: Outside | None = None
         self._stale = True
         self.time_ns = 0
         self.told = 0
@@ -49,6 +64,11 @@ class GuestView:
     def marks(self) -> int:
         """Return the mask of the bits that a poisoned leaf has either of."""
         return paging_of(0, 0, self.poison).marks
+
+    async def states(self) -> tuple[VcpuState, ...]:
+        """Learn what each vCPU is about, in order; of one that is in the monitor, its guest."""
+        states = await VcpuStates()
+        return states if self.monitor is None else self.monitor.outside(states)
 
     async def stale(self) -> bool:
         """Tell whether the guest, or a person at QEMU's monitor, may have moved devices since."""
@@ -107,7 +127,7 @@ class GuestView:
         """
         mode = self._modes.get(selector)
         if mode is None:
-            tables = await Tables()
+            tables = await Tables() if self.monitor is None else (await self.states())[0].tables
             linear = tables.gdt.base + (selector & 0xFFF8)
             descriptor = int.from_bytes(space.read(linear, 8), "little")
             small = Mode.COMPAT32 if descriptor >> 54 & 1 else Mode.COMPAT16

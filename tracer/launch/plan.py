@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tracer.access.region import Choice, parse_range
+from tracer.compiled.inputs import Input
 from tracer.compiled.layout import ring_size
 from tracer.confidential.kind import SEV_MEMORY, Kind
 from tracer.errors import UsageError, advice
@@ -34,7 +35,8 @@ class Plan:
     Without ``kernel`` the one that ``vetrace setup`` fetched is taken, without ``initrd`` one is
     built from ``qemu/init``, with ``modules`` beside the default guest's. ``guest`` is the kind of
     guest that the machine is made for, and traced as. ``append`` follows the
-    default command line, ``extra`` the default QEMU arguments. ``memory`` is in bytes.
+    default command line, ``extra`` the default QEMU arguments. ``memory`` is in bytes. ``inputs``
+    of these kinds are recorded beside accesses to devices' memory.
     """
 
     guest: Kind = Kind.PLAIN
@@ -46,6 +48,7 @@ class Plan:
     kaslr: bool = False
     memory: int = DEFAULT_MEMORY
     choice: Choice = field(default_factory=Choice)
+    inputs: frozenset[Input] = frozenset()
     realtime: bool = False
     qemu_log: Path | None = None
     extra: tuple[str, ...] = ()
@@ -64,6 +67,10 @@ def check_plan(plan: Plan) -> None:
             raise UsageError(f"{word} cannot be among the QEMU arguments: {own}")
     if plan.modules and plan.initrd is not None:
         raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
+    if plan.inputs and plan.guest is not Kind.PLAIN:
+        raise UsageError(
+            f"--inputs is for an ordinary guest: one of {plan.guest.label} asks its host for them"
+        )
     if plan.guest is Kind.SEV_ES and plan.memory >= SEV_MEMORY:
         raise UsageError(f"--guest sev-es has its RAM below 4 GiB: {SEV_MEMORY - 1 >> 20}M at most")
 
@@ -74,6 +81,25 @@ def parse_kind(text: str) -> Kind:
         return Kind(text)
     except ValueError:
         raise UsageError(f"there is no guest {text!r}{advice(text, list(Kind))}") from None
+
+
+INPUTS = {kind.name.lower(): kind for kind in Input}
+"""The kinds of inputs, by the names that people give them."""
+
+USUAL_INPUTS = ",".join(name for name in INPUTS if name != "tsc")
+"""What is recorded unless it is said: the counter is read hundreds of thousands of times."""
+
+
+def parse_inputs(text: str) -> frozenset[Input]:
+    """Return the kinds of inputs in a list such as ``port,msr``. Raises UsageError."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in INPUTS:
+            raise UsageError(
+                f"--inputs {text}: there is no input {name!r}{advice(name, list(INPUTS))}: "
+                f"{', '.join(INPUTS)} can be recorded"
+            )
+    return frozenset(INPUTS[name] for name in names)
 
 
 def parse_ring(text: str) -> int:

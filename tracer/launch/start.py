@@ -135,6 +135,7 @@ def _configure(plan: Plan, image: Path, initrd: Path | None) -> MachineConfig:
         devices=recipe.machine_arguments(plan.guest),
         second_ram=1 << C_BIT if plan.guest is Kind.SEV_ES else None,
         extra=plan.extra,
+        svm=bool(plan.inputs),
         realtime=plan.realtime,
         qemu_log=plan.qemu_log,
     )

@@ -19,6 +19,9 @@ from tracer.x86.state import PAGE_SIZE
 ENTRY = "start_kernel"
 """Where tracing can begin: its own IDT is loaded, and no device is mapped."""
 
+SECONDARY_ENTRY = "start_secondary"
+"""The same on a further CPU, which an earlier one starts."""
+
 TDX_ENTRY = "tdx_early_init"
 """The kernel asks here whether it is a TDX guest; tracing can begin here too."""
 

@@ -129,6 +129,11 @@ class Linux:
             await self._configuration.plant(self.names.kernel, self._wrappers, block)
 
     @property
+    def secondary(self) -> int | None:
+        """Return the address of the first function of the kernel's own on a further CPU."""
+        return self.names.kernel.address_of(mapping.SECONDARY_ENTRY)
+
+    @property
     def current(self) -> Current | None:
         """Return where code finds its thread, if threads tell the diary of all their errands."""
         return self._errands.current

@@ -51,6 +51,7 @@ class MachineConfig:
     physical address at which all RAM is a second time, if anywhere. ``qemu_log`` is where QEMU
     writes its log, see :meth:`tracer.qemu.machine.Machine.log_accesses`. Without ``realtime``
     virtual time counts instructions, so that a stop of any length does not exist for the guest.
+    With ``svm`` CPUs have AMD's virtualisation, whatever their model.
     """
 
     program: str
@@ -62,6 +63,7 @@ class MachineConfig:
     second_ram: int | None = None
     devices: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
+    svm: bool = False
     realtime: bool = False
     qemu_log: Path | None = None
 
@@ -92,6 +94,8 @@ def machine_arguments(config: MachineConfig, *, ram: int, monitor: int, gdb: Pat
     ]  # fmt: skip
     if config.initrd is not None:
         words += ["-initrd", str(config.initrd)]
+    if config.svm:
+        words += ["-global", "x86_64-cpu.svm=on"]
     if not config.realtime:
         words += ["-icount", _ICOUNT, *_METRONOME, *_REPEATABLE]
     return words

@@ -75,17 +75,17 @@ class FlatRange:
         return f"{_PERIPHERAL}/{name}" if id_ else self.owner.partition("path=")[2]
 
 
-def parse_flat_view(text: str) -> list[FlatRange]:
+def parse_flat_view(text: str, space: str = "memory") -> list[FlatRange]:
     """Return the ranges of the flat view that CPUs see, out of ``info mtree -f -o``.
 
-    Raises ValueError when there is none.
+    That of I/O ports has the ``space`` "I/O". Raises ValueError when there is none.
     """
     for view in text.split("FlatView #")[1:]:
         lines = view.splitlines()
         spaces = {match["name"] for line in lines if (match := _SPACE.match(line))}
-        if "memory" in spaces:
+        if space in spaces:
             return [_flat_range(match) for line in lines if (match := _LINE.match(line))]
-    raise ValueError('no address space "memory" in QEMU\'s memory map')
+    raise ValueError(f'no address space "{space}" in QEMU\'s memory map')
 
 
 def _flat_range(match: re.Match[str]) -> FlatRange:

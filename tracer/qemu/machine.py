@@ -237,6 +237,10 @@ class Machine(asyncio.SubprocessProtocol):
         """Tell whether the guest's CPUs have banks of machine-check registers."""
         return await has_features(self, "mce", "mca")
 
+    async def has_svm(self) -> bool:
+        """Tell whether the guest's CPUs have AMD's virtualisation, which TCG emulates."""
+        return await has_features(self, "svm")
+
     async def has_giant_pages(self) -> bool:
         """Tell whether the guest's CPUs map 1 GiB by one entry, which may say it is no code."""
         return await has_features(self, "pdpe1gb", "nx")
@@ -257,6 +261,11 @@ class Machine(asyncio.SubprocessProtocol):
         )
         ram = [(item.start, item.end) for item in ranges if item.is_memory]
         return name_regions(ranges, await self._device_types(ranges), self._names), ram
+
+    async def port_map(self) -> list[Region]:
+        """Return the regions of I/O ports as QEMU has them at this moment."""
+        ranges = parse_flat_view(await self.monitor("info mtree -f -o"), "I/O")
+        return name_regions(ranges, await self._device_types(ranges), self._names)
 
     @property
     def map_changed(self) -> bool:

@@ -10,6 +10,7 @@ import re
 
 from tracer.access.vcpu import DescriptorTable, DescriptorTables, VcpuState
 from tracer.errors import QemuError
+from tracer.x86.segment import Segment
 
 _TABLE = re.compile(r"^(GDT|IDT)=\s*([0-9a-f]+) ([0-9a-f]+)\s*$", re.MULTILINE)
 
@@ -18,6 +19,10 @@ _HALTED = re.compile(r"^RIP=.* HLT=([01])\s*$", re.MULTILINE)
 
 _VALUE = re.compile(r"\b(?:[RE](?=[IS]P=))?(IP|SP|CR[0-4]|EFER)=([0-9a-f]+)")
 _TASK = re.compile(r"^TR =([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+) ", re.MULTILINE)
+_SEGMENT = re.compile(
+    r"^([CDEFGS]S) =([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+)", re.MULTILINE
+)
+_DEBUG = re.compile(r"\bDR([67])=([0-9a-f]+)")
 _CR0_PG, _EFER_LMA = 1 << 31, 1 << 10
 
 
@@ -32,6 +37,7 @@ def vcpu_states(registers: str) -> tuple[VcpuState, ...]:
             continue
         values = {name: int(value, 16) for name, value in _VALUE.findall(text)}
         task = _TASK.search(text)
+        debug = {int(number): int(value, 16) for number, value in _DEBUG.findall(text)}
         try:
             states.append(
                 VcpuState(
@@ -45,6 +51,12 @@ def vcpu_states(registers: str) -> tuple[VcpuState, ...]:
                     task_limit=int(task[3], 16) if task else 0,
                     task_selector=int(task[1], 16) if task else 0,
                     paging=bool(values["CR0"] & _CR0_PG and values["EFER"] & _EFER_LMA),
+                    segments={
+                        name.lower(): Segment(*(int(word, 16) for word in words))
+                        for name, *words in _SEGMENT.findall(text)
+                    },
+                    dr6=debug.get(6, 0),
+                    dr7=debug.get(7, 0),
                 )
             )
         except KeyError as error:

@@ -113,6 +113,8 @@ class Driver:
             want.Sleeps: lambda it: machine.halted(it.vcpu),
             want.HasMachineCheck: lambda _: machine.has_machine_check(),
             want.HasGiantPages: lambda _: machine.has_giant_pages(),
+            want.HasSvm: lambda _: machine.has_svm(),
+            want.PortMap: lambda _: machine.port_map(),
             want.MemoryMap: lambda _: machine.memory_map(),
             want.MapChanged: lambda _: _at_once(machine.map_changed),
             want.Woken: lambda _: _at_once(machine.woken()),

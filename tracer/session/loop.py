@@ -32,8 +32,8 @@ from tracer.access.want import (
     Sleeps,
     Start,
     Vcpu,
-    VcpuStates,
 )
+from tracer.compiled.inputs import Input
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
 from tracer.intercept import carrier, visit
 from tracer.intercept.bench import Bench, Wanted
@@ -113,16 +113,25 @@ class Loop:
         await self.system.reach_entry(self._memory)
         await LogAccesses()
 
-    async def trap(self, *, stacks: bool = False, ring: int | None = None) -> None:
+    async def trap(
+        self,
+        *,
+        stacks: bool = False,
+        ring: int | None = None,
+        inputs: frozenset[Input] = frozenset(),
+    ) -> None:
         """Put every trap in place; the guest stands where tracing can begin.
 
         With ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many
-        records instructions are compiled, where that can be.
+        records instructions are compiled, where that can be, and ``inputs`` of these kinds are
+        recorded. Raises GuestError where they cannot be.
         """
-        how = Manner(self.recorded, self.asks, self.wanted, stacks, ring)
+        how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs)
         setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
         self._traced, registers = await prepare(setting, how)
         await self.coverage.poison(registers, "present at kernel entry")
+        if self._traced.monitor is not None:
+            await self._traced.monitor.enter()
 
     async def even_time(self) -> None:
         """Let time pass until two runs have the same, whatever their firmware waited for."""
@@ -201,6 +210,14 @@ class Loop:
     async def _handle(self, stop: Stopped) -> Sequence[Change]:
         # Returns the changes to make before the guest goes on.
         traced = self.traced
+        inside = traced.monitor
+        if inside is not None:
+            inside.check()
+            if inside.covers(stop.address):
+                out = await inside.step_out(stop)
+                if out is None:
+                    return ()  # the others have to go on first; who interrupts does so again
+                stop = out
         await self.coverage.follow_map()
         await traced.watch.look(stop)
         why = self.system.taken_back()
@@ -246,6 +263,8 @@ class Loop:
         self.traced.gate.remove()
         if self.sites is not None:
             await self._close(self.sites)
+        if self.traced.monitor is not None:
+            self.traced.monitor.leave()
         await FlushAllTlbs()
         await Detach()
 
@@ -254,7 +273,7 @@ class Loop:
         stub, telling = self.traced.gate.stub, self.system.telling
         if sites.block.idle and not any(
             stub.leads_to_sites(state.rip) or any(state.rip in span for span in telling)
-            for state in await VcpuStates()
+            for state in await self.view.states()
         ):
             sites.close()
         else:
@@ -329,6 +348,8 @@ class Loop:
         if self.sites is not None:
             self.sites.part()
             self.journal.counts.update(self.sites.account())
+        if self._traced is not None and self._traced.monitor is not None:
+            self._traced.monitor.account()
 
     async def whereabouts(self) -> list[str]:
         """Return in words where each vCPU of the guest is, which stands."""
@@ -343,8 +364,9 @@ class Loop:
         """Return in words whose doing a triple fault was, from the vCPUs as they were then."""
         if self._traced is None:
             return ""
+        monitor = self._traced.monitor
         return whose_doing(
-            states,
+            states if monitor is None else monitor.outside(states),
             lambda state: self.view.space(state.cr3, state.cr4),
             self._traced.gate,
             lambda linear, space: self.system.names.lookup(linear, space) or hex(linear),

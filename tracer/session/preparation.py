@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
-from tracer.access.want import HasMachineCheck, Registers, Vcpu, VcpuStates
+from tracer.access.want import HasMachineCheck, HasSvm, Registers, Vcpu, VcpuStates
+from tracer.compiled.inputs import Input
 from tracer.confidential.ghcb import GHCB_STAND_IN, VMGEXIT
 from tracer.confidential.handler import PROFILES, own_profile
 from tracer.confidential.kind import SHARED_BIT, Kind
@@ -21,6 +22,7 @@ from tracer.intercept.guest_module import GuestModule
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.loads import TableLoads
+from tracer.intercept.monitor import Monitor, Secondary
 from tracer.intercept.recording import RecordedDevice
 from tracer.intercept.rows import Domain, Told
 from tracer.intercept.sites import CompiledSites
@@ -49,7 +51,7 @@ class Manner:
     ``recorded`` answers for its regions in place of their devices. With ``asks`` a person is asked
     what becomes of each access. What is ``wanted`` is tried on the guest's own handler. With
     ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many records
-    instructions are compiled, where that can be.
+    instructions are compiled, where that can be; ``inputs`` of these kinds are recorded there, too.
     """
 
     recorded: RecordedDevice | None = None
@@ -57,6 +59,7 @@ class Manner:
     wanted: Wanted | None = None
     stacks: bool = False
     ring: int | None = None
+    inputs: frozenset[Input] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Traced:
 
     A stop goes to the first of the ``traps`` that claims it. ``underneath`` is what a confidential
     guest has below it, ``bench`` tries instructions on its handler, ``late`` tells that compiled
-    sites come once there is room.
+    sites come once there is room. The guest runs inside the ``monitor``, where there is one.
     """
 
     ground: Ground
@@ -77,6 +80,7 @@ class Traced:
     underneath: Underneath | None = None
     bench: Bench | None = None
     late: bool = False
+    monitor: Monitor | None = None
 
     @property
     def gate(self) -> PageFaultGate:
@@ -99,13 +103,19 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
             journal.remark("each access takes a stop: there the stack of a TDX guest is read")
     if system.kind is not Kind.PLAIN:
         ring = None
+    coverage.ports = Input.PORT in how.inputs
     regions = await coverage.refresh()
     coverage.tell_left_out()
     notes = await HasMachineCheck()
     registers = await Registers()
     refuse_fred(registers["cr4"])
     space = view.space_of(registers)
-    room = None if ring is None else await room_for(setting, ring, registers, space, stacks=stacks)
+    monitor = bool(how.inputs)
+    room = (
+        None
+        if ring is None
+        else await room_for(setting, ring, registers, space, stacks=stacks, monitor=monitor)
+    )
     if room is not None:
         coverage.own.append(room.window.span)
     gate = _gate(setting, None if room is None else room.fast, notes=notes)
@@ -142,10 +152,14 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         root, cr4 = room.window.root, registers["cr4"]
         told = Told(
             callers, system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
-            system.current, stacks,
+            system.current, stacks, inputs=how.inputs,
+            look=lambda cr3: view.space(cr3 or root, cr4),
         )  # fmt: skip
         interceptor.sites = CompiledSites(room.window, room.common, room.slots, view, journal, told)
         interceptor.sites.begin(gate.stub.spill)
+    inside = await _monitor(setting, room, registers, how)
+    if inside is not None:
+        breakpoints.append(await _secondary(setting, inside))
     readiness = None
     if later is not None and isinstance(below, TrustDomain):
         hastening = _Hastening(setting, later, below, interceptor, gate, callers)
@@ -156,8 +170,37 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     interruption = Interruption(gate, journal, bell, breakpoints)
     traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
     late = readiness is not None
-    traced = Traced(ground, callers, watch, bell, interceptor, tuple(traps), below, bench, late)
+    traced = Traced(
+        ground, callers, watch, bell, interceptor, tuple(traps), below, bench, late, inside
+    )
     return traced, registers
+
+
+async def _monitor(
+    setting: Setting, room: Room | None, registers: RegisterFile, how: Manner
+) -> Monitor | None:
+    # Put the monitor in place, where there are inputs to record: no vCPU has entered it yet.
+    if not how.inputs:
+        return None
+    if room is None or not await HasSvm():
+        why = "the guest's CPU lacks SVM" if room is not None else "there is no room (see above)"
+        raise GuestError(f"inputs cannot be recorded: {why}")
+    view = setting.view
+    journal = setting.journal
+    monitor = Monitor(room.window, room.slots, view, journal, how.inputs, stacks=how.stacks)
+    monitor.begin(registers["cs"])
+    view.monitor = monitor
+    return monitor
+
+
+async def _secondary(setting: Setting, monitor: Monitor) -> Secondary:
+    # Where further vCPUs enter it; what they do before is not recorded.
+    secondary, place = Secondary(monitor, setting.journal), setting.system.secondary
+    if place is not None:
+        await secondary.install(place)
+    elif setting.view.vcpus > 1:
+        setting.journal.remark("inputs of the first vCPU only: nobody knows where others begin")
+    return secondary
 
 
 def _gate(setting: Setting, fast: Fast | None, *, notes: bool) -> PageFaultGate:

@@ -9,6 +9,7 @@ from tracer.access.vcpu import RegisterFile
 from tracer.access.want import HasGiantPages
 from tracer.compiled.common import CommonCode, common_code
 from tracer.compiled.layout import DISTANCE, block_size
+from tracer.compiled.monitor import monitor_size
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.ground import Memory
 from tracer.intercept.journal import Journal
@@ -50,17 +51,24 @@ class Room:
 
 
 async def room_for(
-    setting: Setting, slots: int, registers: RegisterFile, space: AddressSpace, *, stacks: bool
+    setting: Setting,
+    slots: int,
+    registers: RegisterFile,
+    space: AddressSpace,
+    *,
+    stacks: bool,
+    monitor: bool = False,
 ) -> Room | None:
     """Return the place for compiled sites; remark why there is none.
 
-    With ``stacks`` each record has a copy of its stack.
+    With ``stacks`` each record has a copy of its stack, with a ``monitor`` there is room for that.
     """
     try:
         if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
             raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
         slots = min(slots, _MOST_STACKS) if stacks else slots
         size = block_size(slots, stacks=stacks)
+        size += monitor_size(setting.view.vcpus) if monitor else 0
         window = setting.system.window(setting.memory, space, size)
     except NoWindow as why:
         setting.journal.remark(f"each access takes a stop: {why}")

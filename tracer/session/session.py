@@ -11,6 +11,7 @@ from tracer.access.region import Choice, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile
+from tracer.compiled.inputs import Input
 from tracer.confidential.handler import CURRENT, own_profile
 from tracer.confidential.kind import Kind
 from tracer.devices.map import RegisterMaps
@@ -137,14 +138,20 @@ class Session:
         """Ask QEMU where its devices are now, and announce what is new or has moved."""
         return await self._drive(self.loop.refresh_regions())
 
-    async def trap(self, *, stacks: bool = False, ring: int | None = None) -> None:
+    async def trap(
+        self,
+        *,
+        stacks: bool = False,
+        ring: int | None = None,
+        inputs: frozenset[Input] = frozenset(),
+    ) -> None:
         """Put every trap in place; the guest stands at its kernel's entry.
 
         With ``stacks`` the kernel's call chain is recorded with each access, with a ``ring`` of
-        so many records instructions are compiled.
+        so many records instructions are compiled, and ``inputs`` of these kinds are recorded.
         """
         self.stacks = stacks
-        await self._drive(self.loop.trap(stacks=stacks, ring=ring))
+        await self._drive(self.loop.trap(stacks=stacks, ring=ring, inputs=inputs))
         if not self.view.realtime:
             await self._drive(self.loop.even_time())
 

@@ -151,6 +151,19 @@ class Blocks:
                 found += times
         return found
 
+    def inputs_in(self, rows: bytes) -> int:
+        """Return how many accesses of rows are to another space than memory.
+
+        Raise :exc:`TraceError` as :meth:`records`.
+        """
+        found = 0
+        for number, times in Counter(
+            number for _, _, number in _PLACE_OF.iter_unpack(rows)
+        ).items():
+            kind = self._site(number).input
+            found += 0 if kind is None else times * accesses_of(kind)
+        return found
+
     def _intercepts(self, block: BlockRecord) -> Iterator[Intercept]:
         rows, stacks = block.rows, block.stacks
         seq, now, window = block.seq, block.time_ns, block.window
@@ -163,7 +176,9 @@ class Blocks:
                 now = time_ns
             if site.input is not None:
                 stack = stacks[number] if stacks else None
-                record = intercept_of_input(told, site.input, raw, seq, now, self._find_port, stack)
+                record = intercept_of_input(
+                    told, site.input, raw, seq, now, self._find_port, insn, stack
+                )
                 yield record
                 seq += len(record.accesses)
                 continue

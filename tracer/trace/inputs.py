@@ -83,7 +83,8 @@ def intercept_of_input(
     seq: int,
     time_ns: int,
     find: Find,
-    stack: int | None = None,
+    insn: Instruction | None,
+    stack: int | None,
 ) -> Intercept:
     """Return the record of one access; ``find`` knows ports."""
     says = given(raw, kind)
@@ -104,7 +105,7 @@ def intercept_of_input(
         via="monitor",
         accesses=_accesses(kind, says, told.space, find),
         before=Deferred(_before, told, raw),
-        after=Deferred(_after, told, kind, says, raw),
+        after=Deferred(_after, told, kind, says, raw, insn),
         note=RAISED if says.manner.raised else None,
         stack=stack,
     )
@@ -150,9 +151,11 @@ def _before(told: SiteRecord, raw: Raw) -> dict[str, int]:
     return register_values(_state(told, raw))
 
 
-def _after(told: SiteRecord, kind: Input, says: Given, raw: Raw) -> dict[str, int]:
+def _after(
+    told: SiteRecord, kind: Input, says: Given, raw: Raw, insn: Instruction | None
+) -> dict[str, int]:
     before = _state(told, raw)
-    return changed_values(before, state_behind(kind, says, before))
+    return changed_values(before, state_behind(kind, says, before, insn))
 
 
 def instruction_of(told: SiteRecord) -> Instruction | None:

@@ -105,9 +105,10 @@ class Recovery:
         )  # fmt: skip
 
     def _count(self, rows: bytes, window: int, accesses: int) -> None:
-        asked = self._blocks.asked_for(rows, window)
+        asked, inputs = self._blocks.asked_for(rows, window), self._blocks.inputs_in(rows)
         self._ways["guest"] += asked
-        self._ways["compiled"] += accesses - asked
+        self._ways["monitor"] += inputs
+        self._ways["compiled"] += accesses - asked - inputs
 
     def _tell_time(self, rows: bytes) -> None:
         if self._rate is not None:

@@ -1,0 +1,824 @@
+# The monitor: what a guest runs inside whose inputs are recorded. It is assembled behind
+# monitor.constants(), and its bytes are in monitor_image.py.
+#
+# It runs in the guest's RAM at its physical address, with page tables that map all memory to
+# itself, and with GIF clear: nothing interrupts it (AMD64 Architecture Programmer's Manual vol. 2,
+# 15.17). The guest leaves for it at each instruction that is intercepted; the monitor carries that
+# out in the guest's place, leaves a record, and goes back. A page of its own that describes the
+# guest (VMCB), one for the state of the host, and one with registers and stack lie behind each
+# other, for each vCPU.
+.intel_syntax noprefix
+
+# Offsets in a VMCB (APM vol. 2, appendix B).
+.set V_EXIT, 0x70
+.set V_INFO1, 0x78
+.set V_INFO2, 0x80
+.set V_SHADOW, 0x68
+.set V_EVENT, 0xa8
+.set V_CS_ATTRIBUTES, 0x412
+.set V_CS_BASE, 0x418
+.set V_ES_BASE, 0x408
+.set V_SS_BASE, 0x428
+.set V_DS_BASE, 0x438
+.set V_CPL, 0x4cb
+.set V_EFER, 0x4d0
+.set V_CR4, 0x548
+.set V_CR3, 0x550
+.set V_CR0, 0x558
+.set V_DR6, 0x568
+.set V_RFLAGS, 0x570
+.set V_RIP, 0x578
+.set V_RSP, 0x5d8
+.set V_RAX, 0x5f8
+.set V_CR2, 0x640
+
+.set EXIT_RDTSC, 0x6e
+.set EXIT_CPUID, 0x72
+.set EXIT_IO, 0x7b
+.set EXIT_MSR, 0x7c
+.set EXIT_SHUTDOWN, 0x7f
+.set EXIT_VMRUN, 0x80
+.set EXIT_SKINIT, 0x86
+.set EXIT_RDTSCP, 0x87
+
+.set MSR_FS_BASE, 0xc0000100
+.set MSR_EFER, 0xc0000080
+.set MSR_VM_CR, 0xc0010114
+.set MSR_HSAVE, 0xc0010117
+.set SVME, 0x1000
+.set TF, 0x100
+.set DF, 0x400
+
+.set UNDEFINED, 0x80000306
+.set PROTECTION, 0x80000b0d
+.set PAGE_FAULT, 0x80000b0e
+.set DEBUG, 0x80000301
+
+# A word of the control page, and one of the monitor's own.
+.macro control op, register, name
+	\op	\register, [rip + start + DATA + \name]
+.endm
+.macro guest op, register, number
+	\op	\register, [r15 + STATE + 8 * \number]
+.endm
+
+# In: RAX = the physical address of this vCPU's VMCB. All that the guest has is in there.
+start:
+	mov	r15, rax
+	lea	rsp, [r15 + STATE + STACK_TOP]
+	lgdt	[r15 + STATE + S_GDT]
+	lidt	[r15 + STATE + S_IDT]
+	mov	ecx, MSR_EFER
+	rdmsr
+	or	eax, SVME
+	wrmsr
+	mov	ecx, MSR_HSAVE
+	lea	rax, [r15 + HOST]
+	mov	rdx, rax
+	shr	rdx, 32
+	wrmsr
+	jmp	enter
+
+# The instruction is done with, of ECX bytes.
+behind:
+	add	[r15 + V_RIP], rcx
+behind_it:
+	mov	dword ptr [r15 + V_SHADOW], 0
+	# A guest that single-steps is told (SDM vol. 3B, 17.3.1.4).
+	test	dword ptr [r15 + V_RFLAGS], TF
+	jz	enter
+	or	dword ptr [r15 + V_DR6], 0x4000
+	mov	eax, DEBUG
+	mov	[r15 + V_EVENT], rax
+enter:
+	guest	mov, rcx, 1
+	guest	mov, rdx, 2
+	guest	mov, rbx, 3
+	guest	mov, rbp, 5
+	guest	mov, rsi, 6
+	guest	mov, rdi, 7
+.irp number, 8, 9, 10, 11, 12, 13, 14
+	guest	mov, r\number, \number
+.endr
+	mov	rax, r15
+	guest	mov, r15, 15
+	vmrun	rax
+	mov	[rax + STATE + 8 * 15], r15
+	mov	r15, rax
+	mov	[r15 + STATE + 8 * 1], rcx
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	[r15 + STATE + 8 * 3], rbx
+	mov	[r15 + STATE + 8 * 5], rbp
+	mov	[r15 + STATE + 8 * 6], rsi
+	mov	[r15 + STATE + 8 * 7], rdi
+.irp number, 8, 9, 10, 11, 12, 13, 14
+	mov	[r15 + STATE + 8 * \number], r\number
+.endr
+	mov	qword ptr [r15 + V_EVENT], 0
+	mov	rax, [r15 + V_RAX]
+	mov	[r15 + STATE + 8 * 0], rax
+	mov	rax, [r15 + V_RSP]
+	mov	[r15 + STATE + 8 * 4], rax
+	mov	ebx, [r15 + V_EXIT]
+	mov	r12, [r15 + V_INFO1]
+	cmp	ebx, EXIT_IO
+	je	io
+	cmp	ebx, EXIT_MSR
+	je	msr
+	cmp	ebx, EXIT_CPUID
+	je	cpuid_
+	cmp	ebx, EXIT_RDTSC
+	je	counter
+	cmp	ebx, EXIT_RDTSCP
+	je	counter
+	cmp	ebx, EXIT_SHUTDOWN
+	je	shutdown
+	lea	eax, [rbx - EXIT_VMRUN]
+	cmp	eax, EXIT_SKINIT - EXIT_VMRUN
+	ja	unknown
+	# CPUs without SVM do not know its instructions, and the guest has been told that it has none.
+	mov	eax, UNDEFINED
+raise:	mov	[r15 + V_EVENT], rax
+	jmp	enter
+
+# The guest has given up: so does this vCPU. What the guest was about stays in the VMCB.
+shutdown:
+	mov	rax, [r15 + V_CR2]
+	mov	cr2, rax
+	lidt	[r15 + STATE + S_NOTHING]
+	ud2
+
+# Who takes records sees it.
+unknown:
+	mov	[rip + start + DATA + M_UNKNOWN], rbx
+	pause
+	jmp	unknown
+
+# ---- records
+
+# Out: R13 -> the record, which has all but what was accessed; RBP = its number, or 0 where there is
+# none. R14 = the bytes of code that are known, in CODE. RBX and R12 stay.
+begin:
+	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
+	jne	6f
+	control	mov, rax, C_HEAD
+	guest	mov, rcx, S_OWNER / 8
+1:	test	rax, rax
+	js	2f
+	control	cmp, rax, C_ROOM
+	jae	3f
+	lock cmpxchg [rip + start + DATA + C_HEAD], rcx
+	jne	1b
+	mov	rbp, rax
+	control	and, rax, C_RING_MASK
+	lea	r13, [rip + start + DATA + RING]
+	add	r13, rax
+	mov	[r13 + R_NUMBER], rbp
+	jmp	4f
+	# This vCPU makes an access of its own at a compiled site, and an NMI came.
+2:	cmp	rax, rcx
+	je	5f
+	# Another one does, or whoever takes records has to first.
+3:	pause
+	control	mov, rax, C_HEAD
+	jmp	1b
+5:	lock inc qword ptr [rip + start + DATA + M_NESTED]
+6:	xor	ebp, ebp
+	lea	r13, [r15 + STATE + S_SCRATCH]
+4:	rdtsc
+	mov	[r13 + R_TSC], eax
+	mov	[r13 + R_TSC + 4], edx
+	xor	eax, eax
+	mov	[r13 + R_ALIAS], rax
+	mov	[r13 + R_THREAD], eax
+	mov	[r13 + R_VALUE], rax
+	mov	[r13 + R_VALUE + 8], rax
+	guest	mov, rax, S_OWNER / 8
+	not	rax
+	mov	[r13 + R_VCPU], ax
+	movzx	eax, byte ptr [r15 + V_CPL]
+	mov	[r13 + R_CPL], eax
+	mov	rax, [r15 + V_RFLAGS]
+	mov	[r13 + R_RFLAGS], rax
+	mov	rax, [r15 + V_CR3]
+	mov	[r13 + R_CR3], rax
+	mov	rax, [r15 + V_RIP]
+	add	rax, [r15 + V_CS_BASE]
+	mov	[r13 + R_RIP], rax
+	cld
+	lea	rsi, [r15 + STATE]
+	lea	rdi, [r13 + R_GPR]
+	mov	ecx, 16
+	rep movsq
+	mov	dword ptr [r13 + R_MANNER], 0
+	mov	eax, 64
+	test	dword ptr [r15 + V_EFER], 0x400		# LMA
+	jz	1f
+	test	byte ptr [r15 + V_CS_ATTRIBUTES + 1], 2	# L
+	jnz	2f
+1:	mov	eax, 32
+	test	byte ptr [r15 + V_CS_ATTRIBUTES + 1], 4	# D
+	jnz	2f
+	mov	eax, 16
+2:	mov	[r13 + R_MANNER + 2], al
+.if STACKS
+	jmp	stacks
+.else
+	ret
+.endif
+
+# The record tells what happens next: commit it, and make the access. ECX = bytes of the instruction.
+# What is read is told afterwards, by `end`.
+commit:
+	mov	rax, [r15 + V_RIP]
+	add	rax, [r15 + V_CS_BASE]
+	add	rax, rcx
+	mov	[r13 + R_NEXT], rax
+	test	rbp, rbp
+	jz	1f
+	mov	[r13 + R_SEQUENCE], rbp
+1:	ret
+
+# Let the next record be made.
+end:	test	rbp, rbp
+	jz	1f
+	add	rbp, SLOT_SIZE
+	mov	[rip + start + DATA + C_HEAD], rbp
+1:	ret
+
+# ---- the guest's code
+
+# Out: RAX = how many prefixes the instruction has, R8 -> base of the segment that they name, 0 for
+# none; R9 = 1 where they change the size of addresses. RCX, RDX, RSI and RDI are lost.
+prefixes:
+	xor	r8d, r8d
+	xor	r9d, r9d
+	mov	rsi, [r15 + V_RIP]
+	add	rsi, [r15 + V_CS_BASE]
+	mov	r10, rsi
+1:	lea	rdx, [rsi - LONGEST]		# another vCPU may be writing prefixes there
+	cmp	rdx, r10
+	jae	9f
+	mov	rdx, rsi
+	call	translate
+	jc	9f
+	mov	al, [rax]
+	inc	rsi
+	cmp	al, 0x66
+	je	1b
+	cmp	al, 0xf2
+	je	1b
+	cmp	al, 0xf3
+	je	1b
+	cmp	al, 0x67
+	je	2f
+	lea	rcx, [r15 + V_ES_BASE]
+	cmp	al, 0x26
+	je	3f
+	lea	rcx, [r15 + V_CS_BASE]
+	cmp	al, 0x2e
+	je	3f
+	lea	rcx, [r15 + V_SS_BASE]
+	cmp	al, 0x36
+	je	3f
+	lea	rcx, [r15 + V_DS_BASE]
+	cmp	al, 0x3e
+	je	3f
+	cmp	al, 0x64
+	je	4f
+	cmp	al, 0x65
+	je	4f
+	cmp	byte ptr [r13 + R_MANNER + 2], 64
+	jne	8f
+	and	al, 0xf0
+	cmp	al, 0x40
+	je	1b
+8:	lea	rax, [rsi - 1]
+	sub	rax, r10
+	ret
+2:	mov	r9d, 1
+	jmp	1b
+	# Outside of 64-bit code alone these have bases.
+3:	cmp	byte ptr [r13 + R_MANNER + 2], 64
+	je	1b
+	mov	r8, rcx
+	jmp	1b
+	# VMRUN leaves FS and GS as they are (QEMU, helper_vmrun).
+4:	movzx	ecx, al
+	add	ecx, MSR_FS_BASE - 0x64
+	rdmsr
+	shl	rdx, 32
+	or	rax, rdx
+	lea	r8, [r15 + STATE + S_BASE]
+	mov	[r8], rax
+	jmp	1b
+9:	xor	eax, eax
+	ret
+
+# In: RDX = a linear address. Out: CF, or RAX = the physical one, R11 = all entries ANDed, and what
+# the last one is in LEAF. RCX and RDI are lost.
+translate:
+	mov	r11, -1
+	mov	qword ptr [r15 + STATE + S_LEAF], 0
+	mov	rax, rdx
+	xor	edi, edi
+	bt	qword ptr [r15 + V_CR0], 31
+	jnc	8f
+	mov	ecx, 39
+	bt	qword ptr [r15 + V_CR4], 12
+	jnc	1f
+	mov	ecx, 48
+1:	mov	rax, [r15 + V_CR3]
+2:	control	and, rax, C_ADDRESS
+	mov	rdi, rdx
+	shr	rdi, cl
+	and	edi, 511
+	mov	rax, [rax + rdi * 8]
+	and	r11, rax
+	test	al, 1
+	jz	9f
+	cmp	ecx, 12
+	je	3f
+	cmp	ecx, 39
+	jae	4f
+	test	al, 0x80
+	jnz	3f
+4:	sub	ecx, 9
+	jmp	2b
+3:	mov	[r15 + STATE + S_LEAF], rax
+	mov	edi, 1
+	shl	rdi, cl
+	dec	rdi
+	mov	rcx, rdi
+	control	and, rax, C_ADDRESS
+	not	rcx
+	and	rax, rcx
+	and	rdi, rdx
+	or	rax, rdi
+8:	clc
+	ret
+9:	stc
+	ret
+
+# ---- ports
+
+io:	call	begin
+	mov	dword ptr [r13 + R_SITE], K_PORT
+	mov	eax, r12d
+	shr	eax, 4
+	and	eax, 7
+	mov	[r13 + R_MANNER], al
+	mov	edx, r12d
+	shr	edx, 16
+	mov	[r13 + R_ADDRESS], rdx
+	test	r12b, 4
+	jnz	string
+	mov	rcx, [r15 + V_INFO2]
+	sub	rcx, [r15 + V_RIP]
+	mov	rax, [r15 + V_RAX]
+	test	r12b, 1
+	jnz	in_
+	mov	byte ptr [r13 + R_MANNER + 1], 1
+	call	out_told
+	call	commit
+	mov	rax, [r15 + V_RAX]
+	call	out_made
+	call	end
+	jmp	8f
+in_:	call	in_made
+	mov	[r15 + V_RAX], rax
+	call	in_told
+	call	commit
+	call	end
+8:	mov	rcx, [r15 + V_INFO2]
+	mov	[r15 + V_RIP], rcx
+	jmp	behind_it
+
+# In: RAX, whose low bytes go to the port in EDX.
+out_made:
+	test	r12b, 0x10
+	jz	1f
+	out	dx, al
+	ret
+1:	test	r12b, 0x20
+	jz	1f
+	out	dx, ax
+	ret
+1:	out	dx, eax
+	ret
+# In and out: RAX, whose low bytes come from the port in EDX.
+in_made:
+	test	r12b, 0x10
+	jz	1f
+	in	al, dx
+	ret
+1:	test	r12b, 0x20
+	jz	1f
+	in	ax, dx
+	ret
+1:	in	eax, dx
+	ret
+out_told:
+in_told:
+	test	r12b, 0x10
+	jz	1f
+	mov	[r13 + R_VALUE], al
+	ret
+1:	test	r12b, 0x20
+	jz	1f
+	mov	[r13 + R_VALUE], ax
+	ret
+1:	mov	[r13 + R_VALUE], eax
+	ret
+
+# INS and OUTS: one element, and again from the start while it repeats (SDM vol. 2A, INS; REP).
+string:	call	prefixes
+	mov	r10, rax
+	# Addresses have 64, 32 or 16 bits.
+	mov	r14, -1
+	movzx	eax, byte ptr [r13 + R_MANNER + 2]
+	cmp	al, 64
+	jne	1f
+	test	r9d, r9d
+	jz	3f
+	mov	r14d, 0xffffffff
+	jmp	3f
+1:	cmp	al, 32
+	sete	al
+	movzx	eax, al
+	xor	eax, r9d
+	mov	r14d, 0xffff
+	jz	3f
+	mov	r14d, 0xffffffff
+3:	test	r12b, 8
+	jz	1f
+	mov	rax, [r15 + STATE + 8 * 1]
+	test	rax, r14
+	jz	none
+1:	test	r12b, 1
+	jnz	ins_
+	mov	rbx, [r15 + STATE + 8 * 6]
+	lea	rax, [r15 + V_DS_BASE]
+	test	r8, r8
+	jnz	2f
+	mov	r8, rax
+2:	mov	byte ptr [r13 + R_MANNER + 1], 1
+	jmp	4f
+ins_:	mov	rbx, [r15 + STATE + 8 * 7]
+	lea	r8, [r15 + V_ES_BASE]
+4:	and	rbx, r14
+	# In 64-bit code FS and GS alone have a base.
+	lea	rax, [r15 + STATE + S_BASE]
+	cmp	r8, rax
+	je	5f
+	cmp	byte ptr [r13 + R_MANNER + 2], 64
+	je	6f
+5:	add	rbx, [r8]
+6:	# Each byte has its place: an element may lie in two pages.
+	movzx	r9d, byte ptr [r13 + R_MANNER]
+	xor	esi, esi
+1:	lea	rdx, [rbx + rsi]
+	call	translate
+	mov	edi, 0
+	jc	string_fault
+	# A device that is traced: QEMU tells of a reserved bit with P clear.
+	control	mov, rcx, C_RESERVED
+	mov	edi, 8
+	test	[r15 + STATE + S_LEAF], rcx
+	jnz	string_fault
+	cmp	byte ptr [r15 + V_CPL], 3
+	jne	2f
+	mov	edi, 1
+	test	r11b, 4
+	jz	string_fault
+2:	test	r12b, 1
+	jz	3f
+	mov	edi, 1
+	test	r11b, 2
+	jnz	3f
+	bt	qword ptr [r15 + V_CR0], 16
+	jc	string_fault
+	cmp	byte ptr [r15 + V_CPL], 3
+	je	string_fault
+3:	mov	[r15 + STATE + S_PLACES + rsi * 8], rax
+	inc	esi
+	cmp	esi, r9d
+	jb	1b
+	mov	edx, [r13 + R_ADDRESS]
+	test	r12b, 1
+	jnz	9f
+	xor	esi, esi
+1:	mov	rax, [r15 + STATE + S_PLACES + rsi * 8]
+	mov	al, [rax]
+	mov	[r13 + R_VALUE + rsi], al
+	inc	esi
+	cmp	esi, r9d
+	jb	1b
+	xor	ecx, ecx
+	call	commit
+	mov	eax, [r13 + R_VALUE]
+	call	out_made
+	jmp	8f
+9:	xor	eax, eax
+	call	in_made
+	call	in_told
+	xor	esi, esi
+1:	mov	rcx, [r15 + STATE + S_PLACES + rsi * 8]
+	mov	al, [r13 + R_VALUE + rsi]
+	mov	[rcx], al
+	inc	esi
+	cmp	esi, r9d
+	jb	1b
+	xor	ecx, ecx
+	call	commit
+8:	call	end
+	# The index goes on, up or down; of the rest of a wider register 32 bits leave nothing.
+	lea	rdi, [r15 + STATE + 8 * 6]
+	test	r12b, 1
+	jz	1f
+	lea	rdi, [r15 + STATE + 8 * 7]
+1:	test	dword ptr [r15 + V_RFLAGS], DF
+	jz	1f
+	neg	r9
+1:	call	advance
+	test	r12b, 8
+	jz	8f
+	lea	rdi, [r15 + STATE + 8 * 1]
+	mov	r9, -1
+	call	advance
+	mov	rax, [rdi]
+	test	rax, r14
+	jnz	behind_it_once
+8:	mov	rcx, [r15 + V_INFO2]
+	mov	[r15 + V_RIP], rcx
+	jmp	behind_it
+behind_it_once:
+	xor	ecx, ecx
+	jmp	behind
+
+# In: RDI -> a register that R9 is added to, as far as the mask in R14 goes.
+advance:
+	mov	rax, [rdi]
+	mov	rcx, rax
+	add	rcx, r9
+	and	rcx, r14
+	mov	rdx, r14
+	not	rdx
+	mov	esi, 0xffffffff
+	cmp	r14, rsi
+	jne	1f
+	xor	edx, edx
+1:	and	rax, rdx
+	or	rax, rcx
+	mov	[rdi], rax
+	ret
+
+# Nothing is left to do: the record is not made.
+none:	call	forget
+	jmp	8b
+
+# In: EDI = bits P and RSVD of the error code; RDX = the linear address.
+string_fault:
+	cmp	byte ptr [r15 + V_CPL], 3
+	jne	1f
+	or	edi, 4
+1:	test	r12b, 1
+	jz	1f
+	or	edi, 2
+1:	mov	[r15 + V_CR2], rdx
+	call	forget
+	mov	eax, PAGE_FAULT
+	mov	[r15 + V_EVENT], eax
+	mov	[r15 + V_EVENT + 4], edi
+	jmp	enter
+
+# No record is made, after all.
+forget:	test	rbp, rbp
+	jz	1f
+	mov	[rip + start + DATA + C_HEAD], rbp
+1:	ret
+
+.if STACKS
+# The stack of the kernel above RSP, and the one that it was switched to from: as the common code
+# has them (common.S, stacks).
+stacks:	test	rbp, rbp
+	jz	9f
+	mov	r8, rbp
+	control	and, r8, C_RING_MASK
+	shl	r8, STACK_SHIFT
+	control	add, r8, C_STACKS
+	control	sub, r8, C_RING
+	lea	rax, [rip + start + DATA + RING]
+	add	r8, rax
+	xor	eax, eax
+	mov	[r8 + K_FIRST], rax
+	mov	[r8 + K_SIZE], rax
+	mov	[r8 + K_STATE], rax
+	cmp	byte ptr [r15 + V_CPL], 0
+	jne	9f
+	control	mov, rdx, C_STATE
+	call	translate
+	jc	1f
+	mov	rax, [rax]
+	mov	[r8 + K_STATE], rax
+1:	lea	r9, [r8 + STACK_SIZE]
+	lea	r10, [r8 + K_DATA]
+	mov	rdx, [r15 + V_RSP]
+	call	run
+	lea	rax, [r10 - K_DATA]
+	sub	rax, r8
+	mov	[r8 + K_FIRST], rax
+	jz	2f
+	mov	rdx, [r10 - 8]
+	mov	[r8 + K_NEXT], rdx
+	call	run
+	lea	rax, [r10 - K_DATA]
+	sub	rax, r8
+2:	mov	[r8 + K_SIZE], rax
+9:	ret
+
+# In: RDX = the linear address of a stack, R10 -> where its copy goes, as far as R9. Out: R10.
+run:	test	dl, 7
+	jnz	2f
+1:	cmp	r10, r9
+	jae	2f
+	call	translate
+	jc	2f
+	control	mov, rcx, C_RESERVED
+	test	[r15 + STATE + S_LEAF], rcx
+	jnz	2f
+	mov	rsi, rax
+	mov	ecx, edx
+	or	rcx, -4096
+	neg	rcx			# to the end of the page
+	mov	rax, r9
+	sub	rax, r10
+	cmp	rcx, rax
+	cmova	rcx, rax
+	add	rdx, rcx
+	mov	rdi, r10
+	add	r10, rcx
+	shr	ecx, 3
+	rep movsq
+	jmp	1b
+2:	ret
+.endif
+
+# ---- MSRs
+
+msr:	call	begin
+	mov	dword ptr [r13 + R_SITE], K_MSR
+	mov	byte ptr [r13 + R_MANNER], 8
+	guest	mov, ecx, 1
+	mov	[r13 + R_ADDRESS], rcx
+	cmp	ecx, MSR_HSAVE
+	je	protection
+	cmp	ecx, MSR_VM_CR
+	je	protection
+	test	r12b, 1
+	jnz	5f
+	cmp	ecx, MSR_EFER
+	jne	1f
+	mov	eax, [r15 + V_EFER]
+	mov	edx, [r15 + V_EFER + 4]
+	and	eax, ~SVME
+	jmp	2f
+1:	rdmsr				# it may raise #GP: then `protection` is where it goes on
+2:	mov	eax, eax
+	mov	edx, edx
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	[r13 + R_VALUE], eax
+	mov	[r13 + R_VALUE + 4], edx
+	jmp	two
+5:	mov	byte ptr [r13 + R_MANNER + 1], 1
+	mov	eax, [r15 + V_RAX]
+	guest	mov, edx, 2
+	mov	[r13 + R_VALUE], eax
+	mov	[r13 + R_VALUE + 4], edx
+	cmp	ecx, MSR_EFER
+	jne	1f
+	or	eax, SVME
+	# What the CPU keeps of it, this vCPU's own EFER tells; LMA is the guest's.
+	mov	ebx, [r15 + V_EFER]
+	and	ebx, 0x400
+	and	eax, ~0x400
+	or	eax, ebx
+	mov	[r15 + V_EFER], eax
+	mov	[r15 + V_EFER + 4], edx
+	jmp	two
+1:	wrmsr
+two:	mov	r14d, 2
+opcode:	call	prefixes
+	lea	rcx, [rax + r14]
+	mov	[r15 + STATE + S_LENGTH], rcx
+	call	commit
+	call	end
+	mov	rcx, [r15 + STATE + S_LENGTH]
+	jmp	behind
+
+# The CPU raises #GP in place of an instruction of the monitor's: so it does in the guest.
+protection:
+	lea	rsp, [r15 + STATE + STACK_TOP]
+	mov	byte ptr [r13 + R_MANNER + 3], 1
+	xor	ecx, ecx
+	call	commit
+	call	end
+	mov	eax, PROTECTION
+	jmp	raise
+
+# ---- CPUID
+
+cpuid_:
+	# The common code asks for the number of its vCPU.
+	mov	rax, [r15 + V_RIP]
+	sub	rax, [r15 + STATE + S_OWN]
+	cmp	rax, [r15 + STATE + S_OWN_SIZE]
+	jae	1f
+	mov	eax, [r15 + V_RAX]
+	guest	mov, ecx, 1
+	call	leaf
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 3], rbx
+	mov	[r15 + STATE + 8 * 1], rcx
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	ecx, 2
+	jmp	behind
+1:	call	begin
+	mov	dword ptr [r13 + R_SITE], K_CPUID
+	mov	byte ptr [r13 + R_MANNER], 4
+	mov	eax, [r15 + V_RAX]
+	guest	mov, ecx, 1
+	mov	[r13 + R_ADDRESS], eax
+	mov	[r13 + R_ADDRESS + 4], ecx
+	call	leaf
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 3], rbx
+	mov	[r15 + STATE + 8 * 1], rcx
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	[r13 + R_VALUE], eax
+	mov	[r13 + R_VALUE + 4], ebx
+	mov	[r13 + R_VALUE + 8], ecx
+	mov	[r13 + R_VALUE + 12], edx
+	jmp	two
+
+# In: EAX, ECX as CPUID has them. Out: what the guest is to be told. What its own CR4 says is not
+# what the monitor's does, and nothing tells of SVM (SDM vol. 2A, CPUID; APM vol. 3, appendix E).
+leaf:	mov	r9d, eax
+	mov	r11d, ecx
+	cpuid
+	cmp	r9d, 1
+	jne	1f
+	btr	ecx, 27
+	bt	qword ptr [r15 + V_CR4], 18
+	jnc	4f
+	bts	ecx, 27
+	jmp	4f
+1:	cmp	r9d, 7
+	jne	2f
+	test	r11d, r11d
+	jnz	4f
+	btr	ecx, 4
+	bt	qword ptr [r15 + V_CR4], 22
+	jnc	4f
+	bts	ecx, 4
+	jmp	4f
+2:	cmp	r9d, 0x80000001
+	jne	3f
+	btr	ecx, 2
+	jmp	4f
+3:	cmp	r9d, 0x8000000a
+	jne	4f
+	xor	eax, eax
+	xor	ebx, ebx
+	xor	ecx, ecx
+	xor	edx, edx
+4:	mov	eax, eax
+	mov	ebx, ebx
+	mov	ecx, ecx
+	mov	edx, edx
+	ret
+
+# ---- the time-stamp counter
+
+counter:
+	call	begin
+	mov	dword ptr [r13 + R_SITE], K_TSC
+	mov	byte ptr [r13 + R_MANNER], 8
+	mov	qword ptr [r13 + R_ADDRESS], 0
+	mov	r14d, 2
+	cmp	ebx, EXIT_RDTSCP
+	jne	1f
+	mov	r14d, 3
+	mov	ecx, 0xc0000103
+	rdmsr
+	mov	eax, eax
+	mov	[r15 + STATE + 8 * 1], rax
+1:	rdtsc
+	mov	eax, eax
+	mov	edx, edx
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	[r13 + R_VALUE], eax
+	mov	[r13 + R_VALUE + 4], edx
+	jmp	opcode

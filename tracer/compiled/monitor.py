@@ -1,0 +1,247 @@
+"""The monitor that a guest runs inside: its bytes, and what lies in RAM for it.
+
+``monitor.S`` is a hypervisor of AMD's kind (SVM), which QEMU emulates for any CPU model. What it
+is for, and what it changes for the guest: docs/monitor.md.
+
+Ref: AMD64 Architecture Programmer's Manual vol. 2, chapter 15 and appendix B (the VMCB).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from tracer.compiled import layout
+from tracer.compiled.inputs import INPUT_FIELDS, Input
+from tracer.compiled.layout import RING
+from tracer.compiled.monitor_image import IMAGES
+from tracer.x86.paging import LARGE, PRESENT, TABLE_ENTRIES, WRITABLE
+from tracer.x86.segment import Segment
+from tracer.x86.state import GPR
+
+PLACE = 0x2C000
+"""Offset in the block of the code, which runs at its physical address."""
+_WORDS_PLACE = 0x2F000
+
+_PAGE = 4096
+_VMCB, _HOST, _STATE = 0, _PAGE, 2 * _PAGE
+PER_VCPU = 3 * _PAGE
+"""Bytes of RAM for each vCPU."""
+
+_STATE_FIELDS = {
+    "GDT": 0x80, "IDT": 0x90, "NOTHING": 0xA0, "OWNER": 0xB0, "OWN": 0xB8, "OWN_SIZE": 0xC0,
+    "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100,
+}  # fmt: skip
+"""Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` is code whose CPUID is
+vetrace's own."""
+
+_WORDS = "NESTED", "UNKNOWN", "CLOSED"
+"""How many records were not made, the exit code that it does not know, and 1 where none is to be
+made any more."""
+
+# Offsets of the shared pages, behind those of the vCPUs.
+_ROOT5, _ROOT, _FRAMES, _TABLES, _PORTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
+_MSRS = _PORTS + 3 * _PAGE
+_SHARED = _MSRS + 2 * _PAGE
+MAPS = _PORTS
+"""Offset in the shared pages of the maps of ports and MSRs for which the guest leaves."""
+INTERCEPTS = 0x0C
+"""Offset in a VMCB of the words that say for what the guest leaves."""
+
+_VMRUN_TO_SKINIT = 0x7F << 32
+_RDTSC, _CPUID, _IO, _MSR, _RDTSCP = 1 << 14, 1 << 18, 1 << 27, 1 << 28, 1 << 39
+
+_CODE_SEGMENT = 0x00AF_9B00_0000_FFFF
+_DATA_SEGMENT = 0x00CF_9300_0000_FFFF
+_GATE_OF_GP = 13
+_EFER = 0xC000_0080
+_SVME = 1 << 12
+_MSR_RANGES = (range(0x2000), range(0xC000_0000, 0xC000_2000), range(0xC001_0000, 0xC001_2000))
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """Hold what a vCPU enters the monitor with: its registers by GDB's names, and what these lack.
+
+    ``tables`` are base and limit of GDT and IDT.
+    """
+
+    registers: Mapping[str, int]
+    segments: Mapping[str, Segment]
+    gdt: tuple[int, int]
+    idt: tuple[int, int]
+    dr6: int
+    dr7: int
+
+
+def monitor_size(vcpus: int) -> int:
+    """Return how many bytes of RAM the monitor of a guest takes beside the block's own."""
+    return vcpus * PER_VCPU + _SHARED
+
+
+def constants(*, stacks: bool) -> str:
+    """Return the assembler's symbols that ``monitor.S`` uses."""
+    symbols = {
+        "DATA": -PLACE,
+        "STACKS": int(stacks),
+        "RING": RING,
+        "LONGEST": 15,
+        "STATE": _STATE,
+        "HOST": _HOST,
+        "STACK_TOP": _PAGE,
+        **{f"S_{name}": offset for name, offset in _STATE_FIELDS.items()},
+        **{f"M_{name}": word(name) for name in _WORDS},
+        **{f"R_{name}": offset for name, offset in INPUT_FIELDS.items()},
+        "R_GPR": layout.RECORD_FIELDS["GPR"],
+        **{f"K_{kind.name}": kind.value for kind in Input},
+    }
+    return layout.constants() + "".join(f".set {name}, {v}\n" for name, v in symbols.items())
+
+
+def word(name: str) -> int:
+    """Return the offset in the block of a word of the monitor's."""
+    return _WORDS_PLACE + 8 * _WORDS.index(name)
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorCode:
+    """Lay out the monitor of one guest: ``block`` is the physical address of the block.
+
+    ``place`` is that of what lies behind it, ``own`` the linear addresses of vetrace's own code.
+    """
+
+    block: int
+    place: int
+    vcpus: int
+    own: range
+    stacks: bool
+
+    @property
+    def start(self) -> int:
+        """Return the physical address at which a vCPU enters, with RAX = :meth:`vmcb`."""
+        return self.block + PLACE + IMAGES[self.stacks][1]["start"]
+
+    @property
+    def span(self) -> range:
+        """Return the addresses of the code, linear and physical."""
+        start = self.block + PLACE
+        return range(start, start + len(bytes.fromhex(IMAGES[self.stacks][0])))
+
+    @property
+    def code(self) -> bytes:
+        """Return the bytes for :data:`PLACE` of the block."""
+        return bytes.fromhex(IMAGES[self.stacks][0])
+
+    def vmcb(self, vcpu: int) -> int:
+        """Return the physical address of the VMCB of a vCPU."""
+        return self.place + vcpu * PER_VCPU + _VMCB
+
+    def root(self, levels: int) -> int:
+        """Return CR3 of the monitor, whose tables have that many levels."""
+        return self._shared + (_ROOT5 if levels == 5 else _ROOT)
+
+    @property
+    def _shared(self) -> int:
+        return self.place + self.vcpus * PER_VCPU
+
+    def shared(self, ports: bool, msrs: bool, free: Collection[int], code: int) -> bytes:
+        """Return the pages that all vCPUs have in common, for :meth:`root` and behind.
+
+        ``ports`` and ``msrs`` tell whether these are wanted; the MSRs ``free`` are left alone.
+        ``code`` is the selector of the kernel's code.
+        """
+        base = self._shared
+        present = PRESENT | WRITABLE
+        page = bytearray(_SHARED)
+        struct.pack_into("<Q", page, _ROOT5, base + _ROOT | present)
+        struct.pack_into("<Q", page, _ROOT, base + _FRAMES | present)
+        frames = [number << 30 | LARGE | present for number in range(TABLE_ENTRIES)]
+        struct.pack_into(f"<{TABLE_ENTRIES}Q", page, _FRAMES, *frames)
+        gate = self.block + PLACE + IMAGES[self.stacks][1]["protection"]
+        struct.pack_into(
+            "<HHHHI", page, _TABLES + 16 * _GATE_OF_GP,
+            gate & 0xFFFF, code, 0x8E00, gate >> 16 & 0xFFFF, gate >> 32,
+        )  # fmt: skip
+        struct.pack_into("<Q", page, _TABLES + 0x800 + (code & ~7), _CODE_SEGMENT)
+        if ports:
+            page[_PORTS:_MSRS] = b"\xff" * (_MSRS - _PORTS)
+        page[_MSRS:_SHARED] = _msr_map(msrs, free)
+        return bytes(page)
+
+    def of_vcpu(self, vcpu: int, entered: Entered, intercepts: int) -> bytes:
+        """Return the pages of a vCPU that enters, for its :meth:`vmcb`."""
+        state = bytearray(_PAGE)
+        struct.pack_into("<16Q", state, 0, *(entered.registers[name] for name in GPR))
+        tables = self._shared + _TABLES
+        fields = _STATE_FIELDS
+        struct.pack_into("<HQ", state, fields["GDT"], 0x7FF, tables + 0x800)
+        struct.pack_into("<HQ", state, fields["IDT"], 16 * _GATE_OF_GP + 15, tables)
+        struct.pack_into("<Q", state, fields["OWNER"], ~vcpu & (1 << 64) - 1)
+        struct.pack_into("<QQ", state, fields["OWN"], self.own.start, len(self.own))
+        return self._control(entered, intercepts) + bytes(_PAGE) + state
+
+    def _control(self, entered: Entered, intercepts: int) -> bytes:
+        page, registers = bytearray(_PAGE), entered.registers
+        struct.pack_into("<Q", page, INTERCEPTS, intercepts)
+        shared = self._shared
+        struct.pack_into("<QQ", page, 0x40, shared + _PORTS, shared + _MSRS)
+        struct.pack_into("<I", page, 0x58, 1)  # ASID
+        for number, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs")):
+            it = entered.segments[name]
+            attributes = it.flags >> 8 & 0xFF | it.flags >> 12 & 0xF00
+            struct.pack_into(
+                "<HHIQ", page, 0x400 + 16 * number, it.selector, attributes, it.limit, it.base
+            )
+        for place, (base, limit) in ((0x460, entered.gdt), (0x480, entered.idt)):
+            struct.pack_into("<HHIQ", page, place, 0, 0, limit, base)
+        struct.pack_into("<Q", page, 0x4D0, registers["efer"] | _SVME)
+        struct.pack_into("<3Q", page, 0x548, *(registers[name] for name in ("cr4", "cr3", "cr0")))
+        struct.pack_into("<2Q", page, 0x560, entered.dr7, entered.dr6)
+        struct.pack_into("<2Q", page, 0x570, registers["eflags"], registers["rip"])
+        struct.pack_into("<Q", page, 0x5D8, registers["rsp"])
+        struct.pack_into("<Q", page, 0x5F8, registers["rax"])
+        struct.pack_into("<Q", page, 0x640, registers["cr2"])
+        return bytes(page)
+
+
+def intercepts_of(spaces: Collection[Input]) -> int:
+    """Return the words of a VMCB that have a guest leave for inputs of these kinds.
+
+    CPUID and MSRs always do, as they would tell of SVM.
+    """
+    found = _CPUID | _MSR | _VMRUN_TO_SKINIT
+    if Input.PORT in spaces:
+        found |= _IO
+    if Input.TSC in spaces:
+        found |= _RDTSC | _RDTSCP
+    return found
+
+
+def _msr_map(wanted: bool, free: Collection[int]) -> bytes:
+    # Two bits an MSR, of reading and of writing.
+    bits = bytearray((b"\xff" if wanted else b"\0") * (2 * _PAGE))
+    for number, span in enumerate(_MSR_RANGES):
+        for index, on in [(index, False) for index in free] + [(_EFER, True)]:
+            if index in span:
+                at = 0x800 * number + (index - span.start) // 4
+                pair = 3 << 2 * (index % 4)
+                bits[at] = bits[at] | pair if on else bits[at] & ~pair
+    return bytes(bits)
+
+
+def outside(vmcb: bytes) -> dict[str, int]:
+    """Return registers of a guest that has left for the monitor, by its VMCB.
+
+    Bases and limits of its descriptor tables are among them.
+    """
+    found = {name: int.from_bytes(vmcb[at : at + 8], "little") for name, at in _SAVED.items()}
+    found["gdt_limit"] = int.from_bytes(vmcb[0x464:0x468], "little")
+    found["idt_limit"] = int.from_bytes(vmcb[0x484:0x488], "little")
+    return found
+
+
+_SAVED = {
+    "rip": 0x578, "rsp": 0x5D8, "cr2": 0x640, "cr3": 0x550, "cr4": 0x548, "gdt": 0x468,
+    "idt": 0x488,
+}  # fmt: skip

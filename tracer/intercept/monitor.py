@@ -1,0 +1,186 @@
+"""The monitor in one guest: put into its RAM, entered by each vCPU, left where it goes on alone.
+
+From :meth:`Monitor.enter` on the vCPU runs the guest's code as the guest of AMD's SVM, which QEMU
+emulates for any CPU model. All else is as before: GDB, traps and the stub see the guest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from tracer.access.stop import Stopped
+from tracer.access.vcpu import DescriptorTable, DescriptorTables, SetRegister, VcpuState
+from tracer.access.want import BreakAlone, FlushTlb, Registers, SetBreakpoint, StepAlone, Vcpu
+from tracer.compiled import monitor
+from tracer.compiled.inputs import Input
+from tracer.compiled.layout import block_size
+from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of
+from tracer.errors import InterceptError
+from tracer.intercept.door import NOTE_MSR
+from tracer.intercept.journal import Journal
+from tracer.intercept.trap import GoOn, Handled
+from tracer.intercept.view import GuestView
+from tracer.intercept.window import Window
+
+_SVME = 1 << 12
+_CR4_LA57 = 1 << 12
+_PAGE = 4096
+_MOST_STEPS = 1 << 10
+"""Instructions of the monitor's for one exit, at most, with a string instruction's page walks."""
+_KEPT = "rip", "rsp", "rax", "eflags", "cr0", "cr3", "cr4", "gs_base"
+"""Registers that a vCPU has after it has entered as it had them before, as a sample."""
+
+
+class Monitor:
+    """Own the monitor of one guest, whose ``inputs`` it records in the ring behind ``window``."""
+
+    def __init__(
+        self,
+        window: Window,
+        slots: int,
+        view: GuestView,
+        journal: Journal,
+        inputs: Collection[Input],
+        *,
+        stacks: bool,
+    ) -> None:
+        self.inputs = frozenset(inputs)
+        self._view = view
+        self._journal = journal
+        self._block = window.physical
+        place = window.physical + block_size(slots, stacks=stacks)
+        own = range(window.code, window.code + monitor.PLACE)
+        self._code = MonitorCode(window.physical, place, view.vcpus, own, stacks)
+
+    def begin(self, code_selector: int) -> None:
+        """Write what is the same for all vCPUs; the kernel's code has that selector."""
+        code, memory = self._code, self._view.memory
+        ports, msrs = Input.PORT in self.inputs, Input.MSR in self.inputs
+        shared = code.shared(ports, msrs, [NOTE_MSR], code_selector)
+        memory.write(code.root(5), shared)
+        memory.write(self._block + monitor.PLACE, code.code)
+
+    async def enter(self) -> None:
+        """Have the vCPU that stopped go on inside; it stands where it stood.
+
+        Raises InterceptError when it does not come there.
+        """
+        before = await Registers()
+        if before["efer"] & _SVME:
+            return
+        vcpu = await Vcpu()
+        state = (await self._view.states())[vcpu]
+        gdt, idt = state.tables.gdt, state.tables.idt
+        entered = Entered(
+            before.values, state.segments, (gdt.base, gdt.limit), (idt.base, idt.limit),
+            state.dr6, state.dr7,
+        )  # fmt: skip
+        code = self._code
+        there = code.vmcb(vcpu)
+        self._view.memory.write(there, code.of_vcpu(vcpu, entered, intercepts_of(self.inputs)))
+        await FlushTlb(code.root(5 if before["cr4"] & _CR4_LA57 else 4))
+        await BreakAlone(before["rip"], [SetRegister("rax", there), SetRegister("rip", code.start)])
+        after = await Registers()
+        lost = [name for name in _KEPT if before[name] != after[name]]
+        if lost or not after["efer"] & _SVME:
+            raise InterceptError(
+                f"vCPU {vcpu} has not come into the monitor whole: {', '.join(lost) or 'EFER'} is "
+                "another one's"
+            )
+
+    def covers(self, linear: int | None) -> bool:
+        """Tell whether a vCPU at that address is in the monitor."""
+        return linear in self._code.span
+
+    async def step_out(self, stop: Stopped) -> Stopped | None:
+        """Return the stop as that of the guest, to which the stopped vCPU goes back.
+
+        None where it waits in the monitor for another vCPU, or for room in the ring.
+        """
+        for _ in range(_MOST_STEPS):
+            address = await StepAlone()
+            if not self.covers(address):
+                return replace(stop, address=address)
+        return None
+
+    def outside(self, states: Sequence[VcpuState]) -> tuple[VcpuState, ...]:
+        """Return the states of vCPUs, those of the guest's where they are in the monitor."""
+        return tuple(
+            self._guest(number, state) if self.covers(state.rip) else state
+            for number, state in enumerate(states)
+        )
+
+    def _guest(self, vcpu: int, state: VcpuState) -> VcpuState:
+        found = monitor.outside(self._view.memory.read(self._code.vmcb(vcpu), _PAGE))
+        return replace(
+            state,
+            rip=found["rip"],
+            rsp=found["rsp"],
+            cr2=found["cr2"],
+            cr3=found["cr3"],
+            cr4=found["cr4"],
+            tables=DescriptorTables(
+                DescriptorTable(found["gdt"], found["gdt_limit"]),
+                DescriptorTable(found["idt"], found["idt_limit"]),
+            ),
+        )
+
+    def check(self) -> None:
+        """Raise InterceptError where the guest has left for something that nobody knows."""
+        code = self._word("UNKNOWN")
+        if code:
+            raise InterceptError(f"the guest has left for its monitor with exit code {code:#x}")
+
+    def leave(self) -> None:
+        """Have the guest go on without being told of; no vCPU runs.
+
+        It stays inside: SVM stays hidden, and nothing else is intercepted.
+        """
+        code, memory = self._code, self._view.memory
+        memory.write(self._block + monitor.PLACE, code.code)
+        memory.write(self._block + monitor.word("CLOSED"), (1).to_bytes(8, "little"))
+        quiet = code.shared(False, False, (), 0)[monitor.MAPS :]
+        memory.write(code.root(5) + monitor.MAPS, quiet)
+        for vcpu in range(self._view.vcpus):
+            memory.write(
+                code.vmcb(vcpu) + monitor.INTERCEPTS, intercepts_of(()).to_bytes(8, "little")
+            )
+
+    def account(self) -> None:
+        """Count what was not recorded."""
+        nested = self._word("NESTED")
+        if nested:
+            self._journal.counts["inputs lost"] = nested
+
+    def _word(self, name: str) -> int:
+        data = self._view.memory.read(self._block + monitor.word(name), 8)
+        return int.from_bytes(data, "little")
+
+
+class Secondary:
+    """Take the stop of a vCPU that another one has started: it enters the monitor there."""
+
+    def __init__(self, inside: Monitor, journal: Journal) -> None:
+        self._inside = inside
+        self._journal = journal
+        self._linear: int | None = None
+        self._number: int | None = None
+
+    async def install(self, linear: int) -> None:
+        """Stop at the linear address where the system's own code begins on a further vCPU."""
+        self._linear, self._number = linear, await SetBreakpoint(linear)
+
+    def number_at(self, linear: int | None) -> int | None:
+        """Return the number of the breakpoint at a linear address, if there is one."""
+        return self._number if linear is not None and linear == self._linear else None
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a stop is there."""
+        return stop.breakpoint is not None and stop.breakpoint == self._number
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Enter, and let the guest go on."""
+        self._journal.counts["hooks"] += 1
+        await self._inside.enter()
+        return GoOn()
