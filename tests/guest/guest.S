@@ -49,11 +49,12 @@ fault_stack_top:
              .balign 16
 resume_at:   .skip 8            # where a page fault of the guest's own goes on
 fault_code:  .skip 8
+traps:       .skip 8            # how often vector 1 was taken
              .balign 64
 buffer:      .skip 64           # RAM for string and vector instructions, aligned for these
 .ifdef ROOM
              .balign 4096
-vetrace_room: .skip 0x402000
+vetrace_room: .skip 0x410000
 vetrace_room_end:
 .endif
 
@@ -159,6 +160,20 @@ upper:
     mov word ptr [rdi + 6], ax
     shr rax, 16
     mov dword ptr [rdi + 8], eax
+    # Vectors 1, 6 and 13 likewise: of these the last alone has an error code.
+.macro vector number, handler
+    lea rax, [rip + \handler]
+    lea rdi, [rip + idt + \number * 16]
+    mov word ptr [rdi], ax
+    mov dword ptr [rdi + 2], 0x8e000008
+    shr rax, 16
+    mov word ptr [rdi + 6], ax
+    shr rax, 16
+    mov dword ptr [rdi + 8], eax
+.endm
+    vector 1, debug
+    vector 6, undefined
+    vector 13, page_fault
 .ifdef OWN_STACK
     lea rax, [rip + tss]
     lea rdi, [rip + gdt + 24]
@@ -248,6 +263,11 @@ say_case:   .asciz "case "
 say_ok:     .asciz " ok\n"
 say_failed: .asciz " FAILED\n"
 
+debug:
+    inc qword ptr [rip + traps]
+    iretq
+undefined:
+    push 6
 # The guest's own page faults: on at resume_at, error code and CR2 kept.
 page_fault:
     push rax

@@ -42,6 +42,8 @@ of CPUID and from bit 32 on the subleaf; ``VALUE`` what was read or written: of 
 registers EAX to EDX, 4 bytes each. ``MANNER`` is :class:`Manner`. ``NEXT`` is RIP behind the
 instruction, and RIP itself while a string instruction repeats."""
 
+_PROGRAM = 3
+"""The privilege level of programs."""
 _MANNER = struct.Struct("<4B")
 _REST = struct.Struct("<QQ4B4xQ")
 _PLACE = struct.Struct(
@@ -64,14 +66,15 @@ class Manner(NamedTuple):
 
 
 class InputPlace(NamedTuple):
-    """Name the code of an input: its linear address, the mode, the page tables of a program's.
+    """Name the code of an input: its linear address, its mode, and CR3.
 
-    ``tables`` is CR3 for a program, whose addresses are its own, and 0 for the kernel.
+    A ``program`` has addresses of its own.
     """
 
     rip: int
     mode: Mode
     tables: int
+    program: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +139,10 @@ class InputSites:
             if key[0] not in _KINDS:
                 continue
             kind, cpl, rip, manner, tables = key
-            key = kind, cpl, rip, manner, tables if cpl == 3 else 0
+            key = kind, cpl, rip, manner, tables if cpl == _PROGRAM else 0
             number = self._known.get(key)
             if number is None:
-                site = self._site(*key)
+                site = self._site(kind, cpl, rip, manner, tables)
                 new.append(site)
                 number = self._known[key] = site.number
             _SITE.pack_into(named, SLOT_SIZE * at + RECORD_FIELDS["SITE"], number)
@@ -147,9 +150,9 @@ class InputSites:
 
     def _site(self, kind: int, cpl: int, rip: int, how: bytes, tables: int) -> InputSite:
         manner = Manner._make(_MANNER.unpack(how))
-        if cpl > 3 or manner.write > 1 or manner.mode not in (16, 32, 64):
+        if cpl > _PROGRAM or manner.write > 1 or manner.mode not in (16, 32, 64):
             raise ValueError(f"an input made in the manner {how.hex()} at level {cpl}")
-        place = InputPlace(rip, Mode(manner.mode), tables)
+        place = InputPlace(rip, Mode(manner.mode), tables, cpl == _PROGRAM)
         insn = self._look(place)
         if insn is not None and not _is(insn, Input(kind)):
             insn = None  # the code has been changed since

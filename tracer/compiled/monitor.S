@@ -248,6 +248,16 @@ end:	test	rbp, rbp
 
 # ---- the guest's code
 
+# Out: CF where the instruction is vetrace's own, in the window or in the stub. RAX is lost.
+own:	mov	rax, [r15 + V_RIP]
+	sub	rax, [r15 + STATE + S_OWN]
+	cmp	rax, [r15 + STATE + S_OWN_SIZE]
+	jb	1f
+	mov	rax, [r15 + V_RIP]
+	sub	rax, [r15 + STATE + S_STUB]
+	cmp	rax, [r15 + STATE + S_STUB_SIZE]
+1:	ret
+
 # Out: RAX = how many prefixes the instruction has, R8 -> base of the segment that they name, 0 for
 # none; R9 = 1 where they change the size of addresses. RCX, RDX, RSI and RDI are lost.
 prefixes:
@@ -671,6 +681,14 @@ msr:	call	begin
 	mov	byte ptr [r13 + R_MANNER], 8
 	guest	mov, ecx, 1
 	mov	[r13 + R_ADDRESS], rcx
+	test	r12b, 1
+	jz	1f
+	mov	byte ptr [r13 + R_MANNER + 1], 1
+	mov	eax, [r15 + V_RAX]
+	guest	mov, edx, 2
+	mov	[r13 + R_VALUE], eax
+	mov	[r13 + R_VALUE + 4], edx
+1:	# A CPU without SVM does not have these.
 	cmp	ecx, MSR_HSAVE
 	je	protection
 	cmp	ecx, MSR_VM_CR
@@ -691,12 +709,7 @@ msr:	call	begin
 	mov	[r13 + R_VALUE], eax
 	mov	[r13 + R_VALUE + 4], edx
 	jmp	two
-5:	mov	byte ptr [r13 + R_MANNER + 1], 1
-	mov	eax, [r15 + V_RAX]
-	guest	mov, edx, 2
-	mov	[r13 + R_VALUE], eax
-	mov	[r13 + R_VALUE + 4], edx
-	cmp	ecx, MSR_EFER
+5:	cmp	ecx, MSR_EFER
 	jne	1f
 	or	eax, SVME
 	# What the CPU keeps of it, this vCPU's own EFER tells; LMA is the guest's.
@@ -731,9 +744,7 @@ protection:
 
 cpuid_:
 	# The common code asks for the number of its vCPU.
-	mov	rax, [r15 + V_RIP]
-	sub	rax, [r15 + STATE + S_OWN]
-	cmp	rax, [r15 + STATE + S_OWN_SIZE]
+	call	own
 	jae	1f
 	mov	eax, [r15 + V_RAX]
 	guest	mov, ecx, 1
@@ -802,15 +813,30 @@ leaf:	mov	r9d, eax
 # ---- the time-stamp counter
 
 counter:
-	call	begin
+	# The common code and the stub ask for the time.
+	call	own
+	jae	1f
+	rdtsc
+	mov	eax, eax
+	mov	edx, edx
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	ecx, 2
+	jmp	behind
+1:	call	begin
 	mov	dword ptr [r13 + R_SITE], K_TSC
 	mov	byte ptr [r13 + R_MANNER], 8
 	mov	qword ptr [r13 + R_ADDRESS], 0
+	# RDTSCP may come with the exit code of RDTSC (QEMU, helper_rdtscp): 0F 01 F9, and 0F 31.
+	call	prefixes
 	mov	r14d, 2
-	cmp	ebx, EXIT_RDTSCP
+	mov	rdx, rsi
+	call	translate
+	jc	1f
+	cmp	byte ptr [rax], 1
 	jne	1f
 	mov	r14d, 3
-	mov	ecx, 0xc0000103
+	mov	ecx, 0xc0000103		# TSC_AUX
 	rdmsr
 	mov	eax, eax
 	mov	[r15 + STATE + 8 * 1], rax

@@ -31,10 +31,11 @@ PER_VCPU = 3 * _PAGE
 
 _STATE_FIELDS = {
     "GDT": 0x80, "IDT": 0x90, "NOTHING": 0xA0, "OWNER": 0xB0, "OWN": 0xB8, "OWN_SIZE": 0xC0,
-    "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100,
+    "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100, "STUB": 0x200,
+    "STUB_SIZE": 0x208,
 }  # fmt: skip
-"""Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` is code whose CPUID is
-vetrace's own."""
+"""Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` and ``STUB`` are code whose
+CPUID and RDTSC are vetrace's own."""
 
 _WORDS = "NESTED", "UNKNOWN", "CLOSED"
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
@@ -108,13 +109,15 @@ def word(name: str) -> int:
 class MonitorCode:
     """Lay out the monitor of one guest: ``block`` is the physical address of the block.
 
-    ``place`` is that of what lies behind it, ``own`` the linear addresses of vetrace's own code.
+    ``place`` is that of what lies behind it, ``own`` and ``stub`` are the linear addresses of
+    vetrace's own code.
     """
 
     block: int
     place: int
     vcpus: int
     own: range
+    stub: range
     stacks: bool
 
     @property
@@ -179,6 +182,7 @@ class MonitorCode:
         struct.pack_into("<HQ", state, fields["IDT"], 16 * _GATE_OF_GP + 15, tables)
         struct.pack_into("<Q", state, fields["OWNER"], ~vcpu & (1 << 64) - 1)
         struct.pack_into("<QQ", state, fields["OWN"], self.own.start, len(self.own))
+        struct.pack_into("<QQ", state, fields["STUB"], self.stub.start, len(self.stub))
         return self._control(entered, intercepts) + bytes(_PAGE) + state
 
     def _control(self, entered: Entered, intercepts: int) -> bytes:

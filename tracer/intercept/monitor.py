@@ -33,7 +33,10 @@ _KEPT = "rip", "rsp", "rax", "eflags", "cr0", "cr3", "cr4", "gs_base"
 
 
 class Monitor:
-    """Own the monitor of one guest, whose ``inputs`` it records in the ring behind ``window``."""
+    """Own the monitor of one guest, whose ``inputs`` it records in the ring behind ``window``.
+
+    What the code at the linear addresses ``stub`` asks for is vetrace's own.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Monitor:
         view: GuestView,
         journal: Journal,
         inputs: Collection[Input],
+        stub: range,
         *,
         stacks: bool,
     ) -> None:
@@ -51,7 +55,7 @@ class Monitor:
         self._block = window.physical
         place = window.physical + block_size(slots, stacks=stacks)
         own = range(window.code, window.code + monitor.PLACE)
-        self._code = MonitorCode(window.physical, place, view.vcpus, own, stacks)
+        self._code = MonitorCode(window.physical, place, view.vcpus, own, stub, stacks)
 
     def begin(self, code_selector: int) -> None:
         """Write what is the same for all vCPUs; the kernel's code has that selector."""

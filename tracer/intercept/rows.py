@@ -54,8 +54,8 @@ class Domain:
     count: Callable[[], None]
 
 
-def _nowhere(cr3: int) -> AddressSpace:
-    raise InterceptError(f"no page tables are known by CR3 {cr3:#x}")
+def _nowhere(place: InputPlace) -> AddressSpace:
+    raise InterceptError(f"nobody knows where linear {place.rip:#x} leads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Told:
     the stack of each access is copied and unwound; else threads say what errands they are on, and
     ``current`` is where code finds its thread, None where no errands are told. With a ``domain``
     the TDX module is code in the guest. ``inputs`` are the kinds that a monitor records; ``look``
-    returns where linear addresses lead by a program's CR3, or by the kernel's for 0.
+    returns where linear addresses lead for code of these.
     """
 
     callers: Callers
@@ -77,7 +77,7 @@ class Told:
     stacks: bool = False
     domain: Domain | None = None
     inputs: frozenset[Input] = frozenset()
-    look: Callable[[int], AddressSpace] = _nowhere
+    look: Callable[[InputPlace], AddressSpace] = _nowhere
 
 
 class Rows:
@@ -152,14 +152,14 @@ class Rows:
         except ValueError as error:
             raise InterceptError(f"the ring has {error}, {_FORGED}") from error
         for site in new:
-            space = self._told.look(site.place.tables)
+            space = self._told.look(site.place)
             symbol = self._told.names.lookup(site.place.rip, space)
             self._journal.publish(input_site(site, self._view.time_ns, symbol))
         return rows
 
     def _instruction(self, place: InputPlace) -> Instruction | None:
         # The code at a place of the guest's, as it is by now.
-        code = self._told.look(place.tables).read(place.rip, MAX_INSTRUCTION)
+        code = self._told.look(place).read(place.rip, MAX_INSTRUCTION)
         return decoded(code, place.rip, place.mode)
 
     def _announce(self, site: AskedSite) -> None:

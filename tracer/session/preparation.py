@@ -27,7 +27,7 @@ from tracer.intercept.recording import RecordedDevice
 from tracer.intercept.rows import Domain, Told
 from tracer.intercept.sites import CompiledSites
 from tracer.intercept.standin import StandIn
-from tracer.intercept.stub import Fast
+from tracer.intercept.stub import Fast, Stub
 from tracer.intercept.system import Callers
 from tracer.intercept.trap import Breakpoint, Trap
 from tracer.intercept.trust_domain import CALL, TrustDomain
@@ -153,11 +153,11 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         told = Told(
             callers, system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
             system.current, stacks, inputs=how.inputs,
-            look=lambda cr3: view.space(cr3 or root, cr4),
+            look=lambda place: view.space(place.tables if place.program or not root else root, cr4),
         )  # fmt: skip
         interceptor.sites = CompiledSites(room.window, room.common, room.slots, view, journal, told)
         interceptor.sites.begin(gate.stub.spill)
-    inside = await _monitor(setting, room, registers, how)
+    inside = await _monitor(setting, room, gate.stub, registers, how)
     if inside is not None:
         breakpoints.append(await _secondary(setting, inside))
     readiness = None
@@ -177,7 +177,7 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
 
 
 async def _monitor(
-    setting: Setting, room: Room | None, registers: RegisterFile, how: Manner
+    setting: Setting, room: Room | None, stub: Stub, registers: RegisterFile, how: Manner
 ) -> Monitor | None:
     # Put the monitor in place, where there are inputs to record: no vCPU has entered it yet.
     if not how.inputs:
@@ -187,14 +187,15 @@ async def _monitor(
         raise GuestError(f"inputs cannot be recorded: {why}")
     view = setting.view
     journal = setting.journal
-    monitor = Monitor(room.window, room.slots, view, journal, how.inputs, stacks=how.stacks)
+    own = range(stub.base, stub.base + len(stub.code))
+    monitor = Monitor(room.window, room.slots, view, journal, how.inputs, own, stacks=how.stacks)
     monitor.begin(registers["cs"])
     view.monitor = monitor
     return monitor
 
 
 async def _secondary(setting: Setting, monitor: Monitor) -> Secondary:
-    # Where further vCPUs enter it; what they do before is not recorded.
+    # Have further vCPUs enter it; what they do before is not recorded.
     secondary, place = Secondary(monitor, setting.journal), setting.system.secondary
     if place is not None:
         await secondary.install(place)

@@ -49,7 +49,7 @@ def input_site(site: InputSite, time_ns: int, symbol: str | None = None) -> Site
     )
 
 
-# What is known of an instruction whose bytes could not be read.
+# Bytes that could not be read leave the kind of instruction.
 def _unread(site: InputSite) -> str:
     match site.kind:
         case Input.PORT:
