@@ -103,7 +103,8 @@ class Comparison:
     were read, whatever their region. ``marked`` tells that the trace said where in the log to
     begin. ``switched`` names the regions that were traced for a part of the run only: nothing of
     them is compared. ``overlooked`` counts what QEMU saw vCPUs access in memory beside the traced
-    regions, by region. Where the log is ``cut`` the counts tell of what comes before.
+    regions, by region, and ``unwitnessed`` the records of which QEMU logs nothing, by space. Where
+    the log is ``cut`` the counts tell of what comes before.
     """
 
     regions: dict[str, RegionComparison] = field(default_factory=dict)
@@ -114,6 +115,7 @@ class Comparison:
     marked: bool = False
     switched: list[str] = field(default_factory=list)
     overlooked: dict[str, int] = field(default_factory=dict)
+    unwitnessed: dict[str, int] = field(default_factory=dict)
     cut: Cut | None = None
 
     @property

@@ -90,6 +90,9 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
         print(f"{comparison.messages} MSI messages from devices left out", file=stream)
     if comparison.firmware:
         print(f"{comparison.firmware} accesses of firmware left out", file=stream)
+    if comparison.unwitnessed:
+        told = (f"{count:,} {name}" for name, count in sorted(comparison.unwitnessed.items()))
+        print(f"without a witness, as QEMU logs none: {', '.join(told)}", file=stream)
     if comparison.overlooked:
         told = (f"{printable(name)} {count:,}" for name, count in _overlooked(comparison))
         print(f"accessed by vCPUs and not looked at: {', '.join(told)}", file=stream)
@@ -120,6 +123,7 @@ def _object(comparison: Comparison) -> dict[str, Any]:
         "overlooked": [
             {"region": name, "accesses": count} for name, count in _overlooked(comparison)
         ],
+        "unwitnessed": comparison.unwitnessed,
         "cut": None if comparison.cut is None else asdict(comparison.cut),
         "regions": [
             {"region": name, **asdict(counts)}

@@ -18,7 +18,7 @@ from tracer.check.witness.fingerprint import IN_A_ROW
 from tracer.check.witness.reading import fit
 from tracer.check.witness.recovery import Place, Recovery, agreement
 from tracer.check.witness.side import Side, Strand, strand_of
-from tracer.check.witness.territory import Territory, is_message
+from tracer.check.witness.territory import PORT, Territory, is_message
 from tracer.check.witness.traced import Whole, traced_accesses, wholes_of
 from tracer.trace.record import (
     RELEASED,
@@ -85,7 +85,7 @@ class Matching:
             match record:
                 case RegionRecord():
                     self._territory.add(record)
-                    if record.region.traced:
+                    if record.region.traced and record.region.space == "memory":
                         self._count(record.region.name)
                 case MapRecord():
                     self._territory.map(record.regions)
@@ -98,7 +98,8 @@ class Matching:
                         self._result.marked = True
                 case Intercept():
                     begun = True
-                    by_vcpu = record.via in ("stepped", "compiled")
+                    by_vcpu = record.via in ("stepped", "compiled", "monitor")
+                    self._pass_over(record)
                     site = self._word(record.site)
                     made = record.device_accesses()
                     last = made[-1][0] if made else last
@@ -111,6 +112,12 @@ class Matching:
                     yield from self._met(record.vcpu, made, "user", record.text)
                 case _:
                     pass
+
+    # Of MSRs, CPUID and the counter QEMU logs nothing.
+    def _pass_over(self, record: Intercept) -> None:
+        space = record.accesses[0].space if record.accesses else "memory"
+        if space not in ("memory", PORT):
+            self._result.unwitnessed[space] = self._result.unwitnessed.get(space, 0) + 1
 
     # A word that many accesses have is held once.
     def _word(self, word: str) -> str:
@@ -129,7 +136,7 @@ class Matching:
             self._count(region).traced += traced.count
             yield strand_of(region, vcpu), traced
         for _, access in made:
-            if access.offset is not None:
+            if access.offset is not None and access.space == "memory":
                 base = access.physical - access.offset
                 self._territory.learn(access.region or "", base)
 
@@ -156,6 +163,8 @@ class Matching:
             if found is None:
                 continue
             place, entry = found
+            if place.name == PORT and entry.cpu < 0:
+                continue  # a device's, or a debugger's
             if place.traced:
                 yield strand_of(place.name, entry.cpu), entry
             elif entry.cpu >= 0 and (result.marked or self._aligned):

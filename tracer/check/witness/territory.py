@@ -19,6 +19,9 @@ _MOST_PCI_PORTS = 0x100
 
 _KNOWN = 1 << 16  # places remembered
 
+PORT = "port"
+"""What all I/O ports are compared as, in one order: they share the bus."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -41,7 +44,8 @@ class Territory:
 
     A region that moved keeps its old place as well, as the log is read ahead of the trace; of
     several places the one whose name the log tells counts, then the one announced last.
-    ``switched`` names the regions that were traced for a part of the run only.
+    ``switched`` names the regions that were traced for a part of the run only. Where regions of
+    I/O ports were announced ports are of one place, :data:`PORT`.
     """
 
     def __init__(self) -> None:
@@ -51,10 +55,18 @@ class Territory:
         self._traced: dict[tuple[str, int], bool] = {}
         self._bases: dict[str, int] = {}
         self._mapped: set[str] = set()
+        self._port_spans: list[_Span] = []
 
     def add(self, record: RegionRecord) -> None:
         """Take notice of a region."""
         region = record.region
+        if region.space != "memory":
+            if region.space == PORT:
+                place = Place(PORT, traced=True)
+                span = _Span(region.start, region.end, region.qemu_name, place)
+                self._port_spans.insert(0, span)
+                self._known.clear()
+            return
         key = region.name, region.start
         if self._traced.setdefault(key, region.traced) != region.traced:
             self.switched.add(region.name)
@@ -110,11 +122,15 @@ class Territory:
         named = [span for span in here if span.qemu_name == name]
         if named:
             return named[0].place, address
+        if any(
+            span.start <= address <= span.end for span in self._port_spans if span.qemu_name == name
+        ):
+            return Place(PORT, traced=True), address
         behind = self._behind_alias(address, name) or self._behind_port(address, name)
         if behind is not None:
             return behind
         if address < _PORTS:
-            return None
+            return (Place(PORT, traced=True), address) if self._port_spans else None
         return here[0].place if here else Place(name, False), address
 
     def _behind_alias(self, address: int, name: str) -> tuple[Place, int] | None:

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tracer.check.comparison import Extent, TracedAccess
+from tracer.check.witness.territory import PORT
 from tracer.trace.record import MemoryAccess
 from tracer.x86.state import PAGE_SIZE
 
 _VECTOR = 64  # bytes of the widest register: what is wider is a block, such as FXSAVE's
 _UNIT = 8  # bytes of the widest access that TCG makes at once
+
+_WITNESSED = frozenset({"memory", PORT})
+"""Where accesses are that QEMU logs."""
 
 Whole = tuple[int, int]
 """The linear address and width of an access of the vCPU."""
@@ -82,14 +86,14 @@ def _one_by_one(
     wholes: Mapping[int, Whole],
 ) -> Iterator[tuple[str, TracedAccess]]:
     for seq, access in made:
-        if access.skipped:
+        if access.skipped or access.space not in _WITNESSED:
             continue
         traced = _traced_access(access, seq, site, text, by_vcpu)
         if id(access) in wholes and traced.width:
             linear, width = wholes[id(access)]
             place = traced.address - access.linear + linear
             traced = replace(traced, whole=(place, width))
-        yield access.region or "", traced
+        yield PORT if access.space == PORT else access.region or "", traced
 
 
 # Pieces of one access of the vCPU that lie side by side in one region, as one.
