@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from tracer.access.transfer import cut
 from tracer.check.asked import contrasts, refused
 from tracer.check.divergence import Contrast, Divergence, diverging
+from tracer.check.input import contrasts_of_input, is_known
 from tracer.errors import EmulationError
 from tracer.trace.record import (
     Intercept,
@@ -45,7 +46,8 @@ _MODES = {mode.value: mode for mode in Mode}
 class Counts:
     """Count records: ``replayed`` and held to their record, natively ``stepped``, ``incomplete``.
 
-    An incomplete record lacks registers that its instruction sees: an older vetrace left them out.
+    An incomplete record lacks registers that its instruction sees, as those of an older vetrace do,
+    or the instruction.
     """
 
     replayed: int = 0
@@ -131,6 +133,10 @@ class Replay:
         return diverging(record, *wrong)
 
     def _executed(self, record: Intercept) -> list[Contrast]:
+        if record.via == "monitor":
+            if not is_known(record):
+                raise _Incomplete
+            return contrasts_of_input(record)
         if record.via == "guest":
             wrong = contrasts(record, _first(record))
             if wrong or not record.agrees or refused(record):
@@ -139,8 +145,10 @@ class Replay:
 
     # A page maps as a whole, and an access to a region lies in it.
     def _place(self, access: MemoryAccess) -> list[Contrast]:
+        if access.space not in ("memory", "port"):
+            return []
         physical, linear = access.physical, access.linear
-        if (physical ^ linear) & 0xFFF:
+        if access.space == "memory" and (physical ^ linear) & 0xFFF:
             return [Contrast("physical", f"…{linear & 0xFFF:03x}", hex(physical))]
         places = self._regions.get(access.region or "")
         if places is not None:
