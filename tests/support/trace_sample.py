@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from tracer.trace.member import Via
+from msgspec.structs import replace
+
+from tracer.trace.member import Space, Via
 from tracer.trace.record import (
     FORMAT_VERSION,
     End,
@@ -69,6 +72,65 @@ def device(
         region=name,
         offset=offset,
     )
+
+
+PORTS = {"serial": (0x3F8, 0x3FF), "i8042.cmd": (0x64, 0x64), "pic": (0x20, 0x21)}
+
+
+def ports(name: str) -> RegionRecord:
+    """Announce one of the sample regions of ports."""
+    start, end = PORTS[name]
+    return RegionRecord(
+        time_ns=0,
+        region=RegionInfo(
+            name=name, start=start, end=end, qemu_name=name.replace(".", "-"),
+            device=name.partition(".")[0], traced=True, space="port",
+        ),
+    )  # fmt: skip
+
+
+def port(number: int, width: int, direction: Direction, value: int | None) -> MemoryAccess:
+    """Make one access to a port, of a sample region if it is in one."""
+    found = ((name, start) for name, (start, end) in PORTS.items() if start <= number <= end)
+    region, start = next(found, ("port", 0))
+    return _input("port", number, direction, width, value, region, number - start)
+
+
+def msr(index: int, direction: Direction, value: int | None) -> MemoryAccess:
+    """Make one access to a model-specific register."""
+    return _input("msr", index, direction, 8, value, "msr", 8 * index)
+
+
+def cpuid(leaf: int, subleaf: int = 0, values: Sequence[int] = range(4)) -> list[MemoryAccess]:
+    """Make the four accesses of CPUID."""
+    number = leaf | subleaf << 32
+    return [
+        _input("cpuid", number, "read", 4, value, "cpuid", 16 * number + 4 * place)
+        for place, value in enumerate(values)
+    ]
+
+
+def tsc(value: int) -> MemoryAccess:
+    """Make one access to the time-stamp counter."""
+    return _input("tsc", 0, "read", 8, value, "tsc", 0)
+
+
+def _input(
+    space: Space, number: int, direction: Direction, width: int, value: int | None, region: str,
+    offset: int,
+) -> MemoryAccess:  # fmt: skip
+    return MemoryAccess(
+        direction=direction, width=width, linear=0, physical=number, value=value,
+        region=region, offset=offset, space=space,
+    )  # fmt: skip
+
+
+def inputs(
+    seq: int, *accesses: MemoryAccess, text: str = "in al, dx", symbol: str | None = "inb+0x1"
+) -> Intercept:
+    """Make a record of one instruction that left the guest for its monitor."""
+    made = intercept(seq, *accesses, text=text, symbol=symbol, via="monitor")
+    return replace(made, code=b"\xec", error_code=0)
 
 
 def ram(width: int, direction: Direction, value: int) -> MemoryAccess:

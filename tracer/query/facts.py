@@ -13,6 +13,7 @@ from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, SITE, Fac
 from tracer.query.course import Changes, Marks
 from tracer.trace.call import CallRecord, SharedRecord
 from tracer.trace.flat import Stacks
+from tracer.trace.member import Space
 from tracer.trace.name import RegionNames
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 from tracer.trace.summary import mnemonic
@@ -110,6 +111,17 @@ def covered(named: Named | None) -> tuple[str, ...]:
     return named.text, *(part.name for part in named.parts)
 
 
+def _in_space(access: MemoryAccess, space: Space) -> int | None:
+    return access.physical if access.space == space else None
+
+
+def _leaf(access: MemoryAccess) -> tuple[int | None, int | None]:
+    # The leaf of CPUID and its subleaf, which are one address.
+    if access.space != "cpuid":
+        return None, None
+    return access.physical & (1 << 32) - 1, access.physical >> 32
+
+
 def device_of(region: str, owners: tuple[str, ...]) -> str:
     """Return the name of a region's device, by default what stands before a dot."""
     return owners[0] if owners else region.partition(".")[0]
@@ -128,6 +140,11 @@ _OF_RECORD = _Finders({
     "extent": lambda told: told.access.span,
     "address": lambda told: told.access.physical,
     "linear": lambda told: told.access.linear,
+    "space": lambda told: told.access.space,
+    "port": lambda told: _in_space(told.access, "port"),
+    "msr": lambda told: _in_space(told.access, "msr"),
+    "leaf": lambda told: _leaf(told.access)[0],
+    "subleaf": lambda told: _leaf(told.access)[1],
     "region": lambda told: told.access.region or "",
     OWNERS: lambda told: told.course.regions.owners(told.access.region or ""),
     "device": lambda told: device_of(
@@ -192,7 +209,8 @@ def facts_of_touch(
         {
             "value": access.value, "offset": access.offset,
             "width": access.width, "extent": access.span, "address": access.physical,
-            "direction": direction, "register": "" if named is None else named.text,
+            "space": access.space, "direction": direction,
+            "register": "" if named is None else named.text,
             COVERED: covered(named),
         }
     )  # fmt: skip

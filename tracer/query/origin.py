@@ -5,12 +5,15 @@ from __future__ import annotations
 from tracer.access.decision import Origin
 from tracer.compiled.reading import parts
 from tracer.confidential.handler import PROFILES, judge
-from tracer.query.condition.vocabulary import SITE
+from tracer.query.condition.vocabulary import SITE, Fact
 from tracer.query.facts import Partial, function, module, site
 from tracer.trace.summary import mnemonic
 
 _KERNEL = 1 << 63
 """The lowest linear address of the kernel's half."""
+
+# Numbers that memory does not have are those of nothing, so that no access has to be asked about.
+_OF_MEMORY: dict[str, Fact] = {"space": "memory", "port": -1, "msr": -1, "leaf": -1, "subleaf": -1}
 
 NAMELESS = Partial({SITE: "", "symbol": "", "function": "", "module": " ", "$rip": -1})
 """Code that goes by no name, and is at no address."""
@@ -24,8 +27,11 @@ def facts_of_origin(origin: Origin) -> list[Partial]:
     """
     insn, symbol = origin.insn, origin.symbol
     known = Partial(
-        {"$rip": insn.rip, "cpl": 0, "via": "emulated", "mnemonic": mnemonic(insn.text)}
-    )
+        {
+            "$rip": insn.rip, "cpl": 0, "via": "emulated", "mnemonic": mnemonic(insn.text),
+            **_OF_MEMORY,
+        }
+    )  # fmt: skip
     if symbol:
         known |= {
             SITE: symbol, "symbol": site(symbol), "function": function(symbol),

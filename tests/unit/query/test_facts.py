@@ -14,10 +14,10 @@ from tracer.devices.map import Named
 from tracer.query.condition import parse
 from tracer.query.condition.vocabulary import NAMES
 from tracer.query.course import Changes, Marks
-from tracer.query.facts import Course, Recorded
+from tracer.query.facts import Course, Recorded, facts_of_touch
 from tracer.query.pending import PendingFacts
 from tracer.trace.name import RegionNames
-from tracer.trace.record import Mark, Record, StackFrame, StackRecord
+from tracer.trace.record import Mark, MemoryAccess, Record, StackFrame, StackRecord, UserRecord
 from tracer.x86.decode import decode
 from tracer.x86.state import CpuState, Mode
 
@@ -35,6 +35,7 @@ FACTS = {
     "extent": "extent == 4",
     "address": "address == 0xfebf0014",
     "linear": "linear == 0xffffc900febf0014",
+    "space": "space == memory and space is memory and space != port and not space == msr",
     "region": "region == nvme and region is disk and region is p?i",
     "device": "device == nvme and device is nv*",
     "register": "register == CC and register is nvme.cc",
@@ -112,7 +113,49 @@ def test_a_fact_is_the_same_live_and_in_a_trace(fact: str) -> None:
 
 
 def test_every_fact_is_tried() -> None:
-    assert set(NAMES) - set(FACTS) == {"count"}
+    assert set(NAMES) - set(FACTS) == {"count", *NUMBERS}
+
+
+NUMBERS = ("port", "msr", "leaf", "subleaf")
+"""What only accesses have that are to something else than memory."""
+
+
+@pytest.mark.parametrize(
+    ("access", "known"),
+    [
+        (sample.port(0x64, 1, "read", 0x1C), "space == port and port == 0x64 and address == 0x64"),
+        (
+            sample.port(0x64, 1, "read", 0x1C),
+            "region is i8042.cmd and offset == 0 and via == monitor",
+        ),
+        (sample.msr(0xC0000080, "write", 1), "space == msr and msr == 0xc0000080"),
+        (sample.cpuid(0x21, 3)[0], "space == cpuid and leaf == 0x21 and subleaf == 3"),
+        (sample.cpuid(0x40000000)[1], "leaf == 0x40000000 and subleaf == 0 and width == 4"),
+        (sample.tsc(5), "space == tsc and value == 5"),
+    ],
+)
+def test_an_input_has_its_space_and_its_number(access: MemoryAccess, known: str) -> None:
+    record = sample.inputs(0, access)
+    facts = Recorded(Course()).at(record, access, 0, None)
+    assert parse(known).test(facts) is True
+    own = {"port": {"port"}, "msr": {"msr"}, "cpuid": {"leaf", "subleaf"}}.get(access.space, set())
+    for number in NUMBERS:
+        asked = parse(f"{number} == {number}").test(facts)
+        assert asked is (True if number in own else None)
+
+
+def test_memory_has_no_number_of_an_input() -> None:
+    for number in NUMBERS:
+        for facts in (live(), recorded()):
+            assert parse(f"{number} >= 0").test(facts) is None
+            assert parse(f"not {number} >= 0").test(facts) is not True
+
+
+def test_what_a_person_accessed_has_its_space() -> None:
+    user = UserRecord(time_ns=0, text="peek")
+    for access, space in ((sample.ram(4, "read", 1), "memory"), (sample.tsc(5), "tsc")):
+        facts = facts_of_touch(user, access, None, Course())
+        assert parse(f"space == {space}").test(facts) is True
 
 
 @pytest.mark.parametrize(

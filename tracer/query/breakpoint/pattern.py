@@ -136,7 +136,7 @@ _OF_OTHERS = frozenset(("count", "changes"))
 _OF_INSTRUCTIONS = frozenset(
     (
         "$rip", "symbol", "function", "module", "mnemonic", "direction", "width", "extent",
-        "cpl", "via",
+        "cpl", "via", "space", "port", "msr", "leaf", "subleaf",
     )
 )  # fmt: skip
 """Facts that are the same for all accesses that an instruction makes, or nearly."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from tracer.query.condition.lexicon import Lexicon
+from tracer.trace.member import Space, Via
 from tracer.x86.instruction import File, Register, operand_text
 from tracer.x86.state import GPR
 
@@ -63,8 +64,13 @@ NAMES: dict[str, tuple[Type, str]] = {
     "offset": ("number", "in bytes from the region's start"),
     "width": ("number", "in bytes; 0 where a step hid it"),
     "extent": ("number", "bytes from the address on that can be touched: the width, if known"),
-    "address": ("number", "physical address"),
+    "address": ("number", "physical address; of a port its number, of an MSR its index"),
     "linear": ("number", "linear address"),
+    "space": ("text", "what is accessed: memory, port, config, irq, msr, cpuid or tsc"),
+    "port": ("number", "number of an I/O port; unknown for all else"),
+    "msr": ("number", "index of a model-specific register; unknown for all else"),
+    "leaf": ("number", "leaf of CPUID: EAX; unknown for all else"),
+    "subleaf": ("number", "subleaf of CPUID: ECX, heeded or not; unknown for all else"),
     "region": ("text", "the region's name: nvme.msix-table"),
     "device": ("text", "the device's name: nvme"),
     "register": ("text", "the register's name: CC; empty where none is known"),
@@ -79,7 +85,7 @@ NAMES: dict[str, tuple[Type, str]] = {
     "time": ("number", "guest time in nanoseconds: time >= 1.5s"),
     "count": ("number", "how many accesses have fitted what stands before `if`, from 1"),
     "mnemonic": ("text", "the instruction's name, without prefixes: mov"),
-    "via": ("text", "emulated, stepped or compiled"),
+    "via": ("text", "emulated, stepped, compiled, guest or monitor"),
     "phase": ("text", "the phase of the boot; empty where it is not known"),
     "mark": ("text", "the last marker before the access; empty before the first"),
     "changes": ("truth", "another value than the access before it there, of those asked about"),
@@ -88,7 +94,8 @@ NAMES: dict[str, tuple[Type, str]] = {
 
 VALUES: dict[str, tuple[str, ...]] = {
     "direction": ("read", "write", "unknown"),
-    "via": ("emulated", "stepped", "compiled", "guest"),
+    "via": get_args(Via),
+    "space": get_args(Space),
 }
 """Names that stand for one of few words."""
 
