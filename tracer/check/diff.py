@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 from tracer.devices.map import Named
 from tracer.trace.event import Event
 from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits
+from tracer.trace.member import Space
 from tracer.x86.bus import Direction
 
 Kind = Literal["same", "changed", "first", "second"]
@@ -34,7 +35,8 @@ class Step:
 
     ``seq`` is the number of the first one, ``site`` where it came from, ``named`` the register;
     ``value`` is whole, the masked bytes included. ``device`` and ``skipped`` tell how a person
-    stepped in, as in :class:`tracer.trace.record.MemoryAccess`. ``mark`` is the marker before it.
+    stepped in, as in :class:`tracer.trace.record.MemoryAccess`. ``mark`` is the marker before it,
+    ``space`` that of all accesses to the region.
     """
 
     direction: Direction
@@ -49,6 +51,7 @@ class Step:
     device: int | None = None
     skipped: bool = False
     mark: str | None = None
+    space: Space = "memory"
 
     def same_register(self, other: Step) -> bool:
         """Tell whether both access the same place in the same way."""
@@ -140,8 +143,9 @@ class Side:
     Equal ``keys`` are accesses that are alike.
     """
 
-    def __init__(self, names: Names | None = None) -> None:
+    def __init__(self, names: Names | None = None, space: Space = "memory") -> None:
         self.keys = array("I")
+        self._space: Space = space
         self._names = names or Names()
         self._origins = array("I")
         self._seqs = array("Q")
@@ -199,6 +203,7 @@ class Side:
             device=device,
             skipped=skipped,
             mark=mark,
+            space=self._space,
         )
 
 
@@ -229,7 +234,7 @@ class Differ:
             compared = None if value is None else value & kept
             side = sides.get(region)
             if side is None:
-                side = sides[region] = Side(self._names)
+                side = sides[region] = Side(self._names, access.space)
             key = access.direction, offset, access.width, access.extent, compared
             side.append(event, key, value)
         return sides

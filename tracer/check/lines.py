@@ -11,6 +11,7 @@ from tracer.check.divergence import Divergence
 from tracer.text.printable import printable
 from tracer.trace.layout import padded, short
 from tracer.trace.lines import _touch, mark_line
+from tracer.trace.place import bare_name, spot
 
 
 def difference_line(difference: Difference) -> str:
@@ -90,8 +91,8 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
     """
     told: str | None = None
     steps = [step for line in hunk if (step := line.first or line.second) is not None]
-    places = [f"{_step_place(s)} {s.named.text if s.named is not None else ''}" for s in steps]
-    wide = max(8, *(len(place.rstrip()) for place in places))
+    places = [_step_place(step) for step in steps]
+    wide = max(8, *map(len, places))
     for line, step, place in zip(hunk, steps, places, strict=True):
         if step.mark != told:
             told = step.mark
@@ -105,7 +106,7 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
             )
         yield (
             f"  {_DIFF_MARK[line.kind]} {short(step.direction, step.width):<3}"
-            f" {place.rstrip():<{wide}} {value:<24} {site}"
+            f" {place:<{wide}} {value:<24} {site}"
         )
         if other is not None and (fields := _step_changes(step, other)):
             yield f"        {fields}"
@@ -130,8 +131,8 @@ def _step_changes(first: Step, second: Step) -> str:
 
 
 def _step_place(step: Step) -> str:
-    last = "" if step.extent is None else f"..{step.offset + step.extent - 1:#x}"
-    return f"+{step.offset:#x}{last}"
+    name = bare_name(step.space, step.offset) if step.named is None else step.named.text
+    return f"{spot(step.space, step.offset, step.extent)} {name}".strip()
 
 
 def _step_value(step: Step) -> str:

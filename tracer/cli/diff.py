@@ -181,4 +181,5 @@ def _step(step: Step | None) -> dict[str, Any] | None:
         "device": step.device,
         "skipped": step.skipped,
         "mark": step.mark,
+        **({} if step.space == "memory" else {"space": step.space}),
     }

@@ -48,15 +48,20 @@ def run(args: argparse.Namespace) -> int:
         source = Source(trace, selection(args), maps)
         prints = args.output == STANDARD
         with _sink(args.output) as sink, terminal.reading(trace, prints=prints):
-            write(source, sink)
+            left_out = write(source, sink)
         source.check_names()
     terminal.warn_of_losses(trace)
     name = "standard output" if args.output == STANDARD else args.output
-    warn(f"{source.shown:,} accesses written to {name}")
+    warn(f"{source.shown - left_out:,} accesses written to {name}")
+    if left_out:
+        warn(
+            f"{left_out:,} accesses left out: {args.format} has memory alone, no ports and the like"
+        )
     return EXIT_OK
 
 
-def _mmiotrace(source: Source, sink: IO[bytes]) -> None:
+# Each writes what a source has in a format, and returns how many accesses that cannot tell.
+def _mmiotrace(source: Source, sink: IO[bytes]) -> int:
     log = MmiotraceLog()
     lines = log.opening()
     for record, events in source:
@@ -64,25 +69,28 @@ def _mmiotrace(source: Source, sink: IO[bytes]) -> None:
         sink.write("".join(f"{line}\n" for line in lines).encode())
         lines = []
     sink.write("".join(f"{line}\n" for line in lines).encode())
+    return log.left_out
 
 
-def _perfetto(source: Source, sink: IO[bytes]) -> None:
+def _perfetto(source: Source, sink: IO[bytes]) -> int:
     with extra("perfetto"):
         from tracer.export import perfetto
     perfetto.write(source.items(), sink)
+    return 0
 
 
-def _parquet(source: Source, sink: IO[bytes]) -> None:
+def _parquet(source: Source, sink: IO[bytes]) -> int:
     with extra("pyarrow"):
         from tracer.export import parquet
     try:
         parquet.write(source.trace.header, source.events(), sink)
     except ValueError as error:
         raise TraceError(f"{source.trace.name}: {error}") from error
+    return 0
 
 
 _TEXT = "mmiotrace"
-_FORMATS: dict[str, Callable[[Source, IO[bytes]], None]] = {
+_FORMATS: dict[str, Callable[[Source, IO[bytes]], int]] = {
     _TEXT: _mmiotrace,
     "perfetto": _perfetto,
     "parquet": _parquet,

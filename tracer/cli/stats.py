@@ -98,12 +98,14 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
     actions = summary.user_actions
     by_hand = f"; {actions:,} user {'action' if actions == 1 else 'actions'}" if actions else ""
     others = summary.stepped_intercepts + summary.compiled_intercepts + summary.guest_intercepts
-    emulated = summary.intercepts - others
+    emulated = summary.intercepts - others - summary.monitor_intercepts
     compiled = f" {summary.compiled_intercepts:,} compiled," if summary.compiled_intercepts else ""
     guest = f" {summary.guest_intercepts:,} by the guest itself," if summary.guest else ""
+    monitor = f" {summary.monitor_intercepts:,} by the monitor," if summary.monitor else ""
     console.print(
         f"{summary.accesses:,} accesses by {summary.intercepts:,} intercepts:"
-        f" {emulated:,} emulated,{compiled}{guest} {summary.stepped_intercepts:,} stepped{by_hand}",
+        f" {emulated:,} emulated,{compiled}{guest}{monitor}"
+        f" {summary.stepped_intercepts:,} stepped{by_hand}",
         soft_wrap=True,
     )
 

@@ -63,11 +63,12 @@ class Audit:
         """Judge one record, emulated or natively stepped.
 
         Of its device accesses those of the events are counted, all when that is None; without any
-        it is not judged.
+        to memory it is not judged: what else an instruction can ask for has handlers of its own.
         """
         if not isinstance(record, Intercept):
             return
-        reached = events_of(record) if events is None else events
+        events = events_of(record) if events is None else events
+        reached = [event for event in events if event.space == "memory"]
         if not reached:
             return
         if not record.code:

@@ -39,6 +39,7 @@ _COLUMNS = {
     "stack": "List",
     "mark": "String",
     "lost": "Int64",
+    "space": "String",
 }
 """The columns, with the names of polars' types."""
 

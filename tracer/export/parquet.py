@@ -47,6 +47,7 @@ SCHEMA = pa.schema(
         ("skipped", pa.bool_()),
         ("mark", _NAME),
         ("lost", pa.int64()),
+        ("space", _NAME),
     ]
 )
 """The columns; names and values are null where not known."""

@@ -20,6 +20,7 @@ from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 from tracer.trace.call import CallRecord, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import Event, Note
 from tracer.trace.loss import Losses
+from tracer.trace.place import spot
 from tracer.trace.record import LostRecord, Mark, UserRecord
 
 _SEQUENCE = 1
@@ -66,11 +67,13 @@ class _Output:
     def access(self, event: Event) -> None:
         record, access = event.record, event.access
         track = self._track(record.vcpu, access.region or "")
-        name = f"{access.direction} {access.width or '?'} +{_text(access.offset) or '?'}"
+        name = f"{access.direction} {access.width or '?'} {spot(access.space, access.offset)}"
+        memory = access.space == "memory"
         texts = {
             "register": event.named.text if event.named is not None else None,
             "value": _text(access.value),
             "extent": None if access.extent is None else str(access.extent),
+            "space": None if memory else access.space,
             "address": hex(access.physical),
             "symbol": record.symbol,
             "rip": hex(record.rip),
@@ -80,7 +83,8 @@ class _Output:
             "device": _text(access.device),
             "skipped": "true" if access.skipped else None,
         }
-        self._instant(track, record.time_ns, name, "mmio", texts, {"seq": event.seq})
+        kind = "mmio" if memory else access.space
+        self._instant(track, record.time_ns, name.rstrip(), kind, texts, {"seq": event.seq})
 
     def user(self, record: UserRecord) -> None:
         texts = {name: _text(value) for name, value in record.registers.items()}

@@ -31,6 +31,8 @@ def access_object(event: Event) -> dict[str, Any]:
     its instruction says the same.
     ``device`` is what the device gave or got where a person changed that, None elsewhere;
     ``skipped`` tells that it was left out.
+    ``space`` is there where the access is to something else than memory, and ``address`` is the
+    number of it there: a port, the index of an MSR, a leaf of CPUID with its subleaf.
     """
     record, access, named = event.record, event.access, event.named
     calls = hypercalls(access)
@@ -58,6 +60,7 @@ def access_object(event: Event) -> dict[str, Any]:
         "agrees": record.agrees,
         "device": _text(access.device),
         "skipped": access.skipped,
+        **({} if access.space == "memory" else {"space": access.space}),
     }
 
 

@@ -13,6 +13,7 @@ from tracer.check.comparison import Comparison
 from tracer.confidential.audit import Audit, Site, side_by_side
 from tracer.devices.map import Breach
 from tracer.text.printable import printable
+from tracer.trace.place import bare_name, spot
 from tracer.trace.summary import Names, Summary, ranked
 
 
@@ -23,7 +24,7 @@ def closing_table(summary: Summary) -> Table:
     """
     unknown = any(count.unknown for count in summary.regions.values())
     directions = ("reads", "writes", *(("unknown",) if unknown else ()))
-    some = [way for way in ("compiled", "guest") if getattr(summary, way)]
+    some = [way for way in ("compiled", "guest", "monitor") if getattr(summary, way)]
     ways = ("emulated", *some, "stepped")
     table = _table("region", *directions, *ways, "call sites")
     order = sorted(summary.regions.items(), key=lambda item: (-item[1].accesses, item[0]))
@@ -68,7 +69,12 @@ def registers_table(summary: Summary, limit: int | None = None) -> Table:
     """
     table = _table("region", "offset", "register", "accesses", texts=3)
     for (region, offset, register), count in _most(summary.registers, limit):
+        known = summary.regions.get(region)  # none of the row that tells of the others
         told = [register]
+        if known is not None and known.space not in ("memory", "port"):
+            number = int(offset, 16)
+            told = [register or bare_name(known.space, number)]
+            offset = spot(known.space, number)
         for breach, times in summary.breaches_of((region, offset, register)).items():
             told.append(f"({breach}, {_AGAINST[breach]}: {times:,})")
         _row(table, region, offset, " ".join(told), count)

@@ -24,6 +24,7 @@ __all__ = (
     "name",
     "naming",
     "phase",
+    "place",
     "reader",
     "record",
     "recorder",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracer.trace.event import Event
-from tracer.trace.member import Via
+from tracer.trace.member import Space, Via
 from tracer.trace.record import Record, StackRecord
 from tracer.x86.bus import Direction
 
@@ -18,7 +18,9 @@ class Access:
     """Hold one device access and the instruction that made it.
 
     ``seq`` is its number in the trace, ``time_ns`` the guest's time. ``rip`` is linear,
-    ``physical`` the address on the bus, ``offset`` that within the region; ``width`` and
+    ``physical`` the address on the bus, ``offset`` that within the region; in another ``space``
+    than memory ``physical`` is the number of a port, the index of an MSR, or a leaf of CPUID and
+    from bit 32 on its subleaf; ``width`` and
     ``extent`` are in bytes. ``code`` are the instruction's bytes, ``text`` is what they mean,
     ``register`` the name of what is accessed. ``value`` is what the instruction read or wrote; a
     ``device_value`` is what the device had where a person or a script changed it, and an access
@@ -50,6 +52,7 @@ class Access:
     stack: tuple[str, ...] | None
     mark: str | None
     lost: int | None
+    space: Space = "memory"
 
     @property
     def function(self) -> str | None:
@@ -110,6 +113,7 @@ def flat(event: Event, stacks: Stacks) -> Access:
         stack=stacks.of(record.stack),
         mark=event.mark,
         lost=event.lost,
+        space=access.space,
     )
 
 

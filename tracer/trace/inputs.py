@@ -24,6 +24,17 @@ INPUT_SPACES: dict[Input, Space] = {
 """Where each kind of input has its addresses. All but ports are regions of the same name."""
 _KINDS = {space: kind for kind, space in INPUT_SPACES.items()}
 
+SUBLEAVES = frozenset(
+    {
+        0x4, 0x7, 0xB, 0xD, 0xF, 0x10, 0x12, 0x14, 0x17, 0x18, 0x1A, 0x1B, 0x1D, 0x1E, 0x1F, 0x20,
+        0x21, 0x23, 0x24, 0x8000001D, 0x80000020, 0x80000026,
+    }
+)  # fmt: skip
+"""Leaves of CPUID that heed ECX: the offset tells a subleaf of these alone.
+
+Ref: Intel SDM vol. 2A, CPUID; AMD64 Architecture Programmer's Manual vol. 3, appendix E.
+"""
+
 RAISED = "the CPU raised an exception in its place"
 """The note of an access that was not made."""
 
@@ -49,7 +60,7 @@ def input_site(site: InputSite, time_ns: int, symbol: str | None = None) -> Site
     )
 
 
-# Bytes that could not be read leave the kind of instruction.
+# An instruction whose bytes could not be read is known by what it did alone.
 def _unread(site: InputSite) -> str:
     match site.kind:
         case Input.PORT:
@@ -130,6 +141,13 @@ def _accesses(kind: Input, says: Given, space: Space, find: Find) -> list[Memory
     ]
 
 
+# ECX says something to some leaves alone. To others programs leave in it what is there, which is
+# no other place. An offset has 64 bits.
+def _leaf(address: int) -> int:
+    leaf = address & 0xFFFF_FFFF
+    return leaf | (address & 0xFFF_FFFF << 32 if leaf in SUBLEAVES else 0)
+
+
 # A register of an MSR has 8 bytes, a leaf of CPUID 16: maps of registers tell them so.
 def _place(kind: Input, says: Given, space: Space, find: Find) -> tuple[str, int]:
     match kind:
@@ -138,7 +156,7 @@ def _place(kind: Input, says: Given, space: Space, find: Find) -> tuple[str, int
         case Input.MSR:
             return space, 8 * says.address
         case Input.CPUID:
-            return space, 16 * says.address
+            return space, 16 * _leaf(says.address)
         case Input.TSC:
             return space, 0
 

@@ -20,7 +20,9 @@ from tracer.trace.fold import Fold
 from tracer.trace.layout import _DIRECTION, UNCUT, Layout, padded, short
 from tracer.trace.loss import Losses
 from tracer.trace.marker import ruled
+from tracer.trace.member import Via
 from tracer.trace.naming import Naming
+from tracer.trace.place import bare_name, place
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 
 
@@ -41,8 +43,8 @@ class AccessLines:
 
     In order: guest time in seconds, vCPU, call site, instruction, region and offset, register,
     ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value, how a person
-    stepped in, which rule did, and what the register is if the access is against that. The last
-    three take their room from the other columns.
+    stepped in or that the CPU raised an exception, which rule did, and what the register is if the
+    access is against that. The last three take their room from the other columns.
     """
 
     def __init__(self, shape: Layout) -> None:
@@ -59,7 +61,7 @@ class AccessLines:
                 filter(
                     None,
                     (
-                        _touch(access.device, access.skipped, access.width),
+                        _touch(access.device, access.skipped, access.width, record.via),
                         rule and f"({printable(rule)})",
                         breach and f"({breach})",
                     ),
@@ -72,6 +74,7 @@ class AccessLines:
             record.vcpu, record.symbol, record.rip, record.text, record.via, access.region,
             access.offset, access.extent, access.direction, access.width,
             None if named is None else named.text,
+            None if access.space == "memory" else (access.space, access.physical),
         )  # fmt: skip
         middle = self._known.get(key)
         if middle is None:
@@ -111,10 +114,10 @@ def _painted(cell: str, style: str) -> str:
     return paint(word, style, True) + space + operands
 
 
-# How a person stepped in at an access; nothing where none did.
-def _touch(device: int | None, skipped: bool, width: int) -> str:
+# A person's doing at an access, or the CPU's that refused it; nothing where there was none.
+def _touch(device: int | None, skipped: bool, width: int, via: Via | None = None) -> str:
     if skipped:
-        return "(skipped)"
+        return "(exception)" if via == "monitor" else "(skipped)"
     return "" if device is None else f"(device {padded(device, width)})"
 
 
@@ -172,7 +175,8 @@ def _cells(event: Event, shape: Layout) -> Iterator[tuple[str, str]]:
     if shape.text:
         yield _fit(text, shape.text, shape), "mnemonic"
     yield _fit(place(access), shape.place, shape), "place"
-    yield _fit(named.text if named is not None else "", shape.register, shape), "register"
+    name = bare_name(access.space, access.offset) if named is None else named.text
+    yield _fit(name, shape.register, shape), "register"
     stepped = "~" if record.via == "stepped" else ""
     yield f"{short(access.direction, access.width) + stepped:<{_DIRECTION}}", access.direction
 
@@ -245,18 +249,6 @@ def shared_line(record: SharedRecord) -> str:
         done = "touched through a shared mapping"
         done += "" if record.converted else ", never asked to be shared"
     return f"── shared: {where} {done} at {printable(record.site)} ──"
-
-
-def place(access: MemoryAccess) -> str:
-    """Return the region and offset of a device access: ``nvme+0x1c``.
-
-    Of one whose extent alone is known, both ends: ``nvme+0x0..0x1ff``.
-    """
-    region, offset = printable(access.region or ""), access.offset
-    if offset is None:
-        return f"{region}+?"
-    told = f"{region}+{offset:#x}"
-    return told if access.extent is None else f"{told}..{offset + access.extent - 1:#x}"
 
 
 # Pad to a column. What is too long keeps its end: an offset tells more than a prefix does.

@@ -39,6 +39,8 @@ class Met:
                     # An access that covers its beginning hides where that is.
                     offset = access.offset
                     base = None if offset is None else access.physical - offset
+                    if access.space not in ("memory", "port"):
+                        base = None  # offsets are no bytes from an address there
                     if (access.region, base) not in self._seen:
                         self._seen.add((access.region, base))
                         self._extend(access.region, base, None)

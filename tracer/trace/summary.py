@@ -15,6 +15,7 @@ from tracer.trace.compiled import BlockRecord
 from tracer.trace.event import Event, events_of
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
+from tracer.trace.member import Space
 from tracer.trace.record import (
     End,
     Intercept,
@@ -34,7 +35,8 @@ Names = TypeVar("Names", bound=tuple[str, ...])
 class RegionCount:
     """Count the device accesses to one region; ``sites`` holds the call sites they came from.
 
-    ``unknown`` are those of which it is not known whether they read or write.
+    ``unknown`` are those of which it is not known whether they read or write. ``space`` is where
+    its addresses lie.
     """
 
     reads: int = 0
@@ -43,6 +45,8 @@ class RegionCount:
     stepped: int = 0
     compiled: int = 0
     guest: int = 0
+    monitor: int = 0
+    space: Space = "memory"
     sites: set[str] = field(default_factory=set)
 
     @property
@@ -53,7 +57,7 @@ class RegionCount:
     @property
     def emulated(self) -> int:
         """Return how many device accesses the emulator made."""
-        return self.accesses - self.stepped - self.compiled - self.guest
+        return self.accesses - self.stepped - self.compiled - self.guest - self.monitor
 
 
 class Summary:
@@ -77,6 +81,7 @@ class Summary:
         self.stepped_intercepts = 0
         self.compiled_intercepts = 0
         self.guest_intercepts = 0
+        self.monitor_intercepts = 0
         self.user_actions = 0
         self.markers = 0
         self.valueless = 0
@@ -119,6 +124,11 @@ class Summary:
         """Return how many device accesses a confidential guest decoded and asked for itself."""
         return sum(count.guest for count in self.regions.values())
 
+    @property
+    def monitor(self) -> int:
+        """Return how many accesses a guest left for its monitor, which made them."""
+        return sum(count.monitor for count in self.regions.values())
+
     def breaches_of(self, place: tuple[str, str, str]) -> dict[Breach, int]:
         """Return the breaches of one of ``registers``, by what it is."""
         found: dict[Breach, int] = {
@@ -146,7 +156,8 @@ class Summary:
             case Intercept():
                 self._add_intercept(record, events_of(record) if events is None else events, times)
             case RegionRecord() if record.region.traced:
-                self.regions.setdefault(record.region.name, RegionCount())
+                count = RegionCount(space=record.region.space)
+                self.regions.setdefault(record.region.name, count)
             case UserRecord():
                 self.user_actions += 1
             case Mark():
@@ -166,11 +177,13 @@ class Summary:
         stepped = times if record.via == "stepped" else 0
         compiled = times if record.via == "compiled" else 0
         guest = times if record.via == "guest" else 0
+        monitor = times if record.via == "monitor" else 0
         self.disagreements += times if record.agrees is False else 0
         self.intercepts += times
         self.stepped_intercepts += stepped
         self.compiled_intercepts += compiled
         self.guest_intercepts += guest
+        self.monitor_intercepts += monitor
         self.forms[self._form(record), record.via] += times
         site = record.site
         for event in events:
@@ -178,7 +191,7 @@ class Summary:
             region = access.region or ""
             count = self.regions.get(region)
             if count is None:
-                count = self.regions[region] = RegionCount()
+                count = self.regions[region] = RegionCount(space=access.space)
             match access.direction:
                 case "read":
                     count.reads += times
@@ -189,6 +202,7 @@ class Summary:
             count.stepped += stepped
             count.compiled += compiled
             count.guest += guest
+            count.monitor += monitor
             self.valueless += times if access.value is None else 0
             count.sites.add(site)
             self.sites[site, region] += times
@@ -228,6 +242,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
         "stepped": summary.stepped,
         "compiled": summary.compiled,
         "guest": summary.guest,
+        **({"monitor": summary.monitor} if summary.monitor else {}),
         "disagreements": summary.disagreements,
         "calls": dict(ranked_names(summary.calls)),
         "shared": dict(ranked_names(summary.shared)),
@@ -249,6 +264,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
                 "compiled": count.compiled,
                 "guest": count.guest,
                 "call_sites": len(count.sites),
+                **_of_inputs(count),
             }
             for name, count in sorted(summary.regions.items())
         ],
@@ -275,6 +291,13 @@ def summary_object(summary: Summary) -> dict[str, Any]:
             for (form, via), count in ranked(summary.forms)
         ],
     }
+
+
+# A region of memory has no more members than it had before there were others.
+def _of_inputs(count: RegionCount) -> dict[str, Any]:
+    if count.space == "memory":
+        return {}
+    return {"space": count.space, "monitor": count.monitor}
 
 
 def instruction_form(text: str, accesses: Sequence[MemoryAccess] = ()) -> str:

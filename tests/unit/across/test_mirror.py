@@ -89,7 +89,8 @@ TESTED_BY = {
     " repl/parser repl/toolbar",
     "repl/test_hosting": "cli/hosting",
     "repl/test_shell": "repl/interruption repl/script",
-    "trace/test_lines": "report/tables text/colour text/printable trace/layout report/objects",
+    "trace/test_lines": "report/tables text/colour text/printable trace/layout trace/place"
+    " report/objects",
     "trace/test_codec": "trace/call trace/member trace/record trace/registers trace/wire",
     "trace/test_block": "trace/compiled",
     "trace/test_file": "trace/reader trace/writer",

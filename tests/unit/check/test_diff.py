@@ -231,6 +231,23 @@ def test_the_command_shows_what_differs(tmp_path: Path, capsys: Output) -> None:
     ]
 
 
+def test_inputs_are_told_by_their_numbers(tmp_path: Path, capsys: Output) -> None:
+    cpuid = sample.cpuid(0x40000ABC, 1)
+    first = [cpuid[1], sample.port(0x3FD, 1, "read", 0x60), sample.msr(0xFFF, "read", 1)]
+    second = [msgspec.structs.replace(access, value=0x20) for access in first]
+    paths = files(tmp_path, first, second)
+    assert main.main(["diff", *paths]) == 3
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "~" in line]
+    assert sorted(line[2] for line in lines) == ["+0x5", "0x40000abc.1", "0xfff"]
+    assert ["~", "R4", "0x40000abc.1", "EBX"] in [line[:4] for line in lines]
+    assert main.main(["diff", *paths, "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)["regions"]
+    steps = {each["region"]: each["hunks"][0][0]["first"] for each in told}
+    assert {region: step.get("space") for region, step in steps.items()} == {
+        "cpuid": "cpuid", "serial": "port", "msr": "msr",
+    }  # fmt: skip
+
+
 def test_the_command_gives_json(tmp_path: Path, capsys: Output) -> None:
     assert main.main(["diff", *files(tmp_path, LONG, LONG[1:]), "--json"]) == 3
     told = json.loads(capsys.readouterr().out)

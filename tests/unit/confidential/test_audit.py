@@ -111,6 +111,11 @@ def test_the_costliest_functions_make_most_exits() -> None:
     ]
 
 
+def test_memory_alone_is_judged() -> None:
+    found = judged(sample.inputs(0, sample.port(0x64, 1, "read", 1)), record(1, "8b03"))
+    assert (found.exits, found.fatal_sites, found.unjudged) == (1, 0, 0)
+
+
 def test_nothing_to_judge() -> None:
     found = judged(sample.end(0))
     assert found.sites == [] and found.costliest() == [] and found.exits == 0

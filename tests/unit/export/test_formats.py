@@ -11,7 +11,7 @@ import pytest
 import trace_sample as sample
 
 from tracer.cli import main
-from tracer.trace.record import Intercept, MemoryAccess
+from tracer.trace.record import Intercept, MemoryAccess, Record
 
 Output = pytest.CaptureFixture[str]
 
@@ -86,6 +86,57 @@ def test_the_query_of_the_docs_answers(tmp_path: Path, monkeypatch: pytest.Monke
         ("nvme", "nvme_enable_ctrl", 1),
         ("nvme", "nvme_pci_enable", 1),
     ]
+
+
+MIXED: list[Record] = [
+    sample.region("nvme"),
+    sample.ports("serial"),
+    sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 1)),
+    sample.inputs(1, sample.port(0x3FD, 1, "read", 0x60)),
+    sample.inputs(2, sample.msr(0xC0000080, "write", 0xD01), text="wrmsr"),
+    sample.inputs(3, *sample.cpuid(7, 1), text="cpuid"),
+    sample.end(7),
+]
+"""A trace with inputs of other kinds than memory."""
+
+
+def exported(tmp_path: Path, form: str) -> Path:
+    trace, result = sample.write(tmp_path / "run.vtrace", MIXED), tmp_path / "result"
+    assert main.main(["export", str(trace), "--format", form, "-o", str(result)]) == 0
+    return result
+
+
+def test_a_table_tells_the_space_of_each_access(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(exported(tmp_path, "parquet")).to_pylist()
+    assert [(row["space"], row["address"]) for row in rows] == [
+        ("memory", 0xFEBF001C), ("port", 0x3FD), ("msr", 0xC0000080),
+        *[("cpuid", 7 | 1 << 32)] * 4,
+    ]  # fmt: skip
+    assert rows[-1]["offset"] == 16 * (7 | 1 << 32) + 12
+
+
+def test_a_perfetto_trace_names_inputs_by_their_numbers(tmp_path: Path) -> None:
+    protos = pytest.importorskip("perfetto.protos.perfetto.trace.perfetto_trace_pb2")
+    trace = protos.Trace.FromString(exported(tmp_path, "perfetto").read_bytes())
+    events = [p.track_event for p in trace.packet if p.HasField("track_event")]
+    told = [(e.name, e.categories[0]) for e in events[:4]]
+    assert told == [
+        ("read 4 +0x1c", "mmio"), ("read 1 +0x5", "port"), ("write 8 0xc0000080", "msr"),
+        ("read 4 0x7.1", "cpuid"),
+    ]  # fmt: skip
+    spaces = [
+        next((a.string_value for a in e.debug_annotations if a.name == "space"), None)
+        for e in events[:3]
+    ]
+    assert spaces == [None, "port", "msr"]
+
+
+def test_mmiotrace_has_memory_alone(tmp_path: Path, capsys: Output) -> None:
+    lines = exported(tmp_path, "mmiotrace").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["VERSION", "MARK", "R"]
+    error = capsys.readouterr().err
+    assert "1 accesses written" in error and "6 accesses left out" in error
 
 
 @pytest.mark.parametrize("form", ["mmiotrace", "perfetto", "parquet"])

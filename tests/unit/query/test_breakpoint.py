@@ -533,6 +533,8 @@ def came_from(
         ("read if value == 3", [READS, CHANGES, WIDE, MOVES], [WRITES]),
         ("if width == 8 and value == 3", [WIDE, MOVES], [READS, WRITES, CHANGES]),
         ("if mnemonic == or or via == stepped", [CHANGES], [READS, WRITES]),
+        ("if space == port", [], [READS, WRITES, CHANGES, MOVES]),
+        ("if port == 0x64 or msr == 0x10 or leaf == 1 and subleaf == 0", [], [READS, MOVES]),
         ("if direction == write and offset == 4", [WRITES, CHANGES, MOVES], [READS]),
         # Somebody asked about some only knows neither the number of all nor the value before.
         ("write if count == 3", [WRITES, CHANGES], [READS]),

@@ -19,10 +19,11 @@ from tracer.report import tables
 from tracer.report.objects import access_object
 from tracer.trace.call import Hypercall, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import events_of
-from tracer.trace.layout import UNCUT, layout, padded
-from tracer.trace.lines import access_lines, note_line, printable
+from tracer.trace.layout import UNCUT, layout, padded, short
+from tracer.trace.lines import AccessLines, access_lines, note_line, printable
 from tracer.trace.marker import rule_note
-from tracer.trace.record import Intercept
+from tracer.trace.place import place
+from tracer.trace.record import Intercept, MemoryAccess
 from tracer.trace.summary import Summary
 
 INTERCEPTS = [record for record in sample.RECORDS if isinstance(record, Intercept)]
@@ -202,6 +203,75 @@ def test_each_device_access_is_an_object_with_its_own_number() -> None:
     )
     found = [(o["seq"], o["region"], o["direction"]) for o in map(access_object, events_of(record))]
     assert found == [(7, "nvme", "read"), (8, "hpet", "write")]
+
+
+INPUTS = (
+    (sample.port(0x3FD, 1, "read", 0x60), "serial+0x5 @0x3fd", "", "0x60"),
+    (sample.port(0x80, 1, "write", 0), "port+0x80", "", "0x00"),
+    (sample.msr(0xC0000080, "read", 0xD01), "msr 0xc0000080", "", "0x0000000000000d01"),
+    (sample.cpuid(7, 1)[0], "cpuid 0x7.1", "EAX", "0x00000000"),
+    (sample.cpuid(0x80000008)[3], "cpuid 0x80000008.0", "EDX", "0x00000003"),
+    (sample.tsc(1 << 20), "tsc", "", "0x0000000000100000"),
+)
+"""Accesses to something else than memory, and what a line says of each."""
+
+
+@pytest.mark.parametrize(("access", "where", "name", "value"), INPUTS)
+def test_an_input_has_its_own_place(
+    access: MemoryAccess, where: str, name: str, value: str
+) -> None:
+    (line,) = access_lines(sample.inputs(0, access, text="in"))
+    told = [*where.split(), *name.split(), short(access.direction, access.width), value]
+    assert line.split()[4:] == told
+    (narrow,) = access_lines(sample.inputs(0, access, text="in"), layout(80))
+    assert len(narrow) <= 80
+
+
+def test_places_that_are_told_alike_are_told_apart_by_their_ports() -> None:
+    lines = AccessLines(UNCUT)
+    first = sample.port(0x20, 1, "write", 1)
+    second = msgspec.structs.replace(first, physical=0xA0)  # the same device's, elsewhere
+    found = [lines.line(*events_of(sample.inputs(0, access))) for access in (first, second)]
+    assert "pic+0x0 @0x20" in found[0] and "pic+0x0 @0xa0" in found[1]
+
+
+def test_an_input_whose_offset_is_not_known_has_none() -> None:
+    for access, where in ((INPUTS[0][0], "serial+?"), (INPUTS[2][0], "msr +?")):
+        assert place(msgspec.structs.replace(access, offset=None)).startswith(where)
+
+
+def test_an_access_in_whose_place_the_cpu_raised_an_exception_says_so() -> None:
+    access = msgspec.structs.replace(sample.msr(0x1234, "read", None), skipped=True)
+    (line,) = access_lines(sample.inputs(0, access, text="rdmsr"))
+    assert "  msr 0x1234  " in line and line.endswith("R8   ? (exception)")
+    (line,) = access_lines(sample.intercept(0, access))
+    assert line.endswith("? (skipped)")
+
+
+@pytest.mark.parametrize("access", [access for access, *_ in INPUTS])
+def test_an_object_of_an_input_has_its_space(access: MemoryAccess) -> None:
+    (found,) = map(access_object, events_of(sample.inputs(0, access)))
+    (memory,) = map(access_object, events_of(INTERCEPTS[0]))
+    assert found.pop("space") == access.space and list(found) == list(memory)
+    assert (found["address"], found["via"]) == (hex(access.physical), "monitor")
+    assert found["tdvmcall"] is found["ghcb"] is None
+
+
+def test_tables_tell_inputs_by_their_numbers() -> None:
+    result = Summary()
+    result.add(sample.ports("serial"))
+    for access, *_ in INPUTS:
+        result.add(sample.inputs(0, access))
+    rows = [line.split() for line in drawn(tables.registers_table(result)).splitlines()]
+    assert ["serial", "0x5", "1"] in rows and ["port", "0x80", "1"] in rows
+    assert ["msr", "0xc0000080", "1"] in rows and ["tsc", "1"] in rows
+    assert ["cpuid", "0x7.1", "EAX", "1"] in rows and ["cpuid", "0x80000008.0", "EDX", "1"] in rows
+    assert "… 4 more" in drawn(tables.registers_table(result, 2))
+    text = drawn(tables.closing_table(result))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["region", "reads", "writes", "emulated", "monitor", "stepped", "call", "sites"] in rows
+    assert ["cpuid", "2", "0", "0", "2", "0", "1"] in rows
+    assert "monitor" not in drawn(tables.closing_table(summary()))
 
 
 def summary() -> Summary:

@@ -48,6 +48,22 @@ def test_a_region_is_counted(
     assert len(count.sites) == sites
 
 
+def test_inputs_are_the_monitors_and_have_their_space() -> None:
+    summary = Summary()
+    summary.add(sample.ports("serial"))
+    summary.add(sample.ports("pic"))
+    summary.add(sample.inputs(0, sample.port(0x3F8, 1, "write", 65)))
+    summary.add(sample.inputs(1, *sample.cpuid(1), text="cpuid"))
+    assert (summary.accesses, summary.emulated, summary.monitor) == (5, 0, 5)
+    assert summary.monitor_intercepts == 2
+    told = summary_object(summary)
+    assert told["monitor"] == 5
+    spaces = {each["region"]: (each["space"], each["monitor"]) for each in told["regions"]}
+    assert spaces == {"serial": ("port", 1), "pic": ("port", 0), "cpuid": ("cpuid", 4)}
+    plain = summary_object(summary_of_sample())
+    assert "monitor" not in plain and not any("space" in each for each in plain["regions"])
+
+
 def test_guest_memory_is_not_counted() -> None:
     summary = Summary()
     summary.add(

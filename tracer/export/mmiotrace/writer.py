@@ -35,13 +35,15 @@ class MmiotraceLog:
 
     A map id is the one that the mapping has from a log, or counts on from the highest before it;
     an access has the id of the last mapping that its linear address lies in, or 0. An access that
-    ``R`` and ``W`` cannot tell, most of them for want of a value, becomes ``UNKNOWN``.
+    ``R`` and ``W`` cannot tell, most of them for want of a value, becomes ``UNKNOWN``. The log has
+    memory alone: accesses to ports, MSRs and the like are ``left_out``.
     """
 
     def __init__(self) -> None:
         self._maps: list[tuple[int, int, int]] = []
         self._id_of: dict[int, int] = {}
         self._last_id = 0
+        self.left_out = 0
 
     def opening(self) -> list[str]:
         """Return the lines a log opens with."""
@@ -51,12 +53,15 @@ class MmiotraceLog:
         """Return the lines for a record, of its device accesses those of the events."""
         match record:
             case Intercept():
-                return [line for event in events for line in self._access(record, event.access)]
+                accesses = [event.access for event in events]
+                told = [access for access in accesses if access.space == "memory"]
+                self.left_out += len(accesses) - len(told)
+                return [line for access in told for line in self._access(record, access)]
             case MapRecord():
                 return [self._map(record)]
-            case RegionRecord():
-                told = REGION_INFO.encode(record.region).decode()
-                return [f"MARK {_seconds(record)} {REGION}{told}"]
+            case RegionRecord() if record.region.space == "memory":
+                info = REGION_INFO.encode(record.region).decode()
+                return [f"MARK {_seconds(record)} {REGION}{info}"]
             case Mark():
                 if record.text.startswith(LOG_LINES):
                     return [_one_line(record.text)]
