@@ -1,7 +1,9 @@
 """Name what the accesses of a run touch, following what its windows show.
 
-Most places have one name, which is found once and then looked up. What a window shows depends on
-bytes that the guest has read or written before; these are kept, for the few that matter.
+A port is named by the map of its region, or else by its number: PCs have most ports at the same
+numbers, whatever device is there. Most places have one name, which is found once and then looked
+up. What a window shows depends on bytes that the guest has read or written before; these are kept,
+for the few that matter.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from typing import Final
 from tracer.devices.map import Named, RegisterMap, RegisterMaps
 from tracer.trace.record import MemoryAccess, Record, RegionRecord
 from tracer.x86.bus import Direction
+
+PORTS: Final = "port"
+"""The region whose map names ports by their numbers."""
 
 # Stands for a place whose name has to be worked out.
 _ASK: Final = Named("", ())
@@ -23,6 +28,7 @@ class Naming:
         self._maps = maps
         # QEMU's name and the device's, of the regions that were announced.
         self._told: dict[str, tuple[str, str]] = {}
+        self._of_ports: set[str] = set()
         self._regions: dict[str, _Region | None] = {}
         # Names that can never change, by region, offset and width.
         self._fixed: dict[tuple[str | None, int | None, int], Named | None] = {}
@@ -31,6 +37,8 @@ class Naming:
         """Take QEMU's name and the device's from the record that announces a region."""
         if isinstance(record, RegionRecord):
             region = record.region
+            if region.space == "port":
+                self._of_ports.add(region.name)
             told = region.qemu_name, region.device
             if self._told.get(region.name) == told:
                 return
@@ -46,6 +54,8 @@ class Naming:
     def map_of(self, region: str) -> RegisterMap | None:
         """Return the map of a region, or None where there is none."""
         found = self._region(region)
+        if found is None and region in self._of_ports:
+            found = self._region(PORTS)
         return None if found is None else found.map
 
     def name(self, region: str, offset: int, width: int) -> Named | None:
@@ -63,19 +73,25 @@ class Naming:
 
     def add(self, access: MemoryAccess) -> Named | None:
         """Name an access, and take notice of it."""
+        if access.space == "port":
+            return self._add_port(access)
         key = access.region, access.offset, access.span
         named = self._fixed.get(key, _ASK)
         return named if named is not _ASK else self._add(access)
 
     def follows(self, access: MemoryAccess) -> bool:
         """Tell whether the name of an access depends on others, or another name on this one."""
-        if (access.region, access.offset, access.span) in self._fixed:
+        if access.space == "port":
+            found, offset = self._port(access)
+        elif (access.region, access.offset, access.span) in self._fixed:
             return False
-        found = self._region(access.region) if access.region is not None else None
-        if found is None or access.offset is None:
+        else:
+            offset = access.offset
+            found = self._region(access.region) if access.region is not None else None
+        if found is None or offset is None:
             return False
-        found.name(access.offset, access.span)
-        return not found.is_fixed(access.offset, access.span)
+        found.name(offset, access.span)
+        return not found.is_fixed(offset, access.span)
 
     def _add(self, access: MemoryAccess) -> Named | None:
         if access.region is None or access.offset is None:
@@ -90,6 +106,24 @@ class Naming:
         else:
             found.note(offset, width, access.value)
         return named
+
+    def _add_port(self, access: MemoryAccess) -> Named | None:
+        found, offset = self._port(access)
+        if found is None or offset is None:
+            return None
+        named = found.name(offset, access.span)
+        found.note(offset, access.span, access.value)
+        return named
+
+    # The region that has the map of a port, and the offset in it.
+    def _port(self, access: MemoryAccess) -> tuple[_Region | None, int | None]:
+        if access.region is None:
+            return None, None
+        found = self._region(access.region)
+        if found is not None:
+            return found, access.offset
+        self._of_ports.add(access.region)
+        return self._region(PORTS), access.physical
 
     def _region(self, name: str) -> _Region | None:
         if name not in self._regions:

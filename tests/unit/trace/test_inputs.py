@@ -35,7 +35,7 @@ def test_a_leaf_of_cpuid_has_the_place_of_its_subleaf(leaf: int, subleaf: int, t
     struct.pack_into("<Q", row, INPUT_FIELDS["ADDRESS"], leaf | subleaf << 32)
     struct.pack_into("<4B", row, INPUT_FIELDS["MANNER"], 4, 0, 64, 0)
     (raw,) = raws(bytes(row))
-    record = intercept_of_input(LEAF, Input.CPUID, raw, 0, 0, lambda port, direction: None)
+    record = intercept_of_input(LEAF, Input.CPUID, raw, 0, 0, lambda *port: None, None, None)
     assert [place(access) for access in record.accesses] == [told] * 4
     offsets = [access.offset or 0 for access in record.accesses]
     assert [offset % 16 for offset in offsets] == [0, 4, 8, 12] and max(offsets) < 1 << 64
