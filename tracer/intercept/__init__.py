@@ -36,6 +36,7 @@ __all__ = (
     "interrupt_stack",
     "journal",
     "loads",
+    "monitor",
     "names",
     "padding",
     "poison",

@@ -13,6 +13,7 @@ __all__ = (
     "latest_store",
     "paging",
     "prefix",
+    "segment",
     "state",
     "table_load",
     "tss",

@@ -18,6 +18,7 @@ OF_NO_PACKAGE = {
 
 # Tests that are called after what they are about, and not after a module.
 TOPICS = {
+    "check/witness/ports": "ports in a trace and in QEMU's log",
     "cli/progress": "how far a long trace has been read, of each command that reads one",
     "devices/names": "the commands over traces name registers",
     "export/formats": "Perfetto and Parquet, as their own libraries read them",
@@ -39,6 +40,7 @@ TESTED_BY = {
     "compiled/test_thunk": "compiled/cell compiled/encoder compiled/ending compiled/move"
     " compiled/rewrite compiled/stack compiled/strings",
     "compiled/test_module": "compiled/module_image compiled/pending",
+    "compiled/test_monitor": "compiled/monitor_image x86/segment",
     "compiled/test_common": "compiled/image compiled/layout compiled/stack_copy",
     "check/test_replay": "check/divergence",
     "check/witness/test_matching": "check/comparison check/qemu_log check/witness/alignment"
@@ -128,6 +130,7 @@ BY_PLAYBOOK = {
     "test_linux_traps": "linux/entry linux/hooks linux/place linux/readers linux/system"
     " linux/user linux/wrappers",
     "test_course": "session/course",
+    "test_monitor": "intercept/monitor",
     "test_sites": "intercept/block intercept/pace intercept/rows intercept/sites intercept/stops",
     "test_trust_domain": "intercept/granting intercept/inquiry intercept/trust_domain"
     " intercept/waiting",

@@ -1,0 +1,307 @@
+"""A guest inside the monitor: how it enters, what it leaves behind, how it goes on alone."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from input_row import PROGRAM, row
+from playbook import play
+from ram import ROOT
+from scene import AT, CODE, CS, NVME, STATE, STUB, Scene, registers
+from stage import Memory, Software
+
+from tracer.access.region import Choice, Region
+from tracer.access.space import AddressSpace
+from tracer.access.stop import Ran, Stopped
+from tracer.access.vcpu import SetRegister
+from tracer.access.want import (
+    Await,
+    BreakAlone,
+    FlushTlb,
+    HasGiantPages,
+    HasMachineCheck,
+    HasSvm,
+    MakeChanges,
+    MapChanged,
+    MemoryMap,
+    PortMap,
+    Registers,
+    SetBreakpoint,
+    Start,
+    StepAlone,
+    Vcpu,
+    VcpuStates,
+    WatchReads,
+    WatchStores,
+    WriteCode,
+)
+from tracer.compiled import layout, monitor
+from tracer.compiled.inputs import FIRST, Input
+from tracer.compiled.layout import RECORD_FIELDS, RING, SLOT_SIZE, control_field
+from tracer.errors import GuestError, InterceptError
+from tracer.intercept.monitor import Monitor
+from tracer.intercept.window import Window
+from tracer.session.loop import Loop
+from tracer.trace.record import Intercept, RegionRecord
+from tracer.x86.paging import PRESENT, WRITABLE
+from tracer.x86.segment import Segment
+
+BLOCK_AT = 0x40_0000
+SPAN = 0xFFFF_FF80_0000_0000
+TABLE_AT = 0x3F_0000
+WINDOW = Window(BLOCK_AT, SPAN + (442 << 30) + BLOCK_AT, SPAN, 442 << 30, TABLE_AT, 444, root=ROOT)
+SLOTS = 16
+NXE, SVME = 1 << 11, 1 << 12
+SERIAL = Region("serial", 0x3F8, 0x3FF, 0x3F8, "serial", "serial")
+CLASH = Region("nvme", 0x70, 0x71, 0x70, "nvme", "rtc")
+BEHIND = BLOCK_AT + layout.block_size(SLOTS)
+SECONDARY = CODE + 0x800
+GONE = Ran(Stopped(signal="SIGQUIT"), 0.25)
+MAP: Any = (MapChanged(), False)
+ALL = frozenset({Input.PORT, Input.MSR, Input.CPUID})
+FLAT = {
+    name: Segment(CS, 0, 0xFFFFFFFF, 0x00AF9B00) for name in ("es", "cs", "ss", "ds", "fs", "gs")
+}
+THERE = replace(STATE, segments=FLAT, dr6=0xFFFF0FF0, dr7=0x400)
+
+
+class Roomy(Software):
+    """Software that gives away RAM, and has a place where further vCPUs begin."""
+
+    secondary = SECONDARY
+
+    def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
+        assert size == layout.block_size(SLOTS) + monitor.monitor_size(2)
+        memory.write(TABLE_AT, b"\xe3" * 8 * WINDOW.entries)
+        return WINDOW
+
+
+class Run:
+    """A guest whose first vCPU is inside."""
+
+    def __init__(self, inputs: frozenset[Input] = ALL, *, svm: bool = True, after: Any = None):
+        scene = self.scene = Scene()
+        scene.gate.remove()
+        scene.write(STUB, b"\xcc" * 0x1000)
+        scene.ram.data.extend(bytes(layout.block_size(SLOTS) + monitor.monitor_size(2)))
+        for page in range(2):
+            leaf = scene.space.leaf(AT + 0x1000 * page)
+            assert leaf is not None
+            entry = NVME.start + 0x1000 * page | PRESENT | WRITABLE
+            scene.ram.write(leaf.entry_address, struct.pack("<Q", entry))
+        one = self.loop = Loop(scene.view, Memory(scene), Roomy(), Choice())  # type: ignore[arg-type]
+        self.records: list[Any] = []
+        one.journal.subscribers.append(self.records.append)
+        before = registers(efer=NXE, cs=CS)
+        inside = registers(efer=NXE | SVME, cs=CS) if after is None else after
+        ports: list[Any] = [(PortMap(), [CLASH, SERIAL])] if Input.PORT in inputs else []
+        entering: list[Any] = [
+            (SetBreakpoint(SECONDARY), 7), (FlushTlb(ROOT), None), (Registers(), before),
+            (Vcpu(), 0), (VcpuStates(), (THERE,)), (FlushTlb, self._root),
+            (BreakAlone, self._enter), (Registers(), inside),
+        ]  # fmt: skip
+        play(
+            one.trap(ring=SLOTS, inputs=inputs),
+            (MemoryMap(), ([NVME], [(0, 0x3F_FFFF)])), *ports, (HasMachineCheck(), True),
+            (Registers(), before), (HasGiantPages(), True),
+            (VcpuStates(), (THERE,)), (Vcpu(), 0),
+            (WriteCode, scene.write_code), (WatchReads, 1),
+            (WriteCode, scene.write_code), (WatchStores, 2), (WatchStores, 3),
+            (BreakAlone, None), (MakeChanges, None), (HasSvm(), svm), *(entering if svm else []),
+        )  # fmt: skip
+
+    def _root(self, wanted: FlushTlb) -> None:
+        self.root = wanted.cr3
+
+    def _enter(self, wanted: BreakAlone) -> None:
+        self.entered = wanted
+
+    @property
+    def monitor(self) -> Monitor:
+        inside = self.loop.traced.monitor
+        assert inside is not None
+        return inside
+
+    def vmcb(self, vcpu: int = 0) -> int:
+        return BEHIND + vcpu * monitor.PER_VCPU
+
+    def leave(self, *rows: bytes) -> None:
+        """Leave records in the ring, as the monitor does."""
+        ram, size = self.scene.ram, layout.ring_size(SLOTS)
+        for number, data in enumerate(rows):
+            told = bytearray(data)
+            struct.pack_into("<Q", told, 0, size + number * SLOT_SIZE)
+            struct.pack_into("<Q", told, RECORD_FIELDS["NUMBER"], size + number * SLOT_SIZE)
+            ram.write(BLOCK_AT + RING + number * SLOT_SIZE, bytes(told))
+        head = size + len(rows) * SLOT_SIZE
+        ram.write(BLOCK_AT + control_field("HEAD"), struct.pack("<Q", head))
+
+    @property
+    def intercepts(self) -> list[Intercept]:
+        return [record for record in self.records if isinstance(record, Intercept)]
+
+
+def test_a_vcpu_enters_with_its_registers_and_stands_where_it_stood() -> None:
+    run = Run()
+    assert run.root == BEHIND + 2 * monitor.PER_VCPU + 4096  # four levels
+    start = BLOCK_AT + monitor.PLACE
+    assert run.entered == BreakAlone(
+        registers()["rip"], [SetRegister("rax", run.vmcb()), SetRegister("rip", start)]
+    )
+    vmcb = run.scene.ram.read(run.vmcb(), 4096)
+    assert monitor.outside(vmcb)["cr3"] == ROOT
+    assert int.from_bytes(vmcb[0x4D0:0x4D8], "little") == NXE | SVME
+
+
+def test_a_vcpu_that_does_not_come_in_whole_ends_the_run() -> None:
+    with pytest.raises(InterceptError, match="not come into the monitor whole: rsp, eflags is"):
+        Run(after=registers(efer=NXE | SVME, rsp=1, eflags=0x10002))
+    with pytest.raises(InterceptError, match="EFER is another one's"):
+        Run(after=registers(efer=NXE))
+
+
+def test_a_cpu_without_svm_is_refused() -> None:
+    with pytest.raises(GuestError, match="the guest's CPU lacks SVM"):
+        Run(svm=False)
+
+
+def test_ports_are_announced_and_those_of_a_memory_regions_name_have_another() -> None:
+    announced = [r.region for r in Run().records if isinstance(r, RegionRecord)]
+    assert [(r.name, r.space) for r in announced] == [
+        ("nvme", "memory"), ("nvme.io", "port"), ("serial", "port"),
+    ]  # fmt: skip
+    without = [r for r in Run(frozenset({Input.MSR})).records if isinstance(r, RegionRecord)]
+    assert [r.region.name for r in without] == ["nvme"]
+
+
+def test_what_it_leaves_behind_is_published_with_its_instruction_and_its_region() -> None:
+    run = Run()
+    run.scene.write(CODE + 0x100, bytes.fromhex("ec0f32"))
+    run.leave(
+        row(Input.PORT, 0x3FD, 0x60, rip=CODE + 0x100, following=CODE + 0x101, cr3=ROOT),
+        row(Input.MSR, 0x10, 5, rip=CODE + 0x101, cr3=ROOT),
+        row(Input.PORT, 0x999, 1, rip=CODE + 0x100, cr3=ROOT),
+        row(Input.TSC, 0, 9, rip=CODE + 0x100, cr3=ROOT),
+    )
+    play(run.loop.run(), (Start(()), None), (Await, GONE))
+    told = [(r.text, r.accesses[0].region, r.accesses[0].offset, r.seq) for r in run.intercepts]
+    assert told == [
+        ("in al, dx", "serial", 5, 0), ("rdmsr", "msr", 0x80, 1), ("in al, dx", "port", 0x999, 2),
+    ]  # fmt: skip
+    assert {r.via for r in run.intercepts} == {"monitor"}
+    counts = run.loop.journal.counts
+    assert (counts["accesses"], counts["monitor"], counts["compiled"]) == (3, 3, 0)
+
+
+def test_a_programs_code_is_read_by_its_own_tables() -> None:
+    run = Run()
+    run.scene.write(CODE + 0x100, bytes.fromhex("ec"))
+    run.leave(
+        row(Input.PORT, 0x3FD, rip=CODE + 0x100, cpl=PROGRAM, cr3=ROOT),
+        row(Input.PORT, 0x3FD, rip=CODE + 0x100, cpl=PROGRAM, cr3=0x3E_0000),
+    )
+    run.loop.sites.drain()  # type: ignore[union-attr]
+    assert [(r.text, r.code, r.cpl) for r in run.intercepts] == [
+        ("in al, dx", b"\xec", 3), ("in", b"", 3),
+    ]  # fmt: skip
+
+
+def test_room_in_the_ring_is_told_though_it_is_shut_for_compiled_sites() -> None:
+    run = Run()
+    sites, ram = run.loop.sites, run.scene.ram
+    assert sites is not None
+    sites.shut()
+    run.leave(row(Input.MSR, 1), row(Input.MSR, 2))
+    sites.drain()
+    size = layout.ring_size(SLOTS)
+    room, limit = (ram.read(BLOCK_AT + control_field(name), 8) for name in ("ROOM", "LIMIT"))
+    assert int.from_bytes(room, "little") == 2 * size + 2 * SLOT_SIZE
+    assert int.from_bytes(limit, "little") == 0
+
+
+def test_a_record_that_no_monitor_has_left_ends_the_run() -> None:
+    run = Run()
+    run.leave(row(Input.MSR, 1, mode=7))
+    with pytest.raises(InterceptError, match="which no thunk has left there"):
+        run.loop.sites.drain()  # type: ignore[union-attr]
+
+
+def test_a_stop_in_the_monitor_is_stepped_out_of() -> None:
+    run = Run()
+    inside = BLOCK_AT + monitor.PLACE + 0x10
+    stop = Stopped(address=inside, signal="SIGTRAP")
+    assert run.monitor.covers(inside) and not run.monitor.covers(CODE)
+    out = play(
+        run.monitor.step_out(stop),
+        (StepAlone(), inside + 4), (StepAlone(), inside + 8), (StepAlone(), CODE),
+    )  # fmt: skip
+    assert out == replace(stop, address=CODE)
+
+
+def test_a_vcpu_that_waits_in_the_monitor_for_another_one_stays_there() -> None:
+    run = Run()
+    inside = BLOCK_AT + monitor.PLACE + 0x10
+    stop = Stopped(address=inside, signal="SIGTRAP")
+    assert play(run.monitor.step_out(stop), *[(StepAlone(), inside)] * 1024) is None
+
+
+def test_a_vcpu_in_the_monitor_is_told_as_its_guest() -> None:
+    run = Run()
+    inside = replace(THERE, rip=BLOCK_AT + monitor.PLACE, cr3=run.root)
+    (first, other) = run.monitor.outside([inside, THERE])
+    assert (first.rip, first.cr3) == (registers()["rip"], ROOT) and other == THERE
+    assert first.tables == STATE.tables
+    (told, _) = play(run.scene.view.states(), (VcpuStates(), (inside, THERE)))
+    assert told == first
+
+
+def test_an_exit_that_nobody_knows_ends_the_run() -> None:
+    run = Run()
+    run.monitor.check()
+    place = BLOCK_AT + monitor.word("UNKNOWN")
+    run.scene.ram.write(place, (0x400).to_bytes(8, "little"))
+    with pytest.raises(InterceptError, match="exit code 0x400"):
+        run.monitor.check()
+
+
+def test_a_guest_that_is_let_go_stays_inside_and_leaves_for_nothing() -> None:
+    run = Run()
+    run.scene.ram.write(BLOCK_AT, bytes(layout.block_size(SLOTS)))  # as `close` does
+    run.monitor.leave()
+    ram = run.scene.ram
+    code = bytes.fromhex(monitor.IMAGES[False][0])
+    assert ram.read(BLOCK_AT + monitor.PLACE, len(code)) == code
+    assert ram.read(BLOCK_AT + monitor.word("CLOSED"), 8) == (1).to_bytes(8, "little")
+    for vcpu in range(2):
+        words = ram.read(run.vmcb(vcpu) + monitor.INTERCEPTS, 8)
+        assert not int.from_bytes(words, "little") & (1 << 27 | 1 << 14)
+    maps = ram.read(BEHIND + 2 * monitor.PER_VCPU + monitor.MAPS, 0x5000)
+    assert maps.count(0) == len(maps) - 1  # EFER's
+
+
+def test_a_further_vcpu_enters_where_the_systems_code_begins() -> None:
+    run = Run()
+    trap = next(t for t in run.loop.traced.traps if t.claims(Stopped(breakpoint=7)))
+    before, after = registers(efer=NXE, cs=CS), registers(efer=NXE | SVME, cs=CS)
+    play(
+        trap.handle(Stopped(breakpoint=7, thread=2)),
+        (Registers(), before), (Vcpu(), 1), (VcpuStates(), (THERE, THERE)), (FlushTlb, None),
+        (BreakAlone, run._enter), (Registers(), after),
+    )  # fmt: skip
+    assert run.entered.changes[0] == SetRegister("rax", run.vmcb(1))
+    owner = run.scene.ram.read(run.vmcb(1) + 0x2000 + 0xB0, 8)
+    assert int.from_bytes(owner, "little") == ~1 & (1 << 64) - 1
+    # It is there already, as where a CPU was taken off and comes back without a reset.
+    play(trap.handle(Stopped(breakpoint=7, thread=2)), (Registers(), after))
+
+
+def test_what_an_nmis_handler_did_is_counted() -> None:
+    run = Run()
+    place = BLOCK_AT + monitor.word("NESTED")
+    run.scene.ram.write(place, (3).to_bytes(8, "little"))
+    run.monitor.account()
+    assert run.loop.journal.counts["inputs lost"] == 3
+    assert FIRST > 1 << 31

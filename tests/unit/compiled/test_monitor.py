@@ -1,0 +1,143 @@
+"""The monitor's bytes, and what lies in RAM for it."""
+
+from __future__ import annotations
+
+import struct
+
+import common_image
+import pytest
+
+from tracer.compiled import monitor
+from tracer.compiled.inputs import Input
+from tracer.compiled.layout import RING, THUNKS
+from tracer.compiled.module import FAULTS
+from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, monitor_size, outside
+from tracer.compiled.monitor_image import IMAGES
+from tracer.x86.segment import Segment
+from tracer.x86.state import GPR
+
+BLOCK, PLACE = 0x1F00_0000, 0x1F40_0000
+CODE = MonitorCode(BLOCK, PLACE, 2, range(0x1000, 0x3000), range(0x8000, 0x8100), stacks=False)
+SEGMENTS = {
+    "es": Segment(0, 0, 0, 0),
+    "cs": Segment(0x10, 0, 0xFFFFFFFF, 0x00AF9B00),
+    "ss": Segment(0x18, 0, 0xFFFFFFFF, 0x00C09300),
+    "ds": Segment(0, 0, 0, 0),
+    "fs": Segment(0x23, 0, 0xFFFFF, 0x00CFF300),
+    "gs": Segment(0, 0xFFFF8880_00000000, 0, 0),
+}
+REGISTERS = {name: 0x100 + number for number, name in enumerate(GPR)} | {
+    "rip": 0xFFFFFFFF_81000000, "eflags": 0x46, "cr0": 0x80050033, "cr2": 0x1234, "cr3": 0x2A10000,
+    "cr4": 0xA0, "efer": 0xD01,
+}  # fmt: skip
+ENTERED = Entered(REGISTERS, SEGMENTS, (0xFFFF_0000, 0x7F), (0xFFFF_1000, 0xFFF), 0xFFFF0FF0, 0x400)
+
+
+def word(page: bytes, at: int, size: int = 8) -> int:
+    return int.from_bytes(page[at : at + size], "little")
+
+
+@pytest.mark.skipif(not common_image.is_possible(), reason="binutils are not there")
+@pytest.mark.parametrize("stacks", [False, True])
+def test_the_bytes_are_those_of_the_source(stacks: bool) -> None:
+    code, labels = common_image.assemble_monitor(stacks=stacks)
+    assert (code.hex(), labels) == IMAGES[stacks]
+
+
+@pytest.mark.parametrize("stacks", [False, True])
+def test_the_code_has_room_between_what_is_beside_it(stacks: bool) -> None:
+    end = monitor.PLACE + len(bytes.fromhex(IMAGES[stacks][0]))
+    words = {monitor.word(name) for name in ("NESTED", "UNKNOWN", "CLOSED")}
+    assert FAULTS + 64 * 256 <= monitor.PLACE and len(words) == 3
+    assert end <= min(words) and max(words) + 8 <= THUNKS < RING
+
+
+def test_a_vcpu_enters_with_all_that_it_had() -> None:
+    pages = CODE.of_vcpu(1, ENTERED, 0xABC)
+    vmcb, state = pages[:4096], pages[8192:]
+    assert len(pages) == monitor.PER_VCPU and CODE.vmcb(1) == PLACE + monitor.PER_VCPU
+    # AMD64 Architecture Programmer's Manual vol. 2, appendix B
+    assert word(vmcb, 0x0C) == 0xABC and word(vmcb, 0x58, 4) == 1
+    assert vmcb[0x410:0x420] == struct.pack("<HHIQ", 0x10, 0xA9B, 0xFFFFFFFF, 0)
+    assert vmcb[0x450:0x460] == struct.pack("<HHIQ", 0, 0, 0, 0xFFFF8880_00000000)
+    assert (word(vmcb, 0x468), word(vmcb, 0x464, 4)) == (0xFFFF_0000, 0x7F)
+    assert (word(vmcb, 0x488), word(vmcb, 0x484, 4)) == (0xFFFF_1000, 0xFFF)
+    saved = {
+        0x4D0: 0x1D01, 0x548: 0xA0, 0x550: 0x2A10000, 0x558: 0x80050033, 0x560: 0x400,
+        0x568: 0xFFFF0FF0, 0x570: 0x46, 0x578: REGISTERS["rip"], 0x5D8: REGISTERS["rsp"],
+        0x5F8: REGISTERS["rax"], 0x640: 0x1234,
+    }  # fmt: skip
+    assert {at: word(vmcb, at) for at in saved} == saved
+    assert struct.unpack_from("<16Q", state) == tuple(REGISTERS[name] for name in GPR)
+    assert word(state, 0xB0) == ~1 & (1 << 64) - 1
+
+
+def test_what_a_guest_was_about_is_read_where_it_was_put() -> None:
+    told = outside(CODE.of_vcpu(0, ENTERED, 0)[:4096])
+    wanted = {name: REGISTERS[name] for name in ("rip", "rsp", "cr2", "cr3", "cr4")}
+    tables = {"gdt": 0xFFFF_0000, "idt": 0xFFFF_1000, "gdt_limit": 0x7F, "idt_limit": 0xFFF}
+    assert told == wanted | tables
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_the_monitors_tables_map_all_memory_to_itself(levels: int) -> None:
+    base = CODE.root(5)
+    pages = CODE.shared(True, True, (), 0x10)
+    table = CODE.root(levels)
+    for _ in range(levels - 3):  # down to the entries of 1 GiB
+        table = word(pages, table - base) & ~0xFFF
+    frames = struct.unpack_from("<512Q", pages, table - base)
+    assert frames == tuple(number << 30 | 0x83 for number in range(512))
+
+
+def test_a_general_protection_fault_of_the_monitors_goes_on_in_it() -> None:
+    pages, base = CODE.shared(True, True, (), 0x10), CODE.root(5)
+    state = CODE.of_vcpu(0, ENTERED, 0)[8192:]
+    limit, idt = struct.unpack_from("<HQ", state, 0x90)
+    assert limit == 13 * 16 + 15
+    low, selector, kind, middle, high = struct.unpack_from("<HHHHI", pages, idt - base + 13 * 16)
+    assert (selector, kind) == (0x10, 0x8E00)
+    place = high << 32 | middle << 16 | low
+    assert place == BLOCK + monitor.PLACE + IMAGES[False][1]["protection"]
+    _, gdt = struct.unpack_from("<HQ", state, 0x80)
+    assert word(pages, gdt - base + 0x10) == 0x00AF_9B00_0000_FFFF
+
+
+@pytest.mark.parametrize(
+    ("index", "there"),
+    [(0x10, True), (0x1FFF, True), (0xC0000081, True), (0xC0010015, True), (0x401, False)],
+)
+def test_the_guest_leaves_for_every_msr_but_those_that_are_left_alone(
+    index: int, there: bool
+) -> None:
+    pages = CODE.shared(True, True, [0x401], 0x10)
+    assert _leaves(pages, index) == there
+
+
+def test_efer_is_always_asked_for_as_it_would_tell() -> None:
+    pages = CODE.shared(False, False, (), 0x10)
+    assert _leaves(pages, 0xC0000080) and not _leaves(pages, 0x10)
+    assert not any(pages[monitor.MAPS : monitor.MAPS + 0x3000])
+
+
+def _leaves(pages: bytes, index: int) -> bool:
+    msrs = pages[monitor.MAPS + 0x3000 :]
+    part = 0 if index < 0x2000 else 0x800 if index < 0xC0010000 else 0x1000
+    low = index & 0x1FFF
+    pair = msrs[part + low // 4] >> 2 * (low % 4) & 3
+    assert pair in (0, 3)
+    return pair == 3
+
+
+def test_what_a_guest_leaves_for() -> None:
+    always = 1 << 18 | 1 << 28 | 0x7F << 32
+    assert intercepts_of(()) == always
+    assert intercepts_of([Input.PORT]) == always | 1 << 27
+    assert intercepts_of([Input.TSC]) == always | 1 << 14 | 1 << 39
+    assert intercepts_of([Input.MSR, Input.CPUID]) == always
+
+
+def test_its_size_grows_with_the_vcpus() -> None:
+    assert monitor_size(2) - monitor_size(1) == monitor.PER_VCPU
+    assert CODE.root(5) == PLACE + 2 * monitor.PER_VCPU
+    assert len(CODE.shared(True, True, (), 0x10)) == monitor_size(2) - 2 * monitor.PER_VCPU
