@@ -42,6 +42,7 @@
 .set EXIT_RDTSCP, 0x87
 
 .set MSR_FS_BASE, 0xc0000100
+.set MSR_GS_BASE, 0xc0000101
 .set MSR_EFER, 0xc0000080
 .set MSR_VM_CR, 0xc0010114
 .set MSR_HSAVE, 0xc0010117
@@ -224,7 +225,21 @@ begin:
 .if STACKS
 	jmp	stacks
 .else
-	ret
+	# The kernel's thread that is current, where records tell it: 4 bytes, relative to GS.
+	mov	rax, [r13 + R_RIP]
+	sub	rax, [r15 + STATE + S_CODE]
+	cmp	rax, [r15 + STATE + S_CODE_SIZE]
+	jae	1f
+	mov	ecx, MSR_GS_BASE
+	rdmsr
+	shl	rdx, 32
+	or	rdx, rax
+	add	rdx, [r15 + STATE + S_THREAD]
+	call	translate
+	jc	1f
+	mov	eax, [rax]
+	mov	[r13 + R_THREAD], eax
+1:	ret
 .endif
 
 # The record tells what happens next: commit it, and make the access. ECX = bytes of the instruction.

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tracer.compiled import layout
+from tracer.compiled.diary import Current
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.compiled.layout import RING
 from tracer.compiled.monitor_image import IMAGES
@@ -32,7 +33,7 @@ PER_VCPU = 3 * _PAGE
 _STATE_FIELDS = {
     "GDT": 0x80, "IDT": 0x90, "NOTHING": 0xA0, "OWNER": 0xB0, "OWN": 0xB8, "OWN_SIZE": 0xC0,
     "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100, "STUB": 0x200,
-    "STUB_SIZE": 0x208,
+    "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220,
 }  # fmt: skip
 """Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` and ``STUB`` are code whose
 CPUID and RDTSC are vetrace's own."""
@@ -58,6 +59,7 @@ _DATA_SEGMENT = 0x00CF_9300_0000_FFFF
 _GATE_OF_GP = 13
 _EFER = 0xC000_0080
 _SVME = 1 << 12
+_MASK = (1 << 64) - 1
 _MSR_RANGES = (range(0x2000), range(0xC000_0000, 0xC000_2000), range(0xC001_0000, 0xC001_2000))
 
 
@@ -172,17 +174,25 @@ class MonitorCode:
         page[_MSRS:_SHARED] = _msr_map(msrs, free)
         return bytes(page)
 
-    def of_vcpu(self, vcpu: int, entered: Entered, intercepts: int) -> bytes:
-        """Return the pages of a vCPU that enters, for its :meth:`vmcb`."""
+    def of_vcpu(
+        self, vcpu: int, entered: Entered, intercepts: int, current: Current | None = None
+    ) -> bytes:
+        """Return the pages of a vCPU that enters, for its :meth:`vmcb`.
+
+        Records tell the thread that is ``current``.
+        """
         state = bytearray(_PAGE)
         struct.pack_into("<16Q", state, 0, *(entered.registers[name] for name in GPR))
         tables = self._shared + _TABLES
         fields = _STATE_FIELDS
         struct.pack_into("<HQ", state, fields["GDT"], 0x7FF, tables + 0x800)
         struct.pack_into("<HQ", state, fields["IDT"], 16 * _GATE_OF_GP + 15, tables)
-        struct.pack_into("<Q", state, fields["OWNER"], ~vcpu & (1 << 64) - 1)
+        struct.pack_into("<Q", state, fields["OWNER"], ~vcpu & _MASK)
         struct.pack_into("<QQ", state, fields["OWN"], self.own.start, len(self.own))
         struct.pack_into("<QQ", state, fields["STUB"], self.stub.start, len(self.stub))
+        if current is not None:
+            words = current.place, current.code.start, len(current.code)
+            struct.pack_into("<3Q", state, fields["THREAD"], *(word & _MASK for word in words))
         return self._control(entered, intercepts) + bytes(_PAGE) + state
 
     def _control(self, entered: Entered, intercepts: int) -> bytes:

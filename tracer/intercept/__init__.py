@@ -11,7 +11,7 @@ By what they are about, the modules are
   by ``standin``; ``delivery`` raises exceptions; ``oversight`` asks first, ``ledger`` records;
 * accesses without a stop: ``sites`` that are compiled lie in a ``window``, with their ``block``,
   its ``rows`` and ``stops``, and the ``pace`` of their counter; ``guest_module`` is the TDX module
-  as guest code;
+  as guest code, ``monitor`` what a guest runs inside whose inputs are recorded;
 * confidential guests: ``firmware`` is the port for ``trust_domain`` and ``encrypted_guest``; a
   fault is ``waiting`` for the call that ``inquiry`` matches with it, as was decided in
   ``granting``; ``bench`` tries instructions on the guest's handler, by ``ve_trial``, ``vc_trial``;

@@ -13,6 +13,7 @@ from tracer.access.stop import Stopped
 from tracer.access.vcpu import DescriptorTable, DescriptorTables, SetRegister, VcpuState
 from tracer.access.want import BreakAlone, FlushTlb, Registers, SetBreakpoint, StepAlone, Vcpu
 from tracer.compiled import monitor
+from tracer.compiled.diary import Current
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import block_size
 from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of
@@ -35,7 +36,8 @@ _KEPT = "rip", "rsp", "rax", "eflags", "cr0", "cr3", "cr4", "gs_base"
 class Monitor:
     """Own the monitor of one guest, whose ``inputs`` it records in the ring behind ``window``.
 
-    What the code at the linear addresses ``stub`` asks for is vetrace's own.
+    What the code at the linear addresses ``stub`` asks for is vetrace's own. Records tell the
+    thread that is ``current``.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Monitor:
         journal: Journal,
         inputs: Collection[Input],
         stub: range,
+        current: Current | None = None,
         *,
         stacks: bool,
     ) -> None:
         self.inputs = frozenset(inputs)
         self._view = view
+        self._current = current
         self._journal = journal
         self._block = window.physical
         place = window.physical + block_size(slots, stacks=stacks)
@@ -82,7 +86,8 @@ class Monitor:
         )  # fmt: skip
         code = self._code
         there = code.vmcb(vcpu)
-        self._view.memory.write(there, code.of_vcpu(vcpu, entered, intercepts_of(self.inputs)))
+        pages = code.of_vcpu(vcpu, entered, intercepts_of(self.inputs), self._current)
+        self._view.memory.write(there, pages)
         await FlushTlb(code.root(5 if before["cr4"] & _CR4_LA57 else 4))
         await BreakAlone(before["rip"], [SetRegister("rax", there), SetRegister("rip", code.start)])
         after = await Registers()

@@ -188,7 +188,10 @@ async def _monitor(
     view = setting.view
     journal = setting.journal
     own = range(stub.base, stub.base + len(stub.code))
-    monitor = Monitor(room.window, room.slots, view, journal, how.inputs, own, stacks=how.stacks)
+    current = None if how.stacks else setting.system.current
+    monitor = Monitor(
+        room.window, room.slots, view, journal, how.inputs, own, current, stacks=how.stacks
+    )
     monitor.begin(registers["cs"])
     view.monitor = monitor
     return monitor

@@ -14,6 +14,7 @@ __all__ = (
     "flame",
     "flat",
     "fold",
+    "inputs",
     "layout",
     "lines",
     "loss",

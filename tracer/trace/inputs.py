@@ -119,6 +119,7 @@ def intercept_of_input(
         after=Deferred(_after, told, kind, says, raw, insn),
         note=RAISED if says.manner.raised else None,
         stack=stack,
+        thread=raw.thread or None,
     )
 
 

@@ -7,9 +7,9 @@ A mark that begins with ``phase: `` names the phase from there on. Without such 
 allocator must run (before it there are fixed mappings alone); ``kernel``; and ``user space``, once
 code at privilege level 3 has made an access itself.
 
-Nobody knows on whose errand an access at a compiled site was made, unless its record has a thread
-or a stack: where marks tell phases, its own is unknown, but for ``user space``, which is not left
-again.
+Nobody knows on whose errand an access at a compiled site, or an input, was made, unless its record
+has a thread or a stack: where marks tell phases, its own is unknown, but for ``user space``, which
+is not left again.
 
 A log that was imported tells nothing of these: there a phase is what follows a marker, and has its
 text as its name.
@@ -31,7 +31,7 @@ _UPPER_HALF = 1 << 47
 
 
 def _is_unseen(record: Record) -> bool:
-    if not isinstance(record, Intercept) or record.via != "compiled":
+    if not isinstance(record, Intercept) or record.via not in ("compiled", "monitor"):
         return False
     return record.stack is None and record.thread is None
 

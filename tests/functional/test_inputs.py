@@ -1,0 +1,159 @@
+"""What else the host gives a Linux guest: ports, MSRs, CPUID, in one order with its accesses."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from inputs_witness import ports
+from vetrace_run import Run, agreed, boot, drove_its_devices, read_trace, run
+
+from tracer.trace.record import Intercept
+
+pytestmark = pytest.mark.qemu
+
+SERIAL, PIT, CONFIGURATION = 0x3F8, 0x42, 0xCFC
+
+
+def inputs(folder: Path, *options: str | Path) -> Run:
+    return boot(folder, "--inputs", "--check", "--quiet", *options)
+
+
+def unwitnessed(done: Run) -> str:
+    (said,) = [line for line in done.out.splitlines() if line.startswith("without a witness")]
+    return said
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("default")
+    return inputs(folder, "--qemu-log", folder / "qemu.log")
+
+
+@pytest.fixture(scope="module")
+def records(default: Run) -> list[Intercept]:
+    return read_trace(default.trace).intercepts
+
+
+def test_ports_and_memory_are_those_of_qemus_log(default: Run) -> None:
+    assert agreed(default) > 50_000
+    assert " cpuid" in unwitnessed(default) and " msr" in unwitnessed(default)
+    drove_its_devices(default)
+
+
+def test_everything_is_in_one_order(records: list[Intercept]) -> None:
+    numbers = [number for record in records for number, _ in record.device_accesses()]
+    assert numbers == list(range(len(numbers)))
+    times = [record.time_ns for record in records]
+    assert times == sorted(times)
+    spaces = [record.accesses[0].space for record in records]
+    assert set(spaces) == {"memory", "port", "msr", "cpuid"}
+    turns = sum(a != b for a, b in pairwise(spaces))
+    assert turns > 100
+
+
+def test_who_accessed_what_is_told(records: list[Intercept]) -> None:
+    at = {access.physical: record for record in records for access in record.accesses
+          if access.space == "port"}  # fmt: skip
+    assert (at[SERIAL].symbol or "").startswith("io_serial_")
+    assert at[SERIAL].accesses[0].region == "isa-serial.serial"
+    assert (at[CONFIGURATION].symbol or "").startswith("pci_conf1_")
+    assert {record.text.split()[0] for record in records if record.via == "monitor"} >= {
+        "in", "out", "rdmsr", "wrmsr", "cpuid",
+    }  # fmt: skip
+    assert any(record.cpl == 3 for record in records)
+
+
+def test_a_guest_finds_neither_svm_nor_its_bit_in_efer(records: list[Intercept]) -> None:
+    values = {
+        (access.physical, access.offset or 0): access.value or 0
+        for record in records
+        for access in record.accesses
+        if access.space in ("cpuid", "msr")
+    }
+    features = [
+        v for (leaf, at), v in values.items() if leaf & 0xFFFFFFFF == 0x80000001 and at % 16 == 8
+    ]
+    assert features and not any(value & 4 for value in features)
+    efer = [v for (index, _), v in values.items() if index == 0xC0000080]
+    assert efer and not any(value & 1 << 12 for value in efer)
+
+
+def test_the_trace_holds_to_its_instructions_and_is_read_by_all(
+    default: Run, tmp_path: Path
+) -> None:
+    assert run(tmp_path, "replay", default.trace).status == 0
+    shown = run(tmp_path, "show", "--json", "--if", "space == port and port == 0x64", default.trace)
+    lines = [json.loads(line) for line in shown.out.splitlines()]
+    assert lines and all(line["space"] == "port" for line in lines)
+    stats = json.loads(run(tmp_path, "stats", "--json", default.trace).out)
+    assert stats["monitor"] > 50_000
+    assert run(tmp_path, "diff", default.trace, default.trace).status == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--kaslr",),
+        ("--append", "pti=on"),
+        ("--realtime", "--", "-smp", "2"),
+        ("--realtime", "--", "-smp", "3"),
+        ("--", "-cpu", "Skylake-Client-v1"),
+        ("--", "-cpu", "EPYC"),
+        ("--", "-cpu", "max"),
+    ],
+    ids=["kaslr", "pti", "two", "three", "intel", "amd", "five-levels"],
+)
+def test_other_guests(options: tuple[str, ...], tmp_path: Path) -> None:
+    done = inputs(tmp_path, *options)
+    assert agreed(done) > 50_000
+    drove_its_devices(done)
+
+
+def test_each_vcpu_leaves_records(tmp_path: Path) -> None:
+    done = boot(tmp_path, "--inputs=msr,cpuid", "--quiet", "--realtime", "--", "-smp", "2")
+    assert done.status == 0, done.err
+    made = [r for r in read_trace(done.trace).intercepts if r.via == "monitor"]
+    assert {record.vcpu for record in made} == {0, 1}
+    assert not ports(made)
+
+
+def test_call_chains_are_recorded_with_them(tmp_path: Path) -> None:
+    done = inputs(tmp_path, "--stacks", "--ring", "256")
+    assert agreed(done) > 50_000
+    made = [r for r in read_trace(done.trace).intercepts if r.via == "monitor"]
+    assert all((record.stack is not None) == (record.cpl == 0) for record in made)
+
+
+def test_a_small_ring_holds_the_guest_until_records_are_taken(tmp_path: Path) -> None:
+    assert agreed(inputs(tmp_path, "--ring", "16")) > 50_000
+
+
+def test_a_guest_is_held_and_let_go(tmp_path: Path) -> None:
+    script = "break nvme.CC; continue; step 3; until nvme_reset_work; detach"
+    done = boot(tmp_path, "--inputs", "--quiet", "-e", script)
+    assert done.status == 0, done.err
+    drove_its_devices(done)
+    trace = read_trace(done.trace)
+    last = max(r.seq for r in trace.intercepts if r.via == "monitor")
+    assert trace.end.outcome == "poweroff" and last > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--inputs=prot",), "there is no input 'prot' (did you mean port?)"),
+        (("--inputs", "--every-stop"), "--every-stop does without"),
+        (("--inputs", "--untraced"), "--untraced does without"),
+        (("--inputs", "--guest", "tdx"), "an ordinary guest"),
+        (("--inputs", "--", "-cpu", "qemu64,-svm"), ""),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(
+    options: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    done = run(tmp_path, "boot", "--quiet", *options)
+    last = done.err.strip().splitlines()[-1]
+    assert done.status in (1, 2) and words in last and "Traceback" not in done.err
