@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from tracer.access.region import Choice, check_choice
+from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
 from tracer.devices import library
 from tracer.devices.map import RegisterMaps
@@ -35,7 +36,15 @@ from tracer.errors import TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
-from tracer.launch.plan import Plan, check_plan, parse_kind, parse_memory, parse_ring
+from tracer.launch.plan import (
+    WITHOUT_RING,
+    Plan,
+    check_plan,
+    parse_inputs,
+    parse_kind,
+    parse_memory,
+    parse_ring,
+)
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.query.source import Source
@@ -170,6 +179,7 @@ def boot(
     stacks: bool = False,
     every_stop: bool = False,
     ring: int = SLOTS,
+    inputs: str = "",
     rules: Sequence[str] = (),
     host: object | None = None,
     registers: Sequence[Path | str] = (),
@@ -201,18 +211,22 @@ def boot(
         kaslr=kaslr,
         memory=parse_memory(memory),
         choice=Choice(_several(region), _several(bypass)),
+        inputs=parse_inputs(inputs) if inputs else frozenset(),
         realtime=realtime,
         qemu_log=None if qemu_log is None else Path(qemu_log).absolute(),
         extra=tuple(qemu_args),
         limits=Limits(timeout, guest_timeout),
     )
     check_plan(plan)
+    if plan.inputs and every_stop:
+        raise UsageError(WITHOUT_RING.format(option="every_stop"))
     slots = None if every_stop else parse_ring(str(ring))
     maps = library.load([Path(file) for file in registers])
     start = launch(plan, console, progress)
     booted = _booted(
-        start, plan.limits, Naming(maps), _path(output), asked, stacks=stacks, ring=slots
-    )
+        start, plan.limits, Naming(maps), _path(output), asked,
+        stacks=stacks, ring=slots, inputs=plan.inputs,
+    )  # fmt: skip
     with _beside(booted) as booted_guest:
         yield booted_guest
 
@@ -227,6 +241,7 @@ async def _booted(
     *,
     stacks: bool,
     ring: int | None,
+    inputs: frozenset[Input],
 ) -> AsyncIterator[Guest]:
     async with Watchdog(limits) as watchdog, start as session:
         watchdog.guard(session)
@@ -240,7 +255,7 @@ async def _booted(
                 regions = await session.refresh_regions()
                 check_choice(regions.regions, session.choice)
                 install(asked, control.host, context.known)
-                await session.trap(stacks=stacks, ring=ring)
+                await session.trap(stacks=stacks, ring=ring, inputs=inputs)
                 with kept_ring(session, output):
                     session.mark_log(ENTRY)
                     await control.start()

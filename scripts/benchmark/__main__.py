@@ -14,6 +14,7 @@ from scripts.benchmark.boot import (
     cost_of_a_compiled_boot,
     cost_of_a_tdx_boot,
     cost_of_an_sev_es_boot,
+    cost_of_inputs,
     cost_of_other_kernels,
     coverage_of_other_drivers,
 )
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "coverage": coverage_of_other_drivers,
     "decode": cost_of_decoding,
     "execute": cost_of_executing,
+    "inputs": cost_of_inputs,
     "kernels": cost_of_other_kernels,
     "memory": memory_of_a_long_run,
     "sev-es-boot": cost_of_an_sev_es_boot,

@@ -15,7 +15,7 @@ from tracer.compiled.layout import SLOTS
 from tracer.confidential.kind import Kind
 from tracer.host.backports import backports
 from tracer.host.package import fetch_kernel, newest_kernel
-from tracer.launch.plan import Plan
+from tracer.launch.plan import USUAL_INPUTS, Plan, parse_inputs
 from tracer.launch.start import launch
 
 _FLAVOURS = {"full": "linux-image-amd64", "real-time": "linux-image-rt-amd64"}
@@ -28,6 +28,9 @@ TDX = 1.15
 """Untraced boots as an ordinary guest that one as a TDX guest may cost, in QEMU's CPU time."""
 SEV = 4.0
 """The same as an SEV-ES guest, each of whose accesses takes two stops."""
+INPUTS, CHAINED = 1.15, 1.20
+"""Untraced boots that one with all inputs may cost in QEMU's CPU time, without call chains and
+with."""
 COVERED = 0.95
 """Part of the accesses to the devices of a full flavour that compiled sites make at least."""
 
@@ -119,6 +122,29 @@ def cost_of_an_sev_es_boot() -> Result:
     )
 
 
+def cost_of_inputs() -> Result:
+    """Compare boots whose inputs are recorded, with call chains and without, with untraced ones."""
+    plan = Plan(inputs=parse_inputs(USUAL_INPUTS))
+    untraced, traced, cpu, wall = _in_turn(Plan(), plan, _PAIRS)
+    _, chained, chains, _ = _in_turn(Plan(), plan, _SLOW_PAIRS, stacks=True)
+    counts = traced.counts
+    return Result(
+        f"The default guest from the start of QEMU to power-off, {_PAIRS} times untraced and with "
+        f"--inputs in turn, {_SLOW_PAIRS} times with --stacks as well, under icount, the trace "
+        "kept nowhere; medians of the ratios.",
+        (
+            ("untraced", f"{untraced.cpu:6.2f} s of QEMU's CPU time, {untraced.wall:6.2f} s"),
+            ("inputs", f"{traced.cpu:6.2f} s of QEMU's CPU time, {traced.wall:6.2f} s"),
+            ("with call chains", f"{chained.cpu:6.2f} s of QEMU's CPU time, {chained.wall:6.2f} s"),
+            ("inputs : untraced, CPU", f"{median(cpu):6.2f}      (limit {INPUTS}; {_all(cpu)})"),
+            ("inputs : untraced, wall", f"{median(wall):6.2f}      ({_all(wall)})"),
+            ("with chains, CPU", f"{median(chains):6.2f}      (limit {CHAINED}; {_all(chains)})"),
+            ("records", f"{counts['accesses']}, {counts['monitor']} of them of inputs"),
+        ),
+        kept=median(cpu) <= INPUTS and median(chains) <= CHAINED,
+    )
+
+
 def coverage_of_other_drivers() -> Result:
     """Count which part of the accesses of a full flavour's drivers compiled sites make."""
     plan = Plan(
@@ -144,12 +170,12 @@ def coverage_of_other_drivers() -> Result:
 
 
 def _in_turn(
-    untraced: Plan, traced: Plan, times: int
+    untraced: Plan, traced: Plan, times: int, *, stacks: bool = False
 ) -> tuple[_Run, _Run, list[float], list[float]]:
     # Boot one untraced and one traced, so many times. Returns the last boot of each, and for each
     # time how much more CPU time and wall time the traced one took, as ratios.
     pairs = [
-        (asyncio.run(_whole(untraced, None)), asyncio.run(_whole(traced, SLOTS)))
+        (asyncio.run(_whole(untraced, None)), asyncio.run(_whole(traced, SLOTS, stacks=stacks)))
         for _ in range(times)
     ]
     cpu = [long.cpu / short.cpu for short, long in pairs]
@@ -161,7 +187,7 @@ def _all(ratios: Sequence[float]) -> str:
     return ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
 
 
-async def _whole(plan: Plan, ring: int | None) -> _Run:
+async def _whole(plan: Plan, ring: int | None, *, stacks: bool = False) -> _Run:
     # A boot by compiled sites with a ``ring``, untraced without.
     began, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
     async with launch(plan) as session:
@@ -169,7 +195,7 @@ async def _whole(plan: Plan, ring: int | None) -> _Run:
         if ring is None:
             await session.run_untraced()
         else:
-            await session.trap(ring=ring)
+            await session.trap(ring=ring, stacks=stacks, inputs=plan.inputs)
             await session.run()
         # QEMU has ended and been waited for; GDB has not.
         after, ended = getrusage(RUSAGE_CHILDREN), time.perf_counter()

@@ -22,8 +22,8 @@ from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments, screen, wish
 from tracer.cli.printer import LinePrinter, json_printer
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
+from tracer.cli.run_arguments import add_run_arguments, inputs, last, limits
 from tracer.cli.verify import compared, print_comparison, verdict
-from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
 from tracer.confidential.kind import Kind
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
@@ -33,7 +33,11 @@ from tracer.host.scratch import scratch_folder
 from tracer.host.signals import Ended, words_of
 from tracer.host.streams import warn
 from tracer.intercept.recording import RecordedDevice
-from tracer.launch.plan import USUAL_INPUTS, Plan, check_plan, parse_inputs, parse_ring
+from tracer.launch.plan import (
+    Plan,
+    check_plan,
+    parse_ring,
+)
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
 from tracer.linux.kernel import Kernel
@@ -44,8 +48,7 @@ from tracer.repl.names import known_of
 from tracer.repl.shell import Shell
 from tracer.session.host import Host, ruled_host
 from tracer.session.session import Session
-from tracer.session.watchdog import Limits, Watchdog, seconds
-from tracer.text.number import is_whole, whole
+from tracer.session.watchdog import Watchdog
 from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
 from tracer.trace.reader import TraceReader
@@ -60,9 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", metavar="TRACE", type=Path, help="write the trace here")
     output.add_argument(
-        "--last", metavar="N", help="keep the last N accesses only, however long the guest runs"
-    )
-    output.add_argument(
         "--check", action="store_true", help="compare the trace with QEMU's own log of the run"
     )
     output.add_argument(
@@ -76,14 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument(
         "--stacks", action="store_true", help="record the kernel's call chain of each access"
-    )
-    output.add_argument(
-        "--inputs",
-        metavar="KINDS",
-        nargs="?",
-        const=USUAL_INPUTS,
-        help="record what else the host gives the guest: port, msr, cpuid, tsc (all but tsc "
-        "without KINDS)",
     )
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
@@ -100,13 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=str(SLOTS),
         help="by the guest itself, with room for N records, a power of two (default: %(default)s)",
     )
-    limits = parser.add_argument_group("limits (what a guest did last is told)")
-    limits.add_argument(
-        "--timeout", metavar="SECONDS", help="end a run that takes longer, with status 1"
-    )
-    limits.add_argument(
-        "--guest-timeout", metavar="SECONDS", help="the same by the guest's own clock"
-    )
+    add_run_arguments(parser, output)
     add_shell_arguments(parser)
     add_host_arguments(parser)
     add_register_files(parser)
@@ -121,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)
         trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
         plan = guest_plan(args, log.absolute() if log is not None else None)
-        plan = replace(with_also(plan, args), limits=_limits(args), inputs=_inputs(args))
+        plan = replace(with_also(plan, args), limits=limits(args), inputs=inputs(args))
         check_plan(plan)
         device = recorded(args)
         host = asked(args)
@@ -140,41 +126,6 @@ def run(args: argparse.Namespace) -> int:
         if args.check and trace is not None and log is not None and status == EXIT_OK:
             status = _check(trace, log, quiet=args.json)
     return status or boot.judge_guest()
-
-
-def _last(args: argparse.Namespace) -> int | None:
-    if args.last is None:
-        return None
-    last = whole(args.last) if is_whole(args.last) else 0
-    if not last:
-        raise UsageError(f"--last {args.last}: give a number of accesses from 1 on")
-    if args.output is None:
-        raise UsageError("--last says something only with -o TRACE")
-    if args.output.exists() and not args.output.is_file():
-        raise UsageError(f"--last keeps two files, and {args.output} is none")
-    if args.check:
-        raise UsageError("--check compares a whole run, of which --last keeps the end: drop one")
-    return last
-
-
-def _inputs(args: argparse.Namespace) -> frozenset[Input]:
-    if args.inputs is None:
-        return frozenset()
-    for option in ("every_stop", "untraced"):
-        if getattr(args, option):
-            raise UsageError(
-                f"--inputs are recorded in the ring, which --{option.replace('_', '-')} does "
-                "without: drop one"
-            )
-    return parse_inputs(args.inputs)
-
-
-def _limits(args: argparse.Namespace) -> Limits:
-    wall, guest = args.timeout, args.guest_timeout
-    return Limits(
-        wall=None if wall is None else seconds("--timeout", wall),
-        guest=None if guest is None else seconds("--guest-timeout", guest),
-    )
 
 
 def _check(trace: Path, log: Path, *, quiet: bool) -> int:
@@ -214,7 +165,7 @@ class _Boot:
         self._hosting = host
         self._host: Host | None = None
         self._ring = None if args.every_stop else parse_ring(args.ring)
-        self._last = _last(args)
+        self._last = last(args)
         if args.untraced and plan.guest is not Kind.PLAIN:
             raise UsageError(
                 f"--untraced leaves a {plan.guest.label} guest without who answers it: drop it, or "

@@ -90,6 +90,10 @@ USUAL_INPUTS = ",".join(name for name in INPUTS if name != "tsc")
 """What is recorded unless it is said: the counter is read hundreds of thousands of times."""
 
 
+WITHOUT_RING = "inputs are recorded in the ring, which {option} does without: drop one"
+"""Why inputs and an option exclude each other."""
+
+
 def parse_inputs(text: str) -> frozenset[Input]:
     """Return the kinds of inputs in a list such as ``port,msr``. Raises UsageError."""
     names = [name.strip() for name in text.split(",")]

@@ -237,10 +237,6 @@ class Machine(asyncio.SubprocessProtocol):
         """Tell whether the guest's CPUs have banks of machine-check registers."""
         return await has_features(self, "mce", "mca")
 
-    async def has_svm(self) -> bool:
-        """Tell whether the guest's CPUs have AMD's virtualisation, which TCG emulates."""
-        return await has_features(self, "svm")
-
     async def has_giant_pages(self) -> bool:
         """Tell whether the guest's CPUs map 1 GiB by one entry, which may say it is no code."""
         return await has_features(self, "pdpe1gb", "nx")

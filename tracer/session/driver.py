@@ -16,6 +16,7 @@ from tracer.access.stop import Ran, Stopped
 from tracer.access.vcpu import Change
 from tracer.errors import GuestHung
 from tracer.gdb.target import Target
+from tracer.qemu.cpu import has_features
 from tracer.qemu.machine import Machine
 from tracer.x86.state import CpuState
 
@@ -113,7 +114,7 @@ class Driver:
             want.Sleeps: lambda it: machine.halted(it.vcpu),
             want.HasMachineCheck: lambda _: machine.has_machine_check(),
             want.HasGiantPages: lambda _: machine.has_giant_pages(),
-            want.HasSvm: lambda _: machine.has_svm(),
+            want.HasSvm: lambda _: has_features(machine, "svm"),
             want.PortMap: lambda _: machine.port_map(),
             want.MemoryMap: lambda _: machine.memory_map(),
             want.MapChanged: lambda _: _at_once(machine.map_changed),

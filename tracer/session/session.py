@@ -36,6 +36,9 @@ from tracer.x86.paging import poison_bit
 _EVERY = 0.1
 """Seconds of the host's time between two looks at an idle guest's clock, for who watches it go."""
 
+_SVME = 1 << 12
+"""The bit of EFER that a guest in a monitor does not have itself."""
+
 Result = TypeVar("Result")
 
 
@@ -222,8 +225,11 @@ class Session:
         await self.driver.interrupt()
 
     async def registers(self) -> RegisterFile:
-        """Return all registers of the vCPU that stopped."""
-        return await self.target.registers()
+        """Return all registers of the vCPU that stopped, as its guest has them."""
+        registers = await self.target.registers()
+        if self.view.monitor is None:
+            return registers
+        return RegisterFile({**registers.values, "efer": registers["efer"] & ~_SVME})
 
     async def change(self, changes: Sequence[Change]) -> None:
         """Change the vCPU that stopped."""

@@ -1,0 +1,68 @@
+"""What a run is given on the command line beside its guest: inputs, limits, how much is kept."""
+
+from __future__ import annotations
+
+import argparse
+
+from tracer.compiled.inputs import Input
+from tracer.errors import UsageError
+from tracer.launch.plan import USUAL_INPUTS, WITHOUT_RING, parse_inputs
+from tracer.session.watchdog import Limits, seconds
+from tracer.text.number import is_whole, whole
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, output: argparse._ArgumentGroup) -> None:
+    """Declare the arguments; those about the trace go into the group ``output``."""
+    output.add_argument(
+        "--last", metavar="N", help="keep the last N accesses only, however long the guest runs"
+    )
+    output.add_argument(
+        "--inputs",
+        metavar="KINDS",
+        nargs="?",
+        const=USUAL_INPUTS,
+        help="record what else the host gives the guest: port, msr, cpuid, tsc (all but tsc "
+        "without KINDS)",
+    )
+    limits = parser.add_argument_group("limits (what a guest did last is told)")
+    limits.add_argument(
+        "--timeout", metavar="SECONDS", help="end a run that takes longer, with status 1"
+    )
+    limits.add_argument(
+        "--guest-timeout", metavar="SECONDS", help="the same by the guest's own clock"
+    )
+
+
+def last(args: argparse.Namespace) -> int | None:
+    """Return how many accesses are kept, None for all. Raises UsageError."""
+    if args.last is None:
+        return None
+    last = whole(args.last) if is_whole(args.last) else 0
+    if not last:
+        raise UsageError(f"--last {args.last}: give a number of accesses from 1 on")
+    if args.output is None:
+        raise UsageError("--last says something only with -o TRACE")
+    if args.output.exists() and not args.output.is_file():
+        raise UsageError(f"--last keeps two files, and {args.output} is none")
+    if args.check:
+        raise UsageError("--check compares a whole run, of which --last keeps the end: drop one")
+    return last
+
+
+def inputs(args: argparse.Namespace) -> frozenset[Input]:
+    """Return the kinds of inputs that are recorded. Raises UsageError."""
+    if args.inputs is None:
+        return frozenset()
+    for option in ("every_stop", "untraced"):
+        if getattr(args, option):
+            raise UsageError(WITHOUT_RING.format(option=f"--{option.replace('_', '-')}"))
+    return parse_inputs(args.inputs)
+
+
+def limits(args: argparse.Namespace) -> Limits:
+    """Return how long the run may take. Raises UsageError."""
+    wall, guest = args.timeout, args.guest_timeout
+    return Limits(
+        wall=None if wall is None else seconds("--timeout", wall),
+        guest=None if guest is None else seconds("--guest-timeout", guest),
+    )
