@@ -82,7 +82,8 @@ class Roomy(Software):
 class Run:
     """A guest whose first vCPU is inside."""
 
-    def __init__(self, inputs: frozenset[Input] = ALL, *, svm: bool = True, after: Any = None):
+    def __init__(self, inputs: frozenset[Input] = ALL, *, svm: bool = True, giant: bool = True,
+                 after: Any = None):  # fmt: skip
         scene = self.scene = Scene()
         scene.gate.remove()
         scene.write(STUB, b"\xcc" * 0x1000)
@@ -103,14 +104,17 @@ class Run:
             (Vcpu(), 0), (VcpuStates(), (THERE,)), (FlushTlb, self._root),
             (BreakAlone, self._enter), (Registers(), inside),
         ]  # fmt: skip
-        play(
-            one.trap(ring=SLOTS, inputs=inputs),
-            (MemoryMap(), ([NVME], [(0, 0x3F_FFFF)])), *ports, (HasMachineCheck(), True),
-            (Registers(), before), (HasGiantPages(), True),
+        rest: list[Any] = [
             (VcpuStates(), (THERE,)), (Vcpu(), 0),
             (WriteCode, scene.write_code), (WatchReads, 1),
             (WriteCode, scene.write_code), (WatchStores, 2), (WatchStores, 3),
-            (BreakAlone, None), (MakeChanges, None), (HasSvm(), svm), *(entering if svm else []),
+            (BreakAlone, None), (MakeChanges, None), *entering,
+        ]  # fmt: skip
+        play(
+            one.trap(ring=SLOTS, inputs=inputs),
+            (MemoryMap(), ([NVME], [(0, 0x3F_FFFF)])), *ports, (HasMachineCheck(), True),
+            (Registers(), before), (HasSvm(), svm), *([(HasGiantPages(), giant)] if svm else []),
+            *(rest if svm else []),
         )  # fmt: skip
 
     def _root(self, wanted: FlushTlb) -> None:

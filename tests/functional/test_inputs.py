@@ -100,7 +100,7 @@ def test_the_trace_holds_to_its_instructions_and_is_read_by_all(
         ("--append", "pti=on"),
         ("--realtime", "--", "-smp", "2"),
         ("--realtime", "--", "-smp", "3"),
-        ("--", "-cpu", "Skylake-Client-v1"),
+        ("--", "-cpu", "Skylake-Server-v1"),
         ("--", "-cpu", "EPYC"),
         ("--", "-cpu", "max"),
     ],
@@ -144,11 +144,12 @@ def test_a_guest_is_held_and_let_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--inputs=prot",), "there is no input 'prot' (did you mean port?)"),
+        (("--inputs=prot",), "there is no input 'prot'; did you mean port?"),
         (("--inputs", "--every-stop"), "--every-stop does without"),
         (("--inputs", "--untraced"), "--untraced does without"),
         (("--inputs", "--guest", "tdx"), "an ordinary guest"),
-        (("--inputs", "--", "-cpu", "qemu64,-svm"), ""),
+        (("--inputs", "--", "-cpu", "EPYC,svm=off"), "the guest's CPU has no SVM"),
+        (("--inputs", "--", "-cpu", "Skylake-Client-v1"), "no pages of 1 GiB"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(

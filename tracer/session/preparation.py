@@ -33,7 +33,8 @@ from tracer.intercept.trap import Breakpoint, Trap
 from tracer.intercept.trust_domain import CALL, TrustDomain
 from tracer.intercept.vc_trial import VcTrials
 from tracer.intercept.ve_trial import VeTrials
-from tracer.session.room import Room, Setting, room_for
+from tracer.intercept.window import NoWindow
+from tracer.session.room import Room, Setting, room_for, room_if_any
 from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
 
 _CALLS: dict[Kind, tuple[bytes, int | None]] = {
@@ -110,12 +111,9 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     registers = await Registers()
     refuse_fred(registers["cr4"])
     space = view.space_of(registers)
-    monitor = bool(how.inputs)
-    room = (
-        None
-        if ring is None
-        else await room_for(setting, ring, registers, space, stacks=stacks, monitor=monitor)
-    )
+    room = None
+    if ring is not None:
+        room = await _room(setting, ring, registers, space, how)
     if room is not None:
         coverage.own.append(room.window.span)
     gate = _gate(setting, None if room is None else room.fast, notes=notes)
@@ -176,15 +174,26 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     return traced, registers
 
 
+async def _room(
+    setting: Setting, slots: int, registers: RegisterFile, space: AddressSpace, how: Manner
+) -> Room | None:
+    # Inputs have no other way: without room for them the run does not begin.
+    if not how.inputs:
+        return await room_if_any(setting, slots, registers, space, stacks=how.stacks)
+    try:
+        if not await HasSvm():
+            raise NoWindow("the guest's CPU has no SVM, which QEMU emulates")
+        return await room_for(setting, slots, registers, space, stacks=how.stacks, monitor=True)
+    except NoWindow as why:
+        raise GuestError(f"inputs cannot be recorded: {why}") from None
+
+
 async def _monitor(
     setting: Setting, room: Room | None, stub: Stub, registers: RegisterFile, how: Manner
 ) -> Monitor | None:
     # Put the monitor in place, where there are inputs to record: no vCPU has entered it yet.
-    if not how.inputs:
+    if not how.inputs or room is None:
         return None
-    if room is None or not await HasSvm():
-        why = "the guest's CPU lacks SVM" if room is not None else "there is no room (see above)"
-        raise GuestError(f"inputs cannot be recorded: {why}")
     view = setting.view
     journal = setting.journal
     own = range(stub.base, stub.base + len(stub.code))
@@ -297,7 +306,7 @@ class _Hastening:
         system, view, domain = self.setting.system, self.setting.view, self.domain
         registers = await Registers()
         space = view.space_of(registers)
-        room = await room_for(self.setting, self.slots, registers, space, stacks=False)
+        room = await room_if_any(self.setting, self.slots, registers, space, stacks=False)
         await _follow(self.setting, room)
         if room is None:
             return

@@ -58,20 +58,27 @@ async def room_for(
     *,
     stacks: bool,
     monitor: bool = False,
-) -> Room | None:
-    """Return the place for compiled sites; remark why there is none.
+) -> Room:
+    """Return the place for compiled sites. Raises NoWindow where there is none.
 
     With ``stacks`` each record has a copy of its stack, with a ``monitor`` there is room for that.
     """
+    if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
+        raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
+    slots = min(slots, _MOST_STACKS) if stacks else slots
+    size = block_size(slots, stacks=stacks)
+    size += monitor_size(setting.view.vcpus) if monitor else 0
+    window = setting.system.window(setting.memory, space, size)
+    common = common_code(smp=setting.view.vcpus > 1, la57=bool(registers["cr4"] & _CR4_LA57))
+    return Room(window, common, slots)
+
+
+async def room_if_any(
+    setting: Setting, slots: int, registers: RegisterFile, space: AddressSpace, *, stacks: bool
+) -> Room | None:
+    """Return the place for compiled sites as :func:`room_for`; remark why there is none."""
     try:
-        if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
-            raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
-        slots = min(slots, _MOST_STACKS) if stacks else slots
-        size = block_size(slots, stacks=stacks)
-        size += monitor_size(setting.view.vcpus) if monitor else 0
-        window = setting.system.window(setting.memory, space, size)
+        return await room_for(setting, slots, registers, space, stacks=stacks)
     except NoWindow as why:
         setting.journal.remark(f"each access takes a stop: {why}")
         return None
-    common = common_code(smp=setting.view.vcpus > 1, la57=bool(registers["cr4"] & _CR4_LA57))
-    return Room(window, common, slots)
