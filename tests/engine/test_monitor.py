@@ -168,7 +168,7 @@ def test_a_vcpu_that_does_not_come_in_whole_ends_the_run() -> None:
 
 
 def test_a_cpu_without_svm_is_refused() -> None:
-    with pytest.raises(GuestError, match="the guest's CPU lacks SVM"):
+    with pytest.raises(GuestError, match="the guest's CPU has no SVM"):
         Run(svm=False)
 
 
