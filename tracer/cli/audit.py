@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, live, terminal
+from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, host_inputs, live, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import count
 from tracer.confidential.audit import Audit, Place, Site, side_by_side
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows a table (default 20; 0: all)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    host_inputs.add_arguments(parser)
     live.add_arguments(parser)
     add_filters(parser)
     parser.epilog = (
@@ -52,9 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what the profiles' handlers would make of each call site; return the exit status."""
+    if args.host_inputs:
+        host_inputs.check_arguments(args)
     live.check_arguments(args)
     if args.live:
         return live.run(args)
+    if args.host_inputs:
+        return host_inputs.run(args)
     chosen = args.profile or CURRENT
     profiles = _profiles(chosen)
     audits = [Audit(profile) for profile in profiles]

@@ -9,6 +9,7 @@ __all__ = (
     "findings",
     "ghcb",
     "handler",
+    "host_inputs",
     "hypercall",
     "kind",
     "request",

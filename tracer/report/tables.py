@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich import box
 from rich.table import Table
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from tracer.check.comparison import Comparison
 from tracer.confidential.audit import Audit, Site, side_by_side
+from tracer.confidential.host_inputs import Site as InputSite
 from tracer.devices.map import Breach
 from tracer.text.printable import printable
 from tracer.trace.place import bare_name, spot
@@ -128,6 +130,40 @@ def audit_table(audits: Sequence[Audit], limit: int | None = None) -> Table:
         blank = [""] * (2 + len(audits))
         _row(table, count, f"{count / total:.1%}", f"… {len(rest)} more", *blank)
     return table
+
+
+def host_inputs_table(sites: Sequence[InputSite], limit: int | None, columns: int) -> Table:
+    """Return the code that reads what its host chooses, and what that is, a line each.
+
+    Of each space there are ``limit`` call sites at most. What is read is cut to the width.
+    """
+    table = _table("space", "call site", "reads", "accesses", texts=3)
+    widest = max(len(printable(site.name)) for site in sites)
+    room = max(columns - widest - _BESIDE_READS, _LEAST_READS)
+    for column in table.columns:
+        column.no_wrap = True
+    for space, group in groupby(sites, lambda site: site.space):
+        of_space = list(group)
+        for site in of_space[:limit]:
+            _row(table, space, site.name, _cut(site.texts, room), site.accesses)
+        rest = [] if limit is None else of_space[limit:]
+        if rest:
+            count = sum(site.accesses for site in rest)
+            _row(table, space, f"… {len(rest)} more", "", count)
+    return table
+
+
+_BESIDE_READS = 32  # columns of the space, of a count, and between
+_LEAST_READS = 20
+
+
+# As many as fit, and how many more there are.
+def _cut(texts: Sequence[str], room: int) -> str:
+    for count in range(min(len(texts), room), 0, -1):
+        left = f", … {len(texts) - count:,} more" if count < len(texts) else ""
+        if len(told := ", ".join(texts[:count]) + left) <= room:
+            return told
+    return f"{texts[0][: room - 1]}…"
 
 
 def _outcome(site: Site) -> str:

@@ -68,6 +68,7 @@ TESTED_BY = {
     "bare/test_system": "bare/image bare/open",
     "look/test_views": "look/code look/dump look/region look/registers look/sheet look/stack",
     "look/test_plan": "look/change look/operand look/plan_view look/rehearsal",
+    "confidential/test_host_inputs": "cli/host_inputs",
     "cli/test_decode": "look/explanation",
     "cli/test_registers": "look/register_sheet",
     "repl/test_calls": "look/call query/called",

@@ -19,7 +19,7 @@ from tracer.trace.layout import UNCUT, layout
 from tracer.trace.lines import access_lines, decoded_lines, explained_lines
 from tracer.trace.naming import Naming
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import Intercept, Record
+from tracer.trace.record import Intercept, MemoryAccess, Record
 
 Output = pytest.CaptureFixture[str]
 GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("**/*.vtrace.zst"))
@@ -227,6 +227,74 @@ def test_decoded_lines_keep_to_the_terminal() -> None:
         assert lines and all(len(line) <= columns for line in lines)
     assert len(decoded_lines(access, naming.add(access), layout(40))) > 2
     assert len(decoded_lines(access, naming.add(access), UNCUT)) == 1
+
+
+# --- what is not memory ----------------------------------------------------------------------
+
+
+def called(*accesses: MemoryAccess) -> list[str | None]:
+    """Return what vetrace's own maps call accesses, one after another."""
+    naming = Naming(library.load())
+    naming.learn(sample.ports("serial"))
+    naming.learn(sample.ports("pic"))
+    return [None if (named := naming.add(each)) is None else named.text for each in accesses]
+
+
+def test_msrs_and_cpuid_have_names() -> None:
+    msrs = (0x1B, 0xC0000080, 0x2FF, 0x205, 0x406, 0x80B, 0x825, 0xC0011029)
+    assert called(*(sample.msr(index, "read", 0) for index in msrs)) == [
+        "APIC_BASE", "EFER", "MTRR_DEF_TYPE", "MTRR[2].MASK", "MC[1].ADDR", "X2APIC.EOI",
+        "X2APIC.IRR[5]", "DE_CFG",
+    ]  # fmt: skip
+    assert called(sample.msr(0x12345678, "read", 0)) == [None]
+    assert called(*sample.cpuid(1)) == [f"FEATURES.E{letter}X" for letter in "ABCD"]
+    leaves = ((7, 0), (7, 1), (4, 3), (0xD, 17), (0x21, 0), (0x80000003, 0), (0x40000100, 0))
+    assert called(*(sample.cpuid(*leaf)[1] for leaf in leaves)) == [
+        "EXTENDED.EBX", "EXTENDED_1.EBX", "CACHE[3].EBX", "XSTATE[17].EBX", "TDX.EBX",
+        "BRAND[1].EBX", "HYPERVISOR[1].EBX",
+    ]  # fmt: skip
+    assert called(sample.cpuid(0x12345)[0]) == [None]
+
+
+def test_a_port_goes_by_the_map_of_its_region_or_else_by_its_number() -> None:
+    ports = (0x3FD, 0x20, 0x80, 0x64, 0x2FD, 0x5658)
+    assert called(*(sample.port(number, 1, "read", 0) for number in ports)) == [
+        "LSR", "PIC1_CMD", "POST", "KBD_STATUS_CMD", "COM2.LSR", None,
+    ]  # fmt: skip
+    pic = sample.port(0x20, 1, "write", 0)
+    second = msgspec.structs.replace(pic, physical=0xA0)  # at the same offset of the same region
+    assert called(pic, second, pic) == ["PIC1_CMD", "PIC2_CMD", "PIC1_CMD"]
+    memory = sample.device("nvme", 0x20, 4, "read", 0)
+    assert called(msgspec.structs.replace(memory, region="elsewhere")) == [None]
+
+
+def test_ports_that_select_what_others_show_are_followed() -> None:
+    def out(number: int, value: int, width: int = 1) -> MemoryAccess:
+        return sample.port(number, width, "write", value)
+
+    assert called(out(0x70, 0x8B), sample.port(0x71, 1, "read", 2)) == ["CMOS_INDEX", "CMOS.B"]
+    data, line = out(0x3F8, 1), out(0x3FB, 0x83)
+    assert called(data, line, data, out(0x3FB, 3), data) == ["DATA", "LCR", "DLL", "LCR", "DATA"]
+    chosen = out(0xCF8, 0x80000000 | 1 << 11 | 4, 4)
+    reads = [sample.port(number, 2, "read", 0) for number in (0xCFC, 0xCFE)]
+    assert called(chosen, *reads) == ["CONFIG_ADDRESS", "00:01.0 COMMAND", "00:01.0 STATUS"]
+
+
+def test_a_register_of_a_port_can_be_asked_for(tmp_path: Path, capsys: Output) -> None:
+    records = [
+        sample.ports("pic"),
+        sample.inputs(0, sample.port(0x20, 1, "write", 0x20)),
+        sample.inputs(1, sample.port(0x80, 1, "write", 0)),
+        sample.end(2),
+    ]
+    path = str(sample.write(tmp_path / "run.vtrace", records))
+    for asked, found in (("PIC1_CMD", 1), ("pic.PIC1_CMD", 1), ("port.POST", 1), ("P*", 2)):
+        assert main.main(["show", path, "--register", asked]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == found
+    assert main.main(["show", path, "--region", "pic"]) == 0
+    assert "pic+0x0 @0x20" in capsys.readouterr().out
+    assert main.main(["show", path, "--register", "PIC3_CMD"]) == 2
+    assert "did you mean PIC2_CMD?" in capsys.readouterr().err
 
 
 def test_exports_have_the_register(tmp_path: Path) -> None:
