@@ -132,6 +132,7 @@ def test_a_limit_is_of_each_space_and_many_reads_are_cut(tmp_path: Path, capsys:
     lines = capsys.readouterr().out.splitlines()
     (port,) = [line.split() for line in lines if "1 more" in line and "port" in line]
     assert port == ["port", "…", "1", "more", "1"]
+    assert sum(line.split()[:1] == ["port"] for line in lines) == 3
     (leaves,) = [line for line in lines if "native_cpuid" in line]
     assert "0x1000.0, " in leaves and " more  " in leaves and leaves.rstrip().endswith("1,200")
     assert all(len(line) <= 240 for line in lines)
