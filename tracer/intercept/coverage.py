@@ -28,6 +28,7 @@ from tracer.intercept.poison import (
     unmap_spare,
 )
 from tracer.intercept.view import GuestView
+from tracer.trace.configuration import REGION, configuration_space
 from tracer.trace.record import MapRecord, RegionInfo, RegionRecord
 from tracer.x86.paging import LARGE_SIZE, Leaf
 
@@ -71,7 +72,8 @@ class Coverage:
         view = self._view
         regions, ram = await MemoryMap()
         if self.ports:
-            view.ports = apart(await PortMap(), {region.name for region in regions})
+            names = {REGION, *(region.name for region in regions)}
+            view.ports = apart(await PortMap(), names)
         view.show(RegionMap(regions, traced_ranges(regions, self.choice), ram))
         pieces: Counter[str] = Counter()
         for region in view.regions.regions:
@@ -83,6 +85,8 @@ class Coverage:
         for region in view.ports:
             key = f"{region.name} at port {region.start:#x}"
             self._announce(key, region_info(region, traced=True, space="port"))
+        if self.ports:
+            self._announce(REGION, configuration_space())
         return view.regions
 
     def _announce(self, key: str, info: RegionInfo) -> None:

@@ -37,6 +37,8 @@ class Journal:
         """Hand a line to every scribe, in order, and its records to every subscriber."""
         for scribe in self.scribes:
             scribe(line)
+        if isinstance(line, BlockRecord | Intercept) and isinstance(self._last, BlockRecord):
+            self.blocks.skip(self._last)  # nobody has asked for its records
         if isinstance(line, BlockRecord):
             self._last = line
             if not self.subscribers:

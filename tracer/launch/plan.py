@@ -83,10 +83,15 @@ def parse_kind(text: str) -> Kind:
         raise UsageError(f"there is no guest {text!r}{advice(text, list(Kind))}") from None
 
 
-INPUTS = {kind.name.lower(): kind for kind in Input}
-"""The kinds of inputs, by the names that people give them."""
+_KINDS = {kind.name.lower(): kind for kind in Input}
 
-USUAL_INPUTS = ",".join(name for name in INPUTS if name != "tsc")
+INPUTS = {**_KINDS, "config": Input.PORT}
+"""The kinds of inputs, by the names that people give them.
+
+PCI configuration space is accessed by ports, and recorded wherever these are.
+"""
+
+USUAL_INPUTS = ",".join(name for name in _KINDS if name != "tsc")
 """What is recorded unless it is said: the counter is read hundreds of thousands of times."""
 
 

@@ -15,7 +15,7 @@ from struct import Struct
 from msgspec.structs import replace
 
 from tracer.compiled.asking import AskedSite, agreed, asked, decoded
-from tracer.compiled.inputs import Input
+from tracer.compiled.inputs import Input, given
 from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.reading import accesses, parts, state_after, state_before, transfers
 from tracer.compiled.ring import Raw, raws
@@ -23,8 +23,9 @@ from tracer.compiled.safety import NotCompiled
 from tracer.errors import EmulationError, TraceError
 from tracer.trace.call import Hypercall
 from tracer.trace.compiled import BlockRecord, Place, PlacesRecord, SiteRecord
+from tracer.trace.configuration import ADDRESS, DATA, PORTS, Latch
 from tracer.trace.inputs import accesses_of, instruction_of, intercept_of_input, kind_of
-from tracer.trace.record import Intercept, Line, MemoryAccess, Record
+from tracer.trace.record import Intercept, Line, LostRecord, MemoryAccess, Record
 from tracer.trace.registers import Deferred, changed_values, register_values
 from tracer.x86.bus import Direction
 from tracer.x86.instruction import Instruction
@@ -34,6 +35,8 @@ MOST_ROWS = 4096
 """Rows that a writer puts into one block, at most."""
 
 _PLACE_OF = Struct(f"<{RECORD_FIELDS['LINEAR']}xQQI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
+_RowPlace = tuple[int, int, int]
+"""The linear address of a row, which is the port of one that is to a port, its alias, its site."""
 _MASK64 = (1 << 64) - 1
 _PHYSICAL = 1 << LARGEST_ADDRESS_BITS
 _MOST_FOUND = 1 << 16
@@ -68,6 +71,10 @@ class Blocks:
         self._memory = self._ports = _Places(())
         # By physical address and direction: region and offset, or nothing that is traced.
         self._found: dict[tuple[int, Direction], tuple[str, int] | None] = {}
+        # What leads to PCI configuration space, and what it was before the last block that records
+        # were made of, by its number: a block may be told again.
+        self._latch = Latch()
+        self._begun: tuple[int, int | None] | None = None
 
     def records(self, line: Line) -> Iterator[Record]:
         """Yield the records that a line stands for.
@@ -79,6 +86,8 @@ class Blocks:
         if isinstance(line, SiteRecord | PlacesRecord):
             self._learn(line)
             return iter(())
+        if isinstance(line, LostRecord):
+            self._latch = Latch()
         return iter((line,))
 
     def _learn(self, line: SiteRecord | PlacesRecord) -> None:
@@ -100,18 +109,53 @@ class Blocks:
         if any(self._site(number).parts is None for number in {place[2] for place in places}):
             yield from ((record, 1) for record in self._intercepts(block))
             return
+        kinds = self._leading(block, places)
         # The last row of each kind, in the order in which the kinds came.
-        rows = {place: at for at, place in enumerate(places)}
-        times = Counter(places)
+        rows = {kind: at for at, kind in enumerate(kinds)}
+        times = Counter(kinds)
         left = block.accesses
-        for place, at in rows.items():
+        for kind, at in rows.items():
             row = block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
             _, accesses = self.count(row, block.window)
-            left -= times[place] * accesses
+            left -= times[kind] * accesses
             one = replace(block, rows=row, accesses=accesses, stacks=block.stacks[at : at + 1])
-            yield from ((record, times[place]) for record in self._intercepts(one))
+            made = self._made(one, Latch(kind[1]))
+            yield from ((record, times[kind]) for record in made)
         if left:
             raise TraceError(f"a block of {block.accesses} accesses has {block.accesses - left}")
+
+    # The rows' places, each with what the latch is where that matters.
+    def _leading(
+        self, block: BlockRecord, places: Sequence[_RowPlace]
+    ) -> list[tuple[_RowPlace, int | None]]:
+        ports = {place for place in set(places) if self._is_port(place, PORTS)}
+        if not ports:
+            return [(place, None) for place in places]
+        latch = self._latch_before(block)
+        kinds: list[tuple[_RowPlace, int | None]] = []
+        for at, place in enumerate(places):
+            kinds.append((place, latch.told if place in ports and place[0] in DATA else None))
+            if place in ports and place[0] == ADDRESS:
+                (raw,) = raws(block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)])
+                latch.follow(given(raw, Input.PORT))
+        return kinds
+
+    def _is_port(self, place: _RowPlace, ports: range) -> bool:
+        return place[0] in ports and self._site(place[2]).input is Input.PORT
+
+    def _latch_before(self, block: BlockRecord) -> Latch:
+        # Returns the latch to follow.
+        if self._begun is None or self._begun[0] != block.seq:
+            self._begun = block.seq, self._latch.told
+        self._latch.told = self._begun[1]
+        return self._latch
+
+    def skip(self, block: BlockRecord) -> None:
+        """Go past a block that no records are made of, but of those behind it.
+
+        Raise :exc:`TraceError` as :meth:`records`.
+        """
+        self._leading(block, list(_PLACE_OF.iter_unpack(block.rows)))
 
     def count(self, rows: bytes, window: int) -> tuple[int, int]:
         """Return how many rows have device accesses, and how many these are.
@@ -120,10 +164,10 @@ class Blocks:
         """
         found: Counter[int] = Counter()  # rows by how many accesses they have
         both = set()
-        for (_, alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
+        for (linear, alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
             site = self._site(number)
             if site.input is not None:
-                found[accesses_of(site.input)] += times
+                found[accesses_of(site.input, linear)] += times
                 continue
             if site.parts is None:
                 both.add(number)
@@ -157,14 +201,15 @@ class Blocks:
         Raise :exc:`TraceError` as :meth:`records`.
         """
         found = 0
-        for number, times in Counter(
-            number for _, _, number in _PLACE_OF.iter_unpack(rows)
-        ).items():
+        for (linear, _, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
             kind = self._site(number).input
-            found += 0 if kind is None else times * accesses_of(kind)
+            found += 0 if kind is None else times * accesses_of(kind, linear)
         return found
 
     def _intercepts(self, block: BlockRecord) -> Iterator[Intercept]:
+        yield from self._made(block, self._latch_before(block))
+
+    def _made(self, block: BlockRecord, latch: Latch) -> Iterator[Intercept]:
         rows, stacks = block.rows, block.stacks
         seq, now, window = block.seq, block.time_ns, block.window
         time_at = block.rate.at if block.rate is not None else lambda counter: now
@@ -177,7 +222,7 @@ class Blocks:
             if site.input is not None:
                 stack = stacks[number] if stacks else None
                 record = intercept_of_input(
-                    told, site.input, raw, seq, now, self._find_port, insn, stack
+                    told, site.input, raw, seq, now, self._find_port, insn, stack, latch
                 )
                 yield record
                 seq += len(record.accesses)

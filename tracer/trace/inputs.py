@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from tracer.compiled.inputs import Given, Input, InputSite, given, state_behind
 from tracer.compiled.ring import Raw
 from tracer.errors import EmulationError, TraceError
 from tracer.trace.compiled import SiteRecord
+from tracer.trace.configuration import DATA, REGION, Latch
 from tracer.trace.member import Space
 from tracer.trace.record import Intercept, MemoryAccess
 from tracer.trace.registers import Deferred, changed_values, register_values
@@ -73,9 +76,15 @@ def _unread(site: InputSite) -> str:
             return "rdtsc"
 
 
-def accesses_of(kind: Input) -> int:
-    """Return how many accesses a record of a kind has."""
-    return 4 if kind is Input.CPUID else 1
+def accesses_of(kind: Input, address: int) -> int:
+    """Return how many accesses a record of a kind has that is about that port, register or leaf."""
+    match kind:
+        case Input.CPUID:
+            return 4
+        case Input.PORT if address in DATA:
+            return 2
+        case _:
+            return 1
 
 
 def kind_of(told: SiteRecord) -> Input | None:
@@ -96,11 +105,17 @@ def intercept_of_input(
     find: Find,
     insn: Instruction | None,
     stack: int | None,
+    latch: Latch,
 ) -> Intercept:
-    """Return the record of one access; ``find`` knows ports."""
+    """Return the record of one access; ``find`` knows ports, ``latch`` is as it was before."""
     says = given(raw, kind)
     if says.cpl > 3:
         raise TraceError(f"an input at privilege level {says.cpl}")
+    accesses = _accesses(kind, says, told.space, find)
+    if kind is Input.PORT:
+        if says.address in DATA:
+            accesses.append(_configuration(accesses[0], latch))
+        latch.follow(says)
     return Intercept(
         seq=seq,
         time_ns=time_ns,
@@ -114,7 +129,7 @@ def intercept_of_input(
         cr2=0,
         error_code=0,
         via="monitor",
-        accesses=_accesses(kind, says, told.space, find),
+        accesses=accesses,
         before=Deferred(_before, told, raw),
         after=Deferred(_after, told, kind, says, raw, insn),
         note=RAISED if says.manner.raised else None,
@@ -147,6 +162,20 @@ def _accesses(kind: Input, says: Given, space: Space, find: Find) -> list[Memory
 def _leaf(address: int) -> int:
     leaf = address & 0xFFFF_FFFF
     return leaf | (address & 0xFFF_FFFF << 32 if leaf in SUBLEAVES else 0)
+
+
+# It is there whether configuration space was reached or not: a row has as many accesses as it has,
+# whatever came before it.
+def _configuration(port: MemoryAccess, latch: Latch) -> MemoryAccess:
+    address, reached = latch.lead(port.physical, port.width)
+    return replace(
+        port,
+        physical=address,
+        region=REGION,
+        offset=address,
+        skipped=port.skipped or not reached,
+        space="config",
+    )
 
 
 # A register of an MSR has 8 bytes, a leaf of CPUID 16: maps of registers tell them so.
