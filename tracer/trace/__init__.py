@@ -10,6 +10,7 @@ __all__ = (
     "call",
     "codec",
     "compiled",
+    "configuration",
     "event",
     "flame",
     "flat",

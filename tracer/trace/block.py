@@ -71,8 +71,8 @@ class Blocks:
         self._memory = self._ports = _Places(())
         # By physical address and direction: region and offset, or nothing that is traced.
         self._found: dict[tuple[int, Direction], tuple[str, int] | None] = {}
-        # What leads to PCI configuration space, and what it was before the last block that records
-        # were made of, by its number: a block may be told again.
+        # The latch leads to PCI configuration space. What it was before the last block that records
+        # were made of is kept with the number of that: a block may be told again.
         self._latch = Latch()
         self._begun: tuple[int, int | None] | None = None
 
@@ -124,10 +124,10 @@ class Blocks:
         if left:
             raise TraceError(f"a block of {block.accesses} accesses has {block.accesses - left}")
 
-    # The rows' places, each with what the latch is where that matters.
     def _leading(
         self, block: BlockRecord, places: Sequence[_RowPlace]
     ) -> list[tuple[_RowPlace, int | None]]:
+        # Returns each place with what the latch is there, where that matters.
         ports = {place for place in set(places) if self._is_port(place, PORTS)}
         if not ports:
             return [(place, None) for place in places]
@@ -205,6 +205,16 @@ class Blocks:
             kind = self._site(number).input
             found += 0 if kind is None else times * accesses_of(kind, linear)
         return found
+
+    def ways(self, rows: bytes, window: int) -> Counter[str]:
+        """Return how many accesses of rows were carried out in which :data:`way <Via>`.
+
+        Raise :exc:`TraceError` as :meth:`records`.
+        """
+        _, accesses = self.count(rows, window)
+        asked, inputs = self.asked_for(rows, window), self.inputs_in(rows)
+        told = {"guest": asked, "monitor": inputs, "compiled": accesses - asked - inputs}
+        return Counter({way: count for way, count in told.items() if count})
 
     def _intercepts(self, block: BlockRecord) -> Iterator[Intercept]:
         yield from self._made(block, self._latch_before(block))

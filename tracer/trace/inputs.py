@@ -105,9 +105,10 @@ def intercept_of_input(
     find: Find,
     insn: Instruction | None,
     stack: int | None,
-    latch: Latch,
+    latch: Latch | None = None,
 ) -> Intercept:
     """Return the record of one access; ``find`` knows ports, ``latch`` is as it was before."""
+    latch = latch or Latch()
     says = given(raw, kind)
     if says.cpl > 3:
         raise TraceError(f"an input at privilege level {says.cpl}")

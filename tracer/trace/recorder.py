@@ -140,14 +140,16 @@ class _State:
 
 
 class _Part:
-    # A file, and the accesses that it has. What a line needs of call chains comes before it.
+    # A file, and the accesses that it has. What a line needs of call chains comes before it. The
+    # ways in which accesses were made are told where ``blocks`` know the sites.
 
-    def __init__(self, writer: TraceWriter, state: _State) -> None:
+    def __init__(self, writer: TraceWriter, state: _State, blocks: Blocks | None = None) -> None:
         self.accesses = 0
         self.ways: Counter[str] = Counter()
         self.intercepts = 0
         self._writer = writer
         self._state = state
+        self._blocks = blocks
         self._told: set[int] = set()
 
     def begin(self, seq: int) -> None:
@@ -169,8 +171,8 @@ class _Part:
         if isinstance(line, Intercept):
             self.ways[line.via] += made
             self.intercepts += 1
-        elif isinstance(line, BlockRecord):
-            self.ways["compiled"] += made
+        elif isinstance(line, BlockRecord) and self._blocks is not None:
+            self.ways += self._blocks.ways(line.rows, line.window)
         self.accesses += made
         self._writer.append(line)
 
@@ -198,7 +200,7 @@ def _stacks(line: Line) -> Iterable[int]:
 # Write what files have beyond the first accesses, and the end.
 def _cut(files: Sequence[Path], surplus: int, writer: TraceWriter, end: End) -> None:
     state, blocks = _State(), Blocks()
-    part = _Part(writer, state)
+    part = _Part(writer, state, blocks)
     begun = False
     for line, _, _ in joined(files):
         if isinstance(line, codec.Unknown):

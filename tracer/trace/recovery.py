@@ -44,9 +44,9 @@ class Recovery:
         """Take the next line of the trace."""
         self._time_ns = max(self._time_ns, line.time_ns)
         if isinstance(line, BlockRecord):
-            _, accesses = self._blocks.count(line.rows, line.window)
-            self._count(line.rows, line.window, accesses)
-            self._seq = line.seq + accesses
+            ways = self._blocks.ways(line.rows, line.window)
+            self._ways += ways
+            self._seq = line.seq + ways.total()
             self._taken = sequence_of(line.rows)
             self._rate = line.rate
             self._tell_time(line.rows)
@@ -81,11 +81,12 @@ class Recovery:
         for at in range(0, len(rows), MOST_ROWS * SLOT_SIZE):
             # Nobody knows any more what its threads have told of their errands.
             some = without_threads(rows[at : at + MOST_ROWS * SLOT_SIZE])
-            _, accesses = self._blocks.count(some, window)
+            ways = self._blocks.ways(some, window)
+            accesses = ways.total()
             seq, time_ns = self._seq, self._time_ns
             self._seq += accesses
             self._tell_time(some)
-            self._count(some, window, accesses)
+            self._ways += ways
             self.recovered += accesses
             if accesses:
                 yield BlockRecord(
@@ -103,12 +104,6 @@ class Recovery:
                 "sites": self._sites, "recovered": self.recovered,
             },
         )  # fmt: skip
-
-    def _count(self, rows: bytes, window: int, accesses: int) -> None:
-        asked, inputs = self._blocks.asked_for(rows, window), self._blocks.inputs_in(rows)
-        self._ways["guest"] += asked
-        self._ways["monitor"] += inputs
-        self._ways["compiled"] += accesses - asked - inputs
 
     def _tell_time(self, rows: bytes) -> None:
         if self._rate is not None:

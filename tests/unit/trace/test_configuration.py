@@ -9,6 +9,7 @@ import pytest
 import trace_sample as sample
 from block_sample import PLACES, REGION, WINDOW, block, row, site
 from input_sample import IN, OUT, SITES, configured, input_row, set_latch, site_of
+from msgspec.structs import replace
 
 from tracer.compiled.inputs import FIRST
 from tracer.devices import library
@@ -177,18 +178,17 @@ def test_a_reader_that_has_looked_at_kinds_first_tells_the_same(tmp_path: Path) 
 
 def test_the_last_accesses_begin_with_what_nobody_knows(tmp_path: Path) -> None:
     path = tmp_path / "run.vtrace"
-    with FlightRecorder(path, sample.HEADER, 4) as recorder:
-        for line in (
-            PLACES,
-            site(0, "8b07"),
-            *SITES,
-            told(set_latch(NVME), configured(), configured(8)),
-        ):
+    whole = told(set_latch(NVME), configured(), configured(8), row(0))
+    with FlightRecorder(path, sample.HEADER, 5) as recorder:
+        for line in (PLACES, site(0, "8b07"), *SITES, whole):
             recorder.append(line)
-        recorder.append(sample.end(5))
+        recorder.append(replace(sample.end(6), counts={"compiled": 1, "monitor": 5}))
     with TraceReader(path) as trace:
         found = [record for record in trace if isinstance(record, Intercept)]
-    assert [record.seq for record in found] == [1, 3]
+    assert [record.seq for record in found] == [1, 3, 5]
+    assert trace.end is not None
+    ways = {name: trace.end.counts[name] for name in ("accesses", "monitor", "compiled")}
+    assert ways == {"accesses": 5, "monitor": 4, "compiled": 1}
     assert places(found) == [(0, True)] * 2
 
 
