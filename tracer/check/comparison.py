@@ -103,8 +103,9 @@ class Comparison:
     were read, whatever their region. ``marked`` tells that the trace said where in the log to
     begin. ``switched`` names the regions that were traced for a part of the run only: nothing of
     them is compared. ``overlooked`` counts what QEMU saw vCPUs access in memory beside the traced
-    regions, by region, and ``unwitnessed`` the records of which QEMU logs nothing, by space. Where
-    the log is ``cut`` the counts tell of what comes before.
+    regions, by region, and ``unwitnessed`` the records of which QEMU logs nothing, by space.
+    ``absent`` counts what QEMU saw of PCI configuration space where no function is. Where the log
+    is ``cut`` the counts tell of what comes before.
     """
 
     regions: dict[str, RegionComparison] = field(default_factory=dict)
@@ -116,6 +117,7 @@ class Comparison:
     switched: list[str] = field(default_factory=list)
     overlooked: dict[str, int] = field(default_factory=dict)
     unwitnessed: dict[str, int] = field(default_factory=dict)
+    absent: int = 0
     cut: Cut | None = None
 
     @property

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
+from tracer.trace.member import Space
 from tracer.x86.bus import Direction
 
 
@@ -23,6 +25,9 @@ class LogEntry:
     ``address`` is physical for a memory access and a port number for port I/O, which the log does
     not tell apart. ``width`` is in bytes; ``value`` has no bits beyond it. ``name`` is QEMU's name
     of the memory region, empty where an older QEMU does not log it.
+
+    ``space`` is ``config`` for one to PCI configuration space, whose ``address`` is as in a trace,
+    and ``memory`` for memory and ports.
 
     ``refused`` marks an access whose width or alignment the device model does not take: reads
     answer 0, writes go nowhere, ``address`` is an offset into the region, and ``cpu`` is not known.
@@ -36,6 +41,20 @@ class LogEntry:
     value: int
     name: str
     refused: bool = False
+    space: Space = "memory"
+
+
+class Beside(Protocol):
+    """Make further entries of what a reader comes by, which stand behind those of the reader."""
+
+    def line(self, line: bytes) -> Iterable[LogEntry]:
+        """Take a line that is no entry, and return what is complete by it."""
+
+    def entry(self, entry: LogEntry) -> Iterable[LogEntry]:
+        """Take an entry, and return what is complete by it."""
+
+    def rest(self) -> Iterable[LogEntry]:
+        """Return what nothing more is told about."""
 
 
 _EVENT = b"memory_region_ops_"
@@ -113,17 +132,32 @@ class LogReader:
     """Read the entries of a log, from any lines with their ends, and tell how far that went.
 
     ``line`` is the number of the last line read, ``size`` how many bytes were read by then, and
-    ``torn`` the number of the first line that is not whole, None without one.
+    ``torn`` the number of the first line that is not whole, None without one. ``beside`` makes
+    further entries.
     """
 
-    def __init__(self, lines: Iterable[bytes]) -> None:
+    def __init__(self, lines: Iterable[bytes], beside: Beside | None = None) -> None:
         self._lines = lines
+        self._beside = beside
         self.line = 0
         self.size = 0
         self.torn: int | None = None
 
     def entries(self, offset: int = 0) -> Iterator[LogEntry]:
         """Yield the entries from byte ``offset`` on, and skip all other lines."""
+        beside = self._beside
+        for found in self._found(offset):
+            if isinstance(found, LogEntry):
+                yield found
+                if beside is not None:
+                    yield from beside.entry(found)
+            elif beside is not None:
+                yield from beside.line(found)
+        if beside is not None:
+            yield from beside.rest()
+
+    # Entries, and lines that are none.
+    def _found(self, offset: int) -> Iterator[LogEntry | bytes]:
         for line in self._lines:
             self.line += 1
             begin = self.size
@@ -140,8 +174,7 @@ class LogReader:
                 if not line.endswith(b"\n"):
                     continue
             entry = parse_line(line, self.line)
-            if entry is not None:
-                yield entry
+            yield line if entry is None else entry
 
 
 def entries(log: Iterable[bytes], offset: int = 0) -> Iterator[LogEntry]:

@@ -90,6 +90,12 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
         print(f"{comparison.messages} MSI messages from devices left out", file=stream)
     if comparison.firmware:
         print(f"{comparison.firmware} accesses of firmware left out", file=stream)
+    if comparison.absent:
+        print(
+            f"{comparison.absent:,} accesses to PCI configuration space where no function is:"
+            " the log has their ports alone",
+            file=stream,
+        )
     if comparison.unwitnessed:
         told = (f"{count:,} {name}" for name, count in sorted(comparison.unwitnessed.items()))
         print(f"without a witness, as QEMU logs none: {', '.join(told)}", file=stream)
@@ -124,6 +130,7 @@ def _object(comparison: Comparison) -> dict[str, Any]:
             {"region": name, "accesses": count} for name, count in _overlooked(comparison)
         ],
         "unwitnessed": comparison.unwitnessed,
+        "absent": comparison.absent,
         "cut": None if comparison.cut is None else asdict(comparison.cut),
         "regions": [
             {"region": name, **asdict(counts)}

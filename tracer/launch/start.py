@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tracer import __version__
 from tracer.bare.open import open_bare
+from tracer.compiled.inputs import Input
 from tracer.confidential.announcement import Announcement
 from tracer.confidential.kind import C_BIT, Kind, unfit
 from tracer.confidential.support import setup_command, why_not
@@ -138,6 +139,7 @@ def _configure(plan: Plan, image: Path, initrd: Path | None) -> MachineConfig:
         svm=bool(plan.inputs),
         realtime=plan.realtime,
         qemu_log=plan.qemu_log,
+        log_configuration=Input.PORT in plan.inputs,
     )
 
 

@@ -49,7 +49,8 @@ class MachineConfig:
     ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
     come last. ``guest`` is the kind of guest that this is a machine for, and ``second_ram`` the
     physical address at which all RAM is a second time, if anywhere. ``qemu_log`` is where QEMU
-    writes its log, see :meth:`tracer.qemu.machine.Machine.log_accesses`. Without ``realtime``
+    writes its log, see :meth:`tracer.qemu.machine.Machine.log_accesses`, which has accesses to PCI
+    configuration space by their functions with ``log_configuration``. Without ``realtime``
     virtual time counts instructions, so that a stop of any length does not exist for the guest.
     With ``svm`` CPUs have AMD's virtualisation, whatever their model.
     """
@@ -66,6 +67,7 @@ class MachineConfig:
     svm: bool = False
     realtime: bool = False
     qemu_log: Path | None = None
+    log_configuration: bool = False
 
 
 def machine_arguments(config: MachineConfig, *, ram: int, monitor: int, gdb: Path) -> list[str]:

@@ -200,7 +200,8 @@ class Machine(asyncio.SubprocessProtocol):
     async def log_accesses(self) -> None:
         """Have accesses to devices logged from here on, if that is asked for; the guest stands."""
         if self.config.qemu_log is not None:
-            await log_accesses(self, self.config.extra)
+            configuration = self.config.log_configuration
+            await log_accesses(self, self.config.extra, configuration=configuration)
 
     @property
     def log_size(self) -> int | None:

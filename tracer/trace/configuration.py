@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tracer.compiled.inputs import Given
 from tracer.trace.record import RegionInfo
+from tracer.x86.bus import Direction
 
 ADDRESS = 0xCF8
 DATA = range(0xCFC, 0xD00)
@@ -36,10 +37,15 @@ class Latch:
         self.told = told
 
     def follow(self, says: Given) -> None:
+        """Take notice of an access to a port that a monitor has made."""
+        if not says.manner.raised:
+            (value,) = says.values
+            self.set(says.address, says.manner.width, value, says.direction)
+
+    def set(self, port: int, width: int, value: int, direction: Direction) -> None:
         """Take notice of an access to a port: a write of 4 bytes sets the latch."""
-        manner = says.manner
-        if says.address == ADDRESS and manner.write and manner.width == 4 and not manner.raised:
-            (self.told,) = says.values
+        if port == ADDRESS and direction == "write" and width == 4:
+            self.told = value
 
     def lead(self, port: int, width: int) -> tuple[int, bool]:
         """Return where an access to a port of :data:`DATA` leads, and whether it reaches that.

@@ -12,6 +12,7 @@ from tracer.check.comparison import (
     RegionComparison,
     TracedAccess,
 )
+from tracer.check.configuration import ConfigurationLog
 from tracer.check.qemu_log import LogEntry, LogReader
 from tracer.check.witness.alignment import align
 from tracer.check.witness.fingerprint import IN_A_ROW
@@ -20,6 +21,7 @@ from tracer.check.witness.recovery import Place, Recovery, agreement
 from tracer.check.witness.side import Side, Strand, strand_of
 from tracer.check.witness.territory import PORT, Territory, is_message
 from tracer.check.witness.traced import Whole, traced_accesses, wholes_of
+from tracer.trace.configuration import REGION
 from tracer.trace.record import (
     RELEASED,
     Intercept,
@@ -47,7 +49,7 @@ class Matching:
         self._result = Comparison()
         self._keep = keep
         self._territory = Territory()
-        self._log = LogReader(log)
+        self._log = LogReader(log, ConfigurationLog())
         self._traced = Side(self._accesses(records))
         self._logged = Side(self._entries())
         self._offset: int | None = None
@@ -85,7 +87,7 @@ class Matching:
             match record:
                 case RegionRecord():
                     self._territory.add(record)
-                    if record.region.traced and record.region.space == "memory":
+                    if record.region.traced and record.region.space in ("memory", "config"):
                         self._count(record.region.name)
                 case MapRecord():
                     self._territory.map(record.regions)
@@ -113,7 +115,7 @@ class Matching:
                 case _:
                     pass
 
-    # Of MSRs, CPUID and the counter QEMU logs nothing.
+    # QEMU logs nothing of MSRs, CPUID and the counter.
     def _pass_over(self, record: Intercept) -> None:
         space = record.accesses[0].space if record.accesses else "memory"
         if space not in ("memory", PORT):
@@ -144,6 +146,9 @@ class Matching:
     def _entries(self) -> Iterator[tuple[Strand, LogEntry]]:
         result = self._result
         for entry in self._log.entries(self._offset or 0):
+            if entry.space == "config":
+                yield from self._configuration(entry)
+                continue
             result.entries += 1
             if self._firmware and entry.cpu >= 0 and self._is_firmware():
                 result.firmware += 1
@@ -169,6 +174,12 @@ class Matching:
                 yield strand_of(place.name, entry.cpu), entry
             elif entry.cpu >= 0 and (result.marked or self._aligned):
                 result.overlooked[place.name] = result.overlooked.get(place.name, 0) + 1
+
+    # A line of the port tells such an entry too, and whose it was.
+    def _configuration(self, entry: LogEntry) -> Iterator[tuple[Strand, LogEntry]]:
+        if self._territory.configuration and entry.cpu >= 0 and not self._is_firmware():
+            self._result.absent += not entry.name
+            yield Strand(REGION), entry
 
     # Tells whether firmware ran when the last line was written.
     def _is_firmware(self) -> bool:

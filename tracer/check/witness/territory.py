@@ -45,11 +45,13 @@ class Territory:
     A region that moved keeps its old place as well, as the log is read ahead of the trace; of
     several places the one whose name the log tells counts, then the one announced last.
     ``switched`` names the regions that were traced for a part of the run only. Where regions of
-    I/O ports were announced ports are of one place, :data:`PORT`.
+    I/O ports were announced ports are of one place, :data:`PORT`. ``configuration`` tells that PCI
+    configuration space was announced as well.
     """
 
     def __init__(self) -> None:
         self.switched: set[str] = set()
+        self.configuration = False
         self._spans: list[_Span] = []
         self._known: dict[tuple[int, str], tuple[Place, int] | None] = {}
         self._traced: dict[tuple[str, int], bool] = {}
@@ -61,6 +63,7 @@ class Territory:
         """Take notice of a region."""
         region = record.region
         if region.space != "memory":
+            self.configuration = self.configuration or region.space == "config"
             if region.space == PORT:
                 place = Place(PORT, traced=True)
                 span = _Span(region.start, region.end, region.qemu_name, place)

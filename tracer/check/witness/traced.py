@@ -13,7 +13,7 @@ from tracer.x86.state import PAGE_SIZE
 _VECTOR = 64  # bytes of the widest register: what is wider is a block, such as FXSAVE's
 _UNIT = 8  # bytes of the widest access that TCG makes at once
 
-_WITNESSED = frozenset({"memory", PORT})
+_WITNESSED = frozenset({"memory", PORT, "config"})
 """Where accesses are that QEMU logs."""
 
 Whole = tuple[int, int]
