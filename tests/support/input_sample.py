@@ -1,10 +1,8 @@
-"""Build records of a monitor's, as a guest that runs inside it leaves them behind."""
+"""Build sites of ports, and rows of a guest that accesses PCI configuration space by them."""
 
 from __future__ import annotations
 
-import struct
-
-from block_sample import row
+from input_row import row
 
 from tracer.compiled.inputs import FIRST
 from tracer.trace.compiled import SiteRecord
@@ -35,24 +33,11 @@ def site_of(number: int, space: Space, text: str, width: int) -> SiteRecord:
     )  # fmt: skip
 
 
-def input_row(
-    site: int, address: int, value: int, *, width: int = 4, write: bool = False,
-    raised: bool = False, cpl: int = 0, **how: int,
-) -> bytes:  # fmt: skip
-    """Be a monitor whose guest has made an access of ``width`` bytes."""
-    rest = struct.pack("<QQ4B4xQ", RIP, RIP + 1, width, write, 64, raised, 0)
-    read = value.to_bytes(16, "little") + rest[:16]
-    return row(
-        site, linear=address, error=cpl, physical=0,
-        read=int.from_bytes(read, "little"), written=int.from_bytes(rest[16:], "little"), **how,
-    )  # fmt: skip
-
-
 def set_latch(value: int, *, width: int = 4, raised: bool = False) -> bytes:
     """Be a guest that sets what its next accesses to the data ports lead to."""
-    return input_row(OUT, 0xCF8, value, width=width, write=True, raised=raised)
+    return row(OUT, 0xCF8, value, width=width, write=True, raised=raised)
 
 
 def configured(value: int = 7, *, port: int = 0xCFC, width: int = 4, write: bool = False) -> bytes:
     """Be a guest that accesses configuration space by a port."""
-    return input_row(OUT if write else IN, port, value, width=width, write=write)
+    return row(OUT if write else IN, port, value, width=width, write=write)

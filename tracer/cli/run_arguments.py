@@ -21,8 +21,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, output: argparse._Argumen
         metavar="KINDS",
         nargs="?",
         const=USUAL_INPUTS,
-        help="record what else the host gives the guest: port, msr, cpuid, tsc (all but tsc "
-        "without KINDS)",
+        help="record what else the host gives the guest: port, which has PCI configuration space "
+        "(config) by ports as well, msr, cpuid, tsc (all but tsc without KINDS)",
     )
     limits = parser.add_argument_group("limits (what a guest did last is told)")
     limits.add_argument(

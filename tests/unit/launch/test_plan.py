@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tracer.compiled.inputs import Input
 from tracer.errors import UsageError
-from tracer.launch.plan import Plan, check_plan, parse_memory
+from tracer.launch.plan import USUAL_INPUTS, Plan, check_plan, parse_inputs, parse_memory
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,11 @@ def test_what_vetrace_has_to_know_itself_is_no_qemu_argument(
 
 def test_other_qemu_arguments_are_taken() -> None:
     check_plan(Plan(extra=("-device", "edu", "-machine", "pc", "-smp", "2", "--", "-")))
+
+
+def test_configuration_space_is_recorded_where_ports_are() -> None:
+    assert parse_inputs("config") == parse_inputs("port") == {Input.PORT}
+    assert parse_inputs("msr, config") == {Input.MSR, Input.PORT}
+    assert parse_inputs(USUAL_INPUTS) == {Input.PORT, Input.MSR, Input.CPUID}
+    with pytest.raises(UsageError, match="confg"):
+        parse_inputs("confg")

@@ -75,3 +75,10 @@ def test_what_the_user_logs_goes_on() -> None:
         "log cpu_reset,guest_errors,invalid_mem,in_asm,int",
         ("trace-event-set-state", {"name": "memory_region_ops_*", "enable": True}),
     ]
+
+
+def test_configuration_is_logged_by_its_functions_where_that_is_wanted() -> None:
+    qemu = Monitor()
+    asyncio.run(log_accesses(qemu, (), configuration=True))
+    assert qemu.told[-1] == ("trace-event-set-state", {"name": "pci_cfg_*", "enable": True})
+    assert len(qemu.told) == 4

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import trace_sample as sample
 from block_sample import PLACES, REGION, WINDOW, block, row, site
-from input_sample import IN, OUT, SITES, configured, input_row, set_latch, site_of
+from input_row import row as input_row
+from input_sample import IN, OUT, SITES, configured, set_latch, site_of
 from msgspec.structs import replace
 
 from tracer.compiled.inputs import FIRST
@@ -82,14 +83,14 @@ def test_an_access_to_a_data_port_is_one_to_configuration_space_as_well() -> Non
         ([set_latch(NVME), set_latch(0xFF, width=1), configured()], (0x8000, False)),
         ([set_latch(NVME), set_latch(0xFF, width=2), configured()], (0x8000, False)),
         ([set_latch(NVME), set_latch(0, raised=True), configured()], (0x8000, False)),
-        ([set_latch(NVME), input_row(IN, 0xCF8, 0), configured()], (0x8000, False)),
+        ([set_latch(NVME), input_row(IN, 0xCF8, 0, width=4), configured()], (0x8000, False)),
         ([set_latch(NVME), input_row(OUT, 0xCF9, 6, width=1, write=True), configured()],
          (0x8000, False)),
         ([set_latch(NVME | 0x7F00_0000), configured()], (0x8000, False)),
         ([set_latch(NVME | 2), configured()], (0x8002, False)),
         ([set_latch(NVME), configured(port=0xCFD, width=2)], (0x8001, True)),  # not aligned
         ([set_latch(NVME), set_latch(NVME + 0x800), configured()], (0x1_0000, False)),
-        ([set_latch(NVME), input_row(LEFT, 0xCF8, 0), configured()], (0x8000, False)),
+        ([set_latch(NVME), input_row(LEFT, 0xCF8, 0, width=4), configured()], (0x8000, False)),
     ],
 )  # fmt: skip
 def test_where_it_leads(rows: list[bytes], where: tuple[int, bool]) -> None:
@@ -97,15 +98,15 @@ def test_where_it_leads(rows: list[bytes], where: tuple[int, bool]) -> None:
 
 
 def test_an_exception_in_its_place_reaches_neither() -> None:
-    data = input_row(IN, 0xCFC, 9, raised=True)
+    data = input_row(IN, 0xCFC, 9, width=4, raised=True)
     *_, read = made(taught(), told(set_latch(NVME), data))
     assert [(each.skipped, each.value) for each in read.accesses] == [(True, None)] * 2
 
 
 def test_no_other_row_has_such_an_access() -> None:
     rows = (
-        input_row(IN, 0xCF8, 0), input_row(IN, 0xCFB, 0), input_row(IN, 0xD00, 0),
-        input_row(LEFT, 0xCFC, 0), row(0),
+        *(input_row(IN, port, 0, width=4) for port in (0xCF8, 0xCFB, 0xD00)),
+        input_row(LEFT, 0xCFC, 0, width=4), row(0),
     )  # fmt: skip
     blocks = taught()
     assert blocks.count(b"".join(rows), WINDOW) == (5, 8)
