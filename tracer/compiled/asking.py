@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tracer.compiled import inputs
 from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.module import CODE_SIZE, MMIO_FIELDS, Kind
 from tracer.compiled.reading import state_before
@@ -24,6 +25,7 @@ from tracer.x86.state import CpuState, Mode
 FIRST = 1 << 31
 """The number of the first such site: thunks have those below."""
 
+_KINDS = 0xFFFF_0000
 _NUMBER = struct.Struct(f"<{RECORD_FIELDS['SITE']}xI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
 _SITE = struct.Struct("<I")
 _PLACE = struct.Struct(f"<{MMIO_FIELDS['RIP']}xQ{CODE_SIZE}s16xQH6x")
@@ -50,9 +52,14 @@ class AskedSite:
 def kinds(rows: bytes) -> Iterator[Kind | None]:
     """Yield what each record tells of that no thunk has made, and None for the others.
 
+    Inputs have the numbers of their sites.
+
     Raises ValueError at one of no kind.
     """
-    return (None if number < FIRST else Kind(number) for (number,) in _NUMBER.iter_unpack(rows))
+    return (
+        None if number < FIRST or inputs.FIRST <= number < _KINDS else Kind(number)
+        for (number,) in _NUMBER.iter_unpack(rows)
+    )
 
 
 def decoded(code: bytes, rip: int, mode: Mode = Mode.LONG) -> Instruction | None:

@@ -228,8 +228,6 @@ tdcall:	push	TDCALL
 	save
 	test	dword ptr [rbp + F_RFLAGS], TF
 	jnz	slow
-	cmp	qword ptr [rip + start + DATA + C_LIMIT], 0
-	je	slow			# it is shut: somebody is asked of each
 	cmp	rax, VEINFO_GET
 	je	veinfo
 	or	rax, r10
@@ -241,6 +239,13 @@ tdcall:	push	TDCALL
 	not	eax
 	test	eax, EXPOSED
 	jnz	slow
+	cmp	r11, VE_CPUID
+	je	input
+	lea	rax, [r11 - VE_IO]
+	cmp	rax, VE_WRMSR - VE_IO
+	jbe	input
+	cmp	qword ptr [rip + start + DATA + C_LIMIT], 0
+	je	slow			# it is shut: somebody is asked of each
 	cmp	r11, REQUEST_MMIO
 	je	mmio
 	cmp	r11, HLT
@@ -291,7 +296,11 @@ veinfo:	call	number
 	mov	rax, [rbx + V_REASON]
 	test	rax, rax
 	jz	slow
-	mov	[rbp + F_RCX], rax
+	cmp	rax, EPT_VIOLATION
+	jne	1f
+	cmp	qword ptr [rip + start + DATA + C_LIMIT], 0
+	je	slow
+1:	mov	[rbp + F_RCX], rax
 	mov	rax, [rbx + V_QUALIFICATION]
 	mov	[rbp + F_RDX], rax
 	mov	r8, [rbx + V_GLA]
@@ -303,6 +312,127 @@ veinfo:	call	number
 	restore
 	lea	rsp, [rsp + 8]
 	iretq
+
+# An instruction that the monitor has made a #VE of: R12 = leaf, R13 = subleaf; R12 = width, R13 = 1
+# for a write, R14 = port, R15 = what is written; R12 = index, R13 = what is written (GHCI 1.5, 3.6,
+# 3.9 to 3.11). It is carried out here, for which the vCPU leaves for the monitor.
+input:	mov	eax, r12d
+	cmp	r11d, VE_IO
+	jne	1f
+	lea	rax, [r12 - 1]
+	cmp	rax, 3
+	ja	slow
+	test	rax, r12
+	jnz	slow
+	cmp	r13, 1
+	ja	slow
+	cmp	r14, 0xffff
+	ja	slow
+	mov	eax, r14d
+1:	mov	rbx, r11
+	shl	rbx, 32
+	or	rbx, rax
+	# Of the instructions that this may be about, it is the one nearest above on this stack.
+	lea	rdx, [rbp + F_RIP]
+	lea	rdi, [rip + start + DATA + KEYS]
+	lea	rsi, [rip + start + DATA + FAULTS]
+	mov	qword ptr [rbp + L_PLACE], STACK
+	mov	qword ptr [rbp + L_SLOT], FAULT_COUNT
+	mov	ecx, FAULT_COUNT - 1
+2:	mov	rax, [rdi + rcx * 8]
+	sub	rax, rdx
+	cmp	rax, [rbp + L_PLACE]
+	jae	3f
+	mov	[rbp + L_ENTRY], rax
+	mov	eax, ecx
+	shl	eax, 8
+	cmp	[rsi + rax + R_TAG], rbx
+	jne	3f
+	mov	rax, [rsi + rax + R_GPA]	# of an instruction, CR3 is there
+	data	test, rax, M_SHARED
+	jnz	3f
+	mov	rax, [rbp + L_ENTRY]
+	mov	[rbp + L_PLACE], rax
+	mov	[rbp + L_SLOT], rcx
+3:	dec	ecx
+	jns	2b
+	mov	rsi, [rbp + L_SLOT]
+	cmp	esi, FAULT_COUNT
+	je	slow
+	call	number
+	shl	ebx, VE_SHIFT
+	lea	rax, [rip + start + DATA + VES]
+	inc	esi
+	mov	[rax + rbx + V_ASKED], rsi
+	count	N_ANSWERED		# this may end the machine
+	mov	eax, r12d
+	mov	ecx, r13d
+	cmp	r11d, VE_CPUID
+	je	6f
+	mov	ecx, r12d
+	cmp	r11d, VE_RDMSR
+	je	7f
+	ja	8f
+	mov	edx, r14d
+	cmp	r12d, 2
+	ja	3f
+	je	2f
+	test	r13d, r13d
+	jnz	1f
+	in	al, dx
+	movzx	r11d, al
+	jmp	9f
+1:	mov	eax, r15d
+	out	dx, al
+	jmp	9f
+2:	test	r13d, r13d
+	jnz	1f
+	in	ax, dx
+	movzx	r11d, ax
+	jmp	9f
+1:	mov	eax, r15d
+	out	dx, ax
+	jmp	9f
+3:	test	r13d, r13d
+	jnz	1f
+	in	eax, dx
+	mov	r11d, eax
+	jmp	9f
+1:	mov	eax, r15d
+	out	dx, eax
+	jmp	9f
+6:	cpuid
+	mov	r12d, eax
+	mov	r13d, ebx
+	mov	r14d, ecx
+	mov	r15d, edx
+	jmp	9f
+	# The monitor sets CF where the CPU raises #GP.
+7:	clc
+	rdmsr
+	jc	refused
+	mov	r11d, eax
+	shl	rdx, 32
+	or	r11, rdx
+	jmp	9f
+8:	mov	eax, r13d
+	mov	rdx, r13
+	shr	rdx, 32
+	clc
+	wrmsr
+	jc	refused
+9:	xor	r10d, r10d
+1:	mov	rax, [rbp + L_SLOT]
+	lea	rcx, [rip + start + DATA + KEYS]
+	mov	qword ptr [rcx + rax * 8], 0
+	call	answered
+	restore
+	lea	rsp, [rsp + 8]
+	iretq
+refused:
+	mov	r10, 1
+	ror	r10, 1			# TDG.VP.VMCALL_INVALID_OPERAND
+	jmp	1b
 
 # R12 = width, R13 = 1 for a write, R14 = physical address with the shared bit, R15 = what is
 # written (GHCI 1.5, 3.7).

@@ -51,8 +51,15 @@ FAULT_COUNT = 64
 """Faults that are handled at one time, by all handlers of the guest together."""
 
 VE_SIZE = 64
-VE_FIELDS = "REASON", "QUALIFICATION", "GLA", "GPA", "LENGTH"
+VE_FIELDS = "REASON", "QUALIFICATION", "GLA", "GPA", "LENGTH", "ASKED"
+"""What a vCPU has of its #VE: what TDG.VP.VEINFO.GET gives, and which instruction, from 1 on, the
+module carries out for it at the moment."""
 EPT_VIOLATION = 48
+REASONS = {"CPUID": 10, "HLT": 12, "IO": 30, "RDMSR": 31, "WRMSR": 32}
+"""The exit reasons of instructions that raise #VE (Intel SDM vol. 3D, appendix C)."""
+_TAG = 248
+"""Offset of what an instruction that has raised #VE is told from others by, in its entry of
+:data:`FAULTS`, which is a record of the monitor's else: the port, MSR or leaf, and the reason."""
 RAM_COUNT = 32
 """Pieces of RAM that can be told from devices."""
 STACK = 0x8000
@@ -62,7 +69,7 @@ _WORDS = (
     "SHARED", "ADDRESS", "TOP", "BEHIND", "HALT", "THREAD",
 )  # fmt: skip
 _COUNTERS = layout.MODULE_DATA + 0x100
-_COUNTED = "FAULTS", "FETCHED"
+_COUNTED = "FAULTS", "FETCHED", "RAISED", "KEPT", "ANSWERED"
 _RAM = layout.MODULE_DATA + 0x200
 KEYS = layout.MODULE_DATA + 0x400
 VES = layout.MODULE_DATA + 0x1000
@@ -127,8 +134,27 @@ class ModuleControl:
 
 
 def counter(name: str) -> int:
-    """Return the offset in the block of a counter: ``FAULTS`` made #VE, and ``FETCHED``."""
+    """Return the offset in the block of a counter.
+
+    ``FAULTS`` made #VE, and #VE that were ``FETCHED``; of the monitor's, ``RAISED`` for an
+    instruction, or ``KEPT`` from that; and instructions ``ANSWERED``.
+    """
     return _COUNTERS + 8 * _COUNTED.index(name)
+
+
+def raising() -> dict[str, int]:
+    """Return the assembler's symbols of #VE, which the monitor's code has in common."""
+    return {
+        "VE": VIRTUALIZATION_VECTOR,
+        "VE_SHIFT": VE_SIZE.bit_length() - 1,
+        "KEYS": KEYS,
+        "VES": VES,
+        "FAULTS": FAULTS,
+        "FAULT_COUNT": FAULT_COUNT,
+        "R_TAG": _TAG,
+        **{f"VE_{name}": reason for name, reason in REASONS.items()},
+        **{f"N_{name}": counter(name) for name in _COUNTED},
+    }
 
 
 def constants() -> str:
@@ -136,16 +162,10 @@ def constants() -> str:
     symbols = {
         "TDCALL": TDCALL_ERROR,
         "CODE_SIZE": CODE_SIZE,
-        "FAULT_COUNT": FAULT_COUNT,
         "STACK": STACK,
-        "VE_SHIFT": VE_SIZE.bit_length() - 1,
-        "KEYS": KEYS,
-        "VES": VES,
-        "FAULTS": FAULTS,
         "RAM": _RAM,
         "RAM_COUNT": RAM_COUNT,
         "EPT_VIOLATION": EPT_VIOLATION,
-        "VE": VIRTUALIZATION_VECTOR,
         "VEINFO_GET": 3,
         "REQUEST_MMIO": 48,
         "HLT": 12,
@@ -155,7 +175,7 @@ def constants() -> str:
         # A record has this of its fault: all from LINEAR on that is not asked later.
         "R_KEPT": MMIO_FIELDS["VALUE"] - RECORD_FIELDS["LINEAR"],
         **{f"M_{name}": layout.MODULE_DATA + 8 * at for at, name in enumerate(_WORDS)},
-        **{f"N_{name}": counter(name) for name in _COUNTED},
+        **raising(),
         **{f"V_{name}": 8 * at for at, name in enumerate(VE_FIELDS)},
         **{f"R_{name}": offset for name, offset in MMIO_FIELDS.items()},
         **{f"K_{kind.name}": kind.value for kind in Kind},

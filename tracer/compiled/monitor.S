@@ -10,6 +10,7 @@
 .intel_syntax noprefix
 
 # Offsets in a VMCB (APM vol. 2, appendix B).
+.set V_INTERCEPTS, 0x0c
 .set V_EXIT, 0x70
 .set V_INFO1, 0x78
 .set V_INFO2, 0x80
@@ -20,6 +21,9 @@
 .set V_ES_BASE, 0x408
 .set V_SS_BASE, 0x428
 .set V_DS_BASE, 0x438
+.set V_GDT, 0x468
+.set V_IDT_LIMIT, 0x484
+.set V_IDT, 0x488
 .set V_CPL, 0x4cb
 .set V_EFER, 0x4d0
 .set V_CR4, 0x548
@@ -34,6 +38,7 @@
 
 .set EXIT_RDTSC, 0x6e
 .set EXIT_CPUID, 0x72
+.set EXIT_HLT, 0x78
 .set EXIT_IO, 0x7b
 .set EXIT_MSR, 0x7c
 .set EXIT_SHUTDOWN, 0x7f
@@ -47,6 +52,8 @@
 .set MSR_VM_CR, 0xc0010114
 .set MSR_HSAVE, 0xc0010117
 .set SVME, 0x1000
+.set CF, 1
+.set IF, 0x200
 .set TF, 0x100
 .set DF, 0x400
 
@@ -54,6 +61,10 @@
 .set PROTECTION, 0x80000b0d
 .set PAGE_FAULT, 0x80000b0e
 .set DEBUG, 0x80000301
+.set VIRTUALIZATION, 0x80000300 + VE
+.set GATE, 16 * VE
+.set SLEEPS, 1 << 24
+.set STI, 0xfb
 
 # A word of the control page, and one of the monitor's own.
 .macro control op, register, name
@@ -122,6 +133,9 @@ enter:
 	mov	[r15 + STATE + 8 * 4], rax
 	mov	ebx, [r15 + V_EXIT]
 	mov	r12, [r15 + V_INFO1]
+	cmp	qword ptr [rip + start + DATA + M_DOMAIN], 0
+	jne	domain
+natively:
 	cmp	ebx, EXIT_IO
 	je	io
 	cmp	ebx, EXIT_MSR
@@ -132,6 +146,8 @@ enter:
 	je	counter
 	cmp	ebx, EXIT_RDTSCP
 	je	counter
+	cmp	ebx, EXIT_HLT
+	je	sleep
 	cmp	ebx, EXIT_SHUTDOWN
 	je	shutdown
 	lea	eax, [rbx - EXIT_VMRUN]
@@ -186,7 +202,45 @@ begin:
 5:	lock inc qword ptr [rip + start + DATA + M_NESTED]
 6:	xor	ebp, ebp
 	lea	r13, [r15 + STATE + S_SCRATCH]
-4:	rdtsc
+4:	call	describe
+	# What asks for it is the guest's handler of #VE: the record is of the instruction.
+	guest	mov, rsi, S_ASKED / 8
+	test	rsi, rsi
+	jz	1f
+.irp field, R_CPL, R_RFLAGS, R_RIP, R_NEXT, R_CR3
+	mov	rax, [rsi + \field]
+	mov	[r13 + \field], rax
+.endr
+	mov	eax, [rsi + R_MANNER]
+	mov	[r13 + R_MANNER], eax
+	add	rsi, R_GPR
+	lea	rdi, [r13 + R_GPR]
+	mov	ecx, 16
+	rep movsq
+1:
+.if STACKS
+	jmp	stacks
+.else
+	# The kernel's thread that is current, where records tell it: 4 bytes, relative to GS.
+	mov	rax, [r13 + R_RIP]
+	sub	rax, [r15 + STATE + S_CODE]
+	cmp	rax, [r15 + STATE + S_CODE_SIZE]
+	jae	1f
+	mov	ecx, MSR_GS_BASE
+	rdmsr
+	shl	rdx, 32
+	or	rdx, rax
+	add	rdx, [r15 + STATE + S_THREAD]
+	call	translate
+	jc	1f
+	mov	eax, [rax]
+	mov	[r13 + R_THREAD], eax
+1:	ret
+.endif
+
+# Says in the record at R13 what the guest is about. RAX, RCX, RDX, RSI and RDI are lost.
+describe:
+	rdtsc
 	mov	[r13 + R_TSC], eax
 	mov	[r13 + R_TSC + 4], edx
 	xor	eax, eax
@@ -222,34 +276,18 @@ begin:
 	jnz	2f
 	mov	eax, 16
 2:	mov	[r13 + R_MANNER + 2], al
-.if STACKS
-	jmp	stacks
-.else
-	# The kernel's thread that is current, where records tell it: 4 bytes, relative to GS.
-	mov	rax, [r13 + R_RIP]
-	sub	rax, [r15 + STATE + S_CODE]
-	cmp	rax, [r15 + STATE + S_CODE_SIZE]
-	jae	1f
-	mov	ecx, MSR_GS_BASE
-	rdmsr
-	shl	rdx, 32
-	or	rdx, rax
-	add	rdx, [r15 + STATE + S_THREAD]
-	call	translate
-	jc	1f
-	mov	eax, [rax]
-	mov	[r13 + R_THREAD], eax
-1:	ret
-.endif
+	ret
 
 # The record tells what happens next: commit it, and make the access. ECX = bytes of the instruction.
 # What is read is told afterwards, by `end`.
 commit:
+	cmp	qword ptr [r15 + STATE + S_ASKED], 0
+	jne	2f
 	mov	rax, [r15 + V_RIP]
 	add	rax, [r15 + V_CS_BASE]
 	add	rax, rcx
 	mov	[r13 + R_NEXT], rax
-	test	rbp, rbp
+2:	test	rbp, rbp
 	jz	1f
 	mov	[r13 + R_SEQUENCE], rbp
 1:	ret
@@ -260,6 +298,228 @@ end:	test	rbp, rbp
 	add	rbp, SLOT_SIZE
 	mov	[rip + start + DATA + C_HEAD], rbp
 1:	ret
+
+# ---- a trust domain
+
+# The TDX module makes a #VE of an instruction that is the host's to carry out: the guest's handler
+# asks for it, and the code of the module (module.S) carries it out, once more for the monitor.
+domain:	or	dword ptr [r15 + V_INTERCEPTS], SLEEPS
+	mov	qword ptr [r15 + STATE + S_ASKED], 0
+	guest	mov, rdx, S_OWNER / 8
+	not	rdx
+	movzx	edx, dx
+	shl	edx, VE_SHIFT
+	lea	rcx, [rip + start + DATA + VES]
+	add	rdx, rcx
+	call	own
+	jae	1f
+	# The number of the entry in FAULTS, from 1 on, that the module carries out.
+	mov	rcx, [rdx + E_ASKED]
+	test	ecx, ecx
+	jz	natively
+	mov	qword ptr [rdx + E_ASKED], 0
+	dec	ecx
+	and	ecx, FAULT_COUNT - 1
+	shl	ecx, SLOT_SHIFT
+	lea	rax, [rip + start + DATA + FAULTS]
+	add	rax, rcx
+	mov	[r15 + STATE + S_ASKED], rax
+	jmp	natively
+	# R14 = the reason, EBP = what tells one access from another; it goes by the exit code.
+1:	mov	r14d, VE_IO
+	mov	ebp, r12d
+	shr	ebp, 16
+	cmp	ebx, EXIT_IO
+	je	2f
+	mov	r14d, VE_HLT
+	xor	ebp, ebp
+	cmp	ebx, EXIT_HLT
+	je	1f
+	mov	r14d, VE_CPUID
+	mov	ebp, [r15 + V_RAX]
+	cmp	ebx, EXIT_CPUID
+	jne	3f
+	# The hypervisor's leaves: the module answers the others itself (TDX Module 1.5 ABI, CPUID
+	# virtualization). Linux takes those that raise #VE for zeros.
+	mov	eax, ebp
+	shr	eax, 28
+	cmp	eax, 4
+	jne	natively
+	jmp	1f
+3:	cmp	ebx, EXIT_MSR
+	jne	natively
+	mov	r14d, r12d
+	and	r14d, 1
+	add	r14d, VE_RDMSR
+	guest	mov, ebp, 1
+	lea	rsi, [rip + unintercepted]
+3:	mov	eax, [rsi]
+	mov	ecx, [rsi + 4]
+	test	ecx, ecx
+	jz	1f
+	add	rsi, 8
+	cmp	ebp, eax
+	jb	3b
+	cmp	ebp, ecx
+	ja	3b
+	jmp	natively
+	# The first handler that a kernel of Linux has knows of ports alone (tdx_early_handle_ve).
+1:	mov	r10, rdx
+	mov	rdx, [r15 + V_IDT]
+	add	rdx, GATE
+	call	translate
+	mov	rdx, r10
+	jc	natively
+	mov	rax, [rax]
+	control	cmp, rax, M_EARLY
+	je	natively
+2:	cmp	word ptr [r15 + V_IDT_LIMIT], GATE + 15
+	jb	kept
+	cmp	qword ptr [rdx + E_REASON], 0
+	jne	kept			# it has not fetched the last one
+	mov	r9, rdx
+	# The frame will lie below RSP, or on the stack that the task's state names.
+	mov	rax, [r15 + V_RSP]
+	cmp	byte ptr [r15 + V_CPL], 0
+	je	3f
+	str	ecx
+	and	ecx, 0xfff8
+	mov	rdx, [r15 + V_GDT]
+	add	rdx, rcx
+	call	translate
+	jc	kept
+	mov	rdx, [rax]
+	mov	ecx, [rax + 8]
+	shl	rcx, 32
+	mov	rax, rdx
+	shr	rax, 56
+	shl	eax, 24
+	or	rcx, rax
+	shr	rdx, 16
+	and	edx, 0xffffff
+	or	rdx, rcx
+	add	rdx, 4			# RSP0
+	call	translate
+	jc	kept
+	mov	rax, [rax]
+3:	and	rax, -16
+	lea	rdx, [rax - 40]
+	# An entry which has the same place already is of a handler that has never asked.
+	lea	rsi, [rip + start + DATA + KEYS]
+	mov	ecx, FAULT_COUNT - 1
+3:	cmp	[rsi + rcx * 8], rdx
+	je	5f
+	dec	ecx
+	jns	3b
+	mov	ecx, FAULT_COUNT - 1
+4:	xor	eax, eax
+	lock cmpxchg [rsi + rcx * 8], rdx
+	je	5f
+	dec	ecx
+	jns	4b
+	jmp	kept
+5:	shl	ecx, SLOT_SHIFT
+	lea	r13, [rip + start + DATA + FAULTS]
+	add	r13, rcx
+	mov	eax, ebp
+	mov	[r13 + R_TAG], eax
+	mov	[r13 + R_TAG + 4], r14d
+	mov	rbx, r9
+	call	describe
+	call	prefixes
+	mov	r9, rax
+	lea	rdx, [rsi - 1]
+	mov	ecx, 1
+	cmp	r14d, VE_HLT
+	je	2f
+	mov	ecx, 2
+	cmp	r14d, VE_IO
+	jne	2f
+	# Intel SDM vol. 3C, table 28-5, out of AMD's EXITINFO1 (APM vol. 2, 15.10.2).
+	call	translate
+	jc	3f
+	mov	al, [rax]
+	xor	edx, edx
+	test	al, 8
+	jnz	3f
+	mov	edx, 1 << 6		# the port is in the code
+	jmp	4f
+3:	xor	edx, edx
+4:	mov	eax, r12d
+	and	eax, 0xffff0000
+	or	edx, eax
+	mov	eax, r12d
+	shr	eax, 4
+	and	eax, 7
+	dec	eax
+	or	edx, eax
+	mov	eax, r12d
+	and	eax, 1
+	shl	eax, 3
+	or	edx, eax
+	mov	eax, r12d
+	and	eax, 0xc
+	shl	eax, 2
+	or	edx, eax
+	mov	rcx, [r15 + V_INFO2]
+	sub	rcx, [r15 + V_RIP]
+	jmp	3f
+2:	add	rcx, r9
+	xor	edx, edx
+3:	mov	[rbx + E_QUALIFICATION], rdx
+	mov	[rbx + E_LENGTH], rcx
+	add	rcx, [r13 + R_RIP]
+	mov	[r13 + R_NEXT], rcx
+	xor	eax, eax
+	mov	[rbx + E_GLA], rax
+	mov	[rbx + E_GPA], rax
+	mov	[rbx + E_REASON], r14
+	mov	[r15 + V_SHADOW], eax
+	lock inc qword ptr [rip + start + DATA + N_RAISED]
+	mov	eax, VIRTUALIZATION
+	jmp	raise
+kept:	lock inc qword ptr [rip + start + DATA + N_KEPT]
+	jmp	natively
+
+# MSRs, from the first to the last, that a trust domain accesses itself, and a pair with 0 (TDX
+# Module 1.5 ABI, MSR virtualization; Linux arch/x86/kvm/vmx/tdx.c, tdx_has_emulated_msr).
+unintercepted:
+	.long	0x10, 0x10		# TSC
+	.long	0x48, 0x49		# SPEC_CTRL, PRED_CMD
+	.long	0xe1, 0xe1		# UMWAIT_CONTROL
+	.long	0x10a, 0x10b		# ARCH_CAPABILITIES, FLUSH_CMD
+	.long	0x122, 0x122		# TSX_CTRL
+	.long	0x174, 0x176		# SYSENTER_CS, ESP, EIP
+	.long	0x1c4, 0x1c5		# XFD, XFD_ERR
+	.long	0x1d9, 0x1d9		# DEBUGCTL
+	.long	0x277, 0x277		# PAT
+	.long	0x600, 0x600		# DS_AREA
+	.long	0x6a0, 0x6a8		# CET
+	.long	0x6e1, 0x6e1		# PKRS
+	.long	0x808, 0x80b		# x2APIC: TPR, PPR, EOI
+	.long	0x810, 0x827		# ISR, TMR, IRR
+	.long	0x83f, 0x83f		# SELF IPI
+	.long	0xda0, 0xda0		# XSS
+	.long	MSR_EFER, 0xc0000084	# EFER, STAR, LSTAR, CSTAR, FMASK
+	.long	MSR_FS_BASE, 0xc0000103	# FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
+	.long	0, 0
+
+# The vCPU sleeps in the guest. STI in front of it holds interrupts off until it does, which VMRUN
+# does not bring back: so it begins there once more.
+sleep:	and	dword ptr [r15 + V_INTERCEPTS], ~SLEEPS
+	test	dword ptr [r15 + V_SHADOW], 1
+	jz	enter
+	mov	dword ptr [r15 + V_SHADOW], 0
+	mov	rdx, [r15 + V_RIP]
+	add	rdx, [r15 + V_CS_BASE]
+	dec	rdx
+	call	translate
+	jc	enter
+	cmp	byte ptr [rax], STI
+	jne	enter
+	dec	qword ptr [r15 + V_RIP]
+	and	dword ptr [r15 + V_RFLAGS], ~IF
+	jmp	enter
 
 # ---- the guest's code
 
@@ -749,11 +1009,18 @@ opcode:	call	prefixes
 protection:
 	lea	rsp, [r15 + STATE + STACK_TOP]
 	mov	byte ptr [r13 + R_MANNER + 3], 1
+	mov	rax, [r13 + R_RIP]
+	mov	[r13 + R_NEXT], rax
 	xor	ecx, ecx
 	call	commit
 	call	end
 	mov	eax, PROTECTION
-	jmp	raise
+	cmp	qword ptr [r15 + STATE + S_ASKED], 0
+	je	raise
+	# The module refuses it, where it finds CF set.
+	or	dword ptr [r15 + V_RFLAGS], CF
+	mov	ecx, 2
+	jmp	behind
 
 # ---- CPUID
 
@@ -761,6 +1028,8 @@ cpuid_:
 	# The common code asks for the number of its vCPU.
 	call	own
 	jae	1f
+	cmp	qword ptr [r15 + STATE + S_ASKED], 0
+	jne	1f
 	mov	eax, [r15 + V_RAX]
 	guest	mov, ecx, 1
 	call	leaf

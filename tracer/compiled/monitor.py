@@ -12,7 +12,7 @@ import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from tracer.compiled import layout
+from tracer.compiled import layout, module
 from tracer.compiled.diary import Current
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.compiled.layout import RING
@@ -33,14 +33,15 @@ PER_VCPU = 3 * _PAGE
 _STATE_FIELDS = {
     "GDT": 0x80, "IDT": 0x90, "NOTHING": 0xA0, "OWNER": 0xB0, "OWN": 0xB8, "OWN_SIZE": 0xC0,
     "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100, "STUB": 0x200,
-    "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220,
+    "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220, "ASKED": 0x228,
 }  # fmt: skip
 """Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` and ``STUB`` are code whose
 CPUID and RDTSC are vetrace's own."""
 
-_WORDS = "NESTED", "UNKNOWN", "CLOSED"
+_WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY"
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
-made any more."""
+made any more; 1 where instructions raise #VE, and the first quadword of the gate of #VE while it
+leads to a handler that knows of ports alone."""
 
 # Offsets of the shared pages, behind those of the vCPUs.
 _ROOT5, _ROOT, _FRAMES, _TABLES, _PORTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
@@ -52,7 +53,7 @@ INTERCEPTS = 0x0C
 """Offset in a VMCB of the words that say for what the guest leaves."""
 
 _VMRUN_TO_SKINIT = 0x7F << 32
-_RDTSC, _CPUID, _IO, _MSR, _RDTSCP = 1 << 14, 1 << 18, 1 << 27, 1 << 28, 1 << 39
+_RDTSC, _CPUID, _HLT, _IO, _MSR, _RDTSCP = 1 << 14, 1 << 18, 1 << 24, 1 << 27, 1 << 28, 1 << 39
 
 _CODE_SEGMENT = 0x00AF_9B00_0000_FFFF
 _DATA_SEGMENT = 0x00CF_9300_0000_FFFF
@@ -93,6 +94,9 @@ def constants(*, stacks: bool) -> str:
         "STATE": _STATE,
         "HOST": _HOST,
         "STACK_TOP": _PAGE,
+        "SLOT_SHIFT": layout.SLOT_SIZE.bit_length() - 1,
+        **module.raising(),
+        **{f"E_{name}": 8 * at for at, name in enumerate(module.VE_FIELDS)},
         **{f"S_{name}": offset for name, offset in _STATE_FIELDS.items()},
         **{f"M_{name}": word(name) for name in _WORDS},
         **{f"R_{name}": offset for name, offset in INPUT_FIELDS.items()},
@@ -219,12 +223,14 @@ class MonitorCode:
         return bytes(page)
 
 
-def intercepts_of(spaces: Collection[Input]) -> int:
+def intercepts_of(spaces: Collection[Input], *, domain: bool = False) -> int:
     """Return the words of a VMCB that have a guest leave for inputs of these kinds.
 
-    CPUID and MSRs always do, as they would tell of SVM.
+    CPUID and MSRs always do, as they would tell of SVM; a trust ``domain`` asks to sleep, too.
     """
     found = _CPUID | _MSR | _VMRUN_TO_SKINIT
+    if domain:
+        found |= _HLT
     if Input.PORT in spaces:
         found |= _IO
     if Input.TSC in spaces:

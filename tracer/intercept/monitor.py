@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import DescriptorTable, DescriptorTables, SetRegister, VcpuState
 from tracer.access.want import BreakAlone, FlushTlb, Registers, SetBreakpoint, StepAlone, Vcpu
@@ -23,6 +24,8 @@ from tracer.intercept.journal import Journal
 from tracer.intercept.trap import GoOn, Handled
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
+from tracer.x86.idt import GATE_SIZE
+from tracer.x86.state import VIRTUALIZATION_VECTOR
 
 _SVME = 1 << 12
 _CR4_LA57 = 1 << 12
@@ -37,7 +40,8 @@ class Monitor:
     """Own the monitor of one guest, whose ``inputs`` it records in the ring behind ``window``.
 
     What the code at the linear addresses ``stub`` asks for is vetrace's own. Records tell the
-    thread that is ``current``.
+    thread that is ``current``. In a trust ``domain`` instructions raise #VE, for which the code of
+    its module is in place.
     """
 
     def __init__(
@@ -51,11 +55,14 @@ class Monitor:
         current: Current | None = None,
         *,
         stacks: bool,
+        domain: bool = False,
     ) -> None:
         self.inputs = frozenset(inputs)
         self._view = view
         self._current = current
         self._journal = journal
+        self._domain = domain
+        self._begun = False
         self._block = window.physical
         place = window.physical + block_size(slots, stacks=stacks)
         own = range(window.code, window.code + monitor.PLACE)
@@ -68,6 +75,15 @@ class Monitor:
         shared = code.shared(ports, msrs, [NOTE_MSR], code_selector)
         memory.write(code.root(5), shared)
         memory.write(self._block + monitor.PLACE, code.code)
+        self._view.monitor = self
+
+    def _begin_domain(self, space: AddressSpace, idt: int) -> None:
+        # What the gate of #VE leads to knows of ports alone, until the kernel has made another.
+        gate = space.read(idt + GATE_SIZE * VIRTUALIZATION_VECTOR, 8)
+        memory = self._view.memory
+        memory.write(self._block + monitor.word("EARLY"), gate)
+        memory.write(self._block + monitor.word("DOMAIN"), (1).to_bytes(8, "little"))
+        self._begun = True
 
     async def enter(self) -> None:
         """Have the vCPU that stopped go on inside; it stands where it stood.
@@ -86,8 +102,10 @@ class Monitor:
         )  # fmt: skip
         code = self._code
         there = code.vmcb(vcpu)
-        pages = code.of_vcpu(vcpu, entered, intercepts_of(self.inputs), self._current)
-        self._view.memory.write(there, pages)
+        if self._domain and not self._begun:
+            self._begin_domain(self._view.space_of(before), idt.base)
+        found = intercepts_of(self.inputs, domain=self._domain)
+        self._view.memory.write(there, code.of_vcpu(vcpu, entered, found, self._current))
         await FlushTlb(code.root(5 if before["cr4"] & _CR4_LA57 else 4))
         await BreakAlone(before["rip"], [SetRegister("rax", there), SetRegister("rip", code.start)])
         after = await Registers()
@@ -149,6 +167,7 @@ class Monitor:
         code, memory = self._code, self._view.memory
         memory.write(self._block + monitor.PLACE, code.code)
         memory.write(self._block + monitor.word("CLOSED"), (1).to_bytes(8, "little"))
+        memory.write(self._block + monitor.word("DOMAIN"), bytes(8))
         quiet = code.shared(False, False, (), 0)[monitor.MAPS :]
         memory.write(code.root(5) + monitor.MAPS, quiet)
         for vcpu in range(self._view.vcpus):
@@ -168,10 +187,13 @@ class Monitor:
 
 
 class Secondary:
-    """Take the stop of a vCPU that another one has started: it enters the monitor there."""
+    """Take the stop of a vCPU that another one has started: it enters the monitor there.
 
-    def __init__(self, inside: Monitor, journal: Journal) -> None:
-        self._inside = inside
+    ``inside`` is that, None before there is room for one.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.inside: Monitor | None = None
         self._journal = journal
         self._linear: int | None = None
         self._number: int | None = None
@@ -191,5 +213,6 @@ class Secondary:
     async def handle(self, stop: Stopped) -> Handled:
         """Enter, and let the guest go on."""
         self._journal.counts["hooks"] += 1
-        await self._inside.enter()
+        if self.inside is not None:
+            await self.inside.enter()
         return GoOn()

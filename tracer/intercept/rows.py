@@ -128,6 +128,8 @@ class Rows:
             self._tell(rows if self._inputs is None else self._named(self._inputs, rows))
             return
         try:
+            if self._inputs is not None:
+                rows = self._named(self._inputs, rows)
             of = list(kinds(rows))
             rows, new = self._asked.name(rows)
         except ValueError as error:

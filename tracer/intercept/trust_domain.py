@@ -49,6 +49,12 @@ from tracer.x86.state import GPR, RSP, VIRTUALIZATION_VECTOR, Flag, PageFaultCod
 CALL = b"\x66\x0f\x01\xcc"
 """TDCALL (Intel TDX Module ABI Reference Specification, "TDCALL Instruction")."""
 
+_COUNTED = (
+    ("ve", "FAULTS"), ("ve_info", "FETCHED"), ("ve", "RAISED"), ("input_calls", "ANSWERED"),
+    ("not raised", "KEPT"),
+)  # fmt: skip
+"""What is counted of what the guest code counts; a #VE is of a fault, or of an instruction."""
+
 _VEINFO_GET = "TDG.VP.VEINFO.GET"
 
 
@@ -303,10 +309,11 @@ class TrustDomain:
         """Count what the guest code has done since it was asked last."""
         if self.module is None:
             return
-        for name, done in (("ve", "FAULTS"), ("ve_info", "FETCHED")):
+        for name, done in _COUNTED:
             now = self.module.count(done)
-            self._counts[name] += now - self._seen[name]
-            self._seen[name] = now
+            if now != self._seen[done]:
+                self._counts[name] += now - self._seen[done]
+                self._seen[done] = now
 
     def told(self, raw: Raw, space: AddressSpace) -> None:
         """Take a record of the guest code's that is of no access."""

@@ -67,9 +67,9 @@ def check_plan(plan: Plan) -> None:
             raise UsageError(f"{word} cannot be among the QEMU arguments: {own}")
     if plan.modules and plan.initrd is not None:
         raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
-    if plan.inputs and plan.guest is not Kind.PLAIN:
+    if plan.inputs and plan.guest is Kind.SEV_ES:
         raise UsageError(
-            f"--inputs is for an ordinary guest: one of {plan.guest.label} asks its host for them"
+            f"--inputs is for other guests: one of {plan.guest.label} asks its host for them"
         )
     if plan.guest is Kind.SEV_ES and plan.memory >= SEV_MEMORY:
         raise UsageError(f"--guest sev-es has its RAM below 4 GiB: {SEV_MEMORY - 1 >> 20}M at most")

@@ -69,7 +69,8 @@ class Traced:
 
     A stop goes to the first of the ``traps`` that claims it. ``underneath`` is what a confidential
     guest has below it, ``bench`` tries instructions on its handler, ``late`` tells that compiled
-    sites come once there is room. The guest runs inside the ``monitor``, where there is one.
+    sites come once there is room. The guest runs inside the ``monitor``, where there is one, which
+    vCPUs that come later enter at ``secondary``.
     """
 
     ground: Ground
@@ -81,7 +82,12 @@ class Traced:
     underneath: Underneath | None = None
     bench: Bench | None = None
     late: bool = False
-    monitor: Monitor | None = None
+    secondary: Secondary | None = None
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """Return what the guest runs inside."""
+        return None if self.secondary is None else self.secondary.inside
 
     @property
     def gate(self) -> PageFaultGate:
@@ -95,15 +101,8 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     Return the registers that it stands there with, too. Nothing is poisoned yet.
     """
     system, view, journal = setting.system, setting.view, setting.journal
-    coverage, stacks, ring, later = setting.coverage, how.stacks, how.ring, None
-    if system.kind is Kind.TDX:
-        view.shared = 1 << SHARED_BIT
-        # Its kernel knows nothing of memory yet. Call chains are those of stops.
-        later = None if stacks else ring
-        if stacks and ring is not None:
-            journal.remark("each access takes a stop: there the stack of a TDX guest is read")
-    if system.kind is not Kind.PLAIN:
-        ring = None
+    coverage, stacks = setting.coverage, how.stacks
+    ring, later = _rings(setting, how)
     coverage.ports = Input.PORT in how.inputs
     regions = await coverage.refresh()
     coverage.tell_left_out()
@@ -155,12 +154,14 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         )  # fmt: skip
         interceptor.sites = CompiledSites(room.window, room.common, room.slots, view, journal, told)
         interceptor.sites.begin(gate.stub.spill)
-    inside = await _monitor(setting, room, gate.stub, registers, how)
-    if inside is not None:
-        breakpoints.append(await _secondary(setting, inside))
+    secondary = await _secondary(setting, how)
+    if secondary is not None:
+        breakpoints.append(secondary)
+        if room is not None:
+            secondary.inside = _monitor(setting, room, gate.stub, registers, how)
     readiness = None
     if later is not None and isinstance(below, TrustDomain):
-        hastening = _Hastening(setting, later, below, interceptor, gate, callers)
+        hastening = _Hastening(setting, how, later, below, interceptor, gate, callers, secondary)
         readiness = await hastening.expect()
         breakpoints += [] if readiness is None else [readiness]
     bell = Bell(interceptor, gate, journal, asks=how.asks)
@@ -169,15 +170,31 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
     late = readiness is not None
     traced = Traced(
-        ground, callers, watch, bell, interceptor, tuple(traps), below, bench, late, inside
+        ground, callers, watch, bell, interceptor, tuple(traps), below, bench, late, secondary
     )
     return traced, registers
+
+
+def _rings(setting: Setting, how: Manner) -> tuple[int | None, int | None]:
+    # Returns the records of a ring that there is room for at once, and of one that comes later.
+    kind, stacks, ring = setting.system.kind, how.stacks, how.ring
+    if kind is Kind.PLAIN:
+        return ring, None
+    if kind is not Kind.TDX:
+        return None, None
+    setting.view.shared = 1 << SHARED_BIT
+    if stacks and how.inputs:
+        raise GuestError("inputs of a TDX guest are recorded without --stacks")
+    if stacks and ring is not None:
+        setting.journal.remark("each access takes a stop: there the stack of a TDX guest is read")
+    # Its kernel knows nothing of memory yet. Call chains are those of stops.
+    return None, None if stacks else ring
 
 
 async def _room(
     setting: Setting, slots: int, registers: RegisterFile, space: AddressSpace, how: Manner
 ) -> Room | None:
-    # Inputs have no other way: without room for them the run does not begin.
+    # Inputs have no other way: without room for them the run does not go on.
     if not how.inputs:
         return await room_if_any(setting, slots, registers, space, stacks=how.stacks)
     try:
@@ -188,27 +205,25 @@ async def _room(
         raise GuestError(f"inputs cannot be recorded: {why}") from None
 
 
-async def _monitor(
-    setting: Setting, room: Room | None, stub: Stub, registers: RegisterFile, how: Manner
-) -> Monitor | None:
-    # Put the monitor in place, where there are inputs to record: no vCPU has entered it yet.
-    if not how.inputs or room is None:
-        return None
-    view = setting.view
-    journal = setting.journal
+def _monitor(
+    setting: Setting, room: Room, stub: Stub, registers: RegisterFile, how: Manner
+) -> Monitor:
+    # Put the monitor in place, behind the compiled sites: no vCPU has entered it yet.
     own = range(stub.base, stub.base + len(stub.code))
     current = None if how.stacks else setting.system.current
     monitor = Monitor(
-        room.window, room.slots, view, journal, how.inputs, own, current, stacks=how.stacks
-    )
+        room.window, room.slots, setting.view, setting.journal, how.inputs, own, current,
+        stacks=how.stacks, domain=setting.system.kind is Kind.TDX,
+    )  # fmt: skip
     monitor.begin(registers["cs"])
-    view.monitor = monitor
     return monitor
 
 
-async def _secondary(setting: Setting, monitor: Monitor) -> Secondary:
-    # Have further vCPUs enter it; what they do before is not recorded.
-    secondary, place = Secondary(monitor, setting.journal), setting.system.secondary
+async def _secondary(setting: Setting, how: Manner) -> Secondary | None:
+    # Have further vCPUs enter the monitor; what they do before is not recorded.
+    if not how.inputs:
+        return None
+    secondary, place = Secondary(setting.journal), setting.system.secondary
     if place is not None:
         await secondary.install(place)
     elif setting.view.vcpus > 1:
@@ -285,11 +300,13 @@ class _Hastening:
     # The TDX module, and compiled sites with a ring of so many slots, become code in the guest
     # once there is room.
     setting: Setting
+    how: Manner
     slots: int
     domain: TrustDomain
     interceptor: Interceptor
     gate: PageFaultGate
     callers: Callers
+    secondary: Secondary | None
 
     async def expect(self) -> Readiness | None:
         system, journal = self.setting.system, self.setting.journal
@@ -306,10 +323,12 @@ class _Hastening:
         system, view, domain = self.setting.system, self.setting.view, self.domain
         registers = await Registers()
         space = view.space_of(registers)
-        room = await room_if_any(self.setting, self.slots, registers, space, stacks=False)
+        inputs = self.how.inputs
+        room = await _room(self.setting, self.slots, registers, space, self.how)
         await _follow(self.setting, room)
         if room is None:
             return
+        stub = self.gate.stub
         window = room.window
         self.setting.coverage.own.append(window.span)
         root, cr4 = window.root, registers["cr4"]
@@ -317,12 +336,17 @@ class _Hastening:
         told = Told(
             self.callers, system.names, lambda: view.space(root, cr4),
             self.interceptor.ledger.take, system.current,
-            domain=Domain(domain.told, domain.count),
+            domain=Domain(domain.told, domain.count), inputs=inputs,
+            look=lambda place: view.space(place.tables if place.program or not root else root, cr4),
         )  # fmt: skip
         journal = self.setting.journal
         sites = CompiledSites(window, room.common, room.slots, view, journal, told)
-        sites.begin(self.gate.stub.spill)
-        module.begin(self.gate.stub, room.common, space.paging, view.regions.ram, system.current)
+        sites.begin(stub.spill)
+        module.begin(stub, room.common, space.paging, view.regions.ram, system.current)
         await self.gate.hasten(Fast(module.fault, window.span), module.tdcall)
         domain.module = module
         self.interceptor.sites = sites
+        if self.secondary is not None:
+            inside = _monitor(self.setting, room, stub, registers, self.how)
+            self.secondary.inside = inside
+            await inside.enter()
