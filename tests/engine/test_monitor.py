@@ -175,7 +175,7 @@ def test_a_cpu_without_svm_is_refused() -> None:
 def test_ports_are_announced_and_those_of_a_memory_regions_name_have_another() -> None:
     announced = [r.region for r in Run().records if isinstance(r, RegionRecord)]
     assert [(r.name, r.space) for r in announced] == [
-        ("nvme", "memory"), ("nvme.io", "port"), ("serial", "port"),
+        ("nvme", "memory"), ("nvme.io", "port"), ("serial", "port"), ("config", "config"),
     ]  # fmt: skip
     without = [r for r in Run(frozenset({Input.MSR})).records if isinstance(r, RegionRecord)]
     assert [r.region.name for r in without] == ["nvme"]

@@ -233,6 +233,14 @@ class Machine(asyncio.SubprocessProtocol):
         with contextlib.suppress(QemuError):
             await self.execute("stop")
 
+    async def has_machine_check(self) -> bool:
+        """Tell whether the guest's CPUs have banks of machine-check registers."""
+        return await has_features(self, "mce", "mca")
+
+    async def has_giant_pages(self) -> bool:
+        """Tell whether the guest's CPUs map 1 GiB by one entry, which may say it is no code."""
+        return await has_features(self, "pdpe1gb", "nx")
+
     async def memory_map(self) -> tuple[list[Region], list[tuple[int, int]]]:
         """Return the device regions and the RAM ranges as QEMU has them at this moment.
 
