@@ -15,7 +15,7 @@ from tracer.compiled import layout
 PACKAGE = Path(__file__).parents[2] / "tracer" / "compiled"
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))
 MODULE_LABELS = ("fault", "tdcall")
-MONITOR_LABELS = ("start", "protection")
+MONITOR_LABELS = ("start", "gates")
 LABELS = (
     "fast", "compare", "walk", "other", "refuse", "ram", "stacks", "deadline", "behind", "stopped",
 )  # fmt: skip

@@ -1,9 +1,10 @@
 """What a guest is given beside memory: the records that its monitor leaves, and their sites.
 
 A guest that runs inside the monitor leaves for it at each IN and OUT, RDMSR and WRMSR, CPUID, and
-where that is wanted RDTSC. ``monitor.S`` carries the instruction out and leaves a record in the
-ring of compiled sites. That has the address of the instruction, no bytes: who takes the record
-reads them, and gives it the number of a site here.
+where that is wanted RDTSC; and before it takes an external interrupt. ``monitor.S`` carries the
+instruction out, or takes the interrupt for the guest, and leaves a record in the ring of compiled
+sites. That has the address of the instruction, no bytes: who takes the record reads them, and gives
+it the number of a site here. The site of an interrupt is where it came.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ class Input(IntEnum):
     MSR = 0xFFFF_FE02
     CPUID = 0xFFFF_FE03
     TSC = 0xFFFF_FE04
+    IRQ = 0xFFFF_FE05
 
 
 INPUT_FIELDS = {
     "ADDRESS": RECORD_FIELDS["LINEAR"], "CPL": RECORD_FIELDS["ERROR"],
     "VALUE": RECORD_FIELDS["READ"], "RIP": 208, "NEXT": 216, "MANNER": 224, "CR3": 232,
 }  # fmt: skip
-"""Offsets in a record of the monitor's. ``ADDRESS`` is the port, the index of the MSR, or the leaf
-of CPUID and from bit 32 on the subleaf; ``VALUE`` what was read or written: of CPUID the four
-registers EAX to EDX, 4 bytes each. ``MANNER`` is :class:`Manner`. ``NEXT`` is RIP behind the
-instruction, and RIP itself while a string instruction repeats."""
+"""Offsets in a record of the monitor's. ``ADDRESS`` is the port, the index of the MSR, the vector
+of an interrupt, or the leaf of CPUID and from bit 32 on the subleaf; ``VALUE`` what was read or
+written: of CPUID the four registers EAX to EDX, 4 bytes each. ``MANNER`` is :class:`Manner`.
+``NEXT`` is RIP behind the instruction, and RIP itself while a string instruction repeats."""
 
 _PROGRAM = 3
 """The privilege level of programs."""
@@ -81,7 +83,8 @@ class InputPlace(NamedTuple):
 class InputSite:
     """Hold an instruction that left the guest, and the access that it makes of ``kind``.
 
-    ``insn`` is None where its bytes could not be read, or are another instruction's by now.
+    ``insn`` is None where its bytes could not be read, or are another instruction's by now, and
+    where an interrupt came before it.
     """
 
     number: int
@@ -139,25 +142,26 @@ class InputSites:
             if key[0] not in _KINDS:
                 continue
             kind, cpl, rip, manner, tables = key
-            key = kind, cpl, rip, manner, tables if cpl == _PROGRAM else 0
+            own = cpl == _PROGRAM and kind != Input.IRQ  # code that is looked at is a program's own
+            key = kind, cpl, rip, manner, tables if own else 0
             number = self._known.get(key)
             if number is None:
-                site = self._site(kind, cpl, rip, manner, tables)
+                site = self._site(Input(kind), cpl, rip, manner, tables)
                 new.append(site)
                 number = self._known[key] = site.number
             _SITE.pack_into(named, SLOT_SIZE * at + RECORD_FIELDS["SITE"], number)
         return bytes(named), new
 
-    def _site(self, kind: int, cpl: int, rip: int, how: bytes, tables: int) -> InputSite:
+    def _site(self, kind: Input, cpl: int, rip: int, how: bytes, tables: int) -> InputSite:
         manner = Manner._make(_MANNER.unpack(how))
         if cpl > _PROGRAM or manner.write > 1 or manner.mode not in (16, 32, 64):
             raise ValueError(f"an input made in the manner {how.hex()} at level {cpl}")
         place = InputPlace(rip, Mode(manner.mode), tables, cpl == _PROGRAM)
-        insn = self._look(place)
-        if insn is not None and not _is(insn, Input(kind)):
+        insn = None if kind is Input.IRQ else self._look(place)
+        if insn is not None and not _is(insn, kind):
             insn = None  # the code has been changed since
         self._count += 1
-        return InputSite(self._first + self._count - 1, Input(kind), place, manner, insn)
+        return InputSite(self._first + self._count - 1, kind, place, manner, insn)
 
 
 def _is(insn: Instruction, kind: Input) -> bool:
@@ -224,9 +228,12 @@ def rip_of_input(raw: Raw) -> int:
 def state_behind(
     kind: Input, told: Given, before: CpuState, insn: Instruction | None = None
 ) -> CpuState:
-    """Return the registers behind an instruction, or behind one iteration of it."""
+    """Return the registers behind an instruction, or behind one iteration of it.
+
+    An interrupt comes before one: what its delivery changes is not told.
+    """
     gpr = list(before.gpr)
-    if told.manner.raised:
+    if told.manner.raised or kind is Input.IRQ:
         return before
     if insn is not None and insn.address_size:
         return _behind_string(insn, told, before)

@@ -10,7 +10,12 @@
 .intel_syntax noprefix
 
 # Offsets in a VMCB (APM vol. 2, appendix B).
+.set V_CR_INTERCEPTS, 0x00
+.set V_EXCEPTION_INTERCEPTS, 0x08
 .set V_INTERCEPTS, 0x0c
+.set V_INTERCEPTS2, 0x10
+.set V_INTERRUPT, 0x60
+.set V_VECTOR, 0x64
 .set V_EXIT, 0x70
 .set V_INFO1, 0x78
 .set V_INFO2, 0x80
@@ -36,8 +41,15 @@
 .set V_RAX, 0x5f8
 .set V_CR2, 0x640
 
+.set EXIT_READ_CR8, 0x08
+.set EXIT_WRITE_CR8, 0x18
+.set EXIT_EXCEPTION, 0x40
+.set EXIT_UNDEFINED, EXIT_EXCEPTION + 6
+.set EXIT_INTERRUPT, 0x60
 .set EXIT_RDTSC, 0x6e
 .set EXIT_CPUID, 0x72
+.set EXIT_IRET, 0x74
+.set EXIT_PAUSE, 0x77
 .set EXIT_HLT, 0x78
 .set EXIT_IO, 0x7b
 .set EXIT_MSR, 0x7c
@@ -45,6 +57,7 @@
 .set EXIT_VMRUN, 0x80
 .set EXIT_SKINIT, 0x86
 .set EXIT_RDTSCP, 0x87
+.set EXIT_MWAIT, 0x8b
 
 .set MSR_FS_BASE, 0xc0000100
 .set MSR_GS_BASE, 0xc0000101
@@ -54,6 +67,7 @@
 .set SVME, 0x1000
 .set CF, 1
 .set IF, 0x200
+.set SCE, 1
 .set TF, 0x100
 .set DF, 0x400
 
@@ -65,6 +79,17 @@
 .set GATE, 16 * VE
 .set SLEEPS, 1 << 24
 .set STI, 0xfb
+.set NMI, 0x80000202
+
+# A virtual interrupt (APM vol. 2, 15.21.4): it is there, and no priority of a task is above it.
+.set V_IRQ, 1 << 8
+.set V_DUE, V_IRQ | 15 << 16 | 1 << 20
+.set V_MASKING, 1 << 24
+# What the guest leaves for while its interrupts are held up.
+.set HELD_CR, 1 << 8 | 1 << 24			# CR8
+.set HELD_EXCEPTION, 1 << 6			# #UD: SYSCALL and SYSRET, as SCE is clear
+.set HELD, 1 << 20 | 1 << 23 | 1 << 24		# IRET, PAUSE, HLT
+.set HELD2, 1 << 11				# MWAIT
 
 # A word of the control page, and one of the monitor's own.
 .macro control op, register, name
@@ -76,6 +101,7 @@
 
 # In: RAX = the physical address of this vCPU's VMCB. All that the guest has is in there.
 start:
+	cli
 	mov	r15, rax
 	lea	rsp, [r15 + STATE + STACK_TOP]
 	lgdt	[r15 + STATE + S_GDT]
@@ -135,6 +161,9 @@ enter:
 	mov	r12, [r15 + V_INFO1]
 	cmp	qword ptr [rip + start + DATA + M_DOMAIN], 0
 	jne	domain
+	test	byte ptr [r15 + V_INTERRUPT + 3], V_MASKING >> 24
+	jnz	release
+known:
 natively:
 	cmp	ebx, EXIT_IO
 	je	io
@@ -148,6 +177,8 @@ natively:
 	je	counter
 	cmp	ebx, EXIT_HLT
 	je	sleep
+	cmp	ebx, EXIT_INTERRUPT
+	je	interrupt
 	cmp	ebx, EXIT_SHUTDOWN
 	je	shutdown
 	lea	eax, [rbx - EXIT_VMRUN]
@@ -1132,3 +1163,104 @@ counter:
 	mov	[r13 + R_VALUE], eax
 	mov	[r13 + R_VALUE + 4], edx
 	jmp	opcode
+
+# ---- interrupts
+
+# One is due, and the guest would take it. It is taken here, and given to the guest as a virtual
+# one: QEMU 7.2 delivers what is injected as an event twice (helper_vmrun).
+interrupt:
+	test	dword ptr [r15 + V_INTERRUPT], V_IRQ
+	jnz	hold
+	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
+	jne	straight
+	call	begin
+	mov	dword ptr [r13 + R_SITE], K_IRQ
+	mov	byte ptr [r13 + R_MANNER], 1
+	mov	byte ptr [r15 + STATE + S_OPEN], 1
+	stgi
+	sti
+	nop				# STI has a shadow
+	cli
+	clgi
+	# None came after all: another one may have been withdrawn.
+	mov	byte ptr [r15 + STATE + S_OPEN], 0
+	call	forget
+	jmp	enter
+
+# The entry of a gate has pushed its vector.
+taken:
+	clgi
+	pop	rax
+	movzx	eax, al
+	lea	rsp, [r15 + STATE + STACK_TOP]
+	cmp	byte ptr [r15 + STATE + S_OPEN], 0
+	je	fault
+	mov	byte ptr [r15 + STATE + S_OPEN], 0
+	cmp	eax, 2
+	je	nmi
+	mov	[r13 + R_ADDRESS], rax
+	mov	[r13 + R_VALUE], rax
+	mov	[r15 + V_VECTOR], eax
+	mov	dword ptr [r15 + V_INTERRUPT], V_DUE
+	xor	ecx, ecx
+	call	commit
+	call	end
+	jmp	enter
+
+# An NMI has taken the chance, and stays masked to the IRET of the guest's handler.
+nmi:	call	forget
+	mov	eax, NMI
+	jmp	raise
+
+# The CPU has raised an exception for the monitor's own code.
+fault:	cmp	eax, 13
+	je	protection
+	lea	ebx, [rax + EXIT_EXCEPTION]
+	jmp	unknown
+
+# Nobody takes records any more: the next one goes straight to the guest.
+straight:
+	and	dword ptr [r15 + V_INTERCEPTS], ~1
+	jmp	enter
+
+# The guest has not taken the last one yet, and QEMU would forget that for the one that is due
+# (x86_cpu_exec_interrupt). The CPU's interrupts wait until the guest has left for anything, as it
+# does at the latest where its handler returns, or where it goes on with something else for long:
+# to programs, or to idle. The priority of a task is not the CPU's meanwhile.
+hold:	or	dword ptr [r15 + V_INTERRUPT], V_MASKING
+	or	dword ptr [r15 + V_CR_INTERCEPTS], HELD_CR
+	or	dword ptr [r15 + V_EXCEPTION_INTERCEPTS], HELD_EXCEPTION
+	or	dword ptr [r15 + V_INTERCEPTS], HELD
+	or	dword ptr [r15 + V_INTERCEPTS2], HELD2
+	mov	eax, [r15 + V_EFER]
+	and	eax, SCE
+	mov	[r15 + STATE + S_SCE], eax
+	and	dword ptr [r15 + V_EFER], ~SCE
+	jmp	enter
+
+release:
+	and	dword ptr [r15 + V_INTERRUPT], ~V_MASKING
+	and	dword ptr [r15 + V_CR_INTERCEPTS], ~HELD_CR
+	and	dword ptr [r15 + V_EXCEPTION_INTERCEPTS], ~HELD_EXCEPTION
+	and	dword ptr [r15 + V_INTERCEPTS], ~HELD
+	and	dword ptr [r15 + V_INTERCEPTS2], ~HELD2
+	mov	eax, [r15 + STATE + S_SCE]
+	or	[r15 + V_EFER], eax
+	# What it left for by this alone, it does again.
+.irp code, EXIT_IRET, EXIT_UNDEFINED, EXIT_HLT, EXIT_PAUSE, EXIT_MWAIT, EXIT_READ_CR8, EXIT_WRITE_CR8
+	cmp	ebx, \code
+	je	enter
+.endr
+	jmp	known
+
+# An entry for each gate. #GP alone has an error code, and is an exception unless the window is open.
+	.balign	8
+gates:
+.set vector, 0
+.rept 256
+	.balign	8
+	.byte	0x6a, vector		# push
+	.byte	0xe9			# jmp, 32 bits
+	.long	taken - . - 4
+	.set vector, vector + 1
+.endr

@@ -34,9 +34,11 @@ _STATE_FIELDS = {
     "GDT": 0x80, "IDT": 0x90, "NOTHING": 0xA0, "OWNER": 0xB0, "OWN": 0xB8, "OWN_SIZE": 0xC0,
     "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100, "STUB": 0x200,
     "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220, "ASKED": 0x228,
+    "OPEN": 0x230, "SCE": 0x238,
 }  # fmt: skip
 """Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` and ``STUB`` are code whose
-CPUID and RDTSC are vetrace's own."""
+CPUID and RDTSC are vetrace's own. ``OPEN`` is 1 while an interrupt may come to the monitor, ``SCE``
+what EFER had of that while the guest's interrupts are held up."""
 
 _WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY"
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
@@ -44,7 +46,8 @@ made any more; 1 where instructions raise #VE, and the first quadword of the gat
 leads to a handler that knows of ports alone."""
 
 # Offsets of the shared pages, behind those of the vCPUs.
-_ROOT5, _ROOT, _FRAMES, _TABLES, _PORTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
+_ROOT5, _ROOT, _FRAMES, _GATES, _SEGMENTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
+_PORTS = 5 * _PAGE
 _MSRS = _PORTS + 3 * _PAGE
 _SHARED = _MSRS + 2 * _PAGE
 MAPS = _PORTS
@@ -53,11 +56,15 @@ INTERCEPTS = 0x0C
 """Offset in a VMCB of the words that say for what the guest leaves."""
 
 _VMRUN_TO_SKINIT = 0x7F << 32
-_RDTSC, _CPUID, _HLT, _IO, _MSR, _RDTSCP = 1 << 14, 1 << 18, 1 << 24, 1 << 27, 1 << 28, 1 << 39
+_INTERRUPT, _RDTSC, _CPUID, _IO, _MSR, _RDTSCP = 1, 1 << 14, 1 << 18, 1 << 27, 1 << 28, 1 << 39
+_HLT = 1 << 24
+_HELD = 1 << 20 | 1 << 23 | _HLT | 1 << 43  # IRET, PAUSE, HLT, MWAIT
 
 _CODE_SEGMENT = 0x00AF_9B00_0000_FFFF
 _DATA_SEGMENT = 0x00CF_9300_0000_FFFF
-_GATE_OF_GP = 13
+_GATES_COUNT = 256
+_GATE_SIZE = 16
+_ENTRY_SIZE = 8
 _EFER = 0xC000_0080
 _SVME = 1 << 12
 _MASK = (1 << 64) - 1
@@ -167,12 +174,14 @@ class MonitorCode:
         struct.pack_into("<Q", page, _ROOT, base + _FRAMES | present)
         frames = [number << 30 | LARGE | present for number in range(TABLE_ENTRIES)]
         struct.pack_into(f"<{TABLE_ENTRIES}Q", page, _FRAMES, *frames)
-        gate = self.block + PLACE + IMAGES[self.stacks][1]["protection"]
-        struct.pack_into(
-            "<HHHHI", page, _TABLES + 16 * _GATE_OF_GP,
-            gate & 0xFFFF, code, 0x8E00, gate >> 16 & 0xFFFF, gate >> 32,
-        )  # fmt: skip
-        struct.pack_into("<Q", page, _TABLES + 0x800 + (code & ~7), _CODE_SEGMENT)
+        entries = self.block + PLACE + IMAGES[self.stacks][1]["gates"]
+        for vector in range(_GATES_COUNT):
+            entry = entries + _ENTRY_SIZE * vector
+            struct.pack_into(
+                "<HHHHI", page, _GATES + _GATE_SIZE * vector,
+                entry & 0xFFFF, code, 0x8E00, entry >> 16 & 0xFFFF, entry >> 32,
+            )  # fmt: skip
+        struct.pack_into("<Q", page, _SEGMENTS + (code & ~7), _CODE_SEGMENT)
         if ports:
             page[_PORTS:_MSRS] = b"\xff" * (_MSRS - _PORTS)
         page[_MSRS:_SHARED] = _msr_map(msrs, free)
@@ -187,10 +196,10 @@ class MonitorCode:
         """
         state = bytearray(_PAGE)
         struct.pack_into("<16Q", state, 0, *(entered.registers[name] for name in GPR))
-        tables = self._shared + _TABLES
-        fields = _STATE_FIELDS
-        struct.pack_into("<HQ", state, fields["GDT"], 0x7FF, tables + 0x800)
-        struct.pack_into("<HQ", state, fields["IDT"], 16 * _GATE_OF_GP + 15, tables)
+        shared, fields = self._shared, _STATE_FIELDS
+        struct.pack_into("<HQ", state, fields["GDT"], 0x7FF, shared + _SEGMENTS)
+        limit = _GATE_SIZE * _GATES_COUNT - 1
+        struct.pack_into("<HQ", state, fields["IDT"], limit, shared + _GATES)
         struct.pack_into("<Q", state, fields["OWNER"], ~vcpu & _MASK)
         struct.pack_into("<QQ", state, fields["OWN"], self.own.start, len(self.own))
         struct.pack_into("<QQ", state, fields["STUB"], self.stub.start, len(self.stub))
@@ -235,7 +244,17 @@ def intercepts_of(spaces: Collection[Input], *, domain: bool = False) -> int:
         found |= _IO
     if Input.TSC in spaces:
         found |= _RDTSC | _RDTSCP
+    if Input.IRQ in spaces:
+        found |= _INTERRUPT
     return found
+
+
+def quiet_intercepts(now: int) -> int:
+    """Return the words of a VMCB, as they are ``now``, with which a guest leaves for no input.
+
+    Interrupts that have been asked for are the monitor's business, which may have one in hand.
+    """
+    return intercepts_of(()) | now & (_INTERRUPT | _HELD)
 
 
 def _msr_map(wanted: bool, free: Collection[int]) -> bytes:

@@ -17,7 +17,7 @@ from tracer.compiled import monitor
 from tracer.compiled.diary import Current
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import block_size
-from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of
+from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, quiet_intercepts
 from tracer.errors import InterceptError
 from tracer.intercept.door import NOTE_MSR
 from tracer.intercept.journal import Journal
@@ -171,9 +171,9 @@ class Monitor:
         quiet = code.shared(False, False, (), 0)[monitor.MAPS :]
         memory.write(code.root(5) + monitor.MAPS, quiet)
         for vcpu in range(self._view.vcpus):
-            memory.write(
-                code.vmcb(vcpu) + monitor.INTERCEPTS, intercepts_of(()).to_bytes(8, "little")
-            )
+            words = code.vmcb(vcpu) + monitor.INTERCEPTS
+            now = int.from_bytes(memory.read(words, 8), "little")
+            memory.write(words, quiet_intercepts(now).to_bytes(8, "little"))
 
     def account(self) -> None:
         """Count what was not recorded."""

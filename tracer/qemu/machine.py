@@ -30,6 +30,7 @@ from tracer.qemu.command_line import (
     features_off,
     machine_arguments,
 )
+from tracer.qemu.cpu import has_features
 from tracer.qemu.ending import Ending
 from tracer.qemu.flat_view import (
     DeviceNames,

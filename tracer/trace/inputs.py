@@ -1,4 +1,7 @@
-"""Records of the monitor's as records of the trace: ports, MSRs, CPUID, the time-stamp counter."""
+"""Records of the monitor's as records of the trace.
+
+They are of ports, MSRs, CPUID, the time-stamp counter, interrupts.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ INPUT_SPACES: dict[Input, Space] = {
     Input.MSR: "msr",
     Input.CPUID: "cpuid",
     Input.TSC: "tsc",
+    Input.IRQ: "irq",
 }
 """Where each kind of input has its addresses. All but ports are regions of the same name."""
 _KINDS = {space: kind for kind, space in INPUT_SPACES.items()}
@@ -74,6 +78,8 @@ def _unread(site: InputSite) -> str:
             return "cpuid"
         case Input.TSC:
             return "rdtsc"
+        case Input.IRQ:
+            return "interrupt"
 
 
 def accesses_of(kind: Input, address: int) -> int:
@@ -190,6 +196,8 @@ def _place(kind: Input, says: Given, space: Space, find: Find) -> tuple[str, int
             return space, 16 * _leaf(says.address)
         case Input.TSC:
             return space, 0
+        case Input.IRQ:
+            return space, says.address
 
 
 def _state(told: SiteRecord, raw: Raw) -> CpuState:
