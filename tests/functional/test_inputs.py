@@ -49,7 +49,7 @@ def test_everything_is_in_one_order(records: list[Intercept]) -> None:
     times = [record.time_ns for record in records]
     assert times == sorted(times)
     spaces = [record.accesses[0].space for record in records]
-    assert set(spaces) == {"memory", "port", "msr", "cpuid"}
+    assert set(spaces) == {"memory", "port", "msr", "cpuid", "irq"}
     turns = sum(a != b for a, b in pairwise(spaces))
     assert turns > 100
 
@@ -61,7 +61,7 @@ def test_who_accessed_what_is_told(records: list[Intercept]) -> None:
     assert at[SERIAL].accesses[0].region == "isa-serial.serial"
     assert (at[CONFIGURATION].symbol or "").startswith("pci_conf1_")
     assert {record.text.split()[0] for record in records if record.via == "monitor"} >= {
-        "in", "out", "rdmsr", "wrmsr", "cpuid",
+        "in", "out", "rdmsr", "wrmsr", "cpuid", "interrupt",
     }  # fmt: skip
     assert any(record.cpl == 3 for record in records)
 
@@ -147,7 +147,8 @@ def test_a_guest_is_held_and_let_go(tmp_path: Path) -> None:
         (("--inputs=prot",), "there is no input 'prot'; did you mean port?"),
         (("--inputs", "--every-stop"), "--every-stop does without"),
         (("--inputs", "--untraced"), "--untraced does without"),
-        (("--inputs", "--guest", "tdx"), "an ordinary guest"),
+        (("--inputs=irq", "--guest", "tdx"), "--inputs=irq is for an ordinary guest"),
+        (("--inputs", "--guest", "sev-es"), "asks its host for them"),
         (("--inputs", "--", "-cpu", "EPYC,svm=off"), "the guest's CPU has no SVM"),
         (("--inputs", "--", "-cpu", "Skylake-Client-v1"), "no pages of 1 GiB"),
     ],

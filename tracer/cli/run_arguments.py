@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from tracer.compiled.inputs import Input
+from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
-from tracer.launch.plan import USUAL_INPUTS, WITHOUT_RING, parse_inputs
+from tracer.launch.plan import WITHOUT_RING, parse_inputs, usual_inputs
 from tracer.session.watchdog import Limits, seconds
 from tracer.text.number import is_whole, whole
 
@@ -20,9 +21,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, output: argparse._Argumen
         "--inputs",
         metavar="KINDS",
         nargs="?",
-        const=USUAL_INPUTS,
+        const="",
         help="record what else the host gives the guest: port, which has PCI configuration space "
-        "(config) by ports as well, msr, cpuid, tsc (all but tsc without KINDS)",
+        "(config) by ports as well, msr, cpuid, irq, tsc (all but tsc without KINDS)",
     )
     limits = parser.add_argument_group("limits (what a guest did last is told)")
     limits.add_argument(
@@ -56,7 +57,7 @@ def inputs(args: argparse.Namespace) -> frozenset[Input]:
     for option in ("every_stop", "untraced"):
         if getattr(args, option):
             raise UsageError(WITHOUT_RING.format(option=f"--{option.replace('_', '-')}"))
-    return parse_inputs(args.inputs)
+    return parse_inputs(args.inputs or usual_inputs(Kind(args.guest)))
 
 
 def limits(args: argparse.Namespace) -> Limits:

@@ -90,15 +90,18 @@ def test_the_monitors_tables_map_all_memory_to_itself(levels: int) -> None:
     assert frames == tuple(number << 30 | 0x83 for number in range(512))
 
 
-def test_a_general_protection_fault_of_the_monitors_goes_on_in_it() -> None:
+def test_each_vector_leads_to_an_entry_of_the_monitors() -> None:
     pages, base = CODE.shared(True, True, (), 0x10), CODE.root(5)
     state = CODE.of_vcpu(0, ENTERED, 0)[8192:]
     limit, idt = struct.unpack_from("<HQ", state, 0x90)
-    assert limit == 13 * 16 + 15
-    low, selector, kind, middle, high = struct.unpack_from("<HHHHI", pages, idt - base + 13 * 16)
-    assert (selector, kind) == (0x10, 0x8E00)
-    place = high << 32 | middle << 16 | low
-    assert place == BLOCK + monitor.PLACE + IMAGES[False][1]["protection"]
+    assert limit == 256 * 16 - 1
+    first = BLOCK + monitor.PLACE + IMAGES[False][1]["gates"]
+    for vector in (0, 13, 255):
+        low, selector, kind, middle, high = struct.unpack_from(
+            "<HHHHI", pages, idt - base + vector * 16
+        )
+        assert (selector, kind) == (0x10, 0x8E00)
+        assert high << 32 | middle << 16 | low == first + 8 * vector
     _, gdt = struct.unpack_from("<HQ", state, 0x80)
     assert word(pages, gdt - base + 0x10) == 0x00AF_9B00_0000_FFFF
 
