@@ -200,6 +200,13 @@ def test_what_it_leaves_behind_is_published_with_its_instruction_and_its_region(
     assert (counts["accesses"], counts["monitor"], counts["compiled"]) == (3, 3, 0)
 
 
+def test_what_nobody_wants_is_taken_and_not_published() -> None:
+    run = Run(frozenset({Input.MSR}))
+    run.leave(row(Input.CPUID, 1), row(Input.CPUID, 2))
+    run.loop.sites.drain()  # type: ignore[union-attr]
+    assert not run.intercepts and not run.loop.journal.counts["accesses"]
+
+
 def test_a_programs_code_is_read_by_its_own_tables() -> None:
     run = Run()
     run.scene.write(CODE + 0x100, bytes.fromhex("ec"))

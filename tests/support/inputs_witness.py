@@ -1,7 +1,8 @@
-"""Port accesses of a trace, against QEMU's log of the same run, in order."""
+"""Port accesses and interrupts of a trace, against QEMU's log of the same run, in order."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from tracer.check.qemu_log import LogEntry, parse_line
 from tracer.trace.record import Intercept, Mark, MemoryAccess, RegionRecord
 
 _PORTS = 1 << 16
+_SERVED = re.compile(rb"Servicing (virtual )?hardware INT=0x([0-9a-f]+)")
+_TAKEN = re.compile(rb" *\d+: v=([0-9a-f]+) e=[0-9a-f]+ i=0 cpl=([0-3]) IP=[0-9a-f]+:([0-9a-f]+)")
+
+Interrupts = list[tuple[int, int, int]]
+"""Vector, linear address and privilege level at which it came, of each interrupt."""
 
 
 def ports(records: Iterable[Intercept]) -> list[MemoryAccess]:
@@ -53,18 +59,21 @@ def _agree(access: MemoryAccess, entries: list[LogEntry]) -> bool:
     )
 
 
+def _begin(trace: Trace) -> int:
+    return next(
+        record.qemu_log_offset
+        for record in trace.records
+        if isinstance(record, Mark) and record.qemu_log_offset is not None
+    )
+
+
 def _logged(trace: Trace, log: Path) -> list[LogEntry]:
     memory = {
         record.region.qemu_name
         for record in trace.records
         if isinstance(record, RegionRecord) and record.region.space == "memory"
     }
-    begin = next(
-        record.qemu_log_offset
-        for record in trace.records
-        if isinstance(record, Mark) and record.qemu_log_offset is not None
-    )
-    entries = map(parse_line, log.read_bytes()[begin:].splitlines())
+    entries = map(parse_line, log.read_bytes()[_begin(trace) :].splitlines())
     return [
         entry
         for entry in entries
@@ -74,3 +83,38 @@ def _logged(trace: Trace, log: Path) -> list[LogEntry]:
         and entry.address < _PORTS
         and entry.name not in memory
     ]
+
+
+def interrupts(records: Iterable[Intercept]) -> list[Interrupts]:
+    """Those of each vCPU, in order."""
+    found: dict[int, Interrupts] = {}
+    for record in records:
+        for access in record.accesses:
+            if access.space == "irq":
+                assert access.value is not None
+                found.setdefault(record.vcpu, []).append((access.value, record.rip, record.cpl))
+    return [found[vcpu] for vcpu in sorted(found)]
+
+
+def logged_interrupts(trace: Trace, log: Path) -> list[Interrupts]:
+    """Those of each vCPU that ``-d int`` tells of, in order.
+
+    The task register tells vCPUs apart. The monitor has taken as many as it has given.
+    """
+    found: dict[bytes, Interrupts] = {}
+    served, taken, in_monitor = None, None, 0
+    for line in log.read_bytes()[_begin(trace) :].splitlines():
+        if match := _SERVED.search(line):
+            served = match
+        elif served is not None and (match := _TAKEN.match(line)):
+            assert match[1] == served[2].rjust(2, b"0"), line
+            taken = match if served[1] else None
+            in_monitor += not served[1]
+            served = None
+        elif taken is not None and line.startswith(b"TR ="):
+            vector, cpl, rip = taken.groups()
+            task = line.split()[2]
+            found.setdefault(task, []).append((int(vector, 16), int(rip, 16), int(cpl)))
+            taken = None
+    assert in_monitor == sum(map(len, found.values()))
+    return [found[task] for task in sorted(found)]

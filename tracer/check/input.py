@@ -16,6 +16,8 @@ _LOW = 0xFFFF_FFFF
 
 def is_known(record: Intercept) -> bool:
     """Tell whether a record has the bytes and the registers that say what it is."""
+    if record.accesses[0].space == "irq":
+        return True
     return bool(record.code) and {"rax", "rcx", "rdx"} <= record.before.keys()
 
 
@@ -34,6 +36,8 @@ def contrasts_of_input(record: Intercept) -> list[Contrast]:
         case "cpuid":
             leaf = (before["rcx"] & _LOW) << 32 | before["rax"] & _LOW
             return [*_same("leaf", leaf, access.physical)]
+        case "irq":
+            return [*_same("vector", access.physical & 0xFF, access.value)]
         case _:
             return []
 

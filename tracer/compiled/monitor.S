@@ -1247,10 +1247,12 @@ release:
 	mov	eax, [r15 + STATE + S_SCE]
 	or	[r15 + V_EFER], eax
 	# What it left for by this alone, it does again.
-.irp code, EXIT_IRET, EXIT_UNDEFINED, EXIT_HLT, EXIT_PAUSE, EXIT_MWAIT, EXIT_READ_CR8, EXIT_WRITE_CR8
+.irp code, EXIT_IRET, EXIT_UNDEFINED, EXIT_PAUSE, EXIT_READ_CR8, EXIT_WRITE_CR8
 	cmp	ebx, \code
 	je	enter
 .endr
+	cmp	ebx, EXIT_MWAIT
+	je	sleep
 	jmp	known
 
 # An entry for each gate. #GP alone has an error code, and is an exception unless the window is open.

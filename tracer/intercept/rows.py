@@ -124,12 +124,14 @@ class Rows:
     def _sort(self, rows: bytes) -> None:
         # Publishes records in their order, those that are of no access one by one.
         domain = self._told.domain
+        if self._inputs is not None:
+            rows = self._named(self._inputs, rows)
+        if not rows:
+            return
         if domain is None:
-            self._tell(rows if self._inputs is None else self._named(self._inputs, rows))
+            self._tell(rows)
             return
         try:
-            if self._inputs is not None:
-                rows = self._named(self._inputs, rows)
             of = list(kinds(rows))
             rows, new = self._asked.name(rows)
         except ValueError as error:

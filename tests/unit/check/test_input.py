@@ -44,6 +44,7 @@ RIGHT = [
     record("0f30", "msr", 0x10, 0x2_00000001, 8, "write", rcx=0x10, rax=1, rdx=2),
     record("0fa2", "cpuid", 7 | 1 << 32, 5, 4, rax=7, rcx=1),
     record("0f31", "tsc", 0, 99, 8),
+    record("", "irq", 0x30, 0x30),
 ]
 
 
@@ -71,6 +72,7 @@ def changed(told: Intercept, **members: Any) -> Intercept:
         (RIGHT[11], {"physical": 0xC0000081}, ["index"]),
         (RIGHT[12], {"value": 1}, ["value"]),
         (RIGHT[13], {"physical": 7}, ["leaf"]),
+        (RIGHT[15], {"value": 0x31}, ["vector"]),
     ],
 )
 def test_what_it_does_not(told: Intercept, members: dict[str, Any], names: list[str]) -> None:

@@ -1,0 +1,88 @@
+"""Interrupts that a guest takes inside the monitor: each is a record, and each is taken once.
+
+QEMU's own log of interrupts (`-d int`) is the witness: vector and place of each, in order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bare_guest import DEVICE, REGION, Case, assemble
+from inputs_witness import disagreements, interrupts, logged_interrupts
+from vetrace_run import Run, Trace, boot, drove_its_devices, read_trace
+
+pytestmark = pytest.mark.qemu
+
+ROUNDS = 700
+"""As in ``interrupts.S``: the second interrupt of the last one comes long after the first."""
+SELF, TIMER, LINE = 0x41, 0xF0, 13
+SYSCALLS = (
+    "mov ecx, 0xc0000080; rdmsr; or eax, 1; wrmsr; mov ecx, 0xc0000081; xor eax, eax;"
+    " mov edx, 8; wrmsr; mov ecx, 0xc0000084; xor edx, edx; wrmsr; lea rax, [rip + called];"
+    " mov rdx, rax; shr rdx, 32; mov ecx, 0xc0000082; wrmsr; "
+)
+GP = "mov ecx, 0xc0010117; rdmsr"  # the guest has no such MSR
+
+CASES = [
+    Case(f"{before}race {way}", [], after={"rax": 0})
+    for way, before in {
+        "by_return": "",
+        "by_halt": "",
+        "by_pause": "",
+        "by_syscall": SYSCALLS,
+        "by_priority": "",
+    }.items()
+] + [
+    Case("by_line", [], after={"rax": 1}),
+    Case(GP, [], {}, fault=(0, 0x1234_5678_9ABC)),
+]  # fmt: skip
+UART = (
+    "-chardev", "null,id=nobody", "-device", "isa-serial,chardev=nobody,iobase=0x2e8,irq=5",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("interrupted")
+    guest = assemble(folder, CASES, room=True, include="interrupts.S")
+    return boot(
+        folder, "--kernel", guest, "--inputs", "--quiet", "--region", REGION,
+        "--qemu-log", folder / "qemu.log", "--", *DEVICE, *UART, "-d", "int",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trace(traced: Run) -> Trace:
+    return read_trace(traced.trace)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_the_guest_takes_each_interrupt_once(number: int, traced: Run) -> None:
+    assert traced.status == 0, traced.err
+    assert f"case {number:04d} ok" in traced.serial
+
+
+def test_each_interrupt_is_a_record_and_qemus_log_has_the_same(traced: Run, trace: Trace) -> None:
+    races = sum("race" in case.text for case in CASES)
+    found = [vector for vector, *_ in interrupts(trace.intercepts)[0]]
+    assert found.count(SELF) == found.count(TIMER) == races * ROUNDS
+    assert found.count(LINE) == 1 and len(found) == 2 * races * ROUNDS + 1
+    assert interrupts(trace.intercepts)[0] == logged_interrupts(trace, traced.qemu_log)[0]
+    assert disagreements(trace, traced.qemu_log) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--realtime", "-smp", "2")], ids=["one", "two"])
+def test_a_linux_guests_are_those_of_qemus_log(options: tuple[str, ...], tmp_path: Path) -> None:
+    own = [word for word in options if word == "--realtime"]
+    more = [word for word in options if word != "--realtime"]
+    done = boot(
+        tmp_path, "--inputs=irq", "--quiet", *own, "--qemu-log", tmp_path / "qemu.log", "--",
+        *more, "-d", "int",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    drove_its_devices(done)
+    trace = read_trace(done.trace)
+    found = interrupts(trace.intercepts)
+    assert sum(map(len, found)) > 500
+    assert sorted(found) == sorted(logged_interrupts(trace, done.qemu_log))
