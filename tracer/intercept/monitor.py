@@ -78,7 +78,7 @@ class Monitor:
         self._view.monitor = self
 
     def _begin_domain(self, space: AddressSpace, idt: int) -> None:
-        # What the gate of #VE leads to knows of ports alone, until the kernel has made another.
+        # The kernel's first handler of #VE knows of ports alone; the kernel puts another one there.
         gate = space.read(idt + GATE_SIZE * VIRTUALIZATION_VECTOR, 8)
         memory = self._view.memory
         memory.write(self._block + monitor.word("EARLY"), gate)

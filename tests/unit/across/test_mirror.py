@@ -147,6 +147,7 @@ BY_PLAYBOOK = {
 ON_A_GUEST = {
     "test_live": "intercept/ve_trial launch/borrow linux/handler_end",
     "test_recover": "host/keeper launch/ring",
+    "test_inputs": "cli/run_arguments",
     "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",
