@@ -98,6 +98,14 @@ def test_a_line_belongs_to_the_next_access_and_to_no_other() -> None:
     assert (other.address, other.name, other.line) == (0x1_0000, "nvme", 5)
 
 
+def test_a_line_of_an_access_in_memory_is_not_that_of_the_next_by_ports() -> None:
+    (entry,) = found(
+        latch(NVME + 0x800), cfg("read", PLACE, 7),
+        ops("read", 0xB000_8004, 7, name="pcie-mmcfg-mmio"), ops("read", 0xCFC, 0xFFFF_FFFF),
+    )  # fmt: skip
+    assert (entry.address, entry.name, entry.value) == (0x1_0000, "", 0xFFFF_FFFF)
+
+
 def test_the_last_write_may_be_to_nothing() -> None:
     (entry,) = found(latch(NVME), ops("write", 0xCFC, 1))
     assert (entry.direction, entry.name) == ("write", "")
