@@ -137,8 +137,8 @@ BY_PLAYBOOK = {
     "test_trust_domain": "intercept/granting intercept/inquiry intercept/trust_domain"
     " intercept/waiting",
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
-    " intercept/call intercept/clock intercept/coverage intercept/ground"
-    " intercept/interrupt_stack intercept/journal intercept/loads intercept/poison"
+    " intercept/call intercept/clock intercept/ground"
+    " intercept/interrupt_stack intercept/loads intercept/poison"
     " intercept/system intercept/trap intercept/visit intercept/window session/loop"
     " session/preparation session/room session/traps session/whereabouts",
 }
