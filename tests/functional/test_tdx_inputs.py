@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from confidential_kernel import kernel_for, powered_off
+from guest_program import assemble, initrd
 from inputs_witness import disagreements, ports
 from vetrace_run import Run, Trace, boot, read_trace, run
 
 from tracer.confidential.kind import Kind
+from tracer.trace.call import TdcallRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -76,3 +78,51 @@ def test_leaves_and_msrs_of_both_kinds_are_there(trace: Trace) -> None:
 def test_such_a_trace_is_replayed(traced: Run, tmp_path: Path) -> None:
     replayed = run(tmp_path, "replay", traced.trace)
     assert replayed.status == 0, replayed.out + replayed.err
+
+
+def test_a_programs_leaf_is_asked_for_and_its_port_is_its_end(tmp_path: Path) -> None:
+    program = assemble(tmp_path, "leaves")
+    commands = "/tmp/leaves; echo leaf: status $?; /tmp/leaves x; echo port: status $?"
+    done = boot(
+        tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", "--inputs",
+        "--initrd", initrd(tmp_path, program, commands), "--qemu-log", tmp_path / "qemu.log",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    said = "\n".join(done.serial)
+    # Linux asks for a program's CPUID alone (virt_exception_user).
+    assert "leaf: status 3" in said and "port: status 139" in said
+    assert "Unexpected #VE: 30" in said
+    trace = read_trace(done.trace)
+    assert disagreements(trace, done.qemu_log) == []
+    (asked,) = [
+        record
+        for record in trace.intercepts
+        if record.accesses[0].space == "cpuid"
+        and record.accesses[0].physical == _HYPERVISOR[0]
+        and not record.symbol
+    ]
+    assert asked.accesses[1].value == int.from_bytes(b"TCGT", "little")
+    assert asked.text == "cpuid" and asked.before["rax"] == _HYPERVISOR[0]
+    counts = trace.end.counts
+    # Nobody asks for the port: it is not accessed.
+    assert counts["ve"] == counts["mmio_calls"] + counts["input_calls"] + 1
+
+
+def test_several_vcpus_ask_and_a_vcpu_that_stops_sleeps(tmp_path: Path) -> None:
+    done = boot(
+        tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", "--check",
+        "--inputs", "--realtime", "--qemu-log", tmp_path / "qemu.log", "--", "-smp", "2",
+    )  # fmt: skip
+    powered_off(done, Kind.TDX)
+    trace = read_trace(done.trace)
+    assert disagreements(trace, done.qemu_log) == []
+    ways = {(record.vcpu, record.accesses[0].space) for record in trace.intercepts}
+    assert {(vcpu, space) for vcpu in (0, 1) for space in ("port", "msr", "cpuid")} <= ways
+    blocked = [
+        record
+        for record in trace.records
+        if isinstance(record, TdcallRecord)
+        and record.name.endswith("HLT>")
+        and record.given["r12"] == 1
+    ]
+    assert {record.symbol is not None for record in blocked} == {True}

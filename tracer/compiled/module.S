@@ -338,21 +338,35 @@ input:	mov	eax, r12d
 	lea	rsi, [rip + start + DATA + FAULTS]
 	mov	qword ptr [rbp + L_PLACE], STACK
 	mov	qword ptr [rbp + L_SLOT], FAULT_COUNT
+	mov	rax, cr3
+	mov	[rbp + L_HANDLER], rax
 	mov	ecx, FAULT_COUNT - 1
 2:	mov	rax, [rdi + rcx * 8]
+	test	rax, rax
+	jz	3f
 	sub	rax, rdx
-	cmp	rax, [rbp + L_PLACE]
-	jae	3f
 	mov	[rbp + L_ENTRY], rax
 	mov	eax, ecx
 	shl	eax, 8
-	cmp	[rsi + rax + R_TAG], rbx
+	add	rax, rsi
+	cmp	[rax + R_TAG], rbx
 	jne	3f
-	mov	rax, [rsi + rax + R_GPA]	# of an instruction, CR3 is there
+	cmp	dword ptr [rax + R_ERROR], 0	# of an instruction, CPL and CR3 are in these two
+	mov	rax, [rax + R_GPA]
+	jne	4f
 	data	test, rax, M_SHARED
 	jnz	3f
 	mov	rax, [rbp + L_ENTRY]
-	mov	[rbp + L_PLACE], rax
+	cmp	rax, [rbp + L_PLACE]
+	jae	3f
+	jmp	5f
+	# A program's, where the kernel has none of its own.
+4:	cmp	rax, [rbp + L_HANDLER]
+	jne	3f
+	mov	rax, STACK - 1
+	cmp	rax, [rbp + L_PLACE]
+	jae	3f
+5:	mov	[rbp + L_PLACE], rax
 	mov	[rbp + L_SLOT], rcx
 3:	dec	ecx
 	jns	2b

@@ -26,7 +26,6 @@
 .set V_ES_BASE, 0x408
 .set V_SS_BASE, 0x428
 .set V_DS_BASE, 0x438
-.set V_GDT, 0x468
 .set V_IDT_LIMIT, 0x484
 .set V_IDT, 0x488
 .set V_CPL, 0x4cb
@@ -409,32 +408,25 @@ domain:	or	dword ptr [r15 + V_INTERCEPTS], SLEEPS
 	cmp	qword ptr [rdx + E_REASON], 0
 	jne	kept			# it has not fetched the last one
 	mov	r9, rdx
-	# The frame will lie below RSP, or on the stack that the task's state names.
+	# The frame will lie below RSP. A program's handler goes on to another stack: the program is
+	# known by its own, and by its page tables. CPUID is all that Linux asks for there.
 	mov	rax, [r15 + V_RSP]
 	cmp	byte ptr [r15 + V_CPL], 0
-	je	3f
-	str	ecx
-	and	ecx, 0xfff8
-	mov	rdx, [r15 + V_GDT]
-	add	rdx, rcx
-	call	translate
-	jc	kept
-	mov	rdx, [rax]
-	mov	ecx, [rax + 8]
-	shl	rcx, 32
-	mov	rax, rdx
-	shr	rax, 56
-	shl	eax, 24
-	or	rcx, rax
-	shr	rdx, 16
-	and	edx, 0xffffff
-	or	rdx, rcx
-	add	rdx, 4			# RSP0
-	call	translate
-	jc	kept
-	mov	rax, [rax]
-3:	and	rax, -16
+	jne	3f
+	and	rax, -16
 	lea	rdx, [rax - 40]
+	jmp	1f
+3:	lea	r13, [r15 + STATE + S_SCRATCH]
+	cmp	r14d, VE_CPUID
+	jne	6f
+	shr	rax, 4
+	mov	edx, eax
+	mov	rax, [r15 + V_CR3]
+	shr	rax, 12
+	shl	rax, 32
+	or	rdx, rax
+	btr	rdx, 63
+1:
 	# An entry which has the same place already is of a handler that has never asked.
 	lea	rsi, [rip + start + DATA + KEYS]
 	mov	ecx, FAULT_COUNT - 1
@@ -452,8 +444,7 @@ domain:	or	dword ptr [r15 + V_INTERCEPTS], SLEEPS
 5:	shl	ecx, SLOT_SHIFT
 	lea	r13, [rip + start + DATA + FAULTS]
 	add	r13, rcx
-	mov	eax, ebp
-	mov	[r13 + R_TAG], eax
+6:	mov	[r13 + R_TAG], ebp
 	mov	[r13 + R_TAG + 4], r14d
 	mov	rbx, r9
 	call	describe
