@@ -12,18 +12,29 @@ import pytest
 from compiled_cpu import BLOCK, DATA, DATA_AT, DEVICE, DEVICE_AT, STACK, TEXT, WINDOW
 from module_cpu import IDT, SHARED, Left, ModuleGuest, asking
 from ram import POISON
-from unicorn.x86_const import UC_X86_REG_IDTR
+from unicorn import UC_HOOK_CODE, UC_HOOK_INSN, Uc
+from unicorn.x86_const import (
+    UC_X86_INS_IN,
+    UC_X86_INS_OUT,
+    UC_X86_REG_EFLAGS,
+    UC_X86_REG_IDTR,
+    UC_X86_REG_RIP,
+)
 
 from tracer.compiled import layout, module_image
+from tracer.compiled.inputs import INPUT_FIELDS
 from tracer.compiled.module import (
     CODE_SIZE,
     FAULT_COUNT,
+    FAULTS,
     KEYS,
     MMIO_FIELDS,
     TDCALL_ERROR,
+    VES,
     Kind,
     ModuleControl,
     counter,
+    raising,
 )
 from tracer.compiled.pending import (
     Waiting,
@@ -576,3 +587,144 @@ def test_ram_of_too_many_pieces_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match="33 pieces"):
         control.pack()
+
+
+HANDLER = STACK + 0x800
+
+
+def raised_instruction(
+    guest: ModuleGuest, reason: int, number: int, key: int = STACK + 0x1000 - 40, **entry: int
+) -> None:
+    """Be the monitor: an instruction has raised #VE, and its entry waits for the hypercall."""
+    slot = entry.get("slot", 3)
+    data = bytearray(layout.SLOT_SIZE)
+    struct.pack_into("<I", data, INPUT_FIELDS["CPL"], entry.get("cpl", 0))
+    struct.pack_into("<Q", data, INPUT_FIELDS["CR3"], entry.get("cr3", guest.cr3))
+    struct.pack_into("<Q", data, raising()["R_TAG"], reason << 32 | number)
+    guest.write(KEYS + 8 * slot, struct.pack("<Q", key))
+    guest.write(FAULTS + layout.SLOT_SIZE * slot, bytes(data))
+
+
+def machine(guest: ModuleGuest, answer: int = 0) -> list[tuple[object, ...]]:
+    """Return what is done with ports, each with the entry that the monitor finds it is about."""
+    seen: list[tuple[object, ...]] = []
+
+    def about() -> int:
+        return int.from_bytes(guest.read(VES + 40, 8), "little")
+
+    def read(_cpu: object, port: int, size: int, _data: object) -> int:
+        seen.append(("in", port, size, about()))
+        return answer
+
+    def write(_cpu: object, port: int, size: int, value: int, _data: object) -> None:
+        seen.append(("out", port, size, value, about()))
+
+    guest.cpu.hook_add(UC_HOOK_INSN, read, None, 1, 0, UC_X86_INS_IN)
+    guest.cpu.hook_add(UC_HOOK_INSN, write, None, 1, 0, UC_X86_INS_OUT)
+    return seen
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("write", [False, True])
+def test_a_port_is_accessed_for_the_instruction_that_raised_ve(width: int, write: bool) -> None:
+    guest = started()
+    seen = machine(guest, 0xFFFF_FFFF_89AB_CDEF)
+    raised_instruction(guest, 30, 0xCFC)
+    value, mask = 0x1122_3344_5566_7788, (1 << 8 * width) - 1
+    call = asking(HANDLER, 0, r11=30, r12=width, r13=int(write), r14=0xCFC, r15=value)
+    result = answered(guest, call)
+    if write:
+        assert seen == [("out", 0xCFC, width, value & mask, 4)] and result == 30
+    else:
+        assert seen == [("in", 0xCFC, width, 4)] and result == 0x89AB_CDEF & mask
+    assert not [*guest.faults()] and count(guest, "ANSWERED") == 1
+    assert not guest.taken()  # the record is the monitor's
+
+
+def test_msrs_and_leaves_are_answered() -> None:
+    guest = started()
+    raised_instruction(guest, 32, 0x176)
+    call = asking(HANDLER, 0, r11=32, r12=0x176, r13=0xFFFF_8000_1234_5678)
+    assert answered(guest, call) == 32
+    raised_instruction(guest, 31, 0x176)
+    assert answered(guest, asking(HANDLER, 0, r11=31, r12=0x176)) == 0xFFFF_8000_1234_5678
+    raised_instruction(guest, 10, 0)
+    left = guest.tdcall(asking(HANDLER, 0, r11=10, r12=0, r13=0))
+    names = struct.pack("<3I", left.gpr[13], left.gpr[15], left.gpr[14])
+    assert left.to == "iretq" and names in (b"AuthenticAMD", b"GenuineIntel")
+    assert 0 < left.gpr[12] < 1 << 32 and left.gpr[R10] == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "call"),
+    [
+        ({"number": 0x3F9}, {}),
+        ({"reason": 31}, {}),
+        ({"key": STACK + 0x780 - 40}, {}),  # below the frame of the call
+        ({"key": STACK + 0x9000}, {}),
+        ({"cpl": 3, "key": 0x1234, "cr3": 0x5000}, {}),
+        ({"cr3": DEVICE_AT | SHARED}, {}),  # a fault's
+        ({}, {"r12": 3}),
+        ({}, {"r12": 8}),
+        ({}, {"r13": 2}),
+        ({}, {"r14": 0x1_03F8}),
+        ({}, {"r14": 1 << 32 | 0x3F8}),
+        ({}, {"rcx": 0xFFCD}),
+        ({}, {"r10": 1}),
+        ({}, {"rflags": 0x102}),
+    ],
+)
+def test_an_instruction_that_nobody_knows_of_takes_a_stop(
+    how: dict[str, int], call: dict[str, int]
+) -> None:
+    guest = started()
+    seen = machine(guest)
+    raised_instruction(guest, **{"reason": 30, "number": 0x3F8, **how})
+    usual = {"r11": 30, "r12": 1, "r13": 0, "r14": 0x3F8}
+    stops(guest, asking(HANDLER, 0, **usual | call))
+    assert not seen
+
+
+def test_of_two_instructions_the_nearest_above_is_asked_for_and_a_programs_last() -> None:
+    guest = started()
+    seen = machine(guest)
+    raised_instruction(guest, 30, 0x3F8, STACK + 0x2000 - 40, slot=1)
+    raised_instruction(guest, 30, 0x3F8, STACK + 0x1000 - 40, slot=9)
+    raised_instruction(guest, 30, 0x3F8, 0x1234_5678, slot=20, cpl=3)
+    call = asking(HANDLER, 0, r11=30, r12=1, r13=0, r14=0x3F8)
+    for _ in range(3):
+        answered(guest, call)
+    assert [entry for *_, entry in seen] == [10, 2, 21]
+    stops(guest, call)
+
+
+def test_instructions_are_answered_while_the_ring_is_shut() -> None:
+    guest = started()
+    seen = machine(guest)
+    guest.write(*guest.ring.shut())
+    guest.write(*pack_information(0, (30, 0x3F8 << 16 | 8, 0, 0, 1)))
+    assert fetched(guest, state(HANDLER)) == (30, 0x3F8 << 16 | 8, 0, 0, 1)
+    raised_instruction(guest, 30, 0x3F8)
+    answered(guest, asking(HANDLER, 0, r11=30, r12=1, r13=0, r14=0x3F8))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("reason", [31, 32])
+def test_an_msr_that_the_cpu_faults_at_is_refused(reason: int) -> None:
+    guest = started()
+    raised_instruction(guest, reason, 0x176)
+    start = BLOCK + layout.DISTANCE + layout.MODULE
+    code = bytes.fromhex(module_image.CODE)
+    place = start + code.index(b"\xf8\x0f" + (b"\x32" if reason == 31 else b"\x30")) + 1
+
+    def faults(cpu: Uc, _at: int, _size: int, _data: object) -> None:
+        # The monitor goes on behind it, with CF set.
+        cpu.reg_write(UC_X86_REG_RIP, place + 2)
+        cpu.reg_write(UC_X86_REG_EFLAGS, 3)
+
+    guest.cpu.hook_add(UC_HOOK_CODE, faults, None, place, place)
+    call = asking(HANDLER, 0, r11=reason, r12=0x176)
+    left = guest.tdcall(call)
+    assert left.to == "iretq" and left.gpr[RAX] == 0
+    assert left.gpr[R10] == 1 << 63 and left.gpr[R11] == reason
+    assert not [*guest.faults()]
