@@ -16,6 +16,7 @@ from tracer.access.decision import Give
 from tracer.access.want import AskBefore, AskCompleted, ReadPhysical, WriteCode, WritePhysical
 from tracer.compiled import layout
 from tracer.compiled.common import common_code
+from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOT_SIZE, control_field
 from tracer.compiled.module import KEYS, MMIO_FIELDS, TDCALL_ERROR, Kind, counter
 from tracer.compiled.pending import Waiting
@@ -43,14 +44,15 @@ PLACES = PlacesRecord(
 class Inside(Domain):
     """A domain whose guest has the code; what that does is done by :meth:`put`."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: frozenset[Input] = frozenset()) -> None:
         super().__init__()
         self.ram.data.extend(bytes(layout.block_size(SLOTS)))
         self.module = self.domain.module = GuestModule(WINDOW, self.view)
         common = common_code(smp=True, la57=False)
         told = rows.Told(
             Callers(), Names(), lambda: self.space, self.interceptor.ledger.take,  # type: ignore[arg-type]
-            domain=rows.Domain(self.domain.told, self.domain.count),
+            domain=rows.Domain(self.domain.told, self.domain.count), inputs=inputs,
+            look=lambda place: self.space,
         )  # fmt: skip
         self.sites = CompiledSites(WINDOW, common, SLOTS, self.view, self.journal, told)
         self.sites.begin(0)
@@ -196,6 +198,47 @@ def test_calls_and_shared_ram_are_told_in_their_order() -> None:
     assert asked.name == "TDG.VP.VMCALL<MapGPA>" and slept.name.endswith("HLT>")
     assert asked.rip == CALLER and slept.time_ns == 70 and slept.returned == {"rax": 0, "r10": 0}
     assert scene.domain.state.is_shared(RAM_AT)
+
+
+def test_inputs_are_told_in_their_order_among_the_rest() -> None:
+    scene = Inside(frozenset({Input.PORT}))
+    scene.write(CODE, bytes.fromhex("ec"))  # in al, dx
+    place = CODE << 128 | (CODE + 1) << 192
+    manner = 1 | 64 << 16  # a byte is read by code of 64 bits
+    port = row(
+        Input.PORT, tsc=60, linear=0x3F8, error=0, read=0x41 | place, written=manner,
+        rdx=0x3F8, rax=0x500,
+    )  # fmt: skip
+    mmio = asked_row("8b411c", CODE, physical=REG, linear=AT + 0x1C, rcx=AT, read=5)
+    scene.takes(call({"r11": 12}, tsc=50), port, mmio, row(Input.MSR, error=0, written=8), port)
+    told = [
+        (each.via, [(access.space, access.value) for access in each.accesses])
+        if isinstance(each, Intercept)
+        else type(each)
+        for each in scene.records
+        if isinstance(each, Intercept | TdcallRecord)
+    ]
+    first = ("monitor", [("port", 0x41)])
+    assert told == [TdcallRecord, first, ("guest", [("memory", 5)]), first]
+    inputs = [each for each in scene.of(Intercept) if each.via == "monitor"]
+    assert {(each.rip, each.text, each.after["rax"]) for each in inputs} == {
+        (CODE, "in al, dx", 0x541)
+    }
+    counts = scene.counts_of_all
+    assert (counts["monitor"], counts["guest"], counts["accesses"]) == (2, 1, 3)
+
+
+def test_what_instructions_raise_is_counted() -> None:
+    scene = Inside()
+    for name, number in (("FAULTS", 2), ("RAISED", 5), ("FETCHED", 7), ("ANSWERED", 4)):
+        scene.word(counter(name), number)
+    scene.sites.drain()
+    counts = scene.counts_of_all
+    assert (counts["ve"], counts["ve_info"], counts["input_calls"]) == (7, 7, 4)
+    assert "not raised" not in counts
+    scene.word(counter("KEPT"), 1)
+    scene.sites.drain()
+    assert scene.counts_of_all["not raised"] == 1
 
 
 def test_what_the_code_counts_is_counted_once() -> None:

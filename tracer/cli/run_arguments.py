@@ -57,6 +57,8 @@ def inputs(args: argparse.Namespace) -> frozenset[Input]:
     for option in ("every_stop", "untraced"):
         if getattr(args, option):
             raise UsageError(WITHOUT_RING.format(option=f"--{option.replace('_', '-')}"))
+    if args.guest == Kind.TDX and args.stacks:
+        raise UsageError("--inputs of a TDX guest have no call chains: drop --stacks")
     return parse_inputs(args.inputs or usual_inputs(Kind(args.guest)))
 
 

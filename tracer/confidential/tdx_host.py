@@ -74,14 +74,15 @@ CALLS = {
     call.number: call
     for call in (
         Call(Number.CPUID, "Instruction.CPUID", ("r12", "r13"),
-             "refused: CPUID raises no #VE, so that nothing has to ask", "tdx_emulate_cpuid"),
+             "carried out where CPUID has raised #VE (`--inputs`), else refused",
+             "tdx_emulate_cpuid"),
         Call(Number.HLT, "Instruction.HLT", ("r12",), "the vCPU halts", "tdx_handle_exit"),
         Call(Number.IO, "Instruction.IO", ("r12", "r13", "r14", "r15"),
              "the access is made; wrong widths and directions are refused", "tdx_emulate_io"),
         Call(Number.RDMSR, "Instruction.RDMSR", ("r12",),
-             "refused: RDMSR raises no #VE, so that nothing has to ask",
+             "carried out where RDMSR has raised #VE, else refused",
              "tdx_complete_emulated_msr"),
-        Call(Number.WRMSR, "Instruction.WRMSR", ("r12", "r13"), "refused, likewise",
+        Call(Number.WRMSR, "Instruction.WRMSR", ("r12", "r13"), "likewise",
              "tdx_complete_emulated_msr"),
         Call(Number.MMIO, "#VE.RequestMMIO", ("r12", "r13", "r14", "r15"),
              "the access is made; wrong widths and directions and private addresses are refused",

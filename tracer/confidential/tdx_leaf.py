@@ -41,7 +41,7 @@ _ROWS = (
     (4, "TDG.MR.REPORT", "rcx rdx r8", "", "tdg_mr_report.c", False,
      "wrong operands as the module; else refused, as nothing is attested"),
     (5, "TDG.VP.CPUIDVE.SET", "rcx", "", "tdg_vp_cpuidve_set.c", True,
-     "noted; CPUID raises no #VE all the same"),
+     "noted; CPUID raises no more #VE than before"),
     (6, "TDG.MEM.PAGE.ACCEPT", "rcx", "", "tdg_mem_page_accept.c", True,
      "success for what MapGPA made private again, else TDX_PAGE_ALREADY_ACCEPTED"),
     (7, "TDG.VM.RD", "rcx rdx", "rdx r8", "tdg_vm_rd_wr.c", True, "the fields listed below"),

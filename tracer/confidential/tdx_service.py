@@ -105,7 +105,7 @@ def _cpuid_ve(asked: _Asked) -> Served:
     if wanted >> 2 or (locked and before.get(asked.vcpu, 0) != wanted):
         return asked.refused("rcx")
     kept = tuple(sorted((before | {asked.vcpu: wanted}).items()))
-    note = "CPUID raises no #VE here" if wanted else ""
+    note = "CPUID raises no more #VE here" if wanted else ""
     return Served(replace(state, cpuid_ve=kept), {"rax": int(Status.TDX_SUCCESS)}, note)
 
 
