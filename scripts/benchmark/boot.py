@@ -15,7 +15,7 @@ from tracer.compiled.layout import SLOTS
 from tracer.confidential.kind import Kind
 from tracer.host.backports import backports
 from tracer.host.package import fetch_kernel, newest_kernel
-from tracer.launch.plan import Plan, parse_inputs, usual_inputs
+from tracer.launch.plan import USUAL_INPUTS, Plan, parse_inputs
 from tracer.launch.start import launch
 
 _FLAVOURS = {"full": "linux-image-amd64", "real-time": "linux-image-rt-amd64"}
@@ -124,7 +124,7 @@ def cost_of_an_sev_es_boot() -> Result:
 
 def cost_of_inputs() -> Result:
     """Compare boots whose inputs are recorded, with call chains and without, with untraced ones."""
-    plan = Plan(inputs=parse_inputs(usual_inputs()))
+    plan = Plan(inputs=parse_inputs(USUAL_INPUTS))
     untraced, traced, cpu, wall = _in_turn(Plan(), plan, _PAIRS)
     _, chained, chains, _ = _in_turn(Plan(), plan, _SLOW_PAIRS, stacks=True)
     counts = traced.counts

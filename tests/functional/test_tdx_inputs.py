@@ -125,4 +125,11 @@ def test_several_vcpus_ask_and_a_vcpu_that_stops_sleeps(tmp_path: Path) -> None:
         and record.name.endswith("HLT>")
         and record.given["r12"] == 1
     ]
-    assert {record.symbol is not None for record in blocked} == {True}
+    assert blocked and all(record.symbol for record in blocked)
+
+
+def test_interrupts_are_taken_once(trace: Trace) -> None:
+    vectors = Counter(
+        record.accesses[0].value for record in trace.intercepts if record.accesses[0].space == "irq"
+    )
+    assert 0xEC in vectors and sum(vectors.values()) > 500  # the LAPIC's timer

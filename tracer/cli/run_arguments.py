@@ -7,7 +7,7 @@ import argparse
 from tracer.compiled.inputs import Input
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
-from tracer.launch.plan import WITHOUT_RING, parse_inputs, usual_inputs
+from tracer.launch.plan import USUAL_INPUTS, WITHOUT_RING, parse_inputs
 from tracer.session.watchdog import Limits, seconds
 from tracer.text.number import is_whole, whole
 
@@ -59,7 +59,7 @@ def inputs(args: argparse.Namespace) -> frozenset[Input]:
             raise UsageError(WITHOUT_RING.format(option=f"--{option.replace('_', '-')}"))
     if args.guest == Kind.TDX and args.stacks:
         raise UsageError("--inputs of a TDX guest have no call chains: drop --stacks")
-    return parse_inputs(args.inputs or usual_inputs(Kind(args.guest)))
+    return parse_inputs(args.inputs or USUAL_INPUTS)
 
 
 def limits(args: argparse.Namespace) -> Limits:

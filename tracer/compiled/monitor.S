@@ -158,11 +158,10 @@ enter:
 	mov	[r15 + STATE + 8 * 4], rax
 	mov	ebx, [r15 + V_EXIT]
 	mov	r12, [r15 + V_INFO1]
-	cmp	qword ptr [rip + start + DATA + M_DOMAIN], 0
-	jne	domain
 	test	byte ptr [r15 + V_INTERRUPT + 3], V_MASKING >> 24
 	jnz	release
-known:
+known:	cmp	qword ptr [rip + start + DATA + M_DOMAIN], 0
+	jne	domain
 natively:
 	cmp	ebx, EXIT_IO
 	je	io

@@ -71,11 +71,6 @@ def check_plan(plan: Plan) -> None:
         raise UsageError(
             f"--inputs is for other guests: one of {plan.guest.label} asks its host for them"
         )
-    if Input.IRQ in plan.inputs and plan.guest is not Kind.PLAIN:
-        raise UsageError(
-            f"--inputs=irq is for an ordinary guest: leave it out of those of a {plan.guest.label} "
-            "guest"
-        )
     if plan.guest is Kind.SEV_ES and plan.memory >= SEV_MEMORY:
         raise UsageError(f"--guest sev-es has its RAM below 4 GiB: {SEV_MEMORY - 1 >> 20}M at most")
 
@@ -97,14 +92,8 @@ PCI configuration space is accessed by ports, and recorded wherever these are.
 """
 
 
-def usual_inputs(guest: Kind = Kind.PLAIN) -> str:
-    """Return what is recorded of a guest unless it is said.
-
-    The counter is read hundreds of thousands of times. Interrupts of a TDX guest are its module's.
-    """
-    unusual = {Input.TSC} if guest is Kind.PLAIN else {Input.TSC, Input.IRQ}
-    return ",".join(name for name, kind in _KINDS.items() if kind not in unusual)
-
+USUAL_INPUTS = ",".join(name for name in _KINDS if name != "tsc")
+"""What is recorded unless it is said: the counter is read hundreds of thousands of times."""
 
 WITHOUT_RING = "inputs are recorded in the ring, which {option} does without: drop one"
 """Why inputs and an option exclude each other."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tracer.compiled.inputs import Input
-from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
-from tracer.launch.plan import Plan, check_plan, parse_inputs, parse_memory, usual_inputs
+from tracer.launch.plan import USUAL_INPUTS, Plan, check_plan, parse_inputs, parse_memory
 
 
 @pytest.mark.parametrize(
@@ -60,7 +59,6 @@ def test_other_qemu_arguments_are_taken() -> None:
 def test_configuration_space_is_recorded_where_ports_are() -> None:
     assert parse_inputs("config") == parse_inputs("port") == {Input.PORT}
     assert parse_inputs("msr, config") == {Input.MSR, Input.PORT}
-    assert parse_inputs(usual_inputs()) == {Input.PORT, Input.MSR, Input.CPUID, Input.IRQ}
-    assert parse_inputs(usual_inputs(Kind.TDX)) == {Input.PORT, Input.MSR, Input.CPUID}
+    assert parse_inputs(USUAL_INPUTS) == {Input.PORT, Input.MSR, Input.CPUID, Input.IRQ}
     with pytest.raises(UsageError, match="confg"):
         parse_inputs("confg")
