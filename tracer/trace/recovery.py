@@ -10,14 +10,18 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import get_args
 
+from tracer.compiled import inputs
 from tracer.compiled.asking import FIRST, AskedSites, of_accesses
+from tracer.compiled.inputs import Input, InputPlace, InputSites, of_kinds
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.compiled.ring import counters, left_behind, sequence_of, without_threads
 from tracer.errors import InterceptError, TraceError
 from tracer.trace.block import MOST_ROWS, Blocks, asked_site
 from tracer.trace.compiled import VIRTUAL, BlockRecord, Rate, SiteRecord
+from tracer.trace.inputs import input_site, instruction_of, kind_of
 from tracer.trace.member import Via
 from tracer.trace.record import End, Header, Intercept, Line, LostRecord
+from tracer.x86.instruction import Instruction
 
 
 class Recovery:
@@ -35,6 +39,9 @@ class Recovery:
         self._sites = 0
         self._left_out = 0
         self._asked = FIRST
+        self._inputs = inputs.FIRST
+        self._kinds: set[Input] = set()
+        self._known: dict[tuple[int, int], SiteRecord] = {}
         self._seq = 0
         self._time_ns = 0
         self._taken: int | None = None
@@ -60,8 +67,35 @@ class Recovery:
                 self._ways[record.via] += made
                 self._intercepts += 1
         if isinstance(line, SiteRecord):
-            self._sites += 1
+            self._learn(line)
+
+    def _learn(self, line: SiteRecord) -> None:
+        self._sites += 1
+        kind = kind_of(line)
+        if kind is None:
             self._asked = max(self._asked, line.number + 1)
+            return
+        self._inputs = max(self._inputs, line.number + 1)
+        self._kinds.add(kind)
+        if line.code:
+            self._known[line.rip, line.mode] = line
+
+    def _look(self, place: InputPlace) -> Instruction | None:
+        # Of an input's code the trace has what was met before.
+        known = self._known.get((place.rip, place.mode.value))
+        return None if known is None else instruction_of(known)
+
+    def _named(self, rows: bytes) -> tuple[bytes, list[SiteRecord]]:
+        # Gives inputs their sites. Which kinds were wanted is known where there were any.
+        if self._kinds:
+            rows = of_kinds(rows, self._kinds)
+        rows, new = InputSites(self._look, self._inputs).name(rows)
+        told = []
+        for site in new:
+            known = self._known.get((site.place.rip, site.place.mode.value))
+            symbol = None if known is None else known.symbol
+            told.append(input_site(site, self._time_ns, symbol))
+        return rows, told
 
     def rest(self, block: bytes) -> Iterator[Line]:
         """Yield what follows the last line: what the ``block`` of the guest has, and the end.
@@ -71,11 +105,11 @@ class Recovery:
         """
         try:
             window, rows = left_behind(block, self._taken)
+            rows, met = self._named(rows)
             rows, new = AskedSites(self._asked).name(of_accesses(rows))
         except (InterceptError, ValueError) as error:
             raise TraceError(str(error)) from error
-        for site in new:
-            told = asked_site(site, self._time_ns)
+        for told in (*met, *(asked_site(site, self._time_ns) for site in new)):
             self.follow(told)
             yield told
         for at in range(0, len(rows), MOST_ROWS * SLOT_SIZE):

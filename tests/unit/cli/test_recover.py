@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import input_row
 import msgspec
 import pytest
 import trace_sample as sample
@@ -12,8 +13,10 @@ from block_sample import WINDOW, asked_row, block, lines, row
 
 from tracer.cli import main
 from tracer.compiled import layout
+from tracer.compiled.inputs import FIRST, Input
 from tracer.compiled.module import Kind
 from tracer.trace import codec
+from tracer.trace.compiled import SiteRecord
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Intercept, Line
 from tracer.trace.recorder import FlightRecorder
@@ -39,10 +42,11 @@ def killed(
     name: str = "run.vtrace.zst",
     site: int = 0,
     last: int | None = None,
+    sites: tuple[SiteRecord, ...] = (),
 ) -> Path:
     """The trace of a run that was killed, and its ring."""
     path = folder / name
-    told: list[Line] = lines(0)[:3]
+    told: list[Line] = [*lines(0)[:3], *sites]
     for number in range(taken):
         told.append(block(numbered(number), seq=number, time_ns=number))
     header = sample.HEADER
@@ -226,6 +230,56 @@ def test_what_a_guest_of_tdx_asked_for_is_recovered_with_its_sites(
     assert [record.rip for record in made[1:3]] == [0x1000, 0x2000] and made[1].agrees
     assert trace.end is not None
     assert (trace.end.counts["compiled"], trace.end.counts["guest"]) == (2, 2)
+
+
+def with_rows(path: Path, *rows: bytes) -> None:
+    """Have these in the ring, behind the first record."""
+    ring = bytearray(ring_of(path).read_bytes())
+    for number, data in enumerate(rows, 1):
+        at = layout.RING + number * layout.SLOT_SIZE
+        ring[at + 8 : at + layout.SLOT_SIZE] = data[8:]
+    ring_of(path).write_bytes(ring)
+
+
+def recovered_inputs(path: Path) -> list[tuple[str, str, int | None]]:
+    with TraceReader(path) as trace:
+        made = [record for record in trace if isinstance(record, Intercept)]
+    return [
+        (record.text, record.accesses[0].space, record.accesses[0].value)
+        for record in made
+        if record.via == "monitor"
+    ]
+
+
+def test_inputs_are_recovered_whatever_is_known_of_their_code(tmp_path: Path) -> None:
+    path = killed(tmp_path, 1, 4)
+    with_rows(
+        path, input_row.row(Input.PORT, 0x60, 0x1C), input_row.row(Input.MSR, 0x10, 5),
+        input_row.row(Input.CPUID, 1, 1, 2, 3, 4),
+    )  # fmt: skip
+    assert main.main(["recover", str(path)]) == 0
+    assert recovered_inputs(path) == [
+        ("in", "port", 0x1C),
+        ("rdmsr", "msr", 5),
+        ("cpuid", "cpuid", 1),
+    ]
+    with TraceReader(path) as trace:
+        list(trace)
+        assert trace.end is not None
+        assert (trace.end.counts["compiled"], trace.end.counts["monitor"]) == (2, 6)
+
+
+def test_code_that_the_trace_has_told_is_known_and_other_kinds_were_not_wanted(
+    tmp_path: Path,
+) -> None:
+    told = SiteRecord(
+        time_ns=0, number=FIRST, rip=0x1000, symbol="inb+0x1", code=b"\xec", text="in al, dx",
+        asked="read", width=1, space="port",
+    )  # fmt: skip
+    path = killed(tmp_path, 0, 4, sites=(told,))
+    with_rows(path, input_row.row(Input.PORT, 0x60, 0x1C), input_row.row(Input.MSR, 0x10, 5))
+    assert main.main(["recover", str(path)]) == 0
+    assert recovered_inputs(path) == [("in al, dx", "port", 0x1C)]
 
 
 def test_a_ring_with_a_record_of_no_kind_is_refused(tmp_path: Path, capsys: Output) -> None:
