@@ -98,7 +98,7 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
         )
     if comparison.unwitnessed:
         told = (f"{count:,} {name}" for name, count in sorted(comparison.unwitnessed.items()))
-        print(f"without a witness, as QEMU logs none: {', '.join(told)}", file=stream)
+        print(f"without a witness in QEMU's log: {', '.join(told)}", file=stream)
     if comparison.overlooked:
         told = (f"{printable(name)} {count:,}" for name, count in _overlooked(comparison))
         print(f"accessed by vCPUs and not looked at: {', '.join(told)}", file=stream)
