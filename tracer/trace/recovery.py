@@ -81,7 +81,7 @@ class Recovery:
             self._known[line.rip, line.mode] = line
 
     def _look(self, place: InputPlace) -> Instruction | None:
-        # Of an input's code the trace has what was met before.
+        # The trace has the code of inputs that were met before.
         known = self._known.get((place.rip, place.mode.value))
         return None if known is None else instruction_of(known)
 
