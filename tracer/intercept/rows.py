@@ -29,9 +29,10 @@ from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
-from tracer.trace.block import MOST_ROWS, asked_site
+from tracer.trace.block import MOST_ROWS
 from tracer.trace.compiled import BlockRecord
 from tracer.trace.inputs import input_site
+from tracer.trace.site import asked_site
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import MAX_INSTRUCTION, CpuState
 

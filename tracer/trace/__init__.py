@@ -32,6 +32,7 @@ __all__ = (
     "recorder",
     "recovery",
     "registers",
+    "site",
     "summary",
     "wire",
     "writer",

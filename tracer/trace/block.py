@@ -9,27 +9,26 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from struct import Struct
 
 from msgspec.structs import replace
 
-from tracer.compiled.asking import AskedSite, agreed, asked, decoded
+from tracer.compiled.asking import agreed, asked
 from tracer.compiled.inputs import Input, given
 from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
-from tracer.compiled.reading import accesses, parts, state_after, state_before, transfers
+from tracer.compiled.reading import accesses, state_after, state_before, transfers
 from tracer.compiled.ring import Raw, raws
-from tracer.compiled.safety import NotCompiled
-from tracer.errors import EmulationError, TraceError
+from tracer.errors import TraceError
 from tracer.trace.call import Hypercall
 from tracer.trace.compiled import BlockRecord, Place, PlacesRecord, SiteRecord
 from tracer.trace.configuration import ADDRESS, DATA, PORTS, Latch
-from tracer.trace.inputs import accesses_of, instruction_of, intercept_of_input, kind_of
+from tracer.trace.inputs import accesses_of, intercept_of_input
 from tracer.trace.record import Intercept, Line, LostRecord, MemoryAccess, Record
 from tracer.trace.registers import Deferred, changed_values, register_values
+from tracer.trace.site import Site, site_of
 from tracer.x86.bus import Direction
 from tracer.x86.instruction import Instruction
-from tracer.x86.state import CpuState, Mode
+from tracer.x86.state import CpuState
 
 MOST_ROWS = 4096
 """Rows that a writer puts into one block, at most."""
@@ -44,22 +43,6 @@ _REQUEST_MMIO = 48
 """R11 of a TDX guest's hypercall for a device access."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Site:
-    # A site, its instruction, and what goes over the bus each time: direction, number of the first
-    # byte, and width in bytes. None where RAM is accessed beside the device. An instruction that
-    # the guest's own kernel has decoded may be one that vetrace cannot.
-    told: SiteRecord
-    insn: Instruction | None
-    parts: tuple[tuple[Direction, int, int], ...] | None
-    input: Input | None = None
-
-    @property
-    def asked(self) -> Direction | None:
-        # The way of the access that a guest's own kernel has decoded.
-        return None if self.input is not None else self.told.asked
-
-
 class Blocks:
     """Make records of the lines of a trace as they come: of a block, those of its rows.
 
@@ -67,7 +50,7 @@ class Blocks:
     """
 
     def __init__(self) -> None:
-        self._sites: dict[int, _Site] = {}
+        self._sites: dict[int, Site] = {}
         self._memory = self._ports = _Places(())
         # By physical address and direction: region and offset, or nothing that is traced.
         self._found: dict[tuple[int, Direction], tuple[str, int] | None] = {}
@@ -92,7 +75,7 @@ class Blocks:
 
     def _learn(self, line: SiteRecord | PlacesRecord) -> None:
         if isinstance(line, SiteRecord):
-            self._sites[line.number] = _site(line)
+            self._sites[line.number] = site_of(line)
             return
         self._memory = _Places([place for place in line.places if place.space == "memory"])
         self._ports = _Places([place for place in line.places if place.space == "port"])
@@ -267,13 +250,13 @@ class Blocks:
         if seq - block.seq != block.accesses:
             raise TraceError(f"a block of {block.accesses} accesses has {seq - block.seq}")
 
-    def _site(self, number: int) -> _Site:
+    def _site(self, number: int) -> Site:
         site = self._sites.get(number)
         if site is None:
             raise TraceError(f"a record of site {number}, which is not known")
         return site
 
-    def _accesses(self, site: _Site, raw: Raw, window: int) -> list[MemoryAccess]:
+    def _accesses(self, site: Site, raw: Raw, window: int) -> list[MemoryAccess]:
         made = []
         if site.parts is not None:
             linear, physical = raw.linear, raw.alias - window & _MASK64
@@ -343,41 +326,6 @@ def require_whole(block: BlockRecord) -> None:
     size, stacks = len(block.rows), len(block.stacks)
     if not size or size % SLOT_SIZE or (stacks and stacks != size // SLOT_SIZE):
         raise TraceError(f"a block of {size} bytes and {stacks} stacks")
-
-
-def asked_site(site: AskedSite, time_ns: int, symbol: str | None = None) -> SiteRecord:
-    """Return the line that tells of a site which a guest's own kernel decodes."""
-    return SiteRecord(
-        time_ns=time_ns,
-        number=site.number,
-        rip=site.rip,
-        symbol=symbol,
-        code=site.code,
-        text="(bad)" if site.insn is None else site.insn.text,
-        asked="write" if site.write else "read",
-        width=site.width,
-    )
-
-
-def _site(told: SiteRecord) -> _Site:
-    from tracer.x86.decode import decode  # capstone: a trace without blocks does not wait for it
-
-    kind = kind_of(told)
-    if kind is not None:
-        return _Site(told, instruction_of(told), (), kind)
-    if told.asked is not None:
-        if told.width is None:
-            raise TraceError(f"site {told.number}: asked for without a width")
-        return _Site(told, decoded(told.code, told.rip), ((told.asked, 0, told.width),))
-    try:
-        insn = decode(told.code, told.rip, Mode.LONG)
-        made = parts(insn)
-    except (EmulationError, NotCompiled) as error:
-        raise TraceError(f"site {told.number}: {error}") from error
-    if made is None:
-        return _Site(told, insn, None)
-    way: tuple[Direction, Direction] = "read", "write"
-    return _Site(told, insn, tuple([(way[write], at, width) for write, at, width in made]))
 
 
 def _as_asked(record: Intercept, insn: Instruction | None, raw: Raw) -> Intercept:

@@ -16,11 +16,12 @@ from tracer.compiled.inputs import Input, InputPlace, InputSites, of_kinds
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.compiled.ring import counters, left_behind, sequence_of, without_threads
 from tracer.errors import InterceptError, TraceError
-from tracer.trace.block import MOST_ROWS, Blocks, asked_site
+from tracer.trace.block import MOST_ROWS, Blocks
 from tracer.trace.compiled import VIRTUAL, BlockRecord, Rate, SiteRecord
 from tracer.trace.inputs import input_site, instruction_of, kind_of
 from tracer.trace.member import Via
 from tracer.trace.record import End, Header, Intercept, Line, LostRecord
+from tracer.trace.site import asked_site
 from tracer.x86.instruction import Instruction
 
 

@@ -96,7 +96,7 @@ TESTED_BY = {
     "trace/test_lines": "report/tables text/colour text/printable trace/layout trace/place"
     " report/objects",
     "trace/test_codec": "trace/call trace/member trace/record trace/registers trace/wire",
-    "trace/test_block": "trace/compiled",
+    "trace/test_block": "trace/compiled trace/site",
     "trace/test_file": "trace/reader trace/writer",
     "trace/test_marker": "trace/loss",
     "cli/test_filters": "trace/met",
