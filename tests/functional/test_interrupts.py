@@ -30,6 +30,7 @@ CASES = [
         "by_return": "",
         "by_halt": "",
         "by_pause": "",
+        "by_monitor": "",
         "by_syscall": SYSCALLS,
         "by_priority": "",
     }.items()

@@ -51,13 +51,14 @@ by_pause:
     jmp by_pause
 1:  iretq
 by_monitor:
-    sti
+    cli
     lea rax, [rip + timers]
     xor ecx, ecx
     xor edx, edx
     monitor
     cmp [rip + timers], rbx
     ja 1f
+    sti
     mwait
     jmp by_monitor
 1:  iretq
