@@ -171,8 +171,8 @@ upper:
     shr rax, 16
     mov dword ptr [rdi + 8], eax
 .endm
-    vector 1, debug
-    vector 6, undefined
+    vector 1, single_step
+    vector 6, bad_opcode
     vector 13, page_fault
 .ifdef OWN_STACK
     lea rax, [rip + tss]
@@ -263,10 +263,10 @@ say_case:   .asciz "case "
 say_ok:     .asciz " ok\n"
 say_failed: .asciz " FAILED\n"
 
-debug:
+single_step:
     inc qword ptr [rip + traps]
     iretq
-undefined:
+bad_opcode:
     push 6
 # The guest's own page faults: on at resume_at, error code and CR2 kept.
 page_fault:
