@@ -23,8 +23,9 @@ class LogEntry:
 
     ``line`` counts from 1. ``cpu`` is -1 when no vCPU made the access: the GDB stub, or a device.
     ``address`` is physical for a memory access and a port number for port I/O, which the log does
-    not tell apart. ``width`` is in bytes; ``value`` has no bits beyond it. ``name`` is QEMU's name
-    of the memory region, empty where an older QEMU does not log it.
+    not tell apart. ``width`` is in bytes; ``value`` has no bits beyond it, and is
+    what the vCPU read or wrote, whichever way round the device model has it. ``name`` is QEMU's
+    name of the memory region, empty where an older QEMU does not log it.
 
     ``space`` is ``config`` for one to PCI configuration space, whose ``address`` is as in a trace,
     and ``memory`` for memory and ports.
@@ -69,6 +70,11 @@ _REFUSAL = re.compile(
 )
 
 
+# QEMU logs what these have on their side of the swap (hw/nvram/fw_cfg.c, fw_cfg_dma_mem_ops;
+# softmmu/memory.c, adjust_endianness). No other device of a PC is big-endian.
+_BIG_ENDIAN = frozenset({b"fwcfg.dma"})
+
+
 def parse_line(line: bytes, number: int = 0) -> LogEntry | None:
     """Return the entry in line ``number`` of a log, or None when the line is something else.
 
@@ -82,13 +88,16 @@ def parse_line(line: bytes, number: int = 0) -> LogEntry | None:
 def _entry(found: re.Match[bytes], number: int) -> LogEntry:
     direction, cpu, address, value, size, name = found.groups()
     width = int(size)
+    data = int(value, 16) & ((1 << 8 * width) - 1)
+    if name in _BIG_ENDIAN:
+        data = int.from_bytes(data.to_bytes(width, "big"), "little")
     return LogEntry(
         number,
         int(cpu),
         "read" if direction == b"read" else "write",
         int(address, 16),
         width,
-        int(value, 16) & ((1 << 8 * width) - 1),
+        data,
         _name(name or b""),
     )
 

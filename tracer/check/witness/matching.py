@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from tracer.check.comparison import (
     Comparison,
@@ -154,12 +155,9 @@ class Matching:
                 result.firmware += 1
                 continue
             if entry.refused:
-                placed = self._territory.place(entry, self._judged.region)
+                placed = self._refused(entry)
                 if placed is not None:
-                    name, entry = placed
-                    # The log does not say whose it was: it is taken for what is being looked for.
-                    judged = self._judged.region == name
-                    yield self._judged if judged else Strand(name), entry
+                    yield placed
                 continue
             if is_message(entry):
                 result.messages += 1
@@ -174,6 +172,28 @@ class Matching:
                 yield strand_of(place.name, entry.cpu), entry
             elif entry.cpu >= 0 and (result.marked or self._aligned):
                 result.overlooked[place.name] = result.overlooked.get(place.name, 0) + 1
+
+    # The log tells neither whose it was nor at which address: it is taken for what is being looked
+    # for.
+    def _refused(self, entry: LogEntry) -> tuple[Strand, LogEntry] | None:
+        placed = self._territory.place(entry, self._judged.region)
+        ports = self._territory.ports(entry)
+        if ports and (placed is None or self._judged.region == PORT):
+            return Strand(PORT), replace(entry, address=self._port(entry, ports))
+        if placed is None:
+            return None
+        name, entry = placed
+        return self._judged if self._judged.region == name else Strand(name), entry
+
+    # Devices that are alike have regions of one name, such as both interrupt controllers: the next
+    # such access of the trace tells which it was.
+    def _port(self, entry: LogEntry, ports: Collection[int]) -> int:
+        following = self._traced.view(Strand(PORT), _FOLLOWING) if len(ports) > 1 else ()
+        for access in following:
+            alike = (access.direction, access.width) == (entry.direction, entry.width)
+            if alike and access.address in ports:
+                return access.address
+        return min(ports)
 
     # A line of the port tells such an entry too, and whose it was.
     def _configuration(self, entry: LogEntry) -> Iterator[tuple[Strand, LogEntry]]:

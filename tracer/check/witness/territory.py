@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from tracer.check.qemu_log import LogEntry
-from tracer.trace.record import RegionRecord
+from tracer.trace.record import RegionInfo, RegionRecord
 
 _PORTS = 1 << 16
 """How many I/O ports there are: the log tells a port by its number alone (SDM vol. 1, 19.3)."""
@@ -37,6 +37,7 @@ class _Span:
     end: int
     qemu_name: str
     place: Place
+    base: int  # address of offset 0
 
 
 class Territory:
@@ -65,17 +66,13 @@ class Territory:
         if region.space != "memory":
             self.configuration = self.configuration or region.space == "config"
             if region.space == PORT:
-                place = Place(PORT, traced=True)
-                span = _Span(region.start, region.end, region.qemu_name, place)
-                self._port_spans.insert(0, span)
+                self._port_spans.insert(0, _span(region, Place(PORT, traced=True)))
                 self._known.clear()
             return
         key = region.name, region.start
         if self._traced.setdefault(key, region.traced) != region.traced:
             self.switched.add(region.name)
-        place = Place(region.name, region.traced)
-        span = _Span(region.start, region.end, region.qemu_name, place)
-        self._spans.insert(0, span)
+        self._spans.insert(0, _span(region, Place(region.name, region.traced)))
         self._known.clear()
         self._bases.pop(region.name, None)
 
@@ -104,6 +101,14 @@ class Territory:
         base = self._bases.get(name, start)
         return name, replace(entry, address=base + entry.address)
 
+    def ports(self, entry: LogEntry) -> set[int]:
+        """Return the ports at which a refused access may have been made: its name tells which."""
+        return {
+            span.base + entry.address
+            for span in self._port_spans
+            if span.qemu_name == entry.name and span.start <= span.base + entry.address <= span.end
+        }
+
     def find(self, entry: LogEntry) -> tuple[Place, LogEntry] | None:
         """Return what an entry accesses, and the entry at its physical address; None for a port.
 
@@ -125,11 +130,15 @@ class Territory:
         named = [span for span in here if span.qemu_name == name]
         if named:
             return named[0].place, address
+        # Memory that the guest has mapped comes before its ports, which are announced as well.
+        behind = self._behind_port(address, name)
+        if behind is not None:
+            return behind
         if any(
             span.start <= address <= span.end for span in self._port_spans if span.qemu_name == name
         ):
             return Place(PORT, traced=True), address
-        behind = self._behind_alias(address, name) or self._behind_port(address, name)
+        behind = self._behind_alias(address, name)
         if behind is not None:
             return behind
         if address < _PORTS:
@@ -161,6 +170,11 @@ class Territory:
         if last.place.name not in self._mapped or size > _MOST_PCI_PORTS or size & (size - 1):
             return None
         return last.place, last.start + address % size
+
+
+def _span(region: RegionInfo, place: Place) -> _Span:
+    base = region.start if region.base is None else region.base
+    return _Span(region.start, region.end, region.qemu_name, place, base)
 
 
 # Regions in which IOMMUs take the messages that they remap.
