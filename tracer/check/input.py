@@ -1,15 +1,31 @@
 """Whether a record of the monitor's is what its instruction does, as far as that is known.
 
 The instruction says which port, MSR or leaf is meant, how wide the access is, and what is written.
+What was read says which registers changed. The record's own access says which others it has, in
+which places.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.check.divergence import Contrast
-from tracer.trace.record import Intercept, MemoryAccess
+from msgspec.structs import replace
 
+from tracer.check.divergence import Contrast
+from tracer.compiled.inputs import Given, Input, Manner, is_input, state_behind
+from tracer.errors import EmulationError
+from tracer.trace.configuration import REGION
+from tracer.trace.inputs import INPUT_SPACES, accesses_made, accesses_of
+from tracer.trace.member import Space
+from tracer.trace.record import Intercept, MemoryAccess
+from tracer.trace.registers import Deferred, changed_values
+from tracer.x86.decode import decode
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import GPR, CpuState, Mode
+
+_KINDS = {space: kind for kind, space in INPUT_SPACES.items()}
+_WIDTHS: dict[Space, int] = {"cpuid": 4, "irq": 1}  # 8 elsewhere
+_NEEDED = ("rip", "rflags", *GPR)
 _PREFIXES = frozenset(b"\x66\x67\x2e\x36\x3e\x26\x64\x65\xf2\xf3")
 _LOW = 0xFFFF_FFFF
 
@@ -67,6 +83,109 @@ def _of_port(record: Intercept, access: MemoryAccess) -> Iterator[Contrast]:
         yield Contrast("value", f"{width} bytes", hex(access.value))
 
 
-def _same(name: str, expected: int, actual: int | None) -> Iterator[Contrast]:
+def contrasts_of_accesses(record: Intercept) -> list[Contrast]:
+    """Return how the accesses of a record are not those that its first one comes with."""
+    kind = _KINDS.get(record.accesses[0].space) if record.accesses else None
+    if kind is None:
+        return [Contrast("accesses", "an input", str(len(record.accesses)))]
+    first, *_ = made = record.accesses
+    count = accesses_of(kind, first.physical)
+    if len(made) != count:
+        return [Contrast("accesses", str(count), str(len(made)))]
+    region, offset = first.region or "", first.offset or 0
+    found = None if region == "port" else (region, offset)
+    due = accesses_made(kind, _given(record, first), lambda port, direction: found)
+    if len(due) < count:
+        due.append(_configuration(first, made[-1]))
+    wrong = []
+    for number, (expected, actual) in enumerate(zip(due, made, strict=True)):
+        if expected != actual:
+            wrong.append(Contrast(f"access {number}", _told(expected), _told(actual)))
+        elif actual.value is None and not actual.skipped:
+            wrong.append(Contrast(f"access {number}", "a value", _told(actual)))
+    return wrong
+
+
+def contrasts_of_code(record: Intercept) -> list[Contrast]:
+    """Return how a record of an input differs from what its code and its values make of it."""
+    kind = _KINDS[record.accesses[0].space]
+    if kind is Input.IRQ:
+        return [*contrasts_of_input(record), *_of_registers(record, kind, None)]
+    try:
+        insn = decode(record.code, record.rip, Mode(record.mode))
+    except EmulationError as error:
+        return [Contrast("outcome", "decoded", str(error))]
+    wrong = []
+    if record.text != insn.text:
+        wrong.append(Contrast("text", insn.text, record.text))
+    if insn.length != len(record.code):
+        wrong.append(Contrast("length", str(insn.length), str(len(record.code))))
+    if not is_input(insn, kind):
+        return [*wrong, Contrast("code", f"an access of {record.accesses[0].space}", insn.text)]
+    writes = any(word.startswith(("out", "wrmsr")) for word in insn.text.split())
+    direction = record.accesses[0].direction
+    if kind is not Input.PORT and writes != (direction == "write"):
+        wrong.append(Contrast("direction", "write" if writes else "read", direction))
+    return [*wrong, *contrasts_of_input(record), *_of_registers(record, kind, insn)]
+
+
+# A reader works out what lies in a block by what is held to the record here.
+def _of_registers(record: Intercept, kind: Input, insn: Instruction | None) -> Iterator[Contrast]:
+    told = record.before
+    missing = [name for name in _NEEDED[1:] if name not in told]
+    if missing:
+        yield Contrast("before", "rflags and 16 registers", f"no {', '.join(missing)}")
+    elif not isinstance(record.after, Deferred):
+        gpr = tuple([told[name] for name in GPR])
+        before = CpuState(gpr, record.rip, told["rflags"], mode=Mode(record.mode))
+        following = record.after.get("rip", record.rip)
+        # A segment's base may stand between RIP and the linear address in other modes.
+        if insn is not None and insn.mode is Mode.LONG:
+            following = insn.next_rip
+        says = _given(record, record.accesses[0], following)
+        after = changed_values(before, state_behind(kind, says, before, insn))
+        for name in _NEEDED:
+            was = told.get(name)
+            yield from _same(name, after.get(name, was), record.after.get(name, was))
+
+
+# The monitor would have said this of a record.
+def _given(record: Intercept, first: MemoryAccess, following: int = 0) -> Given:
+    values = tuple([access.value or 0 for access in record.accesses if access.space == first.space])
+    width = first.width if first.space == "port" else _WIDTHS.get(first.space, 8)
+    writes = first.direction == "write" and first.space in ("port", "msr")
+    raised = first.skipped and first.space != "irq"
+    manner = Manner(width, writes, record.mode, raised)
+    address = 0 if first.space == "tsc" else first.physical
+    return Given(address, values, manner, following, record.cpl)
+
+
+# Accesses before it tell where the port leads.
+def _configuration(port: MemoryAccess, made: MemoryAccess) -> MemoryAccess:
+    address = made.physical | port.physical & 3
+    return replace(
+        port,
+        physical=address,
+        region=REGION,
+        offset=address,
+        skipped=port.skipped or made.skipped,
+        space="config",
+    )
+
+
+def _told(access: MemoryAccess) -> str:
+    value = "" if access.value is None else f" = {access.value:#x}"
+    offset = "" if access.offset is None else f"+{access.offset:#x}"
+    return (
+        f"{access.direction} {access.width} at {access.space} {access.physical:#x},"
+        f" {access.region}{offset}{value}{', skipped' if access.skipped else ''}"
+    )
+
+
+def _same(name: str, expected: int | None, actual: int | None) -> Iterator[Contrast]:
     if expected != actual:
-        yield Contrast(name, hex(expected), None if actual is None else hex(actual))
+        yield Contrast(name, _text(expected), _text(actual))
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else hex(number)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tracer.access.transfer import cut
 from tracer.check.asked import contrasts, refused
 from tracer.check.divergence import Contrast, Divergence, diverging
-from tracer.check.input import contrasts_of_input, is_known
+from tracer.check.input import contrasts_of_accesses, contrasts_of_code, is_known
 from tracer.errors import EmulationError
 from tracer.trace.record import (
     Intercept,
@@ -134,9 +134,12 @@ class Replay:
 
     def _executed(self, record: Intercept) -> list[Contrast]:
         if record.via == "monitor":
+            wrong = contrasts_of_accesses(record)
+            if wrong:
+                return wrong
             if not is_known(record):
                 raise _Incomplete
-            return contrasts_of_input(record)
+            return contrasts_of_code(record)
         if record.via == "guest":
             wrong = contrasts(record, _first(record))
             if wrong or not record.agrees or refused(record):

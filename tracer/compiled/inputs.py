@@ -158,13 +158,14 @@ class InputSites:
             raise ValueError(f"an input made in the manner {how.hex()} at level {cpl}")
         place = InputPlace(rip, Mode(manner.mode), tables, cpl == _PROGRAM)
         insn = None if kind is Input.IRQ else self._look(place)
-        if insn is not None and not _is(insn, kind):
+        if insn is not None and not is_input(insn, kind):
             insn = None  # the code has been changed since
         self._count += 1
         return InputSite(self._first + self._count - 1, kind, place, manner, insn)
 
 
-def _is(insn: Instruction, kind: Input) -> bool:
+def is_input(insn: Instruction, kind: Input) -> bool:
+    """Tell whether an instruction is one by which a guest is given an input of a kind."""
     # A prefix may stand before the name.
     return any(word in _MNEMONICS[kind] for word in insn.text.split())
 

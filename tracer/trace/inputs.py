@@ -118,7 +118,7 @@ def intercept_of_input(
     says = given(raw, kind)
     if says.cpl > 3:
         raise TraceError(f"an input at privilege level {says.cpl}")
-    accesses = _accesses(kind, says, told.space, find)
+    accesses = accesses_made(kind, says, find)
     if kind is Input.PORT:
         if says.address in DATA:
             accesses.append(_configuration(accesses[0], latch))
@@ -145,7 +145,9 @@ def intercept_of_input(
     )
 
 
-def _accesses(kind: Input, says: Given, space: Space, find: Find) -> list[MemoryAccess]:
+def accesses_made(kind: Input, says: Given, find: Find) -> list[MemoryAccess]:
+    """Return the accesses that a record of a kind tells of, without configuration space."""
+    space = INPUT_SPACES[kind]
     width = 4 if kind is Input.CPUID else says.manner.width
     region, offset = _place(kind, says, space, find)
     return [

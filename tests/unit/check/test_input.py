@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from block_sample import block
+from input_row import row
 from msgspec.structs import replace
 
 from tracer.check.input import contrasts_of_input, is_known
+from tracer.check.replay import Replay
+from tracer.compiled.inputs import Input
+from tracer.trace import codec
+from tracer.trace.block import Blocks
+from tracer.trace.compiled import SiteRecord
+from tracer.trace.inputs import INPUT_SPACES
 from tracer.trace.member import Space
 from tracer.trace.record import Intercept, MemoryAccess
 from tracer.x86.bus import Direction
+from tracer.x86.decode import decode
+from tracer.x86.state import Mode
 
 
 def record(
@@ -87,3 +97,124 @@ def test_code_that_uses_no_port() -> None:
 def test_a_record_without_code_or_registers_says_nothing() -> None:
     assert not is_known(replace(RIGHT[0], code=b""))
     assert not is_known(replace(RIGHT[0], before={}))
+
+
+# --- whole records, as they are written where a trace was made of another -------------------------
+
+RIP = 0x1000
+
+
+def whole(
+    code: str, kind: Input, address: int, *values: int, write: bool = False, width: int = 0,
+    raised: bool = False, **registers: int,
+) -> Intercept:  # fmt: skip
+    insn = decode(bytes.fromhex(code), RIP, Mode.LONG)
+    wide = width or {Input.PORT: 1, Input.CPUID: 4}.get(kind, 8)
+    told = SiteRecord(
+        time_ns=0, number=kind, rip=RIP, code=insn.code, text=insn.text,
+        asked="write" if write else "read", width=wide, space=INPUT_SPACES[kind],
+    )  # fmt: skip
+    data = row(
+        kind, address, *values, write=write, width=wide, raised=raised, following=insn.next_rip,
+        **registers,
+    )  # fmt: skip
+    blocks = Blocks()
+    assert not list(blocks.records(told))
+    count = 4 if kind is Input.CPUID else 1 + (0xCFC <= address < 0xD00 and kind is Input.PORT)
+    (made,) = blocks.records(block(data, accesses=count))
+    read = codec.decode(codec.encode(made).rstrip(), 1)
+    assert isinstance(read, Intercept)
+    return read
+
+
+def differing(told: Intercept) -> list[str]:
+    divergence = Replay().add(told)
+    return [] if divergence is None else [each.name for each in divergence.contrasts]
+
+
+IN = whole("ed", Input.PORT, 0xCFE, 0x29C0, width=4, rax=1 << 40, rdx=0xCFE)
+IN8 = whole("ec", Input.PORT, 0x3FD, 0x60, rax=0x1234, rdx=0x3FD)
+OUT = whole("e680", Input.PORT, 0x80, 7, write=True, rax=7)
+INS = whole("f3666d", Input.PORT, 0x1F0, 0x5A5A, width=2, rdx=0x1F0, rcx=3, rdi=0x9000)
+CPUID = whole("0fa2", Input.CPUID, 7 | 1 << 32, 1, 2, 3, 4, rax=7, rcx=1)
+RDMSR = whole("0f32", Input.MSR, 0xC0000080, 0x5_00000D01, rcx=0xC0000080)
+WRMSR = whole("0f30", Input.MSR, 0x10, 0x2_00000001, write=True, rcx=0x10, rax=1, rdx=2)
+RDTSC = whole("0f31", Input.TSC, 0, 0x7_00000009)
+RAISED = whole("0f32", Input.MSR, 0xC0000081, 0, raised=True, rcx=0xC0000081)
+REFUSED = whole("ec", Input.PORT, 0x60, 0, raised=True, rdx=0x60)
+IRQ = replace(whole("90", Input.IRQ, 0x30, 0x30, width=1), code=b"", text="interrupt")
+WHOLE = [IN, IN8, OUT, INS, CPUID, RDMSR, WRMSR, RDTSC, RAISED, REFUSED, IRQ]
+
+
+@pytest.mark.parametrize("told", WHOLE, ids=lambda told: told.text)
+def test_a_whole_record_is_what_its_instruction_does(told: Intercept) -> None:
+    replay = Replay(next_seq=0)
+    assert replay.add(told) is None and replay.counts.replayed == 1
+    assert replay.next_seq == len(told.accesses)
+    assert replay.ways == {"monitor": len(told.accesses)}
+
+
+@pytest.mark.parametrize("told", WHOLE, ids=lambda told: told.text)
+@pytest.mark.parametrize("name", ["rip", "rflags", "rax", "rbx", "rcx", "rdx", "rsi", "rdi"])
+def test_any_register_behind_it_is_held_to_it(told: Intercept, name: str) -> None:
+    assert differing(replace(told, after={**told.after, name: 0xBAD})) == [name]
+    if name in told.after:
+        rest = {each: value for each, value in told.after.items() if each != name}
+        assert differing(replace(told, after=rest)) == [name]
+
+
+@pytest.mark.parametrize("told", WHOLE, ids=lambda told: told.text)
+def test_any_member_of_any_access_is_held_to_it(told: Intercept) -> None:
+    for number, access in enumerate(told.accesses):
+        other = "write" if access.direction == "read" else "read"
+        changes: list[dict[str, Any]] = [
+            {"direction": other}, {"width": 2 * access.width}, {"offset": (access.offset or 0) + 1},
+            {"physical": access.physical ^ 0x100}, {"space": "memory"}, {"region": "nvme"},
+            {"linear": 1}, {"skipped": not access.skipped}, {"value": 1 << 40 | 2},
+            {"value": None} if access.value is not None else {"value": 0}, {"device": 5},
+        ]  # fmt: skip
+        for change in changes:
+            if access.space in ("port", "config") and "region" in change:
+                continue  # what is announced tells
+            if access.space == "config" and "skipped" in change:
+                continue  # what was written to the address's port tells
+            accesses = list(told.accesses)
+            accesses[number] = replace(access, **change)
+            assert differing(replace(told, accesses=accesses)), (number, change)
+
+
+@pytest.mark.parametrize("told", WHOLE, ids=lambda told: told.text)
+def test_an_access_too_many_and_one_too_few(told: Intercept) -> None:
+    assert differing(replace(told, accesses=[*told.accesses, told.accesses[0]])) == ["accesses"]
+    assert differing(replace(told, accesses=told.accesses[1:])) in (["accesses"], ["access 0"])
+
+
+@pytest.mark.parametrize(
+    ("members", "names"),
+    [
+        ({"text": "in ax, dx"}, ["text"]),
+        ({"code": b"\xed\x90"}, ["length"]),
+        ({"code": b"\x90", "text": "nop"}, ["code"]),
+        ({"code": b"\x66"}, ["outcome"]),
+        ({"code": b"\xe4"}, ["outcome"]),
+        ({"before": {"rax": 0, "rcx": 0, "rdx": 0xCFE}}, ["before"]),
+    ],
+)
+def test_code_and_registers_are_held_to_each_other(
+    members: dict[str, Any], names: list[str]
+) -> None:
+    assert differing(replace(IN, **members)) == names
+
+
+def test_a_register_is_not_read_by_what_writes_it() -> None:
+    wrmsr = replace(RDMSR, code=bytes.fromhex("0f30"), text="wrmsr")
+    assert "direction" in differing(wrmsr)
+
+
+def test_what_is_not_known_by_its_code_is_held_to_its_places() -> None:
+    unread = replace(IN, code=b"", text="in")
+    replay = Replay()
+    assert replay.add(unread) is None and replay.counts.incomplete == 1
+    accesses = [unread.accesses[0], replace(unread.accesses[1], value=1)]
+    assert differing(replace(unread, accesses=accesses)) == ["access 1"]
+    assert differing(replace(unread, accesses=[])) == ["accesses"]
