@@ -11,10 +11,11 @@ def closing_lines(counts: Counter[str], sites: int) -> Iterator[str]:
     raised = _raised(counts)
     asked = f", {counts['guest']} by the guest itself" if raised else ""
     compiled = f", {counts['compiled']} compiled at {sites} sites" if sites else ""
+    monitor = f", {counts['monitor']} by the monitor" if counts["monitor"] else ""
     yield (
         f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
         f"{counts['emulated']} emulated, {counts['stepped']} stepped{asked}"
-        f"{compiled}; "
+        f"{compiled}{monitor}; "
         f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
         f"{counts['ram_hooks']} of these of RAM"
     )

@@ -16,6 +16,11 @@ def test_a_guest_that_is_not_confidential_has_one_line() -> None:
     assert ", 7 compiled at 2 sites; " in next(closing_lines(counts | Counter(compiled=7), 2))
 
 
+def test_a_guest_inside_the_monitor_tells_what_that_made() -> None:
+    (told,) = closing_lines(Counter(accesses=8, monitor=6, compiled=2), 1)
+    assert ", 2 compiled at 1 sites, 6 by the monitor; " in told
+
+
 def test_a_confidential_guest_has_two() -> None:
     first, second = closing_lines(Counter(ve=8, ve_info=7, guest=6, agreed=4, disagreed=1), 0)
     assert ", 6 by the guest itself; " in first
