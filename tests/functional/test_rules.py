@@ -19,6 +19,7 @@ pytestmark = pytest.mark.qemu
 
 PINS = "on read ioapic.VER times 3 do give 0x00ff0020"
 GONE = "on read nvme.CSTS once do give 0xffffffff"
+QUEUES = range(0x28, 0x38)  # ASQ and ACQ, addresses of RAM (NVM Express 1.4, 3.1.9, 3.1.10)
 LATE_NS = 300_000_000
 LATE = "on read virtio-blk.common once do delay 300ms"
 CAP, CSTS = 0x0, 0x1C  # NVM Express Base Specification 1.4, 3.1
@@ -146,7 +147,13 @@ def test_the_same_rules_give_the_same_trace_by_either_way(tmp_path: Path) -> Non
     notes = [each.note for each in one if each.note]
     assert sorted(notes) == [*2 * ["by rule 1, 0.005 s late"], "by rule 2"]
     timeless = [[replace(each, time_ns=0) for each in made] for made in (one, other, stops)]
-    assert timeless[0] == timeless[1] == timeless[2]
+    assert timeless[0] == timeless[1]
+    # By stops alone the guest has all of its RAM, and its queues may lie elsewhere.
+    one_way, by_stops = (
+        [replace(each, value=None) if each.offset in QUEUES else each for each in made]
+        for made in timeless[1:]
+    )
+    assert one_way == by_stops
 
 
 HOST = """
