@@ -12,7 +12,7 @@ from dataclasses import replace
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import DescriptorTable, DescriptorTables, SetRegister, VcpuState
-from tracer.access.want import BreakAlone, FlushTlb, Registers, SetBreakpoint, StepAlone, Vcpu
+from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu
 from tracer.compiled import monitor
 from tracer.compiled.diary import Current
 from tracer.compiled.inputs import Input
@@ -21,7 +21,7 @@ from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, quiet_i
 from tracer.errors import InterceptError
 from tracer.intercept.door import NOTE_MSR
 from tracer.intercept.journal import Journal
-from tracer.intercept.trap import GoOn, Handled
+from tracer.intercept.trap import GoOn, Handled, OnePlace
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
 from tracer.x86.idt import GATE_SIZE
@@ -186,29 +186,16 @@ class Monitor:
         return int.from_bytes(data, "little")
 
 
-class Secondary:
+class Secondary(OnePlace):
     """Take the stop of a vCPU that another one has started: it enters the monitor there.
 
     ``inside`` is that, None before there is room for one.
     """
 
     def __init__(self, journal: Journal) -> None:
+        super().__init__()
         self.inside: Monitor | None = None
         self._journal = journal
-        self._linear: int | None = None
-        self._number: int | None = None
-
-    async def install(self, linear: int) -> None:
-        """Stop at the linear address where the system's own code begins on a further vCPU."""
-        self._linear, self._number = linear, await SetBreakpoint(linear)
-
-    def number_at(self, linear: int | None) -> int | None:
-        """Return the number of the breakpoint at a linear address, if there is one."""
-        return self._number if linear is not None and linear == self._linear else None
-
-    def claims(self, stop: Stopped) -> bool:
-        """Tell whether a stop is there."""
-        return stop.breakpoint is not None and stop.breakpoint == self._number
 
     async def handle(self, stop: Stopped) -> Handled:
         """Enter, and let the guest go on."""

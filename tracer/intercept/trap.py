@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import Change
-from tracer.access.want import Reason
+from tracer.access.want import Reason, SetBreakpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +52,23 @@ class Breakpoint(Trap, Protocol):
     def number_at(self, linear: int | None) -> int | None:
         """Return the number of the breakpoint at a linear address, if there is one."""
         ...
+
+
+class OnePlace:
+    """Own one breakpoint at code of the guest's: all of a :class:`Breakpoint` but what it does."""
+
+    def __init__(self) -> None:
+        self._linear: int | None = None
+        self._number: int | None = None
+
+    async def install(self, linear: int) -> None:
+        """Stop at a linear address."""
+        self._linear, self._number = linear, await SetBreakpoint(linear)
+
+    def number_at(self, linear: int | None) -> int | None:
+        """Return the number of the breakpoint at a linear address, if there is one."""
+        return self._number if linear is not None and linear == self._linear else None
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a stop is there."""
+        return stop.breakpoint is not None and stop.breakpoint == self._number

@@ -16,7 +16,6 @@ from tracer.access.want import (
     DeleteBreakpoint,
     MakeChanges,
     Registers,
-    SetBreakpoint,
     StepAlone,
 )
 from tracer.intercept import visit
@@ -24,7 +23,7 @@ from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate, Written
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
-from tracer.intercept.trap import Breakpoint, GoOn, Handled, StandStill
+from tracer.intercept.trap import Breakpoint, GoOn, Handled, OnePlace, StandStill
 from tracer.intercept.view import GuestView
 from tracer.x86.state import CpuState
 
@@ -102,26 +101,13 @@ class Bell:
         return StandStill("fault")
 
 
-class Readiness:
+class Readiness(OnePlace):
     """Take the one stop at which the guest's software leaves room for guest code: it ``begins``."""
 
     def __init__(self, begins: Callable[[], Awaitable[None]], journal: Journal) -> None:
+        super().__init__()
         self._begins = begins
         self._journal = journal
-        self._linear: int | None = None
-        self._number: int | None = None
-
-    async def install(self, linear: int) -> None:
-        """Stop at a linear address, once."""
-        self._linear, self._number = linear, await SetBreakpoint(linear)
-
-    def number_at(self, linear: int | None) -> int | None:
-        """Return the number of the breakpoint at a linear address, if there is one."""
-        return self._number if linear is not None and linear == self._linear else None
-
-    def claims(self, stop: Stopped) -> bool:
-        """Tell whether a stop is there."""
-        return stop.breakpoint is not None and stop.breakpoint == self._number
 
     async def handle(self, stop: Stopped) -> Handled:
         """Begin, and let the guest go on."""
