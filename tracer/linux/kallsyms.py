@@ -23,6 +23,7 @@ from itertools import accumulate, pairwise
 
 from tracer.access.symbols import KERNEL_HALF, Symbol
 from tracer.errors import KernelImageError
+from tracer.linux.kaslr import KERNEL_MAP
 
 _TOKENS = 256
 _INDEX = struct.Struct(f"<{_TOKENS}H")
@@ -179,7 +180,7 @@ def _readings(
         if base_at + 8 > len(image):
             continue
         (base,) = struct.unpack_from("<Q", image, base_at)
-        if base >= KERNEL_HALF:
+        if base >= KERNEL_MAP:  # anything else may follow where there is none
             # A positive offset is an absolute value, which per-CPU symbols have.
             yield [offset if offset >= 0 else base - 1 - offset for offset in offsets]
             yield [base + (offset & 0xFFFF_FFFF) for offset in offsets]
