@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from operator import add
 
 from tracer.access.symbols import SymbolTable, table_of
 from tracer.errors import KernelImageError
@@ -67,7 +69,7 @@ def find_kernel(memory: PhysicalMemory, paging: Paging) -> Resident:
             continue
         start = pieces[0].linear
         try:
-            symbols = table_of(find_symbols(image, lambda offset, start=start: start + offset))
+            symbols = table_of(find_symbols(image, partial(add, start)))
             return _checked(image, start, symbols)
         except KernelImageError as error:
             found = error
