@@ -34,6 +34,7 @@ from tracer.devices import library
 from tracer.devices.map import RegisterMaps
 from tracer.errors import TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
+from tracer.guest.equipment import Equipment
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
 from tracer.launch.plan import (
@@ -171,7 +172,11 @@ def boot(
     modules: Sequence[str] = (),
     append: str | None = None,
     kaslr: bool = False,
-    memory: str = "512M",
+    memory: str | None = None,
+    machine: Path | str | None = None,
+    disks: Sequence[Path | str] = (),
+    devices: Sequence[str] = (),
+    default_devices: bool = True,
     realtime: bool = False,
     qemu_args: Sequence[str] = (),
     region: str | Sequence[str] = (),
@@ -209,7 +214,13 @@ def boot(
         modules=tuple(modules),
         append=append,
         kaslr=kaslr,
-        memory=parse_memory(memory),
+        equipment=Equipment(
+            machine=None if machine is None else str(machine),
+            devices=tuple(devices),
+            default_devices=default_devices,
+            disks=tuple(Path(disk) for disk in disks),
+        ),
+        memory=None if memory is None else parse_memory(memory),
         choice=Choice(_several(region), _several(bypass)),
         inputs=parse_inputs(inputs) if inputs else frozenset(),
         realtime=realtime,

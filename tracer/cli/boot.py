@@ -27,6 +27,7 @@ from tracer.cli.verify import compared, print_comparison, verdict
 from tracer.compiled.layout import SLOTS
 from tracer.confidential.kind import Kind
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
+from tracer.guest.equipment import device_names
 from tracer.guest.report import GuestReport, why_missing
 from tracer.host import signals
 from tracer.host.scratch import scratch_folder
@@ -180,6 +181,7 @@ class _Boot:
         self._console_error: OSError | None = None
         self._report = GuestReport()
         self._kernel: Kernel | None = None
+        self._devices: frozenset[str] = frozenset()
         self._watchdog = Watchdog(plan.limits)
         self._disagreed = 0
 
@@ -217,6 +219,7 @@ class _Boot:
                     await self._trace_run(session)
                 if isinstance(session.system, Linux):
                     self._kernel = session.system.kernel
+                self._devices = device_names(session.machine.config.devices)
         except asyncio.CancelledError:
             if self._console_error is None:
                 raise
@@ -226,7 +229,7 @@ class _Boot:
 
     def judge_guest(self) -> int:
         # A person at a prompt, a recording, or a rule may well have kept a driver from its device.
-        kernel, missing = self._kernel, self._report.missing
+        kernel, missing = self._kernel, self._report.missing_of(self._devices)
         ruled = self._host is not None and self._host.applied
         meddled = self._wish.asked or self._recorded is not None or ruled
         if ruled and missing:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tracer.access.region import Choice
 from tracer.confidential.kind import Kind
+from tracer.guest.equipment import Equipment
 from tracer.host.streams import warn
 from tracer.launch.plan import GDB, QEMU, Plan, check_plan, parse_memory
 
@@ -39,10 +40,11 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     guest.add_argument(
         "--kaslr", action="store_true", help="let the kernel randomise its addresses"
     )
-    guest.add_argument("--memory", metavar="SIZE", default="512M", help="such as 512M or 2G")
+    guest.add_argument("--memory", metavar="SIZE", help="such as 512M, which is the default, or 2G")
     guest.add_argument(
         "--realtime", action="store_true", help="wall-clock time instead of counted instructions"
     )
+    _add_machine_arguments(parser)
     guest.add_argument("--qemu", metavar="PROGRAM", default=QEMU, help="the QEMU to run")
     guest.add_argument("--gdb", metavar="PROGRAM", default=GDB, help="the GDB to run")
     guest.add_argument(
@@ -65,6 +67,34 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    machine = parser.add_argument_group("machine (default: q35 with two disks and a network)")
+    machine.add_argument(
+        "--machine",
+        metavar="NAME|FILE.cfg",
+        help="one of QEMU's machines, such as pc or microvm, or a file of QEMU's options",
+    )
+    machine.add_argument(
+        "--disk",
+        metavar="IMAGE",
+        type=Path,
+        action="append",
+        default=[],
+        help="the guest's /dev/vda in place of the default disks, raw or qcow2, which no guest "
+        "changes; again for more",
+    )
+    machine.add_argument(
+        "--device",
+        metavar="DEVICE",
+        action="append",
+        default=[],
+        help="add this device, as QEMU's -device; again for more",
+    )
+    machine.add_argument(
+        "--no-default-devices", action="store_true", help="without the default disks and network"
+    )
+
+
 def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
     """Return the plan that the arguments describe. Raises UsageError."""
     plan = Plan(
@@ -75,7 +105,13 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
         modules=tuple(args.module),
         append=args.append,
         kaslr=args.kaslr,
-        memory=parse_memory(args.memory),
+        equipment=Equipment(
+            machine=args.machine,
+            devices=tuple(args.device),
+            default_devices=not args.no_default_devices,
+            disks=tuple(args.disk),
+        ),
+        memory=None if args.memory is None else parse_memory(args.memory),
         choice=Choice(tuple(args.region), tuple(args.bypass)),
         realtime=args.realtime,
         qemu_log=qemu_log,

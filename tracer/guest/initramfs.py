@@ -17,6 +17,7 @@ from tracer.host.cache import cache_folder, new_file
 from tracer.linux.module_folder import closure, read_folder
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "nvme")
+MODULES_WITHOUT_PCI = ("virtio_mmio", "virtio_blk", "virtio_net")
 """Modules that ``qemu/init`` loads where they are not built in: the default guest's drivers. What
 they need comes with them."""
 
@@ -118,12 +119,13 @@ def build_initramfs(
     modules: Path | None,
     wanted: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
+    drivers: Sequence[str] = MODULES,
 ) -> Path:
     """Return the initramfs for a guest, made anew when anything in it changed.
 
     ``init`` is the script to run, ``modules`` the folder ``lib/modules/RELEASE`` or None, and
-    ``wanted`` what the reader wants of it beside the default guest's drivers. The archive is kept
-    in the cache folder by the hash of its content. ``tell`` is called with a line of text for
+    ``wanted`` what the reader wants of it beside ``drivers``. The archive is kept in the cache
+    folder by the hash of its content. ``tell`` is called with a line of text for
     each module that will not be as asked. Raises UsageError when one that is wanted is not there,
     GuestError when the script, busybox or a module cannot be read, TracerError when the archive
     cannot be written.
@@ -133,7 +135,7 @@ def build_initramfs(
         for word in wanted:
             if folder.find(word) is None:
                 tell(f"{word} needs no loading: it is built into the kernel")
-        chosen = closure(folder, (*MODULES, *wanted))
+        chosen = closure(folder, (*drivers, *wanted))
         for name, need in chosen.missing:
             tell(f"the module {name} needs {need}, which is not in {modules}, nor built in")
         archive = initramfs(init.read_bytes(), find_busybox().read_bytes(), chosen.modules)

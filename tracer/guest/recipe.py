@@ -7,13 +7,27 @@ from importlib.resources import files
 from pathlib import Path
 
 from tracer.confidential.kind import Kind
-from tracer.errors import GuestError
+from tracer.errors import GuestError, UsageError
 from tracer.guest.disk import DISKS, disk_file
+from tracer.guest.equipment import (
+    Equipment,
+    disk_arguments,
+    has_pci,
+    option_name,
+    with_machine,
+    without_devices,
+    without_disks,
+)
 
 FOLDER = Path(str(files("tracer.guest"))) / "files"
-"""The folder of ``machine.cfg``, ``cmdline``, ``kinds`` and ``init``."""
+"""The folder of ``machine.cfg``, ``microvm.cfg``, ``cmdline``, ``kinds`` and ``init``."""
+
+_MACHINE = "machine.cfg"
+_WITHOUT_PCI = "microvm.cfg"
 
 _BRACED = ("cpu", "virtio")
+DEFAULT = Equipment()
+"""The default guest's machine, with its devices."""
 _WORDS = "cmdline"
 
 
@@ -22,11 +36,55 @@ def init_script() -> Path:
     return FOLDER / "init"
 
 
-def machine_arguments(kind: Kind = Kind.PLAIN) -> tuple[str, ...]:
-    """Return the QEMU arguments of ``machine.cfg``, with the disks' files filled in."""
+def machine_arguments(kind: Kind = Kind.PLAIN, equipment: Equipment = DEFAULT) -> tuple[str, ...]:
+    """Return the QEMU arguments for a machine: by default those of ``machine.cfg``.
+
+    Raises UsageError for a file of the reader's that is no machine definition.
+    """
+    braced = parse_kinds(_read("kinds"), kind)
+    words = {name: braced[name] for name in _BRACED}
     disks = {name: str(disk_file(name)) for name in DISKS}
-    words = parse_kinds(_read("kinds"), kind)
-    return parse_arguments(_read("machine.cfg"), disks, {name: words[name] for name in _BRACED})
+    arguments = parse_arguments(_definition(equipment), disks, words)
+    if equipment.file is None and equipment.machine is not None:
+        arguments = with_machine(arguments, equipment.machine)
+    if not equipment.default_devices:
+        arguments = without_devices(arguments)
+    if equipment.disks:
+        arguments = without_disks(arguments, list(disks.values()))
+        added = disk_arguments(equipment.disks, words["virtio"], pci=has_pci(arguments))
+        arguments = (*arguments, *added)
+    return (*arguments, *(word for value in equipment.devices for word in ("-device", value)))
+
+
+def _definition(equipment: Equipment) -> str:
+    # The text that the arguments are in.
+    path, machine = equipment.file, equipment.machine
+    if path is None:
+        plain = machine is None or has_pci(("-machine", machine))
+        return _read(_MACHINE if plain else _WITHOUT_PCI)
+    if not equipment.default_devices:
+        raise UsageError(f"{path} says which devices there are: drop --no-default-devices")
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"cannot read the machine definition {path}: {why}") from None
+    check_definition(text, path)
+    return text
+
+
+def check_definition(text: str, path: Path) -> None:
+    """Raise UsageError for a line of a machine definition that is no option of QEMU's."""
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.split(maxsplit=1)[0] if line.strip() and not line.startswith("#") else None
+        if word is None:
+            continue
+        where = f"{path}, line {number}"
+        if not option_name(word) or line != line.lstrip():
+            raise UsageError(
+                f"{where}: {line.strip()!r} is no option of QEMU's: a line is an option with its "
+                "value, such as -device edu"
+            )
 
 
 def command_line(append: str | None = None, *, kaslr: bool = False, kind: Kind = Kind.PLAIN) -> str:

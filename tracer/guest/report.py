@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 _MARK = b"vetrace-guest: "
 _DEVICES = (b"disk", b"network")
+_DEFAULT = {"disk nvme": "nvme", "disk virtio-blk": "virtio-blk", "network": "virtio-net"}
+"""What the guest calls the default devices, and what ``qemu/machine.cfg`` does."""
 _LONGEST = 4096  # bytes of a line; a guest may print without end
 
 
@@ -23,6 +27,13 @@ class GuestReport:
             words = said.split()
             if mark and words and words[0] in _DEVICES and words[-1] == b"none":
                 self.missing.append(b" ".join(words[:-1]).decode("ascii", "replace"))
+
+    def missing_of(self, devices: Collection[str]) -> list[str]:
+        """Return the default devices that it went without and that its machine has.
+
+        ``devices`` are the names of the machine's.
+        """
+        return [name for name in self.missing if _DEFAULT.get(name) in devices]
 
 
 def why_missing(missing: list[str], release: str, *, modules: bool) -> str:

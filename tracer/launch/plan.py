@@ -10,12 +10,12 @@ from tracer.compiled.inputs import Input
 from tracer.compiled.layout import ring_size
 from tracer.confidential.kind import SEV_MEMORY, Kind
 from tracer.errors import UsageError, advice
+from tracer.guest.equipment import Equipment
 from tracer.session.watchdog import Limits
 from tracer.text.number import byte_size, is_whole, whole
 
 QEMU = "qemu-system-x86_64"
 GDB = "gdb"
-DEFAULT_MEMORY = 512 << 20
 _OWN_OPTIONS = {
     "-m": "give --memory SIZE before -- instead",
     "-kernel": "give --kernel BZIMAGE before -- instead",
@@ -34,9 +34,10 @@ class Plan:
 
     Without ``kernel`` the one that ``vetrace setup`` fetched is taken, without ``initrd`` one is
     built from ``qemu/init``, with ``modules`` beside the default guest's. ``guest`` is the kind of
-    guest that the machine is made for, and traced as. ``append`` follows the
-    default command line, ``extra`` the default QEMU arguments. ``memory`` is in bytes. ``inputs``
-    of these kinds are recorded beside accesses to devices' memory.
+    guest that the machine is made for, and traced as. ``equipment`` is what machine that is,
+    ``memory`` its RAM in bytes, without which the machine's definition says. ``append`` follows the
+    default command line, ``extra`` the machine's QEMU arguments. ``inputs`` of these kinds are
+    recorded beside accesses to devices' memory.
     """
 
     guest: Kind = Kind.PLAIN
@@ -46,7 +47,8 @@ class Plan:
     modules: tuple[str, ...] = ()
     append: str | None = None
     kaslr: bool = False
-    memory: int = DEFAULT_MEMORY
+    equipment: Equipment = field(default_factory=Equipment)
+    memory: int | None = None
     choice: Choice = field(default_factory=Choice)
     inputs: frozenset[Input] = frozenset()
     realtime: bool = False
@@ -71,7 +73,13 @@ def check_plan(plan: Plan) -> None:
         raise UsageError(
             f"--inputs is for other guests: one of {plan.guest.label} asks its host for them"
         )
-    if plan.guest is Kind.SEV_ES and plan.memory >= SEV_MEMORY:
+    if plan.memory is not None:
+        check_memory(plan.guest, plan.memory)
+
+
+def check_memory(guest: Kind, size: int) -> None:
+    """Raise UsageError for RAM, in bytes, that a guest of a kind cannot have."""
+    if guest is Kind.SEV_ES and size >= SEV_MEMORY:
         raise UsageError(f"--guest sev-es has its RAM below 4 GiB: {SEV_MEMORY - 1 >> 20}M at most")
 
 

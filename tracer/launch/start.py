@@ -17,9 +17,10 @@ from tracer.confidential.support import setup_command, why_not
 from tracer.errors import GuestError, KernelImageError, UsageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
-from tracer.guest.initramfs import build_initramfs
+from tracer.guest.equipment import has_pci, memory_size
+from tracer.guest.initramfs import MODULES, MODULES_WITHOUT_PCI, build_initramfs
 from tracer.intercept.system import System
-from tracer.launch.plan import Plan
+from tracer.launch.plan import Plan, check_memory, parse_memory
 from tracer.linux.kernel import default_kernel, open_kernel
 from tracer.linux.system import Linux
 from tracer.qemu.command_line import MachineConfig
@@ -28,6 +29,9 @@ from tracer.qemu.hardware import hardware
 from tracer.qemu.machine import Machine
 from tracer.session.session import Session
 from tracer.trace.record import FORMAT_VERSION, Header
+
+_USUAL_MEMORY = "512M"
+"""The RAM of a machine whose definition says nothing of it."""
 
 
 @contextlib.asynccontextmanager
@@ -104,11 +108,12 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
         )
     if plan.initrd is not None and not plan.initrd.is_file():
         raise GuestError(f"the initial ramdisk {plan.initrd} is not there")
+    machine = recipe.machine_arguments(plan.guest, plan.equipment)
     bare = open_bare(path, plan.symbols)
     if bare is not None:
         if plan.guest is not Kind.PLAIN:
             raise GuestError(f"{path} is no Linux kernel: --guest {plan.guest} is for those")
-        return bare, _configure(plan, path, plan.initrd)
+        return bare, _configure(plan, machine, path, plan.initrd)
     kernel = open_kernel(path, plan.symbols, progress)
     if not kernel.startable:
         raise KernelImageError(
@@ -120,20 +125,27 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
     initrd = plan.initrd
     if initrd is None:
         script = recipe.init_script()
-        initrd = build_initramfs(script, kernel.modules, plan.modules, progress)
-    config = _configure(plan, path, initrd)
+        drivers = MODULES if has_pci(machine) else MODULES_WITHOUT_PCI
+        initrd = build_initramfs(script, kernel.modules, plan.modules, progress, drivers)
+    config = _configure(plan, machine, path, initrd)
     return Linux(kernel, config.command_line, plan.guest), config
 
 
-def _configure(plan: Plan, image: Path, initrd: Path | None) -> MachineConfig:
+def _configure(
+    plan: Plan, machine: tuple[str, ...], image: Path, initrd: Path | None
+) -> MachineConfig:
+    memory = plan.memory
+    if memory is None:
+        memory = parse_memory(memory_size(machine) or _USUAL_MEMORY)
+        check_memory(plan.guest, memory)
     return MachineConfig(
         program=plan.qemu,
         kernel=image,
         initrd=initrd,
         guest=plan.guest,
         command_line=recipe.command_line(plan.append, kaslr=plan.kaslr, kind=plan.guest),
-        memory=plan.memory,
-        devices=recipe.machine_arguments(plan.guest),
+        memory=memory,
+        devices=machine,
         second_ram=1 << C_BIT if plan.guest is Kind.SEV_ES else None,
         extra=plan.extra,
         svm=bool(plan.inputs),

@@ -1,0 +1,54 @@
+"""A machine of the reader's: another one of QEMU's, with a disk and devices of the reader's."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from vetrace_run import agreed, boot, drove_its_devices, read_trace
+
+from tracer.guest.disk import checksum, disk_file
+from tracer.trace.record import RegionRecord
+
+pytestmark = pytest.mark.qemu
+
+
+def said(folder: Path) -> list[str]:
+    lines = (folder / "serial").read_text(errors="replace").replace("\r", "").splitlines()
+    return [line.removeprefix("vetrace-guest: ") for line in lines if "vetrace-guest" in line]
+
+
+def test_the_older_pc_has_all_default_devices(tmp_path: Path) -> None:
+    done = boot(tmp_path, "--quiet", "--check", "--machine", "pc")
+    assert agreed(done) > 5000
+    drove_its_devices(done)
+
+
+def test_a_machine_without_pci_has_its_devices_in_memory(tmp_path: Path) -> None:
+    done = boot(tmp_path, "--quiet", "--check", "--machine", "microvm")
+    assert agreed(done) > 1000
+    words = said(tmp_path)
+    assert f"disk virtio-blk {checksum('virtio-blk')}" in words
+    assert any(line.startswith("network eth0") and line.endswith("reachable") for line in words)
+    trace = read_trace(done.trace)
+    assert trace.end.outcome == "poweroff"
+    made = {access.region for record in trace.intercepts for access in record.accesses}
+    assert sum(name.startswith("virtio-mmio") for name in made if name) == 2
+
+
+def test_a_disk_of_the_readers_is_in_the_default_disks_place(tmp_path: Path) -> None:
+    image = tmp_path / "a,disk.raw"
+    image.write_bytes(disk_file("nvme").read_bytes())
+    image.chmod(0o444)
+    done = boot(tmp_path, "--quiet", "--check", "--disk", image, "--no-default-devices",
+                "--device", "edu,id=teacher", "--memory", "256M")  # fmt: skip
+    assert agreed(done) > 1000
+    assert f"disk virtio-blk {checksum('nvme')}" in said(tmp_path)
+    assert "disk nvme none" in said(tmp_path)
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == checksum("nvme")
+    trace = read_trace(done.trace)
+    assert trace.header.qemu_args[-2:] == ["-device", "edu,id=teacher"]
+    names = {record.region.name for record in trace.records if isinstance(record, RegionRecord)}
+    assert "disk.common" in names
+    assert not any(name.startswith(("nvme", "virtio")) for name in names)

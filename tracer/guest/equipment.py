@@ -1,0 +1,168 @@
+"""What machine a guest has: QEMU's arguments for it, and what a reader has put in or left out.
+
+Ref: QEMU qemu-options.hx (-machine, -drive, -device); for the first bytes of images block/qcow2.h,
+block/vmdk.c, block/vhdx.h and block/vdi.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracer.errors import UsageError
+
+_FORMATS = (
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"vhdxfile", "vhdx"),
+    (0x40, b"\x7f\x10\xda\xbe", "vdi"),
+)
+"""Offset, bytes and QEMU's name of the formats of images that are not raw."""
+_HEAD = 0x44
+
+_OF_DEVICES = ("drive", "device", "netdev")
+_OF_MACHINE = ("machine", "M")
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """Say what machine to run in place of the default guest's, and with what.
+
+    ``machine`` is the name of one of QEMU's machines, with properties behind commas, or the path
+    of a file as ``machine.cfg``. ``devices`` are values of QEMU's ``-device``. ``disks`` are images
+    that the guest finds in place of the default disks, the first as ``/dev/vda``; what it writes
+    is thrown away. Without ``default_devices`` there is no default network either.
+    """
+
+    machine: str | None = None
+    devices: tuple[str, ...] = ()
+    default_devices: bool = True
+    disks: tuple[Path, ...] = ()
+
+    @property
+    def file(self) -> Path | None:
+        """Return the file that describes the machine, None where a name does."""
+        name = self.machine or ""
+        return Path(name) if "/" in name or name.endswith(".cfg") else None
+
+
+def option_name(word: str) -> str:
+    """Return the name of a QEMU option, spelt with one hyphen or two; nothing for what is none."""
+    return word.lstrip("-") if word.startswith("-") else ""
+
+
+def options(arguments: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Return each option of QEMU arguments, with its value where it has one."""
+    at = 0
+    while at < len(arguments):
+        end = at + 1
+        if end < len(arguments) and not option_name(arguments[end]):
+            end += 1
+        yield tuple(arguments[at:end])
+        at = end
+
+
+def has_pci(arguments: Sequence[str]) -> bool:
+    """Tell whether the machine that QEMU makes of arguments has a PCI bus for devices."""
+    words = [
+        word
+        for option, *value in options(arguments)
+        if option_name(option) in _OF_MACHINE
+        for word in ",".join(value).split(",")
+    ]
+    names = [word.removeprefix("type=") for word in words if "=" not in word or word[:5] == "type="]
+    name = names[-1] if names else ""
+    return name not in ("isapc", "none") and (name != "microvm" or "pcie=on" in words)
+
+
+def with_machine(arguments: Sequence[str], machine: str) -> tuple[str, ...]:
+    """Return the arguments for another machine of QEMU's, by its name; the rest stays."""
+    return tuple(
+        word
+        for option, *value in options(arguments)
+        for word in (option, *([f"{machine},accel=tcg"] if option == "-machine" else value))
+    )
+
+
+def without_devices(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments with no device, drive or network among them."""
+    kept = (words for words in options(arguments) if option_name(words[0]) not in _OF_DEVICES)
+    return tuple(word for words in kept for word in words)
+
+
+def without_disks(arguments: Sequence[str], files: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments without the drives of some files, and without their devices."""
+    kept = list(options(arguments))
+    drives = [
+        words
+        for words in kept
+        if option_name(words[0]) == "drive" and _property(words[1:], "file") in files
+    ]
+    names = {_property(words[1:], "id") for words in drives}
+    return tuple(
+        word
+        for words in kept
+        if words not in drives
+        and not (option_name(words[0]) == "device" and _property(words[1:], "drive") in names)
+        for word in words
+    )
+
+
+def device_names(arguments: Sequence[str]) -> frozenset[str]:
+    """Return the names that QEMU arguments give devices."""
+    values = (words[1:] for words in options(arguments) if option_name(words[0]) == "device")
+    return frozenset(name for value in values if (name := _property(value, "id")) is not None)
+
+
+def memory_size(arguments: Sequence[str]) -> str | None:
+    """Return the size of RAM that QEMU arguments say, None where they say none."""
+    size = None
+    for option, *value in options(arguments):
+        if option_name(option) == "m" and value:
+            first = value[0].split(",")[0]
+            size = _property(value, "size") or (first if "=" not in first else size)
+    return size
+
+
+def disk_arguments(disks: Sequence[Path], properties: str, *, pci: bool) -> tuple[str, ...]:
+    """Return the QEMU arguments for virtio disks, named ``disk``, ``disk2`` and so on.
+
+    ``properties`` follow those of each virtio device on PCI. Raises UsageError for an image that
+    cannot be read.
+    """
+    words: list[str] = []
+    for number, disk in enumerate(disks, 1):
+        name, format_ = f"disk{number if number > 1 else ''}", image_format(disk)
+        file = str(disk.absolute()).replace(",", ",,")
+        kind = f"virtio-blk-pci,disable-legacy=on{properties}" if pci else "virtio-blk-device"
+        driver, _, more = kind.partition(",")
+        words += [
+            "-drive", f"if=none,id={name}-image,format={format_},snapshot=on,file={file}",
+            "-device", f"{driver},id={name},drive={name}-image{',' if more else ''}{more}",
+        ]  # fmt: skip
+    return tuple(words)
+
+
+def image_format(disk: Path) -> str:
+    """Return QEMU's name of the format of a disk image, by its first bytes.
+
+    Raises UsageError for one that cannot be read.
+    """
+    try:
+        with disk.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise UsageError(f"cannot read the disk image {disk}: {error.strerror}") from None
+    if not head:
+        raise UsageError(f"the disk image {disk} is empty")
+    return next((name for at, magic, name in _FORMATS if head[at:].startswith(magic)), "raw")
+
+
+def _property(value: Sequence[str], name: str) -> str | None:
+    # The value of one of a -drive's or -device's properties, in which a comma is doubled.
+    for word in ",".join(value).replace(",,", "\0").split(","):
+        key, _, text = word.partition("=")
+        if key == name:
+            return text.replace("\0", ",")
+    return None
