@@ -35,6 +35,7 @@ from tracer.devices.map import RegisterMaps
 from tracer.errors import TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
 from tracer.guest.equipment import Equipment
+from tracer.guest.software import Software
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
 from tracer.launch.plan import (
@@ -169,7 +170,9 @@ def boot(
     kernel: Path | str | None = None,
     symbols: Path | str | None = None,
     initrd: Path | str | None = None,
-    modules: Sequence[str] = (),
+    modules: Sequence[Path | str] = (),
+    add: Sequence[str] = (),
+    init: Path | str | None = None,
     append: str | None = None,
     kaslr: bool = False,
     memory: str | None = None,
@@ -177,6 +180,7 @@ def boot(
     disks: Sequence[Path | str] = (),
     devices: Sequence[str] = (),
     default_devices: bool = True,
+    exit_ok: int | None = None,
     realtime: bool = False,
     qemu_args: Sequence[str] = (),
     region: str | Sequence[str] = (),
@@ -211,7 +215,7 @@ def boot(
         kernel=_path(kernel),
         symbols=_path(symbols),
         initrd=_path(initrd),
-        modules=tuple(modules),
+        software=Software(tuple(map(str, modules)), tuple(add), _path(init)),
         append=append,
         kaslr=kaslr,
         equipment=Equipment(
@@ -226,6 +230,7 @@ def boot(
         realtime=realtime,
         qemu_log=None if qemu_log is None else Path(qemu_log).absolute(),
         extra=tuple(qemu_args),
+        exit_ok=exit_ok,
         limits=Limits(timeout, guest_timeout),
     )
     check_plan(plan)

@@ -13,6 +13,7 @@ from statistics import median
 from scripts.benchmark.result import Result
 from tracer.compiled.layout import SLOTS
 from tracer.confidential.kind import Kind
+from tracer.guest.software import Software
 from tracer.host.backports import backports
 from tracer.host.package import fetch_kernel, newest_kernel
 from tracer.launch.plan import USUAL_INPUTS, Plan, parse_inputs
@@ -148,7 +149,9 @@ def cost_of_inputs() -> Result:
 def coverage_of_other_drivers() -> Result:
     """Count which part of the accesses of a full flavour's drivers compiled sites make."""
     plan = Plan(
-        kernel=fetch_kernel(newest_kernel(_FLAVOURS["full"])), modules=_DRIVERS, extra=_DEVICES
+        kernel=fetch_kernel(newest_kernel(_FLAVOURS["full"])),
+        software=Software(modules=_DRIVERS),
+        extra=_DEVICES,
     )
     counts = asyncio.run(_whole(plan, SLOTS)).counts
     part = counts["compiled"] / counts["accesses"]

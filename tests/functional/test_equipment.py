@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from guest_program import assemble
 from vetrace_run import agreed, boot, drove_its_devices, read_trace
 
 from tracer.guest.disk import checksum, disk_file
@@ -52,3 +53,39 @@ def test_a_disk_of_the_readers_is_in_the_default_disks_place(tmp_path: Path) -> 
     names = {record.region.name for record in trace.records if isinstance(record, RegionRecord)}
     assert "disk.common" in names
     assert not any(name.startswith(("nvme", "virtio")) for name in names)
+
+
+SCRIPT = """\
+#!/bin/sh
+echo "own: $(env -i echo from a program that is added)"
+echo changed | dd of=/dev/vda conv=notrunc; sync
+echo "own: $(head -c 7 /dev/vda)"
+leave
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "status"), [(2, 0), (3, 1)], ids=["what is awaited", "another status"]
+)
+def test_a_guest_with_a_script_writes_its_disk_and_ends_with_a_status(
+    tmp_path: Path, value: int, status: int
+) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(disk_file("nvme").read_bytes())
+    (tmp_path / "script").write_text(SCRIPT)
+    program = assemble(tmp_path, "leave", PORT=0xF4, VALUE=value)
+    done = boot(
+        tmp_path, "--quiet", "--check", "--disk", image, "--init", tmp_path / "script",
+        "--add", "/usr/bin/env", "--add", f"{program}:/bin/leave",
+        "--device", "isa-debug-exit,iobase=0xf4", "--exit-ok", "5",
+    )  # fmt: skip
+    lines = [line for line in done.serial if line.startswith("own: ")]
+    assert lines == ["own: from a program that is added", "own: changed"]
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == checksum("nvme")
+    if status == 0:
+        assert agreed(done) > 1000
+        assert read_trace(done.trace).end.outcome == "poweroff"
+    else:
+        assert done.status == status
+        (said,) = [line for line in done.complaints if "exit status" in line]
+        assert "exit status 7" in said

@@ -9,8 +9,9 @@ from pathlib import Path
 from tracer.access.region import Choice
 from tracer.confidential.kind import Kind
 from tracer.guest.equipment import Equipment
+from tracer.guest.software import Software
 from tracer.host.streams import warn
-from tracer.launch.plan import GDB, QEMU, Plan, check_plan, parse_memory
+from tracer.launch.plan import GDB, QEMU, Plan, check_plan, exit_status, parse_memory
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +32,24 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     guest.add_argument("--initrd", metavar="FILE", type=Path, help="initial ramdisk")
     guest.add_argument(
         "--module",
-        metavar="NAME",
+        metavar="NAME|FILE.ko",
         action="append",
         default=[],
-        help="load this kernel module too, with what it needs; again for more",
+        help="load this kernel module too, by name or file, with what it needs; again for more",
+    )
+    guest.add_argument(
+        "--add",
+        metavar="PROGRAM[:PATH]",
+        action="append",
+        default=[],
+        help="put this program or folder into the guest, with the libraries that it loads, by "
+        "default into /bin; again for more",
+    )
+    guest.add_argument(
+        "--init",
+        metavar="SCRIPT",
+        type=Path,
+        help="run this in the guest in place of reading its disks, then power off",
     )
     guest.add_argument("--append", metavar="STR", help="more words for the kernel's command line")
     guest.add_argument(
@@ -43,6 +58,11 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     guest.add_argument("--memory", metavar="SIZE", help="such as 512M, which is the default, or 2G")
     guest.add_argument(
         "--realtime", action="store_true", help="wall-clock time instead of counted instructions"
+    )
+    guest.add_argument(
+        "--exit-ok",
+        metavar="N",
+        help="QEMU's exit status by which the guest says that all is well (isa-debug-exit)",
     )
     _add_machine_arguments(parser)
     guest.add_argument("--qemu", metavar="PROGRAM", default=QEMU, help="the QEMU to run")
@@ -102,7 +122,7 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
         kernel=args.kernel,
         symbols=args.symbols,
         initrd=args.initrd,
-        modules=tuple(args.module),
+        software=Software(tuple(args.module), tuple(args.add), args.init),
         append=args.append,
         kaslr=args.kaslr,
         equipment=Equipment(
@@ -116,6 +136,7 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
         realtime=args.realtime,
         qemu_log=qemu_log,
         extra=tuple(args.extra),
+        exit_ok=None if args.exit_ok is None else exit_status(args.exit_ok),
         qemu=args.qemu,
         gdb=args.gdb,
     )

@@ -1,3 +1,3 @@
 """The guest: its QEMU process, its RAM, its kernel image and what is built for it."""
 
-__all__ = ("equipment", "initramfs", "program", "recipe", "report")
+__all__ = ("equipment", "initramfs", "program", "recipe", "report", "software")

@@ -68,8 +68,16 @@ def cpio(entries: Iterable[Entry]) -> bytes:
     return bytes(out)
 
 
-def initramfs(init: bytes, busybox: bytes, modules: Sequence[tuple[str, bytes]]) -> bytes:
-    """Return the archive of a guest that runs ``init`` with a static busybox."""
+def initramfs(
+    init: bytes,
+    busybox: bytes,
+    modules: Sequence[tuple[str, bytes]],
+    added: Sequence[Entry] = (),
+) -> bytes:
+    """Return the archive of a guest that runs ``init`` with a static busybox.
+
+    What is ``added`` comes last, in the place of what has its name.
+    """
     folders = ("bin", "dev", "lib", MODULE_FOLDER, "proc", "sys", "tmp")
     order = "".join(f"{name}.ko\n" for name, _ in modules)
     return cpio(
@@ -85,6 +93,7 @@ def initramfs(init: bytes, busybox: bytes, modules: Sequence[tuple[str, bytes]])
                 Entry(f"{MODULE_FOLDER}/{name}.ko", "file", 0o644, content)
                 for name, content in modules
             ),
+            *added,
         )
     )
 
@@ -105,13 +114,26 @@ def find_busybox() -> Path:
 
 def is_static(program: bytes) -> bool:
     """Tell whether an ELF64 program needs no loader: it has no PT_INTERP segment."""
+    return program.startswith(b"\x7fELF\x02") and loader_of(program) is None
+
+
+def loader_of(program: bytes) -> str | None:
+    """Return the path of the loader that an ELF64 program wants, None for what wants none.
+
+    Ref: System V ABI, chapter 5 (PT_INTERP).
+    """
     if not program.startswith(b"\x7fELF\x02"):
-        return False
+        return None
     start = int.from_bytes(program[32:40], "little")
     size = int.from_bytes(program[54:56], "little")
     count = int.from_bytes(program[56:58], "little")
-    kinds = [program[start + i * size : start + i * size + 4] for i in range(count)]
-    return b"\x03\0\0\0" not in kinds
+    for at in range(start, start + count * size, size or 1):
+        header = program[at : at + size]
+        if header[:4] == b"\x03\0\0\0":
+            place = int.from_bytes(header[8:16], "little")
+            length = int.from_bytes(header[32:40], "little")
+            return program[place : place + length].rstrip(b"\0").decode(errors="replace")
+    return None
 
 
 def build_initramfs(
@@ -120,25 +142,28 @@ def build_initramfs(
     wanted: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
     drivers: Sequence[str] = MODULES,
+    added: Sequence[Entry] = (),
 ) -> Path:
     """Return the initramfs for a guest, made anew when anything in it changed.
 
-    ``init`` is the script to run, ``modules`` the folder ``lib/modules/RELEASE`` or None, and
-    ``wanted`` what the reader wants of it beside ``drivers``. The archive is kept in the cache
-    folder by the hash of its content. ``tell`` is called with a line of text for
-    each module that will not be as asked. Raises UsageError when one that is wanted is not there,
-    GuestError when the script, busybox or a module cannot be read, TracerError when the archive
-    cannot be written.
+    ``init`` is the script to run, ``modules`` the folder ``lib/modules/RELEASE`` or None,
+    ``wanted`` what the reader wants of it beside ``drivers``, by name or as a file, and ``added``
+    what else is in the guest. The archive is kept in the cache folder by the hash of its content.
+    ``tell`` is called with a line of text for each module that will not be as asked. Raises
+    UsageError when one that is wanted is not there, GuestError when the script, busybox or a
+    module cannot be read, TracerError when the archive cannot be written.
     """
     try:
-        folder = read_folder(modules)
-        for word in wanted:
-            if folder.find(word) is None:
+        folder = read_folder(modules).with_own(wanted)
+        names = [folder.find(word) for word in wanted]
+        for word, found in zip(wanted, names, strict=True):
+            if found is None:
                 tell(f"{word} needs no loading: it is built into the kernel")
-        chosen = closure(folder, (*drivers, *wanted))
+        chosen = closure(folder, (*drivers, *(name for name in names if name)))
         for name, need in chosen.missing:
             tell(f"the module {name} needs {need}, which is not in {modules}, nor built in")
-        archive = initramfs(init.read_bytes(), find_busybox().read_bytes(), chosen.modules)
+        busybox = find_busybox().read_bytes()
+        archive = initramfs(init.read_bytes(), busybox, chosen.modules, added)
     except OSError as error:
         raise GuestError(
             f"cannot build the initramfs: {error.filename}: {error.strerror}"

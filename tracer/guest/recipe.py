@@ -18,6 +18,7 @@ from tracer.guest.equipment import (
     without_devices,
     without_disks,
 )
+from tracer.qemu.refusal import taken
 
 FOLDER = Path(str(files("tracer.guest"))) / "files"
 """The folder of ``machine.cfg``, ``microvm.cfg``, ``cmdline``, ``kinds`` and ``init``."""
@@ -85,6 +86,9 @@ def check_definition(text: str, path: Path) -> None:
                 f"{where}: {line.strip()!r} is no option of QEMU's: a line is an option with its "
                 "value, such as -device edu"
             )
+        held = None if word.lstrip("-") == "m" else taken(word)
+        if held is not None:
+            raise UsageError(f"{where}: {word} cannot be in a machine definition: {held}")
 
 
 def command_line(append: str | None = None, *, kaslr: bool = False, kind: Kind = Kind.PLAIN) -> str:

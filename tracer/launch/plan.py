@@ -11,21 +11,13 @@ from tracer.compiled.layout import ring_size
 from tracer.confidential.kind import SEV_MEMORY, Kind
 from tracer.errors import UsageError, advice
 from tracer.guest.equipment import Equipment
+from tracer.guest.software import Software
+from tracer.qemu.refusal import taken
 from tracer.session.watchdog import Limits
 from tracer.text.number import byte_size, is_whole, whole
 
 QEMU = "qemu-system-x86_64"
 GDB = "gdb"
-_OWN_OPTIONS = {
-    "-m": "give --memory SIZE before -- instead",
-    "-kernel": "give --kernel BZIMAGE before -- instead",
-    "-initrd": "give --initrd FILE before -- instead",
-    "-append": "give --append STR before -- instead",
-    "-s": "vetrace itself is at QEMU's GDB stub",
-    "-gdb": "vetrace itself is at QEMU's GDB stub",
-    "-daemonize": "QEMU ends with vetrace",
-}
-"""QEMU's options for what vetrace has to know of the guest or holds itself, and what to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +25,11 @@ class Plan:
     """Say what guest to run and what to trace of it.
 
     Without ``kernel`` the one that ``vetrace setup`` fetched is taken, without ``initrd`` one is
-    built from ``qemu/init``, with ``modules`` beside the default guest's. ``guest`` is the kind of
+    built from ``qemu/init``, with ``software`` beside the default guest's. ``guest`` is the kind of
     guest that the machine is made for, and traced as. ``equipment`` is what machine that is,
     ``memory`` its RAM in bytes, without which the machine's definition says. ``append`` follows the
-    default command line, ``extra`` the machine's QEMU arguments. ``inputs`` of these kinds are
+    default command line, ``extra`` the machine's QEMU arguments. With the exit status ``exit_ok``
+    of QEMU the guest has ended well, as by powering off. ``inputs`` of these kinds are
     recorded beside accesses to devices' memory.
     """
 
@@ -44,7 +37,7 @@ class Plan:
     kernel: Path | None = None
     symbols: Path | None = None
     initrd: Path | None = None
-    modules: tuple[str, ...] = ()
+    software: Software = field(default_factory=Software)
     append: str | None = None
     kaslr: bool = False
     equipment: Equipment = field(default_factory=Equipment)
@@ -54,6 +47,7 @@ class Plan:
     realtime: bool = False
     qemu_log: Path | None = None
     extra: tuple[str, ...] = ()
+    exit_ok: int | None = None
     limits: Limits = field(default_factory=Limits)
     qemu: str = QEMU
     gdb: str = GDB
@@ -64,11 +58,15 @@ def check_plan(plan: Plan) -> None:
     for spec in (*plan.choice.wanted, *plan.choice.bypassed):
         parse_range(spec)
     for word in plan.extra:
-        own = _OWN_OPTIONS.get(f"-{word.lstrip('-')}") if word.startswith("-") else None
+        own = taken(word)
         if own is not None:
             raise UsageError(f"{word} cannot be among the QEMU arguments: {own}")
-    if plan.modules and plan.initrd is not None:
-        raise UsageError("--module is for the initramfs that vetrace builds: drop --initrd")
+    software = plan.software
+    for option, given in (
+        ("--module", software.modules), ("--add", software.added), ("--init", software.script),
+    ):  # fmt: skip
+        if given and plan.initrd is not None:
+            raise UsageError(f"{option} is for the initramfs that vetrace builds: drop --initrd")
     if plan.inputs and plan.guest is Kind.SEV_ES:
         raise UsageError(
             f"--inputs is for other guests: one of {plan.guest.label} asks its host for them"
@@ -130,6 +128,14 @@ def parse_ring(text: str) -> int:
     except ValueError as error:
         raise UsageError(f"--ring {text}: {error}") from error
     return slots
+
+
+def exit_status(text: str) -> int:
+    """Return the exit status of a process in a text. Raises UsageError for what is none."""
+    status = whole(text) if is_whole(text) else 256
+    if status > 255:
+        raise UsageError(f"--exit-ok {text}: an exit status of QEMU's is 0 to 255")
+    return status
 
 
 def parse_memory(text: str) -> int:

@@ -19,6 +19,7 @@ from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
 from tracer.guest.equipment import has_pci, memory_size
 from tracer.guest.initramfs import MODULES, MODULES_WITHOUT_PCI, build_initramfs
+from tracer.guest.software import entries
 from tracer.intercept.system import System
 from tracer.launch.plan import Plan, check_memory, parse_memory
 from tracer.linux.kernel import default_kernel, open_kernel
@@ -125,8 +126,11 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
     initrd = plan.initrd
     if initrd is None:
         script = recipe.init_script()
-        drivers = MODULES if has_pci(machine) else MODULES_WITHOUT_PCI
-        initrd = build_initramfs(script, kernel.modules, plan.modules, progress, drivers)
+        drivers = MODULES if has_pci((*machine, *plan.extra)) else MODULES_WITHOUT_PCI
+        software = plan.software
+        initrd = build_initramfs(
+            script, kernel.modules, software.modules, progress, drivers, entries(software)
+        )
     config = _configure(plan, machine, path, initrd)
     return Linux(kernel, config.command_line, plan.guest), config
 
@@ -148,6 +152,7 @@ def _configure(
         devices=machine,
         second_ram=1 << C_BIT if plan.guest is Kind.SEV_ES else None,
         extra=plan.extra,
+        exit_ok=plan.exit_ok,
         svm=bool(plan.inputs),
         realtime=plan.realtime,
         qemu_log=plan.qemu_log,

@@ -33,12 +33,46 @@ class ModuleFolder:
     files: dict[str, Path] = field(default_factory=dict)
     built_in: frozenset[str] = frozenset()
 
+    def with_own(self, words: Sequence[str]) -> ModuleFolder:
+        """Return this folder with the module files among the reader's words in it.
+
+        What lies beside such a file is there for what it needs, where the folder has it not.
+        Raises UsageError for a file that cannot be read, that is no module, or one of another
+        kernel, GuestError for a damaged one.
+        """
+        own: dict[str, Path] = {}
+        beside: dict[str, Path] = {}
+        for word in words:
+            if not is_module_file(word):
+                continue
+            path = Path(word)
+            self._check(path)
+            own[_stem(path)] = path
+            beside |= {_stem(file): file for file in path.parent.glob("*.ko")}
+        files = {**beside, **self.files, **own}
+        return ModuleFolder(self.path, files, self.built_in - set(own))
+
+    def _check(self, path: Path) -> None:
+        try:
+            content = unpacked(path)
+        except OSError as error:
+            raise UsageError(f"cannot read the module {path}: {error.strerror}") from None
+        magic = _said(content, b"vermagic")
+        if not content.startswith(b"\x7fELF") or not magic:
+            raise UsageError(f"{path} is no kernel module: it has no version magic")
+        release = magic[0].split()[0]
+        if self.path is not None and release != self.path.name:
+            raise UsageError(
+                f"the module {path} is built for Linux {release}, and the guest runs "
+                f"{self.path.name}: build it with that kernel's headers, or give its --kernel"
+            )
+
     def find(self, word: str) -> str | None:
         """Return the name of the module that the reader asks for, or None if it is built in.
 
         Raises UsageError when it is neither.
         """
-        name = module_name(word)
+        name = _stem(Path(word)) if is_module_file(word) else module_name(word)
         if name in self.files:
             return name
         if name in self.built_in:
@@ -74,6 +108,15 @@ class Closure:
 def module_name(text: str) -> str:
     """Return a module's name as the kernel spells it."""
     return text.replace("-", "_")
+
+
+def is_module_file(word: str) -> bool:
+    """Tell whether the reader's word is the path of a module file, and not a module's name."""
+    return "/" in word or word.endswith(_SUFFIXES)
+
+
+def _stem(path: Path) -> str:
+    return module_name(path.name.partition(".ko")[0])
 
 
 def read_folder(path: Path | None) -> ModuleFolder:

@@ -1,3 +1,3 @@
 """QEMU: its process, its monitor, its memory map, its RAM, and how it ended."""
 
-__all__ = ("command_line", "cpu", "ending", "hardware", "machine", "monitor")
+__all__ = ("command_line", "cpu", "ending", "hardware", "machine", "monitor", "refusal")

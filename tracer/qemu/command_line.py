@@ -47,8 +47,9 @@ class MachineConfig:
     """Say what to run: paths of the files, the command line, memory in bytes.
 
     ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
-    come last. ``guest`` is the kind of guest that this is a machine for, and ``second_ram`` the
-    physical address at which all RAM is a second time, if anywhere. ``qemu_log`` is where QEMU
+    come last; ``exit_ok`` is the exit status by which a guest tells that it has ended well.
+    ``guest`` is the kind of guest that this is a machine for, and ``second_ram`` the physical
+    address at which all RAM is a second time, if anywhere. ``qemu_log`` is where QEMU
     writes its log, see :meth:`tracer.qemu.machine.Machine.log_accesses`, which has accesses to PCI
     configuration space by their functions with ``log_configuration``. Without ``realtime``
     virtual time counts instructions, so that a stop of any length does not exist for the guest.
@@ -64,6 +65,7 @@ class MachineConfig:
     second_ram: int | None = None
     devices: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
+    exit_ok: int | None = None
     svm: bool = False
     realtime: bool = False
     qemu_log: Path | None = None

@@ -23,7 +23,8 @@ class Ending:
 
     ``cause`` is QEMU's ShutdownCause or empty when it said none; ``console`` has the guest's
     last lines; ``errors`` what QEMU wrote to standard error; ``registers`` what its monitor told
-    of every vCPU at the end, or nothing.
+    of every vCPU at the end, or nothing. ``accepted`` is the exit status of a guest that has ended
+    well, beside that of a power-off.
     """
 
     status: int
@@ -32,16 +33,23 @@ class Ending:
     errors: str
     triple_fault: bool
     registers: str = ""
+    accepted: int | None = None
+
+    @property
+    def well(self) -> bool:
+        """Tell whether the guest has powered off, or ended with the status that says so."""
+        powered_off = self.cause == "guest-shutdown" and self.status == 0
+        return powered_off or (self.accepted is not None and self.status == self.accepted)
 
 
 def check(ending: Ending, whose: str = "") -> Ending:
-    """Return an ending that is the guest's own power-off.
+    """Return an ending that is the guest's own.
 
     ``whose`` tells whose doing a triple fault was. Raises GuestCrashed for a panic or a triple
     fault, QemuError for an end of QEMU's own.
     """
     # A guest that powered off may have printed anything.
-    if ending.cause == "guest-shutdown" and ending.status == 0:
+    if ending.well:
         return ending
     if ending.triple_fault:
         how = f" {whose}" if whose else "; its last words are above"

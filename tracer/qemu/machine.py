@@ -43,6 +43,7 @@ from tracer.qemu.log import QemuLog
 from tracer.qemu.monitor import descriptor_tables, halted, vcpu_states
 from tracer.qemu.output import CONSOLE, Output
 from tracer.qemu.ram import GuestMemory, Span
+from tracer.qemu.refusal import remedy
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ class Machine(asyncio.SubprocessProtocol):
         status = None if self._process is None else self._process.status
         how = exit_words(status) if status is not None else str(error) or "no answer on its monitor"
         complaint = next(iter(self._output.errors), how)
-        return QemuError(f"QEMU did not start: {complaint}")
+        return QemuError(f"QEMU did not start: {complaint}{remedy(complaint, self.config.program)}")
 
     def _arguments(self, monitor: int, clock: GuestClock) -> list[str]:
         config, ram = self.config, self.memory.descriptor
@@ -346,6 +347,7 @@ class Machine(asyncio.SubprocessProtocol):
             errors="\n".join(output.errors),
             triple_fault=self._triple_fault(),
             registers=self._last_words,
+            accepted=self.config.exit_ok,
         )
 
     async def close(self) -> None:

@@ -308,7 +308,7 @@ class Session:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2 if self.target.client.alive else 0.2):
                 ending = await self.machine.ended()
-            if ending.status == 0 and ending.cause:
+            if ending.well or (ending.status == 0 and ending.cause):
                 return self._judge(ending)
             raise QemuError(f"QEMU died {when}: {why(ending)}") from error
         raise error

@@ -135,6 +135,9 @@ def test_a_machine_of_a_file(tmp_path: Path) -> None:
     file.write_text("-machine pc\ndevice edu\n")
     with pytest.raises(UsageError, match=r"own.cfg, line 2: 'device edu' is no option of QEMU's"):
         machine_arguments(equipment=Equipment(machine=str(file)))
+    file.write_text("-m 1G\n-kernel x\n")
+    with pytest.raises(UsageError, match=r"line 2: -kernel cannot be in .*: give --kernel"):
+        machine_arguments(equipment=Equipment(machine=str(file)))
     with pytest.raises(UsageError, match=r"cannot read the machine definition .*/none: No such"):
         machine_arguments(equipment=Equipment(machine=f"{tmp_path}/none"))
     file.write_bytes(b"\xff\xfe")

@@ -160,3 +160,40 @@ def test_a_wanted_module_that_is_nowhere_is_refused(
     (tmp_path / "init").write_text("one")
     with pytest.raises(UsageError, match="no module e1000e"):
         build_initramfs(tmp_path / "init", modules if folder else None, ["e1000e"])
+
+
+def module(needs: str, release: str) -> bytes:
+    return b"\x7fELF\0depends=%s\0vermagic=%s SMP\0" % (needs.encode(), release.encode())
+
+
+def test_a_module_of_a_build_tree_comes_with_what_lies_beside_it(
+    own_cache: Path, tmp_path: Path, modules: Path
+) -> None:
+    (tmp_path / "init").write_text("one")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "my-driver.ko").write_bytes(module("my-core,other", modules.name))
+    (tree / "my-core.ko").write_bytes(module("", modules.name))
+    (tree / "other.ko").write_bytes(module("", "of the tree, and not that of the kernel"))
+    wanted = [str(tree / "my-driver.ko")]
+    found = unpack(build_initramfs(tmp_path / "init", modules, wanted).read_bytes())
+    order = found["lib/modules/order"][1].split()
+    assert order[-3:] == [b"my_core.ko", b"other.ko", b"my_driver.ko"]
+    assert b"of the tree" not in found["lib/modules/other.ko"][1]
+
+
+def test_a_module_file_of_another_kernel_is_refused(
+    own_cache: Path, tmp_path: Path, modules: Path
+) -> None:
+    (tmp_path / "init").write_text("one")
+    own = tmp_path / "mine.ko"
+    for content, words in (
+        (module("", "5.10.0"), f"built for Linux 5.10.0, and the guest runs {modules.name}"),
+        (b"#!/bin/sh", "is no kernel module"),
+        (None, "cannot read the module .*mine.ko: No such file"),
+    ):
+        own.unlink(missing_ok=True)
+        if content is not None:
+            own.write_bytes(content)
+        with pytest.raises(UsageError, match=words):
+            build_initramfs(tmp_path / "init", modules, [str(own)])

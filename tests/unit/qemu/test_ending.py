@@ -41,3 +41,11 @@ def test_a_kernel_without_stamps_panics_too() -> None:
 def test_an_end_of_qemus_own(cause: str, status: int) -> None:
     with pytest.raises(QemuError, match="before its guest did"):
         check(ending("[    1.0] fine", cause=cause, status=status))
+
+
+def test_an_exit_status_says_that_all_is_well() -> None:
+    left = Ending(33, "", (PANIC,), "", triple_fault=False, accepted=33)
+    assert check(left) is left
+    with pytest.raises(QemuError, match="before its guest did: exit status 35"):
+        check(Ending(35, "", (), "", triple_fault=False, accepted=33))
+    assert check(Ending(0, "guest-shutdown", (), "", triple_fault=False, accepted=33))
