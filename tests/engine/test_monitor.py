@@ -309,10 +309,11 @@ def test_a_further_vcpu_enters_where_the_systems_code_begins() -> None:
     play(trap.handle(Stopped(breakpoint=7, thread=2)), (Registers(), after))
 
 
-def test_what_an_nmis_handler_did_is_counted() -> None:
+def test_what_an_nmis_handler_did_is_counted_and_how_often_firmware_was_asked() -> None:
     run = Run()
-    place = BLOCK_AT + monitor.word("NESTED")
-    run.scene.ram.write(place, (3).to_bytes(8, "little"))
+    for count, word in ((3, "NESTED"), (4, "MANAGED")):
+        run.scene.ram.write(BLOCK_AT + monitor.word(word), count.to_bytes(8, "little"))
     run.monitor.account()
     assert run.loop.journal.counts["inputs lost"] == 3
+    assert run.loop.journal.counts["smis"] == 4
     assert FIRST > 1 << 31

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from vetrace_run import Trace
 
+from tracer.check.interrupts import InterruptLog
 from tracer.check.qemu_log import LogEntry, parse_line
 from tracer.trace.record import Intercept, Mark, MemoryAccess, RegionRecord
 
 _PORTS = 1 << 16
-_SERVED = re.compile(rb"Servicing (virtual )?hardware INT=0x([0-9a-f]+)")
-_TAKEN = re.compile(rb" *\d+: v=([0-9a-f]+) e=[0-9a-f]+ i=0 cpl=([0-3]) IP=[0-9a-f]+:([0-9a-f]+)")
 
 Interrupts = list[tuple[int, int, int]]
 """Vector, linear address and privilege level at which it came, of each interrupt."""
@@ -97,24 +95,12 @@ def interrupts(records: Iterable[Intercept]) -> list[Interrupts]:
 
 
 def logged_interrupts(trace: Trace, log: Path) -> list[Interrupts]:
-    """Those of each vCPU that ``-d int`` tells of, in order.
-
-    The task register tells vCPUs apart. The monitor has taken as many as it has given.
-    """
-    found: dict[bytes, Interrupts] = {}
-    served, taken, in_monitor = None, None, 0
-    for line in log.read_bytes()[_begin(trace) :].splitlines():
-        if match := _SERVED.search(line):
-            served = match
-        elif served is not None and (match := _TAKEN.match(line)):
-            assert match[1] == served[2].rjust(2, b"0"), line
-            taken = match if served[1] else None
-            in_monitor += not served[1]
-            served = None
-        elif taken is not None and line.startswith(b"TR ="):
-            vector, cpl, rip = taken.groups()
-            task = line.split()[2]
-            found.setdefault(task, []).append((int(vector, 16), int(rip, 16), int(cpl)))
-            taken = None
-    assert in_monitor == sum(map(len, found.values()))
-    return [found[task] for task in sorted(found)]
+    """Those of each vCPU that ``-d int`` tells of, in order."""
+    found: dict[int, Interrupts] = {}
+    reader = InterruptLog(trace.header.vcpus)
+    for number, line in enumerate(log.read_bytes()[_begin(trace) :].splitlines(True), 1):
+        for served in reader.line(line, number):
+            assert served.vcpu is not None and served.rip is not None
+            found.setdefault(served.vcpu, []).append((served.vector, served.rip, served.cpl))
+    assert not list(reader.rest())
+    return [found[vcpu] for vcpu in sorted(found)]

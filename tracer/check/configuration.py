@@ -40,7 +40,7 @@ class ConfigurationLog:
         self._read: re.Match[bytes] | None = None  # whose port is told by a line to come
         self._write: LogEntry | None = None  # to the data port, whose function may be told yet
 
-    def line(self, line: bytes) -> Iterable[LogEntry]:
+    def line(self, line: bytes, number: int) -> Iterable[LogEntry]:
         """Take a line, and return the access that is complete by it."""
         found = _ADDRESS.search(line) if _EVENT in line else None
         if found is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from tracer.check.comparison import Difference
 from tracer.check.diff import Line, RegionDiff, Step
 from tracer.check.divergence import Divergence
+from tracer.check.witness.territory import INTERRUPTS
 from tracer.text.printable import printable
 from tracer.trace.layout import padded, short
 from tracer.trace.lines import _touch, mark_line
@@ -19,6 +20,8 @@ def difference_line(difference: Difference) -> str:
     traced, logged = difference.traced, difference.logged
     after = "at first" if difference.after_seq is None else f"after #{difference.after_seq}"
     told = []
+    if difference.region == INTERRUPTS:
+        return f"{difference.kind:<9}  {INTERRUPTS}  {after}: {'; '.join(_interrupts(difference))}"
     if traced is not None:
         value = padded(traced.value, traced.width)
         how = f"{short(traced.direction, traced.width)} {traced.address:#x} {value}"
@@ -32,6 +35,17 @@ def difference_line(difference: Difference) -> str:
         how = f"{short(entry.direction, entry.width)} {entry.address:#x} {value}"
         told.append(f"QEMU's line {entry.line} cpu {entry.cpu} {how}")
     return f"{difference.kind:<9}  {printable(difference.region)}  {after}: {'; '.join(told)}"
+
+
+def _interrupts(difference: Difference) -> Iterator[str]:
+    traced = difference.traced
+    if traced is not None:
+        vector = padded(traced.value, 1)
+        place = f"{traced.address:#x} {printable(traced.site)}"
+        yield f"traced #{traced.seq} vector {vector} at {place}"
+    for entry in difference.logged:
+        vector = padded(entry.value, 1)
+        yield f"QEMU's line {entry.line} cpu {entry.cpu} vector {vector} at {entry.address:#x}"
 
 
 def divergence_lines(divergence: Divergence) -> list[str]:

@@ -28,7 +28,7 @@ class LogEntry:
     name of the memory region, empty where an older QEMU does not log it.
 
     ``space`` is ``config`` for one to PCI configuration space, whose ``address`` is as in a trace,
-    and ``memory`` for memory and ports.
+    ``irq`` for an interrupt, and ``memory`` for memory and ports.
 
     ``refused`` marks an access whose width or alignment the device model does not take: reads
     answer 0, writes go nowhere, ``address`` is an offset into the region, and ``cpu`` is not known.
@@ -48,8 +48,8 @@ class LogEntry:
 class Beside(Protocol):
     """Make further entries of what a reader comes by, which stand behind those of the reader."""
 
-    def line(self, line: bytes) -> Iterable[LogEntry]:
-        """Take a line that is no entry, and return what is complete by it."""
+    def line(self, line: bytes, number: int) -> Iterable[LogEntry]:
+        """Take the line of that number, which is no entry; return what is complete by it."""
 
     def entry(self, entry: LogEntry) -> Iterable[LogEntry]:
         """Take an entry, and return what is complete by it."""
@@ -141,11 +141,11 @@ class LogReader:
     """Read the entries of a log, from any lines with their ends, and tell how far that went.
 
     ``line`` is the number of the last line read, ``size`` how many bytes were read by then, and
-    ``torn`` the number of the first line that is not whole, None without one. ``beside`` makes
-    further entries.
+    ``torn`` the number of the first line that is not whole, None without one. Those ``beside``
+    make further entries.
     """
 
-    def __init__(self, lines: Iterable[bytes], beside: Beside | None = None) -> None:
+    def __init__(self, lines: Iterable[bytes], *beside: Beside) -> None:
         self._lines = lines
         self._beside = beside
         self.line = 0
@@ -158,12 +158,13 @@ class LogReader:
         for found in self._found(offset):
             if isinstance(found, LogEntry):
                 yield found
-                if beside is not None:
-                    yield from beside.entry(found)
-            elif beside is not None:
-                yield from beside.line(found)
-        if beside is not None:
-            yield from beside.rest()
+                for each in beside:
+                    yield from each.entry(found)
+            else:
+                for each in beside:
+                    yield from each.line(found, self.line)
+        for each in beside:
+            yield from each.rest()
 
     # Entries, and lines that are none.
     def _found(self, offset: int) -> Iterator[LogEntry | bytes]:

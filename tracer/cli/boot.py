@@ -334,7 +334,7 @@ class _Boot:
         )
 
     def _close(self, session: Session) -> None:
-        if not session.counts["stops"]:
+        if not (session.counts["stops"] or session.counts["accesses"]):
             return
         if not self._wish.asked:  # there `stats` is
             from tracer.report.tables import closing_table  # rich: see terminal.table_console

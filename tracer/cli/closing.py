@@ -19,6 +19,8 @@ def closing_lines(counts: Counter[str], sites: int) -> Iterator[str]:
         f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
         f"{counts['ram_hooks']} of these of RAM"
     )
+    if counts["smis"]:
+        yield f"{counts['smis']} SMIs: what firmware accessed for them is not recorded"
     if raised:
         compared = counts["agreed"] + counts["disagreed"]
         yield (

@@ -59,7 +59,7 @@ def compared(trace: TraceReader, log: Path) -> Comparison:
         if log.is_char_device():
             raise TraceError(f"cannot read QEMU's log {log}: it is a device")
         with log.open("rb") as file:
-            return witness.compare(trace, file)
+            return witness.compare(trace, file, vcpus=trace.header.vcpus)
     except OSError as error:
         raise TraceError(f"cannot read QEMU's log {log}: {error.strerror}") from error
 

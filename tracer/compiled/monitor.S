@@ -45,6 +45,7 @@
 .set EXIT_EXCEPTION, 0x40
 .set EXIT_UNDEFINED, EXIT_EXCEPTION + 6
 .set EXIT_INTERRUPT, 0x60
+.set EXIT_SMI, 0x62
 .set EXIT_RDTSC, 0x6e
 .set EXIT_CPUID, 0x72
 .set EXIT_IRET, 0x74
@@ -160,7 +161,9 @@ enter:
 	mov	r12, [r15 + V_INFO1]
 	test	byte ptr [r15 + V_INTERRUPT + 3], V_MASKING >> 24
 	jnz	release
-known:	cmp	qword ptr [rip + start + DATA + M_DOMAIN], 0
+known:	cmp	ebx, EXIT_SMI
+	je	smi
+	cmp	qword ptr [rip + start + DATA + M_DOMAIN], 0
 	jne	domain
 natively:
 	cmp	ebx, EXIT_IO
@@ -528,6 +531,7 @@ unintercepted:
 # The vCPU sleeps in the guest. STI in front of it holds interrupts off until it does, which VMRUN
 # does not bring back: so it begins there once more.
 sleep:	and	dword ptr [r15 + V_INTERCEPTS], ~SLEEPS
+shadowed:
 	test	dword ptr [r15 + V_SHADOW], 1
 	jz	enter
 	mov	dword ptr [r15 + V_SHADOW], 0
@@ -1182,12 +1186,19 @@ taken:
 	clgi
 	pop	rax
 	movzx	eax, al
-	lea	rsp, [r15 + STATE + STACK_TOP]
+	# What lies there when an NMI comes behind firmware's code is the guest's own R15.
+	mov	r15, rsp
+	and	r15, -4096
+	lea	rsp, [r15 + STACK_TOP]
+	sub	r15, STATE
 	cmp	byte ptr [r15 + STATE + S_OPEN], 0
 	je	fault
-	mov	byte ptr [r15 + STATE + S_OPEN], 0
+	xor	ebx, ebx
+	xchg	bl, [r15 + STATE + S_OPEN]
 	cmp	eax, 2
 	je	nmi
+	cmp	ebx, 2
+	je	fault
 	mov	[r13 + R_ADDRESS], rax
 	mov	[r13 + R_VALUE], rax
 	mov	[r15 + V_VECTOR], eax
@@ -1198,9 +1209,42 @@ taken:
 	jmp	enter
 
 # An NMI has taken the chance, and stays masked to the IRET of the guest's handler.
-nmi:	call	forget
-	mov	eax, NMI
+nmi:	cmp	ebx, 2
+	je	1f
+	call	forget
+1:	mov	eax, NMI
 	jmp	raise
+
+# Firmware's code in SMM has instructions for which the guest would leave, and its own state is not
+# the guest's: so it runs here. It finds the guest's registers, and may change them, but for RSP.
+smi:	lock inc qword ptr [rip + start + DATA + M_MANAGED]
+	mov	byte ptr [r15 + STATE + S_OPEN], 2
+	mov	rax, [r15 + V_RAX]
+	guest	mov, rcx, 1
+	guest	mov, rdx, 2
+	guest	mov, rbx, 3
+	guest	mov, rbp, 5
+	guest	mov, rsi, 6
+	guest	mov, rdi, 7
+.irp number, 8, 9, 10, 11, 12, 13, 14, 15
+	guest	mov, r\number, \number
+.endr
+	stgi
+	clgi
+	mov	[rsp - STACK_TOP + 8 * 15], r15
+	lea	r15, [rsp - STACK_TOP - STATE]
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 1], rcx
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	[r15 + STATE + 8 * 3], rbx
+	mov	[r15 + STATE + 8 * 5], rbp
+	mov	[r15 + STATE + 8 * 6], rsi
+	mov	[r15 + STATE + 8 * 7], rdi
+.irp number, 8, 9, 10, 11, 12, 13, 14
+	mov	[r15 + STATE + 8 * \number], r\number
+.endr
+	mov	byte ptr [r15 + STATE + S_OPEN], 0
+	jmp	shadowed
 
 # The CPU has raised an exception for the monitor's own code.
 fault:	cmp	eax, 13

@@ -37,13 +37,13 @@ _STATE_FIELDS = {
     "OPEN": 0x230, "SCE": 0x238,
 }  # fmt: skip
 """Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` and ``STUB`` are code whose
-CPUID and RDTSC are vetrace's own. ``OPEN`` is 1 while an interrupt may come to the monitor, ``SCE``
-what EFER had of that while the guest's interrupts are held up."""
+CPUID and RDTSC are vetrace's own. ``OPEN`` is 1 while an interrupt may come to the monitor, 2 while
+an SMI may, ``SCE`` what EFER had of that while the guest's interrupts are held up."""
 
-_WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY"
+_WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED"
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
 made any more; 1 where instructions raise #VE, and the first quadword of the gate of #VE while it
-leads to a handler that knows of ports alone."""
+leads to a handler that knows of ports alone; how many SMIs firmware has had."""
 
 # Offsets of the shared pages, behind those of the vCPUs.
 _ROOT5, _ROOT, _FRAMES, _GATES, _SEGMENTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
@@ -56,7 +56,9 @@ INTERCEPTS = 0x0C
 """Offset in a VMCB of the words that say for what the guest leaves."""
 
 _VMRUN_TO_SKINIT = 0x7F << 32
-_INTERRUPT, _RDTSC, _CPUID, _IO, _MSR, _RDTSCP = 1, 1 << 14, 1 << 18, 1 << 27, 1 << 28, 1 << 39
+_INTERRUPT, _SMI, _RDTSC, _CPUID, _IO, _MSR, _RDTSCP = (
+    1, 1 << 2, 1 << 14, 1 << 18, 1 << 27, 1 << 28, 1 << 39,
+)  # fmt: skip
 _HLT = 1 << 24
 _HELD = 1 << 20 | 1 << 23 | _HLT | 1 << 43  # IRET, PAUSE, HLT, MWAIT
 
@@ -235,9 +237,10 @@ class MonitorCode:
 def intercepts_of(spaces: Collection[Input], *, domain: bool = False) -> int:
     """Return the words of a VMCB that have a guest leave for inputs of these kinds.
 
-    CPUID and MSRs always do, as they would tell of SVM; a trust ``domain`` asks to sleep, too.
+    CPUID and MSRs always do, as they would tell of SVM, and so does it for SMIs, as firmware's code
+    would leave as well; a trust ``domain`` asks to sleep, too.
     """
-    found = _CPUID | _MSR | _VMRUN_TO_SKINIT
+    found = _CPUID | _MSR | _SMI | _VMRUN_TO_SKINIT
     if domain:
         found |= _HLT
     if Input.PORT in spaces:
@@ -267,6 +270,19 @@ def _msr_map(wanted: bool, free: Collection[int]) -> bytes:
                 pair = 3 << 2 * (index % 4)
                 bits[at] = bits[at] | pair if on else bits[at] & ~pair
     return bytes(bits)
+
+
+def vcpu_inside(rsp: int, cr3: int, gdt: int, idt: int, vcpus: int) -> int | None:
+    """Return the number of a vCPU that is in the monitor, by its registers; None for the guest's.
+
+    ``gdt`` and ``idt`` are the linear addresses of these tables. The stack begins at the end of
+    what a vCPU has of its own.
+    """
+    shared = idt - _GATES
+    if gdt != shared + _SEGMENTS or cr3 not in (shared + _ROOT, shared + _ROOT5):
+        return None
+    vcpu, rest = divmod(rsp - 1 - (shared - vcpus * PER_VCPU), PER_VCPU)
+    return vcpu if rest >= _STATE and vcpu in range(vcpus) else None
 
 
 def outside(vmcb: bytes) -> dict[str, int]:

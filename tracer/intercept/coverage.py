@@ -29,6 +29,7 @@ from tracer.intercept.poison import (
 )
 from tracer.intercept.view import GuestView
 from tracer.trace.configuration import REGION, configuration_space
+from tracer.trace.inputs import interrupts
 from tracer.trace.record import MapRecord, RegionInfo, RegionRecord
 from tracer.x86.paging import LARGE_SIZE, Leaf
 
@@ -43,7 +44,7 @@ class Coverage:
 
     ``spare`` is the linear address of the mapping that stays unpoisoned, and so does what lies at
     the addresses ``own``; ``others`` finds leaves of other page tables, and ``by_programs`` is told
-    when programs have mapped devices.
+    when programs have mapped devices. ``ports`` and ``interrupts`` tell that these are recorded.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Coverage:
         by_programs: Callable[[AddressSpace], Awaitable[None]],
     ) -> None:
         self.choice = choice
-        self.ports = False
+        self.ports = self.interrupts = False
         self._view = view
         self._journal = journal
         self._spare = spare
@@ -87,6 +88,8 @@ class Coverage:
             self._announce(key, region_info(region, traced=True, space="port"))
         if self.ports:
             self._announce(REGION, configuration_space())
+        if self.interrupts:
+            self._announce("irq", interrupts())
         return view.regions
 
     def _announce(self, key: str, info: RegionInfo) -> None:

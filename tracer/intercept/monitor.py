@@ -176,10 +176,11 @@ class Monitor:
             memory.write(words, quiet_intercepts(now).to_bytes(8, "little"))
 
     def account(self) -> None:
-        """Count what was not recorded."""
-        nested = self._word("NESTED")
-        if nested:
-            self._journal.counts["inputs lost"] = nested
+        """Count what was not recorded, and what firmware had to do."""
+        for word, name in (("NESTED", "inputs lost"), ("MANAGED", "smis")):
+            count = self._word(word)
+            if count:
+                self._journal.counts[name] = count
 
     def _word(self, name: str) -> int:
         data = self._view.memory.read(self._block + monitor.word(name), 8)

@@ -157,6 +157,7 @@ def _configure(
         realtime=plan.realtime,
         qemu_log=plan.qemu_log,
         log_configuration=Input.PORT in plan.inputs,
+        log_interrupts=Input.IRQ in plan.inputs,
     )
 
 

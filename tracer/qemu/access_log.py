@@ -21,6 +21,8 @@ _ALWAYS = "cpu_reset"
 """The items that are logged from the first instruction on: how the guest ends."""
 _EVENTS = "memory_region_ops_*"
 _CONFIGURATION_EVENTS = "pci_cfg_*"
+_INTERRUPTS = "int"
+"""The item of the log that tells of interrupts and exceptions, with all registers at each."""
 # Accesses of a width or alignment that a device does not take are in no trace event: items of the
 # log tell of them, whose name changed with QEMU 10.0.
 _REFUSALS = ("guest_errors", "guest_errors,invalid_mem")
@@ -44,18 +46,26 @@ def log_arguments(path: str) -> list[str]:
     return ["-D", path, "-d", _ALWAYS, "-trace", MAP_EVENT]
 
 
-async def log_accesses(qemu: Monitor, extra: Sequence[str], *, configuration: bool = False) -> None:
+async def log_accesses(
+    qemu: Monitor,
+    extra: Sequence[str],
+    *,
+    configuration: bool = False,
+    interrupts: bool = False,
+) -> None:
     """Have every access to a device logged from here on; the guest stands.
 
-    With ``configuration`` those to PCI configuration space are logged by their functions as well.
+    With ``configuration`` those to PCI configuration space are logged by their functions as well,
+    and with ``interrupts`` what each vCPU takes.
     ``extra`` are the user's own QEMU arguments: what they log goes on. Firmware polls: were it
     switched on from the first instruction, its accesses could fill a disk before the kernel has
     been entered.
     """
     wanted = [value for option, value in pairwise(extra) if option in ("-d", "--d")]
+    always = [_ALWAYS, *([_INTERRUPTS] if interrupts else ())]
     for items in _REFUSALS:
         # An older QEMU leaves all as it is when it does not know one.
-        await qemu.monitor(f"log {','.join([_ALWAYS, items, *wanted])}")
+        await qemu.monitor(f"log {','.join([*always, items, *wanted])}")
     for events in (_EVENTS, _CONFIGURATION_EVENTS) if configuration else (_EVENTS,):
         await qemu.execute("trace-event-set-state", {"name": events, "enable": True})
 

@@ -51,7 +51,8 @@ class MachineConfig:
     ``guest`` is the kind of guest that this is a machine for, and ``second_ram`` the physical
     address at which all RAM is a second time, if anywhere. ``qemu_log`` is where QEMU
     writes its log, see :meth:`tracer.qemu.machine.Machine.log_accesses`, which has accesses to PCI
-    configuration space by their functions with ``log_configuration``. Without ``realtime``
+    configuration space by their functions with ``log_configuration``, and interrupts with
+    ``log_interrupts``. Without ``realtime``
     virtual time counts instructions, so that a stop of any length does not exist for the guest.
     With ``svm`` CPUs have AMD's virtualisation, whatever their model.
     """
@@ -70,6 +71,7 @@ class MachineConfig:
     realtime: bool = False
     qemu_log: Path | None = None
     log_configuration: bool = False
+    log_interrupts: bool = False
 
 
 def machine_arguments(config: MachineConfig, *, ram: int, monitor: int, gdb: Path) -> list[str]:

@@ -202,8 +202,11 @@ class Machine(asyncio.SubprocessProtocol):
     async def log_accesses(self) -> None:
         """Have accesses to devices logged from here on, if that is asked for; the guest stands."""
         if self.config.qemu_log is not None:
-            configuration = self.config.log_configuration
-            await log_accesses(self, self.config.extra, configuration=configuration)
+            config = self.config
+            await log_accesses(
+                self, config.extra, configuration=config.log_configuration,
+                interrupts=config.log_interrupts,
+            )  # fmt: skip
 
     @property
     def log_size(self) -> int | None:

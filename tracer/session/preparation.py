@@ -104,6 +104,7 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     coverage, stacks = setting.coverage, how.stacks
     ring, later = _rings(setting, how)
     coverage.ports = Input.PORT in how.inputs
+    coverage.interrupts = Input.IRQ in how.inputs
     regions = await coverage.refresh()
     coverage.tell_left_out()
     notes = await HasMachineCheck()

@@ -15,7 +15,7 @@ from tracer.errors import EmulationError, TraceError
 from tracer.trace.compiled import SiteRecord
 from tracer.trace.configuration import DATA, REGION, Latch
 from tracer.trace.member import Space
-from tracer.trace.record import Intercept, MemoryAccess
+from tracer.trace.record import Intercept, MemoryAccess, RegionInfo
 from tracer.trace.registers import Deferred, changed_values, register_values
 from tracer.x86.bus import Direction
 from tracer.x86.instruction import Instruction
@@ -47,6 +47,19 @@ RAISED = "the CPU raised an exception in its place"
 
 Find = Callable[[int, Direction], tuple[str, int] | None]
 """Returns the region of a port and the offset in it, None where nothing is announced."""
+
+
+_VECTORS = 256
+
+
+def interrupts() -> RegionInfo:
+    """Return the region of interrupts as it is announced, where QEMU's log tells of them as well.
+
+    Its offsets are vectors.
+    """
+    return RegionInfo(
+        name="irq", start=0, end=_VECTORS - 1, qemu_name="", device="irq", traced=True, space="irq"
+    )
 
 
 def input_site(site: InputSite, time_ns: int, symbol: str | None = None) -> SiteRecord:

@@ -19,6 +19,7 @@ OF_NO_PACKAGE = {
 # Tests that are called after what they are about, and not after a module.
 TOPICS = {
     "check/witness/ports": "ports in a trace and in QEMU's log",
+    "check/witness/interrupt_order": "interrupts in a trace and in QEMU's log",
     "check/witness/configuration_space": "PCI configuration space in a trace and in QEMU's log",
     "cli/progress": "how far a long trace has been read, of each command that reads one",
     "devices/names": "the commands over traces name registers",

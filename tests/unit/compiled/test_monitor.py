@@ -133,7 +133,7 @@ def _leaves(pages: bytes, index: int) -> bool:
 
 
 def test_what_a_guest_leaves_for() -> None:
-    always = 1 << 18 | 1 << 28 | 0x7F << 32
+    always = 1 << 2 | 1 << 18 | 1 << 28 | 0x7F << 32
     assert intercepts_of(()) == always
     assert intercepts_of([Input.PORT]) == always | 1 << 27
     assert intercepts_of([Input.TSC]) == always | 1 << 14 | 1 << 39

@@ -82,3 +82,12 @@ def test_configuration_is_logged_by_its_functions_where_that_is_wanted() -> None
     asyncio.run(log_accesses(qemu, (), configuration=True))
     assert qemu.told[-1] == ("trace-event-set-state", {"name": "pci_cfg_*", "enable": True})
     assert len(qemu.told) == 4
+
+
+def test_interrupts_are_logged_where_that_is_wanted() -> None:
+    qemu = Monitor()
+    asyncio.run(log_accesses(qemu, ("-d", "in_asm"), interrupts=True))
+    assert qemu.told[:2] == [
+        "log cpu_reset,int,guest_errors,in_asm",
+        "log cpu_reset,int,guest_errors,invalid_mem,in_asm",
+    ]

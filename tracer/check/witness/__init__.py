@@ -21,9 +21,11 @@ from tracer.trace.record import Record
 
 
 def compare(
-    records: Iterable[Record], log: BinaryIO | Iterable[bytes], keep: int = 10
+    records: Iterable[Record], log: BinaryIO | Iterable[bytes], keep: int = 10, vcpus: int = 1
 ) -> Comparison:
     """Return how a trace's records agree with the lines of QEMU's log; keep ``keep`` differences.
+
+    ``vcpus`` is how many the machine had.
 
     The comparison begins at the byte offset that a mark before the first access gives. Without
     one, each region begins at the first place in the log, after the last access agreed on before,
@@ -32,4 +34,4 @@ def compare(
     not grow with their length: no more than ``side.LIMIT`` accesses and entries are held, and that
     many only at such a beginning and after a difference.
     """
-    return Matching(iter(records), log, keep).run()
+    return Matching(iter(records), log, keep, vcpus).run()

@@ -14,14 +14,15 @@ from tracer.check.comparison import (
     TracedAccess,
 )
 from tracer.check.configuration import ConfigurationLog
+from tracer.check.interrupts import UNKNOWN, Interrupts
 from tracer.check.qemu_log import LogEntry, LogReader
 from tracer.check.witness.alignment import align
 from tracer.check.witness.fingerprint import IN_A_ROW
 from tracer.check.witness.reading import fit
 from tracer.check.witness.recovery import Place, Recovery, agreement
 from tracer.check.witness.side import Side, Strand, strand_of
-from tracer.check.witness.territory import PORT, Territory, is_message
-from tracer.check.witness.traced import Whole, traced_accesses, wholes_of
+from tracer.check.witness.territory import INTERRUPTS, PORT, Territory, is_message
+from tracer.check.witness.traced import Whole, interrupt_of, traced_accesses, wholes_of
 from tracer.trace.configuration import REGION
 from tracer.trace.record import (
     RELEASED,
@@ -42,15 +43,23 @@ _FOLLOWING = 32  # accesses that tell where one of unknown extent ends
 _ROOM = 1 << 16  # entries held before those that nothing will ask for are given up
 _BEHIND = 8  # traced accesses behind the end of the log that tell that it is cut
 
+_SPACES = frozenset({"memory", PORT})
+"""Where accesses are that any log tells of, as the first ones of their records."""
+_COMPARED = frozenset({"memory", REGION, INTERRUPTS})
+"""The spaces whose regions are compared each in an order of its own."""
+
 
 class Matching:
     """Match one trace with one log."""
 
-    def __init__(self, records: Iterator[Record], log: Iterable[bytes], keep: int) -> None:
+    def __init__(
+        self, records: Iterator[Record], log: Iterable[bytes], keep: int, vcpus: int
+    ) -> None:
         self._result = Comparison()
         self._keep = keep
         self._territory = Territory()
-        self._log = LogReader(log, ConfigurationLog())
+        self._interrupts = Interrupts(vcpus)
+        self._log = LogReader(log, ConfigurationLog(), self._interrupts)
         self._traced = Side(self._accesses(records))
         self._logged = Side(self._entries())
         self._offset: int | None = None
@@ -88,7 +97,7 @@ class Matching:
             match record:
                 case RegionRecord():
                     self._territory.add(record)
-                    if record.region.traced and record.region.space in ("memory", "config"):
+                    if record.region.traced and record.region.space in _COMPARED:
                         self._count(record.region.name)
                 case MapRecord():
                     self._territory.map(record.regions)
@@ -102,10 +111,14 @@ class Matching:
                 case Intercept():
                     begun = True
                     by_vcpu = record.via in ("stepped", "compiled", "monitor")
-                    self._pass_over(record)
+                    if self._pass_over(record):
+                        continue
                     site = self._word(record.site)
                     made = record.device_accesses()
                     last = made[-1][0] if made else last
+                    if made and made[0][1].space == INTERRUPTS:
+                        yield from self._came(record, site)
+                        continue
                     wholes = wholes_of(record.accesses) if len(record.accesses) > 1 else {}
                     text = self._word(record.text)
                     yield from self._met(record.vcpu, made, site, text, by_vcpu, wholes)
@@ -116,11 +129,19 @@ class Matching:
                 case _:
                     pass
 
-    # QEMU logs nothing of MSRs, CPUID and the counter.
-    def _pass_over(self, record: Intercept) -> None:
+    # QEMU logs nothing of MSRs, CPUID and the counter; of interrupts where the trace says so.
+    def _pass_over(self, record: Intercept) -> bool:
         space = record.accesses[0].space if record.accesses else "memory"
-        if space not in ("memory", PORT):
+        witnessed = space in _SPACES or (space == INTERRUPTS and self._territory.interrupts)
+        if not witnessed:
             self._result.unwitnessed[space] = self._result.unwitnessed.get(space, 0) + 1
+        return not witnessed
+
+    def _came(self, record: Intercept, site: str) -> Iterator[tuple[Strand, TracedAccess]]:
+        interrupt = interrupt_of(record, site, self._word(record.text))
+        if interrupt is not None:
+            self._count(INTERRUPTS).traced += 1
+            yield strand_of(INTERRUPTS, record.vcpu), interrupt
 
     # A word that many accesses have is held once.
     def _word(self, word: str) -> str:
@@ -147,11 +168,15 @@ class Matching:
     def _entries(self) -> Iterator[tuple[Strand, LogEntry]]:
         result = self._result
         for entry in self._log.entries(self._offset or 0):
-            if entry.space == "config":
-                yield from self._configuration(entry)
-                continue
+            match entry.space:
+                case "config":
+                    yield from self._configuration(entry)
+                    continue
+                case "irq":
+                    yield from self._interrupt(entry)
+                    continue
             result.entries += 1
-            if self._firmware and entry.cpu >= 0 and self._is_firmware():
+            if entry.cpu >= 0 and (entry.cpu in self._interrupts.managing or self._is_firmware()):
                 result.firmware += 1
                 continue
             if entry.refused:
@@ -197,9 +222,30 @@ class Matching:
 
     # A line of the port tells such an entry too, and whose it was.
     def _configuration(self, entry: LogEntry) -> Iterator[tuple[Strand, LogEntry]]:
-        if self._territory.configuration and entry.cpu >= 0 and not self._is_firmware():
+        managing = entry.cpu in self._interrupts.managing
+        if (
+            self._territory.configuration
+            and entry.cpu >= 0
+            and not (managing or self._is_firmware())
+        ):
             self._result.absent += not entry.name
             yield Strand(REGION), entry
+
+    # Interrupts of a vCPU that is not in the monitor are not recorded. The log tells no place of
+    # some: then the trace's is taken, which is as many interrupts further on.
+    def _interrupt(self, entry: LogEntry) -> Iterator[tuple[Strand, LogEntry]]:
+        if not self._territory.interrupts or self._is_firmware():
+            return
+        if entry.cpu < 0:
+            if self._result.marked:
+                self._result.overlooked[INTERRUPTS] = self._result.overlooked.get(INTERRUPTS, 0) + 1
+            return
+        strand = strand_of(INTERRUPTS, entry.cpu)
+        if entry.address == UNKNOWN:
+            before = self._logged.size(strand)
+            here = self._traced.view(strand, before + 1)[before:]
+            entry = replace(entry, address=here[0].address if here else 0)
+        yield strand, entry
 
     # Tells whether firmware ran when the last line was written.
     def _is_firmware(self) -> bool:

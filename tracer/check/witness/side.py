@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from tracer.access.region import LAPIC
+from tracer.check.witness.territory import INTERRUPTS
 
 LIMIT = 1 << 18
 """How many accesses, or entries, a side may hold: how far it may be read ahead of the other."""
@@ -19,7 +20,8 @@ class Strand(NamedTuple):
     """Name accesses whose order means something: those of a region, by one vCPU or by all (None).
 
     Each vCPU has a local APIC of its own, at the address that all of them have (Intel SDM vol. 3A,
-    10.4.1). Which of two vCPUs wrote its own first, the trace does not tell.
+    10.4.1), and takes its own interrupts. Which of two vCPUs wrote its own first, the trace does
+    not tell.
     """
 
     region: str
@@ -28,7 +30,7 @@ class Strand(NamedTuple):
 
 def strand_of(region: str, vcpu: int) -> Strand:
     """Return the strand that an access of a vCPU belongs to."""
-    return Strand(region, vcpu if region == LAPIC else None)
+    return Strand(region, vcpu if region in (LAPIC, INTERRUPTS) else None)
 
 
 class Side(Generic[_T]):

@@ -22,6 +22,9 @@ _KNOWN = 1 << 16  # places remembered
 PORT = "port"
 """What all I/O ports are compared as, in one order: they share the bus."""
 
+INTERRUPTS = "irq"
+"""What interrupts are compared as, in one order for each vCPU."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -47,12 +50,13 @@ class Territory:
     several places the one whose name the log tells counts, then the one announced last.
     ``switched`` names the regions that were traced for a part of the run only. Where regions of
     I/O ports were announced ports are of one place, :data:`PORT`. ``configuration`` tells that PCI
-    configuration space was announced as well.
+    configuration space was announced as well, and ``interrupts`` that these were.
     """
 
     def __init__(self) -> None:
         self.switched: set[str] = set()
         self.configuration = False
+        self.interrupts = False
         self._spans: list[_Span] = []
         self._known: dict[tuple[int, str], tuple[Place, int] | None] = {}
         self._traced: dict[tuple[str, int], bool] = {}
@@ -65,6 +69,7 @@ class Territory:
         region = record.region
         if region.space != "memory":
             self.configuration = self.configuration or region.space == "config"
+            self.interrupts = self.interrupts or region.space == INTERRUPTS
             if region.space == PORT:
                 self._port_spans.insert(0, _span(region, Place(PORT, traced=True)))
                 self._known.clear()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tracer.check.comparison import Extent, TracedAccess
 from tracer.check.witness.territory import PORT
-from tracer.trace.record import MemoryAccess
+from tracer.trace.record import Intercept, MemoryAccess
 from tracer.x86.state import PAGE_SIZE
 
 _VECTOR = 64  # bytes of the widest register: what is wider is a block, such as FXSAVE's
@@ -18,6 +18,18 @@ _WITNESSED = frozenset({"memory", PORT, "config"})
 
 Whole = tuple[int, int]
 """The linear address and width of an access of the vCPU."""
+
+
+def interrupt_of(record: Intercept, site: str, text: str) -> TracedAccess | None:
+    """Return the interrupt that a record is of, at the linear address at which it came.
+
+    None where it is of another access as well.
+    """
+    match record.accesses:
+        case [access] if not access.skipped:
+            return TracedAccess(record.seq, site, text, True, "write", record.rip, 1, access.value)
+        case _:
+            return None
 
 
 def wholes_of(accesses: Sequence[MemoryAccess]) -> dict[int, Whole]:

@@ -1,0 +1,103 @@
+"""Interrupts of a trace against those of QEMU's log: vector and place, vCPU by vCPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from interrupt_log import HERE, PLAIN, THERE, VCPUS, at, given, managed, registers, serving, taken
+
+from tracer.check import witness
+from tracer.check.comparison import Comparison
+from tracer.check.lines import difference_line
+from tracer.trace.inputs import interrupts
+from tracer.trace.record import Intercept, Mark, MemoryAccess, Record, RegionInfo, RegionRecord
+
+ANNOUNCED = RegionRecord(time_ns=0, region=interrupts())
+TIMER, DISK = 0xEC, 0x24
+
+
+def came(seq: int, vector: int, rip: int = HERE, vcpu: int = 0) -> Intercept:
+    access = MemoryAccess(
+        direction="write", width=1, linear=0, physical=vector, value=vector, region="irq",
+        offset=vector, space="irq",
+    )  # fmt: skip
+    return Intercept(
+        seq=seq, time_ns=0, vcpu=vcpu, cpl=0, mode=64, rip=rip, symbol="idle+0x9", code=b"",
+        text="interrupt", cr2=0, error_code=0, via="monitor", accesses=[access], before={},
+        after={},
+    )  # fmt: skip
+
+
+def both(vector: int, vcpu: int = 0, place: int = HERE) -> list[str]:
+    return [*taken(vector, vcpu), *given(vector, vcpu, place)]
+
+
+def compared(
+    records: Sequence[Record], lines: Sequence[str], announced: Sequence[Record] = (ANNOUNCED,)
+) -> Comparison:
+    mark = Mark(time_ns=0, text="kernel entry", qemu_log_offset=0)
+    log = [line.encode() + b"\n" for line in lines]
+    return witness.compare([*announced, mark, *records], log, vcpus=VCPUS)
+
+
+def faults(comparison: Comparison) -> tuple[int, ...]:
+    region = comparison.regions["irq"]
+    return region.traced, region.witnessed, region.missing, region.extra, region.different
+
+
+def test_vector_and_place_are_compared() -> None:
+    lines = [*both(TIMER), *both(DISK, place=THERE)]
+    assert faults(compared([came(0, TIMER), came(1, DISK, THERE)], lines)) == (2, 2, 0, 0, 0)
+    wrong = compared([came(0, TIMER), came(1, DISK, HERE)], lines)
+    assert faults(wrong) == (2, 2, 0, 0, 1) and not wrong.agrees
+    assert difference_line(wrong.differences[0]) == (
+        f"different  irq  after #0: traced #1 vector 0x24 at {HERE:#x} idle+0x9; QEMU's line"
+        f" {len(both(TIMER)) + len(taken(DISK, 0)) + 2} cpu 0 vector 0x24 at {THERE:#x}"
+    )
+    assert faults(compared([came(0, DISK), came(1, DISK, THERE)], lines)) == (2, 2, 0, 0, 1)
+
+
+def test_one_that_is_lost_is_missing_and_one_too_many_extra() -> None:
+    lines = [*both(TIMER), *both(DISK), *both(TIMER)]
+    assert faults(compared([came(0, TIMER), came(1, TIMER)], lines)) == (2, 3, 1, 0, 0)
+    records = [came(0, TIMER), came(1, DISK), came(2, DISK), came(3, TIMER)]
+    assert faults(compared(records, lines)) == (4, 3, 0, 1, 0)
+
+
+def test_each_vcpu_has_an_order_of_its_own() -> None:
+    lines = [*both(TIMER, 0), *both(DISK, 1, THERE), *both(DISK, 0)]
+    records = [came(0, DISK, THERE, 1), came(1, TIMER), came(2, DISK)]
+    assert faults(compared(records, lines)) == (3, 3, 0, 0, 0)
+    swapped = [came(0, DISK, THERE, 0), came(1, TIMER, vcpu=1), came(2, DISK)]
+    assert not compared(swapped, lines).agrees
+
+
+def test_a_place_that_the_log_has_not_is_the_traces() -> None:
+    # The guest ended before it was given the last one.
+    records = [came(0, TIMER), came(1, DISK, THERE)]
+    assert faults(compared(records, [*both(TIMER), *taken(DISK, 0)])) == (2, 2, 0, 0, 0)
+    assert faults(compared(records, [*both(TIMER), *taken(TIMER, 0)])) == (2, 2, 0, 0, 1)
+
+
+def test_without_the_region_nothing_of_the_log_tells_of_them() -> None:
+    found = compared([came(0, TIMER)], both(DISK), announced=())
+    assert found.unwitnessed == {"irq": 1} and "irq" not in found.regions
+
+
+def test_those_of_a_vcpu_outside_of_the_monitor_are_counted_apart() -> None:
+    outside = [serving(DISK, ""), at(DISK, HERE, 8), *registers(HERE, 8, 0x1001, efer=PLAIN)]
+    found = compared([came(0, TIMER)], [*outside, *both(TIMER)])
+    assert faults(found) == (1, 1, 0, 0, 0) and found.overlooked == {"irq": 1}
+    straight = [serving(DISK, ""), at(DISK, HERE, 8), *registers(HERE, 8, 0x1000)]
+    assert faults(compared([came(0, TIMER)], [*both(TIMER), *straight])) == (1, 2, 1, 0, 0)
+
+
+def test_what_firmware_accesses_is_counted_apart() -> None:
+    port = RegionRecord(time_ns=0, region=RegionInfo(
+        name="apm-io", start=0xB2, end=0xB3, qemu_name="apm-io", device="apm-io", traced=True,
+        space="port",
+    ))  # fmt: skip
+    read = "memory_region_ops_read cpu {} mr 0x5 addr 0xb2 value 0x5 size 1 name 'apm-io'"
+    lines = [*managed(1, read.format(1), read.format(0)), read.format(1)]
+    found = compared([], lines, announced=(ANNOUNCED, port))
+    assert (found.firmware, found.missing) == (1, 2)
