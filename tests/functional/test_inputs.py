@@ -44,6 +44,9 @@ def test_ports_and_memory_are_those_of_qemus_log(default: Run) -> None:
         r"without a witness in QEMU's log: [\d,]+ cpuid, [\d,]+ msr", unwitnessed(default)
     )
     assert re.search(r"^ irq +[\d,]{3,} ", default.out, re.MULTILINE)
+    (sent,) = re.findall(r"^sent by: (.*)$", default.out, re.MULTILINE)
+    assert re.search(r"ioapic\[4\] \d+, .*nvme\.msix-table\[1\] \d+", sent)
+    assert "nobody" not in sent
     drove_its_devices(default)
 
 

@@ -98,7 +98,8 @@ class Cut:
 class Comparison:
     """Hold the counts per traced region and the first differences.
 
-    ``messages`` counts the MSI writes that were left out, ``firmware`` what vCPUs did for it after
+    ``messages`` counts the MSI writes that were left out, ``sources`` whose they were, with None
+    for those that nobody was told to send, ``firmware`` what vCPUs did for it after
     the kernel's entry, ``entries`` all entries of the log that
     were read, whatever their region. ``marked`` tells that the trace said where in the log to
     begin. ``switched`` names the regions that were traced for a part of the run only: nothing of
@@ -111,6 +112,7 @@ class Comparison:
     regions: dict[str, RegionComparison] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
     messages: int = 0
+    sources: dict[str | None, int] = field(default_factory=dict)
     firmware: int = 0
     entries: int = 0
     marked: bool = False

@@ -88,6 +88,9 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
         )
     if comparison.messages:
         print(f"{comparison.messages} MSI messages from devices left out", file=stream)
+    if comparison.sources:
+        told = (f"{printable(name or 'nobody')} {count:,}" for name, count in _sources(comparison))
+        print(f"sent by: {', '.join(told)}", file=stream)
     if comparison.firmware:
         print(f"{comparison.firmware} accesses of firmware left out", file=stream)
     if comparison.absent:
@@ -110,6 +113,11 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
     )
 
 
+def _sources(comparison: Comparison) -> list[tuple[str | None, int]]:
+    # The most messages first.
+    return sorted(comparison.sources.items(), key=lambda item: (-item[1], item[0] or ""))
+
+
 def _overlooked(comparison: Comparison) -> list[tuple[str, int]]:
     # The most accesses first.
     return sorted(comparison.overlooked.items(), key=lambda item: (-item[1], item[0]))
@@ -123,6 +131,7 @@ def _object(comparison: Comparison) -> dict[str, Any]:
         "extra": comparison.extra,
         "different": comparison.different,
         "messages": comparison.messages,
+        "sources": [{"source": name, "messages": count} for name, count in _sources(comparison)],
         "firmware": comparison.firmware,
         "marked": comparison.marked,
         "switched": comparison.switched,

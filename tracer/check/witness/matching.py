@@ -15,6 +15,7 @@ from tracer.check.comparison import (
 )
 from tracer.check.configuration import ConfigurationLog
 from tracer.check.interrupts import UNKNOWN, Interrupts
+from tracer.check.messages import Messages
 from tracer.check.qemu_log import LogEntry, LogReader
 from tracer.check.witness.alignment import align
 from tracer.check.witness.fingerprint import IN_A_ROW
@@ -59,6 +60,7 @@ class Matching:
         self._keep = keep
         self._territory = Territory()
         self._interrupts = Interrupts(vcpus)
+        self._messages = Messages()
         self._log = LogReader(log, ConfigurationLog(), self._interrupts)
         self._traced = Side(self._accesses(records))
         self._logged = Side(self._entries())
@@ -185,12 +187,18 @@ class Matching:
                     yield placed
                 continue
             if is_message(entry):
+                source = self._messages.sources(entry)
                 result.messages += 1
+                result.sources[source] = result.sources.get(source, 0) + 1
                 continue
             found = self._territory.find(entry)
             if found is None:
                 continue
             place, entry = found
+            if entry.direction == "write":
+                self._messages.note(
+                    place.name, self._territory.offset(place.name, entry.address), entry
+                )
             if place.name == PORT and entry.cpu < 0:
                 continue  # a device's, or a debugger's
             if place.traced:
@@ -229,6 +237,7 @@ class Matching:
             and not (managing or self._is_firmware())
         ):
             self._result.absent += not entry.name
+            self._messages.note(REGION, entry.address, entry)
             yield Strand(REGION), entry
 
     # Interrupts of a vCPU that is not in the monitor are not recorded. The log tells no place of

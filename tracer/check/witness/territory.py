@@ -106,6 +106,11 @@ class Territory:
         base = self._bases.get(name, start)
         return name, replace(entry, address=base + entry.address)
 
+    def offset(self, region: str, address: int) -> int:
+        """Return the offset of a physical address in a region that was announced, 0 in others."""
+        span = next((each for each in self._spans if each.place.name == region), None)
+        return 0 if span is None else address - self._bases.get(region, span.base)
+
     def ports(self, entry: LogEntry) -> set[int]:
         """Return the ports at which a refused access may have been made: its name tells which."""
         return {

@@ -1,0 +1,95 @@
+"""Whose a message is: by what the guest has written into tables, capabilities and the I/O APIC."""
+
+from __future__ import annotations
+
+import pytest
+
+from tracer.check.messages import Messages
+from tracer.check.qemu_log import LogEntry
+
+HERE, THERE = 0xFEE0_1004, 0xFEE0_2004
+
+
+def write(value: int, address: int = 0, width: int = 4) -> LogEntry:
+    return LogEntry(1, 0, "write", address, width, value, "")
+
+
+def sent(data: int, address: int = HERE) -> LogEntry:
+    return LogEntry(1, -1, "write", address, 4, data, "apic-msi")
+
+
+def table(messages: Messages, number: int, data: int, address: int = HERE) -> None:
+    for at, value in enumerate((address, 0, data, 0)):
+        messages.note("nvme.msix-table", 16 * number + 4 * at, write(value))
+
+
+def pin(messages: Messages, number: int, low: int, high: int = 1 << 24) -> None:
+    for half, value in enumerate((low, high)):
+        messages.note("ioapic", 0, write(0x10 + 2 * number + half))
+        messages.note("ioapic", 0x10, write(value))
+
+
+def test_an_entry_of_a_table_is_told_by_its_pair() -> None:
+    messages = Messages()
+    table(messages, 0, 0x24)
+    table(messages, 3, 0x25)
+    assert messages.sources(sent(0x25)) == "nvme.msix-table[3]"
+    assert messages.sources(sent(0x24)) == "nvme.msix-table[0]"
+    assert messages.sources(sent(0x24, THERE)) is None
+    assert messages.sources(sent(0x26)) is None
+    table(messages, 0, 0x26, THERE)
+    assert messages.sources(sent(0x24)) is None
+    assert messages.sources(sent(0x26, THERE)) == "nvme.msix-table[0]"
+
+
+def test_what_is_read_changes_nothing() -> None:
+    messages = Messages()
+    table(messages, 0, 0x24)
+    messages.note("nvme.msix-table", 8, LogEntry(1, 0, "read", 0, 4, 0x99, ""))
+    assert messages.sources(sent(0x24)) == "nvme.msix-table[0]"
+
+
+def test_an_entry_may_be_written_in_two_words() -> None:
+    messages = Messages()
+    messages.note("nvme.msix-table", 0, write(HERE, width=8))
+    messages.note("nvme.msix-table", 8, write(0x1_0000_0024, width=8))
+    assert messages.sources(sent(0x24)) == "nvme.msix-table[0]"
+
+
+def test_a_pin_sends_what_its_entry_says() -> None:
+    messages = Messages()
+    pin(messages, 4, 0x0924)  # logical, lowest priority, edge
+    assert messages.sources(sent(0x124)) == "ioapic[4]"
+    assert messages.sources(sent(0x124, 0xFEE0_1000)) is None
+    pin(messages, 9, 0x1_8829)  # level; the mask is not in the message
+    assert messages.sources(sent(0x8029)) == "ioapic[9]"
+    messages.note("ioapic", 0, write(1))
+    messages.note("ioapic", 0x10, write(0x24))  # no entry: the version
+
+
+@pytest.mark.parametrize("upper", [True, False], ids=["64-bit", "32-bit"])
+@pytest.mark.parametrize("region", ["config", "ecam"])
+def test_a_capability_is_its_functions(upper: bool, region: str) -> None:
+    messages = Messages()
+    function = 0x1F << 15 | 2 << 12
+    capability = function | 0x80
+    messages.note(region, capability + 2, write(0x0020, width=2))  # no address is there yet
+    messages.note(region, capability + 4, write(HERE))
+    if upper:
+        messages.note(region, capability + 8, write(0))
+    messages.note(region, capability + (12 if upper else 8), write(0x40, width=2))
+    assert messages.sources(sent(0x40)) == "00:1f.2 msi"
+    assert messages.sources(sent(0x41)) is None
+    messages.note(region, capability + 2, write(0x0021, width=2))  # four vectors
+    assert messages.sources(sent(0x43)) == "00:1f.2 msi"
+    assert messages.sources(sent(0x44)) is None
+    # Registers behind the first 256 bytes are no capability's.
+    messages.note(region, function | 0x180, write(THERE))
+    assert messages.sources(sent(0, THERE)) is None
+
+
+def test_two_that_were_given_the_same_are_both_named() -> None:
+    messages = Messages()
+    table(messages, 0, 0x24)
+    table(messages, 1, 0x24)
+    assert messages.sources(sent(0x24)) == "nvme.msix-table[0] or nvme.msix-table[1]"
