@@ -100,7 +100,7 @@ def test_a_linux_guests_are_those_of_qemus_log(options: tuple[str, ...], tmp_pat
     moved = lines[given[300] + 1]
     place = moved[moved.index(b"pc=") : moved.index(b" SP=")]
     lines[given[300] + 1] = moved.replace(place, b"pc=00000000000000ff")
-    lines[given[400]] = b"\n"
+    lines[given[400]] = b"\n".rjust(len(lines[given[400]]))
     (tmp_path / "other.log").write_bytes(b"".join(lines))
     told = run(tmp_path, "verify", done.trace, "--qemu-log", tmp_path / "other.log")
     assert told.status == 3, told.out + told.err
