@@ -41,6 +41,11 @@ class Stopped:
         return self.signal == "SIGTRAP" or self.reason == "read-watchpoint-trigger"
 
     @property
+    def watched(self) -> bool:
+        """Tell whether data was accessed in a range that was being watched."""
+        return self.reason == "access-watchpoint-trigger"
+
+    @property
     def ended(self) -> bool:
         """Tell whether the machine has shut down (gdb_vm_state_change: GDB_SIGNAL_QUIT)."""
         return self.reason.startswith("exited") or self.signal == "SIGQUIT"

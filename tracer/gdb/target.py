@@ -26,6 +26,7 @@ from tracer.x86.state import GPR, PAGE_SIZE
 
 _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
            "cr0", "cr2", "cr3", "cr4", "efer")  # fmt: skip
+_SIGNALS = {2: "SIGINT", SIGQUIT: "SIGQUIT", SIGTRAP: "SIGTRAP"}
 _STRAYS = 4
 """Stops in a row that may be somebody else's, see :attr:`tracer.access.stop.Stopped.stray`."""
 _WIDE = 2 * PAGE_SIZE
@@ -185,6 +186,28 @@ class Target:
         """Make changes, let the guest go on, and wait for the next stop."""
         await self.go(changes)
         return await self.stopped()
+
+    async def watch_range(self, linear: int, size: int) -> None:
+        """Stop behind each access to data in so many bytes from a linear address on."""
+        await self._agreed(f"Z4,{linear:x},{size:x}")
+
+    async def unwatch_range(self, linear: int, size: int) -> None:
+        """Take that back."""
+        await self._agreed(f"z4,{linear:x},{size:x}")
+
+    async def run(self) -> Stopped:
+        """Let the whole guest go on by packet, until it stops, and return why.
+
+        GDB keeps nothing from it that the guest stops where GDB has nothing to stop it: it would
+        go on from there by itself.
+        """
+        (answer,) = await self.client.packets(["vCont;c"])
+        reply = parse_stop_reply(answer)
+        if reply.watched:
+            await self.select(reply.vcpu)
+            return Stopped(reason="access-watchpoint-trigger", thread=reply.vcpu + 1)
+        signal = _SIGNALS.get(reply.signal, str(reply.signal))
+        return Stopped(reason="signal-received", thread=reply.vcpu + 1, signal=signal)
 
     async def detach(self) -> None:
         """Remove every breakpoint and let the guest go on without a debugger."""

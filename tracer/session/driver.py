@@ -97,6 +97,7 @@ class Driver:
             want.Resume: lambda it: self._resume(it.changes),
             want.Start: lambda it: self._start(it.changes),
             want.Await: lambda it: self._await(it.seconds),
+            want.RunToAccess: lambda it: self._run_to_access(it.linear, it.size),
             want.RunAlone: lambda it: target.run_alone(it.linear, it.changes),
             want.BreakAlone: lambda it: target.break_alone(it.linear, it.changes),
             want.StepAlone: lambda _: target.step_alone(),
@@ -179,9 +180,23 @@ class Driver:
         assert ran is not None  # it was waited for without end
         return ran
 
+    async def _run_to_access(self, linear: int, size: int) -> Ran:
+        await self.target.watch_range(linear, size)
+        # By packet: GDB goes on from a stop at a watch that it knows nothing of.
+        self._stopping = asyncio.create_task(self.target.run())
+        self._note_start()
+        ran = await self._await(None)
+        assert ran is not None  # it was waited for without end
+        if not ran.stop.ended:
+            await self.target.unwatch_range(linear, size)
+        return ran
+
     async def _start(self, changes: Sequence[Change]) -> None:
-        self._since = time.monotonic()
         await self.target.go(changes)
+        self._note_start()
+
+    def _note_start(self) -> None:
+        self._since = time.monotonic()
         self._running = True
         if self.interrupting or self.expired:
             self._pause()
