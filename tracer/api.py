@@ -49,6 +49,7 @@ from tracer.launch.plan import (
 )
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
+from tracer.qemu.firmware import parse_firmware
 from tracer.query.source import Source
 from tracer.query.words import Words, chosen
 from tracer.repl.commands import command_table
@@ -181,6 +182,7 @@ def boot(
     devices: Sequence[str] = (),
     default_devices: bool = True,
     exit_ok: int | None = None,
+    firmware: str = "bios",
     realtime: bool = False,
     qemu_args: Sequence[str] = (),
     region: str | Sequence[str] = (),
@@ -224,6 +226,7 @@ def boot(
             default_devices=default_devices,
             disks=tuple(Path(disk) for disk in disks),
         ),
+        firmware=parse_firmware(firmware),
         memory=None if memory is None else parse_memory(memory),
         choice=Choice(_several(region), _several(bypass)),
         inputs=parse_inputs(inputs) if inputs else frozenset(),

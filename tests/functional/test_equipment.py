@@ -10,6 +10,7 @@ from guest_program import assemble
 from vetrace_run import agreed, boot, drove_its_devices, read_trace
 
 from tracer.guest.disk import checksum, disk_file
+from tracer.linux.kernel import default_kernel
 from tracer.trace.record import RegionRecord
 
 pytestmark = pytest.mark.qemu
@@ -39,11 +40,14 @@ def test_a_machine_without_pci_has_its_devices_in_memory(tmp_path: Path) -> None
 
 
 def test_a_disk_of_the_readers_is_in_the_default_disks_place(tmp_path: Path) -> None:
+    kernel = default_kernel()
+    assert kernel is not None
     image = tmp_path / "a,disk.raw"
     image.write_bytes(disk_file("nvme").read_bytes())
     image.chmod(0o444)
-    done = boot(tmp_path, "--quiet", "--check", "--disk", image, "--no-default-devices",
-                "--device", "edu,id=teacher", "--memory", "256M")  # fmt: skip
+    done = boot(tmp_path, "--quiet", "--check", "--kernel", kernel, "--disk", image,
+                "--no-default-devices", "--device", "edu,id=teacher",
+                "--memory", "256M")  # fmt: skip
     assert agreed(done) > 1000
     assert f"disk virtio-blk {checksum('nvme')}" in said(tmp_path)
     assert "disk nvme none" in said(tmp_path)

@@ -36,7 +36,7 @@ class Software:
     """Software of which a few functions are known, and no mappings."""
 
     title, release, sha256 = "software", "1", ""
-    spare, stack_in_device = SPARE_LINEAR, False
+    spare, stack_in_device, patience = SPARE_LINEAR, False, None
     current, telling = None, ()
     kind = Kind.PLAIN
 

@@ -12,6 +12,7 @@ from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
 from tracer.host.streams import warn
 from tracer.launch.plan import GDB, QEMU, Plan, check_plan, exit_status, parse_memory
+from tracer.qemu.firmware import Firmware
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +102,13 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="the guest's /dev/vda in place of the default disks, raw or qcow2, which no guest "
-        "changes; again for more",
+        "changes; again for more. Without --kernel the boot loader on it starts its own",
+    )
+    machine.add_argument(
+        "--firmware",
+        choices=[firmware.value for firmware in Firmware],
+        default=Firmware.BIOS.value,
+        help="what the machine begins with (default: %(default)s)",
     )
     machine.add_argument(
         "--device",
@@ -131,6 +138,7 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
             default_devices=not args.no_default_devices,
             disks=tuple(args.disk),
         ),
+        firmware=Firmware(args.firmware),
         memory=None if args.memory is None else parse_memory(args.memory),
         choice=Choice(tuple(args.region), tuple(args.bypass)),
         realtime=args.realtime,

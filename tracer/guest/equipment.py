@@ -20,6 +20,8 @@ _FORMATS = (
 )
 """Offset, bytes and QEMU's name of the formats of images that are not raw."""
 _HEAD = 0x44
+_LUKS = b"LUKS\xba\xbe"
+_QCOW2_CRYPT = slice(32, 36)
 
 _OF_DEVICES = ("drive", "device", "netdev")
 _OF_MACHINE = ("machine", "M")
@@ -157,6 +159,19 @@ def image_format(disk: Path) -> str:
     if not head:
         raise UsageError(f"the disk image {disk} is empty")
     return next((name for at, magic, name in _FORMATS if head[at:].startswith(magic)), "raw")
+
+
+def check_bootable(disk: Path) -> None:
+    """Raise UsageError for an image whose content nobody can start without a key.
+
+    That is one which is encrypted as a whole: by LUKS, or as QEMU does it in a qcow2 image
+    (crypt_method in its header, QEMU docs/interop/qcow2.txt; LUKS1 and LUKS2 on-disk formats).
+    """
+    kind = image_format(disk)
+    with disk.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(_LUKS) or (kind == "qcow2" and any(head[_QCOW2_CRYPT])):
+        raise UsageError(f"the disk image {disk} is encrypted, so nothing on it can be started")
 
 
 def _property(value: Sequence[str], name: str) -> str | None:

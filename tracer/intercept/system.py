@@ -89,6 +89,11 @@ class System(Protocol):
         ...
 
     @property
+    def patience(self) -> float | None:
+        """Return after how many seconds of the guest's time it must have been entered, if any."""
+        ...
+
+    @property
     def stack_in_device(self) -> bool:
         """Tell whether the guest's RSP may lie in a device."""
         ...

@@ -12,6 +12,7 @@ from tracer.confidential.kind import SEV_MEMORY, Kind
 from tracer.errors import UsageError, advice
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
+from tracer.qemu.firmware import Firmware
 from tracer.qemu.refusal import taken
 from tracer.session.watchdog import Limits
 from tracer.text.number import byte_size, is_whole, whole
@@ -24,13 +25,15 @@ GDB = "gdb"
 class Plan:
     """Say what guest to run and what to trace of it.
 
-    Without ``kernel`` the one that ``vetrace setup`` fetched is taken, without ``initrd`` one is
-    built from ``qemu/init``, with ``software`` beside the default guest's. ``guest`` is the kind of
-    guest that the machine is made for, and traced as. ``equipment`` is what machine that is,
-    ``memory`` its RAM in bytes, without which the machine's definition says. ``append`` follows the
-    default command line, ``extra`` the machine's QEMU arguments. With the exit status ``exit_ok``
-    of QEMU the guest has ended well, as by powering off. ``inputs`` of these kinds are
-    recorded beside accesses to devices' memory.
+    A guest with disks and without a ``kernel`` has its own on the first one, which the boot loader
+    there starts; ``firmware`` is what the machine begins with. Otherwise, without ``kernel`` the
+    one that ``vetrace setup`` fetched is taken, without ``initrd`` one is built from ``qemu/init``,
+    with ``software`` beside the default guest's. ``guest`` is the kind of guest that the machine is
+    made for, and traced as. ``equipment`` is what machine that is, ``memory`` its RAM in bytes,
+    without which the machine's definition says. ``append`` follows the default command line,
+    ``extra`` the machine's QEMU arguments. With the exit status ``exit_ok`` of QEMU the guest has
+    ended well, as by powering off. ``inputs`` of these kinds are recorded beside accesses to
+    devices' memory.
     """
 
     guest: Kind = Kind.PLAIN
@@ -41,6 +44,7 @@ class Plan:
     append: str | None = None
     kaslr: bool = False
     equipment: Equipment = field(default_factory=Equipment)
+    firmware: Firmware = Firmware.BIOS
     memory: int | None = None
     choice: Choice = field(default_factory=Choice)
     inputs: frozenset[Input] = frozenset()
@@ -52,6 +56,15 @@ class Plan:
     qemu: str = QEMU
     gdb: str = GDB
 
+    @property
+    def installed(self) -> Path | None:
+        """Return the disk whose boot loader starts the kernel, None where vetrace starts one.
+
+        What is put into the initramfs that vetrace builds is for a kernel that it starts.
+        """
+        disks, own = self.equipment.disks, self.kernel is not None or self.software != Software()
+        return disks[0] if disks and not own else None
+
 
 def check_plan(plan: Plan) -> None:
     """Raise UsageError for what cannot be booted or traced, whatever the kernel."""
@@ -61,6 +74,8 @@ def check_plan(plan: Plan) -> None:
         own = taken(word)
         if own is not None:
             raise UsageError(f"{word} cannot be among the QEMU arguments: {own}")
+    if plan.installed is not None:
+        _check_installed(plan, plan.installed)
     software = plan.software
     for option, given in (
         ("--module", software.modules), ("--add", software.added), ("--init", software.script),
@@ -73,6 +88,22 @@ def check_plan(plan: Plan) -> None:
         )
     if plan.memory is not None:
         check_memory(plan.guest, plan.memory)
+
+
+def _check_installed(plan: Plan, disk: Path) -> None:
+    for option, given in (
+        ("--symbols", plan.symbols), ("--initrd", plan.initrd), ("--append", plan.append),
+        ("--kaslr", plan.kaslr),
+    ):  # fmt: skip
+        if given:
+            raise UsageError(
+                f"{option} is for a kernel that vetrace starts, and the boot loader on {disk} "
+                f"starts its own: give --kernel too, or drop {option}"
+            )
+    if plan.guest is not Kind.PLAIN:
+        raise UsageError(
+            f"a guest of --guest {plan.guest} needs --kernel: none is started from a disk"
+        )
 
 
 def check_memory(guest: Kind, size: int) -> None:

@@ -17,15 +17,17 @@ from tracer.confidential.support import setup_command, why_not
 from tracer.errors import GuestError, KernelImageError, UsageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
-from tracer.guest.equipment import has_pci, memory_size
+from tracer.guest.equipment import check_bootable, has_pci, memory_size
 from tracer.guest.initramfs import MODULES, MODULES_WITHOUT_PCI, build_initramfs
 from tracer.guest.software import entries
 from tracer.intercept.system import System
 from tracer.launch.plan import Plan, check_memory, parse_memory
+from tracer.linux.installed import InstalledLinux
 from tracer.linux.kernel import default_kernel, open_kernel
 from tracer.linux.system import Linux
 from tracer.qemu.command_line import MachineConfig
 from tracer.qemu.cpu import lacks_long_mode, vcpus, virtualised
+from tracer.qemu.firmware import firmware_arguments
 from tracer.qemu.hardware import hardware
 from tracer.qemu.machine import Machine
 from tracer.session.session import Session
@@ -101,6 +103,10 @@ async def _check_machine(plan: Plan, machine: Machine) -> None:
 
 def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:
     # The guest's software, by its image, and the machine for it.
+    if plan.installed is not None:
+        check_bootable(plan.installed)
+        machine = recipe.machine_arguments(plan.guest, plan.equipment)
+        return InstalledLinux(plan.installed, progress), _configure(plan, machine, None, None)
     path = plan.kernel or default_kernel(plan.guest)
     if path is None:
         command = setup_command(plan.guest)
@@ -136,9 +142,11 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
 
 
 def _configure(
-    plan: Plan, machine: tuple[str, ...], image: Path, initrd: Path | None
+    plan: Plan, machine: tuple[str, ...], image: Path | None, initrd: Path | None
 ) -> MachineConfig:
-    memory = plan.memory
+    memory, words = plan.memory, ""
+    if image is not None:
+        words = recipe.command_line(plan.append, kaslr=plan.kaslr, kind=plan.guest)
     if memory is None:
         memory = parse_memory(memory_size(machine) or _USUAL_MEMORY)
         check_memory(plan.guest, memory)
@@ -147,9 +155,9 @@ def _configure(
         kernel=image,
         initrd=initrd,
         guest=plan.guest,
-        command_line=recipe.command_line(plan.append, kaslr=plan.kaslr, kind=plan.guest),
+        command_line=words,
         memory=memory,
-        devices=machine,
+        devices=(*machine, *firmware_arguments(plan.firmware)),
         second_ram=1 << C_BIT if plan.guest is Kind.SEV_ES else None,
         extra=plan.extra,
         exit_ok=plan.exit_ok,

@@ -6,6 +6,7 @@ __all__ = (
     "entry",
     "handler_end",
     "hooks",
+    "installed",
     "kernel",
     "mapping",
     "mm",

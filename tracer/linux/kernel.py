@@ -70,7 +70,8 @@ class Kernel:
 
     ``symbols`` has link addresses: use :meth:`SymbolTable.moved` when KASLR moved the guest.
     ``modules`` is the folder ``lib/modules/RELEASE`` that belongs to it, if there is one.
-    ``startable`` tells whether QEMU can start the image as it is.
+    ``startable`` tells whether QEMU can start the image as it is. Its BTF section is in a file, or
+    is given itself.
     """
 
     path: Path
@@ -80,6 +81,7 @@ class Kernel:
     symbols: SymbolTable
     modules: Path | None
     btf_file: Path | None
+    btf: bytes = b""
 
     @property
     def release(self) -> str:
@@ -93,7 +95,8 @@ class Kernel:
 
     def types(self) -> Btf | None:
         """Read the kernel's BTF type information, or None when it was built without."""
-        return None if self.btf_file is None else parse_btf(self.btf_file.read_bytes())
+        btf = self.btf if self.btf_file is None else self.btf_file.read_bytes()
+        return parse_btf(btf) if btf else None
 
 
 def default_kernel(kind: Kind = Kind.PLAIN) -> Path | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
+from tracer.access import symbols
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import KERNEL_HALF, SymbolTable, function_names, resolve
 from tracer.errors import KernelImageError
@@ -39,8 +40,8 @@ class Names:
     a moment later. A ``space`` is that of one stop: the guest has not run since it was made.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel: SymbolTable = kernel.symbols
+    def __init__(self, kernel: Kernel | None = None) -> None:
+        self.kernel: SymbolTable = symbols.table_of(()) if kernel is None else kernel.symbols
         self._image = kernel
         self._types: Btf | None = None
         self._modules: list[Module] = []
@@ -57,6 +58,11 @@ class Names:
         """Return the kernel's own symbols, where KASLR has moved them."""
         return self.kernel
 
+    def meet(self, kernel: Kernel) -> None:
+        """Learn what kernel it is, where that has not been known; nothing was asked of it yet."""
+        self.kernel, self._image = kernel.symbols, kernel
+        self._in_kernel.clear()
+
     def move(self, offset: int) -> None:
         """Learn that KASLR moved the kernel by ``offset`` bytes."""
         self.kernel = self.kernel.moved(offset)
@@ -69,8 +75,10 @@ class Names:
             for first, last in (map(self.kernel.address_of, names) for names in mapping.TEXT)
             if first is not None and last is not None
         ]
+        if found or self._image is None:
+            return found
         facts, moved = self._image.facts, self.kernel.offset
-        return found or [range(facts.link_start + moved, facts.link_end + moved)]
+        return [range(facts.link_start + moved, facts.link_end + moved)]
 
     def function_at(self, linear: int) -> int | None:
         """Return where the kernel's function around a linear address begins, or None."""
@@ -112,7 +120,8 @@ class Names:
     @cached_property
     def _on_disk(self) -> frozenset[str]:
         try:
-            return frozenset(read_folder(self._image.modules).files)
+            folder = None if self._image is None else self._image.modules
+            return frozenset(read_folder(folder).files)
         except OSError as error:
             log.warning("the names of the kernel's modules are missing: %s", error)
             return frozenset()
@@ -123,7 +132,8 @@ class Names:
 
     def types(self) -> Btf | None:
         """Return the kernel's types, or None when it was built without."""
-        self._types = self._types or self._image.types()
+        if self._types is None and self._image is not None:
+            self._types = self._image.types()
         return self._types
 
     def module_at(self, linear: int, space: AddressSpace, *, late: bool = False) -> Module | None:

@@ -35,15 +35,16 @@ from tracer.x86.paging import Leaf, PhysicalMemory
 class Linux:
     """Know one Linux guest: a :class:`tracer.intercept.system.System`.
 
-    ``command_line`` is the kernel's, which tells whether it moves; ``kind`` is what it is to take
-    itself for.
+    ``kernel`` is None where it is met later only. ``command_line`` is the kernel's, which tells
+    whether it moves; ``kind`` is what it is to take itself for.
     """
 
     spare = mapping.SPARE_LINEAR
+    patience: float | None = None
     stack_in_device = False
 
-    def __init__(self, kernel: Kernel, command_line: str, kind: Kind = Kind.PLAIN) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: Kernel | None, command_line: str, kind: Kind = Kind.PLAIN) -> None:
+        self._kernel = kernel
         self.kind = kind
         self.names = Names(kernel)
         self._command_line = command_line
@@ -53,6 +54,18 @@ class Linux:
         self._configuration = Configuration()
         self._users: UserMappings | None = None
         self._vendor: Vendor | None = None
+
+    @property
+    def kernel(self) -> Kernel:
+        """Return the kernel. Raises GuestError where it has not been met."""
+        if self._kernel is None:
+            raise GuestError("the guest's kernel has not been entered yet")
+        return self._kernel
+
+    def meet(self, kernel: Kernel) -> None:
+        """Learn which kernel it is; nothing has been asked of it yet."""
+        self._kernel = kernel
+        self.names.meet(kernel)
 
     @property
     def title(self) -> str:

@@ -1,3 +1,12 @@
 """QEMU: its process, its monitor, its memory map, its RAM, and how it ended."""
 
-__all__ = ("command_line", "cpu", "ending", "hardware", "machine", "monitor", "refusal")
+__all__ = (
+    "command_line",
+    "cpu",
+    "ending",
+    "firmware",
+    "hardware",
+    "machine",
+    "monitor",
+    "refusal",
+)

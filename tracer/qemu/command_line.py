@@ -46,6 +46,8 @@ allocator uses it (6.12 does). 10.0 is right; those in between were not tried.""
 class MachineConfig:
     """Say what to run: paths of the files, the command line, memory in bytes.
 
+    Without a ``kernel`` firmware starts what it finds on a disk.
+
     ``devices`` are the QEMU arguments of the machine definition; ``extra`` are the user's own and
     come last; ``exit_ok`` is the exit status by which a guest tells that it has ended well.
     ``guest`` is the kind of guest that this is a machine for, and ``second_ram`` the physical
@@ -58,7 +60,7 @@ class MachineConfig:
     """
 
     program: str
-    kernel: Path
+    kernel: Path | None
     initrd: Path | None
     command_line: str
     memory: int
@@ -87,8 +89,7 @@ def machine_arguments(config: MachineConfig, *, ram: int, monitor: int, gdb: Pat
         "-m", f"{config.memory >> 20}M",
         "-object", _backend(RAM, config.memory, ram),
         *_second_ram(config, ram),
-        "-kernel", str(config.kernel),
-        "-append", config.command_line,
+        *_kernel(config),
         "-chardev", "stdio,id=console,signal=off",
         "-serial", "chardev:console",
         "-chardev", f"socket,id=qmp,fd={monitor}",
@@ -98,13 +99,19 @@ def machine_arguments(config: MachineConfig, *, ram: int, monitor: int, gdb: Pat
         # It waits where it would end, to be looked at; a reset is an end as well.
         "-action", "reboot=shutdown,shutdown=pause",
     ]  # fmt: skip
-    if config.initrd is not None:
-        words += ["-initrd", str(config.initrd)]
     if config.svm:
         words += ["-global", "x86_64-cpu.svm=on"]
     if not config.realtime:
         words += ["-icount", _ICOUNT, *_METRONOME, *_REPEATABLE]
     return words
+
+
+def _kernel(config: MachineConfig) -> list[str]:
+    if config.kernel is None:
+        # SeaBIOS, and with it a boot loader, then talks to the serial port.
+        return ["-machine", "graphics=off"]
+    words = ["-kernel", str(config.kernel), "-append", config.command_line]
+    return words if config.initrd is None else [*words, "-initrd", str(config.initrd)]
 
 
 def _backend(name: str, size: int, descriptor: int) -> str:

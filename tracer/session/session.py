@@ -47,7 +47,7 @@ class Session:
 
     What it knows of the guest is the loop's: see :class:`tracer.session.loop.Loop`. ``naming``
     names registers where accesses are told in words. ``fault`` says why the run is ended by who
-    launched the guest, empty where it is not.
+    launched the guest, empty where it is not. ``entered`` tells that its kernel has been reached.
     """
 
     def __init__(self, loop: Loop, driver: Driver) -> None:
@@ -69,6 +69,7 @@ class Session:
         self._hang: GuestHung | None = None
         self.mark = loop.journal.mark
         self.fault = ""
+        self.entered = False
         self.release = loop.release
         self.unwind = loop.unwind
 
@@ -133,6 +134,7 @@ class Session:
         """Run firmware and boot loader up to the kernel's first own function."""
         try:
             await self._drive(self.loop.reach_entry())
+            self.entered = True
         except DebuggerError as error:
             await self._ending_behind(error, "before the kernel was entered")
             raise GuestError("the guest ended before its kernel was entered") from error

@@ -45,10 +45,17 @@ class Watchdog:
         self._passed = False
 
     def guard(self, session: Session) -> None:
-        """Have this session end by itself."""
+        """Have this session end by itself.
+
+        Without a limit of the guest's time its kernel is to be entered within what its system has
+        the patience for.
+        """
         self._session = session
         if self._limits.guest is not None:
             self._tasks.append(asyncio.create_task(self._watch_guest(session, self._limits.guest)))
+        elif session.system.patience is not None:
+            work = self._watch_entry(session, session.system.patience)
+            self._tasks.append(asyncio.create_task(work))
 
     async def __aenter__(self) -> Self:
         self._block = asyncio.current_task()
@@ -75,6 +82,14 @@ class Watchdog:
         while session.machine.tick() < seconds:
             await asyncio.sleep(_BEAT)
         await self._end(f"{seconds:g} s of its own time (--guest-timeout)")
+
+    async def _watch_entry(self, session: Session, seconds: float) -> None:
+        while not session.entered:
+            if session.machine.tick() >= seconds:
+                limit = f"{seconds:g} s of its own time, in which no 64-bit Linux was started"
+                await self._end(limit)
+                return
+            await asyncio.sleep(_BEAT)
 
     async def _end(self, limit: str) -> None:
         if self._passed:

@@ -10,6 +10,7 @@ from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.guest.equipment import (
     Equipment,
+    check_bootable,
     device_names,
     disk_arguments,
     has_pci,
@@ -152,3 +153,24 @@ def test_only_a_name_with_a_slash_or_an_ending_is_a_file() -> None:
     assert Equipment(machine="my.cfg").file == Path("my.cfg")
     assert Equipment(machine="./pc").file == Path("pc")
     assert Equipment().file is None
+
+
+@pytest.mark.parametrize(
+    ("head", "encrypted"),
+    [
+        (b"LUKS\xba\xbe\x00\x02", True),
+        (b"QFI\xfb\x00\x00\x00\x03".ljust(35, b"\0") + b"\x02", True),
+        (b"QFI\xfb\x00\x00\x00\x03".ljust(36, b"\0") + b"\x01", False),
+        (b"\xeb\x63\x90".ljust(64, b"\x01"), False),
+    ],
+)
+def test_nothing_is_started_from_an_encrypted_image(
+    tmp_path: Path, head: bytes, encrypted: bool
+) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(head)
+    if not encrypted:
+        check_bootable(disk)
+        return
+    with pytest.raises(UsageError, match="is encrypted, so nothing on it can be started"):
+        check_bootable(disk)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tracer.compiled.inputs import Input
+from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
+from tracer.guest.equipment import Equipment
+from tracer.guest.software import Software
 from tracer.launch.plan import USUAL_INPUTS, Plan, check_plan, parse_inputs, parse_memory
+from tracer.qemu.firmware import Firmware
 
 
 @pytest.mark.parametrize(
@@ -62,3 +69,30 @@ def test_configuration_space_is_recorded_where_ports_are() -> None:
     assert parse_inputs(USUAL_INPUTS) == {Input.PORT, Input.MSR, Input.CPUID, Input.IRQ}
     with pytest.raises(UsageError, match="confg"):
         parse_inputs("confg")
+
+
+def test_a_disk_without_a_kernel_has_its_own() -> None:
+    disks = Equipment(disks=(Path("debian.qcow2"), Path("data.raw")))
+    assert Plan(equipment=disks).installed == Path("debian.qcow2")
+    assert Plan(equipment=disks, kernel=Path("bzImage")).installed is None
+    assert Plan().installed is None
+    for software in (Software(("nvme",)), Software(added=("edu",)), Software(script=Path("try"))):
+        assert Plan(equipment=disks, software=software).installed is None
+    check_plan(Plan(equipment=disks, firmware=Firmware.UEFI))
+    check_plan(Plan(equipment=disks, kernel=Path("bzImage"), append="quiet", kaslr=True))
+
+
+@pytest.mark.parametrize(
+    ("more", "option"),
+    [
+        ({"append": "quiet"}, "--append"),
+        ({"initrd": Path("initrd.img")}, "--initrd"),
+        ({"symbols": Path("System.map")}, "--symbols"),
+        ({"kaslr": True}, "--kaslr"),
+        ({"guest": Kind.TDX}, "--guest tdx"),
+    ],
+)
+def test_what_a_boot_loader_decides_is_not_vetraces(more: dict[str, Any], option: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_plan(Plan(equipment=Equipment(disks=(Path("debian.qcow2"),)), **more))
+    assert option in str(caught.value) and "--kernel" in str(caught.value)

@@ -55,6 +55,43 @@ def test_the_guests_own_time_is_not_the_hosts() -> None:
     assert told[-1] == "expired: 0.3 s (--timeout)"
 
 
+def watched_on_its_way(limits: Limits, *, entered: bool) -> list[str]:
+    """The same for a guest whose system has the patience of a second."""
+    told: list[str] = []
+
+    async def body() -> None:
+        guest = Guest(accesses(), idles=True)
+        guest.clock = 1.5
+        session = guest.session()
+        session.system.patience, session.entered = 1.0, entered
+        async with Watchdog(limits) as dog:
+            dog.guard(session)
+            await session.trap()
+            try:
+                await session.run()
+            finally:
+                told.append(session.expired)
+
+    with pytest.raises(GuestHung):
+        asyncio.run(asyncio.wait_for(body(), patience(60)))
+    return told
+
+
+def test_a_guest_that_enters_no_kernel() -> None:
+    (told,) = watched_on_its_way(Limits(), entered=False)
+    assert told == "1 s of its own time, in which no 64-bit Linux was started"
+
+
+def test_a_kernel_that_was_entered_has_all_the_time_there_is() -> None:
+    (told,) = watched_on_its_way(Limits(wall=0.5), entered=True)
+    assert told == "0.5 s (--timeout)"
+
+
+def test_a_limit_of_the_readers_is_in_place_of_the_systems() -> None:
+    (told,) = watched_on_its_way(Limits(guest=1.2), entered=False)
+    assert told == "1.2 s of its own time (--guest-timeout)"
+
+
 def test_a_guest_that_does_not_stop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     class Deaf(Guest):
         async def pause(self) -> None:
