@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from built_module import build
 from confidential_kernel import kernel_for
 from transcript import Booted, Player, transcript
 from vetrace_run import CHECKOUT
@@ -28,7 +29,10 @@ def boots() -> dict[str, Booted]:
     return {}
 
 
-FILE = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FILE = re.compile(
+    r"^```(?:python|toml|make)\n# (\S+\.py|\S+\.toml|Makefile)\n(.*?)^```", re.DOTALL | re.MULTILINE
+)
+SOURCE = re.compile(r"^```c\n(// (\S+\.c): .*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def player(folder: Path, kernel: Path | None = None) -> Player:
@@ -55,6 +59,11 @@ def test_a_page_shows_what_happens(page: Path, tmp_path: Path, boots: dict[str, 
     for name, program in FILE.findall(text):
         if "/" not in name:
             (plays.folder / name).write_text(program)
+    sources = SOURCE.findall(text)
+    for program, name in sources:
+        (plays.folder / name).write_text(program)
+    if sources:
+        build(plays.folder, plays.release)
     plays.boots = boots
     plays.play(transcript(text))
 
