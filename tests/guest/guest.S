@@ -54,7 +54,7 @@ traps:       .skip 8            # how often vector 1 was taken
 buffer:      .skip 64           # RAM for string and vector instructions, aligned for these
 .ifdef ROOM
              .balign 4096
-vetrace_room: .skip 0x410000
+vetrace_room: .skip 0x480000
 vetrace_room_end:
 .endif
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -13,12 +14,12 @@ from pathlib import Path
 from tracer.compiled import layout
 
 PACKAGE = Path(__file__).parents[2] / "tracer" / "compiled"
-VARIANTS = ((False, False), (False, True), (True, False), (True, True))
+VARIANTS = tuple(itertools.product((False, True), repeat=3))
 MODULE_LABELS = ("fault", "tdcall")
-MONITOR_LABELS = ("start", "gates")
-LABELS = (
-    "fast", "compare", "walk", "other", "refuse", "ram", "stacks", "deadline", "behind", "stopped",
-)  # fmt: skip
+MONITOR_LABELS = ("start", "gates", "onward", "done")
+LABELS = "fast", "refuse", "ram", "stacks", "deadline", "behind", "stopped"
+LABELS_BY_POISON = "compare", "walk", "other"
+LABELS_NESTED = ("done",)
 
 _HEAD = '''\
 """The common code, assembled: its bytes, and where its labels are, for each kind of guest.
@@ -29,11 +30,12 @@ them again.
 
 from __future__ import annotations
 
-IMAGES: dict[tuple[bool, bool], tuple[str, dict[str, int]]] = {
+IMAGES: dict[tuple[bool, bool, bool], tuple[str, dict[str, int]]] = {
 '''
 _TAIL = '''\
 }
-"""By whether there are several vCPUs, and whether linear addresses have 57 bits: hex, labels."""
+"""By whether there are several vCPUs, whether linear addresses have 57 bits, and whether traps are
+nested: hex, labels."""
 '''
 _MODULE_HEAD = '''\
 """The TDX module's code, assembled: its bytes in hex, and where its labels are.
@@ -63,10 +65,13 @@ def is_possible() -> bool:
     return shutil.which("as") is not None and shutil.which("objcopy") is not None
 
 
-def assemble(smp: bool, la57: bool) -> tuple[bytes, dict[str, int]]:
+def assemble(smp: bool, la57: bool, nested: bool) -> tuple[bytes, dict[str, int]]:
     """Return the code of a variant and its labels."""
-    options = f".set SMP, {int(smp)}\n.set LA57, {int(la57)}\n"
-    return _assembled(options + layout.constants(), "common.S", LABELS)
+    from tracer.compiled.monitor import guest_constants  # it has the bytes that are made here
+
+    options = f".set SMP, {int(smp)}\n.set LA57, {int(la57)}\n.set NESTED, {int(nested)}\n"
+    labels = (*LABELS, *(LABELS_NESTED if nested else LABELS_BY_POISON))
+    return _assembled(options + guest_constants() + layout.constants(), "common.S", labels)
 
 
 def assemble_module() -> tuple[bytes, dict[str, int]]:
@@ -105,11 +110,11 @@ def _assembled(head: str, name: str, labels: tuple[str, ...]) -> tuple[bytes, di
 def source() -> str:
     """Return the text of `image.py`."""
     parts = [_HEAD]
-    for smp, la57 in VARIANTS:
-        code, labels = assemble(smp, la57)
+    for smp, la57, nested in VARIANTS:
+        code, labels = assemble(smp, la57, nested)
         lines = [f"        {line}\n" for line in _lines(code)]
         words = "".join(f'            "{name}": {place:#x},\n' for name, place in labels.items())
-        head = f"    ({smp}, {la57}): (\n{''.join(lines)[:-1]},\n"
+        head = f"    ({smp}, {la57}, {nested}): (\n{''.join(lines)[:-1]},\n"
         parts.append(f"{head}        {{\n{words}        }},\n    ),\n")
     return "".join(parts) + _TAIL
 

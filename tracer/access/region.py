@@ -297,6 +297,19 @@ class RegionMap:
         """
         return self.touches_traced(start, end) or not _meets(self._quiet, start, end)
 
+    def watched(self, highest: int) -> tuple[list[range], list[range]]:
+        """Return the pages up to a physical address at which accesses have to be seen.
+
+        First those of all accesses, then those of writes alone. See :meth:`is_watched`.
+        """
+        vacant = _cut_out((0, highest), [*self._quiet, *self.traced])
+        whole = [range(start + -start % PAGE_SIZE, (end + 1) & -PAGE_SIZE) for start, end in vacant]
+        shown = [(at.start, at.end) for at in self.regions if at.shows_memory]
+        devices = [piece for span in self.traced for piece in _cut_out(span, shown)]
+        writes = [piece for span in shown for piece in _shared(span, self.traced)]
+        every = [*filter(None, whole), *map(_pages_of, devices)]
+        return sorted(every, key=lambda span: span.start), list(map(_pages_of, writes))
+
     def outdates(self, old: RegionMap) -> bool:
         """Tell whether pages have to be looked at again that were right under an ``old`` map.
 
@@ -328,6 +341,15 @@ def _cut_out(span: Range, holes: Sequence[Range]) -> list[Range]:
     for hole in holes:
         pieces = [piece for whole in pieces for piece in _subtract(whole, hole)]
     return pieces
+
+
+def _shared(span: Range, others: Sequence[Range]) -> list[Range]:
+    pieces = [(max(span[0], start), min(span[1], end)) for start, end in others]
+    return [(start, end) for start, end in pieces if start <= end]
+
+
+def _pages_of(span: Range) -> range:
+    return range(span[0] & -PAGE_SIZE, (span[1] & -PAGE_SIZE) + PAGE_SIZE)
 
 
 def _meets(spans: Sequence[Range], start: int, end: int) -> bool:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.access.region import RegionMap
+from tracer.x86.nested import NestedTables
 from tracer.x86.paging import Leaf, Paging, PhysicalMemory, walk
 from tracer.x86.state import PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
 class AddressSpace:
-    """Join what decides where a linear address leads."""
+    """Join what decides where a linear address leads.
+
+    With ``nested`` tables poison is there: a leaf is what a TLB has of both, a page.
+    """
 
     memory: PhysicalMemory
     paging: Paging
     regions: RegionMap
+    nested: NestedTables | None = None
 
     def leaf(self, linear: int) -> Leaf | None:
         """Return the translation of a linear address, poisoned or not."""
-        return walk(self.memory, self.paging, linear)
+        leaf = walk(self.memory, self.paging, linear)
+        if leaf is None or self.nested is None:
+            return leaf
+        start = linear & -PAGE_SIZE
+        physical = leaf.translate(start)
+        faults = self.nested.faults(physical)
+        return replace(leaf, linear=start, physical=physical, size=PAGE_SIZE, poisoned=faults)
 
     def glance(self, known: Iterable[Leaf] = ()) -> Glance:
         """Return a look at this moment; ``known`` are translations of it."""

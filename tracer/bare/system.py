@@ -21,14 +21,14 @@ from tracer.access.want import (
     VcpuStates,
 )
 from tracer.bare.image import Image
-from tracer.bare.window import open_window
+from tracer.bare.window import open_window, take_room
 from tracer.compiled.diary import Errand
 from tracer.compiled.stack_copy import StackCopy
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
-from tracer.intercept.window import Window
+from tracer.intercept.window import Taken, Window
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.idt import GATE_SIZE, unpack_gate
 from tracer.x86.paging import Leaf, PhysicalMemory, paging_of
@@ -161,6 +161,10 @@ class Bare:
     def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Use the room that the guest leaves, and map all memory; see :mod:`tracer.bare.window`."""
         return open_window(memory, space, self.names.symbols, size)
+
+    def take(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Taken:
+        """Use the room that the guest leaves."""
+        return Taken(take_room(space, self.names.symbols, size), 0)
 
     def stub_place(self) -> int | None:
         """Return None: padding is looked for behind the page-fault handler."""

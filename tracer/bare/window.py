@@ -37,21 +37,10 @@ def open_window(
 
     Raises NoWindow, with nothing changed, where that cannot be.
     """
-    first, end = symbols.address_of(FIRST), symbols.address_of(END)
-    if first is None or end is None:
-        raise NoWindow(f"the guest leaves no RAM for it: there is no symbol {FIRST}, or no {END}")
-    first += -first % PAGE_SIZE
     levels = space.paging.levels
     tables = levels - _TABLE_OF_GIBS
-    physical = _physical(space, first, end)
+    physical = take_room(space, symbols, tables * PAGE_SIZE + size)
     block = physical + tables * PAGE_SIZE
-    if end - first < tables * PAGE_SIZE + size:
-        raise NoWindow(
-            f"between {FIRST} and {END} are {end - first:,} bytes, and it takes "
-            f"{tables * PAGE_SIZE + size:,}"
-        )
-    if block // DISTANCE != (block + size - 1) // DISTANCE:
-        raise NoWindow(f"physical {block:#x}, where its room is, crosses a GiB")
     root = space.paging.cr3 & -PAGE_SIZE
     slot = _free(memory.read(root, 8 * TABLE_ENTRIES))
     memory.write(physical, bytes(tables * PAGE_SIZE))
@@ -63,6 +52,22 @@ def open_window(
     base = extended(slot << 12 + 9 * (levels - 1), levels)
     far = far_devices(space.regions.regions, (TABLE_ENTRIES - 2) * DISTANCE)
     return open_at(memory, base, place, TABLE_ENTRIES, block, far)
+
+
+def take_room(space: AddressSpace, symbols: SymbolTable, size: int) -> int:
+    """Return the physical address of ``size`` bytes of the room, in one GiB. Raises NoWindow."""
+    first, end = symbols.address_of(FIRST), symbols.address_of(END)
+    if first is None or end is None:
+        raise NoWindow(f"the guest leaves no RAM for it: there is no symbol {FIRST}, or no {END}")
+    first += -first % PAGE_SIZE
+    if end - first < size:
+        raise NoWindow(
+            f"between {FIRST} and {END} are {end - first:,} bytes, and it takes {size:,}"
+        )
+    physical = _physical(space, first, end)
+    if physical // DISTANCE != (physical + size - 1) // DISTANCE:
+        raise NoWindow(f"physical {physical:#x}, where its room is, crosses a GiB")
+    return physical
 
 
 def _physical(space: AddressSpace, first: int, end: int) -> int:

@@ -108,7 +108,12 @@ def run(args: argparse.Namespace) -> int:
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)
         trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
         plan = guest_plan(args, log.absolute() if log is not None else None)
-        plan = replace(with_also(plan, args), limits=limits(args), inputs=inputs(args))
+        plan = replace(
+            with_also(plan, args),
+            limits=limits(args),
+            inputs=inputs(args),
+            nested=args.trap == "nested",
+        )
         check_plan(plan)
         device = recorded(args)
         host = asked(args)
@@ -322,7 +327,10 @@ class _Boot:
             install(self._hosting, self._host, known_of(session, self._naming))
             if self._host.needs_records and not self._wish.asked:
                 session.subscribers.append(self._host.outlook.take)
-        await session.trap(stacks=self._args.stacks, ring=self._ring, inputs=self._plan.inputs)
+        plan = self._plan
+        await session.trap(
+            stacks=self._args.stacks, ring=self._ring, inputs=plan.inputs, nested=plan.nested
+        )
         stack.enter_context(kept_ring(session, self._args.output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)

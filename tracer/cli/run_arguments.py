@@ -25,6 +25,13 @@ def add_run_arguments(parser: argparse.ArgumentParser, output: argparse._Argumen
         help="record what else the host gives the guest: port, which has PCI configuration space "
         "(config) by ports as well, msr, cpuid, irq, tsc (all but tsc without KINDS)",
     )
+    output.add_argument(
+        "--trap",
+        choices=("entry", "nested"),
+        default="entry",
+        help="fault at page-table entries of the guest's (entry), or at physical addresses, with "
+        "nothing of the guest's changed (nested)",
+    )
     limits = parser.add_argument_group("limits (what a guest did last is told)")
     limits.add_argument(
         "--timeout", metavar="SECONDS", help="end a run that takes longer, with status 1"

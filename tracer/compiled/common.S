@@ -1,11 +1,14 @@
 # The guest code that all compiled sites share. It is assembled behind layout.constants(), with
-# SMP and LA57 as 0 or 1, and its bytes are in image.py: scripts/compiled writes that file.
+# SMP, LA57 and NESTED as 0 or 1, and its bytes are in image.py.
 #
 # In: interrupts off, CPL 0, every register as interrupted.
 #     RSP -> error code, RIP, CS, RFLAGS, RSP, SS      (Intel SDM vol. 3A, figure 6-9)
 # A thunk is jumped to with RDI = the record, RAX = where the window has the register, and
 #     RSP -> RIP, CS, RFLAGS, RSP, SS
 # RAX, RCX, RDX, RSI and RDI are the thunk's; what they were is in the record.
+#
+# Where it is NESTED all of this runs in the monitor, on a page of the vCPU's that begins with what
+# has been told of the guest (monitor.S): poison is in the nested tables, and a thunk ends at `done`.
 .intel_syntax noprefix
 .set F_RIP, 0
 .set F_FLAGS, 16
@@ -19,6 +22,16 @@
 # A word of the control page. The code is seen DISTANCE above the data.
 .macro control op, register, name
 	\op	\register, [rip + start + DATA + \name]
+.endm
+# The guest's CR3, and the address that it has faulted at.
+.macro tables register
+.if NESTED
+	mov	\register, rsp
+	and	\register, -4096
+	mov	\register, [\register + GUEST_CR3]
+.else
+	mov	\register, cr3
+.endif
 .endm
 .macro count name
 .if SMP
@@ -117,6 +130,71 @@ fast:
 	control	add, rsi, C_SITES
 found:	cmp	[rsi + S_RIP], rax
 	jne	probe
+.if NESTED
+	test	ecx, ecx
+	jnz	traced
+	# The operand's own address is what its registers say, and has to lead to where the fault was.
+	call	[rsi + S_ORIGIN]
+	mov	[rdi + R_LINEAR], rdx
+	mov	eax, edx
+	and	eax, 0xfff
+	cmp	rax, [rsi + S_SPAN]
+	ja	crossing
+	push	rbx
+	push	rbp
+	push	r8
+	mov	rdx, [rsi + S_AT]
+	push	rsi
+	lea	rsi, [rip + start + DATA + OTHER_SIDE]
+	call	translate
+	pop	rsi
+	jc	1f
+	mov	rax, [rax]
+	cmp	rax, [rsi + S_CODE]
+	jne	1f
+	mov	rdx, [rdi + R_LINEAR]
+	call	translate
+	jc	2f
+	cmp	qword ptr [rsi + S_WRITES], 0
+	je	3f
+	test	bl, E_W
+	jz	2f
+3:	pop	r8
+	pop	rbp
+	pop	rbx
+	mov	rcx, rsp
+	and	rcx, -4096
+	cmp	rax, [rcx + GUEST_ALIAS]
+	jne	tail
+	mov	[rdi + R_ALIAS], rax
+.irp number, 0, 1, 2, 3
+	mov	rcx, rax
+	control	sub, rcx, C_WIDE\number
+	control	cmp, rcx, C_EXTENT\number
+	jb	stopped
+.endr
+	# A write there may move any device.
+	cmp	qword ptr [rsi + S_WRITES], 0
+	je	3f
+	mov	rcx, rax
+	control	sub, rcx, C_SETUP
+	control	cmp, rcx, C_SETUP_SIZE
+	jb	stopped
+3:	movzx	ecx, ax
+	control	add, rcx, C_STOPS
+	cmp	byte ptr [rcx], 0
+	jne	stopped
+	jmp	[rsi + S_THUNK]
+1:	pop	r8
+	pop	rbp
+	pop	rbx
+	jmp	changed
+2:	pop	r8
+	pop	rbp
+	pop	rbx
+	jmp	unmapped
+done:	jmp	[rip + start + DATA + C_DONE]
+.else
 	mov	rdx, [rsi + S_AT]
 	mov	rdx, [rdx]
 	xor	rdx, [rsi + S_CODE]
@@ -127,7 +205,7 @@ again:	sub	rax, [rsi + S_FIRST]
 	cmp	rax, [rsi + S_LAST]
 	ja	elsewhere
 compare:				# RCX as above; RAX = CR2 - FIRST; each level is read live
-	mov	rdx, cr3
+	tables	rdx
 	control	and, rdx, C_ADDRESS
 	add	rdx, [rsi + S_TOP]
 	mov	rdx, [rdx]
@@ -229,6 +307,7 @@ walk:	test	dword ptr [rsp + F_FLAGS], TF
 	jmp	again
 wide:	lea	rax, [rip + start + DATA + ALWAYS]
 	jmp	5b
+.endif
 
 # In: RDX = a linear address, RSI -> where the levels are kept. Out: CF, or RAX = its place in the
 # window, RBX = all entries ANDed, R8 = the poison of the leaf. RCX and RBP are lost.
@@ -254,7 +333,7 @@ wide:	lea	rax, [rip + start + DATA + ALWAYS]
 translate:
 	mov	rbx, -1
 	xor	ebp, ebp
-	mov	rax, cr3
+	tables	rax
 	control	and, rax, C_ADDRESS
 	mov	r8, rax
 .if LA57
@@ -332,6 +411,10 @@ ram:	push	rbx
 	jae	1f
 	test	r8, r8
 	jnz	1f
+.if NESTED
+	call	reaches
+	jc	1f
+.endif
 	jecxz	2f			# CF is clear
 	test	bl, E_W
 	jnz	2f
@@ -341,6 +424,36 @@ ram:	push	rbx
 	pop	rbp
 	pop	rbx
 	ret
+
+.if NESTED
+# In: RAX = a place in the window, ECX as above. Out: CF where the nested tables do not lead there.
+# RSI, RBP and R8 are lost.
+reaches:
+	mov	rsi, rax
+	control	sub, rsi, C_WINDOW
+	control	mov, r8, C_NESTED
+.irp shift, 39, 30, 21, 12
+	mov	rbp, rsi
+	shr	rbp, \shift
+	and	ebp, 511
+	mov	r8, [r8 + rbp * 8]
+	test	r8b, E_P
+	jz	2f
+.if \shift < 39 && \shift > 12
+	test	r8b, LARGE
+	jnz	1f
+.endif
+.if \shift > 12
+	control	and, r8, C_ADDRESS
+.endif
+.endr
+1:	test	ecx, ecx
+	jz	3f
+	test	r8b, E_W
+	jnz	3f
+2:	stc
+3:	ret
+.endif
 
 probe:	cmp	qword ptr [rsi + S_RIP], 0
 	je	absent
@@ -418,10 +531,18 @@ stacks:	push	rax
 	shl	rbx, STACK_SHIFT
 	control	add, rbx, C_STACKS
 	lea	rbp, [rbx + STACK_SIZE]
+.if NESTED
+	control	mov, rdx, C_STATE
+	xor	ecx, ecx
+	mov	[rbx + K_STATE], rcx
+	call	ram
+	jc	2f
+.else
 	control	mov, rax, C_STATE
+.endif
 	mov	rax, [rax]
 	mov	[rbx + K_STATE], rax
-	mov	rdx, [rdi + G_RSP]
+2:	mov	rdx, [rdi + G_RSP]
 	lea	rdi, [rbx + K_DATA]
 	call	run
 	lea	rax, [rdi - K_DATA]

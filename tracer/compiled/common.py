@@ -21,25 +21,30 @@ class CommonCode:
     ``walk`` where that is no question. ``refuse`` is for a thunk that has touched nothing yet;
     ``ram`` looks up an operand in RAM. ``stacks`` copies the stack before it goes on to a thunk,
     ``deadline`` looks at the time, and ``behind`` just goes on. ``stopped`` is for a site of which
-    each access is to go the slow way.
+    each access is to go the slow way. In a monitor a thunk's ``origin`` is called for the operand's
+    address, so nothing is compared, and a thunk ends at ``done``.
     """
 
     code: bytes
     fast: int
-    compare: int
-    walk: int
-    other: int
     refuse: int
     ram: int
     stacks: int
     deadline: int
     behind: int
     stopped: int
+    compare: int = 0
+    walk: int = 0
+    other: int = 0
+    done: int | None = None
 
 
-def common_code(*, smp: bool, la57: bool) -> CommonCode:
-    """Return the common code of a guest: of several vCPUs, with linear addresses of 57 bits."""
-    code, labels = IMAGES[smp, la57]
+def common_code(*, smp: bool, la57: bool, nested: bool = False) -> CommonCode:
+    """Return the common code of a guest: of several vCPUs, with linear addresses of 57 bits.
+
+    With ``nested`` traps it runs in the monitor.
+    """
+    code, labels = IMAGES[smp, la57, nested]
     return CommonCode(
         bytes.fromhex(code), **{name: layout.CODE + place for name, place in labels.items()}
     )

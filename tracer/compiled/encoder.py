@@ -21,11 +21,13 @@ class Encoder:
     """Collect code for an offset in the block. Registers are numbers, widths in bytes.
 
     ``thread`` is where the code finds, relative to GS, whose errand it runs on; None for nowhere.
+    ``done`` is where it ends, None where that is by IRETQ.
     """
 
-    def __init__(self, at: int, thread: int | None = None) -> None:
+    def __init__(self, at: int, thread: int | None = None, done: int | None = None) -> None:
         self.at = at
         self.thread = thread
+        self.done = done
         self.code = bytearray()
 
     @property

@@ -80,7 +80,7 @@ def go_on(out: Encoder, kept: Collection[int] = (), head: int = RSI, moved: int 
     if moved >= 0:
         out.raw(bytes([0x58 | moved]))  # pop
     out.raw(bytes([0x58 | head]))  # pop
-    out.raw(_IRETQ)
+    _leave(out)
 
 
 def go_on_with(out: Encoder, pushed: list[int]) -> None:
@@ -100,7 +100,14 @@ def go_on_with(out: Encoder, pushed: list[int]) -> None:
     out.save_head(RSI)
     for register in pops:
         out.raw(bytes([0x58 | register]))  # pop
-    out.raw(_IRETQ)
+    _leave(out)
+
+
+def _leave(out: Encoder) -> None:
+    if out.done is None:
+        out.raw(_IRETQ)
+    else:
+        out.jump(out.done)
 
 
 def advance(out: Encoder, length: int) -> None:

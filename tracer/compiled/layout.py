@@ -55,6 +55,7 @@ _CONTROL = (
     "ROOM",
     "WIDE0", "EXTENT0", "WIDE1", "EXTENT1", "WIDE2", "EXTENT2", "WIDE3", "EXTENT3",
     "SETUP", "SETUP_SIZE",
+    "DONE", "NESTED",
 )  # fmt: skip
 REASONS = (
     "full", "nested", "absent", "traced", "changed", "crossing", "unmapped", "stopped", "tail",
@@ -137,7 +138,8 @@ class Control:
     the bits that poison a leaf, ``physical_bits`` the CPU's MAXPHYADDR: bits above it are
     reserved. ``slow`` is the linear address of the stub's stop, with every register as it was.
     ``state`` is that of a quadword of the kernel's which is copied with a stack, 0 for none, and
-    ``after`` that of the code behind the look at the time.
+    ``after`` that of the code behind the look at the time. In a monitor ``done`` is where a thunk
+    ends, and ``nested`` the physical address of the root of the nested tables.
     """
 
     block: int
@@ -150,6 +152,8 @@ class Control:
     far: range = range(0)
     state: int = 0
     after: int = 0
+    done: int = 0
+    nested: int = 0
 
     def pack(self) -> bytes:
         """Return the control page: the ring is empty, and shut until its limit is set."""
@@ -180,6 +184,8 @@ class Control:
             **{f"{name}{number}": 0 for number in range(WIDE) for name in ("WIDE", "EXTENT")},
             "SETUP": 0,
             "SETUP_SIZE": 0,
+            "DONE": self.done,
+            "NESTED": self.nested,
         }
         page = bytearray(PAGE)
         struct.pack_into(f"<{len(_CONTROL)}Q", page, 0, *(words[name] for name in _CONTROL))

@@ -19,9 +19,12 @@
 .set V_EXIT, 0x70
 .set V_INFO1, 0x78
 .set V_INFO2, 0x80
+.set V_DELIVERED, 0x88
 .set V_SHADOW, 0x68
 .set V_EVENT, 0xa8
+.set V_CS, 0x410
 .set V_CS_ATTRIBUTES, 0x412
+.set V_SS, 0x420
 .set V_CS_BASE, 0x418
 .set V_ES_BASE, 0x408
 .set V_SS_BASE, 0x428
@@ -58,6 +61,7 @@
 .set EXIT_SKINIT, 0x86
 .set EXIT_RDTSCP, 0x87
 .set EXIT_MWAIT, 0x8b
+.set EXIT_NESTED, 0x400
 
 .set MSR_FS_BASE, 0xc0000100
 .set MSR_GS_BASE, 0xc0000101
@@ -77,6 +81,10 @@
 .set DEBUG, 0x80000301
 .set VIRTUALIZATION, 0x80000300 + VE
 .set GATE, 16 * VE
+.set E_WRITE, 2
+.set E_USER, 4
+.set E_RESERVED, 8
+.set E_FETCH, 16
 .set SLEEPS, 1 << 24
 .set STI, 0xfb
 .set NMI, 0x80000202
@@ -99,7 +107,8 @@
 	\op	\register, [r15 + STATE + 8 * \number]
 .endm
 
-# In: RAX = the physical address of this vCPU's VMCB. All that the guest has is in there.
+# In: RAX = the physical address of this vCPU's VMCB. All that the guest has is in there. RBX = what
+# the time-stamp counter is to be a multiple of before the guest goes on, 0 for no such thing.
 start:
 	cli
 	mov	r15, rax
@@ -115,6 +124,18 @@ start:
 	mov	rdx, rax
 	shr	rdx, 32
 	wrmsr
+	test	rbx, rbx
+	jz	enter
+	rdtsc
+	shl	rdx, 32
+	or	rax, rdx
+	xor	edx, edx
+	div	rbx
+	sub	rbx, rdx
+	shr	rbx, 2				# a turn takes 4 ns where instructions are counted
+	inc	rbx
+1:	dec	rbx
+	jnz	1b
 	jmp	enter
 
 # The instruction is done with, of ECX bytes.
@@ -140,7 +161,7 @@ enter:
 .endr
 	mov	rax, r15
 	guest	mov, r15, 15
-	vmrun	rax
+onward:	vmrun	rax
 	mov	[rax + STATE + 8 * 15], r15
 	mov	r15, rax
 	mov	[r15 + STATE + 8 * 1], rcx
@@ -166,6 +187,8 @@ known:	cmp	ebx, EXIT_SMI
 	cmp	qword ptr [rip + start + DATA + M_DOMAIN], 0
 	jne	domain
 natively:
+	cmp	ebx, EXIT_NESTED
+	je	nested
 	cmp	ebx, EXIT_IO
 	je	io
 	cmp	ebx, EXIT_MSR
@@ -202,6 +225,88 @@ unknown:
 	mov	[rip + start + DATA + M_UNKNOWN], rbx
 	pause
 	jmp	unknown
+
+# ---- nested faults
+
+# The guest has come to a page that the nested tables do not have, or not for writing: R12 = the
+# error code, INFO2 = the physical address. The common code (common.S) finds what it would find at a
+# page fault of a poisoned entry, on this vCPU's own stack.
+nested:	mov	rax, [r15 + V_INFO2]
+	mov	[r15 + STATE + S_FAULT], rax
+	xor	ecx, ecx			# whether it is compiled sites' to try
+	bt	r12, 33				# of a walk of tables: APM vol. 2, 15.25.6
+	jc	1f
+	test	r12b, E_FETCH
+	jnz	1f
+	cmp	byte ptr [r15 + V_CPL], 0
+	jne	1f
+	test	dword ptr [r15 + V_EFER], 0x400		# LMA
+	jz	1f
+	test	byte ptr [r15 + V_CS_ATTRIBUTES + 1], 2	# L
+	jz	1f
+	# What was being delivered is, again.
+	mov	rdx, [r15 + V_DELIVERED]
+	test	edx, edx
+	js	2f
+	control	cmp, rax, C_REACH
+	jb	3f
+	control	sub, rax, C_FAR
+	control	cmp, rax, C_FAR_SIZE
+	jae	1f
+	control	add, rax, C_FAR_WINDOW
+	jmp	4f
+3:	control	add, rax, C_WINDOW
+4:	mov	[r15 + STATE + S_ALIAS], rax
+	inc	ecx
+	jmp	1f
+2:	mov	[r15 + V_EVENT], rdx
+1:	movzx	eax, word ptr [r15 + V_SS]
+	push	rax
+	push	qword ptr [r15 + V_RSP]
+	push	qword ptr [r15 + V_RFLAGS]
+	movzx	eax, word ptr [r15 + V_CS]
+	push	rax
+	push	qword ptr [r15 + V_RIP]
+	mov	eax, r12d
+	and	eax, E_WRITE | E_FETCH
+	or	eax, E_RESERVED
+	cmp	byte ptr [r15 + V_CPL], 3
+	jne	1f
+	or	eax, E_USER
+1:	push	rax
+	test	ecx, ecx
+	guest	mov, rax, 0
+	guest	mov, rcx, 1
+	guest	mov, rdx, 2
+	guest	mov, rbx, 3
+	guest	mov, rbp, 5
+	guest	mov, rsi, 6
+	guest	mov, rdi, 7
+.irp number, 8, 9, 10, 11, 12, 13, 14, 15
+	guest	mov, r\number, \number
+.endr
+	jz	1f
+	jmp	[rip + start + DATA + M_FAST]
+1:	jmp	[rip + start + DATA + C_SLOW]
+
+# It is done with. RSP -> RIP, CS, RFLAGS, RSP, SS; all other registers are the guest's.
+done:	push	rax
+	push	rcx
+	mov	rax, rsp
+	and	rax, -4096
+	sub	rax, STATE
+	mov	rcx, [rsp + 16]
+	cmp	rcx, [rax + V_RIP]
+	je	1f
+	mov	dword ptr [rax + V_SHADOW], 0
+1:	pop	rcx
+	pop	qword ptr [rax + V_RAX]
+	pop	qword ptr [rax + V_RIP]
+	add	rsp, 8
+	pop	qword ptr [rax + V_RFLAGS]
+	pop	qword ptr [rax + V_RSP]
+	lea	rsp, [rax + STATE + STACK_TOP]
+	jmp	onward
 
 # ---- records
 
@@ -672,7 +777,18 @@ translate:
 
 # ---- ports
 
-io:	call	begin
+io:	# Where PCI configuration is written to, a device may move.
+	mov	eax, r12d
+	shr	eax, 16
+	and	eax, ~3
+	cmp	eax, 0xcfc
+	jne	1f
+	test	r12b, 1
+	jnz	1f
+	lock or	byte ptr [rip + start + DATA + C_SITES], MOVED
+1:	cmp	qword ptr [rip + start + DATA + M_PORTS], 0
+	je	unrecorded
+	call	begin
 	mov	dword ptr [r13 + R_SITE], K_PORT
 	mov	eax, r12d
 	shr	eax, 4
@@ -703,6 +819,30 @@ in_:	call	in_made
 8:	mov	rcx, [r15 + V_INFO2]
 	mov	[r15 + V_RIP], rcx
 	jmp	behind_it
+
+# No ports are recorded.
+unrecorded:
+	mov	edx, r12d
+	shr	edx, 16
+	lea	r13, [r15 + STATE + S_SCRATCH]
+	xor	ebp, ebp
+	test	r12b, 4
+	jz	1f
+	call	describe
+	mov	eax, r12d
+	shr	eax, 4
+	and	eax, 7
+	mov	[r13 + R_MANNER], al
+	mov	[r13 + R_ADDRESS], rdx
+	jmp	string
+1:	mov	rax, [r15 + V_RAX]
+	test	r12b, 1
+	jnz	1f
+	call	out_made
+	jmp	8b
+1:	call	in_made
+	mov	[r15 + V_RAX], rax
+	jmp	8b
 
 # In: RAX, whose low bytes go to the port in EDX.
 out_made:

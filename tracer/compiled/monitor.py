@@ -34,22 +34,40 @@ _STATE_FIELDS = {
     "GDT": 0x80, "IDT": 0x90, "NOTHING": 0xA0, "OWNER": 0xB0, "OWN": 0xB8, "OWN_SIZE": 0xC0,
     "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100, "STUB": 0x200,
     "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220, "ASKED": 0x228,
-    "OPEN": 0x230, "SCE": 0x238,
+    "OPEN": 0x230, "SCE": 0x238, "FAULT": 0x240, "ALIAS": 0x248,
 }  # fmt: skip
 """Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` and ``STUB`` are code whose
 CPUID and RDTSC are vetrace's own. ``OPEN`` is 1 while an interrupt may come to the monitor, 2 while
-an SMI may, ``SCE`` what EFER had of that while the guest's interrupts are held up."""
+an SMI may, ``SCE`` what EFER had of that while the guest's interrupts are held up. ``FAULT`` is the
+physical address at which the guest has left by a nested fault, and ``ALIAS`` where the window has
+it."""
 
-_WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED"
+_WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED", "FAST", "PORTS"
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
 made any more; 1 where instructions raise #VE, and the first quadword of the gate of #VE while it
-leads to a handler that knows of ports alone; how many SMIs firmware has had."""
+leads to a handler that knows of ports alone; how many SMIs firmware has had; where nested faults
+enter the common code; 1 where ports are recorded."""
 
 # Offsets of the shared pages, behind those of the vCPUs.
 _ROOT5, _ROOT, _FRAMES, _GATES, _SEGMENTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
 _PORTS = 5 * _PAGE
 _MSRS = _PORTS + 3 * _PAGE
 _SHARED = _MSRS + 2 * _PAGE
+_WINDOW = _SHARED
+_PAIR = _WINDOW + _PAGE
+_NESTED = _PAIR + 3 * _PAGE
+NESTED_PAGES = 96
+"""Pages that nested tables have room in."""
+WINDOW_BASE = 0xFFFF_8780_0000_0000
+"""The linear address from which on the monitor has a window of its own.
+
+Breakpoints and watches are by linear address, in the guest as well: Linux leaves this one to
+hypervisors (Documentation/arch/x86/x86_64/mm.rst).
+"""
+_WINDOW_SLOT = WINDOW_BASE >> 39 & 511
+PAIR = WINDOW_BASE - (1 << 39)
+"""The linear address at which a monitor sees two pages beside each other, whichever."""
+_PAIR_SLOT = _WINDOW_SLOT - 1
 MAPS = _PORTS
 """Offset in the shared pages of the maps of ports and MSRs for which the guest leaves."""
 INTERCEPTS = 0x0C
@@ -62,11 +80,15 @@ _INTERRUPT, _SMI, _RDTSC, _CPUID, _IO, _MSR, _RDTSCP = (
 _HLT = 1 << 24
 _HELD = 1 << 20 | 1 << 23 | _HLT | 1 << 43  # IRET, PAUSE, HLT, MWAIT
 
+_PAT = 0x0007_0406_0007_0406
+"""What PAT is after a reset (Intel SDM vol. 3A, 12.12.4): TCG knows no memory types."""
 _CODE_SEGMENT = 0x00AF_9B00_0000_FFFF
 _DATA_SEGMENT = 0x00CF_9300_0000_FFFF
 _GATES_COUNT = 256
 _GATE_SIZE = 16
 _ENTRY_SIZE = 8
+_CONFIGURATION = 0xCFC
+"""The first of four ports by which PCI configuration is accessed (PCI Local Bus 3.0, 3.2.2.3.2)."""
 _EFER = 0xC000_0080
 _SVME = 1 << 12
 _MASK = (1 << 64) - 1
@@ -88,9 +110,12 @@ class Entered:
     dr7: int
 
 
-def monitor_size(vcpus: int) -> int:
-    """Return how many bytes of RAM the monitor of a guest takes beside the block's own."""
-    return vcpus * PER_VCPU + _SHARED
+def monitor_size(vcpus: int, *, nested: bool = False) -> int:
+    """Return how many bytes of RAM the monitor of a guest takes beside the block's own.
+
+    With ``nested`` traps it has a window of its own, and nested tables.
+    """
+    return vcpus * PER_VCPU + (_NESTED + NESTED_PAGES * _PAGE if nested else _SHARED)
 
 
 def constants(*, stacks: bool) -> str:
@@ -115,6 +140,15 @@ def constants(*, stacks: bool) -> str:
     return layout.constants() + "".join(f".set {name}, {v}\n" for name, v in symbols.items())
 
 
+def guest_constants() -> str:
+    """Return the assembler's symbols by which ``common.S`` knows of the guest in the monitor."""
+    symbols = {
+        "GUEST_CR3": _VMCB + _SAVED["cr3"] - _STATE,
+        "GUEST_ALIAS": _STATE_FIELDS["ALIAS"],
+    }
+    return "".join(f".set {name}, {value}\n" for name, value in symbols.items())
+
+
 def word(name: str) -> int:
     """Return the offset in the block of a word of the monitor's."""
     return _WORDS_PLACE + 8 * _WORDS.index(name)
@@ -134,6 +168,41 @@ class MonitorCode:
     own: range
     stub: range
     stacks: bool
+    nested: bool = False
+
+    @property
+    def window(self) -> int:
+        """Return the physical address of the table that its own window has, with nested traps."""
+        return self._shared + _WINDOW
+
+    @property
+    def pair(self) -> int:
+        """Return the physical address of the table whose first two entries are for :data:`PAIR`."""
+        return self._shared + _PAIR + 2 * _PAGE
+
+    def pair_tables(self) -> bytes:
+        """Return the three tables that lead to :data:`PAIR`, empty as yet; the last is `pair`."""
+        present = PRESENT | WRITABLE
+        page = bytearray(3 * _PAGE)
+        for number in range(2):
+            below = self._shared + _PAIR + (number + 1) * _PAGE
+            struct.pack_into("<Q", page, number * _PAGE, below | present)
+        return bytes(page)
+
+    @property
+    def tables(self) -> int:
+        """Return the physical address of the nested tables."""
+        return self._shared + _NESTED
+
+    @property
+    def run(self) -> int:
+        """Return the physical address at which a vCPU goes on in the guest, RAX = :meth:`vmcb`."""
+        return self.block + PLACE + IMAGES[self.stacks][1]["onward"]
+
+    @property
+    def done(self) -> int:
+        """Return the physical address at which a nested fault is done with."""
+        return self.block + PLACE + IMAGES[self.stacks][1]["done"]
 
     @property
     def start(self) -> int:
@@ -172,8 +241,12 @@ class MonitorCode:
         base = self._shared
         present = PRESENT | WRITABLE
         page = bytearray(_SHARED)
-        struct.pack_into("<Q", page, _ROOT5, base + _ROOT | present)
+        for slot in (0, TABLE_ENTRIES - 1):
+            struct.pack_into("<Q", page, _ROOT5 + 8 * slot, base + _ROOT | present)
         struct.pack_into("<Q", page, _ROOT, base + _FRAMES | present)
+        if self.nested:
+            struct.pack_into("<Q", page, _ROOT + 8 * _WINDOW_SLOT, base + _WINDOW | present)
+            struct.pack_into("<Q", page, _ROOT + 8 * _PAIR_SLOT, base + _PAIR | present)
         frames = [number << 30 | LARGE | present for number in range(TABLE_ENTRIES)]
         struct.pack_into(f"<{TABLE_ENTRIES}Q", page, _FRAMES, *frames)
         entries = self.block + PLACE + IMAGES[self.stacks][1]["gates"]
@@ -186,6 +259,8 @@ class MonitorCode:
         struct.pack_into("<Q", page, _SEGMENTS + (code & ~7), _CODE_SEGMENT)
         if ports:
             page[_PORTS:_MSRS] = b"\xff" * (_MSRS - _PORTS)
+        elif self.nested:
+            page[_PORTS + _CONFIGURATION // 8] |= 0xF << _CONFIGURATION % 8
         page[_MSRS:_SHARED] = _msr_map(msrs, free)
         return bytes(page)
 
@@ -216,6 +291,10 @@ class MonitorCode:
         shared = self._shared
         struct.pack_into("<QQ", page, 0x40, shared + _PORTS, shared + _MSRS)
         struct.pack_into("<I", page, 0x58, 1)  # ASID
+        if self.nested:
+            struct.pack_into("<Q", page, 0x90, 1)
+            struct.pack_into("<Q", page, 0xB0, self.tables)
+            struct.pack_into("<Q", page, 0x668, _PAT)
         for number, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs")):
             it = entered.segments[name]
             attributes = it.flags >> 8 & 0xFF | it.flags >> 12 & 0xF00
@@ -234,16 +313,17 @@ class MonitorCode:
         return bytes(page)
 
 
-def intercepts_of(spaces: Collection[Input], *, domain: bool = False) -> int:
+def intercepts_of(spaces: Collection[Input], *, domain: bool = False, nested: bool = False) -> int:
     """Return the words of a VMCB that have a guest leave for inputs of these kinds.
 
     CPUID and MSRs always do, as they would tell of SVM, and so does it for SMIs, as firmware's code
-    would leave as well; a trust ``domain`` asks to sleep, too.
+    would leave as well; a trust ``domain`` asks to sleep, too, and with ``nested`` traps PCI
+    configuration may move devices.
     """
     found = _CPUID | _MSR | _SMI | _VMRUN_TO_SKINIT
     if domain:
         found |= _HLT
-    if Input.PORT in spaces:
+    if Input.PORT in spaces or nested:
         found |= _IO
     if Input.TSC in spaces:
         found |= _RDTSC | _RDTSCP
@@ -296,7 +376,33 @@ def outside(vmcb: bytes) -> dict[str, int]:
     return found
 
 
+def of_guest(name: str) -> int:
+    """Return where a vCPU's own page has a word of its guest's, from the page's beginning.
+
+    That is one of ``cr0``, ``cr3``, ``cr4`` and ``fault``, the physical address of a nested fault.
+    """
+    if name == "fault":
+        return _STATE_FIELDS["FAULT"]
+    return (_CR0 if name == "cr0" else _SAVED[name]) - _STATE
+
+
+def vmcb_at(stack: int) -> int:
+    """Return the physical address of the VMCB of a vCPU whose own stack is at that linear one."""
+    return (stack & -_PAGE) - _STATE
+
+
+def exception_event(vector: int, error_code: int | None) -> bytes:
+    """Return what at :data:`EVENT` has the guest take an exception (APM vol. 2, 15.20)."""
+    kind = _EXCEPTION | (0 if error_code is None else _WITH_CODE)
+    return struct.pack("<II", vector | kind, error_code or 0)
+
+
+_EXCEPTION, _WITH_CODE = 1 << 31 | 3 << 8, 1 << 11
+EVENT = 0xA8
+"""Offset in a VMCB of the event that the guest is to take."""
+CR2 = 0x640
+_CR0 = 0x558
 _SAVED = {
-    "rip": 0x578, "rsp": 0x5D8, "cr2": 0x640, "cr3": 0x550, "cr4": 0x548, "gdt": 0x468,
+    "rip": 0x578, "rsp": 0x5D8, "cr2": CR2, "cr3": 0x550, "cr4": 0x548, "gdt": 0x468,
     "idt": 0x488,
 }  # fmt: skip

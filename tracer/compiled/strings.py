@@ -88,7 +88,7 @@ def compile_string(out: Encoder, insn: Instruction, number: int, common: CommonC
 
 
 def find_pointer(out: Encoder, insn: Instruction) -> None:
-    """Append what computes the address of the device and 1 in RDX; RAX and RCX stay."""
+    """Append what computes the address of the device in RDX; RAX and RCX stay."""
     assert insn.form is not None
     operation, size = insn.form.operation, insn.address_size
     out.load(RDX, RDI, gpr(RDI if operation == "stos" else RSI), size)
@@ -97,7 +97,6 @@ def find_pointer(out: Encoder, insn: Instruction) -> None:
         source = out.skip(EQUAL)
         out.load(RDX, RDI, gpr(RDI), size)
         out.land(source)
-    out.raw("48ffc2")  # inc rdx
 
 
 def _move(out: Encoder, width: int, size: int, common: CommonCode) -> None:

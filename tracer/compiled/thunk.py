@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from tracer.compiled.cell import compile_cell
 from tracer.compiled.common import CommonCode
-from tracer.compiled.encoder import EQUAL, NOT_EQUAL, Encoder
-from tracer.compiled.ending import TAKEN, gpr
+from tracer.compiled.encoder import CARRY, EQUAL, NOT_EQUAL, Encoder
+from tracer.compiled.ending import ALIAS, TAKEN, gpr
 from tracer.compiled.layout import SITE_FIELDS
 from tracer.compiled.move import compile_move
 from tracer.compiled.safety import NotCompiled, Template, reads_and_writes, template_of
 from tracer.compiled.stack import compile_pop, compile_push
 from tracer.compiled.strings import compile_string, find_pointer
 from tracer.x86.instruction import Instruction, Memory
-from tracer.x86.state import PAGE_SIZE, RCX, RDI, RDX, RSI, RSP
+from tracer.x86.state import PAGE_SIZE, RAX, RCX, RDI, RDX, RSI, RSP
 
 WATCHED = 8
 """Bytes of code that the common code compares; a thunk compares the end of a longer one."""
@@ -59,7 +59,7 @@ def compile_thunk(
     Raise :class:`NotCompiled` where it might raise an exception, or gains nothing.
     """
     template = template_of(insn)
-    out = Encoder(at, thread)
+    out = Encoder(at, thread, common.done)
     if insn.length > WATCHED:
         _compare_end(out, insn, common)
     writes = template is Template.POP
@@ -80,7 +80,10 @@ def compile_thunk(
             compile_string(out, insn, number, common)
     origin = out.here
     doubtful = insn.width > 1 and not _is_constant(insn)
-    if doubtful:
+    if common.done is not None:
+        _tell_origin(out, insn, template)
+        doubtful = False
+    elif doubtful:
         _compile_origin(out, insn, template, common)
     else:
         origin = common.walk
@@ -89,6 +92,9 @@ def compile_thunk(
 
 
 def _compare_end(out: Encoder, insn: Instruction, common: CommonCode) -> None:
+    if common.done is not None:
+        _look_at_end(out, insn, common)
+        return
     end = insn.next_rip - 4
     if insn.length <= WATCHED + 4 and end >= _TOP:
         # cmp dword ptr [end], the last bytes: an address is extended by its sign
@@ -103,6 +109,22 @@ def _compare_end(out: Encoder, insn: Instruction, common: CommonCode) -> None:
         out.raw(b"\x48\xb9" + insn.code[-WATCHED:])  # mov rcx, the last bytes
         out.compare(RCX, RDX, insn.length - WATCHED)
     out.branch(NOT_EQUAL, common.refuse)
+
+
+def _look_at_end(out: Encoder, insn: Instruction, common: CommonCode) -> None:
+    # The monitor does not see code at the address that it has for the guest.
+    first = insn.next_rip - WATCHED
+    if first // PAGE_SIZE != (insn.next_rip - 1) // PAGE_SIZE:
+        raise NotCompiled(insn, "its last bytes lie in two pages")
+    out.load(RDX, RSP)  # RIP
+    out.arithmetic(0, RDX, insn.length - WATCHED)
+    out.constant(RCX, 0, 4)
+    out.call(common.ram)
+    out.branch(CARRY, common.refuse)
+    out.raw(b"\x48\xb9" + insn.code[-WATCHED:])  # mov rcx, the last bytes
+    out.compare(RCX, RAX, 0)
+    out.branch(NOT_EQUAL, common.refuse)
+    out.load(RAX, RDI, ALIAS)
 
 
 def _operand(insn: Instruction) -> Memory:
@@ -126,16 +148,8 @@ def _is_constant(insn: Instruction) -> bool:
 def _compile_origin(
     out: Encoder, insn: Instruction, template: Template, common: CommonCode
 ) -> None:
-    assert insn.form is not None
     memory = _operand(insn)
-    # The base of FS or GS, and where a bit string begins, are not told in a thunk. POP computes
-    # an address of RSP behind the pop.
-    if not (
-        memory.segment in ("fs", "gs")
-        or insn.form.operation.endswith(" string")
-        or (template is Template.POP and memory.base == RSP)
-        or memory.displacement == _LARGEST
-    ):
+    if _has_origin(insn, template) and memory.displacement != _LARGEST:
         if template is not Template.STRING and _is_plain(memory):
             assert memory.base is not None
             out.load(RDX, RDI, gpr(memory.base))
@@ -145,11 +159,39 @@ def _compile_origin(
             return
         if template is Template.STRING:
             find_pointer(out, insn)
+            out.raw("48ffc2")  # inc rdx
         else:
-            _effective_address(out, memory)
+            _effective_address(out, memory, 1)
         out.compare(RDX, RSI, SITE_FIELDS["FIRST"])
         out.branch(EQUAL, common.compare)
     out.jump(common.other)
+
+
+def _tell_origin(out: Encoder, insn: Instruction, template: Template) -> None:
+    # Returns with the operand's address in RDX; RAX and RCX stay.
+    memory = _operand(insn)
+    if memory.base is None and memory.index is None and memory.segment not in ("fs", "gs"):
+        address = memory.displacement + (insn.next_rip if memory.rip_relative else 0)
+        out.raw(b"\x48\xba" + struct.pack("<Q", address & memory.mask))  # mov rdx, address
+    elif not _has_origin(insn, template):
+        raise NotCompiled(insn, "a thunk does not know the address of its operand")
+    elif template is Template.STRING:
+        find_pointer(out, insn)
+    else:
+        _effective_address(out, memory, 0)
+    out.raw("c3")  # ret
+
+
+def _has_origin(insn: Instruction, template: Template) -> bool:
+    # The base of FS or GS, and where a bit string begins, are not told in a thunk. POP computes
+    # an address of RSP behind the pop.
+    assert insn.form is not None
+    memory = _operand(insn)
+    return not (
+        memory.segment in ("fs", "gs")
+        or insn.form.operation.endswith(" string")
+        or (template is Template.POP and memory.base == RSP)
+    )
 
 
 def _is_plain(memory: Memory) -> bool:
@@ -158,11 +200,11 @@ def _is_plain(memory: Memory) -> bool:
     return whole and memory.index is None and memory.base in (*TAKEN, RSP)
 
 
-def _effective_address(out: Encoder, memory: Memory) -> None:
-    # Computes the operand's address and 1 in RDX; RAX and RCX stay.
+def _effective_address(out: Encoder, memory: Memory, more: int) -> None:
+    # Computes the operand's address and ``more`` in RDX; RAX and RCX stay.
     size = memory.mask.bit_length() // 8
     base, index = memory.base, memory.index
-    offset = memory.displacement + 1
+    offset = memory.displacement + more
     kept = (*TAKEN, RSP)
     if index is not None and index in kept:
         out.load(RDX, RDI, gpr(index))

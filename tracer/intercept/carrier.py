@@ -25,6 +25,7 @@ from tracer.access.want import (
 from tracer.errors import InterceptError
 from tracer.intercept import visit
 from tracer.intercept.poison import healed
+from tracer.intercept.sight import Sight
 from tracer.intercept.spill import VALUE_OFFSET, pack_request
 from tracer.intercept.stub import Stub
 from tracer.x86.free_entry import borrow, give_back
@@ -38,14 +39,22 @@ _FIXED_FLAG = 1 << 1
 class Stand:
     """Say where the stopped vCPU stands in the stub: ``stack`` is the linear address of the spill.
 
-    ``space`` is what it sees from there, ``spare`` the linear address of what is mapped without
-    poison.
+    ``space`` is where the interrupted code's addresses lead, ``spare`` the linear address of what
+    is mapped without poison. In a monitor the stub has its own ``sight`` of all that there is, and
+    its stack lies at its physical address.
     """
 
     stub: Stub
     space: AddressSpace
     stack: int
     spare: int
+    sight: Sight | None = None
+
+    def own(self, linear: int, size: int) -> bytes:
+        """Return bytes of the stack that the stub is on."""
+        if self.sight is None:
+            return self.space.read(linear, size)
+        return self.space.memory.read(linear, size)
 
 
 async def perform(transfers: Sequence[Transfer], stand: Stand) -> Answers:
@@ -96,7 +105,7 @@ async def _by_vcpu(
     routine = (stub.loads if value is None else stub.stores)[width]
     request = SetMemory(stand.stack, pack_request(linear, value or 0))
     await RunAlone(stub.done, [request, SetRegister("rip", routine), *changes])
-    data = stand.space.read(stand.stack + VALUE_OFFSET, 8)
+    data = stand.own(stand.stack + VALUE_OFFSET, 8)
     return int.from_bytes(data[:width], "little") if value is None else 0
 
 
@@ -181,6 +190,8 @@ def _leaves(linear: int, width: int, space: AddressSpace) -> list[Leaf]:
 def _spare_linear(run: Sequence[Transfer], linear: int, stand: Stand) -> int | None:
     # Returns where a linear address of the transfers is mapped without poison, if it is.
     first, last = run[0], run[-1]
+    if stand.sight is not None:
+        return stand.sight.linear(run) + linear - first.linear
     leaf = stand.space.leaf(stand.spare)
     if leaf is None or leaf.poisoned or leaf.physical != first.physical & -leaf.size:
         return None

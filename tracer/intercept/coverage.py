@@ -18,6 +18,7 @@ from tracer.access.region import (
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import FlushAllTlbs, FlushTlb, LogSize, MemoryMap, PortMap, Registers, Woken
+from tracer.errors import InterceptError
 from tracer.intercept.journal import Journal
 from tracer.intercept.poison import (
     Poisoned,
@@ -31,6 +32,7 @@ from tracer.intercept.view import GuestView
 from tracer.trace.configuration import REGION, configuration_space
 from tracer.trace.inputs import interrupts
 from tracer.trace.record import MapRecord, RegionInfo, RegionRecord
+from tracer.x86.nested import NestedTables
 from tracer.x86.paging import LARGE_SIZE, Leaf
 
 _EFER_NXE = 1 << 11
@@ -136,12 +138,27 @@ class Coverage:
 
     async def poison(self, registers: RegisterFile, by: str) -> None:
         """Poison all that the page tables of the stopped vCPU lead to, for a reason in words."""
+        if self._view.nested is not None:
+            await self._cover(self._view.nested)
+            return
         space = self._view.space_of(registers)
         map_spare(space, self._spare, bool(registers["efer"] & _EFER_NXE))
         self.note(await poison_everything(space, own=self.own), by)
         await FlushTlb(space.paging.cr3)
 
+    async def _cover(self, nested: NestedTables) -> None:
+        # Whatever the guest maps, it is what is behind that faults.
+        highest = (1 << self._view.physical_bits) - 1
+        try:
+            nested.cover(*self._view.regions.watched(highest), highest)
+        except LookupError as error:
+            raise InterceptError(f"devices lie in too many places to be traced: {error}") from None
+        await FlushAllTlbs()
+
     async def _again(self, space: AddressSpace, by: str) -> None:
+        if self._view.nested is not None:
+            await self._cover(self._view.nested)
+            return
         others = list(self._others(space))
         await heal_quiet(space, others)
         poisoned = await poison_everything(space, others, own=self.own)
@@ -176,5 +193,8 @@ class Coverage:
 
     async def heal(self, space: AddressSpace) -> None:
         """Take all poison away, and the spare mapping; the caller flushes TLBs."""
+        if self._view.nested is not None:
+            self._view.nested.cover((), (), (1 << self._view.physical_bits) - 1)
+            return
         await heal_everything(space, self._others(space))
         unmap_spare(space, self._spare)

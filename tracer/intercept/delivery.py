@@ -15,6 +15,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile, SetMemory, SetRegister
 from tracer.access.want import BreakAlone, MakeChanges, RunAlone
+from tracer.compiled import monitor
 from tracer.errors import EmulationError, GuestException, InterceptError
 from tracer.intercept import visit
 from tracer.intercept.fault import Fault
@@ -60,6 +61,9 @@ class Delivery:
         Returns the changes to make before the vCPU goes on. Raises InterceptError for one that a
         person wants and the guest cannot take.
         """
+        if gate.sight is not None:
+            self._counts["delivered"] += 1
+            return [*fault.write_back(), *_injected(fault, exception)]
         own = await gate.own_gate(fault.space, fault.vcpu, exception.vector)
         frame = fault.stack + SPILL_SIZE - _FRAME
         there = (fault.spill.frame.rsp & -_ALIGNMENT) - _FRAME if gate.stack else frame
@@ -132,6 +136,18 @@ class Delivery:
             return False
         await RunAlone(gate.stub.stop, [SetRegister("rip", gate.stub.spill)])
         return True
+
+
+def _injected(fault: Fault, exception: GuestException) -> list[Change]:
+    # The monitor has the CPU raise it.
+    vmcb = monitor.vmcb_at(fault.stack)
+    code = exception.error_code
+    event = monitor.exception_event(exception.vector, code)
+    changes: list[Change] = [SetMemory(vmcb + monitor.EVENT, event)]
+    if exception.linear is not None:
+        there = vmcb + monitor.CR2
+        changes.append(SetMemory(there, exception.linear.to_bytes(8, "little")))
+    return changes
 
 
 def _is_stack(frame: int, fault: Fault, gate: PageFaultGate) -> bool:

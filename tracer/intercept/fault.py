@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from tracer.access.execution import Foretold, foretell
-from tracer.access.footprint import Encounter
+from tracer.access.footprint import Encounter, footprint
 from tracer.access.space import AddressSpace
 from tracer.access.state import complete, needs_registers
 from tracer.access.transfer import Meddling, Transfer
@@ -21,8 +22,11 @@ from tracer.x86.bus import In
 from tracer.x86.decode import decode
 from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
-from tracer.x86.paging import Leaf
-from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE, CpuState, PageFaultCode
+from tracer.x86.paging import Leaf, leaves, pages_of
+from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE, CpuState, FaultFrame, PageFaultCode
+
+_FRAME = 48
+"""Bytes that a fault frame with an error code takes."""
 
 
 @dataclass(slots=True)
@@ -56,7 +60,7 @@ class Fault:
 
     def stand(self, gate: PageFaultGate) -> Stand:
         """Return where the vCPU stands."""
-        return Stand(gate.stub, self.space, self.stack, gate.spare)
+        return Stand(gate.stub, self.space, self.stack, gate.spare, gate.sight)
 
     def poison(self) -> Leaf | None:
         """Return the poison that the vCPU came upon; None where there is none, or none any more."""
@@ -174,6 +178,74 @@ class Faults:
         self._view.tell_time(spill.tsc)
         cpu = interrupted(spill, await self._view.mode(spill.frame.cs, space))
         return Fault(vcpu, self._view.time_ns, stack, spill, space, cpu)
+
+
+class NestedFaults:
+    """Read the nested faults of one guest's vCPUs, which stand in its monitor's stub.
+
+    They come as a fault on a poisoned entry would have: CR2 is the linear address.
+    """
+
+    def __init__(self, view: GuestView) -> None:
+        self._view = view
+
+    async def read(self, vcpu: int) -> Fault:
+        """Read where a vCPU stands at the stub. Raises InterceptError."""
+        stack, _ = await StackAndTables()
+        view = self._view
+        try:
+            spill = unpack_spill(view.memory.read(stack, SPILL_SIZE))
+        except LookupError:
+            raise InterceptError(f"the monitor's stack at {stack:#x} cannot be read") from None
+        space = view.space(spill.cr3, spill.cr4)
+        view.tell_time(spill.tsc)
+        cpu = interrupted(spill, await view.mode(spill.frame.cs, space))
+        insn = decoded(space.read(cpu.rip, MAX_INSTRUCTION), cpu)
+        if insn is not None and needs_registers(insn):
+            cpu = complete(cpu, (await Registers()).values)
+        linear = _linear(spill.cr2, spill.frame, insn, cpu, space)
+        spill = replace(spill, cr2=linear)
+        return Fault(vcpu, view.time_ns, stack, spill, space, cpu, cpu.xmm)
+
+
+def _linear(
+    physical: int,
+    frame: FaultFrame,
+    insn: Instruction | None,
+    cpu: CpuState,
+    space: AddressSpace,
+) -> int:
+    # Returns the linear address by which the instruction has come to a physical one: the CPU tells
+    # that alone.
+    for span in _reach(frame, insn, cpu, space):
+        for page in pages_of(span.start, len(span)):
+            leaf = space.leaf(page)
+            if leaf is None or leaf.physical != physical & -PAGE_SIZE:
+                continue
+            linear = page + physical % PAGE_SIZE
+            if linear in span:
+                return linear
+    found = leaves(space.memory, space.paging)
+    there = next((at for at in found if at.physical <= physical < at.physical + at.size), None)
+    if there is None:
+        raise InterceptError(
+            f"RIP {frame.rip:#x} has come to physical {physical:#x}, where nothing of its page "
+            "tables leads"
+        )
+    return there.linear + physical - there.physical
+
+
+def _reach(
+    frame: FaultFrame, insn: Instruction | None, cpu: CpuState, space: AddressSpace
+) -> Iterable[range]:
+    # Yields the linear addresses that an instruction may access, the likeliest first.
+    if frame.error_code & PageFaultCode.I:
+        yield range(cpu.rip, cpu.rip + MAX_INSTRUCTION)
+    if insn is not None:
+        with suppress(EmulationError):
+            yield from footprint(insn, cpu, space).reach
+    top = frame.rsp & -16
+    yield range(top - _FRAME, top)
 
 
 async def foretell_at(fault: Fault, known: Iterable[Leaf]) -> Foretold:

@@ -26,6 +26,7 @@ from tracer.access.want import (
 )
 from tracer.errors import GuestError, InterceptError
 from tracer.intercept.padding import find_page, find_run, is_filler
+from tracer.intercept.sight import Sight
 from tracer.intercept.stub import Fast, Stub, assemble
 from tracer.x86.idt import GATE_SIZE, Gate, guests_view, pack_gate, planted, unpack_gate
 from tracer.x86.latest_store import latest_store
@@ -78,8 +79,11 @@ class PageFaultGate:
     ``scratch`` are linear addresses of quadwords that the guest's kernel can read and that are
     free, where the stub has a page of its own, and ``room`` is what is free beside. ``spare`` is
     the linear address of the mapping without poison. ``stack`` is the interrupt stack (IST) that
-    vetrace's own page faults go to, 0 for that of the interrupted code.
+    vetrace's own page faults go to, 0 for that of the interrupted code. ``sight`` is what a stub
+    in a monitor sees of memory: see :class:`tracer.intercept.nested.MonitorPost`.
     """
+
+    sight: Sight | None = None
 
     def __init__(
         self,

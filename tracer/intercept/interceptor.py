@@ -34,7 +34,7 @@ from tracer.errors import (
 )
 from tracer.intercept.answer import Answer, Answering, Devices
 from tracer.intercept.delivery import Delivery
-from tracer.intercept.fault import Fault, Faults, code_at, decoded, foretell_at
+from tracer.intercept.fault import Fault, Faults, NestedFaults, code_at, decoded, foretell_at
 from tracer.intercept.firmware import Firmware, Intercepted
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.ledger import Entry, Ledger
@@ -79,7 +79,7 @@ class Interceptor:
         self._view = view
         self._counts = counts
         self._delivery = Delivery(counts)
-        self._faults = Faults(view)
+        self.faults: Faults | NestedFaults = Faults(view)
         self.answers: list[Answer] = [Devices()]
         self.answering = Answering(self.answers)
         self.ledger = Ledger(names, callers, counts, publish, self._is_within)
@@ -98,7 +98,7 @@ class Interceptor:
 
         Raises InterceptError when that cannot be done, with the guest left stopped.
         """
-        fault = await self._faults.read(vcpu)
+        fault = await self.faults.read(vcpu)
         moment = fault.stack, fault.spill.tsc
         if self._done.get(vcpu) == moment:
             # QEMU may report one stop twice, and one of another vCPU in between. The second report
@@ -162,7 +162,7 @@ class Interceptor:
 
     async def look(self, vcpu: int) -> tuple[CpuState, AddressSpace]:
         """Return the interrupted state of a vCPU that stands at the stub, where addresses lead."""
-        fault = await self._faults.read(vcpu)
+        fault = await self.faults.read(vcpu)
         return fault.cpu, fault.space
 
     async def _leave_to_vcpu(self, fault: Fault, gate: PageFaultGate, why: str) -> Intercepted:
@@ -295,6 +295,9 @@ class Interceptor:
             for transfer in ahead.seen([met], fault.space):
                 self.answering.to(transfer).admit_vcpu(transfer, fault, why)
 
+        async def meet() -> Encounter:
+            return (await self.faults.read(fault.vcpu)).encounter
+
         admit(fault.encounter)
         foretold = ahead.seen([fault.encounter], fault.space)
         if self.asks:
@@ -302,7 +305,10 @@ class Interceptor:
             if insn is not None and fault.meddled:
                 return await self._skip(fault, insn, foretold, why)
         try:
-            stepped = await native_step(foretold, fault.stand(gate), admit, fault.encounter)
+            stand = fault.stand(gate)
+            stepped = await native_step(
+                foretold, stand, admit, fault.encounter, fault.cpu.rip, meet
+            )
         except DebuggerError:
             # The last that the guest did, if it powered itself off by it.
             last = Outcome(fault.cpu, foretold)

@@ -32,7 +32,7 @@ _CR4_LA57 = 1 << 12
 _PAGE = 4096
 _MOST_STEPS = 1 << 10
 """Instructions of the monitor's for one exit, at most, with a string instruction's page walks."""
-_KEPT = "rip", "rsp", "rax", "eflags", "cr0", "cr3", "cr4", "gs_base"
+_KEPT = "rip", "rsp", "rax", "rbx", "eflags", "cr0", "cr3", "cr4", "gs_base"
 """Registers that a vCPU has after it has entered as it had them before, as a sample."""
 
 
@@ -56,6 +56,7 @@ class Monitor:
         *,
         stacks: bool,
         domain: bool = False,
+        nested: bool = False,
     ) -> None:
         self.inputs = frozenset(inputs)
         self._view = view
@@ -63,18 +64,20 @@ class Monitor:
         self._journal = journal
         self._domain = domain
         self._begun = False
+        self._window = window
         self._block = window.physical
         place = window.physical + block_size(slots, stacks=stacks)
         own = range(window.code, window.code + monitor.PLACE)
-        self._code = MonitorCode(window.physical, place, view.vcpus, own, stub, stacks)
+        self.code = MonitorCode(window.physical, place, view.vcpus, own, stub, stacks, nested)
 
     def begin(self, code_selector: int) -> None:
         """Write what is the same for all vCPUs; the kernel's code has that selector."""
-        code, memory = self._code, self._view.memory
+        code, memory = self.code, self._view.memory
         ports, msrs = Input.PORT in self.inputs, Input.MSR in self.inputs
         shared = code.shared(ports, msrs, [NOTE_MSR], code_selector)
         memory.write(code.root(5), shared)
         memory.write(self._block + monitor.PLACE, code.code)
+        memory.write(self._block + monitor.word("PORTS"), int(ports).to_bytes(8, "little"))
         self._view.monitor = self
 
     def _begin_domain(self, space: AddressSpace, idt: int) -> None:
@@ -85,9 +88,10 @@ class Monitor:
         memory.write(self._block + monitor.word("DOMAIN"), (1).to_bytes(8, "little"))
         self._begun = True
 
-    async def enter(self) -> None:
+    async def enter(self, even_ns: int = 0) -> None:
         """Have the vCPU that stopped go on inside; it stands where it stood.
 
+        With ``even_ns`` the guest's time, which counts instructions, is a multiple of that then.
         Raises InterceptError when it does not come there.
         """
         before = await Registers()
@@ -100,14 +104,15 @@ class Monitor:
             before.values, state.segments, (gdt.base, gdt.limit), (idt.base, idt.limit),
             state.dr6, state.dr7,
         )  # fmt: skip
-        code = self._code
+        code = self.code
         there = code.vmcb(vcpu)
         if self._domain and not self._begun:
             self._begin_domain(self._view.space_of(before), idt.base)
-        found = intercepts_of(self.inputs, domain=self._domain)
+        found = intercepts_of(self.inputs, domain=self._domain, nested=code.nested)
         self._view.memory.write(there, code.of_vcpu(vcpu, entered, found, self._current))
         await FlushTlb(code.root(5 if before["cr4"] & _CR4_LA57 else 4))
-        await BreakAlone(before["rip"], [SetRegister("rax", there), SetRegister("rip", code.start)])
+        started = {"rax": there, "rbx": even_ns, "rip": code.start}
+        await BreakAlone(before["rip"], [SetRegister(*each) for each in started.items()])
         after = await Registers()
         lost = [name for name in _KEPT if before[name] != after[name]]
         if lost or not after["efer"] & _SVME:
@@ -118,7 +123,7 @@ class Monitor:
 
     def covers(self, linear: int | None) -> bool:
         """Tell whether a vCPU at that address is in the monitor."""
-        return linear in self._code.span
+        return linear in self.code.span
 
     async def step_out(self, stop: Stopped) -> Stopped | None:
         """Return the stop as that of the guest, to which the stopped vCPU goes back.
@@ -133,13 +138,14 @@ class Monitor:
 
     def outside(self, states: Sequence[VcpuState]) -> tuple[VcpuState, ...]:
         """Return the states of vCPUs, those of the guest's where they are in the monitor."""
+        own = self._window.guest_code if self.code.nested else range(0)
         return tuple(
-            self._guest(number, state) if self.covers(state.rip) else state
+            self._guest(number, state) if self.covers(state.rip) or state.rip in own else state
             for number, state in enumerate(states)
         )
 
     def _guest(self, vcpu: int, state: VcpuState) -> VcpuState:
-        found = monitor.outside(self._view.memory.read(self._code.vmcb(vcpu), _PAGE))
+        found = monitor.outside(self._view.memory.read(self.code.vmcb(vcpu), _PAGE))
         return replace(
             state,
             rip=found["rip"],
@@ -164,7 +170,7 @@ class Monitor:
 
         It stays inside: SVM stays hidden, and nothing else is intercepted.
         """
-        code, memory = self._code, self._view.memory
+        code, memory = self.code, self._view.memory
         memory.write(self._block + monitor.PLACE, code.code)
         memory.write(self._block + monitor.word("CLOSED"), (1).to_bytes(8, "little"))
         memory.write(self._block + monitor.word("DOMAIN"), bytes(8))

@@ -5,7 +5,7 @@ The pages that they touch are healed for that moment, with every other vCPU held
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tracer.access.footprint import Encounter
@@ -20,6 +20,8 @@ from tracer.intercept.stub import Stub
 from tracer.x86.paging import Leaf
 from tracer.x86.state import PageFaultCode
 
+_MOST_STEPS = 1 << 10
+"""Instructions of a monitor's for what the guest leaves for within one instruction."""
 _MAX_HEALED = 32
 """Pages one instruction can touch: more poisoned ones than this mean something else is wrong."""
 
@@ -43,18 +45,23 @@ async def native_step(
     stand: Stand,
     admit: Callable[[Encounter], None],
     first: Encounter,
+    rip: int,
+    meet: Callable[[], Awaitable[Encounter]],
 ) -> Stepped:
     """Let the vCPU carry out the interrupted instruction on the real devices.
 
-    ``first`` is the fault. The pages of what is ``foretold`` are healed from the start: an
-    instruction that faults halfway starts over, and would make an access twice. What it comes upon
-    beyond is asked of ``admit``, which may raise. The vCPU stands at the stub's ``stop`` before,
+    It is at linear address ``rip``. ``first`` is the fault. The pages of what is ``foretold`` are
+    healed from the start: an instruction that faults halfway starts over, and would make an access
+    twice. What it comes upon beyond is asked of ``admit``, which may raise; where it stands in a
+    monitor ``meet`` tells that. The vCPU stands at the stub's ``stop`` before,
     and afterwards where the instruction left it: behind itself, at itself (REP), or at a handler.
     Raises InterceptError when it does not get past its faults.
     """
     stub, space = stand.stub, stand.space
     leaves: dict[int, Leaf] = {}
     encounters = [first]
+    if stand.sight is not None:
+        return await _inside(foretold, stand, admit, first, rip, meet)
     try:
         for transfer in foretold:
             _collect(space.leaf(transfer.linear), leaves)
@@ -80,6 +87,60 @@ async def native_step(
             admit(met)
     finally:
         await _flush(space)
+
+
+async def _inside(
+    foretold: Sequence[Transfer],
+    stand: Stand,
+    admit: Callable[[Encounter], None],
+    first: Encounter,
+    rip: int,
+    meet: Callable[[], Awaitable[Encounter]],
+) -> Stepped:
+    # The same where the vCPU stands in its monitor, and leaves the guest for that again where it
+    # comes upon another page.
+    stub, space = stand.stub, stand.space
+    encounters = [first]
+    pages = _behind(space, (*(transfer.linear for transfer in foretold), first.linear))
+    assert space.nested is not None
+    try:
+        while True:
+            await leave(stub)
+            with space.nested.opened(pages):
+                address = await _step_out(stub)
+                if address == rip:
+                    # QEMU takes VMRUN for an instruction of its own.
+                    address = await StepAlone()
+                if address in stub.monitor:
+                    address = await _step_out(stub)
+            if not stub.covers(address):
+                return Stepped(await Registers(), False, tuple(encounters))
+            # It would go on to compiled sites: all is as at the stub's own entry.
+            await RunAlone(stub.stop, [SetRegister("rip", stub.spill)])
+            met = await meet()
+            more = _behind(space, [met.linear]) - pages
+            if not more or len(pages) == _MAX_HEALED:
+                raise InterceptError(f"a native step faults again at linear {met.linear:#x}")
+            pages |= more
+            encounters.append(met)
+            admit(met)
+    finally:
+        await FlushTlb((await Registers())["cr3"])
+
+
+def _behind(space: AddressSpace, places: Iterable[int]) -> set[int]:
+    # The physical addresses of the pages that lie in holes.
+    found = (space.leaf(place) for place in places)
+    return {leaf.physical for leaf in found if leaf is not None and leaf.poisoned}
+
+
+async def _step_out(stub: Stub) -> int:
+    # Steps until the vCPU is behind the guest's instruction, or at the stub's door; returns where.
+    for _ in range(_MOST_STEPS):
+        address = await StepAlone()
+        if address not in stub.monitor:
+            return address
+    raise InterceptError("a native step does not come out of the monitor")
 
 
 async def leave(stub: Stub) -> None:

@@ -102,6 +102,10 @@ def healed(some: Collection[Leaf], space: AddressSpace) -> Iterator[bool]:
     No translation of them is in the TLB before, and whoever uses them leaves none behind.
     """
     poisoned = [leaf for leaf in some if leaf.poisoned]
+    if space.nested is not None:
+        with space.nested.opened(leaf.physical for leaf in poisoned):
+            yield any(leaf.user for leaf in some)
+        return
     for leaf in poisoned:
         set_poison(space.memory, space.paging, leaf, poisoned=False)
     try:

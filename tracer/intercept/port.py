@@ -66,5 +66,5 @@ async def _access(access: PortAccess, stand: Stand) -> int | None:
     await RunAlone(stand.stub.done, request)
     if not reads:
         return None
-    data = stand.space.read(stand.stack + VALUE_OFFSET, access.width)
+    data = stand.own(stand.stack + VALUE_OFFSET, access.width)
     return int.from_bytes(data, "little")

@@ -67,7 +67,8 @@ class Told:
     the stack of each access is copied and unwound; else threads say what errands they are on, and
     ``current`` is where code finds its thread, None where no errands are told. With a ``domain``
     the TDX module is code in the guest. ``inputs`` are the kinds that a monitor records; ``look``
-    returns where linear addresses lead for code of these.
+    returns where linear addresses lead for code of these. With ``nested`` traps there is a monitor
+    even if none is wanted.
     """
 
     callers: Callers
@@ -79,6 +80,7 @@ class Told:
     domain: Domain | None = None
     inputs: frozenset[Input] = frozenset()
     look: Callable[[InputPlace], AddressSpace] = _nowhere
+    nested: bool = False
 
 
 class Rows:
@@ -96,7 +98,8 @@ class Rows:
         self._errands = None if told.stacks or told.current is None else Errands()
         self._asked = AskedSites()
         self._asking: dict[int, AskedSite] = {}
-        self._inputs = InputSites(self._instruction) if told.inputs else None
+        inside = told.inputs or told.nested
+        self._inputs = InputSites(self._instruction) if inside else None
         self._unproven: dict[int, int] = {}
 
     def begin(self) -> None:

@@ -100,10 +100,11 @@ class CompiledSites:
 
     # ---- in place
 
-    def begin(self, slow: int) -> None:
+    def begin(self, slow: int, *, done: int = 0, nested: int = 0) -> None:
         """Write what is the same for all sites; ``slow`` is the linear address of the stub's spill.
 
-        No vCPU may be on the way to it yet.
+        No vCPU may be on the way to it yet. In a monitor, ``done`` is where a thunk ends, and
+        ``nested`` the physical address of the root of the nested tables.
         """
         view, window = self._view, self.window
         control = Control(
@@ -117,6 +118,8 @@ class CompiledSites:
             slow=slow,
             state=self._told.callers.state if self._told.stacks else 0,
             after=window.code + (self._front or self._common.behind),
+            done=done,
+            nested=nested,
         )
         self.block.write(0, bytes(self.block.size))
         self.block.write(layout.CONTROL, control.pack())

@@ -50,6 +50,7 @@ from dataclasses import dataclass, replace
 
 from tracer.compiled.common import entry
 from tracer.compiled.module import TDCALL_ERROR
+from tracer.compiled.monitor import of_guest
 from tracer.intercept.door import (
     DOOR_PLACE,
     DOOR_SIZE,
@@ -74,6 +75,13 @@ _CONTROLS = (
     b"\x0f\x20\xd8\x50"  # mov rax, cr3; push rax
     b"\x0f\x20\xd0\x50"  # mov rax, cr2; push rax
     b"\x0f\x20\xc0\x50"  # mov rax, cr0; push rax
+)
+_CONTROLS_NESTED = (
+    b"\x48\x89\xe0"  # mov rax, rsp
+    b"\x48\x25\x00\xf0\xff\xff"  # and rax, -4096
+) + b"".join(
+    b"\xff\xb0" + struct.pack("<i", of_guest(name))  # push [rax + name]
+    for name in ("cr4", "cr3", "fault", "cr0")
 )
 _COUNTER = (
     b"\x0f\x31"  # rdtsc
@@ -145,6 +153,19 @@ class Fast:
 
 
 @dataclass(frozen=True, slots=True)
+class Nested:
+    """Say where a monitor goes on behind a nested fault, physical addresses.
+
+    At ``done`` what is on the stack becomes the guest's, at ``run`` the guest goes on. ``span`` are
+    the addresses of the monitor's code.
+    """
+
+    done: int
+    run: int
+    span: range
+
+
+@dataclass(frozen=True, slots=True)
 class Stub:
     """Hold the stub's bytes and the linear addresses within it.
 
@@ -183,6 +204,7 @@ class Stub:
     asleep: range
     bell: int
     doors: range
+    monitor: range = range(0)
 
     @property
     def rings(self) -> int:
@@ -230,12 +252,14 @@ def assemble(
     fast: Fast | None = None,
     late: bool = False,
     msr: int | None = None,
+    nested: Nested | None = None,
 ) -> Stub:
     """Return the stub for linear address ``base``.
 
     ``notes`` says that the CPU has the machine-check bank in which CR2 is noted. With ``fast``
     a fault on poison goes to compiled sites first, which may come ``late``. Calls of the guest's
-    are about what the ``msr`` holds, if any, in CPUs that note CR2.
+    are about what the ``msr`` holds, if any, in CPUs that note CR2. In a monitor, ``nested`` tells
+    where it goes on.
     """
     code = bytearray()
     rings: list[int] = []
@@ -249,15 +273,15 @@ def assemble(
         return here()
 
     spill = here()
-    code += _PUSHES + _CONTROLS + _COUNTER
+    code += _PUSHES + (_CONTROLS if nested is None else _CONTROLS_NESTED) + _COUNTER
     stop = ring()
     resume = len(code)
     drop = b"\x48\x83\xc4" + bytes([CONTROL_SIZE])  # add rsp, the control registers
     stop_behind = here() + len(drop)
     behind_bell = drop + (_GIVE_BACK if notes else b"")
     code += behind_bell + _POPS + b"\x48\x83\xc4\x08"  # add rsp, the error code
-    leave = here()
-    code += b"\x48\xcf"  # iretq
+    leave = here() if nested is None else nested.run
+    code += b"\x48\xcf" if nested is None else jump_far(nested.done)  # iretq
     loads: dict[int, int] = {}
     stores: dict[int, int] = {}
     jumps: list[int] = []
@@ -286,7 +310,7 @@ def assemble(
             code += access
             code += b"\xe9" + struct.pack("<i", keep - len(code) - 5)  # jmp keep
     first = spill
-    if fast is not None or late:
+    if nested is None and (fast is not None or late):
         first = here()
         code += entry(first, spill, spill if fast is None else fast.linear)
     fault_way = here() - 8
@@ -366,6 +390,7 @@ def assemble(
         asleep=asleep,
         bell=bell,
         doors=doors,
+        monitor=nested.span if nested else range(0),
     )
     for door in doors:
         shut = stub.door(door, None)

@@ -14,7 +14,7 @@ from tracer.confidential.kind import Kind
 from tracer.intercept.ground import Ground
 from tracer.intercept.names import Names
 from tracer.intercept.trap import Breakpoint
-from tracer.intercept.window import Window
+from tracer.intercept.window import Taken, Window
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
 from tracer.x86.state import CpuState
@@ -116,6 +116,13 @@ class System(Protocol):
 
     def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Take ``size`` bytes of RAM for compiled sites, and map them and all else.
+
+        Raises NoWindow, with nothing changed, where that cannot be.
+        """
+        ...
+
+    def take(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Taken:
+        """Take ``size`` bytes of RAM for a monitor, below ``REACH`` and within one GiB.
 
         Raises NoWindow, with nothing changed, where that cannot be.
         """

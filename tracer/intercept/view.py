@@ -11,6 +11,7 @@ from tracer.access.vcpu import RegisterFile, VcpuState
 from tracer.access.want import MapChanged, Tables, VcpuStates
 from tracer.intercept.pace import Pace
 from tracer.trace.compiled import VIRTUAL, Rate
+from tracer.x86.nested import NestedTables
 from tracer.x86.paging import PhysicalMemory, paging_of
 from tracer.x86.state import Mode
 
@@ -32,7 +33,7 @@ class GuestView:
     above the CPU's ``physical_bits``, ``shared`` that of the bit by which a guest of TDX shares a
     page, 0 in others; ``realtime`` says that the guest's clock is the host's. ``ports`` are the
     regions of I/O ports, where they are traced; the ``monitor`` that the guest runs inside, if any,
-    knows it where a vCPU has left it.
+    knows it where a vCPU has left it, and its ``nested`` tables have the poison, if there are any.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class GuestView:
         self.regions = RegionMap((), (), ())
         self.ports: Sequence[Region] = ()
         self.monitor: Outside | None = None
+        self.nested: NestedTables | None = None
         self._stale = True
         self.time_ns = 0
         self.told = 0
@@ -83,7 +85,7 @@ class GuestView:
     def space(self, cr3: int, cr4: int) -> AddressSpace:
         """Return where linear addresses lead for a vCPU with these control registers."""
         paging = paging_of(cr3, cr4, self.poison, self.shared)
-        return AddressSpace(self.memory, paging, self.regions)
+        return AddressSpace(self.memory, paging, self.regions, self.nested)
 
     def space_of(self, registers: RegisterFile) -> AddressSpace:
         """Return where linear addresses lead for the vCPU with these registers."""

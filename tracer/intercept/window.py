@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tracer.access.region import Region
-from tracer.compiled.layout import DISTANCE
+from tracer.compiled.layout import DISTANCE, RING
 from tracer.compiled.ring import far_seen
 from tracer.errors import TracerError
 from tracer.x86.paging import NOT_EXECUTABLE, PhysicalMemory
@@ -16,6 +16,21 @@ _DATA = NOT_EXECUTABLE | 0xE3  # present, writable, accessed, dirty, a leaf
 _CODE = 0xA1  # present, accessed, a leaf
 _FAR = 128 * DISTANCE
 """Bytes of memory far away that are seen, where devices are there."""
+
+
+REACH = 512 * DISTANCE - 2 * DISTANCE - _FAR
+"""Where what a monitor's own window sees of the lowest memory ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Hold the physical address of RAM that is no longer the guest's, and a root table.
+
+    By ``root`` the software's own linear addresses are looked up, whatever else runs.
+    """
+
+    physical: int
+    root: int
 
 
 class NoWindow(TracerError):
@@ -47,6 +62,11 @@ class Window:
     def code(self) -> int:
         """Return the linear address of the block as code."""
         return self.block + DISTANCE
+
+    @property
+    def guest_code(self) -> range:
+        """Return the linear addresses of all code in the block but a monitor's."""
+        return range(self.code, self.code + RING)
 
     def seen(self, data: bytes) -> bytes:
         """Return records in which each device far away is seen at its physical address, too."""

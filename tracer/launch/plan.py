@@ -48,6 +48,7 @@ class Plan:
     memory: int | None = None
     choice: Choice = field(default_factory=Choice)
     inputs: frozenset[Input] = frozenset()
+    nested: bool = False
     realtime: bool = False
     qemu_log: Path | None = None
     extra: tuple[str, ...] = ()

@@ -161,7 +161,7 @@ def _configure(
         second_ram=1 << C_BIT if plan.guest is Kind.SEV_ES else None,
         extra=plan.extra,
         exit_ok=plan.exit_ok,
-        svm=bool(plan.inputs),
+        svm=bool(plan.inputs) or plan.nested,
         realtime=plan.realtime,
         qemu_log=plan.qemu_log,
         log_configuration=Input.PORT in plan.inputs,

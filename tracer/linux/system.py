@@ -11,7 +11,7 @@ from tracer.confidential.kind import Kind
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
-from tracer.intercept.window import Window
+from tracer.intercept.window import REACH, Taken, Window
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
 from tracer.linux.configuration import Configuration
@@ -25,7 +25,7 @@ from tracer.linux.readers import hide_poison
 from tracer.linux.sev_entry import reach_sev_entry
 from tracer.linux.user import UserMappings
 from tracer.linux.vendor import Vendor
-from tracer.linux.window import open_window
+from tracer.linux.window import open_window, root_of, take_room
 from tracer.linux.wrapper import whole_pages
 from tracer.linux.wrappers import Wrappers
 from tracer.trace.record import Mark, StackRecord
@@ -101,6 +101,12 @@ class Linux:
     def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Take RAM from the kernel's memory map. Raises NoWindow."""
         return open_window(memory, space, self.names.kernel, size)
+
+    def take(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Taken:
+        """Take RAM from the kernel's memory map. Raises NoWindow."""
+        symbols = self.names.kernel
+        physical = take_room(memory, space, symbols, size, REACH)
+        return Taken(physical, root_of(space, symbols))
 
     def stub_place(self) -> int | None:
         """Return where the padding behind the kernel's entry code begins."""

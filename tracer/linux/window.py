@@ -60,12 +60,17 @@ def open_window(
     """
     table = _hole(memory, space, symbols)
     far = far_devices(space.regions.regions, _FRAMES * _GIB)
-    physical = _take(memory, space, symbols, size, _FRAMES * _GIB - len(far))
-    # A kernel that does not name it goes on with the present one for as long as it starts.
-    root = space.paging.cr3
-    if symbols.address_of(_ROOT) is not None:
-        root = _physical(space, symbols, _ROOT)
+    physical = take_room(memory, space, symbols, size, _FRAMES * _GIB - len(far))
+    root = root_of(space, symbols)
     return replace(open_at(memory, _BASE, table, _ENTRIES, physical, far), root=root)
+
+
+def root_of(space: AddressSpace, symbols: SymbolTable) -> int:
+    """Return the physical address of the table by which the kernel's addresses are looked up."""
+    # A kernel that does not name it goes on with the present one for as long as it starts.
+    if symbols.address_of(_ROOT) is None:
+        return space.paging.cr3
+    return _physical(space, symbols, _ROOT)
 
 
 def _hole(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable) -> int:
@@ -77,10 +82,13 @@ def _hole(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable) -> 
     return found[0]
 
 
-def _take(
+def take_room(
     memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable, size: int, reach: int
 ) -> int:
-    # Enters RAM below ``reach`` as reserved that holds nothing; returns its physical address.
+    """Enter ``size`` bytes of RAM as reserved that hold nothing; return their physical address.
+
+    They lie below ``reach``. Raises NoWindow, with nothing changed, where there are none.
+    """
     where = _physical(space, symbols, "boot_params")
     params = memory.read(where, _SIZE)
     rows = [_ROW.unpack_from(params, _TABLE + _ROW.size * at) for at in range(params[_COUNT])]

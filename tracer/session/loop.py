@@ -49,7 +49,9 @@ from tracer.intercept.sites import CompiledSites
 from tracer.intercept.system import System
 from tracer.intercept.trap import GoOn, LetGo, StandStill
 from tracer.intercept.view import GuestView
-from tracer.session.preparation import Manner, Traced, prepare
+from tracer.session.manner import Manner, Traced
+from tracer.session.nested import prepare_nested
+from tracer.session.preparation import prepare
 from tracer.session.room import Setting
 from tracer.session.whereabouts import whereabouts
 from tracer.x86.state import CpuState
@@ -119,22 +121,26 @@ class Loop:
         stacks: bool = False,
         ring: int | None = None,
         inputs: frozenset[Input] = frozenset(),
+        nested: bool = False,
     ) -> None:
         """Put every trap in place; the guest stands where tracing can begin.
 
         With ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many
         records instructions are compiled, where that can be, and ``inputs`` of these kinds are
-        recorded. Raises GuestError where they cannot be.
+        recorded. Traps are poisoned entries, or ``nested``. Raises GuestError where that cannot be.
         """
-        how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs)
+        how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested)
         setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
-        self._traced, registers = await prepare(setting, how)
+        self._traced, registers = await (prepare_nested if nested else prepare)(setting, how)
         await self.coverage.poison(registers, "present at kernel entry")
         if self._traced.monitor is not None:
-            await self._traced.monitor.enter()
+            even_ns = visit.EVEN_NS if nested and not self.view.realtime else 0
+            await self._traced.monitor.enter(even_ns)
 
     async def even_time(self) -> None:
         """Let time pass until two runs have the same, whatever their firmware waited for."""
+        if self.view.nested is not None:
+            return  # it has, on the way into the monitor
         registers = await Registers()
         await visit.wait(self.traced.gate.stub, self.view.space_of(registers), registers)
 

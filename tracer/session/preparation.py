@@ -13,9 +13,8 @@ from tracer.confidential.handler import PROFILES, own_profile
 from tracer.confidential.kind import SHARED_BIT, Kind
 from tracer.errors import GuestError
 from tracer.intercept import visit
-from tracer.intercept.bench import Bench, Wanted
+from tracer.intercept.bench import Bench
 from tracer.intercept.encrypted_guest import EncryptedGuest
-from tracer.intercept.firmware import Underneath
 from tracer.intercept.gate import PageFaultGate, refuse_fred
 from tracer.intercept.ground import Ground
 from tracer.intercept.guest_module import GuestModule
@@ -23,7 +22,6 @@ from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.loads import TableLoads
 from tracer.intercept.monitor import Monitor, Secondary
-from tracer.intercept.recording import RecordedDevice
 from tracer.intercept.rows import Domain, Told
 from tracer.intercept.sites import CompiledSites
 from tracer.intercept.standin import StandIn
@@ -34,6 +32,7 @@ from tracer.intercept.trust_domain import CALL, TrustDomain
 from tracer.intercept.vc_trial import VcTrials
 from tracer.intercept.ve_trial import VeTrials
 from tracer.intercept.window import NoWindow
+from tracer.session.manner import Manner, Traced
 from tracer.session.room import Room, Setting, room_for, room_if_any
 from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
 
@@ -43,56 +42,6 @@ _CALLS: dict[Kind, tuple[bytes, int | None]] = {
     Kind.SEV_ES: (VMGEXIT, GHCB_STAND_IN),
 }
 """The instruction by which a guest calls what is below it, and the MSR that tells what for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """Say how to trace a guest.
-
-    ``recorded`` answers for its regions in place of their devices. With ``asks`` a person is asked
-    what becomes of each access. What is ``wanted`` is tried on the guest's own handler. With
-    ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many records
-    instructions are compiled, where that can be; ``inputs`` of these kinds are recorded there, too.
-    """
-
-    recorded: RecordedDevice | None = None
-    asks: bool = False
-    wanted: Wanted | None = None
-    stacks: bool = False
-    ring: int | None = None
-    inputs: frozenset[Input] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """Hold what is in place once a guest is being traced.
-
-    A stop goes to the first of the ``traps`` that claims it. ``underneath`` is what a confidential
-    guest has below it, ``bench`` tries instructions on its handler, ``late`` tells that compiled
-    sites come once there is room. The guest runs inside the ``monitor``, where there is one, which
-    vCPUs that come later enter at ``secondary``.
-    """
-
-    ground: Ground
-    callers: Callers
-    watch: GateWatch
-    bell: Bell
-    interceptor: Interceptor
-    traps: tuple[Trap, ...]
-    underneath: Underneath | None = None
-    bench: Bench | None = None
-    late: bool = False
-    secondary: Secondary | None = None
-
-    @property
-    def monitor(self) -> Monitor | None:
-        """Return what the guest runs inside."""
-        return None if self.secondary is None else self.secondary.inside
-
-    @property
-    def gate(self) -> PageFaultGate:
-        """Return the stub's."""
-        return self.ground.gate
 
 
 async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
@@ -171,7 +120,7 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
     late = readiness is not None
     traced = Traced(
-        ground, callers, watch, bell, interceptor, tuple(traps), below, bench, late, secondary
+        gate, callers, watch, bell, interceptor, tuple(traps), below, bench, late, secondary
     )
     return traced, registers
 

@@ -65,12 +65,17 @@ async def room_for(
     """
     if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
         raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
-    slots = min(slots, _MOST_STACKS) if stacks else slots
+    slots = slots_of(slots, stacks=stacks)
     size = block_size(slots, stacks=stacks)
     size += monitor_size(setting.view.vcpus) if monitor else 0
     window = setting.system.window(setting.memory, space, size)
     common = common_code(smp=setting.view.vcpus > 1, la57=bool(registers["cr4"] & _CR4_LA57))
     return Room(window, common, slots)
+
+
+def slots_of(wanted: int, *, stacks: bool) -> int:
+    """Return how many records a ring has of those wanted: fewer where each has a stack."""
+    return min(wanted, _MOST_STACKS) if stacks else wanted
 
 
 async def room_if_any(

@@ -28,7 +28,7 @@ from tracer.qemu.machine import Machine
 from tracer.qemu.monitor import vcpu_states
 from tracer.session.driver import Driver, Overseer
 from tracer.session.loop import Loop
-from tracer.session.preparation import Traced
+from tracer.session.manner import Traced
 from tracer.trace.lines import access_lines
 from tracer.trace.naming import Naming
 from tracer.x86.paging import poison_bit
@@ -149,14 +149,17 @@ class Session:
         stacks: bool = False,
         ring: int | None = None,
         inputs: frozenset[Input] = frozenset(),
+        nested: bool = False,
     ) -> None:
         """Put every trap in place; the guest stands at its kernel's entry.
 
         With ``stacks`` the kernel's call chain is recorded with each access, with a ``ring`` of
         so many records instructions are compiled, and ``inputs`` of these kinds are recorded.
+        Traps are poisoned entries, or ``nested``.
         """
         self.stacks = stacks
-        await self._drive(self.loop.trap(stacks=stacks, ring=ring, inputs=inputs))
+        trapped = self.loop.trap(stacks=stacks, ring=ring, inputs=inputs, nested=nested)
+        await self._drive(trapped)
         if not self.view.realtime:
             await self._drive(self.loop.even_time())
 

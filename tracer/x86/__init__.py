@@ -11,6 +11,7 @@ __all__ = (
     "idt",
     "instruction",
     "latest_store",
+    "nested",
     "paging",
     "prefix",
     "segment",

@@ -142,7 +142,7 @@ BY_PLAYBOOK = {
     " intercept/call intercept/clock intercept/ground"
     " intercept/interrupt_stack intercept/loads intercept/poison"
     " intercept/system intercept/trap intercept/visit intercept/window session/loop"
-    " session/preparation session/room session/traps session/whereabouts",
+    " session/manner session/preparation session/room session/traps session/whereabouts",
 }
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
@@ -150,6 +150,7 @@ ON_A_GUEST = {
     "test_live": "intercept/ve_trial launch/borrow linux/handler_end",
     "test_recover": "host/keeper launch/ring",
     "test_inputs": "cli/run_arguments",
+    "test_nested": "intercept/nested intercept/sight session/nested",
     "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",

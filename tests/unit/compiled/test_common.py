@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from dataclasses import replace
@@ -34,6 +35,8 @@ from tracer.x86.state import RCX, RDI, RSI, RSP, CpuState, Flag
 RIP = TEXT + 0x100
 CURRENT = Current(0x1201, range(TEXT, TEXT + 0x1000))
 LOAD, STORE = "8b4710", "894f10"  # mov eax, [rdi + 16]; mov [rdi + 16], ecx
+BY_POISON = tuple(itertools.product((False, True), repeat=2))
+"""The variants without a monitor."""
 MOST = 100
 """Instructions of guest time that a compiled move may take, the door of the stub included."""
 DOOR = 2
@@ -84,14 +87,14 @@ def fast(guest: Compiled, insn: Instruction, linear: int) -> After:
     return after
 
 
-@pytest.mark.parametrize(("smp", "la57"), common_image.VARIANTS)
-def test_the_image_is_the_source_assembled(smp: bool, la57: bool) -> None:
+@pytest.mark.parametrize(("smp", "la57", "nested"), common_image.VARIANTS)
+def test_the_image_is_the_source_assembled(smp: bool, la57: bool, nested: bool) -> None:
     if not common_image.is_possible():
         if "CI" in os.environ:
             pytest.fail("as and objcopy (Debian package binutils) are needed")
         pytest.skip("as and objcopy (Debian package binutils) are not here")
-    code, labels = common_image.assemble(smp, la57)
-    assert image.IMAGES[smp, la57] == (code.hex(), labels)
+    code, labels = common_image.assemble(smp, la57, nested)
+    assert image.IMAGES[smp, la57, nested] == (code.hex(), labels)
     assert len(code) <= layout.THUNKS - layout.CODE
 
 
@@ -108,7 +111,7 @@ def test_the_parts_of_the_block_do_not_overlap() -> None:
         layout.ring_size(24)
 
 
-@pytest.mark.parametrize(("smp", "la57"), common_image.VARIANTS)
+@pytest.mark.parametrize(("smp", "la57"), BY_POISON)
 @pytest.mark.parametrize("code", [LOAD, STORE])
 def test_an_access_is_made_and_recorded(smp: bool, la57: bool, code: str) -> None:
     guest = Compiled(smp=smp, la57=la57, current=CURRENT)

@@ -1,0 +1,69 @@
+"""Traps by physical address: nothing of the guest's is changed, and the same is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import test_compiled_forms as forms
+import test_instruction as instructions
+from bare_guest import DEVICE, REGION, assemble
+from vetrace_run import Run, agreed, boot, drove_its_devices, read_trace, run
+
+pytestmark = pytest.mark.qemu
+
+
+def nested(folder: Path, *options: str | Path) -> Run:
+    return boot(folder, "--trap", "nested", "--check", "--quiet", *options)
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("default")
+    return nested(folder, "--kaslr", "--append", "pti=on", "--inputs")
+
+
+def test_a_kernel_is_traced_without_a_hook_in_it(default: Run) -> None:
+    assert agreed(default) > 80_000
+    assert " 0 of them for mappings" in default.out
+    drove_its_devices(default)
+    records = read_trace(default.trace).intercepts
+    spaces = {access.space for record in records for access in record.accesses}
+    assert spaces == {"memory", "port", "msr", "cpuid", "irq"}
+    ways = {record.via for record in records}
+    assert ways == {"emulated", "compiled", "monitor"}
+
+
+def test_its_trace_replays(default: Run) -> None:
+    done = run(default.folder, "replay", default.trace)
+    assert done.status == 0 and "no divergence" in done.out, done.out + done.err
+
+
+def test_several_vcpus_have_one_order(tmp_path: Path) -> None:
+    done = nested(tmp_path, "--realtime", "--stacks", "--", "-smp", "2")
+    agreed(done)
+    drove_its_devices(done)
+    records = [record for record in read_trace(done.trace).intercepts if record.cpl == 0]
+    assert {record.vcpu for record in records} == {0, 1}
+    assert all(record.stack is not None for record in records)
+
+
+def test_every_instruction_is_seen_as_by_poisoned_entries(tmp_path: Path) -> None:
+    guest = assemble(tmp_path, instructions.CASES, room=True)
+    done = nested(tmp_path, "--kernel", guest, "--region", REGION, "--", *DEVICE)
+    total = sum(len(case.accesses) for case in instructions.CASES)
+    assert f"0 missing, 0 extra, 0 different over {total} accesses in 1 region" in done.out
+    assert [line for line in done.serial if line.endswith("FAILED")] == []
+    assert sum(line.endswith(" ok") for line in done.serial) == len(instructions.CASES)
+
+
+def test_every_form_is_compiled_in_the_monitor(tmp_path: Path) -> None:
+    guest = assemble(tmp_path, forms.CASES, room=True, include="forms.S")
+    done = nested(
+        tmp_path, "--kernel", guest, "--symbols", guest, "--region", REGION, "--", *DEVICE
+    )
+    assert agreed(done) > 30_000
+    assert [line for line in done.serial if line.endswith("FAILED")] == []
+    trace = read_trace(done.trace)
+    assert trace.end.counts["compiled"] > 30_000
+    assert not trace.end.counts.get("disagreements"), done.err

@@ -1,0 +1,108 @@
+"""Preparation of a guest for nested traps: physical addresses fault, whatever leads to them.
+
+The guest runs inside a monitor from here on, and nothing of the guest's own is changed.
+"""
+
+from __future__ import annotations
+
+from tracer.access.vcpu import RegisterFile
+from tracer.access.want import HasGiantPages, HasSvm, Registers
+from tracer.compiled import monitor
+from tracer.compiled.common import common_code
+from tracer.compiled.inputs import Input
+from tracer.compiled.layout import SLOTS, block_size
+from tracer.compiled.monitor import WINDOW_BASE, MonitorCode, monitor_size
+from tracer.errors import GuestError
+from tracer.intercept.fault import NestedFaults
+from tracer.intercept.interceptor import Interceptor
+from tracer.intercept.monitor import Monitor, Secondary
+from tracer.intercept.nested import MonitorPost
+from tracer.intercept.rows import Told
+from tracer.intercept.sites import CompiledSites
+from tracer.intercept.standin import StandIn
+from tracer.intercept.trap import Trap
+from tracer.intercept.window import REACH, NoWindow, far_devices, open_at
+from tracer.session.manner import Manner, Traced
+from tracer.session.room import Setting, slots_of
+from tracer.session.traps import Bell, GateWatch, Interruption, Stray
+from tracer.x86.nested import NestedTables
+from tracer.x86.paging import TABLE_ENTRIES
+from tracer.x86.state import PAGE_SIZE
+
+_CR4_LA57 = 1 << 12
+
+
+async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
+    """Put every trap in place; the guest stands where tracing can begin.
+
+    Return the registers that it stands there with, too. Nothing faults yet. Raises GuestError
+    where there is no room, or no SVM.
+    """
+    system, view, journal = setting.system, setting.view, setting.journal
+    coverage = setting.coverage
+    coverage.ports = Input.PORT in how.inputs
+    await coverage.refresh()
+    coverage.tell_left_out()
+    registers = await Registers()
+    space = view.space_of(registers)
+    slots = slots_of(SLOTS if how.ring is None else how.ring, stacks=how.stacks)
+    size = block_size(slots, stacks=how.stacks)
+    try:
+        if not await HasSvm() or not await HasGiantPages():
+            raise NoWindow("its CPU has no SVM, which QEMU emulates, or no pages of 1 GiB")
+        taken = system.take(setting.memory, space, size + monitor_size(view.vcpus, nested=True))
+    except NoWindow as why:
+        raise GuestError(f"the guest cannot run in a monitor: {why}") from None
+    code = MonitorCode(
+        taken.physical, taken.physical + size, view.vcpus, range(0), range(0), how.stacks, True
+    )
+    far = far_devices(view.regions.regions, REACH)
+    window = open_at(view.memory, WINDOW_BASE, code.window, TABLE_ENTRIES, taken.physical, far)
+    callers = system.callers(journal.publish, stacks=how.stacks)
+    remark = callers.remark(space) if how.stacks else None
+    if remark is not None:
+        journal.remark(remark)
+    interceptor = Interceptor(view, system.names, callers, journal.counts, journal.publish)
+    interceptor.faults = NestedFaults(view)
+    if how.recorded is not None:
+        interceptor.answers.insert(0, StandIn(how.recorded, system.names, journal.counts))
+    interceptor.asks = how.asks
+    cr4 = registers["cr4"]
+    common = common_code(smp=view.vcpus > 1, la57=bool(cr4 & _CR4_LA57), nested=True)
+    post = MonitorPost(setting.memory, window, code, common)
+    root = taken.root
+    told = Told(
+        callers, system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
+        None, how.stacks, inputs=how.inputs,
+        look=lambda place: view.space(place.tables if place.program or not root else root, cr4),
+        nested=True,
+    )  # fmt: skip
+    sites = CompiledSites(window, common, slots, view, journal, told)
+    sites.begin(post.stub.spill, done=code.done, nested=code.tables)
+    inside = Monitor(
+        window, slots, view, journal, how.inputs, range(0), None,
+        stacks=how.stacks, nested=True,
+    )  # fmt: skip
+    inside.begin(registers["cs"])
+    await post.settle()
+    fast = post.stub.spill
+    if how.ring is not None:
+        interceptor.sites = sites
+        fast = window.code + common.fast
+    sites.block.write(monitor.word("FAST"), fast.to_bytes(8, "little"))
+    room = range(code.tables, code.tables + monitor.NESTED_PAGES * PAGE_SIZE)
+    view.nested = NestedTables(setting.memory, room)
+    secondary = Secondary(journal)
+    if system.secondary is not None:
+        await secondary.install(system.secondary)
+    elif view.vcpus > 1:
+        journal.remark("accesses of the first vCPU only: nobody knows where others begin")
+    secondary.inside = inside
+    bell = Bell(interceptor, post, journal, asks=how.asks)
+    watch = GateWatch(post, view, journal, coverage)
+    interruption = Interruption(post, journal, bell, [secondary])
+    traps: list[Trap] = [interruption, bell, secondary, Stray(view, journal)]
+    return (
+        Traced(post, callers, watch, bell, interceptor, tuple(traps), secondary=secondary),
+        registers,
+    )
