@@ -152,8 +152,9 @@ def test_a_vcpu_enters_with_its_registers_and_stands_where_it_stood() -> None:
     run = Run()
     assert run.root == BEHIND + 2 * monitor.PER_VCPU + 4096  # four levels
     start = BLOCK_AT + monitor.PLACE
+    entered = {"rax": run.vmcb(), "rbx": 0, "rip": start}
     assert run.entered == BreakAlone(
-        registers()["rip"], [SetRegister("rax", run.vmcb()), SetRegister("rip", start)]
+        registers()["rip"], [SetRegister(*each) for each in entered.items()]
     )
     vmcb = run.scene.ram.read(run.vmcb(), 4096)
     assert monitor.outside(vmcb)["cr3"] == ROOT

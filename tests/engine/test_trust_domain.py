@@ -248,7 +248,7 @@ def test_a_private_mapping_of_a_device_is_vetraces_own_to_answer() -> None:
 
 
 def scene_fault(scene: Domain) -> Any:
-    return play(scene.interceptor._faults.read(0), (StackAndTables(), (OUTER, ROOT)))
+    return play(scene.interceptor.faults.read(0), (StackAndTables(), (OUTER, ROOT)))
 
 
 # ---- a person, or rules, decide
