@@ -9,6 +9,7 @@ x87 and SSE unmasked, where a thunk must not raise any.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from bare_guest import DEVICE, REGION, assemble
@@ -114,6 +115,17 @@ def test_native_and_compiled_leave_the_same_behind(traced: Run) -> None:
     ]
     failed = [name for n, name in enumerate(names) if f"case {n:04d} ok" not in said]
     assert failed == []
+
+
+def test_in_a_monitor_they_do_as_well(tmp_path: Path) -> None:
+    guest = assemble(tmp_path, CASES, room=True, include="forms.S")
+    options = "--trap", "nested", "--check", "--quiet", "--region", REGION
+    done = boot(tmp_path, "--kernel", guest, "--symbols", guest, *options, "--", *DEVICE)
+    assert agreed(done) > 30_000
+    assert sum(line.endswith(" ok") for line in done.serial) == len(CASES)
+    counts = read_trace(done.trace).end.counts
+    assert counts["compiled"] > 30_000
+    assert not counts.get("disagreements"), done.err
 
 
 def test_qemu_and_the_emulator_agree_with_each_record(

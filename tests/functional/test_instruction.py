@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from bare_guest import DEVICE, DEVICE_LINEAR, NOTHING, REGION, Access, Case, assemble, initial, slot
@@ -233,6 +234,15 @@ def test_qemu_saw_the_same(traced: Run) -> None:
     assert traced.status == 0, traced.err + traced.out
     total = sum(len(case.accesses) for case in CASES)
     assert f"0 missing, 0 extra, 0 different over {total} accesses in 1 region" in traced.out
+
+
+def test_nested_traps_see_the_same(tmp_path: Path) -> None:
+    guest = assemble(tmp_path, CASES, room=True)
+    options = "--trap", "nested", "--check", "--quiet", "--region", REGION
+    done = boot(tmp_path, "--kernel", guest, *options, "--", *DEVICE)
+    total = sum(len(case.accesses) for case in CASES)
+    assert f"0 missing, 0 extra, 0 different over {total} accesses in 1 region" in done.out
+    assert sum(line.endswith(" ok") for line in done.serial) == len(CASES)
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.text for case in CASES])

@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import test_compiled_forms as forms
-import test_instruction as instructions
-from bare_guest import DEVICE, REGION, assemble
 from vetrace_run import Run, agreed, boot, drove_its_devices, read_trace, run
 
 pytestmark = pytest.mark.qemu
@@ -46,24 +43,3 @@ def test_several_vcpus_have_one_order(tmp_path: Path) -> None:
     records = [record for record in read_trace(done.trace).intercepts if record.cpl == 0]
     assert {record.vcpu for record in records} == {0, 1}
     assert all(record.stack is not None for record in records)
-
-
-def test_every_instruction_is_seen_as_by_poisoned_entries(tmp_path: Path) -> None:
-    guest = assemble(tmp_path, instructions.CASES, room=True)
-    done = nested(tmp_path, "--kernel", guest, "--region", REGION, "--", *DEVICE)
-    total = sum(len(case.accesses) for case in instructions.CASES)
-    assert f"0 missing, 0 extra, 0 different over {total} accesses in 1 region" in done.out
-    assert [line for line in done.serial if line.endswith("FAILED")] == []
-    assert sum(line.endswith(" ok") for line in done.serial) == len(instructions.CASES)
-
-
-def test_every_form_is_compiled_in_the_monitor(tmp_path: Path) -> None:
-    guest = assemble(tmp_path, forms.CASES, room=True, include="forms.S")
-    done = nested(
-        tmp_path, "--kernel", guest, "--symbols", guest, "--region", REGION, "--", *DEVICE
-    )
-    assert agreed(done) > 30_000
-    assert [line for line in done.serial if line.endswith("FAILED")] == []
-    trace = read_trace(done.trace)
-    assert trace.end.counts["compiled"] > 30_000
-    assert not trace.end.counts.get("disagreements"), done.err
