@@ -6,27 +6,13 @@ from pathlib import Path
 
 import pytest
 from confidential_kernel import powered_off
-from debian_kernel import downloaded
+from debian_kernel import kernel_of
 from vetrace_run import boot, read_trace
 
 from tracer.confidential.kind import Kind
-from tracer.host.backports import suite_archive
-from tracer.host.package import METAPACKAGE, fetch_kernel, newest_kernel
+from tracer.host.package import METAPACKAGE
 
 pytestmark = pytest.mark.qemu
-
-
-def kernel_of(suite: str | None, metapackage: str) -> Path:
-    """Return the kernel of a suite and flavour, downloaded the first time that a test wants it.
-
-    Without a suite it is the machine's own release.
-    """
-
-    def fetch() -> Path:
-        archives = [] if suite is None else [suite_archive(suite)]
-        return fetch_kernel(newest_kernel(metapackage, archives=archives), archives=archives)
-
-    return downloaded(f"of {suite or 'Debian'}", fetch)
 
 
 @pytest.mark.parametrize(

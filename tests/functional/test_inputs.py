@@ -8,13 +8,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from debian_kernel import kernel_of
 from inputs_witness import ports
 from vetrace_run import Run, agreed, boot, drove_its_devices, read_trace, run
 
+from tracer.host.package import METAPACKAGE
 from tracer.trace.record import Intercept
 
 pytestmark = pytest.mark.qemu
 
+FULL = "linux-image-amd64"
+AHCI_DISK = (
+    "-drive", "if=none,id=sata,driver=null-co,size=1M", "-device", "ide-hd,drive=sata,bus=ide.0",
+)  # fmt: skip
 SERIAL, PIT, CONFIGURATION = 0x3F8, 0x42, 0xCFC
 
 
@@ -107,16 +113,39 @@ def test_the_trace_holds_to_its_instructions_and_is_read_by_all(
         ("--append", "pti=on"),
         ("--realtime", "--", "-smp", "2"),
         ("--realtime", "--", "-smp", "3"),
+        pytest.param(("--realtime", "--", "-smp", "4"), marks=pytest.mark.long),
         ("--", "-cpu", "Skylake-Server-v1"),
         ("--", "-cpu", "EPYC"),
         ("--", "-cpu", "max"),
     ],
-    ids=["kaslr", "pti", "two", "three", "intel", "amd", "five-levels"],
+    ids=["kaslr", "pti", "two", "three", "four", "intel", "amd", "five-levels"],
 )
 def test_other_guests(options: tuple[str, ...], tmp_path: Path) -> None:
     done = inputs(tmp_path, *options)
     assert agreed(done) > 50_000
     drove_its_devices(done)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("suite", "metapackage", "words"),
+    [
+        (None, FULL, ("--module", "ahci")),
+        (None, "linux-image-rt-amd64", ("--append", "loglevel=5")),
+        ("trixie", FULL, ()),
+        ("trixie-backports", METAPACKAGE, ()),
+    ],
+)
+def test_other_kernels(
+    suite: str | None, metapackage: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = inputs(tmp_path, "--kernel", kernel_of(suite, metapackage), *words, "--", *AHCI_DISK)
+    assert agreed(done) > 50_000
+    drove_its_devices(done)
+    (sent,) = re.findall(r"^sent by: (.*)$", done.out, re.MULTILINE)
+    assert "nobody" not in sent
+    # Its messages are those of a capability, which has no table.
+    assert ("00:1f.2 msi" in sent) == ("ahci" in words)
 
 
 def test_each_vcpu_leaves_records(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ _Pair = tuple[int, int]
 _Key = TypeVar("_Key", tuple[str, int], int)
 
 
+def tells(region: str) -> bool:
+    """Tell whether what a guest writes into a region may be about messages."""
+    return region.endswith(_TABLE) or region in (REGION, _ECAM, _IOAPIC)
+
+
 class Messages:
     """Follow what a guest writes for its sources of messages, and tell whose a message is."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.check.messages import Messages
+from tracer.check.messages import Messages, tells
 from tracer.check.qemu_log import LogEntry
 
 HERE, THERE = 0xFEE0_1004, 0xFEE0_2004
@@ -40,6 +40,12 @@ def test_an_entry_of_a_table_is_told_by_its_pair() -> None:
     table(messages, 0, 0x26, THERE)
     assert messages.sources(sent(0x24)) is None
     assert messages.sources(sent(0x26, THERE)) == "nvme.msix-table[0]"
+
+
+def test_regions_that_tell_of_messages() -> None:
+    found = [name for name in ("nvme", "nvme.msix-table", "ioapic", "config", "ecam", "lapic")
+             if tells(name)]  # fmt: skip
+    assert found == ["nvme.msix-table", "ioapic", "config", "ecam"]
 
 
 def test_what_is_read_changes_nothing() -> None:

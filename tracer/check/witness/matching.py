@@ -15,7 +15,7 @@ from tracer.check.comparison import (
 )
 from tracer.check.configuration import ConfigurationLog
 from tracer.check.interrupts import UNKNOWN, Interrupts
-from tracer.check.messages import Messages
+from tracer.check.messages import Messages, tells
 from tracer.check.qemu_log import LogEntry, LogReader
 from tracer.check.witness.alignment import align
 from tracer.check.witness.fingerprint import IN_A_ROW
@@ -195,10 +195,9 @@ class Matching:
             if found is None:
                 continue
             place, entry = found
-            if entry.direction == "write":
-                self._messages.note(
-                    place.name, self._territory.offset(place.name, entry.address), entry
-                )
+            if entry.direction == "write" and tells(place.name):
+                offset = self._territory.offset(place.name, entry.address)
+                self._messages.note(place.name, offset, entry)
             if place.name == PORT and entry.cpu < 0:
                 continue  # a device's, or a debugger's
             if place.traced:
