@@ -281,7 +281,7 @@ async def _booted(
                     yield Guest(context, asyncio.get_running_loop())
             finally:
                 await control.close()
-                if session.machine.config.qemu_log is not None:
+                if session.machine.log_size is not None:
                     session.mark_log(LOG_END)
                 session.end(control.outcome or "interrupted")
                 for line in control.host.idle():

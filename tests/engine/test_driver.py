@@ -120,6 +120,7 @@ class Slow:
 
     def __init__(self) -> None:
         self.vcpu = 0
+        self.dialogue = self
         self.went: list[Any] = []
         self._paused = asyncio.Event()
 

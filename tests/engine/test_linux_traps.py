@@ -40,6 +40,7 @@ from tracer.linux import kaslr, mm
 from tracer.linux.btf import parse_btf
 from tracer.linux.entry import follow_kaslr, reach_entry
 from tracer.linux.names import Names
+from tracer.linux.origin import Booted
 from tracer.linux.readers import hide_poison
 from tracer.linux.system import Linux
 from tracer.linux.toll import MANY
@@ -86,7 +87,7 @@ class Kernel:
         self.stage = Stage()
         self.scene = self.stage.scene
         self.scene.write(CODE, b"\x90" * 0x1000)
-        self.linux = Linux(kernel(types=types), "nokaslr")
+        self.linux = Linux(kernel(types=types), Booted("nokaslr"))
         stage = self.stage
         watched = self.linux.watch(stage.ground, self.scene.space, late=False)
         self.hooks, self.users = play(watched, *set_breaks(*ALL))
@@ -209,7 +210,7 @@ def test_a_kernel_without_a_function_that_has_to_be_watched_is_refused() -> None
     stage = Stage()
     places = {name: at for name, at in PLACES.items() if name != "ioremap_page_range"}
     with pytest.raises(GuestError, match="no symbol ioremap_page_range"):
-        watched = Linux(kernel(places), "nokaslr").watch
+        watched = Linux(kernel(places), Booted("nokaslr")).watch
         play(watched(stage.ground, stage.scene.space, late=False))
 
 
@@ -240,7 +241,7 @@ class Traceable(Kernel):
             scene.write(site, call(site, fentry))
         scene.write(PLACES["set_pte_vaddr"], NOP)
         scene.ram.write(DATA_AT, struct.pack("<QQ", self.OTHER, self.site))
-        self.linux = Linux(kernel(places), "nokaslr")
+        self.linux = Linux(kernel(places), Booted("nokaslr"))
         write = (WriteCode, scene.write_code)
         watched = self.linux.watch(self.stage.ground, scene.space, late=False)
         self.hooks, self.users = play(
@@ -462,12 +463,12 @@ def test_flash_without_the_function_that_maps_it_is_told_of() -> None:
     places = {name: at for name, at in PLACES.items() if name != "kernel_map_pages_in_pgd"}
     flash = Region("flash", 0xFFC0_0000, 0xFFFF_FFFF, 0xFFC0_0000, "f", "f", shows_memory=True)
     regions = type(Scene().view.regions)([flash, NVME], [(flash.start, flash.end)], [(0, 1)])
-    assert "flash" in next(iter(Linux(kernel(places), "").unseen(regions)))
-    assert not list(Linux(kernel(), "").unseen(regions))
+    assert "flash" in next(iter(Linux(kernel(places), Booted("")).unseen(regions)))
+    assert not list(Linux(kernel(), Booted("")).unseen(regions))
 
 
 def test_another_kernel_is_named_where_the_idt_goes_away() -> None:
-    linux = Linux(kernel(), "")
+    linux = Linux(kernel(), Booted(""))
     assert "kexec" in linux.without_idt("machine_kexec+0x20")
     assert "driver+0x4" in linux.without_idt("driver+0x4")
     assert (linux.title, linux.release, linux.sha256) == ("Linux 6.1.0-test", "6.1.0-test", "0")
@@ -487,7 +488,7 @@ def hit(number: int | None) -> Ran:
 
 def test_a_kernel_that_does_not_move_is_run_to_its_entry() -> None:
     play(
-        Linux(kernel(), "quiet nokaslr").reach_entry(Memory(Scene())),  # type: ignore[arg-type]
+        Linux(kernel(), Booted("quiet nokaslr")).reach_entry(Memory(Scene())),  # type: ignore[arg-type]
         (SetBreakpoint(PLACES["start_kernel"]), 1), (Resume(()), hit(1)),
         (DeleteBreakpoint(1), None),
     )  # fmt: skip
@@ -574,26 +575,28 @@ def test_a_kernel_that_asks_is_told_that_it_is_a_tdx_guest() -> None:
         SetRegister("rcx", int.from_bytes(b"    ", "little")),
     ]  # fmt: skip
     wanted += [(StepAlone(), ASKS + 5), (MakeChanges(told), None)]
-    linux = Linux(found, "quiet nokaslr", Kind.TDX)
+    linux = Linux(found, Booted("quiet nokaslr", Kind.TDX), Kind.TDX)
     play(linux.reach_entry(scene.ram), *wanted)
 
 
 def test_a_kernel_that_does_not_ask_is_refused() -> None:
     with pytest.raises(GuestError, match="CONFIG_INTEL_TDX_GUEST"):
-        play(Linux(kernel(), "nokaslr", Kind.TDX).reach_entry(Scene().ram))
+        play(Linux(kernel(), Booted("nokaslr", Kind.TDX), Kind.TDX).reach_entry(Scene().ram))
     found, scene, wanted = asking(1)
     scene.write(ASKS + 1, b"\x90\x90")
     wanted = wanted[:5] + [
         step for _ in range(400) for step in ((StepAlone(), ASKS), (Registers(), registers()))
     ]
     with pytest.raises(GuestError, match="does not ask"):
-        play(Linux(found, "nokaslr", Kind.TDX).reach_entry(scene.ram), *wanted)
+        play(Linux(found, Booted("nokaslr", Kind.TDX), Kind.TDX).reach_entry(scene.ram), *wanted)
 
 
 def test_a_kernel_that_takes_it_back_says_so() -> None:
     scene = Scene()
     scene.ram.map(BASE, 0x30_0000)
-    linux = Linux(kernel(PLACES | {"cc_vendor": BASE + 0xB00}), "nokaslr", Kind.TDX)
+    linux = Linux(
+        kernel(PLACES | {"cc_vendor": BASE + 0xB00}), Booted("nokaslr", Kind.TDX), Kind.TDX
+    )
     assert linux.taken_back() is None
     linux._vendor = Vendor(linux.kernel.symbols, scene.space)
     scene.write(BASE + 0xB00, b"\2\0\0\0")

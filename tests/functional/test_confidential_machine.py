@@ -54,7 +54,8 @@ def test_qemu_reads_the_same_at_both_places() -> None:
             assert isinstance(session.system, Linux)
             entry = session.system.kernel.facts.entry_physical
             told = [
-                await session.machine.monitor(f"xp /8gx {entry + at:#x}") for at in (0, 1 << C_BIT)
+                await session.machine.dialogue.monitor(f"xp /8gx {entry + at:#x}")
+                for at in (0, 1 << C_BIT)
             ]
             return [re.sub(r"^\S+", "", text, flags=re.MULTILINE) for text in told]
 

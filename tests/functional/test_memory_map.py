@@ -212,7 +212,7 @@ def test_a_device_that_comes_and_goes(tmp_path: Path) -> None:
         ):
             while not said(text):
                 await asyncio.sleep(0.1)
-            await machine.execute(command, arguments)
+            await machine.dialogue.execute(command, arguments)
 
     async def play() -> None:
         async with launch(plan, console.extend) as session:

@@ -153,7 +153,7 @@ def test_each_vcpu_has_its_own_cr2() -> None:
                 halt = await control.wait()
                 assert halt is not None, f"ended before both were seen; {faulted} were"
                 for vcpu in (0, 1):
-                    text = await session.machine.monitor("info registers", vcpu)
+                    text = await session.machine.dialogue.monitor("info registers", vcpu)
                     found = dict(re.findall(r"\b(RIP|CR2)=([0-9a-f]+)", text))
                     if session.traced.gate.stub.covers(int(found["RIP"], 16)):
                         continue  # it is about to be given back

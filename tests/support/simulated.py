@@ -32,6 +32,7 @@ from tracer.access.vcpu import (
 from tracer.errors import TracerError
 from tracer.intercept.spill import SPILL_SIZE, VALUE_OFFSET, unpack_spill
 from tracer.intercept.view import GuestView
+from tracer.linux.origin import Booted
 from tracer.linux.system import Linux
 from tracer.qemu.ending import Ending
 from tracer.session.driver import Driver
@@ -123,9 +124,9 @@ class Guest:
         self.vcpu = 0
         self.version = "7.2"
         self.client = SimpleNamespace(alive=True, version="13.1")
-        self.config = SimpleNamespace(
-            realtime=False, command_line="nokaslr", memory=RAM_END + 1, devices=(), extra=()
-        )
+        self.dialogue = self
+        self.realtime, self.command_line, self.size = False, "nokaslr", RAM_END + 1
+        self.arguments, self.outcome = (), "poweroff"
         self.log_size: int | None = None
         self.last_line: str | None = None
         self.clock = 0.0
@@ -343,6 +344,12 @@ class Guest:
     def tick(self) -> float:
         return self.clock
 
+    def let_go(self) -> None:
+        """It goes on."""
+
+    def kept(self, physical: int, size: int) -> None:
+        """Nothing is kept."""
+
     async def pause(self) -> None:
         self._paused = True
         self._woken.set()
@@ -357,7 +364,7 @@ class Guest:
     def session(self) -> Session:
         """A session on this guest, before it is traced."""
         self.view = GuestView(self.memory, POISON, 1)
-        system = Linux(kernel(), "nokaslr")  # type: ignore[arg-type]
+        system = Linux(kernel(), Booted("nokaslr"))  # type: ignore[arg-type]
         loop = Loop(self.view, self.memory, system, Choice())
         self._loop = loop
         return Session(loop, Driver(self, self))  # type: ignore[arg-type]

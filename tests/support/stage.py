@@ -39,6 +39,7 @@ class Software:
     spare, stack_in_device, patience = SPARE_LINEAR, False, None
     current, telling = None, ()
     kind = Kind.PLAIN
+    begun, homes = False, ()
 
     def __init__(self, breakpoints: Any = ()) -> None:
         self.names = Code()
@@ -50,7 +51,10 @@ class Software:
     async def reach_entry(self, memory: Any) -> None:
         """It stands there."""
 
-    def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
+    def own_tables(self, space: AddressSpace) -> AddressSpace:
+        return space
+
+    async def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
         raise NoWindow("it has none")
 
     def ready(self) -> None:
@@ -85,6 +89,9 @@ class Software:
 
     def taken_back(self) -> str | None:
         return None
+
+    async def give_back(self) -> None:
+        """Nothing was borrowed."""
 
     async def remove(self, space: AddressSpace) -> None:
         self.removed = True

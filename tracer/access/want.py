@@ -302,7 +302,7 @@ class LogAccesses(Want[None]):
 # taken longer than it may.
 
 
-Reason = Literal["kernel entry", "interrupt", "fault"]
+Reason = Literal["kernel entry", "joined", "interrupt", "fault"]
 """Why a guest stands where no access waits."""
 
 

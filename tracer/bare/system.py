@@ -117,6 +117,8 @@ class Bare:
     secondary = None
     telling: Sequence[range] = ()
     kind = Kind.PLAIN
+    begun = False
+    homes: Sequence[int] = ()
 
     def __init__(self, image: Image, release: str, sha256: str) -> None:
         self.names = Names(image)
@@ -128,6 +130,10 @@ class Bare:
     def title(self) -> str:
         """Return what it is, for people."""
         return f"{self.release} (no known system)"
+
+    def own_tables(self, space: AddressSpace) -> AddressSpace:
+        """Return those that the vCPU has: no others are known."""
+        return space
 
     async def reach_entry(self, memory: PhysicalMemory) -> None:
         """Run to behind the first LIDT that gives the guest a page-fault handler."""
@@ -158,7 +164,7 @@ class Bare:
     def ready(self) -> None:
         """Return None: it is no confidential guest, and its room is there from the start."""
 
-    def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
+    async def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Use the room that the guest leaves, and map all memory; see :mod:`tracer.bare.window`."""
         return open_window(memory, space, self.names.symbols, size)
 
@@ -206,6 +212,9 @@ class Bare:
 
     def taken_back(self) -> None:
         """Return None: it is entered as an ordinary guest."""
+
+    async def give_back(self) -> None:
+        """Do nothing: nothing was borrowed."""
 
     async def remove(self, space: AddressSpace) -> None:
         """Do nothing: its code is as it was."""

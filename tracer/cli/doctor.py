@@ -88,7 +88,7 @@ def examine(kernel: Path | None, symbols: Path | None, qemu: str, gdb: str) -> l
     checks = [_python(), _packages()]
     try:
         from tracer.gdb.client import MINIMUM_VERSION as GDB_MINIMUM
-        from tracer.qemu.machine import MINIMUM_VERSION as QEMU_MINIMUM
+        from tracer.qemu.dialogue import MINIMUM_VERSION as QEMU_MINIMUM
     except ImportError as error:
         # The checks from here on need the packages.
         return [*checks, Check("imports", f"{error.name} cannot be imported", _SETUP)]

@@ -71,6 +71,11 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     guest.add_argument(
         "extra", metavar="QEMU ARGS", nargs="*", help="after --: more QEMU arguments"
     )
+    add_choice_arguments(parser)
+
+
+def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say what is traced of a guest."""
     traced = parser.add_argument_group("what is traced (default: every device but frame buffers)")
     traced.add_argument(
         "--region",

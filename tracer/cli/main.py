@@ -25,6 +25,7 @@ from tracer.host.streams import choose_colour, warn
 
 COMMANDS = {
     "boot": "boot a kernel and trace its accesses to devices",
+    "attach": "trace a guest that runs already, in somebody else's QEMU",
     "regions": "list the regions that a guest would have",
     "show": "show the device accesses of a trace",
     "stats": "count what a trace holds",

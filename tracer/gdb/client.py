@@ -60,6 +60,7 @@ class GdbClient(asyncio.SubprocessProtocol):
         self._tail = b""
         self._death: DebuggerError | None = None
         self._process: Process | None = None
+        self._running = False
         self.version = ""
         self.alive = True
 
@@ -127,9 +128,15 @@ class GdbClient(asyncio.SubprocessProtocol):
             return self._stops.popleft()
         if self._death is not None:
             raise self._death
-        if self._stop_waiter is None:
+        if self._stop_waiter is None or self._stop_waiter.done():
             self._stop_waiter = asyncio.get_running_loop().create_future()
         return await self._stop_waiter
+
+    async def settle(self) -> None:
+        """Wait until the target is known to stand, and forget why it did."""
+        if self._running:
+            await self.stopped()
+        self._stops.clear()
 
     async def close(self) -> None:
         """End GDB; a target still connected goes on or dies as its owner decides."""
@@ -180,6 +187,7 @@ class GdbClient(asyncio.SubprocessProtocol):
             case mi.Result(token, status, payload):
                 self._answer(token, status, payload)
             case Stopped():
+                self._running = False
                 waiter, self._stop_waiter = self._stop_waiter, None
                 if waiter is not None and not waiter.done():
                     waiter.set_result(message)
@@ -190,7 +198,7 @@ class GdbClient(asyncio.SubprocessProtocol):
             case mi.Text(stream, text):
                 log.debug("gdb %s: %s", stream, text.rstrip())
             case mi.Running():
-                pass
+                self._running = True
 
     def _answer(self, token: int | None, status: str, payload: mi.Payload) -> None:
         if token is None or token not in self._pending:

@@ -182,6 +182,10 @@ class Target:
         self.vcpu = stop.vcpu
         return stop
 
+    async def stand(self) -> None:
+        """Take in every stop of a guest that QEMU's monitor has stopped, or that stood already."""
+        await self.client.settle()
+
     async def resume(self, changes: Sequence[Change] = ()) -> Stopped:
         """Make changes, let the guest go on, and wait for the next stop."""
         await self.go(changes)

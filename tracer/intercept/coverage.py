@@ -155,6 +155,12 @@ class Coverage:
             raise InterceptError(f"devices lie in too many places to be traced: {error}") from None
         await FlushAllTlbs()
 
+    async def poison_all(self, registers: RegisterFile, by: str) -> None:
+        """Poison all that any page tables lead to, in a guest that has used them already."""
+        space = self._view.space_of(registers)
+        map_spare(space, self._spare, bool(registers["efer"] & _EFER_NXE))
+        await self._again(space, by)
+
     async def _again(self, space: AddressSpace, by: str) -> None:
         if self._view.nested is not None:
             await self._cover(self._view.nested)

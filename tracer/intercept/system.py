@@ -103,6 +103,23 @@ class System(Protocol):
         """Return the names of the guest's code, which moves with it."""
         ...
 
+    @property
+    def begun(self) -> bool:
+        """Tell whether it ran before it was traced: its devices are mapped already."""
+        ...
+
+    @property
+    def homes(self) -> Sequence[int]:
+        """Return linear addresses of its code, one of which a vCPU soon comes by.
+
+        There it is in the software's own page tables, on a stack. None where nobody knows.
+        """
+        ...
+
+    def own_tables(self, space: AddressSpace) -> AddressSpace:
+        """Return the software's own page tables for those that a vCPU has."""
+        ...
+
     async def reach_entry(self, memory: PhysicalMemory) -> None:
         """Run firmware and boot loader up to where tracing can begin: an own IDT is loaded."""
         ...
@@ -114,7 +131,7 @@ class System(Protocol):
         """
         ...
 
-    def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
+    async def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Take ``size`` bytes of RAM for compiled sites, and map them and all else.
 
         Raises NoWindow, with nothing changed, where that cannot be.
@@ -199,6 +216,10 @@ class System(Protocol):
 
         None while it is.
         """
+        ...
+
+    async def give_back(self) -> None:
+        """Give back what :meth:`window` has borrowed, if anything, by a vCPU at a home."""
         ...
 
     async def remove(self, space: AddressSpace) -> None:

@@ -17,11 +17,12 @@ def kept_ring(session: Session, trace: Path | None) -> Iterator[None]:
 
     Nothing is done for a trace that is no file, and where there are no compiled sites.
     """
-    sites, machine = session.loop.sites, session.machine
+    sites = session.loop.sites
     keeper: AbstractContextManager[None] = nullcontext()
-    if sites is not None and trace is not None and trace.is_file() and machine.pid is not None:
+    if sites is not None and trace is not None and trace.is_file():
         block = sites.block.span
-        offset = machine.memory.offset(block.start, len(block))
-        keeper = kept(machine.memory.descriptor, offset, len(block), machine.pid, ring_of(trace))
+        where = session.machine.kept(block.start, len(block))
+        if where is not None:
+            keeper = kept(where.descriptor, where.offset, len(block), where.writer, ring_of(trace))
     with keeper:
         yield

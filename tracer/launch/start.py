@@ -24,6 +24,7 @@ from tracer.intercept.system import System
 from tracer.launch.plan import Plan, check_memory, parse_memory
 from tracer.linux.installed import InstalledLinux
 from tracer.linux.kernel import default_kernel, open_kernel
+from tracer.linux.origin import Booted
 from tracer.linux.system import Linux
 from tracer.qemu.command_line import MachineConfig
 from tracer.qemu.cpu import lacks_long_mode, vcpus, virtualised
@@ -86,17 +87,17 @@ async def launch(
 
 async def _check_machine(plan: Plan, machine: Machine) -> None:
     # The arguments of the user come last, and may have made another machine of it.
-    if await virtualised(machine):
+    if await virtualised(machine.dialogue):
         raise UsageError("vetrace traces under TCG alone: leave KVM out of the QEMU arguments")
-    if await lacks_long_mode(machine):
+    if await lacks_long_mode(machine.dialogue):
         raise UsageError("the guest's CPU has no 64-bit mode: give -cpu one that has, such as max")
-    if not plan.realtime and await vcpus(machine) > 1:
+    if not plan.realtime and await vcpus(machine.dialogue) > 1:
         raise UsageError(
             "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"
         )
     if plan.guest is Kind.PLAIN:
         return
-    reasons = list(unfit(plan.guest, await hardware(machine)))
+    reasons = list(unfit(plan.guest, await hardware(machine.dialogue)))
     if reasons:
         raise GuestError(f"no {plan.guest.label} guest can be run: {'; '.join(reasons)}")
 
@@ -138,7 +139,7 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
             script, kernel.modules, software.modules, progress, drivers, entries(software)
         )
     config = _configure(plan, machine, path, initrd)
-    return Linux(kernel, config.command_line, plan.guest), config
+    return Linux(kernel, Booted(config.command_line, plan.guest), plan.guest), config
 
 
 def _configure(
@@ -171,18 +172,18 @@ def _configure(
 
 def header(session: Session) -> Header:
     """Return the header of a trace of this session."""
-    config = session.machine.config
+    machine = session.machine
     return Header(
         version=FORMAT_VERSION,
         tool=f"vetrace {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        clock="realtime" if config.realtime else "icount",
+        clock="realtime" if machine.realtime else "icount",
         kernel=session.system.release,
         kernel_sha256=session.system.sha256,
-        command_line=config.command_line,
-        memory=config.memory,
+        command_line=machine.command_line,
+        memory=machine.size,
         vcpus=session.view.vcpus,
-        qemu=session.machine.version,
+        qemu=machine.version,
         gdb=session.target.client.version,
-        qemu_args=[*config.devices, *config.extra],
+        qemu_args=list(machine.arguments),
     )

@@ -22,6 +22,7 @@ from tracer.errors import GuestError, GuestHung, KernelImageError
 from tracer.linux.entry import reach_entry
 from tracer.linux.kaslr import KERNEL_MAP
 from tracer.linux.kernel import Facts, Kernel
+from tracer.linux.origin import Booted
 from tracer.linux.place import tables_of
 from tracer.linux.resident import Resident, find_kernel
 from tracer.linux.system import Linux
@@ -51,7 +52,7 @@ class InstalledLinux(Linux):
     patience = 60.0
 
     def __init__(self, disk: Path, progress: Callable[[str], None]) -> None:
-        super().__init__(None, "")
+        super().__init__(None, Booted(""))
         self._disk = disk
         self._progress = progress
 

@@ -40,18 +40,18 @@ class Reader(Protocol):
         ...
 
 
-def hide_poison(space: AddressSpace, names: Names) -> bool:
+def hide_poison(space: AddressSpace, names: Names, *, begun: bool = False) -> bool:
     """Take the poison out of what the kernel takes for an address; tell whether it could be.
 
     Nothing may be poisoned yet. It stays hidden for good: an entry that Linux inverted with one
-    mask must not be read with another.
+    mask must not be read with another. A kernel that has ``begun`` keeps its mask for that reason.
     """
     place = names.kernel.address_of(mm.PHYSICAL_MASK)
     mask = None if place is None else space.word(place)
     if place is None or mask is None:
         return False
     value = mm.hidden(mask, space.paging)
-    return value is not None and (value == mask or space.set_word(place, value))
+    return value is not None and (value == mask or (not begun and space.set_word(place, value)))
 
 
 class Rights:

@@ -11,21 +11,21 @@ from tracer.confidential.kind import Kind
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
-from tracer.intercept.window import REACH, Taken, Window
+from tracer.intercept.window import REACH, NoWindow, Taken, Window
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
 from tracer.linux.configuration import Configuration
-from tracer.linux.entry import follow_kaslr, reach_entry, reach_tdx_entry
 from tracer.linux.errands import Errands
 from tracer.linux.freed_code import FreedCode
 from tracer.linux.hooks import MappingHooks
 from tracer.linux.kernel import Kernel
+from tracer.linux.lent_ram import Loan, borrow, give_back
 from tracer.linux.names import Names
+from tracer.linux.origin import Origin, homes, own_tables
 from tracer.linux.readers import hide_poison
-from tracer.linux.sev_entry import reach_sev_entry
 from tracer.linux.user import UserMappings
 from tracer.linux.vendor import Vendor
-from tracer.linux.window import open_window, root_of, take_room
+from tracer.linux.window import hole, open_borrowed, open_window, root_of, take_room
 from tracer.linux.wrapper import whole_pages
 from tracer.linux.wrappers import Wrappers
 from tracer.trace.record import Mark, StackRecord
@@ -35,20 +35,21 @@ from tracer.x86.paging import Leaf, PhysicalMemory
 class Linux:
     """Know one Linux guest: a :class:`tracer.intercept.system.System`.
 
-    ``kernel`` is None where it is met later only. ``command_line`` is the kernel's, which tells
-    whether it moves; ``kind`` is what it is to take itself for.
+    ``kernel`` is None where it is met later only. ``origin`` tells where the guest comes from;
+    ``kind`` is what it takes itself for.
     """
 
     spare = mapping.SPARE_LINEAR
     patience: float | None = None
     stack_in_device = False
 
-    def __init__(self, kernel: Kernel | None, command_line: str, kind: Kind = Kind.PLAIN) -> None:
+    def __init__(self, kernel: Kernel | None, origin: Origin, kind: Kind = Kind.PLAIN) -> None:
         self._kernel = kernel
         self.kind = kind
         self.names = Names(kernel)
-        self._command_line = command_line
+        self._origin = origin
         self._hooks: MappingHooks | None = None
+        self._loan: Loan | None = None
         self._wrappers: Wrappers | None = None
         self._errands = Errands(self.names)
         self._configuration = Configuration()
@@ -83,23 +84,32 @@ class Linux:
         return self.kernel.sha256
 
     async def reach_entry(self, memory: PhysicalMemory) -> None:
-        """Run to the kernel's first own function, wherever KASLR moved it."""
-        moved = await follow_kaslr(self.kernel, self._command_line, memory)
+        """Run to where tracing can begin, wherever KASLR moved the kernel."""
+        moved = await self._origin.reach(self.kernel, memory)
         self.names.move(moved.linear)
-        match self.kind:
-            case Kind.TDX:
-                await reach_tdx_entry(self.kernel, moved.linear, memory)
-            case Kind.SEV_ES:
-                await reach_sev_entry(self.kernel, moved, memory)
-            case Kind.PLAIN:
-                await reach_entry(self.kernel, moved.linear)
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether it ran before it was traced."""
+        return self._origin.begun
+
+    @property
+    def homes(self) -> Sequence[int]:
+        """Return where the kernel has just been entered."""
+        return homes(self.names.kernel)
+
+    def own_tables(self, space: AddressSpace) -> AddressSpace:
+        """Return the kernel's own page tables, which a program's lack under PTI."""
+        return own_tables(space, self.homes[0]) if self.homes else space
 
     def ready(self) -> int | None:
         """Return the address of the function that an ordinary guest is entered at."""
         return self.names.kernel.address_of(mapping.ENTRY)
 
-    def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
-        """Take RAM from the kernel's memory map. Raises NoWindow."""
+    async def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
+        """Take RAM from the kernel's memory map, or borrow some of it. Raises NoWindow."""
+        if self.begun:
+            return await self._borrowed(memory, space, size)
         return open_window(memory, space, self.names.kernel, size)
 
     def take(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Taken:
@@ -107,6 +117,25 @@ class Linux:
         symbols = self.names.kernel
         physical = take_room(memory, space, symbols, size, REACH)
         return Taken(physical, root_of(space, symbols))
+
+    async def _borrowed(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
+        if "PREEMPT_RT" in self.kernel.facts.banner:
+            raise NoWindow("a kernel for real time lends no RAM where interrupts are off")
+        symbols = self.names.kernel
+        table = hole(memory, space, symbols)
+        loan = await borrow(symbols, size, space)
+        self._loan = loan
+        try:
+            return open_borrowed(memory, space, table, loan.physical)
+        except NoWindow:
+            await self.give_back()
+            raise
+
+    async def give_back(self) -> None:
+        """Give borrowed RAM back to the kernel."""
+        loan, self._loan = self._loan, None
+        if loan is not None:
+            await give_back(self.names.kernel, loan)
 
     def stub_place(self) -> int | None:
         """Return where the padding behind the kernel's entry code begins."""
@@ -118,12 +147,12 @@ class Linux:
         """Set breakpoints on the functions that make mappings, and free code. Raises GuestError."""
         if self.kind is not Kind.PLAIN:
             self._vendor = Vendor(self.names.symbols, space)
-        hides = hide_poison(space, self.names)
+        hides = hide_poison(space, self.names, begun=self.begun)
         scratch = ground.gate.scratch
         users = UserMappings(self.names, ground.view, ground.journal, hides=hides, scratch=scratch)
         hooks = MappingHooks(ground, users)
         ram = whole_pages(ground.memory.ranges)
-        wrappers = Wrappers(self.names.kernel, space)
+        wrappers = Wrappers(self.names.kernel, space, begun=self.begun)
         missing = await hooks.install(self.names.kernel, wrappers, ram)
         if missing:
             raise GuestError(
@@ -138,8 +167,11 @@ class Linux:
         return hooks, users, freed
 
     async def follow_errands(self, block: int | None, *, smp: bool) -> None:
-        """Put code around the functions that send a thread on an errand."""
-        if self._wrappers is not None:
+        """Put code around the functions that send a thread on an errand.
+
+        A kernel that runs has threads on errands of which nothing was told.
+        """
+        if self._wrappers is not None and not self.begun:
             await self._errands.plant(self._wrappers, block, smp=smp)
 
     async def follow_moves(self, block: int) -> None:

@@ -58,7 +58,7 @@ def open_window(
 
     Raises NoWindow, with nothing changed, where that cannot be.
     """
-    table = _hole(memory, space, symbols)
+    table = hole(memory, space, symbols)
     far = far_devices(space.regions.regions, _FRAMES * _GIB)
     physical = take_room(memory, space, symbols, size, _FRAMES * _GIB - len(far))
     root = root_of(space, symbols)
@@ -73,9 +73,22 @@ def root_of(space: AddressSpace, symbols: SymbolTable) -> int:
     return _physical(space, symbols, _ROOT)
 
 
-def _hole(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable) -> int:
-    # The physical address of the table, whose first entries nobody uses.
-    entry = symbols.address_of(mapping.ENTRY) or 0
+def open_borrowed(memory: PhysicalMemory, space: AddressSpace, table: int, physical: int) -> Window:
+    """Map RAM that a kernel which runs has lent at a physical address.
+
+    ``space`` are its own page tables, and ``table`` is what :func:`hole` tells. Raises NoWindow
+    where it lies too far away.
+    """
+    far = far_devices(space.regions.regions, _FRAMES * _GIB)
+    if physical >= _FRAMES * _GIB - len(far):
+        raise NoWindow(f"the RAM that the kernel lends lies far away, at physical {physical:#x}")
+    found = open_at(memory, _BASE, table, _ENTRIES, physical, far)
+    return replace(found, root=space.paging.root)
+
+
+def hole(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable) -> int:
+    """Return the physical address of the table whose first entries nobody uses. Raises NoWindow."""
+    entry = symbols.address_of(mapping.STUB_PLACE) or symbols.address_of(mapping.ENTRY) or 0
     found = [step.table for step in steps(memory, space.paging, entry) if step.level == 3]
     if not found or any(memory.read(found[0], 8 * _ENTRIES)):
         raise NoWindow("the kernel uses the addresses below its own that should be free")

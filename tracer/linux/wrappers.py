@@ -56,9 +56,12 @@ _Made = TypeVar("_Made", bound=Wrapping)
 
 
 class Wrappers:
-    """Own the wrappers of one guest, which share a page of padding."""
+    """Own the wrappers of one guest, which share a page of padding.
 
-    def __init__(self, symbols: SymbolTable, space: AddressSpace) -> None:
+    A kernel that has ``begun`` has given the list of its sites back.
+    """
+
+    def __init__(self, symbols: SymbolTable, space: AddressSpace, *, begun: bool = False) -> None:
         self._symbols = symbols
         self._space = space
         self._sites: list[_Site] = []
@@ -66,7 +69,7 @@ class Wrappers:
         place = symbols.address_of(STUB_PLACE)
         self._free = find_page(space, place) if place is not None else None
         self._end = (self._free or 0) + PAGE_SIZE
-        start, stop = (symbols.address_of(name) for name in _LIST)
+        start, stop = (None if begun else symbols.address_of(name) for name in _LIST)
         self._list = start or 0
         self._listed = space.read(start, max(0, stop - start)) if start and stop else b""
 

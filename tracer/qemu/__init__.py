@@ -3,10 +3,14 @@
 __all__ = (
     "command_line",
     "cpu",
+    "dialogue",
     "ending",
     "firmware",
+    "foreign",
+    "guest",
     "hardware",
     "machine",
     "monitor",
+    "process_arguments",
     "refusal",
 )

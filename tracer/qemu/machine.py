@@ -13,10 +13,8 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import Message
 
-from tracer.access.region import Region
-from tracer.access.vcpu import DescriptorTables, VcpuState
 from tracer.errors import QemuError, TracerError
 from tracer.host.process import Process, exit_words, start, words_of
 from tracer.host.scratch import scratch_folder
@@ -30,40 +28,22 @@ from tracer.qemu.command_line import (
     features_off,
     machine_arguments,
 )
-from tracer.qemu.cpu import has_features
+from tracer.qemu.dialogue import GONE, Dialogue
 from tracer.qemu.ending import Ending
-from tracer.qemu.flat_view import (
-    DeviceNames,
-    FlatRange,
-    device_paths,
-    name_regions,
-    parse_flat_view,
-)
+from tracer.qemu.flat_view import FlatRange
+from tracer.qemu.guest import Kept
 from tracer.qemu.log import QemuLog
-from tracer.qemu.monitor import descriptor_tables, halted, vcpu_states
 from tracer.qemu.output import CONSOLE, Output
 from tracer.qemu.ram import GuestMemory, Span
 from tracer.qemu.refusal import remedy
 
 log = logging.getLogger(__name__)
 
-MINIMUM_VERSION = (6, 0)
 _TURNS = 20
 """Turns of QEMU's main loop in which it takes a packet that is there."""
 
 _START_TIMEOUT = 60.0
 _HELP_TIMEOUT = 20.0
-
-
-class _Monitor(QMPClient):
-    # Every stop and every resume of the guest is an event; the library would format each of them
-    # for a log that is off.
-
-    def _cb_inbound(self, msg: Message) -> Message:
-        return msg
-
-    def _cb_outbound(self, msg: Message) -> Message:
-        return msg
 
 
 class Machine(asyncio.SubprocessProtocol):
@@ -81,22 +61,16 @@ class Machine(asyncio.SubprocessProtocol):
     ) -> None:
         self.config = config
         self.memory = GuestMemory(config.memory)
-        self.version = ""
         self.on_console = on_console
         self.on_exit = on_exit
         self._output = Output()
         self._log = QemuLog(config.qemu_log)
         self._clock: GuestClock | None = None
         self._process: Process | None = None
-        self._qmp = _Monitor("vetrace")
-        self._qmp.logger.setLevel(logging.CRITICAL)
-        # The client's own listener, which cannot be removed, would keep every event of the run.
-        self._events = self._qmp.events
-        self._events.names.add("SHUTDOWN")
-        self._wakeups = EventListener("WAKEUP")
-        self._qmp.register_listener(self._wakeups)
-        self._sleeps = EventListener("SUSPEND")
-        self._qmp.register_listener(self._sleeps)
+        self.dialogue = Dialogue(self._lay_out)
+        self._events = self.dialogue.ends
+        self._wakeups = self.dialogue.listen("WAKEUP")
+        self._sleeps = self.dialogue.listen("SUSPEND")
         self._cause = ""
         self._last_words = ""
         self._tasks: list[asyncio.Task[None]] = []
@@ -104,13 +78,50 @@ class Machine(asyncio.SubprocessProtocol):
         self._folder: Path | None = None
         self._scratch = contextlib.ExitStack()
         self._features: list[str] = []
-        self._types: dict[str, str] = {}
-        self._names = DeviceNames()
 
     @property
     def pid(self) -> int | None:
         """Return QEMU's process identifier once it has been started."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def version(self) -> str:
+        """Return QEMU's version, in numbers."""
+        return self.dialogue.version
+
+    @property
+    def realtime(self) -> bool:
+        """Tell whether the guest's clock is the host's."""
+        return self.config.realtime
+
+    @property
+    def outcome(self) -> str:
+        """Return that the guest has powered itself off: all else is an error."""
+        return "poweroff"
+
+    @property
+    def command_line(self) -> str:
+        """Return the kernel's command line."""
+        return self.config.command_line
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes of RAM the guest has."""
+        return self.config.memory
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        """Return the QEMU arguments that describe the machine, the user's last."""
+        return *self.config.devices, *self.config.extra
+
+    def kept(self, physical: int, size: int) -> Kept | None:
+        """Return where a piece of RAM can be found once vetrace is gone."""
+        if self.pid is None:
+            return None
+        return Kept(self.memory.descriptor, self.memory.offset(physical, size), self.pid)
+
+    def let_go(self) -> None:
+        """Do nothing: QEMU ends with its guest."""
 
     @property
     def gdb_socket(self) -> Path:
@@ -160,24 +171,14 @@ class Machine(asyncio.SubprocessProtocol):
 
     async def _connect(self, channel: socket.socket) -> None:
         try:
-            async with asyncio.timeout(_START_TIMEOUT):
-                await self._qmp.connect(channel)
-        except (QMPError, TimeoutError, OSError, EOFError) as error:
-            channel.close()
+            await self.dialogue.connect(channel, _START_TIMEOUT)
+        except (*GONE, TimeoutError) as error:
             raise await self._refusal(error) from error
+        except QemuError as error:
+            raise QemuError(f"{self.config.program}: {error}") from error
         self._tasks.append(asyncio.create_task(self._look_back()))
-        if not self.config.realtime:
+        if not self.realtime:
             self._tasks.append(asyncio.create_task(self._wake()))
-        greeting = self._qmp.greeting
-        numbers = greeting.QMP.version.get("qemu") if greeting else None
-        numbers = numbers if isinstance(numbers, Mapping) else {}
-        parts = tuple(int(numbers.get(key, 0)) for key in ("major", "minor", "micro"))
-        self.version = ".".join(map(str, parts))
-        if parts[:2] < MINIMUM_VERSION:
-            wanted = ".".join(map(str, MINIMUM_VERSION))
-            raise QemuError(
-                f"{self.config.program} is QEMU {self.version}; {wanted} or newer needed"
-            )
 
     async def _refusal(self, error: BaseException) -> QemuError:
         # QEMU's first complaint is the cause; give it the time to arrive.
@@ -204,7 +205,7 @@ class Machine(asyncio.SubprocessProtocol):
         if self.config.qemu_log is not None:
             config = self.config
             await log_accesses(
-                self, config.extra, configuration=config.log_configuration,
+                self.dialogue, config.extra, configuration=config.log_configuration,
                 interrupts=config.log_interrupts,
             )  # fmt: skip
 
@@ -220,62 +221,10 @@ class Machine(asyncio.SubprocessProtocol):
         """
         return self._log.reset if self._wakeups.clear() else None
 
-    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
-        """Carry out a QMP command and return its result; QemuError when QEMU refuses or is gone."""
-        try:
-            return await self._qmp.execute(command, arguments)
-        except (QMPError, OSError, EOFError) as error:
-            raise QemuError(f"QEMU did not carry out {command}: {error}") from error
-
-    async def monitor(self, command: str, vcpu: int = 0) -> str:
-        """Carry out a human-monitor command, about one vCPU if any, and return its text."""
-        arguments = {"command-line": command, "cpu-index": vcpu}
-        result = await self.execute("human-monitor-command", arguments)
-        return result if isinstance(result, str) else ""
-
-    async def pause(self) -> None:
-        """Stop the guest, which GDB then tells; nothing happens where it stands or is gone."""
-        with contextlib.suppress(QemuError):
-            await self.execute("stop")
-
-    async def has_machine_check(self) -> bool:
-        """Tell whether the guest's CPUs have banks of machine-check registers."""
-        return await has_features(self, "mce", "mca")
-
-    async def has_giant_pages(self) -> bool:
-        """Tell whether the guest's CPUs map 1 GiB by one entry, which may say it is no code."""
-        return await has_features(self, "pdpe1gb", "nx")
-
-    async def memory_map(self) -> tuple[list[Region], list[tuple[int, int]]]:
-        """Return the device regions and the RAM ranges as QEMU has them at this moment.
-
-        Learns on the way where RAM lies, for :attr:`memory`.
-        """
-        text = await self.monitor("info mtree -f -o")
-        ranges = parse_flat_view(text)
-        self.memory.lay_out(
-            [
-                Span(item.start, item.end, item.offset)
-                for item in ranges
-                if item.name in (RAM, SECOND_RAM)
-            ]
-        )
-        ram = [(item.start, item.end) for item in ranges if item.is_memory]
-        return name_regions(ranges, await self._device_types(ranges), self._names), ram
-
-    async def port_map(self) -> list[Region]:
-        """Return the regions of I/O ports as QEMU has them at this moment."""
-        ranges = parse_flat_view(await self.monitor("info mtree -f -o"), "I/O")
-        return name_regions(ranges, await self._device_types(ranges), self._names)
-
     @property
     def map_changed(self) -> bool:
         """Tell whether :meth:`memory_map` may answer otherwise than before this was asked last."""
         return self._log.map_changed()
-
-    async def halted(self, vcpu: int) -> bool:
-        """Tell whether a vCPU sleeps in HLT."""
-        return halted(await self.monitor("info registers", vcpu))
 
     def tick(self) -> float:
         """Return the guest's time in seconds, as of the last call, without waiting for QEMU."""
@@ -297,7 +246,7 @@ class Machine(asyncio.SubprocessProtocol):
         for _ in range(_TURNS):
             # A turn of QEMU's main loop, which takes the packet in one of the next. Where none is
             # taken the guest has not run since it was asked last.
-            await self.execute("query-status")
+            await self.dialogue.execute("query-status")
             if clock.answers != before:
                 break
         return clock.time_ns
@@ -306,29 +255,6 @@ class Machine(asyncio.SubprocessProtocol):
     def last_line(self) -> str | None:
         """Return the end of the last line that the guest printed, None when it has printed none."""
         return self._output.last_line
-
-    async def descriptor_tables(self) -> DescriptorTables:
-        """Return where the first vCPU's GDT and IDT are, which QEMU's GDB stub does not show."""
-        return descriptor_tables(await self.monitor("info registers"))
-
-    async def vcpu_states(self) -> tuple[VcpuState, ...]:
-        """Return what each vCPU is about, in order."""
-        return vcpu_states(await self.monitor("info registers -a"))
-
-    async def _device_types(self, ranges: Sequence[FlatRange]) -> dict[str, str]:
-        # An id may be another device's once the first one was unplugged.
-        paths = device_paths(ranges)
-        self._types = {path: name for path, name in self._types.items() if path in paths}
-        for path in paths:
-            if path in self._types:
-                continue
-            try:
-                name = await self._qmp.execute("qom-get", {"path": path, "property": "type"})
-            except ExecuteError:
-                # An owner that is no object of its own keeps the last word of its path.
-                name = path.rpartition("/")[2]
-            self._types[path] = str(name)
-        return self._types
 
     def forget_socket(self) -> None:
         """Remove the GDB socket from disk once GDB is connected: nothing to leave behind."""
@@ -357,8 +283,7 @@ class Machine(asyncio.SubprocessProtocol):
         """End QEMU and free everything; safe at any moment and more than once."""
         if self._process is not None and self._process.status is None:
             await self._process.end()
-        with contextlib.suppress(QMPError, OSError, EOFError):
-            await self._qmp.disconnect()
+        await self.dialogue.close()
         self._scratch.close()
         self._folder = None
         self.memory.close()
@@ -366,6 +291,15 @@ class Machine(asyncio.SubprocessProtocol):
         if self._clock is not None:
             self._clock.close()
             self._clock = None
+
+    def _lay_out(self, ranges: Sequence[FlatRange]) -> None:
+        self.memory.lay_out(
+            [
+                Span(item.start, item.end, item.offset)
+                for item in ranges
+                if item.name in (RAM, SECOND_RAM)
+            ]
+        )
 
     def _note_event(self, event: Message) -> None:
         # The first one says why; that QEMU was told to quit comes after it.
@@ -375,22 +309,22 @@ class Machine(asyncio.SubprocessProtocol):
 
     async def _look_back(self) -> None:
         # Learns why the machine is to end, and what its vCPUs were about, and lets it end.
-        with contextlib.suppress(QMPError, OSError, EOFError, QemuError):
+        with contextlib.suppress(*GONE, QemuError):
             self._note_event(await self._events.get())
-            self._last_words = await self.monitor("info registers -a")
-            status = await self.execute("query-status")
+            self._last_words = await self.dialogue.monitor("info registers -a")
+            status = await self.dialogue.execute("query-status")
             if isinstance(status, dict) and status.get("status") == "shutdown":
                 # The guest ran, so GDB is told that it has stopped: let it take that in first.
                 await self._asked.wait()
-            await self.execute("quit")
+            await self.dialogue.execute("quit")
 
     async def _wake(self) -> None:
         # Wakes the machine each time that it sleeps until its alarm.
-        with contextlib.suppress(QMPError, OSError, EOFError, QemuError):
+        with contextlib.suppress(*GONE, QemuError):
             while True:
                 await self._sleeps.get()
-                if await alarm.is_set(self.monitor):
-                    await self.execute("system_wakeup")
+                if await alarm.is_set(self.dialogue.monitor):
+                    await self.dialogue.execute("system_wakeup")
 
     def _triple_fault(self) -> bool:
         return b"Triple fault" in self._log.tail(65536)

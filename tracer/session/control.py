@@ -77,7 +77,7 @@ class Control:
         ended = Ended("interrupted")
         try:
             await self.session.run()
-            ended = Ended("poweroff")
+            ended = Ended(self.session.outcome)
         except Exception as error:
             ended = Ended(str(error), error)
         finally:

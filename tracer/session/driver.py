@@ -17,7 +17,7 @@ from tracer.access.vcpu import Change
 from tracer.errors import GuestHung
 from tracer.gdb.target import Target
 from tracer.qemu.cpu import has_features
-from tracer.qemu.machine import Machine
+from tracer.qemu.guest import GuestMachine
 from tracer.x86.state import CpuState
 
 Result = TypeVar("Result")
@@ -75,7 +75,7 @@ class Driver:
     that time has passed.
     """
 
-    def __init__(self, target: Target, machine: Machine) -> None:
+    def __init__(self, target: Target, machine: GuestMachine) -> None:
         self.target = target
         self.machine = machine
         self.overseer: Overseer | None = None
@@ -110,14 +110,14 @@ class Driver:
             want.WatchReads: lambda it: target.set_read_watch(it.linear),
             want.DeleteBreakpoint: lambda it: target.delete_breakpoint(it.number),
             want.Turn: lambda _: self._turn(),
-            want.VcpuStates: lambda _: machine.vcpu_states(),
-            want.Tables: lambda _: machine.descriptor_tables(),
-            want.Sleeps: lambda it: machine.halted(it.vcpu),
-            want.HasMachineCheck: lambda _: machine.has_machine_check(),
-            want.HasGiantPages: lambda _: machine.has_giant_pages(),
-            want.HasSvm: lambda _: has_features(machine, "svm"),
-            want.PortMap: lambda _: machine.port_map(),
-            want.MemoryMap: lambda _: machine.memory_map(),
+            want.VcpuStates: lambda _: machine.dialogue.vcpu_states(),
+            want.Tables: lambda _: machine.dialogue.descriptor_tables(),
+            want.Sleeps: lambda it: machine.dialogue.halted(it.vcpu),
+            want.HasMachineCheck: lambda _: machine.dialogue.has_machine_check(),
+            want.HasGiantPages: lambda _: machine.dialogue.has_giant_pages(),
+            want.HasSvm: lambda _: has_features(machine.dialogue, "svm"),
+            want.PortMap: lambda _: machine.dialogue.port_map(),
+            want.MemoryMap: lambda _: machine.dialogue.memory_map(),
             want.MapChanged: lambda _: _at_once(machine.map_changed),
             want.Woken: lambda _: _at_once(machine.woken()),
             want.LogSize: lambda _: _at_once(machine.log_size),
@@ -162,6 +162,15 @@ class Driver:
         if self._running:
             self._pause()
 
+    async def stand(self) -> None:
+        """Have the guest stand, wherever whoever drove it has left it."""
+        self.interrupting, self.expired = False, ""
+        if self._pausing is not None:
+            await self._pausing
+            self._pausing = None
+        await self.machine.dialogue.pause()
+        await self.target.stand()
+
     def expire(self, limit: str) -> None:
         """Stop the guest for good: it has taken longer than ``limit``, in words."""
         self.expired = limit
@@ -172,7 +181,7 @@ class Driver:
 
     def _pause(self) -> None:
         if self._pausing is None:
-            self._pausing = asyncio.create_task(self.machine.pause())
+            self._pausing = asyncio.create_task(self.machine.dialogue.pause())
 
     async def _resume(self, changes: Sequence[Change]) -> Ran:
         await self._start(changes)

@@ -16,10 +16,11 @@ from tracer.access.stack import Stack
 from tracer.access.state import stopped
 from tracer.access.stop import Ran, Stopped
 from tracer.access.transfer import Transfer
-from tracer.access.vcpu import Change, VcpuState
+from tracer.access.vcpu import Change, RegisterFile, VcpuState
 from tracer.access.want import (
     AskWhere,
     Await,
+    DeleteBreakpoint,
     Detach,
     FlushAllTlbs,
     Hold,
@@ -29,6 +30,7 @@ from tracer.access.want import (
     Register,
     Registers,
     Resume,
+    SetBreakpoint,
     Sleeps,
     Start,
     Vcpu,
@@ -80,7 +82,7 @@ class Loop:
         self.wanted: Wanted | None = None
         self._memory = memory
         self._traced: Traced | None = None
-        self._releasing = False
+        self._releasing = self._released = False
 
     # ---- beginning
 
@@ -132,7 +134,10 @@ class Loop:
         how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested)
         setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
         self._traced, registers = await (prepare_nested if nested else prepare)(setting, how)
-        await self.coverage.poison(registers, "present at kernel entry")
+        if self.system.begun:
+            await self.coverage.poison_all(registers, "present when it was joined")
+        else:
+            await self.coverage.poison(registers, "present at kernel entry")
         if self._traced.monitor is not None:
             even_ns = visit.EVEN_NS if nested and not self.view.realtime else 0
             await self._traced.monitor.enter(even_ns)
@@ -148,7 +153,7 @@ class Loop:
 
     async def run(self) -> None:
         """Trace from where :meth:`trap` left off to the end of the guest, or its release."""
-        changes = await self._hold(StandStill("kernel entry"))
+        changes = await self._hold(StandStill("joined" if self.system.begun else "kernel entry"))
         while not self._releasing:
             stop = (await self._resume(changes)).stop
             if stop.ended:
@@ -263,18 +268,68 @@ class Loop:
         await MakeChanges(changes)
         if self.sites is not None:
             self.sites.shut()
-        space = self.view.space_of(await Registers())
+        registers = await Registers()
+        if self.system.homes and self.traced.monitor is None:
+            there = await self._come_home(registers)
+            if there is None:
+                return
+            registers = there
+        space = self.view.space_of(registers)
         await self.system.remove(space)
         await self.coverage.heal(space)
         self.traced.gate.remove()
-        if self.sites is not None:
-            await self._close(self.sites)
+        free = self.sites is None or await self._close(self.sites)
         if self.traced.monitor is not None:
             self.traced.monitor.leave()
         await FlushAllTlbs()
+        if free:
+            await self.system.give_back()
         await Detach()
+        self._released = True
 
-    async def _close(self, sites: CompiledSites) -> None:
+    async def _come_home(self, registers: RegisterFile) -> RegisterFile | None:
+        # Has a vCPU where the software's own page tables are, so that its code can be written, and
+        # for one that was joined, where its functions can be called: None when the guest has ended
+        # on the way. Nothing is to be seen any more by then.
+        homes, gate = self.system.homes, self.traced.gate
+        space = self.view.space_of(registers)
+        if not self.system.begun and space.leaf(homes[0]) is not None:
+            return registers
+        await self.coverage.heal(self.system.own_tables(space))
+        gate.remove()
+        await FlushAllTlbs()
+        numbers = [await SetBreakpoint(home) for home in homes]
+        changes: Sequence[Change] = ()
+        while True:
+            stop = (await Resume(changes)).stop
+            if stop.ended:
+                return None
+            changes = ()
+            if stop.breakpoint in numbers:
+                break
+            # Who has come upon poison starts the instruction over; who maps a device is let go on.
+            if stop.address != gate.stub.stop:
+                changes = await self._handle(stop)
+        for number in numbers:
+            await DeleteBreakpoint(number)
+        return await Registers()
+
+    async def leave(self) -> None:
+        """Let the guest, which stands, go on without any trap, whatever it was about to do."""
+        self._releasing = True
+        self.asks = False
+        if self._traced is None:
+            await Detach()
+        else:
+            self._traced.interceptor.asks = False
+            await self._release(())
+
+    @property
+    def released(self) -> bool:
+        """Tell whether the guest goes on without any trap."""
+        return self._released
+
+    async def _close(self, sites: CompiledSites) -> bool:
         # Takes the leaves away, and the block, unless a vCPU is still on its way by them.
         stub, telling = self.traced.gate.stub, self.system.telling
         if sites.block.idle and not any(
@@ -282,8 +337,9 @@ class Loop:
             for state in await self.view.states()
         ):
             sites.close()
-        else:
-            self.journal.remark("the page-table entries for compiled sites stay: one is under way")
+            return True
+        self.journal.remark("the page-table entries for compiled sites stay: one is under way")
+        return False
 
     # ---- what a person at a prompt does
 

@@ -68,7 +68,7 @@ async def room_for(
     slots = slots_of(slots, stacks=stacks)
     size = block_size(slots, stacks=stacks)
     size += monitor_size(setting.view.vcpus) if monitor else 0
-    window = setting.system.window(setting.memory, space, size)
+    window = await setting.system.window(setting.memory, space, size)
     common = common_code(smp=setting.view.vcpus > 1, la57=bool(registers["cr4"] & _CR4_LA57))
     return Room(window, common, slots)
 

@@ -24,13 +24,14 @@ from tracer.intercept.system import System
 from tracer.intercept.view import GuestView
 from tracer.qemu.cpu import physical_bits, vcpus
 from tracer.qemu.ending import Ending, check, why
-from tracer.qemu.machine import Machine
+from tracer.qemu.guest import GuestMachine
 from tracer.qemu.monitor import vcpu_states
 from tracer.session.driver import Driver, Overseer
 from tracer.session.loop import Loop
 from tracer.session.manner import Traced
 from tracer.trace.lines import access_lines
 from tracer.trace.naming import Naming
+from tracer.trace.record import RELEASED, UserRecord
 from tracer.x86.paging import poison_bit
 
 _EVERY = 0.1
@@ -75,25 +76,25 @@ class Session:
 
     @classmethod
     async def attach(
-        cls, machine: Machine, client: GdbClient, system: System, choice: Choice
+        cls, machine: GuestMachine, client: GdbClient, system: System, choice: Choice
     ) -> Session:
-        """Connect GDB to a machine that stands before its first instruction."""
+        """Connect GDB to a machine: it stands from here on."""
         target = Target(client)
         machine.on_exit = lambda: client.fail(TargetGone())
         await target.attach(machine.gdb_socket)
         machine.forget_socket()
-        bits = await physical_bits(machine)
+        bits = await physical_bits(machine.dialogue)
         try:
             poison = poison_bit(bits)
         except ValueError as error:
             raise QemuError(
                 f"{error}; give the guest a CPU with fewer: -cpu ...,phys-bits=40"
             ) from error
-        realtime = machine.config.realtime
+        realtime = machine.realtime
         view = GuestView(
             machine.memory,
             poison,
-            await vcpus(machine),
+            await vcpus(machine.dialogue),
             realtime=realtime,
             physical_bits=bits,
         )
@@ -160,7 +161,7 @@ class Session:
         self.stacks = stacks
         trapped = self.loop.trap(stacks=stacks, ring=ring, inputs=inputs, nested=nested)
         await self._drive(trapped)
-        if not self.view.realtime:
+        if not (self.view.realtime or self.system.begun):
             await self._drive(self.loop.even_time())
 
     async def run(self) -> Ending:
@@ -172,6 +173,29 @@ class Session:
         async with self._clock_followed():
             return await self._to_the_end(self.loop.run(), "while it was traced")
 
+    async def detach(self) -> None:
+        """Have :meth:`run` let the guest go on without any trap, from where it stops next.
+
+        Raises UsageError for one that cannot.
+        """
+        self.loop.release()
+        self._tell_released()
+        await self.driver.interrupt()
+
+    def _tell_released(self) -> None:
+        self.publish(UserRecord(time_ns=self.view.time_ns, text=RELEASED))
+
+    async def leave(self) -> None:
+        """Let the guest go on without vetrace, wherever it is, if it has not been let go yet.
+
+        Raises QemuError or DebuggerError where that cannot be.
+        """
+        if self.loop.released:
+            return
+        self.driver.overseer = None
+        await self.driver.stand()
+        await self.driver.drive(self.loop.leave())
+
     async def run_untraced(self) -> Ending:
         """Let the guest run to its end without any trap."""
         return await self._to_the_end(self.loop.run_untraced(), "while it ran")
@@ -179,6 +203,8 @@ class Session:
     async def _to_the_end(self, work: Coroutine[Any, Any, None], when: str) -> Ending:
         try:
             await self._drive(work)
+            if self.loop.released:
+                self.machine.let_go()
             ending = self._judge(await self.machine.ended())
         except TargetGone:
             ending = self._judge(await self.machine.ended())
@@ -274,6 +300,11 @@ class Session:
     def end(self, outcome: str) -> None:
         """Publish how the run ended: for its ``fault``, where the guest turned out to be wrong."""
         self.journal.end(self.fault or outcome)
+
+    @property
+    def outcome(self) -> str:
+        """Return in a word how a run that ended well has ended."""
+        return self.machine.outcome
 
     @property
     def expired(self) -> str:

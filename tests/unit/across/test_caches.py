@@ -21,9 +21,8 @@ from tracer.check.witness.territory import Territory
 from tracer.devices.library import load
 from tracer.linux.kernel import Kernel
 from tracer.linux.names import Names
-from tracer.qemu.command_line import MachineConfig
+from tracer.qemu.dialogue import Dialogue
 from tracer.qemu.flat_view import FlatRange
-from tracer.qemu.machine import Machine
 from tracer.trace.name import RegionNames
 from tracer.trace.naming import Naming
 from tracer.trace.record import MemoryAccess, RegionRecord
@@ -107,14 +106,14 @@ class _Qmp:
 
 
 def test_a_device_that_was_unplugged_leaves_no_type_to_the_next_of_its_name() -> None:
-    machine = Machine(MachineConfig("qemu", Path("kernel"), None, "", 64 << 20))
+    dialogue = Dialogue()
     qmp = _Qmp()
-    machine._qmp = cast(Any, qmp)
+    dialogue._qmp = cast(Any, qmp)
     path = "/machine/peripheral/net"
     there = [FlatRange(0x1000, 0x1FFF, "i/o", "net-mmio", 0, "dev id=net")]
 
     def types(ranges: list[FlatRange]) -> dict[str, str]:
-        return dict(asyncio.run(machine._device_types(ranges)))
+        return dict(asyncio.run(dialogue._device_types(ranges)))
 
     qmp.types = {path: "e1000e", "/machine/peripheral": "container"}
     assert types(there)[path] == "e1000e"

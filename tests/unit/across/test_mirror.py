@@ -147,11 +147,12 @@ BY_PLAYBOOK = {
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
+    "test_attach": "cli/attach cli/traced_run launch/attach qemu/foreign qemu/guest",
     "test_live": "intercept/ve_trial launch/borrow linux/handler_end",
     "test_recover": "host/keeper launch/ring",
     "test_inputs": "cli/run_arguments",
     "test_nested": "intercept/nested intercept/sight session/nested",
-    "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/machine",
+    "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/dialogue qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",
 }

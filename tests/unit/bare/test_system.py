@@ -165,7 +165,7 @@ def test_there_is_no_room_for_compiled_sites() -> None:
     ram = memory()
     before = bytes(ram.data)
     with pytest.raises(NoWindow, match="no symbol vetrace_room"):
-        guest().window(ram, AddressSpace(ram, PAGING, RegionMap((), (), ())), 4 << 20)
+        play(guest().window(ram, AddressSpace(ram, PAGING, RegionMap((), (), ())), 4 << 20))
     assert ram.data == before
 
 

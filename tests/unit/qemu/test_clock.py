@@ -61,7 +61,7 @@ def clock() -> Iterator[GuestClock]:
 def machine(clock: GuestClock, qemu: Qemu) -> Machine:
     made = Machine(MachineConfig("qemu", Path("kernel"), None, "", 64 << 20))
     made._clock = clock
-    made._qmp = cast(Any, qemu)
+    made.dialogue._qmp = cast(Any, qemu)
     return made
 
 

@@ -127,7 +127,8 @@ async def interrupt(context: Context, statement: Statement) -> Result:
     "detach",
     group="go on",
     brief="take every trap out and let the guest run on by itself",
-    text="Nothing of it is traced from then on. The session ends when the guest does.",
+    text="Nothing of it is traced from then on. The session ends when the guest does, and at once "
+    "for one that `vetrace attach` has joined.",
 )
 async def detach(context: Context, statement: Statement) -> Result:
     await context.control.detach()
@@ -138,7 +139,8 @@ async def detach(context: Context, statement: Statement) -> Result:
     "quit", "q", "exit",
     group="go on",
     brief="end the guest and the session; Ctrl-D does the same",
-    text="At a terminal it asks first while there is a guest to lose.",
+    text="At a terminal it asks first while there is a guest to lose. One that `vetrace attach` "
+    "has joined is left, as by `detach`.",
 )  # fmt: skip
 async def quit_(context: Context, statement: Statement) -> Result:
     context.leaving = True

@@ -1,0 +1,256 @@
+"""A guest at work in somebody else's QEMU: joined, traced, left, and joined again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from guest_program import script
+from vetrace_run import DEADLINE, Run, agreed, read_trace, run, vetrace
+
+from tracer.guest.disk import DISKS, checksum, disk_file
+from tracer.guest.initramfs import build_initramfs
+from tracer.linux.kernel import default_kernel, open_kernel
+from tracer.trace.record import End, MapRecord
+
+pytestmark = pytest.mark.qemu
+
+WORK = """\
+while read -r module; do insmod "/lib/modules/$module"; done < /lib/modules/order
+ip address add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+until [ -b /dev/nvme0n1 ]; do sleep 0.1; done
+count=0
+while true; do
+    count=$((count + 1))
+    disk=$(dd if=/dev/nvme0n1 bs=64k iflag=direct 2>/dev/null | sha256sum | cut -d ' ' -f 1)
+    net=$(ping -c 1 -W 60 10.0.2.2 | grep -c 'bytes from')
+    bad=$(dmesg | grep -cE 'WARNING|BUG:|Oops|stall|lockup|Call Trace')
+    echo "round $count disk $disk net $net bad $bad"
+done"""
+"""Each round reads a whole disk by DMA, past the page cache, and sends a packet out."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What QEMU and its guest are given."""
+
+    words: tuple[str, ...]
+    append: str
+    ram: tuple[str, ...] = ()
+    named: bool = False  # the kernel's file is given
+
+
+MACHINES = {
+    "plain": Machine((), "nokaslr pti=off", named=True),
+    "kaslr-pti-smp": Machine(
+        ("-smp", "4"),
+        "pti=on",
+        ("-object", "memory-backend-memfd,id=ram,size=512M,share=on",
+         "-machine", "memory-backend=ram"),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest at work, and its QEMU."""
+
+    process: subprocess.Popen[str]
+    monitor: Path
+    serial: Path
+    named: bool
+
+    def rounds(self) -> list[str]:
+        text = self.serial.read_text(errors="replace") if self.serial.exists() else ""
+        return [line for line in text.splitlines(keepends=True) if line.startswith("round ")
+                and line.endswith("\n")]  # fmt: skip
+
+    def works(self, more: int = 2) -> None:
+        """Wait until it has done so much more, and hold it to what it has to be."""
+        deadline, before = time.monotonic() + DEADLINE, len(self.rounds())
+        while len(self.rounds()) < before + more:
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, self.serial.read_text(errors="replace")[-2000:]
+            time.sleep(0.05)
+        for number, line in enumerate(self.rounds(), 1):
+            assert line.split() == (
+                f"round {number} disk {checksum('nvme')} net 1 bad 0".split()
+            ), self.serial.read_text(errors="replace")[-2000:]
+
+
+@contextlib.contextmanager
+def working(folder: Path, machine: Machine) -> Iterator[Guest]:
+    image = default_kernel()
+    assert image is not None and "nvme" in DISKS
+    init = folder / "init"
+    init.write_text(script(WORK))
+    ramdisk = build_initramfs(init, open_kernel(image).modules)
+    monitor, serial = folder / "qmp", folder / "serial"
+    command = [
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+        "-machine", "q35,accel=tcg", "-cpu", "max,la57=off", "-m", "512M", *machine.ram,
+        "-drive", f"if=none,id=disk,format=raw,snapshot=on,file={disk_file('nvme')}",
+        "-device", "nvme,id=nvme,serial=vetrace,drive=disk,ioeventfd=off",
+        "-netdev", "user,id=network,restrict=on",
+        "-device", "virtio-net-pci,id=virtio-net,netdev=network,romfile=,ioeventfd=off",
+        "-kernel", str(image), "-initrd", str(ramdisk),
+        "-append", f"console=ttyS0 quiet panic=-1 {machine.append}",
+        "-serial", f"file:{serial}", "-qmp", "unix:qmp,server=on,wait=off", *machine.words,
+    ]  # fmt: skip
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # fmt: skip
+        try:
+            yield Guest(process, monitor, serial, machine.named)
+        finally:
+            process.kill()
+
+
+def attach(folder: Path, guest: Guest, *words: str | Path) -> Run:
+    folder.mkdir()
+    kernel = default_kernel()
+    assert kernel is not None
+    named = ("--kernel", kernel) if guest.named else ()
+    return run(
+        folder, "attach", "--qmp", guest.monitor, *named, "-o", folder / "trace.vtrace", *words
+    )
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_path: Path) -> None:
+    with working(tmp_path, MACHINES[name]) as guest:
+        guest.works()
+        first = attach(tmp_path / "first", guest, "--check", "--quiet", "--for", "8")
+        assert agreed(first) > 0, first.err
+        guest.works()
+        trace = read_trace(first.trace)
+        assert trace.end.outcome == "detached"
+        assert {"emulated", "compiled"} <= {record.via for record in trace.intercepts}
+        assert any("nvme" in record.site for record in trace.intercepts)
+        assert any(isinstance(record, MapRecord) for record in trace.records)
+        assert "compiled at" in first.err, first.err
+
+        # By a stop each, from the prompt, with another answer for one read; found by its process.
+        folder = tmp_path / "second"
+        folder.mkdir()
+        second = run(
+            folder, "attach", "--pid", str(guest.process.pid), "--every-stop", "--check",
+            "--region", "nvme", "-e", "break nvme; continue; plan; continue; continue; detach",
+        )  # fmt: skip
+        assert agreed(second) >= 2, second.err
+        assert "nvme_queue_rq" in second.out and "the guest runs on without vetrace" in second.out
+        guest.works()
+
+        # A signal leaves it in order, too.
+        third = tmp_path / "third"
+        third.mkdir()
+        with vetrace(
+            third, "attach", "--qmp", guest.monitor, "-o", third / "trace.vtrace", "--quiet"
+        ) as running:
+            running.until(
+                lambda: (
+                    (third / "trace.vtrace").exists()
+                    and (third / "trace.vtrace").stat().st_size > 100_000
+                ),
+                "tracing",
+            )
+            running.process.terminate()
+            ended = running.finish()
+        assert ended.status == 143 and "interrupted by SIGTERM" in ended.err
+        (end,) = [record for record in read_trace(third / "trace.vtrace").records
+                  if isinstance(record, End)]  # fmt: skip
+        assert end.outcome == "interrupted"
+        guest.works()
+        assert not list((third / "tmp").iterdir())
+
+
+@contextlib.contextmanager
+def idle(folder: Path, *words: str) -> Iterator[Path]:
+    """A QEMU that stands before its first instruction."""
+    monitor = folder / "idle"
+    command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-S", *words,
+               "-qmp", f"unix:{monitor},server=on,wait=off"]  # fmt: skip
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + DEADLINE
+            while not monitor.exists():
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.02)
+            yield monitor
+        finally:
+            process.kill()
+
+
+def refused(folder: Path, *words: str | Path) -> str:
+    done = run(folder, "attach", *words)
+    assert done.status in (1, 2) and done.out == ""
+    *progress, line = done.err.splitlines()
+    assert progress in ([], ["vetrace: reading the kernel out of the guest's RAM"])
+    return line
+
+
+def test_what_cannot_be_joined_is_told_in_one_line(tmp_path: Path) -> None:
+    assert "No such file" in refused(tmp_path, "--qmp", tmp_path / "none")
+    assert "there is no process 4194999" in refused(tmp_path, "--pid", "4194999")
+    assert "give the number of a process" in refused(tmp_path, "--pid", "qemu")
+    assert "it is no QEMU, or cannot be joined" in refused(tmp_path, "--pid", str(os.getpid()))
+    file = tmp_path / "file"
+    file.touch()
+    assert "Connection refused" in refused(tmp_path, "--qmp", file)
+
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "other"))
+        other.listen()
+
+        def answer() -> None:
+            client, _ = other.accept()
+            client.sendall(b"220 mail.example.org ESMTP\r\n")
+            client.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert "no QEMU's monitor" in refused(tmp_path, "--qmp", tmp_path / "other")
+        thread.join()
+
+    with idle(tmp_path, "-accel", "tcg") as monitor:
+        assert "does not run (prelaunch)" in refused(tmp_path, "--qmp", monitor)
+        with socket.socket(socket.AF_UNIX) as holder:
+            holder.connect(str(monitor))
+            holder.recv(4096)
+            assert "another client holds that monitor" in refused(tmp_path, "--qmp", monitor)
+
+
+def test_a_guest_without_a_kernel_is_refused_and_runs_on(tmp_path: Path) -> None:
+    with idle(tmp_path, "-accel", "tcg") as monitor:
+        talk(monitor, "cont")
+        assert "cannot be read out of its RAM" in refused(tmp_path, "--qmp", monitor)
+        assert talk(monitor, "query-status")["status"] == "running"
+        talk(
+            monitor, "human-monitor-command", **{"command-line": "gdbserver unix:gdb,server,nowait"}
+        )
+        assert "another debugger has" in refused(tmp_path, "--qmp", monitor)
+
+
+def talk(monitor: Path, command: str, **arguments: str) -> dict[str, str]:
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(str(monitor))
+        lines = channel.makefile("rw")
+        lines.readline()
+        for name, given in (("qmp_capabilities", {}), (command, arguments)):
+            lines.write(json.dumps({"execute": name, "arguments": given}) + "\n")
+            lines.flush()
+            answer = json.loads(lines.readline())
+            while "return" not in answer:
+                assert "error" not in answer, answer
+                answer = json.loads(lines.readline())
+        found = answer["return"]
+        return found if isinstance(found, dict) else {}

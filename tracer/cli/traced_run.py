@@ -1,0 +1,355 @@
+"""A run of a command that traces a guest, whoever started that."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracer.access.region import check_choice
+from tracer.check.lines import divergence_lines
+from tracer.check.replay import compiled_again
+from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
+from tracer.cli.closing import closing_lines
+from tracer.cli.filters import register_maps
+from tracer.cli.guest_arguments import tell
+from tracer.cli.guest_console import GuestConsole
+from tracer.cli.interactive import screen, wish
+from tracer.cli.printer import LinePrinter, json_printer
+from tracer.cli.run_arguments import last
+from tracer.cli.verify import compared, print_comparison, verdict
+from tracer.compiled.inputs import Input
+from tracer.compiled.layout import SLOTS
+from tracer.errors import Diverged, TracerError
+from tracer.guest.equipment import device_names
+from tracer.guest.report import GuestReport, why_missing
+from tracer.host import signals
+from tracer.host.streams import warn
+from tracer.intercept.recording import RecordedDevice
+from tracer.launch.plan import parse_ring
+from tracer.launch.ring import kept_ring
+from tracer.launch.start import header
+from tracer.linux.kernel import Kernel
+from tracer.linux.system import Linux
+from tracer.qemu.machine import Machine
+from tracer.repl.hosting import Hosting, install
+from tracer.repl.interruption import Interruption
+from tracer.repl.names import known_of
+from tracer.repl.shell import Shell
+from tracer.session.host import Host, ruled_host
+from tracer.session.session import Session
+from tracer.session.watchdog import Limits, Watchdog
+from tracer.trace.marker import ENTRY, LOG_END
+from tracer.trace.naming import Naming
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import Header
+from tracer.trace.recorder import FlightRecorder
+from tracer.trace.summary import Summary
+from tracer.trace.writer import TraceWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Say how a guest is opened, and what of it is recorded.
+
+    ``open`` takes who gets the bytes of its console, and who gets lines about what takes long.
+    After ``seconds``, if any are given, the guest goes on without vetrace.
+    """
+
+    open: Callable[
+        [Callable[[bytes], None], Callable[[str], None]], AbstractAsyncContextManager[Session]
+    ]
+    limits: Limits
+    inputs: frozenset[Input] = frozenset()
+    qemu_log: Path | None = None
+    nested: bool = False
+    seconds: float | None = None
+
+
+def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Declare the arguments that say what becomes of a trace; return the group of its output."""
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", metavar="TRACE", type=Path, help="write the trace here")
+    output.add_argument(
+        "--check", action="store_true", help="compare the trace with QEMU's own log of the run"
+    )
+    output.add_argument(
+        "--qemu-log", metavar="FILE", type=Path, help="keep QEMU's log of its device accesses here"
+    )
+    output.add_argument(
+        "--stacks", action="store_true", help="record the kernel's call chain of each access"
+    )
+    how = output.add_mutually_exclusive_group()
+    how.add_argument("--quiet", action="store_true", help="show the closing table only")
+    how.add_argument("--json", action="store_true", help="print one JSON object an access")
+    ways = parser.add_argument_group("how an access is made").add_mutually_exclusive_group()
+    ways.add_argument(
+        "--every-stop",
+        action="store_true",
+        help="by a stop each, through GDB and the emulator: a thousand times slower",
+    )
+    ways.add_argument(
+        "--ring",
+        metavar="N",
+        default=str(SLOTS),
+        help="by the guest itself, with room for N records, a power of two (default: %(default)s)",
+    )
+    return output
+
+
+def check_trace(trace: Path, log: Path, *, quiet: bool) -> int:
+    """Compare a trace with QEMU's log of the run, and tell; return the exit status."""
+    stream = sys.stderr if quiet else sys.stdout
+    with TraceReader(trace) as reader:
+        comparison = compared(reader, log)
+    print_comparison(comparison, stream)
+    if not comparison.traced:
+        warn("nothing was traced, so nothing was compared")
+    with TraceReader(trace) as reader:
+        again, divergence = compiled_again(reader, reader.header.vcpus)
+    if divergence is not None:
+        print(*divergence_lines(divergence), sep="\n", file=stream)
+        return EXIT_MISMATCH
+    if again.replayed:
+        print(f"{again.replayed:,} compiled accesses carried out again: no divergence", file=stream)
+    return verdict(comparison, log)
+
+
+@contextlib.asynccontextmanager
+async def _detached(session: Session, seconds: float | None) -> AsyncIterator[None]:
+    # Ends what runs in the block after so long, the guest going on.
+    async def end(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await session.detach()
+
+    task = None if seconds is None else asyncio.create_task(end(seconds))
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+
+
+class TracedRun:
+    """Run a command that traces a guest: who listens to the records, what is told at the end.
+
+    ``guest`` is opened for it; ``console`` takes what it prints.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        guest: Guest,
+        trace: Path | None,
+        console: Callable[[bytes], object],
+        recorded: RecordedDevice | None,
+        host: Hosting,
+    ) -> None:
+        self._args = args
+        self._guest = guest
+        self._trace = trace
+        self._console = console
+        self._recorded = recorded
+        self._hosting = host
+        self._host: Host | None = None
+        self._ring = None if args.every_stop else parse_ring(args.ring)
+        self._last = last(args)
+        self._summary = Summary()
+        self._wish = wish(args, args.output)
+        self._status = EXIT_OK
+        self._interruption = Interruption(tell, person=args.interactive)
+        self._naming = Naming(register_maps(args))
+        self._task: asyncio.Task[None] | None = None
+        self._console_error: OSError | None = None
+        self._report = GuestReport()
+        self._kernel: Kernel | None = None
+        self._devices: frozenset[str] = frozenset()
+        self._watchdog = Watchdog(guest.limits)
+        self._disagreed = 0
+
+    def run(self) -> int:
+        """Run to the end; return the exit status."""
+        if self._wish.asked:
+            self._interruption.begin()
+        # At a prompt Ctrl-C is for the guest.
+        signals.run(self._run(), interruptible=not self._wish.asked)
+        if self._disagreed:
+            number = self._disagreed
+            warn(f"the guest asked for {number} accesses otherwise than vetrace decodes them")
+        return self._status or (EXIT_MISMATCH if self._disagreed else EXIT_OK)
+
+    def kept(self) -> str:
+        """Return in words how much was recorded."""
+        some = self._summary.accesses and self._args.output is not None
+        kept = f", kept in {self._args.output}" if some else ""
+        return f"{self._summary.accesses} accesses were recorded{kept}"
+
+    async def _run(self) -> None:
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        if self._wish.asked:
+            self._interruption.install(task)
+        try:
+            async with (
+                self._watchdog as watchdog,
+                self._guest.open(self._take_console, tell) as session,
+            ):
+                session.naming = self._naming
+                watchdog.guard(session)
+                await session.reach_entry()
+                if self._args.untraced:
+                    await session.run_untraced()
+                else:
+                    await self._trace_run(session)
+                if isinstance(session.system, Linux):
+                    self._kernel = session.system.kernel
+                if isinstance(session.machine, Machine):
+                    self._devices = device_names(session.machine.config.devices)
+        except asyncio.CancelledError:
+            if self._console_error is None:
+                raise
+            where = self._args.serial or "standard error"
+            why = self._console_error.strerror
+            raise TracerError(f"cannot write the guest's console to {where}: {why}") from None
+
+    def judge_guest(self) -> int:
+        """Return the exit status that a default guest deserves for the devices it has missed."""
+        # A person at a prompt, a recording, or a rule may well have kept a driver from its device.
+        kernel, missing = self._kernel, self._report.missing_of(self._devices)
+        ruled = self._host is not None and self._host.applied
+        meddled = self._wish.asked or self._recorded is not None or ruled
+        if ruled and missing:
+            tell(f"the guest found no {', no '.join(missing)}, which rules may have seen to")
+        if not missing or kernel is None or meddled:
+            return EXIT_OK
+        warn(why_missing(missing, kernel.release, modules=kernel.modules is not None))
+        return EXIT_FAILED
+
+    def _take_console(self, data: bytes) -> None:
+        # Called by the event loop, which would only log an error.
+        self._report.take(data)
+        if self._console_error is not None:
+            return
+        try:
+            self._console(data)
+        except OSError as error:
+            self._console_error = error
+            assert self._task is not None  # the guest was started from it
+            self._task.cancel()
+
+    async def _trace_run(self, session: Session) -> None:
+        with contextlib.ExitStack() as stack:
+            if self._trace is not None:
+                # First: what is shown is in the file.
+                writer = self._opened(self._trace, header(session))
+                stack.enter_context(writer)
+                session.scribes.append(writer.append)
+            session.scribes.append(self._summary.take)
+            if not (self._args.quiet or self._wish.asked):
+                show = json_printer if self._args.json else LinePrinter
+                session.subscribers.append(show(self._naming))
+            outcome = "interrupted"
+            try:
+                if self._wish.asked:
+                    outcome = await self._converse(session, stack)
+                else:
+                    await self._trap(session, stack)
+                    async with _detached(session, self._guest.seconds):
+                        await session.run()
+                    outcome = session.outcome
+                if self._recorded is not None and outcome == "poweroff":
+                    self._recorded.finish()
+            except asyncio.CancelledError:
+                outcome = self._why_cancelled() or outcome
+                raise
+            except TracerError as error:
+                outcome = str(error)
+                raise
+            except Exception as error:
+                outcome = f"failed: {type(error).__name__}: {error}"
+                raise
+            finally:
+                with contextlib.suppress(TracerError):
+                    # The disk may be full, which is then on its way as an error already.
+                    if self._guest.qemu_log is not None:
+                        session.mark_log(LOG_END)
+                    session.end(outcome)
+                self._close(session)
+
+    def _why_cancelled(self) -> str:
+        # Why the run is over where nobody has interrupted it.
+        if self._console_error is not None:
+            return f"the guest's console could not be written: {self._console_error.strerror}"
+        return str(self._watchdog.error or "")
+
+    def _opened(self, trace: Path, opening: Header) -> TraceWriter | FlightRecorder:
+        if self._last is None:
+            return TraceWriter(trace, opening)
+        return FlightRecorder(trace, opening, self._last)
+
+    async def _converse(self, session: Session, stack: contextlib.ExitStack) -> str:
+        # Leave the guest to a person or a script; return how it ended.
+        shell = Shell(session, self._naming, self._wish, self._interruption, screen)
+        self._watchdog.person = shell.prompts
+        self._host = shell.control.host
+        if shell.prompts and isinstance(self._console, GuestConsole):
+            self._console.show = shell.console
+        await self._trap(session, stack)
+        self._status = await shell.run()
+        if isinstance(shell.control.error, Diverged):
+            self._status = EXIT_MISMATCH
+        return shell.control.outcome or "interrupted"
+
+    async def _trap(self, session: Session, stack: contextlib.ExitStack) -> None:
+        session.replay(self._recorded)
+        regions = await session.refresh_regions()
+        check_choice(regions.regions, session.choice)
+        if self._hosting.asked:
+            self._host = self._host or ruled_host(session, self._naming)
+            install(self._hosting, self._host, known_of(session, self._naming))
+            if self._host.needs_records and not self._wish.asked:
+                session.subscribers.append(self._host.outlook.take)
+        guest = self._guest
+        await session.trap(
+            stacks=self._args.stacks, ring=self._ring, inputs=guest.inputs, nested=guest.nested
+        )
+        stack.enter_context(kept_ring(session, self._args.output))
+        session.mark_log(ENTRY)
+        traced = sum(regions.is_traced_region(region) for region in regions.regions)
+        how = ", with a stop at each access" if session.loop.every_stop else ""
+        tell(
+            f"{session.system.title} under QEMU {session.machine.version} and GDB "
+            f"{session.target.client.version}: tracing {traced} of {len(regions.regions)} regions"
+            f"{how}"
+        )
+
+    def _close(self, session: Session) -> None:
+        if not (session.counts["stops"] or session.counts["accesses"]):
+            return
+        if not self._wish.asked:  # there `stats` is
+            from tracer.report.tables import closing_table  # rich: see terminal.table_console
+
+            stream = sys.stderr if self._args.json else sys.stdout
+            terminal.table_console(stream).print(closing_table(self._summary))
+        sites = session.loop.sites
+        self._disagreed = session.counts["disagreed"]
+        for line in closing_lines(session.counts, 0 if sites is None else len(sites)):
+            tell(line)
+        if sites and self._args.verbose:
+            for line in sites.told():
+                tell(line)
+        if self._host is not None:
+            for line in self._host.told():
+                tell(line)
+            for line in self._host.idle():
+                warn(line)
+        if self._recorded is not None:
+            device = self._recorded
+            tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")
+        for warning in session.warnings:
+            warn(warning)

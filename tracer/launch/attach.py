@@ -1,0 +1,212 @@
+"""From a QEMU that runs to a session: join its guest, and let it go on as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tracer.access.region import Choice, RegionMap, parse_range
+from tracer.access.space import AddressSpace
+from tracer.access.vcpu import VcpuState
+from tracer.errors import GuestError, KernelImageError, TracerError, UsageError
+from tracer.gdb.client import GdbClient
+from tracer.gdb.target import Target
+from tracer.launch.plan import GDB
+from tracer.linux.installed import kernel_of
+from tracer.linux.kaslr import ALIGNMENT, Moved
+from tracer.linux.kernel import Kernel, open_kernel
+from tracer.linux.origin import HANDLERS, Joined
+from tracer.linux.resident import find_kernel
+from tracer.linux.system import Linux
+from tracer.qemu.foreign import ForeignMachine
+from tracer.qemu.process_arguments import monitor_socket, read_arguments
+from tracer.session.session import Session
+from tracer.session.watchdog import Limits
+from tracer.x86.idt import GATE_SIZE, unpack_gate
+from tracer.x86.paging import PhysicalMemory, paging_of
+from tracer.x86.state import PAGE_FAULT_VECTOR
+
+_USER_HALF = 1 << 12
+_IN_RAM = Path("the guest's kernel")
+_BANNER = "linux_banner"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Say what guest to join, and what to trace of it.
+
+    ``monitor`` is the socket of its QEMU's monitor. Without ``kernel``, the image that it runs,
+    all is read out of its RAM.
+    """
+
+    monitor: Path
+    kernel: Path | None = None
+    symbols: Path | None = None
+    choice: Choice = field(default_factory=Choice)
+    qemu_log: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    gdb: str = GDB
+
+
+def check_attachment(plan: Attachment) -> None:
+    """Raise UsageError for what cannot be joined or traced, whatever the guest."""
+    for spec in (*plan.choice.wanted, *plan.choice.bypassed):
+        parse_range(spec)
+    if plan.symbols is not None and plan.kernel is None:
+        raise UsageError("--symbols are those of a --kernel: give that too, or neither")
+
+
+def monitor_of(pid: int) -> Path:
+    """Return the monitor's socket of a QEMU by its process. Raises UsageError without one."""
+    words = read_arguments(pid)
+    found = monitor_socket(words, Path(f"/proc/{pid}/cwd"))
+    if found is None:
+        raise UsageError(
+            f"process {pid} has no monitor for programs at a socket in a folder (-qmp unix:PATH): "
+            "it is no QEMU, or cannot be joined"
+        )
+    return found
+
+
+@contextlib.asynccontextmanager
+async def attach(
+    plan: Attachment,
+    on_console: Callable[[bytes], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[Session]:
+    """Join a guest that runs, and stop it; behind the block it goes on as it was.
+
+    Its console is its owner's: ``on_console`` gets nothing. Raises UsageError, KernelImageError,
+    GuestError, QemuError or DebuggerError.
+    """
+    machine = ForeignMachine(plan.monitor, plan.qemu_log)
+    client = GdbClient()
+    session: Session | None = None
+    opened = False
+    try:
+        await machine.join()
+        system = await _software(plan, machine, progress)
+        await client.start(plan.gdb)
+        await machine.open_stub()
+        opened = True
+        session = await Session.attach(machine, client, system, plan.choice)
+        session.journal.progress = progress
+        yield session
+    finally:
+        if opened:
+            await _leave(plan, machine, client, session, progress)
+        await client.close()
+        await machine.close()
+
+
+async def _leave(
+    plan: Attachment,
+    machine: ForeignMachine,
+    client: GdbClient,
+    session: Session | None,
+    progress: Callable[[str], None],
+) -> None:
+    # Nothing that goes wrong here may keep the rest from being done.
+    if session is not None and session.loop.released:
+        return
+    if session is not None and machine.alive:
+        try:
+            await session.leave()
+            return
+        except TracerError as error:
+            progress(f"the guest could not be left in order: {error}")
+    await client.close()
+    if not machine.quit:
+        with contextlib.suppress(TracerError):
+            await _sweep(plan, machine)
+
+
+async def _sweep(plan: Attachment, machine: ForeignMachine) -> None:
+    # Takes every breakpoint out of a QEMU whose guest is another one by now, and lets that go on.
+    await machine.reopen_stub()
+    client = GdbClient()
+    try:
+        await client.start(plan.gdb)
+        target = Target(client)
+        await target.attach(machine.gdb_socket)
+        await target.detach()
+    finally:
+        await client.close()
+
+
+async def _software(
+    plan: Attachment, machine: ForeignMachine, progress: Callable[[str], None]
+) -> Linux:
+    states = await machine.dialogue.vcpu_states()
+    tables = [state for state in states if state.paging]
+    if plan.kernel is None:
+        progress("reading the kernel out of the guest's RAM")
+        kernel, moved = _resident(machine.memory, tables), 0
+    else:
+        kernel = open_kernel(plan.kernel, plan.symbols, progress)
+        moved = _displacement(kernel, machine.memory, tables)
+    names = kernel.symbols.moved(moved)
+    handlers = {names.address_of(name) for name in HANDLERS}
+    if not handlers & set(_handlers(machine.memory, tables)):
+        raise GuestError(
+            "the guest's page faults do not go to its kernel's own handler: another tracer has "
+            "it, or one that was killed has left it so"
+        )
+    return Linux(kernel, Joined(Moved(moved)))
+
+
+def _resident(memory: PhysicalMemory, states: list[VcpuState]) -> Kernel:
+    # The kernel that any of the vCPUs has, which needs no file then.
+    error = KernelImageError("no vCPU is in 64-bit mode yet")
+    for space in _spaces(memory, states):
+        try:
+            return kernel_of(_IN_RAM, find_kernel(memory, space.paging))
+        except KernelImageError as found:
+            error = found
+    raise GuestError(
+        f"the guest's kernel cannot be read out of its RAM: {error}; name its image with --kernel"
+    )
+
+
+def _displacement(kernel: Kernel, memory: PhysicalMemory, states: list[VcpuState]) -> int:
+    # The handler tells how far the kernel has moved, and its banner whether it is that kernel.
+    banner = kernel.symbols.address_of(_BANNER)
+    links = [kernel.symbols.address_of(name) for name in HANDLERS]
+    for handler in _handlers(memory, states):
+        for link in links:
+            moved = handler - (link or 0)
+            if link is None or banner is None or not 0 <= moved < 1 << 30 or moved % ALIGNMENT:
+                continue
+            text = kernel.facts.banner.encode("latin-1")
+            for space in _spaces(memory, states):
+                if space.read(banner + moved, len(text)) == text:
+                    return moved
+    raise GuestError(
+        f"the guest does not run {kernel.path} ({kernel.release}): leave --kernel out, and its "
+        "kernel is read out of its RAM"
+    )
+
+
+def _handlers(memory: PhysicalMemory, states: list[VcpuState]) -> Iterator[int]:
+    for state in states:
+        space = _space(memory, state.cr3, state)
+        gate = space.read(state.tables.idt.base + GATE_SIZE * PAGE_FAULT_VECTOR, GATE_SIZE)
+        if len(gate) == GATE_SIZE:
+            yield unpack_gate(gate).handler
+
+
+def _spaces(memory: PhysicalMemory, states: list[VcpuState]) -> Iterator[AddressSpace]:
+    # The page tables of each vCPU, and the kernel's beside those of a program under PTI.
+    seen: set[int] = set()
+    for state in states:
+        for root in (state.cr3, state.cr3 & ~_USER_HALF):
+            space = _space(memory, root, state)
+            if space.paging.root not in seen:
+                seen.add(space.paging.root)
+                yield space
+
+
+def _space(memory: PhysicalMemory, root: int, state: VcpuState) -> AddressSpace:
+    return AddressSpace(memory, paging_of(root, state.cr4, 0), RegionMap((), (), ()))
