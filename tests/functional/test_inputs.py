@@ -183,8 +183,6 @@ def test_a_guest_is_held_and_let_go(tmp_path: Path) -> None:
         (("--inputs=prot",), "there is no input 'prot'; did you mean port?"),
         (("--inputs", "--every-stop"), "--every-stop does without"),
         (("--inputs", "--untraced"), "--untraced does without"),
-        (("--inputs", "--stacks", "--guest", "tdx"), "have no call chains: drop --stacks"),
-        (("--inputs", "--guest", "sev-es"), "asks its host for them"),
         (("--inputs", "--", "-cpu", "EPYC,svm=off"), "the guest's CPU has no SVM"),
         (("--inputs", "--", "-cpu", "Skylake-Client-v1"), "no pages of 1 GiB"),
     ],

@@ -13,6 +13,7 @@ from vetrace_run import Run, Trace, boot, read_trace, run
 
 from tracer.confidential.kind import Kind
 from tracer.trace.call import TdcallRecord
+from tracer.trace.record import StackRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -133,3 +134,22 @@ def test_interrupts_are_taken_once(trace: Trace) -> None:
         record.accesses[0].value for record in trace.intercepts if record.accesses[0].space == "irq"
     )
     assert 0xEC in vectors and sum(vectors.values()) > 500  # the LAPIC's timer
+
+
+def test_inputs_have_the_call_chain_of_the_instruction_that_raised_ve(tmp_path: Path) -> None:
+    done = boot(
+        tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", "--inputs",
+        "--stacks", "--bypass", "lapic", "--guest-timeout", "0.3",
+    )  # fmt: skip
+    trace = read_trace(done.trace)
+    chains = {
+        record.id: record.frames for record in trace.records if isinstance(record, StackRecord)
+    }
+    callers = {
+        (frame.symbol or "").partition("+")[0]
+        for record in trace.intercepts
+        if record.accesses[0].space == "port" and record.cpl == 0
+        for frame in chains[record.stack][1:]
+    }
+    assert "start_kernel" in callers and not {name for name in callers if "tdx" in name}
+    assert any(record.accesses[0].space == "memory" and record.stack for record in trace.intercepts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from tracer.compiled.inputs import Input
-from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.launch.plan import USUAL_INPUTS, WITHOUT_RING, parse_inputs
 from tracer.session.watchdog import Limits, seconds
@@ -64,8 +63,6 @@ def inputs(args: argparse.Namespace) -> frozenset[Input]:
     for option in ("every_stop", "untraced"):
         if getattr(args, option):
             raise UsageError(WITHOUT_RING.format(option=f"--{option.replace('_', '-')}"))
-    if args.guest == Kind.TDX and args.stacks:
-        raise UsageError("--inputs of a TDX guest have no call chains: drop --stacks")
     return parse_inputs(args.inputs or USUAL_INPUTS)
 
 

@@ -69,8 +69,9 @@ _WORDS = (
     "SHARED", "ADDRESS", "TOP", "BEHIND", "HALT", "THREAD",
 )  # fmt: skip
 _COUNTERS = layout.MODULE_DATA + 0x100
-_COUNTED = "FAULTS", "FETCHED", "RAISED", "KEPT", "ANSWERED"
-_RAM = layout.MODULE_DATA + 0x200
+_COUNTED = "FAULTS", "FETCHED", "RAISED", "KEPT", "ANSWERED", "UNASKED"
+RAM = layout.MODULE_DATA + 0x200
+"""Offset in the block of the ranges of RAM: address and size of each."""
 KEYS = layout.MODULE_DATA + 0x400
 VES = layout.MODULE_DATA + 0x1000
 FAULTS = VES + VCPUS * VE_SIZE
@@ -117,8 +118,6 @@ class ModuleControl:
 
     def pack(self) -> bytes:
         """Return the bytes for :data:`layout.MODULE_DATA`. Raises ValueError: too many ranges."""
-        if len(self.ram) > RAM_COUNT:
-            raise ValueError(f"RAM in {len(self.ram)} pieces: {RAM_COUNT} are possible")
         address = (1 << LARGEST_ADDRESS_BITS) - 4096
         words = {
             "SHARED": self.shared_bit,
@@ -129,8 +128,14 @@ class ModuleControl:
             "THREAD": self.thread,
         }
         head = b"".join(words.get(name, 0).to_bytes(8, "little") for name in _WORDS)
-        ram = b"".join(struct.pack("<2Q", part.start, len(part)) for part in self.ram)
-        return head.ljust(_RAM - layout.MODULE_DATA, b"\0") + ram
+        return head.ljust(RAM - layout.MODULE_DATA, b"\0") + pack_ram(self.ram)
+
+
+def pack_ram(ram: Sequence[range]) -> bytes:
+    """Return the bytes for :data:`RAM` of physical ranges. Raises ValueError: too many."""
+    if len(ram) > RAM_COUNT:
+        raise ValueError(f"RAM in {len(ram)} pieces: {RAM_COUNT} are possible")
+    return b"".join(struct.pack("<2Q", part.start, len(part)) for part in ram)
 
 
 def counter(name: str) -> int:
@@ -163,7 +168,7 @@ def constants() -> str:
         "TDCALL": TDCALL_ERROR,
         "CODE_SIZE": CODE_SIZE,
         "STACK": STACK,
-        "RAM": _RAM,
+        "RAM": RAM,
         "RAM_COUNT": RAM_COUNT,
         "EPT_VIOLATION": EPT_VIOLATION,
         "VEINFO_GET": 3,

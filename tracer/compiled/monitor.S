@@ -24,13 +24,16 @@
 .set V_EVENT, 0xa8
 .set V_CS, 0x410
 .set V_CS_ATTRIBUTES, 0x412
-.set V_SS, 0x420
+.set V_CS_LIMIT, 0x414
 .set V_CS_BASE, 0x418
 .set V_ES_BASE, 0x408
+.set V_SS, 0x420
+.set V_SS_ATTRIBUTES, 0x422
 .set V_SS_BASE, 0x428
 .set V_DS_BASE, 0x438
 .set V_IDT_LIMIT, 0x484
 .set V_IDT, 0x488
+.set V_TR_BASE, 0x498
 .set V_CPL, 0x4cb
 .set V_EFER, 0x4d0
 .set V_CR4, 0x548
@@ -44,22 +47,29 @@
 .set V_CR2, 0x640
 
 .set EXIT_READ_CR8, 0x08
+.set EXIT_READ_DR7, 0x27
+.set EXIT_WRITE_DR7, 0x37
 .set EXIT_WRITE_CR8, 0x18
 .set EXIT_EXCEPTION, 0x40
 .set EXIT_UNDEFINED, EXIT_EXCEPTION + 6
 .set EXIT_INTERRUPT, 0x60
 .set EXIT_SMI, 0x62
 .set EXIT_RDTSC, 0x6e
+.set EXIT_RDPMC, 0x6f
 .set EXIT_CPUID, 0x72
 .set EXIT_IRET, 0x74
+.set EXIT_INVD, 0x76
 .set EXIT_PAUSE, 0x77
 .set EXIT_HLT, 0x78
 .set EXIT_IO, 0x7b
 .set EXIT_MSR, 0x7c
 .set EXIT_SHUTDOWN, 0x7f
 .set EXIT_VMRUN, 0x80
+.set EXIT_VMMCALL, 0x81
 .set EXIT_SKINIT, 0x86
 .set EXIT_RDTSCP, 0x87
+.set EXIT_WBINVD, 0x89
+.set EXIT_MONITOR, 0x8a
 .set EXIT_MWAIT, 0x8b
 .set EXIT_NESTED, 0x400
 
@@ -142,6 +152,8 @@ start:
 behind:
 	add	[r15 + V_RIP], rcx
 behind_it:
+	cmp	qword ptr [r15 + STATE + S_GHCB], 0
+	jne	answered
 	mov	dword ptr [r15 + V_SHADOW], 0
 	# A guest that single-steps is told (SDM vol. 3B, 17.3.1.4).
 	test	dword ptr [r15 + V_RFLAGS], TF
@@ -186,6 +198,8 @@ known:	cmp	ebx, EXIT_SMI
 	je	smi
 	cmp	qword ptr [rip + start + DATA + M_DOMAIN], 0
 	jne	domain
+	cmp	qword ptr [rip + start + DATA + M_GHCB_MSR], 0
+	jne	encrypted
 natively:
 	cmp	ebx, EXIT_NESTED
 	je	nested
@@ -651,6 +665,543 @@ shadowed:
 	and	dword ptr [r15 + V_RFLAGS], ~IF
 	jmp	enter
 
+# ---- an encrypted guest
+
+# In a guest of SEV-ES an instruction that the host intercepts raises #VC, whose error code is the
+# exit code (APM vol. 2, 15.35.5). The guest's handler decodes it, puts what it asks for into the
+# GHCB, and calls by VMGEXIT, which is REP VMMCALL: that is carried out here, as far as it is hot.
+
+# Offsets in a GHCB (GHCB specification 2.03, table 3), and bits of the bytes that say what is valid.
+.set H_RAX, 0x1f8
+.set H_RCX, 0x308
+.set H_RDX, 0x310
+.set H_RBX, 0x318
+.set H_CODE, 0x390
+.set H_INFO1, 0x398
+.set H_INFO2, 0x3a0
+.set H_SCRATCH, 0x3a8
+.set H_VALID, 0x3f0
+.set H_BUFFER, 0x800
+.set H_BUFFER_END, 0xff0
+.set H_USAGE, 0xffc
+.set VALID_RAX, 0x80			# of byte 7
+.set VALID_RCX, 2			# of byte 12
+.set VALID_RDX, 4
+.set VALID_RBX, 8
+.set VALID_EXIT, 0x1c			# of byte 14: the code, and both pieces of information
+.set VALID_INFO, 0x18
+.set VALID_SCRATCH, 0x20
+.set VALID_XCR0, 0x20			# of byte 15
+
+.set GIVES_RAX, 1
+.set GIVES_RBX, 2
+.set GIVES_RCX, 4
+.set GIVES_RDX, 8
+.set REP, 0xf3
+.set VMGEXIT_SIZE, 4
+.set ISSUE_EXCEPTION, 1
+.set ISSUED, 0x8000030d			# #GP (APM vol. 2, 15.20)
+.set SAME_PORT, 0xffff007d		# of EXITINFO1 what QEMU tells: port, width, REP, string, IN
+.set STRING, 4
+.set REPEATS, 8
+.set XSTATE_LEAF, 0xd
+.set LEFT_OFF, 0x34100			# VM, RF, NT, TF
+
+encrypted:
+	mov	qword ptr [r15 + STATE + S_ASKED], 0
+	call	own
+	jb	natively
+	xor	ebp, ebp
+	cmp	ebx, EXIT_VMMCALL
+	je	call_or_not
+	cmp	ebx, EXIT_MSR
+	je	2f
+	cmp	ebx, EXIT_IO
+	je	4f
+	lea	rsi, [rip + nonautomatic]
+1:	movzx	eax, byte ptr [rsi]
+	test	eax, eax
+	jz	natively
+	inc	rsi
+	cmp	eax, ebx
+	jne	1b
+	jmp	communicate
+	# Of those that the guest accesses itself, this one alone is intercepted.
+2:	cmp	dword ptr [r15 + STATE + 8 * 1], MSR_EFER
+	je	natively
+	mov	ebp, r12d
+	and	ebp, 1
+	jmp	communicate
+	# A string of no elements accesses nothing.
+4:	mov	ebp, r12d
+	not	r12d
+	test	r12b, STRING | REPEATS
+	not	r12d
+	jnz	communicate
+	cmp	qword ptr [r15 + STATE + 8 * 1], 0
+	je	natively
+
+# In: EBX = the exit code, EBP = what tells one access from another: EXITINFO1, as far as it has any.
+communicate:
+	mov	r14d, ebx
+	# Handlers run with interrupts off: where they are on, none is under way.
+	guest	mov, rax, S_DEPTH / 8
+	cmp	byte ptr [r15 + V_CPL], 0
+	jne	1f
+	test	dword ptr [r15 + V_RFLAGS], IF
+	jnz	1f
+	cmp	eax, PENDING_COUNT
+	jb	2f
+1:	lock add [rip + start + DATA + N_UNASKED], rax
+	xor	eax, eax
+2:	mov	ecx, eax
+	inc	eax
+	mov	[r15 + STATE + S_DEPTH], rax
+	shl	ecx, SLOT_SHIFT
+	lea	r13, [r15 + STATE + S_PENDING]
+	add	r13, rcx
+	mov	[r13 + R_TAG], ebp
+	call	describe
+	call	prefixes
+	lea	rbp, [rax + 2]
+	# RDTSCP may come with the exit code of RDTSC (QEMU, helper_rdtscp): 0F 01 F9, and 0F 31.
+	cmp	r14d, EXIT_RDTSC
+	jne	3f
+	mov	rdx, rsi
+	call	translate
+	jc	3f
+	cmp	byte ptr [rax], 1
+	jne	3f
+	mov	r14d, EXIT_RDTSCP
+3:	cmp	r14d, EXIT_RDTSCP
+	jne	4f
+	inc	rbp
+4:	add	rbp, [r13 + R_RIP]
+	cmp	r14d, EXIT_IO
+	jne	5f
+	mov	rbp, [r15 + V_INFO2]
+	add	rbp, [r15 + V_CS_BASE]
+5:	mov	[r13 + R_NEXT], rbp
+	mov	[r13 + R_TAG + 4], r14d
+	lock inc qword ptr [rip + start + DATA + N_RAISED]
+
+	# QEMU knows of no error code of #VC's: the frame is made here, on the stack that the gate names
+	# (APM vol. 2, 8.9).
+	cmp	word ptr [r15 + V_IDT_LIMIT], 16 * VC + 15
+	jb	unhandled
+	mov	rdx, [r15 + V_IDT]
+	add	rdx, 16 * VC
+	call	translate
+	jc	unhandled
+	mov	r8, [rax]
+	mov	r9, [rax + 8]
+	mov	rax, r8
+	shr	rax, 40
+	and	eax, 0x9e
+	cmp	eax, 0x8e			# present, an interrupt or a trap gate
+	jne	unhandled
+	mov	rbx, [r15 + V_RSP]
+	mov	rcx, r8
+	shr	rcx, 32
+	and	ecx, 7
+	lea	edx, [rcx * 8 + 0x1c]		# the TSS has IST 1 at 0x24, RSP 0 at 4
+	jnz	1f
+	mov	edx, 4
+	cmp	byte ptr [r15 + V_CPL], 0
+	je	2f
+1:	mov	rax, r15			# TR is not switched by VMRUN
+	vmsave	rax
+	add	rdx, [r15 + V_TR_BASE]
+	call	translate
+	jc	unhandled
+	mov	rbx, [rax]
+2:	and	rbx, -16
+	sub	rbx, 48
+	mov	[r15 + STATE + S_FRAME], r14
+	mov	rax, [r15 + V_RIP]
+	mov	[r15 + STATE + S_FRAME + 8], rax
+	movzx	eax, word ptr [r15 + V_CS]
+	mov	[r15 + STATE + S_FRAME + 16], rax
+	mov	rax, [r15 + V_RFLAGS]
+	mov	[r15 + STATE + S_FRAME + 24], rax
+	mov	rax, [r15 + V_RSP]
+	mov	[r15 + STATE + S_FRAME + 32], rax
+	movzx	eax, word ptr [r15 + V_SS]
+	mov	[r15 + STATE + S_FRAME + 40], rax
+	xor	r10d, r10d
+3:	lea	rdx, [rbx + r10 * 8]
+	add	r12, 8
+	test	r10d, r10d
+	jz	4f
+	test	edx, 0xfff
+	jnz	5f
+4:	call	translate
+	jc	unhandled
+	mov	r12, rax
+5:	mov	rcx, [r15 + STATE + S_FRAME + r10 * 8]
+	mov	[r12], rcx
+	inc	r10d
+	cmp	r10d, 6
+	jb	3b
+	mov	[r15 + V_RSP], rbx
+	mov	rcx, r8
+	shr	rcx, 16
+	and	ecx, 0xfffc
+	mov	[r15 + V_CS], cx
+	mov	word ptr [r15 + V_CS_ATTRIBUTES], 0xa9b
+	mov	dword ptr [r15 + V_CS_LIMIT], -1
+	mov	qword ptr [r15 + V_CS_BASE], 0
+	cmp	byte ptr [r15 + V_CPL], 0
+	je	6f
+	mov	dword ptr [r15 + V_SS], 0	# and its attributes
+	mov	byte ptr [r15 + V_CPL], 0
+6:	mov	eax, LEFT_OFF | IF
+	bt	r8, 40				# a trap gate
+	jnc	7f
+	mov	eax, LEFT_OFF
+7:	not	rax
+	and	[r15 + V_RFLAGS], rax
+	movzx	eax, r8w
+	shr	r8, 48
+	shl	r8d, 16
+	or	eax, r8d
+	shl	r9, 32
+	or	rax, r9
+	mov	[r15 + V_RIP], rax
+	mov	dword ptr [r15 + V_SHADOW], 0
+	jmp	enter
+unhandled:
+	mov	ebx, r14d
+	jmp	unknown
+
+# What the host intercepts beside IOIO, MSRs and VMMCALL (Linux arch/x86/kvm/svm/svm.c, init_vmcb, and
+# sev.c, sev_es_init_vmcb); the VMCB says for which of them the guest leaves.
+nonautomatic:
+	.byte	EXIT_READ_DR7, EXIT_WRITE_DR7, EXIT_RDTSC, EXIT_RDPMC, EXIT_CPUID, EXIT_INVD, EXIT_RDTSCP
+	.byte	EXIT_WBINVD, EXIT_MONITOR, EXIT_MWAIT, 0
+	.balign	4
+
+call_or_not:
+	mov	rdx, [r15 + V_RIP]
+	add	rdx, [r15 + V_CS_BASE]
+	call	translate
+	jc	communicate
+	cmp	byte ptr [rax], REP
+	jne	communicate
+	cmp	byte ptr [r15 + V_CPL], 0
+	jne	to_stub
+	mov	ecx, [rip + start + DATA + M_GHCB_MSR]
+	rdmsr
+	shl	rdx, 32
+	or	rax, rdx
+	jz	to_stub
+	test	eax, 0xfff			# the MSR protocol
+	jnz	to_stub
+	call	is_ram
+	jnc	to_stub
+	mov	r8, rax
+	cmp	dword ptr [r8 + H_USAGE], 0
+	jne	to_stub
+	mov	al, [r8 + H_VALID + 14]
+	not	al
+	test	al, VALID_EXIT
+	jnz	to_stub
+	mov	r14, [r8 + H_CODE]
+	mov	rax, r14
+	shr	rax, 32
+	jnz	to_stub
+	mov	r12, [r8 + H_INFO1]
+	# Of the instructions that it may be about, it is the innermost.
+	guest	mov, rcx, S_DEPTH / 8
+	mov	r9d, ecx
+1:	dec	r9d
+	js	to_stub
+	mov	eax, r9d
+	shl	eax, SLOT_SHIFT
+	lea	r13, [r15 + STATE + S_PENDING]
+	add	r13, rax
+	cmp	[r13 + R_TAG + 4], r14d
+	jne	1b
+	mov	[r15 + STATE + S_DEPTH], r9
+	sub	ecx, r9d
+	dec	ecx
+	lock add [rip + start + DATA + N_UNASKED], rcx
+	xor	edx, edx
+	cmp	r14d, EXIT_IO
+	je	8f
+	cmp	r14d, EXIT_MSR
+	je	4f
+	mov	edx, GIVES_RAX | GIVES_RDX
+	cmp	r14d, EXIT_RDTSC
+	je	asked
+	mov	edx, GIVES_RAX | GIVES_RDX | GIVES_RCX
+	cmp	r14d, EXIT_RDTSCP
+	je	asked
+	cmp	r14d, EXIT_CPUID
+	je	3f
+	lock inc qword ptr [rip + start + DATA + N_ANSWERED]
+to_stub:				# the stub takes VMGEXIT there
+	mov	eax, UNDEFINED
+	jmp	raise
+
+3:	mov	edx, GIVES_RAX | GIVES_RBX | GIVES_RCX | GIVES_RDX
+	test	byte ptr [r8 + H_VALID + 7], VALID_RAX
+	jz	to_stub
+	test	byte ptr [r8 + H_VALID + 12], VALID_RCX
+	jz	to_stub
+	mov	eax, [r8 + H_RAX]
+	cmp	eax, [r13 + R_GPR]
+	jne	to_stub
+	mov	ecx, [r8 + H_RCX]
+	cmp	ecx, [r13 + R_GPR + 8]
+	jne	to_stub
+	cmp	eax, XSTATE_LEAF
+	jne	asked
+	test	byte ptr [r8 + H_VALID + 15], VALID_XCR0
+	jz	to_stub
+	jmp	asked
+
+4:	mov	eax, [r13 + R_TAG]
+	cmp	rax, r12
+	jne	to_stub
+	test	byte ptr [r8 + H_VALID + 12], VALID_RCX
+	jz	to_stub
+	mov	eax, [r8 + H_RCX]
+	cmp	eax, [r13 + R_GPR + 8]
+	jne	to_stub
+	mov	edx, GIVES_RAX | GIVES_RDX
+	test	r12d, r12d
+	jz	asked
+	xor	edx, edx
+	test	byte ptr [r8 + H_VALID + 7], VALID_RAX
+	jz	to_stub
+	test	byte ptr [r8 + H_VALID + 12], VALID_RDX
+	jz	to_stub
+	mov	eax, [r8 + H_RAX]
+	cmp	eax, [r13 + R_GPR]
+	jne	to_stub
+	mov	eax, [r8 + H_RDX]
+	cmp	eax, [r13 + R_GPR + 16]
+	jne	to_stub
+	jmp	asked
+
+8:	mov	eax, r12d
+	xor	eax, [r13 + R_TAG]
+	test	eax, SAME_PORT
+	jnz	to_stub
+	test	r12b, STRING
+	jnz	elements
+	test	r12b, 1
+	jz	1f
+	mov	edx, GIVES_RAX
+	jmp	asked
+1:	test	byte ptr [r8 + H_VALID + 7], VALID_RAX
+	jz	to_stub
+	mov	rcx, [r8 + H_RAX]
+	xor	rcx, [r13 + R_GPR]
+	mov	eax, 0xff
+	test	r12b, 0x10
+	jnz	2f
+	mov	eax, 0xffff
+	test	r12b, 0x20
+	jnz	2f
+	mov	eax, 0xffffffff
+2:	test	ecx, eax
+	jnz	to_stub
+
+# In: R8 -> the GHCB, R13 -> the instruction, EDX = what is given back, R14 = the event, R12 =
+# EXITINFO1. It is carried out as if the guest did it, with the registers of the GHCB.
+asked:
+	lock inc qword ptr [rip + start + DATA + N_ANSWERED]
+	mov	[r15 + STATE + S_GIVES], rdx
+	call	keep
+	mov	rax, [r8 + H_RAX]
+	cmp	r14d, EXIT_IO
+	jne	1f
+	test	r12b, 1
+	jz	1f
+	xor	eax, eax
+1:	mov	[r15 + V_RAX], rax
+	mov	rax, [r8 + H_RCX]
+	mov	[r15 + STATE + 8 * 1], rax
+	mov	rax, [r8 + H_RDX]
+	mov	[r15 + STATE + 8 * 2], rax
+	mov	ebx, r14d
+	jmp	natively
+
+# From here on to `answered` the guest is carried out in the place of its handler. RAX is lost.
+keep:	mov	[r15 + STATE + S_GHCB], r8
+	mov	[r15 + STATE + S_ASKED], r13
+	mov	rax, [r15 + V_RAX]
+	mov	[r15 + STATE + S_SAVED], rax
+	guest	mov, rax, 1
+	mov	[r15 + STATE + S_SAVED + 8], rax
+	guest	mov, rax, 2
+	mov	[r15 + STATE + S_SAVED + 16], rax
+	guest	mov, rax, 3
+	mov	[r15 + STATE + S_SAVED + 24], rax
+	mov	rax, [r15 + V_RIP]
+	mov	[r15 + STATE + S_SAVED + 32], rax
+	mov	rax, [r15 + V_RFLAGS]
+	mov	[r15 + STATE + S_SAVED + 40], rax
+	ret
+
+# INS and OUTS: as many elements as the handler asks for, in the GHCB's buffer, each with a record.
+elements:
+	test	byte ptr [r8 + H_VALID + 14], VALID_SCRATCH
+	jz	to_stub
+	mov	rbx, [r8 + H_SCRATCH]
+	mov	r9, rbx
+	sub	r9, r8
+	cmp	r9, H_BUFFER
+	jb	to_stub
+	cmp	r9, H_BUFFER_END
+	ja	to_stub
+	mov	r10, [r8 + H_INFO2]
+	mov	ecx, 1
+	test	r12b, REPEATS
+	jz	1f
+	mov	rcx, [r13 + R_GPR + 8]
+1:	lea	rax, [r10 - 1]			# of none there is nothing to do
+	cmp	rax, rcx
+	jae	to_stub
+	cmp	r10, H_BUFFER_END
+	ja	to_stub
+	mov	ecx, r12d
+	shr	ecx, 4
+	and	ecx, 7
+	imul	rcx, r10
+	add	rcx, r9
+	cmp	rcx, H_BUFFER_END
+	ja	to_stub
+	lock inc qword ptr [rip + start + DATA + N_ANSWERED]
+	mov	qword ptr [r15 + STATE + S_GIVES], 0
+	mov	[r15 + STATE + S_COUNT], r10
+	call	keep
+2:	call	begin
+	mov	dword ptr [r13 + R_SITE], K_PORT
+	mov	eax, r12d
+	shr	eax, 4
+	and	eax, 7
+	mov	[r13 + R_MANNER], al
+	mov	edx, r12d
+	shr	edx, 16
+	mov	[r13 + R_ADDRESS], rdx
+	test	r12b, 1
+	jnz	3f
+	mov	byte ptr [r13 + R_MANNER + 1], 1
+	mov	eax, [rbx]
+	call	out_told
+	call	further
+	call	commit
+	mov	edx, [r13 + R_ADDRESS]
+	mov	eax, [rbx]
+	call	out_made
+	jmp	6f
+3:	xor	eax, eax
+	call	in_made
+	call	in_told
+	test	r12b, 0x10
+	jz	4f
+	mov	[rbx], al
+	jmp	5f
+4:	mov	[rbx], ax
+	test	r12b, 0x20
+	jnz	5f
+	mov	[rbx], eax
+5:	call	further
+	call	commit
+6:	movzx	eax, byte ptr [r13 + R_MANNER]
+	add	rbx, rax
+	call	end
+	dec	qword ptr [r15 + STATE + S_COUNT]
+	jnz	2b
+	jmp	answered
+
+# The record at R13 is of one element: the next one has the registers of the handler's next step.
+# RAX, RCX and RSI are lost.
+further:
+	guest	mov, rsi, S_ASKED / 8
+	movzx	eax, byte ptr [r13 + R_MANNER]
+	test	dword ptr [rsi + R_RFLAGS], DF
+	jz	1f
+	neg	rax
+1:	lea	rcx, [rsi + R_GPR + 8 * 6]
+	test	r12b, 1
+	jz	2f
+	lea	rcx, [rsi + R_GPR + 8 * 7]
+2:	add	[rcx], rax
+	test	r12b, REPEATS
+	jz	3f
+	dec	qword ptr [rsi + R_GPR + 8 * 1]
+	jz	3f
+	mov	rax, [rsi + R_RIP]
+	mov	[r13 + R_NEXT], rax
+3:	ret
+
+# In: R13 -> the record. The host has answered; the guest's handler goes on behind its VMGEXIT.
+answered:
+	mov	r8, [r15 + STATE + S_GHCB]
+	xor	eax, eax
+	mov	[r15 + STATE + S_GHCB], rax
+	mov	[r8 + H_VALID], rax
+	mov	[r8 + H_VALID + 8], rax
+	mov	[r8 + H_INFO1], rax
+	mov	[r8 + H_INFO2], rax
+	mov	byte ptr [r8 + H_VALID + 14], VALID_INFO
+	mov	ecx, [r15 + STATE + S_GIVES]
+	cmp	byte ptr [r13 + R_MANNER + 3], 0
+	je	1f
+	xor	ecx, ecx
+	mov	dword ptr [r8 + H_INFO1], ISSUE_EXCEPTION
+	mov	dword ptr [r8 + H_INFO2], ISSUED
+1:	test	ecx, GIVES_RAX
+	jz	2f
+	mov	rax, [r15 + V_RAX]
+	mov	[r8 + H_RAX], rax
+	or	byte ptr [r8 + H_VALID + 7], VALID_RAX
+.macro given name, number
+2:	test	ecx, GIVES_\name
+	jz	2f
+	guest	mov, rax, \number
+	mov	[r8 + H_\name], rax
+	or	byte ptr [r8 + H_VALID + 12], VALID_\name
+.endm
+	given	RBX, 3
+	given	RCX, 1
+	given	RDX, 2
+2:	mov	rax, [r15 + STATE + S_SAVED]
+	mov	[r15 + V_RAX], rax
+	mov	rax, [r15 + STATE + S_SAVED + 8]
+	mov	[r15 + STATE + 8 * 1], rax
+	mov	rax, [r15 + STATE + S_SAVED + 16]
+	mov	[r15 + STATE + 8 * 2], rax
+	mov	rax, [r15 + STATE + S_SAVED + 24]
+	mov	[r15 + STATE + 8 * 3], rax
+	mov	rax, [r15 + STATE + S_SAVED + 40]
+	mov	[r15 + V_RFLAGS], rax
+	mov	rax, [r15 + STATE + S_SAVED + 32]
+	add	rax, VMGEXIT_SIZE
+	mov	[r15 + V_RIP], rax
+	mov	dword ptr [r15 + V_SHADOW], 0
+	jmp	enter
+
+# In: RAX = a physical address. Out: CF where it is RAM's. RCX and RDX are lost.
+is_ram:	xor	edx, edx
+	lea	rcx, [rip + start + DATA + RAM]
+1:	sub	rax, [rcx + rdx]
+	cmp	rax, [rcx + rdx + 8]
+	jb	2f
+	add	rax, [rcx + rdx]
+	add	edx, 16
+	cmp	edx, 16 * RAM_COUNT
+	jb	1b
+	clc
+	ret
+2:	add	rax, [rcx + rdx]
+	stc
+	ret
+
 # ---- the guest's code
 
 # Out: CF where the instruction is vetrace's own, in the window or in the stub. RAX is lost.
@@ -1064,7 +1615,7 @@ stacks:	test	rbp, rbp
 	mov	[r8 + K_FIRST], rax
 	mov	[r8 + K_SIZE], rax
 	mov	[r8 + K_STATE], rax
-	cmp	byte ptr [r15 + V_CPL], 0
+	cmp	dword ptr [r13 + R_CPL], 0
 	jne	9f
 	control	mov, rdx, C_STATE
 	call	translate
@@ -1073,7 +1624,7 @@ stacks:	test	rbp, rbp
 	mov	[r8 + K_STATE], rax
 1:	lea	r9, [r8 + STACK_SIZE]
 	lea	r10, [r8 + K_DATA]
-	mov	rdx, [r15 + V_RSP]
+	mov	rdx, [r13 + R_GPR + 8 * 4]
 	call	run
 	lea	rax, [r10 - K_DATA]
 	sub	rax, r8
@@ -1420,7 +1971,13 @@ release:
 	and	dword ptr [r15 + V_INTERCEPTS2], ~HELD2
 	mov	eax, [r15 + STATE + S_SCE]
 	or	[r15 + V_EFER], eax
-	# What it left for by this alone, it does again.
+	# MWAIT raises #VC in an encrypted guest.
+	cmp	qword ptr [rip + start + DATA + M_GHCB_MSR], 0
+	je	1f
+	or	dword ptr [r15 + V_INTERCEPTS2], HELD2
+	cmp	ebx, EXIT_MWAIT
+	je	known
+1:	# What it left for by this alone, it does again.
 .irp code, EXIT_IRET, EXIT_UNDEFINED, EXIT_PAUSE, EXIT_READ_CR8, EXIT_WRITE_CR8
 	cmp	ebx, \code
 	je	enter

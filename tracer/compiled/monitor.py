@@ -19,7 +19,7 @@ from tracer.compiled.layout import RING
 from tracer.compiled.monitor_image import IMAGES
 from tracer.x86.paging import LARGE, PRESENT, TABLE_ENTRIES, WRITABLE
 from tracer.x86.segment import Segment
-from tracer.x86.state import GPR
+from tracer.x86.state import COMMUNICATION_VECTOR, GPR
 
 PLACE = 0x2C000
 """Offset in the block of the code, which runs at its physical address."""
@@ -35,18 +35,26 @@ _STATE_FIELDS = {
     "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100, "STUB": 0x200,
     "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220, "ASKED": 0x228,
     "OPEN": 0x230, "SCE": 0x238, "FAULT": 0x240, "ALIAS": 0x248,
+    "GHCB": 0x300, "DEPTH": 0x308, "GIVES": 0x310, "COUNT": 0x318, "SAVED": 0x320, "FRAME": 0x350,
+    "PENDING": 0x400,
 }  # fmt: skip
 """Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` and ``STUB`` are code whose
 CPUID and RDTSC are vetrace's own. ``OPEN`` is 1 while an interrupt may come to the monitor, 2 while
 an SMI may, ``SCE`` what EFER had of that while the guest's interrupts are held up. ``FAULT`` is the
 physical address at which the guest has left by a nested fault, and ``ALIAS`` where the window has
-it."""
+it. ``PENDING`` are the ``DEPTH`` instructions that have raised #VC, the last one innermost: each is
+of a record's size. While one is carried out, ``GHCB`` is the page that asks for it, which is told
+the registers in ``GIVES`` then, and ``SAVED`` has the handler's own; ``COUNT`` is of the elements
+of a string that are left, and ``FRAME`` what goes to the handler's stack."""
+_PENDING_COUNT = 8
+assert _STATE_FIELDS["PENDING"] + _PENDING_COUNT * layout.SLOT_SIZE <= _PAGE - 0x400  # the stack
 
-_WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED", "FAST", "PORTS"
+_WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED", "FAST", "PORTS", "GHCB_MSR"
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
 made any more; 1 where instructions raise #VE, and the first quadword of the gate of #VE while it
 leads to a handler that knows of ports alone; how many SMIs firmware has had; where nested faults
-enter the common code; 1 where ports are recorded."""
+enter the common code; 1 where ports are recorded; where instructions raise #VC, the number of the
+MSR that tells where the GHCB is."""
 
 # Offsets of the shared pages, behind those of the vCPUs.
 _ROOT5, _ROOT, _FRAMES, _GATES, _SEGMENTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
@@ -78,6 +86,7 @@ _INTERRUPT, _SMI, _RDTSC, _CPUID, _IO, _MSR, _RDTSCP = (
     1, 1 << 2, 1 << 14, 1 << 18, 1 << 27, 1 << 28, 1 << 39,
 )  # fmt: skip
 _HLT = 1 << 24
+_RDPMC, _INVD, _WBINVD, _MONITOR, _MWAIT = 1 << 15, 1 << 22, 1 << 41, 1 << 42, 1 << 43
 _HELD = 1 << 20 | 1 << 23 | _HLT | 1 << 43  # IRET, PAUSE, HLT, MWAIT
 
 _PAT = 0x0007_0406_0007_0406
@@ -91,6 +100,20 @@ _CONFIGURATION = 0xCFC
 """The first of four ports by which PCI configuration is accessed (PCI Local Bus 3.0, 3.2.2.3.2)."""
 _EFER = 0xC000_0080
 _SVME = 1 << 12
+PASSED_THROUGH = (
+    range(0x48, 0x4A),  # SPEC_CTRL, PRED_CMD
+    range(0x10B, 0x10C),  # FLUSH_CMD
+    range(0x174, 0x177),  # SYSENTER_CS, ESP, EIP
+    range(0x1D9, 0x1DF),  # DEBUGCTL, last branches
+    range(0x277, 0x278),  # PAT
+    range(0x6A0, 0x6A9),  # CET
+    range(0xDA0, 0xDA1),  # XSS
+    range(0xC000_0080, 0xC000_0085),  # EFER, STAR, LSTAR, CSTAR, FMASK
+    range(0xC000_0100, 0xC000_0104),  # FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
+    range(0xC001_0130, 0xC001_0132),  # GHCB, SEV_STATUS
+)
+"""MSRs that a guest of SEV-ES accesses itself (Linux arch/x86/kvm/svm/svm.c, direct_access_msrs;
+sev.c, sev_es_init_vmcb; AMD APM vol. 2, 15.34.10 for SEV_STATUS)."""
 _MASK = (1 << 64) - 1
 _MSR_RANGES = (range(0x2000), range(0xC000_0000, 0xC000_2000), range(0xC001_0000, 0xC001_2000))
 
@@ -129,6 +152,10 @@ def constants(*, stacks: bool) -> str:
         "HOST": _HOST,
         "STACK_TOP": _PAGE,
         "SLOT_SHIFT": layout.SLOT_SIZE.bit_length() - 1,
+        "PENDING_COUNT": _PENDING_COUNT,
+        "VC": COMMUNICATION_VECTOR,
+        "RAM": module.RAM,
+        "RAM_COUNT": module.RAM_COUNT,
         **module.raising(),
         **{f"E_{name}": 8 * at for at, name in enumerate(module.VE_FIELDS)},
         **{f"S_{name}": offset for name, offset in _STATE_FIELDS.items()},
@@ -265,11 +292,17 @@ class MonitorCode:
         return bytes(page)
 
     def of_vcpu(
-        self, vcpu: int, entered: Entered, intercepts: int, current: Current | None = None
+        self,
+        vcpu: int,
+        entered: Entered,
+        intercepts: int,
+        current: Current | None = None,
+        *,
+        dr7: bool = False,
     ) -> bytes:
         """Return the pages of a vCPU that enters, for its :meth:`vmcb`.
 
-        Records tell the thread that is ``current``.
+        Records tell the thread that is ``current``. It leaves for ``dr7``, too, if that is so.
         """
         state = bytearray(_PAGE)
         struct.pack_into("<16Q", state, 0, *(entered.registers[name] for name in GPR))
@@ -283,10 +316,11 @@ class MonitorCode:
         if current is not None:
             words = current.place, current.code.start, len(current.code)
             struct.pack_into("<3Q", state, fields["THREAD"], *(word & _MASK for word in words))
-        return self._control(entered, intercepts) + bytes(_PAGE) + state
+        return self._control(entered, intercepts, dr7=dr7) + bytes(_PAGE) + state
 
-    def _control(self, entered: Entered, intercepts: int) -> bytes:
+    def _control(self, entered: Entered, intercepts: int, *, dr7: bool) -> bytes:
         page, registers = bytearray(_PAGE), entered.registers
+        struct.pack_into("<HH", page, 4, dr7 << 7, dr7 << 7)  # reads and writes
         struct.pack_into("<Q", page, INTERCEPTS, intercepts)
         shared = self._shared
         struct.pack_into("<QQ", page, 0x40, shared + _PORTS, shared + _MSRS)
@@ -313,16 +347,25 @@ class MonitorCode:
         return bytes(page)
 
 
-def intercepts_of(spaces: Collection[Input], *, domain: bool = False, nested: bool = False) -> int:
+def intercepts_of(
+    spaces: Collection[Input],
+    *,
+    domain: bool = False,
+    encrypted: bool = False,
+    nested: bool = False,
+) -> int:
     """Return the words of a VMCB that have a guest leave for inputs of these kinds.
 
     CPUID and MSRs always do, as they would tell of SVM, and so does it for SMIs, as firmware's code
-    would leave as well; a trust ``domain`` asks to sleep, too, and with ``nested`` traps PCI
-    configuration may move devices.
+    would leave as well; a trust ``domain`` asks to sleep, too, and an ``encrypted`` guest for
+    whatever else a host intercepts (Linux arch/x86/kvm/svm/svm.c, init_vmcb). With ``nested`` traps
+    PCI configuration may move devices.
     """
     found = _CPUID | _MSR | _SMI | _VMRUN_TO_SKINIT
     if domain:
         found |= _HLT
+    if encrypted:
+        found |= _RDPMC | _INVD | _WBINVD | _MONITOR | _MWAIT
     if Input.PORT in spaces or nested:
         found |= _IO
     if Input.TSC in spaces:

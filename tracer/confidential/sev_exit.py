@@ -101,8 +101,10 @@ NO_ACTION, ISSUE_EXCEPTION, MALFORMED_INPUT = 0, 1, 2
 GENERAL_PROTECTION = 13 | 3 << 8 | 1 << 31
 """SW_EXITINFO2 afterwards: inject #GP, an exception, valid (AMD APM vol. 2, 15.20)."""
 
-_UNTRAPPED = "granted, without effect: nothing of the kind is intercepted here"
-_UNSERVED = "refused: nothing of the kind is intercepted here"
+_UNTRAPPED = "granted, without effect"
+_RAISED = "carried out where it has raised #VC (`--inputs`), else refused"
+_PORT = "the access is made; string I/O where it has raised #VC (`--inputs`), else it is refused"
+_MSR = "carried out where it has raised #VC (`--inputs`), else #GP"
 _SNP = "refused: no SEV-SNP"
 _ALONE = "refused: there is one vCPU, and nobody would start it again"
 
@@ -111,14 +113,14 @@ EXITS = {
     for exit in (
         Exit(Event.READ_DR7, "read DR7", _UNTRAPPED),
         Exit(Event.WRITE_DR7, "write DR7", _UNTRAPPED, ("rax",)),
-        Exit(Event.RDTSC, "RDTSC", _UNSERVED),
-        Exit(Event.RDPMC, "RDPMC", _UNSERVED, ("rcx",)),
-        Exit(Event.CPUID, "CPUID", _UNSERVED, ("rax", "rcx")),
+        Exit(Event.RDTSC, "RDTSC", _RAISED),
+        Exit(Event.RDPMC, "RDPMC", "#GP: no performance counters", ("rcx",)),
+        Exit(Event.CPUID, "CPUID", _RAISED, ("rax", "rcx")),
         Exit(Event.INVD, "INVD", _UNTRAPPED),
-        Exit(Event.IOIO, "IOIO", "the access is made; string I/O is refused"),
-        Exit(Event.MSR, "MSR", "#GP", ("rcx",)),
+        Exit(Event.IOIO, "IOIO", _PORT),
+        Exit(Event.MSR, "MSR", _MSR, ("rcx",)),
         Exit(Event.VMMCALL, "VMMCALL", "RAX is KVM_ENOSYS: no hypercall is known", ("rax", "cpl")),
-        Exit(Event.RDTSCP, "RDTSCP", _UNSERVED),
+        Exit(Event.RDTSCP, "RDTSCP", _RAISED),
         Exit(Event.WBINVD, "WBINVD", _UNTRAPPED),
         Exit(Event.MONITOR, "MONITOR", _UNTRAPPED, ("rax", "rcx", "rdx")),
         Exit(Event.MWAIT, "MWAIT", _UNTRAPPED, ("rax", "rcx")),

@@ -263,9 +263,9 @@ def reply(state: SevState, event: Vmgexit, said: Reply) -> Answered:
     """Turn a host's reply to an event that waits into fields, or into the MSR.
 
     ``Refuse`` is told as malformed input of an event that is not known, or with its code in place
-    of that; a refused MSR is a #GP, as KVM has it; in the MSR protocol nothing changes, and a
-    guest takes that for an error. ``Retry`` has no meaning here. Raises ValueError for it, and
-    for an event that does not wait.
+    of that; a refused MSR is a #GP, as KVM has it, and so is RDPMC; in the MSR protocol nothing
+    changes, and a guest takes that for an error. ``Retry`` has no meaning here. Raises ValueError
+    for it, and for an event that does not wait.
     """
     request = event.request
     if request is None or not event.waits:
@@ -278,7 +278,7 @@ def reply(state: SevState, event: Vmgexit, said: Reply) -> Answered:
         case Refuse(code):
             if event.protocol:
                 return _set(state, event, event.given["msr"], event.note)
-            if isinstance(request, Msr) and code is None:
+            if (isinstance(request, Msr) or event.code == Event.RDPMC) and code is None:
                 return _replied(state, event, ISSUE_EXCEPTION, GENERAL_PROTECTION)
             error = GhcbError.INVALID_EVENT if code is None else code % _LIMIT
             return _malformed(state, event, error, "")

@@ -27,7 +27,15 @@ from tracer.confidential import request as host
 from tracer.confidential import sev_host
 from tracer.confidential.ghcb import VMGEXIT
 from tracer.confidential.handler import Profile
-from tracer.confidential.request import FatalError, Mmio
+from tracer.confidential.request import (
+    Cpuid,
+    FatalError,
+    Mmio,
+    Msr,
+    PortIo,
+    Request,
+    describe,
+)
 from tracer.confidential.sev_state import Answered, SevState, Vmgexit, patched
 from tracer.errors import GuestError, InterceptError
 from tracer.intercept.fault import Fault
@@ -36,6 +44,7 @@ from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.inquiry import Call, Inquiries
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
+from tracer.intercept.monitor import Monitor
 from tracer.intercept.names import Names
 from tracer.intercept.spill import cr2_at, error_at, pack_frame
 from tracer.intercept.stub import CALLED
@@ -43,14 +52,14 @@ from tracer.intercept.view import GuestView
 from tracer.intercept.waiting import Inquiry
 from tracer.trace.call import VmgexitRecord
 from tracer.x86.paging import Leaf
-from tracer.x86.state import PAGE_SIZE, PageFaultCode
+from tracer.x86.state import COMMUNICATION_VECTOR, PAGE_SIZE, PageFaultCode
 from tracer.x86.tss import stack_offset
-
-VC_VECTOR = 29
-"""#VC, the VMM communication exception (AMD APM vol. 2, 8.2.20)."""
 
 NESTED_FAULT = 0x400
 """Its error code for an access that nested page tables end: VMEXIT_NPF (AMD APM vol. 2, app. C)."""
+
+_COUNTED = ("vc", "RAISED"), ("input_calls", "ANSWERED"), ("inputs not asked for", "UNASKED")
+"""What is counted of what the monitor counts."""
 
 PROTOCOL = PAGE_SIZE - 1
 """The bits of the MSR that are 0 where it has a GHCB's address."""
@@ -64,7 +73,9 @@ class EncryptedGuest:
     """Play the host of one SEV-ES guest.
 
     ``state`` is what the host remembers, ``memory`` the guest's. The ``interceptor`` makes and
-    records the accesses that are asked for; ``own`` is the profile of the guest's handler.
+    records the accesses that are asked for; ``own`` is the profile of the guest's handler. Inside a
+    ``monitor`` instructions raise #VC as well: most calls about them are answered there, and what
+    comes here is what that leaves.
     """
 
     def __init__(
@@ -81,6 +92,7 @@ class EncryptedGuest:
         self._journal = journal
         self._counts: Counter[str] = journal.counts
         self._inquiries = Inquiries(interceptor, view, names, journal, "#VC", own)
+        self.monitor: Monitor | None = None
 
     async def take(self, fault: Fault, gate: PageFaultGate) -> Intercepted | None:
         """Take a stop at the stub; return None for a fault that is not on vetrace's poison."""
@@ -94,6 +106,7 @@ class EncryptedGuest:
     def conclude(self) -> None:
         """Tell what was left open at the end. Raises GuestError where there was not one #VC."""
         self.settle()
+        self._count()
         if not self._counts["vc"]:
             raise GuestError(
                 "the guest ended without one #VC: its kernel did not take itself for an SEV-ES "
@@ -108,6 +121,13 @@ class EncryptedGuest:
     def settle(self) -> None:
         """Tell of each #VC about which the guest has not asked."""
         self._inquiries.settle()
+
+    def _count(self) -> None:
+        # Counts what the monitor has done: told once, at the end.
+        if self.monitor is None:
+            return
+        for name, done in _COUNTED:
+            self._counts[name] += self.monitor.count(done)
 
     # ---- faults
 
@@ -131,7 +151,7 @@ class EncryptedGuest:
 
     async def raised(self, fault: Fault, gate: PageFaultGate) -> tuple[Change, ...]:
         """Return how a vCPU at the stub's ``stop`` goes on into the guest's handler of #VC."""
-        stack = await gate.handler_of(fault.space, fault.vcpu, VC_VECTOR)
+        stack = await gate.handler_of(fault.space, fault.vcpu, COMMUNICATION_VECTOR)
         frame = pack_frame(replace(fault.spill.frame, error_code=NESTED_FAULT))
         place = await self._top(stack, fault)
         return (
@@ -176,6 +196,8 @@ class EncryptedGuest:
             case Mmio() as request if event.waits:
                 done = await self._access(event, request, fault, gate)
             case request if request is not None and event.waits:
+                if self.monitor is not None and isinstance(request, PortIo | Msr | Cpuid):
+                    self._differs(request, fault)
                 ruling: Go | Ruling = Go()
                 if self._interceptor.asks:
                     asked = await AskCalled(self._call(event, replace(fault, cpu=before)))
@@ -200,6 +222,15 @@ class EncryptedGuest:
                 SetMemory(cr2_at(fault.stack), answer), SetRegister("rip", gate.stub.telling)
             ]  # fmt: skip
         return Intercepted(tuple(changes))
+
+    def _differs(self, request: Request, fault: Fault) -> None:
+        # The monitor answers what the innermost instruction does, from its registers.
+        self._counts["disagreed"] += 1
+        at = self._inquiries.place(fault)
+        self._journal.remark(
+            f"at {at.symbol or hex(at.rip)} the guest asks its host for {describe(request)}, which "
+            "no instruction of its does that has raised #VC"
+        )
 
     def _call(self, event: Vmgexit, fault: Fault) -> Called:
         # A call as who is asked about it sees it.

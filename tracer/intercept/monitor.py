@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import DescriptorTable, DescriptorTables, SetRegister, VcpuState
 from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu
-from tracer.compiled import monitor
+from tracer.compiled import module, monitor
 from tracer.compiled.diary import Current
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import block_size
 from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, quiet_intercepts
+from tracer.confidential.ghcb import GHCB_STAND_IN
+from tracer.confidential.kind import Kind
 from tracer.errors import InterceptError
 from tracer.intercept.door import NOTE_MSR
 from tracer.intercept.journal import Journal
@@ -40,8 +43,8 @@ class Monitor:
     """Own the monitor of one guest, whose ``inputs`` it records in the ring behind ``window``.
 
     What the code at the linear addresses ``stub`` asks for is vetrace's own. Records tell the
-    thread that is ``current``. In a trust ``domain`` instructions raise #VE, for which the code of
-    its module is in place.
+    thread that is ``current``. In a guest of a confidential ``kind`` instructions raise #VE or
+    #VC: for the first the code of the TDX module is in place.
     """
 
     def __init__(
@@ -55,14 +58,14 @@ class Monitor:
         current: Current | None = None,
         *,
         stacks: bool,
-        domain: bool = False,
+        kind: Kind = Kind.PLAIN,
         nested: bool = False,
     ) -> None:
         self.inputs = frozenset(inputs)
         self._view = view
         self._current = current
         self._journal = journal
-        self._domain = domain
+        self._kind = kind
         self._begun = False
         self._window = window
         self._block = window.physical
@@ -74,18 +77,26 @@ class Monitor:
         """Write what is the same for all vCPUs; the kernel's code has that selector."""
         code, memory = self.code, self._view.memory
         ports, msrs = Input.PORT in self.inputs, Input.MSR in self.inputs
-        shared = code.shared(ports, msrs, [NOTE_MSR], code_selector)
+        free = [NOTE_MSR]
+        if self._kind is Kind.SEV_ES:
+            free += [GHCB_STAND_IN, *chain.from_iterable(monitor.PASSED_THROUGH)]
+            self._begin_encrypted()
+        shared = code.shared(ports, msrs, free, code_selector)
         memory.write(code.root(5), shared)
         memory.write(self._block + monitor.PLACE, code.code)
         memory.write(self._block + monitor.word("PORTS"), int(ports).to_bytes(8, "little"))
         self._view.monitor = self
 
+    def _begin_encrypted(self) -> None:
+        ram = [range(first, last + 1) for first, last in self._view.regions.ram]
+        self._write(module.RAM, module.pack_ram(ram))
+        self._write(monitor.word("GHCB_MSR"), GHCB_STAND_IN.to_bytes(8, "little"))
+
     def _begin_domain(self, space: AddressSpace, idt: int) -> None:
         # The kernel's first handler of #VE knows of ports alone; the kernel puts another one there.
         gate = space.read(idt + GATE_SIZE * VIRTUALIZATION_VECTOR, 8)
-        memory = self._view.memory
-        memory.write(self._block + monitor.word("EARLY"), gate)
-        memory.write(self._block + monitor.word("DOMAIN"), (1).to_bytes(8, "little"))
+        self._write(monitor.word("EARLY"), gate)
+        self._write(monitor.word("DOMAIN"), (1).to_bytes(8, "little"))
         self._begun = True
 
     async def enter(self, even_ns: int = 0) -> None:
@@ -106,10 +117,12 @@ class Monitor:
         )  # fmt: skip
         code = self.code
         there = code.vmcb(vcpu)
-        if self._domain and not self._begun:
+        if self._kind is Kind.TDX and not self._begun:
             self._begin_domain(self._view.space_of(before), idt.base)
-        found = intercepts_of(self.inputs, domain=self._domain, nested=code.nested)
-        self._view.memory.write(there, code.of_vcpu(vcpu, entered, found, self._current))
+        encrypted, domain = self._kind is Kind.SEV_ES, self._kind is Kind.TDX
+        found = intercepts_of(self.inputs, domain=domain, encrypted=encrypted, nested=code.nested)
+        pages = code.of_vcpu(vcpu, entered, found, self._current, dr7=encrypted)
+        self._view.memory.write(there, pages)
         await FlushTlb(code.root(5 if before["cr4"] & _CR4_LA57 else 4))
         started = {"rax": there, "rbx": even_ns, "rip": code.start}
         await BreakAlone(before["rip"], [SetRegister(*each) for each in started.items()])
@@ -171,9 +184,9 @@ class Monitor:
         It stays inside: SVM stays hidden, and nothing else is intercepted.
         """
         code, memory = self.code, self._view.memory
-        memory.write(self._block + monitor.PLACE, code.code)
-        memory.write(self._block + monitor.word("CLOSED"), (1).to_bytes(8, "little"))
-        memory.write(self._block + monitor.word("DOMAIN"), bytes(8))
+        self._write(monitor.PLACE, code.code)
+        self._write(monitor.word("CLOSED"), (1).to_bytes(8, "little"))
+        self._write(monitor.word("DOMAIN"), bytes(8))
         quiet = code.shared(False, False, (), 0)[monitor.MAPS :]
         memory.write(code.root(5) + monitor.MAPS, quiet)
         for vcpu in range(self._view.vcpus):
@@ -188,9 +201,21 @@ class Monitor:
             if count:
                 self._journal.counts[name] = count
 
+    def count(self, name: str) -> int:
+        """Return how often the code has done something: see :func:`tracer.compiled.module.counter`.
+
+        Of a guest of SEV-ES, ``UNASKED`` is for which #VC the host was not asked.
+        """
+        return self._quadword(module.counter(name))
+
     def _word(self, name: str) -> int:
-        data = self._view.memory.read(self._block + monitor.word(name), 8)
-        return int.from_bytes(data, "little")
+        return self._quadword(monitor.word(name))
+
+    def _quadword(self, offset: int) -> int:
+        return int.from_bytes(self._view.memory.read(self._block + offset, 8), "little")
+
+    def _write(self, offset: int, data: bytes) -> None:
+        self._view.memory.write(self._block + offset, data)
 
 
 class Secondary(OnePlace):

@@ -98,6 +98,14 @@ class CompiledSites:
     def __len__(self) -> int:
         return len(self._table)
 
+    @property
+    def are_for_inputs(self) -> bool:
+        """Tell whether accesses to memory take their stops, and the ring is for inputs alone.
+
+        So it is where the TDX module is code in the guest, which copies no stacks.
+        """
+        return self._told.stacks and self._told.domain is not None
+
     # ---- in place
 
     def begin(self, slow: int, *, done: int = 0, nested: int = 0) -> None:
@@ -126,7 +134,8 @@ class CompiledSites:
         self.block.write(layout.ALWAYS, b"\1" * (layout.PAGE + LONGEST))
         self.block.write(layout.CODE, self._common.code)
         self._rows.begin()
-        self.open()
+        if not self.are_for_inputs:
+            self.open()
 
     def open(self, most: int | None = None, until: int | None = None) -> None:
         """Let the guest make accesses by itself, until ``most`` of its records were taken.

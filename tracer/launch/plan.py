@@ -83,10 +83,6 @@ def check_plan(plan: Plan) -> None:
     ):  # fmt: skip
         if given and plan.initrd is not None:
             raise UsageError(f"{option} is for the initramfs that vetrace builds: drop --initrd")
-    if plan.inputs and plan.guest is Kind.SEV_ES:
-        raise UsageError(
-            f"--inputs is for other guests: one of {plan.guest.label} asks its host for them"
-        )
     if plan.memory is not None:
         check_memory(plan.guest, plan.memory)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled.diary import Current
-from tracer.confidential.kind import Kind
+from tracer.confidential.kind import C_BIT, Kind
 from tracer.errors import GuestError
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
@@ -110,7 +110,8 @@ class Linux:
         """Take RAM from the kernel's memory map, or borrow some of it. Raises NoWindow."""
         if self.begun:
             return await self._borrowed(memory, space, size)
-        return open_window(memory, space, self.names.kernel, size)
+        second = 1 << C_BIT if self.kind is Kind.SEV_ES else 0
+        return open_window(memory, space, self.names.kernel, size, second)
 
     def take(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Taken:
         """Take RAM from the kernel's memory map. Raises NoWindow."""

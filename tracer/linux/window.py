@@ -52,15 +52,16 @@ _LOWEST = 16 << 20
 
 
 def open_window(
-    memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable, size: int
+    memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable, size: int, second: int = 0
 ) -> Window:
     """Take ``size`` bytes of RAM from the kernel, which stands at its entry, and map them.
 
-    Raises NoWindow, with nothing changed, where that cannot be.
+    RAM is there a ``second`` time where its physical addresses have that bit, 0 for none. Raises
+    NoWindow, with nothing changed, where that cannot be.
     """
     table = hole(memory, space, symbols)
     far = far_devices(space.regions.regions, _FRAMES * _GIB)
-    physical = take_room(memory, space, symbols, size, _FRAMES * _GIB - len(far))
+    physical = take_room(memory, space, symbols, size, _FRAMES * _GIB - len(far), second)
     root = root_of(space, symbols)
     return replace(open_at(memory, _BASE, table, _ENTRIES, physical, far), root=root)
 
@@ -96,7 +97,12 @@ def hole(memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable) -> i
 
 
 def take_room(
-    memory: PhysicalMemory, space: AddressSpace, symbols: SymbolTable, size: int, reach: int
+    memory: PhysicalMemory,
+    space: AddressSpace,
+    symbols: SymbolTable,
+    size: int,
+    reach: int,
+    second: int = 0,
 ) -> int:
     """Enter ``size`` bytes of RAM as reserved that hold nothing; return their physical address.
 
@@ -106,7 +112,8 @@ def take_room(
     params = memory.read(where, _SIZE)
     rows = [_ROW.unpack_from(params, _TABLE + _ROW.size * at) for at in range(params[_COUNT])]
     # The image has the parameters, the stack and the page tables, too.
-    image = range(_physical(space, symbols, "_text"), _physical(space, symbols, "_end", -1) + 1)
+    first, last = _physical(space, symbols, "_text"), _physical(space, symbols, "_end", -1)
+    image = range(first & ~second, (last & ~second) + 1)
     busy = [image, *_handed_over(memory, params)]
     for at, (start, length, kind) in reversed(list(enumerate(rows))):
         end = min(start + length, reach)

@@ -194,7 +194,7 @@ class Loop:
     def _let(self, sites: CompiledSites, leeway: Leeway) -> bool:
         # Have the guest make by itself what it may; tells whether it can be kept to that.
         places, until_ns, until = leeway.places, leeway.until_ns, None
-        if places is None:
+        if places is None or sites.are_for_inputs:
             return False
         if self._underneath is not None and (leeway.interests or leeway.records is not None):
             return False  # its kernel asks for accesses that are of no site, and are not counted

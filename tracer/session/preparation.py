@@ -65,12 +65,14 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         room = await _room(setting, ring, registers, space, how)
     if room is not None:
         coverage.own.append(room.window.span)
-    gate = _gate(setting, None if room is None else room.fast, notes=notes)
+    hastens = room is not None and system.kind is Kind.PLAIN
+    gate = _gate(setting, room.fast if room is not None and hastens else None, notes=notes)
     # A fault in an NMI's handler would begin an interrupt stack that the fast way is on anew.
-    own_stack = system.stack_in_device and room is None
+    own_stack = system.stack_in_device and not hastens
     loads = await _plant(setting, gate, registers, space, own_stack=own_stack)
     ground = Ground(setting.memory, view, journal, coverage, gate, loads)
-    watched = await system.watch(ground, space, late=room is not None and stacks)
+    late_stacks = stacks and (room is not None or later is not None)
+    watched = await system.watch(ground, space, late=late_stacks)
     breakpoints: list[Breakpoint] = [*watched, loads]
     if later is None:
         await _follow(setting, room, stacks=stacks)
@@ -109,6 +111,8 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         breakpoints.append(secondary)
         if room is not None:
             secondary.inside = _monitor(setting, room, gate.stub, registers, how)
+            if isinstance(below, EncryptedGuest):
+                below.monitor = secondary.inside
     readiness = None
     if later is not None and isinstance(below, TrustDomain):
         hastening = _Hastening(setting, how, later, below, interceptor, gate, callers, secondary)
@@ -130,15 +134,14 @@ def _rings(setting: Setting, how: Manner) -> tuple[int | None, int | None]:
     kind, stacks, ring = setting.system.kind, how.stacks, how.ring
     if kind is Kind.PLAIN:
         return ring, None
-    if kind is not Kind.TDX:
-        return None, None
+    if kind is Kind.SEV_ES:
+        # Each access takes its stops: the ring is for what the monitor records.
+        return (ring if how.inputs else None), None
     setting.view.shared = 1 << SHARED_BIT
-    if stacks and how.inputs:
-        raise GuestError("inputs of a TDX guest are recorded without --stacks")
     if stacks and ring is not None:
         setting.journal.remark("each access takes a stop: there the stack of a TDX guest is read")
-    # Its kernel knows nothing of memory yet. Call chains are those of stops.
-    return None, None if stacks else ring
+    # Its kernel knows nothing of memory yet. Call chains of devices are those of stops.
+    return None, None if stacks and not how.inputs else ring
 
 
 async def _room(
@@ -163,7 +166,7 @@ def _monitor(
     current = None if how.stacks else setting.system.current
     monitor = Monitor(
         room.window, room.slots, setting.view, setting.journal, how.inputs, own, current,
-        stacks=how.stacks, domain=setting.system.kind is Kind.TDX,
+        stacks=how.stacks, kind=setting.system.kind,
     )  # fmt: skip
     monitor.begin(registers["cs"])
     return monitor
@@ -275,7 +278,7 @@ class _Hastening:
         space = view.space_of(registers)
         inputs = self.how.inputs
         room = await _room(self.setting, self.slots, registers, space, self.how)
-        await _follow(self.setting, room)
+        await _follow(self.setting, room, stacks=self.how.stacks)
         if room is None:
             return
         stub = self.gate.stub
@@ -285,7 +288,7 @@ class _Hastening:
         module = GuestModule(window, view)
         told = Told(
             self.callers, system.names, lambda: view.space(root, cr4),
-            self.interceptor.ledger.take, system.current,
+            self.interceptor.ledger.take, system.current, self.how.stacks,
             domain=Domain(domain.told, domain.count), inputs=inputs,
             look=lambda place: view.space(place.tables if place.program or not root else root, cr4),
         )  # fmt: skip

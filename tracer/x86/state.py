@@ -24,6 +24,8 @@ MAX_INSTRUCTION = 15
 PAGE_FAULT_VECTOR = 14
 INVALID_OPCODE_VECTOR = 6
 VIRTUALIZATION_VECTOR = 20
+COMMUNICATION_VECTOR = 29
+"""#VC, the VMM communication exception (AMD APM vol. 2, 8.2.20)."""
 
 CR4_FRED = 1 << 32
 """Exceptions are delivered without an IDT (Linux arch/x86/include/uapi/asm/processor-flags.h)."""
