@@ -184,6 +184,28 @@ def test_other_calls_have_records_of_their_own() -> None:
     assert scene.journal.counts["vmgexits"] == 2
 
 
+class Inside:
+    """A monitor that has done something, and has left a call to the host."""
+
+    def count(self, name: str) -> int:
+        return {"RAISED": 9, "ANSWERED": 7, "UNASKED": 1}[name]
+
+
+def test_what_the_monitor_has_left_is_told_as_a_disagreement() -> None:
+    scene = Encrypted()
+    scene.guest.monitor = Inside()  # type: ignore[assignment]
+    scene.page(sw_exit_code=Event.CPUID, sw_exit_info_1=0, sw_exit_info_2=0, rax=1, rcx=0)
+    scene.calls()
+    assert scene.field("sw_exit_info_1") == 2  # it is refused
+    assert scene.journal.counts["disagreed"] == 1
+    (told,) = scene.of(Mark)
+    assert "asks its host for" in told.text and "has raised #VC" in told.text
+    # What instructions do is counted beside what devices do.
+    scene.guest.conclude()
+    counts = scene.journal.counts
+    assert (counts["vc"], counts["input_calls"], counts["inputs not asked for"]) == (9, 7, 1)
+
+
 @pytest.mark.parametrize(("direction", "width"), [("in", 1), ("in", 4), ("out", 2)])
 def test_a_port_is_accessed_by_the_vcpu(direction: str, width: int) -> None:
     scene = Encrypted()

@@ -87,8 +87,8 @@ def test_another_kernel_asks_for_a_programs_leaf_and_strings(tmp_path: Path) -> 
     commands = "/tmp/elements; echo elements: status $?"
     done = boot(
         tmp_path, "--guest", "sev-es", "--kernel", kernel_for(Kind.TDX), "--kaslr", "--quiet",
-        "--inputs", "--bypass", "lapic", "--initrd", initrd(tmp_path, program, commands),
-        "--qemu-log", tmp_path / "qemu.log",
+        "--inputs", "--region", "virtio-net.common", "--initrd",
+        initrd(tmp_path, program, commands), "--qemu-log", tmp_path / "qemu.log",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert "elements: status 3" in "\n".join(done.serial)

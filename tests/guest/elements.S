@@ -19,6 +19,7 @@ _start:
 	mov	edi, 4
 	cmp	ebx, 0x54474354			# TCGT
 	jne	exit
+	mov	qword ptr [rip + text], rax	# Linux's handler loses what it cannot put down at once
 	mov	edx, 0x510
 	xor	eax, eax
 	out	dx, ax

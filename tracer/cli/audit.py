@@ -110,25 +110,38 @@ def _print_report(audits: list[Audit], limit: int | None) -> None:
     lines = [_heading(first.profile)] if alone else []
     if not first.sites:
         lines.append("no device access, so nothing to judge")
+        lines += map(_inside, audits)
     else:
         console.print(tables.audit_table(audits, limit))
         lines += _remarks(audits)
         exits = f"{first.exits:,} exits from {len(first.sites):,} call sites"
         if alone:
             lines.append(f"{exits}: {_counts(first)}")
+            lines.append(_inside(first))
         else:
             lines.append(exits)
-            lines += [f"{_heading(audit.profile)}: {_counts(audit)}" for audit in audits]
+            for audit in audits:
+                lines += [f"{_heading(audit.profile)}: {_counts(audit)}", _inside(audit)]
         costliest = first.costliest()
-        share = sum(count for _, count in costliest) / first.exits
-        named = ", ".join(f"{_title(place)} {n / first.exits:.0%}" for place, n in costliest)
+        share = sum(count for _, count in costliest) / max(first.exits, 1)
+        named = ", ".join(
+            f"{_title(place)} {n / max(first.exits, 1):.0%}" for place, n in costliest
+        )
         lines.append(f"worth paravirtualising, {share:.0%} of all exits: {named}")
-    for line in lines:
+    for line in filter(None, lines):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _heading(profile: Profile) -> str:
     return f"{profile.name}: {profile.kernels}"
+
+
+def _inside(audit: Audit) -> str:
+    # Nothing, where all inputs are exits.
+    if not audit.inside:
+        return ""
+    told = ", ".join(f"{count:,} of {space}" for space, count in sorted(audit.inside.items()))
+    return f"{audit.profile.name}: no exit, as they are carried out in the guest: {told}"
 
 
 def _counts(audit: Audit) -> str:
@@ -184,6 +197,7 @@ def _object(audit: Audit, trace: TraceReader) -> dict[str, Any]:
         "call_sites": len(audit.sites),
         "fatal_call_sites": audit.fatal_sites,
         "unjudged": audit.unjudged,
+        "inside": dict(audit.inside),
         "sites": [
             {
                 "function": site.place.function,
@@ -194,7 +208,7 @@ def _object(audit: Audit, trace: TraceReader) -> dict[str, Any]:
                 "text": site.text,
                 "regions": sorted(site.regions),
                 "count": site.exits,
-                "share": site.exits / exits,
+                "share": site.exits / exits if exits else 0,
                 "fatal": site.fatal,
                 "outcome": "oops" if site.fatal else site.verdict.outcome,
                 "reason": site.verdict.reason,

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tracer.confidential.handler import Profile, Verdict, judge
+from tracer.confidential.input_verdict import JUDGED, judge_input
 from tracer.errors import EmulationError
 from tracer.trace.event import Event, events_of
+from tracer.trace.member import Space
 from tracer.trace.record import Intercept, MemoryAccess, Record
 from tracer.x86.decode import decode
 from tracer.x86.state import Mode
@@ -51,43 +53,70 @@ class Site:
 class Audit:
     """Judge records as they come, in memory that grows with the call sites alone.
 
-    ``unjudged`` counts the exits of instructions that the trace does not tell.
+    ``unjudged`` counts the exits of instructions that the trace does not tell, ``inside`` by space
+    the inputs that are carried out in the guest, without an exit.
     """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.unjudged = 0
+        self.inside: Counter[Space] = Counter()
+        self._verdicts: dict[tuple[object, ...], Verdict] = {}
         self._sites: dict[tuple[int, bytes], Site] = {}
 
     def add(self, record: Record, events: Sequence[Event] | None = None) -> None:
         """Judge one record, emulated or natively stepped.
 
-        Of its device accesses those of the events are counted, all when that is None; without any
-        to memory it is not judged: what else an instruction can ask for has handlers of its own.
+        Of its device accesses those of the events are counted, all when that is None. An
+        instruction that is given an input makes one exit. Interrupts are not judged: the host takes
+        them.
         """
         if not isinstance(record, Intercept):
             return
         events = events_of(record) if events is None else events
+        given = [event for event in events if event.space in JUDGED]
+        if given:
+            self._add_input(record, given)
         reached = [event for event in events if event.space == "memory"]
         if not reached:
             return
         if not record.code:
             self.unjudged += len(reached)
             return
-        verdict = judgement(record, self.profile)
+        # A handler makes one hypercall for each device access.
+        self._count(record, reached, judgement(record, self.profile), len(reached))
+
+    def _add_input(self, record: Intercept, given: Sequence[Event]) -> None:
+        access = given[0].access
+        if not record.code:
+            self.unjudged += 1
+            return
+        count = record.before.get("rcx", 0) if access.space == "port" else 0
+        number = access.physical & 0xFFFF_FFFF  # a subleaf lies above
+        told = record.rip, record.code, record.mode, record.cpl, access.space, number, count != 0
+        verdict = self._verdicts.get(told)
+        if verdict is None:
+            verdict = self._verdicts[told] = input_judgement(record, access, self.profile)
+        exits = verdict.outcome != "none"
+        if not exits:
+            self.inside[access.space] += 1
+        self._count(record, given, verdict, int(exits))
+
+    def _count(
+        self, record: Intercept, events: Sequence[Event], verdict: Verdict, exits: int
+    ) -> None:
         key = record.rip, record.code
         site = self._sites.get(key)
         if site is None:
             place, offset = locate(record.symbol)
             site = Site(place, offset, record.rip, record.code, record.text, verdict)
             self._sites[key] = site
-        # A handler makes one hypercall for each device access.
-        site.exits += len(reached)
-        site.regions.update(event.access.region or "" for event in reached)
+        site.exits += exits
+        site.regions.update(event.access.region or "" for event in events)
         if verdict.outcome == "oops":
-            site.fatal += len(reached)
+            site.fatal += exits
             site.verdict = verdict
-        elif verdict.note and site.verdict.outcome != "oops":
+        elif site.verdict.outcome == "none" or (verdict.note and site.verdict.outcome != "oops"):
             site.verdict = verdict
 
     @property
@@ -128,11 +157,15 @@ class Audit:
 def side_by_side(audits: Sequence[Audit]) -> list[tuple[Site, ...]]:
     """Return each call site as every audit of one trace judged it.
 
-    Those fatal to one come first, then those that make more exits.
+    Those fatal to one come first, then those that make more exits in any.
     """
     columns = [{(site.rip, site.code): site for site in audit.sites} for audit in audits]
     rows = [tuple(column[key] for column in columns) for key in columns[0]]
-    return sorted(rows, key=lambda row: (not any(s.fatal for s in row), -row[0].exits, row[0].rip))
+    return sorted(rows, key=_rank)
+
+
+def _rank(row: tuple[Site, ...]) -> tuple[bool, int, int]:
+    return not any(site.fatal for site in row), -max(site.exits for site in row), row[0].rip
 
 
 def audit(records: Iterable[Record], profile: Profile) -> Audit:
@@ -155,6 +188,24 @@ def judgement(record: Intercept, profile: Profile) -> Verdict:
         if verdict.outcome == "oops":
             break
     return verdict
+
+
+def input_judgement(record: Intercept, access: MemoryAccess, profile: Profile) -> Verdict:
+    """Return what a profile's handler would do with an instruction that is given an input."""
+    try:
+        insn = decode(record.code, record.rip, Mode(record.mode))
+    except EmulationError:
+        return Verdict("oops", "no instruction that this decoder knows")
+    return judge_input(
+        profile,
+        insn,
+        access.space,
+        access.physical & 0xFFFF_FFFF,
+        access.direction,
+        width=access.width,
+        cpl=record.cpl,
+        count=record.before.get("rcx", 0),
+    )
 
 
 def _operands(accesses: list[MemoryAccess]) -> list[int]:

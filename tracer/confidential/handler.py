@@ -206,7 +206,7 @@ def _differences(profile: Profile, insn: Instruction, form: Form) -> dict[str, f
             note = "bits 63:32 are not the immediate's sign: they come from what follows it"
             return {note: _VALUE}
     if form.operation in ("movs", "ins", "outs"):
-        return _string_differences(insn)
+        return string_differences(insn)
     return {}
 
 
@@ -214,7 +214,11 @@ _ARRIVES: frozenset[Member] = frozenset({"registers"})
 _VALUE: frozenset[Member] = frozenset({"value"})
 
 
-def _string_differences(insn: Instruction) -> dict[str, frozenset[Member]]:
+def string_differences(insn: Instruction) -> dict[str, frozenset[Member]]:
+    """Return how what a #VC handler makes of a string differs from the CPU's, and in which members.
+
+    There is nothing mostly.
+    """
     notes: dict[str, frozenset[Member]] = {}
     if any(isinstance(o, Memory) and o.segment in ("fs", "gs") for o in insn.operands):
         notes["the segment override is ignored"] = frozenset({"physical", "value"})

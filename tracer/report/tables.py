@@ -111,7 +111,7 @@ def audit_table(audits: Sequence[Audit], limit: int | None = None) -> Table:
     names = [audit.profile.name for audit in audits]
     for heading in ("function", "module", "instruction", *names):
         table.add_column(heading, overflow="fold")
-    rows, total = side_by_side(audits), audits[0].exits
+    rows, total = side_by_side(audits), max(audits[0].exits, 1)
     for row in rows[:limit]:
         site = row[0]
         offset = f"+{site.offset}" if site.offset else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import chain
 
 import common_image
 import pytest
@@ -16,6 +17,7 @@ from tracer.compiled.monitor_image import IMAGES
 from tracer.x86.segment import Segment
 from tracer.x86.state import GPR
 
+ALL = frozenset(Input)
 BLOCK, PLACE = 0x1F00_0000, 0x1F40_0000
 CODE = MonitorCode(BLOCK, PLACE, 2, range(0x1000, 0x3000), range(0x8000, 0x8100), stacks=False)
 SEGMENTS = {
@@ -115,6 +117,23 @@ def test_the_guest_leaves_for_every_msr_but_those_that_are_left_alone(
 ) -> None:
     pages = CODE.shared(True, True, [0x401], 0x10)
     assert _leaves(pages, index) == there
+
+
+def test_a_guest_of_sev_es_accesses_its_own_msrs_by_itself() -> None:
+    own = list(chain.from_iterable(monitor.PASSED_THROUGH))
+    pages = CODE.shared(True, True, own, 0x10)
+    assert not _leaves(pages, 0xC000_0102) and not _leaves(pages, 0xC001_0131)
+    assert _leaves(pages, 0xC000_0080) and _leaves(pages, 0x10) and _leaves(pages, 0x2FF)
+
+
+def test_an_encrypted_guest_leaves_for_what_a_host_intercepts() -> None:
+    # AMD64 Architecture Programmer's Manual vol. 2, appendix B: RDPMC, INVD, WBINVD to MWAIT; not
+    # HLT, which ends in the host by itself.
+    more = intercepts_of(ALL, encrypted=True) & ~intercepts_of(ALL)
+    assert more == 1 << 15 | 1 << 22 | 7 << 41
+    assert not intercepts_of(ALL, encrypted=True) >> 24 & 1
+    assert word(CODE.of_vcpu(0, ENTERED, 0, dr7=True), 4, 4) == 0x0080_0080
+    assert word(CODE.of_vcpu(0, ENTERED, 0), 4, 4) == 0
 
 
 def test_efer_is_always_asked_for_as_it_would_tell() -> None:

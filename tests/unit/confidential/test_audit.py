@@ -10,7 +10,7 @@ import pytest
 import trace_sample as sample
 
 from tracer.cli.main import main
-from tracer.confidential.audit import Audit, audit
+from tracer.confidential.audit import Audit, audit, side_by_side
 from tracer.confidential.handler import PROFILES
 from tracer.trace.record import Intercept, MemoryAccess, Record
 
@@ -111,9 +111,35 @@ def test_the_costliest_functions_make_most_exits() -> None:
     ]
 
 
-def test_memory_alone_is_judged() -> None:
-    found = judged(sample.inputs(0, sample.port(0x64, 1, "read", 1)), record(1, "8b03"))
-    assert (found.exits, found.fatal_sites, found.unjudged) == (1, 0, 0)
+def given(seq: int, code: str, *accesses: MemoryAccess, rip: int, cpl: int = 0) -> Intercept:
+    """Make a record of an instruction that is given an input."""
+    whole = sample.inputs(seq, *accesses)
+    return msgspec.structs.replace(whole, code=bytes.fromhex(code), rip=rip, cpl=cpl)
+
+
+def test_an_instruction_that_is_given_an_input_makes_one_exit() -> None:
+    port = given(0, "ec", sample.port(0x64, 1, "read", 1), rip=0x1000)
+    string = given(1, "f36c", sample.port(0x64, 1, "read", 1), rip=0x2000)
+    records = [port, string, record(2, "8b03"), port]
+    found = judged(*records)
+    assert (found.exits, found.fatal_sites, found.unjudged) == (4, 1, 0)
+    (first, *_) = found.sites
+    assert first.code == b"\xf3\x6c" and "handle_io refuses" in first.verdict.reason
+    assert judged(*records, profile="linux-sev").fatal_sites == 0
+    unknown = msgspec.structs.replace(port, code=b"")
+    assert judged(unknown).unjudged == 1
+
+
+def test_what_is_carried_out_in_the_guest_is_told_apart_and_has_a_site() -> None:
+    leaf = sample.port(1, 4, "read", 1)
+    four = [msgspec.structs.replace(leaf, space="cpuid")] * 4
+    records = [given(0, "0fa2", *four, rip=0x1000), given(4, "0fa2", *four, rip=0x1000)]
+    tdx, sev = judged(*records), judged(*records, profile="linux-sev")
+    assert (tdx.exits, tdx.inside) == (0, {"cpuid": 2})
+    assert (sev.exits, sev.inside) == (2, {})
+    # Each profile has all sites.
+    ((one, other),) = side_by_side([tdx, sev])
+    assert (one.verdict.outcome, other.verdict.outcome) == ("none", "emulated")
 
 
 def test_nothing_to_judge() -> None:

@@ -328,6 +328,8 @@ def test_an_exit_in_words() -> None:
     assert describe_exit(missing) == "MSR -> MISSING_INPUT" and missing.note == "without rcx"
     refused = reply(STATE, event_of(exits(0x7C, rcx=0x10)), Refuse()).event
     assert describe_exit(refused) == "RDMSR 0x10 -> exception 13"
+    refused = reply(STATE, event_of(exits(0x6F, rcx=5)), Refuse()).event
+    assert describe_exit(refused) == "RDPMC 0x5 -> exception 13"
     strange = reply(STATE, event_of(READ), Refuse(77)).event
     assert describe_exit(strange) == "MMIO read 0xfebd401c, 4 bytes -> 0x4d"
 

@@ -54,8 +54,8 @@ class Guest:
     def space(self) -> AddressSpace:
         return AddressSpace(self.ram, self.paging, self.regions)
 
-    def open(self, size: int = SIZE) -> Window:
-        return open_window(self.ram, self.space, self.symbols, size)
+    def open(self, size: int = SIZE, second: int = 0) -> Window:
+        return open_window(self.ram, self.space, self.symbols, size, second)
 
 
 @pytest.mark.parametrize("levels", [4, 5])
@@ -154,6 +154,15 @@ def test_the_kernel_itself_is_not_taken_wherever_it_was_put() -> None:
     # The parameters stay where this RAM has them.
     guest.ram.map(BASE + PARAMS - 0x1000, guest.params)
     assert guest.open().physical == 28 * MIB
+
+
+def test_the_kernel_itself_is_not_taken_where_it_runs_in_the_second_ram() -> None:
+    second = 1 << 38
+    guest = Guest((16 * MIB, 20 * MIB, 1), end=2 * MIB)
+    for at in range(0, 2 * MIB, 4096):
+        guest.ram.map(BASE + at, second + 33 * MIB + at)
+    guest.ram.map(BASE + PARAMS - 0x1000, guest.params)
+    assert guest.open(second=second).physical == 28 * MIB
 
 
 def test_what_uefi_does_not_call_free_is_not_taken() -> None:
