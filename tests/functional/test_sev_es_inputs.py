@@ -99,8 +99,7 @@ def test_another_kernel_asks_for_a_programs_leaf_and_strings(tmp_path: Path) -> 
     (leaf,) = [record for record in mine if record.accesses[0].physical == _HYPERVISOR]
     assert leaf.accesses[1].value == int.from_bytes(b"TCGT", "little") and leaf.text == "cpuid"
     strings = [record for record in mine if record.text.startswith("rep")]
-    assert [record.accesses[0].value for record in strings] == [*b"QEMU", *b"QEM", *b"QEMU"]
-    assert [record.before["rcx"] for record in strings] == [4, 3, 2, 1, 3, 2, 1, 4, 3, 2, 1]
+    assert [record.accesses[0].value for record in strings] == [*b"QEMUQEMU"]
+    assert [record.before["rcx"] for record in strings] == [4, 3, 2, 1] * 2
     first = strings[0].before["rdi"]
-    moved = [record.before["rdi"] - first for record in strings[:7]]
-    assert moved == [0, 1, 2, 3, 7, 6, 5]
+    assert [record.before["rdi"] - first for record in strings[:4]] == [0, 1, 2, 3]

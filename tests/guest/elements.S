@@ -1,5 +1,5 @@
 # A program that asks for the hypervisor's first leaf of CPUID, reads the signature of QEMU's fw_cfg as
-# a string, forwards and backwards, and writes it to a port as one.
+# a string, and writes it to a port as one.
 .intel_syntax noprefix
 .globl _start
 _start:
@@ -30,18 +30,6 @@ _start:
 	rep insb
 	mov	edi, 5
 	cmp	dword ptr [rip + text], 0x554d4551	# QEMU
-	jne	exit
-	mov	edx, 0x510
-	xor	eax, eax
-	out	dx, ax
-	mov	edx, 0x511
-	lea	rdi, [rip + text + 7]
-	mov	ecx, 3
-	std
-	rep insb
-	cld
-	mov	edi, 6
-	cmp	dword ptr [rip + text + 4], 0x51454d00	# the first is the last
 	jne	exit
 	mov	edx, 0x80
 	lea	rsi, [rip + text]

@@ -18,7 +18,7 @@ from tracer.trace.event import Event, events_of
 from tracer.trace.member import Space
 from tracer.trace.record import Intercept, MemoryAccess, Record
 from tracer.x86.decode import decode
-from tracer.x86.state import Mode
+from tracer.x86.state import Flag, Mode
 
 MOST = 0.8
 """Which part of all exits the functions worth paravirtualising make together."""
@@ -93,7 +93,10 @@ class Audit:
             return
         count = record.before.get("rcx", 0) if access.space == "port" else 0
         number = access.physical & 0xFFFF_FFFF  # a subleaf lies above
-        told = record.rip, record.code, record.mode, record.cpl, access.space, number, count != 0
+        several, df = min(count, 2), record.before.get("rflags", 0) & Flag.DF
+        told = (
+            record.rip, record.code, record.mode, record.cpl, access.space, number, several, df,
+        )  # fmt: skip
         verdict = self._verdicts.get(told)
         if verdict is None:
             verdict = self._verdicts[told] = input_judgement(record, access, self.profile)
@@ -205,6 +208,7 @@ def input_judgement(record: Intercept, access: MemoryAccess, profile: Profile) -
         width=access.width,
         cpl=record.cpl,
         count=record.before.get("rcx", 0),
+        backwards=bool(record.before.get("rflags", 0) & Flag.DF),
     )
 
 

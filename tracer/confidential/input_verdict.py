@@ -62,16 +62,18 @@ def judge_input(
     width: int = 4,
     cpl: int = 0,
     count: int = 0,
+    backwards: bool = False,
 ) -> Verdict:
     """Return what a profile's handler does with an instruction that is given an input.
 
     ``number`` is the port, the index of the MSR or the leaf of CPUID, ``width`` that of a port in
-    bytes. ``cpl`` is the privilege level that it ran at, ``count`` what RCX was.
+    bytes. ``cpl`` is the privilege level that it ran at, ``count`` what RCX was;
+    a string goes ``backwards`` where DF is set.
     """
     match space:
         case "port" | "config":
             if profile.sev:
-                return _port_of_sev(insn, direction, width, cpl=cpl, count=count)
+                return _port_of_sev(insn, direction, width, cpl=cpl, count=count, df=backwards)
             return _port_of_tdx(profile, insn, direction, width, cpl=cpl)
         case "msr":
             own = PASSED_THROUGH if profile.sev else TDX_MSRS
@@ -106,7 +108,7 @@ def _port_of_tdx(
 
 
 def _port_of_sev(
-    insn: Instruction, direction: Direction, width: int, *, cpl: int, count: int
+    insn: Instruction, direction: Direction, width: int, *, cpl: int, count: int, df: bool
 ) -> Verdict:
     reason = "vc_handle_ioio asks for it"
     if cpl == 3:
@@ -117,6 +119,9 @@ def _port_of_sev(
         return _with_note(reason, note)
     if insn.rep is None and count:
         return Verdict("oops", "is repeated for ever as long as rcx is not 0, with REP or without")
+    if df and count > 1:
+        # Steps are counted in unsigned numbers of 32 bits (vc_insn_string_write).
+        return Verdict("oops", "goes backwards: all but its first element are 4 GiB further on")
     differences = string_differences(insn)
     members = frozenset[Member]().union(*differences.values())
     return Verdict("emulated", f"{reason}, by a buffer", "; ".join(differences), members)

@@ -20,11 +20,13 @@ TDX, SEV = "linux-tdx", "linux-sev"
 def verdict(
     profile: str, code: str, space: Space = "port", number: int = 0x3F8,
     direction: Direction = "read", *, width: int = 1, cpl: int = 0, count: int = 0,
+    backwards: bool = False,
 ) -> Verdict:  # fmt: skip
     insn = decode(bytes.fromhex(code), 0xFFFF_FFFF_8100_0000, Mode.LONG)
     return judge_input(
-        PROFILES[profile], insn, space, number, direction, width=width, cpl=cpl, count=count
-    )
+        PROFILES[profile], insn, space, number, direction, width=width, cpl=cpl, count=count,
+        backwards=backwards,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,12 @@ def test_strings_are_refused_by_one_and_repeated_by_the_other() -> None:
     assert verdict(SEV, "6e", direction="write", count=9).outcome == "oops"
     assert verdict(SEV, "6e", direction="write").outcome == "emulated"
     assert "segment override is ignored" in verdict(SEV, "64f36e", direction="write", count=1).note
+
+
+def test_a_string_that_goes_backwards_is_lost_behind_its_first_element() -> None:
+    assert verdict(SEV, "f36c", count=2, backwards=True).outcome == "oops"
+    assert verdict(SEV, "f36c", count=1, backwards=True).outcome == "emulated"
+    assert verdict(SEV, "f36c", count=2).outcome == "emulated"
 
 
 def test_a_programs_ports() -> None:
