@@ -73,7 +73,7 @@ class Roomy(Software):
 
     secondary = SECONDARY
 
-    def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
+    async def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
         assert size == layout.block_size(SLOTS) + monitor.monitor_size(2)
         memory.write(TABLE_AT, b"\xe3" * 8 * WINDOW.entries)
         return WINDOW
