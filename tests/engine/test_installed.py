@@ -25,6 +25,7 @@ from tracer.linux import installed
 from tracer.linux.installed import InstalledLinux, release_in
 from tracer.linux.kaslr import KERNEL_MAP
 from tracer.linux.resident import Resident
+from tracer.x86.state import PAGE_SIZE
 
 DISK = Path("debian.qcow2")
 TEXT = KERNEL_MAP + 0x2A0_0000
@@ -53,7 +54,14 @@ def stopped(stop: Stopped, **values: int) -> list[Step]:
 def test_the_kernel_is_known_from_its_own_symbols_and_run_to_its_entry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = table_of([Symbol(TEXT, "T", "_text"), Symbol(ENTRY, "T", "start_kernel")])
+    words = ENTRY + 0x1000
+    names = table_of([
+        Symbol(TEXT, "T", "_text"), Symbol(ENTRY, "T", "start_kernel"),
+        Symbol(words, "D", "boot_command_line"),
+    ])  # fmt: skip
+    ram = Ram()
+    ram.map(words & -PAGE_SIZE, 0x20_0000)
+    ram.write(0x20_0000 + words % PAGE_SIZE, b"root=/dev/vda2 ro\0quiet")
     tables: list[Any] = []
 
     def find(memory: Any, paging: Any) -> Resident:
@@ -67,12 +75,14 @@ def test_the_kernel_is_known_from_its_own_symbols_and_run_to_its_entry(
         _ = linux.release
     at_entry = Ran(Stopped("breakpoint-hit", 1, ENTRY, 7))
     play(
-        linux.reach_entry(Ram()), *stopped(WATCHED),
+        linux.reach_entry(ram), *stopped(WATCHED),
         (SetBreakpoint(ENTRY), 7), (Resume(), at_entry), (DeleteBreakpoint(7), None),
+        (Registers(), registers(rip=ENTRY, cr3=PAGING.cr3, cr4=0)),
     )  # fmt: skip
     assert (linux.release, linux.title) == ("6.1.0-9-amd64", "Linux 6.1.0-9-amd64")
     assert linux.names.lookup(ENTRY + 3, None) == "start_kernel+0x3"  # type: ignore[arg-type]
     assert linux.names.text() == [range(names.start, names.end)]
+    assert linux.command_line == "root=/dev/vda2 ro"
     assert [paging.cr3 for paging in tables] == [PAGING.cr3]
     assert len(told) == 1
 

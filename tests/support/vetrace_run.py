@@ -125,8 +125,8 @@ class Running:
         trace = self.folder / "trace.vtrace"
         self.until(lambda: trace.exists() and b'"mmio"' in trace.read_bytes(), "tracing")
 
-    def finish(self) -> Run:
-        out, err = self.process.communicate(timeout=DEADLINE)
+    def finish(self, deadline: float = DEADLINE) -> Run:
+        out, err = self.process.communicate(timeout=deadline)
         return Run(self.process.returncode, out, err, self.folder)
 
     def residue(self) -> list[str]:

@@ -113,6 +113,7 @@ class Bare:
     spare = 0xFFFF_FFFF_FFE0_0000  # the last 2 MiB: where tables reach it, and it is unused
     stack_in_device = True
     patience: float | None = None
+    command_line = ""
     current = None
     secondary = None
     telling: Sequence[range] = ()

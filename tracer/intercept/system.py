@@ -94,6 +94,11 @@ class System(Protocol):
         ...
 
     @property
+    def command_line(self) -> str:
+        """Return the words that it was started with, as far as it has told them; else nothing."""
+        ...
+
+    @property
     def stack_in_device(self) -> bool:
         """Tell whether the guest's RSP may lie in a device."""
         ...

@@ -180,7 +180,7 @@ def header(session: Session) -> Header:
         clock="realtime" if machine.realtime else "icount",
         kernel=session.system.release,
         kernel_sha256=session.system.sha256,
-        command_line=machine.command_line,
+        command_line=machine.command_line or session.system.command_line,
         memory=machine.size,
         vcpus=session.view.vcpus,
         qemu=machine.version,

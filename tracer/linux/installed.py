@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import MemoryMap, Registers, RunToAccess
@@ -39,6 +40,7 @@ _LONG_MODE = 1 << 10
 _BANNER = re.compile(rb"Linux version (\d+\.[^ \0\n]+) ")
 _SEARCHED = range(1 << 20, 256 << 20)
 """Physical addresses at which a 32-bit kernel lies (CONFIG_PHYSICAL_START and what KASLR adds)."""
+_COMMAND_LINE = 2048  # bytes (COMMAND_LINE_SIZE)
 _PIECE, _OVERLAP = 1 << 20, 256  # bytes
 
 
@@ -70,6 +72,7 @@ class InstalledLinux(Linux):
         kernel = kernel_of(self._disk, found)
         self.meet(kernel)
         await reach_entry(kernel, 0)
+        self.command_line = command_line_of(kernel, tables_of(await Registers(), memory))
 
     async def _entered(self, memory: PhysicalMemory) -> RegisterFile:
         # Runs to the kernel's first access to its own data.
@@ -108,6 +111,16 @@ class InstalledLinux(Linux):
                 f"{self._disk}: Linux {release}, which it starts, is a 32-bit kernel; vetrace "
                 "traces 64-bit ones"
             )
+
+
+def command_line_of(kernel: Kernel, space: AddressSpace) -> str:
+    """Return the command line of a kernel at its entry, empty where it does not say where it is.
+
+    Ref: Linux arch/x86/kernel/head64.c (copy_bootdata), init/main.c (boot_command_line).
+    """
+    where = kernel.symbols.address_of("boot_command_line")
+    text = b"" if where is None else space.read(where, _COMMAND_LINE)
+    return text.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def release_in(memory: PhysicalMemory) -> str | None:

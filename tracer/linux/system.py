@@ -48,6 +48,7 @@ class Linux:
         self.kind = kind
         self.names = Names(kernel)
         self._origin = origin
+        self.command_line = ""
         self._hooks: MappingHooks | None = None
         self._loan: Loan | None = None
         self._wrappers: Wrappers | None = None

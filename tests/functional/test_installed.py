@@ -1,0 +1,89 @@
+"""A system as it is installed: its own boot loader starts its own kernel, which is traced."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+
+import pytest
+from installed_system import SAYS, installed_system
+from vetrace_run import DEADLINE, Run, agreed, need, read_trace, vetrace
+
+pytestmark = pytest.mark.qemu
+
+OVMF = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+BAD = re.compile(r"WARNING:|BUG:|Oops|Call Trace|\[FAILED\]|invalid physical|Unknown NMI")
+"""What a kernel or a service manager prints when something is wrong."""
+
+
+@pytest.fixture(scope="module")
+def disk() -> Path:
+    return installed_system(platform.freedesktop_os_release()["VERSION_CODENAME"])
+
+
+def boot(folder: Path, *arguments: str | Path) -> Run:
+    """Boot a whole system, which takes its time."""
+    files = ("--serial", folder / "serial", "-o", folder / "trace.vtrace")
+    with vetrace(folder, "boot", *files, *arguments) as running:
+        return running.finish(5 * DEADLINE)
+
+
+def told(done: Run) -> tuple[str, str]:
+    """Return the release and the firmware that the system itself tells of."""
+    (line,) = [line for line in done.serial if line.startswith(SAYS)]
+    release, firmware = line.removeprefix(SAYS).split()
+    return release, firmware
+
+
+def traced_to_its_end(done: Run, firmware: str) -> None:
+    assert agreed(done) > 10_000
+    release, begun_by = told(done)
+    assert begun_by == firmware
+    assert not [line for line in done.serial if BAD.search(line)]
+    trace = read_trace(done.trace)
+    assert (trace.header.kernel, trace.header.kernel_sha256) == (release, "")
+    assert "root=/dev/vda2 ro console=ttyS0" in trace.header.command_line
+    assert trace.end.outcome == "poweroff"
+    symbols = [record.symbol or "" for record in trace.intercepts]
+    assert any(name.endswith("[libahci]") for name in symbols)  # a module, by BTF out of RAM
+    assert sum(name.startswith("iowrite16+") for name in symbols) > 100
+    # Its APIC is mapped before anything else is.
+    first = trace.intercepts[0]
+    assert first.accesses[0].region == "lapic"
+
+
+def test_grub_starts_it_under_bios(disk: Path, tmp_path: Path) -> None:
+    before = disk.stat().st_mtime_ns
+    done = boot(tmp_path, "--quiet", "--check", "--disk", disk)
+    traced_to_its_end(done, "bios")
+    assert any("GRUB starts Linux" in line for line in done.serial)
+    assert "compiled at" in done.err
+    assert disk.stat().st_mtime_ns == before
+
+
+@pytest.mark.long
+def test_grub_starts_it_under_uefi(disk: Path, tmp_path: Path) -> None:
+    need(OVMF.exists(), "ovmf")
+    done = boot(tmp_path, "--quiet", "--check", "--disk", disk, "--firmware", "uefi")
+    traced_to_its_end(done, "uefi")
+
+
+@pytest.mark.long
+def test_untraced_it_says_the_same(disk: Path, tmp_path: Path) -> None:
+    done = boot(tmp_path, "--untraced", "--disk", disk)
+    assert done.status == 0, done.err
+    assert told(done)[1] == "bios"
+    assert not [line for line in done.serial if BAD.search(line)]
+
+
+def test_a_disk_that_nothing_can_be_started_from(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.raw"
+    empty.write_bytes(bytes(1 << 20))
+    done = boot(tmp_path, "--disk", empty, "--guest-timeout", "3")
+    assert done.status == 1
+    assert "last console line: No bootable device." in done.err
+    assert done.err.splitlines()[-1] == (
+        "vetrace: the guest had not ended after 3 s of its own time (--guest-timeout): what it did "
+        "last is above"
+    )
