@@ -134,6 +134,10 @@ async def reach(transfer: Transfer, stand: Stand, registers: RegisterFile | None
     space = stand.space
     if delivered_alike([transfer], space.regions):
         return await _by_debugger(transfer, space)
+    value = None if transfer.direction == "read" else transfer.value or 0
+    if stand.sight is not None:
+        got = await _by_vcpu(stand.sight.linear([transfer]), transfer.width, value, stand, ())
+        return got if value is None else None
     loan = borrow(space.memory, space.paging, transfer.physical, transfer.width)
     if loan is None:
         raise InterceptError(
@@ -142,7 +146,6 @@ async def reach(transfer: Transfer, stand: Stand, registers: RegisterFile | None
     try:
         if registers is not None:
             stand = replace(stand, stack=await visit.enter(stand.stub, registers))
-        value = None if transfer.direction == "read" else transfer.value or 0
         got = await _by_vcpu(loan.linear, transfer.width, value, stand, ())
     finally:
         give_back(space.memory, loan)

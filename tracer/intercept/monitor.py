@@ -6,7 +6,7 @@ emulates for any CPU model. All else is as before: GDB, traps and the stub see t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -156,6 +156,14 @@ class Monitor:
             self._guest(number, state) if self.covers(state.rip) or state.rip in own else state
             for number, state in enumerate(states)
         )
+
+    def registers(self, values: Mapping[str, int]) -> Mapping[str, int]:
+        """Return registers by GDB's names, the guest's control registers for the monitor's."""
+        if not self.code.nested or values["rip"] not in self._window.guest_code:
+            return values
+        there = monitor.vmcb_at(values["rsp"])
+        found = monitor.outside(self._view.memory.read(there, _PAGE))
+        return {**values, **{name: found[name] for name in ("cr2", "cr3", "cr4")}}
 
     def _guest(self, vcpu: int, state: VcpuState) -> VcpuState:
         found = monitor.outside(self._view.memory.read(self.code.vmcb(vcpu), _PAGE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tracer.access.region import Region, RegionMap
@@ -21,6 +21,10 @@ class Outside(Protocol):
 
     def outside(self, states: Sequence[VcpuState]) -> tuple[VcpuState, ...]:
         """Return the states of vCPUs, those of the guest's where they are in its monitor."""
+        ...
+
+    def registers(self, values: Mapping[str, int]) -> Mapping[str, int]:
+        """Return registers by GDB's names, the guest's control registers for the monitor's."""
         ...
 
 

@@ -378,15 +378,14 @@ class Loop:
         where it cannot be sent to make this one.
         """
         gate = self.traced.gate
-        stand = Stand(gate.stub, space, await Register("rsp"), gate.spare)
+        stand = Stand(gate.stub, space, await Register("rsp"), gate.spare, gate.sight)
         registers = None
         if not waits and not delivered_alike([transfer], space.regions):
             registers = await Registers()
+            if gate.sight is not None:
+                raise UsageError(_only_a_vcpu(transfer, "is not in the monitor"))
             if not visit.can_enter(registers, space) or await Sleeps(await Vcpu()):
-                raise UsageError(
-                    f"only a vCPU reaches physical {transfer.physical:#x} with {transfer.width} "
-                    "bytes, and this one sleeps or runs a user's program: `step` to an access first"
-                )
+                raise UsageError(_only_a_vcpu(transfer, "sleeps or runs a user's program"))
         answer = await carrier.reach(transfer, stand, registers)
         await self.coverage.follow_map()
         return answer
@@ -433,3 +432,10 @@ class Loop:
             self._traced.gate,
             lambda linear, space: self.system.names.lookup(linear, space) or hex(linear),
         )
+
+
+def _only_a_vcpu(transfer: Transfer, why: str) -> str:
+    return (
+        f"only a vCPU reaches physical {transfer.physical:#x} with {transfer.width} bytes, and "
+        f"this one {why}: `step` to an access first"
+    )

@@ -260,7 +260,8 @@ class Session:
         registers = await self.target.registers()
         if self.view.monitor is None:
             return registers
-        return RegisterFile({**registers.values, "efer": registers["efer"] & ~_SVME})
+        values = self.view.monitor.registers(registers.values)
+        return RegisterFile({**values, "efer": values["efer"] & ~_SVME})
 
     async def change(self, changes: Sequence[Change]) -> None:
         """Change the vCPU that stopped."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from itertools import islice
 
+from tracer.errors import UsageError
 from tracer.look.region import (
     devices_lines,
     mapping_lines,
@@ -112,6 +113,8 @@ async def _devices(context: Context, rest: str) -> Result:
 
 async def _mappings(context: Context, rest: str) -> Result:
     wanted = {region.name for region in context.control.session.view.regions.named(rest or "*")}
+    if context.control.session.view.nested is not None:
+        raise UsageError("devices fault by their physical addresses: nobody follows what is mapped")
     found = [item for item in context.maps if not rest or not wanted.isdisjoint(item.regions)]
     return Result(mapping_objects(found), lambda p: mapping_lines(found, p.width, p.colour))
 
