@@ -371,12 +371,71 @@ def test_the_stack_that_an_access_was_under_is_told_before_its_record() -> None:
 
     run.first((Await, leave))
     assert [record.stack for record in run.intercepts] == [0, 1]
-    cpu, space, time_ns, copy = asked.told[1]
+    cpu, space, time_ns, copy, _ = asked.told[1]
     assert (cpu.rip, time_ns, copy.state) == (CODE, 2000, 3)
     assert copy.read(cpu.gpr[4], 8) == b"\x11" * 8
     assert space.paging.cr3 == ROOT
     run.loop.part()
     assert run.counts["block"] == layout.block_size(SLOTS, stacks=True)
+
+
+def test_what_is_told_with_a_stack_stands_between_its_record_and_the_one_before() -> None:
+    class Telling(Asked):
+        publish: Any
+
+        def note(self, *told: Any) -> Any:
+            if len(self.told) == 3:
+                told[4]()
+                self.publish(Mark(time_ns=told[2], text="told"))
+            return super().note(*told)
+
+    asked = Telling()
+
+    class Chained(Roomy):
+        def callers(self, publish: Any, *, stacks: bool) -> Any:
+            asked.publish = publish
+            return asked
+
+    run = Run(Chained(), stacks=True)
+
+    def leave(_: Any) -> None:
+        for number in range(4):
+            run.leave(0, number, tsc=2000 + number)
+
+    run.first((Await, leave))
+    told = [(record.time_ns, record.stack) for record in run.intercepts]
+    assert told[1:] == [(2000, 1), (2001, 2), (2002, 3), (2003, 4)]
+    assert [record.seq for record in run.intercepts] == [0, 1, 2, 3, 4]
+    texts = [getattr(record, "text", "") for record in run.records]
+    at = texts.index("told")
+    assert [*map(type, run.records[at - 1 : at + 2])] == [Intercept, Mark, Intercept]
+    assert run.records[at].time_ns == run.records[at + 1].time_ns == 2002
+
+
+def test_the_guest_has_room_again_before_all_stacks_are_unwound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracer.intercept.sites._AT_ONCE", 2)
+    rooms: list[int] = []
+
+    class Looking(Asked):
+        def note(self, *told: Any) -> Any:
+            rooms.append(run.word("ROOM"))
+            return super().note(*told)
+
+    class Chained(Roomy):
+        def callers(self, publish: Any, *, stacks: bool) -> Any:
+            return Looking()
+
+    run = Run(Chained(), stacks=True)
+
+    def leave(_: Any) -> None:
+        for number in range(3):
+            run.leave(0, number, tsc=2000 + number)
+
+    run.first((Await, leave))
+    assert rooms[1] == rooms[2] == rooms[3] - 2 * layout.SLOT_SIZE
+    assert [record.stack for record in run.intercepts] == [0, 1, 2, 3]
 
 
 THREAD, WORKER = 0x8801, 0x8802

@@ -89,7 +89,7 @@ def assemble_monitor(*, stacks: bool) -> tuple[bytes, dict[str, int]]:
 
 
 def _assembled(head: str, name: str, labels: tuple[str, ...]) -> tuple[bytes, dict[str, int]]:
-    text = head + (PACKAGE / name).read_text()
+    text = head + "".join((PACKAGE / each).read_text() for each in ("copy.S", name))
     with tempfile.TemporaryDirectory() as folder:
         object_file, binary = f"{folder}/code.o", f"{folder}/code.bin"
         subprocess.run(["as", "--64", "-o", object_file, "-"], input=text, text=True, check=True)

@@ -87,7 +87,12 @@ class Callers:
     started = False
 
     def note(
-        self, cpu: CpuState, space: AddressSpace, time_ns: int, copy: StackCopy | None = None
+        self,
+        cpu: CpuState,
+        space: AddressSpace,
+        time_ns: int,
+        copy: StackCopy | None = None,
+        before: Callable[[], None] | None = None,
     ) -> int | None:
         """Return None: no stack is recorded."""
         return None

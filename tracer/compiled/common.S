@@ -1,5 +1,5 @@
-# The guest code that all compiled sites share. It is assembled behind layout.constants(), with
-# SMP, LA57 and NESTED as 0 or 1, and its bytes are in image.py.
+# The guest code that all compiled sites share. It is assembled behind layout.constants() and
+# copy.S, with SMP, LA57 and NESTED as 0 or 1, and its bytes are in image.py.
 #
 # In: interrupts off, CPL 0, every register as interrupted.
 #     RSP -> error code, RIP, CS, RFLAGS, RSP, SS      (Intel SDM vol. 3A, figure 6-9)
@@ -524,8 +524,6 @@ stacks:	push	rax
 	push	rbp
 	push	rsi
 	push	rdi
-	pushfq
-	cld				# IRETQ brings back what the code had
 	mov	rbx, [rdi + R_NUMBER]
 	control	and, rbx, C_RING_MASK
 	shl	rbx, STACK_SHIFT
@@ -555,7 +553,6 @@ stacks:	push	rax
 	lea	rax, [rdi - K_DATA]
 	sub	rax, rbx
 1:	mov	[rbx + K_SIZE], rax
-	popfq
 	pop	rdi
 	pop	rsi
 	pop	rbp
@@ -581,7 +578,7 @@ run:	test	dl, 7
 	cmova	rcx, rax
 	add	rdx, rcx
 	shr	ecx, 3
-	rep movsq
+	copy_all
 	jmp	1b
 2:	ret
 

@@ -1,5 +1,5 @@
 # The monitor: what a guest runs inside whose inputs are recorded. It is assembled behind
-# monitor.constants(), and its bytes are in monitor_image.py.
+# monitor.constants() and copy.S, and its bytes are in monitor_image.py.
 #
 # It runs in the guest's RAM at its physical address, with page tables that map all memory to
 # itself, and with GIF clear: nothing interrupts it (AMD64 Architecture Programmer's Manual vol. 2,
@@ -79,6 +79,8 @@
 .set MSR_VM_CR, 0xc0010114
 .set MSR_HSAVE, 0xc0010117
 .set SVME, 0x1000
+# CR4.PSE, PGE, SMEP and SMAP.
+.set FLUSHING, 1 << 4 | 1 << 7 | 1 << 20 | 1 << 21
 .set CF, 1
 .set IF, 0x200
 .set SCE, 1
@@ -162,7 +164,13 @@ behind_it:
 	mov	eax, DEBUG
 	mov	[r15 + V_EVENT], rax
 enter:
-	guest	mov, rcx, 1
+	# QEMU empties its TLB for each of these bits that VMRUN or the way back changes (helper_vmrun,
+	# do_vmexit, cpu_x86_update_cr4). The monitor's own memory is the same with all of them.
+	mov	rax, [r15 + V_CR4]
+	and	eax, FLUSHING
+	cmp	eax, [r15 + STATE + S_CR4]
+	jne	follow
+back:	guest	mov, rcx, 1
 	guest	mov, rdx, 2
 	guest	mov, rbx, 3
 	guest	mov, rbp, 5
@@ -233,6 +241,14 @@ shutdown:
 	mov	cr2, rax
 	lidt	[r15 + STATE + S_NOTHING]
 	ud2
+
+# The monitor's CR4 is the guest's, in these.
+follow:	mov	[r15 + STATE + S_CR4], eax
+	mov	rcx, cr4
+	and	ecx, ~FLUSHING
+	or	eax, ecx
+	mov	cr4, rax
+	jmp	back
 
 # Who takes records sees it.
 unknown:
@@ -366,8 +382,7 @@ begin:
 	mov	[r13 + R_MANNER], eax
 	add	rsi, R_GPR
 	lea	rdi, [r13 + R_GPR]
-	mov	ecx, 16
-	rep movsq
+	copy	16
 1:
 .if STACKS
 	jmp	stacks
@@ -382,7 +397,7 @@ begin:
 	shl	rdx, 32
 	or	rdx, rax
 	add	rdx, [r15 + STATE + S_THREAD]
-	call	translate
+	call	settled
 	jc	1f
 	mov	eax, [rax]
 	mov	[r13 + R_THREAD], eax
@@ -411,11 +426,9 @@ describe:
 	mov	rax, [r15 + V_RIP]
 	add	rax, [r15 + V_CS_BASE]
 	mov	[r13 + R_RIP], rax
-	cld
 	lea	rsi, [r15 + STATE]
 	lea	rdi, [r13 + R_GPR]
-	mov	ecx, 16
-	rep movsq
+	copy	16
 	mov	dword ptr [r13 + R_MANNER], 0
 	mov	eax, 64
 	test	dword ptr [r15 + V_EFER], 0x400		# LMA
@@ -1281,6 +1294,25 @@ prefixes:
 9:	xor	eax, eax
 	ret
 
+# As `translate`, but R11 and LEAF, for a word of the kernel's own that stays where it is: one that
+# was found by the same page tables is not looked up again.
+settled:
+	mov	rax, [r15 + V_CR3]
+	cmp	rax, [r15 + STATE + S_TABLES]
+	jne	1f
+	cmp	rdx, [r15 + STATE + S_WORD]
+	jne	1f
+	mov	rax, [r15 + STATE + S_WORD_AT]
+	ret				# CF is clear
+1:	call	translate
+	jc	1f
+	mov	[r15 + STATE + S_WORD], rdx
+	mov	[r15 + STATE + S_WORD_AT], rax
+	mov	rcx, [r15 + V_CR3]
+	mov	[r15 + STATE + S_TABLES], rcx
+	clc
+1:	ret
+
 # In: RDX = a linear address. Out: CF, or RAX = the physical one, R11 = all entries ANDed, and what
 # the last one is in LEAF. RCX and RDI are lost.
 translate:
@@ -1618,7 +1650,7 @@ stacks:	test	rbp, rbp
 	cmp	dword ptr [r13 + R_CPL], 0
 	jne	9f
 	control	mov, rdx, C_STATE
-	call	translate
+	call	settled
 	jc	1f
 	mov	rax, [rax]
 	mov	[r8 + K_STATE], rax
@@ -1660,7 +1692,7 @@ run:	test	dl, 7
 	mov	rdi, r10
 	add	r10, rcx
 	shr	ecx, 3
-	rep movsq
+	copy_all
 	jmp	1b
 2:	ret
 .endif

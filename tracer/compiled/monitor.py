@@ -23,7 +23,7 @@ from tracer.x86.state import COMMUNICATION_VECTOR, GPR
 
 PLACE = 0x2C000
 """Offset in the block of the code, which runs at its physical address."""
-_WORDS_PLACE = 0x2F000
+_WORDS_PLACE = 0x800
 
 _PAGE = 4096
 _VMCB, _HOST, _STATE = 0, _PAGE, 2 * _PAGE
@@ -34,7 +34,8 @@ _STATE_FIELDS = {
     "GDT": 0x80, "IDT": 0x90, "NOTHING": 0xA0, "OWNER": 0xB0, "OWN": 0xB8, "OWN_SIZE": 0xC0,
     "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100, "STUB": 0x200,
     "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220, "ASKED": 0x228,
-    "OPEN": 0x230, "SCE": 0x238, "FAULT": 0x240, "ALIAS": 0x248,
+    "OPEN": 0x230, "SCE": 0x238, "FAULT": 0x240, "ALIAS": 0x248, "CR4": 0x250,
+    "TABLES": 0x258, "WORD": 0x260, "WORD_AT": 0x268,
     "GHCB": 0x300, "DEPTH": 0x308, "GIVES": 0x310, "COUNT": 0x318, "SAVED": 0x320, "FRAME": 0x350,
     "PENDING": 0x400,
 }  # fmt: skip
@@ -45,7 +46,9 @@ physical address at which the guest has left by a nested fault, and ``ALIAS`` wh
 it. ``PENDING`` are the ``DEPTH`` instructions that have raised #VC, the last one innermost: each is
 of a record's size. While one is carried out, ``GHCB`` is the page that asks for it, which is told
 the registers in ``GIVES`` then, and ``SAVED`` has the handler's own; ``COUNT`` is of the elements
-of a string that are left, and ``FRAME`` what goes to the handler's stack."""
+of a string that are left, and ``FRAME`` what goes to the handler's stack. ``CR4`` are bits of the
+guest's that the monitor has as well. ``WORD`` is the linear address that lies at ``WORD_AT`` by
+``TABLES``."""
 _PENDING_COUNT = 8
 assert _STATE_FIELDS["PENDING"] + _PENDING_COUNT * layout.SLOT_SIZE <= _PAGE - 0x400  # the stack
 

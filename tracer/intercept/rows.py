@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from msgspec.structs import replace
-
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
 from tracer.compiled.asking import AskedSite, AskedSites, agreed, decoded, kinds
@@ -187,8 +185,7 @@ class Rows:
     def _tell(self, rows: bytes) -> None:
         # Publishes rows in pieces that have a stack or an errand in common.
         if self._told.stacks:
-            for at in range(0, len(rows), SLOT_SIZE):
-                self._publish(rows[at : at + SLOT_SIZE])
+            self._chain(rows)
             return
         errands = self._errands
         if errands is None or self._told.callers.started:
@@ -203,8 +200,14 @@ class Rows:
             self._publish(rows[at : at + size], known)
             at += size
 
-    def _publish(self, rows: bytes, errands: Sequence[Errand | None] = ()) -> None:
+    def _publish(
+        self,
+        rows: bytes,
+        errands: Sequence[Errand | None] = (),
+        stacks: Sequence[int | None] = (),
+    ) -> None:
         # All rows were made on the one of ``errands``, or beside all; empty where nobody knows.
+        # ``stacks`` are the call chain of each, where they are told.
         view, journal = self._view, self._journal
         try:
             records, accesses = journal.blocks.count(rows, self._block.window.base)
@@ -212,8 +215,8 @@ class Rows:
             if len(rows) == SLOT_SIZE:
                 raise InterceptError(f"the ring has {error}, {_FORGED}") from error
             # Those before it are in order.
-            for at in range(0, len(rows), SLOT_SIZE):
-                self._publish(rows[at : at + SLOT_SIZE], errands)
+            for at in range(len(rows) // SLOT_SIZE):
+                self._publish(_row(rows, at), errands, stacks[at : at + 1])
             return
         self._prove(rows)
         time_ns = view.time_ns
@@ -236,27 +239,54 @@ class Rows:
             window=self._block.window.base,
             rows=rows,
             rate=view.rate,
+            stacks=list(stacks),
         )
-        if self._told.stacks:
-            self._chain(block)
-        else:
-            journal.publish(block)
+        journal.publish(block)
 
-    def _chain(self, block: BlockRecord) -> None:
-        # Publishes a block of one row with the stack that the guest has copied for it.
-        (raw,) = raws(block.rows)
-        data = self._block.stack(raw.number)
-        if raw.site >= FIRST:
-            if raw.error == _PROGRAM:
-                self._journal.publish(block)
-                return
-            cpu = CpuState(raw.gpr, rip_of_input(raw), raw.rflags)
-        else:
-            cpu = state_before(self._table[raw.site].insn, raw)
-        copy = stack_copy(data, raw.rsp)
-        told = self._told
-        stack = told.callers.note(cpu, told.space(), self._view.time_ns, copy)
-        self._journal.publish(replace(block, stacks=[stack]))
+    def _chain(self, rows: bytes) -> None:
+        # Publishes rows with the stacks that the guest has copied for them. A piece of them ends
+        # where a chain or a phase is told for the first time.
+        view, told = self._view, self._told
+        space, first, stacks = told.space(), 0, list[int | None]()
+
+        def settle() -> None:
+            nonlocal first
+            if stacks:
+                upto = first + len(stacks)
+                self._publish(rows[SLOT_SIZE * first : SLOT_SIZE * upto], stacks=stacks)
+                first = upto
+                stacks.clear()
+
+        try:
+            sure = self._are_told(rows)
+        except TraceError:
+            sure = False
+        rate = view.rate
+        for at, raw in enumerate(raws(rows)):
+            stack = None
+            try:
+                if sure or self._are_told(_row(rows, at)):
+                    cpu = self._state(raw)
+                    if cpu is not None:
+                        copy = stack_copy(self._block.stack(raw.number), raw.rsp)
+                        now = view.time_ns if rate is None else max(view.time_ns, rate.at(raw.tsc))
+                        stack = told.callers.note(cpu, space, now, copy, settle)
+            except TraceError:
+                settle()
+                self._publish(_row(rows, at))  # which says what is wrong with it
+            stacks.append(stack)
+        settle()
+
+    def _are_told(self, rows: bytes) -> bool:
+        # Tells whether each of the rows is an access to what is traced.
+        told, _ = self._journal.blocks.count(rows, self._block.window.base)
+        return told == len(rows) // SLOT_SIZE
+
+    def _state(self, raw: Raw) -> CpuState | None:
+        # The state of the kernel's code in which an access was made, None for a program's.
+        if raw.site < FIRST:
+            return state_before(self._table[raw.site].insn, raw)
+        return None if raw.error == _PROGRAM else CpuState(raw.gpr, rip_of_input(raw), raw.rflags)
 
     def _prove(self, rows: bytes) -> None:
         # Runs the first records of each site through the emulator.
@@ -282,3 +312,7 @@ class Rows:
         site = self._asking[raw.site]
         agrees = site.insn is not None and agreed(site.insn, raw) is not None
         self._journal.counts["agreed" if agrees else "disagreed"] += 1
+
+
+def _row(rows: bytes, number: int) -> bytes:
+    return rows[SLOT_SIZE * number : SLOT_SIZE * (number + 1)]

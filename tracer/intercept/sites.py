@@ -57,6 +57,9 @@ _WORDS = {
 }
 """Why an access took a stop, by the names of :data:`layout.REASONS`."""
 
+_AT_ONCE = 512
+"""Records with stacks that are taken at once: unwinding takes time, and guests wait for room."""
+
 
 class CompiledSites:
     """Own the block of compiled sites in one guest.
@@ -289,6 +292,8 @@ class CompiledSites:
 
     def _taken(self) -> bytes:
         offset, size = self._ring.span(self.block.head)
+        if self._told.stacks:
+            size = min(size, _AT_ONCE * SLOT_SIZE)
         taken = self._ring.take(self.block.read(offset, size)) if size else 0
         return self.window.seen(self.block.read(offset, taken)) if taken else b""
 

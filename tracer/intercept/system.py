@@ -29,11 +29,17 @@ class Callers(Protocol):
         ...
 
     def note(
-        self, cpu: CpuState, space: AddressSpace, time_ns: int, copy: StackCopy | None = None
+        self,
+        cpu: CpuState,
+        space: AddressSpace,
+        time_ns: int,
+        copy: StackCopy | None = None,
+        before: Callable[[], None] | None = None,
     ) -> int | None:
         """Take the state in which an access was made; return the number of its stack, if any.
 
-        ``copy`` is the stack as it was then, with what was at :attr:`state`.
+        ``copy`` is the stack as it was then, with what was at :attr:`state`. ``before`` is called
+        before anything is published.
         """
         ...
 

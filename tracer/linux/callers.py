@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 from tracer.access.space import AddressSpace
 from tracer.access.stack import Frame, Stack, frame_symbol
 from tracer.access.symbols import KERNEL_HALF
 from tracer.compiled.diary import STARTED, Errand
 from tracer.compiled.stack_copy import StackCopy
+from tracer.linux.chains import Chains, Trail
 from tracer.linux.errands import ASYNC, INITCALL, IRQ_THREAD, SORTS, THREAD, WORK
 from tracer.linux.names import Names
+from tracer.linux.orc import Read
 from tracer.linux.stacks import Stacks
 from tracer.trace.marker import PHASE
 from tracer.trace.phase import KERNEL, USER
@@ -46,6 +49,13 @@ ON_BEHALF = SORTS
 """The beginning of a phase's name, before that of the function."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    # On whose behalf a chain is, and the number that it has, where it is wanted.
+    task: tuple[str, str] | None
+    number: int | None
+
+
 class Callers:
     """Follow one guest. What is new goes to ``publish`` before the access's own record.
 
@@ -62,10 +72,12 @@ class Callers:
         backs: Collection[int] = (),
     ) -> None:
         self._names = names
-        self._publish = publish
+        self._publisher = publish
         self._wanted = stacks
         self._stacks = Stacks(names, backs)
         self._ids: dict[tuple[tuple[Frame, ...], tuple[str | None, ...]], int] = {}
+        self._chains: Chains[_Chain] = Chains()
+        self._before: Callable[[], None] | None = None
         self._phase: str | None = None
         self._reached = KERNEL  # how far the boot had got, whatever threads did beside it
         types = names.types()
@@ -87,12 +99,19 @@ class Callers:
         return self._state or 0
 
     def note(
-        self, cpu: CpuState, space: AddressSpace, time_ns: int, copy: StackCopy | None = None
+        self,
+        cpu: CpuState,
+        space: AddressSpace,
+        time_ns: int,
+        copy: StackCopy | None = None,
+        before: Callable[[], None] | None = None,
     ) -> int | None:
         """Take the state in which an access was made; return the number of its stack, if any.
 
-        ``copy`` is the stack as it was then, with what was at :attr:`state`.
+        ``copy`` is the stack as it was then, with what was at :attr:`state`. ``before`` is called
+        before anything is published.
         """
+        self._before = before
         running = self._is_running(space) if copy is None else self._tells_running(copy.state)
         if self._phase != USER and (cpu.cpl == 3 or running):
             self._enter(USER, time_ns)
@@ -101,15 +120,40 @@ class Callers:
             return None
         if self._stacks.missing(space) is not None:
             return None
-        stack = self._stacks.unwind(cpu, space, None if copy is None else copy.read)
-        late = copy is not None
+        if copy is None:
+            return self._unwound(cpu, space, time_ns, None).number
+        changes = self._names.follow(space)
+        chain = self._chains.find(changes, cpu, copy)
+        if chain is not None:
+            if self._phase != USER:
+                self._follow(chain.task, time_ns)
+            return chain.number
+        trail = Trail(cpu, copy)
+        chain = self._unwound(replace(cpu, gpr=trail.gpr), space, time_ns, trail.read)
+        # Frame pointers are followed while they lead to code that has a name, which may be gone.
+        if self._stacks.no_tables is None and self._names.follow(space) == changes:
+            self._chains.keep(changes, trail, chain)
+        return chain.number
+
+    def _unwound(
+        self, cpu: CpuState, space: AddressSpace, time_ns: int, read: Read | None
+    ) -> _Chain:
+        # Unwinds a stack, that of the guest's own memory unless it is read otherwise.
+        stack = self._stacks.unwind(cpu, space, read)
 
         def name(linear: int) -> str | None:
-            return self._names.lookup(linear, space, late=late)
+            return self._names.lookup(linear, space, late=read is not None)
 
+        task = None
         if self._phase != USER:
-            self._follow(_task(stack, name), time_ns)
-        return self._number(_own(stack), name, time_ns) if self._wanted else None
+            task = _task(stack, name)
+            self._follow(task, time_ns)
+        return _Chain(task, self._number(_own(stack), name, time_ns) if self._wanted else None)
+
+    def _publish(self, record: Mark | StackRecord) -> None:
+        if self._before is not None:
+            self._before()
+        self._publisher(record)
 
     @property
     def started(self) -> bool:
@@ -118,6 +162,7 @@ class Callers:
 
     def note_errand(self, errand: Errand | None, space: AddressSpace, time_ns: int) -> None:
         """Take the errand on which an access was made a moment ago, None for beside all."""
+        self._before = None
         if self._phase == USER:
             return
         if errand == STARTED:

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 
 from tracer.access.stack import Frame, Stack
 from tracer.linux.btf import Btf
@@ -157,10 +158,11 @@ def unwind(
 
     ``rip`` is its linear address, ``gpr`` its registers in the order of
     :data:`tracer.x86.state.GPR`. The stack goes on through interrupts, to where the kernel was
-    entered from user space or to the first function of a thread.
+    entered from user space or to the first function of a thread. No register and no quadword is
+    looked at that the chain does not depend on.
     """
     frames: list[Frame] = []
-    state = _State(Frame(rip, True), gpr[RSP], gpr[RBP], dict(zip(GPR, gpr, strict=True)))
+    state = _State(Frame(rip, True), gpr[RSP], lambda: gpr[RBP], lambda name: gpr[GPR.index(name)])
     try:
         while True:
             if state.frame.rip in backs:
@@ -168,7 +170,7 @@ def unwind(
                 if frames and not state.frame.interrupted:
                     frames[-1] = replace(frames[-1], errand=errand)
                 above = state.sp + RETURN + 8
-                state = _State(Frame(rip, False), above, state.bp, {})
+                state = _State(Frame(rip, False), above, state.bp, None)
             frames.append(state.frame)
             entry = find(state.frame.place)
             if entry is None:
@@ -187,11 +189,12 @@ def unwind(
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    # A frame with its stack pointer, RBP, and what is known of its other registers.
+    # A frame with its stack pointer, RBP, and its other registers, where they are known. A function
+    # saves what is in RBP, whatever it is, so it is asked for where it is needed.
     frame: Frame
     sp: int
-    bp: int
-    registers: dict[str, int]
+    bp: Callable[[], int]
+    registers: Callable[[str], int] | None
 
 
 def _caller(state: _State, entry: Entry, read: Read) -> _State | None:
@@ -204,25 +207,33 @@ def _caller(state: _State, entry: Entry, read: Read) -> _State | None:
     if entry.kind is Kind.UNDEFINED:
         raise _Lost(f"the ORC entry for {state.frame.place:#x} tells no stack")
     sp = _previous_sp(state, entry, quadword)
-    bp, registers = state.bp, dict[str, int]()
+    bp, registers = state.bp, None
     if entry.kind is Kind.CALL:
         rip, above = quadword(sp - 8), sp
     else:
         iret = sp
         if entry.kind is Kind.REGS:
             iret = sp + _IRET_FRAME
-            registers = {name: quadword(sp + offset) for name, offset in _SAVED.items()}
-            bp = registers["rbp"]
+            registers = partial(_saved, quadword, sp)
+            bp = partial(registers, "rbp")
         rip, above = quadword(iret), quadword(iret + 24)
         if quadword(iret + 8) & 3:
             return None  # the selector is user space's
     if entry.bp_base == _PREV_SP:
-        bp = quadword(sp + entry.bp_offset)
+        bp = partial(quadword, sp + entry.bp_offset)
     elif entry.bp_base == _BP:
-        bp = quadword(state.bp + entry.bp_offset)
+        bp = partial(_saved_by_frame, quadword, state.bp, entry.bp_offset)
     elif entry.bp_base != _UNDEFINED:
         raise _Lost(f"the ORC entry for {state.frame.place:#x} takes RBP from {entry.bp_base}")
     return _State(Frame(rip, entry.signal), above & _MASK, bp, registers)
+
+
+def _saved(quadword: Callable[[int], int], regs: int, name: str) -> int:
+    return quadword(regs + _SAVED[name])
+
+
+def _saved_by_frame(quadword: Callable[[int], int], bp: Callable[[], int], offset: int) -> int:
+    return quadword(bp() + offset)
 
 
 def _quadword(read: Read, linear: int) -> int:
@@ -234,12 +245,12 @@ def _previous_sp(state: _State, entry: Entry, quadword: Callable[[int], int]) ->
     if base == _SP:
         return state.sp + entry.sp_offset
     if base == _BP:
-        return state.bp + entry.sp_offset
+        return state.bp() + entry.sp_offset
     if base == _SP_INDIRECT:
         return quadword(state.sp) + entry.sp_offset
     if base == _BP_INDIRECT:
-        return quadword(state.bp + entry.sp_offset)
+        return quadword(state.bp() + entry.sp_offset)
     name = _REGISTERS.get(base, "")
-    if name in state.registers:
-        return state.registers[name]
+    if name and state.registers is not None:
+        return state.registers(name)
     raise _Lost(f"the stack of {state.frame.place:#x} is in ORC register {base}, not known there")

@@ -8,9 +8,9 @@ from itertools import chain
 import common_image
 import pytest
 
-from tracer.compiled import monitor
+from tracer.compiled import layout, monitor
 from tracer.compiled.inputs import Input
-from tracer.compiled.layout import RING, THUNKS
+from tracer.compiled.layout import RING, THUNKS, Control
 from tracer.compiled.module import FAULTS
 from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, monitor_size, outside
 from tracer.compiled.monitor_image import IMAGES
@@ -50,8 +50,11 @@ def test_the_bytes_are_those_of_the_source(stacks: bool) -> None:
 def test_the_code_has_room_between_what_is_beside_it(stacks: bool) -> None:
     end = monitor.PLACE + len(bytes.fromhex(IMAGES[stacks][0]))
     words = {monitor.word(name) for name in ("NESTED", "UNKNOWN", "CLOSED")}
+    filled = Control(0, 0, 0, 0, 52, 2, 0).pack()
     assert FAULTS + 64 * 256 <= monitor.PLACE and len(words) == 3
-    assert end <= min(words) and max(words) + 8 <= THUNKS < RING
+    assert end <= THUNKS < RING
+    # The words are in the control page, behind all that others have there.
+    assert not any(filled[min(words) :]) and max(words) + 8 <= layout.PAGE
 
 
 def test_a_vcpu_enters_with_all_that_it_had() -> None:

@@ -25,7 +25,7 @@ from tracer.linux.errands import SORTS
 from tracer.linux.names import Names
 from tracer.linux.stacks import Stacks
 from tracer.trace.record import Mark, StackRecord
-from tracer.x86.state import RBP, RSP, CpuState
+from tracer.x86.state import GPR, RBP, RSP, CpuState
 
 BASE = 0xFFFF_FFFF_8100_0000  # linear, at physical 0
 READ, PROBE, DRIVER, INITCALL, INIT, IRQ, IDLE, ASYNC, WORK, WORKER, KTHREAD, IRQ_THREAD = (
@@ -156,6 +156,35 @@ def test_a_copy_of_the_stack_is_unwound_in_its_place() -> None:
     assert guest.marks()[-1] == "phase: user space"
 
 
+def test_a_chain_that_a_copy_has_told_is_not_unwound_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = Guest(stacks=True)
+    unwound = Counter[int]()
+
+    def unwind(rip: int, *told: Any) -> Any:
+        unwound[rip] += 1
+        return real(rip, *told)
+
+    real = orc.unwind
+    monkeypatch.setattr("tracer.linux.stacks.orc.unwind", unwind)
+
+    def note(*words: int, **registers: int) -> int | None:
+        gpr = [registers.get(name, 0) for name in GPR]
+        gpr[RSP] = STACK
+        copy = StackCopy(((STACK, struct.pack(f"<{len(words)}Q", *words)),), 0)
+        cpu = CpuState(gpr=tuple(gpr), rip=READ + 1)
+        return guest.callers.note(cpu, guest.space, 5, copy)
+
+    assert note(*BY_INITCALL, 7) == note(*BY_INITCALL, 8, rbp=9, rax=1) == 0
+    assert unwound == {READ + 1: 1}
+    # A phase of another one has come between.
+    assert note(PROBE + 2, *BY_INITCALL[1:], 7) == 1
+    assert note(*BY_INITCALL, 9) == 0
+    assert unwound == {READ + 1: 2}
+    assert guest.marks() == [f"phase: initcall dev_{name}" for name in TASKS]
+    assert len(guest.stacks()) == 2
+
+
+TASKS = ("driver_init", "probe", "driver_init")
 BY_INITCALL = (DRIVER + 4, INITCALL + 5, INIT + 6)
 
 
