@@ -22,7 +22,7 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_kernel_is_traced_without_a_hook_in_it(default: Run) -> None:
     assert agreed(default) > 80_000
-    assert " 0 of them for mappings" in default.out
+    assert " 0 of them for mappings" in default.err
     drove_its_devices(default)
     records = read_trace(default.trace).intercepts
     spaces = {access.space for record in records for access in record.accesses}
@@ -34,6 +34,14 @@ def test_a_kernel_is_traced_without_a_hook_in_it(default: Run) -> None:
 def test_its_trace_replays(default: Run) -> None:
     done = run(default.folder, "replay", default.trace)
     assert done.status == 0 and "no divergence" in done.out, done.out + done.err
+
+
+def test_it_is_let_go_from_within_the_monitor(tmp_path: Path) -> None:
+    script = "break nvme.CC; continue; regs; peek lapic+0x20; step; detach"
+    done = boot(tmp_path, "--trap", "nested", "--quiet", "-e", script)
+    assert done.status == 0, done.err + done.out
+    assert "lapic+0x20 ID" in done.out
+    drove_its_devices(done)
 
 
 def test_several_vcpus_have_one_order(tmp_path: Path) -> None:

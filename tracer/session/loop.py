@@ -278,7 +278,9 @@ class Loop:
         await self.system.remove(space)
         await self.coverage.heal(space)
         self.traced.gate.remove()
-        free = self.sites is None or await self._close(self.sites)
+        # What a monitor runs by stays, as the guest does in it.
+        stays = self.view.nested is not None
+        free = not stays and (self.sites is None or await self._close(self.sites))
         if self.traced.monitor is not None:
             self.traced.monitor.leave()
         await FlushAllTlbs()
