@@ -94,7 +94,7 @@ GONE = Ran(Stopped(signal="SIGQUIT"), 0.25)
 class Roomy(Software):
     """Software that gives away RAM."""
 
-    def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
+    async def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
         assert size in (layout.block_size(SLOTS), layout.block_size(SLOTS, stacks=True))
         memory.write(TABLE_AT, b"\xe3" * 8 * WINDOW.entries)
         return WINDOW

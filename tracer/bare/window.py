@@ -60,11 +60,11 @@ def take_room(space: AddressSpace, symbols: SymbolTable, size: int) -> int:
     if first is None or end is None:
         raise NoWindow(f"the guest leaves no RAM for it: there is no symbol {FIRST}, or no {END}")
     first += -first % PAGE_SIZE
+    physical = _physical(space, first, end)
     if end - first < size:
         raise NoWindow(
             f"between {FIRST} and {END} are {end - first:,} bytes, and it takes {size:,}"
         )
-    physical = _physical(space, first, end)
     if physical // DISTANCE != (physical + size - 1) // DISTANCE:
         raise NoWindow(f"physical {physical:#x}, where its room is, crosses a GiB")
     return physical

@@ -259,7 +259,7 @@ IMAGES: dict[bool, tuple[str, dict[str, int]]] = {
         "6af4e9eaf5ffff906af5e9e2f5ffff906af6e9daf5ffff906af7e9d2f5ffff906af8e9caf5ffff90"
         "6af9e9c2f5ffff906afae9baf5ffff906afbe9b2f5ffff906afce9aaf5ffff906afde9a2f5ffff90"
         "6afee99af5ffff906affe992f5ffff",
-        {'start': 0, 'gates': 7968, 'onward': 289, 'done': 968},
+        {"start": 0, "gates": 7968, "onward": 289, "done": 968},
     ),
     True: (
         "fa4989c7498da700300000410f019780200000410f019f90200000b9800000c00f320d001000000f"
@@ -525,6 +525,6 @@ IMAGES: dict[bool, tuple[str, dict[str, int]]] = {
         "6af2e9fef5ffff906af3e9f6f5ffff906af4e9eef5ffff906af5e9e6f5ffff906af6e9def5ffff90"
         "6af7e9d6f5ffff906af8e9cef5ffff906af9e9c6f5ffff906afae9bef5ffff906afbe9b6f5ffff90"
         "6afce9aef5ffff906afde9a6f5ffff906afee99ef5ffff906affe996f5ffff",
-        {'start': 0, 'gates': 8464, 'onward': 289, 'done': 968},
+        {"start": 0, "gates": 8464, "onward": 289, "done": 968},
     ),
 }

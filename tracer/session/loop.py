@@ -278,7 +278,7 @@ class Loop:
         await self.system.remove(space)
         await self.coverage.heal(space)
         self.traced.gate.remove()
-        # What a monitor runs by stays, as the guest does in it.
+        # The guest stays in a monitor, and what that runs by does.
         stays = self.view.nested is not None
         free = not stays and (self.sites is None or await self._close(self.sites))
         if self.traced.monitor is not None:
