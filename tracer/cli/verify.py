@@ -99,6 +99,12 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
             " the log has their ports alone",
             file=stream,
         )
+    if comparison.late:
+        print(
+            f"{comparison.late:,} interrupts came where the trace says, and QEMU gave them to the"
+            " guest further on",
+            file=stream,
+        )
     if comparison.unwitnessed:
         told = (f"{count:,} {name}" for name, count in sorted(comparison.unwitnessed.items()))
         print(f"without a witness in QEMU's log: {', '.join(told)}", file=stream)
@@ -133,6 +139,7 @@ def _object(comparison: Comparison) -> dict[str, Any]:
         "messages": comparison.messages,
         "sources": [{"source": name, "messages": count} for name, count in _sources(comparison)],
         "firmware": comparison.firmware,
+        "late": comparison.late,
         "marked": comparison.marked,
         "switched": comparison.switched,
         "overlooked": [

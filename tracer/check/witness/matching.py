@@ -12,6 +12,7 @@ from tracer.check.comparison import (
     Kind,
     RegionComparison,
     TracedAccess,
+    settle_late,
 )
 from tracer.check.configuration import ConfigurationLog
 from tracer.check.interrupts import UNKNOWN, Interrupts
@@ -60,6 +61,8 @@ class Matching:
         self._keep = keep
         self._territory = Territory()
         self._interrupts = Interrupts(vcpus)
+        self._several = vcpus > 1
+        self._late: list[Difference] = []
         self._messages = Messages()
         self._log = LogReader(log, ConfigurationLog(), self._interrupts)
         self._traced = Side(self._accesses(records))
@@ -84,6 +87,7 @@ class Matching:
                 self._judge(min(pending, key=self._first_seq))
         self._drain()
         self._close()
+        settle_late(self._result, INTERRUPTS, self._late, self._keep)
         return self._result
 
     def _first_seq(self, strand: Strand) -> int:
@@ -249,11 +253,25 @@ class Matching:
                 self._result.overlooked[INTERRUPTS] = self._result.overlooked.get(INTERRUPTS, 0) + 1
             return
         strand = strand_of(INTERRUPTS, entry.cpu)
-        if entry.address == UNKNOWN:
+        if entry.address == UNKNOWN or self._several:
             before = self._logged.size(strand)
-            here = self._traced.view(strand, before + 1)[before:]
-            entry = replace(entry, address=here[0].address if here else 0)
+            known = self._traced.view(strand, before + 1)
+            here = known[before] if len(known) > before else None
+            if entry.address == UNKNOWN:
+                entry = replace(entry, address=here.address if here else 0)
+            elif here and (here.value, here.address) != (entry.value, entry.address):
+                entry = self._as_came(strand, entry, here, known[before - 1] if before else None)
         yield strand, entry
+
+    # The same interrupt may have been given to the guest further on: few are that, see settle_late.
+    def _as_came(
+        self, strand: Strand, entry: LogEntry, here: TracedAccess, last: TracedAccess | None
+    ) -> LogEntry:
+        if here.value != entry.value:
+            return entry
+        after = self._last_seq.get(strand) if last is None else last.seq
+        self._late.append(Difference("different", INTERRUPTS, here, (entry,), after))
+        return replace(entry, address=here.address)
 
     # Tells whether firmware ran when the last line was written.
     def _is_firmware(self) -> bool:

@@ -57,6 +57,18 @@ def test_vector_and_place_are_compared() -> None:
     assert faults(compared([came(0, DISK), came(1, DISK, THERE)], lines)) == (2, 2, 0, 0, 1)
 
 
+def test_one_of_many_may_be_given_late_by_a_machine_of_several_vcpus() -> None:
+    lines = [
+        line for number in range(150) for line in both(TIMER, place=(HERE, THERE)[number == 9])
+    ]
+    late = compared([came(number, TIMER) for number in range(150)], lines)
+    assert faults(late) == (150, 150, 0, 0, 0)
+    assert late.late == 1 and late.agrees and not late.differences
+    lines = [line for number in range(150) for line in both((TIMER, DISK)[number == 9])]
+    wrong = compared([came(number, TIMER) for number in range(150)], lines)
+    assert faults(wrong)[4] == 1 and not wrong.late
+
+
 def test_one_that_is_lost_is_missing_and_one_too_many_extra() -> None:
     lines = [*both(TIMER), *both(DISK), *both(TIMER)]
     assert faults(compared([came(0, TIMER), came(1, TIMER)], lines)) == (2, 3, 1, 0, 0)
