@@ -95,7 +95,7 @@ def pretending(folder: Path, kind: Kind) -> Plan:
 def test_what_qemu_tells_of_each_kinds_machine(kind: Kind, tmp_path: Path) -> None:
     async def found() -> tuple[str, int, tuple[str, ...]]:
         async with launch(pretending(tmp_path, kind)) as session:
-            told = await hardware(session.machine)
+            told = await hardware(session.machine.dialogue)
             assert not told.firmware
             assert not told.five_levels
             return told.vendor, told.physical_bits, told.exposed
