@@ -15,6 +15,7 @@ from scripts.benchmark.boot import (
     cost_of_a_tdx_boot,
     cost_of_an_sev_es_boot,
     cost_of_inputs,
+    cost_of_nested_traps,
     cost_of_other_kernels,
     coverage_of_other_drivers,
 )
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "execute": cost_of_executing,
     "inputs": cost_of_inputs,
     "kernels": cost_of_other_kernels,
+    "nested": cost_of_nested_traps,
     "memory": memory_of_a_long_run,
     "sev-es-boot": cost_of_an_sev_es_boot,
     "tdx-boot": cost_of_a_tdx_boot,

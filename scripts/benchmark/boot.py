@@ -29,6 +29,8 @@ TDX = 1.15
 """Untraced boots as an ordinary guest that one as a TDX guest may cost, in QEMU's CPU time."""
 SEV = 4.0
 """The same as an SEV-ES guest, each of whose accesses takes two stops."""
+NESTED = 1.35
+"""Untraced boots that one by nested traps may cost in QEMU's CPU time."""
 INPUTS, CHAINED = 1.15, 1.20
 """Untraced boots that one with all inputs may cost in QEMU's CPU time, without call chains and
 with."""
@@ -146,6 +148,30 @@ def cost_of_inputs() -> Result:
     )
 
 
+def cost_of_nested_traps() -> Result:
+    """Compare boots by nested traps and by poisoned entries with untraced ones."""
+    untraced, nested, cpu, wall = _in_turn(Plan(), Plan(nested=True), _PAIRS)
+    _, entry, by_entry, _ = _in_turn(Plan(), Plan(), _PAIRS)
+    counts = nested.counts
+    each = (nested.cpu - untraced.cpu) / counts["accesses"]
+    return Result(
+        f"The default guest from the start of QEMU to power-off, {_PAIRS} times untraced and "
+        "traced in turn, under icount, the trace kept nowhere; medians of the ratios.",
+        (
+            ("untraced", f"{untraced.cpu:6.2f} s of QEMU's CPU time, {untraced.wall:6.2f} s"),
+            ("nested", f"{nested.cpu:6.2f} s of QEMU's CPU time, {nested.wall:6.2f} s"),
+            ("entries", f"{entry.cpu:6.2f} s of QEMU's CPU time, {entry.wall:6.2f} s"),
+            ("nested : untraced, CPU", f"{median(cpu):6.2f}      (limit {NESTED}; {_all(cpu)})"),
+            ("nested : untraced, wall", f"{median(wall):6.2f}      ({_all(wall)})"),
+            ("entries : untraced, CPU", f"{median(by_entry):6.2f}      ({_all(by_entry)})"),
+            ("an access", f"{1e6 * each:6.2f} us of QEMU's CPU time"),
+            ("stops", f"{counts['stops']}; by entries {entry.counts['stops']}"),
+            ("accesses", f"{counts['accesses']}, {counts['compiled']} of them compiled"),
+        ),
+        kept=median(cpu) <= NESTED,
+    )
+
+
 def coverage_of_other_drivers() -> Result:
     """Count which part of the accesses of a full flavour's drivers compiled sites make."""
     plan = Plan(
@@ -198,7 +224,7 @@ async def _whole(plan: Plan, ring: int | None, *, stacks: bool = False) -> _Run:
         if ring is None:
             await session.run_untraced()
         else:
-            await session.trap(ring=ring, stacks=stacks, inputs=plan.inputs)
+            await session.trap(ring=ring, stacks=stacks, inputs=plan.inputs, nested=plan.nested)
             await session.run()
         # QEMU has ended and been waited for; GDB has not.
         after, ended = getrusage(RUSAGE_CHILDREN), time.perf_counter()
