@@ -271,7 +271,7 @@ async def _booted(
             context = Context(control, command_table(), naming, trace=output)
             session.subscribers.append(context.take)
             try:
-                regions = await session.refresh_regions()
+                regions = await session.refresh_regions(inputs)
                 check_choice(regions.regions, session.choice)
                 install(asked, control.host, context.known)
                 await session.trap(stacks=stacks, ring=ring, inputs=inputs)

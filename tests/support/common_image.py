@@ -16,7 +16,10 @@ from tracer.compiled import layout
 PACKAGE = Path(__file__).parents[2] / "tracer" / "compiled"
 VARIANTS = tuple(itertools.product((False, True), repeat=3))
 MODULE_LABELS = ("fault", "tdcall")
-MONITOR_LABELS = ("start", "gates", "onward", "done")
+MONITOR_LABELS = (
+    "start", "gates", "onward", "done",
+    "ring", "decided", "told", "enter", "instead", "late", "waited",
+)  # fmt: skip
 LABELS = "fast", "refuse", "ram", "stacks", "deadline", "behind", "stopped"
 LABELS_BY_POISON = "compare", "walk", "other"
 LABELS_NESTED = ("done",)

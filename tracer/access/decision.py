@@ -7,11 +7,12 @@ where there is anybody to ask. Else all of them are carried out as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
+from tracer.compiled.flagging import ALL_INPUTS, NO_INPUTS
 from tracer.confidential.hypercall import STANDARD
 from tracer.confidential.request import Request
 from tracer.trace.member import Via
@@ -29,7 +30,7 @@ class Pending:
     that it may make. ``via`` is ``stepped`` where the vCPU itself has to carry the instruction
     out, ``why`` says why; ``insn`` is None for bytes that cannot be decoded, ``code`` are those at
     RIP. ``asked`` are the registers by which a confidential guest asks its host for it, once it
-    does.
+    does. An input's ``via`` is ``monitor``; the registers of CPUID are its transfers.
     """
 
     seq: int
@@ -46,6 +47,21 @@ class Pending:
     via: Via = "emulated"
     why: str | None = None
     asked: Mapping[str, int] | None = None
+
+    @property
+    def is_input(self) -> bool:
+        """Tell whether it is no access to memory, but to a port, say."""
+        return self.transfer.space != "memory"
+
+    @property
+    def fixed(self) -> bool:
+        """Tell whether its value is nobody's to change, and known before, if at all."""
+        return self.via == "stepped" or self.transfer.space == "irq"
+
+    @property
+    def continues(self) -> bool:
+        """Tell whether it is of a CPUID of which another register was asked about before."""
+        return self.is_input and bool(self.done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +104,13 @@ class Give:
     """Carry it out, with another value: for the guest when it reads, for the device else.
 
     ``by`` says who decided, for the trace; it is empty for a person at the prompt, whose commands
-    are in the trace. So in all rulings.
+    are in the trace. So in all rulings. ``rest`` are the values of the registers that CPUID gives
+    behind this one.
     """
 
     value: int
     by: str = ""
+    rest: tuple[int, ...] = ()
 
 
 LONGEST_DELAY = 60_000_000_000
@@ -186,23 +204,26 @@ class Leeway:
     Those at ``places``, physical addresses, are not among them, None for any, nor those that come
     from where any of the ``interests`` says. The others are as many as ``records`` hold, None for
     any number; one record is at most :data:`MOST_ACCESSES`. None of them is at the guest's time
-    ``until_ns`` or later, if that is told.
+    ``until_ns`` or later, if that is told. ``inputs`` are not among them either, a set of
+    :mod:`tracer.compiled.flagging`.
     """
 
     places: Sequence[range] | None = ()
     records: int | None = None
     until_ns: int | None = None
     interests: tuple[Interest, ...] = ()
+    inputs: int = field(default=NO_INPUTS, repr=False)
 
     def within(self, other: Leeway) -> Leeway:
         """Return what both leave."""
         if self.places is None or other.places is None:
-            return NO_LEEWAY
+            return Leeway(None, inputs=self.inputs | other.inputs)
         return Leeway(
             (*self.places, *other.places),
             _least(self.records, other.records),
             _least(self.until_ns, other.until_ns),
             (*self.interests, *(one for one in other.interests if one not in self.interests)),
+            self.inputs | other.inputs,
         )
 
 
@@ -211,4 +232,4 @@ def _least(first: int | None, second: int | None) -> int | None:
     return min(told, default=None)
 
 
-NO_LEEWAY = Leeway(None)
+NO_LEEWAY = Leeway(None, inputs=ALL_INPUTS)

@@ -25,6 +25,7 @@ def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> Memor
         device=device,
         skipped=meddling is not None and meddling.skipped,
         extent=transfer.extent,
+        space=transfer.space,
     )
 
 

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from tracer.compiled.flagging import ALL_INPUTS, NO_INPUTS
 from tracer.errors import UsageError, advice
 from tracer.text.number import ends, hexadecimal
 from tracer.trace.member import Space
@@ -214,11 +215,20 @@ class RegionMap:
     Of the rest, RAM and devices that are not traced are nothing to be seen (*quiet*). Where nothing
     answers at all (*vacant*) a device may be any moment: the guest moves one there by a port write,
     which stops nobody. So what leads there has to be watched like what leads to a traced device.
+    ``ports`` are the regions of I/O ports, where they are traced, ``inputs`` the spaces beside
+    memory that are.
     """
 
     def __init__(
-        self, regions: Sequence[Region], traced: Sequence[Range], ram: Sequence[Range]
+        self,
+        regions: Sequence[Region],
+        traced: Sequence[Range],
+        ram: Sequence[Range],
+        ports: Sequence[Region] = (),
+        inputs: Sequence[Space] = (),
     ) -> None:
+        self.ports = tuple(ports)
+        self.inputs = tuple(inputs)
         self.regions = tuple(sorted(regions, key=lambda region: region.start))
         self.traced = tuple(traced)
         self.ram = tuple(_merge(ram))
@@ -249,6 +259,11 @@ class RegionMap:
         """Return the regions that a person means: see
         :func:`tracer.trace.name.names_region`."""
         return [r for r in self.regions if names_region(pattern, r.name, r.owners)]
+
+    @property
+    def every_input(self) -> int:
+        """Return the set of all inputs, where some are traced."""
+        return ALL_INPUTS if self.inputs else NO_INPUTS
 
     @property
     def configuration(self) -> range:

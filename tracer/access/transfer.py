@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tracer.access.region import UNASSIGNED, Region
 from tracer.access.space import Glance
+from tracer.trace.member import Space
 from tracer.x86.bus import Direction
 from tracer.x86.paging import Leaf
 from tracer.x86.state import (
@@ -24,7 +25,8 @@ class Transfer:
     ``value`` is what is written, or what was read once that is known. ``region`` is the device
     region, None for RAM and for addresses that nothing answers. ``traced`` accesses are recorded
     as device accesses. Where ``width`` is 0 any number of accesses are made within the ``extent``
-    bytes from ``linear`` on: see :class:`tracer.trace.record.MemoryAccess`.
+    bytes from ``linear`` on: see :class:`tracer.trace.record.MemoryAccess`. ``space`` is where the
+    address lies that is ``physical`` in memory; elsewhere ``place`` is its region and offset.
     """
 
     direction: Direction
@@ -36,6 +38,8 @@ class Transfer:
     traced: bool
     ram: bool
     extent: int | None = None
+    space: Space = "memory"
+    place: tuple[str, int] | None = None
 
     @property
     def span(self) -> int:
@@ -101,6 +105,8 @@ def located(transfer: Transfer) -> tuple[str, int]:
 
     What nothing answers is ``unassigned``, with the physical address as the offset.
     """
+    if transfer.place is not None:
+        return transfer.place
     region = transfer.region
     if region is None:
         return UNASSIGNED, transfer.physical

@@ -307,7 +307,7 @@ class TracedRun:
 
     async def _trap(self, session: Session, stack: contextlib.ExitStack) -> None:
         session.replay(self._recorded)
-        regions = await session.refresh_regions()
+        regions = await session.refresh_regions(self._guest.inputs)
         check_choice(regions.regions, session.choice)
         if self._hosting.asked:
             self._host = self._host or ruled_host(session, self._naming)

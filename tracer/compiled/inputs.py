@@ -66,6 +66,11 @@ class Manner(NamedTuple):
     mode: int
     raised: int
 
+    @property
+    def direction(self) -> Direction:
+        """Return the way of the access."""
+        return "write" if self.write else "read"
+
 
 class InputPlace(NamedTuple):
     """Name the code of an input: its linear address, its mode, and CR3.
@@ -187,7 +192,7 @@ class Given:
     @property
     def direction(self) -> Direction:
         """Return the way of the access."""
-        return "write" if self.manner.write else "read"
+        return self.manner.direction
 
 
 def given(raw: Raw, kind: Input) -> Given:

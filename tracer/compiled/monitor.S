@@ -14,6 +14,7 @@
 .set V_EXCEPTION_INTERCEPTS, 0x08
 .set V_INTERCEPTS, 0x0c
 .set V_INTERCEPTS2, 0x10
+.set V_IOPM, 0x40
 .set V_INTERRUPT, 0x60
 .set V_VECTOR, 0x64
 .set V_EXIT, 0x70
@@ -194,6 +195,7 @@ onward:	vmrun	rax
 	mov	[r15 + STATE + 8 * \number], r\number
 .endr
 	mov	qword ptr [r15 + V_EVENT], 0
+	mov	qword ptr [r15 + STATE + S_ASKING], 0
 	mov	rax, [r15 + V_RAX]
 	mov	[r15 + STATE + 8 * 0], rax
 	mov	rax, [r15 + V_RSP]
@@ -345,6 +347,8 @@ done:	push	rax
 begin:
 	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
 	jne	6f
+	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	jne	6f			# who is asked makes the record
 	control	mov, rax, C_HEAD
 	guest	mov, rcx, S_OWNER / 8
 1:	test	rax, rax
@@ -462,6 +466,54 @@ end:	test	rbp, rbp
 	add	rbp, SLOT_SIZE
 	mov	[rip + start + DATA + C_HEAD], rbp
 1:	ret
+
+# ---- asking
+
+# In: RDX = the number of a bit in FLAGS. Out: whether somebody is to be asked about this input, in
+# ASKING. RAX, RDX and R8 are lost.
+flagged:
+	mov	r8, [r15 + V_IOPM]
+	bt	qword ptr [r8 + FLAGS], rdx
+	jc	1f
+	cmp	qword ptr [r8 + FROM], 0
+	je	2f
+	rdtsc
+	shl	rdx, 32
+	or	rax, rdx
+	cmp	rax, [r8 + FROM]
+	jb	2f
+1:	mov	qword ptr [r15 + STATE + S_ASKING], 1
+	ret
+2:	mov	qword ptr [r15 + STATE + S_ASKING], 0
+	ret
+
+# Ask what becomes of the access that the record at R13 tells of, where that is wanted. Out: CF where
+# it is not to be made; what it would have read is in the record then. No register is changed.
+ask:	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	je	1f
+	mov	qword ptr [r15 + STATE + S_DECIDED], 0
+ring:	cmp	qword ptr [r15 + STATE + S_DECIDED], 0
+	je	ring
+decided:
+	cmp	qword ptr [r15 + STATE + S_DECIDED], DONE
+1:	ret
+
+# The access was made: what it has read is in the record, and may be changed there.
+made:	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	je	1f
+told:	nop
+1:	ret
+
+# Who was asked has written what the guest goes on with: an exception, or other registers.
+instead:
+	lea	rsp, [r15 + STATE + STACK_TOP]
+	jmp	enter
+
+# Let so much time pass as RCX tells.
+late:	dec	rcx
+	jnz	late
+waited:	nop
+	jmp	waited
 
 # ---- a trust domain
 
@@ -1371,6 +1423,9 @@ io:	# Where PCI configuration is written to, a device may move.
 	lock or	byte ptr [rip + start + DATA + C_SITES], MOVED
 1:	cmp	qword ptr [rip + start + DATA + M_PORTS], 0
 	je	unrecorded
+	mov	edx, r12d
+	shr	edx, 16
+	call	flagged
 	call	begin
 	mov	dword ptr [r13 + R_SITE], K_PORT
 	mov	eax, r12d
@@ -1389,14 +1444,25 @@ io:	# Where PCI configuration is written to, a device may move.
 	jnz	in_
 	mov	byte ptr [r13 + R_MANNER + 1], 1
 	call	out_told
+	call	ask
+	jc	1f
 	call	commit
 	mov	rax, [r15 + V_RAX]
-	call	out_made
+	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	je	2f
+	mov	eax, [r13 + R_VALUE]
+2:	call	out_made
+1:	call	made
 	call	end
 	jmp	8f
-in_:	call	in_made
-	mov	[r15 + V_RAX], rax
+in_:	call	ask
+	jc	1f
+	call	in_made
 	call	in_told
+1:	call	made
+	mov	rax, [r15 + V_RAX]
+	call	in_taken
+	mov	[r15 + V_RAX], rax
 	call	commit
 	call	end
 8:	mov	rcx, [r15 + V_INFO2]
@@ -1450,6 +1516,18 @@ in_made:
 	in	ax, dx
 	ret
 1:	in	eax, dx
+	ret
+# In and out: RAX, whose low bytes are what was read.
+in_taken:
+	test	r12b, 0x10
+	jz	1f
+	mov	al, [r13 + R_VALUE]
+	ret
+1:	test	r12b, 0x20
+	jz	1f
+	mov	ax, [r13 + R_VALUE]
+	ret
+1:	mov	eax, [r13 + R_VALUE]
 	ret
 out_told:
 in_told:
@@ -1547,14 +1625,20 @@ ins_:	mov	rbx, [r15 + STATE + 8 * 7]
 	inc	esi
 	cmp	esi, r9d
 	jb	1b
+	call	ask
+	jc	1f
 	xor	ecx, ecx
 	call	commit
 	mov	eax, [r13 + R_VALUE]
 	call	out_made
+1:	call	made
 	jmp	8f
-9:	xor	eax, eax
+9:	call	ask
+	jc	1f
+	xor	eax, eax
 	call	in_made
 	call	in_told
+1:	call	made
 	xor	esi, esi
 1:	mov	rcx, [r15 + STATE + S_PLACES + rsi * 8]
 	mov	al, [r13 + R_VALUE + rsi]
@@ -1699,7 +1783,22 @@ run:	test	dl, 7
 
 # ---- MSRs
 
-msr:	call	begin
+msr:	guest	mov, ecx, 1
+	lea	edx, [rcx + MSRS]
+	cmp	ecx, MSR_COUNT
+	jb	1f
+	mov	eax, ecx
+	sub	eax, 0xc0000000
+	lea	edx, [rax + MSRS + MSR_COUNT]
+	cmp	eax, MSR_COUNT
+	jb	1f
+	sub	eax, 0x10000
+	lea	edx, [rax + MSRS + 2 * MSR_COUNT]
+	cmp	eax, MSR_COUNT
+	jb	1f
+	mov	edx, OTHER_MSRS
+1:	call	flagged
+	call	begin
 	mov	dword ptr [r13 + R_SITE], K_MSR
 	mov	byte ptr [r13 + R_MANNER], 8
 	guest	mov, ecx, 1
@@ -1711,7 +1810,11 @@ msr:	call	begin
 	guest	mov, edx, 2
 	mov	[r13 + R_VALUE], eax
 	mov	[r13 + R_VALUE + 4], edx
-1:	# A CPU without SVM does not have these.
+1:	call	ask
+	jc	two_made
+	mov	eax, [r13 + R_VALUE]
+	mov	edx, [r13 + R_VALUE + 4]
+	# A CPU without SVM does not have these.
 	cmp	ecx, MSR_HSAVE
 	je	protection
 	cmp	ecx, MSR_VM_CR
@@ -1725,13 +1828,9 @@ msr:	call	begin
 	and	eax, ~SVME
 	jmp	2f
 1:	rdmsr				# it may raise #GP: then `protection` is where it goes on
-2:	mov	eax, eax
-	mov	edx, edx
-	mov	[r15 + V_RAX], rax
-	mov	[r15 + STATE + 8 * 2], rdx
-	mov	[r13 + R_VALUE], eax
+2:	mov	[r13 + R_VALUE], eax
 	mov	[r13 + R_VALUE + 4], edx
-	jmp	two
+	jmp	two_made
 5:	cmp	ecx, MSR_EFER
 	jne	1f
 	or	eax, SVME
@@ -1742,8 +1841,16 @@ msr:	call	begin
 	or	eax, ebx
 	mov	[r15 + V_EFER], eax
 	mov	[r15 + V_EFER + 4], edx
-	jmp	two
+	jmp	two_made
 1:	wrmsr
+two_made:
+	call	made
+	test	r12b, 1
+	jnz	two
+	mov	eax, [r13 + R_VALUE]
+	mov	edx, [r13 + R_VALUE + 4]
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 2], rdx
 two:	mov	r14d, 2
 opcode:	call	prefixes
 	lea	rcx, [rax + r14]
@@ -1757,6 +1864,7 @@ opcode:	call	prefixes
 protection:
 	lea	rsp, [r15 + STATE + STACK_TOP]
 	mov	byte ptr [r13 + R_MANNER + 3], 1
+	call	made
 	mov	rax, [r13 + R_RIP]
 	mov	[r13 + R_NEXT], rax
 	xor	ecx, ecx
@@ -1787,22 +1895,38 @@ cpuid_:
 	mov	[r15 + STATE + 8 * 2], rdx
 	mov	ecx, 2
 	jmp	behind
-1:	call	begin
+1:	mov	eax, [r15 + V_RAX]
+	mov	edx, OTHER_LEAVES
+	test	eax, 0x3fffff00
+	jnz	1f
+	movzx	edx, al
+	shr	eax, 30
+	shl	eax, 8
+	lea	edx, [rax + rdx + LEAVES]
+1:	call	flagged
+	call	begin
 	mov	dword ptr [r13 + R_SITE], K_CPUID
 	mov	byte ptr [r13 + R_MANNER], 4
 	mov	eax, [r15 + V_RAX]
 	guest	mov, ecx, 1
 	mov	[r13 + R_ADDRESS], eax
 	mov	[r13 + R_ADDRESS + 4], ecx
+	call	ask
+	jc	1f
 	call	leaf
-	mov	[r15 + V_RAX], rax
-	mov	[r15 + STATE + 8 * 3], rbx
-	mov	[r15 + STATE + 8 * 1], rcx
-	mov	[r15 + STATE + 8 * 2], rdx
 	mov	[r13 + R_VALUE], eax
 	mov	[r13 + R_VALUE + 4], ebx
 	mov	[r13 + R_VALUE + 8], ecx
 	mov	[r13 + R_VALUE + 12], edx
+1:	call	made
+	mov	eax, [r13 + R_VALUE]
+	mov	ebx, [r13 + R_VALUE + 4]
+	mov	ecx, [r13 + R_VALUE + 8]
+	mov	edx, [r13 + R_VALUE + 12]
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 3], rbx
+	mov	[r15 + STATE + 8 * 1], rcx
+	mov	[r15 + STATE + 8 * 2], rdx
 	jmp	two
 
 # In: EAX, ECX as CPUID has them. Out: what the guest is to be told. What its own CR4 says is not
@@ -1890,6 +2014,10 @@ interrupt:
 	jnz	hold
 	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
 	jne	straight
+	# Which one it is nobody knows yet: no record is begun where it may be one to ask about.
+	mov	rax, [r15 + V_IOPM]
+	mov	rax, [rax + VECTORS]
+	mov	[r15 + STATE + S_ASKING], rax
 	call	begin
 	mov	dword ptr [r13 + R_SITE], K_IRQ
 	mov	byte ptr [r13 + R_MANNER], 1
@@ -1922,10 +2050,22 @@ taken:
 	je	nmi
 	cmp	ebx, 2
 	je	fault
-	mov	[r13 + R_ADDRESS], rax
-	mov	[r13 + R_VALUE], rax
-	mov	[r15 + V_VECTOR], eax
+	mov	ebx, eax
+	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	je	1f
+	lea	edx, [rbx + IRQS]
+	call	flagged
+	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	jne	1f
+	call	begin
+	mov	dword ptr [r13 + R_SITE], K_IRQ
+	mov	byte ptr [r13 + R_MANNER], 1
+1:	mov	[r13 + R_ADDRESS], rbx
+	mov	[r13 + R_VALUE], rbx
+	mov	[r15 + V_VECTOR], ebx
 	mov	dword ptr [r15 + V_INTERRUPT], V_DUE
+	call	ask
+	call	made
 	xor	ecx, ecx
 	call	commit
 	call	end

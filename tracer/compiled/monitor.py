@@ -12,14 +12,15 @@ import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from tracer.compiled import layout, module
+from tracer.compiled import flagging, layout, module
 from tracer.compiled.diary import Current
+from tracer.compiled.flagging import FLAGS_SIZE
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.compiled.layout import RING
 from tracer.compiled.monitor_image import IMAGES
 from tracer.x86.paging import LARGE, PRESENT, TABLE_ENTRIES, WRITABLE
 from tracer.x86.segment import Segment
-from tracer.x86.state import COMMUNICATION_VECTOR, GPR
+from tracer.x86.state import COMMUNICATION_VECTOR, GPR, CpuState
 
 PLACE = 0x2C000
 """Offset in the block of the code, which runs at its physical address."""
@@ -35,7 +36,7 @@ _STATE_FIELDS = {
     "LENGTH": 0xC8, "BASE": 0xD0, "LEAF": 0xD8, "PLACES": 0xE0, "SCRATCH": 0x100, "STUB": 0x200,
     "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220, "ASKED": 0x228,
     "OPEN": 0x230, "SCE": 0x238, "FAULT": 0x240, "ALIAS": 0x248, "CR4": 0x250,
-    "TABLES": 0x258, "WORD": 0x260, "WORD_AT": 0x268,
+    "TABLES": 0x258, "WORD": 0x260, "WORD_AT": 0x268, "ASKING": 0x270, "DECIDED": 0x278,
     "GHCB": 0x300, "DEPTH": 0x308, "GIVES": 0x310, "COUNT": 0x318, "SAVED": 0x320, "FRAME": 0x350,
     "PENDING": 0x400,
 }  # fmt: skip
@@ -48,9 +49,15 @@ of a record's size. While one is carried out, ``GHCB`` is the page that asks for
 the registers in ``GIVES`` then, and ``SAVED`` has the handler's own; ``COUNT`` is of the elements
 of a string that are left, and ``FRAME`` what goes to the handler's stack. ``CR4`` are bits of the
 guest's that the monitor has as well. ``WORD`` is the linear address that lies at ``WORD_AT`` by
-``TABLES``."""
+``TABLES``. ``ASKING`` is 1 while somebody is asked about the input under way, ``DECIDED`` what
+:mod:`~tracer.compiled.flagging` has for what was decided, 0 until then."""
 _PENDING_COUNT = 8
 assert _STATE_FIELDS["PENDING"] + _PENDING_COUNT * layout.SLOT_SIZE <= _PAGE - 0x400  # the stack
+
+RECORD_PLACE = _STATE + _STATE_FIELDS["SCRATCH"]
+"""Offset in the pages of a vCPU of the record that it makes of what somebody is asked about."""
+DECIDED = _STATE + _STATE_FIELDS["DECIDED"]
+"""Offset there of what was decided about it."""
 
 _WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED", "FAST", "PORTS", "GHCB_MSR"
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
@@ -63,7 +70,8 @@ MSR that tells where the GHCB is."""
 _ROOT5, _ROOT, _FRAMES, _GATES, _SEGMENTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
 _PORTS = 5 * _PAGE
 _MSRS = _PORTS + 3 * _PAGE
-_SHARED = _MSRS + 2 * _PAGE
+_FLAGS = _MSRS + 2 * _PAGE
+_SHARED = _FLAGS + FLAGS_SIZE
 _WINDOW = _SHARED
 _PAIR = _WINDOW + _PAGE
 _NESTED = _PAIR + 3 * _PAGE
@@ -160,6 +168,7 @@ def constants(*, stacks: bool) -> str:
         "RAM": module.RAM,
         "RAM_COUNT": module.RAM_COUNT,
         **module.raising(),
+        **flagging.symbols(_FLAGS - _PORTS),
         **{f"E_{name}": 8 * at for at, name in enumerate(module.VE_FIELDS)},
         **{f"S_{name}": offset for name, offset in _STATE_FIELDS.items()},
         **{f"M_{name}": word(name) for name in _WORDS},
@@ -237,7 +246,20 @@ class MonitorCode:
     @property
     def start(self) -> int:
         """Return the physical address at which a vCPU enters, with RAX = :meth:`vmcb`."""
-        return self.block + PLACE + IMAGES[self.stacks][1]["start"]
+        return self.label("start")
+
+    def label(self, name: str) -> int:
+        """Return the address of a label of the code, linear and physical."""
+        return self.block + PLACE + IMAGES[self.stacks][1][name]
+
+    @property
+    def flags(self) -> int:
+        """Return the physical address of the pages of inputs that somebody is asked about."""
+        return self._shared + _FLAGS
+
+    def state(self, vcpu: int) -> int:
+        """Return the physical address of a vCPU's page of registers."""
+        return self.vmcb(vcpu) + _STATE
 
     @property
     def span(self) -> range:
@@ -279,7 +301,7 @@ class MonitorCode:
             struct.pack_into("<Q", page, _ROOT + 8 * _PAIR_SLOT, base + _PAIR | present)
         frames = [number << 30 | LARGE | present for number in range(TABLE_ENTRIES)]
         struct.pack_into(f"<{TABLE_ENTRIES}Q", page, _FRAMES, *frames)
-        entries = self.block + PLACE + IMAGES[self.stacks][1]["gates"]
+        entries = self.label("gates")
         for vector in range(_GATES_COUNT):
             entry = entries + _ENTRY_SIZE * vector
             struct.pack_into(
@@ -291,7 +313,7 @@ class MonitorCode:
             page[_PORTS:_MSRS] = b"\xff" * (_MSRS - _PORTS)
         elif self.nested:
             page[_PORTS + _CONFIGURATION // 8] |= 0xF << _CONFIGURATION % 8
-        page[_MSRS:_SHARED] = _msr_map(msrs, free)
+        page[_MSRS:_FLAGS] = _msr_map(msrs, free)
         return bytes(page)
 
     def of_vcpu(
@@ -386,6 +408,31 @@ def quiet_intercepts(now: int) -> int:
     return intercepts_of(()) | now & (_INTERRUPT | _HELD)
 
 
+def going_on(cpu: CpuState) -> list[tuple[int, bytes]]:
+    """Return what to write where in the pages of a vCPU, so that its guest goes on as told."""
+    named = dict(zip(GPR, cpu.gpr, strict=True))
+    words = {"rip": cpu.rip, "rsp": named["rsp"], "rax": named["rax"], "eflags": cpu.rflags}
+    return [
+        (_STATE, struct.pack("<16Q", *cpu.gpr)),
+        *((_SAVED[name], struct.pack("<Q", value)) for name, value in words.items()),
+    ]
+
+
+def event_of(vector: int, error_code: int | None) -> tuple[int, bytes]:
+    """Return what to write where in a VMCB, so that an exception is raised in the guest.
+
+    Ref: AMD64 Architecture Programmer's Manual vol. 2, figure 15-4 (EVENTINJ).
+    """
+    word = _VALID | _EXCEPTION | vector
+    if error_code is not None:
+        word |= _WITH_CODE | error_code << 32
+    return _EVENT, struct.pack("<Q", word)
+
+
+_EVENT = 0xA8
+_VALID, _WITH_CODE, _EXCEPTION = 1 << 31, 1 << 11, 3 << 8
+
+
 def _msr_map(wanted: bool, free: Collection[int]) -> bytes:
     # Two bits an MSR, of reading and of writing.
     bits = bytearray((b"\xff" if wanted else b"\0") * (2 * _PAGE))
@@ -417,6 +464,9 @@ def outside(vmcb: bytes) -> dict[str, int]:
     Bases and limits of its descriptor tables are among them.
     """
     found = {name: int.from_bytes(vmcb[at : at + 8], "little") for name, at in _SAVED.items()}
+    for name, at in _SELECTORS.items():
+        found[name] = int.from_bytes(vmcb[at : at + 2], "little")
+    found["efer"] &= ~_SVME
     found["gdt_limit"] = int.from_bytes(vmcb[0x464:0x468], "little")
     found["idt_limit"] = int.from_bytes(vmcb[0x484:0x488], "little")
     return found
@@ -450,5 +500,6 @@ CR2 = 0x640
 _CR0 = 0x558
 _SAVED = {
     "rip": 0x578, "rsp": 0x5D8, "cr2": CR2, "cr3": 0x550, "cr4": 0x548, "gdt": 0x468,
-    "idt": 0x488,
+    "idt": 0x488, "cr0": 0x558, "efer": 0x4D0, "rax": 0x5F8, "eflags": 0x570,
 }  # fmt: skip
+_SELECTORS = {"es": 0x400, "cs": 0x410, "ss": 0x420, "ds": 0x430}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from tracer.access.region import (
@@ -18,6 +18,7 @@ from tracer.access.region import (
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import FlushAllTlbs, FlushTlb, LogSize, MemoryMap, PortMap, Registers, Woken
+from tracer.compiled.inputs import Input
 from tracer.errors import InterceptError
 from tracer.intercept.journal import Journal
 from tracer.intercept.poison import (
@@ -30,7 +31,8 @@ from tracer.intercept.poison import (
 )
 from tracer.intercept.view import GuestView
 from tracer.trace.configuration import REGION, configuration_space
-from tracer.trace.inputs import interrupts
+from tracer.trace.inputs import INPUT_SPACES, interrupts
+from tracer.trace.member import Space
 from tracer.trace.record import MapRecord, RegionInfo, RegionRecord
 from tracer.x86.nested import NestedTables
 from tracer.x86.paging import LARGE_SIZE, Leaf
@@ -46,7 +48,7 @@ class Coverage:
 
     ``spare`` is the linear address of the mapping that stays unpoisoned, and so does what lies at
     the addresses ``own``; ``others`` finds leaves of other page tables, and ``by_programs`` is told
-    when programs have mapped devices. ``ports`` and ``interrupts`` tell that these are recorded.
+    when programs have mapped devices. ``inputs`` are the spaces beside memory that are recorded.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Coverage:
         by_programs: Callable[[AddressSpace], Awaitable[None]],
     ) -> None:
         self.choice = choice
-        self.ports = self.interrupts = False
+        self.inputs: Sequence[Space] = ()
         self._view = view
         self._journal = journal
         self._spare = spare
@@ -70,14 +72,19 @@ class Coverage:
 
     # ---- regions
 
+    def record(self, inputs: Collection[Input]) -> None:
+        """Have inputs of these kinds be known to be recorded."""
+        self.inputs = [space for kind, space in INPUT_SPACES.items() if kind in inputs]
+
     async def refresh(self) -> RegionMap:
         """Ask where devices are now, and announce what is new or has moved."""
         view = self._view
         regions, ram = await MemoryMap()
-        if self.ports:
+        if "port" in self.inputs:
             names = {REGION, *(region.name for region in regions)}
             view.ports = apart(await PortMap(), names)
-        view.show(RegionMap(regions, traced_ranges(regions, self.choice), ram))
+        traced = traced_ranges(regions, self.choice)
+        view.show(RegionMap(regions, traced, ram, view.ports, self.inputs))
         pieces: Counter[str] = Counter()
         for region in view.regions.regions:
             info = region_info(region, view.regions.is_traced_region(region))
@@ -88,9 +95,9 @@ class Coverage:
         for region in view.ports:
             key = f"{region.name} at port {region.start:#x}"
             self._announce(key, region_info(region, traced=True, space="port"))
-        if self.ports:
+        if "port" in self.inputs:
             self._announce(REGION, configuration_space())
-        if self.interrupts:
+        if "irq" in self.inputs:
             self._announce("irq", interrupts())
         return view.regions
 

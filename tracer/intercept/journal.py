@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tracer.intercept.view import GuestView
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord, PlacesRecord
+from tracer.trace.configuration import Latch
 from tracer.trace.record import End, Intercept, Line, Mark, Record
 
 Subscriber = Callable[[Record], None]
@@ -59,6 +60,13 @@ class Journal:
             made = [each for each in self.blocks.records(last) if isinstance(each, Intercept)]
             self._last = last = made[-1]
         return last
+
+    @property
+    def latch(self) -> Latch:
+        """Return what leads to PCI configuration space now."""
+        if isinstance(self._last, BlockRecord):
+            self.blocks.skip(self._last)
+        return self.blocks.latch
 
     def mark(
         self, text: str, qemu_log_offset: int | None = None, qemu_log_from: int | None = None

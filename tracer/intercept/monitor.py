@@ -6,6 +6,7 @@ emulates for any CPU model. All else is as before: GDB, traps and the stub see t
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -14,10 +15,11 @@ from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import DescriptorTable, DescriptorTables, SetRegister, VcpuState
 from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu
-from tracer.compiled import module, monitor
+from tracer.compiled import flagging, module, monitor
 from tracer.compiled.diary import Current
-from tracer.compiled.inputs import Input
-from tracer.compiled.layout import block_size
+from tracer.compiled.flagging import NO_INPUTS
+from tracer.compiled.inputs import INPUT_FIELDS, Input
+from tracer.compiled.layout import SLOT_SIZE, block_size
 from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, quiet_intercepts
 from tracer.confidential.ghcb import GHCB_STAND_IN
 from tracer.confidential.kind import Kind
@@ -28,7 +30,7 @@ from tracer.intercept.trap import GoOn, Handled, OnePlace
 from tracer.intercept.view import GuestView
 from tracer.intercept.window import Window
 from tracer.x86.idt import GATE_SIZE
-from tracer.x86.state import VIRTUALIZATION_VECTOR
+from tracer.x86.state import GPR, VIRTUALIZATION_VECTOR, CpuState
 
 _SVME = 1 << 12
 _CR4_LA57 = 1 << 12
@@ -68,6 +70,7 @@ class Monitor:
         self._kind = kind
         self._begun = False
         self._window = window
+        self._asked: tuple[int, int | None] = (NO_INPUTS, None)
         self._block = window.physical
         place = window.physical + block_size(slots, stacks=stacks)
         own = range(window.code, window.code + monitor.PLACE)
@@ -139,14 +142,22 @@ class Monitor:
         return linear in self.code.span
 
     async def step_out(self, stop: Stopped) -> Stopped | None:
-        """Return the stop as that of the guest, to which the stopped vCPU goes back.
+        """Return the stop as that of the guest, to which the stopped vCPU goes back, or of asking.
 
         None where it waits in the monitor for another vCPU, or for room in the ring.
         """
+        address = await self.go_back()
+        return None if address is None else replace(stop, address=address)
+
+    async def go_back(self) -> int | None:
+        """Have the stopped vCPU go back to its guest, or to where it asks; return the address.
+
+        None as for :meth:`step_out`.
+        """
         for _ in range(_MOST_STEPS):
             address = await StepAlone()
-            if not self.covers(address):
-                return replace(stop, address=address)
+            if not self.covers(address) or address == self.ring:
+                return address
         return None
 
     def outside(self, states: Sequence[VcpuState]) -> tuple[VcpuState, ...]:
@@ -179,6 +190,68 @@ class Monitor:
                 DescriptorTable(found["idt"], found["idt_limit"]),
             ),
         )
+
+    # ---- asking
+
+    @property
+    def ring(self) -> int:
+        """Return the address at which a vCPU stands where somebody is to be asked."""
+        return self.label("ring")
+
+    def label(self, name: str) -> int:
+        """Return the address of a label of the monitor's code, linear and physical."""
+        return self.code.label(name)
+
+    def is_inside(self, cr3: int) -> bool:
+        """Tell whether a vCPU with these page tables is in the monitor."""
+        return cr3 in (self.code.root(4), self.code.root(5))
+
+    def ask(self, inputs: int, since: int | None = None) -> None:
+        """Have these inputs be asked about, from a time-stamp counter on all; every vCPU stands."""
+        if (inputs, since) != self._asked:
+            self._asked = inputs, since
+            self._view.memory.write(self.code.flags, flagging.pages(inputs, since))
+
+    def record(self, vcpu: int) -> bytes:
+        """Return the record of what a vCPU that stands there is about."""
+        return self._view.memory.read(self.code.vmcb(vcpu) + monitor.RECORD_PLACE, SLOT_SIZE)
+
+    def registers(self, vcpu: int) -> dict[str, int]:
+        """Return what registers of a vCPU's guest are, of those that the monitor has others in."""
+        vmcb, state = self.code.vmcb(vcpu), self.code.state(vcpu)
+        gpr = struct.unpack("<16Q", self._view.memory.read(state, 128))
+        return dict(zip(GPR, gpr, strict=True)) | monitor.outside(
+            self._view.memory.read(vmcb, _PAGE)
+        )
+
+    def state(self, vcpu: int, cpu: CpuState) -> CpuState:
+        """Return the state that the guest goes on in, of which ``cpu`` tells the rest."""
+        told = self.registers(vcpu)
+        gpr = tuple(told[name] for name in GPR)
+        return replace(cpu, gpr=gpr, rip=told["rip"], rflags=told["eflags"])
+
+    def restore(self, vcpu: int, cpu: CpuState) -> None:
+        """Have the guest go on in another state."""
+        for offset, data in monitor.going_on(cpu):
+            self._view.memory.write(self.code.vmcb(vcpu) + offset, data)
+
+    def inject(self, vcpu: int, vector: int, error_code: int | None, linear: int | None) -> None:
+        """Have the guest take an exception; ``linear`` becomes CR2."""
+        offset, data = monitor.event_of(vector, error_code)
+        self._view.memory.write(self.code.vmcb(vcpu) + offset, data)
+        if linear is not None:
+            place, word = self.code.vmcb(vcpu) + monitor.CR2, linear.to_bytes(8, "little")
+            self._view.memory.write(place, word)
+
+    def decide(self, vcpu: int, what: int) -> None:
+        """Say what becomes of the access that a vCPU stands before."""
+        place = self.code.vmcb(vcpu) + monitor.DECIDED
+        self._view.memory.write(place, what.to_bytes(8, "little"))
+
+    def tell(self, vcpu: int, value: int, width: int, at: int = 0) -> None:
+        """Put a value of ``width`` bytes into the record, ``at`` bytes behind its first."""
+        place = self.code.vmcb(vcpu) + monitor.RECORD_PLACE + INPUT_FIELDS["VALUE"] + at
+        self._view.memory.write(place, value.to_bytes(width, "little"))
 
     def check(self) -> None:
         """Raise InterceptError where the guest has left for something that nobody knows."""

@@ -152,7 +152,7 @@ class Oversight:
                 before = (*done, *map(answered, transfers[:index], answers))
                 told = answered(transfer, answer)
                 pending = self.pending(fault, insn, told, foretold.transfers, before)
-                match _carried(await AskAnswered(pending)):
+                match carried(await AskAnswered(pending)):
                     case Give(value, by):
                         fault.ruled.append(by)
                         given[index] = value
@@ -195,7 +195,8 @@ class Oversight:
         await visit.delay(late.time_ns, gate.stub, realtime=self._view.realtime)
 
 
-def _carried(ruling: Go | Ruling) -> Go | Give | Delay:
+def carried(ruling: Go | Ruling) -> Go | Give | Delay:
+    """Return what a guest that is not confidential can be told. Raises InterceptError else."""
     # The guest decodes its accesses itself where it can be told that one cannot be made.
     if isinstance(ruling, Refuse | Postpone):
         raise InterceptError(f"{ruling.by}: a guest that is not confidential cannot be told that")
@@ -212,4 +213,4 @@ def _diverted(decision: Decision, pending: Pending) -> Go | Give | Delay | Skip:
         case Skip():
             return decision
         case _:
-            return _carried(decision)
+            return carried(decision)

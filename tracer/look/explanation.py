@@ -17,8 +17,9 @@ from tracer.x86.forms import Access
 from tracer.x86.instruction import Instruction, Memory, Touch
 from tracer.x86.state import GPR, CpuState
 
-Handled = Literal["emulated", "stepped", "none"]
-"""Who carries an instruction out: the emulator, the vCPU itself, or nobody: it has no access."""
+Handled = Literal["emulated", "stepped", "carried out", "none"]
+"""Who carries an instruction out: the emulator, the vCPU itself, the monitor that the guest runs
+inside, or nobody: it has no access."""
 
 EXCEPTIONS = {
     0: "#DE", 6: "#UD", 7: "#NM", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 19: "#XM",

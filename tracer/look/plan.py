@@ -27,6 +27,7 @@ from tracer.look.relation import relation
 from tracer.x86.bus import Direction
 from tracer.x86.emulate.address import count
 from tracer.x86.instruction import Instruction
+from tracer.x86.state import GPR
 
 Moment = Literal["done", "pending", "ahead"]
 """The place of an access in the order: made, about to be made, or after that one."""
@@ -83,6 +84,8 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
 
     ``register`` names the device register that is accessed, where the caller knows it.
     """
+    if pending.is_input:
+        return _of_input(pending, register)
     insn = pending.insn
     runs = [] if insn is None else rehearsals(insn, pending)
     finished = [run for run in runs if run.cpu is not None]
@@ -106,6 +109,41 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
     )
 
 
+# What an input changes is told by the manuals alone: nothing of it is emulated.
+def _of_input(pending: Pending, register: str | None) -> Plan:
+    transfer, cpu = pending.transfer, pending.cpu
+    accesses = [_transfer("done", each) for each in pending.done]
+    accesses.append(replace(_transfer("pending", transfer), register=register))
+    accesses += [_transfer("ahead", each) for each in pending.foretold[len(accesses) :]]
+    targets = _TARGETS.get(transfer.space, ())
+    if transfer.direction == "write" or (pending.insn is not None and pending.insn.address_size):
+        targets = ()
+    return Plan(
+        pending=pending,
+        handled="carried out",
+        addresses=(),
+        accesses=tuple(accesses),
+        registers=tuple(
+            Change(name, 8, cpu.gpr[GPR.index(name)], how=how) for name, how in targets
+        ),
+        flags=(),
+        predicted=True,
+        tdvmcall=None,
+        asked=None,
+        wanted=None,
+        ghcb=None,
+        verdicts={},
+    )
+
+
+_TARGETS: Mapping[str, Sequence[tuple[str, str]]] = {
+    "port": (("rax", "low bytes of what is read"),),
+    "msr": (("rax", "low 4 bytes of what is read"), ("rdx", "high 4 bytes of what is read")),
+    "cpuid": tuple((name, "what is read") for name in ("rax", "rbx", "rcx", "rdx")),
+}
+"""Registers that an instruction has its answer in, by the space that it reads."""
+
+
 def _accesses(
     insn: Instruction | None, pending: Pending, runs: Sequence[Rehearsal], register: str | None
 ) -> tuple[SubAccess, ...]:
@@ -125,6 +163,13 @@ def _accesses(
     return (*before, now, *ahead)
 
 
+def _place(transfer: Transfer) -> str:
+    if transfer.place is None:
+        return place_of(transfer.physical, transfer.region, ram=transfer.ram)
+    region, offset = transfer.place
+    return f"{region}+{offset:#x}"
+
+
 def _transfer(moment: Moment, transfer: Transfer) -> SubAccess:
     return SubAccess(
         moment,
@@ -132,7 +177,7 @@ def _transfer(moment: Moment, transfer: Transfer) -> SubAccess:
         transfer.width,
         transfer.linear,
         transfer.physical,
-        place_of(transfer.physical, transfer.region, ram=transfer.ram),
+        _place(transfer),
         transfer.traced,
         transfer.value,
     )

@@ -13,6 +13,7 @@ from tracer.look.change import Change, FlagChange
 from tracer.look.operand import Address
 from tracer.look.plan import Plan, SubAccess
 from tracer.look.sheet import Cell, flow, folded, labelled, room, under, words
+from tracer.query.pending import event_of
 from tracer.trace.layout import padded, short
 
 _MARKS = {"done": "done", "pending": "=> now", "ahead": "then"}
@@ -24,7 +25,7 @@ def plan_lines(plan: Plan, columns: int = 80, colour: bool = False) -> list[str]
     lines += labelled("handled", words(_handled(plan)), columns, colour)
     for address in plan.addresses:
         lines += labelled("operand", _address_cells(address), columns, colour)
-    if not plan.addresses:
+    if not (plan.addresses or plan.pending.is_input):
         lines += labelled("address", _linear_cells(plan.accesses[-1]), columns, colour)
     stepped = plan.handled == "stepped"
     rows = [list(_access_cells(access, stepped=stepped)) for access in plan.accesses]
@@ -64,7 +65,7 @@ def _head(plan: Plan, columns: int, colour: bool) -> list[str]:
         Cell(pending.symbol or "no symbol", "symbol"),
         Cell(f"at {cpu.rip:#x}", "time"),
     ]
-    text = Cell(insn.text if insn is not None else "(bad)", "value")
+    text = Cell(event_of(pending).record.text, "value")
     return [
         *flow(cells, columns, colour, "  ", ""),
         *flow([Cell(code.hex(" "), "time"), Cell(""), text], columns, colour, "  "),
@@ -73,6 +74,8 @@ def _head(plan: Plan, columns: int, colour: bool) -> list[str]:
 
 def _handled(plan: Plan) -> str:
     why = plan.pending.why
+    if plan.handled == "carried out":
+        return "carried out by the monitor that the guest runs inside"
     if plan.handled == "emulated":
         return "emulated" + (f": {why}" if why else "")
     return f"stepped, by the vCPU itself: {why or 'the emulator does not know it'}"

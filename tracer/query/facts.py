@@ -115,11 +115,14 @@ def _in_space(access: MemoryAccess, space: Space) -> int | None:
     return access.physical if access.space == space else None
 
 
-def _leaf(access: MemoryAccess) -> tuple[int | None, int | None]:
-    # The leaf of CPUID and its subleaf, which are one address.
-    if access.space != "cpuid":
-        return None, None
-    return access.physical & (1 << 32) - 1, access.physical >> 32
+def low(address: int | None) -> int | None:
+    """Return the leaf of CPUID, which with its subleaf is one address."""
+    return None if address is None else address & (1 << 32) - 1
+
+
+def high(address: int | None) -> int | None:
+    """Return the subleaf, likewise."""
+    return None if address is None else address >> 32
 
 
 def device_of(region: str, owners: tuple[str, ...]) -> str:
@@ -143,8 +146,8 @@ _OF_RECORD = _Finders({
     "space": lambda told: told.access.space,
     "port": lambda told: _in_space(told.access, "port"),
     "msr": lambda told: _in_space(told.access, "msr"),
-    "leaf": lambda told: _leaf(told.access)[0],
-    "subleaf": lambda told: _leaf(told.access)[1],
+    "leaf": lambda told: low(_in_space(told.access, "cpuid")),
+    "subleaf": lambda told: high(_in_space(told.access, "cpuid")),
     "region": lambda told: told.access.region or "",
     OWNERS: lambda told: told.course.regions.owners(told.access.region or ""),
     "device": lambda told: device_of(
@@ -179,7 +182,8 @@ class Partial(dict[str, Fact]):
 
 def facts_of_region(region: str, owners: tuple[str, ...]) -> Partial:
     """Return what is known of every access to a region."""
-    return Partial({"region": region, OWNERS: owners, "device": device_of(region, owners)})
+    told: dict[str, Fact] = {"region": region, OWNERS: owners, "device": device_of(region, owners)}
+    return Partial(told)
 
 
 def facts_of_note(record: Mark | LostRecord, course: Course, phase: str | None) -> Moment:

@@ -12,9 +12,11 @@ from tracer.confidential.handler import PROFILES, judge
 from tracer.devices.map import Named
 from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, Fact
 from tracer.query.course import Changes, Marks
-from tracer.query.facts import covered
+from tracer.query.facts import covered, high, low
 from tracer.query.waiting import WaitingFacts
 from tracer.trace.event import Event
+from tracer.trace.inputs import KIND_OF_SPACE, mnemonic_of
+from tracer.trace.member import Space
 from tracer.trace.record import Intercept
 from tracer.trace.summary import mnemonic
 
@@ -64,11 +66,18 @@ class PendingFacts(WaitingFacts):
             return None
         return self._register(region, offset, self.pending.transfer.width)
 
+    def in_space(self, space: Space) -> int | None:
+        """Return the address where it lies in a space, None where it is another one's."""
+        transfer = self.pending.transfer
+        return transfer.physical if transfer.space == space else None
+
     @property
     def owners(self) -> tuple[str, ...]:
         """Return every name that stands for a device which the region belongs to."""
-        region = self.pending.transfer.region
-        return (UNASSIGNED,) if region is None else region.owners
+        transfer = self.pending.transfer
+        if transfer.region is None:
+            return (UNASSIGNED,) if transfer.place is None else (transfer.place[0],)
+        return transfer.region.owners
 
     def oops(self, profile: str) -> bool:
         """Tell whether the handler of a profile, by its name, would not survive the access."""
@@ -95,7 +104,7 @@ def event_of(pending: Pending, named: Named | None = None, phase: str | None = N
         rip=pending.cpu.rip,
         symbol=pending.symbol,
         code=pending.code,
-        text=pending.insn.text if pending.insn is not None else "(bad)",
+        text=_text(pending),
         cr2=pending.transfer.linear,
         error_code=0,
         via=pending.via,
@@ -106,6 +115,13 @@ def event_of(pending: Pending, named: Named | None = None, phase: str | None = N
     return Event(pending.seq, record, access, phase, named)
 
 
+def _text(pending: Pending) -> str:
+    if pending.insn is not None:
+        return pending.insn.text
+    kind = KIND_OF_SPACE.get(pending.transfer.space)
+    return "(bad)" if kind is None else mnemonic_of(kind, pending.transfer.direction)
+
+
 _OF_PENDING: Mapping[str, Callable[[PendingFacts], Fact]] = {
     "value": lambda live: live.pending.transfer.value,
     "offset": lambda live: located(live.pending.transfer)[1],
@@ -113,11 +129,11 @@ _OF_PENDING: Mapping[str, Callable[[PendingFacts], Fact]] = {
     "extent": lambda live: max(live.pending.transfer.width, 1),
     "address": lambda live: live.pending.transfer.physical,
     "linear": lambda live: live.pending.transfer.linear,
-    "space": lambda live: "memory",
-    "port": lambda live: None,
-    "msr": lambda live: None,
-    "leaf": lambda live: None,
-    "subleaf": lambda live: None,
+    "space": lambda live: live.pending.transfer.space,
+    "port": lambda live: live.in_space("port"),
+    "msr": lambda live: live.in_space("msr"),
+    "leaf": lambda live: low(live.in_space("cpuid")),
+    "subleaf": lambda live: high(live.in_space("cpuid")),
     "region": lambda live: located(live.pending.transfer)[0],
     OWNERS: lambda live: live.owners,
     "device": lambda live: live.owners[0],

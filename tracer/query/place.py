@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from tracer.access.region import UNASSIGNED, RegionMap
+from tracer.access.region import UNASSIGNED, Region, RegionMap
 from tracer.confidential.handler import CURRENT
 from tracer.confidential.kind import Kind
 from tracer.devices.map import fits_register
@@ -18,6 +18,7 @@ from tracer.query.condition.lexicon import Lexicon
 from tracer.query.condition.vocabulary import Facts
 from tracer.text.number import ends, whole
 from tracer.text.span import Span
+from tracer.trace.member import Space
 from tracer.trace.name import names_owner, names_region
 
 _HIGHEST = (1 << 52) - 1
@@ -35,7 +36,8 @@ class Known:
     device answers at any of the physical addresses from the first to the last. ``shown`` tells
     whether a region's register is where others are too, one of which is shown. ``words`` are what
     facts that are text can equal. ``kind`` is the guest's, ``profile`` the name of its own
-    handler's. What is ``pending`` may name what none of these knows.
+    handler's. ``ports`` are the regions of I/O ports that have names, ``inputs`` what is recorded
+    beside memory, None where nobody knows. What is ``pending`` may name what none of these knows.
     """
 
     regions: Collection[str] = ()
@@ -49,6 +51,8 @@ class Known:
     words: Mapping[str, Lexicon] = field(default_factory=dict)
     kind: Kind | None = None
     profile: str = CURRENT
+    ports: Sequence[Region] = ()
+    inputs: Collection[Space] | None = None
     pending: bool = False
 
     def is_region(self, name: str) -> bool:
@@ -98,7 +102,9 @@ class Spot:
 
     def _parts(self) -> Iterator[str]:
         touched = "address"
-        if self.region is not None:
+        if self.region is None:
+            yield "space == memory"
+        else:
             touched = "offset"
             yield f"region {'==' if self.exact else 'is'} {quoted(self.region)}"
         if self.register is not None:

@@ -24,8 +24,9 @@ from tracer.query.breakpoint import (
     perhaps_pending,
     where,
 )
+from tracer.query.input_place import InputSpot
 from tracer.query.pending import PendingFacts
-from tracer.query.place import Known
+from tracer.query.place import Known, Place
 from tracer.text.number import ends, fitting, nanoseconds, whole
 
 ON, DO = "on", "do"
@@ -63,14 +64,17 @@ class Rule:
     def to(self, width: int) -> Ruling:
         """Return what becomes of an access of so many bytes, of which a value has the low ones."""
         if isinstance(self.ruling, Give):
-            return Give(self.ruling.value & (1 << 8 * width) - 1, self.name)
+            low = (1 << 8 * width) - 1
+            rest = tuple(value & low for value in self.ruling.rest)
+            return Give(self.ruling.value & low, self.name, rest)
         return replace(self.ruling, by=self.name)
 
     def cuts(self, width: int) -> bool:
         """Tell whether its value is wider than so many bytes."""
         if not isinstance(self.ruling, Give):
             return False
-        return not -(1 << 8 * width - 1) <= self.ruling.value < 1 << 8 * width
+        values = self.ruling.value, *self.ruling.rest
+        return not all(-(1 << 8 * width - 1) <= value < 1 << 8 * width for value in values)
 
     @property
     def why_idle(self) -> str:
@@ -201,6 +205,8 @@ def _read(words: Words) -> Rule:
     if words.take() != DO:
         raise UsageError(f"{DO} is missing, and what becomes of the access: {_EXAMPLE}")
     ruling = _ruling(words)
+    if isinstance(ruling, Give) and ruling.rest and not _is_of_cpuid(place):
+        raise UsageError("several values are for CPUID, which has four: on cpuid 0x21 do give 0 0")
     if words.left:
         raise UsageError(f"{words.take()} comes behind the end of the rule")
     trigger = Break(head, "access", Pattern(direction, place, condition),
@@ -223,8 +229,23 @@ def _give(words: Words) -> Ruling:
     word = words.take()
     if not word:
         raise UsageError("give needs a value: give 0xffffffff, or -1 for all ones")
+    values = [_value(word)]
+    while words.left and len(values) < _REGISTERS:
+        values.append(_value(words.take()))
+    return Give(values[0], rest=tuple(values[1:]))
+
+
+_REGISTERS = 4
+"""CPUID gives so many."""
+
+
+def _is_of_cpuid(place: Place | InputSpot | None) -> bool:
+    return isinstance(place, InputSpot) and place.space == "cpuid" and not place.of_register
+
+
+def _value(word: str) -> int:
     value = fitting(word, 64)
-    return Give(value - (1 << 64) if word.startswith("-") and value else value)
+    return value - (1 << 64) if word.startswith("-") and value else value
 
 
 def _delay(words: Words) -> Ruling:

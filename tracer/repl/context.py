@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from time import monotonic
@@ -12,6 +12,7 @@ import msgspec
 
 from tracer.access.decision import Pending
 from tracer.access.region import Choice
+from tracer.access.transfer import located
 from tracer.devices.map import Named
 from tracer.errors import MarkedError, TracerError, UsageError, suggestion
 from tracer.query.breakpoint import PENDING, Pattern, parse_pattern
@@ -32,9 +33,10 @@ from tracer.session.host import Host
 from tracer.session.outlook import Outlook
 from tracer.trace.event import Event, Events, Everything
 from tracer.trace.flat import Stacks
+from tracer.trace.member import Space
 from tracer.trace.name import RegionNames
 from tracer.trace.naming import Naming
-from tracer.trace.record import MapRecord, Record
+from tracer.trace.record import MapRecord, MemoryAccess, Record
 from tracer.trace.summary import Summary
 from tracer.x86.state import CpuState
 
@@ -49,8 +51,10 @@ class Context:
 
     ``waits`` tells whether a command that lets the guest go on waits for its next stop. ``recent``
     has the last accesses, ``maps`` what the guest has mapped, ``displays`` the commands that are
-    carried out at each stop, ``user_filters`` those of the person's own file, ``listeners`` who is
-    told of each access as it is made. ``leaving`` is set by `quit`, ``interrupts`` counts how often
+    carried out at each stop, ``inputs`` how many accesses were made in which space, ``answered``
+    how many of them had another value than the device's, ``user_filters`` those of the person's own
+    file, ``listeners`` who is told of each access as it is made. ``leaving`` is set by `quit`,
+    ``interrupts`` counts how often
     Ctrl-C was pressed. ``confirm`` asks a person, unless a command is ``scripted``. ``screen`` says
     what is written on.
     """
@@ -82,6 +86,8 @@ class Context:
         self.trace = trace
         self.summary = Summary()
         self.recent: deque[Seen] = deque(maxlen=KEPT)
+        self.inputs: Counter[Space] = Counter()
+        self.answered: Counter[Space] = Counter()
         self.maps: list[MapRecord] = []
         self.displays: dict[int, str] = {}
         self.user_filters: dict[str, Rule] = {}
@@ -119,10 +125,15 @@ class Context:
         if isinstance(record, MapRecord):
             self.maps.append(record)
         for seen in found:
+            self._count(seen.access)
             self.recent.append(seen)
             self._offer(seen)
             for listener in tuple(self.listeners):
                 listener(seen)
+
+    def _count(self, access: MemoryAccess) -> None:
+        self.inputs[access.space] += 1
+        self.answered[access.space] += access.device is not None
 
     def _offer(self, seen: Seen) -> None:
         # A filter without an answer must not end the run that it looks at.
@@ -173,11 +184,10 @@ class Context:
 
     def named(self, pending: Pending | None) -> Named | None:
         """Return the name of the register that an access is about to reach, None without one."""
-        transfer = None if pending is None else pending.transfer
-        if transfer is None or transfer.region is None:
+        if pending is None:
             return None
-        offset = transfer.physical - transfer.region.base
-        return self.names.name(transfer.region.name, offset, transfer.width)
+        region, offset = located(pending.transfer)
+        return self.names.name(region, offset, pending.transfer.width)
 
     @property
     def known(self) -> Known:

@@ -16,7 +16,7 @@ from tracer.query.roster import REGISTER_END
 from tracer.session.session import Session
 from tracer.text.span import Span
 from tracer.trace.name import names_region
-from tracer.trace.naming import Naming
+from tracer.trace.naming import PORTS, Naming
 from tracer.trace.phase import PHASES
 
 
@@ -35,7 +35,10 @@ def known_of(
         lambda: {*names.modules(space), *names.modules_on_disk()},
         phases,
     )
-    return replace(known, kind=system.kind, profile=session.profile)
+    regions = session.view.regions
+    return replace(
+        known, kind=system.kind, profile=session.profile, ports=regions.ports, inputs=regions.inputs
+    )
 
 
 def known_places(
@@ -50,12 +53,15 @@ def known_places(
     ``functions`` and ``modules`` return the names of those that the guest has, ``phases`` those
     that it has been in.
     """
-    own = dict.fromkeys(region.name for region in regions.regions)
-    devices = dict.fromkeys(owner for region in regions.regions for owner in region.owners)
-    owners = {region.name: region.owners for region in regions.regions}
-    sizes: dict[str, int] = {}
-    for region in regions.regions:
+    everywhere = (*regions.regions, *regions.ports)
+    own = dict.fromkeys((*(region.name for region in everywhere), *regions.inputs))
+    devices = dict.fromkeys(owner for region in everywhere for owner in region.owners)
+    owners = {region.name: region.owners for region in everywhere}
+    sizes: dict[str, int] = dict.fromkeys(regions.inputs, 1 << 64)
+    for region in everywhere:
         sizes[region.name] = max(sizes.get(region.name, 0), region.end - region.base + 1)
+
+    bases = {region.name: region.base for region in regions.ports}
 
     def span(region: str, register: str) -> Span | None:
         found = names.map_of(region)
@@ -63,6 +69,8 @@ def known_places(
         if not entries:
             return None
         offset = entries[0].offset
+        if region in bases and found is names.map_of(PORTS):
+            offset -= bases[region]  # ports are named by their numbers
         return Span(offset, offset + entries[0].register.width - 1)
 
     # A window shows one of several registers, so the place alone does not tell which.
@@ -99,7 +107,7 @@ def known_places(
 
     alone = tuple(name for name in devices if name not in own)
     places = (*own, *alone)
-    kinds = dict.fromkeys(region.device for region in regions.regions)
+    kinds = dict.fromkeys((*(region.device for region in everywhere), *regions.inputs))
     words = {
         "region": Lexicon("region", lambda: (*places, UNASSIGNED), names=a_region),
         "device": Lexicon("device", lambda: (*kinds, UNASSIGNED)),

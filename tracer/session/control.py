@@ -197,16 +197,29 @@ class Control:
             raise UsageError("no access waits here: `step` goes to the next one")
         return pending
 
-    def give(self, value: int) -> None:
-        """Have the guest read this value, or the device get it, in place of the true one."""
+    def give(self, value: int, *rest: int) -> None:
+        """Have the guest read this value, or the device get it, in place of the true one.
+
+        The ``rest`` are those of the registers that CPUID gives behind the one that waits.
+        """
         pending = self.pending()
         if pending.via == "stepped":
             raise UsageError(
                 "the vCPU carries this instruction out by itself: it can be skipped, not changed"
             )
+        self._no_interrupt("another value")
         width = pending.transfer.width
-        check_fits(value, width, f"the {width} bytes of this access")
-        self.rule(Give(value))
+        left = len(pending.foretold) - len(pending.done) - 1 if pending.is_input else 0
+        if len(rest) > left:
+            raise UsageError(f"{len(rest) + 1} values are given, and {left + 1} wait to be read")
+        for each in (value, *rest):
+            check_fits(each, width, f"the {width} bytes of this access")
+        self.rule(Give(value, rest=rest))
+
+    def _no_interrupt(self, what: str) -> None:
+        # The CPU has been told of an interrupt, which it waits to hear the end of.
+        if self.pending().transfer.space == "irq":
+            raise UsageError(f"an interrupt is given no {what}: it can be late")
 
     def rule(self, ruling: Ruling) -> None:
         """Say what becomes of the access that waits, whatever the host's rules say.
@@ -226,6 +239,7 @@ class Control:
         The guest stands behind the instruction then.
         """
         pending = self.pending()
+        self._no_interrupt("skip")
         if self.stopped().answered:
             raise UsageError("the device has been read already: `set value` gives another value")
         if pending.insn is None:
@@ -243,6 +257,7 @@ class Control:
     async def inject(self, name: str, fault: Inject) -> Halt | None:
         """Raise an exception in place of the instruction; the guest stands at its handler then."""
         self.pending()
+        self._no_interrupt("exception")
         self._untouched("raise an exception")
         self._tell(f"fault {name}")
         self._go(fault, ToHandler())
@@ -261,6 +276,9 @@ class Control:
         halt = self.stopped()
         raw = await self.session.registers()
         values = dict(raw.values)
+        if halt.inside:
+            told = self.session.outside(halt.vcpu)
+            values.update((name, told[name]) for name in values.keys() & told.keys())
         values.update(zip(GPR, halt.cpu.gpr, strict=True))
         values.update(rip=halt.cpu.rip, eflags=halt.cpu.rflags)
         values.update(cs=halt.cpu.segments.cs, ss=halt.cpu.segments.ss)
@@ -294,6 +312,8 @@ class Control:
         where they do not fit.
         """
         pending, halt = self.pending(), self.stopped()
+        if pending.is_input:
+            raise UsageError("the instruction has left the guest: it cannot be rewritten here")
         self._untouched("rewrite it")
         room = len(pending.code)
         if pending.insn is None or not 0 < len(code) <= room:
@@ -348,7 +368,7 @@ class Control:
             direction=direction, linear=0, physical=physical, width=width, value=value,
             region=region, traced=True, ram=False,
         )  # fmt: skip
-        waits = halt.reason in ("access", "call", "completed")
+        waits = halt.reason in ("access", "call", "completed") and not halt.inside
         answer = await self.session.reach(transfer, halt.space, waits=waits)
         done = replace(transfer, value=answer) if direction == "read" else transfer
         verb = "peek" if direction == "read" else "poke"

@@ -43,7 +43,8 @@ class Halt:
 
     ``text`` is why, for the reader. ``pending`` is the access that waits, None where none does:
     before it (``access``), once its device has answered (``answered``). ``call`` is the call of a
-    confidential guest that waits, where one does. ``cpu`` is the state of the interrupted code.
+    confidential guest that waits, where one does. ``cpu`` is the state of the interrupted code. The
+    vCPU is ``inside`` the monitor where it waits before an input, or has just been given one.
     """
 
     reason: Reason
@@ -54,6 +55,7 @@ class Halt:
     vcpu: int
     time_ns: int
     call: Called | None = None
+    inside: bool = False
 
     @property
     def waits(self) -> bool:
@@ -164,6 +166,7 @@ def halt_at(pending: Pending, reason: Reason, text: str) -> Halt:
         space=pending.space,
         vcpu=pending.vcpu,
         time_ns=pending.time_ns,
+        inside=pending.is_input,
     )
 
 

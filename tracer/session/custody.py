@@ -130,9 +130,10 @@ class Custody:
             case Skipping() if pending.done:
                 return Skip()
         # A break counts its hits, so it is asked first.
-        found = self.breaks(pending, False)
-        self.course = nearer(self.course)
-        why = why_stand(self.course, pending, found, interrupting=self._session.interrupting)
+        why = self.breaks(pending, False)
+        if not pending.continues:
+            self.course = nearer(self.course)
+            why = why_stand(self.course, pending, why, interrupting=self._session.interrupting)
         decision: Decision = Go()
         if why is not None:
             decision = (await self._hold(halt_at(pending, "access", why))).decision
@@ -150,11 +151,12 @@ class Custody:
         free = self.free(regions, self._session.view.time_ns).within(self.host.leeway(regions))
         match course:
             case Stepping(left):
-                return free.within(Leeway(records=(left - 1) // MOST_ACCESSES))
+                records = (left - 1) // MOST_ACCESSES
+                return free.within(Leeway(records=records, inputs=regions.every_input))
             case Until(time_ns=int(time_ns)):
                 return free.within(Leeway(until_ns=time_ns))
             case Until(places=places):
-                return free.within(Leeway(places(regions)))
+                return free.within(Leeway(places(regions), inputs=regions.every_input))
         return free
 
     def _passed(self, record: Record) -> None:

@@ -130,7 +130,7 @@ class Host:
 
     def before(self, pending: Pending) -> Ruling | None:
         """Return what becomes of an access that nothing has reached yet; None lets it go on."""
-        waits = pending.transfer.direction == "read" and pending.via != "stepped"
+        waits = pending.transfer.direction == "read" and not pending.fixed
         return None if waits else self._ruling(pending)
 
     def answered(self, pending: Pending) -> Ruling | None:
@@ -172,11 +172,11 @@ class Host:
             ruling = decided.rule.to(pending.transfer.width)
         elif self.own is not None and self._concerns(facts):
             ruling = self._asked(self.own, facts)
-        if pending.via == "stepped" and isinstance(ruling, Give):
-            self._remark(
-                f"{ruling.by} did not change {_told(pending)}: the vCPU carries the instruction "
-                f"out by itself ({pending.why})"
-            )
+        if pending.fixed and isinstance(ruling, Give):
+            why = "it is a vector"
+            if pending.via == "stepped":
+                why = f"the vCPU carries the instruction out by itself ({pending.why})"
+            self._remark(f"{ruling.by} did not change {_told(pending)}: {why}")
             return None
         if decided.rule is not None and decided.rule.cuts(pending.transfer.width):
             self._remark(

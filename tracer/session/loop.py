@@ -6,7 +6,7 @@ I/O: see :mod:`tracer.access.want`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tracer.access.decision import Leeway
 from tracer.access.execution import delivered_alike
@@ -181,6 +181,9 @@ class Loop:
         leeway = await AskWhere(self.view.regions) if self.asks else Leeway()
         if not self._let(sites, leeway):
             sites.shut()
+        inside = self.traced.monitor
+        if inside is not None and self.traced.input_bell is not None:
+            inside.ask(*self._inputs(leeway))
         try:
             await Start(changes)
             while True:
@@ -210,6 +213,14 @@ class Loop:
         sites.open(leeway.records, until)
         return True
 
+    def _inputs(self, leeway: Leeway) -> tuple[int, int | None]:
+        # Returns which inputs are to be asked about, and from which time on all are.
+        if leeway.until_ns is None:
+            return leeway.inputs, None
+        rate = self.view.rate
+        # Accesses to memory take stops as long as the rate is not known, and will tell it.
+        return leeway.inputs, None if rate is None else rate.counter_at(leeway.until_ns)
+
     def _answered(self) -> Iterator[range]:
         # Yields the physical addresses that the recording answers for.
         if self.recorded is None:
@@ -224,7 +235,7 @@ class Loop:
         inside = traced.monitor
         if inside is not None:
             inside.check()
-            if inside.covers(stop.address):
+            if inside.covers(stop.address) and stop.address != inside.ring:
                 out = await inside.step_out(stop)
                 if out is None:
                     return ()  # the others have to go on first; who interrupts does so again
@@ -269,6 +280,10 @@ class Loop:
         if self.sites is not None:
             self.sites.shut()
         registers = await Registers()
+        inside = self.traced.monitor
+        if inside is not None and inside.is_inside(registers["cr3"]):
+            await inside.go_back()  # it waited for a person before an input
+            registers = await Registers()
         if self.system.homes and self.traced.monitor is None:
             there = await self._come_home(registers)
             if there is None:
@@ -358,8 +373,13 @@ class Loop:
             )
         self._releasing = True
 
-    async def refresh_regions(self) -> RegionMap:
-        """Ask where devices are now, and announce what is new or has moved."""
+    async def refresh_regions(self, inputs: frozenset[Input] = frozenset()) -> RegionMap:
+        """Ask where devices are now, and announce what is new or has moved.
+
+        ``inputs`` of these kinds are going to be recorded.
+        """
+        if inputs:
+            self.coverage.record(inputs)
         return await self.coverage.refresh()
 
     async def choose(self, choice: Choice, space: AddressSpace) -> None:
@@ -392,6 +412,11 @@ class Loop:
         await self.coverage.follow_map()
         return answer
 
+    def outside(self, vcpu: int) -> Mapping[str, int]:
+        """Return the guest's own registers of a vCPU that waits in the monitor, by GDB's names."""
+        inside = self.traced.monitor
+        return {} if inside is None else inside.registers(vcpu)
+
     # ---- how it ended
 
     def conclude(self) -> None:
@@ -408,6 +433,8 @@ class Loop:
         """Record what was under way when the guest ended, and may be how it did."""
         if self._traced is not None:
             self._traced.interceptor.ledger.part()
+        if self._traced is not None and self._traced.input_bell is not None:
+            self._traced.input_bell.part()
         if self.sites is not None:
             self.sites.part()
             self.journal.counts.update(self.sites.account())

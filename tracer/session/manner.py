@@ -8,6 +8,7 @@ from tracer.compiled.inputs import Input
 from tracer.intercept.bench import Bench, Wanted
 from tracer.intercept.firmware import Underneath
 from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.input_bell import InputBell
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.monitor import Monitor, Secondary
 from tracer.intercept.recording import RecordedDevice
@@ -43,7 +44,8 @@ class Traced:
     A stop goes to the first of the ``traps`` that claims it. ``underneath`` is what a confidential
     guest has below it, ``bench`` tries instructions on its handler, ``late`` tells that compiled
     sites come once there is room. The guest runs inside the ``monitor``, where there is one, which
-    vCPUs that come later enter at ``secondary``.
+    vCPUs that come later enter at ``secondary``; where somebody is asked about inputs, they ring
+    the ``input_bell``.
     """
 
     gate: PageFaultGate
@@ -56,6 +58,7 @@ class Traced:
     bench: Bench | None = None
     late: bool = False
     secondary: Secondary | None = None
+    input_bell: InputBell | None = None
 
     @property
     def monitor(self) -> Monitor | None:

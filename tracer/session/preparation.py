@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import HasMachineCheck, HasSvm, Registers, Vcpu, VcpuStates
-from tracer.compiled.inputs import Input
 from tracer.confidential.ghcb import GHCB_STAND_IN, VMGEXIT
 from tracer.confidential.handler import PROFILES, own_profile
 from tracer.confidential.kind import SHARED_BIT, Kind
@@ -18,6 +17,7 @@ from tracer.intercept.encrypted_guest import EncryptedGuest
 from tracer.intercept.gate import PageFaultGate, refuse_fred
 from tracer.intercept.ground import Ground
 from tracer.intercept.guest_module import GuestModule
+from tracer.intercept.input_bell import InputBell
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.loads import TableLoads
@@ -52,8 +52,7 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     system, view, journal = setting.system, setting.view, setting.journal
     coverage, stacks = setting.coverage, how.stacks
     ring, later = _rings(setting, how)
-    coverage.ports = Input.PORT in how.inputs
-    coverage.interrupts = Input.IRQ in how.inputs
+    coverage.record(how.inputs)
     regions = await coverage.refresh()
     coverage.tell_left_out()
     notes = await HasMachineCheck()
@@ -113,6 +112,13 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
             secondary.inside = _monitor(setting, room, gate.stub, registers, how)
             if isinstance(below, EncryptedGuest):
                 below.monitor = secondary.inside
+    input_bell = None
+    inside = None if secondary is None else secondary.inside
+    if how.asks and inside is not None:
+        input_bell = InputBell(view, journal, system.names, callers, interceptor.ledger)
+        input_bell.inside, input_bell.sites = inside, interceptor.sites
+        await input_bell.install(inside.ring)
+        breakpoints.append(input_bell)
     readiness = None
     if later is not None and isinstance(below, TrustDomain):
         hastening = _Hastening(setting, how, later, below, interceptor, gate, callers, secondary)
@@ -124,8 +130,9 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
     late = readiness is not None
     traced = Traced(
-        gate, callers, watch, bell, interceptor, tuple(traps), below, bench, late, secondary
-    )
+        gate, callers, watch, bell, interceptor, tuple(traps), below, bench, late, secondary,
+        input_bell,
+    )  # fmt: skip
     return traced, registers
 
 

@@ -33,8 +33,8 @@ def check_answer(ruling: Ruling, called: Called | None) -> None:
 def command_of(ruling: Ruling) -> str:
     """Return the command that makes a ruling."""
     match ruling:
-        case Give(value):
-            return f"set value {value:#x}"
+        case Give(value, rest=rest):
+            return f"set value {' '.join(map(hex, (value, *rest)))}"
         case Delay(time_ns):
             return f"delay {time_ns}ns"
         case Postpone(physical=int(physical)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tracer.access.region import Choice, RegionMap
@@ -140,9 +140,12 @@ class Session:
             await self._ending_behind(error, "before the kernel was entered")
             raise GuestError("the guest ended before its kernel was entered") from error
 
-    async def refresh_regions(self) -> RegionMap:
-        """Ask QEMU where its devices are now, and announce what is new or has moved."""
-        return await self._drive(self.loop.refresh_regions())
+    async def refresh_regions(self, inputs: frozenset[Input] = frozenset()) -> RegionMap:
+        """Ask QEMU where its devices are now, and announce what is new or has moved.
+
+        ``inputs`` of these kinds are going to be recorded.
+        """
+        return await self._drive(self.loop.refresh_regions(inputs))
 
     async def trap(
         self,
@@ -262,6 +265,10 @@ class Session:
             return registers
         values = self.view.monitor.registers(registers.values)
         return RegisterFile({**values, "efer": values["efer"] & ~_SVME})
+
+    def outside(self, vcpu: int) -> Mapping[str, int]:
+        """Return those of its guest's registers that a vCPU in the monitor has others in."""
+        return self.loop.outside(vcpu)
 
     async def change(self, changes: Sequence[Change]) -> None:
         """Change the vCPU that stopped."""

@@ -71,7 +71,22 @@ class Blocks:
             return iter(())
         if isinstance(line, LostRecord):
             self._latch = Latch()
+        if isinstance(line, Intercept) and line.via == "monitor":
+            self._follow(line)
         return iter((line,))
+
+    @property
+    def latch(self) -> Latch:
+        """Return what leads to configuration space behind the last line."""
+        return Latch(self._latch.told)
+
+    def _follow(self, record: Intercept) -> None:
+        # Takes notice of an access to a port that somebody was asked about.
+        port = record.accesses[0]
+        if port.space == "port" and not port.skipped:
+            value = port.value if port.device is None else port.device
+            self._latch.set(port.physical, port.width, value or 0, port.direction)
+        self._begun = None
 
     def _learn(self, line: SiteRecord | PlacesRecord) -> None:
         if isinstance(line, SiteRecord):

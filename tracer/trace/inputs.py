@@ -29,7 +29,7 @@ INPUT_SPACES: dict[Input, Space] = {
     Input.IRQ: "irq",
 }
 """Where each kind of input has its addresses. All but ports are regions of the same name."""
-_KINDS = {space: kind for kind, space in INPUT_SPACES.items()}
+KIND_OF_SPACE = {space: kind for kind, space in INPUT_SPACES.items()}
 
 SUBLEAVES = frozenset(
     {
@@ -44,6 +44,10 @@ Ref: Intel SDM vol. 2A, CPUID; AMD64 Architecture Programmer's Manual vol. 3, ap
 
 RAISED = "the CPU raised an exception in its place"
 """The note of an access that was not made."""
+
+LEFT_OUT = "not carried out, as was asked for"
+CHANGED = "another value, as was asked for"
+"""The notes of an access of which somebody who was asked has decided so."""
 
 Find = Callable[[int, Direction], tuple[str, int] | None]
 """Returns the region of a port and the offset in it, None where nothing is announced."""
@@ -72,7 +76,7 @@ def input_site(site: InputSite, time_ns: int, symbol: str | None = None) -> Site
         rip=site.place.rip,
         symbol=symbol,
         code=b"" if insn is None else insn.code,
-        text=_unread(site) if insn is None else insn.text,
+        text=mnemonic_of(site.kind, site.manner.direction) if insn is None else insn.text,
         asked="write" if manner.write else "read",
         width=manner.width,
         space=INPUT_SPACES[site.kind],
@@ -80,13 +84,14 @@ def input_site(site: InputSite, time_ns: int, symbol: str | None = None) -> Site
     )
 
 
-# An instruction whose bytes could not be read is known by what it did alone.
-def _unread(site: InputSite) -> str:
-    match site.kind:
+def mnemonic_of(kind: Input, direction: Direction) -> str:
+    """Return how an instruction is called whose bytes are not known, by what it did alone."""
+    writes = direction == "write"
+    match kind:
         case Input.PORT:
-            return "out" if site.manner.write else "in"
+            return "out" if writes else "in"
         case Input.MSR:
-            return "wrmsr" if site.manner.write else "rdmsr"
+            return "wrmsr" if writes else "rdmsr"
         case Input.CPUID:
             return "cpuid"
         case Input.TSC:
@@ -110,9 +115,9 @@ def kind_of(told: SiteRecord) -> Input | None:
     """Return the kind of input that a site is of, None for memory. Raises TraceError for others."""
     if told.space == "memory":
         return None
-    if told.space not in _KINDS or told.asked is None or told.width is None:
+    if told.space not in KIND_OF_SPACE or told.asked is None or told.width is None:
         raise TraceError(f"site {told.number}: no access to {told.space} is told by it")
-    return _KINDS[told.space]
+    return KIND_OF_SPACE[told.space]
 
 
 def intercept_of_input(
@@ -134,7 +139,7 @@ def intercept_of_input(
     accesses = accesses_made(kind, says, find)
     if kind is Input.PORT:
         if says.address in DATA:
-            accesses.append(_configuration(accesses[0], latch))
+            accesses.append(configuration_access(accesses[0], latch))
         latch.follow(says)
     return Intercept(
         seq=seq,
@@ -188,7 +193,8 @@ def _leaf(address: int) -> int:
 
 # It is there whether configuration space was reached or not: a row has as many accesses as it has,
 # whatever came before it.
-def _configuration(port: MemoryAccess, latch: Latch) -> MemoryAccess:
+def configuration_access(port: MemoryAccess, latch: Latch) -> MemoryAccess:
+    """Return the access to configuration space that one to a port of :data:`DATA` is."""
     address, reached = latch.lead(port.physical, port.width)
     return replace(
         port,

@@ -17,10 +17,10 @@ from tracer.text.printable import printable
 from tracer.trace.call import CallRecord, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import Event, Events, Everything, Note
 from tracer.trace.fold import Fold
+from tracer.trace.inputs import LEFT_OUT
 from tracer.trace.layout import _DIRECTION, UNCUT, Layout, padded, short
 from tracer.trace.loss import Losses
 from tracer.trace.marker import ruled
-from tracer.trace.member import Via
 from tracer.trace.naming import Naming
 from tracer.trace.place import bare_name, place
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
@@ -61,7 +61,7 @@ class AccessLines:
                 filter(
                     None,
                     (
-                        _touch(access.device, access.skipped, access.width, record.via),
+                        _touch(access.device, access.skipped, access.width, _raised(event)),
                         rule and f"({printable(rule)})",
                         breach and f"({breach})",
                     ),
@@ -115,9 +115,18 @@ def _painted(cell: str, style: str) -> str:
 
 
 # A person's doing at an access, or the CPU's that refused it; nothing where there was none.
-def _touch(device: int | None, skipped: bool, width: int, via: Via | None = None) -> str:
+# Configuration space that a port does not lead to is not reached, whoever was asked.
+def _raised(event: Event) -> bool:
+    record, port = event.record, event.record.accesses[0]
+    if record.via != "monitor":
+        return False
+    unreached = event.access.space == "config" and not port.skipped
+    return unreached or LEFT_OUT not in (record.note or "")
+
+
+def _touch(device: int | None, skipped: bool, width: int, raised: bool = False) -> str:
     if skipped:
-        return "(exception)" if via == "monitor" else "(skipped)"
+        return "(exception)" if raised else "(skipped)"
     return "" if device is None else f"(device {padded(device, width)})"
 
 

@@ -29,6 +29,7 @@ class Naming:
         # QEMU's name and the device's, of the regions that were announced.
         self._told: dict[str, tuple[str, str]] = {}
         self._of_ports: set[str] = set()
+        self._bases: dict[str, int] = {}
         self._regions: dict[str, _Region | None] = {}
         # Names that can never change, by region, offset and width.
         self._fixed: dict[tuple[str | None, int | None, int], Named | None] = {}
@@ -39,6 +40,7 @@ class Naming:
             region = record.region
             if region.space == "port":
                 self._of_ports.add(region.name)
+                self._bases[region.name] = region.start if region.base is None else region.base
             told = region.qemu_name, region.device
             if self._told.get(region.name) == told:
                 return
@@ -61,6 +63,8 @@ class Naming:
     def name(self, region: str, offset: int, width: int) -> Named | None:
         """Return what ``width`` bytes at an offset of a region are called now, or None."""
         found = self._region(region)
+        if found is None and region in self._of_ports:
+            found, offset = self._region(PORTS), offset + self._bases.get(region, 0)
         return None if found is None else found.name(offset, width)
 
     def note(

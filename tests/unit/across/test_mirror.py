@@ -134,6 +134,7 @@ BY_PLAYBOOK = {
     "test_linux_traps": "linux/entry linux/hooks linux/place linux/readers linux/system"
     " linux/user linux/wrappers",
     "test_course": "session/course",
+    "test_input_bell": "intercept/input_bell",
     "test_monitor": "intercept/monitor",
     "test_sites": "intercept/block intercept/pace intercept/rows intercept/sites intercept/stops",
     "test_trust_domain": "intercept/granting intercept/inquiry intercept/trust_domain"

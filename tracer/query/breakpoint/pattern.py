@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.access.decision import NO_LEEWAY, Leeway, Origin
 from tracer.access.region import UNASSIGNED, RegionMap
 from tracer.query.condition import Condition
 from tracer.query.condition.vocabulary import Facts
 from tracer.query.facts import Partial, facts_of_region
+from tracer.query.input_flags import flags_of
+from tracer.query.input_place import InputSpot
 from tracer.query.origin import NAMELESS, facts_of_origin, may_refuse
 from tracer.query.place import Place
 from tracer.x86.bus import Direction
@@ -20,7 +22,7 @@ class Pattern:
     """Say which accesses are wanted; what is None lets all of them pass."""
 
     direction: Direction | None = None
-    place: Place | None = None
+    place: Place | InputSpot | None = None
     condition: Condition | None = None
 
     def fits(self, facts: Facts) -> bool:
@@ -116,8 +118,34 @@ class Pattern:
         """Return which accesses it wants in no case, from the guest's time ``now_ns`` on.
 
         What says most is taken: which code makes them; or where they are; or from which time on
-        they are; or which instructions make them.
+        they are; or which instructions make them. Inputs are told by where they are.
         """
+        found = self._leeway(regions, now_ns)
+        if found.until_ns is not None or not regions.inputs:
+            return found
+        return replace(found, inputs=self.inputs(regions))
+
+    def inputs(self, regions: RegionMap) -> int:
+        """Return the set of inputs that it may want."""
+        conditions: list[tuple[Condition, ...]] = []
+        if self.condition is not None:
+            conditions.append((self.condition,))
+        if self.place is not None:
+            conditions.append(tuple(spot.condition for spot in self.place.spots))
+        near = self.place.span if isinstance(self.place, InputSpot) else None
+        return flags_of(self.direction, tuple(conditions), regions.inputs, regions.ports, near)
+
+    @property
+    def of_registers(self) -> bool:
+        """Tell whether one register that CPUID gives is wanted, and another may not be."""
+        asked = {"offset", "address", "register", "value", "changes"}
+        if self.condition is not None and not self.condition.names.isdisjoint(asked):
+            return True
+        if isinstance(self.place, InputSpot):
+            return self.place.of_register
+        return self.place is not None and not self.facts.isdisjoint(asked)
+
+    def _leeway(self, regions: RegionMap, now_ns: int) -> Leeway:
         interested = Leeway(interests=(self,))
         if self._is_of_code:
             return interested

@@ -85,6 +85,8 @@ class Break:
         """Tell whether an access fits, whatever the condition."""
         if not self.pattern.fits(facts):
             return False
+        if facts.pending.continues and not self.pattern.of_registers:
+            return False  # a CPUID is one
         match self.kind:
             case "access":
                 return True
@@ -130,11 +132,11 @@ class Break:
         if self.counts and condition is not None:
             free = _next_count(condition, self.fitted) - self.fitted - 1
             if free >= MOST_ACCESSES:
-                return Leeway(records=free // MOST_ACCESSES)
+                return Leeway(records=free // MOST_ACCESSES, inputs=regions.every_input)
         found = self.pattern.leeway(regions, now_ns)
         if self.kind != "verdict" or (found.places is not None and not found.interests):
             return found
-        return Leeway(interests=(Refused(self.target, self.pattern),))
+        return Leeway(interests=(Refused(self.target, self.pattern),), inputs=found.inputs)
 
 
 _AHEAD = 4096

@@ -125,7 +125,7 @@ class Breaks:
         """
 
         def concerned(item: Break) -> bool:
-            waits = item.needs_value and facts["direction"] == "read"
+            waits = item.needs_value and facts["direction"] == "read" and facts["space"] != "irq"
             return waits is answered and item.fits(facts)
 
         return self._checked(facts, concerned)

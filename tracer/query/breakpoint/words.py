@@ -16,6 +16,7 @@ from tracer.query.breakpoint.state import CALLS, Break, Kind, Until
 from tracer.query.called import check_of_call
 from tracer.query.condition import Condition, parse, parse_prefix
 from tracer.query.condition.vocabulary import NAMES
+from tracer.query.input_place import INPUT_WORDS, InputSpot, parse_input_place
 from tracer.query.place import Known, Place, parse_place
 from tracer.text.number import nanoseconds, whole
 from tracer.x86.bus import Direction
@@ -30,7 +31,7 @@ PENDING = "pending"
 _OTHERS = "symbol", "unhandled", "verdict", "tdcall", "hypercall"
 """A break that is for no place begins with one of these."""
 
-KEYWORDS = (*_DIRECTIONS, *_OTHERS, *CLAUSES, PENDING)
+KEYWORDS = (*_DIRECTIONS, *INPUT_WORDS, *_OTHERS, *CLAUSES, PENDING)
 """The words of a break that are no names: for completion."""
 
 MAX_TIME = (1 << 63) - 1
@@ -46,7 +47,8 @@ _T = TypeVar("_T")
 def parse_break(text: str, known: Known | None = None, *, temporary: bool = False) -> Break:
     """Return the break that the words after ``break`` tell; ``temporary`` is that of ``tbreak``.
 
-    They are ``[read|write|access] [PLACE]``, ``symbol NAME``, ``unhandled``, ``verdict [PROFILE]``,
+    They are ``[read|write|access] [PLACE]``, of which a place may be ``port 0x64``, ``msr EFER``,
+    ``cpuid 0x21`` or ``irq 0x30``, ``symbol NAME``, ``unhandled``, ``verdict [PROFILE]``,
     ``tdcall [NAME|NUMBER]`` or ``hypercall [NAME|NUMBER]``, then any of ``if CONDITION``, ``once``,
     ``times N`` and ``after N``, each at most once. Raises UsageError, and ConditionError for what
     follows ``if``; UnknownName for a name that nothing has, unless the word ``pending`` is there:
@@ -277,7 +279,7 @@ def _unexpected(word: str, before: str, words: Words) -> str:
     return f"{word} cannot follow {before}{hint}"
 
 
-def where(words: Words) -> tuple[Direction | None, Place | None]:
+def where(words: Words) -> tuple[Direction | None, Place | InputSpot | None]:
     """Return what ``[read|write|access] [PLACE]`` tells. Raises UsageError."""
     direction: Direction | None = None
     if words.peek() in _DIRECTIONS:
@@ -287,6 +289,8 @@ def where(words: Words) -> tuple[Direction | None, Place | None]:
         return direction, None
     if found[0] in _OTHERS:
         raise UsageError(f"{found[0]} begins a break of its own: here an access has to be told")
+    if found[0] in INPUT_WORDS and not (found[1:] and found[1][:1] in "=!<>&~"):
+        return direction, parse_input_place(found, words.known)
     name = re.match(r"\$?\w*", found[0])
     if name and (name[0] in NAMES or name[0].startswith("$")):
         raise UsageError(f"a condition follows if: if {' '.join(found)}")

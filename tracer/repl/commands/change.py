@@ -22,11 +22,12 @@ _GENERAL_PROTECTION = 13
 @command(
     "set",
     group="change",
-    usage=("set value VALUE", "set $REGISTER EXPRESSION"),
+    usage=("set value VALUE...", "set $REGISTER EXPRESSION"),
     brief="give the access that waits another value, or set a register",
     text="""\
 `set value` takes effect when the guest goes on: a read gives the guest VALUE instead of what the
-device says (the device is still read), a write sends VALUE to the device. `set $rax` changes a
+device says (the device is still read), a write sends VALUE to the device. At a CPUID up to four
+values are EAX, EBX, ECX and EDX; what is not named stays. `set $rax` changes a
 register of the interrupted code to a number, or to a sum of numbers, registers and symbols; the
 instruction starts over from it.""",
     examples=("set value 0x10300", "set $rax 0", "set $rax = -1", "set $rip = $rip + 2"),
@@ -39,11 +40,13 @@ async def set_(context: Context, statement: Statement) -> Result:
         raise set_.misused("a name and a value are needed")
     if name == "value":
         width = context.control.pending().transfer.width
-        value = fitting(text, 8 * width)
-        context.control.give(value)
+        values = [fitting(word, 8 * width) for word in text.split()]
+        value = values[0]
+        context.control.give(*values)
         reader = context.control.pending().transfer.direction == "read"
         who = "the guest will read" if reader else "the device will get"
-        return said(f"{who} {padded(value, width)}", value=hex(value))
+        shown = " ".join(padded(each, width) for each in values)
+        return said(f"{who} {shown}", value=hex(value))
     if not name.startswith("$"):
         near = suggestion(name, ("value", *(f"${known}" for known in (*GPR, "rip", "rflags"))))
         raise (

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 
 from tracer.errors import UsageError
+from tracer.compiled.flagging import ALL_OF
 from tracer.look.region import (
     devices_lines,
     mapping_lines,
@@ -24,7 +25,7 @@ from tracer.repl.result import Result, Screen
     "info", "i",
     group="look",
     usage=(
-        "info breaks|regions|devices|mappings|registers|display|filters|rules",
+        "info breaks|regions|devices|inputs|mappings|registers|display|filters|rules",
         "info region [NAME]",
         "info register NAME",
     ),
@@ -32,11 +33,13 @@ from tracer.repl.result import Result, Screen
     text="""\
 `info register` tells what is known of a device's register (`nvme.CC`, `CC`, `nvme+0x14`, a glob, or
 a region for all of them), or of the CPU's (`rax`, `$cr4`): place, access right, what its bits mean,
-where it is specified. No device is read. `info registers` is `regs`, `info filters` `filter`.""",
+where it is specified. `info inputs` tells what is recorded beside memory, how many of each, which
+breaks and rules are about them, and how many had another value than the device's. No device is
+read. `info registers` is `regs`, `info filters` `filter`.""",
     examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
     expects=(
         (
-            "breaks", "region", "regions", "devices", "mappings", "register", "registers",
+            "breaks", "region", "regions", "devices", "inputs", "mappings", "register", "registers",
             "display", "filters", "rules",
         ),
         ("place",),
@@ -111,6 +114,33 @@ async def _devices(context: Context, rest: str) -> Result:
     )
 
 
+async def _inputs(context: Context, rest: str) -> Result:
+    regions = context.control.session.view.regions
+    now_ns = context.control.session.view.time_ns
+    spaces = [space for space in ALL_OF if space in regions.inputs]
+    breaks = [
+        (f"break {item.number}", item.leeway(regions, now_ns).inputs)
+        for item in context.watch.breaks.items
+        if item.enabled
+    ] + [
+        (rule.name, rule.trigger.pattern.inputs(regions))
+        for rule in context.control.host.rules.items
+        if rule.live
+    ]
+    value = [
+        {"space": space, "accesses": context.inputs[space], "changed": context.answered[space],
+         "asked": [name for name, flags in breaks if flags & ALL_OF[space]]}
+        for space in spaces
+    ]  # fmt: skip
+    lines = [
+        f"{space:<6} {context.inputs[space]:>9,} accesses"
+        + (f", {context.answered[space]:,} with another value" if context.answered[space] else "")
+        + "".join(f"; {name}" for name, flags in breaks if flags & ALL_OF[space])
+        for space in spaces
+    ]
+    return Result(value, lines or ["no inputs are recorded; `vetrace boot --inputs` does"])
+
+
 async def _mappings(context: Context, rest: str) -> Result:
     wanted = {region.name for region in context.control.session.view.regions.named(rest or "*")}
     if context.control.session.view.nested is not None:
@@ -148,6 +178,7 @@ _TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
     "region": _regions,
     "regions": _regions,
     "devices": _devices,
+    "inputs": _inputs,
     "mappings": _mappings,
     "register": _register,
     "registers": _registers,

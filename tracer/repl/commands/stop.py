@@ -29,22 +29,27 @@ _KINDS = (
     brief="stop before an access",
     text="""\
 PLACE is a region, a device, a region with offsets or a register's name, or a physical address; *
-and ? fit anything. `symbol` fits what a function does, itself or through what it calls,
-`unhandled` what the emulator does not know, `verdict` what the MMIO handler of a confidential
-guest would not survive: a confidential guest's own, unless a profile is named. `tdcall` and
-`hypercall` stop a TDX guest at its calls of the TDX module and of its host: `plan` tells what it
-asks, `refuse` and `retry` answer a hypercall, and a condition knows registers, the address that is
-asked about, and where in the code it is. CONDITION is an expression over value, offset, width,
-extent, address, linear, region, device, register, symbol, function, module, callers, direction,
-vcpu, cpl, seq, time, count, mnemonic, via, phase, mark, changes, and registers: $rax. `value & 0xff
-== 3` compares the low byte; `region is nvme` is the device's too, ~ fits a pattern:
-docs/conditions.md has the language, which is also that of `vetrace show --if`. A break on the value
-of a read stops once the device has answered. A name that nothing has is refused, unless `pending`
-says to wait for it: a device or a module may still come.""",
+and ? fit anything. Where inputs are recorded (`boot --inputs`) it can be `port 0x64`, `port
+0x60-0x6f`, `port i8042-data`, `msr EFER`, `cpuid 7.1` (a leaf, and a subleaf) or `irq 0x30`, too:
+before an interrupt the guest can be looked at, nothing of it changed. `symbol` fits what a function
+does, itself or through what it calls, `unhandled` what the emulator does not know, `verdict` what
+the MMIO handler of a confidential guest would not survive: a confidential guest's own, unless a
+profile is named. `tdcall` and `hypercall` stop a TDX guest at its calls of the TDX module and of
+its host: `plan` tells what it asks, `refuse` and `retry` answer a hypercall, and a condition knows
+registers, the address that is asked about, and where in the code it is. CONDITION is an expression
+over value, offset, width, extent, address, linear, region, device, register, symbol, function,
+module, callers, direction, vcpu, cpl, seq, time, count, mnemonic, via, phase, mark, changes, and
+registers: $rax. `value & 0xff == 3` compares the low byte; `region is nvme` is the device's too, ~
+fits a pattern: docs/conditions.md has the language, which is also that of `vetrace show --if`. A
+break on the value of a read stops once the device has answered. A name that nothing has is refused,
+unless `pending` says to wait for it: a device or a module may still come.""",
     examples=(
         "break write nvme+0x1000 if value & 0xff == 3",
         "break read hpet",
         "break nvme.CC",
+        "break write port 0x70-0x71 if value == 0xb",
+        "break msr 0xc0000080",
+        "break cpuid FEATURES once",
         "break symbol nvme_reset_work",
         "break symbol e1000_probe pending",
         "break write lapic if function ~ \"*eoi*\" after 100",

@@ -1,0 +1,106 @@
+"""Ports, MSRs, CPUID and interrupts that a person and rules decide about, of Debian's kernel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vetrace_run import Run, agreed, boot, read_trace, run
+
+from tracer.trace.record import MemoryAccess
+
+pytestmark = pytest.mark.qemu
+
+EFER, TIMER, PRESENT = 0xC000_0080, 0xEC, 0xD5
+BRAND = "on cpuid 0x80000002 do give 0x41414141 0x42424242 0x43434343 0x44444444"
+LATE = "on write port 0x70 once do delay 1ms"
+SCRIPT = (
+    f"break msr {EFER:#x} once",
+    f"break irq {TIMER:#x} once",
+    "break read port 0x64 once",
+    f"break cpuid {PRESENT:#x} once",  # nobody asks for it
+    "info inputs",
+    "continue", "fault gp", "bt",
+    "continue", "plan",
+    "continue", "regs rdx", "set value 0xff",
+    "continue",
+    "info inputs",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return boot(
+        tmp_path_factory.mktemp("asked"), "--inputs", "--check", "--json",
+        "--rule", BRAND, "--rule", LATE, "-e", "; ".join(SCRIPT),
+    )  # fmt: skip
+
+
+def results(done: Run, command: str) -> list[Any]:
+    return [
+        told["result"] for told in done.objects
+        if told.get("type") == "command" and told["command"] == command
+    ]  # fmt: skip
+
+
+def accesses(done: Run, space: str) -> list[MemoryAccess]:
+    return [
+        access for record in read_trace(done.trace).intercepts
+        for access in record.accesses if access.space == space
+    ]  # fmt: skip
+
+
+def test_a_guest_stands_before_what_a_person_asked_for(asked: Run) -> None:
+    assert asked.status == 0, asked.err
+    msr, irq, port, last = results(asked, "continue")
+    assert (msr["access"]["space"], msr["access"]["physical"]) == ("msr", hex(EFER))
+    assert (irq["access"]["space"], irq["access"]["value"]) == ("irq", hex(TIMER))
+    assert (port["access"]["space"], port["access"]["physical"]) == ("port", "0x64")
+    assert port["access"]["value"] is None
+    assert last["state"] == "ended"
+    (registers,) = results(asked, "regs")
+    assert registers == {"rdx": "0x64"}
+    (plan,) = results(asked, "plan")
+    assert plan["handled"] == "carried out"
+
+
+def test_a_fault_comes_to_the_kernels_handler(asked: Run) -> None:
+    (fault,) = results(asked, "fault")
+    assert fault["reason"] == "fault"
+    (chain,) = results(asked, "bt")
+    assert "asm_exc_general_protection" in str(chain) and "native_read_msr" in str(chain)
+
+
+def test_the_guest_is_told_what_was_given(asked: Run) -> None:
+    assert any("AAAABBBBCCCCDDDD" in line for line in asked.serial)
+    brand = [access for access in accesses(asked, "cpuid") if access.physical & ~0 == 0x80000002]
+    assert [access.value for access in brand[:4]] == [
+        0x41414141, 0x42424242, 0x43434343, 0x44444444,
+    ]  # fmt: skip
+    assert all(access.device is not None for access in brand[:4])
+    given = [access for access in accesses(asked, "port") if access.device is not None]
+    assert [(access.physical, access.value) for access in given] == [(0x64, 0xFF)]
+
+
+def test_qemus_log_and_the_code_agree_with_what_was_changed(asked: Run, tmp_path: Path) -> None:
+    assert agreed(asked) > 50_000
+    assert run(tmp_path, "replay", asked.trace).status == 0
+
+
+def test_what_is_recorded_is_told_with_who_asks(asked: Run) -> None:
+    before, after = ({row["space"]: row for row in told} for told in results(asked, "info"))
+    assert set(before) == {"port", "msr", "cpuid", "irq"}
+    assert before["msr"]["asked"] == ["break 1"]
+    assert before["cpuid"]["asked"] == ["break 4", "rule 1"]
+    assert before["port"]["asked"] == ["break 3", "rule 2"]
+    assert after["cpuid"]["changed"] >= 4 and after["port"]["accesses"] > 50_000
+
+
+def test_rules_were_applied_and_only_what_somebody_wanted_took_a_stop(asked: Run) -> None:
+    end = read_trace(asked.trace).end
+    assert end.counts["monitor"] > 50_000
+    assert end.counts["stops"] < 5_000
+    assert "rule 1 applied" in asked.err and "rule 2 applied once" in asked.err
+    assert json.dumps(end.counts)
