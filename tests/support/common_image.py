@@ -136,7 +136,9 @@ def monitor_source() -> str:
     for stacks in (False, True):
         code, labels = assemble_monitor(stacks=stacks)
         lines = "".join(f"        {line}\n" for line in _lines(code))
-        parts.append(f"    {stacks}: (\n{lines[:-1]},\n        {labels},\n    ),\n")
+        words = "".join(f'            "{name}": {place:#x},\n' for name, place in labels.items())
+        body = f"{lines[:-1]},\n        {{\n{words}        }},\n"
+        parts.append(f"    {stacks}: (\n{body}    ),\n")
     return "".join(parts) + "}\n"
 
 

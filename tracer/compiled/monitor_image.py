@@ -273,7 +273,19 @@ IMAGES: dict[bool, tuple[str, dict[str, int]]] = {
         "6af3e9b4f5ffff906af4e9acf5ffff906af5e9a4f5ffff906af6e99cf5ffff906af7e994f5ffff90"
         "6af8e98cf5ffff906af9e984f5ffff906afae97cf5ffff906afbe974f5ffff906afce96cf5ffff90"
         "6afde964f5ffff906afee95cf5ffff906affe954f5ffff",
-        {'start': 0, 'gates': 8536, 'onward': 289, 'done': 979, 'ring': 1922, 'decided': 1932, 'told': 1951, 'enter': 163, 'instead': 1953, 'late': 1965, 'waited': 1970},
+        {
+            "start": 0x0,
+            "gates": 0x2158,
+            "onward": 0x121,
+            "done": 0x3d3,
+            "ring": 0x782,
+            "decided": 0x78c,
+            "told": 0x79f,
+            "enter": 0xa3,
+            "instead": 0x7a1,
+            "late": 0x7ad,
+            "waited": 0x7b2,
+        },
     ),
     True: (
         "fa4989c7498da700300000410f019780200000410f019f90200000b9800000c00f320d001000000f"
@@ -553,6 +565,18 @@ IMAGES: dict[bool, tuple[str, dict[str, int]]] = {
         "6af1e9c8f5ffff906af2e9c0f5ffff906af3e9b8f5ffff906af4e9b0f5ffff906af5e9a8f5ffff90"
         "6af6e9a0f5ffff906af7e998f5ffff906af8e990f5ffff906af9e988f5ffff906afae980f5ffff90"
         "6afbe978f5ffff906afce970f5ffff906afde968f5ffff906afee960f5ffff906affe958f5ffff",
-        {'start': 0, 'gates': 9032, 'onward': 289, 'done': 979, 'ring': 1869, 'decided': 1879, 'told': 1898, 'enter': 163, 'instead': 1900, 'late': 1912, 'waited': 1917},
+        {
+            "start": 0x0,
+            "gates": 0x2348,
+            "onward": 0x121,
+            "done": 0x3d3,
+            "ring": 0x74d,
+            "decided": 0x757,
+            "told": 0x76a,
+            "enter": 0xa3,
+            "instead": 0x76c,
+            "late": 0x778,
+            "waited": 0x77d,
+        },
     ),
 }

@@ -9,7 +9,6 @@ from tracer.access.vcpu import RegisterFile
 from tracer.access.want import HasGiantPages, HasSvm, Registers
 from tracer.compiled import monitor
 from tracer.compiled.common import common_code
-from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS, block_size
 from tracer.compiled.monitor import WINDOW_BASE, MonitorCode, monitor_size
 from tracer.errors import GuestError
@@ -40,7 +39,7 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     """
     system, view, journal = setting.system, setting.view, setting.journal
     coverage = setting.coverage
-    coverage.ports = Input.PORT in how.inputs
+    coverage.record(how.inputs)
     await coverage.refresh()
     coverage.tell_left_out()
     registers = await Registers()
