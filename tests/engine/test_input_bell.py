@@ -207,5 +207,5 @@ def test_code_of_a_programs_at_that_address_goes_on() -> None:
 def test_what_is_asked_about_is_told_to_the_monitor(since: int | None) -> None:
     run = Run()
     run.monitor.ask(flagging.flagged([0x64]), since)
-    pages = run.scene.ram.read(run.monitor._code.flags, flagging.FLAGS_SIZE)
+    pages = run.scene.ram.read(run.monitor.code.flags, flagging.FLAGS_SIZE)
     assert pages == flagging.pages(1 << 0x64, since)

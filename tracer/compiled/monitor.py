@@ -408,13 +408,22 @@ def quiet_intercepts(now: int) -> int:
     return intercepts_of(()) | now & (_INTERRUPT | _HELD)
 
 
+def registers_outside(vmcb: bytes) -> dict[str, int]:
+    """Return all registers of such a guest that its VMCB has, selectors among them."""
+    found = {name: int.from_bytes(vmcb[at : at + 8], "little") for name, at in _MORE.items()}
+    for name, at in _SELECTORS.items():
+        found[name] = int.from_bytes(vmcb[at : at + 2], "little")
+    found["efer"] &= ~_SVME
+    return outside(vmcb) | found
+
+
 def going_on(cpu: CpuState) -> list[tuple[int, bytes]]:
     """Return what to write where in the pages of a vCPU, so that its guest goes on as told."""
     named = dict(zip(GPR, cpu.gpr, strict=True))
     words = {"rip": cpu.rip, "rsp": named["rsp"], "rax": named["rax"], "eflags": cpu.rflags}
     return [
         (_STATE, struct.pack("<16Q", *cpu.gpr)),
-        *((_SAVED[name], struct.pack("<Q", value)) for name, value in words.items()),
+        *(({**_SAVED, **_MORE}[name], struct.pack("<Q", value)) for name, value in words.items()),
     ]
 
 
@@ -464,9 +473,6 @@ def outside(vmcb: bytes) -> dict[str, int]:
     Bases and limits of its descriptor tables are among them.
     """
     found = {name: int.from_bytes(vmcb[at : at + 8], "little") for name, at in _SAVED.items()}
-    for name, at in _SELECTORS.items():
-        found[name] = int.from_bytes(vmcb[at : at + 2], "little")
-    found["efer"] &= ~_SVME
     found["gdt_limit"] = int.from_bytes(vmcb[0x464:0x468], "little")
     found["idt_limit"] = int.from_bytes(vmcb[0x484:0x488], "little")
     return found
@@ -500,6 +506,7 @@ CR2 = 0x640
 _CR0 = 0x558
 _SAVED = {
     "rip": 0x578, "rsp": 0x5D8, "cr2": CR2, "cr3": 0x550, "cr4": 0x548, "gdt": 0x468,
-    "idt": 0x488, "cr0": 0x558, "efer": 0x4D0, "rax": 0x5F8, "eflags": 0x570,
+    "idt": 0x488, 
 }  # fmt: skip
+_MORE = {"cr0": 0x558, "efer": 0x4D0, "rax": 0x5F8, "eflags": 0x570}
 _SELECTORS = {"es": 0x400, "cs": 0x410, "ss": 0x420, "ds": 0x430}

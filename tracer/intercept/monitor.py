@@ -220,7 +220,7 @@ class Monitor:
         """Return what registers of a vCPU's guest are, of those that the monitor has others in."""
         vmcb, state = self.code.vmcb(vcpu), self.code.state(vcpu)
         gpr = struct.unpack("<16Q", self._view.memory.read(state, 128))
-        return dict(zip(GPR, gpr, strict=True)) | monitor.outside(
+        return dict(zip(GPR, gpr, strict=True)) | monitor.registers_outside(
             self._view.memory.read(vmcb, _PAGE)
         )
 
