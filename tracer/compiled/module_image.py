@@ -79,5 +79,5 @@ CODE = (
 
 LABELS = {
     "fault": 0x0,
-    "tdcall": 0x2a9,
+    "tdcall": 0x2A9,
 }

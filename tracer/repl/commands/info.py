@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from itertools import islice
 
-from tracer.errors import UsageError
 from tracer.compiled.flagging import ALL_OF
+from tracer.errors import UsageError
 from tracer.look.region import (
     devices_lines,
     mapping_lines,
