@@ -179,7 +179,7 @@ def test_other_registers_start_the_instruction_over() -> None:
     done = asked.handle((AskBefore, changed))
     assert done == GoOn((SetRegister("rip", asked.inside.label("instead")),))
     assert int.from_bytes(asked.read(0x578, 8), "little") == HERE + 8
-    assert asked.inside.registers(0)["rcx"] == 2
+    assert asked.inside.of_guest(0)["rcx"] == 2
 
 
 def test_an_interrupt_is_told_by_its_vector_and_may_be_late() -> None:

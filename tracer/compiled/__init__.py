@@ -9,6 +9,7 @@ __all__ = (
     "asking",
     "common",
     "diary",
+    "flagging",
     "inputs",
     "layout",
     "module",

@@ -33,6 +33,7 @@ __all__ = (
     "gate",
     "ground",
     "guest_module",
+    "input_bell",
     "interceptor",
     "interrupt_stack",
     "journal",

@@ -165,7 +165,7 @@ class InputBell(OnePlace):
         says = given(raw, kind)
         view = self._view
         view.tell_time(raw.tsc)
-        registers = {**registers, **inside.registers(vcpu), "eflags": raw.rflags}
+        registers = {**registers, **inside.of_guest(vcpu), "eflags": raw.rflags}
         registers |= dict(zip(GPR, raw.gpr, strict=True))
         registers["rip"] = rip_of_input(raw)
         cpu = replace(stopped(registers, Mode(says.manner.mode)), cpl=says.cpl)
@@ -377,7 +377,7 @@ def _raw(record: bytes) -> Raw:
     return raw
 
 
-# Of CPUID the registers behind the first one may be told with it.
+# The registers behind the first one of a CPUID may be told with it.
 def _take(asked: _Asked, number: int, give: Give) -> None:
     values = (give.value, *give.rest)
     asked.given |= dict(zip(range(number, len(asked.transfers)), values, strict=False))

@@ -216,7 +216,7 @@ class Monitor:
         """Return the record of what a vCPU that stands there is about."""
         return self._view.memory.read(self.code.vmcb(vcpu) + monitor.RECORD_PLACE, SLOT_SIZE)
 
-    def registers(self, vcpu: int) -> dict[str, int]:
+    def of_guest(self, vcpu: int) -> dict[str, int]:
         """Return what registers of a vCPU's guest are, of those that the monitor has others in."""
         vmcb, state = self.code.vmcb(vcpu), self.code.state(vcpu)
         gpr = struct.unpack("<16Q", self._view.memory.read(state, 128))
@@ -226,7 +226,7 @@ class Monitor:
 
     def state(self, vcpu: int, cpu: CpuState) -> CpuState:
         """Return the state that the guest goes on in, of which ``cpu`` tells the rest."""
-        told = self.registers(vcpu)
+        told = self.of_guest(vcpu)
         gpr = tuple(told[name] for name in GPR)
         return replace(cpu, gpr=gpr, rip=told["rip"], rflags=told["eflags"])
 

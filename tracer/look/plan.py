@@ -109,7 +109,7 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
     )
 
 
-# What an input changes is told by the manuals alone: nothing of it is emulated.
+# The manuals alone tell what an input changes: nothing of it is emulated.
 def _of_input(pending: Pending, register: str | None) -> Plan:
     transfer, cpu = pending.transfer, pending.cpu
     accesses = [_transfer("done", each) for each in pending.done]

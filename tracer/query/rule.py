@@ -206,7 +206,8 @@ def _read(words: Words) -> Rule:
         raise UsageError(f"{DO} is missing, and what becomes of the access: {_EXAMPLE}")
     ruling = _ruling(words)
     if isinstance(ruling, Give) and ruling.rest and not _is_of_cpuid(place):
-        raise UsageError("several values are for CPUID, which has four: on cpuid 0x21 do give 0 0")
+        last = words.text[words.mark :].strip()
+        raise UsageError(f"{last} comes behind the end of the rule: CPUID alone gives several")
     if words.left:
         raise UsageError(f"{words.take()} comes behind the end of the rule")
     trigger = Break(head, "access", Pattern(direction, place, condition),

@@ -415,7 +415,7 @@ class Loop:
     def outside(self, vcpu: int) -> Mapping[str, int]:
         """Return the guest's own registers of a vCPU that waits in the monitor, by GDB's names."""
         inside = self.traced.monitor
-        return {} if inside is None else inside.registers(vcpu)
+        return {} if inside is None else inside.of_guest(vcpu)
 
     # ---- how it ended
 

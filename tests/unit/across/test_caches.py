@@ -42,6 +42,7 @@ HOLDS = {
     "query/condition/naming holds": "all that it depends on is bound or an argument",
     "query/condition/naming lru_cache(_KEPT)": "the same, as it is written there",
     "query/condition/naming lru_cache(_KEPT)(holds)": "all that it depends on is an argument",
+    "query/input_flags flags_of": "all that it depends on is an argument",
     "x86/disassembler mnemonics": "the library's names do not change",
     "repl/completion _symbols": "the kernel's names, as in linux/names",
     "trace/wire _form_of_struct": "how a struct is written follows from its type",

@@ -8,6 +8,7 @@ from stage import Stage
 
 from tracer.access.region import Region
 from tracer.access.want import MemoryMap, PortMap
+from tracer.compiled.inputs import Input
 from tracer.trace.record import RegionRecord
 
 SERIAL = Region("serial", 0x3F8, 0x3FF, 0x3F8, "serial", "serial")
@@ -35,7 +36,7 @@ def announced(stage: Stage) -> list[tuple[str, str]]:
 def test_configuration_space_is_announced_once_where_ports_are() -> None:
     stage = Stage()
     assert announced(stage) == []
-    stage.coverage.ports = True
+    stage.coverage.record({Input.PORT})
     assert announced(stage) == [
         ("serial", "port"), ("config.io", "port"), ("config", "config"),
     ]  # fmt: skip

@@ -34,7 +34,10 @@ from talk_sample import refused, run, told
         ("hide nvmx*", "no region is called anything like nvmx*"),
         ("show last 3 nvme.CCC", "nvme has no register CCC; did you mean CC?"),
         ("set value 0x100000000", "0x100000000 does not fit in 4 bytes"),
-        ("set value", "a name and a value are needed; usage: set value VALUE  or  set $REGISTER"),
+        (
+            "set value",
+            "a name and a value are needed; usage: set value VALUE...  or  set $REGISTER",
+        ),
         ("set $rxx 1", "$rxx cannot be set"),
         ("set rax 5", "rax cannot be set; did you mean $rax?"),
         ("set valu 5", "valu cannot be set; did you mean value?"),

@@ -85,7 +85,8 @@ class Break:
         """Tell whether an access fits, whatever the condition."""
         if not self.pattern.fits(facts):
             return False
-        if facts.pending.continues and not self.pattern.of_registers:
+        pending = facts.pending if isinstance(facts, PendingFacts) else None
+        if pending is not None and pending.continues and not self.pattern.of_registers:
             return False  # a CPUID is one
         match self.kind:
             case "access":
