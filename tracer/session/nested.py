@@ -13,13 +13,14 @@ from tracer.compiled.layout import SLOTS, block_size
 from tracer.compiled.monitor import WINDOW_BASE, MonitorCode, monitor_size
 from tracer.errors import GuestError
 from tracer.intercept.fault import NestedFaults
+from tracer.intercept.input_bell import InputBell
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.monitor import Monitor, Secondary
 from tracer.intercept.nested import MonitorPost
 from tracer.intercept.rows import Told
 from tracer.intercept.sites import CompiledSites
 from tracer.intercept.standin import StandIn
-from tracer.intercept.trap import Trap
+from tracer.intercept.trap import Breakpoint, Trap
 from tracer.intercept.window import REACH, NoWindow, far_devices, open_at
 from tracer.session.manner import Manner, Traced
 from tracer.session.room import Setting, slots_of
@@ -97,11 +98,19 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     elif view.vcpus > 1:
         journal.remark("accesses of the first vCPU only: nobody knows where others begin")
     secondary.inside = inside
+    breakpoints: list[Breakpoint] = [secondary]
+    input_bell = None
+    if how.asks and how.inputs:
+        input_bell = InputBell(view, journal, system.names, callers, interceptor.ledger)
+        input_bell.inside, input_bell.sites = inside, sites
+        await input_bell.install(inside.ring)
+        breakpoints.append(input_bell)
     bell = Bell(interceptor, post, journal, asks=how.asks)
     watch = GateWatch(post, view, journal, coverage)
-    interruption = Interruption(post, journal, bell, [secondary])
-    traps: list[Trap] = [interruption, bell, secondary, Stray(view, journal)]
-    return (
-        Traced(post, callers, watch, bell, interceptor, tuple(traps), secondary=secondary),
-        registers,
-    )
+    interruption = Interruption(post, journal, bell, breakpoints)
+    traps: list[Trap] = [interruption, bell, *breakpoints, Stray(view, journal)]
+    traced = Traced(
+        post, callers, watch, bell, interceptor, tuple(traps),
+        secondary=secondary, input_bell=input_bell,
+    )  # fmt: skip
+    return traced, registers
