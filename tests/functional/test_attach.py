@@ -125,7 +125,7 @@ def attach(folder: Path, guest: Guest, *words: str | Path) -> Run:
     )
 
 
-@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("name", ["plain", pytest.param("kaslr-pti-smp", marks=pytest.mark.long)])
 def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_path: Path) -> None:
     with working(tmp_path, MACHINES[name]) as guest:
         guest.works()

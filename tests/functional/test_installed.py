@@ -53,6 +53,7 @@ def traced_to_its_end(done: Run, firmware: str) -> None:
     assert first.accesses[0].region == "lapic"
 
 
+@pytest.mark.long
 def test_grub_starts_it_under_bios(disk: Path, tmp_path: Path) -> None:
     before = disk.stat().st_mtime_ns
     done = boot(tmp_path, "--quiet", "--check", "--disk", disk)

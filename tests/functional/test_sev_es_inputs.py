@@ -82,6 +82,7 @@ def test_such_a_trace_is_replayed(traced: Run, tmp_path: Path) -> None:
     assert replayed.status == 0, replayed.out + replayed.err
 
 
+@pytest.mark.long
 def test_another_kernel_asks_for_a_programs_leaf_and_strings(tmp_path: Path) -> None:
     program = assemble(tmp_path, "elements")
     commands = "/tmp/elements; echo elements: status $?"
