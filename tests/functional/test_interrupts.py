@@ -93,7 +93,14 @@ def test_a_linux_guests_are_those_of_qemus_log(options: tuple[str, ...], tmp_pat
     trace = read_trace(done.trace)
     found = interrupts(trace.intercepts)
     assert len(found) == trace.header.vcpus and sum(map(len, found)) > 500
-    assert found == logged_interrupts(trace, log)
+    logged = logged_interrupts(trace, log)
+    elsewhere = 0
+    for came, given in zip(found, logged, strict=True):
+        assert [vector for vector, *_ in came] == [vector for vector, *_ in given]
+        elsewhere += sum(one != other for one, other in zip(came, given, strict=True))
+    # QEMU with several vCPUs may give one to the guest further on than where it came.
+    several = len(found) > 1
+    assert elsewhere <= (sum(map(len, found)) // 100 if several else 0)
     # A log that has one less, and one at another place, is told line by line.
     lines = log.read_bytes().splitlines(True)
     given = [n for n, line in enumerate(lines) if line.startswith(b"Servicing virtual")]
@@ -104,5 +111,7 @@ def test_a_linux_guests_are_those_of_qemus_log(options: tuple[str, ...], tmp_pat
     (tmp_path / "other.log").write_bytes(b"".join(lines))
     told = run(tmp_path, "verify", done.trace, "--qemu-log", tmp_path / "other.log")
     assert told.status == 3, told.out + told.err
-    assert re.search(r"^different  irq  .* vector 0x.. at 0x\w+ .*; .* at 0xff$", told.out, re.M)
+    there = r"^different  irq  .* vector 0x.. at 0x\w+ .*; .* at 0xff$"
+    late = rf"^{elsewhere + 1} interrupts came where the trace says"
+    assert re.search(late if several else there, told.out, re.M)
     assert re.search(r"^extra +irq  .*: traced #\d+ vector 0x", told.out, re.M)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -169,19 +169,39 @@ _LATE = 100
 """One of so many interrupts may come late."""
 
 
-def settle_late(comparison: Comparison, region: str, late: Sequence[Difference], keep: int) -> None:
+def excuse_late(comparison: Comparison, region: str, disputed: Sequence[Difference]) -> None:
     """Take interrupts for late ones that QEMU has given a guest at another place; few can be that.
 
     In a machine of several vCPUs a vCPU's thread and others change what is due to it at once,
     without a lock, so that a virtual interrupt may be forgotten until the guest leaves again (QEMU
-    7.2, helper_vmrun and cpu_interrupt: ``interrupt_request``).
+    7.2, helper_vmrun and cpu_interrupt: ``interrupt_request``). It is the same one, elsewhere.
     """
     counts = comparison.regions.get(region)
-    if counts is None:
+    late = list(_late(disputed))
+    if counts is None or _LATE * len(late) > counts.traced:
         return
-    if _LATE * len(late) <= counts.traced:
-        comparison.late = len(late)
-        return
-    counts.different += len(late)
-    room = max(keep - len(comparison.differences), 0)
-    comparison.differences += late[:room]
+    for parts in late:
+        for each in parts:
+            setattr(counts, each.kind, getattr(counts, each.kind) - 1)
+            if each in comparison.differences:
+                comparison.differences.remove(each)
+    comparison.late = len(late)
+
+
+def _late(disputed: Sequence[Difference]) -> Iterator[tuple[Difference, ...]]:
+    # Yields what tells of one late interrupt: a difference, or one too many on both sides.
+    halves: dict[tuple[str, int | None], list[Difference]] = {}
+    for each in disputed:
+        traced = None if each.traced is None else each.traced.value
+        logged = each.logged[0].value if len(each.logged) == 1 else None
+        if each.kind == "different":
+            if traced == logged:
+                yield (each,)
+            continue
+        missing = each.kind == "missing"
+        vector = logged if missing else traced
+        others = halves.get(("extra" if missing else "missing", vector))
+        if others:
+            yield others.pop(), each
+        else:
+            halves.setdefault((each.kind, vector), []).append(each)

@@ -12,7 +12,7 @@ from tracer.check.comparison import (
     Kind,
     RegionComparison,
     TracedAccess,
-    settle_late,
+    excuse_late,
 )
 from tracer.check.configuration import ConfigurationLog
 from tracer.check.interrupts import UNKNOWN, Interrupts
@@ -47,6 +47,8 @@ _BEHIND = 8  # traced accesses behind the end of the log that tell that it is cu
 
 _SPACES = frozenset({"memory", PORT})
 """Where accesses are that any log tells of, as the first ones of their records."""
+_DISPUTED = 1 << 12
+"""Differences of interrupts that are looked at once more, at most."""
 _COMPARED = frozenset({"memory", REGION, INTERRUPTS})
 """The spaces whose regions are compared each in an order of its own."""
 
@@ -62,7 +64,7 @@ class Matching:
         self._territory = Territory()
         self._interrupts = Interrupts(vcpus)
         self._several = vcpus > 1
-        self._late: list[Difference] = []
+        self._disputed: list[Difference] = []  # of interrupts
         self._messages = Messages()
         self._log = LogReader(log, ConfigurationLog(), self._interrupts)
         self._traced = Side(self._accesses(records))
@@ -87,7 +89,8 @@ class Matching:
                 self._judge(min(pending, key=self._first_seq))
         self._drain()
         self._close()
-        settle_late(self._result, INTERRUPTS, self._late, self._keep)
+        if self._several:
+            excuse_late(self._result, INTERRUPTS, self._disputed)
         return self._result
 
     def _first_seq(self, strand: Strand) -> int:
@@ -253,25 +256,11 @@ class Matching:
                 self._result.overlooked[INTERRUPTS] = self._result.overlooked.get(INTERRUPTS, 0) + 1
             return
         strand = strand_of(INTERRUPTS, entry.cpu)
-        if entry.address == UNKNOWN or self._several:
+        if entry.address == UNKNOWN:
             before = self._logged.size(strand)
-            known = self._traced.view(strand, before + 1)
-            here = known[before] if len(known) > before else None
-            if entry.address == UNKNOWN:
-                entry = replace(entry, address=here.address if here else 0)
-            elif here and (here.value, here.address) != (entry.value, entry.address):
-                entry = self._as_came(strand, entry, here, known[before - 1] if before else None)
+            here = self._traced.view(strand, before + 1)[before:]
+            entry = replace(entry, address=here[0].address if here else 0)
         yield strand, entry
-
-    # The same interrupt may have been given to the guest further on: few are that, see settle_late.
-    def _as_came(
-        self, strand: Strand, entry: LogEntry, here: TracedAccess, last: TracedAccess | None
-    ) -> LogEntry:
-        if here.value != entry.value:
-            return entry
-        after = self._last_seq.get(strand) if last is None else last.seq
-        self._late.append(Difference("different", INTERRUPTS, here, (entry,), after))
-        return replace(entry, address=here.address)
 
     # Tells whether firmware ran when the last line was written.
     def _is_firmware(self) -> bool:
@@ -468,10 +457,12 @@ class Matching:
             case "different":
                 count.different += 1
                 count.witnessed += 1
+        after = self._last_seq.get(strand)
+        difference = Difference(kind, strand.region, access, tuple(logged), after)
         if len(self._result.differences) < self._keep:
-            self._result.differences.append(
-                Difference(kind, strand.region, access, tuple(logged), self._last_seq.get(strand))
-            )
+            self._result.differences.append(difference)
+        if strand.region == INTERRUPTS and len(self._disputed) < _DISPUTED:
+            self._disputed.append(difference)
 
 
 # The first accesses, as many as it takes that enough of them differ.
