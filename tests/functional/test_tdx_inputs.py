@@ -139,7 +139,7 @@ def test_interrupts_are_taken_once(trace: Trace) -> None:
 def test_inputs_have_the_call_chain_of_the_instruction_that_raised_ve(tmp_path: Path) -> None:
     done = boot(
         tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", "--inputs",
-        "--stacks", "--bypass", "lapic", "--guest-timeout", "0.3",
+        "--stacks", "--bypass", "lapic", "--guest-timeout", "2.2",
     )  # fmt: skip
     trace = read_trace(done.trace)
     chains = {

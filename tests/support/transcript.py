@@ -196,7 +196,11 @@ class Player:
         assert done.returncode == 0, f"{command}: status {done.returncode}\n{done.stdout}"
         made = Booted(done.stdout, tuple(sorted(set(self.folder.iterdir()) - before)))
         if command.startswith("vetrace boot"):
-            self.boots[command] = made
+            # A later boot of the page may write a file of the same name.
+            kept = self.folder.with_name(f"{self.folder.name}.kept{len(self.boots)}")
+            kept.mkdir()
+            files = [Path(shutil.copy(file, kept)) for file in made.files if file.is_file()]
+            self.boots[command] = Booted(made.output, tuple(files))
         return made
 
     def _words(self, command: str) -> str:
