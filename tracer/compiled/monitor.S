@@ -944,7 +944,7 @@ unhandled:
 nonautomatic:
 	.byte	EXIT_READ_DR7, EXIT_WRITE_DR7, EXIT_RDTSC, EXIT_RDPMC, EXIT_CPUID, EXIT_INVD, EXIT_RDTSCP
 	.byte	EXIT_WBINVD, EXIT_MONITOR, EXIT_MWAIT, 0
-	.balign	4
+	.balign	4, 0xcc
 
 call_or_not:
 	mov	rdx, [r15 + V_RIP]
@@ -2159,11 +2159,11 @@ release:
 	jmp	known
 
 # An entry for each gate. #GP alone has an error code, and is an exception unless the window is open.
-	.balign	8
+	.balign	8, 0xcc
 gates:
 .set vector, 0
 .rept 256
-	.balign	8
+	.balign	8, 0xcc
 	.byte	0x6a, vector		# push
 	.byte	0xe9			# jmp, 32 bits
 	.long	taken - . - 4
