@@ -14,7 +14,7 @@ from tracer.errors import GuestError
 from tracer.guest.initramfs import build_initramfs
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
-from tracer.linux import system
+from tracer.linux import origin
 from tracer.linux.entry import reach_entry
 from tracer.linux.kernel import Kernel, default_kernel
 from tracer.x86.paging import PhysicalMemory
@@ -75,7 +75,7 @@ def test_user_space_that_is_reached_without_one_ve_is_no_tdx_guest(
     async def reach(kernel: Kernel, moved: int, memory: PhysicalMemory) -> None:
         await reach_entry(kernel, moved)
 
-    monkeypatch.setattr(system, "reach_tdx_entry", reach)
+    monkeypatch.setattr(origin, "reach_tdx_entry", reach)
     said: list[bytes] = []
 
     async def session() -> None:
