@@ -8,18 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from tracer.access.region import Choice
-from tracer.cli import EXIT_MISMATCH, EXIT_OK
 from tracer.cli.filters import add_register_files
 from tracer.cli.guest_arguments import add_choice_arguments
 from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments
 from tracer.cli.run_arguments import add_run_arguments, limits
-from tracer.cli.traced_run import Guest, TracedRun, add_trace_arguments, check_trace
+from tracer.cli.traced_run import Guest, TracedRun, add_trace_arguments
 from tracer.confidential.kind import Kind
-from tracer.errors import Diverged, Interrupted, UsageError
+from tracer.errors import UsageError
 from tracer.host.scratch import scratch_folder
-from tracer.host.signals import Ended, words_of
-from tracer.host.streams import warn
 from tracer.launch.attach import Attachment, attach, check_attachment, monitor_of
 from tracer.launch.plan import GDB
 from tracer.session.watchdog import seconds
@@ -64,17 +61,7 @@ def run(args: argparse.Namespace) -> int:
             partial(attach, plan), plan.limits, qemu_log=plan.qemu_log, seconds=_duration(args)
         )
         traced = TracedRun(args, guest, trace, lambda _: None, None, asked(args))
-        try:
-            status = traced.run()
-        except Ended as end:
-            message = f"{words_of(end.number)}; {traced.kept()}"
-            raise Interrupted(end.number, message) from None
-        except Diverged as error:
-            warn(str(error))
-            return EXIT_MISMATCH
-        if args.check and trace is not None and log is not None and status == EXIT_OK:
-            status = check_trace(trace, log, quiet=args.json)
-    return status
+        return traced.checked(log)
 
 
 def _duration(args: argparse.Namespace) -> float | None:

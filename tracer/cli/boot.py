@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tracer.cli import EXIT_MISMATCH, EXIT_OK
+from tracer.cli import EXIT_OK
 from tracer.cli.filters import add_register_files
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan
 from tracer.cli.guest_console import guest_console
@@ -16,12 +16,10 @@ from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.run_arguments import add_run_arguments, inputs, limits
-from tracer.cli.traced_run import Guest, TracedRun, add_trace_arguments, check_trace
+from tracer.cli.traced_run import Guest, TracedRun, add_trace_arguments
 from tracer.confidential.kind import Kind
-from tracer.errors import Diverged, Interrupted, UsageError
+from tracer.errors import UsageError
 from tracer.host.scratch import scratch_folder
-from tracer.host.signals import Ended, words_of
-from tracer.host.streams import warn
 from tracer.launch.plan import (
     check_plan,
 )
@@ -71,14 +69,5 @@ def run(args: argparse.Namespace) -> int:
             )
         guest = Guest(partial(launch, plan), plan.limits, plan.inputs, plan.qemu_log, plan.nested)
         boot = TracedRun(args, guest, trace, console, device, host)
-        try:
-            status = boot.run()
-        except Ended as end:
-            message = f"{words_of(end.number)}; {boot.kept()}"
-            raise Interrupted(end.number, message) from None
-        except Diverged as error:
-            warn(str(error))
-            return EXIT_MISMATCH
-        if args.check and trace is not None and log is not None and status == EXIT_OK:
-            status = check_trace(trace, log, quiet=args.json)
+        status = boot.checked(log)
     return status or (EXIT_OK if plan.initrd is not None else boot.judge_guest())

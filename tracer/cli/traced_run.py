@@ -25,7 +25,7 @@ from tracer.cli.run_arguments import last
 from tracer.cli.verify import compared, print_comparison, verdict
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
-from tracer.errors import Diverged, TracerError
+from tracer.errors import Diverged, Interrupted, TracerError
 from tracer.guest.equipment import device_names
 from tracer.guest.report import GuestReport, why_missing
 from tracer.host import signals
@@ -102,8 +102,8 @@ def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     return output
 
 
-def check_trace(trace: Path, log: Path, *, quiet: bool) -> int:
-    """Compare a trace with QEMU's log of the run, and tell; return the exit status."""
+def _check_trace(trace: Path, log: Path, *, quiet: bool) -> int:
+    # Compare a trace with QEMU's log of the run, and tell; returns the exit status.
     stream = sys.stderr if quiet else sys.stdout
     with TraceReader(trace) as reader:
         comparison = compared(reader, log)
@@ -172,8 +172,25 @@ class TracedRun:
         self._watchdog = Watchdog(guest.limits)
         self._disagreed = 0
 
-    def run(self) -> int:
-        """Run to the end; return the exit status."""
+    def checked(self, log: Path | None) -> int:
+        """Run to the end, compare with QEMU's ``log`` if that is wanted; return the exit status.
+
+        Raises Interrupted at a signal, with how much was recorded.
+        """
+        try:
+            status = self._run_whole()
+        except signals.Ended as end:
+            message = f"{signals.words_of(end.number)}; {self._kept()}"
+            raise Interrupted(end.number, message) from None
+        except Diverged as error:
+            warn(str(error))
+            return EXIT_MISMATCH
+        trace = self._trace
+        if self._args.check and trace is not None and log is not None and status == EXIT_OK:
+            return _check_trace(trace, log, quiet=self._args.json)
+        return status
+
+    def _run_whole(self) -> int:
         if self._wish.asked:
             self._interruption.begin()
         # At a prompt Ctrl-C is for the guest.
@@ -183,8 +200,7 @@ class TracedRun:
             warn(f"the guest asked for {number} accesses otherwise than vetrace decodes them")
         return self._status or (EXIT_MISMATCH if self._disagreed else EXIT_OK)
 
-    def kept(self) -> str:
-        """Return in words how much was recorded."""
+    def _kept(self) -> str:
         some = self._summary.accesses and self._args.output is not None
         kept = f", kept in {self._args.output}" if some else ""
         return f"{self._summary.accesses} accesses were recorded{kept}"
