@@ -236,12 +236,12 @@ class MonitorCode:
     @property
     def run(self) -> int:
         """Return the physical address at which a vCPU goes on in the guest, RAX = :meth:`vmcb`."""
-        return self.block + PLACE + IMAGES[self.stacks][1]["onward"]
+        return self.label("onward")
 
     @property
     def done(self) -> int:
         """Return the physical address at which a nested fault is done with."""
-        return self.block + PLACE + IMAGES[self.stacks][1]["done"]
+        return self.label("done")
 
     @property
     def start(self) -> int:
@@ -485,7 +485,7 @@ def of_guest(name: str) -> int:
     """
     if name == "fault":
         return _STATE_FIELDS["FAULT"]
-    return (_CR0 if name == "cr0" else _SAVED[name]) - _STATE
+    return {**_SAVED, **_MORE}[name] - _STATE
 
 
 def vmcb_at(stack: int) -> int:
@@ -493,17 +493,7 @@ def vmcb_at(stack: int) -> int:
     return (stack & -_PAGE) - _STATE
 
 
-def exception_event(vector: int, error_code: int | None) -> bytes:
-    """Return what at :data:`EVENT` has the guest take an exception (APM vol. 2, 15.20)."""
-    kind = _EXCEPTION | (0 if error_code is None else _WITH_CODE)
-    return struct.pack("<II", vector | kind, error_code or 0)
-
-
-_EXCEPTION, _WITH_CODE = 1 << 31 | 3 << 8, 1 << 11
-EVENT = 0xA8
-"""Offset in a VMCB of the event that the guest is to take."""
 CR2 = 0x640
-_CR0 = 0x558
 _SAVED = {
     "rip": 0x578, "rsp": 0x5D8, "cr2": CR2, "cr3": 0x550, "cr4": 0x548, "gdt": 0x468,
     "idt": 0x488,

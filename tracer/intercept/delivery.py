@@ -141,9 +141,8 @@ class Delivery:
 def _injected(fault: Fault, exception: GuestException) -> list[Change]:
     # The monitor has the CPU raise it.
     vmcb = monitor.vmcb_at(fault.stack)
-    code = exception.error_code
-    event = monitor.exception_event(exception.vector, code)
-    changes: list[Change] = [SetMemory(vmcb + monitor.EVENT, event)]
+    offset, event = monitor.event_of(exception.vector, exception.error_code)
+    changes: list[Change] = [SetMemory(vmcb + offset, event)]
     if exception.linear is not None:
         there = vmcb + monitor.CR2
         changes.append(SetMemory(there, exception.linear.to_bytes(8, "little")))
