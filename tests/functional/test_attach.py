@@ -42,7 +42,7 @@ done"""
 
 @dataclass(frozen=True)
 class Machine:
-    """What QEMU and its guest are given."""
+    """QEMU and its guest are given these."""
 
     words: tuple[str, ...]
     append: str

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.qemu
 
 OVMF = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 BAD = re.compile(r"WARNING:|BUG:|Oops|Call Trace|\[FAILED\]|invalid physical|Unknown NMI")
-"""What a kernel or a service manager prints when something is wrong."""
+"""A kernel or a service manager prints this when something is wrong."""
 
 
 @pytest.fixture(scope="module")

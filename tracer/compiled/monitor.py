@@ -101,7 +101,7 @@ _RDPMC, _INVD, _WBINVD, _MONITOR, _MWAIT = 1 << 15, 1 << 22, 1 << 41, 1 << 42, 1
 _HELD = 1 << 20 | 1 << 23 | _HLT | 1 << 43  # IRET, PAUSE, HLT, MWAIT
 
 _PAT = 0x0007_0406_0007_0406
-"""What PAT is after a reset (Intel SDM vol. 3A, 12.12.4): TCG knows no memory types."""
+"""PAT has this value after a reset (Intel SDM vol. 3A, 12.12.4): TCG knows no memory types."""
 _CODE_SEGMENT = 0x00AF_9B00_0000_FFFF
 _DATA_SEGMENT = 0x00CF_9300_0000_FFFF
 _GATES_COUNT = 256

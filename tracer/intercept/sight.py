@@ -1,4 +1,4 @@
-"""What a monitor sees of the guest's memory: all of it, by physical addresses."""
+"""A monitor sees all of the guest's memory, by physical addresses."""
 
 from __future__ import annotations
 
