@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from vetrace_run import Run, agreed, boot, drove_its_devices, read_trace, run
 
+from tracer.compiled.layout import SLOTS
+from tracer.launch.plan import Plan
+from tracer.launch.start import launch
+from tracer.trace.record import Intercept, Record
+from tracer.x86.paging import leaves, paging_of, walk
+
 pytestmark = pytest.mark.qemu
+
+Entries = Counter[tuple[int, int, int]]
+"""Entries that lead to devices: physical address, size, and bits."""
+MAPPED_AT = 0xFFFF_FFFF_8000_0000
+"""Where Linux without KASLR has physical address 0 among its own code and data."""
+ACCESSED, DIRTY = 1 << 5, 1 << 6
 
 
 def nested(folder: Path, *options: str | Path) -> Run:
@@ -29,6 +43,50 @@ def test_a_kernel_is_traced_without_a_hook_in_it(default: Run) -> None:
     assert spaces == {"memory", "port", "config", "msr", "cpuid", "irq"}
     ways = {record.via for record in records}
     assert ways == {"emulated", "compiled", "monitor"}
+
+
+async def entries_at_the_end(plan: Plan, *, traced: bool) -> Entries:
+    """Return the entries of a guest that has powered itself off, as they lie in its RAM.
+
+    While it was traced no entry that an access had gone by was one that faults.
+    """
+    async with launch(plan) as session:
+        await session.reach_entry()
+        regions = await session.refresh_regions()
+        view, top = session.view, session.names.kernel.address_of("init_top_pgt")
+        assert top is not None
+        paging = paging_of(top - MAPPED_AT, 0, view.poison)
+        looked: list[int] = []
+
+        def look(record: Record) -> None:
+            if isinstance(record, Intercept):
+                for access in record.accesses:
+                    leaf = walk(view.memory, paging, access.linear)
+                    looked.append(access.linear)
+                    assert leaf is None or not leaf.poisoned
+
+        if traced:
+            session.scribes.append(look)
+            await session.trap(ring=SLOTS, nested=plan.nested)
+            await session.run()
+            regions = view.regions
+            assert len(looked) > 50
+        else:
+            await session.run_untraced()
+        # Whatever vetrace would set is in `entry`, and is no part of the address.
+        found = [
+            (leaf.physical, leaf.size, leaf.entry & ~(ACCESSED | DIRTY))
+            for leaf in leaves(view.memory, paging)
+            if leaf.poisoned or regions.is_watched(leaf.physical, leaf.physical + leaf.size - 1)
+        ]
+        return Counter(found)
+
+
+def test_the_page_tables_are_the_guests_own() -> None:
+    untraced = asyncio.run(entries_at_the_end(Plan(), traced=False))
+    nested = asyncio.run(entries_at_the_end(Plan(nested=True), traced=True))
+    assert nested == untraced
+    assert nested.total() > 100
 
 
 def test_its_trace_replays(default: Run) -> None:

@@ -65,7 +65,7 @@ REASONS = (
 shut; an NMI came into the fast way; no thunk; TF is set; the code is another one; it crosses
 a page; its page is not what a thunk may touch; a stop is wanted; CR2 is not its first byte; its
 thunk refuses; a device may have moved."""
-_COUNTERS = 0x100
+_COUNTERS = 0x180
 _OTHER_SIDE = 0x200
 _NOTHING = 0x400
 _DIARY_WORDS = 0x300

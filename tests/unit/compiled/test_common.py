@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import struct
 from dataclasses import replace
 
@@ -109,6 +110,16 @@ def test_the_parts_of_the_block_do_not_overlap() -> None:
     assert layout.block_size(16) == layout.RING + 16 * 256
     with pytest.raises(ValueError, match="powers of two"):
         layout.ring_size(24)
+
+
+def test_the_words_of_the_control_page_do_not_overlap() -> None:
+    told = re.findall(r"^\.set ([CN]_\w+|OTHER_SIDE), (\d+)$", layout.constants(), re.MULTILINE)
+    places = {name: int(place) for name, place in told}
+    other = places.pop("OTHER_SIDE")
+    words = [*places.values(), *(layout.diary_word(name) for name in ("HEAD", "LIMIT", "LOCK"))]
+    words += [other + place for place in layout.SITE_FIELDS.values()]
+    assert len(layout.REASONS) + 30 < len(set(words)) == len(words)
+    assert max(words) < layout.PAGE
 
 
 @pytest.mark.parametrize(("smp", "la57"), BY_POISON)
