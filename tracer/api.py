@@ -199,12 +199,14 @@ def boot(
     timeout: float | None = None,
     guest_timeout: float | None = None,
     console: Callable[[bytes], None] = lambda data: None,
+    console_at: str | None = None,
     progress: Callable[[str], None] = warn,
 ) -> Iterator[Guest]:
     """Boot a guest, which stands at its kernel's entry, and end it with the block.
 
     The words are the options of `vetrace boot`. ``output`` is where the trace goes, if anywhere;
-    ``console`` is called with the bytes of the guest's serial port, ``progress`` with lines of text
+    ``console`` is called with the bytes of the guest's serial port, and ``console_at`` is where
+    somebody may type at it, as `--console` has it; ``progress`` is called with lines of text
     that `vetrace boot` has on standard error, by default the same. Times are in seconds. ``host``
     is a file as for `--host`, or an object with ``mmio(access)``. Raises what `vetrace boot` would
     say.
@@ -234,6 +236,7 @@ def boot(
         qemu_log=None if qemu_log is None else Path(qemu_log).absolute(),
         extra=tuple(qemu_args),
         exit_ok=exit_ok,
+        console=console_at,
         limits=Limits(timeout, guest_timeout),
     )
     check_plan(plan)

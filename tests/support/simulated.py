@@ -34,6 +34,7 @@ from tracer.intercept.spill import SPILL_SIZE, VALUE_OFFSET, unpack_spill
 from tracer.intercept.view import GuestView
 from tracer.linux.origin import Booted
 from tracer.linux.system import Linux
+from tracer.qemu.console import Console
 from tracer.qemu.ending import Ending
 from tracer.session.driver import Driver
 from tracer.session.loop import Loop
@@ -125,6 +126,7 @@ class Guest:
         self.version = "7.2"
         self.client = SimpleNamespace(alive=True, version="13.1")
         self.dialogue = self
+        self.console = Console()
         self.realtime, self.command_line, self.size = False, "nokaslr", RAM_END + 1
         self.arguments, self.outcome = (), "poweroff"
         self.log_size: int | None = None

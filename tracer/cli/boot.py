@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--serial", metavar="FILE", type=Path, help="write the guest's serial output here"
     )
     output.add_argument(
+        "--console", metavar="pty|SOCKET",
+        help="let somebody type at the guest's console: at a pseudo-terminal, or a socket there",
+    )  # fmt: skip
+    output.add_argument(
         "--untraced", action="store_true", help="run the same guest without any interception"
     )
     add_run_arguments(parser, output)
@@ -55,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
             limits=limits(args),
             inputs=inputs(args),
             nested=args.trap == "nested",
+            console=args.console,
         )
         check_plan(plan)
         device = recorded(args)

@@ -33,7 +33,8 @@ class Plan:
     without which the machine's definition says. ``append`` follows the default command line,
     ``extra`` the machine's QEMU arguments. With the exit status ``exit_ok`` of QEMU the guest has
     ended well, as by powering off. ``inputs`` of these kinds are recorded beside accesses to
-    devices' memory.
+    devices' memory. ``console`` is where somebody may come to the guest's console: ``pty``, or the
+    path of a socket.
     """
 
     guest: Kind = Kind.PLAIN
@@ -53,6 +54,7 @@ class Plan:
     qemu_log: Path | None = None
     extra: tuple[str, ...] = ()
     exit_ok: int | None = None
+    console: str | None = None
     limits: Limits = field(default_factory=Limits)
     qemu: str = QEMU
     gdb: str = GDB

@@ -27,6 +27,7 @@ from tracer.linux.kernel import default_kernel, open_kernel
 from tracer.linux.origin import Booted
 from tracer.linux.system import Linux
 from tracer.qemu.command_line import MachineConfig
+from tracer.qemu.console_door import console_door
 from tracer.qemu.cpu import lacks_long_mode, vcpus, virtualised
 from tracer.qemu.firmware import firmware_arguments
 from tracer.qemu.hardware import hardware
@@ -47,8 +48,9 @@ async def launch(
     """Start a guest, stopped before its first instruction, and end it with the block.
 
     ``on_console`` gets the bytes of the guest's serial port, ``progress`` a line of text about
-    what takes long. A guest that turns out to be of another kind than the plan's ends the block
-    with GuestError. Raises UsageError, KernelImageError, GuestError, QemuError or DebuggerError.
+    what takes long, and one about where somebody may type at its console. A guest that turns out to
+    be of another kind than the plan's ends the block with GuestError. Raises UsageError,
+    KernelImageError, GuestError, QemuError or DebuggerError.
     """
     system, config = _prepared(plan, progress)
     announcement = Announcement(plan.guest)
@@ -69,12 +71,16 @@ async def launch(
     machine = Machine(config, on_console=listen)
     client = GdbClient()
     try:
-        await client.start(plan.gdb)
-        await machine.start()
-        await _check_machine(plan, machine)
-        session = await Session.attach(machine, client, system, plan.choice)
-        session.journal.progress = progress
-        yield session
+        async with contextlib.AsyncExitStack() as stack:
+            if plan.console is not None:
+                door = console_door(machine.console, plan.console)
+                progress(await stack.enter_async_context(door))
+            await client.start(plan.gdb)
+            await machine.start()
+            await _check_machine(plan, machine)
+            session = await Session.attach(machine, client, system, plan.choice)
+            session.journal.progress = progress
+            yield session
     except asyncio.CancelledError:
         if not announcement.fault:
             raise

@@ -2,6 +2,8 @@
 
 __all__ = (
     "command_line",
+    "console",
+    "console_door",
     "cpu",
     "dialogue",
     "ending",

@@ -287,8 +287,13 @@ class ForeignMachine:
         return None
 
     @property
+    def console(self) -> None:
+        """Return None: its console is its owner's."""
+        return None
+
+    @property
     def last_line(self) -> str | None:
-        """Return None: its console is somebody else's."""
+        """Return None likewise."""
         return None
 
     # ---- the end

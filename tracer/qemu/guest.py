@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tracer.qemu.console import Console
 from tracer.qemu.dialogue import Dialogue
 from tracer.qemu.ending import Ending
 from tracer.x86.paging import PhysicalMemory
@@ -45,6 +46,11 @@ class GuestMachine(Protocol):
     @property
     def dialogue(self) -> Dialogue:
         """Return the dialogue with its monitor."""
+        ...
+
+    @property
+    def console(self) -> Console | None:
+        """Return the guest's console, None where it is somebody else's."""
         ...
 
     @property

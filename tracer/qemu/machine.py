@@ -28,6 +28,7 @@ from tracer.qemu.command_line import (
     features_off,
     machine_arguments,
 )
+from tracer.qemu.console import Console
 from tracer.qemu.dialogue import GONE, Dialogue
 from tracer.qemu.ending import Ending
 from tracer.qemu.flat_view import FlatRange
@@ -61,7 +62,7 @@ class Machine(asyncio.SubprocessProtocol):
     ) -> None:
         self.config = config
         self.memory = GuestMemory(config.memory)
-        self.on_console = on_console
+        self.console: Console = Console(on_console)
         self.on_exit = on_exit
         self._output = Output()
         self._log = QemuLog(config.qemu_log)
@@ -161,6 +162,7 @@ class Machine(asyncio.SubprocessProtocol):
                 # QEMU's own temporary files go where they are removed even if it is killed.
                 scratch = {"TMPDIR": str(self._folder)}
                 self._process = await start(arguments, self, descriptors, scratch)
+                self.console.send = self._type
             except TracerError as error:
                 raise QemuError(str(error)) from error
             theirs.close()
@@ -256,6 +258,11 @@ class Machine(asyncio.SubprocessProtocol):
         """Return the end of the last line that the guest printed, None when it has printed none."""
         return self._output.last_line
 
+    def _type(self, data: bytes) -> None:
+        # Keys for a machine that has ended go nowhere.
+        if self.running and self._process is not None:
+            self._process.write(data)
+
     def forget_socket(self) -> None:
         """Remove the GDB socket from disk once GDB is connected: nothing to leave behind."""
         self._scratch.close()
@@ -334,7 +341,7 @@ class Machine(asyncio.SubprocessProtocol):
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Take what the guest (1) or QEMU itself (2) writes."""
         if fd == CONSOLE:
-            self.on_console(data)
+            self.console.take(data)
         self._output.take(fd, data)
 
     def process_exited(self) -> None:

@@ -15,6 +15,7 @@ from tracer.access.region import Choice
 from tracer.access.transfer import located
 from tracer.devices.map import Named
 from tracer.errors import MarkedError, TracerError, UsageError, suggestion
+from tracer.qemu.console import Console
 from tracer.query.breakpoint import PENDING, Pattern, parse_pattern
 from tracer.query.course import Changes
 from tracer.query.facts import Course, Recorded
@@ -55,8 +56,8 @@ class Context:
     how many of them had another value than the device's, ``user_filters`` those of the person's own
     file, ``listeners`` who is told of each access as it is made. ``leaving`` is set by `quit`,
     ``interrupts`` counts how often
-    Ctrl-C was pressed. ``confirm`` asks a person, unless a command is ``scripted``. ``screen`` says
-    what is written on.
+    Ctrl-C was pressed. ``confirm`` asks a person, unless a command is ``scripted``; ``sit`` takes
+    one to the guest's console, where there is a terminal. ``screen`` says what is written on.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Context:
         self.on_shown: Callable[[Sequence[Item]], None] = lambda items: None
         self.complain: Callable[[str], None] = lambda text: None
         self.read_line: Callable[[str], Coroutine[Any, Any, str]] | None = None
+        self.sit: Callable[[Console], Coroutine[Any, Any, None]] | None = None
         self.confirm: Callable[[str], Coroutine[Any, Any, bool]] | None = None
         self.scripted = False
         self.thread = UserThread()

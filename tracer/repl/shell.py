@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 import msgspec
 
 from tracer.errors import TracerError
+from tracer.qemu.console import Console
 from tracer.repl.commands import command_table
 from tracer.repl.commands.look import plan_at
 from tracer.repl.commands.script import load
@@ -25,6 +26,7 @@ from tracer.repl.interpreter import FAILED, Interpreter
 from tracer.repl.interruption import Interruption
 from tracer.repl.result import Screen, plain_lines, wrapped_lines
 from tracer.repl.script import stream_lines, text_lines
+from tracer.repl.sitting import sit
 from tracer.repl.stop import brief_lines, end_lines
 from tracer.report.objects import access_object
 from tracer.session.control import Control
@@ -107,6 +109,7 @@ class Shell:
         session.subscribers.append(self.context.take)
         self._out = sys.stdout
         self._talk: Conversation | None = None
+        self._held: list[str] | None = None
 
     # ---- the whole of it
 
@@ -160,6 +163,7 @@ class Shell:
         )
         self._interruption.on_interrupt = talk.interrupt
         self._talk = talk
+        self.context.sit = self._sit
         # Text that is printed above a prompt may come after the first line typed at it.
         self._write(plain_lines(talk.banner(), self._screen()))
         with talk.prompt.above():
@@ -169,6 +173,15 @@ class Shell:
             finally:
                 self._out = sys.__stdout__ or sys.stdout
         return 0
+
+    async def _sit(self, console: Console) -> None:
+        # Accesses and lines of the console are not shown meanwhile; all else is, afterwards.
+        self._held = held = list[str]()
+        try:
+            await sit(console, self.control.wait())
+        finally:
+            self._held = None
+            self._write(held)
 
     # ---- what comes while it runs
 
@@ -185,7 +198,7 @@ class Shell:
 
     def console(self, text: str) -> None:
         """Show a line of the guest's console."""
-        if self.prompts:
+        if self.prompts and self._held is None:
             self._write(console_lines(text, self._screen()))
 
     def _halted(self, halt: Halt) -> None:
@@ -222,6 +235,8 @@ class Shell:
             self._show(self.context.feed.tick(monotonic()))
 
     def _show(self, items: Sequence[Item]) -> None:
+        if self._held is not None:
+            return
         if self._wish.json:
             encode = msgspec.json.encode
             self._write([
@@ -235,7 +250,9 @@ class Shell:
         )
 
     def _write(self, lines: Sequence[str]) -> None:
-        if lines:
+        if self._held is not None:
+            self._held += lines
+        elif lines:
             shown = lines if self._wish.json else wrapped_lines(lines, self._screen())
             print("\n".join(shown), file=self._out, flush=True)
 
@@ -252,5 +269,7 @@ class Shell:
             if self._talk.keeps(lines):
                 return
             self._write(self._talk.prompt.unpin())  # what was answered before comes before
-        if lines:
+        if self._held is not None:
+            self._held += lines
+        elif lines:
             print("\n".join(lines), file=out or self._out, flush=True)

@@ -112,6 +112,30 @@ async def until(context: Context, statement: Statement) -> Result:
 
 
 @command(
+    "console",
+    group="go on",
+    brief="type at the guest's console, its first serial port; Ctrl-] comes back",
+    text="A guest that stands goes on. All keys but Ctrl-] are the guest's, Ctrl-C too. A stop, "
+    "as at a break, comes back as well.",
+)  # fmt: skip
+async def console(context: Context, statement: Statement) -> Result:
+    if statement.rest:
+        raise console.misused("it takes no argument")
+    own, control = context.control.session.machine.console, context.control
+    if own is None:
+        raise UsageError("the guest's console is its owner's: vetrace has joined the guest alone")
+    own.check_free()
+    if context.sit is None:
+        raise UsageError("nobody is at a terminal: `vetrace boot --console SOCKET` leads there")
+    if control.state == "ended":
+        raise UsageError("the guest has ended, and so has its console")
+    if control.state == "stopped":
+        control.resume()
+    await context.sit(own)
+    return Result({"state": control.state})
+
+
+@command(
     "interrupt",
     group="go on",
     brief="stop the running guest where it is; Ctrl-C does the same",
@@ -147,4 +171,4 @@ async def quit_(context: Context, statement: Statement) -> Result:
     return Result({})
 
 
-COMMANDS = (continue_, step, next_, until, interrupt, detach, quit_)
+COMMANDS = (continue_, step, next_, until, console, interrupt, detach, quit_)
