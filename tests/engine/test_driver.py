@@ -54,7 +54,7 @@ def test_wants_are_served_and_the_result_comes_back() -> None:
         (want.SetBreakpoint(BASE), 1), (want.WatchStores(BASE), 1), (want.WatchReads(BASE), 1),
         (want.DeleteBreakpoint(1), None), (want.VcpuStates(), None), (want.Tables(), None),
         (want.Sleeps(0), False), (want.HasMachineCheck(), True), (want.MemoryMap(), None),
-        (want.HasGiantPages(), False), (want.Start(), None),
+        (want.HasNoExecute(), False), (want.Start(), None),
         (want.MapChanged(), False), (want.Woken(), None), (want.LogSize(), None),
         (want.GuestTime(), None), (want.LogAccesses(), None), (want.Detach(), None),
         (want.BreakAlone(BASE), None), (want.SelectVcpu(0), None), (want.Turn(), None),

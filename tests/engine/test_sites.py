@@ -45,7 +45,6 @@ from tracer.access.want import (
     FlushAllTlbs,
     FlushTlb,
     GuestTime,
-    HasGiantPages,
     HasMachineCheck,
     Hold,
     MakeChanges,
@@ -103,7 +102,7 @@ class Roomy(Software):
 class Run:
     """A guest that is being traced, with room for compiled sites behind its RAM."""
 
-    def __init__(self, software: Any = None, *, giant: bool = True, efer: int = NXE, **how: Any):
+    def __init__(self, software: Any = None, *, efer: int = NXE, **how: Any):
         scene = self.scene = Scene()
         scene.gate.remove()
         scene.write(STUB, b"\xcc" * 0x1000)
@@ -120,7 +119,6 @@ class Run:
         play(
             one.trap(ring=SLOTS, **how),
             REGIONS, (HasMachineCheck(), True), (Registers(), registers(efer=efer)),
-            (HasGiantPages(), giant),
             (VcpuStates(), (STATE,)), (Vcpu(), 0),
             (WriteCode, scene.write_code), (WatchReads, 1),
             (WriteCode, scene.write_code), (WatchStores, 2), (WatchStores, 3),
@@ -328,8 +326,8 @@ def test_a_disagreement_of_the_emulator_is_told_with_the_bytes() -> None:
 @pytest.mark.parametrize(
     ("how", "why"),
     [
-        ({"software": Software()}, "it has none"), ({"giant": False}, "1 GiB"),
-        ({"efer": 0}, "1 GiB"),
+        ({"software": Software()}, "it has none"),
+        ({"efer": 0}, "EFER.NXE"),
     ],
 )  # fmt: skip
 def test_a_guest_without_compiled_sites_says_why_and_takes_stops(how: Any, why: str) -> None:

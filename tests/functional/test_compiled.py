@@ -152,12 +152,12 @@ def test_page_tables_of_five_levels(tmp_path: Path) -> None:
     assert any(linear < 0xFFFF_8000_0000_0000 for linear in mapped), "that takes a fifth level"
 
 
-def test_a_cpu_without_pages_of_a_gib_takes_a_stop_at_each_access(tmp_path: Path) -> None:
-    done = compiled(tmp_path, extra=("-cpu", "max,pdpe1gb=off"))
+def test_a_cpu_model_that_announces_no_pages_of_a_gib(tmp_path: Path) -> None:
+    # Its CPUID says so; QEMU translates by such leaves all the same.
+    done = compiled(tmp_path, extra=("-cpu", "Haswell"))
     agreed(done)
-    counts = read_trace(done.trace).end.counts
-    assert counts["emulated"] == counts["accesses"] and "sites" not in counts
-    assert "each access takes a stop: the guest's CPU has no pages of 1 GiB" in done.err
+    assert read_trace(done.trace).end.counts["compiled"] > OFTEN
+    assert "takes a stop" not in done.err
 
 
 def test_what_a_guest_did_before_qemu_was_killed_is_all_there(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from tracer.access.stop import Ran, Stopped
 from tracer.access.want import (
     BreakAlone,
     FlushTlb,
-    HasGiantPages,
     HasMachineCheck,
     HasSvm,
     MakeChanges,
@@ -75,7 +74,7 @@ class Roomy(Software):
 class Run:
     """A guest whose first vCPU is inside."""
 
-    def __init__(self, inputs: frozenset[Input] = ALL, *, svm: bool = True, giant: bool = True,
+    def __init__(self, inputs: frozenset[Input] = ALL, *, svm: bool = True,
                  after: Any = None):  # fmt: skip
         scene = self.scene = Scene()
         scene.gate.remove()
@@ -106,7 +105,7 @@ class Run:
         play(
             one.trap(ring=SLOTS, inputs=inputs),
             (MemoryMap(), ([NVME], [(0, 0x3F_FFFF)])), *ports, (HasMachineCheck(), True),
-            (Registers(), before), (HasSvm(), svm), *([(HasGiantPages(), giant)] if svm else []),
+            (Registers(), before), (HasSvm(), svm),
             *(rest if svm else []),
         )  # fmt: skip
 

@@ -328,7 +328,7 @@ class Guest:
     async def has_machine_check(self) -> bool:
         return True
 
-    async def has_giant_pages(self) -> bool:
+    async def has_no_execute(self) -> bool:
         return False
 
     async def memory_map(self) -> tuple[list[Region], list[tuple[int, int]]]:

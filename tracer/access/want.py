@@ -254,8 +254,8 @@ class HasMachineCheck(Want[bool]):
 
 
 @dataclass(frozen=True, slots=True)
-class HasGiantPages(Want[bool]):
-    """Learn whether the guest's CPUs map 1 GiB by one entry, which may say that it is not code."""
+class HasNoExecute(Want[bool]):
+    """Learn whether an entry of the guest's page tables may say that its page is not code."""
 
 
 @dataclass(frozen=True, slots=True)

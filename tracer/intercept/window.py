@@ -12,6 +12,7 @@ from tracer.compiled.ring import far_seen
 from tracer.errors import TracerError
 from tracer.x86.paging import NOT_EXECUTABLE, PhysicalMemory
 
+# QEMU's TCG takes leaves of 1 GiB whatever CPUID says of them (PDPE1GB): 7.2 and 10.0 do.
 _DATA = NOT_EXECUTABLE | 0xE3  # present, writable, accessed, dirty, a leaf
 _CODE = 0xA1  # present, accessed, a leaf
 _FAR = 128 * DISTANCE

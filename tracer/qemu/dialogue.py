@@ -123,9 +123,9 @@ class Dialogue:
         """Tell whether the guest's CPUs have banks of machine-check registers."""
         return await has_features(self, "mce", "mca")
 
-    async def has_giant_pages(self) -> bool:
-        """Tell whether the guest's CPUs map 1 GiB by one entry, which may say it is no code."""
-        return await has_features(self, "pdpe1gb", "nx")
+    async def has_no_execute(self) -> bool:
+        """Tell whether an entry of the guest's page tables may say that its page is not code."""
+        return await has_features(self, "nx")
 
     async def memory_map(self) -> tuple[list[Region], list[tuple[int, int]]]:
         """Return the device regions and the RAM ranges as QEMU has them at this moment."""

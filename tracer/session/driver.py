@@ -114,7 +114,7 @@ class Driver:
             want.Tables: lambda _: machine.dialogue.descriptor_tables(),
             want.Sleeps: lambda it: machine.dialogue.halted(it.vcpu),
             want.HasMachineCheck: lambda _: machine.dialogue.has_machine_check(),
-            want.HasGiantPages: lambda _: machine.dialogue.has_giant_pages(),
+            want.HasNoExecute: lambda _: machine.dialogue.has_no_execute(),
             want.HasSvm: lambda _: has_features(machine.dialogue, "svm"),
             want.PortMap: lambda _: machine.dialogue.port_map(),
             want.MemoryMap: lambda _: machine.dialogue.memory_map(),

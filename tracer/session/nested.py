@@ -6,7 +6,7 @@ The guest runs inside a monitor from here on, and nothing of the guest's own is 
 from __future__ import annotations
 
 from tracer.access.vcpu import RegisterFile
-from tracer.access.want import HasGiantPages, HasSvm, Registers
+from tracer.access.want import HasNoExecute, HasSvm, Registers
 from tracer.compiled import monitor
 from tracer.compiled.common import common_code
 from tracer.compiled.layout import SLOTS, block_size
@@ -48,8 +48,8 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     slots = slots_of(SLOTS if how.ring is None else how.ring, stacks=how.stacks)
     size = block_size(slots, stacks=how.stacks)
     try:
-        if not await HasSvm() or not await HasGiantPages():
-            raise NoWindow("its CPU has no SVM, which QEMU emulates, or no pages of 1 GiB")
+        if not await HasSvm() or not await HasNoExecute():
+            raise NoWindow("its CPU has no SVM, which QEMU emulates, or no pages that are not code")
         taken = system.take(setting.memory, space, size + monitor_size(view.vcpus, nested=True))
     except NoWindow as why:
         raise GuestError(f"the guest cannot run in a monitor: {why}") from None

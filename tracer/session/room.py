@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
-from tracer.access.want import HasGiantPages
 from tracer.compiled.common import CommonCode, common_code
 from tracer.compiled.layout import DISTANCE, block_size
 from tracer.compiled.monitor import monitor_size
@@ -63,8 +62,8 @@ async def room_for(
 
     With ``stacks`` each record has a copy of its stack, with a ``monitor`` there is room for that.
     """
-    if not await HasGiantPages() or not registers["efer"] & _EFER_NXE:
-        raise NoWindow("the guest's CPU has no pages of 1 GiB, or none without code")
+    if not registers["efer"] & _EFER_NXE:
+        raise NoWindow("the guest has no pages that are not code (EFER.NXE is off)")
     slots = slots_of(slots, stacks=stacks)
     size = block_size(slots, stacks=stacks)
     size += monitor_size(setting.view.vcpus) if monitor else 0
