@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from tracer.access.region import Choice, check_choice
+from tracer.bare.guidance import Guidance
+from tracer.bare.moment import parse_moment
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
 from tracer.devices import library
@@ -182,6 +184,7 @@ def boot(
     devices: Sequence[str] = (),
     default_devices: bool = True,
     exit_ok: int | None = None,
+    attach_at: str | None = None,
     firmware: str = "bios",
     realtime: bool = False,
     qemu_args: Sequence[str] = (),
@@ -237,6 +240,7 @@ def boot(
         extra=tuple(qemu_args),
         exit_ok=exit_ok,
         console=console_at,
+        guidance=Guidance(None if attach_at is None else parse_moment(attach_at)),
         limits=Limits(timeout, guest_timeout),
     )
     check_plan(plan)

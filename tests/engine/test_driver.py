@@ -54,7 +54,7 @@ def test_wants_are_served_and_the_result_comes_back() -> None:
         (want.SetBreakpoint(BASE), 1), (want.WatchStores(BASE), 1), (want.WatchReads(BASE), 1),
         (want.DeleteBreakpoint(1), None), (want.VcpuStates(), None), (want.Tables(), None),
         (want.Sleeps(0), False), (want.HasMachineCheck(), True), (want.MemoryMap(), None),
-        (want.HasNoExecute(), False), (want.Start(), None),
+        (want.HasNoExecute(), False), (want.Start(), None), (want.Pause(), None),
         (want.MapChanged(), False), (want.Woken(), None), (want.LogSize(), None),
         (want.GuestTime(), None), (want.LogAccesses(), None), (want.Detach(), None),
         (want.BreakAlone(BASE), None), (want.SelectVcpu(0), None), (want.Turn(), None),
@@ -250,6 +250,26 @@ def test_a_guest_that_runs_is_looked_at_again_and_again_until_it_stops() -> None
         assert len(slow.went) == 1
         # It stands: whoever asks it to stop waits for the next time that it goes.
         assert one._stopping is None and not one._running
+
+    asyncio.run(body())
+
+
+def test_a_guest_that_runs_stops_when_the_engine_asks_it_to() -> None:
+    async def body() -> None:
+        slow = Slow()
+
+        async def work() -> Any:
+            await want.Start()
+            assert await want.Await(0.001) is None
+            await want.Pause()
+            while (ran := await want.Await(0.001)) is None:
+                pass
+            await want.Pause()  # one that stands is not asked
+            return ran
+
+        one = driver(slow, slow)
+        ran = await asyncio.wait_for(one.drive(work()), patience(60))
+        assert ran.stop.interrupted and one._pausing is None
 
     asyncio.run(body())
 

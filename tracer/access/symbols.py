@@ -21,6 +21,7 @@ Below it kallsyms has per-CPU offsets and absolute constants, which are no place
 """
 
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
+_NARROW = struct.Struct("<IIIBBH")  # Elf32_Sym: name, value, size, info, other, shndx
 _LINE = re.compile(r"([0-9a-fA-F]{8,16}) ([A-Za-z?]) ([!-~]+)(?:\s.*)?")
 
 
@@ -127,14 +128,20 @@ def table_of(
     )
 
 
-def elf_symbols(table: bytes, names: bytes) -> list[Symbol]:
-    """Turn an ELF64 symbol table and its string table into symbols.
+def elf_symbols(table: bytes, names: bytes, *, wide: bool = True) -> list[Symbol]:
+    """Turn an ELF symbol table and its string table into symbols.
 
-    Sections, files and undefined symbols are left out (System V ABI, Symbol Table).
+    It is one of 64 bits, or else of 32, without ``wide``. Sections, files and undefined symbols are
+    left out (System V ABI, Symbol Table).
     """
     found = []
-    whole = len(table) // _SYMBOL.size * _SYMBOL.size
-    for name_at, info, _, section, value, _ in _SYMBOL.iter_unpack(table[:whole]):
+    form = _SYMBOL if wide else _NARROW
+    whole = len(table) // form.size * form.size
+    for fields in form.iter_unpack(table[:whole]):
+        if wide:
+            name_at, info, _, section, value, _ = fields
+        else:
+            name_at, value, _, info, _, section = fields
         if section == 0 or info & 0xF in (3, 4):  # SHN_UNDEF; STT_SECTION, STT_FILE
             continue
         name = names[name_at : names.find(b"\0", name_at)].decode("latin-1")

@@ -116,6 +116,11 @@ class Await(Want[Ran | None]):
 
 
 @dataclass(frozen=True, slots=True)
+class Pause(Want[None]):
+    """Ask the guest that was started to stop; :class:`Await` that, or an earlier stop."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunToAccess(Want[Ran]):
     """Let the whole guest go on until a vCPU has accessed data there, and stop behind that.
 

@@ -5,27 +5,43 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from tracer.bare.image import is_bare, parse
+from tracer.bare.guidance import Guidance
+from tracer.bare.image import is_bare, parse, why_not_entered
 from tracer.bare.system import Bare
 from tracer.errors import KernelImageError
 
 MAX_IMAGE = 1 << 30
+_NO_GUIDANCE = Guidance()
 
 
-def open_bare(path: Path, symbol_file: Path | None = None) -> Bare | None:
+def open_bare(
+    path: Path, symbol_file: Path | None = None, guidance: Guidance = _NO_GUIDANCE
+) -> Bare | None:
     """Return the guest in a file, or None where that is no image of a bare one.
 
-    Raises KernelImageError, naming the file, for one that is damaged.
+    Raises KernelImageError, naming the file, for one that is damaged, and UsageError for guidance
+    that does not fit it.
     """
     try:
         if not path.is_file() or path.stat().st_size > MAX_IMAGE:
             return None
         image = path.read_bytes()
-        if not is_bare(image):
-            return None
-        symbols = None if symbol_file is None else symbol_file.read_bytes()
-        return Bare(parse(image, symbols), path.name, hashlib.sha256(image).hexdigest())
     except OSError:
         return None  # whoever takes it for another kind of image says what is wrong
+    try:
+        why = why_not_entered(image)
+        if why is not None:
+            raise KernelImageError(why)
+        if not is_bare(image):
+            return None
+        digest = hashlib.sha256(image).hexdigest()
+        return Bare(parse(image, _symbols(symbol_file)), path.name, digest, guidance)
     except KernelImageError as error:
         raise KernelImageError(f"{path}: {error}") from error
+
+
+def _symbols(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise KernelImageError(f"cannot read its symbols in {path}: {error.strerror}") from error

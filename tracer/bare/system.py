@@ -1,7 +1,8 @@
 """A guest of which nothing is known but its image: it has its own IDT, and maps devices at once.
 
-Tracing begins behind the first LIDT of its own that gives it a page-fault handler. What it maps
-later is found at the next IDT that it loads, and not before.
+Tracing begins at the moment that a person names, or else behind the first LIDT of its own that
+gives it a page-fault handler. What it maps later is found at the next IDT that it loads, and not
+before.
 """
 
 from __future__ import annotations
@@ -12,14 +13,8 @@ from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stack import Frame, Stack
 from tracer.access.symbols import SymbolTable, function_names
-from tracer.access.want import (
-    DeleteBreakpoint,
-    MemoryMap,
-    Resume,
-    SetBreakpoint,
-    Vcpu,
-    VcpuStates,
-)
+from tracer.bare.entry import reach_idt, reach_place, reach_time
+from tracer.bare.guidance import Guidance
 from tracer.bare.image import Image
 from tracer.bare.window import open_window, take_room
 from tracer.compiled.diary import Errand
@@ -30,12 +25,11 @@ from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
 from tracer.intercept.window import Taken, Window
 from tracer.trace.record import Mark, StackRecord
-from tracer.x86.idt import GATE_SIZE, unpack_gate
-from tracer.x86.paging import Leaf, PhysicalMemory, paging_of
-from tracer.x86.state import PAGE_FAULT_VECTOR, CpuState
+from tracer.x86.paging import Leaf, PhysicalMemory
+from tracer.x86.state import CpuState
 from tracer.x86.table_load import table_loads
 
-_TRIES = 64
+_NO_GUIDANCE = Guidance()
 _NOT_UNWOUND = "nothing is known of the stacks of a guest without a known system"
 
 
@@ -112,7 +106,8 @@ class Callers:
 class Bare:
     """Know one bare guest: a :class:`tracer.intercept.system.System`.
 
-    ``release`` is what to call it, ``sha256`` the hash of its image.
+    ``release`` is what to call it, ``sha256`` the hash of its image; ``guidance`` is what a person
+    says of it. Raises UsageError for a symbol that the image does not have.
     """
 
     spare = 0xFFFF_FFFF_FFE0_0000  # the last 2 MiB: where tables reach it, and it is unused
@@ -123,26 +118,46 @@ class Bare:
     secondary = None
     telling: Sequence[range] = ()
     kind = Kind.PLAIN
-    begun = False
     homes: Sequence[int] = ()
 
-    def __init__(self, image: Image, release: str, sha256: str) -> None:
+    def __init__(
+        self, image: Image, release: str, sha256: str, guidance: Guidance = _NO_GUIDANCE
+    ) -> None:
         self.names = Names(image)
         self.release = release
         self.sha256 = sha256
         self._image = image
+        self._guidance = guidance
+        moment = guidance.moment
+        self._place = None if moment is None else moment.place(image.symbols, release)
 
     @property
     def title(self) -> str:
         """Return what it is, for people."""
         return f"{self.release} (no known system)"
 
+    @property
+    def begun(self) -> bool:
+        """Tell whether it has run for long before tracing begins: all its TLBs may be filled."""
+        return self._guidance.moment is not None
+
     def own_tables(self, space: AddressSpace) -> AddressSpace:
         """Return those that the vCPU has: no others are known."""
         return space
 
     async def reach_entry(self, memory: PhysicalMemory) -> None:
-        """Run to behind the first LIDT that gives the guest a page-fault handler."""
+        """Run to the moment that was named, or to behind the first IDT with a handler."""
+        moment = self._guidance.moment
+        if moment is None:
+            await reach_idt(self._table_loads(), self.release, memory)
+        elif moment.time_ns is not None:
+            await reach_time(moment.time_ns, moment.text, memory)
+        else:
+            assert self._place is not None  # or it would be a time
+            await reach_place(self._place, moment.text, memory, behind=moment.behind)
+
+    def _table_loads(self) -> list[int]:
+        # Linear addresses behind each LIDT.
         places = set()
         for part in self._image.segments:
             if part.executable:
@@ -150,22 +165,7 @@ class Bare:
                 places |= {place for place, name in found.items() if name == "lidt"}
         if not places:
             raise GuestError(f"{self.release} has no LIDT: it takes no page faults, and no traps")
-        numbers = [await SetBreakpoint(place) for place in sorted(places)]
-        for _ in range(_TRIES):
-            stop = (await Resume()).in_time()
-            if stop.breakpoint not in numbers:
-                raise GuestError(
-                    f"{self.release} stopped before it had loaded an IDT with a page-fault "
-                    f"handler: {stop.reason or stop.signal or stop.payload}"
-                )
-            if await _takes_page_faults(memory):
-                break
-        else:
-            raise GuestError(
-                f"{self.release} has loaded {_TRIES} IDTs without a page-fault handler"
-            )
-        for number in numbers:
-            await DeleteBreakpoint(number)
+        return sorted(places)
 
     def ready(self) -> None:
         """Return None: it is no confidential guest, and its room is there from the start."""
@@ -224,16 +224,3 @@ class Bare:
 
     async def remove(self, space: AddressSpace) -> None:
         """Do nothing: its code is as it was."""
-
-
-async def _takes_page_faults(memory: PhysicalMemory) -> bool:
-    # Tells whether the vCPU that stopped has an IDT that leads to a handler.
-    state = (await VcpuStates())[await Vcpu()]
-    if not state.paging:
-        return False
-    await MemoryMap()  # which tells where RAM is
-    space = AddressSpace(memory, paging_of(state.cr3, state.cr4, 0), RegionMap((), (), ()))
-    idt = state.tables.idt
-    gate = space.read(idt.base + GATE_SIZE * PAGE_FAULT_VECTOR, GATE_SIZE)
-    room = idt.limit >= GATE_SIZE * (PAGE_FAULT_VECTOR + 1) - 1
-    return room and len(gate) == GATE_SIZE and unpack_gate(gate).usable

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from tracer.access.region import Choice
+from tracer.bare.guidance import Guidance
+from tracer.bare.moment import parse_moment
 from tracer.confidential.kind import Kind
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
@@ -66,6 +68,7 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
         help="QEMU's exit status by which the guest says that all is well (isa-debug-exit)",
     )
     _add_machine_arguments(parser)
+    _add_guidance_arguments(parser)
     guest.add_argument("--qemu", metavar="PROGRAM", default=QEMU, help="the QEMU to run")
     guest.add_argument("--gdb", metavar="PROGRAM", default=GDB, help="the GDB to run")
     guest.add_argument(
@@ -90,6 +93,16 @@ def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="do not trace this region or device; again for more",
+    )
+
+
+def _add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
+    bare = parser.add_argument_group("a guest that is not Linux")
+    bare.add_argument(
+        "--attach-at",
+        metavar="PLACE|TIME",
+        help="begin to trace at a symbol, an address, return:SYMBOL, or after a time such as 1.5s "
+        "(default: behind the guest's first LIDT that gives it a page-fault handler)",
     )
 
 
@@ -150,6 +163,7 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
         qemu_log=qemu_log,
         extra=tuple(args.extra),
         exit_ok=None if args.exit_ok is None else exit_status(args.exit_ok),
+        guidance=Guidance(None if args.attach_at is None else parse_moment(args.attach_at)),
         qemu=args.qemu,
         gdb=args.gdb,
     )

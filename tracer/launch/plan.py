@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tracer.access.region import Choice, parse_range
+from tracer.bare.guidance import Guidance
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import ring_size
 from tracer.confidential.kind import SEV_MEMORY, Kind
@@ -34,7 +35,7 @@ class Plan:
     ``extra`` the machine's QEMU arguments. With the exit status ``exit_ok`` of QEMU the guest has
     ended well, as by powering off. ``inputs`` of these kinds are recorded beside accesses to
     devices' memory. ``console`` is where somebody may come to the guest's console: ``pty``, or the
-    path of a socket.
+    path of a socket. ``guidance`` is about a guest that is not Linux.
     """
 
     guest: Kind = Kind.PLAIN
@@ -55,6 +56,7 @@ class Plan:
     extra: tuple[str, ...] = ()
     exit_ok: int | None = None
     console: str | None = None
+    guidance: Guidance = field(default_factory=Guidance)
     limits: Limits = field(default_factory=Limits)
     qemu: str = QEMU
     gdb: str = GDB
@@ -79,6 +81,10 @@ def check_plan(plan: Plan) -> None:
             raise UsageError(f"{word} cannot be among the QEMU arguments: {own}")
     if plan.installed is not None:
         _check_installed(plan, plan.installed)
+    if plan.guidance.given and plan.kernel is None:
+        raise UsageError(
+            f"{plan.guidance.given[0]} is for a guest that is not Linux: give its image (--kernel)"
+        )
     software = plan.software
     for option, given in (
         ("--module", software.modules), ("--add", software.added), ("--init", software.script),

@@ -123,12 +123,17 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
     if plan.initrd is not None and not plan.initrd.is_file():
         raise GuestError(f"the initial ramdisk {plan.initrd} is not there")
     machine = recipe.machine_arguments(plan.guest, plan.equipment)
-    bare = open_bare(path, plan.symbols)
+    bare = open_bare(path, plan.symbols, plan.guidance)
     if bare is not None:
         if plan.guest is not Kind.PLAIN:
             raise GuestError(f"{path} is no Linux kernel: --guest {plan.guest} is for those")
         return bare, _configure(plan, machine, path, plan.initrd)
     kernel = open_kernel(path, plan.symbols, progress)
+    if plan.guidance.given:
+        raise UsageError(
+            f"{plan.guidance.given[0]} is for a guest that is not Linux, and {path} is: where "
+            "tracing of it begins, and what maps its devices, is known"
+        )
     if not kernel.startable:
         raise KernelImageError(
             f"{path}: QEMU cannot start a vmlinux without a PVH entry note (CONFIG_PVH); "

@@ -97,6 +97,7 @@ class Driver:
             want.Resume: lambda it: self._resume(it.changes),
             want.Start: lambda it: self._start(it.changes),
             want.Await: lambda it: self._await(it.seconds),
+            want.Pause: lambda _: self._ask_to_stop(),
             want.RunToAccess: lambda it: self._run_to_access(it.linear, it.size),
             want.RunAlone: lambda it: target.run_alone(it.linear, it.changes),
             want.BreakAlone: lambda it: target.break_alone(it.linear, it.changes),
@@ -176,6 +177,10 @@ class Driver:
         self.expired = limit
         if self.overseer is not None:
             self.overseer.expire()
+        if self._running:
+            self._pause()
+
+    async def _ask_to_stop(self) -> None:
         if self._running:
             self._pause()
 

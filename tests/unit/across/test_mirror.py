@@ -38,6 +38,7 @@ TOPICS = {
 # Modules without a file of their own, by the test that knows them.
 TESTED_BY = {
     "access/test_execution": "access/recorded access/space access/state access/transfer",
+    "bare/test_moment": "bare/guidance",
     "check/test_diff": "check/lines",
     "compiled/test_thunk": "compiled/cell compiled/encoder compiled/ending compiled/move"
     " compiled/rewrite compiled/stack compiled/strings",
@@ -67,7 +68,7 @@ TESTED_BY = {
     "host/test_signals": "host/streams",
     "linux/test_callers": "linux/stacks",
     "access/test_symbols": "linux/kaslr",
-    "bare/test_system": "bare/image bare/open",
+    "bare/test_system": "bare/open",
     "look/test_views": "look/code look/dump look/region look/registers look/sheet look/stack",
     "look/test_plan": "look/change look/operand look/plan_view look/rehearsal",
     "confidential/test_host_inputs": "cli/host_inputs",
