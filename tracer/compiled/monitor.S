@@ -101,6 +101,9 @@
 .set SLEEPS, 1 << 24
 .set STI, 0xfb
 .set NMI, 0x80000202
+.set EVENT_TYPE, 7 << 8
+.set EVENT_SOFTWARE, 4 << 8
+.set FIRST_INTERRUPT, 32
 
 # A virtual interrupt (APM vol. 2, 15.21.4): it is there, and no priority of a task is above it.
 .set V_IRQ, 1 << 8
@@ -266,6 +269,9 @@ unknown:
 nested:	mov	rax, [r15 + V_INFO2]
 	mov	[r15 + STATE + S_FAULT], rax
 	xor	ecx, ecx			# whether it is compiled sites' to try
+	mov	rdx, [r15 + V_DELIVERED]
+	test	edx, edx
+	js	again
 	bt	r12, 33				# of a walk of tables: APM vol. 2, 15.25.6
 	jc	1f
 	test	r12b, E_FETCH
@@ -276,10 +282,6 @@ nested:	mov	rax, [r15 + V_INFO2]
 	jz	1f
 	test	byte ptr [r15 + V_CS_ATTRIBUTES + 1], 2	# L
 	jz	1f
-	# What was being delivered is, again.
-	mov	rdx, [r15 + V_DELIVERED]
-	test	edx, edx
-	js	2f
 	control	cmp, rax, C_REACH
 	jb	3f
 	control	sub, rax, C_FAR
@@ -291,7 +293,24 @@ nested:	mov	rax, [r15 + V_INFO2]
 4:	mov	[r15 + STATE + S_ALIAS], rax
 	inc	ecx
 	jmp	1f
-2:	mov	[r15 + V_EVENT], rdx
+	# What was being delivered is, again (APM vol. 2, 15.7.2, 15.20). QEMU tells of an interrupt as
+	# of an exception, and refuses it as one (helper_vmrun): it is given as a virtual one. An
+	# instruction that raises one is carried out again.
+again:	mov	eax, edx
+	and	eax, EVENT_TYPE
+	cmp	eax, EVENT_SOFTWARE
+	je	2f
+	cmp	dl, 2
+	je	3f
+	cmp	dl, FIRST_INTERRUPT
+	jb	4f
+	movzx	eax, dl
+	mov	[r15 + V_VECTOR], eax
+	mov	dword ptr [r15 + V_INTERRUPT], V_DUE
+2:	xor	edx, edx
+	jmp	4f
+3:	mov	edx, NMI
+4:	mov	[r15 + V_EVENT], rdx
 1:	movzx	eax, word ptr [r15 + V_SS]
 	push	rax
 	push	qword ptr [r15 + V_RSP]

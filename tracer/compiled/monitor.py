@@ -109,7 +109,8 @@ _GATE_SIZE = 16
 _ENTRY_SIZE = 8
 _CONFIGURATION = 0xCFC
 """The first of four ports by which PCI configuration is accessed (PCI Local Bus 3.0, 3.2.2.3.2)."""
-_EFER = 0xC000_0080
+_OWN_MSRS = 0xC000_0080, 0xC001_0114, 0xC001_0117
+"""EFER, VM_CR and VM_HSAVE_PA (AMD APM vol. 2, 15.30): what they hold is the monitor's own."""
 _SVME = 1 << 12
 PASSED_THROUGH = (
     range(0x48, 0x4A),  # SPEC_CTRL, PRED_CMD
@@ -438,7 +439,20 @@ def event_of(vector: int, error_code: int | None) -> tuple[int, bytes]:
     return _EVENT, struct.pack("<Q", word)
 
 
-_EVENT = 0xA8
+def frame_size(vmcb: bytes) -> int:
+    """Return how many bytes the CPU was pushing for an exception or an interrupt as it left.
+
+    That is in long mode; 0 where it was delivering none. Ref: AMD64 Architecture Programmer's
+    Manual vol. 2, 15.7.2 (EXITINTINFO), 8.9.3.
+    """
+    told = int.from_bytes(vmcb[_DELIVERED : _DELIVERED + 8], "little")
+    if not told & _VALID:
+        return 0
+    return _FRAME_SIZE + 8 * bool(told & _WITH_CODE)
+
+
+_EVENT, _DELIVERED = 0xA8, 0x88
+_FRAME_SIZE = 5 * 8
 _VALID, _WITH_CODE, _EXCEPTION = 1 << 31, 1 << 11, 3 << 8
 
 
@@ -446,7 +460,9 @@ def _msr_map(wanted: bool, free: Collection[int]) -> bytes:
     # Two bits an MSR, of reading and of writing.
     bits = bytearray((b"\xff" if wanted else b"\0") * (2 * _PAGE))
     for number, span in enumerate(_MSR_RANGES):
-        for index, on in [(index, False) for index in free] + [(_EFER, True)]:
+        for index, on in [(index, False) for index in free] + [
+            (index, True) for index in _OWN_MSRS
+        ]:
             if index in span:
                 at = 0x800 * number + (index - span.start) // 4
                 pair = 3 << 2 * (index % 4)

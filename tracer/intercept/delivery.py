@@ -8,9 +8,10 @@ of vector 14 in place and its pages healed, and delivers by itself what comes of
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tracer.access.footprint import footprint
+from tracer.access.footprint import UNKNOWN, Encounter, footprint
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile, SetMemory, SetRegister
@@ -20,7 +21,7 @@ from tracer.errors import EmulationError, GuestException, InterceptError
 from tracer.intercept import visit
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.native_step import leave, retake
+from tracer.intercept.native_step import leave, native_step, retake
 from tracer.intercept.spill import SPILL_SIZE
 from tracer.x86.decode import decode
 from tracer.x86.idt import Gate
@@ -123,6 +124,28 @@ class Delivery:
                 await visit.note(gate.stub, after)
         pushed = () if completed else tuple(_pushes(top, after["rsp"], space))
         return Taken(after, pushed, completed)
+
+    async def again(
+        self, fault: Fault, gate: PageFaultGate, meet: Callable[[], Awaitable[Encounter]]
+    ) -> Taken:
+        """Have the CPU deliver what it was delivering when it came upon a traced device.
+
+        The vCPU stands in its monitor, which has the CPU deliver it again, and ``meet`` tells what
+        it comes upon beyond. Raises InterceptError when it gets no further.
+        """
+        met, space = fault.encounter, fault.space
+        # It starts over where it comes upon another page: the rest lies below the first push.
+        first = met.linear + 8
+        ahead = tuple(_pushes(first, first - fault.frame, space)) if met.write else ()
+        stepped = await native_step(
+            ahead, fault.stand(gate), lambda _: None, met, fault.spill.frame.rip, meet
+        )
+        self._counts["delivered"] += 1
+        after = stepped.registers
+        # The frame lies above RSP now, on whichever stack; tables of the CPU's may lead there too.
+        pushed = _pushes(after["rsp"] + fault.frame, after["rsp"], space)
+        read = [other for other in stepped.encounters if not other.write]
+        return Taken(after, (*UNKNOWN.seen(read, space), *pushed), False)
 
     async def _met_poison(
         self, after: RegisterFile, own: Gate, space: AddressSpace, gate: PageFaultGate

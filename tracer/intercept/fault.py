@@ -13,6 +13,7 @@ from tracer.access.state import complete, needs_registers
 from tracer.access.transfer import Meddling, Transfer
 from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.access.want import ReadPhysical, Registers, StackAndTables
+from tracer.compiled import monitor
 from tracer.errors import DebuggerError, EmulationError, InterceptError
 from tracer.intercept.carrier import Stand
 from tracer.intercept.gate import PageFaultGate
@@ -39,7 +40,8 @@ class Fault:
     ``meddled`` how a person or a rule changed the transfers, by their number in the instruction,
     ``ruled`` in words which rules did. ``port`` is what an I/O port gave to the instruction that is
     being carried out. ``silence`` is what came in place of the answer to a write. ``code`` has the
-    bytes at RIP when that was last foretold.
+    bytes at RIP when that was last foretold. ``frame`` has the bytes of a frame of the CPU's own
+    that it was pushing, and pushes again once the vCPU goes on; 0 where it was an instruction.
     """
 
     vcpu: int
@@ -56,6 +58,7 @@ class Fault:
     port: tuple[In, int] | None = None
     silence: DebuggerError | None = None
     code: bytes = b""
+    frame: int = 0
     _poison: Leaf | None = None
 
     def stand(self, gate: PageFaultGate) -> Stand:
@@ -200,6 +203,11 @@ class NestedFaults:
         space = view.space(spill.cr3, spill.cr4)
         view.tell_time(spill.tsc)
         cpu = interrupted(spill, await view.mode(spill.frame.cs, space))
+        frame = monitor.frame_size(view.memory.read(monitor.vmcb_at(stack), PAGE_SIZE))
+        if frame:
+            linear = _linear(spill.cr2, spill.frame, None, cpu, space)
+            spill = replace(spill, cr2=linear)
+            return Fault(vcpu, view.time_ns, stack, spill, space, cpu, frame=frame)
         insn = decoded(space.read(cpu.rip, MAX_INSTRUCTION), cpu)
         if insn is not None and needs_registers(insn):
             cpu = complete(cpu, (await Registers()).values)

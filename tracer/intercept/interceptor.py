@@ -33,7 +33,7 @@ from tracer.errors import (
     UnsupportedInstruction,
 )
 from tracer.intercept.answer import Answer, Answering, Devices
-from tracer.intercept.delivery import Delivery
+from tracer.intercept.delivery import Delivery, Taken
 from tracer.intercept.fault import Fault, Faults, NestedFaults, code_at, decoded, foretell_at
 from tracer.intercept.firmware import Firmware, Intercepted
 from tracer.intercept.gate import PageFaultGate
@@ -115,6 +115,8 @@ class Interceptor:
             taken = await self.firmware.take(fault, gate)
             if taken is not None:
                 return taken
+        if fault.frame:
+            return await self._push(fault, gate)
         if not fault.spill.frame.error_code & PageFaultCode.RSVD:
             return await self._retake(fault, gate, "the frame of a page fault of the guest's own")
         poison = fault.check()
@@ -280,11 +282,27 @@ class Interceptor:
             # The frame would have come upon this, had there been no interrupt stack for it.
             frame = replace(fault.spill.frame, error_code=PageFaultCode.RSVD | PageFaultCode.W)
             fault.spill = replace(fault.spill, cr2=taken.pushed[0].linear, frame=frame)
-            after = replace(fault.cpu, rip=taken.registers["rip"])
-            self.ledger.record(
-                Entry(fault, insn, Outcome(after, taken.pushed), fault.cpu, code, why)
-            )
+            self._record(fault, insn, code, taken, why)
         return Intercepted(delivered=True)
+
+    async def _push(self, fault: Fault, gate: PageFaultGate) -> Intercepted:
+        # Leaves a frame to the CPU that it was pushing to a device, from within its monitor.
+        code = await code_at(fault)
+
+        async def meet() -> Encounter:
+            return (await self.faults.read(fault.vcpu)).encounter
+
+        taken = await self._delivery.again(fault, gate, meet)
+        if taken.pushed:
+            why = "the frame of an exception or an interrupt"
+            self._record(fault, decoded(code, fault.cpu), code, taken, why)
+        return Intercepted(delivered=True)
+
+    def _record(
+        self, fault: Fault, insn: Instruction | None, code: bytes, taken: Taken, why: str
+    ) -> None:
+        after = replace(fault.cpu, rip=taken.registers["rip"])
+        self.ledger.record(Entry(fault, insn, Outcome(after, taken.pushed), fault.cpu, code, why))
 
     async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
         code = fault.code
