@@ -48,7 +48,7 @@ TESTED_BY = {
     "check/test_replay": "check/divergence",
     "check/witness/test_matching": "check/comparison check/qemu_log check/witness/alignment"
     " check/witness/fingerprint check/witness/recovery check/witness/side"
-    " check/witness/territory check/witness/traced",
+    " check/witness/territory check/witness/traced check/witness/pair check/witness/beginning",
     "confidential/test_expectation": "confidential/handling",
     "confidential/test_sev_host": "confidential/sev_exit confidential/sev_state",
     "confidential/test_tdx_module": "confidential/tdx_field confidential/tdx_leaf"

@@ -5,9 +5,10 @@ traced region both sides must tell the same accesses in the same order: directio
 address, width and value. The rules are in ``docs/trace-format.md``, under "Comparing a trace with
 QEMU's log".
 
-:mod:`matching` goes along both sides and counts; :mod:`reading` knows how the log tells one access;
-after a difference :mod:`recovery` finds where both agree again, and :mod:`alignment` what is at
-fault before.
+:mod:`pair` reads both sides; :mod:`beginning` finds where they begin in a log with more before it;
+:mod:`matching` goes along them and counts; :mod:`reading` knows how the log tells one access; after
+a difference :mod:`recovery` finds where both agree again, and :mod:`alignment` what is at fault
+before.
 """
 
 from __future__ import annotations
