@@ -29,6 +29,7 @@ COMMANDS = {
     "regions": "list the regions that a guest would have",
     "show": "show the device accesses of a trace",
     "stats": "count what a trace holds",
+    "tally": "count, sum or part what is asked for, of a trace's accesses",
     "replay": "carry out every recorded access again, without a guest, and compare",
     "diff": "compare two traces, region by region",
     "export": "write a trace in another tool's format",

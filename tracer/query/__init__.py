@@ -1,6 +1,7 @@
 """Choosing accesses: conditions, breaks, places, and the facts that they ask for."""
 
 __all__ = (
+    "aggregate",
     "breakpoint",
     "called",
     "condition",
@@ -12,5 +13,6 @@ __all__ = (
     "rule",
     "sieve",
     "source",
+    "tally",
     "words",
 )

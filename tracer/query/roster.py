@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tracer.devices.map import RegisterMap, fits_register
 from tracer.errors import ConditionError, UsageError
-from tracer.query.condition import Condition
+from tracer.query.condition import Condition, Expression
 from tracer.query.condition.lexicon import Lexicon
 from tracer.query.facts import device_of, function, module
 from tracer.query.words import Selection
@@ -132,13 +132,18 @@ def check_selection(selection: Selection, roster: Roster, *, registers: bool = T
     for condition in selection.flags:
         for wrong, _ in _wrongs(condition, roster, known):
             raise UsageError(wrong)
-    for condition in selection.typed:
-        for wrong, start in _wrongs(condition, roster, known):
-            raise ConditionError(wrong, condition.typed.replace("\t", " "), start + 1)
+    written: list[tuple[Condition | Expression, Mapping[str, Lexicon]]]
+    written = [(each, known) for each in selection.typed]
+    # That accesses came does not tell that there is what is asked of them.
+    everything = vocabulary(roster)
+    written += [(each, everything) for each in selection.asked]
+    for each, words in written:
+        for wrong, start in _wrongs(each, roster, words):
+            raise ConditionError(wrong, each.typed.replace("\t", " "), start + 1)
 
 
 def _wrongs(
-    condition: Condition, roster: Roster, known: Mapping[str, Lexicon]
+    condition: Condition | Expression, roster: Roster, known: Mapping[str, Lexicon]
 ) -> Iterator[tuple[str, int]]:
     if "callers" in condition.names and not any(stacks.sites() for stacks in roster.stacks):
         yield (

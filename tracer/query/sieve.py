@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tracer.devices.map import Named, RegisterMap, RegisterMaps
 from tracer.errors import ConditionError
-from tracer.query.condition.vocabulary import Facts
+from tracer.query.condition.vocabulary import OF_KIND, Facts
 from tracer.query.course import Marks
 from tracer.query.facts import (
     Course,
@@ -36,8 +36,13 @@ class Sieve:
         self.selection = selection
         self.named: list[Named | None] = []
         self._condition = selection.condition
-        stretches = () if self._condition is None else self._condition.stretches
+        stretches = list(() if self._condition is None else self._condition.stretches)
+        stretches += [stretch for each in selection.asked for stretch in each.stretches]
         self.course = Course(marks=Marks(stretches))
+        asks = [*([self._condition.names] if self._condition is not None else ())]
+        asks += [each.names for each in selection.asked]
+        deltas = any(each.deltas for each in selection.asked)
+        self._asks_each = deltas or not frozenset().union(*asks) <= OF_KIND
         self._facts = Recorded(self.course)
         self._phases = PhaseTracker()
         self._naming = Naming(maps or RegisterMaps())
@@ -94,9 +99,10 @@ class Sieve:
     def follows(self, record: Intercept) -> bool:
         """Tell whether records like this one have to come one by one, each in its place.
 
-        They need not where all are wanted, and no name depends on another access.
+        They need not where what is asked of them is the same for all that are alike, and no name
+        depends on another access.
         """
-        return self._condition is not None or any(map(self._naming.follows, record.accesses))
+        return self._asks_each or any(map(self._naming.follows, record.accesses))
 
     def can_be_in(self, region: str) -> bool:
         """Tell whether an access to a region can be wanted, whatever else it is."""

@@ -24,7 +24,7 @@ class Source:
 
     ``shown`` counts the accesses, ``losses`` the events that a log lost between them; after
     ``limit`` accesses the iteration ends. ``met`` has the names that came so far, ``stacks`` the
-    call chains; ``maps`` name the registers.
+    call chains; ``maps`` name the registers, and ``course`` is what the trace has come to.
     """
 
     def __init__(
@@ -40,7 +40,8 @@ class Source:
         self.losses = Losses()
         self.limit = limit
         self._sieve = Sieve(chosen, maps)
-        self.stacks = self._sieve.course.stacks
+        self.course = self._sieve.course
+        self.stacks = self.course.stacks
         self._events = Events(self._sieve)
 
     def __iter__(self) -> Iterator[tuple[Record, list[Event]]]:

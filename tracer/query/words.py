@@ -13,8 +13,9 @@ from functools import partial
 from typing import TypedDict, Unpack
 
 from tracer.errors import ConditionError, UsageError, advice
-from tracer.query.condition import Condition, joined, parse
+from tracer.query.condition import Condition, Expression, joined, parse
 from tracer.query.condition.lexeme import quoted
+from tracer.query.tally import Tally
 from tracer.text.number import ends, nanoseconds, open_ends, whole
 
 
@@ -41,11 +42,19 @@ class Selection:
     """Say which accesses are wanted: those for which ``condition`` holds, all without one.
 
     ``flags`` and ``typed`` are its parts: what short forms stand for, and what was written out.
+    ``asked`` is what is asked of the accesses that are wanted.
     """
 
     condition: Condition | None = None
     flags: tuple[Condition, ...] = field(default=(), compare=False)
     typed: tuple[Condition, ...] = field(default=(), compare=False)
+    asked: tuple[Expression, ...] = field(default=(), compare=False)
+
+    def tallied(self, tally: Tally) -> Selection:
+        """Return those of them that a tally means, with what it asks of them."""
+        typed = () if tally.condition is None else (tally.condition,)
+        whole = joined([*([] if self.condition is None else [self.condition]), *typed])
+        return Selection(whole, self.flags, (*self.typed, *typed), tally.expressions)
 
 
 def choose(*conditions: str, **words: Unpack[Words]) -> Selection:

@@ -26,6 +26,7 @@ from tracer.repl.feed import Feed, Item, Rule, Seen
 from tracer.repl.names import known_of
 from tracer.repl.result import Result, Screen
 from tracer.repl.stop import end_lines, halt_lines, halt_object
+from tracer.repl.tally import Running
 from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
 from tracer.session.control import Control
@@ -54,10 +55,10 @@ class Context:
     has the last accesses, ``maps`` what the guest has mapped, ``displays`` the commands that are
     carried out at each stop, ``inputs`` how many accesses were made in which space, ``answered``
     how many of them had another value than the device's, ``user_filters`` those of the person's own
-    file, ``listeners`` who is told of each access as it is made. ``leaving`` is set by `quit`,
-    ``interrupts`` counts how often
-    Ctrl-C was pressed. ``confirm`` asks a person, unless a command is ``scripted``; ``sit`` takes
-    one to the guest's console, where there is a terminal. ``screen`` says what is written on.
+    file, ``listeners`` who is told of each access as it is made, ``tallies`` those that go on.
+    ``leaving`` is set by `quit`, ``interrupts`` counts how often Ctrl-C was pressed. ``confirm``
+    asks a person, unless a command is ``scripted``; ``sit`` takes one to the guest's console, where
+    there is a terminal. ``screen`` says what is written on.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Context:
         self.displays: dict[int, str] = {}
         self.user_filters: dict[str, Rule] = {}
         self.listeners: list[Callable[[Seen], None]] = []
+        self.tallies: dict[int, Running] = {}
         self.stacks = Stacks()
         self.leaving = False
         self.interrupts = 0
@@ -242,17 +244,21 @@ class Context:
                 " records them; a break knows them"
             )
 
+        facts = self.facts_of_seen()
+        return Rule(text, lambda event: pattern.wants(facts(event)))
+
+    def facts_of_seen(self) -> Callable[[Seen], Recorded]:
+        """Return what tells the facts of accesses that were made, to one who asks for them."""
         changes = Changes()
 
-        def fits(event: Seen) -> bool:
+        def facts(event: Seen) -> Recorded:
             marks = self.outlook.marks
             if event.marks != marks.count:
                 marks = marks.upto(event.marks)  # of an access that is shown again
             course = Course(self._regions, self.stacks, marks, changes, event.phase)
-            facts = Recorded(course).at(event.record, event.access, event.seq, event.named)
-            return pattern.wants(facts)
+            return Recorded(course).at(event.record, event.access, event.seq, event.named)
 
-        return Rule(text, fits)
+        return facts
 
     @property
     def kept(self) -> str:

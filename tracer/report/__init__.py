@@ -1,3 +1,3 @@
 """Accesses as objects; counts and comparisons as tables."""
 
-__all__ = ("objects", "tables")
+__all__ = ("objects", "tables", "tally")

@@ -19,6 +19,17 @@ from tracer.trace.place import bare_name, spot
 from tracer.trace.summary import Names, Summary, ranked
 
 
+def made_table(*headings: str, texts: int = 1) -> Table:
+    """Return a table without rows: ``texts`` columns of text, then numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
+    for index, heading in enumerate(headings):
+        if index < texts:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
 def closing_table(summary: Summary) -> Table:
     """Return what a run or a trace did to each traced region, the busiest first.
 
@@ -28,7 +39,7 @@ def closing_table(summary: Summary) -> Table:
     directions = ("reads", "writes", *(("unknown",) if unknown else ()))
     some = [way for way in ("compiled", "guest", "monitor") if getattr(summary, way)]
     ways = ("emulated", *some, "stepped")
-    table = _table("region", *directions, *ways, "call sites")
+    table = made_table("region", *directions, *ways, "call sites")
     order = sorted(summary.regions.items(), key=lambda item: (-item[1].accesses, item[0]))
     for name, count in order:
         if count.accesses:
@@ -42,7 +53,7 @@ def closing_table(summary: Summary) -> Table:
 
 def sites_table(summary: Summary, limit: int | None = None) -> Table:
     """Return the call sites and the region each one reached, the busiest first."""
-    table = _table("call site", "region", "accesses", texts=2)
+    table = made_table("call site", "region", "accesses", texts=2)
     for (site, region), count in _most(summary.sites, limit):
         _row(table, site, region, count)
     return table
@@ -50,7 +61,7 @@ def sites_table(summary: Summary, limit: int | None = None) -> Table:
 
 def forms_table(summary: Summary, limit: int | None = None) -> Table:
     """Return the instruction forms with their intercepts, the most frequent first."""
-    table = _table("instruction form", "carried out", "intercepts", texts=2)
+    table = made_table("instruction form", "carried out", "intercepts", texts=2)
     for (form, via), count in _most(summary.forms, limit):
         _row(table, form, via, count)
     return table
@@ -58,7 +69,7 @@ def forms_table(summary: Summary, limit: int | None = None) -> Table:
 
 def calls_table(summary: Summary, limit: int | None = None) -> Table:
     """Return the calls of a confidential guest that are no device accesses, by name."""
-    table = _table("call", "times", texts=1)
+    table = made_table("call", "times", texts=1)
     for name, count in _most(Counter({(name,): n for name, n in summary.calls.items()}), limit):
         _row(table, *name, count)
     return table
@@ -69,7 +80,7 @@ def registers_table(summary: Summary, limit: int | None = None) -> Table:
 
     Beside its name stands how often a read-only one was written, or a write-only one read.
     """
-    table = _table("region", "offset", "register", "accesses", texts=3)
+    table = made_table("region", "offset", "register", "accesses", texts=3)
     for (region, offset, register), count in _most(summary.registers, limit):
         known = summary.regions.get(region)  # none of the row that tells of the others
         told = [register]
@@ -88,7 +99,7 @@ _AGAINST: dict[Breach, str] = {"read-only": "written", "write-only": "read"}
 
 def phases_table(summary: Summary, limit: int | None = None) -> Table:
     """Return the phases of the boot and the regions accessed in each, the busiest first."""
-    table = _table("phase", "region", "accesses", texts=2)
+    table = made_table("phase", "region", "accesses", texts=2)
     for (phase, region), count in _most(summary.phases, limit):
         _row(table, phase, region, count)
     return table
@@ -96,7 +107,7 @@ def phases_table(summary: Summary, limit: int | None = None) -> Table:
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return how the trace and QEMU's log agree on each region that either has accesses to."""
-    table = _table("region", "traced", "witnessed", "missing", "extra", "different")
+    table = made_table("region", "traced", "witnessed", "missing", "extra", "different")
     for name, c in sorted(comparison.regions.items()):
         if c.traced or c.witnessed:
             _row(table, name, c.traced, c.witnessed, c.missing, c.extra, c.different)
@@ -137,7 +148,7 @@ def host_inputs_table(sites: Sequence[InputSite], limit: int | None, columns: in
 
     Of each space there are ``limit`` call sites at most. What is read is cut to the width.
     """
-    table = _table("space", "call site", "reads", "accesses", texts=3)
+    table = made_table("space", "call site", "reads", "accesses", texts=3)
     widest = max(len(printable(site.name)) for site in sites)
     room = max(columns - widest - _BESIDE_READS, _LEAST_READS)
     for column in table.columns:
@@ -178,16 +189,6 @@ def _most(counts: Counter[Names], limit: int | None) -> list[tuple[Names | tuple
     rest = order[limit:]
     blank = ("",) * (len(rest[0][0]) - 1)
     return [*order[:limit], ((f"… {len(rest)} more", *blank), sum(count for _, count in rest))]
-
-
-def _table(*headings: str, texts: int = 1) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
-    for index, heading in enumerate(headings):
-        if index < texts:
-            table.add_column(heading, overflow="fold")
-        else:
-            table.add_column(heading, justify="right", no_wrap=True)
-    return table
 
 
 # As Text, so that brackets in a name are no markup.

@@ -79,6 +79,7 @@ TESTED_BY = {
     "query/test_breakpoint": "confidential/call_name query/breakpoint/pattern"
     " query/breakpoint/state query/breakpoint/table query/breakpoint/words query/origin"
     " query/place",
+    "query/test_tally": "query/aggregate report/tally",
     "query/test_facts": "query/course query/pending query/waiting",
     "session/test_host": "session/outlook session/own_host host/own_code",
     "query/test_sieve": "query/roster query/source query/words",
@@ -94,6 +95,7 @@ TESTED_BY = {
     "repl/test_prompt": "repl/completion repl/conversation repl/feed repl/feed_lines"
     " repl/parser repl/toolbar",
     "repl/test_hosting": "cli/hosting",
+    "repl/test_tally": "repl/commands/pipe repl/commands/tally",
     "repl/test_shell": "repl/interruption repl/script",
     "trace/test_lines": "report/tables text/colour text/printable trace/layout trace/place"
     " report/objects",

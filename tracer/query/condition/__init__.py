@@ -24,7 +24,7 @@ from tracer.query.condition.closure import Run, Unknown, all_of
 from tracer.query.condition.grammar import Parser
 from tracer.query.condition.lexicon import Lexicon
 from tracer.query.condition.mention import Mention
-from tracer.query.condition.vocabulary import FIXED, Between, Facts
+from tracer.query.condition.vocabulary import FIXED, Between, Fact, Facts, Since, Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,41 @@ class Condition:
             return False
 
 
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """Hold a compiled expression of any ``type``; all else is as of a :class:`Condition`.
+
+    ``start`` and ``end`` are its place in ``typed``; a ``constant`` needs no facts. ``deltas`` are
+    the facts that tell by how much a number differs from what it was before: who asks for them
+    remembers that. ``name`` is that of a fact which stands alone.
+    """
+
+    text: str
+    type: Type
+    names: frozenset[str]
+    typed: str = field(compare=False)
+    start: int = field(compare=False)
+    end: int = field(compare=False)
+    name: str = field(compare=False)
+    constant: bool = field(compare=False)
+    mentions: tuple[Mention, ...] = field(repr=False, compare=False)
+    offsets: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
+    stretches: tuple[Between, ...] = field(repr=False, compare=False)
+    deltas: tuple[Since, ...] = field(repr=False, compare=False)
+    _run: Run = field(repr=False, compare=False)
+
+    def value(self, facts: Facts) -> Fact:
+        """Return its value, None where that depends on what is unknown.
+
+        Raises ConditionError where it has no answer: a division by zero, a shift too far.
+        """
+        try:
+            found: Fact = self._run(facts)
+        except Unknown:
+            return None
+        return found
+
+
 def parse(text: str, known: Mapping[str, Lexicon] | None = None) -> Condition:
     """Compile a condition.
 
@@ -105,6 +140,28 @@ def parse_prefix(
         Condition(
             shown, frozenset(parser.names), text, tuple(parser.mentions), tuple(parser.offsets),
             tuple(parser.stretches), node.run, parser.moments.told,
+        ),
+        end,
+    )  # fmt: skip
+
+
+def parse_expression(
+    text: str,
+    start: int,
+    stops: Collection[str] = (),
+    known: Mapping[str, Lexicon] | None = None,
+) -> tuple[Expression, int]:
+    """Compile the expression at ``start`` of a text, and return where it ends.
+
+    That is as for :func:`parse_prefix`; ``stops`` may have a comma and a closing parenthesis.
+    """
+    parser = Parser(text, start, stops, FIXED | dict(known or {}), deltas=True)
+    node, end = parser.expression()
+    return (
+        Expression(
+            text[start:end].strip(), node.type, frozenset(parser.names), text, node.start, node.end,
+            node.name, node.constant, tuple(parser.mentions), tuple(parser.offsets),
+            tuple(parser.stretches), tuple(parser.deltas), node.run,
         ),
         end,
     )  # fmt: skip

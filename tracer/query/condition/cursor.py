@@ -12,7 +12,9 @@ from tracer.query.condition.vocabulary import TEXTS
 
 
 class Cursor:
-    """Go through the pieces of a text from ``start`` on, up to one of the words ``stops``.
+    """Go through the pieces of a text from ``start`` on, up to one of ``stops``.
+
+    These are words, a comma or a closing parenthesis.
 
     Raises ConditionError, with the place in the text.
     """
@@ -20,7 +22,7 @@ class Cursor:
     def __init__(self, text: str, start: int, stops: Collection[str]) -> None:
         self._text = text
         self._stops = stops
-        self._pieces = lexemes(text, start, TEXTS)
+        self._pieces = lexemes(text, start, TEXTS, commas="," in stops)
         self._at = 0
 
     @property
@@ -52,7 +54,8 @@ class Cursor:
 
     def stops_at(self, piece: Lexeme) -> bool:
         """Tell whether a condition ends before a piece."""
-        return piece.kind == "end" or (piece.kind == "word" and piece.value in self._stops)
+        known = piece.kind in ("word", "operator") and piece.value in self._stops
+        return piece.kind == "end" or known
 
     def shown(self, part: Node | Lexeme) -> str:
         """Return the text of a part, as it was typed."""
@@ -75,7 +78,7 @@ class Cursor:
             self.fail(piece.start, f") at column {column} closes nothing")
         if shown == "..":
             self.fail(piece.start, f".. at column {column} needs `in`: offset in 0x0..0xff")
-        words = ("or", "and", "not", "in", *self._stops)
+        words = ("or", "and", "not", "in", *filter(str.isalpha, self._stops))
         hint = suggestion(shown, words) if piece.kind == "word" else ""
         self.fail(piece.start, f"expected an operator at column {column}, not {shown}{hint}")
 

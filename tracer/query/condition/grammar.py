@@ -36,12 +36,16 @@ from tracer.query.condition.vocabulary import (
     REGISTERS,
     VALUES,
     Between,
+    Since,
     Type,
     memory,
 )
 
 MAX_DEPTH = 100
 """How deep an expression may nest, a chain of operators counted as nesting."""
+
+DELTA = "delta"
+"""The word for how much a number differs from what it was before."""
 
 MAX_PARENTHESES = 30
 """How many parentheses may be open at a time."""
@@ -63,9 +67,17 @@ class Parser:
     """Turn the pieces of one text into nodes, a method for each level of precedence."""
 
     def __init__(
-        self, text: str, start: int, stops: Collection[str], known: Mapping[str, Lexicon]
+        self,
+        text: str,
+        start: int,
+        stops: Collection[str],
+        known: Mapping[str, Lexicon],
+        *,
+        deltas: bool = False,
     ) -> None:
         self._at = Cursor(text, start, stops)
+        self._deltas = deltas
+        self.deltas: list[Since] = []
         self.names: set[str] = set()
         self.mentions: list[Mention] = []
         self.offsets: list[tuple[int, int]] = []
@@ -89,11 +101,16 @@ class Parser:
 
     def condition(self) -> tuple[Node, int]:
         """Return a whole condition, and the position in the text where it ends."""
+        node, end = self.expression()
+        return self._truth(node, "a condition is true or false"), end
+
+    def expression(self) -> tuple[Node, int]:
+        """Return a whole expression of any type, and the position in the text where it ends."""
         node = self._disjunction()
         last = self._at.piece
         if not self._at.stops_at(last):
             self._at.fail_operator(last)
-        return self._truth(node, "a condition is true or false"), last.start
+        return node, last.start
 
     def _disjunction(self) -> Node:
         return self._joined("or", self._conjunction, any_of)
@@ -341,6 +358,8 @@ class Parser:
                 return self._literal("number" if piece.kind == "number" else "text", piece)
             case "register":
                 return self._register(piece)
+            case "word" if piece.value == DELTA and self._at.piece.value == "(":
+                return self._delta(piece)
             case "word" if piece.value in ("true", "false"):
                 return self._literal("truth", piece)
             case "word" if piece.value not in _RESERVED and not self._at.stops_at(piece):
@@ -367,6 +386,16 @@ class Parser:
         return Node(
             node.type, node.run, opening.start, closing.end, node.depth, node.name, node.constant
         )
+
+    def _delta(self, piece: Lexeme) -> Node:
+        if not self._deltas:
+            self._at.fail(piece.start, f"{DELTA} is of a tally: tally {DELTA}(time) by function")
+        node = self._group(self._at.advance())
+        self._want_number(node, DELTA)
+        since = Since(next(_askers), node.run)
+        self.deltas.append(since)
+        # A difference is no constant: the first time there is nothing before it.
+        return Node("number", lookup(since), piece.start, node.end, node.depth + 1)
 
     def _name(self, piece: Lexeme) -> Node:
         name, column = str(piece.value), piece.start + 1

@@ -69,11 +69,12 @@ _NOT = re.compile(r"not(?=\s)")
 _PATTERN = re.compile(r"[^\s()\"'&|]+")
 
 
-def lexemes(text: str, start: int, names: Container[str]) -> list[Lexeme]:
+def lexemes(text: str, start: int, names: Container[str], *, commas: bool = False) -> list[Lexeme]:
     """Return the pieces of a text from ``start`` on; the last one has the kind ``end``.
 
     ``names`` are those that stand for text: what is compared with one may be written without
-    quotes. Raises ConditionError for what is no piece, and for a text that is too long.
+    quotes. With ``commas`` a comma is an operator. Raises ConditionError for what is no piece, and
+    for a text that is too long.
     """
     shown = "".join(c if c.isprintable() else "?" for c in text.replace("\t", " "))
     if len(text) > MAX_LENGTH:
@@ -86,7 +87,13 @@ def lexemes(text: str, start: int, names: Container[str]) -> list[Lexeme]:
     found: list[Lexeme] = []
     position = start
     while (position := _next(text, position)) < len(text):
-        piece = _unquoted(text, position, found, names) or _piece(text, position)
+        if commas and text[position] == ",":
+            piece = Lexeme("operator", ",", position, position + 1)
+        else:
+            piece = _unquoted(text, position, found, names) or _piece(text, position)
+        if commas and piece.kind == "text" and text[piece.end - 1] == ",":
+            # The comma behind a word parts expressions; the names of two registers have one inside.
+            piece = Lexeme("text", str(piece.value)[:-1], piece.start, piece.end - 1)
         found.append(piece)
         position = piece.end
     found.append(Lexeme("end", "", len(text), len(text)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Literal, Protocol, get_args
 
@@ -48,6 +48,18 @@ class Between(str):
         """Name it by its marks; None for no mark."""
         made = super().__new__(cls, f"mark in {first!r}..{last!r}")
         made.first, made.last = first, last
+        return made
+
+
+class Since(str):
+    """Name the fact that tells by how much a number differs from what it was before."""
+
+    run: Callable[[Facts], int]
+
+    def __new__(cls, number: int, run: Callable[[Facts], int]) -> Since:
+        """Name it by a number of its own, and how to evaluate what is compared."""
+        made = super().__new__(cls, f"delta {number}")
+        made.run = run
         return made
 
 
@@ -98,6 +110,16 @@ VALUES: dict[str, tuple[str, ...]] = {
     "space": get_args(Space),
 }
 """Names that stand for one of few words."""
+
+
+OF_KIND = frozenset(
+    {
+        "region", "device", "register", "offset", "width", "direction", "space", "via", "symbol",
+        "function", "module", "mnemonic",
+    }
+)  # fmt: skip
+"""Names of facts that all records of one :meth:`kind <tracer.trace.block.Blocks.kinds>` have in
+common."""
 
 
 def _mnemonics() -> Collection[str]:
