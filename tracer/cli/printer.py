@@ -10,7 +10,7 @@ from tracer.cli import terminal
 from tracer.intercept.journal import Subscriber
 from tracer.report.objects import access_object
 from tracer.trace.event import Event, Events, Everything
-from tracer.trace.fold import Fold, Folder
+from tracer.trace.fold import Fold, Folders
 from tracer.trace.lines import access_line, fold_line
 from tracer.trace.naming import Naming
 from tracer.trace.record import End, Record
@@ -25,7 +25,7 @@ class LinePrinter:
 
     def __init__(self, naming: Naming) -> None:
         self._events = Events(Everything(naming))
-        self._folder = Folder(eager=True) if sys.stdout.isatty() else None
+        self._folder = Folders() if sys.stdout.isatty() else None
 
     def __call__(self, record: Record) -> None:
         """Print what a record tells."""

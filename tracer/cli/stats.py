@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,9 +17,12 @@ from tracer.errors import TraceError
 from tracer.query.source import Source
 from tracer.query.words import Selection
 from tracer.trace.flame import FoldedStacks
+from tracer.trace.polls import Poll, Polls
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, RegionRecord
 from tracer.trace.summary import Summary, summary_object
+from tracer.trace.waiting import WaitRecord
+from tracer.trace.waiting_words import poll_object
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     chosen, maps = selection(args), register_maps(args)
     if args.folded:
         return _print_folded(args.trace, chosen, maps)
-    summary = Summary()
+    summary, waits = Summary(), list[WaitRecord]()
     everything = chosen.condition is None
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, chosen, maps)
@@ -54,13 +58,28 @@ def run(args: argparse.Namespace) -> int:
             # A selection has only the regions that it touches, and the intercepts.
             if everything or events or not isinstance(record, RegionRecord | Intercept):
                 summary.add(record, events, times=times)
+            if isinstance(record, WaitRecord) and record.awaited:
+                waits.append(record)
         source.check_names()
+    polls = _polls(args.trace, waits)
     if args.json:
-        print(msgspec.json.encode(_object(summary, trace)).decode())
+        told = [poll_object(poll) for poll in polls]
+        print(msgspec.json.encode(_object(summary, trace) | {"waits": told}).decode())
     else:
-        _print_tables(summary, args.limit or None)
+        _print_tables(summary, polls, args.limit or None)
     terminal.warn_of_losses(trace)
     return EXIT_OK
+
+
+def _polls(path: str, waits: Sequence[WaitRecord]) -> list[Poll]:
+    # Returns the longest poll of each register that a loop waits for.
+    if not waits:
+        return []
+    polls, wanted = Polls(), {wait.place for wait in waits}
+    with TraceReader(path) as trace:
+        for record in trace:
+            polls.add(record)
+    return [poll for poll in polls.all() if poll.place in wanted]
 
 
 def _print_folded(path: str, chosen: Selection, maps: RegisterMaps) -> int:
@@ -80,7 +99,7 @@ def _print_folded(path: str, chosen: Selection, maps: RegisterMaps) -> int:
     return EXIT_OK
 
 
-def _print_tables(summary: Summary, limit: int | None) -> None:
+def _print_tables(summary: Summary, polls: Sequence[Poll], limit: int | None) -> None:
     from tracer.report import tables  # rich: see terminal.table_console
 
     console = terminal.table_console(sys.stdout)
@@ -88,6 +107,8 @@ def _print_tables(summary: Summary, limit: int | None) -> None:
     console.print(tables.registers_table(summary, limit))
     console.print(tables.sites_table(summary, limit))
     console.print(tables.forms_table(summary, limit))
+    if polls:
+        console.print(tables.polls_table(polls, limit))
     if summary.phases:
         console.print(tables.phases_table(summary, limit))
     if summary.calls:

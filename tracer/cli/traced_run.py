@@ -11,6 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from tracer.access.region import check_choice
 from tracer.check.lines import divergence_lines
 from tracer.check.replay import compiled_again
@@ -282,9 +284,11 @@ class TracedRun:
                     self._recorded.finish()
             except asyncio.CancelledError:
                 outcome = self._why_cancelled() or outcome
+                self._tell_waiting(session, told=False)
                 raise
             except TracerError as error:
                 outcome = str(error)
+                self._tell_waiting(session, told=True)
                 raise
             except Exception as error:
                 outcome = f"failed: {type(error).__name__}: {error}"
@@ -296,6 +300,15 @@ class TracedRun:
                         session.mark_log(LOG_END)
                     session.end(outcome)
                 self._close(session)
+
+    def _tell_waiting(self, session: Session, *, told: bool) -> None:
+        # Lines come first; who ends a guest for its time has told them.
+        if not told:
+            for line in session.waiting_lines():
+                tell(line)
+        if self._args.json and not self._wish.asked:
+            for found in session.waiting_objects():
+                print(msgspec.json.encode(found).decode(), flush=True)
 
     def _why_cancelled(self) -> str:
         # Why the run is over where nobody has interrupted it.

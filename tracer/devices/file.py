@@ -28,7 +28,7 @@ _GROUP_KEYS = (
     "offset", "prefix", "stride", "count", "size", "select", "bank", "register", "group",
 )  # fmt: skip
 _REGISTER_KEYS = (
-    "offset", "width", "access", "description", "section", "fields", "stride", "count",
+    "offset", "width", "access", "description", "section", "fields", "stride", "count", "clock",
 )  # fmt: skip
 _FIELD_KEYS = ("bits", "description", "values")
 _APPLIES_KEYS = ("region", "qemu", "device")
@@ -217,6 +217,7 @@ def _register(key: str, table: Table, shared: _Shared) -> Register:
         fields=_register_fields(table, width, shared),
         stride=stride,
         count=count,
+        clock=table.flag("clock"),
     )
 
 

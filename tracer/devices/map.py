@@ -83,6 +83,30 @@ class Named:
             _told(name, field, number) for name, field, number in self._fields(value) if number
         )
 
+    @property
+    def is_clock(self) -> bool:
+        """Tell whether all that is covered tells the time or counts it."""
+        return all(part.register.clock for part in self.parts)
+
+    def bits(self, mask: int, value: int) -> str:
+        """Return in words that the bits of a mask have those of a value: ``RDY=1``.
+
+        Bits that no field has whole are told by their number, or by a mask.
+        """
+        told, left = [], mask
+        for part in self.parts:
+            for field in part.register.fields:
+                if field.low < part.first or field.high >= part.first + part.bits:
+                    continue
+                low = field.low - part.first + part.at
+                whole = (1 << field.high - field.low + 1) - 1 << low
+                if left & whole == whole:
+                    left &= ~whole
+                    told.append(f"{field.name}={_shown(field, (value & whole) >> low)}")
+        if left:
+            told.append(bare_bits(left, value))
+        return " ".join(told)
+
     def changes(self, old: int, new: int) -> str:
         """Return the fields that differ between two values: ``EN 0→1, SHN none→normal``."""
         pairs = zip(self._fields(old), self._fields(new), strict=True)
@@ -144,6 +168,13 @@ def _told(name: str, field: Field, value: int) -> str:
 
 def _shown(field: Field, value: int) -> str:
     return field.values.get(value) or (str(value) if value < 10 else hex(value))
+
+
+def bare_bits(mask: int, value: int) -> str:
+    """Return in words that the bits of a mask have those of a value, without their names."""
+    if mask & mask - 1 == 0:
+        return f"bit {mask.bit_length() - 1}={int(bool(value & mask))}"
+    return f"bits {mask:#x}={value & mask:#x}"
 
 
 @dataclass(frozen=True, slots=True)

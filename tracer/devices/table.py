@@ -40,6 +40,13 @@ class Table:
             raise Bad(self.where, f"{key} = {quoted(value)} is no {_KINDS[kind]}")
         return value
 
+    def flag(self, key: str) -> bool:
+        """Return true or false, false where the key is not there."""
+        value = self._items.get(key, False)
+        if not isinstance(value, bool):
+            raise Bad(self.where, f"{key} = {quoted(value)} is neither true nor false")
+        return value
+
     def text(self, key: str, otherwise: str = "") -> str:
         """Return a text that can be shown."""
         value: str = self.get(key, str, otherwise)

@@ -58,7 +58,8 @@ class Register:
     """Name ``width`` bytes at ``offset`` of a group; they repeat every ``stride`` bytes.
 
     ``name`` is a template when there is a ``stride``: see :func:`expand`. A ``count`` of None is an
-    array without an end.
+    array without an end. A ``clock`` tells the time or counts it: whoever reads it again and again
+    waits for no device.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Register:
     fields: tuple[Field, ...] = ()
     stride: int | None = None
     count: int | None = 1
+    clock: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from tracer.access.execution import Foretold, Outcome, lost_atomicity
 from tracer.access.recorded import memory_access
+from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.intercept.answer import UNANSWERED
 from tracer.intercept.fault import Fault
@@ -63,7 +64,8 @@ class Ledger:
     """Record the accesses of one guest.
 
     Every record goes to ``publish``, with the call chain that ``callers`` find; ``counts`` counts
-    them. ``within`` tells of a vCPU whether another access of it is under way.
+    them. ``within`` tells of a vCPU whether another access of it is under way. ``behind`` is called
+    behind each record, with where linear addresses lead: the guest stands right behind the access.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Ledger:
         self._publish = publish
         self._within = within
         self._parting: Entry | None = None
+        self.behind: Callable[[Intercept, AddressSpace], None] = lambda record, space: None
         self.sequence = 0
 
     def take(self, accesses: int) -> int:
@@ -137,39 +140,39 @@ class Ledger:
         stack = self._callers.note(before, fault.space, fault.time_ns)
         self._counts["accesses"] += accesses
         self._counts[via] += accesses
-        self._publish(
-            Intercept(
-                seq=self.sequence,
-                time_ns=fault.time_ns,
-                vcpu=fault.vcpu,
-                cpl=before.cpl,
-                mode=before.mode.value,
-                rip=before.rip,
-                symbol=self._names.lookup(before.rip, fault.space),
-                code=insn.code if insn is not None else entry.code,
-                text=insn.text if insn is not None else "(bad)",
-                cr2=fault.spill.cr2,
-                error_code=fault.spill.frame.error_code,
-                via=via,
-                accesses=[
-                    memory_access(transfer, fault.meddled.get(number))
-                    for number, transfer in enumerate(transfers)
-                ],
-                before=register_values(before, insn),
-                after=changed_values(before, entry.outcome.cpu),
-                note=_joined(
-                    rule_note(fault.ruled),
-                    note
-                    or replay_note(fault.replayed)
-                    or (lost_atomicity(insn, transfers) if insn is not None else None)
-                    or (_WITHIN if self._within(fault.vcpu) else None),
-                ),
-                stack=stack,
-                asked=None if asked is None else asked.call,
-                agrees=None if asked is None else asked.agrees,
-            )
+        record = Intercept(
+            seq=self.sequence,
+            time_ns=fault.time_ns,
+            vcpu=fault.vcpu,
+            cpl=before.cpl,
+            mode=before.mode.value,
+            rip=before.rip,
+            symbol=self._names.lookup(before.rip, fault.space),
+            code=insn.code if insn is not None else entry.code,
+            text=insn.text if insn is not None else "(bad)",
+            cr2=fault.spill.cr2,
+            error_code=fault.spill.frame.error_code,
+            via=via,
+            accesses=[
+                memory_access(transfer, fault.meddled.get(number))
+                for number, transfer in enumerate(transfers)
+            ],
+            before=register_values(before, insn),
+            after=changed_values(before, entry.outcome.cpu),
+            note=_joined(
+                rule_note(fault.ruled),
+                note
+                or replay_note(fault.replayed)
+                or (lost_atomicity(insn, transfers) if insn is not None else None)
+                or (_WITHIN if self._within(fault.vcpu) else None),
+            ),
+            stack=stack,
+            asked=None if asked is None else asked.call,
+            agrees=None if asked is None else asked.agrees,
         )
+        self._publish(record)
         self.sequence += accesses
+        self.behind(record, fault.space)
 
 
 def _joined(*notes: str | None) -> str | None:

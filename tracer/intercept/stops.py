@@ -78,6 +78,17 @@ class Stops:
             self._block.write(layout.STOPS, self._stops)
         return True
 
+    def also(self, physical: int) -> None:
+        """Send the accesses to one more physical address the slow way, until :meth:`at` is called.
+
+        The guest may run: an access that is under way is not meant.
+        """
+        for part in self._block.window.pieces([range(physical, physical + 1)]):
+            at = part.start % STOP_PLACES
+            if not self._stops[at]:
+                self._stops = self._stops[:at] + b"\1" + self._stops[at + 1 :]
+                self._block.write(layout.STOPS + at, b"\1")
+
     def _wide(self, part: range) -> bytes:
         start, end = part.start & -layout.PAGE, part.stop + layout.PAGE - 1 & -layout.PAGE
         return struct.pack("<2Q", self._block.window.place(start), end - start)

@@ -17,6 +17,7 @@ from tracer.trace.member import Space
 from tracer.trace.name import RegionNames
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 from tracer.trace.summary import mnemonic
+from tracer.trace.waiting import WaitRecord
 from tracer.x86.bus import Direction
 
 
@@ -191,8 +192,10 @@ def facts_of_note(record: Mark | LostRecord, course: Course, phase: str | None) 
     return Moment(course, {"time": record.time_ns, "phase": phase or ""})
 
 
-def facts_of_deed(record: UserRecord | CallRecord | SharedRecord, course: Course) -> Moment:
-    """Return what is known of a person's doing, or a confidential guest's call."""
+def facts_of_deed(
+    record: UserRecord | CallRecord | SharedRecord | WaitRecord, course: Course
+) -> Moment:
+    """Return what is known of a person's doing, a confidential guest's call, or a wait."""
     told: dict[str, Fact] = {
         "time": record.time_ns,
         "vcpu": record.vcpu,

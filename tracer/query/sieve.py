@@ -22,6 +22,7 @@ from tracer.trace.marker import is_marker
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
+from tracer.trace.waiting import WaitRecord
 
 
 class Sieve:
@@ -139,6 +140,12 @@ class Sieve:
     def wanted_call(self, record: CallRecord | SharedRecord) -> bool:
         """Tell whether a confidential guest's call is wanted, which is to no device."""
         return self._passes([facts_of_deed(record, self.course)])
+
+    def wanted_wait(self, record: WaitRecord) -> bool:
+        """Tell whether what a loop waits for is wanted, which is to the region that it reads."""
+        facts = facts_of_deed(record, self.course)
+        facts.update(facts_of_region(record.region, self.course.regions.owners(record.region)))
+        return self._passes([facts])
 
     # Tells whether the condition can hold of any, as far as is known.
     def _passes(self, several: Iterable[Facts]) -> bool:

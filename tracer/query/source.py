@@ -15,6 +15,7 @@ from tracer.trace.marker import is_marker
 from tracer.trace.met import Met
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, LostRecord, Mark, Record, UserRecord
+from tracer.trace.waiting import WaitRecord
 
 
 class Source:
@@ -81,6 +82,8 @@ class Source:
             return self._sieve.wanted_user(record)
         if isinstance(record, TdcallRecord | VmgexitRecord | SharedRecord):
             return self._sieve.wanted_call(record)
+        if isinstance(record, WaitRecord):
+            return self._sieve.wanted_wait(record)
         if isinstance(record, Mark | LostRecord):
             if not self._sieve.wanted_note(record):
                 return False
@@ -108,6 +111,8 @@ class Source:
                     typed = record.text
                     yield record
                 case LostRecord() | TdcallRecord() | VmgexitRecord() | SharedRecord():
+                    yield record
+                case WaitRecord() if record.awaited:
                     yield record
                 case _:
                     pass

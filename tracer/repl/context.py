@@ -24,13 +24,13 @@ from tracer.repl.aim import Aim, aim
 from tracer.repl.command import CommandTable
 from tracer.repl.feed import Feed, Item, Rule, Seen
 from tracer.repl.names import known_of
-from tracer.repl.result import Result, Screen
+from tracer.repl.result import Result, Screen, plain_lines
 from tracer.repl.stop import end_lines, halt_lines, halt_object
 from tracer.repl.tally import Running
 from tracer.repl.thread import LoopCall, UserThread
 from tracer.repl.watching import Watch
 from tracer.session.control import Control
-from tracer.session.course import Halt
+from tracer.session.course import INTERRUPTED, Halt
 from tracer.session.host import Host
 from tracer.session.outlook import Outlook
 from tracer.trace.event import Event, Events, Everything
@@ -280,6 +280,8 @@ class Context:
         """
         if halt is not None:
             value = halt_object(halt, self.control.given, self.named(halt.pending))
+            if halt.text == INTERRUPTED:
+                value["waiting"] = self.control.session.waiting_objects()
             return Result(value, self.told(halt), stands=True) if self.waits else Result(value)
         if self.waits and self.control.error is not None:
             raise self.control.error
@@ -290,7 +292,12 @@ class Context:
         """Return what writes the lines about a stop."""
         given, named = self.control.given, self.named(halt.pending)
         symbol = self.control.symbol(halt.cpu.rip)
-        return lambda screen: halt_lines(halt, screen, symbol, given, named)
+        # Who interrupts a guest wonders first what it waits for.
+        waits = self.control.session.waiting_lines() if halt.text == INTERRUPTED else []
+        return lambda screen: [
+            *plain_lines(waits, screen),
+            *halt_lines(halt, screen, symbol, given, named),
+        ]
 
     def misses(self, what: str, name: str, known: Sequence[str]) -> UsageError:
         """Return the error for a name that nothing has, with the nearest one."""

@@ -12,6 +12,7 @@ from tracer.repl.interpreter import Interpreter
 from tracer.repl.prompt import Prompt, history_file
 from tracer.repl.result import Screen
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
+from tracer.text.printable import printable
 
 
 class Conversation:
@@ -29,8 +30,9 @@ class Conversation:
         screen: Screen,
     ) -> None:
         self.prompt = Prompt(
-            Candidates(context), self._toolbar, stop, colour=screen.colour, history=history_file()
-        )
+            Candidates(context), self._toolbar, stop, status=self._waiting, colour=screen.colour,
+            history=history_file(),
+        )  # fmt: skip
         self._context = context
         self._interpreter = interpreter
         self._meter = meter
@@ -91,6 +93,17 @@ class Conversation:
             "The guest stands at its kernel's entry.",
             "`continue` lets it go, Ctrl-C stops it, `help` lists the commands.",
         ]
+
+    def _waiting(self, columns: int) -> str:
+        # One line has room for the longest wait alone.
+        control = self._context.control
+        if control.state != "running":
+            return ""
+        lines = control.session.waiting_lines()
+        if not lines:
+            return ""
+        line = printable(lines[0])
+        return line if len(line) < columns else f"{line[: columns - 2]}…"
 
     def _toolbar(self, columns: int) -> str:
         context, control = self._context, self._context.control

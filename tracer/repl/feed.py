@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tracer.trace.event import Event
-from tracer.trace.fold import Fold, Folder
+from tracer.trace.fold import Fold, Folders
 
 LINES_PER_SECOND = 30
 """What a person can follow, and any terminal can print."""
@@ -39,7 +39,14 @@ class Skipped:
     rate: float
 
 
-Item = Event | Fold | Skipped
+@dataclass(frozen=True, slots=True)
+class Ticking:
+    """Tell that accesses to clocks are not shown, the first of which is this one."""
+
+    event: Event
+
+
+Item = Event | Fold | Skipped | Ticking
 """What is shown of a feed."""
 
 
@@ -58,6 +65,8 @@ class Feed:
     ``hidden`` does. ``limit`` is how many lines a second are shown, None for all; what comes beyond
     it is counted. ``on`` and ``paused`` switch the feed off; paused, it tells afterwards how much
     came. With ``folds``, the turns of a loop are told once, and every few seconds while it goes on.
+    Accesses to ``clocks`` are not shown unless a filter wants them: how many were ``ticks``, and
+    the first is told of as :class:`Ticking`.
     """
 
     def __init__(
@@ -68,9 +77,11 @@ class Feed:
         self.paused = False
         self.filters: list[Rule] = []
         self.hidden: list[Rule] = []
+        self.clocks = True
+        self.ticks = 0
         self._since: float | None = None
         self._came = self._shown = self._skipped = 0
-        self._folder = Folder(eager=True) if folds else None
+        self._folder = Folders() if folds else None
         self._tail: deque[Event] = deque(maxlen=_TAIL)
         self._told = 0.0
 
@@ -85,6 +96,9 @@ class Feed:
         if not self.on or not self.wants(event):
             return []
         items = self.tick(now)
+        if not self.clocks and not self.filters and _is_clock(event):
+            self.ticks += 1
+            return items if self.ticks > 1 else [*items, Ticking(event)]
         if self._since is None:
             self._since = now
         self._came += 1
@@ -144,6 +158,17 @@ class Feed:
         self._came = self._shown = self._skipped = 0
         self._tail.clear()
         return [*items, *last]
+
+
+def _is_clock(event: Event) -> bool:
+    return event.named is not None and event.named.is_clock
+
+
+def ticking_line(item: Ticking) -> str:
+    """Return the line that says what is not shown, and how it is."""
+    named = item.event.named
+    name = "" if named is None else f" such as {item.event.access.region} {named.text}"
+    return f"{'':10}  … accesses to clocks{name} are not shown: `watch clocks` shows them"
 
 
 def skipped_line(item: Skipped, kept: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracer.repl.feed import Item, Seen, Skipped, skipped_line
+from tracer.repl.feed import Item, Seen, Skipped, Ticking, skipped_line, ticking_line
 from tracer.repl.result import Screen
 from tracer.text.colour import paint
 from tracer.text.printable import wrapped
@@ -18,6 +18,8 @@ def item_lines(item: Item, screen: Screen, kept: str) -> Sequence[str]:
     shape = layout(screen.columns, screen.colour)
     if isinstance(item, Skipped):
         return [dim(skipped_line(item, kept), screen)]
+    if isinstance(item, Ticking):
+        return [dim(ticking_line(item), screen)]
     if isinstance(item, Fold):
         return [dim(fold_line(item), screen)]
     line = access_line(item, shape)

@@ -65,7 +65,8 @@ class Prompt:
     """Ask for lines at a terminal, with what is printed meanwhile above.
 
     ``on_interrupt`` is called for Ctrl-C and says whether it took care of it; else the line is
-    cleared.
+    cleared. ``status`` gives the line right above the one that is edited, for so many columns,
+    empty for none: it is updated in place.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Prompt:
         toolbar: Callable[[int], str],
         on_interrupt: Callable[[], bool],
         *,
+        status: Callable[[int], str] = lambda columns: "",
         colour: bool = True,
         history: Path | None = None,
         input: Input | None = None,
@@ -81,6 +83,7 @@ class Prompt:
     ) -> None:
         self._candidates = candidates
         self._on_interrupt = on_interrupt
+        self._status = status
         self._ends = input, output
         self._pasted: deque[str] = deque()
         self._pinned: list[str] = []
@@ -237,7 +240,10 @@ class Prompt:
         return pinned
 
     def _message(self) -> AnyFormattedText:
-        return self._below_pinned(TEXT)
+        # The status is of this moment: it is no part of what stays on the screen.
+        app = self._session.app
+        status = "" if app.is_done or is_dumb_terminal() else self._status(self.columns)
+        return self._below_pinned(f"{status}\n{TEXT}" if status else TEXT)
 
     def _below_pinned(self, text: str) -> AnyFormattedText:
         return ANSI("".join(f"{line}\n" for line in self._pinned) + text)

@@ -88,6 +88,7 @@ class Shell:
             on=wish.interactive and not wish.quiet,
             folds=sys.stdout.isatty(),
         )
+        feed.clocks = not self.prompts
         self.context = Context(self.control, command_table(), names, feed=feed, trace=wish.trace)
         self._wish = wish
         self._screen = screen

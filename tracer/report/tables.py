@@ -16,7 +16,9 @@ from tracer.confidential.host_inputs import Site as InputSite
 from tracer.devices.map import Breach
 from tracer.text.printable import printable
 from tracer.trace.place import bare_name, spot
+from tracer.trace.polls import Poll
 from tracer.trace.summary import Names, Summary, ranked
+from tracer.trace.waiting_words import poll_words
 
 
 def made_table(*headings: str, texts: int = 1) -> Table:
@@ -95,6 +97,19 @@ def registers_table(summary: Summary, limit: int | None = None) -> Table:
 
 
 _AGAINST: dict[Breach, str] = {"read-only": "written", "write-only": "read"}
+
+
+def polls_table(polls: Sequence[Poll], limit: int | None = None) -> Table:
+    """Return what loops wait for, with the longest time that each did, the longest first."""
+    table = _table("waits for", "loop", "gives up", "times", "seconds", texts=3)
+    for poll in polls[:limit]:
+        register, awaited, gives_up = poll_words(poll)
+        seconds = f"{poll.duration_ns / 1e9:.6f}"
+        site = poll.site if poll.told is None else poll.told.loop or poll.site
+        _row(table, f"{poll.region} {register} {awaited}", site, gives_up, poll.turns, seconds)
+    if limit is not None and len(polls) > limit:
+        _row(table, f"… {len(polls) - limit} more", "", "", "", "")
+    return table
 
 
 def phases_table(summary: Summary, limit: int | None = None) -> Table:

@@ -37,6 +37,10 @@ def everywhere(regions: RegionMap) -> None:
 Reason = LoopReason | Literal["access", "answered", "call", "completed"]
 
 
+INTERRUPTED = "interrupted"
+"""Why a guest stands that a person has stopped."""
+
+
 @dataclass(frozen=True, slots=True)
 class Halt:
     """Say where a guest stands, and why.
@@ -201,7 +205,7 @@ def why_stand(
     if found is not None:
         return found
     if interrupting:
-        return "interrupted"
+        return INTERRUPTED
     match course:
         case Until(text, wanted) if wanted(pending):
             return text

@@ -23,6 +23,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.want import Reason as LoopReason
 from tracer.errors import GuestHung, UsageError
 from tracer.session.course import (
+    INTERRUPTED,
     Course,
     Departure,
     Ended,
@@ -201,7 +202,7 @@ class Custody:
         self, reason: LoopReason, vcpu: int, cpu: CpuState, space: AddressSpace
     ) -> None:
         """Hold the guest where no access waits."""
-        words = {"interrupt": "interrupted", "fault": "the exception is delivered"}
+        words = {"interrupt": INTERRUPTED, "fault": "the exception is delivered"}
         text = words.get(reason, reason)
         await self._hold(Halt(reason, text, None, cpu, space, vcpu, self._session.view.time_ns))
 

@@ -46,6 +46,7 @@ from tracer.intercept.coverage import Coverage
 from tracer.intercept.firmware import Underneath
 from tracer.intercept.ground import Memory
 from tracer.intercept.journal import Journal
+from tracer.intercept.lookout import Lookout
 from tracer.intercept.recording import RecordedDevice
 from tracer.intercept.sites import CompiledSites
 from tracer.intercept.system import System
@@ -77,6 +78,8 @@ class Loop:
         self.coverage = Coverage(
             view, self.journal, choice, system.spare, system.leaves, system.mapped_by_programs
         )
+        self.lookout = Lookout(view, system.names, self.journal)
+        self.journal.scribes.append(self.lookout.take)
         self.recorded: RecordedDevice | None = None
         self.asks = False
         self.wanted: Wanted | None = None
@@ -134,6 +137,7 @@ class Loop:
         how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested)
         setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
         self._traced, registers = await (prepare_nested if nested else prepare)(setting, how)
+        self._traced.interceptor.ledger.behind = self.lookout.behind
         if self.system.begun:
             await self.coverage.poison_all(registers, "present when it was joined")
         else:
@@ -191,6 +195,8 @@ class Loop:
                 if ran is not None:
                     return ran
                 sites.drain()
+                for physical in self.lookout.due():
+                    sites.stops.also(physical)
         finally:
             sites.drain()
 
@@ -207,7 +213,8 @@ class Loop:
                 return False
             until = rate.counter_at(until_ns)
         stops, regions = sites.stops, self.view.regions
-        wanted = [*places, *self._answered()]
+        due = (range(physical, physical + 1) for physical in self.lookout.due())
+        wanted = [*places, *self._answered(), *due]
         if not stops.of(leeway.interests) or not stops.at(wanted, regions.configuration):
             return False
         sites.open(leeway.records, until)

@@ -31,7 +31,9 @@ from tracer.session.loop import Loop
 from tracer.session.manner import Traced
 from tracer.trace.lines import access_lines
 from tracer.trace.naming import Naming
+from tracer.trace.polls import Poll
 from tracer.trace.record import RELEASED, UserRecord
+from tracer.trace.waiting_words import poll_line, poll_object
 from tracer.x86.paging import poison_bit
 
 _EVERY = 0.1
@@ -39,6 +41,8 @@ _EVERY = 0.1
 
 _SVME = 1 << 12
 """The bit of EFER that a guest in a monitor does not have itself."""
+
+_MOST_WAITS = 3
 
 Result = TypeVar("Result")
 
@@ -65,7 +69,7 @@ class Session:
         self.scribes = loop.journal.scribes
         self.subscribers = loop.journal.subscribers
         self.publish = loop.journal.publish
-        self.naming = Naming(RegisterMaps())
+        self._naming = Naming(RegisterMaps())
         self.stacks = False
         self._hang: GuestHung | None = None
         self.mark = loop.journal.mark
@@ -106,6 +110,15 @@ class Session:
     def choice(self) -> Choice:
         """Return what is traced."""
         return self.loop.coverage.choice
+
+    @property
+    def naming(self) -> Naming:
+        """Return what names registers."""
+        return self._naming
+
+    @naming.setter
+    def naming(self, naming: Naming) -> None:
+        self._naming = self.loop.lookout.naming = naming
 
     @property
     def profile(self) -> str:
@@ -315,6 +328,21 @@ class Session:
         return self.machine.outcome
 
     @property
+    def waiting(self) -> list[Poll]:
+        """Return what the guest polls now, the longest first; clocks are left out."""
+        return self.loop.lookout.waiting()
+
+    def waiting_lines(self) -> list[str]:
+        """Return in a line each what the guest polls, the longest first, a few at most."""
+        named = self.loop.lookout.named
+        return [poll_line(poll, named(poll)) for poll in self.waiting[:_MOST_WAITS]]
+
+    def waiting_objects(self) -> list[dict[str, Any]]:
+        """Return all of it ready for JSON."""
+        named = self.loop.lookout.named
+        return [poll_object(poll, named(poll)) for poll in self.waiting]
+
+    @property
     def expired(self) -> str:
         """Return how long the run was given, in words, when that time has passed; else nothing."""
         return self.driver.expired
@@ -337,6 +365,7 @@ class Session:
         last, words = self.journal.last, self.machine.last_line
         made = access_lines(last, naming=self.naming) if last is not None else []
         for line in (
+            *self.waiting_lines(),
             f"last access: {' '.join(made[-1].split())}" if made else "no access was traced",
             "nothing on the console" if words is None else f"last console line: {words}",
             *(places or ("where it stands is not known: it does not stop",)),

@@ -27,6 +27,7 @@ __all__ = (
     "naming",
     "phase",
     "place",
+    "polls",
     "reader",
     "record",
     "recorder",
@@ -34,6 +35,8 @@ __all__ = (
     "registers",
     "site",
     "summary",
+    "waiting",
+    "waiting_words",
     "wire",
     "writer",
 )

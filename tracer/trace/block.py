@@ -96,6 +96,19 @@ class Blocks:
         self._ports = _Places([place for place in line.places if place.space == "port"])
         self._found.clear()
 
+    @staticmethod
+    def places(block: BlockRecord) -> list[_RowPlace]:
+        """Return of each row of a block what tells which access it is, but not its value."""
+        return list(_PLACE_OF.iter_unpack(block.rows))
+
+    def rows(self, block: BlockRecord, rows: range) -> Iterator[list[Intercept]]:
+        """Yield the records that each of some rows of a block stands for, in their order."""
+        for at in rows:
+            row = block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
+            _, accesses = self.count(row, block.window)
+            one = replace(block, rows=row, accesses=accesses, stacks=block.stacks[at : at + 1])
+            yield list(self._made(one, self._latch_before(block)))
+
     def kinds(self, block: BlockRecord) -> Iterator[tuple[Intercept, int]]:
         """Yield a record of each kind in a block, and how many there are of it.
 

@@ -20,6 +20,7 @@ from tracer.trace.member import Space
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
+from tracer.trace.waiting import WaitRecord
 
 
 # A struct and no dataclass: one is made for each access, in a fifth of the time.
@@ -45,7 +46,7 @@ class Event(msgspec.Struct, frozen=True):
         return self.access.space
 
 
-Note = UserRecord | Mark | LostRecord | CallRecord | SharedRecord
+Note = UserRecord | Mark | LostRecord | CallRecord | SharedRecord | WaitRecord
 """A line between the accesses: a person's doing, a marker, a loss, a confidential guest's call."""
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.trace.event import Event, Note
+from tracer.trace.waiting import WaitRecord
 
 LONGEST = 8
 """The most accesses in one turn of a loop."""
@@ -26,12 +27,14 @@ class Fold:
     """Hold the ``first`` and the ``last`` of ``turns`` turns of a loop, alike but for reads.
 
     With ``more`` the first turn was told already, as events, and ``turns`` counts those after it.
+    ``apart`` tells that others were told since.
     """
 
     first: tuple[Event, ...]
     last: tuple[Event, ...]
     turns: int
     more: bool = False
+    apart: bool = False
 
     @property
     def duration_ns(self) -> int:
@@ -47,14 +50,56 @@ def folded(items: Iterable[Event | Note]) -> Iterator[Event | Fold | Note]:
 
     What stands between them ends every loop, and comes in its place.
     """
-    folder = Folder()
+    folder, waits = Folder(), list[WaitRecord]()
     for item in items:
         if isinstance(item, Event):
-            yield from folder.add(item)
+            told = folder.add(item)
+        elif isinstance(item, WaitRecord):
+            waits.append(item)  # it is about the loop that it came upon
+            continue
         else:
-            yield from folder.end()
+            told = [*folder.end()]
+        yield from told
+        if told and waits:
+            yield from waits
+            waits = []
+        if not isinstance(item, Event):
             yield item
     yield from folder.end()
+    yield from waits
+
+
+class Folders:
+    """Fold streams of events as they come, one for each region and vCPU: none waits for another.
+
+    Each event is told at once. A fold that does not follow the last line of its loop is ``apart``.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[tuple[str | None, int], Folder] = {}
+        self._last: tuple[str | None, int] | None = None
+
+    def add(self, event: Event) -> list[Event | Fold]:
+        """Take the next event; return what can be told now, in order."""
+        stream = event.access.region, event.record.vcpu
+        folder = self._folders.get(stream)
+        if folder is None:
+            folder = self._folders[stream] = Folder(eager=True)
+        return self._told(stream, folder.add(event))
+
+    def end(self) -> list[Event | Fold]:
+        """Return what is still to be told when nothing more comes."""
+        told: list[Event | Fold] = []
+        for stream, folder in self._folders.items():
+            told += self._told(stream, folder.end())
+        return told
+
+    def _told(self, stream: tuple[str | None, int], told: list[Event | Fold]) -> list[Event | Fold]:
+        for at, item in enumerate(told):
+            if isinstance(item, Fold) and self._last != stream:
+                told[at] = replace(item, apart=True)
+            self._last = stream
+        return told
 
 
 class Folder:

@@ -24,6 +24,8 @@ from tracer.trace.marker import ruled
 from tracer.trace.naming import Naming
 from tracer.trace.place import bare_name, place
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
+from tracer.trace.waiting import WaitRecord
+from tracer.trace.waiting_words import wait_line
 
 
 def access_lines(
@@ -198,6 +200,11 @@ def fold_line(fold: Fold) -> str:
     last = ", ".join(padded(access.value, access.width) for access in reads)
     read = f", last read {last}" if reads else ""
     times = f"{fold.turns:,} {'more ' if fold.more else ''}{'time' if fold.turns == 1 else 'times'}"
+    if fold.apart:
+        event = fold.first[0]
+        name = event.named.text if event.named is not None else place(event.access)
+        region = f"{event.access.region} " if event.named is not None else ""
+        what = f"{printable(f'{region}{name} at {event.record.site}')}: {what}"
     return f"{'':10}  ↑ {what}{times} in {fold.duration_ns / 1e9:.6f} s{read}"
 
 
@@ -222,6 +229,8 @@ def note_line(note: Note) -> str:
             return call_line(note)
         case SharedRecord():
             return shared_line(note)
+        case WaitRecord():
+            return wait_line(note)
 
 
 def mark_line(text: str) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from tracer.trace.call import Hypercall, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
 from tracer.trace.member import Count, Extent, Space, Vcpu, Via, Width
+from tracer.trace.waiting import WaitRecord
 from tracer.trace.wire import Code, Hex
 from tracer.x86.bus import Direction
 
@@ -276,6 +277,7 @@ Record = (
     | TdcallRecord
     | VmgexitRecord
     | SharedRecord
+    | WaitRecord
     | End
 )
 """Everything that a run tells, in its order."""

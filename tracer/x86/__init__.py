@@ -13,6 +13,7 @@ __all__ = (
     "latest_store",
     "nested",
     "paging",
+    "poll",
     "prefix",
     "segment",
     "state",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 import capstone
@@ -24,6 +25,62 @@ _CAPSTONE = {
 _DETAILED = {mode: capstone.Cs(capstone.CS_ARCH_X86, cs.mode) for mode, cs in _CAPSTONE.items()}
 for _disassembler in _DETAILED.values():
     _disassembler.detail = True
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Hold an operand: a ``register`` by its name, an ``immediate``, or else a place in memory.
+
+    A place is ``base`` plus ``index`` times ``scale`` plus ``displacement``, in a ``segment`` if
+    that is named. ``width`` is in bytes, capstone's.
+    """
+
+    width: int
+    register: str = ""
+    immediate: int | None = None
+    base: str = ""
+    index: str = ""
+    scale: int = 1
+    displacement: int = 0
+    segment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Hold an instruction as it is read by who follows code: at a linear address, in words."""
+
+    linear: int
+    length: int
+    mnemonic: str
+    operands: tuple[Operand, ...]
+
+    @property
+    def end(self) -> int:
+        """Return the linear address behind it."""
+        return self.linear + self.length
+
+
+def step(code: bytes, rip: int) -> Step | None:
+    """Return the instruction of 64-bit code at the start of ``code``, or None for none."""
+    for found in _DETAILED[Mode.LONG].disasm(code[:MAX_INSTRUCTION], rip, 1):
+        operands = tuple(_operand(found, each) for each in found.operands)
+        return Step(rip, found.size, str(found.mnemonic), operands)
+    return None
+
+
+def _operand(found: capstone.CsInsn, operand: capstone.x86.X86Op) -> Operand:
+    width = int(operand.size)
+    if operand.type == capstone.x86.X86_OP_REG:
+        return Operand(width, register=str(found.reg_name(operand.reg)))
+    if operand.type == capstone.x86.X86_OP_IMM:
+        return Operand(width, immediate=int(operand.imm) & (1 << 64) - 1)
+    place = operand.mem
+    names = (str(found.reg_name(each) or "") for each in (place.base, place.index, place.segment))
+    base, index, segment = names
+    return Operand(
+        width, base=base, index=index, scale=int(place.scale), displacement=int(place.disp),
+        segment=segment,
+    )  # fmt: skip
 
 
 def words(code: bytes, rip: int, mode: Mode) -> tuple[str, str] | None:

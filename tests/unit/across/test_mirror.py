@@ -31,6 +31,7 @@ TOPICS = {
     "repl/python": "a person's Python at the prompt, of several modules",
     "repl/refusals": "the commands of the prompt: what they refuse",
     "trace/file": "reader and writer, round",
+    "x86/poll/loop": "the loop around a read, of the package as a whole",
     "x86/pitfalls": "known pitfalls of emulators, of the whole way from bytes to bus",
     "x86/emulate/execute": "instructions on general-purpose registers, of all modules",
 }
@@ -107,6 +108,8 @@ TESTED_BY = {
     "cli/test_recover": "trace/recovery",
     "devices/test_names": "trace/naming",
     "trace/test_summary": "trace/phase",
+    "trace/test_waiting_words": "trace/waiting",
+    "x86/poll/test_value": "x86/poll/condition x86/poll/effect x86/poll/state",
     "x86/test_decode": "x86/disassembler x86/instruction x86/mapped x86/modrm x86/opcode/evex"
     " x86/opcode/legacy x86/opcode/name x86/opcode/row x86/opcode/vex x86/prefix x86/touch",
     "x86/emulate/test_execute": "x86/bus x86/state x86/emulate/access x86/emulate/address"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import trace_sample as sample
-from guest_sample import Talk
+from guest_sample import MAPS, Talk
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from scripts.patience import patience
 from tracer.errors import UsageError
 from tracer.repl.completion import Candidates
-from tracer.repl.feed import Feed, Item, Meter, Rule, Seen, Skipped, skipped_line
+from tracer.repl.feed import Feed, Item, Meter, Rule, Seen, Skipped, Ticking, skipped_line
 from tracer.repl.feed_lines import item_lines
 from tracer.repl.interpreter import INTERRUPTED
 from tracer.repl.parser import Statement, statements, words
@@ -132,6 +132,44 @@ def test_a_loop_without_an_end_is_told_of_every_few_seconds() -> None:
     items += feed.flush(30.0)
     turns = sum(item.turns if isinstance(item, Fold) else 1 for item in items)
     assert turns == 300 and len(items) < 40
+
+
+def named(seq: int, region: str, offset: int) -> Seen:
+    found = MAPS.of_region(region)
+    assert found is not None
+    access = sample.device(region, offset, 4, "read", 1)
+    record = sample.intercept(seq, access)
+    return Seen(seq, record, access, named=found.lookup(offset, 4))
+
+
+def test_a_loop_goes_on_whatever_other_devices_do_meanwhile() -> None:
+    feed = Feed(limit=None, folds=True)
+    items: list[Item] = []
+    for seq in range(100):
+        items += feed.add(named(0, "nvme", 0x1C), 0.0)
+        items += feed.add(seen(seq, "lapic", seq), 0.0)
+    items += feed.flush(0.0)
+    told = [item for item in items if isinstance(item, Seen) and item.access.region == "nvme"]
+    assert len(told) < 5
+    (fold,) = [item for item in items if isinstance(item, Fold)]
+    assert fold.turns == 100 - len(told) and fold.apart
+    (line,) = item_lines(fold, Screen(100), "")
+    assert "↑ nvme CSTS at nvme_pci_enable+0x5e: " in line
+
+
+def test_clocks_are_not_shown_unless_a_filter_wants_them() -> None:
+    feed = Feed(limit=None)
+    feed.clocks = False
+    items = [item for _ in range(50) for item in feed.add(named(0, "hpet", 0xF0), 0.0)]
+    items += feed.add(named(1, "nvme", 0x1C), 0.0)
+    ticking, access = items
+    assert isinstance(ticking, Ticking) and isinstance(access, Seen) and feed.ticks == 50
+    (line,) = item_lines(ticking, Screen(100), "")
+    assert line.strip() == (
+        "… accesses to clocks such as hpet MAIN_CNT are not shown: `watch clocks` shows them"
+    )
+    feed.filters = [Rule("hpet", lambda e: e.access.region == "hpet")]
+    assert len(feed.add(named(0, "hpet", 0xF0), 0.0)) == 1
 
 
 def test_the_line_for_what_is_left_out() -> None:

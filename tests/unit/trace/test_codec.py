@@ -32,6 +32,7 @@ from tracer.trace.record import (
     StackRecord,
     UserRecord,
 )
+from tracer.trace.waiting import WayOut
 
 numbers = st.integers(0, (1 << 512) - 1)
 words = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -279,7 +280,7 @@ def test_the_example_of_the_contract_is_a_trace_in_this_format(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "struct",
-    [Header, *get_args(Line), RegionInfo, MemoryAccess, StackFrame, Place, Rate],
+    [Header, *get_args(Line), RegionInfo, MemoryAccess, StackFrame, Place, Rate, WayOut],
     ids=lambda s: s.__name__,
 )
 def test_the_contract_names_every_member(struct: type[msgspec.Struct]) -> None:

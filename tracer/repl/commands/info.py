@@ -25,7 +25,7 @@ from tracer.repl.result import Result, Screen
     "info", "i",
     group="look",
     usage=(
-        "info breaks|regions|devices|inputs|mappings|registers|display|filters|rules",
+        "info breaks|regions|devices|inputs|mappings|registers|display|filters|rules|waiting",
         "info region [NAME]",
         "info register NAME",
     ),
@@ -34,13 +34,14 @@ from tracer.repl.result import Result, Screen
 `info register` tells what is known of a device's register (`nvme.CC`, `CC`, `nvme+0x14`, a glob, or
 a region for all of them), or of the CPU's (`rax`, `$cr4`): place, access right, what its bits mean,
 where it is specified. `info inputs` tells what is recorded beside memory, how many of each, which
-breaks and rules are about them, and how many had another value than the device's. No device is
-read. `info registers` is `regs`, `info filters` `filter`.""",
+breaks and rules are about them, and how many had another value than the device's. `info waiting`
+tells what the guest reads again and again: for which bits, how often, how long, and where its loop
+gives up. No device is read. `info registers` is `regs`, `info filters` `filter`.""",
     examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
     expects=(
         (
             "breaks", "region", "regions", "devices", "inputs", "mappings", "register", "registers",
-            "display", "filters", "rules",
+            "display", "filters", "rules", "waiting",
         ),
         ("place",),
     ),
@@ -165,6 +166,12 @@ async def _display(context: Context, rest: str) -> Result:
     )
 
 
+async def _waiting(context: Context, rest: str) -> Result:
+    session = context.control.session
+    lines = session.waiting_lines()
+    return Result(session.waiting_objects(), lines or ["the guest reads nothing again and again"])
+
+
 def _listed_by(name: str) -> Callable[[Context, str], Awaitable[Result]]:
     # The topic of a command that lists by itself where it is given no words.
     async def tell(context: Context, rest: str) -> Result:
@@ -185,6 +192,7 @@ _TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
     "display": _display,
     "filters": _listed_by("filter"),
     "rules": _listed_by("rule"),
+    "waiting": _waiting,
 }
 
 COMMANDS = (info,)

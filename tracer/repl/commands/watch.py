@@ -18,17 +18,23 @@ from tracer.text.number import whole
 @command(
     "watch", "w",
     group="watch",
-    usage=("watch on", "watch off", "watch LINES"),
+    usage=("watch on", "watch off", "watch LINES", "watch [no] clocks"),
     brief="show accesses while the guest runs, or not, or so many lines a second",
-    text="What is not shown is counted, and is in the trace all the same. LINES may be `all`.",
-    examples=("watch off", "watch on", "watch 100"),
-    expects=(("on", "off", "all"),),
+    text="""\
+What is not shown is counted, and is in the trace all the same. LINES may be `all`. Clocks are
+registers that tell the time or count it, as register maps say: those of timers, that a kernel
+accesses all the time. At the prompt they are shown with `watch clocks`, or where a filter wants
+them.""",
+    examples=("watch off", "watch on", "watch 100", "watch clocks"),
+    expects=(("on", "off", "all", "clocks", "no"), ("clocks",)),
 )  # fmt: skip
 async def watch(context: Context, statement: Statement) -> Result:
     word = statement.rest
     feed = context.feed
     if word in ("on", "off"):
         feed.on = word == "on"
+    elif word.split() in (["clocks"], ["no", "clocks"]):
+        feed.clocks = word == "clocks"
     elif word:
         feed.limit = None if word == "all" else whole(word, "number of lines")
         if feed.limit is not None and feed.limit < 1:
@@ -36,7 +42,11 @@ async def watch(context: Context, statement: Statement) -> Result:
         feed.on = True
     rate = "all of them" if feed.limit is None else f"{feed.limit} lines a second at most"
     text = f"accesses are shown, {rate}" if feed.on else "accesses are not shown"
-    return said(text, on=feed.on, limit=feed.limit)
+    if feed.on and not feed.clocks:
+        text += (
+            f"; {feed.ticks:,} to clocks were not" if feed.ticks else "; those to clocks are not"
+        )
+    return said(text, on=feed.on, limit=feed.limit, clocks=feed.clocks)
 
 
 @command(

@@ -1,0 +1,83 @@
+"""Loops around a read: what they wait for, and where they give up."""
+
+from __future__ import annotations
+
+import pytest
+from poll_code import DEVICE, STACK, SYMBOLS, Ram, name, registers
+
+from tracer.x86.poll import Loop, Way, loop_of
+
+RDY = Way(1, 1)
+GONE = Way(0xFFFF_FFFF, 0xFFFF_FFFF)
+
+
+def found(rip: int, ram: Ram, **known: int) -> Loop | None:
+    return loop_of(rip, registers(**known), DEVICE, ram, name)
+
+
+def loop(rip: int, ram: Ram, **known: int) -> Loop:
+    it = found(rip, ram, **known)
+    assert it is not None
+    return it
+
+
+def ways(it: Loop) -> list[Way | None]:
+    return [each.way for each in it.awaited]
+
+
+def ends(it: Loop) -> list[tuple[str | None, str]]:
+    return [(name(each.linear), each.said) for each in it.gives_up]
+
+
+def test_a_loop_that_counts_down() -> None:
+    it = loop(SYMBOLS["spin"] + 0x17, Ram(), rdi=DEVICE)
+    assert (it.frames, it.head) == (0, SYMBOLS["spin"] + 0x17)
+    assert ways(it) == [Way(0x20, 0x20)]
+    assert ends(it) == [("spin+0x13", "rax")]
+
+
+def test_a_field_of_two_bits() -> None:
+    it = loop(SYMBOLS["both"] + 0x19, Ram(), rbx=DEVICE)
+    assert ways(it) == [Way(0x30, 0x10)]
+    assert ends(it) == [("both+0x17", "what a function returns")]
+
+
+def test_the_loop_is_the_callers_of_what_returns_a_bit() -> None:
+    it = loop(SYMBOLS["busy"], Ram(SYMBOLS["caller"] + 0x31), rdi=DEVICE)
+    assert (it.frames, it.head) == (1, SYMBOLS["caller"] + 0x2C)
+    assert ways(it) == [Way(0x80, 0)]
+    assert ends(it) == [("caller+0x27", "rbx")]
+
+
+@pytest.mark.parametrize(("enabled", "way"), [(1, RDY), (0, Way(1, 0))])
+def test_the_value_comes_by_a_pointer_and_is_compared_with_a_register(
+    enabled: int, way: Way
+) -> None:
+    ram = Ram(SYMBOLS["wait_ready"] + 0x74)
+    rip = SYMBOLS["reg_read32"] + 0x6
+    it = loop(rip, ram, rsi=DEVICE, rdx=STACK + 8 + 0xC, r12=enabled)
+    assert it.head == SYMBOLS["wait_ready"] + 0x72
+    assert set(ways(it)) == {way, GONE}
+    assert {said for _, said in ends(it)} == {"memory", "what a function returns"}
+    assert ("wait_ready+0x54", "what a function returns") in ends(it)
+
+
+def test_a_fifo_is_no_wait() -> None:
+    assert found(SYMBOLS["fifo"] + 0x10, Ram(), rdi=DEVICE) is None
+
+
+def test_code_that_is_not_there_or_leads_nowhere() -> None:
+    assert found(0x10, Ram()) is None
+    assert found(SYMBOLS["busy"], Ram(0x10), rdi=DEVICE) is None
+    assert found(SYMBOLS["busy"], Ram(SYMBOLS["fifo"] + 1), rdi=DEVICE) is None
+
+
+def test_code_that_branches_without_end_is_given_up() -> None:
+    # Forty jumps, each to the next instruction or the one after, and back to the read.
+    branches = b"\x85\xdb\x74\x01\x90" * 40
+    code = b"\x8b\x07" + branches + b"\xeb\xfe"
+
+    def memory(linear: int, size: int) -> bytes:
+        return code[linear - 0x1000 :][:size] if 0x1000 <= linear < 0x1000 + len(code) else b""
+
+    assert loop_of(0x1000, registers(rdi=DEVICE), DEVICE, memory, lambda _: None) is None

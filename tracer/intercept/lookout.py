@@ -1,0 +1,194 @@
+"""A look at the loop around a read that a guest makes again and again: what does it wait for?
+
+Polls are followed as records come. One that goes on for a while has its next turn made by a stop,
+where registers, stack and code are those of the read. So the loop is found in whichever caller it
+is, and the guest is held up once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from tracer.access.space import AddressSpace
+from tracer.devices.map import Named
+from tracer.errors import TraceError
+from tracer.intercept.journal import Journal
+from tracer.intercept.names import Names
+from tracer.intercept.view import GuestView
+from tracer.trace.block import Blocks
+from tracer.trace.compiled import BlockRecord
+from tracer.trace.naming import Naming
+from tracer.trace.polls import Place, Poll, Polls
+from tracer.trace.record import Intercept, Line, RegionRecord
+from tracer.trace.waiting import WaitRecord, WayOut
+from tracer.x86.poll import Exit, loop_of
+from tracer.x86.state import GPR
+
+_TURNS = 8
+_LASTS_NS = 10_000_000
+"""Turns and guest time after which a poll is looked at."""
+
+_MOST_LOOKS = 256
+"""Places that are looked at in one run."""
+
+_WHOLE, _HEAD, _TAIL = 128, 16, 48
+"""Rows of a block that are taken one by one: all of so many; else the first and the last."""
+
+
+class Lookout:
+    """Follow the polls of one guest, and look at those that last; ``naming`` knows clocks."""
+
+    def __init__(
+        self, view: GuestView, names: Names, journal: Journal, naming: Naming | None = None
+    ) -> None:
+        self.naming = naming
+        self.polls = Polls()
+        self._view = view
+        self._names = names
+        self._journal = journal
+        self._blocks = Blocks()
+        self._looked: set[Place] = set()
+        self._wanted: dict[Place, int] = {}
+
+    # ---- what comes in
+
+    def take(self, line: Line) -> None:
+        """Take the next line of the run: it is a scribe."""
+        if isinstance(line, RegionRecord) and self.naming is not None:
+            self.naming.learn(line)
+        if isinstance(line, BlockRecord):
+            try:
+                self._take_block(line)
+            except TraceError:
+                self.polls = Polls()  # whoever takes the block tells of it
+            return
+        for record in self._blocks.records(line):
+            self.polls.add(record)
+
+    def _take_block(self, block: BlockRecord) -> None:
+        places = self._blocks.places(block)
+        count = len(places)
+        if count > _WHOLE and self._view.vcpus == 1:
+            tail = Counter(places[-_TAIL:])
+            middle = Counter(places[_HEAD:-_TAIL])
+            if middle.keys() <= tail.keys():
+                kinds: dict[tuple[int, int, int], list[Place]] = {}
+                self._add(self._blocks.rows(block, range(_HEAD)))
+                rows = range(count - _TAIL, count)
+                made = list(self._blocks.rows(block, rows))
+                for at, records in zip(rows, made, strict=True):
+                    kinds[places[at]] = [place for it in records for place in _places(it)]
+                more: Counter[Place] = Counter()
+                for kind, times in middle.items():
+                    more.update(dict.fromkeys(kinds[kind], times))
+                self.polls.repeat(more, 0)
+                self._add(iter(made))
+                return
+        for record in self._blocks.records(block):
+            self.polls.add(record)
+
+    def _add(self, rows: Iterator[list[Intercept]]) -> None:
+        for records in rows:
+            for record in records:
+                self.polls.add(record)
+
+    # ---- who is to be looked at
+
+    def due(self) -> list[int]:
+        """Return the physical addresses whose next read is to take a stop."""
+        if len(self._looked) >= _MOST_LOOKS:
+            return []
+        for poll in self.polls.waiting():
+            if poll.turns < _TURNS or poll.duration_ns < _LASTS_NS:
+                continue
+            if poll.place not in self._looked and not self._is_clock(poll):
+                self._wanted[poll.place] = poll.physical
+        return list(self._wanted.values())
+
+    def named(self, poll: Poll) -> Named | None:
+        """Return what a poll's register is called, None where it has no name."""
+        if self.naming is None:
+            return None
+        return self.naming.name(poll.region, poll.offset, poll.width)
+
+    def _is_clock(self, poll: Poll) -> bool:
+        named = self.named(poll)
+        return named is not None and named.is_clock
+
+    def waiting(self) -> list[Poll]:
+        """Return the polls that go on now, without those of clocks, the longest first."""
+        found = self.polls.waiting(self._view.time_ns)
+        return [poll for poll in found if not self._is_clock(poll)]
+
+    # ---- the look
+
+    def behind(self, record: Intercept, space: AddressSpace) -> None:
+        """Look at the loop around an access that was made just now; the guest stands there."""
+        if record.mode != 64 or record.cpl == 3 or len(record.before) < len(GPR):
+            return
+        for seq, access in record.device_accesses():
+            place = access.region or "", access.offset or 0, record.rip
+            if access.direction != "read" or place in self._looked:
+                continue
+            if place not in self._wanted and not self._lasts(place):
+                continue
+            self._wanted.pop(place, None)
+            self._looked.add(place)
+            self._journal.publish(self._told(record, seq, place, access.linear, access.width,
+                                             space))  # fmt: skip
+
+    def _lasts(self, place: Place) -> bool:
+        return any(
+            poll.place == place and poll.turns >= _TURNS and poll.duration_ns >= _LASTS_NS
+            and not self._is_clock(poll)
+            for poll in self.polls.open()
+        )  # fmt: skip
+
+    def _told(
+        self, record: Intercept, seq: int, place: Place, linear: int, width: int,
+        space: AddressSpace,
+    ) -> WaitRecord:  # fmt: skip
+        gpr = [record.before[name] for name in GPR]
+
+        def name(at: int) -> str | None:
+            told = self._names.lookup(at, space)
+            return told and told.removesuffix("+0x0")
+
+        named = None if self.naming is None else self.naming.name(place[0], place[1], width)
+        found = loop_of(record.rip, gpr, linear, space.read, name)
+        return WaitRecord(
+            time_ns=record.time_ns,
+            seq=seq,
+            vcpu=record.vcpu,
+            rip=record.rip,
+            symbol=record.symbol,
+            region=place[0],
+            offset=place[1],
+            width=width,
+            register=None if named is None else named.text,
+            head=None if found is None else found.head,
+            loop=None if found is None else name(found.head),
+            awaited=[]
+            if found is None
+            else [_way_out(each, name, named) for each in found.awaited],
+            gives_up=[] if found is None else [_way_out(each, name) for each in found.gives_up],
+        )
+
+
+def _way_out(exit: Exit, name: Callable[[int], str | None], named: Named | None = None) -> WayOut:
+    way = exit.way
+    bits = "" if way is None or named is None or not way.mask else named.bits(way.mask, way.value)
+    return WayOut(
+        rip=exit.linear,
+        symbol=name(exit.linear),
+        mask=None if way is None else way.mask,
+        value=None if way is None else way.value or None,
+        other=way is not None and not way.equal,
+        said=exit.said or bits or None,
+    )
+
+
+def _places(record: Intercept) -> Iterator[Place]:
+    for _, access in record.device_accesses():
+        yield access.region or "", access.offset or 0, record.rip
