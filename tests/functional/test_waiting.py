@@ -69,7 +69,9 @@ def test_the_trace_has_it(stuck: Run) -> None:
     assert wait.register == "CSTS" and wait.symbol is not None and wait.loop is not None
     shown = run(stuck.folder, "show", stuck.trace, "--register", "CSTS").out
     assert "── waits: nvme CSTS until RDY=1" in shown
-    assert "── waits" not in run(stuck.folder, "show", stuck.trace, "--region", "nvme.msix-table").out
+    assert (
+        "── waits" not in run(stuck.folder, "show", stuck.trace, "--region", "nvme.msix-table").out
+    )
     counted = json.loads(run(stuck.folder, "stats", stuck.trace, "--json").out)
     (found,) = counted["waits"]
     assert found["register"] == "CSTS" and found["turns"] > 100
