@@ -101,7 +101,7 @@ _AGAINST: dict[Breach, str] = {"read-only": "written", "write-only": "read"}
 
 def polls_table(polls: Sequence[Poll], limit: int | None = None) -> Table:
     """Return what loops wait for, with the longest time that each did, the longest first."""
-    table = _table("waits for", "loop", "gives up", "times", "seconds", texts=3)
+    table = made_table("waits for", "loop", "gives up", "times", "seconds", texts=3)
     for poll in polls[:limit]:
         register, awaited, gives_up = poll_words(poll)
         seconds = f"{poll.duration_ns / 1e9:.6f}"
