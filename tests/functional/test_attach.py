@@ -172,6 +172,29 @@ def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_p
         guest.works()
         assert not list((third / "tmp").iterdir())
 
+        # So does one that nothing can be done about: the guest is left by who has waited for that.
+        fourth = tmp_path / "fourth"
+        fourth.mkdir()
+        with vetrace(
+            fourth, "attach", "--qmp", guest.monitor, "-o", fourth / "trace.vtrace", "--quiet",
+            "--check", may_leave=True,
+        ) as running:  # fmt: skip
+            running.until(
+                lambda: (
+                    (fourth / "trace.vtrace").exists()
+                    and (fourth / "trace.vtrace").stat().st_size > 100_000
+                ),
+                "tracing",
+            )
+            running.process.kill()
+            ended = running.finish()  # its standard error is the guardian's too
+            assert "the guest goes on without it" in ended.err, ended.err
+            assert not [line for line in running.residue() if line.startswith("process")]
+        guest.works()
+        last = attach(tmp_path / "last", guest, "--check", "--quiet", "--for", "4")
+        assert agreed(last) > 0, last.err
+        guest.works()
+
 
 @contextlib.contextmanager
 def idle(folder: Path, *words: str) -> Iterator[Path]:

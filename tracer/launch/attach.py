@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tracer.access.region import Choice, RegionMap, parse_range
@@ -13,6 +15,8 @@ from tracer.access.vcpu import VcpuState
 from tracer.errors import GuestError, KernelImageError, TracerError, UsageError
 from tracer.gdb.client import GdbClient
 from tracer.gdb.target import Target
+from tracer.host.guardian import Guardian
+from tracer.host.streams import warn
 from tracer.launch.plan import GDB
 from tracer.linux.installed import kernel_of
 from tracer.linux.kaslr import ALIGNMENT, Moved
@@ -22,6 +26,8 @@ from tracer.linux.resident import find_kernel
 from tracer.linux.system import Linux
 from tracer.qemu.foreign import ForeignMachine
 from tracer.qemu.process_arguments import monitor_socket, read_arguments
+from tracer.session.driver import Driver
+from tracer.session.loop import Loop
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits
 from tracer.x86.idt import GATE_SIZE, unpack_gate
@@ -84,6 +90,7 @@ async def attach(
     machine = ForeignMachine(plan.monitor, plan.qemu_log)
     client = GdbClient()
     session: Session | None = None
+    guardian = Guardian()
     opened = False
     try:
         await machine.join()
@@ -93,12 +100,37 @@ async def attach(
         opened = True
         session = await Session.attach(machine, client, system, plan.choice)
         session.journal.progress = progress
+        heal = partial(_heal, plan, machine, session.loop)
+        session.on_trapped.append(lambda: guardian.begin(heal, machine.descriptors))
         yield session
     finally:
         if opened:
             await _leave(plan, machine, client, session, progress)
         await client.close()
         await machine.close()
+        guardian.end()
+
+
+def _heal(plan: Attachment, machine: ForeignMachine, loop: Loop) -> None:
+    # Leaves the guest in order where vetrace was killed, from what was known when it was trapped.
+    async def leave() -> None:
+        try:
+            await machine.rejoin()
+            await _sweep(plan, machine)  # a vCPU at its bell reads it again and again from here on
+            await machine.reopen_stub()
+            client = GdbClient()
+            try:
+                await client.start(plan.gdb)
+                target = Target(client)
+                await target.attach(machine.gdb_socket)
+                await Driver(target, machine).drive(loop.leave())
+            finally:
+                await client.close()
+        finally:
+            await machine.close()
+
+    asyncio.run(leave())
+    warn("it was killed, and the guest goes on without it, as it was")
 
 
 async def _leave(

@@ -155,6 +155,25 @@ class ForeignMachine:
         if not told.startswith("Waiting for gdb"):
             raise QemuError(f"QEMU opens no GDB stub: {told.strip()}")
 
+    async def rejoin(self) -> None:
+        """Talk to QEMU anew, for a process that was killed; its stub and its log are as it left.
+
+        Raises QemuError where that cannot be.
+        """
+        self.dialogue = Dialogue(self._lay_out)
+        self._gone, self._watch, self._pidfd = asyncio.Event(), None, -1
+        self._scratch, self._folder = contextlib.ExitStack(), None
+        try:
+            await self.dialogue.connect(await self._connected(), _PATIENCE)
+        except (*GONE, TimeoutError, UsageError) as error:
+            raise QemuError(f"QEMU's monitor cannot be had any more: {error}") from error
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """Return the files that its RAM is reached by, and its log."""
+        log = () if self._log is None else self._log.descriptors
+        return *self.memory.descriptors, *log
+
     async def reopen_stub(self) -> None:
         """Open the stub anew, for another debugger."""
         await self._close_stub()

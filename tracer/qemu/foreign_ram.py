@@ -97,9 +97,14 @@ class ForeignMemory:
             physical = piece.end + 1
         return True
 
+    @property
+    def descriptors(self) -> set[int]:
+        """Return its files."""
+        return {store.descriptor for store in self._stores.values()}
+
     def close(self) -> None:
         """Close its files; safe more than once."""
-        for descriptor in {store.descriptor for store in self._stores.values()}:
+        for descriptor in self.descriptors:
             os.close(descriptor)
         self._stores = {}
         self._pieces, self._starts = [], []

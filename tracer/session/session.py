@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tracer.access.region import Choice, RegionMap
@@ -71,6 +71,7 @@ class Session:
         self.publish = loop.journal.publish
         self._naming = Naming(RegisterMaps())
         self.stacks = False
+        self.on_trapped: list[Callable[[], None]] = []
         self._hang: GuestHung | None = None
         self.mark = loop.journal.mark
         self.fault = ""
@@ -179,6 +180,8 @@ class Session:
         await self._drive(trapped)
         if not (self.view.realtime or self.system.begun):
             await self._drive(self.loop.even_time())
+        for tell in self.on_trapped:
+            tell()
 
     async def run(self) -> Ending:
         """Trace from where :meth:`trap` left off to the end of the guest; return how QEMU ended.
