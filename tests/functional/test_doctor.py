@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from kernel_sample import CAN_SEV_ES, CAN_TDX, vmlinux
 
 from tracer.cli import doctor
 from tracer.host.package import kernels_folder, make_default
+from tracer.qemu import firmware
 
 
 def check(*words: str) -> argparse.Namespace:
@@ -106,6 +108,18 @@ def test_everything_is_there_after_setup(capsys: pytest.CaptureFixture[str]) -> 
     assert [name for name, item in items.items() if item["advice"]] in ([], ["tdx guest"])
     assert {"python", "packages", "qemu", "gdb", "busybox", "kernel", "symbols"} <= set(items)
     assert re.fullmatch(r"\d+ registers, \d+ device regions", str(items["handshake"]["found"]))
+    assert str(items["uefi"]["found"]).endswith(".fd (vetrace boot --firmware uefi)")
+
+
+def test_firmware_is_missed_where_it_is_wanted_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        firmware, "firmware_arguments", partial(firmware.firmware_arguments, pairs=())
+    )
+    doctor.run(check("--json"))
+    item = found(capsys)["uefi"]
+    assert "install ovmf" in str(item["advice"]) and item["needed"] is False
 
 
 @pytest.mark.qemu

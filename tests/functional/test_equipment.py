@@ -88,7 +88,12 @@ def test_a_guest_with_a_script_writes_its_disk_and_ends_with_a_status(
     assert hashlib.sha256(image.read_bytes()).hexdigest() == checksum("nvme")
     if status == 0:
         assert agreed(done) > 1000
-        assert read_trace(done.trace).end.outcome == "poweroff"
+        trace = read_trace(done.trace)
+        assert trace.end.outcome == "poweroff"
+        assert trace.header.software == [
+            "--add", "/usr/bin/env", "--add", f"{program}:/bin/leave",
+            "--init", str(tmp_path / "script"),
+        ]  # fmt: skip
     else:
         assert done.status == status
         (said,) = [line for line in done.complaints if "exit status" in line]

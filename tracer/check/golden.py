@@ -199,8 +199,11 @@ def excerpt(records: Iterable[Record], region: str | None = None) -> Iterator[Re
 
 def golden_header(header: Header) -> Header:
     """Return a header without the folders of the machine that recorded the trace."""
-    arguments = [_HOST_FOLDER.sub(r"\1", argument) for argument in header.qemu_args]
-    return msgspec.structs.replace(header, qemu_args=arguments)
+    arguments, software = (
+        [_HOST_FOLDER.sub(r"\1", word) for word in words]
+        for words in (header.qemu_args, header.software)
+    )
+    return msgspec.structs.replace(header, qemu_args=arguments, software=software)
 
 
 def _record(

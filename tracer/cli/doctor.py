@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     checks = examine(args.kernel, args.symbols, args.qemu, args.gdb)
     ready = not any(check.fatal for check in checks)
     kernels = _kernels(args.kernel, args.symbols)
-    checks += _guests(kernels)
+    checks += [*_guests(kernels), _firmware()]
     if args.json:
         told = [asdict(check) for check in checks]
         print(json.dumps({"ready": ready, "checks": told, "kernels": list(map(asdict, kernels))}))
@@ -298,6 +298,19 @@ def _guests(kernels: Sequence[Found]) -> list[Check]:
             advice = f"name one with --kernel, or {setup_command(kind)} gets one to boot without"
         checks.append(Check(f"{kind} guest", found, advice, needed=False))
     return checks
+
+
+def _firmware() -> Check:
+    # Nobody needs it but for --firmware uefi.
+    try:
+        from tracer.qemu.firmware import Firmware, firmware_arguments
+    except ImportError as error:
+        return Check("uefi", f"{error.name} cannot be imported", _SETUP, needed=False)
+    try:
+        words = firmware_arguments(Firmware.UEFI)
+    except TracerError as error:
+        return Check("uefi", "no firmware for --firmware uefi", str(error), needed=False)
+    return Check("uefi", f"{words[1].rpartition('file=')[2]} (vetrace boot --firmware uefi)")
 
 
 def _output_of(*command: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -10,6 +11,8 @@ from tracer.access.region import Choice, parse_range
 from tracer.cli import terminal
 from tracer.cli.parser import argument
 from tracer.errors import UsageError, advice
+from tracer.guest.software import Software
+from tracer.host.streams import warn
 from tracer.intercept.recording import VARYING_WRITES, RecordedDevice, Replayed, recorded_device
 from tracer.launch.plan import Plan
 from tracer.text.printable import printable
@@ -67,7 +70,19 @@ def recorded(args: argparse.Namespace) -> RecordedDevice | None:
             hint = advice(rule.region, device.regions)
             raise UsageError(f"--mask: {args.replay} answers for no region {rule.region}{hint}")
     terminal.warn_of_losses(trace)
+    _tell_software(args, trace.header.software)
     return device
+
+
+def _tell_software(args: argparse.Namespace, recorded: list[str]) -> None:
+    # What was in the guest decides what its drivers do.
+    given = Software(tuple(args.module), tuple(args.add), args.init).words
+    if list(given) != recorded:
+        was, now = (shlex.join(words) if words else "none" for words in (recorded, given))
+        warn(
+            f"{args.replay} is of another guest: --module, --add and --init were {was}, and are "
+            f"{now}"
+        )
 
 
 def with_also(plan: Plan, args: argparse.Namespace) -> Plan:

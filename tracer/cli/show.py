@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator
 
@@ -64,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}: give a number of accesses from 1 on")
     with TraceReader(args.trace) as trace:
+        software = trace.header.software
+        if software and args.format not in ("mmiotrace", "json"):
+            warn(f"{trace.name} is of a guest with {shlex.join(software)}")
         source = Source(trace, selection(args), register_maps(args), args.limit)
         if args.format == "mmiotrace":
             lines = _mmiotrace(source)

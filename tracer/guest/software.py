@@ -35,6 +35,14 @@ class Software:
     added: tuple[str, ...] = ()
     script: Path | None = None
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the words of the command line that say the same."""
+        pairs = [("--module", name) for name in self.modules]
+        pairs += [("--add", name) for name in self.added]
+        pairs += [("--init", str(self.script))] if self.script is not None else []
+        return tuple(word for pair in pairs for word in pair)
+
 
 def entries(software: Software) -> tuple[Entry, ...]:
     """Return what is added to the guest's archive, each folder before what is in it.

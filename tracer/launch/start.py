@@ -80,6 +80,7 @@ async def launch(
             await _check_machine(plan, machine)
             session = await Session.attach(machine, client, system, plan.choice)
             session.journal.progress = progress
+            session.software = plan.software.words
             yield session
     except asyncio.CancelledError:
         if not announcement.fault:
@@ -197,4 +198,5 @@ def header(session: Session) -> Header:
         qemu=machine.version,
         gdb=session.target.client.version,
         qemu_args=list(machine.arguments),
+        software=list(session.software),
     )

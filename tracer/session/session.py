@@ -71,6 +71,7 @@ class Session:
         self.publish = loop.journal.publish
         self._naming = Naming(RegisterMaps())
         self.stacks = False
+        self.software: tuple[str, ...] = ()
         self.on_trapped: list[Callable[[], None]] = []
         self._hang: GuestHung | None = None
         self.mark = loop.journal.mark

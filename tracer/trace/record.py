@@ -49,8 +49,13 @@ class RegionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return (self.device, *self.within, *self.types)
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="type"):
-    """Open a trace: the format's version, and what ran."""
+class Header(
+    msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="type", omit_defaults=True
+):
+    """Open a trace: the format's version, and what ran.
+
+    ``software`` are the words of the command line that put more into the guest, or run it.
+    """
 
     version: int
     tool: str
@@ -64,6 +69,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field=
     qemu: str
     gdb: str
     qemu_args: list[str]
+    software: list[str] = []
 
 
 class RegionRecord(

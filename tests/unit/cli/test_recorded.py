@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
+import msgspec
 import pytest
 import trace_sample as sample
 
-from tracer.cli import main
+from tracer.cli import boot, main
+from tracer.cli.recorded import recorded
+from tracer.trace.reader import TraceReader
+from tracer.trace.writer import TraceWriter
 
 
 @pytest.fixture
@@ -41,6 +46,35 @@ def test_says_something_only_with_replay(
 ) -> None:
     assert main.main(["boot", *arguments.split()]) == 2
     assert "only with --replay" in capsys.readouterr().err
+
+
+def test_another_guest_than_the_recorded_one_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "a.vtrace"
+    header = msgspec.structs.replace(
+        sample.HEADER, software=["--module", "mine.ko", "--init", "a b.sh"]
+    )
+    with TraceWriter(trace, header) as writer, TraceReader(sample.write(tmp_path / "b")) as other:
+        for record in other:
+            writer.append(record)
+
+    def said(*words: str) -> str:
+        parser = argparse.ArgumentParser()
+        boot.add_arguments(parser)
+        args = parser.parse_args(["--replay", str(trace), "--region", "nvme", *words])
+        recorded(args)
+        return capsys.readouterr().err
+
+    assert "were --module mine.ko --init 'a b.sh', and are none" in said()
+    assert "and are --module mine.ko --init c\n" in said("--module", "mine.ko", "--init", "c")
+    assert said("--module", "mine.ko", "--init", "a b.sh") == ""
+
+    assert main.main(["show", str(trace)]) == 0
+    told = "a.vtrace is of a guest with --module mine.ko --init 'a b.sh'"
+    assert told in capsys.readouterr().err
+    assert main.main(["show", str(trace), "--json"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_recording_is_not_overwritten(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
