@@ -171,6 +171,7 @@ def boot(
     *,
     guest: str = "plain",
     kernel: Path | str | None = None,
+    kernel_file: Path | str | None = None,
     symbols: Path | str | None = None,
     initrd: Path | str | None = None,
     modules: Sequence[Path | str] = (),
@@ -220,6 +221,7 @@ def boot(
     plan = Plan(
         guest=kind,
         kernel=_path(kernel),
+        kernel_file=_path(kernel_file),
         symbols=_path(symbols),
         initrd=_path(initrd),
         software=Software(tuple(map(str, modules)), tuple(add), _path(init)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,6 +86,29 @@ def test_the_kernel_is_known_from_its_own_symbols_and_run_to_its_entry(
     assert linux.command_line == "root=/dev/vda2 ro"
     assert [paging.cr3 for paging in tables] == [PAGING.cr3]
     assert len(told) == 1
+
+
+def test_a_file_of_the_kernel_is_found_where_it_has_moved() -> None:
+    moved, link = 0x600_0000, TEXT + 0x20_0000
+    names = table_of([Symbol(TEXT, "T", "_text"), Symbol(ENTRY, "T", "start_kernel")])
+    file: Any = SimpleNamespace(
+        symbols=names, path=Path("vmlinuz"), release="6.1.0-9-amd64",
+        facts=SimpleNamespace(banner="Linux version 6.1.0-9-amd64 (x)", banner_links=[link]),
+    )  # fmt: skip
+    ram = Ram()
+    ram.map(link + moved, 0x20_0000)
+    linux = InstalledLinux(DISK, [].append, file)
+    with pytest.raises(GuestError, match=r"starts another kernel, and not vmlinuz \(6.1.0-9"):
+        play(linux.reach_entry(ram), *stopped(WATCHED))
+    ram.write(0x20_0000, file.facts.banner.encode())
+    entry = ENTRY + moved
+    play(
+        linux.reach_entry(ram), *stopped(WATCHED), (SetBreakpoint(entry), 7),
+        (Resume(), Ran(Stopped("breakpoint-hit", 1, entry, 7))), (DeleteBreakpoint(7), None),
+        (Registers(), registers(rip=entry, cr3=PAGING.cr3, cr4=0)),
+    )  # fmt: skip
+    assert linux.kernel is file
+    assert linux.names.lookup(entry + 3, None) == "start_kernel+0x3"  # type: ignore[arg-type]
 
 
 def test_a_kernel_without_symbols_names_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:

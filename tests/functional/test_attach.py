@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from guest_program import script
+from qmp_person import QmpPerson
 from vetrace_run import DEADLINE, Run, agreed, read_trace, run, vetrace
 
 from tracer.guest.disk import DISKS, checksum, disk_file
@@ -264,16 +264,6 @@ def test_a_guest_without_a_kernel_is_refused_and_runs_on(tmp_path: Path) -> None
 
 
 def talk(monitor: Path, command: str, **arguments: str) -> dict[str, str]:
-    with socket.socket(socket.AF_UNIX) as channel:
-        channel.connect(str(monitor))
-        lines = channel.makefile("rw")
-        lines.readline()
-        for name, given in (("qmp_capabilities", {}), (command, arguments)):
-            lines.write(json.dumps({"execute": name, "arguments": given}) + "\n")
-            lines.flush()
-            answer = json.loads(lines.readline())
-            while "return" not in answer:
-                assert "error" not in answer, answer
-                answer = json.loads(lines.readline())
-        found = answer["return"]
+    with QmpPerson(monitor) as person:
+        found = person.execute(command, arguments)
         return found if isinstance(found, dict) else {}

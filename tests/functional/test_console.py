@@ -101,6 +101,8 @@ def test_one_at_the_prompt_goes_to_the_console_and_comes_back(tmp_path: Path) ->
         terminal.line("console")
         terminal.wait_for(rf"At the guest's console[\s\S]*break 1[\s\S]*{PROMPT}")
         told(terminal, "console now", "takes no argument")
+        told(terminal, "monitor info version", r"\d+\.\d+\.\d+")
+        told(terminal, "monitor cont", "cont is vetrace's to do")
         mark = terminal.mark
         terminal.line("console")
         terminal.wait_for(r"own: who\?", after=mark)

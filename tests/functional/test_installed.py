@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
-from installed_system import SAYS, installed_system
+from installed_system import ROOT_OFFSET, SAYS, installed_system
 from vetrace_run import DEADLINE, Run, agreed, need, read_trace, vetrace
+
+from tracer.linux.kernel import default_kernel
 
 pytestmark = pytest.mark.qemu
 
@@ -36,13 +40,13 @@ def told(done: Run) -> tuple[str, str]:
     return release, firmware
 
 
-def traced_to_its_end(done: Run, firmware: str) -> None:
+def traced_to_its_end(done: Run, firmware: str, sha256: str = "") -> None:
     assert agreed(done) > 10_000
     release, begun_by = told(done)
     assert begun_by == firmware
     assert not [line for line in done.serial if BAD.search(line)]
     trace = read_trace(done.trace)
-    assert (trace.header.kernel, trace.header.kernel_sha256) == (release, "")
+    assert (trace.header.kernel, trace.header.kernel_sha256) == (release, sha256)
     assert "root=/dev/vda2 ro console=ttyS0" in trace.header.command_line
     assert trace.end.outcome == "poweroff"
     symbols = [record.symbol or "" for record in trace.intercepts]
@@ -68,6 +72,36 @@ def test_grub_starts_it_under_uefi(disk: Path, tmp_path: Path) -> None:
     need(OVMF.exists(), "ovmf")
     done = boot(tmp_path, "--quiet", "--check", "--disk", disk, "--firmware", "uefi")
     traced_to_its_end(done, "uefi")
+
+
+@pytest.mark.long
+def test_the_next_debian_is_started_likewise(tmp_path: Path) -> None:
+    debian = installed_system("trixie")
+    untraced = boot(tmp_path / "untraced", "--untraced", "--disk", debian)
+    assert untraced.status == 0, untraced.err
+    assert not [line for line in untraced.serial if BAD.search(line)]
+    done = boot(tmp_path / "traced", "--quiet", "--check", "--disk", debian)
+    traced_to_its_end(done, "bios")
+    assert told(done) == told(untraced)
+    assert told(done)[0].startswith("6.12.")
+
+
+@pytest.mark.long
+def test_a_file_of_its_kernel_is_held_to_what_is_started(disk: Path, tmp_path: Path) -> None:
+    other = default_kernel()
+    assert other is not None
+    refused = boot(tmp_path / "other", "--quiet", "--disk", disk, "--kernel-file", other)
+    assert refused.status == 1
+    assert f"and not {other}" in refused.err.splitlines()[-1]
+    kernel = tmp_path / "vmlinuz"
+    (name,) = re.findall(r"starts Linux (\S+), and not", refused.err)
+    dump = f"dump /boot/vmlinuz-{name} {kernel}"
+    subprocess.run(
+        ["/sbin/debugfs", "-R", dump, f"{disk}?offset={ROOT_OFFSET}"], check=True,
+        capture_output=True,
+    )  # fmt: skip
+    done = boot(tmp_path / "own", "--quiet", "--check", "--disk", disk, "--kernel-file", kernel)
+    traced_to_its_end(done, "bios", hashlib.sha256(kernel.read_bytes()).hexdigest())
 
 
 @pytest.mark.long

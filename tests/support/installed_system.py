@@ -32,6 +32,8 @@ _SECTOR = 512
 _FIRST = 2048  # sector of the first partition: GRUB's core image lies before
 _ESP, _ROOT = 0xEF, 0x83
 _ESP_MIB, _ROOT_MIB = 64, 900
+ROOT_OFFSET = _FIRST * _SECTOR + (_ESP_MIB << 20)
+"""Where the root file system is in the image, in bytes."""
 _PACKAGES = (
     "systemd", "systemd-sysv", "udev", "linux-image-amd64", "zstd", "grub-common", "grub-pc-bin",
     "grub-efi-amd64-bin", "dosfstools", "mtools",

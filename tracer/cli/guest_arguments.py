@@ -30,6 +30,10 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
         "--kernel", metavar="BZIMAGE", type=Path, help="bzImage or vmlinux (default: Debian's)"
     )
     guest.add_argument(
+        "--kernel-file", metavar="IMAGE", type=Path,
+        help="the kernel that the boot loader on the --disk starts (default: what RAM has of it)",
+    )  # fmt: skip
+    guest.add_argument(
         "--symbols", metavar="FILE", type=Path, help="vmlinux or System.map of that kernel"
     )
     guest.add_argument("--initrd", metavar="FILE", type=Path, help="initial ramdisk")
@@ -145,6 +149,7 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
     plan = Plan(
         guest=Kind(args.guest),
         kernel=args.kernel,
+        kernel_file=args.kernel_file,
         symbols=args.symbols,
         initrd=args.initrd,
         software=Software(tuple(args.module), tuple(args.add), args.init),

@@ -75,7 +75,7 @@ def recorded(args: argparse.Namespace) -> RecordedDevice | None:
 
 
 def _tell_software(args: argparse.Namespace, recorded: list[str]) -> None:
-    # What was in the guest decides what its drivers do.
+    # Drivers do what the guest's programs have them do.
     given = Software(tuple(args.module), tuple(args.add), args.init).words
     if list(given) != recorded:
         was, now = (shlex.join(words) if words else "none" for words in (recorded, given))

@@ -3,6 +3,7 @@
 __all__ = (
     "backports",
     "cache",
+    "guardian",
     "keeper",
     "own_code",
     "package",

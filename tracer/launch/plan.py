@@ -27,10 +27,11 @@ class Plan:
     """Say what guest to run and what to trace of it.
 
     A guest with disks and without a ``kernel`` has its own on the first one, which the boot loader
-    there starts; ``firmware`` is what the machine begins with. Otherwise, without ``kernel`` the
-    one that ``vetrace setup`` fetched is taken, without ``initrd`` one is built from ``qemu/init``,
-    with ``software`` beside the default guest's. ``guest`` is the kind of guest that the machine is
-    made for, and traced as. ``equipment`` is what machine that is, ``memory`` its RAM in bytes,
+    there starts, and of which ``kernel_file`` may be a copy; ``firmware`` is what the machine
+    begins with. Otherwise, without ``kernel`` the one that ``vetrace setup`` fetched is taken,
+    without ``initrd`` one is built from ``qemu/init``, with ``software`` beside the default
+    guest's. ``guest`` is the kind of guest that the machine is made for, and traced as.
+    ``equipment`` is what machine that is, ``memory`` its RAM in bytes,
     without which the machine's definition says. ``append`` follows the default command line,
     ``extra`` the machine's QEMU arguments. With the exit status ``exit_ok`` of QEMU the guest has
     ended well, as by powering off. ``inputs`` of these kinds are recorded beside accesses to
@@ -40,6 +41,7 @@ class Plan:
 
     guest: Kind = Kind.PLAIN
     kernel: Path | None = None
+    kernel_file: Path | None = None
     symbols: Path | None = None
     initrd: Path | None = None
     software: Software = field(default_factory=Software)
@@ -81,6 +83,11 @@ def check_plan(plan: Plan) -> None:
             raise UsageError(f"{word} cannot be among the QEMU arguments: {own}")
     if plan.installed is not None:
         _check_installed(plan, plan.installed)
+    elif plan.kernel_file is not None:
+        raise UsageError(
+            "--kernel-file is the kernel that the boot loader on a --disk starts; one that vetrace "
+            "starts is --kernel"
+        )
     if plan.guidance.given and plan.kernel is None:
         raise UsageError(
             f"{plan.guidance.given[0]} is for a guest that is not Linux: give its image (--kernel)"
@@ -97,14 +104,15 @@ def check_plan(plan: Plan) -> None:
 
 def _check_installed(plan: Plan, disk: Path) -> None:
     for option, given in (
-        ("--symbols", plan.symbols), ("--initrd", plan.initrd), ("--append", plan.append),
-        ("--kaslr", plan.kaslr),
+        ("--initrd", plan.initrd), ("--append", plan.append), ("--kaslr", plan.kaslr),
     ):  # fmt: skip
         if given:
             raise UsageError(
                 f"{option} is for a kernel that vetrace starts, and the boot loader on {disk} "
                 f"starts its own: give --kernel too, or drop {option}"
             )
+    if plan.symbols is not None and plan.kernel_file is None:
+        raise UsageError("--symbols are those of a kernel: give its file, --kernel-file, too")
     if plan.guest is not Kind.PLAIN:
         raise UsageError(
             f"a guest of --guest {plan.guest} needs --kernel: none is started from a disk"

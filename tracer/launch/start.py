@@ -114,7 +114,10 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
     if plan.installed is not None:
         check_bootable(plan.installed)
         machine = recipe.machine_arguments(plan.guest, plan.equipment)
-        return InstalledLinux(plan.installed, progress), _configure(plan, machine, None, None)
+        file = None
+        if plan.kernel_file is not None:
+            file = open_kernel(plan.kernel_file, plan.symbols, progress)
+        return InstalledLinux(plan.installed, progress, file), _configure(plan, machine, None, None)
     path = plan.kernel or default_kernel(plan.guest)
     if path is None:
         command = setup_command(plan.guest)

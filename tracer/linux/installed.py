@@ -17,11 +17,12 @@ from pathlib import Path
 
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
+from tracer.access.symbols import SymbolTable
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import MemoryMap, Registers, RunToAccess
 from tracer.errors import GuestError, GuestHung, KernelImageError
 from tracer.linux.entry import reach_entry
-from tracer.linux.kaslr import KERNEL_MAP
+from tracer.linux.kaslr import ALIGNMENT, KERNEL_MAP
 from tracer.linux.kernel import Facts, Kernel
 from tracer.linux.origin import Booted
 from tracer.linux.place import tables_of
@@ -48,15 +49,19 @@ class InstalledLinux(Linux):
     """Know one Linux guest whose kernel comes from a disk, and whose boot loader starts it.
 
     ``disk`` is the image of that disk. ``progress`` is called with a line of text before what takes
-    long.
+    long. With a ``file`` of the kernel, which is held to what is started, nothing else of it has to
+    be in RAM.
     """
 
     patience = 60.0
 
-    def __init__(self, disk: Path, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self, disk: Path, progress: Callable[[str], None], file: Kernel | None = None
+    ) -> None:
         super().__init__(None, Booted(""))
         self._disk = disk
         self._progress = progress
+        self._file = file
 
     async def reach_entry(self, memory: PhysicalMemory) -> None:
         """Run firmware and boot loader to the kernel, learn what it is, and run that to its entry.
@@ -64,15 +69,39 @@ class InstalledLinux(Linux):
         Raises KernelImageError where it cannot be traced, GuestError where there is none.
         """
         registers = await self._entered(memory)
-        self._progress("a kernel has been entered: reading its symbols in the guest's RAM")
-        try:
-            found = find_kernel(memory, tables_of(registers, memory).paging)
-        except KernelImageError as error:
-            raise KernelImageError(f"{self._disk}: {error}") from error
-        kernel = kernel_of(self._disk, found)
+        space = tables_of(registers, memory)
+        if self._file is None:
+            self._progress("a kernel has been entered: reading its symbols in the guest's RAM")
+            kernel, moved = self._found(space), 0
+        else:
+            kernel = self._file
+            moved = self._moved(kernel, space)
         self.meet(kernel)
-        await reach_entry(kernel, 0)
-        self.command_line = command_line_of(kernel, tables_of(await Registers(), memory))
+        self.names.move(moved)
+        await reach_entry(kernel, moved)
+        self.command_line = command_line_of(self.names.kernel, tables_of(await Registers(), memory))
+
+    def _found(self, space: AddressSpace) -> Kernel:
+        try:
+            return kernel_of(self._disk, find_kernel(space.memory, space.paging))
+        except KernelImageError as error:
+            raise KernelImageError(
+                f"{self._disk}: {error}; give its file: --kernel-file"
+            ) from error
+
+    def _moved(self, kernel: Kernel, space: AddressSpace) -> int:
+        # Its banner tells where it is, and whether it is that kernel.
+        text = kernel.facts.banner.encode("latin-1")
+        for link in kernel.facts.banner_links:
+            for moved in range(0, len(_PLACES), ALIGNMENT):
+                if space.read(link + moved, len(text)) == text:
+                    return moved
+        release = release_in(space.memory)
+        started = "another kernel" if release is None else f"Linux {release}"
+        raise GuestError(
+            f"{self._disk} starts {started}, and not {kernel.path} ({kernel.release}): leave "
+            "--kernel-file out, and its symbols are read in the guest's RAM"
+        )
 
     async def _entered(self, memory: PhysicalMemory) -> RegisterFile:
         # Runs to the kernel's first access to its own data.
@@ -113,12 +142,14 @@ class InstalledLinux(Linux):
             )
 
 
-def command_line_of(kernel: Kernel, space: AddressSpace) -> str:
+def command_line_of(symbols: SymbolTable, space: AddressSpace) -> str:
     """Return the command line of a kernel at its entry, empty where it does not say where it is.
+
+    ``symbols`` are where it has moved.
 
     Ref: Linux arch/x86/kernel/head64.c (copy_bootdata), init/main.c (boot_command_line).
     """
-    where = kernel.symbols.address_of("boot_command_line")
+    where = symbols.address_of("boot_command_line")
     text = b"" if where is None else space.read(where, _COMMAND_LINE)
     return text.partition(b"\0")[0].decode("utf-8", "replace")
 

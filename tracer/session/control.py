@@ -397,6 +397,11 @@ class Control:
         self._tell(f"mark {text}")
         self.session.mark(text)
 
+    async def monitor(self, text: str) -> str:
+        """Have QEMU's monitor carry out a command, and return what it says."""
+        self._tell(f"monitor {text}")
+        return await self.session.machine.dialogue.monitor(text)
+
     def _tell(
         self,
         text: str,

@@ -87,7 +87,7 @@ def test_a_disk_without_a_kernel_has_its_own() -> None:
     [
         ({"append": "quiet"}, "--append"),
         ({"initrd": Path("initrd.img")}, "--initrd"),
-        ({"symbols": Path("System.map")}, "--symbols"),
+        ({"symbols": Path("System.map")}, "--symbols are those of a kernel: give its file"),
         ({"kaslr": True}, "--kaslr"),
         ({"guest": Kind.TDX}, "--guest tdx"),
     ],

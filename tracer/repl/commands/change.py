@@ -256,4 +256,37 @@ async def mark(context: Context, statement: Statement) -> Result:
     return said(f"noted at {context.control.session.view.time_ns / 1e9:.6f} s")
 
 
-COMMANDS = (set_, skip, fault, peek, poke, trace, bypass, mark)
+_HELD = {
+    "c", "cont", "gdbserver", "loadvm", "log", "logfile", "migrate", "one-insn-per-tb", "q", "quit",
+    "s", "savevm", "singlestep", "stop", "system_powerdown", "system_reset", "system_wakeup",
+    "trace-event", "trace-file",
+}  # fmt: skip
+"""Commands of QEMU's monitor for what vetrace does itself, or would not survive."""
+
+
+@command(
+    "monitor", "mon",
+    group="change",
+    usage=("monitor COMMAND",),
+    brief="have QEMU's monitor carry out a command, as device_add",
+    text="The command is all the rest of the line, in the words of QEMU's own monitor (HMP). A "
+    "device that is plugged in is traced from then on. What lets the guest go on, stops or ends it "
+    "is vetrace's.",
+    examples=("monitor info pci", "monitor device_add edu,id=late", "monitor device_del late"),
+    takes_line=True,
+)  # fmt: skip
+async def monitor(context: Context, statement: Statement) -> Result:
+    if not statement.words:
+        raise monitor.misused("a command of QEMU's monitor is needed")
+    if statement.words[0] in _HELD:
+        raise UsageError(
+            f"{statement.words[0]} is vetrace's to do: `continue`, `interrupt`, `quit` and their "
+            "kin; `help` lists all"
+        )
+    if context.control.state == "ended":
+        raise UsageError("the guest has ended, and QEMU with it")
+    text = await context.control.monitor(statement.rest)
+    return Result({"text": text}, text.replace("\r", "").splitlines())
+
+
+COMMANDS = (set_, skip, fault, peek, poke, trace, bypass, mark, monitor)
