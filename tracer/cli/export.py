@@ -98,13 +98,16 @@ _FORMATS: dict[str, Callable[[Source, IO[bytes]], int]] = {
 
 
 @contextlib.contextmanager
-def extra(package: str) -> Iterator[None]:
-    """Raise UsageError where what is imported needs a package that is not installed."""
+def extra(package: str, name: str = "export") -> Iterator[None]:
+    """Raise UsageError where what is imported needs a package that is not installed.
+
+    ``name`` is what vetrace calls the extra that has it.
+    """
     try:
         yield
     except ImportError as error:
         raise UsageError(
-            f"this format needs {package}, which is not installed: pip install 'vetrace[export]'"
+            f"this format needs {package}, which is not installed: pip install 'vetrace[{name}]'"
         ) from error
 
 

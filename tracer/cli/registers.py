@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 
-from tracer.cli import EXIT_OK, terminal
+from tracer.cli import EXIT_OK, register_import, terminal
 from tracer.cli.filters import add_register_files, register_maps
 from tracer.devices.directory import Listed, look_up
 from tracer.devices.map import RegisterMap, RegisterMaps
@@ -20,8 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace registers``."""
     parser.add_argument(
         "name", metavar="NAME", nargs="?",
-        help="a register, as in CC, nvme.CC or nvme+0x14; a glob: nvme.*QS; a region: nvme",
+        help="a register, as in CC, nvme.CC or nvme+0x14; a glob: nvme.*QS; a region: nvme;"
+        " or the word import",
     )  # fmt: skip
+    register_import.add_arguments(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object a register, or a map"
     )
@@ -29,12 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Without NAME: which register maps there are. One register is told in full, with its bits;"
         " of several each has a line. * as an index means all of an array. docs/registers.md has"
-        " the format of a map."
+        " the format of a map. With `import FILE`: a map out of a CMSIS-SVD, SystemRDL or IP-XACT"
+        " file."
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what is known of the registers named; return the exit status."""
+    if args.name == register_import.WORD:
+        return register_import.run(args)
+    register_import.check_arguments(args)
     maps = register_maps(args)
     shape = terminal.line_layout(sys.stdout)
     columns = shape.columns or FILE_COLUMNS

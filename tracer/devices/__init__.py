@@ -1,3 +1,3 @@
 """Register maps of devices: what a register is called, and what its bits mean."""
 
-__all__ = ("directory", "entry", "library", "map", "tree")
+__all__ = ("description", "directory", "entry", "file", "library", "map", "tree", "writing")

@@ -57,6 +57,8 @@ TESTED_BY = {
     "cli/test_main": "cli/audit cli/diff cli/doctor cli/export cli/guest_arguments"
     " cli/interactive cli/parser cli/regions cli/replay cli/setup cli/show cli/stats"
     " cli/terminal cli/verify",
+    "devices/test_description": "cli/register_import devices/description/rdl"
+    " devices/description/svd devices/writing",
     "devices/test_file": "devices/table",
     "devices/test_map": "devices/tree",
     "export/test_formats": "export/parquet export/perfetto trace/flat",

@@ -1,0 +1,391 @@
+"""Register maps out of other tools' files: what they say is what other readers find there.
+
+The files in tests/data/svdsuite are those that svdsuite (MIT) tests itself with.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.cli import main
+from tracer.devices.file import parse
+from tracer.devices.tree import Field, Group, Register
+from tracer.devices.writing import Described, expanded, map_text, settled
+
+Output = pytest.CaptureFixture[str]
+FILES = Path(__file__).parents[2] / "data" / "svdsuite"
+
+Place = tuple[str, int, int, str, tuple[tuple[str, int, int], ...]]
+"""A register: name, offset, width, access right, and the bits of its fields."""
+
+
+def imported(capsys: Output, *arguments: str | Path) -> str:
+    assert main.main(["registers", "import", *map(str, arguments)]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def refused(capsys: Output, *arguments: str | Path) -> str:
+    assert main.main(["registers", "import", *map(str, arguments)]) in (1, 2)
+    told = capsys.readouterr()
+    assert not told.out and told.err.count("\n") == 1, told.err
+    return told.err
+
+
+def plain(name: str) -> str:
+    """A name without what parts a cluster or an index from it, which each reader writes its way."""
+    return re.sub(r"[\[\]._ ]", "", name)
+
+
+def places(text: str) -> list[Place]:
+    found = parse(text, "made", "made")
+    return sorted(
+        (
+            plain(name), offset, register.width, register.access,
+            tuple(sorted((field.name, field.high, field.low) for field in register.fields)),
+        )
+        for name, offset, register in expanded(found.root)
+    )  # fmt: skip
+
+
+# ---- CMSIS-SVD, against another reader of it
+
+RIGHTS = {"read-only": "ro", "write-only": "wo", "read-write": "rw", "writeOnce": "wo", None: "rw"}
+
+
+def read_by_cmsis_svd(path: Path) -> Iterator[tuple[str, list[Place]]]:
+    from cmsis_svd.parser import SVDParser
+
+    for peripheral in SVDParser.for_xml_file(path).get_device().get_peripherals():
+        found = []
+        for register in peripheral.get_registers():
+            access = None if register.access is None else register.access.value
+            fields = tuple(
+                sorted(
+                    (field.name, field.bit_offset + field.bit_width - 1, field.bit_offset)
+                    for field in register.get_fields()
+                )
+            )
+            width = (register.size or 32) // 8
+            found.append(
+                (plain(register.name), register.address_offset, width, RIGHTS[access], fields)
+            )
+        yield plain(peripheral.name), sorted(found)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "simple_array_cluster_level", "simple_array_field_level", "simple_array_peripheral_level",
+        "simple_array_register_level", "simple_list_cluster_level", "simple_list_field_level",
+        "simple_list_peripheral_level", "simple_list_register_level", "do_not_care_handling",
+        "peripheral_override", "register_override", "field_override",
+        "cluster_of_another_peripheral",
+    ],
+)  # fmt: skip
+def test_a_map_has_what_another_reader_finds(tmp_path: Path, capsys: Output, name: str) -> None:
+    path = FILES / f"{name}.svd"
+    imported(capsys, path, "-o", tmp_path)
+    made = {plain(file.stem).lower(): places(file.read_text()) for file in tmp_path.glob("*.toml")}
+    assert made and all(made.values())
+    assert made == {found.lower(): told for found, told in read_by_cmsis_svd(path)}
+
+
+SVD = """<device schemaVersion="1.3"><name>Chip</name><version>1.2</version>
+<size>16</size><access>read-only</access><peripherals>
+<peripheral><name>UART</name><description>Serial
+  port</description><baseAddress>0x4000</baseAddress><registers>{}</registers></peripheral>
+</peripherals></device>"""
+
+
+def device(tmp_path: Path, registers: str) -> Path:
+    path = tmp_path / "chip.svd"
+    path.write_text(SVD.format(registers))
+    return path
+
+
+def test_a_peripheral_is_a_file(tmp_path: Path, capsys: Output) -> None:
+    path = device(
+        tmp_path,
+        """<register><name>CTRL</name><addressOffset>0x10</addressOffset><size>32</size>
+        <access>read-write</access><description>What "it" does</description><fields>
+        <field><name>EN</name><bitRange>[0:0]</bitRange></field>
+        <field><name>MODE</name><lsb>4</lsb><msb>6</msb><description>How</description>
+        <enumeratedValues><enumeratedValue><name>off</name><value>0</value></enumeratedValue>
+        <enumeratedValue><name>any</name><value>#1xx</value></enumeratedValue></enumeratedValues>
+        </field></fields></register>
+        <register><name>STATUS</name><addressOffset>0</addressOffset></register>
+        <register><dim>3</dim><dimIncrement>8</dimIncrement><name>FIFO%s</name>
+        <addressOffset>0x20</addressOffset><size>8</size><access>write-only</access></register>""",
+    )
+    lines = imported(capsys, path, "--for", "uart*").splitlines()
+    values = '{ 0 = "off", 4 = "any", 5 = "any", 6 = "any", 7 = "any" }'
+    assert lines == [
+        "# Made by `vetrace registers import` of chip.svd.",
+        'title = "Serial port"',
+        'specification = "Chip 1.2"',
+        'applies = [{ region = "uart*" }]',
+        "",
+        "[register.STATUS]",
+        "offset = 0x0",
+        "width = 2",
+        'access = "ro"',
+        "",
+        "[register.CTRL]",
+        "offset = 0x10",
+        'description = "What \\"it\\" does"',
+        "[register.CTRL.fields]",
+        "EN = 0",
+        f'MODE = {{ bits = "6:4", description = "How", values = {values} }}',
+        "",
+        '[register."FIFO{}"]',
+        "offset = 0x20",
+        "width = 1",
+        'access = "wo"',
+        "stride = 0x8",
+        "count = 3",
+    ]
+
+
+def test_a_cluster_gives_its_registers_what_they_do_not_say(capsys: Output) -> None:
+    assert places(imported(capsys, FILES / "cluster_override.svd")) == [
+        ("ClusterARegisterA", 0, 1, "wo", ()), ("ClusterBRegisterB", 4, 2, "wo", ()),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("", "ro"),
+        ("<access>read-writeOnce</access>", "rw"),
+        ("<access>writeOnce</access>", "wo"),
+        ("<access>read-write</access><modifiedWriteValues>oneToClear</modifiedWriteValues>",
+         "rw1c"),
+        ("<access>read-write</access><modifiedWriteValues>oneToSet</modifiedWriteValues>", "rw1s"),
+        ("<readAction>clear</readAction>", "rc"),
+    ],
+)  # fmt: skip
+def test_access_rights(tmp_path: Path, capsys: Output, said: str, right: str) -> None:
+    text = f"<register><name>R</name><addressOffset>0</addressOffset>{said}</register>"
+    (place,) = places(imported(capsys, device(tmp_path, text)))
+    assert place[3] == right
+
+
+def test_what_a_map_cannot_say_is_told(tmp_path: Path, capsys: Output) -> None:
+    path = device(
+        tmp_path,
+        """<register><name>A</name><addressOffset>0</addressOffset><size>32</size><fields>
+        <field><name>X</name><bitRange>[3:0]</bitRange></field>
+        <field><name>Y</name><bitRange>[4:3]</bitRange></field>
+        <field><name>Z</name><bitRange>[32:30]</bitRange></field></fields></register>
+        <register><name>B</name><addressOffset>2</addressOffset></register>""",
+    )
+    assert main.main(["registers", "import", str(path)]) == 0
+    told = capsys.readouterr()
+    assert places(told.out) == [("A", 0, 4, "ro", (("X", 3, 0),))]
+    assert [line.removeprefix("vetrace: UART: left out: ") for line in told.err.splitlines()] == [
+        "A.Y is where another field is", "A.Z lies outside its register",
+        "B is where another register is",
+    ]  # fmt: skip
+
+
+def test_one_of_several_is_chosen(tmp_path: Path, capsys: Output) -> None:
+    path = FILES / "simple_list_peripheral_level.svd"
+    assert "describes 2 devices (PeripheralA, PeripheralB)" in refused(capsys, path)
+    assert 'region = "peripheralb"' in imported(capsys, path, "--only", "PeripheralB")
+    assert "did you mean PeripheralA" in refused(capsys, path, "--only", "PeripherlA")
+    assert "choose it by --only" in refused(capsys, path, "-o", tmp_path, "--for", "x")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"<device", "is no XML"),
+        (b"<device></device>", "it has no peripheral"),
+        (b"<html></html>", "is no CMSIS-SVD"),
+        (b"<component></component>", "cannot be read"),
+        (b"<x:component xmlns:x='http://www.accellera.org/XMLSchema/IPXACT/1685-2014'/>",
+         "exactly one 'memoryMaps'"),
+        (b"addrmap x { reg {", "line 1: "),
+        (b"addrmap x { reg { field {} f; } a; unknown y; };", "'unknown' is not defined"),
+        (b"", "describes no address map"),
+        (b"\0\1\2", "is no text"),
+        (b"\xff\xfe", ""),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_told_in_one_line(
+    tmp_path: Path, capsys: Output, data: bytes, why: str
+) -> None:
+    path = tmp_path / "broken"
+    path.write_bytes(data)
+    said = refused(capsys, path)
+    assert why in said and "broken" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("circular", "Circular derivedFrom reference"),
+        ("wrong_bits", "[11-8] is no range of bits"),
+        ("wrong_indices", "is there 2 times, and its dimIndex has 3"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_told(capsys: Output, name: str, why: str) -> None:
+    assert why in refused(capsys, FILES / f"{name}.svd")
+
+
+def test_the_words_of_the_command_line(tmp_path: Path, capsys: Output) -> None:
+    assert "import which file" in refused(capsys)
+    assert "cannot read" in refused(capsys, tmp_path / "none")
+    assert main.main(["registers", "nvme.CC", "chip.svd"]) == 2
+    assert "`vetrace registers import chip.svd`" in capsys.readouterr().err
+    assert main.main(["registers", "nvme.CC", "--only", "X"]) == 2
+    assert "are of `vetrace registers import" in capsys.readouterr().err
+    assert main.main(["registers", "nvme.CC"]) == 0
+
+
+# ---- SystemRDL and IP-XACT, against SystemRDL's own model
+
+RDL = """
+enum mode_e { off = 2'd0 { name = "Off"; }; on = 2'd2; };
+addrmap chip {
+    name = "A chip";
+    reg {
+        desc = "Says
+                what it is";
+        field { sw = r; } MAJOR[15:8];
+        field { sw = r; encode = mode_e; } MODE[1:0];
+    } ID @ 0x0;
+    reg { field { sw = rw; onwrite = woclr; } DONE[0:0]; } IRQ @ 0x8;
+    reg { field { sw = w; } GO[31:31]; } START @ 0xc;
+    reg { field { sw = r; onread = rclr; } N[7:0]; } COUNT @ 0x10;
+    reg { regwidth = 64; field { sw = rw; } ADDR[63:12]; } BASE[4] @ 0x20 += 0x10;
+    regfile {
+        reg { field { sw = rw; } V[0:0]; } A @ 0x0;
+        reg { field { sw = rw; } V[3:2]; } B[2] @ 0x8;
+    } CHANNEL[3] @ 0x100 += 0x20;
+    external mem { mementries = 4; memwidth = 32; } BUFFER @ 0x1000;
+};
+"""
+GRID = "addrmap grid { reg { field { sw = rw; } V[0:0]; } CELL[2][3] @ 0x40 += 4; };"
+
+
+def read_by_systemrdl(path: Path) -> list[Place]:
+    from systemrdl import RDLCompiler
+    from systemrdl.node import RegNode
+
+    compiler = RDLCompiler()
+    compiler.compile_file(str(path))
+    top = compiler.elaborate().top
+    return sorted(
+        (
+            plain(node.get_rel_path(top)),
+            node.absolute_address,
+            node.size,
+            {(True, True): "rw", (True, False): "ro", (False, True): "wo"}[
+                node.has_sw_readable, node.has_sw_writable
+            ],
+            tuple(sorted((field.inst_name, field.high, field.low) for field in node.fields())),
+        )
+        for node in top.descendants(unroll=True)
+        if isinstance(node, RegNode)
+    )
+
+
+def rights_of_fields(found: list[Place]) -> list[Place]:
+    """Places with access rights as they are without what a write or a read does."""
+    wide = {"rw1c": "rw", "rw1s": "rw", "rc": "ro"}
+    return [
+        (name, at, width, wide.get(right, right), bits) for name, at, width, right, bits in found
+    ]
+
+
+@pytest.mark.parametrize("text", [RDL, GRID])
+def test_systemrdl_has_what_its_compiler_finds(tmp_path: Path, capsys: Output, text: str) -> None:
+    path = tmp_path / "chip.rdl"
+    path.write_text(text)
+    made = places(imported(capsys, path))
+    assert rights_of_fields(made) == read_by_systemrdl(path)
+    rights = {name: right for name, _, _, right, _ in made}
+    if text is RDL:
+        assert (rights["IRQ"], rights["COUNT"], rights["ID"]) == ("rw1c", "rc", "ro")
+
+
+def test_systemrdl_is_told_with_its_words(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "chip.rdl"
+    path.write_text(RDL)
+    assert main.main(["registers", "import", str(path)]) == 0
+    told = capsys.readouterr()
+    found = parse(told.out, "made", "chip")
+    assert found.title == "A chip"
+    names = {name: register for name, _, register in expanded(found.root)}
+    assert names["ID"].description == "Says what it is"
+    assert names["ID"].fields[0].values == {0: "off", 2: "on"}
+    assert {"BASE[3]", "CHANNEL[2].B[1]"} <= set(names)
+    assert told.err == "vetrace: chip: left out: BUFFER is memory, which has no registers\n"
+
+
+def test_ipxact_has_what_systemrdl_had(tmp_path: Path, capsys: Output) -> None:
+    from peakrdl_ipxact import IPXACTExporter
+    from systemrdl import RDLCompiler
+
+    path, exported = tmp_path / "chip.rdl", tmp_path / "chip.xml"
+    # IP-XACT has no arrays with gaps.
+    text = RDL.replace("CHANNEL[3] @ 0x100 += 0x20", "CHANNEL @ 0x100")
+    path.write_text(text.replace("BASE[4] @ 0x20 += 0x10", "BASE[4] @ 0x20 += 0x8"))
+    compiler = RDLCompiler()
+    compiler.compile_file(str(path))
+    IPXACTExporter().export(compiler.elaborate().top, str(exported))
+    made, known = places(imported(capsys, exported)), places(imported(capsys, path))
+    assert rights_of_fields(made) == rights_of_fields(known)
+
+
+def test_a_library_that_is_missing_is_named(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("tracer.devices.description.svd", raising=False)
+    monkeypatch.setitem(sys.modules, "tracer.devices.description.svd", None)
+    said = refused(capsys, FILES / "circular.svd")
+    assert "needs svd2py" in said and "vetrace[import]" in said
+
+
+# ---- what is written is what is read
+
+NAMES = st.text("AB_c", min_size=1, max_size=3)
+REGISTERS = st.builds(
+    Register, NAMES, st.integers(0, 40), st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from(["ro", "rw", "rw1c"]), st.text(max_size=5),
+    fields=st.lists(
+        st.builds(
+            lambda name, low, bits, values: Field(name, low + bits, low, "d", values),
+            NAMES, st.integers(0, 70), st.integers(0, 4),
+            st.dictionaries(st.integers(0, 1), st.sampled_from(["x", 'y"'])),
+        ),
+        max_size=3,
+    ).map(tuple),
+)  # fmt: skip
+
+
+@given(st.lists(REGISTERS, min_size=1, max_size=6).map(tuple), st.text(min_size=1, max_size=8))
+def test_what_is_written_can_be_read(registers: tuple[Register, ...], title: str) -> None:
+    group = Group("G", "G[{}].", 0x1000, registers, stride=0x40, count=2)
+    described = settled(Described("x", title, Group("", registers=registers, groups=(group,))))
+    found = parse(map_text(described, "x*"), "made", "x")
+    assert [(n, at, _seen(r)) for n, at, r in expanded(found.root)] == [
+        (n, at, _seen(r)) for n, at, r in expanded(described.root)
+    ]
+
+
+def _seen(register: Register) -> Any:
+    shown = "".join(char for char in register.description if char.isprintable())
+    return (
+        register.width, register.access, shown,
+        sorted((f.name, f.high, f.low, f.description, dict(f.values)) for f in register.fields),
+    )  # fmt: skip

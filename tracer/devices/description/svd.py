@@ -1,0 +1,293 @@
+"""CMSIS-SVD files: the peripherals of a microcontroller, each a device.
+
+svd2py reads them and resolves `derivedFrom`. What it leaves to its caller is here: arrays (`dim`),
+and what registers inherit of size and access.
+
+Ref: CMSIS-SVD 1.3.10, "SVD File Schema Levels".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+from xml.etree import ElementTree
+
+from svd2py.derive import DerivedFromError, resolve_derived_from
+from svd2py.objects import SvdDevice
+
+from tracer.devices.tree import Field, Group, Register
+from tracer.devices.writing import Described, cleaned, settled
+from tracer.errors import UsageError
+
+_ACCESS = {
+    "read-only": "ro", "write-only": "wo", "read-write": "rw", "writeOnce": "wo",
+    "read-writeOnce": "rw",
+}  # fmt: skip
+_BINARY = re.compile(r"(?:#|0[bB])([01xX]+)")
+_SCALED = re.compile(r"\+?(0[xX][0-9a-fA-F]+|[0-9]+)([kmgtKMGT]?)")
+_RANGE = re.compile(r"\[?\s*(\d+)\s*:\s*(\d+)\s*\]?")
+_SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_MOST_OPEN = 8  # bits of an enumerated value that do not matter, each of which doubles it
+_MOST = 1 << 16  # elements of an array
+
+Element = Mapping[str, Any]
+
+
+def described(data: bytes, source: str) -> list[Described]:
+    """Return the peripherals of a file. Raises UsageError, naming the file, for what is none."""
+    try:
+        root = ElementTree.fromstring(data)
+        left = _normalised(root)
+        parsed = {"device": SvdDevice(root).parse()}
+        device = resolve_derived_from(parsed)["device"]
+        return list(_peripherals(device, left))
+    except ElementTree.ParseError as error:
+        raise UsageError(f"{source} is no XML: {error}") from None
+    except DerivedFromError as error:
+        raise UsageError(f"{source}: {cleaned(str(error))}") from None
+    except _Wrong as error:
+        raise UsageError(f"{source}: {error}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # The library tells by these what it cannot read.
+        told = cleaned(str(error)) or type(error).__name__
+        raise UsageError(f"{source} is no CMSIS-SVD: {told}") from None
+
+
+class _Wrong(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Inherited:
+    size: int = 32
+    access: str = ""
+
+    def by(self, element: Element) -> _Inherited:
+        return replace(
+            self,
+            size=element.get("size", self.size),
+            access=element.get("access", self.access),
+        )
+
+
+# Brings numbers into the forms that the library reads; returns what is left out.
+def _normalised(root: ElementTree.Element) -> list[str]:
+    left = []
+    for parent in root.iter():
+        for element in list(parent):
+            text = (element.text or "").strip()
+            # The library passes over what has no text at all, though it may have elements.
+            element.text = text or ("\n" if len(element) else element.text)
+            binary = _BINARY.fullmatch(text)
+            scaled = _SCALED.fullmatch(text)
+            if binary is not None and "x" in binary[1].lower():
+                continue
+            if binary is not None:
+                element.text = f"#{binary[1]}"
+            elif scaled is not None and element.tag not in ("name", "description", "dimIndex"):
+                number = int(scaled[1], 0 if scaled[1][:2].lower() == "0x" else 10)
+                element.text = str(number << _SCALE[scaled[2].lower()])
+        if parent.tag == "enumeratedValues":
+            left += _opened(parent)
+    return left
+
+
+# An enumerated value with bits that do not matter stands for several.
+def _opened(values: ElementTree.Element) -> list[str]:
+    left = []
+    for element in list(values.findall("enumeratedValue")):
+        text = _BINARY.fullmatch(element.findtext("value") or "")
+        if text is None or "x" not in text[1].lower():
+            continue
+        values.remove(element)
+        parts = [("0", "1") if char in "xX" else (char,) for char in text[1]]
+        if sum(len(part) == 2 for part in parts) > _MOST_OPEN:
+            left.append(f"value {element.findtext('name')} stands for too many numbers")
+            continue
+        for digits in product(*parts):
+            one = ElementTree.SubElement(values, "enumeratedValue")
+            one.text = "\n"
+            for child in element:
+                ElementTree.SubElement(one, child.tag).text = child.text
+            number = one.find("value")
+            assert number is not None
+            number.text = f"#{''.join(digits)}"
+    return left
+
+
+def _peripherals(device: Element, left: list[str]) -> Iterator[Described]:
+    peripherals = device.get("peripherals", {}).get("peripheral", [])
+    if not peripherals:
+        raise _Wrong("it has no peripheral")
+    for peripheral in peripherals:
+        inherited = _Inherited().by(device).by(peripheral)
+        members = peripheral.get("registers") or {}
+        names = peripheral.get("prependToName", ""), peripheral.get("appendToName", "")
+        root = _group(members, inherited, names)
+        title = cleaned(peripheral.get("description")) or str(peripheral["name"])
+        specification = " ".join(str(device[key]) for key in ("name", "version") if key in device)
+        for name, _ in _instances(peripheral):
+            if root.registers or root.groups:
+                yield settled(Described(name, title, root, cleaned(specification), tuple(left)))
+
+
+def _group(members: Element, inherited: _Inherited, names: tuple[str, str] = ("", "")) -> Group:
+    registers: list[Register] = []
+    groups: list[Group] = []
+    for register in members.get("register", []):
+        registers += _registers(register, inherited, names)
+    for cluster in members.get("cluster", []):
+        groups += _clusters(cluster, inherited)
+    return Group("", registers=tuple(registers), groups=tuple(groups))
+
+
+def _clusters(cluster: Element, inherited: _Inherited) -> Iterator[Group]:
+    group = _group(cluster, inherited.by(cluster))
+    template, stride, count = _array(cluster)
+    offset = cluster.get("addressOffset", 0)
+    if template is not None:
+        bare = template.removesuffix("[{}]").replace("{}", "")
+        yield replace(
+            group, name=bare, prefix=f"{template}.", offset=offset, stride=stride, count=count
+        )
+        return
+    for name, at in _instances(cluster):
+        yield replace(group, name=name, prefix=f"{name}.", offset=offset + at)
+
+
+def _registers(
+    register: Element, inherited: _Inherited, names: tuple[str, str]
+) -> Iterator[Register]:
+    inherited = inherited.by(register)
+    fields = [field for each in _list(register, "fields", "field") for field in _fields(each)]
+    made = Register(
+        name="",
+        offset=register.get("addressOffset", 0),
+        width=max(-(-inherited.size // 8), 1),
+        access=_access(register, inherited),
+        description=cleaned(register.get("description")),
+        fields=tuple(fields),
+    )
+    before, behind = names
+    template, stride, count = _array(register)
+    if template is not None:
+        yield replace(made, name=before + template + behind, stride=stride, count=count)
+        return
+    for name, at in _instances(register):
+        yield replace(made, name=before + name + behind, offset=made.offset + at)
+
+
+def _access(register: Element, inherited: _Inherited) -> str:
+    fields = _list(register, "fields", "field")
+    access = inherited.access
+    if not access and fields:
+        # Without a word about the register, its fields tell.
+        of = {_ACCESS.get(field.get("access", ""), "rw") for field in fields}
+        right = of.pop() if len(of) == 1 else "rw"
+    else:
+        right = _ACCESS.get(access, "rw")
+    written = _effect(register, fields, "modifiedWriteValues")
+    if right == "rw" and written in ("oneToClear", "oneToSet"):
+        return "rw1c" if written == "oneToClear" else "rw1s"
+    if right != "wo" and _effect(register, fields, "readAction") == "clear":
+        return "rc"
+    return right
+
+
+# A register tells it, or all of its fields alike.
+def _effect(register: Element, fields: list[Element], key: str) -> str:
+    if key in register:
+        return str(register[key])
+    of = {str(field.get(key, "")) for field in fields}
+    return of.pop() if len(of) == 1 else ""
+
+
+def _fields(field: Element) -> Iterator[Field]:
+    high, low = _bits(field)
+    values = _values(field, high - low + 1)
+    for name, at in _instances(field):
+        yield Field(name, high + at, low + at, cleaned(field.get("description")), values)
+
+
+def _bits(field: Element) -> tuple[int, int]:
+    if "bitRange" in field:
+        match = _RANGE.fullmatch(field["bitRange"])
+        if match is None:
+            raise _Wrong(f"field {field.get('name')}: {field['bitRange']} is no range of bits")
+        high, low = int(match[1]), int(match[2])
+    elif "lsb" in field:
+        low, high = field["lsb"], field.get("msb", field["lsb"])
+    elif "bitOffset" in field:
+        low = field["bitOffset"]
+        high = low + field.get("bitWidth", 1) - 1
+    else:
+        raise _Wrong(f"field {field.get('name')} has no bits")
+    if not 0 <= low <= high:
+        raise _Wrong(f"field {field.get('name')}: bits {high}:{low} are none")
+    return high, low
+
+
+# The list of what is read goes before that of what is written, where there are two.
+def _values(field: Element, bits: int) -> dict[int, str]:
+    given = field.get("enumeratedValues")
+    several = given if isinstance(given, list) else [given] if given else []
+    several = sorted(several, key=lambda each: each.get("usage") == "write")
+    found: dict[int, str] = {}
+    for each in several[:1]:
+        for item in each.get("enumeratedValue", []):
+            number, name = item.get("value"), cleaned(item.get("name") or item.get("description"))
+            if number is not None and name and number >> bits == 0:
+                found.setdefault(number, name)
+    return found
+
+
+# The template, stride and count of an array whose indices are 0 and on; else no template.
+def _array(element: Element) -> tuple[str | None, int, int]:
+    dim = element.get("dim")
+    if dim is None or dim < 2:
+        return None, 0, 1
+    if _indices(element) != [str(index) for index in range(dim)]:
+        return None, 0, 1
+    return _name(element).replace("%s", "{}"), element.get("dimIncrement", 0), dim
+
+
+# The names that an element stands for, each with how far it is from the first.
+def _instances(element: Element) -> Iterator[tuple[str, int]]:
+    if element.get("dim") is None:
+        yield _name(element), 0
+        return
+    for number, index in enumerate(_indices(element)):
+        yield _name(element).replace("%s", index), number * element.get("dimIncrement", 0)
+
+
+def _name(element: Element) -> str:
+    name = cleaned(element.get("name"))
+    if not name:
+        raise _Wrong("something has no name")
+    return name.replace("{", "(").replace("}", ")")
+
+
+def _indices(element: Element) -> list[str]:
+    dim, text = element["dim"], element.get("dimIndex")
+    if not 0 < dim <= _MOST:
+        raise _Wrong(f"{_name(element)} is there {dim:,} times")
+    if text is None or "[%s]" in _name(element):
+        return [str(index) for index in range(dim)]
+    first, dash, last = (part.strip() for part in text.partition("-"))
+    if dash and first.isdigit() and last.isdigit():
+        found = [str(number) for number in range(int(first), int(last) + 1)]
+    elif dash and len(first) == len(last) == 1:
+        found = [chr(number) for number in range(ord(first), ord(last) + 1)]
+    else:
+        found = [part.strip() for part in text.split(",")]
+    if len(found) != dim:
+        raise _Wrong(f"{_name(element)} is there {dim} times, and its dimIndex has {len(found)}")
+    return found
+
+
+def _list(element: Element, container: str, key: str) -> list[Element]:
+    found: list[Element] = (element.get(container) or {}).get(key, [])
+    return found
