@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from tracer.access.region import Choice, check_choice
-from tracer.bare.guidance import Guidance
-from tracer.bare.moment import parse_moment
+from tracer.bare.guidance import guidance
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
 from tracer.devices import library
@@ -186,6 +185,9 @@ def boot(
     default_devices: bool = True,
     exit_ok: int | None = None,
     attach_at: str | None = None,
+    mappings: Sequence[str] = (),
+    stub_at: str | None = None,
+    look_again: str | None = None,
     firmware: str = "bios",
     realtime: bool = False,
     qemu_args: Sequence[str] = (),
@@ -242,7 +244,7 @@ def boot(
         extra=tuple(qemu_args),
         exit_ok=exit_ok,
         console=console_at,
-        guidance=Guidance(None if attach_at is None else parse_moment(attach_at)),
+        guidance=guidance(attach_at, mappings, stub_at, look_again),
         limits=Limits(timeout, guest_timeout),
     )
     check_plan(plan)

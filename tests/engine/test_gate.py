@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 from playbook import Cancelled, play
 from ram import ROOT
-from scene import CS, HANDLER, IDT, IDT_AT, STATE, STUB, STUB_AT, TABLES, Scene, registers
+from scene import (
+    CODE,
+    CODE_AT,
+    CS,
+    HANDLER,
+    IDT,
+    IDT_AT,
+    STATE,
+    STUB,
+    STUB_AT,
+    TABLES,
+    Scene,
+    registers,
+)
 
 from tracer.access.vcpu import DescriptorTable
 from tracer.access.want import (
@@ -24,6 +37,7 @@ from tracer.intercept.blame import whose_doing
 from tracer.intercept.gate import PageFaultGate, Written
 from tracer.intercept.stub import Fast
 from tracer.x86.idt import Gate, pack_gate, unpack_gate
+from tracer.x86.paging import NOT_EXECUTABLE, PRESENT
 
 GATE = IDT_AT + 14 * 16
 AT = IDT + 14 * 16
@@ -223,6 +237,28 @@ def test_without_a_handler_or_padding_there_is_no_stub() -> None:
     scene.ram.write(GATE, gate_to(0xFFFF_FFFF_8FFF_0000))
     with pytest.raises(InterceptError, match="padding"):
         play(scene.gate.place(scene.space, TABLES.idt, None, CS))
+
+
+def test_where_places_are_free_there_is_no_other() -> None:
+    scene = Scene()
+    page, code = range(STUB + 0x1000, STUB + 0x2000), range(CODE, CODE + 0x1000)
+
+    def placed(*free: range, found: bool = True) -> int:
+        gate = PageFaultGate(scene.ram, spare=0)
+        work = gate.place(scene.space, TABLES.idt, STUB, CS, free)
+        play(work, *[(WriteCode, None), (WatchReads, 1)] * found)
+        return gate.stub.base
+
+    assert placed(code, page) == page.start  # whole pages first
+    assert placed(code) in code and placed(range(page.start + 1, page.stop)) > page.start
+    for free in ((), (range(page.start, page.start + 64),)):
+        with pytest.raises(InterceptError, match=r"name a page of one filler .*--stub-at"):
+            placed(*free, found=False)
+    scene.ram.map(page.start, STUB_AT + 0x1000, PRESENT | NOT_EXECUTABLE)
+    assert placed(page, code) in code
+    scene.ram.map(code.start, CODE_AT, PRESENT | NOT_EXECUTABLE)
+    with pytest.raises(InterceptError, match="--stub-at"):
+        placed(page, code, found=False)
 
 
 def test_a_page_of_padding_has_room_beside_the_stub() -> None:

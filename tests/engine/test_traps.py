@@ -37,6 +37,7 @@ from tracer.access.transfer import Transfer
 from tracer.access.vcpu import DescriptorTable, SetRegister
 from tracer.access.want import (
     AskHold,
+    Await,
     BreakAlone,
     DeleteBreakpoint,
     Detach,
@@ -50,6 +51,7 @@ from tracer.access.want import (
     MakeChanges,
     MapChanged,
     MemoryMap,
+    Pause,
     ReadPhysical,
     Register,
     Registers,
@@ -59,6 +61,7 @@ from tracer.access.want import (
     SetBreakpoint,
     Sleeps,
     StackAndTables,
+    Start,
     StepAlone,
     Tables,
     Vcpu,
@@ -624,6 +627,26 @@ def test_a_trap_that_lets_the_guest_go_ends_the_loop() -> None:
         (Detach(), None),
     )  # fmt: skip
     assert not scene.poisoned(AT)
+
+
+class Looked(Software):
+    look_every = 0.005
+
+
+def test_a_guest_is_looked_at_again_where_its_software_asks_for_it() -> None:
+    scene, software = fresh(), Looked([Watched(LetGo())])
+    one, _ = trapped(scene, software=software)
+    one.asks = True  # nobody is to be told of such a stop
+    ours = Ran(Stopped(address=CODE + 0x10, signal="SIGINT"))
+    play(
+        one.run(),
+        (GuestTime(), None), (Registers(), registers()), (Hold, None),
+        (Start(()), None), (Await, None), (Pause(), None), (Await, ours), MAP,
+        (Start(()), None), (Await, Ran(LIDT)), MAP,
+        (MakeChanges(()), None), (Registers(), registers()), (FlushAllTlbs(), None),
+        (Detach(), None),
+    )  # fmt: skip
+    assert software.looks == 1
 
 
 def test_an_untraced_run_is_to_have_no_stop() -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import late_guest
 import pytest
 from bare_guest import DEVICE, REGION, Case, assemble, initial
-from vetrace_run import agreed, boot, read_trace, run
+from vetrace_run import Run, agreed, boot, read_trace, run
+
+from tracer.linux.kernel import default_kernel
+from tracer.trace.record import MapRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -29,6 +32,60 @@ def test_it_is_traced_from_a_symbol_on(tmp_path: Path) -> None:
     assert [record.symbol for record in read_trace(done.trace).intercepts] == [
         f"case_{number}+0x0" for number in (1, 2, 3)
     ]
+
+
+# ---- what it maps as it runs
+
+MAKES = ("--mapping", "install_pte(linear=rdx, entry=rcx)")
+MAKES_ELSEWHERE = ("--mapping", "map_device(physical=rdi, size=esi, linear=return)")
+ACCESSES = 15
+
+
+def booted(folder: Path, guest: Path, *words: str | Path) -> Run:
+    return boot(folder, "--kernel", guest, *late_guest.MACHINE, *words, "--", *late_guest.QEMU)
+
+
+@pytest.fixture(scope="module")
+def untraced(late: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    done = booted(tmp_path_factory.mktemp("untraced"), late, "--untraced")
+    assert done.status == 0, done.err
+    return done.serial[-len(late_guest.SAYS) :]
+
+
+def stripped(late: Path, folder: Path) -> Path:
+    subprocess.run(["strip", "-o", folder / "stripped.elf", late], check=True)
+    return folder / "stripped.elf"
+
+
+def test_whatever_it_enters_into_its_page_tables_is_traced(
+    late: Path, untraced: list[str], tmp_path: Path
+) -> None:
+    assert untraced == late_guest.SAYS
+    done = booted(tmp_path, stripped(late, tmp_path), "--check")
+    assert agreed(done) == ACCESSES
+    assert done.serial[-len(untraced) :] == untraced
+    maps = [record for record in read_trace(done.trace).records if isinstance(record, MapRecord)]
+    assert {each.size for each in maps} == {1 << 12, 1 << 21, 1 << 30}
+    assert {each.by for each in maps} == {"a store to a page table", "page tables that were loaded"}
+
+
+def test_functions_that_map_may_be_named(late: Path, untraced: list[str], tmp_path: Path) -> None:
+    symbols = ("--symbols", late.parent / "late64.elf", "--attach-at", "return:setup")
+    guest = stripped(late, tmp_path)
+    done = booted(tmp_path, guest, *symbols, *MAKES, *MAKES_ELSEWHERE, "--check")
+    assert agreed(done) == ACCESSES
+    assert done.serial[-len(untraced) :] == untraced
+    maps = [record for record in read_trace(done.trace).records if isinstance(record, MapRecord)]
+    # The second tables were made while others were in use.
+    assert {each.by for each in maps} == {"install_pte", "page tables that were loaded"}
+
+
+def test_it_is_joined_after_a_time(untraced: list[str], tmp_path: Path) -> None:
+    guest = late_guest.build(tmp_path, sleeps=True)
+    done = booted(tmp_path, guest, "--realtime", "--attach-at", "2s", "--check")
+    accesses = agreed(done)
+    assert ACCESSES < accesses < ACCESSES + 300
+    assert done.serial[-len(untraced) :] == untraced
 
 
 # ---- refused, in one line
@@ -54,6 +111,21 @@ def test_a_place_that_is_none(late: Path, tmp_path: Path) -> None:
     subprocess.run(["strip", "-o", bare, late], check=True)
     found = line("--kernel", bare, "--attach-at", "main")
     assert "no symbols, and so no main" in found and "--symbols" in found
+
+
+def test_a_function_that_is_none(late: Path, tmp_path: Path) -> None:
+    def line(*words: str | Path) -> str:
+        return refused(tmp_path, *words)
+
+    kernel = ("--kernel", late, "--mapping")
+    assert "no function that maps" in line(*kernel, "install_pte")
+    assert "did you mean linear?" in line(*kernel, "install_pte(liner=rdx)")
+    assert "no symbol 'install'" in line(*kernel, "install(linear=rdx)")
+    assert "--mapping is for a guest that is not Linux" in line("--mapping", "f(linear=rdx)")
+    linux = default_kernel()
+    assert linux is not None
+    found = line("--kernel", linux, "--mapping", "f(linear=rdx)")
+    assert f"and {linux} is" in found
 
 
 def test_a_place_where_tracing_cannot_begin(late: Path, tmp_path: Path) -> None:

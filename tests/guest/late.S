@@ -4,6 +4,7 @@
 #
 #   EDU_SLOT     PCI slot of an edu device: its BAR 0 is of 32 bits
 #   BUFFER_SLOT  PCI slot of an NVMe controller whose memory buffer (BAR 2) has 64 bits
+#   SLEEPS       it sleeps for 6 s before all else, woken each 20 ms by its local APIC
 #
 # It ends through isa-debug-exit at port 0xf4: with 1 as QEMU's exit status where all went well.
 # Ref: Multiboot Specification 0.6.96, 3.1; Intel SDM vol. 3A, 4.5, 9.8.5; QEMU docs/specs/edu.rst.
@@ -33,7 +34,7 @@ pool:        .skip 64 * 4096    # tables to come
 pool_end:
              .skip 8192
 stack_top:
-idt:         .skip 15 * 16
+idt:         .skip 33 * 16
     .balign 16
 free:        .skip 8            # the next table of the pool
 next:        .skip 8            # where map_device maps next
@@ -41,6 +42,8 @@ second:      .skip 8            # the second root
 edu:         .skip 8
 buffer:      .skip 8
 fault_at:    .skip 8
+lapic:       .skip 8
+ticks:       .skip 8
 scratch:     .skip 16
 
 .data
@@ -53,7 +56,7 @@ gdt_pointer:
     .word . - gdt - 1
     .quad gdt
 idt_pointer:
-    .word 15 * 16 - 1
+    .word 33 * 16 - 1
     .quad idt
 
 # Reads a doubleword of PCI configuration space into EAX.
@@ -144,6 +147,9 @@ start64:
     movabs rax, 0xffff900000000000
     mov [rip + next], rax
     call setup
+.ifdef SLEEPS
+    call sleep
+.endif
     call main
     mov dx, EXIT
     xor eax, eax
@@ -258,6 +264,42 @@ main:
     mov eax, [rax + 0x1ffc]
     say "in the first again"
     ret
+
+.ifdef SLEEPS
+sleep:
+    lea rax, [rip + tick]
+    lea rdi, [rip + idt + 32 * 16]
+    mov word ptr [rdi], ax
+    mov dword ptr [rdi + 2], 0x8e000008
+    shr rax, 16
+    mov word ptr [rdi + 6], ax
+    mov al, 0xff                # no interrupt but the timer's
+    out 0x21, al
+    out 0xa1, al
+    mov edi, 0xfee00000
+    mov esi, 4096
+    call map_device
+    mov [rip + lapic], rax
+    mov dword ptr [rax + 0xf0], 0x1ff
+    mov dword ptr [rax + 0x3e0], 0xb
+    mov dword ptr [rax + 0x320], 0x20020
+    mov dword ptr [rax + 0x380], 20000000
+13: sti
+    hlt
+    cli
+    cmp qword ptr [rip + ticks], 300
+    jb 13b
+    mov rax, [rip + lapic]
+    mov dword ptr [rax + 0x380], 0
+    ret
+tick:
+    push rax
+    inc qword ptr [rip + ticks]
+    mov rax, [rip + lapic]
+    mov dword ptr [rax + 0xb0], 0
+    pop rax
+    iretq
+.endif
 
 # Maps RSI bytes from physical RDI on in the first tables; returns the linear address.
 .type map_device, @function

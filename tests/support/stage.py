@@ -37,6 +37,7 @@ class Software:
 
     title, release, sha256 = "software", "1", ""
     spare, stack_in_device, patience = SPARE_LINEAR, False, None
+    free = look_every = None
     command_line = ""
     current, telling = None, ()
     kind = Kind.PLAIN
@@ -48,6 +49,7 @@ class Software:
         self.programs: list[AddressSpace] = []
         self.others: list[Any] = []
         self.removed = False
+        self.looks = 0
 
     async def reach_entry(self, memory: Any) -> None:
         """It stands there."""
@@ -81,6 +83,9 @@ class Software:
 
     def leaves(self, space: AddressSpace) -> Any:
         yield from self.others
+
+    async def look(self) -> None:
+        self.looks += 1
 
     async def mapped_by_programs(self, space: AddressSpace) -> None:
         self.programs.append(space)

@@ -201,7 +201,7 @@ class SetBreakpoint(Want[int]):
 
 @dataclass(frozen=True, slots=True)
 class WatchStores(Want[int]):
-    """Stop after the next store to the quadword at a linear address.
+    """Stop after the next store to ``size`` bytes from a linear address on: 8, or a page.
 
     GDB tells nothing of a store that leaves what is watched as it knows it. So the caller has
     something at random there now, and puts what is to be there in its place afterwards, in a way of
@@ -209,6 +209,7 @@ class WatchStores(Want[int]):
     """
 
     linear: int
+    size: int = 8
 
 
 @dataclass(frozen=True, slots=True)

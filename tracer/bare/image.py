@@ -6,7 +6,9 @@ docs/misc/pvh.pandoc; Multiboot Specification 0.6.96, 3.1; QEMU hw/i386/multiboo
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracer.access.symbols import SymbolTable, elf_symbols, parse_system_map, table_of
@@ -23,6 +25,9 @@ _MULTIBOOT = struct.Struct("<IIIIIIII")  # magic, flags, checksum; header, load,
 _MULTIBOOT_MAGIC = 0x1BADB002
 _MULTIBOOT_SEARCHED = 8192  # bytes
 _HAS_ADDRESSES = 1 << 16
+_ALLOCATED = 2  # SHF_ALLOC
+_FILLING = re.compile(rb"\xcc{64,}|\x90{64,}", re.DOTALL)
+"""What assemblers and linkers fill code up with, in lengths that no code is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,15 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Hold the segments and the symbols of an image, at the addresses it was linked for."""
+    """Hold the segments and the symbols of an image, at the addresses it was linked for.
+
+    ``free`` are linear addresses in its executable segments that are nobody's: what fills it up
+    behind code, and what lies between its sections. Zeros alone tell nothing: they may be data.
+    """
 
     segments: tuple[Segment, ...]
     symbols: SymbolTable
+    free: tuple[range, ...] = ()
 
 
 def is_bare(image: bytes) -> bool:
@@ -102,17 +112,18 @@ def parse(image: bytes, symbol_file: bytes | None = None) -> Image:
     a file that is damaged or not for x86.
     """
     try:
-        segments = _segments(image)
+        linked, segments = image, _segments(image)
         symbols = _symbols(image if symbol_file is None else symbol_file)
         if symbol_file is not None and _layout(symbol_file) is not None:
-            linked = _segments(symbol_file)
-            if any(segment.executable and segment.code for segment in linked):
-                segments = linked
+            others = _segments(symbol_file)
+            if any(segment.executable and segment.code for segment in others):
+                linked, segments = symbol_file, others
+        free = tuple(_free(segments, _sections(linked)))
     except (struct.error, UnicodeDecodeError) as error:
         raise KernelImageError(f"a damaged file: {error}") from error
     if not any(segment.executable for segment in segments):
         raise KernelImageError("a file without any code")
-    return Image(tuple(segments), symbols)
+    return Image(tuple(segments), symbols, free)
 
 
 def _layout(file: bytes) -> _Layout | None:
@@ -162,15 +173,39 @@ def _flat(image: bytes) -> list[Segment]:
     return [Segment(load, max(bss - load, len(code)), code, True)]
 
 
+def _sections(file: bytes) -> list[tuple[int, ...]]:
+    layout = _layout(file)
+    if layout is None:
+        return []
+    header = layout.header.unpack_from(file)
+    start, size, count = header[6], header[11], header[12]
+    return [layout.section.unpack_from(file, start + size * number) for number in range(count)]
+
+
+def _free(segments: list[Segment], sections: list[tuple[int, ...]]) -> Iterator[range]:
+    # Yields the fillings, then the gaps.
+    code = [segment for segment in segments if segment.executable]
+    for segment in code:
+        for match in _FILLING.finditer(segment.code):
+            yield range(segment.linear + match.start(), segment.linear + match.end())
+    taken = sorted(
+        (section[3], section[3] + section[5]) for section in sections if section[2] & _ALLOCATED
+    )
+    for segment in code if taken else []:
+        at, stop = segment.linear, segment.linear + segment.size
+        for start, end in (*taken, (stop, stop)):
+            if at < min(start, stop) and at != segment.linear:
+                yield range(at, min(start, stop))
+            at = max(at, end)
+
+
 def _symbols(file: bytes) -> SymbolTable:
     layout = _layout(file)
     if layout is None:
         if _multiboot(file) is not None:
             return table_of([])
         return parse_system_map(file.decode("ascii"), _LOWEST)
-    header = layout.header.unpack_from(file)
-    start, size, count = header[6], header[11], header[12]
-    sections = [layout.section.unpack_from(file, start + size * number) for number in range(count)]
+    sections = _sections(file)
     for section in sections:
         kind, offset, length, link = section[1], section[4], section[5], section[6]
         if kind == _SYMBOLS and link < len(sections):

@@ -1,8 +1,8 @@
-"""A guest of which nothing is known but its image: it has its own IDT, and maps devices at once.
+"""A guest of which nothing is known but its image, and what a person says of it.
 
-Tracing begins at the moment that a person names, or else behind the first LIDT of its own that
-gives it a page-fault handler. What it maps later is found at the next IDT that it loads, and not
-before.
+Tracing begins at the moment that is named, or else behind the first LIDT of its own that gives it a
+page-fault handler. What it maps later is found at the functions that are named, or else where it
+writes to its page tables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from tracer.access.stack import Frame, Stack
 from tracer.access.symbols import SymbolTable, function_names
 from tracer.bare.entry import reach_idt, reach_place, reach_time
 from tracer.bare.guidance import Guidance
+from tracer.bare.hooks import FunctionHooks
 from tracer.bare.image import Image
+from tracer.bare.place import Place
+from tracer.bare.watch import TableWatch
 from tracer.bare.window import open_window, take_room
 from tracer.compiled.diary import Errand
 from tracer.compiled.stack_copy import StackCopy
@@ -26,10 +29,11 @@ from tracer.intercept.trap import Breakpoint
 from tracer.intercept.window import Taken, Window
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
-from tracer.x86.state import CpuState
+from tracer.x86.state import PAGE_SIZE, CpuState
 from tracer.x86.table_load import table_loads
 
 _NO_GUIDANCE = Guidance()
+_STUB_ROOM = PAGE_SIZE
 _NOT_UNWOUND = "nothing is known of the stacks of a guest without a known system"
 
 
@@ -128,8 +132,15 @@ class Bare:
         self.sha256 = sha256
         self._image = image
         self._guidance = guidance
+        self._watch: TableWatch | None = None
+        self.look_every = guidance.look_every
         moment = guidance.moment
-        self._place = None if moment is None else moment.place(image.symbols, release)
+        place = None if moment is None else moment.place
+        self._place = None if place is None else place.of(image.symbols, release)
+        self.free = self._free(guidance.stub)
+        self._functions = [
+            (each.place.of(image.symbols, release), each) for each in guidance.functions
+        ]
 
     @property
     def title(self) -> str:
@@ -141,6 +152,13 @@ class Bare:
         """Tell whether it has run for long before tracing begins: all its TLBs may be filled."""
         return self._guidance.moment is not None
 
+    def _free(self, place: Place | None) -> Sequence[range]:
+        # Linear addresses for the stub: those that a person names, or that are nobody's.
+        if place is None:
+            return self._image.free
+        linear = place.of(self.names.symbols, self.release)
+        return [range(linear, linear + _STUB_ROOM)]
+
     def own_tables(self, space: AddressSpace) -> AddressSpace:
         """Return those that the vCPU has: no others are known."""
         return space
@@ -148,23 +166,25 @@ class Bare:
     async def reach_entry(self, memory: PhysicalMemory) -> None:
         """Run to the moment that was named, or to behind the first IDT with a handler."""
         moment = self._guidance.moment
-        if moment is None:
-            await reach_idt(self._table_loads(), self.release, memory)
-        elif moment.time_ns is not None:
-            await reach_time(moment.time_ns, moment.text, memory)
-        else:
-            assert self._place is not None  # or it would be a time
+        if moment is not None and self._place is not None:
             await reach_place(self._place, moment.text, memory, behind=moment.behind)
+            return
+        if moment is not None:
+            reached = await reach_time(moment.time_ns, moment.text, memory)
+            if reached:
+                return
+        places = self._loads("lidt")
+        if not places:
+            raise GuestError(f"{self.release} has no LIDT: it takes no page faults, and no traps")
+        await reach_idt(places, self.release, memory)
 
-    def _table_loads(self) -> list[int]:
-        # Linear addresses behind each LIDT.
+    def _loads(self, wanted: str) -> list[int]:
+        # Linear addresses behind each load of IDT or CR3 in the image.
         places = set()
         for part in self._image.segments:
             if part.executable:
                 found = table_loads(part.code, part.linear, self.names.function_at)
-                places |= {place for place, name in found.items() if name == "lidt"}
-        if not places:
-            raise GuestError(f"{self.release} has no LIDT: it takes no page faults, and no traps")
+                places |= {place for place, name in found.items() if name == wanted}
         return sorted(places)
 
     def ready(self) -> None:
@@ -179,14 +199,18 @@ class Bare:
         return Taken(take_room(space, self.names.symbols, size), 0)
 
     def stub_place(self) -> int | None:
-        """Return None: padding is looked for behind the page-fault handler."""
+        """Return None: there is no place but those that are free."""
         return None
 
     async def watch(
         self, ground: Ground, space: AddressSpace, *, late: bool
     ) -> Sequence[Breakpoint]:
-        """Set no traps: where the guest makes mappings is not known."""
-        return ()
+        """Set traps at the functions that were named, or else at stores to its page tables."""
+        hooks = FunctionHooks(ground)
+        await hooks.install(self._functions)
+        self._watch = watch = TableWatch(ground, stores=not self._functions)
+        await watch.install(self._loads("cr3"), space)
+        return hooks, watch
 
     async def follow_errands(self, block: int | None, *, smp: bool) -> None:
         """Do nothing: no threads are known."""
@@ -205,6 +229,11 @@ class Bare:
     def leaves(self, space: AddressSpace) -> Iterator[Leaf]:
         """Yield nothing: the current page tables are the only ones that are known."""
         yield from ()
+
+    async def look(self) -> None:
+        """Look at the page tables in use again."""
+        if self._watch is not None:
+            await self._watch.look()
 
     async def mapped_by_programs(self, space: AddressSpace) -> None:
         """Do nothing: programs are not known."""

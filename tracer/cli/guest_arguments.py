@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from tracer.access.region import Choice
-from tracer.bare.guidance import Guidance
-from tracer.bare.moment import parse_moment
+from tracer.bare.guidance import guidance
 from tracer.confidential.kind import Kind
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
@@ -108,6 +107,27 @@ def _add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin to trace at a symbol, an address, return:SYMBOL, or after a time such as 1.5s "
         "(default: behind the guest's first LIDT that gives it a page-fault handler)",
     )
+    bare.add_argument(
+        "--mapping",
+        metavar="FUNCTION(...)",
+        action="append",
+        default=[],
+        help="a function that maps devices, with the registers of its arguments, such as "
+        "'install_pte(linear=rdx, entry=rcx)' or 'ioremap(physical=rdi, size=rsi, linear=return)'; "
+        "again for more (default: its page tables are watched, a stop for each store)",
+    )
+    bare.add_argument(
+        "--stub-at",
+        metavar="PLACE",
+        help="a page of executable memory, by symbol or address, that the guest does not use "
+        "(default: what fills up its code, or lies between its sections)",
+    )
+    bare.add_argument(
+        "--look-again",
+        metavar="TIME",
+        help="look at its page tables each time such as 20ms too, for what neither stores nor the "
+        "loads of CR3 in its image tell of",
+    )
 
 
 def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +188,7 @@ def guest_plan(args: argparse.Namespace, qemu_log: Path | None = None) -> Plan:
         qemu_log=qemu_log,
         extra=tuple(args.extra),
         exit_ok=None if args.exit_ok is None else exit_status(args.exit_ok),
-        guidance=Guidance(None if args.attach_at is None else parse_moment(args.attach_at)),
+        guidance=guidance(args.attach_at, args.mapping, args.stub_at, args.look_again),
         qemu=args.qemu,
         gdb=args.gdb,
     )

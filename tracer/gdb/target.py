@@ -143,14 +143,14 @@ class Target:
         payload = await self.client.command(f"-break-insert -h *{linear:#x}")
         return _number(payload, "bkpt")
 
-    async def watch_stores(self, linear: int) -> int:
-        """Stop after the next store to the quadword at a linear address; return GDB's number.
+    async def watch_stores(self, linear: int, size: int = 8) -> int:
+        """Stop after the next store to ``size`` bytes at a linear address; return GDB's number.
 
         GDB tells nothing of a store that leaves what is watched as it knows it. So the caller has
         something at random there now, and puts what is to be there in its place afterwards, in a
         way of which GDB knows nothing. Once GDB has told of a store it knows the value.
         """
-        payload = await self.client.command(f"-break-watch *(long*){linear:#x}")
+        payload = await self.client.command(f"-break-watch *(char(*)[{size}]){linear:#x}")
         return _number(payload, "wpt")
 
     async def set_read_watch(self, linear: int) -> int:

@@ -69,6 +69,7 @@ class Coverage:
         self._others = others
         self._by_programs = by_programs
         self._announced: dict[str, RegionInfo] = {}
+        self._refused: set[tuple[int, int, int]] = set()
 
     # ---- regions
 
@@ -198,6 +199,9 @@ class Coverage:
                 )
             )
         for leaf in poisoned.refused:
+            if (leaf.linear, leaf.physical, leaf.size) in self._refused:
+                continue  # its tables are looked at again
+            self._refused.add((leaf.linear, leaf.physical, leaf.size))
             journal.counts["refused"] += 1
             journal.remark(
                 f"not traced: linear {leaf.linear:#x}, a page of {leaf.size} bytes "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
@@ -30,7 +30,7 @@ from tracer.intercept.sight import Sight
 from tracer.intercept.stub import Fast, Stub, assemble
 from tracer.x86.idt import GATE_SIZE, Gate, guests_view, pack_gate, planted, unpack_gate
 from tracer.x86.latest_store import latest_store
-from tracer.x86.paging import PhysicalMemory
+from tracer.x86.paging import NOT_EXECUTABLE, PhysicalMemory
 from tracer.x86.state import (
     CR4_FRED,
     INVALID_OPCODE_VECTOR,
@@ -116,12 +116,18 @@ class PageFaultGate:
     # ---- in place
 
     async def place(
-        self, space: AddressSpace, idt: DescriptorTable, place: int | None, selector: int
+        self,
+        space: AddressSpace,
+        idt: DescriptorTable,
+        place: int | None,
+        selector: int,
+        free: Sequence[range] | None = None,
     ) -> None:
-        """Place the stub in the padding at ``place``, or near the handler.
+        """Place the stub in the padding at ``place``, or near the handler, or where it is ``free``.
 
-        ``selector`` is the guest's 64-bit code segment. Raises InterceptError when the guest has
-        no handler yet or no padding is found.
+        These are linear addresses, best first, and there is no other place then. ``selector`` is
+        the guest's 64-bit code segment. Raises InterceptError when the guest has no handler yet or
+        no padding is found.
         """
         gate = self._gate_in(space, idt, PAGE_FAULT_VECTOR)
         if not gate.usable:
@@ -129,8 +135,14 @@ class PageFaultGate:
         late = bool(self._call)
         size = len(assemble(gate.handler, fast=self._fast, late=late, msr=self._msr).code)
         starts = (gate.handler,) if place is None else (place, gate.handler)
-        found = (find_page(space, start) or find_run(space, start, size) for start in starts)
+        near = (find_page(space, start) or find_run(space, start, size) for start in starts)
+        found = near if free is None else _found(space, size, free)
         base = next((address for address in found if address is not None), None)
+        if base is None and free is not None:
+            raise InterceptError(
+                f"no {size} bytes that the guest has as code and surely does not use, for the "
+                "fault stub: name a page of one filler throughout (--stub-at)"
+            )
         if base is None:
             raise InterceptError(
                 f"no {size} bytes of padding near the guest's page-fault handler "
@@ -347,6 +359,16 @@ class PageFaultGate:
         if vector != PAGE_FAULT_VECTOR:
             return self.stub.call_door(door, own.handler, self._call)
         return self.stub.door(door, own.handler if own.usable and not self.stack else None)
+
+
+def _found(space: AddressSpace, size: int, free: Sequence[range]) -> Iterator[int | None]:
+    # Yields places for the stub, whole pages first, where a vCPU can run it.
+    pages = [find_page(space, span.start, len(span)) for span in free]
+    runs = [find_run(space, span.start, size, len(span)) for span in free]
+    for place in (*pages, *runs):
+        leaf = None if place is None else space.leaf(place)
+        if place is not None and leaf is not None and not leaf.entry & NOT_EXECUTABLE:
+            yield place
 
 
 def refuse_fred(cr4: int) -> None:

@@ -10,23 +10,28 @@ _ALIGNMENT = 64
 _SEARCH = 1 << 20
 
 
-def find_page(space: AddressSpace, start: int) -> int | None:
+def find_page(space: AddressSpace, start: int, size: int = _SEARCH) -> int | None:
     """Return the linear address of the first page from ``start`` on that is one filler alone.
+
+    It lies within ``size`` bytes.
 
     QEMU runs code that shares a page with a breakpoint one instruction at a time, so code that is
     run often must not sit beside the kernel's own.
     """
     first = (start + PAGE_SIZE - 1) & -PAGE_SIZE
-    text = space.read(first, _SEARCH)
+    text = space.read(first, max(start + size - first, 0))
     for offset in range(0, len(text) - PAGE_SIZE + 1, PAGE_SIZE):
         if is_filler(text[offset : offset + PAGE_SIZE]):
             return first + offset
     return None
 
 
-def find_run(space: AddressSpace, start: int, size: int) -> int | None:
-    """Return the linear address of the first ``size`` bytes of one filler, aligned."""
-    text = space.read(start, _SEARCH)
+def find_run(space: AddressSpace, start: int, size: int, search: int = _SEARCH) -> int | None:
+    """Return the linear address of the first ``size`` bytes of one filler, aligned.
+
+    They lie within the ``search`` bytes from ``start`` on.
+    """
+    text = space.read(start, search)
     runs = [text.find(filler * (size + 2 * _ALIGNMENT)) for filler in _FILLERS]
     found = [offset for offset in runs if offset >= 0]
     return (start + min(found) + 2 * _ALIGNMENT - 1) & -_ALIGNMENT if found else None

@@ -156,6 +156,14 @@ class System(Protocol):
         """
         ...
 
+    @property
+    def free(self) -> Sequence[range] | None:
+        """Return the linear addresses of code that nobody uses, for the stub.
+
+        None where it is looked for at :meth:`stub_place`, and near the page-fault handler.
+        """
+        ...
+
     def stub_place(self) -> int | None:
         """Return the linear address from where on padding for the stub is best looked for."""
         ...
@@ -212,6 +220,15 @@ class System(Protocol):
 
     def leaves(self, space: AddressSpace) -> Iterator[Leaf]:
         """Yield the leaves to watch that the current page tables do not lead to."""
+        ...
+
+    @property
+    def look_every(self) -> float | None:
+        """Return after how many seconds of the host's time to :meth:`look`, and again; if ever."""
+        ...
+
+    async def look(self) -> None:
+        """Look for mappings that no trap of :meth:`watch` has told of; the guest stands."""
         ...
 
     async def mapped_by_programs(self, space: AddressSpace) -> None:

@@ -42,6 +42,8 @@ class Linux:
     spare = mapping.SPARE_LINEAR
     patience: float | None = None
     stack_in_device = False
+    free: Sequence[range] | None = None
+    look_every: float | None = None
 
     def __init__(self, kernel: Kernel | None, origin: Origin, kind: Kind = Kind.PLAIN) -> None:
         self._kernel = kernel
@@ -216,6 +218,9 @@ class Linux:
         if self._users is not None and self._hooks is not None:
             yield from self._users.leaves(space)
             yield from self._hooks.leaves(space)
+
+    async def look(self) -> None:
+        """Do nothing: all functions that map are known."""
 
     async def mapped_by_programs(self, space: AddressSpace) -> None:
         """Follow what the kernel does with the mappings of programs."""

@@ -107,7 +107,7 @@ class Driver:
             want.WritePhysical: lambda it: target.write_physical(it.physical, it.width, it.value),
             want.WriteCode: lambda it: target.write_code(it.linear, it.code),
             want.SetBreakpoint: lambda it: target.set_breakpoint(it.linear),
-            want.WatchStores: lambda it: target.watch_stores(it.linear),
+            want.WatchStores: lambda it: target.watch_stores(it.linear, it.size),
             want.WatchReads: lambda it: target.set_read_watch(it.linear),
             want.DeleteBreakpoint: lambda it: target.delete_breakpoint(it.number),
             want.Turn: lambda _: self._turn(),

@@ -52,6 +52,7 @@ from tracer.intercept.sites import CompiledSites
 from tracer.intercept.system import System
 from tracer.intercept.trap import GoOn, LetGo, StandStill
 from tracer.intercept.view import GuestView
+from tracer.session.looks import Looks
 from tracer.session.manner import Manner, Traced
 from tracer.session.nested import prepare_nested
 from tracer.session.preparation import prepare
@@ -86,6 +87,8 @@ class Loop:
         self._memory = memory
         self._traced: Traced | None = None
         self._releasing = self._released = False
+        every = system.look_every
+        self._looks = None if every is None else Looks(every, system.look)
 
     # ---- beginning
 
@@ -173,7 +176,10 @@ class Loop:
             raise InterceptError(f"the guest stopped without a trap: {stop.reason}")
 
     async def _resume(self, changes: Sequence[Change]) -> Ran:
-        ran = await (Resume(changes) if self.sites is None else self._drained(self.sites, changes))
+        if self.sites is not None:
+            ran = await self._drained(self.sites, changes)
+        else:
+            ran = await (Resume(changes) if self._looks is None else self._looks.resume(changes))
         self.view.ran += ran.seconds
         return ran
 
@@ -197,6 +203,8 @@ class Loop:
                 sites.drain()
                 for physical in self.lookout.due():
                     sites.stops.also(physical)
+                if self._looks is not None:
+                    await self._looks.passed(_EVERY)
         finally:
             sites.drain()
 
@@ -255,10 +263,13 @@ class Loop:
         trap = next((trap for trap in traced.traps if trap.claims(stop)), None)
         if trap is None:
             raise InterceptError(f"the guest stopped and nobody knows why: {stop.payload}")
+        looked = self._looks is not None and await self._looks.stopped(stop)
         handled = await trap.handle(stop)
         match handled:
             case GoOn(changes):
                 return changes
+            case StandStill("interrupt") if looked:
+                return ()  # whoever interrupts meanwhile does so again
             case StandStill():
                 if stop.expired:
                     raise GuestHung

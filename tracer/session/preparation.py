@@ -229,7 +229,8 @@ async def _plant(
     # Put the stub in front of the guest's page-fault handler, in every IDT to come.
     system, view, journal = setting.system, setting.view, setting.journal
     state = (await VcpuStates())[await Vcpu()]
-    await gate.place(space, state.tables.idt, system.stub_place(), registers["cs"])
+    place, free = system.stub_place(), system.free
+    await gate.place(space, state.tables.idt, place, registers["cs"], free)
     stacks = None
     if own_stack:
         stacks = InterruptStacks(gate.room, view.vcpus)

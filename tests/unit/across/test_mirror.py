@@ -127,6 +127,7 @@ TESTED_BY = {
 
 # Modules of the engine, by the playbook that knows them.
 BY_PLAYBOOK = {
+    "test_bare_traps": "bare/hooks bare/watch",
     "test_bench": "intercept/bench intercept/vc_trial",
     "test_encrypted_guest": "intercept/encrypted_guest",
     "test_installed": "linux/installed",

@@ -30,6 +30,17 @@ def narrow(code: bytes) -> bytes:
     return header + segment + code + symbols + names + table
 
 
+def sections(code: bytes, places: list[tuple[int, int]]) -> bytes:
+    """An image whose sections are at these linear addresses, with these sizes."""
+    image = elf(code)
+    section = struct.Struct("<IIQQQQIIQQ")
+    table = b"".join(section.pack(0, 1, 2, at, 0, size, 0, 0, 1, 0) for at, size in places)
+    head = bytearray(image)
+    struct.pack_into("<Q", head, 40, len(image))
+    struct.pack_into("<H", head, 60, len(places))
+    return bytes(head) + table
+
+
 def flat(code: bytes, *, addresses: bool = True) -> bytes:
     flags = 1 << 16 if addresses else 0
     head = struct.pack("<III", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFF_FFFF)
@@ -72,6 +83,28 @@ def test_a_header_is_looked_for_where_qemu_does() -> None:
     assert not is_bare(bytes(8192) + HEADER)
     assert not is_bare(bytes(2) + HEADER)
     assert not is_bare(HEADER[:-1] + b"\0" + bytes(64))
+
+
+def test_what_fills_up_code_is_free_and_zeros_are_not() -> None:
+    code = CODE + b"\xcc" * 100 + bytes(5000) + b"\x90" * 64 + b"\xcc" * 63 + b"\xc3"
+    at = LOW + len(CODE)
+    assert parse(elf(code)).free == (range(at, at + 100), range(at + 5100, at + 5164))
+    assert parse(elf(b"\xc3", flags=5)).free == ()
+    with_data = parse(narrow(HEADER + CODE), elf(code))
+    assert len(with_data.free) == 2  # those of the file that says where it lies
+
+
+def test_what_lies_between_sections_is_free() -> None:
+    code = bytes(0x3000)
+    table = [(LOW, 0x1234), (LOW + 0x2000, 0x800), (LOW + 0x2900, 0x100)]
+    assert parse(sections(code, table)).free == (
+        range(LOW + 0x1234, LOW + 0x2000),
+        range(LOW + 0x2800, LOW + 0x2900),
+        range(LOW + 0x2A00, LOW + 0x3010),
+    )
+    # What comes before the first one may be headers; one that is not loaded is nowhere.
+    assert parse(sections(code, [(LOW + 0x100, 0x2F10)])).free == ()
+    assert parse(sections(code, [(0, 0)])).free == ()
 
 
 def test_where_its_code_was_linked_is_told_by_the_file_of_its_symbols() -> None:

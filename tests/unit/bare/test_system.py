@@ -14,17 +14,22 @@ from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
 from tracer.access.vcpu import DescriptorTable, DescriptorTables, VcpuState
 from tracer.access.want import (
+    Await,
     DeleteBreakpoint,
+    GuestTime,
     MemoryMap,
+    Pause,
     Resume,
     SetBreakpoint,
+    Start,
     Vcpu,
     VcpuStates,
 )
+from tracer.bare.guidance import guidance
 from tracer.bare.image import Image, Segment, is_bare, parse
 from tracer.bare.open import open_bare
 from tracer.bare.system import Bare
-from tracer.errors import GuestError, KernelImageError
+from tracer.errors import GuestError, KernelImageError, UsageError
 from tracer.intercept.window import NoWindow
 from tracer.x86.idt import Gate, pack_gate
 from tracer.x86.paging import Paging
@@ -132,6 +137,29 @@ def test_a_guest_that_ends_before_it_has_an_idt_is_told_of() -> None:
 def test_a_guest_without_any_lidt_cannot_be_traced() -> None:
     with pytest.raises(GuestError, match="no LIDT"):
         play(guest(b"\x90\xf4").reach_entry(memory()))
+
+
+def test_tracing_begins_at_the_moment_that_is_named() -> None:
+    named = Bare(parse(elf(CODE)), "guest.elf", "", guidance("start"))
+    assert named.begun and not guest().begun
+    play(
+        named.reach_entry(memory()),
+        (SetBreakpoint(LOW), 4), at(4), *looked(state()), (MemoryMap(), ([], [])),
+        (DeleteBreakpoint(4), None),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="no symbol 'stop'"):
+        Bare(parse(elf(CODE)), "guest.elf", "", guidance("stop"))
+
+
+def test_a_time_at_which_there_is_no_idt_yet_is_waited_on_from() -> None:
+    timed = Bare(parse(elf(CODE)), "guest.elf", "", guidance("1ms"))
+    play(
+        timed.reach_entry(memory()),
+        (Start(), None), (Await, None), (GuestTime(), 1_000_000), (Pause(), None),
+        (Await, Ran(Stopped(signal="SIGINT"))), *looked(state(paging=False)),
+        *BROKEN, at(4), *looked(state()), (MemoryMap(), ([], [])),
+        (DeleteBreakpoint(4), None), (DeleteBreakpoint(5), None),
+    )  # fmt: skip
 
 
 # ---- what is known of it

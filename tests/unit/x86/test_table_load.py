@@ -1,4 +1,4 @@
-"""LIDT and LTR among a kernel's bytes."""
+"""LIDT, LTR and loads of CR3 among a kernel's bytes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def function_at(linear: int) -> int | None:
         ("0f00d8", 3, "ltr"),  # ax
         ("410f00df", 4, "ltr"),  # r15w
         ("0f001f", 3, "ltr"),  # [rdi]
+        ("0f22d8", 3, "cr3"),  # rax
+        ("410f22df", 4, "cr3"),  # r15
     ],
 )
 def test_loads(code: str, length: int, name: str) -> None:
@@ -41,6 +43,9 @@ def test_loads(code: str, length: int, name: str) -> None:
         "0f01df",  # invlpga
         "0f00d0",  # lldt ax
         "0f010f",  # sidt [rdi]
+        "0f22d0",  # mov cr2, rax
+        "0f22e0",  # mov cr4, rax
+        "0f20d8",  # mov rax, cr3
     ],
 )
 def test_others(code: str) -> None:
