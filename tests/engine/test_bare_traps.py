@@ -51,7 +51,7 @@ class Hooked:
 
     def __init__(self, text: str) -> None:
         self.stage = Stage()
-        self.hooks = FunctionHooks(self.stage.ground)
+        self.hooks = FunctionHooks(self.stage.ground, set())
         function = parse_function(text)
         play(self.hooks.install([(PLACE, function)]), (SetBreakpoint(PLACE), 40))
         assert self.hooks.number_at(PLACE) == 40
@@ -140,7 +140,8 @@ class Watched:
         self.spare = self.ram._next_table
         self.ram.map(NEW, DATA_AT)
         self.numbers: dict[int, int] = {}
-        self.watch = TableWatch(self.stage.ground, stores=stores)
+        self.roots: set[int] = set()
+        self.watch = TableWatch(self.stage.ground, self.roots, stores=stores)
         steps = [(SetBreakpoint(PLACE), 40), *self.all() * stores]
         play(self.watch.install([PLACE], self.stage.scene.space), *steps)
 
@@ -199,10 +200,10 @@ def test_an_entry_of_ram_is_left_alone() -> None:
     assert not watched.ram.entry(entry) & POISON and not maps(watched.stage)
 
 
-def looked(watched: Watched) -> list[Any]:
-    # All is looked at: the tables of both vCPUs, which then are watched anew.
-    forget = [(DeleteBreakpoint, None)] * len(watched.numbers)
-    return [(FlushTlb, None), STATES, (FlushAllTlbs(), None), *forget, *watched.all()]
+def looked(watched: Watched, added: int) -> list[Any]:
+    # All is looked at, on both vCPUs; the table that was written is watched anew, and new ones.
+    watches = [(WatchStores, watched.armed)] * (1 + added)
+    return [(FlushTlb, None), STATES, (FlushAllTlbs(), None), (DeleteBreakpoint, None), *watches]
 
 
 def test_a_new_table_is_followed() -> None:
@@ -211,8 +212,23 @@ def test_a_new_table_is_followed() -> None:
     entry = watched.ram.map(NEW + (1 << 39), DEVICE)
     new = set(watched.known()) - before
     assert len(new) == 3
-    watched.stored(ROOT, *looked(watched))
+    watched.stored(ROOT, *looked(watched, 3))
     assert watched.ram.entry(entry) & POISON and new <= set(watched.numbers)
+
+
+def test_a_table_that_goes_is_watched_no_longer() -> None:
+    watched = Watched()
+    gone = watched.ram.map(NEW, DATA_AT) & -4096
+    above = next(t for t in tables(watched.ram, PAGING).values() if gone in _entries(t.data))
+    watched.ram.write(above.physical, bytes(4096))
+    steps = [(FlushTlb, None), STATES, (FlushAllTlbs(), None)]
+    steps += [(DeleteBreakpoint, None)] * 2 + [(WatchStores, watched.armed)]
+    watched.stored(above.physical, *steps)
+    assert gone not in watched.known()
+
+
+def _entries(data: bytes) -> set[int]:
+    return {entry & -4096 for (entry,) in struct.iter_unpack("<Q", data)}
 
 
 def test_a_table_that_can_be_written_elsewhere_too_is_watched_there() -> None:
@@ -225,10 +241,16 @@ def test_a_table_that_can_be_written_elsewhere_too_is_watched_there() -> None:
         found.append(wanted.linear)
         return 90 + len(found)
 
-    steps = looked(watched)[:-1] + [(WatchStores, armed)] * 2
-    steps = [(each, armed) if each is WatchStores else (each, done) for each, done in steps]
+    steps = [(each, armed if each is WatchStores else told) for each, told in looked(watched, 1)]
     watched.stored(table, *steps)
-    assert {NEW + 0x1000, MIRROR + table} <= set(found)
+    assert sorted(found) == [MIRROR + table, NEW + 0x1000]
+
+
+def test_stores_of_two_vcpus_at_one_moment_are_both_seen() -> None:
+    watched = Watched()
+    entry = watched.ram.map(NEW + 0x1000, DEVICE)
+    watched.stored(ROOT, (FlushAllTlbs(), None), *again(watched))
+    assert watched.ram.entry(entry) & POISON
 
 
 def loaded(watched: Watched, cr3: int, *more: Any) -> None:
@@ -246,6 +268,7 @@ def test_tables_are_looked_at_when_they_are_loaded() -> None:
     loaded(watched, 0x38_0000, (FlushTlb(0x38_0000), None), STATES, (FlushAllTlbs(), None))
     assert watched.ram.entry(entry) & POISON
     assert maps(watched.stage) == [(NEW, "page tables that were loaded")]
+    assert watched.roots == {ROOT, 0x38_0000}
 
 
 def test_tables_are_looked_at_again_when_somebody_asks() -> None:

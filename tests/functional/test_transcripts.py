@@ -6,6 +6,7 @@ import lzma
 import re
 from pathlib import Path
 
+import late_guest
 import pytest
 from built_module import build
 from confidential_kernel import kernel_for
@@ -30,7 +31,8 @@ def boots() -> dict[str, Booted]:
 
 
 FILE = re.compile(
-    r"^```(?:python|toml|make)\n# (\S+\.py|\S+\.toml|Makefile)\n(.*?)^```", re.DOTALL | re.MULTILINE
+    r"^```(?:python|toml|make|text)\n# (\S+\.py|\S+\.toml|\S+\.cfg|Makefile)\n(.*?)^```",
+    re.DOTALL | re.MULTILINE,
 )
 SOURCE = re.compile(r"^```c\n(// (\S+\.c): .*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -64,6 +66,8 @@ def test_a_page_shows_what_happens(page: Path, tmp_path: Path, boots: dict[str, 
         (plays.folder / name).write_text(program)
     if sources:
         build(plays.folder, plays.release)
+    if "late.elf" in said(text):
+        late_guest.build(plays.folder)
     plays.boots = boots
     plays.play(transcript(text))
 

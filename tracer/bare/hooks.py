@@ -21,11 +21,13 @@ from tracer.intercept.trap import GoOn, Handled
 class FunctionHooks:
     """Own the breakpoints at the entries of mapping functions, and where these return to.
 
-    There the translations exist, and nothing has used them.
+    There the translations exist, and nothing has used them. ``roots`` are those that were seen, by
+    physical address.
     """
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, roots: set[int]) -> None:
         self._ground = ground
+        self._roots = roots
         self._calls: Calls[MappingFunction, Called] = Calls()
 
     async def install(self, places: Sequence[tuple[int, MappingFunction]]) -> None:
@@ -95,4 +97,6 @@ class FunctionHooks:
         leaf = space.leaf(mapping.tables)
         if leaf is None:
             return None
-        return replace(space, paging=replace(space.paging, cr3=leaf.translate(mapping.tables)))
+        root = leaf.translate(mapping.tables)
+        self._roots.add(root)
+        return replace(space, paging=replace(space.paging, cr3=root))

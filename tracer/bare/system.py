@@ -7,7 +7,9 @@ writes to its page tables.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
@@ -23,12 +25,12 @@ from tracer.bare.window import open_window, take_room
 from tracer.compiled.diary import Errand
 from tracer.compiled.stack_copy import StackCopy
 from tracer.confidential.kind import Kind
-from tracer.errors import GuestError
+from tracer.errors import GuestError, TablesUnending
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
-from tracer.intercept.window import Taken, Window
+from tracer.intercept.window import NoWindow, Taken, Window
 from tracer.trace.record import Mark, StackRecord
-from tracer.x86.paging import Leaf, PhysicalMemory
+from tracer.x86.paging import Leaf, PhysicalMemory, leaves
 from tracer.x86.state import PAGE_SIZE, CpuState
 from tracer.x86.table_load import table_loads
 
@@ -110,6 +112,7 @@ class Callers:
 class Bare:
     """Know one bare guest: a :class:`tracer.intercept.system.System`.
 
+    ``hidden`` are physical addresses of RAM that it is not told of, if there is such.
     ``release`` is what to call it, ``sha256`` the hash of its image; ``guidance`` is what a person
     says of it. Raises UsageError for a symbol that the image does not have.
     """
@@ -123,6 +126,7 @@ class Bare:
     telling: Sequence[range] = ()
     kind = Kind.PLAIN
     homes: Sequence[int] = ()
+    hidden = range(0)
 
     def __init__(
         self, image: Image, release: str, sha256: str, guidance: Guidance = _NO_GUIDANCE
@@ -133,6 +137,7 @@ class Bare:
         self._image = image
         self._guidance = guidance
         self._watch: TableWatch | None = None
+        self._roots: set[int] = set()
         self.look_every = guidance.look_every
         moment = guidance.moment
         place = None if moment is None else moment.place
@@ -195,8 +200,12 @@ class Bare:
         return open_window(memory, space, self.names.symbols, size)
 
     def take(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Taken:
-        """Use the room that the guest leaves."""
-        return Taken(take_room(space, self.names.symbols, size), 0)
+        """Use RAM that the guest is not told of, or else the room that it leaves."""
+        if not self.hidden:
+            return Taken(take_room(space, self.names.symbols, size), 0)
+        if len(self.hidden) < size:
+            raise NoWindow(f"it takes {size:,} bytes, and {len(self.hidden):,} are there")
+        return Taken(self.hidden.start, 0)
 
     def stub_place(self) -> int | None:
         """Return None: there is no place but those that are free."""
@@ -206,9 +215,9 @@ class Bare:
         self, ground: Ground, space: AddressSpace, *, late: bool
     ) -> Sequence[Breakpoint]:
         """Set traps at the functions that were named, or else at stores to its page tables."""
-        hooks = FunctionHooks(ground)
+        hooks = FunctionHooks(ground, self._roots)
         await hooks.install(self._functions)
-        self._watch = watch = TableWatch(ground, stores=not self._functions)
+        self._watch = watch = TableWatch(ground, self._roots, stores=not self._functions)
         await watch.install(self._loads("cr3"), space)
         return hooks, watch
 
@@ -227,8 +236,17 @@ class Bare:
         yield from ()
 
     def leaves(self, space: AddressSpace) -> Iterator[Leaf]:
-        """Yield nothing: the current page tables are the only ones that are known."""
-        yield from ()
+        """Yield what is poisoned in page tables that were in use before.
+
+        The guest may have put their memory to another use: so no other leaf counts there.
+        """
+        for root in self._roots - {space.paging.root}:
+            paging = replace(space.paging, cr3=root)
+            with contextlib.suppress(TablesUnending):
+                for leaf in leaves(space.memory, paging):
+                    end = leaf.physical + leaf.size - 1
+                    if leaf.poisoned and space.regions.is_watched(leaf.physical, end):
+                        yield leaf
 
     async def look(self) -> None:
         """Look at the page tables in use again."""

@@ -8,7 +8,7 @@ breakpoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tracer.access.mapping import NewMapping
@@ -37,11 +37,13 @@ _IGNORED = 1 << 10
 class TableWatch:
     """Own the watches of one guest's page tables, and the breakpoints behind its loads of CR3.
 
-    With ``stores`` tables are watched; without it somebody else tells of mappings.
+    With ``stores`` tables are watched; without it somebody else tells of mappings. ``roots`` are
+    those that were seen, by physical address.
     """
 
-    def __init__(self, ground: Ground, *, stores: bool) -> None:
+    def __init__(self, ground: Ground, roots: set[int], *, stores: bool) -> None:
         self._ground = ground
+        self._roots = roots
         self._stores = stores
         self._loads: dict[int, int] = {}
         self._tables: dict[int, tuple[Table, AddressSpace]] = {}
@@ -52,7 +54,7 @@ class TableWatch:
         """Stop behind each load of CR3, by its linear address, and at stores to the tables."""
         for linear in loads:
             self._loads[await SetBreakpoint(linear)] = linear
-        await self._follow([space])
+        await self._follow([space], set())
 
     def number_at(self, linear: int | None) -> int | None:
         """Return the number of the breakpoint at a linear address, if there is one."""
@@ -67,15 +69,16 @@ class TableWatch:
         self._ground.journal.counts["hooks"] += 1
         registers = await Registers()
         written = self._written(stop)
-        if not written or not await self._entered(written):
-            by = "a store to a page table" if written else "page tables that were loaded"
-            await self._look(registers, by)
+        if not written:
+            await self._look(registers, "page tables that were loaded", written)
+        elif not await self._entered(written):
+            await self._look(registers, "a store to a page table", written)
         return GoOn()
 
     async def look(self) -> None:
         """Poison whatever leads to devices by now, however it was entered."""
         self._ground.journal.counts["hooks"] += 1
-        await self._look(await Registers(), "page tables looked at again")
+        await self._look(await Registers(), "page tables looked at again", set())
 
     def _written(self, stop: Stopped) -> set[int]:
         # The physical addresses of the tables that a stop tells of.
@@ -85,34 +88,25 @@ class TableWatch:
         return {table for number, table in self._watches.values() if str(number) in numbers}
 
     async def _entered(self, written: set[int]) -> bool:
-        # Poison what was entered; tells whether that is all, as the tables are the same ones.
-        ground, ordered = self._ground, sorted(self._tables)
-        for physical in written:
-            table, space = self._tables[physical]
-            now = ground.memory.read(physical, PAGE_SIZE)
-            fresh = []
-            for linear, before, after in table.changed(now):
-                if not (before ^ after) & ~_SET_BY_CPU:
-                    continue
-                for entry in (before, after):
-                    if entry & PRESENT and not is_leaf(entry, table.level):
-                        return False
-                if after & PRESENT:
-                    size = covered(table.level)
-                    if leads_to(ordered, space.paging.table(after) & -size, size):
-                        return False
-                    fresh.append(NewMapping(linear, 0, size))
-            there = replace(space, regions=ground.view.regions)
+        # Poison what was entered; tells whether that is all, as the tables are the same ones. The
+        # stores of two vCPUs at one moment may be told one after the other.
+        memory, ordered = self._ground.memory, sorted(self._tables)
+        for physical, (table, space) in self._tables.items():
+            now = memory.read(physical, PAGE_SIZE)
+            if now == table.data:
+                continue
+            fresh = _fresh(table, now, space, ordered)
+            if fresh is None:
+                return False
+            there = replace(space, regions=self._ground.view.regions)
             for mapping in fresh:
                 await self._note(await poison_mapping(there, mapping), "a store to a page table")
-            data = ground.memory.read(physical, PAGE_SIZE)
-            self._tables[physical] = replace(table, data=data), space
-            for linear in [at for at, (_, of) in self._watches.items() if of == physical]:
-                await self._forget(linear)
-                await self._watch(linear, physical)
+            self._tables[physical] = replace(table, data=memory.read(physical, PAGE_SIZE)), space
+        for linear in [at for at, (_, table) in self._watches.items() if table in written]:
+            await self._watch(linear, await self._forget(linear))
         return True
 
-    async def _look(self, registers: RegisterFile, by: str) -> None:
+    async def _look(self, registers: RegisterFile, by: str, written: set[int]) -> None:
         ground = self._ground
         spaces = [ground.view.space_of(registers)]
         await ground.coverage.poison(registers, by)
@@ -126,33 +120,37 @@ class TableWatch:
                     poisoned = await poison_everything(space, own=ground.coverage.own)
                     await self._note(poisoned, by)
             await FlushAllTlbs()
-        await self._follow(spaces)
+        await self._follow(spaces, written)
 
     async def _note(self, poisoned: Poisoned, by: str) -> None:
         if poisoned.leaves:
             await FlushAllTlbs()
         self._ground.coverage.note(poisoned, by)
 
-    async def _follow(self, spaces: Iterable[AddressSpace]) -> None:
-        # Have every table of these roots watched, each store anew, and no other.
-        if not self._stores:
-            return
+    async def _follow(self, spaces: Iterable[AddressSpace], written: set[int]) -> None:
+        # Have every table of these roots watched, those that were written anew, and no other.
         known: dict[int, tuple[Table, AddressSpace]] = {}
         places: dict[int, int] = {}
         for space in spaces:
+            self._roots.add(space.paging.root)
+            if not self._stores:
+                continue
             found = tables(space.memory, space.paging)
             known |= {physical: (table, space) for physical, table in found.items()}
             seen = aliases(found, leaves(space.memory, space.paging), space.paging)
             places |= {linear: table for table, some in seen.items() for linear in some}
         self._tables = known
-        for linear in list(self._watches):
-            await self._forget(linear)
+        for linear, (_, physical) in list(self._watches.items()):
+            if places.get(linear) != physical or physical in written:
+                await self._forget(linear)
         for linear, physical in places.items():
-            await self._watch(linear, physical)
+            if linear not in self._watches:
+                await self._watch(linear, physical)
 
-    async def _forget(self, linear: int) -> None:
-        number, _ = self._watches.pop(linear)
+    async def _forget(self, linear: int) -> int:
+        number, physical = self._watches.pop(linear)
         await DeleteBreakpoint(number)
+        return physical
 
     async def _watch(self, linear: int, physical: int) -> None:
         # GDB must not know what is there: see WatchStores. An entry of a table that is in use can
@@ -164,3 +162,22 @@ class TableWatch:
         number = await WatchStores(linear, PAGE_SIZE)
         memory.write(physical, data)
         self._watches[linear] = number, physical
+
+
+def _fresh(
+    table: Table, now: bytes, space: AddressSpace, known: Sequence[int]
+) -> list[NewMapping] | None:
+    # Returns what a table maps anew, None where it leads to another table than before, or to one
+    # of the known ones as memory.
+    fresh = []
+    for linear, before, after in table.changed(now):
+        if not (before ^ after) & ~_SET_BY_CPU:
+            continue
+        if any(entry & PRESENT and not is_leaf(entry, table.level) for entry in (before, after)):
+            return None
+        if after & PRESENT:
+            size = covered(table.level)
+            if leads_to(known, space.paging.table(after) & -size, size):
+                return None
+            fresh.append(NewMapping(linear, 0, size))
+    return fresh

@@ -1,9 +1,10 @@
 """Room for compiled sites in a bare guest: what it leaves to them, by two symbols of its image.
 
-Nothing else says which RAM such a guest does not use. Between ``vetrace_room`` and
-``vetrace_room_end``, mapped in one piece of physical memory, lie the block and the page tables
-that lead to all memory; they go into a slot of the root table that is free. Every root that the
-guest loads must have that slot, and its stack must not lie in a device.
+Nothing else says which RAM such a guest does not use, unless the machine was made with some that it
+is not told of; that will do for a monitor, which no table of the guest's leads to. Between
+``vetrace_room`` and ``vetrace_room_end``, mapped in one piece of physical memory, lie the block and
+the page tables that lead to all memory; they go into a slot of the root table that is free. Every
+root that the guest loads must have that slot, and its stack must not lie in a device.
 """
 
 from __future__ import annotations

@@ -67,6 +67,18 @@ def options(arguments: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def has_pci(arguments: Sequence[str]) -> bool:
     """Tell whether the machine that QEMU makes of arguments has a PCI bus for devices."""
+    name, words = _machine(arguments)
+    return name not in ("isapc", "none") and (name != "microvm" or "pcie=on" in words)
+
+
+def takes_modules(arguments: Sequence[str]) -> bool:
+    """Tell whether the machine that QEMU makes of arguments has slots for more RAM."""
+    name, _ = _machine(arguments)
+    return name in ("", "pc", "q35") or name.startswith(("pc-i440fx-", "pc-q35-"))
+
+
+def _machine(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    # Returns the name of the machine, empty for QEMU's own choice, and all that is said of it.
     words = [
         word
         for option, *value in options(arguments)
@@ -74,8 +86,7 @@ def has_pci(arguments: Sequence[str]) -> bool:
         for word in ",".join(value).split(",")
     ]
     names = [word.removeprefix("type=") for word in words if "=" not in word or word[:5] == "type="]
-    name = names[-1] if names else ""
-    return name not in ("isapc", "none") and (name != "microvm" or "pcie=on" in words)
+    return names[-1] if names else "", words
 
 
 def with_machine(arguments: Sequence[str], machine: str) -> tuple[str, ...]:

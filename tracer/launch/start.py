@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tracer.confidential.support import setup_command, why_not
 from tracer.errors import GuestError, KernelImageError, UsageError
 from tracer.gdb.client import GdbClient
 from tracer.guest import recipe
-from tracer.guest.equipment import check_bootable, has_pci, memory_size
+from tracer.guest.equipment import check_bootable, has_pci, memory_size, takes_modules
 from tracer.guest.initramfs import MODULES, MODULES_WITHOUT_PCI, build_initramfs
 from tracer.guest.software import entries
 from tracer.intercept.system import System
@@ -26,7 +27,7 @@ from tracer.linux.installed import InstalledLinux
 from tracer.linux.kernel import default_kernel, open_kernel
 from tracer.linux.origin import Booted
 from tracer.linux.system import Linux
-from tracer.qemu.command_line import MachineConfig
+from tracer.qemu.command_line import MachineConfig, hidden_ram
 from tracer.qemu.console_door import console_door
 from tracer.qemu.cpu import lacks_long_mode, vcpus, virtualised
 from tracer.qemu.firmware import firmware_arguments
@@ -131,7 +132,12 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
     if bare is not None:
         if plan.guest is not Kind.PLAIN:
             raise GuestError(f"{path} is no Linux kernel: --guest {plan.guest} is for those")
-        return bare, _configure(plan, machine, path, plan.initrd)
+        config = _configure(plan, machine, path, plan.initrd)
+        if plan.nested and takes_modules((*machine, *plan.extra)):
+            # Its monitor lies where the guest does not look: nothing tells what RAM it leaves.
+            bare.hidden = hidden_ram(config.memory)
+            config = replace(config, hidden=bare.hidden)
+        return bare, config
     kernel = open_kernel(path, plan.symbols, progress)
     if plan.guidance.given:
         raise UsageError(

@@ -28,10 +28,16 @@ _METRONOME = (
 _REPEATABLE = ("-rtc", "base=2026-01-01,clock=vm", "-seed", "1")
 """A date, and random numbers of the CPU and for the kernel, that two runs have in common."""
 
+_GIB = 1 << 30
+_MODULE = 2 << 20
+"""What a memory module's size is a multiple of, in bytes."""
+_HIDDEN = 64 << 20
+"""Bytes of RAM that the guest is not told of."""
+
 RAM = "guest-ram"
 """QEMU's name of the guest's RAM."""
 SECOND_RAM = "second-ram"
-"""QEMU's name of the same RAM where it is a second time."""
+"""QEMU's name of the same RAM where it is a second time, with what is hidden behind it."""
 
 _UNWANTED = ("fred",)
 """CPU features that a traced guest must not find: with FRED exceptions go through no IDT, and
@@ -56,6 +62,8 @@ class MachineConfig:
     configuration space by their functions with ``log_configuration``, and interrupts with
     ``log_interrupts``. Without ``realtime``
     virtual time counts instructions, so that a stop of any length does not exist for the guest.
+    ``hidden`` are physical addresses of RAM that no firmware tells the guest of: they are the last
+    of what lies at its first GiB boundary, where :func:`hidden_ram` puts it.
     With ``svm`` CPUs have AMD's virtualisation, whatever their model.
     """
 
@@ -66,6 +74,7 @@ class MachineConfig:
     memory: int
     guest: Kind = Kind.PLAIN
     second_ram: int | None = None
+    hidden: range = range(0)
     devices: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     exit_ok: int | None = None
@@ -74,6 +83,30 @@ class MachineConfig:
     qemu_log: Path | None = None
     log_configuration: bool = False
     log_interrupts: bool = False
+
+    @property
+    def file_size(self) -> int:
+        """Return how many bytes of RAM there are in all, in the file that QEMU shares."""
+        return self.hidden.stop - _base(self.hidden, self.memory) if self.hidden else self.memory
+
+
+def hidden_ram(memory: int) -> range:
+    """Return where RAM can be that a guest with ``memory`` bytes is not told of, within one GiB.
+
+    It is a memory module behind all other RAM, in the place of which QEMU's firmware tables say
+    nothing but how it could be plugged (hw/i386/pc.c, pc_memory_init). The guest's own RAM is in
+    front of it a second time, as both are one file.
+    """
+    front = memory + -memory % _MODULE
+    if front % _GIB + _HIDDEN > _GIB:
+        front += -front % _GIB
+    start = 4 * _GIB + memory + -memory % _GIB + front
+    return range(start, start + _HIDDEN)
+
+
+def _base(hidden: range, memory: int) -> int:
+    # Returns the physical address at which the file begins a second time.
+    return 4 * _GIB + memory + -memory % _GIB
 
 
 def machine_arguments(config: MachineConfig, *, ram: int, monitor: int, gdb: Path) -> list[str]:
@@ -119,6 +152,13 @@ def _backend(name: str, size: int, descriptor: int) -> str:
 
 
 def _second_ram(config: MachineConfig, ram: int) -> list[str]:
+    if config.hidden:
+        base = _base(config.hidden, config.memory)
+        return [
+            "-m", f"{config.memory >> 20}M,slots=1,maxmem={config.hidden.stop >> 20}M",
+            "-object", _backend(SECOND_RAM, config.file_size, ram),
+            "-device", f"pc-dimm,id={SECOND_RAM},memdev={SECOND_RAM},addr={base:#x}",
+        ]  # fmt: skip
     # A memory device at an address of its own, which no firmware table tells the guest of. Room
     # for such devices begins at 4 GiB, behind RAM, and has the size that maxmem leaves.
     at, size = config.second_ram, config.memory

@@ -61,7 +61,7 @@ class Machine(asyncio.SubprocessProtocol):
         on_exit: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
-        self.memory = GuestMemory(config.memory)
+        self.memory = GuestMemory(config.file_size)
         self.console: Console = Console(on_console)
         self.on_exit = on_exit
         self._output = Output()

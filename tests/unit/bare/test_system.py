@@ -9,7 +9,7 @@ from bare_sample import CODE, LOW, NOTE, elf
 from playbook import play
 from ram import PAGING, ROOT, Ram
 
-from tracer.access.region import RegionMap
+from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran, Stopped
 from tracer.access.vcpu import DescriptorTable, DescriptorTables, VcpuState
@@ -30,7 +30,7 @@ from tracer.bare.image import Image, Segment, is_bare, parse
 from tracer.bare.open import open_bare
 from tracer.bare.system import Bare
 from tracer.errors import GuestError, KernelImageError, UsageError
-from tracer.intercept.window import NoWindow
+from tracer.intercept.window import NoWindow, Taken
 from tracer.x86.idt import Gate, pack_gate
 from tracer.x86.paging import Paging
 from tracer.x86.state import CpuState
@@ -171,6 +171,29 @@ def test_there_is_no_room_for_compiled_sites() -> None:
     with pytest.raises(NoWindow, match="no symbol vetrace_room"):
         play(guest().window(ram, AddressSpace(ram, PAGING, RegionMap((), (), ())), 4 << 20))
     assert ram.data == before
+
+
+def test_a_monitor_lies_where_the_guest_is_not_told_of_ram() -> None:
+    bare, ram = guest(), memory()
+    space = AddressSpace(ram, PAGING, RegionMap((), (), ()))
+    with pytest.raises(NoWindow, match="no symbol vetrace_room"):
+        bare.take(ram, space, 4 << 20)
+    bare.hidden = range(5 << 30, (5 << 30) + (64 << 20))
+    assert bare.take(ram, space, 4 << 20) == Taken(5 << 30, 0)
+    with pytest.raises(NoWindow, match="67,108,864 are there"):
+        bare.take(ram, space, 65 << 20)
+
+
+def test_what_was_poisoned_in_other_tables_is_known_and_nothing_else_of_them() -> None:
+    bare, ram, other = guest(), memory(), Paging(0x30_0000, 4, 1 << 51)
+    device = Region("edu", 0xFEB0_0000, 0xFEB0_1FFF, 0xFEB0_0000, "edu", "edu")
+    regions = RegionMap([device], [(device.start, device.end)], [(0, 0x3F_FFFF)])
+    for page, physical in enumerate((device.start, device.start | 1 << 51, 0x20_0000 | 1 << 51)):
+        ram.map(0x4000_0000 + 0x1000 * page, physical, paging=other)
+    bare._roots |= {ROOT, other.cr3}
+    found = list(bare.leaves(AddressSpace(ram, PAGING, regions)))
+    assert [leaf.linear for leaf in found] == [0x4000_1000]
+    assert not list(bare.leaves(AddressSpace(ram, other, regions)))
 
 
 def test_nothing_but_names_is_known() -> None:

@@ -18,6 +18,7 @@ from tracer.guest.equipment import (
     memory_size,
     option_name,
     options,
+    takes_modules,
     with_machine,
     without_devices,
     without_disks,
@@ -45,6 +46,15 @@ def test_options_have_their_values() -> None:
 def test_machines_with_pci(machine: str, pci: bool) -> None:
     assert has_pci(("-machine", machine)) is pci
     assert has_pci(("-M", machine, "-device", "x")) is pci
+
+
+@pytest.mark.parametrize(
+    ("machine", "slots"),
+    [("q35,accel=tcg", True), ("pc", True), ("type=pc-q35-7.2", True), ("pc-i440fx-6.0", True),
+     ("accel=tcg", True), ("microvm,pcie=on", False), ("isapc", False), ("pcx", False)],
+)  # fmt: skip
+def test_machines_with_slots_for_ram(machine: str, slots: bool) -> None:
+    assert takes_modules(("-machine", machine)) is slots
 
 
 def test_the_last_machine_counts_and_properties_of_all() -> None:

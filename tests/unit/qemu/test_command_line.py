@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tracer.qemu.command_line import MachineConfig, features_off, machine_arguments
+import pytest
+
+from tracer.qemu.command_line import MachineConfig, features_off, hidden_ram, machine_arguments
 
 HELP = """\
 Available CPUs:
@@ -41,6 +43,24 @@ def test_ram_a_second_time_is_the_same_file_behind_which_is_room() -> None:
     assert len(files) == 2 and len(set(files)) == 1
     assert f"64M,slots=1,maxmem={(1 << 19) + 128}M" in words
     assert any(word.startswith("virtio-pmem-pci") and "0x8000000000" in word for word in words)
+
+
+@pytest.mark.parametrize("mebibytes", [64, 65, 512, 1000, 1024, 3000, 8192])
+def test_ram_that_the_guest_is_not_told_of_is_behind_the_same_file(mebibytes: int) -> None:
+    size, gib = mebibytes << 20, 1 << 30
+    hidden = hidden_ram(size)
+    assert hidden.start >= 4 * gib + size and hidden.start // gib == (hidden.stop - 1) // gib
+    config = replace(CONFIG, memory=size, hidden=hidden)
+    words = arguments(config)
+    front, behind = [word for word in words if word.startswith("memory-backend-file")]
+    assert f"size={size}," in front and f"size={config.file_size}," in behind
+    (module,) = [word for word in words if word.startswith("pc-dimm")]
+    at = int(module.rpartition("addr=")[2], 16)
+    assert at % gib == 0 and at + config.file_size == hidden.stop
+    # What is hidden is not the guest's RAM once more.
+    assert hidden.start - at >= size and config.file_size % (2 << 20) == 0
+    assert f"{mebibytes}M,slots=1,maxmem={hidden.stop >> 20}M" in words
+    assert CONFIG.file_size == CONFIG.memory
 
 
 def test_fred_is_off_where_qemu_knows_it() -> None:
