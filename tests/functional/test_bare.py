@@ -80,6 +80,15 @@ def test_functions_that_map_may_be_named(late: Path, untraced: list[str], tmp_pa
     assert {each.by for each in maps} == {"install_pte", "page tables that were loaded"}
 
 
+def test_physical_addresses_are_trapped_whatever_it_maps(
+    late: Path, untraced: list[str], tmp_path: Path
+) -> None:
+    done = booted(tmp_path, stripped(late, tmp_path), "--trap", "nested", "--check")
+    assert agreed(done) == ACCESSES
+    assert done.serial[-len(untraced) :] == untraced
+    assert not [each for each in read_trace(done.trace).records if isinstance(each, MapRecord)]
+
+
 def test_it_is_joined_after_a_time(untraced: list[str], tmp_path: Path) -> None:
     guest = late_guest.build(tmp_path, sleeps=True)
     done = booted(tmp_path, guest, "--realtime", "--attach-at", "2s", "--check")
