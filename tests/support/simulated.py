@@ -209,7 +209,10 @@ class Guest:
         self._number += 1
         return self._number
 
-    watch_stores = set_read_watch = set_breakpoint
+    set_read_watch = set_breakpoint
+
+    async def watch_stores(self, linear: int, size: int) -> int:
+        return await self.set_breakpoint(linear)
 
     async def delete_breakpoint(self, number: int) -> None:
         """Breakpoints are never hit."""
