@@ -36,6 +36,7 @@ COMMANDS = {
     "import": "read another tool's log as a trace",
     "recover": "complete the trace of a vetrace that was killed",
     "verify": "compare a trace with QEMU's own log of the same run",
+    "allow-list": "tell which registers and values a driver uses, for who filters access",
     "audit": "tell whether the traced accesses would survive in a TDX or SEV-ES guest",
     "registers": "look up the registers of devices: place, access right, bits",
     "decode": "explain one instruction: accesses, flags, verdicts, result",
@@ -131,7 +132,7 @@ def whole_parsers(version: str) -> tuple[Parser, dict[str, Parser]]:
 
 def _load(name: str) -> _Command:
     # A keyword cannot name a module.
-    module = f"tracer.cli.{name}{'_' if keyword.iskeyword(name) else ''}"
+    module = f"tracer.cli.{name.replace('-', '_')}{'_' if keyword.iskeyword(name) else ''}"
     return cast(_Command, importlib.import_module(module))
 
 

@@ -1,3 +1,3 @@
 """Accesses as objects; counts and comparisons as tables."""
 
-__all__ = ("objects", "tables", "tally")
+__all__ = ("allow_list", "objects", "tables", "tally")

@@ -106,6 +106,7 @@ TESTED_BY = {
     "trace/test_block": "trace/compiled trace/site",
     "trace/test_file": "trace/reader trace/writer",
     "trace/test_marker": "trace/loss",
+    "cli/test_allow_list": "report/allow_list trace/allowed",
     "cli/test_filters": "trace/met",
     "cli/test_recover": "trace/recovery",
     "devices/test_names": "trace/naming",
