@@ -6,6 +6,7 @@ from tracer.trace.record import Intercept
 
 __all__ = (
     "Intercept",
+    "allowed",
     "block",
     "call",
     "codec",
