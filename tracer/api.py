@@ -57,6 +57,7 @@ from tracer.repl.commands import command_table
 from tracer.repl.context import Context
 from tracer.repl.guest import Guest
 from tracer.repl.hosting import Hosting, hosting, install
+from tracer.repl.live import Live
 from tracer.session.control import Control
 from tracer.session.own_host import delay, refuse, retry
 from tracer.session.session import Session
@@ -279,7 +280,7 @@ async def _booted(
         await session.reach_entry()
         with _written(session, output):
             control = Control(session)
-            context = Context(control, command_table(), naming, trace=output)
+            context = Context(Live(control, naming), command_table(), naming, trace=output)
             session.subscribers.append(context.take)
             try:
                 regions = await session.refresh_regions(inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import re
+import shutil
 from pathlib import Path
 
 import late_guest
@@ -45,6 +46,7 @@ def player(folder: Path, kernel: Path | None = None) -> Player:
     # A log of the kernel's own tracer is of another machine.
     log = CHECKOUT / "tests" / "data" / "mmiotrace" / "damaged.log"
     (work / "nvme.log.xz").write_bytes(lzma.compress(log.read_bytes()))
+    shutil.copy(CHECKOUT / "tests" / "golden" / "6.1.0-56-cloud-amd64" / "nvme.vtrace.zst", work)
     return Player(work, read_facts(image).release, kernel)
 
 

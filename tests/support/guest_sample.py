@@ -15,6 +15,7 @@ from tracer.errors import GuestCrashed, TracerError
 from tracer.repl.commands import command_table
 from tracer.repl.context import Context
 from tracer.repl.interpreter import Interpreter
+from tracer.repl.live import Live
 from tracer.repl.result import Screen
 from tracer.session.control import Control
 from tracer.session.session import Session
@@ -52,7 +53,8 @@ class Talk:
         self._made = Made()
         self.records: list[Record] = []
         self.control = Control(self.session)
-        self.context = Context(self.control, command_table(), Naming(MAPS))
+        naming = Naming(MAPS)
+        self.context = Context(Live(self.control, naming), command_table(), naming)
         self.said: list[str] = []
         self.complaints: list[str] = []
         self.interpreter = Interpreter(

@@ -41,10 +41,10 @@ def refused(*lines: str, status: int = 2, before: tuple[str, ...] = ()) -> str:
     async def test(talk: Talk) -> None:
         assert await talk.type(*before) == 0, talk.complaints
         halt, made = talk.control.halt, list(talk.made)
-        breaks, choice = talk.context.watch.breaks, talk.session.choice
+        breaks, choice = talk.context.run.breaks, talk.session.choice
         assert await talk.type(*lines) == status
         assert (talk.control.halt, talk.made) == (halt, made)
-        assert (talk.context.watch.breaks, talk.session.choice) == (breaks, choice)
+        assert (talk.context.run.breaks, talk.session.choice) == (breaks, choice)
         kept.append("\n".join(talk.complaints))
 
     run(test)

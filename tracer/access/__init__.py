@@ -7,6 +7,7 @@ __all__ = (
     "inference",
     "mapping",
     "recorded",
+    "reenactment",
     "region",
     "space",
     "stack",

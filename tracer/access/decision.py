@@ -30,7 +30,8 @@ class Pending:
     that it may make. ``via`` is ``stepped`` where the vCPU itself has to carry the instruction
     out, ``why`` says why; ``insn`` is None for bytes that cannot be decoded, ``code`` are those at
     RIP. ``asked`` are the registers by which a confidential guest asks its host for it, once it
-    does. An input's ``via`` is ``monitor``; the registers of CPUID are its transfers.
+    does. An input's ``via`` is ``monitor``; the registers of CPUID are its transfers. ``complete``
+    tells that ``cpu`` has all registers that the instruction sees.
     """
 
     seq: int
@@ -47,6 +48,7 @@ class Pending:
     via: Via = "emulated"
     why: str | None = None
     asked: Mapping[str, int] | None = None
+    complete: bool = True
 
     @property
     def is_input(self) -> bool:

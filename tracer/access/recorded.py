@@ -7,7 +7,17 @@ from collections.abc import Iterable, Iterator
 from tracer.access.region import UNASSIGNED, Region, RegionMap
 from tracer.access.transfer import Meddling, Transfer, located
 from tracer.trace.compiled import Place
-from tracer.trace.record import MemoryAccess
+from tracer.trace.record import Intercept, MemoryAccess
+from tracer.trace.registers import other_registers
+from tracer.x86.emulate.unit import on_hidden_registers
+from tracer.x86.instruction import Instruction
+from tracer.x86.state import GPR, CpuState, Segments
+
+# An instruction that was carried out once had the units it needs: SSE and AVX. Canonical addresses
+# of 57 bits include those of 48. Ref: Intel SDM vol. 3A, 2.5.
+_CR0 = 0x80010033
+_CR4 = 0x6F0 | 1 << 12 | 1 << 18
+_FLAT = Segments()
 
 
 def memory_access(transfer: Transfer, meddling: Meddling | None = None) -> MemoryAccess:
@@ -45,3 +55,34 @@ def places(regions: RegionMap, ports: Iterable[Region] = ()) -> Iterator[Place]:
             start += size
     for port in ports:
         yield Place(region=port.name, start=port.start, end=port.end, base=port.base, space="port")
+
+
+def state_of(record: Intercept, insn: Instruction) -> CpuState | None:
+    """Return the state before a recorded instruction, None where it lacks what that sees."""
+    before = record.before
+    hidden = record.via == "compiled" and on_hidden_registers(insn)
+    if hidden or not before.keys() >= _NEEDED:
+        return None
+    segments = _FLAT
+    xmm: tuple[int, ...] = ()
+    others = other_registers(insn)
+    if others:
+        if not before.keys() >= set(others):
+            return None
+        values = {name: before[name] for name in others}
+        segments = Segments(**{n: v for n, v in values.items() if not n.startswith("xmm")})
+        xmm = tuple(values.get(f"xmm{number}", 0) for number in range(16))
+    return CpuState(
+        gpr=tuple([before[name] for name in GPR]),
+        rip=insn.rip,
+        rflags=before["rflags"],
+        cpl=record.cpl,
+        mode=insn.mode,
+        segments=segments,
+        cr0=_CR0,
+        cr4=_CR4,
+        xmm=xmm,
+    )
+
+
+_NEEDED = frozenset(("rflags", *GPR))

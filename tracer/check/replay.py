@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tracer.access.recorded import state_of
 from tracer.access.transfer import cut
 from tracer.check.asked import contrasts, refused
 from tracer.check.divergence import Contrast, Divergence, diverging
@@ -25,19 +26,13 @@ from tracer.trace.record import (
     RegionRecord,
     UserRecord,
 )
-from tracer.trace.registers import Deferred, changed_values, other_registers
+from tracer.trace.registers import Deferred, changed_values
 from tracer.x86.bus import In, Load, PortAccess, Store
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute
-from tracer.x86.emulate.unit import on_hidden_registers
 from tracer.x86.instruction import Instruction
-from tracer.x86.state import GPR, CpuState, Mode, PageFaultCode, Segments
+from tracer.x86.state import GPR, CpuState, Mode, PageFaultCode
 
-# An instruction that was carried out once had the units it needs: SSE and AVX. Canonical addresses
-# of 57 bits include those of 48. Ref: Intel SDM vol. 3A, 2.5.
-_CR0 = 0x80010033
-_CR4 = 0x6F0 | 1 << 12 | 1 << 18
-_FLAT = Segments()
 _NEEDED = frozenset(("rflags", *GPR))
 _MODES = {mode.value: mode for mode in Mode}
 
@@ -286,29 +281,10 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def _state(record: Intercept, insn: Instruction) -> CpuState:
-    before = record.before
-    segments = _FLAT
-    xmm: tuple[int, ...] = ()
-    others = other_registers(insn)
-    if record.via == "compiled" and on_hidden_registers(insn):
+    state = state_of(record, insn)
+    if state is None:
         raise _Incomplete
-    if others:
-        if not before.keys() >= set(others):
-            raise _Incomplete
-        values = {name: before[name] for name in others}
-        segments = Segments(**{n: v for n, v in values.items() if not n.startswith("xmm")})
-        xmm = tuple(values.get(f"xmm{number}", 0) for number in range(16))
-    return CpuState(
-        gpr=tuple([before[name] for name in GPR]),
-        rip=insn.rip,
-        rflags=before["rflags"],
-        cpl=record.cpl,
-        mode=insn.mode,
-        segments=segments,
-        cr0=_CR0,
-        cr4=_CR4,
-        xmm=xmm,
-    )
+    return state
 
 
 # Run the emulator against the recorded accesses; the state is None when they part.

@@ -15,12 +15,18 @@ from tracer.repl.shell import Script, Wish
 
 
 def add_shell_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments; :func:`wish` reads them."""
+    """Declare the arguments of a prompt on a guest; :func:`wish` reads them."""
+    _add_arguments(parser, "stop at the kernel's entry and take commands")
+
+
+def add_script_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare those of a prompt on a recording; :func:`recording_wish` reads them."""
+    _add_arguments(parser, "take commands after -x and -e as well")
+
+
+def _add_arguments(parser: argparse.ArgumentParser, interactive: str) -> None:
     group = parser.add_argument_group("prompt and scripts (docs/repl.md has the commands)")
-    group.add_argument(
-        "-i", "--interactive", action="store_true",
-        help="stop at the kernel's entry and take commands",
-    )  # fmt: skip
+    group.add_argument("-i", "--interactive", action="store_true", help=interactive)
     group.add_argument(
         "-x", dest="scripts", metavar="FILE", action="append", default=[],
         type=Path, help="carry out the commands in FILE, then end",
@@ -49,10 +55,26 @@ def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
         raise UsageError("--load is for a prompt or a script: give -i, -x or -e as well")
     if asked.asked and args.untraced:
         raise UsageError("--untraced leaves nothing to stop at: drop it, or -i, -x and -e")
+    _check_files(asked)
+    return asked
+
+
+def recording_wish(args: argparse.Namespace) -> Wish:
+    """Return what the arguments ask for: a prompt where there is no script. Raises UsageError."""
+    asked = Wish(
+        interactive=args.interactive or not args.scripts,
+        scripts=tuple(map(_script, args.scripts)),
+        extensions=tuple(args.load),
+        json=args.json,
+    )
+    _check_files(asked)
+    return asked
+
+
+def _check_files(asked: Wish) -> None:
     for path in asked.extensions:
         if not path.is_file():
             raise UsageError(f"there is no file {path} to load")
-    return asked
 
 
 # Scripts are read before the guest starts, so that a person need not wait to hear of a wrong name.

@@ -27,6 +27,7 @@ COMMANDS = {
     "boot": "boot a kernel and trace its accesses to devices",
     "attach": "trace a guest that runs already, in somebody else's QEMU",
     "regions": "list the regions that a guest would have",
+    "open": "go through a trace at the prompt, forwards and back, without a guest",
     "show": "show the device accesses of a trace",
     "stats": "count what a trace holds",
     "tally": "count, sum or part what is asked for, of a trace's accesses",

@@ -41,8 +41,10 @@ from tracer.linux.system import Linux
 from tracer.qemu.machine import Machine
 from tracer.repl.hosting import Hosting, install
 from tracer.repl.interruption import Interruption
+from tracer.repl.live import Live
 from tracer.repl.names import known_of
 from tracer.repl.shell import Shell
+from tracer.session.control import Control
 from tracer.session.host import Host, ruled_host
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog
@@ -323,16 +325,18 @@ class TracedRun:
 
     async def _converse(self, session: Session, stack: contextlib.ExitStack) -> str:
         # Leave the guest to a person or a script; return how it ended.
-        shell = Shell(session, self._naming, self._wish, self._interruption, screen)
+        control = Control(session)
+        live = Live(control, self._naming)
+        shell = Shell(live, self._naming, self._wish, self._interruption, screen)
         self._watchdog.person = shell.prompts
-        self._host = shell.control.host
+        self._host = control.host
         if shell.prompts and isinstance(self._console, GuestConsole):
             self._console.show = shell.console
         await self._trap(session, stack)
         self._status = await shell.run()
-        if isinstance(shell.control.error, Diverged):
+        if isinstance(control.error, Diverged):
             self._status = EXIT_MISMATCH
-        return shell.control.outcome or "interrupted"
+        return control.outcome or "interrupted"
 
     async def _trap(self, session: Session, stack: contextlib.ExitStack) -> None:
         session.replay(self._recorded)

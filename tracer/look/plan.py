@@ -24,6 +24,7 @@ from tracer.look.explanation import EXCEPTIONS, Handled, touch_words, touches, v
 from tracer.look.operand import Address, addresses, foretold
 from tracer.look.rehearsal import Piece, Rehearsal, dependence, rehearsals
 from tracer.look.relation import relation
+from tracer.trace.record import Intercept
 from tracer.x86.bus import Direction
 from tracer.x86.emulate.address import count
 from tracer.x86.instruction import Instruction
@@ -87,14 +88,14 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
     if pending.is_input:
         return _of_input(pending, register)
     insn = pending.insn
-    runs = [] if insn is None else rehearsals(insn, pending)
+    runs = [] if insn is None or not pending.complete else rehearsals(insn, pending)
     finished = [run for run in runs if run.cpu is not None]
     shared = pending.space.paging.shared or SHARED_BIT
     calls = hypercalls(memory_access(pending.transfer), shared)
     return Plan(
         pending=pending,
         handled="stepped" if pending.via == "stepped" else "emulated",
-        addresses=() if insn is None else addresses(insn, pending),
+        addresses=() if insn is None or not pending.complete else addresses(insn, pending),
         accesses=_accesses(insn, pending, runs, register),
         registers=() if insn is None else register_changes(insn, pending.cpu, finished),
         flags=() if insn is None else flag_changes(insn, pending.cpu, finished),
@@ -107,6 +108,22 @@ def plan_of(pending: Pending, register: str | None = None) -> Plan:
         exceptions=_exceptions(runs),
         notes=_notes(insn, pending),
     )
+
+
+def as_made(plan: Plan, record: Intercept) -> Plan:
+    """Return the plan of a recorded instruction with what it changed, where that is not foretold.
+
+    A record has it of what the vCPU carried out by itself as well.
+    """
+    if plan.predicted or not record.after:
+        return plan
+    before = record.before
+    changes = [
+        Change(name, 8, before[name], after)
+        for name, after in record.after.items()
+        if name in before and name != "rflags"
+    ]
+    return replace(plan, registers=(*plan.registers, *changes), predicted=True)
 
 
 # The manuals alone tell what an input changes: nothing of it is emulated.
@@ -212,7 +229,7 @@ def _ahead(index: int, piece: Piece, pending: Pending, runs: Sequence[Rehearsal]
 def _verdicts(insn: Instruction, pending: Pending) -> dict[str, Verdict]:
     # Judged by the operand that the access belongs to: its first byte may be on the page before.
     linear = pending.transfer.linear
-    for address in addresses(insn, pending):
+    for address in addresses(insn, pending) if pending.complete else ():
         if address.linear <= linear < address.linear + max(insn.width, 1):
             linear = address.linear
     return verdicts(insn, cpl=pending.cpu.cpl, linear=linear)

@@ -76,6 +76,8 @@ def _handled(plan: Plan) -> str:
     why = plan.pending.why
     if plan.handled == "carried out":
         return "carried out by the monitor that the guest runs inside"
+    if plan.pending.via == "compiled":
+        return "made by the vCPU itself, at a compiled site"
     if plan.handled == "emulated":
         return "emulated" + (f": {why}" if why else "")
     return f"stepped, by the vCPU itself: {why or 'the emulator does not know it'}"

@@ -58,6 +58,53 @@ def register_lines(
     return lines
 
 
+def recorded_lines(
+    known: Mapping[str, int],
+    after: Mapping[str, int],
+    symbol: str | None = None,
+    columns: int = 80,
+    colour: bool = False,
+) -> list[str]:
+    """Return the registers that a record has, and below them those that the instruction changed.
+
+    ``known`` are by GDB's names, ``after`` by those of the trace. What changes is in bold.
+    """
+    cells = [
+        [Cell(name), Cell(f"{known[name]:#018x}", "value" if name in after else "")]
+        for name in GPR
+        if name in known
+    ]
+    fit = max(columns, 25) // 25
+    across = 4 if fit >= 4 else 2 if fit >= 2 else 1
+    height = -(-len(cells) // across)
+    lines = aligned(
+        [[cell for pair in cells[row::height] for cell in pair] for row in range(height)], colour
+    )
+    rows = [_row("rip", known["rip"], symbol or "", "symbol")]
+    if "eflags" in known:
+        rows.append(_row("rflags", known["eflags"], rflags_text(known["eflags"])))
+    others = {n: v for n, v in known.items() if n not in (*GPR, "rip", "eflags")}
+    rows += [_row(name, value, "") for name, value in others.items()]
+    rows += [
+        [Cell(name), Cell("→", "time"), Cell(f"{value:#018x}", "value")]
+        for name, value in after.items()
+        if name != "rip"
+    ]
+    return lines + folded(rows, columns, colour)
+
+
+def recorded_object(
+    known: Mapping[str, int], after: Mapping[str, int], symbol: str | None = None
+) -> dict[str, Any]:
+    """Return the same as a JSON-ready object, values in hex."""
+    values = {"rflags" if name == "eflags" else name: value for name, value in known.items()}
+    return {
+        **{name: hex(value) for name, value in values.items()},
+        "symbol": symbol,
+        "after": {name: hex(value) for name, value in after.items()},
+    }
+
+
 # General-purpose registers, in as many columns as there is room for.
 def _general(cpu: CpuState, old: CpuState, columns: int) -> list[list[Cell]]:
     cells = [

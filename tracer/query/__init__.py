@@ -7,6 +7,7 @@ __all__ = (
     "condition",
     "course",
     "facts",
+    "past",
     "pending",
     "place",
     "roster",

@@ -79,6 +79,11 @@ class PendingFacts(WaitingFacts):
             return (UNASSIGNED,) if transfer.place is None else (transfer.place[0],)
         return transfer.region.owners
 
+    @property
+    def continues(self) -> bool:
+        """Tell whether it is of a CPUID of which another register was asked about before."""
+        return self.pending.continues
+
     def oops(self, profile: str) -> bool:
         """Tell whether the handler of a profile, by its name, would not survive the access."""
         pending = self.pending

@@ -22,6 +22,8 @@ GROUPS: tuple[Group, ...] = (
     "go on", "stop", "look", "change", "watch", "script", "prompt", "yours",
 )  # fmt: skip
 
+Need = Literal["guest", "recording"]
+
 Kind = Literal[
     "region", "register", "symbol", "break", "command", "file", "place", "cpu", "profile", "filter"
 ]
@@ -35,7 +37,7 @@ class Command:
     ``usage`` holds a line a form. ``examples`` can be typed as they stand. ``expects`` says of each
     argument what it may name, the last for all that follow; what is no :data:`Kind` stands for
     itself. With ``repeats``, an empty line does it again; with ``takes_line``, the argument is all
-    the rest of the line.
+    the rest of the line. ``needs`` says whether it is for a guest alone, or for a recording.
     """
 
     action: Action
@@ -49,11 +51,29 @@ class Command:
     expects: tuple[tuple[str, ...], ...] = ()
     repeats: bool = False
     takes_line: bool = False
+    needs: Need | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the name and the aliases."""
         return self.name, *self.aliases
+
+    def serves(self, recording: str | None) -> bool:
+        """Tell whether it is for what the prompt is on: a ``recording``, or a guest."""
+        return self.needs != ("recording" if recording is None else "guest")
+
+    def check(self, recording: str | None) -> None:
+        """Raise UsageError where it is not for what the prompt is on: ``recording``, or a guest."""
+        if recording is not None and self.needs == "guest":
+            raise UsageError(
+                f"{self.name} needs a guest, and {recording} is a recording: `vetrace boot -i` "
+                "starts one"
+            )
+        if recording is None and self.needs == "recording":
+            raise UsageError(
+                f"{self.name} is for a recording, as a guest goes forwards alone: "
+                "`vetrace open TRACE` goes back"
+            )
 
     def misused(self, why: str) -> UsageError:
         """Return the error for arguments that make no sense."""
@@ -71,6 +91,7 @@ def command(
     expects: Sequence[Sequence[str]] = (),
     repeats: bool = False,
     takes_line: bool = False,
+    needs: Need | None = None,
 ) -> Callable[[Action], Command]:
     """Make a command of a function of the context and the statement."""
 
@@ -87,6 +108,7 @@ def command(
             expects=tuple(tuple(kinds) for kinds in expects),
             repeats=repeats,
             takes_line=takes_line,
+            needs=needs,
         )
 
     return make

@@ -61,7 +61,7 @@ class Candidates:
         text = before.rpartition(";")[2].lstrip()
         name, blank, rest = text.partition(" ")
         if not blank:
-            return _hinted(name, {item.name: item.brief for item in self._context.commands})
+            return _hinted(name, self._commands)
         try:
             item = self._context.commands.find(name.partition("/")[0])
         except UsageError:
@@ -100,12 +100,14 @@ class Candidates:
             case "place":
                 return self._places(beginning)
             case "break":
-                return {str(item.number): item.text for item in context.watch.breaks.items}
+                return {str(item.number): item.text for item in context.run.breaks.items}
             case "rule":
-                rules = self._context.control.host.rules.items
+                if context.recorded is not None:
+                    return {}
+                rules = context.control.host.rules.items
                 return {str(rule.number): rule.text for rule in rules}
             case "command":
-                return {item.name: item.brief for item in context.commands}
+                return self._commands
             case "cpu":
                 return self._cpu
             case "fact":
@@ -140,11 +142,16 @@ class Candidates:
         }
         return _hinted(word, told)
 
+    @property
+    def _commands(self) -> dict[str, str]:
+        recording = self._context.recording
+        return {item.name: item.brief for item in self._context.commands if item.serves(recording)}
+
     # ---- names of the guest
 
     @cached_property
     def _symbols(self) -> list[str]:
-        return sorted(self._context.control.session.names.symbols.by_name)
+        return sorted(self._context.run.symbols())
 
     def _symbols_from(self, beginning: str) -> Sequence[str]:
         names = self._symbols
@@ -160,7 +167,7 @@ class Candidates:
 
     @property
     def _regions(self) -> dict[str, str]:
-        regions = self._context.control.session.view.regions.regions
+        regions = self._context.regions.regions
         hints = dict.fromkeys(self._context.known.regions, "a device")
         for region in regions:
             size = region.end - region.start + 1
@@ -197,7 +204,7 @@ class Candidates:
         return hints
 
     def _devices(self, rest: str) -> dict[str, str]:
-        regions = self._context.control.session.view.regions.regions
+        regions = self._context.regions.regions
         return dict.fromkeys((owner for region in regions for owner in region.owners), "")
 
     def _phases(self, rest: str) -> dict[str, str]:

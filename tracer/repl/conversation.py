@@ -10,6 +10,7 @@ from tracer.repl.context import KEPT, Context
 from tracer.repl.feed import Meter
 from tracer.repl.interpreter import Interpreter
 from tracer.repl.prompt import Prompt, history_file
+from tracer.repl.recording_view import opening_lines, recording_cells
 from tracer.repl.result import Screen
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
 from tracer.text.printable import printable
@@ -38,7 +39,12 @@ class Conversation:
         self._meter = meter
         self._stop = stop
         context.read_line, context.confirm = self.prompt.ask_plainly, self.prompt.confirm
-        context.waits = False
+        context.waits = self._waits
+
+    # A recording is where it is to be in a moment, and Ctrl-C is the prompt's after that.
+    @property
+    def _waits(self) -> bool:
+        return self._context.recorded is not None
 
     async def run(self) -> None:
         """Ask for lines and carry them out until one of them leaves."""
@@ -51,11 +57,11 @@ class Conversation:
             if text.strip():
                 context.typed.append(text.strip())
             # Each pasted line but the last waits, as in a script.
-            context.waits = prompt.goes_on
+            context.waits = prompt.goes_on or self._waits
             try:
                 await self._interpreter.line(text)
             finally:
-                context.waits = False
+                context.waits = self._waits
             if context.leaving and not await self._may_leave():
                 context.leaving = False
 
@@ -67,11 +73,11 @@ class Conversation:
 
     def keeps(self, lines: Sequence[str]) -> bool:
         """Keep an answer at the prompt if the guest runs and there is room; tell whether so."""
-        return self._context.control.state in ("running", "detached") and self.prompt.pin(lines)
+        return self._context.run.state in ("running", "detached") and self.prompt.pin(lines)
 
     async def _may_leave(self) -> bool:
-        state = self._context.control.state
-        if state == "ended":
+        state = self._context.run.state
+        if state == "ended" or self._context.recorded is not None:
             return True
         words = {
             "detached": "The guest still runs, without vetrace; it ends with this session.",
@@ -82,6 +88,8 @@ class Conversation:
 
     def banner(self) -> list[str]:
         """Return what a person is told first."""
+        if self._context.recorded is not None:
+            return opening_lines(self._context.recorded)
         trace = self._context.trace
         kept = (
             f"The trace goes to {trace}."
@@ -96,24 +104,26 @@ class Conversation:
 
     def _waiting(self, columns: int) -> str:
         # One line has room for the longest wait alone.
-        control = self._context.control
-        if control.state != "running":
+        run = self._context.run
+        if run.state != "running":
             return ""
-        lines = control.session.waiting_lines()
+        lines = run.waiting_lines()
         if not lines:
             return ""
         line = printable(lines[0])
         return line if len(line) < columns else f"{line[: columns - 2]}…"
 
     def _toolbar(self, columns: int) -> str:
-        context, control = self._context, self._context.control
-        state: str = control.state
-        if control.halt is not None:
-            state = f"stopped: {control.halt.text}" if columns >= 100 else "stopped"
+        context, run = self._context, self._context.run
+        if context.recorded is not None:
+            return toolbar_text(recording_cells(context.recorded), columns)
+        state: str = run.state
+        if run.halt is not None:
+            state = f"stopped: {run.halt.text}" if columns >= 100 else "stopped"
         accesses = context.summary.accesses
         cells = toolbar_cells(
             state,
-            control.session.view.time_ns / 1e9,
+            run.time_ns / 1e9,
             accesses,
             self._meter.rate(accesses, monotonic()),
             str(context.trace) if context.trace else None,

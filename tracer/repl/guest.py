@@ -43,17 +43,17 @@ class Guest:
     @property
     def state(self) -> str:
         """Return ``stopped``, ``running``, ``detached`` or ``ended``."""
-        return self._context.control.state
+        return self._context.run.state
 
     @property
     def time(self) -> float:
         """Return the guest's time in seconds, as of the last stop that told it."""
-        return self._context.control.session.view.time_ns / 1e9
+        return self._context.run.time_ns / 1e9
 
     @property
     def pending(self) -> Pending | None:
         """Return the access that waits, None where none does."""
-        halt = self._context.control.halt
+        halt = self._context.run.halt
         return None if halt is None else halt.pending
 
     @property
@@ -67,12 +67,12 @@ class Guest:
         if self.pending is None:
             return None
         context, named = self._context, self._context.named(self.pending)
-        return flat(event_of(self.pending, named, context.phase), context.stacks)
+        return flat(event_of(self.pending, named, context.phase), context.run.stacks)
 
     @property
     def outcome(self) -> str | None:
         """Return how the guest ended, ``poweroff`` if well; None as long as it has not."""
-        return self._context.control.outcome
+        return self._context.run.outcome
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -98,6 +98,7 @@ class Guest:
                 if context.interrupts != interrupts:
                     raise UsageError(f"interrupted before {statement}")
                 item = context.commands.find(statement.name)
+                item.check(context.recording)
                 if item.name == "py":
                     raise UsageError("py cannot be called from Python")
                 value = (await item.action(context, statement)).value
@@ -142,7 +143,7 @@ class Guest:
         self.breaks.delete()
         while self.state == "stopped":
             self.resume()
-        self._wait(self._context.control.wait())  # of a guest that is detached
+        self._wait(self._context.run.wait())  # of a guest that is detached
 
     def subscribe(self, function: Callable[[Access], object], text: str = "") -> None:
         """Have a function called with each access that is made, or those that `filter` would show.
@@ -155,7 +156,7 @@ class Guest:
         def listen(seen: Seen) -> None:
             try:
                 if rule is None or rule.fits(seen):
-                    function(flat(seen, self._context.stacks))
+                    function(flat(seen, self._context.run.stacks))
             except (Exception, SystemExit) as error:
                 self._context.listeners.remove(listen)
                 self._failed = error
@@ -198,7 +199,7 @@ class Guest:
         """Return the name of a linear address with its offset."""
 
         async def symbol() -> str | None:
-            return self._context.control.symbol(linear)
+            return self._context.run.symbol(linear)
 
         return self._wait(symbol())
 
@@ -265,7 +266,7 @@ class Regions:
         self._guest = guest
 
     def __iter__(self) -> Iterator[Region]:
-        return iter(self._guest._context.control.session.view.regions.regions)
+        return iter(self._guest._context.regions.regions)
 
     def __getitem__(self, name: str) -> Region:
         for region in self:

@@ -89,6 +89,7 @@ class Interpreter:
         """Carry out one statement; return its status: 0, or what the process would exit with."""
         try:
             item = self.context.commands.find(statement.name)
+            item.check(self.context.recording)
             result = await item.action(self.context, statement)
         except TracerError as error:
             return self._failed(str(statement), error, where)

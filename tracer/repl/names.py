@@ -1,23 +1,25 @@
-"""What names at the prompt are checked against: the regions of this guest, registers, functions."""
+"""What names at the prompt are checked against: the regions of a guest, registers, functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tracer.access.region import UNASSIGNED, RegionMap
-from tracer.access.space import AddressSpace
 from tracer.devices.map import fits_register
-from tracer.linux.callers import ON_BEHALF
 from tracer.query.condition.lexicon import Lexicon
 from tracer.query.facts import function
 from tracer.query.place import Known
 from tracer.query.roster import REGISTER_END
-from tracer.session.session import Session
 from tracer.text.span import Span
 from tracer.trace.name import names_region
 from tracer.trace.naming import PORTS, Naming
 from tracer.trace.phase import PHASES
+
+if TYPE_CHECKING:  # a recording has none
+    from tracer.access.space import AddressSpace
+    from tracer.session.session import Session
 
 
 def known_of(
@@ -135,16 +137,22 @@ def known_places(
 def _phases(
     been: Callable[[], Collection[str]], functions: Callable[[], Collection[str]]
 ) -> Lexicon:
+    # A kernel's code is loaded for those who ask for what it does on somebody's behalf.
+    def sorts() -> tuple[str, ...]:
+        from tracer.linux.callers import ON_BEHALF
+
+        return ON_BEHALF
+
     def bare() -> set[str]:
         # A suffix of link-time optimisation is left out of it.
         return {name.partition(".")[0] for name in functions()}
 
     def is_phase(text: str) -> bool:
         kind, _, name = text.rpartition(" ")
-        return kind in ON_BEHALF and name in bare()
+        return kind in sorts() and name in bare()
 
     def known() -> Collection[str]:
         names = bare()
-        return {*PHASES, *been(), *(f"{kind} {name}" for kind in ON_BEHALF for name in names)}
+        return {*PHASES, *been(), *(f"{kind} {name}" for kind in sorts() for name in names)}
 
     return Lexicon("phase", known, is_phase)

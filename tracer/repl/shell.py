@@ -1,4 +1,4 @@
-"""The life of a prompt or a script on one guest: from its kernel's entry to its end."""
+"""The life of a prompt or a script on one run: from its beginning to its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TextIO
 import msgspec
 
 from tracer.errors import TracerError
-from tracer.qemu.console import Console
 from tracer.repl.commands import command_table
 from tracer.repl.commands.look import plan_at
 from tracer.repl.commands.script import load
@@ -25,18 +24,17 @@ from tracer.repl.feed_lines import console_lines, item_lines
 from tracer.repl.interpreter import FAILED, Interpreter
 from tracer.repl.interruption import Interruption
 from tracer.repl.result import Screen, plain_lines, wrapped_lines
+from tracer.repl.run import Run
 from tracer.repl.script import stream_lines, text_lines
-from tracer.repl.sitting import sit
 from tracer.repl.stop import brief_lines, end_lines
 from tracer.report.objects import access_object
-from tracer.session.control import Control
 from tracer.session.course import Halt
-from tracer.session.session import Session
 from tracer.text.printable import printable
 from tracer.trace.event import Event
 from tracer.trace.naming import Naming
 
 if TYPE_CHECKING:
+    from tracer.qemu.console import Console
     from tracer.repl.conversation import Conversation
 
 
@@ -74,7 +72,7 @@ class Shell:
 
     def __init__(
         self,
-        session: Session,
+        run: Run,
         names: Naming,
         wish: Wish,
         interruption: Interruption,
@@ -82,14 +80,14 @@ class Shell:
     ) -> None:
         tty = sys.stdin.isatty() and sys.stdout.isatty() and not wish.json
         self.prompts = wish.interactive and tty
-        self.control = Control(session)
+        self._run = run
         feed = Feed(
             limit=LINES_PER_SECOND if sys.stdout.isatty() else None,
-            on=wish.interactive and not wish.quiet,
+            on=wish.interactive and not wish.quiet and run.playback is None,
             folds=sys.stdout.isatty(),
         )
         feed.clocks = not self.prompts
-        self.context = Context(self.control, command_table(), names, feed=feed, trace=wish.trace)
+        self.context = Context(run, command_table(), names, feed=feed, trace=wish.trace)
         self._wish = wish
         self._screen = screen
         self._interruption = interruption
@@ -107,7 +105,11 @@ class Shell:
             json=wish.json,
             keeps_going=self.prompts,
         )
-        session.subscribers.append(self.context.take)
+        if run.playback is None:
+            run.subscribers.append(self.context.take)
+        else:
+            run.playback.on_passed = self.context.pass_by
+            run.playback.follows = lambda: feed.on or bool(self.context.listeners)
         self._out = sys.stdout
         self._talk: Conversation | None = None
         self._held: list[str] | None = None
@@ -117,28 +119,28 @@ class Shell:
     async def run(self) -> int:
         """Carry out what the command line asks for; return the exit status.
 
-        Raises TracerError when the guest cannot be brought to its kernel's entry.
+        Raises TracerError when a guest cannot be brought to its kernel's entry.
         """
         for path in self._wish.extensions:
             await load(self.context, path)
-        self.control.on_halt.append(self._halted)
-        self.control.on_end.append(self._ended)
-        await self.control.start()
+        self._run.on_halt.append(self._halted)
+        self._run.on_end.append(self._ended)
+        await self._run.start()
         self._interruption.on_interrupt = self.interrupt
         ticking = asyncio.create_task(self._tick())
         try:
             status = await self._scripts()
             if not status and self._wish.interactive and not self.context.leaving:
                 status = await (self._converse() if self.prompts else self._pipe())
-            if self.control.state == "detached":
-                await self.control.wait()
-            if self.control.state == "ended" and self.control.error is not None:
+            if self._run.state == "detached":
+                await self._run.wait()
+            if self._run.state == "ended" and self._run.error is not None:
                 return status or FAILED
             return status
         finally:
             ticking.cancel()
             self._interruption.on_interrupt = None
-            await self.control.close()
+            await self._run.close()
 
     async def _scripts(self) -> int:
         for script in self._wish.scripts:
@@ -167,7 +169,9 @@ class Shell:
         self.context.sit = self._sit
         # Text that is printed above a prompt may come after the first line typed at it.
         self._write(plain_lines(talk.banner(), self._screen()))
-        with talk.prompt.above():
+        # A recording says nothing while a line is edited, so its answers can be there at once.
+        guest = self._run.playback is None
+        with talk.prompt.above() if guest else contextlib.nullcontext():
             self._out = sys.stdout
             try:
                 await talk.run()
@@ -176,10 +180,13 @@ class Shell:
         return 0
 
     async def _sit(self, console: Console) -> None:
+        from tracer.repl.sitting import sit  # a recording has no console to sit at
+
         # Accesses and lines of the console are not shown meanwhile; all else is, afterwards.
         self._held = held = list[str]()
+
         try:
-            await sit(console, self.control.wait())
+            await sit(console, self._run.wait())
         finally:
             self._held = None
             self._write(held)
@@ -191,8 +198,8 @@ class Shell:
         self.context.interrupts += 1
         if self.context.thread.busy:
             self.context.thread.interrupt()
-        if self.control.state == "running":
-            task = asyncio.get_running_loop().create_task(self.control.interrupt())
+        if self._run.state == "running":
+            task = asyncio.get_running_loop().create_task(self._run.interrupt())
             self._asked = task  # a task that nobody holds may be collected
             return True
         return self.context.thread.busy
@@ -228,7 +235,7 @@ class Shell:
         if self._talk is not None:
             self._write(self._talk.prompt.unpin())
         if not (self.context.waits or self.context.leaving):
-            self._write(end_lines(self.control))
+            self._write(end_lines(self._run))
 
     async def _tick(self) -> None:
         while True:

@@ -9,8 +9,8 @@ from tracer.look.call import call_lines, call_object
 from tracer.look.plan import Plan
 from tracer.query.pending import event_of
 from tracer.repl.result import Screen
+from tracer.repl.run import Run
 from tracer.report.objects import access_object
-from tracer.session.control import Control
 from tracer.session.course import Halt
 from tracer.text.colour import paint
 from tracer.text.printable import printable
@@ -38,7 +38,7 @@ def halt_lines(
         seconds = f"{halt.time_ns / 1e9:10.6f}"
         return [*lines, f"{seconds}  vcpu{halt.vcpu}  {where}at {halt.cpu.rip:#x}"]
     shape = layout(screen.columns, screen.colour)
-    lines.append(access_line(event_of(halt.pending, named), shape))
+    lines.append(access_line(halt.made or event_of(halt.pending, named), shape))
     if given is not None:
         lines.append(f"{'':10}  the value is to be {given:#x}")
     return lines
@@ -62,7 +62,7 @@ def halt_object(halt: Halt, given: int | None = None, named: Named | None = None
     """Return a stop ready for JSON; ``rip`` is linear, ``access`` the one that waits."""
     access = None
     if halt.pending is not None:
-        access = access_object(event_of(halt.pending, named))
+        access = access_object(halt.made or event_of(halt.pending, named))
     return {
         "state": "stopped",
         "reason": halt.reason,
@@ -76,8 +76,10 @@ def halt_object(halt: Halt, given: int | None = None, named: Named | None = None
     }
 
 
-def end_lines(control: Control) -> list[str]:
+def end_lines(run: Run) -> list[str]:
     """Return in a line how the guest ended."""
-    if control.error is not None:
-        return [f"the guest has ended: {printable(str(control.error))}"]
-    return ["the guest has powered off" if control.outcome == "poweroff" else "the guest has ended"]
+    if run.playback is not None:
+        return [f"the end of the trace: {printable(run.playback.ending)}"]
+    if run.error is not None:
+        return [f"the guest has ended: {printable(str(run.error))}"]
+    return ["the guest has powered off" if run.outcome == "poweroff" else "the guest has ended"]

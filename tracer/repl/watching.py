@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tracer.access.decision import Called, Leeway, Pending
 from tracer.access.region import RegionMap
-from tracer.query.breakpoint import CALLS, Breaks, Checked, Until
+from tracer.query.breakpoint import CALLS, Breaks, Checked
 from tracer.query.course import Changes
 from tracer.query.pending import PendingFacts
 from tracer.session.outlook import Outlook
@@ -55,7 +53,3 @@ class Watch:
         """Count an access that the breaks were not asked about."""
         direction = access.direction
         self.breaks = self.breaks.passed(None if direction == "unknown" else direction)
-
-    def until(self, until: Until) -> Callable[[Pending], bool]:
-        """Return what tells whether an access is where the guest may run to."""
-        return lambda pending: until.reached(self.facts(pending))

@@ -52,13 +52,14 @@ State = Literal["stopped", "running", "detached", "ended"]
 class Control:
     """Drive one guest for a person or a script. Make it before :meth:`Session.trap`.
 
-    ``custody`` holds it, and has what says where: ``breaks`` to begin with. The lists ``on_halt``
-    and ``on_end`` hold who is told.
+    ``custody`` holds it, and has what says where: ``breaks`` to begin with. ``opening`` is what is
+    traced at first. The lists ``on_halt`` and ``on_end`` hold who is told.
     """
 
     def __init__(self, session: Session, breaks: Wanted = lambda pending, answered: None) -> None:
         self.session = session
         self.custody = Custody(session, breaks)
+        self.opening = session.choice
         self.on_halt = self.custody.on_halt
         self.on_end: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None

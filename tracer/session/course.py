@@ -24,6 +24,7 @@ from tracer.access.decision import Called, Decision, Pending, Ruling
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.want import Reason as LoopReason
+from tracer.trace.event import Event
 from tracer.x86.state import CpuState
 
 Places = Callable[[RegionMap], Sequence[range] | None]
@@ -49,6 +50,7 @@ class Halt:
     before it (``access``), once its device has answered (``answered``). ``call`` is the call of a
     confidential guest that waits, where one does. ``cpu`` is the state of the interrupted code. The
     vCPU is ``inside`` the monitor where it waits before an input, or has just been given one.
+    ``made`` is the access as it was made, where a recording is gone through.
     """
 
     reason: Reason
@@ -60,6 +62,7 @@ class Halt:
     time_ns: int
     call: Called | None = None
     inside: bool = False
+    made: Event | None = None
 
     @property
     def waits(self) -> bool:

@@ -36,6 +36,7 @@ __all__ = (
     "registers",
     "site",
     "summary",
+    "tape",
     "waiting",
     "waiting_words",
     "wire",

@@ -59,6 +59,14 @@ class Blocks:
         self._latch = Latch()
         self._begun: tuple[int, int | None] | None = None
 
+    def copy(self) -> Blocks:
+        """Return what makes the same records of the lines behind the last one."""
+        made = Blocks()
+        made._sites = dict(self._sites)
+        made._memory, made._ports = self._memory, self._ports
+        made._latch = self.latch
+        return made
+
     def records(self, line: Line) -> Iterator[Record]:
         """Yield the records that a line stands for.
 

@@ -68,10 +68,10 @@ class Chooser(Protocol):
 class Everything:
     """Choose every access, and name it where there is a ``naming``."""
 
-    def __init__(self, naming: Naming | None = None) -> None:
+    def __init__(self, naming: Naming | None = None, phases: PhaseTracker | None = None) -> None:
         self.named: list[Named | None] = []
         self._naming = naming
-        self._phases = PhaseTracker()
+        self._phases = phases or PhaseTracker()
 
     @property
     def phase(self) -> str | None:
@@ -92,11 +92,14 @@ class Everything:
 
 
 class Events:
-    """Make events of the accesses that a chooser wants, by default of all, as records come."""
+    """Make events of the accesses that a chooser wants, by default of all, as records come.
 
-    def __init__(self, chooser: Chooser | None = None) -> None:
+    ``mark`` is the text of the marker before the first, None without.
+    """
+
+    def __init__(self, chooser: Chooser | None = None, mark: str | None = None) -> None:
         self.chooser = chooser or Everything()
-        self._mark: str | None = None
+        self._mark = mark
         self._losses: Losses | None = None
 
     def add(self, record: Record) -> list[Event]:

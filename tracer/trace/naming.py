@@ -8,6 +8,7 @@ for the few that matter.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from tracer.devices.map import Named, RegisterMap, RegisterMaps
@@ -16,6 +17,9 @@ from tracer.x86.bus import Direction
 
 PORTS: Final = "port"
 """The region whose map names ports by their numbers."""
+
+Memory = Mapping[str, Mapping[int, int]]
+"""The last byte at each offset that the name of another place depends on, by region."""
 
 # Stands for a place whose name has to be worked out.
 _ASK: Final = Named("", ())
@@ -74,6 +78,25 @@ class Naming:
         found = self._region(region)
         if found is not None:
             found.note(offset, width, value)
+
+    @property
+    def memory(self) -> Memory:
+        """Return what windows show by now: the bytes seen that names depend on, by region."""
+        return {
+            name: dict(region.seen)
+            for name, region in self._regions.items()
+            if region is not None and region.seen
+        }
+
+    def recall(self, memory: Memory) -> None:
+        """Go back, or on, to where windows showed what they did."""
+        for name, region in self._regions.items():
+            if region is not None:
+                region.seen = dict(memory.get(name, {}))
+        for name in memory:
+            region = self._region(name)
+            if region is not None:
+                region.seen = dict(memory[name])
 
     def add(self, access: MemoryAccess) -> Named | None:
         """Name an access, and take notice of it."""
@@ -141,7 +164,7 @@ class _Region:
 
     def __init__(self, found: RegisterMap) -> None:
         self.map = found
-        self._seen: dict[int, int] = {}
+        self.seen: dict[int, int] = {}
         self._watched: dict[tuple[int, int], bool] = {}
         # By place: the offsets whose bytes its name depends on. By place and those: the name.
         self._depends: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -154,7 +177,7 @@ class _Region:
     def name(self, offset: int, width: int) -> Named | None:
         depends = self._depends.get((offset, width))
         if depends is not None:
-            key = (offset, width, *[self._seen.get(place, -1) for place in depends])
+            key = (offset, width, *[self.seen.get(place, -1) for place in depends])
             if key in self._names:
                 return self._names[key]
         return self._find(offset, width)
@@ -164,11 +187,11 @@ class _Region:
 
         def state(place: int) -> int | None:
             asked[place] = None
-            return self._seen.get(place)
+            return self.seen.get(place)
 
         named = self.map.lookup(offset, width, state)
         self._depends[offset, width] = tuple(asked)
-        key = (offset, width, *[self._seen.get(place, -1) for place in asked])
+        key = (offset, width, *[self.seen.get(place, -1) for place in asked])
         self._names[key] = named
         return named
 
@@ -177,9 +200,9 @@ class _Region:
             return
         for byte in range(width):
             if value is None:
-                self._seen.pop(offset + byte, None)
+                self.seen.pop(offset + byte, None)
             else:
-                self._seen[offset + byte] = value >> 8 * byte & 0xFF
+                self.seen[offset + byte] = value >> 8 * byte & 0xFF
 
     def _watches(self, offset: int, width: int) -> bool:
         place = offset, width

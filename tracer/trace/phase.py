@@ -19,6 +19,8 @@ Ref: Linux, Documentation/arch/x86/x86_64/mm.rst (the kernel has the upper half)
 
 from __future__ import annotations
 
+from copy import copy
+
 from tracer.trace.marker import PHASE, names_stretch
 from tracer.trace.record import Intercept, MapRecord, Mark, Record
 
@@ -44,6 +46,10 @@ class PhaseTracker:
         self._unseen = False
         self._marked = False
         self._marker: str | None = None
+
+    def copy(self) -> PhaseTracker:
+        """Return one that has followed the same records."""
+        return copy(self)
 
     @property
     def phase(self) -> str | None:

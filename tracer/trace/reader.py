@@ -8,6 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,14 @@ _CHUNK = 1 << 16
 _MOST_UNKNOWN = 16  # types told apart, so that no file can fill the memory with them
 _LONGEST_NAME = 40
 _TURN = 256  # lines
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """Say where a line of a trace begins: behind how many bytes of its text, and how many lines."""
+
+    offset: int
+    number: int
 
 
 class TraceReader:
@@ -54,6 +63,8 @@ class TraceReader:
         self.records = 0
         self.watch: Callable[[], None] = lambda: None
         self._number = 0  # of the last whole line
+        self._offset = 0  # behind it, in bytes of text
+        self._ran_out = False
         try:
             self._raw = self._opened(path)
         except OSError as error:
@@ -125,6 +136,28 @@ class TraceReader:
         """
         with self.named():
             yield from self._whole_lines()
+
+    @property
+    def bookmark(self) -> Bookmark:
+        """Return where the next line begins."""
+        return Bookmark(self._offset, self._number)
+
+    @property
+    def is_file(self) -> bool:
+        """Tell whether it can be gone back to a bookmark: a pipe is read once."""
+        return not self._is_standard and self._raw.seekable()
+
+    def go_to(self, bookmark: Bookmark) -> None:
+        """Go on from a line that was met before; what has been written meanwhile is read then.
+
+        Raise :exc:`TraceError` where the file is shorter now, or cannot be read.
+        """
+        if bookmark == self.bookmark and not self._ran_out:
+            return
+        self.damage, self.end = None, None
+        self._offset, self._number = bookmark.offset, bookmark.number
+        self._ran_out = False
+        self._lines = _lines(self._raw, bookmark.offset)
 
     def skipped(self, kind: str, times: int = 1) -> None:
         """Count records of a type that this version skips."""
@@ -212,23 +245,34 @@ class TraceReader:
             raise TraceError(
                 f"line {self._number + 1}: over {_LONGEST_LINE >> 20} MiB without an end: no record"
             )
-        self._number += line.endswith(b"\n")
+        whole = line.endswith(b"\n")
+        self._number += whole
+        self._offset += len(line) if whole else 0
+        self._ran_out = not whole
         return line
 
 
 # Go by the content: a compressed trace may have been renamed. Nothing is read before the first
-# line is asked for.
-def _lines(raw: io.BufferedReader) -> Iterator[bytes]:
+# line is asked for, which begins behind so many bytes of text.
+def _lines(raw: io.BufferedReader, offset: int = 0) -> Iterator[bytes]:
+    if offset:
+        raw.seek(0)
     if raw.peek(4)[:4] != _ZSTD_MAGIC:
+        if offset:
+            raw.seek(offset)
         yield from iter(partial(raw.readline, _LONGEST_LINE), b"")
     else:
-        yield from _unpacked_lines(raw)
+        yield from _unpacked_lines(raw, offset)
 
 
-def _unpacked_lines(raw: io.BufferedReader) -> Iterator[bytes]:
+def _unpacked_lines(raw: io.BufferedReader, offset: int) -> Iterator[bytes]:
     rest = bytearray()  # of a line: it grows in place, so that a bomb costs no more than its bytes
     for chunk in _unpacked(raw):
-        *whole, last = chunk.split(b"\n")
+        if offset >= len(chunk):
+            offset -= len(chunk)
+            continue
+        *whole, last = chunk[offset:].split(b"\n")
+        offset = 0
         for line in whole:
             yield bytes(rest) + line + b"\n"
             rest.clear()

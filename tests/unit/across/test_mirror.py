@@ -89,7 +89,7 @@ TESTED_BY = {
     "query/test_condition": "query/condition/closure query/condition/cursor query/condition/grammar"
     " query/condition/lexeme query/condition/lexicon query/condition/mention query/condition/moment"
     " query/condition/naming query/condition/node query/condition/vocabulary",
-    "repl/test_commands": "repl/command repl/commands/change repl/commands/go"
+    "repl/test_commands": "repl/command repl/live repl/run repl/commands/change repl/commands/go"
     " repl/commands/host repl/commands/info repl/commands/look repl/commands/prompt"
     " repl/commands/register repl/commands/script repl/commands/stop"
     " repl/commands/watch repl/console repl/context repl/expression repl/extension repl/guest"
@@ -104,6 +104,8 @@ TESTED_BY = {
     " report/objects",
     "trace/test_codec": "trace/call trace/member trace/record trace/registers trace/wire",
     "trace/test_block": "trace/compiled trace/site",
+    "cli/test_open": "access/reenactment query/past repl/playback repl/recording_view repl/scene"
+    " repl/search repl/trace_names",
     "trace/test_file": "trace/reader trace/writer",
     "trace/test_marker": "trace/loss",
     "cli/test_allow_list": "report/allow_list trace/allowed",

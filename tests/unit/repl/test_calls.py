@@ -170,7 +170,7 @@ def test_a_break_takes_the_calls_that_it_names(words: str, takes: bool) -> None:
     async def test(talk: Talk) -> None:
         talk.session.system.kind = Kind.TDX  # type: ignore[misc]
         assert await talk.type(f"break {words}") == 0, talk.complaints
-        assert talk.context.watch.free(talk.session.view.regions, 0) == NO_LEEWAY
+        assert talk.control.custody.free(talk.session.view.regions, 0) == NO_LEEWAY
         if takes:
             assert await answer(talk, call()) == Go()
         else:

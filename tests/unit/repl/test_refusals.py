@@ -95,7 +95,7 @@ def test_a_person_is_asked_whether_to_wait_for_a_name(made: bool) -> None:
             "no function is called nvme_rest_work; did you mean nvme_reset_work?"
         )
         assert asked == ["Wait for one that is to come? (y or [n]) "]
-        assert [item.pending for item in talk.context.watch.breaks.items] == [True] * made
+        assert [item.pending for item in talk.context.run.breaks.items] == [True] * made
         # What may not come is not asked for.
         assert await talk.type("break nvme if value = 3") == 2 and len(asked) == 1
 

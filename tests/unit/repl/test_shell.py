@@ -20,8 +20,10 @@ from tracer.cli.boot import add_arguments
 from tracer.cli.interactive import wish
 from tracer.errors import TracerError, UsageError
 from tracer.repl.interruption import Interruption
+from tracer.repl.live import Live
 from tracer.repl.result import Screen
 from tracer.repl.shell import Script, Shell, Wish
+from tracer.session.control import Control
 from tracer.trace.naming import Naming
 from tracer.x86.paging import leaves
 
@@ -35,7 +37,9 @@ def carried_out(asked: Wish, error: TracerError | None = None) -> tuple[int, Gue
     async def body() -> int:
         session = guest.session()
         interruption = Interruption(lambda text: None, person=False)
-        shell = Shell(session, Naming(MAPS), asked, interruption, Screen)
+        naming = Naming(MAPS)
+        live = Live(Control(session), naming)
+        shell = Shell(live, naming, asked, interruption, Screen)
         await trapped(session)
         session.subscribers.append(made)
         return await shell.run()

@@ -1,7 +1,7 @@
 """Breaks: where a person wants the guest to stop, as values and as the words that are typed."""
 
 from tracer.query.breakpoint.pattern import Pattern
-from tracer.query.breakpoint.state import CALLS, Break, Until, counted, matches
+from tracer.query.breakpoint.state import CALLS, Break, Judged, Until, counted, matches
 from tracer.query.breakpoint.table import Breaks, Checked, Row
 from tracer.query.breakpoint.words import (
     CLAUSES,
@@ -25,6 +25,7 @@ __all__ = (
     "Break",
     "Breaks",
     "Checked",
+    "Judged",
     "Pattern",
     "Row",
     "Until",

@@ -10,7 +10,7 @@ from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 from tracer.access.decision import MOST_ACCESSES, NO_LEEWAY, Called, Leeway
 from tracer.access.region import RegionMap
@@ -20,13 +20,25 @@ from tracer.query.condition import Condition, parse
 from tracer.query.condition.lexeme import quoted
 from tracer.query.condition.vocabulary import Fact, Facts
 from tracer.query.facts import Partial
-from tracer.query.pending import PendingFacts
 from tracer.x86.bus import Direction
 
 Kind = Literal["access", "symbol", "unhandled", "verdict", "tdcall", "hypercall"]
 
 CALLS: frozenset[Kind] = frozenset({"tdcall", "hypercall"})
 """The kinds that are about calls of a confidential guest, and no accesses."""
+
+
+class Judged(Facts, Protocol):
+    """Tell what breaks ask of an access, one that waits or one that was made."""
+
+    @property
+    def continues(self) -> bool:
+        """Tell whether it is of a CPUID of which another register came before."""
+        ...
+
+    def oops(self, profile: str) -> bool:
+        """Tell whether the handler of a profile, by its name, would not survive it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +93,12 @@ class Break:
             notes.append("once" if self.remaining == 1 else f"{self.remaining:,} times")
         return ", ".join(notes)
 
-    def fits(self, facts: PendingFacts) -> bool:
+    def fits(self, facts: Judged) -> bool:
         """Tell whether an access fits, whatever the condition."""
         if not self.pattern.fits(facts):
             return False
-        pending = facts.pending if isinstance(facts, PendingFacts) else None
-        if pending is not None and pending.continues and not self.pattern.of_registers:
+        # Who holds no access but its facts does not tell.
+        if getattr(facts, "continues", False) and not self.pattern.of_registers:
             return False  # a CPUID is one
         match self.kind:
             case "access":
@@ -166,7 +178,7 @@ def calls(target: str) -> Callable[[Facts], bool]:
     return parse(f"callers is {quoted(target)}").holds
 
 
-def matches(item: Break, facts: PendingFacts) -> bool:
+def matches(item: Break, facts: Judged) -> bool:
     """Tell whether an access is a hit of a break, enabled or not.
 
     Raises ConditionError, naming the break, where its condition has no answer.
@@ -222,7 +234,7 @@ class Until:
     time_ns: int | None = None
     symbol: str | None = None
 
-    def reached(self, facts: PendingFacts) -> bool:
+    def reached(self, facts: Facts) -> bool:
         """Tell whether an access is at or after the time, or made by the function."""
         if self.symbol is not None:
             return calls(self.symbol)(facts)

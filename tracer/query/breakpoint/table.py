@@ -9,11 +9,10 @@ from functools import partial
 from tracer.access.decision import Leeway
 from tracer.access.region import RegionMap
 from tracer.errors import ConditionError, UsageError
-from tracer.query.breakpoint.state import CALLS, Break, Kind, counted
+from tracer.query.breakpoint.state import CALLS, Break, Judged, Kind, counted
 from tracer.query.called import CalledFacts, check_of_call
 from tracer.query.condition import Condition
 from tracer.query.condition.vocabulary import Facts
-from tracer.query.pending import PendingFacts
 from tracer.text.number import ends, whole
 from tracer.x86.bus import Direction
 
@@ -117,16 +116,17 @@ class Breaks:
         """Tell whether any that is enabled has to see a read's answer."""
         return any(item.enabled and item.needs_value for item in self.items)
 
-    def check(self, facts: PendingFacts, *, answered: bool = False) -> Checked:
+    def check(self, facts: Judged, *, answered: bool | None = False) -> Checked:
         """Judge one access, and count it.
 
         Before a read is made, those that need its value are left out; once it is ``answered``
-        they alone are judged. A break whose stops are used up is gone from what is returned.
+        they alone are judged; of one that was recorded, which is None, all are. A break whose stops
+        are used up is gone from what is returned.
         """
 
         def concerned(item: Break) -> bool:
             waits = item.needs_value and facts["direction"] == "read" and facts["space"] != "irq"
-            return waits is answered and item.fits(facts)
+            return (answered is None or waits is answered) and item.fits(facts)
 
         return self._checked(facts, concerned)
 

@@ -22,6 +22,7 @@ _GENERAL_PROTECTION = 13
 @command(
     "set",
     group="change",
+    needs="guest",
     usage=("set value VALUE...", "set $REGISTER EXPRESSION"),
     brief="give the access that waits another value, or set a register",
     text="""\
@@ -69,6 +70,7 @@ async def set_(context: Context, statement: Statement) -> Result:
 @command(
     "skip",
     group="change",
+    needs="guest",
     usage=("skip", "skip VALUE"),
     brief="complete the instruction without touching the device",
     text="What it reads is VALUE, or 0. The guest stands behind the instruction then.",
@@ -83,6 +85,7 @@ async def skip(context: Context, statement: Statement) -> Result:
 @command(
     "fault",
     group="change",
+    needs="guest",
     usage=("fault gp [CODE]", "fault pf [CODE [LINEAR]]"),
     brief="raise #GP or #PF in place of the instruction",
     text="""\
@@ -116,6 +119,7 @@ async def fault(context: Context, statement: Statement) -> Result:
 @command(
     "peek",
     group="change",
+    needs="guest",
     usage=("peek[/WIDTH] PLACE",),
     brief="read a device without the guest",
     text="""\
@@ -144,6 +148,7 @@ async def peek(context: Context, statement: Statement) -> Result:
 @command(
     "poke",
     group="change",
+    needs="guest",
     usage=("poke[/WIDTH] PLACE VALUE",),
     brief="write a device without the guest",
     text="""\
@@ -183,6 +188,7 @@ def _width(rest: str) -> tuple[int | None, str]:
 @command(
     "trace",
     group="change",
+    needs="guest",
     usage=("trace on", "trace off", "trace REGION..."),
     brief="choose what is traced from here on",
     text="""\
@@ -201,6 +207,7 @@ async def trace(context: Context, statement: Statement) -> Result:
 @command(
     "bypass",
     group="change",
+    needs="guest",
     usage=("bypass REGION...",),
     brief="do not trace a region from here on",
     examples=("bypass lapic", "bypass lapic ioapic"),
@@ -218,7 +225,7 @@ async def bypass(context: Context, statement: Statement) -> Result:
 
 def _choice(context: Context, words: list[str]) -> Choice:
     if words == ["on"]:
-        return context.opening
+        return context.control.opening
     regions = context.control.session.view.regions
     if words == ["off"]:
         return Choice((), tuple(context.region_names()))
@@ -245,6 +252,7 @@ def _traced(context: Context) -> Result:
 @command(
     "mark",
     group="change",
+    needs="guest",
     usage=("mark TEXT",),
     brief="note something in the trace",
     examples=("mark before the reset",),
@@ -267,6 +275,7 @@ _HELD = {
 @command(
     "monitor", "mon",
     group="change",
+    needs="guest",
     usage=("monitor COMMAND",),
     brief="have QEMU's monitor carry out a command, as device_add",
     text="The command is all the rest of the line, in the words of QEMU's own monitor (HMP). A "

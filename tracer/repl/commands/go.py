@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from tracer.access.decision import Pending
+from typing import TYPE_CHECKING
+
 from tracer.access.region import RegionMap
+from tracer.access.transfer import located
 from tracer.errors import UsageError
 from tracer.query.breakpoint import parse_until
+from tracer.query.condition.vocabulary import OWNERS, Facts
 from tracer.repl.command import command
 from tracer.repl.context import Context
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
+from tracer.repl.run import Goal
 from tracer.text.number import whole
 from tracer.trace.name import names_region
+
+if TYPE_CHECKING:
+    from tracer.repl.playback import Playback
 
 
 @command(
@@ -23,7 +30,7 @@ from tracer.trace.name import names_region
 async def continue_(context: Context, statement: Statement) -> Result:
     if statement.rest:
         raise continue_.misused("it takes no argument")
-    context.control.resume()
+    context.run.resume()
     return await context.gone_on()
 
 
@@ -40,7 +47,7 @@ async def step(context: Context, statement: Statement) -> Result:
     if count < 1:
         raise step.misused(f"{count} accesses cannot be stepped over")
     _require_traced(context)
-    context.control.step(count)
+    context.run.step(count)
     return await context.gone_on()
 
 
@@ -55,36 +62,39 @@ async def step(context: Context, statement: Statement) -> Result:
     repeats=True,
 )  # fmt: skip
 async def next_(context: Context, statement: Statement) -> Result:
-    name = statement.rest or _region_here(context)
-    if not context.control.session.view.regions.named(name):
+    context.run.go_to(_next(context, "next", statement.rest))
+    return await context.gone_on()
+
+
+def _next(context: Context, verb: str, text: str) -> Goal:
+    name = text or _region_here(context)
+    if not context.known.named(name):
         raise context.misses("region", name, context.region_names())
     _require_traced(context, name)
 
-    def wanted(pending: Pending) -> bool:
-        region = pending.transfer.region
-        return region is not None and names_region(name, region.name, region.owners)
+    def wanted(facts: Facts) -> bool:
+        region, owners = facts["region"], facts[OWNERS]
+        assert isinstance(region, str) and isinstance(owners, tuple)
+        return names_region(name, region, owners)
 
     def places(regions: RegionMap) -> list[range]:
         return [range(region.start, region.end + 1) for region in regions.named(name)]
 
-    context.control.run_until(f"next {name}", wanted, places)
-    return await context.gone_on()
+    return Goal(f"{verb} {name}", wanted, places, may=wanted)
 
 
 # The guest would run to its end: it stops before accesses that are traced.
 def _require_traced(context: Context, name: str = "") -> None:
-    regions = context.control.session.view.regions
-    wanted = regions.named(name) if name else regions.regions
-    if not any(regions.is_traced_region(region) for region in wanted):
-        told = f"{name} is not traced" if name else "nothing is traced"
-        raise UsageError(f"{told}, so nothing would stop the guest: `trace {name or 'on'}` first")
+    why = context.run.untraced(name)
+    if why:
+        raise UsageError(why)
 
 
 def _region_here(context: Context) -> str:
     pending = context.halt.pending
-    if pending is None or pending.transfer.region is None:
+    if pending is None or (pending.transfer.region is None and pending.transfer.place is None):
         raise UsageError("no access waits here, so name the region: next nvme")
-    return pending.transfer.region.name
+    return located(pending.transfer)[0]
 
 
 @command(
@@ -105,15 +115,90 @@ async def until(context: Context, statement: Statement) -> Result:
         lambda text: parse_until(text, now_ns, context.known), statement.rest
     )
     _require_traced(context)
-    context.control.run_until(
-        f"until {statement.rest}", context.watch.until(target), time_ns=target.time_ns
-    )
+    context.run.go_to(Goal(f"until {statement.rest}", target.reached, time_ns=target.time_ns))
+    return await context.gone_on()
+
+
+def _recording(context: Context) -> Playback:
+    assert context.recorded is not None  # the command needs one
+    return context.recorded
+
+
+@command(
+    "back", "rs", "reverse-step",
+    group="go on",
+    needs="recording",
+    usage=("back [N]",),
+    brief="go back to the access before, or by N",
+    text="A break on the way stops it.",
+    examples=("back", "back 10"),
+    repeats=True,
+)  # fmt: skip
+async def back(context: Context, statement: Statement) -> Result:
+    count = whole(statement.rest or "1", "count")
+    if count < 1:
+        raise back.misused(f"{count} accesses cannot be gone back over")
+    _recording(context).back(count)
+    return await context.gone_on()
+
+
+@command(
+    "reverse-continue", "rc",
+    group="go on",
+    needs="recording",
+    brief="go back to the last break before, or to the beginning",
+    repeats=True,
+)  # fmt: skip
+async def reverse_continue(context: Context, statement: Statement) -> Result:
+    if statement.rest:
+        raise reverse_continue.misused("it takes no argument")
+    _recording(context).go_back_to(None)
+    return await context.gone_on()
+
+
+@command(
+    "reverse-next", "rn",
+    group="go on",
+    needs="recording",
+    usage=("reverse-next", "reverse-next REGION"),
+    brief="go back to the access before to a region",
+    text="Without a name: the region of the access that it stands at.",
+    examples=("reverse-next nvme",),
+    expects=(("region",),),
+    repeats=True,
+)  # fmt: skip
+async def reverse_next(context: Context, statement: Statement) -> Result:
+    recording = _recording(context)
+    recording.go_back_to(_next(context, "reverse-next", statement.rest))
+    return await context.gone_on()
+
+
+@command(
+    "goto", "g",
+    group="go on",
+    needs="recording",
+    usage=("goto NUMBER", "goto start", "goto end"),
+    brief="go to an access by its number, to the first, or behind the last",
+    text="NUMBER is `seq` of `show --json`, and in the first line of `plan`. No break stops it.",
+    examples=("goto 120", "goto start", "goto end"),
+    expects=(("start", "end"),),
+)  # fmt: skip
+async def goto(context: Context, statement: Statement) -> Result:
+    recording, word = _recording(context), statement.rest
+    if word in ("start", "end"):
+        recording.jump(0 if word == "start" else None)
+    elif word:
+        number = whole(word.removeprefix("#").replace(",", ""), "number of an access")
+        recording.jump(recording.place_of(number))
+    else:
+        raise goto.misused("say where to")
     return await context.gone_on()
 
 
 @command(
     "console",
     group="go on",
+    needs="guest",
     brief="type at the guest's console, its first serial port; Ctrl-] comes back",
     text="A guest that stands goes on. All keys but Ctrl-] are the guest's, Ctrl-C too. A stop, "
     "as at a break, comes back as well.",
@@ -141,22 +226,23 @@ async def console(context: Context, statement: Statement) -> Result:
     brief="stop the running guest where it is; Ctrl-C does the same",
 )
 async def interrupt(context: Context, statement: Statement) -> Result:
-    if context.control.state != "running":
-        raise UsageError(f"the guest is not running: it is {context.control.state}")
-    await context.control.interrupt()
+    if context.run.state != "running":
+        raise UsageError(f"the guest is not running: it is {context.run.state}")
+    await context.run.interrupt()
     return await context.gone_on()
 
 
 @command(
     "detach",
     group="go on",
+    needs="guest",
     brief="take every trap out and let the guest run on by itself",
     text="Nothing of it is traced from then on. The session ends when the guest does, and at once "
     "for one that `vetrace attach` has joined.",
 )
 async def detach(context: Context, statement: Statement) -> Result:
     await context.control.detach()
-    return said("the guest runs on without vetrace", state=context.control.state)
+    return said("the guest runs on without vetrace", state=context.run.state)
 
 
 @command(
@@ -171,4 +257,7 @@ async def quit_(context: Context, statement: Statement) -> Result:
     return Result({})
 
 
-COMMANDS = (continue_, step, next_, until, console, interrupt, detach, quit_)
+COMMANDS = (
+    continue_, step, next_, until, back, reverse_continue, reverse_next, goto, console, interrupt,
+    detach, quit_,
+)  # fmt: skip

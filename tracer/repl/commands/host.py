@@ -17,6 +17,7 @@ _CLAUSES = ("if", "once", "times", "after", "do")
 @command(
     "rule",
     group="change",
+    needs="guest",
     usage=(
         "rule on [read|write] [PLACE] [if CONDITION] [once|times N] [after N] [pending] do ACTION",
         "rule off [NUMBER...]",
@@ -75,6 +76,7 @@ def listed(context: Context) -> Result:
 @command(
     "delay",
     group="change",
+    needs="guest",
     usage=("delay TIME",),
     brief="let the guest's time pass before it has the answer",
     text="It takes effect when the guest goes on, in place of what rules say.",
@@ -89,6 +91,7 @@ async def delay(context: Context, statement: Statement) -> Result:
 @command(
     "refuse",
     group="change",
+    needs="guest",
     usage=("refuse",),
     brief="tell a confidential guest that its access cannot be made",
     text="""\
@@ -105,6 +108,7 @@ async def refuse(context: Context, statement: Statement) -> Result:
 @command(
     "retry",
     group="change",
+    needs="guest",
     usage=("retry [ADDRESS]",),
     brief="tell a confidential guest to ask its host again",
     text="""\
@@ -123,6 +127,7 @@ async def retry(context: Context, statement: Statement) -> Result:
 @command(
     "rewrite",
     group="change",
+    needs="guest",
     usage=("rewrite BYTES",),
     brief="put another instruction in the place of the one that waits",
     text="""\

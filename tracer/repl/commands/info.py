@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import islice
 
@@ -18,6 +19,7 @@ from tracer.repl.command import command
 from tracer.repl.commands.register import described
 from tracer.repl.context import Context
 from tracer.repl.parser import Statement
+from tracer.repl.recording_view import info_lines, info_object
 from tracer.repl.result import Result, Screen
 
 
@@ -26,6 +28,7 @@ from tracer.repl.result import Result, Screen
     group="look",
     usage=(
         "info breaks|regions|devices|inputs|mappings|registers|display|filters|rules|waiting",
+        "info trace",
         "info region [NAME]",
         "info register NAME",
     ),
@@ -36,12 +39,13 @@ a region for all of them), or of the CPU's (`rax`, `$cr4`): place, access right,
 where it is specified. `info inputs` tells what is recorded beside memory, how many of each, which
 breaks and rules are about them, and how many had another value than the device's. `info waiting`
 tells what the guest reads again and again: for which bits, how often, how long, and where its loop
-gives up. No device is read. `info registers` is `regs`, `info filters` `filter`.""",
+gives up. No device is read. `info registers` is `regs`, `info filters` `filter`. `info trace` is of
+a recording: what it is of, how far it has been read, and how it ends.""",
     examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
     expects=(
         (
             "breaks", "region", "regions", "devices", "inputs", "mappings", "register", "registers",
-            "display", "filters", "rules", "waiting",
+            "display", "filters", "rules", "waiting", "trace",
         ),
         ("place",),
     ),
@@ -61,7 +65,7 @@ async def info(context: Context, statement: Statement) -> Result:
 
 
 async def _breaks(context: Context, rest: str) -> Result:
-    rows = context.watch.breaks.describe()
+    rows = context.run.breaks.describe()
     value = [
         {"number": row.number, "kind": row.kind, "enabled": row.enabled, "hits": row.hits,
          "text": row.text, "note": row.note}
@@ -75,27 +79,29 @@ async def _breaks(context: Context, rest: str) -> Result:
     return Result(value, lines or ["there are no breaks; `help break` tells how to make one"])
 
 
-def _accesses(context: Context) -> dict[str, int]:
-    return {name: count.accesses for name, count in context.summary.regions.items()}
+async def _accesses(context: Context) -> dict[str, int]:
+    summary = await context.counted()
+    return {name: count.accesses for name, count in summary.regions.items()}
 
 
 async def _regions(context: Context, rest: str) -> Result:
-    regions = context.control.session.view.regions
+    regions = context.regions
     name = rest.strip()
     found = regions.named(name or "*")
     if not found:
         raise context.misses("region", name, context.region_names())
     registers = _described(context, name)
+    accesses = await _accesses(context)
 
     def lines(screen: Screen) -> list[str]:
         if not name:
-            return devices_lines(regions, _accesses(context), screen.width, screen.colour)
+            return devices_lines(regions, accesses, screen.width, screen.colour)
         return [
-            *region_lines(found, regions, _accesses(context), screen.width, screen.colour),
+            *region_lines(found, regions, accesses, screen.width, screen.colour),
             *registers,
         ]
 
-    return Result(region_objects(found, regions, _accesses(context)), lines)
+    return Result(region_objects(found, regions, accesses), lines)
 
 
 def _described(context: Context, name: str) -> list[str]:
@@ -108,20 +114,22 @@ def _described(context: Context, name: str) -> list[str]:
 
 
 async def _devices(context: Context, rest: str) -> Result:
-    regions = context.control.session.view.regions
+    regions, accesses = context.regions, await _accesses(context)
     return Result(
-        region_objects(regions.regions, regions, _accesses(context)),
-        lambda p: devices_lines(regions, _accesses(context), p.width, p.colour),
+        region_objects(regions.regions, regions, accesses),
+        lambda p: devices_lines(regions, accesses, p.width, p.colour),
     )
 
 
 async def _inputs(context: Context, rest: str) -> Result:
-    regions = context.control.session.view.regions
-    now_ns = context.control.session.view.time_ns
+    if context.recorded is not None:
+        return await _recorded_inputs(context)
+    regions = context.regions
+    now_ns = context.run.time_ns
     spaces = [space for space in ALL_OF if space in regions.inputs]
     breaks = [
         (f"break {item.number}", item.leeway(regions, now_ns).inputs)
-        for item in context.watch.breaks.items
+        for item in context.run.breaks.items
         if item.enabled
     ] + [
         (rule.name, rule.trigger.pattern.inputs(regions))
@@ -142,11 +150,28 @@ async def _inputs(context: Context, rest: str) -> Result:
     return Result(value, lines or ["no inputs are recorded; `vetrace boot --inputs` does"])
 
 
+async def _recorded_inputs(context: Context) -> Result:
+    counts: Counter[str] = Counter()
+    for count in (await context.counted()).regions.values():
+        if count.space != "memory":
+            counts[count.space] += count.accesses
+    value = [{"space": space, "accesses": number} for space, number in counts.items()]
+    lines = [f"{space:<6} {number:>9,} accesses" for space, number in counts.items()]
+    return Result(value, lines or ["no inputs are recorded; `vetrace boot --inputs` does"])
+
+
+async def _trace(context: Context, rest: str) -> Result:
+    if context.recorded is None:
+        raise UsageError("info trace is of a recording: `vetrace open TRACE`")
+    await context.recorded.scene.read()
+    return Result(info_object(context.recorded), info_lines(context.recorded))
+
+
 async def _mappings(context: Context, rest: str) -> Result:
-    wanted = {region.name for region in context.control.session.view.regions.named(rest or "*")}
-    if context.control.session.view.nested is not None:
+    wanted = {region.name for region in context.regions.named(rest or "*")}
+    if context.recorded is None and context.control.session.view.nested is not None:
         raise UsageError("devices fault by their physical addresses: nobody follows what is mapped")
-    found = [item for item in context.maps if not rest or not wanted.isdisjoint(item.regions)]
+    found = [item for item in context.run.maps if not rest or not wanted.isdisjoint(item.regions)]
     return Result(mapping_objects(found), lambda p: mapping_lines(found, p.width, p.colour))
 
 
@@ -167,15 +192,18 @@ async def _display(context: Context, rest: str) -> Result:
 
 
 async def _waiting(context: Context, rest: str) -> Result:
-    session = context.control.session
-    lines = session.waiting_lines()
-    return Result(session.waiting_objects(), lines or ["the guest reads nothing again and again"])
+    lines = context.run.waiting_lines()
+    return Result(
+        context.run.waiting_objects(), lines or ["the guest reads nothing again and again"]
+    )
 
 
 def _listed_by(name: str) -> Callable[[Context, str], Awaitable[Result]]:
     # The topic of a command that lists by itself where it is given no words.
     async def tell(context: Context, rest: str) -> Result:
-        return await context.commands.find(name).action(context, Statement(name, ""))
+        item = context.commands.find(name)
+        item.check(context.recording)
+        return await item.action(context, Statement(name, ""))
 
     return tell
 
@@ -193,6 +221,7 @@ _TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
     "filters": _listed_by("filter"),
     "rules": _listed_by("rule"),
     "waiting": _waiting,
+    "trace": _trace,
 }
 
 COMMANDS = (info,)

@@ -12,9 +12,14 @@ from tracer.look.call import call_lines, call_object
 from tracer.look.code import code_lines, code_objects
 from tracer.look.dump import Part, dump_lines, dump_objects, parse_spec
 from tracer.look.page import page_lines, page_object, page_of
-from tracer.look.plan import Plan, plan_of
+from tracer.look.plan import Plan, as_made, plan_of
 from tracer.look.plan_view import plan_lines, plan_object
-from tracer.look.registers import register_lines, register_object
+from tracer.look.registers import (
+    recorded_lines,
+    recorded_object,
+    register_lines,
+    register_object,
+)
 from tracer.look.stack import stack_lines, stack_object
 from tracer.repl.command import command
 from tracer.repl.context import Context
@@ -31,9 +36,11 @@ from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE
 
 def plan_at(context: Context) -> Plan:
     """Return what the access that waits is about to do. Raises UsageError when none waits."""
-    pending = context.control.pending()
+    pending = context.run.pending()
     named = context.named(pending)
-    return plan_of(pending, named.text if named else None)
+    plan = plan_of(pending, named.text if named else None)
+    made = context.halt.made
+    return plan if made is None else as_made(plan, made.record)
 
 
 @command(
@@ -65,11 +72,17 @@ async def plan(context: Context, statement: Statement) -> Result:
 )  # fmt: skip
 async def regs(context: Context, statement: Statement) -> Result:
     halt = context.halt
-    others = await context.control.registers()
+    others = await context.run.registers()
     words = [word.removeprefix("$").lower() for word in statement.words]
     if words and words != ["all"]:
         return _some(words, others)
-    symbol = context.control.symbol(halt.cpu.rip)
+    symbol = context.run.symbol(halt.cpu.rip)
+    if halt.made is not None:
+        after = halt.made.record.after
+        return Result(
+            recorded_object(others, after, symbol),
+            lambda p: recorded_lines(others, after, symbol, p.width, p.colour),
+        )
     return Result(
         register_object(halt.cpu, others, symbol),
         lambda p: register_lines(
@@ -91,6 +104,7 @@ def _some(words: list[str], others: Mapping[str, int]) -> Result:
 @command(
     "x",
     group="look",
+    needs="guest",
     usage=("x[/COUNT FORMAT UNIT] ADDRESS",),
     brief="memory at a linear address, as GDB's x",
     text="""\
@@ -112,7 +126,7 @@ async def x(context: Context, statement: Statement) -> Result:
     if spec.format == "i":
         return _code(context, halt, linear, spec.count, f"x/{spec.count}i")
     parts = list(_read(halt.space, linear, spec.size))
-    lookup = context.control.symbol
+    lookup = context.run.symbol
     read = spec.count * spec.width
     return Result(
         dump_objects(spec, parts),
@@ -158,6 +172,7 @@ def _unreadable(space: AddressSpace, linear: int) -> str | None:
 @command(
     "disas", "disassemble",
     group="look",
+    needs="guest",
     usage=("disas [ADDRESS] [COUNT]",),
     brief="instructions, at the one that waits or elsewhere",
     examples=("disas", "disas nvme_reset_work 20", "disas $rip 3"),
@@ -182,7 +197,7 @@ def _code(context: Context, halt: Halt, linear: int, count: int, again: str) -> 
     if not code:
         raise UsageError(f"linear {linear:#x} is not in RAM: {_unreadable(halt.space, linear)}")
     after = code[-1].linear + len(code[-1].code)
-    lookup, rip = context.control.symbol, halt.cpu.rip
+    lookup, rip = context.run.symbol, halt.cpu.rip
     follow = f"{again} {after:#x}" + ("" if again.startswith("x") else f" {count}")
     return Result(
         code_objects(code, rip, lookup),
@@ -193,7 +208,7 @@ def _code(context: Context, halt: Halt, linear: int, count: int, again: str) -> 
 
 @command("bt", "where", "backtrace", group="look", brief="the functions under way, innermost first")
 async def bt(context: Context, statement: Statement) -> Result:
-    stack, lookup = context.control.unwind(), context.control.symbol
+    stack, lookup = context.run.unwind(), context.run.symbol
     return Result(
         stack_object(stack, lookup), lambda p: stack_lines(stack, lookup, p.width, p.colour)
     )
@@ -214,9 +229,7 @@ async def sym(context: Context, statement: Statement) -> Result:
     if "*" in text or "?" in text:
         return _matching(context, text)
     linear = linear_address(text, context.cpu, context.address_of)
-    kernel = context.control.session.names.symbols
-    halt = context.control.halt
-    name = kernel.lookup(linear) if halt is None else context.control.symbol(linear)
+    name = context.run.symbol(linear)
     shown = name or "no symbol there"
     return said(f"{linear:#018x}  {shown}", linear=hex(linear), symbol=name)
 
@@ -225,7 +238,7 @@ _MOST = 50
 
 
 def _matching(context: Context, pattern: str) -> Result:
-    names = context.control.session.names.symbols.by_name
+    names = context.run.symbols()
     found = list(islice((name for name in names if fnmatchcase(name, pattern)), _MOST + 1))
     if not found:
         raise UsageError(f"the kernel has no symbol like {pattern}")
@@ -241,19 +254,19 @@ def _matching(context: Context, pattern: str) -> Result:
     group="look",
     usage=("stats [N]",),
     brief="accesses so far by region, register, call site and phase",
-    text="N is the number of rows of a table, 10 when not given.",
+    text="N is the number of rows of a table, 10 when not given. Of a recording all are counted.",
     examples=("stats", "stats 30"),
 )
 async def stats(context: Context, statement: Statement) -> Result:
     limit = whole(statement.rest or "10", "number of rows")
-    return Result(
-        summary_object(context.summary), lambda p: stats_lines(context.summary, p, max(limit, 1))
-    )
+    summary = await context.counted()
+    return Result(summary_object(summary), lambda p: stats_lines(summary, p, max(limit, 1)))
 
 
 @command(
     "page",
     group="look",
+    needs="guest",
     usage=("page [ADDRESS]",),
     brief="the walk through the page tables to a linear address",
     text="Without an address: that of the access that waits.",
@@ -265,7 +278,7 @@ async def page(context: Context, statement: Statement) -> Result:
     if statement.rest:
         linear = linear_address(statement.rest, halt.cpu, context.address_of)
     else:
-        linear = context.control.pending().transfer.linear
+        linear = context.run.pending().transfer.linear
     view = page_of(halt.space, linear)
     return Result(page_object(view), lambda p: page_lines(view, p.width, p.colour))
 

@@ -28,12 +28,16 @@ async def help_(context: Context, statement: Statement) -> Result:
         return described(context.commands.find(statement.words[0]))
     lines: list[str] = []
     for group in GROUPS:
-        items = sorted((c for c in context.commands if c.group == group), key=lambda c: c.name)
+        items = sorted(
+            (c for c in context.commands if c.group == group and c.serves(context.recording)),
+            key=lambda c: c.name,
+        )
         if items:
             lines += ["", f"{group}:"] if lines else [f"{group}:"]
             lines += [f"  {', '.join(c.names):<24} {c.brief}" for c in items]
     lines += ["", "Any beginning of a name will do that no other has. `help COMMAND`: examples."]
-    return Result({c.name: c.brief for c in context.commands}, lines)
+    served = (c for c in context.commands if c.serves(context.recording))
+    return Result({c.name: c.brief for c in served}, lines)
 
 
 def described(item: Command) -> Result:

@@ -39,6 +39,6 @@ async def described(context: Context, name: str) -> Result:
 async def _value(context: Context, name: str) -> int | None:
     if context.cpu is None:
         return None
-    others = await context.control.registers()
+    others = await context.run.registers()
     told = register_object(context.cpu, others).get(name)
     return others.get(name) if told is None else int(told, 16)

@@ -73,7 +73,7 @@ async def load(context: Context, path: Path) -> Found:
     for name, wanted in found.filters:
         context.user_filters[name] = Rule(name, _guarded(context.loop_call, path, wanted))
     for _, listen in found.subscribers:
-        context.control.session.subscribers.append(_listener(context, path, listen))
+        context.run.subscribers.append(_listener(context, path, listen))
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tracer.query.breakpoint import Break, parse_break, parse_condition
+from tracer.errors import UsageError
+from tracer.query.breakpoint import CALLS, Break, parse_break, parse_condition
 from tracer.repl.command import command
 from tracer.repl.context import Context
 from tracer.repl.parser import Statement
@@ -87,8 +88,12 @@ async def tbreak(context: Context, statement: Statement) -> Result:
 
 
 def _added(context: Context, item: Break) -> Result:
-    context.watch.breaks = context.watch.breaks.added(item)
-    made = context.watch.breaks.items[-1]
+    if context.recorded is not None and item.kind in CALLS:
+        raise UsageError(
+            f"a recording stands at accesses, and {item.kind} is none: `vetrace show` tells calls"
+        )
+    context.run.breaks = context.run.breaks.added(item)
+    made = context.run.breaks.items[-1]
     note = f" ({made.note})" if made.note else ""
     told = [f"break {made.number}: {made.text}{note}", *_left_alone(context, made)]
     return Result({"text": "\n".join(told), "number": made.number}, told)
@@ -96,7 +101,9 @@ def _added(context: Context, item: Break) -> Result:
 
 # A device that is not traced stops nothing; another command may yet have it traced.
 def _left_alone(context: Context, made: Break) -> list[str]:
-    regions = context.control.session.view.regions
+    if context.recorded is not None:
+        return []
+    regions = context.regions
     places = made.pattern.places(regions) if made.kind == "access" else None
     if not places or any(regions.touches_traced(at.start, at.stop - 1) for at in places):
         return []
@@ -120,8 +127,8 @@ def _left_alone(context: Context, made: Break) -> list[str]:
     expects=(("break",),),
 )  # fmt: skip
 async def delete(context: Context, statement: Statement) -> Result:
-    numbers = context.watch.breaks.numbers(statement.rest)
-    context.watch.breaks = context.watch.breaks.deleted(numbers)
+    numbers = context.run.breaks.numbers(statement.rest)
+    context.run.breaks = context.run.breaks.deleted(numbers)
     return _told("deleted", numbers)
 
 
@@ -134,8 +141,8 @@ async def delete(context: Context, statement: Statement) -> Result:
     expects=(("break",),),
 )
 async def enable(context: Context, statement: Statement) -> Result:
-    numbers = context.watch.breaks.numbers(statement.rest)
-    context.watch.breaks = context.watch.breaks.enabled(numbers)
+    numbers = context.run.breaks.numbers(statement.rest)
+    context.run.breaks = context.run.breaks.enabled(numbers)
     return _told("enabled", numbers)
 
 
@@ -148,8 +155,8 @@ async def enable(context: Context, statement: Statement) -> Result:
     expects=(("break",),),
 )
 async def disable(context: Context, statement: Statement) -> Result:
-    numbers = context.watch.breaks.numbers(statement.rest)
-    context.watch.breaks = context.watch.breaks.enabled(numbers, enabled=False)
+    numbers = context.run.breaks.numbers(statement.rest)
+    context.run.breaks = context.run.breaks.enabled(numbers, enabled=False)
     return _told("disabled", numbers)
 
 
@@ -172,7 +179,7 @@ async def ignore(context: Context, statement: Statement) -> Result:
     if len(words) != 2:
         raise ignore.misused("a break's number and a count are needed")
     which, count = whole(words[0], "break's number"), whole(words[1], "count")
-    context.watch.breaks = context.watch.breaks.ignoring(which, count)
+    context.run.breaks = context.run.breaks.ignoring(which, count)
     return said(f"break {which} ignores its next {count:,} hits", number=which, count=count)
 
 
@@ -192,8 +199,8 @@ async def condition(context: Context, statement: Statement) -> Result:
         wanted = await context.checked(
             lambda text: parse_condition(text, context.known), text.strip()
         )
-    context.watch.breaks = context.watch.breaks.conditioned(which, wanted)
-    return said(f"break {which}: {context.watch.breaks.find(which).text}", number=which)
+    context.run.breaks = context.run.breaks.conditioned(which, wanted)
+    return said(f"break {which}: {context.run.breaks.find(which).text}", number=which)
 
 
 COMMANDS = (break_, tbreak, delete, enable, disable, ignore, condition)

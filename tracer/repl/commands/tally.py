@@ -50,7 +50,7 @@ async def tally(context: Context, statement: Statement) -> Result:
     if len(words) == 1 and words[0].isdigit():
         return _told(context, [_number(context, words[0])])
     asked = await context.checked(lambda text: _parsed(context, text), statement.rest)
-    if "callers" in asked.names and not context.control.session.stacks:
+    if "callers" in asked.names and not context.run.has_stacks:
         raise UsageError(
             "callers of accesses that were made are not known: `vetrace boot --stacks` records them"
         )

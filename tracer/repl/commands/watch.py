@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from time import monotonic
 
 from tracer.errors import UsageError
 from tracer.repl.command import command
 from tracer.repl.context import KEPT, Context
-from tracer.repl.feed import Rule
+from tracer.repl.feed import Rule, Seen
 from tracer.repl.feed_lines import item_lines
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, Screen, said
@@ -138,29 +140,35 @@ def _rules(context: Context) -> Result:
 @command(
     "show", "l",
     group="watch",
-    usage=("show last [N] [FILTER]",),
-    brief="show the last accesses again",
+    usage=("show last [N] [FILTER]", "show next [N] [FILTER]"),
+    brief="show the last accesses again; in a recording, the next as well",
     text=f"""\
-N is 10 when not given. The last {KEPT:,} accesses can be reached, filtered or not; FILTER is what
-`filter` takes, and chooses among them.""",
-    examples=("show last", "show last 50", "show last 20 nvme"),
-    expects=(("last",), ("place", "if"), ("place", "if")),
+N is 10 when not given. The last {KEPT:,} accesses can be reached, filtered or not, all of a
+recording; FILTER is what `filter` takes, and chooses among them. `show next` begins with the access
+that a recording stands at.""",
+    examples=("show last", "show last 50", "show last 20 nvme", "show next 5"),
+    expects=(("last", "next"), ("place", "if"), ("place", "if")),
 )  # fmt: skip
 async def show(context: Context, statement: Statement) -> Result:
     words = statement.rest.split(maxsplit=2)
-    if words and words[0] != "last":
-        raise show.misused(f"there is no show {words[0]}")
+    verb = words[0] if words else "last"
+    if verb not in ("last", "next"):
+        raise show.misused(f"there is no show {verb}")
+    if verb == "next" and context.recorded is None:
+        raise UsageError("a guest has no next accesses yet: `step` goes to them")
     count = 10
     rest = " ".join(words[1:])
     if len(words) > 1 and words[1][0].isdigit() and not words[1].startswith("0x"):
         count, rest = whole(words[1], "count"), " ".join(words[2:])
-    found = list(context.recent)
-    if rest:
-        rule = await context.rule(rest)
-        found = [seen for seen in found if rule.fits(seen)]
-    last = found[-count:] if count > 0 else []
+    rule = await context.rule(rest) if rest else None
+    found: Iterable[Seen] = reversed(context.recent)
+    if context.recorded is not None:
+        found = context.recorded.ahead() if verb == "next" else context.recorded.before()
+    last = list(islice((seen for seen in found if rule is None or rule.fits(seen)), count))
+    if verb == "last":
+        last.reverse()
     if not last:
-        return Result([], ["there has been no such access" if rest else "no access yet"])
+        return Result([], ["there is no such access" if rest else "no access yet"])
 
     def lines(screen: Screen) -> list[str]:
         return [line for seen in last for line in item_lines(seen, screen, context.kept)]

@@ -1,0 +1,457 @@
+"""A recorded run, as the prompt has it: at one access of a trace, on the way to another one.
+
+Where a live guest stands before an access, this stands at one that was made: what it read is known.
+Nothing of it can be changed, and it goes back as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tracer.access.decision import Pending
+from tracer.access.reenactment import pending_of
+from tracer.access.region import RegionMap
+from tracer.access.stack import Stack
+from tracer.devices.map import Named, RegisterMaps
+from tracer.errors import UsageError
+from tracer.query.breakpoint import Breaks
+from tracer.query.course import Changes
+from tracer.query.facts import Course
+from tracer.query.place import Known
+from tracer.repl.feed import Seen
+from tracer.repl.run import Goal, State
+from tracer.repl.scene import Scene
+from tracer.repl.search import Search, Spot
+from tracer.session.course import Halt, halt_at
+from tracer.trace.event import Event
+from tracer.trace.record import MapRecord, Record
+from tracer.trace.tape import Tape
+
+if TYPE_CHECKING:
+    from tracer.session.control import Control
+
+BEGINNING = "the beginning of the trace"
+
+_TURN = 256
+"""Accesses after which others have their turn: Ctrl-C, above all."""
+
+
+class Playback:
+    """Go through a trace, forwards and back: a :class:`tracer.repl.run.Run`.
+
+    ``on_passed`` is told of each access that is passed on the way forwards while ``follows`` says
+    that somebody wants to know, ``subscribers`` of their records. ``place`` is that of the access
+    that it stands at, counted from 0; ``scene`` knows what there was.
+    """
+
+    def __init__(self, tape: Tape, maps: RegisterMaps) -> None:
+        self.tape = tape
+        self.scene = Scene(tape, maps)
+        self.breaks = Breaks()
+        self.on_halt: list[Callable[[Halt], None]] = []
+        self.on_end: list[Callable[[], None]] = []
+        self.subscribers: list[Callable[[Record], None]] = []
+        self.on_passed: Callable[[Seen], None] = lambda seen: None
+        self.follows: Callable[[], bool] = lambda: False
+        self.stacks = tape.stacks
+        self.place = 0
+        self._halt: Halt | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    # ---- lifetime
+
+    async def start(self) -> Halt | None:
+        """Stand at the first access; nothing behind it is read yet."""
+        if self.tape.more():
+            self._stand(self._spot(0), BEGINNING)
+        return self._halt
+
+    async def wait(self) -> Halt | None:
+        """Wait until a motion is over; None at the end of the trace."""
+        if self._task is not None:
+            await self._task
+        return self._halt
+
+    async def close(self) -> None:
+        """End a motion that is under way, and close the file."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._task
+        self.tape.reader.close()
+
+    async def interrupt(self) -> None:
+        """Have a motion stop where it is."""
+        self._stopping = self.state == "running"
+
+    # ---- where it is
+
+    @property
+    def playback(self) -> Playback:
+        """Return itself: it is a recording."""
+        return self
+
+    @property
+    def control(self) -> Control:
+        """Raise UsageError: there is no guest to drive."""
+        raise UsageError(f"that needs a guest, and {self.tape.reader.name} is a recording")
+
+    @property
+    def state(self) -> State:
+        """Return whether it stands at an access, goes on, or has come to the end."""
+        if self._task is not None and not self._task.done():
+            return "running"
+        return "ended" if self._halt is None else "stopped"
+
+    @property
+    def halt(self) -> Halt | None:
+        """Return where it stands; None at the end and while it goes on."""
+        return None if self.state == "running" else self._halt
+
+    @property
+    def outcome(self) -> str | None:
+        """Return how the guest ended, once the trace has been read to its end."""
+        return None if self.tape.end is None else self.tape.end.outcome
+
+    @property
+    def ending(self) -> str:
+        """Return in words why there is nothing more."""
+        tape = self.tape
+        if tape.trouble is not None:
+            return f"nothing more can be read: {tape.trouble}"
+        if tape.end is None:
+            return tape.reader.damage or "there is no end record"
+        outcome = tape.end.outcome
+        return "the guest has powered off" if outcome == "poweroff" else outcome
+
+    @property
+    def error(self) -> None:
+        """Return that nothing has failed here."""
+
+    @property
+    def given(self) -> None:
+        """Return that no access is given another value."""
+
+    @property
+    def time_ns(self) -> int:
+        """Return the guest's time where it stands."""
+        return self.tape.time_ns if self._halt is None else self._halt.time_ns
+
+    @property
+    def phase(self) -> str | None:
+        """Return the phase of the boot, None while it is unknown."""
+        return None if self._halt is None or self._halt.made is None else self._halt.made.phase
+
+    def stopped(self) -> Halt:
+        """Return where it stands. Raises UsageError where it does not."""
+        if self.state == "running":
+            raise UsageError("the trace is being gone through: interrupt it first")
+        if self._halt is None:
+            hint = ": `back` goes back" if self.tape.accesses else ""
+            raise UsageError(f"the end of the trace ({self.ending}){hint}")
+        return self._halt
+
+    def pending(self) -> Pending:
+        """Return the access that it stands at. Raises UsageError at the end."""
+        pending = self.stopped().pending
+        assert pending is not None  # it stands at one
+        return pending
+
+    def named(self, pending: Pending) -> Named | None:
+        """Return the name of the register that an access was to, None without one."""
+        return None if self._halt is None or self._halt.made is None else self._halt.made.named
+
+    # ---- going on
+
+    def resume(self) -> None:
+        """Go on to the next break, or to the end."""
+        self._begin(self._forward(None, None))
+
+    def step(self, count: int = 1) -> None:
+        """Go on by some accesses, to the next break at most."""
+        self._begin(self._forward(None, self.place + count))
+
+    def go_to(self, goal: Goal) -> None:
+        """Go on to the first access that is wanted."""
+        self._begin(self._forward(goal, None))
+
+    def back(self, count: int) -> None:
+        """Go back by some accesses, to the break before at most."""
+        self._begin(self._backward(None, self.place - count), backward=True)
+
+    def go_back_to(self, goal: Goal | None) -> None:
+        """Go back to the last access before that is wanted, or to the last one at a break."""
+        self._begin(self._backward(goal, None), backward=True)
+
+    def place_of(self, seq: int) -> int:
+        """Return the place of the access with a number, 0 of one before the first.
+
+        The numbers of a trace count up without a gap.
+        """
+        first = self.tape.at(0).seq if self.tape.accesses else 0
+        return max(seq - first, 0)
+
+    def jump(self, place: int | None) -> None:
+        """Stand at an access, whatever breaks there are between; None for the end."""
+        self._begin(self._jump(place), backward=True)
+
+    def _begin(self, motion: Coroutine[None, None, None], backward: bool = False) -> None:
+        try:
+            if self.state == "running" or not self.tape.accesses:
+                self.stopped()
+            # More may have been written meanwhile.
+            if self._halt is None and not backward and not self.tape.more():
+                self.stopped()
+        except BaseException:
+            motion.close()
+            raise
+        self._stopping = False
+        self._task = asyncio.get_running_loop().create_task(motion)
+
+    async def _forward(self, goal: Goal | None, last: int | None) -> None:
+        tape, search = self.tape, self._search(goal)
+        place = self.place
+        if search.looks_back:
+            await self._primed(search, place if self._halt is None else place + 1)
+            search.settle()
+        if self._halt is not None and self._halt.made is not None:
+            self._pass(Spot(place, self._halt.made))
+            place += 1
+        while not self._stopping and (place < tape.accesses or tape.more()):
+            number = tape.number_at(place)
+            end = tape.chunks[number].first + tape.chunks[number].accesses
+            whole = last is None or last >= end
+            if whole and not self._follows and search.passes(number):
+                place = end
+                await asyncio.sleep(0)
+                continue
+            async for spot in self._spots(place, end):
+                found = search.why(spot) or ("step" if spot.place == last else None)
+                if found is not None:
+                    self.breaks = search.breaks
+                    self._stand(spot, found)
+                    return
+                self._pass(spot)
+                place = spot.place + 1
+        self.breaks = search.breaks
+        if place < tape.accesses:
+            self._stand(self._spot(place), "interrupted")
+        else:
+            self._end()
+
+    async def _backward(self, goal: Goal | None, first: int | None) -> None:
+        search, end, lowest = self._search(goal), self.place, max(first or 0, 0)
+        width = 1
+        if search.looks_back:
+            found = await self._primed(search, end)
+            spots = [spot for spot in found if spot.place >= lowest]
+            if spots:
+                text = search.why_stopped(spots[-1])
+                self.breaks = search.breaks
+                self._stand(spots[-1], text)
+                return
+            end = lowest
+        while end > lowest and not self._stopping:
+            # Windows grow, so that what is far away is not looked for chunk by chunk.
+            number = max(self.tape.number_at(end - 1) - width + 1, 0)
+            begin = max(self.tape.chunks[number].first, lowest)
+            for spot in reversed(await self._met(search, begin, end)):
+                why = search.why(spot)
+                self.breaks = search.breaks
+                if why is not None:
+                    self._stand(spot, why)
+                    return
+            if not self._stopping:
+                end, width = begin, 2 * width
+        if self._stopping:
+            self._stand(self._spot(min(end, self.tape.accesses - 1)), "interrupted")
+        else:
+            went = first is not None and first >= 0
+            self._stand(self._spot(lowest), "back" if went else BEGINNING)
+
+    # The accesses at which a search may end, from one place to another, that not included.
+    async def _met(self, search: Search, begin: int, end: int) -> list[Spot]:
+        found = []
+        place = begin
+        while place < end and not self._stopping:
+            number = self.tape.number_at(place)
+            behind = min(self.tape.chunks[number].first + self.tape.chunks[number].accesses, end)
+            if not search.passes(number):
+                async for spot in self._spots(place, behind):
+                    if search.is_met(spot):
+                        found.append(spot)
+            place = behind
+            await asyncio.sleep(0)
+        return found
+
+    async def _primed(self, search: Search, end: int) -> list[Spot]:
+        search.forget()
+        found = []
+        place = 0
+        while place < end and not self._stopping:
+            number = self.tape.number_at(place)
+            behind = min(self.tape.chunks[number].first + self.tape.chunks[number].accesses, end)
+            async for spot in self._spots(place, behind):
+                hit = search.prime(spot)
+                if hit is not None:
+                    found.append(hit)
+            place = behind
+        return found
+
+    # The accesses of one chunk from one place to another; fewer once it is to stop.
+    async def _spots(self, begin: int, end: int) -> AsyncIterator[Spot]:
+        number = self.tape.number_at(begin)
+        first = self.tape.chunks[number].first
+        for place, event in enumerate(self.tape.events(number)[begin - first : end - first], begin):
+            if place % _TURN == 0:
+                await asyncio.sleep(0)
+                if self._stopping:
+                    return
+            yield Spot(place, event)
+
+    async def _jump(self, place: int | None) -> None:
+        while (place is None or place >= self.tape.accesses) and not self._stopping:
+            if not self.tape.more():
+                self._end()
+                return
+            await asyncio.sleep(0)
+        if self._stopping:
+            self._stand(self._spot(self.tape.accesses - 1), "interrupted")
+        elif place is not None:
+            self._stand(self._spot(place), f"access {self.tape.at(place).seq}")
+
+    def _search(self, goal: Goal | None) -> Search:
+        return Search(self.tape, self.breaks, goal)
+
+    def _spot(self, place: int) -> Spot:
+        return Spot(place, self.tape.at(place))
+
+    def _stand(self, spot: Spot, why: str) -> None:
+        self.place = spot.place
+        pending = pending_of(spot.event, self.regions)
+        self._halt = replace(halt_at(pending, "access", why), made=spot.event)
+        for tell in tuple(self.on_halt):
+            tell(self._halt)
+
+    def _end(self) -> None:
+        self.place, self._halt = self.tape.accesses, None
+        for tell in tuple(self.on_end):
+            tell()
+
+    # ---- what is passed, and what lies around
+
+    def take(self, record: Record) -> Sequence[Seen]:
+        """Return nothing: no record comes from elsewhere."""
+        return ()
+
+    @property
+    def _follows(self) -> bool:
+        return bool(self.subscribers) or self.follows()
+
+    def _pass(self, spot: Spot) -> None:
+        if not self._follows:
+            return
+        event = spot.event
+        if event.seq == event.record.seq:
+            for subscriber in tuple(self.subscribers):
+                subscriber(event.record)
+        self.on_passed(self._seen(spot.place, event))
+
+    def _seen(self, place: int, event: Event) -> Seen:
+        marks = sum(count <= place for count, _ in self.tape.marks)
+        return Seen(**msgspec.structs.asdict(event), marks=marks)
+
+    def before(self) -> Iterator[Seen]:
+        """Yield the accesses before the one that it stands at, the last first."""
+        for place in range(self.place - 1, -1, -1):
+            yield self._seen(place, self.tape.at(place))
+
+    def ahead(self) -> Iterator[Seen]:
+        """Yield the access that it stands at, and those behind it."""
+        place = self.place
+        while place < self.tape.accesses or self.tape.more():
+            yield self._seen(place, self.tape.at(place))
+            place += 1
+
+    def course(self, seen: Seen, changes: Changes) -> Course:
+        """Return what was before an access."""
+        return self.scene.course(seen, changes)
+
+    # ---- what there is
+
+    @property
+    def regions(self) -> RegionMap:
+        """Return where devices were."""
+        return self.scene.regions(self.place)
+
+    @property
+    def maps(self) -> list[MapRecord]:
+        """Return what the guest had mapped."""
+        return [each for each in self.tape.before(self.place) if isinstance(each, MapRecord)]
+
+    @property
+    def has_stacks(self) -> bool:
+        """Tell whether call chains are recorded."""
+        return self.scene.has_stacks
+
+    def known(self, phases: Callable[[], Collection[str]]) -> Known:
+        """Return what a person can name: what the trace has, which is read to its end for that."""
+        return self.scene.known(self.place)
+
+    def untraced(self, name: str) -> str:
+        """Return nothing: a trace has an end."""
+        return ""
+
+    async def registers(self) -> Mapping[str, int]:
+        """Return those registers that were recorded, by GDB's names. Raises UsageError."""
+        record = self._made().record
+        if not record.before:
+            raise UsageError("no registers were recorded, as in no trace that was imported")
+        known = dict(record.before)
+        known["eflags"] = known.pop("rflags", 0)
+        return {**known, "rip": record.rip}
+
+    def unwind(self) -> Stack:
+        """Return the functions that were under way, as far as they were recorded."""
+        return self.scene.stack(self._made().record)
+
+    def _made(self) -> Event:
+        made = self.stopped().made
+        assert made is not None  # it stands at one
+        return made
+
+    def symbol(self, linear: int) -> str | None:
+        """Return the name that a linear address has in the trace."""
+        return self.scene.names.lookup(linear)
+
+    def symbols(self) -> Iterable[str]:
+        """Return the functions that made accesses, as far as the trace has been read."""
+        return self.scene.names.functions
+
+    def address_of(self, name: str) -> int | None:
+        """Return where a function begins that made an access, or called one that did."""
+        return self.scene.names.address_of(name)
+
+    def waiting_lines(self) -> list[str]:
+        """Return nothing: a recording waits for nobody."""
+        return []
+
+    def waiting_objects(self) -> list[dict[str, Any]]:
+        """Return nothing, likewise."""
+        return []

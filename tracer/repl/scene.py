@@ -1,0 +1,143 @@
+"""What a recorded run had: its regions, call chains and names, as its trace tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tracer.access.reenactment import region_of
+from tracer.access.region import Region, RegionMap
+from tracer.access.stack import Frame, Stack
+from tracer.devices.map import RegisterMaps
+from tracer.errors import TraceError
+from tracer.query.course import Changes, Marks
+from tracer.query.facts import Course
+from tracer.query.place import Known
+from tracer.query.source import Source
+from tracer.query.words import choose
+from tracer.repl.feed import Seen
+from tracer.repl.names import known_places
+from tracer.repl.trace_names import TraceNames
+from tracer.trace.inputs import KIND_OF_SPACE
+from tracer.trace.member import Space
+from tracer.trace.name import RegionNames
+from tracer.trace.reader import TraceReader
+from tracer.trace.record import Intercept, RegionRecord, StackRecord
+from tracer.trace.summary import Summary
+from tracer.trace.tape import Tape
+
+_TURN = 256  # records after which others have their turn
+
+
+class Scene:
+    """Tell what a tape has, as far as it has been read: ``names`` are those of code."""
+
+    def __init__(self, tape: Tape, maps: RegisterMaps) -> None:
+        self.names = TraceNames(tape)
+        self._tape = tape
+        self._maps = maps
+        self._summary: Summary | None = None
+        self._regions: tuple[int, RegionMap] = 0, RegionMap((), (), ())
+
+    # ---- devices
+
+    def regions(self, place: int) -> RegionMap:
+        """Return where devices were when an access was made."""
+        told = [each for each in self._tape.before(place) if isinstance(each, RegionRecord)]
+        if self._regions[0] != len(told):
+            self._regions = len(told), _region_map(told, self.has_inputs)
+        return self._regions[1]
+
+    @property
+    def has_inputs(self) -> bool:
+        """Tell whether other inputs were recorded beside accesses to memory."""
+        return any(
+            isinstance(record, RegionRecord) and record.region.space != "memory"
+            for _, record in self._tape.told
+        )
+
+    def known(self, place: int) -> Known:
+        """Return what a person can name, for which the trace may be read to its end."""
+        regions = self.regions(place)
+        known = known_places(
+            regions,
+            self._tape.naming,
+            lambda: self._whole().functions,
+            lambda: self._whole().modules,
+            lambda: self._whole().phases,
+        )
+        # A trace does not tell which kinds of inputs it was to have.
+        return replace(known, ports=regions.ports, inputs=None if self.has_inputs else ())
+
+    def _whole(self) -> TraceNames:
+        while self._tape.more():
+            pass
+        return self.names
+
+    async def read(self) -> None:
+        """Read the tape to its end."""
+        while self._tape.more():
+            await asyncio.sleep(0)
+
+    # ---- code
+
+    @property
+    def has_stacks(self) -> bool:
+        """Tell whether call chains were recorded."""
+        return any(isinstance(record, StackRecord) for _, record in self._tape.told)
+
+    def stack(self, record: Intercept) -> Stack:
+        """Return the functions that were under way, as far as they were recorded."""
+        for _, told in self._tape.told:
+            if isinstance(told, StackRecord) and told.id == record.stack:
+                frames = (Frame(each.rip, not at) for at, each in enumerate(told.frames))
+                return Stack(tuple(frames), told.lost)
+        why = "no call chain was recorded with this access (`vetrace boot --stacks` does)"
+        return Stack((Frame(record.rip, True),), why)
+
+    # ---- the run
+
+    async def counted(self) -> Summary:
+        """Return the counts of the whole trace, which is read for them."""
+        if self._summary is None:
+            summary = Summary()
+            with TraceReader(self._tape.reader.name) as trace:
+                source = Source(trace, choose(), self._maps)
+                with contextlib.suppress(TraceError):  # it is told where the trace is gone through
+                    for number, (record, events, times) in enumerate(source.kinds()):
+                        summary.add(record, events, times=times)
+                        if number % _TURN == 0:
+                            await asyncio.sleep(0)
+            if summary.end is None:
+                return summary  # there may be more the next time
+            self._summary = summary
+        return self._summary
+
+    def course(self, seen: Seen, changes: Changes) -> Course:
+        """Return what was before an access."""
+        marks, names = Marks(kept=True), RegionNames()
+        for _, mark in self._tape.marks[: seen.marks]:
+            marks.add(mark)
+        for _, record in self._tape.told:
+            names.learn(record)
+        return Course(names, self._tape.stacks, marks, changes, seen.phase)
+
+
+# A region that moved is where it was told last; one in pieces, of one base, is told piece by piece.
+def _region_map(told: Sequence[RegionRecord], inputs: bool) -> RegionMap:
+    found: dict[tuple[str, str], list[tuple[Region, bool]]] = {}
+    for record in told:
+        region = region_of(record.region)
+        pieces = found.setdefault((record.region.space, region.name), [])
+        kept = [
+            piece for piece in pieces
+            if piece[0].base == region.base and piece[0].start != region.start
+        ]  # fmt: skip
+        pieces[:] = [*kept, (region, record.region.traced)]
+    memory = [each for (space, _), pieces in found.items() if space == "memory" for each in pieces]
+    ports = [each for (space, _), pieces in found.items() if space == "port" for each, _ in pieces]
+    ranges = sorted((region.start, region.end) for region, traced in memory if traced)
+    spaces: tuple[Space, ...] = tuple(KIND_OF_SPACE) if inputs else ()
+    return RegionMap([region for region, _ in memory], ranges, (), ports, spaces)
