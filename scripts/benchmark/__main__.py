@@ -22,6 +22,7 @@ from scripts.benchmark.boot import (
 from scripts.benchmark.compiled import cost_of_a_compiled_access
 from scripts.benchmark.instruction import cost_of_decoding, cost_of_executing
 from scripts.benchmark.memory import memory_of_a_long_run
+from scripts.benchmark.opening import latency_of_opening
 from scripts.benchmark.result import Result
 from scripts.benchmark.trace import speed_of_traces
 from scripts.benchmark.witness import faults_in_a_log
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "kernels": cost_of_other_kernels,
     "nested": cost_of_nested_traps,
     "memory": memory_of_a_long_run,
+    "open": latency_of_opening,
     "sev-es-boot": cost_of_an_sev_es_boot,
     "tdx-boot": cost_of_a_tdx_boot,
     "trace": speed_of_traces,

@@ -69,7 +69,7 @@ def speed_of_traces() -> Result:
 
 
 def _steps(path: Path, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    yield "write", lambda: _write(path, size)
+    yield "write", lambda: write(path, size)
     yield "read", lambda: _read(path, size)
     yield "events", lambda: _make_events(path, size)
     yield "filter", lambda: _filter(path)
@@ -77,7 +77,8 @@ def _steps(path: Path, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "diff", lambda: _diff(path)
 
 
-def _write(path: Path, size: int) -> None:
+def write(path: Path, size: int) -> None:
+    """Write a trace of so many records, record by record."""
     shapes = [made_up(number) for number in range(_REGISTERS)]
     with TraceWriter(path, bench_header()) as trace:
         for seq in range(size):
