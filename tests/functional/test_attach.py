@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import socket
 import subprocess
@@ -196,11 +197,42 @@ def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_p
         guest.works()
 
 
+def without_rights() -> None:
+    """Take from what this process starts the right to look into others that have more rights.
+
+    Ref: linux/prctl.h (PR_CAPBSET_DROP), linux/capability.h (CAP_CHOWN, CAP_SYS_PTRACE).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert all(libc.prctl(24, right, 0, 0, 0) == 0 for right in (0, 19))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+def test_ram_that_cannot_be_opened_is_reached_by_packets(tmp_path: Path) -> None:
+    with working(tmp_path, MACHINES["plain"]) as guest:
+        guest.works()
+        folder = tmp_path / "distant"
+        folder.mkdir()
+        kernel = default_kernel()
+        assert kernel is not None
+        with vetrace(
+            folder, "attach", "--qmp", guest.monitor, "--kernel", kernel, "--check", "--quiet",
+            "--region", "nvme", "--for", "20", "-o", folder / "trace.vtrace",
+            prepare=without_rights,
+        ) as running:  # fmt: skip
+            done = running.finish()
+        assert agreed(done) > 2, done.err
+        assert "it is reached by packets, which is slow" in done.err
+        assert "each access takes a stop: RAM that is reached by packets" in done.err
+        assert {record.via for record in read_trace(done.trace).intercepts} == {"emulated"}
+        guest.works()
+
+
 @contextlib.contextmanager
-def idle(folder: Path, *words: str) -> Iterator[Path]:
+def idle(folder: Path, *words: str, program: str = "qemu-system-x86_64") -> Iterator[Path]:
     """A QEMU that stands before its first instruction."""
     monitor = folder / "idle"
-    command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-S", *words,
+    monitor.unlink(missing_ok=True)
+    command = [program, "-nodefaults", "-display", "none", "-S", *words,
                "-qmp", f"unix:{monitor},server=on,wait=off"]  # fmt: skip
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         try:
@@ -250,6 +282,24 @@ def test_what_cannot_be_joined_is_told_in_one_line(tmp_path: Path) -> None:
             holder.connect(str(monitor))
             holder.recv(4096)
             assert "another client holds that monitor" in refused(tmp_path, "--qmp", monitor)
+
+
+def test_another_machine_than_can_be_traced_is_told(tmp_path: Path) -> None:
+    with idle(tmp_path, "-accel", "tcg", program="qemu-system-i386") as monitor:
+        assert "is for i386, not for x86-64" in refused(tmp_path, "--qmp", monitor)
+    with idle(tmp_path, "-accel", "tcg", "-cpu", "qemu32") as monitor:
+        assert "CPU has no 64-bit mode" in refused(tmp_path, "--qmp", monitor)
+    if os.access("/dev/kvm", os.W_OK):
+        with idle(tmp_path, "-accel", "kvm") as monitor:
+            assert "KVM runs the guest" in refused(tmp_path, "--qmp", monitor)
+
+    command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-S"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        try:
+            words = "--pid", str(process.pid)
+            assert "has no monitor for programs at a socket" in refused(tmp_path, *words)
+        finally:
+            process.kill()
 
 
 def test_a_guest_without_a_kernel_is_refused_and_runs_on(tmp_path: Path) -> None:

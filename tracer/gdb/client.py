@@ -53,6 +53,7 @@ class GdbClient(asyncio.SubprocessProtocol):
 
     def __init__(self) -> None:
         self._tokens = itertools.count(1)
+        self._given = 0
         self._pending: dict[int, tuple[str, asyncio.Future[mi.Payload]]] = {}
         self._stops: deque[Stopped] = deque()
         self._stop_waiter: asyncio.Future[Stopped] | None = None
@@ -122,6 +123,27 @@ class GdbClient(asyncio.SubprocessProtocol):
         await self.batch([*(f"maint packet {packet}" for packet in packets), *commands])
         return packet_answers("".join(self._console), packets)
 
+    @property
+    def moment(self) -> int:
+        """Return how many commands were given, by which nothing has changed in between."""
+        return self._given
+
+    def exchange(self, packets: Sequence[str]) -> list[str]:
+        """Exchange packets as :meth:`packets` does, at once: nothing else happens meanwhile.
+
+        For what cannot wait in turn. The target stands.
+        """
+        self._console.clear()
+        answers = self._send([f"maint packet {packet}" for packet in packets])
+        assert self._process is not None  # or it could not have been sent
+        try:
+            self._process.pump(self.pipe_data_received, lambda: all(it.done() for it in answers))
+        except TracerError as error:
+            raise DebuggerError(str(error)) from error
+        for answer in answers:
+            answer.result()
+        return packet_answers("".join(self._console), packets)
+
     async def stopped(self) -> Stopped:
         """Wait until the target stops and return why; stops queue up while nobody waits."""
         if self._stops:
@@ -154,7 +176,7 @@ class GdbClient(asyncio.SubprocessProtocol):
         futures: list[asyncio.Future[mi.Payload]] = []
         lines: list[str] = []
         for text in texts:
-            token = next(self._tokens)
+            token = self._given = next(self._tokens)
             future: asyncio.Future[mi.Payload] = loop.create_future()
             self._pending[token] = (text, future)
             futures.append(future)

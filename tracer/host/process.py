@@ -13,8 +13,9 @@ import contextlib
 import ctypes
 import os
 import resource
+import select
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tracer.errors import TracerError
 
@@ -56,6 +57,22 @@ class Process:
         pipe = self._transport.get_pipe_transport(0)
         if isinstance(pipe, asyncio.WriteTransport):
             pipe.write(data)
+
+    def pump(self, take: Callable[[int, bytes], None], done: Callable[[], bool]) -> None:
+        """Hand standard output to ``take`` as it comes, until ``done``; the event loop stands.
+
+        Raises TracerError where the program ends before.
+        """
+        transport = self._transport.get_pipe_transport(1)
+        pipe = transport.get_extra_info("pipe") if transport is not None else None
+        while not done():
+            if pipe is None or pipe.closed:
+                raise TracerError("the program has ended")
+            select.select([pipe], [], [])
+            data = os.read(pipe.fileno(), 1 << 16)
+            if not data:
+                raise TracerError("the program has ended")
+            take(1, data)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal unless the process is gone."""

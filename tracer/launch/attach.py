@@ -94,8 +94,15 @@ async def attach(
     opened = False
     try:
         await machine.join()
+        if machine.by_packets:
+            progress(
+                "the guest's RAM cannot be opened, neither as a file nor in QEMU's process: it is "
+                "reached by packets, which is slow; run vetrace as QEMU's user or as root, or "
+                "start QEMU with memory-backend-file,share=on"
+            )
         system = await _software(plan, machine, progress)
         await client.start(plan.gdb)
+        machine.reach_ram(client.exchange, lambda: client.moment)
         await machine.open_stub()
         opened = True
         session = await Session.attach(machine, client, system, plan.choice)
@@ -123,6 +130,7 @@ def _heal(plan: Attachment, machine: ForeignMachine, loop: Loop) -> None:
                 await client.start(plan.gdb)
                 target = Target(client)
                 await target.attach(machine.gdb_socket)
+                machine.reach_ram(client.exchange, lambda: client.moment)
                 await Driver(target, machine).drive(loop.leave())
             finally:
                 await client.close()
@@ -186,7 +194,9 @@ async def _software(
             "the guest's page faults do not go to its kernel's own handler: another tracer has "
             "it, or one that was killed has left it so"
         )
-    return Linux(kernel, Joined(Moved(moved)))
+    system = Linux(kernel, Joined(Moved(moved)))
+    system.lends = not machine.by_packets
+    return system
 
 
 def _resident(memory: PhysicalMemory, states: list[VcpuState]) -> Kernel:

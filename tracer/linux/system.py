@@ -36,12 +36,14 @@ class Linux:
     """Know one Linux guest: a :class:`tracer.intercept.system.System`.
 
     ``kernel`` is None where it is met later only. ``origin`` tells where the guest comes from;
-    ``kind`` is what it takes itself for.
+    ``kind`` is what it takes itself for. A kernel that runs ``lends`` RAM that vetrace can read
+    while it goes on.
     """
 
     spare = mapping.SPARE_LINEAR
     patience: float | None = None
     stack_in_device = False
+    lends = True
     free: Sequence[range] | None = None
     look_every: float | None = None
 
@@ -123,6 +125,8 @@ class Linux:
         return Taken(physical, root_of(space, symbols))
 
     async def _borrowed(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
+        if not self.lends:
+            raise NoWindow("RAM that is reached by packets cannot be read while the guest goes on")
         if "PREEMPT_RT" in self.kernel.facts.banner:
             raise NoWindow("a kernel for real time lends no RAM where interrupts are off")
         symbols = self.names.kernel

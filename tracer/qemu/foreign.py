@@ -27,6 +27,7 @@ from tracer.qemu.ending import Ending
 from tracer.qemu.flat_view import FlatRange, parse_flat_view
 from tracer.qemu.foreign_ram import ForeignMemory, open_ram
 from tracer.qemu.log import MAP_EVENT, QemuLog
+from tracer.qemu.packet_ram import Exchange, PacketMemory
 from tracer.qemu.process_arguments import counts_instructions, log_of, read_arguments
 
 _PATIENCE = 5.0
@@ -49,7 +50,7 @@ class ForeignMachine:
         self._log_path = qemu_log
         self.dialogue = Dialogue(self._lay_out)
         self._events = self.dialogue.listen("RESET", "SHUTDOWN")
-        self._memory: ForeignMemory | None = None
+        self._memory: ForeignMemory | PacketMemory | None = None
         self._log: QemuLog | None = None
         self._scratch = contextlib.ExitStack()
         self._folder: Path | None = None
@@ -94,7 +95,19 @@ class ForeignMachine:
                 asyncio.get_running_loop().add_reader(self._pidfd, self._quit)
         ranges = parse_flat_view(await self.dialogue.monitor("info mtree -f -o"))
         self._memory = await open_ram(self.dialogue, ranges, self.pid)
+        if isinstance(self._memory, PacketMemory):
+            await self._memory.copy(self.dialogue)
         self._watch = asyncio.create_task(self._await_end())
+
+    @property
+    def by_packets(self) -> bool:
+        """Tell whether the guest's RAM is reached by packets alone."""
+        return isinstance(self._memory, PacketMemory)
+
+    def reach_ram(self, exchange: Exchange, moment: Callable[[], int]) -> None:
+        """Reach the RAM of a guest that stands by packets, where it can be reached no other way."""
+        if isinstance(self._memory, PacketMemory):
+            self._memory.connect(exchange, moment)
 
     async def _connected(self) -> socket.socket:
         channel = socket.socket(socket.AF_UNIX)
@@ -189,7 +202,7 @@ class ForeignMachine:
     # ---- what it is
 
     @property
-    def memory(self) -> ForeignMemory:
+    def memory(self) -> ForeignMemory | PacketMemory:
         """Return the guest's RAM."""
         if self._memory is None:
             raise QemuError("QEMU has not been joined")

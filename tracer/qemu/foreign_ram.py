@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from tracer.errors import GuestError, QemuError
 from tracer.qemu.dialogue import Dialogue
 from tracer.qemu.flat_view import FlatRange
+from tracer.qemu.packet_ram import PacketMemory
 
 _HOST = re.compile(r"Host virtual address for 0x[0-9a-f]+ \([^)]*\) is 0x([0-9a-f]+)")
 
@@ -124,36 +125,40 @@ class ForeignMemory:
 
 async def open_ram(
     dialogue: Dialogue, ranges: Sequence[FlatRange], pid: int | None
-) -> ForeignMemory:
+) -> ForeignMemory | PacketMemory:
     """Return the RAM of a running QEMU, whose process is ``pid`` if that is known.
 
-    Raises GuestError where it can be reached neither way.
+    It is that of packets where it can be opened neither way. Raises GuestError where QEMU does not
+    tell where it is.
     """
     told = await dialogue.execute("query-memdev")
     backends = (
         [item for item in told if isinstance(item, Mapping)] if isinstance(told, list) else []
     )
+    named = {item.name: item for item in reversed(ranges)}
+    there = {name: named[name] for item in backends if (name := str(item.get("id"))) in named}
+    if not there:
+        raise GuestError("QEMU does not tell where the guest's RAM is (query-memdev)")
     stores: dict[str, Store] = {}
     process: int | None = None
     try:
-        for name in [str(item.get("id")) for item in backends]:
-            piece = next((item for item in ranges if item.name == name), None)
-            if piece is None:
-                continue
+        for name, piece in there.items():
             descriptor = await _shared_file(dialogue, name)
             if descriptor is not None:
                 stores[name] = Store(descriptor, 0)
                 continue
+            process = _process_memory(pid) if process is None else process
             if process is None:
-                process = _process_memory(pid)
+                break
             stores[name] = Store(process, await _host_address(dialogue, piece))
     except BaseException:
         for descriptor in {store.descriptor for store in stores.values()}:
             os.close(descriptor)
         raise
-    if not stores:
-        raise GuestError("QEMU does not tell where the guest's RAM is (query-memdev)")
-    memory = ForeignMemory(stores)
+    memory: ForeignMemory | PacketMemory = ForeignMemory(stores)
+    if process is None and len(stores) < len(there):
+        memory.close()
+        memory = PacketMemory(there)
     memory.lay_out(ranges)
     return memory
 
@@ -178,16 +183,10 @@ async def _host_address(dialogue: Dialogue, piece: FlatRange) -> int:
     return int(told[1], 16) - piece.offset
 
 
-def _process_memory(pid: int | None) -> int:
+def _process_memory(pid: int | None) -> int | None:
     if pid is None:
-        raise GuestError(
-            "the guest's RAM is in no file that can be opened, and QEMU's process is not known: "
-            "start it with memory-backend-file,share=on"
-        )
+        return None
     try:
         return os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise GuestError(
-            f"the RAM of QEMU (process {pid}) cannot be opened: {error.strerror}; run vetrace as "
-            "its user or as root, or start it with memory-backend-file,share=on"
-        ) from error
+    except OSError:
+        return None
