@@ -11,6 +11,7 @@ nothing (accel/tcg/cputlb.c, tlb_set_page_full).
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -96,8 +97,9 @@ class InstalledLinux(Linux):
             for moved in range(0, len(_PLACES), ALIGNMENT):
                 if space.read(link + moved, len(text)) == text:
                     return moved
-        release = release_in(space.memory)
-        started = "another kernel" if release is None else f"Linux {release}"
+        started = "another kernel"
+        with contextlib.suppress(KernelImageError):
+            started = f"Linux {find_kernel(space.memory, space.paging).release}"
         raise GuestError(
             f"{self._disk} starts {started}, and not {kernel.path} ({kernel.release}): leave "
             "--kernel-file out, and its symbols are read in the guest's RAM"
