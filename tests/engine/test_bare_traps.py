@@ -28,6 +28,7 @@ from tracer.bare.function import parse_function
 from tracer.bare.hooks import FunctionHooks
 from tracer.bare.page_tables import tables
 from tracer.bare.watch import TableWatch
+from tracer.errors import InterceptError
 from tracer.intercept.trap import GoOn
 from tracer.trace.record import MapRecord
 from tracer.x86.paging import LARGE, PRESENT, WRITABLE
@@ -244,6 +245,17 @@ def test_a_table_that_can_be_written_elsewhere_too_is_watched_there() -> None:
     steps = [(each, armed if each is WatchStores else told) for each, told in looked(watched, 1)]
     watched.stored(table, *steps)
     assert sorted(found) == [MIRROR + table, NEW + 0x1000]
+
+
+def test_more_tables_than_can_be_watched_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched()
+    monkeypatch.setattr("tracer.bare.watch._MOST_WATCHES", len(watched.numbers))
+    work = watched.watch.look()
+    play(work, (Registers(), registers()), (FlushTlb, None), STATES, (FlushAllTlbs(), None))
+    watched.ram.map(NEW + (1 << 39), DEVICE)
+    with pytest.raises(InterceptError, match=r"at \d+ places, too many .*--mapping.*nested"):
+        work = watched.watch.look()
+        play(work, (Registers(), registers()), (FlushTlb, None), STATES, (FlushAllTlbs(), None))
 
 
 def test_stores_of_two_vcpus_at_one_moment_are_both_seen() -> None:

@@ -23,12 +23,15 @@ from tracer.access.want import (
     WatchStores,
 )
 from tracer.bare.page_tables import Table, aliases, leads_to, tables
+from tracer.errors import InterceptError
 from tracer.intercept.ground import Ground
 from tracer.intercept.poison import Poisoned, poison_everything, poison_mapping
 from tracer.intercept.trap import GoOn, Handled
 from tracer.x86.paging import PRESENT, covered, is_leaf, leaves
 from tracer.x86.state import PAGE_SIZE
 
+_MOST_WATCHES = 4096
+"""Watches that GDB sets in some ten seconds: tables that map 8 GiB by pages of 4 KiB."""
 _SET_BY_CPU = 3 << 5  # accessed, dirty
 _IGNORED = 1 << 10
 """A bit of an entry that no CPU looks at (Intel SDM vol. 3A, tables 4-15 to 4-20)."""
@@ -139,6 +142,11 @@ class TableWatch:
             known |= {physical: (table, space) for physical, table in found.items()}
             seen = aliases(found, leaves(space.memory, space.paging), space.paging)
             places |= {linear: table for table, some in seen.items() for linear in some}
+        if len(places) > _MOST_WATCHES:
+            raise InterceptError(
+                f"the guest's page tables can be written at {len(places):,} places, too many to be "
+                "watched: name the functions that map its devices (--mapping), or --trap nested"
+            )
         self._tables = known
         for linear, (_, physical) in list(self._watches.items()):
             if places.get(linear) != physical or physical in written:

@@ -92,6 +92,11 @@ def check_plan(plan: Plan) -> None:
         raise UsageError(
             f"{plan.guidance.given[0]} is for a guest that is not Linux: give its image (--kernel)"
         )
+    said = [option for option in plan.guidance.given if option != "--attach-at"]
+    if plan.nested and said:
+        raise UsageError(
+            f"{said[0]} says nothing with --trap nested, which traps physical addresses: drop one"
+        )
     software = plan.software
     for option, given in (
         ("--module", software.modules), ("--add", software.added), ("--init", software.script),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tracer.bare.guidance import guidance
 from tracer.compiled.inputs import Input
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
@@ -96,3 +97,19 @@ def test_what_a_boot_loader_decides_is_not_vetraces(more: dict[str, Any], option
     with pytest.raises(UsageError) as caught:
         check_plan(Plan(equipment=Equipment(disks=(Path("debian.qcow2"),)), **more))
     assert option in str(caught.value) and "--kernel" in str(caught.value)
+
+
+def test_what_is_said_of_another_guest_than_linux() -> None:
+    image = Path("image.elf")
+    every = guidance("main", ["f(linear=rdx)"])
+    check_plan(Plan(kernel=image, guidance=every))
+    check_plan(Plan(kernel=image, guidance=guidance("main"), nested=True))
+    with pytest.raises(UsageError, match="--attach-at is for a guest that is not Linux"):
+        check_plan(Plan(guidance=every))
+    for said, option in (
+        (every, "--mapping"),
+        (guidance(stub="0x1000"), "--stub-at"),
+        (guidance(look="1s"), "--look-again"),
+    ):
+        with pytest.raises(UsageError, match=f"{option} says nothing with --trap nested"):
+            check_plan(Plan(kernel=image, guidance=said, nested=True))
