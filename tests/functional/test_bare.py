@@ -83,7 +83,8 @@ def test_functions_that_map_may_be_named(late: Path, untraced: list[str], tmp_pa
 def test_physical_addresses_are_trapped_whatever_it_maps(
     late: Path, untraced: list[str], tmp_path: Path
 ) -> None:
-    done = booted(tmp_path, stripped(late, tmp_path), "--trap", "nested", "--check")
+    # From before it has an IDT.
+    done = booted(tmp_path, late, "--trap", "nested", "--attach-at", "start64", "--check")
     assert agreed(done) == ACCESSES
     assert done.serial[-len(untraced) :] == untraced
     assert not [each for each in read_trace(done.trace).records if isinstance(each, MapRecord)]

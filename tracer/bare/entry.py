@@ -57,11 +57,14 @@ async def reach_idt(places: Iterable[int], name: str, memory: PhysicalMemory) ->
     await _delete(numbers)
 
 
-async def reach_place(linear: int, text: str, memory: PhysicalMemory, *, behind: bool) -> None:
+async def reach_place(
+    linear: int, text: str, memory: PhysicalMemory, *, behind: bool, faults: bool = True
+) -> None:
     """Run to a linear address, or to ``behind`` a call of the function there.
 
     ``text`` is how a person named it. The guest may come there before it has a page-fault handler
-    of its own, and is let go on then. Raises GuestError where it never has one.
+    of its own, and is let go on then; without ``faults`` it needs none, but 64-bit mode. Raises
+    GuestError where it never has that.
     """
     number = await SetBreakpoint(linear)
     for count in range(_TRIES):
@@ -70,7 +73,7 @@ async def reach_place(linear: int, text: str, memory: PhysicalMemory, *, behind:
             raise _never_there(text, count, stop)
         if behind and not await _return(text, memory):
             continue
-        if await _takes_page_faults(memory):
+        if await _takes_page_faults(memory) if faults else (await _state()).paging:
             break
     else:
         raise GuestError(
@@ -80,11 +83,13 @@ async def reach_place(linear: int, text: str, memory: PhysicalMemory, *, behind:
     await DeleteBreakpoint(number)
 
 
-async def reach_time(time_ns: int, text: str, memory: PhysicalMemory) -> bool:
+async def reach_time(
+    time_ns: int, text: str, memory: PhysicalMemory, *, faults: bool = True
+) -> bool:
     """Run for so many nanoseconds of the guest's time, and on until a vCPU is in its supervisor.
 
     An idle guest's time passes fast: it is somewhat later then. Tells whether the guest has a
-    page-fault handler by then. Raises GuestError.
+    page-fault handler by then, or without ``faults`` is in 64-bit mode. Raises GuestError.
     """
     try:
         stop = await _stop_at(time_ns)
@@ -92,7 +97,8 @@ async def reach_time(time_ns: int, text: str, memory: PhysicalMemory) -> bool:
         stop = Stopped(signal="SIGQUIT")
     if not stop.interrupted:
         raise _ended(text, stop)
-    if not await _takes_page_faults(memory):
+    ready = await _takes_page_faults(memory)
+    if not ready and (faults or not (await _state()).paging):
         return False
     if (await Registers())["cs"] & 3 or await Sleeps(await Vcpu()):
         await _reach_handler(text, memory)

@@ -112,7 +112,8 @@ class Callers:
 class Bare:
     """Know one bare guest: a :class:`tracer.intercept.system.System`.
 
-    ``hidden`` are physical addresses of RAM that it is not told of, if there is such.
+    ``hidden`` are physical addresses of RAM that it is not told of, if there is such; ``faults``
+    tells that its page faults are taken, for which it needs a handler of its own.
     ``release`` is what to call it, ``sha256`` the hash of its image; ``guidance`` is what a person
     says of it. Raises UsageError for a symbol that the image does not have.
     """
@@ -127,6 +128,7 @@ class Bare:
     kind = Kind.PLAIN
     homes: Sequence[int] = ()
     hidden = range(0)
+    faults = True
 
     def __init__(
         self, image: Image, release: str, sha256: str, guidance: Guidance = _NO_GUIDANCE
@@ -172,10 +174,12 @@ class Bare:
         """Run to the moment that was named, or to behind the first IDT with a handler."""
         moment = self._guidance.moment
         if moment is not None and self._place is not None:
-            await reach_place(self._place, moment.text, memory, behind=moment.behind)
+            await reach_place(
+                self._place, moment.text, memory, behind=moment.behind, faults=self.faults
+            )
             return
         if moment is not None:
-            reached = await reach_time(moment.time_ns, moment.text, memory)
+            reached = await reach_time(moment.time_ns, moment.text, memory, faults=self.faults)
             if reached:
                 return
         places = self._loads("lidt")

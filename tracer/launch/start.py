@@ -133,6 +133,7 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
         if plan.guest is not Kind.PLAIN:
             raise GuestError(f"{path} is no Linux kernel: --guest {plan.guest} is for those")
         config = _configure(plan, machine, path, plan.initrd)
+        bare.faults = not plan.nested
         if plan.nested and takes_modules((*machine, *plan.extra)):
             # Its monitor lies where the guest does not look: nothing tells what RAM it leaves.
             bare.hidden = hidden_ram(config.memory)

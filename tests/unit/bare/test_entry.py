@@ -104,6 +104,20 @@ def test_a_place_without_a_handler() -> None:
         play(work, (SetBreakpoint(PLACE), 4), *64 * early)
 
 
+def test_whoever_takes_no_page_faults_needs_64_bits_alone() -> None:
+    play(
+        reach_place(PLACE, "main", memory(usable=False), behind=False, faults=False),
+        (SetBreakpoint(PLACE), 4), at(4), *looked(state(paging=False)), at(4), *looked(state()),
+        (DeleteBreakpoint(4), None),
+    )  # fmt: skip
+    assert play(
+        reach_time(1_500_000_000, "1s", memory(usable=False), faults=False),
+        *RUN, *looked(state()), MAP, *looked(state()), SELECTOR, (Vcpu(), 0), (Sleeps(0), False),
+    )  # fmt: skip
+    early = looked(state(paging=False))
+    assert not play(reach_time(1_500_000_000, "1s", memory(), faults=False), *RUN, *early, *early)
+
+
 RUN = [
     (Start(), None), (Await, None), (GuestTime(), 1_400_000_000), (Await, None),
     (GuestTime(), 1_500_000_000), (Pause(), None), (Await, None),
