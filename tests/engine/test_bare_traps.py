@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -143,7 +144,7 @@ class Watched:
         self.numbers: dict[int, int] = {}
         self.roots: set[int] = set()
         self.watch = TableWatch(self.stage.ground, self.roots, stores=stores)
-        steps = [(SetBreakpoint(PLACE), 40), *self.all() * stores]
+        steps = [(SetBreakpoint(PLACE), 40), STATES, (FlushAllTlbs(), None), *self.all() * stores]
         play(self.watch.install([PLACE], self.stage.scene.space), *steps)
 
     def known(self) -> list[int]:
@@ -263,6 +264,21 @@ def test_stores_of_two_vcpus_at_one_moment_are_both_seen() -> None:
     entry = watched.ram.map(NEW + 0x1000, DEVICE)
     watched.stored(ROOT, (FlushAllTlbs(), None), *again(watched))
     assert watched.ram.entry(entry) & POISON
+
+
+def test_the_tables_of_every_vcpu_are_looked_at_and_watched() -> None:
+    watched = Watched()
+    other = type(PAGING)(0x38_0000, 4, POISON)
+    entry = watched.ram.map(NEW, DEVICE, paging=other)
+    # Those of the second one are seen through those of the first.
+    states = (VcpuStates(), (STATE, replace(STATE, cr3=0x38_0000)))
+    steps = [(FlushTlb, None), states, (FlushAllTlbs(), None), (FlushAllTlbs(), None)]
+    watched.ram.map(MIRROR, 0, level=2, paging=other)
+    watched.ram.map(MIRROR + 0x20_0000, 0x20_0000, level=2, paging=other)
+    new = tables(watched.ram, other)
+    steps += [(WatchStores, watched.armed)] * len(new)
+    play(watched.watch.look(), (Registers(), registers()), *steps)
+    assert watched.ram.entry(entry) & POISON and set(new) <= set(watched.numbers)
 
 
 def loaded(watched: Watched, cr3: int, *more: Any) -> None:

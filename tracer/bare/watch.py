@@ -57,7 +57,8 @@ class TableWatch:
         """Stop behind each load of CR3, by its linear address, and at stores to the tables."""
         for linear in loads:
             self._loads[await SetBreakpoint(linear)] = linear
-        await self._follow([space], set())
+        others = await self._others(space, "present when it was joined")
+        await self._follow([space, *others], set())
 
     def number_at(self, linear: int | None) -> int | None:
         """Return the number of the breakpoint at a linear address, if there is one."""
@@ -110,20 +111,24 @@ class TableWatch:
         return True
 
     async def _look(self, registers: RegisterFile, by: str, written: set[int]) -> None:
-        ground = self._ground
-        spaces = [ground.view.space_of(registers)]
-        await ground.coverage.poison(registers, by)
+        space = self._ground.view.space_of(registers)
+        await self._ground.coverage.poison(registers, by)
+        others = await self._others(space, by)
+        await self._follow([space, *others], written)
+
+    async def _others(self, first: AddressSpace, by: str) -> list[AddressSpace]:
+        # Poison what the tables of the other vCPUs lead to; returns their roots.
+        ground, roots = self._ground, {first.paging.root}
+        found: list[AddressSpace] = []
+        for state in await ground.view.states() if ground.view.vcpus > 1 else ():
+            space = ground.view.space(state.cr3, state.cr4)
+            if state.paging and space.paging.root not in roots:
+                roots.add(space.paging.root)
+                found.append(space)
+                await self._note(await poison_everything(space, own=ground.coverage.own), by)
         if ground.view.vcpus > 1:
-            roots = {spaces[0].paging.root}
-            for state in await ground.view.states():
-                space = ground.view.space(state.cr3, state.cr4)
-                if state.paging and space.paging.root not in roots:
-                    roots.add(space.paging.root)
-                    spaces.append(space)
-                    poisoned = await poison_everything(space, own=ground.coverage.own)
-                    await self._note(poisoned, by)
             await FlushAllTlbs()
-        await self._follow(spaces, written)
+        return found
 
     async def _note(self, poisoned: Poisoned, by: str) -> None:
         if poisoned.leaves:
