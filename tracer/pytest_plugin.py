@@ -10,18 +10,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 if TYPE_CHECKING:
-    from tracer.check.golden import Recording
+    from tracer.check.golden import Held, Recording
     from tracer.confidential.kind import Kind
 
 _written: pytest.StashKey[list[Path]] = pytest.StashKey()
 _settled: pytest.StashKey[set[Path]] = pytest.StashKey()
+_reported: pytest.StashKey[set[Path]] = pytest.StashKey()
 
 
 class Boot(Protocol):
@@ -65,6 +66,48 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make room for the goldens that this session writes."""
     config.stash[_written] = []
     config.stash[_settled] = set()
+    config.stash[_reported] = set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Leave a page beside a golden that does not match, and name it."""
+    report = yield
+    # A module that is not loaded has raised nothing, and other suites do not wait for it.
+    known = sys.modules.get("tracer.check.golden")
+    if known is not None and call.excinfo is not None:
+        error = call.excinfo.value
+        if isinstance(error, known.GoldenMismatch) and error.held is not None:
+            report.sections.append(("vetrace", _leave_page(error.held, item.config)))
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take the pages away of goldens that match again."""
+    stash = session.config.stash
+    for golden in [*stash[_settled], *stash[_written]]:
+        if golden not in stash[_reported]:
+            page_of(golden).unlink(missing_ok=True)
+
+
+def page_of(golden: Path) -> Path:
+    """Return where the page is left of a golden that does not match."""
+    name = golden.name.removesuffix(".zst").removesuffix(".vtrace")
+    return golden.with_name(f"{name}.report.html")
+
+
+# Returns what to tell of it. A page that cannot be written fails no test.
+def _leave_page(held: Held, config: pytest.Config) -> str:
+    config.stash[_reported].add(held.golden)
+    page = page_of(held.golden)
+    files = (str(held.golden), str(held.trace), "-o", str(page))
+    done = _vetrace("report", *files, *held.words)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        return f"no page of this: {said[0].removeprefix('vetrace: ')}"
+    return f"what differs, as a page for a browser: {page}"
 
 
 def pytest_terminal_summary(
@@ -190,23 +233,26 @@ def _value(option: str, words: Sequence[str]) -> str | None:
     return found
 
 
-# A process of its own: a guest that is out of hand, or a signal, ends that and not the tests. It
-# finds this very vetrace, even where only pytest's own settings put it on the path.
 def _run(path: Path, words: Sequence[str]) -> None:
     __tracebackhide__ = True
+    done = _vetrace("boot", "--quiet", "-o", str(path), *words)
+    if done.returncode:
+        said = "\n".join(done.stderr.splitlines()[-15:])
+        asked = " ".join(["vetrace boot", *words])
+        pytest.fail(f"`{asked}` ended with status {done.returncode}:\n{said}", pytrace=False)
+
+
+# A process of its own: a guest that is out of hand, or a signal, ends that and not the tests. It
+# finds this very vetrace, even where only pytest's own settings put it on the path.
+def _vetrace(*words: str) -> subprocess.CompletedProcess[str]:
     checkout = str(Path(__file__).parents[1])
     inherited = os.environ.get("PYTHONPATH")
     places = [checkout, inherited] if inherited else [checkout]
-    command = [sys.executable, "-m", "tracer", "boot", "--quiet", "-o", str(path), *words]
-    done = subprocess.run(
-        command,
+    return subprocess.run(
+        [sys.executable, "-m", "tracer", *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
         env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
     )
-    if done.returncode:
-        said = "\n".join(done.stderr.splitlines()[-15:])
-        asked = " ".join(["vetrace boot", *words])
-        pytest.fail(f"`{asked}` ended with status {done.returncode}:\n{said}", pytrace=False)

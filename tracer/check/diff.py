@@ -224,20 +224,24 @@ class Differ:
         """Return the sequence of each region that was accessed."""
         sides: dict[str, Side] = {}
         for event in events:
-            access = event.access
-            region, offset = access.region or "", access.offset or 0
-            kept = self._kept_bits(region, offset, access.span)
-            if kept < 0:
-                self.passed += 1
-                continue
-            value = access.value
-            compared = None if value is None else value & kept
-            side = sides.get(region)
-            if side is None:
-                side = sides[region] = Side(self._names, access.space)
-            key = access.direction, offset, access.width, access.extent, compared
-            side.append(event, key, value)
+            self.add(sides, event)
         return sides
+
+    def add(self, sides: dict[str, Side], event: Event) -> None:
+        """Add the next access of a trace to the sequence of its region."""
+        access = event.access
+        region, offset = access.region or "", access.offset or 0
+        kept = self._kept_bits(region, offset, access.span)
+        if kept < 0:
+            self.passed += 1
+            return
+        value = access.value
+        compared = None if value is None else value & kept
+        side = sides.get(region)
+        if side is None:
+            side = sides[region] = Side(self._names, access.space)
+        key = access.direction, offset, access.width, access.extent, compared
+        side.append(event, key, value)
 
     # -1 for an access that is left out.
     def _kept_bits(self, region: str, offset: int, width: int) -> int:

@@ -36,8 +36,24 @@ _HUNKS = 10  # shown of a region
 _HOST_FOLDER = re.compile(r"(^|=)/(?:(?:[^,]|,,)*/)?")
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Tell what was held to what: a trace, its golden, and the words of ``vetrace diff`` for it."""
+
+    trace: Path
+    golden: Path
+    words: tuple[str, ...] = ()
+
+
 class GoldenMismatch(AssertionError):
-    """Tell that a trace is not what its golden says; the message has the diff."""
+    """Tell that a trace is not what its golden says; the message has the diff.
+
+    ``held`` is None where there is no golden.
+    """
+
+    def __init__(self, message: str, held: Held | None = None) -> None:
+        super().__init__(message)
+        self.held = held
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +145,12 @@ def assert_matches_trace(
     try:
         if record:
             return _record(trace, golden, others, region, rules)
-        _hold(trace, golden, others, region, rules)
+        words = (
+            *(() if region is None else (f"--region={region}",)),
+            *(f"--mask={rule}" for rule in mask), *(f"--ignore={rule}" for rule in ignore),
+            *(("--exact",) if exact else ()),
+        )  # fmt: skip
+        _hold(trace, golden, others, region, rules, words)
     except TraceError as error:
         # In a test suite the place in vetrace says nothing: the traceback ends in the test.
         raise TraceError(str(error)) from None
@@ -137,7 +158,12 @@ def assert_matches_trace(
 
 
 def _hold(
-    trace: Path, golden: Path, others: Sequence[Path], region: str | None, rules: Rules
+    trace: Path,
+    golden: Path,
+    others: Sequence[Path],
+    region: str | None,
+    rules: Rules,
+    words: tuple[str, ...],
 ) -> None:
     __tracebackhide__ = True
     known = [path for path in (golden, *others) if path.exists()]
@@ -147,7 +173,8 @@ def _hold(
     first = next(diffs)
     if first and all(diffs):
         told = [f"nor {path}" for path in known[1:]]
-        raise GoldenMismatch("\n".join([first[0], *told, *first[1:]]))
+        message = "\n".join([first[0], *told, *first[1:]])
+        raise GoldenMismatch(message, Held(trace, known[0], words))
 
 
 def difference(

@@ -122,7 +122,7 @@ def diff_lines(hunk: Sequence[Line]) -> Iterator[str]:
             f"  {_DIFF_MARK[line.kind]} {short(step.direction, step.width):<3}"
             f" {place:<{wide}} {value:<24} {site}"
         )
-        if other is not None and (fields := _step_changes(step, other)):
+        if other is not None and (fields := step_changes(step, other)):
             yield f"        {fields}"
 
 
@@ -136,7 +136,8 @@ def _shown(line: Line, step: Step) -> Step:
 _DIFF_MARK = {"same": " ", "changed": "~", "first": "-", "second": "+"}
 
 
-def _step_changes(first: Step, second: Step) -> str:
+def step_changes(first: Step, second: Step) -> str:
+    """Return the bit fields that differ between two steps; empty where these are not known."""
     if first.named is None or first.value is None or second.value is None:
         return ""
     if second.named is None or second.named.text != first.named.text:

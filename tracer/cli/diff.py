@@ -41,6 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10,
         help="hunks a region (default 10; 0: all)",
     )
+    add_rules(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with all hunks")
+    add_filters(parser)
+    parser.epilog = (
+        "Direction, offset, width and value are compared, in order, per region; addresses, times"
+        " and call sites are not. Exit status 3 tells that something differs."
+    )
+
+
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    """Declare what is known to vary between two traces; :func:`rules_of` reads it."""
     rules = parser.add_argument_group(
         "what is known to vary",
         "RULE is REGION+FIRST[-LAST][%STRIDE]: bytes of a region, which may be a glob,"
@@ -58,21 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--exact", action="store_true",
         help="drop the built-in rules: HPET and LAPIC timers, MSI-X messages, addresses of queues",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with all hunks")
-    add_filters(parser)
-    parser.epilog = (
-        "Direction, offset, width and value are compared, in order, per region; addresses, times"
-        " and call sites are not. Exit status 3 tells that something differs."
+
+
+def rules_of(args: argparse.Namespace) -> Rules:
+    """Return what the arguments say that varies."""
+    return Rules(
+        varying=(*args.mask, *(() if args.exact else VARYING)),
+        passing=(*args.ignore, *(() if args.exact else PASSING)),
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print how the two traces differ; return the exit status."""
-    rules = Rules(
-        varying=(*args.mask, *(() if args.exact else VARYING)),
-        passing=(*args.ignore, *(() if args.exact else PASSING)),
-    )
-    differ = Differ(rules)
+    differ = Differ(rules_of(args))
     chosen, maps = selection(args), register_maps(args)
     sides, sources = [], []
     for path in (args.first, args.second):

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     with TraceReader(args.trace) as trace:
         source = Source(trace, selection(args), maps)
         prints = args.output == STANDARD
-        with _sink(args.output) as sink, terminal.reading(trace, prints=prints):
-            left_out = write(source, sink)
+        with sink(args.output) as output, terminal.reading(trace, prints=prints):
+            left_out = write(source, output)
         source.check_names()
     terminal.warn_of_losses(trace)
     name = "standard output" if args.output == STANDARD else args.output
@@ -98,24 +98,25 @@ _FORMATS: dict[str, Callable[[Source, IO[bytes]], int]] = {
 
 
 @contextlib.contextmanager
-def extra(package: str, name: str = "export") -> Iterator[None]:
+def extra(package: str, name: str = "export", what: str = "this format") -> Iterator[None]:
     """Raise UsageError where what is imported needs a package that is not installed.
 
-    ``name`` is what vetrace calls the extra that has it.
+    ``name`` is that of the extra that has it, ``what`` needs it.
     """
     try:
         yield
     except ImportError as error:
         raise UsageError(
-            f"this format needs {package}, which is not installed: pip install 'vetrace[{name}]'"
+            f"{what} needs {package}, which is not installed: pip install 'vetrace[{name}]'"
         ) from error
 
 
 @contextlib.contextmanager
-def _sink(output: str) -> Iterator[IO[bytes]]:
+def sink(output: str) -> Iterator[IO[bytes]]:
+    """Yield what writes to a file of this name, as :func:`replacing` does, or standard output."""
     if output != STANDARD:
-        with replacing(Path(output)) as sink:
-            yield sink
+        with replacing(Path(output)) as file:
+            yield file
         return
     sys.stdout.flush()
     yield sys.stdout.buffer

@@ -33,6 +33,7 @@ COMMANDS = {
     "tally": "count, sum or part what is asked for, of a trace's accesses",
     "replay": "carry out every recorded access again, without a guest, and compare",
     "diff": "compare two traces, region by region",
+    "report": "write a trace, or how two differ, as a page for a browser",
     "export": "write a trace in another tool's format",
     "import": "read another tool's log as a trace",
     "recover": "complete the trace of a vetrace that was killed",

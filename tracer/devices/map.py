@@ -126,22 +126,27 @@ class Named:
         alone = len(self.parts) == 1
         return "; ".join(filter(None, (_explained(part, value, alone) for part in self.parts)))
 
-    def _fields(self, value: int) -> Iterator[tuple[str, Field, int]]:
+    def places(self) -> Iterator[tuple[str, Field, int]]:
+        """Yield the fields that :meth:`fields` tells of, each with the bit of a value it is at."""
         alone = len(self.parts) == 1
         for part in self.parts:
             head = "" if alone else f"{part.short}."
-            for field, number in _covered_fields(part, value):
-                yield head + field.name, field, number
+            for field, at in _covered_fields(part):
+                yield head + field.name, field, at
             if not alone and not part.register.fields:
-                yield part.short, Field(part.short, part.bits - 1, 0), part.value(value)
+                yield part.short, Field(part.short, part.bits - 1, 0), part.at
+
+    def _fields(self, value: int) -> Iterator[tuple[str, Field, int]]:
+        for name, field, at in self.places():
+            yield name, field, _taken(field, at, value)
 
 
 def _explained(part: Part, value: int, alone: bool) -> str:
     register, number = part.register, part.value(value)
     bits = ", ".join(
         _told(field.name, field, set_) + (f" ({field.description})" if field.description else "")
-        for field, set_ in _covered_fields(part, value)
-        if set_
+        for field, at in _covered_fields(part)
+        if (set_ := _taken(field, at, value))
     )
     name = "" if alone else part.short
     if name and number and not register.fields:
@@ -151,12 +156,15 @@ def _explained(part: Part, value: int, alone: bool) -> str:
     return ": ".join(filter(None, (", ".join(filter(None, (name, register.description))), bits)))
 
 
-# The fields of a register that an access of this value covers whole.
-def _covered_fields(part: Part, value: int) -> Iterator[tuple[Field, int]]:
-    covered = part.value(value) << part.first
+# The fields of a register that an access covers whole, and the bits of its value they begin at.
+def _covered_fields(part: Part) -> Iterator[tuple[Field, int]]:
     for field in part.register.fields:
         if part.first <= field.low and field.high < part.first + part.bits:
-            yield field, field.of(covered)
+            yield field, part.at + field.low - part.first
+
+
+def _taken(field: Field, at: int, value: int) -> int:
+    return value >> at & (1 << field.high - field.low + 1) - 1
 
 
 # A field of one bit without names for its values is told by its name alone.

@@ -17,19 +17,22 @@ LIKE = "16 and 0x10 are"
 
 _SPAN = "0x10-0x1f and 0x10..0x1f"
 
-_LONGEST = 600  # characters; the widest value, of 512 bits, has 514 of them in binary
+LONGEST = 600  # characters; the widest value, of 512 bits, has 514 of them in binary
 _SHOWN = 60
 
-# One underscore may part digits, as in Python. Leading zeros mean nothing: 010 is ten.
-_NUMBER = re.compile(
-    r"0[xX](?:_?[0-9a-fA-F])+|0[bB](?:_?[01])+|0[oO](?:_?[0-7])+|[0-9](?:_?[0-9])*"
-)
+NUMBER = re.compile(r"0[xX](?:_?[0-9a-fA-F])+|0[bB](?:_?[01])+|0[oO](?:_?[0-7])+|[0-9](?:_?[0-9])*")
+"""A whole number. One underscore may part digits; leading zeros mean nothing: 010 is ten."""
+
 _HEXADECIMAL = re.compile(r"(?:0[xX])?[0-9a-fA-F](?:_?[0-9a-fA-F])*")
-_TIME = re.compile(r"(?P<whole>[0-9](?:_?[0-9])*)?(?:\.(?P<part>[0-9]*))?(?P<unit>ns|us|ms|s)?")
+TIME = re.compile(r"(?P<whole>[0-9](?:_?[0-9])*)?(?:\.(?P<part>[0-9]*))?(?P<unit>ns|us|ms|s)?")
+"""A time; one of its digits must be there."""
+
 _SIZE = re.compile(r"(?P<number>[0-9]+)(?P<unit>[KMGkmg]?)")
 
 _BASES = {"0x": 16, "0b": 2, "0o": 8}
-_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+"""The units of a time."""
+
 _BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -67,12 +70,12 @@ def fitting(text: str, bits: int, what: str = "value") -> int:
 
 def is_whole(text: str) -> bool:
     """Tell whether a text is written as a number from 0 on is."""
-    return len(text) <= _LONGEST and _NUMBER.fullmatch(text) is not None
+    return len(text) <= LONGEST and NUMBER.fullmatch(text) is not None
 
 
 def hexadecimal(text: str, what: str = "number") -> int:
     """Return a number that is in hexadecimal with or without 0x. Raises UsageError."""
-    if len(text) > _LONGEST or _HEXADECIMAL.fullmatch(text) is None:
+    if len(text) > LONGEST or _HEXADECIMAL.fullmatch(text) is None:
         raise UsageError(f"{_shown(text)} is no {what}: fee00000 and 0xfee00000 are")
     return int(text, 16)
 
@@ -136,12 +139,12 @@ def _signed(text: str, what: str, like: str) -> int:
 
 
 def _time(text: str) -> re.Match[str] | None:
-    found = _TIME.fullmatch(text) if len(text) <= _SHOWN else None
+    found = TIME.fullmatch(text) if len(text) <= _SHOWN else None
     return found if found is not None and (found["whole"] or found["part"]) else None
 
 
 def _scaled(found: re.Match[str]) -> int:
-    scale, part = _NANOSECONDS[found["unit"] or "s"], found["part"] or ""
+    scale, part = NANOSECONDS[found["unit"] or "s"], found["part"] or ""
     fraction: int = int(part or "0") * scale // 10 ** len(part)
     return int(found["whole"] or "0") * scale + fraction
 

@@ -55,6 +55,11 @@ def changed_values(before: CpuState, after: CpuState) -> dict[str, int]:
     return changed
 
 
+def made(registers: Mapping[str, int]) -> Mapping[str, int]:
+    """Return registers as they can be looked up often, worked out now where they were deferred."""
+    return registers._values if isinstance(registers, Deferred) else registers
+
+
 class Deferred(Mapping[str, int]):
     """Hold registers that ``make`` works out of ``given``, once somebody looks at them."""
 

@@ -120,16 +120,16 @@ def mnemonics() -> frozenset[str]:
     return frozenset(names)
 
 
-# Capstone puts the predicate into the names of some: cmpltps, vcmpnge_uqsd, vpcomltb.
-_PREDICATED = re.compile(r"v?cmp\w+[ps][sd]|vpcmp\w+|vpcom\w+")
+PREDICATED = re.compile(r"v?cmp\w+[ps][sd]|vpcmp\w+|vpcom\w+")
+"""Names that capstone puts a predicate into: cmpltps, vcmpnge_uqsd, vpcomltb."""
 
-# It prints this one, and calls it FADD in its list.
-_PRINTED = frozenset({"faddp"})
+PRINTED = frozenset({"faddp"})
+"""Names that it prints, and calls otherwise in its list: FADD."""
 
 
 def is_mnemonic(name: str) -> bool:
     """Tell whether an instruction can have a name, those with a predicate in it among them."""
-    return name in mnemonics() | _PRINTED or _PREDICATED.fullmatch(name) is not None
+    return name in mnemonics() | PRINTED or PREDICATED.fullmatch(name) is not None
 
 
 def foreign(code: bytes, rip: int, mode: Mode) -> Instruction:

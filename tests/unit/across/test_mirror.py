@@ -75,6 +75,7 @@ TESTED_BY = {
     "look/test_views": "look/code look/dump look/region look/registers look/sheet look/stack",
     "look/test_plan": "look/change look/operand look/plan_view look/rehearsal",
     "confidential/test_host_inputs": "cli/host_inputs",
+    "report/page/test_contents": "report/page/accesses report/page/coverage",
     "cli/test_decode": "look/explanation",
     "cli/test_registers": "look/register_sheet",
     "repl/test_calls": "look/call query/called",
@@ -162,6 +163,8 @@ BY_PLAYBOOK = {
 ON_A_GUEST = {
     "test_attach": "cli/attach cli/traced_run launch/attach qemu/foreign qemu/guest",
     "test_live": "intercept/ve_trial launch/borrow linux/handler_end",
+    "test_page": "cli/report report/page/plotting",
+    "test_page_conditions": "report/page/language",
     "test_recover": "host/keeper launch/ring",
     "test_inputs": "cli/run_arguments",
     "test_nested": "intercept/nested intercept/sight session/nested",

@@ -77,6 +77,46 @@ def test_a_failure_is_the_diff_without_our_own_frames(
     result.stdout.no_fnmatch_line("*golden.py*")
 
 
+def test_a_page_lies_beside_a_golden_that_does_not_match_and_goes_again(
+    project: Path, pytester: pytest.Pytester
+) -> None:
+    pytest.importorskip("bokeh")
+    run(pytester, "--vetrace-record").assert_outcomes(passed=1)
+    path = project / "tests" / "run.vtrace"
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b'"0x460001"', b'"0x460000"'))
+    result = run(pytester)
+    result.assert_outcomes(failed=1)
+    page = project / "tests" / "golden" / "nvme-probe.report.html"
+    result.stdout.fnmatch_lines([f"what differs, as a page for a browser: {page}"])
+    text = page.read_text()
+    assert '"fields":"EN 1→0"' in text
+    assert "hpet" not in text.partition('"accesses":')[2].partition('"statistics":')[0]
+    path.write_bytes(good)
+    run(pytester).assert_outcomes(passed=1)
+    assert not page.exists()
+
+
+def test_no_page_can_be_written_is_no_failure_of_its_own(
+    project: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(pytester, "--vetrace-record").assert_outcomes(passed=1)
+    path = project / "tests" / "run.vtrace"
+    path.write_bytes(path.read_bytes().replace(b'"0x460001"', b'"0x460000"'))
+    # Ahead of a Bokeh that may be installed.
+    (project / "bokeh.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    result = run(pytester)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["no page of this: a report needs bokeh, which is not installed: *vetrace?report?*"]
+    )
+    result.stdout.fnmatch_lines(["E *nvme: 1 changed, 0 only in the golden, *"])
+    assert list((project / "tests" / "golden").iterdir()) == [
+        project / "tests" / "golden" / "nvme-probe.vtrace"
+    ]
+
+
 def test_two_tests_do_not_overwrite_each_others_golden(
     project: Path, pytester: pytest.Pytester
 ) -> None:

@@ -50,14 +50,22 @@ DELTA = "delta"
 MAX_PARENTHESES = 30
 """How many parentheses may be open at a time."""
 
-_LEVEL = {
+LEVEL = {
     "|": 1, "^": 2, "&": 3, "<<": 4, ">>": 4, "+": 5, "-": 5, "*": 6, "//": 6, "%": 6,
 }  # fmt: skip
+"""Binary operators between numbers, the loosest first."""
 
-_KEYWORDS = {"or": "or", "||": "or", "and": "and", "&&": "and", "not": "not", "!": "not"}
-_RESERVED = frozenset({"or", "and", "not", "in", "is", "touches", "true", "false"})
-_RELATIONS = ("~", "!~", "in", "is", "touches")
-_TOUCHED = ("offset", "address", "linear")
+KEYWORDS = {"or": "or", "||": "or", "and": "and", "&&": "and", "not": "not", "!": "not"}
+"""Words that join and deny, with what they mean."""
+
+RESERVED = frozenset({"or", "and", "not", "in", "is", "touches", "true", "false"})
+"""Words that are no names."""
+
+RELATIONS = ("~", "!~", "in", "is", "touches")
+"""What ends no chain of comparisons."""
+
+TOUCHED = ("offset", "address", "linear")
+"""Facts that a range can touch."""
 
 # Each place that asks for changes has a memory of its own.
 _askers = count()
@@ -122,7 +130,7 @@ class Parser:
         self, word: str, inner: Callable[[], Node], join: Callable[[list[Run]], Run]
     ) -> Node:
         parts = [inner()]
-        signs = [sign for sign, meaning in _KEYWORDS.items() if meaning == word]
+        signs = [sign for sign, meaning in KEYWORDS.items() if meaning == word]
         while self._at.take(*signs):
             parts.append(inner())
         if len(parts) == 1:
@@ -162,7 +170,7 @@ class Parser:
                 signs.append(str(sign.value))
                 compare.append(self._compare(nodes[-2], sign, nodes[-1]))
                 continue
-            sign = self._at.take(*_RELATIONS) or self._at.take_not_in()
+            sign = self._at.take(*RELATIONS) or self._at.take_not_in()
             if sign is None:
                 break
             if signs:
@@ -172,7 +180,7 @@ class Parser:
                     " comparisons: join them with `and`",
                 )
             node = self._related(first, sign)
-            if self._at.piece.value in (*COMPARISON, *_RELATIONS):
+            if self._at.piece.value in (*COMPARISON, *RELATIONS):
                 self._at.fail_operator(self._at.piece)
             return node
         if not signs:
@@ -269,7 +277,7 @@ class Parser:
         else:
             self._at.advance()
         piece = self._at.piece
-        ended = self._at.stops_at(piece) or piece.value in (*_KEYWORDS, ")")
+        ended = self._at.stops_at(piece) or piece.value in (*KEYWORDS, ")")
         return first, None if first is not None and ended else end()
 
     def _numbers(self, left: Node, sign: Lexeme) -> Ends:
@@ -291,11 +299,11 @@ class Parser:
         return self._made("truth", run, parts, left.start)
 
     def _touching(self, left: Node, sign: Lexeme) -> Node:
-        if left.name not in _TOUCHED:
+        if left.name not in TOUCHED:
             self._at.fail(
                 sign.start,
                 f"touches at column {sign.start + 1} follows"
-                f" {', '.join(_TOUCHED[:-1])} or {_TOUCHED[-1]}",
+                f" {', '.join(TOUCHED[:-1])} or {TOUCHED[-1]}",
             )
         first, last = self._numbers(left, sign)
         if left.name == "offset" and first is not None and first.constant:
@@ -323,11 +331,11 @@ class Parser:
     def _arithmetic(self, lowest: int) -> Node:
         left = self._unary()
         while (
-            self._at.piece.kind == "operator" and _LEVEL.get(str(self._at.piece.value), 0) >= lowest
+            self._at.piece.kind == "operator" and LEVEL.get(str(self._at.piece.value), 0) >= lowest
         ):
             sign = self._at.advance()
             word = str(sign.value)
-            right = self._arithmetic(_LEVEL[word] + 1)
+            right = self._arithmetic(LEVEL[word] + 1)
             for node in (left, right):
                 self._want_number(node, word)
             combine = ARITHMETIC.get(word) or self._careful(sign)
@@ -362,7 +370,7 @@ class Parser:
                 return self._delta(piece)
             case "word" if piece.value in ("true", "false"):
                 return self._literal("truth", piece)
-            case "word" if piece.value not in _RESERVED and not self._at.stops_at(piece):
+            case "word" if piece.value not in RESERVED and not self._at.stops_at(piece):
                 return self._name(piece)
             case "operator" if piece.value == "(":
                 return self._group(piece)

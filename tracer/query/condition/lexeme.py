@@ -29,8 +29,7 @@ class Lexeme:
     end: int
 
 
-# Operators that other languages have, and what to write here.
-_FOREIGN = {
+FOREIGN = {
     "=": "== compares",
     "===": "== compares",
     "<>": "!= compares",
@@ -49,8 +48,9 @@ _FOREIGN = {
     "{": "parentheses group",
     "}": "parentheses group",
 }
+"""Operators that other languages have, and what to write here."""
 
-_PIECE = re.compile(
+PIECE = re.compile(
     r"""(?P<number>\d\w*(?:\.\w+)?)
     |(?P<text>"(?:[^"]|"")*"|'(?:[^']|'')*')
     |(?P<register>\$\w*)
@@ -59,14 +59,15 @@ _PIECE = re.compile(
     |(?P<operator>\.\.|==|!=|<=|>=|<<|>>|//|&&|\|\||!~|[<>~!|^&+\-*%()])""",
     re.VERBOSE | re.ASCII,
 )
+"""A piece that stands anywhere."""
 
-# A word that a name is compared with ends at a space, parenthesis or operator: nvme.msix-table.
-_BARE = re.compile(r"[A-Za-z_][\w.#:+\-\[\]]*", re.ASCII)
+BARE = re.compile(r"[A-Za-z_][\w.#:+\-\[\]]*", re.ASCII)
+"""A word that a name is compared with, up to a space, parenthesis or operator: nvme.msix-table."""
 
 _NOT = re.compile(r"not(?=\s)")
 
-# A pattern follows ~ and `is`, up to a space, quote or parenthesis: nvme_*, *.msix-*.
-_PATTERN = re.compile(r"[^\s()\"'&|]+")
+PATTERN = re.compile(r"[^\s()\"'&|]+")
+"""What follows ~ and `is`, up to a space, quote or parenthesis: nvme_*, *.msix-*."""
 
 
 def lexemes(text: str, start: int, names: Container[str], *, commas: bool = False) -> list[Lexeme]:
@@ -132,10 +133,10 @@ def _unquoted(
     if named and not denied and _NOT.match(text, position):
         return None
     if (named or operator.value in ("~", "!~")) and ends_operand(operand):
-        match = _PATTERN.match(text, position)
+        match = PATTERN.match(text, position)
         return match and Lexeme("text", match[0], position, match.end())
     if operator.value in ("==", "!=") and operand.kind == "word" and operand.value in names:
-        match = _BARE.match(text, position)
+        match = BARE.match(text, position)
         if match and text[match.end() : match.end() + 1] in ("*", "?"):
             message = f"{operator.value} at column {operator.start + 1} takes no pattern; ~ does"
             raise ConditionError(message, text, operator.start + 1)
@@ -145,7 +146,7 @@ def _unquoted(
 
 
 def _piece(text: str, position: int) -> Lexeme:
-    match = _PIECE.match(text, position)
+    match = PIECE.match(text, position)
     column = position + 1
     if match is None:
         character = text[position]
@@ -169,7 +170,7 @@ def _piece(text: str, position: int) -> Lexeme:
         case "operator":
             return Lexeme("operator", shown, position, end)
         case _:
-            message = f"unknown operator {shown} at column {column}; {_FOREIGN[shown]}"
+            message = f"unknown operator {shown} at column {column}; {FOREIGN[shown]}"
             raise ConditionError(message, text, column)
 
 
