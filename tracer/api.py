@@ -47,6 +47,7 @@ from tracer.launch.plan import (
     parse_kind,
     parse_memory,
     parse_ring,
+    parse_trap,
 )
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
@@ -198,6 +199,7 @@ def boot(
     every_stop: bool = False,
     ring: int = SLOTS,
     inputs: str = "",
+    trap: str = "entry",
     rules: Sequence[str] = (),
     host: object | None = None,
     registers: Sequence[Path | str] = (),
@@ -240,6 +242,7 @@ def boot(
         memory=None if memory is None else parse_memory(memory),
         choice=Choice(_several(region), _several(bypass)),
         inputs=parse_inputs(inputs) if inputs else frozenset(),
+        nested=parse_trap(trap),
         realtime=realtime,
         qemu_log=None if qemu_log is None else Path(qemu_log).absolute(),
         extra=tuple(qemu_args),
@@ -256,7 +259,7 @@ def boot(
     start = launch(plan, console, progress)
     booted = _booted(
         start, plan.limits, Naming(maps), _path(output), asked,
-        stacks=stacks, ring=slots, inputs=plan.inputs,
+        stacks=stacks, ring=slots, inputs=plan.inputs, nested=plan.nested,
     )  # fmt: skip
     with _beside(booted) as booted_guest:
         yield booted_guest
@@ -273,6 +276,7 @@ async def _booted(
     stacks: bool,
     ring: int | None,
     inputs: frozenset[Input],
+    nested: bool,
 ) -> AsyncIterator[Guest]:
     async with Watchdog(limits) as watchdog, start as session:
         watchdog.guard(session)
@@ -286,7 +290,7 @@ async def _booted(
                 regions = await session.refresh_regions(inputs)
                 check_choice(regions.regions, session.choice)
                 install(asked, control.host, context.known)
-                await session.trap(stacks=stacks, ring=ring, inputs=inputs)
+                await session.trap(stacks=stacks, ring=ring, inputs=inputs, nested=nested)
                 with kept_ring(session, output):
                     session.mark_log(ENTRY)
                     await control.start()

@@ -32,6 +32,7 @@ from tracer.access.want import (
     VcpuStates,
     WatchStores,
     WriteCode,
+    WritePhysical,
 )
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, InterceptError, KernelImageError
@@ -287,6 +288,17 @@ def test_arguments_that_cannot_be_read_end_the_run() -> None:
         play(guest.hooks.handle(stop), (Registers(), registers(rsp=0xFFFF_C8FF_0000_0000)))
 
 
+def written(wanted: Any) -> tuple[int, bytes]:
+    """What is written at which physical address: the vCPU may have a monitor's page tables."""
+    return wanted.physical, wanted.value.to_bytes(wanted.width, "little")
+
+
+def behind(scene: Scene, linear: int) -> int:
+    leaf = scene.space.leaf(linear)
+    assert leaf is not None
+    return leaf.translate(linear)
+
+
 def test_a_detach_before_ftrace_leaves_all_as_it_was() -> None:
     guest = Traceable()
     scene = guest.scene
@@ -294,10 +306,11 @@ def test_a_detach_before_ftrace_leaves_all_as_it_was() -> None:
     before = call(guest.site, BASE + 0xC00)
     assert scene.space.read(guest.site, 5) not in (before, NOP)
     told: list[tuple[int, bytes]] = []
-    write = (WriteCode, lambda wanted: told.append((wanted.linear, wanted.code)))
+    write = (WritePhysical, lambda wanted: told.append(written(wanted)))
     play(guest.linux.remove(scene.space), write, write, write, write)
     passing = [(stop, PASS) for stop in scene.gate.ringers]
-    assert told == [(guest.site, before), (PLACES["set_pte_vaddr"], NOP), *passing]
+    wanted = [(guest.site, before), (PLACES["set_pte_vaddr"], NOP), *passing]
+    assert told == [(behind(scene, linear), code) for linear, code in wanted]
     assert scene.word(DATA + 8) == guest.site
 
 
@@ -307,9 +320,11 @@ def test_a_detach_after_ftrace_leaves_what_that_would_have() -> None:
     scene.write(guest.OTHER, NOP)
     scene.write(PLACES["set_pte_vaddr"], b"\x00" * 5)  # gone, and its memory another's
     told: list[tuple[int, bytes]] = []
-    write = (WriteCode, lambda wanted: told.append((wanted.linear, wanted.code)))
+    write = (WritePhysical, lambda wanted: told.append(written(wanted)))
     play(guest.linux.remove(scene.space), write, write, write)
-    assert told == [(guest.site, NOP), *((stop, PASS) for stop in scene.gate.ringers)]
+    passing = [(stop, PASS) for stop in scene.gate.ringers]
+    wanted = [(guest.site, NOP), *passing]
+    assert told == [(behind(scene, linear), code) for linear, code in wanted]
     assert scene.word(DATA + 8) == 0
 
 

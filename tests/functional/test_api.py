@@ -93,6 +93,6 @@ def test_a_guest_whose_accesses_all_take_a_stop(tmp_path: Path) -> None:
     with boot(region="virtio-blk.common", every_stop=True, output=path) as guest:
         guest.finish()
     assert {access.via for access in open_trace(path)} == {"emulated"}
-    with boot(region="virtio-blk.common", ring=4, output=path) as guest:
+    with boot(region="virtio-blk.common", ring=4, trap="nested", output=path) as guest:
         guest.finish()
     assert {access.via for access in open_trace(path)} == {"emulated", "compiled"}

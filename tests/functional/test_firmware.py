@@ -61,13 +61,17 @@ def drives(first: Path, second: Path) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def test_reads_are_of_a_device_while_a_command_is_under_way(tmp_path: Path) -> None:
+BOTH = pytest.mark.parametrize("trap", ["entry", pytest.param("nested", marks=pytest.mark.long)])
+
+
+@BOTH
+def test_reads_are_of_a_device_while_a_command_is_under_way(tmp_path: Path, trap: str) -> None:
     need(SEABIOS.exists(), "seabios")
     chip = tmp_path / "chip"
     chip.write_bytes(bytes(range(0x41, 0x51)).ljust(64 << 10, b"\xff"))
     program = guest_program.assemble(tmp_path, "peek")
     image = guest_program.initrd(tmp_path, program, COMMANDS)
-    options = ("--quiet", "--check", "--region", "system.flash*", "--initrd", image)
+    options = ("--quiet", "--check", "--trap", trap, "--region", "system.flash*", "--initrd", image)
     done = boot(tmp_path, *options, "--", *drives(SEABIOS, chip))
     assert "memory 0x41" in done.serial
     assert "memory 0x4443" in done.serial
@@ -80,10 +84,13 @@ def test_reads_are_of_a_device_while_a_command_is_under_way(tmp_path: Path) -> N
         ("read", 1, 1, int(model, 16)),
         ("write", 0, 1, 0xFF),
     ]
-    assert read_trace(done.trace).end.counts["neighbours"] == 2
+    # What only shows memory is read without a fault by nested traps.
+    neighbours = read_trace(done.trace).end.counts.get("neighbours", 0)
+    assert neighbours == (2 if trap == "entry" else 0)
 
 
-def test_firmware_writes_its_flash_while_the_kernel_runs(tmp_path: Path) -> None:
+@BOTH
+def test_firmware_writes_its_flash_while_the_kernel_runs(tmp_path: Path, trap: str) -> None:
     code, variables = OVMF / "OVMF_CODE_4M.fd", OVMF / "OVMF_VARS_4M.fd"
     need(code.exists(), "ovmf")
     kept = tmp_path / "variables"
@@ -94,7 +101,7 @@ def test_firmware_writes_its_flash_while_the_kernel_runs(tmp_path: Path) -> None
     init.write_text(VARIABLE)
     image = build_initramfs(init, open_kernel(kernel, None).modules, ["efivarfs"])
     regions = ("--region", "system.flash1", "--region", "ecam")
-    options = ("--quiet", "--check", "--initrd", image, *regions)
+    options = ("--quiet", "--check", "--trap", trap, "--initrd", image, *regions)
     done = boot(tmp_path, *options, "--", *drives(code, kept))
     assert "variable kept" in done.serial
     assert agreed(done)

@@ -270,11 +270,12 @@ IVSHMEM = (
 )  # fmt: skip
 
 
-def test_a_page_of_registers_and_ram(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trap", ["entry", pytest.param("nested", marks=pytest.mark.long)])
+def test_a_page_of_registers_and_ram(tmp_path: Path, trap: str) -> None:
     options = ("--region", "ivshmem-plain", "--initrd", initrd(tmp_path, SHARES, "shared"))
     untraced = boot(tmp_path / "untraced", "--quiet", "--untraced", *options, "--", *IVSHMEM)
     assert "differences 0" in untraced.serial
-    done = boot(tmp_path, "--quiet", "--check", *options, "--", *IVSHMEM)
+    done = boot(tmp_path, "--quiet", "--check", "--trap", trap, *options, "--", *IVSHMEM)
     assert "differences 0" in done.serial
     assert agreed(done) == 4
     assert "not traced" not in done.err
@@ -296,7 +297,8 @@ def test_a_page_of_registers_and_ram(tmp_path: Path) -> None:
     assert replayed.status == 0, replayed.out + replayed.err
 
 
-def test_a_tpm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trap", [pytest.param("entry", marks=pytest.mark.long), "nested"])
+def test_a_tpm(tmp_path: Path, trap: str) -> None:
     # 128 bytes of registers, and the buffer for commands and answers in the rest of their page.
     program = shutil.which("swtpm")
     need(program is not None, "swtpm")
@@ -311,7 +313,8 @@ def test_a_tpm(tmp_path: Path) -> None:
             "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0",
         )  # fmt: skip
         try:
-            done = boot(tmp_path, "--quiet", "--check", "--region", "tpm-crb", "--", *devices)
+            options = "--quiet", "--check", "--trap", trap, "--region", "tpm-crb"
+            done = boot(tmp_path, *options, "--", *devices)
         finally:
             tpm.kill()
     assert agreed(done) > 50

@@ -12,6 +12,7 @@ from vetrace_run import Run, agreed, boot, drove_its_devices, read_trace, run
 from tracer.compiled.layout import SLOTS
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
+from tracer.trace.phase import PhaseTracker
 from tracer.trace.record import Intercept, Record
 from tracer.x86.paging import leaves, paging_of, walk
 
@@ -87,6 +88,18 @@ def test_the_page_tables_are_the_guests_own() -> None:
     nested = asyncio.run(entries_at_the_end(Plan(nested=True), traced=True))
     assert nested == untraced
     assert nested.total() > 100
+
+
+def test_an_access_without_a_stop_has_its_phase(default: Run) -> None:
+    tracker = PhaseTracker()
+    phases = Counter[tuple[str, str | None]]()
+    for record in read_trace(default.trace).records:
+        phase = tracker.add(record)
+        if isinstance(record, Intercept) and record.cpl == 0:
+            phases[record.via, None if phase is None else phase.partition(" ")[0]] += 1
+    assert {"initcall", "work", "user"} <= {kind for via, kind in phases if via == "compiled"}
+    assert {"initcall", "work", "user"} <= {kind for via, kind in phases if via == "monitor"}
+    assert not any(kind is None for _, kind in phases)
 
 
 def test_its_trace_replays(default: Run) -> None:

@@ -272,6 +272,11 @@ class RegionMap:
         return range(found[0].start, found[-1].end + 1) if found else range(0)
 
     @property
+    def shown(self) -> list[Range]:
+        """Return where reads come from memory by now, and no device sees them."""
+        return [(at.start, at.end) for at in self.regions if at.shows_memory]
+
+    @property
     def unassigned(self) -> list[range]:
         """Return the physical addresses that are traced, and no region's."""
         spans = [(region.start, region.end) for region in self.regions]
@@ -319,7 +324,7 @@ class RegionMap:
         """
         vacant = _cut_out((0, highest), [*self._quiet, *self.traced])
         whole = [range(start + -start % PAGE_SIZE, (end + 1) & -PAGE_SIZE) for start, end in vacant]
-        shown = [(at.start, at.end) for at in self.regions if at.shows_memory]
+        shown = self.shown
         devices = [piece for span in self.traced for piece in _cut_out(span, shown)]
         writes = [piece for span in shown for piece in _shared(span, self.traced)]
         every = [*filter(None, whole), *map(_pages_of, devices)]

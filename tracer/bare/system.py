@@ -228,6 +228,10 @@ class Bare:
     async def follow_errands(self, block: int | None, *, smp: bool) -> None:
         """Do nothing: no threads are known."""
 
+    async def tell_errands(self, space: AddressSpace) -> int:
+        """Return 0: no threads are known."""
+        return 0
+
     async def follow_moves(self, block: int) -> None:
         """Do nothing: where it moves devices is not known."""
 

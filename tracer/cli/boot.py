@@ -22,6 +22,7 @@ from tracer.errors import UsageError
 from tracer.host.scratch import scratch_folder
 from tracer.launch.plan import (
     check_plan,
+    parse_trap,
 )
 from tracer.launch.start import launch
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             with_also(plan, args),
             limits=limits(args),
             inputs=inputs(args),
-            nested=args.trap == "nested",
+            nested=parse_trap(args.trap),
             console=args.console,
         )
         check_plan(plan)

@@ -6,7 +6,7 @@ import argparse
 
 from tracer.compiled.inputs import Input
 from tracer.errors import UsageError
-from tracer.launch.plan import USUAL_INPUTS, WITHOUT_RING, parse_inputs
+from tracer.launch.plan import TRAPS, USUAL_INPUTS, WITHOUT_RING, parse_inputs
 from tracer.session.watchdog import Limits, seconds
 from tracer.text.number import is_whole, whole
 
@@ -26,8 +26,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, output: argparse._Argumen
     )
     output.add_argument(
         "--trap",
-        choices=("entry", "nested"),
-        default="entry",
+        choices=TRAPS,
+        default=TRAPS[0],
         help="fault at page-table entries of the guest's (entry), or at physical addresses, with "
         "nothing of the guest's changed (nested)",
     )

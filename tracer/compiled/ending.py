@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from tracer.compiled.encoder import Encoder
 from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.monitor import of_guest
 from tracer.x86.state import RAX, RCX, RDI, RDX, RSI, RSP
 
 TAKEN = (RAX, RCX, RDX, RSI, RDI)
@@ -41,8 +42,12 @@ def name_site(out: Encoder, number: int) -> None:
     """Store the number of the site to the record, and who runs there. RCX is lost."""
     out.raw(bytes([0xC7, 0x47, SITE]) + number.to_bytes(4, "little"))
     if out.thread is not None:
-        # mov ecx, gs:[thread]
-        out.raw(b"\x65\x8b\x0c\x25" + struct.pack("<I", out.thread & 0xFFFFFFFF))
+        if out.done is None:
+            # mov ecx, gs:[thread]
+            out.raw(b"\x65\x8b\x0c\x25" + struct.pack("<I", out.thread & 0xFFFFFFFF))
+        else:
+            out.raw("4889e14881e100f0ffff")  # mov rcx, rsp; and rcx, -4096
+            out.load(RCX, RCX, of_guest("current"), 4)
         out.store(RDI, THREAD, RCX, 4)
 
 

@@ -74,6 +74,8 @@ DIARY = 0x4000
 DIARY_SLOTS = 1024
 DIARY_ENTRY = struct.Struct("<QQIHH8x")
 """An entry: the time-stamp counter, the function, the thread, what of it, and its sort."""
+DIARY_FIELDS = {"COUNTER": 0, "FUNCTION": 8, "THREAD": 16, "WHAT": 20}
+"""Offsets in it; the sort is behind ``WHAT``."""
 
 _SITE = (
     "RIP", "THUNK", "FIRST", "LAST", "TOP", "TOP_ENTRY", "P4", "E4", "P3", "E3", "P2", "E2", "P1",

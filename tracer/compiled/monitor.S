@@ -232,7 +232,14 @@ natively:
 	je	interrupt
 	cmp	ebx, EXIT_SHUTDOWN
 	je	shutdown
-	lea	eax, [rbx - EXIT_VMRUN]
+	cmp	ebx, EXIT_VMMCALL
+	jne	1f
+	cmp	byte ptr [r15 + V_CPL], 0
+	jne	1f
+	mov	rax, [r15 + V_RIP]
+	cmp	rax, [rip + start + DATA + M_TELLER]
+	je	tell
+1:	lea	eax, [rbx - EXIT_VMRUN]
 	cmp	eax, EXIT_SKINIT - EXIT_VMRUN
 	ja	unknown
 	# CPUs without SVM do not know its instructions, and the guest has been told that it has none.
@@ -291,7 +298,10 @@ nested:	mov	rax, [r15 + V_INFO2]
 	jmp	4f
 3:	control	add, rax, C_WINDOW
 4:	mov	[r15 + STATE + S_ALIAS], rax
-	inc	ecx
+	mov	rdx, [r15 + V_RIP]
+	call	thread
+	mov	[r15 + STATE + S_CURRENT], rax
+	mov	ecx, 1
 	jmp	1f
 	# What was being delivered is, again (APM vol. 2, 15.7.2, 15.20). QEMU tells of an interrupt as
 	# of an exception, and refuses it as one (helper_vmrun): it is given as a virtual one. An
@@ -410,10 +420,16 @@ begin:
 .if STACKS
 	jmp	stacks
 .else
-	# The kernel's thread that is current, where records tell it: 4 bytes, relative to GS.
-	mov	rax, [r13 + R_RIP]
-	sub	rax, [r15 + STATE + S_CODE]
-	cmp	rax, [r15 + STATE + S_CODE_SIZE]
+	mov	rdx, [r13 + R_RIP]
+	call	thread
+	mov	[r13 + R_THREAD], eax
+	ret
+.endif
+
+# In: RDX = where the guest's code is. Out: EAX = the kernel's thread that is current, 4 bytes relative
+# to GS, or 0 where nobody is told. RCX, RDX, RDI and R11 are lost.
+thread:	sub	rdx, [r15 + STATE + S_CODE]
+	cmp	rdx, [r15 + STATE + S_CODE_SIZE]
 	jae	1f
 	mov	ecx, MSR_GS_BASE
 	rdmsr
@@ -423,9 +439,47 @@ begin:
 	call	settled
 	jc	1f
 	mov	eax, [rax]
-	mov	[r13 + R_THREAD], eax
-1:	ret
-.endif
+	ret
+1:	xor	eax, eax
+	ret
+
+# ---- errands
+
+# A thread of the kernel's tells of its errand, and has left for that (linux/errand_code.py): R11D is
+# the entry's end, and the function is above the return address. A full diary is waited for.
+tell:	guest	mov, rdx, 4
+	add	rdx, 8
+	call	translate
+	jc	2f
+	mov	rbp, [rax]
+	mov	rdx, [r15 + V_RIP]
+	call	thread
+	mov	r14d, eax
+1:	lock bts dword ptr [rip + start + DATA + D_LOCK], 0
+	jc	4f
+	mov	rax, [rip + start + DATA + D_HEAD]
+	cmp	rax, [rip + start + DATA + D_LIMIT]
+	jae	3f
+	and	eax, DIARY_SLOTS - 1
+	shl	eax, DIARY_SHIFT
+	lea	rdi, [rip + start + DATA + DIARY]
+	add	rdi, rax
+	rdtsc
+	mov	[rdi + D_COUNTER], eax
+	mov	[rdi + D_COUNTER + 4], edx
+	mov	[rdi + D_FUNCTION], rbp
+	mov	[rdi + D_THREAD], r14d
+	guest	mov, eax, 11
+	mov	[rdi + D_WHAT], eax
+	inc	qword ptr [rip + start + DATA + D_HEAD]
+	mov	byte ptr [rip + start + DATA + D_LOCK], 0
+2:	mov	ecx, 3
+	jmp	behind
+3:	mov	byte ptr [rip + start + DATA + D_LOCK], 0
+	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
+	jne	2b
+4:	pause
+	jmp	1b
 
 # Says in the record at R13 what the guest is about. RAX, RCX, RDX, RSI and RDI are lost.
 describe:
@@ -1486,7 +1540,20 @@ in_:	call	ask
 	call	end
 8:	mov	rcx, [r15 + V_INFO2]
 	mov	[r15 + V_RIP], rcx
-	jmp	behind_it
+	# Where a device has moved to, pages may have been RAM, which nothing faults at yet: that is
+	# looked at before the guest goes on.
+	mov	eax, r12d
+	shr	eax, 16
+	and	eax, ~3
+	cmp	eax, 0xcfc
+	jne	behind_it
+	test	r12b, 1
+	jnz	behind_it
+	mov	rax, [rip + start + DATA + M_LOOK_AT]
+	test	rax, rax
+	jz	behind_it
+	mov	rax, [rax]
+looked:	jmp	behind_it
 
 # No ports are recorded.
 unrecorded:

@@ -37,6 +37,7 @@ _STATE_FIELDS = {
     "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220, "ASKED": 0x228,
     "OPEN": 0x230, "SCE": 0x238, "FAULT": 0x240, "ALIAS": 0x248, "CR4": 0x250,
     "TABLES": 0x258, "WORD": 0x260, "WORD_AT": 0x268, "ASKING": 0x270, "DECIDED": 0x278,
+    "CURRENT": 0x280,
     "GHCB": 0x300, "DEPTH": 0x308, "GIVES": 0x310, "COUNT": 0x318, "SAVED": 0x320, "FRAME": 0x350,
     "PENDING": 0x400,
 }  # fmt: skip
@@ -50,7 +51,8 @@ the registers in ``GIVES`` then, and ``SAVED`` has the handler's own; ``COUNT`` 
 of a string that are left, and ``FRAME`` what goes to the handler's stack. ``CR4`` are bits of the
 guest's that the monitor has as well. ``WORD`` is the linear address that lies at ``WORD_AT`` by
 ``TABLES``. ``ASKING`` is 1 while somebody is asked about the input under way, ``DECIDED`` what
-:mod:`~tracer.compiled.flagging` has for what was decided, 0 until then."""
+:mod:`~tracer.compiled.flagging` has for what was decided, 0 until then. ``CURRENT`` is the thread
+that has left by a nested fault."""
 _PENDING_COUNT = 8
 assert _STATE_FIELDS["PENDING"] + _PENDING_COUNT * layout.SLOT_SIZE <= _PAGE - 0x400  # the stack
 
@@ -59,12 +61,16 @@ RECORD_PLACE = _STATE + _STATE_FIELDS["SCRATCH"]
 DECIDED = _STATE + _STATE_FIELDS["DECIDED"]
 """Offset there of what was decided about it."""
 
-_WORDS = "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED", "FAST", "PORTS", "GHCB_MSR"
+_WORDS = (
+    "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED", "FAST", "PORTS", "GHCB_MSR",
+    "TELLER", "LOOK", "LOOK_AT",
+)  # fmt: skip
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
 made any more; 1 where instructions raise #VE, and the first quadword of the gate of #VE while it
 leads to a handler that knows of ports alone; how many SMIs firmware has had; where nested faults
 enter the common code; 1 where ports are recorded; where instructions raise #VC, the number of the
-MSR that tells where the GHCB is."""
+MSR that tells where the GHCB is; the linear address of the VMMCALL by which errands are told; a
+word that is read where a device may have moved, with nested traps, and its linear address."""
 
 # Offsets of the shared pages, behind those of the vCPUs.
 _ROOT5, _ROOT, _FRAMES, _GATES, _SEGMENTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
@@ -167,6 +173,11 @@ def constants(*, stacks: bool) -> str:
         "PENDING_COUNT": _PENDING_COUNT,
         "VC": COMMUNICATION_VECTOR,
         "RAM": module.RAM,
+        "DIARY": layout.DIARY,
+        "DIARY_SLOTS": layout.DIARY_SLOTS,
+        "DIARY_SHIFT": layout.DIARY_ENTRY.size.bit_length() - 1,
+        **{f"D_{name}": layout.diary_word(name) for name in ("HEAD", "LIMIT", "LOCK")},
+        **{f"D_{name}": offset for name, offset in layout.DIARY_FIELDS.items()},
         "RAM_COUNT": module.RAM_COUNT,
         **module.raising(),
         **flagging.symbols(_FLAGS - _PORTS),
@@ -497,10 +508,11 @@ def outside(vmcb: bytes) -> dict[str, int]:
 def of_guest(name: str) -> int:
     """Return where a vCPU's own page has a word of its guest's, from the page's beginning.
 
-    That is one of ``cr0``, ``cr3``, ``cr4`` and ``fault``, the physical address of a nested fault.
+    That is one of ``cr0``, ``cr3``, ``cr4``, ``fault``, the physical address of a nested fault, and
+    ``current``, the thread that came upon it.
     """
-    if name == "fault":
-        return _STATE_FIELDS["FAULT"]
+    if name in ("fault", "current"):
+        return _STATE_FIELDS[name.upper()]
     return {**_SAVED, **_MORE}[name] - _STATE
 
 

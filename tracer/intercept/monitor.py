@@ -137,6 +137,20 @@ class Monitor:
                 "another one's"
             )
 
+    @property
+    def stands(self) -> tuple[int, ...]:
+        """Return the addresses at which a vCPU stands in the monitor for somebody to act."""
+        return self.ring, self.label("looked")
+
+    def look(self) -> int:
+        """Have a vCPU read a word once it may have moved a device; return its linear address.
+
+        That is in the monitor's window, with nested traps.
+        """
+        place = self._window.place(self._block + monitor.word("LOOK"))
+        self._write(monitor.word("LOOK_AT"), place.to_bytes(8, "little"))
+        return place
+
     def covers(self, linear: int | None) -> bool:
         """Tell whether a vCPU at that address is in the monitor."""
         return linear in self.code.span

@@ -185,6 +185,14 @@ class System(Protocol):
         """
         ...
 
+    async def tell_errands(self, space: AddressSpace) -> int:
+        """Have threads tell on what errands they are by leaving for a monitor, once.
+
+        In place of :meth:`watch` and :meth:`follow_errands`. Return the linear address of the
+        VMMCALL by which they leave, 0 where nothing is told.
+        """
+        ...
+
     @property
     def secondary(self) -> int | None:
         """Return the linear address at which a further vCPU comes to the software's own code.

@@ -81,6 +81,11 @@ def check_plan(plan: Plan) -> None:
         own = taken(word)
         if own is not None:
             raise UsageError(f"{word} cannot be among the QEMU arguments: {own}")
+    if plan.nested and plan.guest is not Kind.PLAIN:
+        raise UsageError(
+            f"a {plan.guest.label} guest's own page tables make its faults: drop --trap nested, or "
+            "--guest"
+        )
     if plan.installed is not None:
         _check_installed(plan, plan.installed)
     elif plan.kernel_file is not None:
@@ -164,6 +169,17 @@ def parse_inputs(text: str) -> frozenset[Input]:
                 f"{', '.join(INPUTS)} can be recorded"
             )
     return frozenset(INPUTS[name] for name in names)
+
+
+TRAPS = "entry", "nested"
+"""Where traps can be: page-table entries of the guest's, or nested page tables."""
+
+
+def parse_trap(text: str) -> bool:
+    """Tell whether traps are nested, by the name that people give them. Raises UsageError."""
+    if text not in TRAPS:
+        raise UsageError(f"--trap {text}: there is entry and nested{advice(text, TRAPS)}")
+    return text == "nested"
 
 
 def parse_ring(text: str) -> int:

@@ -6,7 +6,9 @@ to: where an unwinder comes by, from RSP upwards are that, and where the caller 
 stops: it is 8 instructions. Where there is a diary (:mod:`tracer.compiled.diary`), begin and end
 are told to it, in 60 more. Registers are as they were but for R11 (see there).
 
-A full diary is waited for: whoever runs the guest takes what is in it every few milliseconds.
+A full diary is waited for: whoever runs the guest takes what is in it every few milliseconds. In a
+guest that runs inside a monitor with traps of its own, the diary is nowhere in its page tables: it
+leaves for the monitor, which writes the entry.
 """
 
 from __future__ import annotations
@@ -103,6 +105,12 @@ def teller(base: int, block: int, thread: int, *, smp: bool) -> Code:
     out += b"\xeb" + struct.pack("<b", -len(out) - 2)  # jmp to the first instruction
     jump = b"\xeb" + struct.pack("<b", leave - disarm - 2)
     return Code(bytes(out), base, (base + disarm, jump))
+
+
+def leaving(base: int) -> Code:
+    """Return the code that has the monitor tell the diary, in place of :func:`teller`."""
+    leave, nop = b"\x0f\x01\xd9", b"\x0f\x1f\x00"  # vmmcall; nop dword ptr [rax]
+    return Code(leave + b"\xc3", base, (base, nop))  # ret
 
 
 def around(base: int, subject: Subject, sort: int, tells: int | None) -> Code:

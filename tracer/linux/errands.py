@@ -9,13 +9,13 @@ current.h (current_task is per CPU, by GS; in Linux 6.2 to 6.14 at the start of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from tracer.compiled.diary import Current, What
 from tracer.linux.btf import Btf
-from tracer.linux.errand_code import Code, Subject, around, before, teller
+from tracer.linux.errand_code import Code, Subject, around, before, leaving, teller
 from tracer.linux.names import Names
 from tracer.linux.wrappers import Wrappers
 
@@ -75,12 +75,30 @@ class Errands:
         Where not every function can be watched the diary is told nothing, and ``current`` stays
         None.
         """
+
+        def write(base: int, thread: int) -> Code:
+            assert block is not None
+            return teller(base, block, thread, smp=smp)
+
+        await self._plant(wrappers, None if block is None else write)
+
+    async def plant_leaving(self, wrappers: Wrappers) -> int:
+        """Put code in place that leaves for a monitor, which tells the diary.
+
+        Return the linear address at which it leaves, 0 where nothing is told.
+        """
+        if self._place() is None or not self._is_whole(_subjects(self._names.types()), wrappers):
+            return 0
+        await self._plant(wrappers, lambda base, _: leaving(base))
+        return 0 if self._tells is None or self.current is None else self._tells.base
+
+    async def _plant(self, wrappers: Wrappers, write: Callable[[int, int], Code] | None) -> None:
         subjects = _subjects(self._names.types())
         place = self._place()
         tells = None
-        if block is not None and place is not None and self._is_whole(subjects, wrappers):
-            told, thread = block, place
-            self._tells = await wrappers.put(lambda base: teller(base, told, thread, smp=smp))
+        if write is not None and place is not None and self._is_whole(subjects, wrappers):
+            told, thread = write, place
+            self._tells = await wrappers.put(lambda base: told(base, thread))
             tells = None if self._tells is None else self._tells.base
         there = [name for name in subjects if self._names.kernel.address_of(name) is not None]
         planted = [await self._around(name, subjects, wrappers, tells) for name in there]

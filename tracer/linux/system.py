@@ -182,6 +182,13 @@ class Linux:
         if self._wrappers is not None and not self.begun:
             await self._errands.plant(self._wrappers, block, smp=smp)
 
+    async def tell_errands(self, space: AddressSpace) -> int:
+        """Put code around these functions that leaves for a monitor; return where it leaves."""
+        if self.begun:
+            return 0
+        self._wrappers = Wrappers(self.names.kernel, space)
+        return await self._errands.plant_leaving(self._wrappers)
+
     async def follow_moves(self, block: int) -> None:
         """Put code around the function that moves devices."""
         if self._wrappers is not None:
@@ -251,6 +258,7 @@ class Linux:
 
     async def remove(self, space: AddressSpace) -> None:
         """Settle what is under way, and take the wrappers off the kernel's functions."""
-        if self._users is not None and self._wrappers is not None:
+        if self._users is not None:
             self._users.settle(space)
+        if self._wrappers is not None:
             await self._wrappers.remove(space)

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import SymbolTable
-from tracer.access.want import WriteCode
+from tracer.access.want import WriteCode, WritePhysical
 from tracer.intercept.padding import find_page
 from tracer.linux.mapping import STUB_PLACE
 from tracer.linux.wrapper import NOP, SITE_SIZE, call, find_site
@@ -134,12 +134,12 @@ class Wrappers:
         for site in self._sites:
             if space.read(site.linear, SITE_SIZE) != site.jump:
                 continue
-            await WriteCode(site.linear, NOP if begun else site.before)
+            await _write_back(site.linear, NOP if begun else site.before, space)
             if site.entry is not None and not begun:
                 space.memory.write(site.entry, _ENTRY.pack(site.linear))
         for made in self._made:
             if made.disarm is not None:
-                await WriteCode(*made.disarm)
+                await _write_back(*made.disarm, space)
         self._sites.clear()
         self._made.clear()
 
@@ -163,3 +163,16 @@ class Wrappers:
             offset = self._listed.find(entry, offset + 1)
         leaf = self._space.leaf(self._list + offset) if offset >= 0 else None
         return None if leaf is None else leaf.translate(self._list + offset)
+
+
+async def _write_back(linear: int, code: bytes, space: AddressSpace) -> None:
+    # Writes code of the guest's, whose vCPU may stand in a monitor, with page tables of that. What
+    # is not mapped there stays, and does no harm.
+    while code:
+        leaf = space.leaf(linear)
+        if leaf is None:
+            return
+        size = min(len(code), PAGE_SIZE - linear % PAGE_SIZE)
+        value = int.from_bytes(code[:size], "little")
+        await WritePhysical(leaf.translate(linear), size, value)
+        linear, code = linear + size, code[size:]

@@ -250,7 +250,7 @@ class Loop:
         inside = traced.monitor
         if inside is not None:
             inside.check()
-            if inside.covers(stop.address) and stop.address != inside.ring:
+            if inside.covers(stop.address) and stop.address not in inside.stands:
                 out = await inside.step_out(stop)
                 if out is None:
                     return ()  # the others have to go on first; who interrupts does so again

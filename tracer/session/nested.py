@@ -24,7 +24,7 @@ from tracer.intercept.trap import Breakpoint, Trap
 from tracer.intercept.window import REACH, NoWindow, far_devices, open_at
 from tracer.session.manner import Manner, Traced
 from tracer.session.room import Setting, slots_of
-from tracer.session.traps import Bell, GateWatch, Interruption, Stray
+from tracer.session.traps import Bell, GateWatch, Interruption, Moves, Stray
 from tracer.x86.nested import NestedTables
 from tracer.x86.paging import TABLE_ENTRIES
 from tracer.x86.state import PAGE_SIZE
@@ -58,6 +58,9 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     )
     far = far_devices(view.regions.regions, REACH)
     window = open_at(view.memory, WINDOW_BASE, code.window, TABLE_ENTRIES, taken.physical, far)
+    # Call chains tell phases themselves, and so do stops.
+    teller = 0 if how.stacks or how.ring is None else await system.tell_errands(space)
+    current = system.current if teller else None
     callers = system.callers(journal.publish, stacks=how.stacks)
     remark = callers.remark(space) if how.stacks else None
     if remark is not None:
@@ -73,14 +76,14 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     root = taken.root
     told = Told(
         callers, system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
-        None, how.stacks, inputs=how.inputs,
+        current, how.stacks, inputs=how.inputs,
         look=lambda place: view.space(place.tables if place.program or not root else root, cr4),
         nested=True,
     )  # fmt: skip
     sites = CompiledSites(window, common, slots, view, journal, told)
     sites.begin(post.stub.spill, done=code.done, nested=code.tables)
     inside = Monitor(
-        window, slots, view, journal, how.inputs, range(0), None,
+        window, slots, view, journal, how.inputs, range(0), current,
         stacks=how.stacks, nested=True,
     )  # fmt: skip
     inside.begin(registers["cs"])
@@ -90,6 +93,7 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
         interceptor.sites = sites
         fast = window.code + common.fast
     sites.block.write(monitor.word("FAST"), fast.to_bytes(8, "little"))
+    sites.block.write(monitor.word("TELLER"), teller.to_bytes(8, "little"))
     room = range(code.tables, code.tables + monitor.NESTED_PAGES * PAGE_SIZE)
     view.nested = NestedTables(setting.memory, room)
     secondary = Secondary(journal)
@@ -108,7 +112,9 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     bell = Bell(interceptor, post, journal, asks=how.asks)
     watch = GateWatch(post, view, journal, coverage)
     interruption = Interruption(post, journal, bell, breakpoints)
-    traps: list[Trap] = [interruption, bell, *breakpoints, Stray(view, journal)]
+    moves = Moves(inside, journal)
+    await moves.install()
+    traps: list[Trap] = [interruption, bell, *breakpoints, moves, Stray(view, journal)]
     traced = Traced(
         post, callers, watch, bell, interceptor, tuple(traps),
         secondary=secondary, input_bell=input_bell,

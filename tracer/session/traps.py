@@ -17,12 +17,14 @@ from tracer.access.want import (
     MakeChanges,
     Registers,
     StepAlone,
+    WatchReads,
 )
 from tracer.intercept import visit
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.gate import PageFaultGate, Written
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
+from tracer.intercept.monitor import Monitor
 from tracer.intercept.trap import Breakpoint, GoOn, Handled, OnePlace, StandStill
 from tracer.intercept.view import GuestView
 from tracer.x86.state import CpuState
@@ -152,6 +154,30 @@ class GateWatch:
         if written is Written.HANDLER:
             # The kernel changes its handler when its own page tables have been made.
             await self._coverage.poison(registers, "page tables made by the kernel")
+
+
+class Moves:
+    """Take the stop of a vCPU in its monitor that may have moved a device, with nested traps.
+
+    Where devices are now is looked at, at every stop, before the guest goes on.
+    """
+
+    def __init__(self, inside: Monitor, journal: Journal) -> None:
+        self._inside = inside
+        self._journal = journal
+
+    async def install(self) -> None:
+        """Have the monitor ring; no vCPU is in it yet."""
+        await WatchReads(self._inside.look())
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a vCPU stands where the monitor has rung."""
+        return stop.address == self._inside.label("looked")
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Count it."""
+        self._journal.counts["looks"] += 1
+        return GoOn()
 
 
 class Stray:

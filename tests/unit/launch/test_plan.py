@@ -13,7 +13,14 @@ from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
-from tracer.launch.plan import USUAL_INPUTS, Plan, check_plan, parse_inputs, parse_memory
+from tracer.launch.plan import (
+    USUAL_INPUTS,
+    Plan,
+    check_plan,
+    parse_inputs,
+    parse_memory,
+    parse_trap,
+)
 from tracer.qemu.firmware import Firmware
 
 
@@ -113,3 +120,15 @@ def test_what_is_said_of_another_guest_than_linux() -> None:
     ):
         with pytest.raises(UsageError, match=f"{option} says nothing with --trap nested"):
             check_plan(Plan(kernel=image, guidance=said, nested=True))
+
+
+def test_traps_are_where_they_are_named() -> None:
+    assert parse_trap("nested") and not parse_trap("entry")
+    with pytest.raises(UsageError, match="did you mean nested"):
+        parse_trap("nestd")
+
+
+@pytest.mark.parametrize("kind", [Kind.TDX, Kind.SEV_ES])
+def test_a_confidential_guest_has_no_nested_traps(kind: Kind) -> None:
+    with pytest.raises(UsageError, match="drop --trap nested"):
+        check_plan(Plan(guest=kind, nested=True))

@@ -14,7 +14,7 @@ from ram import PAGING, Ram
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import Symbol, table_of
-from tracer.access.want import WriteCode
+from tracer.access.want import WriteCode, WritePhysical
 from tracer.compiled.diary import What
 from tracer.linux.btf import parse_btf
 from tracer.linux.errands import SORTS, Errands
@@ -174,10 +174,37 @@ def test_a_detach_gives_the_functions_back_and_cuts_the_diary_off() -> None:
         kernel.ram.write(at - BASE, code)
     space = AddressSpace(kernel.ram, PAGING, RegionMap((), (), ()))
     told: list[tuple[int, bytes]] = []
-    writes = [(WriteCode, lambda wanted: told.append((wanted.linear, wanted.code)))] * 9
+
+    def take(wanted: Any) -> None:
+        told.append((BASE + wanted.physical, wanted.value.to_bytes(wanted.width, "little")))
+
+    writes = [(WritePhysical, take)] * 9
     play(kernel.wrappers.remove(space), *writes)
     assert told[:8] == [(PLACES[name], NOP) for name in PLACES]
     assert told[8][0] == PADDING + 2 and told[8][1][:1] == b"\xeb"
+
+
+def test_in_a_monitor_a_thread_leaves_to_tell() -> None:
+    kernel = Kernel(types=types())
+    work = kernel.errands.plant_leaving(kernel.wrappers)
+    try:
+        while True:
+            wanted: Any = work.send(None)
+            kernel.written[wanted.linear] = wanted.code
+    except StopIteration as done:
+        assert done.value == PADDING
+    assert kernel.written[PADDING] == bytes.fromhex("0f01d9 c3")  # vmmcall; ret
+    assert kernel.errands.current is not None
+    told = kernel.code_of("process_one_work")
+    assert told.count(b"\xe8") >= 3  # begin, the function, end
+
+
+@pytest.mark.parametrize("without", ["do_exit", "__per_cpu_offset"])
+def test_in_a_monitor_nothing_is_changed_where_not_all_can_be_told(without: str) -> None:
+    kernel = Kernel(without, types=types())
+    with pytest.raises(StopIteration) as done:
+        kernel.errands.plant_leaving(kernel.wrappers).send(None)
+    assert done.value.value == 0 and kernel.errands.current is None
 
 
 def test_a_kernel_before_ftrace_has_its_calls() -> None:
