@@ -10,8 +10,8 @@ from scripts.benchmark.result import Result, spread
 from tracer.access.vcpu import Change, SetRegister
 from tracer.access.want import DeleteBreakpoint, Resume, SetBreakpoint
 from tracer.intercept.firmware import Intercepted
-from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interceptor import Interceptor
+from tracer.intercept.post import Post
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
 from tracer.session.session import Session
@@ -37,7 +37,7 @@ class _Bare(Interceptor):
         self.seen = 0
         self._inner = inner
 
-    async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
+    async def intercept(self, vcpu: int, gate: Post) -> Intercepted:
         stub = gate.stub
         self.seen += 1
         if self.seen == 1:

@@ -16,8 +16,8 @@ from tracer.access.vcpu import Change, RegisterFile, SetRegister
 from tracer.access.want import MakeChanges, Register, Registers, Resume, RunAlone
 from tracer.compiled.layout import DISTANCE, SITES, SLOTS
 from tracer.intercept.firmware import Intercepted
-from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.interceptor import Interceptor
+from tracer.intercept.post import Post
 from tracer.intercept.sites import CompiledSites
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
@@ -94,7 +94,7 @@ class _Loops(Interceptor):
         self._block = sites.window.block + DISTANCE
         self._physical = sites.window.physical
 
-    async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
+    async def intercept(self, vcpu: int, gate: Post) -> Intercepted:
         _, space = await self._inner.look(vcpu)
         registers = await Registers()
         leaf = space.leaf(registers["cr2"])
@@ -105,7 +105,7 @@ class _Loops(Interceptor):
         return await self._inner.intercept(vcpu, gate)
 
     async def _measure(
-        self, vcpu: int, gate: PageFaultGate, registers: RegisterFile, space: AddressSpace
+        self, vcpu: int, gate: Post, registers: RegisterFile, space: AddressSpace
     ) -> None:
         page = registers["cr2"] & -PAGE_SIZE
         leaf = space.leaf(page)
@@ -145,9 +145,7 @@ class _Loops(Interceptor):
         laps.cpu.append((self._clock.seconds() - cpu) / _LAPS)
         laps.ticks.append((await Register("r9") - await Register("r8")) / _LAPS)
 
-    async def _stops(
-        self, vcpu: int, gate: PageFaultGate, linear: int, at: int, count: int
-    ) -> list[float]:
+    async def _stops(self, vcpu: int, gate: Post, linear: int, at: int, count: int) -> list[float]:
         # Makes accesses that take a stop each; returns how long each took.
         found: list[float] = []
         changes: tuple[Change, ...] = tuple(_start(linear, at, count))

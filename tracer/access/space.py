@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tracer.access.region import RegionMap
 from tracer.x86.nested import NestedTables
-from tracer.x86.paging import Leaf, Paging, PhysicalMemory, walk
+from tracer.x86.paging import Leaf, Paging, PhysicalMemory, pages_of, walk
 from tracer.x86.state import PAGE_SIZE
 
 
@@ -32,6 +32,18 @@ class AddressSpace:
         physical = leaf.translate(start)
         faults = self.nested.faults(physical)
         return replace(leaf, linear=start, physical=physical, size=PAGE_SIZE, poisoned=faults)
+
+    def behind(self, linear: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield the physical addresses of bytes from a linear one on, page by page, with these.
+
+        They end where nothing is mapped.
+        """
+        for page in pages_of(linear, len(data)):
+            start = max(page, linear)
+            leaf = self.leaf(start)
+            if leaf is None:
+                return
+            yield leaf.translate(start), data[start - linear : page + PAGE_SIZE - linear]
 
     def glance(self, known: Iterable[Leaf] = ()) -> Glance:
         """Return a look at this moment; ``known`` are translations of it."""

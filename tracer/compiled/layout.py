@@ -119,9 +119,11 @@ def ring_size(slots: int) -> int:
 def block_size(slots: int, *, stacks: bool = False) -> int:
     """Return how many bytes of guest RAM a ring of ``slots`` records and all before it take.
 
-    With ``stacks`` there is room behind it for the stack of each record.
+    They are whole pages, as what lies behind is: a monitor's. With ``stacks`` there is room behind
+    the ring for the stack of each record.
     """
-    return RING + ring_size(slots) + (slots * STACK_SIZE if stacks else 0)
+    size = RING + ring_size(slots) + (slots * STACK_SIZE if stacks else 0)
+    return -(-size // PAGE) * PAGE
 
 
 def stack_place(slots: int, number: int) -> int:

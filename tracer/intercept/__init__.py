@@ -4,7 +4,8 @@ By what they are about, the modules are
 
 * the way into a stop: ``stub`` is the guest code in front of the page-fault handler, with its
   ``door`` and what it leaves, the ``spill``; ``gate`` puts it there, into ``padding``, ``loads``
-  follows the IDT, ``interrupt_stack`` has a stack for it, ``visit`` sends a vCPU there;
+  follows the IDT, ``interrupt_stack`` has a stack for it, ``visit`` sends a vCPU there; in a
+  monitor it is ``nested``, and ``post`` is what both have in common;
 * the mappings that lead there: ``coverage`` and ``poison``;
 * one stop: ``interceptor`` completes the access of a ``fault``; ``answer`` says who answers it,
   ``carrier`` makes it, ``native_step`` and ``port`` have the vCPU do it, a ``recording`` does it
@@ -45,6 +46,7 @@ __all__ = (
     "nested",
     "padding",
     "poison",
+    "post",
     "recording",
     "rows",
     "sites",

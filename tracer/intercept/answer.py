@@ -11,7 +11,7 @@ from tracer.access.vcpu import Change
 from tracer.errors import DebuggerError
 from tracer.intercept import carrier
 from tracer.intercept.fault import Fault
-from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.post import Post
 
 UNANSWERED = "QEMU ended before it answered: whether this was made is not known"
 """The note of an access that was under way when the guest's own power-off, before it, was done."""
@@ -24,15 +24,11 @@ class Answer(Protocol):
         """Tell whether this one answers a transfer."""
         ...
 
-    async def carry(
-        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
-    ) -> Answers:
+    async def carry(self, transfers: Sequence[Transfer], fault: Fault, gate: Post) -> Answers:
         """Carry out one access, or what is wanted of its transfers; return what each read."""
         ...
 
-    def departure(
-        self, transfer: Transfer, fault: Fault, gate: PageFaultGate
-    ) -> list[Change] | None:
+    def departure(self, transfer: Transfer, fault: Fault, gate: Post) -> list[Change] | None:
         """Return the changes that make the vCPU store on its way back, None without such ones."""
         ...
 
@@ -48,15 +44,11 @@ class Devices:
         """Return True: something is always there to be asked."""
         return True
 
-    async def carry(
-        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
-    ) -> Answers:
+    async def carry(self, transfers: Sequence[Transfer], fault: Fault, gate: Post) -> Answers:
         """Make the access; it reaches the device as the vCPU's own would."""
         return await carrier.perform(transfers, fault.stand(gate))
 
-    def departure(
-        self, transfer: Transfer, fault: Fault, gate: PageFaultGate
-    ) -> list[Change] | None:
+    def departure(self, transfer: Transfer, fault: Fault, gate: Post) -> list[Change] | None:
         """Return how the vCPU stores to what only a vCPU reaches."""
         return carrier.departure(transfer, fault.stand(gate))
 
@@ -74,9 +66,7 @@ class Answering:
         """Return who answers a transfer."""
         return next(answer for answer in self._order if answer.covers(transfer))
 
-    async def carry(
-        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
-    ) -> Answers:
+    async def carry(self, transfers: Sequence[Transfer], fault: Fault, gate: Post) -> Answers:
         """Make what is wanted of one access; return what each transfer read."""
         try:
             return await self._made(transfers, fault, gate)
@@ -88,15 +78,13 @@ class Answering:
             fault.silence = error
             return [None] * len(transfers)
 
-    def departs(self, transfer: Transfer, fault: Fault, gate: PageFaultGate) -> bool:
+    def departs(self, transfer: Transfer, fault: Fault, gate: Post) -> bool:
         """Tell whether the vCPU makes the access on its way back, which is arranged then."""
         departure = self.to(transfer).departure(transfer, fault, gate)
         fault.departure = departure or []
         return departure is not None
 
-    async def _made(
-        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
-    ) -> Answers:
+    async def _made(self, transfers: Sequence[Transfer], fault: Fault, gate: Post) -> Answers:
         found = [self.to(transfer) for transfer in transfers]
         if found and all(answer is found[0] for answer in found):
             return await found[0].carry(transfers, fault, gate)

@@ -19,18 +19,18 @@ _FRAME = 48
 def whose_doing(
     states: Sequence[VcpuState],
     space_of: Callable[[VcpuState], AddressSpace],
-    gate: PageFaultGate,
+    gate: PageFaultGate | None,
     name_of: Callable[[int, AddressSpace], str],
 ) -> str:
     """Return in words how a guest came to its triple fault, from its vCPUs as they were then.
 
-    ``name_of`` names a linear address of code.
+    ``name_of`` names a linear address of code. Without a ``gate`` nothing of the guest is changed.
     """
     translating = [state for state in states if state.paging]
     for state in translating:
         space = space_of(state)
         leaf = space.leaf(state.cr2)
-        if leaf is None or not leaf.poisoned:
+        if gate is None or leaf is None or not leaf.poisoned:
             continue
         regions = space.regions.traced_names(leaf.physical, leaf.physical + leaf.size - 1)
         device = ", ".join(regions) or f"physical {leaf.physical:#x}"

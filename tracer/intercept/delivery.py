@@ -22,6 +22,7 @@ from tracer.intercept import visit
 from tracer.intercept.fault import Fault
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.native_step import leave, native_step, retake
+from tracer.intercept.post import Post
 from tracer.intercept.spill import SPILL_SIZE
 from tracer.x86.decode import decode
 from tracer.x86.idt import Gate
@@ -54,15 +55,13 @@ class Delivery:
     def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts
 
-    async def raise_at(
-        self, fault: Fault, gate: PageFaultGate, exception: GuestException
-    ) -> list[Change]:
+    async def raise_at(self, fault: Fault, gate: Post, exception: GuestException) -> list[Change]:
         """Raise an exception in the interrupted instruction's place.
 
         Returns the changes to make before the vCPU goes on. Raises InterceptError for one that a
         person wants and the guest cannot take.
         """
-        if gate.sight is not None:
+        if not isinstance(gate, PageFaultGate):
             self._counts["delivered"] += 1
             return [*fault.write_back(), *_injected(fault, exception)]
         own = await gate.own_gate(fault.space, fault.vcpu, exception.vector)
@@ -126,7 +125,7 @@ class Delivery:
         return Taken(after, pushed, completed)
 
     async def again(
-        self, fault: Fault, gate: PageFaultGate, meet: Callable[[], Awaitable[Encounter]]
+        self, fault: Fault, gate: Post, meet: Callable[[], Awaitable[Encounter]]
     ) -> Taken:
         """Have the CPU deliver what it was delivering when it came upon a traced device.
 

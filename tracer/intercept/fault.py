@@ -16,7 +16,7 @@ from tracer.access.want import ReadPhysical, Registers, StackAndTables
 from tracer.compiled import monitor
 from tracer.errors import DebuggerError, EmulationError, InterceptError
 from tracer.intercept.carrier import Stand
-from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.post import Post
 from tracer.intercept.spill import SPILL_SIZE, Spill, interrupted, patch_spill, unpack_spill
 from tracer.intercept.view import GuestView
 from tracer.x86.bus import In
@@ -61,7 +61,7 @@ class Fault:
     frame: int = 0
     _poison: Leaf | None = None
 
-    def stand(self, gate: PageFaultGate) -> Stand:
+    def stand(self, gate: Post) -> Stand:
         """Return where the vCPU stands."""
         return Stand(gate.stub, self.space, self.stack, gate.spare, gate.sight)
 

@@ -79,8 +79,8 @@ class PageFaultGate:
     ``scratch`` are linear addresses of quadwords that the guest's kernel can read and that are
     free, where the stub has a page of its own, and ``room`` is what is free beside. ``spare`` is
     the linear address of the mapping without poison. ``stack`` is the interrupt stack (IST) that
-    vetrace's own page faults go to, 0 for that of the interrupted code. ``sight`` is what a stub
-    in a monitor sees of memory: see :class:`tracer.intercept.nested.MonitorPost`.
+    vetrace's own page faults go to, 0 for that of the interrupted code. It is a
+    :class:`~tracer.intercept.post.Post`, without a ``sight`` of its own.
     """
 
     sight: Sight | None = None

@@ -42,6 +42,7 @@ from tracer.intercept.names import Names
 from tracer.intercept.native_step import native_step
 from tracer.intercept.oversight import Oversight, Restart
 from tracer.intercept.port import access_port, sees_code
+from tracer.intercept.post import Post
 from tracer.intercept.sites import CompiledSites
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
@@ -93,7 +94,7 @@ class Interceptor:
         self._over: dict[int, tuple[int, FaultFrame, tuple[int, ...]]] = {}
         self._waited = 0
 
-    async def intercept(self, vcpu: int, gate: PageFaultGate) -> Intercepted:
+    async def intercept(self, vcpu: int, gate: Post) -> Intercepted:
         """Complete the access that stopped a vCPU.
 
         Raises InterceptError when that cannot be done, with the guest left stopped.
@@ -111,17 +112,13 @@ class Interceptor:
         if self._is_over(fault):
             self._counts["healed"] += 1
             return Intercepted()
-        if self.firmware is not None:
-            taken = await self.firmware.take(fault, gate)
+        if isinstance(gate, PageFaultGate):
+            taken = await self._of_others(fault, gate)
             if taken is not None:
                 return taken
-        if fault.frame:
+        elif fault.frame:
             return await self._push(fault, gate)
-        if not fault.spill.frame.error_code & PageFaultCode.RSVD:
-            return await self._retake(fault, gate, "the frame of a page fault of the guest's own")
         poison = fault.check()
-        if gate.stack and fault.is_push():
-            return await self._retake(fault, gate, "the frame of an exception")
         before = fault.cpu
         try:
             await self._emulate(fault, gate, poison)
@@ -132,6 +129,19 @@ class Interceptor:
             if fault.cpu.gpr == before.gpr:
                 return await self._leave_to_vcpu(fault, gate, str(error))
         return Intercepted(tuple(fault.write_back()))
+
+    async def _of_others(self, fault: Fault, gate: PageFaultGate) -> Intercepted | None:
+        # Takes what has come to the gate and is no access of the instruction's.
+        if self.firmware is not None:
+            taken = await self.firmware.take(fault, gate)
+            if taken is not None:
+                return taken
+        if not fault.spill.frame.error_code & PageFaultCode.RSVD:
+            return await self._retake(fault, gate, "the frame of a page fault of the guest's own")
+        fault.check()
+        if gate.stack and fault.is_push():
+            return await self._retake(fault, gate, "the frame of an exception")
+        return None
 
     def _waits(self, vcpu: int) -> bool:
         # Tells whether to let another vCPU finish first: it is done by the time of the next ring,
@@ -167,7 +177,7 @@ class Interceptor:
         fault = await self.faults.read(vcpu)
         return fault.cpu, fault.space
 
-    async def _leave_to_vcpu(self, fault: Fault, gate: PageFaultGate, why: str) -> Intercepted:
+    async def _leave_to_vcpu(self, fault: Fault, gate: Post, why: str) -> Intercepted:
         try:
             return Intercepted(tuple(await self._step(fault, gate, why)))
         except Restart as restart:
@@ -176,7 +186,7 @@ class Interceptor:
             return await self.deliver(fault, gate, exception)
         return Intercepted(tuple(fault.write_back()))
 
-    async def _emulate(self, fault: Fault, gate: PageFaultGate, poison: Leaf) -> None:
+    async def _emulate(self, fault: Fault, gate: Post, poison: Leaf) -> None:
         # Executes the instruction, a REP for as long as it stays on poisoned pages. Each iteration
         # is foretold once, and so it is again when a person has changed the registers.
         changed = False
@@ -228,7 +238,7 @@ class Interceptor:
     async def _completed(self, cpu: CpuState) -> CpuState:
         return await AskCompleted(cpu) if self.asks else cpu
 
-    async def _perform(self, foretold: Foretold, fault: Fault, gate: PageFaultGate) -> Outcome:
+    async def _perform(self, foretold: Foretold, fault: Fault, gate: Post) -> Outcome:
         # Does what was foretold: nothing is looked up again.
         execution = CarryOut(foretold)
         for asked in execution:
@@ -248,7 +258,7 @@ class Interceptor:
         asked: tuple[Transfer, ...] | PortAccess,
         execution: CarryOut,
         fault: Fault,
-        gate: PageFaultGate,
+        gate: Post,
     ) -> Answers:
         # Returns what one access of the instruction read.
         if isinstance(asked, PortAccess):
@@ -260,9 +270,7 @@ class Interceptor:
             return [None]
         return await self.answering.carry(asked, fault, gate)
 
-    async def deliver(
-        self, fault: Fault, gate: PageFaultGate, exception: GuestException
-    ) -> Intercepted:
+    async def deliver(self, fault: Fault, gate: Post, exception: GuestException) -> Intercepted:
         """Raise an exception in the interrupted instruction's place."""
         changes = await self._delivery.raise_at(fault, gate, exception)
         return Intercepted(tuple(changes), delivered=True)
@@ -285,7 +293,7 @@ class Interceptor:
             self._record(fault, insn, code, taken, why)
         return Intercepted(delivered=True)
 
-    async def _push(self, fault: Fault, gate: PageFaultGate) -> Intercepted:
+    async def _push(self, fault: Fault, gate: Post) -> Intercepted:
         # Leaves a frame to the CPU that it was pushing to a device, from within its monitor.
         code = await code_at(fault)
 
@@ -304,7 +312,7 @@ class Interceptor:
         after = replace(fault.cpu, rip=taken.registers["rip"])
         self.ledger.record(Entry(fault, insn, Outcome(after, taken.pushed), fault.cpu, code, why))
 
-    async def _step(self, fault: Fault, gate: PageFaultGate, why: str) -> list[Change]:
+    async def _step(self, fault: Fault, gate: Post, why: str) -> list[Change]:
         code = fault.code
         insn = decoded(code, fault.cpu)
         ahead = footprint(insn, fault.cpu, fault.space)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tracer.access.want import WatchReads
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode
 from tracer.compiled.monitor import MonitorCode
-from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.sight import Sight
 from tracer.intercept.stub import Fast, Nested, assemble
 from tracer.intercept.window import Window
@@ -14,17 +15,20 @@ from tracer.x86.paging import PhysicalMemory
 from tracer.x86.state import PAGE_SIZE
 
 
-class MonitorPost(PageFaultGate):
+class MonitorPost:
     """Own the stub in a guest's monitor, to which nested faults go by themselves.
 
-    None of the guest's IDTs has anything of it.
+    It is a :class:`~tracer.intercept.post.Post`. None of the guest's IDTs has anything of it.
     """
+
+    spare = 0
 
     def __init__(
         self, memory: PhysicalMemory, window: Window, code: MonitorCode, common: CommonCode
     ) -> None:
-        super().__init__(memory, spare=0, notes=False)
+        self._memory = memory
         self.sight = Sight(memory, window, code.pair)
+        self.ringers: Mapping[int, range] = {}
         self._code = code
         base = window.code + layout.MODULE
         fast = Fast(window.code + common.fast, window.guest_code)
@@ -38,3 +42,6 @@ class MonitorPost(PageFaultGate):
         tables = code.pair_tables()
         self._memory.write(code.pair + PAGE_SIZE - len(tables), tables)
         await WatchReads(self.stub.bell)
+
+    def remove(self) -> None:
+        """Do nothing: the guest has its own gates."""

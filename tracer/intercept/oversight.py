@@ -28,9 +28,9 @@ from tracer.errors import GuestException, InterceptError
 from tracer.intercept import visit
 from tracer.intercept.answer import Answering
 from tracer.intercept.fault import Fault
-from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.ledger import Ledger
 from tracer.intercept.names import Names
+from tracer.intercept.post import Post
 from tracer.intercept.view import GuestView
 from tracer.trace.member import Via
 from tracer.x86.instruction import Instruction
@@ -108,7 +108,7 @@ class Oversight:
         transfers: tuple[Transfer, ...],
         done: tuple[Transfer, ...],
         fault: Fault,
-        gate: PageFaultGate,
+        gate: Post,
     ) -> Answers:
         """Make one access of an instruction as is decided; return what each transfer read.
 
@@ -168,7 +168,7 @@ class Oversight:
     async def step(
         self,
         fault: Fault,
-        gate: PageFaultGate,
+        gate: Post,
         insn: Instruction | None,
         foretold: tuple[Transfer, ...],
         why: str,
@@ -189,7 +189,7 @@ class Oversight:
                 fault.meddled.update(dict.fromkeys(range(len(foretold)), Meddling(skipped=True)))
                 return
 
-    async def delay(self, late: Delay, fault: Fault, gate: PageFaultGate) -> None:
+    async def delay(self, late: Delay, fault: Fault, gate: Post) -> None:
         """Let the guest's time pass before it has the answer."""
         fault.ruled.append(f"{late.by}, {late.time_ns / 1e9:.9g} s late")
         await visit.delay(late.time_ns, gate.stub, realtime=self._view.realtime)

@@ -13,7 +13,7 @@ from tracer.access.want import RunAlone
 from tracer.errors import DebuggerError
 from tracer.intercept.carrier import Stand
 from tracer.intercept.fault import Fault
-from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.post import Post
 from tracer.intercept.spill import VALUE_OFFSET
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.instruction import Instruction
@@ -36,7 +36,7 @@ def sees_code(insn: Instruction, cpu: CpuState) -> bool:
     return bool(cpu.cr4 & _CR4_DE) or cpu.gpr[RDX] & 0xFFFF in _SEES_REGISTERS
 
 
-async def access_port(access: PortAccess, fault: Fault, gate: PageFaultGate) -> int | None:
+async def access_port(access: PortAccess, fault: Fault, gate: Post) -> int | None:
     """Access an I/O port for an instruction; return what it read.
 
     A port is read once, however often a person starts the instruction over.

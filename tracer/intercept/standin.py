@@ -10,8 +10,8 @@ from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change
 from tracer.errors import Diverged, InterceptError
 from tracer.intercept.fault import Fault
-from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.names import Names
+from tracer.intercept.post import Post
 from tracer.intercept.recording import RecordedDevice, Request
 
 
@@ -31,15 +31,11 @@ class StandIn:
         region = transfer.region
         return transfer.traced and region is not None and self._recorded.covers(region)
 
-    async def carry(
-        self, transfers: Sequence[Transfer], fault: Fault, gate: PageFaultGate
-    ) -> Answers:
+    async def carry(self, transfers: Sequence[Transfer], fault: Fault, gate: Post) -> Answers:
         """Answer from the recording. Raises Diverged where that has something else."""
         return [self._answer(transfer, fault) for transfer in transfers]
 
-    def departure(
-        self, transfer: Transfer, fault: Fault, gate: PageFaultGate
-    ) -> list[Change] | None:
+    def departure(self, transfer: Transfer, fault: Fault, gate: Post) -> list[Change] | None:
         """Return None: the device sees nothing."""
         return None
 

@@ -168,11 +168,5 @@ class Wrappers:
 async def _write_back(linear: int, code: bytes, space: AddressSpace) -> None:
     # Writes code of the guest's, whose vCPU may stand in a monitor, with page tables of that. What
     # is not mapped there stays, and does no harm.
-    while code:
-        leaf = space.leaf(linear)
-        if leaf is None:
-            return
-        size = min(len(code), PAGE_SIZE - linear % PAGE_SIZE)
-        value = int.from_bytes(code[:size], "little")
-        await WritePhysical(leaf.translate(linear), size, value)
-        linear, code = linear + size, code[size:]
+    for physical, piece in space.behind(linear, code):
+        await WritePhysical(physical, len(piece), int.from_bytes(piece, "little"))

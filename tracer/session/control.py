@@ -322,7 +322,7 @@ class Control:
             raise UsageError(f"from 1 to {room} bytes can be rewritten here: {there}")
         self._tell(f"rewrite {code.hex(' ')}")
         rest = room - len(code)
-        await self.session.rewrite(halt.cpu.rip, code + _NOP * rest)
+        await self.session.rewrite(halt.cpu.rip, code + _NOP * rest, halt.space)
         await self._again(halt, halt.cpu)
         return rest
 

@@ -44,6 +44,7 @@ from tracer.intercept.carrier import Stand
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.firmware import Underneath
+from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.ground import Memory
 from tracer.intercept.journal import Journal
 from tracer.intercept.lookout import Lookout
@@ -256,7 +257,8 @@ class Loop:
                     return ()  # the others have to go on first; who interrupts does so again
                 stop = out
         await self.coverage.follow_map()
-        await traced.watch.look(stop)
+        if traced.watch is not None:
+            await traced.watch.look(stop)
         why = self.system.taken_back()
         if why is not None:
             raise GuestError(why)
@@ -472,11 +474,11 @@ class Loop:
         """Return in words whose doing a triple fault was, from the vCPUs as they were then."""
         if self._traced is None:
             return ""
-        monitor = self._traced.monitor
+        monitor, gate = self._traced.monitor, self._traced.gate
         return whose_doing(
             states if monitor is None else monitor.outside(states),
             lambda state: self.view.space(state.cr3, state.cr4),
-            self._traced.gate,
+            gate if isinstance(gate, PageFaultGate) else None,
             lambda linear, space: self.system.names.lookup(linear, space) or hex(linear),
         )
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from tracer.compiled.inputs import Input
 from tracer.intercept.bench import Bench, Wanted
 from tracer.intercept.firmware import Underneath
-from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.input_bell import InputBell
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.monitor import Monitor, Secondary
+from tracer.intercept.post import Post
 from tracer.intercept.recording import RecordedDevice
 from tracer.intercept.system import Callers
 from tracer.intercept.trap import Trap
@@ -48,9 +48,9 @@ class Traced:
     the ``input_bell``.
     """
 
-    gate: PageFaultGate
+    gate: Post
     callers: Callers
-    watch: GateWatch
+    watch: GateWatch | None
     bell: Bell
     interceptor: Interceptor
     traps: tuple[Trap, ...]

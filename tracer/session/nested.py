@@ -13,18 +13,15 @@ from tracer.compiled.layout import SLOTS, block_size
 from tracer.compiled.monitor import WINDOW_BASE, MonitorCode, monitor_size
 from tracer.errors import GuestError
 from tracer.intercept.fault import NestedFaults
-from tracer.intercept.input_bell import InputBell
-from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.monitor import Monitor, Secondary
 from tracer.intercept.nested import MonitorPost
-from tracer.intercept.rows import Told
 from tracer.intercept.sites import CompiledSites
-from tracer.intercept.standin import StandIn
 from tracer.intercept.trap import Breakpoint, Trap
 from tracer.intercept.window import REACH, NoWindow, far_devices, open_at
+from tracer.session.interception import callers_in, input_bell_in, interceptor_in, told_in
 from tracer.session.manner import Manner, Traced
 from tracer.session.room import Setting, slots_of
-from tracer.session.traps import Bell, GateWatch, Interruption, Moves, Stray
+from tracer.session.traps import Bell, Interruption, Moves, Stray
 from tracer.x86.nested import NestedTables
 from tracer.x86.paging import TABLE_ENTRIES
 from tracer.x86.state import PAGE_SIZE
@@ -61,25 +58,14 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     # Call chains tell phases themselves, and so do stops.
     teller = 0 if how.stacks or how.ring is None else await system.tell_errands(space)
     current = system.current if teller else None
-    callers = system.callers(journal.publish, stacks=how.stacks)
-    remark = callers.remark(space) if how.stacks else None
-    if remark is not None:
-        journal.remark(remark)
-    interceptor = Interceptor(view, system.names, callers, journal.counts, journal.publish)
+    callers = callers_in(setting, how, space)
+    interceptor = interceptor_in(setting, how, callers)
     interceptor.faults = NestedFaults(view)
-    if how.recorded is not None:
-        interceptor.answers.insert(0, StandIn(how.recorded, system.names, journal.counts))
-    interceptor.asks = how.asks
     cr4 = registers["cr4"]
     common = common_code(smp=view.vcpus > 1, la57=bool(cr4 & _CR4_LA57), nested=True)
     post = MonitorPost(setting.memory, window, code, common)
-    root = taken.root
-    told = Told(
-        callers, system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
-        current, how.stacks, inputs=how.inputs,
-        look=lambda place: view.space(place.tables if place.program or not root else root, cr4),
-        nested=True,
-    )  # fmt: skip
+    tables = taken.root, cr4
+    told = told_in(setting, how, interceptor, callers, tables, current, nested=True)
     sites = CompiledSites(window, common, slots, view, journal, told)
     sites.begin(post.stub.spill, done=code.done, nested=code.tables)
     inside = Monitor(
@@ -103,20 +89,15 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
         journal.remark("accesses of the first vCPU only: nobody knows where others begin")
     secondary.inside = inside
     breakpoints: list[Breakpoint] = [secondary]
-    input_bell = None
-    if how.asks and how.inputs:
-        input_bell = InputBell(view, journal, system.names, callers, interceptor.ledger)
-        input_bell.inside, input_bell.sites = inside, sites
-        await input_bell.install(inside.ring)
-        breakpoints.append(input_bell)
+    input_bell = await input_bell_in(setting, how, interceptor, callers, inside, sites)
+    breakpoints += [] if input_bell is None else [input_bell]
     bell = Bell(interceptor, post, journal, asks=how.asks)
-    watch = GateWatch(post, view, journal, coverage)
     interruption = Interruption(post, journal, bell, breakpoints)
     moves = Moves(inside, journal)
     await moves.install()
     traps: list[Trap] = [interruption, bell, *breakpoints, moves, Stray(view, journal)]
     traced = Traced(
-        post, callers, watch, bell, interceptor, tuple(traps),
+        post, callers, None, bell, interceptor, tuple(traps),
         secondary=secondary, input_bell=input_bell,
     )  # fmt: skip
     return traced, registers

@@ -17,14 +17,12 @@ from tracer.intercept.encrypted_guest import EncryptedGuest
 from tracer.intercept.gate import PageFaultGate, refuse_fred
 from tracer.intercept.ground import Ground
 from tracer.intercept.guest_module import GuestModule
-from tracer.intercept.input_bell import InputBell
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.loads import TableLoads
 from tracer.intercept.monitor import Monitor, Secondary
-from tracer.intercept.rows import Domain, Told
+from tracer.intercept.rows import Domain
 from tracer.intercept.sites import CompiledSites
-from tracer.intercept.standin import StandIn
 from tracer.intercept.stub import Fast, Stub
 from tracer.intercept.system import Callers
 from tracer.intercept.trap import Breakpoint, Trap
@@ -32,6 +30,7 @@ from tracer.intercept.trust_domain import CALL, TrustDomain
 from tracer.intercept.vc_trial import VcTrials
 from tracer.intercept.ve_trial import VeTrials
 from tracer.intercept.window import NoWindow
+from tracer.session.interception import callers_in, input_bell_in, interceptor_in, told_in
 from tracer.session.manner import Manner, Traced
 from tracer.session.room import Room, Setting, room_for, room_if_any
 from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
@@ -81,15 +80,8 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         await visit.note(gate.stub, registers)
     else:
         journal.remark("the guest's CPU has no machine-check banks: accesses change its CR2")
-    callers = system.callers(journal.publish, stacks=stacks)
-    remark = callers.remark(space) if stacks else None
-    if remark is not None:
-        journal.remark(remark)
-    interceptor = Interceptor(view, system.names, callers, journal.counts, journal.publish)
-    if how.recorded is not None:
-        standin = StandIn(how.recorded, system.names, journal.counts)
-        interceptor.answers.insert(0, standin)
-    interceptor.asks = how.asks
+    callers = callers_in(setting, how, space)
+    interceptor = interceptor_in(setting, how, callers)
     below = interceptor.firmware = _below(setting, interceptor)
     bench = None
     if below is not None and how.wanted is not None:
@@ -97,12 +89,8 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         bench = interceptor.firmware = Bench(below, kind, journal, how.wanted)
         breakpoints.append(bench)
     if room is not None:
-        root, cr4 = room.window.root, registers["cr4"]
-        told = Told(
-            callers, system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
-            system.current, stacks, inputs=how.inputs,
-            look=lambda place: view.space(place.tables if place.program or not root else root, cr4),
-        )  # fmt: skip
+        tables = room.window.root, registers["cr4"]
+        told = told_in(setting, how, interceptor, callers, tables, system.current)
         interceptor.sites = CompiledSites(room.window, room.common, room.slots, view, journal, told)
         interceptor.sites.begin(gate.stub.spill)
     secondary = await _secondary(setting, how)
@@ -112,13 +100,9 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
             secondary.inside = _monitor(setting, room, gate.stub, registers, how)
             if isinstance(below, EncryptedGuest):
                 below.monitor = secondary.inside
-    input_bell = None
     inside = None if secondary is None else secondary.inside
-    if how.asks and inside is not None:
-        input_bell = InputBell(view, journal, system.names, callers, interceptor.ledger)
-        input_bell.inside, input_bell.sites = inside, interceptor.sites
-        await input_bell.install(inside.ring)
-        breakpoints.append(input_bell)
+    input_bell = await input_bell_in(setting, how, interceptor, callers, inside, interceptor.sites)
+    breakpoints += [] if input_bell is None else [input_bell]
     readiness = None
     if later is not None and isinstance(below, TrustDomain):
         hastening = _Hastening(setting, how, later, below, interceptor, gate, callers, secondary)
@@ -284,7 +268,6 @@ class _Hastening:
         system, view, domain = self.setting.system, self.setting.view, self.domain
         registers = await Registers()
         space = view.space_of(registers)
-        inputs = self.how.inputs
         room = await _room(self.setting, self.slots, registers, space, self.how)
         await _follow(self.setting, room, stacks=self.how.stacks)
         if room is None:
@@ -292,13 +275,11 @@ class _Hastening:
         stub = self.gate.stub
         window = room.window
         self.setting.coverage.own.append(window.span)
-        root, cr4 = window.root, registers["cr4"]
+        tables = window.root, registers["cr4"]
         module = GuestModule(window, view)
-        told = Told(
-            self.callers, system.names, lambda: view.space(root, cr4),
-            self.interceptor.ledger.take, system.current, self.how.stacks,
-            domain=Domain(domain.told, domain.count), inputs=inputs,
-            look=lambda place: view.space(place.tables if place.program or not root else root, cr4),
+        told = told_in(
+            self.setting, self.how, self.interceptor, self.callers, tables, system.current,
+            Domain(domain.told, domain.count),
         )  # fmt: skip
         journal = self.setting.journal
         sites = CompiledSites(window, room.common, room.slots, view, journal, told)

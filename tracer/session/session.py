@@ -291,9 +291,14 @@ class Session:
         """Change the vCPU that stopped."""
         await self.target.change(changes)
 
-    async def rewrite(self, linear: int, code: bytes) -> None:
-        """Write guest code at a linear address, whatever the page's rights; it stays so."""
-        await self.target.write_code(linear, code)
+    async def rewrite(self, linear: int, code: bytes, space: AddressSpace) -> None:
+        """Write guest code at a linear address, whatever the page's rights; it stays so.
+
+        The vCPU may stand in a monitor, whose page tables are others.
+        """
+        for physical, piece in space.behind(linear, code):
+            value = int.from_bytes(piece, "little")
+            await self.target.write_physical(physical, len(piece), value)
 
     async def choose(self, choice: Choice, space: AddressSpace) -> None:
         """Trace what ``choice`` says from here on; the guest is stopped.

@@ -25,6 +25,7 @@ from tracer.intercept.gate import PageFaultGate, Written
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.monitor import Monitor
+from tracer.intercept.post import Post
 from tracer.intercept.trap import Breakpoint, GoOn, Handled, OnePlace, StandStill
 from tracer.intercept.view import GuestView
 from tracer.x86.state import CpuState
@@ -34,7 +35,7 @@ class Interruption:
     """Take the stop that a person asked for, wherever it caught the guest."""
 
     def __init__(
-        self, gate: PageFaultGate, journal: Journal, bell: Bell, breakpoints: Sequence[Breakpoint]
+        self, gate: Post, journal: Journal, bell: Bell, breakpoints: Sequence[Breakpoint]
     ) -> None:
         self._gate = gate
         self._ringers = gate.ringers
@@ -73,7 +74,7 @@ class Bell:
     """Take the stop at the stub: a vCPU came upon poison. With ``asks`` a person is asked."""
 
     def __init__(
-        self, interceptor: Interceptor, gate: PageFaultGate, journal: Journal, *, asks: bool
+        self, interceptor: Interceptor, gate: Post, journal: Journal, *, asks: bool
     ) -> None:
         self.interceptor = interceptor
         self._gate = gate

@@ -154,7 +154,7 @@ BY_PLAYBOOK = {
     " intercept/waiting",
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
     " intercept/call intercept/clock intercept/ground"
-    " intercept/interrupt_stack intercept/loads intercept/poison"
+    " intercept/interrupt_stack intercept/loads intercept/poison intercept/post"
     " intercept/system intercept/trap intercept/visit intercept/window session/loop"
     " session/manner session/preparation session/room session/traps session/whereabouts",
 }
@@ -167,7 +167,7 @@ ON_A_GUEST = {
     "test_page_conditions": "report/page/language",
     "test_recover": "host/keeper launch/ring",
     "test_inputs": "cli/run_arguments",
-    "test_nested": "intercept/nested intercept/sight session/nested",
+    "test_nested": "intercept/nested intercept/sight session/interception session/nested",
     "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/dialogue qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",

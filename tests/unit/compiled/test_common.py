@@ -108,6 +108,8 @@ def test_the_parts_of_the_block_do_not_overlap() -> None:
     assert all(a + n <= b for a, n, b in zip(parts, sizes, parts[1:], strict=False))
     assert len(layout.SITE_FIELDS) * 8 <= layout.SITE_SIZE
     assert layout.block_size(16) == layout.RING + 16 * 256
+    # A monitor, whose pages are the CPU's, lies behind the smallest ring as well.
+    assert layout.block_size(2) == layout.RING + layout.PAGE
     with pytest.raises(ValueError, match="powers of two"):
         layout.ring_size(24)
 

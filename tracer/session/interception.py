@@ -1,0 +1,77 @@
+"""What intercepts the accesses of a guest, whichever way its traps are."""
+
+from __future__ import annotations
+
+from tracer.access.space import AddressSpace
+from tracer.compiled.diary import Current
+from tracer.intercept.input_bell import InputBell
+from tracer.intercept.interceptor import Interceptor
+from tracer.intercept.monitor import Monitor
+from tracer.intercept.rows import Domain, Told
+from tracer.intercept.sites import CompiledSites
+from tracer.intercept.standin import StandIn
+from tracer.intercept.system import Callers
+from tracer.session.manner import Manner
+from tracer.session.room import Setting
+
+
+def callers_in(setting: Setting, how: Manner, space: AddressSpace) -> Callers:
+    """Return who follows the callers of accesses; what is worse than it might be is told."""
+    journal = setting.journal
+    callers = setting.system.callers(journal.publish, stacks=how.stacks)
+    remark = callers.remark(space) if how.stacks else None
+    if remark is not None:
+        journal.remark(remark)
+    return callers
+
+
+def interceptor_in(setting: Setting, how: Manner, callers: Callers) -> Interceptor:
+    """Return the interceptor of a guest; a recording answers in its devices' place, if any."""
+    view, journal, names = setting.view, setting.journal, setting.system.names
+    interceptor = Interceptor(view, names, callers, journal.counts, journal.publish)
+    if how.recorded is not None:
+        interceptor.answers.insert(0, StandIn(how.recorded, names, journal.counts))
+    interceptor.asks = how.asks
+    return interceptor
+
+
+def told_in(
+    setting: Setting,
+    how: Manner,
+    interceptor: Interceptor,
+    callers: Callers,
+    tables: tuple[int, int],
+    current: Current | None,
+    domain: Domain | None = None,
+    *,
+    nested: bool = False,
+) -> Told:
+    """Return who is told of accesses that take no stop.
+
+    The kernel's own ``tables`` are CR3, or 0 for those of each access, and CR4.
+    """
+    view, (root, cr4) = setting.view, tables
+    return Told(
+        callers, setting.system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
+        current, how.stacks, domain, how.inputs,
+        lambda place: view.space(place.tables if place.program or not root else root, cr4),
+        nested,
+    )  # fmt: skip
+
+
+async def input_bell_in(
+    setting: Setting,
+    how: Manner,
+    interceptor: Interceptor,
+    callers: Callers,
+    inside: Monitor | None,
+    sites: CompiledSites | None,
+) -> InputBell | None:
+    """Return what asks about inputs where somebody is asked about any: it is in place."""
+    if not how.asks or not how.inputs or inside is None:
+        return None
+    view, journal, names = setting.view, setting.journal, setting.system.names
+    bell = InputBell(view, journal, names, callers, interceptor.ledger)
+    bell.inside, bell.sites = inside, sites
+    await bell.install(inside.ring)
+    return bell
