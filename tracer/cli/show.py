@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -22,6 +24,9 @@ from tracer.trace.fold import Fold, folded
 from tracer.trace.lines import AccessLines, explained_lines, fold_line, note_line, phase_line
 from tracer.trace.reader import TraceReader
 
+_POLL = 0.2
+"""Seconds between two looks at a trace that is followed."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace show``."""
@@ -30,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unfold", action="store_true", help="show every access of a loop, not the first turn only"
     )
+    parser.add_argument(
+        "--follow", action="store_true",
+        help="go on with what is still written, none folded, to the trace's end or Ctrl-C",
+    )  # fmt: skip
     parser.add_argument(
         "--phases", action="store_true", help="head the accesses of each phase of the boot"
     )
@@ -65,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}: give a number of accesses from 1 on")
     with TraceReader(args.trace) as trace:
+        if args.follow:
+            trace.more = _written(trace, args.trace)
         software = trace.header.software
         if software and args.format not in ("mmiotrace", "json"):
             warn(f"{trace.name} is of a guest with {shlex.join(software)}")
@@ -74,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         elif args.format == "json":
             lines = _json(source)
         else:
-            lines = _text(source, folds=not args.unfold, phases=args.phases, decodes=args.decode)
+            folds = not (args.unfold or args.follow)
+            lines = _text(source, folds=folds, phases=args.phases, decodes=args.decode)
         with terminal.reading(trace, prints=True):
             sys.stdout.writelines(f"{line}\n" for line in lines)
     if source.shown == args.limit:
@@ -84,6 +96,24 @@ def run(args: argparse.Namespace) -> int:
     if not source.shown:
         warn(f"{trace.name} has no such access")
     return EXIT_OK
+
+
+# Waits until a trace has grown.
+def _written(trace: TraceReader, path: str) -> Callable[[], bool]:
+    if not trace.is_file:
+        raise UsageError(f"--follow waits for a file to grow, and {trace.name} is none")
+    read = 0
+
+    def wait() -> bool:
+        nonlocal read
+        sys.stdout.flush()
+        # The size before what was written meanwhile is read.
+        while (size := Path(path).stat().st_size) == read:
+            time.sleep(_POLL)
+        read = size
+        return True
+
+    return wait
 
 
 def _json(source: Source) -> Iterator[str]:

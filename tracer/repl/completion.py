@@ -144,8 +144,9 @@ class Candidates:
 
     @property
     def _commands(self) -> dict[str, str]:
-        recording = self._context.recording
-        return {item.name: item.brief for item in self._context.commands if item.serves(recording)}
+        context = self._context
+        served = (item for item in context.commands if item.serves(context.recording))
+        return {item.name: item.brief for item in served} | context.aliases
 
     # ---- names of the guest
 

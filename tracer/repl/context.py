@@ -47,12 +47,12 @@ class Context:
 
     ``waits`` tells whether a command that lets the guest go on waits for its next stop. ``recent``
     has the last accesses of a live run, ``displays`` the commands that are carried out at each
-    stop, ``inputs`` how many accesses were made in which space, ``answered``
-    how many of them had another value than the device's, ``user_filters`` those of the person's own
-    file, ``listeners`` who is told of each access as it is made, ``tallies`` those that go on.
-    ``leaving`` is set by `quit`, ``interrupts`` counts how often Ctrl-C was pressed. ``confirm``
-    asks a person, unless a command is ``scripted``; ``sit`` takes one to the guest's console, where
-    there is a terminal. ``screen`` says what is written on.
+    stop, ``aliases`` what a name of the person's own stands for, ``inputs`` how many accesses were
+    made in which space, ``answered`` how many of them had another value than the device's,
+    ``user_filters`` those of the person's own file, ``listeners`` who is told of each access as it
+    is made, ``tallies`` those that go on. ``leaving`` is set by `quit`, ``interrupts`` counts how
+    often Ctrl-C was pressed. ``confirm`` asks a person, unless a command is ``scripted``; ``sit``
+    takes one to the guest's console, where there is a terminal. ``screen`` says what is written on.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Context:
         self.inputs: Counter[Space] = Counter()
         self.answered: Counter[Space] = Counter()
         self.displays: dict[int, str] = {}
+        self.aliases: dict[str, str] = {}
         self.user_filters: dict[str, Rule] = {}
         self.listeners: list[Callable[[Seen], None]] = []
         self.tallies: dict[int, Running] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Sequence
 
 import msgspec
 
@@ -65,7 +65,7 @@ class Interpreter:
         text = text.strip() or self.again
         self.again = ""
         try:
-            found = list(statements(text, self.context.commands.takes_line))
+            found = list(self._expanded(text))
         except UsageError as error:
             return self._failed(text, error, where)
         context = self.context
@@ -84,6 +84,16 @@ class Interpreter:
             if status or context.leaving:
                 return status
         return 0
+
+    # The statements of a line, with what aliases stand for in their place.
+    def _expanded(self, text: str) -> Iterator[Statement]:
+        takes_line = self.context.commands.takes_line
+        for statement in statements(text, takes_line):
+            alias = self.context.aliases.get(statement.name)
+            if alias is None:
+                yield statement
+            else:
+                yield from statements(f"{alias} {statement.rest}", takes_line)
 
     async def statement(self, statement: Statement, where: str = "") -> int:
         """Carry out one statement; return its status: 0, or what the process would exit with."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -27,6 +28,20 @@ def file_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text: byte {error.start} is not UTF-8") from None
     return text.splitlines()
+
+
+def rc_file() -> Path | None:
+    """Return the script that each prompt begins with: ``$XDG_CONFIG_HOME/vetrace/rc``.
+
+    Ref: XDG Base Directory Specification: ``~/.config`` by default, and a path that is not absolute
+    is ignored.
+    """
+    xdg = os.environ.get("XDG_CONFIG_HOME", "")
+    try:
+        base = Path(xdg) if xdg.startswith("/") else Path.home() / ".config"
+    except RuntimeError:  # no home
+        return None
+    return base / "vetrace" / "rc"
 
 
 async def stream_lines(stream: TextIO) -> AsyncIterator[str]:

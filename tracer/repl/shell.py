@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
-from tracer.errors import TracerError
+from tracer.errors import TracerError, UsageError
 from tracer.repl.commands import command_table
 from tracer.repl.commands.look import plan_at
 from tracer.repl.commands.script import load
@@ -25,7 +25,7 @@ from tracer.repl.interpreter import FAILED, Interpreter
 from tracer.repl.interruption import Interruption
 from tracer.repl.result import Screen, plain_lines, wrapped_lines
 from tracer.repl.run import Run
-from tracer.repl.script import stream_lines, text_lines
+from tracer.repl.script import file_lines, rc_file, stream_lines, text_lines
 from tracer.repl.stop import brief_lines, end_lines
 from tracer.report.objects import access_object
 from tracer.session.course import Halt
@@ -129,6 +129,8 @@ class Shell:
         self._interruption.on_interrupt = self.interrupt
         ticking = asyncio.create_task(self._tick())
         try:
+            if self.prompts:
+                await self._begin()
             status = await self._scripts()
             if not status and self._wish.interactive and not self.context.leaving:
                 status = await (self._converse() if self.prompts else self._pipe())
@@ -141,6 +143,21 @@ class Shell:
             ticking.cancel()
             self._interruption.on_interrupt = None
             await self._run.close()
+
+    # A mistake in a person's own script is told, and keeps nobody from the prompt.
+    async def _begin(self) -> None:
+        path = rc_file()
+        if path is None or not path.is_file():
+            return
+        try:
+            lines = file_lines(path)
+        except UsageError as error:
+            self._complain([str(error)])
+            return
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                await self._interpreter.line(line, f"{path}:{number}: ")
+                self._interpreter.again = ""
 
     async def _scripts(self) -> int:
         for script in self._wish.scripts:

@@ -45,7 +45,9 @@ class TraceReader:
     The string ``-`` is standard input; ``name`` is what to call the file. ``header`` is there at
     once. ``unknown`` counts, by type, records that this version skips.
     ``damage`` says in words what is missing from the file, or is None; like ``end``, the trace's
-    last record, it is settled when iteration has ended. ``watch`` is called now and then meanwhile.
+    last record, it is settled when iteration has ended. ``watch`` is called now and then meanwhile,
+    ``more``, where there is one, at the end of a trace that has no end record: it waits until more
+    may be there, and tells whether to go on.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -62,6 +64,7 @@ class TraceReader:
         self.end: End | None = None
         self.records = 0
         self.watch: Callable[[], None] = lambda: None
+        self.more: Callable[[], bool] | None = None
         self._number = 0  # of the last whole line
         self._offset = 0  # behind it, in bytes of text
         self._ran_out = False
@@ -167,7 +170,10 @@ class TraceReader:
 
     def _whole_lines(self) -> Iterator[tuple[int, bytes]]:
         last = b""
-        while (line := self._line()).endswith(b"\n"):
+        while (line := self._line()).endswith(b"\n") or self._goes_on(last):
+            if not line.endswith(b"\n"):
+                self.go_to(self.bookmark)
+                continue
             last = line
             if self._number % _TURN == 0:
                 self.watch()
@@ -182,6 +188,9 @@ class TraceReader:
                 f"there is no end record after line {self._number}:"
                 " the run was killed or is still going"
             )
+
+    def _goes_on(self, last: bytes) -> bool:
+        return self.more is not None and not self._ended(last) and self.more()
 
     def _ended(self, last: bytes) -> bool:
         if self.end is None and last:

@@ -370,3 +370,37 @@ def test_a_record_of_many_accesses_has_them_one_by_one(capsys: Output, tmp_path:
         assert sum(1 for _ in trace) == len(RECORDS)
     found = results(capsys, path, "goto 2", "plan")[1]
     assert [each["moment"] for each in found["accesses"]] == ["done", "pending"]
+
+
+# ---- what a person keeps
+
+
+def test_breaks_are_saved_and_read_again(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = many(tmp_path / "run.vtrace")
+    made = [
+        "break hpet after 1", "tbreak write nvme+0x18 if value > 5", "break if seq == 3",
+        "disable 3", "save breaks kept",
+    ]  # fmt: skip
+    assert results(capsys, path, *made)[-1]["breaks"] == 3
+    assert (tmp_path / "kept").read_text().splitlines() == [
+        "break hpet after 1", "break write nvme+0x18 if value > 5 times 1",
+        "# disabled: break if seq == 3",
+    ]  # fmt: skip
+    assert stood(capsys, path, *made[:-1], "c", "c", "c") == stood(
+        capsys, path, "source kept", "c", "c", "c"
+    )
+    assert "File exists" in refused(capsys, path, "save breaks kept")
+    assert "usage: save breaks FILE" in refused(capsys, path, "save all")
+
+
+def test_an_alias_stands_for_commands(capsys: Output, sample: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("alias on step; step\nalias at goto\non 2\nat 1\nunalias at\nalias\n")
+    assert main.main(["open", str(sample), "--json", "-x", str(script)]) == 0
+    found = [json.loads(line)["result"] for line in capsys.readouterr().out.splitlines()]
+    assert numbers(found) == [1, 3, 1] and found[-1] == {"on": "step; step"}
+    assert refused(capsys, sample, "alias step back") == "there is a command step already"
+    assert "there is no alias x" in refused(capsys, sample, "unalias x")

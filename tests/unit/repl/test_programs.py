@@ -41,7 +41,11 @@ def test_json_of_a_failure() -> None:
 
 
 @pytest.mark.parametrize("item", list(command_table()), ids=lambda item: item.name)
-def test_every_command_has_an_object_for_programs(item: Command) -> None:
+def test_every_command_has_an_object_for_programs(
+    item: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # `save` writes a file
+
     async def test(talk: Talk) -> None:
         await talk.type("step")
         for example in item.examples:

@@ -115,4 +115,45 @@ async def undisplay(context: Context, statement: Statement) -> Result:
     return said(f"no longer displayed: {context.displays.pop(index)}", number=index)
 
 
-COMMANDS = (help_, history, display, undisplay)
+@command(
+    "alias",
+    group="prompt",
+    usage=("alias [NAME [COMMAND; COMMAND]]",),
+    brief="have a name of your own stand for commands",
+    text="""\
+What is typed behind the name comes behind the last of them. Without commands: what the name stands
+for; without a name: all aliases. `$XDG_CONFIG_HOME/vetrace/rc`, by default
+`~/.config/vetrace/rc`, is a script that each prompt begins with: the place for them.""",
+    examples=("alias look plan; bt", "alias wcc break write nvme.CC", "alias"),
+    takes_line=True,
+)
+async def alias(context: Context, statement: Statement) -> Result:
+    name, _, text = statement.rest.partition(" ")
+    if not text.strip():
+        known = context.aliases if not name else {name: context.aliases.get(name, "")}
+        if name and not known[name]:
+            raise context.misses("alias", name, list(context.aliases))
+        lines = [f"{name}  {told}" for name, told in known.items()]
+        return Result(dict(known), lines or ["there are no aliases; `help alias` tells how"])
+    if any(name in item.names for item in context.commands):
+        raise UsageError(f"there is a command {name} already")
+    list(statements(text, context.commands.takes_line))
+    context.aliases[name] = text.strip()
+    return said(f"{name} stands for {text.strip()}", name=name)
+
+
+@command(
+    "unalias",
+    group="prompt",
+    usage=("unalias NAME",),
+    brief="forget an alias",
+    examples=("unalias look",),
+)
+async def unalias(context: Context, statement: Statement) -> Result:
+    name = statement.rest
+    if name not in context.aliases:
+        raise context.misses("alias", name, list(context.aliases))
+    return said(f"{name} stood for {context.aliases.pop(name)}", name=name)
+
+
+COMMANDS = (help_, history, display, undisplay, alias, unalias)

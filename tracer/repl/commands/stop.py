@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tracer.errors import UsageError
 from tracer.query.breakpoint import CALLS, Break, parse_break, parse_condition
 from tracer.repl.command import command
@@ -203,4 +205,39 @@ async def condition(context: Context, statement: Statement) -> Result:
     return said(f"break {which}: {context.run.breaks.find(which).text}", number=which)
 
 
-COMMANDS = (break_, tbreak, delete, enable, disable, ignore, condition)
+@command(
+    "save",
+    group="stop",
+    usage=("save breaks FILE",),
+    brief="write the breaks to a file that `source` reads",
+    text="A break that is disabled is kept as a comment. A file that is there is not overwritten.",
+    examples=("save breaks nvme.breaks",),
+    expects=(("breaks",), ("file",)),
+)
+async def save(context: Context, statement: Statement) -> Result:
+    what, _, name = statement.rest.partition(" ")
+    if what != "breaks" or not name.strip():
+        raise save.misused("say what, and where to")
+    path = Path(name.strip()).expanduser()
+    items = context.run.breaks.items
+    lines = [f"{'' if item.enabled else '# disabled: '}{_typed(item)}\n" for item in items]
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    count = len(items)
+    return said(f"{count} break{'' if count == 1 else 's'} in {path}", file=str(path), breaks=count)
+
+
+# A break as it can be typed again, with what is left of its counts.
+def _typed(item: Break) -> str:
+    words = ["break", item.text]
+    if item.remaining is not None:
+        words.append(f"times {item.remaining}")
+    if item.ignore:
+        words.append(f"after {item.ignore}")
+    return " ".join([*words, *(["pending"] if item.pending else [])])
+
+
+COMMANDS = (break_, tbreak, delete, enable, disable, ignore, condition, save)
