@@ -196,6 +196,7 @@ def boot(
     region: str | Sequence[str] = (),
     bypass: str | Sequence[str] = (),
     stacks: bool = False,
+    queues: bool = False,
     every_stop: bool = False,
     ring: int = SLOTS,
     inputs: str = "",
@@ -259,7 +260,7 @@ def boot(
     start = launch(plan, console, progress)
     booted = _booted(
         start, plan.limits, Naming(maps), _path(output), asked,
-        stacks=stacks, ring=slots, inputs=plan.inputs, nested=plan.nested,
+        stacks=stacks, queues=queues, ring=slots, inputs=plan.inputs, nested=plan.nested,
     )  # fmt: skip
     with _beside(booted) as booted_guest:
         yield booted_guest
@@ -274,6 +275,7 @@ async def _booted(
     asked: Hosting,
     *,
     stacks: bool,
+    queues: bool,
     ring: int | None,
     inputs: frozenset[Input],
     nested: bool,
@@ -281,6 +283,7 @@ async def _booted(
     async with Watchdog(limits) as watchdog, start as session:
         watchdog.guard(session)
         session.naming = naming
+        session.loop.lookout.follow_queues(naming, tell=queues)
         await session.reach_entry()
         with _written(session, output):
             control = Control(session)

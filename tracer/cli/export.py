@@ -75,7 +75,7 @@ def _mmiotrace(source: Source, sink: IO[bytes]) -> int:
 def _perfetto(source: Source, sink: IO[bytes]) -> int:
     with extra("perfetto"):
         from tracer.export import perfetto
-    perfetto.write(source.items(), sink)
+    perfetto.write(source.items(queues=True), sink)
     return 0
 
 

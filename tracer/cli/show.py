@@ -22,6 +22,7 @@ from tracer.report.objects import access_object
 from tracer.trace.event import Event
 from tracer.trace.fold import Fold, folded
 from tracer.trace.lines import AccessLines, explained_lines, fold_line, note_line, phase_line
+from tracer.trace.queue import QueueRecord, queue_object
 from tracer.trace.reader import TraceReader
 
 _POLL = 0.2
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decode",
         action="store_true",
-        help="tell below each access what its register and the bits that are set mean",
+        help="tell below each access what its register and the bits that are set mean, and what "
+        "a doorbell was about (`vetrace boot --queues`)",
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument(
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     shape.add_argument(
         "--json", dest="format", action="store_const", const="json",
-        help="print one JSON object per access, none folded",
+        help="print one JSON object per access, none folded, and one of what a doorbell was about",
     )  # fmt: skip
     add_filters(parser)
     parser.epilog = (
@@ -118,9 +120,13 @@ def _written(trace: TraceReader, path: str) -> Callable[[], bool]:
 
 def _json(source: Source) -> Iterator[str]:
     encode = msgspec.json.Encoder().encode
-    for event in source.events():
-        shown = access_object(event)
-        shown |= {"note": event.record.note, "mark": event.mark, "lost": event.lost}
+    for item in source.items(queues=True):
+        if isinstance(item, QueueRecord):
+            yield encode(queue_object(item)).decode()
+        if not isinstance(item, Event):
+            continue
+        shown = access_object(item)
+        shown |= {"note": item.record.note, "mark": item.mark, "lost": item.lost}
         yield encode(shown).decode()
 
 
@@ -135,7 +141,8 @@ def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterat
     shape = terminal.line_layout(sys.stdout)
     lines = AccessLines(shape)
     phase = None
-    for item in folded(source.items()) if folds else source.items():
+    items = source.items(queues=decodes)
+    for item in folded(items) if folds else items:
         if isinstance(item, Event):
             turn: tuple[Event, ...] = (item,)
         elif isinstance(item, Fold):

@@ -88,6 +88,10 @@ def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     output.add_argument(
         "--stacks", action="store_true", help="record the kernel's call chain of each access"
     )
+    output.add_argument(
+        "--queues", action="store_true",
+        help="record what each doorbell tells its device: the entries of the queue in RAM",
+    )  # fmt: skip
     how = output.add_mutually_exclusive_group()
     how.add_argument("--quiet", action="store_true", help="show the closing table only")
     how.add_argument("--json", action="store_true", help="print one JSON object an access")
@@ -220,6 +224,8 @@ class TracedRun:
                 self._guest.open(self._take_console, tell) as session,
             ):
                 session.naming = self._naming
+                if self._args.queues or self._wish.asked:
+                    session.loop.lookout.follow_queues(self._naming, tell=self._args.queues)
                 watchdog.guard(session)
                 await session.reach_entry()
                 if self._args.untraced:

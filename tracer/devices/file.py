@@ -12,6 +12,7 @@ from itertools import islice, pairwise
 from typing import Any
 
 from tracer.devices.map import Applies, RegisterMap
+from tracer.devices.queue_file import parse_queues
 from tracer.devices.table import Bad, Table, quoted
 from tracer.devices.tree import RIGHTS, Field, Group, Register, Selector, expand, placeholders
 from tracer.errors import UsageError, advice
@@ -22,7 +23,7 @@ _DEEPEST = 8  # groups in groups
 _PLACED = 256  # instances of an array that the search for overlaps places
 
 _MAP_KEYS = (
-    "title", "specification", "applies", "values", "fields", "register", "group",
+    "title", "specification", "applies", "values", "fields", "register", "group", "entry", "queue",
 )  # fmt: skip
 _GROUP_KEYS = (
     "offset", "prefix", "stride", "count", "size", "select", "bank", "register", "group",
@@ -90,7 +91,11 @@ def _map(document: Mapping[str, Any], source: str, name: str) -> RegisterMap:
         raise Bad("", "it has no register: [register.NAME] opens one")
     root = Group("", registers=registers, groups=groups)
     _check_overlaps(root, "")
-    return RegisterMap(name, title, specification, _applies(table), root, source)
+    queues = parse_queues(
+        table.tables("entry"), table.tables("queue"),
+        lambda given, where: _fields(given, where, shared),
+    )  # fmt: skip
+    return RegisterMap(name, title, specification, _applies(table), root, source, queues)
 
 
 def _applies(table: Table) -> tuple[Applies, ...]:

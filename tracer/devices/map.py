@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from tracer.devices.entry import Entry, entries, find, names, search
+from tracer.devices.queue import Queue
 from tracer.devices.tree import (
     Field,
     Group,
@@ -209,7 +210,10 @@ class Applies:
 
 @dataclass(frozen=True, slots=True)
 class RegisterMap:
-    """Describe the registers of a region; ``source`` is the file that says so."""
+    """Describe the registers of a region; ``source`` is the file that says so.
+
+    ``queues`` are those in RAM that its doorbells are about.
+    """
 
     name: str
     title: str
@@ -217,6 +221,7 @@ class RegisterMap:
     applies: tuple[Applies, ...]
     root: Group
     source: str = ""
+    queues: tuple[Queue, ...] = ()
 
     def lookup(self, offset: int, width: int, state: State = lambda _: None) -> Named | None:
         """Return what ``width`` bytes at an offset of the region are called, or None."""

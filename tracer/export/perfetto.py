@@ -21,7 +21,10 @@ from tracer.trace.call import CallRecord, SharedRecord, TdcallRecord, VmgexitRec
 from tracer.trace.event import Event, Note
 from tracer.trace.loss import Losses
 from tracer.trace.place import spot
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import LostRecord, Mark, UserRecord
+from tracer.trace.waiting import WaitRecord
+from tracer.trace.waiting_words import awaited_words, gives_up_words
 
 _SEQUENCE = 1
 _USER = "user"
@@ -55,6 +58,10 @@ def write(items: Iterable[Event | Note], sink: IO[bytes]) -> int:
                 output.call(item)
             case SharedRecord():
                 output.shared(item)
+            case QueueRecord():
+                output.queue(item)
+            case WaitRecord():
+                output.wait(item)
     return count
 
 
@@ -112,6 +119,23 @@ class _Output:
         name = f"{record.what} {'shared' if record.shared else 'private'}"
         track = self._track(record.vcpu, _CALLS)
         self._instant(track, record.time_ns, name, "shared", told, {})
+
+    def queue(self, record: QueueRecord) -> None:
+        texts: dict[str, str | None] = {
+            f"{entry.kind} {entry.index}": entry.text or entry.data.hex()
+            for entry in record.entries
+        }
+        texts |= {"note": record.note, "late": "true" if record.late else None}
+        track = self._track(record.vcpu, record.region)
+        name = f"{record.queue}[{record.number}]"
+        self._instant(track, record.time_ns, name, "queue", texts, {"seq": record.seq})
+
+    def wait(self, record: WaitRecord) -> None:
+        texts: dict[str, str | None] = {"awaited": awaited_words(record)}
+        texts |= {"ends": gives_up_words(record), "symbol": record.symbol, "loop": record.loop}
+        track = self._track(record.vcpu, record.region)
+        name = f"waits for {record.register or hex(record.offset)}"
+        self._instant(track, record.time_ns, name, "wait", texts, {"seq": record.seq})
 
     def lost(self, record: LostRecord) -> None:
         losses = Losses()

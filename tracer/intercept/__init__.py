@@ -16,7 +16,8 @@ By what they are about, the modules are
 * confidential guests: ``firmware`` is the port for ``trust_domain`` and ``encrypted_guest``; a
   fault is ``waiting`` for the call that ``inquiry`` matches with it, as was decided in
   ``granting``; ``bench`` tries instructions on the guest's handler, by ``ve_trial``, ``vc_trial``;
-* what code waits for that reads again and again: ``lookout``;
+* what code waits for that reads again and again: ``lookout``; what a ``doorbell`` is about, and the
+  chains of a ``virtqueue``;
 * what all of them stand on: ``view``, ``names``, ``clock``, ``journal``, ``ground``, the ports
   ``trap`` and ``system``, ``call`` for breakpoints on functions, and ``blame``.
 """

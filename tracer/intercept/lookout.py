@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.devices.map import Named
 from tracer.errors import TraceError
+from tracer.intercept.doorbell import Doorbells
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.view import GuestView
@@ -20,7 +22,8 @@ from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord
 from tracer.trace.naming import Naming
 from tracer.trace.polls import Place, Poll, Polls
-from tracer.trace.record import Intercept, Line, RegionRecord
+from tracer.trace.queue import QueueRecord
+from tracer.trace.record import Intercept, Line, MemoryAccess, RegionRecord
 from tracer.trace.waiting import WaitRecord, WayOut
 from tracer.x86.poll import Exit, loop_of
 from tracer.x86.state import GPR
@@ -48,8 +51,21 @@ class Lookout:
         self._names = names
         self._journal = journal
         self._blocks = Blocks()
+        self.doorbells: Doorbells | None = None
+        self._follows: Naming | None = None
+        self._tells = False
+        self._late: list[QueueRecord] = []
         self._looked: set[Place] = set()
         self._wanted: dict[Place, int] = {}
+
+    def follow_queues(self, naming: Naming, *, tell: bool) -> None:
+        """Follow the queues of devices, and ``tell`` what each doorbell was about.
+
+        To be called before regions are announced.
+        """
+        self._follows = Naming(naming.maps)
+        self._tells = tell
+        self.doorbells = Doorbells(self._follows, self._view.memory.read, lambda: self._view.shared)
 
     # ---- what comes in
 
@@ -57,6 +73,8 @@ class Lookout:
         """Take the next line of the run: it is a scribe."""
         if isinstance(line, RegionRecord) and self.naming is not None:
             self.naming.learn(line)
+        if isinstance(line, RegionRecord) and self._follows is not None:
+            self._follows.learn(line)
         if isinstance(line, BlockRecord):
             try:
                 self._take_block(line)
@@ -65,11 +83,40 @@ class Lookout:
             return
         for record in self._blocks.records(line):
             self.polls.add(record)
+            if isinstance(record, Intercept):
+                self._follow(record)
+
+    def _follow(self, record: Intercept, *, late: bool = False) -> None:
+        # Takes what an access tells of queues. Of one that took no stop, its doorbell is read now.
+        if self._follows is None or self.doorbells is None:
+            return
+        for seq, access in record.device_accesses():
+            named = self._follows.add(access)
+            self.doorbells.learn(access, named)
+            if late:
+                told = self.doorbells.rung(record, seq, access, named, late=True)
+                if told is not None and self._tells:
+                    self._late.append(told)
+
+    def settle(self) -> None:
+        """Publish what was read late of queues, behind the accesses that it is of."""
+        late, self._late = self._late, []
+        for told in late:
+            self._journal.publish(told)
+
+    def places(self, regions: RegionMap) -> Iterator[range]:
+        """Yield the physical addresses of doorbells, whose accesses are to take stops."""
+        if self.doorbells is None or not self._tells:
+            return
+        for region in regions.regions:
+            if regions.is_traced_region(region):
+                for part in self.doorbells.doorbells(region.name, region.end - region.base + 1):
+                    yield range(region.base + part.start, region.base + part.stop)
 
     def _take_block(self, block: BlockRecord) -> None:
         places = self._blocks.places(block)
         count = len(places)
-        if count > _WHOLE and self._view.vcpus == 1:
+        if count > _WHOLE and self._view.vcpus == 1 and self.doorbells is None:
             tail = Counter(places[-_TAIL:])
             middle = Counter(places[_HEAD:-_TAIL])
             if middle.keys() <= tail.keys():
@@ -87,6 +134,8 @@ class Lookout:
                 return
         for record in self._blocks.records(block):
             self.polls.add(record)
+            if isinstance(record, Intercept):
+                self._follow(record, late=True)
 
     def _add(self, rows: Iterator[list[Intercept]]) -> None:
         for records in rows:
@@ -125,6 +174,7 @@ class Lookout:
 
     def behind(self, record: Intercept, space: AddressSpace) -> None:
         """Look at the loop around an access that was made just now; the guest stands there."""
+        self._ring(record)
         if record.mode != 64 or record.cpl == 3 or len(record.before) < len(GPR):
             return
         for seq, access in record.device_accesses():
@@ -137,6 +187,24 @@ class Lookout:
             self._looked.add(place)
             self._journal.publish(self._told(record, seq, place, access.linear, access.width,
                                              space))  # fmt: skip
+
+    def ahead(self, record: Intercept, seq: int, access: MemoryAccess) -> QueueRecord | None:
+        """Return what a doorbell that is about to be rung tells its device, None for none."""
+        if self.doorbells is None or self._follows is None or access.region is None:
+            return None
+        named = self._follows.name(access.region, access.offset or 0, access.span)
+        return self.doorbells.ahead(record, seq, access, named)
+
+    def _ring(self, record: Intercept) -> None:
+        if self.doorbells is None or self._follows is None:
+            return
+        for seq, access in record.device_accesses():
+            if access.region is None or access.offset is None or access.skipped:
+                continue
+            named = self._follows.name(access.region, access.offset, access.span)
+            told = self.doorbells.rung(record, seq, access, named)
+            if told is not None and self._tells:
+                self._journal.publish(told)
 
     def _lasts(self, place: Place) -> bool:
         return any(

@@ -17,5 +17,6 @@ __all__ = (
     "region",
     "register_sheet",
     "registers",
+    "sheet",
     "stack",
 )

@@ -15,6 +15,7 @@ from tracer.trace.call import CallRecord, SharedRecord
 from tracer.trace.flat import Stacks
 from tracer.trace.member import Space
 from tracer.trace.name import RegionNames
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 from tracer.trace.summary import mnemonic
 from tracer.trace.waiting import WaitRecord
@@ -193,7 +194,7 @@ def facts_of_note(record: Mark | LostRecord, course: Course, phase: str | None) 
 
 
 def facts_of_deed(
-    record: UserRecord | CallRecord | SharedRecord | WaitRecord, course: Course
+    record: UserRecord | CallRecord | SharedRecord | WaitRecord | QueueRecord, course: Course
 ) -> Moment:
     """Return what is known of a person's doing, a confidential guest's call, or a wait."""
     told: dict[str, Fact] = {

@@ -13,6 +13,7 @@ from tracer.trace.event import Event, Events, Note
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.met import Met
+from tracer.trace.queue import QueueRecord
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, LostRecord, Mark, Record, UserRecord
 from tracer.trace.waiting import WaitRecord
@@ -82,7 +83,7 @@ class Source:
             return self._sieve.wanted_user(record)
         if isinstance(record, TdcallRecord | VmgexitRecord | SharedRecord):
             return self._sieve.wanted_call(record)
-        if isinstance(record, WaitRecord):
+        if isinstance(record, WaitRecord | QueueRecord):
             return self._sieve.wanted_wait(record)
         if isinstance(record, Mark | LostRecord):
             if not self._sieve.wanted_note(record):
@@ -96,8 +97,11 @@ class Source:
         for _, events in self:
             yield from events
 
-    def items(self) -> Iterator[Event | Note]:
-        """Yield each access that is wanted, and what stands between them."""
+    def items(self, *, queues: bool = False) -> Iterator[Event | Note]:
+        """Yield each access that is wanted, and what stands between them.
+
+        That has what doorbells were about if ``queues`` are wanted.
+        """
         typed = ""  # the command of a person, whose mark is told by it
         for record, events in self:
             match record:
@@ -113,6 +117,8 @@ class Source:
                 case LostRecord() | TdcallRecord() | VmgexitRecord() | SharedRecord():
                     yield record
                 case WaitRecord() if record.awaited:
+                    yield record
+                case QueueRecord() if queues:
                     yield record
                 case _:
                     pass

@@ -202,12 +202,14 @@ class Loop:
                 if ran is not None:
                     return ran
                 sites.drain()
+                self.lookout.settle()
                 for physical in self.lookout.due():
                     sites.stops.also(physical)
                 if self._looks is not None:
                     await self._looks.passed(_EVERY)
         finally:
             sites.drain()
+            self.lookout.settle()
 
     def _let(self, sites: CompiledSites, leeway: Leeway) -> bool:
         # Have the guest make by itself what it may; tells whether it can be kept to that.
@@ -223,7 +225,7 @@ class Loop:
             until = rate.counter_at(until_ns)
         stops, regions = sites.stops, self.view.regions
         due = (range(physical, physical + 1) for physical in self.lookout.due())
-        wanted = [*places, *self._answered(), *due]
+        wanted = [*places, *self._answered(), *due, *self.lookout.places(self.view.regions)]
         if not stops.of(leeway.interests) or not stops.at(wanted, regions.configuration):
             return False
         sites.open(leeway.records, until)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from tracer.access.decision import Pending
 from tracer.access.region import Choice, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
@@ -26,12 +27,14 @@ from tracer.qemu.cpu import physical_bits, vcpus
 from tracer.qemu.ending import Ending, check, why
 from tracer.qemu.guest import GuestMachine
 from tracer.qemu.monitor import vcpu_states
+from tracer.query.pending import event_of
 from tracer.session.driver import Driver, Overseer
 from tracer.session.loop import Loop
 from tracer.session.manner import Traced
 from tracer.trace.lines import access_lines
 from tracer.trace.naming import Naming
 from tracer.trace.polls import Poll
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import RELEASED, UserRecord
 from tracer.trace.waiting_words import poll_line, poll_object
 from tracer.x86.paging import poison_bit
@@ -345,6 +348,12 @@ class Session:
         """Return in a line each what the guest polls, the longest first, a few at most."""
         named = self.loop.lookout.named
         return [poll_line(poll, named(poll)) for poll in self.waiting[:_MOST_WAITS]]
+
+    def queue_at(self, pending: Pending) -> QueueRecord | None:
+        """Return what a doorbell that is about to be rung tells its device, None for none."""
+        lookout = self.loop.lookout
+        event = event_of(pending, None)
+        return lookout.ahead(event.record, event.seq, event.access)
 
     def waiting_objects(self) -> list[dict[str, Any]]:
         """Return all of it ready for JSON."""

@@ -29,6 +29,7 @@ __all__ = (
     "phase",
     "place",
     "polls",
+    "queue",
     "reader",
     "record",
     "recorder",

@@ -19,6 +19,7 @@ from tracer.trace.marker import is_marker
 from tracer.trace.member import Space
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
 from tracer.trace.waiting import WaitRecord
 
@@ -46,7 +47,7 @@ class Event(msgspec.Struct, frozen=True):
         return self.access.space
 
 
-Note = UserRecord | Mark | LostRecord | CallRecord | SharedRecord | WaitRecord
+Note = UserRecord | Mark | LostRecord | CallRecord | SharedRecord | WaitRecord | QueueRecord
 """A line between the accesses: a person's doing, a marker, a loss, a confidential guest's call."""
 
 

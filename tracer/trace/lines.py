@@ -23,6 +23,7 @@ from tracer.trace.loss import Losses
 from tracer.trace.marker import ruled
 from tracer.trace.naming import Naming
 from tracer.trace.place import bare_name, place
+from tracer.trace.queue import QueueRecord, queue_lines
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 from tracer.trace.waiting import WaitRecord
 from tracer.trace.waiting_words import wait_line
@@ -231,6 +232,8 @@ def note_line(note: Note) -> str:
             return shared_line(note)
         case WaitRecord():
             return wait_line(note)
+        case QueueRecord():
+            return "\n".join(queue_lines(note))
 
 
 def mark_line(text: str) -> str:

@@ -38,6 +38,11 @@ class Naming:
         # Names that can never change, by region, offset and width.
         self._fixed: dict[tuple[str | None, int | None, int], Named | None] = {}
 
+    @property
+    def maps(self) -> RegisterMaps:
+        """Return the maps that names are from."""
+        return self._maps
+
     def learn(self, record: Record) -> None:
         """Take QEMU's name and the device's from the record that announces a region."""
         if isinstance(record, RegionRecord):

@@ -16,6 +16,7 @@ import msgspec
 from tracer.trace.call import Hypercall, SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
 from tracer.trace.member import Count, Extent, Space, Vcpu, Via, Width
+from tracer.trace.queue import QueueRecord
 from tracer.trace.waiting import WaitRecord
 from tracer.trace.wire import Code, Hex
 from tracer.x86.bus import Direction
@@ -284,6 +285,7 @@ Record = (
     | VmgexitRecord
     | SharedRecord
     | WaitRecord
+    | QueueRecord
     | End
 )
 """Everything that a run tells, in its order."""

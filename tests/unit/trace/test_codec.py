@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tracer.errors import TraceError
 from tracer.trace import codec
 from tracer.trace.compiled import BlockRecord, Place, Rate
+from tracer.trace.queue import QueueEntry
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import (
     FORMAT_VERSION,
@@ -280,7 +281,17 @@ def test_the_example_of_the_contract_is_a_trace_in_this_format(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "struct",
-    [Header, *get_args(Line), RegionInfo, MemoryAccess, StackFrame, Place, Rate, WayOut],
+    [
+        Header,
+        *get_args(Line),
+        RegionInfo,
+        MemoryAccess,
+        StackFrame,
+        Place,
+        Rate,
+        WayOut,
+        QueueEntry,
+    ],
     ids=lambda s: s.__name__,
 )
 def test_the_contract_names_every_member(struct: type[msgspec.Struct]) -> None:

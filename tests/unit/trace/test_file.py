@@ -24,6 +24,7 @@ from tracer.check.replay import Replay
 from tracer.errors import TraceError
 from tracer.trace import codec
 from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
+from tracer.trace.queue import QueueRecord
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import FORMAT_VERSION, LostRecord, Mark, Record, StackRecord, UserRecord
 from tracer.trace.waiting import WaitRecord
@@ -32,7 +33,7 @@ from tracer.trace.writer import TraceWriter
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
 CONFIDENTIAL = {TdcallRecord, VmgexitRecord, SharedRecord}
-LATER = {WaitRecord}
+LATER = {WaitRecord, QueueRecord}
 """Records that came within the version, after the files were written."""
 NAMES = ["run.jsonl", "run.jsonl.zst"]
 

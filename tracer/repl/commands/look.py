@@ -20,6 +20,7 @@ from tracer.look.registers import (
     register_lines,
     register_object,
 )
+from tracer.look.sheet import under
 from tracer.look.stack import stack_lines, stack_object
 from tracer.repl.command import command
 from tracer.repl.context import Context
@@ -29,6 +30,7 @@ from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.session.course import Halt
 from tracer.text.number import whole
+from tracer.trace.queue import queue_lines, queue_object
 from tracer.trace.summary import summary_object
 from tracer.x86.decode import Line, disassemble
 from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE
@@ -51,14 +53,24 @@ def plan_at(context: Context) -> Plan:
 Operands and how their addresses come about, the accesses in order, the registers that will change
 and how, the hypercall that a confidential guest would make, and what its handler would say. Once a
 confidential guest has asked, what vetrace decodes and what the guest asks for stand side by side;
-where a call of it waits, what it asks and what the usual answer is.""",
+where a call of it waits, what it asks and what the usual answer is. Before a doorbell: the entries
+of the queue that it is about, in the guest's RAM (docs/registers.md).""",
 )  # fmt: skip
 async def plan(context: Context, statement: Statement) -> Result:
     called = context.halt.call
     if called is not None:
         return Result(call_object(called), lambda p: call_lines(called, p.width, p.colour))
     found = plan_at(context)
-    return Result(plan_object(found), lambda p: plan_lines(found, p.width, p.colour))
+    queue = context.control.session.queue_at(found.pending)
+    if queue is None:
+        return Result(plan_object(found), lambda p: plan_lines(found, p.width, p.colour))
+    return Result(
+        plan_object(found) | {"queue": queue_object(queue)},
+        lambda p: [
+            *plan_lines(found, p.width, p.colour),
+            *under("doorbell", [line.split("⇒ ", 1)[1] for line in queue_lines(queue)], p.colour),
+        ],
+    )
 
 
 @command(

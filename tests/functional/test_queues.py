@@ -1,0 +1,110 @@
+"""What doorbells told devices, held to what QEMU's devices say that they were told."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tracer.api import boot
+from tracer.trace.queue import QueueRecord
+from tracer.trace.reader import TraceReader
+
+pytestmark = pytest.mark.qemu
+
+EVENTS = ("pci_nvme_admin_cmd", "pci_nvme_io_cmd")
+COMMAND = re.compile(r"pci_nvme_(admin|io)_cmd cid (\d+) .*sqid (\d+) opc 0x([0-9a-f]+)")
+CHECKED = 3
+
+
+class Witness:
+    """QEMU's own account of a virtqueue, by a second monitor."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rw")
+        self._file.readline()
+        self.ask("qmp_capabilities")
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        self._file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self._file.flush()
+        while True:
+            told = json.loads(self._file.readline())
+            if "return" in told or "error" in told:
+                return told.get("return", told)
+
+    def device(self, name: str) -> str:
+        return next(each["path"] for each in self.ask("x-query-virtio") if name in each["name"])
+
+
+def test_queues_are_what_the_devices_were_told(tmp_path: Path) -> None:
+    trace, log, monitor = tmp_path / "q.vtrace", tmp_path / "qemu.log", tmp_path / "qmp"
+    extra = [word for event in EVENTS for word in ("-trace", event)]
+    checked = 0
+    with boot(
+        region=["nvme", "virtio-blk.common", "virtio-blk.notify"], queues=True, output=trace,
+        qemu_log=log, qemu_args=[*extra, "-qmp", f"unix:{monitor},server=on,wait=off"],
+        progress=lambda line: None,
+    ) as guest:  # fmt: skip
+        witness = Witness(monitor)
+        path = ""
+        for access in guest.at("write virtio-blk.notify"):
+            path = path or witness.device("virtio-blk")
+            plan = guest.run("plan")
+            assert isinstance(plan, dict)
+            queue = plan["queue"]
+            assert queue["number"] == access.value and queue["note"] is None
+            held_to_qemu(queue, witness, path)
+            checked += 1
+            if checked == CHECKED:
+                break
+        guest.finish()
+        assert guest.outcome == "poweroff"
+    assert checked == CHECKED
+
+    with TraceReader(trace) as reader:
+        told = [record for record in reader if isinstance(record, QueueRecord)]
+    assert {record.region for record in told} == {"nvme", "virtio-blk.notify"}
+    assert not any(record.late or record.note for record in told)
+    made = [
+        (record.number, entry.fields["CID"], entry.fields["OPC"])
+        for record in told if record.queue in ("ADMIN-SQ", "SQ") for entry in record.entries
+    ]  # fmt: skip
+    seen = [
+        (int(sqid), int(cid), int(opcode, 16))
+        for _, cid, sqid, opcode in COMMAND.findall(log.read_text(errors="replace"))
+    ]
+    assert made == seen and {number for number, _, _ in made} > {0}
+    # Each completion is of a command that was told.
+    done = {
+        (entry.fields["SQID"], entry.fields["CID"])
+        for record in told if record.queue in ("ADMIN-CQ", "CQ") for entry in record.entries
+    }  # fmt: skip
+    assert done and done <= {(number, cid) for number, cid, _ in made}
+
+
+def held_to_qemu(queue: dict[str, Any], witness: Witness, path: str) -> None:
+    """Compare the chains of a queue with what QEMU would take from it."""
+    status = witness.ask("x-query-virtio-queue-status", path=path, queue=queue["number"])
+    heads: dict[int, list[dict[str, Any]]] = {}
+    for entry in queue["entries"]:
+        if entry["chain"] is not None:
+            heads.setdefault(entry["chain"], []).append(entry)
+    assert heads
+    for at, entries in enumerate(heads.values()):
+        found = witness.ask(
+            "x-query-virtio-queue-element", path=path, queue=queue["number"],
+            index=(status["last-avail-idx"] + at) % status["vring-num"],
+        )  # fmt: skip
+        buffers = [each for each in entries if not int(each["fields"]["flags"], 16) & 4]
+        # QEMU puts each in front of those before it.
+        seen = [(each["addr"], each["len"]) for each in reversed(found["descs"])]
+        assert [
+            (int(each["fields"]["addr"], 16), int(each["fields"]["len"], 16)) for each in buffers
+        ] == seen

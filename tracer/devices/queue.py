@@ -1,0 +1,78 @@
+"""The queues of a device in RAM: where they are, and what their entries mean.
+
+docs/registers.md has the file that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tracer.devices.tree import Field
+
+QueueKind = Literal["ring", "virtqueue"]
+"""A ring of entries, whose doorbell is written an index; a split virtqueue (VIRTIO 1.2, 2.7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Say what the ``size`` bytes of an entry mean."""
+
+    name: str
+    size: int
+    fields: tuple[Field, ...] = ()
+
+    def numbers(self, data: bytes) -> dict[str, int]:
+        """Return the fields of an entry by their names."""
+        value = int.from_bytes(data, "little")
+        return {field.name: field.of(value) for field in self.fields}
+
+    def text(self, data: bytes) -> str:
+        """Return in words the fields of an entry that are not 0, and those with a named value."""
+        value = int.from_bytes(data, "little")
+        told = []
+        for each in self.fields:
+            number = each.of(value)
+            name = each.values.get(number)
+            if number or name:
+                shown = name or (str(number) if number < 10 else hex(number))
+                told.append(f"{each.name}={shown}")
+        return " ".join(told)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Say which entries of another queue make queues: those whose fields are ``when``.
+
+    ``number``, ``base`` and ``count`` are fields of that entry.
+    """
+
+    queue: str
+    when: Mapping[str, int]
+    number: str
+    base: str
+    count: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Describe a kind of queue: the ``doorbell`` that tells of its entries, and where they are.
+
+    ``doorbell``, ``base``, ``count`` and those of ``areas`` are names of registers, with a field
+    behind a point, and ``{}`` for the queue's number; they are in the region of the device that
+    ``registers`` names, or in the doorbell's own. With ``less_one`` counts are one less than the
+    entries. ``reset`` is what ends all queues where it is written 0.
+    """
+
+    name: str
+    doorbell: str
+    kind: QueueKind = "ring"
+    entry: Layout | None = None
+    base: str = ""
+    count: str = ""
+    less_one: bool = False
+    made: Made | None = None
+    registers: str = ""
+    areas: Mapping[str, str] = field(default_factory=dict)
+    reset: str = ""
