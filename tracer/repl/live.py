@@ -28,6 +28,7 @@ from tracer.trace.event import Event, Events, Everything
 from tracer.trace.flat import Stacks
 from tracer.trace.name import RegionNames
 from tracer.trace.naming import Naming
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import MapRecord, Record
 
 
@@ -232,6 +233,10 @@ class Live:
     def waiting_lines(self) -> list[str]:
         """Return in a line each what the guest reads again and again."""
         return self._session.waiting_lines()
+
+    def queue_at(self, pending: Pending) -> QueueRecord | None:
+        """Return what a doorbell that is about to be rung tells its device, None for none."""
+        return self._session.queue_at(pending)
 
     def waiting_objects(self) -> list[dict[str, Any]]:
         """Return the same ready for JSON."""

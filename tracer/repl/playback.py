@@ -39,6 +39,7 @@ from tracer.repl.scene import Scene
 from tracer.repl.search import Search, Spot
 from tracer.session.course import Halt, halt_at
 from tracer.trace.event import Event
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import MapRecord, Record
 from tracer.trace.tape import Tape
 
@@ -451,6 +452,10 @@ class Playback:
     def waiting_lines(self) -> list[str]:
         """Return nothing: a recording waits for nobody."""
         return []
+
+    def queue_at(self, pending: Pending) -> QueueRecord | None:
+        """Return None: the guest's RAM is gone."""
+        return None
 
     def waiting_objects(self) -> list[dict[str, Any]]:
         """Return nothing, likewise."""

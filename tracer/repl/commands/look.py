@@ -61,7 +61,7 @@ async def plan(context: Context, statement: Statement) -> Result:
     if called is not None:
         return Result(call_object(called), lambda p: call_lines(called, p.width, p.colour))
     found = plan_at(context)
-    queue = context.control.session.queue_at(found.pending)
+    queue = context.run.queue_at(found.pending)
     if queue is None:
         return Result(plan_object(found), lambda p: plan_lines(found, p.width, p.colour))
     return Result(
