@@ -10,12 +10,13 @@ import msgspec
 
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, host_inputs, live, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
-from tracer.cli.parser import count
+from tracer.cli.parser import count, installed_version
 from tracer.confidential.audit import Audit, Place, Site, side_by_side
 from tracer.confidential.handler import CURRENT, PROFILES, Profile
 from tracer.errors import TraceError, UsageError
 from tracer.host.streams import warn
 from tracer.query.source import Source
+from tracer.report.sarif import sarif_log
 from tracer.text.printable import printable
 from tracer.trace.reader import TraceReader
 
@@ -39,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=20,
         help="rows a table (default 20; 0: all)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print one JSON object, with all rows")
+    shape.add_argument(
+        "--sarif", action="store_true", help="print what would not survive as SARIF 2.1.0"
+    )
     host_inputs.add_arguments(parser)
     live.add_arguments(parser)
     add_filters(parser)
@@ -75,7 +80,10 @@ def run(args: argparse.Namespace) -> int:
             f"{trace.name}: nothing can be said of its {unjudged:,} accesses: the trace does not"
             " have their instructions, as one that was imported from a log has not"
         )
-    if args.json:
+    if args.sarif:
+        log = sarif_log(audits, trace.header, trace.name, installed_version())
+        print(msgspec.json.encode(log).decode())
+    elif args.json:
         objects = [_object(audit, trace) for audit in audits]
         shown = {"profiles": objects} if chosen == ALL else objects[0]
         print(msgspec.json.encode(shown).decode())

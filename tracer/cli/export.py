@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD, are_one_file
 from tracer.query.source import Source
+from tracer.trace.event import Event
 from tracer.trace.reader import TraceReader
 
 
@@ -28,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=sorted(_FORMATS),
         required=True,
-        help="the kernel's mmiotrace text, a Perfetto trace, or a Parquet table",
+        help="the kernel's mmiotrace text, a Perfetto trace, a Parquet table, an SQLite database,"
+        " or registers over time for waveform viewers (VCD)",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True,
@@ -39,13 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the accesses that the arguments select; return the exit status."""
-    write, maps = _FORMATS[args.format], register_maps(args)
+    write, maps, chosen = _FORMATS[args.format], register_maps(args), selection(args)
     if are_one_file(args.trace, args.output):
         raise UsageError(f"{args.output} is the trace itself: give the result another name")
-    if args.output == STANDARD and args.format != _TEXT and sys.stdout.isatty():
+    is_text = args.format in _TEXTS
+    if args.output == STANDARD and not is_text and sys.stdout.isatty():
         raise UsageError(f"{args.format} is no text for a terminal: give -o a file, or use a pipe")
+    if args.format == _TWICE and args.trace == STANDARD:
+        raise UsageError(f"{args.format} takes a trace that can be read twice: give it a file")
     with TraceReader(args.trace) as trace:
-        source = Source(trace, selection(args), maps)
+        source = Source(trace, chosen, maps)
         prints = args.output == STANDARD
         with sink(args.output) as output, terminal.reading(trace, prints=prints):
             left_out = write(source, output)
@@ -54,9 +61,8 @@ def run(args: argparse.Namespace) -> int:
     name = "standard output" if args.output == STANDARD else args.output
     warn(f"{source.shown - left_out:,} accesses written to {name}")
     if left_out:
-        warn(
-            f"{left_out:,} accesses left out: {args.format} has memory alone, no ports and the like"
-        )
+        why = _LACKS[args.format]
+        warn(f"{left_out:,} accesses left out: {args.format} has {why}")
     return EXIT_OK
 
 
@@ -89,11 +95,55 @@ def _parquet(source: Source, sink: IO[bytes]) -> int:
     return 0
 
 
-_TEXT = "mmiotrace"
+def _sqlite(source: Source, sink: IO[bytes]) -> int:
+    import sqlite3
+
+    from tracer.export import sqlite
+
+    # SQLite writes files alone.
+    with tempfile.TemporaryDirectory(prefix="vetrace.") as folder:
+        path = Path(folder) / "database"
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
+            sqlite.write(source.trace.header, source.items(), source.stacks, database)
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sink)
+    return 0
+
+
+def _vcd(source: Source, sink: IO[bytes]) -> int:
+    with extra("pyvcd"):
+        from tracer.export import vcd
+
+    first = [source]
+
+    def passes() -> Iterator[Event]:
+        if first:
+            yield from first.pop().events()
+            return
+        with TraceReader(source.trace.name) as trace:
+            yield from Source(trace, source.chosen, source.maps).events()
+
+    text = io.TextIOWrapper(sink, encoding="utf-8", newline="\n")
+    try:
+        return vcd.write(source.trace.header, passes, text)
+    finally:
+        text.flush()
+        text.detach()
+
+
+_TEXTS = ("mmiotrace", "vcd")
+_TWICE = "vcd"
 _FORMATS: dict[str, Callable[[Source, IO[bytes]], int]] = {
-    _TEXT: _mmiotrace,
+    "mmiotrace": _mmiotrace,
     "perfetto": _perfetto,
     "parquet": _parquet,
+    "sqlite": _sqlite,
+    "vcd": _vcd,
+}
+_LACKS = {
+    "mmiotrace": "memory alone, no ports and the like",
+    "vcd": "no place for one without a width",
 }
 
 

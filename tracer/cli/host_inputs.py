@@ -32,6 +32,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UsageError("--host-inputs is of a trace, and --live reads none: drop one of them")
     if args.profile is not None:
         raise UsageError("--host-inputs judges no handler: drop --profile, or --host-inputs")
+    if args.sarif:
+        raise UsageError("--host-inputs judges nothing: drop --sarif, or --host-inputs")
     if args.write:
         raise UsageError("no write is an input of the host's: drop --write, or --host-inputs")
 

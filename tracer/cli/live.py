@@ -55,6 +55,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         if args.trace is None:
             raise UsageError("give a TRACE, or --live")
         return
+    if args.sarif:
+        raise UsageError("--sarif is of a trace, and --live reads none: drop one of them")
     if args.trace is not None:
         raise UsageError("--live reads no trace: drop TRACE, or --live")
     given = [

@@ -13,11 +13,10 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, cast
 
 from tracer.cli import EXIT_FAILED, EXIT_PIPE, EXIT_USAGE
-from tracer.cli.parser import Parser, command_name, parsers
+from tracer.cli.parser import Parser, command_name, installed_version, parsers
 from tracer.errors import Interrupted, MarkedError, TracerError, UsageError, suggestion
 from tracer.host import streams
 from tracer.host.signals import Ended, status_of, words_of
@@ -97,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     name = command_name(argv)
-    parser, commands = parsers(COMMANDS, _version())
+    parser, commands = parsers(COMMANDS, installed_version())
     if name is not None and name not in COMMANDS:
         raise UsageError(f"there is no command {name}{suggestion(name, COMMANDS)}")
     command: _Command | None = None
@@ -136,10 +135,3 @@ def _load(name: str) -> _Command:
     # A keyword cannot name a module.
     module = f"tracer.cli.{name.replace('-', '_')}{'_' if keyword.iskeyword(name) else ''}"
     return cast(_Command, importlib.import_module(module))
-
-
-def _version() -> str:
-    try:
-        return version("vetrace")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -37,6 +37,8 @@ class Source:
         limit: int | None = None,
     ) -> None:
         self.trace = trace
+        self.chosen = chosen
+        self.maps = maps
         self.met = Met()
         self.shown = 0
         self.losses = Losses()

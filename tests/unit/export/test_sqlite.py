@@ -1,0 +1,119 @@
+"""SQLite databases: what SQL finds in them."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trace_sample as sample
+from msgspec.structs import replace
+
+from tracer.cli import main
+from tracer.trace.record import Intercept, Mark, Record, StackFrame, StackRecord
+
+Output = pytest.CaptureFixture[str]
+
+
+def database(tmp_path: Path, records: list[Record] = sample.RECORDS, *more: str) -> Path:
+    trace, made = tmp_path / "run.vtrace", tmp_path / "run.db"
+    sample.write(trace, records)
+    done = main.main(["export", str(trace), "--format", "sqlite", "-o", str(made), *more])
+    assert done == 0
+    return made
+
+
+def ask(path: Path, question: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(path) as opened:
+        return opened.execute(question).fetchall()
+
+
+def test_an_access_is_a_row(tmp_path: Path) -> None:
+    made = database(tmp_path)
+    assert ask(made, "PRAGMA integrity_check") == [("ok",)]
+    assert ask(made, "SELECT seq, region, register, direction, width, value FROM access") == [
+        (0, "nvme", "CSTS", "read", 4, 1),
+        (1, "nvme", "CC", "write", 4, 0x460001),
+        (2, "nvme.msix-table", "ENTRY[0].ADDR", "write", 4, 7),
+        (3, "hpet", "MAIN_CNT", "read", 8, 0x1234_5678_9ABC_DEF0),
+        (4, "lapic", "ID", "read", 4, None),
+    ]  # fmt: skip
+    (row,) = ask(made, "SELECT rip, function, code, address, via, space FROM access WHERE seq = 0")
+    assert row == (
+        "0xffffffff81234567", "nvme_pci_enable", "8b401c", 0xFEBF001C, "emulated", "memory",
+    )  # fmt: skip
+    assert ask(made, "SELECT value FROM trace WHERE name = 'kernel'") == [("vmlinuz",)]
+
+
+def test_registers_are_decoded(tmp_path: Path) -> None:
+    made = database(tmp_path)
+    fields = ask(
+        made, "SELECT field, field_value, meaning FROM decoded WHERE register = 'CC'"
+        " AND field_value > 0 ORDER BY field",
+    )  # fmt: skip
+    assert ("EN", 1, None) in fields and ("IOSQES", 6, None) in fields
+    assert ask(made, "SELECT count(*) FROM decoded WHERE region = 'lapic'") == [(0,)]
+
+
+def test_call_chains_and_marks_have_tables(tmp_path: Path) -> None:
+    chain = StackRecord(time_ns=0, id=7, frames=[frame("a+0x1"), frame("b+0x2")])
+    first = sample.RECORDS[6]
+    assert isinstance(first, Intercept)
+    records: list[Record] = [
+        sample.region("nvme"), chain, replace(first, stack=7),
+        Mark(time_ns=214_318_002, text="half", qemu_log_offset=None), sample.end(1),
+    ]  # fmt: skip
+    made = database(tmp_path, records)
+    assert ask(made, "SELECT site FROM stack JOIN access ON number = stack ORDER BY depth") == [
+        ("a+0x1",), ("b+0x2",),
+    ]  # fmt: skip
+    assert ask(made, "SELECT * FROM mark") == [(214_318_002, 0, "mark", "half")]
+
+
+def frame(site: str) -> StackFrame:
+    return StackFrame(rip=0x1000, symbol=site)
+
+
+def test_wide_numbers_are_texts(tmp_path: Path) -> None:
+    wide = sample.intercept(0, sample.device("nvme", 0x28, 8, "write", 1 << 63))
+    made = database(tmp_path, [sample.region("nvme"), wide, sample.end(1)])
+    assert ask(made, "SELECT value FROM access") == [("0x8000000000000000",)]
+
+
+def test_what_is_asked_for_often_has_an_index(tmp_path: Path) -> None:
+    made = database(tmp_path)
+    (plan, *_) = ask(
+        made, "EXPLAIN QUERY PLAN SELECT * FROM access WHERE region = 'nvme' AND register = 'CC'"
+    )
+    assert "access_by_register" in plan[-1]
+
+
+def test_filters_choose_the_rows(tmp_path: Path, capsys: Output) -> None:
+    made = database(tmp_path, sample.RECORDS, "--region", "nvme", "--write")
+    assert ask(made, "SELECT count(*) FROM access") == [(2,)]
+    assert "2 accesses written to" in capsys.readouterr().err
+
+
+def test_the_query_of_the_docs_answers(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "trace-format.md").read_text()
+    query = page.partition("In SQLite:\n\n```sql\n")[2].partition("```")[0]
+    assert query
+    assert ask(database(tmp_path), query) == [("nvme", "CC", 3), ("nvme", "CSTS", 1)]
+
+
+def test_standard_output_and_the_tool_itself_have_it(tmp_path: Path) -> None:
+    made = database(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "tracer", "export", str(tmp_path / "run.vtrace"), "--format",
+         "sqlite", "-o", "-"],
+        cwd=Path(__file__).parents[3], capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.startswith(b"SQLite format 3\0")
+    tool = shutil.which("sqlite3")
+    if tool is not None:
+        told = subprocess.run([tool, str(made), "SELECT count(*) FROM access"], capture_output=True)
+        assert told.stdout == b"5\n"
