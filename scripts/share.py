@@ -139,8 +139,10 @@ def page(
     also = ", ".join(f"\\fB{_roff(name)}\\fR(1)" for name in see)
     for heading, text in (*sections, *notes, ("see also", also)):
         made.add_section(heading, "=", text)
+    # A quote that begins a line would begin a request of roff's.
+    text = re.sub(r"^'", r"\\&'", str(made), flags=re.MULTILINE)
     # Letters beyond ASCII by number, which no version of roff misreads.
-    return re.sub(r"[^\x00-\x7f]", lambda found: f"\\[u{ord(found[0]):04X}]", str(made))
+    return re.sub(r"[^\x00-\x7f]", lambda found: f"\\[u{ord(found[0]):04X}]", text)
 
 
 def _date() -> str:

@@ -120,7 +120,7 @@ def test_every_option_of_every_command_is_completed(share: Path) -> None:
         (listed,) = (
             line.partition("=(")[2].rstrip(")").split()
             for line in completions[BASH].splitlines()
-            if line.startswith(f"_shtab_vetrace_{name}_option_strings=(")
+            if line.startswith(f"_shtab_vetrace_{name.replace('-', '_')}_option_strings=(")
         )
         assert set(listed) == options
         for word in options:

@@ -85,6 +85,6 @@ def test_a_prompt_begins_with_what_the_person_wants(tmp_path: Path) -> None:
     own.mkdir(parents=True)
     (own / "rc").write_text("alias on step 2\n\nnonsense\nbreak write nvme.CC\n")
     with opened(tmp_path, 120, 40, XDG_CONFIG_HOME=str(tmp_path / "config")) as terminal:
-        terminal.wait_for(rf"rc:3: there is no command nonsense[\s\S]*{PROMPT}")
+        terminal.wait_for(rf"rc:3: there is no command\s+nonsense[\s\S]*{PROMPT}")
         told(terminal, "on", r"step[\s\S]*vcpu0")
         told(terminal, "continue", r"break 1: write nvme\.CC")

@@ -284,11 +284,9 @@ def test_a_link_leads_to_what_was_shown(browser: Page, polling: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1400, 900), (420, 800)], ids=["wide", "narrow"])
-def test_dark_and_light_wide_and_narrow(
-    browser: Page, polling: Path, size: tuple[int, int]
-) -> None:
-    browser.driver.set_window_size(*size)
-    try:
+def test_dark_and_light_wide_and_narrow(polling: Path, size: tuple[int, int]) -> None:
+    # A window of its own: one that is made smaller may hang where the machine is busy.
+    with page_browser(*size) as browser:
         browser.open(polling)
         light = browser.driver.execute_script("return getComputedStyle(document.body).color")
         before = picture(browser)
@@ -305,9 +303,6 @@ def test_dark_and_light_wide_and_narrow(
             ".filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.id)"
         )
         assert sticking_out == []
-        browser.one("#theme").click()
-    finally:
-        browser.driver.set_window_size(1400, 900)
 
 
 def picture(page: Page) -> bytes:
