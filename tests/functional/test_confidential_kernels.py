@@ -24,7 +24,13 @@ pytestmark = pytest.mark.qemu
         # The same ticks would be stops here.
         (Kind.SEV_ES, "trixie-backports", METAPACKAGE, ["--kaslr", "--bypass", "lapic"]),
         (Kind.SEV_ES, None, "linux-image-amd64", ["--module", "nvme-core"]),
-        (Kind.SEV_ES, None, "linux-image-rt-amd64", ["--module", "nvme-core"]),
+        pytest.param(
+            Kind.SEV_ES,
+            None,
+            "linux-image-rt-amd64",
+            ["--module", "nvme-core"],
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_kernel_boots_as_a_confidential_guest_to_its_power_off(

@@ -354,6 +354,7 @@ def test_texts_of_a_hostile_trace_do_nothing(browser: Page, tmp_path: Path) -> N
     assert browser.complaints() == []
 
 
+@pytest.mark.long
 def test_what_a_view_costs_goes_by_the_screen(browser: Page, tmp_path: Path) -> None:
     records: list[Record] = [sample.region("nvme"), sample.region("hpet")]
     places = (("nvme", 0x1C), ("nvme", 0x14), ("hpet", 0xF0), ("nvme", 0x24), ("hpet", 0x0))
