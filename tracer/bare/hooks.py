@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from tracer.access.mapping import NewMapping
-from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import FlushAllTlbs, Registers
@@ -14,7 +11,7 @@ from tracer.bare.function import Called, MappingFunction
 from tracer.intercept.call import Calls
 from tracer.intercept.gate import refuse_fred
 from tracer.intercept.ground import Ground
-from tracer.intercept.poison import poison_everything, poison_mapping
+from tracer.intercept.poison import poison_everything, poison_mapping, tables_of
 from tracer.intercept.trap import GoOn, Handled
 
 
@@ -81,22 +78,13 @@ class FunctionHooks:
         if mapping is None:
             poisoned = await poison_everything(space, own=ground.coverage.own)
         else:
-            there = self._tables_of(mapping, space)
+            there = tables_of(mapping, space)
             if there is None:
                 return
+            if mapping.tables is not None:
+                self._roots.add(there.paging.cr3)
             poisoned = await poison_mapping(there, mapping)
         if poisoned.leaves:
             await FlushAllTlbs()
             await ground.tell_time(registers)
         ground.coverage.note(poisoned, function.name)
-
-    def _tables_of(self, mapping: NewMapping, space: AddressSpace) -> AddressSpace | None:
-        # The address space that a mapping is in; None where its tables are not to be found.
-        if mapping.tables is None:
-            return space
-        leaf = space.leaf(mapping.tables)
-        if leaf is None:
-            return None
-        root = leaf.translate(mapping.tables)
-        self._roots.add(root)
-        return replace(space, paging=replace(space.paging, cr3=root))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.access.mapping import NewMapping
 from tracer.access.space import AddressSpace
@@ -44,6 +44,16 @@ async def poison_everything(
     every = itertools.chain(leaves(space.memory, space.paging), others)
     guests = (leaf for leaf in every if not any(leaf.linear in part for part in own))
     return await _poison(space, guests)
+
+
+def tables_of(mapping: NewMapping, space: AddressSpace) -> AddressSpace | None:
+    """Return the address space that a mapping is in; None where its tables are not to be found."""
+    if mapping.tables is None:
+        return space
+    leaf = space.leaf(mapping.tables)
+    if leaf is None:
+        return None
+    return replace(space, paging=replace(space.paging, cr3=leaf.translate(mapping.tables)))
 
 
 async def poison_mapping(space: AddressSpace, mapping: NewMapping) -> Poisoned:

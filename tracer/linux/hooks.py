@@ -16,7 +16,7 @@ from tracer.errors import InterceptError
 from tracer.intercept.call import Calls
 from tracer.intercept.gate import refuse_fred
 from tracer.intercept.ground import Ground
-from tracer.intercept.poison import Poisoned, poison_mapping
+from tracer.intercept.poison import Poisoned, poison_mapping, tables_of
 from tracer.intercept.trap import GoOn, Handled
 from tracer.linux import mapping as linux
 from tracer.linux.toll import Toll
@@ -162,21 +162,12 @@ class MappingHooks:
         mapped: list[Mapped] = []
         for entry, argument in calls:
             mapping = entry.hook.made(argument, registers.values)
-            there = self._tables_of(mapping, space)
+            there = tables_of(mapping, space)
             if there is not None:
+                if mapping.tables is not None:
+                    self._roots.add(there.paging.cr3)
                 mapped.append(Mapped(entry.name, mapping, await poison_mapping(there, mapping)))
         return mapped
-
-    def _tables_of(self, mapping: NewMapping, space: AddressSpace) -> AddressSpace | None:
-        # The address space that a mapping is in; None where its tables are not to be found.
-        if mapping.tables is None:
-            return space
-        leaf = space.leaf(mapping.tables)
-        if leaf is None:
-            return None
-        root = leaf.translate(mapping.tables)
-        self._roots.add(root)
-        return replace(space, paging=replace(space.paging, cr3=root))
 
     def leaves(self, space: AddressSpace) -> Iterator[Leaf]:
         """Yield the leaves of page tables that are neither the kernel's own nor a program's."""
