@@ -124,16 +124,10 @@ def _heal(plan: Attachment, machine: ForeignMachine, loop: Loop) -> None:
         try:
             await machine.rejoin()
             await _sweep(plan, machine)  # a vCPU at its bell reads it again and again from here on
-            await machine.reopen_stub()
-            client = GdbClient()
-            try:
-                await client.start(plan.gdb)
-                target = Target(client)
-                await target.attach(machine.gdb_socket)
+            async with _debugger(plan, machine) as target:
+                client = target.client
                 machine.reach_ram(client.exchange, lambda: client.moment)
                 await Driver(target, machine).drive(loop.leave())
-            finally:
-                await client.close()
         finally:
             await machine.close()
 
@@ -165,13 +159,20 @@ async def _leave(
 
 async def _sweep(plan: Attachment, machine: ForeignMachine) -> None:
     # Takes every breakpoint out of a QEMU whose guest is another one by now, and lets that go on.
+    async with _debugger(plan, machine) as target:
+        await target.detach()
+
+
+@contextlib.asynccontextmanager
+async def _debugger(plan: Attachment, machine: ForeignMachine) -> AsyncIterator[Target]:
+    # A GDB of its own at a stub that is opened anew.
     await machine.reopen_stub()
     client = GdbClient()
     try:
         await client.start(plan.gdb)
         target = Target(client)
         await target.attach(machine.gdb_socket)
-        await target.detach()
+        yield target
     finally:
         await client.close()
 
