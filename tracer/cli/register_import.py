@@ -11,6 +11,7 @@ from pathlib import Path
 from tracer.cli import EXIT_OK
 from tracer.cli.export import extra, replacing
 from tracer.devices.file import parse
+from tracer.devices.library import description
 from tracer.devices.writing import Described, map_text
 from tracer.errors import UsageError, advice
 from tracer.host.streams import warn
@@ -78,15 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _described(path: Path) -> list[Described]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_BIGGEST + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # a null byte in the name
-        raise UsageError(f"cannot read {str(path)!r}: {error}") from None
-    if len(data) > _BIGGEST:
-        raise UsageError(f"{path} is above {_BIGGEST >> 20} MiB: no description of registers is")
+    data = description(path, _BIGGEST)
     head = data[: 1 << 16].decode(errors="replace").lstrip("\ufeff \t\r\n")
     name = printable(str(path))
     if not head.startswith("<"):

@@ -39,16 +39,25 @@ def _parse(text: str, name: str) -> RegisterMap:
     return parse(text, name, name.removesuffix(".toml"))
 
 
-def _read(path: Path) -> RegisterMap:
+def description(path: Path, biggest: int) -> bytes:
+    """Return the bytes of a file that describes registers. Raises UsageError.
+
+    ``biggest`` is how many bytes such a file has at most.
+    """
     try:
         with path.open("rb") as file:
-            data = file.read(_BIGGEST + 1)
+            data = file.read(biggest + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # a null byte in the name
         raise UsageError(f"cannot read {str(path)!r}: {error}") from None
-    if len(data) > _BIGGEST:
-        raise UsageError(f"{path} is no description of registers: it is above {_BIGGEST >> 20} MiB")
+    if len(data) > biggest:
+        raise UsageError(f"{path} is no description of registers: it is above {biggest >> 20} MiB")
+    return data
+
+
+def _read(path: Path) -> RegisterMap:
+    data = description(path, _BIGGEST)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
