@@ -15,6 +15,7 @@ from bare_guest import (
     DEVICE,
     DEVICE_LINEAR,
     DEVICE_SLOT,
+    GATE,
     NOTHING,
     REGION,
     WINDOW,
@@ -91,15 +92,7 @@ debug: push rax
     mov dr6, rax
 2:  pop rax
     iretq
-# rax: the handler, rdi: the gate
-gate: mov word ptr [rdi], ax
-    mov dword ptr [rdi + 2], 0x8e000008
-    shr rax, 16
-    mov word ptr [rdi + 6], ax
-    shr rax, 16
-    mov dword ptr [rdi + 8], eax
-    ret
-# Single-steps over an access at rdi; the counts of before go.
+{GATE}# Single-steps over an access at rdi; the counts of before go.
 step: mov qword ptr [rip + debugs], 0
     mov qword ptr [rip + places], 0
     pushfq

@@ -7,7 +7,7 @@ which it has to deliver again then: the guest counts its handlers' runs, QEMU's 
 from __future__ import annotations
 
 import pytest
-from bare_guest import DEVICE, DEVICE_LINEAR, NOTHING, REGION, Case, assemble
+from bare_guest import DEVICE, DEVICE_LINEAR, GATE, NOTHING, REGION, Case, assemble
 from vetrace_run import Run, agreed, boot, read_trace
 
 pytestmark = pytest.mark.qemu
@@ -23,15 +23,7 @@ interrupt: inc qword ptr [rip + interrupts]
     iretq
 nmi: inc qword ptr [rip + nmis]
     iretq
-# rax: the handler, rdi: the gate
-gate: mov word ptr [rdi], ax
-    mov dword ptr [rdi + 2], 0x8e000008
-    shr rax, 16
-    mov word ptr [rdi + 6], ax
-    shr rax, 16
-    mov dword ptr [rdi + 8], eax
-    ret
-    .pushsection .bss
+{GATE}    .pushsection .bss
     .balign 16
 table: .skip 16 * {VECTOR + 1}
 interrupts: .skip 8

@@ -29,6 +29,17 @@ Access = tuple[str, int, int, int | None]
 
 _REPORT = "    mov r14d, {number}\n    call report\n"
 
+GATE = """# rax: the handler, rdi: the gate
+gate: mov word ptr [rdi], ax
+    mov dword ptr [rdi + 2], 0x8e000008
+    shr rax, 16
+    mov word ptr [rdi + 6], ax
+    shr rax, 16
+    mov dword ptr [rdi + 8], eax
+    ret
+"""
+"""A routine that makes an interrupt gate for a handler, for cases with a table of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

@@ -211,3 +211,15 @@ def write(path: Path, records: list[Record] = RECORDS) -> Path:
         for record in records:
             trace.append(record)
     return path
+
+
+MIXED: list[Record] = [
+    region("nvme"),
+    ports("serial"),
+    intercept(0, device("nvme", 0x1C, 4, "read", 1)),
+    inputs(1, port(0x3FD, 1, "read", 0x60)),
+    inputs(2, msr(0xC0000080, "write", 0xD01), text="wrmsr"),
+    inputs(3, *cpuid(7, 1), text="cpuid"),
+    end(7),
+]
+"""A trace with inputs of other kinds than memory."""

@@ -11,7 +11,6 @@ import pytest
 import trace_sample as sample
 
 from tracer.cli import main
-from tracer.trace.record import Record
 from tracer.trace.writer import TraceWriter
 
 Output = pytest.CaptureFixture[str]
@@ -27,19 +26,8 @@ def pairs(told: dict[str, Any], name: str = "count") -> dict[str, Any]:
     return {"/".join(map(str, group["key"].values())): group[name] for group in told["groups"]}
 
 
-MIXED: list[Record] = [
-    sample.region("nvme"),
-    sample.ports("serial"),
-    sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 1)),
-    sample.inputs(1, sample.port(0x3FD, 1, "read", 0x60)),
-    sample.inputs(2, sample.msr(0xC0000080, "write", 0xD01), text="wrmsr"),
-    sample.inputs(3, *sample.cpuid(7, 1), text="cpuid"),
-    sample.end(7),
-]
-
-
 def test_all_spaces_are_counted(tmp_path: Path, capsys: Output) -> None:
-    trace = sample.write(tmp_path / "run.vtrace", MIXED)
+    trace = sample.write(tmp_path / "run.vtrace", sample.MIXED)
     assert pairs(tally(capsys, trace, "count by space")) == {
         "cpuid": 4, "memory": 1, "msr": 1, "port": 1,
     }  # fmt: skip

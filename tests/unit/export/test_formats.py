@@ -11,7 +11,7 @@ import pytest
 import trace_sample as sample
 
 from tracer.cli import main
-from tracer.trace.record import Intercept, MemoryAccess, Record
+from tracer.trace.record import Intercept, MemoryAccess
 
 Output = pytest.CaptureFixture[str]
 
@@ -88,20 +88,8 @@ def test_the_query_of_the_docs_answers(tmp_path: Path, monkeypatch: pytest.Monke
     ]
 
 
-MIXED: list[Record] = [
-    sample.region("nvme"),
-    sample.ports("serial"),
-    sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 1)),
-    sample.inputs(1, sample.port(0x3FD, 1, "read", 0x60)),
-    sample.inputs(2, sample.msr(0xC0000080, "write", 0xD01), text="wrmsr"),
-    sample.inputs(3, *sample.cpuid(7, 1), text="cpuid"),
-    sample.end(7),
-]
-"""A trace with inputs of other kinds than memory."""
-
-
 def exported(tmp_path: Path, form: str) -> Path:
-    trace, result = sample.write(tmp_path / "run.vtrace", MIXED), tmp_path / "result"
+    trace, result = sample.write(tmp_path / "run.vtrace", sample.MIXED), tmp_path / "result"
     assert main.main(["export", str(trace), "--format", form, "-o", str(result)]) == 0
     return result
 
