@@ -97,15 +97,11 @@ def pending_of(event: Event, regions: RegionMap) -> Pending:
     )
 
 
-def _mode(record: Intercept) -> Mode:
-    return next(mode for mode in Mode if mode.value == record.mode)
-
-
 def _instruction(record: Intercept) -> Instruction | None:
     if not record.code:
         return None
     try:
-        return decode(record.code, record.rip, _mode(record))
+        return decode(record.code, record.rip, Mode(record.mode))
     except EmulationError:
         return None
 
@@ -115,7 +111,7 @@ def _rest(record: Intercept) -> CpuState:
     known = record.before
     gpr = tuple([known.get(name, 0) for name in GPR])
     rflags = known.get("rflags", 0)
-    return CpuState(gpr, record.rip, rflags, cpl=record.cpl, mode=_mode(record))
+    return CpuState(gpr, record.rip, rflags, cpl=record.cpl, mode=Mode(record.mode))
 
 
 def _transfer(access: MemoryAccess, regions: RegionMap) -> Transfer:

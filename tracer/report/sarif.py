@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from tracer.confidential.audit import Audit, Place, Site
 from tracer.text.printable import encodable, printable
@@ -110,9 +111,7 @@ def _function(place: Place) -> str:
 
 # A URI reference: what has another meaning in one is written by its number.
 def _uri(path: str) -> str:
-    plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/"
-    data = path.encode("utf-8", "surrogateescape")
-    return "".join(chr(byte) if chr(byte) in plain else f"%{byte:02X}" for byte in data)
+    return quote(path, errors="surrogateescape")
 
 
 def _shown(text: str) -> str:
