@@ -235,14 +235,13 @@ class Playback:
             self._pass(Spot(place, self._halt.made))
             place += 1
         while not self._stopping and (place < tape.accesses or tape.more()):
-            number = tape.number_at(place)
-            end = tape.chunks[number].first + tape.chunks[number].accesses
-            whole = last is None or last >= end
+            number, part = next(tape.parts(place, tape.accesses))
+            whole = last is None or last >= part.stop
             if whole and not self._follows and search.passes(number):
-                place = end
+                place = part.stop
                 await asyncio.sleep(0)
                 continue
-            async for spot in self._spots(place, end):
+            async for spot in self._spots(number, part):
                 found = search.why(spot) or ("step" if spot.place == last else None)
                 if found is not None:
                     self.breaks = search.breaks
@@ -289,37 +288,33 @@ class Playback:
     # The accesses at which a search may end, from one place to another, that not included.
     async def _met(self, search: Search, begin: int, end: int) -> list[Spot]:
         found = []
-        place = begin
-        while place < end and not self._stopping:
-            number = self.tape.number_at(place)
-            behind = min(self.tape.chunks[number].first + self.tape.chunks[number].accesses, end)
+        for number, part in self.tape.parts(begin, end):
+            if self._stopping:
+                break
             if not search.passes(number):
-                async for spot in self._spots(place, behind):
+                async for spot in self._spots(number, part):
                     if search.is_met(spot):
                         found.append(spot)
-            place = behind
             await asyncio.sleep(0)
         return found
 
     async def _primed(self, search: Search, end: int) -> list[Spot]:
         search.forget()
         found = []
-        place = 0
-        while place < end and not self._stopping:
-            number = self.tape.number_at(place)
-            behind = min(self.tape.chunks[number].first + self.tape.chunks[number].accesses, end)
-            async for spot in self._spots(place, behind):
+        for number, part in self.tape.parts(0, end):
+            if self._stopping:
+                break
+            async for spot in self._spots(number, part):
                 hit = search.prime(spot)
                 if hit is not None:
                     found.append(hit)
-            place = behind
         return found
 
-    # The accesses of one chunk from one place to another; fewer once it is to stop.
-    async def _spots(self, begin: int, end: int) -> AsyncIterator[Spot]:
-        number = self.tape.number_at(begin)
+    # The accesses of a part of one chunk; fewer once it is to stop.
+    async def _spots(self, number: int, part: range) -> AsyncIterator[Spot]:
         first = self.tape.chunks[number].first
-        for place, event in enumerate(self.tape.events(number)[begin - first : end - first], begin):
+        events = self.tape.events(number)[part.start - first : part.stop - first]
+        for place, event in enumerate(events, part.start):
             if place % _TURN == 0:
                 await asyncio.sleep(0)
                 if self._stopping:
@@ -375,8 +370,7 @@ class Playback:
         self.on_passed(self._seen(spot.place, event))
 
     def _seen(self, place: int, event: Event) -> Seen:
-        marks = sum(count <= place for count, _ in self.tape.marks)
-        return Seen(**msgspec.structs.asdict(event), marks=marks)
+        return Seen(**msgspec.structs.asdict(event), marks=self.tape.marks_before(place))
 
     def before(self) -> Iterator[Seen]:
         """Yield the accesses before the one that it stands at, the last first."""

@@ -1,4 +1,4 @@
-"""What a recorded run had: its regions, call chains and names, as its trace tells them."""
+"""The scene of a recorded run: its regions, call chains and names, as its trace tells them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tracer.trace.inputs import KIND_OF_SPACE
 from tracer.trace.member import Space
 from tracer.trace.name import RegionNames
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import Intercept, RegionRecord, StackRecord
+from tracer.trace.record import Intercept, RegionRecord
 from tracer.trace.summary import Summary
 from tracer.trace.tape import Tape
 
@@ -40,6 +40,8 @@ class Scene:
         self._maps = maps
         self._summary: Summary | None = None
         self._regions: tuple[int, RegionMap] = 0, RegionMap((), (), ())
+        # The owners and marks are learnt as far as the tape has told them.
+        self._owners, self._marks, self._learned = RegionNames(), Marks(kept=True), 0
 
     # ---- devices
 
@@ -86,14 +88,14 @@ class Scene:
     @property
     def has_stacks(self) -> bool:
         """Tell whether call chains were recorded."""
-        return any(isinstance(record, StackRecord) for _, record in self._tape.told)
+        return bool(self._tape.chains)
 
     def stack(self, record: Intercept) -> Stack:
         """Return the functions that were under way, as far as they were recorded."""
-        for _, told in self._tape.told:
-            if isinstance(told, StackRecord) and told.id == record.stack:
-                frames = (Frame(each.rip, not at) for at, each in enumerate(told.frames))
-                return Stack(tuple(frames), told.lost)
+        told = None if record.stack is None else self._tape.chains.get(record.stack)
+        if told is not None:
+            frames = (Frame(each.rip, not at) for at, each in enumerate(told.frames))
+            return Stack(tuple(frames), told.lost)
         why = "no call chain was recorded with this access (`vetrace boot --stacks` does)"
         return Stack((Frame(record.rip, True),), why)
 
@@ -117,12 +119,13 @@ class Scene:
 
     def course(self, seen: Seen, changes: Changes) -> Course:
         """Return what was before an access."""
-        marks, names = Marks(kept=True), RegionNames()
-        for _, mark in self._tape.marks[: seen.marks]:
+        told, marks = self._tape.told, self._marks
+        for _, record in told[self._learned :]:
+            self._owners.learn(record)
+        self._learned = len(told)
+        for _, mark in self._tape.marks[marks.count :]:
             marks.add(mark)
-        for _, record in self._tape.told:
-            names.learn(record)
-        return Course(names, self._tape.stacks, marks, changes, seen.phase)
+        return Course(self._owners, self._tape.stacks, marks.upto(seen.marks), changes, seen.phase)
 
 
 # A region that moved is where it was told last; one in pieces, of one base, is told piece by piece.

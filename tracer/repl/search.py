@@ -97,9 +97,9 @@ class Search:
 
     # The marks behind the access at one place, and before that at another.
     def _marks(self, after: int, place: int) -> Iterator[Mark]:
-        for count, record in self._tape.marks:
-            if after < count <= place:
-                yield record
+        tape = self._tape
+        for _, record in tape.marks[tape.marks_before(after) : tape.marks_before(place)]:
+            yield record
 
     def prime(self, spot: Spot) -> Spot | None:
         """Take notice of an access, counting what fits but no hit; return it if it is one."""

@@ -102,16 +102,17 @@ class Chunk:
 
 
 Told = RegionRecord | MapRecord | StackRecord | Mark | UserRecord | LostRecord
-"""What stands between accesses that is kept, each with how many accesses were before it."""
+"""Records between accesses that are kept, each with how many accesses were before it."""
 
 
 class Tape:
     """Find the accesses of a trace by their places, counted from 0.
 
     ``chunks`` are those read so far, which end at the guest's time ``time_ns``; ``told`` is what
-    came between accesses there, ``marks`` are those of it, ``stacks`` all call chains, ``naming``
-    names registers. ``end`` is the last record once it is reached, ``trouble``
-    says why nothing behind the last chunk can be read, both in words and None if neither.
+    came between accesses there, ``marks`` are those of it, ``stacks`` all call chains, ``chains``
+    their records by number, ``naming`` names registers. ``end`` is the last record once it is
+    reached, ``trouble`` says why nothing behind the last chunk can be read, both in words and None
+    if neither.
     """
 
     def __init__(self, reader: TraceReader, maps: RegisterMaps) -> None:
@@ -122,6 +123,7 @@ class Tape:
         self.kinds: list[Kind] = []
         self.told: list[tuple[int, Told]] = []
         self.stacks = Stacks()
+        self.chains: dict[int, StackRecord] = {}
         self.end: End | None = None
         self.trouble: str | None = None
         self.marks: list[tuple[int, Mark]] = []
@@ -154,12 +156,25 @@ class Tape:
             raise IndexError(place)
         return bisect_right(self.chunks, place, key=lambda chunk: chunk.first) - 1
 
+    def marks_before(self, place: int) -> int:
+        """Return how many marks came before the access at a place."""
+        return bisect_right(self.marks, place, key=lambda mark: mark[0])
+
     def before(self, place: int) -> Iterator[Told]:
         """Yield what was told before the access at a place, oldest first."""
         for count, record in self.told:
             if count > place:
                 return
             yield record
+
+    def parts(self, begin: int, end: int) -> Iterator[tuple[int, range]]:
+        """Yield the chunks of the accesses from one place to before another, and which of each."""
+        while begin < end:
+            number = self.number_at(begin)
+            chunk = self.chunks[number]
+            part = range(begin, min(chunk.first + chunk.accesses, end))
+            yield number, part
+            begin = part.stop
 
     # ---- reading on
 
@@ -190,6 +205,8 @@ class Tape:
             self.stacks.learn(record)
             if isinstance(record, Mark):
                 self.marks.append((count, record))
+            elif isinstance(record, StackRecord):
+                self.chains.setdefault(record.id, record)
         # A line that cannot be read may have left things half done: nothing comes behind it.
         self._known = Known(blocks, phases, self.naming.memory, scan.mark)
         if not scan.accesses:
