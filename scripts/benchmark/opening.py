@@ -1,4 +1,4 @@
-"""How soon a trace is there to be looked at, however long it is."""
+"""The time until a trace can be looked at, however long it is."""
 
 from __future__ import annotations
 

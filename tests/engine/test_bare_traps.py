@@ -1,4 +1,4 @@
-"""What a guest that is not Linux maps: by functions that were named, or wherever it writes."""
+"""Mappings of a guest that is not Linux: by functions that were named, or wherever it writes."""
 
 from __future__ import annotations
 

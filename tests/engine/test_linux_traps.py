@@ -289,7 +289,7 @@ def test_arguments_that_cannot_be_read_end_the_run() -> None:
 
 
 def written(wanted: Any) -> tuple[int, bytes]:
-    """What is written at which physical address: the vCPU may have a monitor's page tables."""
+    """Bytes to write by physical address: the vCPU may have a monitor's page tables."""
     return wanted.physical, wanted.value.to_bytes(wanted.width, "little")
 
 

@@ -1,4 +1,4 @@
-"""What doorbells told devices, held to what QEMU's devices say that they were told."""
+"""Doorbells in a real guest, held to what QEMU's devices say that they were told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person says of a bare guest, where its image does not."""
+"""Facts about a bare guest that a person gives, as its image does not."""
 
 from __future__ import annotations
 

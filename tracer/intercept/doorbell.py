@@ -1,4 +1,4 @@
-"""What a doorbell tells a device: the entries of its queue, read in the guest's RAM.
+"""Doorbells: the entries of the queue that one rings for, read in the guest's RAM.
 
 The registers that say where queues are are followed as they are accessed. A guest may be hostile:
 what it says is never believed further than its RAM goes, and no chain is followed without an end.

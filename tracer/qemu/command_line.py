@@ -30,7 +30,7 @@ _REPEATABLE = ("-rtc", "base=2026-01-01,clock=vm", "-seed", "1")
 
 _GIB = 1 << 30
 _MODULE = 2 << 20
-"""What a memory module's size is a multiple of, in bytes."""
+"""The unit of a memory module's size, in bytes."""
 _HIDDEN = 64 << 20
 """Bytes of RAM that the guest is not told of."""
 

@@ -1,4 +1,4 @@
-"""Where a person comes to the guest's console from elsewhere: a pseudo-terminal, or a socket.
+"""The door to the guest's console for a person elsewhere: a pseudo-terminal, or a socket.
 
 Ref: pty(7), unix(7); poll(2): POLLHUP on the master of a pseudo-terminal that nobody has open.
 """

@@ -10,7 +10,7 @@ from typing import Literal
 from tracer.query.condition import Expression
 
 Kind = Literal["count", "sum", "min", "max", "avg", "stats", "hist", "lhist"]
-"""What can be made of numbers: bpftrace has the same by the same names."""
+"""Ways to sum numbers up: bpftrace has the same by the same names."""
 
 MOST_STEPS = 1000
 """Buckets of a linear histogram, at most: those beyond its ends are two more."""

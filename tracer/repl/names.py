@@ -1,4 +1,4 @@
-"""What names at the prompt are checked against: the regions of a guest, registers, functions."""
+"""The names that the prompt checks others against: regions of a guest, registers, functions."""
 
 from __future__ import annotations
 

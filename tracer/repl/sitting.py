@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Iterator
 from tracer.qemu.console import Console
 
 KEY = "Ctrl-]"
-"""What brings back to the prompt, as in telnet."""
+"""The key that brings back to the prompt, as in telnet."""
 _KEY = b"\x1d"
 
 

@@ -1,4 +1,4 @@
-"""What intercepts the accesses of a guest, whichever way its traps are."""
+"""The interceptor of a guest's accesses, made alike for either way of its traps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a device is really used: the places of registers, and the values there.
+"""The use of devices: places of registers that were accessed, and the values there.
 
 It is for who filters what may be accessed, so places are told by names and offsets, which every
 boot has alike, and not by addresses.

@@ -20,7 +20,7 @@ _LEAST_PAUSE_NS = 50_000_000
 _MOST_KNOWN = 256
 
 Place = tuple[str, int, int]
-"""What is read where: region, offset, and the linear address of the instruction that reads."""
+"""A place that is read: region, offset, and the linear address of the instruction that reads."""
 
 
 @dataclass(frozen=True, slots=True)

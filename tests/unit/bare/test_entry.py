@@ -1,4 +1,4 @@
-"""Where tracing of a bare guest can begin, and that it is reached."""
+"""The places where tracing of a bare guest can begin, and the way there."""
 
 from __future__ import annotations
 

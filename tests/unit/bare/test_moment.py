@@ -1,4 +1,4 @@
-"""Where tracing of a bare guest begins, as it is typed."""
+"""The moment at which tracing of a bare guest begins, as it is typed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What doorbells are about: rings, queues that entries make, virtqueues, and hostile guests."""
+"""Doorbells of rings, of queues that entries make and of virtqueues; hostile guests."""
 
 from __future__ import annotations
 

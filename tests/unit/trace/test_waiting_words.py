@@ -1,4 +1,4 @@
-"""What code waits for, in words and as an object."""
+"""Waits of code, in words and as an object."""
 
 from __future__ import annotations
 

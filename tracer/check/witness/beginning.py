@@ -1,4 +1,4 @@
-"""Where the accesses of a strand begin in a log that has more before them."""
+"""The beginning of a strand in a log that has more before it."""
 
 from __future__ import annotations
 

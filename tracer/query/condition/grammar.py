@@ -62,7 +62,7 @@ RESERVED = frozenset({"or", "and", "not", "in", "is", "touches", "true", "false"
 """Words that are no names."""
 
 RELATIONS = ("~", "!~", "in", "is", "touches")
-"""What ends no chain of comparisons."""
+"""Relations that stand alone: no chain of comparisons ends with one."""
 
 TOUCHED = ("offset", "address", "linear")
 """Facts that a range can touch."""

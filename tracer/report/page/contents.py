@@ -1,4 +1,4 @@
-"""What a page tells of a trace, or of two: read once, and ready for JSON."""
+"""The contents of a page about a trace, or about two: read once, and ready for JSON."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Open:
 
 
 Found = bool | Way | Open
-"""What a condition comes to: it is decided, or what was read decides it, or something else."""
+"""A condition: decided, or decided by the value that was read, or by something else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Other:
 Value = Read | Number | Other
 
 WHOLE = Read(tuple(range(64)))
-"""What was read, as it was read."""
+"""The value that was read, unchanged."""
 
 
 def inverted(bit: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What a page tells of a trace, as its scripts are given it."""
+"""The contents of a page, as its scripts are given them."""
 
 from __future__ import annotations
 
