@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 from vetrace_run import need
 
-from tracer.host.cache import cache_folder, new_file
+from tracer.host.cache import cache_folder
+from tracer.host.whole_file import new_file
 
 SAYS = "installed system:"
 """What the system's own line on the console begins with."""

@@ -22,7 +22,7 @@ from tracer.check.survival import assert_survives
 from tracer.confidential.handler import CURRENT
 from tracer.devices import library
 from tracer.errors import TraceError
-from tracer.host.cache import new_file
+from tracer.host.whole_file import new_file
 from tracer.query.sieve import Sieve
 from tracer.query.words import Selection, choose
 from tracer.trace import codec

@@ -11,9 +11,10 @@ from pathlib import Path
 from tracer.campaign.job import Job, Outcome
 from tracer.campaign.processes import run_jobs
 from tracer.cli import EXIT_OK
-from tracer.cli.export import extra, replacing
+from tracer.cli.extra import extra
 from tracer.cli.guest_arguments import tell
 from tracer.cli.hosting import parse_seed
+from tracer.cli.output import replacing
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, Interrupted, UsageError
 from tracer.host import signals

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 import shutil
 import sys
 import tempfile
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from tracer.cli import EXIT_OK, terminal
+from tracer.cli.extra import extra
 from tracer.cli.filters import add_filters, register_maps, selection
+from tracer.cli.output import sink
 from tracer.errors import TraceError, UsageError
 from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
@@ -145,55 +146,3 @@ _LACKS = {
     "mmiotrace": "memory alone, no ports and the like",
     "vcd": "no place for one without a width",
 }
-
-
-@contextlib.contextmanager
-def extra(package: str, name: str = "export", what: str = "this format") -> Iterator[None]:
-    """Raise UsageError where what is imported needs a package that is not installed.
-
-    ``name`` is that of the extra that has it, ``what`` needs it.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise UsageError(
-            f"{what} needs {package}, which is not installed: pip install 'vetrace[{name}]'"
-        ) from error
-
-
-@contextlib.contextmanager
-def sink(output: str) -> Iterator[IO[bytes]]:
-    """Yield what writes to a file of this name, as :func:`replacing` does, or standard output."""
-    if output != STANDARD:
-        with replacing(Path(output)) as file:
-            yield file
-        return
-    sys.stdout.flush()
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield what takes a file's place when it is whole, so that no error leaves half a file.
-
-    A pipe or a device is written as it is. Raises TraceError.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            with path.open("wb") as sink:
-                yield sink
-            return
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as sink:
-                yield sink
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(name).chmod(0o666 & ~mask)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise TraceError(f"cannot write {path}: {error.strerror or error}") from error

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tracer.cli import EXIT_OK
-from tracer.cli.export import extra, replacing
+from tracer.cli.extra import extra
+from tracer.cli.output import replacing
 from tracer.devices.file import parse
 from tracer.devices.library import description
 from tracer.devices.writing import Described, map_text

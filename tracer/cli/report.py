@@ -9,8 +9,9 @@ from functools import reduce
 from tracer.check.diff import Differ, Side
 from tracer.cli import EXIT_OK, terminal
 from tracer.cli.diff import add_rules, rules_of
-from tracer.cli.export import extra, sink
+from tracer.cli.extra import extra
 from tracer.cli.filters import add_filters, register_maps, selection
+from tracer.cli.output import sink
 from tracer.errors import UsageError
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD, are_one_file

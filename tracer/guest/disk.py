@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from tracer.host.cache import cache_folder, new_file
+from tracer.host.cache import cache_folder
+from tracer.host.whole_file import new_file
 
 DISK_SIZE = 4 << 20
 """Size of a disk in bytes."""

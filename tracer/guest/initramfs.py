@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.errors import GuestError
-from tracer.host.cache import cache_folder, new_file
+from tracer.host.cache import cache_folder
+from tracer.host.whole_file import new_file
 from tracer.linux.module_folder import closure, read_folder
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "nvme")

@@ -23,8 +23,9 @@ from tracer.access.symbols import KERNEL_HALF, SymbolTable
 from tracer.confidential.kind import Kind
 from tracer.confidential.support import kinds_of
 from tracer.errors import KernelImageError
-from tracer.host.cache import cache_folder, new_file
+from tracer.host.cache import cache_folder
 from tracer.host.package import CURRENT, image_in, kernels_folder
+from tracer.host.whole_file import new_file
 from tracer.linux import bzimage, kallsyms
 from tracer.linux.btf import Btf, parse_btf
 

@@ -1,0 +1,42 @@
+"""A file that readers see whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tracer.errors import TracerError
+
+
+@contextmanager
+def new_file(
+    path: Path, advice: str = "name another cache folder with VETRACE_CACHE"
+) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` that becomes ``path`` when the block ends well.
+
+    Of two writers the last wins. Raises TracerError, which ends in ``advice``, when the file cannot
+    be written.
+    """
+    draft: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+        draft = Path(name)
+        yield draft
+        # Without this the name may reach the disk before the content, and a host that loses
+        # its power then finds an empty file.
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        draft.chmod(0o666 & ~mask)
+        draft.replace(path)
+    except OSError as error:
+        raise TracerError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+    finally:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
