@@ -12,4 +12,5 @@ __all__ = (
     "signals",
     "streams",
     "textfile",
+    "whole_file",
 )

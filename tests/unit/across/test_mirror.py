@@ -61,7 +61,7 @@ TESTED_BY = {
     " devices/description/svd devices/writing",
     "devices/test_file": "devices/table",
     "devices/test_map": "devices/tree",
-    "export/test_formats": "export/parquet export/perfetto trace/flat",
+    "export/test_formats": "cli/extra cli/output export/parquet export/perfetto trace/flat",
     "across/test_api": "export/dataframe",
     "across/test_hostile_guest": "cli/guest_console",
     "export/test_mmiotrace": "export/mmiotrace/event export/mmiotrace/form"
