@@ -12,7 +12,7 @@ from typing import Literal
 from tracer.devices.tree import Field
 
 QueueKind = Literal["ring", "virtqueue"]
-"""A ring of entries, whose doorbell is written an index; a split virtqueue (VIRTIO 1.2, 2.7)."""
+"""A ring of entries, whose doorbell is written an index; a virtqueue (VIRTIO 1.2, 2.7, 2.8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ class Queue:
     ``doorbell``, ``base``, ``count`` and those of ``areas`` are names of registers, with a field
     behind a point, and ``{}`` for the queue's number; they are in the region of the device that
     ``registers`` names, or in the doorbell's own. With ``less_one`` counts are one less than the
-    entries. ``reset`` is what ends all queues where it is written 0.
+    entries. ``reset`` is what ends all queues where it is written 0, and ``packed`` what is not 0
+    where virtqueues are packed ones.
     """
 
     name: str
@@ -76,3 +77,4 @@ class Queue:
     registers: str = ""
     areas: Mapping[str, str] = field(default_factory=dict)
     reset: str = ""
+    packed: str = ""

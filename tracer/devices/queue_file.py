@@ -14,7 +14,7 @@ LARGEST_ENTRY = 4096
 _ENTRY_KEYS = ("size", "fields")
 _QUEUE_KEYS = (
     "doorbell", "kind", "entry", "base", "count", "less_one", "made", "registers", "descriptors",
-    "available", "used", "reset",
+    "available", "used", "reset", "packed",
 )  # fmt: skip
 _MADE_KEYS = ("queue", "when", "number", "base", "count")
 _AREAS = "descriptors", "available", "used"
@@ -64,6 +64,7 @@ def _queue(name: str, given: Mapping[str, Any], layouts: Mapping[str, Layout]) -
         return Queue(
             name, doorbell, "virtqueue", count=_must(table, "count"), registers=registers,
             areas={area: _must(table, area) for area in _AREAS}, reset=reset,
+            packed=table.text("packed"),
         )  # fmt: skip
     entry = _must(table, "entry")
     if entry not in layouts:

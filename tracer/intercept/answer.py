@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tracer.access.execution import Answers
@@ -57,10 +57,14 @@ class Devices:
 
 
 class Answering:
-    """Have the first in an order that covers a transfer answer it."""
+    """Have the first in an order that covers a transfer answer it.
+
+    ``before`` is called with transfers that are about to be made.
+    """
 
     def __init__(self, order: Sequence[Answer]) -> None:
         self._order = order
+        self.before: Callable[[Sequence[Transfer]], None] = lambda transfers: None
 
     def to(self, transfer: Transfer) -> Answer:
         """Return who answers a transfer."""
@@ -68,6 +72,7 @@ class Answering:
 
     async def carry(self, transfers: Sequence[Transfer], fault: Fault, gate: Post) -> Answers:
         """Make what is wanted of one access; return what each transfer read."""
+        self.before(transfers)
         try:
             return await self._made(transfers, fault, gate)
         except DebuggerError as error:
@@ -82,6 +87,8 @@ class Answering:
         """Tell whether the vCPU makes the access on its way back, which is arranged then."""
         departure = self.to(transfer).departure(transfer, fault, gate)
         fault.departure = departure or []
+        if departure is not None:
+            self.before([transfer])
         return departure is not None
 
     async def _made(self, transfers: Sequence[Transfer], fault: Fault, gate: Post) -> Answers:

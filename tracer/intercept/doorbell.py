@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tracer.devices.map import Named, RegisterMap
 from tracer.devices.queue import Queue
+from tracer.intercept.packed import LARGEST, PackedRing
 from tracer.intercept.virtqueue import Chain, chain_of, used_of
 from tracer.trace.naming import Naming
 from tracer.trace.queue import QueueEntry, QueueRecord
@@ -35,6 +36,7 @@ class _Ring:
     count: int | None = None
     last: int | None = 0
     used: int = 0
+    packed: PackedRing = field(default_factory=PackedRing)
 
 
 @dataclass(slots=True)
@@ -47,6 +49,31 @@ class _Told:
     @property
     def full(self) -> bool:
         return len(self.entries) >= MOST_ENTRIES
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """Hold what was in a queue when its doorbell was rung."""
+
+    region: str
+    queue: str
+    number: int
+    entries: tuple[QueueEntry, ...]
+    note: str | None
+
+    def record(self, record: Intercept, seq: int, *, late: bool = False) -> QueueRecord:
+        """Return it as what the access of number ``seq`` was about."""
+        return QueueRecord(
+            time_ns=record.time_ns,
+            seq=seq,
+            vcpu=record.vcpu,
+            region=self.region,
+            queue=self.queue,
+            number=self.number,
+            entries=list(self.entries),
+            late=late,
+            note=self.note,
+        )
 
 
 class Doorbells:
@@ -107,10 +134,17 @@ class Doorbells:
     ) -> QueueRecord | None:  # fmt: skip
         """Return what the doorbell told that an access has rung, None where it is none."""
         region, value = access.region, access.value
-        if region is None or named is None or value is None or access.direction != "write":
+        if region is None or value is None or access.direction != "write":
             return None
         if access.device is not None:
             value = access.device  # a rule has given the device another one
+        found = self.look(region, value, named)
+        return None if found is None else found.record(record, seq, late=late)
+
+    def look(self, region: str, value: int, named: Named | None) -> Rung | None:
+        """Return what a doorbell tells that is written a value, None where it is none."""
+        if named is None:
+            return None
         for queue in self.queues(region):
             number = _number(queue, named.parts[0].name)
             if number is None:
@@ -121,17 +155,8 @@ class Doorbells:
                 self._virtqueue(region, queue, number, told)
             else:
                 self._ring(region, queue, number, value, told)
-            return QueueRecord(
-                time_ns=record.time_ns,
-                seq=seq,
-                vcpu=record.vcpu,
-                region=region,
-                queue=queue.name,
-                number=number,
-                entries=told.entries,
-                late=late,
-                note="; ".join(told.notes) or None,
-            )
+            note = "; ".join(told.notes) or None
+            return Rung(region, queue.name, number, tuple(told.entries), note)
         return None
 
     def ahead(
@@ -208,10 +233,16 @@ class Doorbells:
         if not size or descriptors is None or available is None or used is None:
             told.notes.append("where it is was not seen")
             return
-        if size > 1 << 15 or size & size - 1:
+        packed = bool(queue.packed and self._value(beside, queue.packed, number))
+        if size > LARGEST or (size & size - 1 and not packed):
             told.notes.append(f"it is to have {size} descriptors")
             return
         ring = self._rings.setdefault((region, queue.name, number), _Ring())
+        if packed:
+            self._packed(ring.packed, descriptors & ~self._shared(), size, told)
+            return
+        # Chains that are done come before new ones, which may have the same numbers.
+        self._tell_used(used & ~self._shared(), size, ring, told)
         ahead = self._word(available + 2, told)
         if ahead is None:
             return
@@ -227,15 +258,26 @@ class Doorbells:
                 break
             chain = chain_of(self._quiet, descriptors & ~self._shared(), size, head)
             self._tell_chain(chain, told)
-        self._tell_used(used & ~self._shared(), size, ring, told)
 
-    def _tell_chain(self, chain: Chain, told: _Told) -> None:
+    def _packed(self, ring: PackedRing, base: int, size: int, told: _Told) -> None:
+        chains, done, said = ring.take(self._quiet, base, size, MOST_ENTRIES)
+        for each in done:
+            if told.full:
+                told.notes.append("more entries were used")
+                break
+            told.entries.append(_used(each.index, each.place, each.data, each.identifier,
+                                      each.length))  # fmt: skip
+        for chain in chains:
+            self._tell_chain(chain, told, "id")
+        told.notes.extend(said)
+
+    def _tell_chain(self, chain: Chain, told: _Told, last: str = "next") -> None:
         for each in chain.descriptors[: MOST_ENTRIES - len(told.entries)]:
             told.entries.append(QueueEntry(
                 kind="indirect" if each.indirect else "descriptor", index=each.index,
                 physical=each.place, data=each.data, chain=chain.head,
                 fields={"addr": each.address, "len": each.length, "flags": each.flags,
-                        "next": each.next},
+                        last: each.next},
                 text=each.text,
             ))  # fmt: skip
         if chain.fault:
@@ -257,11 +299,7 @@ class Doorbells:
             if data is None:
                 return
             head, length = used_of(data)
-            told.entries.append(QueueEntry(
-                kind="used", index=at, physical=used + 4 + 8 * at, data=data,
-                fields={"id": head, "len": length},
-                text=f"chain {head} is done, {length} bytes written",
-            ))  # fmt: skip
+            told.entries.append(_used(at, used + 4 + 8 * at, data, head, length))
 
     # ---- values and RAM
 
@@ -297,6 +335,14 @@ class Doorbells:
             return self._ram(physical & ~self._shared(), size)
         except LookupError:
             return None
+
+
+def _used(index: int, physical: int, data: bytes, chain: int, length: int) -> QueueEntry:
+    return QueueEntry(
+        kind="used", index=index, physical=physical, data=data,
+        fields={"id": chain, "len": length},
+        text=f"chain {chain} is done, {length} bytes written",
+    )  # fmt: skip
 
 
 def _beside(region: str, queue: Queue) -> str:

@@ -8,13 +8,14 @@ is, and the guest is held up once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
+from tracer.access.transfer import Transfer, located
 from tracer.devices.map import Named
 from tracer.errors import TraceError
-from tracer.intercept.doorbell import Doorbells
+from tracer.intercept.doorbell import Doorbells, Rung
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.view import GuestView
@@ -55,6 +56,7 @@ class Lookout:
         self._follows: Naming | None = None
         self._tells = False
         self._late: list[QueueRecord] = []
+        self._early: dict[tuple[str, int], Rung] = {}
         self._looked: set[Place] = set()
         self._wanted: dict[Place, int] = {}
 
@@ -188,6 +190,19 @@ class Lookout:
             self._journal.publish(self._told(record, seq, place, access.linear, access.width,
                                              space))  # fmt: skip
 
+    def before(self, transfers: Sequence[Transfer]) -> None:
+        """Read what doorbells are about before they are rung: a device may take it at once."""
+        if self.doorbells is None or self._follows is None:
+            return
+        for transfer in transfers:
+            if not transfer.traced or transfer.direction != "write" or transfer.value is None:
+                continue
+            region, offset = located(transfer)
+            named = self._follows.name(region, offset, transfer.span)
+            found = self.doorbells.look(region, transfer.value, named)
+            if found is not None:
+                self._early[region, offset] = found
+
     def ahead(self, record: Intercept, seq: int, access: MemoryAccess) -> QueueRecord | None:
         """Return what a doorbell that is about to be rung tells its device, None for none."""
         if self.doorbells is None or self._follows is None or access.region is None:
@@ -201,8 +216,12 @@ class Lookout:
         for seq, access in record.device_accesses():
             if access.region is None or access.offset is None or access.skipped:
                 continue
-            named = self._follows.name(access.region, access.offset, access.span)
-            told = self.doorbells.rung(record, seq, access, named)
+            early = self._early.pop((access.region, access.offset), None)
+            if early is not None:
+                told: QueueRecord | None = early.record(record, seq)
+            else:
+                named = self._follows.name(access.region, access.offset, access.span)
+                told = self.doorbells.rung(record, seq, access, named)
             if told is not None and self._tells:
                 self._journal.publish(told)
 

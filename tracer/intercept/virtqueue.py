@@ -13,7 +13,9 @@ NEXT, WRITE, INDIRECT = 1, 2, 4
 _SIZE = 16
 _DESCRIPTOR = struct.Struct("<QIHH")
 _USED = struct.Struct("<II")
-_MOST_INDIRECT = 1024
+MOST_INDIRECT = 1024
+"""Descriptors of an indirect table, at most."""
+
 
 Quiet = Callable[[int, int], bytes | None]
 """Returns bytes at a physical address, None where that is not all RAM."""
@@ -82,15 +84,22 @@ def _follow(
         if flags & INDIRECT:
             if indirect:
                 return "a table has a table"
-            count = length // _SIZE
-            if not count or length % _SIZE:
-                return f"a table of {length} bytes"
-            if count > _MOST_INDIRECT:
-                return f"a table of {count} descriptors"
-            return _follow(read, address, count, 0, found, indirect=True)
+            fault = fault_of_table(length)
+            if fault:
+                return fault
+            return _follow(read, address, length // _SIZE, 0, found, indirect=True)
         if not flags & NEXT:
             return ""
         at = next_
+
+
+def fault_of_table(length: int) -> str:
+    """Return why an indirect table cannot have ``length`` bytes, an empty text where it can."""
+    if not length or length % _SIZE:
+        return f"a table of {length} bytes"
+    if length // _SIZE > MOST_INDIRECT:
+        return f"a table of {length // _SIZE} descriptors"
+    return ""
 
 
 def used_of(data: bytes) -> tuple[int, int]:

@@ -141,6 +141,7 @@ class Loop:
         how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested)
         setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
         self._traced, registers = await (prepare_nested if nested else prepare)(setting, how)
+        self._traced.interceptor.answering.before = self.lookout.before
         self._traced.interceptor.ledger.behind = self.lookout.behind
         if self.system.begun:
             await self.coverage.poison_all(registers, "present when it was joined")

@@ -13,7 +13,7 @@ class QueueEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Hold one entry of a queue: its ``kind``, its ``index``, its bytes at a physical address.
 
     ``fields`` are numbers by name, ``text`` says them in words. A descriptor of a virtqueue has the
-    index of its ``chain``'s first.
+    index of its ``chain``'s first, in a packed one the identifier of its buffer.
     """
 
     kind: str

@@ -165,8 +165,27 @@ def test_a_descriptor_chain_and_what_was_used() -> None:
     guest.put(AVAIL, struct.pack("<HHHH", 0, 2, 0, 1))
     guest.put(USED, struct.pack("<HHII", 0, 1, 0, 513))
     assert texts(notify(guest)) == [
-        "device writes 512 bytes at 0xb000", "chain 0 is done, 513 bytes written",
+        "chain 0 is done, 513 bytes written", "device writes 512 bytes at 0xb000",
     ]  # fmt: skip
+
+
+def test_a_packed_virtqueue() -> None:
+    guest = virtio(6)  # no power of two
+    for select, features in ((0, 0), (1, 1 << 2)):
+        guest.write("virtio-blk.common", 0x8, 4, select)
+        guest.write("virtio-blk.common", 0xC, 4, features)
+    guest.put(DESC, struct.pack("<QIHHQIHH", 0xA000, 16, 9, 0x81, 0xB000, 512, 9, 0x82))
+    told = notify(guest)
+    assert texts(told) == ["device reads 16 bytes at 0xa000", "device writes 512 bytes at 0xb000"]
+    assert [(each.chain, each.fields["id"]) for each in told.entries] == [(9, 9), (9, 9)]
+    guest.put(DESC, struct.pack("<QIHH", 0, 513, 9, 0x8080))
+    guest.put(DESC + 32, struct.pack("<QIHH", 0xC000, 8, 9, 0x80))
+    told = notify(guest)
+    assert texts(told) == ["chain 9 is done, 513 bytes written", "device reads 8 bytes at 0xc000"]
+    assert told.note is None
+    guest.write("virtio-blk.common", 0x14, 1, 0)
+    guest.put(DESC, struct.pack("<QIHH", 0xD000, 4, 1, 0x80).ljust(96, b"\0"))
+    assert texts(notify(guest)) == ["device reads 4 bytes at 0xd000"]
 
 
 def test_virtqueues_of_a_hostile_guest() -> None:
