@@ -33,6 +33,14 @@ def unwitnessed(done: Run) -> str:
     return said
 
 
+def attributed(done: Run) -> int:
+    """Return how many interrupts there are, each of the cause that QEMU's messages tell."""
+    (came,) = re.findall(r"^ irq +([\d,]+) ", done.out, re.MULTILINE)
+    (told,) = re.findall(r"^([\d,]+) interrupts have the cause (.*)$", done.out, re.MULTILINE)
+    assert told == (came, "that the messages tell")
+    return int(came.replace(",", ""))
+
+
 @pytest.fixture(scope="module")
 def default(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("default")
@@ -51,8 +59,9 @@ def test_ports_and_memory_are_those_of_qemus_log(default: Run) -> None:
     )
     assert re.search(r"^ irq +[\d,]{3,} ", default.out, re.MULTILINE)
     (sent,) = re.findall(r"^sent by: (.*)$", default.out, re.MULTILINE)
-    assert re.search(r"ioapic\[4\] \d+, .*nvme\.msix-table\[1\] \d+", sent)
+    assert re.search(r"ioapic pin 4 \d+, .*nvme\[1\] \d+", sent)
     assert "nobody" not in sent
+    assert attributed(default) > 1000
     drove_its_devices(default)
 
 
@@ -103,6 +112,12 @@ def test_the_trace_holds_to_its_instructions_and_is_read_by_all(
     assert lines and all(line["space"] == "port" for line in lines)
     stats = json.loads(run(tmp_path, "stats", "--json", default.trace).out)
     assert stats["monitor"] > 50_000
+    causes = {each["cause"]: each["interrupts"] for each in stats["causes"]}
+    assert causes.keys() >= {"lapic timer", "ioapic pin 4", "nvme[1]", "virtio-net[0]"}
+    assert "unknown" not in causes
+    asked = run(tmp_path, "show", "--json", "--if", 'cause == "nvme[1]"', default.trace)
+    told = [json.loads(line) for line in asked.out.splitlines()]
+    assert len(told) == causes["nvme[1]"] and all(each["space"] == "irq" for each in told)
     assert run(tmp_path, "diff", default.trace, default.trace).status == 0
 
 
@@ -123,6 +138,7 @@ def test_the_trace_holds_to_its_instructions_and_is_read_by_all(
 def test_other_guests(options: tuple[str, ...], tmp_path: Path) -> None:
     done = inputs(tmp_path, *options)
     assert agreed(done) > 50_000
+    assert attributed(done) > 100
     drove_its_devices(done)
 
 

@@ -101,6 +101,11 @@ def msr(index: int, direction: Direction, value: int | None) -> MemoryAccess:
     return _input("msr", index, direction, 8, value, "msr", 8 * index)
 
 
+def irq(vector: int) -> MemoryAccess:
+    """Make an interrupt."""
+    return _input("irq", vector, "write", 1, vector, "irq", vector)
+
+
 def cpuid(leaf: int, subleaf: int = 0, values: Sequence[int] = range(4)) -> list[MemoryAccess]:
     """Make the four accesses of CPUID."""
     number = leaf | subleaf << 32

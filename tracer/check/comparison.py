@@ -30,7 +30,8 @@ class TracedAccess:
     Where ``width`` is 0 it is any number of accesses that lie ``within`` some extents: as many
     device accesses of one instruction as there are extents. Where the vCPU's own access goes
     beyond, over the end of a page or of a device, ``whole`` is its physical address as seen from
-    here, and its width; ``pieces`` counts the records of what is here.
+    here, and its width; ``pieces`` counts the records of what is here. ``cause`` is what sent an
+    interrupt.
     """
 
     seq: int
@@ -44,6 +45,7 @@ class TracedAccess:
     within: tuple[Extent, ...] = ()
     whole: tuple[int, int] | None = None
     pieces: int = 1
+    cause: str | None = None
 
     @property
     def count(self) -> int:
@@ -106,6 +108,8 @@ class Comparison:
     begin. ``switched`` names the regions that were traced for a part of the run only: nothing of
     them is compared. ``overlooked`` counts what QEMU saw vCPUs access in memory beside the traced
     regions, by region, and ``unwitnessed`` the records of which QEMU logs nothing, by space.
+    ``attributed`` counts the interrupts whose cause is what the log's messages tell,
+    ``misattributed`` those that have another one; neither has those of unknown cause.
     ``absent`` counts what QEMU saw of PCI configuration space where no function is, and ``late``
     the interrupts that QEMU gave the guest further on than where they came. Where the log is
     ``cut`` the counts tell of what comes before.
@@ -121,6 +125,8 @@ class Comparison:
     switched: list[str] = field(default_factory=list)
     overlooked: dict[str, int] = field(default_factory=dict)
     unwitnessed: dict[str, int] = field(default_factory=dict)
+    attributed: int = 0
+    misattributed: int = 0
     absent: int = 0
     late: int = 0
     cut: Cut | None = None

@@ -30,6 +30,9 @@ class LogEntry:
     ``space`` is ``config`` for one to PCI configuration space, whose ``address`` is as in a trace,
     ``irq`` for an interrupt, and ``memory`` for memory and ports.
 
+    Of an interrupt ``sender`` is whose the messages of its vector were, None where nobody is known
+    for one, and ``sent`` tells that these have come since the last one.
+
     ``refused`` marks an access whose width or alignment the device model does not take: reads
     answer 0, writes go nowhere, ``address`` is an offset into the region, and ``cpu`` is not known.
     """
@@ -43,6 +46,8 @@ class LogEntry:
     name: str
     refused: bool = False
     space: Space = "memory"
+    sender: str | None = None
+    sent: bool = False
 
 
 class Beside(Protocol):

@@ -111,6 +111,8 @@ def _print_tables(summary: Summary, polls: Sequence[Poll], limit: int | None) ->
         console.print(tables.polls_table(polls, limit))
     if summary.phases:
         console.print(tables.phases_table(summary, limit))
+    if summary.causes:
+        console.print(tables.causes_table(summary, limit))
     if summary.calls:
         console.print(tables.calls_table(summary, limit))
     notes = _notes(summary)

@@ -91,6 +91,13 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
     if comparison.sources:
         told = (f"{printable(name or 'nobody')} {count:,}" for name, count in _sources(comparison))
         print(f"sent by: {', '.join(told)}", file=stream)
+    if comparison.attributed or comparison.misattributed:
+        other = comparison.misattributed
+        wrong = f", {other:,} a cause that these do not tell" if other else ""
+        print(
+            f"{comparison.attributed:,} interrupts have the cause that the messages tell{wrong}",
+            file=stream,
+        )
     if comparison.firmware:
         print(f"{comparison.firmware} accesses of firmware left out", file=stream)
     if comparison.absent:
@@ -138,6 +145,8 @@ def _object(comparison: Comparison) -> dict[str, Any]:
         "different": comparison.different,
         "messages": comparison.messages,
         "sources": [{"source": name, "messages": count} for name, count in _sources(comparison)],
+        "attributed": comparison.attributed,
+        "misattributed": comparison.misattributed,
         "firmware": comparison.firmware,
         "late": comparison.late,
         "marked": comparison.marked,

@@ -40,6 +40,7 @@ _COLUMNS = {
     "mark": "String",
     "lost": "Int64",
     "space": "String",
+    "cause": "String",
 }
 """The columns, with the names of polars' types."""
 

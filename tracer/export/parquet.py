@@ -48,6 +48,7 @@ SCHEMA = pa.schema(
         ("mark", _NAME),
         ("lost", pa.int64()),
         ("space", _NAME),
+        ("cause", _NAME),
     ]
 )
 """The columns; names and values are null where not known."""

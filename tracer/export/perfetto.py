@@ -86,6 +86,7 @@ class _Output:
             "rip": hex(record.rip),
             "text": record.text,
             "via": record.via,
+            "cause": record.cause,
             "phase": event.phase,
             "device": _text(access.device),
             "skipped": "true" if access.skipped else None,

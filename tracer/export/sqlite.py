@@ -53,6 +53,7 @@ _COLUMNS = {
     "mark": "TEXT",
     "lost": "INTEGER",
     "space": "TEXT NOT NULL",
+    "cause": "TEXT",
     "stack": "INTEGER",
     "breach": "TEXT",
 }

@@ -83,6 +83,11 @@ class Recorded:
         return None if chain is None else with_functions((self.record.symbol or "", *chain))
 
 
+def causes(record: Intercept) -> tuple[str, ...]:
+    """Return what may have sent the interrupt that a record is of; nothing for all else."""
+    return () if record.cause is None else tuple(record.cause.split(" or "))
+
+
 def site(symbol: str | None) -> str:
     """Return a call site without its module."""
     return (symbol or "").partition(" [")[0]
@@ -170,6 +175,7 @@ _OF_RECORD = _Finders({
     "count": lambda told: None,
     "mnemonic": lambda told: mnemonic(told.record.text),
     "via": lambda told: told.record.via,
+    "cause": lambda told: causes(told.record),
     "phase": lambda told: told.course.phase or "",
     "mark": lambda told: told.course.marks.last,
 })  # fmt: skip

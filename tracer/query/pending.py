@@ -148,4 +148,5 @@ _OF_PENDING: Mapping[str, Callable[[PendingFacts], Fact]] = {
     "seq": lambda live: live.pending.seq,
     "mnemonic": lambda live: mnemonic(live.pending.insn.text) if live.pending.insn else "",
     "via": lambda live: live.pending.via,
+    "cause": lambda live: None if live.pending.transfer.space == "irq" else (),
 }

@@ -32,7 +32,8 @@ def access_object(event: Event) -> dict[str, Any]:
     ``device`` is what the device gave or got where a person changed that, None elsewhere;
     ``skipped`` tells that it was left out.
     ``space`` is there where the access is to something else than memory, and ``address`` is the
-    number of it there: a port, the index of an MSR, a leaf of CPUID with its subleaf.
+    number of it there: a port, the index of an MSR, a leaf of CPUID with its subleaf. ``cause`` is
+    there for an interrupt: what sent it.
     """
     record, access, named = event.record, event.access, event.named
     calls = hypercalls(access)
@@ -61,6 +62,7 @@ def access_object(event: Event) -> dict[str, Any]:
         "device": _text(access.device),
         "skipped": access.skipped,
         **({} if access.space == "memory" else {"space": access.space}),
+        **({} if record.cause is None else {"cause": record.cause}),
     }
 
 

@@ -77,6 +77,14 @@ def calls_table(summary: Summary, limit: int | None = None) -> Table:
     return table
 
 
+def causes_table(summary: Summary, limit: int | None = None) -> Table:
+    """Return what has sent the interrupts, the busiest first."""
+    table = made_table("sent by", "interrupts", texts=1)
+    for (cause,), count in _most(Counter({(c,): n for c, n in summary.causes.items()}), limit):
+        _row(table, cause, count)
+    return table
+
+
 def registers_table(summary: Summary, limit: int | None = None) -> Table:
     """Return the registers of each region that were accessed, the busiest first.
 

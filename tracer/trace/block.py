@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
+from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
@@ -20,10 +21,23 @@ from tracer.compiled.reading import accesses, state_after, state_before, transfe
 from tracer.compiled.ring import Raw, raws
 from tracer.errors import TraceError
 from tracer.trace.call import Hypercall
+from tracer.trace.cause import Causes
 from tracer.trace.compiled import BlockRecord, Place, PlacesRecord, SiteRecord
-from tracer.trace.configuration import ADDRESS, DATA, PORTS, Latch
-from tracer.trace.inputs import accesses_of, intercept_of_input
-from tracer.trace.record import Intercept, Line, LostRecord, MemoryAccess, Record
+from tracer.trace.configuration import DATA, PORTS, Latch
+from tracer.trace.inputs import (
+    accesses_made,
+    accesses_of,
+    configuration_access,
+    intercept_of_input,
+)
+from tracer.trace.record import (
+    Intercept,
+    Line,
+    LostRecord,
+    MemoryAccess,
+    Record,
+    UserRecord,
+)
 from tracer.trace.registers import Deferred, changed_values, register_values
 from tracer.trace.site import Site, site_of
 from tracer.x86.bus import Direction
@@ -43,6 +57,22 @@ _REQUEST_MMIO = 48
 """R11 of a TDX guest's hypercall for a device access."""
 
 
+_Role = Literal["memory", "port", "data", "msr", "irq"]
+"""What a row has to do with others: ``data`` is a port that leads to configuration space."""
+
+
+_EITHER: tuple[tuple[Direction, int, int], ...] = ("read", 0, 0), ("write", 0, 0)
+
+
+class _Detail(NamedTuple):
+    # Says what rows before it tell of a row: the latch of a data port, the cause of an interrupt.
+    latch: int | None = None
+    cause: str | None = None
+
+
+_NOTHING = _Detail()
+
+
 class Blocks:
     """Make records of the lines of a trace as they come: of a block, those of its rows.
 
@@ -54,10 +84,11 @@ class Blocks:
         self._memory = self._ports = _Places(())
         # By physical address and direction: region and offset, or nothing that is traced.
         self._found: dict[tuple[int, Direction], tuple[str, int] | None] = {}
-        # The latch leads to PCI configuration space. What it was before the last block that records
-        # were made of is kept with the number of that: a block may be told again.
+        # The latch leads to PCI configuration space. What it and causes were before the last block
+        # that was gone over is kept with the number of that: a block may be told again.
         self._latch = Latch()
-        self._begun: tuple[int, int | None] | None = None
+        self._causes = Causes()
+        self._begun: tuple[int, int | None, Causes] | None = None
 
     def copy(self) -> Blocks:
         """Return what makes the same records of the lines behind the last one."""
@@ -65,6 +96,7 @@ class Blocks:
         made._sites = dict(self._sites)
         made._memory, made._ports = self._memory, self._ports
         made._latch = self.latch
+        made._causes = self._causes.copy()
         return made
 
     def records(self, line: Line) -> Iterator[Record]:
@@ -78,9 +110,11 @@ class Blocks:
             self._learn(line)
             return iter(())
         if isinstance(line, LostRecord):
-            self._latch = Latch()
-        if isinstance(line, Intercept) and line.via == "monitor":
-            self._follow(line)
+            self._latch, self._causes = Latch(), Causes()
+        if isinstance(line, Intercept):
+            return iter((self._follow(line),))
+        if isinstance(line, UserRecord):
+            self._note(line.vcpu, line.accesses)
         return iter((line,))
 
     @property
@@ -88,13 +122,26 @@ class Blocks:
         """Return what leads to configuration space behind the last line."""
         return Latch(self._latch.told)
 
-    def _follow(self, record: Intercept) -> None:
-        # Takes notice of an access to a port that somebody was asked about.
-        port = record.accesses[0]
-        if port.space == "port" and not port.skipped:
-            value = port.value if port.device is None else port.device
-            self._latch.set(port.physical, port.width, value or 0, port.direction)
+    def _follow(self, record: Intercept) -> Intercept:
+        # Takes notice of a record that is no row's, and adds what those before it say of it.
         self._begun = None
+        first = record.accesses[0] if record.accesses else None
+        if first is not None and first.space == "irq":
+            cause = self._causes.cause(record.vcpu, first.physical)
+            return record if record.cause is not None else replace(record, cause=cause)
+        if first is not None and first.space == "port" and not first.skipped:
+            value = first.value if first.device is None else first.device
+            self._latch.set(first.physical, first.width, value or 0, first.direction)
+        self._note(record.vcpu, record.accesses)
+        return record
+
+    def _note(self, vcpu: int, made: Iterable[MemoryAccess]) -> None:
+        for access in made:
+            value = access.value if access.device is None else access.device
+            place = access.offset if access.space == "memory" else access.physical
+            told = access.space, place or 0, access.region, access.direction
+            if value is not None and not access.skipped and Causes.follows(*told):
+                self._causes.note(vcpu, *told, access.width, value)
 
     def _learn(self, line: SiteRecord | PlacesRecord) -> None:
         if isinstance(line, SiteRecord):
@@ -111,11 +158,15 @@ class Blocks:
 
     def rows(self, block: BlockRecord, rows: range) -> Iterator[list[Intercept]]:
         """Yield the records that each of some rows of a block stands for, in their order."""
+        details = self._details(block)
         for at in rows:
-            row = block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
-            _, accesses = self.count(row, block.window)
-            one = replace(block, rows=row, accesses=accesses, stacks=block.stacks[at : at + 1])
-            yield list(self._made(one, self._latch_before(block)))
+            yield list(self._made(self._one(block, at), details[at : at + 1]))
+
+    def _one(self, block: BlockRecord, at: int) -> BlockRecord:
+        # Returns a block of one row.
+        row = block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
+        _, accesses = self.count(row, block.window)
+        return replace(block, rows=row, accesses=accesses, stacks=block.stacks[at : at + 1])
 
     def kinds(self, block: BlockRecord) -> Iterator[tuple[Intercept, int]]:
         """Yield a record of each kind in a block, and how many there are of it.
@@ -128,53 +179,97 @@ class Blocks:
         if any(self._site(number).parts is None for number in {place[2] for place in places}):
             yield from ((record, 1) for record in self._intercepts(block))
             return
-        kinds = self._leading(block, places)
+        kinds = list(zip(places, self._details(block, places), strict=True))
         # The last row of each kind, in the order in which the kinds came.
         rows = {kind: at for at, kind in enumerate(kinds)}
         times = Counter(kinds)
         left = block.accesses
         for kind, at in rows.items():
-            row = block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
-            _, accesses = self.count(row, block.window)
-            left -= times[kind] * accesses
-            one = replace(block, rows=row, accesses=accesses, stacks=block.stacks[at : at + 1])
-            made = self._made(one, Latch(kind[1]))
+            one = self._one(block, at)
+            left -= times[kind] * one.accesses
+            made = self._made(one, [kind[1]])
             yield from ((record, times[kind]) for record in made)
         if left:
             raise TraceError(f"a block of {block.accesses} accesses has {block.accesses - left}")
 
-    def _leading(
-        self, block: BlockRecord, places: Sequence[_RowPlace]
-    ) -> list[tuple[_RowPlace, int | None]]:
-        # Returns each place with what the latch is there, where that matters.
-        ports = {place for place in set(places) if self._is_port(place, PORTS)}
-        if not ports:
-            return [(place, None) for place in places]
-        latch = self._latch_before(block)
-        kinds: list[tuple[_RowPlace, int | None]] = []
-        for at, place in enumerate(places):
-            kinds.append((place, latch.told if place in ports and place[0] in DATA else None))
-            if place in ports and place[0] == ADDRESS:
-                (raw,) = raws(block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)])
-                latch.follow(given(raw, Input.PORT))
-        return kinds
-
-    def _is_port(self, place: _RowPlace, ports: range) -> bool:
-        return place[0] in ports and self._site(place[2]).input is Input.PORT
-
-    def _latch_before(self, block: BlockRecord) -> Latch:
-        # Returns the latch to follow.
+    def _details(
+        self, block: BlockRecord, places: Sequence[_RowPlace] | None = None
+    ) -> list[_Detail]:
+        # Goes over a block and returns what is known of each row by those before it.
+        places = self.places(block) if places is None else places
         if self._begun is None or self._begun[0] != block.seq:
-            self._begun = block.seq, self._latch.told
-        self._latch.told = self._begun[1]
-        return self._latch
+            self._begun = block.seq, self._latch.told, self._causes.copy()
+        else:
+            self._latch.told, self._causes = self._begun[1], self._begun[2].copy()
+        found = {place: self._role(place, block.window) for place in set(places)}
+        roles = {place: role for place, role in found.items() if role is not None}
+        details = [_NOTHING] * len(places)
+        if not roles:
+            return details
+        for at, place in enumerate(places):
+            role = roles.get(place)
+            if role is not None:
+                row = block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
+                details[at] = self._go_on(role, place, row, block.window)
+        return details
+
+    def _role(self, place: _RowPlace, window: int) -> _Role | None:
+        linear, alias, number = place
+        site = self._site(number)
+        direction: Direction = "write" if site.told.asked == "write" else "read"
+        match site.input:
+            case Input.PORT:
+                if linear in DATA:
+                    return "data"
+                is_followed = linear in PORTS or Causes.follows("port", linear, None, direction)
+                return "port" if is_followed else None
+            case Input.MSR:
+                return "msr" if Causes.follows("msr", linear, None, direction) else None
+            case Input.IRQ:
+                return "irq"
+            case None:
+                return "memory" if self._may_tell(site, alias - window & _MASK64) else None
+            case _:
+                return None
+
+    # An instruction of unknown parts may do either, at any of its bytes.
+    def _may_tell(self, site: Site, physical: int) -> bool:
+        parts = site.parts or _EITHER
+        for direction, at, _ in parts:
+            found = self._find(physical + at, direction)
+            if found is not None and Causes.follows("memory", found[1], found[0], direction):
+                return True
+        return False
+
+    def _go_on(self, role: _Role, place: _RowPlace, row: bytes, window: int) -> _Detail:
+        # Takes notice of a row, and returns what is known of it by those before it.
+        latch = self._latch.told
+        if role == "data" and self._site(place[2]).told.asked != "write":
+            return _Detail(latch)
+        (raw,) = raws(row)
+        if role == "irq":
+            return _Detail(cause=self._causes.cause(raw.vcpu, place[0]))
+        site = self._site(raw.site)
+        if role == "memory":
+            self._note(raw.vcpu, self._accesses(site, raw, window))
+            return _NOTHING
+        assert site.input is not None
+        says = given(raw, site.input)
+        made = accesses_made(site.input, says, lambda port, direction: None)
+        if role == "data":
+            self._note(raw.vcpu, [configuration_access(made[0], Latch(latch))])
+            return _Detail(latch)
+        self._note(raw.vcpu, made)
+        if role == "port":
+            self._latch.follow(says)
+        return _NOTHING
 
     def skip(self, block: BlockRecord) -> None:
         """Go past a block that no records are made of, but of those behind it.
 
         Raise :exc:`TraceError` as :meth:`records`.
         """
-        self._leading(block, list(_PLACE_OF.iter_unpack(block.rows)))
+        self._details(block)
 
     def count(self, rows: bytes, window: int) -> tuple[int, int]:
         """Return how many rows have device accesses, and how many these are.
@@ -236,9 +331,9 @@ class Blocks:
         return Counter({way: count for way, count in told.items() if count})
 
     def _intercepts(self, block: BlockRecord) -> Iterator[Intercept]:
-        yield from self._made(block, self._latch_before(block))
+        yield from self._made(block, self._details(block))
 
-    def _made(self, block: BlockRecord, latch: Latch) -> Iterator[Intercept]:
+    def _made(self, block: BlockRecord, details: Sequence[_Detail]) -> Iterator[Intercept]:
         rows, stacks = block.rows, block.stacks
         seq, now, window = block.seq, block.time_ns, block.window
         time_at = block.rate.at if block.rate is not None else lambda counter: now
@@ -250,9 +345,11 @@ class Blocks:
                 now = time_ns
             if site.input is not None:
                 stack = stacks[number] if stacks else None
+                latch, cause = details[number]
                 record = intercept_of_input(
-                    told, site.input, raw, seq, now, self._find_port, insn, stack, latch
-                )
+                    told, site.input, raw, seq, now, self._find_port, insn, stack,
+                    latch=Latch(latch), cause=cause,
+                )  # fmt: skip
                 yield record
                 seq += len(record.accesses)
                 continue

@@ -198,6 +198,7 @@ def _key(event: Event) -> Key:
         record.vcpu,
         record.via,
         event.phase,
+        record.cause,
         access.value if access.direction == "write" else None,
         access.device,
         access.skipped,

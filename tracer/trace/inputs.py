@@ -130,17 +130,18 @@ def intercept_of_input(
     insn: Instruction | None,
     stack: int | None,
     latch: Latch | None = None,
+    cause: str | None = None,
 ) -> Intercept:
-    """Return the record of one access; ``find`` knows ports, ``latch`` is as it was before."""
-    latch = latch or Latch()
+    """Return the record of one access; ``find`` knows ports.
+
+    ``latch`` is as it was before, ``cause`` what sent an interrupt.
+    """
     says = given(raw, kind)
     if says.cpl > 3:
         raise TraceError(f"an input at privilege level {says.cpl}")
     accesses = accesses_made(kind, says, find)
-    if kind is Input.PORT:
-        if says.address in DATA:
-            accesses.append(configuration_access(accesses[0], latch))
-        latch.follow(says)
+    if kind is Input.PORT and says.address in DATA:
+        accesses.append(configuration_access(accesses[0], latch or Latch()))
     return Intercept(
         seq=seq,
         time_ns=time_ns,
@@ -160,6 +161,7 @@ def intercept_of_input(
         note=RAISED if says.manner.raised else None,
         stack=stack,
         thread=raw.thread or None,
+        cause=cause,
     )
 
 

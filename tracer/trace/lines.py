@@ -47,7 +47,8 @@ class AccessLines:
     In order: guest time in seconds, vCPU, call site, instruction, region and offset, register,
     ``R`` or ``W`` with the width in bytes and ``~`` after a native step, value, how a person
     stepped in or that the CPU raised an exception, which rule did, and what the register is if the
-    access is against that. The last three take their room from the other columns.
+    access is against that, or what sent an interrupt. The last four take their room from the
+    other columns.
     """
 
     def __init__(self, shape: Layout) -> None:
@@ -59,7 +60,8 @@ class AccessLines:
         record, access, named = event.record, event.access, event.named
         breach = named.breach(access.direction) if named is not None else None
         rule = ruled(record.note)
-        if access.device is not None or access.skipped or breach or rule:
+        cause = record.cause and f"from {printable(record.cause)}"
+        if access.device is not None or access.skipped or breach or rule or cause:
             touched = " ".join(
                 filter(
                     None,
@@ -67,6 +69,7 @@ class AccessLines:
                         _touch(access.device, access.skipped, access.width, _raised(event)),
                         rule and f"({printable(rule)})",
                         breach and f"({breach})",
+                        cause,
                     ),
                 )
             )

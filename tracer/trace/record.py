@@ -141,7 +141,8 @@ class Intercept(
     ``stack`` is the ``id`` of a :class:`StackRecord` before it, ``thread`` what a row has of the
     thread that made it. Where ``via`` is ``guest``,
     ``asked`` is the call by which the guest asked for the access, and ``agrees`` tells whether it
-    is the one that the instruction makes; ``accesses`` has what was asked for.
+    is the one that the instruction makes; ``accesses`` has what was asked for. ``cause`` is what
+    sent an interrupt, which readers add: see :mod:`tracer.trace.cause`.
     """
 
     seq: Count
@@ -164,6 +165,7 @@ class Intercept(
     thread: Hex | None = None
     asked: Hypercall | None = None
     agrees: bool | None = None
+    cause: str | None = None
 
     def device_accesses(self) -> list[tuple[int, MemoryAccess]]:
         """Return the accesses that reached a device, each with the number it has in the trace."""

@@ -73,7 +73,8 @@ class Summary:
     are for a reader, ``losses`` what a log lost, ``valueless`` how many device accesses there are
     of unknown value. ``calls`` counts by name the calls of a confidential guest that are no device
     accesses, ``shared`` what became of RAM that it shares, and ``disagreements`` are the accesses
-    that it asked for otherwise than its instruction says.
+    that it asked for otherwise than its instruction says. ``causes`` counts interrupts by what has
+    sent them.
     """
 
     def __init__(self) -> None:
@@ -95,6 +96,7 @@ class Summary:
         self.calls: Counter[str] = Counter()
         self.shared: Counter[str] = Counter()
         self.disagreements = 0
+        self.causes: Counter[str] = Counter()
         self.end: End | None = None
         self._blocks = Blocks()
         self._form_of: dict[tuple[str, tuple[tuple[str, int], ...]], str] = {}
@@ -179,6 +181,8 @@ class Summary:
         guest = times if record.via == "guest" else 0
         monitor = times if record.via == "monitor" else 0
         self.disagreements += times if record.agrees is False else 0
+        if record.cause is not None and events:
+            self.causes[record.cause] += times
         self.intercepts += times
         self.stepped_intercepts += stepped
         self.compiled_intercepts += compiled
@@ -282,6 +286,16 @@ def summary_object(summary: Summary) -> dict[str, Any]:
             {"phase": phase, "region": region, "accesses": count}
             for (phase, region), count in ranked(summary.phases)
         ],
+        **(
+            {
+                "causes": [
+                    {"cause": cause, "interrupts": count}
+                    for cause, count in ranked_names(summary.causes)
+                ]
+            }
+            if summary.causes
+            else {}
+        ),
         "call_sites": [
             {"site": site, "region": region, "accesses": count}
             for (site, region), count in ranked(summary.sites)

@@ -113,7 +113,7 @@ def test_a_fact_is_the_same_live_and_in_a_trace(fact: str) -> None:
 
 
 def test_every_fact_is_tried() -> None:
-    assert set(NAMES) - set(FACTS) == {"count", *NUMBERS}
+    assert set(NAMES) - set(FACTS) == {"count", "cause", *NUMBERS}
 
 
 NUMBERS = ("port", "msr", "leaf", "subleaf")
@@ -132,16 +132,26 @@ NUMBERS = ("port", "msr", "leaf", "subleaf")
         (sample.cpuid(0x21, 3)[0], "space == cpuid and leaf == 0x21 and subleaf == 3"),
         (sample.cpuid(0x40000000)[1], "leaf == 0x40000000 and subleaf == 0 and width == 4"),
         (sample.tsc(5), "space == tsc and value == 5"),
+        (sample.irq(0x24), 'space == irq and cause == "nvme[1]" and cause ~ "nvme*"'),
     ],
 )
 def test_an_input_has_its_space_and_its_number(access: MemoryAccess, known: str) -> None:
-    record = sample.inputs(0, access)
+    record = replace(sample.inputs(0, access), cause="nvme[1]" if access.space == "irq" else None)
     facts = Recorded(Course()).at(record, access, 0, None)
     assert parse(known).test(facts) is True
     own = {"port": {"port"}, "msr": {"msr"}, "cpuid": {"leaf", "subleaf"}}.get(access.space, set())
     for number in NUMBERS:
         asked = parse(f"{number} == {number}").test(facts)
         assert asked is (True if number in own else None)
+
+
+def test_an_interrupt_may_have_one_of_several_causes() -> None:
+    access = sample.irq(0x24)
+    record = replace(sample.inputs(0, access), cause="ioapic pin 4 or nvme[1]")
+    facts = Recorded(Course()).at(record, access, 0, None)
+    assert parse('cause == "nvme[1]" and cause == "ioapic pin 4"').test(facts) is True
+    assert parse('cause == "nvme[2]"').test(facts) is False
+    assert parse('cause == "nvme[1]"').test(recorded()) is False
 
 
 def test_memory_has_no_number_of_an_input() -> None:

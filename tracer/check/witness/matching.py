@@ -21,6 +21,7 @@ from tracer.check.witness.reading import fit
 from tracer.check.witness.recovery import Place, Recovery, agreement
 from tracer.check.witness.side import Strand
 from tracer.check.witness.territory import INTERRUPTS
+from tracer.trace.cause import UNKNOWN, is_message
 from tracer.trace.record import Record
 
 _SEARCHED = 64  # entries looked at for an end at once
@@ -124,9 +125,25 @@ class Matching:
         if logged:
             self._behind = self._amiss = 0
         self._last_seq[strand] = access.seq
+        if access.cause is not None and logged:
+            self._attribute(access.cause, logged[0])
         if logged:
             self._last_line = max(self._last_line, logged[-1].line)
         self._pair.count(strand.region).witnessed += access.count
+
+    # A message that comes while another one of its vector waits is one interrupt with that.
+    def _attribute(self, cause: str, entry: LogEntry) -> None:
+        causes = set(cause.split(" or "))
+        senders = set() if entry.sender is None else set(entry.sender.split(" or "))
+        if cause == UNKNOWN or (entry.sent and not senders):
+            return
+        agrees = bool(causes & senders) or (
+            not entry.sent and not all(is_message(each) for each in causes)
+        )
+        if agrees:
+            self._result.attributed += 1
+        else:
+            self._result.misattributed += 1
 
     def _recover(self, strand: Strand) -> None:
         place = Recovery(self._traced, self._logged, strand).place()

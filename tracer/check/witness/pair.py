@@ -8,12 +8,19 @@ from dataclasses import replace
 from tracer.check.comparison import Comparison, RegionComparison, TracedAccess
 from tracer.check.configuration import ConfigurationLog
 from tracer.check.interrupts import UNKNOWN, Interrupts
-from tracer.check.messages import Messages, tells
 from tracer.check.qemu_log import LogEntry, LogReader
 from tracer.check.witness.side import Side, Strand, strand_of
-from tracer.check.witness.territory import INTERRUPTS, PORT, Territory, is_message
+from tracer.check.witness.territory import (
+    INTERRUPTS,
+    PORT,
+    Territory,
+    holds_vector,
+    is_message,
+)
 from tracer.check.witness.traced import Whole, interrupt_of, traced_accesses, wholes_of
+from tracer.trace.cause import LAPIC, Causes
 from tracer.trace.configuration import REGION
+from tracer.trace.messages import Messages, tells
 from tracer.trace.record import (
     RELEASED,
     Intercept,
@@ -50,6 +57,10 @@ class Pair:
         self.log_size = 0
         self._interrupts = Interrupts(vcpus)
         self._messages = Messages()
+        # By vector: whose the last message to each address was, and where some are on their way.
+        self._senders: dict[int, dict[int, str | None]] = {}
+        self._sent: dict[int, set[int]] = {}
+        self._apics = Causes()
         self._offset: int | None = None
         self._firmware: list[tuple[int, int]] = []  # where in the log no vCPU ran the kernel
         self._words: dict[str, str] = {}
@@ -156,9 +167,13 @@ class Pair:
                     yield placed
                 continue
             if is_message(entry):
-                source = self._messages.sources(entry)
+                source = self._messages.sources(entry.address, entry.value)
                 result.messages += 1
                 result.sources[source] = result.sources.get(source, 0) + 1
+                if holds_vector(entry):
+                    vector = entry.value & 0xFF
+                    self._senders.setdefault(vector, {})[entry.address] = source
+                    self._sent.setdefault(vector, set()).add(entry.address)
                 continue
             found = self.territory.find(entry)
             if found is None:
@@ -166,7 +181,9 @@ class Pair:
             place, entry = found
             if entry.direction == "write" and tells(place.name):
                 offset = self.territory.offset(place.name, entry.address)
-                self._messages.note(place.name, offset, entry)
+                self._messages.note(place.name, offset, entry.width, entry.value)
+            if place.name == LAPIC and entry.cpu >= 0:
+                self._learn(place.name, entry)
             if place.name == PORT and entry.cpu < 0:
                 continue  # a device's, or a debugger's
             if place.traced:
@@ -205,12 +222,14 @@ class Pair:
             and not (managing or self._is_firmware())
         ):
             self.result.absent += not entry.name
-            self._messages.note(REGION, entry.address, entry)
+            if entry.direction == "write":
+                self._messages.note(REGION, entry.address, entry.width, entry.value)
             yield Strand(REGION), entry
 
     # Interrupts of a vCPU that is not in the monitor are not recorded. The log tells no place of
     # some: then the trace's is taken, which is as many interrupts further on.
     def _interrupt(self, entry: LogEntry) -> Iterator[tuple[Strand, LogEntry]]:
+        entry = self._sent_by(entry)
         if not self.territory.interrupts or self._is_firmware():
             return
         if entry.cpu < 0:
@@ -223,6 +242,22 @@ class Pair:
             here = self.traced.view(strand, before + 1)[before:]
             entry = replace(entry, address=here[0].address if here else 0)
         yield strand, entry
+
+    # Local APICs tell which addresses of messages are theirs.
+    def _learn(self, region: str, entry: LogEntry) -> None:
+        told = self.territory.offset(region, entry.address), LAPIC, entry.direction
+        if Causes.follows("memory", *told):
+            self._apics.note(entry.cpu, "memory", *told, entry.width, entry.value)
+
+    # Messages of an interrupt's vector that can be for its vCPU: those on their way, else others.
+    def _sent_by(self, entry: LogEntry) -> LogEntry:
+        senders, sent = self._senders.get(entry.value, {}), self._sent.get(entry.value, set())
+        here = [to for to in senders if self._apics.reaches(entry.cpu, to) is not False]
+        due = sent.intersection(here)
+        sent -= due
+        names = {senders[to] for to in due or here}
+        known = None if None in names else " or ".join(sorted(filter(None, names)))
+        return replace(entry, sender=known or None, sent=bool(due))
 
     # Tells whether firmware ran when the last line was written.
     def _is_firmware(self) -> bool:

@@ -207,3 +207,11 @@ def is_message(entry: LogEntry) -> bool:
     return entry.name == "apic-msi" and (
         entry.address & 0xFFF < 0x10 or entry.address >= 0xFEE01000
     )
+
+
+def holds_vector(entry: LogEntry) -> bool:
+    """Tell whether a message says which vector is meant.
+
+    One of another delivery mode says none (Intel SDM vol. 3A, 10.11.2), nor what an IOMMU remaps.
+    """
+    return entry.name not in _REMAPPED and entry.value >> 8 & 7 <= 1

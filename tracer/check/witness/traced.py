@@ -27,7 +27,8 @@ def interrupt_of(record: Intercept, site: str, text: str) -> TracedAccess | None
     """
     match record.accesses:
         case [access] if not access.skipped:
-            return TracedAccess(record.seq, site, text, True, "write", record.rip, 1, access.value)
+            return TracedAccess(record.seq, site, text, True, "write", record.rip, 1, access.value,
+                                cause=record.cause)  # fmt: skip
         case _:
             return None
 

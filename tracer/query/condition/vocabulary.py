@@ -98,6 +98,10 @@ NAMES: dict[str, tuple[Type, str]] = {
     "count": ("number", "how many accesses have fitted what stands before `if`, from 1"),
     "mnemonic": ("text", "the instruction's name, without prefixes: mov"),
     "via": ("text", "emulated, stepped, compiled, guest or monitor"),
+    "cause": (
+        "texts",
+        "what sent an interrupt: nvme[1], lapic timer; each, where it may be several",
+    ),
     "phase": ("text", "the phase of the boot; empty where it is not known"),
     "mark": ("text", "the last marker before the access; empty before the first"),
     "changes": ("truth", "another value than the access before it there, of those asked about"),
@@ -115,7 +119,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 OF_KIND = frozenset(
     {
         "region", "device", "register", "offset", "width", "direction", "space", "via", "symbol",
-        "function", "module", "mnemonic",
+        "function", "module", "mnemonic", "cause",
     }
 )  # fmt: skip
 """Names of facts that all records of one :meth:`kind <tracer.trace.block.Blocks.kinds>` have in

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from tracer.devices.map import Named
-from tracer.query.facts import covered, device_of, function, module, site
+from tracer.query.facts import causes, covered, device_of, function, module, site
 from tracer.report.page.column import column, rising, text
 from tracer.trace.event import Event, Note
 from tracer.trace.flat import Stacks
@@ -92,6 +92,7 @@ class Accesses:
             number, record.via, record.vcpu, record.cpl, region, self._owners(region),
             access.offset, access.width, access.extent, access.direction, access.space,
             access.physical, access.linear, -1 if named is None else self._named[named],
+            causes(record),
         ]  # fmt: skip
         value = access.value
         self._shape.append(shape)
@@ -226,13 +227,15 @@ def _site(rip: int, code: bytes, symbol: str | None, words: str, mode: int) -> d
 
 _OF_SHAPE = (
     "site", "via", "vcpu", "cpl", "region", "owners", "offset", "width", "extent", "direction",
-    "space", "physical", "linear", "named",
+    "space", "physical", "linear", "named", "cause",
 )  # fmt: skip
 
 
 # Texts that are few are numbers here, regions those of `regions`.
 def _shapes(shapes: list[tuple[Any, ...]], regions: list[str]) -> dict[str, Any]:
-    columns = dict(zip(_OF_SHAPE, zip(*shapes, strict=True) if shapes else [()] * 14, strict=True))
+    columns = dict(
+        zip(_OF_SHAPE, zip(*shapes, strict=True) if shapes else [()] * len(_OF_SHAPE), strict=True)
+    )
     numbers = {region: number for number, region in enumerate(regions)}
     told: dict[str, Any] = {name: list(columns[name]) for name in _OF_SHAPE}
     told["device"] = [

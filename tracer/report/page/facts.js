@@ -137,7 +137,7 @@ class Accesses {
     switch (name) {
       case "value": return (i) => this.valueOf(i);
       case "offset": case "width": case "linear": case "space": case "direction":
-      case "vcpu": case "cpl": case "via": case "device":
+      case "vcpu": case "cpl": case "via": case "device": case "cause":
         return ofShape(shapes[name]);
       case "extent": return ofShape(shapes.span);
       case "address": return ofShape(shapes.physical);

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interrupt_log import HERE, PLAIN, THERE, VCPUS, at, given, managed, registers, serving, taken
+from msgspec.structs import replace
 
 from tracer.check import witness
 from tracer.check.comparison import Comparison
@@ -113,3 +114,72 @@ def test_what_firmware_accesses_is_counted_apart() -> None:
     lines = [*managed(1, read.format(1), read.format(0)), read.format(1)]
     found = compared([], lines, announced=(ANNOUNCED, port))
     assert (found.firmware, found.missing) == (1, 2)
+
+
+TABLE = RegionRecord(
+    time_ns=0,
+    region=RegionInfo(
+        name="nvme.msix-table", start=0xFEBF_2000, end=0xFEBF_2FFF, qemu_name="msix-table",
+        device="nvme", traced=True,
+    ),
+)  # fmt: skip
+APIC = RegionRecord(
+    time_ns=0,
+    region=RegionInfo(
+        name="lapic", start=0xFEE0_0000, end=0xFEEF_FFFF, qemu_name="apic-msi", device="lapic",
+        traced=True,
+    ),
+)  # fmt: skip
+
+
+def logged(address: int, value: int, name: str = "msix-table", cpu: int = -1) -> str:
+    return (
+        f"memory_region_ops_write cpu {cpu} mr 0x1 addr {address:#x} value {value:#x} size 4"
+        f" name '{name}'"
+    )
+
+
+def entry(number: int, vector: int, to: int = 0xFEE0_1004) -> list[str]:
+    place = 0xFEBF_2000 + 16 * number
+    return [logged(place, to), logged(place + 8, vector)]
+
+
+def message(vector: int, to: int = 0xFEE0_1004) -> str:
+    return logged(to, vector, "apic-msi")
+
+
+def attributed(lines: Sequence[str], *causes: tuple[int, int, str]) -> tuple[int, int]:
+    """Compare interrupts, each of a vector and a vCPU with its cause."""
+    records = [
+        replace(came(number, vector, vcpu=vcpu), cause=cause)
+        for number, (vector, vcpu, cause) in enumerate(causes)
+    ]
+    found = compared(records, lines, (ANNOUNCED, TABLE, APIC))
+    assert faults(found)[2:] == (0, 0, 0)
+    return found.attributed, found.misattributed
+
+
+def test_causes_are_those_of_the_messages() -> None:
+    lines = [*entry(1, DISK), message(DISK), *both(DISK), *both(TIMER), *both(DISK)]
+    right = [(DISK, 0, "nvme[1]"), (TIMER, 0, "lapic timer"), (DISK, 0, "nvme[1] or nvme[2]")]
+    assert attributed(lines, *right) == (3, 0)
+    wrong = [(DISK, 0, "lapic timer"), (TIMER, 0, "nvme[1]"), (DISK, 0, "nvme[2]")]
+    assert attributed(lines, *wrong) == (0, 3)
+    unknown = [(DISK, 0, "unknown"), (TIMER, 0, "ipi"), (DISK, 0, "self-ipi")]
+    assert attributed(lines, *unknown) == (2, 0)
+
+
+def test_messages_to_another_vcpu_tell_nothing_of_a_cause() -> None:
+    local = [logged(0xFEE0_00D0, 1 << 24 + vcpu, "apic-msi", vcpu) for vcpu in (0, 1)]
+    there = 0xFEE0_2004
+    lines = [*local, *entry(1, DISK), *entry(2, DISK, there), message(DISK), message(DISK, there),
+             *both(DISK, 1, THERE), *both(DISK)]  # fmt: skip
+    records = [
+        replace(came(0, DISK, THERE, 1), cause="nvme[2]"),
+        replace(came(1, DISK), cause="nvme[1]"),
+    ]
+    found = compared(records, lines, (ANNOUNCED, TABLE, APIC))
+    assert (found.attributed, found.misattributed) == (2, 0)
+    turned = [replace(records[0], cause="nvme[1]"), replace(records[1], cause="nvme[2]")]
+    found = compared(turned, lines, (ANNOUNCED, TABLE, APIC))
+    assert (found.attributed, found.misattributed) == (0, 2)
