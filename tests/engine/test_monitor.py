@@ -36,6 +36,7 @@ from tracer.compiled import layout, monitor
 from tracer.compiled.inputs import FIRST, Input
 from tracer.compiled.layout import SLOT_SIZE, control_field
 from tracer.errors import GuestError, InterceptError
+from tracer.intercept.trap import GoOn
 from tracer.trace.record import RegionRecord
 
 
@@ -149,6 +150,16 @@ def test_a_vcpu_that_waits_in_the_monitor_for_another_one_stays_there() -> None:
     inside = BLOCK_AT + monitor.PLACE + 0x10
     stop = Stopped(address=inside, signal="SIGTRAP")
     assert play(run.monitor.step_out(stop), *[(StepAlone(), inside)] * 1024) is None
+
+
+def test_a_vcpu_that_finds_no_room_stands_until_records_were_taken() -> None:
+    run = Run()
+    stop = Stopped(address=run.monitor.full, breakpoint=8, signal="SIGTRAP")
+    assert run.monitor.full in run.monitor.stands
+    assert play(run.monitor.step_out(stop), (StepAlone(), run.monitor.full)) == stop
+    trap = next(t for t in run.loop.traced.traps if t.claims(stop))
+    assert play(trap.handle(stop)) == GoOn()
+    assert run.loop.journal.counts["full rings"] == 1
 
 
 def test_a_vcpu_in_the_monitor_is_told_as_its_guest() -> None:

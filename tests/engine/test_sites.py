@@ -340,6 +340,7 @@ class Asked(Nobody):
     """Who is told of stacks, and numbers them."""
 
     state = 0x1234
+    stack_end = 0x5000
 
     def __init__(self) -> None:
         self.told: list[Any] = []

@@ -18,7 +18,7 @@ VARIANTS = tuple(itertools.product((False, True), repeat=3))
 MODULE_LABELS = ("fault", "tdcall")
 MONITOR_LABELS = (
     "start", "gates", "onward", "done",
-    "ring", "decided", "told", "enter", "instead", "late", "waited", "looked",
+    "full", "ring", "decided", "told", "enter", "instead", "late", "waited", "looked",
 )  # fmt: skip
 LABELS = "fast", "refuse", "ram", "stacks", "deadline", "behind", "stopped"
 LABELS_BY_POISON = "compare", "walk", "other"

@@ -84,6 +84,7 @@ class Callers:
     """Tell nothing of who made an access."""
 
     state = 0
+    stack_end = 0
     started = False
 
     def note(

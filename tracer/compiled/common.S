@@ -517,8 +517,9 @@ busy:	cmp	rdi, -1
 
 # Where call chains are wanted, it is the thunk of every site: it copies the stack above RSP and
 # goes on to the site's own. In and out: RDI and RAX as a thunk has them; RSI = the site.
-# A stack ends at its last page. The last word of one that was switched to, as an interrupt's is,
-# leads to the one before (Linux: arch/x86/include/asm/irq_stack.h): that is copied behind it.
+# A stack ends at its last page, and at STACK_END. The last word of one that was switched to, as an
+# interrupt's is, leads to the one before (Linux: arch/x86/include/asm/irq_stack.h): that is
+# copied behind it.
 stacks:	push	rax
 	push	rbx
 	push	rbp
@@ -549,7 +550,10 @@ stacks:	push	rax
 	jz	1f
 	mov	rdx, [rdi - 8]
 	mov	[rbx + K_NEXT], rdx
+	test	rdx, rdx
+	jns	2f			# no stack of the kernel's
 	call	run
+2:
 	lea	rax, [rdi - K_DATA]
 	sub	rax, rbx
 1:	mov	[rbx + K_SIZE], rax
@@ -565,6 +569,8 @@ run:	test	dl, 7
 	jnz	2f
 1:	cmp	rdi, rbp
 	jae	2f
+	control	cmp, rdx, C_STACK_END
+	je	2f
 	xor	ecx, ecx
 	call	ram
 	jc	2f

@@ -55,7 +55,7 @@ _CONTROL = (
     "ROOM",
     "WIDE0", "EXTENT0", "WIDE1", "EXTENT1", "WIDE2", "EXTENT2", "WIDE3", "EXTENT3",
     "SETUP", "SETUP_SIZE",
-    "DONE", "NESTED",
+    "DONE", "NESTED", "STACK_END",
 )  # fmt: skip
 REASONS = (
     "full", "nested", "absent", "traced", "changed", "crossing", "unmapped", "stopped", "tail",
@@ -141,7 +141,8 @@ class Control:
     ``far`` right behind that. ``marks`` are
     the bits that poison a leaf, ``physical_bits`` the CPU's MAXPHYADDR: bits above it are
     reserved. ``slow`` is the linear address of the stub's stop, with every register as it was.
-    ``state`` is that of a quadword of the kernel's which is copied with a stack, 0 for none, and
+    ``state`` is that of a quadword of the kernel's which is copied with a stack, 0 for none,
+    ``stack_end`` the linear address of a page at which a stack ends though memory goes on, and
     ``after`` that of the code behind the look at the time. In a monitor ``done`` is where a thunk
     ends, and ``nested`` the physical address of the root of the nested tables.
     """
@@ -158,6 +159,7 @@ class Control:
     after: int = 0
     done: int = 0
     nested: int = 0
+    stack_end: int = 0
 
     def pack(self) -> bytes:
         """Return the control page: the ring is empty, and shut until its limit is set."""
@@ -190,6 +192,7 @@ class Control:
             "SETUP_SIZE": 0,
             "DONE": self.done,
             "NESTED": self.nested,
+            "STACK_END": self.stack_end,
         }
         page = bytearray(PAGE)
         struct.pack_into(f"<{len(_CONTROL)}Q", page, 0, *(words[name] for name in _CONTROL))

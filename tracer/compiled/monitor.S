@@ -383,7 +383,7 @@ begin:
 1:	test	rax, rax
 	js	2f
 	control	cmp, rax, C_ROOM
-	jae	3f
+	jae	full
 	lock cmpxchg [rip + start + DATA + C_HEAD], rcx
 	jne	1b
 	mov	rbp, rax
@@ -395,9 +395,12 @@ begin:
 	# This vCPU makes an access of its own at a compiled site, and an NMI came.
 2:	cmp	rax, rcx
 	je	5f
-	# Another one does, or whoever takes records has to first.
+	# Another one does.
 3:	pause
 	control	mov, rax, C_HEAD
+	jmp	1b
+	# Whoever takes records has to first: the guest's time stands meanwhile.
+full:	control	mov, rax, C_HEAD
 	jmp	1b
 5:	lock inc qword ptr [rip + start + DATA + M_NESTED]
 6:	xor	ebp, ebp
@@ -1834,7 +1837,10 @@ stacks:	test	rbp, rbp
 	jz	2f
 	mov	rdx, [r10 - 8]
 	mov	[r8 + K_NEXT], rdx
+	test	rdx, rdx
+	jns	1f			# no stack of the kernel's
 	call	run
+1:
 	lea	rax, [r10 - K_DATA]
 	sub	rax, r8
 2:	mov	[r8 + K_SIZE], rax
@@ -1845,6 +1851,8 @@ run:	test	dl, 7
 	jnz	2f
 1:	cmp	r10, r9
 	jae	2f
+	control	cmp, rdx, C_STACK_END
+	je	2f
 	call	translate
 	jc	2f
 	control	mov, rcx, C_RESERVED

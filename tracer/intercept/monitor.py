@@ -140,7 +140,7 @@ class Monitor:
     @property
     def stands(self) -> tuple[int, ...]:
         """Return the addresses at which a vCPU stands in the monitor for somebody to act."""
-        return self.ring, self.label("looked")
+        return self.ring, self.label("looked"), self.full
 
     def look(self) -> int:
         """Have a vCPU read a word once it may have moved a device; return its linear address.
@@ -158,7 +158,7 @@ class Monitor:
     async def step_out(self, stop: Stopped) -> Stopped | None:
         """Return the stop as that of the guest, to which the stopped vCPU goes back, or of asking.
 
-        None where it waits in the monitor for another vCPU, or for room in the ring.
+        None where it waits in the monitor for another vCPU.
         """
         address = await self.go_back()
         return None if address is None else replace(stop, address=address)
@@ -170,7 +170,7 @@ class Monitor:
         """
         for _ in range(_MOST_STEPS):
             address = await StepAlone()
-            if not self.covers(address) or address == self.ring:
+            if not self.covers(address) or address in (self.ring, self.full):
                 return address
         return None
 
@@ -204,6 +204,11 @@ class Monitor:
                 DescriptorTable(found["idt"], found["idt_limit"]),
             ),
         )
+
+    @property
+    def full(self) -> int:
+        """Return the address at which a vCPU stands that finds no room in the ring."""
+        return self.label("full")
 
     # ---- asking
 
@@ -313,16 +318,39 @@ class Monitor:
         self._view.memory.write(self._block + offset, data)
 
 
+class FullRing(OnePlace):
+    """Take the stop of a vCPU in its monitor that finds no room for a record.
+
+    Records are taken at every stop, so there is room when it goes on: meanwhile neither the guest's
+    time passes, which it may be measuring its clocks by, nor does a processor turn in a loop.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    async def handle(self, stop: Stopped) -> Handled:
+        """Count it."""
+        self._journal.counts["full rings"] += 1
+        return GoOn()
+
+
 class Secondary(OnePlace):
     """Take the stop of a vCPU that another one has started: it enters the monitor there.
 
-    ``inside`` is that, None before there is room for one.
+    ``inside`` is that, None before there is room for one, and ``full`` the trap of its ring.
     """
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
         self.inside: Monitor | None = None
+        self.full = FullRing(journal)
         self._journal = journal
+
+    async def begin(self, inside: Monitor) -> None:
+        """Have vCPUs enter this monitor, which is in place."""
+        self.inside = inside
+        await self.full.install(inside.full)
 
     async def handle(self, stop: Stopped) -> Handled:
         """Enter, and let the guest go on."""

@@ -131,6 +131,7 @@ class CompiledSites:
             after=window.code + (self._front or self._common.behind),
             done=done,
             nested=nested,
+            stack_end=self._told.callers.stack_end if self._told.stacks else 0,
         )
         self.block.write(0, bytes(self.block.size))
         self.block.write(layout.CONTROL, control.pack())

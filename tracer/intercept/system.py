@@ -28,6 +28,11 @@ class Callers(Protocol):
         """Return the linear address of what tells how far the boot has got; 0 for nothing."""
         ...
 
+    @property
+    def stack_end(self) -> int:
+        """Return the linear address of a page at which a stack ends though memory goes on, or 0."""
+        ...
+
     def note(
         self,
         cpu: CpuState,

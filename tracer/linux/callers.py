@@ -98,6 +98,16 @@ class Callers:
         """Return the linear address of what tells how far the boot has got; 0 for nothing."""
         return self._state or 0
 
+    @property
+    def stack_end(self) -> int:
+        """Return the linear address behind the first thread's stack, where no gap is; 0: unknown.
+
+        Other stacks end at a page that is not there (Linux: CONFIG_VMAP_STACK); this one lies among
+        the kernel's data (include/asm-generic/vmlinux.lds.h, INIT_TASK_DATA).
+        """
+        found = map(self._names.kernel.address_of, ("__end_init_task", "__end_init_stack"))
+        return next(filter(None, found), 0)
+
     def note(
         self,
         cpu: CpuState,

@@ -87,8 +87,8 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
         await secondary.install(system.secondary)
     elif view.vcpus > 1:
         journal.remark("accesses of the first vCPU only: nobody knows where others begin")
-    secondary.inside = inside
-    breakpoints: list[Breakpoint] = [secondary]
+    await secondary.begin(inside)
+    breakpoints: list[Breakpoint] = [secondary, secondary.full]
     input_bell = await input_bell_in(setting, how, interceptor, callers, inside, sites)
     breakpoints += [] if input_bell is None else [input_bell]
     bell = Bell(interceptor, post, journal, asks=how.asks)

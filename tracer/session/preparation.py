@@ -95,9 +95,9 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         interceptor.sites.begin(gate.stub.spill)
     secondary = await _secondary(setting, how)
     if secondary is not None:
-        breakpoints.append(secondary)
+        breakpoints += [secondary, secondary.full]
         if room is not None:
-            secondary.inside = _monitor(setting, room, gate.stub, registers, how)
+            await secondary.begin(_monitor(setting, room, gate.stub, registers, how))
             if isinstance(below, EncryptedGuest):
                 below.monitor = secondary.inside
     inside = None if secondary is None else secondary.inside
@@ -290,5 +290,5 @@ class _Hastening:
         self.interceptor.sites = sites
         if self.secondary is not None:
             inside = _monitor(self.setting, room, stub, registers, self.how)
-            self.secondary.inside = inside
+            await self.secondary.begin(inside)
             await inside.enter()
