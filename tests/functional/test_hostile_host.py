@@ -53,6 +53,7 @@ def test_a_campaign_tells_the_ends_of_refusals(tmp_path: Path) -> None:
     assert row["site"].startswith("nvme_") and "VE fault" in row["line"]
 
 
+@pytest.mark.long
 def test_a_campaign_tells_refusals_from_values_and_a_seed_ends_alike(tmp_path: Path) -> None:
     options = ("--", "--kernel", kernel_for(Kind.TDX), "--append", "oops=panic", "--region", "nvme")
 

@@ -78,6 +78,7 @@ def test_a_handler_without_its_check_of_user_addresses_is_another() -> None:
     assert older.agrees, older.found
 
 
+@pytest.mark.long
 def test_a_handler_that_does_not_see_a_repeat_prefix_is_another() -> None:
     current = asyncio.run(_tried(Kind.SEV_ES, "linux-sev", "insn_has_rep_prefix", FALSE, 400))
     assert not current.agrees and current.tried == 400

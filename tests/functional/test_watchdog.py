@@ -59,7 +59,9 @@ def starts(lines: list[str], start: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("how", [(), ("-e", "continue"), ("--untraced",)])
+@pytest.mark.parametrize(
+    "how", [(), pytest.param(("-e", "continue"), marks=pytest.mark.long), ("--untraced",)]
+)
 def test_a_guest_that_waits_for_nothing(how: tuple[str, ...], tmp_path: Path) -> None:
     words = ("--quiet", "--initrd", initrd(tmp_path, IDLE), "--guest-timeout", "30")
     done = boot(tmp_path, *words, *how)
@@ -103,8 +105,8 @@ def test_a_guest_that_never_comes_to_its_kernel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "commands",
     [
-        "py while True: pass",
-        pytest.param("py import time; time.sleep(100000)", marks=pytest.mark.long),
+        pytest.param("py while True: pass", marks=pytest.mark.long),
+        "py import time; time.sleep(100000)",
     ],
 )
 def test_a_script_that_holds_its_guest(commands: str, tmp_path: Path) -> None:
