@@ -116,6 +116,39 @@ def test_queues_are_what_the_devices_were_told(tmp_path: Path) -> None:
         )
 
 
+LEGACY = ("-set", "device.virtio-blk.disable-modern=on", "-set",
+          "device.virtio-blk.disable-legacy=off")  # fmt: skip
+OLD_MMIO = ("-global", "virtio-mmio.force-legacy=on")
+PACKED_MMIO = ("-set", "device.virtio-blk.packed=on")
+
+
+@pytest.mark.parametrize(
+    ("region", "machine", "words"),
+    [
+        ("virtio-blk.virtio-pci", None, LEGACY),
+        pytest.param("virtio-mmio#24", "microvm", OLD_MMIO, marks=pytest.mark.long),
+        pytest.param("virtio-mmio#24", "microvm", PACKED_MMIO, marks=pytest.mark.long),
+    ],
+)
+def test_queues_of_other_transports(
+    tmp_path: Path, region: str, machine: str | None, words: tuple[str, ...]
+) -> None:
+    trace, log = tmp_path / "q.vtrace", tmp_path / "qemu.log"
+    extra = [word for event in EVENTS[2:] for word in ("-trace", event)]
+    with boot(
+        machine=machine, inputs="" if machine else "port", queues=True,
+        region=region if machine else "virtio-blk.msix-table",  # ports are recorded anyway
+        output=trace, qemu_log=log, progress=lambda line: None, qemu_args=[*extra, *words],
+    ) as guest:  # fmt: skip
+        guest.finish()
+        assert guest.outcome == "poweroff"
+    with TraceReader(trace) as reader:
+        told = [record for record in reader if isinstance(record, QueueRecord)]
+    assert told and not any(record.late or record.note for record in told)
+    assert {record.region for record in told} == {region}
+    held_to_the_log(told, log.read_text(errors="replace"))
+
+
 def held_to_the_log(told: list[QueueRecord], log: str) -> None:
     """Compare a device's chains, in their order, with what its model took and gave back.
 

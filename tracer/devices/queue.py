@@ -63,7 +63,8 @@ class Queue:
     behind a point, and ``{}`` for the queue's number; they are in the region of the device that
     ``registers`` names, or in the doorbell's own. With ``less_one`` counts are one less than the
     entries. ``reset`` is what ends all queues where it is written 0, and ``packed`` what is not 0
-    where virtqueues are packed ones.
+    where virtqueues are packed ones. ``pages`` says of a legacy virtqueue in which page it is, of
+    as many bytes as ``page`` says; its used ring is aligned to ``align``, both 4096 without one.
     """
 
     name: str
@@ -78,3 +79,6 @@ class Queue:
     areas: Mapping[str, str] = field(default_factory=dict)
     reset: str = ""
     packed: str = ""
+    pages: str = ""
+    page: str = ""
+    align: str = ""

@@ -14,7 +14,8 @@ LARGEST_ENTRY = 4096
 _ENTRY_KEYS = ("size", "fields")
 _QUEUE_KEYS = (
     "doorbell", "kind", "entry", "base", "count", "less_one", "made", "registers", "descriptors",
-    "available", "used", "reset", "packed",
+    "available", "used", "reset", "packed", "pages", "page",
+    "align",
 )  # fmt: skip
 _MADE_KEYS = ("queue", "when", "number", "base", "count")
 _AREAS = "descriptors", "available", "used"
@@ -61,10 +62,12 @@ def _queue(name: str, given: Mapping[str, Any], layouts: Mapping[str, Layout]) -
         raise Bad(table.where, "it has no doorbell: the register that tells of its entries")
     registers, reset = table.text("registers"), table.text("reset")
     if kind == "virtqueue":
+        pages, count = table.text("pages"), _must(table, "count")
+        areas = {} if pages and not any(a in table for a in _AREAS) else _areas(table)
         return Queue(
-            name, doorbell, "virtqueue", count=_must(table, "count"), registers=registers,
-            areas={area: _must(table, area) for area in _AREAS}, reset=reset,
-            packed=table.text("packed"),
+            name, doorbell, "virtqueue", count=count, registers=registers,
+            areas=areas, reset=reset, packed=table.text("packed"), pages=pages,
+            page=table.text("page"), align=table.text("align"),
         )  # fmt: skip
     entry = _must(table, "entry")
     if entry not in layouts:
@@ -80,6 +83,10 @@ def _queue(name: str, given: Mapping[str, Any], layouts: Mapping[str, Layout]) -
         name, doorbell, "ring", layouts[entry], table.text("base"), table.text("count"),
         table.flag("less_one"), made, registers, reset=reset,
     )  # fmt: skip
+
+
+def _areas(table: Table) -> dict[str, str]:
+    return {area: _must(table, area) for area in _AREAS}
 
 
 def _must(table: Table, key: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from tracer.devices.map import Named, RegisterMap
 from tracer.devices.queue import Queue
 from tracer.intercept.packed import LARGEST, PackedRing
-from tracer.intercept.virtqueue import Chain, chain_of, used_of
+from tracer.intercept.virtqueue import Chain, chain_of, legacy_areas, used_of
 from tracer.trace.naming import Naming
 from tracer.trace.queue import QueueEntry, QueueRecord
 from tracer.trace.record import Intercept, MemoryAccess
@@ -23,6 +23,7 @@ MOST_ENTRIES = 64
 """Entries of one doorbell that are told."""
 
 _MOST_COUNT = 1 << 16
+_PAGE = 4096  # of a legacy device without a register that says so
 
 Ram = Callable[[int, int], bytes]
 """Returns bytes at a physical address, or raises LookupError when part of them is not RAM."""
@@ -228,11 +229,11 @@ class Doorbells:
     def _virtqueue(self, region: str, queue: Queue, number: int, told: _Told) -> None:
         beside = _beside(region, queue)
         size = self._value(beside, queue.count, number)
-        places = {area: self._value(beside, name, number) for area, name in queue.areas.items()}
-        descriptors, available, used = (places[area] for area in queue.areas)
-        if not size or descriptors is None or available is None or used is None:
+        places = self._areas(beside, queue, number, size or 0)
+        if not size or places is None:
             told.notes.append("where it is was not seen")
             return
+        descriptors, available, used = places
         packed = bool(queue.packed and self._value(beside, queue.packed, number))
         if size > LARGEST or (size & size - 1 and not packed):
             told.notes.append(f"it is to have {size} descriptors")
@@ -258,6 +259,21 @@ class Doorbells:
                 break
             chain = chain_of(self._quiet, descriptors & ~self._shared(), size, head)
             self._tell_chain(chain, told)
+
+    def _areas(
+        self, beside: str, queue: Queue, number: int, size: int
+    ) -> tuple[int, int, int] | None:
+        # Returns where descriptors, available and used ring are, None where that was not seen.
+        page = self._value(beside, queue.pages, number) if queue.pages else None
+        if page:
+            unit = self._value(beside, queue.page, number) if queue.page else _PAGE
+            align = self._value(beside, queue.align, number) if queue.align else _PAGE
+            return None if not unit or not align else legacy_areas(page * unit, size, align)
+        found = [self._value(beside, name, number) for name in queue.areas.values()]
+        first, second, third = found or (None, None, None)
+        if first is None or second is None or third is None:
+            return None
+        return first, second, third
 
     def _packed(self, ring: PackedRing, base: int, size: int, told: _Told) -> None:
         chains, done, said = ring.take(self._quiet, base, size, MOST_ENTRIES)

@@ -11,7 +11,7 @@ guest has the answer::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -109,13 +109,17 @@ class _Asked:
 class InputBell(OnePlace):
     """Ask about the inputs of one guest that somebody may want, and record them.
 
-    ``inside`` is the monitor that it runs in, None before there is room for one.
+    ``inside`` is the monitor that it runs in, None before there is room for one. Without ``asks``
+    nobody is asked. ``before`` is called with what is about to be made.
     """
 
     def __init__(
-        self, view: GuestView, journal: Journal, names: Names, callers: Callers, ledger: Ledger
-    ) -> None:
+        self, view: GuestView, journal: Journal, names: Names, callers: Callers, ledger: Ledger,
+        *, asks: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.before: Callable[[Sequence[Transfer]], None] = lambda transfers: None
+        self._asks = asks
         self.inside: Monitor | None = None
         self.sites: CompiledSites | None = None
         self._view = view
@@ -139,7 +143,7 @@ class InputBell(OnePlace):
             return GoOn()
         self._journal.counts["intercepts"] += 1
         asked = await self._asked(inside, vcpu, registers.values)
-        decided = await self._before(asked, inside)
+        decided = await self._before(asked, inside) if self._asks else None
         match decided:
             case Inject():
                 return await self._raise(decided, inside, stop)
@@ -262,6 +266,8 @@ class InputBell(OnePlace):
     async def _carry(self, asked: _Asked, inside: Monitor) -> None:
         vcpu = asked.vcpu
         inside.decide(vcpu, NOT_MADE if asked.skipped else MADE)
+        if not asked.skipped:
+            self.before([_made(asked, number) for number in range(len(asked.transfers))])
         self._parting = asked
         await BreakAlone(inside.label("told"), [SetRegister("rip", inside.label("decided"))])
         self._parting = None
@@ -271,14 +277,14 @@ class InputBell(OnePlace):
                 says = replace(says, values=asked.says.values)  # as the instruction has it
             asked.says = says
         reads = asked.says.direction == "read" and asked.kind is not Input.IRQ
-        if reads and not asked.says.manner.raised:
+        if reads and self._asks and not asked.says.manner.raised:
             await self._answered(asked, inside)
         self._parting = asked
         await BreakAlone(inside.label("enter"))
         self._parting = None
         after = inside.state(vcpu, asked.cpu)
         self._publish(asked, after)
-        completed = await AskCompleted(after)
+        completed = await AskCompleted(after) if self._asks else after
         if completed != after:
             inside.restore(vcpu, completed)
 
@@ -370,6 +376,15 @@ class InputBell(OnePlace):
         journal.counts["accesses"] += len(made)
         journal.counts["monitor"] += len(made)
         journal.publish(record)
+        self._ledger.behind(record, asked.space)
+
+
+# Returns a transfer with what its device gets.
+def _made(asked: _Asked, number: int) -> Transfer:
+    transfer, meddling = asked.transfers[number], asked.meddled.get(number)
+    if meddling is None or meddling.device is None:
+        return transfer
+    return replace(transfer, value=meddling.device)
 
 
 def _raw(record: bytes) -> Raw:

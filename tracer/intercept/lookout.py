@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from tracer.access.region import RegionMap
+from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer, located
+from tracer.compiled.flagging import NO_INPUTS, flagged
 from tracer.devices.map import Named
 from tracer.errors import TraceError
 from tracer.intercept.doorbell import Doorbells, Rung
@@ -56,7 +57,9 @@ class Lookout:
         self._follows: Naming | None = None
         self._tells = False
         self._late: list[QueueRecord] = []
-        self._early: dict[tuple[str, int], Rung] = {}
+        self._ports: Sequence[Region] = ()
+        self._ringing = NO_INPUTS
+        self._early: dict[tuple[str | None, int | None], Rung] = {}
         self._looked: set[Place] = set()
         self._wanted: dict[Place, int] = {}
 
@@ -86,7 +89,7 @@ class Lookout:
         for record in self._blocks.records(line):
             self.polls.add(record)
             if isinstance(record, Intercept):
-                self._follow(record)
+                self._follow(record, late=record.via == "monitor" and not self._is_early(record))
 
     def _follow(self, record: Intercept, *, late: bool = False) -> None:
         # Takes what an access tells of queues. Of one that took no stop, its doorbell is read now.
@@ -99,6 +102,11 @@ class Lookout:
                 told = self.doorbells.rung(record, seq, access, named, late=True)
                 if told is not None and self._tells:
                     self._late.append(told)
+
+    def _is_early(self, record: Intercept) -> bool:
+        # Tells whether its doorbell has been read before it was rung.
+        places = ((access.region, access.offset) for access in record.accesses)
+        return bool(self._early) and any(place in self._early for place in places)
 
     def settle(self) -> None:
         """Publish what was read late of queues, behind the accesses that it is of."""
@@ -114,6 +122,25 @@ class Lookout:
             if regions.is_traced_region(region):
                 for part in self.doorbells.doorbells(region.name, region.end - region.base + 1):
                     yield range(region.base + part.start, region.base + part.stop)
+
+    @property
+    def tells_queues(self) -> bool:
+        """Tell whether doorbells are told of."""
+        return self._tells
+
+    def inputs(self, regions: RegionMap) -> int:
+        """Return the set of the ports that are doorbells, which are to take stops."""
+        if self.doorbells is None or not self._tells:
+            return NO_INPUTS
+        if regions.ports is not self._ports:
+            self._ports = regions.ports
+            self._ringing = flagged(
+                port
+                for region in regions.ports
+                for part in self.doorbells.doorbells(region.name, region.end - region.base + 1)
+                for port in range(region.base + part.start, region.base + part.stop)
+            )
+        return self._ringing
 
     def _take_block(self, block: BlockRecord) -> None:
         places = self._blocks.places(block)

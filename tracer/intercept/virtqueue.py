@@ -1,6 +1,6 @@
 """Descriptor chains of a split virtqueue, followed as far as they can be.
 
-Ref: VIRTIO 1.2, 2.7 (split virtqueues), 2.7.5.3 (indirect descriptors).
+Ref: VIRTIO 1.2, 2.7 (split virtqueues), 2.7.2 (legacy ones), 2.7.5.3 (indirect descriptors).
 """
 
 from __future__ import annotations
@@ -91,6 +91,17 @@ def _follow(
         if not flags & NEXT:
             return ""
         at = next_
+
+
+def legacy_areas(start: int, size: int, align: int) -> tuple[int, int, int]:
+    """Return the physical addresses of descriptors, available and used ring of a legacy queue.
+
+    They follow each other from ``start`` on, the last aligned to ``align`` bytes (VIRTIO 1.2,
+    2.7.2).
+    """
+    available = start + _SIZE * size
+    end = available + 2 * (3 + size)
+    return start, available, -(-end // align) * align
 
 
 def fault_of_table(length: int) -> str:

@@ -67,11 +67,11 @@ async def input_bell_in(
     inside: Monitor | None,
     sites: CompiledSites | None,
 ) -> InputBell | None:
-    """Return what asks about inputs where somebody is asked about any: it is in place."""
-    if not how.asks or not how.inputs or inside is None:
+    """Return what takes stops at inputs, where there may be some that do: it is in place."""
+    if not (how.asks or how.queues) or not how.inputs or inside is None:
         return None
     view, journal, names = setting.view, setting.journal, setting.system.names
-    bell = InputBell(view, journal, names, callers, interceptor.ledger)
+    bell = InputBell(view, journal, names, callers, interceptor.ledger, asks=how.asks)
     bell.inside, bell.sites = inside, sites
     await bell.install(inside.ring)
     return bell

@@ -138,11 +138,14 @@ class Loop:
         records instructions are compiled, where that can be, and ``inputs`` of these kinds are
         recorded. Traps are poisoned entries, or ``nested``. Raises GuestError where that cannot be.
         """
-        how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested)
+        queues = self.lookout.tells_queues
+        how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested, queues)
         setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
         self._traced, registers = await (prepare_nested if nested else prepare)(setting, how)
         self._traced.interceptor.answering.before = self.lookout.before
         self._traced.interceptor.ledger.behind = self.lookout.behind
+        if self._traced.input_bell is not None:
+            self._traced.input_bell.before = self.lookout.before
         if self.system.begun:
             await self.coverage.poison_all(registers, "present when it was joined")
         else:
@@ -233,12 +236,13 @@ class Loop:
         return True
 
     def _inputs(self, leeway: Leeway) -> tuple[int, int | None]:
-        # Returns which inputs are to be asked about, and from which time on all are.
+        # Returns which inputs are to take stops, and from which time on all do.
+        inputs = leeway.inputs | self.lookout.inputs(self.view.regions)
         if leeway.until_ns is None:
-            return leeway.inputs, None
+            return inputs, None
         rate = self.view.rate
         # Accesses to memory take stops as long as the rate is not known, and will tell it.
-        return leeway.inputs, None if rate is None else rate.counter_at(leeway.until_ns)
+        return inputs, None if rate is None else rate.counter_at(leeway.until_ns)
 
     def _answered(self) -> Iterator[range]:
         # Yields the physical addresses that the recording answers for.

@@ -25,7 +25,8 @@ class Manner:
     what becomes of each access. What is ``wanted`` is tried on the guest's own handler. With
     ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many records
     instructions are compiled, where that can be; ``inputs`` of these kinds are recorded there,
-    too. Traps are poisoned entries, or ``nested``.
+    too; of those the doorbells take stops with ``queues``. Traps are poisoned entries, or
+    ``nested``.
     """
 
     recorded: RecordedDevice | None = None
@@ -35,6 +36,7 @@ class Manner:
     ring: int | None = None
     inputs: frozenset[Input] = frozenset()
     nested: bool = False
+    queues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ class Traced:
     A stop goes to the first of the ``traps`` that claims it. ``underneath`` is what a confidential
     guest has below it, ``bench`` tries instructions on its handler, ``late`` tells that compiled
     sites come once there is room. The guest runs inside the ``monitor``, where there is one, which
-    vCPUs that come later enter at ``secondary``; where somebody is asked about inputs, they ring
-    the ``input_bell``.
+    vCPUs that come later enter at ``secondary``; where somebody is asked about inputs, or they
+    are doorbells, they ring the ``input_bell``.
     """
 
     gate: Post

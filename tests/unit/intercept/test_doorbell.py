@@ -17,7 +17,7 @@ from tracer.errors import UsageError
 from tracer.intercept.doorbell import MOST_ENTRIES, Doorbells
 from tracer.trace.naming import Naming
 from tracer.trace.queue import QueueRecord, queue_lines, queue_object
-from tracer.trace.record import MemoryAccess
+from tracer.trace.record import MemoryAccess, RegionInfo, RegionRecord
 
 PAGE = (Path(__file__).parents[3] / "docs" / "registers.md").read_text()
 RAM_SIZE = 0x10_0000
@@ -167,6 +167,32 @@ def test_a_descriptor_chain_and_what_was_used() -> None:
     assert texts(notify(guest)) == [
         "chain 0 is done, 513 bytes written", "device writes 512 bytes at 0xb000",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("region", "writes", "bell"),
+    [
+        ("virtio-mmio", [(0x28, 4, 0x1000), (0x30, 4, 1), (0x38, 4, 8), (0x3C, 4, 0x400),
+                         (0x40, 4, DESC >> 12)], (0x50, 4)),
+        ("old", [(0x0E, 2, 1), (0x0C, 2, 8), (0x08, 4, DESC >> 12)], (0x10, 2)),
+    ],
+)  # fmt: skip
+def test_a_legacy_virtqueue_is_where_its_page_says(
+    region: str, writes: list[tuple[int, int, int]], bell: tuple[int, int]
+) -> None:
+    guest = Guest(library.load())
+    info = RegionInfo(name="old", start=0, end=0x1F, qemu_name="virtio-pci", device="virtio-blk",
+                      traced=True)  # fmt: skip
+    guest.naming.learn(RegionRecord(time_ns=0, region=info))
+    assert rung(guest.write(region, *bell, 1)).note == "where it is was not seen"
+    for write in writes:
+        guest.write(region, *write)
+    guest.put(DESC, struct.pack("<QIHH", 0xA000, 16, 0, 0))
+    guest.put(DESC + 16 * 8, struct.pack("<HHH", 0, 1, 0))
+    assert texts(guest.write(region, *bell, 1)) == ["device reads 16 bytes at 0xa000"]
+    used = DESC + (0x400 if region == "virtio-mmio" else 0x1000)
+    guest.put(used, struct.pack("<HHII", 0, 1, 0, 7))
+    assert texts(guest.write(region, *bell, 1)) == ["chain 0 is done, 7 bytes written"]
 
 
 def test_a_packed_virtqueue() -> None:
