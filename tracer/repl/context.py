@@ -19,6 +19,7 @@ from tracer.query.place import Known
 from tracer.repl.aim import Aim, aim
 from tracer.repl.command import CommandTable
 from tracer.repl.feed import Feed, Item, Rule, Seen
+from tracer.repl.order import Taking, due
 from tracer.repl.result import Result, Screen, plain_lines
 from tracer.repl.run import Run
 from tracer.repl.stop import end_lines, halt_lines, halt_object
@@ -47,12 +48,14 @@ class Context:
 
     ``waits`` tells whether a command that lets the guest go on waits for its next stop. ``recent``
     has the last accesses of a live run, ``displays`` the commands that are carried out at each
-    stop, ``aliases`` what a name of the person's own stands for, ``inputs`` how many accesses were
-    made in which space, ``answered`` how many of them had another value than the device's,
-    ``user_filters`` those of the person's own file, ``listeners`` who is told of each access as it
-    is made, ``tallies`` those that go on. ``leaving`` is set by `quit`, ``interrupts`` counts how
-    often Ctrl-C was pressed. ``confirm`` asks a person, unless a command is ``scripted``; ``sit``
-    takes one to the guest's console, where there is a terminal. ``screen`` says what is written on.
+    stop, ``aliases`` what a name of the person's own stands for, ``orders`` by a break's number
+    what is carried out where it stops, ``taking`` those that are being typed. ``inputs`` has how
+    many accesses were made in which space, ``answered`` how many of them had another value than the
+    device's, ``user_filters`` those of the person's own file, ``listeners`` who is told of each
+    access as it is made, ``tallies`` those that go on. ``leaving`` is set by `quit`, ``interrupts``
+    counts how often Ctrl-C was pressed. ``confirm`` asks a person, unless a command is
+    ``scripted``; ``sit`` takes one to the guest's console, where there is a terminal. ``screen``
+    says what is written on.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class Context:
         self.answered: Counter[Space] = Counter()
         self.displays: dict[int, str] = {}
         self.aliases: dict[str, str] = {}
+        self.orders: dict[int, tuple[str, ...]] = {}
+        self.taking: Taking | None = None
         self.user_filters: dict[str, Rule] = {}
         self.listeners: list[Callable[[Seen], None]] = []
         self.tallies: dict[int, Running] = {}
@@ -272,6 +277,10 @@ class Context:
             raise run.error
         lines = end_lines(run) if self.waits else ()
         return Result({"state": "ended", "outcome": run.outcome}, lines)
+
+    def due(self, halt: Halt | None) -> tuple[tuple[str, ...], ...]:
+        """Return the orders of the breaks that have stopped the guest, by break."""
+        return () if halt is None else due(halt.text, self.run.breaks.met, self.orders)
 
     def told(self, halt: Halt) -> Callable[[Screen], list[str]]:
         """Return what writes the lines about a stop."""

@@ -9,6 +9,7 @@ from tracer.repl.completion import Candidates
 from tracer.repl.context import KEPT, Context
 from tracer.repl.feed import Meter
 from tracer.repl.interpreter import Interpreter
+from tracer.repl.order import END
 from tracer.repl.prompt import Prompt, history_file
 from tracer.repl.recording_view import opening_lines, recording_cells
 from tracer.repl.result import Screen
@@ -53,7 +54,7 @@ class Conversation:
             try:
                 text = await prompt.ask()
             except EOFError:
-                text = "quit"
+                text = "quit" if context.taking is None else END
             if text.strip():
                 context.typed.append(text.strip())
             # Each pasted line but the last waits, as in a script.

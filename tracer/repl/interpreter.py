@@ -10,6 +10,7 @@ import msgspec
 
 from tracer.errors import MarkedError, TracerError, UsageError
 from tracer.repl.context import Context
+from tracer.repl.order import END, is_silent, steps
 from tracer.repl.parser import Statement, statements
 from tracer.repl.result import Result, Screen
 from tracer.text.printable import encodable
@@ -53,6 +54,7 @@ class Interpreter:
         self._write = write
         self._complain = complain
         self._depth = 0
+        self._obeying = False
         context.run_script = self.source
 
     async def line(self, text: str, where: str = "") -> int:
@@ -60,9 +62,10 @@ class Interpreter:
 
         Each but the last waits for the guest's next stop where it lets the guest go on. Ctrl-C
         drops those that have not begun. ``where`` is put before what was wrong. An empty line
-        repeats the last command, where that makes sense.
+        repeats the last command, where that makes sense. What is ordered of a break is kept up to
+        `end`, and what it orders carried out where it has stopped the guest, before what follows.
         """
-        text = text.strip() or self.again
+        text = text.strip() or ("" if self.context.taking is not None else self.again)
         self.again = ""
         try:
             found = list(self._expanded(text))
@@ -78,12 +81,60 @@ class Interpreter:
             # The next command is for where the guest stands then.
             context.waits = waits or index + 1 < len(found)
             try:
-                status = await self.statement(statement, where)
+                status = await self._taken(statement, where)
             finally:
                 context.waits = waits
             if status or context.leaving:
                 return status
         return 0
+
+    async def _taken(self, statement: Statement, where: str) -> int:
+        taking = self.context.taking
+        if taking is None:
+            halt = self.context.run.halt
+            status = await self.statement(statement, where)
+            if status or self.context.run.halt is halt:
+                return status
+            return await self.obey()
+        if str(statement) != END:
+            taking.lines.append(str(statement))
+            return 0
+        self.context.taking = None
+        for number in taking.numbers:
+            self.context.orders.pop(number, None)
+            if taking.lines:
+                self.context.orders[number] = tuple(taking.lines)
+        return 0
+
+    async def obey(self) -> int:
+        """Carry out what the breaks order that have stopped the guest; return the status.
+
+        One that lets the guest go on is the last of its list; then come those of its next stop.
+        """
+        if self._obeying:
+            return 0
+        context, interrupts = self.context, self.context.interrupts
+        self._obeying = True
+        again, self.again = self.again, ""
+        try:
+            halt = context.run.halt
+            while halt is not None:
+                for order in (step for each in context.due(halt) for step in steps(each)):
+                    status = await self.line(order, "commands: ")
+                    if status or context.leaving:
+                        return status
+                    if context.interrupts != interrupts:
+                        self._complain(["commands interrupted"])
+                        return INTERRUPTED
+                    if context.run.halt is not halt:
+                        break
+                if context.run.halt is halt:
+                    return 0
+                halt = context.run.halt
+            return 0
+        finally:
+            self._obeying = False
+            self.again = again
 
     # The statements of a line, with what aliases stand for in their place.
     def _expanded(self, text: str) -> Iterator[Statement]:
@@ -110,8 +161,10 @@ class Interpreter:
             return FAILED
         if item.repeats:
             self.again = result.again or str(statement)
-        self._print(item.name, result)
-        if result.stands:
+        silent = result.stands and is_silent(self.context.due(self.context.run.halt))
+        if self.json or not silent:
+            self._print(item.name, result)
+        if result.stands and not silent:
             await self.display()
         return 0
 
@@ -128,6 +181,7 @@ class Interpreter:
     async def script(self, lines: AsyncIterable[str], name: str) -> int:
         """Carry out lines until one fails, `quit`, or Ctrl-C; return the status of the last."""
         number, interrupts = 0, self.context.interrupts
+        outer = self.context.taking
         async for line in lines:
             number += 1
             if not line.strip():
@@ -139,7 +193,18 @@ class Interpreter:
             if self.context.interrupts != interrupts:
                 self._complain([f"{name or 'script'} interrupted"])
                 return INTERRUPTED
+        if self.context.taking is not outer and (name or self._depth):
+            return self.close(f"{name}:{number}: ")
         return 0
+
+    def close(self, where: str = "") -> int:
+        """Refuse orders that nobody has closed; return the status, 0 where there are none."""
+        taking, self.context.taking = self.context.taking, None
+        if taking is None:
+            return 0
+        numbers = ", ".join(map(str, taking.numbers))
+        error = UsageError(f"the commands of break {numbers} have no `{END}`")
+        return self._failed("commands", error, where)
 
     async def source(self, lines: AsyncIterable[str], name: str) -> None:
         """Carry out a script within a command. Raises ScriptStopped."""

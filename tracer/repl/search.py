@@ -161,6 +161,6 @@ class Search:
                 words.append(f"break {item.number}: {item.text}")
                 item = replace(item, hits=item.hits + 1)
             items.append(item)
-        self.breaks = replace(self.breaks, items=tuple(items))
+        self.breaks = replace(self.breaks, items=tuple(items), met=spot.stops)
         goal = "" if self._goal is None else self._goal.text
         return "; ".join(words) or goal

@@ -23,6 +23,7 @@ from tracer.repl.feed import LINES_PER_SECOND, Feed, Item, Meter
 from tracer.repl.feed_lines import console_lines, item_lines
 from tracer.repl.interpreter import FAILED, Interpreter
 from tracer.repl.interruption import Interruption
+from tracer.repl.order import is_silent
 from tracer.repl.result import Screen, plain_lines, wrapped_lines
 from tracer.repl.run import Run
 from tracer.repl.script import file_lines, rc_file, stream_lines, text_lines
@@ -134,6 +135,7 @@ class Shell:
             status = await self._scripts()
             if not status and self._wish.interactive and not self.context.leaving:
                 status = await (self._converse() if self.prompts else self._pipe())
+            status = status or self._interpreter.close()
             if self._run.state == "detached":
                 await self._run.wait()
             if self._run.state == "ended" and self._run.error is not None:
@@ -232,13 +234,22 @@ class Shell:
             self._write(self._talk.prompt.unpin())
         if self.context.waits:
             return
-        screen = self._screen()
-        # After a stream of accesses a stop stands apart.
-        apart = [""] if self.prompts and self.context.feed.on else []
-        self._write([*apart, *self.context.told(halt)(screen), *self._brief(halt, screen)])
-        if self.context.displays:
-            shown = self._interpreter.display()
-            self._displaying = asyncio.get_running_loop().create_task(shown)
+        orders = self.context.due(halt)
+        silent = is_silent(orders)
+        if not silent:
+            screen = self._screen()
+            # After a stream of accesses a stop stands apart.
+            apart = [""] if self.prompts and self.context.feed.on else []
+            self._write([*apart, *self.context.told(halt)(screen), *self._brief(halt, screen)])
+        if orders or self.context.displays:
+            following = self._follow(shows=not silent)
+            self._following = asyncio.get_running_loop().create_task(following)
+
+    # Displays show the stop before its orders leave it.
+    async def _follow(self, *, shows: bool) -> None:
+        if shows:
+            await self._interpreter.display()
+        await self._interpreter.obey()
 
     def _brief(self, halt: Halt, screen: Screen) -> list[str]:
         if halt.pending is None:

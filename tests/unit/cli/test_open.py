@@ -30,6 +30,7 @@ from tracer.trace.record import Mark, Record
 
 Output = pytest.CaptureFixture[str]
 
+END = "the end of the trace: the guest has powered off"
 GOLDEN = Path(__file__).parents[2] / "golden" / "6.1.0-56-cloud-amd64" / "nvme.vtrace.zst"
 
 
@@ -404,3 +405,45 @@ def test_an_alias_stands_for_commands(capsys: Output, sample: Path, tmp_path: Pa
     assert numbers(found) == [1, 3, 1] and found[-1] == {"on": "step; step"}
     assert refused(capsys, sample, "alias step back") == "there is a command step already"
     assert "there is no alias x" in refused(capsys, sample, "unalias x")
+
+
+# ---- what a break orders
+
+
+def test_a_break_orders_what_is_done_where_it_stops(capsys: Output, tmp_path: Path) -> None:
+    path = many(tmp_path / "run.vtrace", 2000)
+    rows = results(capsys, path, "break hpet; commands; info trace; end; info breaks; c")
+    assert rows[2][0]["commands"] == ["info trace"]
+    assert rows[3]["access"]["seq"] == 9 and rows[4]["accesses"] == 2000
+    # The first that lets it go on is the last: what comes next is of the next stop.
+    silent = opened(capsys, path, "break hpet; commands; silent; info display; c; stats; end; c")
+    assert silent[2:] == [*["nothing is displayed at stops; `display plan` would be"] * 200, END]
+    told = opened(capsys, path, "break hpet; commands 1; c; end; c")
+    assert told.count("break 1: hpet") == 1 + 200 and told[-1] == END
+    assert numbers(results(capsys, path, "break hpet; commands; c; end; commands 1; end; c")) == [9]
+
+
+def test_orders_come_from_scripts_and_are_saved(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = many(tmp_path / "run.vtrace")
+    script = tmp_path / "script"
+    script.write_text(
+        "break hpet\ncommands\n\n  silent\n  # what it read\nc\nend\nsave breaks kept\n"
+    )
+    assert main.main(["open", str(path), "-x", str(script)]) == 0
+    saved = ["break hpet", "commands", "silent", "c", "end"]
+    assert (tmp_path / "kept").read_text().splitlines() == saved
+    capsys.readouterr()
+    assert opened(capsys, path, "source kept", "c")[2:] == [END]
+    script.write_text("break hpet\ncommands\nc\n")
+    assert main.main(["open", str(path), "-x", str(script)]) == 2
+    assert f"{script}:3: the commands of break 1 have no `end`" in capsys.readouterr().err
+    assert "have no `end`" in refused(capsys, path, "break hpet; commands; c")
+    assert "there are no breaks" in refused(capsys, path, "commands")
+    assert "there is no break 7" in refused(capsys, path, "break hpet; commands 7")
+    # One that fails ends the line.
+    assert "commands: there is no command nonsense" in refused(
+        capsys, path, "break hpet; commands; nonsense; end; c; stats"
+    )

@@ -33,15 +33,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Breaks:
-    """Hold all breaks, oldest first; ``last`` is the highest number that was ever given."""
+    """Hold all breaks, oldest first; ``last`` is the highest number that was ever given.
+
+    ``met`` has the numbers of those that an access was stopped by last.
+    """
 
     items: tuple[Break, ...] = ()
     last: int = 0
+    met: tuple[int, ...] = ()
 
     def added(self, item: Break) -> Breaks:
         """Return them with one more, at the end, under a number of its own."""
         number = self.last + 1
-        return Breaks((*self.items, replace(item, number=number)), number)
+        return replace(self, items=(*self.items, replace(item, number=number)), last=number)
 
     def find(self, number: int) -> Break:
         """Return the break with a number. Raises UsageError when there is none."""
@@ -153,7 +157,8 @@ class Breaks:
                 stops.append(item)
             if item.remaining != 0:
                 kept.append(item)
-        after = replace(self, items=tuple(kept)) if changed else self
+        met = tuple(item.number for item in stops)
+        after = replace(self, items=tuple(kept), met=met) if changed else self
         return Checked(after, tuple(stops), tuple(errors))
 
     def leeway(self, regions: RegionMap, now_ns: int) -> Leeway:

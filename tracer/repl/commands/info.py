@@ -68,13 +68,18 @@ async def _breaks(context: Context, rest: str) -> Result:
     rows = context.run.breaks.describe()
     value = [
         {"number": row.number, "kind": row.kind, "enabled": row.enabled, "hits": row.hits,
-         "text": row.text, "note": row.note}
+         "text": row.text, "note": row.note,
+         "commands": list(context.orders.get(row.number, ()))}
         for row in rows
     ]  # fmt: skip
     lines = [
-        f"{row.number:<3} {'' if row.enabled else 'disabled, '}{row.hits:,} hit"
-        f"{'' if row.hits == 1 else 's'}  {row.text}{f'  ({row.note})' if row.note else ''}"
+        line
         for row in rows
+        for line in (
+            f"{row.number:<3} {'' if row.enabled else 'disabled, '}{row.hits:,} hit"
+            f"{'' if row.hits == 1 else 's'}  {row.text}{f'  ({row.note})' if row.note else ''}",
+            *(f"      {order}" for order in context.orders.get(row.number, ())),
+        )
     ]
     return Result(value, lines or ["there are no breaks; `help break` tells how to make one"])
 

@@ -8,6 +8,7 @@ from tracer.errors import UsageError
 from tracer.query.breakpoint import CALLS, Break, parse_break, parse_condition
 from tracer.repl.command import command
 from tracer.repl.context import Context
+from tracer.repl.order import Taking, order_lines
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.text.number import whole
@@ -206,11 +207,37 @@ async def condition(context: Context, statement: Statement) -> Result:
 
 
 @command(
+    "commands",
+    group="stop",
+    usage=("commands [NUMBER...]", ),
+    brief="what is to be done where a break stops: commands up to `end`",
+    text="""\
+Without a number: at the break that was made last. What follows, up to `end`, is carried out each
+time the break stops, after the stop has been told and what `display` shows; where the first of it
+is `silent`, neither is. A command that lets the guest go on is the last that is carried out.
+Nothing before `end` takes the commands away. On one line: `commands 1; silent; regs rax; continue;
+end`.""",
+    examples=("commands 1", "commands"),
+    expects=(("break",),),
+)  # fmt: skip
+async def commands(context: Context, statement: Statement) -> Result:
+    known = context.run.breaks
+    numbers = known.numbers(statement.rest or str(known.last)) if known.items else ()
+    if not numbers:
+        raise UsageError("there are no breaks: `break` makes one")
+    context.taking = Taking(numbers)
+    which = ", ".join(map(str, numbers))
+    return Result({"numbers": list(numbers)}, [f"commands of break {which}, up to `end`:"])
+
+
+@command(
     "save",
     group="stop",
     usage=("save breaks FILE",),
     brief="write the breaks to a file that `source` reads",
-    text="A break that is disabled is kept as a comment. A file that is there is not overwritten.",
+    text="""\
+With their commands. A break that is disabled is kept as a comment. A file that is there is not
+overwritten.""",
     examples=("save breaks nvme.breaks",),
     expects=(("breaks",), ("file",)),
 )
@@ -220,7 +247,11 @@ async def save(context: Context, statement: Statement) -> Result:
         raise save.misused("say what, and where to")
     path = Path(name.strip()).expanduser()
     items = context.run.breaks.items
-    lines = [f"{'' if item.enabled else '# disabled: '}{_typed(item)}\n" for item in items]
+    lines = [
+        f"{'' if item.enabled else '# disabled: '}{line}\n"
+        for item in items
+        for line in (_typed(item), *order_lines(context.orders.get(item.number, ())))
+    ]
     try:
         with path.open("x", encoding="utf-8") as file:
             file.writelines(lines)
@@ -240,4 +271,4 @@ def _typed(item: Break) -> str:
     return " ".join([*words, *(["pending"] if item.pending else [])])
 
 
-COMMANDS = (break_, tbreak, delete, enable, disable, ignore, condition, save)
+COMMANDS = (break_, tbreak, delete, enable, disable, ignore, condition, commands, save)
