@@ -85,6 +85,24 @@ def test_such_a_trace_is_replayed(traced: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_each_of_several_vcpus_asks(tmp_path: Path) -> None:
+    done = boot(
+        tmp_path, "--guest", "sev-es", "--quiet", "--check", "--inputs", "--realtime",
+        "--bypass", "lapic", "--append", "tsc=reliable", "--qemu-log", tmp_path / "qemu.log",
+        "--", "-smp", "2",
+    )  # fmt: skip
+    powered_off(done, Kind.SEV_ES)
+    trace = read_trace(done.trace)
+    assert disagreements(trace, done.qemu_log) == []
+    asked_for(trace)
+    ways = {(record.vcpu, record.accesses[0].space) for record in trace.intercepts}
+    spaces = "memory", "port", "msr", "cpuid", "irq"
+    assert {(vcpu, space) for vcpu in (0, 1) for space in spaces} <= ways
+    first = next(record for record in trace.intercepts if record.vcpu == 1)
+    assert (first.symbol or "").startswith("secondary_startup_64_no_verify")
+
+
+@pytest.mark.long
 def test_another_kernel_asks_for_a_programs_leaf_and_strings(tmp_path: Path) -> None:
     program = assemble(tmp_path, "elements")
     commands = "/tmp/elements; echo elements: status $?"

@@ -840,6 +840,7 @@ shadowed:
 .set GIVES_RDX, 8
 .set REP, 0xf3
 .set VMGEXIT_SIZE, 4
+.set ASK_CPUID, 4
 .set ISSUE_EXCEPTION, 1
 .set ISSUED, 0x8000030d			# #GP (APM vol. 2, 15.20)
 .set SAME_PORT, 0xffff007d		# of EXITINFO1 what QEMU tells: port, width, REP, string, IN
@@ -885,6 +886,7 @@ encrypted:
 # In: EBX = the exit code, EBP = what tells one access from another: EXITINFO1, as far as it has any.
 communicate:
 	mov	r14d, ebx
+	mov	qword ptr [r15 + STATE + S_LEAF_NUMBER], 0
 	# Handlers run with interrupts off: where they are on, none is under way.
 	guest	mov, rax, S_DEPTH / 8
 	cmp	byte ptr [r15 + V_CPL], 0
@@ -1036,8 +1038,8 @@ call_or_not:
 	shl	rdx, 32
 	or	rax, rdx
 	jz	to_stub
-	test	eax, 0xfff			# the MSR protocol
-	jnz	to_stub
+	test	eax, 0xfff
+	jnz	protocol
 	call	is_ram
 	jnc	to_stub
 	mov	r8, rax
@@ -1187,6 +1189,78 @@ keep:	mov	[r15 + STATE + S_GHCB], r8
 	mov	[r15 + STATE + S_SAVED + 40], rax
 	ret
 
+# In: RAX = a request of the MSR protocol (GHCB specification 2.03, 2.3.1), which guests speak before
+# they have a GHCB. Of CPUID it asks for a register at a time: the first has the leaf carried out, with
+# a record of the instruction that has raised #VC, and the others are of the same.
+protocol:
+	mov	ecx, eax
+	and	ecx, 0x3fffffff
+	cmp	ecx, ASK_CPUID
+	jne	requested
+	mov	r14, rax
+	shr	r14, 32
+	bts	r14, 32
+	cmp	r14, [r15 + STATE + S_LEAF_NUMBER]
+	je	2f
+	guest	mov, rcx, S_DEPTH / 8
+	dec	ecx
+	js	requested
+	mov	r9d, ecx
+	shl	ecx, SLOT_SHIFT
+	lea	r13, [r15 + STATE + S_PENDING]
+	add	r13, rcx
+	cmp	dword ptr [r13 + R_TAG + 4], EXIT_CPUID
+	jne	requested
+	cmp	[r13 + R_GPR], r14d
+	jne	requested
+	mov	[r15 + STATE + S_DEPTH], r9
+	mov	[r15 + STATE + S_LEAF_NUMBER], r14
+	lea	r8, [r15 + STATE + S_PARTS - H_RAX]
+	mov	rax, [r13 + R_GPR]
+	mov	[r8 + H_RAX], rax
+	mov	rax, [r13 + R_GPR + 8]
+	mov	[r8 + H_RCX], rax
+	mov	rax, [r13 + R_GPR + 16]
+	mov	[r8 + H_RDX], rax
+	mov	edx, GIVES_RAX | GIVES_RBX | GIVES_RCX | GIVES_RDX
+	mov	r14d, EXIT_CPUID
+	jmp	asked
+2:	add	qword ptr [r15 + V_RIP], VMGEXIT_SIZE
+	mov	dword ptr [r15 + V_SHADOW], 0
+	lea	r8, [r15 + STATE + S_PARTS - H_RAX]
+# In: R8 -> what a leaf has, as in a GHCB.
+register:
+	mov	ecx, [rip + start + DATA + M_GHCB_MSR]
+	rdmsr
+	inc	eax				# the response's number
+	mov	edx, eax
+	shr	edx, 30
+	mov	edi, H_RAX
+	mov	esi, H_RBX
+	dec	edx
+	cmove	edi, esi
+	mov	esi, H_RCX
+	dec	edx
+	cmove	edi, esi
+	mov	esi, H_RDX
+	dec	edx
+	cmove	edi, esi
+	mov	edx, [r8 + rdi]
+	wrmsr
+	jmp	enter
+
+# Who answers all else stops the vCPU here, has the answer in RAX, and lets it go on behind.
+requested:
+	pause
+	jmp	requested
+responded:
+	mov	rdx, rax
+	shr	rdx, 32
+	mov	ecx, [rip + start + DATA + M_GHCB_MSR]
+	wrmsr
+	mov	ecx, VMGEXIT_SIZE
+	jmp	behind
+
 # INS and OUTS: as many elements as the handler asks for, in the GHCB's buffer, each with a record.
 elements:
 	test	byte ptr [r8 + H_VALID + 14], VALID_SCRATCH
@@ -1325,6 +1399,9 @@ answered:
 	add	rax, VMGEXIT_SIZE
 	mov	[r15 + V_RIP], rax
 	mov	dword ptr [r15 + V_SHADOW], 0
+	lea	rax, [r15 + STATE + S_PARTS - H_RAX]
+	cmp	rax, r8
+	je	register
 	jmp	enter
 
 # In: RAX = a physical address. Out: CF where it is RAM's. RCX and RDX are lost.

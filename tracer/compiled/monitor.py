@@ -37,9 +37,9 @@ _STATE_FIELDS = {
     "STUB_SIZE": 0x208, "THREAD": 0x210, "CODE": 0x218, "CODE_SIZE": 0x220, "ASKED": 0x228,
     "OPEN": 0x230, "SCE": 0x238, "FAULT": 0x240, "ALIAS": 0x248, "CR4": 0x250,
     "TABLES": 0x258, "WORD": 0x260, "WORD_AT": 0x268, "ASKING": 0x270, "DECIDED": 0x278,
-    "CURRENT": 0x280,
+    "CURRENT": 0x280, "LEAF_NUMBER": 0x288,
     "GHCB": 0x300, "DEPTH": 0x308, "GIVES": 0x310, "COUNT": 0x318, "SAVED": 0x320, "FRAME": 0x350,
-    "PENDING": 0x400,
+    "PENDING": 0x400, "PARTS": 0x900,
 }  # fmt: skip
 """Offsets in a vCPU's page of registers, behind the sixteen. ``OWN`` and ``STUB`` are code whose
 CPUID and RDTSC are vetrace's own. ``OPEN`` is 1 while an interrupt may come to the monitor, 2 while
@@ -48,13 +48,17 @@ physical address at which the guest has left by a nested fault, and ``ALIAS`` wh
 it. ``PENDING`` are the ``DEPTH`` instructions that have raised #VC, the last one innermost: each is
 of a record's size. While one is carried out, ``GHCB`` is the page that asks for it, which is told
 the registers in ``GIVES`` then, and ``SAVED`` has the handler's own; ``COUNT`` is of the elements
-of a string that are left, and ``FRAME`` what goes to the handler's stack. ``CR4`` are bits of the
+of a string that are left, and ``FRAME`` what goes to the handler's stack. ``PARTS`` stands for the
+fields of such a page, from RAX on, where a leaf is asked for without one, a register at a time:
+``LEAF_NUMBER`` is its number, above that bit 32, and 0 where there is none. ``CR4`` are bits of the
 guest's that the monitor has as well. ``WORD`` is the linear address that lies at ``WORD_AT`` by
 ``TABLES``. ``ASKING`` is 1 while somebody is asked about the input under way, ``DECIDED`` what
 :mod:`~tracer.compiled.flagging` has for what was decided, 0 until then. ``CURRENT`` is the thread
 that has left by a nested fault."""
-_PENDING_COUNT = 8
-assert _STATE_FIELDS["PENDING"] + _PENDING_COUNT * layout.SLOT_SIZE <= _PAGE - 0x400  # the stack
+_PENDING_COUNT = 5
+_PARTS_SIZE = 0x208  # up to what says which fields are valid
+assert _STATE_FIELDS["PENDING"] + _PENDING_COUNT * layout.SLOT_SIZE <= _STATE_FIELDS["PARTS"]
+assert _STATE_FIELDS["PARTS"] + _PARTS_SIZE <= _PAGE - 0x400  # the stack
 
 RECORD_PLACE = _STATE + _STATE_FIELDS["SCRATCH"]
 """Offset in the pages of a vCPU of the record that it makes of what somebody is asked about."""

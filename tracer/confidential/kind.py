@@ -61,8 +61,11 @@ class Hardware:
     exposed: tuple[str, ...] = ()
 
 
-def unfit(kind: Kind, hardware: Hardware) -> Iterator[str]:
-    """Yield each reason why the machine is none for this kind of guest, with what to do."""
+def unfit(kind: Kind, hardware: Hardware, *, inside: bool = False) -> Iterator[str]:
+    """Yield each reason why the machine is none for this kind of guest, with what to do.
+
+    ``inside`` tells that it runs in the monitor, where each vCPU of an SEV-ES guest is answered.
+    """
     if kind is Kind.PLAIN:
         return
     vendor = _VENDORS[kind]
@@ -83,10 +86,10 @@ def unfit(kind: Kind, hardware: Hardware) -> Iterator[str]:
             f"its firmware is {hardware.firmware}, and there is none here that knows {kind.label}: "
             "leave -bios and pflash out"
         )
-    if kind is Kind.SEV_ES and hardware.vcpus > 1:
+    if kind is Kind.SEV_ES and hardware.vcpus > 1 and not inside:
         yield (
             f"it has {hardware.vcpus} vCPUs, and only one of an {kind.label} guest can be told "
-            "what it asks before it has an IDT: leave -smp out"
+            "what it asks before it has an IDT, but in the monitor: add --inputs, or leave -smp out"
         )
     if hardware.exposed:
         yield (

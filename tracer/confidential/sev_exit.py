@@ -106,7 +106,7 @@ _RAISED = "carried out where it has raised #VC (`--inputs`), else refused"
 _PORT = "the access is made; string I/O where it has raised #VC (`--inputs`), else it is refused"
 _MSR = "carried out where it has raised #VC (`--inputs`), else #GP"
 _SNP = "refused: no SEV-SNP"
-_ALONE = "refused: there is one vCPU, and nobody would start it again"
+_ALONE = "refused: nobody would start the vCPU again"
 
 EXITS = {
     exit.code: exit

@@ -15,7 +15,8 @@ By what they are about, the modules are
   as guest code, ``monitor`` what a guest runs inside whose inputs are recorded;
 * confidential guests: ``firmware`` is the port for ``trust_domain`` and ``encrypted_guest``; a
   fault is ``waiting`` for the call that ``inquiry`` matches with it, as was decided in
-  ``granting``; ``bench`` tries instructions on the guest's handler, by ``ve_trial``, ``vc_trial``;
+  ``granting``; ``protocol_bell`` is for what is asked by an MSR alone; ``bench`` tries instructions
+  on the guest's handler, by ``ve_trial``, ``vc_trial``;
 * what code waits for that reads again and again: ``lookout``; what a ``doorbell`` is about, and the
   chains of a ``virtqueue``;
 * what all of them stand on: ``view``, ``names``, ``clock``, ``journal``, ``ground``, the ports
@@ -48,6 +49,7 @@ __all__ = (
     "padding",
     "poison",
     "post",
+    "protocol_bell",
     "recording",
     "rows",
     "sites",

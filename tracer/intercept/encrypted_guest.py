@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NoReturn
 
 from tracer.access.decision import Called, Go, Retry, Ruling
 from tracer.access.vcpu import Change, SetMemory, SetRegister
@@ -41,7 +42,7 @@ from tracer.errors import GuestError, InterceptError
 from tracer.intercept.fault import Fault
 from tracer.intercept.firmware import Intercepted
 from tracer.intercept.gate import PageFaultGate
-from tracer.intercept.inquiry import Call, Inquiries
+from tracer.intercept.inquiry import Call, Inquiries, Place
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.intercept.monitor import Monitor
@@ -176,6 +177,27 @@ class EncryptedGuest:
 
     # ---- calls
 
+    def protocol(self, value: int, at: Place) -> int:
+        """Return what the MSR is to hold for a request of the MSR protocol.
+
+        Raises GuestError where the guest asks for its end.
+        """
+        done = sev_host.msr(self.state, at.vcpu, value)
+        event = done.event
+        if isinstance(event.request, FatalError):
+            self._end(event, event.request, at)
+        if event.request is not None:
+            said = sev_host.usual(self.state, event.request) or host.Refuse()
+            done = sev_host.reply(self.state, event, said)
+        self.state = done.state
+        self._told(done.event, at)
+        return done.changes["msr"]
+
+    def _end(self, event: Vmgexit, request: FatalError, at: Place) -> NoReturn:
+        self._inquiries.settle()  # its handler may have given up on one
+        self._told(event, at)
+        raise GuestError(f"the guest told its host that it cannot go on: {request.text}")
+
     async def _called(self, fault: Fault, gate: PageFaultGate) -> Intercepted:
         self._inquiries.forget(fault.stack)
         value = fault.spill.cr2  # what the MSR holds
@@ -189,10 +211,8 @@ class EncryptedGuest:
         self.state = done.state
         event = done.event
         match event.request:
-            case FatalError(_, text):
-                self._inquiries.settle()  # its handler may have given up on one
-                self._told(event, fault)
-                raise GuestError(f"the guest told its host that it cannot go on: {text}")
+            case FatalError() as request:
+                self._end(event, request, self._inquiries.place(fault))
             case Mmio() as request if event.waits:
                 done = await self._access(event, request, fault, gate)
             case request if request is not None and event.waits:
@@ -208,9 +228,9 @@ class EncryptedGuest:
                 usual = sev_host.usual(self.state, request)
                 said = await self._inquiries.answer(request, ruling, usual, fault, gate)
                 done = self._replied(event, said)
-                self._told(done.event, fault)
+                self._told(done.event, self._inquiries.place(fault))
             case _:
-                self._told(event, fault)
+                self._told(event, self._inquiries.place(fault))
         self.state = done.state
         changes = fault.write_back()
         if not value & PROTOCOL:
@@ -288,9 +308,8 @@ class EncryptedGuest:
             given["shared_buffer"] = request.value
         return given
 
-    def _told(self, event: Vmgexit, fault: Fault) -> None:
+    def _told(self, event: Vmgexit, at: Place) -> None:
         # Publish a call that is no device access.
-        at = self._inquiries.place(fault)
         self._counts["vmgexits"] += 1
         self._journal.publish(
             VmgexitRecord(

@@ -140,7 +140,7 @@ class Monitor:
     @property
     def stands(self) -> tuple[int, ...]:
         """Return the addresses at which a vCPU stands in the monitor for somebody to act."""
-        return self.ring, self.label("looked"), self.full
+        return self.ring, self.label("looked"), self.full, self.label("requested")
 
     def look(self) -> int:
         """Have a vCPU read a word once it may have moved a device; return its linear address.
@@ -168,9 +168,10 @@ class Monitor:
 
         None as for :meth:`step_out`.
         """
+        asks = self.ring, self.full, self.label("requested")
         for _ in range(_MOST_STEPS):
             address = await StepAlone()
-            if not self.covers(address) or address in (self.ring, self.full):
+            if not self.covers(address) or address in asks:
                 return address
         return None
 

@@ -105,7 +105,7 @@ async def _check_machine(plan: Plan, machine: Machine) -> None:
         )
     if plan.guest is Kind.PLAIN:
         return
-    reasons = list(unfit(plan.guest, await hardware(machine.dialogue)))
+    reasons = list(unfit(plan.guest, await hardware(machine.dialogue), inside=bool(plan.inputs)))
     if reasons:
         raise GuestError(f"no {plan.guest.label} guest can be run: {'; '.join(reasons)}")
 

@@ -22,6 +22,9 @@ ENTRY = "start_kernel"
 SECONDARY_ENTRY = "start_secondary"
 """The same on a further CPU, which an earlier one starts."""
 
+SEV_SECONDARY_ENTRY = "secondary_startup_64_no_verify"
+"""The kernel begins here on one of an SEV-ES guest (Linux: arch/x86/kernel/head_64.S)."""
+
 TDX_ENTRY = "tdx_early_init"
 """The kernel asks here whether it is a TDX guest; tracing can begin here too."""
 

@@ -196,8 +196,11 @@ class Linux:
 
     @property
     def secondary(self) -> int | None:
-        """Return the address of the first function of the kernel's own on a further CPU."""
-        return self.names.kernel.address_of(mapping.SECONDARY_ENTRY)
+        """Return the address at which a further CPU can be traced, in code of the kernel's own."""
+        name = mapping.SECONDARY_ENTRY
+        if self.kind is Kind.SEV_ES:
+            name = mapping.SEV_SECONDARY_ENTRY
+        return self.names.kernel.address_of(name)
 
     @property
     def current(self) -> Current | None:

@@ -21,6 +21,7 @@ from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.loads import TableLoads
 from tracer.intercept.monitor import Monitor, Secondary
+from tracer.intercept.protocol_bell import ProtocolBell
 from tracer.intercept.rows import Domain
 from tracer.intercept.sites import CompiledSites
 from tracer.intercept.stub import Fast, Stub
@@ -97,9 +98,13 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     if secondary is not None:
         breakpoints += [secondary, secondary.full]
         if room is not None:
-            await secondary.begin(_monitor(setting, room, gate.stub, registers, how))
+            monitor = _monitor(setting, room, gate.stub, registers, how)
+            await secondary.begin(monitor)
             if isinstance(below, EncryptedGuest):
-                below.monitor = secondary.inside
+                below.monitor = monitor
+                requests = ProtocolBell(below, monitor, view, journal, system.names)
+                await requests.begin()
+                breakpoints.append(requests)
     inside = None if secondary is None else secondary.inside
     input_bell = await input_bell_in(setting, how, interceptor, callers, inside, interceptor.sites)
     breakpoints += [] if input_bell is None else [input_bell]

@@ -136,6 +136,7 @@ BY_PLAYBOOK = {
     "test_bench": "intercept/bench intercept/vc_trial",
     "test_encrypted_guest": "intercept/encrypted_guest",
     "test_installed": "linux/installed",
+    "test_protocol_bell": "intercept/protocol_bell",
     "test_sev_entry": "linux/sev_entry",
     "test_driver": "access/want session/driver session/session",
     "test_freed_code": "linux/freed_code",

@@ -50,10 +50,12 @@ def test_each_fault_is_told_with_what_to_do(
     assert not list(unfit(Kind.PLAIN, hardware))
 
 
-def test_an_sev_es_guest_has_one_vcpu() -> None:
+def test_an_sev_es_guest_has_one_vcpu_outside_of_the_monitor() -> None:
     assert not list(unfit(Kind.TDX, replace(FIT[Kind.TDX], vcpus=2)))
     (reason,) = unfit(Kind.SEV_ES, replace(FIT[Kind.SEV_ES], vcpus=2))
-    assert "2 vCPUs" in reason and "-smp" in reason
+    assert "2 vCPUs" in reason and "-smp" in reason and "--inputs" in reason
+    several = replace(FIT[Kind.SEV_ES], vcpus=2)
+    assert not list(unfit(Kind.SEV_ES, several, inside=True))
 
 
 def test_each_vendor_is_the_other_kinds_fault() -> None:
