@@ -160,6 +160,9 @@ def test_a_vcpu_that_finds_no_room_stands_until_records_were_taken() -> None:
     trap = next(t for t in run.loop.traced.traps if t.claims(stop))
     assert play(trap.handle(stop)) == GoOn()
     assert run.loop.journal.counts["full rings"] == 1
+    assert run.monitor.halts_when_full
+    run.scene.view.realtime = True
+    assert not run.monitor.halts_when_full
 
 
 def test_a_vcpu_in_the_monitor_is_told_as_its_guest() -> None:

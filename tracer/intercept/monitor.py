@@ -211,6 +211,11 @@ class Monitor:
         """Return the address at which a vCPU stands that finds no room in the ring."""
         return self.label("full")
 
+    @property
+    def halts_when_full(self) -> bool:
+        """Tell whether a vCPU stops there; in real time it turns, as time passes at a stop too."""
+        return not self._view.realtime
+
     # ---- asking
 
     @property
@@ -351,7 +356,8 @@ class Secondary(OnePlace):
     async def begin(self, inside: Monitor) -> None:
         """Have vCPUs enter this monitor, which is in place."""
         self.inside = inside
-        await self.full.install(inside.full)
+        if inside.halts_when_full:
+            await self.full.install(inside.full)
 
     async def handle(self, stop: Stopped) -> Handled:
         """Enter, and let the guest go on."""
