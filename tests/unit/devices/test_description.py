@@ -1,6 +1,7 @@
 """Register maps out of other tools' files: what they say is what other readers find there.
 
-The files in tests/data/svdsuite are those that svdsuite (MIT) tests itself with.
+The files in tests/data/svdsuite are those that svdsuite (MIT) tests itself with, those in hectare
+and ipyxact are what HECTARE 0.2.4 (BSD) and ipyxact 0.3.2 (MIT) ship.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -21,7 +23,8 @@ from tracer.devices.tree import Field, Group, Register
 from tracer.devices.writing import Described, expanded, map_text, settled
 
 Output = pytest.CaptureFixture[str]
-FILES = Path(__file__).parents[2] / "data" / "svdsuite"
+DATA = Path(__file__).parents[2] / "data"
+FILES = DATA / "svdsuite"
 
 Place = tuple[str, int, int, str, tuple[tuple[str, int, int], ...]]
 """A register: name, offset, width, access right, and the bits of its fields."""
@@ -316,6 +319,51 @@ def test_systemrdl_has_what_its_compiler_finds(tmp_path: Path, capsys: Output, t
     rights = {name: right for name, _, _, right, _ in made}
     if text is RDL:
         assert (rights["IRQ"], rights["COUNT"], rights["ID"]) == ("rw1c", "rc", "ro")
+
+
+@pytest.mark.parametrize("path", sorted((DATA / "hectare").glob("*.rdl")), ids=lambda it: it.stem)
+def test_systemrdl_that_a_package_ships(path: Path, capsys: Output) -> None:
+    assert main.main(["registers", "import", str(path)]) == 0
+    told = capsys.readouterr()
+    left_out = set(re.findall(r"left out: (\S+) is where another field is", told.err))
+    known = [
+        (name, at, width, right,
+         tuple(each for each in fields if f"{name}.{each[0]}" not in left_out))
+        for name, at, width, right, fields in read_by_systemrdl(path)
+    ]  # fmt: skip
+    assert rights_of_fields(places(told.out)) == known and known
+    assert bool(left_out) == (path.stem == "atxmega_spi_32b")
+
+
+def read_by_eye(path: Path) -> list[Place]:
+    """Registers of the address blocks of an IP-XACT file, whose numbers are all plain."""
+    found = []
+    for register in ElementTree.parse(path).iterfind(".//{*}addressBlock/{*}register"):
+
+        def text(element: ElementTree.Element, name: str, default: str = "") -> str:
+            return element.findtext(f"{{*}}{name}", default)
+
+        fields, rights = [], set()
+        for field in register.iterfind("{*}field"):
+            low = int(text(field, "bitOffset"), 0)
+            fields.append((text(field, "name"), low + int(text(field, "bitWidth"), 0) - 1, low))
+            rights.add(text(field, "access", text(register, "access", "read-write")))
+        reads = any("read" in right for right in rights)
+        writes = any("write" in right for right in rights)
+        found.append((
+            plain(text(register, "name")), int(text(register, "addressOffset"), 0),
+            int(text(register, "size"), 0) // 8, "rw" if reads and writes else "ro" if reads
+            else "wo", tuple(sorted(fields)),
+        ))  # fmt: skip
+    return sorted(found)
+
+
+def test_ipxact_that_a_package_ships(capsys: Output) -> None:
+    path = DATA / "ipyxact" / "generic_example.xml"
+    made = rights_of_fields(places(imported(capsys, path)))
+    assert made == read_by_eye(path) and len(made) > 5
+    told = refused(capsys, DATA / "ipyxact" / "businterfaces.xml")
+    assert "must contain exactly one 'memoryMaps' element" in told
 
 
 def test_systemrdl_is_told_with_its_words(tmp_path: Path, capsys: Output) -> None:
