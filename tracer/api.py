@@ -33,16 +33,18 @@ from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
 from tracer.devices import library
 from tracer.devices.map import RegisterMaps
-from tracer.errors import TracerError, UsageError
+from tracer.errors import GuestError, InterceptError, NoEntries, TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
 from tracer.launch.plan import (
+    ANEW,
     WITHOUT_RING,
     Plan,
     check_plan,
+    nested_plan,
     parse_inputs,
     parse_kind,
     parse_memory,
@@ -200,7 +202,7 @@ def boot(
     every_stop: bool = False,
     ring: int = SLOTS,
     inputs: str = "",
-    trap: str = "entry",
+    trap: str | None = None,
     rules: Sequence[str] = (),
     host: object | None = None,
     registers: Sequence[Path | str] = (),
@@ -224,6 +226,7 @@ def boot(
     kind = parse_kind(guest)
     source = Path(host) if isinstance(host, str) else host
     asked = hosting(rules, source, kind=kind)
+    nested = parse_trap(trap)
     plan = Plan(
         guest=kind,
         kernel=_path(kernel),
@@ -243,7 +246,7 @@ def boot(
         memory=None if memory is None else parse_memory(memory),
         choice=Choice(_several(region), _several(bypass)),
         inputs=parse_inputs(inputs) if inputs else frozenset(),
-        nested=parse_trap(trap),
+        nested=bool(nested),
         realtime=realtime,
         qemu_log=None if qemu_log is None else Path(qemu_log).absolute(),
         extra=tuple(qemu_args),
@@ -257,10 +260,12 @@ def boot(
         raise UsageError(WITHOUT_RING.format(option="every_stop"))
     slots = None if every_stop else parse_ring(str(ring))
     maps = library.load([Path(file) for file in registers])
-    start = launch(plan, console, progress)
+    other = nested_plan(plan) if nested is None else None
+    plans = [plan] if other is None else [plan, other]
     booted = _booted(
-        start, plan.limits, Naming(maps), _path(output), asked,
-        stacks=stacks, queues=queues, ring=slots, inputs=plan.inputs, nested=plan.nested,
+        [(launch(each, console, progress), each.nested) for each in plans], progress,
+        plan.limits, Naming(maps), _path(output), asked,
+        stacks=stacks, queues=queues, ring=slots, inputs=plan.inputs,
     )  # fmt: skip
     with _beside(booted) as booted_guest:
         yield booted_guest
@@ -268,7 +273,8 @@ def boot(
 
 @contextlib.asynccontextmanager
 async def _booted(
-    start: AbstractAsyncContextManager[Session],
+    starts: Sequence[tuple[AbstractAsyncContextManager[Session], bool]],
+    progress: Callable[[str], None],
     limits: Limits,
     naming: Naming,
     output: Path | None,
@@ -278,9 +284,51 @@ async def _booted(
     queues: bool,
     ring: int | None,
     inputs: frozenset[Input],
-    nested: bool,
 ) -> AsyncIterator[Guest]:
-    async with Watchdog(limits) as watchdog, start as session:
+    # Starts it in the first way that can be: each has nested traps, or none.
+    async with Watchdog(limits) as watchdog, contextlib.AsyncExitStack() as stack:
+        lacking: NoEntries | None = None
+        for number, (start, nested) in enumerate(starts, 1):
+            standing = _standing(
+                start, watchdog, naming, output, asked,
+                stacks=stacks, queues=queues, ring=ring, inputs=inputs, nested=nested,
+                whole=number < len(starts),
+            )  # fmt: skip
+            try:
+                guest = await stack.enter_async_context(standing)
+            except NoEntries as why:
+                lacking = lacking or why
+                continue
+            except (GuestError, InterceptError):
+                # Tells of entries where nested traps cannot be either.
+                if lacking is None:
+                    raise
+                continue
+            if lacking is not None:
+                progress(ANEW.format(why=lacking))
+            yield guest
+            return
+        assert lacking is not None
+        raise lacking
+
+
+@contextlib.asynccontextmanager
+async def _standing(
+    start: AbstractAsyncContextManager[Session],
+    watchdog: Watchdog,
+    naming: Naming,
+    output: Path | None,
+    asked: Hosting,
+    *,
+    stacks: bool,
+    queues: bool,
+    ring: int | None,
+    inputs: frozenset[Input],
+    nested: bool,
+    whole: bool,
+) -> AsyncIterator[Guest]:
+    # A guest that stands at its kernel's entry, with every trap in place.
+    async with start as session:
         watchdog.guard(session)
         session.naming = naming
         session.loop.lookout.follow_queues(naming, tell=queues)
@@ -293,7 +341,9 @@ async def _booted(
                 regions = await session.refresh_regions(inputs)
                 check_choice(regions.regions, session.choice)
                 install(asked, control.host, context.known)
-                await session.trap(stacks=stacks, ring=ring, inputs=inputs, nested=nested)
+                await session.trap(
+                    stacks=stacks, ring=ring, inputs=inputs, nested=nested, whole=whole
+                )
                 with kept_ring(session, output):
                     session.mark_log(ENTRY)
                     await control.start()

@@ -15,7 +15,8 @@
     │   ├── ProtocolError            an answer that cannot belong to its packet
     │   └── TargetGone               QEMU has ended, so there is nothing to debug any more
     ├── InterceptError               an intercept could not be completed
-    │   └── TablesUnending           more page tables than are read, or in circles
+    │   ├── TablesUnending           more page tables than are read, or in circles
+    │   └── NoEntries                traps cannot be at page-table entries; a GuestError, too
     ├── HostFailed                   a person's own Python that decides about accesses went wrong
     ├── Interrupted                  a signal ended the run: exit status 128 and its number
     ├── TraceError                   a trace file is not one, or is damaged
@@ -162,6 +163,10 @@ class TargetGone(DebuggerError):
 
 class InterceptError(TracerError):
     """Report an intercept that could not be completed; the guest is left stopped."""
+
+
+class NoEntries(InterceptError, GuestError):
+    """Say why traps cannot be at a guest's page-table entries, or not all: nested ones might."""
 
 
 class TablesUnending(InterceptError):

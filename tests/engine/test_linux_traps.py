@@ -35,7 +35,7 @@ from tracer.access.want import (
     WritePhysical,
 )
 from tracer.confidential.kind import Kind
-from tracer.errors import GuestError, InterceptError, KernelImageError
+from tracer.errors import GuestError, InterceptError, KernelImageError, NoEntries
 from tracer.intercept.trap import GoOn
 from tracer.linux import kaslr, mm
 from tracer.linux.btf import parse_btf
@@ -210,7 +210,7 @@ def test_many_stops_are_told_of() -> None:
 def test_a_kernel_without_a_function_that_has_to_be_watched_is_refused() -> None:
     stage = Stage()
     places = {name: at for name, at in PLACES.items() if name != "ioremap_page_range"}
-    with pytest.raises(GuestError, match="no symbol ioremap_page_range"):
+    with pytest.raises(NoEntries, match="no symbol ioremap_page_range"):
         watched = Linux(kernel(places), Booted("nokaslr")).watch
         play(watched(stage.ground, stage.scene.space, late=False))
 

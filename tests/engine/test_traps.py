@@ -71,7 +71,7 @@ from tracer.access.want import (
     Woken,
     WriteCode,
 )
-from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
+from tracer.errors import GuestError, GuestHung, InterceptError, NoEntries, UsageError
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.spill import CONTROL_SIZE, SPILL_SIZE
@@ -443,6 +443,16 @@ def test_a_large_page_over_device_and_ram_is_refused_and_told() -> None:
     play(stage.coverage.poison(registers(efer=0), "a test"), (FlushTlb(ROOT), None))
     assert not scene.poisoned(0xFFFF_D000_0000_0000)
     assert stage.counts["refused"] == 1 and "over a traced device and RAM" in stage.marks[0]
+    # Another way of tracing may be there.
+    stage = Stage()
+    scene = stage.scene
+    scene.view.show(type(scene.view.regions)([NVME], [(DEVICE, DEVICE + 0x3FFF)],
+                                             [(DEVICE + 0x8000, DEVICE + 0x8FFF)]))  # fmt: skip
+    scene.ram.map(0xFFFF_D000_0000_0000, DEVICE & -(1 << 21), level=2)
+    stage.coverage.whole = True
+    with pytest.raises(NoEntries, match="over a traced device and RAM"):
+        play(stage.coverage.poison(registers(efer=0), "a test"))
+    assert not stage.marks
 
 
 def test_the_local_apic_gets_its_spare_mapping_and_loses_it() -> None:

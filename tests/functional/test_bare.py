@@ -83,8 +83,9 @@ def test_functions_that_map_may_be_named(late: Path, untraced: list[str], tmp_pa
 def test_physical_addresses_are_trapped_whatever_it_maps(
     late: Path, untraced: list[str], tmp_path: Path
 ) -> None:
-    # From before it has an IDT.
-    done = booted(tmp_path, late, "--trap", "nested", "--attach-at", "start64", "--check")
+    # From before it has an IDT: entries cannot be, and nobody has asked for them.
+    done = booted(tmp_path, late, "--attach-at", "start64", "--check")
+    assert "started anew, and is traced by physical address" in done.err
     assert agreed(done) == ACCESSES
     assert done.serial[-len(untraced) :] == untraced
     assert not [each for each in read_trace(done.trace).records if isinstance(each, MapRecord)]
@@ -139,11 +140,12 @@ def test_a_function_that_is_none(late: Path, tmp_path: Path) -> None:
 
 
 def test_a_place_where_tracing_cannot_begin(late: Path, tmp_path: Path) -> None:
-    def line(place: str) -> str:
-        words = ("--kernel", late, *late_guest.MACHINE, "--serial", tmp_path / "serial")
+    def line(place: str, *more: str) -> str:
+        words = ("--kernel", late, *late_guest.MACHINE, "--serial", tmp_path / "serial", *more)
         return refused(tmp_path, *words, "--attach-at", place, "--", *late_guest.QEMU)
 
     assert "came there once, without a page-fault handler" in line("start32")
+    assert "came there once, without a page-fault handler" in line("start64", "--trap", "entry")
     assert "never came there: it has ended" in line("0x12345678")
 
 

@@ -26,7 +26,7 @@ from tracer.access.want import (
     Vcpu,
     VcpuStates,
 )
-from tracer.errors import GuestError, QemuError, TargetGone
+from tracer.errors import GuestError, NoEntries, QemuError, TargetGone
 from tracer.x86.idt import GATE_SIZE, unpack_gate
 from tracer.x86.paging import PhysicalMemory, paging_of
 from tracer.x86.state import PAGE_FAULT_VECTOR
@@ -46,14 +46,14 @@ async def reach_idt(places: Iterable[int], name: str, memory: PhysicalMemory) ->
     for _ in range(_TRIES):
         stop = await _stop()
         if stop.breakpoint not in numbers:
-            raise GuestError(
+            raise NoEntries(
                 f"{name} stopped before it had loaded an IDT with a page-fault handler: "
                 f"{_why(stop)}"
             )
         if await _takes_page_faults(memory):
             break
     else:
-        raise GuestError(f"{name} has loaded {_TRIES} IDTs without a page-fault handler")
+        raise NoEntries(f"{name} has loaded {_TRIES} IDTs without a page-fault handler")
     await _delete(numbers)
 
 
@@ -76,7 +76,7 @@ async def reach_place(
         if await _takes_page_faults(memory) if faults else (await _state()).paging:
             break
     else:
-        raise GuestError(
+        raise NoEntries(
             f"--attach-at {text}: the guest came there {_TRIES} times without a page-fault handler "
             "(vector 14) in 64-bit mode: name a later place"
         )
@@ -194,7 +194,7 @@ def _never_there(text: str, count: int, stop: Stopped) -> GuestError:
     if not count:
         return GuestError(f"--attach-at {text}: the guest never came there: {_why(stop)}")
     times = "once" if count == 1 else f"{count} times"
-    return GuestError(
+    return NoEntries(
         f"--attach-at {text}: the guest came there {times}, without a page-fault handler (vector "
         f"14) in 64-bit mode, and not again: {_why(stop)}"
     )

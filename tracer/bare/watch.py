@@ -23,7 +23,7 @@ from tracer.access.want import (
     WatchStores,
 )
 from tracer.bare.page_tables import Table, aliases, leads_to, tables
-from tracer.errors import InterceptError
+from tracer.errors import NoEntries
 from tracer.intercept.ground import Ground
 from tracer.intercept.poison import Poisoned, poison_everything, poison_mapping
 from tracer.intercept.trap import GoOn, Handled
@@ -148,7 +148,7 @@ class TableWatch:
             seen = aliases(found, leaves(space.memory, space.paging), space.paging)
             places |= {linear: table for table, some in seen.items() for linear in some}
         if len(places) > _MOST_WATCHES:
-            raise InterceptError(
+            raise NoEntries(
                 f"the guest's page tables can be written at {len(places):,} places, too many to be "
                 "watched: name the functions that map its devices (--mapping), or --trap nested"
             )

@@ -77,7 +77,7 @@ def _plan(args: argparse.Namespace, log: Path | None) -> Attachment:
         raise UsageError("--guest-timeout: this guest tells its clock to nobody: give --timeout")
     if args.inputs is not None:
         raise UsageError("--inputs are recorded from a guest's boot on: see vetrace boot")
-    if args.trap != "entry":
+    if args.trap not in (None, "entry"):
         raise UsageError(f"--trap {args.trap} begins with a guest's boot: see vetrace boot")
     if args.qmp is not None:
         monitor = args.qmp

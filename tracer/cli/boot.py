@@ -21,7 +21,9 @@ from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.host.scratch import scratch_folder
 from tracer.launch.plan import (
+    Plan,
     check_plan,
+    nested_plan,
     parse_trap,
 )
 from tracer.launch.start import launch
@@ -55,11 +57,12 @@ def run(args: argparse.Namespace) -> int:
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)
         trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
         plan = guest_plan(args, log.absolute() if log is not None else None)
+        trap = parse_trap(args.trap)
         plan = replace(
             with_also(plan, args),
             limits=limits(args),
             inputs=inputs(args),
-            nested=parse_trap(args.trap),
+            nested=bool(trap),
             console=args.console,
         )
         check_plan(plan)
@@ -73,7 +76,14 @@ def run(args: argparse.Namespace) -> int:
                 f"--untraced leaves a {plan.guest.label} guest without who answers it: drop it, or "
                 "--guest"
             )
-        guest = Guest(partial(launch, plan), plan.limits, plan.inputs, plan.qemu_log, plan.nested)
+        guest = _guest(plan)
+        if trap is None and not args.untraced:
+            other = nested_plan(plan)
+            guest = replace(guest, otherwise=None if other is None else _guest(other))
         boot = TracedRun(args, guest, trace, console, device, host)
         status = boot.checked(log)
     return status or (EXIT_OK if plan.initrd is not None else boot.judge_guest())
+
+
+def _guest(plan: Plan) -> Guest:
+    return Guest(partial(launch, plan), plan.limits, plan.inputs, plan.qemu_log, plan.nested)

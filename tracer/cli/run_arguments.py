@@ -27,9 +27,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, output: argparse._Argumen
     output.add_argument(
         "--trap",
         choices=TRAPS,
-        default=TRAPS[0],
         help="fault at page-table entries of the guest's (entry), or at physical addresses, with "
-        "nothing of the guest's changed (nested)",
+        "nothing of the guest's changed (nested); without it at entries, and nested where these "
+        "cannot be",
     )
     limits = parser.add_argument_group("limits (what a guest did last is told)")
     limits.add_argument(

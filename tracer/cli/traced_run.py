@@ -27,13 +27,20 @@ from tracer.cli.run_arguments import last
 from tracer.cli.verify import compared, print_comparison, verdict
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
-from tracer.errors import Diverged, Interrupted, TracerError
+from tracer.errors import (
+    Diverged,
+    GuestError,
+    InterceptError,
+    Interrupted,
+    NoEntries,
+    TracerError,
+)
 from tracer.guest.equipment import device_names
 from tracer.guest.report import GuestReport, why_missing
 from tracer.host import signals
 from tracer.host.streams import warn
 from tracer.intercept.recording import RecordedDevice
-from tracer.launch.plan import parse_ring
+from tracer.launch.plan import ANEW, parse_ring
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header
 from tracer.linux.kernel import Kernel
@@ -62,7 +69,8 @@ class Guest:
     """Say how a guest is opened, and what of it is recorded.
 
     ``open`` takes who gets the bytes of its console, and who gets lines about what takes long.
-    After ``seconds``, if any are given, the guest goes on without vetrace.
+    After ``seconds``, if any are given, the guest goes on without vetrace. Where traps cannot be at
+    its page-table entries it is opened ``otherwise``.
     """
 
     open: Callable[
@@ -73,6 +81,7 @@ class Guest:
     qemu_log: Path | None = None
     nested: bool = False
     seconds: float | None = None
+    otherwise: Guest | None = None
 
 
 def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -165,6 +174,7 @@ class TracedRun:
         self._recorded = recorded
         self._hosting = host
         self._host: Host | None = None
+        self._lacking: NoEntries | None = None  # why it was started anew, until that is told
         self._ring = None if args.every_stop else parse_ring(args.ring)
         self._last = last(args)
         self._summary = Summary()
@@ -219,29 +229,47 @@ class TracedRun:
         if self._wish.asked:
             self._interruption.install(task)
         try:
-            async with (
-                self._watchdog as watchdog,
-                self._guest.open(self._take_console, tell) as session,
-            ):
-                session.naming = self._naming
-                if self._args.queues or self._wish.asked:
-                    session.loop.lookout.follow_queues(self._naming, tell=self._args.queues)
-                watchdog.guard(session)
-                await session.reach_entry()
-                if self._args.untraced:
-                    await session.run_untraced()
-                else:
-                    await self._trace_run(session)
-                if isinstance(session.system, Linux):
-                    self._kernel = session.system.kernel
-                if isinstance(session.machine, Machine):
-                    self._devices = device_names(session.machine.config.devices)
+            async with self._watchdog as watchdog:
+                try:
+                    await self._run_once(watchdog)
+                except NoEntries as lacking:
+                    other = self._guest.otherwise
+                    if other is None or self._summary.accesses:
+                        raise
+                    self._lacking = lacking
+                    self._guest, self._host, self._summary = other, None, Summary()
+                    await self._run_otherwise(watchdog, lacking)
         except asyncio.CancelledError:
             if self._console_error is None:
                 raise
             where = self._args.serial or "standard error"
             why = self._console_error.strerror
             raise TracerError(f"cannot write the guest's console to {where}: {why}") from None
+
+    async def _run_otherwise(self, watchdog: Watchdog, lacking: NoEntries) -> None:
+        # Tells of entries where nested traps cannot be either.
+        try:
+            await self._run_once(watchdog)
+        except (GuestError, InterceptError):
+            if self._lacking is None:
+                raise
+            raise lacking from None
+
+    async def _run_once(self, watchdog: Watchdog) -> None:
+        async with self._guest.open(self._take_console, tell) as session:
+            session.naming = self._naming
+            if self._args.queues or self._wish.asked:
+                session.loop.lookout.follow_queues(self._naming, tell=self._args.queues)
+            watchdog.guard(session)
+            await session.reach_entry()
+            if self._args.untraced:
+                await session.run_untraced()
+            else:
+                await self._trace_run(session)
+            if isinstance(session.system, Linux):
+                self._kernel = session.system.kernel
+            if isinstance(session.machine, Machine):
+                self._devices = device_names(session.machine.config.devices)
 
     def judge_guest(self) -> int:
         """Return the exit status that a default guest deserves for the devices it has missed."""
@@ -355,8 +383,12 @@ class TracedRun:
                 session.subscribers.append(self._host.outlook.take)
         guest = self._guest
         await session.trap(
-            stacks=self._args.stacks, ring=self._ring, inputs=guest.inputs, nested=guest.nested
-        )
+            stacks=self._args.stacks, ring=self._ring, inputs=guest.inputs, nested=guest.nested,
+            whole=guest.otherwise is not None,
+        )  # fmt: skip
+        if self._lacking is not None:
+            tell(ANEW.format(why=self._lacking))
+            self._lacking = None
         stack.enter_context(kept_ring(session, self._args.output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)

@@ -19,7 +19,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile
 from tracer.access.want import FlushAllTlbs, FlushTlb, LogSize, MemoryMap, PortMap, Registers, Woken
 from tracer.compiled.inputs import Input
-from tracer.errors import InterceptError
+from tracer.errors import InterceptError, NoEntries
 from tracer.intercept.journal import Journal
 from tracer.intercept.poison import (
     Poisoned,
@@ -49,6 +49,7 @@ class Coverage:
     ``spare`` is the linear address of the mapping that stays unpoisoned, and so does what lies at
     the addresses ``own``; ``others`` finds leaves of other page tables, and ``by_programs`` is told
     when programs have mapped devices. ``inputs`` are the spaces beside memory that are recorded.
+    Where the ``whole`` of it has to be, a page that cannot be poisoned raises NoEntries.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Coverage:
         self.own = [range(spare, spare + LARGE_SIZE)]
         self._others = others
         self._by_programs = by_programs
+        self.whole = False
         self._announced: dict[str, RegionInfo] = {}
         self._refused: set[tuple[int, int, int]] = set()
 
@@ -203,6 +205,11 @@ class Coverage:
             if (leaf.linear, leaf.physical, leaf.size) in self._refused:
                 continue  # its tables are looked at again
             self._refused.add((leaf.linear, leaf.physical, leaf.size))
+            if self.whole:
+                raise NoEntries(
+                    f"linear {leaf.linear:#x} is a page of {leaf.size} bytes over a traced device "
+                    f"and RAM at physical {leaf.physical:#x}"
+                )
             journal.counts["refused"] += 1
             journal.remark(
                 f"not traced: linear {leaf.linear:#x}, a page of {leaf.size} bytes "

@@ -24,7 +24,7 @@ from tracer.access.want import (
     WatchStores,
     WriteCode,
 )
-from tracer.errors import GuestError, InterceptError
+from tracer.errors import InterceptError, NoEntries
 from tracer.intercept.padding import find_page, find_run, is_filler
 from tracer.intercept.sight import Sight
 from tracer.intercept.stub import Fast, Stub, assemble
@@ -131,7 +131,7 @@ class PageFaultGate:
         """
         gate = self._gate_in(space, idt, PAGE_FAULT_VECTOR)
         if not gate.usable:
-            raise InterceptError("the guest has no page-fault handler to put the stub in front of")
+            raise NoEntries("the guest has no page-fault handler to put the stub in front of")
         late = bool(self._call)
         size = len(assemble(gate.handler, fast=self._fast, late=late, msr=self._msr).code)
         starts = (gate.handler,) if place is None else (place, gate.handler)
@@ -139,12 +139,12 @@ class PageFaultGate:
         found = near if free is None else _found(space, size, free)
         base = next((address for address in found if address is not None), None)
         if base is None and free is not None:
-            raise InterceptError(
+            raise NoEntries(
                 f"no {size} bytes that the guest has as code and surely does not use, for the "
                 "fault stub: name a page of one filler throughout (--stub-at)"
             )
         if base is None:
-            raise InterceptError(
+            raise NoEntries(
                 f"no {size} bytes of padding near the guest's page-fault handler "
                 f"at linear {gate.handler:#x} for the fault stub"
             )
@@ -374,7 +374,7 @@ def _found(space: AddressSpace, size: int, free: Sequence[range]) -> Iterator[in
 def refuse_fred(cr4: int) -> None:
     """Raise GuestError when a vCPU delivers its exceptions around the IDT."""
     if cr4 & CR4_FRED:
-        raise GuestError(
+        raise NoEntries(
             "the guest has switched FRED on (CR4 bit 32): page faults go through no gate, and no "
             "access is seen; give it a CPU without: -cpu ...,fred=off, or boot Linux with fred=off"
         )

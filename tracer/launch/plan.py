@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tracer.access.region import Choice, parse_range
@@ -175,8 +175,17 @@ TRAPS = "entry", "nested"
 """Where traps can be: page-table entries of the guest's, or nested page tables."""
 
 
-def parse_trap(text: str) -> bool:
-    """Tell whether traps are nested, by the name that people give them. Raises UsageError."""
+ANEW = "{why}: the guest was started anew, and is traced by physical address (--trap nested)"
+"""What is told where traps cannot be at entries, and nobody has said that they have to be."""
+
+
+def parse_trap(text: str | None) -> bool | None:
+    """Tell whether traps are nested, by the name that people give them; None where they give none.
+
+    Raises UsageError.
+    """
+    if text is None:
+        return None
     if text not in TRAPS:
         raise UsageError(f"--trap {text}: there is entry and nested{advice(text, TRAPS)}")
     return text == "nested"
@@ -212,3 +221,16 @@ def parse_memory(text: str) -> int:
     if size < 64 << 20 or size % (1 << 20):
         raise UsageError(f"{text} of memory: whole mebibytes, 64M or more, are needed")
     return size
+
+
+def nested_plan(plan: Plan) -> Plan | None:
+    """Return the plan with nested traps, where entries cannot be; None where these cannot either.
+
+    Nobody has said which it is to be.
+    """
+    other = replace(plan, nested=True)
+    try:
+        check_plan(other)
+    except UsageError:
+        return None
+    return other

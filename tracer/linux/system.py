@@ -8,7 +8,7 @@ from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled.diary import Current
 from tracer.confidential.kind import C_BIT, Kind
-from tracer.errors import GuestError
+from tracer.errors import GuestError, NoEntries
 from tracer.intercept.ground import Ground
 from tracer.intercept.trap import Breakpoint
 from tracer.intercept.window import REACH, NoWindow, Taken, Window
@@ -163,7 +163,7 @@ class Linux:
         wrappers = Wrappers(self.names.kernel, space, begun=self.begun)
         missing = await hooks.install(self.names.kernel, wrappers, ram)
         if missing:
-            raise GuestError(
+            raise NoEntries(
                 f"{self.kernel.path} has no symbol {', '.join(missing)}: mappings would be missed; "
                 "give better symbols with --symbols"
             )

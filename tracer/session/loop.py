@@ -131,13 +131,16 @@ class Loop:
         ring: int | None = None,
         inputs: frozenset[Input] = frozenset(),
         nested: bool = False,
+        whole: bool = False,
     ) -> None:
         """Put every trap in place; the guest stands where tracing can begin.
 
         With ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many
         records instructions are compiled, where that can be, and ``inputs`` of these kinds are
-        recorded. Traps are poisoned entries, or ``nested``. Raises GuestError where that cannot be.
+        recorded. Traps are poisoned entries, or ``nested``. Raises GuestError where that cannot be;
+        with ``whole`` NoEntries, too, where an entry that the guest has cannot be poisoned.
         """
+        self.coverage.whole = whole
         queues = self.lookout.tells_queues
         how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested, queues)
         setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
@@ -150,6 +153,7 @@ class Loop:
             await self.coverage.poison_all(registers, "present when it was joined")
         else:
             await self.coverage.poison(registers, "present at kernel entry")
+        self.coverage.whole = False
         if self._traced.monitor is not None:
             even_ns = visit.EVEN_NS if nested and not self.view.realtime else 0
             await self._traced.monitor.enter(even_ns)

@@ -172,15 +172,19 @@ class Session:
         ring: int | None = None,
         inputs: frozenset[Input] = frozenset(),
         nested: bool = False,
+        whole: bool = False,
     ) -> None:
         """Put every trap in place; the guest stands at its kernel's entry.
 
         With ``stacks`` the kernel's call chain is recorded with each access, with a ``ring`` of
         so many records instructions are compiled, and ``inputs`` of these kinds are recorded.
-        Traps are poisoned entries, or ``nested``.
+        Traps are poisoned entries, or ``nested``. Raises NoEntries where the first cannot be: with
+        ``whole`` also where an entry that the guest has cannot be poisoned.
         """
         self.stacks = stacks
-        trapped = self.loop.trap(stacks=stacks, ring=ring, inputs=inputs, nested=nested)
+        trapped = self.loop.trap(
+            stacks=stacks, ring=ring, inputs=inputs, nested=nested, whole=whole
+        )
         await self._drive(trapped)
         if not (self.view.realtime or self.system.begun):
             await self._drive(self.loop.even_time())

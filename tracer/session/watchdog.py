@@ -42,15 +42,18 @@ class Watchdog:
         self._session: Session | None = None
         self._block: asyncio.Task[object] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._of_block = 0
         self._passed = False
 
     def guard(self, session: Session) -> None:
-        """Have this session end by itself.
+        """Have this session end by itself, and no other one any more.
 
         Without a limit of the guest's time its kernel is to be entered within what its system has
         the patience for.
         """
         self._session = session
+        while len(self._tasks) > self._of_block:
+            self._tasks.pop().cancel()  # of a session before it
         if self._limits.guest is not None:
             self._tasks.append(asyncio.create_task(self._watch_guest(session, self._limits.guest)))
         elif session.system.patience is not None:
@@ -61,6 +64,7 @@ class Watchdog:
         self._block = asyncio.current_task()
         if self._limits.wall is not None:
             self._tasks.append(asyncio.create_task(self._watch_wall(self._limits.wall)))
+        self._of_block = len(self._tasks)
         return self
 
     async def __aexit__(

@@ -55,6 +55,21 @@ def test_the_guests_own_time_is_not_the_hosts() -> None:
     assert told[-1] == "expired: 0.3 s (--timeout)"
 
 
+def test_a_session_that_another_one_follows_ends_nobody_any_more() -> None:
+    async def body() -> None:
+        slow, idle = Guest(accesses(), idles=True), Guest(accesses(), idles=True)
+        slow.clock = 1.5
+        async with Watchdog(Limits(guest=1.5)) as dog:
+            dog.guard(slow.session())
+            dog.guard(idle.session())
+            await asyncio.sleep(0.2)
+            idle.clock = 1.5
+            await asyncio.sleep(patience(60))
+
+    with pytest.raises(GuestHung):
+        asyncio.run(body())
+
+
 def watched_on_its_way(limits: Limits, *, entered: bool) -> list[str]:
     """The same for a guest whose system has the patience of a second."""
     told: list[str] = []
