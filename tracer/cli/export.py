@@ -106,7 +106,8 @@ def _sqlite(source: Source, sink: IO[bytes]) -> int:
         path = Path(folder) / "database"
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-            sqlite.write(source.trace.header, source.items(), source.stacks, database)
+            items = source.items(queues=True)
+            sqlite.write(source.trace.header, items, source.stacks, database)
         with path.open("rb") as file:
             shutil.copyfileobj(file, sink)
     return 0

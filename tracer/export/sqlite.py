@@ -1,9 +1,9 @@
 """Device accesses as an SQLite database: a row each, and what rows have in common beside.
 
 ``access`` has the columns of the Parquet table, ``field`` the bit fields of the registers that were
-accessed, ``stack`` the call chains, ``mark`` what stands between accesses. The view ``decoded`` has
-a line for each field of each access. SQLite's whole numbers have 63 bits and a sign: those from
-2^63 on are hex texts.
+accessed, ``stack`` the call chains, ``mark`` what stands between accesses, ``queue``, ``entry`` and
+``entry_field`` what doorbells were about. The view ``decoded`` has a line for each field of each
+access. SQLite's whole numbers have 63 bits and a sign: those from 2^63 on are hex texts.
 
 Ref: https://www.sqlite.org/datatype3.html. Columns: docs/trace-format.md.
 """
@@ -21,6 +21,7 @@ from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import Event, Note
 from tracer.trace.flat import Stacks, flat
 from tracer.trace.loss import Losses
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Header, LostRecord, Mark, UserRecord
 from tracer.trace.waiting import WaitRecord
 
@@ -68,6 +69,15 @@ CREATE TABLE stack (number INTEGER NOT NULL, depth INTEGER NOT NULL, site TEXT N
                     PRIMARY KEY (number, depth)) WITHOUT ROWID;
 CREATE TABLE mark (time_ns INTEGER NOT NULL, after_seq INTEGER, kind TEXT NOT NULL,
                    text TEXT NOT NULL);
+CREATE TABLE queue (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, time_ns INTEGER NOT NULL,
+                    region TEXT NOT NULL, queue TEXT NOT NULL, number INTEGER NOT NULL,
+                    late INTEGER NOT NULL, note TEXT);
+CREATE TABLE entry (queue INTEGER NOT NULL REFERENCES queue, position INTEGER NOT NULL,
+                    kind TEXT NOT NULL, slot INTEGER NOT NULL, chain INTEGER,
+                    address INTEGER NOT NULL, bytes TEXT NOT NULL, text TEXT,
+                    PRIMARY KEY (queue, position)) WITHOUT ROWID;
+CREATE TABLE entry_field (queue INTEGER NOT NULL, position INTEGER NOT NULL, name TEXT NOT NULL,
+                    value INTEGER NOT NULL, PRIMARY KEY (queue, position, name)) WITHOUT ROWID;
 CREATE VIEW decoded AS SELECT access.seq, time_ns, region, register, direction, access.value,
     field.name AS field, field.value AS field_value, meaning
     FROM access JOIN field USING (seq);
@@ -114,6 +124,9 @@ def _write_items(
         fields.clear()
 
     for item in items:
+        if isinstance(item, QueueRecord):
+            _write_queue(item, database)
+            continue
         if not isinstance(item, Event):
             kind, text = _note(item)
             told = item.time_ns, last, kind, text
@@ -134,6 +147,26 @@ def _write_items(
             flush()
     flush()
     return count
+
+
+def _write_queue(record: QueueRecord, database: sqlite3.Connection) -> None:
+    told = (record.seq, record.time_ns, record.region, record.queue, record.number, record.late,
+            record.note)  # fmt: skip
+    made = database.execute(
+        "INSERT INTO queue (seq, time_ns, region, queue, number, late, note)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        tuple(map(_plain, told)),
+    ).lastrowid
+    for position, entry in enumerate(record.entries):
+        row = (made, position, entry.kind, entry.index, entry.chain, entry.physical,
+               entry.data.hex(), entry.text)  # fmt: skip
+        database.execute(
+            "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)", tuple(map(_plain, row))
+        )
+        database.executemany(
+            "INSERT INTO entry_field VALUES (?, ?, ?, ?)",
+            [(made, position, _plain(name), _plain(value)) for name, value in entry.fields.items()],
+        )
 
 
 _NO_STACKS = Stacks()

@@ -14,6 +14,7 @@ import trace_sample as sample
 from msgspec.structs import replace
 
 from tracer.cli import main
+from tracer.trace.queue import QueueEntry, QueueRecord
 from tracer.trace.record import Intercept, Mark, Record, StackFrame, StackRecord
 
 Output = pytest.CaptureFixture[str]
@@ -72,6 +73,31 @@ def test_call_chains_and_marks_have_tables(tmp_path: Path) -> None:
         ("a+0x1",), ("b+0x2",),
     ]  # fmt: skip
     assert ask(made, "SELECT * FROM mark") == [(214_318_002, 0, "mark", "half")]
+
+
+def test_what_doorbells_told_has_tables(tmp_path: Path) -> None:
+    entry = QueueEntry(kind="COMMAND", index=3, physical=0x1000, data=b"\x02\x01", text="OPC=read",
+                       fields={"OPC": 2, "SLBA": (1 << 64) - 1})  # fmt: skip
+    used = QueueEntry(kind="used", index=0, physical=1 << 63, data=b"", chain=7)
+    told = QueueRecord(time_ns=9, seq=0, vcpu=0, region="nvme", queue="SQ", number=1, late=True,
+                       entries=[entry, used], note="1 more entries")  # fmt: skip
+    first = sample.RECORDS[6]
+    made = database(tmp_path, [sample.region("nvme"), first, told, told, sample.end(1)])
+    assert ask(made, "SELECT * FROM queue WHERE id = 2") == [
+        (2, 0, 9, "nvme", "SQ", 1, 1, "1 more entries"),
+    ]  # fmt: skip
+    assert ask(made, "SELECT * FROM entry WHERE queue = 1 ORDER BY position") == [
+        (1, 0, "COMMAND", 3, None, 0x1000, "0201", "OPC=read"),
+        (1, 1, "used", 0, 7, hex(1 << 63), "", None),
+    ]  # fmt: skip
+    # The access of each read command.
+    asked = ask(made, "SELECT DISTINCT access.register FROM access JOIN queue USING (seq)"
+                " JOIN entry_field ON entry_field.queue = id"
+                " WHERE name = 'OPC' AND entry_field.value = 2")  # fmt: skip
+    assert asked == [("CSTS",)]
+    assert ask(made, "SELECT value FROM entry_field WHERE name = 'SLBA' AND queue = 1") == [
+        (hex((1 << 64) - 1),)
+    ]
 
 
 def frame(site: str) -> StackFrame:
