@@ -21,6 +21,7 @@ from vetrace_run import DEADLINE, Run, agreed, read_trace, run, vetrace
 from tracer.guest.disk import DISKS, checksum, disk_file
 from tracer.guest.initramfs import build_initramfs
 from tracer.linux.kernel import default_kernel, open_kernel
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import End, MapRecord
 
 pytestmark = pytest.mark.qemu
@@ -130,7 +131,7 @@ def attach(folder: Path, guest: Guest, *words: str | Path) -> Run:
 def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_path: Path) -> None:
     with working(tmp_path, MACHINES[name]) as guest:
         guest.works()
-        first = attach(tmp_path / "first", guest, "--check", "--quiet", "--for", "8")
+        first = attach(tmp_path / "first", guest, "--check", "--queues", "--quiet", "--for", "8")
         assert agreed(first) > 0, first.err
         guest.works()
         trace = read_trace(first.trace)
@@ -139,6 +140,13 @@ def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_p
         assert any("nvme" in record.site for record in trace.intercepts)
         assert any(isinstance(record, MapRecord) for record in trace.records)
         assert "compiled at" in first.err, first.err
+        # Queues that were set up long before.
+        told = [record for record in trace.records if isinstance(record, QueueRecord)]
+        kinds = {(record.region, record.queue) for record in told}
+        assert {("nvme", "SQ"), ("nvme", "CQ"), ("virtio-net.notify", "VQ")} <= kinds
+        assert not any("not seen" in (record.note or "") for record in told)
+        commands = [entry for record in told if record.queue == "SQ" for entry in record.entries]
+        assert commands and {entry.fields["OPC"] for entry in commands} == {2}
 
         # By a stop each, from the prompt, with another answer for one read; found by its process.
         folder = tmp_path / "second"

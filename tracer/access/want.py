@@ -20,6 +20,7 @@ from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Ran
 from tracer.access.vcpu import Change, DescriptorTables, RegisterFile, VcpuState
+from tracer.devices.queue import Virtqueue
 from tracer.x86.state import CpuState
 
 Answer = TypeVar("Answer")
@@ -277,6 +278,11 @@ class MemoryMap(Want[tuple[list[Region], list[tuple[int, int]]]]):
 @dataclass(frozen=True, slots=True)
 class PortMap(Want[list[Region]]):
     """The regions of I/O ports at this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Virtqueues(Want[list[Virtqueue]]):
+    """Learn which virtqueues drivers have set up so far."""
 
 
 @dataclass(frozen=True, slots=True)

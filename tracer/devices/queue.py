@@ -82,3 +82,23 @@ class Queue:
     pages: str = ""
     page: str = ""
     align: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Virtqueue:
+    """Hold where a virtqueue of a ``device`` is that was set up before, and how far it has come.
+
+    ``descriptors``, ``available`` and ``used`` are physical addresses, ``size`` is in descriptors.
+    ``taken`` is the index of the next chain that the device takes, None where that is not known,
+    ``done`` that of the next one that it is done with.
+    """
+
+    device: str
+    number: int
+    size: int
+    descriptors: int
+    available: int
+    used: int
+    packed: bool
+    taken: int | None
+    done: int

@@ -31,6 +31,7 @@ __all__ = (
     "carrier",
     "clock",
     "coverage",
+    "doorbell",
     "encrypted_guest",
     "fault",
     "firmware",

@@ -7,12 +7,14 @@ what it says is never believed further than its RAM goes, and no chain is follow
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+from tracer.access.region import Region
+from tracer.devices.entry import Entry
 from tracer.devices.map import Named, RegisterMap
-from tracer.devices.queue import Queue
+from tracer.devices.queue import Queue, Virtqueue
 from tracer.intercept.packed import LARGEST, PackedRing
 from tracer.intercept.virtqueue import Chain, chain_of, legacy_areas, used_of
 from tracer.trace.naming import Naming
@@ -89,6 +91,7 @@ class Doorbells:
         self._shared = shared
         self._values: dict[tuple[str, str], int] = {}
         self._rings: dict[tuple[str, str, int], _Ring] = {}
+        self._given: set[tuple[str, str]] = set()
 
     # ---- which registers
 
@@ -120,6 +123,76 @@ class Doorbells:
         if access.direction == "write":
             self._reset(region, named)
 
+    def adopt(self, regions: Iterable[Region], queues: Iterable[Virtqueue]) -> None:
+        """Take over virtqueues that were set up before, by those who know where they are."""
+        known = [*queues]
+        for region in regions:
+            for queue in self.queues(region.name):
+                if queue.kind == "virtqueue":
+                    for each in known:
+                        if each.device in region.owners:
+                            self._adopt(region.name, queue, each)
+
+    def _adopt(self, region: str, queue: Queue, known: Virtqueue) -> None:
+        beside, number = _beside(region, queue), str(known.number)
+        areas = zip(queue.areas.values(), (known.descriptors, known.available, known.used),
+                    strict=False)  # fmt: skip
+        values = {queue.count: known.size, **dict(areas), queue.packed: int(known.packed)}
+        if not queue.areas:
+            values[queue.pages] = known.descriptors // _PAGE
+        for name, value in values.items():
+            key = beside, name.replace("{}", number)
+            if name and key not in self._values:
+                self._values[key] = value
+                self._given.add(key)
+        place = None if known.taken is None else known.taken % known.size
+        self._rings[region, queue.name, known.number] = _Ring(
+            last=known.taken, used=known.done,
+            packed=PackedRing(place or 0, None, known.done % known.size),
+        )  # fmt: skip
+
+    def asked(self, region: Region) -> Iterator[Entry]:
+        """Yield the registers that say where the rings of a device are that was set up before."""
+        found = self._naming.map_of(region.name)
+        for queue in self._begun(region):
+            if found is not None:
+                yield from found.find(queue.base)
+                yield from found.find(queue.count.partition(".")[0])
+
+    def begin(self, region: Region, values: Mapping[str, int]) -> None:
+        """Take over the rings of such a device, from the values of its registers.
+
+        Queues that entries have made are known as far as all such entries agree that are still in
+        their ring.
+        """
+        for name, value in values.items():
+            self._values.setdefault((region.name, name), value)
+        for queue in self._begun(region):
+            number = _bare(queue.doorbell)
+            self._rings[region.name, queue.name, number] = _Ring(last=None)
+            self._recall(region.name, queue, number)
+
+    def _begun(self, region: Region) -> list[Queue]:
+        queues = self.queues(region.name)
+        return [each for each in queues if each.kind == "ring" and not each.made
+                and not each.registers]  # fmt: skip
+
+    def _recall(self, region: str, maker: Queue, number: int) -> None:
+        base, count = self._place(region, maker, number)
+        if not base or not count or not 1 <= count <= _MOST_COUNT or maker.entry is None:
+            return
+        made: dict[tuple[str, str, int], set[tuple[int | None, int | None]]] = {}
+        for at in range(count):
+            data = self._quiet(base + at * maker.entry.size, maker.entry.size)
+            if data is None:
+                return
+            for key, ring in self._makes(region, maker, maker.entry.numbers(data)):
+                made.setdefault(key, set()).add((ring.base, ring.count))
+        for key, places in made.items():
+            if len(places) == 1:
+                ((first, entries),) = places
+                self._rings[key] = _Ring(first, entries, last=None)
+
     def _reset(self, region: str, named: Named) -> None:
         told = {part.name for part in named.parts}
         for key in list(self._rings):
@@ -128,6 +201,9 @@ class Doorbells:
                 continue
             if queue.reset.partition(".")[0] in told and not self._value(region, queue.reset, 0):
                 del self._rings[key]
+                for given in [each for each in self._given if each[0] == region]:
+                    self._given.discard(given)
+                    self._values.pop(given, None)
 
     def rung(
         self, record: Intercept, seq: int, access: MemoryAccess, named: Named | None, *,
@@ -177,9 +253,7 @@ class Doorbells:
         if ring is None:
             ring = self._rings[region, queue.name, number] = _Ring()
         if queue.made is None:
-            base = self._value(_beside(region, queue), queue.base, number)
-            count = self._value(_beside(region, queue), queue.count, number)
-            ring.base, ring.count = base, None if count is None else count + queue.less_one
+            ring.base, ring.count = self._place(region, queue, number)
         layout, base, count = queue.entry, ring.base, ring.count
         assert layout is not None  # or it is a virtqueue
         if base is None or count is None:
@@ -213,8 +287,19 @@ class Doorbells:
             ))  # fmt: skip
             self._make(region, queue, numbers)
 
+    def _place(self, region: str, queue: Queue, number: int) -> tuple[int | None, int | None]:
+        beside = _beside(region, queue)
+        base = self._value(beside, queue.base, number)
+        count = self._value(beside, queue.count, number)
+        return base, None if count is None else count + queue.less_one
+
     def _make(self, region: str, maker: Queue, numbers: dict[str, int]) -> None:
         # Takes notice of a queue that an entry makes.
+        self._rings.update(self._makes(region, maker, numbers))
+
+    def _makes(
+        self, region: str, maker: Queue, numbers: dict[str, int]
+    ) -> Iterator[tuple[tuple[str, str, int], _Ring]]:
         for queue in self.queues(region):
             made = queue.made
             if made is None or made.queue != maker.name:
@@ -222,7 +307,7 @@ class Doorbells:
             if all(numbers[name] == value for name, value in made.when.items()):
                 count = numbers[made.count] + queue.less_one
                 key = region, queue.name, numbers[made.number]
-                self._rings[key] = _Ring(numbers[made.base], count)
+                yield key, _Ring(numbers[made.base], count)
 
     # ---- a virtqueue
 
@@ -247,7 +332,10 @@ class Doorbells:
         ahead = self._word(available + 2, told)
         if ahead is None:
             return
-        first = ring.last or 0
+        if ring.last is None:
+            told.notes.append("entries before this one may be new as well")
+            ring.last = (ahead - 1) % (1 << 16)
+        first = ring.last
         new = (ahead - first) % (1 << 16)
         ring.last = ahead
         if new > size:

@@ -15,6 +15,7 @@ from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from tracer.access.region import Region
 from tracer.access.vcpu import DescriptorTables, VcpuState
+from tracer.devices.queue import Virtqueue
 from tracer.errors import QemuError
 from tracer.qemu.cpu import has_features
 from tracer.qemu.flat_view import (
@@ -25,6 +26,7 @@ from tracer.qemu.flat_view import (
     parse_flat_view,
 )
 from tracer.qemu.monitor import descriptor_tables, halted, vcpu_states
+from tracer.qemu.virtqueues import virtqueues
 
 MINIMUM_VERSION = (6, 0)
 GONE = QMPError, OSError, EOFError
@@ -139,6 +141,10 @@ class Dialogue:
         """Return the regions of I/O ports as QEMU has them at this moment."""
         ranges = parse_flat_view(await self.monitor("info mtree -f -o"), "I/O")
         return name_regions(ranges, await self._device_types(ranges), self._names)
+
+    async def virtqueues(self) -> list[Virtqueue]:
+        """Return the virtqueues that drivers have set up, of devices that have a region."""
+        return await virtqueues(self, self._names.known)
 
     async def halted(self, vcpu: int) -> bool:
         """Tell whether a vCPU sleeps in HLT."""

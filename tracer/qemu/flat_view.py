@@ -132,6 +132,10 @@ class DeviceNames:
             self._names[key] = stem if count == 1 else f"{stem}#{count}"
         return self._names[key]
 
+    def known(self, key: str) -> str | None:
+        """Return the name that a device was given, None where it has none so far."""
+        return self._names.get(key)
+
     def __contains__(self, name: str) -> bool:
         return name in self._used
 

@@ -119,6 +119,7 @@ class Driver:
             want.HasSvm: lambda _: has_features(machine.dialogue, "svm"),
             want.PortMap: lambda _: machine.dialogue.port_map(),
             want.MemoryMap: lambda _: machine.dialogue.memory_map(),
+            want.Virtqueues: lambda _: machine.dialogue.virtqueues(),
             want.MapChanged: lambda _: _at_once(machine.map_changed),
             want.Woken: lambda _: _at_once(machine.woken()),
             want.LogSize: lambda _: _at_once(machine.log_size),

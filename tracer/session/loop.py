@@ -27,6 +27,7 @@ from tracer.access.want import (
     LogAccesses,
     MakeChanges,
     MemoryMap,
+    ReadPhysical,
     Register,
     Registers,
     Resume,
@@ -34,6 +35,7 @@ from tracer.access.want import (
     Sleeps,
     Start,
     Vcpu,
+    Virtqueues,
 )
 from tracer.compiled.inputs import Input
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
@@ -43,6 +45,7 @@ from tracer.intercept.blame import whose_doing
 from tracer.intercept.carrier import Stand
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
+from tracer.intercept.doorbell import Doorbells
 from tracer.intercept.firmware import Underneath
 from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.ground import Memory
@@ -149,6 +152,8 @@ class Loop:
         self._traced.interceptor.ledger.behind = self.lookout.behind
         if self._traced.input_bell is not None:
             self._traced.input_bell.before = self.lookout.before
+        if self.lookout.doorbells is not None and (queues or self.system.begun):
+            await self._take_over(self.lookout.doorbells)
         if self.system.begun:
             await self.coverage.poison_all(registers, "present when it was joined")
         else:
@@ -157,6 +162,24 @@ class Loop:
         if self._traced.monitor is not None:
             even_ns = visit.EVEN_NS if nested and not self.view.realtime else 0
             await self._traced.monitor.enter(even_ns)
+
+    async def _take_over(self, doorbells: Doorbells) -> None:
+        # Learns of the queues that were set up before.
+        regions = self.view.regions
+        doorbells.adopt((*regions.regions, *regions.ports), await Virtqueues())
+        if not self.system.begun:
+            return  # its kernel sets its devices up anew
+        for region in regions.regions:
+            if not regions.is_traced_region(region):
+                continue
+            values = {}
+            for entry in doorbells.asked(region):
+                values[entry.name] = 0
+                for at in range(0, entry.register.width, 4):
+                    part = await ReadPhysical(region.base + entry.offset + at, 4)
+                    values[entry.name] |= part << 8 * at
+            if values:
+                doorbells.begin(region, values)
 
     async def even_time(self) -> None:
         """Let time pass until two runs have the same, whatever their firmware waited for."""

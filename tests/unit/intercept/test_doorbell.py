@@ -10,9 +10,11 @@ import pytest
 import trace_sample as sample
 from msgspec.structs import replace
 
+from tracer.access.region import Region
 from tracer.devices import library
 from tracer.devices.file import parse
 from tracer.devices.map import RegisterMaps
+from tracer.devices.queue import Virtqueue
 from tracer.errors import UsageError
 from tracer.intercept.doorbell import MOST_ENTRIES, Doorbells
 from tracer.trace.naming import Naming
@@ -212,6 +214,59 @@ def test_a_packed_virtqueue() -> None:
     guest.write("virtio-blk.common", 0x14, 1, 0)
     guest.put(DESC, struct.pack("<QIHH", 0xD000, 4, 1, 0x80).ljust(96, b"\0"))
     assert texts(notify(guest)) == ["device reads 4 bytes at 0xd000"]
+
+
+def taken_over(taken: int | None, *, packed: bool = False) -> Guest:
+    """A guest with a virtqueue that was set up before."""
+    guest = Guest(library.load())
+    region = Region("virtio-blk.notify", 0, 0xFFF, 0, "virtio-blk", "virtio-pci-notify")
+    known = Virtqueue("virtio-blk", 1, 8, DESC, AVAIL, USED, packed, taken, int(packed))
+    other = Virtqueue("virtio-net", 1, 8, 0, 0, 0, packed, 7, 7)
+    guest.bells.adopt([region], [known, other])
+    return guest
+
+
+def test_a_virtqueue_that_was_set_up_before() -> None:
+    guest = taken_over(2)
+    guest.put(DESC, struct.pack("<QIHH", 0xA000, 16, 0, 0))
+    guest.put(AVAIL, struct.pack("<HHHHH", 0, 3, 5, 5, 0))
+    told = notify(guest)
+    assert texts(told) == ["device reads 16 bytes at 0xa000"] and told.note is None
+    guest.write("virtio-blk.common", 0x14, 1, 0)
+    assert notify(guest).note == "where it is was not seen"
+    guest = taken_over(None)  # as of a device that another process has
+    guest.put(AVAIL, struct.pack("<HHHHHH", 0, 3, 5, 5, 0, 0))
+    assert notify(guest).note == "entries before this one may be new as well"
+
+
+def test_a_packed_virtqueue_that_was_set_up_before() -> None:
+    guest = taken_over(1, packed=True)
+    guest.put(DESC + 16, struct.pack("<QIHH", 0xA000, 16, 3, 0x8000))  # the counter is 0 by now
+    assert texts(notify(guest)) == ["device reads 16 bytes at 0xa000"]
+    assert rung(guest.write("virtio-blk.notify", 0, 2, 0)).note == "where it is was not seen"
+
+
+def test_rings_that_were_set_up_before() -> None:
+    guest = Guest(library.load())
+    region = Region("nvme", 0, 0x3FFF, 0, "nvme", "nvme")
+    names = {
+        entry.name: (entry.offset, entry.register.width) for entry in guest.bells.asked(region)
+    }
+    assert names == {"AQA": (0x24, 4), "ASQ": (0x28, 8), "ACQ": (0x30, 8)}
+    guest.put(ASQ, command(1, 1, SQ1, 1 | 7 << 16) + command(1, 2, 0x7000, 2 | 7 << 16)
+              + command(1, 3, 0x8000, 2 | 7 << 16))  # fmt: skip
+    guest.put(SQ1 + 64, command(2, 0x2A, 0x9000, 0x100))
+    guest.bells.begin(region, {"AQA": 0x1F001F, "ASQ": ASQ, "ACQ": ACQ})
+    told = rung(guest.write("nvme", 0x1008, 4, 2))
+    assert texts(told) == ["OPC=read CID=0x2a NSID=1 PRP1=0x9000 SLBA=0x100"]
+    assert told.note == "entries before this one may be new as well"
+    assert rung(guest.write("nvme", 0x1008, 4, 2)).note is None
+    # Which of two places the other one is at is not known.
+    assert rung(guest.write("nvme", 0x1010, 4, 1)).note == "where it is was not seen"
+    guest.bells.begin(region, {"AQA": 0x1F001F, "ASQ": 0, "ACQ": 0})
+    hostile = Guest(library.load())
+    hostile.bells.begin(region, {"AQA": 0x1F001F, "ASQ": RAM_SIZE, "ACQ": RAM_SIZE})
+    assert "is not RAM" in (rung(hostile.write("nvme", 0x1000, 4, 1)).note or "")
 
 
 def test_virtqueues_of_a_hostile_guest() -> None:
