@@ -159,10 +159,19 @@ WITHOUT_RING = "inputs are recorded in the ring, which {option} does without: dr
 """Why inputs and an option exclude each other."""
 
 
+NO_MESSAGES = (
+    "messages (MSI) are no records: name irq, each of which tells what has sent it (cause), and "
+    "--check, which tells how many each device has sent"
+)
+"""Why messages cannot be named among inputs: devices send them, and no vCPU takes part."""
+
+
 def parse_inputs(text: str) -> frozenset[Input]:
     """Return the kinds of inputs in a list such as ``port,msr``. Raises UsageError."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
+        if name == "msi":
+            raise UsageError(f"--inputs {text}: {NO_MESSAGES}")
         if name not in INPUTS:
             raise UsageError(
                 f"--inputs {text}: there is no input {name!r}{advice(name, list(INPUTS))}: "
