@@ -161,6 +161,11 @@ class Lookout:
                 self.polls.repeat(more, 0)
                 self._add(iter(made))
                 return
+        seen = self._blocks.seen(block) if self.doorbells is None else None
+        if seen is not None:
+            for each in seen:
+                self.polls.see(*each)
+            return
         for record in self._blocks.records(block):
             self.polls.add(record)
             if isinstance(record, Intercept):

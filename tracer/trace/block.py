@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from struct import Struct
 from typing import Literal, NamedTuple
 
@@ -48,6 +49,7 @@ MOST_ROWS = 4096
 """Rows that a writer puts into one block, at most."""
 
 _PLACE_OF = Struct(f"<{RECORD_FIELDS['LINEAR']}xQQI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
+_MOMENT_OF = Struct(f"<{RECORD_FIELDS['TSC']}xQQQIH{SLOT_SIZE - RECORD_FIELDS['VCPU'] - 2}x")
 _RowPlace = tuple[int, int, int]
 """The linear address of a row, which is the port of one that is to a port, its alias, its site."""
 _MASK64 = (1 << 64) - 1
@@ -73,6 +75,20 @@ class _Detail(NamedTuple):
 _NOTHING = _Detail()
 
 
+class Seen(NamedTuple):
+    """Hold an access of a row, of which no record is made.
+
+    ``like`` is one of the same site to the same place in the same direction, ``access`` its access.
+    ``value`` works out what this one read or wrote.
+    """
+
+    like: Intercept
+    access: MemoryAccess
+    seq: int
+    time_ns: int
+    value: Callable[[], int | None]
+
+
 class Blocks:
     """Make records of the lines of a trace as they come: of a block, those of its rows.
 
@@ -84,6 +100,8 @@ class Blocks:
         self._memory = self._ports = _Places(())
         # By physical address and direction: region and offset, or nothing that is traced.
         self._found: dict[tuple[int, Direction], tuple[str, int] | None] = {}
+        # A record of each kind of row that was gone over without any, and what of it is traced.
+        self._like: dict[object, tuple[Intercept, list[tuple[int, MemoryAccess]]] | None] = {}
         # The latch leads to PCI configuration space. What it and causes were before the last block
         # that was gone over is kept with the number of that: a block may be told again.
         self._latch = Latch()
@@ -146,10 +164,12 @@ class Blocks:
     def _learn(self, line: SiteRecord | PlacesRecord) -> None:
         if isinstance(line, SiteRecord):
             self._sites[line.number] = site_of(line)
+            self._like.clear()
             return
         self._memory = _Places([place for place in line.places if place.space == "memory"])
         self._ports = _Places([place for place in line.places if place.space == "port"])
         self._found.clear()
+        self._like.clear()
 
     @staticmethod
     def places(block: BlockRecord) -> list[_RowPlace]:
@@ -191,6 +211,55 @@ class Blocks:
             yield from ((record, times[kind]) for record in made)
         if left:
             raise TraceError(f"a block of {block.accesses} accesses has {block.accesses - left}")
+
+    def seen(self, block: BlockRecord) -> Iterator[Seen] | None:
+        """Return the device accesses of a block in their order, without a record of each.
+
+        There are none where only a record tells what a row has accessed. Raise :exc:`TraceError`
+        as :meth:`records`.
+        """
+        moments = list(_MOMENT_OF.iter_unpack(block.rows))
+        if any(self._site(number).parts is None for number in {each[3] for each in moments}):
+            return None
+        return self._seen(block, moments)
+
+    def _seen(
+        self, block: BlockRecord, moments: Sequence[tuple[int, int, int, int, int]]
+    ) -> Iterator[Seen]:
+        seq, now, rate = block.seq, block.time_ns, block.rate
+        details = self._details(block)
+        known = self._like
+        if len(known) >= _MOST_FOUND:
+            known.clear()
+        for at, (tsc, *place, vcpu) in enumerate(moments):
+            if rate is not None:
+                now = max(now, rate.at(tsc))
+            key = *place, vcpu, block.window, details[at]
+            if key not in known:
+                record = next(self._made(self._one(block, at), details[at : at + 1]), None)
+                known[key] = None if record is None else (record, _reached(record))
+            found = known[key]
+            if found is None:
+                continue
+            for number, access in found[1]:
+                yield Seen(found[0], access, seq, now, partial(self._value, block, at, number))
+                seq += 1
+        if seq - block.seq != block.accesses:
+            raise TraceError(f"a block of {block.accesses} accesses has {seq - block.seq}")
+
+    # An access of a row of known parts tells what it has read or written.
+    def _value(self, block: BlockRecord, at: int, number: int) -> int | None:
+        (raw,) = raws(block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)])
+        site = self._site(raw.site)
+        if site.input is not None:
+            says = given(raw, site.input)
+            if says.manner.raised and not says.manner.write:
+                return None
+            # An access to configuration space comes behind the one to the port that it was made by.
+            return says.values[min(number, len(says.values) - 1)]
+        direction, start, width = (site.parts or ())[number]
+        data = raw.read if direction == "read" else raw.written
+        return int.from_bytes(data[start : start + width], "little")
 
     def _details(
         self, block: BlockRecord, places: Sequence[_RowPlace] | None = None
@@ -452,6 +521,10 @@ class _Places:
         if address > place.end or not (place.reads or direction == "write"):
             return None
         return place.region, address - place.base
+
+
+def _reached(record: Intercept) -> list[tuple[int, MemoryAccess]]:
+    return [each for each in enumerate(record.accesses) if each[1].region is not None]
 
 
 def require_whole(block: BlockRecord) -> None:

@@ -6,8 +6,9 @@ region belongs to the turn if it does in each. A turn that writes is no wait: by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tracer.trace.record import Intercept, MemoryAccess, Record
 from tracer.trace.waiting import WaitRecord
@@ -90,7 +91,7 @@ class Polls:
             return []
         over: list[Poll] = []
         for seq, access in record.device_accesses():
-            over += self._access(record, seq, access)
+            over += self.see(record, access, seq, record.time_ns, partial(_value, access))
         return over
 
     def repeat(self, counts: dict[Place, int], vcpu: int) -> None:
@@ -100,7 +101,19 @@ class Polls:
             if open_ is not None:
                 open_.poll = replace(open_.poll, turns=open_.poll.turns + count)
 
-    def _access(self, record: Intercept, seq: int, access: MemoryAccess) -> list[Poll]:
+    def see(
+        self,
+        record: Intercept,
+        access: MemoryAccess,
+        seq: int,
+        time_ns: int,
+        value: Callable[[], int | None],
+    ) -> list[Poll]:
+        """Take a device access like one of a record's; return the polls that are over by it.
+
+        Its number, its time and its ``value`` are its own; the value is asked for where it counts.
+        """
+        self.now_ns = max(self.now_ns, time_ns)
         region, offset = access.region or "", access.offset or 0
         place = region, offset, record.rip
         opened = self._open.setdefault((region, record.vcpu), {})
@@ -116,21 +129,22 @@ class Polls:
         if writes:
             return over
         found = opened.get(place)
-        now = record.time_ns
         if found is None:
-            opened[place] = _Open(_first(record, seq, access), None, set())
+            first = _first(record, access, seq, time_ns, value())
+            opened[place] = _Open(first, None, set())
             return over
         poll, others = found.poll, frozenset(found.others)
         if found.turn is not None and others != found.turn:
             # Another turn than before: it begins anew, with the read before this one.
             over += self._noted(poll)
             poll = replace(poll, turns=1, since_ns=poll.until_ns)
-        changed = access.value != poll.value
+        read = value()
+        changed = read != poll.value
         found.poll = replace(
             poll,
             turns=poll.turns + 1,
-            until_ns=now,
-            value=access.value,
+            until_ns=time_ns,
+            value=read,
             before=poll.value if changed else poll.before,
             seq=seq,
         )
@@ -194,7 +208,13 @@ def _may_wait(poll: Poll) -> bool:
     return poll.told is None or bool(poll.told.awaited)
 
 
-def _first(record: Intercept, seq: int, access: MemoryAccess) -> Poll:
+def _value(access: MemoryAccess) -> int | None:
+    return access.value
+
+
+def _first(
+    record: Intercept, access: MemoryAccess, seq: int, time_ns: int, value: int | None
+) -> Poll:
     return Poll(
         region=access.region or "",
         offset=access.offset or 0,
@@ -204,8 +224,8 @@ def _first(record: Intercept, seq: int, access: MemoryAccess) -> Poll:
         vcpu=record.vcpu,
         physical=access.physical,
         turns=1,
-        since_ns=record.time_ns,
-        until_ns=record.time_ns,
-        value=access.value,
+        since_ns=time_ns,
+        until_ns=time_ns,
+        value=value,
         seq=seq,
     )

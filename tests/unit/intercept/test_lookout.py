@@ -7,13 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import block_sample
+import pytest
 import trace_sample as sample
 from msgspec.structs import replace
 from poll_code import DEVICE, SYMBOLS, Ram, name, registers
 
 from tracer.devices import library
 from tracer.intercept.lookout import Lookout
+from tracer.trace.block import Blocks
+from tracer.trace.compiled import Rate
 from tracer.trace.naming import Naming
+from tracer.trace.polls import Polls
 from tracer.trace.record import Intercept, Record
 from tracer.trace.waiting import WaitRecord
 from tracer.x86.state import GPR
@@ -103,6 +107,39 @@ def test_of_a_long_block_the_rows_between_are_counted() -> None:
     for watch in (whole, some):
         (poll,) = watch.polls.open()
         assert (poll.turns, poll.value) == (1000, 999)
+
+
+def test_rows_of_which_no_record_is_made_are_the_same_polls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Two loops and a write between, of two vCPUs; values and times are each row's own.
+    other = block_sample.LINEAR + 8
+    rows = [
+        block_sample.row(site, tsc=100 + 8 * number + site, vcpu=vcpu, rdi=at, read=number // 3)
+        for number in range(40)
+        for site, at, vcpu in (
+            (0, block_sample.LINEAR, 0),
+            (2, other, 0),
+            (0, block_sample.LINEAR, 1),
+        )
+    ]
+    rows[60] = block_sample.row(1, tsc=270, rdi=other, written=1)
+    sites = [("8b07", 0x1000), ("8907", 0x2000), ("8b07", 0x3000)]
+    *opening, _, _, _ = block_sample.lines(1)
+    opening += [block_sample.site(n, code, rip=rip) for n, (code, rip) in enumerate(sites)]
+    rate = Rate(counter=0, time_ns=0, ticks=1, span_ns=MS)
+    blocks = [block_sample.block(*rows, rate=rate), block_sample.block(*rows, seq=120, rate=rate)]
+    seen, intercepts, expected = lookout(2)[0], Blocks(), Polls()
+    for line in (*opening, *blocks):
+        for record in intercepts.records(line):
+            expected.add(record)
+    with monkeypatch.context() as patch:
+        patch.setattr(Polls, "add", lambda polls, record: [])
+        for line in (*opening, *blocks):
+            seen.take(line)
+    assert len(list(expected.all())) >= 3
+    assert list(seen.polls.all()) == list(expected.all())
+    assert seen.polls.open() == expected.open()
 
 
 def test_a_block_that_another_access_comes_in_is_followed_row_by_row() -> None:

@@ -199,3 +199,28 @@ def test_the_registers_are_those_of_configuration_space() -> None:
     assert known is not None
     named = known.lookup(0x8004, 2)
     assert named is not None and named.text == "00:01.0 COMMAND"
+
+
+def test_rows_without_a_record_of_each_tell_the_same_accesses() -> None:
+    first = told(
+        set_latch(NVME), configured(5), configured(6), set_latch(NVME + 0x800), configured(7),
+        configured(8, write=True), input_row(LEFT, 0x21, 1 | 2 << 32, width=4), row(0, read=9),
+        input_row(IN, 0xCFC, 9, width=4, raised=True), input_row(IN, 0x64, 2, width=4),
+    )  # fmt: skip
+    second = told(configured(3), row(0, read=10), seq=first.accesses)
+    records, seen = made(taught(), first, second), []
+    blocks = taught()
+    for line in (first, second):
+        found = blocks.seen(line)
+        assert found is not None
+        seen += [
+            (each.seq, each.time_ns, each.like.rip, each.access.region, each.access.offset,
+             each.access.direction, each.value())
+            for each in found
+        ]  # fmt: skip
+    assert seen == [
+        (seq, record.time_ns, record.rip, access.region, access.offset, access.direction,
+         access.value)
+        for record in records
+        for seq, access in record.device_accesses()
+    ]  # fmt: skip
