@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from monitored import Run
 from playbook import play
 from scene import registers
 
-from tracer.access.decision import Decision, Delay, Give, Go, Inject, Retry, Skip
+from tracer.access.decision import Decision, Delay, Give, Go, Inject, Refuse, Retry, Skip
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import SetRegister
 from tracer.access.want import (
@@ -29,7 +30,8 @@ from tracer.compiled import flagging, monitor
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.intercept.input_bell import InputBell
 from tracer.intercept.trap import GoOn, StandStill
-from tracer.trace.record import Intercept
+from tracer.trace.inputs import RAISED
+from tracer.trace.record import Intercept, Mark
 
 HERE = 0xFFFF_8000_0000_1000
 IN: dict[str, Any] = {"rip": HERE, "following": HERE + 1}
@@ -52,6 +54,10 @@ class Asked:
         self.after = after or record
         self.pendings: list[Any] = []
         self._put(record)
+
+    def for_handler(self) -> None:
+        """Have a handler of the guest's ask for it, in whose place the vCPU is."""
+        self.run.scene.ram.write(self.run.vmcb() + monitor.ASKED, b"\1")
 
     def _put(self, record: bytes) -> None:
         self.run.scene.ram.write(self.run.vmcb() + monitor.RECORD_PLACE, record)
@@ -180,6 +186,55 @@ def test_other_registers_start_the_instruction_over() -> None:
     assert done == GoOn((SetRegister("rip", asked.inside.label("instead")),))
     assert int.from_bytes(asked.read(0x578, 8), "little") == HERE + 8
     assert asked.inside.of_guest(0)["rcx"] == 2
+
+
+def test_what_a_handler_has_asked_for_leaves_the_registers_of_the_instruction() -> None:
+    record = {**IN, "rdx": 0x64}
+    asked = Asked(row(Input.PORT, 0x64, **record), row(Input.PORT, 0x64, 0x1C, **record))
+    asked.for_handler()
+    asked.handle(
+        (AskBefore, Go()), (BreakAlone, asked.carried), (AskAnswered, Give(0xFE)),
+        (BreakAlone, None),
+        (AskCompleted, lambda wanted: replace(wanted.cpu, rip=0x666)),  # it is not there
+    )  # fmt: skip
+    assert asked.value == 0xFE and asked.record.after == {"rip": HERE + 1, "rax": 0xFE}
+    assert int.from_bytes(asked.read(0x578, 8), "little") != 0x666
+
+
+@pytest.mark.parametrize("ruling", [Inject(13, 0), Inject(6, None), Refuse("rule 3")])
+def test_what_a_handler_has_asked_for_can_be_refused(ruling: Inject | Refuse) -> None:
+    asked = Asked(row(Input.PORT, 0x64, **IN), row(Input.PORT, 0x64, raised=True, **IN))
+    asked.for_handler()
+
+    def refused(wanted: BreakAlone) -> None:
+        assert wanted.linear == asked.inside.label("enter")
+        assert wanted.changes == [SetRegister("rip", asked.inside.label("protection"))]
+        asked._put(asked.after)
+
+    steps: list[Any] = [(AskBefore, ruling), (BreakAlone, refused)]
+    if isinstance(ruling, Inject):
+        steps += [(AskHold(), True), (StepAlone(), HERE)]
+    done = asked.handle(*steps)
+    # Who has a fault raised is where the handler goes on.
+    stands = StandStill("fault", STOP.vcpu) if isinstance(ruling, Inject) else GoOn()
+    assert done == stands and asked.decided == 0
+    (access,) = asked.record.accesses
+    assert access.skipped and RAISED in (asked.record.note or "")
+    marks = [record.text for record in asked.run.records if isinstance(record, Mark)]
+    told = any("cannot raise that exception" in text for text in marks)
+    assert told == (ruling == Inject(6, None))
+
+
+def test_its_registers_stay_as_they_were() -> None:
+    asked = Asked(row(Input.PORT, 0x64, **IN), row(Input.PORT, 0x64, 0x1C, **IN))
+    asked.for_handler()
+    asked.handle(
+        (AskBefore, lambda wanted: Retry(wanted.pending.cpu)), (BreakAlone, asked.carried),
+        (AskAnswered, Go()), (BreakAlone, None), (AskCompleted, lambda wanted: wanted.cpu),
+    )  # fmt: skip
+    marks = [record.text for record in asked.run.records if isinstance(record, Mark)]
+    assert any("stay as they were" in text for text in marks)
+    assert asked.record.accesses[0].value == 0x1C
 
 
 def test_an_interrupt_is_told_by_its_vector_and_may_be_late() -> None:

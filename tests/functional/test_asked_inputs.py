@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confidential_kernel import kernel_for
 from vetrace_run import Run, agreed, boot, read_trace, run
 
+from tracer.confidential.kind import Kind
 from tracer.trace.record import MemoryAccess
 
 pytestmark = pytest.mark.qemu
@@ -106,3 +108,37 @@ def test_rules_were_applied_and_only_what_somebody_wanted_took_a_stop(asked: Run
     assert end.counts["stops"] < 5_000
     assert "rule 1 applied" in asked.err and "rule 2 applied once" in asked.err
     assert json.dumps(end.counts)
+
+
+HOSTILE = (
+    "break read port 0x64 once", "break msr 0xfe once", "break cpuid 0x40000000 once",
+    "continue", "set value 0xff",
+    "continue", "fault gp",
+    "continue", "set value 0x5a",
+    "continue",
+)  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [Kind.TDX, Kind.SEV_ES])
+def test_a_hostile_host_answers_the_handler_of_a_confidential_guest(
+    kind: Kind, tmp_path: Path
+) -> None:
+    done = boot(
+        tmp_path, "--guest", kind.value, "--kernel", kernel_for(Kind.TDX), "--inputs", "--check",
+        "--json", "--bypass", "lapic", "--rule", LATE, "-e", "; ".join(HOSTILE),
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    agreed(done)
+    halts = results(done, "continue")
+    assert halts[-1]["state"] == "ended"
+    told = {
+        space: [access for access in accesses(done, space) if access.device is not None]
+        for space in ("port", "cpuid")
+    }
+    assert [access.value for access in told["port"]] == [0x5A]
+    assert [access.value for access in told["cpuid"]] == [0xFF]
+    (refused,) = [access for access in accesses(done, "msr") if access.skipped]
+    assert refused.physical == 0xFE
+    notes = [record.note for record in read_trace(done.trace).intercepts if record.note]
+    assert any("late" in note for note in notes)

@@ -19,7 +19,7 @@ MODULE_LABELS = ("fault", "tdcall")
 MONITOR_LABELS = (
     "start", "gates", "onward", "done",
     "full", "ring", "decided", "told", "enter", "instead", "late", "waited", "looked",
-    "requested", "responded",
+    "requested", "responded", "protection",
 )  # fmt: skip
 LABELS = "fast", "refuse", "ram", "stacks", "deadline", "behind", "stopped"
 LABELS_BY_POISON = "compare", "walk", "other"

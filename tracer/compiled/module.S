@@ -379,6 +379,7 @@ input:	mov	eax, r12d
 	inc	esi
 	mov	[rax + rbx + V_ASKED], rsi
 	count	N_ANSWERED		# this may end the machine
+	# The monitor sets CF where the CPU raises #GP, or somebody has it refused.
 	mov	eax, r12d
 	mov	ecx, r13d
 	cmp	r11d, VE_CPUID
@@ -391,37 +392,44 @@ input:	mov	eax, r12d
 	cmp	r12d, 2
 	ja	3f
 	je	2f
-	test	r13d, r13d
+	test	r13d, r13d		# and clears CF
 	jnz	1f
 	in	al, dx
+	jc	refused
 	movzx	r11d, al
 	jmp	9f
 1:	mov	eax, r15d
 	out	dx, al
+	jc	refused
 	jmp	9f
 2:	test	r13d, r13d
 	jnz	1f
 	in	ax, dx
+	jc	refused
 	movzx	r11d, ax
 	jmp	9f
 1:	mov	eax, r15d
 	out	dx, ax
+	jc	refused
 	jmp	9f
 3:	test	r13d, r13d
 	jnz	1f
 	in	eax, dx
+	jc	refused
 	mov	r11d, eax
 	jmp	9f
 1:	mov	eax, r15d
 	out	dx, eax
+	jc	refused
 	jmp	9f
-6:	cpuid
+6:	clc
+	cpuid
+	jc	refused
 	mov	r12d, eax
 	mov	r13d, ebx
 	mov	r14d, ecx
 	mov	r15d, edx
 	jmp	9f
-	# The monitor sets CF where the CPU raises #GP.
 7:	clc
 	rdmsr
 	jc	refused

@@ -2047,6 +2047,10 @@ protection:
 	# The module refuses it, where it finds CF set.
 	or	dword ptr [r15 + V_RFLAGS], CF
 	mov	ecx, 2
+	cmp	dword ptr [r15 + V_EXIT], EXIT_IO
+	jne	behind
+	mov	rcx, [r15 + V_INFO2]
+	sub	rcx, [r15 + V_RIP]
 	jmp	behind
 
 # ---- CPUID

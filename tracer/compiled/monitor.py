@@ -64,6 +64,8 @@ RECORD_PLACE = _STATE + _STATE_FIELDS["SCRATCH"]
 """Offset in the pages of a vCPU of the record that it makes of what somebody is asked about."""
 DECIDED = _STATE + _STATE_FIELDS["DECIDED"]
 """Offset there of what was decided about it."""
+ASKED = _STATE + _STATE_FIELDS["ASKED"]
+"""Offset there of a word that is not 0 where a handler of the guest's has asked for it."""
 
 _WORDS = (
     "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED", "FAST", "PORTS", "GHCB_MSR",

@@ -22,6 +22,7 @@ from tracer.access.decision import (
     Go,
     Inject,
     Pending,
+    Refuse,
     Retry,
     Skip,
 )
@@ -85,11 +86,20 @@ _ROUND_NS = 2
 """Guest time of a turn at ``late``, where instructions are counted."""
 _MOST_ROUNDS = 10_000_000
 """Turns without a look at whether somebody wants to end the run."""
+_PROTECTION = 13
+_REFUSED = (
+    "a host cannot raise that exception for an input of a confidential guest: it was refused, "
+    "which is #GP, or what the guest's handler makes of it"
+)
+_UNCHANGED = (
+    "registers before an input of a confidential guest stay as they were: its handler has read them"
+)
 
 
 @dataclass(slots=True)
 class _Asked:
-    # One input under way on a vCPU, and what has become of it so far.
+    # One input under way on a vCPU, and what has become of it so far. It may be `for_handler`: the
+    # one of a confidential guest has asked for it.
     vcpu: int
     kind: Input
     raw: Raw
@@ -100,6 +110,7 @@ class _Asked:
     code: bytes
     symbol: str | None
     transfers: tuple[Transfer, ...]
+    for_handler: bool
     meddled: dict[int, Meddling] = field(default_factory=dict)
     ruled: list[str] = field(default_factory=list)
     given: dict[int, int] = field(default_factory=dict)
@@ -130,6 +141,11 @@ class InputBell(OnePlace):
         self._waited = 0
         self._parting: _Asked | None = None
 
+    async def begin(self, inside: Monitor, sites: CompiledSites | None) -> None:
+        """Stop at inputs of a guest that runs in this monitor, beside these sites."""
+        self.inside, self.sites = inside, sites
+        await self.install(inside.ring)
+
     async def handle(self, stop: Stopped) -> Handled:
         """Ask what becomes of the input, and have the monitor carry that out."""
         inside = self.inside
@@ -144,12 +160,16 @@ class InputBell(OnePlace):
         self._journal.counts["intercepts"] += 1
         asked = await self._asked(inside, vcpu, registers.values)
         decided = await self._before(asked, inside) if self._asks else None
+        if decided is not None and asked.for_handler:
+            return await self._refuse(asked, decided, inside, stop)
         match decided:
             case Inject():
                 return await self._raise(decided, inside, stop)
             case Retry(cpu):
                 inside.restore(vcpu, cpu)
                 return GoOn((SetRegister("rip", inside.label("instead")),))
+            case Refuse():
+                raise InterceptError("only a handler of the guest's can be refused an input")
         await self._carry(asked, inside)
         return GoOn()
 
@@ -181,6 +201,7 @@ class InputBell(OnePlace):
         return _Asked(
             vcpu, kind, raw, says, cpu, space, insn, b"" if insn is None else insn.code,
             self._names.lookup(cpu.rip, space), self._transfers(kind, says),
+            inside.for_handler(vcpu),
         )  # fmt: skip
 
     def _transfers(self, kind: Input, says: Given) -> tuple[Transfer, ...]:
@@ -225,13 +246,18 @@ class InputBell(OnePlace):
 
     # ---- before it is made
 
-    async def _before(self, asked: _Asked, inside: Monitor) -> Inject | Retry | None:
+    async def _before(self, asked: _Asked, inside: Monitor) -> Inject | Retry | Refuse | None:
         for number, transfer in enumerate(asked.transfers):
             if number in asked.given:
                 continue
             pending = self._pending(asked, number, asked.transfers[:number])
             match await AskBefore(pending):
+                case Retry() if asked.for_handler:
+                    self._journal.remark(_UNCHANGED)
                 case Inject() | Retry() as instead:
+                    return instead
+                case Refuse() as instead if asked.for_handler:
+                    asked.ruled.append(instead.by)
                     return instead
                 case Skip(value):
                     asked.skipped = True
@@ -261,6 +287,24 @@ class InputBell(OnePlace):
             raise InterceptError("the exception does not come to the guest")
         return StandStill("fault", stop.vcpu) if await AskHold() else GoOn()
 
+    async def _refuse(
+        self, asked: _Asked, decided: Inject | Retry | Refuse, inside: Monitor, stop: Stopped
+    ) -> Handled:
+        # The guest's handler has asked for it, and is told that it cannot be.
+        if isinstance(decided, Inject) and decided.vector != _PROTECTION:
+            self._journal.remark(_REFUSED)
+        asked.skipped = True
+        asked.meddled = {each: Meddling(skipped=True) for each in range(len(asked.transfers))}
+        await BreakAlone(inside.label("enter"), [SetRegister("rip", inside.label("protection"))])
+        says = given(_raw(inside.record(asked.vcpu)), asked.kind)
+        asked.says = replace(asked.says, manner=says.manner)
+        self._publish(asked, asked.cpu)
+        if isinstance(decided, Refuse) or not await AskHold():
+            return GoOn()
+        if await inside.step_out(stop) is None:
+            raise InterceptError("the refusal does not come to the guest's handler")
+        return StandStill("fault", stop.vcpu)
+
     # ---- it is made
 
     async def _carry(self, asked: _Asked, inside: Monitor) -> None:
@@ -282,10 +326,11 @@ class InputBell(OnePlace):
         self._parting = asked
         await BreakAlone(inside.label("enter"))
         self._parting = None
-        after = inside.state(vcpu, asked.cpu)
+        # The guest goes on in its handler, where that has asked for it.
+        after = self._left(asked) if asked.for_handler else inside.state(vcpu, asked.cpu)
         self._publish(asked, after)
         completed = await AskCompleted(after) if self._asks else after
-        if completed != after:
+        if completed != after and not asked.for_handler:
             inside.restore(vcpu, completed)
 
     async def _answered(self, asked: _Asked, inside: Monitor) -> None:
@@ -335,9 +380,16 @@ class InputBell(OnePlace):
         asked = self._parting
         if asked is None or asked.says.direction == "read":
             return  # nobody knows what would have been read
-        following = asked.cpu.rip if asked.insn is None else asked.insn.next_rip
+        self._publish(asked, self._left(asked))
+
+    def _left(self, asked: _Asked) -> CpuState:
+        # Returns what the instruction leaves, which the vCPU has not come to, or is not at.
+        following = asked.says.following if asked.for_handler else asked.cpu.rip
+        if asked.insn is not None:
+            following = asked.insn.next_rip
         says = replace(asked.says, following=following)
-        self._publish(asked, state_behind(asked.kind, says, asked.cpu, asked.insn))
+        left = state_behind(asked.kind, says, asked.cpu, asked.insn)
+        return replace(asked.cpu, gpr=left.gpr, rip=left.rip)
 
     def _publish(self, asked: _Asked, after: CpuState) -> None:
         view, journal = self._view, self._journal

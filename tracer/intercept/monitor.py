@@ -218,6 +218,10 @@ class Monitor:
 
     # ---- asking
 
+    def for_handler(self, vcpu: int) -> bool:
+        """Tell whether a handler of the guest's has asked for what a vCPU stands before."""
+        return any(self._view.memory.read(self.code.vmcb(vcpu) + monitor.ASKED, 8))
+
     @property
     def ring(self) -> int:
         """Return the address at which a vCPU stands where somebody is to be asked."""

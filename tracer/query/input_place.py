@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tracer.access.region import RegionMap
-from tracer.confidential.kind import Kind
 from tracer.errors import UnknownName, UsageError, advice
 from tracer.query.condition import Condition, parse
 from tracer.query.condition.lexeme import quoted
@@ -97,11 +96,6 @@ def parse_input_place(words: Sequence[str], known: Known) -> InputSpot:
 def check_recorded(space: Space, known: Known) -> None:
     """Raise UsageError where inputs of a kind are not recorded: then nobody is asked about them."""
     if known.inputs is None or space in known.inputs:
-        if known.kind is Kind.TDX:
-            raise UsageError(
-                "inputs of a TDX guest are asked for by its #VE handler: `break hypercall` is at "
-                "what it asks"
-            )
         return
     if known.inputs:
         there = ",".join(known.inputs)

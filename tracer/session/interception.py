@@ -6,9 +6,7 @@ from tracer.access.space import AddressSpace
 from tracer.compiled.diary import Current
 from tracer.intercept.input_bell import InputBell
 from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.monitor import Monitor
 from tracer.intercept.rows import Domain, Told
-from tracer.intercept.sites import CompiledSites
 from tracer.intercept.standin import StandIn
 from tracer.intercept.system import Callers
 from tracer.session.manner import Manner
@@ -59,19 +57,11 @@ def told_in(
     )  # fmt: skip
 
 
-async def input_bell_in(
-    setting: Setting,
-    how: Manner,
-    interceptor: Interceptor,
-    callers: Callers,
-    inside: Monitor | None,
-    sites: CompiledSites | None,
+def input_bell_in(
+    setting: Setting, how: Manner, interceptor: Interceptor, callers: Callers
 ) -> InputBell | None:
-    """Return what takes stops at inputs, where there may be some that do: it is in place."""
-    if not (how.asks or how.queues) or not how.inputs or inside is None:
+    """Return what takes stops at inputs, where there may be some that do: it is to begin."""
+    if not (how.asks or how.queues) or not how.inputs:
         return None
     view, journal, names = setting.view, setting.journal, setting.system.names
-    bell = InputBell(view, journal, names, callers, interceptor.ledger, asks=how.asks)
-    bell.inside, bell.sites = inside, sites
-    await bell.install(inside.ring)
-    return bell
+    return InputBell(view, journal, names, callers, interceptor.ledger, asks=how.asks)

@@ -89,8 +89,10 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
         journal.remark("accesses of the first vCPU only: nobody knows where others begin")
     await secondary.begin(inside)
     breakpoints: list[Breakpoint] = [secondary, secondary.full]
-    input_bell = await input_bell_in(setting, how, interceptor, callers, inside, sites)
-    breakpoints += [] if input_bell is None else [input_bell]
+    input_bell = input_bell_in(setting, how, interceptor, callers)
+    if input_bell is not None:
+        await input_bell.begin(inside, sites)
+        breakpoints.append(input_bell)
     bell = Bell(interceptor, post, journal, asks=how.asks)
     interruption = Interruption(post, journal, bell, breakpoints)
     moves = Moves(inside, journal)

@@ -17,6 +17,7 @@ from tracer.intercept.encrypted_guest import EncryptedGuest
 from tracer.intercept.gate import PageFaultGate, refuse_fred
 from tracer.intercept.ground import Ground
 from tracer.intercept.guest_module import GuestModule
+from tracer.intercept.input_bell import InputBell
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.loads import TableLoads
@@ -105,12 +106,16 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
                 requests = ProtocolBell(below, monitor, view, journal, system.names)
                 await requests.begin()
                 breakpoints.append(requests)
-    inside = None if secondary is None else secondary.inside
-    input_bell = await input_bell_in(setting, how, interceptor, callers, inside, interceptor.sites)
-    breakpoints += [] if input_bell is None else [input_bell]
+    input_bell = input_bell_in(setting, how, interceptor, callers)
+    if input_bell is not None:
+        breakpoints.append(input_bell)
+        if secondary is not None and secondary.inside is not None:
+            await input_bell.begin(secondary.inside, interceptor.sites)
     readiness = None
     if later is not None and isinstance(below, TrustDomain):
-        hastening = _Hastening(setting, how, later, below, interceptor, gate, callers, secondary)
+        hastening = _Hastening(
+            setting, how, later, below, interceptor, gate, callers, secondary, input_bell
+        )
         readiness = await hastening.expect()
         breakpoints += [] if readiness is None else [readiness]
     bell = Bell(interceptor, gate, journal, asks=how.asks)
@@ -257,6 +262,7 @@ class _Hastening:
     gate: PageFaultGate
     callers: Callers
     secondary: Secondary | None
+    input_bell: InputBell | None
 
     async def expect(self) -> Readiness | None:
         system, journal = self.setting.system, self.setting.journal
@@ -296,4 +302,6 @@ class _Hastening:
         if self.secondary is not None:
             inside = _monitor(self.setting, room, stub, registers, self.how)
             await self.secondary.begin(inside)
+            if self.input_bell is not None:
+                await self.input_bell.begin(inside, sites)
             await inside.enter()

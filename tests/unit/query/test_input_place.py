@@ -86,12 +86,18 @@ def test_what_is_none_is_refused(text: str, told: str) -> None:
     [
         (Known(inputs=()), "none are recorded: boot with --inputs"),
         (Known(inputs=("port",)), "boot with --inputs=port,msr"),
-        (Known(inputs=("msr",), kind=Kind.TDX), "break hypercall"),
+        (Known(inputs=("port",), kind=Kind.TDX), "boot with --inputs=port,msr"),
     ],
 )
 def test_what_is_not_recorded_is_nobodys_to_be_asked_about(known: Known, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         parse_break("msr 0x10", known)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_what_is_recorded_is_asked_about_in_each_kind_of_guest(kind: Kind) -> None:
+    pattern = parse_break("msr 0x10", Known(inputs=("msr",), kind=kind)).pattern
+    assert pattern.fits(facts("msr", 0x10))
 
 
 def test_a_name_that_comes_later_may_be_any_kinds() -> None:
