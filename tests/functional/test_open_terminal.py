@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import stat
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from prompt_terminal import PROMPT, environment, told
 from vetrace_run import CHECKOUT
 
+from scripts.patience import patience
 from scripts.terminal import Terminal
 
 TRACE = CHECKOUT / "tests" / "golden" / "6.1.0-56-cloud-amd64" / "nvme.vtrace.zst"
 
+# Select graphic rendition (ECMA-48, 8.3.117), with a colour among what is selected.
+COLOURS = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m")
 
-def opened(folder: Path, columns: int = 120, rows: int = 40, **variables: str) -> Terminal:
+
+def opened(
+    folder: Path, columns: int = 120, rows: int = 40, *arguments: str, **variables: str
+) -> Terminal:
     """Open the trace of a driver that resets its controller."""
     shutil.copy(TRACE, folder / "nvme.vtrace.zst")
     return Terminal(
-        [sys.executable, "-m", "tracer", "open", "nvme.vtrace.zst"], columns=columns, rows=rows,
-        environment={**environment(folder), **variables}, folder=str(folder),
+        [sys.executable, "-m", "tracer", "open", "nvme.vtrace.zst", *arguments],
+        columns=columns, rows=rows, folder=str(folder),
+        environment={**environment(folder), **variables},
     )  # fmt: skip
 
 
@@ -53,7 +63,7 @@ def test_one_walks_to_and_fro(
         shown = terminal.text.splitlines()
         assert all(len(line.rstrip()) <= columns for line in shown)
         if "NO_COLOR" in variables or variables.get("TERM") == "dumb":
-            assert b"\x1b[3" not in terminal.raw and b"\x1b[1;3" not in terminal.raw
+            assert not COLOURS.search(terminal.raw)
         terminal.line("quit")
         assert terminal.wait() == 0
 
@@ -88,3 +98,114 @@ def test_a_prompt_begins_with_what_the_person_wants(tmp_path: Path) -> None:
         terminal.wait_for(rf"rc:3: there is no command\s+nonsense[\s\S]*{PROMPT}")
         told(terminal, "on", r"step[\s\S]*vcpu0")
         told(terminal, "continue", r"break 1: write nvme\.CC")
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(120, 40), (80, 24), (60, 20)])
+def test_a_menu_tells_what_a_word_can_become(tmp_path: Path, columns: int, rows: int) -> None:
+    with opened(tmp_path, columns, rows) as terminal:
+        terminal.wait_for(PROMPT)
+        mark = terminal.mark
+        terminal.type("rev")
+        terminal.wait_for(r"reverse-continue", after=mark)
+        terminal.control("u")
+        mark = terminal.mark
+        # Letters of a register, in their order: what fits best comes first.
+        terminal.type("tbreak CSTS")
+        terminal.wait_for(r"nvme\.CSTS\s[\s\S]*\+0x1c  Con", after=mark)
+        assert max(map(len, terminal.text.splitlines())) <= columns
+        terminal.type("\x1b[B")  # down
+        mark = terminal.mark
+        terminal.line("")
+        terminal.wait_for(rf"break 1: nvme\.CSTS \(once\)\s*\n{PROMPT}", after=mark)
+        mark = terminal.mark
+        terminal.type("until nvme_reset_w")
+        terminal.wait_for(r"nvme_reset_work\s+0xffffffff", after=mark)
+
+
+def test_what_is_typed_has_colours_and_an_end(tmp_path: Path) -> None:
+    with opened(tmp_path, 100, 24) as terminal:
+        terminal.wait_for(PROMPT)
+        told(terminal, "break write nvme.CC if value & 1", r"break 1: ")
+        mark = terminal.mark
+        terminal.type("nonsense 0x10")
+        terminal.wait_for(r"0x10", after=mark)
+        (line,) = [
+            row for row in range(24)
+            if terminal.text.splitlines()[row : row + 1] == ["(vetrace) nonsense 0x10"]
+        ]  # fmt: skip
+        colours = [terminal.screen.buffer[line][column].fg for column in (10, 17, 19)]
+        assert colours == ["red", "red", "cyan"]
+        terminal.control("u")
+        terminal.type("break w")
+        terminal.wait_for(r"rite nvme\.CC if value & 1", after=terminal.mark - 1)
+        mark = terminal.mark
+        terminal.type("\x1b[C\r")  # right: as it was suggested
+        terminal.wait_for(rf"break 2: write nvme\.CC if value & 1\s*\n{PROMPT}", after=mark)
+    kept = tmp_path / "state" / "vetrace" / "history"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_a_long_answer_has_a_pager(tmp_path: Path) -> None:
+    with opened(tmp_path, 80, 24, PAGER="sed 's/^/| /'") as terminal:
+        terminal.wait_for(PROMPT)
+        told(terminal, "help", r"\n\| go on:[\s\S]*\n\|   back, rs")
+        told(terminal, "info breaks", r"\nthere are no breaks")
+        told(terminal, "set pager off", r"pager is off")
+        told(terminal, "help", r"\ngo on:[\s\S]*\n  back, rs")
+    with opened(tmp_path, 80, 24, PAGER="/no/such/pager") as terminal:
+        terminal.wait_for(PROMPT)
+        told(terminal, "help", r"\ngo on:[\s\S]*\n  back, rs")
+
+
+def test_the_keys_are_those_of_vi(tmp_path: Path) -> None:
+    own = tmp_path / "config" / "vetrace"
+    own.mkdir(parents=True)
+    (own / "rc").write_text("set editing-mode vi\n")
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\nprintf 'tbreak nvme.VS\\ntbreak nvme.CC\\n' > \"$1\"\n")
+    editor.chmod(0o755)
+    variables = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "EDITOR": str(editor), "VISUAL": ""}
+    with opened(tmp_path, 100, 24, **variables) as terminal:
+        terminal.wait_for(PROMPT)
+        terminal.type("xinfo breaks\x1b")
+        time.sleep(patience(1))  # else what follows would belong to Escape
+        mark = terminal.mark
+        terminal.type("0x\r")
+        terminal.wait_for(rf"there are no breaks[\s\S]*\n{PROMPT}", after=mark)
+        told(terminal, "set editing-mode emacs", r"editing-mode is emacs")
+        mark = terminal.mark
+        terminal.type("\x18\x05")  # Ctrl-X Ctrl-E
+        terminal.wait_for(rf"nvme\.VS[\s\S]*: nvme\.CC \(once\)\s*\n{PROMPT}", after=mark)
+
+
+def test_orders_are_typed_line_by_line(tmp_path: Path) -> None:
+    with opened(tmp_path, 80, 24) as terminal:
+        terminal.wait_for(PROMPT)
+        told(terminal, "break write nvme.CC", r"break 1")
+        for line in ("commands", "silent"):
+            mark = terminal.mark
+            terminal.line(line)
+            terminal.wait_for(r"\n>", after=mark)
+        terminal.control("c")  # they are forgotten
+        told(terminal, "info breaks", r"1 +0 hits")
+        for line in ("commands", "silent", "regs rip", "c"):
+            mark = terminal.mark
+            terminal.line(line)
+            terminal.wait_for(r"\n>", after=mark)
+        told(terminal, "end")
+        mark = terminal.mark
+        told(terminal, "c", r"rip +0xffffffff\w+\s+rip[\s\S]*the end of the trace")
+        assert b"break 1: " not in terminal.raw[mark:]
+
+
+def test_plain_is_only_written(tmp_path: Path) -> None:
+    with opened(tmp_path, 80, 24, "--plain") as terminal:
+        terminal.wait_for(PROMPT)
+        told(terminal, "break write nvme.CC", r"break 1: write nvme\.CC")
+        told(terminal, "c", r"\n +1\.\d+  vcpu0  nvme_pci_reg_write32\+0xb .* CC .*W4 +0x00000000")
+        told(terminal, "stats", r"by call site|call site")
+        terminal.line("quit")
+        assert terminal.wait() == 0
+    # Neither moves a cursor nor draws anything.
+    assert not re.search(rb"\x1b\[[0-9;]*[A-HJKST`defm]", terminal.raw)
+    assert not re.search("[\u2500-\u259f]", terminal.raw.decode())

@@ -17,7 +17,9 @@ COMMAND = (sys.executable, "-m", "tracer", "boot", "-i", "--append", "loglevel=7
 
 def environment(folder: Path) -> dict[str, str]:
     """Return what a session in a folder has in its environment."""
-    return {"PYTHONPATH": str(CHECKOUT), "XDG_STATE_HOME": str(folder / "state")}
+    return {
+        "PYTHONPATH": str(CHECKOUT), "XDG_STATE_HOME": str(folder / "state"), "PAGER": "cat",
+    }  # fmt: skip
 
 
 @contextmanager

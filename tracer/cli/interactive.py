@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
 
 from tracer.errors import UsageError
-from tracer.host.streams import shows_colour
+from tracer.host.streams import choose_colour, shows_colour
 from tracer.repl.result import Screen
 from tracer.repl.script import file_lines
 from tracer.repl.shell import Script, Wish
@@ -36,6 +37,10 @@ def _add_arguments(parser: argparse.ArgumentParser, interactive: str) -> None:
         type=str, help="carry out these commands, then end",
     )  # fmt: skip
     group.add_argument(
+        "--plain", action="store_true",
+        help="for screen readers: no menu, colours or line at the bottom, nothing drawn anew",
+    )  # fmt: skip
+    group.add_argument(
         "--load", metavar="FILE.py", type=Path, action="append", default=[],
         help="commands, filters and subscribers of your own",
     )  # fmt: skip
@@ -43,11 +48,13 @@ def _add_arguments(parser: argparse.ArgumentParser, interactive: str) -> None:
 
 def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
     """Return what the arguments ask for. Raises UsageError."""
+    _make_plain(args)
     asked = Wish(
         interactive=args.interactive,
         scripts=tuple(map(_script, args.scripts)),
         extensions=tuple(args.load),
         json=args.json,
+        plain=args.plain,
         quiet=args.quiet,
         trace=trace,
     )
@@ -61,14 +68,23 @@ def wish(args: argparse.Namespace, trace: Path | None) -> Wish:
 
 def recording_wish(args: argparse.Namespace) -> Wish:
     """Return what the arguments ask for: a prompt where there is no script. Raises UsageError."""
+    _make_plain(args)
     asked = Wish(
         interactive=args.interactive or not args.scripts,
         scripts=tuple(map(_script, args.scripts)),
         extensions=tuple(args.load),
         json=args.json,
+        plain=args.plain,
     )
     _check_files(asked)
     return asked
+
+
+# A terminal that is only written to is what every library here knows how to treat.
+def _make_plain(args: argparse.Namespace) -> None:
+    if args.plain:
+        os.environ |= {"TERM": "dumb", "NO_COLOR": "1"}
+        choose_colour("never")
 
 
 def _check_files(asked: Wish) -> None:

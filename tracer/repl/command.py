@@ -153,6 +153,13 @@ class CommandTable:
         hint = suggestion(name, self._by_name) or "; `help` lists all"
         raise UsageError(f"there is no command {name}{hint}")
 
+    def judge(self, name: str) -> Literal["command", "begun", "unknown"]:
+        """Tell whether a command is called so, one or several begin so, or none does."""
+        if name in self._by_name:
+            return "command"
+        begun = name and any(key.startswith(name) for key in self._by_name)
+        return "begun" if begun else "unknown"
+
     def takes_line(self, name: str) -> bool:
         """Tell whether ``name`` is a command whose argument is all the rest of the line."""
         item = self._by_name.get(name)

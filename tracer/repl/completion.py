@@ -17,7 +17,7 @@ from tracer.query.condition.vocabulary import NAMES, TEXTS, VALUES
 from tracer.query.rule import VERBS
 from tracer.repl.command import Command
 from tracer.repl.context import Context
-from tracer.repl.listing import Found, found
+from tracer.repl.listing import Found, found, ranked
 from tracer.trace.phase import PHASES
 from tracer.x86.state import GPR
 
@@ -33,7 +33,7 @@ _COMPARED = re.compile(
 # A condition takes such a word without quotes.
 _BARE = re.compile(r"[A-Za-z_][\w.#:+\-\[\]]*", re.ASCII)
 
-_ACCESS = {"ro": ", read-only", "wo": ", write-only"}
+_ACCESS = {"ro": "read-only", "wo": "write-only"}
 
 _BEHIND: dict[str, tuple[str, ...]] = {
     "symbol": ("symbol",),
@@ -46,6 +46,12 @@ _BEHIND: dict[str, tuple[str, ...]] = {
 
 Hints = Mapping[str, str]
 
+# Letters from which on a function is found by any part of its name.
+_PART = 3
+
+# How many functions are told with their addresses.
+_ADDRESSES = 50
+
 
 class Candidates:
     """Find what completes a line.
@@ -53,15 +59,27 @@ class Candidates:
     A command that takes a condition has ``if`` among what it expects.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, fuzzy: bool = False) -> None:
         self._context = context
+        self._fuzzy = fuzzy
+
+    @cached_property
+    def _loose(self) -> Candidates:
+        return Candidates(self._context, fuzzy=True)
+
+    def near(self, before: str) -> Found:
+        """Return the same, but with all that has the word's letters in their order, best first.
+
+        Registers are found without their region, functions by any part of their names.
+        """
+        return self._loose.of(before)
 
     def of(self, before: str) -> Found:
         """Return the word at the end of ``before``, and what it can become with a hint each."""
         text = before.rpartition(";")[2].lstrip()
         name, blank, rest = text.partition(" ")
         if not blank:
-            return _hinted(name, self._commands)
+            return self._hinted(name, self._commands)
         try:
             item = self._context.commands.find(name.partition("/")[0])
         except UsageError:
@@ -90,7 +108,7 @@ class Candidates:
                 return self._compared(compared["name"], compared["word"], rest)
             last = "".join(_FACT.findall(last))  # an operator may stand before it
         hints = {name: hint for kind in kinds for name, hint in self._names(kind, last).items()}
-        return _hinted(last, hints, self._symbols_from(last) if "symbol" in kinds else ())
+        return self._hinted(last, hints, self._symbols_from(last) if "symbol" in kinds else ())
 
     def _names(self, kind: str, beginning: str) -> Hints:
         context = self._context
@@ -131,7 +149,7 @@ class Candidates:
         opened = word[:1] if word[:1] in ("'", '"') else ""
         if name in ("symbol", "function", "callers"):
             typed = word.removeprefix(opened)
-            return _hinted(typed, {}, self._symbols_from(typed))
+            return self._hinted(typed, {}, self._symbols_from(typed))
         offered = dict.fromkeys(VALUES.get(name, ()), "")
         if name in _OF_FACT:
             offered |= _OF_FACT[name](self, rest)
@@ -140,7 +158,17 @@ class Candidates:
             text if _BARE.fullmatch(text) and not opened else f"{quote}{text}{quote}": hint
             for text, hint in offered.items()
         }
-        return _hinted(word, told)
+        return self._hinted(word, told)
+
+    def _hinted(self, word: str, hints: Hints, others: Sequence[str] = ()) -> Found:
+        if not self._fuzzy:
+            names = sorted([*(name for name in hints if name.startswith(word)), *others])
+            return found(word, names, hints)
+        told = dict(hints)
+        for name in others[:_ADDRESSES]:
+            address = self._context.address_of(name)
+            told[name] = "" if address is None else f"{address:#x}"
+        return found(word, ranked(word, [*hints, *others]), told)
 
     @property
     def _commands(self) -> dict[str, str]:
@@ -156,6 +184,8 @@ class Candidates:
 
     def _symbols_from(self, beginning: str) -> Sequence[str]:
         names = self._symbols
+        if self._fuzzy and len(beginning) >= _PART:
+            return [name for name in names if beginning in name]
         return names[bisect_left(names, beginning) : bisect_left(names, f"{beginning}\U0010ffff")]
 
     @property
@@ -179,7 +209,7 @@ class Candidates:
     def _places(self, beginning: str) -> dict[str, str]:
         hints = self._regions
         for region in list(hints):
-            if beginning.startswith(f"{region}."):
+            if beginning.startswith(f"{region}.") or (self._fuzzy and beginning):
                 told = self._registers_of(region)
                 hints |= {f"{region}.{name}": hint for name, hint in told.items()}
         return hints
@@ -189,10 +219,12 @@ class Candidates:
         hints = {}
         for name in () if known is None else known.names():
             found = known.find(name) if known is not None else []
-            register = found[0].register if found else None
-            hints[name] = (
-                "" if register is None else register.description + _ACCESS.get(register.access, "")
-            )
+            if not found:
+                hints[name] = ""
+                continue
+            register = found[0].register
+            about = ", ".join(filter(None, (register.description, _ACCESS.get(register.access))))
+            hints[name] = f"+{found[0].offset:#x}  {about}".rstrip()
         return hints
 
     # Registers of the region that a break is for, of all regions where that is not said.
@@ -225,11 +257,6 @@ _OF_FACT: dict[str, Callable[[Candidates, str], dict[str, str]]] = {
     "module": Candidates._modules,
 }
 """What is known of this guest that a fact can be."""
-
-
-def _hinted(word: str, hints: Hints, others: Sequence[str] = ()) -> Found:
-    names = sorted([*(name for name in hints if name.startswith(word)), *others])
-    return found(word, names, hints)
 
 
 def _files(beginning: str) -> Iterable[str]:

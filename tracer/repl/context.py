@@ -22,6 +22,7 @@ from tracer.repl.feed import Feed, Item, Rule, Seen
 from tracer.repl.order import Taking, due
 from tracer.repl.result import Result, Screen, plain_lines
 from tracer.repl.run import Run
+from tracer.repl.setting import Settings
 from tracer.repl.stop import end_lines, halt_lines, halt_object
 from tracer.repl.tally import Running
 from tracer.repl.thread import LoopCall, UserThread
@@ -49,11 +50,12 @@ class Context:
     ``waits`` tells whether a command that lets the guest go on waits for its next stop. ``recent``
     has the last accesses of a live run, ``displays`` the commands that are carried out at each
     stop, ``aliases`` what a name of the person's own stands for, ``orders`` by a break's number
-    what is carried out where it stops, ``taking`` those that are being typed. ``inputs`` has how
-    many accesses were made in which space, ``answered`` how many of them had another value than the
-    device's, ``user_filters`` those of the person's own file, ``listeners`` who is told of each
-    access as it is made, ``tallies`` those that go on. ``leaving`` is set by `quit`, ``interrupts``
-    counts how often Ctrl-C was pressed. ``confirm`` asks a person, unless a command is
+    what is carried out where it stops, ``taking`` those that are being typed, ``settings`` the
+    prompt's own. ``inputs`` has how many accesses were made in which space, ``answered`` how many
+    of them had another value than the device's, ``user_filters`` those of the person's own file,
+    ``listeners`` who is told of each access as it is made, ``tallies`` those that go on.
+    ``leaving`` is set by `quit`, ``interrupts`` counts how often Ctrl-C was pressed. ``confirm``
+    asks a person, unless a command is
     ``scripted``; ``sit`` takes one to the guest's console, where there is a terminal. ``screen``
     says what is written on.
     """
@@ -82,6 +84,7 @@ class Context:
         self.aliases: dict[str, str] = {}
         self.orders: dict[int, tuple[str, ...]] = {}
         self.taking: Taking | None = None
+        self.settings = Settings()
         self.user_filters: dict[str, Rule] = {}
         self.listeners: list[Callable[[Seen], None]] = []
         self.tallies: dict[int, Running] = {}

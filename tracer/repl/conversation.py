@@ -7,10 +7,13 @@ from time import monotonic
 
 from tracer.repl.completion import Candidates
 from tracer.repl.context import KEPT, Context
+from tracer.repl.editor import Colours
 from tracer.repl.feed import Meter
+from tracer.repl.highlight import Piece
 from tracer.repl.interpreter import Interpreter
-from tracer.repl.order import END
-from tracer.repl.prompt import Prompt, history_file
+from tracer.repl.order import END, SILENT
+from tracer.repl.pager import paged, pager
+from tracer.repl.prompt import TEXT, Prompt, history_file, is_dumb
 from tracer.repl.recording_view import opening_lines, recording_cells
 from tracer.repl.result import Screen
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
@@ -32,8 +35,9 @@ class Conversation:
         screen: Screen,
     ) -> None:
         self.prompt = Prompt(
-            Candidates(context), self._toolbar, stop, status=self._waiting, colour=screen.colour,
-            history=history_file(),
+            Candidates(context), self._toolbar, self._interrupted, status=self._waiting,
+            text=self._text, settings=lambda: context.settings, colour=screen.colour,
+            colours=Colours(self._judged, context.commands.takes_line), history=history_file(),
         )  # fmt: skip
         self._context = context
         self._interpreter = interpreter
@@ -46,6 +50,32 @@ class Conversation:
     @property
     def _waits(self) -> bool:
         return self._context.recorded is not None
+
+    # Ctrl-C at orders that are being typed forgets them.
+    def _interrupted(self) -> bool:
+        self._context.taking = None
+        return self._stop()
+
+    def _text(self) -> str:
+        return TEXT if self._context.taking is None else ">"
+
+    def _judged(self, name: str) -> Piece:
+        context = self._context
+        if name in context.aliases or name in (END, SILENT):
+            return "command"
+        return context.commands.judge(name)
+
+    async def page(self, lines: Sequence[str]) -> bool:
+        """Show an answer that the terminal is too small for by a pager; tell whether so.
+
+        Not while the guest runs, as what goes by would be written over it.
+        """
+        context, program = self._context, pager()
+        if program is None or not context.settings.pager or is_dumb():
+            return False
+        if context.scripted or context.run.state == "running" or len(lines) < self.prompt.rows:
+            return False
+        return await paged(lines, program)
 
     async def run(self) -> None:
         """Ask for lines and carry them out until one of them leaves."""

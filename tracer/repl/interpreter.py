@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import AsyncIterable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 
 import msgspec
 
@@ -33,7 +33,8 @@ class Interpreter:
 
     ``write`` takes lines of data and ``complain`` lines about errors; ``screen`` says what is
     written on. With ``json``, each command is one object a line. ``keeps_going`` survives a bug of
-    a command, whose traceback is shown, as a person's session is worth more.
+    a command, whose traceback is shown, as a person's session is worth more. ``page`` may show an
+    answer in its own way, and tells whether it has.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Interpreter:
         self._complain = complain
         self._depth = 0
         self._obeying = False
+        self.page: Callable[[Sequence[str]], Awaitable[bool]] = _never
         context.run_script = self.source
 
     async def line(self, text: str, where: str = "") -> int:
@@ -163,7 +165,7 @@ class Interpreter:
             self.again = result.again or str(statement)
         silent = result.stands and is_silent(self.context.due(self.context.run.halt))
         if self.json or not silent:
-            self._print(item.name, result)
+            await self._print(item.name, result)
         if result.stands and not silent:
             await self.display()
         return 0
@@ -221,12 +223,12 @@ class Interpreter:
         if status:
             raise ScriptStopped(name, status)
 
-    def _print(self, name: str, result: Result) -> None:
+    async def _print(self, name: str, result: Result) -> None:
         if self.json:
             self._object({"type": "command", "command": name, "ok": True, "result": result.value})
             return
         lines = result.lines(self.screen())
-        if lines:
+        if lines and not await self.page(lines):
             self._write(lines)
 
     def _failed(self, text: str, error: TracerError, where: str) -> int:
@@ -257,6 +259,10 @@ class Interpreter:
     def _object(self, value: dict[str, object]) -> None:
         plain = encodable(msgspec.to_builtins(value))
         self._write([msgspec.json.encode(plain).decode()])
+
+
+async def _never(lines: Sequence[str]) -> bool:
+    return False
 
 
 def _statements(text: str) -> list[Statement]:

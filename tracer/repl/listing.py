@@ -5,7 +5,8 @@ Nothing here knows a terminal, but for its size in characters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tracer.text.printable import printable
@@ -49,6 +50,24 @@ def found(word: str, names: Sequence[str], hints: Mapping[str, str]) -> Found:
     # The first and the last of sorted names differ the earliest.
     shared = _shared(names[0], names[-1]) if names else ""
     return Found(word, tuple(options), len(names), shared)
+
+
+def ranked(word: str, names: Iterable[str]) -> list[str]:
+    """Return those of the names that have a word's letters in their order, what fits best first.
+
+    Names that begin with it come first, then those that have it in one piece, then the others.
+    """
+    if not word:
+        return sorted(names)
+    loose = re.compile(".*?".join(map(re.escape, word)), re.IGNORECASE)
+    fitting = []
+    for name in names:
+        match = loose.search(name)
+        if match is not None:
+            piece = name.casefold().find(word.casefold())
+            spread = match.end() - match.start()
+            fitting.append((not name.startswith(word), piece < 0, spread, max(piece, 0), name))
+    return [name for *_, name in sorted(fitting)]
 
 
 def listing(told: Found, columns: int) -> list[str]:

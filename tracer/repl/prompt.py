@@ -1,4 +1,6 @@
-"""The prompt on a terminal: what is edited, completed and remembered. Only here is prompt_toolkit.
+"""The prompt on a terminal: what is edited, completed and remembered.
+
+Only here and in what colours and completes a line is prompt_toolkit.
 
 One prompt is open at a time: a list of candidates and the questions about it come between two
 prompts for the same line. Ctrl-C is a key here, as the terminal hands it over while a line is
@@ -18,9 +20,10 @@ from typing import TypeVar
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application.current import get_app_or_none
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.document import Document
-from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import has_focus
+from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
+from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import ANSI, AnyFormattedText
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import Input
@@ -34,13 +37,15 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
 from tracer.repl.completion import Candidates
+from tracer.repl.editor import STYLES, Colours, Menu
 from tracer.repl.listing import Found, listing, pages
+from tracer.repl.setting import Settings
 from tracer.repl.thread import Stopped
 from tracer.text.printable import printable
 
 TEXT = "(vetrace) "
 
-_STYLE = Style.from_dict({"bottom-toolbar": "noinherit reverse"})
+_STYLE = Style.from_dict({"bottom-toolbar": "noinherit reverse"} | STYLES)
 
 _DEFAULT = has_focus(DEFAULT_BUFFER)
 
@@ -50,6 +55,8 @@ _MORE = _YES | _NO | dict.fromkeys(("enter", "tab"), True)
 
 # The lines of a terminal that pinned ones leave: for what goes by, what is typed, the toolbar.
 _ROOM = 8
+
+_MENU = 6  # lines, of a terminal that has four times as many
 
 _T = TypeVar("_T")
 
@@ -66,7 +73,8 @@ class Prompt:
 
     ``on_interrupt`` is called for Ctrl-C and says whether it took care of it; else the line is
     cleared. ``status`` gives the line right above the one that is edited, for so many columns,
-    empty for none: it is updated in place.
+    empty for none: it is updated in place. ``text`` is what stands before the line, ``settings``
+    how it is edited; ``colours`` tell the pieces of a line apart.
     """
 
     def __init__(
@@ -76,6 +84,9 @@ class Prompt:
         on_interrupt: Callable[[], bool],
         *,
         status: Callable[[int], str] = lambda columns: "",
+        text: Callable[[], str] = lambda: TEXT,
+        settings: Callable[[], Settings] = Settings,
+        colours: Colours | None = None,
         colour: bool = True,
         history: Path | None = None,
         input: Input | None = None,
@@ -84,6 +95,8 @@ class Prompt:
         self._candidates = candidates
         self._on_interrupt = on_interrupt
         self._status = status
+        self._text = text
+        self._settings = settings
         self._ends = input, output
         self._pasted: deque[str] = deque()
         self._pinned: list[str] = []
@@ -95,6 +108,13 @@ class Prompt:
             refresh_interval=0.5,
             style=_STYLE,
             color_depth=None if colour else ColorDepth.DEPTH_1_BIT,
+            lexer=colours if colour else None,
+            # A suggestion without colours would look like what is typed.
+            auto_suggest=AutoSuggestFromHistory() if colour else None,
+            completer=Menu(candidates),
+            complete_while_typing=Condition(self._has_menu),
+            enable_open_in_editor=True,
+            tempfile_suffix=".vetrace",
             enable_suspend=True,
             input=input,
             output=output,
@@ -112,14 +132,25 @@ class Prompt:
     async def ask(self) -> str:
         """Return the next line. Raises EOFError at Ctrl-D on an empty one."""
         self._late = False
-        answer = await self._line(self._session, self._message, TEXT)
+        vi = self._settings().editing == "vi"
+        self._session.editing_mode = EditingMode.VI if vi else EditingMode.EMACS
+        rows = self._session.output.get_size().rows
+        self._session.reserve_space_for_menu = min(_MENU, rows // 4)
+        answer = await self._line(self._session, self._message, self._text())
         while isinstance(answer, _Wanted):
             await self._list(answer.found)
             answer = await _open(self._session, self._message, answer.line)
         # Pinned text has been printed with the line.
         self._pinned = []
         self._heed_typeahead()
-        return answer
+        # An editor gives several lines: none of them is left to be edited once more.
+        first, *rest = answer.split("\n")
+        if rest:
+            self._pasted.extendleft(reversed([*rest, *([] if self._pasted else [""])]))
+        return first
+
+    def _has_menu(self) -> bool:
+        return not is_dumb_terminal()
 
     # Ctrl-C right behind Enter is for what the line does: it came while the prompt was closed.
     def _heed_typeahead(self) -> None:
@@ -222,6 +253,11 @@ class Prompt:
         """Return how wide the terminal is."""
         return self._session.output.get_size().columns
 
+    @property
+    def rows(self) -> int:
+        """Return how many lines the terminal has."""
+        return self._session.output.get_size().rows
+
     def pin(self, lines: Sequence[str]) -> bool:
         """Keep lines right above the prompt, whatever is printed, until the next line is typed.
 
@@ -243,7 +279,7 @@ class Prompt:
         # The status is of this moment: it is no part of what stays on the screen.
         app = self._session.app
         status = "" if app.is_done or is_dumb_terminal() else self._status(self.columns)
-        return self._below_pinned(f"{status}\n{TEXT}" if status else TEXT)
+        return self._below_pinned(f"{status}\n{self._text()}" if status else self._text())
 
     def _below_pinned(self, text: str) -> AnyFormattedText:
         return ANSI("".join(f"{line}\n" for line in self._pinned) + text)
@@ -276,7 +312,12 @@ class Prompt:
         def complete(event: KeyPressEvent) -> None:
             buffer = event.current_buffer
             found = self._candidates.of(buffer.document.text_before_cursor)
-            if len(found.shared) > len(found.word):
+            if found.total == 0:
+                found = self._candidates.near(buffer.document.text_before_cursor)
+            if len(found.options) == 1:
+                buffer.delete_before_cursor(len(found.word))
+                buffer.insert_text(found.options[0].text)
+            elif len(found.shared) > len(found.word):
                 buffer.insert_text(found.shared[len(found.word) :])
             elif found.total > 1:
                 event.app.exit(result=_Wanted(found, buffer.document))
@@ -335,9 +376,20 @@ def _history(path: Path | None) -> InMemoryHistory | FileHistory:
         return InMemoryHistory()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Lines may hold what is nobody else's, in the file of an older vetrace as well.
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
     except OSError:
         return InMemoryHistory()
     return _File(str(path))
+
+
+def is_dumb() -> bool:
+    """Tell whether the terminal cannot move its cursor, by ``$TERM``."""
+    return is_dumb_terminal()
 
 
 def history_file() -> Path | None:

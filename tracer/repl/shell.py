@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from time import monotonic
@@ -52,7 +53,7 @@ class Wish:
     """Say what the command line asks of the shell.
 
     ``scripts`` are carried out in order; then, if ``interactive``, what is typed or comes through
-    standard input.
+    standard input. What is ``plain`` is only written, line after line.
     """
 
     interactive: bool = False
@@ -61,6 +62,7 @@ class Wish:
     json: bool = False
     quiet: bool = False
     trace: Path | None = None
+    plain: bool = False
 
     @property
     def asked(self) -> bool:
@@ -90,6 +92,9 @@ class Shell:
         feed.clocks = not self.prompts
         self.context = Context(run, command_table(), names, feed=feed, trace=wish.trace)
         self._wish = wish
+        if wish.plain:
+            # A line that is heard is none of a terminal's width.
+            screen = partial(_unbounded, screen)
         self._screen = screen
         self._interruption = interruption
         self._meter = Meter()
@@ -185,6 +190,7 @@ class Shell:
         )
         self._interruption.on_interrupt = talk.interrupt
         self._talk = talk
+        self._interpreter.page = talk.page
         self.context.sit = self._sit
         # Text that is printed above a prompt may come after the first line typed at it.
         self._write(plain_lines(talk.banner(), self._screen()))
@@ -289,8 +295,14 @@ class Shell:
         if self._held is not None:
             self._held += lines
         elif lines:
-            shown = lines if self._wish.json else wrapped_lines(lines, self._screen())
+            shown = lines if self._wish.json else wrapped_lines(self._heard(lines), self._screen())
             print("\n".join(shown), file=self._out, flush=True)
+
+    # A rule that is drawn says nothing to somebody who hears it.
+    def _heard(self, lines: Sequence[str]) -> Sequence[str]:
+        if not self._wish.plain:
+            return lines
+        return [line.replace("─", "-") for line in lines if not line.strip() or line.strip(" ─")]
 
     def _complain(self, lines: Sequence[str]) -> None:
         if self.prompts:
@@ -308,4 +320,8 @@ class Shell:
         if self._held is not None:
             self._held += lines
         elif lines:
-            print("\n".join(lines), file=out or self._out, flush=True)
+            print("\n".join(self._heard(lines)), file=out or self._out, flush=True)
+
+
+def _unbounded(screen: Callable[[], Screen]) -> Screen:
+    return replace(screen(), columns=None)

@@ -98,6 +98,7 @@ TESTED_BY = {
     " repl/watching access/decision session/control session/custody session/ruling",
     "repl/test_prompt": "repl/completion repl/conversation repl/feed repl/feed_lines"
     " repl/parser repl/toolbar",
+    "repl/test_editor": "repl/highlight repl/pager repl/setting",
     "repl/test_hosting": "cli/hosting",
     "repl/test_tally": "repl/commands/pipe repl/commands/tally",
     "repl/test_shell": "repl/interruption repl/script",

@@ -12,6 +12,7 @@ from tracer.repl.context import Context
 from tracer.repl.expression import WIDTHS, register_value
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
+from tracer.repl.setting import VALUES
 from tracer.text.number import fitting, whole
 from tracer.trace.layout import padded
 from tracer.x86.state import GPR, PAGE_FAULT_VECTOR, PageFaultCode
@@ -22,34 +23,46 @@ _GENERAL_PROTECTION = 13
 @command(
     "set",
     group="change",
-    needs="guest",
-    usage=("set value VALUE...", "set $REGISTER EXPRESSION"),
-    brief="give the access that waits another value, or set a register",
+    usage=(
+        "set value VALUE...", "set $REGISTER EXPRESSION", "set pager on|off",
+        "set editing-mode emacs|vi",
+    ),
+    brief="give the access that waits another value, or set a register; settings of the prompt",
     text="""\
 `set value` takes effect when the guest goes on: a read gives the guest VALUE instead of what the
 device says (the device is still read), a write sends VALUE to the device. At a CPUID up to four
 values are EAX, EBX, ECX and EDX; what is not named stays. `set $rax` changes a
 register of the interrupted code to a number, or to a sum of numbers, registers and symbols; the
-instruction starts over from it.""",
-    examples=("set value 0x10300", "set $rax 0", "set $rax = -1", "set $rip = $rip + 2"),
-    expects=(("value", "cpu"), ("symbol", "cpu")),
-)
+instruction starts over from it. `set pager off` has long answers printed rather than shown by
+`$PAGER`, or less; `set editing-mode vi` gives the prompt vi's keys. Both may stand in the script
+that each prompt begins with.""",
+    examples=(
+        "set value 0x10300", "set $rax 0", "set $rax = -1", "set $rip = $rip + 2", "set pager off",
+        "set editing-mode vi",
+    ),
+    expects=(("value", "cpu", *VALUES), ("symbol", "cpu")),
+)  # fmt: skip
 async def set_(context: Context, statement: Statement) -> Result:
     name, _, text = statement.rest.replace("=", " ", 1).partition(" ")
     text = text.strip()
+    if name in VALUES:
+        context.settings = context.settings.with_(name, text)
+        return said(f"{name} is {text}", setting=name, value=text)
+    control = context.control
     if not text:
         raise set_.misused("a name and a value are needed")
     if name == "value":
-        width = context.control.pending().transfer.width
+        width = control.pending().transfer.width
         values = [fitting(word, 8 * width) for word in text.split()]
         value = values[0]
-        context.control.give(*values)
-        reader = context.control.pending().transfer.direction == "read"
+        control.give(*values)
+        reader = control.pending().transfer.direction == "read"
         who = "the guest will read" if reader else "the device will get"
         shown = " ".join(padded(each, width) for each in values)
         return said(f"{who} {shown}", value=hex(value))
     if not name.startswith("$"):
-        near = suggestion(name, ("value", *(f"${known}" for known in (*GPR, "rip", "rflags"))))
+        registers = (f"${known}" for known in (*GPR, "rip", "rflags"))
+        near = suggestion(name, ("value", *VALUES, *registers))
         raise (
             UsageError(f"{name} cannot be set{near}")
             if near
@@ -62,7 +75,7 @@ async def set_(context: Context, statement: Statement) -> Result:
     before = (
         None if context.cpu is None or register not in GPR else context.cpu.gpr[GPR.index(register)]
     )
-    await context.control.set_register(register, value)
+    await control.set_register(register, value)
     was = "" if before is None else f" (was {before:#x})"
     return said(f"${register} is {value:#x}{was}", register=register, value=hex(value))
 
