@@ -9,9 +9,9 @@ from statistics import median
 from scripts.benchmark.result import Result, spread
 from tracer.access.vcpu import Change, SetRegister
 from tracer.access.want import DeleteBreakpoint, Resume, SetBreakpoint
-from tracer.intercept.firmware import Intercepted
+from tracer.intercept.below.firmware import Intercepted
+from tracer.intercept.entry.post import Post
 from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.post import Post
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
 from tracer.session.session import Session

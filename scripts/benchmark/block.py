@@ -26,11 +26,11 @@ from tracer.compiled.layout import RECORD, SLOT_SIZE, SLOTS, control_field
 from tracer.errors import TraceError
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
-from tracer.intercept.rows import Told
-from tracer.intercept.sites import CompiledSites
+from tracer.intercept.ring.rows import Told
+from tracer.intercept.ring.sites import CompiledSites
+from tracer.intercept.ring.window import Window
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
-from tracer.intercept.window import Window
 from tracer.trace.record import End, Record
 from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter

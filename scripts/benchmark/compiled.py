@@ -15,10 +15,10 @@ from tracer.access.space import AddressSpace
 from tracer.access.vcpu import Change, RegisterFile, SetRegister
 from tracer.access.want import MakeChanges, Register, Registers, Resume, RunAlone
 from tracer.compiled.layout import DISTANCE, SITES, SLOTS
-from tracer.intercept.firmware import Intercepted
+from tracer.intercept.below.firmware import Intercepted
+from tracer.intercept.entry.post import Post
 from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.post import Post
-from tracer.intercept.sites import CompiledSites
+from tracer.intercept.ring.sites import CompiledSites
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
 from tracer.x86.paging import PhysicalMemory

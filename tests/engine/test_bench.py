@@ -26,12 +26,12 @@ from tracer.confidential.handler import PROFILES
 from tracer.confidential.sev_exit import Ask
 from tracer.confidential.trial import Ground, Trial, trials
 from tracer.errors import InterceptError
-from tracer.intercept.bench import BORROWED_AT, Bench, Wanted
+from tracer.intercept.below.bench import BORROWED_AT, Bench, Wanted
+from tracer.intercept.below.vc_trial import VcTrials
+from tracer.intercept.entry.spill import SPILL_SIZE, unpack_spill
+from tracer.intercept.entry.stub import CALLED
 from tracer.intercept.interceptor import Intercepted
-from tracer.intercept.spill import SPILL_SIZE, unpack_spill
-from tracer.intercept.stub import CALLED
 from tracer.intercept.trap import GoOn
-from tracer.intercept.vc_trial import VcTrials
 from tracer.x86.paging import PRESENT, USER_SLOTS
 from tracer.x86.state import GPR, PAGE_SIZE, RSP
 

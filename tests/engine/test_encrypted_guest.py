@@ -19,7 +19,7 @@ from tracer.access.want import (
 )
 from tracer.confidential.sev_exit import Ask, Event
 from tracer.errors import GuestError, InterceptError
-from tracer.intercept.spill import SPILL_SIZE, VALUE_OFFSET
+from tracer.intercept.entry.spill import SPILL_SIZE, VALUE_OFFSET
 from tracer.trace.call import VmgexitRecord
 from tracer.trace.record import Intercept, Mark
 from tracer.x86.tss import stack_offset

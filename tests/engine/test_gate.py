@@ -34,8 +34,8 @@ from tracer.access.want import (
 )
 from tracer.errors import InterceptError
 from tracer.intercept.blame import whose_doing
-from tracer.intercept.gate import PageFaultGate, Written
-from tracer.intercept.stub import Fast
+from tracer.intercept.entry.gate import PageFaultGate, Written
+from tracer.intercept.entry.stub import Fast
 from tracer.x86.idt import Gate, pack_gate, unpack_gate
 from tracer.x86.paging import NOT_EXECUTABLE, PRESENT
 

@@ -22,11 +22,11 @@ from tracer.compiled.module import KEYS, MMIO_FIELDS, TDCALL_ERROR, Kind, counte
 from tracer.compiled.pending import Waiting
 from tracer.confidential.tdx_state import VeInfo
 from tracer.errors import InterceptError
-from tracer.intercept import rows
-from tracer.intercept.guest_module import GuestModule
-from tracer.intercept.sites import CompiledSites
-from tracer.intercept.spill import frame_at
-from tracer.intercept.window import Window
+from tracer.intercept.below.guest_module import GuestModule
+from tracer.intercept.entry.spill import frame_at
+from tracer.intercept.ring import rows
+from tracer.intercept.ring.sites import CompiledSites
+from tracer.intercept.ring.window import Window
 from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.trace.compiled import Place, PlacesRecord, SiteRecord
 from tracer.trace.record import Intercept

@@ -28,7 +28,7 @@ from tracer.access.want import (
 )
 from tracer.compiled import flagging, monitor
 from tracer.compiled.inputs import INPUT_FIELDS, Input
-from tracer.intercept.input_bell import InputBell
+from tracer.intercept.ring.input_bell import InputBell
 from tracer.intercept.trap import GoOn, StandStill
 from tracer.trace.inputs import RAISED
 from tracer.trace.record import Intercept, Mark

@@ -65,8 +65,8 @@ from tracer.access.want import (
     WritePhysical,
 )
 from tracer.errors import Diverged, GuestHung, InterceptError, TargetGone
+from tracer.intercept.entry.spill import SPILL_SIZE, VALUE_OFFSET, pack_request
 from tracer.intercept.recording import RecordedAccess, RecordedDevice, Replayed, Request
-from tracer.intercept.spill import SPILL_SIZE, VALUE_OFFSET, pack_request
 from tracer.intercept.standin import StandIn
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.trace.marker import ruled

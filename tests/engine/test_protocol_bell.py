@@ -15,7 +15,7 @@ from tracer.access.vcpu import SetRegister
 from tracer.access.want import GuestTime, Registers, SetBreakpoint, Vcpu
 from tracer.confidential.sev_exit import Ask
 from tracer.errors import GuestError
-from tracer.intercept.protocol_bell import ProtocolBell
+from tracer.intercept.below.protocol_bell import ProtocolBell
 from tracer.intercept.trap import GoOn
 from tracer.trace.call import VmgexitRecord
 

@@ -65,10 +65,10 @@ from tracer.compiled import layout
 from tracer.compiled.diary import STARTED, Current, Errand, What
 from tracer.compiled.layout import DISTANCE, RECORD, control_field
 from tracer.errors import InterceptError
-from tracer.intercept.pace import Pace
 from tracer.intercept.poison import poison_everything
+from tracer.intercept.ring.pace import Pace
+from tracer.intercept.ring.window import Window
 from tracer.intercept.trap import LetGo
-from tracer.intercept.window import Window
 from tracer.session.loop import Loop
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, Mark
@@ -414,7 +414,7 @@ def test_what_is_told_with_a_stack_stands_between_its_record_and_the_one_before(
 def test_the_guest_has_room_again_before_all_stacks_are_unwound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tracer.intercept.sites._AT_ONCE", 2)
+    monkeypatch.setattr("tracer.intercept.ring.sites._AT_ONCE", 2)
     rooms: list[int] = []
 
     class Looking(Asked):

@@ -73,10 +73,10 @@ from tracer.access.want import (
 )
 from tracer.errors import GuestError, GuestHung, InterceptError, NoEntries, UsageError
 from tracer.intercept.clock import look_at_clock
-from tracer.intercept.interrupt_stack import InterruptStacks
-from tracer.intercept.spill import CONTROL_SIZE, SPILL_SIZE
+from tracer.intercept.entry.interrupt_stack import InterruptStacks
+from tracer.intercept.entry.spill import CONTROL_SIZE, SPILL_SIZE
+from tracer.intercept.entry.visit import EVEN_NS
 from tracer.intercept.trap import GoOn, LetGo, StandStill
-from tracer.intercept.visit import EVEN_NS
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.session.loop import Loop
 from tracer.session.traps import Bell, GateWatch, Interruption, Stray

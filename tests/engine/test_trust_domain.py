@@ -41,9 +41,9 @@ from tracer.access.want import (
 from tracer.confidential.request import MapGpa
 from tracer.confidential.tdx_status import HostStatus
 from tracer.errors import DebuggerError, GuestError, InterceptError
-from tracer.intercept.firmware import Intercepted
-from tracer.intercept.spill import VALUE_OFFSET
-from tracer.intercept.trust_domain import CALL
+from tracer.intercept.below.firmware import Intercepted
+from tracer.intercept.below.trust_domain import CALL
+from tracer.intercept.entry.spill import VALUE_OFFSET
 from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.trace.record import Intercept, Mark
 

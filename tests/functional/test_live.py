@@ -19,7 +19,7 @@ from tracer.confidential.findings import Findings
 from tracer.confidential.handler import PROFILES
 from tracer.confidential.kind import Kind
 from tracer.errors import TracerError
-from tracer.intercept.bench import Wanted
+from tracer.intercept.below.bench import Wanted
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
 from tracer.linux.handler_end import behind_handler

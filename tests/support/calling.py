@@ -8,7 +8,7 @@ from playbook import play
 from scene import CODE, CS, HANDLER, IDT_AT, STACK, STUB, TABLES, Callers, Names, Scene
 
 from tracer.access.want import WatchReads, WatchStores, WriteCode
-from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.entry.gate import PageFaultGate
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
 from tracer.x86.idt import Gate, pack_gate

@@ -22,10 +22,10 @@ from tracer.access.vcpu import SetMemory, SetRegister
 from tracer.access.want import VcpuStates, WriteCode
 from tracer.confidential.ghcb import GHCB_STAND_IN, OFFSETS, SHARED_BUFFER, VALID_BITMAP, VMGEXIT
 from tracer.confidential.handler import CURRENT_SEV, PROFILES
-from tracer.intercept.encrypted_guest import EncryptedGuest
-from tracer.intercept.firmware import Intercepted
-from tracer.intercept.spill import cr2_at, error_at
-from tracer.intercept.stub import CALLED
+from tracer.intercept.below.encrypted_guest import EncryptedGuest
+from tracer.intercept.below.firmware import Intercepted
+from tracer.intercept.entry.spill import cr2_at, error_at
+from tracer.intercept.entry.stub import CALLED
 from tracer.x86.tss import stack_offset
 
 GHCB = 0x26_0000

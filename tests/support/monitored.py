@@ -34,8 +34,8 @@ from tracer.access.want import (
 from tracer.compiled import layout, monitor
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import RECORD_FIELDS, RING, SLOT_SIZE, control_field
-from tracer.intercept.monitor import Monitor
-from tracer.intercept.window import Window
+from tracer.intercept.ring.monitor import Monitor
+from tracer.intercept.ring.window import Window
 from tracer.session.loop import Loop
 from tracer.trace.record import Intercept
 from tracer.x86.paging import PRESENT, WRITABLE

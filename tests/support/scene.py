@@ -26,10 +26,10 @@ from tracer.access.vcpu import (
     VcpuState,
 )
 from tracer.access.want import StackAndTables, Tables, WatchReads, WatchStores, WriteCode
-from tracer.intercept.firmware import Intercepted
-from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.below.firmware import Intercepted
+from tracer.intercept.entry.gate import PageFaultGate
+from tracer.intercept.entry.spill import SPILL_SIZE, unpack_spill
 from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.spill import SPILL_SIZE, unpack_spill
 from tracer.intercept.view import GuestView
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.x86.idt import Gate, pack_gate

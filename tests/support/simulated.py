@@ -30,7 +30,7 @@ from tracer.access.vcpu import (
     VcpuState,
 )
 from tracer.errors import TracerError
-from tracer.intercept.spill import SPILL_SIZE, VALUE_OFFSET, unpack_spill
+from tracer.intercept.entry.spill import SPILL_SIZE, VALUE_OFFSET, unpack_spill
 from tracer.intercept.view import GuestView
 from tracer.linux.origin import Booted
 from tracer.linux.system import Linux

@@ -22,11 +22,11 @@ from tracer.access.stack import Stack
 from tracer.access.vcpu import DescriptorTable, DescriptorTables
 from tracer.confidential.kind import Kind
 from tracer.intercept.coverage import Coverage
+from tracer.intercept.entry.interrupt_stack import InterruptStacks
+from tracer.intercept.entry.loads import TableLoads
 from tracer.intercept.ground import Ground
-from tracer.intercept.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
-from tracer.intercept.loads import TableLoads
-from tracer.intercept.window import NoWindow, Window
+from tracer.intercept.ring.window import NoWindow, Window
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.trace.record import Mark
 from tracer.x86.idt import Gate, pack_gate

@@ -23,9 +23,9 @@ from tracer.access.want import (
     WriteCode,
 )
 from tracer.confidential.handler import CURRENT, PROFILES
-from tracer.intercept.firmware import Intercepted
-from tracer.intercept.stub import CALLED
-from tracer.intercept.trust_domain import CALL, TrustDomain
+from tracer.intercept.below.firmware import Intercepted
+from tracer.intercept.below.trust_domain import CALL, TrustDomain
+from tracer.intercept.entry.stub import CALLED
 from tracer.trace.record import Intercept
 from tracer.x86.paging import Paging
 

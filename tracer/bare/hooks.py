@@ -9,7 +9,7 @@ from tracer.access.vcpu import RegisterFile
 from tracer.access.want import FlushAllTlbs, Registers
 from tracer.bare.function import Called, MappingFunction
 from tracer.intercept.call import Calls
-from tracer.intercept.gate import refuse_fred
+from tracer.intercept.entry.gate import refuse_fred
 from tracer.intercept.ground import Ground
 from tracer.intercept.poison import poison_everything, poison_mapping, tables_of
 from tracer.intercept.trap import GoOn, Handled

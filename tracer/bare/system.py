@@ -27,8 +27,8 @@ from tracer.compiled.stack_copy import StackCopy
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, TablesUnending
 from tracer.intercept.ground import Ground
+from tracer.intercept.ring.window import NoWindow, Taken, Window
 from tracer.intercept.trap import Breakpoint
-from tracer.intercept.window import NoWindow, Taken, Window
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory, leaves
 from tracer.x86.state import PAGE_SIZE, CpuState

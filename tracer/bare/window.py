@@ -14,7 +14,7 @@ import struct
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import SymbolTable
 from tracer.compiled.layout import DISTANCE
-from tracer.intercept.window import NoWindow, Window, far_devices, open_at
+from tracer.intercept.ring.window import NoWindow, Window, far_devices, open_at
 from tracer.x86.paging import (
     PRESENT,
     TABLE_ENTRIES,

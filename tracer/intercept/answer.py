@@ -10,8 +10,8 @@ from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change
 from tracer.errors import DebuggerError
 from tracer.intercept import carrier
+from tracer.intercept.entry.post import Post
 from tracer.intercept.fault import Fault
-from tracer.intercept.post import Post
 
 UNANSWERED = "QEMU ended before it answered: whether this was made is not known"
 """The note of an access that was under way when the guest's own power-off, before it, was done."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import VcpuState
-from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.entry.gate import PageFaultGate
 
 _FRAME = 48
 """Bytes below RSP that a fault frame takes, and a little more for its alignment."""

@@ -23,11 +23,11 @@ from tracer.access.want import (
     WritePhysical,
 )
 from tracer.errors import InterceptError
-from tracer.intercept import visit
+from tracer.intercept.entry import visit
+from tracer.intercept.entry.sight import Sight
+from tracer.intercept.entry.spill import VALUE_OFFSET, pack_request
+from tracer.intercept.entry.stub import Stub
 from tracer.intercept.poison import healed
-from tracer.intercept.sight import Sight
-from tracer.intercept.spill import VALUE_OFFSET, pack_request
-from tracer.intercept.stub import Stub
 from tracer.x86.free_entry import borrow, give_back
 from tracer.x86.paging import Leaf, pages_of
 from tracer.x86.state import Flag

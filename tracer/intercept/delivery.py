@@ -18,12 +18,12 @@ from tracer.access.vcpu import Change, RegisterFile, SetMemory, SetRegister
 from tracer.access.want import BreakAlone, MakeChanges, RunAlone
 from tracer.compiled import monitor
 from tracer.errors import EmulationError, GuestException, InterceptError
-from tracer.intercept import visit
+from tracer.intercept.entry import visit
+from tracer.intercept.entry.gate import PageFaultGate
+from tracer.intercept.entry.post import Post
+from tracer.intercept.entry.spill import SPILL_SIZE
 from tracer.intercept.fault import Fault
-from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.native_step import leave, native_step, retake
-from tracer.intercept.post import Post
-from tracer.intercept.spill import SPILL_SIZE
 from tracer.x86.decode import decode
 from tracer.x86.idt import Gate
 from tracer.x86.paging import Leaf

@@ -16,8 +16,8 @@ from tracer.access.want import ReadPhysical, Registers, StackAndTables
 from tracer.compiled import monitor
 from tracer.errors import DebuggerError, EmulationError, InterceptError
 from tracer.intercept.carrier import Stand
-from tracer.intercept.post import Post
-from tracer.intercept.spill import SPILL_SIZE, Spill, interrupted, patch_spill, unpack_spill
+from tracer.intercept.entry.post import Post
+from tracer.intercept.entry.spill import SPILL_SIZE, Spill, interrupted, patch_spill, unpack_spill
 from tracer.intercept.view import GuestView
 from tracer.x86.bus import In
 from tracer.x86.decode import decode

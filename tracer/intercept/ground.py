@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tracer.access.vcpu import RegisterFile
-from tracer.intercept import visit
 from tracer.intercept.coverage import Coverage
-from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.entry import visit
+from tracer.intercept.entry.gate import PageFaultGate
+from tracer.intercept.entry.loads import TableLoads
 from tracer.intercept.journal import Journal
-from tracer.intercept.loads import TableLoads
 from tracer.intercept.view import GuestView
 from tracer.x86.paging import PhysicalMemory
 

@@ -33,17 +33,17 @@ from tracer.errors import (
     UnsupportedInstruction,
 )
 from tracer.intercept.answer import Answer, Answering, Devices
+from tracer.intercept.below.firmware import Firmware, Intercepted
 from tracer.intercept.delivery import Delivery, Taken
+from tracer.intercept.entry.gate import PageFaultGate
+from tracer.intercept.entry.post import Post
 from tracer.intercept.fault import Fault, Faults, NestedFaults, code_at, decoded, foretell_at
-from tracer.intercept.firmware import Firmware, Intercepted
-from tracer.intercept.gate import PageFaultGate
 from tracer.intercept.ledger import Entry, Ledger
 from tracer.intercept.names import Names
 from tracer.intercept.native_step import native_step
 from tracer.intercept.oversight import Oversight, Restart
 from tracer.intercept.port import access_port, sees_code
-from tracer.intercept.post import Post
-from tracer.intercept.sites import CompiledSites
+from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.system import Callers
 from tracer.intercept.view import GuestView
 from tracer.trace.record import Intercept

@@ -15,8 +15,8 @@ from tracer.access.vcpu import RegisterFile, SetRegister
 from tracer.access.want import BreakAlone, FlushTlb, Registers, RunAlone, StepAlone
 from tracer.errors import InterceptError
 from tracer.intercept.carrier import Stand
+from tracer.intercept.entry.stub import Stub
 from tracer.intercept.poison import healed
-from tracer.intercept.stub import Stub
 from tracer.x86.paging import Leaf
 from tracer.x86.state import PageFaultCode
 

@@ -1,6 +1,6 @@
 """A person or rules decide what becomes of the accesses of a guest that is not confidential.
 
-For one that is, :mod:`tracer.intercept.granting` has what they decide.
+For one that is, :mod:`tracer.intercept.below.granting` has what they decide.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tracer.access.execution import Answers, Foretold, answered
 from tracer.access.transfer import Meddling, Transfer
 from tracer.access.want import AskAnswered, AskBefore
 from tracer.errors import GuestException, InterceptError
-from tracer.intercept import visit
 from tracer.intercept.answer import Answering
+from tracer.intercept.entry import visit
+from tracer.intercept.entry.post import Post
 from tracer.intercept.fault import Fault
 from tracer.intercept.ledger import Ledger
 from tracer.intercept.names import Names
-from tracer.intercept.post import Post
 from tracer.intercept.view import GuestView
 from tracer.trace.member import Via
 from tracer.x86.instruction import Instruction

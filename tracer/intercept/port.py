@@ -12,9 +12,9 @@ from tracer.access.vcpu import SetRegister
 from tracer.access.want import RunAlone
 from tracer.errors import DebuggerError
 from tracer.intercept.carrier import Stand
+from tracer.intercept.entry.post import Post
+from tracer.intercept.entry.spill import VALUE_OFFSET
 from tracer.intercept.fault import Fault
-from tracer.intercept.post import Post
-from tracer.intercept.spill import VALUE_OFFSET
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import RDX, CpuState

@@ -9,9 +9,9 @@ from tracer.access.execution import Answers
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change
 from tracer.errors import Diverged, InterceptError
+from tracer.intercept.entry.post import Post
 from tracer.intercept.fault import Fault
 from tracer.intercept.names import Names
-from tracer.intercept.post import Post
 from tracer.intercept.recording import RecordedDevice, Request
 
 

@@ -13,8 +13,8 @@ from tracer.compiled.stack_copy import StackCopy
 from tracer.confidential.kind import Kind
 from tracer.intercept.ground import Ground
 from tracer.intercept.names import Names
+from tracer.intercept.ring.window import Taken, Window
 from tracer.intercept.trap import Breakpoint
-from tracer.intercept.window import Taken, Window
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
 from tracer.x86.state import CpuState

@@ -9,7 +9,7 @@ from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.vcpu import RegisterFile, VcpuState
 from tracer.access.want import MapChanged, Tables, VcpuStates
-from tracer.intercept.pace import Pace
+from tracer.intercept.ring.pace import Pace
 from tracer.trace.compiled import VIRTUAL, Rate
 from tracer.x86.nested import NestedTables
 from tracer.x86.paging import PhysicalMemory, paging_of

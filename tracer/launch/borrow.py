@@ -8,7 +8,7 @@ from functools import partial
 from tracer.confidential.findings import Findings
 from tracer.confidential.handler import Profile
 from tracer.errors import GuestError
-from tracer.intercept.bench import Wanted
+from tracer.intercept.below.bench import Wanted
 from tracer.launch.plan import Plan
 from tracer.launch.start import launch
 from tracer.linux.handler_end import behind_handler

@@ -14,7 +14,7 @@ from tracer.access.vcpu import RegisterFile, SetRegister
 from tracer.access.want import Registers
 from tracer.errors import InterceptError
 from tracer.intercept.call import Calls
-from tracer.intercept.gate import refuse_fred
+from tracer.intercept.entry.gate import refuse_fred
 from tracer.intercept.ground import Ground
 from tracer.intercept.poison import Poisoned, poison_mapping, tables_of
 from tracer.intercept.trap import GoOn, Handled

@@ -24,7 +24,7 @@ from tracer.access.want import (
     SetBreakpoint,
 )
 from tracer.errors import GuestError
-from tracer.intercept.window import NoWindow
+from tracer.intercept.ring.window import NoWindow
 from tracer.x86.state import GPR, PAGE_SIZE
 
 _ALLOCATES = ("get_free_pages_noprof", "__get_free_pages")

@@ -10,8 +10,8 @@ from tracer.compiled.diary import Current
 from tracer.confidential.kind import C_BIT, Kind
 from tracer.errors import GuestError, NoEntries
 from tracer.intercept.ground import Ground
+from tracer.intercept.ring.window import REACH, NoWindow, Taken, Window
 from tracer.intercept.trap import Breakpoint
-from tracer.intercept.window import REACH, NoWindow, Taken, Window
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
 from tracer.linux.configuration import Configuration

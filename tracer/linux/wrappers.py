@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import SymbolTable
 from tracer.access.want import WriteCode, WritePhysical
-from tracer.intercept.padding import find_page
+from tracer.intercept.entry.padding import find_page
 from tracer.linux.mapping import STUB_PLACE
 from tracer.linux.wrapper import NOP, SITE_SIZE, call, find_site
 from tracer.x86.state import PAGE_SIZE

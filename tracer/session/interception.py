@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tracer.access.space import AddressSpace
 from tracer.compiled.diary import Current
-from tracer.intercept.input_bell import InputBell
 from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.rows import Domain, Told
+from tracer.intercept.ring.input_bell import InputBell
+from tracer.intercept.ring.rows import Domain, Told
 from tracer.intercept.standin import StandIn
 from tracer.intercept.system import Callers
 from tracer.session.manner import Manner

@@ -39,20 +39,21 @@ from tracer.access.want import (
 )
 from tracer.compiled.inputs import Input
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
-from tracer.intercept import carrier, visit
-from tracer.intercept.bench import Bench, Wanted
+from tracer.intercept import carrier
+from tracer.intercept.below.bench import Bench, Wanted
+from tracer.intercept.below.firmware import Underneath
 from tracer.intercept.blame import whose_doing
 from tracer.intercept.carrier import Stand
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
-from tracer.intercept.doorbell import Doorbells
-from tracer.intercept.firmware import Underneath
-from tracer.intercept.gate import PageFaultGate
+from tracer.intercept.entry import visit
+from tracer.intercept.entry.gate import PageFaultGate
 from tracer.intercept.ground import Memory
 from tracer.intercept.journal import Journal
-from tracer.intercept.lookout import Lookout
+from tracer.intercept.queue.doorbell import Doorbells
 from tracer.intercept.recording import RecordedDevice
-from tracer.intercept.sites import CompiledSites
+from tracer.intercept.ring.lookout import Lookout
+from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.system import System
 from tracer.intercept.trap import GoOn, LetGo, StandStill
 from tracer.intercept.view import GuestView

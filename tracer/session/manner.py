@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracer.compiled.inputs import Input
-from tracer.intercept.bench import Bench, Wanted
-from tracer.intercept.firmware import Underneath
-from tracer.intercept.input_bell import InputBell
+from tracer.intercept.below.bench import Bench, Wanted
+from tracer.intercept.below.firmware import Underneath
+from tracer.intercept.entry.post import Post
 from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.monitor import Monitor, Secondary
-from tracer.intercept.post import Post
 from tracer.intercept.recording import RecordedDevice
+from tracer.intercept.ring.input_bell import InputBell
+from tracer.intercept.ring.monitor import Monitor, Secondary
 from tracer.intercept.system import Callers
 from tracer.intercept.trap import Trap
 from tracer.session.traps import Bell, GateWatch

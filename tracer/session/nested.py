@@ -12,12 +12,12 @@ from tracer.compiled.common import common_code
 from tracer.compiled.layout import SLOTS, block_size
 from tracer.compiled.monitor import WINDOW_BASE, MonitorCode, monitor_size
 from tracer.errors import GuestError
+from tracer.intercept.entry.nested import MonitorPost
 from tracer.intercept.fault import NestedFaults
-from tracer.intercept.monitor import Monitor, Secondary
-from tracer.intercept.nested import MonitorPost
-from tracer.intercept.sites import CompiledSites
+from tracer.intercept.ring.monitor import Monitor, Secondary
+from tracer.intercept.ring.sites import CompiledSites
+from tracer.intercept.ring.window import REACH, NoWindow, far_devices, open_at
 from tracer.intercept.trap import Breakpoint, Trap
-from tracer.intercept.window import REACH, NoWindow, far_devices, open_at
 from tracer.session.interception import callers_in, input_bell_in, interceptor_in, told_in
 from tracer.session.manner import Manner, Traced
 from tracer.session.room import Setting, slots_of

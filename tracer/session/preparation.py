@@ -11,27 +11,27 @@ from tracer.confidential.ghcb import GHCB_STAND_IN, VMGEXIT
 from tracer.confidential.handler import PROFILES, own_profile
 from tracer.confidential.kind import SHARED_BIT, Kind
 from tracer.errors import GuestError
-from tracer.intercept import visit
-from tracer.intercept.bench import Bench
-from tracer.intercept.encrypted_guest import EncryptedGuest
-from tracer.intercept.gate import PageFaultGate, refuse_fred
+from tracer.intercept.below.bench import Bench
+from tracer.intercept.below.encrypted_guest import EncryptedGuest
+from tracer.intercept.below.guest_module import GuestModule
+from tracer.intercept.below.protocol_bell import ProtocolBell
+from tracer.intercept.below.trust_domain import CALL, TrustDomain
+from tracer.intercept.below.vc_trial import VcTrials
+from tracer.intercept.below.ve_trial import VeTrials
+from tracer.intercept.entry import visit
+from tracer.intercept.entry.gate import PageFaultGate, refuse_fred
+from tracer.intercept.entry.interrupt_stack import InterruptStacks
+from tracer.intercept.entry.loads import TableLoads
+from tracer.intercept.entry.stub import Fast, Stub
 from tracer.intercept.ground import Ground
-from tracer.intercept.guest_module import GuestModule
-from tracer.intercept.input_bell import InputBell
 from tracer.intercept.interceptor import Interceptor
-from tracer.intercept.interrupt_stack import InterruptStacks
-from tracer.intercept.loads import TableLoads
-from tracer.intercept.monitor import Monitor, Secondary
-from tracer.intercept.protocol_bell import ProtocolBell
-from tracer.intercept.rows import Domain
-from tracer.intercept.sites import CompiledSites
-from tracer.intercept.stub import Fast, Stub
+from tracer.intercept.ring.input_bell import InputBell
+from tracer.intercept.ring.monitor import Monitor, Secondary
+from tracer.intercept.ring.rows import Domain
+from tracer.intercept.ring.sites import CompiledSites
+from tracer.intercept.ring.window import NoWindow
 from tracer.intercept.system import Callers
 from tracer.intercept.trap import Breakpoint, Trap
-from tracer.intercept.trust_domain import CALL, TrustDomain
-from tracer.intercept.vc_trial import VcTrials
-from tracer.intercept.ve_trial import VeTrials
-from tracer.intercept.window import NoWindow
 from tracer.session.interception import callers_in, input_bell_in, interceptor_in, told_in
 from tracer.session.manner import Manner, Traced
 from tracer.session.room import Room, Setting, room_for, room_if_any

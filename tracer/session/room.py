@@ -10,12 +10,12 @@ from tracer.compiled.common import CommonCode, common_code
 from tracer.compiled.layout import DISTANCE, block_size
 from tracer.compiled.monitor import monitor_size
 from tracer.intercept.coverage import Coverage
+from tracer.intercept.entry.stub import Fast
 from tracer.intercept.ground import Memory
 from tracer.intercept.journal import Journal
-from tracer.intercept.stub import Fast
+from tracer.intercept.ring.window import NoWindow, Window
 from tracer.intercept.system import System
 from tracer.intercept.view import GuestView
-from tracer.intercept.window import NoWindow, Window
 
 _MOST_STACKS = 1024
 """Records of a ring at which each has a stack: 8 MiB of the guest's RAM."""

@@ -1,7 +1,7 @@
 """The stops that every guest makes, whatever its software: each a trap.
 
-Breakpoints in the guest's code are traps of their own: see :mod:`tracer.intercept.loads` and the
-guest's :class:`tracer.intercept.system.System`.
+Breakpoints in the guest's code are traps of their own: see :mod:`tracer.intercept.entry.loads` and
+the guest's :class:`tracer.intercept.system.System`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tracer.access.want import (
     StepAlone,
     WatchReads,
 )
-from tracer.intercept import visit
 from tracer.intercept.coverage import Coverage
-from tracer.intercept.gate import PageFaultGate, Written
+from tracer.intercept.entry import visit
+from tracer.intercept.entry.gate import PageFaultGate, Written
+from tracer.intercept.entry.post import Post
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.journal import Journal
-from tracer.intercept.monitor import Monitor
-from tracer.intercept.post import Post
+from tracer.intercept.ring.monitor import Monitor
 from tracer.intercept.trap import Breakpoint, GoOn, Handled, OnePlace, StandStill
 from tracer.intercept.view import GuestView
 from tracer.x86.state import CpuState

@@ -44,6 +44,7 @@ HOLDS = {
     "query/condition/naming lru_cache(_KEPT)(holds)": "all that it depends on is an argument",
     "query/input_flags flags_of": "all that it depends on is an argument",
     "x86/disassembler mnemonics": "the library's names do not change",
+    "repl/completion _loose": "it looks at the same context",
     "repl/completion _symbols": "the kernel's names, as in linux/names",
     "trace/wire _form_of_struct": "how a struct is written follows from its type",
     "x86/decode _decode_at": "an instruction follows from its bytes, its address and the mode",

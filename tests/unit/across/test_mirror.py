@@ -79,7 +79,7 @@ TESTED_BY = {
     "cli/test_decode": "look/explanation",
     "cli/test_registers": "look/register_sheet",
     "repl/test_calls": "look/call query/called",
-    "intercept/test_stub": "intercept/door intercept/spill",
+    "intercept/entry/test_stub": "intercept/entry/door intercept/entry/spill",
     "query/test_breakpoint": "confidential/call_name query/breakpoint/pattern"
     " query/breakpoint/state query/breakpoint/table query/breakpoint/words query/origin"
     " query/place",
@@ -116,7 +116,7 @@ TESTED_BY = {
     "devices/test_names": "trace/naming",
     "trace/test_summary": "trace/phase",
     "trace/test_waiting_words": "trace/waiting",
-    "intercept/test_doorbell": "devices/queue devices/queue_file trace/queue",
+    "intercept/queue/test_doorbell": "devices/queue devices/queue_file trace/queue",
     "x86/poll/test_value": "x86/poll/condition x86/poll/effect x86/poll/state",
     "x86/test_decode": "x86/disassembler x86/instruction x86/mapped x86/modrm x86/opcode/evex"
     " x86/opcode/legacy x86/opcode/name x86/opcode/row x86/opcode/vex x86/prefix x86/touch",
@@ -134,43 +134,45 @@ TESTED_BY = {
 # Modules of the engine, by the playbook that knows them.
 BY_PLAYBOOK = {
     "test_bare_traps": "bare/hooks bare/watch",
-    "test_bench": "intercept/bench intercept/vc_trial",
-    "test_encrypted_guest": "intercept/encrypted_guest",
+    "test_bench": "intercept/below/bench intercept/below/vc_trial",
+    "test_encrypted_guest": "intercept/below/encrypted_guest",
     "test_installed": "linux/installed",
-    "test_protocol_bell": "intercept/protocol_bell",
+    "test_protocol_bell": "intercept/below/protocol_bell",
     "test_sev_entry": "linux/sev_entry",
     "test_driver": "access/want session/driver session/session",
     "test_freed_code": "linux/freed_code",
-    "test_gate": "intercept/padding",
-    "test_guest_module": "intercept/guest_module",
+    "test_gate": "intercept/entry/padding",
+    "test_guest_module": "intercept/below/guest_module",
     "test_interceptor": "intercept/answer intercept/carrier intercept/delivery intercept/fault"
-    " intercept/firmware intercept/ledger intercept/oversight"
+    " intercept/below/firmware intercept/ledger intercept/oversight"
     " intercept/interceptor intercept/names intercept/native_step intercept/port"
     " intercept/standin intercept/view",
     "test_linux_traps": "linux/entry linux/hooks linux/place linux/readers linux/system"
     " linux/user linux/wrappers",
     "test_course": "session/course",
-    "test_input_bell": "intercept/input_bell",
-    "test_monitor": "intercept/monitor",
-    "test_sites": "intercept/block intercept/pace intercept/rows intercept/sites intercept/stops",
-    "test_trust_domain": "intercept/granting intercept/inquiry intercept/trust_domain"
-    " intercept/waiting",
+    "test_input_bell": "intercept/ring/input_bell",
+    "test_monitor": "intercept/ring/monitor",
+    "test_sites": "intercept/ring/block intercept/ring/pace intercept/ring/rows"
+    " intercept/ring/sites intercept/ring/stops",
+    "test_trust_domain": "intercept/below/granting intercept/below/inquiry"
+    " intercept/below/trust_domain intercept/below/waiting",
     "test_traps": "access/mapping access/stack access/stop access/vcpu intercept/blame"
     " intercept/call intercept/clock intercept/ground"
-    " intercept/interrupt_stack intercept/loads intercept/poison intercept/post"
-    " intercept/system intercept/trap intercept/visit intercept/window session/loop"
+    " intercept/entry/interrupt_stack intercept/entry/loads intercept/poison intercept/entry/post"
+    " intercept/system intercept/trap intercept/entry/visit intercept/ring/window session/loop"
     " session/manner session/preparation session/room session/traps session/whereabouts",
 }
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
     "test_attach": "cli/attach cli/traced_run launch/attach qemu/foreign qemu/guest",
-    "test_live": "intercept/ve_trial launch/borrow linux/handler_end",
+    "test_live": "intercept/below/ve_trial launch/borrow linux/handler_end",
     "test_page": "cli/report report/page/plotting",
     "test_page_conditions": "report/page/language",
     "test_recover": "host/keeper launch/ring",
     "test_inputs": "cli/run_arguments",
-    "test_nested": "intercept/nested intercept/sight session/interception session/nested",
+    "test_nested": "intercept/entry/nested intercept/entry/sight session/interception"
+    " session/nested",
     "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/dialogue qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",

@@ -30,7 +30,7 @@ from tracer.bare.image import Image, Segment, is_bare, parse
 from tracer.bare.open import open_bare
 from tracer.bare.system import Bare
 from tracer.errors import GuestError, KernelImageError, UsageError
-from tracer.intercept.window import NoWindow, Taken
+from tracer.intercept.ring.window import NoWindow, Taken
 from tracer.x86.idt import Gate, pack_gate
 from tracer.x86.paging import Paging
 from tracer.x86.state import CpuState

@@ -11,7 +11,7 @@ from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import Symbol, table_of
 from tracer.bare.window import END, FIRST, open_window
-from tracer.intercept.window import NoWindow
+from tracer.intercept.ring.window import NoWindow
 from tracer.x86.paging import PRESENT, WRITABLE, Paging, walk
 
 SIZE = 0x6000

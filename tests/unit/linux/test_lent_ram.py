@@ -13,7 +13,7 @@ from tracer.access.symbols import Symbol, table_of
 from tracer.access.vcpu import RegisterFile, SetMemory, SetRegister
 from tracer.access.want import DeleteBreakpoint, MakeChanges, Registers, Resume, SetBreakpoint
 from tracer.errors import GuestError
-from tracer.intercept.window import NoWindow
+from tracer.intercept.ring.window import NoWindow
 from tracer.linux.lent_ram import Loan, borrow, give_back
 from tracer.x86.state import GPR
 

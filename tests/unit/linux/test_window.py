@@ -12,7 +12,7 @@ from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import Symbol, table_of
 from tracer.compiled.layout import DISTANCE
-from tracer.intercept.window import NoWindow, Window
+from tracer.intercept.ring.window import NoWindow, Window
 from tracer.linux.window import open_window
 from tracer.x86.paging import NOT_EXECUTABLE, PRESENT, WRITABLE, Paging, leaves, walk
 

@@ -19,8 +19,8 @@ from tracer.access.transfer import Transfer
 from tracer.confidential.handler import PROFILES, judge
 from tracer.confidential.hypercall import hypercalls, tdvmcall
 from tracer.errors import EmulationError, GuestException, InterceptError, UnsupportedInstruction
+from tracer.intercept.entry.spill import Spill
 from tracer.intercept.fault import Fault
-from tracer.intercept.spill import Spill
 from tracer.x86.bus import In, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute, plan
