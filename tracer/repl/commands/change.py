@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from tracer.access.decision import Inject
 from tracer.access.region import Choice, left_out
@@ -48,6 +49,7 @@ async def set_(context: Context, statement: Statement) -> Result:
     if name in VALUES:
         context.settings = context.settings.with_(name, text)
         return said(f"{name} is {text}", setting=name, value=text)
+    replace(set_, needs="guest").check(context.recording)  # settings alone are for both
     control = context.control
     if not text:
         raise set_.misused("a name and a value are needed")
