@@ -241,7 +241,9 @@ class Guest:
             (self.device[offset],) = struct.unpack("<Q", self.space.read(stack + VALUE_OFFSET, 8))
         self.registers_now["rip"] = linear
 
-    async def break_alone(self, linear: int, changes: Sequence[Change] = ()) -> None:
+    async def break_alone(
+        self, linear: int, changes: Sequence[Change] = (), rip: int | None = None
+    ) -> None:
         self._apply(changes)
         if linear == self.view_gate.stub.leave:
             self._unspill()

@@ -8,7 +8,7 @@ from tracer.access.region import UNASSIGNED, Region, RegionMap
 from tracer.access.transfer import Meddling, Transfer, located
 from tracer.trace.compiled import Place
 from tracer.trace.record import Intercept, MemoryAccess
-from tracer.trace.registers import other_registers
+from tracer.trace.registers import BASES, other_registers
 from tracer.x86.emulate.unit import on_hidden_registers
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import GPR, CpuState, Segments
@@ -65,7 +65,7 @@ def state_of(record: Intercept, insn: Instruction) -> CpuState | None:
         return None
     segments = _FLAT
     xmm: tuple[int, ...] = ()
-    others = other_registers(insn)
+    others = (*other_registers(insn), *(name for name in BASES if name in before))
     if others:
         if not before.keys() >= set(others):
             return None

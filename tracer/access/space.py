@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tracer.access.region import RegionMap
+from tracer.x86.legacy_paging import legacy_walk
 from tracer.x86.nested import NestedTables
 from tracer.x86.paging import Leaf, Paging, PhysicalMemory, pages_of, walk
 from tracer.x86.state import PAGE_SIZE
+
+_LONG_LEVELS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +26,15 @@ class AddressSpace:
     regions: RegionMap
     nested: NestedTables | None = None
 
+    @property
+    def legacy(self) -> bool:
+        """Tell whether the code that is there is outside long mode."""
+        return self.paging.levels < _LONG_LEVELS
+
     def leaf(self, linear: int) -> Leaf | None:
         """Return the translation of a linear address, poisoned or not."""
-        leaf = walk(self.memory, self.paging, linear)
+        find = legacy_walk if self.legacy else walk
+        leaf = find(self.memory, self.paging, linear)
         if leaf is None or self.nested is None:
             return leaf
         start = linear & -PAGE_SIZE

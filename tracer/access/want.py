@@ -146,10 +146,14 @@ class RunAlone(Want[None]):
 
 @dataclass(frozen=True, slots=True)
 class BreakAlone(Want[None]):
-    """Do the same with a breakpoint at the linear address for this once."""
+    """Do the same with a breakpoint at the linear address for this once.
+
+    RIP is ``rip`` there, where code has a segment with a base.
+    """
 
     linear: int
     changes: Sequence[Change] = ()
+    rip: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from tracer.compiled.stack_copy import StackCopy
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, TablesUnending
 from tracer.intercept.ground import Ground
+from tracer.intercept.names import Names as AllNames
 from tracer.intercept.ring.window import NoWindow, Taken, Window
 from tracer.intercept.trap import Breakpoint
 from tracer.trace.record import Mark, StackRecord
@@ -128,13 +129,13 @@ class Bare:
     telling: Sequence[range] = ()
     kind = Kind.PLAIN
     homes: Sequence[int] = ()
-    hidden = range(0)
+    hidden: range = range(0)
     faults = True
 
     def __init__(
         self, image: Image, release: str, sha256: str, guidance: Guidance = _NO_GUIDANCE
     ) -> None:
-        self.names = Names(image)
+        self.names: AllNames = Names(image)
         self.release = release
         self.sha256 = sha256
         self._image = image

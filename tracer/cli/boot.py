@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--untraced", action="store_true", help="run the same guest without any interception"
     )
     add_run_arguments(parser, output)
+    output.add_argument(
+        "--from-reset",
+        action="store_true",
+        help="trace firmware and boot loader, too, and a guest of which nothing is known (with "
+        "--trap nested)",
+    )
     add_shell_arguments(parser)
     add_host_arguments(parser)
     add_register_files(parser)
@@ -64,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             inputs=inputs(args),
             nested=bool(trap),
             console=args.console,
+            from_reset=args.from_reset,
         )
         check_plan(plan)
         device = recorded(args)

@@ -502,7 +502,21 @@ describe:
 	mov	rax, [r15 + V_RFLAGS]
 	mov	[r13 + R_RFLAGS], rax
 	mov	rax, [r15 + V_CR3]
-	mov	[r13 + R_CR3], rax
+	test	dword ptr [r15 + V_EFER], 0x400		# LMA
+	jnz	1f
+	# How code outside long mode translates is told by bits that CR3 does not have.
+	bts	rax, MARK
+	bt	qword ptr [r15 + V_CR0], 31
+	jnc	1f
+	bts	rax, MARK_PAE
+	bt	qword ptr [r15 + V_CR4], 5
+	jc	1f
+	btr	rax, MARK_PAE
+	bts	rax, MARK_SHORT
+	bt	qword ptr [r15 + V_CR4], 4
+	jnc	1f
+	bts	rax, MARK_LARGE
+1:	mov	[r13 + R_CR3], rax
 	mov	rax, [r15 + V_RIP]
 	add	rax, [r15 + V_CS_BASE]
 	mov	[r13 + R_RIP], rax
@@ -1527,6 +1541,8 @@ translate:
 	xor	edi, edi
 	bt	qword ptr [r15 + V_CR0], 31
 	jnc	8f
+	test	dword ptr [r15 + V_EFER], 0x400		# LMA
+	jz	5f
 	mov	ecx, 39
 	bt	qword ptr [r15 + V_CR4], 12
 	jnc	1f
@@ -1562,6 +1578,52 @@ translate:
 	ret
 9:	stc
 	ret
+	# Outside long mode: a root of four entries, or tables of 1024 (SDM vol. 3A, 4.3 and 4.4).
+5:	mov	edx, edx
+	mov	eax, [r15 + V_CR3]
+	bt	qword ptr [r15 + V_CR4], 5
+	jnc	6f
+	and	eax, ~31
+	mov	edi, edx
+	shr	edi, 30
+	mov	rax, [rax + rdi * 8]
+	test	al, 1
+	jz	9b
+	mov	ecx, 21
+	jmp	2b
+6:	and	eax, ~4095
+	mov	edi, edx
+	shr	edi, 22
+	mov	eax, [rax + rdi * 4]
+	and	r11, rax
+	test	al, 1
+	jz	9b
+	test	al, 0x80
+	jz	7f
+	bt	qword ptr [r15 + V_CR4], 4
+	jnc	7f
+	mov	[r15 + STATE + S_LEAF], rax
+	mov	ecx, eax
+	shr	ecx, 13
+	movzx	ecx, cl
+	shl	rcx, 32
+	and	eax, 0xffc00000
+	or	rax, rcx
+	mov	edi, edx
+	and	edi, 0x3fffff
+	or	rax, rdi
+	clc
+	ret
+7:	and	eax, ~4095
+	mov	edi, edx
+	shr	edi, 12
+	and	edi, 1023
+	mov	eax, [rax + rdi * 4]
+	and	r11, rax
+	test	al, 1
+	jz	9b
+	mov	ecx, 12
+	jmp	3b
 
 # ---- ports
 

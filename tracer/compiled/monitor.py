@@ -18,9 +18,10 @@ from tracer.compiled.flagging import FLAGS_SIZE
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.compiled.layout import RING
 from tracer.compiled.monitor_image import IMAGES
-from tracer.x86.paging import LARGE, PRESENT, TABLE_ENTRIES, WRITABLE
+from tracer.x86.legacy_paging import MARKS, legacy_paging_of
+from tracer.x86.paging import LARGE, PRESENT, TABLE_ENTRIES, WRITABLE, Paging
 from tracer.x86.segment import Segment
-from tracer.x86.state import COMMUNICATION_VECTOR, GPR, CpuState
+from tracer.x86.state import COMMUNICATION_VECTOR, GPR, CpuState, Mode
 
 PLACE = 0x2C000
 """Offset in the block of the code, which runs at its physical address."""
@@ -115,6 +116,8 @@ _HELD = 1 << 20 | 1 << 23 | _HLT | 1 << 43  # IRET, PAUSE, HLT, MWAIT
 _PAT = 0x0007_0406_0007_0406
 """PAT has this value after a reset (Intel SDM vol. 3A, 12.12.4): TCG knows no memory types."""
 _CODE_SEGMENT = 0x00AF_9B00_0000_FFFF
+CODE_SEGMENT = _CODE_SEGMENT.to_bytes(8, "little")
+"""The descriptor of a segment of 64-bit code."""
 _DATA_SEGMENT = 0x00CF_9300_0000_FFFF
 _GATES_COUNT = 256
 _GATE_SIZE = 16
@@ -188,6 +191,7 @@ def constants(*, stacks: bool) -> str:
         **module.raising(),
         **flagging.symbols(_FLAGS - _PORTS),
         **{f"E_{name}": 8 * at for at, name in enumerate(module.VE_FIELDS)},
+        **{name: mark.bit_length() - 1 for name, mark in MARKS.items()},
         **{f"S_{name}": offset for name, offset in _STATE_FIELDS.items()},
         **{f"M_{name}": word(name) for name in _WORDS},
         **{f"R_{name}": offset for name, offset in INPUT_FIELDS.items()},
@@ -297,6 +301,11 @@ class MonitorCode:
     def root(self, levels: int) -> int:
         """Return CR3 of the monitor, whose tables have that many levels."""
         return self._shared + (_ROOT5 if levels == 5 else _ROOT)
+
+    @property
+    def low_entry(self) -> bytes:
+        """Return an entry of a root table that leads to all memory, as :meth:`root` has it."""
+        return (self._shared + _FRAMES | PRESENT | WRITABLE).to_bytes(8, "little")
 
     @property
     def _shared(self) -> int:
@@ -511,6 +520,36 @@ def outside(vmcb: bytes) -> dict[str, int]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Executing:
+    """Say in which manner a guest's code runs: its mode, privilege level, and segments' bases.
+
+    ``paging`` is how it translates where it is outside ``long`` mode, None in that.
+    """
+
+    mode: Mode
+    cpl: int
+    bases: Mapping[str, int]
+    paging: Paging | None
+
+
+def executing(vmcb: bytes) -> Executing:
+    """Return in which manner a guest runs that has left for the monitor, by its VMCB."""
+    word = registers_outside(vmcb)
+    long = bool(word["efer"] & _LMA)
+    attributes = int.from_bytes(vmcb[0x412:0x414], "little")
+    mode = Mode.COMPAT32 if attributes & _CS_D else Mode.COMPAT16
+    bases = {
+        f"{name}_base": int.from_bytes(vmcb[place : place + 8], "little")
+        for name, place in _BASES.items()
+    }
+    if long and attributes & _CS_L:
+        mode = Mode.LONG
+        bases = {name: base for name, base in bases.items() if name in ("fs_base", "gs_base")}
+    paging = None if long else legacy_paging_of(word["cr0"], word["cr3"], word["cr4"])
+    return Executing(mode, vmcb[0x4CB], bases, paging)
+
+
 def of_guest(name: str) -> int:
     """Return where a vCPU's own page has a word of its guest's, from the page's beginning.
 
@@ -533,4 +572,9 @@ _SAVED = {
     "idt": 0x488,
 }  # fmt: skip
 _MORE = {"cr0": 0x558, "efer": 0x4D0, "rax": 0x5F8, "eflags": 0x570}
+_BASES = {
+    name: 0x408 + 16 * number for number, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs"))
+}
+_LMA = 1 << 10
+_CS_L, _CS_D = 1 << 9, 1 << 10  # as a VMCB has them
 _SELECTORS = {"es": 0x400, "cs": 0x410, "ss": 0x420, "ds": 0x430}

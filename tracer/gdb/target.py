@@ -230,11 +230,13 @@ class Target:
             rip = await self._alone("c")
         raise InterceptError(f"vCPU {self.vcpu} went to {rip:#x}, not to {linear:#x}")
 
-    async def break_alone(self, linear: int, changes: Sequence[Change] = ()) -> None:
-        """Do the same with a breakpoint at the linear address for this once."""
+    async def break_alone(
+        self, linear: int, changes: Sequence[Change] = (), rip: int | None = None
+    ) -> None:
+        """Do the same with a breakpoint at the linear address, where RIP is ``rip``, for once."""
         place = f"1,{linear:x},1"
         await self._agreed(f"Z{place}")
-        await self.run_alone(linear, changes)
+        await self.run_alone(linear if rip is None else rip, changes)
         await self._agreed(f"z{place}")
 
     async def step_alone(self) -> int:

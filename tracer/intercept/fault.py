@@ -13,7 +13,7 @@ from tracer.access.state import complete, needs_registers
 from tracer.access.transfer import Meddling, Transfer
 from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.access.want import ReadPhysical, Registers, StackAndTables
-from tracer.compiled import monitor
+from tracer.compiled.monitor import Executing, executing, frame_size, vmcb_at
 from tracer.errors import DebuggerError, EmulationError, InterceptError
 from tracer.intercept.carrier import Stand
 from tracer.intercept.entry.post import Post
@@ -23,9 +23,18 @@ from tracer.x86.bus import In
 from tracer.x86.decode import decode
 from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
+from tracer.x86.legacy_paging import legacy_leaves
 from tracer.x86.paging import Leaf, leaves, pages_of
-from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE, CpuState, FaultFrame, PageFaultCode
+from tracer.x86.state import (
+    MAX_INSTRUCTION,
+    PAGE_SIZE,
+    CpuState,
+    FaultFrame,
+    Mode,
+    PageFaultCode,
+)
 
+_MASK32 = (1 << 32) - 1
 _FRAME = 48
 """Bytes that a fault frame with an error code takes."""
 
@@ -145,11 +154,27 @@ class Fault:
         write = bool(self.spill.frame.error_code & PageFaultCode.W)
         return Encounter(self.spill.cr2, write, self.fetched)
 
+    def linear_of(self, rip: int) -> int:
+        """Return the linear address of RIP, as the CPU has it."""
+        cpu = self.cpu
+        return rip if cpu.mode is Mode.LONG else rip + cpu.segments.cs_base & _MASK32
+
+    @property
+    def displaced(self) -> bool:
+        """Tell whether RIP is another number than the linear address that it is at."""
+        return self.offset != self.cpu.rip
+
+    @property
+    def offset(self) -> int:
+        """Return RIP as the CPU has it: in its segment."""
+        cpu = self.cpu
+        return cpu.rip if cpu.mode is Mode.LONG else cpu.rip - cpu.segments.cs_base & _MASK32
+
     def write_back(self) -> list[Change]:
         """Return what the interrupted code is to find changed: registers on the stack, and XMM."""
         cpu = self.cpu
         changes: list[Change] = []
-        patch = patch_spill(self.spill, cpu.gpr, cpu.rip, cpu.rflags)
+        patch = patch_spill(self.spill, cpu.gpr, self.offset, cpu.rflags)
         if patch is not None:
             offset, data = patch
             changes.append(SetMemory(self.stack + offset, data))
@@ -200,10 +225,14 @@ class NestedFaults:
             spill = unpack_spill(view.memory.read(stack, SPILL_SIZE))
         except LookupError:
             raise InterceptError(f"the monitor's stack at {stack:#x} cannot be read") from None
+        vmcb = view.memory.read(vmcb_at(stack), PAGE_SIZE)
+        manner = executing(vmcb)
         space = view.space(spill.cr3, spill.cr4)
+        if manner.paging is not None:
+            space = view.legacy_space(manner.paging)
         view.tell_time(spill.tsc)
-        cpu = interrupted(spill, await view.mode(spill.frame.cs, space))
-        frame = monitor.frame_size(view.memory.read(monitor.vmcb_at(stack), PAGE_SIZE))
+        cpu = _placed(interrupted(spill, manner.mode), manner)
+        frame = frame_size(vmcb)
         if frame:
             linear = _linear(spill.cr2, spill.frame, None, cpu, space)
             spill = replace(spill, cr2=linear)
@@ -214,6 +243,15 @@ class NestedFaults:
         linear = _linear(spill.cr2, spill.frame, insn, cpu, space)
         spill = replace(spill, cr2=linear)
         return Fault(vcpu, view.time_ns, stack, spill, space, cpu, cpu.xmm)
+
+
+def _placed(cpu: CpuState, manner: Executing) -> CpuState:
+    # Outside 64-bit mode code and data are at linear addresses by their segments.
+    segments = replace(cpu.segments, **manner.bases)
+    rip = cpu.rip
+    if manner.mode is not Mode.LONG:
+        rip = rip + segments.cs_base & _MASK32
+    return replace(cpu, rip=rip, cpl=manner.cpl, segments=segments)
 
 
 def _linear(
@@ -233,7 +271,8 @@ def _linear(
             linear = page + physical % PAGE_SIZE
             if linear in span:
                 return linear
-    found = leaves(space.memory, space.paging)
+    find = legacy_leaves if space.legacy else leaves
+    found = find(space.memory, space.paging)
     there = next((at for at in found if at.physical <= physical < at.physical + at.size), None)
     if there is None:
         raise InterceptError(

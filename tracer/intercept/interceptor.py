@@ -213,7 +213,10 @@ class Interceptor:
             # PUSH and CALL write where the fault frame lies; the vCPU does once it is gone. And it
             # is the vCPU that raises #DB after an instruction the guest single-steps.
             single = bool(cpu.rflags & Flag.TF)
-            if fault.is_overwritten(foretold.transfers) or single or sees_code(insn, cpu):
+            # A jump leads to an offset in its segment: the CPU adds the base.
+            displaced = insn.form is not None and insn.form.size64 == "f64" and fault.displaced
+            alone = single or displaced or sees_code(insn, cpu)
+            if fault.is_overwritten(foretold.transfers) or alone:
                 raise UnsupportedInstruction(insn.code, insn.text)
             fault.replayed.clear()
             fault.meddled.clear()
@@ -332,9 +335,7 @@ class Interceptor:
                 return await self._skip(fault, insn, foretold, why)
         try:
             stand = fault.stand(gate)
-            stepped = await native_step(
-                foretold, stand, admit, fault.encounter, fault.cpu.rip, meet
-            )
+            stepped = await native_step(foretold, stand, admit, fault.encounter, fault.offset, meet)
         except DebuggerError:
             # The last that the guest did, if it powered itself off by it.
             last = Outcome(fault.cpu, foretold)
@@ -347,7 +348,7 @@ class Interceptor:
         after = replace(
             fault.cpu,
             gpr=tuple(registers[name] for name in GPR),
-            rip=registers["rip"],
+            rip=fault.linear_of(registers["rip"]),
             rflags=registers["eflags"],
         )
         if fault.cpu.xmm:

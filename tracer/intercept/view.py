@@ -11,9 +11,13 @@ from tracer.access.vcpu import RegisterFile, VcpuState
 from tracer.access.want import MapChanged, Tables, VcpuStates
 from tracer.intercept.ring.pace import Pace
 from tracer.trace.compiled import VIRTUAL, Rate
+from tracer.x86.legacy_paging import MARK, legacy_paging_of, marked_paging
 from tracer.x86.nested import NestedTables
-from tracer.x86.paging import PhysicalMemory, paging_of
+from tracer.x86.paging import Paging, PhysicalMemory, paging_of
 from tracer.x86.state import Mode
+
+_LMA = 1 << 10
+"""The bit of EFER of a vCPU in long mode (Intel SDM vol. 3A, 2.2.1)."""
 
 
 class Outside(Protocol):
@@ -93,7 +97,20 @@ class GuestView:
 
     def space_of(self, registers: RegisterFile) -> AddressSpace:
         """Return where linear addresses lead for the vCPU with these registers."""
+        if self.nested is not None and not registers["efer"] & _LMA:
+            paging = legacy_paging_of(registers["cr0"], registers["cr3"], registers["cr4"])
+            return self.legacy_space(paging)
         return self.space(registers["cr3"], registers["cr4"])
+
+    def space_by(self, tables: int, cr4: int) -> AddressSpace:
+        """Return where linear addresses lead by CR3 as a monitor's record has it."""
+        if tables & MARK:
+            return self.legacy_space(marked_paging(tables))
+        return self.space(tables, cr4)
+
+    def legacy_space(self, paging: Paging) -> AddressSpace:
+        """Return where linear addresses lead for code outside long mode."""
+        return AddressSpace(self.memory, paging, self.regions, self.nested)
 
     def tell_time(self, counter: int) -> None:
         """Note the guest's time; ``counter`` is its time-stamp counter.

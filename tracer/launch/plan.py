@@ -37,6 +37,8 @@ class Plan:
     ended well, as by powering off. ``inputs`` of these kinds are recorded beside accesses to
     devices' memory. ``console`` is where somebody may come to the guest's console: ``pty``, or the
     path of a socket. ``guidance`` is about a guest that is not Linux.
+    Traps are ``nested``, or in page tables; nested ones can be there
+    ``from_reset``.
     """
 
     guest: Kind = Kind.PLAIN
@@ -53,6 +55,7 @@ class Plan:
     choice: Choice = field(default_factory=Choice)
     inputs: frozenset[Input] = frozenset()
     nested: bool = False
+    from_reset: bool = False
     realtime: bool = False
     qemu_log: Path | None = None
     extra: tuple[str, ...] = ()
@@ -102,6 +105,8 @@ def check_plan(plan: Plan) -> None:
         raise UsageError(
             f"{said[0]} says nothing with --trap nested, which traps physical addresses: drop one"
         )
+    if plan.from_reset:
+        _check_from_reset(plan)
     software = plan.software
     for option, given in (
         ("--module", software.modules), ("--add", software.added), ("--init", software.script),
@@ -110,6 +115,15 @@ def check_plan(plan: Plan) -> None:
             raise UsageError(f"{option} is for the initramfs that vetrace builds: drop --initrd")
     if plan.memory is not None:
         check_memory(plan.guest, plan.memory)
+
+
+def _check_from_reset(plan: Plan) -> None:
+    if not plan.nested:
+        raise UsageError("--from-reset is for --trap nested: there are no page tables at a reset")
+    if plan.guest is not Kind.PLAIN:
+        raise UsageError(
+            f"a {plan.guest.label} guest is traced from its kernel's entry on: drop --from-reset"
+        )
 
 
 def _check_installed(plan: Plan, disk: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tracer import __version__
 from tracer.bare.open import open_bare
+from tracer.bare.reset import FromReset
 from tracer.compiled.inputs import Input
 from tracer.confidential.announcement import Announcement
 from tracer.confidential.kind import C_BIT, Kind, unfit
@@ -24,9 +25,11 @@ from tracer.guest.software import entries
 from tracer.intercept.system import System
 from tracer.launch.plan import Plan, check_memory, parse_memory
 from tracer.linux.installed import InstalledLinux
-from tracer.linux.kernel import default_kernel, open_kernel
+from tracer.linux.kernel import Kernel, default_kernel, open_kernel
+from tracer.linux.names import Names
 from tracer.linux.origin import Booted
 from tracer.linux.system import Linux
+from tracer.linux.window import linked_root
 from tracer.qemu.command_line import MachineConfig, hidden_ram
 from tracer.qemu.console_door import console_door
 from tracer.qemu.cpu import lacks_long_mode, vcpus, virtualised
@@ -112,6 +115,8 @@ async def _check_machine(plan: Plan, machine: Machine) -> None:
 
 def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:
     # The guest's software, by its image, and the machine for it.
+    if plan.from_reset:
+        return _from_reset(plan, progress)
     if plan.installed is not None:
         check_bootable(plan.installed)
         machine = recipe.machine_arguments(plan.guest, plan.equipment)
@@ -152,16 +157,47 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
         )
     if plan.guest not in kernel.kinds:
         raise KernelImageError(f"{path}: {why_not(plan.guest, kernel.release)}")
-    initrd = plan.initrd
-    if initrd is None:
-        script = recipe.init_script()
-        drivers = MODULES if has_pci((*machine, *plan.extra)) else MODULES_WITHOUT_PCI
-        software = plan.software
-        initrd = build_initramfs(
-            script, kernel.modules, software.modules, progress, drivers, entries(software)
-        )
+    initrd = plan.initrd or _initramfs(plan, machine, kernel, progress)
     config = _configure(plan, machine, path, initrd)
     return Linux(kernel, Booted(config.command_line, plan.guest), plan.guest), config
+
+
+def _from_reset(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:
+    machine = recipe.machine_arguments(plan.guest, plan.equipment)
+    if not takes_modules((*machine, *plan.extra)):
+        raise UsageError("--from-reset needs a machine with PCI, which its RAM comes by: pc or q35")
+    if plan.installed is not None:
+        check_bootable(plan.installed)
+        config = _configure(plan, machine, None, None)
+        return FromReset(config.hidden, plan.installed.name, ""), config
+    path = plan.kernel or default_kernel(plan.guest)
+    if path is None:
+        raise GuestError(f"no guest kernel: run {setup_command(plan.guest)}, or name one")
+    if not path.is_file():
+        raise KernelImageError(f"{path} is not there")
+    try:
+        kernel = open_kernel(path, plan.symbols, progress)
+    except KernelImageError as error:
+        progress(f"no names of its code: {error}")
+        config = _configure(plan, machine, path, plan.initrd)
+        return FromReset(config.hidden, path.name, ""), config
+    initrd = plan.initrd or _initramfs(plan, machine, kernel, progress)
+    config = _configure(plan, machine, path, initrd)
+    # A kernel that KASLR moves tells nobody where to.
+    names = None if plan.kaslr else Names(kernel)
+    root = 0 if plan.kaslr else linked_root(kernel.symbols)
+    return FromReset(config.hidden, kernel.release, kernel.sha256, names, root), config
+
+
+def _initramfs(
+    plan: Plan, machine: Sequence[str], kernel: Kernel, progress: Callable[[str], None]
+) -> Path:
+    script = recipe.init_script()
+    drivers = MODULES if has_pci((*machine, *plan.extra)) else MODULES_WITHOUT_PCI
+    software = plan.software
+    return build_initramfs(
+        script, kernel.modules, software.modules, progress, drivers, entries(software)
+    )
 
 
 def _configure(
@@ -182,6 +218,8 @@ def _configure(
         memory=memory,
         devices=(*machine, *firmware_arguments(plan.firmware)),
         second_ram=1 << C_BIT if plan.guest is Kind.SEV_ES else None,
+        hidden=hidden_ram(memory) if plan.from_reset else range(0),
+        from_reset=plan.from_reset,
         extra=plan.extra,
         exit_ok=plan.exit_ok,
         svm=bool(plan.inputs) or plan.nested,

@@ -22,6 +22,7 @@ __all__ = (
     "system",
     "toll",
     "user",
+    "window",
     "wrapper",
     "wrappers",
 )

@@ -36,6 +36,9 @@ _HIDDEN = 64 << 20
 
 RAM = "guest-ram"
 """QEMU's name of the guest's RAM."""
+_UNSEEN = "1e.7"
+"""Where a guest does not look for a PCI device: one without function 0 has no others (PCI Local Bus
+3.0, 3.2.2.3.4)."""
 SECOND_RAM = "second-ram"
 """QEMU's name of the same RAM where it is a second time, with what is hidden behind it."""
 
@@ -63,7 +66,8 @@ class MachineConfig:
     ``log_interrupts``. Without ``realtime``
     virtual time counts instructions, so that a stop of any length does not exist for the guest.
     ``hidden`` are physical addresses of RAM that no firmware tells the guest of: they are the last
-    of what lies at its first GiB boundary, where :func:`hidden_ram` puts it.
+    of what lies at its first GiB boundary, where :func:`hidden_ram` puts it. A guest that is traced
+    ``from_reset`` does not find its device, and has no SMM.
     With ``svm`` CPUs have AMD's virtualisation, whatever their model.
     """
 
@@ -75,6 +79,7 @@ class MachineConfig:
     guest: Kind = Kind.PLAIN
     second_ram: int | None = None
     hidden: range = range(0)
+    from_reset: bool = False
     devices: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     exit_ok: int | None = None
@@ -132,6 +137,9 @@ def machine_arguments(config: MachineConfig, *, ram: int, monitor: int, gdb: Pat
         # It waits where it would end, to be looked at; a reset is an end as well.
         "-action", "reboot=shutdown,shutdown=pause",
     ]  # fmt: skip
+    if config.from_reset:
+        # Firmware's code in SMM would run beside the guest.
+        words += ["-machine", "smm=off"]
     if config.svm:
         words += ["-global", "x86_64-cpu.svm=on"]
     if not config.realtime:
@@ -154,22 +162,31 @@ def _backend(name: str, size: int, descriptor: int) -> str:
 def _second_ram(config: MachineConfig, ram: int) -> list[str]:
     if config.hidden:
         base = _base(config.hidden, config.memory)
+        # A system with ACPI plugs a module in, once it runs.
+        module = f"pc-dimm,id={SECOND_RAM},memdev={SECOND_RAM},addr={base:#x}"
+        unseen = f"{_device(base)},addr={_UNSEEN}"
         return [
             "-m", f"{config.memory >> 20}M,slots=1,maxmem={config.hidden.stop >> 20}M",
             "-object", _backend(SECOND_RAM, config.file_size, ram),
-            "-device", f"pc-dimm,id={SECOND_RAM},memdev={SECOND_RAM},addr={base:#x}",
+            "-device", unseen if config.from_reset else module,
         ]  # fmt: skip
-    # A memory device at an address of its own, which no firmware table tells the guest of. Room
-    # for such devices begins at 4 GiB, behind RAM, and has the size that maxmem leaves.
+    # Room for such devices begins at 4 GiB, behind RAM, and has the size that maxmem leaves.
     at, size = config.second_ram, config.memory
     if at is None:
         return []
     return [
         "-m", f"{size >> 20}M,slots=1,maxmem={(at + 2 * size) >> 20}M",
         "-object", _backend(SECOND_RAM, size, ram),
-        "-device", f"virtio-pmem-pci,id={SECOND_RAM},memdev={SECOND_RAM},memaddr={at:#x},"
-        "disable-legacy=on,iommu_platform=on",
+        "-device", _device(at),
     ]  # fmt: skip
+
+
+def _device(at: int) -> str:
+    # A memory device at an address of its own, which no firmware table tells the guest of.
+    return (
+        f"virtio-pmem-pci,id={SECOND_RAM},memdev={SECOND_RAM},memaddr={at:#x},"
+        "disable-legacy=on,iommu_platform=on"
+    )
 
 
 def features_off(known: str, about: str) -> tuple[str, ...]:

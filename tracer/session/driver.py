@@ -100,7 +100,7 @@ class Driver:
             want.Pause: lambda _: self._ask_to_stop(),
             want.RunToAccess: lambda it: self._run_to_access(it.linear, it.size),
             want.RunAlone: lambda it: target.run_alone(it.linear, it.changes),
-            want.BreakAlone: lambda it: target.break_alone(it.linear, it.changes),
+            want.BreakAlone: lambda it: target.break_alone(it.linear, it.changes, it.rip),
             want.StepAlone: lambda _: target.step_alone(),
             want.Detach: lambda _: target.detach(),
             want.ReadPhysical: lambda it: target.read_physical(it.physical, it.width),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tracer.access.space import AddressSpace
+from tracer.access.symbols import KERNEL_HALF
 from tracer.compiled.diary import Current
+from tracer.compiled.inputs import InputPlace
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.ring.input_bell import InputBell
 from tracer.intercept.ring.rows import Domain, Told
@@ -52,7 +54,7 @@ def told_in(
     return Told(
         callers, setting.system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
         current, how.stacks, domain, how.inputs,
-        lambda place: view.space(place.tables if place.program or not root else root, cr4),
+        lambda place: view.space_by(_tables(place, root), cr4),
         nested,
     )  # fmt: skip
 
@@ -65,3 +67,9 @@ def input_bell_in(
         return None
     view, journal, names = setting.view, setting.journal, setting.system.names
     return InputBell(view, journal, names, callers, interceptor.ledger, asks=how.asks)
+
+
+def _tables(place: InputPlace, root: int) -> int:
+    # The software's own tables have its code, if they are known, but no program's, nor firmware's.
+    own = root and not place.program and place.rip >= KERNEL_HALF
+    return root if own else place.tables

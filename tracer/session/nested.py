@@ -14,7 +14,7 @@ from tracer.compiled.monitor import WINDOW_BASE, MonitorCode, monitor_size
 from tracer.errors import GuestError
 from tracer.intercept.entry.nested import MonitorPost
 from tracer.intercept.fault import NestedFaults
-from tracer.intercept.ring.monitor import Monitor, Secondary
+from tracer.intercept.ring.monitor import OWN_SELECTOR, Monitor, Secondary
 from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.ring.window import REACH, NoWindow, far_devices, open_at
 from tracer.intercept.trap import Breakpoint, Trap
@@ -27,6 +27,7 @@ from tracer.x86.paging import TABLE_ENTRIES
 from tracer.x86.state import PAGE_SIZE
 
 _CR4_LA57 = 1 << 12
+_CR0_PG = 1 << 31
 
 
 async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
@@ -72,7 +73,7 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
         window, slots, view, journal, how.inputs, range(0), current,
         stacks=how.stacks, nested=True,
     )  # fmt: skip
-    inside.begin(registers["cs"])
+    inside.begin(registers["cs"] if registers["cr0"] & _CR0_PG else OWN_SELECTOR)
     await post.settle()
     fast = post.stub.spill
     if how.ring is not None:

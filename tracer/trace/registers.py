@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from tracer.x86.instruction import SEGMENTS, File, Instruction, Memory, Register
-from tracer.x86.state import GPR, CpuState
+from tracer.x86.state import GPR, CpuState, Mode
 
 
 def register_values(cpu: CpuState, insn: Instruction | None = None) -> dict[str, int]:
     """Return RFLAGS, the general-purpose registers, and what else ``insn`` sees, as recorded.
 
-    That is the base of FS or GS where a memory operand adds it, and each segment or XMM register
-    that is an operand.
+    That is the base of a segment where a memory operand adds it, if it is FS or GS or is not 0, and
+    each segment or XMM register that is an operand.
     """
     values = {"rflags": cpu.rflags}
     values.update(zip(GPR, cpu.gpr, strict=True))
@@ -21,7 +21,23 @@ def register_values(cpu: CpuState, insn: Instruction | None = None) -> dict[str,
             values[name] = getattr(cpu.segments, name)
         elif cpu.xmm:
             values[name] = cpu.xmm[int(name[3:])]
+    if insn is not None and insn.mode is not Mode.LONG:
+        values.update(_bases(cpu, insn))
     return values
+
+
+BASES = ("es_base", "cs_base", "ss_base", "ds_base")
+"""What :func:`register_values` has of code outside 64-bit mode, where it is not 0."""
+
+
+def _bases(cpu: CpuState, insn: Instruction) -> Iterator[tuple[str, int]]:
+    used = {f"{operand.segment}_base" for operand in insn.operands if isinstance(operand, Memory)}
+    if insn.form is not None and insn.form.size64:
+        used.add("ss_base")
+    for name in BASES:
+        value = getattr(cpu.segments, name)
+        if value and name in used:
+            yield name, value
 
 
 def other_registers(insn: Instruction) -> tuple[str, ...]:

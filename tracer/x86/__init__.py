@@ -11,6 +11,7 @@ __all__ = (
     "idt",
     "instruction",
     "latest_store",
+    "legacy_paging",
     "nested",
     "paging",
     "poll",

@@ -61,17 +61,19 @@ class PhysicalMemory(Protocol):
 class Paging:
     """Say how the guest's CPU translates: table root, depth, and the bit used as poison.
 
-    ``levels`` is 4 or 5 (CR4.LA57). ``poison`` is a physical-address bit above the CPU's
-    MAXPHYADDR, as a mask. The bit below it is reserved as well, and a leaf that has either is
-    poisoned: see :mod:`tracer.linux.mm` for when it is the lower one. ``shared`` is the bit that a
-    guest of TDX sets by itself in what it shares with its host, as a mask, 0 for none: reserved
-    too, and such a leaf counts as poisoned.
+    ``levels`` is 4 or 5 (CR4.LA57), and fewer outside long mode, where there are pages of 4 MiB if
+    they are ``large``: see :mod:`tracer.x86.legacy_paging`. ``poison`` is a physical-address bit
+    above the CPU's MAXPHYADDR, as a mask. The bit below it is reserved as well, and a leaf that has
+    either is poisoned: see :mod:`tracer.linux.mm` for when it is the lower one. ``shared`` is the
+    bit that a guest of TDX sets by itself in what it shares with its host, as a mask, 0 for none:
+    reserved too, and such a leaf counts as poisoned.
     """
 
     cr3: int
     levels: int
     poison: int
     shared: int = 0
+    large: bool = True
 
     @property
     def root(self) -> int:

@@ -70,7 +70,10 @@ class PageFaultCode(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Hold the selectors of one vCPU and the two bases that 64-bit mode honours."""
+    """Hold the selectors of one vCPU, and the bases: 64-bit mode honours those of FS and GS alone.
+
+    Those of the others are 0 where nobody tells them: systems of today run 32-bit programs flat.
+    """
 
     cs: int = 0x10
     ss: int = 0x18
@@ -80,6 +83,10 @@ class Segments:
     gs: int = 0
     fs_base: int = 0
     gs_base: int = 0
+    es_base: int = 0
+    cs_base: int = 0
+    ss_base: int = 0
+    ds_base: int = 0
 
 
 @dataclass(frozen=True, slots=True)

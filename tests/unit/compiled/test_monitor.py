@@ -15,7 +15,7 @@ from tracer.compiled.module import FAULTS
 from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, monitor_size, outside
 from tracer.compiled.monitor_image import IMAGES
 from tracer.x86.segment import Segment
-from tracer.x86.state import GPR
+from tracer.x86.state import GPR, Mode
 
 ALL = frozenset(Input)
 BLOCK, PLACE = 0x1F00_0000, 0x1F40_0000
@@ -166,3 +166,23 @@ def test_its_size_grows_with_the_vcpus() -> None:
     assert monitor_size(2) - monitor_size(1) == monitor.PER_VCPU
     assert CODE.root(5) == PLACE + 2 * monitor.PER_VCPU
     assert len(CODE.shared(True, True, (), 0x10)) == monitor_size(2) - 2 * monitor.PER_VCPU
+
+
+def test_the_manner_of_code_is_that_of_its_segment() -> None:
+    def executing(efer: int, cr0: int, flags: int) -> monitor.Executing:
+        segments = {**SEGMENTS, "cs": Segment(0xF000, 0xFFFF0000, 0xFFFF, flags)}
+        registers = {**REGISTERS, "efer": efer, "cr0": cr0, "cr4": 0}
+        entered = Entered(registers, segments, (0, 0), (0, 0), 0, 0)
+        return monitor.executing(CODE.of_vcpu(0, entered, 0))
+
+    real = executing(0, 0x10, 0x9B00)
+    assert (real.mode, real.bases["cs_base"]) == (Mode.COMPAT16, 0xFFFF0000)
+    assert real.paging is not None and real.paging.levels == 0
+    flat = executing(0, 0x80000011, 0x00CF9B00)
+    assert flat.mode is Mode.COMPAT32 and flat.paging is not None and flat.paging.levels == 2
+    program = executing(0x500, 0x80000011, 0x00CFFB00)
+    assert (program.mode, program.paging) == (Mode.COMPAT32, None)
+    # 64-bit code has the bases of FS and GS alone.
+    kernel = executing(0x500, 0x80000011, 0x00AF9B00)
+    assert kernel.mode is Mode.LONG
+    assert kernel.bases == {"fs_base": 0, "gs_base": 0xFFFF8880_00000000}

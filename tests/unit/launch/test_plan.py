@@ -132,3 +132,13 @@ def test_traps_are_where_they_are_named() -> None:
 def test_a_confidential_guest_has_no_nested_traps(kind: Kind) -> None:
     with pytest.raises(UsageError, match="drop --trap nested"):
         check_plan(Plan(guest=kind, nested=True))
+
+
+def test_what_can_be_traced_from_reset() -> None:
+    check_plan(Plan(nested=True, from_reset=True))
+    for plan, why in (
+        (Plan(from_reset=True), "is for --trap nested"),
+        (Plan(guest=Kind.TDX, nested=True, from_reset=True), "drop --from-reset"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            check_plan(plan)

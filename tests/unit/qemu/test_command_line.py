@@ -63,6 +63,16 @@ def test_ram_that_the_guest_is_not_told_of_is_behind_the_same_file(mebibytes: in
     assert CONFIG.file_size == CONFIG.memory
 
 
+def test_from_its_reset_a_guest_does_not_find_what_it_is_not_told_of() -> None:
+    hidden = hidden_ram(CONFIG.memory)
+    words = arguments(replace(CONFIG, hidden=hidden, from_reset=True))
+    (device,) = [word for word in words if word.startswith("virtio-pmem-pci")]
+    base = hidden.stop - replace(CONFIG, hidden=hidden).file_size
+    assert f"memaddr={base:#x}," in device and device.endswith(",addr=1e.7")
+    assert "smm=off" in words and not any(word.startswith("pc-dimm") for word in words)
+    assert "smm=off" not in arguments(CONFIG)
+
+
 def test_fred_is_off_where_qemu_knows_it() -> None:
     assert features_off(HELP.format("fred"), NEW) == ("-global", "x86_64-cpu.fred=off")
 

@@ -13,7 +13,13 @@ from itertools import chain
 
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
-from tracer.access.vcpu import DescriptorTable, DescriptorTables, SetRegister, VcpuState
+from tracer.access.vcpu import (
+    DescriptorTable,
+    DescriptorTables,
+    RegisterFile,
+    SetRegister,
+    VcpuState,
+)
 from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu
 from tracer.compiled import flagging, module, monitor
 from tracer.compiled.diary import Current
@@ -34,6 +40,15 @@ from tracer.x86.state import GPR, VIRTUALIZATION_VECTOR, CpuState
 
 _SVME = 1 << 12
 _CR4_LA57 = 1 << 12
+_CR0_PG, _CR4_PAE = 1 << 31, 1 << 5
+_LONG = 1 << 8 | 1 << 11
+"""EFER.LME, and NXE, as the monitor's window has data that is no code."""
+_CR0_PROTECTED = _CR0_PG | 1 << 4 | 1
+"""PG, ET and PE: with EFER.LME, long mode (Intel SDM vol. 3A, 9.8.5)."""
+_LOW_ROOT = 0x1000
+"""The physical address of a root table on the way there."""
+OWN_SELECTOR = 8
+"""The selector of the monitor's code where a vCPU enters it from outside long mode."""
 _PAGE = 4096
 _MOST_STEPS = 1 << 10
 """Instructions of the monitor's for one exit, at most, with a string instruction's page walks."""
@@ -120,15 +135,30 @@ class Monitor:
         )  # fmt: skip
         code = self.code
         there = code.vmcb(vcpu)
+        legacy = not before["cr0"] & _CR0_PG
         if self._kind is Kind.TDX and not self._begun:
             self._begin_domain(self._view.space_of(before), idt.base)
         encrypted, domain = self._kind is Kind.SEV_ES, self._kind is Kind.TDX
         found = intercepts_of(self.inputs, domain=domain, encrypted=encrypted, nested=code.nested)
         pages = code.of_vcpu(vcpu, entered, found, self._current, dr7=encrypted)
         self._view.memory.write(there, pages)
-        await FlushTlb(code.root(5 if before["cr4"] & _CR4_LA57 else 4))
+        root = code.root(5 if before["cr4"] & _CR4_LA57 else 4)
         started = {"rax": there, "rbx": even_ns, "rip": code.start}
-        await BreakAlone(before["rip"], [SetRegister(*each) for each in started.items()])
+        linear = before["rip"]
+        changes = [SetRegister(*each) for each in started.items()]
+        lent: dict[int, bytes] = {}
+        if legacy:
+            linear = linear + state.segments["cs"].base & 0xFFFFFFFF
+            changes = [*_into_long_mode(before), SetRegister("cr3", root), *changes]
+            lent = {gdt.base + OWN_SELECTOR: monitor.CODE_SEGMENT, _LOW_ROOT: code.low_entry}
+        else:
+            await FlushTlb(root)
+        kept = {place: self._view.memory.read(place, len(data)) for place, data in lent.items()}
+        for place, data in lent.items():
+            self._view.memory.write(place, data)
+        await BreakAlone(linear, changes, before["rip"] if legacy else None)
+        for place, data in kept.items():
+            self._view.memory.write(place, data)
         after = await Registers()
         lost = [name for name in _KEPT if before[name] != after[name]]
         if lost or not after["efer"] & _SVME:
@@ -343,6 +373,14 @@ class FullRing(OnePlace):
         """Count it."""
         self._journal.counts["full rings"] += 1
         return GoOn()
+
+
+def _into_long_mode(before: RegisterFile) -> list[SetRegister]:
+    # The changes that lead there from wherever a vCPU without paging is, in the order that it
+    # takes. Before it has 64-bit code QEMU's stub writes 32 bits of each register.
+    modes = {"cr4": before["cr4"] | _CR4_PAE, "efer": before["efer"] | _LONG, "cr3": _LOW_ROOT}
+    modes |= {"cr0": _CR0_PROTECTED, "cs": OWN_SELECTOR}
+    return [SetRegister(*each) for each in modes.items()]
 
 
 class Secondary(OnePlace):

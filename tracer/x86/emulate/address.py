@@ -3,8 +3,8 @@
 Ref: Intel SDM vol. 1, 3.3.7.1 (canonical addresses), 3.7.5 (effective addresses), 4.1.1
 (alignment); vol. 3A, 6.15 (#SS, #GP, #AC); vol. 2A, BT (bit strings).
 
-The base of ES, CS, SS and DS is taken as 0 outside 64-bit mode too: every operating system of
-today runs compatibility mode flat, and the debugger shows no other base than FS and GS.
+The debugger shows no base of ES, CS, SS and DS: outside 64-bit mode, too, they are 0 unless a
+monitor tells them. Every operating system of today runs compatibility mode flat.
 """
 
 from __future__ import annotations
@@ -47,7 +47,15 @@ def linear_address(memory: Memory, offset: int, cpu: CpuState) -> int:
         offset += cpu.segments.gs_base
     elif memory.segment == "fs":
         offset += cpu.segments.fs_base
+    elif cpu.mode is not Mode.LONG:
+        offset += base_of(memory.segment, cpu)
     return offset & (_MASK64 if cpu.mode is Mode.LONG else 0xFFFFFFFF)
+
+
+def base_of(segment: str, cpu: CpuState) -> int:
+    """Return the base of ES, CS, SS or DS, which code outside 64-bit mode has added."""
+    base: int = getattr(cpu.segments, f"{segment}_base")
+    return base
 
 
 def plan(insn: Instruction, cpu: CpuState) -> tuple[Operand, ...]:
@@ -171,7 +179,9 @@ def _xlat(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]:
 
 
 def _stack(insn: Instruction, cpu: CpuState, linear: int, access: Access) -> Operand:
-    # SS is flat; the stack pointer has the width of the mode (16-bit code is not decoded here).
+    # The stack pointer has the width of the mode (16-bit code is not decoded here).
+    if cpu.mode is not Mode.LONG:
+        linear = (linear & 0xFFFFFFFF) + cpu.segments.ss_base
     linear &= _MASK64 if cpu.mode is Mode.LONG else 0xFFFFFFFF
     check(insn, linear, insn.operand_size, cpu, stack=True)
     return Operand(linear, insn.operand_size, access is Access.R, access is Access.W)
@@ -231,6 +241,8 @@ def _move64(insn: Instruction, form: Form, cpu: CpuState) -> tuple[Operand, ...]
     offset = effective_address(memory, insn, cpu)
     source = _operand(insn, form, memory, offset, Access.R, cpu)
     linear = cpu.gpr[register.number] & memory.mask
+    if cpu.mode is not Mode.LONG:
+        linear = linear + cpu.segments.es_base & 0xFFFFFFFF
     check(insn, linear, 64, cpu, aligned=True)
     return source, Operand(linear, 64, read=False, write=True)
 
