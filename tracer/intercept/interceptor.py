@@ -156,11 +156,13 @@ class Interceptor:
 
     def _is_over(self, fault: Fault) -> bool:
         # Tells whether the poison that a vCPU came upon has been taken away while it was on its way
-        # here, as another one's stop allows: the instruction starts over then. Should the vCPU come
-        # back with the same fault, it was of somebody else's making.
+        # here, as another one's stop allows, or a device that is not traced has come to where it is
+        # in nested tables: the instruction starts over then. Should the vCPU come back with the
+        # same fault, it was of somebody else's making.
         before = self._over.pop(fault.vcpu, None)
         spill = fault.spill
-        if self._view.vcpus == 1 or not spill.frame.error_code & PageFaultCode.RSVD:
+        alone = self._view.vcpus == 1 and self._view.nested is None
+        if alone or not spill.frame.error_code & PageFaultCode.RSVD:
             return False
         came = spill.cr2, spill.frame, spill.gpr
         if fault.poison() is not None or came == before:
