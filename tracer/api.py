@@ -203,6 +203,7 @@ def boot(
     ring: int = SLOTS,
     inputs: str = "",
     trap: str | None = None,
+    from_reset: bool = False,
     rules: Sequence[str] = (),
     host: object | None = None,
     registers: Sequence[Path | str] = (),
@@ -246,7 +247,8 @@ def boot(
         memory=None if memory is None else parse_memory(memory),
         choice=Choice(_several(region), _several(bypass)),
         inputs=parse_inputs(inputs) if inputs else frozenset(),
-        nested=bool(nested),
+        nested=from_reset if nested is None else nested,
+        from_reset=from_reset,
         realtime=realtime,
         qemu_log=None if qemu_log is None else Path(qemu_log).absolute(),
         extra=tuple(qemu_args),
@@ -260,7 +262,7 @@ def boot(
         raise UsageError(WITHOUT_RING.format(option="every_stop"))
     slots = None if every_stop else parse_ring(str(ring))
     maps = library.load([Path(file) for file in registers])
-    other = nested_plan(plan) if nested is None else None
+    other = nested_plan(plan) if nested is None and not plan.nested else None
     plans = [plan] if other is None else [plan, other]
     booted = _booted(
         [(launch(each, console, progress), each.nested) for each in plans], progress,

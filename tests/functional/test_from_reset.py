@@ -11,7 +11,7 @@ pytestmark = pytest.mark.qemu
 
 
 def nested(folder: Path, *options: str | Path) -> Run:
-    return boot(folder, "--trap", "nested", "--from-reset", "--check", "--quiet", *options)
+    return boot(folder, "--from-reset", "--check", "--quiet", *options)
 
 
 def test_a_boot_is_traced_from_the_first_instruction_on(tmp_path: Path) -> None:
@@ -31,8 +31,8 @@ def test_a_boot_is_traced_from_the_first_instruction_on(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     for options, why in (
-        (("--from-reset",), "--from-reset is for --trap nested"),
-        (("--from-reset", "--trap", "nested", "--machine", "microvm"), "a machine with PCI"),
+        (("--from-reset", "--trap", "entry"), "--from-reset is for --trap nested"),
+        (("--from-reset", "--machine", "microvm"), "a machine with PCI"),
     ):
         done = run(tmp_path, "boot", *options)
         assert done.status == 2

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--from-reset",
         action="store_true",
-        help="trace firmware and boot loader, too, and a guest of which nothing is known (with "
-        "--trap nested)",
+        help="trace firmware and boot loader, too, and a guest of which nothing is known, by "
+        "nested traps",
     )
     add_shell_arguments(parser)
     add_host_arguments(parser)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             with_also(plan, args),
             limits=limits(args),
             inputs=inputs(args),
-            nested=bool(trap),
+            nested=args.from_reset if trap is None else trap,
             console=args.console,
             from_reset=args.from_reset,
         )
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
                 "--guest"
             )
         guest = _guest(plan)
-        if trap is None and not args.untraced:
+        if trap is None and not (plan.nested or args.untraced):
             other = nested_plan(plan)
             guest = replace(guest, otherwise=None if other is None else _guest(other))
         boot = TracedRun(args, guest, trace, console, device, host)

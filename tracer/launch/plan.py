@@ -37,8 +37,7 @@ class Plan:
     ended well, as by powering off. ``inputs`` of these kinds are recorded beside accesses to
     devices' memory. ``console`` is where somebody may come to the guest's console: ``pty``, or the
     path of a socket. ``guidance`` is about a guest that is not Linux.
-    Traps are ``nested``, or in page tables; nested ones can be there
-    ``from_reset``.
+    Traps are ``nested``, or in page tables; nested ones can be there ``from_reset``.
     """
 
     guest: Kind = Kind.PLAIN
@@ -84,6 +83,8 @@ def check_plan(plan: Plan) -> None:
         own = taken(word)
         if own is not None:
             raise UsageError(f"{word} cannot be among the QEMU arguments: {own}")
+    if plan.from_reset:
+        _check_from_reset(plan)
     if plan.nested and plan.guest is not Kind.PLAIN:
         raise UsageError(
             f"a {plan.guest.label} guest's own page tables make its faults: drop --trap nested, or "
@@ -105,8 +106,6 @@ def check_plan(plan: Plan) -> None:
         raise UsageError(
             f"{said[0]} says nothing with --trap nested, which traps physical addresses: drop one"
         )
-    if plan.from_reset:
-        _check_from_reset(plan)
     software = plan.software
     for option, given in (
         ("--module", software.modules), ("--add", software.added), ("--init", software.script),
