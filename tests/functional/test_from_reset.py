@@ -33,6 +33,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     for options, why in (
         (("--from-reset", "--trap", "entry"), "--from-reset is for --trap nested"),
         (("--from-reset", "--machine", "microvm"), "a machine with PCI"),
+        (("--from-reset", "--realtime", "--", "-smp", "2"), "follows one vCPU"),
     ):
         done = run(tmp_path, "boot", *options)
         assert done.status == 2

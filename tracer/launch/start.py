@@ -102,6 +102,8 @@ async def _check_machine(plan: Plan, machine: Machine) -> None:
         raise UsageError("vetrace traces under TCG alone: leave KVM out of the QEMU arguments")
     if await lacks_long_mode(machine.dialogue):
         raise UsageError("the guest's CPU has no 64-bit mode: give -cpu one that has, such as max")
+    if plan.from_reset and await vcpus(machine.dialogue) > 1:
+        raise UsageError("--from-reset follows one vCPU: leave -smp out, or drop --from-reset")
     if not plan.realtime and await vcpus(machine.dialogue) > 1:
         raise UsageError(
             "several vCPUs need --realtime: QEMU's icount runs them too unevenly to boot"
