@@ -97,7 +97,10 @@ def test_hints_are_listed(tmp_path: Path) -> None:
     with session(tmp_path, columns=100, rows=40) as terminal:
         for typed, shown in (
             ("st\t", r"^stats +accesses so far[\s\S]*^step +go on to before the next"),
-            ("break nvme if register == CMB\t", r"^CMBLOC +\+0x38 +Controller Memory Buffer Location"),
+            (
+                "break nvme if register == CMB\t",
+                r"^CMBLOC +\+0x38 +Controller Memory Buffer Location",
+            ),
             ("regs $r1\t", r"^\$r10 +0x[0-9a-f]+"),
             ("break symbol nvme_pci_\t", r"^nvme_pci_\w+ +nvme_pci_\w+"),
         ):
