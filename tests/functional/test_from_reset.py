@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from vetrace_run import Run, agreed, boot, drove_its_devices, read_trace, run
+from vetrace_run import Run, agreed, boot, drove_its_devices, need, read_trace, run
 
 pytestmark = pytest.mark.qemu
+
+# What a boot sector does in real mode: accesses by a segment's base, and one that the emulator
+# leaves to the CPU. The last word goes to ACPI's PM1_CNT of q35: S5.
+SECTOR = """
+    .code16
+    ljmp $0, $0x7c00 + begin
+begin:
+    movw $0xb800, %ax
+    movw %ax, %es
+    movw $0x4142, %es:0x10
+    movw %es:0x10, %bx
+    movw $0x20, %di
+    movw $3, %cx
+    cld
+    rep stosw
+    pushw %es:0x20
+    popw %dx
+    cmpw %ax, %dx
+    jne 1f
+    cmpw $0x4142, %bx
+    jne 1f
+    movw $0x604, %dx
+    movw $0x2000, %ax
+    outw %ax, %dx
+1:  hlt
+    jmp 1b
+    .org 510
+    .byte 0x55, 0xaa
+"""
+VGA_TEXT = 0xB8000
+SECTOR_AT = 0x7C00
 
 
 def nested(folder: Path, *options: str | Path) -> Run:
@@ -25,6 +58,29 @@ def test_a_boot_is_traced_from_the_first_instruction_on(tmp_path: Path) -> None:
     assert any(
         (record.symbol or "").startswith("native_io_apic_read") for record in trace.intercepts
     )
+    replayed = run(tmp_path, "replay", done.trace)
+    assert replayed.status == 0 and "no divergence" in replayed.out, replayed.out + replayed.err
+
+
+def test_code_in_real_mode_reaches_a_device_by_its_segments(tmp_path: Path) -> None:
+    need(shutil.which("as") is not None, "binutils")
+    source, disk = tmp_path / "sector.S", tmp_path / "disk.raw"
+    source.write_text(SECTOR)
+    subprocess.run(["as", "--32", "-o", tmp_path / "sector.o", source], check=True)
+    words = ["objcopy", "-O", "binary", "-j", ".text", tmp_path / "sector.o", tmp_path / "sector"]
+    subprocess.run(words, check=True)
+    disk.write_bytes((tmp_path / "sector").read_bytes().ljust(1 << 20, b"\0"))
+    device = ("--device", "VGA,id=screen", "--region", "vga-lowmem")
+    done = nested(tmp_path, "--disk", disk, *device)
+    assert agreed(done) > 10_000  # the card's firmware clears its screen
+    every = read_trace(done.trace).intercepts
+    records = [record for record in every if record.rip >> 9 == SECTOR_AT >> 9]
+    assert {record.mode for record in every} == {16}
+    assert [record.via for record in records] == ["emulated"] * 5 + ["stepped"]
+    made = [(a.direction, a.physical) for record in records for a in record.accesses]
+    text = VGA_TEXT + 0x10, VGA_TEXT + 0x20
+    assert made[:2] == [("write", text[0]), ("read", text[0])]
+    assert made[2:6] == [*(("write", text[1] + 2 * n) for n in range(3)), ("read", text[1])]
     replayed = run(tmp_path, "replay", done.trace)
     assert replayed.status == 0 and "no divergence" in replayed.out, replayed.out + replayed.err
 
