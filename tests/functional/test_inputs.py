@@ -199,7 +199,6 @@ def test_a_guest_is_held_and_let_go(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (("--inputs=prot",), "there is no input 'prot'; did you mean port?"),
-        (("--inputs=irq,msi",), "messages (MSI) are no records: name irq"),
         (("--inputs", "--every-stop"), "--every-stop does without"),
         (("--inputs", "--untraced"), "--untraced does without"),
         (("--inputs", "--", "-cpu", "EPYC,svm=off"), "the guest's CPU has no SVM"),

@@ -73,6 +73,7 @@ def test_other_qemu_arguments_are_taken() -> None:
 
 def test_configuration_space_is_recorded_where_ports_are() -> None:
     assert parse_inputs("config") == parse_inputs("port") == {Input.PORT}
+    assert parse_inputs("msi") == parse_inputs("irq") == {Input.IRQ}
     assert parse_inputs("msr, config") == {Input.MSR, Input.PORT}
     assert parse_inputs(USUAL_INPUTS) == {Input.PORT, Input.MSR, Input.CPUID, Input.IRQ}
     with pytest.raises(UsageError, match="confg"):
