@@ -1,4 +1,4 @@
-"""A guest that starts another kernel: it goes on untraced, and one line says so."""
+"""A guest that starts another kernel: nested traps go on, and entries end with one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from guest_program import assemble, initrd
-from vetrace_run import boot, read_trace
+from vetrace_run import agreed, boot, read_trace
 
 from tracer.guest.initramfs import Entry, cpio
 from tracer.linux.kernel import default_kernel
@@ -54,3 +54,10 @@ def test_another_kernel_runs_untraced_and_that_is_told(ramdisk: Path, tmp_path: 
     # What the other kernel did there is missing, and the comparison says so.
     assert done.status == 3, done.err + done.out
     assert "0 extra, 0 different" in done.out
+
+
+def test_both_kernels_are_traced_by_physical_address(ramdisk: Path, tmp_path: Path) -> None:
+    done = boot(tmp_path, "--trap", "nested", "--quiet", "--check", "--initrd", ramdisk)
+    assert "another kernel has started" in done.serial
+    assert agreed(done) > 12_000  # a boot has some 7,000
+    assert read_trace(done.trace).end.outcome == "poweroff"
