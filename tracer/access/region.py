@@ -181,6 +181,8 @@ def parse_range(spec: str) -> Range | None:
 
 
 # A name may be of hexadecimal digits as well, so a short one is none.
+_HIGH = 1 << 32
+"""Behind what firmware gives devices of 32 bits."""
 _RANGE = re.compile(r"(?:0x)?[0-9a-fA-F]{3,16}-(?:0x)?[0-9a-fA-F]{3,16}")
 
 
@@ -320,9 +322,11 @@ class RegionMap:
     def watched(self, highest: int) -> tuple[list[range], list[range]]:
         """Return the pages up to a physical address at which accesses have to be seen.
 
-        First those of all accesses, then those of writes alone. See :meth:`is_watched`.
+        First those of all accesses, then those of writes alone. See :meth:`is_watched`. Where
+        nothing is, that is above 4 GiB alone: below firmware polls for devices that are not there,
+        and whoever asks has to ask again once one comes.
         """
-        vacant = _cut_out((0, highest), [*self._quiet, *self.traced])
+        vacant = _cut_out((_HIGH, highest), [*self._quiet, *self.traced])
         whole = [range(start + -start % PAGE_SIZE, (end + 1) & -PAGE_SIZE) for start, end in vacant]
         shown = self.shown
         devices = [piece for span in self.traced for piece in _cut_out(span, shown)]

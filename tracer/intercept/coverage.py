@@ -139,8 +139,8 @@ class Coverage:
         if reset is not None:
             size = await LogSize()
             journal.mark("the machine woke up", size, None if size is None else reset)
-        modes = self._view.nested is not None and new.shown != old.shown
-        if modes or new.outdates(old):
+        others = (new.shown, new.traced) != (old.shown, old.traced)
+        if (others and self._view.nested is not None) or new.outdates(old):
             journal.counts["outdated"] += 1
             space = self._view.space_of(await Registers())
             await self._again(space, "the memory map changed")

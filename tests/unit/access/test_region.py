@@ -211,6 +211,12 @@ def test_what_has_to_be_seen(page: int, watched: bool, quiet: bool) -> None:
     assert found.is_quiet(page, page + 0xFFF) is quiet
 
 
+def test_where_nothing_is_accesses_are_seen_above_4_gib_alone() -> None:
+    every, writes = mapped(SMALL, LARGE, bypassed=("large",)).watched((1 << 40) - 1)
+    assert every == [range(0xF000_0000, 0xF000_1000), range(1 << 32, 1 << 40)]
+    assert writes == []
+
+
 @pytest.mark.parametrize("shows", [True, False])
 def test_a_read_of_shown_memory_is_no_access_to_the_device(shows: bool) -> None:
     chip = Region("chip", 0xF000_0000, 0xF000_FFFF, 0xF000_0000, "chip", "chip", (), (), shows)
