@@ -43,13 +43,12 @@ from tracer.launch.plan import (
     ANEW,
     WITHOUT_RING,
     Plan,
-    check_plan,
-    nested_plan,
     parse_inputs,
     parse_kind,
     parse_memory,
     parse_ring,
     parse_trap,
+    ways,
 )
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
@@ -227,7 +226,6 @@ def boot(
     kind = parse_kind(guest)
     source = Path(host) if isinstance(host, str) else host
     asked = hosting(rules, source, kind=kind)
-    nested = parse_trap(trap)
     plan = Plan(
         guest=kind,
         kernel=_path(kernel),
@@ -247,7 +245,6 @@ def boot(
         memory=None if memory is None else parse_memory(memory),
         choice=Choice(_several(region), _several(bypass)),
         inputs=parse_inputs(inputs) if inputs else frozenset(),
-        nested=from_reset if nested is None else nested,
         from_reset=from_reset,
         realtime=realtime,
         qemu_log=None if qemu_log is None else Path(qemu_log).absolute(),
@@ -257,13 +254,11 @@ def boot(
         guidance=guidance(attach_at, mappings, stub_at, look_again),
         limits=Limits(timeout, guest_timeout),
     )
-    check_plan(plan)
+    plans = ways(plan, parse_trap(trap))
     if plan.inputs and every_stop:
         raise UsageError(WITHOUT_RING.format(option="every_stop"))
     slots = None if every_stop else parse_ring(str(ring))
     maps = library.load([Path(file) for file in registers])
-    other = nested_plan(plan) if nested is None and not plan.nested else None
-    plans = [plan] if other is None else [plan, other]
     booted = _booted(
         [(launch(each, console, progress), each.nested) for each in plans], progress,
         plan.limits, Naming(maps), _path(output), asked,

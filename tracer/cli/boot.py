@@ -22,9 +22,8 @@ from tracer.errors import UsageError
 from tracer.host.scratch import scratch_folder
 from tracer.launch.plan import (
     Plan,
-    check_plan,
-    nested_plan,
     parse_trap,
+    ways,
 )
 from tracer.launch.start import launch
 
@@ -63,16 +62,14 @@ def run(args: argparse.Namespace) -> int:
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)
         trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
         plan = guest_plan(args, log.absolute() if log is not None else None)
-        trap = parse_trap(args.trap)
         plan = replace(
             with_also(plan, args),
             limits=limits(args),
             inputs=inputs(args),
-            nested=args.from_reset if trap is None else trap,
             console=args.console,
             from_reset=args.from_reset,
         )
-        check_plan(plan)
+        plan, *others = ways(plan, parse_trap(args.trap))
         device = recorded(args)
         host = asked(args)
         if host.asked and args.untraced:
@@ -84,9 +81,8 @@ def run(args: argparse.Namespace) -> int:
                 "--guest"
             )
         guest = _guest(plan)
-        if trap is None and not (plan.nested or args.untraced):
-            other = nested_plan(plan)
-            guest = replace(guest, otherwise=None if other is None else _guest(other))
+        for other in () if args.untraced else others:
+            guest = replace(guest, otherwise=_guest(other))
         boot = TracedRun(args, guest, trace, console, device, host)
         status = boot.checked(log)
     return status or (EXIT_OK if plan.initrd is not None else boot.judge_guest())

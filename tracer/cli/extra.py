@@ -1,4 +1,4 @@
-"""What an extra of the distribution brings, and may not be installed."""
+"""Extras of the distribution: packages that may not be installed."""
 
 from __future__ import annotations
 

@@ -237,14 +237,20 @@ def parse_memory(text: str) -> int:
     return size
 
 
-def nested_plan(plan: Plan) -> Plan | None:
-    """Return the plan with nested traps, where entries cannot be; None where these cannot either.
+def ways(plan: Plan, trap: bool | None) -> tuple[Plan, ...]:
+    """Return the plan with the traps that are tried first, and with those behind them, if any.
 
-    Nobody has said which it is to be.
+    ``trap`` is as :func:`parse_trap` has it. Where nobody says, entries come first and nested traps
+    where these cannot be, but from the reset on nested ones alone. Raises UsageError for what
+    cannot be at all.
     """
-    other = replace(plan, nested=True)
+    first = replace(plan, nested=plan.from_reset if trap is None else trap)
+    check_plan(first)
+    if trap is not None or first.nested:
+        return (first,)
+    other = replace(first, nested=True)
     try:
         check_plan(other)
     except UsageError:
-        return None
-    return other
+        return (first,)
+    return first, other

@@ -1,4 +1,4 @@
-"""What a break orders: commands that are carried out where it stops, as `commands` takes them."""
+"""Orders of a break: commands that are carried out where it stops, as `commands` takes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sets about the prompt itself: `set pager off`, `set editing-mode vi`."""
+"""Settings of the prompt itself: `set pager off`, `set editing-mode vi`."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ _REQUEST_MMIO = 48
 
 
 _Role = Literal["memory", "port", "data", "msr", "irq"]
-"""What a row has to do with others: ``data`` is a port that leads to configuration space."""
+"""Roles of rows for those that come later: ``data`` is a port that leads to configuration space."""
 
 
 _EITHER: tuple[tuple[Direction, int, int], ...] = ("read", 0, 0), ("write", 0, 0)

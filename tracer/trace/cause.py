@@ -26,7 +26,7 @@ UNKNOWN: Final = "unknown"
 PIC: Final = "pic"
 IPI: Final = "ipi"
 SELF_IPI: Final = "self-ipi"
-"""What another vCPU has sent, and what it has sent to itself."""
+"""Causes of an interrupt that another vCPU has sent, and of one that a vCPU sends itself."""
 
 LAPIC: Final = "lapic"
 """The region of the local APIC."""

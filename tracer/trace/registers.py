@@ -27,7 +27,9 @@ def register_values(cpu: CpuState, insn: Instruction | None = None) -> dict[str,
 
 
 BASES = ("es_base", "cs_base", "ss_base", "ds_base")
-"""What :func:`register_values` has of code outside 64-bit mode, where it is not 0."""
+"""Names of the segment bases that :func:`register_values` has where they are not 0.
+
+Code outside 64-bit mode alone has such."""
 
 
 def _bases(cpu: CpuState, insn: Instruction) -> Iterator[tuple[str, int]]:

@@ -56,20 +56,13 @@ def legacy_walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | N
     linear &= _END - 1
     if paging.levels == NONE:
         return _same(linear)
-    table, rights = paging.cr3 & _ROOT[paging.levels], WRITABLE | USER
-    for level, shift, bits in _levels(paging):
-        width = _BYTES[paging.levels]
-        address = table + width * (linear >> shift & (1 << bits) - 1)
-        try:
-            entry = int.from_bytes(memory.read(address, width), "little")
-        except LookupError:
-            return None
+    rights = WRITABLE | USER
+    for level, shift, address, entry in _steps(memory, paging, linear):
         if not entry & PRESENT:
             return None
         rights &= entry if level < 3 else rights  # the four entries of the topmost have none
         if _is_leaf(paging, level, entry):
             return _leaf(paging, linear, level, shift, entry, address, rights)
-        table = entry & _ADDRESS
     return None
 
 
@@ -87,18 +80,27 @@ def legacy_leaves(memory: PhysicalMemory, paging: Paging) -> Iterator[Leaf]:
 
 def _absent(memory: PhysicalMemory, paging: Paging, linear: int) -> int:
     # How far the entry that is not present reaches: that of a table as far as the table would.
+    for _, shift, _, entry in _steps(memory, paging, linear):
+        if not entry & PRESENT:
+            return (1 << shift) - linear % (1 << shift)
+    return PAGE_SIZE
+
+
+def _steps(
+    memory: PhysicalMemory, paging: Paging, linear: int
+) -> Iterator[tuple[int, int, int, int]]:
+    # Yields of each level of a walk the level, the lowest bit of its index, where the entry is, and
+    # the entry: 0 where that is no memory.
     table = paging.cr3 & _ROOT[paging.levels]
-    for _, shift, bits in _levels(paging):
+    for level, shift, bits in _levels(paging):
         width = _BYTES[paging.levels]
         address = table + width * (linear >> shift & (1 << bits) - 1)
         try:
             entry = int.from_bytes(memory.read(address, width), "little")
         except LookupError:
             entry = 0
-        if not entry & PRESENT:
-            return (1 << shift) - linear % (1 << shift)
+        yield level, shift, address, entry
         table = entry & _ADDRESS
-    return PAGE_SIZE
 
 
 def _levels(paging: Paging) -> tuple[tuple[int, int, int], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tracer.launch.plan import (
     parse_inputs,
     parse_memory,
     parse_trap,
+    ways,
 )
 from tracer.qemu.firmware import Firmware
 
@@ -133,6 +135,19 @@ def test_traps_are_where_they_are_named() -> None:
 def test_a_confidential_guest_has_no_nested_traps(kind: Kind) -> None:
     with pytest.raises(UsageError, match="drop --trap nested"):
         check_plan(Plan(guest=kind, nested=True))
+
+
+def test_nested_traps_come_behind_entries_where_nobody_says() -> None:
+    plan = Plan()
+    nested = replace(plan, nested=True)
+    assert ways(plan, None) == (plan, nested)
+    assert ways(plan, True) == (nested,)
+    assert ways(plan, False) == (plan,)
+    assert ways(Plan(guest=Kind.TDX), None) == (Plan(guest=Kind.TDX),)
+    begun = Plan(from_reset=True)
+    assert ways(begun, None) == (replace(begun, nested=True),)
+    with pytest.raises(UsageError, match="--from-reset is for --trap nested"):
+        ways(begun, False)
 
 
 def test_what_can_be_traced_from_reset() -> None:

@@ -1,4 +1,4 @@
-"""What breaks order where they stop."""
+"""Orders of breaks, where they stop."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""What a ``doorbell`` is about: entries of a ring, and the chains of a ``virtqueue``, which may be
-``packed``.
+"""Queues of devices: a ``doorbell`` is rung for entries of a ring, or for the chains of a
+``virtqueue``, which may be ``packed``.
 """

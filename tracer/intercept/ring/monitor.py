@@ -170,7 +170,12 @@ class Monitor:
     @property
     def stands(self) -> tuple[int, ...]:
         """Return the addresses at which a vCPU stands in the monitor for somebody to act."""
-        return self.ring, self.label("looked"), self.full, self.label("requested")
+        return *self._turns, self.label("looked")
+
+    @property
+    def _turns(self) -> tuple[int, ...]:
+        # A vCPU stays there until somebody has acted, however often it is stepped.
+        return self.ring, self.full, self.label("requested")
 
     def look(self) -> int:
         """Have a vCPU read a word once it may have moved a device; return its linear address.
@@ -198,10 +203,10 @@ class Monitor:
 
         None as for :meth:`step_out`.
         """
-        asks = self.ring, self.full, self.label("requested")
+        turns = self._turns
         for _ in range(_MOST_STEPS):
             address = await StepAlone()
-            if not self.covers(address) or address in asks:
+            if not self.covers(address) or address in turns:
                 return address
         return None
 
