@@ -33,14 +33,13 @@ from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
 from tracer.devices import library
 from tracer.devices.map import RegisterMaps
-from tracer.errors import GuestError, InterceptError, NoEntries, TracerError, UsageError
+from tracer.errors import TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
 from tracer.launch.plan import (
-    ANEW,
     WITHOUT_RING,
     Plan,
     parse_inputs,
@@ -52,6 +51,7 @@ from tracer.launch.plan import (
 )
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header, launch
+from tracer.launch.ways import first_standing
 from tracer.qemu.firmware import parse_firmware
 from tracer.query.source import Source
 from tracer.query.words import Words, chosen
@@ -260,9 +260,8 @@ def boot(
     slots = None if every_stop else parse_ring(str(ring))
     maps = library.load([Path(file) for file in registers])
     booted = _booted(
-        [(launch(each, console, progress), each.nested) for each in plans], progress,
-        plan.limits, Naming(maps), _path(output), asked,
-        stacks=stacks, queues=queues, ring=slots, inputs=plan.inputs,
+        plans, [launch(each, console, progress) for each in plans], progress, Naming(maps),
+        _path(output), asked, stacks=stacks, queues=queues, ring=slots,
     )  # fmt: skip
     with _beside(booted) as booted_guest:
         yield booted_guest
@@ -270,9 +269,9 @@ def boot(
 
 @contextlib.asynccontextmanager
 async def _booted(
-    starts: Sequence[tuple[AbstractAsyncContextManager[Session], bool]],
+    plans: Sequence[Plan],
+    starts: Sequence[AbstractAsyncContextManager[Session]],
     progress: Callable[[str], None],
-    limits: Limits,
     naming: Naming,
     output: Path | None,
     asked: Hosting,
@@ -280,33 +279,19 @@ async def _booted(
     stacks: bool,
     queues: bool,
     ring: int | None,
-    inputs: frozenset[Input],
 ) -> AsyncIterator[Guest]:
-    # Starts it in the first way that can be: each has nested traps, or none.
-    async with Watchdog(limits) as watchdog, contextlib.AsyncExitStack() as stack:
-        lacking: NoEntries | None = None
-        for number, (start, nested) in enumerate(starts, 1):
-            standing = _standing(
+    # Starts it by the first plan that can be.
+    async with Watchdog(plans[0].limits) as watchdog:
+        standing = [
+            _standing(
                 start, watchdog, naming, output, asked,
-                stacks=stacks, queues=queues, ring=ring, inputs=inputs, nested=nested,
-                whole=number < len(starts),
-            )  # fmt: skip
-            try:
-                guest = await stack.enter_async_context(standing)
-            except NoEntries as why:
-                lacking = lacking or why
-                continue
-            except (GuestError, InterceptError):
-                # Tells of entries where nested traps cannot be either.
-                if lacking is None:
-                    raise
-                continue
-            if lacking is not None:
-                progress(ANEW.format(why=lacking))
+                stacks=stacks, queues=queues, ring=ring, inputs=plan.inputs, nested=plan.nested,
+                whole=plan is not plans[-1],
+            )
+            for plan, start in zip(plans, starts, strict=True)
+        ]  # fmt: skip
+        async with first_standing(standing, progress) as guest:
             yield guest
-            return
-        assert lacking is not None
-        raise lacking
 
 
 @contextlib.asynccontextmanager

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         guest = Guest(
             partial(attach, plan), plan.limits, qemu_log=plan.qemu_log, seconds=_duration(args)
         )
-        traced = TracedRun(args, guest, trace, lambda _: None, None, asked(args))
+        traced = TracedRun(args, [guest], trace, lambda _: None, None, asked(args))
         return traced.checked(log)
 
 

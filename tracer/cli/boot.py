@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             console=args.console,
             from_reset=args.from_reset,
         )
-        plan, *others = ways(plan, parse_trap(args.trap))
+        plans = ways(plan, parse_trap(args.trap))
         device = recorded(args)
         host = asked(args)
         if host.asked and args.untraced:
@@ -80,10 +80,8 @@ def run(args: argparse.Namespace) -> int:
                 f"--untraced leaves a {plan.guest.label} guest without who answers it: drop it, or "
                 "--guest"
             )
-        guest = _guest(plan)
-        for other in () if args.untraced else others:
-            guest = replace(guest, otherwise=_guest(other))
-        boot = TracedRun(args, guest, trace, console, device, host)
+        guests = [_guest(each) for each in (plans[:1] if args.untraced else plans)]
+        boot = TracedRun(args, guests, trace, console, device, host)
         status = boot.checked(log)
     return status or (EXIT_OK if plan.initrd is not None else boot.judge_guest())
 

@@ -6,9 +6,10 @@ import argparse
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,22 +28,16 @@ from tracer.cli.run_arguments import last
 from tracer.cli.verify import compared, print_comparison, verdict
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
-from tracer.errors import (
-    Diverged,
-    GuestError,
-    InterceptError,
-    Interrupted,
-    NoEntries,
-    TracerError,
-)
+from tracer.errors import Diverged, Interrupted, TracerError
 from tracer.guest.equipment import device_names
 from tracer.guest.report import GuestReport, why_missing
 from tracer.host import signals
 from tracer.host.streams import warn
 from tracer.intercept.recording import RecordedDevice
-from tracer.launch.plan import ANEW, parse_ring
+from tracer.launch.plan import parse_ring
 from tracer.launch.ring import kept_ring
 from tracer.launch.start import header
+from tracer.launch.ways import first_standing
 from tracer.linux.kernel import Kernel
 from tracer.linux.system import Linux
 from tracer.qemu.machine import Machine
@@ -69,8 +64,7 @@ class Guest:
     """Say how a guest is opened, and what of it is recorded.
 
     ``open`` takes who gets the bytes of its console, and who gets lines about what takes long.
-    After ``seconds``, if any are given, the guest goes on without vetrace. Where traps cannot be at
-    its page-table entries it is opened ``otherwise``.
+    After ``seconds``, if any are given, the guest goes on without vetrace.
     """
 
     open: Callable[
@@ -81,7 +75,6 @@ class Guest:
     qemu_log: Path | None = None
     nested: bool = False
     seconds: float | None = None
-    otherwise: Guest | None = None
 
 
 def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -155,26 +148,25 @@ async def _detached(session: Session, seconds: float | None) -> AsyncIterator[No
 class TracedRun:
     """Run a command that traces a guest: who listens to the records, what is told at the end.
 
-    ``guest`` is opened for it; ``console`` takes what it prints.
+    The first of ``guests`` that can be traced is run; ``console`` takes what it prints.
     """
 
     def __init__(
         self,
         args: argparse.Namespace,
-        guest: Guest,
+        guests: Sequence[Guest],
         trace: Path | None,
         console: Callable[[bytes], object],
         recorded: RecordedDevice | None,
         host: Hosting,
     ) -> None:
         self._args = args
-        self._guest = guest
+        self._guests = guests
         self._trace = trace
         self._console = console
         self._recorded = recorded
         self._hosting = host
         self._host: Host | None = None
-        self._lacking: NoEntries | None = None  # why it was started anew, until that is told
         self._ring = None if args.every_stop else parse_ring(args.ring)
         self._last = last(args)
         self._summary = Summary()
@@ -187,7 +179,7 @@ class TracedRun:
         self._report = GuestReport()
         self._kernel: Kernel | None = None
         self._devices: frozenset[str] = frozenset()
-        self._watchdog = Watchdog(guest.limits)
+        self._watchdog = Watchdog(guests[0].limits)
         self._disagreed = 0
 
     def checked(self, log: Path | None) -> int:
@@ -229,16 +221,10 @@ class TracedRun:
         if self._wish.asked:
             self._interruption.install(task)
         try:
-            async with self._watchdog as watchdog:
-                try:
-                    await self._run_once(watchdog)
-                except NoEntries as lacking:
-                    other = self._guest.otherwise
-                    if other is None or self._summary.accesses:
-                        raise
-                    self._lacking = lacking
-                    self._guest, self._host, self._summary = other, None, Summary()
-                    await self._run_otherwise(watchdog, lacking)
+            last = self._guests[-1]
+            ways = [self._standing(guest, whole=guest is not last) for guest in self._guests]
+            async with self._watchdog, first_standing(ways, tell) as run:
+                await run()
         except asyncio.CancelledError:
             if self._console_error is None:
                 raise
@@ -246,26 +232,23 @@ class TracedRun:
             why = self._console_error.strerror
             raise TracerError(f"cannot write the guest's console to {where}: {why}") from None
 
-    async def _run_otherwise(self, watchdog: Watchdog, lacking: NoEntries) -> None:
-        # Tells of entries where nested traps cannot be either.
-        try:
-            await self._run_once(watchdog)
-        except (GuestError, InterceptError):
-            if self._lacking is None:
-                raise
-            raise lacking from None
-
-    async def _run_once(self, watchdog: Watchdog) -> None:
-        async with self._guest.open(self._take_console, tell) as session:
+    @contextlib.asynccontextmanager
+    async def _standing(
+        self, guest: Guest, *, whole: bool
+    ) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+        # The guest at its kernel's entry, every trap in place, and what runs it from there.
+        self._host, self._summary = None, Summary()
+        async with guest.open(self._take_console, tell) as session:
             session.naming = self._naming
             if self._args.queues or self._wish.asked:
                 session.loop.lookout.follow_queues(self._naming, tell=self._args.queues)
-            watchdog.guard(session)
+            self._watchdog.guard(session)
             await session.reach_entry()
             if self._args.untraced:
-                await session.run_untraced()
+                yield session.run_untraced
             else:
-                await self._trace_run(session)
+                async with self._traced(session, guest, whole=whole) as run:
+                    yield run
             if isinstance(session.system, Linux):
                 self._kernel = session.system.kernel
             if isinstance(session.machine, Machine):
@@ -296,7 +279,11 @@ class TracedRun:
             assert self._task is not None  # the guest was started from it
             self._task.cancel()
 
-    async def _trace_run(self, session: Session) -> None:
+    @contextlib.asynccontextmanager
+    async def _traced(
+        self, session: Session, guest: Guest, *, whole: bool
+    ) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+        # The run is recorded and told of, until the block ends.
         with contextlib.ExitStack() as stack:
             if self._trace is not None:
                 # First: what is shown is in the file.
@@ -310,12 +297,13 @@ class TracedRun:
             outcome = "interrupted"
             try:
                 if self._wish.asked:
-                    outcome = await self._converse(session, stack)
+                    control = Control(session)
+                    run = self._conversation(control)
                 else:
-                    await self._trap(session, stack)
-                    async with _detached(session, self._guest.seconds):
-                        await session.run()
-                    outcome = session.outcome
+                    control, run = None, partial(self._unattended, session, guest)
+                await self._trap(session, guest, stack, whole=whole)
+                yield run
+                outcome = session.outcome if control is None else control.outcome or outcome
                 if self._recorded is not None and outcome == "poweroff":
                     self._recorded.finish()
             except asyncio.CancelledError:
@@ -332,7 +320,7 @@ class TracedRun:
             finally:
                 with contextlib.suppress(TracerError):
                     # The disk may be full, which is then on its way as an error already.
-                    if self._guest.qemu_log is not None:
+                    if guest.qemu_log is not None:
                         session.mark_log(LOG_END)
                     session.end(outcome)
                 self._close(session)
@@ -357,38 +345,41 @@ class TracedRun:
             return TraceWriter(trace, opening)
         return FlightRecorder(trace, opening, self._last)
 
-    async def _converse(self, session: Session, stack: contextlib.ExitStack) -> str:
-        # Leave the guest to a person or a script; return how it ended.
-        control = Control(session)
+    async def _unattended(self, session: Session, guest: Guest) -> None:
+        async with _detached(session, guest.seconds):
+            await session.run()
+
+    def _conversation(self, control: Control) -> Callable[[], Awaitable[object]]:
+        # The guest is left to a person or a script.
         live = Live(control, self._naming)
         shell = Shell(live, self._naming, self._wish, self._interruption, screen)
         self._watchdog.person = shell.prompts
         self._host = control.host
         if shell.prompts and isinstance(self._console, GuestConsole):
             self._console.show = shell.console
-        await self._trap(session, stack)
-        self._status = await shell.run()
-        if isinstance(control.error, Diverged):
-            self._status = EXIT_MISMATCH
-        return control.outcome or "interrupted"
 
-    async def _trap(self, session: Session, stack: contextlib.ExitStack) -> None:
+        async def converse() -> None:
+            self._status = await shell.run()
+            if isinstance(control.error, Diverged):
+                self._status = EXIT_MISMATCH
+
+        return converse
+
+    async def _trap(
+        self, session: Session, guest: Guest, stack: contextlib.ExitStack, *, whole: bool
+    ) -> None:
         session.replay(self._recorded)
-        regions = await session.refresh_regions(self._guest.inputs)
+        regions = await session.refresh_regions(guest.inputs)
         check_choice(regions.regions, session.choice)
         if self._hosting.asked:
             self._host = self._host or ruled_host(session, self._naming)
             install(self._hosting, self._host, known_of(session, self._naming))
             if self._host.needs_records and not self._wish.asked:
                 session.subscribers.append(self._host.outlook.take)
-        guest = self._guest
         await session.trap(
             stacks=self._args.stacks, ring=self._ring, inputs=guest.inputs, nested=guest.nested,
-            whole=guest.otherwise is not None,
+            whole=whole,
         )  # fmt: skip
-        if self._lacking is not None:
-            tell(ANEW.format(why=self._lacking))
-            self._lacking = None
         stack.enter_context(kept_ring(session, self._args.output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)

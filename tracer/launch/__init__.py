@@ -6,4 +6,5 @@ __all__ = (
     "plan",
     "ring",
     "start",
+    "ways",
 )

@@ -189,10 +189,6 @@ TRAPS = "entry", "nested"
 """Where traps can be: page-table entries of the guest's, or nested page tables."""
 
 
-ANEW = "{why}: the guest was started anew, and is traced by physical address (--trap nested)"
-"""What is told where traps cannot be at entries, and nobody has said that they have to be."""
-
-
 def parse_trap(text: str | None) -> bool | None:
     """Tell whether traps are nested, by the name that people give them; None where they give none.
 
