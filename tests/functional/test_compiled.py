@@ -192,6 +192,7 @@ def test_four_vcpus_in_real_time(ring: str, tmp_path: Path) -> None:
     assert bool(counts.get("slow: full")) is (ring == "16") and not counts.get("disagreements")
 
 
+@pytest.mark.long
 def test_devices_that_firmware_has_put_beyond_all_ram(tmp_path: Path) -> None:
     code, variables = OVMF / "OVMF_CODE_4M.fd", OVMF / "OVMF_VARS_4M.fd"
     need(code.exists(), "ovmf")
@@ -392,7 +393,7 @@ def phases_of(accesses: dict[str, list[Labelled]]) -> set[str | None]:
     return {phase for told in accesses.values() for *_, phase in told}
 
 
-@pytest.mark.parametrize("way", ["stops", "chains"])
+@pytest.mark.parametrize("way", ["stops", pytest.param("chains", marks=pytest.mark.long)])
 def test_phases_are_those_that_stops_and_call_chains_tell(
     done: Run, way: str, request: pytest.FixtureRequest
 ) -> None:

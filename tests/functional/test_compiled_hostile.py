@@ -19,7 +19,7 @@ pytestmark = pytest.mark.qemu
 
 TABLE, BLOCK = 0, 4096
 """Offsets in the room: the table of leaves, the block."""
-GUEST_SECONDS = 5
+GUEST_SECONDS = 2
 
 
 def _fill(offset: int, size: int, value: int) -> str:

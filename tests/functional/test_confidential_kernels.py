@@ -23,7 +23,13 @@ pytestmark = pytest.mark.qemu
         (Kind.TDX, "trixie", "linux-image-amd64", ["--module", "nvme-core"]),
         # The same ticks would be stops here.
         (Kind.SEV_ES, "trixie-backports", METAPACKAGE, ["--kaslr", "--bypass", "lapic"]),
-        (Kind.SEV_ES, None, "linux-image-amd64", ["--module", "nvme-core"]),
+        pytest.param(
+            Kind.SEV_ES,
+            None,
+            "linux-image-amd64",
+            ["--module", "nvme-core"],
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             Kind.SEV_ES,
             None,

@@ -218,6 +218,7 @@ poweroff -f
 """
 
 
+@pytest.mark.long
 def test_another_module_comes_to_the_place_of_one_that_makes_accesses_by_itself(
     tmp_path: Path,
 ) -> None:

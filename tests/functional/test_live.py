@@ -68,6 +68,7 @@ async def _tried(kind: Kind, profile: str, patched: str, code: bytes, count: int
         return session.loop.bench.findings
 
 
+@pytest.mark.long
 def test_a_handler_without_its_check_of_user_addresses_is_another() -> None:
     patched = "fault_in_kernel_space", TRUE, 300
     current = asyncio.run(_tried(Kind.TDX, "linux-tdx", *patched))

@@ -33,6 +33,7 @@ def test_the_default_guests_kernel_boots_as_an_sev_es_guest_to_its_power_off(sev
     booted(sev)
 
 
+@pytest.mark.long
 def test_another_kernel_does_wherever_it_lies(tmp_path: Path) -> None:
     # The one that can be a TDX guest, too, where the default one cannot: it is newer.
     kernel = kernel_for(Kind.TDX)

@@ -109,6 +109,7 @@ def test_a_programs_leaf_is_asked_for_and_its_port_is_its_end(tmp_path: Path) ->
     assert counts["ve"] == counts["mmio_calls"] + counts["input_calls"] + 1
 
 
+@pytest.mark.long
 def test_several_vcpus_ask_and_a_vcpu_that_stops_sleeps(tmp_path: Path) -> None:
     done = boot(
         tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--quiet", "--check",

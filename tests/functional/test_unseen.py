@@ -133,6 +133,7 @@ def test_a_cpu_without_a_place_for_it_is_told_of(tmp_path_factory: pytest.TempPa
     assert "case 0000 ok" in done.serial
 
 
+@pytest.mark.long
 def test_each_vcpu_has_its_own_cr2() -> None:
     # The timer interrupts of Linux end with an access to the local APIC: without more, its address
     # would be what is in CR2.

@@ -48,7 +48,11 @@ DEATHS = {
 
 @pytest.mark.parametrize(
     ("kind", "way"),
-    [(Kind.TDX, ()), (Kind.TDX, ("--every-stop",)), (Kind.SEV_ES, ())],
+    [
+        (Kind.TDX, ()),
+        pytest.param(Kind.TDX, ("--every-stop",), marks=pytest.mark.long),
+        (Kind.SEV_ES, ()),
+    ],
     ids=["module", "stops", "sev-es"],
 )
 def test_a_program_that_reaches_a_device_dies_and_the_guest_lives(

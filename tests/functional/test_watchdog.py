@@ -60,7 +60,12 @@ def starts(lines: list[str], start: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "how", [(), pytest.param(("-e", "continue"), marks=pytest.mark.long), ("--untraced",)]
+    "how",
+    [
+        (),
+        pytest.param(("-e", "continue"), marks=pytest.mark.long),
+        pytest.param(("--untraced",), marks=pytest.mark.long),
+    ],
 )
 def test_a_guest_that_waits_for_nothing(how: tuple[str, ...], tmp_path: Path) -> None:
     words = ("--quiet", "--initrd", initrd(tmp_path, IDLE), "--guest-timeout", "30")
