@@ -85,8 +85,10 @@ def page_browser(columns: int = 1400, rows: int = 900) -> Iterator[Page]:
     need(driver is not None, "chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = str(browser)
+    # A page that is taken for hidden has no frames, and who waits for one waits for ever.
     for argument in (
         "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
         f"--window-size={columns},{rows}",
     ):  # fmt: skip
         options.add_argument(argument)

@@ -55,9 +55,6 @@ from tracer.x86.state import GPR, CpuState, FaultFrame, Flag, PageFaultCode
 MAX_ITERATIONS = 256
 """Iterations of a REP instruction carried out in one stop: the guest stays interruptible."""
 
-_MOST_RINGS = 64
-"""Stops that a vCPU makes for one access while another one finishes its own."""
-
 
 class Interceptor:
     """Complete the accesses of one guest.
@@ -92,7 +89,6 @@ class Interceptor:
         self.firmware: Firmware | None = None
         self._done: dict[int, tuple[int, int]] = {}
         self._over: dict[int, tuple[int, FaultFrame, tuple[int, ...]]] = {}
-        self._waited = 0
 
     async def intercept(self, vcpu: int, gate: Post) -> Intercepted:
         """Complete the access that stopped a vCPU.
@@ -106,7 +102,8 @@ class Interceptor:
             # needs no work.
             self._counts["strays"] += 1
             return Intercepted()
-        if self._waits(vcpu):
+        if self.sites is not None and self.sites.block.waits(vcpu):
+            self._counts["midway"] += 1
             return Intercepted((SetRegister("rip", gate.stub.rings),))
         self._done[vcpu] = moment
         if self._is_over(fault):
@@ -142,17 +139,6 @@ class Interceptor:
         if gate.stack and fault.is_push():
             return await self._retake(fault, gate, "the frame of an exception")
         return None
-
-    def _waits(self, vcpu: int) -> bool:
-        # Tells whether to let another vCPU finish first: it is done by the time of the next ring,
-        # unless it was reset and never will be.
-        sites = self.sites
-        if sites is None or not sites.block.is_between(vcpu) or self._waited == _MOST_RINGS:
-            self._waited = 0
-            return False
-        self._waited += 1
-        self._counts["midway"] += 1
-        return True
 
     def _is_over(self, fault: Fault) -> bool:
         # Tells whether the poison that a vCPU came upon has been taken away while it was on its way

@@ -10,6 +10,9 @@ from tracer.intercept.view import GuestView
 
 _WORD = (1 << 64) - 1
 
+_MOST_RINGS = 64
+"""Stops in a row that are left for another vCPU's access to be finished."""
+
 
 class Block:
     """Read and write a block by offsets; the window tells where it lies.
@@ -24,6 +27,7 @@ class Block:
         self._view = view
         self._slots = slots
         self._stacks = stacks
+        self._left = 0
 
     @property
     def size(self) -> int:
@@ -51,14 +55,20 @@ class Block:
         """Tell whether no vCPU is on the fast way; a guest that runs may be a moment later."""
         return is_free(self.head)
 
-    def is_between(self, vcpu: int) -> bool:
-        """Tell whether another vCPU than this one is in the middle of an access.
+    def waits(self, vcpu: int) -> bool:
+        """Tell whether a vCPU is to stop once more, as another one is in the middle of an access.
 
         What its device has seen of that is not known, so what this one does next has no place in
-        the order of records. Each vCPU has the number that it has for its APIC.
+        the order of records. The other one is done by the time of the next stop, unless it was
+        reset and never will be: it is not waited for then. Each vCPU has the number that it has for
+        its APIC.
         """
         head = self.head
-        return not is_free(head) and not self._owns(vcpu, head)
+        if is_free(head) or self._owns(vcpu, head) or self._left == _MOST_RINGS:
+            self._left = 0
+            return False
+        self._left += 1
+        return True
 
     def is_within(self, vcpu: int) -> bool:
         """Tell whether an NMI's handler on this vCPU has come into an access of the vCPU's own.

@@ -80,8 +80,6 @@ from tracer.x86.bus import Direction
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import GPR, MAX_INSTRUCTION, CpuState, Mode
 
-_MOST_RINGS = 64
-"""Stops that a vCPU makes for one input while another one finishes its own access."""
 _ROUND_NS = 2
 """Guest time of a turn at ``late``, where instructions are counted."""
 _MOST_ROUNDS = 10_000_000
@@ -138,7 +136,6 @@ class InputBell(OnePlace):
         self._names = names
         self._callers = callers
         self._ledger = ledger
-        self._waited = 0
         self._parting: _Asked | None = None
 
     async def begin(self, inside: Monitor, sites: CompiledSites | None) -> None:
@@ -155,7 +152,8 @@ class InputBell(OnePlace):
         if stop.expired:
             return StandStill("interrupt", stop.vcpu)
         vcpu = await Vcpu()
-        if self._waits(vcpu):
+        if self.sites is not None and self.sites.block.waits(vcpu):
+            self._journal.counts["midway"] += 1
             return GoOn()
         self._journal.counts["intercepts"] += 1
         asked = await self._asked(inside, vcpu, registers.values)
@@ -172,16 +170,6 @@ class InputBell(OnePlace):
                 raise InterceptError("only a handler of the guest's can be refused an input")
         await self._carry(asked, inside)
         return GoOn()
-
-    def _waits(self, vcpu: int) -> bool:
-        # Tells whether to let another vCPU finish its access first.
-        sites = self.sites
-        if sites is None or not sites.block.is_between(vcpu) or self._waited == _MOST_RINGS:
-            self._waited = 0
-            return False
-        self._waited += 1
-        self._journal.counts["midway"] += 1
-        return True
 
     async def _asked(self, inside: Monitor, vcpu: int, registers: Mapping[str, int]) -> _Asked:
         raw = _raw(inside.record(vcpu))
