@@ -6,26 +6,30 @@ what it says is never believed further than its RAM goes, and no chain is follow
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 
 from tracer.access.region import Region
 from tracer.devices.entry import Entry
-from tracer.devices.map import Named, RegisterMap
+from tracer.devices.map import Named
 from tracer.devices.queue import Queue, Virtqueue
 from tracer.intercept.queue.packed import LARGEST, PackedRing
-from tracer.intercept.queue.virtqueue import Chain, chain_of, legacy_areas, used_of
+from tracer.intercept.queue.registers import (
+    PAGE,
+    QueueRegisters,
+    beside,
+    number_in,
+    number_of,
+    places,
+)
+from tracer.intercept.queue.told import MOST_ENTRIES, Told
+from tracer.intercept.queue.virtqueue import chain_of
 from tracer.trace.naming import Naming
 from tracer.trace.queue import QueueEntry, QueueRecord
 from tracer.trace.record import Intercept, MemoryAccess
 
-MOST_ENTRIES = 64
-"""Entries of one doorbell that are told."""
-
 _MOST_COUNT = 1 << 16
-_PAGE = 4096  # of a legacy device without a register that says so
 
 Ram = Callable[[int, int], bytes]
 """Returns bytes at a physical address, or raises LookupError when part of them is not RAM."""
@@ -40,18 +44,6 @@ class _Ring:
     last: int | None = 0
     used: int = 0
     packed: PackedRing = field(default_factory=PackedRing)
-
-
-@dataclass(slots=True)
-class _Told:
-    # Entries of a queue that were read so far, and what could not be.
-
-    entries: list[QueueEntry] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def full(self) -> bool:
-        return len(self.entries) >= MOST_ENTRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +78,24 @@ class Doorbells:
     """
 
     def __init__(self, naming: Naming, ram: Ram, shared: Callable[[], int] = lambda: 0) -> None:
-        self._naming = naming
+        self._registers = QueueRegisters(naming)
         self._ram = ram
         self._shared = shared
-        self._values: dict[tuple[str, str], int] = {}
         self._rings: dict[tuple[str, str, int], _Ring] = {}
-        self._given: set[tuple[str, str]] = set()
 
     # ---- which registers
 
     def queues(self, region: str) -> tuple[Queue, ...]:
         """Return the kinds of queue that a region has doorbells of."""
-        found = self._naming.map_of(region)
-        return () if found is None else found.queues
+        return self._registers.queues(region)
 
     def doorbells(self, region: str, size: int) -> Iterator[range]:
         """Yield the offsets of a region of ``size`` bytes at which doorbells are."""
-        found = self._naming.map_of(region)
+        found = self._registers.map_of(region)
         if found is None:
             return
         for queue in found.queues:
-            yield from _places(found, queue, size)
+            yield from places(found, queue, size)
 
     # ---- what comes in
 
@@ -115,11 +104,7 @@ class Doorbells:
         region = access.region
         if region is None or named is None or access.value is None:
             return
-        for part in named.parts:
-            mask = (1 << part.bits) - 1 << part.first
-            old = self._values.get((region, part.name), 0)
-            value = part.value(access.value) << part.first
-            self._values[region, part.name] = old & ~mask | value
+        self._registers.learn(region, named, access.value)
         if access.direction == "write":
             self._reset(region, named)
 
@@ -134,17 +119,14 @@ class Doorbells:
                             self._adopt(region.name, queue, each)
 
     def _adopt(self, region: str, queue: Queue, known: Virtqueue) -> None:
-        beside, number = _beside(region, queue), str(known.number)
+        where = beside(region, queue)
         areas = zip(queue.areas.values(), (known.descriptors, known.available, known.used),
                     strict=False)  # fmt: skip
         values = {queue.count: known.size, **dict(areas), queue.packed: int(known.packed)}
         if not queue.areas:
-            values[queue.pages] = known.descriptors // _PAGE
+            values[queue.pages] = known.descriptors // PAGE
         for name, value in values.items():
-            key = beside, name.replace("{}", number)
-            if name and key not in self._values:
-                self._values[key] = value
-                self._given.add(key)
+            self._registers.give(where, name, known.number, value)
         place = None if known.taken is None else known.taken % known.size
         self._rings[region, queue.name, known.number] = _Ring(
             last=known.taken, used=known.done,
@@ -153,7 +135,7 @@ class Doorbells:
 
     def asked(self, region: Region) -> Iterator[Entry]:
         """Yield the registers that say where the rings of a device are that was set up before."""
-        found = self._naming.map_of(region.name)
+        found = self._registers.map_of(region.name)
         for queue in self._begun(region):
             if found is not None:
                 yield from found.find(queue.base)
@@ -166,9 +148,9 @@ class Doorbells:
         their ring.
         """
         for name, value in values.items():
-            self._values.setdefault((region.name, name), value)
+            self._registers.suppose(region.name, name, value)
         for queue in self._begun(region):
-            number = _bare(queue.doorbell)
+            number = number_in(queue.doorbell)
             self._rings[region.name, queue.name, number] = _Ring(last=None)
             self._recall(region.name, queue, number)
 
@@ -178,7 +160,7 @@ class Doorbells:
                 and not each.registers]  # fmt: skip
 
     def _recall(self, region: str, maker: Queue, number: int) -> None:
-        base, count = self._place(region, maker, number)
+        base, count = self._registers.place(region, maker, number)
         if not base or not count or not 1 <= count <= _MOST_COUNT or maker.entry is None:
             return
         made: dict[tuple[str, str, int], set[tuple[int | None, int | None]]] = {}
@@ -188,22 +170,21 @@ class Doorbells:
                 return
             for key, ring in self._makes(region, maker, maker.entry.numbers(data)):
                 made.setdefault(key, set()).add((ring.base, ring.count))
-        for key, places in made.items():
-            if len(places) == 1:
-                ((first, entries),) = places
+        for key, said in made.items():
+            if len(said) == 1:
+                ((first, entries),) = said
                 self._rings[key] = _Ring(first, entries, last=None)
 
     def _reset(self, region: str, named: Named) -> None:
         told = {part.name for part in named.parts}
         for key in list(self._rings):
             queue = next((each for each in self.queues(key[0]) if each.name == key[1]), None)
-            if queue is None or not queue.reset or _beside(key[0], queue) != region:
+            if queue is None or not queue.reset or beside(key[0], queue) != region:
                 continue
-            if queue.reset.partition(".")[0] in told and not self._value(region, queue.reset, 0):
+            reset = self._registers.value(region, queue.reset, 0)
+            if queue.reset.partition(".")[0] in told and not reset:
                 del self._rings[key]
-                for given in [each for each in self._given if each[0] == region]:
-                    self._given.discard(given)
-                    self._values.pop(given, None)
+                self._registers.reset(region)
 
     def rung(
         self, record: Intercept, seq: int, access: MemoryAccess, named: Named | None, *,
@@ -223,10 +204,10 @@ class Doorbells:
         if named is None:
             return None
         for queue in self.queues(region):
-            number = _number(queue, named.parts[0].name)
+            number = number_of(queue, named.parts[0].name)
             if number is None:
                 continue
-            told = _Told()
+            told = Told(self._quiet)
             if queue.kind == "virtqueue":
                 number = value & 0xFFFF
                 self._virtqueue(region, queue, number, told)
@@ -248,12 +229,12 @@ class Doorbells:
 
     # ---- a ring
 
-    def _ring(self, region: str, queue: Queue, number: int, value: int, told: _Told) -> None:
+    def _ring(self, region: str, queue: Queue, number: int, value: int, told: Told) -> None:
         ring = self._rings.get((region, queue.name, number))
         if ring is None:
             ring = self._rings[region, queue.name, number] = _Ring()
         if queue.made is None:
-            ring.base, ring.count = self._place(region, queue, number)
+            ring.base, ring.count = self._registers.place(region, queue, number)
         layout, base, count = queue.entry, ring.base, ring.count
         assert layout is not None  # or it is a virtqueue
         if base is None or count is None:
@@ -277,7 +258,7 @@ class Doorbells:
                 break
             at = index % count
             physical = base + at * layout.size & ~self._shared()
-            data = self._read(physical, layout.size, told)
+            data = told.read(physical, layout.size)
             if data is None:
                 break
             numbers = layout.numbers(data)
@@ -286,12 +267,6 @@ class Doorbells:
                 text=layout.text(data) or None,
             ))  # fmt: skip
             self._make(region, queue, numbers)
-
-    def _place(self, region: str, queue: Queue, number: int) -> tuple[int | None, int | None]:
-        beside = _beside(region, queue)
-        base = self._value(beside, queue.base, number)
-        count = self._value(beside, queue.count, number)
-        return base, None if count is None else count + queue.less_one
 
     def _make(self, region: str, maker: Queue, numbers: dict[str, int]) -> None:
         # Takes notice of a queue that an entry makes.
@@ -311,25 +286,25 @@ class Doorbells:
 
     # ---- a virtqueue
 
-    def _virtqueue(self, region: str, queue: Queue, number: int, told: _Told) -> None:
-        beside = _beside(region, queue)
-        size = self._value(beside, queue.count, number)
-        places = self._areas(beside, queue, number, size or 0)
-        if not size or places is None:
+    def _virtqueue(self, region: str, queue: Queue, number: int, told: Told) -> None:
+        where, registers = beside(region, queue), self._registers
+        size = registers.value(where, queue.count, number)
+        areas = registers.areas(region, queue, number)
+        if not size or areas is None:
             told.notes.append("where it is was not seen")
             return
-        descriptors, available, used = places
-        packed = bool(queue.packed and self._value(beside, queue.packed, number))
+        descriptors, available, used = (each & ~self._shared() for each in areas)
+        packed = bool(queue.packed and registers.value(where, queue.packed, number))
         if size > LARGEST or (size & size - 1 and not packed):
             told.notes.append(f"it is to have {size} descriptors")
             return
         ring = self._rings.setdefault((region, queue.name, number), _Ring())
         if packed:
-            self._packed(ring.packed, descriptors & ~self._shared(), size, told)
+            self._packed(ring.packed, descriptors, size, told)
             return
         # Chains that are done come before new ones, which may have the same numbers.
-        self._tell_used(used & ~self._shared(), size, ring, told)
-        ahead = self._word(available + 2, told)
+        ring.used = told.used(used, size, ring.used)
+        ahead = told.word(available + 2)
         if ahead is None:
             return
         if ring.last is None:
@@ -342,137 +317,23 @@ class Doorbells:
             told.notes.append(f"{new} new chains are told of in a ring of {size}")
             first, new = (ahead - size) % (1 << 16), size
         for turn in range(first, first + new):
-            head = self._word(available + 4 + 2 * (turn % size), told)
+            head = told.word(available + 4 + 2 * (turn % size))
             if head is None or told.full:
                 break
-            chain = chain_of(self._quiet, descriptors & ~self._shared(), size, head)
-            self._tell_chain(chain, told)
+            told.chain(chain_of(self._quiet, descriptors, size, head))
 
-    def _areas(
-        self, beside: str, queue: Queue, number: int, size: int
-    ) -> tuple[int, int, int] | None:
-        # Returns where descriptors, available and used ring are, None where that was not seen.
-        page = self._value(beside, queue.pages, number) if queue.pages else None
-        if page:
-            unit = self._value(beside, queue.page, number) if queue.page else _PAGE
-            align = self._value(beside, queue.align, number) if queue.align else _PAGE
-            return None if not unit or not align else legacy_areas(page * unit, size, align)
-        found = [self._value(beside, name, number) for name in queue.areas.values()]
-        first, second, third = found or (None, None, None)
-        if first is None or second is None or third is None:
-            return None
-        return first, second, third
-
-    def _packed(self, ring: PackedRing, base: int, size: int, told: _Told) -> None:
+    def _packed(self, ring: PackedRing, base: int, size: int, told: Told) -> None:
         chains, done, said = ring.take(self._quiet, base, size, MOST_ENTRIES)
         for each in done:
-            if told.full:
-                told.notes.append("more entries were used")
+            if told.overflows():
                 break
-            told.entries.append(_used(each.index, each.place, each.data, each.identifier,
-                                      each.length))  # fmt: skip
+            told.done(each.index, each.place, each.data, each.identifier, each.length)
         for chain in chains:
-            self._tell_chain(chain, told, "id")
+            told.chain(chain, "id")
         told.notes.extend(said)
-
-    def _tell_chain(self, chain: Chain, told: _Told, last: str = "next") -> None:
-        for each in chain.descriptors[: MOST_ENTRIES - len(told.entries)]:
-            told.entries.append(QueueEntry(
-                kind="indirect" if each.indirect else "descriptor", index=each.index,
-                physical=each.place, data=each.data, chain=chain.head,
-                fields={"addr": each.address, "len": each.length, "flags": each.flags,
-                        last: each.next},
-                text=each.text,
-            ))  # fmt: skip
-        if chain.fault:
-            told.notes.append(f"chain {chain.head}: {chain.fault}")
-
-    def _tell_used(self, used: int, size: int, ring: _Ring, told: _Told) -> None:
-        done = self._word(used + 2, told)
-        if done is None:
-            return
-        new = min((done - ring.used) % (1 << 16), size)
-        first = (done - new) % (1 << 16)
-        ring.used = done
-        for turn in range(first, first + new):
-            if told.full:
-                told.notes.append("more entries were used")
-                return
-            at = turn % size
-            data = self._read(used + 4 + 8 * at, 8, told)
-            if data is None:
-                return
-            head, length = used_of(data)
-            told.entries.append(_used(at, used + 4 + 8 * at, data, head, length))
-
-    # ---- values and RAM
-
-    def _value(self, region: str, name: str, number: int) -> int | None:
-        # The value of a register, or of a field of it behind its last point.
-        text = name.replace("{}", str(number))
-        known = self._values.get((region, text))
-        if known is not None:
-            return known
-        register, _, part = text.rpartition(".")
-        known = self._values.get((region, register))
-        found = self._naming.map_of(region)
-        if known is None or found is None:
-            return None
-        for entry in found.find(register):
-            for each in entry.register.fields:
-                if each.name == part:
-                    return each.of(known)
-        return None
-
-    def _word(self, physical: int, told: _Told) -> int | None:
-        data = self._read(physical & ~self._shared(), 2, told)
-        return None if data is None else int.from_bytes(data, "little")
-
-    def _read(self, physical: int, size: int, told: _Told) -> bytes | None:
-        data = self._quiet(physical, size)
-        if data is None:
-            told.notes.append(f"physical {physical:#x} is not RAM")
-        return data
 
     def _quiet(self, physical: int, size: int) -> bytes | None:
         try:
             return self._ram(physical & ~self._shared(), size)
         except LookupError:
             return None
-
-
-def _used(index: int, physical: int, data: bytes, chain: int, length: int) -> QueueEntry:
-    return QueueEntry(
-        kind="used", index=index, physical=physical, data=data,
-        fields={"id": chain, "len": length},
-        text=f"chain {chain} is done, {length} bytes written",
-    )  # fmt: skip
-
-
-def _beside(region: str, queue: Queue) -> str:
-    # The region that has the registers of a queue.
-    return f"{region.rpartition('.')[0]}.{queue.registers}" if queue.registers else region
-
-
-def _number(queue: Queue, register: str) -> int | None:
-    # The number of the queue whose doorbell a register is, None where it is none.
-    pattern = re.escape(queue.doorbell).replace(r"\{\}", r"(\d+)")
-    found = re.fullmatch(pattern, register)
-    if found is None:
-        return None
-    return int(found[1]) if found.groups() else _bare(queue.doorbell)
-
-
-def _bare(doorbell: str) -> int:
-    found = re.search(r"\d+", doorbell)
-    return int(found[0]) if found else 0
-
-
-def _places(found: RegisterMap, queue: Queue, size: int) -> Iterator[range]:
-    name = queue.doorbell.replace("{}", "*")
-    for entry in found.find(name) or found.find(queue.doorbell):
-        end = entry.offset + entry.register.width
-        if entry.repeats:
-            stride, count = entry.repeats[0]
-            end = size if count is None else min(entry.offset + stride * count, size)
-        yield range(entry.offset, max(end, entry.offset + 1))

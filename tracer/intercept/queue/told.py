@@ -1,0 +1,83 @@
+"""What a doorbell tells: the entries that were read in the guest's RAM, and what could not be."""
+
+from __future__ import annotations
+
+from tracer.intercept.queue.virtqueue import Chain, Quiet, used_of
+from tracer.trace.queue import QueueEntry
+
+MOST_ENTRIES = 64
+"""Entries of one doorbell that are told."""
+
+_LAPS = 1 << 16
+"""Indices of a split virtqueue are counted so far, and then from 0 again (VIRTIO 1.2, 2.7.6)."""
+
+
+class Told:
+    """Gather the entries of a queue, which ``read`` reads, and ``notes`` on what is missing."""
+
+    def __init__(self, read: Quiet) -> None:
+        self.entries: list[QueueEntry] = []
+        self.notes: list[str] = []
+        self._read = read
+
+    @property
+    def full(self) -> bool:
+        """Tell whether no more entries are told."""
+        return len(self.entries) >= MOST_ENTRIES
+
+    def read(self, physical: int, size: int) -> bytes | None:
+        """Return bytes at a physical address; None, with a note, where that is not all RAM."""
+        data = self._read(physical, size)
+        if data is None:
+            self.notes.append(f"physical {physical:#x} is not RAM")
+        return data
+
+    def word(self, physical: int) -> int | None:
+        """Return the 16 bits at a physical address, as :meth:`read` does."""
+        data = self.read(physical, 2)
+        return None if data is None else int.from_bytes(data, "little")
+
+    def chain(self, chain: Chain, last: str = "next") -> None:
+        """Tell the descriptors of a chain; ``last`` names the last member of one."""
+        for each in chain.descriptors[: MOST_ENTRIES - len(self.entries)]:
+            self.entries.append(QueueEntry(
+                kind="indirect" if each.indirect else "descriptor", index=each.index,
+                physical=each.place, data=each.data, chain=chain.head,
+                fields={"addr": each.address, "len": each.length, "flags": each.flags,
+                        last: each.next},
+                text=each.text,
+            ))  # fmt: skip
+        if chain.fault:
+            self.notes.append(f"chain {chain.head}: {chain.fault}")
+
+    def done(self, index: int, physical: int, data: bytes, chain: int, length: int) -> None:
+        """Tell a chain that the device is done with, by its entry in the ring."""
+        self.entries.append(QueueEntry(
+            kind="used", index=index, physical=physical, data=data,
+            fields={"id": chain, "len": length},
+            text=f"chain {chain} is done, {length} bytes written",
+        ))  # fmt: skip
+
+    def overflows(self) -> bool:
+        """Tell whether there is no room for another used entry, and note that."""
+        if self.full:
+            self.notes.append("more entries were used")
+        return self.full
+
+    def used(self, ring: int, size: int, seen: int) -> int:
+        """Tell what is new in a used ring, of which ``seen`` were there; return how many are now.
+
+        ``ring`` is its physical address, ``size`` the number of its entries.
+        """
+        there = self.word(ring + 2)
+        if there is None:
+            return seen
+        new = min((there - seen) % _LAPS, size)
+        first = (there - new) % _LAPS
+        for at in (turn % size for turn in range(first, first + new)):
+            place = ring + 4 + 8 * at
+            data = None if self.overflows() else self.read(place, 8)
+            if data is None:
+                break
+            self.done(at, place, data, *used_of(data))
+        return there
