@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tracer.errors import GuestHung
+
+Reason = Literal["kernel entry", "joined", "interrupt", "fault"]
+"""Why a guest stands where no access waits."""
 
 
 @dataclass(frozen=True, slots=True)

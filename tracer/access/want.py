@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tracer.access.decision import Called, Decision, Go, Leeway, Pending, Retry, Ruling
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
-from tracer.access.stop import Ran
+from tracer.access.stop import Ran, Reason
 from tracer.access.vcpu import Change, DescriptorTables, RegisterFile, VcpuState
 from tracer.devices.queue import Virtqueue
 from tracer.x86.state import CpuState
@@ -316,10 +316,6 @@ class LogAccesses(Want[None]):
 
 # ---- a person, or a script: see tracer.access.decision. Each raises GuestHung once the run has
 # taken longer than it may.
-
-
-Reason = Literal["kernel entry", "joined", "interrupt", "fault"]
-"""Why a guest stands where no access waits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from tracer import __version__
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, host_inputs, live, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
-from tracer.cli.parser import count, installed_version
+from tracer.cli.parser import count
 from tracer.confidential.audit import Audit, Place, Site, side_by_side
 from tracer.confidential.handler import CURRENT, PROFILES, Profile
 from tracer.errors import TraceError, UsageError
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             " have their instructions, as one that was imported from a log has not"
         )
     if args.sarif:
-        log = sarif_log(audits, trace.header, trace.name, installed_version())
+        log = sarif_log(audits, trace.header, trace.name, __version__)
         print(msgspec.json.encode(log).decode())
     elif args.json:
         objects = [_object(audit, trace) for audit in audits]

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
+from tracer import __version__
 from tracer.cli import EXIT_FAILED, EXIT_PIPE, EXIT_USAGE
-from tracer.cli.parser import Parser, command_name, installed_version, parsers
+from tracer.cli.parser import Parser, command_name, parsers
 from tracer.errors import Interrupted, MarkedError, TracerError, UsageError, suggestion
 from tracer.host import streams
 from tracer.host.signals import Ended, status_of, words_of
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     name = command_name(argv)
-    parser, commands = parsers(COMMANDS, installed_version())
+    parser, commands = parsers(COMMANDS, __version__)
     if name is not None and name not in COMMANDS:
         raise UsageError(f"there is no command {name}{suggestion(name, COMMANDS)}")
     command: _Command | None = None

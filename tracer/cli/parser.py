@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn, TypeVar
 
 from tracer.cli import EXIT_STATUSES
@@ -85,14 +84,6 @@ def parsers(commands: Mapping[str, str], version: str) -> tuple[Parser, dict[str
         )
         _add_shared(made[name], given=True)
     return parser, made
-
-
-def installed_version() -> str:
-    """Return the version of vetrace that is installed."""
-    try:
-        return version("vetrace")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def command_name(argv: Sequence[str]) -> str | None:

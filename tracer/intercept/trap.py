@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tracer.access.stop import Stopped
+from tracer.access.stop import Reason, Stopped
 from tracer.access.vcpu import Change
-from tracer.access.want import Reason, SetBreakpoint
+from tracer.access.want import SetBreakpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import Literal
 from tracer.access.decision import Called, Decision, Pending, Ruling
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
-from tracer.access.want import Reason as LoopReason
+from tracer.access.stop import Reason as LoopReason
 from tracer.trace.event import Event
 from tracer.x86.state import CpuState
 

@@ -20,7 +20,7 @@ from tracer.access.decision import (
 )
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
-from tracer.access.want import Reason as LoopReason
+from tracer.access.stop import Reason as LoopReason
 from tracer.errors import GuestHung, UsageError
 from tracer.session.course import (
     INTERRUPTED,

@@ -12,7 +12,7 @@ from tracer.access import want
 from tracer.access.decision import Called, Decision, Go, Leeway, Pending, Retry, Ruling
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
-from tracer.access.stop import Ran, Stopped
+from tracer.access.stop import Ran, Reason, Stopped
 from tracer.access.vcpu import Change
 from tracer.errors import GuestHung
 from tracer.gdb.target import Target
@@ -56,9 +56,7 @@ class Overseer(Protocol):
         """Look at the state behind an instruction; return the one to go on from."""
         ...
 
-    async def halted(
-        self, reason: want.Reason, vcpu: int, cpu: CpuState, space: AddressSpace
-    ) -> None:
+    async def halted(self, reason: Reason, vcpu: int, cpu: CpuState, space: AddressSpace) -> None:
         """Take note that the guest stands; it goes on when this returns."""
         ...
 

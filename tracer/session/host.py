@@ -22,8 +22,8 @@ from tracer.access.decision import (
 )
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
+from tracer.access.stop import Reason
 from tracer.access.transfer import located
-from tracer.access.want import Reason
 from tracer.confidential.kind import Kind
 from tracer.confidential.request import FatalError, Halt, Mmio, Request
 from tracer.errors import HostFailed, UsageError

@@ -49,6 +49,8 @@ HOLDS = {
     "trace/wire _form_of_struct": "how a struct is written follows from its type",
     "x86/decode _decode_at": "an instruction follows from its bytes, its address and the mode",
     "x86/decode _decode_known": "an instruction follows from its bytes and the mode",
+    "x86/opcode/__init__ rows_of_map": "the maps are those of the manuals",
+    "x86/opcode/name _names": "the same",
     "x86/modrm lru_cache(maxsize=256)(Register)": "a value",
 }
 _CACHES = {"cache", "cached_property", "lru_cache"}

@@ -524,5 +524,36 @@ def test_no_command_loads_what_it_may_not_need(command: str) -> None:
     assert loaded(("rich", "rapidfuzz", "prompt_toolkit"), command, "--help") == []
 
 
+ANOTHERS = (
+    "importlib.metadata", "prompt_toolkit", "rapidfuzz", "rich", "tracer.access.want",
+    "tracer.bare", "tracer.export.perfetto", "tracer.gdb", "tracer.guest", "tracer.launch",
+    "tracer.linux", "tracer.qemu",
+)  # fmt: skip
+"""Modules of other commands, and of a person at a terminal: each takes its time to load."""
+
+READERS = (
+    "asyncio", "capstone", "ssl", "tracer.access", "tracer.look", "tracer.repl", "tracer.session",
+    "tracer.x86.decode", "tracer.x86.opcode",
+)  # fmt: skip
+"""Modules that a trace is read without, where nobody asks for an instruction."""
+
+
+@pytest.mark.parametrize(
+    ("words", "others"),
+    [
+        (["open", "-e", "quit"], ()),
+        (["show"], READERS),
+        (["show", "--json"], READERS),
+        (["stats", "--json"], READERS),
+    ],
+    ids=" ".join,
+)
+def test_what_looks_at_a_trace_loads_nothing_of_others(
+    trace: str, words: list[str], others: tuple[str, ...]
+) -> None:
+    command, *rest = words
+    assert loaded((*ANOTHERS, *others), command, trace, *rest) == []
+
+
 def test_traces_that_agree_need_no_tables(trace: str) -> None:
     assert loaded(("rich",), "diff", trace, trace) == []

@@ -13,6 +13,8 @@ from tracer.x86.decode import decode
 from tracer.x86.disassembler import foreign, is_mnemonic
 from tracer.x86.forms import FORMS, candidates
 from tracer.x86.instruction import File, Immediate, Instruction, Memory, Register
+from tracer.x86.opcode import MAPS, rows_of_map
+from tracer.x86.opcode.row import opcodes
 from tracer.x86.state import RAX, RBP, RBX, RCX, RDI, RSI, RSP, Mode
 
 RIP = 0x40_0000
@@ -76,6 +78,15 @@ def test_same_code_elsewhere_differs_in_rip_alone() -> None:
 def test_every_row_is_found_under_its_opcode() -> None:
     for form in FORMS:
         assert form in candidates(bool(form.opcode.vex), form.opcode.map, form.opcode.byte)
+
+
+def test_every_map_is_read_whole() -> None:
+    for (encoding, number), text in MAPS.items():
+        told = [line.partition(";")[0].split() for line in text.splitlines() if line.strip()]
+        expected = {byte for head, *_ in told for byte, _, _ in opcodes(head)}
+        assert rows_of_map(encoding, number).keys() == expected
+        assert all(rows_of_map(encoding, number).values())
+    assert not rows_of_map("xop", 1)
 
 
 def test_pitfall_01_high_byte_registers_without_rex_only() -> None:

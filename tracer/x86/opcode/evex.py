@@ -9,10 +9,7 @@ Specification (347407).
 
 from __future__ import annotations
 
-from tracer.x86.opcode.row import parse
-
-EVEX_0F = parse(
-    """
+EVEX_0F = """
 10              NP.W0|66.W1:rx F3.W0:rd F2.W1:rq
 11              NP.W0|66.W1:wx{k} F3.W0:wd!{k} F2.W1:wq!{k}
 12              NP.W0.L0|66.W1.L0:rq^{} F3.W0:rx F2.W1:rm
@@ -74,12 +71,9 @@ F5,F8,F9        66:rx^
 F6              66:rx^{}
 FA,FE           66.W0:rx/4^
 FC,FD           66:rx^
-""",
-    "z",
-)
+"""
 
-EVEX_38 = parse(
-    """
+EVEX_38 = """
 00,04,0B        66:rx^
 0C              66.W0:rx/4^
 0D              66.W1:rx/8^
@@ -165,12 +159,9 @@ C8,CA,CC        66.L2:rx/k
 CB,CD           66:rk^
 CF              66.W0:rx^
 DC-DF           66:rx^{}
-""",
-    "z",
-)
+"""
 
-EVEX_3A = parse(
-    """
+EVEX_3A = """
 00,01           66.W1.L12:rx/8+b
 03              66:rx/k^+b
 04              66.W0:rx/4+b
@@ -208,12 +199,9 @@ EVEX_3A = parse(
 71,73           66:rx/k^+b
 C2              NP.W0:rx/2^{k}+b F3.W0:rw^{k}+b
 CE,CF           66.W1:rx/8^+b
-""",
-    "z",
-)
+"""
 
-EVEX_5 = parse(
-    """
+EVEX_5 = """
 10              F3.W0:rw
 11              F3.W0:ww{k}
 1D              66.W0:rx/4 NP.W0:rd^
@@ -231,12 +219,9 @@ EVEX_5 = parse(
 7C              66.W0|NP.W0:rx/2
 7D              66.W0|NP.W0|F3.W0|F2.W0:rx/2
 7E              66.L0:ww{}
-""",
-    "z",
-)
+"""
 
-EVEX_6 = parse(
-    """
+EVEX_6 = """
 13              66.W0:rh/2 NP.W0:rw^
 2C              66.W0:rx/2^
 2D,43,4D,4F     66.W0:rw^
@@ -249,6 +234,4 @@ A6-A8,AA,AC,AE  66.W0:rx/2^
 A9,AB,AD,AF     66.W0:rw^
 B6-B8,BA,BC,BE  66.W0:rx/2^
 B9,BB,BD,BF     66.W0:rw^
-""",
-    "z",
-)
+"""

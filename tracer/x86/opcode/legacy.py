@@ -8,9 +8,7 @@ CLZERO, MONITORX; AMD APM vol. 4, MOVNTSS, MOVNTSD.
 
 from __future__ import annotations
 
-from tracer.x86.opcode.row import parse
-
-ONE_BYTE = parse("""
+ONE_BYTE = """
 06,0E,16,1E     i64 @push
 07,17,1F        i64 @pop
 50-57           @push
@@ -58,10 +56,10 @@ FF/3            rp,@callf!
 FF/4            rn
 FF/5            rp!
 FF/6            rs,@push
-""")
+"""
 """INT and its kin read a gate, and write to the stack that it names."""
 
-TWO_BYTE = parse("""
+TWO_BYTE = """
 00/0,1          ww                  ; SLDT, STR
 00/2-5          rw                  ; LLDT, LTR, VERR, VERW
 00/6            F2:rw               ; LKGS
@@ -149,12 +147,12 @@ E6              F3:rq 66|F2:rx
 E8-EF,F1-F6     NP:rq 66:rx
 F7=C0-FF        NP:@maskmovq 66:@maskmovdqu
 F8-FE           NP:rq 66:rx
-""")
+"""
 """What is ``@unknown`` accesses structures of the CPU, the shadow stack among them.
 
 MONITOR is checked as a load of a byte. ERET has as much to read as the event that it ends."""
 
-MAP_38 = parse("""
+MAP_38 = """
 00-0B,1C-1E     NP:rq 66:rx
 10,14,15,17     66:rx
 20,23,25        66:rh               ; PMOVSX
@@ -179,9 +177,9 @@ F8              F3|F2:ro,@target!   ; ENQCMDS, ENQCMD
 DC=C0-FF        F3:@none            ; LOADIWKEY
 FA,FB=C0-FF     F3:@none            ; ENCODEKEY
 FC              NP|66|F3|F2:uy!     ; AADD, AAND, AXOR, AOR
-""")
+"""
 
-MAP_3A = parse("""
+MAP_3A = """
 08,09,0C-0E     66:rx+b
 0A              66:rd+b
 0B              66:rq+b
@@ -197,4 +195,4 @@ MAP_3A = parse("""
 CC              NP:rx+b
 CE,CF,DF        66:rx+b
 F0=C0           F3:@none+b          ; HRESET
-""")
+"""

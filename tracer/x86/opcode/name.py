@@ -9,6 +9,7 @@ Architecture Specification (347407); AMD APM vol. 3; VIA PadLock Programming Gui
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from tracer.x86.opcode.row import condition, opcodes
 
@@ -214,14 +215,16 @@ def _parse(text: str) -> dict[int, tuple[_Name, ...]]:
     return found
 
 
-_PARSED = {key: _parse(text) for key, text in _NAMES.items()}
+@cache
+def _names(encoding: str, opcode_map: int) -> dict[int, tuple[_Name, ...]]:
+    return _parse(_NAMES.get((encoding, opcode_map), ""))
 
 
 def name_of(
     encoding: str, opcode_map: int, byte: int, modrm: int, prefix: str, w: bool
 ) -> str | None:
     """Return the name of an instruction, or None where it has none here."""
-    for name in _PARSED.get((encoding, opcode_map), {}).get(byte, ()):
+    for name in _names(encoding, opcode_map).get(byte, ()):
         place = name.modrm in (None, modrm) and name.digit in (None, modrm >> 3 & 7)
         if place and name.prefix in ("", prefix) and name.w in (None, w):
             return name.text

@@ -9,9 +9,7 @@ and vol. 6 (XOP).
 
 from __future__ import annotations
 
-from tracer.x86.opcode.row import parse
-
-VEX_0F = parse("""
+VEX_0F = """
 10              NP|66:rx F3:rd F2:rq
 11              NP|66:wx F3:wd F2:wq
 12              NP.L0|66.L0:rq^ F3:rx F2:rm
@@ -57,9 +55,9 @@ F0              F2:rx!
 F1-F3           66:rdq^
 F4-F6,F8-FE     66:rx^
 F7=C0-FF        66.L0:@maskmovdqu
-""")
+"""
 
-VEX_38 = parse("""
+VEX_38 = """
 00-0B           66:rx^
 0C,0D           66.W0:rx^
 0E,0F           66.W0:rx
@@ -116,9 +114,9 @@ D2,D3           NP.W0|66.W0|F3.W0:rx^
 DA              NP.W0.L0|66.W0.L0|F3.W0|F2.W0:rx^
 DB              66.L0:rx
 DC-DF           66:rx^
-""")
+"""
 
-VEX_3A = parse("""
+VEX_3A = """
 00,01           66.W1.L1:rx+b
 02              66.W0:rx^+b
 04,05           66.W0:rx+b
@@ -150,9 +148,9 @@ VEX_3A = parse("""
 CE,CF           66.W1:rx^+b
 DE              66.W0.L0:rx^+b
 DF              66.L0:rx+b
-""")
+"""
 
-XOP_8 = parse("""
+XOP_8 = """
 85-87,8E,8F     NP.W0.L0:rx^+b
 95-97,9E,9F     NP.W0.L0:rx^+b
 A2              NP:rx^+b
@@ -160,9 +158,9 @@ A3              NP.L0:rx^+b
 A6,B6           NP.W0.L0:rx^+b
 C0-C3           NP.W0.L0:rx+b
 CC-CF,EC-EF     NP.W0.L0:rx^+b
-""")
+"""
 
-XOP_9 = parse("""
+XOP_9 = """
 01/1-7          NP.L0:ry^
 02/1,6          NP.L0:ry^
 12=C0-C7        NP.L0:@reads        ; LLWPCB
@@ -174,9 +172,9 @@ XOP_9 = parse("""
 C1-C3,C6,C7,CB  NP.W0.L0:rx
 D1-D3,D6,D7,DB  NP.W0.L0:rx
 E1-E3           NP.W0.L0:rx
-""")
+"""
 
-XOP_A = parse("""
+XOP_A = """
 10              NP.L0:ry+d
 12/0,1          NP.L0:rd^+d
-""")
+"""
