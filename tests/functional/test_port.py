@@ -15,6 +15,7 @@ from bare_guest import DEVICE, DEVICE_LINEAR, REGION, WINDOW, Case, assemble, in
 from port_cases import CASES, SIGNATURE, E, Q
 from vetrace_run import Run, Trace, agreed, boot, read_trace
 
+from tracer.check.qemu_log import parse_line
 from tracer.cli import main
 
 pytestmark = pytest.mark.qemu
@@ -135,3 +136,26 @@ def test_outs_that_powers_the_machine_off_is_recorded(tmp_path: Path) -> None:
     assert agreed(done) == 2
     made = [a for r in read_trace(done.trace).intercepts for _, a in r.device_accesses()]
     assert [(a.direction, a.value) for a in made] == [("write", off), ("read", off)]
+
+
+def test_so_it_is_by_physical_address(guest: Path, tmp_path: Path) -> None:
+    # The monitor makes strings at ports itself, and not where one lies in a device.
+    options = ("--kernel", guest, "--trap", "nested", "--check", "--quiet", "--region", REGION)
+    done = boot(tmp_path, *options, "--", *DEVICE)
+    trace = read_trace(done.trace)
+    for number, case in enumerate(CASES):
+        holds(case, number, done, trace)
+    assert agreed(done) == sum(len(case.accesses) for case in CASES)
+
+
+def test_the_monitor_reads_no_device_for_itself(tmp_path: Path) -> None:
+    # The guest has an instruction in its device, which the CPU alone fetches: RDMSR, and a return.
+    case = Case("mov dword ptr [rdi], 0xc3320f; mov ecx, 0xc0000100; call rdi; nop", [])
+    guest, log = assemble(tmp_path, [case]), tmp_path / "qemu.log"
+    options = ("--kernel", guest, "--trap", "nested", "--inputs=msr", "--quiet", "--region", REGION)
+    done = boot(tmp_path, *options, "--qemu-log", log, "--", *DEVICE)
+    assert done.status == 0 and "case 0000 ok" in done.serial, done.err
+    assert [record.text for record in read_trace(done.trace).intercepts][1:] == ["rdmsr"]
+    entries = [parse_line(line) for line in log.read_bytes().splitlines()]
+    fetched = [e.value for e in entries if e is not None and e.name == "nvme-cmb" and e.cpu >= 0]
+    assert fetched == [0x0F, 0x32, 0xC3]

@@ -85,15 +85,17 @@ def assemble_module() -> tuple[bytes, dict[str, int]]:
     return _assembled(constants(), "module.S", MODULE_LABELS)
 
 
-def assemble_monitor(*, stacks: bool) -> tuple[bytes, dict[str, int]]:
+def assemble_monitor(
+    *, stacks: bool, labels: tuple[str, ...] = MONITOR_LABELS
+) -> tuple[bytes, dict[str, int]]:
     """Return the monitor's code, for guests with call chains or without, and its labels."""
     from tracer.compiled.monitor import constants  # it has the bytes that are made here
 
-    return _assembled(constants(stacks=stacks), "monitor.S", MONITOR_LABELS)
+    return _assembled(constants(stacks=stacks), "monitor.S", labels)
 
 
 def _assembled(head: str, name: str, labels: tuple[str, ...]) -> tuple[bytes, dict[str, int]]:
-    text = head + "".join((PACKAGE / each).read_text() for each in ("copy.S", name))
+    text = head + "".join((PACKAGE / each).read_text() for each in ("copy.S", "ram.S", name))
     with tempfile.TemporaryDirectory() as folder:
         object_file, binary = f"{folder}/code.o", f"{folder}/code.bin"
         subprocess.run(["as", "--64", "-o", object_file, "-"], input=text, text=True, check=True)

@@ -1,5 +1,5 @@
 # The guest code that all compiled sites share. It is assembled behind layout.constants() and
-# copy.S, with SMP, LA57 and NESTED as 0 or 1, and its bytes are in image.py.
+# copy.S and ram.S, with SMP, LA57 and NESTED as 0 or 1, and its bytes are in image.py.
 #
 # In: interrupts off, CPL 0, every register as interrupted.
 #     RSP -> error code, RIP, CS, RFLAGS, RSP, SS      (Intel SDM vol. 3A, figure 6-9)
@@ -41,6 +41,12 @@
 .endif
 .endm
 
+# Goes on where RAX is a place in the window that has memory, else at OUT. RBP and R8 are lost.
+.macro seen_ram out
+	mov	r8, rax
+	control	sub, r8, C_WINDOW
+	in_ram	r8, rbp, \out
+.endm
 
 start:
 fast:
@@ -149,6 +155,7 @@ found:	cmp	[rsi + S_RIP], rax
 	call	translate
 	pop	rsi
 	jc	1f
+	seen_ram 1f
 	mov	rax, [rax]
 	cmp	rax, [rsi + S_CODE]
 	jne	1f
@@ -314,6 +321,9 @@ wide:	lea	rax, [rip + start + DATA + ALWAYS]
 .macro level shift, place, entry
 	control	cmp, rax, C_REACH
 	jae	4f
+.if NESTED
+	in_ram	rax, rcx, 4f
+.endif
 	mov	rcx, rdx
 	shr	rcx, \shift
 	and	ecx, 511
@@ -412,6 +422,8 @@ ram:	push	rbx
 	test	r8, r8
 	jnz	1f
 .if NESTED
+	seen_ram 1f
+	mov	rsi, r8
 	call	reaches
 	jc	1f
 .endif
@@ -426,33 +438,9 @@ ram:	push	rbx
 	ret
 
 .if NESTED
-# In: RAX = a place in the window, ECX as above. Out: CF where the nested tables do not lead there.
-# RSI, RBP and R8 are lost.
-reaches:
-	mov	rsi, rax
-	control	sub, rsi, C_WINDOW
-	control	mov, r8, C_NESTED
-.irp shift, 39, 30, 21, 12
-	mov	rbp, rsi
-	shr	rbp, \shift
-	and	ebp, 511
-	mov	r8, [r8 + rbp * 8]
-	test	r8b, E_P
-	jz	2f
-.if \shift < 39 && \shift > 12
-	test	r8b, LARGE
-	jnz	1f
-.endif
-.if \shift > 12
-	control	and, r8, C_ADDRESS
-.endif
-.endr
-1:	test	ecx, ecx
-	jz	3f
-	test	r8b, E_W
-	jnz	3f
-2:	stc
-3:	ret
+ram_ranges
+
+ways_through
 .endif
 
 probe:	cmp	qword ptr [rsi + S_RIP], 0

@@ -8,6 +8,7 @@ from its first byte, sizes in bytes. ``common.S`` is assembled behind :func:`con
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer.x86.state import GPR
@@ -24,6 +25,11 @@ table, the ring."""
 
 PAGE = 4096
 """Size of the control page."""
+
+RAM = MODULE_DATA + 0x200
+"""Offset of the ranges of physical memory: address and size of each, see :func:`pack_ram`."""
+RAM_COUNT = 32
+"""Pieces of RAM that can be told from devices."""
 
 STOP_PLACES = 1 << 16
 WIDE = 4
@@ -201,6 +207,17 @@ class Control:
         return bytes(page)
 
 
+def pack_ram(ram: Sequence[range]) -> bytes:
+    """Return the bytes for :data:`RAM` of physical ranges; the first one is the soonest found.
+
+    Raises ValueError: too many.
+    """
+    if len(ram) > RAM_COUNT:
+        raise ValueError(f"RAM in {len(ram)} pieces: {RAM_COUNT} are possible")
+    words = (struct.pack("<2Q", part.start, len(part)) for part in ram)
+    return b"".join(words).ljust(16 * RAM_COUNT, b"\0")
+
+
 def diary_word(name: str) -> int:
     """Return the offset of a word of the diary: ``HEAD``, ``LIMIT``, or the ``LOCK`` on it."""
     return CONTROL + _DIARY_WORDS + 8 * ("HEAD", "LIMIT", "LOCK").index(name)
@@ -227,6 +244,8 @@ def constants(code: int = CODE) -> str:
         "HASH": HASH,
         "OTHER_SIDE": _OTHER_SIDE,
         "MOVED": MOVED,
+        "RAM": RAM,
+        "RAM_COUNT": RAM_COUNT,
         "ALWAYS": ALWAYS,
         "STACK_SHIFT": (STACK_SIZE // SLOT_SIZE).bit_length() - 1,
         "STACK_SIZE": STACK_SIZE,

@@ -1,5 +1,5 @@
 # The TDX module as guest code, which a guest's two gates lead to. It is assembled behind
-# module.constants(), and its bytes are in module_image.py.
+# module.constants() and ram.S, and its bytes are in module_image.py.
 #
 # At `fault` and `tdcall`: interrupts off, CPL 0, every register as interrupted.
 #     RSP -> error code, RIP, CS, RFLAGS, RSP, SS      (Intel SDM vol. 3A, figure 6-9)
@@ -622,24 +622,7 @@ walk:	mov	rax, cr3
 4:	stc
 	ret
 
-# In: RAX = a physical address. Out: CF where it is RAM's. RCX is lost.
-is_ram:	push	rdx
-	xor	edx, edx
-1:	lea	rcx, [rip + start + DATA + RAM]
-	sub	rax, [rcx + rdx]
-	cmp	rax, [rcx + rdx + 8]
-	jb	2f
-	add	rax, [rcx + rdx]
-	add	edx, 16
-	cmp	edx, 16 * RAM_COUNT
-	jb	1b
-	pop	rdx
-	clc
-	ret
-2:	add	rax, [rcx + rdx]
-	pop	rdx
-	stc
-	ret
+ram_ranges
 
 # In: RAX = a physical address. Out: CF, or RAX = its place in the window.
 seen:	data	cmp, rax, C_REACH

@@ -14,7 +14,6 @@ TDG.VP.VEINFO.GET.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -60,8 +59,6 @@ REASONS = {"CPUID": 10, "HLT": 12, "IO": 30, "RDMSR": 31, "WRMSR": 32}
 _TAG = 248
 """Offset of what an instruction that has raised #VE is told from others by, in its entry of
 :data:`FAULTS`, which is a record of the monitor's else: the port, MSR or leaf, and the reason."""
-RAM_COUNT = 32
-"""Pieces of RAM that can be told from devices."""
 STACK = 0x8000
 """Bytes of a kernel's stack, at most: a hypercall is as near to the frame of its #VE."""
 
@@ -70,8 +67,6 @@ _WORDS = (
 )  # fmt: skip
 _COUNTERS = layout.MODULE_DATA + 0x100
 _COUNTED = "FAULTS", "FETCHED", "RAISED", "KEPT", "ANSWERED", "UNASKED"
-RAM = layout.MODULE_DATA + 0x200
-"""Offset in the block of the ranges of RAM: address and size of each."""
 KEYS = layout.MODULE_DATA + 0x400
 VES = layout.MODULE_DATA + 0x1000
 FAULTS = VES + VCPUS * VE_SIZE
@@ -128,14 +123,7 @@ class ModuleControl:
             "THREAD": self.thread,
         }
         head = b"".join(words.get(name, 0).to_bytes(8, "little") for name in _WORDS)
-        return head.ljust(RAM - layout.MODULE_DATA, b"\0") + pack_ram(self.ram)
-
-
-def pack_ram(ram: Sequence[range]) -> bytes:
-    """Return the bytes for :data:`RAM` of physical ranges. Raises ValueError: too many."""
-    if len(ram) > RAM_COUNT:
-        raise ValueError(f"RAM in {len(ram)} pieces: {RAM_COUNT} are possible")
-    return b"".join(struct.pack("<2Q", part.start, len(part)) for part in ram)
+        return head.ljust(layout.RAM - layout.MODULE_DATA, b"\0") + layout.pack_ram(self.ram)
 
 
 def counter(name: str) -> int:
@@ -168,8 +156,6 @@ def constants() -> str:
         "TDCALL": TDCALL_ERROR,
         "CODE_SIZE": CODE_SIZE,
         "STACK": STACK,
-        "RAM": RAM,
-        "RAM_COUNT": RAM_COUNT,
         "EPT_VIOLATION": EPT_VIOLATION,
         "VEINFO_GET": 3,
         "REQUEST_MMIO": 48,

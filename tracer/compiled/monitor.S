@@ -1,5 +1,5 @@
 # The monitor: what a guest runs inside whose inputs are recorded. It is assembled behind
-# monitor.constants() and copy.S, and its bytes are in monitor_image.py.
+# monitor.constants(), copy.S and ram.S, and its bytes are in monitor_image.py.
 #
 # It runs in the guest's RAM at its physical address, with page tables that map all memory to
 # itself, and with GIF clear: nothing interrupts it (AMD64 Architecture Programmer's Manual vol. 2,
@@ -23,6 +23,7 @@
 .set V_DELIVERED, 0x88
 .set V_SHADOW, 0x68
 .set V_EVENT, 0xa8
+.set V_NESTED, 0x90
 .set V_CS, 0x410
 .set V_CS_ATTRIBUTES, 0x412
 .set V_CS_LIMIT, 0x414
@@ -1418,21 +1419,9 @@ answered:
 	je	register
 	jmp	enter
 
-# In: RAX = a physical address. Out: CF where it is RAM's. RCX and RDX are lost.
-is_ram:	xor	edx, edx
-	lea	rcx, [rip + start + DATA + RAM]
-1:	sub	rax, [rcx + rdx]
-	cmp	rax, [rcx + rdx + 8]
-	jb	2f
-	add	rax, [rcx + rdx]
-	add	edx, 16
-	cmp	edx, 16 * RAM_COUNT
-	jb	1b
-	clc
-	ret
-2:	add	rax, [rcx + rdx]
-	stc
-	ret
+ram_ranges
+
+ways_through
 
 # ---- the guest's code
 
@@ -1532,10 +1521,19 @@ settled:
 	clc
 1:	ret
 
-# In: RDX = a linear address. Out: CF, or RAX = the physical one, R11 = all entries ANDed, and what
-# the last one is in LEAF. RCX and RDI are lost.
+# As `walk`, but CF too where it is no memory that it leads to.
 translate:
-	mov	r11, -1
+	call	walk
+	jc	1f
+	in_ram	rax, rdi, 2f
+	clc
+1:	ret
+2:	stc
+	ret
+
+# In: RDX = a linear address. Out: CF, or RAX = the physical one, R11 = all entries ANDed, and what
+# the last one is in LEAF. RCX and RDI are lost. Tables are read in memory alone.
+walk:	mov	r11, -1
 	mov	qword ptr [r15 + STATE + S_LEAF], 0
 	mov	rax, rdx
 	xor	edi, edi
@@ -1549,6 +1547,7 @@ translate:
 	mov	ecx, 48
 1:	mov	rax, [r15 + V_CR3]
 2:	control	and, rax, C_ADDRESS
+	in_ram	rax, rdi, 9f
 	mov	rdi, rdx
 	shr	rdi, cl
 	and	edi, 511
@@ -1584,6 +1583,7 @@ translate:
 	bt	qword ptr [r15 + V_CR4], 5
 	jnc	6f
 	and	eax, ~31
+	in_ram	rax, rdi, 9b
 	mov	edi, edx
 	shr	edi, 30
 	mov	rax, [rax + rdi * 8]
@@ -1592,6 +1592,7 @@ translate:
 	mov	ecx, 21
 	jmp	2b
 6:	and	eax, ~4095
+	in_ram	rax, rdi, 9b
 	mov	edi, edx
 	shr	edi, 22
 	mov	eax, [rax + rdi * 4]
@@ -1615,6 +1616,7 @@ translate:
 	clc
 	ret
 7:	and	eax, ~4095
+	in_ram	rax, rdi, 9b
 	mov	edi, edx
 	shr	edi, 12
 	and	edi, 1023
@@ -1817,7 +1819,7 @@ ins_:	mov	rbx, [r15 + STATE + 8 * 7]
 	movzx	r9d, byte ptr [r13 + R_MANNER]
 	xor	esi, esi
 1:	lea	rdx, [rbx + rsi]
-	call	translate
+	call	walk
 	mov	edi, 0
 	jc	string_fault
 	# A device that is traced: QEMU tells of a reserved bit with P clear.
@@ -1839,7 +1841,19 @@ ins_:	mov	rbx, [r15 + STATE + 8 * 7]
 	jc	string_fault
 	cmp	byte ptr [r15 + V_CPL], 3
 	je	string_fault
-3:	mov	[r15 + STATE + S_PLACES + rsi * 8], rax
+3:	# With nested traps what faults is behind it.
+	test	byte ptr [r15 + V_NESTED], 1
+	jz	4f
+	push	rbp
+	push	rsi
+	mov	rsi, rax
+	mov	ecx, r12d
+	and	ecx, 1
+	call	reaches
+	pop	rsi
+	pop	rbp
+	jc	string_device
+4:	mov	[r15 + STATE + S_PLACES + rsi * 8], rax
 	inc	esi
 	cmp	esi, r9d
 	jb	1b
@@ -1921,6 +1935,15 @@ advance:
 # Nothing is left to do: the record is not made.
 none:	call	forget
 	jmp	8b
+
+# In: RAX = a physical address at which the element lies. The guest has come to it.
+string_device:
+	mov	[r15 + V_INFO2], rax
+	mov	dword ptr [r15 + V_DELIVERED], 0
+	call	forget
+	and	r12d, 1
+	add	r12d, r12d			# INS writes
+	jmp	nested
 
 # In: EDI = bits P and RSVD of the error code; RDX = the linear address.
 string_fault:

@@ -31,6 +31,10 @@ class Outside(Protocol):
         """Return registers by GDB's names, the guest's control registers for the monitor's."""
         ...
 
+    def follow(self, regions: RegionMap) -> None:
+        """Know where memory is by now."""
+        ...
+
 
 class GuestView:
     """Follow one guest.
@@ -89,6 +93,8 @@ class GuestView:
         """Take the memory map as it is now."""
         self.regions = regions
         self._stale = False
+        if self.monitor is not None:
+            self.monitor.follow(regions)
 
     def space(self, cr3: int, cr4: int) -> AddressSpace:
         """Return where linear addresses lead for a vCPU with these control registers."""

@@ -7,6 +7,8 @@ from itertools import chain
 
 import common_image
 import pytest
+from monitor_cpu import DEVICE_AT, RAM_SIZE, MonitorCpu
+from ram import PAGING, Ram
 
 from tracer.compiled import layout, monitor
 from tracer.compiled.inputs import Input
@@ -14,6 +16,7 @@ from tracer.compiled.layout import RING, THUNKS, Control
 from tracer.compiled.module import FAULTS
 from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, monitor_size, outside
 from tracer.compiled.monitor_image import IMAGES
+from tracer.x86.paging import PRESENT, WRITABLE
 from tracer.x86.segment import Segment
 from tracer.x86.state import GPR, Mode
 
@@ -166,6 +169,54 @@ def test_its_size_grows_with_the_vcpus() -> None:
     assert monitor_size(2) - monitor_size(1) == monitor.PER_VCPU
     assert CODE.root(5) == PLACE + 2 * monitor.PER_VCPU
     assert len(CODE.shared(True, True, (), 0x10)) == monitor_size(2) - 2 * monitor.PER_VCPU
+
+
+STACK, COPY = 0xFFFF_C900_0080_0000, 0x38_0000
+assembles = pytest.mark.skipif(not common_image.is_possible(), reason="binutils are not there")
+
+
+@assembles
+@pytest.mark.parametrize("behind", [DEVICE_AT, RAM_SIZE, None])
+def test_a_stack_is_copied_as_far_as_memory_goes(behind: int | None) -> None:
+    ram = Ram(RAM_SIZE)
+    ram.map(STACK, 0x20_0000)
+    if behind is not None:
+        ram.map(STACK + 4096, behind)
+    ram.write(0x20_0000, bytes(range(256)) * 16)
+    cpu = MonitorCpu(ram)
+    cpu.call("run", rdx=STACK + 0xFF0, r10=COPY, r9=COPY + 0x1000)
+    assert cpu.register("r10") == COPY + 16 and not cpu.touched
+    assert cpu.read(COPY, 16) == bytes(range(0xF0, 0x100))
+    # One that begins there has nothing.
+    cpu.call("run", rdx=STACK + 4096, r10=COPY, r9=COPY + 0x1000)
+    assert cpu.register("r10") == COPY and not cpu.touched
+
+
+@assembles
+@pytest.mark.parametrize("level", [2, 3, 4])
+def test_the_guests_tables_are_read_in_memory_alone(level: int) -> None:
+    ram = Ram(RAM_SIZE)
+    entry = (
+        ram.map(STACK, 0x20_0000, level=level)
+        if level < 4
+        else PAGING.cr3 + 8 * (STACK >> 39 & 511)
+    )
+    ram.write(entry, struct.pack("<Q", DEVICE_AT | PRESENT | WRITABLE))
+    cpu = MonitorCpu(ram)
+    assert cpu.call("translate", rdx=STACK) and not cpu.touched
+
+
+@assembles
+@pytest.mark.parametrize("cr4", [0, 1 << 5])
+def test_so_are_those_of_code_outside_long_mode(cr4: int) -> None:
+    ram = Ram(RAM_SIZE)
+    for page in (0, 8):  # the first entries of a root, of 4 bytes or of 8
+        ram.write(PAGING.cr3 + page, struct.pack("<Q", DEVICE_AT | PRESENT))
+    cpu = MonitorCpu(ram, efer=0, cr4=cr4)
+    assert cpu.call("translate", rdx=0x1234) and not cpu.touched
+    plain = MonitorCpu(ram, efer=0, cr0=0)
+    assert not plain.call("translate", rdx=0x1234) and plain.register("rax") == 0x1234
+    assert plain.call("translate", rdx=DEVICE_AT)
 
 
 def test_the_manner_of_code_is_that_of_its_segment() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
+from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import (
@@ -21,7 +22,7 @@ from tracer.access.vcpu import (
     VcpuState,
 )
 from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu
-from tracer.compiled import flagging, module, monitor
+from tracer.compiled import flagging, layout, module, monitor
 from tracer.compiled.diary import Current
 from tracer.compiled.flagging import NO_INPUTS
 from tracer.compiled.inputs import INPUT_FIELDS, Input
@@ -103,11 +104,20 @@ class Monitor:
         memory.write(code.root(5), shared)
         memory.write(self._block + monitor.PLACE, code.code)
         memory.write(self._block + monitor.word("PORTS"), int(ports).to_bytes(8, "little"))
+        self.follow(self._view.regions)
         self._view.monitor = self
 
+    def follow(self, regions: RegionMap) -> None:
+        """Know where memory is by now: what lies elsewhere the code does not access by itself."""
+        memory = list(regions.ram)
+        if self._kind is Kind.PLAIN:
+            # Firmware executes in a flash chip; to a host's own pages it is none.
+            memory += regions.shown
+        memory.sort(key=lambda span: span[0] - span[1])
+        found = [range(first, last + 1) for first, last in memory[: layout.RAM_COUNT]]
+        self._write(layout.RAM, layout.pack_ram(found))
+
     def _begin_encrypted(self) -> None:
-        ram = [range(first, last + 1) for first, last in self._view.regions.ram]
-        self._write(module.RAM, module.pack_ram(ram))
         self._write(monitor.word("GHCB_MSR"), GHCB_STAND_IN.to_bytes(8, "little"))
 
     def _begin_domain(self, space: AddressSpace, idt: int) -> None:
@@ -330,6 +340,7 @@ class Monitor:
         """
         code, memory = self.code, self._view.memory
         self._write(monitor.PLACE, code.code)
+        self.follow(self._view.regions)
         self._write(monitor.word("CLOSED"), (1).to_bytes(8, "little"))
         self._write(monitor.word("DOMAIN"), bytes(8))
         quiet = code.shared(False, False, (), 0)[monitor.MAPS :]
