@@ -30,6 +30,8 @@ from tracer.compiled import flagging, monitor
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.intercept.ring.input_bell import InputBell
 from tracer.intercept.trap import GoOn, StandStill
+from tracer.query.condition import parse
+from tracer.query.pending import PendingFacts
 from tracer.trace.inputs import RAISED
 from tracer.trace.record import Intercept, Mark
 
@@ -251,6 +253,31 @@ def test_an_interrupt_is_told_by_its_vector_and_may_be_late() -> None:
     assert asked.pendings[0].transfer.value == 0x30 and asked.pendings[0].fixed
     assert asked.record.text == "interrupt"
     assert asked.record.note == "by rule 2, 2e-08 s late"
+
+
+def test_the_message_of_an_interrupt_is_asked_about_before_it() -> None:
+    asked = Asked(row(Input.IRQ, 0x30, 0x30, width=1, rip=HERE, following=HERE))
+    journal = asked.run.loop.journal
+    causes = journal.blocks._causes
+    for at, value in enumerate((0xFEE0_1004, 0, 0x30, 0)):
+        causes.note(0, "memory", 16 + 4 * at, "nvme.msix-table", "write", 4, value)
+    seq = asked.run.loop.traced.interceptor.ledger.sequence
+    asked.handle(
+        (AskBefore, asked.told(Go())), (AskBefore, asked.told(Go())),
+        (BreakAlone, asked.carried), (BreakAlone, None),
+        (AskCompleted, lambda wanted: wanted.cpu),
+    )  # fmt: skip
+    message, interrupt = asked.pendings
+    assert (message.transfer.space, message.transfer.value) == ("msi", 0x30)
+    assert (message.seq, interrupt.seq) == (seq, seq + 1)
+    assert message.fixed and message.cause == interrupt.cause == "nvme[1]"
+    facts = PendingFacts(message)
+    assert parse('data == 0x30 and source == "nvme[1]" and not cause == "nvme[1]"').test(facts)
+    assert parse('cause == "nvme[1]" and space == irq').test(PendingFacts(interrupt))
+    first, second = asked.record.accesses
+    assert (first.space, first.physical, first.value) == ("msi", 0xFEE0_1004, 0x30)
+    assert (second.space, second.value) == ("irq", 0x30) and asked.record.seq == seq
+    assert asked.run.loop.traced.interceptor.ledger.sequence == seq + 2
 
 
 def test_code_of_a_programs_at_that_address_goes_on() -> None:

@@ -34,10 +34,15 @@ def unwitnessed(done: Run) -> str:
 
 
 def attributed(done: Run) -> int:
-    """Return how many interrupts there are, each of the cause that QEMU's messages tell."""
+    """Return how many interrupts there are, each of the cause that QEMU's messages tell.
+
+    Those of messages have these before them, with the address and the data that QEMU sent.
+    """
     *_, came = re.findall(r"^ irq +([\d,]+) ", done.out, re.MULTILINE)
     (told,) = re.findall(r"^([\d,]+) interrupts have the cause (.*)$", done.out, re.MULTILINE)
     assert told == (came, "that the messages tell")
+    (messages,) = re.findall(r"^ msi +([\d,]+) +([\d,]+) +0 +0 +0", done.out, re.MULTILINE)
+    assert messages[0] == messages[1]
     return int(came.replace(",", ""))
 
 
@@ -71,7 +76,7 @@ def test_everything_is_in_one_order(records: list[Intercept]) -> None:
     times = [record.time_ns for record in records]
     assert times == sorted(times)
     spaces = [record.accesses[0].space for record in records]
-    assert set(spaces) == {"memory", "port", "msr", "cpuid", "irq"}
+    assert set(spaces) == {"memory", "port", "msr", "cpuid", "irq", "msi"}
     turns = sum(a != b for a, b in pairwise(spaces))
     assert turns > 100
 
@@ -118,6 +123,12 @@ def test_the_trace_holds_to_its_instructions_and_is_read_by_all(
     asked = run(tmp_path, "show", "--json", "--if", 'cause == "nvme[1]"', default.trace)
     told = [json.loads(line) for line in asked.out.splitlines()]
     assert len(told) == causes["nvme[1]"] and all(each["space"] == "irq" for each in told)
+    asked = run(tmp_path, "show", "--json", "--if", 'source == "nvme[1]"', default.trace)
+    sent = [json.loads(line) for line in asked.out.splitlines()]
+    assert [each["seq"] + 1 for each in sent] == [each["seq"] for each in told]
+    vectors = [int(each["value"], 16) for each in told]
+    assert [int(each["data"], 16) & 0xFF for each in sent] == vectors
+    assert {each["address"] for each in sent} == {"0xfee01004"}
     assert run(tmp_path, "diff", default.trace, default.trace).status == 0
 
 

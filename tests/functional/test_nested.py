@@ -41,7 +41,7 @@ def test_a_kernel_is_traced_without_a_hook_in_it(default: Run) -> None:
     drove_its_devices(default)
     records = read_trace(default.trace).intercepts
     spaces = {access.space for record in records for access in record.accesses}
-    assert spaces == {"memory", "port", "config", "msr", "cpuid", "irq"}
+    assert spaces == {"memory", "port", "config", "msr", "cpuid", "irq", "msi"}
     ways = {record.via for record in records}
     assert ways == {"emulated", "compiled", "monitor"}
 

@@ -106,6 +106,11 @@ def irq(vector: int) -> MemoryAccess:
     return _input("irq", vector, "write", 1, vector, "irq", vector)
 
 
+def msi(address: int, data: int | None) -> MemoryAccess:
+    """Make the message that an interrupt came of."""
+    return _input("msi", address, "read", 4, data, "msi", address)
+
+
 def cpuid(leaf: int, subleaf: int = 0, values: Sequence[int] = range(4)) -> list[MemoryAccess]:
     """Make the four accesses of CPUID."""
     number = leaf | subleaf << 32

@@ -49,6 +49,7 @@ class Pending:
     why: str | None = None
     asked: Mapping[str, int] | None = None
     complete: bool = True
+    cause: str | None = None
 
     @property
     def is_input(self) -> bool:
@@ -58,7 +59,7 @@ class Pending:
     @property
     def fixed(self) -> bool:
         """Tell whether its value is nobody's to change, and known before, if at all."""
-        return self.via == "stepped" or self.transfer.space == "irq"
+        return self.via == "stepped" or self.transfer.space in ("irq", "msi")
 
     @property
     def continues(self) -> bool:

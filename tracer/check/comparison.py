@@ -31,7 +31,8 @@ class TracedAccess:
     device accesses of one instruction as there are extents. Where the vCPU's own access goes
     beyond, over the end of a page or of a device, ``whole`` is its physical address as seen from
     here, and its width; ``pieces`` counts the records of what is here. ``cause`` is what sent an
-    interrupt.
+    interrupt, ``message`` the address and data of the message that it came of, an address of 0 and
+    None where these are not known.
     """
 
     seq: int
@@ -46,6 +47,7 @@ class TracedAccess:
     whole: tuple[int, int] | None = None
     pieces: int = 1
     cause: str | None = None
+    message: tuple[int, int | None] | None = None
 
     @property
     def count(self) -> int:
@@ -110,6 +112,7 @@ class Comparison:
     regions, by region, and ``unwitnessed`` the records of which QEMU logs nothing, by space.
     ``attributed`` counts the interrupts whose cause is what the log's messages tell,
     ``misattributed`` those that have another one; neither has those of unknown cause.
+    ``unrecorded`` counts the log's messages that no record of the trace stands for.
     ``absent`` counts what QEMU saw of PCI configuration space where no function is, and ``late``
     the interrupts that QEMU gave the guest further on than where they came. Where the log is
     ``cut`` the counts tell of what comes before.
@@ -127,6 +130,7 @@ class Comparison:
     unwitnessed: dict[str, int] = field(default_factory=dict)
     attributed: int = 0
     misattributed: int = 0
+    unrecorded: int = 0
     absent: int = 0
     late: int = 0
     cut: Cut | None = None

@@ -13,9 +13,18 @@ from msgspec.structs import replace
 
 from tracer.check.divergence import Contrast
 from tracer.compiled.inputs import Given, Input, Manner, is_input, state_behind
+from tracer.compiled.message import Message
 from tracer.errors import EmulationError
 from tracer.trace.configuration import REGION
-from tracer.trace.inputs import CHANGED, INPUT_SPACES, LEFT_OUT, accesses_made, accesses_of
+from tracer.trace.inputs import (
+    CHANGED,
+    INPUT_SPACES,
+    LEFT_OUT,
+    accesses_made,
+    accesses_of,
+    interrupt_of,
+    message_access,
+)
 from tracer.trace.member import Space
 from tracer.trace.record import Intercept, MemoryAccess
 from tracer.trace.registers import Deferred, changed_values
@@ -28,18 +37,20 @@ _WIDTHS: dict[Space, int] = {"cpuid": 4, "irq": 1}  # 8 elsewhere
 _NEEDED = ("rip", "rflags", *GPR)
 _PREFIXES = frozenset(b"\x66\x67\x2e\x36\x3e\x26\x64\x65\xf2\xf3")
 _LOW = 0xFFFF_FFFF
+_MESSAGES = 0xFEE
+"""Bits 20 and above of an address that is a message's."""
 
 
 def is_known(record: Intercept) -> bool:
     """Tell whether a record has the bytes and the registers that say what it is."""
-    if record.accesses[0].space == "irq":
+    if interrupt_of(record.accesses) is not None:
         return True
     return bool(record.code) and {"rax", "rcx", "rdx"} <= record.before.keys()
 
 
 def contrasts_of_input(record: Intercept) -> list[Contrast]:
     """Return how a record of an input differs from what its instruction does."""
-    before, access = record.before, record.accesses[0]
+    before, access = record.before, _own(record)
     match access.space:
         case "port":
             return [*_of_port(record, access)]
@@ -85,19 +96,22 @@ def _of_port(record: Intercept, access: MemoryAccess) -> Iterator[Contrast]:
 
 def contrasts_of_accesses(record: Intercept) -> list[Contrast]:
     """Return how the accesses of a record are not those that its first one comes with."""
-    kind = _KINDS.get(record.accesses[0].space) if record.accesses else None
+    kind = _KINDS.get(_own(record).space) if record.accesses else None
     if kind is None:
         return [Contrast("accesses", "an input", str(len(record.accesses)))]
-    first, *_ = made = record.accesses
+    first, made = _own(record), record.accesses
+    wrong: list[Contrast] = []
+    if kind is Input.IRQ and made[0].space == "msi":
+        message, *made = made
+        wrong += _of_message(message, first)
     count = accesses_of(kind, first.physical)
     if len(made) != count:
-        return [Contrast("accesses", str(count), str(len(made)))]
+        return [*wrong, Contrast("accesses", str(count), str(len(made)))]
     region, offset = first.region or "", first.offset or 0
     found = None if region == "port" else (region, offset)
     due = accesses_made(kind, _given(record, first), lambda port, direction: found)
     if len(due) < count:
         due.append(_configuration(first, made[-1]))
-    wrong = []
     for number, (expected, actual) in enumerate(zip(due, made, strict=True)):
         if _says(record, CHANGED):
             expected = replace(expected, device=actual.device)
@@ -112,7 +126,7 @@ def contrasts_of_accesses(record: Intercept) -> list[Contrast]:
 
 def contrasts_of_code(record: Intercept) -> list[Contrast]:
     """Return how a record of an input differs from what its code and its values make of it."""
-    kind = _KINDS[record.accesses[0].space]
+    kind = _KINDS[_own(record).space]
     if kind is Input.IRQ:
         return [*contrasts_of_input(record), *_of_registers(record, kind, None)]
     try:
@@ -133,6 +147,22 @@ def contrasts_of_code(record: Intercept) -> list[Contrast]:
     return [*wrong, *contrasts_of_input(record), *_of_registers(record, kind, insn)]
 
 
+# The message of an interrupt comes before it.
+def _own(record: Intercept) -> MemoryAccess:
+    return interrupt_of(record.accesses) or record.accesses[0]
+
+
+# Ref: Intel SDM vol. 3A, 10.11.1 and 10.11.2: where messages go, and which vector one tells.
+def _of_message(message: MemoryAccess, interrupt: MemoryAccess) -> Iterator[Contrast]:
+    expected = message_access(Message(message.physical or None, message.value))
+    if expected != message:
+        yield Contrast("message", _told(expected), _told(message))
+    if message.physical and message.physical >> 20 != _MESSAGES:
+        yield Contrast("message", "an address from 0xfee00000 on", hex(message.physical))
+    if message.value is not None and (message.value ^ interrupt.physical) & 0xFF:
+        yield Contrast("message", f"vector {interrupt.physical:#x}", hex(message.value))
+
+
 # A reader works out what lies in a block by what is held to the record here.
 def _of_registers(record: Intercept, kind: Input, insn: Instruction | None) -> Iterator[Contrast]:
     told = record.before
@@ -146,7 +176,7 @@ def _of_registers(record: Intercept, kind: Input, insn: Instruction | None) -> I
         # A segment's base may stand between RIP and the linear address in other modes.
         if insn is not None and insn.mode is Mode.LONG:
             following = insn.next_rip
-        says = _given(record, record.accesses[0], following)
+        says = _given(record, _own(record), following)
         after = changed_values(before, state_behind(kind, says, before, insn))
         for name in _NEEDED:
             was = told.get(name)

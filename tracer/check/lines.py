@@ -8,7 +8,7 @@ from dataclasses import replace
 from tracer.check.comparison import Difference
 from tracer.check.diff import Line, RegionDiff, Step
 from tracer.check.divergence import Divergence
-from tracer.check.witness.territory import INTERRUPTS
+from tracer.check.witness.territory import INTERRUPTS, MESSAGES
 from tracer.text.printable import printable
 from tracer.trace.layout import padded, short
 from tracer.trace.lines import _touch, mark_line
@@ -22,6 +22,8 @@ def difference_line(difference: Difference) -> str:
     told = []
     if difference.region == INTERRUPTS:
         return f"{difference.kind:<9}  {INTERRUPTS}  {after}: {'; '.join(_interrupts(difference))}"
+    if difference.region == MESSAGES:
+        return f"{difference.kind:<9}  {MESSAGES}  {after}: {'; '.join(_messages(difference))}"
     if traced is not None:
         value = padded(traced.value, traced.width)
         how = f"{short(traced.direction, traced.width)} {traced.address:#x} {value}"
@@ -46,6 +48,17 @@ def _interrupts(difference: Difference) -> Iterator[str]:
     for entry in difference.logged:
         vector = padded(entry.value, 1)
         yield f"QEMU's line {entry.line} cpu {entry.cpu} vector {vector} at {entry.address:#x}"
+
+
+def _messages(difference: Difference) -> Iterator[str]:
+    traced = difference.traced
+    if traced is not None and traced.message is not None:
+        address, data = traced.message
+        to = f"{address:#x}" if address else "?"
+        yield f"traced #{traced.seq - 1} {padded(data, 4)} to {to} before vector {traced.value:#x}"
+    for entry in difference.logged:
+        sent = ", ".join(f"{data:#x} to {to:#x}" for to, data in sorted(entry.messages))
+        yield f"before QEMU's line {entry.line} {sent or 'no message of that vector'}"
 
 
 def divergence_lines(divergence: Divergence) -> list[str]:

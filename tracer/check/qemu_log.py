@@ -31,7 +31,8 @@ class LogEntry:
     ``irq`` for an interrupt, and ``memory`` for memory and ports.
 
     Of an interrupt ``sender`` is whose the messages of its vector were, None where nobody is known
-    for one, and ``sent`` tells that these have come since the last one.
+    for one, ``messages`` are the address and data of each, and ``sent`` tells that these have come
+    since the last one.
 
     ``refused`` marks an access whose width or alignment the device model does not take: reads
     answer 0, writes go nowhere, ``address`` is an offset into the region, and ``cpu`` is not known.
@@ -48,6 +49,7 @@ class LogEntry:
     space: Space = "memory"
     sender: str | None = None
     sent: bool = False
+    messages: frozenset[tuple[int, int]] = frozenset()
 
 
 class Beside(Protocol):

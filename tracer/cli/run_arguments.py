@@ -22,7 +22,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, output: argparse._Argumen
         nargs="?",
         const="",
         help="record what else the host gives the guest: port, which has PCI configuration space "
-        "(config) by ports as well, msr, cpuid, irq, tsc (all but tsc without KINDS)",
+        "(config) by ports as well, msr, cpuid, irq, which has the messages (msi) that interrupts "
+        "came of, tsc (all but tsc without KINDS)",
     )
     output.add_argument(
         "--trap",

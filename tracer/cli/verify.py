@@ -98,6 +98,12 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
             f"{comparison.attributed:,} interrupts have the cause that the messages tell{wrong}",
             file=stream,
         )
+    if comparison.unrecorded:
+        print(
+            f"{comparison.unrecorded:,} messages of the log have no record: no interrupt came of"
+            " them, or one with others",
+            file=stream,
+        )
     if comparison.firmware:
         print(f"{comparison.firmware} accesses of firmware left out", file=stream)
     if comparison.absent:
@@ -147,6 +153,7 @@ def _object(comparison: Comparison) -> dict[str, Any]:
         "sources": [{"source": name, "messages": count} for name, count in _sources(comparison)],
         "attributed": comparison.attributed,
         "misattributed": comparison.misattributed,
+        "unrecorded": comparison.unrecorded,
         "firmware": comparison.firmware,
         "late": comparison.late,
         "marked": comparison.marked,

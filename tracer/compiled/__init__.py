@@ -12,6 +12,7 @@ __all__ = (
     "flagging",
     "inputs",
     "layout",
+    "message",
     "module",
     "monitor",
     "pending",

@@ -68,8 +68,8 @@ class Site:
 class HostInputs:
     """Count reads as they come, in memory that grows with the call sites and what they read.
 
-    A write is no input. Neither is an access that was never made, nor an interrupt: its vector is
-    all that a host chooses there, and no instruction asks for it.
+    A write is no input. Neither is an access that was never made, nor an interrupt or its message:
+    the vector is all that a host chooses there, and no instruction asks for it.
     """
 
     def __init__(self) -> None:

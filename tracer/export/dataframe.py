@@ -41,6 +41,7 @@ _COLUMNS = {
     "lost": "Int64",
     "space": "String",
     "cause": "String",
+    "source": "String",
 }
 """The columns, with the names of polars' types."""
 

@@ -49,6 +49,7 @@ SCHEMA = pa.schema(
         ("lost", pa.int64()),
         ("space", _NAME),
         ("cause", _NAME),
+        ("source", _NAME),
     ]
 )
 """The columns; names and values are null where not known."""

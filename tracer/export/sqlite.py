@@ -55,6 +55,7 @@ _COLUMNS = {
     "lost": "INTEGER",
     "space": "TEXT NOT NULL",
     "cause": "TEXT",
+    "source": "TEXT",
     "stack": "INTEGER",
     "breach": "TEXT",
 }

@@ -31,7 +31,7 @@ from tracer.intercept.poison import (
 )
 from tracer.intercept.view import GuestView
 from tracer.trace.configuration import REGION, configuration_space
-from tracer.trace.inputs import INPUT_SPACES, interrupts
+from tracer.trace.inputs import INPUT_SPACES, interrupts, messages
 from tracer.trace.member import Space
 from tracer.trace.record import MapRecord, RegionInfo, RegionRecord
 from tracer.x86.nested import NestedTables
@@ -77,7 +77,8 @@ class Coverage:
 
     def record(self, inputs: Collection[Input]) -> None:
         """Have inputs of these kinds be known to be recorded."""
-        self.inputs = [space for kind, space in INPUT_SPACES.items() if kind in inputs]
+        spaces = [space for kind, space in INPUT_SPACES.items() if kind in inputs]
+        self.inputs = [*spaces, "msi"] if "irq" in spaces else spaces
 
     async def refresh(self) -> RegionMap:
         """Ask where devices are now, and announce what is new or has moved."""
@@ -102,6 +103,7 @@ class Coverage:
             self._announce(REGION, configuration_space())
         if "irq" in self.inputs:
             self._announce("irq", interrupts())
+            self._announce("msi", messages())
         return view.regions
 
     def _announce(self, key: str, info: RegionInfo) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from tracer.compiled.message import Message
 from tracer.intercept.view import GuestView
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord, PlacesRecord
@@ -33,13 +34,14 @@ class Journal:
         self.progress: Callable[[str], None] = lambda _: None
         self.blocks = Blocks()
         self._last: Intercept | BlockRecord | None = None
+        self._settled: BlockRecord | None = None
 
     def publish(self, line: Line) -> None:
         """Hand a line to every scribe, in order, and its records to every subscriber."""
         for scribe in self.scribes:
             scribe(line)
-        if isinstance(line, BlockRecord | Intercept) and isinstance(self._last, BlockRecord):
-            self.blocks.skip(self._last)  # nobody has asked for its records
+        if isinstance(line, BlockRecord | Intercept):
+            self._settle()
         if isinstance(line, BlockRecord):
             self._last = line
             if not self.subscribers:
@@ -64,9 +66,28 @@ class Journal:
     @property
     def latch(self) -> Latch:
         """Return what leads to PCI configuration space now."""
-        if isinstance(self._last, BlockRecord):
-            self.blocks.skip(self._last)
+        self._settle()
         return self.blocks.latch
+
+    def with_messages(self, rows: bytes, window: int) -> bytes:
+        """Return rows that come next, with the messages that their interrupts came of.
+
+        ``window`` is as in a block. Raise TraceError where they are not what a guest leaves.
+        """
+        self._settle()
+        return self.blocks.with_messages(rows, window)
+
+    def message(self, vcpu: int, vector: int) -> tuple[str, Message | None]:
+        """Return what an interrupt comes of that is given next: its cause, and its message."""
+        self._settle()
+        return self.blocks.message(vcpu, vector)
+
+    # Nobody may have asked for the records of the last block.
+    def _settle(self) -> None:
+        last = self._last
+        if isinstance(last, BlockRecord) and last is not self._settled:
+            self.blocks.skip(last)
+            self._settled = last
 
     def mark(
         self, text: str, qemu_log_offset: int | None = None, qemu_log_from: int | None = None

@@ -162,7 +162,7 @@ INPUTS = {**_KINDS, "config": Input.PORT, "msi": Input.IRQ}
 """The kinds of inputs, by the names that people give them.
 
 PCI configuration space is accessed by ports, and recorded wherever these are. No vCPU takes part in
-a message (MSI): it is told as the cause of the interrupt that comes of it.
+a message (MSI): it is recorded before the interrupt that comes of it.
 """
 
 

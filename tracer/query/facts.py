@@ -83,9 +83,19 @@ class Recorded:
         return None if chain is None else with_functions((self.record.symbol or "", *chain))
 
 
-def causes(record: Intercept) -> tuple[str, ...]:
-    """Return what may have sent the interrupt that a record is of; nothing for all else."""
-    return () if record.cause is None else tuple(record.cause.split(" or "))
+def causes(record: Intercept, access: MemoryAccess) -> tuple[str, ...]:
+    """Return what may have sent an interrupt; nothing for all else."""
+    return senders(None if access.space == "msi" else record.cause)
+
+
+def sources(record: Intercept, access: MemoryAccess) -> tuple[str, ...]:
+    """Return what may have sent a message; nothing for all else."""
+    return senders(record.cause if access.space == "msi" else None)
+
+
+def senders(told: str | None) -> tuple[str, ...]:
+    """Return the names of which a cause is one; nothing without one."""
+    return () if told is None else tuple(told.split(" or "))
 
 
 def site(symbol: str | None) -> str:
@@ -149,6 +159,7 @@ _OF_RECORD = _Finders({
     "width": lambda told: told.access.width,
     "extent": lambda told: told.access.span,
     "address": lambda told: told.access.physical,
+    "data": lambda told: told.access.value if told.access.space == "msi" else None,
     "linear": lambda told: told.access.linear,
     "space": lambda told: told.access.space,
     "port": lambda told: _in_space(told.access, "port"),
@@ -175,7 +186,8 @@ _OF_RECORD = _Finders({
     "count": lambda told: None,
     "mnemonic": lambda told: mnemonic(told.record.text),
     "via": lambda told: told.record.via,
-    "cause": lambda told: causes(told.record),
+    "cause": lambda told: causes(told.record, told.access),
+    "source": lambda told: sources(told.record, told.access),
     "phase": lambda told: told.course.phase or "",
     "mark": lambda told: told.course.marks.last,
 })  # fmt: skip

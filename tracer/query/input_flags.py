@@ -34,7 +34,10 @@ _ADDRESSES = frozenset(
 )
 """Facts that tell one input from another of its kind."""
 
-_NONE: dict[str, Fact] = {"port": -1, "msr": -1, "leaf": -1, "subleaf": -1, "via": "monitor"}
+_NONE: dict[str, Fact] = {
+    "port": -1, "msr": -1, "leaf": -1, "subleaf": -1, "data": -1, "cause": (), "source": (),
+    "via": "monitor",
+}  # fmt: skip
 _ELSEWHERE = 0xDEAD_BEEF
 """An MSR and a leaf that stand for all that have no bit of their own: where they lie is unknown."""
 
@@ -163,6 +166,12 @@ def _irqs(_: _Search) -> Iterator[tuple[int, dict[str, Fact]]]:
         yield flag_of_irq(vector), {"address": vector, "offset": vector, "value": vector}
 
 
+# Any vector may be a message's.
+def _messages(_: _Search) -> Iterator[tuple[int, dict[str, Fact]]]:
+    for vector in range(256):
+        yield flag_of_irq(vector), {}
+
+
 def _of(space: str, address: str = "") -> dict[str, Fact]:
     facts: dict[str, Fact] = {"space": space, "region": space, OWNERS: (space,), "device": space}
     if address:
@@ -174,5 +183,6 @@ _KINDS = (
     _Kind({"space": "port", "port": None}, ALL_PORTS, _ports, ("read", "write")),
     _Kind(_of("msr", "msr"), ALL_MSRS, _msrs, ("read", "write")),
     _Kind({**_of("cpuid", "leaf"), "subleaf": None}, ALL_LEAVES, _leaves),
-    _Kind(_of("irq"), ALL_IRQS, _irqs),
+    _Kind({**_of("irq"), "cause": None}, ALL_IRQS, _irqs),
+    _Kind({**_of("msi", "data"), "source": None}, ALL_IRQS, _messages),
 )

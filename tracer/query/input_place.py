@@ -22,11 +22,12 @@ _LIKE: dict[Space, str] = {
     "msr": "msr 0xc0000080 and msr EFER are",
     "cpuid": "cpuid 0x21, cpuid 7.1 and cpuid FEATURES are",
     "irq": "irq 0x30 is, and irq 0x30-0x3f is",
+    "msi": "msi 0x4023 is, and msi 0x4020-0x402f is",
 }
 INPUT_WORDS: tuple[Space, ...] = tuple(_LIKE)
 """The words that such a place begins with."""
 
-_BITS: dict[Space, int] = {"port": 16, "msr": 32, "cpuid": 32, "irq": 8}
+_BITS: dict[Space, int] = {"port": 16, "msr": 32, "cpuid": 32, "irq": 8, "msi": 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ def _numbers(space: Space, word: str) -> Span | None:
 
 _WHAT: Mapping[Space, str] = {
     "port": "port", "msr": "index of an MSR", "cpuid": "leaf of CPUID", "irq": "vector",
+    "msi": "data of a message",
 }  # fmt: skip
 
 
@@ -130,6 +132,8 @@ def _span(space: Space, first: int, last: int) -> str:
             return f"address touches {first:#x}..{last:#x}"
         case "cpuid":
             return f"leaf in {first:#x}..{last:#x}"
+        case "msi":
+            return f"data in {first:#x}..{last:#x}"
         case _:
             return f"address in {first:#x}..{last:#x}"
 

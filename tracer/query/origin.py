@@ -13,7 +13,10 @@ _KERNEL = 1 << 63
 """The lowest linear address of the kernel's half."""
 
 # Numbers that memory does not have are those of nothing, so that no access has to be asked about.
-_OF_MEMORY: dict[str, Fact] = {"space": "memory", "port": -1, "msr": -1, "leaf": -1, "subleaf": -1}
+_OF_MEMORY: dict[str, Fact] = {
+    "space": "memory", "port": -1, "msr": -1, "leaf": -1, "subleaf": -1, "data": -1,
+    "cause": (), "source": (),
+}  # fmt: skip
 
 NAMELESS = Partial({SITE: "", "symbol": "", "function": "", "module": " ", "$rip": -1})
 """Code that goes by no name, and is at no address."""

@@ -8,11 +8,12 @@ from tracer.access.decision import Pending
 from tracer.access.recorded import memory_access
 from tracer.access.region import UNASSIGNED
 from tracer.access.transfer import located
+from tracer.compiled.inputs import Input
 from tracer.confidential.handler import PROFILES, judge
 from tracer.devices.map import Named
 from tracer.query.condition.vocabulary import COVERED, MEMORY, OWNERS, Fact
 from tracer.query.course import Changes, Marks
-from tracer.query.facts import covered, high, low
+from tracer.query.facts import covered, high, low, senders
 from tracer.query.waiting import WaitingFacts
 from tracer.trace.event import Event
 from tracer.trace.inputs import KIND_OF_SPACE, mnemonic_of
@@ -71,6 +72,10 @@ class PendingFacts(WaitingFacts):
         transfer = self.pending.transfer
         return transfer.physical if transfer.space == space else None
 
+    def in_message(self, value: int | None) -> int | None:
+        """Return a value where it is what a message tells, None where it is another access's."""
+        return value if self.pending.transfer.space == "msi" else None
+
     @property
     def owners(self) -> tuple[str, ...]:
         """Return every name that stands for a device which the region belongs to."""
@@ -116,6 +121,7 @@ def event_of(pending: Pending, named: Named | None = None, phase: str | None = N
         accesses=[access],
         before={},
         after={},
+        cause=pending.cause,
     )
     return Event(pending.seq, record, access, phase, named)
 
@@ -123,7 +129,8 @@ def event_of(pending: Pending, named: Named | None = None, phase: str | None = N
 def _text(pending: Pending) -> str:
     if pending.insn is not None:
         return pending.insn.text
-    kind = KIND_OF_SPACE.get(pending.transfer.space)
+    space = pending.transfer.space
+    kind = Input.IRQ if space == "msi" else KIND_OF_SPACE.get(space)
     return "(bad)" if kind is None else mnemonic_of(kind, pending.transfer.direction)
 
 
@@ -148,5 +155,7 @@ _OF_PENDING: Mapping[str, Callable[[PendingFacts], Fact]] = {
     "seq": lambda live: live.pending.seq,
     "mnemonic": lambda live: mnemonic(live.pending.insn.text) if live.pending.insn else "",
     "via": lambda live: live.pending.via,
-    "cause": lambda live: None if live.pending.transfer.space == "irq" else (),
+    "data": lambda live: live.in_message(live.pending.transfer.value),
+    "cause": lambda live: senders(live.pending.cause) if live.in_space("irq") is not None else (),
+    "source": lambda live: senders(live.pending.cause) if live.in_space("msi") is not None else (),
 }

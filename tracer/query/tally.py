@@ -26,7 +26,9 @@ LIKE = "count by register, hist(value & 0xff), delta(time) by function"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _WORD = re.compile(r"\s*([A-Za-z_]\w*)")
 _SIGN = re.compile(r"\s*([(),])")
-_BITS = frozenset({"value", "offset", "address", "linear", "port", "msr", "leaf", "subleaf"})
+_BITS = frozenset(
+    {"value", "offset", "address", "linear", "port", "msr", "leaf", "subleaf", "data"}
+)
 
 Key = tuple[Fact, ...]
 """The values that a group of accesses has in common; None for what is not known of them."""

@@ -142,5 +142,5 @@ def _region_map(told: Sequence[RegionRecord], inputs: bool) -> RegionMap:
     memory = [each for (space, _), pieces in found.items() if space == "memory" for each in pieces]
     ports = [each for (space, _), pieces in found.items() if space == "port" for each, _ in pieces]
     ranges = sorted((region.start, region.end) for region, traced in memory if traced)
-    spaces: tuple[Space, ...] = tuple(KIND_OF_SPACE) if inputs else ()
+    spaces: tuple[Space, ...] = (*KIND_OF_SPACE, "msi") if inputs else ()
     return RegionMap([region for region, _ in memory], ranges, (), ports, spaces)

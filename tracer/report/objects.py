@@ -33,7 +33,8 @@ def access_object(event: Event) -> dict[str, Any]:
     ``skipped`` tells that it was left out.
     ``space`` is there where the access is to something else than memory, and ``address`` is the
     number of it there: a port, the index of an MSR, a leaf of CPUID with its subleaf. ``cause`` is
-    there for an interrupt: what sent it.
+    there for an interrupt: what sent it; ``source`` and ``data`` are for a message (MSI), with
+    ``address`` None where nobody knows where it went.
     """
     record, access, named = event.record, event.access, event.named
     calls = hypercalls(access)
@@ -49,7 +50,7 @@ def access_object(event: Event) -> dict[str, Any]:
         "region": access.region,
         "offset": _text(access.offset),
         "register": named.text if named is not None else None,
-        "address": hex(access.physical),
+        "address": _address(access),
         "width": access.width,
         "extent": access.extent,
         "direction": access.direction,
@@ -62,8 +63,19 @@ def access_object(event: Event) -> dict[str, Any]:
         "device": _text(access.device),
         "skipped": access.skipped,
         **({} if access.space == "memory" else {"space": access.space}),
-        **({} if record.cause is None else {"cause": record.cause}),
+        **_sent(record, access),
     }
+
+
+def _sent(record: Intercept, access: MemoryAccess) -> dict[str, str | None]:
+    if access.space == "msi":
+        return {"data": _text(access.value), "source": record.cause}
+    return {} if record.cause is None else {"cause": record.cause}
+
+
+def _address(access: MemoryAccess) -> str | None:
+    known = access.space != "msi" or access.physical
+    return hex(access.physical) if known else None
 
 
 # A guest that has asked is told with its own registers, or fields; of others, what they would ask.

@@ -219,7 +219,7 @@ class Control:
 
     def _no_interrupt(self, what: str) -> None:
         # The CPU has been told of an interrupt, which it waits to hear the end of.
-        if self.pending().transfer.space == "irq":
+        if self.pending().transfer.space in ("irq", "msi"):
             raise UsageError(f"an interrupt is given no {what}: it can be late")
 
     def rule(self, ruling: Ruling) -> None:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from tracer.compiled.asking import agreed, asked
 from tracer.compiled.inputs import Input, given
 from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.message import Message, message_of, note_message
 from tracer.compiled.reading import accesses, state_after, state_before, transfers
 from tracer.compiled.ring import Raw, raws
 from tracer.errors import TraceError
@@ -30,6 +31,7 @@ from tracer.trace.inputs import (
     accesses_of,
     configuration_access,
     intercept_of_input,
+    interrupt_of,
 )
 from tracer.trace.record import (
     Intercept,
@@ -143,10 +145,11 @@ class Blocks:
     def _follow(self, record: Intercept) -> Intercept:
         # Takes notice of a record that is no row's, and adds what those before it say of it.
         self._begun = None
-        first = record.accesses[0] if record.accesses else None
-        if first is not None and first.space == "irq":
-            cause = self._causes.cause(record.vcpu, first.physical)
+        interrupt = interrupt_of(record.accesses)
+        if interrupt is not None:
+            cause = self._causes.cause(record.vcpu, interrupt.physical)
             return record if record.cause is not None else replace(record, cause=cause)
+        first = record.accesses[0] if record.accesses else None
         if first is not None and first.space == "port" and not first.skipped:
             value = first.value if first.device is None else first.device
             self._latch.set(first.physical, first.width, value or 0, first.direction)
@@ -255,6 +258,10 @@ class Blocks:
             says = given(raw, site.input)
             if says.manner.raised and not says.manner.write:
                 return None
+            if site.input is Input.IRQ and not number:
+                message = message_of(raw)
+                if message is not None:
+                    return message.data
             # An access to configuration space comes behind the one to the port that it was made by.
             return says.values[min(number, len(says.values) - 1)]
         direction, start, width = (site.parts or ())[number]
@@ -333,6 +340,37 @@ class Blocks:
             self._latch.follow(says)
         return _NOTHING
 
+    def with_messages(self, rows: bytes, window: int) -> bytes:
+        """Return rows that follow the last line, with the messages that their interrupts came of.
+
+        Raise :exc:`TraceError` as :meth:`records`.
+        """
+        places = list(_PLACE_OF.iter_unpack(rows))
+        roles = {place: self._role(place, window) for place in set(places)}
+        if "irq" not in roles.values():
+            return rows
+        told = bytearray(rows)
+        latch, causes = self._latch.told, self._causes
+        self._causes = causes.copy()
+        try:
+            for at, place in enumerate(places):
+                role = roles[place]
+                if role is None:
+                    continue
+                row = rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
+                if role == "irq":
+                    (raw,) = raws(row)
+                    _, message = self._causes.expected(raw.vcpu, raw.linear)
+                    note_message(told, SLOT_SIZE * at, message)
+                self._go_on(role, place, row, window)
+        finally:
+            self._latch.told, self._causes = latch, causes
+        return bytes(told)
+
+    def message(self, vcpu: int, vector: int) -> tuple[str, Message | None]:
+        """Return what an interrupt would come of that is next: its cause, and its message."""
+        return self._causes.expected(vcpu, vector)
+
     def skip(self, block: BlockRecord) -> None:
         """Go past a block that no records are made of, but of those behind it.
 
@@ -350,7 +388,7 @@ class Blocks:
         for (linear, alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
             site = self._site(number)
             if site.input is not None:
-                found[accesses_of(site.input, linear)] += times
+                found[accesses_of(site.input, linear, alias)] += times
                 continue
             if site.parts is None:
                 both.add(number)
@@ -384,9 +422,9 @@ class Blocks:
         Raise :exc:`TraceError` as :meth:`records`.
         """
         found = 0
-        for (linear, _, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
+        for (linear, alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
             kind = self._site(number).input
-            found += 0 if kind is None else times * accesses_of(kind, linear)
+            found += 0 if kind is None else times * accesses_of(kind, linear, alias)
         return found
 
     def ways(self, rows: bytes, window: int) -> Counter[str]:

@@ -13,10 +13,11 @@ hw/intc/apic.c (apic_accept_pic_intr).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
+from tracer.compiled.message import Message
 from tracer.trace.member import Space
 from tracer.trace.messages import Holder, Messages, tells
 from tracer.x86.bus import Direction
@@ -52,6 +53,23 @@ _ALL = 0xFF
 def is_message(cause: str) -> bool:
     """Tell whether a cause, one name, sends messages: a device or a pin of the I/O APIC."""
     return cause not in (UNKNOWN, PIC, IPI, SELF_IPI) and not cause.startswith("lapic ")
+
+
+class _Sender(NamedTuple):
+    # Names what may have sent an interrupt, and the message that it sends, if it does.
+    name: str
+    message: Message | None = None
+
+
+# Any of them may have sent an interrupt: returns that in which all agree, if each sends messages.
+def _agreed(messages: Collection[Message | None]) -> Message | None:
+    sent = [each for each in messages if each is not None]
+    if not sent or len(sent) < len(messages):
+        return None
+    addresses, data = {each.address for each in sent}, {each.data for each in sent}
+    return Message(
+        addresses.pop() if len(addresses) == 1 else None, data.pop() if len(data) == 1 else None
+    )
 
 
 PICS: Final = {0x20: 0, 0x21: 0, 0xA0: 1, 0xA1: 1}
@@ -103,7 +121,7 @@ class Causes:
         # Vectors that were sent to a vCPU and have not come yet, and by whom each was sent last.
         self._due: dict[tuple[int, int], str] = {}
         self._sent: dict[int, str] = {}
-        self._known: dict[tuple[int, int], str] = {}
+        self._known: dict[tuple[int, int], tuple[str, Message | None]] = {}
 
     def copy(self) -> Causes:
         """Return what has followed the same."""
@@ -175,39 +193,63 @@ class Causes:
 
         It is :data:`UNKNOWN` where nobody is known to.
         """
+        told, _ = self.expected(vcpu, vector)
+        self._due.pop((vcpu, vector), None)
+        return told
+
+    def expected(self, vcpu: int, vector: int) -> tuple[str, Message | None]:
+        """Return what :meth:`cause` would, and the message that such an interrupt comes of.
+
+        There is none where its cause may be something that sends no message. Of a message that may
+        be one of several, that is known in which all of these agree.
+        """
         self._vcpus.add(vcpu)
-        sent = self._due.pop((vcpu, vector), None)
+        sent = self._due.get((vcpu, vector))
         key = vcpu, vector
         if sent is None and key in self._known:
             return self._known[key]
-        able, others = set[str](), set[str]()
-        for name, can in self._holders(vcpu, vector):
-            (able if can else others).add(name)
+        able, others = list[_Sender](), list[_Sender]()
+        for can, sender in self._holders(vcpu, vector):
+            (able if can else others).append(sender)
         if sent is not None:
-            able.add(sent)
-        told = " or ".join(sorted(able or others)) or self._last(vector)
-        if sent is None and told != UNKNOWN:
+            able.append(_Sender(sent))
+        found = able or self._before(vcpu, vector, others) or [self._last(vector)]
+        names = {sender.name for sender in found}
+        told = " or ".join(sorted(names)), _agreed([sender.message for sender in found])
+        if sent is None and UNKNOWN not in names:
             self._known[key] = told
         return told
 
-    def _last(self, vector: int) -> str:
-        return self._messages.former(vector) or self._sent.get(vector) or UNKNOWN
+    # Who cannot send a vector now may have sent it while its message was another one.
+    def _before(self, vcpu: int, vector: int, others: list[_Sender]) -> list[_Sender]:
+        former = self._messages.former(vector)
+        if former is None or self._reaches(vcpu, *former.destination) is False:
+            return others
+        told = _Sender(former.name, former.message(vector))
+        return [told if other.name == former.name else other for other in others]
 
-    # Who holds a vector, each with whether it can send it to a vCPU now.
-    def _holders(self, vcpu: int, vector: int) -> Iterator[tuple[str, bool]]:
+    def _last(self, vector: int) -> _Sender:
+        former = self._messages.former(vector)
+        if former is not None:
+            return _Sender(former.name, former.message(vector))
+        return _Sender(self._sent.get(vector, UNKNOWN))
+
+    # Who holds a vector, each behind whether it can send it to a vCPU now.
+    def _holders(self, vcpu: int, vector: int) -> Iterator[tuple[bool, _Sender]]:
         for each in self._messages.holders:
             if each.holds(vector):
                 reaches = self._reaches(vcpu, *each.destination) is not False
-                yield each.name, reaches and not each.masked
+                can = reaches and not each.masked
+                yield can, _Sender(each.name, each.message(vector))
         for offset, name in _LOCAL.items():
             entry = self._local.get((vcpu, offset))
             if entry is None or entry & 0xFF != vector:
                 continue
             if offset not in _LINTS or not entry >> 8 & 7:
-                yield name, not entry & _MASKED
+                yield not entry & _MASKED, _Sender(name)
         for pic in self._pics:
             if pic.holds(vector):
-                yield PIC, pic.sends(vector) and self._hears_pics(vcpu)
+                yield pic.sends(vector) and self._hears_pics(vcpu), _Sender(PIC)
 
     # Firmware opens the first vCPU's pin for the PICs.
     def _hears_pics(self, vcpu: int) -> bool:

@@ -26,7 +26,8 @@ class Access:
     ``device_value`` is what the device had where a person or a script changed it, and an access
     that is ``skipped`` never reached it. ``stack`` has the call sites under way, the innermost
     first, where stacks were recorded. ``mark`` is the last marker before it, ``lost`` how many
-    events a log lost before it. ``cause`` is what sent an interrupt. What is not known is None.
+    events a log lost before it. ``cause`` is what sent an interrupt,
+    ``source`` what sent a message (MSI), whose ``value`` is its data. What is not known is None.
     """
 
     seq: int
@@ -54,6 +55,7 @@ class Access:
     lost: int | None
     space: Space = "memory"
     cause: str | None = None
+    source: str | None = None
 
     @property
     def function(self) -> str | None:
@@ -115,7 +117,8 @@ def flat(event: Event, stacks: Stacks) -> Access:
         mark=event.mark,
         lost=event.lost,
         space=access.space,
-        cause=record.cause,
+        cause=None if access.space == "msi" else record.cause,
+        source=record.cause if access.space == "msi" else None,
     )
 
 

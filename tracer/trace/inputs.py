@@ -5,11 +5,12 @@ They are of ports, MSRs, CPUID, the time-stamp counter, interrupts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from tracer.compiled.inputs import Given, Input, InputSite, given, state_behind
+from tracer.compiled.message import Message, came_of_message, message_of
 from tracer.compiled.ring import Raw
 from tracer.errors import EmulationError, TraceError
 from tracer.trace.compiled import SiteRecord
@@ -54,6 +55,18 @@ Find = Callable[[int, Direction], tuple[str, int] | None]
 
 
 _VECTORS = 256
+_ADDRESSES = 1 << 32
+
+MESSAGE_WIDTH = 4
+"""Bytes of a message's data."""
+
+
+def messages() -> RegionInfo:
+    """Return the region of messages as it is announced: its offsets are physical addresses."""
+    return RegionInfo(
+        name="msi", start=0, end=_ADDRESSES - 1, qemu_name="", device="msi", traced=True,
+        space="msi",
+    )  # fmt: skip
 
 
 def interrupts() -> RegionInfo:
@@ -100,11 +113,16 @@ def mnemonic_of(kind: Input, direction: Direction) -> str:
             return "interrupt"
 
 
-def accesses_of(kind: Input, address: int) -> int:
-    """Return how many accesses a record of a kind has that is about that port, register or leaf."""
+def accesses_of(kind: Input, address: int, alias: int = 0) -> int:
+    """Return how many accesses a record of a kind has that is about that port, register or leaf.
+
+    ``alias`` is the row's, which tells whether an interrupt came of a message.
+    """
     match kind:
         case Input.CPUID:
             return 4
+        case Input.IRQ if came_of_message(alias):
+            return 2
         case Input.PORT if address in DATA:
             return 2
         case _:
@@ -142,6 +160,9 @@ def intercept_of_input(
     accesses = accesses_made(kind, says, find)
     if kind is Input.PORT and says.address in DATA:
         accesses.append(configuration_access(accesses[0], latch or Latch()))
+    message = message_of(raw) if kind is Input.IRQ else None
+    if message is not None:
+        accesses.insert(0, message_access(message))
     return Intercept(
         seq=seq,
         time_ns=time_ns,
@@ -166,7 +187,10 @@ def intercept_of_input(
 
 
 def accesses_made(kind: Input, says: Given, find: Find) -> list[MemoryAccess]:
-    """Return the accesses that a record of a kind tells of, without configuration space."""
+    """Return the accesses that a record of a kind tells of.
+
+    Those to configuration space and of a message are not among them.
+    """
     space = INPUT_SPACES[kind]
     width = 4 if kind is Input.CPUID else says.manner.width
     region, offset = _place(kind, says, space, find)
@@ -206,6 +230,28 @@ def configuration_access(port: MemoryAccess, latch: Latch) -> MemoryAccess:
         skipped=port.skipped or not reached,
         space="config",
     )
+
+
+# An address that is not known is told as 0, where no message goes.
+def message_access(message: Message) -> MemoryAccess:
+    """Return the access that the message of an interrupt is: of a device, and no vCPU's."""
+    address = message.address or 0
+    return MemoryAccess(
+        direction="read",
+        width=MESSAGE_WIDTH,
+        linear=0,
+        physical=address,
+        value=message.data,
+        region="msi",
+        offset=address,
+        space="msi",
+    )
+
+
+def interrupt_of(accesses: Sequence[MemoryAccess]) -> MemoryAccess | None:
+    """Return the access of a record that is an interrupt, None where none is."""
+    last = accesses[-1] if accesses else None
+    return last if last is not None and last.space == "irq" else None
 
 
 # A register of an MSR has 8 bytes, a leaf of CPUID 16: maps of registers tell them so.

@@ -183,7 +183,7 @@ def _cells(event: Event, shape: Layout) -> Iterator[tuple[str, str]]:
     record, access, named = event.record, event.access, event.named
     if shape.vcpu:
         yield f"vcpu{record.vcpu}", ""
-    text = printable(record.text)
+    text = "message" if access.space == "msi" else printable(record.text)
     if shape.cut and len(text) > shape.text:
         text = _terse(text)
     yield _fit(printable(record.site), shape.symbol, shape), "symbol"

@@ -18,9 +18,10 @@ Width = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
 Extent = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 """Bytes within which accesses were made that are not known one by one."""
 
-Space = Literal["memory", "port", "config", "irq", "msr", "cpuid", "tsc"]
-"""The target of an access: device memory, an I/O port, PCI configuration space, an interrupt, a
-model-specific register, a leaf of CPUID, the time-stamp counter. All but memory are *inputs*."""
+Space = Literal["memory", "port", "config", "irq", "msi", "msr", "cpuid", "tsc"]
+"""The target of an access: device memory, an I/O port, PCI configuration space, an interrupt, the
+message that it came of, a model-specific register, a leaf of CPUID, the time-stamp counter. All but
+memory are *inputs*."""
 
 Via = Literal["emulated", "stepped", "compiled", "guest", "monitor"]
 """How an access was carried out: by the emulator, by the vCPU in a native step or at a compiled

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tracer.compiled.message import Message
 from tracer.trace.configuration import REGION
 
 _TABLE, _IOAPIC, _ECAM = ".msix-table", "ioapic", "ecam"
@@ -60,6 +61,10 @@ class Holder:
         first = self.data & 0xFF
         return is_plain and mode in (_FIXED, _LOWEST) and first <= vector < first + self.count
 
+    def message(self, vector: int) -> Message:
+        """Return its message with a vector that it :meth:`holds`."""
+        return Message(self.address, self.data - (self.data & 0xFF) + vector)
+
     @property
     def destination(self) -> tuple[int, bool]:
         """Return which local APIC is meant, and whether that is a logical number."""
@@ -79,7 +84,7 @@ class Messages:
         self._selected: dict[str, int] = {}
         self._pins: dict[tuple[str, int], bytes] = {}
         self._functions: dict[int, bytes] = {}
-        self._former: dict[int, str] = {}
+        self._former: dict[int, Holder] = {}
         self._holders: list[Holder] | None = None
         self._known: dict[tuple[int, int], str | None] = {}
 
@@ -131,7 +136,7 @@ class Messages:
             ]
         return self._holders
 
-    def former(self, vector: int) -> str | None:
+    def former(self, vector: int) -> Holder | None:
         """Return whose a vector was last that is no one's now."""
         return self._former.get(vector)
 
@@ -176,8 +181,10 @@ class Messages:
     def _leave(self, holder: Holder) -> None:
         first = holder.data & 0xFF
         for vector in range(first, min(first + holder.count, 1 << 8)):
-            if holder.holds(vector):
-                self._former[vector] = holder.name
+            before = self._former.get(vector)
+            # A masked source may be half written.
+            if holder.holds(vector) and (before is None or not holder.masked):
+                self._former[vector] = holder
 
 
 def _is_ioapic(region: str) -> bool:

@@ -38,11 +38,11 @@ def place(access: MemoryAccess) -> str:
 def spot(space: Space, offset: int | None, extent: int | None = None) -> str:
     """Return an offset as it is told behind its region: ``+0x1c``, ``0xc0000080``, ``0x7.1``.
 
-    What is not known is ``?``; the time-stamp counter has none.
+    What is not known is ``?``: no message goes to address 0. The time-stamp counter has none.
     """
     if space == "tsc":
         return ""
-    if offset is None:
+    if offset is None or (space == "msi" and not offset):
         return "+?"
     if space == "msr":
         return hex(offset // MSR_BYTES)

@@ -118,7 +118,7 @@ class Polls:
         place = region, offset, record.rip
         opened = self._open.setdefault((region, record.vcpu), {})
         over = []
-        writes = access.direction != "read" or access.space == "irq"
+        writes = access.direction != "read" or access.space in ("irq", "msi")
         for other in list(opened):
             if other == place and not writes:
                 continue

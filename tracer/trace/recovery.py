@@ -58,6 +58,7 @@ class Recovery:
             self._taken = sequence_of(line.rows)
             self._rate = line.rate
             self._tell_time(line.rows)
+            self._blocks.skip(line)
             return
         if isinstance(line, LostRecord) and line.seq is not None:
             self._left_out = self._seq = line.seq
@@ -116,6 +117,7 @@ class Recovery:
         for at in range(0, len(rows), MOST_ROWS * SLOT_SIZE):
             # Nobody knows any more what its threads have told of their errands.
             some = without_threads(rows[at : at + MOST_ROWS * SLOT_SIZE])
+            some = self._blocks.with_messages(some, window)
             ways = self._blocks.ways(some, window)
             accesses = ways.total()
             seq, time_ns = self._seq, self._time_ns
@@ -124,10 +126,12 @@ class Recovery:
             self._ways += ways
             self.recovered += accesses
             if accesses:
-                yield BlockRecord(
+                rest = BlockRecord(
                     seq=seq, time_ns=time_ns, accesses=accesses, window=window, rows=some,
                     rate=self._rate,
                 )  # fmt: skip
+                self._blocks.skip(rest)
+                yield rest
         counts = {name: self._ways[name] for name in get_args(Via)}
         if self._left_out:
             counts["left_out"] = self._left_out

@@ -9,13 +9,14 @@ from block_sample import block
 from input_row import row
 from msgspec.structs import replace
 
-from tracer.check.input import contrasts_of_input, is_known
+from tracer.check.input import contrasts_of_accesses, contrasts_of_input, is_known
 from tracer.check.replay import Replay
 from tracer.compiled.inputs import Input
+from tracer.compiled.message import Message
 from tracer.trace import codec
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import SiteRecord
-from tracer.trace.inputs import INPUT_SPACES
+from tracer.trace.inputs import INPUT_SPACES, message_access
 from tracer.trace.member import Space
 from tracer.trace.record import Intercept, MemoryAccess
 from tracer.x86.bus import Direction
@@ -218,3 +219,34 @@ def test_what_is_not_known_by_its_code_is_held_to_its_places() -> None:
     accesses = [unread.accesses[0], replace(unread.accesses[1], value=1)]
     assert differing(replace(unread, accesses=accesses)) == ["access 1"]
     assert differing(replace(unread, accesses=[])) == ["accesses"]
+
+
+def came(address: int, data: int | None, vector: int = 0x30, **members: Any) -> Intercept:
+    message = replace(message_access(Message(address or None, data)), **members)
+    told = record("", "irq", vector, vector)
+    irq = replace(told.accesses[0], offset=vector)
+    return replace(told, accesses=[message, irq], text="interrupt")
+
+
+def test_an_interrupt_has_its_message_before_it() -> None:
+    for told in (came(0xFEE0_1004, 0x4030), came(0, 0x30), came(0xFEE0_1004, None)):
+        assert is_known(told)
+        assert contrasts_of_input(told) == contrasts_of_accesses(told) == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        came(0xFEE0_1004, 0x4031), came(0xFED0_1004, 0x30), came(0xFEE0_1004, 0x30, width=2),
+        came(0xFEE0_1004, 0x30, direction="write"), came(0xFEE0_1004, 0x30, region="nvme"),
+        came(0xFEE0_1004, 0x30, offset=4),
+    ],
+)  # fmt: skip
+def test_a_message_that_none_can_be(told: Intercept) -> None:
+    assert [each.name for each in contrasts_of_accesses(told)] == ["message"]
+
+
+def test_a_message_is_no_interrupt_by_itself() -> None:
+    told = came(0xFEE0_1004, 0x30)
+    (wrong,) = contrasts_of_accesses(replace(told, accesses=told.accesses[:1]))
+    assert wrong.name == "accesses"

@@ -113,10 +113,10 @@ def test_a_fact_is_the_same_live_and_in_a_trace(fact: str) -> None:
 
 
 def test_every_fact_is_tried() -> None:
-    assert set(NAMES) - set(FACTS) == {"count", "cause", *NUMBERS}
+    assert set(NAMES) - set(FACTS) == {"count", "cause", "source", *NUMBERS}
 
 
-NUMBERS = ("port", "msr", "leaf", "subleaf")
+NUMBERS = ("port", "msr", "leaf", "subleaf", "data")
 """What only accesses have that are to something else than memory."""
 
 
@@ -132,14 +132,19 @@ NUMBERS = ("port", "msr", "leaf", "subleaf")
         (sample.cpuid(0x21, 3)[0], "space == cpuid and leaf == 0x21 and subleaf == 3"),
         (sample.cpuid(0x40000000)[1], "leaf == 0x40000000 and subleaf == 0 and width == 4"),
         (sample.tsc(5), "space == tsc and value == 5"),
+        (sample.msi(0xFEE01004, 0x4023), "space == msi and data == 0x4023 and value == data"),
+        (sample.msi(0xFEE01004, 0x4023), 'address == 0xfee01004 and source ~ "nvme*"'),
         (sample.irq(0x24), 'space == irq and cause == "nvme[1]" and cause ~ "nvme*"'),
     ],
 )
 def test_an_input_has_its_space_and_its_number(access: MemoryAccess, known: str) -> None:
-    record = replace(sample.inputs(0, access), cause="nvme[1]" if access.space == "irq" else None)
+    record = replace(
+        sample.inputs(0, access), cause="nvme[1]" if access.space in ("irq", "msi") else None
+    )
     facts = Recorded(Course()).at(record, access, 0, None)
     assert parse(known).test(facts) is True
-    own = {"port": {"port"}, "msr": {"msr"}, "cpuid": {"leaf", "subleaf"}}.get(access.space, set())
+    own = {"port": {"port"}, "msr": {"msr"}, "cpuid": {"leaf", "subleaf"},
+           "msi": {"data"}}.get(access.space, set())  # fmt: skip
     for number in NUMBERS:
         asked = parse(f"{number} == {number}").test(facts)
         assert asked is (True if number in own else None)
@@ -152,6 +157,11 @@ def test_an_interrupt_may_have_one_of_several_causes() -> None:
     assert parse('cause == "nvme[1]" and cause == "ioapic pin 4"').test(facts) is True
     assert parse('cause == "nvme[2]"').test(facts) is False
     assert parse('cause == "nvme[1]"').test(recorded()) is False
+    assert parse('source == "nvme[1]"').test(facts) is False
+    message = sample.msi(0xFEE01004, 0x24)
+    facts = Recorded(Course()).at(record, message, 0, None)
+    assert parse('source == "nvme[1]" and source == "ioapic pin 4"').test(facts) is True
+    assert parse('cause == "nvme[1]"').test(facts) is False
 
 
 def test_memory_has_no_number_of_an_input() -> None:

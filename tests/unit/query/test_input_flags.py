@@ -22,7 +22,9 @@ from tracer.query.place import Known
 
 I8042 = Region("i8042.cmd", 0x64, 0x64, 0x64, "i8042", "i8042-cmd")
 NVME = Region("nvme", 0xFE00_0000, 0xFE00_0FFF, 0xFE00_0000, "nvme", "nvme")
-REGIONS = RegionMap([NVME], [(NVME.start, NVME.end)], (), [I8042], ("port", "msr", "cpuid", "irq"))
+REGIONS = RegionMap(
+    [NVME], [(NVME.start, NVME.end)], (), [I8042], ("port", "msr", "cpuid", "irq", "msi")
+)
 KNOWN = Known(ports=[I8042], inputs=REGIONS.inputs)
 
 
@@ -42,6 +44,12 @@ KNOWN = Known(ports=[I8042], inputs=REGIONS.inputs)
         ("cpuid", ALL_LEAVES),
         ("irq 0x30", flagged([flag_of_irq(0x30)])),
         ("irq if vcpu == 1", ALL_IRQS),
+        ("msi", ALL_IRQS),
+        ("msi 0x4023", ALL_IRQS),
+        ('if source == "nvme[1]"', ALL_IRQS),
+        ('if cause == "nvme[1]"', ALL_IRQS),
+        ("if space == msi and port == 3", 0),
+        ("if data == 3 and msr == 3", 0),
         ("nvme", 0),
         ("0xfe000000", 0),
         ("if space == memory and value == 3", 0),

@@ -24,7 +24,7 @@ SPANS = {
 KNOWN = Known(
     span=lambda region, name: SPANS.get((region, name)),
     registers=lambda region: [name for each, name in SPANS if each == region],
-    ports=[I8042], inputs=("port", "msr", "cpuid", "irq"),
+    ports=[I8042], inputs=("port", "msr", "cpuid", "irq", "msi"),
 )  # fmt: skip
 
 
@@ -53,6 +53,9 @@ def facts(space: str, address: int, **more: Any) -> Partial:
         ("cpuid FEATURES.ECX", facts("cpuid", 1, offset=0x18), facts("cpuid", 1, offset=0x10)),
         ("irq 0x30", facts("irq", 0x30), facts("irq", 0x31)),
         ("irq", facts("irq", 0x30), facts("port", 0x30)),
+        ("msi", facts("msi", 0xFEE01004), facts("irq", 0x30)),
+        ("msi 0x4023", facts("msi", 0xFEE01004, data=0x4023), facts("msi", 0xFEE01004, data=0x23)),
+        ("msi 0x20-0x2f", facts("msi", 0, data=0x2F), facts("msi", 0, data=0x30)),
     ],
 )
 def test_a_place_is_what_it_says(text: str, fit: Partial, other: Partial) -> None:
@@ -71,6 +74,8 @@ def test_an_address_in_memory_is_no_port() -> None:
         ("port 0x10000", "does not fit"),
         ("msr 0x100000000", "does not fit"),
         ("irq 256", "does not fit"),
+        ("msi 0x100000000", "does not fit"),
+        ("msi nvme", "no msi is called nvme"),
         ("port 0x64 0x65", "0x65 cannot follow 0x64"),
         ("msr EFFR", "no msr is called EFFR; did you mean EFER?"),
         ("cpuid FEATURE", "no cpuid is called FEATURE"),

@@ -9,6 +9,7 @@ from input_sample import RIP, SITES, configured, set_latch, site_of
 from msgspec.structs import replace
 
 from tracer.compiled.inputs import FIRST
+from tracer.compiled.message import Message
 from tracer.trace.block import Blocks
 from tracer.trace.cause import IPI, PIC, SELF_IPI, UNKNOWN, Causes, is_message
 from tracer.trace.compiled import SiteRecord
@@ -262,3 +263,125 @@ def test_a_cause_that_a_trace_tells_stays() -> None:
     assert isinstance(made, Intercept)
     told = replace(made, cause="nvme[1]")
     assert list(blocks.records(told)) == [told]
+
+
+def expected(causes: Causes, vector: int, vcpu: int = 0) -> Message | None:
+    told, message = causes.expected(vcpu, vector)
+    assert causes.expected(vcpu, vector) == (told, message)  # nobody has taken it
+    assert causes.cause(vcpu, vector) == told
+    return message
+
+
+def test_a_message_is_what_the_guest_gave_its_source() -> None:
+    causes = Causes()
+    assert expected(causes, 0x24) is None
+    table(causes, 1, 0x4024)
+    pin(causes, 4, 0x8925, 3 << 24)
+    local(causes, TIMER, 0xEC)
+    assert expected(causes, 0x24) == Message(LOGICAL, 0x4024)
+    assert expected(causes, 0x25) == Message(0xFEE0_3004, 0x8125)
+    assert expected(causes, 0xEC) is None  # a timer sends none
+
+
+def test_one_of_several_messages_is_known_as_far_as_they_agree() -> None:
+    causes = Causes()
+    table(causes, 1, 0x24)
+    table(causes, 2, 0x24)
+    assert expected(causes, 0x24) == Message(LOGICAL, 0x24)
+    table(causes, 2, 0x4024)
+    assert expected(causes, 0x24) == Message(LOGICAL, None)
+    table(causes, 2, 0x4024, to=LOGICAL + 8)
+    assert expected(causes, 0x24) == Message(None, None)
+    table(causes, 2, 0x4024, to=LOGICAL + 8, control=1)
+    assert expected(causes, 0x24) == Message(LOGICAL, 0x24)
+
+
+def test_a_message_that_was_on_its_way_is_the_last_one_of_its_vector() -> None:
+    causes = Causes()
+    table(causes, 1, 0x24)
+    causes.note(0, "memory", 28, "nvme.msix-table", "write", 4, 1)  # masked, as Linux does
+    table(causes, 1, 0x25, to=LOGICAL + 0x1000)
+    assert expected(causes, 0x24) == Message(LOGICAL, 0x24)
+    assert expected(causes, 0x25) == Message(LOGICAL + 0x1000, 0x25)
+
+
+def test_a_message_that_was_on_its_way_to_another_cpu_is_the_one_for_that() -> None:
+    causes = Causes()
+    here, there = LOGICAL, LOGICAL + 0x1000
+    for vcpu in (0, 1):
+        causes.note(vcpu, "memory", LDR, "lapic", "write", 4, 1 << 24 + vcpu)
+    table(causes, 1, 0x24, to=here)
+    causes.note(0, "memory", 28, "nvme.msix-table", "write", 4, 1)
+    table(causes, 1, 0x24, to=there)
+    assert expected(causes, 0x24, 0) == Message(here, 0x24)
+    assert expected(causes, 0x24, 1) == Message(there, 0x24)
+
+
+def test_what_may_have_been_no_message_has_none() -> None:
+    causes = Causes()
+    table(causes, 1, 0x24)
+    causes.note(1, "memory", LDR, "lapic", "write", 4, 1 << 24)
+    local(causes, ICR_HIGH, 1 << 24)
+    local(causes, ICR, 0x24 | LOGICALLY)
+    assert expected(causes, 0x24, 1) is None  # nobody knows whether that or the other CPU's
+    assert expected(causes, 0x24, 1) == Message(LOGICAL, 0x24)
+
+
+def test_each_vector_of_a_capability_has_data_of_its_own() -> None:
+    blocks = taught()
+    function = 0x8000_FA80
+    control = [set_latch(function), configured(0x0021_0005, write=True)]
+    words = [*capability(0x4040), *control, *capability(0x4040)]
+    rows = blocks.with_messages(b"".join([*words, interrupt(0x41), interrupt(0x43)]), 0)
+    _, accesses = blocks.count(rows, 0)
+    made = list(blocks.records(block(rows, accesses=accesses)))
+    told = [each.accesses for each in made if isinstance(each, Intercept)][-2:]
+    values = [[access.value for access in each] for each in told]
+    assert values == [[0x4041, 0x41], [0x4043, 0x43]]
+
+
+def test_rows_of_interrupts_have_the_messages_that_were_noted_in_them() -> None:
+    blocks = taught()
+    list(blocks.records(block(*capability(0x40), accesses=6)))
+    raw = b"".join([interrupt(0x40), *capability(0x41), interrupt(0x41), interrupt(0x42)])
+    rows = blocks.with_messages(raw, 0)
+    # Nothing has come of it yet.
+    assert blocks.with_messages(raw, 0) == rows and blocks.message(0, 0x41) == (UNKNOWN, None)
+    assert blocks.count(rows, 0) == (7, 11) and blocks.inputs_in(rows) == 11
+    whole = block(rows, accesses=11, seq=6)
+    made = [each for each in blocks.records(whole) if isinstance(each, Intercept)]
+    numbers = [number for each in made for number, _ in each.device_accesses()]
+    assert numbers == list(range(6, 17))
+    came = [each for each in made if each.accesses[-1].space == "irq"]
+    assert [[a.space for a in each.accesses] for each in came] == [["msi", "irq"]] * 2 + [["irq"]]
+    assert [each.accesses[0].value for each in came] == [0x40, 0x41, 0x42]
+    assert {each.accesses[0].physical for each in came[:2]} == {LOGICAL}
+    assert [each.cause for each in came] == ["00:1f.2 msi", "00:1f.2 msi", UNKNOWN]
+    seen = blocks.seen(whole)
+    assert seen is not None
+    values = [(each.seq, each.access.space, each.value()) for each in seen]
+    assert values == [
+        (number, access.space, access.value)
+        for each in made for number, access in each.device_accesses()
+    ]  # fmt: skip
+    rows_of = [each for some in blocks.rows(whole, range(7)) for each in some]
+    assert [each.accesses for each in rows_of] == [each.accesses for each in made]
+    kinds = list(blocks.kinds(whole))
+    assert sum(times * len(each.accesses) for each, times in kinds) == 11
+    assert blocks.message(0, 0x41) == ("00:1f.2 msi", Message(LOGICAL, 0x41))
+
+
+def test_rows_without_interrupts_are_left_as_they_are() -> None:
+    blocks = taught()
+    rows = b"".join(capability(0x40))
+    assert blocks.with_messages(rows, 0) is rows
+
+
+def test_a_record_of_its_own_has_its_cause_behind_its_message() -> None:
+    blocks = taught()
+    list(blocks.records(block(*capability(0x40), accesses=6)))
+    rows = blocks.with_messages(interrupt(0x40), 0)
+    *_, made = blocks.copy().records(block(rows, accesses=2, seq=6))
+    assert isinstance(made, Intercept)
+    (told,) = blocks.records(replace(made, cause=None))
+    assert isinstance(told, Intercept) and told.cause == "00:1f.2 msi"

@@ -257,6 +257,30 @@ def test_an_object_of_an_input_has_its_space(access: MemoryAccess) -> None:
     assert found["tdvmcall"] is found["ghcb"] is None
 
 
+def test_a_message_is_told_with_its_source_before_its_interrupt() -> None:
+    made = sample.inputs(
+        4, sample.msi(0xFEE01004, 0x4023), sample.irq(0x23), text="interrupt", symbol="idle+0x9"
+    )
+    made = msgspec.structs.replace(made, cause="nvme[1]")
+    first, second = access_lines(made)
+    assert first.split()[3:] == [
+        "message", "msi+0xfee01004", "R4", "0x00004023", "from", "nvme[1]",
+    ]  # fmt: skip
+    assert "interrupt" in second and second.endswith("0x23 from nvme[1]")
+    message, interrupt = map(access_object, events_of(made))
+    assert (message["seq"], interrupt["seq"]) == (4, 5)
+    told = {"space": "msi", "address": "0xfee01004", "data": "0x4023", "source": "nvme[1]"}
+    assert told.items() <= message.items() and "cause" not in message
+    assert interrupt["cause"] == "nvme[1]" and "source" not in interrupt
+
+
+def test_what_is_not_known_of_a_message_is_not_told() -> None:
+    (found,) = map(access_object, events_of(sample.inputs(0, sample.msi(0, None))))
+    assert found["address"] is found["data"] is None
+    (line,) = access_lines(sample.inputs(0, sample.msi(0, None)))
+    assert "msi+?" in line
+
+
 def test_tables_tell_inputs_by_their_numbers() -> None:
     result = Summary()
     result.add(sample.ports("serial"))

@@ -20,7 +20,7 @@ from tracer.check.witness.pair import Pair
 from tracer.check.witness.reading import fit
 from tracer.check.witness.recovery import Place, Recovery, agreement
 from tracer.check.witness.side import Strand
-from tracer.check.witness.territory import INTERRUPTS
+from tracer.check.witness.territory import INTERRUPTS, MESSAGES
 from tracer.trace.cause import UNKNOWN, is_message
 from tracer.trace.record import Record
 
@@ -42,6 +42,7 @@ class Matching:
         self._keep = keep
         self._several = vcpus > 1
         self._disputed: list[Difference] = []  # of interrupts
+        self._stood_for = 0  # messages of the log that a record of the trace is of
         self._last_seq: dict[Strand, int] = {}
         self._last_line = 0
         self._behind = 0  # accesses behind the end of the log
@@ -127,6 +128,8 @@ class Matching:
         self._last_seq[strand] = access.seq
         if access.cause is not None and logged:
             self._attribute(access.cause, logged[0])
+        if access.message is not None and logged:
+            self._compare(strand, access, access.message, logged[0])
         if logged:
             self._last_line = max(self._last_line, logged[-1].line)
         self._pair.count(strand.region).witnessed += access.count
@@ -144,6 +147,21 @@ class Matching:
             self._result.attributed += 1
         else:
             self._result.misattributed += 1
+
+    # A message is compared as far as it is known.
+    def _compare(
+        self,
+        strand: Strand,
+        access: TracedAccess,
+        message: tuple[int, int | None],
+        entry: LogEntry,
+    ) -> None:
+        address, data = message
+        if any(address in (0, to) and data in (None, told) for to, told in entry.messages):
+            self._pair.count(MESSAGES).witnessed += 1
+            self._stood_for += entry.sent
+        else:
+            self._differ("different", strand._replace(region=MESSAGES), access, (entry,))
 
     def _recover(self, strand: Strand) -> None:
         place = Recovery(self._traced, self._logged, strand).place()
@@ -208,6 +226,8 @@ class Matching:
         if pair.log.torn is not None or short or ends:
             end = self._end_seq if self._behind else None
             result.cut = Cut(pair.log.torn or pair.log.line, self._behind, end)
+        if pair.territory.messages:
+            result.unrecorded = result.messages - self._stood_for
         result.switched = sorted(pair.territory.switched)
         for name in result.switched:
             # The log has more than the trace of a region that was not traced all the time.

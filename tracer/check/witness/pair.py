@@ -12,6 +12,7 @@ from tracer.check.qemu_log import LogEntry, LogReader
 from tracer.check.witness.side import Side, Strand, strand_of
 from tracer.check.witness.territory import (
     INTERRUPTS,
+    MESSAGES,
     PORT,
     Territory,
     holds_vector,
@@ -37,8 +38,8 @@ _ALIKE = 32
 
 _SPACES = frozenset({"memory", PORT})
 """Where accesses are that any log tells of, as the first ones of their records."""
-_COMPARED = frozenset({"memory", REGION, INTERRUPTS})
-"""The spaces whose regions are compared each in an order of its own."""
+_COMPARED = frozenset({"memory", REGION, INTERRUPTS, MESSAGES})
+"""The spaces whose regions are compared, all but messages each in an order of its own."""
 
 
 class Pair:
@@ -57,8 +58,9 @@ class Pair:
         self.log_size = 0
         self._interrupts = Interrupts(vcpus)
         self._messages = Messages()
-        # By vector: whose the last message to each address was, and where some are on their way.
-        self._senders: dict[int, dict[int, str | None]] = {}
+        # By vector: whose the last message to each address was, with its data, and where some are
+        # on their way.
+        self._senders: dict[int, dict[int, tuple[str | None, int]]] = {}
         self._sent: dict[int, set[int]] = {}
         self._apics = Causes()
         self._offset: int | None = None
@@ -98,7 +100,7 @@ class Pair:
                     site = self._word(record.site)
                     made = record.device_accesses()
                     last = made[-1][0] if made else last
-                    if made and made[0][1].space == INTERRUPTS:
+                    if made and made[-1][1].space == INTERRUPTS:
                         yield from self._came(record, site)
                         continue
                     wholes = wholes_of(record.accesses) if len(record.accesses) > 1 else {}
@@ -114,6 +116,8 @@ class Pair:
     # QEMU logs nothing of MSRs, CPUID and the counter; of interrupts where the trace says so.
     def _pass_over(self, record: Intercept) -> bool:
         space = record.accesses[0].space if record.accesses else "memory"
+        if space == MESSAGES:
+            space = record.accesses[-1].space  # the interrupt that came of it
         witnessed = space in _SPACES or (space == INTERRUPTS and self.territory.interrupts)
         if not witnessed:
             self.result.unwitnessed[space] = self.result.unwitnessed.get(space, 0) + 1
@@ -123,6 +127,8 @@ class Pair:
         interrupt = interrupt_of(record, site, self._word(record.text))
         if interrupt is not None:
             self.count(INTERRUPTS).traced += 1
+            if interrupt.message is not None:
+                self.count(MESSAGES).traced += 1
             yield strand_of(INTERRUPTS, record.vcpu), interrupt
 
     # A word that many accesses have is held once.
@@ -172,7 +178,7 @@ class Pair:
                 result.sources[source] = result.sources.get(source, 0) + 1
                 if holds_vector(entry):
                     vector = entry.value & 0xFF
-                    self._senders.setdefault(vector, {})[entry.address] = source
+                    self._senders.setdefault(vector, {})[entry.address] = source, entry.value
                     self._sent.setdefault(vector, set()).add(entry.address)
                 continue
             found = self.territory.find(entry)
@@ -255,9 +261,11 @@ class Pair:
         here = [to for to in senders if self._apics.reaches(entry.cpu, to) is not False]
         due = sent.intersection(here)
         sent -= due
-        names = {senders[to] for to in due or here}
+        told = {to: senders[to] for to in due or here}
+        names = {name for name, _ in told.values()}
         known = None if None in names else " or ".join(sorted(filter(None, names)))
-        return replace(entry, sender=known or None, sent=bool(due))
+        messages = frozenset((to, data) for to, (_, data) in told.items())
+        return replace(entry, sender=known or None, sent=bool(due), messages=messages)
 
     # Tells whether firmware ran when the last line was written.
     def _is_firmware(self) -> bool:

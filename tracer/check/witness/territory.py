@@ -26,6 +26,10 @@ INTERRUPTS = "irq"
 """What interrupts are compared as, in one order for each vCPU."""
 
 
+MESSAGES = "msi"
+"""The space of messages, which are compared with the interrupts that came of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Name the region that something lies in, and tell whether it was traced."""
@@ -50,13 +54,14 @@ class Territory:
     several places the one whose name the log tells counts, then the one announced last.
     ``switched`` names the regions that were traced for a part of the run only. Where regions of
     I/O ports were announced ports are of one place, :data:`PORT`. ``configuration`` tells that PCI
-    configuration space was announced as well, and ``interrupts`` that these were.
+    configuration space was announced as well, and ``interrupts`` and ``messages`` that these were.
     """
 
     def __init__(self) -> None:
         self.switched: set[str] = set()
         self.configuration = False
         self.interrupts = False
+        self.messages = False
         self._spans: list[_Span] = []
         self._known: dict[tuple[int, str], tuple[Place, int] | None] = {}
         self._traced: dict[tuple[str, int], bool] = {}
@@ -70,6 +75,7 @@ class Territory:
         if region.space != "memory":
             self.configuration = self.configuration or region.space == "config"
             self.interrupts = self.interrupts or region.space == INTERRUPTS
+            self.messages = self.messages or region.space == MESSAGES
             if region.space == PORT:
                 self._port_spans.insert(0, _span(region, Place(PORT, traced=True)))
                 self._known.clear()

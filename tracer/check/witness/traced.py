@@ -27,10 +27,15 @@ def interrupt_of(record: Intercept, site: str, text: str) -> TracedAccess | None
     """
     match record.accesses:
         case [access] if not access.skipped:
-            return TracedAccess(record.seq, site, text, True, "write", record.rip, 1, access.value,
-                                cause=record.cause)  # fmt: skip
+            message = None
+        case [MemoryAccess(space="msi") as message, access] if not access.skipped:
+            pass
         case _:
             return None
+    sent = None if message is None else (message.physical, message.value)
+    seq = record.seq + len(record.accesses) - 1
+    return TracedAccess(seq, site, text, True, "write", record.rip, 1, access.value,
+                        cause=record.cause, message=sent)  # fmt: skip
 
 
 def wholes_of(accesses: Sequence[MemoryAccess]) -> dict[int, Whole]:

@@ -53,6 +53,7 @@ from tracer.compiled.inputs import (
     rip_of_input,
     state_behind,
 )
+from tracer.compiled.message import Message
 from tracer.compiled.ring import Raw, raws
 from tracer.errors import InterceptError
 from tracer.intercept.journal import Journal
@@ -71,10 +72,11 @@ from tracer.trace.inputs import (
     RAISED,
     accesses_made,
     configuration_access,
+    message_access,
     mnemonic_of,
 )
 from tracer.trace.marker import rule_note
-from tracer.trace.record import Intercept
+from tracer.trace.record import Intercept, MemoryAccess
 from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import Direction
 from tracer.x86.instruction import Instruction
@@ -109,6 +111,8 @@ class _Asked:
     symbol: str | None
     transfers: tuple[Transfer, ...]
     for_handler: bool
+    message: Message | None
+    cause: str | None
     meddled: dict[int, Meddling] = field(default_factory=dict)
     ruled: list[str] = field(default_factory=list)
     given: dict[int, int] = field(default_factory=dict)
@@ -186,13 +190,16 @@ class InputBell(OnePlace):
         insn = None if kind is Input.IRQ else decoded(code, cpu.rip, cpu.mode)
         if insn is not None and not is_input(insn, kind):
             insn = None
+        cause, message = None, None
+        if kind is Input.IRQ:
+            cause, message = self._journal.message(vcpu, says.address)
         return _Asked(
             vcpu, kind, raw, says, cpu, space, insn, b"" if insn is None else insn.code,
-            self._names.lookup(cpu.rip, space), self._transfers(kind, says),
-            inside.for_handler(vcpu),
+            self._names.lookup(cpu.rip, space), self._transfers(kind, says, message),
+            inside.for_handler(vcpu), message, cause,
         )  # fmt: skip
 
-    def _transfers(self, kind: Input, says: Given) -> tuple[Transfer, ...]:
+    def _transfers(self, kind: Input, says: Given, message: Message | None) -> tuple[Transfer, ...]:
         known = says.manner.write or kind is Input.IRQ
         return tuple(
             Transfer(
@@ -207,8 +214,13 @@ class InputBell(OnePlace):
                 space=access.space,
                 place=(access.region or "", access.offset or 0),
             )
-            for access in accesses_made(kind, says, self._find)
+            for access in self._made(kind, says, message)
         )
+
+    def _made(self, kind: Input, says: Given, message: Message | None) -> list[MemoryAccess]:
+        # The message of an interrupt is told before it.
+        made = accesses_made(kind, says, self._find)
+        return made if message is None else [message_access(message), *made]
 
     def _find(self, port: int, direction: Direction) -> tuple[str, int] | None:
         for region in self._view.regions.ports:
@@ -230,6 +242,7 @@ class InputBell(OnePlace):
             done=done,
             foretold=asked.transfers,
             via="monitor",
+            cause=asked.cause,
         )
 
     # ---- before it is made
@@ -381,7 +394,7 @@ class InputBell(OnePlace):
 
     def _publish(self, asked: _Asked, after: CpuState) -> None:
         view, journal = self._view, self._journal
-        made = accesses_made(asked.kind, asked.says, self._find)
+        made = self._made(asked.kind, asked.says, asked.message)
         for number, access in enumerate(made):
             meddling = asked.meddled.get(number)
             told = memory_access(replace(asked.transfers[number], value=access.value), meddling)

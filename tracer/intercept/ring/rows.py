@@ -210,6 +210,8 @@ class Rows:
         # ``stacks`` are the call chain of each, where they are told.
         view, journal = self._view, self._journal
         try:
+            if Input.IRQ in self._told.inputs:
+                rows = journal.with_messages(rows, self._block.window.base)
             records, accesses = journal.blocks.count(rows, self._block.window.base)
         except TraceError as error:
             if len(rows) == SLOT_SIZE:

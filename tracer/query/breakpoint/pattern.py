@@ -164,7 +164,8 @@ _OF_OTHERS = frozenset(("count", "changes"))
 _OF_INSTRUCTIONS = frozenset(
     (
         "$rip", "symbol", "function", "module", "mnemonic", "direction", "width", "extent",
-        "cpl", "via", "space", "port", "msr", "leaf", "subleaf",
+        "cpl", "via", "space", "port", "msr", "leaf", "subleaf", "data", "cause",
+        "source",
     )
 )  # fmt: skip
 """Facts that are the same for all accesses that an instruction makes, or nearly."""

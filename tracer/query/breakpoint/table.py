@@ -129,7 +129,8 @@ class Breaks:
         """
 
         def concerned(item: Break) -> bool:
-            waits = item.needs_value and facts["direction"] == "read" and facts["space"] != "irq"
+            reads = facts["direction"] == "read" and facts["space"] not in ("irq", "msi")
+            waits = item.needs_value and reads
             return (answered is None or waits is answered) and item.fits(facts)
 
         return self._checked(facts, concerned)

@@ -77,8 +77,9 @@ NAMES: dict[str, tuple[Type, str]] = {
     "width": ("number", "in bytes; 0 where a step hid it"),
     "extent": ("number", "bytes from the address on that can be touched: the width, if known"),
     "address": ("number", "physical address; of a port its number, of an MSR its index"),
+    "data": ("number", "what a message (MSI) tells; unknown for all else"),
     "linear": ("number", "linear address"),
-    "space": ("text", "what is accessed: memory, port, config, irq, msr, cpuid or tsc"),
+    "space": ("text", "what is accessed: memory, port, config, irq, msi, msr, cpuid or tsc"),
     "port": ("number", "number of an I/O port; unknown for all else"),
     "msr": ("number", "index of a model-specific register; unknown for all else"),
     "leaf": ("number", "leaf of CPUID: EAX; unknown for all else"),
@@ -102,6 +103,7 @@ NAMES: dict[str, tuple[Type, str]] = {
         "texts",
         "what sent an interrupt: nvme[1], lapic timer; each, where it may be several",
     ),
+    "source": ("texts", "what sent a message (MSI): nvme[1], ioapic pin 4; each, likewise"),
     "phase": ("text", "the phase of the boot; empty where it is not known"),
     "mark": ("text", "the last marker before the access; empty before the first"),
     "changes": ("truth", "another value than the access before it there, of those asked about"),
@@ -120,6 +122,7 @@ OF_KIND = frozenset(
     {
         "region", "device", "register", "offset", "width", "direction", "space", "via", "symbol",
         "function", "module", "mnemonic", "cause",
+        "source",
     }
 )  # fmt: skip
 """Names of facts that all records of one :meth:`kind <tracer.trace.block.Blocks.kinds>` have in

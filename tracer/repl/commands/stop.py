@@ -34,8 +34,9 @@ _KINDS = (
     text="""\
 PLACE is a region, a device, a region with offsets or a register's name, or a physical address; *
 and ? fit anything. Where inputs are recorded (`boot --inputs`) it can be `port 0x64`, `port
-0x60-0x6f`, `port i8042-data`, `msr EFER`, `cpuid 7.1` (a leaf, and a subleaf) or `irq 0x30`, too:
-before an interrupt the guest can be looked at, nothing of it changed. `symbol` fits what a function
+0x60-0x6f`, `port i8042-data`, `msr EFER`, `cpuid 7.1` (a leaf, and a subleaf), `irq 0x30` or `msi
+0x4023` (the data of the message that an interrupt came of), too: before an interrupt the guest can
+be looked at, nothing of it changed. `symbol` fits what a function
 does, itself or through what it calls, `unhandled` what the emulator does not know, `verdict` what
 the MMIO handler of a confidential guest would not survive: a confidential guest's own, unless a
 profile is named. `tdcall` and `hypercall` stop a TDX guest at its calls of the TDX module and of

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from tracer.devices.map import Named
-from tracer.query.facts import causes, covered, device_of, function, module, site
+from tracer.query.facts import causes, covered, device_of, function, module, site, sources
 from tracer.report.page.column import column, rising, text
 from tracer.trace.event import Event, Note
 from tracer.trace.flat import Stacks
@@ -92,7 +92,7 @@ class Accesses:
             number, record.via, record.vcpu, record.cpl, region, self._owners(region),
             access.offset, access.width, access.extent, access.direction, access.space,
             access.physical, access.linear, -1 if named is None else self._named[named],
-            causes(record),
+            causes(record, access), sources(record, access),
         ]  # fmt: skip
         value = access.value
         self._shape.append(shape)
@@ -227,7 +227,7 @@ def _site(rip: int, code: bytes, symbol: str | None, words: str, mode: int) -> d
 
 _OF_SHAPE = (
     "site", "via", "vcpu", "cpl", "region", "owners", "offset", "width", "extent", "direction",
-    "space", "physical", "linear", "named", "cause",
+    "space", "physical", "linear", "named", "cause", "source",
 )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ function facts(accesses, i, site, further) {
     ["phase", accesses.phase[i] ? accesses.phases[accesses.phase[i] - 1] : ""],
     ["mark", accesses.marker[i]],
     ["vCPU", String(shapes.vcpu[s])],
-    ["sent by", shapes.cause[s].join(" or ")],
+    ["sent by", [...shapes.cause[s], ...shapes.source[s]].join(" or ")],
     ["carried out", VIA[shapes.via[s]]],
     ["physical", memory ? hex(shapes.physical[s]) : ""],
     ["linear", memory ? hex(shapes.linear[s]) : ""],

@@ -137,10 +137,11 @@ class Accesses {
     switch (name) {
       case "value": return (i) => this.valueOf(i);
       case "offset": case "width": case "linear": case "space": case "direction":
-      case "vcpu": case "cpl": case "via": case "device": case "cause":
+      case "vcpu": case "cpl": case "via": case "device": case "cause": case "source":
         return ofShape(shapes[name]);
       case "extent": return ofShape(shapes.span);
       case "address": return ofShape(shapes.physical);
+      case "data": return (i) => (shapes.space[shape[i]] === "msi" ? this.valueOf(i) : null);
       case "port": return inSpace("port", (number) => number);
       case "msr": return inSpace("msr", (number) => number);
       case "leaf": return inSpace("cpuid", (number) => number & 0xffffffffn);

@@ -47,7 +47,7 @@ const quoted = (text) =>
 function placeOf(space, region, offset, extent, physical) {
   const name = printable(region);
   if (space === "tsc") return "tsc";
-  if (offset === null) return `${name}+?`;
+  if (offset === null || (space === "msi" && !offset)) return `${name}+?`;
   if (space === "msr") return `msr ${hex(offset / 8n)}`;
   if (space === "cpuid") {
     const number = offset / 16n;

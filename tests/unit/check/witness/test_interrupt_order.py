@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from tracer.check import witness
 from tracer.check.comparison import Comparison
 from tracer.check.lines import difference_line
-from tracer.trace.inputs import interrupts
+from tracer.compiled.message import Message
+from tracer.trace.inputs import interrupts, message_access, messages
 from tracer.trace.record import Intercept, Mark, MemoryAccess, Record, RegionInfo, RegionRecord
 
 ANNOUNCED = RegionRecord(time_ns=0, region=interrupts())
@@ -183,3 +184,53 @@ def test_messages_to_another_vcpu_tell_nothing_of_a_cause() -> None:
     turned = [replace(records[0], cause="nvme[1]"), replace(records[1], cause="nvme[2]")]
     found = compared(turned, lines, (ANNOUNCED, TABLE, APIC))
     assert (found.attributed, found.misattributed) == (0, 2)
+
+
+ALL = ANNOUNCED, RegionRecord(time_ns=0, region=messages()), TABLE, APIC
+
+
+def sent(seq: int, vector: int, data: int | None, to: int = 0xFEE0_1004) -> Intercept:
+    """An interrupt that came of a message."""
+    told = came(seq, vector)
+    access = message_access(Message(to or None, data))
+    return replace(told, accesses=[access, *told.accesses], cause="nvme[1]")
+
+
+def counted(records: Sequence[Record], lines: Sequence[str]) -> tuple[int, int, int]:
+    """Return how many messages agree, how many do not, and how many have no record."""
+    found = compared(records, lines, ALL)
+    assert faults(found)[2:] == (0, 0, 0) and "msi" not in found.unwitnessed
+    told = found.regions["msi"]
+    assert (told.traced, told.missing, told.extra) == (told.witnessed, 0, 0)
+    assert found.agrees is not bool(told.different)
+    return told.traced - told.different, told.different, found.unrecorded
+
+
+def test_messages_are_those_of_the_log() -> None:
+    lines = [message(DISK), *both(DISK), *both(TIMER), message(DISK), *both(DISK)]
+    right = [sent(0, DISK, DISK), came(2, TIMER), sent(3, DISK, DISK)]
+    assert counted(right, lines) == (2, 0, 0)
+    other = [sent(0, DISK, DISK | 0x4000), came(2, TIMER), sent(3, DISK, DISK, 0xFEE0_2004)]
+    assert counted(other, lines) == (0, 2, 2)
+    first = len([message(DISK), *taken(DISK, 0)]) + 2
+    assert difference_line(compared(other, lines, ALL).differences[0]) == (
+        "different  msi  at first: traced #0 0x00004024 to 0xfee01004 before vector 0x24;"
+        f" before QEMU's line {first} 0x24 to 0xfee01004"
+    )
+    hidden = [sent(0, DISK, None), came(2, TIMER), sent(3, DISK, DISK, 0)]
+    assert counted(hidden, lines) == (2, 0, 0)  # what is known of them agrees
+
+
+def test_messages_that_no_record_stands_for_are_counted() -> None:
+    once = [message(DISK), message(DISK), *both(DISK), message(0x77)]
+    assert counted([sent(0, DISK, DISK)], once) == (1, 0, 2)
+    # An interrupt without a message before it stands for none.
+    late = [message(DISK), *both(DISK), *both(DISK)]
+    assert counted([sent(0, DISK, DISK), sent(2, DISK, DISK)], late) == (2, 0, 0)
+
+
+def test_an_interrupt_behind_its_message_is_the_one_that_is_told() -> None:
+    lines = [message(DISK), *both(DISK, place=THERE)]
+    wrong = compared([sent(7, DISK, DISK)], lines, ALL)
+    assert faults(wrong) == (1, 1, 0, 0, 1) and wrong.regions["msi"].witnessed == 0
+    assert "traced #8 vector 0x24" in difference_line(wrong.differences[0])
