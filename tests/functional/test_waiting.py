@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from guest_program import assemble, initrd
 from prompt_terminal import session, told
 from vetrace_run import Run, boot, read_trace, run
 
@@ -90,3 +92,33 @@ def test_at_the_prompt_it_is_one_line_and_comes_first(tmp_path: Path) -> None:
         told(talk, "info waiting", "gives up at nvme_wait_ready")
         told(talk, "watch", r"accesses are shown[^;]*; [\d,]+ to clocks were not")
         told(talk, "watch clocks", "accesses are shown, 30 lines a second at most")
+
+
+COMMANDS = """\
+for device in /sys/bus/pci/devices/*; do
+    if [ "$(cat $device/class)" = 0x010601 ]; then
+        echo 1 > $device/enable
+        /tmp/waits $device/resource5
+    fi
+done"""
+
+
+def test_a_program_waits_for_memory_and_for_a_port(tmp_path: Path) -> None:
+    ramdisk = initrd(tmp_path, assemble(tmp_path, "waits"), COMMANDS)
+    done = boot(
+        tmp_path, "--region", "ahci", "--inputs=port", "--json", "--initrd", ramdisk,
+        "--guest-timeout", "7",
+    )  # fmt: skip
+    assert done.status == 1
+    lines = [line for line in done.err.splitlines() if line.startswith("vetrace: waiting")]
+    assert lines and re.match(
+        r"vetrace: waiting for \S*8042\S* KBD_STATUS_CMD until bits 0x21=0x20: read [\d,]+ times",
+        lines[0],
+    ), done.err  # fmt: skip
+    last = json.loads(done.out.splitlines()[-1])
+    (way,) = last["awaited"]
+    assert (way["mask"], way["value"], last["gives_up"]) == ("0x21", "0x20", [])
+    waits = [each for each in read_trace(done.trace).records if isinstance(each, WaitRecord)]
+    (memory,) = [each for each in waits if each.region == "ich9-ahci.ahci"]
+    assert [(each.mask, each.value) for each in memory.awaited] == [(1, 1)]
+    assert [each.said for each in memory.gives_up] == ["r12"]

@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "A line has guest time in seconds, vCPU, call site, instruction, region+offset, register,"
         " R or W with the width in bytes (~: carried out by a native step), and the value."
         " A narrow terminal has no room for the vCPU and the instruction."
-        " Where the same lines come three times or more in a row, they are shown once, and then"
-        " how often, how long and the last values read."
+        " Where a device's lines are the same three times or more, whatever others do meanwhile,"
+        " they are shown once, and then how often, how long and the last values read."
         " A marker, events that a log lost, and what a person did at the prompt of"
         " `vetrace boot -i` have a line of their own; an access that a person changed tells behind"
         " the value what the device had, or that it was skipped."
@@ -146,11 +146,11 @@ def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterat
         if isinstance(item, Event):
             turn: tuple[Event, ...] = (item,)
         elif isinstance(item, Fold):
-            turn = item.first
+            turn = () if item.more else item.first
         else:
             yield note_line(item)
             continue
-        if phases and turn[0].phase != phase:
+        if phases and turn and turn[0].phase != phase:
             phase = turn[0].phase
             yield phase_line(phase)
         for event in turn:

@@ -62,8 +62,11 @@ def told_in(
 def input_bell_in(
     setting: Setting, how: Manner, interceptor: Interceptor, callers: Callers
 ) -> InputBell | None:
-    """Return what takes stops at inputs, where there may be some that do: it is to begin."""
-    if not (how.asks or how.queues) or not how.inputs:
+    """Return what takes stops at inputs, where they are recorded: it is to begin.
+
+    Somebody may be asked about them, they may be doorbells, and code may wait for what they read.
+    """
+    if not how.inputs:
         return None
     view, journal, names = setting.view, setting.journal, setting.system.names
     return InputBell(view, journal, names, callers, interceptor.ledger, asks=how.asks)

@@ -146,7 +146,7 @@ class Loop:
         """
         self.coverage.whole = whole
         queues = self.lookout.tells_queues
-        how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested, queues)
+        how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested)
         setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
         self._traced, registers = await (prepare_nested if nested else prepare)(setting, how)
         self._traced.interceptor.answering.before = self.lookout.before
@@ -237,6 +237,8 @@ class Loop:
                 self.lookout.settle()
                 for physical in self.lookout.due():
                     sites.stops.also(physical)
+                if inside is not None and self.traced.input_bell is not None:
+                    inside.also(self.lookout.due_inputs())
                 if self._looks is not None:
                     await self._looks.passed(_EVERY)
         finally:

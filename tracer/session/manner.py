@@ -25,8 +25,7 @@ class Manner:
     what becomes of each access. What is ``wanted`` is tried on the guest's own handler. With
     ``stacks`` the call chain is recorded with each access. With a ``ring`` of so many records
     instructions are compiled, where that can be; ``inputs`` of these kinds are recorded there,
-    too; of those the doorbells take stops with ``queues``. Traps are poisoned entries, or
-    ``nested``.
+    too. Traps are poisoned entries, or ``nested``.
     """
 
     recorded: RecordedDevice | None = None
@@ -36,7 +35,6 @@ class Manner:
     ring: int | None = None
     inputs: frozenset[Input] = frozenset()
     nested: bool = False
-    queues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +44,8 @@ class Traced:
     A stop goes to the first of the ``traps`` that claims it. ``underneath`` is what a confidential
     guest has below it, ``bench`` tries instructions on its handler, ``late`` tells that compiled
     sites come once there is room. The guest runs inside the ``monitor``, where there is one, which
-    vCPUs that come later enter at ``secondary``; where somebody is asked about inputs, or they
-    are doorbells, they ring the ``input_bell``.
+    vCPUs that come later enter at ``secondary``; inputs that somebody is asked about, that
+    are doorbells, or that code waits for, ring the ``input_bell``.
     """
 
     gate: Post

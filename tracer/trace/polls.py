@@ -10,12 +10,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+from tracer.devices.map import Named
+from tracer.trace.configuration import DATA
+from tracer.trace.member import Space
 from tracer.trace.record import Intercept, MemoryAccess, Record
 from tracer.trace.waiting import WaitRecord
 
 FEWEST = 3
 """The fewest turns that are a poll."""
 
+_NO_WAITS: frozenset[Space] = frozenset(("tsc", "cpuid"))
+"""What tells the time, and what nobody waits for: it never changes."""
+
+_TURNS = 8
+_LASTS_NS = 10_000_000
 _LONGEST = 8
 _LEAST_PAUSE_NS = 50_000_000
 _MOST_KNOWN = 256
@@ -28,8 +36,9 @@ Place = tuple[str, int, int]
 class Poll:
     """Hold reads of one register by one instruction, ``turns`` times from ``since_ns`` on.
 
-    ``physical`` is where the register is, ``value`` what it read last, ``before`` what it read
-    before that was another; ``told`` what was found out about the loop.
+    ``physical`` is where the register is in its ``space``, ``value`` what it read last, ``before``
+    what it read before that was another; ``told`` what was found out about the loop. ``first`` is
+    the number of the first read, ``seq`` that of the last.
     """
 
     region: str
@@ -46,6 +55,8 @@ class Poll:
     before: int | None = None
     seq: int = 0
     told: WaitRecord | None = None
+    space: Space = "memory"
+    first: int = 0
 
     @property
     def place(self) -> Place:
@@ -56,6 +67,22 @@ class Poll:
     def duration_ns(self) -> int:
         """Return the guest time from the first read to the last, in nanoseconds."""
         return self.until_ns - self.since_ns
+
+    @property
+    def lasts(self) -> bool:
+        """Tell whether it goes on for so long that it is worth a look."""
+        return self.turns >= _TURNS and self.duration_ns >= _LASTS_NS
+
+    @property
+    def is_wait(self) -> bool:
+        """Tell whether it was looked at, and its loop waits for what is read."""
+        return self.told is not None and bool(self.told.awaited)
+
+    def may_wait(self, named: Named | None) -> bool:
+        """Tell whether code may wait for what is read, by its name: not for a clock."""
+        if self.space in _NO_WAITS or (self.told is not None and not self.told.awaited):
+            return False
+        return named is None or not named.is_clock
 
     def goes_on(self, now_ns: int) -> bool:
         """Tell whether it may still go on: the next turn is not overdue by much."""
@@ -114,6 +141,8 @@ class Polls:
         Its number, its time and its ``value`` are its own; the value is asked for where it counts.
         """
         self.now_ns = max(self.now_ns, time_ns)
+        if access.space == "port" and access.physical in DATA:
+            return []  # the register in configuration space comes behind it
         region, offset = access.region or "", access.offset or 0
         place = region, offset, record.rip
         opened = self._open.setdefault((region, record.vcpu), {})
@@ -137,7 +166,7 @@ class Polls:
         if found.turn is not None and others != found.turn:
             # Another turn than before: it begins anew, with the read before this one.
             over += self._noted(poll)
-            poll = replace(poll, turns=1, since_ns=poll.until_ns)
+            poll = replace(poll, turns=1, since_ns=poll.until_ns, first=poll.seq)
         read = value()
         changed = read != poll.value
         found.poll = replace(
@@ -228,4 +257,6 @@ def _first(
         until_ns=time_ns,
         value=value,
         seq=seq,
+        space=access.space,
+        first=seq,
     )

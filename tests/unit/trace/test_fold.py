@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.trace.event import Event
-from tracer.trace.fold import FEWEST, LONGEST, Fold, Folder, folded
+from tracer.trace.fold import FEWEST, HELD, LONGEST, Fold, Folder, folded
 from tracer.trace.lines import fold_line
+from tracer.trace.waiting import WaitRecord
 
 
 def poll(seq: int, value: int = 0, offset: int = 0x1C) -> Event:
@@ -128,6 +129,73 @@ def test_a_stream_is_folded_while_it_comes() -> None:
 
     next(iter(folded(source())))
     assert taken <= FEWEST * LONGEST + 1
+
+
+def other(seq: int, offset: int | None = None) -> Event:
+    access = sample.device("hpet", 8 * seq if offset is None else offset, 8, "read", seq)
+    record = sample.intercept(seq, access)
+    return Event(seq, record, record.accesses[0])
+
+
+def parted(turns: int, between: int) -> list[Event]:
+    """Poll, with so many accesses to another device behind each turn."""
+    events = []
+    for turn in range(turns):
+        at = turn * (between + 1)
+        events += [poll(at), *(other(at + n) for n in range(1, between + 1))]
+    return events
+
+
+def test_a_loop_goes_on_whatever_other_devices_do() -> None:
+    assert told(parted(5, 1)) == [([0], [8], 5), 1, 3, 5, 7, 9]
+
+
+def test_a_long_loop_that_others_part_is_told_of_where_it_ends() -> None:
+    events = parted(HELD, 3)
+    end = events[-1].seq + 1
+    found = list(folded([*events, store(end, 1)]))
+    assert [item.seq for item in found if isinstance(item, Event)] == [
+        e.seq for e in events if e.seq == 0 or e.access.region == "hpet"
+    ] + [end]
+    # It stands where its last turn was.
+    at = next(n for n, item in enumerate(found) if isinstance(item, Fold))
+    fold, before, behind = found[at], found[at - 1], found[at + 1]
+    assert isinstance(fold, Fold) and (fold.turns, fold.more, fold.apart) == (HELD - 1, True, True)
+    assert (before, behind) == (events[-5], events[-3])
+    assert fold_line(fold).strip().startswith("↑ nvme+0x1c at nvme_pci_enable+0x5e: 255 more times")
+
+
+def test_what_was_found_out_stands_behind_its_loop() -> None:
+    wait = WaitRecord(
+        time_ns=0, seq=7, vcpu=0, rip=1, region="nvme", offset=0x1C, width=4
+    )  # fmt: skip
+    events = parted(6, 1)
+    found = list(folded([*events[:7], wait, *events[7:]]))
+    assert isinstance(found[0], Fold) and found[1] is wait and len(found) == 8
+    assert list(folded([other(0), wait, other(1)]))[1] is wait
+    short = [*(poll(n) for n in range(FEWEST)), wait, store(9, 1)]
+    assert list(folded(short))[1] is wait
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 1)), max_size=300), st.integers(0, 40))
+def test_of_several_devices_no_access_is_lost_or_told_twice(
+    which: list[tuple[bool, int]], pause: int
+) -> None:
+    events: list[Event] = []
+    for mine, offset in which:
+        seq = len(events)
+        events.append(poll(seq, offset=4 * offset) if mine else other(seq, 8 * offset))
+        events += [other(seq + n, 0x20 + 8 * n) for n in range(1, 4) if seq < pause * 20]
+    found = list(folded(events))
+    for region in ("nvme", "hpet"):
+        mine_of = [
+            item for item in found
+            if (item.first[0] if isinstance(item, Fold) else item).access.region == region
+        ]  # fmt: skip
+        made = [("read", e.access.offset) for e in events if e.access.region == region]
+        assert unfolded(mine_of) == made
+    seqs = [item.seq for item in found if isinstance(item, Event)]
+    assert seqs == sorted(seqs)
 
 
 # ---- live

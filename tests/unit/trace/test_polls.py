@@ -91,3 +91,16 @@ def test_what_is_known_to_be_no_loop_waits_for_nothing() -> None:
     assert poll.told is not None and poll.told.awaited
     found.repeat({poll.place: 1000}, 0)
     assert found.waiting()[0].turns == 1010
+
+
+def port(number: int, address: int, config: int) -> Intercept:
+    """Read a data port of PCI configuration space, which leads to an address there."""
+    made_at = sample.port(address, 1, "read", 0)
+    there = replace(made_at, region="config", physical=config, offset=config, space="config")
+    return replace(sample.inputs(number, made_at, there), time_ns=number * MS)
+
+
+def test_a_scan_of_configuration_space_is_no_poll_and_one_register_there_is() -> None:
+    assert polls(*(port(n, 0xCFC, n << 12) for n in range(20))).open() == []
+    (poll,) = polls(*(port(n, 0xCFE, 0x8006) for n in range(20))).open()
+    assert (poll.region, poll.offset, poll.space, poll.turns) == ("config", 0x8006, "config", 20)

@@ -8,12 +8,12 @@ is, and the guest is held up once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tracer.access.region import Region, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer, located
-from tracer.compiled.flagging import NO_INPUTS, flagged
+from tracer.compiled.flagging import NO_INPUTS, flag_of_msr, flagged
 from tracer.devices.map import Named
 from tracer.errors import TraceError
 from tracer.intercept.journal import Journal
@@ -22,6 +22,8 @@ from tracer.intercept.queue.doorbell import Doorbells, Rung
 from tracer.intercept.view import GuestView
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord
+from tracer.trace.configuration import DATA
+from tracer.trace.member import Space
 from tracer.trace.naming import Naming
 from tracer.trace.polls import Place, Poll, Polls
 from tracer.trace.queue import QueueRecord
@@ -30,12 +32,15 @@ from tracer.trace.waiting import WaitRecord, WayOut
 from tracer.x86.poll import Exit, loop_of
 from tracer.x86.state import GPR
 
-_TURNS = 8
-_LASTS_NS = 10_000_000
-"""Turns and guest time after which a poll is looked at."""
-
 _MOST_LOOKS = 256
 """Places that are looked at in one run."""
+
+_FLAGS: Mapping[Space, Callable[[int], int]] = {
+    "port": lambda port: port,
+    "config": lambda address: DATA[address & 3],
+    "msr": flag_of_msr,
+}
+"""The bit of an input by its address, of the spaces whose reads are looked at."""
 
 _WHOLE, _HEAD, _TAIL = 128, 16, 48
 """Rows of a block that are taken one by one: all of so many; else the first and the last."""
@@ -61,7 +66,7 @@ class Lookout:
         self._ringing = NO_INPUTS
         self._early: dict[tuple[str | None, int | None], Rung] = {}
         self._looked: set[Place] = set()
-        self._wanted: dict[Place, int] = {}
+        self._wanted: dict[Place, tuple[Space, int]] = {}
 
     def follow_queues(self, naming: Naming, *, tell: bool) -> None:
         """Follow the queues of devices, and ``tell`` what each doorbell was about.
@@ -129,9 +134,12 @@ class Lookout:
         return self._tells
 
     def inputs(self, regions: RegionMap) -> int:
-        """Return the set of the ports that are doorbells, which are to take stops."""
+        """Return the set of the ports that are doorbells, and of inputs that are looked at.
+
+        These are to take stops.
+        """
         if self.doorbells is None or not self._tells:
-            return NO_INPUTS
+            return self.due_inputs()
         if regions.ports is not self._ports:
             self._ports = regions.ports
             self._ringing = flagged(
@@ -140,7 +148,7 @@ class Lookout:
                 for part in self.doorbells.doorbells(region.name, region.end - region.base + 1)
                 for port in range(region.base + part.start, region.base + part.stop)
             )
-        return self._ringing
+        return self._ringing | self.due_inputs()
 
     def _take_block(self, block: BlockRecord) -> None:
         places = self._blocks.places(block)
@@ -180,13 +188,21 @@ class Lookout:
 
     def due(self) -> list[int]:
         """Return the physical addresses whose next read is to take a stop."""
+        return [physical for space, physical in self._due() if space == "memory"]
+
+    def due_inputs(self) -> int:
+        """Return the set of the inputs whose next read is to take a stop."""
+        flags = {_FLAGS[space](at) for space, at in self._due() if space in _FLAGS}
+        return flagged(flags) if flags else NO_INPUTS
+
+    def _due(self) -> list[tuple[Space, int]]:
         if len(self._looked) >= _MOST_LOOKS:
             return []
         for poll in self.polls.waiting():
-            if poll.turns < _TURNS or poll.duration_ns < _LASTS_NS:
+            if not poll.lasts or poll.place in self._looked:
                 continue
-            if poll.place not in self._looked and not self._is_clock(poll):
-                self._wanted[poll.place] = poll.physical
+            if not self._is_clock(poll):
+                self._wanted[poll.place] = poll.space, poll.physical
         return list(self._wanted.values())
 
     def named(self, poll: Poll) -> Named | None:
@@ -196,8 +212,7 @@ class Lookout:
         return self.naming.name(poll.region, poll.offset, poll.width)
 
     def _is_clock(self, poll: Poll) -> bool:
-        named = self.named(poll)
-        return named is not None and named.is_clock
+        return not poll.may_wait(self.named(poll))
 
     def waiting(self) -> list[Poll]:
         """Return the polls that go on now, without those of clocks, the longest first."""
@@ -209,7 +224,7 @@ class Lookout:
     def behind(self, record: Intercept, space: AddressSpace) -> None:
         """Look at the loop around an access that was made just now; the guest stands there."""
         self._ring(record)
-        if record.mode != 64 or record.cpl == 3 or len(record.before) < len(GPR):
+        if record.mode != 64 or len(record.before) < len(GPR):
             return
         for seq, access in record.device_accesses():
             place = access.region or "", access.offset or 0, record.rip
@@ -219,8 +234,8 @@ class Lookout:
                 continue
             self._wanted.pop(place, None)
             self._looked.add(place)
-            self._journal.publish(self._told(record, seq, place, access.linear, access.width,
-                                             space))  # fmt: skip
+            linear = access.linear if access.space == "memory" else record.rip
+            self._journal.publish(self._told(record, seq, place, linear, access.width, space))
 
     def before(self, transfers: Sequence[Transfer]) -> None:
         """Read what doorbells are about before they are rung: a device may take it at once."""
@@ -259,10 +274,9 @@ class Lookout:
 
     def _lasts(self, place: Place) -> bool:
         return any(
-            poll.place == place and poll.turns >= _TURNS and poll.duration_ns >= _LASTS_NS
-            and not self._is_clock(poll)
+            poll.place == place and poll.lasts and not self._is_clock(poll)
             for poll in self.polls.open()
-        )  # fmt: skip
+        )
 
     def _told(
         self, record: Intercept, seq: int, place: Place, linear: int, width: int,

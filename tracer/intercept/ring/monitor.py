@@ -286,6 +286,11 @@ class Monitor:
             self._asked = inputs, since
             self._view.memory.write(self.code.flags, flagging.pages(inputs, since))
 
+    def also(self, inputs: int) -> None:
+        """Have further inputs be asked about until :meth:`ask` is called; the guest may run."""
+        asked, since = self._asked
+        self.ask(asked | inputs, since)
+
     def record(self, vcpu: int) -> bytes:
         """Return the record of what a vCPU that stands there is about."""
         return self._view.memory.read(self.code.vmcb(vcpu) + monitor.RECORD_PLACE, SLOT_SIZE)

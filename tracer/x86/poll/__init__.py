@@ -71,7 +71,7 @@ def loop_of(rip: int, gpr: Sequence[int], device: int, memory: Memory, name: Nam
     """Return the loop around the instruction at a linear address that reads a device, or None.
 
     ``gpr`` are the registers before it, ``device`` is the linear address that it reads, that of
-    the instruction where it reads a port.
+    the instruction where it reads a port or an MSR.
     """
     walk = _Walk(memory, name)
     first = walk.step(rip)

@@ -41,8 +41,11 @@ _NOTHING = frozenset(
 
 _ACCUMULATING = frozenset(
     ("cdqe", "cwde", "cbw", "cdq", "cqo", "mul", "imul", "div", "idiv", "rdtsc", "rdtscp", "cpuid",
-     "rdmsr", "xchg", "cmpxchg", "vmcall", "vmmcall", "rdpmc", "xgetbv", "in")
+     "xchg", "cmpxchg", "vmcall", "vmmcall", "rdpmc", "xgetbv", "in")
 )  # fmt: skip
+
+_CALLS = frozenset(("syscall", "sysenter", "int"))
+"""Calls of the kernel: Ref: System V ABI for AMD64, A.2.1."""
 
 _STRINGS = ("rep", "stos", "movs", "lods", "cmps", "scas", "ins", "outs")
 
@@ -153,13 +156,22 @@ def _input(step: Step, name: str, state: State) -> State:
     return state.wrote(to, part(WHOLE, to.width) if first else Other("a port"))
 
 
+def _read_msr(step: Step, name: str, state: State) -> State:
+    # EDX and EAX get its halves.
+    if state.device != step.linear:
+        return state.lost("rax", "rdx")
+    halves = {"rax": part(WHOLE, 4), "rdx": part(WHOLE, 4, 32)}
+    return replace(state, registers={**state.registers, **halves})
+
+
 class _Effects:
     # Effects by mnemonic and number of operands.
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], Effect] = {
             ("push", 1): _push, ("pop", 1): _pop, ("leave", 0): _leave, ("in", 2): _input,
-            ("lea", 2): _address, ("cmp", 2): _compare, ("test", 2): _test, ("not", 1): _invert,
+            ("rdmsr", 0): _read_msr, ("lea", 2): _address, ("cmp", 2): _compare,
+            ("test", 2): _test, ("not", 1): _invert,
         }  # fmt: skip
         for names, count, effect in (
             (("mov", "movabs", "movzx", "movnti"), 2, _move),
@@ -201,6 +213,8 @@ def _unknown(step: Step, name: str, state: State) -> State:
             state = state.wrote(step.operands[-1], Other())
     if name.startswith(_STRINGS):
         state = state.lost("rax", "rcx", "rsi", "rdi")
+    if name in _CALLS:
+        state = state.called("the kernel", "rcx", "r11")
     return state.with_flags(Flags(Other(), Other()))
 
 

@@ -145,9 +145,12 @@ class State:
         unknown: dict[str, Value] = dict.fromkeys(registers, Other())
         return replace(self, registers={**self.registers, **unknown})
 
-    def called(self, what: str) -> State:
-        """Return the state behind a call of a function that is not looked into."""
-        lost: dict[str, Value] = dict.fromkeys(CLOBBERED, Other())
+    def called(self, what: str, *clobbered: str) -> State:
+        """Return the state behind a call of a function that is not looked into.
+
+        It leaves the ``clobbered`` registers changed, by default those that the ABI says.
+        """
+        lost: dict[str, Value] = dict.fromkeys(clobbered or CLOBBERED, Other())
         lost["rax"] = Other(f"what {what} returns" if what else "what a function returns")
         return replace(self, registers={**self.registers, **lost}, flags=Flags())
 

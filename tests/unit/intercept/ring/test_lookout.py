@@ -12,13 +12,15 @@ import trace_sample as sample
 from msgspec.structs import replace
 from poll_code import DEVICE, SYMBOLS, Ram, name, registers
 
+from tracer.compiled.flagging import flag_of_msr
 from tracer.devices import library
 from tracer.intercept.ring.lookout import Lookout
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import Rate
+from tracer.trace.member import Space
 from tracer.trace.naming import Naming
 from tracer.trace.polls import Polls
-from tracer.trace.record import Intercept, Record
+from tracer.trace.record import Intercept, MemoryAccess, Record
 from tracer.trace.waiting import WaitRecord
 from tracer.x86.state import GPR
 
@@ -91,12 +93,75 @@ def test_code_that_cannot_be_read_is_no_loop_and_waits_for_nothing() -> None:
     assert watch.waiting() == []
 
 
-def test_a_program_is_not_looked_at() -> None:
+def test_a_program_is_looked_at_in_its_own_memory() -> None:
     watch, told = lookout()
     for number in range(20):
-        watch.take(read(number))
-    watch.behind(replace(read(20), cpl=3), space(Ram()))
-    assert told == []
+        watch.take(replace(read(number), cpl=3))
+    watch.behind(replace(read(20), cpl=3), space(Ram(SYMBOLS["caller"] + 0x31)))
+    (wait,) = told
+    assert isinstance(wait, WaitRecord)
+    assert [(each.mask, each.value) for each in wait.awaited] == [(0x80, None)]
+
+
+PORT = 0x3FD
+LSR = bytes.fromhex("ec a8 20 74 fb c3")  # in al, dx; test al, 0x20; jz -5; ret
+STATUS = bytes.fromhex("0f 32 0f ba e0 0c 72 f8 c3")  # rdmsr; bt eax, 12; jc -8; ret
+
+
+def read_input(number: int, space: Space, address: int, width: int) -> Intercept:
+    access = MemoryAccess(
+        direction="read", width=width, linear=0, physical=address, value=0,
+        region="isa-serial.serial" if space == "port" else space,
+        offset=address - 0x3F8 if space == "port" else 8 * address, space=space,
+    )  # fmt: skip
+    known = dict(zip(GPR, registers(rdx=PORT), strict=True))
+    return replace(
+        sample.intercept(number, access), time_ns=number * MS, rip=0x1000,
+        before={"rflags": 2, **known}, via="monitor",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "address", "width", "code", "flag", "mask", "value"),
+    [
+        ("port", PORT, 1, LSR, PORT, 0x20, 0x20),
+        ("msr", 0x830, 8, STATUS, flag_of_msr(0x830), 0x1000, 0),
+    ],
+)
+def test_an_input_that_is_polled_is_looked_at(
+    kind: Space, address: int, width: int, code: bytes, flag: int, mask: int, value: int
+) -> None:
+    def ram(linear: int, size: int) -> bytes:
+        return code[linear - 0x1000 :][:size] if 0x1000 <= linear < 0x1000 + len(code) else b""
+
+    watch, told = lookout()
+    assert watch.due_inputs() == 0
+    for number in range(20):
+        watch.take(read_input(number, kind, address, width))
+    assert watch.due() == [] and watch.due_inputs() == 1 << flag
+    no_regions: Any = SimpleNamespace(ports=())
+    assert watch.inputs(no_regions) == 1 << flag
+    watch.behind(read_input(20, kind, address, width), space(ram))
+    (wait,) = told
+    assert isinstance(wait, WaitRecord) and wait.head == 0x1000
+    assert [(each.mask, each.value or 0) for each in wait.awaited] == [(mask, value)]
+    assert watch.due_inputs() == 0
+
+
+def test_a_register_in_configuration_space_is_reached_by_its_data_port() -> None:
+    watch, _ = lookout()
+    for number in range(20):
+        watch.take(read_input(number, "config", 0x8006, 2))
+    assert watch.due_inputs() == 1 << 0xCFE
+
+
+def test_what_tells_the_time_is_not_waited_for() -> None:
+    watch, _ = lookout()
+    for number in range(20):
+        watch.take(read_input(number, "tsc", 0, 8))
+        watch.take(read_input(number, "cpuid", 7, 4))
+        watch.take(read_input(number, "msr", 0x10, 8))
+    assert watch.due_inputs() == 0 and watch.waiting() == []
 
 
 def test_of_a_long_block_the_rows_between_are_counted() -> None:
