@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tracer.errors import TracerError
+from tracer.host.streams import erase_status
 
 _LONGEST_LINE = 1 << 14
 """Bytes of the guest's console that are held for a line to end."""
@@ -20,7 +21,7 @@ class GuestConsole:
     """
 
     def __init__(self) -> None:
-        self.show: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
+        self.show: Callable[[str], None] = _show
         self._rest = b""
 
     def __call__(self, data: bytes) -> None:
@@ -37,6 +38,11 @@ class GuestConsole:
         """Show the rest, which is no whole line."""
         if self._rest:
             self(b"\n")
+
+
+def _show(text: str) -> None:
+    erase_status()
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,11 @@ _UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.ENXIO}
 )
 
+_ERASE = "\x1b[K"
+"""Erases to the end of a line. Ref: ECMA-48, 8.3.41 (EL)."""
+
 _forced: bool | None = None
+_status: TextIO | None = None
 
 
 def occupy() -> None:
@@ -66,8 +70,32 @@ def warn(message: str, *below: str) -> None:
     What a guest or a file says may be in it, and must not reach the terminal as it is. Lines
     ``below`` show what the message is about.
     """
+    erase_status()
     for line in (f"vetrace: {message}", *below):
         print(printable(line), file=sys.stderr)
+
+
+def show_status(stream: TextIO, text: str, columns: int) -> None:
+    """Write a line that is there until :func:`erase_status`, where a terminal can erase it.
+
+    It is cut to the terminal's width. Whoever prints a line erases it first.
+    """
+    global _status
+    if not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return
+    shown = text if len(text) < columns else f"{text[: columns - 2]}…"
+    stream.write(f"\r{_ERASE}{printable(shown)}")
+    stream.flush()
+    _status = stream
+
+
+def erase_status() -> None:
+    """Erase what :func:`show_status` has written."""
+    global _status
+    if _status is not None:
+        _status.write(f"\r{_ERASE}")
+        _status.flush()
+        _status = None
 
 
 def is_output_error(error: OSError) -> bool:

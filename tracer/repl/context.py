@@ -18,7 +18,7 @@ from tracer.query.facts import Recorded
 from tracer.query.place import Known
 from tracer.repl.aim import Aim, aim
 from tracer.repl.command import CommandTable
-from tracer.repl.feed import Feed, Item, Rule, Seen
+from tracer.repl.feed import Feed, Item, Rule, Seen, Waited
 from tracer.repl.order import Taking, due
 from tracer.repl.result import Result, Screen, plain_lines
 from tracer.repl.run import Run
@@ -29,6 +29,7 @@ from tracer.repl.thread import LoopCall, UserThread
 from tracer.session.course import INTERRUPTED, Halt
 from tracer.trace.member import Space
 from tracer.trace.naming import Naming
+from tracer.trace.polls import Polls
 from tracer.trace.record import MemoryAccess, Record
 from tracer.trace.summary import Summary
 from tracer.x86.state import CpuState
@@ -78,6 +79,7 @@ class Context:
         self.trace = trace
         self.summary = Summary()
         self.recent: deque[Seen] = deque(maxlen=KEPT)
+        self._polls = Polls()
         self.inputs: Counter[Space] = Counter()
         self.answered: Counter[Space] = Counter()
         self.displays: dict[int, str] = {}
@@ -125,6 +127,10 @@ class Context:
         """Take the next record of a live run: it is a subscriber."""
         found = self.run.take(record)
         self.summary.add(record, found)
+        for poll in self._polls.add(record):
+            if poll.is_wait:
+                named = self.names.name(poll.region, poll.offset, poll.width)
+                self.feed.wait(Waited(poll, named))
         for seen in found:
             self._count(seen.access)
             self.recent.append(seen)

@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tracer.devices.map import Named
 from tracer.trace.event import Event
 from tracer.trace.fold import Fold, Folders
+from tracer.trace.polls import Poll
 
 LINES_PER_SECOND = 30
 """What a person can follow, and any terminal can print."""
@@ -46,7 +48,15 @@ class Ticking:
     event: Event
 
 
-Item = Event | Fold | Skipped | Ticking
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """Tell of a wait that is over, and of what its register is called."""
+
+    poll: Poll
+    named: Named | None
+
+
+Item = Event | Fold | Skipped | Ticking | Waited
 """What is shown of a feed."""
 
 
@@ -82,6 +92,7 @@ class Feed:
         self._since: float | None = None
         self._came = self._shown = self._skipped = 0
         self._folder = Folders() if folds else None
+        self._waited: list[Waited] = []
         self._tail: deque[Event] = deque(maxlen=_TAIL)
         self._told = 0.0
 
@@ -104,7 +115,18 @@ class Feed:
         self._came += 1
         for item in self._folded(event, now):
             items += self._admitted(item)
-        return items
+            if isinstance(item, Fold):
+                items += self._over()
+        return [*items, *self._over()]
+
+    def wait(self, waited: Waited) -> None:
+        """Tell of a wait with the access by which it is over, which comes next."""
+        if self.on and not (self.paused or self.filters):
+            self._waited.append(waited)
+
+    def _over(self) -> list[Item]:
+        over, self._waited = self._waited, []
+        return list(over)
 
     # A driver that polls for ever is seen to be alive: its loop is told, and begins anew.
     def _folded(self, event: Seen, now: float) -> list[Event | Fold]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracer.repl.feed import Item, Seen, Skipped, Ticking, skipped_line, ticking_line
+from tracer.repl.feed import Item, Seen, Skipped, Ticking, Waited, skipped_line, ticking_line
 from tracer.repl.result import Screen
 from tracer.text.colour import paint
 from tracer.text.printable import wrapped
 from tracer.trace.fold import Fold
 from tracer.trace.layout import layout
 from tracer.trace.lines import access_line, change_lines, decoded_lines, fold_line
+from tracer.trace.waiting_words import waited_line
 
 
 def item_lines(item: Item, screen: Screen, kept: str) -> Sequence[str]:
@@ -20,6 +21,8 @@ def item_lines(item: Item, screen: Screen, kept: str) -> Sequence[str]:
         return [dim(skipped_line(item, kept), screen)]
     if isinstance(item, Ticking):
         return [dim(ticking_line(item), screen)]
+    if isinstance(item, Waited):
+        return [dim(waited_line(item.poll, item.named), screen)]
     if isinstance(item, Fold):
         return [dim(fold_line(item), screen)]
     line = access_line(item, shape)

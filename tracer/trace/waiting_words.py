@@ -57,6 +57,11 @@ def poll_line(poll: Poll, named: Named | None = None, *, begins: str = "waiting 
     return line if told is None or not told.awaited else f"{line}; {gives_up_words(told)}"
 
 
+def waited_line(poll: Poll, named: Named | None = None) -> str:
+    """Return the line that tells of a wait that is over."""
+    return f"── {poll_line(poll, named, begins='waited for')} ──"
+
+
 def poll_words(poll: Poll) -> tuple[str, str, str]:
     """Return the register of a poll that was looked at, what is awaited, and what ends it else."""
     told = poll.told
