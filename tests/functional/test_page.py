@@ -17,6 +17,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from tracer.cli import main
+from tracer.trace.queue import QueueEntry, QueueRecord
 from tracer.trace.record import (
     Intercept,
     Mark,
@@ -27,6 +28,7 @@ from tracer.trace.record import (
     StackRecord,
     UserRecord,
 )
+from tracer.trace.waiting import WaitRecord, WayOut
 from tracer.x86.state import GPR
 
 pytest.importorskip("bokeh")
@@ -248,6 +250,62 @@ def test_the_other_views(browser: Page, tmp_path: Path) -> None:
     browser.until("return document.querySelector('#condition').value.startsWith('symbol == ')")
     assert browser.one("#accesses").is_displayed()
     assert " of " in browser.text("#shown") and not browser.text("#shown").startswith("0")
+
+
+def waited() -> list[Record]:
+    """Return a trace: a register that is polled for a bit, beside others, then a doorbell."""
+    ms = 1_000_000
+    poll = sample.device("nvme", 0x1C, 4, "read", 0)
+    other = sample.device("hpet", 0xF0, 8, "read", 1)
+    records: list[Record] = [sample.region("nvme"), sample.region("hpet")]
+    for seq in range(0, 40, 2):
+        records.append(replace(sample.intercept(seq, poll), time_ns=seq * ms))
+        records.append(replace(sample.intercept(seq + 1, other), time_ns=seq * ms))
+    site = 0xFFFFFFFF81234567
+    entry = QueueEntry(
+        kind="command", index=0, physical=0x1000, data=b"\2\0", text="OPC=read CID=5",
+        fields={"OPC": 2, "CID": 5},
+    )  # fmt: skip
+    records += [
+        WaitRecord(
+            time_ns=40 * ms, seq=38, vcpu=0, rip=site, region="nvme", offset=0x1C, width=4,
+            register="CSTS", head=site, loop="nvme_wait_ready+0x7f",
+            awaited=[WayOut(rip=1, mask=1, value=1, said="RDY=1")],
+            gives_up=[WayOut(rip=2, symbol="nvme_wait_ready+0xc2", said="jiffies")],
+        ),
+        replace(
+            sample.intercept(40, sample.device("nvme", 0x1000, 4, "write", 1)), time_ns=41 * ms
+        ),
+        QueueRecord(
+            time_ns=41 * ms, seq=40, vcpu=0, region="nvme", queue="SQ", number=0, entries=[entry]
+        ),
+    ]  # fmt: skip
+    return [*records, sample.end(41)]
+
+
+def test_waits_doorbells_and_what_would_be_asked(browser: Page, tmp_path: Path) -> None:
+    browser.open(report(tmp_path, sample.write(tmp_path / "waited.vtrace", waited())))
+    browser.one("#tab-waits").click()
+    (row,) = browser.texts("#waits tbody tr")
+    for text in ("38.0 ms", "20", "nvme CSTS", "RDY=1", "nvme_wait_ready+0xc2 (jiffies)"):
+        assert text in row
+    assert "still waited" not in browser.text("#waits")  # a write has ended it
+    assert "waits: nvme CSTS until RDY=1" in browser.text("#rows")
+    browser.one("#waits tbody button").click()
+    told(browser, "CSTS")
+    assert browser.text(CHOSEN).startswith("0")
+    # What a TDX guest would ask is told of each access.
+    assert "r11=0x30 r12=0x4 r13=0x0 r14=0x80000" in browser.text("#detail")
+    browser.one("#tab-queues").click()
+    (row,) = browser.texts("#queues tbody tr")
+    assert "SQ[0]" in row and "command 0 OPC=read CID=5" in row
+    browser.one("#queues tbody button").click()
+    told(browser, "Queue SQ[0]")
+    assert browser.texts("#detail .entries td") == ["command 0", "0x1000", "OPC=read CID=5"]
+    assert browser.one("#detail .entries tbody tr").get_attribute("title") == "OPC=0x2 CID=0x5"
+    given = browser.text("#detail")
+    assert "r13=0x1" in given and "r15=0x1" in given
+    assert browser.complaints() == []
 
 
 def test_two_traces_are_aligned(browser: Page, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tracer.trace.member import Space
 from tracer.trace.record import MemoryAccess
 from tracer.x86.bus import Direction
 
@@ -140,6 +141,13 @@ def ghcb_asked(given: Mapping[str, int], returned: Mapping[str, int]) -> GhcbExi
     return GhcbExit(code, place, width, buffer)
 
 
+def may_ask(region: str | None, space: Space, direction: Direction, width: int) -> bool:
+    """Tell whether a confidential guest's handler can make a call of an access, by its kind."""
+    if region is None or space != "memory":
+        return False
+    return width in WIDTHS and direction != "unknown"
+
+
 def hypercalls(
     access: MemoryAccess, shared_bit: int = SHARED_BIT
 ) -> tuple[TdVmcall, GhcbExit] | None:
@@ -148,9 +156,7 @@ def hypercalls(
     It is None for an access that is none to a device's memory, has a width that no call can ask
     for, an unknown direction, or a value (of a broken trace) that is wider than the access.
     """
-    if access.region is None or access.space != "memory":
-        return None
-    if access.width not in WIDTHS or access.direction == "unknown":
+    if not may_ask(access.region, access.space, access.direction, access.width):
         return None
     if (access.value or 0) >> 8 * access.width:
         return None

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from tracer.confidential.hypercall import may_ask
 from tracer.devices.map import Named
 from tracer.query.facts import causes, covered, device_of, function, module, site, sources
 from tracer.report.page.column import column, rising, text
@@ -140,12 +141,19 @@ class Accesses:
         kind = 1 if is_marker(record) else 2 if record.text.startswith(PHASE) else 0
         self._marks.append([self.count, record.text, kind, record.time_ns])
 
+    def aside(self, note: Note) -> None:
+        """Take what is told between accesses, and parts no loop."""
+        self._note(note)
+
     def note(self, note: Note) -> None:
         """Take what is told between accesses."""
         self._fold(self._folder.end())
         if isinstance(note, Mark) and self._typed == f"mark {note.text}":
             return  # its command is told
         self._typed = note.text if isinstance(note, UserRecord) else ""
+        self._note(note)
+
+    def _note(self, note: Note) -> None:
         line = note_line(note).strip()
         self._notes.append({"at": self.count, "time": note.time_ns, "text": line})
 
@@ -243,6 +251,8 @@ def _shapes(shapes: list[tuple[Any, ...]], regions: list[str]) -> dict[str, Any]
         for region, owners in zip(columns["region"], columns["owners"], strict=True)
     ]
     told["region"] = [numbers[region] for region in columns["region"]]
+    asks = zip(*(columns[name] for name in ("region", "space", "direction", "width")), strict=True)
+    told["asks"] = [int(may_ask(*each)) for each in asks]
     for name in ("offset", "physical", "linear", "width", "extent"):
         told[name] = [_number(value) for value in columns[name]]
     return told

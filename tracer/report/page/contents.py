@@ -11,14 +11,18 @@ from tracer.confidential.audit import Audit, Site, side_by_side
 from tracer.confidential.handler import PROFILES
 from tracer.query.source import Source
 from tracer.report.page.accesses import Accesses
+from tracer.report.page.column import text
 from tracer.report.page.coverage import Coverage
 from tracer.report.page.language import language
+from tracer.report.page.waits import Waits, foretold, queue_objects
 from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.layout import padded, short
 from tracer.trace.marker import is_marker
 from tracer.trace.place import bare_name, spot
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, LostRecord, Mark, RegionRecord, UserRecord
 from tracer.trace.summary import Summary, summary_object
+from tracer.trace.waiting import WaitRecord
 
 CONTEXT = 3
 """Lines that are alike around a difference."""
@@ -38,7 +42,8 @@ def contents(
     trace = source.trace
     names = source.roster.regions[0]
     accesses = Accesses(source.stacks, names.owners)
-    summary, coverage = Summary(), Coverage()
+    summary, coverage, waits = Summary(), Coverage(), Waits()
+    queues: list[QueueRecord] = []
     audits = [Audit(profile) for profile in PROFILES.values()]
     traced: list[str] = []
     for record, events in source:
@@ -48,6 +53,7 @@ def contents(
                     continue
                 accesses.add(record, events)
                 coverage.add(events)
+                waits.add(record, events)
                 for event in events:
                     differ.add(sides, event)
                 for audit in audits:
@@ -58,6 +64,12 @@ def contents(
                     accesses.note(record)
             case UserRecord() | LostRecord() | TdcallRecord() | VmgexitRecord() | SharedRecord():
                 accesses.note(record)
+            case WaitRecord():
+                waits.learn(record)
+                if record.awaited:
+                    accesses.aside(record)
+            case QueueRecord():
+                queues.append(record)
             case RegionRecord() if record.region.traced:
                 traced.append(record.region.name)
         summary.add(record, events)
@@ -76,6 +88,9 @@ def contents(
         },
         "accesses": accesses.object(),
         "statistics": summary_object(summary),
+        "waits": waits.objects(),
+        "queues": text(queue_objects(queues)) if queues else None,
+        "foretold": foretold(),
         "audit": _audit(audits),
         "coverage": coverage.objects(regions, roster.map_of),
     }

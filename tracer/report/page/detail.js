@@ -1,6 +1,6 @@
 // One access in full: register and bits, instruction, call chain, plan.
 
-async function detail(accesses, i, { goTo, filter, audit }) {
+async function detail(accesses, i, { goTo, filter, audit, doorbells, foretold }) {
   const { shapes, chains } = accesses;
   const s = accesses.shape[i];
   const told = toldOf(accesses, i);
@@ -14,13 +14,14 @@ async function detail(accesses, i, { goTo, filter, audit }) {
     heading(accesses, i, told, named),
     actions(accesses, i, told, { goTo, filter }),
     named ? fieldTable(accesses, i, named) : null,
+    doorbell(doorbells.get(accesses.seq[i])),
     facts(accesses, i, site, further),
     made("h3", {}, "Call chain"),
     accesses.chain[i]
       ? chainOf([site.symbol || site.rip, ...chains[accesses.chain[i] - 1]])
       : made("p", { className: "soft" },
           "not recorded: `vetrace boot --stacks` records it"),
-    ...plan(accesses, i, site, changes, further, audit),
+    ...plan(accesses, i, site, changes, further, { audit, foretold }),
   ].filter(Boolean);
 }
 
@@ -135,7 +136,7 @@ const chainOf = (sites) =>
   made("ol", { className: "chain" }, sites.map((each) => made("li", {}, each)));
 
 // What the instruction did: operands, accesses in order, registers, and what handlers make of it.
-function plan(accesses, i, site, changes, further, audit) {
+function plan(accesses, i, site, changes, further, { audit, foretold }) {
   const registers = { ...further.before };
   for (const name of Object.keys(accesses.registers.values)) {
     const value = accesses.register(name, i);
@@ -174,8 +175,10 @@ function plan(accesses, i, site, changes, further, audit) {
     if (same) parts.push(made("p", { className: "bad" }, same));
   }
   const row = audit.rows.get(`${site.rip} ${site.code}`);
+  const call = further.given ? null : hypercall(accesses, i, foretold);
+  if (row || call) parts.push(made("h3", {}, "In a confidential guest"));
+  if (call) parts.push(call);
   if (row) {
-    parts.push(made("h3", {}, "In a confidential guest"));
     const agreed = new Map();
     row.verdicts.forEach((verdict, n) => {
       const key = verdict.join("\n");
@@ -189,6 +192,46 @@ function plan(accesses, i, site, changes, further, audit) {
   }
   return parts;
 }
+
+// What a TDX guest would ask its host for in the access's place, null where it cannot.
+function hypercall(accesses, i, foretold) {
+  const { shapes, shape } = accesses;
+  const s = shape[i];
+  const value = accesses.valueOf(i);
+  if (!shapes.asks[s] || value === null || value >> (8n * shapes.width[s])) return null;
+  const parts = { width: shapes.width[s], physical: shapes.physical[s], value };
+  const told = (side) => Object.entries(foretold[shapes.direction[s]][side])
+    .map(([name, [number, ...more]]) =>
+      `${name}=${hex(more.reduce((sum, part) => sum | parts[part], BigInt(number)))}`).join(" ");
+  return made("div", {}, made("p", {}, "A TDX guest would ask its host for it by TDG.VP.VMCALL:"),
+    pairs([["given", told("given")], ["returned", told("returned")]]));
+}
+
+// What a doorbell told its device: the entries of a queue in RAM.
+function doorbell(told) {
+  if (!told) return null;
+  return made("div", { className: "wide" },
+    made("h3", {}, `Queue ${told.queue}[${told.number}]`),
+    told.entries.length ? entryTable(told.entries) : null,
+    ...queueNotes(told).map((text) => made("p", { className: "soft" }, text)));
+}
+
+const entryTable = (entries) => made("table", { className: "entries" },
+  made("thead", {}, made("tr", {}, ["entry", "physical", "what it says"].map((head) =>
+    made("th", { scope: "col" }, head)))),
+  made("tbody", {}, entries.map((entry) => made("tr", { title: fieldsTold(entry) },
+    made("td", {}, entryName(entry)), made("td", {}, entry.address),
+    made("td", {}, entry.text || entry.bytes)))));
+
+const entryName = ({ kind, index, chain }) =>
+  `${kind} ${index}${chain === null ? "" : ` of chain ${chain}`}`;
+const fieldsTold = ({ fields }) =>
+  printable(Object.entries(fields).map(([name, number]) => `${name}=${number}`).join(" "));
+
+const queueNotes = ({ entries, late, note }) => [
+  late ? "Read after the guest had gone on: entries may be others by then." : "",
+  note || (entries.length ? "" : "No entry."),
+].filter(Boolean);
 
 // The registers that an instruction's text names, in full.
 function usedRegisters(text, accesses) {

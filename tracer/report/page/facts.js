@@ -10,6 +10,8 @@ async function unpacked(data) {
   return new Response(stream).arrayBuffer();
 }
 
+const unpackedObject = async (data) => JSON.parse(new TextDecoder().decode(await unpacked(data)));
+
 // A column as a typed array; steps are added up.
 async function column(told) {
   const numbers = new ARRAYS[told.kind](await unpacked(told.data));
@@ -86,8 +88,7 @@ class Accesses {
     const [at, inside] = [Math.floor(this.record[i] / this.chunk), this.record[i] % this.chunk];
     const packed = this[kind][at];
     if (packed === null || packed === undefined) return null;
-    const read = async () => JSON.parse(new TextDecoder().decode(await unpacked(packed)));
-    this.chunks[kind][at] ??= await read();
+    this.chunks[kind][at] ??= await unpackedObject(packed);
     return this.chunks[kind][at][inside];
   }
 

@@ -3,8 +3,9 @@
 const by = (id) => document.getElementById(id);
 
 const VIEWS = [
-  ["accesses", "Accesses"], ["phases", "Phases"], ["statistics", "Statistics"],
-  ["registers", "Registers"], ["audit", "Audit"], ["difference", "Difference"],
+  ["accesses", "Accesses"], ["phases", "Phases"], ["waits", "Waits"], ["queues", "Queues"],
+  ["statistics", "Statistics"], ["registers", "Registers"], ["audit", "Audit"],
+  ["difference", "Difference"],
 ];
 
 async function main() {
@@ -18,6 +19,8 @@ async function main() {
     ...told.audit, rows: new Map(told.audit.sites.map((row) => [`${row.rip} ${row.code}`, row])),
   };
 
+  if (told.queues) told.queues = await unpackedObject(told.queues);
+  const doorbells = new Map((told.queues || []).map((each) => [each.seq, each]));
   describe(trace, accesses);
   if (told.difference) offer(told.difference.names, which);
   const everything = Uint32Array.from({ length: accesses.count }, (_, i) => i);
@@ -39,7 +42,9 @@ async function main() {
     chosen = i;
     lanes.choose(i);
     keep();
-    const parts = await detail(accesses, i, { goTo, filter, audit });
+    const parts = await detail(accesses, i, {
+      goTo, filter, audit, doorbells, foretold: told.foretold,
+    });
     if (i === chosen) {
       by("detail").replaceChildren(...parts);
       by("detail").scrollTop = 0;
@@ -182,10 +187,10 @@ async function main() {
 
   // --- The views ------------------------------------------------------------------------------
 
-  const views = VIEWS.filter(([name]) => name !== "difference" || told.difference);
+  const views = VIEWS.filter(([name]) => !["difference", "queues"].includes(name) || told[name]);
   const filled = new Set(["accesses"]);
   const makers = {
-    phases: phasesView, statistics: statisticsView, registers: registersView, audit: auditView,
+    waits: waitsView, queues: queuesView, phases: phasesView, statistics: statisticsView, registers: registersView, audit: auditView,
     difference: differenceView,
   };
   const context = { ...told, accesses, audit, filter, goToSeq };

@@ -1,4 +1,46 @@
-// The views beside the list: phases, statistics, registers, audit, difference.
+// The views beside the list: waits, queues, phases, statistics, registers, audit, difference.
+
+function waitsView(box, { waits, filter, goToSeq }) {
+  box.append(made("h2", {}, "What code waited for"));
+  if (!waits.length) {
+    box.append(made("p", { className: "soft" }, "Nothing was read again and again for long."));
+    return;
+  }
+  const last = waits.filter((row) => row.goes_on);
+  if (last.length)
+    box.append(made("p", { className: "bad" }, `At its end the guest still waited for ${
+      last.map((row) => `${row.region} ${row.register ?? row.offset}`).join(", ")}.`));
+  const name = (row) => row.register || `+${row.offset}`;
+  const lasted = (row) => row.until_ns - row.since_ns;
+  box.append(table([
+    ["from", (row) => link(seconds(row.since_ns), () => goToSeq(row.first)), (row) => row.since_ns],
+    ["lasted", (row) => duration(lasted(row)), lasted],
+    ["reads", (row) => count(row.turns), (row) => row.turns],
+    ["of", (row) => link(`${row.region} ${name(row)}`, () => filter(row.register
+      ? `region == ${quoted(row.region)} and register == ${quoted(row.register)}`
+      : `region == ${quoted(row.region)} and offset == ${row.offset}`)), name],
+    ["until", (row) => row.until || made("span", { className: "soft" }, "not looked at"), (row) => row.until],
+    ["loop", (row) => row.loop || row.site, (row) => row.loop || row.site],
+    ["gives up", (row) => row.ends, (row) => row.ends],
+    ["last read", (row) => link(row.value === null ? "?" : padded(BigInt(row.value), row.width),
+      () => goToSeq(row.last)), (row) => row.value ?? ""],
+  ], waits, { classOf: (row) => (row.goes_on ? "goes-on" : "") }));
+}
+
+// What doorbells told devices; a name leads to its access.
+function queuesView(box, { queues, goToSeq }) {
+  box.append(made("h2", {}, "What doorbells told their devices"));
+  box.append(table([
+    ["time", (row) => link(seconds(row.time_ns), () => goToSeq(row.seq)), (row) => row.time_ns],
+    ["queue", (row) => `${row.queue}[${row.number}]`, (row) => `${row.queue}[${row.number}]`],
+    ["entries", (row) => count(row.entries.length), (row) => row.entries.length],
+    ["what they say", (row) => made("div", {},
+      ...row.entries.map((entry) => made("div", { title: fieldsTold(entry) },
+        made("span", { className: "soft" }, `${entryName(entry)} `), entry.text || entry.bytes)),
+      ...queueNotes(row).map((text) => made("div", { className: "soft" }, text))),
+    (row) => row.entries.map((entry) => entry.text || entry.bytes).join()],
+  ], queues));
+}
 
 function phasesView(box, { accesses, filter }) {
   const rows = new Map();
