@@ -26,7 +26,7 @@ _reported: pytest.StashKey[set[Path]] = pytest.StashKey()
 
 
 class Boot(Protocol):
-    """Boot a guest with these words of ``vetrace boot``; the same words boot once a session.
+    """Boot a guest with these words of ``vetrace boot``; the same guest boots once a session.
 
     ``guest`` is the option of that name, such as "tdx". ``rules`` are what ``--rule`` takes,
     ``host`` is the file of ``--host``: they say what becomes of accesses. ``timeout`` and
@@ -174,7 +174,7 @@ def _vetrace_boots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequen
 
     def boot(words: Sequence[str]) -> Path:
         __tracebackhide__ = True
-        key = tuple(words)
+        key = _guest_of(words)
         if key not in done:
             need_guest(words)
             path = tmp_path_factory.mktemp("vetrace") / "boot.vtrace.zst"
@@ -183,6 +183,23 @@ def _vetrace_boots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequen
         return done[key]
 
     return boot
+
+
+# Returns what tells one boot from another: the default kernel by its name is the default kernel.
+def _guest_of(words: Sequence[str]) -> tuple[str, ...]:
+    from tracer.launch.plan import parse_kind
+    from tracer.linux.kernel import default_kernel
+
+    kernel = _value("--kernel", words)
+    if kernel is None or "--" in words:
+        return tuple(words)
+    if Path(kernel).resolve() != default_kernel(parse_kind(_value("--guest", words) or "plain")):
+        return tuple(words)
+    pairs = zip(words, ("", *words), strict=False)
+    return tuple(
+        word for word, before in pairs
+        if before != "--kernel" and word.partition("=")[0] != "--kernel"
+    )  # fmt: skip
 
 
 def need_guest(words: Sequence[str] = ()) -> None:

@@ -10,6 +10,8 @@ import pytest
 import trace_sample as sample
 from kernel_sample import vmlinux
 
+from tracer import pytest_plugin
+
 CHECKOUT = Path(__file__).parents[3]
 TEST = """
     def test_nvme(vetrace_trace):
@@ -273,3 +275,36 @@ def test_the_command_needs_no_pytest() -> None:
     )
     words = [sys.executable, "-c", code]
     subprocess.run(words, cwd=CHECKOUT, capture_output=True, check=True)
+
+
+def test_the_default_kernel_by_its_name_boots_no_second_guest(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = pytester.mkdir("kernels")
+    for name in ("vmlinuz-1", "vmlinuz-2"):
+        (kernels / name).touch()
+    (kernels / "current").symlink_to("vmlinuz-1")
+    booted: list[list[str]] = []
+
+    def start(path: Path, words: list[str]) -> None:
+        booted.append(words)
+        sample.write(path)
+
+    monkeypatch.setattr("tracer.linux.kernel.default_kernel", lambda kind: kernels / "vmlinuz-1")
+    monkeypatch.setattr(pytest_plugin, "need_guest", lambda words: None)
+    monkeypatch.setattr(pytest_plugin, "_run", start)
+    pytester.makepyfile(
+        """
+        def test_boots(vetrace_boot):
+            for kernel in ((), ("--kernel", "kernels/current"), ("--kernel=kernels/vmlinuz-1",)):
+                assert vetrace_boot("--region", "nvme", *kernel, "--stacks").kernel == "vmlinuz"
+            vetrace_boot("--region", "nvme", "--kernel", "kernels/vmlinuz-2", "--stacks")
+            vetrace_boot("--region", "nvme", "--kernel", "kernels/current", "--", "--stacks")
+        """
+    )
+    run(pytester).assert_outcomes(passed=1)
+    assert booted == [
+        ["--region", "nvme", "--stacks"],
+        ["--region", "nvme", "--kernel", "kernels/vmlinuz-2", "--stacks"],
+        ["--region", "nvme", "--kernel", "kernels/current", "--", "--stacks"],
+    ]
