@@ -211,7 +211,8 @@ class Candidates:
         for region in list(hints):
             if beginning.startswith(f"{region}.") or (self._fuzzy and beginning):
                 told = self._registers_of(region)
-                hints |= {f"{region}.{name}": hint for name, hint in told.items()}
+                # A word has no blank, and a point stands for it.
+                hints |= {f"{region}.{name.replace(' ', '.')}": hint for name, hint in told.items()}
         return hints
 
     def _registers_of(self, region: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from tracer.access.decision import Pending
 from tracer.access.region import RegionMap
 from tracer.access.stack import Stack
 from tracer.access.transfer import located
+from tracer.devices.entry import Entry
 from tracer.devices.map import Named
 from tracer.query.breakpoint import Breaks
 from tracer.query.course import Changes
@@ -30,6 +31,7 @@ from tracer.trace.name import RegionNames
 from tracer.trace.naming import Naming
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import MapRecord, Record
+from tracer.trace.uses import RegisterUses, Uses
 
 
 class Live:
@@ -53,6 +55,7 @@ class Live:
         self.watch = Watch(self._outlook)
         self._regions = RegionNames()
         self._last: dict[tuple[str | None, int | None, int], int] = {}
+        self._uses = RegisterUses()
         control.custody.host = Host(session, self._outlook, session.system.kind)
         control.custody.breaks = self.watch
         control.custody.free = self.watch.free
@@ -78,6 +81,7 @@ class Live:
         before = self._last.get(place)
         if access.value is not None:
             self._last[place] = access.value
+        self._uses.add(event)
         marks = self._outlook.marks.count
         return Seen(**msgspec.structs.asdict(event), before=before, marks=marks)
 
@@ -229,6 +233,14 @@ class Live:
     def address_of(self, name: str) -> int | None:
         """Return the linear address of a kernel symbol."""
         return self._session.names.symbols.address_of(name)
+
+    async def uses(self, region: str, entry: Entry) -> Uses:
+        """Return what a register was used for so far."""
+        return self._uses.of(region, entry)
+
+    async def counts(self) -> RegisterUses:
+        """Return the uses of all registers so far."""
+        return self._uses
 
     def waiting_lines(self) -> list[str]:
         """Return in a line each what the guest reads again and again."""

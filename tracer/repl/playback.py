@@ -27,6 +27,7 @@ from tracer.access.decision import Pending
 from tracer.access.reenactment import pending_of
 from tracer.access.region import RegionMap
 from tracer.access.stack import Stack
+from tracer.devices.entry import Entry
 from tracer.devices.map import Named, RegisterMaps
 from tracer.errors import UsageError
 from tracer.query.breakpoint import Breaks
@@ -41,7 +42,8 @@ from tracer.session.course import Halt, halt_at
 from tracer.trace.event import Event
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import MapRecord, Record
-from tracer.trace.tape import Tape
+from tracer.trace.tape import Kind, Tape
+from tracer.trace.uses import RegisterUses, Use, Uses, use_of
 
 if TYPE_CHECKING:
     from tracer.session.control import Control
@@ -442,6 +444,42 @@ class Playback:
     def address_of(self, name: str) -> int | None:
         """Return where a function begins that made an access, or called one that did."""
         return self.scene.names.address_of(name)
+
+    async def uses(self, region: str, entry: Entry) -> Uses:
+        """Return how often the trace uses a register, and the last uses before where it stands."""
+        counted = (await self.counts()).of(region, entry)
+        found = {
+            direction: await self._last_use(region, entry, direction)
+            for direction in ("read", "write")
+        }
+        return replace(counted, read=found["read"], written=found["write"])
+
+    async def counts(self) -> RegisterUses:
+        """Return how often the whole trace uses each register; the last uses are not in order."""
+        return (await self.scene.counts()).uses
+
+    async def _last_use(self, region: str, entry: Entry, direction: str) -> Use | None:
+        tape, end = self.tape, entry.offset + entry.register.width
+        anywhere = bool(entry.repeats)
+
+        def may(kind: Kind) -> bool:
+            if kind.direction != direction or kind.region != region:
+                return False
+            offset, span = kind.offset or 0, kind.width or kind.extent or 1
+            return anywhere or (offset < end and entry.offset < offset + span)
+
+        for number, part in reversed(list(tape.parts(0, self.place))):
+            chunk = tape.chunks[number]
+            if chunk.kinds is not None and not any(may(tape.kinds[n]) for n in chunk.kinds):
+                continue
+            events = tape.events(number)[: part.stop - chunk.first]
+            for event in reversed(events):
+                if event.access.direction == direction and not event.access.skipped:
+                    use = use_of(event, region, entry)
+                    if use is not None:
+                        return use
+            await asyncio.sleep(0)
+        return None
 
     def waiting_lines(self) -> list[str]:
         """Return nothing: a recording waits for nobody."""

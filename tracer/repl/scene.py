@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tracer.access.reenactment import region_of
 from tracer.access.region import Region, RegionMap
@@ -27,8 +27,17 @@ from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, RegionRecord
 from tracer.trace.summary import Summary
 from tracer.trace.tape import Tape
+from tracer.trace.uses import RegisterUses
 
 _TURN = 256  # records after which others have their turn
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Hold what is counted of a whole trace."""
+
+    summary: Summary
+    uses: RegisterUses
 
 
 class Scene:
@@ -38,7 +47,7 @@ class Scene:
         self.names = TraceNames(tape)
         self._tape = tape
         self._maps = maps
-        self._summary: Summary | None = None
+        self._counts: Counts | None = None
         self._regions: tuple[int, RegionMap] = 0, RegionMap((), (), ())
         # The owners and marks are learnt as far as the tape has told them.
         self._owners, self._marks, self._learned = RegionNames(), Marks(kept=True), 0
@@ -103,19 +112,25 @@ class Scene:
 
     async def counted(self) -> Summary:
         """Return the counts of the whole trace, which is read for them."""
-        if self._summary is None:
-            summary = Summary()
+        return (await self.counts()).summary
+
+    async def counts(self) -> Counts:
+        """Return the same, with how often each register was used."""
+        if self._counts is None:
+            summary, uses = Summary(), RegisterUses()
             with TraceReader(self._tape.reader.name) as trace:
                 source = Source(trace, choose(), self._maps)
                 with contextlib.suppress(TraceError):  # it is told where the trace is gone through
                     for number, (record, events, times) in enumerate(source.kinds()):
                         summary.add(record, events, times=times)
+                        for event in events:
+                            uses.add(event, times)
                         if number % _TURN == 0:
                             await asyncio.sleep(0)
             if summary.end is None:
-                return summary  # there may be more the next time
-            self._summary = summary
-        return self._summary
+                return Counts(summary, uses)  # there may be more the next time
+            self._counts = Counts(summary, uses)
+        return self._counts
 
     def course(self, seen: Seen, changes: Changes) -> Course:
         """Return what was before an access."""

@@ -40,6 +40,7 @@ __all__ = (
     "site",
     "summary",
     "tape",
+    "uses",
     "waiting",
     "waiting_words",
     "wire",

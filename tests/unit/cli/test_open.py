@@ -191,6 +191,40 @@ def test_the_whole_trace_is_counted_and_told(capsys: Output, sample: Path) -> No
     }  # fmt: skip
 
 
+def test_a_register_is_told_as_it_was_where_one_stands(capsys: Output) -> None:
+    found = results(
+        capsys, GOLDEN, "info register nvme.CC", "goto 88", "info register nvme.CC", "goto end",
+        "info register nvme.CC", "info register nvme.CAP", "info register CMBLOC",
+    )  # fmt: skip
+    first, _, there, _, last, cap, never = found
+    # It was enabled by access 88, which is yet to come there.
+    values = [each[0]["value"] for each in (first, there, last)]
+    assert values == [None, "0x460060", "0x464061"]
+    assert {(each[0]["reads"], each[0]["writes"]) for each in (first, there, last)} == {(1, 4)}
+    assert first[0]["last_written"] is None and there[0]["last_written"]["seq"] < 88
+    assert last[0]["last_written"]["value"] == "0x464061"
+    fields = {each["name"]: each["value"] for each in last[0]["fields"]}
+    assert (fields["EN"], fields["SHN"]) == ("0x1", "0x1")
+    assert cap[0]["last_read"]["bits"] == "63:32"
+    assert (never[0]["reads"], never[0]["last_read"]) == (0, None)
+    said = opened(capsys, GOLDEN, "goto 88; info register nvme.CC; info register CMBLOC")
+    assert any(line.startswith("written    4 times, last 0x") for line in said)
+    assert "read       never" in said
+
+
+def test_inputs_have_registers_too(capsys: Output, tmp_path: Path) -> None:
+    records: list[Record] = [
+        ports("serial"), inputs(0, port(0x3FD, 1, "read", 0x60)),
+        inputs(1, msr(0xC0000080, "read", 0xD01)), end(2),
+    ]  # fmt: skip
+    path = write(tmp_path / "inputs.vtrace", records)
+    _, lsr, efer = results(
+        capsys, path, "goto end", "info register serial.LSR", "info register msr.EFER"
+    )
+    assert (lsr[0]["value"], lsr[0]["reads"]) == ("0x60", 1)
+    assert (efer[0]["value"], efer[0]["reads"]) == ("0xd01", 1)
+
+
 def test_what_lies_around_is_shown(capsys: Output, sample: Path) -> None:
     found = results(capsys, sample, "goto 2", "show last", "show next 2", "show next hpet")
     assert [[one["seq"] for one in each] for each in found[1:]] == [[0, 1], [2, 3], [3]]

@@ -265,6 +265,29 @@ def test_info_register_is_a_list_for_programs() -> None:
     assert talk.made == []
 
 
+def test_a_register_is_told_with_what_it_was_used_for() -> None:
+    talk = told("step", "step", "step", "info register CC", "info register CSTS")
+    assert "value      0x00000000" in talk.said
+    assert (
+        "written    once, 0x00000000 at 1.001000 s by nvme_reset_work+0x1c on vcpu0, #1"
+    ) in talk.said
+    assert "read       not yet" in talk.said
+    assert "value      0x00000001 RDY" in talk.said
+    assert sum(line.startswith("written ") for line in talk.said) == 1  # CSTS is read-only
+    assert any(line.split()[:4] == ["0", "RDY", "1", "Ready"] for line in talk.said)
+
+
+def test_the_uses_of_registers_are_told_to_programs() -> None:
+    talk = told("step", "step", "info register CSTS", "info register nvme", json=True)
+    (csts,), nvme = (json.loads(line)["result"] for line in talk.said[-2:])
+    assert (csts["value"], csts["reads"], csts["writes"]) == ("0x1", 1, 0)
+    assert csts["last_written"] is None
+    last = csts["last_read"]
+    assert (last["seq"], last["time_ns"], last["site"]) == (0, 10**9, "nvme_reset_work+0x1c")
+    assert {each["name"]: each["value"] for each in csts["fields"]}["RDY"] == "0x1"
+    assert {each["register"]: each["reads"] for each in nvme if each["reads"]} == {"CSTS": 1}
+
+
 def test_addresses_of_mappings_are_text_for_programs() -> None:
     async def test(talk: Talk) -> None:
         talk.context.take(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trace_sample as sample
@@ -13,9 +15,21 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from scripts.patience import patience
+from tracer.devices.directory import look_up
 from tracer.errors import UsageError
+from tracer.repl.commands import command_table
 from tracer.repl.completion import Candidates
-from tracer.repl.feed import Feed, Item, Meter, Rule, Seen, Skipped, Ticking, skipped_line
+from tracer.repl.feed import (
+    Feed,
+    Item,
+    Meter,
+    Rule,
+    Seen,
+    Skipped,
+    Ticking,
+    Waited,
+    skipped_line,
+)
 from tracer.repl.feed_lines import item_lines
 from tracer.repl.interpreter import INTERRUPTED
 from tracer.repl.parser import Statement, statements, words
@@ -24,6 +38,7 @@ from tracer.repl.result import Screen
 from tracer.repl.script import file_lines, text_lines
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
 from tracer.trace.fold import Fold
+from tracer.trace.polls import Poll
 
 # ---- lines and words
 
@@ -172,6 +187,27 @@ def test_clocks_are_not_shown_unless_a_filter_wants_them() -> None:
     assert len(feed.add(named(0, "hpet", 0xF0), 0.0)) == 1
 
 
+def test_a_wait_that_is_over_is_told_where_its_loop_ends() -> None:
+    poll = Poll(
+        region="nvme", offset=0x1C, width=4, rip=1, site="nvme_wait_ready+0x7f", vcpu=0,
+        physical=0, turns=50, since_ns=0, until_ns=10_000_000,
+    )  # fmt: skip
+    waited = Waited(poll, named(0, "nvme", 0x1C).named)
+    feed = Feed(limit=None, folds=True)
+    for _ in range(50):
+        feed.add(named(0, "nvme", 0x1C), 0.0)
+    feed.wait(waited)
+    fold, told, access = feed.add(seen(7), 0.0)
+    assert isinstance(fold, Fold) and told is waited and isinstance(access, Seen)
+    (line,) = item_lines(waited, Screen(100), "")
+    assert line == (
+        "── waited for nvme CSTS: read 50 times in 0.010000 s at nvme_wait_ready+0x7f ──"
+    )
+    feed.filters = [Rule("hpet", lambda e: e.access.region == "hpet")]
+    feed.wait(waited)
+    assert feed.add(seen(8, "hpet"), 0.0) != [] and feed.add(seen(9), 0.0) == []
+
+
 def test_the_line_for_what_is_left_out() -> None:
     line = skipped_line(Skipped(1234, 5200.4), "all in the trace")
     assert line.strip() == "… 1,234 more accesses (5,200/s), all in the trace"
@@ -232,6 +268,21 @@ def test_completion(line: str, some: set[str]) -> None:
         await talk.control.close()
 
     asyncio.run(body())
+
+
+def test_what_is_completed_can_be_typed() -> None:
+    # A function's registers have a blank in their names, for which a point may stand.
+    ecam = SimpleNamespace(name="ecam", start=0xB0000000, end=0xBFFFFFFF)
+    maps: Any = {"ecam": MAPS.of_region("ecam")}
+    context: Any = SimpleNamespace(
+        commands=command_table(), aliases={}, recording=None,
+        names=SimpleNamespace(map_of=maps.get), known=SimpleNamespace(regions=("ecam",)),
+        regions=SimpleNamespace(regions=[ecam]),
+    )  # fmt: skip
+    found = Candidates(context).of("info register ecam.00:00.0.ST")
+    assert [option.text for option in found.options] == ["ecam.00:00.0.STATUS"]
+    (listed,) = look_up("ecam.00:00.0.STATUS", maps)
+    assert listed.entry.name == "00:00.0 STATUS"
 
 
 # ---- scripts

@@ -36,7 +36,9 @@ from tracer.repl.result import Result, Screen
     text="""\
 `info register` tells what is known of a device's register (`nvme.CC`, `CC`, `nvme+0x14`, a glob, or
 a region for all of them), or of the CPU's (`rax`, `$cr4`): place, access right, what its bits mean,
-where it is specified. `info inputs` tells what is recorded beside memory, how many of each, which
+where it is specified; of a device's also its last value, how often it was read and written, and
+when and by whom last. In a recording that is before the access that it stands at, but for how
+often. `info inputs` tells what is recorded beside memory, how many of each, which
 breaks and rules are about them, and how many had another value than the device's. `info waiting`
 tells what the guest reads again and again: for which bits, how often, how long, and where its loop
 gives up. No device is read. `info registers` is `regs`, `info filters` `filter`. `info trace` is of
