@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tracer.api import boot
-from tracer.trace.queue import QueueRecord
+from tracer.cli import main
+from tracer.trace.queue import QueueRecord, queue_object
 from tracer.trace.reader import TraceReader
 
 pytestmark = pytest.mark.qemu
@@ -56,7 +57,9 @@ class Witness:
         return next(each["path"] for each in self.ask("x-query-virtio") if name in each["name"])
 
 
-def test_queues_are_what_the_devices_were_told(tmp_path: Path) -> None:
+def test_queues_are_what_the_devices_were_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trace, log, monitor = tmp_path / "q.vtrace", tmp_path / "qemu.log", tmp_path / "qmp"
     extra = [word for event in EVENTS for word in ("-trace", event)]
     checked = 0
@@ -88,6 +91,13 @@ def test_queues_are_what_the_devices_were_told(tmp_path: Path) -> None:
     assert {record.region for record in told} == {
         "nvme", "virtio-blk.notify", f"{PACKED}.notify",
     }  # fmt: skip
+    # The recording tells at each doorbell what the guest had told.
+    some = told[:: len(told) // 5]
+    capsys.readouterr()
+    words = "; ".join(f"goto {record.seq}; plan" for record in some)
+    assert main.main(["open", str(trace), "--json", "-e", words]) == 0
+    plans = [json.loads(line)["result"] for line in capsys.readouterr().out.splitlines()][1::2]
+    assert [plan["queue"] for plan in plans] == [queue_object(record) for record in some]
     # A network's first doorbell is about more buffers than are told.
     more = f"{PACKED}.notify", 0
     assert not any(record.late for record in told)

@@ -37,7 +37,8 @@ class Command:
     ``usage`` holds a line a form. ``examples`` can be typed as they stand. ``expects`` says of each
     argument what it may name, the last for all that follow; what is no :data:`Kind` stands for
     itself. With ``repeats``, an empty line does it again; with ``takes_line``, the argument is all
-    the rest of the line. ``needs`` says whether it is for a guest alone, or for a recording.
+    the rest of the line. ``needs`` says whether it is for a guest alone, or for a recording, but
+    with ``for_both`` as the first argument.
     """
 
     action: Action
@@ -52,6 +53,7 @@ class Command:
     repeats: bool = False
     takes_line: bool = False
     needs: Need | None = None
+    for_both: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,20 +62,25 @@ class Command:
 
     def serves(self, recording: str | None) -> bool:
         """Tell whether it is for what the prompt is on: a ``recording``, or a guest."""
+        return bool(self.for_both) or self._suits(recording)
+
+    def _suits(self, recording: str | None) -> bool:
         return self.needs != ("recording" if recording is None else "guest")
 
-    def check(self, recording: str | None) -> None:
+    def check(self, statement: Statement, recording: str | None) -> None:
         """Raise UsageError where it is not for what the prompt is on: ``recording``, or a guest."""
-        if recording is not None and self.needs == "guest":
+        first = statement.rest.replace("=", " ").partition(" ")[0]
+        if first in self.for_both or self._suits(recording):
+            return
+        if recording is not None:
             raise UsageError(
                 f"{self.name} needs a guest, and {recording} is a recording: `vetrace boot -i` "
                 "starts one"
             )
-        if recording is None and self.needs == "recording":
-            raise UsageError(
-                f"{self.name} is for a recording, as a guest goes forwards alone: "
-                "`vetrace open TRACE` goes back"
-            )
+        raise UsageError(
+            f"{self.name} is for a recording, as a guest goes forwards alone: "
+            "`vetrace open TRACE` goes back"
+        )
 
     def misused(self, why: str) -> UsageError:
         """Return the error for arguments that make no sense."""
@@ -92,6 +99,7 @@ def command(
     repeats: bool = False,
     takes_line: bool = False,
     needs: Need | None = None,
+    for_both: Sequence[str] = (),
 ) -> Callable[[Action], Command]:
     """Make a command of a function of the context and the statement."""
 
@@ -109,6 +117,7 @@ def command(
             repeats=repeats,
             takes_line=takes_line,
             needs=needs,
+            for_both=tuple(for_both),
         )
 
     return make

@@ -55,8 +55,9 @@ class Context:
     prompt's own. ``inputs`` has how many accesses were made in which space, ``answered`` how many
     of them had another value than the device's, ``user_filters`` those of the person's own file,
     ``listeners`` who is told of each access as it is made, ``tallies`` those that go on.
-    ``leaving`` is set by `quit`, ``interrupts`` counts how often Ctrl-C was pressed. ``confirm``
-    asks a person, unless a command is
+    ``leaving`` is set by `quit`, ``interrupts`` counts how often Ctrl-C was pressed. ``restart``
+    starts the same guest again; ``check_restart`` raises UsageError where that cannot be.
+    ``confirm`` asks a person, unless a command is
     ``scripted``; ``sit`` takes one to the guest's console, where there is a terminal. ``screen``
     says what is written on.
     """
@@ -92,6 +93,8 @@ class Context:
         self.tallies: dict[int, Running] = {}
         self.leaving = False
         self.interrupts = 0
+        self.check_restart: Callable[[], None] = _refuse_restart
+        self.restart: Callable[[], Awaitable[Halt]]
         self.run_script: Callable[[AsyncIterable[str], str], Awaitable[None]]
         self.typed: deque[str] = deque(maxlen=1000)
         self.on_shown: Callable[[Sequence[Item]], None] = lambda items: None
@@ -120,6 +123,29 @@ class Context:
     def recording(self) -> str | None:
         """Return the name of the recording that this is on, None for a guest."""
         return None if self.recorded is None else self.recorded.tape.reader.name
+
+    # ---- the same guest again
+
+    def renewed(self, run: Run, names: Naming, trace: Path | None) -> None:
+        """Go on with another run of the same guest: what a person made is kept, counts are not."""
+        run.breaks = self.run.breaks.anew()
+        self.run, self.names, self.trace = run, names, trace
+        self.summary = Summary()
+        for counts in (self.recent, self.inputs, self.answered):
+            counts.clear()
+        for number, tally in list(self.tallies.items()):
+            self.end_tally(number)
+            self.begin_tally(number, Running(tally.counted.tally, self.facts_of_seen(), 0))
+
+    def begin_tally(self, number: int, tally: Running) -> None:
+        """Have a tally count each access from here on."""
+        tally.complain = lambda text: self.complain(f"tally {number}: {text}")
+        self.tallies[number] = tally
+        self.listeners.append(tally.listener)
+
+    def end_tally(self, number: int) -> None:
+        """Have a tally count no more, and forget it."""
+        self.listeners.remove(self.tallies.pop(number).listener)
 
     # ---- what comes in
 
@@ -201,19 +227,24 @@ class Context:
 
     async def counted(self) -> Summary:
         """Return what has been counted: of a recording, all that it has."""
-        return self.summary if self.recorded is None else await self.recorded.scene.counted()
+        recorded = self.recorded
+        return self.summary if recorded is None else await recorded.reads(recorded.scene.counted())
 
     async def checked(self, parse: Callable[[str], _T], text: str) -> _T:
         """Return what ``parse`` makes of a text.
 
-        A person is asked whether to wait for a name that nothing has yet; a script has to say so
-        itself, and in a recording none comes. Raises UsageError.
+        A name that nothing has yet may be further on in a recording, which is read to its end for
+        that. Of a guest a person is asked whether to wait for it; a script has to say so itself.
+        Raises UsageError, and Interrupted.
         """
         try:
             return parse(text)
         except UsageError as error:
-            if not error.may_come or self.recorded is not None:
+            if not error.may_come:
                 raise
+            if self.recorded is not None:
+                await self.recorded.read_on()
+                return parse(text)
             if self.scripted or self.confirm is None:
                 raise error.noted(f"`{PENDING}` waits for one that is to come") from None
             self.complain(error.detail if isinstance(error, MarkedError) else str(error))
@@ -309,3 +340,9 @@ class Context:
             return UsageError(f"there is no {what} {name}{near}")
         some = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
         return UsageError(f"there is no {what} {name}; there are {some or 'none'}")
+
+
+def _refuse_restart() -> None:
+    raise UsageError(
+        "this guest cannot be started again from here: leave, and start one as you did this one"
+    )

@@ -98,7 +98,7 @@ class Guest:
                 if context.interrupts != interrupts:
                     raise UsageError(f"interrupted before {statement}")
                 item = context.commands.find(statement.name)
-                item.check(context.recording)
+                item.check(statement, context.recording)
                 if item.name == "py":
                     raise UsageError("py cannot be called from Python")
                 value = (await item.action(context, statement)).value

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequen
 
 import msgspec
 
-from tracer.errors import MarkedError, TracerError, UsageError
+from tracer.errors import Interrupted, MarkedError, TracerError, UsageError
 from tracer.repl.context import Context
 from tracer.repl.order import END, is_silent, steps
 from tracer.repl.parser import Statement, statements
@@ -152,7 +152,7 @@ class Interpreter:
         """Carry out one statement; return its status: 0, or what the process would exit with."""
         try:
             item = self.context.commands.find(statement.name)
-            item.check(self.context.recording)
+            item.check(statement, self.context.recording)
             result = await item.action(self.context, statement)
         except TracerError as error:
             return self._failed(str(statement), error, where)
@@ -235,6 +235,8 @@ class Interpreter:
         status = MISUSED if isinstance(error, UsageError) else FAILED
         if isinstance(error, ScriptStopped):
             status = error.status
+        elif isinstance(error, Interrupted):
+            status = INTERRUPTED
         if self.json:
             name = next((s.name for s in _statements(text)), "")
             with contextlib.suppress(UsageError):  # then it is told as typed

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Collection,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+import itertools
+import signal
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -27,14 +20,16 @@ from tracer.access.decision import Pending
 from tracer.access.reenactment import pending_of
 from tracer.access.region import RegionMap
 from tracer.access.stack import Stack
+from tracer.compiled.layout import SLOTS
 from tracer.devices.entry import Entry
 from tracer.devices.map import Named, RegisterMaps
-from tracer.errors import UsageError
+from tracer.errors import Interrupted, UsageError
 from tracer.query.breakpoint import Breaks
 from tracer.query.course import Changes
 from tracer.query.facts import Course
 from tracer.query.place import Known
 from tracer.repl.feed import Seen
+from tracer.repl.journey import TURN, Arrival, Journey
 from tracer.repl.run import Goal, State
 from tracer.repl.scene import Scene
 from tracer.repl.search import Search, Spot
@@ -48,10 +43,9 @@ from tracer.trace.uses import RegisterUses, Use, Uses, use_of
 if TYPE_CHECKING:
     from tracer.session.control import Control
 
-BEGINNING = "the beginning of the trace"
+_T = TypeVar("_T")
 
-_TURN = 256
-"""Accesses after which others have their turn: Ctrl-C, above all."""
+BEGINNING = "the beginning of the trace"
 
 
 class Playback:
@@ -74,15 +68,15 @@ class Playback:
         self.stacks = tape.stacks
         self.place = 0
         self._halt: Halt | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._task: asyncio.Task[Any] | None = None
+        self._journey: Journey | None = None
 
     # ---- lifetime
 
     async def start(self) -> Halt | None:
         """Stand at the first access; nothing behind it is read yet."""
         if self.tape.more():
-            self._stand(self._spot(0), BEGINNING)
+            self._stand(0, BEGINNING)
         return self._halt
 
     async def wait(self) -> Halt | None:
@@ -100,8 +94,11 @@ class Playback:
         self.tape.reader.close()
 
     async def interrupt(self) -> None:
-        """Have a motion stop where it is."""
-        self._stopping = self.state == "running"
+        """Have a journey stop where it is, and end a reading."""
+        if self._journey is not None:
+            self._journey.stopped = True
+        elif self._task is not None:
+            self._task.cancel()
 
     # ---- where it is
 
@@ -184,23 +181,25 @@ class Playback:
 
     def resume(self) -> None:
         """Go on to the next break, or to the end."""
-        self._begin(self._forward(None, None))
+        self._forward(None, None)
 
     def step(self, count: int = 1) -> None:
         """Go on by some accesses, to the next break at most."""
-        self._begin(self._forward(None, self.place + count))
+        self._forward(None, self.place + count)
 
     def go_to(self, goal: Goal) -> None:
         """Go on to the first access that is wanted."""
-        self._begin(self._forward(goal, None))
+        self._forward(goal, None)
 
     def back(self, count: int) -> None:
         """Go back by some accesses, to the break before at most."""
-        self._begin(self._backward(None, self.place - count), backward=True)
+        lowest = self.place - count
+        why = "back" if lowest >= 0 else BEGINNING
+        self._set_out(lambda way: way.backward(self.place, max(lowest, 0), why))
 
     def go_back_to(self, goal: Goal | None) -> None:
         """Go back to the last access before that is wanted, or to the last one at a break."""
-        self._begin(self._backward(goal, None), backward=True)
+        self._set_out(lambda way: way.backward(self.place, 0, BEGINNING), goal)
 
     def place_of(self, seq: int) -> int:
         """Return the place of the access with a number, 0 of one before the first.
@@ -212,138 +211,69 @@ class Playback:
 
     def jump(self, place: int | None) -> None:
         """Stand at an access, whatever breaks there are between; None for the end."""
-        self._begin(self._jump(place), backward=True)
+        self._set_out(lambda way: way.to(place))
 
-    def _begin(self, motion: Coroutine[None, None, None], backward: bool = False) -> None:
+    def _forward(self, goal: Goal | None, last: int | None) -> None:
+        stands = self._halt is not None
+        # More may have been written meanwhile.
+        if self.state != "running" and not stands and not self.tape.more():
+            self.stopped()
+        self._set_out(lambda way: way.forward(self.place, last, stands=stands), goal)
+
+    def _set_out(
+        self, motion: Callable[[Journey], Awaitable[Arrival]], goal: Goal | None = None
+    ) -> None:
+        if self.state == "running" or not self.tape.accesses:
+            self.stopped()
+        follows = bool(self.subscribers) or self.follows()
+        journey = Journey(
+            self.tape, Search(self.tape, self.breaks, goal), self._pass if follows else None
+        )
+        self._journey = journey
+        self._task = asyncio.get_running_loop().create_task(self._arrive(journey, motion))
+
+    async def _arrive(
+        self, journey: Journey, motion: Callable[[Journey], Awaitable[Arrival]]
+    ) -> None:
         try:
-            if self.state == "running" or not self.tape.accesses:
-                self.stopped()
-            # More may have been written meanwhile.
-            if self._halt is None and not backward and not self.tape.more():
-                self.stopped()
-        except BaseException:
-            motion.close()
-            raise
-        self._stopping = False
-        self._task = asyncio.get_running_loop().create_task(motion)
-
-    async def _forward(self, goal: Goal | None, last: int | None) -> None:
-        tape, search = self.tape, self._search(goal)
-        place = self.place
-        if search.looks_back:
-            await self._primed(search, place if self._halt is None else place + 1)
-            search.settle()
-        if self._halt is not None and self._halt.made is not None:
-            self._pass(Spot(place, self._halt.made))
-            place += 1
-        while not self._stopping and (place < tape.accesses or tape.more()):
-            number, part = next(tape.parts(place, tape.accesses))
-            whole = last is None or last >= part.stop
-            if whole and not self._follows and search.passes(number):
-                place = part.stop
-                await asyncio.sleep(0)
-                continue
-            async for spot in self._spots(number, part):
-                found = search.why(spot) or ("step" if spot.place == last else None)
-                if found is not None:
-                    self.breaks = search.breaks
-                    self._stand(spot, found)
-                    return
-                self._pass(spot)
-                place = spot.place + 1
-        self.breaks = search.breaks
-        if place < tape.accesses:
-            self._stand(self._spot(place), "interrupted")
+            arrival = await motion(journey)
+        finally:
+            self._journey = None
+        self.breaks = arrival.breaks
+        if arrival.place < self.tape.accesses:
+            self._stand(arrival.place, arrival.why)
         else:
             self._end()
 
-    async def _backward(self, goal: Goal | None, first: int | None) -> None:
-        search, end, lowest = self._search(goal), self.place, max(first or 0, 0)
-        width = 1
-        if search.looks_back:
-            found = await self._primed(search, end)
-            spots = [spot for spot in found if spot.place >= lowest]
-            if spots:
-                text = search.why_stopped(spots[-1])
-                self.breaks = search.breaks
-                self._stand(spots[-1], text)
-                return
-            end = lowest
-        while end > lowest and not self._stopping:
-            # Windows grow, so that what is far away is not looked for chunk by chunk.
-            number = max(self.tape.number_at(end - 1) - width + 1, 0)
-            begin = max(self.tape.chunks[number].first, lowest)
-            for spot in reversed(await self._met(search, begin, end)):
-                why = search.why(spot)
-                self.breaks = search.breaks
-                if why is not None:
-                    self._stand(spot, why)
-                    return
-            if not self._stopping:
-                end, width = begin, 2 * width
-        if self._stopping:
-            self._stand(self._spot(min(end, self.tape.accesses - 1)), "interrupted")
-        else:
-            went = first is not None and first >= 0
-            self._stand(self._spot(lowest), "back" if went else BEGINNING)
+    async def reads(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Have something found out that takes reading, as it stands.
 
-    # The accesses at which a search may end, from one place to another, that not included.
-    async def _met(self, search: Search, begin: int, end: int) -> list[Spot]:
-        found = []
-        for number, part in self.tape.parts(begin, end):
-            if self._stopping:
-                break
-            if not search.passes(number):
-                async for spot in self._spots(number, part):
-                    if search.is_met(spot):
-                        found.append(spot)
+        Raises Interrupted where Ctrl-C ends that.
+        """
+        if self.state == "running":
+            work.close()
+            self.stopped()
+        task: asyncio.Task[_T] = asyncio.get_running_loop().create_task(work)
+        self._task = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise  # it is the session that ends
+            raise Interrupted(signal.SIGINT, "interrupted while the trace was read") from None
+
+    async def read_on(self) -> None:
+        """Read the trace to its end. Raises Interrupted."""
+        await self.reads(self._read_on())
+
+    async def _read_on(self) -> None:
+        while self.tape.more():
             await asyncio.sleep(0)
-        return found
 
-    async def _primed(self, search: Search, end: int) -> list[Spot]:
-        search.forget()
-        found = []
-        for number, part in self.tape.parts(0, end):
-            if self._stopping:
-                break
-            async for spot in self._spots(number, part):
-                hit = search.prime(spot)
-                if hit is not None:
-                    found.append(hit)
-        return found
-
-    # The accesses of a part of one chunk; fewer once it is to stop.
-    async def _spots(self, number: int, part: range) -> AsyncIterator[Spot]:
-        first = self.tape.chunks[number].first
-        events = self.tape.events(number)[part.start - first : part.stop - first]
-        for place, event in enumerate(events, part.start):
-            if place % _TURN == 0:
-                await asyncio.sleep(0)
-                if self._stopping:
-                    return
-            yield Spot(place, event)
-
-    async def _jump(self, place: int | None) -> None:
-        while (place is None or place >= self.tape.accesses) and not self._stopping:
-            if not self.tape.more():
-                self._end()
-                return
-            await asyncio.sleep(0)
-        if self._stopping:
-            self._stand(self._spot(self.tape.accesses - 1), "interrupted")
-        elif place is not None:
-            self._stand(self._spot(place), f"access {self.tape.at(place).seq}")
-
-    def _search(self, goal: Goal | None) -> Search:
-        return Search(self.tape, self.breaks, goal)
-
-    def _spot(self, place: int) -> Spot:
-        return Spot(place, self.tape.at(place))
-
-    def _stand(self, spot: Spot, why: str) -> None:
-        self.place = spot.place
-        pending = pending_of(spot.event, self.regions)
-        self._halt = replace(halt_at(pending, "access", why), made=spot.event)
+    def _stand(self, place: int, why: str) -> None:
+        event = self.tape.at(place)
+        self.place = place
+        self._halt = replace(halt_at(pending_of(event, self.regions), "access", why), made=event)
         for tell in tuple(self.on_halt):
             tell(self._halt)
 
@@ -358,13 +288,7 @@ class Playback:
         """Return nothing: no record comes from elsewhere."""
         return ()
 
-    @property
-    def _follows(self) -> bool:
-        return bool(self.subscribers) or self.follows()
-
     def _pass(self, spot: Spot) -> None:
-        if not self._follows:
-            return
         event = spot.event
         if event.seq == event.record.seq:
             for subscriber in tuple(self.subscribers):
@@ -374,17 +298,28 @@ class Playback:
     def _seen(self, place: int, event: Event) -> Seen:
         return Seen(**msgspec.structs.asdict(event), marks=self.tape.marks_before(place))
 
-    def before(self) -> Iterator[Seen]:
-        """Yield the accesses before the one that it stands at, the last first."""
-        for place in range(self.place - 1, -1, -1):
-            yield self._seen(place, self.tape.at(place))
+    async def before(self, count: int, fits: Callable[[Seen], bool]) -> list[Seen]:
+        """Return the last accesses that fit before the one it stands at. Raises Interrupted."""
+        found = await self.reads(self._around(range(self.place - 1, -1, -1), count, fits))
+        return found[::-1]
 
-    def ahead(self) -> Iterator[Seen]:
-        """Yield the access that it stands at, and those behind it."""
-        place = self.place
-        while place < self.tape.accesses or self.tape.more():
-            yield self._seen(place, self.tape.at(place))
-            place += 1
+    async def ahead(self, count: int, fits: Callable[[Seen], bool]) -> list[Seen]:
+        """Return the next ones from the access on that it stands at. Raises Interrupted."""
+        return await self.reads(self._around(itertools.count(self.place), count, fits))
+
+    async def _around(
+        self, places: Iterable[int], count: int, fits: Callable[[Seen], bool]
+    ) -> list[Seen]:
+        found: list[Seen] = []
+        for place in places:
+            if len(found) == count or not (place < self.tape.accesses or self.tape.more()):
+                break
+            seen = self._seen(place, self.tape.at(place))
+            if fits(seen):
+                found.append(seen)
+            if place % TURN == 0:
+                await asyncio.sleep(0)
+        return found
 
     def course(self, seen: Seen, changes: Changes) -> Course:
         """Return what was before an access."""
@@ -408,7 +343,7 @@ class Playback:
         return self.scene.has_stacks
 
     def known(self, phases: Callable[[], Collection[str]]) -> Known:
-        """Return what a person can name: what the trace has, which is read to its end for that."""
+        """Return what a person can name: what the trace has, as far as it has been read."""
         return self.scene.known(self.place)
 
     def untraced(self, name: str) -> str:
@@ -486,8 +421,12 @@ class Playback:
         return []
 
     def queue_at(self, pending: Pending) -> QueueRecord | None:
-        """Return None: the guest's RAM is gone."""
-        return None
+        """Return what the doorbell that it stands at told its device, where that was recorded."""
+        event, tape = self._made(), self.tape
+        registers = tape.naming.map_of(event.access.region or "")
+        # It is told behind the access, at most as late as a ring of records is emptied.
+        rings = registers is not None and bool(registers.queues)
+        return tape.queue_of(event.seq, self.place + SLOTS if rings else 0)
 
     def waiting_objects(self) -> list[dict[str, Any]]:
         """Return nothing, likewise."""

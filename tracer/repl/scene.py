@@ -70,27 +70,17 @@ class Scene:
         )
 
     def known(self, place: int) -> Known:
-        """Return what a person can name, for which the trace may be read to its end."""
+        """Return what a person can name, as far as the trace has been read."""
         regions = self.regions(place)
         known = known_places(
             regions,
             self._tape.naming,
-            lambda: self._whole().functions,
-            lambda: self._whole().modules,
-            lambda: self._whole().phases,
+            lambda: self.names.functions,
+            lambda: self.names.modules,
+            lambda: self.names.phases,
         )
         # A trace does not tell which kinds of inputs it was to have.
         return replace(known, ports=regions.ports, inputs=None if self.has_inputs else ())
-
-    def _whole(self) -> TraceNames:
-        while self._tape.more():
-            pass
-        return self.names
-
-    async def read(self) -> None:
-        """Read the tape to its end."""
-        while self._tape.more():
-            await asyncio.sleep(0)
 
     # ---- code
 

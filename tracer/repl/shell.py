@@ -11,7 +11,7 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
@@ -103,6 +103,11 @@ class Shell:
         self.context.captures = wish.json
         self.context.screen = screen
         interruption.loop_call = self.context.loop_call
+        self.status = 0
+        self.check_restart: Callable[[], None] = self.context.check_restart
+        self._whole: asyncio.Task[int] | None = None
+        self._wanted: asyncio.Future[None] | None = None
+        self._there: asyncio.Future[None] | None = None
         self._interpreter = Interpreter(
             self.context,
             self._answer,
@@ -116,6 +121,8 @@ class Shell:
         else:
             run.playback.on_passed = self.context.pass_by
             run.playback.follows = lambda: feed.on or bool(self.context.listeners)
+        run.on_halt.append(self._halted)
+        run.on_end.append(self._ended)
         self._out = sys.stdout
         self._talk: Conversation | None = None
         self._held: list[str] | None = None
@@ -129,8 +136,6 @@ class Shell:
         """
         for path in self._wish.extensions:
             await load(self.context, path)
-        self._run.on_halt.append(self._halted)
-        self._run.on_end.append(self._ended)
         await self._run.start()
         self._interruption.on_interrupt = self.interrupt
         ticking = asyncio.create_task(self._tick())
@@ -150,6 +155,61 @@ class Shell:
             ticking.cancel()
             self._interruption.on_interrupt = None
             await self._run.close()
+
+    async def attend(self) -> bool:
+        """Carry that out on this run; tell whether it is over, with ``status`` what it has come to.
+
+        It is not where the same guest is wanted again: :meth:`renew` it, and attend once more. That
+        is refused where ``check_restart`` raises UsageError. Raises TracerError as :meth:`run`.
+        """
+        self._wanted = asyncio.get_running_loop().create_future()
+        if self._there is not None:
+            self._there.set_result(None)
+        else:
+            self.context.restart = self._restarted
+            self.context.check_restart = self.check_restart
+            self._whole = asyncio.create_task(self.run())
+        whole = self._whole
+        assert whole is not None
+        either: set[asyncio.Future[Any]] = {whole, self._wanted}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+        if not whole.done():
+            return False
+        self.status = whole.result()
+        return True
+
+    def renew(self, run: Run, names: Naming, trace: Path | None) -> None:
+        """Have all go on with another run of the guest, which has not been started yet."""
+        self.context.renewed(run, names, trace)
+        self._run = run
+        run.subscribers.append(self.context.take)
+        run.on_halt.append(self._halted)
+        run.on_end.append(self._ended)
+
+    async def close(self) -> None:
+        """End what is carried out."""
+        if self._whole is not None:
+            self._whole.cancel()
+            with contextlib.suppress(asyncio.CancelledError, TracerError):
+                await self._whole
+
+    # Ends the guest in silence, and waits for the next one.
+    async def _restarted(self) -> Halt:
+        run, wanted = self._run, self._wanted
+        assert wanted is not None
+        for told in (run.on_halt, run.on_end):
+            told.clear()
+        await run.close()
+        self._there = asyncio.get_running_loop().create_future()
+        wanted.set_result(None)
+        await self._there
+        halt = await self._run.start()
+        assert halt is not None  # one that ends before its kernel's entry is an error
+        return halt
 
     # A mistake in a person's own script is told, and keeps nobody from the prompt.
     async def _begin(self) -> None:

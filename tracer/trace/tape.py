@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -25,6 +26,7 @@ from tracer.trace.marker import is_marker
 from tracer.trace.member import Space, Via
 from tracer.trace.naming import Memory, Naming
 from tracer.trace.phase import PhaseTracker
+from tracer.trace.queue import QueueRecord
 from tracer.trace.reader import Bookmark, TraceReader
 from tracer.trace.record import (
     End,
@@ -90,15 +92,18 @@ class Chunk:
 
     ``first`` is the place on the tape of its first access, ``time_ns`` the guest's time when all
     before it had been made. ``kinds`` are places in :attr:`Tape.kinds`, None where there are too
-    many.
+    many. ``rung`` has the lowest and the highest number of an access of which it says what was in
+    a queue, None where it says so of none.
     """
 
     start: Bookmark
+    end: Bookmark
     first: int
     accesses: int
     time_ns: int
     kinds: frozenset[int] | None
     known: Known
+    rung: tuple[int, int] | None = None
 
 
 Told = RegionRecord | MapRecord | StackRecord | Mark | UserRecord | LostRecord
@@ -131,7 +136,8 @@ class Tape:
         self._numbers: dict[Kind, int] = {}
         self._next = reader.bookmark
         self._known = Known(Blocks(), PhaseTracker(), {}, None)
-        self._held: OrderedDict[tuple[int, int], Sequence[Event]] = OrderedDict()
+        self._held: OrderedDict[tuple[int, int], _Content] = OrderedDict()
+        self._behind: list[QueueRecord] = []  # behind the last access, of no chunk
 
     # ---- what there is
 
@@ -210,10 +216,13 @@ class Tape:
         # A line that cannot be read may have left things half done: nothing comes behind it.
         self._known = Known(blocks, phases, self.naming.memory, scan.mark)
         if not scan.accesses:
+            self._behind += scan.queues
             return False
+        rung = sorted(record.seq for record in scan.queues)
         chunk = Chunk(
-            start, self.accesses, scan.accesses, time_ns, self._numbered(scan.kinds), known
-        )
+            start, self._next, self.accesses, scan.accesses, time_ns, self._numbered(scan.kinds),
+            known, (rung[0], rung[-1]) if rung else None,
+        )  # fmt: skip
         self.chunks.append(chunk)
         return True
 
@@ -233,6 +242,28 @@ class Tape:
 
     def events(self, number: int) -> Sequence[Event]:
         """Return the accesses of a chunk. Raises TraceError where the file has changed."""
+        return self._content(number).events
+
+    def queue_of(self, seq: int, upto: int = 0) -> QueueRecord | None:
+        """Return what was in a queue when the access of a number rang its doorbell.
+
+        That is told behind the access, at times behind many others: the tape is read on for it as
+        long as it does not reach the place ``upto``. None where it is not told.
+        """
+        found = self._queue_of(seq)
+        more = True
+        while found is None and more and self.accesses <= upto:
+            more = self.more()
+            found = self._queue_of(seq)
+        return found
+
+    def _queue_of(self, seq: int) -> QueueRecord | None:
+        chunks = enumerate(self.chunks)
+        held = (number for number, chunk in chunks if chunk.rung and _within(seq, chunk.rung))
+        told = (record for number in held for record in self._content(number).queues)
+        return next((record for record in (*self._behind, *told) if record.seq == seq), None)
+
+    def _content(self, number: int) -> _Content:
         chunk = self.chunks[number]
         key = number, chunk.accesses
         held = self._held.get(key)
@@ -243,13 +274,14 @@ class Tape:
         self._held.move_to_end(key)
         return held
 
-    def _read(self, chunk: Chunk) -> Sequence[Event]:
+    def _read(self, chunk: Chunk) -> _Content:
         known = chunk.known
         blocks = known.blocks.copy()
         self.naming.recall(known.shown)
         events = Events(Everything(self.naming, known.phases.copy()), known.mark)
         self.reader.go_to(chunk.start)
         found: list[Event] = []
+        queues: list[QueueRecord] = []
         with self.reader.named():
             for number, line in self.reader.lines():
                 told = codec.decode(line, number)
@@ -258,11 +290,23 @@ class Tape:
                 for record in codec.records(blocks, told, number):
                     found += events.add(record)
                     events.note(record)
-                if len(found) >= chunk.accesses:
+                    if isinstance(record, QueueRecord):
+                        queues.append(record)
+                if self.reader.bookmark.number >= chunk.end.number:
                     break
         if len(found) != chunk.accesses:
             raise TraceError(f"{self.reader.name} has changed since it was opened: open it again")
-        return found
+        return _Content(found, queues)
+
+
+def _within(number: int, ends: tuple[int, int]) -> bool:
+    return ends[0] <= number <= ends[1]
+
+
+class _Content(NamedTuple):
+    # Holds the accesses of a chunk, and what it says of queues.
+    events: Sequence[Event]
+    queues: Sequence[QueueRecord]
 
 
 class _Scan:
@@ -274,6 +318,7 @@ class _Scan:
         self.accesses = 0
         self.kinds: dict[Kind, None] = {}
         self.told: list[tuple[int, Told]] = []
+        self.queues: list[QueueRecord] = []
         self.end: End | None = None
         self.mark = mark
         self.time_ns = 0
@@ -321,5 +366,7 @@ class _Scan:
             self.time_ns = max(self.time_ns, record.time_ns)
         elif isinstance(record, Mark) and is_marker(record):
             self.mark = record.text
+        elif isinstance(record, QueueRecord):
+            self.queues.append(record)
         if isinstance(record, Told):
             self.told.append((self._first + self.accesses, record))

@@ -25,6 +25,7 @@ from trace_sample import (
 
 from tracer.cli import main
 from tracer.trace import tape
+from tracer.trace.queue import QueueEntry, QueueRecord
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Mark, Record
 
@@ -258,6 +259,36 @@ def test_ones_own_commands_filters_and_subscribers_are_there(
     assert [one["seq"] for one in found[2]] == [1] and found[3]["value"] == 2
 
 
+def rung(seq: int) -> QueueRecord:
+    return QueueRecord(
+        time_ns=214_318_000 + seq, seq=seq, vcpu=0, region="nvme", queue="SQ", number=1,
+        entries=[QueueEntry(kind="COMMAND", index=seq, physical=0x1000, data=bytes(2))],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["run.vtrace", "run.vtrace.zst"])
+@pytest.mark.parametrize("size", [1, 3, 2048])
+def test_a_doorbell_is_told_with_what_was_in_its_queue(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, name: str
+) -> None:
+    monkeypatch.setattr(tape, "ACCESSES", size)
+    made: list[Record] = [region("nvme"), region("hpet")]
+    # What takes no stop is told later than its access, as often as not behind others.
+    told = {0: [0], 1: [1], 9: [3, 2], 19: [19, 5]}
+    for seq in range(20):
+        made.append(intercept(seq, device("nvme", 0x1008, 4, "write", seq)))
+        made += map(rung, told.get(seq, ()))
+    path = write(tmp_path / name, [*made, end(20)])
+    there = {each for numbers in told.values() for each in numbers}
+    for order in (range(20), range(19, -1, -1), [5, 0, 19, 4]):
+        words = [word for seq in order for word in (f"goto {seq}", "plan")]
+        found = results(capsys, path, *words)[1::2]
+        for seq, plan in zip(order, found, strict=True):
+            entries = plan.get("queue", {}).get("entries", [])
+            assert [entry["index"] for entry in entries] == [seq] * (seq in there)
+    assert "SQ[1] COMMAND 19 at 0x1000" in "\n".join(opened(capsys, path, "goto 19; plan"))
+
+
 # ---- inputs
 
 
@@ -397,6 +428,16 @@ def test_no_guest_is_loaded_to_open_a_trace(sample: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_opcode_maps_are_read_for_an_instruction_of_theirs() -> None:
+    code = (
+        "from tracer.cli import main; from tracer.x86.opcode import rows_of_map;"
+        f"main.main(['open', {str(GOLDEN)!r}, '-e', 'step; plan']);"
+        "print(rows_of_map.cache_info().currsize)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0"  # MOV is in the table of forms
 
 
 def test_a_record_of_many_accesses_has_them_one_by_one(capsys: Output, tmp_path: Path) -> None:

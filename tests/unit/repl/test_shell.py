@@ -57,6 +57,58 @@ def test_commands_are_carried_out_in_order_and_the_session_ends(capsys: Output) 
     assert capsys.readouterr().out.splitlines()[-1].startswith("there are no breaks")
 
 
+async def again_and_again(asked: Wish, guests: list[Guest]) -> int:
+    """Run a shell on one guest after another, as long as it wants the same again."""
+    shell, over = None, False
+    while not over:
+        guests.append(Guest(accesses()))
+        session, naming = guests[-1].session(), Naming(MAPS)
+        live = Live(Control(session), naming)
+        if shell is None:
+            interruption = Interruption(lambda text: None, person=False)
+            shell = Shell(live, naming, asked, interruption, Screen)
+            shell.check_restart = lambda: None
+        else:
+            shell.renew(live, naming, Path("run.2.vtrace"))
+        await trapped(session)
+        over = await shell.attend()
+    assert shell is not None
+    return shell.status
+
+
+def test_the_same_guest_again_has_all_that_was_made_for_it(capsys: Output) -> None:
+    guests: list[Guest] = []
+    asked = commands(
+        "alias on step",
+        "display regs rip; break write nvme.CC; tally count; hide read; continue",
+        "info breaks; restart; info breaks; tally; info display; filter; continue; on",
+        "run; stats; step 2; tally; restart; nonsense; step", json=True,
+    )  # fmt: skip
+    assert asyncio.run(again_and_again(asked, guests)) == 2
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = [(row["command"], row.get("result")) for row in rows if row.get("command") != "regs"]
+    names = [name for name, _ in told]
+    assert names[-2:] == ["restart", "nonsense"] and names.count("restart") == 3
+    first = names.index("restart")
+    hits = [[each["hits"] for each in result] for name, result in told if result and name == "info"
+            and isinstance(result, list) and "hits" in result[0]]  # fmt: skip
+    assert hits == [[1], [0]]
+    stops = [result["access"]["seq"] for name, result in told if name == "continue"]
+    assert stops[0] == stops[1]
+    assert told[first][1]["state"] == "stopped"
+    counts = [result[0]["accesses"] for name, result in told if name == "tally"]
+    assert counts == [0, 0, 1]
+    assert next(result for name, result in told if name == "filter")["hidden"] == ["read"]
+    assert next(result for name, result in told if name == "stats")["accesses"] == 0
+    assert len(guests) == 4
+
+
+def test_a_guest_that_nobody_starts_again_stays(capsys: Output) -> None:
+    status, guest, made = carried_out(commands("step", "restart"))
+    assert (status, made.made) == (2, []) and not guest.detached
+    assert "this guest cannot be started again from here" in capsys.readouterr().err
+
+
 def test_the_first_failure_is_the_exit_status(capsys: Output) -> None:
     status, *_ = carried_out(commands("step; stepp; info breaks"))
     out, err = capsys.readouterr()

@@ -110,6 +110,11 @@ class Breaks:
         items = (item if old.number == item.number else old for old in self.items)
         return replace(self, items=tuple(items))
 
+    def anew(self) -> Breaks:
+        """Return them for a guest that begins again: none has been hit yet."""
+        items = tuple(replace(item, hits=0, fitted=0) for item in self.items)
+        return replace(self, items=items, met=())
+
     @property
     def needs_stack(self) -> bool:
         """Tell whether any that is enabled asks for the functions under way."""

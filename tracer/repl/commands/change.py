@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from tracer.access.decision import Inject
 from tracer.access.region import Choice, left_out
@@ -24,6 +23,8 @@ _GENERAL_PROTECTION = 13
 @command(
     "set",
     group="change",
+    needs="guest",
+    for_both=tuple(VALUES),
     usage=(
         "set value VALUE...", "set $REGISTER EXPRESSION", "set pager on|off",
         "set editing-mode emacs|vi",
@@ -49,7 +50,6 @@ async def set_(context: Context, statement: Statement) -> Result:
     if name in VALUES:
         context.settings = context.settings.with_(name, text)
         return said(f"{name} is {text}", setting=name, value=text)
-    replace(set_, needs="guest").check(context.recording)  # settings alone are for both
     control = context.control
     if not text:
         raise set_.misused("a name and a value are needed")

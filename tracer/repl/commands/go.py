@@ -196,6 +196,32 @@ async def goto(context: Context, statement: Statement) -> Result:
 
 
 @command(
+    "restart", "run",
+    group="go on",
+    brief="start the same guest again, or go back to where a recording begins",
+    text="""\
+Breaks, displays, aliases, filters, rules and tallies stay; hits and tallies count from 0, and what
+`once`, `times` and `ignore` have used up stays used up. The guest that was is ended, and its trace
+is whole: the next one's has a number in its name. At a terminal it asks first while there is a
+guest to lose.""",
+)  # fmt: skip
+async def restart(context: Context, statement: Statement) -> Result:
+    if statement.rest:
+        raise restart.misused("it takes no argument")
+    if context.recorded is not None:
+        context.run.breaks = context.run.breaks.anew()
+        context.recorded.jump(0)
+        return await context.gone_on()
+    context.check_restart()
+    asks = context.confirm is not None and not context.scripted and context.run.state != "ended"
+    if asks and context.confirm is not None:
+        question = "The guest has not finished. Start it from the beginning? (y or n) "
+        if not await context.confirm(question):
+            raise UsageError("the guest is left as it is")
+    return context.stood(await context.restart())
+
+
+@command(
     "console",
     group="go on",
     needs="guest",
@@ -258,6 +284,6 @@ async def quit_(context: Context, statement: Statement) -> Result:
 
 
 COMMANDS = (
-    continue_, step, next_, until, back, reverse_continue, reverse_next, goto, console, interrupt,
-    detach, quit_,
+    continue_, step, next_, until, back, reverse_continue, reverse_next, goto, restart, console,
+    interrupt, detach, quit_,
 )  # fmt: skip

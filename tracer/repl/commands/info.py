@@ -170,7 +170,7 @@ async def _recorded_inputs(context: Context) -> Result:
 async def _trace(context: Context, rest: str) -> Result:
     if context.recorded is None:
         raise UsageError("info trace is of a recording: `vetrace open TRACE`")
-    await context.recorded.scene.read()
+    await context.recorded.read_on()
     return Result(info_object(context.recorded), info_lines(context.recorded))
 
 
@@ -209,8 +209,9 @@ def _listed_by(name: str) -> Callable[[Context, str], Awaitable[Result]]:
     # The topic of a command that lists by itself where it is given no words.
     async def tell(context: Context, rest: str) -> Result:
         item = context.commands.find(name)
-        item.check(context.recording)
-        return await item.action(context, Statement(name, ""))
+        listing = Statement(name, "")
+        item.check(listing, context.recording)
+        return await item.action(context, listing)
 
     return tell
 

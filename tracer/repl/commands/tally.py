@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from tracer.errors import TracerError, UsageError
+from tracer.errors import UsageError
 from tracer.query.breakpoint import perhaps_pending
-from tracer.query.tally import Counted, Tally, parse_tally
+from tracer.query.tally import Tally, parse_tally
 from tracer.repl.command import command
 from tracer.repl.context import KEPT, Context
 from tracer.repl.counts import printed
-from tracer.repl.feed import Seen
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, Screen, said
 from tracer.repl.tally import Running
@@ -55,13 +54,14 @@ async def tally(context: Context, statement: Statement) -> Result:
             "callers of accesses that were made are not known: `vetrace boot --stacks` records them"
         )
     number = max(context.tallies, default=0) + 1
-    running = _begun(context, asked, number)
+    running = Running(
+        asked, context.facts_of_seen(), context.recent[0].seq if context.recent else 0
+    )
     for seen in context.recent:
         running.listener(seen)
     if running.failed:
-        raise UsageError(running.failed)
-    context.tallies[number] = running
-    context.listeners.append(running.listener)
+        raise UsageError(f"tally {number}: {running.failed}")
+    context.begin_tally(number, running)
     return _told(context, [number])
 
 
@@ -70,28 +70,6 @@ def _parsed(context: Context, text: str) -> Tally:
         text, context.known, lambda text, known: parse_tally(text, known.vocabulary())
     )
     return found
-
-
-def _begun(context: Context, asked: Tally, number: int) -> Running:
-    facts = context.facts_of_seen()
-    condition = asked.condition
-    since = context.recent[0].seq if context.recent else 0
-
-    # A tally without an answer ends, and not the run that it counts.
-    def listen(seen: Seen) -> None:
-        if running.failed:
-            return
-        known = facts(seen)
-        try:
-            if condition is None or condition.holds(known):
-                running.counted.add(known)
-        except TracerError as error:
-            running.failed = f"tally {number}: access {seen.seq}: {error}"
-            if number in context.tallies:
-                context.complain(f"{running.failed}; it counts no more")
-
-    running = Running(Counted(asked), since, listen)
-    return running
 
 
 def _told(context: Context, numbers: list[int]) -> Result:
@@ -123,13 +101,14 @@ def _lines(number: int, running: Running, screen: Screen) -> list[str]:
         lines += printed([table], screen)
     if counted.accesses:
         lines += histogram_lines(counted, screen.width, _LIMIT)
-    return [*lines, closing_line(counted), *([running.failed] if running.failed else [])]
+    failed = [f"tally {number}: {running.failed}"] if running.failed else []
+    return [*lines, closing_line(counted), *failed]
 
 
 def _ended(context: Context, words: list[str]) -> Result:
     numbers = [_number(context, word) for word in words] or sorted(context.tallies)
     for number in numbers:
-        context.listeners.remove(context.tallies.pop(number).listener)
+        context.end_tally(number)
     shown = ", ".join(map(str, numbers))
     return said(f"tally {shown} is over" if numbers else "nothing is tallied", numbers=numbers)
 

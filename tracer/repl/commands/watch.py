@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 from time import monotonic
 
@@ -161,12 +160,13 @@ async def show(context: Context, statement: Statement) -> Result:
     if len(words) > 1 and words[1][0].isdigit() and not words[1].startswith("0x"):
         count, rest = whole(words[1], "count"), " ".join(words[2:])
     rule = await context.rule(rest) if rest else None
-    found: Iterable[Seen] = reversed(context.recent)
-    if context.recorded is not None:
-        found = context.recorded.ahead() if verb == "next" else context.recorded.before()
-    last = list(islice((seen for seen in found if rule is None or rule.fits(seen)), count))
-    if verb == "last":
-        last.reverse()
+    fits = _any if rule is None else rule.fits
+    if context.recorded is None:
+        last = list(islice(filter(fits, reversed(context.recent)), count))[::-1]
+    elif verb == "last":
+        last = await context.recorded.before(count, fits)
+    else:
+        last = await context.recorded.ahead(count, fits)
     if not last:
         return Result([], ["there is no such access" if rest else "no access yet"])
 
@@ -174,6 +174,10 @@ async def show(context: Context, statement: Statement) -> Result:
         return [line for seen in last for line in item_lines(seen, screen, context.kept)]
 
     return Result([access_object(seen) for seen in last], lines)
+
+
+def _any(seen: Seen) -> bool:
+    return True
 
 
 COMMANDS = (watch, pause, unpause, filter_, hide, show)
