@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -62,11 +63,41 @@ def test_stop_look_change_and_go_on(tmp_path: Path) -> None:
     assert records[-1].outcome == "poweroff"  # type: ignore[union-attr]
 
 
-def test_the_driver_prints_what_it_was_made_to_read(tmp_path: Path) -> None:
-    with session(tmp_path) as terminal:
+def programs(pid: int) -> set[int]:
+    """Return what runs below a process of QEMU and GDB."""
+    parents, names = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            head, _, rest = stat.read_text().rpartition(")")
+            number, _, name = head.partition(" (")
+            names[int(number)], parents[int(number)] = name, int(rest.split()[1])
+    below = {pid}
+    for _ in range(5):
+        below |= {child for child, parent in parents.items() if parent in below}
+    return {each for each in below if names.get(each, "").startswith(("qemu", "gdb"))}
+
+
+def test_the_driver_prints_what_it_was_made_to_read_by_the_same_guest_again(tmp_path: Path) -> None:
+    with session(tmp_path, "-o", "run.vtrace.zst") as terminal:
         told(terminal, "watch off")
         told(terminal, "break read nvme+0x4 if value > 0", r"1\b")
-        told(terminal, "c", r"(?<!: )break 1: ")  # not the toolbar's
+        told(terminal, "alias go continue")
+        told(terminal, "rule on read nvme.VS do give 0x10301", r"rule 1")
+        told(terminal, "go", r"(?<!: )break 1: ")  # not the toolbar's
+        before, mark = programs(terminal.pid), terminal.mark
+        terminal.line("restart")
+        terminal.wait_for(r"from the beginning\? \(y or n\)", after=mark)
+        told(terminal, "n", r"left as it is")
+        told(terminal, "plan", r"nvme\+0x4 CAP")
+        mark = terminal.mark
+        terminal.line("run")
+        terminal.wait_for(r"from the beginning\? \(y or n\)", after=mark)
+        told(terminal, "y", r"so far is in run\.vtrace\.zst, .* goes to run\.vtrace\.2\.zst")
+        told(terminal, "info breaks", r"1 +0 hits")
+        told(terminal, "rule", r"give 0x10301")
+        told(terminal, "go", r"(?<!: )break 1: ")
+        after = programs(terminal.pid)
+        assert before and len(after) == len(before) and not before & after
         told(terminal, "set value 0x440820")
         told(terminal, "c", r"(?:(?<!: )break 1: |Minimum device page size)")
         told(terminal, "set value 0x440820") if "Minimum" not in terminal.text else None
@@ -76,6 +107,10 @@ def test_the_driver_prints_what_it_was_made_to_read(tmp_path: Path) -> None:
         terminal.wait_for(rf"powered off[\s\S]*{PROMPT}")
         terminal.control("d")
         assert terminal.wait() == 0
+    for name, outcome in (("run.vtrace.zst", "interrupted"), ("run.vtrace.2.zst", "poweroff")):
+        records = read_trace(tmp_path / name).records
+        assert records[-1].outcome == outcome  # type: ignore[union-attr]
+        assert any(isinstance(each, Intercept) for each in records)
 
 
 def test_ctrl_c_never_loses_the_session_and_a_detached_guest_ends_its_boot(tmp_path: Path) -> None:

@@ -58,7 +58,11 @@ def run(args: argparse.Namespace) -> int:
         trace = args.output or (folder / "check.vtrace.zst" if args.check else None)
         plan = _plan(args, None if log is None else log.absolute())
         guest = Guest(
-            partial(attach, plan), plan.limits, qemu_log=plan.qemu_log, seconds=_duration(args)
+            partial(attach, plan),
+            plan.limits,
+            qemu_log=plan.qemu_log,
+            seconds=_duration(args),
+            again=False,
         )
         traced = TracedRun(args, [guest], trace, lambda _: None, None, asked(args))
         return traced.checked(log)

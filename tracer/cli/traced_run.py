@@ -24,11 +24,12 @@ from tracer.cli.guest_arguments import tell
 from tracer.cli.guest_console import GuestConsole
 from tracer.cli.interactive import screen, wish
 from tracer.cli.printer import LinePrinter, json_printer
+from tracer.cli.recorded import recorded
 from tracer.cli.run_arguments import last
 from tracer.cli.verify import compared, print_comparison, verdict
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
-from tracer.errors import Diverged, Interrupted, TracerError
+from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.equipment import device_names
 from tracer.guest.report import GuestReport, why_missing
 from tracer.host import signals
@@ -41,6 +42,7 @@ from tracer.launch.ways import first_standing
 from tracer.linux.kernel import Kernel
 from tracer.linux.system import Linux
 from tracer.qemu.machine import Machine
+from tracer.query.rule import Rule
 from tracer.repl.hosting import Hosting, install
 from tracer.repl.interruption import Interruption
 from tracer.repl.live import Live
@@ -56,7 +58,7 @@ from tracer.trace.reader import TraceReader
 from tracer.trace.record import Header
 from tracer.trace.recorder import FlightRecorder
 from tracer.trace.summary import Summary
-from tracer.trace.writer import TraceWriter
+from tracer.trace.writer import TraceWriter, next_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class Guest:
     """Say how a guest is opened, and what of it is recorded.
 
     ``open`` takes who gets the bytes of its console, and who gets lines about what takes long.
-    After ``seconds``, if any are given, the guest goes on without vetrace.
+    After ``seconds``, if any are given, the guest goes on without vetrace. One that is somebody
+    else's cannot be opened ``again``.
     """
 
     open: Callable[
@@ -75,6 +78,7 @@ class Guest:
     qemu_log: Path | None = None
     nested: bool = False
     seconds: float | None = None
+    again: bool = True
 
 
 def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -173,7 +177,13 @@ class TracedRun:
         self._wish = wish(args, args.output)
         self._status = EXIT_OK
         self._interruption = Interruption(tell, person=args.interactive)
-        self._naming = Naming(register_maps(args))
+        self._maps = register_maps(args)
+        self._naming = Naming(self._maps)
+        self._shell: Shell | None = None
+        self._output: Path | None = args.output
+        self._runs = 1
+        self._over = True
+        self._rules: Sequence[Rule] = ()
         self._task: asyncio.Task[None] | None = None
         self._console_error: OSError | None = None
         self._report = GuestReport()
@@ -212,7 +222,7 @@ class TracedRun:
 
     def _kept(self) -> str:
         some = self._summary.accesses and self._args.output is not None
-        kept = f", kept in {self._args.output}" if some else ""
+        kept = f", kept in {self._output}" if some else ""
         return f"{self._summary.accesses} accesses were recorded{kept}"
 
     async def _run(self) -> None:
@@ -221,16 +231,50 @@ class TracedRun:
         if self._wish.asked:
             self._interruption.install(task)
         try:
-            last = self._guests[-1]
-            ways = [self._standing(guest, whole=guest is not last) for guest in self._guests]
-            async with self._watchdog, first_standing(ways, tell) as run:
-                await run()
+            async with self._watchdog:
+                await self._run_once()
+                while not self._over:
+                    self._renew()
+                    await self._run_once()
         except asyncio.CancelledError:
             if self._console_error is None:
                 raise
             where = self._args.serial or "standard error"
             why = self._console_error.strerror
             raise TracerError(f"cannot write the guest's console to {where}: {why}") from None
+        finally:
+            if self._shell is not None:
+                await self._shell.close()
+
+    async def _run_once(self) -> None:
+        last = self._guests[-1]
+        ways = [self._standing(guest, whole=guest is not last) for guest in self._guests]
+        async with first_standing(ways, tell) as run:
+            await run()
+
+    # Makes ready for the same guest once more.
+    def _renew(self) -> None:
+        self._runs += 1
+        self._naming, self._report = Naming(self._maps), GuestReport()
+        self._rules = () if self._host is None else self._host.rules.items
+        if self._recorded is not None:
+            self._recorded = recorded(self._args)
+        if self._args.output is not None:
+            kept, self._output = self._output, next_of(self._args.output, self._runs)
+            self._trace = self._output
+            tell(f"the trace so far is in {kept}, the next one goes to {self._output}")
+
+    def _check_restart(self) -> None:
+        leave = "leave, and start it anew"
+        guest, own, output = self._guests[0], self._hosting.own, self._args.output
+        if not guest.again:
+            raise UsageError("vetrace has joined this guest: its owner alone can start it again")
+        if own is not None:
+            raise UsageError(f"{own.name} has decided about accesses of this guest: {leave}")
+        if guest.qemu_log is not None:
+            raise UsageError(f"QEMU's log, for --check or --qemu-log, is of one run: {leave}")
+        if output is not None and output.exists() and not output.is_file():
+            raise UsageError(f"{output} is no file, and has room for one trace: {leave}")
 
     @contextlib.asynccontextmanager
     async def _standing(
@@ -352,14 +396,20 @@ class TracedRun:
     def _conversation(self, control: Control) -> Callable[[], Awaitable[object]]:
         # The guest is left to a person or a script.
         live = Live(control, self._naming)
-        shell = Shell(live, self._naming, self._wish, self._interruption, screen)
+        if self._shell is None:
+            self._shell = Shell(live, self._naming, self._wish, self._interruption, screen)
+            self._shell.check_restart = self._check_restart
+        else:
+            self._shell.renew(live, self._naming, self._output)
+        shell = self._shell
         self._watchdog.person = shell.prompts
         self._host = control.host
         if shell.prompts and isinstance(self._console, GuestConsole):
             self._console.show = shell.console
 
         async def converse() -> None:
-            self._status = await shell.run()
+            self._over = await shell.attend()
+            self._status = shell.status
             if isinstance(control.error, Diverged):
                 self._status = EXIT_MISMATCH
 
@@ -371,7 +421,10 @@ class TracedRun:
         session.replay(self._recorded)
         regions = await session.refresh_regions(guest.inputs)
         check_choice(regions.regions, session.choice)
-        if self._hosting.asked:
+        if self._runs > 1 and self._host is not None:
+            for rule in self._rules:
+                self._host.add(rule.text, known_of(session, self._naming))
+        elif self._hosting.asked:
             self._host = self._host or ruled_host(session, self._naming)
             install(self._hosting, self._host, known_of(session, self._naming))
             if self._host.needs_records and not self._wish.asked:
@@ -380,7 +433,7 @@ class TracedRun:
             stacks=self._args.stacks, ring=self._ring, inputs=guest.inputs, nested=guest.nested,
             whole=whole,
         )  # fmt: skip
-        stack.enter_context(kept_ring(session, self._args.output))
+        stack.enter_context(kept_ring(session, self._output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
         how = ", with a stop at each access" if session.loop.every_stop else ""

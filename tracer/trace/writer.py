@@ -149,6 +149,11 @@ def earlier_of(trace: Path) -> Path:
     return trace.with_name(f"{trace.stem}.earlier{trace.suffix}")
 
 
+def next_of(trace: Path, number: int) -> Path:
+    """Return the path of a later run's trace, by the number of that run."""
+    return trace.with_name(f"{trace.stem}.{number}{trace.suffix}")
+
+
 # An earlier trace is not lost to a second run with the same name.
 def _keep(path: Path) -> None:
     if path.is_file() and path.stat().st_size:
