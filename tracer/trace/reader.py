@@ -6,13 +6,14 @@ import contextlib
 import io
 import os
 import sys
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import zstandard
 
@@ -26,6 +27,9 @@ from tracer.trace.record import End, Intercept, Line, Record
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _LONGEST_LINE = 1 << 24
 _CHUNK = 1 << 16
+"""Bytes of text that are unpacked at once, about."""
+_STEP, _FIRST_STEP = 512, 16
+"""Packed bytes that are unpacked at once, at most, and at first: a block of 128 KiB takes 4."""
 _MOST_UNKNOWN = 16  # types told apart, so that no file can fill the memory with them
 _LONGEST_NAME = 40
 _TURN = 256  # lines
@@ -37,6 +41,13 @@ class Bookmark:
 
     offset: int
     number: int
+
+
+class Frame(NamedTuple):
+    """Say where a Zstandard frame begins: behind how many bytes of text, and of the file."""
+
+    text: int
+    at: int
 
 
 class TraceReader:
@@ -68,12 +79,13 @@ class TraceReader:
         self._number = 0  # of the last whole line
         self._offset = 0  # behind it, in bytes of text
         self._ran_out = False
+        self._frames = [Frame(0, 0)]  # that have been met so far
         try:
             self._raw = self._opened(path)
         except OSError as error:
             raise TraceError(f"cannot read trace {self.name}: {error.strerror}") from error
         try:
-            self._lines = _lines(self._raw)
+            self._lines = _lines(self._raw, self._frames)
             line = self._line()
             if not line.endswith(b"\n"):
                 raise TraceError(f"line 1: {'cut inside its header' if line else 'empty'}")
@@ -160,7 +172,7 @@ class TraceReader:
         self.damage, self.end = None, None
         self._offset, self._number = bookmark.offset, bookmark.number
         self._ran_out = False
-        self._lines = _lines(self._raw, bookmark.offset)
+        self._lines = _lines(self._raw, self._frames, bookmark.offset)
 
     def skipped(self, kind: str, times: int = 1) -> None:
         """Count records of a type that this version skips."""
@@ -263,7 +275,7 @@ class TraceReader:
 
 # Go by the content: a compressed trace may have been renamed. Nothing is read before the first
 # line is asked for, which begins behind so many bytes of text.
-def _lines(raw: io.BufferedReader, offset: int = 0) -> Iterator[bytes]:
+def _lines(raw: io.BufferedReader, frames: list[Frame], offset: int = 0) -> Iterator[bytes]:
     if offset:
         raw.seek(0)
     if raw.peek(4)[:4] != _ZSTD_MAGIC:
@@ -271,12 +283,15 @@ def _lines(raw: io.BufferedReader, offset: int = 0) -> Iterator[bytes]:
             raw.seek(offset)
         yield from iter(partial(raw.readline, _LONGEST_LINE), b"")
     else:
-        yield from _unpacked_lines(raw, offset)
+        frame = frames[bisect_right(frames, offset, key=lambda frame: frame.text) - 1]
+        if frame.at:
+            raw.seek(frame.at)
+        yield from _unpacked_lines(_unpacked(raw, frames, frame), offset - frame.text)
 
 
-def _unpacked_lines(raw: io.BufferedReader, offset: int) -> Iterator[bytes]:
+def _unpacked_lines(chunks: Iterator[bytes], offset: int) -> Iterator[bytes]:
     rest = bytearray()  # of a line: it grows in place, so that a bomb costs no more than its bytes
-    for chunk in _unpacked(raw):
+    for chunk in chunks:
         if offset >= len(chunk):
             offset -= len(chunk)
             continue
@@ -292,20 +307,39 @@ def _unpacked_lines(raw: io.BufferedReader, offset: int) -> Iterator[bytes]:
         yield bytes(rest)
 
 
-# All that can be decompressed. An error takes the whole chunk with it that it is found in, so that
-# chunk is then gone through again up to the very byte.
-def _unpacked(raw: io.BufferedReader) -> Iterator[bytes]:
-    unpack = zstandard.ZstdDecompressor().stream_reader
-    frames, chunks = unpack(raw, read_across_frames=True), 0
-    try:
-        while chunk := frames.read(_CHUNK):
-            chunks += 1
+# All that can be decompressed from where a frame begins; those behind it are noted in ``frames``.
+# An error takes the whole step with it that it is found in, which then goes byte by byte.
+def _unpacked(raw: io.BufferedReader, frames: list[Frame], frame: Frame) -> Iterator[bytes]:
+    unpack = zstandard.ZstdDecompressor().decompressobj()
+    text, at, step, given = frame.text, frame.at, _FIRST_STEP, b""
+    while given := given or raw.read(step):
+        try:
+            chunk = unpack.decompress(given)
+        except zstandard.ZstdError:
+            if not raw.seekable():
+                raise
+            yield from _up_to_the_error(raw, frame, at)
+            return
+        # What packs well is taken in small steps, so that little of it is held at once.
+        step = max(min(2 * step, _STEP, _CHUNK * len(given) // (len(chunk) or 1)), 1)
+        text += len(chunk)
+        at += len(given)
+        given = b""
+        if unpack.eof:
+            given = unpack.unused_data
+            at -= len(given)
+            unpack, frame = zstandard.ZstdDecompressor().decompressobj(), Frame(text, at)
+            if text > frames[-1].text:
+                frames.append(frame)
+        if chunk:
             yield chunk
-    except zstandard.ZstdError:
-        if not raw.seekable():
-            raise
-        raw.seek(0)
-        frames = unpack(raw, read_across_frames=True)
-        for _ in range(chunks):
-            frames.read(_CHUNK)
-        yield from iter(partial(frames.read, 1), b"")
+
+
+# What comes of the step at a place in the file, byte by byte. Raises ZstdError.
+def _up_to_the_error(raw: io.BufferedReader, frame: Frame, step: int) -> Iterator[bytes]:
+    raw.seek(frame.at)
+    unpack = zstandard.ZstdDecompressor().decompressobj()
+    while raw.tell() < step:
+        unpack.decompress(raw.read(min(_FIRST_STEP, step - raw.tell())))
+    while byte := raw.read(1):
+        yield unpack.decompress(byte)

@@ -18,13 +18,17 @@ from tracer.trace import codec
 from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
 from tracer.trace.record import Header, Line
 
+FRAME = 1 << 22
+"""Bytes of text behind which a new frame begins: to go back into one costs some milliseconds."""
+
 
 class TraceWriter:
     """Append records to a trace, each handed to the operating system before :meth:`append` returns.
 
     A crash of vetrace or of the guest therefore loses no record; only a crash of the host can. A
-    name that ends in ``.zst`` gives one Zstandard frame, flushed to a block boundary after every
-    record, with a checksum behind the last. A record that does not fit on the disk is taken back,
+    name that ends in ``.zst`` gives Zstandard frames of :data:`FRAME` bytes of text, at each of
+    which a reader can begin, with a checksum each, flushed to a block boundary after every record.
+    A record that does not fit on the disk is taken back,
     so what came before it stays readable. The string ``-`` is standard output, and ``name``
     says so.
     """
@@ -42,10 +46,12 @@ class TraceWriter:
         self._size = 0  # bytes of whole lines in the file
         self._failed: TraceError | None = None
         self._compressor = (
-            zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
+            zstandard.ZstdCompressor(level=3, write_checksum=True)
             if self.path.suffix == ".zst"
             else None
         )
+        self._frame: zstandard.ZstdCompressionObj | None = None  # between two of them, None
+        self._room = FRAME
         try:
             self._fd = self._opened()
         except OSError as error:
@@ -83,8 +89,8 @@ class TraceWriter:
         if self._fd < 0:
             return
         try:
-            if self._compressor is not None and self._failed is None:
-                self._write(self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH))
+            if self._frame is not None and self._failed is None:
+                self._write(self._frame.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH))
         finally:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -105,10 +111,16 @@ class TraceWriter:
     def _put(self, line: bytes) -> None:
         if self._failed is not None:
             raise self._failed
-        if self._compressor is not None:
-            line = self._compressor.compress(line)
-            line += self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
-        self._write(line)
+        self._write(line if self._compressor is None else self._packed(line, self._compressor))
+
+    def _packed(self, line: bytes, compressor: zstandard.ZstdCompressor) -> bytes:
+        frame = self._frame or compressor.compressobj()
+        self._frame, self._room = frame, self._room - len(line)
+        packed = frame.compress(line)
+        if self._room > 0:
+            return packed + frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        self._frame, self._room = None, FRAME
+        return packed + frame.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH)
 
     # Write all of it or, after an error, none of it. The compressor is then ahead of the file, so
     # nothing may follow.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import resource
 import signal
@@ -13,7 +14,7 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any, cast, get_args
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ import zstandard
 
 from tracer.check.replay import Replay
 from tracer.errors import TraceError
-from tracer.trace import codec
+from tracer.trace import codec, writer
 from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.queue import QueueRecord
 from tracer.trace.reader import TraceReader
@@ -220,6 +221,68 @@ def test_several_frames_are_one_trace(tmp_path: Path) -> None:
     path = tmp_path / "run.zst"
     path.write_bytes(zstandard.compress(plain[:700]) + zstandard.compress(plain[700:]))
     assert read(path)[0] == sample.RECORDS
+
+
+def frames(data: bytes) -> list[int]:
+    """Return the sizes of the texts of a file's frames."""
+    sizes = []
+    while data:
+        unpack = zstandard.ZstdDecompressor().decompressobj()
+        sizes.append(len(unpack.decompress(data)))
+        assert unpack.eof
+        data = unpack.unused_data
+    return sizes
+
+
+def test_a_packed_trace_has_frames_at_which_lines_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = sample.write(tmp_path / "run.jsonl", sample.RECORDS * 50).read_bytes()
+    for size in (1, 3000, len(plain) // 2, len(plain), 1 << 20):
+        monkeypatch.setattr(writer, "FRAME", size)
+        path = sample.write(tmp_path / f"{size}.zst", sample.RECORDS * 50)
+        sizes, begun = frames(path.read_bytes()), 0
+        for each in sizes:
+            assert not begun or plain[begun - 1 : begun] == b"\n"
+            begun += each
+        assert begun == len(plain)
+        assert all(each >= size for each in sizes[:-1]) and len(sizes) <= len(plain) // size + 1
+        assert read(path)[0] == sample.RECORDS * 50
+
+
+class Counting:
+    """Count what is read of a file."""
+
+    def __init__(self, raw: io.BufferedReader, taken: list[int]) -> None:
+        self._raw = raw
+        self._taken = taken
+
+    def read(self, size: int) -> bytes:
+        self._taken.append(size)
+        return self._raw.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
+def test_what_is_gone_back_to_is_read_from_its_frame_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "FRAME", 3000)
+    path = sample.write(tmp_path / "run.zst", sample.RECORDS * 200)
+    with TraceReader(path) as trace:
+        places, lines = [], []
+        for _, line in trace.lines():
+            lines.append(line)
+            places.append(trace.bookmark)
+        for number in (len(places) - 2, 5, len(places) // 2):
+            taken: list[int] = []
+            raw = trace._raw
+            trace._raw = cast(io.BufferedReader, Counting(raw, taken))
+            trace.go_to(places[number])
+            assert next(trace.lines())[1] == lines[number + 1]
+            trace._raw = raw
+            assert 0 < sum(taken) < 3000  # a frame packed is less than that
 
 
 def test_a_bad_line_is_an_error_with_file_and_line(tmp_path: Path) -> None:
