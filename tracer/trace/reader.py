@@ -320,7 +320,7 @@ def _unpacked(raw: io.BufferedReader, frames: list[Frame], frame: Frame) -> Iter
                 raise
             yield from _up_to_the_error(raw, frame, at)
             return
-        # What packs well is taken in small steps, so that little of it is held at once.
+        # Small steps of what packs well, so that little of it is held at once.
         step = max(min(2 * step, _STEP, _CHUNK * len(given) // (len(chunk) or 1)), 1)
         text += len(chunk)
         at += len(given)
@@ -335,7 +335,7 @@ def _unpacked(raw: io.BufferedReader, frames: list[Frame], frame: Frame) -> Iter
             yield chunk
 
 
-# What comes of the step at a place in the file, byte by byte. Raises ZstdError.
+# The step at a place in the file, byte by byte. Raises ZstdError.
 def _up_to_the_error(raw: io.BufferedReader, frame: Frame, step: int) -> Iterator[bytes]:
     raw.seek(frame.at)
     unpack = zstandard.ZstdDecompressor().decompressobj()
