@@ -53,7 +53,8 @@ class TableLoads:
         for part in self._names.text():
             code = space.read(part.start, len(part))
             for place, name in table_loads(code, part.start, self._names.function_at).items():
-                if name in wanted:
+                # Code of vetrace's own may be there already: what loads a TSS.
+                if name in wanted and place not in self._gate.room:
                     self._places[await SetBreakpoint(place)] = place
 
     def number_at(self, linear: int | None) -> int | None:
