@@ -1,12 +1,14 @@
-"""Read the image of a bare guest from its file: the one module here that opens files."""
+"""The image of a bare guest as a file, and as one for QEMU: the one module here that does I/O."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from tracer.bare.guidance import Guidance
 from tracer.bare.image import is_bare, parse, why_not_entered
+from tracer.bare.multiboot import narrowed
 from tracer.bare.system import Bare
 from tracer.errors import KernelImageError
 
@@ -38,6 +40,24 @@ def open_bare(
         return Bare(parse(image, _symbols(symbol_file)), path.name, digest, guidance)
     except KernelImageError as error:
         raise KernelImageError(f"{path}: {error}") from error
+
+
+def file_for_qemu(path: Path, folder: Callable[[], Path]) -> Path:
+    """Return the file that QEMU starts an image by: its own, or one that is made in a folder.
+
+    Raises KernelImageError, naming the image, where there can be none.
+    """
+    try:
+        narrow = narrowed(path.read_bytes())
+    except OSError as error:
+        raise KernelImageError(f"cannot read {path}: {error.strerror}") from error
+    except KernelImageError as error:
+        raise KernelImageError(f"{path}: {error}") from error
+    if narrow is None:
+        return path
+    made = folder() / path.name
+    made.write_bytes(narrow)
+    return made
 
 
 def _symbols(path: Path | None) -> bytes | None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tracer import __version__
-from tracer.bare.open import open_bare
+from tracer.bare.open import file_for_qemu, open_bare
 from tracer.bare.reset import FromReset
 from tracer.compiled.inputs import Input
 from tracer.confidential.announcement import Announcement
@@ -22,6 +22,7 @@ from tracer.guest import recipe
 from tracer.guest.equipment import check_bootable, has_pci, memory_size, takes_modules
 from tracer.guest.initramfs import MODULES, MODULES_WITHOUT_PCI, build_initramfs
 from tracer.guest.software import entries
+from tracer.host.scratch import scratch_folder
 from tracer.intercept.system import System
 from tracer.launch.plan import Plan, check_memory, parse_memory
 from tracer.linux.installed import InstalledLinux
@@ -56,44 +57,45 @@ async def launch(
     be of another kind than the plan's ends the block with GuestError. Raises UsageError,
     KernelImageError, GuestError, QemuError or DebuggerError.
     """
-    system, config = _prepared(plan, progress)
-    announcement = Announcement(plan.guest)
-    block = asyncio.current_task()
-    assert block is not None
-    session: Session | None = None
+    with contextlib.ExitStack() as files:
+        system, config = _prepared(plan, progress, files)
+        announcement = Announcement(plan.guest)
+        block = asyncio.current_task()
+        assert block is not None
+        session: Session | None = None
 
-    def listen(data: bytes) -> None:
-        on_console(data)
-        known = announcement.fault
-        for told in announcement.take(data):
-            progress(told)
-        if announcement.fault and not known:
-            if session is not None:
-                session.fault = announcement.fault
-            block.cancel()
+        def listen(data: bytes) -> None:
+            on_console(data)
+            known = announcement.fault
+            for told in announcement.take(data):
+                progress(told)
+            if announcement.fault and not known:
+                if session is not None:
+                    session.fault = announcement.fault
+                block.cancel()
 
-    machine = Machine(config, on_console=listen)
-    client = GdbClient()
-    try:
-        async with contextlib.AsyncExitStack() as stack:
-            if plan.console is not None:
-                door = console_door(machine.console, plan.console)
-                progress(await stack.enter_async_context(door))
-            await client.start(plan.gdb)
-            await machine.start()
-            await _check_machine(plan, machine)
-            session = await Session.attach(machine, client, system, plan.choice)
-            session.journal.progress = progress
-            session.software = plan.software.words
-            yield session
-    except asyncio.CancelledError:
-        if not announcement.fault:
-            raise
-        block.uncancel()
-        raise GuestError(announcement.fault) from None
-    finally:
-        await client.close()
-        await machine.close()
+        machine = Machine(config, on_console=listen)
+        client = GdbClient()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if plan.console is not None:
+                    door = console_door(machine.console, plan.console)
+                    progress(await stack.enter_async_context(door))
+                await client.start(plan.gdb)
+                await machine.start()
+                await _check_machine(plan, machine)
+                session = await Session.attach(machine, client, system, plan.choice)
+                session.journal.progress = progress
+                session.software = plan.software.words
+                yield session
+        except asyncio.CancelledError:
+            if not announcement.fault:
+                raise
+            block.uncancel()
+            raise GuestError(announcement.fault) from None
+        finally:
+            await client.close()
+            await machine.close()
 
 
 async def _check_machine(plan: Plan, machine: Machine) -> None:
@@ -115,10 +117,12 @@ async def _check_machine(plan: Plan, machine: Machine) -> None:
         raise GuestError(f"no {plan.guest.label} guest can be run: {'; '.join(reasons)}")
 
 
-def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:
-    # The guest's software, by its image, and the machine for it.
+def _prepared(
+    plan: Plan, progress: Callable[[str], None], files: contextlib.ExitStack
+) -> tuple[System, MachineConfig]:
+    # The guest's software, by its image, and the machine for it; ``files`` keeps those made for it.
     if plan.from_reset:
-        return _from_reset(plan, progress)
+        return _from_reset(plan, progress, files)
     if plan.installed is not None:
         check_bootable(plan.installed)
         machine = recipe.machine_arguments(plan.guest, plan.equipment)
@@ -139,7 +143,7 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
     if bare is not None:
         if plan.guest is not Kind.PLAIN:
             raise GuestError(f"{path} is no Linux kernel: --guest {plan.guest} is for those")
-        config = _configure(plan, machine, path, plan.initrd)
+        config = _configure(plan, machine, _for_qemu(path, files), plan.initrd)
         bare.faults = not plan.nested
         if plan.nested and takes_modules((*machine, *plan.extra)):
             # Its monitor lies where the guest does not look: nothing tells what RAM it leaves.
@@ -164,7 +168,9 @@ def _prepared(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Mach
     return Linux(kernel, Booted(config.command_line, plan.guest), plan.guest), config
 
 
-def _from_reset(plan: Plan, progress: Callable[[str], None]) -> tuple[System, MachineConfig]:
+def _from_reset(
+    plan: Plan, progress: Callable[[str], None], files: contextlib.ExitStack
+) -> tuple[System, MachineConfig]:
     machine = recipe.machine_arguments(plan.guest, plan.equipment)
     if not takes_modules((*machine, *plan.extra)):
         raise UsageError("--from-reset needs a machine with PCI, which its RAM comes by: pc or q35")
@@ -181,7 +187,7 @@ def _from_reset(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Ma
         kernel = open_kernel(path, plan.symbols, progress)
     except KernelImageError as error:
         progress(f"no names of its code: {error}")
-        config = _configure(plan, machine, path, plan.initrd)
+        config = _configure(plan, machine, _for_qemu(path, files), plan.initrd)
         return FromReset(config.hidden, path.name, ""), config
     initrd = plan.initrd or _initramfs(plan, machine, kernel, progress)
     config = _configure(plan, machine, path, initrd)
@@ -189,6 +195,10 @@ def _from_reset(plan: Plan, progress: Callable[[str], None]) -> tuple[System, Ma
     names = None if plan.kaslr else Names(kernel)
     root = 0 if plan.kaslr else linked_root(kernel.symbols)
     return FromReset(config.hidden, kernel.release, kernel.sha256, names, root), config
+
+
+def _for_qemu(path: Path, files: contextlib.ExitStack) -> Path:
+    return file_for_qemu(path, lambda: files.enter_context(scratch_folder()))
 
 
 def _initramfs(

@@ -40,6 +40,7 @@ TOPICS = {
 TESTED_BY = {
     "access/test_execution": "access/recorded access/space access/state access/transfer",
     "bare/test_moment": "bare/guidance",
+    "bare/test_multiboot": "bare/elf",
     "check/test_diff": "check/lines",
     "compiled/test_thunk": "compiled/cell compiled/encoder compiled/ending compiled/move"
     " compiled/rewrite compiled/stack compiled/strings",
