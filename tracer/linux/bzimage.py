@@ -29,6 +29,7 @@ _HEADER_END = 0x264  # one past init_size, the last field used here
 _SECTOR = 512
 _LZ4_BLOCK = 8 << 20  # the legacy frame's fixed block size, unpacked
 _MEMORY_LIMIT = 1 << 30  # of the xz and zstd decoders, whose dictionaries reach 128 MiB
+_OTHER = "--from-reset traces whatever starts by Linux' boot protocol"
 _BANNER = re.compile(rb"Linux version (\d+\.[^ \0\n]+) [^\0\n]*")
 
 
@@ -61,13 +62,14 @@ def parse_header(image: bytes) -> BootHeader:
     (Linux 2.6.26), or ends before its payload does.
     """
     if image[0x202:0x206] != b"HdrS":
-        raise KernelImageError("not an x86 Linux kernel image: no boot header at offset 0x202")
+        why = "not an x86 Linux kernel image: no boot header at offset 0x202"
+        raise KernelImageError(f"{why}{_else(image)}")
     if len(image) < _HEADER_END:
         raise KernelImageError("the kernel image is cut off inside its boot header")
     (protocol,) = struct.unpack_from("<H", image, 0x206)
     if protocol < 0x208:
         raise KernelImageError(
-            f"boot protocol {protocol >> 8}.{protocol & 0xFF:02} is too old: need 2.08"
+            f"boot protocol {protocol >> 8}.{protocol & 0xFF:02} is too old: need 2.08; {_OTHER}"
         )
     setup_size = ((image[0x1F1] or 4) + 1) * _SECTOR  # 0 means 4, boot.rst "setup_sects"
     version_at, relocatable = struct.unpack_from("<H36xB", image, 0x20E)
@@ -136,6 +138,16 @@ def banners(vmlinux: bytes) -> list[tuple[int, str]]:
 def release_of(banner: str) -> str:
     """Return the release of a "Linux version ..." text, as ``uname -r`` prints it."""
     return banner.split(" ", 3)[2]
+
+
+def _else(image: bytes) -> str:
+    # Says what to do with a file that is no kernel image as it is.
+    for magic, name, _ in _DECODERS:
+        if image.startswith(magic):
+            return f"; it is packed ({name}): unpack it first"
+    if image.startswith(b"MZ"):
+        return "; a program for UEFI is started from a disk (--disk, --firmware uefi)"
+    return ""
 
 
 def _text(image: bytes, offset: int) -> str:
@@ -210,7 +222,9 @@ _DECODERS: tuple[tuple[bytes, str, _Decoder], ...] = (
 
 def _decoder(payload: bytes) -> tuple[str, _Decoder]:
     if len(payload) < 8:
-        raise KernelImageError("the kernel image has no payload: it is damaged")
+        raise KernelImageError(
+            f"the kernel image has no payload: it is damaged, or holds no Linux; {_OTHER}"
+        )
     for magic, name, decoder in _DECODERS:
         if payload.startswith(magic):
             return name, decoder

@@ -136,8 +136,23 @@ def test_foreign_file(image: bytes) -> None:
         bzimage.unpack(image)
 
 
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        (payload("gzip"), r"packed \(gzip\): unpack it first"),
+        (payload("zstd"), r"packed \(zstd\): unpack it first"),
+        (b"MZ" + bytes(4096), "for UEFI is started from a disk"),
+        (bytes(4096), "offset 0x202$"),
+        (bzimage_of(b""), "or holds no Linux; --from-reset traces whatever starts"),
+    ],
+)
+def test_what_to_do_with_a_foreign_file(image: bytes, what: str) -> None:
+    with pytest.raises(KernelImageError, match=what):
+        bzimage.unpack(image)
+
+
 def test_old_protocol() -> None:
-    with pytest.raises(KernelImageError, match=r"boot protocol 2\.07 is too old"):
+    with pytest.raises(KernelImageError, match=r"boot protocol 2\.07 is too old.*--from-reset"):
         bzimage.unpack(bzimage_of(payload("gzip"), protocol=0x207))
 
 
