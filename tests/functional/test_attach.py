@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from guest_program import script
 from qmp_person import QmpPerson
-from vetrace_run import DEADLINE, Run, agreed, read_trace, run, vetrace
+from vetrace_run import CHECKOUT, DEADLINE, Run, agreed, read_trace, run, vetrace
 
 from tracer.guest.disk import DISKS, checksum, disk_file
 from tracer.guest.initramfs import build_initramfs
@@ -203,6 +204,61 @@ def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_p
         last = attach(tmp_path / "last", guest, "--check", "--quiet", "--for", "4")
         assert agreed(last) > 0, last.err
         guest.works()
+
+
+DIES = """\
+import importlib, os, signal, sys
+from tracer.cli.main import main
+
+module, _, name = sys.argv.pop(1).partition(":")
+owner, number = importlib.import_module(module), int(sys.argv.pop(1))
+*path, name = name.split(".")
+for each in path:
+    owner = getattr(owner, each)
+real, calls, process = getattr(owner, name), [], os.getpid()
+
+def dying(*words, **more):
+    done = real(*words, **more)
+    calls.append(1)
+    if len(calls) == number and os.getpid() == process:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+setattr(owner, name, dying)
+sys.exit(main())
+"""
+"""The command, which is killed behind the call of a function of it that has this number."""
+MOMENTS = [
+    ("tracer.qemu.foreign_ram:ForeignMemory.write", 1),
+    ("tracer.intercept.entry.gate:PageFaultGate._write", 1),
+    ("tracer.intercept.ring.sites:CompiledSites.begin", 1),
+    ("tracer.intercept.poison:set_poison", 1),
+    ("tracer.intercept.poison:set_poison", 20),
+]
+
+
+@pytest.mark.long
+def test_one_that_is_killed_while_it_places_its_traps_leaves_a_guest_as_it_was(
+    tmp_path: Path,
+) -> None:
+    with working(tmp_path, MACHINES["plain"]) as guest:
+        guest.works(1)
+        for number, moment in enumerate(MOMENTS):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "dies.py").write_text(DIES)
+            with vetrace(
+                folder, *map(str, moment), "attach", "--qmp", guest.monitor, "--check", "--quiet",
+                may_leave=True, program=[folder / "dies.py"],
+                environment={"PYTHONPATH": str(CHECKOUT)},
+            ) as running:  # fmt: skip
+                ended = running.finish()
+                assert ended.status == -signal.SIGKILL, ended.err
+                assert "the guest goes on without it" in ended.err, (moment, ended.err)
+            guest.works(1)
+        last = attach(tmp_path / "last", guest, "--check", "--quiet", "--for", "4")
+        assert agreed(last) > 0, last.err
+        guest.works(1)
 
 
 def without_rights() -> None:

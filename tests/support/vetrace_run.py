@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,16 +142,17 @@ def vetrace(
     environment: Mapping[str, str] | None = None,
     prepare: Callable[[], None] | None = None,
     may_leave: bool = False,
+    program: Sequence[str | Path] = ("-m", "tracer"),
 ) -> Iterator[Running]:
     """Run the command in the background; fail when it leaves anything behind.
 
     ``prepare`` runs in the child before the program. ``may_leave`` is for runs that cannot clean
-    up after themselves.
+    up after themselves. The ``program`` is what Python is told to run.
     """
     mark = uuid.uuid4().hex
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tracer", *map(str, arguments)],
+        [sys.executable, *map(str, (*program, *arguments))],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

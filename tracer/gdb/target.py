@@ -134,6 +134,16 @@ class Target:
         """
         await self._agreed(f"Z2,0,{_WIDE:x}", f"z2,0,{_WIDE:x}")
 
+    async def read_code(self, linear: int, size: int) -> bytes:
+        """Return guest code at a linear address."""
+        payload = await self.client.command(f"-data-read-memory-bytes {linear:#x} {size}")
+        blocks = payload.get("memory")
+        block = blocks[0] if isinstance(blocks, list) and len(blocks) == 1 else {}
+        data = bytes.fromhex(str(block.get("contents", "")))
+        if len(data) != size:
+            raise DebuggerError(f"gdb does not show {size} bytes of code at linear {linear:#x}")
+        return data
+
     async def write_code(self, linear: int, code: bytes) -> None:
         """Write guest code at a linear address, so that QEMU notices."""
         await self.client.command(f"-data-write-memory-bytes {linear:#x} {code.hex()}")

@@ -12,5 +12,6 @@ __all__ = (
     "signals",
     "streams",
     "textfile",
+    "undo_log",
     "whole_file",
 )

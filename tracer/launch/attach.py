@@ -17,6 +17,7 @@ from tracer.gdb.client import GdbClient
 from tracer.gdb.target import Target
 from tracer.host.guardian import Guardian
 from tracer.host.streams import warn
+from tracer.host.undo_log import UndoLog
 from tracer.launch.plan import GDB
 from tracer.linux.installed import kernel_of
 from tracer.linux.kaslr import ALIGNMENT, Moved
@@ -37,6 +38,8 @@ from tracer.x86.state import PAGE_FAULT_VECTOR
 _USER_HALF = 1 << 12
 _IN_RAM = Path("the guest's kernel")
 _BANNER = "linux_banner"
+_RAM, _CODE = range(2)
+"""Kinds of changes: of RAM, by physical address, and of code, by linear address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ async def attach(
     machine = ForeignMachine(plan.monitor, plan.qemu_log)
     client = GdbClient()
     session: Session | None = None
-    guardian = Guardian()
+    early, guardian, undo = Guardian(), Guardian(), UndoLog()
     opened = False
     try:
         await machine.join()
@@ -103,24 +106,66 @@ async def attach(
         system = await _software(plan, machine, progress)
         await client.start(plan.gdb)
         machine.reach_ram(client.exchange, lambda: client.moment)
+        early.begin(partial(_undo, plan, machine, undo), machine.descriptors)
         await machine.open_stub()
         opened = True
+        machine.memory.before = partial(undo.note, _RAM)
         session = await Session.attach(machine, client, system, plan.choice)
         session.journal.progress = progress
-        heal = partial(_heal, plan, machine, session.loop)
-        session.on_trapped.append(lambda: guardian.begin(heal, machine.descriptors))
+        session.driver.before_code = partial(undo.note, _CODE)
+        heal = partial(_heal, plan, machine, session.loop, undo)
+
+        def prepared() -> None:
+            # From here on all that was done can be found where it was done.
+            guardian.begin(heal, machine.descriptors)
+            undo.close()
+            early.end()
+            machine.memory.before = session.driver.before_code = None
+
+        session.on_prepared = prepared
         yield session
     finally:
         if opened:
-            await _leave(plan, machine, client, session, progress)
+            await _leave(plan, machine, client, session, undo, progress)
         await client.close()
         await machine.close()
+        early.end()
         guardian.end()
 
 
-def _heal(plan: Attachment, machine: ForeignMachine, loop: Loop) -> None:
+def _undo(plan: Attachment, machine: ForeignMachine, undo: UndoLog) -> None:
+    # Leaves the guest in order where vetrace was killed before all was prepared: it has not run
+    # since the first change.
+    async def leave() -> None:
+        try:
+            await machine.rejoin()
+            async with _debugger(plan, machine) as target:
+                client = target.client
+                machine.reach_ram(client.exchange, lambda: client.moment)
+                await _put_back(machine, target, undo)
+                await target.detach()
+        finally:
+            await machine.close()
+
+    if not undo.closed:
+        asyncio.run(leave())
+        warn("it was killed, and the guest goes on without it, as it was")
+
+
+async def _put_back(machine: ForeignMachine, target: Target, undo: UndoLog) -> None:
+    machine.memory.before = None
+    for change in undo.changes():
+        if change.kind == _CODE:
+            await target.write_code(change.address, change.before)
+        else:
+            machine.memory.write(change.address, change.before)
+    await target.flush_all_tlbs()
+
+
+def _heal(plan: Attachment, machine: ForeignMachine, loop: Loop, undo: UndoLog) -> None:
     # Leaves the guest in order where vetrace was killed, from what was known when it was trapped.
     async def leave() -> None:
+        machine.memory.before = None
         try:
             await machine.rejoin()
             await _sweep(plan, machine)  # a vCPU at its bell reads it again and again from here on
@@ -131,8 +176,9 @@ def _heal(plan: Attachment, machine: ForeignMachine, loop: Loop) -> None:
         finally:
             await machine.close()
 
-    asyncio.run(leave())
-    warn("it was killed, and the guest goes on without it, as it was")
+    if undo.closed:  # else it is undone by the one before
+        asyncio.run(leave())
+        warn("it was killed, and the guest goes on without it, as it was")
 
 
 async def _leave(
@@ -140,6 +186,7 @@ async def _leave(
     machine: ForeignMachine,
     client: GdbClient,
     session: Session | None,
+    undo: UndoLog,
     progress: Callable[[str], None],
 ) -> None:
     # Nothing that goes wrong here may keep the rest from being done.
@@ -147,6 +194,11 @@ async def _leave(
         return
     if session is not None and machine.alive:
         try:
+            if not undo.closed:
+                await session.driver.stand()
+                session.driver.before_code = None
+                await _put_back(machine, session.target, undo)
+                undo.close()
             await session.leave()
             return
         except TracerError as error:

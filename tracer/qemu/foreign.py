@@ -52,6 +52,7 @@ class ForeignMachine:
         self._events = self.dialogue.listen("RESET", "SHUTDOWN")
         self._memory: ForeignMemory | PacketMemory | None = None
         self._log: QemuLog | None = None
+        self._logs = False  # it is somewhere else than its owner has it
         self._scratch = contextlib.ExitStack()
         self._folder: Path | None = None
         self._words: list[str] = []
@@ -171,11 +172,12 @@ class ForeignMachine:
     async def rejoin(self) -> None:
         """Talk to QEMU anew, for a process that was killed; its stub and its log are as it left.
 
-        Raises QemuError where that cannot be.
+        Where a log is wanted, that may have begun since. Raises QemuError where that cannot be.
         """
         self.dialogue = Dialogue(self._lay_out)
         self._gone, self._watch, self._pidfd = asyncio.Event(), None, -1
         self._scratch, self._folder = contextlib.ExitStack(), None
+        self._logs = self._log_path is not None
         try:
             await self.dialogue.connect(await self._connected(), _PATIENCE)
         except (*GONE, TimeoutError, UsageError) as error:
@@ -276,6 +278,7 @@ class ForeignMachine:
         told = await self.dialogue.monitor(f"logfile /proc/self/fd/{number}")
         if told.strip():
             raise GuestError(f"QEMU cannot log to {self._log_path}: {told.strip()}")
+        self._logs = True
         self._log = QemuLog(self._log_path)
         await self.dialogue.execute("trace-event-set-state", {"name": MAP_EVENT, "enable": True})
         await log_accesses(self.dialogue, self._words)
@@ -296,10 +299,12 @@ class ForeignMachine:
         return None
 
     async def _restore_log(self) -> None:
-        if self._log is None:
+        if not self._logs:
             return
-        self._log.close()
-        self._log = None
+        self._logs = False
+        if self._log is not None:
+            self._log.close()
+            self._log = None
         file, items = log_of(self._words)
         with contextlib.suppress(QemuError):
             for name in (_EVENTS, MAP_EVENT):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tracer.errors import GuestError, QemuError
@@ -42,13 +42,15 @@ class _Piece:
 class ForeignMemory:
     """Read and write a guest's RAM; a :class:`tracer.x86.paging.PhysicalMemory`.
 
-    ``stores`` has the backends of RAM, by the names that QEMU's memory map has for them.
+    ``stores`` has the backends of RAM, by the names that QEMU's memory map has for them. ``before``
+    is told what is at a physical address before it is written.
     """
 
     def __init__(self, stores: Mapping[str, Store]) -> None:
         self._stores = stores
         self._pieces: list[_Piece] = []
         self._starts: list[int] = []
+        self.before: Callable[[int, bytes], None] | None = None
 
     def lay_out(self, ranges: Iterable[FlatRange]) -> None:
         """Learn where RAM lies in the physical address space."""
@@ -74,6 +76,8 @@ class ForeignMemory:
     def write(self, physical: int, data: bytes) -> None:
         """Write bytes at a physical address; LookupError when they are not all RAM."""
         piece, offset = self._place(physical, len(data))
+        if self.before is not None:
+            self.before(physical, self.read(physical, len(data)))
         try:
             written = os.pwrite(piece.descriptor, data, offset)
         except OSError as error:

@@ -30,7 +30,8 @@ _PHYSICAL, _VIRTUAL = "Qqemu.PhyMemMode:1", "Qqemu.PhyMemMode:0"
 class PacketMemory:
     """Read and write a guest's RAM; a :class:`tracer.x86.paging.PhysicalMemory`.
 
-    ``names`` are those that QEMU's memory map has for its backends.
+    ``names`` are those that QEMU's memory map has for its backends. ``before`` is told what is at a
+    physical address before it is written.
     """
 
     descriptors: tuple[int, ...] = ()
@@ -44,6 +45,7 @@ class PacketMemory:
         self._moment: Callable[[], int] = lambda: 0
         self._known: dict[int, bytes] = {}
         self._known_at = -1
+        self.before: Callable[[int, bytes], None] | None = None
 
     def lay_out(self, ranges: Iterable[FlatRange]) -> None:
         """Learn where RAM lies in the physical address space."""
@@ -99,6 +101,8 @@ class PacketMemory:
     def write(self, physical: int, data: bytes) -> None:
         """Write bytes at a physical address; LookupError when they are not all RAM."""
         self._range(physical, len(data))
+        if self.before is not None:
+            self.before(physical, self.read(physical, len(data)))
         pieces = [
             f"M{physical + at:x},{len(data[at : at + _MOST]):x}:{data[at : at + _MOST].hex()}"
             for at in range(0, len(data), _MOST)

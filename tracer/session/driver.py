@@ -70,7 +70,8 @@ class Driver:
 
     The ``overseer``, where there is one, answers what a person is asked. ``interrupting`` is set
     from :meth:`interrupt` until the guest is held. ``expired`` says how long the run was given when
-    that time has passed.
+    that time has passed. ``before_code`` is told what code is at a linear address before other code
+    is written there.
     """
 
     def __init__(self, target: Target, machine: GuestMachine) -> None:
@@ -79,6 +80,7 @@ class Driver:
         self.overseer: Overseer | None = None
         self.interrupting = False
         self.expired = ""
+        self.before_code: Callable[[int, bytes], None] | None = None
         self._running = False
         self._pausing: asyncio.Task[None] | None = None
         self._since = 0.0
@@ -103,7 +105,7 @@ class Driver:
             want.Detach: lambda _: target.detach(),
             want.ReadPhysical: lambda it: target.read_physical(it.physical, it.width),
             want.WritePhysical: lambda it: target.write_physical(it.physical, it.width, it.value),
-            want.WriteCode: lambda it: target.write_code(it.linear, it.code),
+            want.WriteCode: lambda it: self._write_code(it.linear, it.code),
             want.SetBreakpoint: lambda it: target.set_breakpoint(it.linear),
             want.WatchStores: lambda it: target.watch_stores(it.linear, it.size),
             want.WatchReads: lambda it: target.set_read_watch(it.linear),
@@ -233,6 +235,11 @@ class Driver:
             self._pausing = None
         ran = time.monotonic() - self._since
         return Ran(replace(stop, expired=bool(self.expired)), ran)
+
+    async def _write_code(self, linear: int, code: bytes) -> None:
+        if self.before_code is not None:
+            self.before_code(linear, await self.target.read_code(linear, len(code)))
+        await self.target.write_code(linear, code)
 
     async def _turn(self) -> None:
         await asyncio.sleep(0)

@@ -6,7 +6,7 @@ I/O: see :mod:`tracer.access.want`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tracer.access.decision import Leeway
 from tracer.access.execution import delivered_alike
@@ -136,6 +136,7 @@ class Loop:
         inputs: frozenset[Input] = frozenset(),
         nested: bool = False,
         whole: bool = False,
+        prepared: Callable[[], None] = lambda: None,
     ) -> None:
         """Put every trap in place; the guest stands where tracing can begin.
 
@@ -143,12 +144,14 @@ class Loop:
         records instructions are compiled, where that can be, and ``inputs`` of these kinds are
         recorded. Traps are poisoned entries, or ``nested``. Raises GuestError where that cannot be;
         with ``whole`` NoEntries, too, where an entry that the guest has cannot be poisoned.
+        Once :meth:`leave` can undo all that was done and is to be done, ``prepared`` is called.
         """
         self.coverage.whole = whole
         queues = self.lookout.tells_queues
         how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested)
         setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
         self._traced, registers = await (prepare_nested if nested else prepare)(setting, how)
+        prepared()
         self._traced.interceptor.answering.before = self.lookout.before
         self._traced.interceptor.ledger.behind = self.lookout.behind
         if self._traced.input_bell is not None:

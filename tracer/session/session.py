@@ -56,6 +56,7 @@ class Session:
     What it knows of the guest is the loop's: see :class:`tracer.session.loop.Loop`. ``naming``
     names registers where accesses are told in words. ``fault`` says why the run is ended by who
     launched the guest, empty where it is not. ``entered`` tells that its kernel has been reached.
+    ``on_prepared`` is called where the guest stands with all traps but the poison in place.
     """
 
     def __init__(self, loop: Loop, driver: Driver) -> None:
@@ -75,7 +76,7 @@ class Session:
         self._naming = Naming(RegisterMaps())
         self.stacks = False
         self.software: tuple[str, ...] = ()
-        self.on_trapped: list[Callable[[], None]] = []
+        self.on_prepared: Callable[[], None] = lambda: None
         self._hang: GuestHung | None = None
         self.mark = loop.journal.mark
         self.fault = ""
@@ -183,13 +184,12 @@ class Session:
         """
         self.stacks = stacks
         trapped = self.loop.trap(
-            stacks=stacks, ring=ring, inputs=inputs, nested=nested, whole=whole
-        )
+            stacks=stacks, ring=ring, inputs=inputs, nested=nested, whole=whole,
+            prepared=self.on_prepared,
+        )  # fmt: skip
         await self._drive(trapped)
         if not (self.view.realtime or self.system.begun):
             await self._drive(self.loop.even_time())
-        for tell in self.on_trapped:
-            tell()
 
     async def run(self) -> Ending:
         """Trace from where :meth:`trap` left off to the end of the guest; return how QEMU ended.
