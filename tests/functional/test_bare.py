@@ -83,20 +83,57 @@ def test_functions_that_map_may_be_named(late: Path, untraced: list[str], tmp_pa
 def test_physical_addresses_are_trapped_whatever_it_maps(
     late: Path, untraced: list[str], tmp_path: Path
 ) -> None:
-    # From before it has an IDT: entries cannot be, and nobody has asked for them.
-    done = booted(tmp_path, late, "--attach-at", "start64", "--check")
+    # From before it has an IDT: entries cannot be, and nobody has asked for them. It is a file that
+    # QEMU itself refuses.
+    wide = late.parent / "late64.elf"
+    done = booted(tmp_path, wide, "--attach-at", "start64", "--check")
     assert "started anew, and is traced by physical address" in done.err
     assert agreed(done) == ACCESSES
     assert done.serial[-len(untraced) :] == untraced
     assert not [each for each in read_trace(done.trace).records if isinstance(each, MapRecord)]
 
 
+def test_what_is_loaded_by_nobody_is_looked_for(untraced: list[str], tmp_path: Path) -> None:
+    guest = late_guest.build(tmp_path, "UNPACKS")
+    found = refused_on_its_machine(tmp_path, guest, "--trap", "entry")
+    assert "that the guest has as code and surely does not use" in found and "--stub-at" in found
+    words = ("--trap", "entry", "--stub-at", "room", "--look-again", "20ms")
+    done = booted(tmp_path, guest, *words, "--check")
+    assert agreed(done) == ACCESSES
+    assert done.serial[-len(untraced) :] == untraced
+    maps = [record for record in read_trace(done.trace).records if isinstance(record, MapRecord)]
+    assert "page tables looked at again" in {each.by for each in maps}
+
+
+def test_what_another_vcpu_enters_is_traced(untraced: list[str], tmp_path: Path) -> None:
+    guest = late_guest.build(tmp_path, "TWO")
+    words = ("--look-again", "50ms", "--realtime", "--check")
+    done = boot(
+        tmp_path,
+        "--kernel",
+        guest,
+        *late_guest.MACHINE,
+        *words,
+        "--",
+        *late_guest.QEMU,
+        "-smp",
+        "2",
+    )
+    assert agreed(done) == ACCESSES + 6
+    assert done.serial[-len(untraced) - 1 :] == ["by the other 00000000f4523501", *untraced]
+    assert {record.vcpu for record in read_trace(done.trace).intercepts} == {0, 1}
+
+
 def test_it_is_joined_after_a_time(untraced: list[str], tmp_path: Path) -> None:
-    guest = late_guest.build(tmp_path, sleeps=True)
+    guest = late_guest.build(tmp_path, "SLEEPS")
     done = booted(tmp_path, guest, "--realtime", "--attach-at", "2s", "--check")
     accesses = agreed(done)
     assert ACCESSES < accesses < ACCESSES + 300
     assert done.serial[-len(untraced) :] == untraced
+    # A time that comes and a place that does not.
+    words = ("--attach-at", "0x12345678", "--guest-timeout", "2")
+    lost = booted(tmp_path / "lost", guest, *words)
+    assert lost.status == 1 and "tracing waits for --attach-at 0x12345678" in lost.err
 
 
 # ---- refused, in one line
@@ -139,25 +176,33 @@ def test_a_function_that_is_none(late: Path, tmp_path: Path) -> None:
     assert f"and {linux} is" in found
 
 
+def refused_on_its_machine(folder: Path, guest: Path, *more: str) -> str:
+    words = ("--kernel", guest, *late_guest.MACHINE, "--serial", folder / "serial", *more)
+    return refused(folder, *words, "--", *late_guest.QEMU)
+
+
 def test_a_place_where_tracing_cannot_begin(late: Path, tmp_path: Path) -> None:
     def line(place: str, *more: str) -> str:
-        words = ("--kernel", late, *late_guest.MACHINE, "--serial", tmp_path / "serial", *more)
-        return refused(tmp_path, *words, "--attach-at", place, "--", *late_guest.QEMU)
+        return refused_on_its_machine(tmp_path, late, *more, "--attach-at", place)
 
     assert "came there once, without a page-fault handler" in line("start32")
     assert "came there once, without a page-fault handler" in line("start64", "--trap", "entry")
     assert "never came there: it has ended" in line("0x12345678")
+    nowhere = ("--trap", "entry", "--stub-at", "0x700000000000")
+    assert "surely does not use" in line("main", *nowhere)
+    assert "is in the middle of a page" in line("main", "--stub-at", "main")
 
 
 def test_images_that_qemu_does_not_start(late: Path, tmp_path: Path) -> None:
-    found = refused(tmp_path, "--kernel", late.parent / "late64.elf")
-    assert "no 64-bit ELF file that has a multiboot header" in found
-    assert "objcopy -O elf32-i386" in found
     header = (0x1BADB002).to_bytes(4, "little")
     other = tmp_path / "other.elf"
-    other.write_bytes((late.parent / "late64.elf").read_bytes().replace(header, bytes(4)))
-    assert "no 64-bit ELF file without a PVH note" in refused(tmp_path, "--kernel", other)
-    other.write_bytes(late.read_bytes().replace(header, bytes(4)))
-    assert "neither a multiboot header nor a PVH note" in refused(tmp_path, "--kernel", other)
+    for image in (late.parent / "late64.elf", late):
+        other.write_bytes(image.read_bytes().replace(header, bytes(4)))
+        found = refused(tmp_path, "--kernel", other)
+        assert "neither a multiboot header nor a PVH note" in found
+    beyond = bytearray((late.parent / "late64.elf").read_bytes())
+    beyond[64 + 24 : 64 + 32] = (1 << 32).to_bytes(8, "little")  # p_paddr
+    other.write_bytes(beyond)
+    assert "at physical 0x100000000, beyond the 4 GiB" in refused(tmp_path, "--kernel", other)
     words = ("--kernel", late, "--symbols", tmp_path / "nowhere")
     assert "cannot read its symbols" in refused(tmp_path, *words)

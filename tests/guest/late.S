@@ -5,6 +5,9 @@
 #   EDU_SLOT     PCI slot of an edu device: its BAR 0 is of 32 bits
 #   BUFFER_SLOT  PCI slot of an NVMe controller whose memory buffer (BAR 2) has 64 bits
 #   SLEEPS       it sleeps for 6 s before all else, woken each 20 ms by its local APIC
+#   UNPACKS      code that is not in the image loads the second tables, and waits for them to be
+#                looked at; nothing fills the image up but zeros, at `room`
+#   TWO          another vCPU maps a device of its own first, in the same tables
 #
 # It ends through isa-debug-exit at port 0xf4: with 1 as QEMU's exit status where all went well.
 # Ref: Multiboot Specification 0.6.96, 3.1; Intel SDM vol. 3A, 4.5, 9.8.5; QEMU docs/specs/edu.rst.
@@ -44,6 +47,9 @@ buffer:      .skip 8
 fault_at:    .skip 8
 lapic:       .skip 8
 ticks:       .skip 8
+entered:     .skip 8            # the entry that was made last
+unpacked:    .skip 16           # code
+done:        .skip 8            # by the other vCPU
 scratch:     .skip 16
 
 .data
@@ -150,6 +156,9 @@ start64:
 .ifdef SLEEPS
     call sleep
 .endif
+.ifdef TWO
+    call wake
+.endif
     call main
     mov dx, EXIT
     xor eax, eax
@@ -228,7 +237,22 @@ main:
     or rcx, PRESENT + UNCACHED
     call install_pte
     mov rax, [rip + second]
+.ifdef UNPACKS
+    mov edx, ~0xc3d8220f        # mov cr3, rax; ret
+    not edx
+    mov [rip + unpacked], edx
+    lea rdx, [rip + unpacked]
+    call rdx
+    mov rdi, [rip + entered]
+    mov rax, [rdi]
+    mov ecx, 0x10000000
+14: cmp rax, [rdi]
+    jne 15f
+    loop 14b
+15:
+.else
     mov cr3, rax
+.endif
     movabs rbx, 0xffffc00000000000
     mov eax, [rbx + 4]
     say "in the second tables"
@@ -301,6 +325,66 @@ tick:
     iretq
 .endif
 
+.ifdef TWO
+.set BELOW, 0x8000              # where the other vCPU begins, in real mode
+wake:
+    lea rsi, [rip + trampoline]
+    mov edi, BELOW
+    mov ecx, offset trampoline_end - trampoline
+    rep movsb
+    mov edi, 0xfee00000
+    mov esi, 4096
+    call map_device
+    mov dword ptr [rax + 0xf0], 0x1ff
+    mov dword ptr [rax + 0x300], 0xc4500            # INIT, to all others
+    mov dword ptr [rax + 0x300], 0xc4600 + BELOW / 4096
+16: pause
+    cmp qword ptr [rip + done], 0
+    je 16b
+    mov rax, [rip + done]
+    say "by the other"
+    ret
+.code16
+trampoline:
+    cli
+    lgdt cs:[gdt_below - trampoline]
+    mov eax, cr4
+    or eax, 0x620
+    mov cr4, eax
+    mov eax, offset first
+    mov cr3, eax
+    mov ecx, 0xc0000080
+    rdmsr
+    or eax, 0x900
+    wrmsr
+    mov eax, 0x80010033
+    mov cr0, eax
+    .byte 0x66, 0xea            # jmp 8:other
+    .long other
+    .word 8
+gdt_below:
+    .word gdt_pointer - gdt - 1
+    .long gdt
+trampoline_end:
+.code64
+other:
+    mov eax, 16
+    mov ds, eax
+    mov es, eax
+    mov ss, eax
+    lea rsp, [rip + stack_top - 4096]
+    lidt [rip + idt_pointer]
+    mov rdi, [rip + edu]
+    mov esi, 4096
+    call map_device
+    mov ecx, [rax + 4]
+    mov dword ptr [rax + 4], 0x0badcafe
+    mov eax, [rax + 4]
+    mov [rip + done], rax
+17: hlt
+    jmp 17b
+.endif
+
 # Maps RSI bytes from physical RDI on in the first tables; returns the linear address.
 .type map_device, @function
 map_device:
@@ -355,6 +439,9 @@ install_pte:
     dec r14d
     jmp 5b
 7:  mov [rbx], rcx
+.ifdef UNPACKS
+    mov [rip + entered], rbx
+.endif
     pop r14
     pop rbx
     ret
@@ -408,5 +495,12 @@ page_fault:
     hlt
 
 # Padding: room for a stub.
+.ifdef UNPACKS
+    .balign 4096, 0
+room:
+    .fill 4096, 1, 0
+    .fill 4096, 1, 1
+.else
     .balign 4096, 0xcc
     .fill 8192, 1, 0xcc
+.endif

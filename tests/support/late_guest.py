@@ -32,17 +32,18 @@ SAYS = [
 """What it prints when nobody traces it."""
 
 
-def build(folder: Path, *, sleeps: bool = False) -> Path:
+def build(folder: Path, *kinds: str) -> Path:
     """Make the guest: an ELF file of 32 bits. Beside it is ``late64.elf``, of 64.
 
-    One that ``sleeps`` does so for 6 s before it maps its devices.
+    The ``kinds`` are told in ``late.S``: SLEEPS, UNPACKS, TWO.
     """
     programs = [shutil.which(name) for name in ("as", "ld", "objcopy")]
     if None in programs:
         raise AssertionError("as, ld and objcopy (Debian package binutils) are needed")
     assembler, linker, copier = map(str, programs)
     slots = f".set EDU_SLOT, {EDU_SLOT}\n.set BUFFER_SLOT, {BUFFER_SLOT}\n"
-    (folder / "slots.S").write_text(slots + ".set SLEEPS, 1\n" * sleeps)
+    folder.mkdir(exist_ok=True)
+    (folder / "slots.S").write_text(slots + "".join(f".set {kind}, 1\n" for kind in kinds))
     commands = [
         [assembler, "--64", "-I", str(folder), "-o", "late.o", str(SOURCE / "late.S")],
         [

@@ -37,6 +37,7 @@ class Software:
 
     title, release, sha256 = "software", "1", ""
     spare, stack_in_device, patience = SPARE_LINEAR, False, None
+    awaited = ""
     free = look_every = None
     command_line = ""
     current, telling = None, ()

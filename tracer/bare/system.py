@@ -25,7 +25,7 @@ from tracer.bare.window import open_window, take_room
 from tracer.compiled.diary import Errand
 from tracer.compiled.stack_copy import StackCopy
 from tracer.confidential.kind import Kind
-from tracer.errors import GuestError, TablesUnending
+from tracer.errors import GuestError, TablesUnending, UsageError
 from tracer.intercept.ground import Ground
 from tracer.intercept.names import Names as AllNames
 from tracer.intercept.ring.window import NoWindow, Taken, Window
@@ -157,6 +157,17 @@ class Bare:
         return f"{self.release} (no known system)"
 
     @property
+    def awaited(self) -> str:
+        """Say that it is the moment that was named, or an LIDT where the image has one."""
+        if self._guidance.moment is not None:
+            return f"tracing waits for --attach-at {self._guidance.moment.text}"
+        return (
+            "tracing waits for the first LIDT of the image that gives a page-fault handler: where "
+            "its code runs at other addresses than it is linked for, or loads it elsewhere, name a "
+            "time or a place (--attach-at), or --from-reset"
+        )
+
+    @property
     def begun(self) -> bool:
         """Tell whether it has run for long before tracing begins: all its TLBs may be filled."""
         return self._guidance.moment is not None
@@ -166,6 +177,11 @@ class Bare:
         if place is None:
             return self._image.free
         linear = place.of(self.names.symbols, self.release)
+        if linear % PAGE_SIZE:
+            raise UsageError(
+                f"--stub-at {place.symbol or hex(linear)}: linear {linear:#x} is in the middle of "
+                "a page: name one that the guest does not use, by its beginning"
+            )
         return [range(linear, linear + _STUB_ROOM)]
 
     def own_tables(self, space: AddressSpace) -> AddressSpace:

@@ -105,6 +105,11 @@ class System(Protocol):
         ...
 
     @property
+    def awaited(self) -> str:
+        """Say what tracing waits for, and what to do where that never comes; nothing if it does."""
+        ...
+
+    @property
     def command_line(self) -> str:
         """Return the words that it was started with, as far as it has told them; else nothing."""
         ...

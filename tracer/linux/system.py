@@ -42,6 +42,7 @@ class Linux:
 
     spare = mapping.SPARE_LINEAR
     patience: float | None = None
+    awaited = ""
     stack_in_device = False
     lends = True
     free: Sequence[range] | None = None

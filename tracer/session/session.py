@@ -390,6 +390,7 @@ class Session:
             *self.waiting_lines(),
             f"last access: {' '.join(made[-1].split())}" if made else "no access was traced",
             "nothing on the console" if words is None else f"last console line: {words}",
+            *([] if self.entered or not self.system.awaited else [self.system.awaited]),
             *(places or ("where it stands is not known: it does not stop",)),
         ):
             self.journal.progress(line)

@@ -196,6 +196,12 @@ def test_what_was_poisoned_in_other_tables_is_known_and_nothing_else_of_them() -
     assert not list(bare.leaves(AddressSpace(ram, other, regions)))
 
 
+def test_what_is_waited_for_is_told() -> None:
+    assert "first LIDT of the image" in guest().awaited
+    named = Bare(parse(elf(CODE)), "guest.elf", "", guidance("start"))
+    assert named.awaited == "tracing waits for --attach-at start"
+
+
 def test_nothing_but_names_is_known() -> None:
     bare = guest()
     space = AddressSpace(memory(), Paging(ROOT, 4, 1 << 51), RegionMap((), (), ()))
