@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from kernel_i386 import kernel_i386
 from vetrace_run import Run, agreed, boot, drove_its_devices, need, read_trace, run
 
 pytestmark = pytest.mark.qemu
@@ -95,3 +96,24 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
         assert done.status == 2
         (complaint,) = done.complaints
         assert why in complaint
+
+
+@pytest.mark.long
+def test_firmware_that_asks_for_the_time_by_ports_is_compared_as_well(tmp_path: Path) -> None:
+    done = nested(tmp_path, "--firmware", "uefi")
+    assert agreed(done) > 30_000
+    drove_its_devices(done)
+    regions = {a.region for record in read_trace(done.trace).intercepts for a in record.accesses}
+    assert {"system.flash1", "ecam", "lapic", "nvme", "virtio-blk.common"} <= regions
+
+
+@pytest.mark.long
+def test_a_kernel_of_32_bits(tmp_path: Path) -> None:
+    kernel, initrd = kernel_i386()
+    done = nested(tmp_path, "--kernel", kernel, "--initrd", initrd)
+    assert agreed(done) > 5_000
+    drove_its_devices(done)
+    trace = read_trace(done.trace)
+    assert trace.intercepts[-1].mode == 32
+    replayed = run(tmp_path, "replay", done.trace)
+    assert replayed.status == 0 and "no divergence" in replayed.out, replayed.out + replayed.err

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from bare_guest import DEVICE, REGION, Case, assemble
 from vetrace_run import Run, agreed, boot, drove_its_devices, read_trace, run
 
 from tracer.compiled.layout import SLOTS
@@ -122,3 +124,15 @@ def test_several_vcpus_have_one_order(tmp_path: Path) -> None:
     records = [record for record in read_trace(done.trace).intercepts if record.cpl == 0]
     assert {record.vcpu for record in records} == {0, 1}
     assert all(record.stack is not None for record in records)
+
+
+def test_a_page_table_in_a_device_is_told(tmp_path: Path) -> None:
+    table = (
+        "mov rax, [rip + window + 8]; mov [rip + root + 8], rax; mov rax, cr3; mov cr3, rax;"
+        " movabs rax, 0x8000000000; mov eax, [rax]"
+    )
+    guest = assemble(tmp_path, [Case(table, [])])
+    done = boot(tmp_path, "--trap", "nested", "--kernel", guest, "--quiet", "--", *DEVICE)
+    assert done.status == 1
+    (told,) = [line for line in done.complaints if "page table" in line]
+    assert re.search(rf"has a page table where no RAM is, .* \({REGION}\+0x0\)", told)

@@ -17,6 +17,7 @@ from tracer.cli.interactive import add_shell_arguments
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.run_arguments import add_run_arguments, inputs, limits
 from tracer.cli.traced_run import Guest, TracedRun, add_trace_arguments
+from tracer.compiled.inputs import Input
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.host.scratch import scratch_folder
@@ -69,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
             console=args.console,
             from_reset=args.from_reset,
         )
-        plans = ways(plan, parse_trap(args.trap))
+        # Firmware asks for the time by ports, millions of times.
+        sifted = args.from_reset and args.qemu_log is None and Input.PORT not in plan.inputs
+        plans = ways(replace(plan, log_sifted=sifted), parse_trap(args.trap))
         device = recorded(args)
         host = asked(args)
         if host.asked and args.untraced:

@@ -475,6 +475,15 @@ def frame_size(vmcb: bytes) -> int:
     return _FRAME_SIZE + 8 * bool(told & _WITH_CODE)
 
 
+def walked(vmcb: bytes) -> bool:
+    """Tell whether a nested fault came as the CPU read the guest's page tables, or wrote to them.
+
+    Ref: AMD64 Architecture Programmer's Manual vol. 2, 15.25.6 (EXITINFO1).
+    """
+    return bool(int.from_bytes(vmcb[_INFO1 : _INFO1 + 8], "little") & _OF_TABLES)
+
+
+_INFO1, _OF_TABLES = 0x78, 1 << 33
 _EVENT, _DELIVERED = 0xA8, 0x88
 _FRAME_SIZE = 5 * 8
 _VALID, _WITH_CODE, _EXCEPTION = 1 << 31, 1 << 11, 3 << 8

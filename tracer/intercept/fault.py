@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from tracer.access.execution import Foretold, foretell
 from tracer.access.footprint import Encounter, footprint
+from tracer.access.region import RegionMap, place_of
 from tracer.access.space import AddressSpace
 from tracer.access.state import complete, needs_registers
 from tracer.access.transfer import Meddling, Transfer
 from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.access.want import ReadPhysical, Registers, StackAndTables
-from tracer.compiled.monitor import Executing, executing, frame_size, vmcb_at
-from tracer.errors import DebuggerError, EmulationError, InterceptError
+from tracer.compiled.monitor import Executing, executing, frame_size, vmcb_at, walked
+from tracer.errors import DebuggerError, EmulationError, GuestError, InterceptError
 from tracer.intercept.carrier import Stand
 from tracer.intercept.entry.post import Post
 from tracer.intercept.entry.spill import SPILL_SIZE, Spill, interrupted, patch_spill, unpack_spill
@@ -218,7 +219,10 @@ class NestedFaults:
         self._view = view
 
     async def read(self, vcpu: int) -> Fault:
-        """Read where a vCPU stands at the stub. Raises InterceptError."""
+        """Read where a vCPU stands at the stub.
+
+        Raises GuestError where page tables lie in a device, InterceptError for what cannot be.
+        """
         stack, _ = await StackAndTables()
         view = self._view
         try:
@@ -227,6 +231,8 @@ class NestedFaults:
             raise InterceptError(f"the monitor's stack at {stack:#x} cannot be read") from None
         vmcb = view.memory.read(vmcb_at(stack), PAGE_SIZE)
         manner = executing(vmcb)
+        if walked(vmcb):
+            raise GuestError(_in_device(spill, view.regions))
         space = view.space(spill.cr3, spill.cr4)
         if manner.paging is not None:
             space = view.legacy_space(manner.paging)
@@ -243,6 +249,16 @@ class NestedFaults:
         linear = _linear(spill.cr2, spill.frame, insn, cpu, space)
         spill = replace(spill, cr2=linear)
         return Fault(vcpu, view.time_ns, stack, spill, space, cpu, cpu.xmm)
+
+
+def _in_device(spill: Spill, regions: RegionMap) -> str:
+    # Says where page tables lie, whose entries the CPU reads by itself.
+    where = place_of(spill.cr2, regions.find(spill.cr2), ram=regions.is_ram(spill.cr2))
+    return (
+        f"the guest has a page table where no RAM is, at physical {spill.cr2:#x} ({where}): what "
+        f"the CPU reads there by itself cannot be traced (RIP {spill.frame.rip:#x}, CR3 "
+        f"{spill.cr3:#x})"
+    )
 
 
 def _placed(cpu: CpuState, manner: Executing) -> CpuState:

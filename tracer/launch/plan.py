@@ -57,6 +57,7 @@ class Plan:
     from_reset: bool = False
     realtime: bool = False
     qemu_log: Path | None = None
+    log_sifted: bool = False
     extra: tuple[str, ...] = ()
     exit_ok: int | None = None
     console: str | None = None

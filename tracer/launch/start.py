@@ -239,6 +239,7 @@ def _configure(
         qemu_log=plan.qemu_log,
         log_configuration=Input.PORT in plan.inputs,
         log_interrupts=Input.IRQ in plan.inputs,
+        log_sifted=plan.log_sifted,
     )
 
 

@@ -63,7 +63,7 @@ class MachineConfig:
     address at which all RAM is a second time, if anywhere. ``qemu_log`` is where QEMU
     writes its log, see :meth:`tracer.qemu.machine.Machine.log_accesses`, which has accesses to PCI
     configuration space by their functions with ``log_configuration``, and interrupts with
-    ``log_interrupts``. Without ``realtime``
+    ``log_interrupts``. One that is ``log_sifted`` has no accesses to ports. Without ``realtime``
     virtual time counts instructions, so that a stop of any length does not exist for the guest.
     ``hidden`` are physical addresses of RAM that no firmware tells the guest of: they are the last
     of what lies at its first GiB boundary, where :func:`hidden_ram` puts it. A guest that is traced
@@ -88,6 +88,7 @@ class MachineConfig:
     qemu_log: Path | None = None
     log_configuration: bool = False
     log_interrupts: bool = False
+    log_sifted: bool = False
 
     @property
     def file_size(self) -> int:

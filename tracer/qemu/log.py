@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from tracer.errors import QemuError
@@ -23,6 +25,9 @@ MAP_EVENT = "flatview_new"
 
 _LINE = MAP_EVENT.encode()
 _RESET = b"CPU Reset (CPU 0)"  # hw/core/cpu-common.c, cpu_common_reset
+_AT_PORT = re.compile(
+    rb"^memory_region_ops_\w+ cpu [-\w]+ mr \w+ addr 0x[0-9a-f]{1,4} .*\n", re.MULTILINE
+)
 _OVERLAP = max(len(_LINE), len(_RESET)) - 1
 _CHUNK = 1 << 20
 _PUNCH = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE (linux/falloc.h)
@@ -32,12 +37,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class QemuLog:
     """Own the log of one QEMU: the file of a path, or one in memory that is forgotten once read.
 
-    ``reset`` is where in it, in bytes, the first vCPU was reset last, as far as it has been read.
+    With ``kept`` it is the latter, and what is worth keeping of it goes to the file of that path as
+    it is taken: all but what is :meth:`left out <leave_out>`. Sizes and places are those of what is
+    kept. ``reset`` is where in it, in bytes, the first vCPU was reset last, as far as it has been
+    read.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, kept: Path | None = None) -> None:
         self._given = path
         self._descriptor = os.memfd_create("vetrace-log") if path is None else -1
+        self._sieve = None if kept is None else _Sieve(kept)
+        self._changed = False
         self._read = 0
         self._forgotten = 0
         self._rest = b""
@@ -62,7 +72,19 @@ class QemuLog:
                 f"QEMU does not write its log to {self.path}, or it is no file;"
                 " leave -D and -trace file= out of the QEMU arguments"
             )
+        if self._sieve is not None:
+            self.take()
+            return self._sieve.size
         return os.fstat(self._descriptor).st_size
+
+    def leave_out(self, *, ports: bool) -> None:
+        """Keep no accesses to I/O ports from here on, or all that there are.
+
+        A log tells a port by its number alone, so that there is no device in the memory below.
+        """
+        if self._sieve is not None and self._sieve.leaves_out != ports:
+            self.take()
+            self._sieve.leaves_out = ports
 
     @property
     def tells(self) -> bool:
@@ -74,26 +96,40 @@ class QemuLog:
 
     def map_changed(self) -> bool:
         """Tell whether the memory map may have changed since this was asked last."""
-        found = False
-        for end, data in self._news():
+        self.take()
+        found, self._changed = self._changed, False
+        return found or not self._tells
+
+    def take(self, most: int | None = None) -> None:
+        """Take what was written since the last time, at most so many bytes.
+
+        Raises QemuError where it cannot be kept.
+        """
+        for end, data in self._news(most):
             text = self._rest + data
-            found = found or _LINE in text
+            self._changed = self._changed or _LINE in text
             reset = text.rfind(_RESET)
             if reset >= 0:
                 self.reset = end - len(text) + reset
             self._rest = text[-_OVERLAP:]
-        self._tells = self._tells or found
-        return found or not self._tells
+        self._tells = self._tells or self._changed
 
     def tail(self, size: int) -> bytes:
         """Return the last ``size`` bytes."""
-        if self._open():
-            end = os.fstat(self._descriptor).st_size
-            return os.pread(self._descriptor, size, max(0, end - size))
-        return b""
+        if not self._open():
+            return b""
+        descriptor = self._descriptor
+        if self._sieve is not None:
+            self.take()
+            descriptor = self._sieve.descriptor
+        end = os.fstat(descriptor).st_size
+        return os.pread(descriptor, size, max(0, end - size))
 
     def close(self) -> None:
         """Close the file; safe more than once."""
+        if self._sieve is not None and self._descriptor >= 0:
+            self.take()
+            self._sieve.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -107,20 +143,56 @@ class QemuLog:
                 return False
         return self._descriptor >= 0 and stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
-    def _news(self) -> list[tuple[int, bytes]]:
+    def _news(self, most: int | None) -> Iterator[tuple[int, bytes]]:
         # Yields what was written since the last call, each piece with the offset of its end.
-        news: list[tuple[int, bytes]] = []
         if not self._open() or os.fstat(self._descriptor).st_size == self._read:
-            return news
+            return
+        last = None if most is None else self._read + most
         while data := os.pread(self._descriptor, _CHUNK, self._read):
             self._read += len(data)
-            news.append((self._read, data))
-        if self._given is None and self._read - self._forgotten > _CHUNK:
-            self._forget()
-        return news
+            if self._given is None and self._read - self._forgotten > _CHUNK:
+                self._forget()
+            yield (self._read, data) if self._sieve is None else self._sieve.put(data)
+            if last is not None and self._read >= last:
+                break
 
     def _forget(self) -> None:
         # A guest may move its devices without end: gives the memory back, the length stays.
         size = ctypes.c_int64(self._read)
         _libc.fallocate(self._descriptor, _PUNCH, ctypes.c_int64(0), size)
         self._forgotten = self._read
+
+
+class _Sieve:
+    # Copies a log to a file, line by line, without accesses to ports.
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        self.size = 0
+        self._path = path
+        self._line = b""
+        self.leaves_out = False
+
+    def put(self, data: bytes) -> tuple[int, bytes]:
+        # Returns what is kept of it, and where that ends.
+        text = self._line + data
+        end = text.rfind(b"\n") + 1
+        whole, self._line = text[:end], text[end:]
+        if self.leaves_out:
+            whole = _AT_PORT.sub(b"", whole)
+        self._write(whole)
+        return self.size, whole
+
+    def close(self) -> None:
+        # A last line may have no end.
+        self._write(self._line)
+        os.close(self.descriptor)
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self.descriptor, rest) :]
+        except OSError as error:
+            raise QemuError(f"cannot write {self._path}: {error.strerror}") from error
+        self.size += len(data)

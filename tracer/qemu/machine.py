@@ -45,6 +45,9 @@ _TURNS = 20
 
 _START_TIMEOUT = 60.0
 _HELP_TIMEOUT = 20.0
+_TAKEN_AT_ONCE, _TAKEN_EVERY = 16 << 20, 0.05
+"""Bytes of a log that is sifted, and seconds after which that goes on."""
+_PORTS = 1 << 16
 
 
 class Machine(asyncio.SubprocessProtocol):
@@ -65,7 +68,8 @@ class Machine(asyncio.SubprocessProtocol):
         self.console: Console = Console(on_console)
         self.on_exit = on_exit
         self._output = Output()
-        self._log = QemuLog(config.qemu_log)
+        sifts = config.qemu_log is not None and config.log_sifted
+        self._log = QemuLog(None, kept=config.qemu_log) if sifts else QemuLog(config.qemu_log)
         self._clock: GuestClock | None = None
         self._process: Process | None = None
         self.dialogue = Dialogue(self._lay_out)
@@ -204,12 +208,16 @@ class Machine(asyncio.SubprocessProtocol):
 
     async def log_accesses(self) -> None:
         """Have accesses to devices logged from here on, if that is asked for; the guest stands."""
-        if self.config.qemu_log is not None:
-            config = self.config
-            await log_accesses(
-                self.dialogue, config.extra, configuration=config.log_configuration,
-                interrupts=config.log_interrupts,
-            )  # fmt: skip
+        config = self.config
+        if config.qemu_log is None:
+            return
+        if config.log_sifted:
+            await self.dialogue.memory_map()
+            self._tasks.append(asyncio.create_task(self._sift()))
+        await log_accesses(
+            self.dialogue, config.extra, configuration=config.log_configuration,
+            interrupts=config.log_interrupts,
+        )  # fmt: skip
 
     @property
     def log_size(self) -> int | None:
@@ -300,6 +308,8 @@ class Machine(asyncio.SubprocessProtocol):
             self._clock = None
 
     def _lay_out(self, ranges: Sequence[FlatRange]) -> None:
+        low = any(not item.is_memory and item.start < _PORTS for item in ranges)
+        self._log.leave_out(ports=self.config.log_sifted and not low)
         self.memory.lay_out(
             [
                 Span(item.start, item.end, item.offset)
@@ -324,6 +334,12 @@ class Machine(asyncio.SubprocessProtocol):
                 # The guest ran, so GDB is told that it has stopped: let it take that in first.
                 await self._asked.wait()
             await self.dialogue.execute("quit")
+
+    async def _sift(self) -> None:
+        # Takes the log before it has grown by much.
+        while self.running:
+            self._log.take(_TAKEN_AT_ONCE)
+            await asyncio.sleep(_TAKEN_EVERY)
 
     async def _wake(self) -> None:
         # Wakes the machine each time that it sleeps until its alarm.

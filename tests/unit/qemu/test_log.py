@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tracer.errors import QemuError
 from tracer.qemu.log import QemuLog
 
 CHANGE = b"flatview_new 0x5555fff66ff0 (root 0x5555ffd34960)\n"
@@ -89,3 +90,50 @@ def test_what_was_read_takes_no_memory() -> None:
     assert log.tail(len(CHANGE)) == CHANGE
     log.close()
     log.close()
+
+
+AT_PORT = b"memory_region_ops_read cpu 0 mr 0x1 addr 0x608 value 0x3 size 4 name 'acpi-tmr'\n"
+FAR = b"memory_region_ops_read cpu 0 mr 0x1 addr 0xfed000f0 value 0x3 size 4 name 'hpet'\n"
+RESET = b"CPU Reset (CPU 0)\n"
+
+
+def test_what_is_left_out_is_not_kept_and_places_are_those_of_the_rest(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    log = QemuLog(None, kept=kept)
+    with Path(log.path).open("wb", buffering=0) as qemu:
+        qemu.write(AT_PORT + CHANGE)
+        log.leave_out(ports=True)
+        qemu.write(AT_PORT * 5 + FAR + AT_PORT[:9])
+        assert log.size == len(AT_PORT + CHANGE + FAR)
+        assert log.map_changed() and not log.map_changed()
+        qemu.write(AT_PORT[9:] + RESET + AT_PORT * 3 + CHANGE + FAR)
+        assert log.map_changed()
+        assert log.reset == len(AT_PORT + CHANGE + FAR)
+        log.leave_out(ports=False)
+        qemu.write(AT_PORT + FAR[:-1])
+        assert log.tail(len(AT_PORT)) == AT_PORT
+    log.close()
+    whole = AT_PORT + CHANGE + FAR + RESET + CHANGE + FAR + AT_PORT + FAR[:-1]
+    assert kept.read_bytes() == whole
+
+
+def test_no_more_is_taken_at_once_than_is_wanted(tmp_path: Path) -> None:
+    log = QemuLog(None, kept=tmp_path / "kept")
+    log.leave_out(ports=True)
+    with Path(log.path).open("wb", buffering=0) as qemu:
+        qemu.write(AT_PORT * 40_000 + FAR)
+        log.take(1)
+        assert (tmp_path / "kept").stat().st_size == 0
+        log.take()
+        assert (tmp_path / "kept").read_bytes() == FAR
+        blocks = Path(log.path).stat().st_blocks
+        assert 512 * blocks < len(AT_PORT) * 40_000 // 2
+    log.close()
+
+
+def test_a_log_that_cannot_be_kept_is_told() -> None:
+    log = QemuLog(None, kept=Path("/dev/full"))
+    with Path(log.path).open("wb", buffering=0) as qemu:
+        qemu.write(FAR)
+        with pytest.raises(QemuError, match="cannot write /dev/full: No space left"):
+            log.take()
