@@ -110,10 +110,18 @@ def test_rules_were_applied_and_only_what_somebody_wanted_took_a_stop(asked: Run
     assert json.dumps(end.counts)
 
 
+FIXED, TYPES = 0x250, 0x0606_0606_0606_0600
 HOSTILE = (
     "break read port 0x64 once", "break msr 0xfe once", "break cpuid 0x40000000 once",
+    "break cpuid 0x40000100 once", f"break read msr {FIXED:#x} once", "break read msr 0x2ff once",
+    "break read port 0x71 once", "break write port 0x80 once",
     "continue", "set value 0xff",
+    "continue", "skip 0x7",
     "continue", "fault gp",
+    "continue", f"set value {TYPES:#x}",
+    "continue", "skip 0xc06",
+    "continue", "skip 0x3",
+    "continue", "skip",
     "continue", "set value 0x5a",
     "continue",
 )  # fmt: skip
@@ -129,16 +137,29 @@ def test_a_hostile_host_answers_the_handler_of_a_confidential_guest(
         "--json", "--bypass", "lapic", "--rule", LATE, "-e", "; ".join(HOSTILE),
     )  # fmt: skip
     assert done.status == 0, done.err
-    agreed(done)
+    # Objects alone go to the standard output.
+    assert agreed(replace(done, out=done.err)) > 50_000
+    assert run(tmp_path, "replay", done.trace).status == 0
     halts = results(done, "continue")
+    asked = [halt["access"] for halt in halts[:-1]]
+    assert [(access["space"], access["address"]) for access in asked] == [
+        ("cpuid", "0x40000000"), ("cpuid", "0x40000100"), ("msr", "0xfe"), ("msr", hex(FIXED)),
+        ("msr", "0x2ff"), ("port", "0x71"), ("port", "0x80"), ("port", "0x64"),
+    ]  # fmt: skip
     assert halts[-1]["state"] == "ended"
     told = {
         space: [access for access in accesses(done, space) if access.device is not None]
-        for space in ("port", "cpuid")
+        for space in ("port", "cpuid", "msr")
     }
     assert [access.value for access in told["port"]] == [0x5A]
     assert [access.value for access in told["cpuid"]] == [0xFF]
-    (refused,) = [access for access in accesses(done, "msr") if access.skipped]
-    assert refused.physical == 0xFE
+    assert [(access.physical, access.value) for access in told["msr"]] == [(FIXED, TYPES)]
+    refused, left = [access for access in accesses(done, "msr") if access.skipped]
+    assert (refused.physical, refused.value) == (0xFE, None)
+    assert (left.physical, left.value) == (0x2FF, 0xC06)
+    leaf = [access for access in accesses(done, "cpuid") if access.skipped]
+    assert [access.value for access in leaf] == [7, 0, 0, 0]
+    ports = [access for access in accesses(done, "port") if access.skipped]
+    assert [(port.physical, port.value) for port in ports] == [(0x71, 3), (0x80, 0)]
     notes = [record.note for record in read_trace(done.trace).intercepts if record.note]
     assert any("late" in note for note in notes)

@@ -20,6 +20,7 @@ from tracer.trace.inputs import (
     CHANGED,
     INPUT_SPACES,
     LEFT_OUT,
+    RAISED,
     accesses_made,
     accesses_of,
     interrupt_of,
@@ -188,7 +189,8 @@ def _given(record: Intercept, first: MemoryAccess, following: int = 0) -> Given:
     values = tuple([access.value or 0 for access in record.accesses if access.space == first.space])
     width = first.width if first.space == "port" else _WIDTHS.get(first.space, 8)
     writes = first.direction == "write" and first.space in ("port", "msr")
-    raised = first.skipped and first.space != "irq" and not _says(record, LEFT_OUT)
+    raised = _says(record, RAISED) or not _says(record, LEFT_OUT)
+    raised = raised and first.skipped and first.space != "irq"
     manner = Manner(width, writes, record.mode, raised)
     address = 0 if first.space == "tsc" else first.physical
     return Given(address, values, manner, following, record.cpl)

@@ -13,7 +13,7 @@ from tracer.check.input import contrasts_of_accesses, contrasts_of_input, is_kno
 from tracer.check.replay import Replay
 from tracer.compiled.inputs import Input
 from tracer.compiled.message import Message
-from tracer.trace import codec
+from tracer.trace import codec, inputs
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import SiteRecord
 from tracer.trace.inputs import INPUT_SPACES, message_access
@@ -153,6 +153,13 @@ def test_a_whole_record_is_what_its_instruction_does(told: Intercept) -> None:
     assert replay.add(told) is None and replay.counts.replayed == 1
     assert replay.next_seq == len(told.accesses)
     assert replay.ways == {"monitor": len(told.accesses)}
+
+
+@pytest.mark.parametrize("told", [RAISED, REFUSED], ids=lambda told: told.text)
+def test_what_a_person_had_a_handler_refused_was_raised_as_well(told: Intercept) -> None:
+    refused = replace(told, note=f"{inputs.LEFT_OUT}; {inputs.RAISED}")
+    assert differing(refused) == []
+    assert differing(replace(refused, note=inputs.LEFT_OUT)) == ["access 0"]
 
 
 @pytest.mark.parametrize("told", WHOLE, ids=lambda told: told.text)
