@@ -9,7 +9,7 @@ kernel/irq/manage.c (irq_thread_fn, irq_forced_thread_fn), kernel/kthread.c (kth
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tracer.access.space import AddressSpace
@@ -22,6 +22,7 @@ from tracer.linux.errands import ASYNC, INITCALL, IRQ_THREAD, SORTS, THREAD, WOR
 from tracer.linux.names import Names
 from tracer.linux.orc import Read
 from tracer.linux.stacks import Stacks
+from tracer.linux.wrapper import NO_BACKS, Backs
 from tracer.trace.marker import PHASE
 from tracer.trace.phase import KERNEL, USER
 from tracer.trace.record import BY_FRAME_POINTERS, Mark, StackFrame, StackRecord
@@ -69,7 +70,7 @@ class Callers:
         publish: Callable[[Mark | StackRecord], None],
         *,
         stacks: bool,
-        backs: Collection[int] = (),
+        backs: Backs = NO_BACKS,
     ) -> None:
         self._names = names
         self._publisher = publish

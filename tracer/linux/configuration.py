@@ -18,6 +18,7 @@ import struct
 from tracer.access.symbols import SymbolTable
 from tracer.compiled.layout import MOVED, control_field
 from tracer.linux.errand_code import Code
+from tracer.linux.wrapper import Back
 from tracer.linux.wrappers import Wrappers
 
 _FUNCTION = "pci_conf1_write"
@@ -35,7 +36,7 @@ def around(base: int, block: int) -> Code:
     struct.pack_into("<i", out, back - 4, len(out) - back)
     out += b"\x41\x53\xc3"  # push r11; ret: no ENDBR is wanted there
     past = b"\xeb" + struct.pack("<b", leave - back - 2)  # jmp to RET
-    return Code(bytes(out), base, (base + back, past))
+    return Code(bytes(out), base, (base + back, past), Back(base + back, returns=0))
 
 
 class Configuration:

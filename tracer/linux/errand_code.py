@@ -19,12 +19,10 @@ from typing import Literal
 
 from tracer.compiled.diary import What
 from tracer.compiled.layout import DIARY, DIARY_ENTRY, DIARY_SLOTS, diary_word
+from tracer.linux.wrapper import Back
 
 _SHIFT = DIARY_ENTRY.size.bit_length() - 1
 assert DIARY_ENTRY.size == 1 << _SHIFT
-
-KEPT, RETURN = 0, 8
-"""Offsets from RSP, where the function returns to, of what is kept and of the return address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +41,13 @@ class Code:
     """Hold bytes for linear address ``base``, and how to leave others out of it.
 
     ``disarm`` is a linear address and bytes: with them there nobody goes on to the diary. ``back``
-    is where the function that is called returns to, 0 where none is.
+    is where the function that is called returns to, None where none is.
     """
 
     code: bytes
     base: int
     disarm: tuple[int, bytes] | None = None
-    back: int = 0
+    back: Back | None = None
 
     @property
     def span(self) -> range:
@@ -125,7 +123,7 @@ def around(base: int, subject: Subject, sort: int, tells: int | None) -> Code:
     out += b"\x48\x8d\x64\x24\x08\xc3"  # lea rsp, [rsp + 8]; ret
     struct.pack_into("<i", out, back - 4, len(out) - back)
     out += b"\x41\x53\xc3"  # push r11; ret: no ENDBR is wanted there
-    return Code(bytes(out), base, back=base + back)
+    return Code(bytes(out), base, back=Back(base + back, returns=8, errand=0))
 
 
 def before(base: int, subject: Subject | None, what: What, sort: int, tells: int) -> Code:

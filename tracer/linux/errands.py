@@ -54,14 +54,12 @@ _MOMENTS = {"do_exit": What.EXIT, "rcu_end_inkernel_boot": What.RUNNING}
 class Errands:
     """Own the code around these functions, in one guest.
 
-    ``backs`` are the linear addresses that the functions return to, where the errand is on the
-    stack. ``current`` says where rows have their thread from, once the diary is told everything.
+    ``current`` says where rows have their thread from, once the diary is told everything.
     """
 
     def __init__(self, names: Names) -> None:
         self._names = names
         self._tells: Code | None = None
-        self.backs: frozenset[int] = frozenset()
         self.current: Current | None = None
 
     @property
@@ -102,7 +100,6 @@ class Errands:
             tells = None if self._tells is None else self._tells.base
         there = [name for name in subjects if self._names.kernel.address_of(name) is not None]
         planted = [await self._around(name, subjects, wrappers, tells) for name in there]
-        self.backs = frozenset(code.back for code in planted if code is not None and code.back)
         if tells is None or place is None:
             return
         moments = [await self._moment(name, wrappers, tells) for name in _MOMENTS]

@@ -11,13 +11,13 @@ with RBP cleared).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 
 from tracer.access.stack import Frame, Stack
 from tracer.access.symbols import KERNEL_HALF
-from tracer.linux.errand_code import KEPT, RETURN
 from tracer.linux.orc import MAX_FRAMES, Read
+from tracer.linux.wrapper import NO_BACKS, Backs
 
 _RBP, _RIP, _CS = 32, 128, 136  # byte offsets in struct pt_regs
 _STACK = 1 << 16
@@ -36,7 +36,7 @@ def unwind(
     rbp: int,
     is_code: Callable[[int], bool],
     read: Read,
-    backs: Collection[int] = (),
+    backs: Backs = NO_BACKS,
 ) -> Stack:
     """Return the functions under way in kernel code at a linear address, itself first.
 
@@ -63,10 +63,13 @@ def unwind(
                 if rbp & 7 or last - _STACK < rbp <= last:
                     return _lost(frames, f"RBP {rbp:#x} does not lead up the stack")
                 rip, following, interrupted = _quadword(read, rbp + 8), _quadword(read, rbp), False
-                if rip in backs:
-                    kept = rbp + 16
-                    frames[-1] = replace(frames[-1], errand=_quadword(read, kept + KEPT))
-                    rip = _quadword(read, kept + RETURN)
+                above = rbp + 16
+                while (back := backs.get(rip)) is not None:
+                    if back.errand is not None:
+                        errand = _quadword(read, above + back.errand)
+                        frames[-1] = replace(frames[-1], errand=errand)
+                    rip = _quadword(read, above + back.returns)
+                    above += back.returns + 8
                 last = rbp
             frame = Frame(rip, interrupted)
             if not is_code(frame.place):

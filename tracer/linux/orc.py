@@ -12,14 +12,14 @@ has made the end of a stack a type, which was a bit.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 
 from tracer.access.stack import Frame, Stack
 from tracer.linux.btf import Btf
-from tracer.linux.errand_code import KEPT, RETURN
+from tracer.linux.wrapper import NO_BACKS, Backs
 from tracer.x86.state import GPR, RBP, RSP
 
 Read = Callable[[int, int], bytes]
@@ -148,13 +148,11 @@ class _Lost(Exception):
     pass
 
 
-def unwind(
-    rip: int, gpr: Sequence[int], find: Find, read: Read, backs: Collection[int] = ()
-) -> Stack:
+def unwind(rip: int, gpr: Sequence[int], find: Find, read: Read, backs: Backs = NO_BACKS) -> Stack:
     """Return the functions under way in interrupted kernel code, itself first.
 
-    At the return addresses ``backs`` are no functions, but an errand of the one that returns there
-    (:mod:`tracer.linux.errand_code`).
+    At the return addresses ``backs`` are no functions, but guest code around the one that returns
+    there (:mod:`tracer.linux.wrappers`), which may have kept its errand.
 
     ``rip`` is its linear address, ``gpr`` its registers in the order of
     :data:`tracer.x86.state.GPR`. The stack goes on through interrupts, to where the kernel was
@@ -165,11 +163,12 @@ def unwind(
     state = _State(Frame(rip, True), gpr[RSP], lambda: gpr[RBP], lambda name: gpr[GPR.index(name)])
     try:
         while True:
-            if state.frame.rip in backs:
-                errand, rip = (_quadword(read, state.sp + at) for at in (KEPT, RETURN))
-                if frames and not state.frame.interrupted:
+            while (back := backs.get(state.frame.rip)) is not None:
+                if back.errand is not None and frames and not state.frame.interrupted:
+                    errand = _quadword(read, state.sp + back.errand)
                     frames[-1] = replace(frames[-1], errand=errand)
-                above = state.sp + RETURN + 8
+                rip = _quadword(read, state.sp + back.returns)
+                above = state.sp + back.returns + 8
                 state = _State(Frame(rip, False), above, state.bp, None)
             frames.append(state.frame)
             entry = find(state.frame.place)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from tracer.access.space import AddressSpace, Glance
 from tracer.access.stack import Frame, Stack
 from tracer.access.symbols import KERNEL_HALF
 from tracer.linux import frame_pointer, orc
 from tracer.linux.names import Names
+from tracer.linux.wrapper import NO_BACKS, Backs
 from tracer.x86.state import PAGE_SIZE, RBP, CpuState, Mode
 
 _TABLE = ("__start_orc_unwind_ip", "__stop_orc_unwind_ip", "__start_orc_unwind")
@@ -20,11 +19,11 @@ class Stacks:
     """Unwind one guest's kernel code, through its ORC tables or else by its frame pointers.
 
     ``no_tables`` says in words why it is not the tables, or is None. The kernel sorts its table
-    when it is built, and a module's when it is loaded. ``backs`` are return addresses at which the
-    errand of a function lies on the stack.
+    when it is built, and a module's when it is loaded. ``backs`` are return addresses in guest code
+    around functions, which may be planted later.
     """
 
-    def __init__(self, names: Names, backs: Collection[int] = ()) -> None:
+    def __init__(self, names: Names, backs: Backs = NO_BACKS) -> None:
         self._names = names
         self._backs = backs
         self._entries: dict[tuple[int, bool], orc.Entry | None] = {}

@@ -26,7 +26,7 @@ from tracer.linux.readers import hide_poison
 from tracer.linux.user import UserMappings
 from tracer.linux.vendor import Vendor
 from tracer.linux.window import hole, open_borrowed, open_window, root_of, take_room
-from tracer.linux.wrapper import whole_pages
+from tracer.linux.wrapper import Back, whole_pages
 from tracer.linux.wrappers import Wrappers
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
@@ -57,6 +57,7 @@ class Linux:
         self._hooks: MappingHooks | None = None
         self._loan: Loan | None = None
         self._wrappers: Wrappers | None = None
+        self._backs: dict[int, Back] = {}
         self._errands = Errands(self.names)
         self._configuration = Configuration()
         self._users: UserMappings | None = None
@@ -161,7 +162,7 @@ class Linux:
         users = UserMappings(self.names, ground.view, ground.journal, hides=hides, scratch=scratch)
         hooks = MappingHooks(ground, users)
         ram = whole_pages(ground.memory.ranges)
-        wrappers = Wrappers(self.names.kernel, space, begun=self.begun)
+        wrappers = Wrappers(self.names.kernel, space, self._backs, begun=self.begun)
         missing = await hooks.install(self.names.kernel, wrappers, ram)
         if missing:
             raise NoEntries(
@@ -187,7 +188,7 @@ class Linux:
         """Put code around these functions that leaves for a monitor; return where it leaves."""
         if self.begun:
             return 0
-        self._wrappers = Wrappers(self.names.kernel, space)
+        self._wrappers = Wrappers(self.names.kernel, space, self._backs)
         return await self._errands.plant_leaving(self._wrappers)
 
     async def follow_moves(self, block: int) -> None:
@@ -215,7 +216,7 @@ class Linux:
 
     def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
         """Return what unwinds the kernel's stacks."""
-        return Callers(self.names, publish, stacks=stacks, backs=self._errands.backs)
+        return Callers(self.names, publish, stacks=stacks, backs=self._backs)
 
     def unseen(self, regions: RegionMap) -> Iterator[str]:
         """Yield what is not traced for lack of a symbol."""

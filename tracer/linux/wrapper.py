@@ -44,6 +44,24 @@ PageRange = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Back:
+    """Say where a function returns to in guest code around it: a linear address.
+
+    From RSP on there lie, at these offsets in bytes, where the caller goes on, and the function of
+    an ``errand``, None where it is on none.
+    """
+
+    linear: int
+    returns: int
+    errand: int | None = None
+
+
+Backs = Mapping[int, Back]
+"""Such places by their linear addresses; none of them is a function's."""
+NO_BACKS: Backs = {}
+
+
+@dataclass(frozen=True, slots=True)
 class PageArgument:
     """Say which argument of a function tells the page: its number, or the page-table entry."""
 
@@ -53,12 +71,16 @@ class PageArgument:
 
 @dataclass(frozen=True, slots=True)
 class Wrapper:
-    """Hold a wrapper's bytes, and the linear addresses within it."""
+    """Hold a wrapper's bytes, and the linear addresses within it.
+
+    ``back`` is where the function returns to.
+    """
 
     code: bytes
     base: int
     stop: int
     behind: int
+    back: Back
 
     @property
     def disarm(self) -> tuple[int, bytes]:
@@ -114,7 +136,8 @@ def assemble(
     code += b"\x48\x83\xc4" + bytes([ARGUMENTS_SIZE]) + _RETURN  # add rsp, the arguments; ret
     struct.pack_into("<i", code, call_end - 4, len(code) - call_end)
     code += b"\x41\x53" + _RETURN  # push r11; ret: no ENDBR is wanted there
-    return Wrapper(bytes(code), base, base + stop, base + behind)
+    back = Back(base + call_end, ARGUMENTS_SIZE)
+    return Wrapper(bytes(code), base, base + stop, base + behind, back)
 
 
 def _filter(argument: PageArgument, ram: Sequence[PageRange]) -> bytes:

@@ -12,7 +12,7 @@ from tracer.access.symbols import SymbolTable
 from tracer.access.want import WriteCode, WritePhysical
 from tracer.intercept.entry.padding import find_page
 from tracer.linux.mapping import STUB_PLACE
-from tracer.linux.wrapper import NOP, SITE_SIZE, call, find_site
+from tracer.linux.wrapper import NOP, SITE_SIZE, Back, call, find_site
 from tracer.x86.state import PAGE_SIZE
 
 _LIST = ("__start_mcount_loc", "__stop_mcount_loc")
@@ -51,6 +51,11 @@ class Wrapping(Protocol):
         """Return a linear address, and bytes to write there, if there is any need."""
         ...
 
+    @property
+    def back(self) -> Back | None:
+        """Return where a function that it calls comes back to, None where it calls none."""
+        ...
+
 
 _Made = TypeVar("_Made", bound=Wrapping)
 
@@ -58,10 +63,19 @@ _Made = TypeVar("_Made", bound=Wrapping)
 class Wrappers:
     """Own the wrappers of one guest, which share a page of padding.
 
-    A kernel that has ``begun`` has given the list of its sites back.
+    A kernel that has ``begun`` has given the list of its sites back. ``backs`` is where they add
+    the places that functions return to in them.
     """
 
-    def __init__(self, symbols: SymbolTable, space: AddressSpace, *, begun: bool = False) -> None:
+    def __init__(
+        self,
+        symbols: SymbolTable,
+        space: AddressSpace,
+        backs: dict[int, Back] | None = None,
+        *,
+        begun: bool = False,
+    ) -> None:
+        self.backs = {} if backs is None else backs
         self._symbols = symbols
         self._space = space
         self._sites: list[_Site] = []
@@ -122,6 +136,8 @@ class Wrappers:
 
     async def _write(self, made: Wrapping) -> None:
         await WriteCode(made.base, made.code)
+        if made.back is not None:
+            self.backs[made.back.linear] = made.back
         self._made.append(made)
         self._free = made.base + -(-len(made.code) // _ALIGNMENT) * _ALIGNMENT
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +23,7 @@ from tracer.linux.callers import Callers
 from tracer.linux.errands import SORTS
 from tracer.linux.names import Names
 from tracer.linux.stacks import Stacks
+from tracer.linux.wrapper import NO_BACKS, Back, Backs
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.state import GPR, RBP, RSP, CpuState
 
@@ -92,7 +92,7 @@ class Guest:
         has_types: bool = True,
         has_orc: bool = True,
         framed: bool = False,
-        backs: Collection[int] = (),
+        backs: Backs = NO_BACKS,
     ) -> None:
         ram = Ram()
         for page in range(0, 0x8000, 0x1000):
@@ -280,12 +280,33 @@ def test_user_space_is_the_last_phase(by: str) -> None:
 
 
 BACK = BASE + 0x1F10
+BACKS = {BACK: Back(BACK, returns=8, errand=0)}
+
+
+@pytest.mark.parametrize("by", ["tables", "frames"])
+def test_code_around_functions_is_no_frame_from_when_it_is_planted(by: str) -> None:
+    backs: dict[int, Back] = {}
+    guest = Guest(stacks=True, has_orc=by == "tables", framed=by == "frames", backs=backs)
+    within = BACK + 0x40
+    # One function has code around it, and its caller another: two arguments are kept, and none.
+    kept = [within, 1, 2, BACK, INITCALL + 5, INIT + 6]
+    if by == "tables":
+        stack = [PROBE + 4, *kept]
+    else:
+        stack = [STACK + 16, PROBE + 4, STACK + 64, *kept[:-1], STACK + 96, INIT + 6, 0, 0, 0]
+    guest.access(READ, *stack)
+    backs |= {within: Back(within, returns=16), BACK: Back(BACK, returns=0)}
+    guest.access(READ, *stack)
+    cut, whole = guest.stacks()
+    chain = ["dev_read+0x0", "dev_probe+0x4", "do_one_initcall+0x5", "kernel_init+0x6"]
+    assert cut[:2] == chain[:2] and cut[2:] != chain[2:]
+    assert whole[:4] == chain
 
 
 @pytest.mark.parametrize("by", ["tables", "frames"])
 @pytest.mark.parametrize("stacks", [False, True])
 def test_the_errand_on_the_stack_is_the_phase_and_no_frame(by: str, stacks: bool) -> None:
-    guest = Guest(stacks=stacks, has_orc=by == "tables", framed=by == "frames", backs={BACK})
+    guest = Guest(stacks=stacks, has_orc=by == "tables", framed=by == "frames", backs=BACKS)
     # The initcall has jumped to another function at its end.
     if by == "tables":
         guest.access(READ, PROBE + 4, INITCALL + 5, BACK, DRIVER, INIT + 6)

@@ -38,6 +38,18 @@ def run(*, disarmed: bool = False) -> list[tuple[str, int]]:
     cpu.reg_write(uc.UC_X86_REG_RSP, STACK + 0x800)
     names = {BLOCK + 0x800: "port", BLOCK + control_field("SITES"): "sites"}
     writes: list[tuple[str, int]] = []
+    assert made.back is not None
+    back = made.back
+
+    def unwind(_: object, _address: int, _size: int, _data: object) -> None:
+        # An unwinder finds there who called.
+        stack = cpu.reg_read(uc.UC_X86_REG_RSP)
+        told = [cpu.mem_read(at, 8) for at in (stack, stack + 8 + back.returns)]
+        whence = [int.from_bytes(each, "little") for each in told]
+        assert whence == [back.linear, CALLER + 5] and back.errand is None
+        writes.append(("unwound", 0))
+
+    cpu.hook_add(unicorn.UC_HOOK_CODE, unwind, begin=FUNCTION + 5, end=FUNCTION + 5)
 
     def write(_: object, _kind: int, address: int, _size: int, value: int, _data: object) -> None:
         writes.append((names[address], value))
@@ -51,8 +63,8 @@ def run(*, disarmed: bool = False) -> list[tuple[str, int]]:
 
 
 def test_it_is_noted_behind_the_write() -> None:
-    assert run() == [("port", 5), ("sites", MOVED | 0x8000)]
+    assert run() == [("unwound", 0), ("port", 5), ("sites", MOVED | 0x8000)]
 
 
 def test_once_the_guest_is_let_go_nothing_is_written() -> None:
-    assert run(disarmed=True) == [("port", 5)]
+    assert run(disarmed=True) == [("unwound", 0), ("port", 5)]

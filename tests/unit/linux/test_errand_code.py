@@ -11,7 +11,7 @@ from unicorn import x86_const as uc
 
 from tracer.compiled.diary import Entry, What, entries
 from tracer.compiled.layout import DIARY, DIARY_ENTRY, DIARY_SLOTS, diary_word
-from tracer.linux.errand_code import KEPT, RETURN, Code, Subject, around, before, teller
+from tracer.linux.errand_code import Code, Subject, around, before, teller
 from tracer.linux.wrapper import call
 
 FUNCTION, CALLER, PAGE, STACK, OBJECT = 0x10_0000, 0x10_0800, 0x20_0000, 0x30_0000, 0x31_0000
@@ -141,8 +141,10 @@ def test_an_unwinder_finds_the_errand_on_the_stack_and_who_called(tells: int | N
     made = around(behind(guest), SUBJECTS[2], WORK, tells)
     guest.run(made, SUBJECTS[2])
     back, *kept = guest.stacks[0]
-    assert back == made.back
-    assert (kept[KEPT // 8], kept[RETURN // 8]) == (ERRAND, CALLER + 5)
+    assert made.back is not None and back == made.back.linear
+    assert made.back.errand is not None
+    told = kept[made.back.errand // 8], kept[made.back.returns // 8]
+    assert told == (ERRAND, CALLER + 5)
     assert bool(guest.told()) == (tells is not None)
 
 

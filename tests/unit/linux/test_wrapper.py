@@ -71,6 +71,11 @@ def run(made: Wrapper, arguments: dict[int, int], *, lost: int = 0, depth: int =
         if address == FUNCTION + 5 and not called.bodies:
             # As the function was entered.
             assert {number: cpu.reg_read(number) for number in REGISTERS} == before
+            # An unwinder finds there who called.
+            stack = cpu.reg_read(uc.UC_X86_REG_RSP)
+            told = [cpu.mem_read(at, 8) for at in (stack, stack + 8 + made.back.returns)]
+            whence = [int.from_bytes(each, "little") for each in told]
+            assert whence[0] == CALLER + 5 or whence == [made.back.linear, CALLER + 5]
         called.bodies += address == FUNCTION + 5
         if address == made.stop:
             assert cpu.reg_read(uc.UC_X86_REG_RAX) == RESULT and called.reads
@@ -126,7 +131,7 @@ def test_once_nobody_listens_the_function_returns_all_the_same() -> None:
     made = assemble(WRAPPER, BELL)
     at = made.stop - made.base
     code = made.code[:at] + PASS + made.code[at + len(PASS) :]
-    assert run(Wrapper(code, made.base, 0, made.behind), GIVEN) == Called([], 1, 1)
+    assert run(Wrapper(code, made.base, 0, made.behind, made.back), GIVEN) == Called([], 1, 1)
 
 
 def test_a_bell_out_of_reach() -> None:
