@@ -10,7 +10,7 @@ from time import monotonic
 
 from tracer.cli import terminal
 from tracer.devices.map import Named
-from tracer.host.streams import erase_status, show_status
+from tracer.host.streams import STATUS_MARGIN, erase_status, show_status
 from tracer.intercept.journal import Subscriber
 from tracer.report.objects import access_object
 from tracer.trace.event import Event, Events, Everything
@@ -19,7 +19,7 @@ from tracer.trace.lines import access_line, fold_line
 from tracer.trace.naming import Naming
 from tracer.trace.polls import Poll, Polls
 from tracer.trace.record import End, Record
-from tracer.trace.waiting_words import poll_line, waited_line
+from tracer.trace.waiting_words import fitted_poll_line, waited_line
 
 _PAUSE = 0.25
 """Seconds between two looks at what is waited for."""
@@ -82,7 +82,8 @@ class LinePrinter:
             named = self._name(poll)
             if poll.is_wait or (poll.lasts and poll.may_wait(named)):
                 columns = shutil.get_terminal_size().columns
-                show_status(sys.stdout, poll_line(poll, named), columns)
+                line = fitted_poll_line(poll, named, columns - STATUS_MARGIN)
+                show_status(sys.stdout, line, columns)
                 return
         erase_status()
 

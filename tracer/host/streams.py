@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TextIO
 
-from tracer.text.printable import printable
+from tracer.text.printable import cut, printable
 
 _UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.ENXIO}
@@ -18,6 +18,9 @@ _ERASE = "\x1b[K"
 
 _forced: bool | None = None
 _status: TextIO | None = None
+
+STATUS_MARGIN = 3
+"""Columns that a status leaves: a terminal shows ``^C`` behind it, which is to be erased too."""
 
 
 def occupy() -> None:
@@ -83,8 +86,7 @@ def show_status(stream: TextIO, text: str, columns: int) -> None:
     global _status
     if not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         return
-    shown = text if len(text) < columns else f"{text[: columns - 2]}…"
-    stream.write(f"\r{_ERASE}{printable(shown)}")
+    stream.write(f"\r{_ERASE}{cut(printable(text), columns - STATUS_MARGIN)}")
     stream.flush()
     _status = stream
 

@@ -17,7 +17,7 @@ from tracer.repl.prompt import TEXT, Prompt, history_file, is_dumb
 from tracer.repl.recording_view import opening_lines, recording_cells
 from tracer.repl.result import Screen
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
-from tracer.text.printable import printable
+from tracer.text.printable import cut, printable
 
 
 class Conversation:
@@ -138,11 +138,7 @@ class Conversation:
         run = self._context.run
         if run.state != "running":
             return ""
-        lines = run.waiting_lines()
-        if not lines:
-            return ""
-        line = printable(lines[0])
-        return line if len(line) < columns else f"{line[: columns - 2]}…"
+        return cut(printable(run.waiting_line(columns - 1)), columns - 1)
 
     def _toolbar(self, columns: int) -> str:
         context, run = self._context, self._context.run

@@ -242,6 +242,10 @@ class Live:
         """Return the uses of all registers so far."""
         return self._uses
 
+    def waiting_line(self, columns: int) -> str:
+        """Return in so many columns what the guest waits for the longest; empty for nothing."""
+        return self._session.waiting_line(columns)
+
     def waiting_lines(self) -> list[str]:
         """Return in a line each what the guest reads again and again."""
         return self._session.waiting_lines()

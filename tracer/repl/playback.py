@@ -416,6 +416,10 @@ class Playback:
             await asyncio.sleep(0)
         return None
 
+    def waiting_line(self, columns: int) -> str:
+        """Return nothing, likewise."""
+        return ""
+
     def waiting_lines(self) -> list[str]:
         """Return nothing: a recording waits for nobody."""
         return []

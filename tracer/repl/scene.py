@@ -23,6 +23,7 @@ from tracer.repl.trace_names import TraceNames
 from tracer.trace.inputs import KIND_OF_SPACE
 from tracer.trace.member import Space
 from tracer.trace.name import RegionNames
+from tracer.trace.polls import Poll, Polls
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, RegionRecord
 from tracer.trace.summary import Summary
@@ -121,6 +122,17 @@ class Scene:
                 return Counts(summary, uses)  # there may be more the next time
             self._counts = Counts(summary, uses)
         return self._counts
+
+    async def waits(self) -> list[Poll]:
+        """Return what code waits for in the whole trace, the longest first; it is read for them."""
+        polls = Polls()
+        name = self._tape.reader.name
+        with contextlib.suppress(TraceError), TraceReader(name) as trace:  # as above
+            for number, record in enumerate(trace):
+                polls.add(record)
+                if number % _TURN == 0:
+                    await asyncio.sleep(0)
+        return [poll for poll in polls.all() if poll.is_wait]
 
     def course(self, seen: Seen, changes: Changes) -> Course:
         """Return what was before an access."""

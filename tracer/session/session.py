@@ -36,7 +36,7 @@ from tracer.trace.naming import Naming
 from tracer.trace.polls import Poll
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import RELEASED, UserRecord
-from tracer.trace.waiting_words import poll_line, poll_object
+from tracer.trace.waiting_words import fitted_poll_line, poll_line, poll_object
 from tracer.x86.paging import poison_bit
 
 _EVERY = 0.1
@@ -347,6 +347,12 @@ class Session:
     def waiting(self) -> list[Poll]:
         """Return what the guest polls now, the longest first; clocks are left out."""
         return self.loop.lookout.waiting()
+
+    def waiting_line(self, columns: int) -> str:
+        """Return in so many columns what the guest polls for the longest; empty for nothing."""
+        for poll in self.waiting:
+            return fitted_poll_line(poll, self.loop.lookout.named(poll), columns)
+        return ""
 
     def waiting_lines(self) -> list[str]:
         """Return in a line each what the guest polls, the longest first, a few at most."""

@@ -37,6 +37,11 @@ def encodable(value: object) -> object:
             return value
 
 
+def cut(text: str, columns: int) -> str:
+    """Return a text in so many columns, with an ellipsis where some of it is left out."""
+    return text if len(text) <= columns else f"{text[: max(columns - 1, 0)]}…"
+
+
 def wrapped(line: str, columns: int | None) -> list[str]:
     """Return a line as lines of ``columns`` characters, parted between words; None is no limit.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracer.devices.map import Named, bare_bits
-from tracer.text.printable import printable
+from tracer.text.printable import cut, printable
 from tracer.trace.layout import padded
 from tracer.trace.polls import Poll
 from tracer.trace.waiting import WaitRecord, WayOut
@@ -57,6 +57,35 @@ def poll_line(poll: Poll, named: Named | None = None, *, begins: str = "waiting 
     return line if told is None or not told.awaited else f"{line}; {gives_up_words(told)}"
 
 
+def fitted_poll_line(poll: Poll, named: Named | None, columns: int) -> str:
+    """Return the line about a poll for so many columns: shorter words, then less of them.
+
+    How often and how long go before where, and that before where it gives up.
+    """
+    line = poll_line(poll, named)
+    if len(line) <= columns:
+        return line
+    told = poll.told
+    register = named.text if named is not None else f"+{poll.offset:#x}"
+    awaited, site, ends = "", poll.site, ""
+    if told is not None and told.awaited:
+        register = _register(told, named)
+        awaited = f" {awaited_words(told, named).partition(', or ')[0]}"
+        site = told.loop or poll.site
+        if told.gives_up:
+            ends = f"; gives up at {_site(told.gives_up[0])}"
+    what = f"{printable(poll.region)} {printable(register)}{awaited}"
+    times = f"{poll.turns:,} times in {poll.duration_ns / 1e9:.3f} s"
+    where = f" at {printable(site)}"
+    shorter = (
+        f"waiting for {what}: {times}{where}{ends}",
+        f"waiting for {what}: {times}{where}",
+        f"waiting for {what}: {times}",
+        f"{what}: {times}",
+    )
+    return next((each for each in shorter if len(each) <= columns), cut(shorter[-1], columns))
+
+
 def waited_line(poll: Poll, named: Named | None = None) -> str:
     """Return the line that tells of a wait that is over."""
     return f"── {poll_line(poll, named, begins='waited for')} ──"
@@ -72,7 +101,10 @@ def poll_words(poll: Poll) -> tuple[str, str, str]:
 
 
 def poll_object(poll: Poll, named: Named | None = None) -> dict[str, Any]:
-    """Return a poll ready for JSON; ``rip`` is linear, ``mask`` of the value read."""
+    """Return a poll ready for JSON.
+
+    ``rip`` is linear, ``mask`` of the value read, ``first`` and ``last`` are numbers of accesses.
+    """
     told = poll.told
     awaited: Sequence[WayOut] = () if told is None else told.awaited
     gives_up: Sequence[WayOut] = () if told is None else told.gives_up
@@ -90,6 +122,8 @@ def poll_object(poll: Poll, named: Named | None = None) -> dict[str, Any]:
         "site": poll.site,
         "loop": None if told is None else told.loop,
         "turns": poll.turns,
+        "first": poll.first,
+        "last": poll.seq,
         "since_ns": poll.since_ns,
         "until_ns": poll.until_ns,
         "value": None if poll.value is None else hex(poll.value),

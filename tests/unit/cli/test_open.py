@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from trace_sample import (
     RECORDS,
     cpuid,
@@ -28,6 +29,7 @@ from tracer.trace import tape
 from tracer.trace.queue import QueueEntry, QueueRecord
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Mark, Record
+from tracer.trace.waiting import WaitRecord, WayOut
 
 Output = pytest.CaptureFixture[str]
 
@@ -211,6 +213,25 @@ def test_a_register_is_told_as_it_was_where_one_stands(capsys: Output) -> None:
     said = opened(capsys, GOLDEN, "goto 88; info register nvme.CC; info register CMBLOC")
     assert any(line.startswith("written    4 times, last 0x") for line in said)
     assert "read       never" in said
+
+
+def test_what_was_waited_for_is_told_with_its_place(capsys: Output, tmp_path: Path) -> None:
+    poll = device("nvme", 0x1C, 4, "read", 0)
+    reads = [replace(intercept(n, poll), time_ns=n * 1_000_000) for n in range(1, 21)]
+    told = WaitRecord(
+        time_ns=0, seq=8, vcpu=0, rip=reads[0].rip, region="nvme", offset=0x1C, width=4,
+        register="CSTS", loop="nvme_wait_ready+0x7f", awaited=[WayOut(rip=1, mask=1, value=1)],
+    )  # fmt: skip
+    set_up = intercept(0, device("nvme", 0x14, 4, "write", 1))
+    path = write(tmp_path / "waits.vtrace", [region("nvme"), set_up, *reads, told, end(21)])
+    first, _, there = results(capsys, path, "info waiting", "goto 5", "info waiting")
+    assert [(each[0]["first"], each[0]["goes_on"]) for each in (first, there)] == [
+        (1, False), (1, True),
+    ]  # fmt: skip
+    said = opened(capsys, path, "goto 5; info waiting")
+    assert said[-1].startswith("#1  waiting for nvme CSTS until bit 0=1: read 20 times in 0.019000")
+    (none,) = results(capsys, GOLDEN, "info waiting")
+    assert none == []
 
 
 def test_inputs_have_registers_too(capsys: Output, tmp_path: Path) -> None:

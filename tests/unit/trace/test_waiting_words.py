@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from tracer.devices import library
 from tracer.trace.polls import Poll
 from tracer.trace.waiting import WaitRecord, WayOut
-from tracer.trace.waiting_words import poll_line, poll_object, poll_words, wait_line
+from tracer.trace.waiting_words import (
+    fitted_poll_line,
+    poll_line,
+    poll_object,
+    poll_words,
+    wait_line,
+)
 
 TOLD = WaitRecord(
     time_ns=0, seq=1, vcpu=0, rip=0x1000, symbol="nvme_pci_reg_read32+0xb", region="nvme",
@@ -37,6 +44,25 @@ def test_a_poll_is_told_in_a_line() -> None:
         "3.250000 s at nvme_wait_ready+0x7f, last 0x00000000; gives up at nvme_wait_ready+0x64 "
         "(jiffies) or 0x2040"
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (
+            130,
+            "waiting for nvme CSTS until RDY=1: 5,120 times in 3.250 s at nvme_wait_ready+0x7f;"
+            " gives up at nvme_wait_ready+0x64 (jiffies)",
+        ),
+        (100, "waiting for nvme CSTS until RDY=1: 5,120 times in 3.250 s at nvme_wait_ready+0x7f"),
+        (60, "waiting for nvme CSTS until RDY=1: 5,120 times in 3.250 s"),
+        (50, "nvme CSTS until RDY=1: 5,120 times in 3.250 s"),
+        (20, "nvme CSTS until RDY…"),
+    ],
+)
+def test_a_narrow_line_says_first_how_often_and_how_long(columns: int, line: str) -> None:
+    assert fitted_poll_line(POLL, CSTS, columns) == line
+    assert fitted_poll_line(POLL, CSTS, 400) == poll_line(POLL, CSTS)
 
 
 def test_without_names_bits_have_numbers() -> None:

@@ -19,8 +19,10 @@ from tracer.repl.command import command
 from tracer.repl.commands.register import described
 from tracer.repl.context import Context
 from tracer.repl.parser import Statement
+from tracer.repl.playback import Playback
 from tracer.repl.recording_view import info_lines, info_object
 from tracer.repl.result import Result, Screen
+from tracer.trace.waiting_words import poll_line, poll_object
 
 
 @command(
@@ -41,8 +43,9 @@ when and by whom last. In a recording that is before the access that it stands a
 often. `info inputs` tells what is recorded beside memory, how many of each, which
 breaks and rules are about them, and how many had another value than the device's. `info waiting`
 tells what the guest reads again and again: for which bits, how often, how long, and where its loop
-gives up. No device is read. `info registers` is `regs`, `info filters` `filter`. `info trace` is of
-a recording: what it is of, how far it has been read, and how it ends.""",
+gives up; of a recording all that was waited for, the longest first, with the number of the first
+read, for `goto`. No device is read. `info registers` is `regs`, `info filters` `filter`. `info
+trace` is of a recording: what it is of, how far it has been read, and how it ends.""",
     examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
     expects=(
         (
@@ -199,10 +202,24 @@ async def _display(context: Context, rest: str) -> Result:
 
 
 async def _waiting(context: Context, rest: str) -> Result:
+    if context.recorded is not None:
+        return await _recorded_waits(context.recorded)
     lines = context.run.waiting_lines()
     return Result(
         context.run.waiting_objects(), lines or ["the guest reads nothing again and again"]
     )
+
+
+async def _recorded_waits(recording: Playback) -> Result:
+    halt = recording.halt
+    at = None if halt is None or halt.made is None else halt.made.seq
+    value, lines = [], []
+    for poll in await recording.scene.waits():
+        goes_on = at is not None and poll.first <= at <= poll.seq
+        value.append(poll_object(poll) | {"goes_on": goes_on})
+        begins = "waiting for" if goes_on else "waited for"
+        lines.append(f"#{poll.first}  {poll_line(poll, begins=begins)}")
+    return Result(value, lines or ["nothing that the trace has was waited for"])
 
 
 def _listed_by(name: str) -> Callable[[Context, str], Awaitable[Result]]:

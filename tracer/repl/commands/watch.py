@@ -23,9 +23,9 @@ from tracer.text.number import whole
     brief="show accesses while the guest runs, or not, or so many lines a second",
     text="""\
 What is not shown is counted, and is in the trace all the same. LINES may be `all`. Clocks are
-registers that tell the time or count it, as register maps say: those of timers, that a kernel
-accesses all the time. At the prompt they are shown with `watch clocks`, or where a filter wants
-them.""",
+registers that tell the time, count it, or go with its ticks, as register maps say: those of timers,
+and the end of an interrupt, that a kernel accesses all the time. At the prompt they are shown with
+`watch clocks`, or where a filter wants them.""",
     examples=("watch off", "watch on", "watch 100", "watch clocks"),
     expects=(("on", "off", "all", "clocks", "no"), ("clocks",)),
 )  # fmt: skip

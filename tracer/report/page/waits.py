@@ -40,8 +40,8 @@ class Waits:
     def objects(self) -> list[dict[str, Any]]:
         """Return what was waited for, the longest first, ready for JSON.
 
-        ``first`` and ``last`` are numbers of accesses; with ``goes_on`` it was still waited for at
-        the end. What was not looked at has no ``until``.
+        With ``goes_on`` it was still waited for at the end. What was not looked at has no
+        ``until``.
         """
         going = {(poll.place, poll.vcpu, poll.since_ns) for poll in self._polls.waiting()}
         return [
@@ -55,8 +55,6 @@ class Waits:
         return poll_object(poll, named) | {
             "until": "" if told is None else awaited_words(told, named).removeprefix("until "),
             "ends": "" if told is None else gives_up_words(told).removeprefix("gives up at "),
-            "first": poll.first,
-            "last": poll.seq,
             "goes_on": goes_on,
         }
 
