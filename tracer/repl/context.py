@@ -131,6 +131,7 @@ class Context:
         run.breaks = self.run.breaks.anew()
         self.run, self.names, self.trace = run, names, trace
         self.summary = Summary()
+        self._polls = Polls()
         for counts in (self.recent, self.inputs, self.answered):
             counts.clear()
         for number, tally in list(self.tallies.items()):

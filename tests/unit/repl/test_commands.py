@@ -6,11 +6,15 @@ import json
 
 import pytest
 import stop_sample
+import trace_sample
 from guest_sample import CRASH, Talk
+from msgspec.structs import replace
 from talk_sample import refused, run, told
 
+from tracer.repl.feed import Feed, Item, Waited
 from tracer.repl.result import Screen
 from tracer.trace.record import MapRecord, UserRecord
+from tracer.trace.waiting import WaitRecord, WayOut
 
 # ---- going on
 
@@ -324,3 +328,29 @@ def test_trace_and_bypass_choose() -> None:
             assert leaf is not None and leaf.poisoned is not bypassed
 
     run(test)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_waited_for_is_told_once_it_is_over_in_the_same_run(again: bool) -> None:
+    poll = trace_sample.device("nvme", 0x1C, 4, "read", 0)
+    reads = [
+        replace(trace_sample.intercept(n, poll), time_ns=n * 1_000_000) for n in range(9)
+    ]  # fmt: skip
+    told = WaitRecord(
+        time_ns=0, seq=8, vcpu=0, rip=reads[0].rip, region="nvme", offset=0x1C, width=4,
+        awaited=[WayOut(rip=1, mask=1, value=1)],
+    )  # fmt: skip
+    over = trace_sample.intercept(9, trace_sample.device("nvme", 0x14, 4, "write", 1))
+    shown: list[Item] = []
+
+    async def test(talk: Talk) -> None:
+        context = talk.context
+        context.feed, context.on_shown = Feed(limit=None), shown.extend
+        for record in (*reads, told):
+            context.take(record)
+        if again:
+            context.renewed(context.run, context.names, None)
+        context.take(over)
+
+    run(test)
+    assert sum(isinstance(item, Waited) for item in shown) == (0 if again else 1)
