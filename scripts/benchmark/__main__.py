@@ -24,6 +24,7 @@ from scripts.benchmark.instruction import cost_of_decoding, cost_of_executing
 from scripts.benchmark.memory import memory_of_a_long_run
 from scripts.benchmark.opening import latency_of_opening
 from scripts.benchmark.page import speed_of_a_page
+from scripts.benchmark.prompt import latency_of_a_prompt
 from scripts.benchmark.result import Result
 from scripts.benchmark.trace import speed_of_traces
 from scripts.benchmark.witness import faults_in_a_log
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "nested": cost_of_nested_traps,
     "memory": memory_of_a_long_run,
     "open": latency_of_opening,
+    "prompt": latency_of_a_prompt,
     "report": speed_of_a_page,
     "sev-es-boot": cost_of_an_sev_es_boot,
     "tdx-boot": cost_of_a_tdx_boot,

@@ -16,8 +16,10 @@ from tracer.check.diff import Differ, compare
 from tracer.check.replay import Replay
 from tracer.devices import library
 from tracer.errors import TraceError
+from tracer.query.facts import Recorded
 from tracer.query.sieve import Sieve
 from tracer.query.source import Source
+from tracer.query.tally import Counted, parse_tally
 from tracer.query.words import choose
 from tracer.trace.event import Event, events_of
 from tracer.trace.reader import TraceReader
@@ -37,7 +39,7 @@ _REGISTERS = 64  # that the made-up device has, and values they take
 def speed_of_traces() -> Result:
     """Measure records a second for write, read, filter, replay and diff, at three sizes."""
     rates: dict[str, list[float]] = {}
-    laps_each: list[float] = []
+    laps_each: dict[str, list[float]] = {"replay": [], "tally": []}
     with tempfile.TemporaryDirectory(prefix="bench-of-vetrace-") as name:
         for size in _SIZES:
             path = Path(name) / f"{size}.vtrace.zst"
@@ -47,24 +49,28 @@ def speed_of_traces() -> Result:
                 work()
                 seconds = (time.process_time() - begun) / size
                 rates.setdefault(step, []).append(1 / seconds)
-                if step == "replay":
-                    laps_each.append(2 * seconds / (lap + laps(time.process_time, _LAPS)))
+                if step in laps_each:
+                    around = lap + laps(time.process_time, _LAPS)
+                    laps_each[step].append(2 * seconds / around)
             path.unlink()
     rows = [("records", "".join(f"{size:>14,}" for size in _SIZES))]
     for step, figures in rates.items():
         rows.append((f"{step}, a second", "".join(f"{rate:>14,.0f}" for rate in figures)))
-    told = "".join(f"{each:>14.2f}" for each in laps_each)
-    rows.append(("a record replayed : a lap", f"{told}   (limit {REPLAY_LIMIT:.0f})"))
+    replayed, tallied = (
+        "".join(f"{each:>14.2f}" for each in laps_each[step]) for step in ("replay", "tally")
+    )
+    rows.append(("a record replayed : a lap", f"{replayed}   (limit {REPLAY_LIMIT:.0f})"))
+    rows.append(("a record tallied : a lap", tallied))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rows.append(("peak memory", f"{peak:,.0f} MiB"))
     return Result(
         "Made-up compressed traces, one access a record: written record by record, read, made into"
         " events with registers and phases, filtered by region, offset and value, replayed on one"
-        " core, and compared with themselves (both readings included). Seconds are of processor"
-        " time. The limit is in laps of a fixed piece of plain Python, run before and after the"
-        " replay.",
+        " core, counted by register and function, and compared with themselves (both readings"
+        " included). Seconds are of processor time. The limit is in laps of a fixed piece of plain"
+        " Python, run before and after the replay.",
         tuple(rows),
-        kept=max(laps_each) <= REPLAY_LIMIT,
+        kept=max(laps_each["replay"]) <= REPLAY_LIMIT,
     )
 
 
@@ -74,6 +80,7 @@ def _steps(path: Path, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "events", lambda: _make_events(path, size)
     yield "filter", lambda: _filter(path)
     yield "replay", lambda: _replay(path)
+    yield "tally", lambda: _tally(path, size)
     yield "diff", lambda: _diff(path)
 
 
@@ -136,6 +143,18 @@ def _filter(path: Path) -> None:
     with TraceReader(path) as trace:
         if not sum(len(sieve.wanted(record)) for record in trace):
             raise TraceError("the filter let nothing pass")
+
+
+def _tally(path: Path, size: int) -> None:
+    counted = Counted(parse_tally("count by register, function"))
+    with TraceReader(path) as trace:
+        source = Source(trace, choose(), library.load())
+        facts = Recorded(source.course)
+        for _, events, times in source.kinds():
+            for event in events:
+                counted.add(facts.at(event.record, event.access, event.seq, event.named), times)
+    if counted.accesses != size:
+        raise TraceError(f"{counted.accesses} accesses tallied of {size}")
 
 
 def _replay(path: Path) -> None:

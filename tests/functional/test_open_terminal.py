@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import trace_sample as sample
 from prompt_terminal import PROMPT, environment, told
 from vetrace_run import CHECKOUT
 
 from scripts.patience import patience
 from scripts.terminal import Terminal
+from tracer.trace import codec
+from tracer.trace.writer import TraceWriter
 
 TRACE = CHECKOUT / "tests" / "golden" / "6.1.0-56-cloud-amd64" / "nvme.vtrace.zst"
 
@@ -25,12 +28,13 @@ COLOURS = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*
 
 
 def opened(
-    folder: Path, columns: int = 120, rows: int = 40, *arguments: str, **variables: str
-) -> Terminal:
-    """Open the trace of a driver that resets its controller."""
+    folder: Path, columns: int = 120, rows: int = 40, *arguments: str,
+    trace: str = "nvme.vtrace.zst", **variables: str,
+) -> Terminal:  # fmt: skip
+    """Open a trace, by default that of a driver that resets its controller."""
     shutil.copy(TRACE, folder / "nvme.vtrace.zst")
     return Terminal(
-        [sys.executable, "-m", "tracer", "open", "nvme.vtrace.zst", *arguments],
+        [sys.executable, "-m", "tracer", "open", trace, *arguments],
         columns=columns, rows=rows, folder=str(folder),
         environment={**environment(folder), **variables},
     )  # fmt: skip
@@ -88,6 +92,42 @@ def test_keys_complete_and_interrupt(tmp_path: Path) -> None:
         told(terminal, "step", r"vcpu0")
         terminal.control("d")
         assert terminal.wait() == 0
+
+
+def test_ctrl_c_ends_a_search_where_it_is(tmp_path: Path) -> None:
+    # So much to look at, one by one, that nobody sees the end of it.
+    path, count = tmp_path / "long.vtrace", 200_000
+    many(path, count)
+    with opened(tmp_path, 100, 24, trace=path.name) as terminal:
+        terminal.wait_for(PROMPT)
+        told(terminal, "break if value == 0x12345", r"break 1: ")
+        told(terminal, "goto 1000", r"access 1000")
+        for line in ("continue", "stats", "show next nvme if value == 0x12345", "goto end",
+                     "break if function == nobody", "until nobody", "info trace"):  # fmt: skip
+            mark = terminal.mark
+            terminal.line(line)
+            terminal.wait_for(re.escape(line), after=mark)
+            time.sleep(0.2)  # so that it is under way
+            terminal.control("c")
+            terminal.wait_for(rf"interrupted[\s\S]*\n{PROMPT}", after=mark)
+            told(terminal, "info breaks", r"1 +0 hits")
+            told(terminal, "plan", r"accesses[\s\S]*now")
+        told(terminal, "goto start", r"access 0")
+        told(terminal, "break if seq == 2000", r"break \d: ")
+        told(terminal, "continue", r"break \d: if seq == 2000")
+        terminal.line("quit")
+        assert terminal.wait() == 0
+
+
+def many(path: Path, count: int) -> None:
+    """Write a trace of so many accesses."""
+    first = sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 1))
+    with TraceWriter(path, sample.HEADER) as trace:
+        trace.append(sample.region("nvme"))
+        line = codec.encode(first).replace(b'"seq":0,', b'"seq":%d,')
+        for seq in range(count):
+            trace.copy(line % seq)
+        trace.append(sample.end(count))
 
 
 def test_a_prompt_begins_with_what_the_person_wants(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ from tracer.session.course import Halt, halt_at
 from tracer.trace.event import Event
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import MapRecord, Record
-from tracer.trace.tape import Kind, Tape
-from tracer.trace.uses import RegisterUses, Use, Uses, use_of
+from tracer.trace.tape import Tape
+from tracer.trace.uses import RegisterUses, Uses
 
 if TYPE_CHECKING:
     from tracer.session.control import Control
@@ -246,10 +246,7 @@ class Playback:
             self._end()
 
     async def reads(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Have something found out that takes reading, as it stands.
-
-        Raises Interrupted where Ctrl-C ends that.
-        """
+        """Have something found out by reading. Raises Interrupted where Ctrl-C ends that."""
         if self.state == "running":
             work.close()
             self.stopped()
@@ -381,40 +378,12 @@ class Playback:
         return self.scene.names.address_of(name)
 
     async def uses(self, region: str, entry: Entry) -> Uses:
-        """Return how often the trace uses a register, and the last uses before where it stands."""
-        counted = (await self.counts()).of(region, entry)
-        found = {
-            direction: await self._last_use(region, entry, direction)
-            for direction in ("read", "write")
-        }
-        return replace(counted, read=found["read"], written=found["write"])
+        """Return how often a register is used, and its last uses before. Raises Interrupted."""
+        return await self.reads(self.scene.uses(region, entry, self.place))
 
     async def counts(self) -> RegisterUses:
-        """Return how often the whole trace uses each register; the last uses are not in order."""
-        return (await self.scene.counts()).uses
-
-    async def _last_use(self, region: str, entry: Entry, direction: str) -> Use | None:
-        tape, end = self.tape, entry.offset + entry.register.width
-        anywhere = bool(entry.repeats)
-
-        def may(kind: Kind) -> bool:
-            if kind.direction != direction or kind.region != region:
-                return False
-            offset, span = kind.offset or 0, kind.width or kind.extent or 1
-            return anywhere or (offset < end and entry.offset < offset + span)
-
-        for number, part in reversed(list(tape.parts(0, self.place))):
-            chunk = tape.chunks[number]
-            if chunk.kinds is not None and not any(may(tape.kinds[n]) for n in chunk.kinds):
-                continue
-            events = tape.events(number)[: part.stop - chunk.first]
-            for event in reversed(events):
-                if event.access.direction == direction and not event.access.skipped:
-                    use = use_of(event, region, entry)
-                    if use is not None:
-                        return use
-            await asyncio.sleep(0)
-        return None
+        """Return how often each register is used, the last uses in no order. Raises Interrupted."""
+        return (await self.reads(self.scene.counts())).uses
 
     def waiting_line(self, columns: int) -> str:
         """Return nothing, likewise."""

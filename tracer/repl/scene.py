@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from tracer.access.reenactment import region_of
 from tracer.access.region import Region, RegionMap
 from tracer.access.stack import Frame, Stack
+from tracer.devices.entry import Entry
 from tracer.devices.map import RegisterMaps
 from tracer.errors import TraceError
 from tracer.query.course import Changes, Marks
@@ -27,8 +28,8 @@ from tracer.trace.polls import Poll, Polls
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, RegionRecord
 from tracer.trace.summary import Summary
-from tracer.trace.tape import Tape
-from tracer.trace.uses import RegisterUses
+from tracer.trace.tape import Kind, Tape
+from tracer.trace.uses import RegisterUses, Use, Uses, use_of
 
 _TURN = 256  # records after which others have their turn
 
@@ -133,6 +134,36 @@ class Scene:
                 if number % _TURN == 0:
                     await asyncio.sleep(0)
         return [poll for poll in polls.all() if poll.is_wait]
+
+    async def uses(self, region: str, entry: Entry, place: int) -> Uses:
+        """Return how often the trace uses a register, and the last uses before a place."""
+        counted = (await self.counts()).uses.of(region, entry)
+        read = await self._last_use(region, entry, "read", place)
+        written = await self._last_use(region, entry, "write", place)
+        return replace(counted, read=read, written=written)
+
+    async def _last_use(self, region: str, entry: Entry, direction: str, place: int) -> Use | None:
+        tape, end = self._tape, entry.offset + entry.register.width
+        anywhere = bool(entry.repeats)
+
+        def may(kind: Kind) -> bool:
+            if kind.direction != direction or kind.region != region:
+                return False
+            offset, span = kind.offset or 0, kind.width or kind.extent or 1
+            return anywhere or (offset < end and entry.offset < offset + span)
+
+        for number, part in reversed(list(tape.parts(0, place))):
+            chunk = tape.chunks[number]
+            if chunk.kinds is not None and not any(may(tape.kinds[n]) for n in chunk.kinds):
+                continue
+            events = tape.events(number)[: part.stop - chunk.first]
+            for event in reversed(events):
+                if event.access.direction == direction and not event.access.skipped:
+                    use = use_of(event, region, entry)
+                    if use is not None:
+                        return use
+            await asyncio.sleep(0)
+        return None
 
     def course(self, seen: Seen, changes: Changes) -> Course:
         """Return what was before an access."""
