@@ -214,7 +214,7 @@ async def _recorded_waits(recording: Playback) -> Result:
     halt = recording.halt
     at = None if halt is None or halt.made is None else halt.made.seq
     value, lines = [], []
-    for poll in await recording.scene.waits():
+    for poll in await recording.reads(recording.scene.waits()):
         goes_on = at is not None and poll.first <= at <= poll.seq
         value.append(poll_object(poll) | {"goes_on": goes_on})
         begins = "waiting for" if goes_on else "waited for"
