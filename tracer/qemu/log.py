@@ -15,7 +15,7 @@ import ctypes
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tracer.errors import QemuError
@@ -25,8 +25,9 @@ MAP_EVENT = "flatview_new"
 
 _LINE = MAP_EVENT.encode()
 _RESET = b"CPU Reset (CPU 0)"  # hw/core/cpu-common.c, cpu_common_reset
-_AT_PORT = re.compile(
-    rb"^memory_region_ops_\w+ cpu [-\w]+ mr \w+ addr 0x[0-9a-f]{1,4} .*\n", re.MULTILINE
+_AT_PORT = (
+    rb"^memory_region_ops_\w+ cpu [-\w]+ mr \w+ addr 0x[0-9a-f]{1,4} value \w+ size \d+"
+    rb" name '(?!(?:%s)'$).*\n"
 )
 _OVERLAP = max(len(_LINE), len(_RESET)) - 1
 _CHUNK = 1 << 20
@@ -77,14 +78,15 @@ class QemuLog:
             return self._sieve.size
         return os.fstat(self._descriptor).st_size
 
-    def leave_out(self, *, ports: bool) -> None:
-        """Keep no accesses to I/O ports from here on, or all that there are.
+    def leave_out_ports(self, memory: Collection[str]) -> None:
+        """Keep no accesses to I/O ports from here on.
 
-        A log tells a port by its number alone, so that there is no device in the memory below.
+        A log tells a port by its number alone, so that what has one of QEMU's names of regions of
+        ``memory`` is kept: it may lie there, or be told by its offset.
         """
-        if self._sieve is not None and self._sieve.leaves_out != ports:
+        if self._sieve is not None:
             self.take()
-            self._sieve.leaves_out = ports
+            self._sieve.leave_out_ports(memory)
 
     @property
     def tells(self) -> bool:
@@ -171,15 +173,19 @@ class _Sieve:
         self.size = 0
         self._path = path
         self._line = b""
-        self.leaves_out = False
+        self._noise: re.Pattern[bytes] | None = None
+
+    def leave_out_ports(self, memory: Collection[str]) -> None:
+        told = b"|".join(re.escape(name.encode()) for name in sorted(memory))
+        self._noise = re.compile(_AT_PORT % told, re.MULTILINE)
 
     def put(self, data: bytes) -> tuple[int, bytes]:
         # Returns what is kept of it, and where that ends.
         text = self._line + data
         end = text.rfind(b"\n") + 1
         whole, self._line = text[:end], text[end:]
-        if self.leaves_out:
-            whole = _AT_PORT.sub(b"", whole)
+        if self._noise is not None:
+            whole = self._noise.sub(b"", whole)
         self._write(whole)
         return self.size, whole
 

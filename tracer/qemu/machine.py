@@ -47,7 +47,6 @@ _START_TIMEOUT = 60.0
 _HELP_TIMEOUT = 20.0
 _TAKEN_AT_ONCE, _TAKEN_EVERY = 16 << 20, 0.05
 """Bytes of a log that is sifted, and seconds after which that goes on."""
-_PORTS = 1 << 16
 
 
 class Machine(asyncio.SubprocessProtocol):
@@ -70,6 +69,7 @@ class Machine(asyncio.SubprocessProtocol):
         self._output = Output()
         sifts = config.qemu_log is not None and config.log_sifted
         self._log = QemuLog(None, kept=config.qemu_log) if sifts else QemuLog(config.qemu_log)
+        self._in_memory: set[str] = set()
         self._clock: GuestClock | None = None
         self._process: Process | None = None
         self.dialogue = Dialogue(self._lay_out)
@@ -308,8 +308,11 @@ class Machine(asyncio.SubprocessProtocol):
             self._clock = None
 
     def _lay_out(self, ranges: Sequence[FlatRange]) -> None:
-        low = any(not item.is_memory and item.start < _PORTS for item in ranges)
-        self._log.leave_out(ports=self.config.log_sifted and not low)
+        if self.config.log_sifted:
+            found = {item.name for item in ranges if not item.is_memory}
+            if not found <= self._in_memory:
+                self._in_memory |= found
+                self._log.leave_out_ports(self._in_memory)
         self.memory.lay_out(
             [
                 Span(item.start, item.end, item.offset)
