@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,12 @@ def test_a_kernel_of_32_bits(tmp_path: Path) -> None:
     assert trace.intercepts[-1].mode == 32
     replayed = run(tmp_path, "replay", done.trace)
     assert replayed.status == 0 and "no divergence" in replayed.out, replayed.out + replayed.err
+
+
+@pytest.mark.long
+def test_sites_compile_whatever_levels_the_guest_comes_to_have(tmp_path: Path) -> None:
+    done = nested(tmp_path, "--", "-cpu", "max,la57=on")
+    assert agreed(done) > 4_000
+    drove_its_devices(done)
+    ways = Counter(record.via for record in read_trace(done.trace).intercepts)
+    assert ways["compiled"] > ways["emulated"]

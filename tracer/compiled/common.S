@@ -347,12 +347,19 @@ translate:
 	control	and, rax, C_ADDRESS
 	mov	r8, rax
 .if LA57
+.if NESTED
+	# A guest that is traced from its reset on has four levels first.
+	mov	rcx, rsp
+	and	rcx, -4096
+	bt	dword ptr [rcx + GUEST_CR4], 12
+	jnc	6f
+.endif
 	level	48, S_TOP, S_TOP_ENTRY
 	sub	[rsi + S_TOP], r8
 	test	al, LARGE
 	jnz	4f
 	table
-	level	39, S_P4, S_E4
+6:	level	39, S_P4, S_E4
 .else
 	level	39, S_TOP, S_TOP_ENTRY
 	sub	[rsi + S_TOP], r8

@@ -203,6 +203,7 @@ def guest_constants() -> str:
     """Return the assembler's symbols by which ``common.S`` knows of the guest in the monitor."""
     symbols = {
         "GUEST_CR3": _VMCB + _SAVED["cr3"] - _STATE,
+        "GUEST_CR4": _VMCB + _SAVED["cr4"] - _STATE,
         "GUEST_ALIAS": _STATE_FIELDS["ALIAS"],
     }
     return "".join(f".set {name}, {value}\n" for name, value in symbols.items())

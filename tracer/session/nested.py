@@ -63,7 +63,9 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     interceptor = interceptor_in(setting, how, callers)
     interceptor.faults = NestedFaults(view)
     cr4 = registers["cr4"]
-    common = common_code(smp=view.vcpus > 1, la57=bool(cr4 & _CR4_LA57), nested=True)
+    # Without paging nobody knows yet how many levels there will be.
+    la57 = bool(cr4 & _CR4_LA57) or not registers["cr0"] & _CR0_PG
+    common = common_code(smp=view.vcpus > 1, la57=la57, nested=True)
     post = MonitorPost(setting.memory, window, code, common)
     tables = taken.root, cr4
     told = told_in(setting, how, interceptor, callers, tables, current, nested=True)
