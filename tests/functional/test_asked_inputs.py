@@ -16,7 +16,7 @@ from tracer.trace.record import MemoryAccess
 
 pytestmark = pytest.mark.qemu
 
-EFER, TIMER, PRESENT = 0xC000_0080, 0xEC, 0xD5
+EFER, TIMER, PRESENT, PIT = 0xC000_0080, 0xEC, 0xD5, 0x30
 BRAND = "on cpuid 0x80000002 do give 0x41414141 0x42424242 0x43434343 0x44444444"
 LATE = "on write port 0x70 once do delay 1ms"
 SCRIPT = (
@@ -24,7 +24,9 @@ SCRIPT = (
     f"break irq {TIMER:#x} once",
     "break read port 0x64 once",
     f"break cpuid {PRESENT:#x} once",  # nobody asks for it
+    f'break msi {PIT:#x} if source ~ "ioapic*" once',
     "info inputs",
+    "continue",
     "continue", "fault gp", "bt",
     "continue", "plan",
     "continue", "regs rdx", "set value 0xff",
@@ -57,9 +59,12 @@ def accesses(done: Run, space: str) -> list[MemoryAccess]:
 
 def test_a_guest_stands_before_what_a_person_asked_for(asked: Run) -> None:
     assert asked.status == 0, asked.err
-    msr, irq, port, last = results(asked, "continue")
+    message, msr, irq, port, last = results(asked, "continue")
     assert (msr["access"]["space"], msr["access"]["address"]) == ("msr", hex(EFER))
+    sent = {"space": "msi", "address": "0xfee01004", "data": hex(PIT), "source": "ioapic pin 2"}
+    assert sent.items() <= message["access"].items()
     assert (irq["access"]["space"], irq["access"]["value"]) == ("irq", hex(TIMER))
+    assert irq["access"]["cause"] == "lapic timer"
     assert (port["access"]["space"], port["access"]["address"]) == ("port", "0x64")
     assert port["access"]["value"] is None
     assert last["state"] == "ended"
