@@ -162,6 +162,8 @@ def image_format(disk: Path) -> str:
 
     Raises UsageError for one that cannot be read.
     """
+    if disk.exists() and not (disk.is_file() or disk.is_block_device() or disk.is_dir()):
+        raise UsageError(f"the disk image {disk} is neither a file nor a block device")
     try:
         with disk.open("rb") as file:
             head = file.read(_HEAD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,10 @@ def test_an_image_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read the disk image .*: Is a directory"):
         image_format(tmp_path)
     (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")  # which would be waited on for good
+    for place in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(UsageError, match=r"neither a file nor a block device"):
+            image_format(place)
     with pytest.raises(UsageError, match=r"the disk image .* is empty"):
         image_format(tmp_path / "empty")
 
