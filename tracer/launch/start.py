@@ -137,7 +137,7 @@ def _prepared(
             f"no guest kernel: run {command} to fetch Debian's, or name one with --kernel"
         )
     if plan.initrd is not None and not plan.initrd.is_file():
-        raise GuestError(f"the initial ramdisk {plan.initrd} is not there")
+        raise GuestError(f"the initial ramdisk {plan.initrd} is not there, or no file")
     machine = recipe.machine_arguments(plan.guest, plan.equipment)
     bare = open_bare(path, plan.symbols, plan.guidance)
     if bare is not None:

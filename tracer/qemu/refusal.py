@@ -30,7 +30,8 @@ _CONTROLLERS = {
 
 _REMEDIES = (
     (r"'\S+' is not a valid device model name", "`{qemu} -device help` lists all"),
-    (r"unsupported machine type", "`{qemu} -machine help` lists all"),
+    (r"unsupported machine type", "`{qemu} -machine help` lists all; a "
+     "file of QEMU's options (--machine) has a / or ends in .cfg"),
     (r"Duplicate ID '(\S+)'|Duplicate device ID '(\S+)'",
      "give another id, or leave the default devices out with --no-default-devices"),
     (r"Machine memory size does not match", "say how much RAM there is with --memory SIZE"),

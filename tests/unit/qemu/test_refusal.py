@@ -16,6 +16,7 @@ from tracer.qemu.refusal import remedy, taken
          "--device qemu-xhci before it"),
         ("-device x: 'x' is not a valid device model name", "`qemu -device help`"),
         ("unsupported machine type", "`qemu -machine help`"),
+        ("unsupported machine type", "has a / or ends in .cfg"),
         ("-device edu,id=a: Duplicate ID 'a' for device", "another id"),
         ("Machine memory size does not match the size of the memory backend", "--memory SIZE"),
         ('-drive file=x: Failed to get shared "write" lock', "another program"),
