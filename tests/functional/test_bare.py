@@ -32,6 +32,9 @@ def test_it_is_traced_from_a_symbol_on(tmp_path: Path) -> None:
     assert [record.symbol for record in read_trace(done.trace).intercepts] == [
         f"case_{number}+0x0" for number in (1, 2, 3)
     ]
+    place = hex(read_trace(done.trace).intercepts[1].rip)
+    again = boot(tmp_path / "place", *words[:-1], place, "--", *DEVICE)
+    assert agreed(again) == 2
 
 
 # ---- what it maps as it runs
@@ -67,6 +70,14 @@ def test_whatever_it_enters_into_its_page_tables_is_traced(
     maps = [record for record in read_trace(done.trace).records if isinstance(record, MapRecord)]
     assert {each.size for each in maps} == {1 << 12, 1 << 21, 1 << 30}
     assert {each.by for each in maps} == {"a store to a page table", "page tables that were loaded"}
+
+
+def test_a_flat_image_has_its_names_from_another_file(untraced: list[str], tmp_path: Path) -> None:
+    names = late_guest.build(tmp_path, "FLAT").parent / "late64.elf"
+    done = booted(tmp_path, tmp_path / "late.bin", "--symbols", names, "--check")
+    assert agreed(done) == ACCESSES
+    assert done.serial[-len(untraced) :] == untraced
+    assert read_trace(done.trace).intercepts[0].symbol == "main+0x14"
 
 
 def test_functions_that_map_may_be_named(late: Path, untraced: list[str], tmp_path: Path) -> None:

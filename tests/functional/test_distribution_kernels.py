@@ -106,7 +106,9 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def machine(folder: Path, disks: dict[str, Path], *options: str) -> Run:
+def machine(
+    folder: Path, disks: dict[str, Path], *options: str, extra: tuple[str, ...] = ()
+) -> Run:
     """A boot of the full flavour with a driver for every device, checked."""
     script = recipe.init_script().read_text()
     assert script.count("say done\n") == 1
@@ -132,6 +134,7 @@ def machine(folder: Path, disks: dict[str, Path], *options: str) -> Run:
         "-device", "edu,id=edu",
         # QEMU's log has no entry for a doorbell that an ioeventfd takes.
         "-global", "virtio-blk-pci.ioeventfd=off", "-global", "virtio-net-pci.ioeventfd=off",
+        *extra,
     )  # fmt: skip
 
 
@@ -148,6 +151,17 @@ def test_a_full_machine_makes_its_accesses_by_itself(
     drove_its_devices(done)
     trace = read_trace(done.trace)
     assert {(region or "").partition(".")[0] for region in regions(trace)} >= DRIVEN
+    counts = trace.end.counts
+    assert counts["compiled"] >= 0.95 * counts["accesses"] and not counts.get("disagreements")
+
+
+@pytest.mark.long
+def test_four_vcpus_in_real_time(disks: dict[str, Path], tmp_path: Path) -> None:
+    done = machine(tmp_path, disks, "--realtime", extra=("-smp", "4"))
+    agreed(done)
+    drove_its_devices(done)
+    trace = read_trace(done.trace)
+    assert {record.vcpu for record in trace.intercepts} == {0, 1, 2, 3}
     counts = trace.end.counts
     assert counts["compiled"] >= 0.95 * counts["accesses"] and not counts.get("disagreements")
 

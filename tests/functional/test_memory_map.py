@@ -233,12 +233,31 @@ def test_a_device_that_comes_and_goes(tmp_path: Path) -> None:
     assert [line.lower() for line in words] == [
         "ready", f"plugged 0x{EDU_ID}", "unplugged", f"again 0x{EDU_ID}",
     ]  # fmt: skip
-    late = [
-        access
+    assert of_the_late_device(trace) == [(0, 0x10000ED)] * 2
+
+
+def of_the_late_device(trace: Path) -> list[tuple[int | None, int | None]]:
+    return [
+        (access.offset, access.value)
         for record in read_trace(trace).intercepts
         for access in record.accesses if access.region == "late.edu-mmio"
     ]  # fmt: skip
-    assert [(access.offset, access.value) for access in late] == [(0, 0x10000ED)] * 2
+
+
+@pytest.mark.long
+def test_a_person_plugs_a_device_in_and_out(tmp_path: Path) -> None:
+    image = initrd(tmp_path, COMES_AND_GOES)
+    plug, pull = "monitor device_add edu,id=late,bus=behind", "monitor device_del late"
+    script = f"until 5s; {plug}; until 30s; {pull}; until 60s; {plug}; continue"
+    done = boot(
+        tmp_path, "--quiet", "--check", "--initrd", image, "-e", script,
+        "--", "-device", "pcie-root-port,id=behind,chassis=1",
+    )  # fmt: skip
+    assert agreed(done) > 1000
+    assert [line.lower() for line in what_it_says(tmp_path)] == [
+        "ready", f"plugged 0x{EDU_ID}", "unplugged", f"again 0x{EDU_ID}",
+    ]  # fmt: skip
+    assert of_the_late_device(done.trace) == [(0, 0x10000ED)] * 2
 
 
 def test_devices_beyond_6_gib_of_ram(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
 #   SLEEPS       it sleeps for 6 s before all else, woken each 20 ms by its local APIC
 #   UNPACKS      code that is not in the image loads the second tables, and waits for them to be
 #                looked at; nothing fills the image up but zeros, at `room`
+#   FLAT         its multiboot header has the addresses of an image that is no ELF file
 #   TWO          another vCPU maps a device of its own first, in the same tables
 #
 # It ends through isa-debug-exit at port 0xf4: with 1 as QEMU's exit status where all went well.
@@ -26,7 +27,13 @@
 
 .section .multiboot, "a"
     .balign 4
+image:
+.ifdef FLAT
+    .long 0x1badb002, 0x10000, -0x1baeb002
+    .long image, image, 0, image_end, start32
+.else
     .long 0x1badb002, 0, -0x1badb002
+.endif
 
 .bss
     .balign 4096

@@ -33,9 +33,9 @@ SAYS = [
 
 
 def build(folder: Path, *kinds: str) -> Path:
-    """Make the guest: an ELF file of 32 bits. Beside it is ``late64.elf``, of 64.
+    """Make the guest, an ELF file of 32 bits; ``late64.elf`` and ``late.bin`` are beside it.
 
-    The ``kinds`` are told in ``late.S``: SLEEPS, UNPACKS, TWO.
+    The ``kinds`` are told in ``late.S``: SLEEPS, UNPACKS, FLAT, TWO.
     """
     programs = [shutil.which(name) for name in ("as", "ld", "objcopy")]
     if None in programs:
@@ -57,6 +57,7 @@ def build(folder: Path, *kinds: str) -> Path:
             "late.o",
         ],
         [copier, "-O", "elf32-i386", "late64.elf", "late.elf"],
+        [copier, "-O", "binary", "late64.elf", "late.bin"],
     ]
     for command in commands:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -293,11 +293,10 @@ _HELD = {
     needs="guest",
     usage=("monitor COMMAND",),
     brief="have QEMU's monitor carry out a command, as device_add",
-    text="The command is all the rest of the line, in the words of QEMU's own monitor (HMP). A "
+    text="The command is in the words of QEMU's own monitor (HMP), up to a `;`. A "
     "device that is plugged in is traced from then on. What lets the guest go on, stops or ends it "
     "is vetrace's.",
     examples=("monitor info pci", "monitor device_add edu,id=late", "monitor device_del late"),
-    takes_line=True,
 )  # fmt: skip
 async def monitor(context: Context, statement: Statement) -> Result:
     if not statement.words:
