@@ -22,6 +22,7 @@ _FORMATS = (
 _HEAD = 0x44
 _LUKS = b"LUKS\xba\xbe"
 _QCOW2_CRYPT = slice(32, 36)
+_CRYPT_METHODS = 1, 2  # AES, LUKS; QEMU refuses an image with any other number
 
 _OF_DEVICES = ("drive", "device", "netdev")
 _OF_MACHINE = ("machine", "M")
@@ -183,7 +184,8 @@ def check_bootable(disk: Path) -> None:
     kind = image_format(disk)
     with disk.open("rb") as file:
         head = file.read(_HEAD)
-    if head.startswith(_LUKS) or (kind == "qcow2" and any(head[_QCOW2_CRYPT])):
+    method = int.from_bytes(head[_QCOW2_CRYPT], "big")
+    if head.startswith(_LUKS) or (kind == "qcow2" and method in _CRYPT_METHODS):
         raise UsageError(f"the disk image {disk} is encrypted, so nothing on it can be started")
 
 

@@ -176,6 +176,7 @@ def test_only_a_name_with_a_slash_or_an_ending_is_a_file() -> None:
         (b"LUKS\xba\xbe\x00\x02", True),
         (b"QFI\xfb\x00\x00\x00\x03".ljust(35, b"\0") + b"\x02", True),
         (b"QFI\xfb\x00\x00\x00\x03".ljust(36, b"\0") + b"\x01", False),
+        (b"QFI\xfb\x00\x00\x00\x03".ljust(64, b"\x07"), False),
         (b"\xeb\x63\x90".ljust(64, b"\x01"), False),
     ],
 )
