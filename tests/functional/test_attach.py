@@ -271,6 +271,7 @@ def without_rights() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+@pytest.mark.long
 def test_ram_that_cannot_be_opened_is_reached_by_packets(tmp_path: Path) -> None:
     with working(tmp_path, MACHINES["plain"]) as guest:
         guest.works()

@@ -20,7 +20,13 @@ pytestmark = pytest.mark.qemu
     [
         # It ticks a thousand times a second, and its APIC's page is private: compiled sites.
         (Kind.TDX, "trixie-backports", METAPACKAGE, ["--kaslr"]),
-        (Kind.TDX, "trixie", "linux-image-amd64", ["--module", "nvme-core"]),
+        pytest.param(
+            Kind.TDX,
+            "trixie",
+            "linux-image-amd64",
+            ["--module", "nvme-core"],
+            marks=pytest.mark.long,
+        ),
         # The same ticks would be stops here.
         (Kind.SEV_ES, "trixie-backports", METAPACKAGE, ["--kaslr", "--bypass", "lapic"]),
         pytest.param(

@@ -104,6 +104,7 @@ def test_the_commands_of_the_regression_test_page_work(
 
 
 @pytest.mark.qemu
+@pytest.mark.long
 def test_the_commands_of_the_live_replay_page_work(tmp_path: Path) -> None:
     page = (CHECKOUT / "docs" / "howto" / "live-replay.md").read_text()
     commands = "".join(BLOCK.findall(page))

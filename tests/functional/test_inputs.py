@@ -142,7 +142,7 @@ def test_the_trace_holds_to_its_instructions_and_is_read_by_all(
         pytest.param(("--realtime", "--", "-smp", "4"), marks=pytest.mark.long),
         ("--", "-cpu", "Skylake-Server-v1"),
         pytest.param(("--", "-cpu", "EPYC"), marks=pytest.mark.long),
-        ("--", "-cpu", "max"),
+        pytest.param(("--", "-cpu", "max"), marks=pytest.mark.long),
     ],
     ids=["kaslr", "pti", "two", "three", "four", "intel", "amd", "five-levels"],
 )
