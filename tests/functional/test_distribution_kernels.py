@@ -143,6 +143,7 @@ def full_machine(disks: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     return machine(tmp_path_factory.mktemp("full"), disks, "--stacks")
 
 
+@pytest.mark.long
 def test_a_full_machine_makes_its_accesses_by_itself(
     disks: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -166,6 +167,7 @@ def test_four_vcpus_in_real_time(disks: dict[str, Path], tmp_path: Path) -> None
     assert counts["compiled"] >= 0.95 * counts["accesses"] and not counts.get("disagreements")
 
 
+@pytest.mark.long
 def test_registers_that_ports_show_too_and_regions_in_pieces(tmp_path: Path) -> None:
     modules = ("--module", "8139cp", "--module", "bochs")
     devices = ("-device", "rtl8139", "-device", "bochs-display")

@@ -56,6 +56,7 @@ def test_another_kernel_runs_untraced_and_that_is_told(ramdisk: Path, tmp_path: 
     assert "0 extra, 0 different" in done.out
 
 
+@pytest.mark.long
 def test_both_kernels_are_traced_by_physical_address(ramdisk: Path, tmp_path: Path) -> None:
     done = boot(tmp_path, "--trap", "nested", "--quiet", "--check", "--initrd", ramdisk)
     assert "another kernel has started" in done.serial

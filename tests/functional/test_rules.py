@@ -73,6 +73,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return ruled(tmp_path_factory.mktemp("hostile"), "--check", *OPTIONS)
 
 
+@pytest.mark.long
 def test_the_guest_believes_in_256_pins(hostile: Run) -> None:
     assert any("IOAPIC[0]:" in line and "GSI 0-255" in line for line in hostile.serial)
     given = [

@@ -79,6 +79,7 @@ def last(done: Run) -> Intercept:
     return read_trace(done.trace).intercepts[-1]
 
 
+@pytest.mark.long
 def test_a_host_gives_another_value_than_the_device(tmp_path: Path) -> None:
     done = meddled(tmp_path, "--rule", "on read nvme.CSTS once do give 0xffffffff")
     assert done.status == 0 and any("disk nvme none" in line for line in done.serial)
