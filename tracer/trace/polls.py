@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 from tracer.devices.map import Named
 from tracer.trace.configuration import DATA
@@ -20,7 +19,7 @@ FEWEST = 3
 """The fewest turns that are a poll."""
 
 _NO_WAITS: frozenset[Space] = frozenset(("tsc", "cpuid"))
-"""What tells the time, and what nobody waits for: it never changes."""
+"""Spaces that nobody waits in: the counter tells the time, and a leaf of CPUID never changes."""
 
 _TURNS = 8
 _LASTS_NS = 10_000_000
@@ -118,7 +117,7 @@ class Polls:
             return []
         over: list[Poll] = []
         for seq, access in record.device_accesses():
-            over += self.see(record, access, seq, record.time_ns, partial(_value, access))
+            over += self.see(record, access, seq, record.time_ns)
         return over
 
     def repeat(self, counts: dict[Place, int], vcpu: int) -> None:
@@ -134,11 +133,12 @@ class Polls:
         access: MemoryAccess,
         seq: int,
         time_ns: int,
-        value: Callable[[], int | None],
+        value: Callable[[], int | None] | None = None,
     ) -> list[Poll]:
         """Take a device access like one of a record's; return the polls that are over by it.
 
-        Its number, its time and its ``value`` are its own; the value is asked for where it counts.
+        Its number and its time are its own, and its ``value``, which is asked for where it counts;
+        without one it is what the access has.
         """
         self.now_ns = max(self.now_ns, time_ns)
         if access.space == "port" and access.physical in DATA:
@@ -159,7 +159,8 @@ class Polls:
             return over
         found = opened.get(place)
         if found is None:
-            first = _first(record, access, seq, time_ns, value())
+            read = access.value if value is None else value()
+            first = _first(record, access, seq, time_ns, read)
             opened[place] = _Open(first, None, set())
             return over
         poll, others = found.poll, frozenset(found.others)
@@ -167,7 +168,7 @@ class Polls:
             # Another turn than before: it begins anew, with the read before this one.
             over += self._noted(poll)
             poll = replace(poll, turns=1, since_ns=poll.until_ns, first=poll.seq)
-        read = value()
+        read = access.value if value is None else value()
         changed = read != poll.value
         found.poll = replace(
             poll,
@@ -235,10 +236,6 @@ class Polls:
 
 def _may_wait(poll: Poll) -> bool:
     return poll.told is None or bool(poll.told.awaited)
-
-
-def _value(access: MemoryAccess) -> int | None:
-    return access.value
 
 
 def _first(

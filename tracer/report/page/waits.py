@@ -1,8 +1,7 @@
-"""What code waited for, and what doorbells told their devices, as a page has it."""
+"""Waits, the entries that doorbells told, and calls foretold for a TDX guest, ready for a page."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from tracer.confidential.hypercall import tdvmcall
@@ -30,8 +29,7 @@ class Waits:
             if event.named is not None:
                 place = access.region or "", access.offset or 0, record.rip
                 self._named.setdefault(place, event.named)
-            value = partial(_same, access.value)
-            self._polls.see(record, access, event.seq, record.time_ns, value)
+            self._polls.see(record, access, event.seq, record.time_ns)
 
     def learn(self, record: WaitRecord) -> None:
         """Take what was found out about a loop."""
@@ -57,10 +55,6 @@ class Waits:
             "ends": "" if told is None else gives_up_words(told).removeprefix("gives up at "),
             "goes_on": goes_on,
         }
-
-
-def _same(value: int | None) -> int | None:
-    return value
 
 
 def queue_objects(records: list[QueueRecord]) -> list[dict[str, object]]:
