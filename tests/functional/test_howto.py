@@ -45,7 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(project: Path) -> subprocess.CompletedProcess[str]:
-    """What came of the page's commands."""
+    """The result of the page's commands."""
     page = PAGE.read_text()
     for name, text in FILE.findall(page):
         (project / name).parent.mkdir(exist_ok=True)

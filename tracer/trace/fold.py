@@ -70,7 +70,7 @@ def folded(items: Iterable[Event | Note]) -> Iterator[Event | Fold | Note]:
 
 
 Stream = tuple[str | None, int]
-"""What is folded by itself: a region, and a vCPU that accesses it."""
+"""A region and a vCPU that accesses it: each of these is folded by itself."""
 
 
 # A place, whether it comes behind what is there, a number; and what is told.
@@ -199,7 +199,7 @@ class Folders:
 
 
 Placed = tuple[int, Event | Fold]
-"""What is told, with the number of the access that it stands at."""
+"""An event or a fold that is told, behind the number of the access that it stands at."""
 
 
 class Folder:

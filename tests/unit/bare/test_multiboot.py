@@ -40,7 +40,7 @@ def linked(
 
 
 def loaded(image: bytes) -> tuple[int, dict[int, tuple[bytes, int]]]:
-    """What a loader makes of a file: where it is entered, and what is where."""
+    """A file as a loader loads it: where it is entered, and the bytes at each address."""
     layout = layout_of(image)
     assert layout is not None
     header = layout.header.unpack_from(image)

@@ -1,4 +1,4 @@
-"""What a doorbell tells: the entries that were read in the guest's RAM, and what could not be."""
+"""Entries of a queue that a doorbell tells, as read in the guest's RAM, and notes on the rest."""
 
 from __future__ import annotations
 

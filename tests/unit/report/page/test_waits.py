@@ -1,4 +1,4 @@
-"""What a page has of waits and doorbells, and of what a TDX guest would ask."""
+"""Waits and doorbells of a page, and the calls that a TDX guest would make."""
 
 from __future__ import annotations
 
