@@ -37,7 +37,7 @@ def assemble(folder: Path, name: str, **symbols: int) -> Path:
     defined = [word for key, value in symbols.items() for word in ("--defsym", f"{key}={value}")]
     source = str(SOURCE / f"{name}.S")
     for command in (
-        [assembler, "--64", *defined, "-o", f"{name}.o", source],
+        [assembler, "--64", "-I", str(SOURCE), *defined, "-o", f"{name}.o", source],
         [linker, "-s", "-o", name, f"{name}.o"],
     ):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
