@@ -21,7 +21,7 @@ from tracer.errors import EmulationError
 from tracer.look.explanation import touches
 from tracer.x86 import decode as decoder
 from tracer.x86.decode import decode
-from tracer.x86.opcode import evex
+from tracer.x86.opcode import rows_of_map
 from tracer.x86.prefix import Head
 from tracer.x86.state import CpuState, Mode
 
@@ -183,8 +183,8 @@ def test_random_bytes(mode: Mode) -> None:
 
 
 def test_the_comparison_notices_a_wrong_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    stores = evex.EVEX_38[0x8A]
-    monkeypatch.setitem(evex.EVEX_38, 0x88, stores)  # VEXPANDPS: its load taken for a store
+    table = rows_of_map("evex", 2)
+    monkeypatch.setitem(table, 0x88, table[0x8A])  # VEXPANDPS: its load taken for a store
     decoder._decode_at.cache_clear()
     with pytest.raises(AssertionError, match="VEXPANDPS"):
         test_every_instruction(Mode.LONG)
