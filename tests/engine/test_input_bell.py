@@ -258,7 +258,7 @@ def test_an_interrupt_is_told_by_its_vector_and_may_be_late() -> None:
 def test_the_message_of_an_interrupt_is_asked_about_before_it() -> None:
     asked = Asked(row(Input.IRQ, 0x30, 0x30, width=1, rip=HERE, following=HERE))
     journal = asked.run.loop.journal
-    causes = journal.blocks._causes
+    causes = journal.blocks._antecedents._causes
     for at, value in enumerate((0xFEE0_1004, 0, 0x30, 0)):
         causes.note(0, "memory", 16 + 4 * at, "nvme.msix-table", "write", 4, value)
     seq = asked.run.loop.traced.interceptor.ledger.sequence

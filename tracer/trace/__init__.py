@@ -7,6 +7,7 @@ from tracer.trace.record import Intercept
 __all__ = (
     "Intercept",
     "allowed",
+    "antecedents",
     "block",
     "call",
     "cause",

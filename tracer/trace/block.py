@@ -6,33 +6,30 @@ makes an :class:`Intercept` like any other; its registers are worked out when so
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from struct import Struct
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from tracer.compiled.asking import agreed, asked
 from tracer.compiled.inputs import Input, given
 from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
-from tracer.compiled.message import Message, message_of, note_message
-from tracer.compiled.reading import accesses, state_after, state_before, transfers
+from tracer.compiled.message import Message, message_of
+from tracer.compiled.reading import state_after, state_before
 from tracer.compiled.ring import Raw, raws
 from tracer.errors import TraceError
+from tracer.trace.antecedents import Antecedents, Detail, places_of
 from tracer.trace.call import Hypercall
-from tracer.trace.cause import Causes
-from tracer.trace.compiled import BlockRecord, Place, PlacesRecord, SiteRecord
-from tracer.trace.configuration import DATA, PORTS, Latch
+from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
+from tracer.trace.configuration import Latch
 from tracer.trace.inputs import (
-    accesses_made,
     accesses_of,
-    configuration_access,
     intercept_of_input,
-    interrupt_of,
 )
+from tracer.trace.legend import Legend
 from tracer.trace.record import (
     Intercept,
     Line,
@@ -42,39 +39,18 @@ from tracer.trace.record import (
     UserRecord,
 )
 from tracer.trace.registers import Deferred, changed_values, register_values
-from tracer.trace.site import Site, site_of
-from tracer.x86.bus import Direction
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import CpuState
 
 MOST_ROWS = 4096
 """Rows that a writer puts into one block, at most."""
 
-_PLACE_OF = Struct(f"<{RECORD_FIELDS['LINEAR']}xQQI{SLOT_SIZE - RECORD_FIELDS['SITE'] - 4}x")
 _MOMENT_OF = Struct(f"<{RECORD_FIELDS['TSC']}xQQQIH{SLOT_SIZE - RECORD_FIELDS['VCPU'] - 2}x")
-_RowPlace = tuple[int, int, int]
-"""The linear address of a row, which is the port of one that is to a port, its alias, its site."""
 _MASK64 = (1 << 64) - 1
 _PHYSICAL = 1 << LARGEST_ADDRESS_BITS
 _MOST_FOUND = 1 << 16
 _REQUEST_MMIO = 48
 """R11 of a TDX guest's hypercall for a device access."""
-
-
-_Role = Literal["memory", "port", "data", "msr", "irq"]
-"""Roles of rows for those that come later: ``data`` is a port that leads to configuration space."""
-
-
-_EITHER: tuple[tuple[Direction, int, int], ...] = ("read", 0, 0), ("write", 0, 0)
-
-
-class _Detail(NamedTuple):
-    # Says what rows before it tell of a row: the latch of a data port, the cause of an interrupt.
-    latch: int | None = None
-    cause: str | None = None
-
-
-_NOTHING = _Detail()
 
 
 class Seen(NamedTuple):
@@ -98,25 +74,16 @@ class Blocks:
     """
 
     def __init__(self) -> None:
-        self._sites: dict[int, Site] = {}
-        self._memory = self._ports = _Places(())
-        # By physical address and direction: region and offset, or nothing that is traced.
-        self._found: dict[tuple[int, Direction], tuple[str, int] | None] = {}
+        self._legend = Legend()
+        self._antecedents = Antecedents(self._legend)
         # A record of each kind of row that was gone over without any, and what of it is traced.
         self._like: dict[object, tuple[Intercept, list[tuple[int, MemoryAccess]]] | None] = {}
-        # The latch leads to PCI configuration space. What it and causes were before the last block
-        # that was gone over is kept with the number of that: a block may be told again.
-        self._latch = Latch()
-        self._causes = Causes()
-        self._begun: tuple[int, int | None, Causes] | None = None
 
     def copy(self) -> Blocks:
         """Return what makes the same records of the lines behind the last one."""
         made = Blocks()
-        made._sites = dict(self._sites)
-        made._memory, made._ports = self._memory, self._ports
-        made._latch = self.latch
-        made._causes = self._causes.copy()
+        made._legend = self._legend.copy()
+        made._antecedents = self._antecedents.copy(made._legend)
         return made
 
     def records(self, line: Line) -> Iterator[Record]:
@@ -127,61 +94,25 @@ class Blocks:
         if isinstance(line, BlockRecord):
             return self._intercepts(line)
         if isinstance(line, SiteRecord | PlacesRecord):
-            self._learn(line)
+            self._legend.learn(line)
+            self._like.clear()
             return iter(())
         if isinstance(line, LostRecord):
-            self._latch, self._causes = Latch(), Causes()
+            self._antecedents.forget()
         if isinstance(line, Intercept):
-            return iter((self._follow(line),))
+            return iter((self._antecedents.follow(line),))
         if isinstance(line, UserRecord):
-            self._note(line.vcpu, line.accesses)
+            self._antecedents.note(line.vcpu, line.accesses)
         return iter((line,))
 
     @property
     def latch(self) -> Latch:
         """Return what leads to configuration space behind the last line."""
-        return Latch(self._latch.told)
-
-    def _follow(self, record: Intercept) -> Intercept:
-        # Takes notice of a record that is no row's, and adds what those before it say of it.
-        self._begun = None
-        interrupt = interrupt_of(record.accesses)
-        if interrupt is not None:
-            cause = self._causes.cause(record.vcpu, interrupt.physical)
-            return record if record.cause is not None else replace(record, cause=cause)
-        first = record.accesses[0] if record.accesses else None
-        if first is not None and first.space == "port" and not first.skipped:
-            value = first.value if first.device is None else first.device
-            self._latch.set(first.physical, first.width, value or 0, first.direction)
-        self._note(record.vcpu, record.accesses)
-        return record
-
-    def _note(self, vcpu: int, made: Iterable[MemoryAccess]) -> None:
-        for access in made:
-            value = access.value if access.device is None else access.device
-            place = access.offset if access.space == "memory" else access.physical
-            told = access.space, place or 0, access.region, access.direction
-            if value is not None and not access.skipped and Causes.follows(*told):
-                self._causes.note(vcpu, *told, access.width, value)
-
-    def _learn(self, line: SiteRecord | PlacesRecord) -> None:
-        if isinstance(line, SiteRecord):
-            self._sites[line.number] = site_of(line)
-            self._like.clear()
-            return
-        self._memory = _Places([place for place in line.places if place.space == "memory"])
-        self._ports = _Places([place for place in line.places if place.space == "port"])
-        self._found.clear()
-        self._like.clear()
-
-    @staticmethod
-    def places(block: BlockRecord) -> list[_RowPlace]:
-        """Return of each row of a block what tells which access it is, but not its value."""
-        return list(_PLACE_OF.iter_unpack(block.rows))
+        return self._antecedents.latch
 
     def rows(self, block: BlockRecord, rows: range) -> Iterator[list[Intercept]]:
         """Yield the records that each of some rows of a block stands for, in their order."""
-        details = self._details(block)
+        details = self._antecedents.details(block)
         for at in rows:
             yield list(self._made(self._one(block, at), details[at : at + 1]))
 
@@ -198,11 +129,11 @@ class Blocks:
         common; what else they have is that of one of them. Raise :exc:`TraceError` as
         :meth:`records`.
         """
-        places = list(_PLACE_OF.iter_unpack(block.rows))
-        if any(self._site(number).parts is None for number in {place[2] for place in places}):
+        places = places_of(block.rows)
+        if not self._of_known_parts({place[2] for place in places}):
             yield from ((record, 1) for record in self._intercepts(block))
             return
-        kinds = list(zip(places, self._details(block, places), strict=True))
+        kinds = list(zip(places, self._antecedents.details(block, places), strict=True))
         # The last row of each kind, in the order in which the kinds came.
         rows = {kind: at for at, kind in enumerate(kinds)}
         times = Counter(kinds)
@@ -222,15 +153,18 @@ class Blocks:
         as :meth:`records`.
         """
         moments = list(_MOMENT_OF.iter_unpack(block.rows))
-        if any(self._site(number).parts is None for number in {each[3] for each in moments}):
+        if not self._of_known_parts({each[3] for each in moments}):
             return None
         return self._seen(block, moments)
+
+    def _of_known_parts(self, sites: Iterable[int]) -> bool:
+        return all(self._legend.site(number).parts is not None for number in sites)
 
     def _seen(
         self, block: BlockRecord, moments: Sequence[tuple[int, int, int, int, int]]
     ) -> Iterator[Seen]:
         seq, now, rate = block.seq, block.time_ns, block.rate
-        details = self._details(block)
+        details = self._antecedents.details(block)
         known = self._like
         if len(known) >= _MOST_FOUND:
             known.clear()
@@ -253,7 +187,7 @@ class Blocks:
     # An access of a row of known parts tells what it has read or written.
     def _value(self, block: BlockRecord, at: int, number: int) -> int | None:
         (raw,) = raws(block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)])
-        site = self._site(raw.site)
+        site = self._legend.site(raw.site)
         if site.input is not None:
             says = given(raw, site.input)
             if says.manner.raised and not says.manner.write:
@@ -268,115 +202,23 @@ class Blocks:
         data = raw.read if direction == "read" else raw.written
         return int.from_bytes(data[start : start + width], "little")
 
-    def _details(
-        self, block: BlockRecord, places: Sequence[_RowPlace] | None = None
-    ) -> list[_Detail]:
-        # Goes over a block and returns what is known of each row by those before it.
-        places = self.places(block) if places is None else places
-        if self._begun is None or self._begun[0] != block.seq:
-            self._begun = block.seq, self._latch.told, self._causes.copy()
-        else:
-            self._latch.told, self._causes = self._begun[1], self._begun[2].copy()
-        found = {place: self._role(place, block.window) for place in set(places)}
-        roles = {place: role for place, role in found.items() if role is not None}
-        details = [_NOTHING] * len(places)
-        if not roles:
-            return details
-        for at, place in enumerate(places):
-            role = roles.get(place)
-            if role is not None:
-                row = block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
-                details[at] = self._go_on(role, place, row, block.window)
-        return details
-
-    def _role(self, place: _RowPlace, window: int) -> _Role | None:
-        linear, alias, number = place
-        site = self._site(number)
-        direction: Direction = "write" if site.told.asked == "write" else "read"
-        match site.input:
-            case Input.PORT:
-                if linear in DATA:
-                    return "data"
-                is_followed = linear in PORTS or Causes.follows("port", linear, None, direction)
-                return "port" if is_followed else None
-            case Input.MSR:
-                return "msr" if Causes.follows("msr", linear, None, direction) else None
-            case Input.IRQ:
-                return "irq"
-            case None:
-                return "memory" if self._may_tell(site, alias - window & _MASK64) else None
-            case _:
-                return None
-
-    # An instruction of unknown parts may do either, at any of its bytes.
-    def _may_tell(self, site: Site, physical: int) -> bool:
-        parts = site.parts or _EITHER
-        for direction, at, _ in parts:
-            found = self._find(physical + at, direction)
-            if found is not None and Causes.follows("memory", found[1], found[0], direction):
-                return True
-        return False
-
-    def _go_on(self, role: _Role, place: _RowPlace, row: bytes, window: int) -> _Detail:
-        # Takes notice of a row, and returns what is known of it by those before it.
-        latch = self._latch.told
-        if role == "data" and self._site(place[2]).told.asked != "write":
-            return _Detail(latch)
-        (raw,) = raws(row)
-        if role == "irq":
-            return _Detail(cause=self._causes.cause(raw.vcpu, place[0]))
-        site = self._site(raw.site)
-        if role == "memory":
-            self._note(raw.vcpu, self._accesses(site, raw, window))
-            return _NOTHING
-        assert site.input is not None
-        says = given(raw, site.input)
-        made = accesses_made(site.input, says, lambda port, direction: None)
-        if role == "data":
-            self._note(raw.vcpu, [configuration_access(made[0], Latch(latch))])
-            return _Detail(latch)
-        self._note(raw.vcpu, made)
-        if role == "port":
-            self._latch.follow(says)
-        return _NOTHING
-
     def with_messages(self, rows: bytes, window: int) -> bytes:
         """Return rows that follow the last line, with the messages that their interrupts came of.
 
         Raise :exc:`TraceError` as :meth:`records`.
         """
-        places = list(_PLACE_OF.iter_unpack(rows))
-        roles = {place: self._role(place, window) for place in set(places)}
-        if "irq" not in roles.values():
-            return rows
-        told = bytearray(rows)
-        latch, causes = self._latch.told, self._causes
-        self._causes = causes.copy()
-        try:
-            for at, place in enumerate(places):
-                role = roles[place]
-                if role is None:
-                    continue
-                row = rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
-                if role == "irq":
-                    (raw,) = raws(row)
-                    _, message = self._causes.expected(raw.vcpu, raw.linear)
-                    note_message(told, SLOT_SIZE * at, message)
-                self._go_on(role, place, row, window)
-        finally:
-            self._latch.told, self._causes = latch, causes
-        return bytes(told)
+        return self._antecedents.with_messages(rows, window)
 
     def message(self, vcpu: int, vector: int) -> tuple[str, Message | None]:
         """Return what an interrupt would come of that is next: its cause, and its message."""
-        return self._causes.expected(vcpu, vector)
+        return self._antecedents.message(vcpu, vector)
 
     def skip(self, block: BlockRecord) -> None:
         """Go past a block that no records are made of, but of those behind it.
 
         Raise :exc:`TraceError` as :meth:`records`.
         """
-        self._details(block)
+        self._antecedents.details(block)
 
     def count(self, rows: bytes, window: int) -> tuple[int, int]:
         """Return how many rows have device accesses, and how many these are.
@@ -385,8 +227,9 @@ class Blocks:
         """
         found: Counter[int] = Counter()  # rows by how many accesses they have
         both = set()
-        for (linear, alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
-            site = self._site(number)
+        find = self._legend.find
+        for (linear, alias, number), times in Counter(places_of(rows)).items():
+            site = self._legend.site(number)
             if site.input is not None:
                 found[accesses_of(site.input, linear, alias)] += times
                 continue
@@ -394,12 +237,12 @@ class Blocks:
                 both.add(number)
                 continue
             physical = alias - window & _MASK64
-            reached = [self._find(physical + at, direction) for direction, at, _ in site.parts]
+            reached = [find(physical + at, direction) for direction, at, _ in site.parts]
             found[len(reached) - reached.count(None)] += times
         if both:
             for raw in raws(rows):
                 if raw.site in both:
-                    made = self._accesses(self._site(raw.site), raw, window)
+                    made = self._legend.accesses(self._legend.site(raw.site), raw, window)
                     found[sum(access.region is not None for access in made)] += 1
         del found[0]
         return found.total(), sum(each * times for each, times in found.items())
@@ -410,9 +253,10 @@ class Blocks:
         Raise :exc:`TraceError` as :meth:`records`.
         """
         found = 0
-        for (_, alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
-            asked = self._site(number).asked
-            if asked is not None and self._find(alias - window & _MASK64, asked) is not None:
+        find = self._legend.find
+        for (_, alias, number), times in Counter(places_of(rows)).items():
+            asked = self._legend.site(number).asked
+            if asked is not None and find(alias - window & _MASK64, asked) is not None:
                 found += times
         return found
 
@@ -422,8 +266,8 @@ class Blocks:
         Raise :exc:`TraceError` as :meth:`records`.
         """
         found = 0
-        for (linear, alias, number), times in Counter(_PLACE_OF.iter_unpack(rows)).items():
-            kind = self._site(number).input
+        for (linear, alias, number), times in Counter(places_of(rows)).items():
+            kind = self._legend.site(number).input
             found += 0 if kind is None else times * accesses_of(kind, linear, alias)
         return found
 
@@ -438,14 +282,14 @@ class Blocks:
         return Counter({way: count for way, count in told.items() if count})
 
     def _intercepts(self, block: BlockRecord) -> Iterator[Intercept]:
-        yield from self._made(block, self._details(block))
+        yield from self._made(block, self._antecedents.details(block))
 
-    def _made(self, block: BlockRecord, details: Sequence[_Detail]) -> Iterator[Intercept]:
+    def _made(self, block: BlockRecord, details: Sequence[Detail]) -> Iterator[Intercept]:
         rows, stacks = block.rows, block.stacks
         seq, now, window = block.seq, block.time_ns, block.window
         time_at = block.rate.at if block.rate is not None else lambda counter: now
         for number, raw in enumerate(raws(rows)):
-            site = self._site(raw.site)
+            site = self._legend.site(raw.site)
             told, insn = site.told, site.insn
             time_ns = time_at(raw.tsc)
             if time_ns > now:
@@ -454,13 +298,13 @@ class Blocks:
                 stack = stacks[number] if stacks else None
                 latch, cause = details[number]
                 record = intercept_of_input(
-                    told, site.input, raw, seq, now, self._find_port, insn, stack,
+                    told, site.input, raw, seq, now, self._legend.find_port, insn, stack,
                     latch=Latch(latch), cause=cause,
                 )  # fmt: skip
                 yield record
                 seq += len(record.accesses)
                 continue
-            made = self._accesses(site, raw, window)
+            made = self._legend.accesses(site, raw, window)
             reached = len(made)
             for access in made:
                 reached -= access.region is None
@@ -489,76 +333,6 @@ class Blocks:
             seq += reached
         if seq - block.seq != block.accesses:
             raise TraceError(f"a block of {block.accesses} accesses has {seq - block.seq}")
-
-    def _site(self, number: int) -> Site:
-        site = self._sites.get(number)
-        if site is None:
-            raise TraceError(f"a record of site {number}, which is not known")
-        return site
-
-    def _accesses(self, site: Site, raw: Raw, window: int) -> list[MemoryAccess]:
-        made = []
-        if site.parts is not None:
-            linear, physical = raw.linear, raw.alias - window & _MASK64
-            for direction, at, width in site.parts:
-                data = raw.read if direction == "read" else raw.written
-                value = int.from_bytes(data[at : at + width], "little")
-                made.append(self._access(direction, linear + at, physical + at, width, value))
-            return made
-        assert site.insn is not None
-        for whole in accesses(site.insn, raw, window):
-            for each in transfers(whole):
-                direction = "write" if each.write else "read"
-                made.append(
-                    self._access(direction, each.linear, each.physical, each.width, each.value)
-                )
-        return made
-
-    def _access(
-        self, direction: Direction, linear: int, physical: int, width: int, value: int
-    ) -> MemoryAccess:
-        try:
-            found = self._found[physical, direction]
-        except KeyError:
-            found = self._find(physical, direction)
-        if found is None:
-            return MemoryAccess(
-                direction=direction, width=width, linear=linear, physical=physical, value=value
-            )
-        return MemoryAccess(
-            direction=direction, width=width, linear=linear, physical=physical, value=value,
-            region=found[0], offset=found[1],
-        )  # fmt: skip
-
-    def _find(self, physical: int, direction: Direction) -> tuple[str, int] | None:
-        key = physical, direction
-        if key not in self._found:
-            if not 0 <= physical < _PHYSICAL:
-                raise TraceError(f"an access at {physical:#x}")
-            if len(self._found) >= _MOST_FOUND:
-                self._found.clear()
-            self._found[key] = self._memory.find(physical, direction)
-        return self._found[key]
-
-    def _find_port(self, port: int, direction: Direction) -> tuple[str, int] | None:
-        return self._ports.find(port, direction)
-
-
-class _Places:
-    # Regions of one space, by address.
-
-    def __init__(self, places: Sequence[Place]) -> None:
-        self._places = places
-        self._starts = [place.start for place in places]
-
-    def find(self, address: int, direction: Direction) -> tuple[str, int] | None:
-        index = bisect_right(self._starts, address) - 1
-        if index < 0:
-            return None
-        place = self._places[index]
-        if address > place.end or not (place.reads or direction == "write"):
-            return None
-        return place.region, address - place.base
 
 
 def _reached(record: Intercept) -> list[tuple[int, MemoryAccess]]:

@@ -106,7 +106,7 @@ TESTED_BY = {
     "trace/test_lines": "report/tables text/colour text/printable trace/layout trace/place"
     " report/objects",
     "trace/test_codec": "trace/call trace/member trace/record trace/registers trace/wire",
-    "trace/test_block": "trace/compiled trace/site",
+    "trace/test_block": "trace/antecedents trace/compiled trace/legend trace/site",
     "cli/test_open": "access/reenactment query/past repl/playback repl/recording_view repl/scene"
     " repl/search repl/trace_names",
     "trace/test_file": "trace/reader trace/writer",

@@ -20,6 +20,7 @@ from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.queue.doorbell import Doorbells, Rung
 from tracer.intercept.view import GuestView
+from tracer.trace.antecedents import places_of
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord
 from tracer.trace.configuration import DATA
@@ -151,7 +152,7 @@ class Lookout:
         return self._ringing | self.due_inputs()
 
     def _take_block(self, block: BlockRecord) -> None:
-        places = self._blocks.places(block)
+        places = places_of(block.rows)
         count = len(places)
         if count > _WHOLE and self._view.vcpus == 1 and self.doorbells is None:
             tail = Counter(places[-_TAIL:])
