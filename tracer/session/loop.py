@@ -6,44 +6,34 @@ I/O: see :mod:`tracer.access.want`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tracer.access.decision import Leeway
-from tracer.access.execution import delivered_alike
 from tracer.access.region import Choice, RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stack import Stack
 from tracer.access.state import stopped
 from tracer.access.stop import Ran, Stopped
 from tracer.access.transfer import Transfer
-from tracer.access.vcpu import Change, RegisterFile, VcpuState
+from tracer.access.vcpu import Change, VcpuState
 from tracer.access.want import (
     AskWhere,
     Await,
-    DeleteBreakpoint,
     Detach,
-    FlushAllTlbs,
     Hold,
     LogAccesses,
-    MakeChanges,
     MemoryMap,
     ReadPhysical,
-    Register,
     Registers,
     Resume,
-    SetBreakpoint,
-    Sleeps,
     Start,
-    Vcpu,
     Virtqueues,
 )
 from tracer.compiled.inputs import Input
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
-from tracer.intercept import carrier
 from tracer.intercept.below.bench import Bench, Wanted
 from tracer.intercept.below.firmware import Underneath
 from tracer.intercept.blame import whose_doing
-from tracer.intercept.carrier import Stand
 from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.entry import visit
@@ -57,10 +47,13 @@ from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.system import System
 from tracer.intercept.trap import GoOn, LetGo, StandStill
 from tracer.intercept.view import GuestView
+from tracer.session.leash import Leash
 from tracer.session.looks import Looks
 from tracer.session.manner import Manner, Traced
 from tracer.session.nested import prepare_nested
 from tracer.session.preparation import prepare
+from tracer.session.reach import reach
+from tracer.session.release import release
 from tracer.session.room import Setting
 from tracer.session.whereabouts import whereabouts
 from tracer.x86.state import CpuState
@@ -96,6 +89,10 @@ class Loop:
         self._looks = None if every is None else Looks(every, system.look)
 
     # ---- beginning
+
+    @property
+    def _setting(self) -> Setting:
+        return Setting(self.view, self._memory, self.system, self.journal, self.coverage)
 
     @property
     def every_stop(self) -> bool:
@@ -149,8 +146,8 @@ class Loop:
         self.coverage.whole = whole
         queues = self.lookout.tells_queues
         how = Manner(self.recorded, self.asks, self.wanted, stacks, ring, inputs, nested)
-        setting = Setting(self.view, self._memory, self.system, self.journal, self.coverage)
-        self._traced, registers = await (prepare_nested if nested else prepare)(setting, how)
+        into = prepare_nested if nested else prepare
+        self._traced, registers = await into(self._setting, how)
         prepared()
         self._traced.interceptor.answering.before = self.lookout.before
         self._traced.interceptor.ledger.behind = self.lookout.behind
@@ -203,7 +200,7 @@ class Loop:
                 return
             self.journal.counts["stops"] += 1
             changes = await self._handle(stop)
-        await self._release(changes)
+        self._released = await release(self._setting, self.traced, changes, self._handle)
 
     async def run_untraced(self) -> None:
         """Let the guest run to its end without any trap."""
@@ -225,11 +222,13 @@ class Loop:
             await self.coverage.follow_map()  # this stop's own access may have moved devices
         sites.tell_places()
         leeway = await AskWhere(self.view.regions) if self.asks else Leeway()
-        if not self._let(sites, leeway):
+        kernel_asks = self._underneath is not None
+        leash = Leash(self.view, self.lookout, sites, self.recorded, asks_itself=kernel_asks)
+        if not leash.let(leeway):
             sites.shut()
         inside = self.traced.monitor
         if inside is not None and self.traced.input_bell is not None:
-            inside.ask(*self._inputs(leeway))
+            inside.ask(*leash.inputs(leeway))
         try:
             await Start(changes)
             while True:
@@ -238,8 +237,7 @@ class Loop:
                     return ran
                 sites.drain()
                 self.lookout.settle()
-                for physical in self.lookout.due():
-                    sites.stops.also(physical)
+                leash.also()
                 if inside is not None and self.traced.input_bell is not None:
                     inside.also(self.lookout.due_inputs())
                 if self._looks is not None:
@@ -247,43 +245,6 @@ class Loop:
         finally:
             sites.drain()
             self.lookout.settle()
-
-    def _let(self, sites: CompiledSites, leeway: Leeway) -> bool:
-        # Have the guest make by itself what it may; tells whether it can be kept to that.
-        places, until_ns, until = leeway.places, leeway.until_ns, None
-        if places is None or sites.are_for_inputs:
-            return False
-        if self._underneath is not None and (leeway.interests or leeway.records is not None):
-            return False  # its kernel asks for accesses that are of no site, and are not counted
-        if until_ns is not None:
-            rate = self.view.rate
-            if rate is None or not sites.block.idle:
-                return False
-            until = rate.counter_at(until_ns)
-        stops, regions = sites.stops, self.view.regions
-        due = (range(physical, physical + 1) for physical in self.lookout.due())
-        wanted = [*places, *self._answered(), *due, *self.lookout.places(self.view.regions)]
-        if not stops.of(leeway.interests) or not stops.at(wanted, regions.configuration):
-            return False
-        sites.open(leeway.records, until)
-        return True
-
-    def _inputs(self, leeway: Leeway) -> tuple[int, int | None]:
-        # Returns which inputs are to take stops, and from which time on all do.
-        inputs = leeway.inputs | self.lookout.inputs(self.view.regions)
-        if leeway.until_ns is None:
-            return inputs, None
-        rate = self.view.rate
-        # Accesses to memory take stops as long as the rate is not known, and will tell it.
-        return inputs, None if rate is None else rate.counter_at(leeway.until_ns)
-
-    def _answered(self) -> Iterator[range]:
-        # Yields the physical addresses that the recording answers for.
-        if self.recorded is None:
-            return
-        for region in self.view.regions.regions:
-            if self.recorded.covers(region):
-                yield range(region.start, region.end + 1)
 
     async def _handle(self, stop: Stopped) -> Sequence[Change]:
         # Returns the changes to make before the guest goes on.
@@ -335,62 +296,6 @@ class Loop:
             await Hold(still.reason, still.vcpu, cpu, space)
         return ()
 
-    async def _release(self, changes: Sequence[Change]) -> None:
-        await MakeChanges(changes)
-        if self.sites is not None:
-            self.sites.shut()
-        registers = await Registers()
-        inside = self.traced.monitor
-        if inside is not None and inside.is_inside(registers["cr3"]):
-            await inside.go_back()  # it waited for a person before an input
-            registers = await Registers()
-        if self.system.homes and self.traced.monitor is None:
-            there = await self._come_home(registers)
-            if there is None:
-                return
-            registers = there
-        space = self.view.space_of(registers)
-        await self.system.remove(space)
-        await self.coverage.heal(space)
-        self.traced.gate.remove()
-        # The guest stays in a monitor, and what that runs by does.
-        stays = self.view.nested is not None
-        free = not stays and (self.sites is None or await self._close(self.sites))
-        if self.traced.monitor is not None:
-            self.traced.monitor.leave()
-        await FlushAllTlbs()
-        if free:
-            await self.system.give_back()
-        await Detach()
-        self._released = True
-
-    async def _come_home(self, registers: RegisterFile) -> RegisterFile | None:
-        # Has a vCPU where the software's own page tables are, so that its code can be written, and
-        # for one that was joined, where its functions can be called: None when the guest has ended
-        # on the way. Nothing is to be seen any more by then.
-        homes, gate = self.system.homes, self.traced.gate
-        space = self.view.space_of(registers)
-        if not self.system.begun and space.leaf(homes[0]) is not None:
-            return registers
-        await self.coverage.heal(self.system.own_tables(space))
-        gate.remove()
-        await FlushAllTlbs()
-        numbers = [await SetBreakpoint(home) for home in homes]
-        changes: Sequence[Change] = ()
-        while True:
-            stop = (await Resume(changes)).stop
-            if stop.ended:
-                return None
-            changes = ()
-            if stop.breakpoint in numbers:
-                break
-            # Who has come upon poison starts the instruction over; who maps a device is let go on.
-            if stop.address != gate.stub.stop:
-                changes = await self._handle(stop)
-        for number in numbers:
-            await DeleteBreakpoint(number)
-        return await Registers()
-
     async def leave(self) -> None:
         """Let the guest, which stands, go on without any trap, whatever it was about to do."""
         self._releasing = True
@@ -399,24 +304,12 @@ class Loop:
             await Detach()
         else:
             self._traced.interceptor.asks = False
-            await self._release(())
+            self._released = await release(self._setting, self._traced, (), self._handle)
 
     @property
     def released(self) -> bool:
         """Tell whether the guest goes on without any trap."""
         return self._released
-
-    async def _close(self, sites: CompiledSites) -> bool:
-        # Takes the leaves away, and the block, unless a vCPU is still on its way by them.
-        stub, telling = self.traced.gate.stub, self.system.telling
-        if sites.block.idle and not any(
-            stub.leads_to_sites(state.rip) or any(state.rip in span for span in telling)
-            for state in await self.view.states()
-        ):
-            sites.close()
-            return True
-        self.journal.remark("the page-table entries for compiled sites stay: one is under way")
-        return False
 
     # ---- what a person at a prompt does
 
@@ -459,16 +352,7 @@ class Loop:
         ``waits`` tells that the vCPU stands before an access. Raises UsageError when it stands
         where it cannot be sent to make this one.
         """
-        gate = self.traced.gate
-        stand = Stand(gate.stub, space, await Register("rsp"), gate.spare, gate.sight)
-        registers = None
-        if not waits and not delivered_alike([transfer], space.regions):
-            registers = await Registers()
-            if gate.sight is not None:
-                raise UsageError(_only_a_vcpu(transfer, "is not in the monitor"))
-            if not visit.can_enter(registers, space) or await Sleeps(await Vcpu()):
-                raise UsageError(_only_a_vcpu(transfer, "sleeps or runs a user's program"))
-        answer = await carrier.reach(transfer, stand, registers)
+        answer = await reach(transfer, self.traced.gate, space, waits=waits)
         await self.coverage.follow_map()
         return answer
 
@@ -521,10 +405,3 @@ class Loop:
             gate if isinstance(gate, PageFaultGate) else None,
             lambda linear, space: self.system.names.lookup(linear, space) or hex(linear),
         )
-
-
-def _only_a_vcpu(transfer: Transfer, why: str) -> str:
-    return (
-        f"only a vCPU reaches physical {transfer.physical:#x} with {transfer.width} bytes, and "
-        f"this one {why}: `step` to an access first"
-    )

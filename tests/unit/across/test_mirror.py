@@ -161,7 +161,8 @@ BY_PLAYBOOK = {
     " intercept/call intercept/clock intercept/ground"
     " intercept/entry/interrupt_stack intercept/entry/loads intercept/poison intercept/entry/post"
     " intercept/system intercept/trap intercept/entry/visit intercept/ring/window session/loop"
-    " session/manner session/preparation session/room session/traps session/whereabouts",
+    " session/leash session/manner session/preparation session/reach session/release"
+    " session/room session/traps session/whereabouts",
 }
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
