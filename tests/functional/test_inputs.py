@@ -43,6 +43,7 @@ def attributed(done: Run) -> int:
     assert told == (came, "that the messages tell")
     (messages,) = re.findall(r"^ msi +([\d,]+) +([\d,]+) +0 +0 +0", done.out, re.MULTILINE)
     assert messages[0] == messages[1]
+    assert re.search(r"^\d+ MSI messages from devices$", done.out, re.MULTILINE)
     return int(came.replace(",", ""))
 
 

@@ -15,8 +15,8 @@ from tracer.cli.guest_console import guest_console
 from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
-from tracer.cli.run_arguments import add_run_arguments, inputs, limits
-from tracer.cli.traced_run import Guest, TracedRun, add_trace_arguments
+from tracer.cli.run_arguments import add_run_arguments, add_trace_arguments, inputs, limits
+from tracer.cli.traced_run import Guest, TracedRun
 from tracer.compiled.inputs import Input
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError

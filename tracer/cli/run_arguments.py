@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from tracer.compiled.inputs import Input
+from tracer.compiled.layout import SLOTS
 from tracer.errors import UsageError
 from tracer.launch.plan import TRAPS, USUAL_INPUTS, WITHOUT_RING, parse_inputs
 from tracer.session.watchdog import Limits, seconds
 from tracer.text.number import is_whole, whole
+
+
+def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Declare the arguments that say what becomes of a trace; return the group of its output."""
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", metavar="TRACE", type=Path, help="write the trace here")
+    output.add_argument(
+        "--check", action="store_true", help="compare the trace with QEMU's own log of the run"
+    )
+    output.add_argument(
+        "--qemu-log", metavar="FILE", type=Path, help="keep QEMU's log of its device accesses here"
+    )
+    output.add_argument(
+        "--stacks", action="store_true", help="record the kernel's call chain of each access"
+    )
+    output.add_argument(
+        "--queues", action="store_true",
+        help="record what each doorbell tells its device: the entries of the queue in RAM",
+    )  # fmt: skip
+    how = output.add_mutually_exclusive_group()
+    how.add_argument("--quiet", action="store_true", help="show the closing table only")
+    how.add_argument("--json", action="store_true", help="print one JSON object an access")
+    ways = parser.add_argument_group("how an access is made").add_mutually_exclusive_group()
+    ways.add_argument(
+        "--every-stop",
+        action="store_true",
+        help="by a stop each, through GDB and the emulator: a thousand times slower",
+    )
+    ways.add_argument(
+        "--ring",
+        metavar="N",
+        default=str(SLOTS),
+        help="by the guest itself, with room for N records, a power of two (default: %(default)s)",
+    )
+    return output
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, output: argparse._ArgumentGroup) -> None:

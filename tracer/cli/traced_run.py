@@ -15,8 +15,6 @@ from pathlib import Path
 import msgspec
 
 from tracer.access.region import check_choice
-from tracer.check.lines import divergence_lines
-from tracer.check.replay import compiled_again
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.closing import closing_lines
 from tracer.cli.filters import register_maps
@@ -26,9 +24,8 @@ from tracer.cli.interactive import screen, wish
 from tracer.cli.printer import LinePrinter, json_printer
 from tracer.cli.recorded import recorded
 from tracer.cli.run_arguments import last
-from tracer.cli.verify import compared, print_comparison, verdict
+from tracer.cli.verify import check_run
 from tracer.compiled.inputs import Input
-from tracer.compiled.layout import SLOTS
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.equipment import device_names
 from tracer.guest.report import GuestReport, why_missing
@@ -54,7 +51,6 @@ from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog
 from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
-from tracer.trace.reader import TraceReader
 from tracer.trace.record import Header
 from tracer.trace.recorder import FlightRecorder
 from tracer.trace.summary import Summary
@@ -79,59 +75,6 @@ class Guest:
     nested: bool = False
     seconds: float | None = None
     again: bool = True
-
-
-def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Declare the arguments that say what becomes of a trace; return the group of its output."""
-    output = parser.add_argument_group("output")
-    output.add_argument("-o", "--output", metavar="TRACE", type=Path, help="write the trace here")
-    output.add_argument(
-        "--check", action="store_true", help="compare the trace with QEMU's own log of the run"
-    )
-    output.add_argument(
-        "--qemu-log", metavar="FILE", type=Path, help="keep QEMU's log of its device accesses here"
-    )
-    output.add_argument(
-        "--stacks", action="store_true", help="record the kernel's call chain of each access"
-    )
-    output.add_argument(
-        "--queues", action="store_true",
-        help="record what each doorbell tells its device: the entries of the queue in RAM",
-    )  # fmt: skip
-    how = output.add_mutually_exclusive_group()
-    how.add_argument("--quiet", action="store_true", help="show the closing table only")
-    how.add_argument("--json", action="store_true", help="print one JSON object an access")
-    ways = parser.add_argument_group("how an access is made").add_mutually_exclusive_group()
-    ways.add_argument(
-        "--every-stop",
-        action="store_true",
-        help="by a stop each, through GDB and the emulator: a thousand times slower",
-    )
-    ways.add_argument(
-        "--ring",
-        metavar="N",
-        default=str(SLOTS),
-        help="by the guest itself, with room for N records, a power of two (default: %(default)s)",
-    )
-    return output
-
-
-def _check_trace(trace: Path, log: Path, *, quiet: bool) -> int:
-    # Compare a trace with QEMU's log of the run, and tell; returns the exit status.
-    stream = sys.stderr if quiet else sys.stdout
-    with TraceReader(trace) as reader:
-        comparison = compared(reader, log)
-    print_comparison(comparison, stream)
-    if not comparison.traced:
-        warn("nothing was traced, so nothing was compared")
-    with TraceReader(trace) as reader:
-        again, divergence = compiled_again(reader, reader.header.vcpus)
-    if divergence is not None:
-        print(*divergence_lines(divergence), sep="\n", file=stream)
-        return EXIT_MISMATCH
-    if again.replayed:
-        print(f"{again.replayed:,} compiled accesses carried out again: no divergence", file=stream)
-    return verdict(comparison, log)
 
 
 @contextlib.asynccontextmanager
@@ -207,7 +150,7 @@ class TracedRun:
             return EXIT_MISMATCH
         trace = self._trace
         if self._args.check and trace is not None and log is not None and status == EXIT_OK:
-            return _check_trace(trace, log, quiet=self._args.json)
+            return check_run(trace, log, quiet=self._args.json)
         return status
 
     def _run_whole(self) -> int:

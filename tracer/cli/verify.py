@@ -12,7 +12,8 @@ import msgspec
 
 from tracer.check import witness
 from tracer.check.comparison import Comparison
-from tracer.check.lines import difference_line
+from tracer.check.lines import difference_line, divergence_lines
+from tracer.check.replay import compiled_again
 from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.errors import TraceError
 from tracer.host.streams import warn
@@ -64,6 +65,28 @@ def compared(trace: TraceReader, log: Path) -> Comparison:
         raise TraceError(f"cannot read QEMU's log {log}: {error.strerror}") from error
 
 
+def check_run(trace: Path, log: Path, *, quiet: bool) -> int:
+    """Compare a trace with QEMU's log of the run, and tell; return the exit status.
+
+    What its compiled accesses are said to have done is carried out again. Lines go to standard
+    error where ``quiet``.
+    """
+    stream = sys.stderr if quiet else sys.stdout
+    with TraceReader(trace) as reader:
+        comparison = compared(reader, log)
+    print_comparison(comparison, stream)
+    if not comparison.traced:
+        warn("nothing was traced, so nothing was compared")
+    with TraceReader(trace) as reader:
+        again, divergence = compiled_again(reader, reader.header.vcpus)
+    if divergence is not None:
+        print(*divergence_lines(divergence), sep="\n", file=stream)
+        return EXIT_MISMATCH
+    if again.replayed:
+        print(f"{again.replayed:,} compiled accesses carried out again: no divergence", file=stream)
+    return verdict(comparison, log)
+
+
 def verdict(comparison: Comparison, log: Path) -> int:
     """Return the exit status of a comparison; raises TraceError when the log is cut."""
     if comparison.cut is not None:
@@ -87,7 +110,8 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
             file=stream,
         )
     if comparison.messages:
-        print(f"{comparison.messages} MSI messages from devices left out", file=stream)
+        left_out = "" if "msi" in comparison.regions else " left out"
+        print(f"{comparison.messages} MSI messages from devices{left_out}", file=stream)
     if comparison.sources:
         told = (f"{printable(name or 'nobody')} {count:,}" for name, count in _sources(comparison))
         print(f"sent by: {', '.join(told)}", file=stream)
