@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tracer.api import boot
 from tracer.cli import main
 from tracer.trace.queue import QueueRecord, queue_object
 from tracer.trace.reader import TraceReader
+from tracer.trace.record import Intercept
 
 pytestmark = pytest.mark.qemu
 
@@ -64,9 +66,10 @@ def test_queues_are_what_the_devices_were_told(
     extra = [word for event in EVENTS for word in ("-trace", event)]
     checked = 0
     with boot(
-        region=["nvme", "virtio-blk.common", "virtio-blk.notify", f"{PACKED}.common",
-                f"{PACKED}.notify"],
-        queues=True, output=trace, qemu_log=log, progress=lambda line: None,
+        region=["nvme", "virtio-blk.msix-table", "virtio-blk.common", "virtio-blk.notify",
+                f"{PACKED}.common", f"{PACKED}.notify"],
+        queues=True, inputs="irq", output=trace, qemu_log=log,
+        progress=lambda line: None,
         qemu_args=[*extra, "-qmp", f"unix:{monitor},server=on,wait=off",
                    "-set", f"device.{PACKED}.packed=on"],
     ) as guest:  # fmt: skip
@@ -87,17 +90,38 @@ def test_queues_are_what_the_devices_were_told(
     assert checked == CHECKED
 
     with TraceReader(trace) as reader:
-        told = [record for record in reader if isinstance(record, QueueRecord)]
+        all_told, causes = [], {}
+        for record in reader:
+            if isinstance(record, QueueRecord):
+                all_told.append(record)
+            elif isinstance(record, Intercept):
+                for seq, access in record.device_accesses():
+                    if access.space == "irq":
+                        causes[seq] = record.cause or ""
+    all_told.sort(key=lambda record: record.seq)
+    told = [record for record in all_told if record.seq not in causes]
+    interrupts = [record for record in all_told if record.seq in causes]
+    # What an interrupt tells is its device's; NVMe's doorbells take note of the same.
+    assert {record.queue for record in interrupts} == {"ADMIN-CQ", "CQ", "VQ"}
+    for record in interrupts:
+        assert causes[record.seq].startswith(f"{record.region.partition('.')[0]}[")
+        assert record.entries and not record.note
+    finished = [completed(records) for records in (interrupts, told)]
+    assert set(finished[0]) == set(finished[1])
+    for number, commands in finished[0].items():
+        assert commands[: len(finished[1][number])] == finished[1][number][: len(commands)]
     assert {record.region for record in told} == {
         "nvme", "virtio-blk.notify", f"{PACKED}.notify",
     }  # fmt: skip
     # The recording tells at each doorbell what the guest had told.
     some = told[:: len(told) // 5]
     capsys.readouterr()
-    words = "; ".join(f"goto {record.seq}; plan" for record in some)
+    words = "; ".join(f"goto {record.seq}; plan" for record in (*some, interrupts[1]))
     assert main.main(["open", str(trace), "--json", "-e", words]) == 0
     plans = [json.loads(line)["result"] for line in capsys.readouterr().out.splitlines()][1::2]
-    assert [plan["queue"] for plan in plans] == [queue_object(record) for record in some]
+    (*doorbells, interrupt) = plans
+    assert [plan["queue"] for plan in doorbells] == [queue_object(record) for record in some]
+    assert queue_object(interrupts[1]) in interrupt["done"]
     # A network's first doorbell is about more buffers than are told.
     more = f"{PACKED}.notify", 0
     assert not any(record.late for record in told)
@@ -121,9 +145,21 @@ def test_queues_are_what_the_devices_were_told(
 
     for region in ("virtio-blk.notify", f"{PACKED}.notify"):
         held_to_the_log(
-            [record for record in told if record.region == region],
+            [record for record in all_told if record.region == region],
             log.read_text(errors="replace"),
+            causes,
         )
+
+
+def completed(records: list[QueueRecord]) -> dict[int, list[tuple[int, int]]]:
+    """Return the commands that completion queues say are done, by the queue's number."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for record in records:
+        if record.queue in ("ADMIN-CQ", "CQ"):
+            found.setdefault(record.number, []).extend(
+                (entry.fields["SQID"], entry.fields["CID"]) for entry in record.entries
+            )
+    return found
 
 
 LEGACY = ("-set", "device.virtio-blk.disable-modern=on", "-set",
@@ -159,13 +195,14 @@ def test_queues_of_other_transports(
     held_to_the_log(told, log.read_text(errors="replace"))
 
 
-def held_to_the_log(told: list[QueueRecord], log: str) -> None:
+def held_to_the_log(told: list[QueueRecord], log: str, interrupts: Container[int] = ()) -> None:
     """Compare a device's chains, in their order, with what its model took and gave back.
 
-    The last of them are those: firmware may have used the device before.
+    The last of them are those: firmware may have used the device before. ``interrupts`` has the
+    numbers of accesses that rang no doorbell.
     """
     bells = [(int(number), device, queue) for device, number, queue in BELL.findall(log)]
-    rung = [record.number for record in told]
+    rung = [record.number for record in told if record.seq not in interrupts]
     devices = {device for _, device, _ in bells}
     (device,) = [
         each for each in devices

@@ -62,9 +62,11 @@ class Queue:
     ``doorbell``, ``base``, ``count`` and those of ``areas`` are names of registers, with a field
     behind a point, and ``{}`` for the queue's number; they are in the region of the device that
     ``registers`` names, or in the doorbell's own. With ``less_one`` counts are one less than the
-    entries. ``reset`` is what ends all queues where it is written 0, and ``packed`` what is not 0
-    where virtqueues are packed ones. ``pages`` says of a legacy virtqueue in which page it is, of
-    as many bytes as ``page`` says; its used ring is aligned to ``align``, both 4096 without one.
+    entries. ``phase`` is a field of an entry that the device writes: 1 in the first lap of the
+    ring, 0 in the second, and so on. ``reset`` is what ends all queues where it is written 0, and
+    ``packed`` what is not 0 where virtqueues are packed ones. ``pages`` says of a legacy virtqueue
+    in which page it is, of as many bytes as ``page`` says; its used ring is aligned to ``align``,
+    both 4096 without one.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Queue:
     count: str = ""
     less_one: bool = False
     made: Made | None = None
+    phase: str = ""
     registers: str = ""
     areas: Mapping[str, str] = field(default_factory=dict)
     reset: str = ""

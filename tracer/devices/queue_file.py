@@ -15,7 +15,7 @@ _ENTRY_KEYS = ("size", "fields")
 _QUEUE_KEYS = (
     "doorbell", "kind", "entry", "base", "count", "less_one", "made", "registers", "descriptors",
     "available", "used", "reset", "packed", "pages", "page",
-    "align",
+    "align", "phase",
 )  # fmt: skip
 _MADE_KEYS = ("queue", "when", "number", "base", "count")
 _AREAS = "descriptors", "available", "used"
@@ -79,9 +79,14 @@ def _queue(name: str, given: Mapping[str, Any], layouts: Mapping[str, Layout]) -
     elif not (table.text("base") and table.text("count")):
         raise Bad(table.where, "it wants base and count, the registers that say where it is, or "
                   "made, the entries that do")  # fmt: skip
+    phase = table.text("phase")
+    names = {field.name for field in layouts[entry].fields}
+    if phase and phase not in names:
+        near = advice(phase, names)
+        raise Bad(table.where, f"phase = {quoted(phase)} is no field of entry {entry}{near}")
     return Queue(
         name, doorbell, "ring", layouts[entry], table.text("base"), table.text("count"),
-        table.flag("less_one"), made, registers, reset=reset,
+        table.flag("less_one"), made, phase, registers, reset=reset,
     )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ from tracer.trace.call import CallRecord, SharedRecord
 from tracer.trace.marker import is_marker
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
-from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, Record, UserRecord
 from tracer.trace.waiting import WaitRecord
 
@@ -142,8 +141,13 @@ class Sieve:
         """Tell whether a confidential guest's call is wanted, which is to no device."""
         return self._passes([facts_of_deed(record, self.course)])
 
-    def wanted_wait(self, record: WaitRecord | QueueRecord) -> bool:
-        """Tell whether what a loop waits for, or a doorbell told, is wanted: it is of a region."""
+    @property
+    def chooses(self) -> bool:
+        """Tell whether there may be anything that is not wanted."""
+        return self._condition is not None
+
+    def wanted_wait(self, record: WaitRecord) -> bool:
+        """Tell whether what a loop waits for is wanted: it is of a region."""
         facts = facts_of_deed(record, self.course)
         facts.update(facts_of_region(record.region, self.course.regions.owners(record.region)))
         return self._passes([facts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 from tracer.devices.map import RegisterMaps
@@ -17,6 +18,9 @@ from tracer.trace.queue import QueueRecord
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, LostRecord, Mark, Record, UserRecord
 from tracer.trace.waiting import WaitRecord
+
+_LATELY = 1 << 16
+"""Accesses behind which what one of them told of a queue may come: more than a ring holds."""
 
 
 class Source:
@@ -41,6 +45,7 @@ class Source:
         self.maps = maps
         self.met = Met()
         self.shown = 0
+        self._lately: list[int] = []
         self.losses = Losses()
         self.limit = limit
         self._sieve = Sieve(chosen, maps)
@@ -75,9 +80,23 @@ class Source:
             if self.limit is not None:
                 events = events[: self.limit - self.shown]
             self.shown += len(events)
+            if events and self._sieve.chooses:
+                self._keep(event.seq for event in events)
             yield record, events
             if self.shown == self.limit:
                 return
+
+    def _keep(self, numbers: Iterable[int]) -> None:
+        self._lately += numbers
+        if len(self._lately) > 2 * _LATELY:
+            del self._lately[:-_LATELY]
+
+    def _had(self, seq: int) -> bool:
+        # Tells whether the access of a number was wanted: what a doorbell told comes behind it.
+        if not self._sieve.chooses:
+            return True
+        at = bisect_left(self._lately, seq)
+        return at < len(self._lately) and self._lately[at] == seq
 
     def _is_wanted(self, record: Record) -> bool:
         # Tells of what stands between accesses, and notes what the events after it tell of.
@@ -85,8 +104,10 @@ class Source:
             return self._sieve.wanted_user(record)
         if isinstance(record, TdcallRecord | VmgexitRecord | SharedRecord):
             return self._sieve.wanted_call(record)
-        if isinstance(record, WaitRecord | QueueRecord):
+        if isinstance(record, WaitRecord):
             return self._sieve.wanted_wait(record)
+        if isinstance(record, QueueRecord):
+            return self._had(record.seq)
         if isinstance(record, Mark | LostRecord):
             if not self._sieve.wanted_note(record):
                 return False

@@ -250,9 +250,9 @@ class Live:
         """Return in a line each what the guest reads again and again."""
         return self._session.waiting_lines()
 
-    def queue_at(self, pending: Pending) -> QueueRecord | None:
-        """Return what a doorbell that is about to be rung tells its device, None for none."""
-        return self._session.queue_at(pending)
+    def queues_at(self, pending: Pending) -> list[QueueRecord]:
+        """Return what a doorbell that is about to be rung tells, or a device that interrupts."""
+        return self._session.queues_at(pending)
 
     def waiting_objects(self) -> list[dict[str, Any]]:
         """Return the same ready for JSON."""

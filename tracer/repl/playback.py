@@ -393,13 +393,17 @@ class Playback:
         """Return nothing: a recording waits for nobody."""
         return []
 
-    def queue_at(self, pending: Pending) -> QueueRecord | None:
-        """Return what the doorbell that it stands at told its device, where that was recorded."""
+    def queues_at(self, pending: Pending) -> list[QueueRecord]:
+        """Return what the doorbell that it stands at told, or the device that interrupts.
+
+        Empty where that was not recorded.
+        """
         event, tape = self._made(), self.tape
         registers = tape.naming.map_of(event.access.region or "")
         # It is told behind the access, at most as late as a ring of records is emptied.
         rings = registers is not None and bool(registers.queues)
-        return tape.queue_of(event.seq, self.place + SLOTS if rings else 0)
+        rings = rings or (event.access.space == "irq" and tape.has_queues)
+        return tape.queues_of(event.seq, self.place + SLOTS if rings else 0)
 
     def waiting_objects(self) -> list[dict[str, Any]]:
         """Return nothing, likewise."""

@@ -359,8 +359,8 @@ class Session:
         named = self.loop.lookout.named
         return [poll_line(poll, named(poll)) for poll in self.waiting[:_MOST_WAITS]]
 
-    def queue_at(self, pending: Pending) -> QueueRecord | None:
-        """Return what a doorbell that is about to be rung tells its device, None for none."""
+    def queues_at(self, pending: Pending) -> list[QueueRecord]:
+        """Return what a doorbell that is about to be rung tells, or a device that interrupts."""
         lookout = self.loop.lookout
         event = event_of(pending, None)
         return lookout.ahead(event.record, event.seq, event.access)

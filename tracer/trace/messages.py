@@ -76,6 +76,12 @@ def tells(region: str) -> bool:
     return region.endswith(_TABLE) or region in (REGION, _ECAM) or _is_ioapic(region)
 
 
+def table_owners(sources: str) -> list[str]:
+    """Return the devices among the sources of a message, by whose MSI-X tables it was sent."""
+    found = (each.rpartition("[")[0] for each in sources.split(" or ") if each.endswith("]"))
+    return [*dict.fromkeys(found)]
+
+
 class Messages:
     """Follow what a guest writes for its sources of messages, and tell whose a message is."""
 

@@ -62,6 +62,11 @@ class Naming:
                     self._regions[region.name] = None if found is None else _Region(found)
                     self._fixed.clear()
 
+    def device_of(self, region: str) -> str:
+        """Return the name of the device that a region belongs to."""
+        told = self._told.get(region)
+        return told[1] if told is not None else region.rpartition(".")[0] or region
+
     def map_of(self, region: str) -> RegisterMap | None:
         """Return the map of a region, or None where there is none."""
         found = self._region(region)

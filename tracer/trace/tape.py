@@ -244,24 +244,29 @@ class Tape:
         """Return the accesses of a chunk. Raises TraceError where the file has changed."""
         return self._content(number).events
 
-    def queue_of(self, seq: int, upto: int = 0) -> QueueRecord | None:
-        """Return what was in a queue when the access of a number rang its doorbell.
+    @property
+    def has_queues(self) -> bool:
+        """Tell whether what was in a queue is told anywhere, as far as it was read."""
+        return bool(self._behind) or any(chunk.rung for chunk in self.chunks)
+
+    def queues_of(self, seq: int, upto: int = 0) -> list[QueueRecord]:
+        """Return what was in queues when the access of a number rang a doorbell, or interrupted.
 
         That is told behind the access, at times behind many others: the tape is read on for it as
-        long as it does not reach the place ``upto``. None where it is not told.
+        long as it does not reach the place ``upto``. Empty where it is not told.
         """
-        found = self._queue_of(seq)
+        found = self._queues_of(seq)
         more = True
-        while found is None and more and self.accesses <= upto:
+        while not found and more and self.accesses <= upto:
             more = self.more()
-            found = self._queue_of(seq)
+            found = self._queues_of(seq)
         return found
 
-    def _queue_of(self, seq: int) -> QueueRecord | None:
+    def _queues_of(self, seq: int) -> list[QueueRecord]:
         chunks = enumerate(self.chunks)
         held = (number for number, chunk in chunks if chunk.rung and _within(seq, chunk.rung))
         told = (record for number in held for record in self._content(number).queues)
-        return next((record for record in (*self._behind, *told) if record.seq == seq), None)
+        return [record for record in (*self._behind, *told) if record.seq == seq]
 
     def _content(self, number: int) -> _Content:
         chunk = self.chunks[number]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.trace.messages import Messages, tells
+from tracer.trace.messages import Messages, table_owners, tells
 
 HERE, THERE = 0xFEE0_1004, 0xFEE0_2004
 
@@ -87,3 +87,10 @@ def test_two_that_were_given_the_same_are_both_named() -> None:
     table(messages, 0, 0x24)
     table(messages, 1, 0x24)
     assert sent(messages, 0x24) == "nvme[0] or nvme[1]"
+
+
+def test_devices_among_sources() -> None:
+    assert table_owners("nvme#2[1] or ioapic pin 4 or virtio-blk[0] or nvme#2[3]") == [
+        "nvme#2", "virtio-blk",
+    ]  # fmt: skip
+    assert table_owners("00:1f.2 msi or unknown") == []

@@ -1,5 +1,7 @@
 """Doorbells: the entries of the queue that one rings for, read in the guest's RAM.
 
+What a device is done with is read when it interrupts, or else at the next doorbell.
+
 The registers that say where queues are are followed as they are accessed. A guest may be hostile:
 what it says is never believed further than its RAM goes, and no chain is followed without an end.
 """
@@ -7,8 +9,9 @@ what it says is never believed further than its RAM goes, and no chain is follow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
+from itertools import islice
 
 from tracer.access.region import Region
 from tracer.devices.entry import Entry
@@ -30,6 +33,8 @@ from tracer.trace.queue import QueueEntry, QueueRecord
 from tracer.trace.record import Intercept, MemoryAccess
 
 _MOST_COUNT = 1 << 16
+_MOST_LOOKED = 256
+"""Queues of a device that are looked at for what it is done with."""
 
 Ram = Callable[[int, int], bytes]
 """Returns bytes at a physical address, or raises LookupError when part of them is not RAM."""
@@ -42,19 +47,28 @@ class _Ring:
     base: int | None = None
     count: int | None = None
     last: int | None = 0
+    # The device's entries are known up to this one, None where that is not known; and the phase
+    # that the next one will have.
+    seen: int | None = 0
+    phase: bool = True
     used: int = 0
     packed: PackedRing = field(default_factory=PackedRing)
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """Hold what was in a queue when its doorbell was rung."""
+    """Hold what was in a queue when its doorbell was rung, or when its device interrupted."""
 
     region: str
     queue: str
     number: int
     entries: tuple[QueueEntry, ...]
     note: str | None
+
+    @classmethod
+    def of(cls, key: tuple[str, str, int], told: Told) -> Rung:
+        """Return what was told of the queue of a region, a kind and a number."""
+        return cls(*key, tuple(told.entries), "; ".join(told.notes) or None)
 
     def record(self, record: Intercept, seq: int, *, late: bool = False) -> QueueRecord:
         """Return it as what the access of number ``seq`` was about."""
@@ -82,6 +96,7 @@ class Doorbells:
         self._ram = ram
         self._shared = shared
         self._rings: dict[tuple[str, str, int], _Ring] = {}
+        self._rang: set[str] = set()
 
     # ---- which registers
 
@@ -151,7 +166,7 @@ class Doorbells:
             self._registers.suppose(region.name, name, value)
         for queue in self._begun(region):
             number = number_in(queue.doorbell)
-            self._rings[region.name, queue.name, number] = _Ring(last=None)
+            self._rings[region.name, queue.name, number] = _Ring(last=None, seen=None)
             self._recall(region.name, queue, number)
 
     def _begun(self, region: Region) -> list[Queue]:
@@ -173,7 +188,7 @@ class Doorbells:
         for key, said in made.items():
             if len(said) == 1:
                 ((first, entries),) = said
-                self._rings[key] = _Ring(first, entries, last=None)
+                self._rings[key] = _Ring(first, entries, last=None, seen=None)
 
     def _reset(self, region: str, named: Named) -> None:
         told = {part.name for part in named.parts}
@@ -208,24 +223,51 @@ class Doorbells:
             if number is None:
                 continue
             told = Told(self._quiet)
+            self._rang.add(region)
             if queue.kind == "virtqueue":
                 number = value & 0xFFFF
                 self._virtqueue(region, queue, number, told)
             else:
                 self._ring(region, queue, number, value, told)
-            note = "; ".join(told.notes) or None
-            return Rung(region, queue.name, number, tuple(told.entries), note)
+            return Rung.of((region, queue.name, number), told)
         return None
+
+    def completed(self, device: str) -> Iterator[Rung]:
+        """Yield what a device is done with that nobody has been told, by each queue that has some.
+
+        That is what virtqueues have in their used rings, and rings whose entries have a phase.
+        """
+        for region in self._rang:
+            for queue in self.queues(region):
+                if queue.phase and not queue.made and "{}" not in queue.doorbell:
+                    key = region, queue.name, number_in(queue.doorbell)
+                    self._rings.setdefault(key, _Ring())
+        keys = (key for key in self._rings if self._registers.device_of(key[0]) == device)
+        for key in [*islice(keys, _MOST_LOOKED)]:
+            region, name, number = key
+            queue = next(each for each in self.queues(region) if each.name == name)
+            told = Told(self._quiet)
+            if queue.kind == "virtqueue":
+                self._used(region, queue, number, told)
+            elif queue.phase:
+                ring = self._rings[key]
+                if queue.made is None:
+                    ring.base, ring.count = self._registers.place(region, queue, number)
+                self._written(ring, queue, told)
+            if told.entries:
+                yield Rung.of(key, told)
+
+    def copy(self) -> Doorbells:
+        """Return what knows the same, for a look that nothing is to be remembered of."""
+        made = copy(self)
+        made._rings = deepcopy(self._rings)
+        return made
 
     def ahead(
         self, record: Intercept, seq: int, access: MemoryAccess, named: Named | None
     ) -> QueueRecord | None:
         """Return the same of an access that is about to be made, and remember nothing of it."""
-        kept = deepcopy(self._rings)
-        try:
-            return self.rung(record, seq, access, named)
-        finally:
-            self._rings = kept
+        return self.copy().rung(record, seq, access, named)
 
     # ---- a ring
 
@@ -239,7 +281,7 @@ class Doorbells:
         assert layout is not None  # or it is a virtqueue
         if base is None or count is None:
             told.notes.append("where it is was not seen")
-            ring.last = None
+            ring.last = ring.seen = None
             return
         if not 1 <= count <= _MOST_COUNT:
             told.notes.append(f"it is to have {count} entries")
@@ -252,6 +294,8 @@ class Doorbells:
             told.notes.append("entries before this one may be new as well")
         ring.last = value
         total = (value - first) % count
+        if queue.phase and (ring.seen is None or (ring.seen - first) % count < total):
+            self._see(ring, queue, value)
         for index in range(first, first + total):
             if told.full:
                 told.notes.append(f"{total - MOST_ENTRIES} more entries")
@@ -262,11 +306,33 @@ class Doorbells:
             if data is None:
                 break
             numbers = layout.numbers(data)
-            told.entries.append(QueueEntry(
-                kind=layout.name, index=at, physical=physical, data=data, fields=numbers,
-                text=layout.text(data) or None,
-            ))  # fmt: skip
+            told.entry(layout, at, physical, data)
             self._make(region, queue, numbers)
+
+    def _see(self, ring: _Ring, queue: Queue, value: int) -> None:
+        # All before an index is known: the last of that tells the phase of what comes there.
+        assert queue.entry is not None and ring.base is not None and ring.count is not None
+        size = queue.entry.size
+        data = self._quiet(ring.base + (value - 1) % ring.count * size, size)
+        ring.seen = None if data is None else value
+        if data is not None:
+            ring.phase = bool(queue.entry.numbers(data)[queue.phase]) ^ (value == 0)
+
+    def _written(self, ring: _Ring, queue: Queue, told: Told) -> None:
+        layout, base, count = queue.entry, ring.base, ring.count
+        if layout is None or not base or not count or count > _MOST_COUNT or ring.seen is None:
+            return
+        while not told.full and ring.seen < count:
+            at = ring.seen
+            physical = base + at * layout.size & ~self._shared()
+            data = self._quiet(physical, layout.size)
+            # The driver leaves one entry free, so that a full ring is not taken for an empty one.
+            last = (at + 1) % count == ring.last
+            if data is None or last or bool(layout.numbers(data)[queue.phase]) != ring.phase:
+                return
+            told.entry(layout, at, physical, data)
+            ring.seen = (at + 1) % count
+            ring.phase ^= ring.seen == 0
 
     def _make(self, region: str, maker: Queue, numbers: dict[str, int]) -> None:
         # Takes notice of a queue that an entry makes.
@@ -287,17 +353,10 @@ class Doorbells:
     # ---- a virtqueue
 
     def _virtqueue(self, region: str, queue: Queue, number: int, told: Told) -> None:
-        where, registers = beside(region, queue), self._registers
-        size = registers.value(where, queue.count, number)
-        areas = registers.areas(region, queue, number)
-        if not size or areas is None:
-            told.notes.append("where it is was not seen")
+        found = self._areas(region, queue, number, told)
+        if found is None:
             return
-        descriptors, available, used = (each & ~self._shared() for each in areas)
-        packed = bool(queue.packed and registers.value(where, queue.packed, number))
-        if size > LARGEST or (size & size - 1 and not packed):
-            told.notes.append(f"it is to have {size} descriptors")
-            return
+        size, packed, (descriptors, available, used) = found
         ring = self._rings.setdefault((region, queue.name, number), _Ring())
         if packed:
             self._packed(ring.packed, descriptors, size, told)
@@ -322,12 +381,40 @@ class Doorbells:
                 break
             told.chain(chain_of(self._quiet, descriptors, size, head))
 
+    def _areas(
+        self, region: str, queue: Queue, number: int, told: Told
+    ) -> tuple[int, bool, tuple[int, int, int]] | None:
+        # Returns the size of a virtqueue, whether it is packed, and where its areas are.
+        where, registers = beside(region, queue), self._registers
+        size = registers.value(where, queue.count, number)
+        areas = registers.areas(region, queue, number)
+        if not size or areas is None:
+            told.notes.append("where it is was not seen")
+            return None
+        packed = bool(queue.packed and registers.value(where, queue.packed, number))
+        if size > LARGEST or (size & size - 1 and not packed):
+            told.notes.append(f"it is to have {size} descriptors")
+            return None
+        mask = ~self._shared()
+        return size, packed, (areas[0] & mask, areas[1] & mask, areas[2] & mask)
+
+    def _used(self, region: str, queue: Queue, number: int, told: Told) -> None:
+        # Tells the chains that the device is done with.
+        ring = self._rings[region, queue.name, number]
+        found = self._areas(region, queue, number, told)
+        if found is None:
+            return
+        size, packed, (descriptors, _, used) = found
+        if not packed:
+            ring.used = told.used(used, size, ring.used)
+            return
+        done, said = ring.packed.done(self._quiet, descriptors, size)
+        told.all_done(done)
+        told.notes.extend(said)
+
     def _packed(self, ring: PackedRing, base: int, size: int, told: Told) -> None:
         chains, done, said = ring.take(self._quiet, base, size, MOST_ENTRIES)
-        for each in done:
-            if told.overflows():
-                break
-            told.done(each.index, each.place, each.data, each.identifier, each.length)
+        told.all_done(done)
         for chain in chains:
             told.chain(chain, "id")
         told.notes.extend(said)

@@ -79,6 +79,16 @@ class PackedRing:
             said.append("completions were written over before they were read")
         return chains, done, said
 
+    def done(self, read: Quiet, base: int, size: int) -> tuple[list[Done], list[str]]:
+        """Return the chains that the device is done with since, and what is to be said of them.
+
+        Before the driver has told of any chain there are none.
+        """
+        if self.wrap is None:
+            return [], []
+        self.used_at %= size
+        return self._done(read, base, size)
+
     def _begin(self, read: Quiet, base: int, size: int) -> bool:
         flags = _flags(read(base + _SIZE * self.at, _SIZE))
         if flags is None or flags[0] == flags[1]:

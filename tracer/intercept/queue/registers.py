@@ -34,6 +34,10 @@ class QueueRegisters:
         found = self.map_of(region)
         return () if found is None else found.queues
 
+    def device_of(self, region: str) -> str:
+        """Return the name of the device that a region belongs to."""
+        return self._naming.device_of(region)
+
     # ---- what comes in
 
     def learn(self, region: str, named: Named, value: int) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from tracer.devices.queue import Layout
+from tracer.intercept.queue.packed import Done
 from tracer.intercept.queue.virtqueue import Chain, Quiet, used_of
 from tracer.trace.queue import QueueEntry
 
@@ -49,6 +53,20 @@ class Told:
             ))  # fmt: skip
         if chain.fault:
             self.notes.append(f"chain {chain.head}: {chain.fault}")
+
+    def entry(self, layout: Layout, index: int, physical: int, data: bytes) -> None:
+        """Tell an entry of a ring, by its layout."""
+        self.entries.append(QueueEntry(
+            kind=layout.name, index=index, physical=physical, data=data,
+            fields=layout.numbers(data), text=layout.text(data) or None,
+        ))  # fmt: skip
+
+    def all_done(self, done: Iterable[Done]) -> None:
+        """Tell chains of a packed virtqueue that the device is done with."""
+        for each in done:
+            if self.overflows():
+                break
+            self.done(each.index, each.place, each.data, each.identifier, each.length)
 
     def done(self, index: int, physical: int, data: bytes, chain: int, length: int) -> None:
         """Tell a chain that the device is done with, by its entry in the ring."""

@@ -25,6 +25,7 @@ from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord
 from tracer.trace.configuration import DATA
 from tracer.trace.member import Space
+from tracer.trace.messages import table_owners
 from tracer.trace.naming import Naming
 from tracer.trace.polls import Place, Poll, Polls
 from tracer.trace.queue import QueueRecord
@@ -102,6 +103,10 @@ class Lookout:
         if self._follows is None or self.doorbells is None:
             return
         for seq, access in record.device_accesses():
+            if access.space == "irq" and self._tells:
+                for device in table_owners(record.cause or ""):
+                    done = self.doorbells.completed(device)
+                    self._late += [each.record(record, seq, late=True) for each in done]
             named = self._follows.add(access)
             self.doorbells.learn(access, named)
             if late:
@@ -251,12 +256,18 @@ class Lookout:
             if found is not None:
                 self._early[region, offset] = found
 
-    def ahead(self, record: Intercept, seq: int, access: MemoryAccess) -> QueueRecord | None:
-        """Return what a doorbell that is about to be rung tells its device, None for none."""
+    def ahead(self, record: Intercept, seq: int, access: MemoryAccess) -> list[QueueRecord]:
+        """Return what a doorbell that is about to be rung tells, or a device that interrupts."""
         if self.doorbells is None or self._follows is None or access.region is None:
-            return None
+            return []
+        if access.space == "irq":
+            cause, _ = self._blocks.message(record.vcpu, access.physical)
+            ahead = self.doorbells.copy()
+            done = (each for device in table_owners(cause) for each in ahead.completed(device))
+            return [each.record(record, seq) for each in done]
         named = self._follows.name(access.region, access.offset or 0, access.span)
-        return self.doorbells.ahead(record, seq, access, named)
+        told = self.doorbells.ahead(record, seq, access, named)
+        return [] if told is None else [told]
 
     def _ring(self, record: Intercept) -> None:
         if self.doorbells is None or self._follows is None:

@@ -54,22 +54,24 @@ Operands and how their addresses come about, the accesses in order, the register
 and how, the hypercall that a confidential guest would make, and what its handler would say. Once a
 confidential guest has asked, what vetrace decodes and what the guest asks for stand side by side;
 where a call of it waits, what it asks and what the usual answer is. Before a doorbell: the entries
-of the queue that it is about, in the guest's RAM (docs/registers.md).""",
+of the queue that it is about, in the guest's RAM; at an interrupt: what its device is done with
+(docs/registers.md).""",
 )  # fmt: skip
 async def plan(context: Context, statement: Statement) -> Result:
     called = context.halt.call
     if called is not None:
         return Result(call_object(called), lambda p: call_lines(called, p.width, p.colour))
     found = plan_at(context)
-    queue = context.run.queue_at(found.pending)
-    if queue is None:
+    queues = context.run.queues_at(found.pending)
+    if not queues:
         return Result(plan_object(found), lambda p: plan_lines(found, p.width, p.colour))
+    told = [queue_object(queue) for queue in queues]
+    lines = [line.split("⇒ ", 1)[1] for queue in queues for line in queue_lines(queue)]
+    interrupts = found.pending.transfer.space == "irq"
+    label, more = ("done", {"done": told}) if interrupts else ("doorbell", {"queue": told[0]})
     return Result(
-        plan_object(found) | {"queue": queue_object(queue)},
-        lambda p: [
-            *plan_lines(found, p.width, p.colour),
-            *under("doorbell", [line.split("⇒ ", 1)[1] for line in queue_lines(queue)], p.colour),
-        ],
+        plan_object(found) | more,
+        lambda p: [*plan_lines(found, p.width, p.colour), *under(label, lines, p.colour)],
     )
 
 

@@ -14,7 +14,7 @@ async function detail(accesses, i, { goTo, filter, audit, doorbells, foretold })
     heading(accesses, i, told, named),
     actions(accesses, i, told, { goTo, filter }),
     named ? fieldTable(accesses, i, named) : null,
-    doorbell(doorbells.get(accesses.seq[i])),
+    ...(doorbells.get(accesses.seq[i]) || []).map(doorbell),
     facts(accesses, i, site, further),
     made("h3", {}, "Call chain"),
     accesses.chain[i]
@@ -207,9 +207,8 @@ function hypercall(accesses, i, foretold) {
     pairs([["given", told("given")], ["returned", told("returned")]]));
 }
 
-// What a doorbell told its device: the entries of a queue in RAM.
+// What a doorbell told its device, or what that was done with: the entries of a queue in RAM.
 function doorbell(told) {
-  if (!told) return null;
   return made("div", { className: "wide" },
     made("h3", {}, `Queue ${told.queue}[${told.number}]`),
     told.entries.length ? entryTable(told.entries) : null,

@@ -20,7 +20,9 @@ async function main() {
   };
 
   if (told.queues) told.queues = await unpackedObject(told.queues);
-  const doorbells = new Map((told.queues || []).map((each) => [each.seq, each]));
+  const doorbells = new Map();
+  for (const each of told.queues || [])
+    doorbells.set(each.seq, [...(doorbells.get(each.seq) || []), each]);
   describe(trace, accesses);
   if (told.difference) offer(told.difference.names, which);
   const everything = Uint32Array.from({ length: accesses.count }, (_, i) => i);

@@ -27,9 +27,9 @@ function waitsView(box, { waits, filter, goToSeq }) {
   ], waits, { classOf: (row) => (row.goes_on ? "goes-on" : "") }));
 }
 
-// What doorbells told devices; a name leads to its access.
+// What doorbells told devices, and those were done with; a name leads to its access.
 function queuesView(box, { queues, goToSeq }) {
-  box.append(made("h2", {}, "What doorbells told their devices"));
+  box.append(made("h2", {}, "What doorbells told their devices, and what those were done with"));
   box.append(table([
     ["time", (row) => link(seconds(row.time_ns), () => goToSeq(row.seq)), (row) => row.time_ns],
     ["queue", (row) => `${row.queue}[${row.number}]`, (row) => `${row.queue}[${row.number}]`],
