@@ -52,6 +52,7 @@ def test_wants_are_served_and_the_result_comes_back() -> None:
         (want.StepAlone(), BASE + 0x8000), (want.ReadPhysical(0xFEBF_001C, 4), 1),
         (want.WritePhysical(0xFEBF_0014, 4, 1), None), (want.WriteCode(BASE, b"\x90"), None),
         (want.SetBreakpoint(BASE), 1), (want.WatchStores(BASE), 1), (want.WatchReads(BASE), 1),
+        (want.WatchAccesses(BASE, 8), 1),
         (want.DeleteBreakpoint(1), None), (want.VcpuStates(), None), (want.Tables(), None),
         (want.Sleeps(0), False), (want.HasMachineCheck(), True), (want.MemoryMap(), None),
         (want.HasNoExecute(), False), (want.Start(), None), (want.Pause(), None),
@@ -151,66 +152,6 @@ def test_a_running_guest_is_paused_and_its_time_is_measured() -> None:
         ran = await asyncio.wait_for(task, patience(60))
         assert ran.stop.interrupted and ran.seconds > 0 and one.interrupting
         assert slow.went == [[SetRegister("rax", 1)]]
-
-    asyncio.run(body())
-
-
-class Watched(Slow):
-    # Stops by itself behind an access, unless it was paused before.
-    def __init__(self, stop: Stopped) -> None:
-        super().__init__()
-        self.stop = stop
-        self.ranges: list[tuple[int, int]] = []
-        self.ever = 0
-
-    async def watch_range(self, linear: int, size: int) -> None:
-        self.ranges.append((linear, size))
-        self.ever += 1
-
-    async def unwatch_range(self, linear: int, size: int) -> None:
-        self.ranges.remove((linear, size))
-
-    async def run(self) -> Stopped:
-        assert self.ranges == [(BASE, 1 << 30)]
-        return self.stop if not self.stop.interrupted else await self.stopped()
-
-
-@pytest.mark.parametrize(
-    ("stop", "watches"),
-    [
-        (Stopped("access-watchpoint-trigger", 1), 0),
-        (Stopped("signal-received", 1, signal="SIGQUIT"), 1),  # whoever has ended watches nothing
-    ],
-)
-def test_a_guest_runs_to_an_access_and_is_watched_no_longer(stop: Stopped, watches: int) -> None:
-    async def body() -> None:
-        guest = Watched(stop)
-        driven = driver(guest, guest)
-
-        async def work() -> Any:
-            return await want.RunToAccess(BASE, 1 << 30)
-
-        ran = await driven.drive(work())
-        assert (ran.stop, guest.ever, len(guest.ranges)) == (stop, 1, watches)
-
-    asyncio.run(body())
-
-
-def test_a_guest_on_its_way_to_an_access_is_paused_when_its_time_is_over() -> None:
-    async def body() -> None:
-        guest = Watched(Stopped("signal-received", 1, signal="SIGINT"))
-        driven = driver(guest, guest)
-
-        async def work() -> Any:
-            return await want.RunToAccess(BASE, 1 << 30)
-
-        task = asyncio.create_task(driven.drive(work()))
-        await asyncio.sleep(0)
-        driven.expire("1 s")
-        ran = await asyncio.wait_for(task, patience(60))
-        assert ran.stop.expired and not guest.ranges
-        with pytest.raises(GuestHung):
-            ran.in_time()
 
     asyncio.run(body())
 

@@ -18,8 +18,8 @@ from tracer.access.want import (
     MemoryMap,
     Registers,
     Resume,
-    RunToAccess,
     SetBreakpoint,
+    WatchAccesses,
 )
 from tracer.errors import GuestError, GuestHung, KernelImageError
 from tracer.linux import installed
@@ -45,11 +45,14 @@ def system(told: list[str] | None = None) -> InstalledLinux:
 def stopped(stop: Stopped, **values: int) -> list[Step]:
     """The stop of a guest that was on its way to a kernel, and what is asked then."""
     found = {"rip": TEXT + 0xDB, "cr0": PAGING_ON, "cr3": PAGING.cr3, "cr4": 0, "efer": LONG_MODE}
-    return [
-        (RunToAccess(KERNEL_MAP, 1 << 30), Ran(stop)),
+    steps: list[Step] = [
+        (WatchAccesses(KERNEL_MAP, 1 << 30), 3),
+        (Resume(), Ran(stop)),
         (MemoryMap(), ([], [])),
         (Registers(), registers(**found | values)),
     ]
+    # A guest that has ended is watched no longer.
+    return steps if stop.ended else [*steps, (DeleteBreakpoint(3), None)]
 
 
 def test_the_kernel_is_known_from_its_own_symbols_and_run_to_its_entry(

@@ -9,7 +9,22 @@ from pathlib import Path
 
 import pytest
 from kernel_i386 import kernel_i386
-from vetrace_run import Run, agreed, boot, drove_its_devices, need, read_trace, run
+from vetrace_run import (
+    DEADLINE,
+    Run,
+    agreed,
+    boot,
+    drove_its_devices,
+    need,
+    read_trace,
+    run,
+    vetrace,
+)
+
+from tracer.access.symbols import KERNEL_HALF
+from tracer.trace.marker import PHASE
+from tracer.trace.phase import USER
+from tracer.trace.record import Mark, StackRecord
 
 pytestmark = pytest.mark.qemu
 
@@ -45,12 +60,15 @@ VGA_TEXT = 0xB8000
 SECTOR_AT = 0x7C00
 
 
+BOOT = "boot", "--from-reset", "--check", "--quiet"
+
+
 def nested(folder: Path, *options: str | Path) -> Run:
-    return boot(folder, "--from-reset", "--check", "--quiet", *options)
+    return boot(folder, *BOOT[1:], *options)
 
 
 def test_a_boot_is_traced_from_the_first_instruction_on(tmp_path: Path) -> None:
-    done = nested(tmp_path, "--inputs")
+    done = nested(tmp_path, "--inputs", "--kaslr")
     assert agreed(done) > 100_000
     drove_its_devices(done)
     trace = read_trace(done.trace)
@@ -60,6 +78,11 @@ def test_a_boot_is_traced_from_the_first_instruction_on(tmp_path: Path) -> None:
     assert any(
         (record.symbol or "").startswith("native_io_apic_read") for record in trace.intercepts
     )
+    named = [record for record in trace.intercepts if record.rip >= KERNEL_HALF]
+    assert all(record.symbol for record in named)
+    assert any((record.symbol or "").startswith("nvme_") for record in named)
+    phases = {mark.text for mark in trace.records if isinstance(mark, Mark)}
+    assert {PHASE + each for each in ("initcall pci_arch_init", USER)} <= phases
     replayed = run(tmp_path, "replay", done.trace)
     assert replayed.status == 0 and "no divergence" in replayed.out, replayed.out + replayed.err
 
@@ -100,8 +123,27 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_kernel_is_named_wherever_it_has_moved(tmp_path: Path) -> None:
+    seen = []
+    for name, options in (("linked", ()), ("moved", ("--kaslr",))):
+        done = nested(tmp_path / name, "--stacks", *options)
+        assert agreed(done) > 5_000
+        trace = read_trace(done.trace)
+        functions = {(record.symbol or "").partition("+")[0] for record in trace.intercepts}
+        chains = [each for each in trace.records if isinstance(each, StackRecord)]
+        callers = {frame.symbol for each in chains for frame in each.frames}
+        seen.append((functions, len({record.stack for record in trace.intercepts})))
+        assert any((caller or "").startswith("start_kernel+") for caller in callers)
+        assert {record.stack is None for record in trace.intercepts} == {True, False}  # firmware
+        assert all(record.stack is not None for record in trace.intercepts if record.symbol)
+    assert seen[0][0] == seen[1][0]
+
+
+@pytest.mark.long
 def test_firmware_that_asks_for_the_time_by_ports_is_compared_as_well(tmp_path: Path) -> None:
-    done = nested(tmp_path, "--firmware", "uefi")
+    # Firmware that unpacks itself takes minutes on a busy host.
+    with vetrace(tmp_path, *BOOT, "--firmware", "uefi", "-o", tmp_path / "trace.vtrace") as running:
+        done = running.finish(5 * DEADLINE)
     assert agreed(done) > 30_000
     drove_its_devices(done)
     regions = {a.region for record in read_trace(done.trace).intercepts for a in record.accesses}

@@ -214,6 +214,9 @@ class Guest:
     async def watch_stores(self, linear: int, size: int) -> int:
         return await self.set_breakpoint(linear)
 
+    async def watch_accesses(self, linear: int, size: int) -> int:
+        return await self.set_breakpoint(linear)
+
     async def delete_breakpoint(self, number: int) -> None:
         """Breakpoints are never hit."""
 

@@ -122,18 +122,6 @@ class Pause(Want[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class RunToAccess(Want[Ran]):
-    """Let the whole guest go on until a vCPU has accessed data there, and stop behind that.
-
-    ``size`` is in bytes from a linear address on, and may be large: what lies elsewhere costs the
-    guest nothing. The guest stops for other reasons, too, as with :class:`Resume`.
-    """
-
-    linear: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class RunAlone(Want[None]):
     """Make changes and run the stopped vCPU to a linear address where a stop is sure.
 
@@ -222,6 +210,17 @@ class WatchReads(Want[int]):
     """Stop after each read of the byte at a linear address."""
 
     linear: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchAccesses(Want[int]):
+    """Stop behind each access to data in ``size`` bytes from a linear address on.
+
+    These may be many: what lies elsewhere costs the guest nothing.
+    """
+
+    linear: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,18 @@ from tracer.bare.image import Image
 from tracer.bare.place import Place
 from tracer.bare.watch import TableWatch
 from tracer.bare.window import open_window, take_room
-from tracer.compiled.diary import Errand
+from tracer.compiled.diary import Current, Errand
 from tracer.compiled.stack_copy import StackCopy
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, TablesUnending, UsageError
 from tracer.intercept.ground import Ground
+from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names as AllNames
 from tracer.intercept.ring.window import NoWindow, Taken, Window
+from tracer.intercept.system import Callers as AnyCallers
+from tracer.intercept.system import Learnt
 from tracer.intercept.trap import Breakpoint
+from tracer.intercept.view import GuestView
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory, leaves
 from tracer.x86.state import PAGE_SIZE, CpuState
@@ -124,7 +128,7 @@ class Bare:
     stack_in_device = True
     patience: float | None = None
     command_line = ""
-    current = None
+    current: Current | None = None
     secondary = None
     telling: Sequence[range] = ()
     kind = Kind.PLAIN
@@ -250,10 +254,16 @@ class Bare:
         """Return 0: no threads are known."""
         return 0
 
+    async def expect(
+        self, view: GuestView, journal: Journal, learn: Callable[[Learnt], None], *, tells: bool
+    ) -> Sequence[Breakpoint]:
+        """Set no traps: nothing more will be known."""
+        return ()
+
     async def follow_moves(self, block: int) -> None:
         """Do nothing: where it moves devices is not known."""
 
-    def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> Callers:
+    def callers(self, publish: Callable[[Mark | StackRecord], None], *, stacks: bool) -> AnyCallers:
         """Return what knows no callers."""
         return Callers()
 

@@ -160,6 +160,15 @@ class Entered:
     dr7: int
 
 
+def thread_of(current: Current) -> tuple[int, bytes]:
+    """Return the words by which records tell the thread that is ``current``, to be written.
+
+    Their offset is in what :meth:`MonitorCode.state` tells.
+    """
+    words = current.place, current.code.start, len(current.code)
+    return _STATE_FIELDS["THREAD"], struct.pack("<3Q", *(word & _MASK for word in words))
+
+
 def monitor_size(vcpus: int, *, nested: bool = False) -> int:
     """Return how many bytes of RAM the monitor of a guest takes beside the block's own.
 
@@ -365,8 +374,8 @@ class MonitorCode:
         struct.pack_into("<QQ", state, fields["OWN"], self.own.start, len(self.own))
         struct.pack_into("<QQ", state, fields["STUB"], self.stub.start, len(self.stub))
         if current is not None:
-            words = current.place, current.code.start, len(current.code)
-            struct.pack_into("<3Q", state, fields["THREAD"], *(word & _MASK for word in words))
+            offset, words = thread_of(current)
+            state[offset : offset + len(words)] = words
         return self._control(entered, intercepts, dr7=dr7) + bytes(_PAGE) + state
 
     def _control(self, entered: Entered, intercepts: int, *, dr7: bool) -> bytes:

@@ -89,6 +89,10 @@ class SiteTable:
         """Return the site that a record names."""
         return self._sites[number]
 
+    def follow_threads(self, current: Current) -> None:
+        """Have sites tell the thread that is ``current``: those that are entered from here on."""
+        self._current_thread = current
+
     @property
     def used(self) -> int:
         """Return how many bytes the thunks take."""

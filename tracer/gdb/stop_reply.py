@@ -22,14 +22,13 @@ _THREAD = re.compile(r"(?:p[0-9a-f]+\.)?(?P<number>[0-9a-f]+)")
 
 @dataclass(frozen=True, slots=True)
 class StopReply:
-    """Hold one stop: the signal, the vCPU that it is of, and whether a watch brought it about.
+    """Hold one stop: the signal, and the vCPU that it is of.
 
     vCPUs count from 0, as QEMU numbers them; the protocol's threads count from 1.
     """
 
     signal: int
     vcpu: int
-    watched: bool
 
 
 def parse_stop_reply(text: str) -> StopReply:
@@ -46,8 +45,4 @@ def parse_stop_reply(text: str) -> StopReply:
     thread = _THREAD.fullmatch(pairs.get("thread", ""))
     if thread is None:
         raise DebuggerError(f"QEMU's GDB stub does not say which vCPU stopped: {text[:40]!r}")
-    return StopReply(
-        signal=int(found["signal"], 16),
-        vcpu=int(thread["number"], 16) - 1,
-        watched=any(name.endswith("watch") for name in pairs),
-    )
+    return StopReply(signal=int(found["signal"], 16), vcpu=int(thread["number"], 16) - 1)

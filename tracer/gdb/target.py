@@ -26,7 +26,6 @@ from tracer.x86.state import GPR, PAGE_SIZE
 
 _NEEDED = (*GPR, "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base",
            "cr0", "cr2", "cr3", "cr4", "efer")  # fmt: skip
-_SIGNALS = {2: "SIGINT", SIGQUIT: "SIGQUIT", SIGTRAP: "SIGTRAP"}
 _STRAYS = 4
 """Stops in a row that may be somebody else's, see :attr:`tracer.access.stop.Stopped.stray`."""
 _WIDE = 2 * PAGE_SIZE
@@ -42,6 +41,7 @@ class Target:
         self.vcpu = 0
         self._layout = RegisterLayout("", ())
         self._rsp = self._cr3 = 0
+        self._ranges: dict[int, tuple[int, int]] = {}
 
     async def attach(self, socket: Path) -> None:
         """Connect to QEMU's stub and learn how it lays out registers.
@@ -168,8 +168,23 @@ class Target:
         payload = await self.client.command(f"-break-watch -r *(char*){linear:#x}")
         return _number(payload, "hw-rwpt")
 
+    async def watch_accesses(self, linear: int, size: int) -> int:
+        """Stop behind each access to data in so many bytes from a linear address on.
+
+        GDB knows of the first byte alone, as it would read all that it watches. QEMU tells it where
+        what is watched begins, and not what was accessed (gdbstub.c, gdb_vm_state_change).
+        """
+        payload = await self.client.command(f"-break-watch -a *(char*){linear:#x}")
+        await self._agreed(f"Z4,{linear:x},{size:x}")
+        number = _number(payload, "hw-awpt")
+        self._ranges[number] = linear, size
+        return number
+
     async def delete_breakpoint(self, number: int) -> None:
         """Remove a breakpoint or watch."""
+        if number in self._ranges:
+            linear, size = self._ranges.pop(number)
+            await self._agreed(f"z4,{linear:x},{size:x}")
         await self.client.command(f"-break-delete {number}")
 
     async def select(self, vcpu: int) -> None:
@@ -200,28 +215,6 @@ class Target:
         """Make changes, let the guest go on, and wait for the next stop."""
         await self.go(changes)
         return await self.stopped()
-
-    async def watch_range(self, linear: int, size: int) -> None:
-        """Stop behind each access to data in so many bytes from a linear address on."""
-        await self._agreed(f"Z4,{linear:x},{size:x}")
-
-    async def unwatch_range(self, linear: int, size: int) -> None:
-        """Take that back."""
-        await self._agreed(f"z4,{linear:x},{size:x}")
-
-    async def run(self) -> Stopped:
-        """Let the whole guest go on by packet, until it stops, and return why.
-
-        GDB keeps nothing from it that the guest stops where GDB has nothing to stop it: it would
-        go on from there by itself.
-        """
-        (answer,) = await self.client.packets(["vCont;c"])
-        reply = parse_stop_reply(answer)
-        if reply.watched:
-            await self.select(reply.vcpu)
-            return Stopped(reason="access-watchpoint-trigger", thread=reply.vcpu + 1)
-        signal = _SIGNALS.get(reply.signal, str(reply.signal))
-        return Stopped(reason="signal-received", thread=reply.vcpu + 1, signal=signal)
 
     async def detach(self) -> None:
         """Remove every breakpoint and let the guest go on without a debugger."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from tracer.access.region import RegionMap
@@ -12,12 +13,28 @@ from tracer.compiled.diary import Current, Errand
 from tracer.compiled.stack_copy import StackCopy
 from tracer.confidential.kind import Kind
 from tracer.intercept.ground import Ground
+from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.ring.window import Taken, Window
 from tracer.intercept.trap import Breakpoint
+from tracer.intercept.view import GuestView
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
 from tracer.x86.state import CpuState
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """Say what there is to know of software that has just been entered.
+
+    By ``tables``, CR3 and CR4, its own linear addresses are looked up. ``teller`` is the linear
+    address of the VMMCALL by which threads tell a monitor on what errands they are, 0 where none
+    does, and ``current`` is where code finds its thread then.
+    """
+
+    tables: tuple[int, int]
+    teller: int = 0
+    current: Current | None = None
 
 
 class Callers(Protocol):
@@ -200,6 +217,16 @@ class System(Protocol):
 
         In place of :meth:`watch` and :meth:`follow_errands`. Return the linear address of the
         VMMCALL by which they leave, 0 where nothing is told.
+        """
+        ...
+
+    async def expect(
+        self, view: GuestView, journal: Journal, learn: Callable[[Learnt], None], *, tells: bool
+    ) -> Sequence[Breakpoint]:
+        """Set traps at which it shows what the guest has come to run, where that is not known.
+
+        Nested traps are in place. ``learn`` is called once, where the guest stands; if it ``tells``
+        threads do on what errands they are.
         """
         ...
 

@@ -25,12 +25,11 @@ from tracer.guest.software import entries
 from tracer.host.scratch import scratch_folder
 from tracer.intercept.system import System
 from tracer.launch.plan import Plan, check_memory, parse_memory
+from tracer.linux.arrival import ComingLinux
 from tracer.linux.installed import InstalledLinux
 from tracer.linux.kernel import Kernel, default_kernel, open_kernel
-from tracer.linux.names import Names
 from tracer.linux.origin import Booted
 from tracer.linux.system import Linux
-from tracer.linux.window import linked_root
 from tracer.qemu.command_line import MachineConfig, hidden_ram
 from tracer.qemu.console_door import console_door
 from tracer.qemu.cpu import lacks_long_mode, vcpus, virtualised
@@ -177,7 +176,11 @@ def _from_reset(
     if plan.installed is not None:
         check_bootable(plan.installed)
         config = _configure(plan, machine, None, None)
-        return FromReset(config.hidden, plan.installed.name, ""), config
+        file = None
+        if plan.kernel_file is not None:
+            file = open_kernel(plan.kernel_file, plan.symbols, progress)
+        coming = ComingLinux(file, plan.installed)
+        return FromReset(config.hidden, plan.installed.name, "", coming), config
     path = plan.kernel or default_kernel(plan.guest)
     if path is None:
         raise GuestError(f"no guest kernel: run {setup_command(plan.guest)}, or name one")
@@ -186,15 +189,13 @@ def _from_reset(
     try:
         kernel = open_kernel(path, plan.symbols, progress)
     except KernelImageError as error:
-        progress(f"no names of its code: {error}")
+        progress(f"its code has names only where they are in the guest's RAM: {error}")
         config = _configure(plan, machine, _for_qemu(path, files), plan.initrd)
-        return FromReset(config.hidden, path.name, ""), config
+        return FromReset(config.hidden, path.name, "", ComingLinux(None, path)), config
     initrd = plan.initrd or _initramfs(plan, machine, kernel, progress)
     config = _configure(plan, machine, path, initrd)
-    # A kernel that KASLR moves tells nobody where to.
-    names = None if plan.kaslr else Names(kernel)
-    root = 0 if plan.kaslr else linked_root(kernel.symbols)
-    return FromReset(config.hidden, kernel.release, kernel.sha256, names, root), config
+    coming = ComingLinux(kernel, path)
+    return FromReset(config.hidden, kernel.release, kernel.sha256, coming), config
 
 
 def _for_qemu(path: Path, files: contextlib.ExitStack) -> Path:

@@ -1,6 +1,7 @@
 """A Linux kernel: image, symbols, types, stacks, modules, and where it makes mappings."""
 
 __all__ = (
+    "arrival",
     "btf",
     "callers",
     "entry",

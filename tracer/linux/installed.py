@@ -20,7 +20,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
 from tracer.access.symbols import SymbolTable
 from tracer.access.vcpu import RegisterFile
-from tracer.access.want import MemoryMap, Registers, RunToAccess
+from tracer.access.want import DeleteBreakpoint, MemoryMap, Registers, Resume, WatchAccesses
 from tracer.errors import GuestError, GuestHung, KernelImageError
 from tracer.linux.entry import reach_entry
 from tracer.linux.kaslr import ALIGNMENT, KERNEL_MAP
@@ -31,7 +31,7 @@ from tracer.linux.resident import Resident, find_kernel
 from tracer.linux.system import Linux
 from tracer.x86.paging import PhysicalMemory
 
-_PLACES = range(KERNEL_MAP, KERNEL_MAP + (1 << 30))
+PLACES = range(KERNEL_MAP, KERNEL_MAP + (1 << 30))
 """Linear addresses of the kernel's image, with KASLR; without it these are half as many
 (KERNEL_IMAGE_SIZE)."""
 
@@ -91,12 +91,9 @@ class InstalledLinux(Linux):
             ) from error
 
     def _moved(self, kernel: Kernel, space: AddressSpace) -> int:
-        # Its banner tells where it is, and whether it is that kernel.
-        text = kernel.facts.banner.encode("latin-1")
-        for link in kernel.facts.banner_links:
-            for moved in range(0, len(_PLACES), ALIGNMENT):
-                if space.read(link + moved, len(text)) == text:
-                    return moved
+        moved = moved_in(kernel, space)
+        if moved is not None:
+            return moved
         started = "another kernel"
         with contextlib.suppress(KernelImageError):
             started = f"Linux {find_kernel(space.memory, space.paging).release}"
@@ -107,9 +104,12 @@ class InstalledLinux(Linux):
 
     async def _entered(self, memory: PhysicalMemory) -> RegisterFile:
         # Runs to the kernel's first access to its own data.
-        ran = await RunToAccess(_PLACES.start, len(_PLACES))
+        number = await WatchAccesses(PLACES.start, len(PLACES))
+        ran = await Resume()
         await MemoryMap()  # tells where RAM is
         registers = await Registers()
+        if not ran.stop.ended:
+            await DeleteBreakpoint(number)
         try:
             stop = ran.in_time()
         except GuestHung:
@@ -118,7 +118,7 @@ class InstalledLinux(Linux):
         if not stop.watched:
             self._refuse_32_bits(registers, memory)
             raise GuestError(self._why_not(stop))
-        if not registers["efer"] & _LONG_MODE or registers["rip"] not in _PLACES:
+        if not entered_by(registers):
             raise GuestError(
                 f"{self._disk}: no 64-bit Linux was started, but something else that uses its "
                 f"kernel's addresses, at {registers['rip']:#x}"
@@ -142,6 +142,24 @@ class InstalledLinux(Linux):
                 f"{self._disk}: Linux {release}, which it starts, is a 32-bit kernel; vetrace "
                 "traces 64-bit ones"
             )
+
+
+def moved_in(kernel: Kernel, space: AddressSpace) -> int | None:
+    """Return how far a kernel has moved, in bytes, None where it is not the one that was started.
+
+    Its banner tells where it is, and whether it is that kernel.
+    """
+    text = kernel.facts.banner.encode("latin-1")
+    for link in kernel.facts.banner_links:
+        for moved in range(0, len(PLACES), ALIGNMENT):
+            if space.read(link + moved, len(text)) == text:
+                return moved
+    return None
+
+
+def entered_by(registers: RegisterFile) -> bool:
+    """Tell whether a vCPU that has come to data at :data:`PLACES` is in a kernel's code there."""
+    return bool(registers["efer"] & _LONG_MODE) and registers["rip"] in PLACES
 
 
 def command_line_of(symbols: SymbolTable, space: AddressSpace) -> str:

@@ -59,9 +59,13 @@ class Names:
         return self.kernel
 
     def meet(self, kernel: Kernel) -> None:
-        """Learn what kernel it is, where that has not been known; nothing was asked of it yet."""
+        """Learn what kernel it is, where that has not been known."""
         self.kernel, self._image = kernel.symbols, kernel
         self._in_kernel.clear()
+        self._in_modules.clear()
+        self._late.clear()
+        for known in ("_layout", "_kernel_functions", "_on_disk"):
+            self.__dict__.pop(known, None)
 
     def move(self, offset: int) -> None:
         """Learn that KASLR moved the kernel by ``offset`` bytes."""

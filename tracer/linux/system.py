@@ -10,8 +10,11 @@ from tracer.compiled.diary import Current
 from tracer.confidential.kind import C_BIT, Kind
 from tracer.errors import GuestError, NoEntries
 from tracer.intercept.ground import Ground
+from tracer.intercept.journal import Journal
 from tracer.intercept.ring.window import REACH, NoWindow, Taken, Window
+from tracer.intercept.system import Learnt
 from tracer.intercept.trap import Breakpoint
+from tracer.intercept.view import GuestView
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
 from tracer.linux.configuration import Configuration
@@ -190,6 +193,12 @@ class Linux:
             return 0
         self._wrappers = Wrappers(self.names.kernel, space, self._backs)
         return await self._errands.plant_leaving(self._wrappers)
+
+    async def expect(
+        self, view: GuestView, journal: Journal, learn: Callable[[Learnt], None], *, tells: bool
+    ) -> Sequence[Breakpoint]:
+        """Set no traps: the kernel is known."""
+        return ()
 
     async def follow_moves(self, block: int) -> None:
         """Put code around the function that moves devices."""

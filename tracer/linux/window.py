@@ -22,7 +22,6 @@ from tracer.access.symbols import SymbolTable
 from tracer.compiled.layout import DISTANCE
 from tracer.intercept.ring.window import NoWindow, Window, far_devices, open_at
 from tracer.linux import mapping
-from tracer.linux.kaslr import KERNEL_MAP
 from tracer.x86.paging import PhysicalMemory, steps
 
 _ROOT = "init_top_pgt"
@@ -73,15 +72,6 @@ def root_of(space: AddressSpace, symbols: SymbolTable) -> int:
     if symbols.address_of(_ROOT) is None:
         return space.paging.cr3
     return _physical(space, symbols, _ROOT)
-
-
-def linked_root(symbols: SymbolTable) -> int:
-    """Return the physical address of that table in a kernel where it was linked for, else 0.
-
-    Its image is mapped from physical 0 on (Linux arch/x86/include/asm/page_64_types.h).
-    """
-    root = symbols.address_of(_ROOT)
-    return 0 if root is None else root - KERNEL_MAP
 
 
 def open_borrowed(memory: PhysicalMemory, space: AddressSpace, table: int, physical: int) -> Window:

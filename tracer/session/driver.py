@@ -98,7 +98,6 @@ class Driver:
             want.Start: lambda it: self._start(it.changes),
             want.Await: lambda it: self._await(it.seconds),
             want.Pause: lambda _: self._ask_to_stop(),
-            want.RunToAccess: lambda it: self._run_to_access(it.linear, it.size),
             want.RunAlone: lambda it: target.run_alone(it.linear, it.changes),
             want.BreakAlone: lambda it: target.break_alone(it.linear, it.changes, it.rip),
             want.StepAlone: lambda _: target.step_alone(),
@@ -109,6 +108,7 @@ class Driver:
             want.SetBreakpoint: lambda it: target.set_breakpoint(it.linear),
             want.WatchStores: lambda it: target.watch_stores(it.linear, it.size),
             want.WatchReads: lambda it: target.set_read_watch(it.linear),
+            want.WatchAccesses: lambda it: target.watch_accesses(it.linear, it.size),
             want.DeleteBreakpoint: lambda it: target.delete_breakpoint(it.number),
             want.Turn: lambda _: self._turn(),
             want.VcpuStates: lambda _: machine.dialogue.vcpu_states(),
@@ -193,17 +193,6 @@ class Driver:
         await self._start(changes)
         ran = await self._await(None)
         assert ran is not None  # it was waited for without end
-        return ran
-
-    async def _run_to_access(self, linear: int, size: int) -> Ran:
-        await self.target.watch_range(linear, size)
-        # By packet: GDB goes on from a stop at a watch that it knows nothing of.
-        self._stopping = asyncio.create_task(self.target.run())
-        self._note_start()
-        ran = await self._await(None)
-        assert ran is not None  # it was waited for without end
-        if not ran.stop.ended:
-            await self.target.unwatch_range(linear, size)
         return ran
 
     async def _start(self, changes: Sequence[Change]) -> None:

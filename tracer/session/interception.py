@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tracer.access.space import AddressSpace
 from tracer.access.symbols import KERNEL_HALF
 from tracer.compiled.diary import Current
@@ -13,6 +15,17 @@ from tracer.intercept.standin import StandIn
 from tracer.intercept.system import Callers
 from tracer.session.manner import Manner
 from tracer.session.room import Setting
+
+
+@dataclass(slots=True)
+class OwnTables:
+    """Say by which page tables the software's own linear addresses are looked up by now.
+
+    ``root`` is CR3, 0 for that of each access, ``cr4`` is CR4.
+    """
+
+    root: int
+    cr4: int
 
 
 def callers_in(setting: Setting, how: Manner, space: AddressSpace) -> Callers:
@@ -40,7 +53,7 @@ def told_in(
     how: Manner,
     interceptor: Interceptor,
     callers: Callers,
-    tables: tuple[int, int],
+    tables: OwnTables,
     current: Current | None,
     domain: Domain | None = None,
     *,
@@ -48,13 +61,13 @@ def told_in(
 ) -> Told:
     """Return who is told of accesses that take no stop.
 
-    The kernel's own ``tables`` are CR3, or 0 for those of each access, and CR4.
+    Where code is looked up follows ``tables``.
     """
-    view, (root, cr4) = setting.view, tables
+    view = setting.view
     return Told(
-        callers, setting.system.names, lambda: view.space(root, cr4), interceptor.ledger.take,
-        current, how.stacks, domain, how.inputs,
-        lambda place: view.space_by(_tables(place, root), cr4),
+        callers, setting.system.names, lambda: view.space(tables.root, tables.cr4),
+        interceptor.ledger.take, current, how.stacks, domain, how.inputs,
+        lambda place: view.space_by(_tables(place, tables.root), tables.cr4),
         nested,
     )  # fmt: skip
 

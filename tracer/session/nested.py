@@ -17,8 +17,15 @@ from tracer.intercept.fault import NestedFaults
 from tracer.intercept.ring.monitor import OWN_SELECTOR, Monitor, Secondary
 from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.ring.window import REACH, NoWindow, far_devices, open_at
+from tracer.intercept.system import Learnt
 from tracer.intercept.trap import Breakpoint, Trap
-from tracer.session.interception import callers_in, input_bell_in, interceptor_in, told_in
+from tracer.session.interception import (
+    OwnTables,
+    callers_in,
+    input_bell_in,
+    interceptor_in,
+    told_in,
+)
 from tracer.session.manner import Manner, Traced
 from tracer.session.room import Setting, slots_of
 from tracer.session.traps import Bell, Interruption, Moves, Stray
@@ -67,7 +74,7 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     la57 = bool(cr4 & _CR4_LA57) or not registers["cr0"] & _CR0_PG
     common = common_code(smp=view.vcpus > 1, la57=la57, nested=True)
     post = MonitorPost(setting.memory, window, code, common)
-    tables = taken.root, cr4
+    tables = OwnTables(taken.root, cr4)
     told = told_in(setting, how, interceptor, callers, tables, current, nested=True)
     sites = CompiledSites(window, common, slots, view, journal, told)
     sites.begin(post.stub.spill, done=code.done, nested=code.tables)
@@ -82,7 +89,7 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
         interceptor.sites = sites
         fast = window.code + common.fast
     sites.block.write(monitor.word("FAST"), fast.to_bytes(8, "little"))
-    sites.block.write(monitor.word("TELLER"), teller.to_bytes(8, "little"))
+    _tell(sites, teller)
     room = range(code.tables, code.tables + monitor.NESTED_PAGES * PAGE_SIZE)
     view.nested = NestedTables(setting.memory, room)
     secondary = Secondary(journal)
@@ -96,6 +103,16 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     if input_bell is not None:
         await input_bell.begin(inside, sites)
         breakpoints.append(input_bell)
+
+    def learn(known: Learnt) -> None:
+        tables.root, tables.cr4 = known.tables
+        _tell(sites, known.teller)
+        sites.know_callers(known.current)
+        if known.current is not None:
+            inside.follow_threads(known.current)
+
+    tells = how.ring is not None and not how.stacks
+    breakpoints += await system.expect(view, journal, learn, tells=tells)
     bell = Bell(interceptor, post, journal, asks=how.asks)
     interruption = Interruption(post, journal, bell, breakpoints)
     moves = Moves(inside, journal)
@@ -106,3 +123,8 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
         secondary=secondary, input_bell=input_bell,
     )  # fmt: skip
     return traced, registers
+
+
+def _tell(sites: CompiledSites, teller: int) -> None:
+    # Threads leave for the monitor there to tell it of their errands.
+    sites.block.write(monitor.word("TELLER"), teller.to_bytes(8, "little"))

@@ -32,7 +32,13 @@ from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.ring.window import NoWindow
 from tracer.intercept.system import Callers
 from tracer.intercept.trap import Breakpoint, Trap
-from tracer.session.interception import callers_in, input_bell_in, interceptor_in, told_in
+from tracer.session.interception import (
+    OwnTables,
+    callers_in,
+    input_bell_in,
+    interceptor_in,
+    told_in,
+)
 from tracer.session.manner import Manner, Traced
 from tracer.session.room import Room, Setting, room_for, room_if_any
 from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
@@ -91,7 +97,7 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         bench = interceptor.firmware = Bench(below, kind, journal, how.wanted)
         breakpoints.append(bench)
     if room is not None:
-        tables = room.window.root, registers["cr4"]
+        tables = OwnTables(room.window.root, registers["cr4"])
         told = told_in(setting, how, interceptor, callers, tables, system.current)
         interceptor.sites = CompiledSites(room.window, room.common, room.slots, view, journal, told)
         interceptor.sites.begin(gate.stub.spill)
@@ -286,7 +292,7 @@ class _Hastening:
         stub = self.gate.stub
         window = room.window
         self.setting.coverage.own.append(window.span)
-        tables = window.root, registers["cr4"]
+        tables = OwnTables(window.root, registers["cr4"])
         module = GuestModule(window, view)
         told = told_in(
             self.setting, self.how, self.interceptor, self.callers, tables, system.current,

@@ -134,6 +134,7 @@ TESTED_BY = {
 
 # Modules of the engine, by the playbook that knows them.
 BY_PLAYBOOK = {
+    "test_arrival": "linux/arrival",
     "test_bare_traps": "bare/hooks bare/watch",
     "test_bench": "intercept/below/bench intercept/below/vc_trial",
     "test_encrypted_guest": "intercept/below/encrypted_guest",

@@ -11,12 +11,12 @@ from tracer.gdb.stop_reply import StopReply, parse_stop_reply
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("T05thread:p01.01;", StopReply(5, 0, False)),
-        ("T05thread:p01.0a;rwatch:ffffffff81c02140;", StopReply(5, 9, True)),
-        ("T05thread:p01.02;watch:1000;", StopReply(5, 1, True)),
-        ("T02thread:p01.02;", StopReply(2, 1, False)),
-        ("T05thread:02;", StopReply(5, 1, False)),
-        ("T0506:0000;thread:p1.1;", StopReply(5, 0, False)),
+        ("T05thread:p01.01;", StopReply(5, 0)),
+        ("T05thread:p01.0a;rwatch:ffffffff81c02140;", StopReply(5, 9)),
+        ("T05thread:p01.02;watch:1000;", StopReply(5, 1)),
+        ("T02thread:p01.02;", StopReply(2, 1)),
+        ("T05thread:02;", StopReply(5, 1)),
+        ("T0506:0000;thread:p1.1;", StopReply(5, 0)),
     ],
 )
 def test_replies(text: str, expected: StopReply) -> None:

@@ -127,6 +127,13 @@ class Monitor:
         self._write(monitor.word("DOMAIN"), (1).to_bytes(8, "little"))
         self._begun = True
 
+    def follow_threads(self, current: Current) -> None:
+        """Have records tell the thread that is ``current`` from here on; every vCPU stands."""
+        self._current = current
+        offset, words = monitor.thread_of(current)
+        for vcpu in range(self._view.vcpus):
+            self._view.memory.write(self.code.state(vcpu) + offset, words)
+
     async def enter(self, even_ns: int = 0) -> None:
         """Have the vCPU that stopped go on inside; it stands where it stood.
 

@@ -106,6 +106,11 @@ class Rows:
         opened = self._diary.ignore() if self._errands is None else self._diary.open()
         self._block.write(*opened)
 
+    def follow_threads(self) -> None:
+        """Read the diary from here on; every vCPU stands."""
+        self._errands = Errands()
+        self.begin()
+
     def expect(self, site: int) -> None:
         """Run the first rows of a site, by its number, through the emulator."""
         self._unproven[site] = _VERIFIED

@@ -18,6 +18,7 @@ from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode
+from tracer.compiled.diary import Current
 from tracer.compiled.layout import (
     LONGEST,
     SLOT_SIZE,
@@ -140,6 +141,21 @@ class CompiledSites:
         self._rows.begin()
         if not self.are_for_inputs:
             self.open()
+
+    def know_callers(self, current: Current | None) -> None:
+        """Know who makes accesses from here on, whom nothing was known of; every vCPU stands.
+
+        ``current`` is where code finds its thread, None where no errands are told.
+        """
+        callers = self._told.callers
+        if self._told.stacks:
+            words = {"STATE": callers.state, "STACK_END": callers.stack_end}
+            for name, word in words.items():
+                if word:
+                    self.block.write(control_field(name), word.to_bytes(8, "little"))
+        elif current is not None:
+            self._table.follow_threads(current)
+            self._rows.follow_threads()
 
     def open(self, most: int | None = None, until: int | None = None) -> None:
         """Let the guest make accesses by itself, until ``most`` of its records were taken.
