@@ -87,7 +87,7 @@ TESTED_BY = {
     "query/test_tally": "query/aggregate report/tally",
     "query/test_facts": "query/course query/pending query/waiting",
     "session/test_host": "session/outlook session/own_host host/own_code",
-    "query/test_sieve": "query/roster query/source query/words",
+    "query/test_sieve": "query/roster query/words",
     "query/test_condition": "query/condition/closure query/condition/cursor query/condition/grammar"
     " query/condition/lexeme query/condition/lexicon query/condition/mention query/condition/moment"
     " query/condition/naming query/condition/node query/condition/vocabulary",
