@@ -30,8 +30,10 @@ from tracer.compiled import flagging, monitor
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.intercept.ring.input_bell import InputBell
 from tracer.intercept.trap import GoOn, StandStill
+from tracer.query.breakpoint import Breaks, parse_break
 from tracer.query.condition import parse
 from tracer.query.pending import PendingFacts
+from tracer.query.place import Known
 from tracer.trace.inputs import RAISED
 from tracer.trace.record import Intercept, Mark
 
@@ -271,6 +273,10 @@ def test_the_message_of_an_interrupt_is_asked_about_before_it() -> None:
     assert (message.transfer.space, message.transfer.value) == ("msi", 0x30)
     assert (message.seq, interrupt.seq) == (seq, seq + 1)
     assert message.fixed and message.cause == interrupt.cause == "nvme[1]"
+    assert not message.continues and not interrupt.continues
+    breaks = Breaks().added(parse_break("irq 0x30", Known(inputs=("irq", "msi"))))
+    assert not breaks.check(PendingFacts(message)).stops
+    assert breaks.check(PendingFacts(interrupt)).stops
     facts = PendingFacts(message)
     assert parse('data == 0x30 and source == "nvme[1]" and not cause == "nvme[1]"').test(facts)
     assert parse('cause == "nvme[1]" and space == irq').test(PendingFacts(interrupt))

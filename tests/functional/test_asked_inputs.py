@@ -25,7 +25,9 @@ SCRIPT = (
     "break read port 0x64 once",
     f"break cpuid {PRESENT:#x} once",  # nobody asks for it
     f'break msi {PIT:#x} if source ~ "ioapic*" once',
+    f'break irq {PIT:#x} if cause ~ "ioapic*" once',  # that which the message leads to
     "info inputs",
+    "continue",
     "continue",
     "continue", "fault gp", "bt",
     "continue", "plan",
@@ -59,10 +61,12 @@ def accesses(done: Run, space: str) -> list[MemoryAccess]:
 
 def test_a_guest_stands_before_what_a_person_asked_for(asked: Run) -> None:
     assert asked.status == 0, asked.err
-    message, msr, irq, port, last = results(asked, "continue")
+    message, led_to, msr, irq, port, last = results(asked, "continue")
     assert (msr["access"]["space"], msr["access"]["address"]) == ("msr", hex(EFER))
     sent = {"space": "msi", "address": "0xfee01004", "data": hex(PIT), "source": "ioapic pin 2"}
     assert sent.items() <= message["access"].items()
+    assert (led_to["access"]["space"], led_to["access"]["value"]) == ("irq", hex(PIT))
+    assert led_to["time_ns"] == message["time_ns"]
     assert (irq["access"]["space"], irq["access"]["value"]) == ("irq", hex(TIMER))
     assert irq["access"]["cause"] == "lapic timer"
     assert (port["access"]["space"], port["access"]["address"]) == ("port", "0x64")

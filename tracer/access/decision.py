@@ -64,7 +64,7 @@ class Pending:
     @property
     def continues(self) -> bool:
         """Tell whether it is of a CPUID of which another register was asked about before."""
-        return self.is_input and bool(self.done)
+        return self.transfer.space == "cpuid" and bool(self.done)
 
 
 @dataclass(frozen=True, slots=True)

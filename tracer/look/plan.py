@@ -24,6 +24,7 @@ from tracer.look.explanation import EXCEPTIONS, Handled, touch_words, touches, v
 from tracer.look.operand import Address, addresses, foretold
 from tracer.look.rehearsal import Piece, Rehearsal, dependence, rehearsals
 from tracer.look.relation import relation
+from tracer.trace.place import place_in
 from tracer.trace.record import Intercept
 from tracer.x86.bus import Direction
 from tracer.x86.emulate.address import count
@@ -184,7 +185,7 @@ def _place(transfer: Transfer) -> str:
     if transfer.place is None:
         return place_of(transfer.physical, transfer.region, ram=transfer.ram)
     region, offset = transfer.place
-    return f"{region}+{offset:#x}"
+    return place_in(transfer.space, region, offset, transfer.physical)
 
 
 def _transfer(moment: Moment, transfer: Transfer) -> SubAccess:

@@ -55,8 +55,8 @@ def flags_of(
 ) -> int:
     """Return the set of inputs in some spaces of which each of the ``conditions`` can hold.
 
-    ``ports`` are the regions of ports that have names. With ``near`` they are in that span, or up
-    to three bytes before it: ports, and MSRs.
+    ``ports`` are the regions of ports that have names. With ``near`` they are in that span: MSRs,
+    leaves, and ports, which may begin up to three bytes before it.
     """
     asked = {name for some in conditions for each in some for name in each.names}
     found = NO_INPUTS
@@ -152,13 +152,22 @@ def _msrs(search: _Search) -> Iterator[tuple[int, dict[str, Fact]]]:
         if not first <= index <= last:
             continue
         yield flag_of_msr(index), {"msr": index, "address": index, "offset": 8 * index}
-    yield flag_of_msr(_ELSEWHERE), {"msr": None}
+    if not _lies_in(near, MSR_RANGES):
+        yield flag_of_msr(_ELSEWHERE), {"msr": None}
 
 
-def _leaves(_: _Search) -> Iterator[tuple[int, dict[str, Fact]]]:
+def _leaves(search: _Search) -> Iterator[tuple[int, dict[str, Fact]]]:
     for leaf in chain(*LEAF_RANGES):
         yield flag_of_leaf(leaf), {"leaf": leaf, "subleaf": None}
-    yield flag_of_leaf(_ELSEWHERE), {"leaf": None, "subleaf": None}
+    if not _lies_in(search.near, LEAF_RANGES):
+        yield flag_of_leaf(_ELSEWHERE), {"leaf": None, "subleaf": None}
+
+
+# Each number of what is near has a bit of its own then.
+def _lies_in(near: Span | None, ranges: Iterable[range]) -> bool:
+    if near is None or near.first is None or near.last is None:
+        return False
+    return any(near.first in span and near.last in span for span in ranges)
 
 
 def _irqs(_: _Search) -> Iterator[tuple[int, dict[str, Fact]]]:

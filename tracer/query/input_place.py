@@ -116,8 +116,8 @@ def _numbered(space: Space, word: str) -> str:
     return _span(space, first, last)
 
 
-def _numbers(space: Space, word: str) -> Span | None:
-    return None if space == "cpuid" else Span(*ends(word, whole))
+def _numbers(space: Space, word: str) -> Span:
+    return Span(*ends(word.partition(".")[0] if space == "cpuid" else word, whole))
 
 
 _WHAT: Mapping[Space, str] = {

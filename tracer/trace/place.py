@@ -26,12 +26,19 @@ def place(access: MemoryAccess) -> str:
     Of one whose extent alone is known, both ends: ``nvme+0x0..0x1ff``. A port is told with its
     number behind, unless the region is that of all ports, where the offset is the number.
     """
-    space, region = access.space, printable(access.region or "")
+    region = access.region or ""
+    return place_in(access.space, region, access.offset, access.physical, access.extent)
+
+
+def place_in(
+    space: Space, region: str, offset: int | None, address: int | None, extent: int | None = None
+) -> str:
+    """Return where in a space something is, in the words of :func:`place`."""
     if space in ("msr", "cpuid", "tsc"):
-        return f"{space} {spot(space, access.offset)}".rstrip()
-    told = f"{region}{spot(space, access.offset, access.extent)}"
-    if space == "port" and access.offset != access.physical:
-        return f"{told} @{access.physical:#x}"
+        return f"{space} {spot(space, offset)}".rstrip()
+    told = f"{printable(region)}{spot(space, offset, extent)}"
+    if space == "port" and offset != address:
+        return f"{told} @{address:#x}"
     return told
 
 

@@ -17,6 +17,7 @@ from tracer.errors import EmulationError, GuestException
 from tracer.look.change import Change
 from tracer.look.plan import Plan, plan_of
 from tracer.look.plan_view import plan_lines, plan_object
+from tracer.trace.member import Space
 from tracer.x86.bus import In, Load, Out
 from tracer.x86.decode import decode
 from tracer.x86.emulate import execute, undefined_flags
@@ -236,6 +237,26 @@ def test_what_the_vcpu_does_itself_is_not_predicted() -> None:
     plan = plan_of(stepped("0f584320", "not emulated: addps", 16))
     assert plan.notes == ("Its accesses, as far as is known: read 16 bytes.",)
     assert "address     0xffffc90000004020 → physical 0xfebf0020 nvme+0x20" in plan_lines(plan)
+
+
+@pytest.mark.parametrize(
+    ("code", "space", "address", "place", "told"),
+    [
+        ("0f32", "msr", 0xC000_0080, ("msr", 8 * 0xC000_0080), "msr 0xc0000080"),
+        ("0fa2", "cpuid", 7, ("cpuid", (1 << 32 | 7) * 16 + 4), "cpuid 0x7.1"),
+        ("ec", "port", 0x64, ("i8042.cmd", 0), "i8042.cmd+0x0 @0x64"),
+    ],
+)
+def test_an_input_is_told_as_it_is_shown(
+    code: str, space: Space, address: int, place: tuple[str, int], told: str
+) -> None:
+    asked = Transfer(
+        "read", 0, address, 4, None, None, traced=True, ram=False, space=space, place=place
+    )
+    waits = stepped(code, "", 4)
+    plan = plan_of(replace(waits, via="monitor", transfer=asked, foretold=(asked,)))
+    (access,) = plan.accesses
+    assert access.place == told
 
 
 def test_bytes_that_cannot_be_decoded() -> None:

@@ -38,9 +38,14 @@ KNOWN = Known(ports=[I8042], inputs=REGIONS.inputs)
         ("if port == 0x64", flagged([0x64])),
         ("port", ALL_PORTS),
         ("write", ALL_PORTS | ALL_MSRS),
-        ("msr 0xc0000080", flagged([flag_of_msr(0xC000_0080), flag_of_msr(0x2000)])),
+        ("msr 0xc0000080", flagged([flag_of_msr(0xC000_0080)])),
+        ("msr 0x40000000", flagged([flag_of_msr(0x4000_0000)])),  # all that have no bit
+        ("if msr == 0xc0000080", flagged([flag_of_msr(0xC000_0080), flag_of_msr(0x2000)])),
         ("if space == msr", ALL_MSRS),
-        ("cpuid 0x21", flagged([flag_of_leaf(0x21), flag_of_leaf(0x100)])),
+        ("cpuid 0x21", flagged([flag_of_leaf(0x21)])),
+        ("cpuid 0x21.1", flagged([flag_of_leaf(0x21)])),
+        ("cpuid 0x40000100", flagged([flag_of_leaf(0x100)])),  # all that have no bit
+        ("if leaf == 0x21", flagged([flag_of_leaf(0x21), flag_of_leaf(0x100)])),
         ("cpuid", ALL_LEAVES),
         ("irq 0x30", flagged([flag_of_irq(0x30)])),
         ("irq if vcpu == 1", ALL_IRQS),
