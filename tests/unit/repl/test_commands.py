@@ -130,6 +130,14 @@ def test_breaks_are_kept_by_number() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("word", "topic"), [("breakpoints", "breaks"), ("reg", "registers"), ("r", "registers")]
+)
+def test_topics_have_their_names_in_gdb(word: str, topic: str) -> None:
+    asked, meant = (told("step", "break nvme", f"info {each}") for each in (word, topic))
+    assert asked.said == meant.said
+
+
 # ---- looking
 
 

@@ -44,8 +44,9 @@ often. `info inputs` tells what is recorded beside memory, how many of each, whi
 breaks and rules are about them, and how many had another value than the device's. `info waiting`
 tells what the guest reads again and again: for which bits, how often, how long, and where its loop
 gives up; of a recording all that was waited for, the longest first, with the number of the first
-read, for `goto`. No device is read. `info registers` is `regs`, `info filters` `filter`. `info
-trace` is of a recording: what it is of, how far it has been read, and how it ends.""",
+read, for `goto`. No device is read. `info registers` is `regs`, `info filters` `filter`, and, as in
+gdb, `info breakpoints` `info breaks`. `info trace` is of a recording: what it is of, how far it has
+been read, and how it ends.""",
     examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
     expects=(
         (
@@ -57,6 +58,8 @@ trace` is of a recording: what it is of, how far it has been read, and how it en
 )  # fmt: skip
 async def info(context: Context, statement: Statement) -> Result:
     word, _, rest = statement.rest.partition(" ")
+    if not rest:
+        word = _OF_GDB.get(word, word)
     found = [name for name in _TOPICS if word and name.startswith(word)]
     if found and all(name.startswith(found[0]) for name in found):
         del found[1:]  # `regio` is `region`, though there is `regions`
@@ -248,5 +251,8 @@ _TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
     "waiting": _waiting,
     "trace": _trace,
 }
+
+_OF_GDB = {"breakpoints": "breaks", "reg": "registers", "r": "registers"}
+"""Words of gdb's for topics, of those that nothing follows."""
 
 COMMANDS = (info,)
