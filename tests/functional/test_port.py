@@ -8,6 +8,8 @@ the same guest is run without a tracer.
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,11 @@ from vetrace_run import Run, Trace, agreed, boot, read_trace
 
 from tracer.check.qemu_log import parse_line
 from tracer.cli import main
+from tracer.x86.state import GPR
 
 pytestmark = pytest.mark.qemu
+
+STRING = re.compile(r"\b(ins|outs)[bwd]\b")
 
 # With I/O breakpoints, and at a port that answers by the registers, it is the code's own access.
 OWN = [
@@ -141,11 +146,24 @@ def test_outs_that_powers_the_machine_off_is_recorded(tmp_path: Path) -> None:
 def test_so_it_is_by_physical_address(guest: Path, tmp_path: Path) -> None:
     # The monitor makes strings at ports itself, and not where one lies in a device.
     options = ("--kernel", guest, "--trap", "nested", "--check", "--quiet", "--region", REGION)
-    done = boot(tmp_path, *options, "--", *DEVICE)
+    done = boot(tmp_path, *options, "--inputs=port", "--", *DEVICE)
     trace = read_trace(done.trace)
+    inputs = [record for record in trace.intercepts if record.via == "monitor"]
+    others = [record for record in trace.records if record not in inputs]
+    trace = replace(trace, records=others)
     for number, case in enumerate(CASES):
         holds(case, number, done, trace)
-    assert agreed(done) == sum(len(case.accesses) for case in CASES)
+    made = sum(len(record.device_accesses()) for record in trace.intercepts)
+    assert made == sum(len(case.accesses) for case in CASES)
+    assert agreed(done) == made + sum(len(record.accesses) for record in inputs)
+    # Both sides of an element have the same registers; that of memory has the segment's base, too.
+    ports, devices = (
+        [(e.rip, e.text, {name: e.before[name] for name in ("rflags", *GPR)}, e.after)
+         for e in some if STRING.search(e.text)]
+        for some in (inputs, trace.intercepts)
+    )  # fmt: skip
+    assert len(devices) > 40 and [each for each in ports if each in devices] == devices
+    assert main.main(["replay", str(done.trace)]) == 0
 
 
 def test_the_monitor_reads_no_device_for_itself(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.ring import Raw
-from tracer.x86.bus import Direction
+from tracer.x86.bus import Direction, Out, PortAccess
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import RAX, RBX, RCX, RDI, RDX, RSI, CpuState, Flag, Mode
 
@@ -204,6 +204,34 @@ def given(raw: Raw, kind: Input) -> Given:
     if kind is not Input.CPUID:
         values = (int.from_bytes(data[: manner.width], "little"),)
     return Given(raw.linear, values, manner, following, raw.error)
+
+
+def port_row(
+    access: PortAccess, value: int, insn: Instruction, before: CpuState, tables: int, vcpu: int,
+    counter: int,
+) -> bytes:  # fmt: skip
+    """Return the record that the monitor would leave of one element of INS or OUTS.
+
+    It had ``value``, with the registers ``before``. ``tables`` are CR3, as in
+    :data:`INPUT_FIELDS`, ``counter`` is the time-stamp counter.
+    """
+    row = bytearray(SLOT_SIZE)
+    writes = isinstance(access, Out)
+    manner = Manner(access.width, writes, before.mode.value, 0)
+    told = Given(access.port, (value,), manner, insn.next_rip, before.cpl)
+    following = _behind_string(insn, told, before).rip
+    for name, form, words in (
+        ("TSC", "Q", (counter,)),
+        ("LINEAR", "Q", (access.port,)),
+        ("SITE", "IH", (Input.PORT, vcpu)),
+        ("ERROR", "I", (before.cpl,)),
+        ("RFLAGS", "Q", (before.rflags,)),
+        ("GPR", "16Q", before.gpr),
+        ("READ", "Q", (value,)),
+    ):
+        struct.pack_into(f"<{form}", row, RECORD_FIELDS[name], *words)
+    _REST.pack_into(row, INPUT_FIELDS["RIP"], before.rip, following, *manner, tables)
+    return bytes(row)
 
 
 # One element of INS or OUTS has been moved (SDM vol. 2A, INS; REP).

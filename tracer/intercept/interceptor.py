@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from tracer.access.execution import (
     Answers,
@@ -253,13 +254,20 @@ class Interceptor:
     ) -> Answers:
         # Returns what one access of the instruction read.
         if isinstance(asked, PortAccess):
-            return [await access_port(asked, fault, gate)]
+            return [
+                await access_port(asked, fault, gate, partial(self._tell_port, foretold, fault))
+            ]
         if self.asks:
             return await self.oversight.carry(foretold, asked, execution.done, fault, gate)
         alone = len(foretold.transfers) == 1 and foretold.insn.rep is None
         if alone and self.answering.departs(asked[0], fault, gate):
             return [None]
         return await self.answering.carry(asked, fault, gate)
+
+    def _tell_port(self, foretold: Foretold, fault: Fault, access: PortAccess, value: int) -> None:
+        # In its monitor's stub a vCPU leaves for no monitor that would record it.
+        if self.sites is not None and self._view.nested is not None:
+            self.sites.tell_port(access, value, foretold, fault)
 
     async def deliver(self, fault: Fault, gate: Post, exception: GuestException) -> Intercepted:
         """Raise an exception in the interrupted instruction's place."""

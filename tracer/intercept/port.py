@@ -8,6 +8,8 @@ any.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tracer.access.vcpu import SetRegister
 from tracer.access.want import RunAlone
 from tracer.errors import DebuggerError
@@ -36,13 +38,21 @@ def sees_code(insn: Instruction, cpu: CpuState) -> bool:
     return bool(cpu.cr4 & _CR4_DE) or cpu.gpr[RDX] & 0xFFFF in _SEES_REGISTERS
 
 
-async def access_port(access: PortAccess, fault: Fault, gate: Post) -> int | None:
+async def access_port(
+    access: PortAccess,
+    fault: Fault,
+    gate: Post,
+    tell: Callable[[PortAccess, int], None] = lambda access, value: None,
+) -> int | None:
     """Access an I/O port for an instruction; return what it read.
 
-    A port is read once, however often a person starts the instruction over.
+    A port is read once, however often a person starts the instruction over. Each access is told
+    with its value: a write before it is made, as it may be what powers the guest off.
     """
     if isinstance(access, In) and fault.port is not None and fault.port[0] == access:
         return fault.port[1]
+    if not isinstance(access, In):
+        tell(access, access.value)
     try:
         value = await _access(access, fault.stand(gate))
     except DebuggerError as error:
@@ -52,6 +62,7 @@ async def access_port(access: PortAccess, fault: Fault, gate: Post) -> int | Non
         fault.silence = error
         return None
     if isinstance(access, In) and value is not None:
+        tell(access, value)
         fault.port = access, value
     return value
 

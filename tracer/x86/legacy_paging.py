@@ -51,6 +51,15 @@ def marked_paging(tables: int) -> Paging:
     return Paging(0, NONE, 0)
 
 
+def marks_of(paging: Paging) -> int:
+    """Return CR3 with :data:`MARK`, from how code outside long mode translates."""
+    if paging.levels == NONE:
+        return MARK
+    if paging.levels == PAE:
+        return MARK | _PAE_MARK | paging.cr3
+    return MARK | _SHORT_MARK | (_LARGE_MARK if paging.large else 0) | paging.cr3
+
+
 def legacy_walk(memory: PhysicalMemory, paging: Paging, linear: int) -> Leaf | None:
     """Return the leaf that maps a linear address, or None when nothing does."""
     linear &= _END - 1

@@ -12,11 +12,13 @@ from tracer.compiled.inputs import (
     InputSites,
     given,
     of_kinds,
+    port_row,
     rip_of_input,
     state_behind,
 )
 from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.ring import raws, sites_of
+from tracer.x86.bus import In, Out, PortAccess
 from tracer.x86.decode import decode
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import GPR, RAX, RCX, RDI, RDX, RSI, CpuState, Flag, Mode
@@ -109,6 +111,29 @@ def behind(record: bytes, kind: Input, code: str = "ec", **registers: int) -> Cp
 def test_what_is_read_from_a_port_takes_as_much_of_rax(width: int, left: int) -> None:
     cpu = behind(row(Input.PORT, 0x60, 0x5A, width=width), Input.PORT, rax=ONES)
     assert cpu.gpr[RAX] == left and cpu.rip == 0x1002
+
+
+@pytest.mark.parametrize(
+    ("code", "access", "left", "mode", "behind"),
+    [
+        ("6c", In(0x511, 1), 0, 64, 0x1001), ("f36c", In(0x511, 1), 2, 64, 0x1000),
+        ("f36c", In(0x511, 1), 1, 64, 0x1002), ("666f", Out(0x604, 2, 0x2000), 0, 64, 0x1002),
+        ("f36f", Out(0xCF8, 4, 0x8000_0000), 5, 32, 0x1000),
+        ("f36f", Out(0x604, 2, 0x2000), 0x1_0001, 16, 0x1002),
+    ],
+)  # fmt: skip
+def test_what_is_made_at_a_stop_has_the_record_that_the_monitor_leaves(
+    code: str, access: PortAccess, left: int, mode: int, behind: int
+) -> None:
+    gpr = tuple(left if number == RCX else number for number in range(16))
+    before = CpuState(gpr, 0x1000, 0x246, mode=Mode(mode))
+    insn = decode(bytes.fromhex(code), 0x1000, Mode(mode))
+    value = access.value if isinstance(access, Out) else ord("Q")
+    registers = dict(zip(GPR, gpr, strict=True))
+    assert port_row(access, value, insn, before, 0x5000, 1, 7) == row(
+        Input.PORT, access.port, value, write=isinstance(access, Out), width=access.width,
+        mode=mode, following=behind, vcpu=1, rflags=0x246, **registers,
+    )  # fmt: skip
 
 
 def test_a_write_changes_rip_alone_and_an_exception_nothing() -> None:

@@ -17,6 +17,7 @@ from tracer.x86.legacy_paging import (
     legacy_paging_of,
     legacy_walk,
     marked_paging,
+    marks_of,
 )
 from tracer.x86.paging import LARGE, PRESENT, USER, WRITABLE, Paging
 
@@ -42,6 +43,15 @@ def test_a_mark_says_the_same() -> None:
     short = MARK | MARKS["MARK_SHORT"] | ROOT
     assert marked_paging(short) == Paging(ROOT, SHORT, 0, large=False)
     assert marked_paging(short | MARKS["MARK_LARGE"]) == Paging(ROOT, SHORT, 0, large=True)
+
+
+@pytest.mark.parametrize(
+    "paging",
+    [Paging(0, NONE, 0), Paging(0x5020, PAE, 0), Paging(0x5000, SHORT, 0),
+     Paging(0xFFFF_F000, SHORT, 0, large=True)],
+)  # fmt: skip
+def test_it_is_marked_as_the_monitor_does(paging: Paging) -> None:
+    assert marked_paging(marks_of(paging)) == paging and marks_of(paging) & MARK
 
 
 def test_without_paging_each_address_leads_to_itself() -> None:

@@ -128,6 +128,13 @@ class Rows:
                 self._errands = None
                 self._block.write(*self._diary.ignore())
 
+    def publish_made(self, row: bytes, cpu: CpuState, space: AddressSpace) -> None:
+        """Publish the row of an input that was made at a stop, by code in a state, if wanted."""
+        rows = b"" if self._inputs is None else self._named(self._inputs, row)
+        if rows:
+            stack = self._told.callers.note(cpu, space, self._view.time_ns)
+            self._publish(rows, stacks=[stack] if self._told.stacks else ())
+
     def _sort(self, rows: bytes) -> None:
         # Publishes records in their order, those that are of no access one by one.
         domain = self._told.domain

@@ -14,11 +14,13 @@ from msgspec.structs import replace
 
 from tracer.access import recorded
 from tracer.access.decision import Origin
+from tracer.access.execution import Foretold
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.compiled import layout
 from tracer.compiled.common import CommonCode
 from tracer.compiled.diary import Current
+from tracer.compiled.inputs import port_row
 from tracer.compiled.layout import (
     LONGEST,
     SLOT_SIZE,
@@ -31,6 +33,7 @@ from tracer.compiled.safety import NotCompiled
 from tracer.compiled.sites import SiteTable, watched
 from tracer.compiled.thunk import WATCHED
 from tracer.intercept.answer import UNANSWERED
+from tracer.intercept.fault import Fault
 from tracer.intercept.journal import Journal
 from tracer.intercept.ring.block import Block
 from tracer.intercept.ring.rows import Rows, Told
@@ -39,8 +42,10 @@ from tracer.intercept.ring.window import Window
 from tracer.intercept.view import GuestView
 from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
 from tracer.trace.record import Intercept
+from tracer.x86.bus import PortAccess
 from tracer.x86.emulate.address import places
 from tracer.x86.instruction import Instruction
+from tracer.x86.legacy_paging import marks_of
 from tracer.x86.state import CpuState, Mode
 
 _WORDS = {
@@ -239,6 +244,13 @@ class CompiledSites:
                 time_ns=view.time_ns, places=list(recorded.places(view.regions, view.ports))
             )
             self._journal.publish(told)
+
+    def tell_port(self, access: PortAccess, value: int, foretold: Foretold, fault: Fault) -> None:
+        """Publish the port's side of an instruction that was carried out at a stop, if wanted."""
+        insn, space, cpu = foretold.insn, fault.space, foretold.cpu
+        tables = marks_of(space.paging) if space.legacy else fault.spill.cr3
+        row = port_row(access, value, insn, cpu, tables, fault.vcpu, fault.spill.tsc)
+        self._rows.publish_made(row, cpu, space)
 
     def drain(self) -> None:
         """Publish the records that there are, and let the guest make as many again."""
