@@ -12,6 +12,7 @@ from vetrace_run import Run, agreed, boot, read_trace, run
 
 from tracer.linux.kernel import default_kernel
 from tracer.trace.record import MapRecord
+from tracer.trace.writer import next_of
 
 pytestmark = pytest.mark.qemu
 
@@ -102,6 +103,13 @@ def test_physical_addresses_are_trapped_whatever_it_maps(
     assert agreed(done) == ACCESSES
     assert done.serial[-len(untraced) :] == untraced
     assert not [each for each in read_trace(done.trace).records if isinstance(each, MapRecord)]
+    # A restart knows what the first run found.
+    again = booted(
+        tmp_path, wide, "--attach-at", "start64", "-e", "continue; restart; continue; info trace"
+    )
+    assert again.err.count("started anew, and is traced by physical address") == 1
+    second = read_trace(next_of(again.trace, 2))
+    assert len(second.intercepts) == len(read_trace(again.trace).intercepts) > 0
 
 
 def test_what_is_loaded_by_nobody_is_looked_for(untraced: list[str], tmp_path: Path) -> None:
