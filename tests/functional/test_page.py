@@ -116,10 +116,16 @@ def test_an_access_is_told_in_full_on_a_click(browser: Page, polling: Path) -> N
     assert any("IOSQES" in row and "6" in row for row in rows)
     assert any(row.startswith("0EN1") for row in rows)
     assert browser.texts("#detail .chain li") == ["nvme_pci_enable+0x5e", "nvme_reset_work+0x41c"]
+    # A recorded chain has the call site itself.
+    recorded = "return chained('a+0x1', ['a+0x1', 'b+0x2']).concat(chained('a+0x1', ['b+0x2']))"
+    assert browser.run(f"const {{chained}} = vetrace; {recorded}") == ["a+0x1", "b+0x2"] * 2
     registers = browser.texts("#detail .registers tbody tr")
     assert "rax0xffffc900000000140x1" in registers
     assert "rdx0x5" in registers
     assert "linux-tdx" in detail
+    # A lane's name is cut with a sign that it is.
+    cut = "getComputedStyle(document.querySelector('#regions .link'))"
+    assert browser.run(f"return [{cut}.textOverflow, {cut}.display]") == ["ellipsis", "block"]
     assert browser.complaints() == []
 
 
@@ -221,12 +227,19 @@ def test_everything_goes_by_keys(browser: Page, polling: Path) -> None:
     assert not browser.one("#accesses").is_displayed()
     press("?")
     assert "mnemonic" in browser.text("#keys[open]")
+    # It is read from its beginning.
+    assert browser.run("return document.querySelector('#keys').scrollTop") == 0
+    assert browser.one("#keys-title").is_displayed()
     press(Keys.ESCAPE)
     assert browser.all("#keys[open]") == []
 
 
 def test_the_other_views(browser: Page, tmp_path: Path) -> None:
     browser.open(report(tmp_path, GOLDEN))
+    browser.one("#tab-phases").click()
+    phases = "[...document.querySelectorAll('#phases tbody tr')]"
+    heights = browser.run(f"return {phases}.map(row => row.clientHeight)")
+    assert heights and max(heights) < 30  # no time and no name is broken in two
     browser.one("#tab-statistics").click()
     rows = browser.texts("#statistics table:first-of-type tbody tr")
     assert any(row.startswith("nvme15") for row in rows), rows

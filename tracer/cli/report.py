@@ -20,6 +20,12 @@ from tracer.query.source import Source
 from tracer.trace.met import check_rules
 from tracer.trace.reader import TraceReader
 
+_LARGE = 300_000
+"""Accesses from which on a page is no longer there, and searched, in an instant."""
+
+_HEAVY = 30_000_000
+"""Bytes likewise."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace report``."""
@@ -66,10 +72,16 @@ def run(args: argparse.Namespace) -> int:
     if len(sides) > 1:
         names = [each["trace"]["name"] for each in told]
         difference = contents.difference(sides, names, differ)
+    size = 0
     with sink(args.output) as output:
         for piece in document.document(told, difference, plotting.scripts()):
-            output.write(piece.encode())
+            size += output.write(piece.encode())
     name = "standard output" if args.output == STANDARD else args.output
-    shown = " and ".join(f"{each['accesses']['count']:,}" for each in told)
-    warn(f"{shown} accesses written to {name}")
+    counts = [int(each["accesses"]["count"]) for each in told]
+    warn(f"{' and '.join(f'{count:,}' for count in counts)} accesses written to {name}")
+    if max(counts) > _LARGE or size > _HEAVY:
+        warn(
+            f"a browser takes some seconds to open a page of {size / 1e6:.0f} MB and to search it:"
+            " --region, --time or --if 'CONDITION' make a smaller one"
+        )
     return EXIT_OK

@@ -18,7 +18,7 @@ async function detail(accesses, i, { goTo, filter, audit, doorbells, foretold })
     facts(accesses, i, site, further),
     made("h3", {}, "Call chain"),
     accesses.chain[i]
-      ? chainOf([site.symbol || site.rip, ...chains[accesses.chain[i] - 1]])
+      ? chainOf(chained(site.symbol || site.rip, chains[accesses.chain[i] - 1]))
       : made("p", { className: "soft" },
           "not recorded: `vetrace boot --stacks` records it"),
     ...plan(accesses, i, site, changes, further, { audit, foretold }),
@@ -131,6 +131,9 @@ const VIA = {
   emulated: "emulated", stepped: "by the vCPU, in a native step", compiled: "at a compiled site",
   guest: "asked for by the guest's own handler", monitor: "by the monitor the guest runs inside",
 };
+
+// A chain that was recorded begins with the call site itself.
+const chained = (site, chain) => (chain[0] === site ? chain : [site, ...chain]);
 
 const chainOf = (sites) =>
   made("ol", { className: "chain" }, sites.map((each) => made("li", {}, each)));

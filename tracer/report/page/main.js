@@ -307,7 +307,7 @@ async function main() {
   if (told.difference && !location.hash) location.hash = "view=difference";
   await restore();
   document.documentElement.dataset.ready = "true";
-  globalThis.vetrace = { accesses, words, lanes, list, matching, apply, Refusal };
+  globalThis.vetrace = { accesses, words, lanes, list, matching, apply, chained, Refusal };
 }
 
 // Shows the other trace: all of the page is of one.
@@ -381,12 +381,11 @@ function fillHelp(box, words) {
   const rows = (of) => made("table", {}, made("tbody", {}, of.map(([name, text]) =>
     made("tr", {}, made("td", {}, name), made("td", {}, text)))));
   box.replaceChildren(
-    made("h2", { id: "keys-title" }, "Keys"), rows(keys),
+    close, made("h2", { id: "keys-title" }, "Keys"), rows(keys),
     made("h2", {}, "What a condition can ask"),
     made("p", {}, "The language of `vetrace show --if`: docs/conditions.md."),
     rows(Object.entries(words.names).filter(([name]) => name !== "count")
-      .map(([name, [, text]]) => [name, text])),
-    close);
+      .map(([name, [, text]]) => [name, text])));
 }
 
 main().catch((reason) => {
