@@ -18,22 +18,29 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     """Declare the filters; :func:`selection` reads them."""
     group = parser.add_argument_group(
         "filters",
-        "only accesses that meet all of these; numbers may be hexadecimal (0x10)."
-        " All but --if are short forms of conditions: docs/conditions.md",
+        "only accesses that meet all of these, or any where one is given again; numbers may be"
+        " hexadecimal (0x10). All but --if are short forms of conditions: docs/conditions.md",
     )
     group.add_argument(
         "--if", dest="conditions", metavar="CONDITION", action="append", default=[],
         help="for which this holds: 'register == CC and value & 1'; again for more",
     )  # fmt: skip
-    group.add_argument("--region", metavar="R", help="its name, its device's name, or a glob")
+    group.add_argument(
+        "--region", metavar="R", action="append",
+        help="its name, its device's name, or a glob; again for more",
+    )  # fmt: skip
     group.add_argument(
         "--offset",
         metavar="O[-O]",
+        action="append",
         type=_meaning(words.offset),
         help="touching these bytes of the region",
     )
     group.add_argument(
-        "--register", metavar="NAME", help="its name, as in CC or nvme.CC, or a glob: TIMER*"
+        "--register",
+        metavar="NAME",
+        action="append",
+        help="its name, as in CC or nvme.CC, or a glob: TIMER*",
     )
     direction = group.add_mutually_exclusive_group()
     direction.add_argument("--read", action="store_true", help="reads")
@@ -41,22 +48,31 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--value",
         metavar="V[/MASK]",
+        action="append",
         type=_meaning(words.value),
         help="having V in the bits of MASK",
     )
     group.add_argument(
         "--changes", action="store_true", help="with another value than the one before it there"
     )
-    group.add_argument("--symbol", metavar="S", help="from this function or call site, or a glob")
-    group.add_argument("--vcpu", metavar="N", type=_meaning(words.vcpu), help="by this vCPU")
+    group.add_argument(
+        "--symbol", metavar="S", action="append", help="from this function or call site, or a glob"
+    )
+    group.add_argument(
+        "--vcpu", metavar="N", action="append", type=_meaning(words.vcpu), help="by this vCPU"
+    )
     group.add_argument(
         "--time",
         metavar="[S]-[S]",
+        action="append",
         type=_meaning(words.time),
         help="in these seconds of guest time",
     )
     group.add_argument(
-        "--phase", metavar="P", help="in this phase: `vetrace stats` lists them; or a glob"
+        "--phase",
+        metavar="P",
+        action="append",
+        help="in this phase: `vetrace stats` lists them; or a glob",
     )
     group.add_argument(
         "--from-mark", metavar="TEXT",

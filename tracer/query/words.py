@@ -7,7 +7,7 @@ returns the condition that it is short for; :exc:`UsageError` is for what cannot
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypedDict, Unpack
@@ -20,19 +20,22 @@ from tracer.text.number import ends, nanoseconds, open_ends, whole
 
 
 class Words(TypedDict, total=False):
-    """Name the filters of `vetrace show`, written as there; a number may be an int."""
+    """Name the filters of `vetrace show`, written as there; a number may be an int.
 
-    region: str
-    offset: int | str
-    register: str
+    Of several in a sequence each will do.
+    """
+
+    region: str | Sequence[str]
+    offset: int | str | Sequence[int | str]
+    register: str | Sequence[str]
     read: bool
     write: bool
-    value: int | str
+    value: int | str | Sequence[int | str]
     changes: bool
-    symbol: str
-    vcpu: int
-    time: str
-    phase: str
+    symbol: str | Sequence[str]
+    vcpu: int | Sequence[int]
+    time: str | Sequence[str]
+    phase: str | Sequence[str]
     from_mark: str
     to_mark: str
 
@@ -88,13 +91,19 @@ def _typed(text: str) -> Condition:
 
 
 def _long_forms(words: Words) -> list[str]:
-    forms = [long(str(words[name])) for name, long in LONG.items() if name in words]  # type: ignore[literal-required]  # its keys are theirs
+    forms = [_any_of(long, words[name]) for name, long in LONG.items() if name in words]  # type: ignore[literal-required]  # its keys are theirs
     for direction in ("read", "write"):
         if words.get(direction):
             forms.append(f"direction == {direction}")
     if "from_mark" in words or "to_mark" in words:
         forms.append(marks(words.get("from_mark"), words.get("to_mark")))
     return forms
+
+
+def _any_of(long: Callable[[str], str], asked: object) -> str:
+    several = asked if isinstance(asked, list | tuple) else (asked,)
+    forms = [long(str(each)) for each in several]
+    return forms[0] if len(forms) == 1 else " or ".join(f"({form})" for form in forms)
 
 
 def vcpu(text: str) -> str:

@@ -42,6 +42,13 @@ def chosen(selection: Selection, records: list[Record] = sample.RECORDS) -> list
         ({"phase": "early"}, "phase is early", []),
         ({"region": "nvme"}, "region is nvme", [0, 1, 2]),
         ({"region": "nvme", "read": True}, "region is nvme and direction == read", [0]),
+        ({"region": ("hpet", "lapic")}, "region is hpet or region is lapic", [3, 4]),
+        (
+            {"region": ["hpet", "nvme"], "write": True},
+            "region ~ nvme* and direction == write",
+            [1, 2],
+        ),
+        ({"value": ["1", 0x460001]}, "value == 1 or value == 0x460001", [0, 1]),
         ({"write": True}, "direction == write", [1, 2]),
         ({"register": "nvme.c*"}, "register is nvme.c*", [0, 1]),
         ({"register": "CC"}, "register == CC", [1]),
@@ -54,6 +61,14 @@ def chosen(selection: Selection, records: list[Record] = sample.RECORDS) -> list
 )
 def test_every_filter_is_short_for_a_condition(words: Words, long: str, numbers: list[int]) -> None:
     assert chosen(choose(**words)) == chosen(choose(long)) == numbers
+
+
+def test_of_a_filter_that_is_given_again_each_will_do(capsys: Output, tmp_path: Path) -> None:
+    path = str(sample.write(tmp_path / "run.vtrace"))
+    words = ("--region", "hpet", "--region", "lapic", "--offset", "0xf0", "--offset", "0x20")
+    assert main.main(["show", path, "--json", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == [3, 4]
 
 
 def test_changes_are_told_per_place_and_direction() -> None:
