@@ -74,11 +74,12 @@ def test_one_walks_to_and_fro(
 
 def test_the_line_at_the_bottom_tells_where_it_stands(tmp_path: Path) -> None:
     with opened(tmp_path, 100, 24) as terminal:
-        terminal.wait_for(r"access 1 of \?")
+        # By the number that `goto` takes.
+        terminal.wait_for(r"access #0  0\.")
         terminal.line("goto end")
         terminal.wait_for(r"the end of 321 accesses")
         terminal.line("rc")
-        terminal.wait_for(r"access 1 of 321")
+        terminal.wait_for(r"access #0, 1 of 321")
 
 
 def test_keys_complete_and_interrupt(tmp_path: Path) -> None:

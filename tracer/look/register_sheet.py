@@ -30,6 +30,12 @@ class Used:
     ended: bool
     callers: Callable[[Event], Sequence[str]]
 
+    def further(self, event: Event) -> Sequence[str]:
+        """Return who called the function that made an access, the innermost first."""
+        known = self.callers(event)
+        # A chain that was recorded begins with the call site itself.
+        return known[1:] if known and known[0] == event.record.site else known
+
     @property
     def last(self) -> Use | None:
         """Return the last use that told a value."""
@@ -80,7 +86,7 @@ def _use_object(used: Used, use: Use | None) -> dict[str, Any] | None:
         "vcpu": event.record.vcpu,
         "rip": hex(event.record.rip),
         "site": event.record.site,
-        "callers": list(used.callers(event)),
+        "callers": list(used.further(event)),
         "bits": _span(use.part),
         "value": None if value is None else hex(value),
     }
@@ -184,7 +190,7 @@ def _who(used: Used, use: Use, *, alone: bool) -> str:
     digits = 2 + max(use.part.bits // 4, 1)
     what = "" if value is None else f" {value:#0{digits}x}"
     record = event.record
-    chain = "".join(f" from {printable(caller)}" for caller in used.callers(event)[:_MOST_CALLERS])
+    chain = "".join(f" from {printable(caller)}" for caller in used.further(event)[:_MOST_CALLERS])
     where = f"at {record.time_ns / 1e9:.6f} s by {printable(record.site)}{chain}"
     return f"{',' if alone else ', last'}{what} {where} on vcpu{record.vcpu}, #{event.seq:,}"
 

@@ -146,7 +146,9 @@ class Context:
 
     def end_tally(self, number: int) -> None:
         """Have a tally count no more, and forget it."""
-        self.listeners.remove(self.tallies.pop(number).listener)
+        listener = self.tallies.pop(number).listener
+        if listener in self.listeners:  # of a recording all is counted at once
+            self.listeners.remove(listener)
 
     # ---- what comes in
 

@@ -38,10 +38,11 @@ def _where(recording: Playback) -> str:
     tape = recording.tape
     if recording.state == "running":
         return f"reading, {tape.accesses:,} accesses so far"
-    total = f"{tape.accesses:,}" if tape.whole or tape.trouble else "?"
+    known = tape.whole or bool(tape.trouble)
     if recording.state == "ended":
-        return f"the end of {total} accesses"
-    return f"access {recording.place + 1:,} of {total}"
+        return f"the end of {f'{tape.accesses:,}' if known else '?'} accesses"
+    here = f"access #{tape.at(recording.place).seq:,}"  # as `goto` takes it
+    return f"{here}, {recording.place + 1:,} of {tape.accesses:,}" if known else here
 
 
 def info_lines(recording: Playback) -> list[str]:

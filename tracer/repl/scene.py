@@ -12,11 +12,12 @@ from tracer.access.region import Region, RegionMap
 from tracer.access.stack import Frame, Stack
 from tracer.devices.entry import Entry
 from tracer.devices.map import RegisterMaps
-from tracer.errors import TraceError
+from tracer.errors import ConditionError, TraceError
 from tracer.query.course import Changes, Marks
-from tracer.query.facts import Course
+from tracer.query.facts import Course, Recorded
 from tracer.query.place import Known
 from tracer.query.source import Source
+from tracer.query.tally import Counted, Tally
 from tracer.query.words import choose
 from tracer.repl.feed import Seen
 from tracer.repl.names import known_places
@@ -123,6 +124,27 @@ class Scene:
                 return Counts(summary, uses)  # there may be more the next time
             self._counts = Counts(summary, uses)
         return self._counts
+
+    async def tallied(self, tally: Tally) -> Counted:
+        """Return what a tally comes to over the whole trace, which is read for it.
+
+        Raises ConditionError for an access that it has no answer for.
+        """
+        counted = Counted(tally)
+        with TraceReader(self._tape.reader.name) as trace:
+            source = Source(trace, choose().tallied(tally), self._maps)
+            facts = Recorded(source.course)
+            with contextlib.suppress(TraceError):  # as above
+                for number, (_, events, times) in enumerate(source.kinds()):
+                    for event in events:
+                        access = facts.at(event.record, event.access, event.seq, event.named)
+                        try:
+                            counted.add(access, times)
+                        except ConditionError as error:
+                            raise error.of(f"access {event.seq}") from None
+                    if number % _TURN == 0:
+                        await asyncio.sleep(0)
+        return counted
 
     async def waits(self) -> list[Poll]:
         """Return what code waits for in the whole trace, the longest first; it is read for them."""

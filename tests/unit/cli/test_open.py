@@ -28,7 +28,7 @@ from tracer.cli import main
 from tracer.trace import tape
 from tracer.trace.queue import QueueEntry, QueueRecord
 from tracer.trace.reader import TraceReader
-from tracer.trace.record import Mark, Record
+from tracer.trace.record import Mark, Record, StackFrame, StackRecord
 from tracer.trace.waiting import WaitRecord, WayOut
 
 Output = pytest.CaptureFixture[str]
@@ -194,6 +194,20 @@ def test_the_whole_trace_is_counted_and_told(capsys: Output, sample: Path) -> No
     }  # fmt: skip
 
 
+def test_a_tally_counts_the_whole_trace_wherever_one_stands(capsys: Output, sample: Path) -> None:
+    by_region = {"nvme": 2, "nvme.msix-table": 1, "hpet": 1, "lapic": 1}
+    lines = ("tally count by region", "step 2", "tally count by width", "goto end", "tally")
+    found = results(capsys, sample, *lines, "restart", "tally 1", "tally off", "tally")
+    for told, *_ in (found[0], found[4], found[6]):
+        assert told["accesses"] == 5
+        assert {row["key"]["region"]: row["count"] for row in told["groups"]} == by_region
+    assert [each["accesses"] for each in found[2]] == [5] and found[8] == []
+    text = opened(capsys, sample, "step 3", "tally hist(value & 0xffff) if direction == read")
+    assert text[-1] == "3 accesses; 1 of them without a number: not known, or nothing before them"
+    told = refused(capsys, sample, "tally sum(1 // (width - 4))")
+    assert "access 0" in told and "division by zero" in told
+
+
 def test_a_register_is_told_as_it_was_where_one_stands(capsys: Output) -> None:
     found = results(
         capsys, GOLDEN, "info register nvme.CC", "goto 88", "info register nvme.CC", "goto end",
@@ -232,6 +246,27 @@ def test_what_was_waited_for_is_told_with_its_place(capsys: Output, tmp_path: Pa
     assert said[-1].startswith("#1  waiting for nvme CSTS until bit 0=1: read 20 times in 0.019000")
     (none,) = results(capsys, GOLDEN, "info waiting")
     assert none == []
+
+
+def test_who_used_a_register_is_told_once(capsys: Output, tmp_path: Path) -> None:
+    frames = [StackFrame(rip=1, symbol="nvme_write+0xb"), StackFrame(rip=2, symbol="nvme_on+0x9")]
+    records: list[Record] = [
+        region("nvme"),
+        StackRecord(time_ns=1, id=0, frames=frames),
+        replace(
+            intercept(0, device("nvme", 0x14, 4, "write", 1), symbol="nvme_write+0xb"), stack=0
+        ),
+        intercept(1, device("nvme", 0x14, 4, "read", 1)),
+        end(2),
+    ]
+    path = write(tmp_path / "called.vtrace", records)
+    lines = opened(capsys, path, "step", "info reg nvme.CC")
+    (line,) = [each for each in lines if each.startswith("written")]
+    assert line.endswith("by nvme_write+0xb from nvme_on+0x9 on vcpu0, #0")
+    assert results(capsys, path, "step", "info register CC")[1][0]["last_written"]["callers"] == [
+        "nvme_on+0x9"
+    ]
+    assert "rip" in "\n".join(opened(capsys, path, "info reg"))
 
 
 def test_inputs_have_registers_too(capsys: Output, tmp_path: Path) -> None:

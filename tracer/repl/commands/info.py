@@ -58,8 +58,7 @@ been read, and how it ends.""",
 )  # fmt: skip
 async def info(context: Context, statement: Statement) -> Result:
     word, _, rest = statement.rest.partition(" ")
-    if not rest:
-        word = _OF_GDB.get(word, word)
+    word = "register" if rest and word in ("r", "reg") else _OF_GDB.get(word, word)
     found = [name for name in _TOPICS if word and name.startswith(word)]
     if found and all(name.startswith(found[0]) for name in found):
         del found[1:]  # `regio` is `region`, though there is `regions`
@@ -253,6 +252,6 @@ _TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
 }
 
 _OF_GDB = {"breakpoints": "breaks", "reg": "registers", "r": "registers"}
-"""Words of gdb's for topics, of those that nothing follows."""
+"""Words of gdb's for topics."""
 
 COMMANDS = (info,)

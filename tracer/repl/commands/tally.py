@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tracer.errors import UsageError
 from tracer.query.breakpoint import perhaps_pending
-from tracer.query.tally import Tally, parse_tally
+from tracer.query.tally import Counted, Tally, parse_tally
 from tracer.repl.command import command
 from tracer.repl.context import KEPT, Context
 from tracer.repl.counts import printed
 from tracer.repl.parser import Statement
+from tracer.repl.playback import Playback
 from tracer.repl.result import Result, Screen, said
 from tracer.repl.tally import Running
 from tracer.text.number import whole
@@ -27,10 +28,10 @@ _LIMIT = 20
     brief="count accesses by what you like, while the guest runs",
     text=f"""\
 The last {KEPT:,} accesses are counted at once, and each that comes from then on; `tally` tells the
-counts so far. AGGREGATE is count; sum, min, max, avg, stats or hist (by powers of 2) of a number;
-lhist(NUMBER, FIRST, LAST, STEP); or delta(NUMBER), which is how much it differs from the access
-before in the same group. Expressions and CONDITION are as for `break`; `vetrace tally` does the
-same over a trace: docs/tally.md.""",
+counts so far. Of a recording all are counted, wherever in it one stands. AGGREGATE is count; sum,
+min, max, avg, stats or hist (by powers of 2) of a number; lhist(NUMBER, FIRST, LAST, STEP); or
+delta(NUMBER), which is how much it differs from the access before in the same group. Expressions
+and CONDITION are as for `break`; `vetrace tally` does the same over a trace: docs/tally.md.""",
     examples=(
         "tally count by register, function if region == nvme",
         "tally hist(value & 0xffff) if register == CC",
@@ -43,26 +44,33 @@ same over a trace: docs/tally.md.""",
 async def tally(context: Context, statement: Statement) -> Result:
     words = statement.words
     if not words:
-        return _told(context, sorted(context.tallies))
+        return await _told(context, sorted(context.tallies))
     if words[0] == "off":
         return _ended(context, words[1:])
     if len(words) == 1 and words[0].isdigit():
-        return _told(context, [_number(context, words[0])])
+        return await _told(context, [_number(context, words[0])])
     asked = await context.checked(lambda text: _parsed(context, text), statement.rest)
     if "callers" in asked.names and not context.run.has_stacks:
         raise UsageError(
             "callers of accesses that were made are not known: `vetrace boot --stacks` records them"
         )
     number = max(context.tallies, default=0) + 1
-    running = Running(
-        asked, context.facts_of_seen(), context.recent[0].seq if context.recent else 0
-    )
+    first = context.recent[0].seq if context.recent else 0
+    running = Running(asked, context.facts_of_seen(), first)
+    if context.recorded is not None:
+        running.counted = await _recorded(context.recorded, asked)
+        context.tallies[number] = running
+        return await _told(context, [number], counted=True)
     for seen in context.recent:
         running.listener(seen)
     if running.failed:
         raise UsageError(f"tally {number}: {running.failed}")
     context.begin_tally(number, running)
-    return _told(context, [number])
+    return await _told(context, [number])
+
+
+async def _recorded(recorded: Playback, asked: Tally) -> Counted:
+    return await recorded.reads(recorded.scene.tallied(asked))
 
 
 def _parsed(context: Context, text: str) -> Tally:
@@ -72,10 +80,15 @@ def _parsed(context: Context, text: str) -> Tally:
     return found
 
 
-def _told(context: Context, numbers: list[int]) -> Result:
+async def _told(context: Context, numbers: list[int], *, counted: bool = False) -> Result:
     from tracer.report.tally import tally_object  # rich: see repl.counts
 
     running = [(number, context.tallies[number]) for number in numbers]
+    recorded = context.recorded
+    if recorded is not None and not counted and not recorded.tape.whole:
+        # More may have been written since.
+        for _, each in running:
+            each.counted = await _recorded(recorded, each.counted.tally)
     value = [
         {"number": number, "since": each.since, **tally_object(each.counted)}
         for number, each in running
