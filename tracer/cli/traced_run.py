@@ -235,7 +235,7 @@ class TracedRun:
                 yield session.run_untraced
             else:
                 async with self._traced(session, guest, whole=whole) as run:
-                    # What cannot be is not tried again when the guest is restarted.
+                    # A restart does not try again what cannot be.
                     self._guests = self._guests[self._guests.index(guest) :]
                     yield run
             if isinstance(session.system, Linux):

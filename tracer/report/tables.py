@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -15,15 +16,47 @@ from tracer.confidential.audit import Audit, Site, side_by_side
 from tracer.confidential.host_inputs import Site as InputSite
 from tracer.devices.map import Breach
 from tracer.text.printable import printable
+from tracer.trace.layout import FILE_COLUMNS
 from tracer.trace.place import bare_name, spot
 from tracer.trace.polls import Poll
 from tracer.trace.summary import Names, Summary, ranked
 from tracer.trace.waiting_words import poll_words
 
+_LEAST_NAME = 10  # columns of a name that is folded
+
+
+class Fitting(Table):
+    """A table that closes its columns up, and folds its headings, where it would be too wide."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield what rich prints."""
+        wide = self.__rich_measure__(console, options.update_width(FILE_COLUMNS * 4)).maximum
+        if wide > options.max_width:
+            self._close_up(options.max_width)
+        yield from super().__rich_console__(console, options)
+
+    def _close_up(self, width: int) -> None:
+        self.padding = 0
+        numbers = [column for column in self.columns if column.no_wrap]
+        names = [column for column in self.columns if not column.no_wrap]
+        for column in numbers:
+            column.header = str(column.header).replace(" ", "\n")
+        taken = sum(max(map(_width, column.cells)) + 1 for column in numbers)
+        for column in names:
+            column.min_width = max(min(_LEAST_NAME, (width - 2 - taken) // len(names) - 1), 1)
+
+
+def _width(cell: RenderableType) -> int:
+    return max(map(len, str(cell).split("\n")))
+
+
+def _table() -> Table:
+    return Fitting(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
+
 
 def made_table(*headings: str, texts: int = 1) -> Table:
     """Return a table without rows: ``texts`` columns of text, then numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
+    table = _table()
     for index, heading in enumerate(headings):
         if index < texts:
             table.add_column(heading, overflow="fold")
@@ -139,7 +172,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def audit_table(audits: Sequence[Audit], limit: int | None = None) -> Table:
     """Return what handlers would make of each call site: fatal ones first, then the busiest."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
+    table = _table()
     for heading in ("exits", "share"):
         table.add_column(heading, justify="right", no_wrap=True)
     names = [audit.profile.name for audit in audits]

@@ -103,8 +103,7 @@ TESTED_BY = {
     "repl/test_hosting": "cli/hosting",
     "repl/test_tally": "repl/commands/pipe repl/commands/tally",
     "repl/test_shell": "repl/interruption repl/script",
-    "trace/test_lines": "report/tables text/colour text/printable trace/layout trace/place"
-    " report/objects",
+    "trace/test_lines": "text/colour text/printable trace/layout trace/place report/objects",
     "trace/test_codec": "trace/call trace/member trace/record trace/registers trace/wire",
     "trace/test_block": "trace/antecedents trace/compiled trace/legend trace/site",
     "cli/test_open": "access/reenactment query/past repl/playback repl/recording_view repl/scene"
@@ -170,7 +169,7 @@ BY_PLAYBOOK = {
 ON_A_GUEST = {
     "test_attach": "cli/attach cli/traced_run launch/attach qemu/foreign qemu/guest",
     "test_live": "intercept/below/ve_trial launch/borrow linux/handler_end",
-    "test_page": "cli/report report/page/plotting",
+    "test_page": "report/page/plotting",
     "test_page_conditions": "report/page/language",
     "test_recover": "host/keeper launch/ring",
     "test_inputs": "cli/run_arguments",
