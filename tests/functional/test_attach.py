@@ -325,7 +325,10 @@ def test_what_cannot_be_joined_is_told_in_one_line(tmp_path: Path) -> None:
     assert "it is no QEMU, or cannot be joined" in refused(tmp_path, "--pid", str(os.getpid()))
     file = tmp_path / "file"
     file.touch()
-    assert "Connection refused" in refused(tmp_path, "--qmp", file)
+    assert "Connection refused: it is no socket" in refused(tmp_path, "--qmp", file)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "left"))
+    assert "its QEMU has ended" in refused(tmp_path, "--qmp", tmp_path / "left")
 
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "other"))
@@ -338,7 +341,8 @@ def test_what_cannot_be_joined_is_told_in_one_line(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert "no QEMU's monitor" in refused(tmp_path, "--qmp", tmp_path / "other")
+        line = refused(tmp_path, "--qmp", tmp_path / "other")
+        assert "no QEMU's monitor" in line and "mail" not in line
         thread.join()
 
     with idle(tmp_path, "-accel", "tcg") as monitor:

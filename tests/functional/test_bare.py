@@ -195,6 +195,22 @@ def test_a_function_that_is_none(late: Path, tmp_path: Path) -> None:
     assert f"and {linux} is" in found
 
 
+def test_what_is_for_linux_alone(late: Path, tmp_path: Path) -> None:
+    assert f"--module is for Linux, and {late} is not" in refused(
+        tmp_path, "--kernel", late, "--module", "edu"
+    )
+    # From the reset on it has been looked at as a kernel.
+    done = run(tmp_path, "boot", "--kernel", late, "--kaslr", "--from-reset")
+    assert done.status == 2
+    *progress, line = done.err.splitlines()
+    assert f"--kaslr is for Linux, and {late} is not" in line
+    assert progress in ([], [f"vetrace: unpacking {late}"])
+    nowhere = tmp_path / "none"
+    for trap in ([], ["--from-reset"]):
+        line = refused(tmp_path, "--kernel", late, "--initrd", nowhere, *trap)
+        assert f"cannot read the initial ramdisk {nowhere}: no such file" in line
+
+
 def refused_on_its_machine(folder: Path, guest: Path, *more: str) -> str:
     words = ("--kernel", guest, *late_guest.MACHINE, "--serial", folder / "serial", *more)
     return refused(folder, *words, "--", *late_guest.QEMU)

@@ -131,8 +131,8 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for place, why in (
-        (file, "Address already in use"), (tmp_path / "none" / "console", "No such file"),
-        (tmp_path / ("long" * 40), "too long"),
+        (file, "Address already in use, by what is no free socket"),
+        (tmp_path / "none" / "console", "No such file"), (tmp_path / ("long" * 40), "too long"),
     ):  # fmt: skip
         done = run(tmp_path, "boot", "--console", place)
         assert done.status == 2 and done.out == ""

@@ -117,6 +117,17 @@ def check_plan(plan: Plan) -> None:
         check_memory(plan.guest, plan.memory)
 
 
+def check_bare(plan: Plan, image: Path) -> None:
+    """Raise UsageError for what only a guest of Linux can have, where the image is none."""
+    software = plan.software
+    for option, given in (
+        ("--module", software.modules), ("--add", software.added), ("--init", software.script),
+        ("--kaslr", plan.kaslr),
+    ):  # fmt: skip
+        if given:
+            raise UsageError(f"{option} is for Linux, and {image} is not: drop {option}")
+
+
 def _check_from_reset(plan: Plan) -> None:
     if not plan.nested:
         raise UsageError("--from-reset is for --trap nested: there are no page tables at a reset")

@@ -24,7 +24,7 @@ from tracer.guest.initramfs import MODULES, MODULES_WITHOUT_PCI, build_initramfs
 from tracer.guest.software import entries
 from tracer.host.scratch import scratch_folder
 from tracer.intercept.system import System
-from tracer.launch.plan import Plan, check_memory, parse_memory
+from tracer.launch.plan import Plan, check_bare, check_memory, parse_memory
 from tracer.linux.arrival import ComingLinux
 from tracer.linux.installed import InstalledLinux
 from tracer.linux.kernel import Kernel, default_kernel, open_kernel
@@ -135,13 +135,13 @@ def _prepared(
         raise GuestError(
             f"no guest kernel: run {command} to fetch Debian's, or name one with --kernel"
         )
-    if plan.initrd is not None and not plan.initrd.is_file():
-        raise GuestError(f"the initial ramdisk {plan.initrd} is not there, or no file")
+    _check_initrd(plan.initrd)
     machine = recipe.machine_arguments(plan.guest, plan.equipment)
     bare = open_bare(path, plan.symbols, plan.guidance)
     if bare is not None:
         if plan.guest is not Kind.PLAIN:
             raise GuestError(f"{path} is no Linux kernel: --guest {plan.guest} is for those")
+        check_bare(plan, path)
         config = _configure(plan, machine, _for_qemu(path, files), plan.initrd)
         bare.faults = not plan.nested
         if plan.nested and takes_modules((*machine, *plan.extra)):
@@ -167,6 +167,20 @@ def _prepared(
     return Linux(kernel, Booted(config.command_line, plan.guest), plan.guest), config
 
 
+def _check_initrd(path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        if not path.is_file():
+            what = "it is not a file" if path.exists() else "no such file"
+            raise UsageError(f"cannot read the initial ramdisk {path}: {what}")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise UsageError(f"the initial ramdisk {path} is empty")
+    except OSError as error:
+        raise UsageError(f"cannot read the initial ramdisk {path}: {error.strerror}") from error
+
+
 def _from_reset(
     plan: Plan, progress: Callable[[str], None], files: contextlib.ExitStack
 ) -> tuple[System, MachineConfig]:
@@ -181,6 +195,7 @@ def _from_reset(
             file = open_kernel(plan.kernel_file, plan.symbols, progress)
         coming = ComingLinux(file, plan.installed)
         return FromReset(config.hidden, plan.installed.name, "", coming), config
+    _check_initrd(plan.initrd)
     path = plan.kernel or default_kernel(plan.guest)
     if path is None:
         raise GuestError(f"no guest kernel: run {setup_command(plan.guest)}, or name one")
@@ -189,6 +204,7 @@ def _from_reset(
     try:
         kernel = open_kernel(path, plan.symbols, progress)
     except KernelImageError as error:
+        check_bare(plan, path)
         progress(f"its code has names only where they are in the guest's RAM: {error}")
         config = _configure(plan, machine, _for_qemu(path, files), plan.initrd)
         return FromReset(config.hidden, path.name, "", ComingLinux(None, path)), config

@@ -213,7 +213,8 @@ def _named(path: Path, step: Callable[[], _T]) -> _T:
     try:
         return step()
     except KernelImageError as error:
-        raise KernelImageError(f"{path}: {error}") from error
+        named = str(path) in str(error)
+        raise KernelImageError(str(error) if named else f"{path}: {error}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -58,7 +58,9 @@ def check(ending: Ending, whose: str = "") -> Ending:
     if panic is not None:
         raise GuestCrashed(f"the guest panicked: {panic}")
     if ending.cause != "guest-reset" or ending.status != 0:
-        raise QemuError(f"QEMU ended before its guest did: {why(ending)}; boot again")
+        raise QemuError(
+            f"QEMU ended before its guest did: {why(ending)}; boot again{_chosen(ending)}"
+        )
     return ending
 
 
@@ -67,6 +69,13 @@ def why(ending: Ending) -> str:
     if ending.status >= 0 and ending.errors:
         return ending.errors.splitlines()[-1]
     return exit_words(ending.status)
+
+
+def _chosen(ending: Ending) -> str:
+    # A status without a complaint of QEMU's may be what the guest has chosen (isa-debug-exit).
+    if ending.status <= 0 or ending.errors:
+        return ""
+    return f", with --exit-ok {ending.status} if that is how this guest says that all is well"
 
 
 def _panic(console: Sequence[str]) -> str | None:

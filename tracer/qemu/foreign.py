@@ -83,8 +83,9 @@ class ForeignMachine:
                 "monitor, or no QEMU is behind it; give QEMU one more -qmp"
             ) from None
         except GONE as error:
+            said = str(error).partition("\n")[0]  # behind it are the bytes, over several lines
             raise QemuError(
-                f"there is no QEMU's monitor for programs (QMP) behind {self._monitor}: {error}"
+                f"there is no QEMU's monitor for programs (QMP) behind {self._monitor}: {said}"
             ) from error
         await self._check()
         self.pid = pid or None
@@ -119,6 +120,10 @@ class ForeignMachine:
         except (OSError, TimeoutError, ValueError) as error:
             channel.close()
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            if isinstance(error, ConnectionRefusedError):
+                # The kernel says the same of a file that is none.
+                left = "its QEMU has ended" if self._monitor.is_socket() else "it is no socket"
+                why += f": {left}"
             what = "does not answer" if isinstance(error, TimeoutError | BlockingIOError) else why
             raise UsageError(f"cannot connect to {self._monitor}: {what}") from error
         return channel

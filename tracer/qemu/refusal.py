@@ -34,6 +34,8 @@ _REMEDIES = (
      "file of QEMU's options (--machine) has a / or ends in .cfg"),
     (r"Duplicate ID '(\S+)'|Duplicate device ID '(\S+)'",
      "give another id, or leave the default devices out with --no-default-devices"),
+    (r"machine type does not support if=pflash",
+     "--firmware uefi needs a machine with flash, such as q35 or pc"),
     (r"Machine memory size does not match", "say how much RAM there is with --memory SIZE"),
     (r'Failed to get (?:shared )?"?\w+"? lock', "another program writes to it: end that first"),
     (r"cannot use stdio by multiple|only be (?:used by|connected to) one|stdio.* in use",

@@ -17,6 +17,7 @@ from tracer.guest.software import Software
 from tracer.launch.plan import (
     USUAL_INPUTS,
     Plan,
+    check_bare,
     check_plan,
     parse_inputs,
     parse_memory,
@@ -123,6 +124,22 @@ def test_what_is_said_of_another_guest_than_linux() -> None:
     ):
         with pytest.raises(UsageError, match=f"{option} says nothing with --trap nested"):
             check_plan(Plan(kernel=image, guidance=said, nested=True))
+
+
+@pytest.mark.parametrize(
+    ("more", "option"),
+    [
+        ({"software": Software(modules=("edu",))}, "--module"),
+        ({"software": Software(added=("a",))}, "--add"),
+        ({"software": Software(script=Path("a"))}, "--init"),
+        ({"kaslr": True}, "--kaslr"),
+    ],
+)
+def test_what_is_said_of_linux_to_another_guest(more: dict[str, Any], option: str) -> None:
+    image = Path("image.elf")
+    check_bare(Plan(kernel=image, initrd=image, append="quick", memory=1 << 28), image)
+    with pytest.raises(UsageError, match=f"{option} is for Linux, and image.elf is not"):
+        check_bare(Plan(kernel=image, **more), image)
 
 
 def test_traps_are_where_they_are_named() -> None:

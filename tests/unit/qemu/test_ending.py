@@ -48,4 +48,9 @@ def test_an_exit_status_says_that_all_is_well() -> None:
     assert check(left) is left
     with pytest.raises(QemuError, match="before its guest did: exit status 35"):
         check(Ending(35, "", (), "", triple_fault=False, accepted=33))
+    with pytest.raises(QemuError, match=r"status 1; boot again, with --exit-ok 1 if that is how"):
+        check(Ending(1, "", (), "", triple_fault=False))
+    for status, errors in ((1, "no room"), (-9, "")):
+        with pytest.raises(QemuError, match=r"; boot again$"):
+            check(Ending(status, "", (), errors, triple_fault=False))
     assert check(Ending(0, "guest-shutdown", (), "", triple_fault=False, accepted=33))

@@ -19,6 +19,8 @@ from tracer.qemu.refusal import remedy, taken
         ("unsupported machine type", "has a / or ends in .cfg"),
         ("-device edu,id=a: Duplicate ID 'a' for device", "another id"),
         ("Machine memory size does not match the size of the memory backend", "--memory SIZE"),
+        ("-drive if=pflash,unit=0: machine type does not support if=pflash,bus=0,unit=0",
+         "--firmware uefi needs"),
         ('-drive file=x: Failed to get shared "write" lock', "another program"),
         ("-serial stdio: cannot use stdio by multiple character devices", "--serial FILE"),
         ('The -accel and "-machine accel=" options are incompatible', "drop -accel"),
