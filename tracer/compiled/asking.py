@@ -18,7 +18,6 @@ from tracer.compiled.reading import state_before
 from tracer.compiled.ring import Raw
 from tracer.errors import EmulationError
 from tracer.x86.bus import Load, Store
-from tracer.x86.emulate import execute
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import CpuState, Mode
 
@@ -173,6 +172,8 @@ def agreed(insn: Instruction, raw: Raw) -> CpuState | None:
 
     The address is that of the fault: a hypercall for another one is not paired with it.
     """
+    from tracer.x86.emulate import execute  # for those who ask what it left behind
+
     call = asked(raw)
     made = 0
     try:

@@ -24,9 +24,9 @@ from tracer.compiled.ending import (
     go_on_with,
     gpr,
     name_site,
-    pieces,
     send,
 )
+from tracer.compiled.layout import pieces
 from tracer.compiled.rewrite import rewritten
 from tracer.compiled.safety import reads_and_writes
 from tracer.x86.forms import Unit

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Collection
 
 from tracer.compiled.encoder import Encoder
-from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE, pieces
 from tracer.compiled.monitor import of_guest
 from tracer.x86.state import RAX, RCX, RDI, RDX, RSI, RSP
 
@@ -31,11 +31,6 @@ _IRETQ = "48cf"
 def gpr(number: int) -> int:
     """Return where a record has a general-purpose register."""
     return _GPR + 8 * number
-
-
-def pieces(width: int) -> list[tuple[int, int]]:
-    """Return the offset and width of each access of at most 8 bytes that one of ``width`` is."""
-    return [(at, min(width - at, 8)) for at in range(0, width, 8)]
 
 
 def name_site(out: Encoder, number: int) -> None:

@@ -257,3 +257,8 @@ def constants(code: int = CODE) -> str:
         **{f"K_{name}": offset for name, offset in STACK_FIELDS.items()},
     }
     return "".join(f".set {name}, {value}\n" for name, value in symbols.items())
+
+
+def pieces(width: int) -> list[tuple[int, int]]:
+    """Return the offset and width of each access of at most 8 bytes that one of ``width`` is."""
+    return [(at, min(width - at, 8)) for at in range(0, width, 8)]

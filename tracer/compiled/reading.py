@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from tracer.compiled.ending import pieces
+from tracer.compiled.layout import pieces
 from tracer.compiled.ring import Raw
 from tracer.compiled.safety import Template, reads_and_writes, template_of
-from tracer.compiled.sites import Site
 from tracer.errors import EmulationError
 from tracer.x86 import bus
 from tracer.x86.bus import Load, Store
-from tracer.x86.emulate import execute
-from tracer.x86.emulate.address import places
 from tracer.x86.forms import Unit
 from tracer.x86.instruction import SEGMENTS, File, Instruction, Memory, Register
 from tracer.x86.state import RDI, RSI, CpuState, PageFaultCode, Segments
+
+if TYPE_CHECKING:
+    from tracer.compiled.sites import Site
 
 _MASK64 = (1 << 64) - 1
 
@@ -77,6 +78,8 @@ def state_before(insn: Instruction, raw: Raw) -> CpuState:
     cpu = CpuState(raw.gpr, insn.rip, raw.rflags, cr4=_CR4)
     for operand in insn.operands:
         if isinstance(operand, Memory) and operand.segment in ("fs", "gs"):
+            from tracer.x86.emulate.address import places
+
             base = raw.linear - places(insn, cpu)[0].linear & _MASK64
             return replace(cpu, segments=Segments(**{f"{operand.segment}_base": base}))
         if isinstance(operand, Register) and operand.file is File.SEGMENT:
@@ -155,6 +158,8 @@ def verified(site: Site, raw: Raw) -> Disagreement | None:
 def _emulated(insn: Instruction, raw: Raw, said: list[str]) -> CpuState | None:
     if not _is_known(insn):
         return None
+    from tracer.x86.emulate import execute  # for those who ask what it left behind
+
     ahead = list(accesses(insn, raw, 0))
     try:
         emulation = execute(insn, state_before(insn, raw))

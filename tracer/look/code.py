@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracer.look.sheet import Cell, folded
-from tracer.x86.decode import Line
+
+if TYPE_CHECKING:
+    from tracer.x86.decode import Line
 
 Lookup = Callable[[int], str | None]
 """Return ``name+0x1f`` for a linear address, or None."""

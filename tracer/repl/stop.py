@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracer.devices.map import Named
 from tracer.look.call import call_lines, call_object
-from tracer.look.plan import Plan
 from tracer.query.pending import event_of
 from tracer.repl.result import Screen
 from tracer.repl.run import Run
@@ -16,6 +15,9 @@ from tracer.text.colour import paint
 from tracer.text.printable import printable
 from tracer.trace.layout import layout
 from tracer.trace.lines import access_line
+
+if TYPE_CHECKING:
+    from tracer.look.plan import Plan
 
 
 def halt_lines(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from tracer.access.space import AddressSpace
 from tracer.errors import UsageError
@@ -12,8 +13,6 @@ from tracer.look.call import call_lines, call_object
 from tracer.look.code import code_lines, code_objects
 from tracer.look.dump import Part, dump_lines, dump_objects, parse_spec
 from tracer.look.page import page_lines, page_object, page_of
-from tracer.look.plan import Plan, as_made, plan_of
-from tracer.look.plan_view import plan_lines, plan_object
 from tracer.look.registers import (
     recorded_lines,
     recorded_object,
@@ -32,12 +31,16 @@ from tracer.session.course import Halt
 from tracer.text.number import whole
 from tracer.trace.queue import queue_lines, queue_object
 from tracer.trace.summary import summary_object
-from tracer.x86.decode import Line, disassemble
 from tracer.x86.state import MAX_INSTRUCTION, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from tracer.look.plan import Plan
 
 
 def plan_at(context: Context) -> Plan:
     """Return what the access that waits is about to do. Raises UsageError when none waits."""
+    from tracer.look.plan import as_made, plan_of  # the emulator, for those who ask for a plan
+
     pending = context.run.pending()
     named = context.named(pending)
     plan = plan_of(pending, named.text if named else None)
@@ -61,6 +64,8 @@ async def plan(context: Context, statement: Statement) -> Result:
     called = context.halt.call
     if called is not None:
         return Result(call_object(called), lambda p: call_lines(called, p.width, p.colour))
+    from tracer.look.plan_view import plan_lines, plan_object
+
     found = plan_at(context)
     queues = context.run.queues_at(found.pending)
     if not queues:
@@ -207,7 +212,9 @@ async def disas(context: Context, statement: Statement) -> Result:
 
 def _code(context: Context, halt: Halt, linear: int, count: int, again: str) -> Result:
     data = halt.space.read(linear, count * MAX_INSTRUCTION)
-    code: list[Line] = disassemble(data, linear, halt.cpu.mode)[:count]
+    from tracer.x86.decode import disassemble  # capstone, for those who ask for code
+
+    code = disassemble(data, linear, halt.cpu.mode)[:count]
     if not code:
         raise UsageError(f"linear {linear:#x} is not in RAM: {_unreadable(halt.space, linear)}")
     after = code[-1].linear + len(code[-1].code)
