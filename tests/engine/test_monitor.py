@@ -36,6 +36,7 @@ from tracer.compiled import layout, monitor
 from tracer.compiled.inputs import FIRST, Input
 from tracer.compiled.layout import SLOT_SIZE, control_field
 from tracer.errors import GuestError, InterceptError
+from tracer.intercept.ring.monitor import FullRing
 from tracer.intercept.trap import GoOn
 from tracer.trace.record import RegionRecord
 
@@ -154,15 +155,22 @@ def test_a_vcpu_that_waits_in_the_monitor_for_another_one_stays_there() -> None:
 
 def test_a_vcpu_that_finds_no_room_stands_until_records_were_taken() -> None:
     run = Run()
-    stop = Stopped(address=run.monitor.full, breakpoint=8, signal="SIGTRAP")
+    stop = Stopped(reason="read-watchpoint-trigger", address=run.monitor.full)
     assert run.monitor.full in run.monitor.stands
     assert play(run.monitor.step_out(stop), (StepAlone(), run.monitor.full)) == stop
     trap = next(t for t in run.loop.traced.traps if t.claims(stop))
     assert play(trap.handle(stop)) == GoOn()
     assert run.loop.journal.counts["full rings"] == 1
+    # What it reads is watched, where the monitor's own page tables have it.
+    watched = BLOCK_AT + monitor.word("FULL_AT")
+    linear = monitor.WINDOW_BASE + BLOCK_AT + monitor.word("FULL")
+    assert run.scene.ram.read(watched, 8) == linear.to_bytes(8, "little")
     assert run.monitor.halts_when_full
     run.scene.view.realtime = True
     assert not run.monitor.halts_when_full
+    full = FullRing(run.loop.journal)
+    play(full.begin(run.monitor))
+    assert not full.claims(stop)
 
 
 def test_a_vcpu_in_the_monitor_is_told_as_its_guest() -> None:

@@ -124,6 +124,14 @@
 	\op	\register, [r15 + STATE + 8 * \number]
 .endm
 
+# Call a routine where somebody is asked about the input; else CF is clear.
+.macro if_asked routine
+	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	je	91f
+	call	\routine
+91:
+.endm
+
 # In: RAX = the physical address of this vCPU's VMCB. All that the guest has is in there. RBX = what
 # the time-stamp counter is to be a multiple of before the guest goes on, 0 for no such thing.
 start:
@@ -269,6 +277,1225 @@ unknown:
 	pause
 	jmp	unknown
 
+# ---- records
+
+# Out: R13 -> the record, which has all but what was accessed; RBP = its number, or 0 where there is
+# none. R14 = the bytes of code that are known, in CODE. RBX and R12 stay.
+begin:
+	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
+	jne	6f
+	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	jne	6f			# who is asked makes the record
+	control	mov, rax, C_HEAD
+	guest	mov, rcx, S_OWNER / 8
+room:	test	rax, rax
+	js	2f
+	control	cmp, rax, C_ROOM
+	jae	8f
+	lock cmpxchg [rip + start + DATA + C_HEAD], rcx
+	jne	room
+	mov	rbp, rax
+	control	and, rax, C_RING_MASK
+	lea	r13, [rip + start + DATA + RING]
+	add	r13, rax
+	mov	[r13 + R_NUMBER], rbp
+	jmp	4f
+	# This vCPU makes an access of its own at a compiled site, and an NMI came.
+2:	cmp	rax, rcx
+	je	5f
+	# Another one does.
+3:	pause
+	control	mov, rax, C_HEAD
+	jmp	room
+	# Whoever takes records has to first. A read that is watched tells them, and the guest's time
+	# stands meanwhile: at a breakpoint QEMU throws away all that it has translated
+	# (gdb_vm_state_change).
+8:	mov	rax, [rip + start + DATA + M_FULL_AT]
+	test	rax, rax
+	jz	full
+	mov	rax, [rax]
+full:	control	mov, rax, C_HEAD
+	jmp	room
+5:	lock inc qword ptr [rip + start + DATA + M_NESTED]
+6:	xor	ebp, ebp
+	lea	r13, [r15 + STATE + S_SCRATCH]
+4:	call	describe
+	# What asks for it is the guest's handler of #VE: the record is of the instruction.
+	guest	mov, rsi, S_ASKED / 8
+	test	rsi, rsi
+	jz	1f
+.irp field, R_CPL, R_RFLAGS, R_RIP, R_NEXT, R_CR3
+	mov	rax, [rsi + \field]
+	mov	[r13 + \field], rax
+.endr
+	mov	eax, [rsi + R_MANNER]
+	mov	[r13 + R_MANNER], eax
+	add	rsi, R_GPR
+	lea	rdi, [r13 + R_GPR]
+	copy	16
+1:
+.if STACKS
+	jmp	stacks
+.else
+	mov	rdx, [r13 + R_RIP]
+	call	thread
+	mov	[r13 + R_THREAD], eax
+	ret
+.endif
+
+# In: RDX = where the guest's code is. Out: EAX = the kernel's thread that is current, 4 bytes relative
+# to GS, or 0 where nobody is told. RCX, RDX, RDI and R11 are lost.
+thread:	sub	rdx, [r15 + STATE + S_CODE]
+	cmp	rdx, [r15 + STATE + S_CODE_SIZE]
+	jae	1f
+	mov	ecx, MSR_GS_BASE
+	rdmsr
+	shl	rdx, 32
+	or	rdx, rax
+	add	rdx, [r15 + STATE + S_THREAD]
+	call	settled
+	jc	1f
+	mov	eax, [rax]
+	ret
+1:	xor	eax, eax
+	ret
+
+# As `translate`, but R11 and LEAF, for a word of the kernel's own that stays where it is: one that
+# was found by the same page tables is not looked up again.
+settled:
+	mov	rax, [r15 + V_CR3]
+	cmp	rax, [r15 + STATE + S_TABLES]
+	jne	1f
+	cmp	rdx, [r15 + STATE + S_WORD]
+	jne	1f
+	mov	rax, [r15 + STATE + S_WORD_AT]
+	ret				# CF is clear
+1:	call	translate
+	jc	1f
+	mov	[r15 + STATE + S_WORD], rdx
+	mov	[r15 + STATE + S_WORD_AT], rax
+	mov	rcx, [r15 + V_CR3]
+	mov	[r15 + STATE + S_TABLES], rcx
+	clc
+1:	ret
+
+# Says in the record at R13 what the guest is about. RAX, RCX, RDX, RSI and RDI are lost.
+describe:
+	rdtsc
+	mov	[r13 + R_TSC], eax
+	mov	[r13 + R_TSC + 4], edx
+	xor	eax, eax
+	mov	[r13 + R_ALIAS], rax
+	mov	[r13 + R_THREAD], eax
+	mov	[r13 + R_VALUE], rax
+	mov	[r13 + R_VALUE + 8], rax
+	guest	mov, rax, S_OWNER / 8
+	not	rax
+	mov	[r13 + R_VCPU], ax
+	movzx	eax, byte ptr [r15 + V_CPL]
+	mov	[r13 + R_CPL], eax
+	mov	rax, [r15 + V_RFLAGS]
+	mov	[r13 + R_RFLAGS], rax
+	mov	rax, [r15 + V_CR3]
+	test	dword ptr [r15 + V_EFER], 0x400		# LMA
+	jnz	1f
+	# How code outside long mode translates is told by bits that CR3 does not have.
+	bts	rax, MARK
+	bt	qword ptr [r15 + V_CR0], 31
+	jnc	1f
+	bts	rax, MARK_PAE
+	bt	qword ptr [r15 + V_CR4], 5
+	jc	1f
+	btr	rax, MARK_PAE
+	bts	rax, MARK_SHORT
+	bt	qword ptr [r15 + V_CR4], 4
+	jnc	1f
+	bts	rax, MARK_LARGE
+1:	mov	[r13 + R_CR3], rax
+	mov	rax, [r15 + V_RIP]
+	add	rax, [r15 + V_CS_BASE]
+	mov	[r13 + R_RIP], rax
+	lea	rsi, [r15 + STATE]
+	lea	rdi, [r13 + R_GPR]
+	copy	16
+	mov	dword ptr [r13 + R_MANNER], 0
+	mov	eax, 64
+	test	dword ptr [r15 + V_EFER], 0x400		# LMA
+	jz	1f
+	test	byte ptr [r15 + V_CS_ATTRIBUTES + 1], 2	# L
+	jnz	2f
+1:	mov	eax, 32
+	test	byte ptr [r15 + V_CS_ATTRIBUTES + 1], 4	# D
+	jnz	2f
+	mov	eax, 16
+2:	mov	[r13 + R_MANNER + 2], al
+	ret
+
+# The record tells what happens next: commit it, and make the access. ECX = bytes of the instruction.
+# What is read is told afterwards, by `end`.
+commit:
+	cmp	qword ptr [r15 + STATE + S_ASKED], 0
+	jne	2f
+	mov	rax, [r15 + V_RIP]
+	add	rax, [r15 + V_CS_BASE]
+	add	rax, rcx
+	mov	[r13 + R_NEXT], rax
+2:	test	rbp, rbp
+	jz	1f
+	mov	[r13 + R_SEQUENCE], rbp
+1:	ret
+
+# Let the next record be made.
+end:	test	rbp, rbp
+	jz	1f
+	add	rbp, SLOT_SIZE
+	mov	[rip + start + DATA + C_HEAD], rbp
+1:	ret
+
+# ---- ports
+
+io:	# Where PCI configuration is written to, a device may move.
+	mov	eax, r12d
+	shr	eax, 16
+	and	eax, ~3
+	cmp	eax, 0xcfc
+	jne	1f
+	test	r12b, 1
+	jnz	1f
+	lock or	byte ptr [rip + start + DATA + C_SITES], MOVED
+1:	cmp	qword ptr [rip + start + DATA + M_PORTS], 0
+	je	unrecorded
+	mov	edx, r12d
+	shr	edx, 16
+	call	flagged
+	call	begin
+	mov	dword ptr [r13 + R_SITE], K_PORT
+	mov	eax, r12d
+	shr	eax, 4
+	and	eax, 7
+	mov	[r13 + R_MANNER], al
+	mov	edx, r12d
+	shr	edx, 16
+	mov	[r13 + R_ADDRESS], rdx
+	test	r12b, 4
+	jnz	string
+	mov	rcx, [r15 + V_INFO2]
+	sub	rcx, [r15 + V_RIP]
+	mov	rax, [r15 + V_RAX]
+	test	r12b, 1
+	jnz	in_
+	mov	byte ptr [r13 + R_MANNER + 1], 1
+	call	out_told
+	if_asked	ask
+	jc	1f
+	call	commit
+	mov	rax, [r15 + V_RAX]
+	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	je	2f
+	mov	eax, [r13 + R_VALUE]
+2:	call	out_made
+1:	if_asked	made
+	call	end
+	jmp	8f
+in_:	if_asked	ask
+	jc	1f
+	call	in_made
+	call	in_told
+1:	if_asked	made
+	mov	rax, [r15 + V_RAX]
+	call	in_taken
+	mov	[r15 + V_RAX], rax
+	call	commit
+	call	end
+8:	mov	rcx, [r15 + V_INFO2]
+	mov	[r15 + V_RIP], rcx
+	# Where a device has moved to, pages may have been RAM, which nothing faults at yet: that is
+	# looked at before the guest goes on.
+	mov	eax, r12d
+	shr	eax, 16
+	and	eax, ~3
+	cmp	eax, 0xcfc
+	jne	behind_it
+	test	r12b, 1
+	jnz	behind_it
+	mov	rax, [rip + start + DATA + M_LOOK_AT]
+	test	rax, rax
+	jz	behind_it
+	mov	rax, [rax]
+looked:	jmp	behind_it
+
+# No ports are recorded.
+unrecorded:
+	mov	edx, r12d
+	shr	edx, 16
+	lea	r13, [r15 + STATE + S_SCRATCH]
+	xor	ebp, ebp
+	test	r12b, 4
+	jz	1f
+	call	describe
+	mov	eax, r12d
+	shr	eax, 4
+	and	eax, 7
+	mov	[r13 + R_MANNER], al
+	mov	[r13 + R_ADDRESS], rdx
+	jmp	string
+1:	mov	rax, [r15 + V_RAX]
+	test	r12b, 1
+	jnz	1f
+	call	out_made
+	jmp	8b
+1:	call	in_made
+	mov	[r15 + V_RAX], rax
+	jmp	8b
+
+# In: RAX, whose low bytes go to the port in EDX.
+out_made:
+	test	r12b, 0x10
+	jz	1f
+	out	dx, al
+	ret
+1:	test	r12b, 0x20
+	jz	1f
+	out	dx, ax
+	ret
+1:	out	dx, eax
+	ret
+# In and out: RAX, whose low bytes come from the port in EDX.
+in_made:
+	test	r12b, 0x10
+	jz	1f
+	in	al, dx
+	ret
+1:	test	r12b, 0x20
+	jz	1f
+	in	ax, dx
+	ret
+1:	in	eax, dx
+	ret
+# In and out: RAX, whose low bytes are what was read.
+in_taken:
+	test	r12b, 0x10
+	jz	1f
+	mov	al, [r13 + R_VALUE]
+	ret
+1:	test	r12b, 0x20
+	jz	1f
+	mov	ax, [r13 + R_VALUE]
+	ret
+1:	mov	eax, [r13 + R_VALUE]
+	ret
+out_told:
+in_told:
+	test	r12b, 0x10
+	jz	1f
+	mov	[r13 + R_VALUE], al
+	ret
+1:	test	r12b, 0x20
+	jz	1f
+	mov	[r13 + R_VALUE], ax
+	ret
+1:	mov	[r13 + R_VALUE], eax
+	ret
+
+# ---- asking
+
+# In: RDX = the number of a bit in FLAGS. Out: whether somebody is to be asked about this input, in
+# ASKING. RAX, RDX and R8 are lost.
+flagged:
+	mov	r8, [r15 + V_IOPM]
+	bt	qword ptr [r8 + FLAGS], rdx
+	jc	1f
+	cmp	qword ptr [r8 + FROM], 0
+	je	2f
+	rdtsc
+	shl	rdx, 32
+	or	rax, rdx
+	cmp	rax, [r8 + FROM]
+	jb	2f
+1:	mov	qword ptr [r15 + STATE + S_ASKING], 1
+	ret
+2:	mov	qword ptr [r15 + STATE + S_ASKING], 0
+	ret
+
+# ---- call chains
+
+.if STACKS
+# The stack of the kernel above RSP, and the one that it was switched to from: as the common code
+# has them (common.S, stacks).
+stacks:	test	rbp, rbp
+	jz	9f
+	mov	r8, rbp
+	control	and, r8, C_RING_MASK
+	shl	r8, STACK_SHIFT
+	control	add, r8, C_STACKS
+	control	sub, r8, C_RING
+	lea	rax, [rip + start + DATA + RING]
+	add	r8, rax
+	xor	eax, eax
+	mov	[r8 + K_FIRST], rax
+	mov	[r8 + K_SIZE], rax
+	mov	[r8 + K_STATE], rax
+	cmp	dword ptr [r13 + R_CPL], 0
+	jne	9f
+	control	mov, rdx, C_STATE
+	call	settled
+	jc	1f
+	mov	rax, [rax]
+	mov	[r8 + K_STATE], rax
+1:	lea	r9, [r8 + STACK_SIZE]
+	lea	r10, [r8 + K_DATA]
+	mov	rdx, [r13 + R_GPR + 8 * 4]
+	call	run
+	lea	rax, [r10 - K_DATA]
+	sub	rax, r8
+	mov	[r8 + K_FIRST], rax
+	jz	2f
+	mov	rdx, [r10 - 8]
+	mov	[r8 + K_NEXT], rdx
+	test	rdx, rdx
+	jns	1f			# no stack of the kernel's
+	call	run
+1:
+	lea	rax, [r10 - K_DATA]
+	sub	rax, r8
+2:	mov	[r8 + K_SIZE], rax
+9:	ret
+
+# In: RDX = the linear address of a stack, R10 -> where its copy goes, as far as R9. Out: R10.
+run:	test	dl, 7
+	jnz	2f
+1:	cmp	r10, r9
+	jae	2f
+	control	cmp, rdx, C_STACK_END
+	je	2f
+	call	translate
+	jc	2f
+	control	mov, rcx, C_RESERVED
+	test	[r15 + STATE + S_LEAF], rcx
+	jnz	2f
+	mov	rsi, rax
+	mov	ecx, edx
+	or	rcx, -4096
+	neg	rcx			# to the end of the page
+	mov	rax, r9
+	sub	rax, r10
+	cmp	rcx, rax
+	cmova	rcx, rax
+	add	rdx, rcx
+	mov	rdi, r10
+	add	r10, rcx
+	shr	ecx, 3
+	copy_all
+	jmp	1b
+2:	ret
+.endif
+
+# ---- the guest's memory
+
+# As `walk`, but CF too where it is no memory that it leads to.
+translate:
+	call	walk
+	jc	1f
+	in_ram	rax, rdi, 2f
+	clc
+1:	ret
+2:	stc
+	ret
+
+# In: RDX = a linear address. Out: CF, or RAX = the physical one, R11 = all entries ANDed, and what
+# the last one is in LEAF. RCX and RDI are lost. Tables are read in memory alone.
+walk:	mov	r11, -1
+	mov	qword ptr [r15 + STATE + S_LEAF], 0
+	mov	rax, rdx
+	xor	edi, edi
+	bt	qword ptr [r15 + V_CR0], 31
+	jnc	8f
+	test	dword ptr [r15 + V_EFER], 0x400		# LMA
+	jz	5f
+	mov	ecx, 39
+	bt	qword ptr [r15 + V_CR4], 12
+	jnc	1f
+	mov	ecx, 48
+1:	mov	rax, [r15 + V_CR3]
+2:	control	and, rax, C_ADDRESS
+	in_ram	rax, rdi, 9f
+	mov	rdi, rdx
+	shr	rdi, cl
+	and	edi, 511
+	mov	rax, [rax + rdi * 8]
+	and	r11, rax
+	test	al, 1
+	jz	9f
+	cmp	ecx, 12
+	je	3f
+	cmp	ecx, 39
+	jae	4f
+	test	al, 0x80
+	jnz	3f
+4:	sub	ecx, 9
+	jmp	2b
+3:	mov	[r15 + STATE + S_LEAF], rax
+	mov	edi, 1
+	shl	rdi, cl
+	dec	rdi
+	mov	rcx, rdi
+	control	and, rax, C_ADDRESS
+	not	rcx
+	and	rax, rcx
+	and	rdi, rdx
+	or	rax, rdi
+8:	clc
+	ret
+9:	stc
+	ret
+	# Outside long mode: a root of four entries, or tables of 1024 (SDM vol. 3A, 4.3 and 4.4).
+5:	mov	edx, edx
+	mov	eax, [r15 + V_CR3]
+	bt	qword ptr [r15 + V_CR4], 5
+	jnc	6f
+	and	eax, ~31
+	in_ram	rax, rdi, 9b
+	mov	edi, edx
+	shr	edi, 30
+	mov	rax, [rax + rdi * 8]
+	test	al, 1
+	jz	9b
+	mov	ecx, 21
+	jmp	2b
+6:	and	eax, ~4095
+	in_ram	rax, rdi, 9b
+	mov	edi, edx
+	shr	edi, 22
+	mov	eax, [rax + rdi * 4]
+	and	r11, rax
+	test	al, 1
+	jz	9b
+	test	al, 0x80
+	jz	7f
+	bt	qword ptr [r15 + V_CR4], 4
+	jnc	7f
+	mov	[r15 + STATE + S_LEAF], rax
+	mov	ecx, eax
+	shr	ecx, 13
+	movzx	ecx, cl
+	shl	rcx, 32
+	and	eax, 0xffc00000
+	or	rax, rcx
+	mov	edi, edx
+	and	edi, 0x3fffff
+	or	rax, rdi
+	clc
+	ret
+7:	and	eax, ~4095
+	in_ram	rax, rdi, 9b
+	mov	edi, edx
+	shr	edi, 12
+	and	edi, 1023
+	mov	eax, [rax + rdi * 4]
+	and	r11, rax
+	test	al, 1
+	jz	9b
+	mov	ecx, 12
+	jmp	3b
+
+ram_ranges
+
+ways_through
+
+# ---- the guest's code
+
+# Out: CF where the instruction is vetrace's own, in the window or in the stub. RAX is lost.
+own:	mov	rax, [r15 + V_RIP]
+	sub	rax, [r15 + STATE + S_OWN]
+	cmp	rax, [r15 + STATE + S_OWN_SIZE]
+	jb	1f
+	mov	rax, [r15 + V_RIP]
+	sub	rax, [r15 + STATE + S_STUB]
+	cmp	rax, [r15 + STATE + S_STUB_SIZE]
+1:	ret
+
+# Out: RAX = how many prefixes the instruction has, R8 -> base of the segment that they name, 0 for
+# none; R9 = 1 where they change the size of addresses. RCX, RDX, RSI and RDI are lost.
+prefixes:
+	xor	r8d, r8d
+	xor	r9d, r9d
+	mov	rsi, [r15 + V_RIP]
+	add	rsi, [r15 + V_CS_BASE]
+	mov	r10, rsi
+1:	lea	rdx, [rsi - LONGEST]		# another vCPU may be writing prefixes there
+	cmp	rdx, r10
+	jae	9f
+	mov	rdx, rsi
+	call	translate
+	jc	9f
+	mov	al, [rax]
+	inc	rsi
+	cmp	al, 0x66
+	je	1b
+	cmp	al, 0xf2
+	je	1b
+	cmp	al, 0xf3
+	je	1b
+	cmp	al, 0x67
+	je	2f
+	lea	rcx, [r15 + V_ES_BASE]
+	cmp	al, 0x26
+	je	3f
+	lea	rcx, [r15 + V_CS_BASE]
+	cmp	al, 0x2e
+	je	3f
+	lea	rcx, [r15 + V_SS_BASE]
+	cmp	al, 0x36
+	je	3f
+	lea	rcx, [r15 + V_DS_BASE]
+	cmp	al, 0x3e
+	je	3f
+	cmp	al, 0x64
+	je	4f
+	cmp	al, 0x65
+	je	4f
+	cmp	byte ptr [r13 + R_MANNER + 2], 64
+	jne	8f
+	and	al, 0xf0
+	cmp	al, 0x40
+	je	1b
+8:	lea	rax, [rsi - 1]
+	sub	rax, r10
+	ret
+2:	mov	r9d, 1
+	jmp	1b
+	# Outside of 64-bit code alone these have bases.
+3:	cmp	byte ptr [r13 + R_MANNER + 2], 64
+	je	1b
+	mov	r8, rcx
+	jmp	1b
+	# VMRUN leaves FS and GS as they are (QEMU, helper_vmrun).
+4:	movzx	ecx, al
+	add	ecx, MSR_FS_BASE - 0x64
+	rdmsr
+	shl	rdx, 32
+	or	rax, rdx
+	lea	r8, [r15 + STATE + S_BASE]
+	mov	[r8], rax
+	jmp	1b
+9:	xor	eax, eax
+	ret
+
+# ---- strings
+
+# INS and OUTS: one element, and again from the start while it repeats (SDM vol. 2A, INS; REP).
+string:	call	prefixes
+	mov	r10, rax
+	# Addresses have 64, 32 or 16 bits.
+	mov	r14, -1
+	movzx	eax, byte ptr [r13 + R_MANNER + 2]
+	cmp	al, 64
+	jne	1f
+	test	r9d, r9d
+	jz	3f
+	mov	r14d, 0xffffffff
+	jmp	3f
+1:	cmp	al, 32
+	sete	al
+	movzx	eax, al
+	xor	eax, r9d
+	mov	r14d, 0xffff
+	jz	3f
+	mov	r14d, 0xffffffff
+3:	test	r12b, 8
+	jz	1f
+	mov	rax, [r15 + STATE + 8 * 1]
+	test	rax, r14
+	jz	none
+1:	test	r12b, 1
+	jnz	ins_
+	mov	rbx, [r15 + STATE + 8 * 6]
+	lea	rax, [r15 + V_DS_BASE]
+	test	r8, r8
+	jnz	2f
+	mov	r8, rax
+2:	mov	byte ptr [r13 + R_MANNER + 1], 1
+	jmp	4f
+ins_:	mov	rbx, [r15 + STATE + 8 * 7]
+	lea	r8, [r15 + V_ES_BASE]
+4:	and	rbx, r14
+	# In 64-bit code FS and GS alone have a base.
+	lea	rax, [r15 + STATE + S_BASE]
+	cmp	r8, rax
+	je	5f
+	cmp	byte ptr [r13 + R_MANNER + 2], 64
+	je	6f
+5:	add	rbx, [r8]
+6:	# Each byte has its place: an element may lie in two pages.
+	movzx	r9d, byte ptr [r13 + R_MANNER]
+	xor	esi, esi
+1:	lea	rdx, [rbx + rsi]
+	call	walk
+	mov	edi, 0
+	jc	string_fault
+	# A device that is traced: QEMU tells of a reserved bit with P clear.
+	control	mov, rcx, C_RESERVED
+	mov	edi, 8
+	test	[r15 + STATE + S_LEAF], rcx
+	jnz	string_fault
+	cmp	byte ptr [r15 + V_CPL], 3
+	jne	2f
+	mov	edi, 1
+	test	r11b, 4
+	jz	string_fault
+2:	test	r12b, 1
+	jz	3f
+	mov	edi, 1
+	test	r11b, 2
+	jnz	3f
+	bt	qword ptr [r15 + V_CR0], 16
+	jc	string_fault
+	cmp	byte ptr [r15 + V_CPL], 3
+	je	string_fault
+3:	# With nested traps what faults is behind it.
+	test	byte ptr [r15 + V_NESTED], 1
+	jz	4f
+	push	rbp
+	push	rsi
+	mov	rsi, rax
+	mov	ecx, r12d
+	and	ecx, 1
+	call	reaches
+	pop	rsi
+	pop	rbp
+	jc	string_device
+4:	mov	[r15 + STATE + S_PLACES + rsi * 8], rax
+	inc	esi
+	cmp	esi, r9d
+	jb	1b
+	mov	edx, [r13 + R_ADDRESS]
+	test	r12b, 1
+	jnz	9f
+	xor	esi, esi
+1:	mov	rax, [r15 + STATE + S_PLACES + rsi * 8]
+	mov	al, [rax]
+	mov	[r13 + R_VALUE + rsi], al
+	inc	esi
+	cmp	esi, r9d
+	jb	1b
+	if_asked	ask
+	jc	1f
+	xor	ecx, ecx
+	call	commit
+	mov	eax, [r13 + R_VALUE]
+	call	out_made
+1:	if_asked	made
+	jmp	8f
+9:	if_asked	ask
+	jc	1f
+	xor	eax, eax
+	call	in_made
+	call	in_told
+1:	if_asked	made
+	xor	esi, esi
+1:	mov	rcx, [r15 + STATE + S_PLACES + rsi * 8]
+	mov	al, [r13 + R_VALUE + rsi]
+	mov	[rcx], al
+	inc	esi
+	cmp	esi, r9d
+	jb	1b
+	xor	ecx, ecx
+	call	commit
+8:	call	end
+	# The index goes on, up or down; of the rest of a wider register 32 bits leave nothing.
+	lea	rdi, [r15 + STATE + 8 * 6]
+	test	r12b, 1
+	jz	1f
+	lea	rdi, [r15 + STATE + 8 * 7]
+1:	test	dword ptr [r15 + V_RFLAGS], DF
+	jz	1f
+	neg	r9
+1:	call	advance
+	test	r12b, 8
+	jz	8f
+	lea	rdi, [r15 + STATE + 8 * 1]
+	mov	r9, -1
+	call	advance
+	mov	rax, [rdi]
+	test	rax, r14
+	jnz	behind_it_once
+8:	mov	rcx, [r15 + V_INFO2]
+	mov	[r15 + V_RIP], rcx
+	jmp	behind_it
+behind_it_once:
+	xor	ecx, ecx
+	jmp	behind
+
+# In: RDI -> a register that R9 is added to, as far as the mask in R14 goes.
+advance:
+	mov	rax, [rdi]
+	mov	rcx, rax
+	add	rcx, r9
+	and	rcx, r14
+	mov	rdx, r14
+	not	rdx
+	mov	esi, 0xffffffff
+	cmp	r14, rsi
+	jne	1f
+	xor	edx, edx
+1:	and	rax, rdx
+	or	rax, rcx
+	mov	[rdi], rax
+	ret
+
+# Nothing is left to do: the record is not made.
+none:	call	forget
+	jmp	8b
+
+# In: RAX = a physical address at which the element lies. The guest has come to it.
+string_device:
+	mov	[r15 + V_INFO2], rax
+	mov	dword ptr [r15 + V_DELIVERED], 0
+	call	forget
+	and	r12d, 1
+	add	r12d, r12d			# INS writes
+	jmp	nested
+
+# In: EDI = bits P and RSVD of the error code; RDX = the linear address.
+string_fault:
+	cmp	byte ptr [r15 + V_CPL], 3
+	jne	1f
+	or	edi, 4
+1:	test	r12b, 1
+	jz	1f
+	or	edi, 2
+1:	mov	[r15 + V_CR2], rdx
+	call	forget
+	mov	eax, PAGE_FAULT
+	mov	[r15 + V_EVENT], eax
+	mov	[r15 + V_EVENT + 4], edi
+	jmp	enter
+
+# No record is made, after all.
+forget:	test	rbp, rbp
+	jz	1f
+	mov	[rip + start + DATA + C_HEAD], rbp
+1:	ret
+
+# ---- MSRs
+
+msr:	guest	mov, ecx, 1
+	lea	edx, [rcx + MSRS]
+	cmp	ecx, MSR_COUNT
+	jb	1f
+	mov	eax, ecx
+	sub	eax, 0xc0000000
+	lea	edx, [rax + MSRS + MSR_COUNT]
+	cmp	eax, MSR_COUNT
+	jb	1f
+	sub	eax, 0x10000
+	lea	edx, [rax + MSRS + 2 * MSR_COUNT]
+	cmp	eax, MSR_COUNT
+	jb	1f
+	mov	edx, OTHER_MSRS
+1:	call	flagged
+	call	begin
+	mov	dword ptr [r13 + R_SITE], K_MSR
+	mov	byte ptr [r13 + R_MANNER], 8
+	guest	mov, ecx, 1
+	mov	[r13 + R_ADDRESS], rcx
+	test	r12b, 1
+	jz	1f
+	mov	byte ptr [r13 + R_MANNER + 1], 1
+	mov	eax, [r15 + V_RAX]
+	guest	mov, edx, 2
+	mov	[r13 + R_VALUE], eax
+	mov	[r13 + R_VALUE + 4], edx
+1:	if_asked	ask
+	jc	two_made
+	mov	eax, [r13 + R_VALUE]
+	mov	edx, [r13 + R_VALUE + 4]
+	# A CPU without SVM does not have these.
+	cmp	ecx, MSR_HSAVE
+	je	protection
+	cmp	ecx, MSR_VM_CR
+	je	protection
+	test	r12b, 1
+	jnz	5f
+	cmp	ecx, MSR_EFER
+	jne	1f
+	mov	eax, [r15 + V_EFER]
+	mov	edx, [r15 + V_EFER + 4]
+	and	eax, ~SVME
+	jmp	2f
+1:	rdmsr				# it may raise #GP: then `protection` is where it goes on
+2:	mov	[r13 + R_VALUE], eax
+	mov	[r13 + R_VALUE + 4], edx
+	jmp	two_made
+5:	cmp	ecx, MSR_EFER
+	jne	1f
+	or	eax, SVME
+	# What the CPU keeps of it, this vCPU's own EFER tells; LMA is the guest's.
+	mov	ebx, [r15 + V_EFER]
+	and	ebx, 0x400
+	and	eax, ~0x400
+	or	eax, ebx
+	mov	[r15 + V_EFER], eax
+	mov	[r15 + V_EFER + 4], edx
+	jmp	two_made
+1:	wrmsr
+two_made:
+	if_asked	made
+	test	r12b, 1
+	jnz	two
+	mov	eax, [r13 + R_VALUE]
+	mov	edx, [r13 + R_VALUE + 4]
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 2], rdx
+two:	mov	r14d, 2
+opcode:	call	prefixes
+	lea	rcx, [rax + r14]
+	mov	[r15 + STATE + S_LENGTH], rcx
+	call	commit
+	call	end
+	mov	rcx, [r15 + STATE + S_LENGTH]
+	jmp	behind
+
+# The CPU raises #GP in place of an instruction of the monitor's: so it does in the guest.
+protection:
+	lea	rsp, [r15 + STATE + STACK_TOP]
+	mov	byte ptr [r13 + R_MANNER + 3], 1
+	if_asked	made
+	mov	rax, [r13 + R_RIP]
+	mov	[r13 + R_NEXT], rax
+	xor	ecx, ecx
+	call	commit
+	call	end
+	mov	eax, PROTECTION
+	cmp	qword ptr [r15 + STATE + S_ASKED], 0
+	je	raise
+	# The module refuses it, where it finds CF set.
+	or	dword ptr [r15 + V_RFLAGS], CF
+	mov	ecx, 2
+	cmp	dword ptr [r15 + V_EXIT], EXIT_IO
+	jne	behind
+	mov	rcx, [r15 + V_INFO2]
+	sub	rcx, [r15 + V_RIP]
+	jmp	behind
+
+# ---- CPUID
+
+cpuid_:
+	# The common code asks for the number of its vCPU.
+	call	own
+	jae	1f
+	cmp	qword ptr [r15 + STATE + S_ASKED], 0
+	jne	1f
+	mov	eax, [r15 + V_RAX]
+	guest	mov, ecx, 1
+	call	leaf
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 3], rbx
+	mov	[r15 + STATE + 8 * 1], rcx
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	ecx, 2
+	jmp	behind
+1:	mov	eax, [r15 + V_RAX]
+	mov	edx, OTHER_LEAVES
+	test	eax, 0x3fffff00
+	jnz	1f
+	movzx	edx, al
+	shr	eax, 30
+	shl	eax, 8
+	lea	edx, [rax + rdx + LEAVES]
+1:	call	flagged
+	call	begin
+	mov	dword ptr [r13 + R_SITE], K_CPUID
+	mov	byte ptr [r13 + R_MANNER], 4
+	mov	eax, [r15 + V_RAX]
+	guest	mov, ecx, 1
+	mov	[r13 + R_ADDRESS], eax
+	mov	[r13 + R_ADDRESS + 4], ecx
+	if_asked	ask
+	jc	1f
+	call	leaf
+	mov	[r13 + R_VALUE], eax
+	mov	[r13 + R_VALUE + 4], ebx
+	mov	[r13 + R_VALUE + 8], ecx
+	mov	[r13 + R_VALUE + 12], edx
+1:	if_asked	made
+	mov	eax, [r13 + R_VALUE]
+	mov	ebx, [r13 + R_VALUE + 4]
+	mov	ecx, [r13 + R_VALUE + 8]
+	mov	edx, [r13 + R_VALUE + 12]
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 3], rbx
+	mov	[r15 + STATE + 8 * 1], rcx
+	mov	[r15 + STATE + 8 * 2], rdx
+	jmp	two
+
+# In: EAX, ECX as CPUID has them. Out: what the guest is to be told. What its own CR4 says is not
+# what the monitor's does, and nothing tells of SVM (SDM vol. 2A, CPUID; APM vol. 3, appendix E).
+leaf:	mov	r9d, eax
+	mov	r11d, ecx
+	cpuid
+	cmp	r9d, 1
+	jne	1f
+	btr	ecx, 27
+	bt	qword ptr [r15 + V_CR4], 18
+	jnc	4f
+	bts	ecx, 27
+	jmp	4f
+1:	cmp	r9d, 7
+	jne	2f
+	test	r11d, r11d
+	jnz	4f
+	btr	ecx, 4
+	bt	qword ptr [r15 + V_CR4], 22
+	jnc	4f
+	bts	ecx, 4
+	jmp	4f
+2:	cmp	r9d, 0x80000001
+	jne	3f
+	btr	ecx, 2
+	jmp	4f
+3:	cmp	r9d, 0x8000000a
+	jne	4f
+	xor	eax, eax
+	xor	ebx, ebx
+	xor	ecx, ecx
+	xor	edx, edx
+4:	mov	eax, eax
+	mov	ebx, ebx
+	mov	ecx, ecx
+	mov	edx, edx
+	ret
+
+# ---- the time-stamp counter
+
+counter:
+	# The common code and the stub ask for the time.
+	call	own
+	jae	1f
+	rdtsc
+	mov	eax, eax
+	mov	edx, edx
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	ecx, 2
+	jmp	behind
+1:	call	begin
+	mov	dword ptr [r13 + R_SITE], K_TSC
+	mov	byte ptr [r13 + R_MANNER], 8
+	mov	qword ptr [r13 + R_ADDRESS], 0
+	# RDTSCP may come with the exit code of RDTSC (QEMU, helper_rdtscp): 0F 01 F9, and 0F 31.
+	call	prefixes
+	mov	r14d, 2
+	mov	rdx, rsi
+	call	translate
+	jc	1f
+	cmp	byte ptr [rax], 1
+	jne	1f
+	mov	r14d, 3
+	mov	ecx, 0xc0000103		# TSC_AUX
+	rdmsr
+	mov	eax, eax
+	mov	[r15 + STATE + 8 * 1], rax
+1:	rdtsc
+	mov	eax, eax
+	mov	edx, edx
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	[r13 + R_VALUE], eax
+	mov	[r13 + R_VALUE + 4], edx
+	jmp	opcode
+
+# ---- interrupts
+
+# One is due, and the guest would take it. It is taken here, and given to the guest as a virtual
+# one: QEMU 7.2 delivers what is injected as an event twice (helper_vmrun).
+interrupt:
+	test	dword ptr [r15 + V_INTERRUPT], V_IRQ
+	jnz	hold
+	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
+	jne	straight
+	# Which one it is nobody knows yet: no record is begun where it may be one to ask about.
+	mov	rax, [r15 + V_IOPM]
+	mov	rax, [rax + VECTORS]
+	mov	[r15 + STATE + S_ASKING], rax
+	call	begin
+	mov	dword ptr [r13 + R_SITE], K_IRQ
+	mov	byte ptr [r13 + R_MANNER], 1
+	mov	byte ptr [r15 + STATE + S_OPEN], 1
+	stgi
+	sti
+	nop				# STI has a shadow
+	cli
+	clgi
+	# None came after all: another one may have been withdrawn.
+	mov	byte ptr [r15 + STATE + S_OPEN], 0
+	call	forget
+	jmp	enter
+
+# The entry of a gate has pushed its vector.
+taken:
+	clgi
+	pop	rax
+	movzx	eax, al
+	# What lies there when an NMI comes behind firmware's code is the guest's own R15.
+	mov	r15, rsp
+	and	r15, -4096
+	lea	rsp, [r15 + STACK_TOP]
+	sub	r15, STATE
+	cmp	byte ptr [r15 + STATE + S_OPEN], 0
+	je	fault
+	xor	ebx, ebx
+	xchg	bl, [r15 + STATE + S_OPEN]
+	cmp	eax, 2
+	je	nmi
+	cmp	ebx, 2
+	je	fault
+	mov	ebx, eax
+	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	je	1f
+	lea	edx, [rbx + IRQS]
+	call	flagged
+	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	jne	1f
+	call	begin
+	mov	dword ptr [r13 + R_SITE], K_IRQ
+	mov	byte ptr [r13 + R_MANNER], 1
+1:	mov	[r13 + R_ADDRESS], rbx
+	mov	[r13 + R_VALUE], rbx
+	mov	[r15 + V_VECTOR], ebx
+	mov	dword ptr [r15 + V_INTERRUPT], V_DUE
+	if_asked	ask
+	if_asked	made
+	xor	ecx, ecx
+	call	commit
+	call	end
+	jmp	enter
+
+# An NMI has taken the chance, and stays masked to the IRET of the guest's handler.
+nmi:	cmp	ebx, 2
+	je	1f
+	call	forget
+1:	mov	eax, NMI
+	jmp	raise
+
+# Firmware's code in SMM has instructions for which the guest would leave, and its own state is not
+# the guest's: so it runs here. It finds the guest's registers, and may change them, but for RSP.
+smi:	lock inc qword ptr [rip + start + DATA + M_MANAGED]
+	mov	byte ptr [r15 + STATE + S_OPEN], 2
+	mov	rax, [r15 + V_RAX]
+	guest	mov, rcx, 1
+	guest	mov, rdx, 2
+	guest	mov, rbx, 3
+	guest	mov, rbp, 5
+	guest	mov, rsi, 6
+	guest	mov, rdi, 7
+.irp number, 8, 9, 10, 11, 12, 13, 14, 15
+	guest	mov, r\number, \number
+.endr
+	stgi
+	clgi
+	mov	[rsp - STACK_TOP + 8 * 15], r15
+	lea	r15, [rsp - STACK_TOP - STATE]
+	mov	[r15 + V_RAX], rax
+	mov	[r15 + STATE + 8 * 1], rcx
+	mov	[r15 + STATE + 8 * 2], rdx
+	mov	[r15 + STATE + 8 * 3], rbx
+	mov	[r15 + STATE + 8 * 5], rbp
+	mov	[r15 + STATE + 8 * 6], rsi
+	mov	[r15 + STATE + 8 * 7], rdi
+.irp number, 8, 9, 10, 11, 12, 13, 14
+	mov	[r15 + STATE + 8 * \number], r\number
+.endr
+	mov	byte ptr [r15 + STATE + S_OPEN], 0
+	jmp	shadowed
+
+# The CPU has raised an exception for the monitor's own code.
+fault:	cmp	eax, 13
+	je	protection
+	lea	ebx, [rax + EXIT_EXCEPTION]
+	jmp	unknown
+
+# Nobody takes records any more: the next one goes straight to the guest.
+straight:
+	and	dword ptr [r15 + V_INTERCEPTS], ~1
+	jmp	enter
+
+# The guest has not taken the last one yet, and QEMU would forget that for the one that is due
+# (x86_cpu_exec_interrupt). The CPU's interrupts wait until the guest has left for anything, as it
+# does at the latest where its handler returns, or where it goes on with something else for long:
+# to programs, or to idle. The priority of a task is not the CPU's meanwhile.
+hold:	or	dword ptr [r15 + V_INTERRUPT], V_MASKING
+	or	dword ptr [r15 + V_CR_INTERCEPTS], HELD_CR
+	or	dword ptr [r15 + V_EXCEPTION_INTERCEPTS], HELD_EXCEPTION
+	or	dword ptr [r15 + V_INTERCEPTS], HELD
+	or	dword ptr [r15 + V_INTERCEPTS2], HELD2
+	mov	eax, [r15 + V_EFER]
+	and	eax, SCE
+	mov	[r15 + STATE + S_SCE], eax
+	and	dword ptr [r15 + V_EFER], ~SCE
+	jmp	enter
+
+release:
+	and	dword ptr [r15 + V_INTERRUPT], ~V_MASKING
+	and	dword ptr [r15 + V_CR_INTERCEPTS], ~HELD_CR
+	and	dword ptr [r15 + V_EXCEPTION_INTERCEPTS], ~HELD_EXCEPTION
+	and	dword ptr [r15 + V_INTERCEPTS], ~HELD
+	and	dword ptr [r15 + V_INTERCEPTS2], ~HELD2
+	mov	eax, [r15 + STATE + S_SCE]
+	or	[r15 + V_EFER], eax
+	# MWAIT raises #VC in an encrypted guest.
+	cmp	qword ptr [rip + start + DATA + M_GHCB_MSR], 0
+	je	1f
+	or	dword ptr [r15 + V_INTERCEPTS2], HELD2
+	cmp	ebx, EXIT_MWAIT
+	je	known
+1:	# What it left for by this alone, it does again.
+.irp code, EXIT_IRET, EXIT_UNDEFINED, EXIT_PAUSE, EXIT_READ_CR8, EXIT_WRITE_CR8
+	cmp	ebx, \code
+	je	enter
+.endr
+	cmp	ebx, EXIT_MWAIT
+	je	sleep
+	jmp	known
+
+# ---- errands
+
+# A thread of the kernel's tells of its errand, and has left for that (linux/errand_code.py): R11D is
+# the entry's end, and the function is above the return address. A full diary is waited for.
+tell:	guest	mov, rdx, 4
+	add	rdx, 8
+	call	translate
+	jc	2f
+	mov	rbp, [rax]
+	mov	rdx, [r15 + V_RIP]
+	call	thread
+	mov	r14d, eax
+1:	lock bts dword ptr [rip + start + DATA + D_LOCK], 0
+	jc	4f
+	mov	rax, [rip + start + DATA + D_HEAD]
+	cmp	rax, [rip + start + DATA + D_LIMIT]
+	jae	3f
+	and	eax, DIARY_SLOTS - 1
+	shl	eax, DIARY_SHIFT
+	lea	rdi, [rip + start + DATA + DIARY]
+	add	rdi, rax
+	rdtsc
+	mov	[rdi + D_COUNTER], eax
+	mov	[rdi + D_COUNTER + 4], edx
+	mov	[rdi + D_FUNCTION], rbp
+	mov	[rdi + D_THREAD], r14d
+	guest	mov, eax, 11
+	mov	[rdi + D_WHAT], eax
+	inc	qword ptr [rip + start + DATA + D_HEAD]
+	mov	byte ptr [rip + start + DATA + D_LOCK], 0
+2:	mov	ecx, 3
+	jmp	behind
+3:	mov	byte ptr [rip + start + DATA + D_LOCK], 0
+	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
+	jne	2b
+4:	pause
+	jmp	1b
+
 # ---- nested faults
 
 # The guest has come to a page that the nested tables do not have, or not for writing: R12 = the
@@ -369,242 +1596,6 @@ done:	push	rax
 	pop	qword ptr [rax + V_RSP]
 	lea	rsp, [rax + STATE + STACK_TOP]
 	jmp	onward
-
-# ---- records
-
-# Out: R13 -> the record, which has all but what was accessed; RBP = its number, or 0 where there is
-# none. R14 = the bytes of code that are known, in CODE. RBX and R12 stay.
-begin:
-	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
-	jne	6f
-	cmp	qword ptr [r15 + STATE + S_ASKING], 0
-	jne	6f			# who is asked makes the record
-	control	mov, rax, C_HEAD
-	guest	mov, rcx, S_OWNER / 8
-1:	test	rax, rax
-	js	2f
-	control	cmp, rax, C_ROOM
-	jae	full
-	lock cmpxchg [rip + start + DATA + C_HEAD], rcx
-	jne	1b
-	mov	rbp, rax
-	control	and, rax, C_RING_MASK
-	lea	r13, [rip + start + DATA + RING]
-	add	r13, rax
-	mov	[r13 + R_NUMBER], rbp
-	jmp	4f
-	# This vCPU makes an access of its own at a compiled site, and an NMI came.
-2:	cmp	rax, rcx
-	je	5f
-	# Another one does.
-3:	pause
-	control	mov, rax, C_HEAD
-	jmp	1b
-	# Whoever takes records has to first: the guest's time stands meanwhile.
-full:	control	mov, rax, C_HEAD
-	jmp	1b
-5:	lock inc qword ptr [rip + start + DATA + M_NESTED]
-6:	xor	ebp, ebp
-	lea	r13, [r15 + STATE + S_SCRATCH]
-4:	call	describe
-	# What asks for it is the guest's handler of #VE: the record is of the instruction.
-	guest	mov, rsi, S_ASKED / 8
-	test	rsi, rsi
-	jz	1f
-.irp field, R_CPL, R_RFLAGS, R_RIP, R_NEXT, R_CR3
-	mov	rax, [rsi + \field]
-	mov	[r13 + \field], rax
-.endr
-	mov	eax, [rsi + R_MANNER]
-	mov	[r13 + R_MANNER], eax
-	add	rsi, R_GPR
-	lea	rdi, [r13 + R_GPR]
-	copy	16
-1:
-.if STACKS
-	jmp	stacks
-.else
-	mov	rdx, [r13 + R_RIP]
-	call	thread
-	mov	[r13 + R_THREAD], eax
-	ret
-.endif
-
-# In: RDX = where the guest's code is. Out: EAX = the kernel's thread that is current, 4 bytes relative
-# to GS, or 0 where nobody is told. RCX, RDX, RDI and R11 are lost.
-thread:	sub	rdx, [r15 + STATE + S_CODE]
-	cmp	rdx, [r15 + STATE + S_CODE_SIZE]
-	jae	1f
-	mov	ecx, MSR_GS_BASE
-	rdmsr
-	shl	rdx, 32
-	or	rdx, rax
-	add	rdx, [r15 + STATE + S_THREAD]
-	call	settled
-	jc	1f
-	mov	eax, [rax]
-	ret
-1:	xor	eax, eax
-	ret
-
-# ---- errands
-
-# A thread of the kernel's tells of its errand, and has left for that (linux/errand_code.py): R11D is
-# the entry's end, and the function is above the return address. A full diary is waited for.
-tell:	guest	mov, rdx, 4
-	add	rdx, 8
-	call	translate
-	jc	2f
-	mov	rbp, [rax]
-	mov	rdx, [r15 + V_RIP]
-	call	thread
-	mov	r14d, eax
-1:	lock bts dword ptr [rip + start + DATA + D_LOCK], 0
-	jc	4f
-	mov	rax, [rip + start + DATA + D_HEAD]
-	cmp	rax, [rip + start + DATA + D_LIMIT]
-	jae	3f
-	and	eax, DIARY_SLOTS - 1
-	shl	eax, DIARY_SHIFT
-	lea	rdi, [rip + start + DATA + DIARY]
-	add	rdi, rax
-	rdtsc
-	mov	[rdi + D_COUNTER], eax
-	mov	[rdi + D_COUNTER + 4], edx
-	mov	[rdi + D_FUNCTION], rbp
-	mov	[rdi + D_THREAD], r14d
-	guest	mov, eax, 11
-	mov	[rdi + D_WHAT], eax
-	inc	qword ptr [rip + start + DATA + D_HEAD]
-	mov	byte ptr [rip + start + DATA + D_LOCK], 0
-2:	mov	ecx, 3
-	jmp	behind
-3:	mov	byte ptr [rip + start + DATA + D_LOCK], 0
-	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
-	jne	2b
-4:	pause
-	jmp	1b
-
-# Says in the record at R13 what the guest is about. RAX, RCX, RDX, RSI and RDI are lost.
-describe:
-	rdtsc
-	mov	[r13 + R_TSC], eax
-	mov	[r13 + R_TSC + 4], edx
-	xor	eax, eax
-	mov	[r13 + R_ALIAS], rax
-	mov	[r13 + R_THREAD], eax
-	mov	[r13 + R_VALUE], rax
-	mov	[r13 + R_VALUE + 8], rax
-	guest	mov, rax, S_OWNER / 8
-	not	rax
-	mov	[r13 + R_VCPU], ax
-	movzx	eax, byte ptr [r15 + V_CPL]
-	mov	[r13 + R_CPL], eax
-	mov	rax, [r15 + V_RFLAGS]
-	mov	[r13 + R_RFLAGS], rax
-	mov	rax, [r15 + V_CR3]
-	test	dword ptr [r15 + V_EFER], 0x400		# LMA
-	jnz	1f
-	# How code outside long mode translates is told by bits that CR3 does not have.
-	bts	rax, MARK
-	bt	qword ptr [r15 + V_CR0], 31
-	jnc	1f
-	bts	rax, MARK_PAE
-	bt	qword ptr [r15 + V_CR4], 5
-	jc	1f
-	btr	rax, MARK_PAE
-	bts	rax, MARK_SHORT
-	bt	qword ptr [r15 + V_CR4], 4
-	jnc	1f
-	bts	rax, MARK_LARGE
-1:	mov	[r13 + R_CR3], rax
-	mov	rax, [r15 + V_RIP]
-	add	rax, [r15 + V_CS_BASE]
-	mov	[r13 + R_RIP], rax
-	lea	rsi, [r15 + STATE]
-	lea	rdi, [r13 + R_GPR]
-	copy	16
-	mov	dword ptr [r13 + R_MANNER], 0
-	mov	eax, 64
-	test	dword ptr [r15 + V_EFER], 0x400		# LMA
-	jz	1f
-	test	byte ptr [r15 + V_CS_ATTRIBUTES + 1], 2	# L
-	jnz	2f
-1:	mov	eax, 32
-	test	byte ptr [r15 + V_CS_ATTRIBUTES + 1], 4	# D
-	jnz	2f
-	mov	eax, 16
-2:	mov	[r13 + R_MANNER + 2], al
-	ret
-
-# The record tells what happens next: commit it, and make the access. ECX = bytes of the instruction.
-# What is read is told afterwards, by `end`.
-commit:
-	cmp	qword ptr [r15 + STATE + S_ASKED], 0
-	jne	2f
-	mov	rax, [r15 + V_RIP]
-	add	rax, [r15 + V_CS_BASE]
-	add	rax, rcx
-	mov	[r13 + R_NEXT], rax
-2:	test	rbp, rbp
-	jz	1f
-	mov	[r13 + R_SEQUENCE], rbp
-1:	ret
-
-# Let the next record be made.
-end:	test	rbp, rbp
-	jz	1f
-	add	rbp, SLOT_SIZE
-	mov	[rip + start + DATA + C_HEAD], rbp
-1:	ret
-
-# ---- asking
-
-# In: RDX = the number of a bit in FLAGS. Out: whether somebody is to be asked about this input, in
-# ASKING. RAX, RDX and R8 are lost.
-flagged:
-	mov	r8, [r15 + V_IOPM]
-	bt	qword ptr [r8 + FLAGS], rdx
-	jc	1f
-	cmp	qword ptr [r8 + FROM], 0
-	je	2f
-	rdtsc
-	shl	rdx, 32
-	or	rax, rdx
-	cmp	rax, [r8 + FROM]
-	jb	2f
-1:	mov	qword ptr [r15 + STATE + S_ASKING], 1
-	ret
-2:	mov	qword ptr [r15 + STATE + S_ASKING], 0
-	ret
-
-# Ask what becomes of the access that the record at R13 tells of, where that is wanted. Out: CF where
-# it is not to be made; what it would have read is in the record then. No register is changed.
-ask:	cmp	qword ptr [r15 + STATE + S_ASKING], 0
-	je	1f
-	mov	qword ptr [r15 + STATE + S_DECIDED], 0
-ring:	cmp	qword ptr [r15 + STATE + S_DECIDED], 0
-	je	ring
-decided:
-	cmp	qword ptr [r15 + STATE + S_DECIDED], DONE
-1:	ret
-
-# The access was made: what it has read is in the record, and may be changed there.
-made:	cmp	qword ptr [r15 + STATE + S_ASKING], 0
-	je	1f
-told:	nop
-1:	ret
-
-# Who was asked has written what the guest goes on with: an exception, or other registers.
-instead:
-	lea	rsp, [r15 + STATE + STACK_TOP]
-	jmp	enter
-
-# Let so much time pass as RCX tells.
-late:	dec	rcx
-	jnz	late
-waited:	nop
-	jmp	waited
 
 # ---- a trust domain
 
@@ -1264,10 +2255,6 @@ register:
 	wrmsr
 	jmp	enter
 
-# Who answers all else stops the vCPU here, has the answer in RAX, and lets it go on behind.
-requested:
-	pause
-	jmp	requested
 responded:
 	mov	rdx, rax
 	shr	rdx, 32
@@ -1419,1004 +2406,41 @@ answered:
 	je	register
 	jmp	enter
 
-ram_ranges
+# ---- where a vCPU stands
 
-ways_through
+# A vCPU is stopped here until somebody has acted, by breakpoints, and on a page that has one QEMU
+# executes each instruction by itself, and looks it up each time (check_for_breakpoints).
+	.balign	4096, 0xcc
 
-# ---- the guest's code
+# Who answers all else stops the vCPU here, has the answer in RAX, and lets it go on behind.
+requested:
+	pause
+	jmp	requested
 
-# Out: CF where the instruction is vetrace's own, in the window or in the stub. RAX is lost.
-own:	mov	rax, [r15 + V_RIP]
-	sub	rax, [r15 + STATE + S_OWN]
-	cmp	rax, [r15 + STATE + S_OWN_SIZE]
-	jb	1f
-	mov	rax, [r15 + V_RIP]
-	sub	rax, [r15 + STATE + S_STUB]
-	cmp	rax, [r15 + STATE + S_STUB_SIZE]
-1:	ret
-
-# Out: RAX = how many prefixes the instruction has, R8 -> base of the segment that they name, 0 for
-# none; R9 = 1 where they change the size of addresses. RCX, RDX, RSI and RDI are lost.
-prefixes:
-	xor	r8d, r8d
-	xor	r9d, r9d
-	mov	rsi, [r15 + V_RIP]
-	add	rsi, [r15 + V_CS_BASE]
-	mov	r10, rsi
-1:	lea	rdx, [rsi - LONGEST]		# another vCPU may be writing prefixes there
-	cmp	rdx, r10
-	jae	9f
-	mov	rdx, rsi
-	call	translate
-	jc	9f
-	mov	al, [rax]
-	inc	rsi
-	cmp	al, 0x66
-	je	1b
-	cmp	al, 0xf2
-	je	1b
-	cmp	al, 0xf3
-	je	1b
-	cmp	al, 0x67
-	je	2f
-	lea	rcx, [r15 + V_ES_BASE]
-	cmp	al, 0x26
-	je	3f
-	lea	rcx, [r15 + V_CS_BASE]
-	cmp	al, 0x2e
-	je	3f
-	lea	rcx, [r15 + V_SS_BASE]
-	cmp	al, 0x36
-	je	3f
-	lea	rcx, [r15 + V_DS_BASE]
-	cmp	al, 0x3e
-	je	3f
-	cmp	al, 0x64
-	je	4f
-	cmp	al, 0x65
-	je	4f
-	cmp	byte ptr [r13 + R_MANNER + 2], 64
-	jne	8f
-	and	al, 0xf0
-	cmp	al, 0x40
-	je	1b
-8:	lea	rax, [rsi - 1]
-	sub	rax, r10
-	ret
-2:	mov	r9d, 1
-	jmp	1b
-	# Outside of 64-bit code alone these have bases.
-3:	cmp	byte ptr [r13 + R_MANNER + 2], 64
-	je	1b
-	mov	r8, rcx
-	jmp	1b
-	# VMRUN leaves FS and GS as they are (QEMU, helper_vmrun).
-4:	movzx	ecx, al
-	add	ecx, MSR_FS_BASE - 0x64
-	rdmsr
-	shl	rdx, 32
-	or	rax, rdx
-	lea	r8, [r15 + STATE + S_BASE]
-	mov	[r8], rax
-	jmp	1b
-9:	xor	eax, eax
+# Ask what becomes of the access that the record at R13 tells of. Out: CF where
+# it is not to be made; what it would have read is in the record then. No register is changed.
+ask:	mov	qword ptr [r15 + STATE + S_DECIDED], 0
+ring:	cmp	qword ptr [r15 + STATE + S_DECIDED], 0
+	je	ring
+decided:
+	cmp	qword ptr [r15 + STATE + S_DECIDED], DONE
 	ret
 
-# As `translate`, but R11 and LEAF, for a word of the kernel's own that stays where it is: one that
-# was found by the same page tables is not looked up again.
-settled:
-	mov	rax, [r15 + V_CR3]
-	cmp	rax, [r15 + STATE + S_TABLES]
-	jne	1f
-	cmp	rdx, [r15 + STATE + S_WORD]
-	jne	1f
-	mov	rax, [r15 + STATE + S_WORD_AT]
-	ret				# CF is clear
-1:	call	translate
-	jc	1f
-	mov	[r15 + STATE + S_WORD], rdx
-	mov	[r15 + STATE + S_WORD_AT], rax
-	mov	rcx, [r15 + V_CR3]
-	mov	[r15 + STATE + S_TABLES], rcx
-	clc
-1:	ret
-
-# As `walk`, but CF too where it is no memory that it leads to.
-translate:
-	call	walk
-	jc	1f
-	in_ram	rax, rdi, 2f
-	clc
-1:	ret
-2:	stc
+# The access was made: what it has read is in the record, and may be changed there.
+made:
+told:	nop
 	ret
 
-# In: RDX = a linear address. Out: CF, or RAX = the physical one, R11 = all entries ANDed, and what
-# the last one is in LEAF. RCX and RDI are lost. Tables are read in memory alone.
-walk:	mov	r11, -1
-	mov	qword ptr [r15 + STATE + S_LEAF], 0
-	mov	rax, rdx
-	xor	edi, edi
-	bt	qword ptr [r15 + V_CR0], 31
-	jnc	8f
-	test	dword ptr [r15 + V_EFER], 0x400		# LMA
-	jz	5f
-	mov	ecx, 39
-	bt	qword ptr [r15 + V_CR4], 12
-	jnc	1f
-	mov	ecx, 48
-1:	mov	rax, [r15 + V_CR3]
-2:	control	and, rax, C_ADDRESS
-	in_ram	rax, rdi, 9f
-	mov	rdi, rdx
-	shr	rdi, cl
-	and	edi, 511
-	mov	rax, [rax + rdi * 8]
-	and	r11, rax
-	test	al, 1
-	jz	9f
-	cmp	ecx, 12
-	je	3f
-	cmp	ecx, 39
-	jae	4f
-	test	al, 0x80
-	jnz	3f
-4:	sub	ecx, 9
-	jmp	2b
-3:	mov	[r15 + STATE + S_LEAF], rax
-	mov	edi, 1
-	shl	rdi, cl
-	dec	rdi
-	mov	rcx, rdi
-	control	and, rax, C_ADDRESS
-	not	rcx
-	and	rax, rcx
-	and	rdi, rdx
-	or	rax, rdi
-8:	clc
-	ret
-9:	stc
-	ret
-	# Outside long mode: a root of four entries, or tables of 1024 (SDM vol. 3A, 4.3 and 4.4).
-5:	mov	edx, edx
-	mov	eax, [r15 + V_CR3]
-	bt	qword ptr [r15 + V_CR4], 5
-	jnc	6f
-	and	eax, ~31
-	in_ram	rax, rdi, 9b
-	mov	edi, edx
-	shr	edi, 30
-	mov	rax, [rax + rdi * 8]
-	test	al, 1
-	jz	9b
-	mov	ecx, 21
-	jmp	2b
-6:	and	eax, ~4095
-	in_ram	rax, rdi, 9b
-	mov	edi, edx
-	shr	edi, 22
-	mov	eax, [rax + rdi * 4]
-	and	r11, rax
-	test	al, 1
-	jz	9b
-	test	al, 0x80
-	jz	7f
-	bt	qword ptr [r15 + V_CR4], 4
-	jnc	7f
-	mov	[r15 + STATE + S_LEAF], rax
-	mov	ecx, eax
-	shr	ecx, 13
-	movzx	ecx, cl
-	shl	rcx, 32
-	and	eax, 0xffc00000
-	or	rax, rcx
-	mov	edi, edx
-	and	edi, 0x3fffff
-	or	rax, rdi
-	clc
-	ret
-7:	and	eax, ~4095
-	in_ram	rax, rdi, 9b
-	mov	edi, edx
-	shr	edi, 12
-	and	edi, 1023
-	mov	eax, [rax + rdi * 4]
-	and	r11, rax
-	test	al, 1
-	jz	9b
-	mov	ecx, 12
-	jmp	3b
-
-# ---- ports
-
-io:	# Where PCI configuration is written to, a device may move.
-	mov	eax, r12d
-	shr	eax, 16
-	and	eax, ~3
-	cmp	eax, 0xcfc
-	jne	1f
-	test	r12b, 1
-	jnz	1f
-	lock or	byte ptr [rip + start + DATA + C_SITES], MOVED
-1:	cmp	qword ptr [rip + start + DATA + M_PORTS], 0
-	je	unrecorded
-	mov	edx, r12d
-	shr	edx, 16
-	call	flagged
-	call	begin
-	mov	dword ptr [r13 + R_SITE], K_PORT
-	mov	eax, r12d
-	shr	eax, 4
-	and	eax, 7
-	mov	[r13 + R_MANNER], al
-	mov	edx, r12d
-	shr	edx, 16
-	mov	[r13 + R_ADDRESS], rdx
-	test	r12b, 4
-	jnz	string
-	mov	rcx, [r15 + V_INFO2]
-	sub	rcx, [r15 + V_RIP]
-	mov	rax, [r15 + V_RAX]
-	test	r12b, 1
-	jnz	in_
-	mov	byte ptr [r13 + R_MANNER + 1], 1
-	call	out_told
-	call	ask
-	jc	1f
-	call	commit
-	mov	rax, [r15 + V_RAX]
-	cmp	qword ptr [r15 + STATE + S_ASKING], 0
-	je	2f
-	mov	eax, [r13 + R_VALUE]
-2:	call	out_made
-1:	call	made
-	call	end
-	jmp	8f
-in_:	call	ask
-	jc	1f
-	call	in_made
-	call	in_told
-1:	call	made
-	mov	rax, [r15 + V_RAX]
-	call	in_taken
-	mov	[r15 + V_RAX], rax
-	call	commit
-	call	end
-8:	mov	rcx, [r15 + V_INFO2]
-	mov	[r15 + V_RIP], rcx
-	# Where a device has moved to, pages may have been RAM, which nothing faults at yet: that is
-	# looked at before the guest goes on.
-	mov	eax, r12d
-	shr	eax, 16
-	and	eax, ~3
-	cmp	eax, 0xcfc
-	jne	behind_it
-	test	r12b, 1
-	jnz	behind_it
-	mov	rax, [rip + start + DATA + M_LOOK_AT]
-	test	rax, rax
-	jz	behind_it
-	mov	rax, [rax]
-looked:	jmp	behind_it
-
-# No ports are recorded.
-unrecorded:
-	mov	edx, r12d
-	shr	edx, 16
-	lea	r13, [r15 + STATE + S_SCRATCH]
-	xor	ebp, ebp
-	test	r12b, 4
-	jz	1f
-	call	describe
-	mov	eax, r12d
-	shr	eax, 4
-	and	eax, 7
-	mov	[r13 + R_MANNER], al
-	mov	[r13 + R_ADDRESS], rdx
-	jmp	string
-1:	mov	rax, [r15 + V_RAX]
-	test	r12b, 1
-	jnz	1f
-	call	out_made
-	jmp	8b
-1:	call	in_made
-	mov	[r15 + V_RAX], rax
-	jmp	8b
-
-# In: RAX, whose low bytes go to the port in EDX.
-out_made:
-	test	r12b, 0x10
-	jz	1f
-	out	dx, al
-	ret
-1:	test	r12b, 0x20
-	jz	1f
-	out	dx, ax
-	ret
-1:	out	dx, eax
-	ret
-# In and out: RAX, whose low bytes come from the port in EDX.
-in_made:
-	test	r12b, 0x10
-	jz	1f
-	in	al, dx
-	ret
-1:	test	r12b, 0x20
-	jz	1f
-	in	ax, dx
-	ret
-1:	in	eax, dx
-	ret
-# In and out: RAX, whose low bytes are what was read.
-in_taken:
-	test	r12b, 0x10
-	jz	1f
-	mov	al, [r13 + R_VALUE]
-	ret
-1:	test	r12b, 0x20
-	jz	1f
-	mov	ax, [r13 + R_VALUE]
-	ret
-1:	mov	eax, [r13 + R_VALUE]
-	ret
-out_told:
-in_told:
-	test	r12b, 0x10
-	jz	1f
-	mov	[r13 + R_VALUE], al
-	ret
-1:	test	r12b, 0x20
-	jz	1f
-	mov	[r13 + R_VALUE], ax
-	ret
-1:	mov	[r13 + R_VALUE], eax
-	ret
-
-# INS and OUTS: one element, and again from the start while it repeats (SDM vol. 2A, INS; REP).
-string:	call	prefixes
-	mov	r10, rax
-	# Addresses have 64, 32 or 16 bits.
-	mov	r14, -1
-	movzx	eax, byte ptr [r13 + R_MANNER + 2]
-	cmp	al, 64
-	jne	1f
-	test	r9d, r9d
-	jz	3f
-	mov	r14d, 0xffffffff
-	jmp	3f
-1:	cmp	al, 32
-	sete	al
-	movzx	eax, al
-	xor	eax, r9d
-	mov	r14d, 0xffff
-	jz	3f
-	mov	r14d, 0xffffffff
-3:	test	r12b, 8
-	jz	1f
-	mov	rax, [r15 + STATE + 8 * 1]
-	test	rax, r14
-	jz	none
-1:	test	r12b, 1
-	jnz	ins_
-	mov	rbx, [r15 + STATE + 8 * 6]
-	lea	rax, [r15 + V_DS_BASE]
-	test	r8, r8
-	jnz	2f
-	mov	r8, rax
-2:	mov	byte ptr [r13 + R_MANNER + 1], 1
-	jmp	4f
-ins_:	mov	rbx, [r15 + STATE + 8 * 7]
-	lea	r8, [r15 + V_ES_BASE]
-4:	and	rbx, r14
-	# In 64-bit code FS and GS alone have a base.
-	lea	rax, [r15 + STATE + S_BASE]
-	cmp	r8, rax
-	je	5f
-	cmp	byte ptr [r13 + R_MANNER + 2], 64
-	je	6f
-5:	add	rbx, [r8]
-6:	# Each byte has its place: an element may lie in two pages.
-	movzx	r9d, byte ptr [r13 + R_MANNER]
-	xor	esi, esi
-1:	lea	rdx, [rbx + rsi]
-	call	walk
-	mov	edi, 0
-	jc	string_fault
-	# A device that is traced: QEMU tells of a reserved bit with P clear.
-	control	mov, rcx, C_RESERVED
-	mov	edi, 8
-	test	[r15 + STATE + S_LEAF], rcx
-	jnz	string_fault
-	cmp	byte ptr [r15 + V_CPL], 3
-	jne	2f
-	mov	edi, 1
-	test	r11b, 4
-	jz	string_fault
-2:	test	r12b, 1
-	jz	3f
-	mov	edi, 1
-	test	r11b, 2
-	jnz	3f
-	bt	qword ptr [r15 + V_CR0], 16
-	jc	string_fault
-	cmp	byte ptr [r15 + V_CPL], 3
-	je	string_fault
-3:	# With nested traps what faults is behind it.
-	test	byte ptr [r15 + V_NESTED], 1
-	jz	4f
-	push	rbp
-	push	rsi
-	mov	rsi, rax
-	mov	ecx, r12d
-	and	ecx, 1
-	call	reaches
-	pop	rsi
-	pop	rbp
-	jc	string_device
-4:	mov	[r15 + STATE + S_PLACES + rsi * 8], rax
-	inc	esi
-	cmp	esi, r9d
-	jb	1b
-	mov	edx, [r13 + R_ADDRESS]
-	test	r12b, 1
-	jnz	9f
-	xor	esi, esi
-1:	mov	rax, [r15 + STATE + S_PLACES + rsi * 8]
-	mov	al, [rax]
-	mov	[r13 + R_VALUE + rsi], al
-	inc	esi
-	cmp	esi, r9d
-	jb	1b
-	call	ask
-	jc	1f
-	xor	ecx, ecx
-	call	commit
-	mov	eax, [r13 + R_VALUE]
-	call	out_made
-1:	call	made
-	jmp	8f
-9:	call	ask
-	jc	1f
-	xor	eax, eax
-	call	in_made
-	call	in_told
-1:	call	made
-	xor	esi, esi
-1:	mov	rcx, [r15 + STATE + S_PLACES + rsi * 8]
-	mov	al, [r13 + R_VALUE + rsi]
-	mov	[rcx], al
-	inc	esi
-	cmp	esi, r9d
-	jb	1b
-	xor	ecx, ecx
-	call	commit
-8:	call	end
-	# The index goes on, up or down; of the rest of a wider register 32 bits leave nothing.
-	lea	rdi, [r15 + STATE + 8 * 6]
-	test	r12b, 1
-	jz	1f
-	lea	rdi, [r15 + STATE + 8 * 7]
-1:	test	dword ptr [r15 + V_RFLAGS], DF
-	jz	1f
-	neg	r9
-1:	call	advance
-	test	r12b, 8
-	jz	8f
-	lea	rdi, [r15 + STATE + 8 * 1]
-	mov	r9, -1
-	call	advance
-	mov	rax, [rdi]
-	test	rax, r14
-	jnz	behind_it_once
-8:	mov	rcx, [r15 + V_INFO2]
-	mov	[r15 + V_RIP], rcx
-	jmp	behind_it
-behind_it_once:
-	xor	ecx, ecx
-	jmp	behind
-
-# In: RDI -> a register that R9 is added to, as far as the mask in R14 goes.
-advance:
-	mov	rax, [rdi]
-	mov	rcx, rax
-	add	rcx, r9
-	and	rcx, r14
-	mov	rdx, r14
-	not	rdx
-	mov	esi, 0xffffffff
-	cmp	r14, rsi
-	jne	1f
-	xor	edx, edx
-1:	and	rax, rdx
-	or	rax, rcx
-	mov	[rdi], rax
-	ret
-
-# Nothing is left to do: the record is not made.
-none:	call	forget
-	jmp	8b
-
-# In: RAX = a physical address at which the element lies. The guest has come to it.
-string_device:
-	mov	[r15 + V_INFO2], rax
-	mov	dword ptr [r15 + V_DELIVERED], 0
-	call	forget
-	and	r12d, 1
-	add	r12d, r12d			# INS writes
-	jmp	nested
-
-# In: EDI = bits P and RSVD of the error code; RDX = the linear address.
-string_fault:
-	cmp	byte ptr [r15 + V_CPL], 3
-	jne	1f
-	or	edi, 4
-1:	test	r12b, 1
-	jz	1f
-	or	edi, 2
-1:	mov	[r15 + V_CR2], rdx
-	call	forget
-	mov	eax, PAGE_FAULT
-	mov	[r15 + V_EVENT], eax
-	mov	[r15 + V_EVENT + 4], edi
-	jmp	enter
-
-# No record is made, after all.
-forget:	test	rbp, rbp
-	jz	1f
-	mov	[rip + start + DATA + C_HEAD], rbp
-1:	ret
-
-.if STACKS
-# The stack of the kernel above RSP, and the one that it was switched to from: as the common code
-# has them (common.S, stacks).
-stacks:	test	rbp, rbp
-	jz	9f
-	mov	r8, rbp
-	control	and, r8, C_RING_MASK
-	shl	r8, STACK_SHIFT
-	control	add, r8, C_STACKS
-	control	sub, r8, C_RING
-	lea	rax, [rip + start + DATA + RING]
-	add	r8, rax
-	xor	eax, eax
-	mov	[r8 + K_FIRST], rax
-	mov	[r8 + K_SIZE], rax
-	mov	[r8 + K_STATE], rax
-	cmp	dword ptr [r13 + R_CPL], 0
-	jne	9f
-	control	mov, rdx, C_STATE
-	call	settled
-	jc	1f
-	mov	rax, [rax]
-	mov	[r8 + K_STATE], rax
-1:	lea	r9, [r8 + STACK_SIZE]
-	lea	r10, [r8 + K_DATA]
-	mov	rdx, [r13 + R_GPR + 8 * 4]
-	call	run
-	lea	rax, [r10 - K_DATA]
-	sub	rax, r8
-	mov	[r8 + K_FIRST], rax
-	jz	2f
-	mov	rdx, [r10 - 8]
-	mov	[r8 + K_NEXT], rdx
-	test	rdx, rdx
-	jns	1f			# no stack of the kernel's
-	call	run
-1:
-	lea	rax, [r10 - K_DATA]
-	sub	rax, r8
-2:	mov	[r8 + K_SIZE], rax
-9:	ret
-
-# In: RDX = the linear address of a stack, R10 -> where its copy goes, as far as R9. Out: R10.
-run:	test	dl, 7
-	jnz	2f
-1:	cmp	r10, r9
-	jae	2f
-	control	cmp, rdx, C_STACK_END
-	je	2f
-	call	translate
-	jc	2f
-	control	mov, rcx, C_RESERVED
-	test	[r15 + STATE + S_LEAF], rcx
-	jnz	2f
-	mov	rsi, rax
-	mov	ecx, edx
-	or	rcx, -4096
-	neg	rcx			# to the end of the page
-	mov	rax, r9
-	sub	rax, r10
-	cmp	rcx, rax
-	cmova	rcx, rax
-	add	rdx, rcx
-	mov	rdi, r10
-	add	r10, rcx
-	shr	ecx, 3
-	copy_all
-	jmp	1b
-2:	ret
-.endif
-
-# ---- MSRs
-
-msr:	guest	mov, ecx, 1
-	lea	edx, [rcx + MSRS]
-	cmp	ecx, MSR_COUNT
-	jb	1f
-	mov	eax, ecx
-	sub	eax, 0xc0000000
-	lea	edx, [rax + MSRS + MSR_COUNT]
-	cmp	eax, MSR_COUNT
-	jb	1f
-	sub	eax, 0x10000
-	lea	edx, [rax + MSRS + 2 * MSR_COUNT]
-	cmp	eax, MSR_COUNT
-	jb	1f
-	mov	edx, OTHER_MSRS
-1:	call	flagged
-	call	begin
-	mov	dword ptr [r13 + R_SITE], K_MSR
-	mov	byte ptr [r13 + R_MANNER], 8
-	guest	mov, ecx, 1
-	mov	[r13 + R_ADDRESS], rcx
-	test	r12b, 1
-	jz	1f
-	mov	byte ptr [r13 + R_MANNER + 1], 1
-	mov	eax, [r15 + V_RAX]
-	guest	mov, edx, 2
-	mov	[r13 + R_VALUE], eax
-	mov	[r13 + R_VALUE + 4], edx
-1:	call	ask
-	jc	two_made
-	mov	eax, [r13 + R_VALUE]
-	mov	edx, [r13 + R_VALUE + 4]
-	# A CPU without SVM does not have these.
-	cmp	ecx, MSR_HSAVE
-	je	protection
-	cmp	ecx, MSR_VM_CR
-	je	protection
-	test	r12b, 1
-	jnz	5f
-	cmp	ecx, MSR_EFER
-	jne	1f
-	mov	eax, [r15 + V_EFER]
-	mov	edx, [r15 + V_EFER + 4]
-	and	eax, ~SVME
-	jmp	2f
-1:	rdmsr				# it may raise #GP: then `protection` is where it goes on
-2:	mov	[r13 + R_VALUE], eax
-	mov	[r13 + R_VALUE + 4], edx
-	jmp	two_made
-5:	cmp	ecx, MSR_EFER
-	jne	1f
-	or	eax, SVME
-	# What the CPU keeps of it, this vCPU's own EFER tells; LMA is the guest's.
-	mov	ebx, [r15 + V_EFER]
-	and	ebx, 0x400
-	and	eax, ~0x400
-	or	eax, ebx
-	mov	[r15 + V_EFER], eax
-	mov	[r15 + V_EFER + 4], edx
-	jmp	two_made
-1:	wrmsr
-two_made:
-	call	made
-	test	r12b, 1
-	jnz	two
-	mov	eax, [r13 + R_VALUE]
-	mov	edx, [r13 + R_VALUE + 4]
-	mov	[r15 + V_RAX], rax
-	mov	[r15 + STATE + 8 * 2], rdx
-two:	mov	r14d, 2
-opcode:	call	prefixes
-	lea	rcx, [rax + r14]
-	mov	[r15 + STATE + S_LENGTH], rcx
-	call	commit
-	call	end
-	mov	rcx, [r15 + STATE + S_LENGTH]
-	jmp	behind
-
-# The CPU raises #GP in place of an instruction of the monitor's: so it does in the guest.
-protection:
+# Who was asked has written what the guest goes on with: an exception, or other registers.
+instead:
 	lea	rsp, [r15 + STATE + STACK_TOP]
-	mov	byte ptr [r13 + R_MANNER + 3], 1
-	call	made
-	mov	rax, [r13 + R_RIP]
-	mov	[r13 + R_NEXT], rax
-	xor	ecx, ecx
-	call	commit
-	call	end
-	mov	eax, PROTECTION
-	cmp	qword ptr [r15 + STATE + S_ASKED], 0
-	je	raise
-	# The module refuses it, where it finds CF set.
-	or	dword ptr [r15 + V_RFLAGS], CF
-	mov	ecx, 2
-	cmp	dword ptr [r15 + V_EXIT], EXIT_IO
-	jne	behind
-	mov	rcx, [r15 + V_INFO2]
-	sub	rcx, [r15 + V_RIP]
-	jmp	behind
-
-# ---- CPUID
-
-cpuid_:
-	# The common code asks for the number of its vCPU.
-	call	own
-	jae	1f
-	cmp	qword ptr [r15 + STATE + S_ASKED], 0
-	jne	1f
-	mov	eax, [r15 + V_RAX]
-	guest	mov, ecx, 1
-	call	leaf
-	mov	[r15 + V_RAX], rax
-	mov	[r15 + STATE + 8 * 3], rbx
-	mov	[r15 + STATE + 8 * 1], rcx
-	mov	[r15 + STATE + 8 * 2], rdx
-	mov	ecx, 2
-	jmp	behind
-1:	mov	eax, [r15 + V_RAX]
-	mov	edx, OTHER_LEAVES
-	test	eax, 0x3fffff00
-	jnz	1f
-	movzx	edx, al
-	shr	eax, 30
-	shl	eax, 8
-	lea	edx, [rax + rdx + LEAVES]
-1:	call	flagged
-	call	begin
-	mov	dword ptr [r13 + R_SITE], K_CPUID
-	mov	byte ptr [r13 + R_MANNER], 4
-	mov	eax, [r15 + V_RAX]
-	guest	mov, ecx, 1
-	mov	[r13 + R_ADDRESS], eax
-	mov	[r13 + R_ADDRESS + 4], ecx
-	call	ask
-	jc	1f
-	call	leaf
-	mov	[r13 + R_VALUE], eax
-	mov	[r13 + R_VALUE + 4], ebx
-	mov	[r13 + R_VALUE + 8], ecx
-	mov	[r13 + R_VALUE + 12], edx
-1:	call	made
-	mov	eax, [r13 + R_VALUE]
-	mov	ebx, [r13 + R_VALUE + 4]
-	mov	ecx, [r13 + R_VALUE + 8]
-	mov	edx, [r13 + R_VALUE + 12]
-	mov	[r15 + V_RAX], rax
-	mov	[r15 + STATE + 8 * 3], rbx
-	mov	[r15 + STATE + 8 * 1], rcx
-	mov	[r15 + STATE + 8 * 2], rdx
-	jmp	two
-
-# In: EAX, ECX as CPUID has them. Out: what the guest is to be told. What its own CR4 says is not
-# what the monitor's does, and nothing tells of SVM (SDM vol. 2A, CPUID; APM vol. 3, appendix E).
-leaf:	mov	r9d, eax
-	mov	r11d, ecx
-	cpuid
-	cmp	r9d, 1
-	jne	1f
-	btr	ecx, 27
-	bt	qword ptr [r15 + V_CR4], 18
-	jnc	4f
-	bts	ecx, 27
-	jmp	4f
-1:	cmp	r9d, 7
-	jne	2f
-	test	r11d, r11d
-	jnz	4f
-	btr	ecx, 4
-	bt	qword ptr [r15 + V_CR4], 22
-	jnc	4f
-	bts	ecx, 4
-	jmp	4f
-2:	cmp	r9d, 0x80000001
-	jne	3f
-	btr	ecx, 2
-	jmp	4f
-3:	cmp	r9d, 0x8000000a
-	jne	4f
-	xor	eax, eax
-	xor	ebx, ebx
-	xor	ecx, ecx
-	xor	edx, edx
-4:	mov	eax, eax
-	mov	ebx, ebx
-	mov	ecx, ecx
-	mov	edx, edx
-	ret
-
-# ---- the time-stamp counter
-
-counter:
-	# The common code and the stub ask for the time.
-	call	own
-	jae	1f
-	rdtsc
-	mov	eax, eax
-	mov	edx, edx
-	mov	[r15 + V_RAX], rax
-	mov	[r15 + STATE + 8 * 2], rdx
-	mov	ecx, 2
-	jmp	behind
-1:	call	begin
-	mov	dword ptr [r13 + R_SITE], K_TSC
-	mov	byte ptr [r13 + R_MANNER], 8
-	mov	qword ptr [r13 + R_ADDRESS], 0
-	# RDTSCP may come with the exit code of RDTSC (QEMU, helper_rdtscp): 0F 01 F9, and 0F 31.
-	call	prefixes
-	mov	r14d, 2
-	mov	rdx, rsi
-	call	translate
-	jc	1f
-	cmp	byte ptr [rax], 1
-	jne	1f
-	mov	r14d, 3
-	mov	ecx, 0xc0000103		# TSC_AUX
-	rdmsr
-	mov	eax, eax
-	mov	[r15 + STATE + 8 * 1], rax
-1:	rdtsc
-	mov	eax, eax
-	mov	edx, edx
-	mov	[r15 + V_RAX], rax
-	mov	[r15 + STATE + 8 * 2], rdx
-	mov	[r13 + R_VALUE], eax
-	mov	[r13 + R_VALUE + 4], edx
-	jmp	opcode
-
-# ---- interrupts
-
-# One is due, and the guest would take it. It is taken here, and given to the guest as a virtual
-# one: QEMU 7.2 delivers what is injected as an event twice (helper_vmrun).
-interrupt:
-	test	dword ptr [r15 + V_INTERRUPT], V_IRQ
-	jnz	hold
-	cmp	qword ptr [rip + start + DATA + M_CLOSED], 0
-	jne	straight
-	# Which one it is nobody knows yet: no record is begun where it may be one to ask about.
-	mov	rax, [r15 + V_IOPM]
-	mov	rax, [rax + VECTORS]
-	mov	[r15 + STATE + S_ASKING], rax
-	call	begin
-	mov	dword ptr [r13 + R_SITE], K_IRQ
-	mov	byte ptr [r13 + R_MANNER], 1
-	mov	byte ptr [r15 + STATE + S_OPEN], 1
-	stgi
-	sti
-	nop				# STI has a shadow
-	cli
-	clgi
-	# None came after all: another one may have been withdrawn.
-	mov	byte ptr [r15 + STATE + S_OPEN], 0
-	call	forget
 	jmp	enter
 
-# The entry of a gate has pushed its vector.
-taken:
-	clgi
-	pop	rax
-	movzx	eax, al
-	# What lies there when an NMI comes behind firmware's code is the guest's own R15.
-	mov	r15, rsp
-	and	r15, -4096
-	lea	rsp, [r15 + STACK_TOP]
-	sub	r15, STATE
-	cmp	byte ptr [r15 + STATE + S_OPEN], 0
-	je	fault
-	xor	ebx, ebx
-	xchg	bl, [r15 + STATE + S_OPEN]
-	cmp	eax, 2
-	je	nmi
-	cmp	ebx, 2
-	je	fault
-	mov	ebx, eax
-	cmp	qword ptr [r15 + STATE + S_ASKING], 0
-	je	1f
-	lea	edx, [rbx + IRQS]
-	call	flagged
-	cmp	qword ptr [r15 + STATE + S_ASKING], 0
-	jne	1f
-	call	begin
-	mov	dword ptr [r13 + R_SITE], K_IRQ
-	mov	byte ptr [r13 + R_MANNER], 1
-1:	mov	[r13 + R_ADDRESS], rbx
-	mov	[r13 + R_VALUE], rbx
-	mov	[r15 + V_VECTOR], ebx
-	mov	dword ptr [r15 + V_INTERRUPT], V_DUE
-	call	ask
-	call	made
-	xor	ecx, ecx
-	call	commit
-	call	end
-	jmp	enter
-
-# An NMI has taken the chance, and stays masked to the IRET of the guest's handler.
-nmi:	cmp	ebx, 2
-	je	1f
-	call	forget
-1:	mov	eax, NMI
-	jmp	raise
-
-# Firmware's code in SMM has instructions for which the guest would leave, and its own state is not
-# the guest's: so it runs here. It finds the guest's registers, and may change them, but for RSP.
-smi:	lock inc qword ptr [rip + start + DATA + M_MANAGED]
-	mov	byte ptr [r15 + STATE + S_OPEN], 2
-	mov	rax, [r15 + V_RAX]
-	guest	mov, rcx, 1
-	guest	mov, rdx, 2
-	guest	mov, rbx, 3
-	guest	mov, rbp, 5
-	guest	mov, rsi, 6
-	guest	mov, rdi, 7
-.irp number, 8, 9, 10, 11, 12, 13, 14, 15
-	guest	mov, r\number, \number
-.endr
-	stgi
-	clgi
-	mov	[rsp - STACK_TOP + 8 * 15], r15
-	lea	r15, [rsp - STACK_TOP - STATE]
-	mov	[r15 + V_RAX], rax
-	mov	[r15 + STATE + 8 * 1], rcx
-	mov	[r15 + STATE + 8 * 2], rdx
-	mov	[r15 + STATE + 8 * 3], rbx
-	mov	[r15 + STATE + 8 * 5], rbp
-	mov	[r15 + STATE + 8 * 6], rsi
-	mov	[r15 + STATE + 8 * 7], rdi
-.irp number, 8, 9, 10, 11, 12, 13, 14
-	mov	[r15 + STATE + 8 * \number], r\number
-.endr
-	mov	byte ptr [r15 + STATE + S_OPEN], 0
-	jmp	shadowed
-
-# The CPU has raised an exception for the monitor's own code.
-fault:	cmp	eax, 13
-	je	protection
-	lea	ebx, [rax + EXIT_EXCEPTION]
-	jmp	unknown
-
-# Nobody takes records any more: the next one goes straight to the guest.
-straight:
-	and	dword ptr [r15 + V_INTERCEPTS], ~1
-	jmp	enter
-
-# The guest has not taken the last one yet, and QEMU would forget that for the one that is due
-# (x86_cpu_exec_interrupt). The CPU's interrupts wait until the guest has left for anything, as it
-# does at the latest where its handler returns, or where it goes on with something else for long:
-# to programs, or to idle. The priority of a task is not the CPU's meanwhile.
-hold:	or	dword ptr [r15 + V_INTERRUPT], V_MASKING
-	or	dword ptr [r15 + V_CR_INTERCEPTS], HELD_CR
-	or	dword ptr [r15 + V_EXCEPTION_INTERCEPTS], HELD_EXCEPTION
-	or	dword ptr [r15 + V_INTERCEPTS], HELD
-	or	dword ptr [r15 + V_INTERCEPTS2], HELD2
-	mov	eax, [r15 + V_EFER]
-	and	eax, SCE
-	mov	[r15 + STATE + S_SCE], eax
-	and	dword ptr [r15 + V_EFER], ~SCE
-	jmp	enter
-
-release:
-	and	dword ptr [r15 + V_INTERRUPT], ~V_MASKING
-	and	dword ptr [r15 + V_CR_INTERCEPTS], ~HELD_CR
-	and	dword ptr [r15 + V_EXCEPTION_INTERCEPTS], ~HELD_EXCEPTION
-	and	dword ptr [r15 + V_INTERCEPTS], ~HELD
-	and	dword ptr [r15 + V_INTERCEPTS2], ~HELD2
-	mov	eax, [r15 + STATE + S_SCE]
-	or	[r15 + V_EFER], eax
-	# MWAIT raises #VC in an encrypted guest.
-	cmp	qword ptr [rip + start + DATA + M_GHCB_MSR], 0
-	je	1f
-	or	dword ptr [r15 + V_INTERCEPTS2], HELD2
-	cmp	ebx, EXIT_MWAIT
-	je	known
-1:	# What it left for by this alone, it does again.
-.irp code, EXIT_IRET, EXIT_UNDEFINED, EXIT_PAUSE, EXIT_READ_CR8, EXIT_WRITE_CR8
-	cmp	ebx, \code
-	je	enter
-.endr
-	cmp	ebx, EXIT_MWAIT
-	je	sleep
-	jmp	known
+# Let so much time pass as RCX tells.
+late:	dec	rcx
+	jnz	late
+waited:	nop
+	jmp	waited
 
 # An entry for each gate. #GP alone has an error code, and is an exception unless the window is open.
 	.balign	8, 0xcc

@@ -70,14 +70,15 @@ ASKED = _STATE + _STATE_FIELDS["ASKED"]
 
 _WORDS = (
     "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED", "FAST", "PORTS", "GHCB_MSR",
-    "TELLER", "LOOK", "LOOK_AT",
+    "TELLER", "LOOK", "LOOK_AT", "FULL", "FULL_AT",
 )  # fmt: skip
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
 made any more; 1 where instructions raise #VE, and the first quadword of the gate of #VE while it
 leads to a handler that knows of ports alone; how many SMIs firmware has had; where nested faults
 enter the common code; 1 where ports are recorded; where instructions raise #VC, the number of the
 MSR that tells where the GHCB is; the linear address of the VMMCALL by which errands are told; a
-word that is read where a device may have moved, with nested traps, and its linear address."""
+word that is read where a device may have moved, with nested traps, and its linear address; one
+that is read where the ring has no room, and its linear address, 0 where nobody waits for that."""
 
 # Offsets of the shared pages, behind those of the vCPUs.
 _ROOT5, _ROOT, _FRAMES, _GATES, _SEGMENTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
@@ -91,7 +92,7 @@ _NESTED = _PAIR + 3 * _PAGE
 NESTED_PAGES = 96
 """Pages that nested tables have room in."""
 WINDOW_BASE = 0xFFFF_8780_0000_0000
-"""The linear address from which on the monitor has a window of its own.
+"""The linear address from which on the monitor has a window of its own, to all memory.
 
 Breakpoints and watches are by linear address, in the guest as well: Linux leaves this one to
 hypervisors (Documentation/arch/x86/x86_64/mm.rst).
@@ -331,8 +332,9 @@ class MonitorCode:
         for slot in (0, TABLE_ENTRIES - 1):
             struct.pack_into("<Q", page, _ROOT5 + 8 * slot, base + _ROOT | present)
         struct.pack_into("<Q", page, _ROOT, base + _FRAMES | present)
+        window = base + (_WINDOW if self.nested else _FRAMES) | present
+        struct.pack_into("<Q", page, _ROOT + 8 * _WINDOW_SLOT, window)
         if self.nested:
-            struct.pack_into("<Q", page, _ROOT + 8 * _WINDOW_SLOT, base + _WINDOW | present)
             struct.pack_into("<Q", page, _ROOT + 8 * _PAIR_SLOT, base + _PAIR | present)
         frames = [number << 30 | LARGE | present for number in range(TABLE_ENTRIES)]
         struct.pack_into(f"<{TABLE_ENTRIES}Q", page, _FRAMES, *frames)

@@ -98,7 +98,7 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     elif view.vcpus > 1:
         journal.remark("accesses of the first vCPU only: nobody knows where others begin")
     await secondary.begin(inside)
-    breakpoints: list[Breakpoint] = [secondary, secondary.full]
+    breakpoints: list[Breakpoint] = [secondary]
     input_bell = input_bell_in(setting, how, interceptor, callers)
     if input_bell is not None:
         await input_bell.begin(inside, sites)
@@ -117,7 +117,9 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     interruption = Interruption(post, journal, bell, breakpoints)
     moves = Moves(inside, journal)
     await moves.install()
-    traps: list[Trap] = [interruption, bell, *breakpoints, moves, Stray(view, journal)]
+    traps: list[Trap] = [
+        interruption, bell, *breakpoints, secondary.full, moves, Stray(view, journal),
+    ]  # fmt: skip
     traced = Traced(
         post, callers, None, bell, interceptor, tuple(traps),
         secondary=secondary, input_bell=input_bell,

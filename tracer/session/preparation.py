@@ -103,7 +103,7 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
         interceptor.sites.begin(gate.stub.spill)
     secondary = await _secondary(setting, how)
     if secondary is not None:
-        breakpoints += [secondary, secondary.full]
+        breakpoints.append(secondary)
         if room is not None:
             monitor = _monitor(setting, room, gate.stub, registers, how)
             await secondary.begin(monitor)
@@ -127,7 +127,8 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     bell = Bell(interceptor, gate, journal, asks=how.asks)
     watch = GateWatch(gate, view, journal, coverage)
     interruption = Interruption(gate, journal, bell, breakpoints)
-    traps: list[Trap] = [interruption, bell, *breakpoints, watch, Stray(view, journal)]
+    full = () if secondary is None else (secondary.full,)
+    traps: list[Trap] = [interruption, bell, *breakpoints, *full, watch, Stray(view, journal)]
     late = readiness is not None
     traced = Traced(
         gate, callers, watch, bell, interceptor, tuple(traps), below, bench, late, secondary,

@@ -14,7 +14,14 @@ from tracer.compiled import layout, monitor
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import RING, THUNKS, Control
 from tracer.compiled.module import FAULTS
-from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, monitor_size, outside
+from tracer.compiled.monitor import (
+    WINDOW_BASE,
+    Entered,
+    MonitorCode,
+    intercepts_of,
+    monitor_size,
+    outside,
+)
 from tracer.compiled.monitor_image import IMAGES
 from tracer.x86.paging import PRESENT, WRITABLE
 from tracer.x86.segment import Segment
@@ -60,6 +67,14 @@ def test_the_code_has_room_between_what_is_beside_it(stacks: bool) -> None:
     assert not any(filled[min(words) :]) and max(words) + 8 <= layout.PAGE
 
 
+@pytest.mark.parametrize("stacks", [False, True])
+def test_no_breakpoint_is_on_a_page_with_what_each_exit_takes(stacks: bool) -> None:
+    # QEMU executes each instruction of a page with a breakpoint by itself (check_for_breakpoints).
+    places = {name: place // 4096 for name, place in IMAGES[stacks][1].items()}
+    stopped = {places[name] for name in ("ring", "decided", "told", "waited", "requested")}
+    assert stopped.isdisjoint(places[name] for name in ("enter", "onward", "full", "looked"))
+
+
 def test_a_vcpu_enters_with_all_that_it_had() -> None:
     pages = CODE.of_vcpu(1, ENTERED, 0xABC)
     vmcb, state = pages[:4096], pages[8192:]
@@ -96,6 +111,8 @@ def test_the_monitors_tables_map_all_memory_to_itself(levels: int) -> None:
         table = word(pages, table - base) & ~0xFFF
     frames = struct.unpack_from("<512Q", pages, table - base)
     assert frames == tuple(number << 30 | 0x83 for number in range(512))
+    # At the window's linear addresses as well.
+    assert table == word(pages, CODE.root(4) - base + 8 * (WINDOW_BASE >> 39 & 511)) & ~0xFFF
 
 
 def test_each_vector_leads_to_an_entry_of_the_monitors() -> None:

@@ -21,7 +21,7 @@ from tracer.access.vcpu import (
     SetRegister,
     VcpuState,
 )
-from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu
+from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu, WatchReads
 from tracer.compiled import flagging, layout, module, monitor
 from tracer.compiled.diary import Current
 from tracer.compiled.flagging import NO_INPUTS
@@ -199,8 +199,14 @@ class Monitor:
 
         That is in the monitor's window, with nested traps.
         """
-        place = self._window.place(self._block + monitor.word("LOOK"))
-        self._write(monitor.word("LOOK_AT"), place.to_bytes(8, "little"))
+        return self._rung("LOOK")
+
+    def _rung(self, name: str) -> int:
+        # Has the monitor read a word of its own, and returns its linear address.
+        physical = self._block + monitor.word(name)
+        nested = self.code.nested
+        place = self._window.place(physical) if nested else monitor.WINDOW_BASE + physical
+        self._write(monitor.word(f"{name}_AT"), place.to_bytes(8, "little"))
         return place
 
     def covers(self, linear: int | None) -> bool:
@@ -262,6 +268,10 @@ class Monitor:
     def full(self) -> int:
         """Return the address at which a vCPU stands that finds no room in the ring."""
         return self.label("full")
+
+    def await_room(self) -> int:
+        """Have a vCPU read a word where it finds no room; return its linear address."""
+        return self._rung("FULL")
 
     @property
     def halts_when_full(self) -> bool:
@@ -386,7 +396,7 @@ class Monitor:
         self._view.memory.write(self._block + offset, data)
 
 
-class FullRing(OnePlace):
+class FullRing:
     """Take the stop of a vCPU in its monitor that finds no room for a record.
 
     Records are taken at every stop, so there is room when it goes on: meanwhile neither the guest's
@@ -394,8 +404,18 @@ class FullRing(OnePlace):
     """
 
     def __init__(self, journal: Journal) -> None:
-        super().__init__()
         self._journal = journal
+        self._place: int | None = None
+
+    async def begin(self, inside: Monitor) -> None:
+        """Have the vCPUs of this monitor stop, unless they are to turn in a loop."""
+        if inside.halts_when_full:
+            self._place = inside.full
+            await WatchReads(inside.await_room())
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a vCPU stands there."""
+        return stop.address is not None and stop.address == self._place
 
     async def handle(self, stop: Stopped) -> Handled:
         """Count it."""
@@ -426,8 +446,7 @@ class Secondary(OnePlace):
     async def begin(self, inside: Monitor) -> None:
         """Have vCPUs enter this monitor, which is in place."""
         self.inside = inside
-        if inside.halts_when_full:
-            await self.full.install(inside.full)
+        await self.full.begin(inside)
 
     async def handle(self, stop: Stopped) -> Handled:
         """Enter, and let the guest go on."""
