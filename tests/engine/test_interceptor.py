@@ -138,12 +138,13 @@ def test_an_access_beside_the_device_in_its_page_is_made_and_not_recorded() -> N
     assert scene.records == [] and scene.counts["neighbours"] == 1
 
 
-def test_code_in_the_memory_of_a_device_is_fetched_from_it() -> None:
+@pytest.mark.parametrize("shows", [False, True])
+def test_code_in_the_memory_of_a_device_is_fetched_from_it(shows: bool) -> None:
     at = 0xC000_0000
-    rom = Region("pci.ram", at, at + 0xFFF, at, "pci", "ram")
+    rom = Region("pci.ram", at, at + 0xFFF, at, "pci", "ram", shows_memory=shows)
     scene = Scene(regions=(rom, NVME))
-    scene.view.regions = type(scene.view.regions)([rom, NVME], [(DEVICE, DEVICE + 0x3FFF)],
-                                                  [(0, 0x3F_FFFF), (at, at + 0xFFF)])  # fmt: skip
+    ram = [(0, 0x3F_FFFF), *([] if shows else [(at, at + 0xFFF)])]  # flash is none
+    scene.view.regions = type(scene.view.regions)([rom, NVME], [(DEVICE, DEVICE + 0x3FFF)], ram)
     linear = 0xFFFF_C900_0003_0000
     scene.ram.map(linear, at)
     scene.fault("", AT, rip=linear, rsi=AT)

@@ -12,7 +12,11 @@ import pytest
 from installed_system import ROOT_OFFSET, SAYS, installed_system
 from vetrace_run import DEADLINE, Run, agreed, need, read_trace, vetrace
 
+from tracer.access.symbols import KERNEL_HALF
 from tracer.linux.kernel import default_kernel
+from tracer.trace.marker import PHASE
+from tracer.trace.phase import USER
+from tracer.trace.record import Mark
 
 pytestmark = pytest.mark.qemu
 
@@ -72,6 +76,21 @@ def test_grub_starts_it_under_uefi(disk: Path, tmp_path: Path) -> None:
     need(OVMF.exists(), "ovmf")
     done = boot(tmp_path, "--quiet", "--check", "--disk", disk, "--firmware", "uefi")
     traced_to_its_end(done, "uefi")
+
+
+@pytest.mark.long
+def test_from_the_reset_on_its_kernel_is_known_once_it_is_entered(
+    disk: Path, tmp_path: Path
+) -> None:
+    done = boot(tmp_path, "--from-reset", "--quiet", "--check", "--disk", disk)
+    assert agreed(done) > 10_000
+    trace = read_trace(done.trace)
+    assert {record.mode for record in trace.intercepts} >= {32, 64}  # firmware, and the kernel
+    kernel = [record for record in trace.intercepts if record.rip >= KERNEL_HALF]
+    assert all(record.symbol for record in kernel)
+    assert any((record.symbol or "").endswith("[libahci]") for record in kernel)
+    marks = {record.text for record in trace.records if isinstance(record, Mark)}
+    assert {f"Linux {told(done)[0]} has been entered", f"{PHASE}{USER}"} <= marks
 
 
 @pytest.mark.long

@@ -293,12 +293,16 @@ class RegionMap:
         """Tell whether an access at a physical address is one that a traced device sees."""
         if not self.is_traced(physical):
             return False
-        region = self.find(physical) if read else None
-        return region is None or not region.shows_memory
+        return not read or not self.shows(physical)
 
     def is_ram(self, physical: int) -> bool:
         """Tell whether a physical address is guest RAM or ROM."""
         return _covers(self.ram, physical)
+
+    def shows(self, physical: int) -> bool:
+        """Tell whether reads at a physical address come from memory, and no device sees them."""
+        region = self.find(physical)
+        return region is not None and region.shows_memory
 
     def touches_traced(self, start: int, end: int) -> bool:
         """Tell whether any address from ``start`` to ``end`` is traced."""

@@ -243,7 +243,7 @@ class NestedFaults:
             linear = _linear(spill.cr2, spill.frame, None, cpu, space)
             spill = replace(spill, cr2=linear)
             return Fault(vcpu, view.time_ns, stack, spill, space, cpu, frame=frame)
-        insn = decoded(space.read(cpu.rip, MAX_INSTRUCTION), cpu)
+        insn = decoded(await _code_in(space, cpu.rip), cpu)
         if insn is not None and needs_registers(insn):
             cpu = complete(cpu, (await Registers()).values)
         linear = _linear(spill.cr2, spill.frame, insn, cpu, space)
@@ -327,16 +327,20 @@ async def foretell_at(fault: Fault, known: Iterable[Leaf]) -> Foretold:
 
 
 async def code_at(fault: Fault) -> bytes:
-    """Return the bytes at RIP, which may lie in a device's RAM."""
-    code = fault.space.read(fault.cpu.rip, MAX_INSTRUCTION)
-    leaf = None if code else fault.space.leaf(fault.cpu.rip)
+    """Return the bytes at RIP, which may lie in a device's RAM, or in flash that shows memory."""
+    return await _code_in(fault.space, fault.cpu.rip)
+
+
+async def _code_in(space: AddressSpace, rip: int) -> bytes:
+    code = space.read(rip, MAX_INSTRUCTION)
+    leaf = None if code else space.leaf(rip)
     if leaf is None:
         return code
-    physical = leaf.translate(fault.cpu.rip)
-    if not fault.space.regions.is_ram(physical):
+    physical, regions = leaf.translate(rip), space.regions
+    if not regions.is_ram(physical) and not regions.shows(physical):
         return b""
     size = min(MAX_INSTRUCTION, PAGE_SIZE - physical % PAGE_SIZE)
-    size = fault.space.regions.room(physical, size)
+    size = regions.room(physical, size)
     value = await ReadPhysical(physical, size)
     return value.to_bytes(size, "little")
 
