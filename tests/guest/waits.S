@@ -1,6 +1,7 @@
 # A program for the guest that waits for two devices: for a bit of the second dword of a page that a
 # file begins with, such as a BAR's in sysfs, for some 40 ms, and then for one of port 0x64, for
-# ever. It sleeps between two looks. It exits with 2 where there is no such mapping or no right to
+# ever. It sleeps between two looks, and in one of four of those at the first it reads the page's
+# first dword as well and writes its third. It exits with 2 where there is no such mapping or no right to
 # the port.
 #
 #     waits FILE
@@ -27,6 +28,11 @@ memory:
     mov eax, [rbp + 4]
     test eax, 1
     jnz port
+    test r12d, 6
+    jnz rest
+    mov ecx, [rbp]
+    mov dword ptr [rbp + 8], 0
+rest:
     call pause
     dec r12d
     jnz memory

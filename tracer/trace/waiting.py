@@ -29,6 +29,10 @@ class WayOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return where it is: its symbol and offset, else its linear address."""
         return self.symbol or hex(self.rip)
 
+    def takes(self, value: int) -> bool:
+        """Tell whether a read of this value leads out, as far as that is known."""
+        return bool(self.mask) and (value & (self.mask or 0) == (self.value or 0)) != self.other
+
 
 class WaitRecord(
     msgspec.Struct, frozen=True, kw_only=True, tag="wait", tag_field="type", omit_defaults=True
@@ -58,3 +62,13 @@ class WaitRecord(
     def place(self) -> tuple[str, int, int]:
         """Return what is read where: region, offset, and the linear address of the read."""
         return self.region, self.offset, self.rip
+
+    def spans(self, rip: int) -> bool:
+        """Tell whether an instruction is surely in the loop: between its beginning and its ends."""
+        known = [way.rip for way in (*self.awaited, *self.gives_up)]
+        known += [] if self.head is None else [self.head]
+        return bool(known) and min(known) <= rip <= max(known)
+
+    def ends(self, value: int | None) -> bool:
+        """Tell whether a read of this value ends the loop, as far as that is known."""
+        return value is not None and any(way.takes(value) for way in self.awaited)

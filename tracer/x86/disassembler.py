@@ -60,12 +60,21 @@ class Step:
         return self.linear + self.length
 
 
-def step(code: bytes, rip: int) -> Step | None:
-    """Return the instruction of 64-bit code at the start of ``code``, or None for none."""
-    for found in _DETAILED[Mode.LONG].disasm(code[:MAX_INSTRUCTION], rip, 1):
+def step(code: bytes, rip: int, mode: Mode = Mode.LONG) -> Step | None:
+    """Return the instruction at the start of ``code``, or None for none; ``rip`` is linear."""
+    for found in _DETAILED[mode].disasm(code[:MAX_INSTRUCTION], rip, 1):
         operands = tuple(_operand(found, each) for each in found.operands)
+        if mode is Mode.COMPAT16 and _is_relative(found):
+            # The target is as far from here wherever the segment begins.
+            away = (operands[0].immediate or 0) - rip - found.size & 0xFFFF
+            target = rip + found.size + (away ^ 0x8000) - 0x8000
+            operands = (Operand(operands[0].width, immediate=target),)
         return Step(rip, found.size, str(found.mnemonic), operands)
     return None
+
+
+def _is_relative(found: capstone.CsInsn) -> bool:
+    return bool(found.group(capstone.x86.X86_GRP_BRANCH_RELATIVE)) and len(found.operands) == 1
 
 
 def _operand(found: capstone.CsInsn, operand: capstone.x86.X86Op) -> Operand:

@@ -32,7 +32,7 @@ from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, Line, MemoryAccess, RegionRecord
 from tracer.trace.waiting import WaitRecord, WayOut
 from tracer.x86.poll import Exit, loop_of
-from tracer.x86.state import GPR
+from tracer.x86.state import GPR, Mode
 
 _MOST_LOOKS = 256
 """Places that are looked at in one run."""
@@ -67,7 +67,7 @@ class Lookout:
         self._ports: Sequence[Region] = ()
         self._ringing = NO_INPUTS
         self._early: dict[tuple[str | None, int | None], Rung] = {}
-        self._looked: set[Place] = set()
+        self._looks: Counter[Place] = Counter()
         self._wanted: dict[Place, tuple[Space, int]] = {}
 
     def follow_queues(self, naming: Naming, *, tell: bool) -> None:
@@ -164,17 +164,19 @@ class Lookout:
             middle = Counter(places[_HEAD:-_TAIL])
             if middle.keys() <= tail.keys():
                 kinds: dict[tuple[int, int, int], list[Place]] = {}
-                self._add(self._blocks.rows(block, range(_HEAD)))
                 rows = range(count - _TAIL, count)
                 made = list(self._blocks.rows(block, rows))
-                for at, records in zip(rows, made, strict=True):
-                    kinds[places[at]] = [place for it in records for place in _places(it)]
-                more: Counter[Place] = Counter()
-                for kind, times in middle.items():
-                    more.update(dict.fromkeys(kinds[kind], times))
-                self.polls.repeat(more, 0)
-                self._add(iter(made))
-                return
+                # A write may part what waits, or come of what it read: such are taken one by one.
+                if all(_reads(record) for records in made for record in records):
+                    self._add(self._blocks.rows(block, range(_HEAD)))
+                    for at, records in zip(rows, made, strict=True):
+                        kinds[places[at]] = [place for it in records for place in _places(it)]
+                    more: Counter[Place] = Counter()
+                    for kind, times in middle.items():
+                        more.update(dict.fromkeys(kinds[kind], times))
+                    self.polls.repeat(more, 0)
+                    self._add(iter(made))
+                    return
         seen = self._blocks.seen(block) if self.doorbells is None else None
         if seen is not None:
             for each in seen:
@@ -202,14 +204,18 @@ class Lookout:
         return flagged(flags) if flags else NO_INPUTS
 
     def _due(self) -> list[tuple[Space, int]]:
-        if len(self._looked) >= _MOST_LOOKS:
+        if self._looks.total() >= _MOST_LOOKS:
             return []
-        for poll in self.polls.waiting():
-            if not poll.lasts or poll.place in self._looked:
+        for poll in (*self.polls.waiting(), *self.polls.parted()):
+            if not poll.lasts or self._is_looked_at(poll.place):
                 continue
             if not self._is_clock(poll):
                 self._wanted[poll.place] = poll.space, poll.physical
         return list(self._wanted.values())
+
+    def _is_looked_at(self, place: Place) -> bool:
+        # A loop that was found may turn out to be another one than that which goes on.
+        return self._looks[place] > self.polls.doubts.get(place, 0)
 
     def named(self, poll: Poll) -> Named | None:
         """Return what a poll's register is called, None where it has no name."""
@@ -230,18 +236,21 @@ class Lookout:
     def behind(self, record: Intercept, space: AddressSpace) -> None:
         """Look at the loop around an access that was made just now; the guest stands there."""
         self._ring(record)
-        if record.mode != 64 or len(record.before) < len(GPR):
+        if len(record.before) < len(GPR):
             return
         for seq, access in record.device_accesses():
             place = access.region or "", access.offset or 0, record.rip
-            if access.direction != "read" or place in self._looked:
+            if access.direction != "read" or self._is_looked_at(place):
                 continue
             if place not in self._wanted and not self._lasts(place):
                 continue
             self._wanted.pop(place, None)
-            self._looked.add(place)
+            self._looks[place] += 1
             linear = access.linear if access.space == "memory" else record.rip
-            self._journal.publish(self._told(record, seq, place, linear, access.width, space))
+            told = self._told(record, seq, place, linear, access.width, space)
+            # Reads that others part are told of only where they wait.
+            if told.awaited or self._lasts(place):
+                self._journal.publish(told)
 
     def before(self, transfers: Sequence[Transfer]) -> None:
         """Read what doorbells are about before they are rung: a device may take it at once."""
@@ -301,7 +310,7 @@ class Lookout:
             return told and told.removesuffix("+0x0")
 
         named = None if self.naming is None else self.naming.name(place[0], place[1], width)
-        found = loop_of(record.rip, gpr, linear, space.read, name)
+        found = loop_of(record.rip, gpr, linear, space.read, name, Mode(record.mode))
         return WaitRecord(
             time_ns=record.time_ns,
             seq=seq,
@@ -332,6 +341,10 @@ def _way_out(exit: Exit, name: Callable[[int], str | None], named: Named | None 
         other=way is not None and not way.equal,
         said=exit.said or bits or None,
     )
+
+
+def _reads(record: Intercept) -> bool:
+    return all(access.direction == "read" for _, access in record.device_accesses())
 
 
 def _places(record: Intercept) -> Iterator[Place]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.x86.disassembler import Step, step
 from tracer.x86.poll.condition import Open, Way
 from tracer.x86.poll.effect import after
 from tracer.x86.poll.state import Memory, Name, State, entered
 from tracer.x86.poll.value import Number
-from tracer.x86.state import MAX_INSTRUCTION
+from tracer.x86.state import MAX_INSTRUCTION, Mode
 
 __all__ = ("Exit", "Loop", "Way", "loop_of")
 
@@ -29,7 +29,9 @@ _MOST_PATHS = 400
 _MOST_FRAMES = 6
 _MOST_RETURNS = 8
 
-_ENDS = frozenset(("ud2", "ud1", "ud0", "hlt", "int3", "iretq", "sysretq", "sysexit"))
+_ENDS = frozenset(
+    ("ud2", "ud1", "ud0", "hlt", "int3", "iretq", "iretd", "iret", "sysretq", "sysexit")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +69,19 @@ class _Path:
     taken: tuple[Exit, ...]
 
 
-def loop_of(rip: int, gpr: Sequence[int], device: int, memory: Memory, name: Name) -> Loop | None:
+def loop_of(
+    rip: int, gpr: Sequence[int], device: int, memory: Memory, name: Name, mode: Mode = Mode.LONG
+) -> Loop | None:
     """Return the loop around the instruction at a linear address that reads a device, or None.
 
     ``gpr`` are the registers before it, ``device`` is the linear address that it reads, that of
     the instruction where it reads a port or an MSR.
     """
-    walk = _Walk(memory, name)
+    walk = _Walk(memory, name, mode)
     first = walk.step(rip)
     if first is None:
         return None
-    state = after(first, entered(gpr, memory, name, device))
-    state = State(state.registers, memory, name, state.stored, state.flags)
+    state = replace(after(first, entered(gpr, memory, name, device, mode)), device=None)
     begun: list[tuple[State, tuple[Exit, ...]]] = [(state, ())]
     start, head = first.end, rip
     for frames in range(_MOST_FRAMES):
@@ -137,8 +140,9 @@ def _exits(
 class _Walk:
     # Follows code; what it has read of it is kept.
 
-    def __init__(self, memory: Memory, name: Name) -> None:
+    def __init__(self, memory: Memory, name: Name, mode: Mode) -> None:
         self._memory = memory
+        self._mode = mode
         self._name = name
         self._steps: dict[int, Step | None] = {}
         self._functions: dict[int, str] = {}
@@ -146,7 +150,7 @@ class _Walk:
 
     def step(self, linear: int) -> Step | None:
         if linear not in self._steps:
-            self._steps[linear] = step(self._memory(linear, MAX_INSTRUCTION), linear)
+            self._steps[linear] = step(self._memory(linear, MAX_INSTRUCTION), linear, self._mode)
         return self._steps[linear]
 
     def _function(self, linear: int) -> str:
@@ -159,7 +163,7 @@ class _Walk:
     def call_before(self, linear: int) -> int | None:
         # The call that returns to a linear address: the usual one of 5 bytes, or by a register.
         for length in (5, 2, 3, 6, 7, 4):
-            found = step(self._memory(linear - length, length), linear - length)
+            found = step(self._memory(linear - length, length), linear - length, self._mode)
             if found is not None and found.length == length and _is_call(found):
                 return linear - length
         return None
@@ -218,7 +222,9 @@ class _Walk:
                 jump = state.decided(found.mnemonic, "j")
                 if found.mnemonic.startswith("jmp"):
                     at = found.operands[0].immediate or 0
-                elif jump is not None or found.mnemonic.startswith(("loop", "jrcxz", "jecxz")):
+                elif jump is not None or found.mnemonic.startswith(
+                    ("loop", "jrcxz", "jecxz", "jcxz")
+                ):
                     to = found.operands[0].immediate or 0
                     if isinstance(jump, bool):
                         at = to if jump else found.end

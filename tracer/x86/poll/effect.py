@@ -144,6 +144,33 @@ def _pop(step: Step, name: str, state: State) -> State:
     return state.wrote(step.operands[0], value)
 
 
+def _push_flags(step: Step, name: str, state: State) -> State:
+    return state.pushed(Other())
+
+
+def _pop_flags(step: Step, name: str, state: State) -> State:
+    return state.popped()[1].with_flags(Flags(Other(), Other()))
+
+
+_ALL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
+"""What PUSHA pushes, in this order; POPA leaves the stack pointer out."""
+
+
+def _push_all(step: Step, name: str, state: State) -> State:
+    before = state
+    for each in _ALL:
+        state = state.pushed(before.registers[each])
+    return state
+
+
+def _pop_all(step: Step, name: str, state: State) -> State:
+    for each in reversed(_ALL):
+        value, state = state.popped()
+        if each != "rsp":
+            state = replace(state, registers={**state.registers, each: value})
+    return state
+
+
 def _leave(step: Step, name: str, state: State) -> State:
     state = replace(state, registers={**state.registers, "rsp": state.registers["rbp"]})
     value, state = state.popped()
@@ -178,6 +205,10 @@ class _Effects:
             (("movsx", "movsxd"), 2, _move_signed),
             (("bt", "btr", "bts", "btc"), 2, _test_bit),
             (tuple(_BINARY), 2, _binary),
+            (("pushfq", "pushfd", "pushf"), 0, _push_flags),
+            (("popfq", "popfd", "popf"), 0, _pop_flags),
+            (("pushal", "pushaw"), 0, _push_all),
+            (("popal", "popaw"), 0, _pop_all),
             (("inc", "dec", "shr", "sar", "shl"), 1, _by_one),
         ):
             self._known.update(dict.fromkeys(((name, count) for name in names), effect))

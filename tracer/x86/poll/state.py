@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from tracer.x86.disassembler import Operand
 from tracer.x86.poll.condition import Flags, Found, condition_of, found
 from tracer.x86.poll.value import WHOLE, Number, Other, Value, merged, part
-from tracer.x86.state import GPR
+from tracer.x86.state import GPR, Mode
 
 Memory = Callable[[int, int], bytes]
 """Returns up to so many bytes at a linear address; fewer where RAM ends."""
@@ -21,8 +21,16 @@ Name = Callable[[int], str | None]
 """Returns the symbol of a linear address, with its offset."""
 
 _MASK = (1 << 64) - 1
-CLOBBERED = ("rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11")
-"""Registers that a function may leave changed. Ref: System V ABI for AMD64, 3.2.1."""
+CLOBBERED = {
+    Mode.LONG: ("rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"),
+    Mode.COMPAT32: ("rax", "rcx", "rdx"),
+    Mode.COMPAT16: GPR,
+}
+"""Registers that a function may leave changed, by mode.
+
+Ref: System V ABI for AMD64, 3.2.1; for Intel386, 2.2.2. There is none for 16-bit code.
+"""
+_UNITS = {Mode.LONG: 8, Mode.COMPAT32: 4, Mode.COMPAT16: 2}
 
 
 def _spelled() -> dict[str, tuple[str, int, int]]:
@@ -49,7 +57,8 @@ REGISTERS = _spelled()
 class State:
     """Hold registers by name, what was stored by linear address and width, and the flags.
 
-    ``device`` is the linear address that was read, where the code reads it the first time.
+    ``device`` is the linear address that was read, where the code reads it the first time. Segments
+    begin at 0, as those of 32-bit kernels and firmware do; in 16-bit code memory is not followed.
     """
 
     registers: dict[str, Value]
@@ -58,6 +67,12 @@ class State:
     stored: dict[int, tuple[int, Value]] = field(default_factory=dict)
     flags: Flags = field(default_factory=Flags)
     device: int | None = None
+    mode: Mode = Mode.LONG
+
+    @property
+    def unit(self) -> int:
+        """Return how many bytes a register has on the stack."""
+        return _UNITS[self.mode]
 
     # ---- reading
 
@@ -72,10 +87,11 @@ class State:
 
     def _loaded(self, operand: Operand) -> Value:
         linear = self.linear(operand)
+        # Who reads the device does so by its operand, also where that is not known.
+        if self.device is not None and linear in (self.device, None):
+            return part(WHOLE, operand.width)
         if linear is None:
             return Other("memory")
-        if linear == self.device:
-            return part(WHOLE, operand.width)
         held = self.stored.get(linear)
         if held is not None and held[0] >= operand.width:
             return part(held[1], operand.width)
@@ -92,7 +108,7 @@ class State:
 
     def linear(self, operand: Operand) -> int | None:
         """Return the linear address of a place in memory, where it is known."""
-        if operand.segment in ("fs", "gs"):
+        if operand.segment in ("fs", "gs") or self.mode is Mode.COMPAT16:
             return None
         total = operand.displacement
         for name, scale in ((operand.base, 1), (operand.index, operand.scale)):
@@ -102,7 +118,7 @@ class State:
             if not isinstance(value, Number):
                 return None
             total += value.value * scale
-        return total & _MASK
+        return total & (_MASK if self.mode is Mode.LONG else 0xFFFF_FFFF)
 
     def decided(self, mnemonic: str, head: str) -> Found | None:
         """Return what the condition of a mnemonic comes to, None for one without a condition."""
@@ -150,31 +166,33 @@ class State:
 
         It leaves the ``clobbered`` registers changed, by default those that the ABI says.
         """
-        lost: dict[str, Value] = dict.fromkeys(clobbered or CLOBBERED, Other())
+        lost: dict[str, Value] = dict.fromkeys(clobbered or CLOBBERED[self.mode], Other())
         lost["rax"] = Other(f"what {what} returns" if what else "what a function returns")
         return replace(self, registers={**self.registers, **lost}, flags=Flags())
 
     def popped(self) -> tuple[Value, State]:
-        """Return the quadword on the stack, and the state without it."""
-        top = Operand(8, base="rsp")
+        """Return what is on the stack, of the mode's width, and the state without it."""
+        top = Operand(self.unit, base="rsp")
         value = self.value(top)
         at = self.registers["rsp"]
         moved: Value = at
         if isinstance(at, Number):
-            moved = Number(at.value + 8 & _MASK, at.said)
+            moved = Number(at.value + self.unit & _MASK, at.said)
         return value, replace(self, registers={**self.registers, "rsp": moved})
 
     def pushed(self, value: Value) -> State:
-        """Return the state with a quadword more on the stack."""
+        """Return the state with a value more on the stack."""
         at = self.registers["rsp"]
         if not isinstance(at, Number):
             return self
-        moved = Number(at.value - 8 & _MASK, at.said)
+        moved = Number(at.value - self.unit & _MASK, at.said)
         lower = replace(self, registers={**self.registers, "rsp": moved})
-        return lower.wrote(Operand(8, base="rsp"), value)
+        return lower.wrote(Operand(self.unit, base="rsp"), value)
 
 
-def entered(gpr: Sequence[int], memory: Memory, name: Name, device: int | None) -> State:
+def entered(
+    gpr: Sequence[int], memory: Memory, name: Name, device: int | None, mode: Mode = Mode.LONG
+) -> State:
     """Return the state before the read, from the registers in architectural order.
 
     What a register held then may be another number in the next turn of a loop.
@@ -183,4 +201,4 @@ def entered(gpr: Sequence[int], memory: Memory, name: Name, device: int | None) 
         each: Number(value, "" if each == "rsp" else each)
         for each, value in zip(GPR, gpr, strict=True)
     }
-    return State(registers, memory, name, device=device)
+    return State(registers, memory, name, device=device, mode=mode)

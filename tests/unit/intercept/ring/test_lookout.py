@@ -37,7 +37,7 @@ def lookout(vcpus: int = 1) -> tuple[Lookout, list[Record]]:
 
 
 def read(number: int, region: str = "nvme", offset: int = CSTS, apart_ns: int = MS) -> Intercept:
-    access = replace(sample.device(region, offset, 4, "read", 0), linear=DEVICE)
+    access = replace(sample.device(region, offset, 4, "read", 0x80), linear=DEVICE)
     known = dict(zip(GPR, registers(rdi=DEVICE), strict=True))
     return replace(
         sample.intercept(number, access),

@@ -6,6 +6,7 @@ import pytest
 from poll_code import DEVICE, STACK, SYMBOLS, Ram, name, registers
 
 from tracer.x86.poll import Loop, Way, loop_of
+from tracer.x86.state import Mode
 
 RDY = Way(1, 1)
 GONE = Way(0xFFFF_FFFF, 0xFFFF_FFFF)
@@ -81,3 +82,59 @@ def test_code_that_branches_without_end_is_given_up() -> None:
         return code[linear - 0x1000 :][:size] if 0x1000 <= linear < 0x1000 + len(code) else b""
 
     assert loop_of(0x1000, registers(rdi=DEVICE), DEVICE, memory, lambda _: None) is None
+
+
+PROTECTED = bytes.fromhex("8b02c3").ljust(16, b"\x90") + bytes.fromhex(
+    "9c"  # pushf
+    "9d"  # popf
+    "e8e9ffffff"  # call 0x1000
+    "a820"  # test al, 0x20
+    "7503"  # jnz 0x101e
+    "49"  # dec ecx, a prefix in 64-bit code
+    "75f4"  # jnz 0x1012
+    "c3"
+)
+REAL = bytes.fromhex("ec a820 74fb c3")  # in al, dx; test al, 0x20; jz -5; ret
+MEMORY = bytes.fromhex("648a07 a840 75f9 c3")  # mov al, fs:[bx]; test al, 0x40; jnz -7; ret
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "at", "head", "way", "gives_up"),
+    [
+        (Mode.COMPAT32, PROTECTED, 0x1000, 0x1012, Way(0x20, 0x20), [(0x101C, "rcx")]),
+        (Mode.COMPAT16, REAL, 0xF_FFF0, 0xF_FFF0, Way(0x20, 0x20), []),
+        (Mode.COMPAT16, MEMORY, 0xF_1000, 0xF_1000, Way(0x40, 0), []),
+    ],
+)
+def test_code_of_other_modes(
+    mode: Mode, code: bytes, at: int, head: int, way: Way, gives_up: list[tuple[int, str]]
+) -> None:
+    stack = (0x1017).to_bytes(4, "little") + (0xFFFF_FFFF).to_bytes(4, "little")
+
+    def memory(linear: int, size: int) -> bytes:
+        for start, data in ((at, code), (STACK, stack)):
+            if start <= linear < start + len(data):
+                return data[linear - start :][:size]
+        return b""
+
+    device = at if code is REAL else DEVICE
+    it = loop_of(at, registers(rdx=DEVICE), device, memory, lambda _: None, mode)
+    assert it is not None and it.head == head and ways(it) == [way]
+    assert [(each.linear, each.said) for each in it.gives_up] == gives_up
+
+
+def test_flags_and_all_registers_that_are_saved_meanwhile() -> None:
+
+    # The read's function saves what it uses and returns to the loop of its caller.
+    code = bytes.fromhex("9c 8b02 60 61 9d c3").ljust(16, b"\x90") + PROTECTED[16:]
+
+    def memory(linear: int, size: int) -> bytes:
+        whole = {0x1000: code, STACK - 4: bytes(4) + (0x1017).to_bytes(4, "little")}
+        for start, data in whole.items():
+            if start <= linear < start + len(data):
+                return data[linear - start :][:size]
+        return b""
+
+    known = registers(rdx=DEVICE, rsp=STACK - 4)
+    it = loop_of(0x1001, known, DEVICE, memory, lambda _: None, Mode.COMPAT32)
+    assert it is not None and it.frames == 1
