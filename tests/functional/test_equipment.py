@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from guest_program import assemble
-from vetrace_run import agreed, boot, drove_its_devices, read_trace
+from vetrace_run import agreed, boot, drove_its_devices, read_trace, run
 
 from tracer.guest.disk import checksum, disk_file
 from tracer.linux.kernel import default_kernel
@@ -57,6 +57,23 @@ def test_a_disk_of_the_readers_is_in_the_default_disks_place(tmp_path: Path) -> 
     names = {record.region.name for record in trace.records if isinstance(record, RegionRecord)}
     assert "disk.common" in names
     assert not any(name.startswith(("nvme", "virtio")) for name in names)
+
+
+def test_the_regions_of_a_machine_of_the_readers(tmp_path: Path) -> None:
+    machine = tmp_path / "my machine.cfg"
+    machine.write_text(
+        "# nothing but a controller\n-nodefaults\n-no-user-config\n-display none\n"
+        "-machine q35,accel=tcg\n-cpu max\n-m 256M\n-no-reboot\n-device edu,id=teacher\n"
+    )
+    usb = ("--device", "qemu-xhci,id=usb", "--bypass", "hpet")
+    done = run(tmp_path, "regions", "--json", "--machine", machine, *usb)
+    assert done.status == 0, done.err
+    regions = {row["name"]: row for row in done.objects}
+    (edu,) = [name for name, row in regions.items() if row["qemu_name"] == "edu-mmio"]
+    assert edu.startswith("teacher") and regions[edu]["traced"]
+    assert not regions["hpet"]["traced"]
+    assert any(name.startswith("usb.") for name in regions)
+    assert not any(name.startswith(("nvme", "virtio")) for name in regions)
 
 
 SCRIPT = """\

@@ -19,6 +19,8 @@ import zstandard
 from tracer.errors import GuestError, UsageError, suggestion
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+_SMALL = "-cloud-amd64"
+"""How a release of Debian's ends that is built without most drivers of hardware."""
 _MAX_MODULE = 1 << 28  # bytes, unpacked
 
 
@@ -82,7 +84,13 @@ class ModuleFolder:
                 f"no module {word}: the kernel has no folder lib/modules/RELEASE beside its own"
             )
         near = suggestion(name, [*self.files, *self.built_in])
-        raise UsageError(f"no module {word} in {self.path}, nor built into that kernel{near}")
+        full = ""
+        if self.path.name.endswith(_SMALL):
+            full = (
+                ", which is Debian's for clouds: the full one (linux-image-amd64), given with "
+                "--kernel, has more drivers"
+            )
+        raise UsageError(f"no module {word} in {self.path}, nor built into that kernel{full}{near}")
 
 
 @dataclass(frozen=True, slots=True)

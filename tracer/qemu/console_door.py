@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import select
+import shlex
 import socket
 import tty
 from collections.abc import AsyncIterator, Iterator, Set
@@ -142,7 +143,7 @@ async def _socket(console: Console, path: Path) -> AsyncIterator[str]:
         try:
             yield (
                 f"the guest's console is at {path}, for example by "
-                f"`socat -,rawer,escape=0x1d UNIX-CONNECT:{path}`"
+                f"`socat -,rawer,escape=0x1d UNIX-CONNECT:{shlex.quote(str(path))}`"
             )
         finally:
             loop.remove_reader(listener)

@@ -117,6 +117,16 @@ def test_what_the_reader_asks_for(folder: ModuleFolder) -> None:
         read_folder(None).find("nvme")
 
 
+def test_a_driver_that_debians_kernel_for_clouds_leaves_out(tmp_path: Path) -> None:
+    small, full = tmp_path / "6.1.0-50-cloud-amd64", tmp_path / "6.1.0-50-amd64"
+    for path in (small, full):
+        path.mkdir()
+    with pytest.raises(UsageError, match=r"\(linux-image-amd64\), given with --kernel, has more"):
+        read_folder(small).find("e1000e")
+    with pytest.raises(UsageError, match=r"nor built into that kernel$"):
+        read_folder(full).find("e1000e")
+
+
 def test_a_folder_without_a_list_of_what_is_built_in(tmp_path: Path) -> None:
     (tmp_path / "only.ko").write_bytes(module())
     folder = read_folder(tmp_path)

@@ -13,11 +13,12 @@ from tracer.qemu.console_door import console_door
 
 
 def test_one_who_does_not_read_has_the_newest_and_holds_nobody_up(tmp_path: Path) -> None:
-    place = tmp_path / "console"
+    place = tmp_path / "a console"
     console = Console()
 
     async def body() -> bytes:
-        async with console_door(console, str(place)):
+        async with console_door(console, str(place)) as told:
+            assert f"UNIX-CONNECT:'{place}'`" in told
             with socket.socket(socket.AF_UNIX) as person:
                 person.connect(str(place))
                 while not console.holder:
