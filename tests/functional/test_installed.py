@@ -37,6 +37,19 @@ def boot(folder: Path, *arguments: str | Path) -> Run:
         return running.finish(5 * DEADLINE)
 
 
+def debugfs(disk: Path, command: str) -> str:
+    """Carry out a command on the image's root file system."""
+    return subprocess.run(
+        ["/sbin/debugfs", "-R", command, f"{disk}?offset={ROOT_OFFSET}"], check=True,
+        capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
+def taken_out(disk: Path, name: str, copy: Path) -> Path:
+    debugfs(disk, f"dump {name} {copy}")
+    return copy
+
+
 def told(done: Run) -> tuple[str, str]:
     """Return the release and the firmware that the system itself tells of."""
     (line,) = [line for line in done.serial if line.startswith(SAYS)]
@@ -112,14 +125,21 @@ def test_a_file_of_its_kernel_is_held_to_what_is_started(disk: Path, tmp_path: P
     refused = boot(tmp_path / "other", "--quiet", "--disk", disk, "--kernel-file", other)
     assert refused.status == 1
     assert f"and not {other}" in refused.err.splitlines()[-1]
-    kernel = tmp_path / "vmlinuz"
     (name,) = re.findall(r"starts Linux (\S+), and not", refused.err)
-    dump = f"dump /boot/vmlinuz-{name} {kernel}"
-    subprocess.run(
-        ["/sbin/debugfs", "-R", dump, f"{disk}?offset={ROOT_OFFSET}"], check=True,
-        capture_output=True,
-    )  # fmt: skip
+    kernel = taken_out(disk, f"/boot/vmlinuz-{name}", tmp_path / "vmlinuz")
     done = boot(tmp_path / "own", "--quiet", "--check", "--disk", disk, "--kernel-file", kernel)
+    traced_to_its_end(done, "bios", hashlib.sha256(kernel.read_bytes()).hexdigest())
+
+
+@pytest.mark.long
+def test_vetrace_starts_its_kernel_with_its_ramdisk(disk: Path, tmp_path: Path) -> None:
+    (name,) = re.findall(r" vmlinuz-(\S+)", debugfs(disk, "ls /boot"))
+    kernel = taken_out(disk, f"/boot/vmlinuz-{name}", tmp_path / "vmlinuz")
+    done = boot(
+        tmp_path, "--quiet", "--check", "--disk", disk, "--kernel", kernel,
+        "--initrd", taken_out(disk, f"/boot/initrd.img-{name}", tmp_path / "initrd"),
+        "--append", "root=/dev/vda2 ro console=ttyS0",
+    )  # fmt: skip
     traced_to_its_end(done, "bios", hashlib.sha256(kernel.read_bytes()).hexdigest())
 
 
