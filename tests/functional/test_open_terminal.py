@@ -75,7 +75,7 @@ def test_one_walks_to_and_fro(
 def test_the_line_at_the_bottom_tells_where_it_stands(tmp_path: Path) -> None:
     with opened(tmp_path, 100, 24) as terminal:
         # By the number that `goto` takes.
-        terminal.wait_for(r"access #0  0\.")
+        terminal.wait_for(r"access #0  1\.123")
         terminal.line("goto end")
         terminal.wait_for(r"the end of 321 accesses")
         terminal.line("rc")
