@@ -170,8 +170,14 @@ def unwind(rip: int, gpr: Sequence[int], find: Find, read: Read, backs: Backs = 
                 rip = _quadword(read, state.sp + back.returns)
                 above = state.sp + back.returns + 8
                 state = _State(Frame(rip, False), above, state.bp, None)
-            frames.append(state.frame)
             entry = find(state.frame.place)
+            if frames and frames[-1].interrupted and not _tells(entry):
+                # A retpoline stood at its RET, which goes to a function's beginning: nobody has
+                # called from before that (Linux arch/x86/lib/retpoline.S, RETPOLINE).
+                target = find(state.frame.rip)
+                if _tells(target):
+                    entry, state = target, replace(state, frame=Frame(state.frame.rip, True))
+            frames.append(state.frame)
             if entry is None:
                 raise _Lost(f"no ORC entry for {state.frame.place:#x}")
             following = _caller(state, entry, read)
@@ -184,6 +190,10 @@ def unwind(rip: int, gpr: Sequence[int], find: Find, read: Read, backs: Backs = 
         return Stack(tuple(frames), str(lost))
     except LookupError:
         return Stack(tuple(frames), f"a stack or table of {state.frame.place:#x} is not in RAM")
+
+
+def _tells(entry: Entry | None) -> bool:
+    return entry is not None and entry.kind is not Kind.UNDEFINED
 
 
 @dataclass(frozen=True, slots=True)

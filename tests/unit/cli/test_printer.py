@@ -48,8 +48,8 @@ def test_on_a_terminal_a_loop_is_its_first_turns_and_at_the_end_a_count(
 RIP = 0xFFFFFFFF81234567
 WAIT = WaitRecord(
     time_ns=0, seq=8, vcpu=0, rip=RIP, region="nvme", offset=0x1C, width=4, register="CSTS",
-    head=RIP, loop="nvme_wait_ready+0x7f", awaited=[WayOut(rip=1, mask=1, value=1)],
-    gives_up=[WayOut(rip=2, symbol="nvme_wait_ready+0xc2", said="jiffies")],
+    head=RIP, loop="nvme_wait_ready+0x7f", awaited=[WayOut(rip=RIP + 5, mask=1, value=1)],
+    gives_up=[WayOut(rip=RIP + 9, symbol="nvme_wait_ready+0xc2", said="jiffies")],
 )  # fmt: skip
 WORDS = (
     "nvme CSTS until RDY=1: read 20 times in 0.019000 s at nvme_wait_ready+0x7f, last 0x00000000;"
@@ -65,7 +65,7 @@ def polled() -> list[Record]:
 
 def write() -> Record:
     access = sample.device("nvme", 0x14, 4, "write", 1)
-    return replace(sample.intercept(20, access), time_ns=20_000_000)
+    return replace(sample.intercept(20, access), rip=RIP + 0x40, time_ns=20_000_000)
 
 
 def printer(seconds: float = 1.0) -> LinePrinter:

@@ -177,6 +177,22 @@ def test_a_call_that_ends_its_function_is_of_that_function() -> None:
     assert stack.frames[1].place == B + 15
 
 
+def test_a_retpoline_at_its_return_goes_to_a_function_and_was_called_by_none() -> None:
+    guest = Guest()
+    guest.registers.update(rsp=STACK)
+    guest.code(A, (SP, 8))
+    guest.code(B - 16, kind=Kind.UNDEFINED)
+    guest.code(B, (SP, 8))
+    guest.code(C, (SP, 8))
+    guest.code(D, kind=Kind.END)
+    guest.stack = {STACK: B, STACK + 8: C + 4, STACK + 16: D + 4}
+    assert guest.unwind(A) == Stack(
+        (Frame(A, True), Frame(B, True), Frame(C + 4, False), Frame(D + 4, False))
+    )
+    guest.stack[STACK + 16] = B  # where a call was to return, it is none
+    assert guest.unwind(A).lost == f"the ORC entry for {B - 1:#x} tells no stack"
+
+
 def test_an_interrupt_stack_leads_back_through_memory() -> None:
     guest = Guest()
     guest.registers.update(rsp=STACK, rbp=STACK + 0x100)
