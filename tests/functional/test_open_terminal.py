@@ -90,7 +90,8 @@ def test_one_walks_to_and_fro(
 def test_a_pipe_gets_the_same_in_plain_lines() -> None:
     typed = (
         "break write nvme.CC if value & 1", "c", "plan",
-        "tally count by register if register is CC", "info register nvme.CC", "stats 3", "show last 2", "restart", "quit",
+        "tally count by register if register is CC", "info register nvme.CC",
+        "stats 3", "show last 2", "restart", "quit",
     )  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "tracer", "open", TRACE], check=False, text=True, cwd=CHECKOUT,
