@@ -283,11 +283,12 @@ def waited() -> list[Record]:
         WaitRecord(
             time_ns=40 * ms, seq=38, vcpu=0, rip=site, region="nvme", offset=0x1C, width=4,
             register="CSTS", head=site, loop="nvme_wait_ready+0x7f",
-            awaited=[WayOut(rip=1, mask=1, value=1, said="RDY=1")],
-            gives_up=[WayOut(rip=2, symbol="nvme_wait_ready+0xc2", said="jiffies")],
+            awaited=[WayOut(rip=site + 5, mask=1, value=1, said="RDY=1")],
+            gives_up=[WayOut(rip=site + 9, symbol="nvme_wait_ready+0xc2", said="jiffies")],
         ),
         replace(
-            sample.intercept(40, sample.device("nvme", 0x1000, 4, "write", 1)), time_ns=41 * ms
+            sample.intercept(40, sample.device("nvme", 0x1000, 4, "write", 1)), rip=site + 0x40,
+            time_ns=41 * ms,
         ),
         QueueRecord(
             time_ns=41 * ms, seq=40, vcpu=0, region="nvme", queue="SQ", number=0, entries=[entry]
