@@ -195,9 +195,12 @@ def test_ctrl_z_suspends_and_comes_back(tmp_path: Path) -> None:
         mark = terminal.mark
         terminal.line("fg")
         terminal.wait_for(r"possibilities", after=mark)
+        mark = terminal.mark
         terminal.type("n")
+        terminal.wait_for(rf"{PROMPT} sym", after=mark)
         terminal.control("u")
         told(terminal, "info breaks", r"no breaks")
+        mark = terminal.mark
         terminal.line("quit")
         terminal.wait_for(r"Quit anyway")
         terminal.line("y")
