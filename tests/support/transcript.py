@@ -31,6 +31,8 @@ _RELEASE = re.compile(r"\b\d+\.\d+\.\d+[-+][\w.+-]*amd64\b")
 
 _ALWAYS = (
     (r"\b\d+\.\d{6}\b", "TIME"),
+    # Linux counts in an NVMe command's identifier how often it was used (nvme_cid).
+    (r"\bCID=0x[0-9a-f]+\b", "CID"),
     # Numbers of accesses, which the host's speed decides; none at all is always none.
     (r"(?<![\w.+])#?[1-9]\d*(?:,\d{3})+\b|#[1-9]\d*\b|(?<![\w.+])[1-9]\d{2,}\b(?![.-])", "COUNT"),
 )
