@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from msgspec.structs import replace
 from tracer.cli import main
 from tracer.trace.record import Record
 
+_PIPES = signal.getsignal(signal.SIGPIPE)
 vcdvcd = pytest.importorskip("vcdvcd")
+signal.signal(signal.SIGPIPE, _PIPES)  # it has a broken pipe end whoever imports it
 Output = pytest.CaptureFixture[str]
 
 BEGUN = 214_318_000  # of the sample's times in nanoseconds
