@@ -161,7 +161,7 @@ def test_a_vcpu_that_finds_no_room_stands_until_records_were_taken() -> None:
     trap = next(t for t in run.loop.traced.traps if t.claims(stop))
     assert play(trap.handle(stop)) == GoOn()
     assert run.loop.journal.counts["full rings"] == 1
-    # What it reads is watched, where the monitor's own page tables have it.
+    # GDB watches the word that it reads, where the monitor's own page tables have it.
     watched = BLOCK_AT + monitor.word("FULL_AT")
     linear = monitor.WINDOW_BASE + BLOCK_AT + monitor.word("FULL")
     assert run.scene.ram.read(watched, 8) == linear.to_bytes(8, "little")

@@ -101,7 +101,7 @@ def test_queues_are_what_the_devices_were_told(
     all_told.sort(key=lambda record: record.seq)
     told = [record for record in all_told if record.seq not in causes]
     interrupts = [record for record in all_told if record.seq in causes]
-    # What an interrupt tells is its device's; NVMe's doorbells take note of the same.
+    # An interrupt tells of its device alone; the driver's doorbells of NVMe repeat that.
     assert {record.queue for record in interrupts} == {"ADMIN-CQ", "CQ", "VQ"}
     for record in interrupts:
         assert causes[record.seq].startswith(f"{record.region.partition('.')[0]}[")

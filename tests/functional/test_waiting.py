@@ -122,6 +122,6 @@ def test_a_program_waits_for_memory_and_for_a_port(tmp_path: Path) -> None:
     (memory,) = [each for each in waits if each.region == "ich9-ahci.ahci"]
     assert [(each.mask, each.value) for each in memory.awaited] == [(1, 1)]
     assert [each.said for each in memory.gives_up] == ["r12"]
-    # What it accesses now and then parts nothing.
+    # The loop goes on whatever else it accesses now and then: one wait has all of its turns.
     counted = json.loads(run(tmp_path, "stats", done.trace, "--json").out)["waits"]
     assert [each["turns"] for each in counted if each["region"] == "ich9-ahci.ahci"] == [40]

@@ -1,4 +1,4 @@
-"""What a guest may do by itself until it is to stop again: the accesses that nobody wants to see.
+"""The leash of a guest: it makes by itself the accesses that nobody wants to see, up to a stop.
 
 A person at a prompt, rules and a host say how far it may go (:class:`Leeway`); compiled sites and
 the monitor are told what that means for them.

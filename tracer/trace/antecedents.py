@@ -1,4 +1,4 @@
-"""What earlier accesses say of a row: where a port of configuration space leads, what interrupts.
+"""Earlier accesses, followed for what they say of a row that comes later.
 
 A row of PCI configuration space's data port has its register from the latch that was set before,
 and an interrupt its cause, and message, from what the guest has told whoever may send any.
@@ -111,8 +111,7 @@ class Antecedents:
             self._begun = block.seq, self._latch.told, self._causes.copy()
         else:
             self._latch.told, self._causes = self._begun[1], self._begun[2].copy()
-        found = {place: self._role(place, block.window) for place in set(places)}
-        roles = {place: role for place, role in found.items() if role is not None}
+        roles = self._roles(places, block.window)
         details = [_NOTHING] * len(places)
         if not roles:
             return details
@@ -122,6 +121,11 @@ class Antecedents:
                 row = block.rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]
                 details[at] = self._go_on(role, place, row, block.window)
         return details
+
+    def _roles(self, places: Sequence[RowPlace], window: int) -> dict[RowPlace, _Role]:
+        # Tells of each place whether its rows say anything of later ones.
+        found = ((place, self._role(place, window)) for place in set(places))
+        return {place: role for place, role in found if role is not None}
 
     def _role(self, place: RowPlace, window: int) -> _Role | None:
         linear, alias, number = place
@@ -180,7 +184,7 @@ class Antecedents:
         Raise :exc:`TraceError` as :meth:`records`.
         """
         places = places_of(rows)
-        roles = {place: self._role(place, window) for place in set(places)}
+        roles = self._roles(places, window)
         if "irq" not in roles.values():
             return rows
         told = bytearray(rows)
@@ -188,7 +192,7 @@ class Antecedents:
         self._causes = causes.copy()
         try:
             for at, place in enumerate(places):
-                role = roles[place]
+                role = roles.get(place)
                 if role is None:
                     continue
                 row = rows[SLOT_SIZE * at : SLOT_SIZE * (at + 1)]

@@ -1,6 +1,6 @@
-"""What earlier lines of a trace have told, by which rows are read: sites by number, and regions.
+"""The legend of a trace, by which rows are read: sites by number, and regions by address.
 
-A region is found by a physical address, or by a port: the last :class:`PlacesRecord` counts, as
+Earlier lines have told both. A region is found by a physical address, or by a port: the last :class:`PlacesRecord` counts, as
 devices move.
 """
 

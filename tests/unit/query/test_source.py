@@ -1,4 +1,4 @@
-"""What comes of a trace that is wanted: what was told of a queue, with its access."""
+"""A source of a trace gives what is wanted of it: a queue's entries come with their access."""
 
 from __future__ import annotations
 

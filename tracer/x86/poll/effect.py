@@ -153,7 +153,7 @@ def _pop_flags(step: Step, name: str, state: State) -> State:
 
 
 _ALL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
-"""What PUSHA pushes, in this order; POPA leaves the stack pointer out."""
+"""The registers that PUSHA pushes, in this order; POPA leaves the stack pointer out."""
 
 
 def _push_all(step: Step, name: str, state: State) -> State:
