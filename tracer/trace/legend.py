@@ -1,7 +1,7 @@
 """The legend of a trace, by which rows are read: sites by number, and regions by address.
 
-Earlier lines have told both. A region is found by a physical address, or by a port: the last :class:`PlacesRecord` counts, as
-devices move.
+Earlier lines have told both. A region is found by a physical address, or by a port: the last
+:class:`PlacesRecord` counts, as devices move.
 """
 
 from __future__ import annotations
