@@ -120,6 +120,15 @@ def test_a_read_that_nobody_changes_is_recorded_as_the_monitor_made_it() -> None
     assert asked.record.note is None
 
 
+def test_its_record_tells_the_thread_that_the_monitor_found() -> None:
+    asked = Asked(row(Input.PORT, 0x64, thread=0x1FB81, **IN))
+    asked.handle(
+        (AskBefore, Go()), (BreakAlone, asked.carried), (AskAnswered, Go()), (BreakAlone, None),
+        (AskCompleted, lambda wanted: wanted.cpu),
+    )  # fmt: skip
+    assert asked.record.thread == 0x1FB81
+
+
 def test_the_guest_reads_what_is_given_and_the_device_is_asked_all_the_same() -> None:
     asked = Asked(row(Input.PORT, 0x64, **IN), row(Input.PORT, 0x64, 0x1C, **IN))
     asked.handle(

@@ -25,6 +25,7 @@ def row(
     put(RECORD_FIELDS["TSC"], "Q", tsc)
     put(INPUT_FIELDS["ADDRESS"], "Q", address)
     put(RECORD_FIELDS["SITE"], "IH", kind, vcpu)
+    put(RECORD_FIELDS["THREAD"], "I", registers.pop("thread", 0))
     put(INPUT_FIELDS["CPL"], "I", cpl)
     put(RECORD_FIELDS["RFLAGS"], "Q", registers.pop("rflags", 2))
     put(RECORD_FIELDS["GPR"], "16Q", *(registers.get(name, 0) for name in GPR))

@@ -425,6 +425,7 @@ class InputBell(OnePlace):
             after=changed_values(cpu, after),
             note="; ".join(filter(None, (rule_note(asked.ruled), changed, raised))) or None,
             stack=stack,
+            thread=asked.raw.thread or None,
         )
         journal.counts["accesses"] += len(made)
         journal.counts["monitor"] += len(made)
