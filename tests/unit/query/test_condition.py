@@ -12,9 +12,33 @@ from hypothesis import strategies as st
 from tracer.errors import ConditionError, UsageError
 from tracer.query.condition import parse
 from tracer.query.condition.lexicon import Lexicon
-from tracer.query.condition.vocabulary import COVERED, NAMES, OWNERS, SITE, Between, Fact
+from tracer.query.condition.vocabulary import (
+    COVERED,
+    MEMORY,
+    NAMES,
+    OWNERS,
+    REGISTERS,
+    SITE,
+    Between,
+    Fact,
+    Type,
+)  # fmt: skip
 
-FACTS: dict[str, Fact] = {
+SOME: dict[Type, Fact] = {"number": 7, "text": "word", "texts": ("word",), "truth": True}
+
+
+class Complete(dict[str, Fact]):
+    """Hold facts for every condition there can be: of each name, and for any asker and marks."""
+
+    def __missing__(self, name: str) -> Fact:
+        if isinstance(name, Between) or name.startswith(MEMORY):
+            return True
+        raise KeyError(name)
+
+
+FACTS = Complete({name: SOME[kind] for name, (kind, _) in NAMES.items()})
+FACTS |= {f"${full}": 7 for full, _, _ in REGISTERS.values()}
+FACTS |= {
     "value": 0x1203, "offset": 0x14, "width": 4, "region": "nvme", "device": "nvme",
     "symbol": "nvme_pci_enable+0x5e", "function": "nvme_pci_enable", "direction": "write",
     "extent": 4, OWNERS: ("nvme", "disk"), COVERED: ("CC",), SITE: "nvme_pci_enable+0x5e",
@@ -22,6 +46,8 @@ FACTS: dict[str, Fact] = {
     "mark": 'say "hi"', Between("a", "b"): True, Between("b", None): False, "mnemonic": "mov",
     "time": 1_500_000_000, "via": "emulated", "cpl": 0, "$rax": 0xFFFF_8000_1122_33F4,
 }  # fmt: skip
+WAITING = Complete(FACTS, value=None)
+"""The same of a read that the device has not answered."""
 
 
 @pytest.mark.parametrize(
@@ -174,8 +200,8 @@ def test_a_condition_knows_what_it_asks_for() -> None:
 )
 def test_what_is_unknown_decides_nothing(text: str, holds: bool | None) -> None:
     condition = parse(text)
-    assert condition.test({**FACTS, "value": None}) is holds
-    assert condition.holds({**FACTS, "value": None}) is (holds is True)
+    assert condition.test(WAITING) is holds
+    assert condition.holds(WAITING) is (holds is True)
 
 
 def test_no_answer_is_an_error_with_its_place() -> None:
@@ -186,6 +212,12 @@ def test_no_answer_is_an_error_with_its_place() -> None:
         except ConditionError as error:
             raise error.of("break 2") from None
     assert parse("cpl != 0 and value // cpl == 1").test(FACTS) is False
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(f"${register}" for register in REGISTERS)])
+def test_a_condition_can_be_of_any_name(name: str) -> None:
+    text = name if name == "changes" else f"{name} == {name}"
+    assert parse(text).test(FACTS) is True
 
 
 NUMBERS = st.recursive(
@@ -236,7 +268,7 @@ PIECES = st.sampled_from(WORDS.split())
 @settings(max_examples=600, deadline=None)
 def test_any_text_is_a_condition_or_an_error_in_one_line(text: str) -> None:
     try:
-        parse(text).test({**FACTS, "value": None})
+        parse(text).test(WAITING)
     except ConditionError as error:
         assert str(error) and "\n" not in str(error) and str(error).isprintable()
         assert len(error.detail.splitlines()) == 3
