@@ -15,6 +15,7 @@ from tracer.cli.extra import extra
 from tracer.cli.guest_arguments import tell
 from tracer.cli.hosting import parse_seed
 from tracer.cli.output import replacing
+from tracer.cli.parser import passed_on, phrase
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, Interrupted, UsageError
 from tracer.host import signals
@@ -29,7 +30,7 @@ _MOST_SEEDS = 1_000_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace campaign``."""
     parser.add_argument(
-        "--mutate", metavar="'[read|write] [PLACE] [if ...]'", required=True,
+        "--mutate", metavar="'[read|write] [PLACE] [if ...]'", required=True, type=phrase,
         help="the accesses of which some get other values, such as 'read nvme'",
     )  # fmt: skip
     which = parser.add_mutually_exclusive_group(required=True)
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the kind of guest: a confidential one is refused accesses too (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "words", metavar="BOOT OPTIONS", nargs="*",
+        "words", metavar="BOOT OPTIONS", nargs="*", type=passed_on,
         help="after --: more options of `vetrace boot`, and after another -- QEMU's arguments",
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from tracer.cli.parser import argument
+from tracer.cli.parser import argument, phrase
 from tracer.devices import library
 from tracer.devices.map import RegisterMaps
 from tracer.errors import ConditionError
@@ -22,8 +22,8 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         " hexadecimal (0x10). All but --if are short forms of conditions: docs/conditions.md",
     )
     group.add_argument(
-        "--if", dest="conditions", metavar="CONDITION", action="append", default=[],
-        help="for which this holds: 'register == CC and value & 1'; again for more",
+        "--if", dest="conditions", metavar="CONDITION", type=phrase, action="append",
+        default=[], help="for which this holds: 'register == CC and value & 1'; again for more",
     )  # fmt: skip
     group.add_argument(
         "--region", metavar="R", action="append",
@@ -75,10 +75,12 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         help="in this phase: `vetrace stats` lists them; or a glob",
     )
     group.add_argument(
-        "--from-mark", metavar="TEXT",
+        "--from-mark", metavar="TEXT", type=phrase,
         help="after the first mark that has TEXT in it (or fits it as a glob)",
     )  # fmt: skip
-    group.add_argument("--to-mark", metavar="TEXT", help="before the first such mark after that")
+    group.add_argument(
+        "--to-mark", metavar="TEXT", type=phrase, help="before the first such mark after that"
+    )
     add_register_files(parser)
 
 

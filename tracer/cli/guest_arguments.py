@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tracer.access.region import Choice
 from tracer.bare.guidance import guidance
+from tracer.cli.parser import passed_on, phrase
 from tracer.confidential.kind import Kind
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
@@ -57,7 +58,9 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="run this in the guest in place of reading its disks, then power off",
     )
-    guest.add_argument("--append", metavar="STR", help="more words for the kernel's command line")
+    guest.add_argument(
+        "--append", metavar="STR", type=phrase, help="more words for the kernel's command line"
+    )
     guest.add_argument(
         "--kaslr", action="store_true", help="let the kernel randomise its addresses"
     )
@@ -75,8 +78,9 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     guest.add_argument("--qemu", metavar="PROGRAM", default=QEMU, help="the QEMU to run")
     guest.add_argument("--gdb", metavar="PROGRAM", default=GDB, help="the GDB to run")
     guest.add_argument(
-        "extra", metavar="QEMU ARGS", nargs="*", help="after --: more QEMU arguments"
-    )
+        "extra", metavar="QEMU ARGS", nargs="*", type=passed_on,
+        help="after --: more QEMU arguments",
+    )  # fmt: skip
     add_choice_arguments(parser)
 
 

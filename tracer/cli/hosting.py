@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tracer.cli.parser import phrase
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.repl.hosting import Hosting, hosting
@@ -15,7 +16,7 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; :func:`asked` makes sense of them."""
     group = parser.add_argument_group("what becomes of accesses (docs/rules.md)")
     group.add_argument(
-        "--rule", metavar="TEXT", action="append", default=[],
+        "--rule", metavar="TEXT", type=phrase, action="append", default=[],
         help="such as 'on read nvme.CSTS once do give 0xffffffff'; again for more",
     )  # fmt: skip
     group.add_argument(
@@ -23,7 +24,7 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
         help="rules, one a line, or Python with mmio(access) where the name ends in .py",
     )  # fmt: skip
     group.add_argument(
-        "--mutate", metavar="'[read|write] [PLACE] [if ...]'",
+        "--mutate", metavar="'[read|write] [PLACE] [if ...]'", type=phrase,
         help="give some of these accesses values of --seed (see `vetrace campaign`)",
     )  # fmt: skip
     group.add_argument("--seed", metavar="N", help="what --mutate draws from (default: 0)")

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from tracer.cli.parser import phrase
 from tracer.errors import UsageError
 from tracer.host.streams import choose_colour, shows_colour
 from tracer.repl.result import Screen
@@ -34,7 +35,7 @@ def _add_arguments(parser: argparse.ArgumentParser, interactive: str) -> None:
     )  # fmt: skip
     group.add_argument(
         "-e", dest="scripts", metavar="'CMD; CMD'", action="append",
-        type=str, help="carry out these commands, then end",
+        type=phrase, help="carry out these commands, then end",
     )  # fmt: skip
     group.add_argument(
         "--plain", action="store_true",

@@ -107,10 +107,10 @@ def _run(argv: list[str]) -> int:
         command.add_arguments(commands[name])
     try:
         args, rest = parser.parse_known_args(argv)
-        if rest:
-            (commands[name] if name is not None else parser).error(
-                f"unrecognized arguments: {' '.join(rest)}"
-            )
+        found = commands[name] if name is not None else parser
+        strange = [*found.strays(args, argv), *rest]
+        if strange:
+            found.refuse(argv, strange)
     except SystemExit as error:  # argparse has printed help
         return error.code if isinstance(error.code, int) else EXIT_USAGE
     if command is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -38,8 +39,52 @@ def count(text: str) -> int:
     return whole(text, "count")
 
 
+def phrase(text: str) -> str:
+    """Return a text that mostly has blanks: one argument, which needs quotes."""
+    return text
+
+
+def passed_on(text: str) -> str:
+    """Return an argument from behind ``--``, which is another program's."""
+    return text
+
+
 class Parser(argparse.ArgumentParser):
     """Parse without guessing, and suggest what a person may have meant."""
+
+    def strays(self, args: argparse.Namespace, argv: Sequence[str]) -> list[str]:
+        """Return the arguments before ``--`` that were taken for some behind it."""
+        behind = len(argv) - list(argv).index("--") - 1 if "--" in argv else 0
+        taken = [getattr(args, each.dest) for each in self._actions if each.type is passed_on]
+        return [word for words in taken for word in words[: len(words) - behind]]
+
+    def refuse(self, argv: Sequence[str], strange: Sequence[str]) -> NoReturn:
+        """Raise UsageError for arguments of a command line that nothing takes.
+
+        Where these are a text whose quotes are missing, the line that was meant is told.
+        """
+        size = len(strange)
+        places = (at for at in range(1, len(argv)) if list(argv[at : at + size]) == [*strange])
+        at = next(places, 0)
+        name = self._phrase_before(argv, at)
+        if name is None:
+            passed = [str(each.metavar) for each in self._actions if each.type is passed_on]
+            hint = f"; {passed[0]} go behind --" if passed and strange[0][:1] != "-" else ""
+            self.error(f"unrecognized arguments: {' '.join(strange)}{hint}")
+        text = " ".join(argv[at - 1 : at + size])
+        meant = ["vetrace", *argv[: at - 1], text, *argv[at + size :]]
+        raise UsageError(f"{name} is one argument, in quotes: {shlex.join(meant)}")
+
+    def _phrase_before(self, argv: Sequence[str], at: int) -> str | None:
+        # Returns what the phrase is called that ends before this argument, None without one.
+        if at < 2 or argv[at - 1].startswith("-"):
+            return None
+        option = next((each for each in self._actions if argv[at - 2] in each.option_strings), None)
+        taken = [each for each in self._actions if each.type is phrase and not each.option_strings]
+        found = option or next(reversed(taken), None)
+        if found is None or found.type is not phrase:
+            return None
+        return argv[at - 2] if found.option_strings else str(found.metavar)
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with a suggestion.
