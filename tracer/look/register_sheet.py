@@ -23,12 +23,14 @@ _MOST_CALLERS = 2
 class Used:
     """Tell what a register was used for in a run, which may have ``ended``.
 
+    With ``before`` the last uses are those before where a recording stands, and more may come.
     ``callers`` returns the functions that were under way at an access, as far as they are known.
     """
 
     uses: Uses
     ended: bool
     callers: Callable[[Event], Sequence[str]]
+    before: bool = False
 
     def further(self, event: Event) -> Sequence[str]:
         """Return who called the function that made an access, the innermost first."""
@@ -192,7 +194,8 @@ def _who(used: Used, use: Use, *, alone: bool) -> str:
     record = event.record
     chain = "".join(f" from {printable(caller)}" for caller in used.further(event)[:_MOST_CALLERS])
     where = f"at {record.time_ns / 1e9:.6f} s by {printable(record.site)}{chain}"
-    return f"{',' if alone else ', last'}{what} {where} on vcpu{record.vcpu}, #{event.seq:,}"
+    last = "" if alone else " last before here" if used.before else " last"
+    return f",{last}{what} {where} on vcpu{record.vcpu}, #{event.seq:,}"
 
 
 def list_lines(

@@ -67,6 +67,12 @@ class Command:
     def _suits(self, recording: str | None) -> bool:
         return self.needs != ("recording" if recording is None else "guest")
 
+    def usage_for(self, recording: str | None) -> tuple[str, ...]:
+        """Return those lines of its usage that are for what the prompt is on."""
+        if self._suits(recording):
+            return self.usage
+        return tuple(each for each in self.usage if each.split(" ")[1] in self.for_both)
+
     def check(self, statement: Statement, recording: str | None) -> None:
         """Raise UsageError where it is not for what the prompt is on: ``recording``, or a guest."""
         first = statement.rest.replace("=", " ").partition(" ")[0]

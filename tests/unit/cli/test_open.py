@@ -225,8 +225,10 @@ def test_a_register_is_told_as_it_was_where_one_stands(capsys: Output) -> None:
     assert cap[0]["last_read"]["bits"] == "63:32"
     assert (never[0]["reads"], never[0]["last_read"]) == (0, None)
     said = opened(capsys, GOLDEN, "goto 88; info register nvme.CC; info register CMBLOC")
-    assert any(line.startswith("written    4 times, last 0x") for line in said)
+    assert any(line.startswith("written    4 times, last before here 0x") for line in said)
     assert "read       never" in said
+    said = opened(capsys, GOLDEN, "goto end; info register nvme.CC")
+    assert any(line.startswith("written    4 times, last 0x00464061 at") for line in said)
 
 
 def test_what_was_waited_for_is_told_with_its_place(capsys: Output, tmp_path: Path) -> None:
@@ -388,6 +390,13 @@ def test_a_command_that_needs_a_guest_says_so_in_a_line(
 def test_help_has_what_serves_a_recording(capsys: Output, sample: Path) -> None:
     text = "\n".join(opened(capsys, sample, "help"))
     assert "reverse-continue" in text and "peek" not in text
+    assert "set pager" in (settings := "\n".join(opened(capsys, sample, "help set")))
+    assert "set value VALUE" not in settings
+
+
+def test_help_of_a_recording_speaks_of_no_guest(capsys: Output, sample: Path) -> None:
+    briefs = results(capsys, sample, "help")[0]
+    assert [name for name, brief in briefs.items() if "the guest" in brief] == []
 
 
 def test_what_the_trace_does_not_have_is_told(capsys: Output, sample: Path) -> None:

@@ -29,7 +29,7 @@ _GENERAL_PROTECTION = 13
         "set value VALUE...", "set $REGISTER EXPRESSION", "set pager on|off",
         "set editing-mode emacs|vi",
     ),
-    brief="give the access that waits another value, or set a register; settings of the prompt",
+    brief="settings of the prompt; of a guest also what the access that waits gets, and registers",
     text="""\
 `set value` takes effect when the guest goes on: a read gives the guest VALUE instead of what the
 device says (the device is still read), a write sends VALUE to the device. At a CPUID up to four

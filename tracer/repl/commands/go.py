@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @command(
     "continue", "c", "fg",
     group="go on",
-    brief="let the guest go on to the next break",
+    brief="go on to the next break, or to the end",
     repeats=True,
 )  # fmt: skip
 async def continue_(context: Context, statement: Statement) -> Result:
@@ -198,7 +198,7 @@ async def goto(context: Context, statement: Statement) -> Result:
 @command(
     "restart", "run",
     group="go on",
-    brief="start the same guest again, or go back to where a recording begins",
+    brief="begin anew: with the same guest, or where a recording begins",
     text="""\
 Breaks, displays, aliases, filters, rules and tallies stay; hits and tallies count from 0, and what
 `once`, `times` and `ignore` have used up stays used up. The guest that was is ended, and its trace
@@ -249,11 +249,12 @@ async def console(context: Context, statement: Statement) -> Result:
 @command(
     "interrupt",
     group="go on",
-    brief="stop the running guest where it is; Ctrl-C does the same",
+    brief="stop where it is what goes on; Ctrl-C does the same",
 )
 async def interrupt(context: Context, statement: Statement) -> Result:
     if context.run.state != "running":
-        raise UsageError(f"the guest is not running: it is {context.run.state}")
+        what = "the guest is not running" if context.recording is None else "nothing goes on"
+        raise UsageError(f"{what}: it is {context.run.state}")
     await context.run.interrupt()
     return await context.gone_on()
 
@@ -274,9 +275,9 @@ async def detach(context: Context, statement: Statement) -> Result:
 @command(
     "quit", "q", "exit",
     group="go on",
-    brief="end the guest and the session; Ctrl-D does the same",
-    text="At a terminal it asks first while there is a guest to lose. One that `vetrace attach` "
-    "has joined is left, as by `detach`.",
+    brief="end the session; Ctrl-D does the same",
+    text="A guest ends with it: at a terminal it asks first while there is one to lose. One that "
+    "`vetrace attach` has joined is left, as by `detach`.",
 )  # fmt: skip
 async def quit_(context: Context, statement: Statement) -> Result:
     context.leaving = True

@@ -25,7 +25,7 @@ _READABLE = 100  # columns
 )  # fmt: skip
 async def help_(context: Context, statement: Statement) -> Result:
     if statement.rest:
-        return described(context.commands.find(statement.words[0]))
+        return described(context.commands.find(statement.words[0]), context.recording)
     lines: list[str] = []
     for group in GROUPS:
         items = sorted(
@@ -40,12 +40,13 @@ async def help_(context: Context, statement: Statement) -> Result:
     return Result({c.name: c.brief for c in served}, lines)
 
 
-def described(item: Command) -> Result:
-    """Return what help says of a command."""
+def described(item: Command, recording: str | None = None) -> Result:
+    """Return what help says of a command, of a guest's prompt or of a ``recording``'s."""
+    usages = item.usage_for(recording)
 
     def lines(screen: Screen) -> list[str]:
         told = [f"{item.brief[0].upper()}{item.brief[1:]}.", ""]
-        told += [f"  {usage}" for usage in item.usage]
+        told += [f"  {usage}" for usage in usages]
         if item.aliases:
             told.append(f"  also called {', '.join(item.aliases)}")
         if item.text:
@@ -53,7 +54,7 @@ def described(item: Command) -> Result:
         return [*told, "", "examples:", *(f"  {example}" for example in item.examples)]
 
     value = {
-        "name": item.name, "aliases": item.aliases, "usage": item.usage, "brief": item.brief,
+        "name": item.name, "aliases": item.aliases, "usage": usages, "brief": item.brief,
         "text": item.text, "examples": item.examples,
     }  # fmt: skip
     return Result(value, lines)

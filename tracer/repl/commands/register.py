@@ -45,6 +45,7 @@ async def described(context: Context, name: str) -> Result:
         await context.run.uses(only.region, only.entry),
         context.recorded is not None or context.run.state == "ended",
         lambda event: context.run.stacks.of(event.record.stack) or (),
+        before=context.recorded is not None and context.run.state != "ended",
     )
 
     def lines(screen: Screen) -> list[str]:

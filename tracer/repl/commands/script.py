@@ -148,7 +148,7 @@ def _listener(context: Context, path: Path, listen: SubscriberFunction) -> Subsc
     "py",
     group="script",
     usage=("py CODE", "py"),
-    brief="Python with the guest as an object; without code, a console",
+    brief="Python, with `guest` as an object; without code, a console",
     text="""\
 `guest`, `registers`, `regions` and `breaks` are there: guest.step(), guest.peek("nvme.CSTS"),
 registers.rax, regions["nvme"].start, breaks.add("write nvme.CC"). The code is all the rest of the

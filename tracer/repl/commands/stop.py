@@ -140,7 +140,7 @@ async def delete(context: Context, statement: Statement) -> Result:
     "enable",
     group="stop",
     usage=("enable [NUMBER...]",),
-    brief="let breaks stop the guest again",
+    brief="let breaks stop again",
     examples=("enable 2", "enable"),
     expects=(("break",),),
 )

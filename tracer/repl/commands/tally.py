@@ -25,7 +25,7 @@ _LIMIT = 20
         "tally [NUMBER]",
         "tally off [NUMBER]",
     ),
-    brief="count accesses by what you like, while the guest runs",
+    brief="count accesses by what you like, as they come",
     text=f"""\
 The last {KEPT:,} accesses are counted at once, and each that comes from then on; `tally` tells the
 counts so far. Of a recording all are counted, wherever in it one stands. AGGREGATE is count; sum,

@@ -20,7 +20,7 @@ from tracer.text.number import whole
     "watch", "w",
     group="watch",
     usage=("watch on", "watch off", "watch LINES", "watch [no] clocks"),
-    brief="show accesses while the guest runs, or not, or so many lines a second",
+    brief="show accesses as they come, or not, or so many lines a second",
     text="""\
 What is not shown is counted, and is in the trace all the same. LINES may be `all`. Clocks are
 registers that tell the time, count it, or go with its ticks, as register maps say: those of timers,
@@ -53,7 +53,7 @@ async def watch(context: Context, statement: Statement) -> Result:
 @command(
     "pause",
     group="watch",
-    brief="hold the output back while the guest runs on",
+    brief="hold back what is shown of accesses as they come",
     text="`unpause` tells how many accesses came meanwhile, and shows the last of them.",
 )
 async def pause(context: Context, statement: Statement) -> Result:
