@@ -29,8 +29,9 @@ class Source:
     What the filters leave out of a person's doing, of markers and of losses does not come.
 
     ``shown`` counts the accesses, ``losses`` the events that a log lost between them; after
-    ``limit`` accesses the iteration ends. ``met`` has the names that came so far, ``stacks`` the
-    call chains; ``maps`` name the registers, and ``course`` is what the trace has come to.
+    ``limit`` accesses the iteration ends, but for what these told of queues, which comes later.
+    ``met`` has the names that came so far, ``stacks`` the call chains; ``maps`` name the registers,
+    and ``course`` is what the trace has come to.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Source:
         self._lately: list[int] = []
         self.losses = Losses()
         self.limit = limit
+        self.asks_queues = False
         self._sieve = Sieve(chosen, maps)
         self.course = self._sieve.course
         self.stacks = self.course.stacks
@@ -72,6 +74,7 @@ class Source:
             yield record, events, times
 
     def _chosen(self, records: Iterable[Record]) -> Iterator[tuple[Record, list[Event]]]:
+        records = iter(records)
         for record in records:
             events = self._events.add(record)
             self.met.add(record, self._sieve.phase)
@@ -84,6 +87,22 @@ class Source:
                 self._keep(event.seq for event in events)
             yield record, events
             if self.shown == self.limit:
+                yield from ((record, []) for record in self._late(records, events[-1].seq))
+                return
+
+    def _late(self, records: Iterator[Record], last: int) -> Iterator[QueueRecord]:
+        # Yields what accesses up to the last one have told of queues.
+        if not self.asks_queues:
+            return
+        passed = 0
+        for record in records:
+            if isinstance(record, QueueRecord):
+                if record.seq > last:
+                    return
+                if self._had(record.seq):
+                    yield record
+            passed += isinstance(record, Intercept)
+            if passed > _LATELY:
                 return
 
     def _keep(self, numbers: Iterable[int]) -> None:
@@ -125,6 +144,7 @@ class Source:
 
         That has what doorbells were about if ``queues`` are wanted.
         """
+        self.asks_queues = queues
         typed = ""  # the command of a person, whose mark is told by it
         for record, events in self:
             match record:

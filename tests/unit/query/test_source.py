@@ -18,7 +18,7 @@ from tracer.trace.record import Record
 SQ0, CQ0 = 0x1000, 0x1004
 
 
-def told(path: Path, condition: str, count: int) -> list[int]:
+def told(path: Path, condition: str, count: int, limit: int | None = None) -> list[int]:
     """Return the numbers of the doorbells that come, of so many, told of behind all of them."""
     records: list[Record] = [sample.RECORDS[0], sample.region("nvme")]
     for seq in range(count):
@@ -29,7 +29,7 @@ def told(path: Path, condition: str, count: int) -> list[int]:
         for seq in range(count)
     ]
     with TraceReader(sample.write(path, [*records, sample.end(count)])) as reader:
-        source = Source(reader, choose(*[condition][: bool(condition)]), library.load())
+        source = Source(reader, choose(*[condition][: bool(condition)]), library.load(), limit)
         return [item.seq for item in source.items(queues=True) if isinstance(item, QueueRecord)]
 
 
@@ -40,6 +40,9 @@ def test_a_doorbell_is_told_of_where_its_access_is_wanted(
     assert told(tmp_path / "a", "", 8) == [*range(8)]
     assert told(tmp_path / "b", "register == CQ0HDBL", 8) == [1, 3, 5, 7]
     assert told(tmp_path / "c", "value == 3", 8) == [3]
+    assert told(tmp_path / "e", "register == CQ0HDBL", 8, limit=2) == [1, 3]
+    assert told(tmp_path / "f", "", 8, limit=8) == [*range(8)]
+    assert told(tmp_path / "g", "", 64, limit=8) == []  # it comes too late for all that is known
     assert told(tmp_path / "d", "region == nvme and register == SQ0TDBL", 64)[-16:] == [
         *range(32, 64, 2)
     ]
