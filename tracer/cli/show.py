@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "A line has guest time in seconds, vCPU, call site, instruction, region+offset, register,"
         " R or W with the width in bytes (~: carried out by a native step), and the value."
-        " A narrow terminal has no room for the vCPU and the instruction."
+        " A narrow terminal has no room for the vCPU and the instruction, and then none for the"
+        " offset of a register that has a name, and for the call site."
         " Where a device's lines are the same three times or more, whatever others do meanwhile,"
         " they are shown once, and then how often, how long and the last values read."
         " A marker, events that a log lost, and what a person did at the prompt of"

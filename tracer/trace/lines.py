@@ -186,12 +186,17 @@ def _cells(event: Event, shape: Layout) -> Iterator[tuple[str, str]]:
     text = "message" if access.space == "msi" else printable(record.text)
     if shape.cut and len(text) > shape.text:
         text = _terse(text)
-    yield _fit(printable(record.site), shape.symbol, shape), "symbol"
+    if shape.symbol:
+        yield _fit(printable(record.site), shape.symbol, shape), "symbol"
     if shape.text:
         yield _fit(text, shape.text, shape), "mnemonic"
-    yield _fit(place(access), shape.place, shape), "place"
     name = bare_name(access.space, access.offset) if named is None else named.text
-    yield _fit(name, shape.register, shape), "register"
+    if shape.merges:
+        merged = f"{access.region} {name}" if name and access.region else place(access)
+        yield _fit(printable(merged), shape.place, shape), "place"
+    else:
+        yield _fit(place(access), shape.place, shape), "place"
+        yield _fit(name, shape.register, shape), "register"
     stepped = "~" if record.via == "stepped" else ""
     yield f"{short(access.direction, access.width) + stepped:<{_DIRECTION}}", access.direction
 

@@ -15,13 +15,15 @@ from rich.table import Table
 from tracer.check.comparison import Comparison, Difference, RegionComparison, TracedAccess
 from tracer.check.lines import difference_line
 from tracer.check.qemu_log import LogEntry
+from tracer.devices import library
 from tracer.report import tables
 from tracer.report.objects import access_object
 from tracer.trace.call import Hypercall, SharedRecord, TdcallRecord, VmgexitRecord
-from tracer.trace.event import events_of
+from tracer.trace.event import Event, events_of
 from tracer.trace.layout import UNCUT, layout, padded, short
-from tracer.trace.lines import AccessLines, access_lines, note_line, printable
+from tracer.trace.lines import AccessLines, access_line, access_lines, note_line, printable
 from tracer.trace.marker import rule_note
+from tracer.trace.naming import Naming
 from tracer.trace.place import place
 from tracer.trace.record import Intercept, MemoryAccess
 from tracer.trace.summary import Summary
@@ -49,6 +51,17 @@ def test_columns_stand_below_each_other(columns: int | None) -> None:
     lines = [line for record in INTERCEPTS for line in access_lines(record, layout(columns))]
     directions = {found.start() for line in lines for found in re.finditer(r"  [RW][48]", line)}
     assert len(directions) == 1
+
+
+@pytest.mark.parametrize("columns", [50, 60, 70])
+def test_a_narrow_terminal_keeps_regions_and_values(columns: int) -> None:
+    access = sample.device("nvme.msix-table", 0x1C, 4, "read", 0x12345678)
+    for named in (Naming(library.load()).name("nvme", 0x1C, 4), None):
+        event = Event(0, sample.intercept(0, access), access, named=named)
+        line = access_line(event, layout(columns))
+        assert len(line) <= columns and line.endswith("R4   0x12345678")
+        assert "nvme.msix-table" in line
+        assert ("CSTS" in line, "+0x1c" in line) == (named is not None, named is None)
 
 
 @pytest.mark.parametrize("columns", [80, 90, 99, 100, 120, 160])
