@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from tracer.check.comparison import Comparison
@@ -23,16 +24,23 @@ from tracer.trace.summary import Names, Summary, ranked
 from tracer.trace.waiting_words import poll_words
 
 _LEAST_NAME = 10  # columns of a name that is folded
+_NARROWEST_NAME = 6  # columns below which a name is folded beyond reading
 
 
 class Fitting(Table):
-    """A table that closes its columns up, and folds its headings, where it would be too wide."""
+    """A table that closes its columns up, and folds its headings, where it would be too wide.
+
+    Where that does not make room for its numbers, each row has lines of its own.
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield what rich prints."""
         wide = self.__rich_measure__(console, options.update_width(FILE_COLUMNS * 4)).maximum
         if wide > options.max_width:
             self._close_up(options.max_width)
+            if self._least() > options.max_width:
+                yield from self._stacked(options.max_width)
+                return
         yield from super().__rich_console__(console, options)
 
     def _close_up(self, width: int) -> None:
@@ -41,9 +49,39 @@ class Fitting(Table):
         names = [column for column in self.columns if not column.no_wrap]
         for column in numbers:
             column.header = str(column.header).replace(" ", "\n")
-        taken = sum(max(map(_width, column.cells)) + 1 for column in numbers)
+        taken = sum(_least_width(column) + 1 for column in numbers)
         for column in names:
             column.min_width = max(min(_LEAST_NAME, (width - 2 - taken) // len(names) - 1), 1)
+
+    # The columns that numbers, and names that can be read, take at least.
+    def _least(self) -> int:
+        return 2 + sum(
+            1 + (least if each.no_wrap else min(least, _NARROWEST_NAME))
+            for each in self.columns
+            for least in [_least_width(each)]
+        )
+
+    # A row's name, and below it what the other columns have, by their headings.
+    def _stacked(self, width: int) -> Iterator[RenderableType]:
+        headings = [str(each.header).replace("\n", " ") for each in self.columns]
+        head = next((n for n, each in enumerate(self.columns) if not each.no_wrap), 0)
+        for row in zip(*(map(str, each.cells) for each in self.columns), strict=True):
+            yield Text(row[head], style="bold", overflow="fold")
+            told = [
+                f"{heading} {cell}".replace(" ", _UNBROKEN)
+                for n, (heading, cell) in enumerate(zip(headings, row, strict=True))
+                if cell and n != head
+            ]
+            for line in textwrap.wrap("  ".join(told), width - 2, break_on_hyphens=False):
+                yield Text(f"  {line.replace(_UNBROKEN, ' ')}", overflow="fold")
+        yield "" if self.caption is None else Text.assemble("\n", self.caption)
+
+
+_UNBROKEN = "\xa0"
+
+
+def _least_width(column: Column) -> int:
+    return max(_width(cell) for cell in (column.header, *column.cells))
 
 
 def _width(cell: RenderableType) -> int:

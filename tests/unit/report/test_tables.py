@@ -34,6 +34,20 @@ def test_no_name_gives_way_to_numbers(width: int) -> None:
     assert "".join(row[0] for row in rows) == "".join(NAMES)
 
 
+@pytest.mark.parametrize("width", [28, 40])
+def test_where_numbers_have_no_room_in_a_row_they_have_lines(width: int) -> None:
+    table = made_table(*HEADINGS)
+    for name in NAMES:
+        table.add_row(name, "1,573", "1,532", "53", "123,456", "0", "49")
+    table.caption = "traced, not accessed: ecam"
+    lines = printed(table, width)
+    assert max(map(len, lines)) <= width and "…" not in "".join(lines)
+    assert [line for line in lines if line in NAMES] == list(NAMES)
+    text = " ".join("".join(f"{line}\n" for line in lines).split())
+    assert text.count("reads 1,573 writes 1,532 emulated 53 compiled 123,456 stepped 0") == 3
+    assert text.count("call sites 49") == 3 and lines[-1] == "traced, not accessed: ecam"[:width]
+
+
 def test_a_table_that_has_room_keeps_its_distances() -> None:
     table = made_table(*HEADINGS)
     table.add_row("hpet", "1", "2", "3", "4", "5", "6")
