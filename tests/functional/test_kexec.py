@@ -44,16 +44,15 @@ def test_another_kernel_runs_untraced_and_that_is_told(ramdisk: Path, tmp_path: 
     done = boot(tmp_path, "--quiet", "--check", "--initrd", ramdisk, "--region", "ioapic")
     assert "another kernel has started" in done.serial
     line = "not traced: the kernel that this one starts (kexec), from here on"
-    assert [text for text in done.err.splitlines() if line in text]
+    assert len([text for text in done.err.splitlines() if line in text]) == 1
     assert "Traceback" not in done.err
     trace = read_trace(done.trace)
     assert trace.end.outcome == "poweroff"
     assert {access.region for record in trace.intercepts for access in record.accesses} == {
         "ioapic"
     }
-    # What the other kernel did there is missing, and the comparison says so.
-    assert done.status == 3, done.err + done.out
-    assert "0 extra, 0 different" in done.out
+    # What the other kernel did there is not compared.
+    assert agreed(done) > 100
 
 
 @pytest.mark.long

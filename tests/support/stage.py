@@ -27,6 +27,7 @@ from tracer.intercept.entry.loads import TableLoads
 from tracer.intercept.ground import Ground
 from tracer.intercept.journal import Journal
 from tracer.intercept.ring.window import NoWindow, Window
+from tracer.intercept.trap import Untraced
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.trace.record import Mark
 from tracer.x86.idt import Gate, pack_gate
@@ -91,8 +92,8 @@ class Software:
     async def mapped_by_programs(self, space: AddressSpace) -> None:
         self.programs.append(space)
 
-    def without_idt(self, where: str) -> str:
-        return f"not traced from {where} on"
+    def without_idt(self, where: str) -> Untraced:
+        return Untraced(f"not traced from {where} on")
 
     def taken_back(self) -> str | None:
         return None

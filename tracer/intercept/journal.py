@@ -103,11 +103,14 @@ class Journal:
             )
         )
 
-    def remark(self, text: str) -> None:
-        """Tell in the trace, and once at the end, what could not be traced."""
+    def remark(self, text: str, *, last: bool = False) -> None:
+        """Tell in the trace, and once at the end, what could not be traced.
+
+        With ``last`` another guest begins, and that is what.
+        """
         if text not in self.warnings:
             self.warnings.append(text)
-        self.mark(text)
+        self.publish(Mark(time_ns=self._view.time_ns, text=text, last=last))
 
     def end(self, outcome: str) -> None:
         """Publish the closing record."""

@@ -16,7 +16,7 @@ from tracer.intercept.ground import Ground
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
 from tracer.intercept.ring.window import Taken, Window
-from tracer.intercept.trap import Breakpoint
+from tracer.intercept.trap import Breakpoint, Untraced
 from tracer.intercept.view import GuestView
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory
@@ -280,7 +280,7 @@ class System(Protocol):
         """Take note that programs have mapped traced devices."""
         ...
 
-    def without_idt(self, where: str) -> str:
+    def without_idt(self, where: str) -> Untraced:
         """Say in words what is not traced once an IDT without room was loaded at a place."""
         ...
 

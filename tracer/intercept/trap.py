@@ -34,6 +34,14 @@ class LetGo:
 Handled = GoOn | StandStill | LetGo
 
 
+@dataclass(frozen=True, slots=True)
+class Untraced:
+    """Say in words what is not traced; with ``other`` it is another guest's doing."""
+
+    text: str
+    other: bool = False
+
+
 class Trap(Protocol):
     """Act on one kind of stop."""
 

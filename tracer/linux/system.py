@@ -13,7 +13,7 @@ from tracer.intercept.ground import Ground
 from tracer.intercept.journal import Journal
 from tracer.intercept.ring.window import REACH, NoWindow, Taken, Window
 from tracer.intercept.system import Learnt
-from tracer.intercept.trap import Breakpoint
+from tracer.intercept.trap import Breakpoint, Untraced
 from tracer.intercept.view import GuestView
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
@@ -252,11 +252,13 @@ class Linux:
         if self._users is not None:
             await self._users.watch(space)
 
-    def without_idt(self, where: str) -> str:
+    def without_idt(self, where: str) -> Untraced:
         """Say that another kernel is started, or that nobody knows what is."""
         if any(where.startswith(f"{name}+") for name in mapping.SWITCHES_KERNELS):
-            return "not traced: the kernel that this one starts (kexec), from here on"
-        return (
+            return Untraced(
+                "not traced: the kernel that this one starts (kexec), from here on", other=True
+            )
+        return Untraced(
             f"not traced: what the guest does from {where} on, where it loads an IDT without room "
             "for page faults"
         )

@@ -218,12 +218,16 @@ class StackRecord(
 class Mark(
     msgspec.Struct, frozen=True, kw_only=True, tag="mark", tag_field="type", omit_defaults=True
 ):
-    """Note a moment of the run in words: kernel entry, a user's mark."""
+    """Note a moment of the run in words: kernel entry, a user's mark.
+
+    With ``last`` another guest, which is not traced, begins there.
+    """
 
     time_ns: Count
     text: str
     qemu_log_offset: int | None = None
     qemu_log_from: int | None = None
+    last: bool = False
 
 
 class UserRecord(

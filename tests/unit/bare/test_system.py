@@ -215,7 +215,7 @@ def test_nothing_but_names_is_known() -> None:
     assert len(stack.frames) == 1 and stack.lost
     assert callers.note(CpuState(), space, 0) is None and "no stacks" in str(callers.remark(space))
     assert not list(bare.leaves(space)) and not list(bare.unseen(space.regions))
-    assert bare.stub_place() is None and "start+0x1" in bare.without_idt("start+0x1")
+    assert bare.stub_place() is None and "start+0x1" in bare.without_idt("start+0x1").text
     play(bare.mapped_by_programs(space))
     play(bare.remove(space))
     assert isinstance(parse(elf(CODE)), Image)

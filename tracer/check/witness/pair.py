@@ -92,6 +92,8 @@ class Pair:
                     if not begun and self._offset is None:
                         self._offset = offset
                         self.result.marked = True
+                case Mark(last=True):
+                    self.released = True
                 case Intercept():
                     begun = True
                     by_vcpu = record.via in ("stepped", "compiled", "monitor")

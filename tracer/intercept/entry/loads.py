@@ -16,7 +16,7 @@ from tracer.intercept.entry.gate import PageFaultGate
 from tracer.intercept.entry.interrupt_stack import InterruptStacks
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
-from tracer.intercept.trap import GoOn, Handled, LetGo
+from tracer.intercept.trap import GoOn, Handled, LetGo, Untraced
 from tracer.intercept.view import GuestView
 from tracer.x86.table_load import table_loads
 
@@ -24,8 +24,8 @@ from tracer.x86.table_load import table_loads
 class TableLoads:
     """Own the breakpoints behind a guest's loads of IDT and task register.
 
-    ``stacks`` are vetrace's interrupt stacks, where there are any. ``without_idt`` says in words
-    what is not traced once an IDT without room was loaded at a place.
+    ``stacks`` are vetrace's interrupt stacks, where there are any. ``without_idt`` says what
+    is not traced once an IDT without room was loaded at a place.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TableLoads:
         coverage: Coverage,
         journal: Journal,
         names: Names,
-        without_idt: Callable[[str], str],
+        without_idt: Callable[[str], Untraced],
     ) -> None:
         self._view = view
         self._gate = gate
@@ -76,7 +76,8 @@ class TableLoads:
         try:
             new = await self._gate.follow(space, state.tables.idt)
         except LookupError:
-            self._journal.remark(self._without_idt(where))
+            untraced = self._without_idt(where)
+            self._journal.remark(untraced.text, last=untraced.other)
             return LetGo()
         stacks = self._stacks
         if stacks is not None and not await stacks.equip(stop.vcpu, state, registers, space):

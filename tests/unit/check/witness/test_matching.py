@@ -285,6 +285,8 @@ def test_what_a_guest_did_after_it_was_let_go_is_not_compared() -> None:
     log = [told(read(0x0, 4, 2)), told(read(0x4, 4, 3))]
     assert faults(compare(records, log)) == (1, 0, 0)
     assert compare([*records, UserRecord(time_ns=0, text="detach")], log).agrees
+    assert compare([*records, Mark(time_ns=0, text="kexec", last=True)], log).agrees
+    assert faults(compare([*records, Mark(time_ns=0, text="a mark")], log)) == (1, 0, 0)
 
 
 def test_what_firmware_did_while_the_machine_woke_up_is_left_out() -> None:
