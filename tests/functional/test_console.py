@@ -132,6 +132,7 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path: Path) -> None:
     file.touch()
     for place, why in (
         (file, "Address already in use, by what is no free socket"),
+        (tmp_path, "it is a folder: give a path in it"),
         (tmp_path / "none" / "console", "No such file"), (tmp_path / ("long" * 40), "too long"),
     ):  # fmt: skip
         done = run(tmp_path, "boot", "--console", place)

@@ -119,7 +119,7 @@ def parse_function(text: str) -> MappingFunction:
     for part in found["words"].split(","):
         word, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or word not in _WORDS:
-            raise UsageError(f"--mapping {text}: {part.strip()!r}{advice(word, _WORDS)}; {_LIKE}")
+            raise UsageError(f"--mapping {text}: {_amiss(part.strip(), word)}; {_LIKE}")
         if word in values:
             raise UsageError(f"--mapping {text}: {word} is there twice")
         values[word] = _value(text, value)
@@ -129,6 +129,15 @@ def parse_function(text: str) -> MappingFunction:
         raise UsageError(f"--mapping {text}: the entry has the physical address: drop one of both")
     place = parse_place(found["name"], f"--mapping {text}: that is no function", _LIKE)
     return MappingFunction(found["name"], place, values)
+
+
+# Say what is wrong with a part between commas.
+def _amiss(part: str, word: str) -> str:
+    if not part:
+        return "a word with its value is missing" + advice(word, _WORDS)
+    if word in _WORDS:
+        return f"{word} has no value, such as {word}=rdi"
+    return f"{word!r} is nothing that a call tells{advice(word, _WORDS)}"
 
 
 def _value(text: str, typed: str) -> Value:

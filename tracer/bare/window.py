@@ -59,7 +59,10 @@ def take_room(space: AddressSpace, symbols: SymbolTable, size: int) -> int:
     """Return the physical address of ``size`` bytes of the room, in one GiB. Raises NoWindow."""
     first, end = symbols.address_of(FIRST), symbols.address_of(END)
     if first is None or end is None:
-        raise NoWindow(f"the guest leaves no RAM for it: there is no symbol {FIRST}, or no {END}")
+        raise NoWindow(
+            f"the guest leaves no RAM for it: there is no symbol {FIRST}, or no {END}; --trap"
+            " nested needs none of its RAM"
+        )
     first += -first % PAGE_SIZE
     physical = _physical(space, first, end)
     if end - first < size:

@@ -172,7 +172,9 @@ def _listener(path: Path) -> Iterator[socket.socket]:
             listener.bind(str(path))
         except OSError as error:
             why = error.strerror or str(error)
-            if error.errno == errno.EADDRINUSE:
+            if path.is_dir():
+                why = "it is a folder: give a path in it"
+            elif error.errno == errno.EADDRINUSE:
                 why += f", by what is no free socket: give another path, or take {path} away"
             raise UsageError(f"--console {path}: no socket can be made there: {why}") from None
         finally:
