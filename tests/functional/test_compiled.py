@@ -189,7 +189,9 @@ def test_four_vcpus_in_real_time(ring: str, tmp_path: Path) -> None:
     trace = read_trace(done.trace)
     assert {record.vcpu for record in trace.intercepts if record.via == "compiled"} == {0, 1, 2, 3}
     counts = trace.end.counts
-    assert bool(counts.get("slow: full")) is (ring == "16") and not counts.get("disagreements")
+    assert not counts.get("disagreements")
+    if ring == "16":  # how full a large one becomes is for the host's speed to say
+        assert counts["slow: full"]
 
 
 @pytest.mark.long
