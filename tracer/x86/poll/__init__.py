@@ -3,7 +3,7 @@
 The code is read, not run. A read may stand in a function that returns what was read, in a register
 or through a pointer: then the loop is one of its callers'. A loop is found where the code behind
 the read leads back to it; each way out of it tells by its last condition whether it is what was
-awaited or a way to give up.
+awaited or a way to give up. What was read is awaited as all conditions before that one want it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from tracer.x86.disassembler import Step, step
 from tracer.x86.poll.condition import Open, Way
+from tracer.x86.poll.conjunction import Conjunction, conjunction, joined, simplified
 from tracer.x86.poll.effect import after
 from tracer.x86.poll.state import Memory, Name, State, entered
 from tracer.x86.poll.value import Number
@@ -121,7 +122,8 @@ def _exits(
     inside: frozenset[int],
 ) -> tuple[tuple[Exit, ...], tuple[Exit, ...]] | None:
     # Returns what is awaited, and where the loop gives up; None where the read has no part in it.
-    awaited: dict[Way | None, Exit] = {}
+    lasts: list[Exit] = []
+    whole: list[Conjunction] = []
     gives_up: dict[int, Exit] = {}
     for one in begun:
         for path in walk.paths(start, *one, head=head, inside=inside):
@@ -129,11 +131,20 @@ def _exits(
                 continue
             last = path.taken[-1]
             if last.way is not None:
-                awaited.setdefault(last.way, last)
+                lasts.append(last)
+                whole.append(
+                    conjunction(each.way for each in path.taken)
+                    if last.way.mask
+                    else conjunction([])
+                )
             else:
                 gives_up.setdefault(last.linear, last)
-    if not awaited:
+    if not lasts:
         return None
+    awaited: dict[Way | None, Exit] = {}
+    for last, ways in zip(lasts, simplified(whole), strict=True):
+        way = joined(ways) or last.way
+        awaited.setdefault(way, replace(last, way=way))
     return tuple(awaited.values()), tuple(gives_up.values())
 
 

@@ -84,6 +84,32 @@ def test_code_that_branches_without_end_is_given_up() -> None:
     assert loop_of(0x1000, registers(rdi=DEVICE), DEVICE, memory, lambda _: None) is None
 
 
+TWO = "8b07 a804 74fa f6c401 74f5 c3"  # both bits, by a test each
+EITHER = "8b07 a804 7505 f6c401 74f5 c3"
+COUNTED = "8b07 a804 7403 83c101 f6c401 74f2 c3"  # what the first bit does ends nothing
+
+
+@pytest.mark.parametrize(
+    ("code", "awaited"),
+    [
+        (TWO, [Way(0x104, 0x104)]),
+        (EITHER, [Way(0x4, 0x4), Way(0x100, 0x100)]),
+        (COUNTED, [Way(0x100, 0x100)]),
+    ],
+)
+def test_bits_of_separate_tests_are_told_together(code: str, awaited: list[Way]) -> None:
+    there = bytes.fromhex(code).ljust(32, b"\x90")
+
+    def memory(linear: int, size: int) -> bytes:
+        return there[linear - 0x1000 :][:size] if 0x1000 <= linear < 0x1020 else b""
+
+    it = loop_of(0x1000, registers(rdi=DEVICE), DEVICE, memory, lambda _: "f")
+    assert it is not None
+    assert sorted((way.mask, way.value) for way in ways(it) if way) == [
+        (way.mask, way.value) for way in awaited
+    ]
+
+
 PROTECTED = bytes.fromhex("8b02c3").ljust(16, b"\x90") + bytes.fromhex(
     "9c"  # pushf
     "9d"  # popf
