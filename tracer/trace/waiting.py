@@ -64,11 +64,23 @@ class WaitRecord(
         return self.region, self.offset, self.rip
 
     def spans(self, rip: int) -> bool:
-        """Tell whether an instruction is surely in the loop: between its beginning and its ends."""
-        known = [way.rip for way in (*self.awaited, *self.gives_up)]
-        known += [] if self.head is None else [self.head]
+        """Tell whether an instruction is surely in the loop: between its beginning and its ends.
+
+        Ends in other functions, such as what the compiler has put elsewhere, say nothing of that.
+        """
+        own = _function(self.loop)
+        known = [] if self.head is None else [self.head]
+        known += [
+            way.rip
+            for way in (*self.awaited, *self.gives_up)
+            if own is None or way.symbol is None or _function(way.symbol) == own
+        ]
         return bool(known) and min(known) <= rip <= max(known)
 
     def ends(self, value: int | None) -> bool:
         """Tell whether a read of this value ends the loop, as far as that is known."""
         return value is not None and any(way.takes(value) for way in self.awaited)
+
+
+def _function(symbol: str | None) -> str | None:
+    return None if symbol is None else symbol.partition("+")[0]

@@ -217,3 +217,16 @@ def test_what_is_found_out_right_behind_a_write_joins_the_parts() -> None:
     assert counted(found.waiting()) == [("nvme", CSTS, 40, 39)]
     (over,) = polls(*records, TOLD).add(read(39, 1))
     assert counted([over]) == [("nvme", CSTS, 40, 39)]
+
+
+def test_a_loop_spans_its_own_function_alone() -> None:
+    told = WaitRecord(
+        time_ns=0, seq=0, vcpu=0, rip=0x9000, region="nvme", offset=0, width=4, head=0x1000,
+        loop="wait+0x10", awaited=[WayOut(rip=0x1020, symbol="wait+0x30", mask=1)],
+        gives_up=[WayOut(rip=0x8000, symbol="wait.cold+0x1")],
+    )  # fmt: skip
+    assert [told.spans(rip) for rip in (0xFFF, 0x1000, 0x1020, 0x1021, 0x7000, 0x8000)] == [
+        False, True, True, False, False, False,
+    ]  # fmt: skip
+    unnamed = replace(told, loop=None, gives_up=[WayOut(rip=0x1040)])
+    assert unnamed.spans(0x1030)
