@@ -186,7 +186,7 @@ def test_the_timeline_picks_zooms_and_moves(browser: Page, polling: Path) -> Non
     # A click on the first access, in the lane of nvme, which is the second.
     x, y = browser.run(
         "const {lanes} = vetrace, {start, end} = lanes.range;"
-        "return [(lanes.accesses.time[0] / 1e9 - start) / (end - start) * lanes.width, 24 + 25]"
+        "return [(lanes.accesses.time[0] / 1e9 - start) / (end - start) * lanes.width, 25]"
     )
     box = plot.size
     chain = ActionChains(browser.driver)
@@ -203,6 +203,34 @@ def test_the_timeline_picks_zooms_and_moves(browser: Page, polling: Path) -> Non
     shows(browser, "1,003 accesses")
     plot.send_keys("0")
     assert browser.run("const {start, end} = vetrace.lanes.range; return end - start") == whole
+
+
+def test_the_axis_stays_where_lanes_are_scrolled(browser: Page, tmp_path: Path) -> None:
+    read = sample.device("nvme", 0, 4, "read", 0)
+    records: list[Record] = [sample.region("nvme")]
+    records += [sample.intercept(seq, replace(read, region=f"device{seq}")) for seq in range(40)]
+    path = sample.write(tmp_path / "many.vtrace", [*records, sample.end(40)])
+    browser.open(report(tmp_path, path))
+    top = "const top = id => document.querySelector(id).getBoundingClientRect().top;"
+    before = browser.run(f"{top} return top('#ruler') - top('#lanes')")
+    browser.run("document.querySelector('#lanes').scrollTop = 300")
+    assert browser.run("return document.querySelector('#lanes').scrollTop") == 300
+    assert browser.run(f"{top} return top('#ruler') - top('#lanes')") == before
+    assert browser.run(f"{top} return top('#plot') - top('#ruler')") < 0
+    browser.one("#plot").send_keys("+")
+    same = "const {range, axis} = vetrace.lanes; return [range.start, axis.x_range.start]"
+    browser.until(f"{same}.every((each, n, all) => each === all[0])")
+
+
+def test_an_offset_is_never_cut(browser: Page, tmp_path: Path) -> None:
+    site = "a_function_with_a_name_that_no_list_has_room_for_however_wide_it_may_be_shown+0x1c5e"
+    record = sample.intercept(0, sample.device("nvme", 0x14, 4, "write", 1), symbol=site)
+    records = [sample.region("nvme"), record, sample.end(1)]
+    browser.open(report(tmp_path, sample.write(tmp_path / "long.vtrace", records)))
+    assert site in browser.one("#rows .row").text
+    fits = "return (e => e.scrollWidth <= e.clientWidth)(document.querySelector(arguments[0]))"
+    assert browser.run(fits, "#rows .row span:nth-child(3)")
+    assert not browser.run(fits, "#rows .row span:nth-child(3) bdi")
 
 
 def test_everything_goes_by_keys(browser: Page, polling: Path) -> None:

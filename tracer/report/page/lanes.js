@@ -9,8 +9,8 @@ const SIDES = { write: [0.1, 0.48], read: [0.52, 0.9], unknown: [0.1, 0.9] };
 const NEAR = 6; // pixels within which a click means an access
 
 class Lanes {
-  constructor(plot, accesses, { onPick, onUnder, onLanes }) {
-    Object.assign(this, { plot, accesses, onPick, onUnder, onLanes });
+  constructor(plot, ruler, accesses, { onPick, onUnder, onLanes }) {
+    Object.assign(this, { plot, ruler, accesses, onPick, onUnder, onLanes });
     const { time, count: number } = accesses;
     this.first = number ? Math.min(time[0], time[number - 1]) : 0;
     this.last = number ? Math.max(time[0], time[number - 1]) : 1;
@@ -34,13 +34,14 @@ class Lanes {
     regions.forEach(({ index }, lane) => (this.laneOf[index] = lane));
     const lanes = Math.max(regions.length, 1);
     this.figure.y_range.start = lanes;
-    this.figure.setv({ frame_height: lanes * LANE, height: lanes * LANE + AXIS });
+    this.figure.setv({ frame_height: lanes * LANE, height: lanes * LANE });
     this.sources.band.data = this.bands(lanes);
     this.onLanes(regions);
   }
 
   async start() {
     this.view = await Bokeh.Plotting.show(this.figure, this.plot);
+    await Bokeh.Plotting.show(this.axis, this.ruler);
     new ResizeObserver(() => this.soon()).observe(this.plot);
     this.paint();
   }
@@ -49,24 +50,27 @@ class Lanes {
     const { Plotting, Range1d, ColumnDataSource } = Bokeh;
     const [start, end] = this.bounds;
     this.range = new Range1d({ start, end, bounds: this.bounds, min_interval: 1e-8 });
-    this.figure = Plotting.figure({
-      x_range: this.range,
+    const figureOf = (x_range, height, above, tools) => Plotting.figure({
+      x_range,
       y_range: new Range1d({ start: 1, end: 0 }),
-      frame_height: LANE,
-      height: LANE + AXIS,
+      frame_height: height,
+      height: height + above,
       x_axis_location: "above",
       sizing_mode: "stretch_width",
       toolbar_location: null,
-      tools: "xpan,xwheel_zoom",
-      active_drag: "xpan",
-      active_scroll: "xwheel_zoom",
-      min_border_left: 0, min_border_right: 12, min_border_top: AXIS, min_border_bottom: 0,
+      tools,
+      min_border_left: 0, min_border_right: 12, min_border_top: above, min_border_bottom: 0,
       outline_line_color: null,
       lod_threshold: null,
       output_backend: "canvas",
     });
+    // The axis is a figure of its own, which stays where the lanes are scrolled; no two figures
+    // that are shown can have one range.
+    this.axis = figureOf(new Range1d({ start, end }), 1, AXIS - 1, "");
+    this.figure = figureOf(this.range, LANE, 0, "xpan,xwheel_zoom");
     const { figure } = this;
-    figure.yaxis.visible = false;
+    figure.toolbar.active_scroll = figure.toolbar.tools[1];
+    figure.xaxis.visible = figure.yaxis.visible = this.axis.yaxis.visible = false;
     const empty = () => new ColumnDataSource({ data: { left: [], right: [], top: [], bottom: [] } });
     this.sources = {};
     this.glyphs = {};
@@ -160,6 +164,7 @@ class Lanes {
 
   draw() {
     if (!this.alone) return;
+    this.axis.x_range.setv({ start: this.range.start, end: this.range.end });
     const { accesses } = this;
     const { time, shape, shapes } = accesses;
     const [start, end] = [this.range.start * 1e9, this.range.end * 1e9];
@@ -229,10 +234,12 @@ class Lanes {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     const { figure, glyphs } = this;
-    figure.background_fill_color = colour("ground");
-    figure.border_fill_color = colour("ground");
-    const axis = figure.above[0];
-    axis.setv({
+    for (const each of [figure, this.axis])
+      each.setv({
+        background_fill_color: colour("ground"), border_fill_color: colour("ground"),
+      });
+    for (const grid of this.axis.center) grid.setv({ grid_line_color: null });
+    this.axis.above[0].setv({
       axis_label: null,
       axis_line_color: colour("line"),
       major_tick_line_color: colour("line"),

@@ -3,6 +3,7 @@
 const ROW = 22; // pixels, as in page.css
 const TALLEST = 12e6; // pixels that every browser can scroll
 const [ACCESS, MORE, NOTE] = [0, 1, 2];
+const [SITE, PLACE] = [2, 3]; // columns
 
 class List {
   constructor(box, accesses, onPick) {
@@ -125,7 +126,8 @@ class List {
       told.value + told.touch,
     ];
     return made("div", { ...of, className: `row is-${told.direction}` },
-      cells.map((cell) => made("span", { title: printable(cell) }, cell)));
+      cells.map((cell, n) => made("span", { title: printable(cell) },
+        ...(n === SITE || n === PLACE ? keepingOffset(cell) : [cell]))));
   }
 
   more([, fold, first, number, last]) {
@@ -224,4 +226,13 @@ function toldOf(accesses, i) {
     value: accesses.shortValue(i),
     touch: peculiar.skipped ? " (skipped)" : had,
   };
+}
+
+// A name with an offset, of which the name alone is cut where it has no room.
+function keepingOffset(text) {
+  const at = text.lastIndexOf("+");
+  if (at < 1) return [text];
+  const name = made("bdi", {}, text.slice(0, at));
+  name.style.maxWidth = `calc(100% - ${text.length - at}ch)`;
+  return [name, text.slice(at)];
 }

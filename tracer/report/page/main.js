@@ -30,7 +30,7 @@ async function main() {
   let chosen = -1;
 
   const list = new List(by("rows"), accesses, (i) => choose(i));
-  const lanes = new Lanes(by("plot"), accesses, {
+  const lanes = new Lanes(by("plot"), by("ruler"), accesses, {
     onPick: (i) => {
       openView("accesses");
       list.goTo(i);

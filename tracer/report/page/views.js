@@ -3,7 +3,8 @@
 function waitsView(box, { waits, filter, goToSeq }) {
   box.append(made("h2", {}, "What code waited for"));
   if (!waits.length) {
-    box.append(made("p", { className: "soft" }, "Nothing was read again and again for long."));
+    box.append(made("p", { className: "soft" }, 
+      "No loop is known to wait for what it reads. What is read again and again is looked at as the guest runs."));
     return;
   }
   const last = waits.filter((row) => row.goes_on);
@@ -19,7 +20,7 @@ function waitsView(box, { waits, filter, goToSeq }) {
     ["of", (row) => link(`${row.region} ${name(row)}`, () => filter(row.register
       ? `region == ${quoted(row.region)} and register == ${quoted(row.register)}`
       : `region == ${quoted(row.region)} and offset == ${row.offset}`)), name],
-    ["until", (row) => row.until || made("span", { className: "soft" }, "not looked at"), (row) => row.until],
+    ["until", (row) => row.until, (row) => row.until],
     ["loop", (row) => row.loop || row.site, (row) => row.loop || row.site],
     ["gives up", (row) => row.ends, (row) => row.ends],
     ["last read", (row) => link(row.value === null ? "?" : padded(BigInt(row.value), row.width),

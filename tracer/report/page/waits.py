@@ -38,14 +38,14 @@ class Waits:
     def objects(self) -> list[dict[str, Any]]:
         """Return what was waited for, the longest first, ready for JSON.
 
-        With ``goes_on`` it was still waited for at the end. What was not looked at has no
-        ``until``.
+        With ``goes_on`` it was still waited for at the end. What no loop is known to wait for is
+        left out, however often it was read.
         """
         going = {(poll.place, poll.vcpu, poll.since_ns) for poll in self._polls.waiting()}
         return [
             self._object(poll, goes_on=(poll.place, poll.vcpu, poll.since_ns) in going)
             for poll in self._polls.all()
-            if poll.is_wait or (poll.lasts and poll.may_wait(self._named.get(poll.place)))
+            if poll.is_wait
         ]
 
     def _object(self, poll: Poll, *, goes_on: bool) -> dict[str, Any]:
