@@ -690,7 +690,8 @@ def test_a_guest_that_is_let_go_finds_the_ring_shut() -> None:
     play(
         run.loop.run(),
         (Start, None), (Await, stop), MAP,
-        (MakeChanges(()), None), (Registers(), registers()), (VcpuStates(), (STATE,)),
+        (MakeChanges(()), None), (VcpuStates(), (STATE,)), (Registers(), registers()),
+        (VcpuStates(), (STATE,)),
         (FlushAllTlbs(), None), (Detach(), None),
     )  # fmt: skip
     assert run.word("LIMIT") == 0
@@ -983,8 +984,8 @@ def test_a_guest_that_is_let_go_loses_the_leaves_when_no_vcpu_needs_them() -> No
         play(
             run.loop.run(),
             (GuestTime(), None), (Registers(), registers()), (Hold, let_go),
-            (MakeChanges(()), None), (Registers(), registers()),
-            (VcpuStates(), (STATE, replace(STATE, rip=rip))),
+            (MakeChanges(()), None), (VcpuStates(), (STATE, replace(STATE, rip=rip))),
+            (Registers(), registers()), (VcpuStates(), (STATE, replace(STATE, rip=rip))),
             (FlushAllTlbs(), None), (Detach(), None),
         )  # fmt: skip
         assert run.word("LIMIT") == 0

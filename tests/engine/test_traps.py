@@ -619,8 +619,8 @@ def test_a_person_holds_the_guest_before_it_runs_and_lets_it_go() -> None:
     play(
         one.run(),
         (GuestTime(), None), (Registers(), registers()), (Hold, let_go),
-        (MakeChanges(()), None), (Registers(), registers()), (FlushAllTlbs(), None),
-        (Detach(), None),
+        (MakeChanges(()), None), (VcpuStates(), (STATE, STATE)), (Registers(), registers()),
+        (FlushAllTlbs(), None), (Detach(), None),
     )  # fmt: skip
     assert held == [("kernel entry", CODE)] and software.removed
     assert not scene.poisoned(AT)
@@ -633,8 +633,30 @@ def test_a_trap_that_lets_the_guest_go_ends_the_loop() -> None:
     play(
         one.run(),
         (Resume(()), Ran(LIDT)), MAP,
-        (MakeChanges(()), None), (Registers(), registers()), (FlushAllTlbs(), None),
-        (Detach(), None),
+        (MakeChanges(()), None), (VcpuStates(), (STATE, STATE)), (Registers(), registers()),
+        (FlushAllTlbs(), None), (Detach(), None),
+    )  # fmt: skip
+    assert not scene.poisoned(AT)
+
+
+def test_a_store_that_is_due_is_made_before_its_mapping_goes() -> None:
+    scene = fresh()
+    one, _ = trapped(scene, software=Software([Watched(LetGo())]))
+    stub = one.traced.gate.stub
+    late = replace(STATE, rip=stub.departures[4] + 4)  # of a vCPU that was stopped by another one
+    rang = Ran(Stopped(address=stub.stop))
+
+    def made(_: Any) -> Ran:
+        assert scene.poisoned(AT), "nothing has been taken away"
+        return Ran(Stopped(address=stub.leave, breakpoint=7))
+
+    play(
+        one.run(),
+        (Resume(()), Ran(LIDT)), MAP,
+        (MakeChanges(()), None), (VcpuStates(), (STATE, late)), (SetBreakpoint(stub.leave), 7),
+        (Resume(()), rang), (VcpuStates(), (STATE, late)),
+        (Resume(()), made), (VcpuStates(), (STATE, STATE)), (DeleteBreakpoint(7), None),
+        (Registers(), registers()), (FlushAllTlbs(), None), (Detach(), None),
     )  # fmt: skip
     assert not scene.poisoned(AT)
 
@@ -653,8 +675,8 @@ def test_a_guest_is_looked_at_again_where_its_software_asks_for_it() -> None:
         (GuestTime(), None), (Registers(), registers()), (Hold, None),
         (Start(()), None), (Await, None), (Pause(), None), (Await, ours), MAP,
         (Start(()), None), (Await, Ran(LIDT)), MAP,
-        (MakeChanges(()), None), (Registers(), registers()), (FlushAllTlbs(), None),
-        (Detach(), None),
+        (MakeChanges(()), None), (VcpuStates(), (STATE, STATE)), (Registers(), registers()),
+        (FlushAllTlbs(), None), (Detach(), None),
     )  # fmt: skip
     assert software.looks == 1
 

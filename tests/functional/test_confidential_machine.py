@@ -145,6 +145,12 @@ def test_a_refusal_is_one_line_and_status_1(tmp_path: Path) -> None:
     assert not done.out
 
 
+def test_a_machine_without_room_for_ram_twice_is_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "boot", "--guest", "sev-es", "--machine", "microvm")
+    assert done.status == 2 and len(done.err.splitlines()) == 1
+    assert "has its RAM a second time" in done.err and "pc or q35" in done.err
+
+
 def test_ram_above_4_gib_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "boot", "--guest", "sev-es", "--memory", "3G")
     assert done.status == 2

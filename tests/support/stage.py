@@ -59,6 +59,10 @@ class Software:
     def own_tables(self, space: AddressSpace) -> AddressSpace:
         return space
 
+    @property
+    def lends_at_most(self) -> None:
+        """It has no window."""
+
     async def window(self, memory: Any, space: AddressSpace, size: int) -> Window:
         raise NoWindow("it has none")
 

@@ -221,6 +221,10 @@ class Bare:
     def ready(self) -> None:
         """Return None: it is no confidential guest, and its room is there from the start."""
 
+    @property
+    def lends_at_most(self) -> None:
+        """Return None: its room tells by itself how large it is."""
+
     async def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Use the room that the guest leaves, and map all memory; see :mod:`tracer.bare.window`."""
         return open_window(memory, space, self.names.symbols, size)

@@ -113,7 +113,7 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
         left_out = "" if "msi" in comparison.regions else " left out"
         print(f"{comparison.messages} MSI messages from devices{left_out}", file=stream)
     if comparison.sources:
-        told = (f"{printable(name or 'nobody')} {count:,}" for name, count in _sources(comparison))
+        told = (f"{printable(name or 'unknown')} {count:,}" for name, count in _sources(comparison))
         print(f"sent by: {', '.join(told)}", file=stream)
     if comparison.attributed or comparison.misattributed:
         other = comparison.misattributed

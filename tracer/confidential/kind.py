@@ -94,5 +94,11 @@ def unfit(kind: Kind, hardware: Hardware, *, inside: bool = False) -> Iterator[s
     if hardware.exposed:
         yield (
             f"its kernel will not drive {', '.join(hardware.exposed)}: "
-            "add iommu_platform=on,disable-legacy=on to each virtio -device"
+            f"add {_shared(hardware.exposed)} to each virtio -device"
         )
+
+
+def _shared(names: tuple[str, ...]) -> str:
+    # On PCI alone a device has an older interface, too.
+    on_pci = any(not name.rstrip(")").endswith("-device") for name in names)
+    return "iommu_platform=on" + (",disable-legacy=on" if on_pci else "")

@@ -142,14 +142,14 @@ def memory_size(arguments: Sequence[str]) -> str | None:
 def disk_arguments(disks: Sequence[Path], properties: str, *, pci: bool) -> tuple[str, ...]:
     """Return the QEMU arguments for virtio disks, named ``disk``, ``disk2`` and so on.
 
-    ``properties`` follow those of each virtio device on PCI. Raises UsageError for an image that
+    ``properties`` follow those of each virtio device. Raises UsageError for an image that
     cannot be read.
     """
     words: list[str] = []
     for number, disk in enumerate(disks, 1):
         name, format_ = f"disk{number if number > 1 else ''}", image_format(disk)
         file = str(disk.absolute()).replace(",", ",,")
-        kind = f"virtio-blk-pci,disable-legacy=on{properties}" if pci else "virtio-blk-device"
+        kind = ("virtio-blk-pci,disable-legacy=on" if pci else "virtio-blk-device") + properties
         driver, _, more = kind.partition(",")
         words += [
             "-drive", f"if=none,id={name}-image,format={format_},snapshot=on,file={file}",

@@ -169,6 +169,11 @@ class System(Protocol):
         """
         ...
 
+    @property
+    def lends_at_most(self) -> int | None:
+        """Return how many bytes :meth:`window` takes at most, None where nothing limits them."""
+        ...
+
     async def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Take ``size`` bytes of RAM for compiled sites, and map them and all else.
 

@@ -232,6 +232,11 @@ def _initramfs(
 def _configure(
     plan: Plan, machine: tuple[str, ...], image: Path | None, initrd: Path | None
 ) -> MachineConfig:
+    if plan.guest is Kind.SEV_ES and not takes_modules((*machine, *plan.extra)):
+        raise UsageError(
+            f"an {plan.guest.label} guest has its RAM a second time, which takes a machine that RAM"
+            " can be added to: pc or q35"
+        )
     memory, words = plan.memory, ""
     if image is not None:
         words = recipe.command_line(plan.append, kaslr=plan.kaslr, kind=plan.guest)

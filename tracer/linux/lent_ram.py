@@ -31,7 +31,8 @@ _ALLOCATES = ("get_free_pages_noprof", "__get_free_pages")
 _FREES = "free_pages"
 _NO_WARNING = 0x2000
 _MOST_ORDER = 10
-"""4 MiB, in all kernels since 2.6."""
+MOST = PAGE_SIZE << _MOST_ORDER
+"""Bytes that a kernel lends in one piece at most: 4 MiB, in all since 2.6."""
 _RED_ZONE = 256
 """Bytes below RSP that are left alone, more than any code of a kernel has there."""
 
@@ -62,7 +63,7 @@ async def borrow(symbols: SymbolTable, size: int, space: AddressSpace) -> Loan:
         raise NoWindow("the kernel has no symbol of its page allocator")
     if order > _MOST_ORDER:
         raise NoWindow(
-            f"a kernel that runs lends {PAGE_SIZE << _MOST_ORDER >> 20} MiB in one piece, and "
+            f"a kernel that runs lends {MOST >> 20} MiB in one piece, and "
             f"{-(-size >> 20)} MiB are needed"
         )
     linear = await _call(function, (_NO_WARNING, order))

@@ -22,7 +22,7 @@ from tracer.linux.errands import Errands
 from tracer.linux.freed_code import FreedCode
 from tracer.linux.hooks import MappingHooks
 from tracer.linux.kernel import Kernel
-from tracer.linux.lent_ram import Loan, borrow, give_back
+from tracer.linux.lent_ram import MOST, Loan, borrow, give_back
 from tracer.linux.names import Names
 from tracer.linux.origin import Origin, homes, own_tables
 from tracer.linux.readers import hide_poison
@@ -115,6 +115,11 @@ class Linux:
     def ready(self) -> int | None:
         """Return the address of the function that an ordinary guest is entered at."""
         return self.names.kernel.address_of(mapping.ENTRY)
+
+    @property
+    def lends_at_most(self) -> int | None:
+        """Return what a kernel that runs already lends at most."""
+        return MOST if self.begun else None
 
     async def window(self, memory: PhysicalMemory, space: AddressSpace, size: int) -> Window:
         """Take RAM from the kernel's memory map, or borrow some of it. Raises NoWindow."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from tracer.access.stop import Stopped
-from tracer.access.vcpu import Change, RegisterFile
+from tracer.access.vcpu import Change, RegisterFile, SetRegister
 from tracer.access.want import (
     DeleteBreakpoint,
     Detach,
@@ -33,6 +33,8 @@ async def release(
     """
     view, system = setting.view, setting.system
     await MakeChanges(changes)
+    if view.nested is None and not await _departed(setting, traced, changes, handle):
+        return False
     sites, inside = traced.interceptor.sites, traced.monitor
     if sites is not None:
         sites.shut()
@@ -58,6 +60,30 @@ async def release(
     if free:
         await system.give_back()
     await Detach()
+    return True
+
+
+# Each vCPU that is to store a value by the spare mapping does so, as long as that is there: False
+# when the guest has ended on the way.
+async def _departed(
+    setting: Setting, traced: Traced, changes: Sequence[Change], handle: Handle
+) -> bool:
+    view, stub = setting.view, traced.gate.stub
+    due = any(isinstance(change, SetRegister) and stub.departs(change.value) for change in changes)
+    if not due and view.vcpus == 1:
+        return True
+    behind: int | None = None
+    while any(stub.departs(state.rip) for state in await view.states()):
+        if behind is None:
+            behind = await SetBreakpoint(stub.leave)
+        stop = (await Resume(())).stop
+        if stop.ended:
+            return False
+        # Who has come upon poison starts the instruction over.
+        if not stop.interrupted and stop.address != stub.stop and stop.breakpoint != behind:
+            await MakeChanges(await handle(stop))
+    if behind is not None:
+        await DeleteBreakpoint(behind)
     return True
 
 

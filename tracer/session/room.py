@@ -20,6 +20,8 @@ from tracer.intercept.view import GuestView
 _MOST_STACKS = 1024
 """Records of a ring at which each has a stack: 8 MiB of the guest's RAM."""
 
+_FEWEST = 2
+
 _EFER_NXE = 1 << 11
 _CR4_LA57 = 1 << 12
 
@@ -64,7 +66,7 @@ async def room_for(
     """
     if not registers["efer"] & _EFER_NXE:
         raise NoWindow("the guest has no pages that are not code (EFER.NXE is off)")
-    slots = slots_of(slots, stacks=stacks)
+    slots = slots_of(slots, stacks=stacks, most=setting.system.lends_at_most)
     size = block_size(slots, stacks=stacks)
     size += monitor_size(setting.view.vcpus) if monitor else 0
     window = await setting.system.window(setting.memory, space, size)
@@ -72,9 +74,15 @@ async def room_for(
     return Room(window, common, slots)
 
 
-def slots_of(wanted: int, *, stacks: bool) -> int:
-    """Return how many records a ring has of those wanted: fewer where each has a stack."""
-    return min(wanted, _MOST_STACKS) if stacks else wanted
+def slots_of(wanted: int, *, stacks: bool, most: int | None = None) -> int:
+    """Return how many records a ring has of those wanted: fewer where each has a stack.
+
+    It has as many as fit into the ``most`` bytes that there are, where these are known.
+    """
+    slots = min(wanted, _MOST_STACKS) if stacks else wanted
+    while most is not None and slots > _FEWEST and block_size(slots, stacks=stacks) > most:
+        slots //= 2
+    return slots
 
 
 async def room_if_any(

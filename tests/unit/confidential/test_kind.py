@@ -37,7 +37,11 @@ def test_the_right_machine(kind: Kind) -> None:
         ({"physical_bits": 52}, "phys-bits=40"),
         ({"five_levels": True}, "la57=off"),
         ({"firmware": "OVMF.fd"}, "OVMF.fd"),
-        ({"exposed": ("virtio-rng-pci", "disk (virtio-blk-pci)")}, "iommu_platform=on"),
+        (
+            {"exposed": ("virtio-rng-pci", "disk (virtio-blk-device)")},
+            "iommu_platform=on,disable-legacy=on to",
+        ),
+        ({"exposed": ("disk (virtio-blk-device)",)}, "iommu_platform=on to each"),
     ],
 )
 def test_each_fault_is_told_with_what_to_do(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_an_image_is_known_by_its_first_bytes(head: bytes, name: str, tmp_path: 
     assert drive == f"if=none,id=disk-image,format={name},snapshot=on,file={tmp_path}/a,,b.img"
     assert device == "virtio-blk-pci,id=disk,drive=disk-image,disable-legacy=on,x=y"
     *_, device = disk_arguments([image, image], ",x=y", pci=False)
-    assert device == "virtio-blk-device,id=disk2,drive=disk2-image"
+    assert device == "virtio-blk-device,id=disk2,drive=disk2-image,x=y"
 
 
 def test_an_image_that_cannot_be_read(tmp_path: Path) -> None:
@@ -130,6 +131,18 @@ def test_a_disk_is_in_the_default_disks_place(tmp_path: Path) -> None:
     assert words[-4:] == ("-device", "edu", "-device", "edu,id=e")
     assert not any("/disk/virtio-blk.raw" in word for word in words)
     assert sum("iommu_platform=on" in word for word in words) == 2
+
+
+def test_a_confidential_guest_is_given_no_device_that_it_does_not_drive(tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(b"raw")
+    for equipment in (Equipment(), Equipment(machine="microvm"),
+                      Equipment(machine="microvm", disks=(image,))):  # fmt: skip
+        for kind, shared in ((Kind.PLAIN, 0), (Kind.TDX, 2), (Kind.SEV_ES, 2)):
+            words = machine_arguments(kind, equipment)
+            virtio = [word for word in words if re.match("virtio-(blk|net)-", word)]
+            assert len(virtio) == 2
+            assert sum("iommu_platform=on" in word.split(",") for word in virtio) == shared
 
 
 def test_a_machine_without_pci_has_devices_without_it() -> None:

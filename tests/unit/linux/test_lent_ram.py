@@ -12,9 +12,11 @@ from tracer.access.stop import Ran, Stopped
 from tracer.access.symbols import Symbol, table_of
 from tracer.access.vcpu import RegisterFile, SetMemory, SetRegister
 from tracer.access.want import DeleteBreakpoint, MakeChanges, Registers, Resume, SetBreakpoint
+from tracer.compiled.layout import SLOTS, block_size
 from tracer.errors import GuestError
 from tracer.intercept.ring.window import NoWindow
-from tracer.linux.lent_ram import Loan, borrow, give_back
+from tracer.linux.lent_ram import MOST, Loan, borrow, give_back
+from tracer.session.room import slots_of
 from tracer.x86.state import GPR
 
 BASE = 0xFFFF_FFFF_8100_0000
@@ -92,6 +94,15 @@ def test_what_no_kernel_lends() -> None:
         play(borrow(symbols(), (4 << 20) + 1, space()))
     with pytest.raises(NoWindow, match="no symbol of its page allocator"):
         play(borrow(symbols(free_pages=None), 4096, space()))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stacks", "slots"),
+    [(SLOTS, False, SLOTS), (16, True, 16), (SLOTS, True, 128), (1 << 20, False, SLOTS)],
+)
+def test_a_ring_fits_into_what_a_kernel_lends(wanted: int, stacks: bool, slots: int) -> None:
+    assert slots_of(wanted, stacks=stacks, most=MOST) == slots
+    assert block_size(slots, stacks=stacks) <= MOST
 
 
 def test_a_guest_that_ends_meanwhile() -> None:

@@ -228,6 +228,10 @@ class Stub:
             return False
         return linear in self.fast.span or self.entry <= linear < self.base + len(self.code)
 
+    def departs(self, linear: int) -> bool:
+        """Tell whether a vCPU at a linear address is to store a value on its way back."""
+        return min(self.departures.values()) <= linear < min(self.inputs.values())
+
     def door(self, linear: int, handler: int | None) -> bytes:
         """Return the code of a door at a linear address to a guest's page-fault handler.
 
