@@ -11,6 +11,7 @@ from confidential_kernel import kernel_for, powered_off
 from vetrace_run import Run, agreed, boot, read_trace, run
 
 from tracer.confidential.kind import Kind
+from tracer.guest.disk import checksum
 from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.trace.event import Events
 from tracer.trace.record import Intercept, Mark, UserRecord
@@ -40,6 +41,18 @@ def test_a_stock_kernel_boots_as_a_tdx_guest_to_its_power_off(tdx: Run) -> None:
     counts = powered_off(tdx, Kind.TDX)
     assert counts["ve"] == counts["ve_info"] == counts["mmio_calls"] == counts["agreed"] > 0
     assert not counts.get("given_up")
+
+
+def test_it_drives_its_devices_on_a_machine_without_pci(tmp_path: Path) -> None:
+    done = boot(
+        tmp_path, "--guest", "tdx", "--kernel", kernel_for(Kind.TDX), "--machine", "microvm",
+        "--quiet", "--check",
+    )  # fmt: skip
+    assert agreed(done) > 2000
+    said = [line for line in done.serial if line.startswith("vetrace-guest: ")]
+    (disk,) = [line.split()[3] for line in said if " disk virtio-blk " in line]
+    assert disk == checksum("virtio-blk")
+    assert any("network eth0 " in line and line.endswith("reachable") for line in said)
 
 
 def test_each_access_of_a_tdx_guest_is_recorded_with_what_it_asked(tdx: Run) -> None:
