@@ -9,7 +9,7 @@ from tracer.access.transfer import Meddling, Transfer, located
 from tracer.trace.compiled import Place
 from tracer.trace.record import Intercept, MemoryAccess
 from tracer.trace.registers import BASES, other_registers
-from tracer.x86.emulate.unit import on_hidden_registers
+from tracer.x86.hidden import on_hidden_registers
 from tracer.x86.instruction import Instruction
 from tracer.x86.state import GPR, CpuState, Segments
 

@@ -12,8 +12,8 @@ from tracer.look.operand import memories
 from tracer.x86.bus import In, Load, MemoryAccess, Store
 from tracer.x86.emulate import execute, undefined_flags
 from tracer.x86.emulate.address import effective_address, linear_address
-from tracer.x86.emulate.unit import on_hidden_registers
 from tracer.x86.forms import Access
+from tracer.x86.hidden import on_hidden_registers
 from tracer.x86.instruction import Instruction, Memory, Touch
 from tracer.x86.state import GPR, CpuState
 

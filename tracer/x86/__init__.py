@@ -8,6 +8,7 @@ __all__ = (
     "emulate",
     "forms",
     "free_entry",
+    "hidden",
     "idt",
     "instruction",
     "latest_store",
