@@ -22,6 +22,7 @@ from tracer.access.want import (
     BreakAlone,
     MakeChanges,
     Registers,
+    RunAlone,
     StepAlone,
     Turn,
     Vcpu,
@@ -86,7 +87,7 @@ class Asked:
 
         return answer
 
-    def carried(self, wanted: BreakAlone) -> None:
+    def carried(self, wanted: RunAlone) -> None:
         """Have the monitor carry the access out."""
         assert wanted.linear == self.inside.label("told")
         assert wanted.changes == [SetRegister("rip", self.inside.label("decided"))]
@@ -106,8 +107,8 @@ class Asked:
 def test_a_read_that_nobody_changes_is_recorded_as_the_monitor_made_it() -> None:
     asked = Asked(row(Input.PORT, 0x64, rdx=0x64, **IN), row(Input.PORT, 0x64, 0x1C, **IN))
     done = asked.handle(
-        (AskBefore, asked.told(Go())), (BreakAlone, asked.carried),
-        (AskAnswered, asked.told(Go())), (BreakAlone, None),
+        (AskBefore, asked.told(Go())), (RunAlone, asked.carried),
+        (AskAnswered, asked.told(Go())), (RunAlone, None),
         (AskCompleted, lambda wanted: wanted.cpu),
     )  # fmt: skip
     assert done == GoOn()
@@ -123,7 +124,7 @@ def test_a_read_that_nobody_changes_is_recorded_as_the_monitor_made_it() -> None
 def test_its_record_tells_the_thread_that_the_monitor_found() -> None:
     asked = Asked(row(Input.PORT, 0x64, thread=0x1FB81, **IN))
     asked.handle(
-        (AskBefore, Go()), (BreakAlone, asked.carried), (AskAnswered, Go()), (BreakAlone, None),
+        (AskBefore, Go()), (RunAlone, asked.carried), (AskAnswered, Go()), (RunAlone, None),
         (AskCompleted, lambda wanted: wanted.cpu),
     )  # fmt: skip
     assert asked.record.thread == 0x1FB81
@@ -132,7 +133,7 @@ def test_its_record_tells_the_thread_that_the_monitor_found() -> None:
 def test_the_guest_reads_what_is_given_and_the_device_is_asked_all_the_same() -> None:
     asked = Asked(row(Input.PORT, 0x64, **IN), row(Input.PORT, 0x64, 0x1C, **IN))
     asked.handle(
-        (AskBefore, Give(0xFF, "rule 1")), (BreakAlone, asked.carried), (BreakAlone, None),
+        (AskBefore, Give(0xFF, "rule 1")), (RunAlone, asked.carried), (RunAlone, None),
         (AskCompleted, lambda wanted: wanted.cpu),
     )  # fmt: skip
     (access,) = asked.record.accesses
@@ -144,7 +145,7 @@ def test_the_guest_reads_what_is_given_and_the_device_is_asked_all_the_same() ->
 def test_the_device_gets_what_is_given_in_place_of_a_write() -> None:
     asked = Asked(row(Input.PORT, 0x80, 5, **OUT), row(Input.PORT, 0x80, 7, **OUT))
     asked.handle(
-        (AskBefore, Give(7)), (BreakAlone, asked.carried), (BreakAlone, None),
+        (AskBefore, Give(7)), (RunAlone, asked.carried), (RunAlone, None),
         (AskCompleted, lambda wanted: wanted.cpu),
     )  # fmt: skip
     (access,) = asked.record.accesses
@@ -154,7 +155,7 @@ def test_the_device_gets_what_is_given_in_place_of_a_write() -> None:
 def test_what_is_skipped_reaches_no_device() -> None:
     asked = Asked(row(Input.PORT, 0x64, **IN))
     asked.handle(
-        (AskBefore, Skip(0xAB)), (BreakAlone, asked.carried), (BreakAlone, None),
+        (AskBefore, Skip(0xAB)), (RunAlone, asked.carried), (RunAlone, None),
         (AskCompleted, lambda wanted: wanted.cpu),
     )  # fmt: skip
     (access,) = asked.record.accesses
@@ -166,8 +167,8 @@ def test_cpuid_is_asked_about_by_its_registers_and_given_several_at_once() -> No
     asked = Asked(row(Input.CPUID, 1, **IN), row(Input.CPUID, 1, 1, 2, 3, 4, **IN))
     asked.handle(
         (AskBefore, asked.told(Go())), (AskBefore, asked.told(Give(9, rest=(8,)))),
-        (AskBefore, asked.told(Go())), (BreakAlone, asked.carried),
-        (AskAnswered, asked.told(Go())), (AskAnswered, asked.told(Give(7))), (BreakAlone, None),
+        (AskBefore, asked.told(Go())), (RunAlone, asked.carried),
+        (AskAnswered, asked.told(Go())), (AskAnswered, asked.told(Give(7))), (RunAlone, None),
         (AskCompleted, lambda wanted: wanted.cpu),
     )  # fmt: skip
     assert [pending.transfer.place[1] for pending in asked.pendings] == [16, 20, 28, 16, 28]
@@ -206,8 +207,8 @@ def test_what_a_handler_has_asked_for_leaves_the_registers_of_the_instruction() 
     asked = Asked(row(Input.PORT, 0x64, **record), row(Input.PORT, 0x64, 0x1C, **record))
     asked.for_handler()
     asked.handle(
-        (AskBefore, Go()), (BreakAlone, asked.carried), (AskAnswered, Give(0xFE)),
-        (BreakAlone, None),
+        (AskBefore, Go()), (RunAlone, asked.carried), (AskAnswered, Give(0xFE)),
+        (RunAlone, None),
         (AskCompleted, lambda wanted: replace(wanted.cpu, rip=0x666)),  # it is not there
     )  # fmt: skip
     assert asked.value == 0xFE and asked.record.after == {"rip": HERE + 1, "rax": 0xFE}
@@ -219,12 +220,12 @@ def test_what_a_handler_has_asked_for_can_be_refused(ruling: Inject | Refuse) ->
     asked = Asked(row(Input.PORT, 0x64, **IN), row(Input.PORT, 0x64, raised=True, **IN))
     asked.for_handler()
 
-    def refused(wanted: BreakAlone) -> None:
-        assert wanted.linear == asked.inside.label("enter")
+    def refused(wanted: RunAlone) -> None:
+        assert wanted.linear == asked.inside.label("told")
         assert wanted.changes == [SetRegister("rip", asked.inside.label("protection"))]
         asked._put(asked.after)
 
-    steps: list[Any] = [(AskBefore, ruling), (BreakAlone, refused)]
+    steps: list[Any] = [(AskBefore, ruling), (RunAlone, refused), (RunAlone, None)]
     if isinstance(ruling, Inject):
         steps += [(AskHold(), True), (StepAlone(), HERE)]
     done = asked.handle(*steps)
@@ -242,8 +243,8 @@ def test_its_registers_stay_as_they_were() -> None:
     asked = Asked(row(Input.PORT, 0x64, **IN), row(Input.PORT, 0x64, 0x1C, **IN))
     asked.for_handler()
     asked.handle(
-        (AskBefore, lambda wanted: Retry(wanted.pending.cpu)), (BreakAlone, asked.carried),
-        (AskAnswered, Go()), (BreakAlone, None), (AskCompleted, lambda wanted: wanted.cpu),
+        (AskBefore, lambda wanted: Retry(wanted.pending.cpu)), (RunAlone, asked.carried),
+        (AskAnswered, Go()), (RunAlone, None), (AskCompleted, lambda wanted: wanted.cpu),
     )  # fmt: skip
     marks = [record.text for record in asked.run.records if isinstance(record, Mark)]
     assert any("stay as they were" in text for text in marks)
@@ -258,7 +259,7 @@ def test_an_interrupt_is_told_by_its_vector_and_may_be_late() -> None:
         (Registers(), registers(rcx=0x77, rip=asked.inside.ring)),
         (BreakAlone(waited, [SetRegister("rip", late), SetRegister("rcx", 10)]), None),
         (Turn(), None),
-        (MakeChanges, None), (BreakAlone, asked.carried), (BreakAlone, None),
+        (MakeChanges, None), (RunAlone, asked.carried), (RunAlone, None),
         (AskCompleted, lambda wanted: wanted.cpu),
     )  # fmt: skip
     assert asked.pendings[0].transfer.value == 0x30 and asked.pendings[0].fixed
@@ -275,7 +276,7 @@ def test_the_message_of_an_interrupt_is_asked_about_before_it() -> None:
     seq = asked.run.loop.traced.interceptor.ledger.sequence
     asked.handle(
         (AskBefore, asked.told(Go())), (AskBefore, asked.told(Go())),
-        (BreakAlone, asked.carried), (BreakAlone, None),
+        (RunAlone, asked.carried), (RunAlone, None),
         (AskCompleted, lambda wanted: wanted.cpu),
     )  # fmt: skip
     message, interrupt = asked.pendings

@@ -18,7 +18,7 @@ VARIANTS = tuple(itertools.product((False, True), repeat=3))
 MODULE_LABELS = ("fault", "tdcall")
 MONITOR_LABELS = (
     "start", "gates", "onward", "done",
-    "full", "ring", "decided", "told", "enter", "instead", "late", "waited", "looked",
+    "full", "ring", "decided", "told", "parted", "instead", "late", "waited", "looked",
     "requested", "responded", "protection",
 )  # fmt: skip
 LABELS = "fast", "refuse", "ram", "stacks", "deadline", "behind", "stopped"

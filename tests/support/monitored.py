@@ -92,7 +92,7 @@ class Run:
         inside = registers(efer=NXE | SVME, cs=CS) if after is None else after
         ports: list[Any] = [(PortMap(), [CLASH, SERIAL])] if Input.PORT in inputs else []
         entering: list[Any] = [
-            (SetBreakpoint(SECONDARY), 7), (WatchReads, 8), (SetBreakpoint, 9),
+            (SetBreakpoint(SECONDARY), 7), (WatchReads, 8), (WatchReads, 9),
             (FlushTlb(ROOT), None),
             (Registers(), before), (Vcpu(), 0), (VcpuStates(), (THERE,)), (FlushTlb, self._root),
             (BreakAlone, self._enter), (Registers(), inside),

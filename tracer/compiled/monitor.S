@@ -176,7 +176,10 @@ behind_it:
 	or	dword ptr [r15 + V_DR6], 0x4000
 	mov	eax, DEBUG
 	mov	[r15 + V_EVENT], rax
-enter:
+enter:	cmp	qword ptr [r15 + STATE + S_ASKING], 0
+	jne	parting
+	# The guest goes on.
+going:
 	# QEMU empties its TLB for each of these bits that VMRUN or the way back changes (helper_vmrun,
 	# do_vmexit, cpu_x86_update_cr4). The monitor's own memory is the same with all of them.
 	mov	rax, [r15 + V_CR4]
@@ -2408,8 +2411,8 @@ answered:
 
 # ---- where a vCPU stands
 
-# A vCPU is stopped here until somebody has acted, by breakpoints, and on a page that has one QEMU
-# executes each instruction by itself, and looks it up each time (check_for_breakpoints).
+# A vCPU is stopped here until somebody has acted. Where that is by breakpoints, QEMU executes each
+# instruction of their page by itself, and looks it up each time (check_for_breakpoints).
 	.balign	4096, 0xcc
 
 # Who answers all else stops the vCPU here, has the answer in RAX, and lets it go on behind.
@@ -2418,22 +2421,37 @@ requested:
 	jmp	requested
 
 # Ask what becomes of the access that the record at R13 tells of. Out: CF where
-# it is not to be made; what it would have read is in the record then. No register is changed.
+# it is not to be made; what it would have read is in the record then. No register is changed. A
+# read that is watched stops the vCPU, as where the ring is full.
 ask:	mov	qword ptr [r15 + STATE + S_DECIDED], 0
+	push	rax
+1:	mov	rax, [rip + start + DATA + M_ASK_AT]
+	mov	rax, [rax]
 ring:	cmp	qword ptr [r15 + STATE + S_DECIDED], 0
-	je	ring
+	je	1b
 decided:
+	pop	rax
 	cmp	qword ptr [r15 + STATE + S_DECIDED], DONE
 	ret
 
 # The access was made: what it has read is in the record, and may be changed there.
-made:
-told:	nop
+made:	push	rax
+	mov	rax, [rip + start + DATA + M_ASK_AT]
+	mov	rax, [rax]
+told:	pop	rax
 	ret
+
+# What the guest goes on with is all there, and may be changed.
+parting:
+	mov	qword ptr [r15 + STATE + S_ASKING], 0
+	mov	rax, [rip + start + DATA + M_ASK_AT]
+	mov	rax, [rax]
+parted:	jmp	going
 
 # Who was asked has written what the guest goes on with: an exception, or other registers.
 instead:
 	lea	rsp, [r15 + STATE + STACK_TOP]
+	mov	qword ptr [r15 + STATE + S_ASKING], 0
 	jmp	enter
 
 # Let so much time pass as RCX tells.

@@ -102,7 +102,6 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     input_bell = input_bell_in(setting, how, interceptor, callers)
     if input_bell is not None:
         await input_bell.begin(inside, sites)
-        breakpoints.append(input_bell)
 
     def learn(known: Learnt) -> None:
         tables.root, tables.cr4 = known.tables
@@ -117,8 +116,9 @@ async def prepare_nested(setting: Setting, how: Manner) -> tuple[Traced, Registe
     interruption = Interruption(post, journal, bell, breakpoints)
     moves = Moves(inside, journal)
     await moves.install()
+    asked = () if input_bell is None else (input_bell,)
     traps: list[Trap] = [
-        interruption, bell, *breakpoints, secondary.full, moves, Stray(view, journal),
+        interruption, bell, *asked, *breakpoints, secondary.full, moves, Stray(view, journal),
     ]  # fmt: skip
     traced = Traced(
         post, callers, None, bell, interceptor, tuple(traps),

@@ -113,10 +113,8 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
                 await requests.begin()
                 breakpoints.append(requests)
     input_bell = input_bell_in(setting, how, interceptor, callers)
-    if input_bell is not None:
-        breakpoints.append(input_bell)
-        if secondary is not None and secondary.inside is not None:
-            await input_bell.begin(secondary.inside, interceptor.sites)
+    if input_bell is not None and secondary is not None and secondary.inside is not None:
+        await input_bell.begin(secondary.inside, interceptor.sites)
     readiness = None
     if later is not None and isinstance(below, TrustDomain):
         hastening = _Hastening(
@@ -128,7 +126,10 @@ async def prepare(setting: Setting, how: Manner) -> tuple[Traced, RegisterFile]:
     watch = GateWatch(gate, view, journal, coverage)
     interruption = Interruption(gate, journal, bell, breakpoints)
     full = () if secondary is None else (secondary.full,)
-    traps: list[Trap] = [interruption, bell, *breakpoints, *full, watch, Stray(view, journal)]
+    asked = () if input_bell is None else (input_bell,)
+    traps: list[Trap] = [
+        interruption, bell, *asked, *breakpoints, *full, watch, Stray(view, journal),
+    ]  # fmt: skip
     late = readiness is not None
     traced = Traced(
         gate, callers, watch, bell, interceptor, tuple(traps), below, bench, late, secondary,

@@ -6,7 +6,9 @@ guest has the answer::
 
     ring    ask before: value, skip, fault, other registers    -> DECIDED
     told    ask what is answered, if anything was read          -> the record
-    enter   the guest's next instruction
+    parted  the guest's next instruction
+
+A read that is watched stops it at each, as at a breakpoint QEMU throws away all translated code.
 """
 
 from __future__ import annotations
@@ -40,8 +42,10 @@ from tracer.access.want import (
     BreakAlone,
     MakeChanges,
     Registers,
+    RunAlone,
     Turn,
     Vcpu,
+    WatchReads,
 )
 from tracer.compiled.asking import decoded
 from tracer.compiled.flagging import MADE, NOT_MADE
@@ -63,7 +67,7 @@ from tracer.intercept.oversight import carried
 from tracer.intercept.ring.monitor import Monitor
 from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.system import Callers
-from tracer.intercept.trap import GoOn, Handled, OnePlace, StandStill
+from tracer.intercept.trap import GoOn, Handled, StandStill
 from tracer.intercept.view import GuestView
 from tracer.trace.configuration import DATA
 from tracer.trace.inputs import (
@@ -119,7 +123,7 @@ class _Asked:
     skipped: bool = False
 
 
-class InputBell(OnePlace):
+class InputBell:
     """Ask about the inputs of one guest that somebody may want, and record them.
 
     ``inside`` is the monitor that it runs in, None before there is room for one. Without ``asks``
@@ -130,7 +134,6 @@ class InputBell(OnePlace):
         self, view: GuestView, journal: Journal, names: Names, callers: Callers, ledger: Ledger,
         *, asks: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__()
         self.before: Callable[[Sequence[Transfer]], None] = lambda transfers: None
         self._asks = asks
         self.inside: Monitor | None = None
@@ -145,7 +148,11 @@ class InputBell(OnePlace):
     async def begin(self, inside: Monitor, sites: CompiledSites | None) -> None:
         """Stop at inputs of a guest that runs in this monitor, beside these sites."""
         self.inside, self.sites = inside, sites
-        await self.install(inside.ring)
+        await WatchReads(inside.await_asking())
+
+    def claims(self, stop: Stopped) -> bool:
+        """Tell whether a vCPU stands where the monitor asks."""
+        return self.inside is not None and stop.address == self.inside.ring
 
     async def handle(self, stop: Stopped) -> Handled:
         """Ask what becomes of the input, and have the monitor carry that out."""
@@ -296,7 +303,8 @@ class InputBell(OnePlace):
             self._journal.remark(_REFUSED)
         asked.skipped = True
         asked.meddled = {each: Meddling(skipped=True) for each in range(len(asked.transfers))}
-        await BreakAlone(inside.label("enter"), [SetRegister("rip", inside.label("protection"))])
+        await RunAlone(inside.label("told"), [SetRegister("rip", inside.label("protection"))])
+        await RunAlone(inside.label("parted"))
         says = given(_raw(inside.record(asked.vcpu)), asked.kind)
         asked.says = replace(asked.says, manner=says.manner)
         self._publish(asked, asked.cpu)
@@ -314,7 +322,7 @@ class InputBell(OnePlace):
         if not asked.skipped:
             self.before([_made(asked, number) for number in range(len(asked.transfers))])
         self._parting = asked
-        await BreakAlone(inside.label("told"), [SetRegister("rip", inside.label("decided"))])
+        await RunAlone(inside.label("told"), [SetRegister("rip", inside.label("decided"))])
         self._parting = None
         if not asked.skipped:
             says = given(_raw(inside.record(vcpu)), asked.kind)
@@ -325,7 +333,7 @@ class InputBell(OnePlace):
         if reads and self._asks and not asked.says.manner.raised:
             await self._answered(asked, inside)
         self._parting = asked
-        await BreakAlone(inside.label("enter"))
+        await RunAlone(inside.label("parted"))
         self._parting = None
         # The guest goes on in its handler, where that has asked for it.
         after = self._left(asked) if asked.for_handler else inside.state(vcpu, asked.cpu)

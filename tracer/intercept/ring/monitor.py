@@ -284,6 +284,10 @@ class Monitor:
         """Tell whether a handler of the guest's has asked for what a vCPU stands before."""
         return any(self._view.memory.read(self.code.vmcb(vcpu) + monitor.ASKED, 8))
 
+    def await_asking(self) -> int:
+        """Have a vCPU read a word where somebody is to be asked; return its linear address."""
+        return self._rung("ASK")
+
     @property
     def ring(self) -> int:
         """Return the address at which a vCPU stands where somebody is to be asked."""
