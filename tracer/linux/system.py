@@ -181,7 +181,7 @@ class Linux:
         if not late:
             return hooks, users
         freed = FreedCode(ground.journal.counts)
-        await freed.install(self.names.kernel)
+        await freed.install(self.names.kernel, wrappers, ground.gate)
         return hooks, users, freed
 
     async def follow_errands(self, block: int | None, *, smp: bool) -> None:

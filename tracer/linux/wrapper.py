@@ -73,14 +73,14 @@ class PageArgument:
 class Wrapper:
     """Hold a wrapper's bytes, and the linear addresses within it.
 
-    ``back`` is where the function returns to.
+    ``back`` is where the function returns to, None where it is not called from there.
     """
 
     code: bytes
     base: int
     stop: int
     behind: int
-    back: Back
+    back: Back | None
 
     @property
     def disarm(self) -> tuple[int, bytes]:
@@ -138,6 +138,17 @@ def assemble(
     code += b"\x41\x53" + _RETURN  # push r11; ret: no ENDBR is wanted there
     back = Back(base + call_end, ARGUMENTS_SIZE)
     return Wrapper(bytes(code), base, base + stop, base + behind, back)
+
+
+def announce(base: int, bell: int) -> Wrapper:
+    """Return code for linear address ``base`` that reads the bell before the function runs.
+
+    Raises ValueError for a bell out of reach.
+    """
+    code = b"\x4c\x8b\x1d" + _distance(base + 7, bell)  # mov r11, [rip + bell]
+    stop = len(code)
+    code += b"\xeb" + struct.pack("<b", -(stop + 2))  # jmp to the bell
+    return Wrapper(code + _RETURN, base, base + stop, base + len(code), None)
 
 
 def _filter(argument: PageArgument, ram: Sequence[PageRange]) -> bytes:
