@@ -15,11 +15,11 @@ from tracer.compiled.layout import SLOTS
 from tracer.confidential.kind import Kind
 from tracer.guest.software import Software
 from tracer.host.backports import backports
-from tracer.host.package import fetch_kernel, newest_kernel
+from tracer.host.package import FLAVOURS, fetch_kernel, newest_kernel
 from tracer.launch.plan import USUAL_INPUTS, Plan, parse_inputs
 from tracer.launch.start import launch
 
-_FLAVOURS = {"full": "linux-image-amd64", "real-time": "linux-image-rt-amd64"}
+_FLAVOURS = {"full": FLAVOURS["full"], "real-time": FLAVOURS["rt"]}
 _WORST = 2.0  # what a flavour's ratio may be to the default guest's
 
 

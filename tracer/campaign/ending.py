@@ -14,7 +14,8 @@ from typing import Literal
 
 Kind = Literal[
     "kasan", "gpf", "oops", "soft lockup", "hard lockup", "stall", "hung task", "panic", "ubsan",
-    "corruption", "hang", "failed", "warning", "probe failed", "unfinished", "clean",
+    "corruption", "hang", "failed", "warning", "script failed", "probe failed",
+    "unfinished", "clean",
 ]  # fmt: skip
 """How a guest ended, in a word or two."""
 
@@ -44,7 +45,8 @@ _FAILED = re.compile(
 )
 _DRIVER = re.compile(r"probe .*failed|[Rr]emoving after probe failure|failed with error -\d+")
 _GUEST = "vetrace-guest: "
-_DONE = "vetrace-guest: done"
+_DONE = "vetrace-guest: done", "vetrace-guest: script status 0"
+_SCRIPT = re.compile(r"vetrace-guest: script status [1-9]")
 
 _STAMP = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
 _RIP = re.compile(r"RIP: [0-9a-f]{4}:(?P<site>\S+)(?P<module> \[\w+\])?")
@@ -82,6 +84,9 @@ def ending(console: str, said: str, status: int) -> Ending:
     if _HUNG.search(said):
         stands = _STANDS.search(said)
         return Ending("hang", stands["site"] if stands else "", complaint)
+    script = next((line for line in lines if _SCRIPT.match(line)), "")
+    if script:
+        return Ending("script failed", "", script)
     if status:
         return Ending("failed", "", complaint)
     for number, line in enumerate(lines):
@@ -92,7 +97,7 @@ def ending(console: str, said: str, status: int) -> Ending:
     if failed or driver:
         return Ending("probe failed", "", driver or failed)
     begun = [line for line in lines if line.startswith(_GUEST)]
-    if begun and begun[-1] != _DONE:
+    if begun and begun[-1] not in _DONE:
         return Ending("unfinished", "", begun[-1])
     return Ending("clean")
 

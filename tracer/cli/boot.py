@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         guests = [_guest(each) for each in (plans[:1] if args.untraced else plans)]
         boot = TracedRun(args, guests, trace, console, device, host)
         status = boot.checked(log)
-    return status or (EXIT_OK if plan.initrd is not None else boot.judge_guest())
+    return status or (EXIT_OK if plan.initrd is not None else boot.judge_guest(plan.software))
 
 
 def _guest(plan: Plan) -> Guest:

@@ -28,7 +28,8 @@ from tracer.cli.verify import check_run
 from tracer.compiled.inputs import Input
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.equipment import device_names
-from tracer.guest.report import GuestReport, why_missing
+from tracer.guest.report import GuestReport, why_failed, why_missing, why_unloaded
+from tracer.guest.software import Software
 from tracer.host import signals
 from tracer.host.streams import warn
 from tracer.intercept.recording import RecordedDevice
@@ -243,15 +244,28 @@ class TracedRun:
             if isinstance(session.machine, Machine):
                 self._devices = device_names(session.machine.config.devices)
 
-    def judge_guest(self) -> int:
-        """Return the exit status that a default guest deserves for the devices it has missed."""
+    def judge_guest(self, software: Software) -> int:
+        """Return the exit status that a default guest deserves.
+
+        That is for how its script ended, and for the modules and devices that it has missed.
+        """
+        report, status = self._report, self._report.status
+        if status and software.script is not None:
+            warn(why_failed(software.script, status))
+            return EXIT_FAILED
         # A person at a prompt, a recording, or a rule may well have kept a driver from its device.
-        kernel, missing = self._kernel, self._report.missing_of(self._devices)
+        kernel, missing = self._kernel, report.missing_of(self._devices)
+        unloaded = report.unloaded_of(software.modules)
         ruled = self._host is not None and self._host.applied
         meddled = self._wish.asked or self._recorded is not None or ruled
         if ruled and missing:
             tell(f"the guest found no {', no '.join(missing)}, which rules may have seen to")
-        if not missing or kernel is None or meddled:
+        if meddled:
+            return EXIT_OK
+        if unloaded:
+            warn(why_unloaded(unloaded))
+            return EXIT_FAILED
+        if not missing or kernel is None:
             return EXIT_OK
         warn(why_missing(missing, kernel.release, modules=kernel.modules is not None))
         return EXIT_FAILED

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.errors import UsageError
+from tracer.guest.qcow2 import check_whole
 
 _FORMATS = (
     (0, b"QFI\xfb", "qcow2"),
@@ -20,9 +21,15 @@ _FORMATS = (
 )
 """Offset, bytes and QEMU's name of the formats of images that are not raw."""
 _HEAD = 0x44
+_VOLUME = 0x8000
+"""Offset of the first volume descriptor of a CD."""
 _LUKS = b"LUKS\xba\xbe"
 _QCOW2_CRYPT = slice(32, 36)
 _CRYPT_METHODS = 1, 2  # AES, LUKS; QEMU refuses an image with any other number
+
+_BOOT = 100
+"""Where the disks come in the order in which firmware tries devices. UEFI firmware leaves out what
+has no place there, such as a network that it would wait for (edk2 OvmfPkg QemuBootOrderLib)."""
 
 _OF_DEVICES = ("drive", "device", "netdev")
 _OF_MACHINE = ("machine", "M")
@@ -142,20 +149,40 @@ def memory_size(arguments: Sequence[str]) -> str | None:
 def disk_arguments(disks: Sequence[Path], properties: str, *, pci: bool) -> tuple[str, ...]:
     """Return the QEMU arguments for virtio disks, named ``disk``, ``disk2`` and so on.
 
-    ``properties`` follow those of each virtio device. Raises UsageError for an image that
-    cannot be read.
+    The image of a CD is in a drive for CDs. ``properties`` follow those of each virtio device.
+    Raises UsageError for an image that cannot be read or lacks its end, or a CD without PCI.
     """
     words: list[str] = []
     for number, disk in enumerate(disks, 1):
         name, format_ = f"disk{number if number > 1 else ''}", image_format(disk)
+        if format_ == "qcow2":
+            check_whole(disk)
         file = str(disk.absolute()).replace(",", ",,")
-        kind = ("virtio-blk-pci,disable-legacy=on" if pci else "virtio-blk-device") + properties
-        driver, _, more = kind.partition(",")
+        kind, more = "virtio-blk-pci" if pci else "virtio-blk-device", properties
+        if is_cd(disk):
+            if not pci:
+                raise UsageError(
+                    f"{disk} is the image of a CD, whose drive needs a machine with PCI"
+                )
+            kind, more = "ide-cd", ""
+        modern = ",disable-legacy=on" if kind == "virtio-blk-pci" else ""
+        media = ",media=cdrom" if kind == "ide-cd" else ""
         words += [
-            "-drive", f"if=none,id={name}-image,format={format_},snapshot=on,file={file}",
-            "-device", f"{driver},id={name},drive={name}-image{',' if more else ''}{more}",
+            "-drive", f"if=none,id={name}-image,format={format_},snapshot=on{media},file={file}",
+            "-device",
+            f"{kind},id={name},drive={name}-image,bootindex={_BOOT + number}{modern}{more}",
         ]  # fmt: skip
     return tuple(words)
+
+
+def is_cd(disk: Path) -> bool:
+    """Tell whether an image is that of a CD, and not one that is started as a disk too.
+
+    Ref: ECMA-119, 8.1 (volume descriptors from sector 16 on); a master boot record ends in 55h AAh.
+    """
+    with disk.open("rb") as file:
+        head = file.read(_VOLUME + 6)
+    return head[_VOLUME + 1 :] == b"CD001" and head[0x1FE:0x200] != b"\x55\xaa"
 
 
 def image_format(disk: Path) -> str:

@@ -24,8 +24,15 @@ from pathlib import Path
 from tracer.errors import TracerError
 from tracer.host.cache import cache_folder
 
-METAPACKAGE = "linux-image-cloud-amd64"
-"""Depends on the newest kernel of the default guest's flavour."""
+FLAVOURS = {
+    "cloud": "linux-image-cloud-amd64",
+    "full": "linux-image-amd64",
+    "rt": "linux-image-rt-amd64",
+}
+"""The metapackage of each flavour of Debian's kernels, which depends on the newest of them."""
+
+METAPACKAGE = FLAVOURS["cloud"]
+"""That of the default guest's flavour, which has the drivers that clouds need alone."""
 
 CURRENT = "current"
 """Links to the package of the default guest's kernel, as the name of another kind of guest does."""
@@ -159,8 +166,17 @@ def fetch_kernel(
     return image
 
 
+def kept_kernel(name: str) -> Path | None:
+    """Return the image that :func:`make_default` has given a name, None where there is none."""
+    image = image_in(kernels_folder() / name)
+    return None if image is None else image.resolve()
+
+
 def make_default(package: str, kind: str = CURRENT) -> None:
-    """Let the default guest of a kind run the kernel of an unpacked package."""
+    """Let the default guest of a kind run the kernel of an unpacked package.
+
+    A flavour is kept by its name in the same way.
+    """
     link = kernels_folder() / f".draft.link.{os.getpid()}"
     link.symlink_to(package)
     link.rename(kernels_folder() / kind)

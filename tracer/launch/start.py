@@ -24,6 +24,7 @@ from tracer.guest.initramfs import MODULES, MODULES_WITHOUT_PCI, build_initramfs
 from tracer.guest.software import entries
 from tracer.host.scratch import scratch_folder
 from tracer.intercept.system import System
+from tracer.launch.patrol import patrol
 from tracer.launch.plan import Plan, check_bare, check_memory, parse_memory
 from tracer.linux.arrival import ComingLinux
 from tracer.linux.installed import InstalledLinux
@@ -62,6 +63,14 @@ async def launch(
         block = asyncio.current_task()
         assert block is not None
         session: Session | None = None
+        fault = ""
+
+        def give_up(why: str) -> None:
+            nonlocal fault
+            fault = why
+            if session is not None:
+                session.fault = why
+            block.cancel()
 
         def listen(data: bytes) -> None:
             on_console(data)
@@ -69,9 +78,7 @@ async def launch(
             for told in announcement.take(data):
                 progress(told)
             if announcement.fault and not known:
-                if session is not None:
-                    session.fault = announcement.fault
-                block.cancel()
+                give_up(announcement.fault)
 
         machine = Machine(config, on_console=listen)
         client = GdbClient()
@@ -82,19 +89,41 @@ async def launch(
                     progress(await stack.enter_async_context(door))
                 await client.start(plan.gdb)
                 await machine.start()
+                stack.callback(_tell_faults, machine, progress)
                 await _check_machine(plan, machine)
                 session = await Session.attach(machine, client, system, plan.choice)
                 session.journal.progress = progress
                 session.software = plan.software.words
+                if plan.installed is not None and plan.console is None:
+                    task = asyncio.create_task(_patrol(plan.installed, machine, session, give_up))
+                    stack.callback(task.cancel)
                 yield session
         except asyncio.CancelledError:
-            if not announcement.fault:
+            if not fault:
                 raise
             block.uncancel()
-            raise GuestError(announcement.fault) from None
+            raise GuestError(fault) from None
         finally:
             await client.close()
             await machine.close()
+
+
+def _tell_faults(machine: Machine, progress: Callable[[str], None]) -> None:
+    for line in machine.disk_faults.lines():
+        progress(line)
+
+
+async def _patrol(
+    disk: Path, machine: Machine, session: Session, give_up: Callable[[str], None]
+) -> None:
+    # A person at a prompt can type at the console, and looks at it.
+    def over() -> bool:
+        entered = session.entered and not machine.config.from_reset
+        return entered or session.driver.overseer is not None
+
+    found = await patrol(machine, over)
+    if found is not None:
+        give_up(f"{disk}: {found.what}; {found.remedy}")
 
 
 async def _check_machine(plan: Plan, machine: Machine) -> None:

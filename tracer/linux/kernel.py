@@ -24,7 +24,7 @@ from tracer.confidential.kind import Kind
 from tracer.confidential.support import kinds_of
 from tracer.errors import KernelImageError
 from tracer.host.cache import cache_folder
-from tracer.host.package import CURRENT, image_in, kernels_folder
+from tracer.host.package import CURRENT, kept_kernel
 from tracer.host.whole_file import new_file
 from tracer.linux import bzimage, kallsyms
 from tracer.linux.btf import Btf, parse_btf
@@ -106,9 +106,9 @@ def default_kernel(kind: Kind = Kind.PLAIN) -> Path | None:
     A kind that it fetched none for has the one of the plain guest.
     """
     for name in (kind, CURRENT):
-        image = image_in(kernels_folder() / name)
+        image = kept_kernel(name)
         if image is not None:
-            return image.resolve()
+            return image
     return None
 
 

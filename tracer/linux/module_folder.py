@@ -74,7 +74,7 @@ class ModuleFolder:
 
         Raises UsageError when it is neither.
         """
-        name = _stem(Path(word)) if is_module_file(word) else module_name(word)
+        name = name_of(word)
         if name in self.files:
             return name
         if name in self.built_in:
@@ -87,8 +87,8 @@ class ModuleFolder:
         full = ""
         if self.path.name.endswith(_SMALL):
             full = (
-                ", which is Debian's for clouds: the full one (linux-image-amd64), given with "
-                "--kernel, has more drivers"
+                ", which is Debian's for clouds: vetrace setup --flavour full gets the full one, "
+                "which has more drivers, for --kernel"
             )
         raise UsageError(f"no module {word} in {self.path}, nor built into that kernel{full}{near}")
 
@@ -121,6 +121,11 @@ def module_name(text: str) -> str:
 def is_module_file(word: str) -> bool:
     """Tell whether the reader's word is the path of a module file, and not a module's name."""
     return "/" in word or word.endswith(_SUFFIXES)
+
+
+def name_of(word: str) -> str:
+    """Return the name of the module that the reader's word asks for, by name or file."""
+    return _stem(Path(word)) if is_module_file(word) else module_name(word)
 
 
 def _stem(path: Path) -> str:

@@ -15,4 +15,5 @@ __all__ = (
     "monitor",
     "process_arguments",
     "refusal",
+    "standstill",
 )

@@ -68,6 +68,10 @@ class Dialogue:
         self._qmp.register_listener(listener)
         return listener
 
+    def watch(self, take: Callable[[Message], bool], *names: str) -> None:
+        """Have ``take`` told each event of these names; it returns whether that is to be kept."""
+        self._qmp.register_listener(EventListener(names, take))
+
     async def connect(self, channel: socket.socket, seconds: float) -> None:
         """Begin the dialogue on a connected socket, which is closed where that fails.
 

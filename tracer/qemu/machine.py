@@ -30,6 +30,7 @@ from tracer.qemu.command_line import (
 )
 from tracer.qemu.console import Console
 from tracer.qemu.dialogue import GONE, Dialogue
+from tracer.qemu.disk_fault import EVENTS, DiskFaults
 from tracer.qemu.ending import Ending
 from tracer.qemu.flat_view import FlatRange
 from tracer.qemu.guest import Kept
@@ -53,7 +54,7 @@ class Machine(asyncio.SubprocessProtocol):
     """Own one QEMU process, stopped before its first instruction.
 
     ``on_console`` is called with each chunk of bytes the guest writes to its serial port;
-    ``on_exit`` once QEMU is gone, however it went.
+    ``on_exit`` once QEMU is gone, however it went. ``disk_faults`` has what went wrong with disks.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Machine(asyncio.SubprocessProtocol):
         self._process: Process | None = None
         self.dialogue = Dialogue(self._lay_out)
         self._events = self.dialogue.ends
+        self.disk_faults = DiskFaults()
+        self.dialogue.watch(self.disk_faults.take, *EVENTS)
         self._wakeups = self.dialogue.listen("WAKEUP")
         self._sleeps = self.dialogue.listen("SUSPEND")
         self._cause = ""

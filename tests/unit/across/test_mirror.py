@@ -56,7 +56,7 @@ TESTED_BY = {
     "confidential/test_tdx_module": "confidential/tdx_field confidential/tdx_leaf"
     " confidential/tdx_service confidential/tdx_state confidential/tdx_status",
     "cli/test_main": "cli/audit cli/diff cli/doctor cli/export cli/guest_arguments"
-    " cli/interactive cli/parser cli/regions cli/replay cli/setup cli/stats"
+    " cli/interactive cli/parser cli/regions cli/replay cli/stats"
     " cli/terminal cli/verify",
     "devices/test_description": "cli/register_import devices/description/rdl"
     " devices/description/svd devices/writing",

@@ -17,6 +17,7 @@ from tracer.guest.equipment import (
     disk_arguments,
     has_pci,
     image_format,
+    is_cd,
     memory_size,
     option_name,
     options,
@@ -102,11 +103,39 @@ def test_an_image_is_known_by_its_first_bytes(head: bytes, name: str, tmp_path: 
     image = tmp_path / "a,b.img"
     image.write_bytes(head)
     assert image_format(image) == name
+    assert not is_cd(image)
     drive, device = disk_arguments([image], ",x=y", pci=True)[1::2]
     assert drive == f"if=none,id=disk-image,format={name},snapshot=on,file={tmp_path}/a,,b.img"
-    assert device == "virtio-blk-pci,id=disk,drive=disk-image,disable-legacy=on,x=y"
+    assert device == "virtio-blk-pci,id=disk,drive=disk-image,bootindex=101,disable-legacy=on,x=y"
     *_, device = disk_arguments([image, image], ",x=y", pci=False)
-    assert device == "virtio-blk-device,id=disk2,drive=disk2-image,x=y"
+    assert device == "virtio-blk-device,id=disk2,drive=disk2-image,bootindex=102,x=y"
+
+
+def test_the_image_of_a_cd_is_in_a_drive_for_cds(tmp_path: Path) -> None:
+    image = tmp_path / "live.iso"
+    content = bytearray(0x8800)
+    content[0x8000:0x8006] = b"\1CD001"
+    image.write_bytes(content)
+    assert is_cd(image)
+    drive, device = disk_arguments([image], ",x=y", pci=True)[1::2]
+    assert "media=cdrom" in drive
+    assert device == "ide-cd,id=disk,drive=disk-image,bootindex=101"
+    with pytest.raises(
+        UsageError, match=r"live\.iso is the image of a CD, whose drive needs a mac"
+    ):
+        disk_arguments([image], "", pci=False)
+    content[0x1FE:0x200] = b"\x55\xaa"  # it is started as a disk, too
+    image.write_bytes(content)
+    assert not is_cd(image)
+    assert disk_arguments([image], "", pci=True)[3].startswith("virtio-blk-pci")
+
+
+def test_an_image_that_is_cut_is_refused(tmp_path: Path) -> None:
+    image = tmp_path / "disk.qcow2"
+    head = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(12) + (16).to_bytes(4, "big") + bytes(16)
+    image.write_bytes(head + (1 << 20).to_bytes(8, "big") + bytes(64))
+    with pytest.raises(UsageError, match=r"disk\.qcow2 is cut or damaged"):
+        disk_arguments([image], "", pci=True)
 
 
 def test_an_image_that_cannot_be_read(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tracer.guest.report import GuestReport, why_missing
+from tracer.guest.report import GuestReport, why_failed, why_missing, why_unloaded
 
 CONSOLE = b"""\
 [    1.2] virtio: none\r
@@ -33,3 +35,26 @@ def test_a_line_without_end_is_not_kept() -> None:
         report.take(b"x" * 10000)
     report.take(b"\nvetrace-guest: network none\n")
     assert report.missing == ["network"]
+
+
+def test_a_script_that_has_ended() -> None:
+    report = GuestReport()
+    assert report.status is None
+    report.take(b"vetrace-guest: script status 3\r\n")
+    assert report.status == 3
+    report.take(b"vetrace-guest: script status\nvetrace-guest: script status x\n")
+    assert report.status == 3
+    told = why_failed(Path("test.sh"), 3)
+    assert told.startswith("the script test.sh ended with status 3 in the guest: its console")
+    assert "--add" in why_failed(Path("test.sh"), 127)
+    assert "cannot be run" in why_failed(Path("test.sh"), 126)
+
+
+def test_modules_that_the_kernel_refused() -> None:
+    report = GuestReport()
+    report.take(b"vetrace-guest: module snd_hda failed\r\nvetrace-guest: module edu\r\n")
+    report.take(b"vetrace-guest: module mine failed\r\nvetrace-guest: module aesni failed\r\n")
+    assert report.unloaded == ["snd_hda", "mine", "aesni"]
+    assert report.unloaded_of(["snd-hda", "edu", "here/mine.ko"]) == ["snd_hda", "mine"]
+    assert report.unloaded_of([]) == []
+    assert why_unloaded(["mine"]).startswith("the guest's kernel did not load mine: its console")

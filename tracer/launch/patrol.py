@@ -1,0 +1,46 @@
+"""The patrol of a guest that its firmware starts from a disk: does it go no further?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from tracer.qemu.console import Console
+from tracer.qemu.standstill import Standstill, standstill
+
+_EVERY = 0.25
+"""Seconds between two looks at the console."""
+_LOOKS, _OF_GUEST = 4, 0.05
+"""How many looks, and how many seconds of the guest, it must have printed nothing for. Both are
+short: a boot loader that polls for a key makes time go slowly."""
+
+
+class Started(Protocol):
+    """A machine whose console is looked at."""
+
+    @property
+    def console(self) -> Console:
+        """Return the console."""
+        ...
+
+    def tick(self) -> float:
+        """Return the guest's time in seconds."""
+        ...
+
+
+async def patrol(machine: Started, over: Callable[[], bool]) -> Standstill | None:
+    """Return why the guest goes no further, once it does not; None when the patrol is ``over``."""
+    seen, looks, since = b"", 0, 0.0
+    while not over():
+        recent, now = machine.console.recent, machine.tick()
+        if recent != seen:
+            seen, looks, since = recent, 0, now
+        looks += 1
+        if looks >= _LOOKS and now - since >= _OF_GUEST:
+            found = standstill(recent)
+            if found is not None:
+                return found
+            looks, since = 0, now
+        await asyncio.sleep(_EVERY)
+    return None

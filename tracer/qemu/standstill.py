@@ -1,0 +1,104 @@
+"""Firmware and boot loaders that go no further: what they print last, and what that means.
+
+Each of these waits for a person from there on, or for nothing at all. A prompt that may have a
+time limit, such as ISOLINUX's ``boot:``, is none of them.
+
+Ref: SeaBIOS src/boot.c (boot_fail); edk2 MdeModulePkg/Universal/BdsDxe/BdsEntry.c and
+ShellPkg/Application/Shell/Shell.c; GRUB grub-core/kern/rescue_reader.c, grub-core/normal/main.c,
+grub-core/normal/menu_text.c and grub-core/boot/i386/pc/boot.S; SYSLINUX mbr/mbr.S,
+core/diskboot.inc, com32/elflink/ldlinux/readconfig.c and core/isolinux.asm.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_ESCAPE = re.compile(rb"\x1b(?:\[[0-9;?=]*[A-Za-z]|[A-Za-z])")
+_CLEARED = re.compile(rb"\x1bc|\x1b\[2?J")
+_LAST = 6
+"""Lines from the end in which the words are looked for that are not the very last."""
+
+_WHOLE = "is it the image of a whole disk?"
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """Say who goes no further, and how, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+_NOTHING_BIOS = "the BIOS found nothing to start: {}", f"{_WHOLE} One for UEFI: --firmware uefi"
+_NOTHING_UEFI = (
+    "the UEFI firmware found nothing to start: {}", f"{_WHOLE} One for BIOS: --firmware bios"
+)  # fmt: skip
+_BOOT_CODE = (
+    "the disk's boot code gave up: {}",
+    "what it starts is missing there, or the image is cut or damaged",
+)
+_TYPE = "or let somebody type, with --console"
+_ENDS = (
+    (rb"No bootable device\..*", *_NOTHING_BIOS),
+    (rb"BdsDxe: No bootable option or device was found\.", *_NOTHING_UEFI),
+    (rb"Shell>", "the UEFI firmware found nothing to start, and went to its shell",
+     _NOTHING_UEFI[1]),
+    (rb"grub rescue>", "GRUB does not find its own files, and waits at its rescue prompt",
+     f"mend the image, {_TYPE}"),
+    (rb"grub>", "GRUB has no menu, and waits at its prompt",
+     f"give the image a grub.cfg where GRUB looks for it, {_TYPE}"),
+    (rb"Boot error|Missing operating system\.?|Operating system load error\.?"
+     rb"|Error loading operating system|Invalid partition table|No active partition.*"
+     rb"|Non-System disk or disk error|Disk read error.*|Remove disks or other media\.?"
+     rb"|(?:BOOTMGR|NTLDR) is missing|GRUB (?:Geom|Hard Disk|Floppy|Read) ?Error"
+     rb"|(?:isolinux|ldlinux).* (?:missing or corrupt|not found)\.?", *_BOOT_CODE),
+    (rb"Failed to load ldlinux\.c32|Boot failed: please change disks and press a key to continue\.",
+     *_BOOT_CODE),
+)  # fmt: skip
+"""What the last line is, and what that means; the line itself goes where there are braces."""
+
+_LINES = tuple((re.compile(pattern), what, remedy) for pattern, what, remedy in _ENDS)
+_BEFORE = (
+    (re.compile(rb"BdsDxe: Press any key to enter the Boot Manager Menu\."), _LINES[1]),
+    (re.compile(rb"boot:"), (
+        re.compile(rb"No DEFAULT or UI configuration directive found!"
+                   rb"|WARNING: No configuration file found"),
+        "SYSLINUX has no configuration, and waits at its prompt: {}",
+        f"give the image a syslinux.cfg, {_TYPE}",
+    )),
+)  # fmt: skip
+"""Last lines that say nothing by themselves, each with a line before it that does."""
+
+_MENU = re.compile(rb"keys to select which entry is highlighted")
+_COUNTDOWN = b"will be executed automatically"
+_ERROR = re.compile(rb"error: .*")
+
+
+def standstill(recent: bytes) -> Standstill | None:
+    """Return why a guest that has printed this goes no further, None where it may well."""
+    screen = _ESCAPE.sub(b"", _CLEARED.split(recent)[-1])
+    if _MENU.search(screen) and _COUNTDOWN not in screen:
+        return Standstill("GRUB waits at its menu, which has no time limit",
+                          f"give it one (timeout=1 in grub.cfg), {_TYPE}")  # fmt: skip
+    text = _ESCAPE.sub(b"", recent).replace(b"\r", b"\n")
+    lines = [line.strip(b" \t\0") for line in text.split(b"\n")]
+    lines = [line for line in lines if line][-_LAST:]
+    if not lines:
+        return None
+    for pattern, what, remedy in _LINES:
+        if pattern.fullmatch(lines[-1]):
+            return _told(what, lines[-1], lines, remedy)
+    for last, (pattern, what, remedy) in _BEFORE:
+        if last.fullmatch(lines[-1]):
+            for line in lines:
+                if pattern.fullmatch(line):
+                    return _told(what, line, lines, remedy)
+    return None
+
+
+def _told(what: str, line: bytes, lines: list[bytes], remedy: str) -> Standstill:
+    # A boot loader's own error says why it waits.
+    errors = [] if "{}" in what else [found for each in lines if (found := _ERROR.fullmatch(each))]
+    why = f" ({errors[-1][0].decode('ascii', 'replace')})" if errors else ""
+    return Standstill(what.format(line.decode("ascii", "replace").rstrip(".")) + why, remedy)
