@@ -42,6 +42,7 @@ def _host_cases(count: int, *names: str) -> list[Case]:
         for form in FORMS
         if host.executes(form, available) and (not names or form.name in names)
         for case in cases(form, Mode.LONG, count, SEED)
+        if not (form.repeat is not None and host.leaves_open(case))
     ]
 
 
