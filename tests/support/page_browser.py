@@ -97,6 +97,8 @@ def page_browser(columns: int = 1400, rows: int = 900) -> Iterator[Page]:
     try:
         running.set_script_timeout(DEADLINE)
         running.set_page_load_timeout(DEADLINE)
+        # The driver's answer may take as long: 120 s are what Selenium waits by itself.
+        running.command_executor.client_config.timeout = 2 * DEADLINE
         yield Page(running)
     finally:
         running.quit()
