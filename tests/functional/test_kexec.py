@@ -51,7 +51,7 @@ def test_another_kernel_runs_untraced_and_that_is_told(ramdisk: Path, tmp_path: 
     assert {access.region for record in trace.intercepts for access in record.accesses} == {
         "ioapic"
     }
-    # What the other kernel did there is not compared.
+    # The other kernel is not compared.
     assert agreed(done) > 100
 
 

@@ -32,7 +32,7 @@ from tracer.intercept.names import Names as AllNames
 from tracer.intercept.ring.window import NoWindow, Taken, Window
 from tracer.intercept.system import Callers as AnyCallers
 from tracer.intercept.system import Learnt
-from tracer.intercept.trap import Breakpoint, Untraced
+from tracer.intercept.trap import Breakpoint, Untraced, without_room
 from tracer.intercept.view import GuestView
 from tracer.trace.record import Mark, StackRecord
 from tracer.x86.paging import Leaf, PhysicalMemory, leaves
@@ -298,10 +298,7 @@ class Bare:
 
     def without_idt(self, where: str) -> Untraced:
         """Say from where on the guest is not traced."""
-        return Untraced(
-            f"not traced: what the guest does from {where} on, where it loads an IDT without room "
-            "for page faults"
-        )
+        return without_room(where)
 
     def taken_back(self) -> None:
         """Return None: it is entered as an ordinary guest."""

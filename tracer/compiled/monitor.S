@@ -132,6 +132,12 @@
 91:
 .endm
 
+# Reads the word that is watched where somebody is to be asked. RAX is lost.
+.macro read_bell
+	mov	rax, [rip + start + DATA + M_ASK_AT]
+	mov	rax, [rax]
+.endm
+
 # In: RAX = the physical address of this vCPU's VMCB. All that the guest has is in there. RBX = what
 # the time-stamp counter is to be a multiple of before the guest goes on, 0 for no such thing.
 start:
@@ -2425,8 +2431,7 @@ requested:
 # read that is watched stops the vCPU, as where the ring is full.
 ask:	mov	qword ptr [r15 + STATE + S_DECIDED], 0
 	push	rax
-1:	mov	rax, [rip + start + DATA + M_ASK_AT]
-	mov	rax, [rax]
+1:	read_bell
 ring:	cmp	qword ptr [r15 + STATE + S_DECIDED], 0
 	je	1b
 decided:
@@ -2436,16 +2441,14 @@ decided:
 
 # The access was made: what it has read is in the record, and may be changed there.
 made:	push	rax
-	mov	rax, [rip + start + DATA + M_ASK_AT]
-	mov	rax, [rax]
+	read_bell
 told:	pop	rax
 	ret
 
 # What the guest goes on with is all there, and may be changed.
 parting:
 	mov	qword ptr [r15 + STATE + S_ASKING], 0
-	mov	rax, [rip + start + DATA + M_ASK_AT]
-	mov	rax, [rax]
+	read_bell
 parted:	jmp	going
 
 # Who was asked has written what the guest goes on with: an exception, or other registers.

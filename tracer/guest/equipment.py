@@ -28,8 +28,9 @@ _QCOW2_CRYPT = slice(32, 36)
 _CRYPT_METHODS = 1, 2  # AES, LUKS; QEMU refuses an image with any other number
 
 _BOOT = 100
-"""Where the disks come in the order in which firmware tries devices. UEFI firmware leaves out what
-has no place there, such as a network that it would wait for (edk2 OvmfPkg QemuBootOrderLib)."""
+"""The place behind which the disks come in the order in which firmware tries devices. UEFI firmware
+leaves out what has no place there, such as a network that it would wait for (edk2 OvmfPkg
+QemuBootOrderLib)."""
 
 _OF_DEVICES = ("drive", "device", "netdev")
 _OF_MACHINE = ("machine", "M")
@@ -158,19 +159,20 @@ def disk_arguments(disks: Sequence[Path], properties: str, *, pci: bool) -> tupl
         if format_ == "qcow2":
             check_whole(disk)
         file = str(disk.absolute()).replace(",", ",,")
-        kind, more = "virtio-blk-pci" if pci else "virtio-blk-device", properties
-        if is_cd(disk):
-            if not pci:
-                raise UsageError(
-                    f"{disk} is the image of a CD, whose drive needs a machine with PCI"
-                )
-            kind, more = "ide-cd", ""
-        modern = ",disable-legacy=on" if kind == "virtio-blk-pci" else ""
-        media = ",media=cdrom" if kind == "ide-cd" else ""
+        cd = is_cd(disk)
+        if cd and not pci:
+            raise UsageError(f"{disk} is the image of a CD, whose drive needs a machine with PCI")
+        media = ",media=cdrom" if cd else ""
+        if cd:
+            driver, more = "ide-cd", ""
+        elif pci:
+            driver, more = "virtio-blk-pci", f",disable-legacy=on{properties}"
+        else:
+            driver, more = "virtio-blk-device", properties
         words += [
             "-drive", f"if=none,id={name}-image,format={format_},snapshot=on{media},file={file}",
             "-device",
-            f"{kind},id={name},drive={name}-image,bootindex={_BOOT + number}{modern}{more}",
+            f"{driver},id={name},drive={name}-image,bootindex={_BOOT + number}{more}",
         ]  # fmt: skip
     return tuple(words)
 

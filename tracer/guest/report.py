@@ -1,4 +1,4 @@
-"""What the default guest says of itself: ``qemu/init`` prints a line for each thing done."""
+"""The default guest tells of itself: ``qemu/init`` prints a line for each thing done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHELL = {
     126: "it cannot be run there: is it a program for another machine, or a folder?",
     127: "a program that it calls, or the one in its first line, is not in the guest: --add it",
 }
-"""What a shell says by these (POSIX.1-2017, Shell & Utilities, 2.8.2)."""
+"""A shell ends with these where it could not run a command (POSIX.1-2017, XCU 2.8.2)."""
 _LONGEST = 4096  # bytes of a line; a guest may print without end
 
 

@@ -42,6 +42,14 @@ class Untraced:
     other: bool = False
 
 
+def without_room(where: str) -> Untraced:
+    """Say that nothing is traced from a place on, where an IDT without room is loaded."""
+    return Untraced(
+        f"not traced: what the guest does from {where} on, where it loads an IDT without room "
+        "for page faults"
+    )
+
+
 class Trap(Protocol):
     """Act on one kind of stop."""
 

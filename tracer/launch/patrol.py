@@ -12,8 +12,8 @@ from tracer.qemu.standstill import Standstill, standstill
 _EVERY = 0.25
 """Seconds between two looks at the console."""
 _LOOKS, _OF_GUEST = 4, 0.05
-"""How many looks, and how many seconds of the guest, it must have printed nothing for. Both are
-short: a boot loader that polls for a key makes time go slowly."""
+"""The looks, and the seconds of the guest, for which it must have printed nothing. Both are few, as
+a boot loader that polls for a key makes time go slowly."""
 
 
 class Started(Protocol):

@@ -13,7 +13,7 @@ from tracer.intercept.ground import Ground
 from tracer.intercept.journal import Journal
 from tracer.intercept.ring.window import REACH, NoWindow, Taken, Window
 from tracer.intercept.system import Learnt
-from tracer.intercept.trap import Breakpoint, Untraced
+from tracer.intercept.trap import Breakpoint, Untraced, without_room
 from tracer.intercept.view import GuestView
 from tracer.linux import mapping
 from tracer.linux.callers import Callers
@@ -263,10 +263,7 @@ class Linux:
             return Untraced(
                 "not traced: the kernel that this one starts (kexec), from here on", other=True
             )
-        return Untraced(
-            f"not traced: what the guest does from {where} on, where it loads an IDT without room "
-            "for page faults"
-        )
+        return without_room(where)
 
     def taken_back(self) -> str | None:
         """Say that the kernel takes itself for an ordinary guest, after all."""

@@ -97,6 +97,7 @@ _TO_RAX = {"rsi": b"\x48\x89\xf0", "rdx": b"\x48\x89\xd0"}  # mov rax, rsi; mov 
 _SAVE = b"\x50\x51"  # push rax; push rcx
 _RESTORE = b"\x59\x58"  # pop rcx; pop rax
 _RETURN = b"\xc3"
+_READ_SIZE = 7
 _JB, _JZ = b"\x0f\x82", b"\x0f\x84"
 
 
@@ -129,9 +130,8 @@ def assemble(
     code += b"\x51\x52\x56\x57"  # push rcx; push rdx; push rsi; push rdi
     code += b"\xe8" + bytes(4)  # call enter
     call_end = len(code)
-    code += b"\x4c\x8b\x1d" + _distance(base + len(code) + 7, bell)  # mov r11, [rip + bell]
-    stop = len(code)
-    code += b"\xeb" + struct.pack("<b", call_end - stop - 2)  # jmp to the bell
+    stop = call_end + _READ_SIZE
+    code += _ring(base + call_end, bell)
     behind = len(code)
     code += b"\x48\x83\xc4" + bytes([ARGUMENTS_SIZE]) + _RETURN  # add rsp, the arguments; ret
     struct.pack_into("<i", code, call_end - 4, len(code) - call_end)
@@ -145,10 +145,14 @@ def announce(base: int, bell: int) -> Wrapper:
 
     Raises ValueError for a bell out of reach.
     """
-    code = b"\x4c\x8b\x1d" + _distance(base + 7, bell)  # mov r11, [rip + bell]
-    stop = len(code)
-    code += b"\xeb" + struct.pack("<b", -(stop + 2))  # jmp to the bell
-    return Wrapper(code + _RETURN, base, base + stop, base + len(code), None)
+    code = _ring(base, bell)
+    return Wrapper(code + _RETURN, base, base + _READ_SIZE, base + len(code), None)
+
+
+def _ring(base: int, bell: int) -> bytes:
+    # Code that reads the bell at a linear address, and again for who is not sent on behind it.
+    code = b"\x4c\x8b\x1d" + _distance(base + _READ_SIZE, bell)  # mov r11, [rip + bell]
+    return code + b"\xeb" + struct.pack("<b", -_READ_SIZE - 2)  # jmp to that
 
 
 def _filter(argument: PageArgument, ram: Sequence[PageRange]) -> bytes:

@@ -56,7 +56,7 @@ _ENDS = (
     (rb"Failed to load ldlinux\.c32|Boot failed: please change disks and press a key to continue\.",
      *_BOOT_CODE),
 )  # fmt: skip
-"""What the last line is, and what that means; the line itself goes where there are braces."""
+"""Last lines, each with its meaning, in which the line itself goes where there are braces."""
 
 _LINES = tuple((re.compile(pattern), what, remedy) for pattern, what, remedy in _ENDS)
 _BEFORE = (

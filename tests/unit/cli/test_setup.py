@@ -1,4 +1,4 @@
-"""What ``vetrace setup`` refuses before it fetches anything."""
+"""``vetrace setup`` refuses some arguments before it fetches anything."""
 
 from __future__ import annotations
 

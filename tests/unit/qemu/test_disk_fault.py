@@ -1,4 +1,4 @@
-"""What QEMU's monitor tells of disks that it could not read or write."""
+"""QEMU's monitor tells of disks that it could not read or write."""
 
 from __future__ import annotations
 

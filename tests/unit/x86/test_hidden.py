@@ -1,4 +1,4 @@
-"""Which instructions work on registers that no record has."""
+"""Some instructions work on registers that no record has."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 function waitsView(box, { waits, filter, goToSeq }) {
   box.append(made("h2", {}, "What code waited for"));
   if (!waits.length) {
-    box.append(made("p", { className: "soft" }, 
+    box.append(made("p", { className: "soft" },
       "No loop is known to wait for what it reads. What is read again and again is looked at as the guest runs."));
     return;
   }
