@@ -36,9 +36,10 @@ from tracer.compiled import layout, monitor
 from tracer.compiled.inputs import FIRST, Input
 from tracer.compiled.layout import SLOT_SIZE, control_field
 from tracer.errors import GuestError, InterceptError
-from tracer.intercept.ring.monitor import FullRing
+from tracer.intercept.ring.secondary import FullRing
 from tracer.intercept.trap import GoOn
 from tracer.trace.record import RegionRecord
+from tracer.x86 import vmcb
 
 
 def test_a_vcpu_enters_with_its_registers_and_stands_where_it_stood() -> None:
@@ -49,9 +50,9 @@ def test_a_vcpu_enters_with_its_registers_and_stands_where_it_stood() -> None:
     assert run.entered == BreakAlone(
         registers()["rip"], [SetRegister(*each) for each in entered.items()]
     )
-    vmcb = run.scene.ram.read(run.vmcb(), 4096)
-    assert monitor.outside(vmcb)["cr3"] == ROOT
-    assert int.from_bytes(vmcb[0x4D0:0x4D8], "little") == NXE | SVME
+    block = run.scene.ram.read(run.vmcb(), 4096)
+    assert vmcb.outside(block)["cr3"] == ROOT
+    assert int.from_bytes(block[0x4D0:0x4D8], "little") == NXE | SVME
 
 
 def test_a_vcpu_that_does_not_come_in_whole_ends_the_run() -> None:
@@ -201,7 +202,7 @@ def test_a_guest_that_is_let_go_stays_inside_and_leaves_for_nothing() -> None:
     assert ram.read(BLOCK_AT + monitor.PLACE, len(code)) == code
     assert ram.read(BLOCK_AT + monitor.word("CLOSED"), 8) == (1).to_bytes(8, "little")
     for vcpu in range(2):
-        words = ram.read(run.vmcb(vcpu) + monitor.INTERCEPTS, 8)
+        words = ram.read(run.vmcb(vcpu) + vmcb.INTERCEPTS, 8)
         assert not int.from_bytes(words, "little") & (1 << 27 | 1 << 14)
     maps = ram.read(BEHIND + 2 * monitor.PER_VCPU + monitor.MAPS, 0x5000)
     assert maps.count(0) == len(maps) - 2  # EFER's, and that of VM_CR and VM_HSAVE_PA

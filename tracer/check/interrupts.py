@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from tracer.check.qemu_log import LogEntry
 from tracer.compiled.monitor import vcpu_inside
+from tracer.x86.vmcb import SVME
 
 _SERVING = b"Servicing "
 _SERVED = re.compile(rb"Servicing (virtual )?hardware INT=0x([0-9a-f]{1,2})\s*$")
@@ -30,7 +31,6 @@ _MANAGEMENT = b"SMM: enter", b"SMM: after RSM"
 _FIRST, _LAST = re.compile(rb"\b[RE]AX=[0-9a-f]+ [RE]BX="), b"EFER="
 _VALUE = re.compile(rb"\b([RE]SP|[RE]IP|CR3|EFER)=([0-9a-f]{1,16})")
 _BASE = re.compile(rb"(FS |GS |TR |GDT|IDT)= *(?:[0-9a-f]{4} )? *([0-9a-f]{8,16}) ")
-_SVME = 1 << 12
 
 UNKNOWN = -1
 """The address of an interrupt of whose place the log says nothing."""
@@ -142,7 +142,7 @@ class InterruptLog:
             self._taken[vcpu] = _Taken(place.line, place.vector, who)
             self._known[who] = vcpu
             return
-        inside = registers.get(b"EFER", 0) & _SVME
+        inside = registers.get(b"EFER", 0) & SVME
         owner = self._owner(place, who) if inside else None
         yield Served(place.line, owner, place.vector, place.linear, place.cpl)
 

@@ -3,13 +3,13 @@
 ``monitor.S`` is a hypervisor of AMD's kind (SVM), which QEMU emulates for any CPU model. What it
 is for, and what it changes for the guest: docs/monitor.md.
 
-Ref: AMD64 Architecture Programmer's Manual vol. 2, chapter 15 and appendix B (the VMCB).
+Ref: AMD64 Architecture Programmer's Manual vol. 2, chapter 15.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tracer.compiled import flagging, layout, module
@@ -18,17 +18,18 @@ from tracer.compiled.flagging import FLAGS_SIZE
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.compiled.layout import RING
 from tracer.compiled.monitor_image import IMAGES
-from tracer.x86.legacy_paging import MARKS, legacy_paging_of
-from tracer.x86.paging import LARGE, PRESENT, TABLE_ENTRIES, WRITABLE, Paging
-from tracer.x86.segment import Segment
-from tracer.x86.state import COMMUNICATION_VECTOR, GPR, CpuState, Mode
+from tracer.x86 import vmcb
+from tracer.x86.legacy_paging import MARKS
+from tracer.x86.paging import LARGE, PRESENT, TABLE_ENTRIES, WRITABLE
+from tracer.x86.state import COMMUNICATION_VECTOR, GPR, CpuState
+from tracer.x86.vmcb import Entered
 
 PLACE = 0x2C000
 """Offset in the block of the code, which runs at its physical address."""
 _WORDS_PLACE = 0x800
 
 _PAGE = 4096
-_VMCB, _HOST, _STATE = 0, _PAGE, 2 * _PAGE
+_HOST, _STATE = _PAGE, 2 * _PAGE
 PER_VCPU = 3 * _PAGE
 """Bytes of RAM for each vCPU."""
 
@@ -84,8 +85,8 @@ that is read where somebody is to be asked, and its linear address."""
 # Offsets of the shared pages, behind those of the vCPUs.
 _ROOT5, _ROOT, _FRAMES, _GATES, _SEGMENTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE
 _PORTS = 5 * _PAGE
-_MSRS = _PORTS + 3 * _PAGE
-_FLAGS = _MSRS + 2 * _PAGE
+_MSRS = _PORTS + vmcb.PORT_MAP_SIZE
+_FLAGS = _MSRS + vmcb.MSR_MAP_SIZE
 _SHARED = _FLAGS + FLAGS_SIZE
 _WINDOW = _SHARED
 _PAIR = _WINDOW + _PAGE
@@ -104,62 +105,19 @@ PAIR = WINDOW_BASE - (1 << 39)
 _PAIR_SLOT = _WINDOW_SLOT - 1
 MAPS = _PORTS
 """Offset in the shared pages of the maps of ports and MSRs for which the guest leaves."""
-INTERCEPTS = 0x0C
-"""Offset in a VMCB of the words that say for what the guest leaves."""
-
-_VMRUN_TO_SKINIT = 0x7F << 32
-_INTERRUPT, _SMI, _RDTSC, _CPUID, _IO, _MSR, _RDTSCP = (
-    1, 1 << 2, 1 << 14, 1 << 18, 1 << 27, 1 << 28, 1 << 39,
-)  # fmt: skip
-_HLT = 1 << 24
-_RDPMC, _INVD, _WBINVD, _MONITOR, _MWAIT = 1 << 15, 1 << 22, 1 << 41, 1 << 42, 1 << 43
-_HELD = 1 << 20 | 1 << 23 | _HLT | 1 << 43  # IRET, PAUSE, HLT, MWAIT
-
-_PAT = 0x0007_0406_0007_0406
-"""PAT has this value after a reset (Intel SDM vol. 3A, 12.12.4): TCG knows no memory types."""
 _CODE_SEGMENT = 0x00AF_9B00_0000_FFFF
+_HELD = vmcb.IRET | vmcb.PAUSE | vmcb.HLT | vmcb.MWAIT
 CODE_SEGMENT = _CODE_SEGMENT.to_bytes(8, "little")
 """The descriptor of a segment of 64-bit code."""
-_DATA_SEGMENT = 0x00CF_9300_0000_FFFF
 _GATES_COUNT = 256
 _GATE_SIZE = 16
 _ENTRY_SIZE = 8
-_CONFIGURATION = 0xCFC
-"""The first of four ports by which PCI configuration is accessed (PCI Local Bus 3.0, 3.2.2.3.2)."""
+_PORT_COUNT = 0x10000
+_CONFIGURATION = range(0xCFC, 0xD00)
+"""The ports by which PCI configuration is accessed (PCI Local Bus 3.0, 3.2.2.3.2)."""
 _OWN_MSRS = 0xC000_0080, 0xC001_0114, 0xC001_0117
 """EFER, VM_CR and VM_HSAVE_PA (AMD APM vol. 2, 15.30): what they hold is the monitor's own."""
-_SVME = 1 << 12
-PASSED_THROUGH = (
-    range(0x48, 0x4A),  # SPEC_CTRL, PRED_CMD
-    range(0x10B, 0x10C),  # FLUSH_CMD
-    range(0x174, 0x177),  # SYSENTER_CS, ESP, EIP
-    range(0x1D9, 0x1DF),  # DEBUGCTL, last branches
-    range(0x277, 0x278),  # PAT
-    range(0x6A0, 0x6A9),  # CET
-    range(0xDA0, 0xDA1),  # XSS
-    range(0xC000_0080, 0xC000_0085),  # EFER, STAR, LSTAR, CSTAR, FMASK
-    range(0xC000_0100, 0xC000_0104),  # FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
-    range(0xC001_0130, 0xC001_0132),  # GHCB, SEV_STATUS
-)
-"""MSRs that a guest of SEV-ES accesses itself (Linux arch/x86/kvm/svm/svm.c, direct_access_msrs;
-sev.c, sev_es_init_vmcb; AMD APM vol. 2, 15.34.10 for SEV_STATUS)."""
 _MASK = (1 << 64) - 1
-_MSR_RANGES = (range(0x2000), range(0xC000_0000, 0xC000_2000), range(0xC001_0000, 0xC001_2000))
-
-
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """Hold what a vCPU enters the monitor with: its registers by GDB's names, and what these lack.
-
-    ``tables`` are base and limit of GDT and IDT.
-    """
-
-    registers: Mapping[str, int]
-    segments: Mapping[str, Segment]
-    gdt: tuple[int, int]
-    idt: tuple[int, int]
-    dr6: int
-    dr7: int
 
 
 def thread_of(current: Current) -> tuple[int, bytes]:
@@ -213,8 +171,8 @@ def constants(*, stacks: bool) -> str:
 def guest_constants() -> str:
     """Return the assembler's symbols by which ``common.S`` knows of the guest in the monitor."""
     symbols = {
-        "GUEST_CR3": _VMCB + _SAVED["cr3"] - _STATE,
-        "GUEST_CR4": _VMCB + _SAVED["cr4"] - _STATE,
+        "GUEST_CR3": of_guest("cr3"),
+        "GUEST_CR4": of_guest("cr4"),
         "GUEST_ALIAS": _STATE_FIELDS["ALIAS"],
     }
     return "".join(f".set {name}, {value}\n" for name, value in symbols.items())
@@ -306,7 +264,7 @@ class MonitorCode:
 
     def vmcb(self, vcpu: int) -> int:
         """Return the physical address of the VMCB of a vCPU."""
-        return self.place + vcpu * PER_VCPU + _VMCB
+        return self.place + vcpu * PER_VCPU
 
     def root(self, levels: int) -> int:
         """Return CR3 of the monitor, whose tables have that many levels."""
@@ -347,11 +305,9 @@ class MonitorCode:
                 entry & 0xFFFF, code, 0x8E00, entry >> 16 & 0xFFFF, entry >> 32,
             )  # fmt: skip
         struct.pack_into("<Q", page, _SEGMENTS + (code & ~7), _CODE_SEGMENT)
-        if ports:
-            page[_PORTS:_MSRS] = b"\xff" * (_MSRS - _PORTS)
-        elif self.nested:
-            page[_PORTS + _CONFIGURATION // 8] |= 0xF << _CONFIGURATION % 8
-        page[_MSRS:_FLAGS] = _msr_map(msrs, free)
+        left = range(_PORT_COUNT) if ports else _CONFIGURATION if self.nested else range(0)
+        page[_PORTS:_MSRS] = vmcb.port_map(left)
+        page[_MSRS:_FLAGS] = vmcb.msr_map(_OWN_MSRS, free, others=msrs)
         return bytes(page)
 
     def of_vcpu(
@@ -379,35 +335,10 @@ class MonitorCode:
         if current is not None:
             offset, words = thread_of(current)
             state[offset : offset + len(words)] = words
-        return self._control(entered, intercepts, dr7=dr7) + bytes(_PAGE) + state
-
-    def _control(self, entered: Entered, intercepts: int, *, dr7: bool) -> bytes:
-        page, registers = bytearray(_PAGE), entered.registers
-        struct.pack_into("<HH", page, 4, dr7 << 7, dr7 << 7)  # reads and writes
-        struct.pack_into("<Q", page, INTERCEPTS, intercepts)
-        shared = self._shared
-        struct.pack_into("<QQ", page, 0x40, shared + _PORTS, shared + _MSRS)
-        struct.pack_into("<I", page, 0x58, 1)  # ASID
-        if self.nested:
-            struct.pack_into("<Q", page, 0x90, 1)
-            struct.pack_into("<Q", page, 0xB0, self.tables)
-            struct.pack_into("<Q", page, 0x668, _PAT)
-        for number, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs")):
-            it = entered.segments[name]
-            attributes = it.flags >> 8 & 0xFF | it.flags >> 12 & 0xF00
-            struct.pack_into(
-                "<HHIQ", page, 0x400 + 16 * number, it.selector, attributes, it.limit, it.base
-            )
-        for place, (base, limit) in ((0x460, entered.gdt), (0x480, entered.idt)):
-            struct.pack_into("<HHIQ", page, place, 0, 0, limit, base)
-        struct.pack_into("<Q", page, 0x4D0, registers["efer"] | _SVME)
-        struct.pack_into("<3Q", page, 0x548, *(registers[name] for name in ("cr4", "cr3", "cr0")))
-        struct.pack_into("<2Q", page, 0x560, entered.dr7, entered.dr6)
-        struct.pack_into("<2Q", page, 0x570, registers["eflags"], registers["rip"])
-        struct.pack_into("<Q", page, 0x5D8, registers["rsp"])
-        struct.pack_into("<Q", page, 0x5F8, registers["rax"])
-        struct.pack_into("<Q", page, 0x640, registers["cr2"])
-        return bytes(page)
+        ports, msrs = shared + _PORTS, shared + _MSRS
+        nested = self.tables if self.nested else None
+        block = vmcb.control_block(entered, intercepts, ports, msrs, nested, dr7=dr7)
+        return block + bytes(_PAGE) + state
 
 
 def intercepts_of(
@@ -424,17 +355,17 @@ def intercepts_of(
     whatever else a host intercepts (Linux arch/x86/kvm/svm/svm.c, init_vmcb). With ``nested`` traps
     PCI configuration may move devices.
     """
-    found = _CPUID | _MSR | _SMI | _VMRUN_TO_SKINIT
+    found = vmcb.CPUID | vmcb.MSR | vmcb.SMI | vmcb.VMRUN_TO_SKINIT
     if domain:
-        found |= _HLT
+        found |= vmcb.HLT
     if encrypted:
-        found |= _RDPMC | _INVD | _WBINVD | _MONITOR | _MWAIT
+        found |= vmcb.RDPMC | vmcb.INVD | vmcb.WBINVD | vmcb.MONITOR | vmcb.MWAIT
     if Input.PORT in spaces or nested:
-        found |= _IO
+        found |= vmcb.IO
     if Input.TSC in spaces:
-        found |= _RDTSC | _RDTSCP
+        found |= vmcb.RDTSC | vmcb.RDTSCP
     if Input.IRQ in spaces:
-        found |= _INTERRUPT
+        found |= vmcb.INTERRUPT
     return found
 
 
@@ -443,16 +374,7 @@ def quiet_intercepts(now: int) -> int:
 
     Interrupts that have been asked for are the monitor's business, which may have one in hand.
     """
-    return intercepts_of(()) | now & (_INTERRUPT | _HELD)
-
-
-def registers_outside(vmcb: bytes) -> dict[str, int]:
-    """Return all registers of such a guest that its VMCB has, selectors among them."""
-    found = {name: int.from_bytes(vmcb[at : at + 8], "little") for name, at in _MORE.items()}
-    for name, at in _SELECTORS.items():
-        found[name] = int.from_bytes(vmcb[at : at + 2], "little")
-    found["efer"] &= ~_SVME
-    return outside(vmcb) | found
+    return intercepts_of(()) | now & (vmcb.INTERRUPT | _HELD)
 
 
 def going_on(cpu: CpuState) -> list[tuple[int, bytes]]:
@@ -461,59 +383,8 @@ def going_on(cpu: CpuState) -> list[tuple[int, bytes]]:
     words = {"rip": cpu.rip, "rsp": named["rsp"], "rax": named["rax"], "eflags": cpu.rflags}
     return [
         (_STATE, struct.pack("<16Q", *cpu.gpr)),
-        *(({**_SAVED, **_MORE}[name], struct.pack("<Q", value)) for name, value in words.items()),
+        *((vmcb.REGISTERS[name], struct.pack("<Q", value)) for name, value in words.items()),
     ]
-
-
-def event_of(vector: int, error_code: int | None) -> tuple[int, bytes]:
-    """Return what to write where in a VMCB, so that an exception is raised in the guest.
-
-    Ref: AMD64 Architecture Programmer's Manual vol. 2, figure 15-4 (EVENTINJ).
-    """
-    word = _VALID | _EXCEPTION | vector
-    if error_code is not None:
-        word |= _WITH_CODE | error_code << 32
-    return _EVENT, struct.pack("<Q", word)
-
-
-def frame_size(vmcb: bytes) -> int:
-    """Return how many bytes the CPU was pushing for an exception or an interrupt as it left.
-
-    That is in long mode; 0 where it was delivering none. Ref: AMD64 Architecture Programmer's
-    Manual vol. 2, 15.7.2 (EXITINTINFO), 8.9.3.
-    """
-    told = int.from_bytes(vmcb[_DELIVERED : _DELIVERED + 8], "little")
-    if not told & _VALID:
-        return 0
-    return _FRAME_SIZE + 8 * bool(told & _WITH_CODE)
-
-
-def walked(vmcb: bytes) -> bool:
-    """Tell whether a nested fault came as the CPU read the guest's page tables, or wrote to them.
-
-    Ref: AMD64 Architecture Programmer's Manual vol. 2, 15.25.6 (EXITINFO1).
-    """
-    return bool(int.from_bytes(vmcb[_INFO1 : _INFO1 + 8], "little") & _OF_TABLES)
-
-
-_INFO1, _OF_TABLES = 0x78, 1 << 33
-_EVENT, _DELIVERED = 0xA8, 0x88
-_FRAME_SIZE = 5 * 8
-_VALID, _WITH_CODE, _EXCEPTION = 1 << 31, 1 << 11, 3 << 8
-
-
-def _msr_map(wanted: bool, free: Collection[int]) -> bytes:
-    # Two bits an MSR, of reading and of writing.
-    bits = bytearray((b"\xff" if wanted else b"\0") * (2 * _PAGE))
-    for number, span in enumerate(_MSR_RANGES):
-        for index, on in [(index, False) for index in free] + [
-            (index, True) for index in _OWN_MSRS
-        ]:
-            if index in span:
-                at = 0x800 * number + (index - span.start) // 4
-                pair = 3 << 2 * (index % 4)
-                bits[at] = bits[at] | pair if on else bits[at] & ~pair
-    return bytes(bits)
 
 
 def vcpu_inside(rsp: int, cr3: int, gdt: int, idt: int, vcpus: int) -> int | None:
@@ -529,47 +400,6 @@ def vcpu_inside(rsp: int, cr3: int, gdt: int, idt: int, vcpus: int) -> int | Non
     return vcpu if rest >= _STATE and vcpu in range(vcpus) else None
 
 
-def outside(vmcb: bytes) -> dict[str, int]:
-    """Return registers of a guest that has left for the monitor, by its VMCB.
-
-    Bases and limits of its descriptor tables are among them.
-    """
-    found = {name: int.from_bytes(vmcb[at : at + 8], "little") for name, at in _SAVED.items()}
-    found["gdt_limit"] = int.from_bytes(vmcb[0x464:0x468], "little")
-    found["idt_limit"] = int.from_bytes(vmcb[0x484:0x488], "little")
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Executing:
-    """Say in which manner a guest's code runs: its mode, privilege level, and segments' bases.
-
-    ``paging`` is how it translates where it is outside ``long`` mode, None in that.
-    """
-
-    mode: Mode
-    cpl: int
-    bases: Mapping[str, int]
-    paging: Paging | None
-
-
-def executing(vmcb: bytes) -> Executing:
-    """Return in which manner a guest runs that has left for the monitor, by its VMCB."""
-    word = registers_outside(vmcb)
-    long = bool(word["efer"] & _LMA)
-    attributes = int.from_bytes(vmcb[0x412:0x414], "little")
-    mode = Mode.COMPAT32 if attributes & _CS_D else Mode.COMPAT16
-    bases = {
-        f"{name}_base": int.from_bytes(vmcb[place : place + 8], "little")
-        for name, place in _BASES.items()
-    }
-    if long and attributes & _CS_L:
-        mode = Mode.LONG
-        bases = {name: base for name, base in bases.items() if name in ("fs_base", "gs_base")}
-    paging = None if long else legacy_paging_of(word["cr0"], word["cr3"], word["cr4"])
-    return Executing(mode, vmcb[0x4CB], bases, paging)
-
-
 def of_guest(name: str) -> int:
     """Return where a vCPU's own page has a word of its guest's, from the page's beginning.
 
@@ -578,23 +408,9 @@ def of_guest(name: str) -> int:
     """
     if name in ("fault", "current"):
         return _STATE_FIELDS[name.upper()]
-    return {**_SAVED, **_MORE}[name] - _STATE
+    return vmcb.REGISTERS[name] - _STATE
 
 
 def vmcb_at(stack: int) -> int:
     """Return the physical address of the VMCB of a vCPU whose own stack is at that linear one."""
     return (stack & -_PAGE) - _STATE
-
-
-CR2 = 0x640
-_SAVED = {
-    "rip": 0x578, "rsp": 0x5D8, "cr2": CR2, "cr3": 0x550, "cr4": 0x548, "gdt": 0x468,
-    "idt": 0x488,
-}  # fmt: skip
-_MORE = {"cr0": 0x558, "efer": 0x4D0, "rax": 0x5F8, "eflags": 0x570}
-_BASES = {
-    name: 0x408 + 16 * number for number, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs"))
-}
-_LMA = 1 << 10
-_CS_L, _CS_D = 1 << 9, 1 << 10  # as a VMCB has them
-_SELECTORS = {"es": 0x400, "cs": 0x410, "ss": 0x420, "ds": 0x430}

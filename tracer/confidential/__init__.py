@@ -11,6 +11,7 @@ __all__ = (
     "handler",
     "host_inputs",
     "hypercall",
+    "input_verdict",
     "kind",
     "request",
     "sev_host",

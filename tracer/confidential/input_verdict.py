@@ -13,7 +13,6 @@ guest: TDX Module 1.5 ABI, MSR and CPUID virtualization; arch/x86/kvm/vmx/tdx.c
 
 from __future__ import annotations
 
-from tracer.compiled.monitor import PASSED_THROUGH
 from tracer.confidential.handler import Member, Profile, Verdict, string_differences
 from tracer.trace.member import Space
 from tracer.x86.bus import Direction
@@ -40,6 +39,20 @@ TDX_MSRS = (
     range(0xC000_0100, 0xC000_0104),  # FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
 )
 """MSRs that a trust domain accesses itself."""
+SEV_MSRS = (
+    range(0x48, 0x4A),  # SPEC_CTRL, PRED_CMD
+    range(0x10B, 0x10C),  # FLUSH_CMD
+    range(0x174, 0x177),  # SYSENTER_CS, ESP, EIP
+    range(0x1D9, 0x1DF),  # DEBUGCTL, last branches
+    range(0x277, 0x278),  # PAT
+    range(0x6A0, 0x6A9),  # CET
+    range(0xDA0, 0xDA1),  # XSS
+    range(0xC000_0080, 0xC000_0085),  # EFER, STAR, LSTAR, CSTAR, FMASK
+    range(0xC000_0100, 0xC000_0104),  # FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
+    range(0xC001_0130, 0xC001_0132),  # GHCB, SEV_STATUS
+)
+"""MSRs that a guest of SEV-ES accesses itself (sev.c `sev_es_init_vmcb`; AMD APM vol. 2, 15.34.10
+for SEV_STATUS)."""
 
 HYPERVISOR_LEAVES = range(0x4000_0000, 0x5000_0000)
 """Leaves of CPUID that a host answers in a trust domain; the TDX module answers the others."""
@@ -76,7 +89,7 @@ def judge_input(
                 return _port_of_sev(insn, direction, width, cpl=cpl, count=count, df=backwards)
             return _port_of_tdx(profile, insn, direction, width, cpl=cpl)
         case "msr":
-            own = PASSED_THROUGH if profile.sev else TDX_MSRS
+            own = SEV_MSRS if profile.sev else TDX_MSRS
             if any(number in span for span in own):
                 return _INSIDE
             name = "read_msr" if direction == "read" else "write_msr"

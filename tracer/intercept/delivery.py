@@ -16,7 +16,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile, SetMemory, SetRegister
 from tracer.access.want import BreakAlone, MakeChanges, RunAlone
-from tracer.compiled import monitor
+from tracer.compiled.monitor import vmcb_at
 from tracer.errors import EmulationError, GuestException, InterceptError
 from tracer.intercept.entry import visit
 from tracer.intercept.entry.gate import PageFaultGate
@@ -24,6 +24,7 @@ from tracer.intercept.entry.post import Post
 from tracer.intercept.entry.spill import SPILL_SIZE
 from tracer.intercept.fault import Fault
 from tracer.intercept.native_step import leave, native_step, retake
+from tracer.x86 import vmcb
 from tracer.x86.decode import decode
 from tracer.x86.idt import Gate
 from tracer.x86.paging import Leaf
@@ -162,11 +163,11 @@ class Delivery:
 
 def _injected(fault: Fault, exception: GuestException) -> list[Change]:
     # The monitor has the CPU raise it.
-    vmcb = monitor.vmcb_at(fault.stack)
-    offset, event = monitor.event_of(exception.vector, exception.error_code)
-    changes: list[Change] = [SetMemory(vmcb + offset, event)]
+    place = vmcb_at(fault.stack)
+    offset, event = vmcb.event_of(exception.vector, exception.error_code)
+    changes: list[Change] = [SetMemory(place + offset, event)]
     if exception.linear is not None:
-        there = vmcb + monitor.CR2
+        there = place + vmcb.REGISTERS["cr2"]
         changes.append(SetMemory(there, exception.linear.to_bytes(8, "little")))
     return changes
 

@@ -14,12 +14,13 @@ from tracer.access.state import complete, needs_registers
 from tracer.access.transfer import Meddling, Transfer
 from tracer.access.vcpu import Change, SetMemory, SetRegister
 from tracer.access.want import ReadPhysical, Registers, StackAndTables
-from tracer.compiled.monitor import Executing, executing, frame_size, vmcb_at, walked
+from tracer.compiled.monitor import vmcb_at
 from tracer.errors import DebuggerError, EmulationError, GuestError, InterceptError
 from tracer.intercept.carrier import Stand
 from tracer.intercept.entry.post import Post
 from tracer.intercept.entry.spill import SPILL_SIZE, Spill, interrupted, patch_spill, unpack_spill
 from tracer.intercept.view import GuestView
+from tracer.x86 import vmcb
 from tracer.x86.bus import In
 from tracer.x86.decode import decode
 from tracer.x86.emulate.address import places
@@ -229,16 +230,16 @@ class NestedFaults:
             spill = unpack_spill(view.memory.read(stack, SPILL_SIZE))
         except LookupError:
             raise InterceptError(f"the monitor's stack at {stack:#x} cannot be read") from None
-        vmcb = view.memory.read(vmcb_at(stack), PAGE_SIZE)
-        manner = executing(vmcb)
-        if walked(vmcb):
+        block = view.memory.read(vmcb_at(stack), vmcb.SIZE)
+        manner = vmcb.executing(block)
+        if vmcb.walked(block):
             raise GuestError(_in_device(spill, view.regions))
         space = view.space(spill.cr3, spill.cr4)
         if manner.paging is not None:
             space = view.legacy_space(manner.paging)
         view.tell_time(spill.tsc)
         cpu = _placed(interrupted(spill, manner.mode), manner)
-        frame = frame_size(vmcb)
+        frame = vmcb.frame_size(block)
         if frame:
             linear = _linear(spill.cr2, spill.frame, None, cpu, space)
             spill = replace(spill, cr2=linear)
@@ -261,7 +262,7 @@ def _in_device(spill: Spill, regions: RegionMap) -> str:
     )
 
 
-def _placed(cpu: CpuState, manner: Executing) -> CpuState:
+def _placed(cpu: CpuState, manner: vmcb.Executing) -> CpuState:
     # Outside 64-bit mode code and data are at linear addresses by their segments.
     segments = replace(cpu.segments, **manner.bases)
     rip = cpu.rip

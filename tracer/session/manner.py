@@ -11,7 +11,8 @@ from tracer.intercept.entry.post import Post
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.recording import RecordedDevice
 from tracer.intercept.ring.input_bell import InputBell
-from tracer.intercept.ring.monitor import Monitor, Secondary
+from tracer.intercept.ring.monitor import Monitor
+from tracer.intercept.ring.secondary import Secondary
 from tracer.intercept.system import Callers
 from tracer.intercept.trap import Trap
 from tracer.session.traps import Bell, GateWatch

@@ -26,8 +26,9 @@ from tracer.intercept.entry.stub import Fast, Stub
 from tracer.intercept.ground import Ground
 from tracer.intercept.interceptor import Interceptor
 from tracer.intercept.ring.input_bell import InputBell
-from tracer.intercept.ring.monitor import Monitor, Secondary
+from tracer.intercept.ring.monitor import Monitor
 from tracer.intercept.ring.rows import Domain
+from tracer.intercept.ring.secondary import Secondary
 from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.ring.window import NoWindow
 from tracer.intercept.system import Callers

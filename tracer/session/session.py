@@ -38,12 +38,10 @@ from tracer.trace.queue import QueueRecord
 from tracer.trace.record import RELEASED, UserRecord
 from tracer.trace.waiting_words import fitted_poll_line, poll_line, poll_object
 from tracer.x86.paging import poison_bit
+from tracer.x86.vmcb import SVME
 
 _EVERY = 0.1
 """Seconds of the host's time between two looks at an idle guest's clock, for who watches it go."""
-
-_SVME = 1 << 12
-"""The bit of EFER that a guest in a monitor does not have itself."""
 
 _MOST_WAITS = 3
 
@@ -288,7 +286,7 @@ class Session:
         if self.view.monitor is None:
             return registers
         values = self.view.monitor.registers(registers.values)
-        return RegisterFile({**values, "efer": values["efer"] & ~_SVME})
+        return RegisterFile({**values, "efer": values["efer"] & ~SVME})
 
     def outside(self, vcpu: int) -> Mapping[str, int]:
         """Return those of its guest's registers that a vCPU in the monitor has others in."""

@@ -21,4 +21,5 @@ __all__ = (
     "state",
     "table_load",
     "tss",
+    "vmcb",
 )

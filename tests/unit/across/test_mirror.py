@@ -152,7 +152,7 @@ BY_PLAYBOOK = {
     " linux/user linux/wrappers",
     "test_course": "session/course",
     "test_input_bell": "intercept/ring/input_bell",
-    "test_monitor": "intercept/ring/monitor",
+    "test_monitor": "intercept/ring/monitor intercept/ring/secondary",
     "test_sites": "intercept/ring/block intercept/ring/pace intercept/ring/rows"
     " intercept/ring/sites intercept/ring/stops",
     "test_trust_domain": "intercept/below/granting intercept/below/inquiry"

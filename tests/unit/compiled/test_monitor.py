@@ -7,6 +7,7 @@ from itertools import chain
 
 import common_image
 import pytest
+from entered import ENTERED, REGISTERS
 from monitor_cpu import DEVICE_AT, RAM_SIZE, MonitorCpu
 from ram import PAGING, Ram
 
@@ -16,33 +17,18 @@ from tracer.compiled.layout import RING, THUNKS, Control
 from tracer.compiled.module import FAULTS
 from tracer.compiled.monitor import (
     WINDOW_BASE,
-    Entered,
     MonitorCode,
     intercepts_of,
     monitor_size,
-    outside,
 )
 from tracer.compiled.monitor_image import IMAGES
+from tracer.confidential.input_verdict import SEV_MSRS
 from tracer.x86.paging import PRESENT, WRITABLE
-from tracer.x86.segment import Segment
-from tracer.x86.state import GPR, Mode
+from tracer.x86.state import GPR
 
 ALL = frozenset(Input)
 BLOCK, PLACE = 0x1F00_0000, 0x1F40_0000
 CODE = MonitorCode(BLOCK, PLACE, 2, range(0x1000, 0x3000), range(0x8000, 0x8100), stacks=False)
-SEGMENTS = {
-    "es": Segment(0, 0, 0, 0),
-    "cs": Segment(0x10, 0, 0xFFFFFFFF, 0x00AF9B00),
-    "ss": Segment(0x18, 0, 0xFFFFFFFF, 0x00C09300),
-    "ds": Segment(0, 0, 0, 0),
-    "fs": Segment(0x23, 0, 0xFFFFF, 0x00CFF300),
-    "gs": Segment(0, 0xFFFF8880_00000000, 0, 0),
-}
-REGISTERS = {name: 0x100 + number for number, name in enumerate(GPR)} | {
-    "rip": 0xFFFFFFFF_81000000, "eflags": 0x46, "cr0": 0x80050033, "cr2": 0x1234, "cr3": 0x2A10000,
-    "cr4": 0xA0, "efer": 0xD01,
-}  # fmt: skip
-ENTERED = Entered(REGISTERS, SEGMENTS, (0xFFFF_0000, 0x7F), (0xFFFF_1000, 0xFFF), 0xFFFF0FF0, 0x400)
 
 
 def word(page: bytes, at: int, size: int = 8) -> int:
@@ -95,13 +81,6 @@ def test_a_vcpu_enters_with_all_that_it_had() -> None:
     assert word(state, 0xB0) == ~1 & (1 << 64) - 1
 
 
-def test_what_a_guest_was_about_is_read_where_it_was_put() -> None:
-    told = outside(CODE.of_vcpu(0, ENTERED, 0)[:4096])
-    wanted = {name: REGISTERS[name] for name in ("rip", "rsp", "cr2", "cr3", "cr4")}
-    tables = {"gdt": 0xFFFF_0000, "idt": 0xFFFF_1000, "gdt_limit": 0x7F, "idt_limit": 0xFFF}
-    assert told == wanted | tables
-
-
 @pytest.mark.parametrize("levels", [4, 5])
 def test_the_monitors_tables_map_all_memory_to_itself(levels: int) -> None:
     base = CODE.root(5)
@@ -143,7 +122,7 @@ def test_the_guest_leaves_for_every_msr_but_those_that_are_left_alone(
 
 
 def test_a_guest_of_sev_es_accesses_its_own_msrs_by_itself() -> None:
-    own = list(chain.from_iterable(monitor.PASSED_THROUGH))
+    own = list(chain.from_iterable(SEV_MSRS))
     pages = CODE.shared(True, True, own, 0x10)
     assert not _leaves(pages, 0xC000_0102) and not _leaves(pages, 0xC001_0131)
     assert _leaves(pages, 0xC000_0080) and _leaves(pages, 0x10) and _leaves(pages, 0x2FF)
@@ -234,23 +213,3 @@ def test_so_are_those_of_code_outside_long_mode(cr4: int) -> None:
     plain = MonitorCpu(ram, efer=0, cr0=0)
     assert not plain.call("translate", rdx=0x1234) and plain.register("rax") == 0x1234
     assert plain.call("translate", rdx=DEVICE_AT)
-
-
-def test_the_manner_of_code_is_that_of_its_segment() -> None:
-    def executing(efer: int, cr0: int, flags: int) -> monitor.Executing:
-        segments = {**SEGMENTS, "cs": Segment(0xF000, 0xFFFF0000, 0xFFFF, flags)}
-        registers = {**REGISTERS, "efer": efer, "cr0": cr0, "cr4": 0}
-        entered = Entered(registers, segments, (0, 0), (0, 0), 0, 0)
-        return monitor.executing(CODE.of_vcpu(0, entered, 0))
-
-    real = executing(0, 0x10, 0x9B00)
-    assert (real.mode, real.bases["cs_base"]) == (Mode.COMPAT16, 0xFFFF0000)
-    assert real.paging is not None and real.paging.levels == 0
-    flat = executing(0, 0x80000011, 0x00CF9B00)
-    assert flat.mode is Mode.COMPAT32 and flat.paging is not None and flat.paging.levels == 2
-    program = executing(0x500, 0x80000011, 0x00CFFB00)
-    assert (program.mode, program.paging) == (Mode.COMPAT32, None)
-    # 64-bit code has the bases of FS and GS alone.
-    kernel = executing(0x500, 0x80000011, 0x00AF9B00)
-    assert kernel.mode is Mode.LONG
-    assert kernel.bases == {"fs_base": 0, "gs_base": 0xFFFF8880_00000000}

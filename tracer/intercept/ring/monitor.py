@@ -21,25 +21,26 @@ from tracer.access.vcpu import (
     SetRegister,
     VcpuState,
 )
-from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu, WatchReads
+from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu
 from tracer.compiled import flagging, layout, module, monitor
 from tracer.compiled.diary import Current
 from tracer.compiled.flagging import NO_INPUTS
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.compiled.layout import SLOT_SIZE, block_size
-from tracer.compiled.monitor import Entered, MonitorCode, intercepts_of, quiet_intercepts
+from tracer.compiled.monitor import MonitorCode, intercepts_of, quiet_intercepts
 from tracer.confidential.ghcb import GHCB_STAND_IN
+from tracer.confidential.input_verdict import SEV_MSRS
 from tracer.confidential.kind import Kind
 from tracer.errors import InterceptError
 from tracer.intercept.entry.door import NOTE_MSR
 from tracer.intercept.journal import Journal
 from tracer.intercept.ring.window import Window
-from tracer.intercept.trap import GoOn, Handled, OnePlace
 from tracer.intercept.view import GuestView
+from tracer.x86 import vmcb
 from tracer.x86.idt import GATE_SIZE
 from tracer.x86.state import GPR, VIRTUALIZATION_VECTOR, CpuState
+from tracer.x86.vmcb import SVME, Entered
 
-_SVME = 1 << 12
 _CR4_LA57 = 1 << 12
 _CR0_PG, _CR4_PAE = 1 << 31, 1 << 5
 _LONG = 1 << 8 | 1 << 11
@@ -50,7 +51,6 @@ _LOW_ROOT = 0x1000
 """The physical address of a root table on the way there."""
 OWN_SELECTOR = 8
 """The selector of the monitor's code where a vCPU enters it from outside long mode."""
-_PAGE = 4096
 _MOST_STEPS = 1 << 10
 """Instructions of the monitor's for one exit, at most, with a string instruction's page walks."""
 _KEPT = "rip", "rsp", "rax", "rbx", "eflags", "cr0", "cr3", "cr4", "gs_base"
@@ -98,7 +98,7 @@ class Monitor:
         ports, msrs = Input.PORT in self.inputs, Input.MSR in self.inputs
         free = [NOTE_MSR]
         if self._kind is Kind.SEV_ES:
-            free += [GHCB_STAND_IN, *chain.from_iterable(monitor.PASSED_THROUGH)]
+            free += [GHCB_STAND_IN, *chain.from_iterable(SEV_MSRS)]
             self._begin_encrypted()
         shared = code.shared(ports, msrs, free, code_selector)
         memory.write(code.root(5), shared)
@@ -141,7 +141,7 @@ class Monitor:
         Raises InterceptError when it does not come there.
         """
         before = await Registers()
-        if before["efer"] & _SVME:
+        if before["efer"] & SVME:
             return
         vcpu = await Vcpu()
         state = (await self._view.states())[vcpu]
@@ -178,7 +178,7 @@ class Monitor:
             self._view.memory.write(place, data)
         after = await Registers()
         lost = [name for name in _KEPT if before[name] != after[name]]
-        if lost or not after["efer"] & _SVME:
+        if lost or not after["efer"] & SVME:
             raise InterceptError(
                 f"vCPU {vcpu} has not come into the monitor whole: {', '.join(lost) or 'EFER'} is "
                 "another one's"
@@ -245,12 +245,11 @@ class Monitor:
         """Return registers by GDB's names, the guest's control registers for the monitor's."""
         if not self.code.nested or values["rip"] not in self._window.guest_code:
             return values
-        there = monitor.vmcb_at(values["rsp"])
-        found = monitor.outside(self._view.memory.read(there, _PAGE))
+        found = self._outside(monitor.vmcb_at(values["rsp"]))
         return {**values, **{name: found[name] for name in ("cr2", "cr3", "cr4")}}
 
     def _guest(self, vcpu: int, state: VcpuState) -> VcpuState:
-        found = monitor.outside(self._view.memory.read(self.code.vmcb(vcpu), _PAGE))
+        found = self._outside(self.code.vmcb(vcpu))
         return replace(
             state,
             rip=found["rip"],
@@ -318,11 +317,11 @@ class Monitor:
 
     def of_guest(self, vcpu: int) -> dict[str, int]:
         """Return what registers of a vCPU's guest are, of those that the monitor has others in."""
-        vmcb, state = self.code.vmcb(vcpu), self.code.state(vcpu)
-        gpr = struct.unpack("<16Q", self._view.memory.read(state, 128))
-        return dict(zip(GPR, gpr, strict=True)) | monitor.registers_outside(
-            self._view.memory.read(vmcb, _PAGE)
-        )
+        gpr = struct.unpack("<16Q", self._view.memory.read(self.code.state(vcpu), 128))
+        return {**dict(zip(GPR, gpr, strict=True)), **self._outside(self.code.vmcb(vcpu))}
+
+    def _outside(self, place: int) -> dict[str, int]:
+        return vmcb.outside(self._view.memory.read(place, vmcb.SIZE))
 
     def state(self, vcpu: int, cpu: CpuState) -> CpuState:
         """Return the state that the guest goes on in, of which ``cpu`` tells the rest."""
@@ -337,10 +336,10 @@ class Monitor:
 
     def inject(self, vcpu: int, vector: int, error_code: int | None, linear: int | None) -> None:
         """Have the guest take an exception; ``linear`` becomes CR2."""
-        offset, data = monitor.event_of(vector, error_code)
+        offset, data = vmcb.event_of(vector, error_code)
         self._view.memory.write(self.code.vmcb(vcpu) + offset, data)
         if linear is not None:
-            place, word = self.code.vmcb(vcpu) + monitor.CR2, linear.to_bytes(8, "little")
+            place, word = self.code.vmcb(vcpu) + vmcb.REGISTERS["cr2"], linear.to_bytes(8, "little")
             self._view.memory.write(place, word)
 
     def decide(self, vcpu: int, what: int) -> None:
@@ -372,7 +371,7 @@ class Monitor:
         quiet = code.shared(False, False, (), 0)[monitor.MAPS :]
         memory.write(code.root(5) + monitor.MAPS, quiet)
         for vcpu in range(self._view.vcpus):
-            words = code.vmcb(vcpu) + monitor.INTERCEPTS
+            words = code.vmcb(vcpu) + vmcb.INTERCEPTS
             now = int.from_bytes(memory.read(words, 8), "little")
             memory.write(words, quiet_intercepts(now).to_bytes(8, "little"))
 
@@ -400,61 +399,9 @@ class Monitor:
         self._view.memory.write(self._block + offset, data)
 
 
-class FullRing:
-    """Take the stop of a vCPU in its monitor that finds no room for a record.
-
-    Records are taken at every stop, so there is room when it goes on: meanwhile neither the guest's
-    time passes, which it may be measuring its clocks by, nor does a processor turn in a loop.
-    """
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._place: int | None = None
-
-    async def begin(self, inside: Monitor) -> None:
-        """Have the vCPUs of this monitor stop, unless they are to turn in a loop."""
-        if inside.halts_when_full:
-            self._place = inside.full
-            await WatchReads(inside.await_room())
-
-    def claims(self, stop: Stopped) -> bool:
-        """Tell whether a vCPU stands there."""
-        return stop.address is not None and stop.address == self._place
-
-    async def handle(self, stop: Stopped) -> Handled:
-        """Count it."""
-        self._journal.counts["full rings"] += 1
-        return GoOn()
-
-
 def _into_long_mode(before: RegisterFile) -> list[SetRegister]:
     # The changes that lead there from wherever a vCPU without paging is, in the order that it
     # takes. Before it has 64-bit code QEMU's stub writes 32 bits of each register.
     modes = {"cr4": before["cr4"] | _CR4_PAE, "efer": before["efer"] | _LONG, "cr3": _LOW_ROOT}
     modes |= {"cr0": _CR0_PROTECTED, "cs": OWN_SELECTOR}
     return [SetRegister(*each) for each in modes.items()]
-
-
-class Secondary(OnePlace):
-    """Take the stop of a vCPU that another one has started: it enters the monitor there.
-
-    ``inside`` is that, None before there is room for one, and ``full`` the trap of its ring.
-    """
-
-    def __init__(self, journal: Journal) -> None:
-        super().__init__()
-        self.inside: Monitor | None = None
-        self.full = FullRing(journal)
-        self._journal = journal
-
-    async def begin(self, inside: Monitor) -> None:
-        """Have vCPUs enter this monitor, which is in place."""
-        self.inside = inside
-        await self.full.begin(inside)
-
-    async def handle(self, stop: Stopped) -> Handled:
-        """Enter, and let the guest go on."""
-        self._journal.counts["hooks"] += 1
-        if self.inside is not None:
-            await self.inside.enter()
-        return GoOn()
