@@ -151,7 +151,7 @@ BY_PLAYBOOK = {
     "test_linux_traps": "linux/entry linux/hooks linux/place linux/readers linux/system"
     " linux/user linux/wrappers",
     "test_course": "session/course",
-    "test_input_bell": "intercept/ring/input_bell",
+    "test_input_bell": "intercept/ring/asked_input intercept/ring/input_bell",
     "test_monitor": "intercept/ring/monitor intercept/ring/secondary",
     "test_sites": "intercept/ring/block intercept/ring/pace intercept/ring/rows"
     " intercept/ring/sites intercept/ring/stops",

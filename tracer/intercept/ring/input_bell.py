@@ -14,9 +14,7 @@ A read that is watched stops it at each, as at a breakpoint QEMU throws away all
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-
-import msgspec
+from dataclasses import replace
 
 from tracer.access.decision import (
     Delay,
@@ -28,8 +26,6 @@ from tracer.access.decision import (
     Retry,
     Skip,
 )
-from tracer.access.recorded import memory_access
-from tracer.access.space import AddressSpace
 from tracer.access.state import stopped
 from tracer.access.stop import Stopped
 from tracer.access.transfer import Meddling, Transfer
@@ -50,20 +46,18 @@ from tracer.access.want import (
 from tracer.compiled.asking import decoded
 from tracer.compiled.flagging import MADE, NOT_MADE
 from tracer.compiled.inputs import (
-    Given,
     Input,
     given,
     is_input,
     rip_of_input,
-    state_behind,
 )
-from tracer.compiled.message import Message
 from tracer.compiled.ring import Raw, raws
 from tracer.errors import InterceptError
 from tracer.intercept.journal import Journal
 from tracer.intercept.ledger import Ledger
 from tracer.intercept.names import Names
 from tracer.intercept.oversight import carried
+from tracer.intercept.ring.asked_input import AskedInput, made_by, transfers_of
 from tracer.intercept.ring.monitor import Monitor
 from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.system import Callers
@@ -71,19 +65,9 @@ from tracer.intercept.trap import GoOn, Handled, StandStill
 from tracer.intercept.view import GuestView
 from tracer.trace.configuration import DATA
 from tracer.trace.inputs import (
-    CHANGED,
-    LEFT_OUT,
-    RAISED,
-    accesses_made,
     configuration_access,
-    message_access,
-    mnemonic_of,
 )
-from tracer.trace.marker import rule_note
-from tracer.trace.record import Intercept, MemoryAccess
-from tracer.trace.registers import changed_values, register_values
 from tracer.x86.bus import Direction
-from tracer.x86.instruction import Instruction
 from tracer.x86.state import GPR, MAX_INSTRUCTION, CpuState, Mode
 
 _ROUND_NS = 2
@@ -98,29 +82,6 @@ _REFUSED = (
 _UNCHANGED = (
     "registers before an input of a confidential guest stay as they were: its handler has read them"
 )
-
-
-@dataclass(slots=True)
-class _Asked:
-    # One input under way on a vCPU, and what has become of it so far. It may be `for_handler`: the
-    # one of a confidential guest has asked for it.
-    vcpu: int
-    kind: Input
-    raw: Raw
-    says: Given
-    cpu: CpuState
-    space: AddressSpace
-    insn: Instruction | None
-    code: bytes
-    symbol: str | None
-    transfers: tuple[Transfer, ...]
-    for_handler: bool
-    message: Message | None
-    cause: str | None
-    meddled: dict[int, Meddling] = field(default_factory=dict)
-    ruled: list[str] = field(default_factory=list)
-    given: dict[int, int] = field(default_factory=dict)
-    skipped: bool = False
 
 
 class InputBell:
@@ -143,7 +104,7 @@ class InputBell:
         self._names = names
         self._callers = callers
         self._ledger = ledger
-        self._parting: _Asked | None = None
+        self._parting: AskedInput | None = None
 
     async def begin(self, inside: Monitor, sites: CompiledSites | None) -> None:
         """Stop at inputs of a guest that runs in this monitor, beside these sites."""
@@ -182,7 +143,7 @@ class InputBell:
         await self._carry(asked, inside)
         return GoOn()
 
-    async def _asked(self, inside: Monitor, vcpu: int, registers: Mapping[str, int]) -> _Asked:
+    async def _asked(self, inside: Monitor, vcpu: int, registers: Mapping[str, int]) -> AskedInput:
         raw = _raw(inside.record(vcpu))
         kind = Input(raw.site)
         says = given(raw, kind)
@@ -200,34 +161,11 @@ class InputBell:
         cause, message = None, None
         if kind is Input.IRQ:
             cause, message = self._journal.message(vcpu, says.address)
-        return _Asked(
-            vcpu, kind, raw, says, cpu, space, insn, b"" if insn is None else insn.code,
-            self._names.lookup(cpu.rip, space), self._transfers(kind, says, message),
-            inside.for_handler(vcpu), message, cause,
+        made = made_by(kind, says, message, self._find)
+        return AskedInput(
+            vcpu, kind, raw, says, cpu, space, insn, self._names.lookup(cpu.rip, space),
+            transfers_of(kind, says, made), inside.for_handler(vcpu), message, cause,
         )  # fmt: skip
-
-    def _transfers(self, kind: Input, says: Given, message: Message | None) -> tuple[Transfer, ...]:
-        known = says.manner.write or kind is Input.IRQ
-        return tuple(
-            Transfer(
-                access.direction,
-                0,
-                access.physical,
-                access.width,
-                access.value if known else None,
-                None,
-                traced=True,
-                ram=False,
-                space=access.space,
-                place=(access.region or "", access.offset or 0),
-            )
-            for access in self._made(kind, says, message)
-        )
-
-    def _made(self, kind: Input, says: Given, message: Message | None) -> list[MemoryAccess]:
-        # The message of an interrupt is told before it.
-        made = accesses_made(kind, says, self._find)
-        return made if message is None else [message_access(message), *made]
 
     def _find(self, port: int, direction: Direction) -> tuple[str, int] | None:
         for region in self._view.regions.ports:
@@ -235,7 +173,7 @@ class InputBell:
                 return region.name, port - region.base
         return None
 
-    def _pending(self, asked: _Asked, number: int, done: tuple[Transfer, ...]) -> Pending:
+    def _pending(self, asked: AskedInput, number: int, done: tuple[Transfer, ...]) -> Pending:
         return Pending(
             seq=self._ledger.sequence + number,
             time_ns=self._view.time_ns,
@@ -254,7 +192,7 @@ class InputBell:
 
     # ---- before it is made
 
-    async def _before(self, asked: _Asked, inside: Monitor) -> Inject | Retry | Refuse | None:
+    async def _before(self, asked: AskedInput, inside: Monitor) -> Inject | Retry | Refuse | None:
         for number, transfer in enumerate(asked.transfers):
             if number in asked.given:
                 continue
@@ -268,10 +206,7 @@ class InputBell:
                     asked.ruled.append(instead.by)
                     return instead
                 case Skip(value):
-                    asked.skipped = True
-                    asked.meddled = {
-                        each: Meddling(skipped=True) for each in range(len(asked.transfers))
-                    }
+                    asked.skip()
                     if transfer.direction == "read":
                         rest = range(number + 1, len(asked.transfers))
                         asked.given |= {number: value, **dict.fromkeys(rest, 0)}
@@ -281,7 +216,7 @@ class InputBell:
                     asked.ruled.append(give.by)
                     inside.tell(asked.vcpu, give.value, transfer.width)
                 case Give() as give:
-                    _take(asked, number, give)
+                    asked.take(number, give)
                 case Go():
                     pass
                 case ruling:
@@ -296,13 +231,12 @@ class InputBell:
         return StandStill("fault", stop.vcpu) if await AskHold() else GoOn()
 
     async def _refuse(
-        self, asked: _Asked, decided: Inject | Retry | Refuse, inside: Monitor, stop: Stopped
+        self, asked: AskedInput, decided: Inject | Retry | Refuse, inside: Monitor, stop: Stopped
     ) -> Handled:
         # The guest's handler has asked for it, and is told that it cannot be.
         if isinstance(decided, Inject) and decided.vector != _PROTECTION:
             self._journal.remark(_REFUSED)
-        asked.skipped = True
-        asked.meddled = {each: Meddling(skipped=True) for each in range(len(asked.transfers))}
+        asked.skip()
         await RunAlone(inside.label("told"), [SetRegister("rip", inside.label("protection"))])
         await RunAlone(inside.label("parted"))
         says = given(_raw(inside.record(asked.vcpu)), asked.kind)
@@ -316,11 +250,11 @@ class InputBell:
 
     # ---- it is made
 
-    async def _carry(self, asked: _Asked, inside: Monitor) -> None:
+    async def _carry(self, asked: AskedInput, inside: Monitor) -> None:
         vcpu = asked.vcpu
         inside.decide(vcpu, NOT_MADE if asked.skipped else MADE)
         if not asked.skipped:
-            self.before([_made(asked, number) for number in range(len(asked.transfers))])
+            self.before([asked.to_device(number) for number in range(len(asked.transfers))])
         self._parting = asked
         await RunAlone(inside.label("told"), [SetRegister("rip", inside.label("decided"))])
         self._parting = None
@@ -336,13 +270,13 @@ class InputBell:
         await RunAlone(inside.label("parted"))
         self._parting = None
         # The guest goes on in its handler, where that has asked for it.
-        after = self._left(asked) if asked.for_handler else inside.state(vcpu, asked.cpu)
+        after = asked.left() if asked.for_handler else inside.state(vcpu, asked.cpu)
         self._publish(asked, after)
         completed = await AskCompleted(after) if self._asks else after
         if completed != after and not asked.for_handler:
             inside.restore(vcpu, completed)
 
-    async def _answered(self, asked: _Asked, inside: Monitor) -> None:
+    async def _answered(self, asked: AskedInput, inside: Monitor) -> None:
         values = list(asked.says.values)
         made: list[Transfer] = []
         for number, transfer in enumerate(asked.transfers):
@@ -354,7 +288,7 @@ class InputBell:
             asked.transfers = (*made, *before[number + 1 :])
             match carried(await AskAnswered(self._pending(asked, number, tuple(made[:-1])))):
                 case Give() as give:
-                    _take(asked, number, give)
+                    asked.take(number, give)
                 case Delay() as late:
                     await self._late(late, asked, inside)
                 case Go():
@@ -367,7 +301,7 @@ class InputBell:
             inside.tell(asked.vcpu, value, width, 4 * number)
         asked.says = replace(asked.says, values=tuple(values))
 
-    async def _late(self, ruling: Go | Give | Delay, asked: _Asked, inside: Monitor) -> None:
+    async def _late(self, ruling: Go | Give | Delay, asked: AskedInput, inside: Monitor) -> None:
         # Lets the guest's time pass before it has the answer; it stands where it stood.
         if not isinstance(ruling, Delay):
             return
@@ -389,73 +323,22 @@ class InputBell:
         asked = self._parting
         if asked is None or asked.says.direction == "read":
             return  # nobody knows what would have been read
-        self._publish(asked, self._left(asked))
+        self._publish(asked, asked.left())
 
-    def _left(self, asked: _Asked) -> CpuState:
-        # Returns what the instruction leaves, which the vCPU has not come to, or is not at.
-        following = asked.says.following if asked.for_handler else asked.cpu.rip
-        if asked.insn is not None:
-            following = asked.insn.next_rip
-        says = replace(asked.says, following=following)
-        left = state_behind(asked.kind, says, asked.cpu, asked.insn)
-        return replace(asked.cpu, gpr=left.gpr, rip=left.rip)
-
-    def _publish(self, asked: _Asked, after: CpuState) -> None:
+    def _publish(self, asked: AskedInput, after: CpuState) -> None:
         view, journal = self._view, self._journal
-        made = self._made(asked.kind, asked.says, asked.message)
-        for number, access in enumerate(made):
-            meddling = asked.meddled.get(number)
-            told = memory_access(replace(asked.transfers[number], value=access.value), meddling)
-            made[number] = msgspec.structs.replace(told, skipped=told.skipped or access.skipped)
+        made = asked.accesses(made_by(asked.kind, asked.says, asked.message, self._find))
         if asked.kind is Input.PORT and asked.says.address in DATA:
             made.append(configuration_access(made[0], journal.latch))
-        raised = RAISED if asked.says.manner.raised else None
-        changed = (LEFT_OUT if asked.skipped else CHANGED) if asked.meddled else None
-        cpu = asked.cpu
-        stack = self._callers.note(cpu, asked.space, view.time_ns)
-        record = Intercept(
-            seq=self._ledger.take(len(made)),
-            time_ns=view.time_ns,
-            vcpu=asked.vcpu,
-            cpl=cpu.cpl,
-            mode=cpu.mode.value,
-            rip=cpu.rip,
-            symbol=asked.symbol,
-            code=asked.code,
-            text=mnemonic_of(asked.kind, asked.says.direction)
-            if asked.insn is None
-            else asked.insn.text,
-            cr2=0,
-            error_code=0,
-            via="monitor",
-            accesses=made,
-            before=register_values(cpu, asked.insn),
-            after=changed_values(cpu, after),
-            note="; ".join(filter(None, (rule_note(asked.ruled), changed, raised))) or None,
-            stack=stack,
-            thread=asked.raw.thread or None,
-        )
+        seq = self._ledger.take(len(made))
+        stack = self._callers.note(asked.cpu, asked.space, view.time_ns)
+        record = asked.record(seq, view.time_ns, made, after, stack)
         journal.counts["accesses"] += len(made)
         journal.counts["monitor"] += len(made)
         journal.publish(record)
         self._ledger.behind(record, asked.space)
 
 
-# Returns a transfer with what its device gets.
-def _made(asked: _Asked, number: int) -> Transfer:
-    transfer, meddling = asked.transfers[number], asked.meddled.get(number)
-    if meddling is None or meddling.device is None:
-        return transfer
-    return replace(transfer, value=meddling.device)
-
-
 def _raw(record: bytes) -> Raw:
     (raw,) = raws(record)
     return raw
-
-
-# The registers behind the first one of a CPUID may be told with it.
-def _take(asked: _Asked, number: int, give: Give) -> None:
-    values = (give.value, *give.rest)
-    asked.given |= dict(zip(range(number, len(asked.transfers)), values, strict=False))
-    asked.ruled.append(give.by)
