@@ -108,7 +108,7 @@ def behind(record: bytes, kind: Input, code: str = "ec", **registers: int) -> Cp
 @pytest.mark.parametrize(
     ("width", "left"), [(1, ONES - 0xFF + 0x5A), (2, ONES - 0xFFFF + 0x5A), (4, 0x5A)]
 )
-def test_what_is_read_from_a_port_takes_as_much_of_rax(width: int, left: int) -> None:
+def test_pitfall_87_what_is_read_from_a_port_takes_as_much_of_rax(width: int, left: int) -> None:
     cpu = behind(row(Input.PORT, 0x60, 0x5A, width=width), Input.PORT, rax=ONES)
     assert cpu.gpr[RAX] == left and cpu.rip == 0x1002
 

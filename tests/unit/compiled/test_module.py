@@ -370,7 +370,7 @@ def test_a_handler_that_never_asked_does_not_take_the_place_of_the_next() -> Non
     assert len([*guest.faults()]) == 1
 
 
-def test_a_ve_before_the_last_one_was_fetched_takes_a_stop() -> None:
+def test_pitfall_83_a_ve_before_the_last_one_was_fetched_takes_a_stop() -> None:
     guest = started()
     raised(guest, state(), DEVICE + 8)
     before = state(STACK + 0x800)

@@ -289,7 +289,7 @@ def _string_guest(low: bool) -> tuple[Compiled, int]:
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("to_device", [False, True])
-def test_an_iteration_of_a_string_instruction(
+def test_pitfall_74_an_iteration_of_a_string_instruction(
     code: bytes, count: int, backwards: bool, to_device: bool
 ) -> None:
     operation = {0xA4: "movs", 0xAA: "stos", 0xAC: "lods"}[code[-1] & 0xFE]

@@ -366,7 +366,7 @@ def test_a_device_raises_ve() -> None:
     assert isinstance(read, Inject) and read.info.qualification == 1
 
 
-def test_a_ve_before_the_last_is_fetched_ends_the_run() -> None:
+def test_pitfall_83_a_ve_before_the_last_is_fetched_ends_the_run() -> None:
     after, first = at(TdxState(), 0xFE00_1010 | SHARED)
     assert isinstance(first, Inject)
     again, outcome = at(after, 0xFE00_2000 | SHARED)
