@@ -30,6 +30,7 @@ _GROUP_KEYS = (
 )  # fmt: skip
 _REGISTER_KEYS = (
     "offset", "width", "access", "description", "section", "fields", "stride", "count", "clock",
+    "interrupts",
 )  # fmt: skip
 _FIELD_KEYS = ("bits", "description", "values")
 _APPLIES_KEYS = ("region", "qemu", "device")
@@ -223,6 +224,7 @@ def _register(key: str, table: Table, shared: _Shared) -> Register:
         stride=stride,
         count=count,
         clock=table.flag("clock"),
+        interrupts=table.flag("interrupts"),
     )
 
 

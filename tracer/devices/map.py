@@ -89,6 +89,11 @@ class Named:
         """Tell whether all that is covered tells the time or counts it."""
         return all(part.register.clock for part in self.parts)
 
+    @property
+    def tells_interrupts(self) -> bool:
+        """Tell whether a driver reads here that its device has interrupted."""
+        return any(part.register.interrupts for part in self.parts)
+
     def bits(self, mask: int, value: int) -> str:
         """Return in words that the bits of a mask have those of a value: ``RDY=1``.
 

@@ -59,7 +59,8 @@ class Register:
 
     ``name`` is a template when there is a ``stride``: see :func:`expand`. A ``count`` of None is an
     array without an end. A ``clock`` tells the time or counts it: whoever reads it again and again
-    waits for no device.
+    waits for no device. ``interrupts`` is where drivers read, not 0, that the device has
+    interrupted.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Register:
     stride: int | None = None
     count: int | None = 1
     clock: bool = False
+    interrupts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

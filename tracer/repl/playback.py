@@ -399,10 +399,13 @@ class Playback:
         Empty where that was not recorded.
         """
         event, tape = self._made(), self.tape
-        registers = tape.naming.map_of(event.access.region or "")
+        access = event.access
+        registers = tape.naming.map_of(access.region or "")
+        named = tape.naming.name(access.region or "", access.offset or 0, access.span)
         # It is told behind the access, at most as late as a ring of records is emptied.
         rings = registers is not None and bool(registers.queues)
-        rings = rings or (event.access.space == "irq" and tape.has_queues)
+        interrupts = access.space == "irq" or (named is not None and named.tells_interrupts)
+        rings = rings or (interrupts and tape.has_queues)
         return tape.queues_of(event.seq, self.place + SLOTS if rings else 0)
 
     def waiting_objects(self) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ __all__ = (
     "Intercept",
     "allowed",
     "antecedents",
+    "bars",
     "block",
     "call",
     "cause",

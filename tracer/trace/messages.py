@@ -11,6 +11,7 @@ Intel SDM vol. 3A, 10.11 (what a message says); QEMU hw/intc/ioapic.c (ioapic_en
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -33,6 +34,8 @@ _LONGEST = 0x10
 _FIXED, _LOWEST, _EXTERNAL = 0, 1, 7
 """Delivery modes: to all that are named, to one of them, with the vector that a PIC tells."""
 _PIN_MASKED = 1 << 16
+
+_CAPABILITY = re.compile(r"([0-9a-f]+):([0-9a-f]+)\.([0-7]) msi")
 
 _Key = TypeVar("_Key", tuple[str, int], int)
 
@@ -80,6 +83,16 @@ def table_owners(sources: str) -> list[str]:
     """Return the devices among the sources of a message, by whose MSI-X tables it was sent."""
     found = (each.rpartition("[")[0] for each in sources.split(" or ") if each.endswith("]"))
     return [*dict.fromkeys(found)]
+
+
+def functions(sources: str) -> list[int]:
+    """Return the functions among the sources of a message that sent it by their MSI capability.
+
+    Each is its bus, device and function, from bits 8, 3 and 0 on.
+    """
+    found = (_CAPABILITY.fullmatch(each) for each in sources.split(" or "))
+    told = [[int(part, 16) for part in each.groups()] for each in found if each]
+    return [bus << 8 | device << 3 | function for bus, device, function in told]
 
 
 class Messages:

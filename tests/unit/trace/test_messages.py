@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.trace.messages import Messages, table_owners, tells
+from tracer.trace.messages import Messages, functions, table_owners, tells
 
 HERE, THERE = 0xFEE0_1004, 0xFEE0_2004
 
@@ -94,3 +94,8 @@ def test_devices_among_sources() -> None:
         "nvme#2", "virtio-blk",
     ]  # fmt: skip
     assert table_owners("00:1f.2 msi or unknown") == []
+
+
+def test_functions_that_send_by_their_capability() -> None:
+    assert functions("00:1f.2 msi or ioapic pin 4 or 3a:00.0 msi") == [0xFA, 0x3A00]
+    assert functions("nvme[1] or unknown") == []

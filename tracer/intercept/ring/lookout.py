@@ -21,11 +21,12 @@ from tracer.intercept.names import Names
 from tracer.intercept.queue.doorbell import Doorbells, Rung
 from tracer.intercept.view import GuestView
 from tracer.trace.antecedents import places_of
+from tracer.trace.bars import Bars
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord
 from tracer.trace.configuration import DATA
 from tracer.trace.member import Space
-from tracer.trace.messages import table_owners
+from tracer.trace.messages import functions, table_owners
 from tracer.trace.naming import Naming
 from tracer.trace.polls import Place, Poll, Polls
 from tracer.trace.queue import QueueRecord
@@ -63,6 +64,7 @@ class Lookout:
         self.doorbells: Doorbells | None = None
         self._follows: Naming | None = None
         self._tells = False
+        self._bars = Bars()
         self._late: list[QueueRecord] = []
         self._ports: Sequence[Region] = ()
         self._ringing = NO_INPUTS
@@ -103,16 +105,40 @@ class Lookout:
         if self._follows is None or self.doorbells is None:
             return
         for seq, access in record.device_accesses():
-            if access.space == "irq" and self._tells:
-                for device in table_owners(record.cause or ""):
-                    done = self.doorbells.completed(device)
-                    self._late += [each.record(record, seq, late=True) for each in done]
+            self._bars.note(access)
             named = self._follows.add(access)
             self.doorbells.learn(access, named)
+            if self._tells:
+                # An interrupt takes no stop.
+                after = late or access.space == "irq"
+                for device in self._interrupting(access, named, record.cause):
+                    done = self.doorbells.completed(device)
+                    self._late += [each.record(record, seq, late=after) for each in done]
             if late:
                 told = self.doorbells.rung(record, seq, access, named, late=True)
                 if told is not None and self._tells:
                     self._late.append(told)
+
+    def _interrupting(
+        self, access: MemoryAccess, named: Named | None, cause: str | None
+    ) -> list[str]:
+        # Returns the devices that have interrupted, as an interrupt's cause tells, or what a
+        # driver reads.
+        if access.space == "irq":
+            return [*table_owners(cause or ""), *self._by_capability(cause or "")]
+        if named is None or not named.tells_interrupts or access.direction != "read":
+            return []
+        assert self._follows is not None
+        return [self._follows.device_of(access.region or "")] if access.value else []
+
+    def _by_capability(self, cause: str) -> Iterator[str]:
+        # Yields the devices that have sent an interrupt by their MSI capability: each is that
+        # which answers where the guest has put the function's registers.
+        for function in functions(cause):
+            found = (self._view.regions.find(at) for at in self._bars.memory(function))
+            region = next((each for each in found if each is not None), None)
+            if region is not None:
+                yield region.device
 
     def _is_early(self, record: Intercept) -> bool:
         # Tells whether its doorbell has been read before it was rung.
@@ -272,7 +298,8 @@ class Lookout:
         if access.space == "irq":
             cause, _ = self._blocks.message(record.vcpu, access.physical)
             ahead = self.doorbells.copy()
-            done = (each for device in table_owners(cause) for each in ahead.completed(device))
+            devices = self._interrupting(access, None, cause)
+            done = (each for device in devices for each in ahead.completed(device))
             return [each.record(record, seq) for each in done]
         named = self._follows.name(access.region, access.offset or 0, access.span)
         told = self.doorbells.ahead(record, seq, access, named)

@@ -58,7 +58,7 @@ and how, the hypercall that a confidential guest would make, and what its handle
 confidential guest has asked, what vetrace decodes and what the guest asks for stand side by side;
 where a call of it waits, what it asks and what the usual answer is. Before a doorbell: the entries
 of the queue that it is about, in the guest's RAM; at an interrupt: what its device is done with
-(docs/registers.md).""",
+(docs/registers.md), which a recording also tells where a driver reads that there was one.""",
 )  # fmt: skip
 async def plan(context: Context, statement: Statement) -> Result:
     called = context.halt.call
@@ -72,8 +72,9 @@ async def plan(context: Context, statement: Statement) -> Result:
         return Result(plan_object(found), lambda p: plan_lines(found, p.width, p.colour))
     told = [queue_object(queue) for queue in queues]
     lines = [line.split("⇒ ", 1)[1] for queue in queues for line in queue_lines(queue)]
-    interrupts = found.pending.transfer.space == "irq"
-    label, more = ("done", {"done": told}) if interrupts else ("doorbell", {"queue": told[0]})
+    # A doorbell is written; what is done is told at an interrupt, or where one is read.
+    is_done = found.pending.transfer.direction == "read"
+    label, more = ("done", {"done": told}) if is_done else ("doorbell", {"queue": told[0]})
     return Result(
         plan_object(found) | more,
         lambda p: [*plan_lines(found, p.width, p.colour), *under(label, lines, p.colour)],

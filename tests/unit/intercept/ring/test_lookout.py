@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,16 +13,19 @@ import trace_sample as sample
 from msgspec.structs import replace
 from poll_code import DEVICE, SYMBOLS, Ram, name, registers
 
+from tracer.access.region import Region, RegionMap
 from tracer.compiled.flagging import flag_of_msr
 from tracer.devices import library
 from tracer.intercept.ring.lookout import Lookout
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import Rate
-from tracer.trace.member import Space
+from tracer.trace.member import Space, Via
 from tracer.trace.naming import Naming
 from tracer.trace.polls import Polls
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, MemoryAccess, Record
 from tracer.trace.waiting import WaitRecord
+from tracer.x86.bus import Direction
 from tracer.x86.state import GPR
 
 MS = 1_000_000
@@ -216,3 +220,93 @@ def test_a_block_that_another_access_comes_in_is_followed_row_by_row() -> None:
         watch.take(line)
     (poll,) = watch.polls.open()
     assert poll.turns == 499
+
+
+DESC, USED = 0x1000, 0x2000
+MMIO, PCI = "virtio-mmio", "virtio-blk"
+MMIO_SETUP = (
+    (MMIO, 0x28, 4, 0x1000), (MMIO, 0x30, 4, 0), (MMIO, 0x38, 4, 8), (MMIO, 0x3C, 4, 0x1000),
+    (MMIO, 0x40, 4, 1), (MMIO, 0x50, 4, 0),
+)  # fmt: skip
+PCI_SETUP = (
+    (f"{PCI}.common", 0x16, 2, 0), (f"{PCI}.common", 0x18, 2, 8),
+    *((f"{PCI}.common", at, 4, value) for at, value in (
+        (0x20, DESC), (0x24, 0), (0x28, DESC + 128), (0x2C, 0), (0x30, USED), (0x34, 0))),
+    (f"{PCI}.notify", 0, 2, 0),
+)  # fmt: skip
+
+
+class Queued:
+    """A guest with a virtqueue of 8, whose device has done with two chains."""
+
+    def __init__(self, setup: Iterable[tuple[str, int, int, int]]) -> None:
+        self.watch, self.told = lookout()
+        self._ram = bytearray(0x10000)
+        self._view: Any = self.watch._view
+        self._view.shared = 0
+        self._view.memory = SimpleNamespace(read=lambda at, size: bytes(self._ram[at : at + size]))
+        self._view.regions = RegionMap([Region("nvme", 0xFEB0_0000, 0xFEB0_1FFF, 0xFEB0_0000,
+                                        PCI, "")], (), ())  # fmt: skip
+        self.watch.follow_queues(Naming(library.load()), tell=True)
+        self._seq = 0
+        for region, offset, width, value in setup:
+            self.make("write", region, offset, width, value, via="monitor")
+        self._ram[USED : USED + 20] = struct.pack("<HHIIII", 0, 2, 0, 513, 1, 7)
+
+    def make(
+        self, direction: Direction, region: str, offset: int, width: int, value: int,
+        via: Via = "compiled",
+    ) -> list[QueueRecord]:  # fmt: skip
+        """Return what is told behind an access."""
+        self._take(MemoryAccess(direction=direction, width=width, linear=0, physical=offset,
+                                value=value, region=region, offset=offset), via)  # fmt: skip
+        return self._settled()
+
+    def interrupt(self, cause: str) -> list[QueueRecord]:
+        self._take(replace(sample.irq(0x25), direction="read"), "monitor", cause)
+        return self._settled()
+
+    def _take(self, access: MemoryAccess, via: Via, cause: str | None = None) -> None:
+        record = replace(sample.intercept(self._seq, access, via=via), cause=cause)
+        self._seq += 1
+        self.watch.take(record)
+
+    def _settled(self) -> list[QueueRecord]:
+        self.told.clear()
+        self.watch.settle()
+        return [record for record in self.told if isinstance(record, QueueRecord)]
+
+
+@pytest.mark.parametrize(
+    ("setup", "region", "offset", "width"),
+    [(MMIO_SETUP, MMIO, 0x60, 4), (PCI_SETUP, f"{PCI}.isr", 0, 1)],
+)
+def test_what_is_done_is_told_where_the_driver_reads_that_its_device_has_interrupted(
+    setup: Iterable[tuple[str, int, int, int]], region: str, offset: int, width: int
+) -> None:
+    guest = Queued(setup)
+    assert guest.make("write", region, offset, width, 1) == []
+    assert guest.make("read", region, offset, width, 0) == []
+    assert guest.make("read", "virtio-net.isr", 0, 1, 1) == []
+    (told,) = guest.make("read", region, offset, width, 1)
+    assert [entry.text for entry in told.entries] == [
+        "chain 0 is done, 513 bytes written", "chain 1 is done, 7 bytes written",
+    ]  # fmt: skip
+    assert (told.seq, told.queue, told.number, told.late) == (len([*setup]) + 3, "VQ", 0, False)
+    assert guest.make("read", region, offset, width, 1) == []
+
+
+def test_a_read_that_took_no_stop_tells_late_what_is_done() -> None:
+    (told,) = Queued(PCI_SETUP).make("read", f"{PCI}.isr", 0, 1, 1, via="monitor")
+    assert told.late and len(told.entries) == 2
+
+
+def test_what_is_done_is_told_where_a_function_interrupts_by_its_capability() -> None:
+    guest = Queued(PCI_SETUP)
+    assert guest.interrupt("00:03.0 msi") == []  # where it lies was not seen
+    for value in (0xFFFF_FFFF, 0xFEB0_0000):
+        guest.make("write", "ecam", 3 << 15 | 0x10, 4, value)
+    assert guest.interrupt("00:02.0 msi") == guest.interrupt("ioapic pin 3") == []
+    (told,) = guest.interrupt("00:03.0 msi or ioapic pin 3")
+    assert told.late and len(told.entries) == 2
+    assert guest.interrupt("00:03.0 msi") == []
