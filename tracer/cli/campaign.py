@@ -15,7 +15,8 @@ from tracer.cli.extra import extra
 from tracer.cli.guest_arguments import tell
 from tracer.cli.hosting import parse_seed
 from tracer.cli.output import replacing
-from tracer.cli.parser import passed_on, phrase
+from tracer.cli.parser import passed_on
+from tracer.cli.phrase import phrase
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, Interrupted, UsageError
 from tracer.host import signals

@@ -6,11 +6,13 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from tracer.cli.parser import argument, phrase
+from tracer.cli.parser import argument
+from tracer.cli.phrase import Phrase, phrase
 from tracer.devices import library
 from tracer.devices.map import RegisterMaps
 from tracer.errors import ConditionError
 from tracer.query import words
+from tracer.query.condition import parse
 from tracer.query.words import Selection, Words, chosen
 
 
@@ -22,7 +24,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         " hexadecimal (0x10). All but --if are short forms of conditions: docs/conditions.md",
     )
     group.add_argument(
-        "--if", dest="conditions", metavar="CONDITION", type=phrase, action="append",
+        "--if", dest="conditions", metavar="CONDITION", type=Phrase(parse), action="append",
         default=[], help="for which this holds: 'register == CC and value & 1'; again for more",
     )  # fmt: skip
     group.add_argument(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tracer.access.region import Choice
 from tracer.bare.guidance import guidance
-from tracer.cli.parser import passed_on, phrase
+from tracer.cli.parser import passed_on
+from tracer.cli.phrase import phrase
 from tracer.confidential.kind import Kind
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software

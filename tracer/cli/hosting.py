@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tracer.cli.parser import phrase
+from tracer.cli.phrase import phrase
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.repl.hosting import Hosting, hosting

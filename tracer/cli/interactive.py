@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tracer.cli.parser import phrase
+from tracer.cli.phrase import phrase
 from tracer.errors import UsageError
 from tracer.host.streams import choose_colour, shows_colour
 from tracer.repl.result import Screen

@@ -6,6 +6,7 @@ Exit statuses are in :mod:`tracer.cli`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import keyword
@@ -17,7 +18,7 @@ from typing import Protocol, cast
 
 from tracer import __version__
 from tracer.cli import EXIT_FAILED, EXIT_PIPE, EXIT_USAGE
-from tracer.cli.parser import Parser, command_name, parsers
+from tracer.cli.parser import Misuse, Parser, command_name, parsers
 from tracer.errors import Interrupted, MarkedError, TracerError, UsageError, suggestion
 from tracer.host import streams
 from tracer.host.signals import Ended, status_of, words_of
@@ -106,13 +107,12 @@ def _run(argv: list[str]) -> int:
         command = _load(name)
         command.add_arguments(commands[name])
     try:
-        args, rest = parser.parse_known_args(argv)
-        found = commands[name] if name is not None else parser
-        strange = [*found.strays(args, argv), *rest]
-        if strange:
-            found.refuse(argv, strange)
+        args = _parsed(parser, commands[name] if name is not None else parser, argv)
     except SystemExit as error:  # argparse has printed help
         return error.code if isinstance(error.code, int) else EXIT_USAGE
+    except Misuse as error:
+        sys.stderr.write(error.usage)
+        raise
     if command is None:
         parser.print_help(sys.stderr)
         return EXIT_USAGE
@@ -122,6 +122,32 @@ def _run(argv: list[str]) -> int:
         format="vetrace: %(name)s: %(message)s",
     )
     return command.run(args)
+
+
+def _parsed(parser: Parser, found: Parser, argv: list[str]) -> argparse.Namespace:
+    # Raises UsageError, which for a text that went without its quotes tells the line with them.
+    def known(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        args, rest = parser.parse_known_args(words)
+        return args, [*found.strays(args, words), *rest]
+
+    def tried(words: Sequence[str]) -> argparse.Namespace | None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            try:
+                args, strange = known(words)
+            except (UsageError, SystemExit):
+                return None
+        return None if strange else args
+
+    try:
+        args, strange = known(argv)
+    except Misuse as error:
+        raise found.unquoted(argv, (), tried) or error from None
+    told = found.unquoted(argv, strange, tried) if strange else found.unquoted(argv)
+    if told is not None:
+        raise told
+    if strange:
+        found.refuse(strange)
+    return args
 
 
 def whole_parsers(version: str) -> tuple[Parser, dict[str, Parser]]:

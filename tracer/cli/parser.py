@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import NoReturn, TypeVar
 
 from tracer.cli import EXIT_STATUSES
+from tracer.cli.phrase import quoted
 from tracer.errors import UsageError, suggestion
 from tracer.text.number import whole
 
@@ -39,14 +39,17 @@ def count(text: str) -> int:
     return whole(text, "count")
 
 
-def phrase(text: str) -> str:
-    """Return a text that mostly has blanks: one argument, which needs quotes."""
-    return text
-
-
 def passed_on(text: str) -> str:
     """Return an argument from behind ``--``, which is another program's."""
     return text
+
+
+class Misuse(UsageError):
+    """Refuse a command line that does not parse; ``usage`` tells how to write one, or nothing."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        super().__init__(message)
+        self.usage = usage
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,44 +61,38 @@ class Parser(argparse.ArgumentParser):
         taken = [getattr(args, each.dest) for each in self._actions if each.type is passed_on]
         return [word for words in taken for word in words[: len(words) - behind]]
 
-    def refuse(self, argv: Sequence[str], strange: Sequence[str]) -> NoReturn:
-        """Raise UsageError for arguments of a command line that nothing takes.
+    def refuse(self, strange: Sequence[str]) -> NoReturn:
+        """Raise UsageError for arguments of a command line that nothing takes."""
+        passed = [str(each.metavar) for each in self._actions if each.type is passed_on]
+        hint = f"; {passed[0]} go behind --" if passed and strange[0][:1] != "-" else ""
+        self.error(f"unrecognized arguments: {' '.join(strange)}{hint}")
 
-        Where these are a text whose quotes are missing, the line that was meant is told.
+    def unquoted(
+        self,
+        argv: Sequence[str],
+        strange: Sequence[str] = (),
+        parsed: Callable[[Sequence[str]], argparse.Namespace | None] | None = None,
+    ) -> UsageError | None:
+        """Return what tells of texts that went without their quotes, with the line that was meant.
+
+        What it is told is :func:`tracer.cli.phrase.quoted`'s.
         """
-        size = len(strange)
-        places = (at for at in range(1, len(argv)) if list(argv[at : at + size]) == [*strange])
-        at = next(places, 0)
-        name = self._phrase_before(argv, at)
-        if name is None:
-            passed = [str(each.metavar) for each in self._actions if each.type is passed_on]
-            hint = f"; {passed[0]} go behind --" if passed and strange[0][:1] != "-" else ""
-            self.error(f"unrecognized arguments: {' '.join(strange)}{hint}")
-        text = " ".join(argv[at - 1 : at + size])
-        meant = ["vetrace", *argv[: at - 1], text, *argv[at + size :]]
-        raise UsageError(f"{name} is one argument, in quotes: {shlex.join(meant)}")
-
-    def _phrase_before(self, argv: Sequence[str], at: int) -> str | None:
-        # Returns what the phrase is called that ends before this argument, None without one.
-        if at < 2 or argv[at - 1].startswith("-"):
+        names, words = quoted(self._actions, argv, strange, parsed)
+        if not names:
             return None
-        option = next((each for each in self._actions if argv[at - 2] in each.option_strings), None)
-        taken = [each for each in self._actions if each.type is phrase and not each.option_strings]
-        found = option or next(reversed(taken), None)
-        if found is None or found.type is not phrase:
-            return None
-        return argv[at - 2] if found.option_strings else str(found.metavar)
+        each = "is one argument" if len(names) == 1 else "are one argument each"
+        line = shlex.join(["vetrace", *words])
+        return UsageError(f"{' and '.join(names)} {each}, in quotes: {line}")
 
     def error(self, message: str) -> NoReturn:
-        """Raise UsageError with a suggestion.
+        """Raise Misuse with a suggestion.
 
-        The usage goes to standard error, but where one argument is told to be wrong and why.
+        The usage belongs to it, but where one argument is told to be wrong and why.
         """
-        if not message.startswith("argument "):
-            self.print_usage(sys.stderr)
+        usage = "" if message.startswith("argument ") else self.format_usage()
         _, found, rest = message.partition("unrecognized arguments: ")
         word = rest.split(" ")[0].partition("=")[0] if found else ""
-        raise UsageError(f"{message}{self.near(word) if word.startswith('-') else ''}")
+        raise Misuse(f"{message}{self.near(word) if word.startswith('-') else ''}", usage)
 
     def near(self, option: str) -> str:
         """Return ``; did you mean --region?`` for a mistyped option, or nothing."""

@@ -9,7 +9,8 @@ import msgspec
 
 from tracer.cli import EXIT_OK, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
-from tracer.cli.parser import count, phrase
+from tracer.cli.parser import count
+from tracer.cli.phrase import Phrase
 from tracer.errors import ConditionError
 from tracer.query.facts import Recorded
 from tracer.query.source import Source
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace tally``."""
     parser.add_argument("trace", metavar="TRACE", help="a trace written by `vetrace boot`")
     parser.add_argument(
-        "tally", metavar="TALLY", type=phrase,
+        "tally", metavar="TALLY", type=Phrase(parse_tally),
         help="'count by register if region == nvme', 'hist(value & 0xffff)',"
         " 'delta(time) by function': docs/tally.md",
     )  # fmt: skip

@@ -347,42 +347,6 @@ def test_what_was_meant_is_suggested(arguments: list[str], meant: str, capsys: O
     assert meant in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        (
-            "tally x.vtrace count by register --limit 4",
-            "TALLY is one argument, in quotes: vetrace tally x.vtrace 'count by register'"
-            " --limit 4",
-        ),
-        (
-            "show x.vtrace --if register == CC",
-            "--if is one argument, in quotes: vetrace show x.vtrace --if 'register == CC'",
-        ),
-        (
-            "open x.vtrace -e goto 10",
-            "-e is one argument, in quotes: vetrace open x.vtrace -e 'goto 10'",
-        ),
-        (
-            "boot -e break nvme.CC -- -smp 2",
-            "-e is one argument, in quotes: vetrace boot -e 'break nvme.CC' -- -smp 2",
-        ),
-        (
-            "boot --rule on read nvme",
-            "--rule is one argument, in quotes: vetrace boot --rule 'on read nvme'",
-        ),
-        (
-            "campaign --seeds 3 --mutate read nvme -- --json",
-            "--mutate is one argument, in quotes: vetrace campaign --seeds 3 --mutate 'read nvme'"
-            " -- --json",
-        ),
-    ],
-)
-def test_a_text_without_its_quotes_is_told_with_them(line: str, told: str, capsys: Output) -> None:
-    assert main.main(line.split()) == 2
-    assert capsys.readouterr().err == f"vetrace: {told}\n"
-
-
 def test_words_before_the_dashes_are_not_for_qemu(capsys: Output) -> None:
     assert main.main(["boot", "nvme", "--", "-smp", "2"]) == 2
     assert "unrecognized arguments: nvme; QEMU ARGS go behind --\n" in capsys.readouterr().err
