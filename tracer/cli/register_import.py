@@ -11,6 +11,7 @@ from pathlib import Path
 from tracer.cli import EXIT_OK
 from tracer.cli.extra import extra
 from tracer.cli.output import replacing
+from tracer.devices.description.markup import is_markup, root_of
 from tracer.devices.file import parse
 from tracer.devices.library import description
 from tracer.devices.writing import Described, map_text
@@ -21,7 +22,7 @@ from tracer.text.printable import printable
 WORD = "import"
 
 _BIGGEST = 1 << 26
-_ROOT = re.compile(r"<(?:\w+:)?(device|component)\b")
+_READ = "CMSIS-SVD, SystemRDL and IP-XACT are read"
 _SHOWN = 12
 _OPTIONS = ("only", "for_region", "output")
 
@@ -59,7 +60,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the maps of what a file describes; return the exit status."""
     if args.file is None:
-        raise UsageError("import which file? CMSIS-SVD, SystemRDL and IP-XACT are read")
+        raise UsageError(f"import which file? {_READ}")
     found = _chosen(_described(args.file), args)
     source = args.file.name
     texts: dict[str, str] = {}
@@ -81,24 +82,34 @@ def run(args: argparse.Namespace) -> int:
 
 def _described(path: Path) -> list[Described]:
     data = description(path, _BIGGEST)
-    head = data[: 1 << 16].decode(errors="replace").lstrip("\ufeff \t\r\n")
     name = printable(str(path))
-    if not head.startswith("<"):
-        if not head.isprintable() and "\0" in head:
-            raise UsageError(f"{name} is no text: CMSIS-SVD, SystemRDL and IP-XACT are read")
+    if not data.strip():
+        raise UsageError(f"{name} is empty: {_READ}")
+    if not is_markup(data):
+        if b"\0" in data[: 1 << 16]:
+            raise UsageError(f"{name} is no text: {_READ}")
         with extra("systemrdl-compiler", "import"):
             from tracer.devices.description import rdl
-        return rdl.described_rdl(str(path), name)
-    root = _ROOT.search(head)
-    if root is not None and root[1] == "component":
-        with extra("peakrdl-ipxact", "import"):
-            import peakrdl_ipxact  # noqa: F401  # tells whether it is there
+        as_what = "" if path.suffix == ".rdl" else " (read as SystemRDL)"
+        return rdl.described_rdl(str(path), name + as_what)
+    match root_of(data, name):
+        case (namespace, "component") if namespace:
+            with extra("peakrdl-ipxact", "import"):
+                import peakrdl_ipxact  # noqa: F401  # tells whether it is there
 
-            from tracer.devices.description import rdl
-        return rdl.described_ipxact(str(path), name)
-    with extra("svd2py", "import"):
-        from tracer.devices.description import svd
-    return svd.described(data, name)
+                from tracer.devices.description import rdl
+            return rdl.described_ipxact(str(path), name)
+        case (_, "device"):
+            with extra("svd2py", "import"):
+                from tracer.devices.description import svd
+            return svd.described(data, name)
+        case (namespace, other):
+            raise UsageError(
+                f"{name} describes no registers: its outermost element is {printable(other)}"
+                f"{f' of {printable(namespace)}' if namespace else ' without a namespace'};"
+                " that of CMSIS-SVD is device, that of IP-XACT component of its namespace, and"
+                " SystemRDL is no XML"
+            )
 
 
 def _chosen(found: Sequence[Described], args: argparse.Namespace) -> list[Described]:

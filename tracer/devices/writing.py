@@ -5,6 +5,7 @@ Ref: docs/registers.md, which is the contract; TOML 1.0.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from itertools import islice
 from tracer.devices.tree import Field, Group, Register, expand
 
 _ESCAPED = {"\\": "\\\\", '"': '\\"'}
+_SENTENCE = re.compile(r".*?\w{2}[.](?= [A-Z])")
+_LONGEST = 72  # characters of a title
 _PLACED = 256  # instances of an array that the search for overlaps places, as the parser does
 
 
@@ -35,7 +38,7 @@ def map_text(described: Described, region: str) -> str:
 
     The members must not overlap: see :func:`settled`.
     """
-    lines = [f"title = {quoted(described.title or described.name)}"]
+    lines = [f"title = {quoted(headline(described.title) or described.name)}"]
     if described.specification:
         lines.append(f"specification = {quoted(described.specification)}")
     lines.append(f"applies = [{{ region = {quoted(region)} }}]")
@@ -56,6 +59,21 @@ def settled(described: Described) -> Described:
 def cleaned(text: str | None) -> str:
     """Return a text on one line, without what cannot be shown."""
     return "".join(char for char in " ".join((text or "").split()) if char.isprintable())
+
+
+def headline(text: str) -> str:
+    """Return the first sentence of a text on one line, cut between words where it is long."""
+    first = _SENTENCE.match(text)
+    told = first[0] if first is not None else text
+    if len(told) <= _LONGEST:
+        return told.removesuffix(".")
+    cut = told[: _LONGEST - 2]
+    return (cut.rpartition(" ")[0] or cut).rstrip(" ,;:") + " …"
+
+
+def members(group: Group) -> int:
+    """Return how many registers are written out for a group, an array being one."""
+    return len(group.registers) + sum(map(members, group.groups))
 
 
 def quoted(text: str) -> str:

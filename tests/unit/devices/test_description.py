@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -210,16 +211,30 @@ def test_one_of_several_is_chosen(tmp_path: Path, capsys: Output) -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"<device", "is no XML"),
+        (b"<device", "is cut off: it ends in line 1"),
+        (b"<device><name>x</name>\n<peripherals>", "is cut off: it ends in line 2"),
+        (b"<device></divice>", "is no XML: mismatched tag"),
+        (b"<device>\xe9</device>", "is no XML: not well-formed"),
+        (b"<?xml version='1.0' encoding='klingon'?><device/>", "is no XML: unknown encoding"),
         (b"<device></device>", "it has no peripheral"),
-        (b"<html></html>", "is no CMSIS-SVD"),
-        (b"<component></component>", "cannot be read"),
+        (
+            b"<!DOCTYPE html><html></html>",
+            "describes no registers: its outermost element is html without a namespace; that of"
+            " CMSIS-SVD is device, that of IP-XACT component of its namespace, and SystemRDL is no"
+            " XML\n",
+        ),
+        (b"<p:project xmlns:p='urn:p'/>", "its outermost element is project of urn:p;"),
+        (b"<component></component>", "its outermost element is component without a namespace;"),
         (b"<x:component xmlns:x='http://www.accellera.org/XMLSchema/IPXACT/1685-2014'/>",
          "exactly one 'memoryMaps'"),
         (b"addrmap x { reg {", "line 1: "),
         (b"addrmap x { reg { field {} f; } a; unknown y; };", "'unknown' is not defined"),
-        (b"", "describes no address map"),
+        (b"", "is empty: CMSIS-SVD, SystemRDL and IP-XACT are read\n"),
+        (b"\n \n", "is empty"),
+        (b"A page of prose.", "broken (read as SystemRDL): line 1: "),
+        (b"<% 1/0 %> addrmap x {};", "(read as SystemRDL)"),
         (b"\0\1\2", "is no text"),
+        (b"PK\3\4\0\0", "is no text"),
         (b"\xff\xfe", ""),
     ],
 )  # fmt: skip
@@ -232,12 +247,75 @@ def test_a_broken_file_is_told_in_one_line(
     assert why in said and "broken" in said
 
 
+ENTITIES = {
+    "a text that doubles itself": "".join(
+        f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in pairwise("abcdefghi")
+    ),
+    "another file": '<!ENTITY a SYSTEM "file:///etc/passwd">',
+    "a parameter": '<!ENTITY % a SYSTEM "file:///etc/passwd"> %a;',
+}
+
+
+@pytest.mark.parametrize("declared", ENTITIES.values(), ids=ENTITIES)
+@pytest.mark.parametrize("root", ["device", "component"])
+def test_no_entity_is_taken(tmp_path: Path, capsys: Output, declared: str, root: str) -> None:
+    path = tmp_path / "bomb.svd"
+    path.write_text(f"<!DOCTYPE x [{declared}]><{root}><name>&a;</name></{root}>")
+    assert "bomb.svd declares an entity" in refused(capsys, path)
+
+
+def test_a_file_says_how_it_is_encoded(tmp_path: Path, capsys: Output) -> None:
+    known = (FILES / "simple_array_cluster_level.svd").read_text()
+    body = known.partition("?>")[2]
+    path = tmp_path / "chip.svd"
+    path.write_text(known)
+    told = imported(capsys, path)
+    for data in (
+        body.encode("utf-16"),
+        body.encode("utf-8-sig"),
+        b"<?xml version='1.0' encoding='iso-8859-1'?>" + body.encode("latin-1"),
+    ):
+        path.write_bytes(data)
+        assert imported(capsys, path) == told
+
+
+def test_a_small_file_does_not_stand_for_more_registers_than_there_is_memory(
+    tmp_path: Path, capsys: Output
+) -> None:
+    many = (
+        "<{0}><dim>{1}</dim><dimIncrement>4</dimIncrement><dimIndex>{2}</dimIndex>"
+        "<name>x%s</name><addressOffset>0</addressOffset>"
+    )
+    inner = many.format("register", 60_000, "1-60000") + "</register>"
+    path = device(tmp_path, many.format("cluster", 60_000, "1-60000") + inner + "</cluster>")
+    assert "stands for more than 65,536 registers" in refused(capsys, path)
+    path = device(tmp_path, many.format("register", 9, "0-999999999999") + "</register>")
+    assert "is there 9 times, and its dimIndex is 0-999999999999" in refused(capsys, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("Serial\n   port.", "Serial port"),
+        ("A timer, e.g. of 32 bits. It counts.\n\nA second paragraph.", "A timer, e.g. of 32 bits"),
+        ("word " * 100, "word " * 13 + "word …"),
+        ("W" * 100, "W" * 70 + " …"),
+        (".", "UART"),
+    ],
+)
+def test_a_title_is_one_short_line(tmp_path: Path, capsys: Output, text: str, line: str) -> None:
+    path = tmp_path / "chip.svd"
+    whole = SVD.format("<register><name>A</name><addressOffset>0</addressOffset></register>")
+    path.write_text(re.sub(r"Serial\s+port", text, whole))
+    assert parse(imported(capsys, path), "made", "made").title == line
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
         ("circular", "Circular derivedFrom reference"),
         ("wrong_bits", "[11-8] is no range of bits"),
-        ("wrong_indices", "is there 2 times, and its dimIndex has 3"),
+        ("wrong_indices", "is there 2 times, and its dimIndex is "),
     ],
 )
 def test_a_file_that_contradicts_itself_is_told(capsys: Output, name: str, why: str) -> None:
@@ -380,8 +458,9 @@ def test_systemrdl_is_told_with_its_words(tmp_path: Path, capsys: Output) -> Non
     assert told.err == "vetrace: chip: left out: BUFFER is memory, which has no registers\n"
 
 
-def test_ipxact_has_what_systemrdl_had(tmp_path: Path, capsys: Output) -> None:
-    from peakrdl_ipxact import IPXACTExporter
+@pytest.mark.parametrize("standard", ["IEEE_1685_2009", "IEEE_1685_2014"])
+def test_ipxact_has_what_systemrdl_had(tmp_path: Path, capsys: Output, standard: str) -> None:
+    from peakrdl_ipxact import IPXACTExporter, Standard
     from systemrdl import RDLCompiler
 
     path, exported = tmp_path / "chip.rdl", tmp_path / "chip.xml"
@@ -390,7 +469,7 @@ def test_ipxact_has_what_systemrdl_had(tmp_path: Path, capsys: Output) -> None:
     path.write_text(text.replace("BASE[4] @ 0x20 += 0x10", "BASE[4] @ 0x20 += 0x8"))
     compiler = RDLCompiler()
     compiler.compile_file(str(path))
-    IPXACTExporter().export(compiler.elaborate().top, str(exported))
+    IPXACTExporter(standard=Standard[standard]).export(compiler.elaborate().top, str(exported))
     made, known = places(imported(capsys, exported)), places(imported(capsys, path))
     assert rights_of_fields(made) == rights_of_fields(known)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
-from xml.etree.ElementTree import ParseError
 
 from systemrdl.compiler import RDLCompiler
 from systemrdl.component import Addrmap
@@ -27,7 +26,7 @@ from systemrdl.rdltypes.builtin_enums import OnReadType, OnWriteType
 from systemrdl.source_ref import SourceRefBase
 
 from tracer.devices.tree import Field, Group, Register
-from tracer.devices.writing import Described, cleaned, settled
+from tracer.devices.writing import Described, cleaned, members, settled
 from tracer.errors import UsageError
 
 _MOST = 1 << 14  # instances of an array of several dimensions, which are told one by one
@@ -87,8 +86,6 @@ def _compiled(
     except RDLCompileError as error:
         why = messages.told[0] if messages.told else cleaned(str(error))
         raise UsageError(f"{source}: {why}") from None
-    except ParseError as error:
-        raise UsageError(f"{source} is no XML: {error}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # The importer tells by these what it cannot read.
         told = cleaned(str(error)) or type(error).__name__
@@ -145,6 +142,8 @@ def _placed(node: AddressableNode, item: Any) -> Iterator[Any]:
         told = {"name": name, "prefix": f"{name}[{{}}]."} if group else {"name": f"{name}[{{}}]"}
         yield replace(item, offset=offset, stride=stride, count=whole, **told)
         return
+    if group and whole * members(item) > _MOST:
+        raise ValueError(f"{name} stands for more than {_MOST:,} registers")
     for number, indices in enumerate(product(*map(range, sizes))):
         one = name + "".join(f"[{index}]" for index in indices)
         told = {"prefix": f"{one}."} if group else {}

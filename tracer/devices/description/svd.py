@@ -19,7 +19,7 @@ from svd2py.derive import DerivedFromError, resolve_derived_from
 from svd2py.objects import SvdDevice
 
 from tracer.devices.tree import Field, Group, Register
-from tracer.devices.writing import Described, cleaned, settled
+from tracer.devices.writing import Described, cleaned, members, settled
 from tracer.errors import UsageError
 
 _ACCESS = {
@@ -40,12 +40,12 @@ def described(data: bytes, source: str) -> list[Described]:
     """Return the peripherals of a file. Raises UsageError, naming the file, for what is none."""
     try:
         root = ElementTree.fromstring(data)
+        if root.find("peripherals/peripheral") is None:
+            raise _Wrong("it has no peripheral")
         left = _normalised(root)
         parsed = {"device": SvdDevice(root).parse()}
         device = resolve_derived_from(parsed)["device"]
         return list(_peripherals(device, left))
-    except ElementTree.ParseError as error:
-        raise UsageError(f"{source} is no XML: {error}") from None
     except DerivedFromError as error:
         raise UsageError(f"{source}: {cleaned(str(error))}") from None
     except _Wrong as error:
@@ -119,10 +119,7 @@ def _opened(values: ElementTree.Element) -> list[str]:
 
 
 def _peripherals(device: Element, left: list[str]) -> Iterator[Described]:
-    peripherals = device.get("peripherals", {}).get("peripheral", [])
-    if not peripherals:
-        raise _Wrong("it has no peripheral")
-    for peripheral in peripherals:
+    for peripheral in device["peripherals"]["peripheral"]:
         inherited = _Inherited().by(device).by(peripheral)
         members = peripheral.get("registers") or {}
         names = peripheral.get("prependToName", ""), peripheral.get("appendToName", "")
@@ -154,7 +151,10 @@ def _clusters(cluster: Element, inherited: _Inherited) -> Iterator[Group]:
             group, name=bare, prefix=f"{template}.", offset=offset, stride=stride, count=count
         )
         return
-    for name, at in _instances(cluster):
+    instances = list(_instances(cluster))
+    if len(instances) * members(group) > _MOST:
+        raise _Wrong(f"{_name(cluster)} stands for more than {_MOST:,} registers")
+    for name, at in instances:
         yield replace(group, name=name, prefix=f"{name}.", offset=offset + at)
 
 
@@ -278,13 +278,14 @@ def _indices(element: Element) -> list[str]:
         return [str(index) for index in range(dim)]
     first, dash, last = (part.strip() for part in text.partition("-"))
     if dash and first.isdigit() and last.isdigit():
-        found = [str(number) for number in range(int(first), int(last) + 1)]
+        numbers = range(int(first), int(last) + 1)
+        found = [str(number) for number in numbers[: dim + 1]]
     elif dash and len(first) == len(last) == 1:
         found = [chr(number) for number in range(ord(first), ord(last) + 1)]
     else:
         found = [part.strip() for part in text.split(",")]
     if len(found) != dim:
-        raise _Wrong(f"{_name(element)} is there {dim} times, and its dimIndex has {len(found)}")
+        raise _Wrong(f"{_name(element)} is there {dim} times, and its dimIndex is {text[:40]}")
     return found
 
 
