@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from tracer.errors import TraceError
 from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import Event, Note
 from tracer.trace.flat import Stacks, flat
@@ -119,7 +120,10 @@ def _write_items(
     count, last = 0, None
 
     def flush() -> None:
-        database.executemany(insert, rows)
+        try:
+            database.executemany(insert, rows)
+        except sqlite3.IntegrityError:
+            raise TraceError("an access is there twice, and SQLite has one row for each") from None
         database.executemany("INSERT INTO field VALUES (?, ?, ?, ?)", fields)
         rows.clear()
         fields.clear()

@@ -132,6 +132,11 @@ class Playback:
     @property
     def ending(self) -> str:
         """Return in words why there is nothing more."""
+        fault = self.tape.numbering.fault
+        return self._last if fault is None else f"{self._last}; {fault}"
+
+    @property
+    def _last(self) -> str:
         tape = self.tape
         if tape.trouble is not None:
             return f"nothing more can be read: {tape.trouble}"

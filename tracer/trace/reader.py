@@ -22,6 +22,7 @@ from tracer.host.textfile import STANDARD
 from tracer.trace import codec
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord
+from tracer.trace.numbering import Numbering
 from tracer.trace.record import End, Intercept, Line, Record
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
@@ -116,13 +117,17 @@ class TraceReader:
                 yield record
 
     def _told(self) -> Iterator[tuple[Line, int]]:
+        numbering = Numbering()
         for number, line in self._whole_lines():
             told = codec.decode(line, number)
             if isinstance(told, codec.Unknown):
                 self.skipped(told.type)
                 continue
             self.end = told if isinstance(told, End) else None
+            numbering.follow(told, number)
             yield told, number
+        faults = [fault for fault in (numbering.fault, self.damage) if fault is not None]
+        self.damage = "; ".join(faults) or None
 
     def kinds(self, one_by_one: Callable[[Intercept], bool]) -> Iterator[tuple[Record, int]]:
         """Yield records as iteration does, each with how many there are like it.

@@ -25,6 +25,7 @@ from tracer.trace.flat import Stacks
 from tracer.trace.marker import is_marker
 from tracer.trace.member import Space, Via
 from tracer.trace.naming import Memory, Naming
+from tracer.trace.numbering import Numbering
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.queue import QueueRecord
 from tracer.trace.reader import Bookmark, TraceReader
@@ -117,7 +118,7 @@ class Tape:
     came between accesses there, ``marks`` are those of it, ``stacks`` all call chains, ``chains``
     their records by number, ``naming`` names registers. ``end`` is the last record once it is
     reached, ``trouble`` says why nothing behind the last chunk can be read, both in words and None
-    if neither.
+    if neither. ``numbering`` tells whether lines are missing between.
     """
 
     def __init__(self, reader: TraceReader, maps: RegisterMaps) -> None:
@@ -133,6 +134,7 @@ class Tape:
         self.trouble: str | None = None
         self.marks: list[tuple[int, Mark]] = []
         self.time_ns = 0
+        self.numbering = Numbering()
         self._numbers: dict[Kind, int] = {}
         self._next = reader.bookmark
         self._known = Known(Blocks(), PhaseTracker(), {}, None)
@@ -195,7 +197,7 @@ class Tape:
         self.naming.recall(self._known.shown)
         start, known, time_ns = self._next, self._known, self.time_ns
         blocks, phases = known.blocks.copy(), known.phases.copy()
-        scan = _Scan(blocks, phases, self.naming, self.accesses, known.mark)
+        scan = _Scan(blocks, phases, self.naming, self.numbering, self.accesses, known.mark)
         try:
             for number, line in self.reader.lines():
                 scan.take(line, number)
@@ -318,7 +320,13 @@ class _Scan:
     # Goes over the lines of a chunk: of a block, over its kinds of records, where that will do.
 
     def __init__(
-        self, blocks: Blocks, phases: PhaseTracker, naming: Naming, first: int, mark: str | None
+        self,
+        blocks: Blocks,
+        phases: PhaseTracker,
+        naming: Naming,
+        numbering: Numbering,
+        first: int,
+        mark: str | None,
     ) -> None:
         self.accesses = 0
         self.kinds: dict[Kind, None] = {}
@@ -330,12 +338,14 @@ class _Scan:
         self._blocks = blocks
         self._phases = phases
         self._naming = naming
+        self._numbering = numbering
         self._first = first
 
     def take(self, line: bytes, number: int) -> None:
         told = codec.decode(line, number)
         if isinstance(told, codec.Unknown):
             return
+        self._numbering.follow(told, number)
         if isinstance(told, BlockRecord):
             kinds = codec.kinds(self._blocks, told, number)
             follows = self._naming.follows

@@ -50,6 +50,15 @@ def test_an_access_is_a_row(tmp_path: Path) -> None:
     assert ask(made, "SELECT value FROM trace WHERE name = 'kernel'") == [("vmlinuz",)]
 
 
+def test_an_access_that_is_there_twice_is_refused(tmp_path: Path, capsys: Output) -> None:
+    trace, made = tmp_path / "run.vtrace", tmp_path / "run.db"
+    sample.write(trace, [*sample.RECORDS[:-1], sample.RECORDS[-2], sample.RECORDS[-1]])
+    assert main.main(["export", str(trace), "--format", "sqlite", "-o", str(made)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vetrace: ") and "an access is there twice" in line
+    assert not made.exists()
+
+
 def test_registers_are_decoded(tmp_path: Path) -> None:
     made = database(tmp_path)
     fields = ask(
