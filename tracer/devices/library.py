@@ -64,4 +64,4 @@ def _read(path: Path) -> RegisterMap:
         raise UsageError(
             f"{path} is no UTF-8 text: byte {error.start} is {data[error.start]:#x}"
         ) from None
-    return parse(text.replace("\r\n", "\n"), str(path), path.stem)
+    return parse(text.removeprefix("\ufeff").replace("\r\n", "\n"), str(path), path.stem)

@@ -66,7 +66,7 @@ def _definition(equipment: Equipment) -> str:
     if not equipment.default_devices:
         raise UsageError(f"{path} says which devices there are: drop --no-default-devices")
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"cannot read the machine definition {path}: {why}") from None

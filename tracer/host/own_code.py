@@ -15,13 +15,13 @@ from tracer.errors import UsageError
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a person's file. Raises UsageError."""
+    """Return the text of a person's file, without a byte-order mark. Raises UsageError."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text: byte {error.start} is no UTF-8") from None
+        raise UsageError(f"{path} is no text: byte {error.start} is not UTF-8") from None
 
 
 def run_file(path: Path) -> dict[str, object]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from tracer.errors import UsageError
+from tracer.host.own_code import read_text
 
 
 async def text_lines(texts: Sequence[str]) -> AsyncIterator[str]:
@@ -21,13 +21,7 @@ async def text_lines(texts: Sequence[str]) -> AsyncIterator[str]:
 
 def file_lines(path: Path) -> list[str]:
     """Return the lines of a script, a file or a pipe. Raises UsageError for what is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text: byte {error.start} is not UTF-8") from None
-    return text.splitlines()
+    return read_text(path).splitlines()
 
 
 def rc_file() -> Path | None:

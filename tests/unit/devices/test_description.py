@@ -235,7 +235,8 @@ def test_one_of_several_is_chosen(tmp_path: Path, capsys: Output) -> None:
         (b"<% 1/0 %> addrmap x {};", "(read as SystemRDL)"),
         (b"\0\1\2", "is no text"),
         (b"PK\3\4\0\0", "is no text"),
-        (b"\xff\xfe", ""),
+        (b"\xff\xfe", "is no UTF-8 text: byte 0 is 0xff"),
+        (b"addrmap x { \xe4", "is no UTF-8 text: byte 12 is 0xe4"),
     ],
 )  # fmt: skip
 def test_a_broken_file_is_told_in_one_line(

@@ -199,6 +199,13 @@ def test_a_file_that_cannot_be_read_is_named(
     assert str(path) in str(caught.value) and wrong in str(caught.value)
 
 
+def test_a_file_of_another_system(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    text = 'applies = [{ region = "mine" }]\r\n[register.A]\r\noffset = 0\r\n'
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert library.load([path])
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Is a directory"):
         library.load([tmp_path])

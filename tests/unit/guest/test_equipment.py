@@ -190,6 +190,8 @@ def test_a_machine_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "own.cfg"
     file.write_text("# mine\n-machine pc\n\n-drive id=d,file={nvme}\n-device nvme,drive=d,id=n\n")
     assert device_names(machine_arguments(equipment=Equipment(machine=str(file)))) == {"n"}
+    file.write_bytes(b"\xef\xbb\xbf-machine pc\r\n-device edu,id=n\r\n")
+    assert device_names(machine_arguments(equipment=Equipment(machine=str(file)))) == {"n"}
     file.write_text("-machine pc\ndevice edu\n")
     with pytest.raises(UsageError, match=r"own.cfg, line 2: 'device edu' is no option of QEMU's"):
         machine_arguments(equipment=Equipment(machine=str(file)))

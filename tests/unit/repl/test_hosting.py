@@ -70,6 +70,8 @@ def test_a_mistake_is_told_with_its_line_before_there_is_a_guest(tmp_path: Path)
         hosting(["on nvme do retry"], kind=Kind.SEV_ES)
     with pytest.raises(UsageError, match="cannot read"):
         hosting((), tmp_path / "none")
+    path.write_bytes(b"\xef\xbb\xbfon nvme do give 1\r\n")
+    assert len(hosting((), path).rules) == 1
     path.write_bytes(b"on \xff")
     with pytest.raises(UsageError, match="is no text"):
         hosting((), path)

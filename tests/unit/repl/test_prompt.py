@@ -343,6 +343,12 @@ def test_a_script_that_is_no_text(tmp_path: Path) -> None:
         file_lines(path)
 
 
+def test_a_script_of_another_system(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"\xef\xbb\xbfstep\r\nback\r\n")
+    assert file_lines(path) == ["step", "back"]
+
+
 # ---- keys
 
 

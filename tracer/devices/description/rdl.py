@@ -86,6 +86,9 @@ def _compiled(
     except RDLCompileError as error:
         why = messages.told[0] if messages.told else cleaned(str(error))
         raise UsageError(f"{source}: {why}") from None
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise UsageError(f"{source} is no UTF-8 text: byte {error.start} is {byte:#x}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # The importer tells by these what it cannot read.
         told = cleaned(str(error)) or type(error).__name__
