@@ -46,6 +46,7 @@ from tracer.access.decision import (
     Skip,
 )
 from tracer.access.region import Region
+from tracer.access.transfer import Transfer
 from tracer.access.vcpu import SetMemory, SetRegister
 from tracer.access.want import (
     AskAnswered,
@@ -66,6 +67,7 @@ from tracer.access.want import (
 )
 from tracer.errors import Diverged, GuestHung, InterceptError, TargetGone
 from tracer.intercept.entry.spill import SPILL_SIZE, VALUE_OFFSET, pack_request
+from tracer.intercept.fault import Fault
 from tracer.intercept.recording import RecordedAccess, RecordedDevice, Replayed, Request
 from tracer.intercept.standin import StandIn
 from tracer.linux.mapping import SPARE_LINEAR
@@ -222,6 +224,27 @@ def test_a_store_to_the_local_apic_is_made_on_the_way_back() -> None:
     assert done.changes[-2:] == (
         SetMemory(TOP, pack_request(linear, 0)), set_rip(scene.stub.departures[4]),
     )  # fmt: skip
+
+
+def test_a_store_that_may_go_through_the_window_is_made_on_the_way_back() -> None:
+    scene = Scene()
+    through = 0xFFFF_9000_0000_1000
+    meant: list[int] = []
+
+    def window(transfer: Transfer, fault: Fault) -> int | None:
+        meant.append(transfer.physical)
+        return through
+
+    scene.interceptor.answering.through = window
+    before: list[int | None] = []
+    scene.interceptor.answering.before = lambda some: before.extend(each.value for each in some)
+    scene.fault("8916", AT, WRITE, rsi=AT, rdx=7)
+    done = scene.play()  # nothing is wanted
+    assert done.changes[-2:] == (
+        SetMemory(TOP, pack_request(through, 7)), set_rip(scene.stub.departures[4]),
+    )  # fmt: skip
+    assert meant == [DEVICE] and before == [7]
+    assert scene.accesses() == [("write", DEVICE, 4, 7)] and scene.poisoned(AT)
 
 
 def test_a_mapping_that_goes_away_between_look_up_and_access_is_told() -> None:

@@ -28,8 +28,13 @@ class Answer(Protocol):
         """Carry out one access, or what is wanted of its transfers; return what each read."""
         ...
 
-    def departure(self, transfer: Transfer, fault: Fault, gate: Post) -> list[Change] | None:
-        """Return the changes that make the vCPU store on its way back, None without such ones."""
+    def departure(
+        self, transfer: Transfer, fault: Fault, gate: Post, through: int | None
+    ) -> list[Change] | None:
+        """Return the changes that make the vCPU store on its way back, None without such ones.
+
+        ``through`` is a linear address at which it may, None where nobody knows one.
+        """
         ...
 
     def admit_vcpu(self, transfer: Transfer, fault: Fault, why: str) -> None:
@@ -48,9 +53,11 @@ class Devices:
         """Make the access; it reaches the device as the vCPU's own would."""
         return await carrier.perform(transfers, fault.stand(gate))
 
-    def departure(self, transfer: Transfer, fault: Fault, gate: Post) -> list[Change] | None:
-        """Return how the vCPU stores to what only a vCPU reaches."""
-        return carrier.departure(transfer, fault.stand(gate))
+    def departure(
+        self, transfer: Transfer, fault: Fault, gate: Post, through: int | None
+    ) -> list[Change] | None:
+        """Return how the vCPU stores to what only a vCPU reaches, or what it may store to."""
+        return carrier.departure(transfer, fault.stand(gate), through)
 
     def admit_vcpu(self, transfer: Transfer, fault: Fault, why: str) -> None:
         """Let the vCPU reach the device."""
@@ -59,12 +66,15 @@ class Devices:
 class Answering:
     """Have the first in an order that covers a transfer answer it.
 
-    ``before`` is called with transfers that are about to be made.
+    ``before`` is called with transfers that are about to be made. ``through`` returns the linear
+    address at which a vCPU, which has come by a fault, may make a write on its way back, None
+    where the debugger is to.
     """
 
     def __init__(self, order: Sequence[Answer]) -> None:
         self._order = order
         self.before: Callable[[Sequence[Transfer]], None] = lambda transfers: None
+        self.through: Callable[[Transfer, Fault], int | None] = lambda transfer, fault: None
 
     def to(self, transfer: Transfer) -> Answer:
         """Return who answers a transfer."""
@@ -85,7 +95,8 @@ class Answering:
 
     def departs(self, transfer: Transfer, fault: Fault, gate: Post) -> bool:
         """Tell whether the vCPU makes the access on its way back, which is arranged then."""
-        departure = self.to(transfer).departure(transfer, fault, gate)
+        through = self.through(transfer, fault)
+        departure = self.to(transfer).departure(transfer, fault, gate, through)
         fault.departure = departure or []
         if departure is not None:
             self.before([transfer])

@@ -109,14 +109,17 @@ async def _by_vcpu(
     return int.from_bytes(data[:width], "little") if value is None else 0
 
 
-def departure(transfer: Transfer, stand: Stand) -> list[Change] | None:
+def departure(transfer: Transfer, stand: Stand, through: int | None) -> list[Change] | None:
     """Return the changes that make the vCPU store a value on its way back to the guest.
 
-    For the only access of an instruction: it spares a stop. None where this cannot be done.
+    For the only access of an instruction: it spares a stop. ``through`` is the linear address at
+    which the vCPU may do so, where the caller knows one. None where this cannot be done.
     """
-    if transfer.region is None or not transfer.region.vcpu_only:
+    if transfer.region is None:
         return None
-    linear = _spare_linear([transfer], transfer.linear, stand)
+    linear = through
+    if through is None and transfer.region.vcpu_only:
+        linear = _spare_linear([transfer], transfer.linear, stand)
     if linear is None or transfer.value is None or transfer.width not in stand.stub.departures:
         return None
     return [

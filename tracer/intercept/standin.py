@@ -35,7 +35,9 @@ class StandIn:
         """Answer from the recording. Raises Diverged where that has something else."""
         return [self._answer(transfer, fault) for transfer in transfers]
 
-    def departure(self, transfer: Transfer, fault: Fault, gate: Post) -> list[Change] | None:
+    def departure(
+        self, transfer: Transfer, fault: Fault, gate: Post, through: int | None
+    ) -> list[Change] | None:
         """Return None: the device sees nothing."""
         return None
 

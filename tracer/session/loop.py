@@ -38,6 +38,7 @@ from tracer.intercept.clock import look_at_clock
 from tracer.intercept.coverage import Coverage
 from tracer.intercept.entry import visit
 from tracer.intercept.entry.gate import PageFaultGate
+from tracer.intercept.fault import Fault
 from tracer.intercept.ground import Memory
 from tracer.intercept.journal import Journal
 from tracer.intercept.queue.doorbell import Doorbells
@@ -150,6 +151,7 @@ class Loop:
         self._traced, registers = await into(self._setting, how)
         prepared()
         self._traced.interceptor.answering.before = self.lookout.before
+        self._traced.interceptor.answering.through = self._through
         self._traced.interceptor.ledger.behind = self.lookout.behind
         if self._traced.input_bell is not None:
             self._traced.input_bell.before = self.lookout.before
@@ -163,6 +165,15 @@ class Loop:
         if self._traced.monitor is not None:
             even_ns = visit.EVEN_NS if nested and not self.view.realtime else 0
             await self._traced.monitor.enter(even_ns)
+
+    def _through(self, transfer: Transfer, fault: Fault) -> int | None:
+        # The vCPU rings a doorbell itself, which spares an exchange with GDB: no other vCPU's
+        # access comes in between, and no device moves.
+        if self.sites is None or self.view.vcpus > 1 or self.view.nested is not None:
+            return None
+        if fault.cpu.cpl or not self.lookout.rings(transfer):
+            return None
+        return self.sites.window.linear(transfer.physical, fault.space)
 
     async def _take_over(self, doorbells: Doorbells) -> None:
         # Learns of the queues that were set up before.

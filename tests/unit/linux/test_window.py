@@ -77,6 +77,16 @@ def test_the_block_is_seen_as_data_and_one_gib_above_as_code(levels: int) -> Non
     assert walk(guest.ram, guest.paging, window.base + window.reach - 1) is not None
 
 
+def test_a_device_is_reached_through_it_where_the_page_tables_have_the_window() -> None:
+    guest = Guest((0, 512 * MIB, 1))
+    other = guest.space
+    shut = Window(508 * MIB, 0, 0xFFFF_9000_0000_0000, 4 * GIB, 0, 6)
+    assert shut.linear(0xFEB0_0000, other) is None
+    window = guest.open()
+    assert window.linear(0xFEB0_0000, guest.space) == window.base + 0xFEB0_0000
+    assert window.linear(window.reach + GIB, guest.space) is None
+
+
 def test_devices_beyond_all_ram_are_seen_behind_the_rest() -> None:
     bar = 512 * GIB + 0x4000
     device = Region("nvme", bar, bar + 0xFFF, bar, "nvme", "nvme")

@@ -216,20 +216,30 @@ class Doorbells:
 
     def look(self, region: str, value: int, named: Named | None) -> Rung | None:
         """Return what a doorbell tells that is written a value, None where it is none."""
+        found = self.bell(region, named)
+        if found is None:
+            return None
+        queue, number = found
+        told = Told(self._quiet)
+        self._rang.add(region)
+        if queue.kind == "virtqueue":
+            number = value & 0xFFFF
+            self._virtqueue(region, queue, number, told)
+        else:
+            self._ring(region, queue, number, value, told)
+        return Rung.of((region, queue.name, number), told)
+
+    def bell(self, region: str, named: Named | None) -> tuple[Queue, int] | None:
+        """Return the queue whose doorbell a register is, and the number in its name.
+
+        None where it is none.
+        """
         if named is None:
             return None
         for queue in self.queues(region):
             number = number_of(queue, named.parts[0].name)
-            if number is None:
-                continue
-            told = Told(self._quiet)
-            self._rang.add(region)
-            if queue.kind == "virtqueue":
-                number = value & 0xFFFF
-                self._virtqueue(region, queue, number, told)
-            else:
-                self._ring(region, queue, number, value, told)
-            return Rung.of((region, queue.name, number), told)
+            if number is not None:
+                return queue, number
         return None
 
     def completed(self, device: str) -> Iterator[Rung]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tracer.devices.map import Named, RegisterMap
 from tracer.devices.queue import Queue
+from tracer.devices.tree import Field
 from tracer.intercept.queue.virtqueue import legacy_areas
 from tracer.trace.naming import Naming
 
@@ -24,6 +25,8 @@ class QueueRegisters:
         self._naming = naming
         self._values: dict[tuple[str, str], int] = {}
         self._given: set[tuple[str, str]] = set()
+        # By region and name, with the map that has the field: a region's may become another one.
+        self._fields: dict[tuple[str, str], tuple[RegisterMap, Field | None]] = {}
 
     def map_of(self, region: str) -> RegisterMap | None:
         """Return the map of a region's registers."""
@@ -72,16 +75,21 @@ class QueueRegisters:
         known = self._values.get((region, text))
         if known is not None:
             return known
-        register, _, part = text.rpartition(".")
-        known = self._values.get((region, register))
+        known = self._values.get((region, text.rpartition(".")[0]))
+        field = None if known is None else self._field(region, text)
+        return None if known is None or field is None else field.of(known)
+
+    def _field(self, region: str, text: str) -> Field | None:
         found = self.map_of(region)
-        if known is None or found is None:
+        if found is None:
             return None
-        for entry in found.find(register):
-            for each in entry.register.fields:
-                if each.name == part:
-                    return each.of(known)
-        return None
+        held, field = self._fields.get((region, text), (None, None))
+        if held is not found:
+            register, _, part = text.rpartition(".")
+            fields = (each for entry in found.find(register) for each in entry.register.fields)
+            field = next((each for each in fields if each.name == part), None)
+            self._fields[region, text] = found, field
+        return field
 
     def place(self, region: str, queue: Queue, number: int) -> tuple[int | None, int | None]:
         """Return the physical address of a ring and how many entries it has, as far as known."""

@@ -67,6 +67,7 @@ class Lookout:
         self._bars = Bars()
         self._late: list[QueueRecord] = []
         self._ports: Sequence[Region] = ()
+        self._places: tuple[RegionMap | None, list[range]] = None, []
         self._ringing = NO_INPUTS
         self._early: dict[tuple[str | None, int | None], Rung] = {}
         self._looks: Counter[Place] = Counter()
@@ -151,14 +152,21 @@ class Lookout:
         for told in late:
             self._journal.publish(told)
 
-    def places(self, regions: RegionMap) -> Iterator[range]:
-        """Yield the physical addresses of doorbells, whose accesses are to take stops."""
+    def places(self, regions: RegionMap) -> list[range]:
+        """Return the physical addresses of doorbells, whose accesses are to take stops."""
         if self.doorbells is None or not self._tells:
-            return
-        for region in regions.regions:
-            if regions.is_traced_region(region):
-                for part in self.doorbells.doorbells(region.name, region.end - region.base + 1):
-                    yield range(region.base + part.start, region.base + part.stop)
+            return []
+        if self._places[0] is not regions:
+            self._places = (
+                regions,
+                [
+                    range(region.base + part.start, region.base + part.stop)
+                    for region in regions.regions
+                    if regions.is_traced_region(region)
+                    for part in self.doorbells.doorbells(region.name, region.end - region.base + 1)
+                ],
+            )
+        return self._places[1]
 
     @property
     def tells_queues(self) -> bool:
@@ -277,6 +285,14 @@ class Lookout:
             # Reads that others part are told of only where they wait.
             if told.awaited or self._lasts(place):
                 self._journal.publish(told)
+
+    def rings(self, transfer: Transfer) -> bool:
+        """Tell whether a transfer rings a doorbell."""
+        if self.doorbells is None or self._follows is None or transfer.direction != "write":
+            return False
+        region, offset = located(transfer)
+        named = self._follows.name(region, offset, transfer.span)
+        return self.doorbells.bell(region, named) is not None
 
     def before(self, transfers: Sequence[Transfer]) -> None:
         """Read what doorbells are about before they are rung: a device may take it at once."""

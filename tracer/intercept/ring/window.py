@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tracer.access.region import Region
+from tracer.access.space import AddressSpace
 from tracer.compiled.layout import DISTANCE, RING
 from tracer.compiled.ring import far_seen
 from tracer.errors import TracerError
@@ -85,6 +86,15 @@ class Window:
         """Return the linear address at which the window has a physical one."""
         offset = physical if physical < self.reach else self.reach + physical - self.far.start
         return self.base + offset
+
+    def linear(self, physical: int, space: AddressSpace) -> int | None:
+        """Return the linear address that leads to a physical one by the page tables of a space.
+
+        None where these, as a program's may, lack the window, and for what it does not have.
+        """
+        linear = self.place(physical)
+        leaf = space.leaf(linear)
+        return linear if leaf is not None and leaf.translate(linear) == physical else None
 
     @property
     def span(self) -> range:

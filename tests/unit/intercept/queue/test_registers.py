@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import trace_sample as sample
+from msgspec.structs import replace
 
 from tracer.devices import library
+from tracer.devices.file import parse
+from tracer.devices.map import RegisterMaps
 from tracer.devices.queue import Queue
 from tracer.intercept.queue.registers import QueueRegisters, beside, number_in, number_of, places
 from tracer.trace.naming import Naming
@@ -89,3 +92,20 @@ def test_doorbells_are_where_the_map_repeats_them() -> None:
     (submission, *_) = (each for each in registers.queues("nvme") if each.doorbell == "SQ{}TDBL")
     (where,) = places(found, submission, 0x1010)
     assert where == range(0x1000, 0x1010)
+
+
+def test_a_field_is_of_the_map_that_the_region_has_by_now() -> None:
+    maps = [
+        f'title = "a"\napplies = [{{ qemu = "{name}" }}]\n'
+        f'[register.SIZE]\noffset = 0\nfields = {{ COUNT = "{bits}" }}\n'
+        for name, bits in (("old", "7:0"), ("new", "15:8"))
+    ]
+    naming = Naming(RegisterMaps([parse(text, "a.toml", "a") for text in maps]))
+    registers = QueueRegisters(naming)
+    registers.suppose("nvme", "SIZE", 0x1F0F)
+    found = []
+    for name in ("none", "old", "new", "old", "none"):
+        told = sample.region("nvme")
+        naming.learn(replace(told, region=replace(told.region, qemu_name=name)))
+        found.append(registers.value("nvme", "SIZE.COUNT", 0))
+    assert found == [None, 0xF, 0x1F, 0xF, None]

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from poll_code import DEVICE, SYMBOLS, Ram, name, registers
 
 from tracer.access.region import Region, RegionMap
+from tracer.access.transfer import Transfer
 from tracer.compiled.flagging import flag_of_msr
 from tracer.devices import library
 from tracer.intercept.ring.lookout import Lookout
@@ -294,6 +295,24 @@ def test_what_is_done_is_told_where_the_driver_reads_that_its_device_has_interru
     ]  # fmt: skip
     assert (told.seq, told.queue, told.number, told.late) == (len([*setup]) + 3, "VQ", 0, False)
     assert guest.make("read", region, offset, width, 1) == []
+
+
+def write_to(region: Region, physical: int) -> Transfer:
+    return Transfer("write", 0, physical, 4, 0, region, traced=True, ram=False)
+
+
+def test_doorbells_are_where_their_regions_are_by_now() -> None:
+    watch, _ = lookout()
+    assert watch.places(RegionMap((), (), ())) == []
+    watch._view = Queued(()).watch._view
+    watch.follow_queues(Naming(library.load()), tell=True)
+    for start in (0x1000, 0x8000):
+        region = Region("virtio-mmio", start, start + 0x1FF, start, "virtio-mmio", "")
+        regions = RegionMap([region], [(region.start, region.end)], ())
+        bell = start + 0x50
+        assert watch.places(regions) == watch.places(regions) == [range(bell, bell + 4)]
+        assert watch.rings(write_to(region, bell)) and not watch.rings(write_to(region, bell + 4))
+    assert watch.places(RegionMap([region], (), ())) == []
 
 
 def test_a_read_that_took_no_stop_tells_late_what_is_done() -> None:
