@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tracer.confidential.handler import Profile, Verdict, judge
+from tracer.confidential.handler import Profile, Verdict, alike, judge
 from tracer.confidential.input_verdict import JUDGED, judge_input
 from tracer.errors import EmulationError
 from tracer.trace.event import Event, events_of
@@ -83,8 +83,13 @@ class Audit:
         if not record.code:
             self.unjudged += len(reached)
             return
+        operands = tuple(map(alike, _operands(record.accesses)))
+        told = record.rip, record.code, record.mode, record.cpl, operands
+        verdict = self._verdicts.get(told)
+        if verdict is None:
+            verdict = self._verdicts[told] = judgement(record, self.profile)
         # A handler makes one hypercall for each device access.
-        self._count(record, reached, judgement(record, self.profile), len(reached))
+        self._count(record, reached, verdict, len(reached))
 
     def _add_input(self, record: Intercept, given: Sequence[Event]) -> None:
         access = given[0].access
@@ -216,6 +221,8 @@ def _operands(accesses: list[MemoryAccess]) -> list[int]:
     # Yields where each memory operand that reached a device begins: an access that crosses a page
     # is recorded in parts, of which one may be RAM. No handler knows an instruction that has two
     # operands of one direction.
+    if len(accesses) == 1:
+        return [accesses[0].linear] if accesses[0].region is not None else []
     starts = []
     for direction in ("read", "write"):
         parts = [access for access in accesses if access.direction == direction]

@@ -118,6 +118,7 @@ KNOWN = {
 # it copies to or from memory, and takes an exception of its own for it: `vc_write_mem`.
 _STRING_IO = "string I/O"
 
+_KERNEL = 0xFFFF_8000_0000_0000  # where the kernel's half begins, with 4-level paging
 _VSYSCALL_PAGE = 0xFFFF_FFFF_FF60_0000
 
 
@@ -145,6 +146,14 @@ def judge(
         return Verdict("emulated", reason, note, members)
     elements = ", one element at a time" if kind == "MOVS" else ""
     return Verdict("emulated", f"decoded as {kind}{elements}", note, members)
+
+
+def alike(linear: int) -> int:
+    """Return the one of all linear addresses that are judged alike: it stands for the others.
+
+    What counts is whether it is the kernel's, and how far it is into its page.
+    """
+    return (_KERNEL if _of_kernel(linear) else 0) + linear % PAGE_SIZE
 
 
 def _kind(form: Form | None) -> str | None:

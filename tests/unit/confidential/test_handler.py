@@ -10,7 +10,7 @@ import itertools
 
 import pytest
 
-from tracer.confidential.handler import CURRENT, PROFILES, Verdict, judge, own_profile
+from tracer.confidential.handler import CURRENT, PROFILES, Verdict, alike, judge, own_profile
 from tracer.errors import EmulationError
 from tracer.x86.decode import decode
 from tracer.x86.state import Mode
@@ -176,3 +176,17 @@ def test_a_prefetch_asks_nobody() -> None:
 )
 def test_a_kernel_has_the_profile_of_its_release(release: str, sev: bool, profile: str) -> None:
     assert own_profile(release, sev=sev) == profile and PROFILES[profile].sev is sev
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("code", ["8b03", "0fae03", "a5", "0fb603"])
+@pytest.mark.parametrize("offset", [0, 8, 0xFFD, 0xFFF])
+@pytest.mark.parametrize(
+    "page", [0, 0x7FFF_FFFF_F000, KERNEL, 0xFFFF_FFFF_FF60_0000, 0xFFFF_FFFF_FFFF_F000]
+)
+def test_addresses_that_are_alike_are_judged_alike(
+    page: int, offset: int, code: str, profile: str
+) -> None:
+    linear = page + offset
+    assert verdict(code, profile, alike(linear)) == verdict(code, profile, linear)
+    assert alike(alike(linear)) == alike(linear)
