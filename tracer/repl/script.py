@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from tracer.errors import UsageError
 from tracer.host.own_code import read_text
 
 
@@ -41,21 +42,29 @@ def rc_file() -> Path | None:
 async def stream_lines(stream: TextIO) -> AsyncIterator[str]:
     """Yield the lines of a pipe or a terminal as they come, without holding up the event loop.
 
-    A thread reads, as a regular file or ``/dev/null`` cannot be waited for in any other way.
+    A thread reads, as a regular file or ``/dev/null`` cannot be waited for in any other way. Raises
+    UsageError behind the lines that were read where what follows is no text.
     """
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[str | None] = asyncio.Queue()
+    queue: asyncio.Queue[str | UsageError | None] = asyncio.Queue()
 
     def read() -> None:
+        last: UsageError | None = None
         try:
-            for line in stream:
-                loop.call_soon_threadsafe(queue.put_nowait, line)
-        except (OSError, ValueError):  # gone, or no text
+            for number, line in enumerate(stream):
+                told = line if number else line.removeprefix("\ufeff")  # the byte-order mark
+                loop.call_soon_threadsafe(queue.put_nowait, told)
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            last = UsageError(f"standard input is no text: {byte:#x} is not {error.encoding}")
+        except (OSError, ValueError):  # gone
             pass
         finally:
             with contextlib.suppress(RuntimeError):  # the loop has ended first
-                loop.call_soon_threadsafe(queue.put_nowait, None)
+                loop.call_soon_threadsafe(queue.put_nowait, last)
 
     threading.Thread(target=read, name="vetrace-stdin", daemon=True).start()
-    while (line := await queue.get()) is not None:
+    while isinstance(line := await queue.get(), str):
         yield line
+    if line is not None:
+        raise line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ from tracer.repl.interpreter import INTERRUPTED
 from tracer.repl.parser import Statement, statements, words
 from tracer.repl.prompt import Prompt, history_file
 from tracer.repl.result import Screen
-from tracer.repl.script import file_lines, text_lines
+from tracer.repl.script import file_lines, stream_lines, text_lines
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
 from tracer.trace.fold import Fold
 from tracer.trace.polls import Poll
@@ -341,6 +342,30 @@ def test_a_script_that_is_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"step\n\xff\n")
     with pytest.raises(UsageError, match="is no text: byte 5 is not UTF-8"):
         file_lines(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "lines", "why"),
+    [
+        (b"\xef\xbb\xbfstep\nback\n", ["step\n", "back\n"], None),
+        (b"\xff\n", [], "standard input is no text: 0xff is not utf-8"),
+        (b"\n" * 20_000 + b"\xe4\n", None, "standard input is no text: 0xe4 is not utf-8"),
+    ],
+    ids=["of another system", "no text", "no text at the end"],
+)
+def test_lines_of_a_pipe_are_text(data: bytes, lines: list[str] | None, why: str | None) -> None:
+    read: list[str] = []
+
+    async def taken() -> None:
+        async for line in stream_lines(io.TextIOWrapper(io.BytesIO(data), "utf-8")):
+            read.append(line)
+
+    if why is None:
+        asyncio.run(taken())
+    else:
+        with pytest.raises(UsageError, match=why):
+            asyncio.run(taken())
+    assert read == lines if lines is not None else read
 
 
 def test_a_script_of_another_system(tmp_path: Path) -> None:
