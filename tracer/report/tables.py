@@ -24,7 +24,7 @@ from tracer.trace.summary import Names, Summary, ranked
 from tracer.trace.waiting_words import poll_words
 
 _LEAST_NAME = 10  # columns of a name that is folded
-_NARROWEST_NAME = 6  # columns below which a name is folded beyond reading
+_NARROWEST_NAME = 16  # columns below which a name is folded beyond reading
 
 
 class Fitting(Table):
