@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from confidential_kernel import kernel_for
 from vetrace_run import run
 
 from tracer.access.symbols import serialise
@@ -149,6 +150,13 @@ def test_a_machine_without_room_for_ram_twice_is_refused(tmp_path: Path) -> None
     done = run(tmp_path, "boot", "--guest", "sev-es", "--machine", "microvm")
     assert done.status == 2 and len(done.err.splitlines()) == 1
     assert "has its RAM a second time" in done.err and "pc or q35" in done.err
+
+
+def test_a_clock_that_nothing_measures_is_refused(tmp_path: Path) -> None:
+    words = "--guest", "tdx", "--machine", "microvm", "--inputs", "--realtime"
+    done = run(tmp_path, "boot", *words, "--kernel", kernel_for(Kind.TDX))
+    assert done.status == 2 and len(done.err.splitlines()) == 1
+    assert "pc or q35" in done.err and "--realtime" in done.err
 
 
 def test_ram_above_4_gib_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ its own tables, in the monitor's code.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import common_image
 import unicorn
@@ -19,18 +21,29 @@ from tracer.compiled.layout import Control
 BLOCK, VMCB = 0x100_0000, 0x200_0000
 DEVICE_AT, RAM_SIZE = 0xFEB0_0000, 0x40_0000
 _RETURN = 0x300_0000
-_GPR = {name: getattr(uc, f"UC_X86_REG_{name.upper()}") for name in ("rdx", "r9", "r10", "r15")}
+_NAMES = "rax", "rbx", "rcx", "rdx", "r9", "r10", "r15"
+_GPR = {name: getattr(uc, f"UC_X86_REG_{name.upper()}") for name in _NAMES}
 
 
 class MonitorCpu:
     """Run routines by their labels; ``touched`` are the addresses at which the device was read.
 
-    ``ram`` is the guest's, to be filled before.
+    ``ram`` is the guest's, to be filled before, ``words`` the monitor's own that are not 0.
     """
 
-    def __init__(self, ram: Ram, *, cr0: int = 1 << 31, efer: int = 1 << 10, cr4: int = 0) -> None:
+    def __init__(
+        self,
+        ram: Ram,
+        *,
+        cr0: int = 1 << 31,
+        efer: int = 1 << 10,
+        cr4: int = 0,
+        words: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.touched: list[int] = []
-        code, self._labels = common_image.assemble_monitor(stacks=True, labels=("run", "translate"))
+        code, self._labels = common_image.assemble_monitor(
+            stacks=True, labels=("run", "translate", "leaf")
+        )
         cpu = self._cpu = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         for start, size in (
             (0, RAM_SIZE), (BLOCK, 0x10_0000), (VMCB, 0x4000), (_RETURN, 0x1000),
@@ -43,6 +56,8 @@ class MonitorCpu:
         cpu.mem_write(BLOCK + monitor.PLACE, code)
         cpu.mem_write(BLOCK + layout.RAM, layout.pack_ram([range(RAM_SIZE // 2, RAM_SIZE),
                                                            range(RAM_SIZE // 2)]))  # fmt: skip
+        for name, word in words.items():
+            cpu.mem_write(BLOCK + monitor.word(name), struct.pack("<Q", word))
         cpu.mem_write(DEVICE_AT, b"\xee" * 0x2000)
         for place, value in ((0x558, cr0), (0x4D0, efer), (0x548, cr4), (0x550, ROOT)):
             cpu.mem_write(VMCB + place, struct.pack("<Q", value))
@@ -61,7 +76,7 @@ class MonitorCpu:
 
     def register(self, name: str) -> int:
         """Return a register as the routine has left it."""
-        return int(self._cpu.reg_read(_GPR.get(name, uc.UC_X86_REG_RAX)))
+        return int(self._cpu.reg_read(_GPR[name]))
 
     def read(self, at: int, size: int) -> bytes:
         """Return bytes at a physical address."""

@@ -15,12 +15,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from tracer.check.qemu_log import LogEntry
-from tracer.trace.configuration import Latch
+from tracer.trace.configuration import ADDRESS, DATA, Latch
 
 _LATCH = "pci-conf-idx"
 _DATA = "pci-conf-data"
 _NAMES = frozenset({_LATCH, _DATA, "pcie-mmcfg-mmio"})
 """QEMU's names of the regions that lead to configuration space."""
+_NO_DEVICE = "io"
+"""QEMU's name of ports where nothing is, which on a machine without PCI are these as well."""
+_ON_A_BOARD = {ADDRESS: _LATCH, **dict.fromkeys(DATA, _DATA)}
+"""The names of these ports on a machine with PCI."""
 
 _EVENT = b"pci_cfg_"
 _ADDRESS = re.compile(
@@ -53,6 +57,8 @@ class ConfigurationLog:
 
     def entry(self, entry: LogEntry) -> Iterable[LogEntry]:
         """Take an access, and return those to configuration space that are complete by it."""
+        if entry.name == _NO_DEVICE and entry.address in _ON_A_BOARD:
+            entry = replace(entry, name=_ON_A_BOARD[entry.address])
         return () if entry.name not in _NAMES or entry.refused else self._follow(entry)
 
     def _follow(self, entry: LogEntry) -> Iterator[LogEntry]:

@@ -105,6 +105,7 @@
 .set EVENT_TYPE, 7 << 8
 .set EVENT_SOFTWARE, 4 << 8
 .set FIRST_INTERRUPT, 32
+.set CRYSTAL_LEAF, 0x15			# SDM vol. 2A, CPUID
 
 # A virtual interrupt (APM vol. 2, 15.21.4): it is there, and no priority of a task is above it.
 .set V_IRQ, 1 << 8
@@ -1240,6 +1241,7 @@ cpuid_:
 
 # In: EAX, ECX as CPUID has them. Out: what the guest is to be told. What its own CR4 says is not
 # what the monitor's does, and nothing tells of SVM (SDM vol. 2A, CPUID; APM vol. 3, appendix E).
+# A trust domain is told how fast its time-stamp counter goes: as fast as the crystal. R10 is lost.
 leaf:	mov	r9d, eax
 	mov	r11d, ecx
 	cpuid
@@ -1264,10 +1266,26 @@ leaf:	mov	r9d, eax
 	btr	ecx, 2
 	jmp	4f
 3:	cmp	r9d, 0x8000000a
-	jne	4f
+	jne	5f
 	xor	eax, eax
 	xor	ebx, ebx
 	xor	ecx, ecx
+	xor	edx, edx
+	jmp	4f
+5:	mov	r10d, [rip + start + DATA + M_CRYSTAL]
+	test	r10d, r10d
+	jz	4f
+	test	r9d, r9d
+	jnz	6f
+	cmp	eax, CRYSTAL_LEAF	# the highest leaf that there is
+	jae	4f
+	mov	eax, CRYSTAL_LEAF
+	jmp	4f
+6:	cmp	r9d, CRYSTAL_LEAF
+	jne	4f
+	mov	eax, 1
+	mov	ebx, 1
+	mov	ecx, r10d
 	xor	edx, edx
 4:	mov	eax, eax
 	mov	ebx, ebx

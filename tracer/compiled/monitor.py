@@ -71,7 +71,7 @@ ASKED = _STATE + _STATE_FIELDS["ASKED"]
 
 _WORDS = (
     "NESTED", "UNKNOWN", "CLOSED", "DOMAIN", "EARLY", "MANAGED", "FAST", "PORTS", "GHCB_MSR",
-    "TELLER", "LOOK", "LOOK_AT", "FULL", "FULL_AT", "ASK", "ASK_AT",
+    "TELLER", "LOOK", "LOOK_AT", "FULL", "FULL_AT", "ASK", "ASK_AT", "CRYSTAL",
 )  # fmt: skip
 """How many records were not made, the exit code that it does not know, and 1 where none is to be
 made any more; 1 where instructions raise #VE, and the first quadword of the gate of #VE while it
@@ -80,7 +80,8 @@ enter the common code; 1 where ports are recorded; where instructions raise #VC,
 MSR that tells where the GHCB is; the linear address of the VMMCALL by which errands are told; a
 word that is read where a device may have moved, with nested traps, and its linear address; one
 that is read where the ring has no room, and its linear address, 0 where nobody waits for that; one
-that is read where somebody is to be asked, and its linear address."""
+that is read where somebody is to be asked, and its linear address; how many Hz the crystal has that
+a trust domain is told of, and its time-stamp counter with it, 0 where it is told of none."""
 
 # Offsets of the shared pages, behind those of the vCPUs.
 _ROOT5, _ROOT, _FRAMES, _GATES, _SEGMENTS = 0, _PAGE, 2 * _PAGE, 3 * _PAGE, 4 * _PAGE

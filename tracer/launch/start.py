@@ -258,14 +258,26 @@ def _initramfs(
     )
 
 
-def _configure(
-    plan: Plan, machine: tuple[str, ...], image: Path | None, initrd: Path | None
-) -> MachineConfig:
-    if plan.guest is Kind.SEV_ES and not takes_modules((*machine, *plan.extra)):
+def _check_board(plan: Plan, machine: Sequence[str]) -> None:
+    if takes_modules((*machine, *plan.extra)):
+        return
+    if plan.guest is Kind.SEV_ES:
         raise UsageError(
             f"an {plan.guest.label} guest has its RAM a second time, which takes a machine that RAM"
             " can be added to: pc or q35"
         )
+    if plan.guest is Kind.TDX and plan.realtime and Input.PORT in plan.inputs:
+        # By ports it takes too long, and how fast the host's counter goes nobody tells it.
+        raise UsageError(
+            f"a {plan.guest.label} guest whose ports raise #VE measures its clock by an HPET or a"
+            " PM timer in real time: take pc or q35, or leave --realtime out"
+        )
+
+
+def _configure(
+    plan: Plan, machine: tuple[str, ...], image: Path | None, initrd: Path | None
+) -> MachineConfig:
+    _check_board(plan, machine)
     memory, words = plan.memory, ""
     if image is not None:
         words = recipe.command_line(plan.append, kaslr=plan.kaslr, kind=plan.guest)

@@ -68,6 +68,14 @@ def test_where_no_function_is_the_port_of_the_address_tells_the_place() -> None:
     assert {each.name for each in (read, written, again)} == {""} and written.value == 7
 
 
+def test_on_a_machine_without_pci_no_function_is_anywhere() -> None:
+    (read,) = found(
+        ops("write", 0xCFB, 1, 1, name="io"), ops("write", 0xCF8, NVME | 8, name="io"),
+        ops("read", 0xCFE, 0xFFFF_FFFF_FFFF_FFFF, 2, name="io"),
+    )  # fmt: skip
+    assert (read.address, read.value, read.name) == (0x800A, 0xFFFF, "")
+
+
 @pytest.mark.parametrize(
     "lines",
     [

@@ -213,3 +213,19 @@ def test_so_are_those_of_code_outside_long_mode(cr4: int) -> None:
     plain = MonitorCpu(ram, efer=0, cr0=0)
     assert not plain.call("translate", rdx=0x1234) and plain.register("rax") == 0x1234
     assert plain.call("translate", rdx=DEVICE_AT)
+
+
+def _leaf(cpu: MonitorCpu, number: int) -> tuple[int, ...]:
+    cpu.call("leaf", rax=number, rcx=0)
+    return tuple(cpu.register(name) for name in ("rax", "rbx", "rcx", "rdx"))
+
+
+@assembles
+def test_a_trust_domain_is_told_how_fast_its_counter_goes() -> None:
+    told = MonitorCpu(Ram(RAM_SIZE), words={"CRYSTAL": 10**9})
+    plain = MonitorCpu(Ram(RAM_SIZE))
+    # Intel SDM vol. 2A, CPUID: the ratio of the counter to the crystal, and the crystal's Hz
+    assert _leaf(told, 0x15) == (1, 1, 10**9, 0) != _leaf(plain, 0x15)
+    highest, *vendor = _leaf(plain, 0)
+    assert highest < 0x15 and _leaf(told, 0) == (0x15, *vendor)
+    assert _leaf(told, 7) == _leaf(plain, 7)

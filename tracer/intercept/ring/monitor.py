@@ -51,6 +51,8 @@ _LOW_ROOT = 0x1000
 """The physical address of a root table on the way there."""
 OWN_SELECTOR = 8
 """The selector of the monitor's code where a vCPU enters it from outside long mode."""
+_CRYSTAL_HZ = 10**9
+"""QEMU has the local APIC's timer go by it (hw/intc/apic.c), and under icount RDTSC."""
 _MOST_STEPS = 1 << 10
 """Instructions of the monitor's for one exit, at most, with a string instruction's page walks."""
 _KEPT = "rip", "rsp", "rax", "rbx", "eflags", "cr0", "cr3", "cr4", "gs_base"
@@ -125,6 +127,9 @@ class Monitor:
         gate = space.read(idt + GATE_SIZE * VIRTUALIZATION_VECTOR, 8)
         self._write(monitor.word("EARLY"), gate)
         self._write(monitor.word("DOMAIN"), (1).to_bytes(8, "little"))
+        if not self._view.realtime:
+            # In real time its counter goes as fast as the host's, which nobody tells.
+            self._write(monitor.word("CRYSTAL"), _CRYSTAL_HZ.to_bytes(8, "little"))
         self._begun = True
 
     def follow_threads(self, current: Current) -> None:
