@@ -115,3 +115,13 @@ def test_a_guest_with_a_script_writes_its_disk_and_ends_with_a_status(
         assert done.status == status
         (said,) = [line for line in done.complaints if "exit status" in line]
         assert "exit status 7" in said
+
+
+def test_a_file_that_is_no_ramdisk_starts_no_guest(tmp_path: Path) -> None:
+    text, zeros = tmp_path / "text", tmp_path / "zeros"
+    text.write_text("hello\n")
+    zeros.write_bytes(bytes(8192))
+    for path in (text, zeros):
+        done = run(tmp_path, "boot", "--initrd", path)
+        assert done.status == 2
+        assert f"the initial ramdisk {path} is none that Linux knows" in done.err.splitlines()[-1]

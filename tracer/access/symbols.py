@@ -178,7 +178,7 @@ def parse_system_map(text: str, lowest: int = KERNEL_HALF) -> SymbolTable:
         if match is None:
             if not line.strip():
                 continue
-            raise KernelImageError(f"line {number} is not `address type name`: {line[:60]!r}")
+            raise KernelImageError(f"line {number} is not `address type name`: {line!r:.60}")
         address, kind, name = match.groups()
         if line.endswith("]") and "\t[" in line:
             continue

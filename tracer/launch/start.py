@@ -30,6 +30,7 @@ from tracer.linux.arrival import ComingLinux
 from tracer.linux.installed import InstalledLinux
 from tracer.linux.kernel import Kernel, default_kernel, open_kernel
 from tracer.linux.origin import Booted
+from tracer.linux.ramdisk import HEAD, is_ramdisk
 from tracer.linux.system import Linux
 from tracer.qemu.command_line import MachineConfig, hidden_ram
 from tracer.qemu.console_door import console_door
@@ -191,6 +192,8 @@ def _prepared(
         )
     if plan.guest not in kernel.kinds:
         raise KernelImageError(f"{path}: {why_not(plan.guest, kernel.release)}")
+    if plan.initrd is not None:
+        _check_ramdisk(plan.initrd)
     initrd = plan.initrd or _initramfs(plan, machine, kernel, progress)
     config = _configure(plan, machine, path, initrd)
     return Linux(kernel, Booted(config.command_line, plan.guest), plan.guest), config
@@ -208,6 +211,19 @@ def _check_initrd(path: Path | None) -> None:
                 raise UsageError(f"the initial ramdisk {path} is empty")
     except OSError as error:
         raise UsageError(f"cannot read the initial ramdisk {path}: {error.strerror}") from error
+
+
+def _check_ramdisk(path: Path) -> None:
+    # It is there, and read.
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        while head and not head.strip(b"\0") and not is_ramdisk(head):
+            head = file.read(HEAD)
+    if not is_ramdisk(head):
+        raise UsageError(
+            f"the initial ramdisk {path} is none that Linux knows: neither a cpio archive, packed"
+            " or not, as mkinitramfs, dracut or `cpio -o -H newc` make it, nor a file system"
+        )
 
 
 def _from_reset(
@@ -237,6 +253,8 @@ def _from_reset(
         progress(f"its code has names only where they are in the guest's RAM: {error}")
         config = _configure(plan, machine, _for_qemu(path, files), plan.initrd)
         return FromReset(config.hidden, path.name, "", ComingLinux(None, path)), config
+    if plan.initrd is not None:
+        _check_ramdisk(plan.initrd)
     initrd = plan.initrd or _initramfs(plan, machine, kernel, progress)
     config = _configure(plan, machine, path, initrd)
     coming = ComingLinux(kernel, path)

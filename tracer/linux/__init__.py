@@ -17,6 +17,7 @@ __all__ = (
     "orc",
     "origin",
     "processes",
+    "ramdisk",
     "readers",
     "resident",
     "stacks",

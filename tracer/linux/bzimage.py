@@ -30,6 +30,8 @@ _SECTOR = 512
 _LZ4_BLOCK = 8 << 20  # the legacy frame's fixed block size, unpacked
 _MEMORY_LIMIT = 1 << 30  # of the xz and zstd decoders, whose dictionaries reach 128 MiB
 _OTHER = "--from-reset traces whatever starts by Linux' boot protocol"
+_UNIFIED, _SECTIONS_END = b".linux\0\0", 4096
+"""The section of a unified kernel image that has the kernel (UAPI group, Unified Kernel Image)."""
 _BANNER = re.compile(rb"Linux version (\d+\.[^ \0\n]+) [^\0\n]*")
 
 
@@ -62,8 +64,7 @@ def parse_header(image: bytes) -> BootHeader:
     (Linux 2.6.26), or ends before its payload does.
     """
     if image[0x202:0x206] != b"HdrS":
-        why = "not an x86 Linux kernel image: no boot header at offset 0x202"
-        raise KernelImageError(f"{why}{_else(image)}")
+        raise KernelImageError(f"not an x86 Linux kernel image: {_else(image)}")
     if len(image) < _HEADER_END:
         raise KernelImageError("the kernel image is cut off inside its boot header")
     (protocol,) = struct.unpack_from("<H", image, 0x206)
@@ -141,13 +142,21 @@ def release_of(banner: str) -> str:
 
 
 def _else(image: bytes) -> str:
-    # Says what to do with a file that is no kernel image as it is.
+    # Says what a file is that is no kernel image as it is, and what to do with it.
+    if not image:
+        return "it is empty"
+    why = "no boot header at offset 0x202"
     for magic, name, _ in _DECODERS:
         if image.startswith(magic):
-            return f"; it is packed ({name}): unpack it first"
+            return f"{why}; it is packed ({name}): unpack it first"
+    if image.startswith(b"MZ") and _UNIFIED in image[:_SECTIONS_END]:
+        return (
+            f"{why}; it is a unified one: objcopy -O binary --only-section=.linux takes its kernel"
+            " out, --only-section=.initrd its ramdisk"
+        )
     if image.startswith(b"MZ"):
-        return "; a program for UEFI is started from a disk (--disk, --firmware uefi)"
-    return ""
+        return f"{why}; a program for UEFI is started from a disk (--disk, --firmware uefi)"
+    return f"{why}; it takes a bzImage, such as /boot/vmlinuz-*, or a vmlinux (ELF)"
 
 
 def _text(image: bytes, offset: int) -> str:

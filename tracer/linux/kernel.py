@@ -213,7 +213,7 @@ def _named(path: Path, step: Callable[[], _T]) -> _T:
     try:
         return step()
     except KernelImageError as error:
-        named = str(path) in str(error)
+        named = f"{path}:" in str(error)  # a file may be called by a word of the text
         raise KernelImageError(str(error) if named else f"{path}: {error}") from error
 
 

@@ -84,13 +84,15 @@ class ModuleFolder:
                 f"no module {word}: the kernel has no folder lib/modules/RELEASE beside its own"
             )
         near = suggestion(name, [*self.files, *self.built_in])
-        full = ""
-        if self.path.name.endswith(_SMALL):
-            full = (
+        more = ""
+        if Path(word).exists():
+            more = f"; a file of one is named by its path, ./{word}"
+        elif self.path.name.endswith(_SMALL):
+            more = (
                 ", which is Debian's for clouds: vetrace setup --flavour full gets the full one, "
                 "which has more drivers, for --kernel"
             )
-        raise UsageError(f"no module {word} in {self.path}, nor built into that kernel{full}{near}")
+        raise UsageError(f"no module {word} in {self.path}, nor built into that kernel{more}{near}")
 
 
 @dataclass(frozen=True, slots=True)

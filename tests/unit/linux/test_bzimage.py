@@ -142,7 +142,12 @@ def test_foreign_file(image: bytes) -> None:
         (payload("gzip"), r"packed \(gzip\): unpack it first"),
         (payload("zstd"), r"packed \(zstd\): unpack it first"),
         (b"MZ" + bytes(4096), "for UEFI is started from a disk"),
-        (bytes(4096), "offset 0x202$"),
+        (bytes(4096), "it takes a bzImage"),
+        (
+            b"MZ" + bytes(300) + b".linux\0\0" + bytes(4096),
+            "objcopy -O binary --only-section=.linux",
+        ),
+        (b"", "it is empty$"),
         (bzimage_of(b""), "or holds no Linux; --from-reset traces whatever starts"),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_kind_of_guest_has_its_own_kernel_or_the_plain_one(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"image: not an x86 Linux kernel image"),
+        (b"", r"image: not an x86 Linux kernel image: it is empty"),
         (b"\x7fELF", r"image: .*damaged ELF"),
         (b"\x7fELF" + bytes(200), r"image: .*damaged ELF"),
     ],

@@ -127,6 +127,16 @@ def test_a_driver_that_debians_kernel_for_clouds_leaves_out(tmp_path: Path) -> N
         read_folder(full).find("e1000e")
 
 
+def test_a_file_that_is_asked_for_without_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "driver").touch()
+    folder = ModuleFolder(Path("/lib/modules/6.1.0-50-cloud-amd64"))
+    with pytest.raises(UsageError, match=r"named by its path, \./driver$"):
+        folder.find("driver")
+
+
 def test_a_folder_without_a_list_of_what_is_built_in(tmp_path: Path) -> None:
     (tmp_path / "only.ko").write_bytes(module())
     folder = read_folder(tmp_path)
