@@ -149,10 +149,23 @@ class TracedRun:
         except Diverged as error:
             warn(str(error))
             return EXIT_MISMATCH
+        except TracerError:
+            self._tell_uncompared()
+            raise
         trace = self._trace
-        if self._args.check and trace is not None and log is not None and status == EXIT_OK:
-            return check_run(trace, log, quiet=self._args.json)
-        return status
+        if not self._args.check or trace is None or log is None:
+            return status
+        if status != EXIT_OK:
+            self._tell_uncompared()
+            return status
+        return check_run(trace, log, quiet=self._args.json)
+
+    def _tell_uncompared(self) -> None:
+        if self._args.check and self._summary.accesses:
+            tell(
+                "nothing was compared with QEMU's log, as the run did not come to its end: "
+                "-e 'until 30s; quit' ends one that is compared up to there"
+            )
 
     def _run_whole(self) -> int:
         if self._wish.asked:
