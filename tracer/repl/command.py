@@ -78,6 +78,8 @@ class Command:
         first = statement.rest.replace("=", " ").partition(" ")[0]
         if first in self.for_both or self._suits(recording):
             return
+        if self.for_both and not first:
+            raise UsageError(f"{self.name} what? {'  or  '.join(self.usage_for(recording))}")
         if recording is not None:
             raise UsageError(
                 f"{self.name} needs a guest, and {recording} is a recording: `vetrace boot -i` "

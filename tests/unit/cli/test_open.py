@@ -387,6 +387,11 @@ def test_a_command_that_needs_a_guest_says_so_in_a_line(
     assert refused(capsys, sample, command) == command.split()[0] + why
 
 
+def test_a_setting_that_is_not_named_is_asked_for(capsys: Output, sample: Path) -> None:
+    told = refused(capsys, sample, "set")
+    assert told == "set what? set pager on|off  or  set editing-mode emacs|vi"
+
+
 def test_help_has_what_serves_a_recording(capsys: Output, sample: Path) -> None:
     text = "\n".join(opened(capsys, sample, "help"))
     assert "reverse-continue" in text and "peek" not in text
