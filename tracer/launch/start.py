@@ -192,9 +192,7 @@ def _prepared(
         )
     if plan.guest not in kernel.kinds:
         raise KernelImageError(f"{path}: {why_not(plan.guest, kernel.release)}")
-    if plan.initrd is not None:
-        _check_ramdisk(plan.initrd)
-    initrd = plan.initrd or _initramfs(plan, machine, kernel, progress)
+    initrd = _ramdisk(plan, machine, kernel, progress)
     config = _configure(plan, machine, path, initrd)
     return Linux(kernel, Booted(config.command_line, plan.guest), plan.guest), config
 
@@ -217,7 +215,7 @@ def _check_ramdisk(path: Path) -> None:
     # It is there, and read.
     with path.open("rb") as file:
         head = file.read(HEAD)
-        while head and not head.strip(b"\0") and not is_ramdisk(head):
+        while head and not head.strip(b"\0"):
             head = file.read(HEAD)
     if not is_ramdisk(head):
         raise UsageError(
@@ -253,9 +251,7 @@ def _from_reset(
         progress(f"its code has names only where they are in the guest's RAM: {error}")
         config = _configure(plan, machine, _for_qemu(path, files), plan.initrd)
         return FromReset(config.hidden, path.name, "", ComingLinux(None, path)), config
-    if plan.initrd is not None:
-        _check_ramdisk(plan.initrd)
-    initrd = plan.initrd or _initramfs(plan, machine, kernel, progress)
+    initrd = _ramdisk(plan, machine, kernel, progress)
     config = _configure(plan, machine, path, initrd)
     coming = ComingLinux(kernel, path)
     return FromReset(config.hidden, kernel.release, kernel.sha256, coming), config
@@ -265,9 +261,13 @@ def _for_qemu(path: Path, files: contextlib.ExitStack) -> Path:
     return file_for_qemu(path, lambda: files.enter_context(scratch_folder()))
 
 
-def _initramfs(
+def _ramdisk(
     plan: Plan, machine: Sequence[str], kernel: Kernel, progress: Callable[[str], None]
 ) -> Path:
+    # Returns the reader's own, which is one, or else the default guest's.
+    if plan.initrd is not None:
+        _check_ramdisk(plan.initrd)
+        return plan.initrd
     script = recipe.init_script()
     drivers = MODULES if has_pci((*machine, *plan.extra)) else MODULES_WITHOUT_PCI
     software = plan.software
