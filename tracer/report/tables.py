@@ -23,8 +23,7 @@ from tracer.trace.polls import Poll
 from tracer.trace.summary import Names, Summary, ranked
 from tracer.trace.waiting_words import poll_words
 
-_LEAST_NAME = 10  # columns of a name that is folded
-_NARROWEST_NAME = 16  # columns below which a name is folded beyond reading
+_NARROWEST_NAME = 16  # columns below which a name is not folded
 
 
 class Fitting(Table):
@@ -37,29 +36,24 @@ class Fitting(Table):
         """Yield what rich prints."""
         wide = self.__rich_measure__(console, options.update_width(FILE_COLUMNS * 4)).maximum
         if wide > options.max_width:
-            self._close_up(options.max_width)
+            self._close_up()
             if self._least() > options.max_width:
                 yield from self._stacked(options.max_width)
                 return
         yield from super().__rich_console__(console, options)
 
-    def _close_up(self, width: int) -> None:
+    # Numbers, and names that can be read, have at least this room.
+    def _close_up(self) -> None:
         self.padding = 0
-        numbers = [column for column in self.columns if column.no_wrap]
-        names = [column for column in self.columns if not column.no_wrap]
-        for column in numbers:
-            column.header = str(column.header).replace(" ", "\n")
-        taken = sum(_least_width(column) + 1 for column in numbers)
-        for column in names:
-            column.min_width = max(min(_LEAST_NAME, (width - 2 - taken) // len(names) - 1), 1)
+        for column in self.columns:
+            if column.no_wrap:
+                column.header = str(column.header).replace(" ", "\n")
+                column.min_width = _least_width(column)
+            else:
+                column.min_width = min(_least_width(column), _NARROWEST_NAME)
 
-    # The columns that numbers, and names that can be read, take at least.
     def _least(self) -> int:
-        return 2 + sum(
-            1 + (least if each.no_wrap else min(least, _NARROWEST_NAME))
-            for each in self.columns
-            for least in [_least_width(each)]
-        )
+        return 2 + sum(1 + (each.min_width or 0) for each in self.columns)
 
     # A row's name, and below it what the other columns have, by their headings.
     def _stacked(self, width: int) -> Iterator[RenderableType]:
