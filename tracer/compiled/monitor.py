@@ -113,7 +113,6 @@ CODE_SEGMENT = _CODE_SEGMENT.to_bytes(8, "little")
 _GATES_COUNT = 256
 _GATE_SIZE = 16
 _ENTRY_SIZE = 8
-_PORT_COUNT = 0x10000
 _CONFIGURATION = range(0xCFC, 0xD00)
 """The ports by which PCI configuration is accessed (PCI Local Bus 3.0, 3.2.2.3.2)."""
 _OWN_MSRS = 0xC000_0080, 0xC001_0114, 0xC001_0117
@@ -306,7 +305,7 @@ class MonitorCode:
                 entry & 0xFFFF, code, 0x8E00, entry >> 16 & 0xFFFF, entry >> 32,
             )  # fmt: skip
         struct.pack_into("<Q", page, _SEGMENTS + (code & ~7), _CODE_SEGMENT)
-        left = range(_PORT_COUNT) if ports else _CONFIGURATION if self.nested else range(0)
+        left = vmcb.ALL_PORTS if ports else _CONFIGURATION if self.nested else range(0)
         page[_PORTS:_MSRS] = vmcb.port_map(left)
         page[_MSRS:_FLAGS] = vmcb.msr_map(_OWN_MSRS, free, others=msrs)
         return bytes(page)

@@ -33,7 +33,7 @@ EVENT = 0xA8
 _SEGMENTS = {
     name: 0x400 + 16 * number for number, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs"))
 }
-"""Of each there are selector, attributes, limit and base, as a descriptor table register has."""
+"""Offsets of the segment registers: each has selector, attributes, limit and base there."""
 _ATTRIBUTES, _LIMIT, _BASE = 2, 4, 8
 _GDT, _IDT = 0x460, 0x480
 _CPL = 0x4CB
@@ -60,7 +60,7 @@ _PAT_AT_RESET = 0x0007_0406_0007_0406
 _OF_TABLES = 1 << 33
 _VALID, _WITH_CODE, _EXCEPTION = 1 << 31, 1 << 11, 3 << 8
 _FRAME_SIZE = 5 * 8
-_PORT_COUNT = 0x10000
+ALL_PORTS = range(0x10000)
 _MSR_RANGES = (range(0x2000), range(0xC000_0000, 0xC000_2000), range(0xC001_0000, 0xC001_2000))
 _MSR_RANGE_SIZE = 0x800
 PORT_MAP_SIZE, MSR_MAP_SIZE = 3 * 4096, 2 * 4096
@@ -133,9 +133,9 @@ def control_block(
 
 def port_map(span: range) -> bytes:
     """Return the map that has a guest leave for the ports of a span."""
-    bits = bytearray(PORT_MAP_SIZE)
-    if len(span) == _PORT_COUNT:
+    if span == ALL_PORTS:
         return b"\xff" * PORT_MAP_SIZE  # an access of the last port may reach beyond it
+    bits = bytearray(PORT_MAP_SIZE)
     for port in span:
         bits[port // 8] |= 1 << port % 8
     return bytes(bits)
