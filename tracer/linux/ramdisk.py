@@ -1,4 +1,4 @@
-"""What Linux takes for an initial ramdisk.
+"""Linux takes these files for an initial ramdisk.
 
 Ref: Linux init/initramfs.c (unpack_to_rootfs), lib/decompress.c (compressed_formats),
 init/do_mounts_rd.c (identify_ramdisk_image).
@@ -23,7 +23,7 @@ _FILE_SYSTEMS = (
     (0x410, (struct.pack("<H", 0x137F), struct.pack("<H", 0x138F))),  # Minix
     (0x438, (struct.pack("<H", 0xEF53),)),  # ext2
 )
-"""What is at an offset in the image of a file system: romfs, squashfs, cramfs, Minix, ext2."""
+"""An image of a file system has these at an offset: romfs, squashfs, cramfs, Minix, ext2."""
 
 
 def is_ramdisk(head: bytes) -> bool:

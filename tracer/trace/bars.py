@@ -1,4 +1,4 @@
-"""Where the registers of PCI functions lie, by the base addresses that the guest has given them.
+"""The registers of PCI functions lie at base addresses that the guest has written.
 
 Ref: PCI Local Bus 3.0, 6.2.5.1 (base address registers).
 """

@@ -1,4 +1,4 @@
-"""What Linux takes for an initial ramdisk."""
+"""Linux takes some files for an initial ramdisk, and others not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the registers of PCI functions lie, by what a guest has written."""
+"""The registers of PCI functions lie where a guest has written that they do."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Lines = list[bytes]
 Output = pytest.CaptureFixture[str]
 
 AT = 7
-"""Of the first access of the sample trace, counted from 0."""
+"""The first access of the sample trace is in this line, counted from 0."""
 
 WRONG = {
     "out": (lambda lines: lines.pop(AT + 1), "2 is at line 9, where 1"),
