@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.benchmark.result import Result
 from scripts.benchmark.trace import write
-from scripts.patience import patience
-from tracer.errors import TraceError
+from scripts.chromium import chromium, open_page
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -54,7 +50,7 @@ def speed_of_a_page() -> Result:
         report = [sys.executable, "-m", "tracer", "report", str(trace), "-o", str(page)]
         subprocess.run(report, check=True, stderr=subprocess.DEVNULL)
         written = time.monotonic() - begun
-        with _browser() as driver:
+        with chromium() as driver:
             opened = min(_seconds_to_open(driver, page) for _ in range(_TURNS))
             frames = sorted(driver.execute_async_script(_ZOOM))
             searched = min(driver.execute_async_script(_SEARCH) for _ in range(_TURNS))
@@ -77,32 +73,7 @@ def speed_of_a_page() -> Result:
     )
 
 
-@contextmanager
-def _browser() -> Iterator[Chrome]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        raise TraceError("Debian's packages chromium and chromium-driver open the page")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"):
-        options.add_argument(argument)
-    running = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        running.set_script_timeout(patience(120))
-        yield running
-    finally:
-        running.quit()
-
-
 def _seconds_to_open(driver: Chrome, page: Path) -> float:
-    driver.get("about:blank")
     begun = time.monotonic()
-    driver.get(page.as_uri())
-    while driver.execute_script("return document.documentElement.dataset.ready") != "true":
-        if time.monotonic() - begun > patience(60):
-            raise TraceError("the page does not open")
-        time.sleep(0.01)
+    open_page(driver, page)
     return time.monotonic() - begun

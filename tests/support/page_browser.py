@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from vetrace_run import need
 
-from scripts.patience import patience
-
-DEADLINE = patience(200)  # seconds
+from scripts.chromium import DEADLINE, PACKAGES, chromium, open_page
 
 
 class Page:
@@ -27,11 +24,8 @@ class Page:
         self.driver = driver
 
     def open(self, path: Path, state: str = "") -> None:
-        """Open a page, and wait until it is whole."""
-        self.driver.get("about:blank")
-        self.driver.get(f"{path.resolve().as_uri()}{state}")
-        ready = self.until("return document.documentElement.dataset.ready")
-        assert ready == "true", self.text("#wrong")
+        """Open a page anew, and wait until it is whole."""
+        open_page(self.driver, path, state)
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Return what a script returns; a promise is waited for."""
@@ -80,25 +74,7 @@ class Page:
 @contextmanager
 def page_browser(columns: int = 1400, rows: int = 900) -> Iterator[Page]:
     """Run a browser of this size in pixels; skip the test where there is none, but in CI."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    need(browser is not None, "chromium")
-    need(driver is not None, "chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(browser)
-    # A page that is taken for hidden has no frames, and who waits for one waits for ever.
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
-        f"--window-size={columns},{rows}",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    running = webdriver.Chrome(options=options, service=Service(str(driver)))
-    try:
-        running.set_script_timeout(DEADLINE)
-        running.set_page_load_timeout(DEADLINE)
-        # The driver's answer may take as long: 120 s are what Selenium waits by itself.
-        running.command_executor.client_config.timeout = 2 * DEADLINE
-        yield Page(running)
-    finally:
-        running.quit()
+    for program, package in PACKAGES.items():
+        need(which(program) is not None, package)
+    with chromium(columns, rows) as driver:
+        yield Page(driver)
