@@ -14,6 +14,7 @@ from pathlib import Path
 from tracer.compiled import layout
 
 PACKAGE = Path(__file__).parents[2] / "tracer" / "compiled"
+SOURCE = PACKAGE / "source"
 VARIANTS = tuple(itertools.product((False, True), repeat=3))
 MODULE_LABELS = ("fault", "tdcall")
 MONITOR_LABELS = (
@@ -28,8 +29,8 @@ LABELS_NESTED = ("done",)
 _HEAD = '''\
 """The common code, assembled: its bytes, and where its labels are, for each kind of guest.
 
-Written by ``tests/support/common_image.py`` from ``common.S`` and ``layout.py``; a test assembles
-them again.
+Written by ``tests/support/common_image.py`` from ``source/common.S`` and ``layout.py``; a test
+assembles them again.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ nested: hex, labels."""
 _MODULE_HEAD = '''\
 """The TDX module's code, assembled: its bytes in hex, and where its labels are.
 
-Written by ``tests/support/common_image.py`` from ``module.S`` and ``module.py``; a test assembles
-them again.
+Written by ``tests/support/common_image.py`` from ``source/module.S`` and ``module.py``; a test
+assembles them again.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ from __future__ import annotations
 _MONITOR_HEAD = '''\
 """The monitor's code, assembled: its bytes in hex and its labels, without call chains and with.
 
-Written by ``tests/support/common_image.py`` from ``monitor.S`` and ``monitor.py``; a test assembles
-them again.
+Written by ``tests/support/common_image.py`` from ``source/monitor.S`` and ``monitor.py``; a test
+assembles them again.
 """
 
 from __future__ import annotations
@@ -95,10 +96,11 @@ def assemble_monitor(
 
 
 def _assembled(head: str, name: str, labels: tuple[str, ...]) -> tuple[bytes, dict[str, int]]:
-    text = head + "".join((PACKAGE / each).read_text() for each in ("copy.S", "ram.S", name))
+    text = head + "".join((SOURCE / each).read_text() for each in ("copy.S", "ram.S", name))
     with tempfile.TemporaryDirectory() as folder:
         object_file, binary = f"{folder}/code.o", f"{folder}/code.bin"
-        subprocess.run(["as", "--64", "-o", object_file, "-"], input=text, text=True, check=True)
+        arguments = ["as", "--64", "-I", SOURCE, "-o", object_file, "-"]
+        subprocess.run(arguments, input=text, text=True, check=True)
         subprocess.run(["objcopy", "-O", "binary", "-j", ".text", object_file, binary], check=True)
         names = subprocess.run(["nm", object_file], check=True, capture_output=True, text=True)
         relocations = subprocess.run(

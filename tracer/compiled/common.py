@@ -1,6 +1,6 @@
 """The code that all compiled sites share, and the few bytes of the stub that lead to it.
 
-``common.S`` has the source. A kind of guest has its own image: with several vCPUs there is a
+``source/common.S`` has the source. A kind of guest has its own image: with several vCPUs there is a
 lock, and with linear addresses of 57 bits one more level to walk.
 """
 

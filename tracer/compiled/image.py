@@ -1,7 +1,7 @@
 """The common code, assembled: its bytes, and where its labels are, for each kind of guest.
 
-Written by ``tests/support/common_image.py`` from ``common.S`` and ``layout.py``; a test assembles
-them again.
+Written by ``tests/support/common_image.py`` from ``source/common.S`` and ``layout.py``; a test
+assembles them again.
 """
 
 from __future__ import annotations

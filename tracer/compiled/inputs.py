@@ -1,10 +1,10 @@
 """What a guest is given beside memory: the records that its monitor leaves, and their sites.
 
 A guest that runs inside the monitor leaves for it at each IN and OUT, RDMSR and WRMSR, CPUID, and
-where that is wanted RDTSC; and before it takes an external interrupt. ``monitor.S`` carries the
-instruction out, or takes the interrupt for the guest, and leaves a record in the ring of compiled
-sites. That has the address of the instruction, no bytes: who takes the record reads them, and gives
-it the number of a site here. The site of an interrupt is where it came.
+where that is wanted RDTSC; and before it takes an external interrupt. ``source/monitor.S`` carries
+the instruction out, or takes the interrupt for the guest, and leaves a record in the ring of
+compiled sites. That has the address of the instruction, no bytes: who takes the record reads them,
+and gives it the number of a site here. The site of an interrupt is where it came.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The memory is one block of guest RAM, seen twice by the guest: as data, writable, and
 :data:`DISTANCE` bytes above that as code, so that code reaches data relative to RIP. Offsets are
-from its first byte, sizes in bytes. ``common.S`` is assembled behind :func:`constants`.
+from its first byte, sizes in bytes. ``source/common.S`` is assembled behind :func:`constants`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The TDX module as guest code: its bytes, and what it has in the block.
 
 In a guest of TDX that vetrace plays the module of, the kernel's own #VE handler decodes each access
-to a device and asks for it by a TDCALL. ``module.S`` has the code which two gates of the guest lead
-to: it makes a page fault on a shared leaf a #VE, answers TDG.VP.VEINFO.GET and the hypercalls for
-MMIO, HLT and MapGPA, and leaves records in the ring of compiled sites. All else goes to the stub.
+to a device and asks for it by a TDCALL. ``source/module.S`` has the code which two gates of the
+guest lead to: it makes a page fault on a shared leaf a #VE, answers TDG.VP.VEINFO.GET and the
+hypercalls for MMIO, HLT and MapGPA, and leaves records in the ring of compiled sites. All else goes
+to the stub.
 
 What is known of a #VE lies here, where vetrace and the guest code find it alike: an access may go
 one part of its way by a stop, and the other without.
@@ -151,7 +152,7 @@ def raising() -> dict[str, int]:
 
 
 def constants() -> str:
-    """Return the assembler's symbols that ``module.S`` uses."""
+    """Return the assembler's symbols that ``source/module.S`` uses."""
     symbols = {
         "TDCALL": TDCALL_ERROR,
         "CODE_SIZE": CODE_SIZE,

@@ -1,7 +1,7 @@
 """The TDX module's code, assembled: its bytes in hex, and where its labels are.
 
-Written by ``tests/support/common_image.py`` from ``module.S`` and ``module.py``; a test assembles
-them again.
+Written by ``tests/support/common_image.py`` from ``source/module.S`` and ``module.py``; a test
+assembles them again.
 """
 
 from __future__ import annotations

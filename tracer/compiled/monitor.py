@@ -1,7 +1,7 @@
 """The monitor that a guest runs inside: its bytes, and what lies in RAM for it.
 
-``monitor.S`` is a hypervisor of AMD's kind (SVM), which QEMU emulates for any CPU model. What it
-is for, and what it changes for the guest: docs/monitor.md.
+``source/monitor.S`` is a hypervisor of AMD's kind (SVM), which QEMU emulates for any CPU model.
+What it is for, and what it changes for the guest: docs/monitor.md.
 
 Ref: AMD64 Architecture Programmer's Manual vol. 2, chapter 15.
 """
@@ -138,7 +138,7 @@ def monitor_size(vcpus: int, *, nested: bool = False) -> int:
 
 
 def constants(*, stacks: bool) -> str:
-    """Return the assembler's symbols that ``monitor.S`` uses."""
+    """Return the assembler's symbols that ``source/monitor.S`` uses."""
     symbols = {
         "DATA": -PLACE,
         "STACKS": int(stacks),
@@ -169,7 +169,7 @@ def constants(*, stacks: bool) -> str:
 
 
 def guest_constants() -> str:
-    """Return the assembler's symbols by which ``common.S`` knows of the guest in the monitor."""
+    """Return the symbols by which ``source/common.S`` knows of the guest in the monitor."""
     symbols = {
         "GUEST_CR3": of_guest("cr3"),
         "GUEST_CR4": of_guest("cr4"),

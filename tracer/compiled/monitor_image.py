@@ -1,7 +1,7 @@
 """The monitor's code, assembled: its bytes in hex and its labels, without call chains and with.
 
-Written by ``tests/support/common_image.py`` from ``monitor.S`` and ``monitor.py``; a test assembles
-them again.
+Written by ``tests/support/common_image.py`` from ``source/monitor.S`` and ``monitor.py``; a test
+assembles them again.
 """
 
 from __future__ import annotations

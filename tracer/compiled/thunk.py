@@ -2,7 +2,7 @@
 
 :func:`compile_thunk` is a function from an instruction to bytes. In a thunk the device is reached
 through the window, and everything that the instruction sees or changes besides is in the record
-and in the fault's frame: ``common.S`` says how it is entered.
+and in the fault's frame: ``source/common.S`` says how it is entered.
 """
 
 from __future__ import annotations
