@@ -1,12 +1,33 @@
-"""The counts of a run in words, as they are told at its end."""
+"""A run in words, as it is told at its end."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 
+from tracer.intercept.recording import RecordedDevice
+from tracer.session.host import Host
+from tracer.session.session import Session
 
-def closing_lines(counts: Counter[str], sites: int) -> Iterator[str]:
+
+def closing_lines(
+    session: Session, host: Host | None, recorded: RecordedDevice | None, *, sites: bool
+) -> Iterator[str]:
+    """Yield the lines that tell what was counted, of what rules did, and of a device's recording.
+
+    With ``sites`` each compiled site is told too.
+    """
+    compiled = session.loop.sites
+    yield from counted(session.counts, 0 if compiled is None else len(compiled))
+    if compiled and sites:
+        yield from compiled.told()
+    if host is not None:
+        yield from host.told()
+    if recorded is not None:
+        yield f"{recorded.answered} of {recorded.recorded} accesses of {recorded.name} replayed"
+
+
+def counted(counts: Counter[str], sites: int) -> Iterator[str]:
     """Yield the lines that tell the counts of a run with so many compiled sites."""
     raised = _raised(counts)
     asked = f", {counts['guest']} by the guest itself" if raised else ""

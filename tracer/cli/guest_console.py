@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tracer.errors import TracerError
+from tracer.guest.report import GuestReport
 from tracer.host.streams import erase_status
 
 _LONGEST_LINE = 1 << 14
@@ -38,6 +39,30 @@ class GuestConsole:
         """Show the rest, which is no whole line."""
         if self._rest:
             self(b"\n")
+
+
+class Printed:
+    """Take what a guest prints: for its ``report``, and for the ``console``.
+
+    ``fail`` is called once that cannot be written any more, and ``error`` says why.
+    """
+
+    def __init__(self, console: Callable[[bytes], object], fail: Callable[[], object]) -> None:
+        self.report = GuestReport()
+        self.error: OSError | None = None
+        self._console = console
+        self._fail = fail
+
+    def take(self, data: bytes) -> None:
+        """Take bytes, cut anywhere; raise nothing, as the event loop would only log it."""
+        self.report.take(data)
+        if self.error is not None:
+            return
+        try:
+            self._console(data)
+        except OSError as error:
+            self.error = error
+            self._fail()
 
 
 def _show(text: str) -> None:

@@ -19,7 +19,7 @@ from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.closing import closing_lines
 from tracer.cli.filters import register_maps
 from tracer.cli.guest_arguments import tell
-from tracer.cli.guest_console import GuestConsole
+from tracer.cli.guest_console import GuestConsole, Printed
 from tracer.cli.interactive import screen, wish
 from tracer.cli.printer import LinePrinter, json_printer
 from tracer.cli.recorded import recorded
@@ -28,7 +28,7 @@ from tracer.cli.verify import check_run
 from tracer.compiled.inputs import Input
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.equipment import device_names
-from tracer.guest.report import GuestReport, why_failed, why_missing, why_unloaded
+from tracer.guest.report import why_failed, why_missing, why_unloaded
 from tracer.guest.software import Software
 from tracer.host import signals
 from tracer.host.streams import warn
@@ -129,8 +129,7 @@ class TracedRun:
         self._over = True
         self._rules: Sequence[Rule] = ()
         self._task: asyncio.Task[None] | None = None
-        self._console_error: OSError | None = None
-        self._report = GuestReport()
+        self._printed = Printed(console, self._cancel)
         self._kernel: Kernel | None = None
         self._devices: frozenset[str] = frozenset()
         self._watchdog = Watchdog(guests[0].limits)
@@ -194,10 +193,9 @@ class TracedRun:
                     self._renew()
                     await self._run_once()
         except asyncio.CancelledError:
-            if self._console_error is None:
+            if self._printed.error is None:
                 raise
-            where = self._args.serial or "standard error"
-            why = self._console_error.strerror
+            where, why = self._args.serial or "standard error", self._printed.error.strerror
             raise TracerError(f"cannot write the guest's console to {where}: {why}") from None
         finally:
             if self._shell is not None:
@@ -212,7 +210,7 @@ class TracedRun:
     # Makes ready for the same guest once more.
     def _renew(self) -> None:
         self._runs += 1
-        self._naming, self._report = Naming(self._maps), GuestReport()
+        self._naming, self._printed = Naming(self._maps), Printed(self._console, self._cancel)
         self._rules = () if self._host is None else self._host.rules.items
         if self._recorded is not None:
             self._recorded = recorded(self._args)
@@ -239,7 +237,7 @@ class TracedRun:
     ) -> AsyncIterator[Callable[[], Awaitable[object]]]:
         # The guest at its kernel's entry, every trap in place, and what runs it from there.
         self._host, self._summary = None, Summary()
-        async with guest.open(self._take_console, tell) as session:
+        async with guest.open(self._printed.take, tell) as session:
             session.naming = self._naming
             if self._args.queues or self._wish.asked:
                 session.loop.lookout.follow_queues(self._naming, tell=self._args.queues)
@@ -262,7 +260,7 @@ class TracedRun:
 
         That is for how its script ended, and for the modules and devices that it has missed.
         """
-        report, status = self._report, self._report.status
+        report, status = self._printed.report, self._printed.report.status
         if status and software.script is not None:
             warn(why_failed(software.script, status))
             return EXIT_FAILED
@@ -283,17 +281,9 @@ class TracedRun:
         warn(why_missing(missing, kernel.release, modules=kernel.modules is not None))
         return EXIT_FAILED
 
-    def _take_console(self, data: bytes) -> None:
-        # Called by the event loop, which would only log an error.
-        self._report.take(data)
-        if self._console_error is not None:
-            return
-        try:
-            self._console(data)
-        except OSError as error:
-            self._console_error = error
-            assert self._task is not None  # the guest was started from it
-            self._task.cancel()
+    def _cancel(self) -> None:
+        assert self._task is not None  # the guest was started from it
+        self._task.cancel()
 
     @contextlib.asynccontextmanager
     async def _traced(
@@ -352,8 +342,8 @@ class TracedRun:
 
     def _why_cancelled(self) -> str:
         # Why the run is over where nobody has interrupted it.
-        if self._console_error is not None:
-            return f"the guest's console could not be written: {self._console_error.strerror}"
+        if self._printed.error is not None:
+            return f"the guest's console could not be written: {self._printed.error.strerror}"
         return str(self._watchdog.error or "")
 
     def _opened(self, trace: Path, opening: Header) -> TraceWriter | FlightRecorder:
@@ -423,20 +413,8 @@ class TracedRun:
 
             stream = sys.stderr if self._args.json else sys.stdout
             terminal.table_console(stream).print(closing_table(self._summary))
-        sites = session.loop.sites
         self._disagreed = session.counts["disagreed"]
-        for line in closing_lines(session.counts, 0 if sites is None else len(sites)):
+        for line in closing_lines(session, self._host, self._recorded, sites=self._args.verbose):
             tell(line)
-        if sites and self._args.verbose:
-            for line in sites.told():
-                tell(line)
-        if self._host is not None:
-            for line in self._host.told():
-                tell(line)
-            for line in self._host.idle():
-                warn(line)
-        if self._recorded is not None:
-            device = self._recorded
-            tell(f"{device.answered} of {device.recorded} accesses of {device.name} replayed")
-        for warning in session.warnings:
-            warn(warning)
+        for line in (*(() if self._host is None else self._host.idle()), *session.warnings):
+            warn(line)

@@ -292,7 +292,7 @@ class Polls:
         # so many of its turns as well.
         whole = part.poll
         if whole.place not in self._told:
-            poll = replace(whole, turns=whole.turns - shared)
+            poll = replace(whole, turns=whole.turns - shared) if shared else whole
             made = _Part(poll, part.values, writer)
             key = poll.place, poll.vcpu
             before = self._parts.get(key)
