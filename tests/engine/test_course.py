@@ -30,6 +30,7 @@ from tracer.session.course import (
     nearer,
     why_stand,
 )
+from tracer.session.custody import SILENCE_NS
 
 PENDING = stop_sample.stop("8b06")
 
@@ -50,7 +51,7 @@ PENDING = stop_sample.stop("8b06")
         (Stepping(3), None, True, "interrupted"),
         (Until("there", lambda pending: True), None, False, "there"),
         (Until("there", lambda pending: False), None, False, None),
-        (Until("there", lambda pending: True), None, True, "interrupted"),
+        (Until("there", lambda pending: True), None, True, "there"),
         (ToHandler(), None, False, None),
         (Redoing("step", None), "break 1", True, "step"),  # type: ignore[arg-type]
         (Skipping(None), None, False, None),  # type: ignore[arg-type]
@@ -230,6 +231,22 @@ def test_a_guest_that_idles_is_interrupted_looked_at_and_goes_on() -> None:
         assert not held.session.interrupting
 
     run(test, idles=True)
+
+
+def test_a_guest_that_goes_on_to_a_time_is_due_once_it_is_silent_from_then_on() -> None:
+    async def test(held: Held) -> None:
+        custody, control = held.control.custody, held.control
+        assert not custody.is_due(SILENCE_NS)  # it stands
+        for _ in range(2):  # each time anew
+            custody.enter(Until("until 5 ns", lambda pending: False, time_ns=5))
+            assert not custody.is_due(4 + SILENCE_NS // 2)
+            assert not custody.is_due(3 + SILENCE_NS)
+            assert custody.is_due(4 + SILENCE_NS // 2 + SILENCE_NS)
+        custody.enter(Until("until a symbol", lambda pending: False))
+        assert not custody.is_due(9 * SILENCE_NS)
+        assert control.state == "running"
+
+    run(test)
 
 
 def test_an_interruption_before_the_next_access_holds_the_guest_there() -> None:

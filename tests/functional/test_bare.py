@@ -38,6 +38,18 @@ def test_it_is_traced_from_a_symbol_on(tmp_path: Path) -> None:
     assert agreed(again) == 2
 
 
+@pytest.mark.parametrize("clock", [(), ("--realtime",)], ids=["virtual", "real"])
+def test_until_a_time_ends_one_that_makes_no_access_any_more(
+    clock: tuple[str, ...], tmp_path: Path
+) -> None:
+    guest = assemble(tmp_path, [READS[0], Case("cli; hlt", [])])
+    words = ("--kernel", guest, "--region", REGION, "--check", *clock, "-e", "until 0.2s; quit")
+    done = boot(tmp_path, *words, "--", *DEVICE)
+    assert agreed(done) == 1
+    assert "until 0.2s" in done.out.splitlines()
+    assert " case_1_done+0x0 " in done.out
+
+
 # ---- what it maps as it runs
 
 MAKES = ("--mapping", "install_pte(linear=rdx, entry=rcx)")

@@ -113,7 +113,8 @@ class Stepping:
 class Until:
     """The guest goes on to before the first access that is ``wanted``; ``text`` says which.
 
-    That is at one of the ``places``, and not before the guest's time ``time_ns``.
+    That is at one of the ``places``, and not before the guest's time ``time_ns``: one that makes no
+    access for long then stands where it is.
     """
 
     text: str
@@ -207,11 +208,9 @@ def why_stand(
         return course.text
     if found is not None:
         return found
-    if interrupting:
-        return INTERRUPTED
     match course:
         case Until(text, wanted) if wanted(pending):
             return text
         case Stepping(left) if left <= 0:
             return "step"
-    return None
+    return INTERRUPTED if interrupting else None

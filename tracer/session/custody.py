@@ -54,6 +54,10 @@ the device of a read has answered."""
 Calls = Callable[[Called], str | None]
 """Tells the same of a call of a confidential guest."""
 
+SILENCE_NS = 100_000_000
+"""How long a guest may make no access, by its own clock, before it is stopped where it is: one that
+goes on to a time stands before the same access in each run, if there is one so soon."""
+
 Free = Callable[[RegionMap, int], Leeway]
 """Tells which accesses a guest may make without anybody being asked, from a time in ns on."""
 
@@ -77,6 +81,7 @@ class Custody:
         self.on_halt: list[Callable[[Halt], None]] = []
         self.course: Course = Unstarted()
         self._changed = asyncio.Event()
+        self._silent_from = 0
         session.subscribers.append(self._passed)
 
     # ---- where it is
@@ -84,6 +89,7 @@ class Custody:
     def enter(self, course: Course) -> None:
         """Have the guest be on another course."""
         self.course = course
+        self._silent_from = 0
         self._changed.set()
 
     async def wait(self) -> Halt | None:
@@ -122,6 +128,14 @@ class Custody:
     def wants_clock(self) -> bool:
         """Return that a person may look at the clock."""
         return True
+
+    def is_due(self, time_ns: int) -> bool:
+        """Tell whether the time that the guest goes on to has come, and no access for long."""
+        match self.course:
+            case Until(time_ns=int(wanted)) if time_ns >= wanted:
+                self._silent_from = self._silent_from or time_ns
+                return time_ns - self._silent_from >= SILENCE_NS
+        return False
 
     async def before(self, pending: Pending) -> Decision:
         """Hold the guest before an access that is wanted."""
@@ -204,6 +218,9 @@ class Custody:
         """Hold the guest where no access waits."""
         words = {"interrupt": INTERRUPTED, "fault": "the exception is delivered"}
         text = words.get(reason, reason)
+        match self.course:
+            case Until(text=goal) if self.is_due(self._session.view.time_ns):
+                text = goal
         await self._hold(Halt(reason, text, None, cpu, space, vcpu, self._session.view.time_ns))
 
     def expire(self) -> None:

@@ -36,6 +36,10 @@ class Overseer(Protocol):
         """Tell whether somebody looks at the guest's clock while it idles."""
         ...
 
+    def is_due(self, time_ns: int) -> bool:
+        """Tell whether to stop the guest wherever it is, at this time of its own in ns."""
+        ...
+
     async def before(self, pending: Pending) -> Decision:
         """Decide before the access is made."""
         ...
@@ -163,6 +167,11 @@ class Driver:
         self.interrupting = True
         if self._running:
             self._pause()
+
+    @property
+    def elapsed(self) -> float:
+        """Return for how many seconds the guest has been running; 0 while it stands."""
+        return time.monotonic() - self._since if self._running else 0.0
 
     async def stand(self) -> None:
         """Have the guest stand, wherever whoever drove it has left it."""

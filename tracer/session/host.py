@@ -264,6 +264,10 @@ class Ruled:
     def __init__(self, host: Host) -> None:
         self.host = host
 
+    def is_due(self, time_ns: int) -> bool:
+        """Return that nothing waits for a time."""
+        return False
+
     async def before(self, pending: Pending) -> Decision:
         """Decide before the access is made."""
         return self.host.before(pending) or Go()

@@ -248,22 +248,28 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def _clock_followed(self) -> AsyncIterator[None]:
-        # Looks again and again, for who watches. Without anybody to tell it to, each access tells
-        # the time.
+        # Looks again and again, for who watches or waits for a time. Without anybody to tell it to,
+        # each access tells the time.
         task, overseer = None, self.driver.overseer
-        if overseer is not None and overseer.wants_clock and not self.view.realtime:
-            task = asyncio.create_task(self._follow_clock())
+        if overseer is not None and overseer.wants_clock:
+            task = asyncio.create_task(self._follow_clock(overseer))
         try:
             yield
         finally:
             if task is not None:
                 task.cancel()
 
-    async def _follow_clock(self) -> None:
+    async def _follow_clock(self, overseer: Overseer) -> None:
         with contextlib.suppress(QemuError):  # it has ended
             while True:
                 await asyncio.sleep(_EVERY)
-                await self._drive(look_at_clock(self.view))
+                if self.view.realtime:
+                    time_ns = int((self.view.ran + self.driver.elapsed) * 1e9)
+                else:
+                    await self._drive(look_at_clock(self.view))
+                    time_ns = self.view.time_ns
+                if overseer.is_due(time_ns):
+                    await self.driver.interrupt()
 
     # ---- what a person does
 

@@ -104,8 +104,9 @@ def _region_here(context: Context) -> str:
     brief="go on to a guest time, or to an access made under a function",
     text="""\
 TIME is 1.2s, 350ms or a number of seconds, or +50ms from now. The guest stops before the first
-access from then on. SYMBOL may be a glob; a function that called the one at the access counts.
-`pending` waits for one that a module may bring.""",
+access from then on, or where it is once it has made none for 0.1 s of its time. SYMBOL may be a
+glob; a function that called the one at the access counts. `pending` waits for one that a module
+may bring.""",
     examples=("until 1.2s", "until +50ms", "until nvme_reset_work"),
     expects=(("symbol",),),
 )  # fmt: skip
