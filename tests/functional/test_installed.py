@@ -6,8 +6,10 @@ import hashlib
 import platform
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import boot_loader
 import pytest
 from installed_system import ROOT_OFFSET, SAYS, installed_system
 from vetrace_run import DEADLINE, Run, agreed, need, read_trace, vetrace
@@ -149,6 +151,33 @@ def test_untraced_it_says_the_same(disk: Path, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     assert told(done)[1] == "bios"
     assert not [line for line in done.serial if BAD.search(line)]
+
+
+@pytest.mark.parametrize(
+    ("image", "firmware"),
+    [
+        (boot_loader.systemd_boot, "uefi"),
+        pytest.param(boot_loader.unified_image, "uefi", marks=pytest.mark.long),
+        (boot_loader.isolinux, "bios"),
+    ],
+)
+def test_another_loader_starts_a_kernel(
+    image: Callable[[Path], Path], firmware: str, tmp_path: Path
+) -> None:
+    need(firmware == "bios" or OVMF.exists(), "ovmf")
+    words = ("--quiet", "--check", "--disk", image(tmp_path), "--firmware", firmware)
+    done = boot(tmp_path, *words)
+    assert agreed(done) > 10_000
+    assert not [line for line in done.serial if BAD.search(line)]
+    (said,) = [line for line in done.serial if line.startswith(boot_loader.SAYS)]
+    begun_by, command_line = said.removeprefix(boot_loader.SAYS).split(": ", 1)
+    trace = read_trace(done.trace)
+    assert begun_by == firmware
+    assert boot_loader.COMMAND_LINE in command_line
+    assert command_line == trace.header.command_line
+    assert trace.end.outcome == "poweroff"
+    first = trace.intercepts[0]
+    assert first.accesses[0].region == "lapic"
 
 
 def test_a_disk_that_nothing_can_be_started_from(tmp_path: Path) -> None:
