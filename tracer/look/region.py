@@ -75,18 +75,23 @@ def devices_lines(
     regions: RegionMap, accesses: Mapping[str, int], columns: int = 80, colour: bool = False
 ) -> list[str]:
     """Return a row a region, those of a device together."""
-    rows = [[Cell(text, "time") for text in ("device", "region", "physical", "traced", "accesses")]]
+    rows = [[Cell(text, "time") for text in ("device", "region", "physical", "accesses")]]
     for region in sorted(regions.regions, key=lambda region: (region.device, region.start)):
         rows.append([
             Cell(region.device, "symbol"),
             Cell(region.name, "place"),
             Cell(f"{region.start:#x}-{region.end:#x}"),
-            Cell("yes" if regions.is_traced_region(region) else "no"),
-            Cell(f"{accesses.get(region.name, 0):,}", "value"),
+            Cell(_counted(accesses.get(region.name, 0), regions.is_traced_region(region)), "value"),
         ])  # fmt: skip
-    if columns < 72:
+    lines = aligned(rows, False, right=(len(rows[0]) - 1,))
+    if max(map(len, lines)) > columns:
+        # The device comes first in the names of all regions but a few.
         rows = [row[1:] for row in rows]
     return aligned(rows, colour, right=(len(rows[0]) - 1,))
+
+
+def _counted(count: int, traced: bool) -> str:
+    return f"{count:,}" if traced else f"{count:,}, not traced" if count else "not traced"
 
 
 def mapping_lines(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tracer.text.colour import paint
-from tracer.text.printable import printable
+from tracer.text.printable import printable, unparted
 
 NARROWEST = 40
 """Columns below which a view does not fold any further."""
@@ -35,7 +35,7 @@ class Cell:
 
 def words(text: str, style: str = "") -> list[Cell]:
     """Return the words of a text, between which a line may be broken."""
-    return [Cell(word, style) for word in text.split()]
+    return [Cell(word, style) for word in unparted(text)]
 
 
 def flow(

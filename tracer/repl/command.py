@@ -82,8 +82,7 @@ class Command:
             raise UsageError(f"{self.name} what? {'  or  '.join(self.usage_for(recording))}")
         if recording is not None:
             raise UsageError(
-                f"{self.name} needs a guest, and {recording} is a recording: `vetrace boot -i` "
-                "starts one"
+                f"{self.name} needs a guest, and this is a recording: `vetrace boot -i` starts one"
             )
         raise UsageError(
             f"{self.name} is for a recording, as a guest goes forwards alone: "

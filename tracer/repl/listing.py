@@ -48,8 +48,8 @@ def found(word: str, names: Sequence[str], hints: Mapping[str, str]) -> Found:
     """Return what completes a word: the ``names``, sorted, and the hints at some of them."""
     options = [Option(name, hints.get(name, "")) for name in names[:MOST]]
     # The first and the last of sorted names differ the earliest.
-    shared = _shared(names[0], names[-1]) if names else ""
-    return Found(word, tuple(options), len(names), shared)
+    common = shared(names[0], names[-1]) if names else ""
+    return Found(word, tuple(options), len(names), common)
 
 
 def ranked(word: str, names: Iterable[str]) -> list[str]:
@@ -68,6 +68,14 @@ def ranked(word: str, names: Iterable[str]) -> list[str]:
             spread = match.end() - match.start()
             fitting.append((not name.startswith(word), piece < 0, spread, max(piece, 0), name))
     return [name for *_, name in sorted(fitting)]
+
+
+def shared(first: str, second: str) -> str:
+    """Return what two texts begin with, both of them."""
+    length = 0
+    while length < min(len(first), len(second)) and first[length] == second[length]:
+        length += 1
+    return first[:length]
 
 
 def listing(told: Found, columns: int) -> list[str]:
@@ -92,13 +100,6 @@ def pages(lines: Sequence[str], rows: int) -> Iterator[Sequence[str]]:
     size = max(rows - 1, 1)
     for start in range(0, len(lines), size):
         yield lines[start : start + size]
-
-
-def _shared(first: str, last: str) -> str:
-    length = 0
-    while length < min(len(first), len(last)) and first[length] == last[length]:
-        length += 1
-    return first[:length]
 
 
 # Down each column, then on to the next, as ls and readline do.

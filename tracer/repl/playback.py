@@ -110,7 +110,7 @@ class Playback:
     @property
     def control(self) -> Control:
         """Raise UsageError: there is no guest to drive."""
-        raise UsageError(f"that needs a guest, and {self.tape.reader.name} is a recording")
+        raise UsageError("that needs a guest, and this is a recording")
 
     @property
     def state(self) -> State:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from typing import TypeVar
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application.current import get_app_or_none
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
 from prompt_toolkit.filters import Condition, has_focus
@@ -30,13 +33,14 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.input.typeahead import clear_typeahead, get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
-from prompt_toolkit.output import ColorDepth, Output
+from prompt_toolkit.output import ColorDepth, DummyOutput, Output
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.search import stop_search
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
 from tracer.repl.completion import Candidates
+from tracer.repl.echo import Echo
 from tracer.repl.editor import STYLES, Colours, Menu
 from tracer.repl.listing import Found, listing, pages
 from tracer.repl.setting import Settings
@@ -68,6 +72,20 @@ class _Wanted:
     line: Document
 
 
+class _Dumb(DummyOutput):
+    # A terminal on which nothing is drawn. prompt_toolkit's own way with one echoes the character
+    # before the cursor at each change, whatever has changed.
+    def write_raw(self, data: str) -> None:
+        sys.stdout.write(data)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+    def get_size(self) -> Size:
+        columns, rows = shutil.get_terminal_size()
+        return Size(rows=rows, columns=columns)
+
+
 class Prompt:
     """Ask for lines at a terminal, with what is printed meanwhile above.
 
@@ -97,7 +115,10 @@ class Prompt:
         self._status = status
         self._text = text
         self._settings = settings
+        if output is None and is_dumb_terminal():
+            output = _Dumb()
         self._ends = input, output
+        self._echo: Echo | None = None
         self._pasted: deque[str] = deque()
         self._pinned: list[str] = []
         self._late = False
@@ -139,7 +160,7 @@ class Prompt:
         answer = await self._line(self._session, self._message, self._text())
         while isinstance(answer, _Wanted):
             await self._list(answer.found)
-            answer = await _open(self._session, self._message, answer.line)
+            answer = await self._open(self._session, self._message, self._text(), answer.line)
         # Pinned text has been printed with the line.
         self._pinned = []
         self._heed_typeahead()
@@ -185,10 +206,10 @@ class Prompt:
         self, session: PromptSession[_T], text: AnyFormattedText, plain: str
     ) -> _T | str:
         if not self._pasted:
-            return await _open(session, text)
+            return await self._open(session, text, plain)
         line = self._pasted.popleft()
         if not self._pasted:
-            return await _open(session, text, Document(line))
+            return await self._open(session, text, plain, Document(line))
         print(f"{plain}{printable(line)}", flush=True)
         session.history.append_string(line)
         return line
@@ -223,7 +244,31 @@ class Prompt:
             key_bindings=keys, erase_when_done=True, enable_suspend=True,
             input=input, output=output,
         )  # fmt: skip
-        return await _open(session, question)
+        return await self._open(session, question, question)
+
+    # What is typed is written where nothing is drawn.
+    async def _open(
+        self, session: PromptSession[_T], text: AnyFormattedText, plain: str,
+        line: Document | None = None,
+    ) -> _T:  # fmt: skip
+        if not isinstance(session.output, _Dumb):
+            return await _open(session, text, line)
+        buffer = session.default_buffer
+        echo = Echo(plain, self.columns, _written)
+
+        def follow(_: object) -> None:
+            echo.follow(buffer.text)
+
+        if line is not None:
+            echo.follow(line.text)
+        self._echo = echo
+        buffer.on_text_changed += follow
+        try:
+            return await _open(session, text, line)
+        finally:
+            buffer.on_text_changed -= follow
+            self._echo = None
+            echo.end()
 
     # ---- what comes from elsewhere
 
@@ -306,6 +351,8 @@ class Prompt:
                 return
             if event.app.layout.is_searching:
                 stop_search()
+            if self._echo is not None:
+                self._echo.drop()
             self._session.default_buffer.reset()
 
         @keys.add("tab", filter=_DEFAULT, eager=True)
@@ -348,6 +395,10 @@ class Prompt:
         if rest:
             self._pasted.extend(rest)
             buffer.validate_and_handle()
+
+
+def _written(text: str) -> None:
+    print(text, end="", flush=True)
 
 
 async def _open(

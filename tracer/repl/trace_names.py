@@ -29,6 +29,7 @@ class TraceNames:
         self._kinds = self._told = 0
         self._sites: dict[int, str] = {}
         self._begins: dict[str, int] = {}
+        self._starts: dict[int, str] = {}
         self._phases: dict[str, None] = dict.fromkeys(PHASES)
 
     def _follow(self) -> None:
@@ -49,7 +50,9 @@ class TraceNames:
         self._sites.setdefault(linear, symbol)
         _, _, offset = site(symbol).partition("+")
         with suppress(ValueError):  # a name from elsewhere may have no offset
-            self._begins.setdefault(function(symbol), linear - int(offset or "0", 16))
+            begin = linear - int(offset or "0", 16)
+            self._begins.setdefault(function(symbol), begin)
+            self._starts.setdefault(begin, symbol.replace(f"+{offset}", "+0x0", 1))
 
     @property
     def functions(self) -> frozenset[str]:
@@ -70,9 +73,10 @@ class TraceNames:
         return list(self._phases)
 
     def lookup(self, linear: int) -> str | None:
-        """Return the name of a linear address that a record has, or of the one before it."""
+        """Return the name of a linear address that a record has, of the one before it, or of where
+        its function begins."""
         self._follow()
-        found = self._sites.get(linear)
+        found = self._sites.get(linear) or self._starts.get(linear)
         return found or _before(self._sites.get(linear + 1))
 
     def address_of(self, name: str) -> int | None:

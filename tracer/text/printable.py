@@ -7,7 +7,10 @@ import re
 # ECMA-48, 8.3.117: select graphic rendition.
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
-_PIECE = re.compile(r"\s+|\S+")
+# A number stays with what it counts, or with what it means: `1.125060 s`, `7 admin-only`.
+_NUMBER = r"(?<!\S)\d+(?:[.,]\d+)*"
+_WORD = re.compile(rf"{_NUMBER}\s\S+|\S+")
+_PIECE = re.compile(rf"{_NUMBER} \S+|\s+|\S+")
 
 # The text before a line's last column: words, and then more than one blank.
 _COLUMNS = re.compile(r"\s*(?:\S+ )*\S+\s{2,}")
@@ -40,6 +43,11 @@ def encodable(value: object) -> object:
 def cut(text: str, columns: int) -> str:
     """Return a text in so many columns, with an ellipsis where some of it is left out."""
     return text if len(text) <= columns else f"{text[: max(columns - 1, 0)]}…"
+
+
+def unparted(text: str) -> list[str]:
+    """Return the words of a text between which a line may end, a number with the word after it."""
+    return [" ".join(word.split()) for word in _WORD.findall(text)]
 
 
 def wrapped(line: str, columns: int | None) -> list[str]:

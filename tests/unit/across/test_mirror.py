@@ -103,7 +103,7 @@ TESTED_BY = {
     "repl/test_hosting": "cli/hosting",
     "repl/test_tally": "repl/commands/pipe repl/commands/tally",
     "repl/test_shell": "repl/interruption repl/script",
-    "trace/test_lines": "text/colour text/printable trace/layout trace/place report/objects",
+    "trace/test_lines": "text/colour trace/layout trace/place report/objects",
     "trace/test_codec": "trace/call trace/member trace/record trace/registers trace/wire",
     "trace/test_block": "trace/antecedents trace/compiled trace/legend trace/site",
     "cli/test_open": "access/reenactment query/past repl/playback repl/recording_view repl/scene"

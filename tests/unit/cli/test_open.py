@@ -383,7 +383,7 @@ def test_inputs_are_gone_to_and_told(capsys: Output, tmp_path: Path) -> None:
 def test_a_command_that_needs_a_guest_says_so_in_a_line(
     capsys: Output, sample: Path, command: str
 ) -> None:
-    why = f" needs a guest, and {sample} is a recording: `vetrace boot -i` starts one"
+    why = " needs a guest, and this is a recording: `vetrace boot -i` starts one"
     assert refused(capsys, sample, command) == command.split()[0] + why
 
 
@@ -592,3 +592,9 @@ def test_orders_come_from_scripts_and_are_saved(
     assert "commands: there is no command nonsense" in refused(
         capsys, path, "break hpet; commands; nonsense; end; c; stats"
     )
+
+
+def test_a_function_is_named_where_it_begins(capsys: Output) -> None:
+    assert opened(capsys, GOLDEN, "sym nvme_reset_work") == [
+        "0xffffffff8173f060  nvme_reset_work+0x0"
+    ]

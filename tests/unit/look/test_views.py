@@ -145,6 +145,12 @@ def test_regions() -> None:
     assert "accesses   1,234 so far, traced" in lines
     assert region_objects([NVME], REGIONS, {})[0]["size"] == 0x4000
     assert devices_lines(REGIONS, {"nvme": 5})[1].endswith("5")
+    # Where there is no room for the device, its regions tell it; none is parted.
+    narrow = devices_lines(REGIONS, {}, 45)
+    assert len(narrow) == 2 and "device" not in narrow[0]
+    untraced = RegionMap([NVME], [], [])
+    assert devices_lines(untraced, {})[1].endswith("not traced")
+    assert devices_lines(untraced, {"nvme": 5})[1].endswith("5, not traced")
     with pytest.raises(UsageError, match="no region is called x; there are: nvme"):
         find_region(REGIONS, "x")
 
