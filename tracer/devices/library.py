@@ -10,6 +10,7 @@ from pathlib import Path
 from tracer.devices.file import parse, parse_applies
 from tracer.devices.map import RegisterMap, RegisterMaps, Unread
 from tracer.errors import UsageError
+from tracer.text.encoding import decoded
 
 _BIGGEST = 1 << 22  # a map of the largest device takes a hundredth of it
 
@@ -57,11 +58,5 @@ def description(path: Path, biggest: int) -> bytes:
 
 
 def _read(path: Path) -> RegisterMap:
-    data = description(path, _BIGGEST)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path} is no UTF-8 text: byte {error.start} is {data[error.start]:#x}"
-        ) from None
-    return parse(text.removeprefix("\ufeff").replace("\r\n", "\n"), str(path), path.stem)
+    text = decoded(description(path, _BIGGEST), str(path))
+    return parse(text.replace("\r\n", "\n"), str(path), path.stem)

@@ -18,6 +18,7 @@ from tracer.guest.equipment import (
     without_devices,
     without_disks,
 )
+from tracer.host.own_code import read_text
 from tracer.qemu.refusal import taken
 
 FOLDER = Path(str(files("tracer.guest"))) / "files"
@@ -65,11 +66,7 @@ def _definition(equipment: Equipment) -> str:
         return _read(_MACHINE if plain else _WITHOUT_PCI)
     if not equipment.default_devices:
         raise UsageError(f"{path} says which devices there are: drop --no-default-devices")
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise UsageError(f"cannot read the machine definition {path}: {why}") from None
+    text = read_text(path)
     check_definition(text, path)
     return text
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from tracer.errors import UsageError
+from tracer.text.encoding import decoded
 
 
 def read_text(path: Path) -> str:
     """Return the text of a person's file, without a byte-order mark. Raises UsageError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text: byte {error.start} is not UTF-8") from None
+    return decoded(data, str(path))
 
 
 def run_file(path: Path) -> dict[str, object]:

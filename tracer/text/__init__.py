@@ -1,7 +1,8 @@
-"""Text from people and for them: numbers that they type, what is printable, colours."""
+"""Text from people and for them: encoding, numbers that they type, what is printable, colours."""
 
 __all__ = (
     "colour",
+    "encoding",
     "number",
     "printable",
     "span",

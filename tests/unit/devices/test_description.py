@@ -475,6 +475,92 @@ def test_ipxact_has_what_systemrdl_had(tmp_path: Path, capsys: Output, standard:
     assert rights_of_fields(made) == rights_of_fields(known)
 
 
+IPXACT_2022 = """\
+<i:component xmlns:i="http://www.accellera.org/XMLSchema/IPXACT/1685-2022">
+<i:vendor>v</i:vendor><i:library>l</i:library><i:name>chip</i:name><i:version>1</i:version>
+<i:memoryMaps><i:memoryMap><i:name>map</i:name><i:addressBlock><i:name>block</i:name>
+<i:baseAddress>0</i:baseAddress><i:range>0x1000</i:range><i:width>32</i:width>
+<i:register><i:name>ID</i:name><i:addressOffset>0</i:addressOffset><i:size>32</i:size>
+ {right}
+ <i:field><i:name>F</i:name><i:bitOffset>0</i:bitOffset><i:bitWidth>4</i:bitWidth></i:field>
+</i:register>
+<i:register><i:name>BELL</i:name>
+ <i:array><i:dim>4</i:dim><i:stride>0x10</i:stride></i:array>
+ <i:addressOffset>0x100</i:addressOffset><i:size>32</i:size>
+ <i:accessPolicies><i:accessPolicy><i:access>write-only</i:access></i:accessPolicy>
+ </i:accessPolicies></i:register>
+<i:register><i:name>STATE</i:name><i:addressOffset>8</i:addressOffset><i:size>32</i:size>
+ <i:field><i:name>PORT</i:name>
+  <i:array><i:dim>2</i:dim><i:dim>2</i:dim><i:bitStride>8</i:bitStride></i:array>
+  <i:bitOffset>0</i:bitOffset><i:bitWidth>4</i:bitWidth>
+  <i:fieldAccessPolicies><i:fieldAccessPolicy><i:access>read-write</i:access>
+   <i:modifiedWriteValue>oneToClear</i:modifiedWriteValue>
+  </i:fieldAccessPolicy></i:fieldAccessPolicies>
+ </i:field></i:register>
+</i:addressBlock></i:memoryMap></i:memoryMaps></i:component>
+"""
+
+
+def policies(*rights: str) -> str:
+    told = "".join(
+        f"<i:accessPolicy><i:modeRef>m{number}</i:modeRef><i:access>{right}</i:access>"
+        "</i:accessPolicy>"
+        for number, right in enumerate(rights)
+    )
+    return f"<i:accessPolicies>{told}</i:accessPolicies>"
+
+
+def test_ipxact_of_2022_has_its_rights_and_its_arrays(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "chip.xml"
+    path.write_text(IPXACT_2022.format(right=policies("read-only")))
+    found = parse(imported(capsys, path), "made", "chip")
+    told = {name: (offset, register.access) for name, offset, register in expanded(found.root)}
+    assert told == {
+        "ID": (0, "ro"),
+        "STATE": (8, "rw1c"),
+        **{f"BELL[{number}]": (0x100 + 0x10 * number, "wo") for number in range(4)},
+    }
+    [state] = [register for name, _, register in expanded(found.root) if name == "STATE"]
+    fields = {field.name: (field.high, field.low) for field in state.fields}
+    assert fields == {f"PORT{number}": (8 * number + 3, 8 * number) for number in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("rights", "access"),
+    [
+        (("read-only", "write-only"), "rw"),
+        (("no-access", "read-only"), "ro"),
+        (("no-access",), None),
+    ],
+)
+def test_what_a_mode_of_ipxact_allows_is_allowed(
+    tmp_path: Path, capsys: Output, rights: tuple[str, ...], access: str | None
+) -> None:
+    path = tmp_path / "chip.xml"
+    path.write_text(IPXACT_2022.format(right=policies(*rights)))
+    found = parse(imported(capsys, path), "made", "chip")
+    told = {name: register.access for name, _, register in expanded(found.root)}
+    assert told.get("ID") == access
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        "<i:registerDefinitionRef>there</i:registerDefinitionRef>",
+        "<i:accessPolicies><i:accessPolicy><i:accessPolicyDefinitionRef>there"
+        "</i:accessPolicyDefinitionRef></i:accessPolicy></i:accessPolicies>",
+    ],
+)
+def test_ipxact_that_another_file_defines_is_refused(
+    tmp_path: Path, capsys: Output, right: str
+) -> None:
+    path = tmp_path / "chip.xml"
+    path.write_text(IPXACT_2022.format(right=right))
+    said = refused(capsys, path)
+    assert "is defined elsewhere (" in said
+    assert "DefinitionRef there): have the file written with its definitions in place" in said
+
+
 def test_a_library_that_is_missing_is_named(
     tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:

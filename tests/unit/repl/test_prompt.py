@@ -340,7 +340,7 @@ def test_ctrl_c_ends_a_script() -> None:
 def test_a_script_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"step\n\xff\n")
-    with pytest.raises(UsageError, match="is no text: byte 5 is not UTF-8"):
+    with pytest.raises(UsageError, match="is no UTF-8 text: byte 5 is 0xff"):
         file_lines(path)
 
 

@@ -28,6 +28,7 @@ from systemrdl.source_ref import SourceRefBase
 from tracer.devices.tree import Field, Group, Register
 from tracer.devices.writing import Described, cleaned, members, settled
 from tracer.errors import UsageError
+from tracer.text.encoding import not_text
 
 _MOST = 1 << 14  # instances of an array of several dimensions, which are told one by one
 
@@ -42,11 +43,9 @@ def described_rdl(path: str, source: str) -> list[Described]:
 
 def described_ipxact(path: str, source: str) -> list[Described]:
     """Return the address blocks of all memory maps of an IP-XACT file. Raises UsageError."""
-    from peakrdl_ipxact import IPXACTImporter
+    from tracer.devices.description.ipxact import Importer
 
-    return _compiled(
-        source, lambda compiler: IPXACTImporter(compiler).import_file(path), every=True
-    )
+    return _compiled(source, lambda compiler: Importer(compiler).import_file(path), every=True)
 
 
 class _Collector(MessagePrinter):
@@ -87,8 +86,7 @@ def _compiled(
         why = messages.told[0] if messages.told else cleaned(str(error))
         raise UsageError(f"{source}: {why}") from None
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise UsageError(f"{source} is no UTF-8 text: byte {error.start} is {byte:#x}") from None
+        raise not_text(error, source) from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # The importer tells by these what it cannot read.
         told = cleaned(str(error)) or type(error).__name__
