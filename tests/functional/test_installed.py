@@ -156,7 +156,7 @@ def test_untraced_it_says_the_same(disk: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "firmware"),
     [
-        (boot_loader.systemd_boot, "uefi"),
+        pytest.param(boot_loader.systemd_boot, "uefi", marks=pytest.mark.long),
         pytest.param(boot_loader.unified_image, "uefi", marks=pytest.mark.long),
         (boot_loader.isolinux, "bios"),
     ],

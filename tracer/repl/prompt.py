@@ -246,7 +246,7 @@ class Prompt:
         )  # fmt: skip
         return await self._open(session, question, question)
 
-    # What is typed is written where nothing is drawn.
+    # A line is written as it is typed where nothing is drawn.
     async def _open(
         self, session: PromptSession[_T], text: AnyFormattedText, plain: str,
         line: Document | None = None,

@@ -68,7 +68,7 @@ class Importer(IPXACTImporter):  # type: ignore[misc]  # the library has no type
                     " the file written with its definitions in place"
                 )
 
-    # What a policy says, and of several the access that one or another of them allows.
+    # Access is what one or another of the policies allows; all else is what the first one says.
     def _allowed(self, policies: list[Element]) -> dict[str, Any]:
         told: dict[str, Any] = {}
         access = AccessType.na
