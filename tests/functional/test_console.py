@@ -86,7 +86,8 @@ def come(terminal: Terminal) -> int:
     while True:
         mark = terminal.mark
         terminal.line("console")
-        terminal.wait_for(r"At the guest's console|has the guest's console", after=mark)
+        refused = rf"has the guest's console: leave it there first\n{PROMPT}"
+        terminal.wait_for(rf"At the guest's console|{refused}", after=mark)
         if b"At the guest's console" in terminal.raw[mark:]:
             return mark
 

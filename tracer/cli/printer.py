@@ -13,6 +13,7 @@ from tracer.devices.map import Named
 from tracer.host.streams import STATUS_MARGIN, erase_status, show_status
 from tracer.intercept.journal import Subscriber
 from tracer.report.objects import access_object
+from tracer.text.printable import wrapped
 from tracer.trace.event import Event, Events, Everything
 from tracer.trace.fold import Fold, Folders
 from tracer.trace.lines import access_line, fold_line
@@ -63,7 +64,8 @@ class LinePrinter:
         lines += waited
         if lines:
             erase_status()
-            print("\n".join(lines), flush=True)
+            shown = (part for line in lines for part in wrapped(line, shape.columns))
+            print("\n".join(shown), flush=True)
         if self._folder is not None:
             self._tell_wait(ended=isinstance(record, End))
 

@@ -19,6 +19,7 @@ from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
 from tracer.query.source import Source
 from tracer.report.objects import access_object
+from tracer.text.printable import wrapped
 from tracer.trace.event import Event
 from tracer.trace.fold import Fold, folded
 from tracer.trace.lines import AccessLines, explained_lines, fold_line, note_line, phase_line
@@ -149,14 +150,14 @@ def _text(source: Source, *, folds: bool, phases: bool, decodes: bool) -> Iterat
         elif isinstance(item, Fold):
             turn = () if item.more else item.first
         else:
-            yield note_line(item)
+            yield from wrapped(note_line(item), shape.columns)
             continue
         if phases and turn and turn[0].phase != phase:
             phase = turn[0].phase
-            yield phase_line(phase)
+            yield from wrapped(phase_line(phase), shape.columns)
         for event in turn:
             yield lines.line(event)
             if decodes:
                 yield from explained_lines(event.access, event.named, shape)
         if isinstance(item, Fold):
-            yield fold_line(item)
+            yield from wrapped(fold_line(item), shape.columns)

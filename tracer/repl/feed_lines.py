@@ -8,6 +8,7 @@ from tracer.repl.feed import Item, Seen, Skipped, Ticking, Waited, skipped_line,
 from tracer.repl.result import Screen
 from tracer.text.colour import paint
 from tracer.text.printable import wrapped
+from tracer.trace.event import Event
 from tracer.trace.fold import Fold
 from tracer.trace.layout import layout
 from tracer.trace.lines import access_line, change_lines, decoded_lines, fold_line
@@ -16,15 +17,11 @@ from tracer.trace.waiting_words import waited_line
 
 def item_lines(item: Item, screen: Screen, kept: str) -> Sequence[str]:
     """Return the lines of an access, a fold, or what was left out; ``kept`` says where that is."""
+    aside = _aside(item, kept)
+    if aside is not None:
+        return [dim(part, screen) for part in wrapped(aside, screen.columns)]
+    assert isinstance(item, Event)
     shape = layout(screen.columns, screen.colour)
-    if isinstance(item, Skipped):
-        return [dim(skipped_line(item, kept), screen)]
-    if isinstance(item, Ticking):
-        return [dim(ticking_line(item), screen)]
-    if isinstance(item, Waited):
-        return [dim(waited_line(item.poll, item.named), screen)]
-    if isinstance(item, Fold):
-        return [dim(fold_line(item), screen)]
     line = access_line(item, shape)
     before = item.before if isinstance(item, Seen) else None
     if before is None:
@@ -32,6 +29,20 @@ def item_lines(item: Item, screen: Screen, kept: str) -> Sequence[str]:
     else:
         below = change_lines(item.access, item.named, before, shape)
     return [line, *(dim(text, screen) for text in below)]
+
+
+def _aside(item: Item, kept: str) -> str | None:
+    # The line of what is no access.
+    match item:
+        case Skipped():
+            return skipped_line(item, kept)
+        case Ticking():
+            return ticking_line(item)
+        case Waited():
+            return waited_line(item.poll, item.named)
+        case Fold():
+            return fold_line(item)
+    return None
 
 
 def console_lines(text: str, screen: Screen) -> list[str]:
