@@ -33,18 +33,22 @@ def unwitnessed(done: Run) -> str:
     return said
 
 
-def attributed(done: Run) -> int:
+def attributed(done: Run, untold: float = 0.0) -> int:
     """Return how many interrupts there are, each of the cause that QEMU's messages tell.
 
-    Those of messages have these before them, with the address and the data that QEMU sent.
+    Those of messages have these before them, with the address and the data that QEMU sent. Of a
+    share of them the messages may tell nothing.
     """
     *_, came = re.findall(r"^ irq +([\d,]+) ", done.out, re.MULTILINE)
-    (told,) = re.findall(r"^([\d,]+) interrupts have the cause (.*)$", done.out, re.MULTILINE)
-    assert told == (came, "that the messages tell")
+    (told,) = re.findall(
+        r"^([\d,]+) interrupts have the cause that the messages tell$", done.out, re.MULTILINE
+    )
+    number = int(came.replace(",", ""))
+    assert number * (1 - untold) <= int(told.replace(",", "")) <= number
     (messages,) = re.findall(r"^ msi +([\d,]+) +([\d,]+) +0 +0 +0", done.out, re.MULTILINE)
     assert messages[0] == messages[1]
     assert re.search(r"^\d+ MSI messages from devices$", done.out, re.MULTILINE)
-    return int(came.replace(",", ""))
+    return number
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +154,8 @@ def test_the_trace_holds_to_its_instructions_and_is_read_by_all(
 def test_other_guests(options: tuple[str, ...], tmp_path: Path) -> None:
     done = inputs(tmp_path, *options)
     assert agreed(done) > 50_000
-    assert attributed(done) > 100
+    # One vCPU may serve a message before the thread of another has written that it sent it.
+    assert attributed(done, untold=0.001 if "-smp" in options else 0.0) > 100
     drove_its_devices(done)
 
 
