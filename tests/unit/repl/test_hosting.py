@@ -73,7 +73,7 @@ def test_a_mistake_is_told_with_its_line_before_there_is_a_guest(tmp_path: Path)
     path.write_bytes(b"\xef\xbb\xbfon nvme do give 1\r\n")
     assert len(hosting((), path).rules) == 1
     path.write_bytes(b"on \xff")
-    with pytest.raises(UsageError, match="is no text"):
+    with pytest.raises(UsageError, match="is no UTF-8 text"):
         hosting((), path)
 
 

@@ -188,7 +188,7 @@ def test_files_and_commands_keep_their_order(tmp_path: Path) -> None:
         (["-x", "no.txt"], "cannot read no.txt: No such file"),
         (["-x", "."], "cannot read .: Is a directory"),
         (["-x", "/proc/self/mem"], "cannot read /proc/self/mem: Input/output error"),
-        (["-x", "/bin/true"], "/bin/true is no text"),
+        (["-x", "/bin/true"], "/bin/true is no UTF-8 text: byte "),
         (["-i", "--untraced"], "--untraced leaves nothing to stop at"),
     ],
 )

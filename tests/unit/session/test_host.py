@@ -390,7 +390,7 @@ def test_a_file_is_run_and_blamed(tmp_path: Path) -> None:
             made_of(kind, str(path))
     assert blamed(ValueError(), "x.py") == "x.py: ValueError"
     path.write_bytes(b"\xff")
-    with pytest.raises(UsageError, match="is no text"):
+    with pytest.raises(UsageError, match="is no UTF-8 text: byte 0 is 0xff"):
         read_text(path)
     for read in (run_file, read_text):
         with pytest.raises(UsageError, match="cannot read"):
