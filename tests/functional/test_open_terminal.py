@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,72 @@ def opened(
         columns=columns, rows=rows, folder=str(folder),
         environment={**environment(folder), **variables},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "variables"),
+    [
+        (120, 40, {}), (80, 24, {}), (60, 20, {}), (80, 24, {"TERM": "dumb"}),
+        (80, 24, {"NO_COLOR": "1"}), (60, 20, {"TERM": "dumb"}),
+    ],
+    ids=["120x40", "80x24", "60x20", "dumb", "no-color", "dumb-60"],
+)  # fmt: skip
+def test_one_walks_to_and_fro(
+    tmp_path: Path, columns: int, rows: int, variables: dict[str, str]
+) -> None:
+    with opened(tmp_path, columns, rows, **variables) as terminal:
+        terminal.wait_for(rf"at the first access[\s\S]*{PROMPT}")
+        told(terminal, "break write nvme.CC if value & 1", r"break 1: write nvme\.CC")
+        told(terminal, "c", r"break 1: [\s\S]*1\.125140 .*CC")
+        told(terminal, "back", r"back[\s\S]*1\.125120 .*CAP")
+        told(terminal, "", r"back[\s\S]*1\.125100 .*CAP")
+        told(terminal, "plan", r"accesses[\s\S]*now[\s\S]*CAP")
+        told(terminal, "regs", r"rip +0xffffffff")
+        told(terminal, "goto end", r"the end of the trace")
+        told(terminal, "rc", r"break 1: [\s\S]*4\.670082 .*CC")
+        told(terminal, "peek nvme.CC", r"peek needs a guest")
+        told(terminal, "rs", r"back[\s\S]*4\.670060")
+        told(terminal, "set pager off")
+        told(
+            terminal,
+            "tally count by register, function if register is CC",
+            r"CC +nvme_pci_reg_write32 +4\b[\s\S]*5 accesses in 2 groups",
+        )
+        told(terminal, "tally hist(value & 0xffff)", r"\[0x1\] +146 \|@+[\s\S]*321 accesses")
+        told(terminal, "info register nvme.CC", r"Controller Configuration[\s\S]*\n0 +EN +\d")
+        told(terminal, "stats 3", r"\n +nvme +15 +110 [\s\S]*… 26 more")
+        told(terminal, "show last 2", r"4\.670000 [\s\S]*4\.670025 ")
+        told(terminal, "save breaks kept", r"1 break in kept")
+        told(terminal, "alias shown info breaks")
+        told(terminal, "shown", r"1 +\d+ hits? +write nvme\.CC if value & 1")
+        told(terminal, "restart", r"access 0\b")
+        # No line is parted where the screen ends, and nothing but colours steers it.
+        shown = terminal.text.splitlines()
+        assert all(len(line.rstrip()) <= columns for line in shown)
+        if "NO_COLOR" in variables or variables.get("TERM") == "dumb":
+            assert not COLOURS.search(terminal.raw)
+        terminal.line("quit")
+        assert terminal.wait() == 0
+
+
+def test_a_pipe_gets_the_same_in_plain_lines() -> None:
+    typed = (
+        "break write nvme.CC if value & 1", "c", "plan",
+        "tally count by register if register is CC", "info register nvme.CC",
+        "stats 3", "show last 2", "restart", "quit",
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "tracer", "open", TRACE], check=False, text=True, cwd=CHECKOUT,
+        input="\n".join(typed), capture_output=True, timeout=patience(60),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = (
+        "break 1: write nvme.CC", "now  W4", "5 accesses in 1 group", "Controller Configuration",
+        "26 more", "1.125100", "access 0",
+    )  # fmt: skip
+    at = [done.stdout.find(each) for each in told]
+    assert at == sorted(at) and at[0] >= 0, done.stdout
+    assert "\x1b" not in done.stdout + done.stderr and "\r" not in done.stdout
 
 
 def test_the_line_at_the_bottom_tells_where_it_stands(tmp_path: Path) -> None:
