@@ -136,9 +136,9 @@ THINGS = (
     said("show last", "goto 88\nshow last 3", r"CC +R4 +0x00460060 ↳ CSS=all IOSQES=6 IOCQES=4"),
     said("show next", "show next 2", r"CC +W4 +0x00460061 ↳ EN CSS=all IOSQES=6 IOCQES=4"),
     said("a command that is none", "pipe info breaks | grep -c nvme.CC", r"\b1 "),
-    # What it waits for.
+    # The driver waits for this.
     said("info waiting", "info waiting", WAITS),
-    # What counts, and what is kept.
+    # Tallies count, breaks and aliases are kept.
     said("tally count by", "tally count by register, function if region == nvme",
          r"CC +nvme_pci_reg_write32 +4 .*137 accesses in 23 groups"),
     said("tally hist", "tally hist(value & 0xffff)", r"\[0x1\] +146 +\|@+\| .*345 accesses"),
@@ -152,7 +152,7 @@ THINGS = (
          r"\d +0 hits +write nvme\.CC if value & 1 silent"),
     said("alias", "alias shown info breaks\nshown", r"\d +0 hits +write nvme\.CC"),
     said("unalias", "unalias shown", r"shown stood for info breaks"),
-    # What is looked at whole.
+    # A register is looked at whole.
     said("info register", "goto 120\ninfo register nvme.CC",
          r"nvme\+0x14, 4 bytes .*Controller Configuration .*read and written .*3\.1\.5"
          r" .*0x00460061 EN CSS=all .*4 times, .* at 1\.125140 s by nvme_pci_reg_write32\+0xb .*#88"
@@ -160,7 +160,7 @@ THINGS = (
     said("info register of a region", "info register nvme", r"nvme\+0x14 +4 +rw +1 +4 +CC\b"),
     said("help", "help", r"reverse-continue, rc +go back to the last break before"),
     said("help of a command", "help reverse-continue", r"Go back to the last break before"),
-    # What is typed. A terminal that is only written to lists what Tab finds.
+    # Keys change the line. A terminal that is only written to lists what Tab finds.
     keys("menu with hints", "rev", r"\n +reverse-continue +go back to the last break"),
     keys("fuzzy menu", "tbreak CSTS", r"\n +nvme\.CSTS +\+0x1c +Con"),
     keys("Tab", "reverse-c\t", r"\(vetrace\) reverse-continue", r"reverse-continue"),
@@ -184,7 +184,7 @@ ELSEWHERE = {
     "the editor, and vi's keys": "test_open_terminal::test_the_keys_are_those_of_vi",
     "the pager": "test_open_terminal::test_a_long_answer_has_a_pager",
 }
-"""What a person has of a feature that is not walked through here, and the test that has it."""
+"""Parts of the features that are not walked through here, and the tests that have them."""
 
 
 def extended(path: Path) -> Path:

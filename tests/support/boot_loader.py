@@ -26,7 +26,7 @@ SYSTEMD = Path("/usr/lib/systemd/boot/efi")
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 LDLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
 COMMAND_LINE = "console=ttyS0 panic=-1 cpuhp.parallel=0 begun=by-its-loader"
-"""What each of them gives the kernel."""
+"""The kernel's command line, by each of them."""
 
 SAYS = "vetrace-guest: begun by "
 """How the guest begins to tell what it was begun by; its command line follows."""

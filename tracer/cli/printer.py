@@ -53,19 +53,23 @@ class LinePrinter:
             items += [] if self._folder is None else self._folder.end()
             if record.outcome == "poweroff":
                 over = self._polls.open()
-        waited = [waited_line(poll, self._name(poll)) for poll in over if poll.is_wait]
+        waited = [
+            part
+            for poll in over
+            if poll.is_wait
+            for part in wrapped(waited_line(poll, self._name(poll)), shape.columns)
+        ]
         lines = []
         for item in items:
             if isinstance(item, Fold):
-                lines += [fold_line(item), *waited]
+                lines += wrapped(fold_line(item), shape.columns) + waited
                 waited = []
             else:
                 lines.append(access_line(item, shape))
         lines += waited
         if lines:
             erase_status()
-            shown = (part for line in lines for part in wrapped(line, shape.columns))
-            print("\n".join(shown), flush=True)
+            print("\n".join(lines), flush=True)
         if self._folder is not None:
             self._tell_wait(ended=isinstance(record, End))
 

@@ -8,7 +8,7 @@ from tracer.repl.listing import shared
 from tracer.text.printable import printable
 
 _ERASED = "\b \b"
-"""What takes a character back, as the terminal's own line discipline does it (termios, ECHOE)."""
+"""These take a character back, as the terminal's own line discipline does (termios, ECHOE)."""
 
 
 class Echo:

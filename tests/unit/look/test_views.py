@@ -145,7 +145,7 @@ def test_regions() -> None:
     assert "accesses   1,234 so far, traced" in lines
     assert region_objects([NVME], REGIONS, {})[0]["size"] == 0x4000
     assert devices_lines(REGIONS, {"nvme": 5})[1].endswith("5")
-    # Where there is no room for the device, its regions tell it; none is parted.
+    # Regions tell their device where there is no room for it; none is parted.
     narrow = devices_lines(REGIONS, {}, 45)
     assert len(narrow) == 2 and "device" not in narrow[0]
     untraced = RegionMap([NVME], [], [])
