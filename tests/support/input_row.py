@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from tracer.compiled.inputs import INPUT_FIELDS, Input
+from tracer.compiled.inputs import CODE_SIZE, INPUT_FIELDS, Input
 from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
 from tracer.x86.state import GPR
 
@@ -14,12 +14,15 @@ KERNEL, PROGRAM = 0, 3
 def row(
     kind: Input | int, address: int, *values: int, write: bool = False, width: int = 0,
     rip: int = 0x1000, cpl: int = KERNEL, mode: int = 64, raised: bool = False, cr3: int = 0x5000,
-    following: int = 0x1002, vcpu: int = 0, tsc: int = 7, **registers: int,
+    following: int = 0x1002, vcpu: int = 0, tsc: int = 7, code: str = "", **registers: int,
 ) -> bytes:  # fmt: skip
-    """Return one record; ``values`` are four of 4 bytes for CPUID, one for all else."""
+    """Return one record; ``values`` are four of 4 bytes for CPUID, one for all else.
+
+    ``code`` is a program's, in hex.
+    """
     data = bytearray(SLOT_SIZE)
 
-    def put(place: int, form: str, *words: int) -> None:
+    def put(place: int, form: str, *words: int | bytes) -> None:
         struct.pack_into("<" + form, data, place, *words)
 
     put(RECORD_FIELDS["TSC"], "Q", tsc)
@@ -35,4 +38,5 @@ def row(
     wide = width or {Input.PORT: 1, Input.CPUID: 4}.get(Input(kind), 8)
     put(INPUT_FIELDS["MANNER"], "4B", wide, write, mode, raised)
     put(INPUT_FIELDS["CR3"], "Q", cr3)
+    put(INPUT_FIELDS["CODE"], f"{CODE_SIZE}s", bytes.fromhex(code))
     return bytes(data)

@@ -3,8 +3,9 @@
 A guest that runs inside the monitor leaves for it at each IN and OUT, RDMSR and WRMSR, CPUID, and
 where that is wanted RDTSC; and before it takes an external interrupt. ``source/monitor.S`` carries
 the instruction out, or takes the interrupt for the guest, and leaves a record in the ring of
-compiled sites. That has the address of the instruction, no bytes: who takes the record reads them,
-and gives it the number of a site here. The site of an interrupt is where it came.
+compiled sites. That has the address of the instruction, and a program's bytes, which may be over
+before the record is taken: who takes it reads those of the kernel, and gives it the number of a
+site here. The site of an interrupt is where it came.
 """
 
 from __future__ import annotations
@@ -38,11 +39,15 @@ class Input(IntEnum):
 INPUT_FIELDS = {
     "ADDRESS": RECORD_FIELDS["LINEAR"], "CPL": RECORD_FIELDS["ERROR"],
     "VALUE": RECORD_FIELDS["READ"], "RIP": 208, "NEXT": 216, "MANNER": 224, "CR3": 232,
+    "CODE": 240,
 }  # fmt: skip
 """Offsets in a record of the monitor's. ``ADDRESS`` is the port, the index of the MSR, the vector
 of an interrupt, or the leaf of CPUID and from bit 32 on the subleaf; ``VALUE`` what was read or
 written: of CPUID the four registers EAX to EDX, 4 bytes each. ``MANNER`` is :class:`Manner`.
-``NEXT`` is RIP behind the instruction, and RIP itself while a string instruction repeats."""
+``NEXT`` is RIP behind the instruction, and RIP itself while a string instruction repeats. ``CODE``
+are :data:`CODE_SIZE` bytes of a program's from RIP on, zeros from a page that is not mapped, and
+zeros of other code."""
+CODE_SIZE = 16
 
 _PROGRAM = 3
 """The privilege level of programs."""
@@ -50,8 +55,10 @@ _MANNER = struct.Struct("<4B")
 _REST = struct.Struct("<QQ4B4xQ")
 _PLACE = struct.Struct(
     f"<{RECORD_FIELDS['SITE']}xI4xI{INPUT_FIELDS['RIP'] - RECORD_FIELDS['ERROR'] - 4}xQ8x4s4xQ"
-    f"{SLOT_SIZE - INPUT_FIELDS['CR3'] - 8}x"
+    f"{CODE_SIZE}s"
 )
+_NO_CODE = bytes(CODE_SIZE)
+assert _PLACE.size == SLOT_SIZE
 _SITE = struct.Struct("<I")
 
 
@@ -75,13 +82,14 @@ class Manner(NamedTuple):
 class InputPlace(NamedTuple):
     """Name the code of an input: its linear address, its mode, and CR3.
 
-    A ``program`` has addresses of its own.
+    A ``program`` has addresses of its own, and ``code`` are its bytes where its record has them.
     """
 
     rip: int
     mode: Mode
     tables: int
     program: bool
+    code: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,8 @@ def of_kinds(rows: bytes, wanted: Collection[Input]) -> bytes:
 class InputSites:
     """Number the sites of one guest's inputs as they come, from ``first`` on.
 
-    ``look`` returns the instruction at a place, None where there is none that vetrace knows.
+    ``look`` returns the instruction at a place, None where there is none that vetrace knows: it is
+    the one that a place has the code of.
     """
 
     def __init__(
@@ -133,35 +142,42 @@ class InputSites:
     ) -> None:
         self._look = look
         self._first = first
-        self._known: dict[tuple[int, int, int, bytes, int], int] = {}
+        self._known: dict[tuple[int, int, int, bytes, int, bytes], int] = {}
         self._count = 0
 
     def name(self, rows: bytes) -> tuple[bytes, list[InputSite]]:
         """Return the records with the number of its site in each, and the sites that are new.
 
-        Other records stay as they are. Raises ValueError at what the monitor does not leave.
+        The site has the code from then on, the record no more. Other records stay as they are.
+        Raises ValueError at what the monitor does not leave.
         """
         named = bytearray(rows)
         new: list[InputSite] = []
         for at, key in enumerate(_PLACE.iter_unpack(rows)):
             if key[0] not in _KINDS:
                 continue
-            kind, cpl, rip, manner, tables = key
+            kind, cpl, rip, manner, tables, code = key
             own = cpl == _PROGRAM and kind != Input.IRQ  # code that is looked at is a program's own
-            key = kind, cpl, rip, manner, tables if own else 0
+            code = code if own else _NO_CODE
+            key = kind, cpl, rip, manner, tables if own else 0, code
             number = self._known.get(key)
             if number is None:
-                site = self._site(Input(kind), cpl, rip, manner, tables)
+                site = self._site(Input(kind), cpl, rip, manner, tables, code)
                 new.append(site)
                 number = self._known[key] = site.number
             _SITE.pack_into(named, SLOT_SIZE * at + RECORD_FIELDS["SITE"], number)
+            end = SLOT_SIZE * (at + 1)
+            named[end - CODE_SIZE : end] = _NO_CODE
         return bytes(named), new
 
-    def _site(self, kind: Input, cpl: int, rip: int, how: bytes, tables: int) -> InputSite:
+    def _site(
+        self, kind: Input, cpl: int, rip: int, how: bytes, tables: int, code: bytes
+    ) -> InputSite:
         manner = Manner._make(_MANNER.unpack(how))
         if cpl > _PROGRAM or manner.write > 1 or manner.mode not in (16, 32, 64):
             raise ValueError(f"an input made in the manner {how.hex()} at level {cpl}")
-        place = InputPlace(rip, Mode(manner.mode), tables, cpl == _PROGRAM)
+        told = b"" if code == _NO_CODE else code
+        place = InputPlace(rip, Mode(manner.mode), tables, cpl == _PROGRAM, told)
         insn = None if kind is Input.IRQ else self._look(place)
         if insn is not None and not is_input(insn, kind):
             insn = None  # the code has been changed since

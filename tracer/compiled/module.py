@@ -57,9 +57,10 @@ module carries out for it at the moment."""
 EPT_VIOLATION = 48
 REASONS = {"CPUID": 10, "HLT": 12, "IO": 30, "RDMSR": 31, "WRMSR": 32}
 """The exit reasons of instructions that raise #VE (Intel SDM vol. 3D, appendix C)."""
-_TAG = 248
+_TAG = RECORD_FIELDS["SEQUENCE"]
 """Offset of what an instruction that has raised #VE is told from others by, in its entry of
-:data:`FAULTS`, which is a record of the monitor's else: the port, MSR or leaf, and the reason."""
+:data:`FAULTS`, which is a record of the monitor's else: the port, MSR or leaf, and the reason. An
+entry is none of the ring's: it has no number there."""
 STACK = 0x8000
 """Bytes of a kernel's stack, at most: a hypercall is as near to the frame of its #VE."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tracer.compiled import flagging, layout, module
 from tracer.compiled.diary import Current
 from tracer.compiled.flagging import FLAGS_SIZE
-from tracer.compiled.inputs import INPUT_FIELDS, Input
+from tracer.compiled.inputs import CODE_SIZE, INPUT_FIELDS, Input
 from tracer.compiled.layout import RING
 from tracer.compiled.monitor_image import IMAGES
 from tracer.x86 import vmcb
@@ -144,6 +144,7 @@ def constants(*, stacks: bool) -> str:
         "STACKS": int(stacks),
         "RING": RING,
         "LONGEST": 15,
+        "CODE_SIZE": CODE_SIZE,
         "STATE": _STATE,
         "HOST": _HOST,
         "STACK_TOP": _PAGE,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from tracer.compiled import inputs
-from tracer.compiled.asking import FIRST, AskedSites, of_accesses
+from tracer.compiled.asking import FIRST, AskedSites, decoded, of_accesses
 from tracer.compiled.inputs import Input, InputPlace, InputSites, of_kinds
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.compiled.ring import counters, left_behind, sequence_of, without_threads
@@ -83,6 +83,8 @@ class Recovery:
             self._known[line.rip, line.mode] = line
 
     def _look(self, place: InputPlace) -> Instruction | None:
+        if place.code:
+            return decoded(place.code, place.rip, place.mode)
         # The trace has the code of inputs that were met before.
         known = self._known.get((place.rip, place.mode.value))
         return None if known is None else instruction_of(known)

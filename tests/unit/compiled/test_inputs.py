@@ -27,8 +27,8 @@ CODE = {0x1000: "ec", 0x2000: "0f32", 0x3000: "0fa2", 0x4000: "90"}
 
 
 def look(place: InputPlace) -> Instruction | None:
-    code = CODE.get(place.rip)
-    return None if code is None else decode(bytes.fromhex(code), place.rip, place.mode)
+    code = place.code or bytes.fromhex(CODE.get(place.rip, ""))
+    return decode(code, place.rip, place.mode) if code else None
 
 
 def names(*rows: bytes) -> tuple[list[int], list[str | None]]:
@@ -51,6 +51,23 @@ def test_programs_have_sites_of_their_own_and_the_kernel_one_whatever_its_tables
     program = [row(Input.PORT, 0x60, cr3=cr3, cpl=PROGRAM) for cr3 in (0x5000, 0x6000, 0x5000)]
     numbers, _ = names(*kernel, *program)
     assert numbers == [FIRST, FIRST, FIRST + 1, FIRST + 2, FIRST + 1]
+
+
+def test_a_program_has_the_code_that_it_ran_whatever_is_there_by_now() -> None:
+    ran = [
+        row(Input.PORT, 0x511, cpl=PROGRAM, rip=0x4000, code=code)
+        for code in ("f36c", "ec", "f36c")
+    ]
+    numbers, texts = names(*ran)
+    assert numbers == [FIRST, FIRST + 1, FIRST]
+    assert texts == ["rep insb byte ptr [rdi], dx", "in al, dx"]
+    named, _ = InputSites(look).name(b"".join(ran))
+    assert {raw.written[16:] for raw in raws(named)} == {bytes(16)}  # it is told once, in the site
+
+
+def test_code_in_which_an_interrupt_came_has_one_site_of_interrupts() -> None:
+    numbers, texts = names(*(row(Input.IRQ, 0x20, cpl=PROGRAM, code=code) for code in ("ec", "90")))
+    assert numbers == [FIRST, FIRST] and texts == [None]
 
 
 def test_code_that_is_another_instruction_by_now_or_cannot_be_read_is_not_told() -> None:

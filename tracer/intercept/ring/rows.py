@@ -176,8 +176,8 @@ class Rows:
         return rows
 
     def _instruction(self, place: InputPlace) -> Instruction | None:
-        # The code at a place of the guest's, as it is by now.
-        code = self._told.look(place).read(place.rip, MAX_INSTRUCTION)
+        # A program's code as it ran, or the code at a place of the guest's, as it is by now.
+        code = place.code or self._told.look(place).read(place.rip, MAX_INSTRUCTION)
         return decoded(code, place.rip, place.mode)
 
     def _announce(self, site: AskedSite) -> None:

@@ -45,7 +45,7 @@ full:	control	mov, rax, C_HEAD
 	guest	mov, rsi, S_ASKED / 8
 	test	rsi, rsi
 	jz	1f
-.irp field, R_CPL, R_RFLAGS, R_RIP, R_NEXT, R_CR3
+.irp field, R_CPL, R_RFLAGS, R_RIP, R_NEXT, R_CR3, R_CODE, R_CODE+8
 	mov	rax, [rsi + \field]
 	mov	[r13 + \field], rax
 .endr
@@ -100,7 +100,7 @@ settled:
 	clc
 1:	ret
 
-# Says in the record at R13 what the guest is about. RAX, RCX, RDX, RSI and RDI are lost.
+# Says in the record at R13 what the guest is about. RAX, RCX, RDX, RSI, RDI and R11 are lost.
 describe:
 	rdtsc
 	mov	[r13 + R_TSC], eax
@@ -110,6 +110,8 @@ describe:
 	mov	[r13 + R_THREAD], eax
 	mov	[r13 + R_VALUE], rax
 	mov	[r13 + R_VALUE + 8], rax
+	mov	[r13 + R_CODE], rax
+	mov	[r13 + R_CODE + 8], rax
 	guest	mov, rax, S_OWNER / 8
 	not	rax
 	mov	[r13 + R_VCPU], ax
@@ -150,7 +152,25 @@ describe:
 	jnz	2f
 	mov	eax, 16
 2:	mov	[r13 + R_MANNER + 2], al
-	ret
+	# A program may be over before the record is taken, and its code is gone then.
+	cmp	byte ptr [r15 + V_CPL], 3
+	jne	5f
+	mov	rdx, [r13 + R_RIP]
+	lea	rsi, [r13 + R_CODE]
+3:	call	translate
+	jc	5f
+4:	mov	cl, [rax]
+	mov	[rsi], cl
+	inc	rax
+	inc	rdx
+	inc	rsi
+	lea	rcx, [r13 + R_CODE + CODE_SIZE]
+	cmp	rsi, rcx
+	je	5f
+	test	edx, 0xfff
+	jnz	4b
+	jmp	3b
+5:	ret
 
 # The record tells what happens next: commit it, and make the access. ECX = bytes of the instruction.
 # What is read is told afterwards, by `end`.
