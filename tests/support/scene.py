@@ -89,6 +89,15 @@ def registers(**values: int) -> RegisterFile:
     return RegisterFile(known | values)
 
 
+def spill(linear: int, error: int, stack: int, **values: int) -> bytes:
+    """What a vCPU in the kernel that came upon poison spills there; ``linear`` is its CR2."""
+    known = dict.fromkeys(_NAMES, 0) | {
+        "cr0": CR0, "cr2": linear, "cr3": ROOT, "cr4": CR4, "error_code": error, "rip": CODE,
+        "cs": CS, "rflags": 0x202, "rsp": stack + SPILL_SIZE, "ss": SS,
+    } | values  # fmt: skip
+    return struct.pack(f"<{len(_NAMES)}Q", *(known[name] for name in _NAMES))
+
+
 @dataclass(frozen=True)
 class After:
     """What the interrupted code finds once changes are made: its registers by name."""
@@ -185,12 +194,8 @@ class Scene:
         leaf = self.space.leaf(rip)
         if code and leaf is not None:
             self.write(rip, bytes.fromhex(code))
-        known = dict.fromkeys(_NAMES, 0) | {
-            "tsc": tsc, "cr0": CR0, "cr2": linear, "cr3": ROOT, "cr4": CR4,
-            "error_code": error, "rip": rip, "cs": cs, "rflags": rflags,
-            "rsp": stack + SPILL_SIZE, "ss": SS,
-        } | values  # fmt: skip
-        self.write(stack, struct.pack(f"<{len(_NAMES)}Q", *(known[name] for name in _NAMES)))
+        known = {"tsc": tsc, "rip": rip, "cs": cs, "rflags": rflags} | values
+        self.write(stack, spill(linear, error, stack, **known))
         return stack
 
     def play(self, *steps: Step, stack: int = STACK - 0x400, vcpu: int = 0) -> Intercepted:

@@ -246,7 +246,8 @@ class NestedFaults:
             return Fault(vcpu, view.time_ns, stack, spill, space, cpu, frame=frame)
         insn = decoded(await _code_in(space, cpu.rip), cpu)
         if insn is not None and needs_registers(insn):
-            cpu = complete(cpu, (await Registers()).values)
+            # The monitor has DS and ES of its own.
+            cpu = complete(cpu, {**(await Registers()).values, **vmcb.outside(block)})
         linear = _linear(spill.cr2, spill.frame, insn, cpu, space)
         spill = replace(spill, cr2=linear)
         return Fault(vcpu, view.time_ns, stack, spill, space, cpu, cpu.xmm)

@@ -28,7 +28,7 @@ class Outside(Protocol):
         ...
 
     def registers(self, values: Mapping[str, int]) -> Mapping[str, int]:
-        """Return registers by GDB's names, the guest's control registers for the monitor's."""
+        """Return registers by GDB's names, for those of the monitor's own the guest's."""
         ...
 
     def follow(self, regions: RegionMap) -> None:

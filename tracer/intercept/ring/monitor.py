@@ -247,11 +247,11 @@ class Monitor:
         )
 
     def registers(self, values: Mapping[str, int]) -> Mapping[str, int]:
-        """Return registers by GDB's names, the guest's control registers for the monitor's."""
+        """Return registers by GDB's names, for those of the monitor's own the guest's."""
         if not self.code.nested or values["rip"] not in self._window.guest_code:
             return values
         found = self._outside(monitor.vmcb_at(values["rsp"]))
-        return {**values, **{name: found[name] for name in ("cr2", "cr3", "cr4")}}
+        return {**values, **{name: found[name] for name in values.keys() & found.keys()}}
 
     def _guest(self, vcpu: int, state: VcpuState) -> VcpuState:
         found = self._outside(self.code.vmcb(vcpu))
