@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -36,9 +36,10 @@ class Command:
 
     ``usage`` holds a line a form. ``examples`` can be typed as they stand. ``expects`` says of each
     argument what it may name, the last for all that follow; what is no :data:`Kind` stands for
-    itself. With ``repeats``, an empty line does it again; with ``takes_line``, the argument is all
-    the rest of the line. ``needs`` says whether it is for a guest alone, or for a recording, but
-    with ``for_both`` as the first argument.
+    itself, as do ``words``, which tell what they are, for help and for completion. With ``repeats``,
+    an empty line does it again; with ``takes_line``, the argument is all the rest of the line.
+    ``needs`` says whether it is for a guest alone, or for a recording, but with ``for_both`` as the
+    first argument.
     """
 
     action: Action
@@ -50,6 +51,7 @@ class Command:
     aliases: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
     expects: tuple[tuple[str, ...], ...] = ()
+    words: tuple[tuple[str, str], ...] = ()
     repeats: bool = False
     takes_line: bool = False
     needs: Need | None = None
@@ -103,6 +105,7 @@ def command(
     text: str = "",
     examples: Sequence[str] = (),
     expects: Sequence[Sequence[str]] = (),
+    words: Mapping[str, str] | None = None,
     repeats: bool = False,
     takes_line: bool = False,
     needs: Need | None = None,
@@ -121,6 +124,7 @@ def command(
             aliases=aliases,
             examples=tuple(examples) or (name,),
             expects=tuple(tuple(kinds) for kinds in expects),
+            words=tuple((words or {}).items()),
             repeats=repeats,
             takes_line=takes_line,
             needs=needs,

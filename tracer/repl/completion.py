@@ -107,7 +107,10 @@ class Candidates:
             if compared is not None and compared["name"] in TEXTS:
                 return self._compared(compared["name"], compared["word"], rest)
             last = "".join(_FACT.findall(last))  # an operator may stand before it
-        hints = {name: hint for kind in kinds for name, hint in self._names(kind, last).items()}
+        told = dict(item.words)
+        hints: dict[str, str] = {}
+        for kind in kinds:
+            hints |= {kind: told[kind]} if kind in told else self._names(kind, last)
         return self._hinted(last, hints, self._symbols_from(last) if "symbol" in kinds else ())
 
     def _names(self, kind: str, beginning: str) -> Hints:

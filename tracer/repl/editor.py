@@ -11,7 +11,7 @@ from prompt_toolkit.lexers import Lexer
 
 from tracer.repl.completion import Candidates
 from tracer.repl.highlight import Piece, pieces
-from tracer.text.printable import printable
+from tracer.text.printable import cut, printable
 
 STYLES = {
     "command": "bold",
@@ -31,7 +31,11 @@ STYLES = {
 }
 """How pieces of a line look; where there are no colours, only what is bold or reverse shows."""
 
-_HINT = 60  # characters
+# prompt_toolkit keeps a column for its scroll bar, and two for blanks around a name or a hint.
+_BAR, _AROUND = 1, 2
+
+_HINT = 60  # the most columns of a hint
+_LEAST = 12  # the fewest that a hint is worth
 
 
 class Colours(Lexer):
@@ -59,21 +63,30 @@ class Colours(Lexer):
 
 
 class Menu(Completer):
-    """Offer what the last word can become while it is typed, what fits best first."""
+    """Offer what the last word can become while it is typed, what fits best first.
 
-    def __init__(self, candidates: Candidates) -> None:
+    Names and hints are cut to the ``columns`` of the terminal, as prompt_toolkit would in its way.
+    """
+
+    def __init__(self, candidates: Candidates, columns: Callable[[], int]) -> None:
         self._candidates = candidates
+        self._columns = columns
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
         """Yield the completions, with what each of them is."""
         told = self._candidates.near(document.text_before_cursor)
         if [option.text for option in told.options] == [told.word]:
             return
-        for option in told.options:
-            hint = printable(option.hint)
+        names = [printable(option.text) for option in told.options]
+        room = self._columns() - _BAR - _AROUND
+        hinted = any(option.hint for option in told.options)
+        # A name has more of a narrow terminal than its hint.
+        widest = min(max(map(len, names), default=0), room * 2 // 3 if hinted else room)
+        left = min(room - widest - _AROUND, _HINT)
+        for option, name in zip(told.options, names, strict=True):
             yield Completion(
                 option.text,
                 start_position=-len(told.word),
-                display=printable(option.text),
-                display_meta=hint if len(hint) <= _HINT else f"{hint[: _HINT - 1]}…",
+                display=cut(name, widest),
+                display_meta=cut(printable(option.hint), left) if left >= _LEAST else "",
             )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tracer.text.printable import printable
+from tracer.text.printable import cut, printable
 
 MOST = 200
 """How many candidates are listed at most."""
@@ -85,7 +85,7 @@ def listing(told: Found, columns: int) -> list[str]:
     if any(option.hint for option in told.options):
         width = min(widest, max(columns // 2, 8))
         lines = [
-            _cut(f"{name:<{width}}{' ' * _GAP}{printable(option.hint)}".rstrip(), columns)
+            cut(f"{name:<{width}}{' ' * _GAP}{printable(option.hint)}".rstrip(), columns)
             for name, option in zip(names, told.options, strict=True)
         ]
     else:
@@ -108,7 +108,3 @@ def _in_columns(names: Sequence[str], widest: int, columns: int) -> Iterator[str
     down = -(-len(names) // across)
     for row in range(down):
         yield "".join(f"{name:<{widest + _GAP}}" for name in names[row::down]).rstrip()
-
-
-def _cut(text: str, columns: int) -> str:
-    return text if len(text) <= columns else f"{text[: max(columns - 1, 1)]}…"

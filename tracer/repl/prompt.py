@@ -132,7 +132,7 @@ class Prompt:
             lexer=colours if colour else None,
             # A suggestion without colours would look like what is typed.
             auto_suggest=AutoSuggestFromHistory() if colour else None,
-            completer=Menu(candidates),
+            completer=Menu(candidates, lambda: self.columns),
             complete_while_typing=Condition(self._has_menu),
             enable_open_in_editor=True,
             tempfile_suffix=".vetrace",

@@ -11,11 +11,13 @@ from prompt_toolkit.document import Document
 
 from tracer.errors import UsageError
 from tracer.repl.commands import command_table
+from tracer.repl.commands.prompt import described
 from tracer.repl.completion import Candidates
 from tracer.repl.editor import Colours, Menu
 from tracer.repl.highlight import pieces
 from tracer.repl.listing import ranked
 from tracer.repl.pager import paged, pager
+from tracer.repl.result import Screen
 from tracer.repl.setting import Settings
 
 TABLE = command_table()
@@ -49,7 +51,7 @@ def test_what_fits_best_comes_first() -> None:
 def test_the_menu_tells_what_a_word_can_become() -> None:
     async def body() -> None:
         talk = await Talk().start()
-        menu = Menu(Candidates(talk.context))
+        menu = Menu(Candidates(talk.context), lambda: 120)
 
         def offered(line: str) -> list[tuple[str, str]]:
             made = menu.get_completions(Document(line), CompleteEvent())
@@ -59,6 +61,38 @@ def test_the_menu_tells_what_a_word_can_become() -> None:
         assert offered("until reset_w") == [("nvme_reset_work", "0xffffffff81002000")]
         assert "continue" in dict(offered("cntn"))
         assert offered("undisplay") == []  # there is nothing to choose
+        await talk.control.close()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("columns", [120, 80, 60, 20])
+@pytest.mark.parametrize("line", ["break ", "info ", "", "info register ", "until nvme"])
+def test_the_menu_is_cut_to_the_terminal_as_all_else(line: str, columns: int) -> None:
+    async def body() -> None:
+        talk = await Talk().start()
+        menu = Menu(Candidates(talk.context), lambda: columns)
+        made = list(menu.get_completions(Document(line), CompleteEvent()))
+        await talk.control.close()
+        # Ref: prompt_toolkit 3.0, CompletionsMenuControl: two blanks around each, a scroll bar.
+        widths = [max(map(len, told), default=0) + 2 for told in (
+            [each.display_text for each in made], [each.display_meta_text for each in made],
+        ) if any(told)]  # fmt: skip
+        assert made and sum(widths) + 1 <= columns
+        assert not any("..." in each.display_text + each.display_meta_text for each in made)
+
+    asyncio.run(body())
+
+
+def test_words_of_a_command_are_told_in_the_menu_as_in_its_help() -> None:
+    async def body() -> None:
+        talk = await Talk().start()
+        menu = Menu(Candidates(talk.context), lambda: 120)
+        made = menu.get_completions(Document("info "), CompleteEvent())
+        offered = {each.text: each.display_meta_text for each in made}
+        assert offered == dict(TABLE.find("info").words) and all(offered.values())
+        told = "\n".join(described(TABLE.find("info")).lines(Screen(80)))
+        assert all(hint in told for hint in offered.values())
         await talk.control.close()
 
     asyncio.run(body())

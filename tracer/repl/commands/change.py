@@ -108,6 +108,7 @@ CODE is the error code that is pushed: 0 for #GP, for #PF what a page that is no
 LINEAR is the address in CR2, by default that of the access.""",
     examples=("fault gp", "fault pf", "fault pf 0x2"),
     expects=(("gp", "pf"),),
+    words={"gp": "#GP, a general protection fault", "pf": "#PF, a page fault"},
 )
 async def fault(context: Context, statement: Statement) -> Result:
     words = statement.words
@@ -211,6 +212,7 @@ def _width(rest: str) -> tuple[int | None, str]:
 region's name that region is traced as well. Without an argument: what is traced.""",
     examples=("trace off", "trace nvme", "trace on"),
     expects=(("on", "off", "region"), ("region",)),
+    words={"on": "what the command line chose", "off": "leave the devices alone"},
 )
 async def trace(context: Context, statement: Statement) -> Result:
     words = statement.words

@@ -183,6 +183,7 @@ async def reverse_next(context: Context, statement: Statement) -> Result:
     text="NUMBER is `seq` of `show --json`, and in the first line of `plan`. No break stops it.",
     examples=("goto 120", "goto start", "goto end"),
     expects=(("start", "end"),),
+    words={"start": "before the first access", "end": "behind the last access"},
 )  # fmt: skip
 async def goto(context: Context, statement: Statement) -> Result:
     recording, word = _recording(context), statement.rest

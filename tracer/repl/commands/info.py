@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from itertools import islice
 
 from tracer.compiled.flagging import ALL_OF
@@ -23,52 +24,6 @@ from tracer.repl.playback import Playback
 from tracer.repl.recording_view import info_lines, info_object
 from tracer.repl.result import Result, Screen
 from tracer.trace.waiting_words import poll_line, poll_object
-
-
-@command(
-    "info", "i",
-    group="look",
-    usage=(
-        "info breaks|regions|devices|inputs|mappings|registers|display|filters|rules|waiting",
-        "info trace",
-        "info region [NAME]",
-        "info register NAME",
-    ),
-    brief="what there is: breaks, regions, devices, mappings; what a register is",
-    text="""\
-`info register` tells what is known of a device's register (`nvme.CC`, `CC`, `nvme+0x14`, a glob, or
-a region for all of them), or of the CPU's (`rax`, `$cr4`): place, access right, what its bits mean,
-where it is specified; of a device's also its last value, how often it was read and written, and
-when and by whom last. In a recording that is before the access that it stands at, but for how
-often. `info inputs` tells what is recorded beside memory, how many of each, which
-breaks and rules are about them, and how many had another value than the device's. `info waiting`
-tells what the guest reads again and again: for which bits, how often, how long, and where its loop
-gives up; of a recording all that was waited for, the longest first, with the number of the first
-read, for `goto`. No device is read. `info registers` is `regs`, `info filters` `filter`, and, as in
-gdb, `info breakpoints` `info breaks`. `info trace` is of a recording: what it is of, how far it has
-been read, and how it ends.""",
-    examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
-    expects=(
-        (
-            "breaks", "region", "regions", "devices", "inputs", "mappings", "register", "registers",
-            "display", "filters", "rules", "waiting", "trace",
-        ),
-        ("place",),
-    ),
-)  # fmt: skip
-async def info(context: Context, statement: Statement) -> Result:
-    word, _, rest = statement.rest.partition(" ")
-    word = "register" if rest and word in ("r", "reg") else _OF_GDB.get(word, word)
-    found = [name for name in _TOPICS if word and name.startswith(word)]
-    if found and all(name.startswith(found[0]) for name in found):
-        del found[1:]  # `regio` is `region`, though there is `regions`
-    if word not in _TOPICS and len(found) != 1:
-        if found:
-            raise info.misused(f"{word} is ambiguous: {', '.join(found)}")
-        if not word:
-            raise info.misused("say what about")
-        raise context.misses("info", word, list(_TOPICS))
-    return await _TOPICS[word if word in _TOPICS else found[0]](context, rest.strip())
 
 
 async def _breaks(context: Context, rest: str) -> Result:
@@ -235,23 +190,73 @@ def _listed_by(name: str) -> Callable[[Context, str], Awaitable[Result]]:
     return tell
 
 
-_TOPICS: dict[str, Callable[[Context, str], Awaitable[Result]]] = {
-    "breaks": _breaks,
-    "region": _regions,
-    "regions": _regions,
-    "devices": _devices,
-    "inputs": _inputs,
-    "mappings": _mappings,
-    "register": _register,
-    "registers": _registers,
-    "display": _display,
-    "filters": _listed_by("filter"),
-    "rules": _listed_by("rule"),
-    "waiting": _waiting,
-    "trace": _trace,
+@dataclass(frozen=True, slots=True)
+class _Topic:
+    # A subject: how it is told, and what it is.
+    tell: Callable[[Context, str], Awaitable[Result]]
+    brief: str
+
+
+_TOPICS = {
+    "breaks": _Topic(_breaks, "the breaks, and how often each was hit"),
+    "region": _Topic(_regions, "a region: its place, its accesses, its registers"),
+    "regions": _Topic(_regions, "all regions, by their devices"),
+    "devices": _Topic(_devices, "the devices, and how often each was accessed"),
+    "inputs": _Topic(_inputs, "what is recorded beside memory, how many of each"),
+    "mappings": _Topic(_mappings, "where the kernel has mapped devices"),
+    "register": _Topic(_register, "a device's register, or the CPU's, told whole"),
+    "registers": _Topic(_registers, "the CPU's registers, as `regs`"),
+    "display": _Topic(_display, "what is displayed at stops"),
+    "filters": _Topic(_listed_by("filter"), "what is shown of accesses, as `filter`"),
+    "rules": _Topic(_listed_by("rule"), "what becomes of accesses without a stop, as `rule`"),
+    "waiting": _Topic(_waiting, "what the guest reads again and again, and why"),
+    "trace": _Topic(_trace, "a recording: what it is of, and how it ends"),
 }
 
 _OF_GDB = {"breakpoints": "breaks", "reg": "registers", "r": "registers"}
 """Words of gdb's for topics."""
+
+
+@command(
+    "info", "i",
+    group="look",
+    usage=(
+        "info breaks|regions|devices|inputs|mappings|registers|display|filters|rules|waiting",
+        "info trace",
+        "info region [NAME]",
+        "info register NAME",
+    ),
+    brief="what there is: breaks, regions, devices, mappings; what a register is",
+    text="""\
+`info register` tells what is known of a device's register (`nvme.CC`, `CC`, `nvme+0x14`, a glob, or
+a region for all of them), or of the CPU's (`rax`, `$cr4`): place, access right, what its bits mean,
+where it is specified; of a device's also its last value, how often it was read and written, and
+when and by whom last. In a recording that is before the access that it stands at, but for how
+often. `info inputs` tells what is recorded beside memory, how many of each, which
+breaks and rules are about them, and how many had another value than the device's. `info waiting`
+tells what the guest reads again and again: for which bits, how often, how long, and where its loop
+gives up; of a recording all that was waited for, the longest first, with the number of the first
+read, for `goto`. No device is read. `info registers` is `regs`, `info filters` `filter`, and, as in
+gdb, `info breakpoints` `info breaks`. `info trace` is of a recording: what it is of, how far it has
+been read, and how it ends.""",
+    examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
+    expects=(tuple(_TOPICS), ("place",)),
+    words={name: topic.brief for name, topic in _TOPICS.items()},
+)  # fmt: skip
+async def info(context: Context, statement: Statement) -> Result:
+    word, _, rest = statement.rest.partition(" ")
+    word = "register" if rest and word in ("r", "reg") else _OF_GDB.get(word, word)
+    found = [name for name in _TOPICS if word and name.startswith(word)]
+    if found and all(name.startswith(found[0]) for name in found):
+        del found[1:]  # `regio` is `region`, though there is `regions`
+    if word not in _TOPICS and len(found) != 1:
+        if found:
+            raise info.misused(f"{word} is ambiguous: {', '.join(found)}")
+        if not word:
+            raise info.misused("say what about")
+        raise context.misses("info", word, list(_TOPICS))
+    topic = _TOPICS[word if word in _TOPICS else found[0]]
+    return await topic.tell(context, rest.strip())
+
 
 COMMANDS = (info,)

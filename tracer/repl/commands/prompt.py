@@ -10,7 +10,7 @@ from tracer.repl.context import Context
 from tracer.repl.parser import Statement, statements
 from tracer.repl.result import Result, Screen, said
 from tracer.text.number import whole
-from tracer.text.printable import printable
+from tracer.text.printable import cut, printable
 
 _READABLE = 100  # columns
 
@@ -51,11 +51,15 @@ def described(item: Command, recording: str | None = None) -> Result:
             told.append(f"  also called {', '.join(item.aliases)}")
         if item.text:
             told += ["", *textwrap.wrap(_paragraph(item.text), min(screen.width, _READABLE))]
+        if item.words:
+            widest = max(len(word) for word, _ in item.words)
+            about = (f"  {word:<{widest}}  {hint}" for word, hint in item.words)
+            told += ["", *(cut(line, screen.width) for line in about)]
         return [*told, "", "examples:", *(f"  {example}" for example in item.examples)]
 
     value = {
         "name": item.name, "aliases": item.aliases, "usage": usages, "brief": item.brief,
-        "text": item.text, "examples": item.examples,
+        "text": item.text, "words": dict(item.words), "examples": item.examples,
     }  # fmt: skip
     return Result(value, lines)
 

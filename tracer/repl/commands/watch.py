@@ -28,6 +28,11 @@ and the end of an interrupt, that a kernel accesses all the time. At the prompt 
 `watch clocks`, or where a filter wants them.""",
     examples=("watch off", "watch on", "watch 100", "watch clocks"),
     expects=(("on", "off", "all", "clocks", "no"), ("clocks",)),
+    words={
+        "on": "show accesses as they come", "off": "show none, but count them",
+        "all": "show every access, however many", "clocks": "show accesses to clocks as well",
+        "no": "no clocks: do not show accesses to clocks",
+    },
 )  # fmt: skip
 async def watch(context: Context, statement: Statement) -> Result:
     word = statement.rest
@@ -147,6 +152,7 @@ recording; FILTER is what `filter` takes, and chooses among them. `show next` be
 that a recording stands at.""",
     examples=("show last", "show last 50", "show last 20 nvme", "show next 5"),
     expects=(("last", "next"), ("place", "if"), ("place", "if")),
+    words={"last": "those that were made last", "next": "those that come, in a recording"},
 )  # fmt: skip
 async def show(context: Context, statement: Statement) -> Result:
     words = statement.rest.split(maxsplit=2)
