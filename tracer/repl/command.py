@@ -36,7 +36,7 @@ class Command:
 
     ``usage`` holds a line a form. ``examples`` can be typed as they stand. ``expects`` says of each
     argument what it may name, the last for all that follow; what is no :data:`Kind` stands for
-    itself, as do ``words``, which tell what they are, for help and for completion. With ``repeats``,
+    itself, as do ``words``, which tell help and completion what they are. With ``repeats``,
     an empty line does it again; with ``takes_line``, the argument is all the rest of the line.
     ``needs`` says whether it is for a guest alone, or for a recording, but with ``for_both`` as the
     first argument.

@@ -199,16 +199,16 @@ class _Topic:
 
 _TOPICS = {
     "breaks": _Topic(_breaks, "the breaks, and how often each was hit"),
-    "region": _Topic(_regions, "a region: its place, its accesses, its registers"),
+    "region": _Topic(_regions, "a region: place, accesses, registers"),
     "regions": _Topic(_regions, "all regions, by their devices"),
     "devices": _Topic(_devices, "the devices, and how often each was accessed"),
-    "inputs": _Topic(_inputs, "what is recorded beside memory, how many of each"),
+    "inputs": _Topic(_inputs, "what is recorded beside memory"),
     "mappings": _Topic(_mappings, "where the kernel has mapped devices"),
     "register": _Topic(_register, "a device's register, or the CPU's, told whole"),
     "registers": _Topic(_registers, "the CPU's registers, as `regs`"),
     "display": _Topic(_display, "what is displayed at stops"),
     "filters": _Topic(_listed_by("filter"), "what is shown of accesses, as `filter`"),
-    "rules": _Topic(_listed_by("rule"), "what becomes of accesses without a stop, as `rule`"),
+    "rules": _Topic(_listed_by("rule"), "what becomes of accesses, as `rule`"),
     "waiting": _Topic(_waiting, "what the guest reads again and again, and why"),
     "trace": _Topic(_trace, "a recording: what it is of, and how it ends"),
 }
