@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from simulated import BASE, Guest, Made, accesses
+from guest_sample import MAPS
+from simulated import BASE, LINEAR, READ, Guest, Made, Step, accesses
 from simulated import STACK as TOP
 
 from scripts.patience import patience
@@ -15,9 +16,11 @@ from tracer.access import want
 from tracer.access.decision import Go
 from tracer.access.stop import Stopped
 from tracer.access.vcpu import SetRegister
-from tracer.errors import GuestHung, InterceptError, TargetGone
+from tracer.errors import GuestHung, InterceptError, QemuError, TargetGone
 from tracer.session.control import Control
 from tracer.session.driver import Driver
+from tracer.trace.naming import Naming
+from tracer.trace.record import RELEASED, Intercept, UserRecord
 from tracer.x86.state import CpuState
 
 
@@ -443,3 +446,125 @@ def test_work_that_gives_others_their_turn_ends_when_the_run_has_taken_too_long(
 
     with pytest.raises(GuestHung):
         asyncio.run(one.drive(work()))
+
+
+# ---- a session
+
+
+class Standing(Guest):
+    """A guest that tells how it is made to stand."""
+
+    def __init__(self) -> None:
+        super().__init__(accesses(), idles=True)
+        self.stood = False
+
+    async def stand(self) -> None:
+        self.stood = True
+
+
+def test_a_guest_is_left_wherever_it_is_and_once() -> None:
+    async def body() -> None:
+        guest = Standing()
+        session = guest.session()
+        await session.trap()
+        session.driver.interrupting, session.driver.expired = True, "2 s"
+        await session.leave()
+        assert guest.stood and guest.detached and session.loop.released
+        assert not session.driver.interrupting and not session.driver.expired
+        leaf = guest.space.leaf(LINEAR)
+        assert leaf is not None and not leaf.poisoned
+        guest.stood = guest.detached = False
+        await session.leave()
+        assert not guest.stood and not guest.detached
+
+    asyncio.run(body())
+
+
+def test_a_guest_that_is_not_traced_yet_is_left_as_it_is() -> None:
+    async def body() -> None:
+        guest = Standing()
+        before = bytes(guest.memory.data)
+        session = guest.session()
+        await session.leave()
+        assert guest.detached and guest.memory.data == before
+
+    asyncio.run(body())
+
+
+def test_a_guest_that_runs_is_let_go_and_that_is_recorded() -> None:
+    records: list[Any] = []
+
+    async def body() -> None:
+        guest = Guest(accesses(), idles=True)
+        session = guest.session()
+        session.subscribers.append(records.append)
+        await session.trap()
+        run = asyncio.create_task(session.run())
+        while sum(isinstance(record, Intercept) for record in records) < 6:
+            await asyncio.sleep(0)
+        await session.detach()
+        await asyncio.wait_for(run, patience(60))
+        assert guest.detached and session.loop.released
+
+    asyncio.run(body())
+    assert [record.text for record in records if isinstance(record, UserRecord)] == [RELEASED]
+
+
+def test_code_is_rewritten_at_its_physical_addresses() -> None:
+    written: list[tuple[int, int, int]] = []
+
+    async def body() -> None:
+        guest = Guest()
+
+        async def write(physical: int, width: int, value: int) -> None:
+            written.append((physical, width, value))
+
+        guest.write_physical = write  # type: ignore[method-assign]
+        session = guest.session()
+        await session.rewrite(BASE + 0xFFE, b"\x90\x91\x92", guest.space)
+
+    asyncio.run(body())
+    assert written == [(0x20_0FFE, 2, 0x9190), (0x20_1000, 1, 0x92)]
+
+
+def test_a_guest_that_ends_before_its_kernel_is_told_of() -> None:
+    async def body() -> None:
+        session = Guest(error=QemuError("QEMU died")).session()
+
+        async def gone() -> None:
+            raise TargetGone
+
+        session.loop.reach_entry = gone  # type: ignore[method-assign]
+        with pytest.raises(QemuError, match="QEMU died"):
+            await session.reach_entry()
+        assert not session.entered
+
+    asyncio.run(body())
+
+
+def test_what_a_guest_reads_again_and_again_is_what_it_waits_for() -> None:
+    async def body() -> None:
+        loop = READ + "a80174fa"  # test al, 1; jz to the read
+        steps = [Step(loop, 0x1C, 1_000_000_000 + n * 50_000_000) for n in range(100)]
+        guest = Guest(steps, idles=True)
+        guest.device[0x1C] = 0
+        session = guest.session()
+        assert session.waiting_line(80) == "" and session.waiting_objects() == []
+        session.naming = Naming(MAPS)
+        made = Made()
+        session.subscribers.append(made)
+        await session.trap()
+        run = asyncio.create_task(session.run())
+        while len(made.made) < len(steps):
+            await asyncio.sleep(0)
+        line = session.waiting_line(78)
+        assert (
+            line.startswith("waiting for nvme CSTS until RDY=1: 100 times in 4.950 s")
+            and len(line) <= 78
+        )
+        (told,) = session.waiting_objects()
+        assert (told["region"], told["register"], told["turns"]) == ("nvme", "CSTS", 100)
+        await session.detach()
+        await asyncio.wait_for(run, patience(60))
+
+    asyncio.run(body())

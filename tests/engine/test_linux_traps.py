@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,12 +37,13 @@ from tracer.access.want import (
 )
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, InterceptError, KernelImageError, NoEntries
+from tracer.intercept.ring.window import NoWindow, Taken
 from tracer.intercept.trap import GoOn
 from tracer.linux import kaslr, mm
 from tracer.linux.btf import parse_btf
 from tracer.linux.entry import follow_kaslr, reach_entry
 from tracer.linux.names import Names
-from tracer.linux.origin import Booted
+from tracer.linux.origin import Booted, Joined
 from tracer.linux.readers import hide_poison
 from tracer.linux.system import Linux
 from tracer.linux.toll import MANY
@@ -619,3 +621,114 @@ def test_a_kernel_that_takes_it_back_says_so() -> None:
     assert linux.taken_back() is None
     scene.write(BASE + 0xB00, b"\1\0\0\0")
     assert "no longer takes itself for a TDX guest" in str(linux.taken_back())
+
+
+# ---- room
+
+
+HOME, ALLOCATES, FREES = BASE + 0x40, BASE + 0x50, BASE + 0x60
+LENT = {
+    "do_syscall_64": HOME, "__get_free_pages": ALLOCATES, "free_pages": FREES,
+    "start_secondary": BASE + 0x70, "secondary_startup_64_no_verify": BASE + 0x80,
+}  # fmt: skip
+BOOT = BASE + 0x3000
+OTHER_ROOT = 0x38_0000
+
+
+def joined(banner: str = "Linux version 6.1.0") -> tuple[Linux, Scene]:
+    """A kernel that ran before it was traced."""
+    found = kernel(PLACES | LENT)
+    found.facts.banner = banner
+    return Linux(found, Joined(kaslr.Moved())), Scene()
+
+
+def called(function: int, result: int) -> list[Any]:
+    """The steps of a call of one of the kernel's functions, at its entry of a system call."""
+    top = (STACK - 256 & -16) - 8
+
+    def sent(wanted: MakeChanges) -> None:
+        assert wanted.changes[-1] == SetRegister("rip", function)
+
+    return [
+        (Registers(), registers(rip=HOME)), (SetBreakpoint(HOME), 7), (MakeChanges, sent),
+        (Resume(()), hit(7)), (Registers(), registers(rip=HOME, rsp=top + 8, rax=result)),
+        (DeleteBreakpoint(7), None), (MakeChanges, None),
+    ]  # fmt: skip
+
+
+def test_a_kernel_that_runs_lends_ram_and_has_it_back_once() -> None:
+    linux, scene = joined()
+    assert linux.lends_at_most == 4 << 20
+    work = linux.window(scene.ram, scene.space, 4096)
+    window = play(work, *called(ALLOCATES, DATA))
+    assert (window.physical, window.root) == (DATA_AT, ROOT)
+    leaf = scene.space.leaf(window.block)
+    assert leaf is not None and leaf.translate(window.block) == DATA_AT
+    play(linux.give_back(), *called(FREES, 0))
+    play(linux.give_back())
+
+
+def test_ram_that_lies_too_far_away_is_given_back_at_once() -> None:
+    linux, scene = joined()
+    scene.ram.map(DATA, 1 << 45)
+    work = linux.window(scene.ram, scene.space, 4096)
+    with pytest.raises(NoWindow, match="far away, at physical 0x200000000000"):
+        play(work, *called(ALLOCATES, DATA), *called(FREES, 0))
+    play(linux.give_back())
+
+
+def test_ram_that_vetrace_could_not_read_or_a_real_time_kernel_would_lend_is_not_asked_for() -> (
+    None
+):
+    linux, scene = joined()
+    linux.lends = False
+    with pytest.raises(NoWindow, match="reached by packets"):
+        play(linux.window(scene.ram, scene.space, 4096))
+    linux, scene = joined("Linux version 6.1.0 #1 SMP PREEMPT_RT")
+    with pytest.raises(NoWindow, match="for real time lends no RAM"):
+        play(linux.window(scene.ram, scene.space, 4096))
+
+
+def roomy(kind: Kind = Kind.PLAIN) -> tuple[Linux, Scene]:
+    """A kernel at its entry whose map of RAM has 64 MiB."""
+    scene = Scene()
+    scene.ram.map(BOOT, 0x30_0000)
+    scene.ram.write(0x30_01E8, b"\1")
+    scene.ram.write(0x30_02D0, struct.pack("<QQI", 0, 64 << 20, 1))
+    places = PLACES | LENT | {"boot_params": BOOT, "_end": BASE + 0x1000}
+    return Linux(kernel(places), Booted("nokaslr", kind), kind), scene
+
+
+def test_a_kernel_that_has_not_begun_is_taken_ram_from() -> None:
+    linux, scene = roomy()
+    assert linux.lends_at_most is None
+    window = play(linux.window(scene.ram, scene.space, 4 << 20))
+    assert (window.physical, window.root) == (60 << 20, ROOT)
+    linux, scene = roomy()
+    before = scene.ram.data[:0x30_0000]
+    assert linux.take(scene.ram, scene.space, 4 << 20) == Taken(60 << 20, ROOT)
+    assert scene.ram.data[:0x30_0000] == before, "nothing is mapped"
+    assert scene.ram.read(0x30_01E8, 1) == b"\2"
+    with pytest.raises(NoWindow, match="no 128 MiB"):
+        linux.take(scene.ram, scene.space, 128 << 20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [(Kind.PLAIN, BASE + 0x70), (Kind.TDX, BASE + 0x70), (Kind.SEV_ES, BASE + 0x80)],
+)
+def test_further_vcpus_are_met_in_code_of_the_kernels_own(kind: Kind, place: int) -> None:
+    linux, _ = roomy(kind)
+    assert linux.secondary == place and linux.ready() == PLACES["start_kernel"]
+
+
+def test_a_program_under_pti_is_looked_at_by_the_kernels_own_tables() -> None:
+    linux, scene = joined()
+    linux.names.move(0)
+    kernels = scene.space
+    assert linux.own_tables(kernels) is kernels
+    scene.ram.write(OTHER_ROOT, scene.ram.read(ROOT, 0x1000))
+    scene.ram.write(OTHER_ROOT + 0x1000, bytes(0x1000))  # of a program: no kernel is in it
+    programs = replace(kernels, paging=replace(kernels.paging, cr3=OTHER_ROOT | 0x1000))
+    assert programs.leaf(HOME) is None
+    assert linux.own_tables(programs).leaf(HOME) == kernels.leaf(HOME) is not None

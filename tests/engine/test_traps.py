@@ -79,7 +79,7 @@ from tracer.intercept.entry.visit import EVEN_NS
 from tracer.intercept.trap import GoOn, LetGo, StandStill
 from tracer.linux.mapping import SPARE_LINEAR
 from tracer.session.loop import Loop
-from tracer.session.traps import Bell, GateWatch, Interruption, Stray
+from tracer.session.traps import Bell, GateWatch, Interruption, Readiness, Stray
 from tracer.trace.record import Intercept, MapRecord, Mark, RegionRecord
 from tracer.x86.idt import Gate, pack_gate, unpack_gate
 from tracer.x86.paging import PRESENT, USER, WRITABLE
@@ -221,6 +221,24 @@ def test_a_stop_may_be_late(stop: Stopped, vcpus: int, interrupts: int, late: bo
     trap = Stray(stage.scene.view, stage.journal)
     assert trap.claims(stop) is late
     assert play(trap.handle(stop)) == GoOn() and stage.counts["strays"] == 1
+
+
+# ---- readiness
+
+
+def test_where_the_software_has_room_it_is_begun_once() -> None:
+    stage, begun = Stage(), list[str]()
+
+    async def begin() -> None:
+        await FlushAllTlbs()
+        begun.append("begun")
+
+    trap = Readiness(begin, stage.journal)
+    play(trap.install(CODE), (SetBreakpoint(CODE), 7))
+    assert trap.claims(LIDT) and trap.number_at(CODE) == 7
+    assert play(trap.handle(LIDT), (DeleteBreakpoint(7), None), (FlushAllTlbs(), None)) == GoOn()
+    assert begun == ["begun"] and stage.counts["hooks"] == 1
+    assert not trap.claims(LIDT) and trap.number_at(CODE) is None
 
 
 # ---- gates
@@ -659,6 +677,55 @@ def test_a_store_that_is_due_is_made_before_its_mapping_goes() -> None:
         (Registers(), registers()), (FlushAllTlbs(), None), (Detach(), None),
     )  # fmt: skip
     assert not scene.poisoned(AT)
+
+
+HOME = CODE + 0x40
+RELEASED: list[Any] = [(MakeChanges(()), None), (VcpuStates(), (STATE, STATE))]
+
+
+class Homely(Software):
+    homes = (HOME,)
+
+
+def released(cr3: int, *steps: Any) -> tuple[Scene, Loop, Homely]:
+    """A guest that is let go where its vCPU has these page tables."""
+    scene, software = fresh(), Homely()
+    one, _ = trapped(scene, software=software)
+    play(one.leave(), *RELEASED, (Registers(), registers(cr3=cr3)), *steps)
+    return scene, one, software
+
+
+GOING: list[Any] = [(FlushAllTlbs(), None), (Detach(), None)]
+
+
+def test_a_guest_in_its_kernel_is_let_go_there() -> None:
+    scene, one, software = released(ROOT, *GOING)
+    assert one.released and software.removed and not scene.poisoned(AT)
+
+
+def test_a_guest_in_a_program_without_the_kernels_tables_is_let_go_in_its_kernel() -> None:
+    rang = Ran(replace(BELL, address=fresh().stub.stop))
+
+    def home(_: Any) -> Ran:
+        return Ran(Stopped("breakpoint-hit", 1, HOME, 9, "SIGTRAP"))
+
+    scene, one, software = released(
+        0x3E_0000,
+        (FlushAllTlbs(), None), (SetBreakpoint(HOME), 9),
+        (Resume(()), rang), (Resume(()), home), (DeleteBreakpoint(9), None),
+        (Registers(), registers()), *GOING,
+    )  # fmt: skip
+    assert one.released and software.removed and not scene.poisoned(AT)
+    assert one.journal.counts["intercepts"] == 0, "it starts over, and nothing stops it"
+
+
+def test_a_guest_that_ends_on_its_way_home_is_not_let_go() -> None:
+    _, one, software = released(
+        0x3E_0000,
+        (FlushAllTlbs(), None), (SetBreakpoint(HOME), 9),
+        (Resume(()), Ran(Stopped(signal="SIGQUIT"))),
+    )  # fmt: skip
+    assert not one.released and not software.removed
 
 
 class Looked(Software):

@@ -153,6 +153,8 @@ BY_PLAYBOOK = {
     "test_course": "session/course",
     "test_input_bell": "intercept/ring/asked_input intercept/ring/input_bell",
     "test_monitor": "intercept/ring/monitor intercept/ring/secondary",
+    "test_nested": "intercept/entry/nested intercept/entry/sight session/interception"
+    " session/nested",
     "test_sites": "intercept/ring/block intercept/ring/pace intercept/ring/rows"
     " intercept/ring/sites intercept/ring/stops",
     "test_trust_domain": "intercept/below/granting intercept/below/inquiry"
@@ -173,8 +175,6 @@ ON_A_GUEST = {
     "test_page_conditions": "report/page/language",
     "test_recover": "host/keeper launch/ring",
     "test_inputs": "cli/run_arguments",
-    "test_nested": "intercept/entry/nested intercept/entry/sight session/interception"
-    " session/nested",
     "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/dialogue qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",
