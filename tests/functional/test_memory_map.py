@@ -98,6 +98,7 @@ list() {
         [ -e $device ] || continue
         echo 1 > $device/enable
         read bar end flags < $device/resource
+        [ $((bar)) -ne 0 ] || continue  # it is not placed yet
         echo "$1 $(devmem $bar 32)"
         return 0
     done

@@ -45,6 +45,8 @@ _OTHERWISE = (
     (r"(?<![\w.])[\w.]*[_…][\w.…]*\+0x[0-9a-f]+(?: \[\w+\])?", "SITE"),
     (r"\b0x[0-9a-f]{5,}\b", "NUMBER"),
     (r"\b\d+\.\d+[\w.+-]*", "VERSION"),
+    (r"\birq\+0x[0-9a-f]+\b", "irq+VECTOR"),
+    (r"\b0x[0-9a-f]+ from\b", "VECTOR from"),
 )
 _ACCESS = re.compile(r"TIME  vcpu\d+  ")
 _SITE, _INSTRUCTION = 2, 3  # cells of a line that tells an access

@@ -5,7 +5,7 @@ docs/registers.md has the file that says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,29 +16,55 @@ QueueKind = Literal["ring", "virtqueue"]
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """Say what bytes of an entry mean where each field in ``when`` has one of those values."""
+
+    when: Mapping[str, Collection[int]]
+    fields: tuple[Field, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """Say what the ``size`` bytes of an entry mean."""
+    """Say what the ``size`` bytes of an entry mean: always, and in the ``forms`` that it has."""
 
     name: str
     size: int
     fields: tuple[Field, ...] = ()
+    forms: tuple[Form, ...] = ()
+
+    @property
+    def all_fields(self) -> tuple[Field, ...]:
+        """Return the fields of every form, each of another name."""
+        return (*self.fields, *(each for form in self.forms for each in form.fields))
 
     def numbers(self, data: bytes) -> dict[str, int]:
-        """Return the fields of an entry by their names."""
+        """Return the fields of an entry by their names, those of every form."""
         value = int.from_bytes(data, "little")
-        return {field.name: field.of(value) for field in self.fields}
+        return {field.name: field.of(value) for field in self.all_fields}
 
     def text(self, data: bytes) -> str:
-        """Return in words the fields of an entry that are not 0, and those with a named value."""
+        """Return in words the fields of an entry that are not 0, and those with a named value.
+
+        Of the forms those count that the entry has.
+        """
         value = int.from_bytes(data, "little")
         told = []
-        for each in self.fields:
+        for each in self._meant(value):
             number = each.of(value)
             name = each.values.get(number)
             if number or name:
                 shown = name or (str(number) if number < 10 else hex(number))
                 told.append(f"{each.name}={shown}")
         return " ".join(told)
+
+    def _meant(self, value: int) -> list[Field]:
+        # The fields that an entry has, in their order.
+        always = {each.name: each for each in self.fields}
+        found = [*self.fields]
+        for form in self.forms:
+            if all(always[name].of(value) in numbers for name, numbers in form.when.items()):
+                found += form.fields
+        return sorted(found, key=lambda each: each.low)
 
 
 @dataclass(frozen=True, slots=True)

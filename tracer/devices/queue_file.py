@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tracer.devices.queue import Layout, Made, Queue
+from tracer.devices.queue import Form, Layout, Made, Queue
 from tracer.devices.table import Bad, Table, quoted
 from tracer.devices.tree import Field
 from tracer.errors import advice
 
 LARGEST_ENTRY = 4096
-_ENTRY_KEYS = ("size", "fields")
+_ENTRY_KEYS = ("size", "fields", "forms")
+_FORM_KEYS = ("when", "fields")
 _QUEUE_KEYS = (
     "doorbell", "kind", "entry", "base", "count", "less_one", "made", "registers", "descriptors",
     "available", "used", "reset", "packed", "pages", "page",
@@ -43,14 +44,52 @@ def _layout(name: str, given: Mapping[str, Any], fields: Fields) -> Layout:
     size = table.number("size")
     if not 1 <= size <= LARGEST_ENTRY:
         raise Bad(table.where, f"size = {size}: give bytes from 1 to {LARGEST_ENTRY}")
-    told = fields(table.get("fields", dict, {}), table.where)
-    for field in told:
+    always = table.get("fields", dict, {})
+    told = fields(always, table.where)
+    forms = [
+        _form(item, f"{table.where}, form {number}", always, told, fields)
+        for number, item in enumerate(table.get("forms", list, []), 1)
+    ]
+    layout = Layout(name, size, told, tuple(forms))
+    names = set[str]()
+    for field in layout.all_fields:
+        where = f"{table.where}, field {field.name}"
         if field.high >= 8 * size:
-            raise Bad(
-                f"{table.where}, field {field.name}",
-                f"bits {field.bits} lie outside its {size} bytes",
-            )
-    return Layout(name, size, told)
+            raise Bad(where, f"bits {field.bits} lie outside its {size} bytes")
+        if field.name in names:
+            raise Bad(where, "it is in two forms: give each a name of its own")
+        names.add(field.name)
+    return layout
+
+
+def _form(
+    given: Any, where: str, always: Mapping[str, Any], told: Sequence[Field], fields: Fields
+) -> Form:
+    if not isinstance(given, dict):
+        raise Bad(where, f"{quoted(given)} is no table")
+    table = Table(given, where, _FORM_KEYS)
+    names = {field.name for field in told}
+    when = {name: _numbers(name, item, where) for name, item in table.get("when", dict, {}).items()}
+    if not when:
+        raise Bad(where, "it has no when: the fields that say which form an entry has")
+    for name in when:
+        if name not in names:
+            raise Bad(where, f"{quoted(name)} is no field that every form has{advice(name, names)}")
+    own = table.get("fields", dict, {})
+    for name in own:
+        if name in always:
+            raise Bad(where, f"every form has a field {name}: give this one another name")
+    # Both are read together, as none may overlap.
+    both = fields({**always, **own}, where)
+    return Form(when, tuple(field for field in both if field.name in own))
+
+
+def _numbers(name: str, given: Any, where: str) -> tuple[int, ...]:
+    several = tuple(given) if isinstance(given, list) else (given,)
+    for number in several:
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise Bad(where, f"when.{name} = {quoted(given)} is no number, nor an array of such")
+    return several
 
 
 def _queue(name: str, given: Mapping[str, Any], layouts: Mapping[str, Layout]) -> Queue:
@@ -118,7 +157,7 @@ def _check_made(queue: Queue, made: Made, found: Mapping[str, Queue]) -> None:
     if maker is None or maker.entry is None:
         near = advice(made.queue, found)
         raise Bad(where, f"queue = {quoted(made.queue)} is no queue with entries{near}")
-    names = {field.name for field in maker.entry.fields}
+    names = {field.name for field in maker.entry.all_fields}
     for name in (*made.when, made.number, made.base, made.count):
         if name not in names:
             near = advice(name, names)

@@ -62,6 +62,11 @@ def command(opcode: int, cid: int, prp1: int = 0, dw10: int = 0) -> bytes:
     return struct.pack("<BBHI16xQQI20x", opcode, 0, cid, 1, prp1, 0, dw10)
 
 
+def by_descriptor(cid: int, psdt: int, address: int, length: int, kind: int) -> bytes:
+    """Be an NVMe read whose data a scatter gather list's descriptor tells (NVMe 1.4, 4.4)."""
+    return struct.pack("<BBHI16xQI3xB24x", 2, psdt << 6, cid, 1, address, length, kind << 4)
+
+
 ASQ, ACQ, SQ1 = 0x1000, 0x2000, 0x3000
 
 
@@ -114,6 +119,29 @@ def test_a_command_makes_a_queue_and_a_reset_ends_it() -> None:
     assert "lies outside its 8 entries" in (rung(guest.write("nvme", 0x1008, 4, 8)).note or "")
     guest.write("nvme", 0x14, 4, 0x460060)
     assert rung(guest.write("nvme", 0x1008, 4, 1)).note == "where it is was not seen"
+
+
+def test_where_the_data_are_is_told_in_the_form_that_the_command_has() -> None:
+    guest = nvme()
+    guest.put(ASQ, command(1, 1, SQ1, 1 | 7 << 16))
+    guest.write("nvme", 0x1000, 4, 1)
+    guest.put(SQ1, by_descriptor(5, 1, 0x51CA000, 0x20000, 0))
+    guest.put(SQ1 + 64, by_descriptor(6, 2, 0x51CA000, 64, 3))
+    guest.put(SQ1 + 128, command(2, 7, 0x9000))
+    assert texts(rung(guest.write("nvme", 0x1008, 4, 3))) == [
+        "OPC=read PSDT=1 CID=5 NSID=1 SGL1=0x51ca000 SGL1LEN=0x20000 SGL1ID=data-block",
+        "OPC=read PSDT=2 CID=6 NSID=1 SGL1=0x51ca000 SGL1LEN=0x40 SGL1ID=last-segment",
+        "OPC=read CID=7 NSID=1 PRP1=0x9000",
+    ]
+
+
+def test_a_guest_makes_a_queue_by_a_field_of_another_form() -> None:
+    guest = nvme()
+    made = bytearray(command(1, 1, SQ1, 1 | 7 << 16))
+    made[1] = 1 << 6
+    guest.put(ASQ, bytes(made))
+    told = rung(guest.write("nvme", 0x1000, 4, 1))
+    assert "PRP1" not in texts(told)[0] and "SGL1=0x3000" in texts(told)[0]
 
 
 def test_completions() -> None:
@@ -421,3 +449,28 @@ def test_files_that_mean_nothing(text: str, words: str) -> None:
         parse(
             'applies = [{ region = "q" }]\n' + HEAD.replace("7:0", "64").format(""), "q.toml", "q"
         )
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("1", "entry E, form 1: 1 is no table"),
+        ("{}", "entry E, form 1: it has no when"),
+        ("{ when = { B = 1 } }", 'entry E, form 1: "B" is no field that every form has'),
+        ("{ when = { A = true } }", "when.A = True is no number, nor an array of such"),
+        ('{ when = { A = [1, "x"] } }', "is no number, nor an array of such"),
+        ('{ when = { A = 1 }, fields = { A = "9:8" } }', "every form has a field A"),
+        ('{ when = { A = 1 }, fields = { B = "9:7" } }', "A [7:0] and B [9:7] overlap"),
+        ('{ when = { A = 1 }, fields = { B = "64" } }', "bits 64 lie outside its 8 bytes"),
+        (
+            "{ when = { A = 1 }, fields = { B = 8 } }, { when = { A = 2 }, fields = { B = 9 } }",
+            "field B: it is in two forms",
+        ),
+        ("{ when = { A = 1 }, field = 1 }", "unknown key field"),
+    ],
+)
+def test_forms_that_mean_nothing(form: str, words: str) -> None:
+    entry = f'[entry.E]\nsize = 8\nfields = {{ A = "7:0" }}\nforms = [{form}]'
+    text = f"[register.T]\noffset = 0\n{entry}"
+    with pytest.raises(UsageError, match=re.escape(words)):
+        parse('applies = [{ region = "q" }]\n' + text, "q.toml", "q")
