@@ -21,7 +21,7 @@ from tracer.compiled.layout import Control
 BLOCK, VMCB = 0x100_0000, 0x200_0000
 DEVICE_AT, RAM_SIZE = 0xFEB0_0000, 0x40_0000
 _RETURN = 0x300_0000
-_NAMES = "rax", "rbx", "rcx", "rdx", "r9", "r10", "r15"
+_NAMES = "rax", "rbx", "rcx", "rdx", "r9", "r10", "r13", "r15"
 _GPR = {name: getattr(uc, f"UC_X86_REG_{name.upper()}") for name in _NAMES}
 
 
@@ -38,11 +38,13 @@ class MonitorCpu:
         cr0: int = 1 << 31,
         efer: int = 1 << 10,
         cr4: int = 0,
+        cpl: int = 0,
+        rip: int = 0,
         words: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.touched: list[int] = []
         code, self._labels = common_image.assemble_monitor(
-            stacks=True, labels=("run", "translate", "leaf")
+            stacks=True, labels=("run", "translate", "leaf", "describe")
         )
         cpu = self._cpu = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         for start, size in (
@@ -61,6 +63,8 @@ class MonitorCpu:
         cpu.mem_write(DEVICE_AT, b"\xee" * 0x2000)
         for place, value in ((0x558, cr0), (0x4D0, efer), (0x548, cr4), (0x550, ROOT)):
             cpu.mem_write(VMCB + place, struct.pack("<Q", value))
+        cpu.mem_write(VMCB + 0x578, struct.pack("<Q", rip))
+        cpu.mem_write(VMCB + 0x4CB, bytes([cpl]))
         cpu.hook_add(unicorn.UC_HOOK_MEM_READ, self._touch, None, DEVICE_AT, DEVICE_AT + 0x1FFF)
 
     def call(self, label: str, **registers: int) -> bool:

@@ -12,8 +12,8 @@ from monitor_cpu import DEVICE_AT, RAM_SIZE, MonitorCpu
 from ram import PAGING, Ram
 
 from tracer.compiled import layout, monitor
-from tracer.compiled.inputs import Input
-from tracer.compiled.layout import RING, THUNKS, Control
+from tracer.compiled.inputs import CODE_SIZE, INPUT_FIELDS, Input
+from tracer.compiled.layout import RING, SLOT_SIZE, THUNKS, Control
 from tracer.compiled.module import FAULTS
 from tracer.compiled.monitor import (
     WINDOW_BASE,
@@ -213,6 +213,37 @@ def test_so_are_those_of_code_outside_long_mode(cr4: int) -> None:
     plain = MonitorCpu(ram, efer=0, cr0=0)
     assert not plain.call("translate", rdx=0x1234) and plain.register("rax") == 0x1234
     assert plain.call("translate", rdx=DEVICE_AT)
+
+
+PROGRAM = 0x40_0000
+
+
+@assembles
+@pytest.mark.parametrize(
+    ("at", "cpl", "behind", "known"),
+    [
+        (0x100, 3, None, bytes(range(16))), (0xFFC, 3, 0x21_0000, bytes(range(16))),
+        (0xFFC, 3, None, bytes([0, 1, 2, 3])), (0xFFC, 3, DEVICE_AT, bytes([0, 1, 2, 3])),
+        (0x1100, 3, None, b""), (0x100, 0, None, b""),
+    ],
+)  # fmt: skip
+def test_a_record_has_the_code_of_a_program_as_far_as_there_is_memory(
+    at: int, cpl: int, behind: int | None, known: bytes
+) -> None:
+    ram = Ram(RAM_SIZE)
+    ram.map(PROGRAM, 0x20_0000)
+    if behind is not None:
+        ram.map(PROGRAM + 4096, behind)
+    code = bytes(range(16))
+    for offset, byte in enumerate(code, at):
+        if offset < 4096 or behind == 0x21_0000:
+            place = 0x20_0000 + offset if offset < 4096 else 0x21_0000 + offset - 4096
+            ram.write(place, bytes([byte]))
+    ram.write(COPY, b"\xaa" * SLOT_SIZE)
+    cpu = MonitorCpu(ram, cpl=cpl, rip=PROGRAM + at)
+    cpu.call("describe", r13=COPY)
+    assert cpu.read(COPY + INPUT_FIELDS["CODE"], CODE_SIZE) == known.ljust(CODE_SIZE, b"\0")
+    assert not cpu.touched
 
 
 def _leaf(cpu: MonitorCpu, number: int) -> tuple[int, ...]:
