@@ -333,6 +333,26 @@ def test_the_words_of_the_command_line(tmp_path: Path, capsys: Output) -> None:
     assert main.main(["registers", "nvme.CC"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("<% while (1) {} %>", "cannot be read"),
+        ("addrmap one { reg { field {} f; } ctl; }; addrmap many { one x[100000000]; };",
+         "stands for more than 16,384 devices"),
+        ("addrmap a { reg { field {} f; } ctl[100000000]; };", ""),
+    ],
+)  # fmt: skip
+def test_a_small_file_takes_no_time_and_room_without_end(
+    tmp_path: Path, capsys: Output, text: str, why: str
+) -> None:
+    path = tmp_path / "chip.rdl"
+    path.write_text(text)
+    if why:
+        assert why in refused(capsys, path)
+    else:
+        assert "count = 100000000" in imported(capsys, path)
+
+
 # ---- SystemRDL and IP-XACT, against SystemRDL's own model
 
 RDL = """

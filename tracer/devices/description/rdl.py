@@ -87,22 +87,27 @@ def _compiled(
         raise UsageError(f"{source}: {why}") from None
     except UnicodeDecodeError as error:
         raise not_text(error, source) from None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        # The importer tells by these what it cannot read.
+    except UsageError:
+        raise
+    except Exception as error:
+        # The libraries tell by these what they cannot read, as does the Perl within a file.
         told = cleaned(str(error)) or type(error).__name__
-        raise UsageError(f"{source} cannot be read: {told}") from None
+        advice = "give a file that other tools accept"
+        raise UsageError(f"{source} cannot be read: {told}; {advice}") from None
     if not found:
         raise UsageError(f"{source} describes no register")
     return found
 
 
 def _devices(top: AddrmapNode) -> Iterator[Described]:
-    inside = list(top.children(unroll=True, skip_not_present=True))
+    inside = list(top.children(unroll=False, skip_not_present=True))
     addressed = [node for node in inside if isinstance(node, AddressableNode)]
     if addressed and all(isinstance(node, AddrmapNode) for node in addressed):
-        for node in addressed:
-            assert isinstance(node, AddrmapNode)
-            yield from _device(node)
+        if sum(node.n_elements for node in addressed) > _MOST:
+            raise ValueError(f"{_name(top)} stands for more than {_MOST:,} devices")
+        for each in top.children(unroll=True, skip_not_present=True):
+            if isinstance(each, AddrmapNode):
+                yield from _device(each)
     else:
         yield from _device(top)
 
